@@ -1,0 +1,69 @@
+"""Errors a user can act on: one line that names the thing, the value and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+__all__ = [
+    "DataError",
+    "KanDiffusionError",
+    "NonFiniteLossError",
+    "RunFolderError",
+    "invalid_settings",
+    "unknown_name",
+]
+
+
+class KanDiffusionError(ValueError):
+    """Base of every error the package raises on purpose; the command line prints it as one line."""
+
+
+class DataError(KanDiffusionError):
+    """The points given cannot be used as they are."""
+
+
+class RunFolderError(KanDiffusionError):
+    """A run folder cannot be read or written as asked."""
+
+
+class NonFiniteLossError(KanDiffusionError):
+    """The training loss became NaN or infinite."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> KanDiffusionError:
+    """The error for a name that is not in a registry.
+
+    Args:
+        kind: What was looked up, in the singular, such as ``"family"``.
+        name: What the user wrote.
+        known: The names there are.
+
+    Returns:
+        An error that lists the known names and suggests the nearest one, to be raised.
+    """
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f", did you mean '{nearest[0]}'?" if nearest else ";"
+    return KanDiffusionError(f"unknown {kind} '{name}'{hint} known: {', '.join(names)}")
+
+
+def invalid_settings(error: ValidationError, where: str) -> KanDiffusionError:
+    """A validation error as one line: the first setting that is wrong, its value and why.
+
+    Args:
+        error: What pydantic raised.
+        where: Where the settings come from, such as a file's name.
+
+    Returns:
+        An error that names the setting, to be raised.
+    """
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    name = ".".join(str(part) for part in first["loc"]) or "settings"
+    reason = str(cause) if isinstance(cause, KanDiffusionError) else first["msg"]
+    return KanDiffusionError(f"{where}: {name} = {first['input']!r}: {reason}")

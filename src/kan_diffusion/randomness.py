@@ -1,0 +1,32 @@
+"""Random streams that are functions of what they are for.
+
+Every draw in the package comes from a generator made here from a list of words and numbers, such
+as ``("noise", study_seed, trial_seed, step)``. Nothing depends on the order in which things are
+drawn: step 1,000 of a resumed run draws what step 1,000 of an undisturbed run drew, and two trials
+that share a stream's name share its draws, which is what a paired comparison needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+__all__ = ["numpy_generator", "stream_seed", "torch_generator"]
+
+
+def stream_seed(*name: str | int) -> int:
+    """The seed of a named stream: 63 bits of the SHA-256 of its name."""
+    digest = hashlib.sha256(repr(name).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def torch_generator(*name: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator for a named stream, on ``device``."""
+    return torch.Generator(device=device).manual_seed(stream_seed(*name))
+
+
+def numpy_generator(*name: str | int) -> np.random.Generator:
+    """A NumPy generator for a named stream."""
+    return np.random.default_rng(stream_seed(*name))
