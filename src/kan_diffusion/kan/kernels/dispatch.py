@@ -1,0 +1,98 @@
+"""One function for a layer's edge features; the kernel that evaluates them is chosen here.
+
+The compiled CPU kernel takes cubic splines of plain float32 and float64 tensors on the CPU;
+everything else (other orders, GPUs, other dtypes, vmap and the other torch.func transforms,
+torch.compile and export, a second derivative, a machine without numba) is evaluated by the
+reference. Under autocast the features keep the grid's precision, in which a place in a cell is
+told; the matrix product that follows is what autocast makes cheaper.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from kan_diffusion.kan.kernels import reference
+from kan_diffusion.kan.kernels.reference import EdgeBasis
+
+__all__ = ["edge_features"]
+
+_KERNEL_DTYPES = (torch.float32, torch.float64)
+
+
+def _kernel_for(basis: EdgeBasis, *tensors: Tensor) -> ModuleType:
+    """The module whose ``features`` and ``features_backward`` are to be used."""
+    plain = all(
+        tensor.device.type == "cpu"
+        and tensor.dtype == tensors[0].dtype
+        and tensor.dtype in _KERNEL_DTYPES
+        and type(tensor) in (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        for tensor in tensors
+    )
+    if not plain or torch.compiler.is_compiling():
+        return reference
+    try:
+        from kan_diffusion.kan.kernels import cpu
+    except ImportError:
+        return reference
+    return cpu if basis.order == cpu.ORDER else reference
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+class _EdgeFeatures(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, origin: Tensor, step: Tensor, basis: EdgeBasis) -> Tensor:
+        features: Tensor = _kernel_for(basis, x, origin, step).features(x, origin, step, basis)
+        return features
+
+    @staticmethod
+    def setup_context(
+        ctx: torch.autograd.function.FunctionCtx,
+        inputs: tuple[Tensor, Tensor, Tensor, EdgeBasis],
+        output: Tensor,
+    ) -> None:
+        x, origin, step, basis = inputs
+        ctx.save_for_backward(x, origin, step)
+        ctx.basis = basis  # type: ignore[attr-defined]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        x, origin, step = ctx.saved_tensors
+        # Gradients are only enabled here when the result is to be differentiated once more.
+        kernel = (
+            reference if torch.is_grad_enabled() else _kernel_for(ctx.basis, grad, x, origin, step)
+        )
+        with _without_autocast(x.device):
+            grad_x = kernel.features_backward(grad, x, origin, step, ctx.basis)
+        return grad_x, None, None, None
+
+
+def edge_features(x: Tensor, origin: Tensor, step: Tensor, basis: EdgeBasis) -> Tensor:
+    """The features of every input: its base activation, then its B-splines.
+
+    Args:
+        x: Inputs with shape (N, in).
+        origin: Left end of each input's grid, with shape (in,).
+        step: Width of one interval of each input's grid, with shape (in,), positive.
+        basis: What the features are.
+
+    Returns:
+        Features with shape (N, in, width), twice differentiable with respect to x; the grid takes
+        no gradient.
+    """
+    with _without_autocast(x.device) as autocast:
+        rows = x if autocast is None else x.to(origin.dtype)
+        features: Tensor = _EdgeFeatures.apply(rows, origin, step, basis)
+    return features
