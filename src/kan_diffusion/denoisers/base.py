@@ -1,0 +1,167 @@
+r"""What every denoiser shares: inputs, conditioning and the diffusers interface.
+
+A denoiser is a function of the noised points, the timestep and, when there are classes, a label:
+
+.. math:: (x_t, t, c) \mapsto \mathrm{net}([x_t, \mathrm{features}(t), \mathrm{onehot}(c)]).
+
+What it predicts (noise, velocity or clean points) is the process's affair, not the network's. The
+one-hot block is all zero where no label is given, which is the unconditional model of
+classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, ModelMixin  # see the note in Denoiser
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+from kan_diffusion.denoisers.time import TimeEncoding, TimeFeatures
+from kan_diffusion.errors import KanDiffusionError
+
+__all__ = ["UNLABELLED", "Denoiser", "DenoiserOutput", "ModelMixin"]
+
+UNLABELLED = -1
+"""The class label that stands for none."""
+
+
+@dataclass
+class DenoiserOutput(BaseOutput):
+    """What a denoiser returns.
+
+    Attributes:
+        sample: The prediction, with the shape (B, d) of the noised points.
+    """
+
+    sample: Tensor
+
+
+class Denoiser(ModelMixin, ConfigMixin):
+    """Base of the denoisers; a subclass sets ``network`` and registers its configuration.
+
+    A pipeline's ``from_pretrained`` finds a component's class by the dotted path of its module and
+    then looks for the name ``ModelMixin`` in that same module: a module that defines a denoiser
+    must import it (from here), and must keep its path.
+
+    Attributes:
+        network: Maps (B, num_inputs) to (B, d).
+        flops: Floating-point operations of one forward pass for one point (the time features,
+            a few dozen operations, are left out for every family alike).
+    """
+
+    config_name = "config.json"
+    network: nn.Module
+
+    def _setup_inputs(
+        self,
+        data_dim: int,
+        num_train_timesteps: int,
+        time_encoding: TimeEncoding,
+        num_time_frequencies: int,
+        num_classes: int,
+    ) -> int:
+        """Prepares the input features and returns how many there are."""
+        if data_dim < 1 or num_classes < 0:
+            raise KanDiffusionError(
+                "a denoiser needs data_dim of at least 1 and num_classes of at least 0, not "
+                f"{data_dim} and {num_classes}"
+            )
+        self.time_features = TimeFeatures(time_encoding, num_train_timesteps, num_time_frequencies)
+        self.num_classes = num_classes
+        self.data_dim = data_dim
+        return data_dim + self.time_features.num_features + num_classes
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one forward pass for one point."""
+        raise NotImplementedError
+
+    @property
+    def num_trainable(self) -> int:
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws fresh parameters from ``generator`` (torch's default one when None)."""
+        raise NotImplementedError
+
+    def require_labels(self, class_labels: Tensor) -> None:
+        """Checks labels once, ahead of use: a forward pass on a GPU should not wait for it.
+
+        Args:
+            class_labels: Labels of any shape, -1 where there is none.
+
+        Raises:
+            KanDiffusionError: Labels this denoiser was not built for.
+        """
+        if self.num_classes == 0:
+            raise KanDiffusionError(
+                "this denoiser was built without classes; leave class_labels out or build it with "
+                "num_classes"
+            )
+        if class_labels.is_floating_point():
+            raise KanDiffusionError(
+                f"class labels must be whole numbers, not {class_labels.dtype}; convert them with "
+                ".long()"
+            )
+        wrong = class_labels[(class_labels < UNLABELLED) | (class_labels >= self.num_classes)]
+        if len(wrong):
+            raise KanDiffusionError(
+                f"class label {int(wrong[0])} is unknown to a denoiser of {self.num_classes} "
+                f"classes; labels go from 0 to {self.num_classes - 1}, {UNLABELLED} stands for none"
+            )
+
+    def _label_features(self, class_labels: Tensor | None, sample: Tensor) -> Tensor:
+        features = sample.new_zeros(sample.shape[0], self.num_classes)
+        if class_labels is None:
+            return features
+        if self.num_classes == 0:
+            raise KanDiffusionError(
+                "this denoiser was built without classes; leave class_labels out or build it with "
+                "num_classes"
+            )
+        labels = torch.as_tensor(class_labels, device=sample.device).expand(sample.shape[0])
+        labelled = labels != UNLABELLED
+        return features.scatter(
+            1, labels.clamp(min=0).unsqueeze(-1), labelled.to(sample.dtype).unsqueeze(-1)
+        )
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> DenoiserOutput | tuple[Tensor]:
+        """Predicts for noised points.
+
+        Args:
+            sample: Noised points with shape (B, d).
+            timestep: One timestep for all points, or one each with shape (B,); whole numbers from
+                0 to T - 1, or fractions between them for samplers that ask for such.
+            class_labels: Labels with shape (B,), -1 where there is none; or None.
+            return_dict: Whether to return a :class:`DenoiserOutput` or a tuple.
+
+        Returns:
+            The prediction with shape (B, d), as ``.sample`` or in a tuple.
+
+        Raises:
+            KanDiffusionError: The points have the wrong number of coordinates, or labels were
+                given to a denoiser without classes.
+        """
+        if sample.ndim != 2 or sample.shape[-1] != self.data_dim:
+            raise KanDiffusionError(
+                f"this denoiser takes points with shape (B, {self.data_dim}), not "
+                f"{tuple(sample.shape)}"
+            )
+        steps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        time = self.time_features(steps, sample.dtype).expand(sample.shape[0], -1)
+        parts = [sample, time]
+        if self.num_classes:
+            parts.append(self._label_features(class_labels, sample))
+        elif class_labels is not None:
+            self._label_features(class_labels, sample)
+        prediction = self.network(torch.cat(parts, dim=-1))
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)

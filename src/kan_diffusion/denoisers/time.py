@@ -1,0 +1,63 @@
+r"""Features of the timestep.
+
+A timestep is the index a diffusers schedule counts with, t = 0, ..., T - 1 (index t has seen t + 1
+steps of noise); networks see the fraction :math:`\tau = (t + 1) / T \in (0, 1]`:
+
+- ``"raw"``: :math:`\tau` itself, one more coordinate, as the seed notebook does;
+- ``"fourier"``: :math:`\cos(2^{m-1} \pi \tau), \sin(2^{m-1} \pi \tau)` for m = 0, ..., M - 1,
+  all in [-1, 1]. The lowest pair is a quarter turn, so that no two timesteps look alike (Fourier
+  features: Tancik et al. 2020, arXiv:2006.10739).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from kan_diffusion.errors import KanDiffusionError, unknown_name
+
+__all__ = ["TimeEncoding", "TimeFeatures"]
+
+TimeEncoding = Literal["raw", "fourier"]
+
+
+class TimeFeatures(nn.Module):
+    """Timesteps (B,) -> features (B, num_features).
+
+    Args:
+        encoding: ``"raw"`` or ``"fourier"``.
+        num_train_timesteps: T, the number of steps of the process.
+        num_frequencies: M, used by ``"fourier"`` only.
+    """
+
+    def __init__(
+        self, encoding: TimeEncoding, num_train_timesteps: int, num_frequencies: int
+    ) -> None:
+        super().__init__()
+        if encoding not in get_args(TimeEncoding):
+            raise unknown_name("time encoding", encoding, get_args(TimeEncoding))
+        if num_frequencies < 1 or num_train_timesteps < 1:
+            raise KanDiffusionError(
+                "time features need at least one frequency and one timestep, not "
+                f"{num_frequencies} and {num_train_timesteps}"
+            )
+        self.encoding = encoding
+        self.num_train_timesteps = num_train_timesteps
+        self.num_frequencies = num_frequencies
+
+    @property
+    def num_features(self) -> int:
+        """Number of features a timestep is expanded into."""
+        return 1 if self.encoding == "raw" else 2 * self.num_frequencies
+
+    def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
+        """Encodes timesteps (B,), whole or fractional, as (B, num_features) of ``dtype``."""
+        fraction = ((timestep.to(torch.float32) + 1) / self.num_train_timesteps).unsqueeze(-1)
+        if self.encoding == "raw":
+            return fraction.to(dtype)
+        octaves = torch.arange(self.num_frequencies, device=timestep.device)
+        angles = fraction * (math.pi * 2.0 ** (octaves - 1))
+        return torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)
