@@ -1,0 +1,25 @@
+"""Data: toy densities with exact oracles, tables from files, standardisation."""
+
+from kan_diffusion.data.densities import (
+    CurveDensity,
+    CurveSegment,
+    Density,
+    GaussianMixture,
+    UniformBoxes,
+)
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.data.tables import Table, read_table
+from kan_diffusion.data.toys import TOYS, make_toy
+
+__all__ = [
+    "TOYS",
+    "CurveDensity",
+    "CurveSegment",
+    "Density",
+    "GaussianMixture",
+    "Standardizer",
+    "Table",
+    "UniformBoxes",
+    "make_toy",
+    "read_table",
+]

@@ -1,0 +1,317 @@
+"""Data sets: what a denoiser is trained on, and what it is judged with.
+
+A data set comes from a toy density, whose fresh points never run out and whose oracle is exact, or
+from a file. A file's rows are split once: some are trained on, and of the held-out ones a fifth is
+noised to measure the denoiser while the rest makes two independent reference samples, A and B, for
+an oracle. Everything is standardised with the moments of the density, or of the training rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from kan_diffusion.data.density import Density
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.data.tables import read_table
+from kan_diffusion.data.toys import TOYS, make_toy
+from kan_diffusion.errors import DataError, unknown_name
+from kan_diffusion.randomness import torch_generator
+
+__all__ = [
+    "DataConfig",
+    "Dataset",
+    "FileData",
+    "ToyData",
+    "data_from_name",
+    "fresh_dataset",
+    "load_dataset",
+]
+
+_FEWEST_ROWS = 10
+_COORDINATES = ("x", "y", "z")
+
+
+class ToyData(BaseModel):
+    """Points of a built-in toy density.
+
+    Attributes:
+        toy: Name of the toy, a key of ``TOYS``.
+        noise: Its noise, in the toy's own units; None for the toy's own default.
+        num_points: Size of the training set.
+        divide_by: Scale that points are divided by instead of being standardised.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    toy: str
+    noise: float | None = Field(None, gt=0)
+    num_points: int = Field(50_000, ge=1)
+    divide_by: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.toy not in TOYS:
+            raise unknown_name("toy", self.toy, TOYS)
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the data set is called in tables and figures."""
+        return self.toy
+
+    def density(self) -> Density:
+        """The density in its own units."""
+        return make_toy(self.toy, **({} if self.noise is None else {"noise": self.noise}))
+
+
+class FileData(BaseModel):
+    """Points of a file.
+
+    Attributes:
+        path: A .csv, .parquet or .npy file of numbers, a point a row.
+        sha256: Digest of the file when the run was set up, see :meth:`pinned`; a file that has
+            changed since is refused.
+        holdout: Fraction of the rows that is not trained on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path
+    sha256: str = ""
+    holdout: float = Field(0.2, gt=0, lt=1)
+
+    @property
+    def name(self) -> str:
+        """What the data set is called in tables and figures."""
+        return self.path.stem
+
+    def pinned(self) -> Self:
+        """The same with the file's digest filled in.
+
+        Raises:
+            DataError: The file cannot be used.
+        """
+        return self.model_copy(update={"sha256": self.sha256 or read_table(self.path).sha256})
+
+
+DataConfig = Annotated[ToyData | FileData, Field(union_mode="left_to_right")]
+"""Where points come from."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Points to train on and to judge with, in standardised units.
+
+    Attributes:
+        name: What the data set is called.
+        columns: Names of the coordinates.
+        standardizer: The map between the data's own units and standardised ones.
+        train: Training points with shape (N, d), float32.
+        density: The exact density of standardised points, or None for a file.
+        heldout: Points to noise, with shape (m, d), float64; None for a toy, which has no end of
+            fresh ones.
+        references: Two independent samples with shapes (a, d) and (b, d), float64; None for a toy.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    standardizer: Standardizer
+    train: Tensor
+    density: Density | None = None
+    heldout: Tensor | None = None
+    references: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def dim(self) -> int:
+        """Number d of coordinates."""
+        return len(self.columns)
+
+    def points_to_noise(self, num: int, generator: torch.Generator) -> Tensor:
+        """Points with shape (num, d), float64, that no denoiser was trained on.
+
+        Fresh draws of the density; or the held-out rows, each as often as the others, in random
+        order.
+        """
+        if self.density is not None:
+            return self.density.sample(num, generator)
+        assert self.heldout is not None
+        repeats = -(-num // len(self.heldout))
+        rows = torch.arange(len(self.heldout)).repeat(repeats)[:num]
+        return self.heldout[rows[torch.randperm(num, generator=generator)]]
+
+    def fresh_pair(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Two disjoint samples of points that no denoiser was trained on, float64.
+
+        Each has ``num`` points, or half of the untrained rows of a file with fewer.
+        """
+        if self.density is not None:
+            points = self.density.sample(2 * num, generator)
+        else:
+            points = self.untrained()
+            points = points[torch.randperm(len(points), generator=generator)]
+            num = min(num, len(points) // 2)
+        return points[:num], points[num : 2 * num]
+
+    def fresh(self, num: int, generator: torch.Generator) -> Tensor:
+        """At most ``num`` points that no denoiser was trained on, float64."""
+        if self.density is not None:
+            return self.density.sample(num, generator)
+        points = self.untrained()
+        return points[torch.randperm(len(points), generator=generator)[:num]]
+
+    def untrained(self) -> Tensor:
+        """All rows of a file that were not trained on, float64."""
+        assert self.heldout is not None
+        assert self.references is not None
+        return torch.cat([self.heldout, *self.references])
+
+
+def data_from_name(name: str, **options: float) -> ToyData | FileData:
+    """A toy by its name, or a file by its path.
+
+    Args:
+        name: What the user wrote.
+        **options: Settings of :class:`ToyData` or :class:`FileData`.
+
+    Raises:
+        DataError: The file cannot be used.
+        KanDiffusionError: Neither a known toy nor a file.
+    """
+    if name in TOYS:
+        return ToyData(toy=name, **options)
+    if Path(name).suffix or Path(name).exists() or "/" in name:
+        return FileData(path=Path(name), **options).pinned()
+    raise unknown_name("data set (neither a toy nor a file)", name, TOYS)
+
+
+def load_dataset(config: ToyData | FileData, study_seed: int, trial_seed: int) -> Dataset:
+    """Loads a data set.
+
+    Args:
+        config: Where points come from.
+        study_seed: What a file's split derives from: all trials of a study share it.
+        trial_seed: What a toy's training points derive from, together with the study's seed.
+
+    Raises:
+        DataError: The file cannot be used, or has changed since the run was set up.
+    """
+    if isinstance(config, ToyData):
+        return _load_toy(config, study_seed, trial_seed)
+    return _load_file(config, study_seed)
+
+
+def _load_toy(config: ToyData, study_seed: int, trial_seed: int) -> Dataset:
+    density = config.density()
+    dim = density.dim
+    if config.divide_by is None:
+        standardizer = Standardizer.from_density(density)
+    else:
+        standardizer = Standardizer((0.0,) * dim, (config.divide_by,) * dim)
+    standardised = standardizer.rescale(density)
+    generator = torch_generator("training points", study_seed, trial_seed, config.toy)
+    return Dataset(
+        name=config.name,
+        columns=_COORDINATES[:dim] if dim <= len(_COORDINATES) else _numbered(dim),
+        standardizer=standardizer,
+        train=standardised.sample(config.num_points, generator).float(),
+        density=standardised,
+    )
+
+
+def _numbered(dim: int) -> tuple[str, ...]:
+    return tuple(f"x{index}" for index in range(1, dim + 1))
+
+
+def _load_file(config: FileData, study_seed: int) -> Dataset:
+    table = read_table(config.path)
+    if config.sha256 and table.sha256 != config.sha256:
+        raise DataError(
+            f"'{config.path}' has changed since this run was set up; put the file back as it was "
+            "or start a new run in another folder with --out"
+        )
+    num_rows = len(table.values)
+    if num_rows < _FEWEST_ROWS:
+        raise DataError(
+            f"'{config.path}' has {num_rows} rows; at least {_FEWEST_ROWS} are needed to train on "
+            "some and judge with others"
+        )
+    order = torch.randperm(num_rows, generator=torch_generator("split", study_seed))
+    points = torch.from_numpy(table.values)[order]
+    # At least one row to noise and one in each reference sample.
+    num_heldout = min(max(round(config.holdout * num_rows), 3), num_rows - 2)
+    heldout, train = points[:num_heldout], points[num_heldout:]
+    standardizer = _training_moments(train, table.columns, config.path)
+    noised, first, second = _heldout_parts(standardizer.apply(heldout))
+    return Dataset(
+        name=config.name,
+        columns=table.columns,
+        standardizer=standardizer,
+        train=standardizer.apply(train).float(),
+        heldout=noised,
+        references=(first, second),
+    )
+
+
+def _training_moments(train: Tensor, columns: tuple[str, ...], path: Path) -> Standardizer:
+    constant = [
+        name
+        for name, values in zip(columns, train.T, strict=True)
+        if bool((values == values[0]).all())
+    ]
+    if constant:
+        raise DataError(
+            f"'{path}': column '{constant[0]}' is constant among the rows trained on; leave it out "
+            "or hold out fewer rows"
+        )
+    return Standardizer.from_points(train)
+
+
+def fresh_dataset(path: Path, like: Dataset, seed: int) -> Dataset:
+    """The rows of a file, none of them trained on, in the units of a trained model.
+
+    Args:
+        path: The file.
+        like: The data set the model was trained on.
+        seed: What the split into points to noise and reference samples derives from.
+
+    Raises:
+        DataError: The file cannot be used or has other columns.
+    """
+    table = read_table(path)
+    if len(table.columns) != like.dim:
+        raise DataError(
+            f"'{path}' has {len(table.columns)} columns and the model was trained on {like.dim} "
+            f"({', '.join(like.columns)}); give a file with the same columns"
+        )
+    if len(table.values) < _FEWEST_ROWS:
+        raise DataError(
+            f"'{path}' has {len(table.values)} rows; at least {_FEWEST_ROWS} are needed to judge "
+            "a model"
+        )
+    points = torch.from_numpy(table.values)
+    points = points[torch.randperm(len(points), generator=torch_generator("split", seed))]
+    noised, first, second = _heldout_parts(like.standardizer.apply(points))
+    return Dataset(
+        name=path.stem,
+        columns=like.columns,
+        standardizer=like.standardizer,
+        train=like.train,
+        heldout=noised,
+        references=(first, second),
+    )
+
+
+def _heldout_parts(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A fifth of held-out points to noise, and two reference samples of equal size."""
+    num_noised = max(1, len(points) // 5)
+    num_first = (len(points) - num_noised) // 2
+    noised, first, second = points.split(
+        [num_noised, num_first, len(points) - num_noised - num_first]
+    )
+    return noised, first, second

@@ -1,0 +1,473 @@
+r"""Densities whose noised versions are known exactly.
+
+Clean data x_0 ~ p is noised to x_t = alpha x_0 + sigma eps with eps ~ N(0, I). For every density
+here the density p_t of x_t, its score and the posterior mean are closed forms (or, for a curve, a
+quadrature exact to about 1e-10), tied together by Tweedie's formula (Robbins 1956; Efron 2011):
+
+    E[x_0 | x_t = x] = (x + sigma^2 grad log p_t(x)) / alpha.
+
+* `GaussianMixture`, sum_k w_k N(m_k, S_k): p_t is the mixture of N(alpha m_k, C_k) with
+  C_k = alpha^2 S_k + sigma^2 I, and component k has the posterior mean
+  m_k + alpha S_k C_k^-1 (x - alpha m_k).
+* `CurveDensity`, c(u) + N(0, s^2) with u uniform: the integral over u, done by Gauss-Legendre
+  quadrature, is a mixture over the nodes with one shared diagonal covariance.
+* `UniformBoxes`: a coordinate of x_0 that is uniform in [l, u] makes the noise
+  Z = (x - alpha x_0) / sigma, given x, a standard normal truncated to
+  [(x - alpha u) / sigma, (x - alpha l) / sigma].
+
+How these are called is said in `kan_diffusion.data.density`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kan_diffusion.data.density import (
+    LOG_2PI,
+    Density,
+    draw_components,
+    float64,
+    normalised,
+    shared_variance_logits,
+    shift_and_scale,
+)
+from kan_diffusion.errors import DataError
+
+__all__ = [
+    "CurveDensity",
+    "CurveSegment",
+    "Density",
+    "GaussianMixture",
+    "UniformBoxes",
+]
+
+NODES_PER_PANEL = 16
+PANEL_LENGTH = 5.0  # in noise standard deviations: 16 nodes integrate such a Gaussian to 1e-13
+MIN_PANELS = 8
+MAX_NODES = 200_000
+SMALL_BOX = 0.5  # half-widths (in sigma) below which a box is integrated, not differenced
+
+
+class GaussianMixture(Density):
+    """Mixture of Gaussians with full covariances, in any dimension.
+
+    Example:
+        >>> import torch
+        >>> mixture = GaussianMixture([[-2.0, 0.0], [2.0, 0.0]], variances=0.25)
+        >>> mixture.posterior_mean(torch.zeros(1, 2), alpha=0.5, sigma=0.5)
+        tensor([[0., 0.]], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        means: Tensor | Sequence[Sequence[float]],
+        covariances: Tensor | Sequence[Sequence[Sequence[float]]] | None = None,
+        weights: Tensor | Sequence[float] | None = None,
+        *,
+        variances: float | Tensor | Sequence[float] | None = None,
+    ) -> None:
+        """Makes the mixture; exactly one of ``covariances`` and ``variances`` is given.
+
+        Args:
+            means: Shape (k, d).
+            covariances: Shape (k, d, d), symmetric and positive definite.
+            weights: Shape (k,), positive; normalised here. Equal when left out.
+            variances: Of axis-aligned components: one number, shape (k,) or shape (k, d).
+
+        Raises:
+            DataError: A shape does not fit, or a covariance is not positive definite.
+        """
+        self.means = float64(means)
+        if self.means.ndim != 2 or self.means.numel() == 0:
+            raise DataError(f"means must have shape (k, d), got {tuple(self.means.shape)}")
+        count, dim = self.means.shape
+        if (covariances is None) == (variances is None):
+            raise DataError("give exactly one of covariances and variances")
+        if covariances is not None:
+            self.covariances = float64(covariances)
+        else:
+            spread = float64(variances)
+            spread = spread.unsqueeze(1) if spread.ndim == 1 else spread
+            if spread.ndim not in (0, 2) or spread.shape not in ((), (count, 1), (count, dim)):
+                raise DataError(
+                    f"variances must be a number or have shape ({count},) or ({count}, {dim}), "
+                    f"got {tuple(float64(variances).shape)}"
+                )
+            self.covariances = torch.diag_embed(spread.expand(count, dim))
+        if self.covariances.shape != (count, dim, dim):
+            raise DataError(
+                f"covariances must have shape ({count}, {dim}, {dim}), "
+                f"got {tuple(self.covariances.shape)}"
+            )
+        if not torch.allclose(self.covariances, self.covariances.mT, rtol=1e-10, atol=0):
+            raise DataError("covariances must be symmetric; use (C + C.mT) / 2")
+        self.weights = normalised(weights, count)
+        self._eigenvalues, self._axes = torch.linalg.eigh(self.covariances)
+        if not bool((self._eigenvalues > 0).all()):
+            worst = int(self._eigenvalues.min(dim=1).values.argmin())
+            raise DataError(
+                f"covariance {worst} is not positive definite (smallest eigenvalue "
+                f"{float(self._eigenvalues[worst].min()):.3g}); add a little to its diagonal"
+            )
+        self._rotated_means = torch.einsum("kd,kde->ke", self.means, self._axes)
+        self.mean = self.weights @ self.means
+        centred = self.means - self.mean
+        self.std = (
+            self.weights @ (centred**2 + torch.diagonal(self.covariances, dim1=1, dim2=2))
+        ).sqrt()
+
+    def sample(self, num: int, generator: torch.Generator) -> Tensor:
+        """See `Density.sample`."""
+        which = draw_components(self.weights, num, generator)
+        noise = torch.randn(num, self.dim, dtype=torch.float64, generator=generator)
+        roots = torch.linalg.cholesky(self.covariances)  # unlike eigenvectors, rescales with x_0
+        points = torch.empty(num, self.dim, dtype=torch.float64)
+        for component in range(len(self.means)):
+            rows = which == component
+            points[rows] = self.means[component] + noise[rows] @ roots[component].T
+        return points
+
+    def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
+        """See `Density.rescaled`."""
+        shift, scale = shift_and_scale(shift, scale, self.dim)
+        return type(self)(
+            (self.means - shift) / scale, self.covariances / torch.outer(scale, scale), self.weights
+        )
+
+    def embedded(self, basis: Tensor, noise: float = 0.0) -> GaussianMixture:
+        """The mixture of x_0 @ basis + noise N(0, I): rotated, or laid into more dimensions.
+
+        Args:
+            basis: Shape (dim, new_dim); with orthonormal rows, distances are kept.
+            noise: Standard deviation, at least 0; positive where new_dim exceeds dim.
+        """
+        basis = float64(basis)
+        covariances = basis.T @ self.covariances @ basis
+        covariances = (covariances + covariances.mT) / 2
+        covariances = covariances + noise**2 * torch.eye(basis.shape[1], dtype=torch.float64)
+        return GaussianMixture(self.means @ basis, covariances, self.weights)
+
+    @property
+    def _numbers_per_row(self) -> int:
+        return self.means.numel()
+
+    def _parts(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-joint of point and component (n, k), and C_k^-1 (x - alpha m_k) on its axes."""
+        count, dim = self.means.shape
+        rotated = (x @ self._axes.permute(1, 0, 2).reshape(dim, -1)).view(-1, count, dim)
+        offset = rotated - alpha.unsqueeze(2) * self._rotated_means  # (n, k, d)
+        variance = (alpha**2).unsqueeze(2) * self._eigenvalues + (sigma**2).unsqueeze(2)
+        exponent = (offset**2 / variance + variance.log() + LOG_2PI).sum(dim=2)
+        return self.weights.log() - 0.5 * exponent, offset / variance
+
+    def _unrotate(self, on_axes: Tensor) -> Tensor:
+        """Turns (n, k, d) on each component's axes back and sums over the components."""
+        return on_axes.flatten(1) @ self._axes.mT.reshape(-1, self.dim)
+
+    def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self._parts(x, alpha, sigma)[0].logsumexp(dim=1)
+
+    def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        logits, pull = self._parts(x, alpha, sigma)
+        return -self._unrotate(logits.softmax(dim=1).unsqueeze(2) * pull)
+
+    def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        logits, pull = self._parts(x, alpha, sigma)
+        shares = logits.softmax(dim=1)
+        shifted = alpha * self._unrotate(shares.unsqueeze(2) * self._eigenvalues * pull)
+        return shares @ self.means + shifted
+
+
+@dataclass(frozen=True)
+class CurveSegment:
+    """One smooth piece of curve with its share of the points.
+
+    Attributes:
+        curve: Takes parameters u of shape (m,), float64, to points of shape (m, dim). It must be
+            smooth between ``lower`` and ``upper``; split a curve with a kink there.
+        lower: Where u starts.
+        upper: Where u ends.
+        weight: Share of this segment relative to the others, positive.
+    """
+
+    curve: Callable[[Tensor], Tensor]
+    lower: float
+    upper: float
+    weight: float = 1.0
+
+
+class CurveDensity(Density):
+    """Points on curves, u uniform on each segment, plus Gaussian noise.
+
+    The panels of the quadrature have equal arc length, at most five standard deviations of the
+    noise, with 16 Gauss-Legendre nodes each. Samples are drawn from the curve itself.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[CurveSegment],
+        noise: float,
+        *,
+        shift: Tensor | None = None,
+        scale: Tensor | None = None,
+    ) -> None:
+        """Makes the density of (c(u) + noise N(0, I) - shift) / scale.
+
+        Args:
+            segments: At least one.
+            noise: Standard deviation in the units of the curve, positive.
+            shift: Shape (dim,); zero when left out.
+            scale: Shape (dim,), positive; one when left out.
+
+        Raises:
+            DataError: The noise is not positive, or so small that the quadrature gets too large.
+        """
+        if not segments or not all(piece.lower < piece.upper for piece in segments):
+            raise DataError("a curve needs at least one segment, each with lower < upper")
+        if not (math.isfinite(noise) and noise > 0):
+            raise DataError(f"noise must be a positive number, got {noise}")
+        self.segments = tuple(segments)
+        self.noise = float(noise)
+        shares = normalised([piece.weight for piece in segments], len(segments))
+        rules = [
+            _curve_rule(piece, float(share), self.noise)
+            for piece, share in zip(segments, shares, strict=True)
+        ]
+        points = torch.cat([rule[0] for rule in rules])
+        weights = torch.cat([rule[1] for rule in rules])
+        dim = points.shape[1]
+        self._shift, self._scale = shift_and_scale(
+            torch.zeros(dim) if shift is None else shift,
+            torch.ones(dim) if scale is None else scale,
+            dim,
+        )
+        self._shares = shares
+        self._points = (points - self._shift) / self._scale
+        self._log_weights = weights.log()
+        self._variance = (self.noise / self._scale) ** 2
+        self.mean = weights @ self._points
+        self.std = (weights @ (self._points - self.mean) ** 2 + self._variance).sqrt()
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of quadrature nodes."""
+        return len(self._points)
+
+    def sample(self, num: int, generator: torch.Generator) -> Tensor:
+        """See `Density.sample`."""
+        which = draw_components(self._shares, num, generator)
+        place = torch.rand(num, dtype=torch.float64, generator=generator)
+        points = torch.randn(num, self.dim, dtype=torch.float64, generator=generator) * self.noise
+        for index, piece in enumerate(self.segments):
+            rows = which == index
+            points[rows] += piece.curve(piece.lower + (piece.upper - piece.lower) * place[rows])
+        return (points - self._shift) / self._scale
+
+    def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
+        """See `Density.rescaled`."""
+        shift, scale = shift_and_scale(shift, scale, self.dim)
+        return type(self)(
+            self.segments,
+            self.noise,
+            shift=self._shift + self._scale * shift,
+            scale=self._scale * scale,
+        )
+
+    @property
+    def _numbers_per_row(self) -> int:
+        return self.num_nodes
+
+    def _parts(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        variance = alpha**2 * self._variance + sigma**2  # (n, d)
+        logits = shared_variance_logits(x, alpha, variance, self._points, self._log_weights)
+        return logits, variance
+
+    def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        logits, variance = self._parts(x, alpha, sigma)
+        return logits.logsumexp(dim=1) - 0.5 * (x**2 / variance + variance.log() + LOG_2PI).sum(1)
+
+    def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        logits, variance = self._parts(x, alpha, sigma)
+        return (alpha * (logits.softmax(dim=1) @ self._points) - x) / variance
+
+    def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        logits, variance = self._parts(x, alpha, sigma)
+        on_curve = logits.softmax(dim=1) @ self._points
+        return on_curve + alpha * self._variance * (x - alpha * on_curve) / variance
+
+
+class UniformBoxes(Density):
+    """Uniform in a union of axis-aligned boxes.
+
+    Boxes share the points in proportion to their volume unless weights are given; where boxes
+    overlap, their densities add. Without noise (sigma = 0) the log-density outside every box is
+    -inf, and the score is 0 inside a box and NaN outside, where the density has no gradient.
+    """
+
+    def __init__(
+        self,
+        lower: Tensor | Sequence[Sequence[float]],
+        upper: Tensor | Sequence[Sequence[float]],
+        weights: Tensor | Sequence[float] | None = None,
+    ) -> None:
+        """Makes the density.
+
+        Args:
+            lower: Lower corners, shape (k, d).
+            upper: Upper corners, shape (k, d), above ``lower`` in every coordinate.
+            weights: Shape (k,), positive; normalised here. The volumes when left out.
+
+        Raises:
+            DataError: The corners do not make boxes.
+        """
+        self.lower, self.upper = float64(lower), float64(upper)
+        if self.lower.ndim != 2 or self.lower.numel() == 0 or self.lower.shape != self.upper.shape:
+            raise DataError(
+                "lower and upper must have the same shape (k, d), "
+                f"got {tuple(self.lower.shape)} and {tuple(self.upper.shape)}"
+            )
+        if not bool((self.upper > self.lower).all()):
+            raise DataError("every upper corner must lie above its lower corner in each coordinate")
+        self._log_volume = (self.upper - self.lower).log().sum(dim=1)
+        volumes = (self._log_volume - self._log_volume.max()).exp()
+        self.weights = normalised(volumes if weights is None else weights, len(self.lower))
+        self._middle = (self.lower + self.upper) / 2
+        self._half = (self.upper - self.lower) / 2
+        self.mean = self.weights @ self._middle
+        self.std = (self.weights @ ((self._middle - self.mean) ** 2 + self._half**2 / 3)).sqrt()
+
+    def sample(self, num: int, generator: torch.Generator) -> Tensor:
+        """See `Density.sample`."""
+        which = draw_components(self.weights, num, generator)
+        place = torch.rand(num, self.dim, dtype=torch.float64, generator=generator)
+        return self.lower[which] + (self.upper - self.lower)[which] * place
+
+    def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
+        """See `Density.rescaled`."""
+        shift, scale = shift_and_scale(shift, scale, self.dim)
+        return type(self)((self.lower - shift) / scale, (self.upper - shift) / scale, self.weights)
+
+    @property
+    def _numbers_per_row(self) -> int:
+        return self.lower.numel() * len(_SMALL_BOX_NODES)
+
+    def _inside(self, x: Tensor, alpha: Tensor) -> Tensor:
+        """Which boxes hold the noiseless points x / alpha, shape (n, k)."""
+        place = (x / alpha).unsqueeze(1)
+        return ((place >= self.lower) & (place <= self.upper)).all(dim=2)
+
+    def _parts(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-joint of point and box (n, k); centre and mean place of the noise (n, k, d)."""
+        sigma = torch.where(sigma > 0, sigma, 1.0)  # rows without noise are answered elsewhere
+        centre = (x.unsqueeze(1) - alpha.unsqueeze(2) * self._middle) / sigma.unsqueeze(2)
+        half = (alpha / sigma).unsqueeze(2) * self._half
+        log_average, place = _truncated_normal(centre, half.expand_as(centre))
+        logits = self.weights.log() + (log_average - sigma.log().unsqueeze(2)).sum(dim=2)
+        return logits, centre + half * place, place
+
+    def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        clean = self.weights.log() - self._log_volume - self.dim * alpha.log()  # (n, k)
+        clean = torch.where(self._inside(x, alpha), clean, -math.inf)
+        noised = self._parts(x, alpha, sigma)[0]
+        return torch.where(sigma > 0, noised, clean).logsumexp(dim=1)
+
+    def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        logits, noise, _ = self._parts(x, alpha, sigma)
+        expected_noise = (logits.softmax(dim=1).unsqueeze(2) * noise).sum(dim=1)
+        anywhere = self._inside(x, alpha).any(dim=1, keepdim=True)
+        clean = torch.where(anywhere, 0.0, math.nan).to(x)
+        return torch.where(sigma > 0, -expected_noise / sigma, clean)
+
+    def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        logits, _, place = self._parts(x, alpha, sigma)
+        in_box = self._middle - self._half * place  # noise that points up means x_0 lies below
+        noised = (logits.softmax(dim=1).unsqueeze(2) * in_box).sum(dim=1)
+        return torch.where(sigma > 0, noised, x / alpha)
+
+
+_SMALL_BOX_NODES, _SMALL_BOX_WEIGHTS = (
+    torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(32)
+)
+
+
+def _truncated_normal(centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    """A standard normal Z on [centre - half, centre + half].
+
+    Args:
+        centre: Any shape.
+        half: Half-width, at least 0, same shape.
+
+    Returns:
+        The logarithm of the average of the normal's density over the interval, and
+        (E[Z] - centre) / half, which lies in (-1, 1) and has a limit at half = 0.
+    """
+    # By symmetry the interval lies at or to the right of zero, so that its tail is the upper one.
+    sign = torch.where(centre < 0, -1.0, 1.0).to(centre)
+    centre = centre * sign
+    small = half < SMALL_BOX
+
+    # Wide: differences of distribution functions, written for the upper tail with the Mills ratio
+    # M(z) = (1 - Phi(z)) / phi(z), so that nothing underflows: with a and b the ends,
+    # Phi(b) - Phi(a) = phi(a) (M(a) - M(b) exp((a^2 - b^2) / 2)).
+    wide = torch.where(small, SMALL_BOX, half)
+    a, b = centre - wide, centre + wide
+    decay = torch.exp(-2 * centre * wide)  # phi(b) / phi(a)
+    mass = _mills(a.clamp(min=0)) - _mills(b) * decay
+    straddles = a < 0
+    log_phi_a = -0.5 * (a**2 + LOG_2PI)
+    phi_a = log_phi_a.exp()
+    # 1 where unused: a logarithm of 0 in the branch not taken would make the gradient NaN.
+    centre_mass = torch.where(straddles, torch.special.ndtr(b) - torch.special.ndtr(a), 1.0)
+    wide_log = torch.where(straddles, centre_mass.log(), log_phi_a + mass.log())
+    ratio = torch.where(straddles, phi_a * (1 - decay) / centre_mass, (1 - decay) / mass)
+    wide_log = wide_log - (2 * wide).log()
+    wide_place = (ratio - centre) / wide
+
+    # Narrow: differences would cancel, so integrate phi(centre + half s) over s in [-1, 1]. Only
+    # where exp(-centre half (s + 1)) has not died out yet, which keeps 32 nodes exact.
+    narrow = torch.where(small, half, 0.0)
+    rate = centre * narrow
+    length = (40.0 / rate.clamp(min=1e-300)).clamp(max=2.0)
+    place = -1 + length.unsqueeze(-1) * (_SMALL_BOX_NODES + 1) / 2
+    exponent = -rate.unsqueeze(-1) * (place + 1) - 0.5 * (narrow.unsqueeze(-1) * place) ** 2
+    terms = exponent.exp() * _SMALL_BOX_WEIGHTS
+    total = terms.sum(dim=-1)
+    narrow_log = (total * length / 4).log() + rate - 0.5 * (centre**2 + LOG_2PI)
+    narrow_place = (terms * place).sum(dim=-1) / total
+
+    return (
+        torch.where(small, narrow_log, wide_log),
+        sign * torch.where(small, narrow_place, wide_place),
+    )
+
+
+def _mills(z: Tensor) -> Tensor:
+    """(1 - Phi(z)) / phi(z) for z >= 0."""
+    return math.sqrt(math.pi / 2) * torch.special.erfcx(z / math.sqrt(2))
+
+
+def _curve_rule(piece: CurveSegment, share: float, noise: float) -> tuple[Tensor, Tensor]:
+    """Points (m, dim) on one segment and their weights (m,), which sum to its share."""
+    u = torch.linspace(piece.lower, piece.upper, 4097, dtype=torch.float64)
+    steps = piece.curve(u).diff(dim=0).norm(dim=1).numpy()
+    length = np.concatenate([[0.0], np.cumsum(steps)])
+    panels = max(MIN_PANELS, math.ceil(length[-1] / (PANEL_LENGTH * noise)))
+    if panels * NODES_PER_PANEL > MAX_NODES:
+        smallest = length[-1] * NODES_PER_PANEL / (PANEL_LENGTH * MAX_NODES)
+        raise DataError(
+            f"noise {noise:g} is too small for a curve of length {length[-1]:.4g}; "
+            f"use at least {smallest:.2g}"
+        )
+    ends = np.interp(np.linspace(0, length[-1], panels + 1), length, u.numpy())
+    nodes, weights = np.polynomial.legendre.leggauss(NODES_PER_PANEL)
+    widths = np.diff(ends)[:, None]
+    places = torch.from_numpy((ends[:-1, None] + widths * (nodes + 1) / 2).ravel())
+    masses = torch.from_numpy((widths * weights / 2).ravel())
+    return piece.curve(places), masses * (share / (piece.upper - piece.lower))

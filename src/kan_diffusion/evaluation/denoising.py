@@ -1,0 +1,225 @@
+r"""How well a denoiser denoises: held-out loss, the floor under it, and the excess.
+
+All denoisers of a comparison are measured on one draw of points, timesteps and noise (common random
+numbers), every timestep equally often. With :math:`\hat\varepsilon` the predicted noise and
+:math:`\varepsilon^\star` the oracle's, both of d coordinates,
+
+.. math:: \mathrm{excess} = \mathrm{mean}_t\; \tfrac1d \|\hat\varepsilon - \varepsilon^\star\|^2,
+
+and the *floor* is the loss of the oracle. With two reference samples instead of an exact oracle the
+square becomes the product of the distances to the two oracles, and the squared error of the floor
+likewise, which removes the variance (not the bias) of the reference samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.evaluation.oracles import (
+    ExactOracle,
+    Oracle,
+    ReferenceOracle,
+    excess_by_pair,
+    noise_from_mean,
+)
+from kan_diffusion.processes import Process
+
+__all__ = [
+    "DenoisingScores",
+    "LevelScore",
+    "NoisedPoints",
+    "draw_noised_points",
+    "measure_denoising",
+]
+
+_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class NoisedPoints:
+    """One draw that all denoisers are measured on.
+
+    Attributes:
+        clean: Clean points with shape (n, d), float64.
+        noise: Noise with shape (n, d), float64.
+        timesteps: Timesteps with shape (n,), int64, each of the process's equally often.
+        alpha: Signal levels with shape (n, 1), float64.
+        sigma: Noise levels with shape (n, 1), float64.
+        noised: Noised points with shape (n, d), float64 values that float32 can hold.
+        means: Posterior means with shape (n, d): one of an exact oracle, or two of independent
+            reference samples.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    noised: Tensor
+    means: tuple[Tensor, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the oracle is exact."""
+        return len(self.means) == 1
+
+
+@dataclass(frozen=True)
+class LevelScore:
+    """The excess in one range of timesteps.
+
+    Attributes:
+        t_low: Lower end as a fraction of T.
+        t_high: Upper end as a fraction of T.
+        log_snr: Mean of log(alpha^2 / sigma^2) in the range.
+        excess: Excess in the range.
+        standard_error: Its standard error over the draw.
+    """
+
+    t_low: float
+    t_high: float
+    log_snr: float
+    excess: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class DenoisingScores:
+    """What is measured of a denoiser.
+
+    Attributes:
+        heldout_loss: The training loss on the draw.
+        floor: The oracle's loss on the draw. For a Huber loss this is the loss of the posterior
+            mean, which is not quite the least Huber loss there is.
+        excess: Mean squared distance of predicted noise from the oracle's.
+        excess_se: Standard error of the excess over the draw.
+        levels: The excess by noise level.
+    """
+
+    heldout_loss: float
+    floor: float
+    excess: float
+    excess_se: float
+    levels: tuple[LevelScore, ...]
+
+
+def _oracles(dataset: Dataset) -> tuple[Oracle, ...]:
+    if dataset.density is not None:
+        return (ExactOracle(dataset.density),)
+    assert dataset.references is not None
+    return tuple(ReferenceOracle(points) for points in dataset.references)
+
+
+def draw_noised_points(
+    dataset: Dataset, process: Process, num: int, generator: torch.Generator
+) -> NoisedPoints:
+    """Draws the points, timesteps and noise that denoisers are measured on.
+
+    Args:
+        dataset: Where clean points come from.
+        process: Noising process.
+        num: How many noised points.
+        generator: Where all draws come from.
+    """
+    clean = dataset.points_to_noise(num, generator).double()
+    timesteps = torch.arange(num) * process.num_timesteps // num
+    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    alpha, sigma = (level[timesteps].unsqueeze(-1) for level in process.levels())
+    # Networks see float32: let the oracle judge the very same points.
+    noised = (alpha * clean + sigma * noise).float().double()
+    means = tuple(
+        oracle.posterior_mean(noised, alpha.squeeze(-1), sigma.squeeze(-1))
+        for oracle in _oracles(dataset)
+    )
+    return NoisedPoints(clean, noise, timesteps, alpha, sigma, noised, means)
+
+
+@torch.no_grad()
+def _predict(denoiser: Denoiser, draw: NoisedPoints) -> Tensor:
+    parts = [
+        denoiser(
+            noised.to(denoiser.device, denoiser.dtype),
+            timesteps.to(denoiser.device),
+            return_dict=False,
+        )[0]
+        for noised, timesteps in zip(
+            draw.noised.split(_BATCH), draw.timesteps.split(_BATCH), strict=True
+        )
+    ]
+    return torch.cat(parts).to("cpu", torch.float64)
+
+
+def _floor(draw: NoisedPoints, process: Process, target: Tensor) -> float:
+    predictions = [
+        process.prediction_of_mean(mean, draw.noised, draw.alpha, draw.sigma) for mean in draw.means
+    ]
+    if len(predictions) == 2 and process.loss == "mse":
+        first, second = (target - prediction for prediction in predictions)
+        return float((first * second).mean())
+    mean_prediction = torch.stack(predictions).mean(0)
+    return float(process.loss_of(mean_prediction, target))
+
+
+def _excess_of_rows(predicted_noise: Tensor, draw: NoisedPoints) -> Tensor:
+    alpha, sigma = draw.alpha.squeeze(-1), draw.sigma.squeeze(-1)
+    oracles = [noise_from_mean(draw.noised, mean, alpha, sigma) for mean in draw.means]
+    return excess_by_pair(predicted_noise, oracles[0], oracles[-1])
+
+
+def _mean_and_error(rows: Tensor) -> tuple[float, float]:
+    error = float(rows.std() / len(rows) ** 0.5) if len(rows) > 1 else float("nan")
+    return float(rows.mean()), error
+
+
+def _levels(
+    rows: Tensor, draw: NoisedPoints, process: Process, num_levels: int
+) -> Sequence[LevelScore]:
+    bins = draw.timesteps * num_levels // process.num_timesteps
+    log_snr = 2 * (draw.alpha.log() - draw.sigma.log()).squeeze(-1)
+    scores = []
+    for index in range(num_levels):
+        inside = bins == index
+        if not bool(inside.any()):
+            continue
+        excess, error = _mean_and_error(rows[inside])
+        scores.append(
+            LevelScore(
+                t_low=index / num_levels,
+                t_high=(index + 1) / num_levels,
+                log_snr=float(log_snr[inside].mean()),
+                excess=excess,
+                standard_error=error,
+            )
+        )
+    return scores
+
+
+def measure_denoising(
+    denoiser: Denoiser, draw: NoisedPoints, process: Process, num_levels: int = 10
+) -> DenoisingScores:
+    """Measures a denoiser on a draw.
+
+    Args:
+        denoiser: The trained network, on any device.
+        draw: Points shared by all denoisers of the comparison.
+        process: The process the denoiser was trained for.
+        num_levels: Number of ranges of timesteps that the excess is split into.
+    """
+    prediction = _predict(denoiser, draw)
+    target = process.target(draw.clean, draw.noise, draw.alpha, draw.sigma)
+    predicted_noise = process.predicted_noise(prediction, draw.noised, draw.alpha, draw.sigma)
+    rows = _excess_of_rows(predicted_noise, draw)
+    excess, error = _mean_and_error(rows)
+    return DenoisingScores(
+        heldout_loss=float(process.loss_of(prediction, target)),
+        floor=_floor(draw, process, target),
+        excess=excess,
+        excess_se=error,
+        levels=tuple(_levels(rows, draw, process, num_levels)),
+    )

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import kstest, multivariate_normal, norm, truncnorm
+
+from kan_diffusion.data import (
+    CurveDensity,
+    CurveSegment,
+    Density,
+    GaussianMixture,
+    UniformBoxes,
+    densities,
+    make_toy,
+)
+from kan_diffusion.data.densities import _truncated_normal
+from kan_diffusion.errors import DataError
+
+EIGHT_DIM = 8
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _full_mixture() -> GaussianMixture:
+    rng = np.random.default_rng(3)
+    roots = rng.normal(size=(3, EIGHT_DIM, EIGHT_DIM))
+    covariances = torch.from_numpy(roots @ roots.transpose(0, 2, 1) / EIGHT_DIM)
+    covariances = covariances + 0.05 * torch.eye(EIGHT_DIM, dtype=torch.float64)
+    return GaussianMixture(
+        torch.from_numpy(rng.normal(size=(3, EIGHT_DIM))), covariances, weights=[1.0, 2.0, 5.0]
+    )
+
+
+def _line() -> CurveDensity:
+    def curve(u: torch.Tensor) -> torch.Tensor:
+        return torch.stack([u, 0 * u], dim=1)
+
+    return CurveDensity([CurveSegment(curve, -1.0, 3.0)], noise=0.15)
+
+
+DENSITIES: dict[str, Density] = {
+    "full-mixture": _full_mixture(),
+    "correlated-2d": make_toy("gaussian-mixture"),
+    "swiss-roll": make_toy("swiss-roll"),
+    "overlapping-boxes": UniformBoxes(
+        [[0.0, 0.0], [0.5, -1.0]], [[1.0, 2.0], [3.0, 1.0]], weights=[1.0, 3.0]
+    ),
+    "checkerboard": make_toy("checkerboard"),
+}
+
+
+def _noised(density: Density, num: int, seed: int = 1) -> tuple[torch.Tensor, ...]:
+    """Points x_t with a noise level of their own each, as a diffusion model meets them."""
+    generator = _generator(seed)
+    angle = torch.rand(num, generator=generator, dtype=torch.float64) * 1.54 + 0.02
+    alpha, sigma = angle.cos(), angle.sin()
+    clean = density.sample(num, generator)
+    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    return alpha[:, None] * clean + sigma[:, None] * noise, alpha, sigma
+
+
+@pytest.mark.parametrize(("alpha", "sigma"), [(1.0, 0.0), (0.6, 0.8)])
+def test_full_covariance_mixture_has_scipys_density(alpha: float, sigma: float) -> None:
+    mixture = _full_mixture()
+    x = np.random.default_rng(0).normal(size=(50, EIGHT_DIM)) * 2
+    expected = sum(
+        float(weight)
+        * multivariate_normal(
+            alpha * mean.numpy(), alpha**2 * covariance.numpy() + sigma**2 * np.eye(EIGHT_DIM)
+        ).pdf(x)
+        for weight, mean, covariance in zip(
+            mixture.weights, mixture.means, mixture.covariances, strict=True
+        )
+    )
+    ours = mixture.log_density(torch.from_numpy(x), alpha, sigma).exp().numpy()
+    np.testing.assert_allclose(ours, expected, rtol=1e-9)
+
+
+def test_single_gaussian_posterior_is_the_linear_gaussian_one() -> None:
+    mixture = GaussianMixture([[1.0, -2.0]], [[[1.0, 0.6], [0.6, 0.5]]])
+    x, alpha, sigma = torch.tensor([[0.3, 0.7]], dtype=torch.float64), 0.4, 0.9
+    covariance = mixture.covariances[0]
+    gain = alpha * covariance @ torch.linalg.inv(alpha**2 * covariance + sigma**2 * torch.eye(2))
+    expected = mixture.means[0] + gain @ (x[0] - alpha * mixture.means[0])
+    torch.testing.assert_close(mixture.posterior_mean(x, alpha, sigma)[0], expected)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_score_is_the_gradient_of_the_log_density(name: str) -> None:
+    density = DENSITIES[name]
+    x, alpha, sigma = _noised(density, 300)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(density.log_density(x, alpha, sigma).sum(), x)
+    torch.testing.assert_close(density.score(x, alpha, sigma), gradient, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_posterior_mean_and_score_obey_tweedie(name: str) -> None:
+    density = DENSITIES[name]
+    x, alpha, sigma = _noised(density, 300)
+    tweedie = (x + sigma[:, None] ** 2 * density.score(x, alpha, sigma)) / alpha[:, None]
+    torch.testing.assert_close(
+        density.posterior_mean(x, alpha, sigma), tweedie, rtol=1e-9, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_levels_by_row_equal_one_level_at_a_time(name: str) -> None:
+    density = DENSITIES[name]
+    x, alpha, sigma = _noised(density, 20)
+    together = density.posterior_mean(x, alpha, sigma)
+    for row in range(len(x)):
+        alone = density.posterior_mean(x[row : row + 1], float(alpha[row]), float(sigma[row]))
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_chunks_do_not_change_the_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    density = DENSITIES[name]
+    x, alpha, sigma = _noised(density, 100)
+    whole = density.score(x, alpha, sigma)
+    monkeypatch.setattr("kan_diffusion.data.density.CHUNK_ELEMENTS", 7 * density._numbers_per_row)
+    torch.testing.assert_close(density.score(x, alpha, sigma), whole, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_moments_are_those_of_a_large_sample(name: str) -> None:
+    density = DENSITIES[name]
+    num = 200_000
+    points = density.sample(num, _generator(5))
+    error = density.std / math.sqrt(num)
+    assert ((points.mean(dim=0) - density.mean).abs() < 5 * error).all()
+    torch.testing.assert_close(points.std(dim=0), density.std, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_rescaling_is_a_change_of_variables(name: str) -> None:
+    density = DENSITIES[name]
+    rng = np.random.default_rng(2)
+    shift = torch.from_numpy(rng.normal(size=density.dim))
+    scale = torch.from_numpy(rng.uniform(0.3, 3.0, size=density.dim))
+    # Two steps, so that rescaling what was rescaled is tested too.
+    half = density.rescaled(shift, scale.sqrt())
+    rescaled = half.rescaled(torch.zeros_like(shift), scale.sqrt())
+    assert type(rescaled) is type(density)
+    x = density.sample(200, _generator(2))
+    z = (x - shift) / scale
+    torch.testing.assert_close(
+        rescaled.log_density(z), density.log_density(x) + scale.log().sum(), rtol=1e-9, atol=1e-9
+    )
+    torch.testing.assert_close(rescaled.mean, (density.mean - shift) / scale)
+    torch.testing.assert_close(rescaled.std, density.std / scale)
+    ours, theirs = rescaled.sample(50, _generator(9)), density.sample(50, _generator(9))
+    torch.testing.assert_close(ours * scale + shift, theirs)
+
+
+def test_rescaling_by_a_common_factor_rescales_the_noise() -> None:
+    density = make_toy("swiss-roll")
+    factor = 5.0
+    small = density.rescaled(torch.zeros(2), torch.full((2,), factor))
+    x, alpha, sigma = _noised(small, 100)
+    torch.testing.assert_close(
+        factor * small.posterior_mean(x, alpha, sigma),
+        density.posterior_mean(factor * x, alpha, factor * sigma),
+        rtol=1e-9,
+        atol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+@pytest.mark.parametrize(("alpha", "sigma"), [(5e-5, 1.0), (1.0, 0.01), (1.0, 1e-5), (0.0, 1.0)])
+def test_extreme_levels_stay_finite(name: str, alpha: float, sigma: float) -> None:
+    density = DENSITIES[name]
+    generator = _generator(4)
+    x = alpha * density.sample(500, generator) + sigma * torch.randn(
+        500, density.dim, generator=generator
+    )
+    x = torch.cat([x, 30 * x, 1000 * torch.ones(1, density.dim)])
+    for values in (
+        density.log_density(x, alpha, sigma),
+        density.score(x, alpha, sigma),
+        density.posterior_mean(x, alpha, sigma),
+    ):
+        assert values.isfinite().all()
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_limits_of_the_posterior_mean(name: str) -> None:
+    density = DENSITIES[name]
+    x = density.sample(50, _generator())
+    torch.testing.assert_close(density.posterior_mean(x, 1.0, 0.0), x)
+    nothing_known = density.posterior_mean(x, 0.0, 1.0)
+    torch.testing.assert_close(nothing_known, density.mean.expand_as(x), rtol=1e-9, atol=1e-9)
+    nearly_nothing = density.posterior_mean(x, 1e-9, 1.0)
+    torch.testing.assert_close(nearly_nothing, density.mean.expand_as(x), rtol=1e-5, atol=1e-5)
+
+
+def test_straight_line_has_the_closed_form_density() -> None:
+    # Uniform on [-1, 3] plus N(0, s^2) is a difference of normal distribution functions.
+    x = torch.linspace(-1.5, 3, 200, dtype=torch.float64)
+    points = torch.stack([x, 0.1 * torch.ones_like(x)], dim=1)
+    alpha, sigma = 0.7, 0.2
+    spread = math.hypot(alpha * 0.15, sigma)
+    along = (norm.cdf((x + alpha) / spread) - norm.cdf((x - 3 * alpha) / spread)) / (4 * alpha)
+    expected = np.log(along) + norm.logpdf(0.1, scale=spread)
+    ours = _line().log_density(points, alpha, sigma)
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["swiss-roll", "two-spirals", "s-curve", "pinwheel"])
+def test_quadrature_has_converged(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    density = make_toy(name)
+    monkeypatch.setattr(densities, "PANEL_LENGTH", densities.PANEL_LENGTH / 2)
+    monkeypatch.setattr(densities, "MIN_PANELS", 2 * densities.MIN_PANELS)
+    finer = make_toy(name)
+    assert finer.num_nodes > 1.8 * density.num_nodes
+    x = density.sample(500, _generator())
+    x = torch.cat([x, x + 0.5 * torch.randn(x.shape, generator=_generator(1))])
+    for ours, theirs in (
+        (density.log_density(x), finer.log_density(x)),
+        (density.score(x), finer.score(x)),
+        (density.posterior_mean(x, 0.9, 0.3), finer.posterior_mean(x, 0.9, 0.3)),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    centre=st.floats(-30, 30),
+    half=st.one_of(st.floats(1e-4, 1.0), st.floats(0.45, 0.55), st.floats(1.0, 20.0)),
+)
+def test_truncated_normal_matches_integration(centre: float, half: float) -> None:
+    ours_log, ours_place = _truncated_normal(
+        torch.tensor([centre], dtype=torch.float64), torch.tensor([half], dtype=torch.float64)
+    )
+    low, high = centre - half, centre + half
+    mode = min(max(0.0, low), high)
+
+    def weight(z: float) -> float:
+        return math.exp((mode**2 - z**2) / 2)
+
+    # Outside of this much of the interval the integrand is below 1e-16 of its largest value.
+    reach = 10.0 / max(1.0, abs(mode) / 4)
+    low, high = max(low, mode - reach), min(high, mode + reach)
+    mass = quad(weight, low, high, epsabs=0, epsrel=1e-11, limit=200)[0]
+    first = quad(lambda z: (z - mode) * weight(z), low, high, epsrel=1e-11, limit=200)[0]
+    expected_log = math.log(mass / (2 * half)) - mode**2 / 2 - 0.5 * math.log(2 * math.pi)
+    expected_place = (first / mass + mode - centre) / half
+    assert float(ours_log) == pytest.approx(expected_log, rel=1e-9, abs=1e-9)
+    assert float(ours_place) == pytest.approx(expected_place, rel=1e-8, abs=1e-8)
+
+
+def test_boxes_agree_with_scipys_truncated_normal() -> None:
+    box = UniformBoxes([[-1.0]], [[2.0]])
+    alpha, sigma = 0.8, 0.5
+    x = np.linspace(-2, 3, 41)
+    # x_0 given x is N(x / alpha, (sigma / alpha)^2) truncated to the box.
+    spread = sigma / alpha
+    expected = truncnorm.mean(
+        (-1 - x / alpha) / spread, (2 - x / alpha) / spread, loc=x / alpha, scale=spread
+    )
+    ours = box.posterior_mean(torch.from_numpy(x)[:, None], alpha, sigma)[:, 0].numpy()
+    np.testing.assert_allclose(ours, expected, rtol=1e-9)
+
+
+def test_noised_boxes_integrate_to_one() -> None:
+    boxes = DENSITIES["overlapping-boxes"]
+    # The midpoint rule is spectral for a smooth function that vanishes at the edge.
+    step = 0.05
+    axis = -6 + step * (torch.arange(260, dtype=torch.float64) + 0.5)
+    mass = boxes.log_density(torch.cartesian_prod(axis, axis), 0.5, 0.6).exp().sum() * step**2
+    assert float(mass) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_clean_boxes_have_the_documented_edges() -> None:
+    boxes = UniformBoxes([[0.0, 0.0], [2.0, 0.0]], [[1.0, 1.0], [4.0, 1.0]])
+    x = torch.tensor([[0.5, 0.5], [1.5, 0.5], [3.0, 0.5]], dtype=torch.float64)
+    third = -math.log(3.0)  # the union has area 3
+    assert boxes.log_density(x).tolist() == pytest.approx([third, -math.inf, third])
+    score = boxes.score(x)
+    assert score[0].tolist() == [0.0, 0.0]
+    assert score[1].isnan().all()
+    mixed = boxes.log_density(x, 1.0, torch.tensor([0.0, 0.5, 0.5]))
+    torch.testing.assert_close(mixed[1:], boxes.log_density(x, 1.0, 0.5)[1:])
+    assert float(mixed[0]) == pytest.approx(third)
+
+
+def test_box_samples_are_uniform() -> None:
+    box = UniformBoxes([[-1.0, 2.0]], [[3.0, 2.5]])
+    points = box.sample(5000, _generator())
+    assert kstest(points[:, 0].numpy(), "uniform", args=(-1, 4)).pvalue > 1e-3
+    assert kstest(points[:, 1].numpy(), "uniform", args=(2, 0.5)).pvalue > 1e-3
+
+
+def test_curve_samples_use_a_continuous_parameter() -> None:
+    # With almost no noise, samples snapped to quadrature nodes would repeat their places.
+    def curve(u: torch.Tensor) -> torch.Tensor:
+        return torch.stack([u, 0 * u], dim=1)
+
+    density = CurveDensity([CurveSegment(curve, 0.0, 1.0)], noise=1e-3)
+    along = density.sample(5000, _generator())[:, 0].numpy()
+    assert kstest(along, "uniform").pvalue > 1e-3
+    assert np.unique(along.round(7)).size > 4500
+
+
+def test_embedding_keeps_distances_and_adds_the_noise() -> None:
+    mixture = make_toy("gaussian-mixture")
+    basis = torch.linalg.qr(torch.randn(6, 2, generator=_generator(), dtype=torch.float64))[0].T
+    embedded = mixture.embedded(basis, noise=0.1)
+    x = mixture.sample(100, _generator(1))
+    # In the plane the density is that of x_0 plus noise; off it, that of the noise alone.
+    expected = mixture.log_density(x, 1.0, 0.1) + 4 * norm.logpdf(0.0, scale=0.1)
+    torch.testing.assert_close(embedded.log_density(x @ basis), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_same_generator_same_sample_and_survives_pickling() -> None:
+    for name in ("swiss-roll", "checkerboard", "gaussian-mixture"):
+        density = make_toy(name)
+        copy = pickle.loads(pickle.dumps(density))
+        assert torch.equal(density.sample(10, _generator(7)), copy.sample(10, _generator(7)))
+        assert not torch.equal(density.sample(10, _generator(7)), density.sample(10, _generator(8)))
+
+
+def test_answers_are_float64_for_float32_points() -> None:
+    density = make_toy("moons")
+    x = density.sample(10, _generator()).float()
+    mean = density.posterior_mean(x, torch.full((10,), 0.5), 0.5)
+    assert mean.dtype == torch.float64
+    assert density.log_density(torch.empty(0, 2)).shape == (0,)
+    assert density.sample(0, _generator()).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: GaussianMixture([[0.0]]), "exactly one of"),
+        (lambda: GaussianMixture([0.0], variances=1.0), r"means must have shape \(k, d\)"),
+        (lambda: GaussianMixture([[0.0, 1.0]], variances=[1.0, 2.0, 3.0]), "variances must"),
+        (lambda: GaussianMixture([[0.0, 1.0]], [[[1.0, 0.5], [0.0, 1.0]]]), "symmetric"),
+        (lambda: GaussianMixture([[0.0, 1.0]], [[[1.0, 2.0], [2.0, 1.0]]]), "positive definite"),
+        (lambda: GaussianMixture([[0.0]], variances=1.0, weights=[-1.0]), "weights must be"),
+        (lambda: UniformBoxes([[0.0, 0.0]], [[1.0, 0.0]]), "above its lower"),
+        (lambda: UniformBoxes([[0.0]], [[1.0, 2.0]]), "same shape"),
+        (lambda: CurveDensity([], 0.1), "at least one segment"),
+        (lambda: make_toy("moons", noise=0.0), "noise must be a positive number"),
+        (lambda: make_toy("swiss-roll", noise=1e-6), "use at least"),
+        (lambda: make_toy("moons").rescaled(torch.zeros(2), torch.tensor([1.0, 0.0])), "positive"),
+        (lambda: make_toy("moons").score(torch.zeros(3, 3)), "3 coordinates and the density 2"),
+        (lambda: make_toy("moons").score(torch.zeros(3)), r"shape \(n, d\)"),
+        (lambda: make_toy("moons").score(torch.zeros(3, 2), torch.ones(2)), "alpha must be"),
+        (lambda: make_toy("moons").score(torch.zeros(3, 2), 1.0, -0.5), "at least 0, got -0.5"),
+        (lambda: make_toy("moons").score(torch.zeros(3, 2), 0.0, 0.0), "both 0"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(make, words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        make()
+    assert "\n" not in str(caught.value)

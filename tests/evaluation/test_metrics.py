@@ -1,0 +1,218 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+from kan_diffusion.errors import DataError
+from kan_diffusion.evaluation.metrics import (
+    SAMPLE_METRICS,
+    c2st,
+    energy_distance,
+    mmd,
+    real_against_real,
+    sample_metrics,
+    sliced_wasserstein2,
+    wasserstein2,
+)
+
+
+def normal(count, dimension=2, seed=0, shift=0.0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return shift + scale * torch.randn(count, dimension, generator=generator)
+
+
+@given(
+    st.lists(st.floats(-50, 50), min_size=1, max_size=30),
+    st.lists(st.floats(-50, 50), min_size=1, max_size=30),
+)
+@settings(max_examples=50, deadline=None)
+def test_energy_distance_is_the_square_of_scipys(first, second):
+    ours = energy_distance(torch.tensor(first)[:, None], torch.tensor(second)[:, None])
+    theirs = scipy.stats.energy_distance(
+        torch.tensor(first).double().numpy(), torch.tensor(second).double().numpy()
+    )
+    assert ours == pytest.approx(theirs**2, rel=1e-5, abs=1e-10)
+
+
+def test_energy_distance_in_chunks_equals_one_matrix(monkeypatch):
+    x, y = normal(137, 3, 0), normal(91, 3, 1, shift=0.3)
+    whole = energy_distance(x, y)
+    monkeypatch.setattr("kan_diffusion.evaluation.metrics._PAIRS_PER_CHUNK", 500)
+    assert energy_distance(x, y) == pytest.approx(whole, rel=1e-12)
+    a, b = x.double().numpy(), y.double().numpy()
+    direct = 2 * cdist(a, b).mean() - cdist(a, a).mean() - cdist(b, b).mean()
+    assert whole == pytest.approx(direct, rel=1e-9)
+
+
+def test_energy_distance_of_two_real_samples_is_what_its_docstring_says():
+    count = 400
+    values = [
+        energy_distance(normal(count, 2, 2 * i), normal(count, 2, 2 * i + 1)) for i in range(60)
+    ]
+    expected = 2 * math.sqrt(math.pi) / count  # E|X - X'| of a standard normal plane is sqrt(pi)
+    error = np.std(values, ddof=1) / math.sqrt(len(values))
+    assert abs(np.mean(values) - expected) < 4 * error
+    assert error < 0.1 * expected
+
+
+def test_wasserstein2_equals_the_best_assignment():
+    x, y = normal(80, 3, 0), normal(80, 3, 1, shift=0.5)
+    cost = cdist(x.double().numpy(), y.double().numpy(), "sqeuclidean")
+    rows, columns = linear_sum_assignment(cost)
+    assert wasserstein2(x, y, 0) == pytest.approx(math.sqrt(cost[rows, columns].mean()), rel=1e-6)
+
+
+def test_wasserstein2_of_gaussians_is_near_its_closed_form():
+    # Bures: |m1 - m2|² + d (s1 - s2)² for isotropic Gaussians.
+    value = wasserstein2(normal(2_000, 2, 0), normal(2_000, 2, 1, shift=2.0, scale=1.5), 0)
+    assert value == pytest.approx(math.sqrt(2 * 4.0 + 2 * 0.25), rel=0.03)
+
+
+def test_transport_in_one_dimension_is_sorting():
+    x, y = normal(500, 1, 0), normal(500, 1, 1, shift=1.0, scale=2.0)
+    gaps = x.double().sort(dim=0).values - y.double().sort(dim=0).values
+    expected = float(gaps.square().mean().sqrt())
+    assert wasserstein2(x, y, 0) == pytest.approx(expected, rel=1e-6)
+    assert sliced_wasserstein2(x, y, 0) == pytest.approx(expected, rel=1e-6)
+
+
+def test_sliced_wasserstein2_of_a_shift_is_the_shift_over_root_d():
+    x = normal(300, 3, 0)
+    shift = torch.tensor([3.0, -1.0, 2.0])
+    value = sliced_wasserstein2(x, x + shift, 0, num_directions=4_000)
+    assert value == pytest.approx(float(shift.norm()) / math.sqrt(3), rel=0.04)
+
+
+def test_mmd_equals_its_definition():
+    x, y = normal(60, 2, 0), normal(45, 2, 1, shift=1.0)
+    a, b = x.double().numpy(), y.double().numpy()
+
+    def kernel(p, q):
+        return np.mean(
+            [
+                np.exp(-cdist(p, q, "sqeuclidean") / (2 * (f * 0.8) ** 2))
+                for f in (0.25, 0.5, 1, 2, 4)
+            ]
+        )
+
+    expected = kernel(a, a) + kernel(b, b) - 2 * kernel(a, b)
+    assert mmd(x, y, bandwidth=0.8) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_default_bandwidth_of_mmd_depends_on_the_fresh_points_alone():
+    fresh = normal(200, 2, 0)
+    distances = torch.pdist(fresh.double())
+    generated = normal(150, 2, 1, scale=30.0)
+    assert mmd(generated, fresh) == mmd(generated, fresh, bandwidth=float(distances.median()))
+
+
+def test_c2st_is_a_half_for_one_distribution_and_one_for_two_apart():
+    scores = [c2st(normal(800, 2, 2 * i), normal(800, 2, 2 * i + 1), i) for i in range(4)]
+    assert np.mean(scores) == pytest.approx(0.5, abs=0.03)
+    assert c2st(normal(400), normal(400, seed=1, shift=10.0), 0) > 0.995
+
+
+def test_c2st_comes_near_the_best_accuracy_there_is():
+    # The best classifier of N(0, 1) and N(2, 1) is right with probability Phi(1).
+    score = c2st(normal(2_000, 1, 0), normal(2_000, 1, 1, shift=2.0), 0)
+    assert score == pytest.approx(scipy.stats.norm.cdf(1.0), abs=0.04)
+
+
+def test_c2st_is_not_fooled_by_unequal_sizes():
+    assert c2st(normal(1_200, 2, 0), normal(300, 2, 1), 0) == pytest.approx(0.5, abs=0.08)
+
+
+@pytest.mark.parametrize("key", ["energy", "sliced_w2", "w2", "mmd"])
+def test_distances_are_symmetric_zero_on_the_same_points_and_grow_with_a_shift(key):
+    function = SAMPLE_METRICS[key].function
+    x, y = normal(300, 2, 0), normal(300, 2, 1, shift=0.5)
+
+    def value(a, b):
+        return function(a, b, np.random.default_rng(3))
+
+    assert value(x, x) == pytest.approx(0.0, abs=1e-6)
+    if key != "mmd":  # its bandwidth is that of the second sample
+        assert value(x, y) == pytest.approx(value(y, x), rel=1e-6)
+    same, near, far = (value(normal(300, 2, 5), normal(300, 2, 1, shift=s)) for s in (0, 0.5, 2))
+    assert 0 < same < near < far
+
+
+@pytest.mark.parametrize("key", SAMPLE_METRICS)
+def test_a_common_shift_changes_nothing(key):
+    function = SAMPLE_METRICS[key].function
+    x, y = normal(200, 2, 0).double(), normal(150, 2, 1).double()
+    there, here = (function(x + s, y + s, np.random.default_rng(0)) for s in (1e6, 0.0))
+    assert there == pytest.approx(here, rel=1e-4, abs=0.02 if key == "c2st" else 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("generated", "fresh"),
+    [
+        (torch.zeros(20, 2), torch.zeros(20, 2)),
+        (torch.zeros(20, 1), torch.ones(7, 1)),
+        (torch.ones(30, 3).cumsum(0) // 10, normal(25, 3)),
+        (normal(2, 2), normal(2, 2, seed=1)),
+    ],
+    ids=["all the same", "two constants", "duplicates", "two points"],
+)
+def test_degenerate_points_give_finite_numbers(generated, fresh):
+    scores = sample_metrics(generated, fresh, np.random.default_rng(0))
+    assert all(math.isfinite(score) and score >= 0 for score in scores.values())
+    if torch.equal(generated, fresh):
+        assert scores == {"energy": 0, "sliced_w2": 0, "w2": 0, "mmd": 0, "c2st": 0.5}
+    else:
+        assert scores["w2"] > 0
+
+
+def test_constants_one_apart_have_known_scores():
+    scores = sample_metrics(torch.zeros(20, 1), torch.ones(7, 1), np.random.default_rng(0))
+    assert scores["energy"] == pytest.approx(2.0)
+    assert scores["w2"] == pytest.approx(1.0)
+    assert scores["sliced_w2"] == pytest.approx(1.0)
+    assert scores["c2st"] == 1.0
+
+
+def test_one_generator_gives_one_answer():
+    x, y = normal(300, 2, 0), normal(300, 2, 1)
+    first, second, other = (sample_metrics(x, y, np.random.default_rng(s)) for s in (4, 4, 5))
+    assert first == second
+    assert list(first) == ["energy", "sliced_w2", "w2", "mmd", "c2st"]
+    assert first["sliced_w2"] != other["sliced_w2"]
+    assert first["energy"] == other["energy"]
+
+
+def test_no_metric_touches_the_global_generators():
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    expected = torch.rand(3), np.random.rand(3)  # noqa: NPY002
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    sample_metrics(normal(50), normal(50, seed=1), np.random.default_rng(0))
+    assert torch.equal(torch.rand(3), expected[0])
+    assert np.array_equal(np.random.rand(3), expected[1])  # noqa: NPY002
+
+
+def test_real_against_real_is_the_mean_over_its_pairs():
+    pairs = [(normal(100, 2, 2 * i), normal(100, 2, 2 * i + 1)) for i in range(3)]
+    means = real_against_real(pairs.__getitem__, 3, np.random.default_rng(0))
+    assert means["energy"] == pytest.approx(np.mean([energy_distance(*pair) for pair in pairs]))
+    assert means["w2"] == pytest.approx(np.mean([wasserstein2(*pair, 0) for pair in pairs]))
+
+
+def test_points_that_cannot_be_compared_are_named():
+    with pytest.raises(DataError, match=r"\(5, 2\) and \(5, 3\)"):
+        energy_distance(normal(5, 2), normal(5, 3))
+    broken = normal(5, 2)
+    broken[1, 0] = math.nan
+    with pytest.raises(DataError, match="1 of the 5 points of the first sample"):
+        mmd(broken, normal(5, 2))
+    with pytest.raises(DataError, match="at least 2 points"):
+        c2st(normal(1, 2), normal(5, 2), 0)
+    with pytest.raises(DataError, match="at least 1"):
+        real_against_real(lambda _: (normal(5), normal(5)), 0, np.random.default_rng(0))

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from kan_diffusion.data import GaussianMixture, Standardizer, make_toy
+from kan_diffusion.errors import DataError
+from kan_diffusion.evaluation import (
+    ExactOracle,
+    ReferenceOracle,
+    excess_by_pair,
+    noise_from_mean,
+)
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _swiss_roll():
+    density = make_toy("swiss-roll")
+    return Standardizer.from_density(density).rescale(density)
+
+
+def _noised(density, num: int, sigma: float, seed: int):
+    alpha = math.sqrt(1 - sigma**2)
+    noise = torch.randn(num, 2, generator=_generator(seed + 100), dtype=torch.float64)
+    return alpha * density.sample(num, _generator(seed)) + sigma * noise, alpha, noise
+
+
+def test_reference_oracle_is_the_mixture_of_its_points() -> None:
+    points = torch.randn(200, 3, generator=_generator(), dtype=torch.float64)
+    x = torch.randn(50, 3, generator=_generator(1), dtype=torch.float64)
+    alpha = torch.rand(50, generator=_generator(2)) + 0.1
+    sigma = torch.rand(50, generator=_generator(3)) + 0.05
+    # A mixture of point masses is the limit of narrow Gaussians.
+    mixture = GaussianMixture(points, variances=1e-16)
+    torch.testing.assert_close(
+        ReferenceOracle(points).posterior_mean(x, alpha, sigma),
+        mixture.posterior_mean(x, alpha, sigma),
+        rtol=1e-8,
+        atol=1e-8,
+    )
+
+
+def test_reference_oracle_at_little_noise_is_the_nearest_point() -> None:
+    points = torch.randn(300, 2, generator=_generator(), dtype=torch.float64)
+    x = torch.randn(80, 2, generator=_generator(1), dtype=torch.float64)
+    nearest = points[torch.cdist(x, 0.9 * points).argmin(dim=1)]
+    mean = ReferenceOracle(points).posterior_mean(x, 0.9, 1e-4)
+    torch.testing.assert_close(mean, nearest, rtol=0, atol=1e-6)
+
+
+def test_reference_oracle_at_tiny_alpha_is_the_mean() -> None:
+    points = torch.randn(300, 2, generator=_generator(), dtype=torch.float64)
+    x = torch.randn(10, 2, generator=_generator(1), dtype=torch.float64)
+    mean = ReferenceOracle(points).posterior_mean(x, 5e-5, 1.0)
+    torch.testing.assert_close(mean, points.mean(dim=0).expand(10, 2), rtol=0, atol=1e-3)
+
+
+def test_reference_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.randn(100, 2, generator=_generator())
+    x = torch.randn(33, 2, generator=_generator(1))
+    sigma = torch.rand(33, generator=_generator(2)) + 0.1
+    whole = ReferenceOracle(points).posterior_mean(x, 0.5, sigma)
+    monkeypatch.setattr("kan_diffusion.data.density.CHUNK_ELEMENTS", 500)
+    torch.testing.assert_close(ReferenceOracle(points).posterior_mean(x, 0.5, sigma), whole)
+
+
+def test_reference_error_falls_as_the_sample_grows() -> None:
+    density = _swiss_roll()
+    x, alpha, _ = _noised(density, 300, 0.3, seed=1)
+    exact = ExactOracle(density).posterior_mean(x, alpha, 0.3)
+    errors = [
+        float(
+            (
+                ReferenceOracle(density.sample(num, _generator(9))).posterior_mean(x, alpha, 0.3)
+                - exact
+            )
+            .square()
+            .mean()
+        )
+        for num in (1000, 16_000)
+    ]
+    assert errors[1] < errors[0] / 6  # a sixteenth, up to chance
+
+
+def test_exact_oracle_is_beaten_by_nothing_near_it() -> None:
+    density = _swiss_roll()
+    x, alpha, noise = _noised(density, 20_000, 0.5, seed=3)
+    best = noise_from_mean(x, ExactOracle(density).posterior_mean(x, alpha, 0.5), alpha, 0.5)
+    residual = noise - best
+    # The residual is uncorrelated with any function of x_t: these are a few.
+    for probe in (best, torch.ones_like(x), x, x.flip(1), torch.sin(3 * x)):
+        product = (residual * probe).sum(dim=1)
+        assert abs(float(product.mean() / product.std())) * math.sqrt(len(x)) < 4.5
+
+
+def test_noise_from_mean_inverts_the_noising() -> None:
+    clean = torch.randn(40, 2, generator=_generator(), dtype=torch.float64)
+    noise = torch.randn(40, 2, generator=_generator(1), dtype=torch.float64)
+    sigma = torch.rand(40, generator=_generator(2), dtype=torch.float64) * 0.9 + 0.05
+    alpha = (1 - sigma**2).sqrt()
+    x_t = alpha[:, None] * clean + sigma[:, None] * noise
+    torch.testing.assert_close(noise_from_mean(x_t, clean, alpha, sigma), noise)
+
+
+def test_pair_estimate_is_free_of_the_reference_variance() -> None:
+    density = _swiss_roll()
+    sigma = 0.25
+    x, alpha, _ = _noised(density, 3000, sigma, seed=5)
+    best = noise_from_mean(x, density.posterior_mean(x, alpha, sigma), alpha, sigma)
+    prediction = best + 0.05 * torch.sin(4 * x)
+    truth = float((prediction - best).square().mean())
+    pairs, plain = [], []
+    for seed in range(8):
+        a, b = (
+            noise_from_mean(
+                x,
+                ReferenceOracle(
+                    density.sample(1500, _generator(20 + 2 * seed + half))
+                ).posterior_mean(x, alpha, sigma),
+                alpha,
+                sigma,
+            )
+            for half in (0, 1)
+        )
+        pairs.append(float(excess_by_pair(prediction, a, b).mean()))
+        plain.append(float((prediction - a).square().mean()))
+    pairs_of, plain_of = torch.tensor(pairs), torch.tensor(plain)
+    assert float(plain_of.mean()) > 2 * truth  # what the reference sample's variance adds
+    error = float(pairs_of.std()) / math.sqrt(len(pairs))
+    assert abs(float(pairs_of.mean()) - truth) < 4 * error + 0.1 * truth
+
+
+def test_pair_estimate_with_the_exact_mean_is_the_excess() -> None:
+    prediction, best = (torch.randn(30, 4, generator=_generator(seed)) for seed in (0, 1))
+    values = excess_by_pair(prediction, best, best)
+    torch.testing.assert_close(values, (prediction - best).double().square().mean(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ReferenceOracle(torch.zeros(4)), r"shape \(n, d\)"),
+        (lambda: ReferenceOracle(torch.tensor([[math.nan]])), "finite"),
+        (lambda: ReferenceOracle(torch.ones(4, 2)).posterior_mean(torch.ones(1, 3), 1, 1), "3 coo"),
+        (lambda: ReferenceOracle(torch.ones(4, 2)).posterior_mean(torch.ones(1, 2), 1, 0), "sigma"),
+        (lambda: noise_from_mean(torch.ones(1, 2), torch.ones(1, 2), 1.0, 0.0), "sigma > 0"),
+        (lambda: noise_from_mean(torch.ones(1, 2), torch.ones(2, 2), 1.0, 1.0), "same shape"),
+        (lambda: excess_by_pair(torch.ones(3, 2), torch.ones(3, 2), torch.ones(1, 2)), "same shap"),
+    ],
+)
+def test_what_has_no_oracle_is_refused(make, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        make()
