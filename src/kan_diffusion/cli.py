@@ -1,0 +1,332 @@
+"""The command line: parse, call the library, print."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kan_diffusion._version import __version__
+from kan_diffusion.errors import KanDiffusionError, invalid_settings
+
+if TYPE_CHECKING:
+    from kan_diffusion.study.config import StudyConfig, TrialConfig
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="kan-diffusion",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Diffusion models whose denoiser is a Kolmogorov-Arnold network, compared with MLPs.",
+)
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, ... or auto: a GPU when there is one.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default=False)]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"kan-diffusion {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Sets logging up before any command."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    handler = RichHandler(
+        console=Console(stderr=True), show_time=False, show_path=False, markup=False
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`kan-diffusion compare swiss-roll`: the default study, about three minutes on two cores\n\n"
+    "`kan-diffusion compare seed --epochs 100`: the seed's experiment, shortened\n\n"
+    "`kan-diffusion compare moons --params 1000 --seeds 5`\n\n"
+    "`kan-diffusion compare points.csv --out runs/mine`"
+)
+def compare(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A built-in study (swiss-roll, seed), a study file (.yaml), a toy, or a file of "
+            "points (.csv, .parquet, .npy).",
+            show_default=False,
+        ),
+    ],
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Trials a model.", show_default=False)
+    ] = None,
+    families: Annotated[
+        str | None,
+        typer.Option(help="Only models of these families, such as kan,mlp.", show_default=False),
+    ] = None,
+    params: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Equal parameters of the models (for toys and files).", show_default=False
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps.", show_default=False)
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Training epochs (for studies that have them).", show_default=False
+        ),
+    ] = None,
+    device: Device = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials side by side; one a core by default.", show_default=False),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Train KAN and MLP denoisers side by side and report who denoises better.
+
+    Finished trials are kept: the same command goes on where it was interrupted.
+    """
+    from kan_diffusion.console import show_study_progress, show_summary
+    from kan_diffusion.processes import signal_warning
+    from kan_diffusion.report.gather import report_contents
+    from kan_diffusion.report.page import write_report
+    from kan_diffusion.study.named import study_for
+    from kan_diffusion.study.run import run_study
+
+    config: StudyConfig = study_for(what, params)
+    config = config.with_length(steps=steps, epochs=epochs)
+    if seeds is not None:
+        config = config.model_copy(update={"seeds": seeds})
+    if families is not None:
+        config = config.with_families([name.strip() for name in families.split(",")])
+    folder = out if out is not None else Path("runs") / config.name
+    _warn(signal_warning(config.process.scheduler()))
+    with show_study_progress(config) as on_event:
+        results = run_study(config, folder, device=device, workers=workers, on_event=on_event)
+    page = write_report(report_contents(results, _command()), folder)
+    show_summary(results.rows)
+    typer.echo(f"\nReport: {page}")
+    failed = results.rows["error"].notna()
+    if failed.any():
+        first = results.rows.loc[failed].iloc[0]
+        raise KanDiffusionError(
+            f"{int(failed.sum())} of {len(results.rows)} trials failed, the first "
+            f"('{first['name']}', seed {first['seed']}) with: {first['error']}"
+        )
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`kan-diffusion train points.csv --family kan --params 2300 --out runs/mine`\n\n"
+    "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`"
+)
+def train(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A file of points (.csv, .parquet, .npy) or a toy.", show_default=False
+        ),
+    ],
+    family: Annotated[str, typer.Option(help="Kind of denoiser: kan or mlp.")] = "kan",
+    params: Annotated[int, typer.Option(min=1, help="Trainable parameters, within 2 %.")] = 2300,
+    depth: Annotated[
+        int | None,
+        typer.Option(min=1, help="Hidden layers; the family's own.", show_default=False),
+    ] = None,
+    process: Annotated[str, typer.Option(help="Noising process: cosine, ddpm or seed.")] = "cosine",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Points a step, drawn with replacement.")
+    ] = 1024,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate; the family's own.", show_default=False),
+    ] = None,
+    holdout: Annotated[
+        float, typer.Option(help="Fraction of a file's rows kept to judge with.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+    device: Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished run in the folder.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log the loss for TensorBoard.")
+    ] = False,
+    out: Out = None,
+) -> None:
+    """Train one denoiser on your points or on a toy, and judge it."""
+    import torch
+
+    from kan_diffusion.console import show_scores, show_training_progress
+    from kan_diffusion.processes import signal_warning
+    from kan_diffusion.study.folder import require_trial_folder
+    from kan_diffusion.study.named import single_trial
+    from kan_diffusion.study.trials import run_trial
+
+    torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
+    config: TrialConfig = single_trial(
+        data,
+        family=family,
+        params=params,
+        depth=depth,
+        process=process,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=lr,
+        holdout=holdout,
+        seed=seed,
+    )
+    folder = out if out is not None else Path("runs") / f"{config.data.name}-{family}"
+    require_trial_folder(folder, config, resume=resume)
+    _warn(signal_warning(config.process.scheduler()))
+    with show_training_progress(config) as on_progress:
+        result = run_trial(
+            config,
+            folder,
+            device=device,
+            on_progress=on_progress,
+            log_folder=folder / "tensorboard" if tensorboard else None,
+        )
+    if result.row["error"] is not None:
+        raise KanDiffusionError(str(result.row["error"]))
+    show_scores(result.row, f"{config.model.name} on {config.data.name}")
+    typer.echo(f"\nRun: {folder}\nSample from it: kan-diffusion sample {folder} --num 1000")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`kan-diffusion sample runs/mine --num 1000 --out samples.csv`\n\n"
+    "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`"
+)
+def sample(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    num: Annotated[int, typer.Option(min=1, help="Number of points.")] = 1000,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps of the sampler; 20, or all timesteps for ddpm.",
+            show_default=False,
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(help="dpm-solver++, ddpm, ddim, heun or unipc.")
+    ] = "dpm-solver++",
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="File to write: .csv, .parquet or .npy.")] = Path(
+        "samples.csv"
+    ),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it exists.")
+    ] = False,
+) -> None:
+    """Draw points from a trained run, in the data's own units."""
+    from kan_diffusion.data.export import require_writable_ending, write_table
+    from kan_diffusion.processes import signal_warning
+    from kan_diffusion.randomness import torch_generator
+    from kan_diffusion.sampling import make_scheduler
+    from kan_diffusion.study.measure import load_run
+    from kan_diffusion.training import resolve_device
+
+    require_writable_ending(out)
+    if out.exists() and not overwrite:
+        raise KanDiffusionError(f"'{out}' exists; choose another --out, or add --overwrite")
+    _, pipeline = load_run(run)
+    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
+    _warn(signal_warning(pipeline.scheduler))
+    if steps is None:
+        steps = pipeline.scheduler.config.num_train_timesteps if scheduler == "ddpm" else 20
+    pipeline.to(resolve_device(device))
+    generator = torch_generator("samples", seed)
+    points = pipeline(num, steps, generator=generator).samples
+    write_table(out, points.cpu().double().numpy(), pipeline.config.columns)
+    typer.echo(f"{num:,} points: {out}")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`kan-diffusion evaluate runs/mine`: with the rows that were held out\n\n"
+    "`kan-diffusion evaluate runs/mine --data points.csv`"
+)
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A file or toy to judge with; the run's own data by default.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Judge a trained run: loss, floor, excess and sample metrics."""
+    from kan_diffusion.console import show_scores
+    from kan_diffusion.study.measure import evaluate_run
+
+    row, used = evaluate_run(run, data)
+    show_scores(row, f"{run} on {used}")
+
+
+@app.command(epilog="Example:\n\n`kan-diffusion report runs/swiss-roll`")
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a study.", show_default=False)],
+) -> None:
+    """Write a study's report and figures again, from its finished trials."""
+    from kan_diffusion.report.gather import report_contents
+    from kan_diffusion.report.page import write_report
+    from kan_diffusion.study.run import load_study
+
+    results = load_study(run)
+    typer.echo(f"Report: {write_report(report_contents(results, _command()), run)}")
+
+
+def _warn(message: str | None) -> None:
+    if message is not None:
+        logging.getLogger("kan_diffusion").warning(message)
+
+
+def _command() -> str:
+    """The command as the user gave it."""
+    import shlex
+
+    return shlex.join(["kan-diffusion", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Runs the command line; errors a user can act on are one line on standard error."""
+    from rich.console import Console
+
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        app()
+    except KanDiffusionError as error:
+        errors.print(f"error: {error}")
+        raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        errors.print(
+            "interrupted; what is finished is kept: give the same command again to go on "
+            "(with --resume for 'train')"
+        )
+        raise SystemExit(130) from None
+    except ValueError as error:
+        from pydantic import ValidationError
+
+        if not isinstance(error, ValidationError):
+            raise
+        errors.print(f"error: {invalid_settings(error, 'settings')}")
+        raise SystemExit(1) from error

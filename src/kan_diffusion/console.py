@@ -1,0 +1,173 @@
+"""What the command line shows: progress with time left, and tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
+from kan_diffusion.report.tables import REAL_ROW, format_number, summary_table
+from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.executors import TrialEvent
+from kan_diffusion.study.folder import Row
+
+__all__ = ["show_scores", "show_study_progress", "show_summary", "show_training_progress"]
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+@contextmanager
+def show_training_progress(config: TrialConfig) -> Iterator[Callable[[int, float], None]]:
+    """A progress bar of one training run; gives the callback that moves it."""
+    console = Console(stderr=True, highlight=False)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(config.label, total=config.training.steps, loss="–")
+
+        def move(step: int, loss: float) -> None:
+            progress.update(task, completed=step, loss=f"{loss:.4f}")
+
+        yield move
+
+
+# A step's time in units of one parameter's share: part of it is the same for every model.
+_FIXED_COST = 3_000
+# Judging a finished trial takes about as long as this many steps.
+_JUDGING_STEPS = 400
+
+
+@contextmanager
+def show_study_progress(config: StudyConfig) -> Iterator[Callable[[TrialEvent], None]]:
+    """Progress of a study with the time left; gives the callback for a trial's news.
+
+    On a terminal: one bar for the whole and one for each running trial. Elsewhere: a line for each
+    finished trial.
+    """
+    from kan_diffusion.study.run import parameter_counts
+
+    console = Console(stderr=True, highlight=False)
+    trials = {trial.id: trial for trial in config.trials()}
+    counts = parameter_counts(config)
+    cost = {
+        trial.id: _FIXED_COST + counts[trial.data.name, trial.model.name]
+        for trial in trials.values()
+    }
+    length = config.training.steps + _JUDGING_STEPS
+    done: dict[str, int] = {}
+    running: dict[str, TaskID] = {}
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        console=console,
+        disable=not console.is_terminal,
+        speed_estimate_period=120,
+    ) as progress:
+        whole = progress.add_task(
+            f"[bold]{config.name}", total=sum(cost.values()) * length, status=""
+        )
+
+        def move(event: TrialEvent) -> None:
+            trial = trials[event.trial]
+            done[event.trial] = length if event.finished else event.step
+            if event.finished:
+                task = running.pop(event.trial, None)
+                if task is not None:
+                    progress.remove_task(task)
+                if event.error is not None:
+                    console.print(f"{trial.label}: {event.error}", style="red", markup=False)
+                elif not console.is_terminal:
+                    finished = sum(steps == length for steps in done.values())
+                    console.print(f"{finished} finished: {trial.label}", markup=False)
+            else:
+                if event.trial not in running:
+                    running[event.trial] = progress.add_task(
+                        f"  {trial.label}", total=trial.training.steps, status=""
+                    )
+                status = "" if math.isnan(event.loss) else f"loss {event.loss:.4f}"
+                if event.step == trial.training.steps:
+                    status = "judging"
+                progress.update(running[event.trial], completed=event.step, status=status)
+            finished = sum(steps == length for steps in done.values())
+            progress.update(
+                whole,
+                completed=sum(cost[name] * steps for name, steps in done.items()),
+                status=f"{finished}/{len(done) if len(done) > finished else finished} trials",
+            )
+
+        yield move
+
+
+def show_summary(rows: pd.DataFrame) -> None:
+    """Prints a study's summary: a table a data set, means with 95 % intervals over seeds."""
+    console = _console()
+    summary = summary_table(rows)
+    for data, part in summary.groupby("data", sort=False):
+        table = Table(
+            title=f"{data}: mean [95 % interval over seeds]", title_justify="left", box=None
+        )
+        heads = [head for head in part.columns if head not in ("data",)]
+        for head in heads:
+            title = SAMPLE_METRICS[head].title if head in SAMPLE_METRICS else head
+            table.add_column(title, justify="left" if head == "model" else "right")
+        for record in part.to_dict("records"):
+            style = "dim" if record["model"] == REAL_ROW else ""
+            table.add_row(*(_two_lines(str(record[head])) for head in heads), style=style)
+        console.print()
+        console.print(table)
+
+
+def _two_lines(text: str) -> str:
+    """A mean above its interval, so that a table stays narrow."""
+    return text.replace(" [", "\n\\[", 1)
+
+
+def show_scores(row: Row, title: str) -> None:
+    """Prints what was measured of one denoiser, each sample metric beside real-against-real."""
+    table = Table(title=title, title_justify="left", box=None)
+    for head in ("", "model", "best possible"):
+        table.add_column(head, justify="left" if not head else "right")
+
+    def add(name: str, value: object, best: object) -> None:
+        cells = [
+            format_number(float(v)) if isinstance(v, (int, float)) else "–" for v in (value, best)
+        ]
+        table.add_row(name, *cells)
+
+    for name in ("parameters", "flops", "train_seconds"):
+        if name in row:
+            add(name.replace("_", " "), row[name], None)
+    add("held-out loss (floor)", row["heldout_loss"], row["floor"])
+    add("excess", row["excess"], 0.0)
+    for name, metric in SAMPLE_METRICS.items():
+        add(f"{metric.title} (real against real)", row[name], row[f"{name}_real"])
+    console = _console()
+    console.print()
+    console.print(table)

@@ -1,0 +1,179 @@
+"""``fit`` and ``sample``: a diffusion model as a scikit-learn estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.denoisers.families import Setting, build_denoiser, get_family
+from kan_diffusion.errors import DataError
+from kan_diffusion.processes import get_process
+from kan_diffusion.randomness import stream_seed, torch_generator
+from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
+from kan_diffusion.training import ProgressCallback, TrainingConfig, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["DiffusionEstimator"]
+
+
+class DiffusionEstimator(BaseEstimator):
+    """A diffusion model of points or of a table's continuous columns.
+
+    Args:
+        family: Kind of denoiser, ``"kan"`` or ``"mlp"``.
+        params: Number of trainable parameters, met within 2 %.
+        process: Noising process, ``"cosine"``, ``"ddpm"`` or ``"seed"``.
+        steps: Optimiser steps.
+        batch_size: Points a step, drawn with replacement.
+        learning_rate: Peak learning rate; the family's own when None.
+        depth: Number of hidden layers; the family's own when None.
+        settings: Settings of the denoiser that differ from the family's.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        random_state: A whole number, a NumPy ``RandomState`` or None, as scikit-learn has it.
+
+    Attributes:
+        pipeline_: The trained :class:`~kan_diffusion.PointDiffusionPipeline`.
+        loss_curve_: Training loss of every step, with shape (steps,).
+        n_features_in_: Number of columns seen in ``fit``.
+        feature_names_in_: Their names, when they had any.
+
+    Example:
+        >>> from kan_diffusion import DiffusionEstimator
+        >>> model = DiffusionEstimator(family="kan", params=2300).fit(points)  # doctest: +SKIP
+        >>> new_points = model.sample(1000)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        family: str = "kan",
+        *,
+        params: int = 2300,
+        process: str = "cosine",
+        steps: int = 4000,
+        batch_size: int = 1024,
+        learning_rate: float | None = None,
+        depth: int | None = None,
+        settings: Mapping[str, Setting] | None = None,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.family = family
+        self.params = params
+        self.process = process
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.depth = depth
+        self.settings = settings
+        self.device = device
+        self.random_state = random_state
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def fit(
+        self,
+        X: ArrayLike,  # noqa: N803
+        y: None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> Self:
+        """Trains on points.
+
+        Args:
+            X: Points with shape (n_samples, n_features), finite, no column constant.
+            y: Ignored.
+            on_progress: Told the number of finished steps and the loss a few times a second.
+
+        Returns:
+            The fitted estimator.
+
+        Raises:
+            DataError: A column is constant.
+            KanDiffusionError: A setting is unknown or the budget too small.
+            ValueError: The points are not finite numbers in two dimensions.
+        """
+        points = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        values = torch.from_numpy(np.ascontiguousarray(points))
+        constant = np.flatnonzero(np.ptp(points, axis=0) == 0)
+        if len(constant):
+            names = getattr(self, "feature_names_in_", np.arange(points.shape[1]))
+            raise DataError(
+                f"column {names[constant[0]]} is constant at {points[0, constant[0]]:g}; leave it "
+                "out"
+            )
+        process = get_process(self.process)
+        standardizer = Standardizer.from_points(values)
+        seed = self._seed()
+        denoiser = build_denoiser(
+            self.family,
+            points.shape[1],
+            num_train_timesteps=process.num_timesteps,
+            params=self.params,
+            depth=self.depth,
+            settings=self.settings,
+            generator=torch_generator("parameters", seed),
+        )
+        rate = self.learning_rate
+        config = TrainingConfig(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=get_family(self.family).learning_rate if rate is None else rate,
+        )
+        result = train(
+            denoiser,
+            process,
+            standardizer.apply(values),
+            config,
+            seed=stream_seed("training", seed),
+            device=self.device,
+            on_progress=on_progress,
+        )
+        self.loss_curve_ = result.losses
+        names = getattr(self, "feature_names_in_", None)
+        self.pipeline_ = PointDiffusionPipeline(
+            denoiser,
+            make_scheduler("dpm-solver++", process.scheduler()),
+            standardizer.mean,
+            standardizer.scale,
+            None if names is None else [str(name) for name in names],
+        )
+        self.pipeline_.set_progress_bar_config(disable=True)
+        return self
+
+    def sample(
+        self, n_samples: int = 1, *, steps: int = 20, scheduler: str = "dpm-solver++"
+    ) -> NDArray[np.float64]:
+        """Draws points in the data's own units.
+
+        Args:
+            n_samples: How many.
+            steps: Steps of the sampler.
+            scheduler: Name of the sampler, see :data:`kan_diffusion.SCHEDULERS`.
+
+        Returns:
+            Points with shape (n_samples, n_features).
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+            KanDiffusionError: The sampler is unknown or a number below 1.
+        """
+        check_is_fitted(self)
+        self.pipeline_.scheduler = make_scheduler(scheduler, self.pipeline_.scheduler)
+        generator = torch_generator("samples", self._seed())
+        samples = self.pipeline_(n_samples, steps, generator=generator).samples
+        return samples.cpu().double().numpy()
+
+    def save(self, folder: str | Path) -> None:
+        """Saves the trained pipeline, to be read by ``PointDiffusionPipeline.from_pretrained``."""
+        check_is_fitted(self)
+        self.pipeline_.save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""Studies: many trials and the comparison drawn from them."""

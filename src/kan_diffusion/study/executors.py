@@ -1,0 +1,165 @@
+"""Where trials run: one process and one thread a trial, as many side by side as asked for.
+
+At the sizes of these networks a second thread makes a step slower, so parallel trials are the only
+parallelism that pays. A trial is a function of its configuration and its folder; the executor hands
+those out and passes progress on.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kan_diffusion.errors import KanDiffusionError
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+    from kan_diffusion.study.config import TrialConfig
+
+__all__ = ["TrialEvent", "default_workers", "run_trials"]
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class TrialEvent:
+    """News of a trial.
+
+    Attributes:
+        trial: Its id.
+        step: Number of finished steps.
+        loss: Latest loss, NaN before the first.
+        finished: Whether the trial is done, with or without success.
+        error: Why it failed, when it did.
+    """
+
+    trial: str
+    step: int
+    loss: float
+    finished: bool = False
+    error: str | None = None
+
+
+EventCallback = Callable[[TrialEvent], None]
+
+_events: Queue[TrialEvent] | None = None  # of a worker process, set once when it starts
+
+
+def default_workers(device: str) -> int:
+    """One worker a CPU core, or one for a GPU."""
+    import torch
+
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
+    return 1
+
+
+def _start_worker(events: Queue[TrialEvent]) -> None:
+    import torch
+
+    global _events  # a worker process serves one executor
+    _events = events
+    torch.set_num_threads(1)
+
+
+def _work(config: TrialConfig, folder: Path, device: str) -> str | None:
+    """Runs one trial in a worker; returns why it failed, or None."""
+    from kan_diffusion.study.trials import run_trial
+
+    events = _events
+    assert events is not None
+
+    def report(step: int, loss: float) -> None:
+        events.put(TrialEvent(config.id, step, loss))
+
+    report(0, float("nan"))
+    error = run_trial(config, folder, device=device, on_progress=report).row["error"]
+    return None if error is None else str(error)
+
+
+def run_trials(
+    trials: Sequence[TrialConfig],
+    folder_of: Callable[[TrialConfig], Path],
+    *,
+    device: str,
+    workers: int,
+    on_event: EventCallback,
+) -> dict[str, str]:
+    """Runs trials side by side.
+
+    Args:
+        trials: What to run, in this order.
+        folder_of: Where each trial is kept.
+        device: Where to train.
+        workers: How many trials run at once.
+        on_event: Told the news of each trial, in the calling process.
+
+    Returns:
+        Ids of the trials that could not be run, with the reason: a trial that raises does not
+        stop the others.
+
+    Raises:
+        KanDiffusionError: A worker process died.
+    """
+    context = multiprocessing.get_context("spawn")
+    events: Queue[TrialEvent] = context.Queue()
+    failures: dict[str, str] = {}
+    pool = ProcessPoolExecutor(
+        max_workers=min(workers, max(len(trials), 1)),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(events,),
+    )
+    try:
+        pending: dict[Future[str | None], TrialConfig] = {
+            pool.submit(_work, trial, folder_of(trial), device): trial for trial in trials
+        }
+        while pending:
+            done, _ = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            _pass_on(events, on_event)
+            for future in done:
+                trial = pending.pop(future)
+                try:
+                    error = future.result()
+                except BrokenProcessPool:
+                    raise
+                except (OSError, ValueError, RuntimeError, ArithmeticError, LookupError) as raised:
+                    logger.debug("trial %s failed", trial.id, exc_info=raised)
+                    error = f"{type(raised).__name__}: {raised}"
+                    if isinstance(raised, KanDiffusionError):
+                        error = str(raised)
+                    failures[trial.id] = error
+                on_event(TrialEvent(trial.id, trial.training.steps, float("nan"), True, error))
+    except BrokenProcessPool as error:
+        raise KanDiffusionError(
+            "a worker process died (killed, or out of memory); finished trials are kept: run the "
+            "same command again to go on, with fewer --workers if memory was short"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        events.close()
+    return failures
+
+
+def _pass_on(events: Queue[TrialEvent], on_event: EventCallback) -> None:
+    while True:
+        try:
+            event = events.get_nowait()
+        except queue.Empty:
+            return
+        on_event(event)

@@ -1,0 +1,155 @@
+"""A trial's folder: what is in it, and how it is read.
+
+A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``,
+``scheduler/``) with ``curves.parquet`` (loss and learning rate of every step),
+``points.safetensors`` (generated points and recorded reverse processes) and ``trial.json`` (the
+configuration, the row of results and the excess by noise level). ``trial.json`` is written last:
+where it is, the trial is finished and is not run again. While a trial runs its state is in
+``checkpoint.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from kan_diffusion.errors import RunFolderError, invalid_settings
+from kan_diffusion.files import require_free_space
+from kan_diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.study.config import TrialConfig
+
+__all__ = [
+    "CHECKPOINT",
+    "POINTS",
+    "RESULT",
+    "Row",
+    "TrialResult",
+    "load_points",
+    "load_trial",
+    "require_trial_folder",
+    "save_pipeline",
+]
+
+CHECKPOINT = "checkpoint.safetensors"
+POINTS = "points.safetensors"
+RESULT = "trial.json"
+
+_SPACE_NEEDED = 20_000_000
+
+Row = dict[str, str | int | float | None]
+"""A trial's row of results: flat keys, plain values, None where nothing was measured."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a finished trial left.
+
+    Attributes:
+        config: Its configuration.
+        row: Its row of results.
+        levels: Its excess by noise level, a dictionary a level.
+        folder: Where it lies.
+    """
+
+    config: TrialConfig
+    row: Row
+    levels: list[dict[str, float]]
+    folder: Path
+
+
+def load_trial(folder: Path) -> TrialResult | None:
+    """Reads a finished trial; None where there is none.
+
+    Raises:
+        RunFolderError: The folder's ``trial.json`` is not a trial of this version.
+    """
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        config = TrialConfig.model_validate(content["config"])
+        return TrialResult(config, content["row"], content["levels"], folder)
+    except ValidationError as error:
+        raise invalid_settings(error, f"'{path}'") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"'{path}' is not the result of a trial ({error}); delete it and run again"
+        ) from error
+
+
+def load_points(folder: Path) -> dict[str, np.ndarray]:
+    """The point sets a trial saved: ``"samples"``, and ``"reverse/<step>"`` for each moment.
+
+    Returns:
+        Names to arrays: samples (n, d), reverse processes (panels, n, d), all standardised.
+
+    Raises:
+        RunFolderError: The file is missing or damaged.
+    """
+    path = folder / POINTS
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
+
+
+def require_trial_folder(folder: Path, config: TrialConfig, *, resume: bool) -> None:
+    """Checks that a folder may take a trial that is run on its own.
+
+    Raises:
+        RunFolderError: It holds a finished run, an unfinished one that is not to be resumed, or
+            other files.
+    """
+    require_free_space(folder, _SPACE_NEEDED)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise RunFolderError(f"'{folder}' is a file; choose a folder with --out")
+    finished = load_trial(folder)
+    if finished is not None:
+        if finished.config.identity == config.identity:
+            raise RunFolderError(
+                f"'{folder}' already holds this very run, finished; sample from it, or choose "
+                "another folder with --out"
+            )
+        raise RunFolderError(
+            f"'{folder}' holds another run ({finished.config.label}); choose another folder with "
+            "--out"
+        )
+    if (folder / CHECKPOINT).exists():
+        if not resume:
+            raise RunFolderError(
+                f"'{folder}' holds an unfinished run; add --resume to go on with it, or choose "
+                "another folder with --out"
+            )
+    elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        raise RunFolderError(
+            f"'{folder}' holds other files and no run; choose an empty or new folder with --out"
+        )
+
+
+def save_pipeline(pipeline: PointDiffusionPipeline, folder: Path) -> None:
+    """Saves a pipeline so that each of its parts appears whole or not at all."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".pipeline", dir=folder) as temporary:
+            pipeline.save_pretrained(temporary)
+            for part in Path(temporary).iterdir():
+                target = folder / part.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                part.replace(target)
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(
+            f"cannot write the denoiser to '{folder}': {error}; free some space or choose another "
+            "folder with --out"
+        ) from error

@@ -1,0 +1,198 @@
+"""One trial, from its configuration to its folder."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.errors import NonFiniteLossError
+from kan_diffusion.files import write_bytes, write_json, write_parquet
+from kan_diffusion.processes import Process
+from kan_diffusion.randomness import stream_seed, torch_generator
+from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
+from kan_diffusion.study.config import EvaluationConfig, TrialConfig
+from kan_diffusion.study.folder import (
+    CHECKPOINT,
+    POINTS,
+    RESULT,
+    Row,
+    TrialResult,
+    load_trial,
+    save_pipeline,
+)
+from kan_diffusion.study.measure import Yardstick, measure, yardstick
+from kan_diffusion.training import ProgressCallback, train
+
+__all__ = ["NUM_PANELS", "record_reverse", "run_trial"]
+
+NUM_PANELS = 11
+"""Number of timesteps at which the pictures of a process are drawn, both ends included."""
+
+
+def record_reverse(
+    pipeline: PointDiffusionPipeline, num_points: int, num_steps: int, generator: torch.Generator
+) -> Tensor:
+    """The reverse process at ``NUM_PANELS`` evenly spaced moments, noise first.
+
+    Returns:
+        Standardised points with shape (panels, num_points, d).
+    """
+    states: list[Tensor] = []
+    start = torch.randn(num_points, pipeline.denoiser.data_dim, generator=generator)
+
+    def keep(
+        _: PointDiffusionPipeline, index: int, timestep: Tensor, state: dict[str, Tensor]
+    ) -> None:
+        states.append(state["sample"].cpu())
+
+    pipeline(num_points, num_steps, generator=generator, callback_on_step_end=keep)
+    states = [start, *states]
+    picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
+    return torch.stack([states[pick] for pick in picks])
+
+
+@lru_cache(maxsize=4)
+def _shared_yardstick(
+    data: ToyData | FileData, process: Process, evaluation: EvaluationConfig, study_seed: int
+) -> Yardstick:
+    """A study's yardstick, kept by a worker from trial to trial."""
+    dataset = load_dataset(data, study_seed, trial_seed=0)
+    return yardstick(dataset, process, evaluation, study_seed)
+
+
+def _build(config: TrialConfig, dataset: Dataset) -> Denoiser:
+    model = config.model
+    return build_denoiser(
+        model.family,
+        dataset.dim,
+        num_train_timesteps=config.process.num_timesteps,
+        params=model.params,
+        hidden=model.hidden,
+        depth=model.depth,
+        settings=model.settings,
+        generator=torch_generator("parameters", config.study_seed, config.seed, model.name),
+    )
+
+
+def _pipeline(config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> PointDiffusionPipeline:
+    pipeline = PointDiffusionPipeline(
+        denoiser,
+        make_scheduler(config.sampling.scheduler, config.process.scheduler()),
+        dataset.standardizer.mean,
+        dataset.standardizer.scale,
+        dataset.columns,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def run_trial(
+    config: TrialConfig,
+    folder: Path,
+    *,
+    device: str = "auto",
+    on_progress: ProgressCallback | None = None,
+    log_folder: Path | None = None,
+) -> TrialResult:
+    """Runs a trial, or goes on with it from its checkpoint, or reads it when it is finished.
+
+    Args:
+        config: The trial.
+        folder: Where it is kept; made when missing.
+        device: Where to train and sample.
+        on_progress: Told the number of finished steps and the loss.
+        log_folder: Folder for TensorBoard's event files.
+
+    Returns:
+        The finished trial. One whose loss became non-finite is finished, too: its row has the
+        reason under ``"error"`` and no measurements.
+
+    Raises:
+        DataError: The data cannot be used.
+        RunFolderError: The folder cannot be read or written.
+        KanDiffusionError: The model cannot be built.
+    """
+    finished = load_trial(folder)
+    if finished is not None:
+        return finished
+    dataset = load_dataset(config.data, config.study_seed, config.seed)
+    denoiser = _build(config, dataset)
+    row: Row = {
+        "data": config.data.name,
+        "family": config.model.family,
+        "name": config.model.name,
+        "parameters": denoiser.num_trainable,
+        "flops": denoiser.flops,
+        "seed": config.seed,
+        "trial": config.id,
+        "error": None,
+    }
+    checkpoint = folder / CHECKPOINT
+    steps = config.training.steps
+    moments = {round(fraction * steps) for fraction in config.evaluation.moments}
+    recorded: dict[str, Tensor] = {}
+
+    def record(step: int, current: Denoiser) -> None:
+        generator = torch_generator("reverse process", config.study_seed, config.data.name)
+        recorded[f"reverse/{step}"] = record_reverse(
+            _pipeline(config, dataset, current),
+            config.evaluation.num_drawn,
+            config.sampling.steps,
+            generator,
+        )
+
+    levels: list[dict[str, float]] = []
+    try:
+        trained = train(
+            denoiser,
+            config.process,
+            dataset.train,
+            config.training,
+            seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
+            device=device,
+            checkpoint=checkpoint,
+            identity=config.identity,
+            resume=True,
+            on_progress=on_progress,
+            moments=moments,
+            on_moment=record,
+            log_folder=log_folder,
+        )
+    except NonFiniteLossError as error:
+        row["error"] = str(error)
+    else:
+        row["train_seconds"] = trained.seconds
+        pipeline = _pipeline(config, dataset, denoiser)
+        shared = _shared_yardstick(
+            config.data,
+            config.process,
+            config.evaluation.model_copy(update={"moments": ()}),
+            config.study_seed,
+        )
+        measured, levels, generated = measure(config, dataset, pipeline, shared)
+        row |= measured
+        save_pipeline(pipeline, folder)
+        curves = pd.DataFrame(
+            {
+                "step": np.arange(1, steps + 1),
+                "loss": trained.losses,
+                "learning_rate": trained.learning_rates,
+            }
+        )
+        write_parquet(folder / "curves.parquet", curves)
+        points = {"samples": generated.float().contiguous(), **recorded}
+        write_bytes(folder / POINTS, safetensors_bytes(points))
+    content = {"config": config.model_dump(mode="json"), "row": row, "levels": levels}
+    write_json(folder / RESULT, content)
+    if row["error"] is None:  # the last good state of a failed trial is kept
+        checkpoint.unlink(missing_ok=True)
+    return TrialResult(config, row, levels, folder)
