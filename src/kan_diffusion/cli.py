@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -114,6 +115,7 @@ def compare(
         config = config.model_copy(update={"seeds": seeds})
     if families is not None:
         config = config.with_families([name.strip() for name in families.split(",")])
+    config = config.pinned()
     folder = out if out is not None else Path("runs") / config.name
     _warn(signal_warning(config.process.scheduler()))
     with show_study_progress(config) as on_event:
@@ -248,6 +250,7 @@ def sample(
     require_writable_ending(out)
     if out.exists() and not overwrite:
         raise KanDiffusionError(f"'{out}' exists; choose another --out, or add --overwrite")
+    _without_bars()
     _, pipeline = load_run(run)
     pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
     _warn(signal_warning(pipeline.scheduler))
@@ -278,6 +281,7 @@ def evaluate(
     from kan_diffusion.console import show_scores
     from kan_diffusion.study.measure import evaluate_run
 
+    _without_bars()
     row, used = evaluate_run(run, data)
     show_scores(row, f"{run} on {used}")
 
@@ -292,7 +296,15 @@ def report(
     from kan_diffusion.study.run import load_study
 
     results = load_study(run)
-    typer.echo(f"Report: {write_report(report_contents(results, _command()), run)}")
+    again = shlex.join(["kan-diffusion", "compare", str(run / "study.yaml"), "--out", str(run)])
+    typer.echo(f"Report: {write_report(report_contents(results, again), run)}")
+
+
+def _without_bars() -> None:
+    """Keeps the bars that diffusers shows while it loads a pipeline off the terminal."""
+    from diffusers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 def _warn(message: str | None) -> None:
@@ -302,8 +314,6 @@ def _warn(message: str | None) -> None:
 
 def _command() -> str:
     """The command as the user gave it."""
-    import shlex
-
     return shlex.join(["kan-diffusion", *sys.argv[1:]])
 
 

@@ -103,7 +103,7 @@ class DiffusionEstimator(BaseEstimator):
             ValueError: The points are not finite numbers in two dimensions.
         """
         points = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        values = torch.from_numpy(np.ascontiguousarray(points))
+        values = torch.tensor(points)
         constant = np.flatnonzero(np.ptp(points, axis=0) == 0)
         if len(constant):
             names = getattr(self, "feature_names_in_", np.arange(points.shape[1]))

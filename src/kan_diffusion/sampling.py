@@ -80,7 +80,7 @@ def make_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
     kind = SCHEDULERS[name]
     accepted = inspect.signature(kind.__init__).parameters
     config = {key: like.config[key] for key in _OF_THE_PROCESS if key in like.config}
-    config |= _OF_EVERY_SAMPLER | _OF_ONE_SAMPLER.get(name, {})
+    config |= {**_OF_EVERY_SAMPLER, **_OF_ONE_SAMPLER.get(name, {})}
     return kind(**{key: value for key, value in config.items() if key in accepted})
 
 

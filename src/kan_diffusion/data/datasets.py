@@ -8,12 +8,13 @@ an oracle. Everything is standardised with the moments of the density, or of the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from torch import Tensor
 
 from kan_diffusion.data.density import Density
@@ -100,7 +101,15 @@ class FileData(BaseModel):
         return self.model_copy(update={"sha256": self.sha256 or read_table(self.path).sha256})
 
 
-DataConfig = Annotated[ToyData | FileData, Field(union_mode="left_to_right")]
+def _kind(data: object) -> str:
+    """Which of the two it is, so that an error speaks of the settings of that one."""
+    is_file = "path" in data if isinstance(data, Mapping) else isinstance(data, FileData)
+    return "file" if is_file else "toy"
+
+
+DataConfig = Annotated[
+    Annotated[ToyData, Tag("toy")] | Annotated[FileData, Tag("file")], Discriminator(_kind)
+]
 """Where points come from."""
 
 
@@ -243,8 +252,8 @@ def _load_file(config: FileData, study_seed: int) -> Dataset:
         )
     order = torch.randperm(num_rows, generator=torch_generator("split", study_seed))
     points = torch.from_numpy(table.values)[order]
-    # At least one row to noise and one in each reference sample.
-    num_heldout = min(max(round(config.holdout * num_rows), 3), num_rows - 2)
+    # Real against real takes two samples of at least two rows.
+    num_heldout = min(max(round(config.holdout * num_rows), 4), num_rows - 2)
     heldout, train = points[:num_heldout], points[num_heldout:]
     standardizer = _training_moments(train, table.columns, config.path)
     noised, first, second = _heldout_parts(standardizer.apply(heldout))

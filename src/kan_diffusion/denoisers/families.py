@@ -143,14 +143,16 @@ def widths_for_budget(
         else:
             high = middle
     best = _widened(count, (low,) * depth, budget)
-    if abs(count(best) - budget) > BUDGET_TOLERANCE * budget:
-        # Steps of one unit are coarse in a KAN: hold one layer narrower and widen the others.
-        candidates = [best]
+    # Steps of one unit are coarse in a KAN: hold one layer narrower, as little as will do, and
+    # widen the others.
+    for width in range(low - 1, max(0, low - 1 - _LOPSIDED), -1):
+        if abs(count(best) - budget) <= BUDGET_TOLERANCE * budget:
+            break
         for layer in range(depth):
-            for width in range(max(1, low - _LOPSIDED), low):
-                start = tuple(width if index == layer else low for index in range(depth))
-                candidates.append(_widened(count, start, budget, fixed=layer))
-        best = min(candidates, key=lambda widths: abs(count(widths) - budget))
+            start = tuple(width if index == layer else low for index in range(depth))
+            candidate = _widened(count, start, budget, fixed=layer)
+            if abs(count(candidate) - budget) < abs(count(best) - budget):
+                best = candidate
     miss = abs(count(best) - budget) / budget
     if miss > BUDGET_TOLERANCE:
         raise KanDiffusionError(

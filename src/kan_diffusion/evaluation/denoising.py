@@ -185,7 +185,7 @@ def _levels(
     scores = []
     for index in range(num_levels):
         inside = bins == index
-        if not bool(inside.any()):
+        if int(inside.sum()) < 2:  # no standard error
             continue
         excess, error = _mean_and_error(rows[inside])
         scores.append(

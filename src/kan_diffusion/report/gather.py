@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
 
-from kan_diffusion.data.datasets import Dataset, load_dataset
+from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import Process, signal_warning
 from kan_diffusion.randomness import torch_generator
@@ -75,10 +78,22 @@ def _levels(trial: TrialResult) -> list[dict[str, object]]:
     ]
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    """Where the study was run, which need not be where it is reported."""
+    path = folder / "environment.json"
+    if not path.exists():
+        return environment()
+    try:
+        content = json.loads(path.read_text())
+        return {str(key): str(value) for key, value in content.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunFolderError(f"'{path}' cannot be read ({error}); delete it") from error
+
+
 def _settings(config: StudyConfig) -> list[tuple[str, str]]:
     process, training = config.process, config.training
     length = f"{training.steps:,} steps of {training.batch_size:,} points"
-    if training.batches == "epochs":
+    if training.batches == "epochs" and isinstance(config.data[0], ToyData):
         epochs = training.steps // config.steps_per_epoch()
         length = f"{epochs:,} epochs in batches of {training.batch_size:,}"
     ema = "none" if training.ema_decay is None else f"decay {training.ema_decay:g}"
@@ -152,7 +167,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         question=config.question,
         rows=results.rows,
         command=command,
-        environment=environment(),
+        environment=_environment(results.folder),
         settings=_settings(config),
         warnings=_warnings(config, results.trials),
     )
@@ -160,7 +175,8 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
     if measured:
         contents.curves = pd.concat([_curve(trial) for trial in measured], ignore_index=True)
         levels = [level for trial in measured for level in _levels(trial)]
-        contents.excess_by_level = pd.DataFrame(levels)
+        if levels:
+            contents.excess_by_level = pd.DataFrame(levels)
     for data in config.data:
         dataset = load_dataset(data, config.seed, 0)
         drawn = dataset.fresh(

@@ -130,10 +130,13 @@ class TrialConfig(BaseModel):
 
     @property
     def identity(self) -> str:
-        """The settings that decide the outcome, as canonical JSON (a file counts by content)."""
+        """The settings that decide the outcome, as canonical JSON.
+
+        A file counts by its name and its content, wherever it lies.
+        """
         settings = self.model_dump(mode="json")
         if isinstance(self.data, FileData):
-            del settings["data"]["path"]
+            settings["data"]["path"] = self.data.name
         return json.dumps(settings, sort_keys=True)
 
     @property

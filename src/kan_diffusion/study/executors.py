@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -75,6 +76,15 @@ def _start_worker(events: Queue[TrialEvent]) -> None:
     global _events  # a worker process serves one executor
     _events = events
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the study is killed: two must not write to one trial's folder."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(config: TrialConfig, folder: Path, device: str) -> str | None:

@@ -5,7 +5,7 @@ A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoi
 ``points.safetensors`` (generated points and recorded reverse processes) and ``trial.json`` (the
 configuration, the row of results and the excess by noise level). ``trial.json`` is written last:
 where it is, the trial is finished and is not run again. While a trial runs its state is in
-``checkpoint.safetensors``.
+``checkpoint.safetensors``, and the reverse processes recorded so far in ``moments.safetensors``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from kan_diffusion.study.config import TrialConfig
 
 __all__ = [
     "CHECKPOINT",
+    "MOMENTS",
     "POINTS",
     "RESULT",
     "Row",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 CHECKPOINT = "checkpoint.safetensors"
+MOMENTS = "moments.safetensors"
 POINTS = "points.safetensors"
 RESULT = "trial.json"
 
@@ -117,6 +119,10 @@ def require_trial_folder(folder: Path, config: TrialConfig, *, resume: bool) -> 
     finished = load_trial(folder)
     if finished is not None:
         if finished.config.identity == config.identity:
+            if finished.row["error"] is not None:
+                raise RunFolderError(
+                    f"'{folder}' holds this very run, and it failed: {finished.row['error']}"
+                )
             raise RunFolderError(
                 f"'{folder}' already holds this very run, finished; sample from it, or choose "
                 "another folder with --out"

@@ -16,7 +16,7 @@ from kan_diffusion.data.datasets import (
     fresh_dataset,
     load_dataset,
 )
-from kan_diffusion.errors import RunFolderError
+from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import real_against_real, sample_metrics
 from kan_diffusion.processes import Process
@@ -147,7 +147,13 @@ def _dataset_to_judge_with(config: TrialConfig, data: str | None) -> Dataset:
     if isinstance(other, ToyData):
         if isinstance(config.data, ToyData) and other.toy == config.data.toy:
             return own
-        density = own.standardizer.rescale(other.density())
+        density = other.density()
+        if density.dim != own.dim:
+            raise DataError(
+                f"toy '{other.name}' has {density.dim} coordinates and the model was trained on "
+                f"{own.dim}; judge it with its own data or a file of the same columns"
+            )
+        density = own.standardizer.rescale(density)
         return replace(own, name=other.name, density=density, heldout=None, references=None)
     if isinstance(config.data, FileData) and other.sha256 == config.data.sha256:
         return own

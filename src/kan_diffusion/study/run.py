@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from kan_diffusion._version import __version__
-from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.data.datasets import FileData, load_dataset
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import (
@@ -92,20 +92,29 @@ def _require_folder(config: StudyConfig, folder: Path) -> None:
     if not folder.is_dir():
         raise RunFolderError(f"'{folder}' is a file; choose a folder with --out")
     if not (folder / "study.yaml").exists():
-        if any(folder.iterdir()):
+        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise RunFolderError(
                 f"'{folder}' holds other files and no study; choose an empty or new folder with "
                 "--out"
             )
         return
-    before = read_study(folder / "study.yaml").model_dump(mode="json")
-    now = config.model_dump(mode="json")
+    before, now = _settings(read_study(folder / "study.yaml")), _settings(config)
     differing = [key for key in now if key not in ("seeds", "models") and now[key] != before[key]]
     if differing:
         raise RunFolderError(
             f"'{folder}' holds another study (other {', '.join(differing)}); choose another folder "
             "with --out"
         )
+
+
+def _settings(config: StudyConfig) -> dict[str, object]:
+    """A study's settings, its files by name and content, as in a trial's identity."""
+    settings: dict[str, object] = config.model_dump(mode="json")
+    settings["data"] = [
+        (data.name, data.sha256, data.holdout) if isinstance(data, FileData) else data
+        for data in config.data
+    ]
+    return settings
 
 
 def _trial_folder(folder: Path, trial: TrialConfig) -> Path:

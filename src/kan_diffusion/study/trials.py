@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import build_denoiser
-from kan_diffusion.errors import NonFiniteLossError
+from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.files import write_bytes, write_json, write_parquet
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed, torch_generator
@@ -22,6 +24,7 @@ from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.config import EvaluationConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
+    MOMENTS,
     POINTS,
     RESULT,
     Row,
@@ -95,6 +98,18 @@ def _pipeline(config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> Poin
     return pipeline
 
 
+def _recorded_before(folder: Path) -> dict[str, Tensor]:
+    """What an interrupted trial had recorded; training goes on after it and so cannot again."""
+    if not ((folder / CHECKPOINT).exists() and (folder / MOMENTS).exists()):
+        return {}
+    try:
+        return tensors_of((folder / MOMENTS).read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(
+            f"'{folder / MOMENTS}' cannot be read ({error}); delete it and run the trial again"
+        ) from error
+
+
 def run_trial(
     config: TrialConfig,
     folder: Path,
@@ -118,11 +133,15 @@ def run_trial(
 
     Raises:
         DataError: The data cannot be used.
-        RunFolderError: The folder cannot be read or written.
+        RunFolderError: The folder cannot be read or written, or holds another trial.
         KanDiffusionError: The model cannot be built.
     """
     finished = load_trial(folder)
     if finished is not None:
+        if finished.config.identity != config.identity:
+            raise RunFolderError(
+                f"'{folder}' holds another trial ({finished.config.label}); choose another folder"
+            )
         return finished
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     denoiser = _build(config, dataset)
@@ -139,7 +158,7 @@ def run_trial(
     checkpoint = folder / CHECKPOINT
     steps = config.training.steps
     moments = {round(fraction * steps) for fraction in config.evaluation.moments}
-    recorded: dict[str, Tensor] = {}
+    recorded = _recorded_before(folder)
 
     def record(step: int, current: Denoiser) -> None:
         generator = torch_generator("reverse process", config.study_seed, config.data.name)
@@ -149,6 +168,7 @@ def run_trial(
             config.sampling.steps,
             generator,
         )
+        write_bytes(folder / MOMENTS, safetensors_bytes(recorded))
 
     levels: list[dict[str, float]] = []
     try:
@@ -195,4 +215,5 @@ def run_trial(
     write_json(folder / RESULT, content)
     if row["error"] is None:  # the last good state of a failed trial is kept
         checkpoint.unlink(missing_ok=True)
+        (folder / MOMENTS).unlink(missing_ok=True)
     return TrialResult(config, row, levels, folder)

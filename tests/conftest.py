@@ -1,0 +1,73 @@
+"""What the tests share: one thread, points, and B-splines as scipy evaluates them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from scipy.interpolate import BSpline
+from sklearn.datasets import make_swiss_roll
+
+# Compilation of kernels falls into whichever example runs first, so no example has a deadline.
+settings.register_profile("kan-diffusion", deadline=None, max_examples=25)
+settings.load_profile("kan-diffusion")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Small tensors are slower on several threads, and tests may run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def swiss_roll() -> torch.Tensor:
+    """1,000 standardised points of the swiss roll, with shape (1000, 2), float32."""
+    points = make_swiss_roll(1000, noise=0.2, random_state=0)[0][:, [0, 2]]
+    return torch.from_numpy((points - points.mean(0)) / points.std(0)).float()
+
+
+SplineBasis = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def scipy_basis() -> SplineBasis:
+    """B-splines (n, G + k) of points (n,), or their derivatives, by ``scipy.interpolate``.
+
+    The classical basis on the knots low + step * (-k, ..., G + k), continued beyond the grid
+    as the extrapolation says.
+    """
+
+    def basis(
+        x: np.ndarray,
+        low: float,
+        step: float,
+        num_intervals: int,
+        order: int,
+        extrapolation: str,
+        derivative: int = 0,
+    ) -> np.ndarray:
+        count = num_intervals + order
+        if extrapolation == "zero":
+            # A longer knot vector, so that scipy's own interval reaches every function's end.
+            knots = low + step * np.arange(-2 * order, num_intervals + 2 * order + 1)
+            functions = np.eye(count + 2 * order)[:, order : order + count]
+            values = BSpline(knots, functions, order)(x, nu=derivative)
+            outside = (x < knots[order]) | (x > knots[-order - 1])
+            return np.where(outside[:, None], 0.0, values)
+        knots = low + step * np.arange(-order, num_intervals + order + 1)
+        splines = BSpline(knots, np.eye(count), order)
+        nearest = np.clip(x, low, low + num_intervals * step)
+        outside = (nearest != x)[:, None]
+        if extrapolation == "clamp":
+            return np.where(outside & (derivative > 0), 0.0, splines(nearest, nu=derivative))
+        if derivative == 0:
+            return splines(nearest) + splines(nearest, nu=1) * (x - nearest)[:, None]
+        return np.where(outside & (derivative > 1), 0.0, splines(nearest, nu=derivative))
+
+    return basis

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kan_diffusion.denoisers import UNLABELLED, Denoiser, KANDenoiser, MLPDenoiser
+from kan_diffusion.denoisers.time import TimeFeatures
+from kan_diffusion.errors import KanDiffusionError
+
+each_class = pytest.mark.parametrize("kind", [KANDenoiser, MLPDenoiser])
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _denoiser(kind: type[Denoiser], **settings: object) -> Denoiser:
+    denoiser = kind(2, hidden=(8, 7), num_train_timesteps=100, **settings)
+    denoiser.reset_parameters(_generator(0))
+    return denoiser
+
+
+def _points(num: int = 6, dim: int = 2) -> torch.Tensor:
+    return torch.randn(num, dim, generator=_generator(1))
+
+
+# The seed's networks: raw time, 250 steps, its grid and its initialisations.
+
+
+def test_the_seeds_networks_have_the_seeds_numbers_of_parameters() -> None:
+    kan = {"num_train_timesteps": 250, "time_encoding": "raw", "bias": False, "edge_scale": True}
+    assert KANDenoiser(2, hidden=(32, 32, 32), **kan).num_trainable == 22_080
+    assert KANDenoiser(2, hidden=(32,), **kan).num_trainable == 1_600
+    mlp = {"num_train_timesteps": 250, "time_encoding": "raw"}
+    seed_mlp = MLPDenoiser(2, hidden=(32, 32, 32), activation="relu", init="xavier", **mlp)
+    assert seed_mlp.num_trainable == 2_306
+
+
+def test_flops_are_dominated_by_two_for_each_weight() -> None:
+    for denoiser in (
+        KANDenoiser(2, hidden=(64, 64), bias=False),
+        MLPDenoiser(2, hidden=(64, 64)),
+    ):
+        assert 2 * denoiser.num_trainable < denoiser.flops < 2.3 * denoiser.num_trainable
+    assert MLPDenoiser(2, (8,), time_encoding="raw").flops == 2 * (3 * 8 + 8 * 2) + 8 + 2 + 8 * 4
+
+
+# Time features
+
+
+@given(st.sampled_from(["raw", "fourier"]), st.integers(1, 1000), st.integers(1, 6))
+def test_time_features_tell_all_timesteps_apart(
+    encoding: str, num_timesteps: int, num_frequencies: int
+) -> None:
+    encode = TimeFeatures(encoding, num_timesteps, num_frequencies)
+    features = encode(torch.arange(num_timesteps), torch.float32)
+    assert features.shape == (num_timesteps, encode.num_features)
+    assert features.abs().max() <= 1
+    assert len(torch.unique(features, dim=0)) == num_timesteps
+
+
+def test_raw_time_is_the_fraction_of_steps_seen() -> None:
+    features = TimeFeatures("raw", 250, 1)(torch.tensor([0, 124, 249]), torch.float64)
+    torch.testing.assert_close(
+        features[:, 0], torch.tensor([1 / 250, 0.5, 1.0], dtype=torch.float64), rtol=1e-7, atol=0
+    )
+
+
+def test_fourier_time_is_octaves_of_a_quarter_turn() -> None:
+    fraction = (17 + 1) / 40
+    features = TimeFeatures("fourier", 40, 3)(torch.tensor([17]), torch.float32)[0].tolist()
+    angles = [fraction * math.pi * octave for octave in (0.5, 1, 2)]
+    expected = [math.cos(a) for a in angles] + [math.sin(a) for a in angles]
+    assert features == pytest.approx(expected, abs=1e-6)
+
+
+def test_half_precision_points_do_not_blur_neighbouring_timesteps() -> None:
+    # bfloat16 has eight bits: 998 and 999 must be encoded before the rounding, not after.
+    features = TimeFeatures("fourier", 1000, 3)(torch.tensor([500, 999]), torch.bfloat16)
+    exact = TimeFeatures("fourier", 1000, 3)(torch.tensor([500, 999]), torch.float32)
+    assert features.dtype == torch.bfloat16
+    torch.testing.assert_close(features.float(), exact, atol=4e-3, rtol=0)
+
+
+# Calling
+
+
+@each_class
+def test_one_timestep_or_one_for_each_point_is_the_same(kind: type[Denoiser]) -> None:
+    denoiser, x = _denoiser(kind), _points()
+    each = denoiser(x, torch.full((6,), 41)).sample
+    for same in (41, 41.0, torch.tensor(41), torch.tensor([41]), torch.tensor(41.0)):
+        assert torch.equal(denoiser(x, same).sample, each)
+    assert torch.equal(denoiser(x, 41, return_dict=False)[0], each)
+    assert not torch.allclose(denoiser(x, 42).sample, each)
+    # Rows are independent: mixed timesteps give each row its own answer.
+    mixed = denoiser(x, torch.arange(6)).sample
+    for row in range(6):
+        torch.testing.assert_close(mixed[row], denoiser(x[row : row + 1], row).sample[0])
+
+
+@each_class
+def test_fractional_timesteps_lie_between_whole_ones(kind: type[Denoiser]) -> None:
+    denoiser, x = _denoiser(kind).double(), _points().double()
+    below, half, above = (denoiser(x, t).sample for t in (40, 40.5, 41))
+    torch.testing.assert_close(half, (below + above) / 2, atol=1e-3, rtol=1e-2)
+    assert not torch.equal(half, below)
+
+
+@each_class
+def test_label_minus_one_is_no_label(kind: type[Denoiser]) -> None:
+    denoiser, x = _denoiser(kind, num_classes=3), _points()
+    none = denoiser(x, 5).sample
+    assert torch.equal(denoiser(x, 5, torch.full((6,), UNLABELLED)).sample, none)
+    outputs = [denoiser(x, 5, torch.full((6,), label)).sample for label in range(3)]
+    for output in (none, outputs[0]):
+        assert not torch.allclose(output, outputs[1])
+    labels = torch.tensor([2, -1, 0, 1, 0, -1])
+    mixed = denoiser(x, 5, labels).sample
+    for row, label in enumerate(labels.tolist()):
+        expected = none if label < 0 else outputs[label]
+        torch.testing.assert_close(mixed[row], expected[row])
+
+
+@each_class
+def test_labels_a_denoiser_has_not_are_refused(kind: type[Denoiser]) -> None:
+    with pytest.raises(KanDiffusionError, match="built without classes"):
+        _denoiser(kind)(_points(), 5, torch.zeros(6, dtype=torch.long))
+    with pytest.raises(KanDiffusionError, match="built without classes"):
+        _denoiser(kind).require_labels(torch.tensor([0]))
+    denoiser = _denoiser(kind, num_classes=2)
+    denoiser.require_labels(torch.tensor([0, 1, -1]))
+    for wrong in (2, -2):
+        with pytest.raises(KanDiffusionError, match=rf"label {wrong} is unknown .* 0 to 1"):
+            denoiser.require_labels(torch.tensor([0, wrong]))
+    with pytest.raises(KanDiffusionError, match="whole numbers"):
+        denoiser.require_labels(torch.tensor([0.0]))
+
+
+@each_class
+@pytest.mark.parametrize("shape", [(6, 3), (2,), (2, 6, 2)])
+def test_points_of_another_shape_are_refused(kind: type[Denoiser], shape: tuple[int, ...]) -> None:
+    with pytest.raises(KanDiffusionError, match=r"shape \(B, 2\)"):
+        _denoiser(kind)(torch.zeros(shape), 5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: KANDenoiser(0), "data_dim of at least 1"),
+        (lambda: MLPDenoiser(2, num_classes=-1), "num_classes of at least 0"),
+        (lambda: MLPDenoiser(2, num_train_timesteps=0), "one timestep"),
+        (lambda: MLPDenoiser(2, num_time_frequencies=0), "one frequency"),
+        (lambda: MLPDenoiser(2, time_encoding="fourrier"), "did you mean 'fourier'"),
+        (lambda: MLPDenoiser(2, activation="rely"), "unknown activation 'rely'"),
+        (lambda: MLPDenoiser(2, init="xaver"), "did you mean 'xavier'"),
+        (lambda: KANDenoiser(2, init="torch"), "unknown init 'torch'"),
+    ],
+)
+def test_unusable_settings_are_refused(make: Callable[[], Denoiser], message: str) -> None:
+    with pytest.raises(KanDiffusionError, match=message):
+        make()
+
+
+# Initialisation, copies and files
+
+
+@each_class
+def test_a_generator_decides_every_parameter(kind: type[Denoiser]) -> None:
+    denoiser, twin = _denoiser(kind), _denoiser(kind)
+    state = torch.get_rng_state()
+    denoiser.reset_parameters(_generator(9))
+    assert not torch.equal(denoiser(_points(), 5).sample, twin(_points(), 5).sample)
+    denoiser.reset_parameters(_generator(0))
+    assert torch.equal(state, torch.get_rng_state())
+    for name, value in denoiser.state_dict().items():
+        assert torch.equal(value, twin.state_dict()[name])
+
+
+def test_mlp_initialisations_are_those_of_torch_and_of_the_seed() -> None:
+    denoiser = MLPDenoiser(2, hidden=(400, 300), init="torch")
+    denoiser.reset_parameters(_generator(0))
+    ours = denoiser.network[2]
+    theirs = torch.nn.Linear(400, 300)
+    assert float(ours.weight.detach().std()) == pytest.approx(
+        float(theirs.weight.detach().std()), rel=0.02
+    )
+    assert float(ours.weight.detach().abs().max()) <= 1 / math.sqrt(400)
+    assert float(ours.bias.detach().abs().max()) <= 1 / math.sqrt(400)
+    xavier = MLPDenoiser(2, hidden=(400, 300), init="xavier")
+    weight = xavier.network[2].weight.detach()
+    assert float(weight.std()) == pytest.approx(math.sqrt(2 / 700), rel=0.02)
+    assert torch.equal(xavier.network[2].bias, torch.full((300,), 0.01))
+
+
+@each_class
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_compute_the_same(
+    kind: type[Denoiser], duplicate: Callable[[Denoiser], Denoiser]
+) -> None:
+    denoiser = _denoiser(kind, num_classes=2)
+    twin = duplicate(denoiser)
+    labels = torch.tensor([0, 1, -1, 0, 1, -1])
+    assert torch.equal(twin(_points(), 5, labels).sample, denoiser(_points(), 5, labels).sample)
+    assert dict(twin.config) == dict(denoiser.config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (
+            KANDenoiser,
+            {
+                "grid_size": 7,
+                "order": 2,
+                "grid_range": (-1.5, 2.5),
+                "extrapolation": "clamp",
+                "base_activation": None,
+                "edge_scale": True,
+                "bias": False,
+                "init": "noise",
+            },
+        ),
+        (MLPDenoiser, {"activation": "relu", "init": "xavier", "time_encoding": "raw"}),
+    ],
+)
+def test_a_saved_denoiser_is_the_denoiser(
+    kind: type[Denoiser], settings: dict[str, object], tmp_path: Path
+) -> None:
+    denoiser = _denoiser(kind, num_classes=3, **settings)
+    if kind is KANDenoiser:
+        with torch.no_grad():  # a grid that has moved is part of what was learned
+            denoiser.network.layers[1].grid_step.mul_(1.25)
+    denoiser.save_pretrained(tmp_path)
+    loaded = kind.from_pretrained(tmp_path)
+    x, labels = 3 * _points(), torch.tensor([0, 1, -1, 2, 1, -1])
+    assert torch.equal(loaded(x, 5, labels).sample, denoiser(x, 5, labels).sample)
+    assert loaded.num_trainable == denoiser.num_trainable
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    }

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kan_diffusion.errors import RunFolderError
+from kan_diffusion.files import (
+    require_free_space,
+    whole_file,
+    write_bytes,
+    write_json,
+    write_parquet,
+    write_text,
+)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_writes_are_read_back_and_folders_are_made(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    write_text(folder / "text.txt", "σ = ½\n")
+    write_bytes(folder / "raw.bin", b"\x00\xff")
+    write_json(folder / "rows.json", [{"loss": 0.25, "name": "kan"}])
+    frame = pd.DataFrame({"step": [1, 2], "loss": [0.5, 0.25]})
+    write_parquet(folder / "curves.parquet", frame)
+    assert (folder / "text.txt").read_text(encoding="utf-8") == "σ = ½\n"
+    assert (folder / "raw.bin").read_bytes() == b"\x00\xff"
+    assert json.loads((folder / "rows.json").read_text()) == [{"loss": 0.25, "name": "kan"}]
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "curves.parquet"), frame)
+    assert _names(folder) == ["curves.parquet", "raw.bin", "rows.json", "text.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX")
+def test_files_can_be_read_by_others(tmp_path: Path) -> None:
+    write_text(tmp_path / "report.html", "hello")
+    assert stat.S_IMODE((tmp_path / "report.html").stat().st_mode) == 0o644
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "state.bin"
+    write_bytes(target, b"old")
+    with pytest.raises(KeyboardInterrupt), whole_file(target) as temporary:  # noqa: PT012
+        temporary.write_bytes(b"half of the n")
+        assert target.read_bytes() == b"old"
+        raise KeyboardInterrupt
+    assert target.read_bytes() == b"old"
+    assert _names(tmp_path) == ["state.bin"]
+
+
+def test_numbers_that_json_has_not_are_refused_before_anything_is_lost(tmp_path: Path) -> None:
+    target = tmp_path / "results.json"
+    write_json(target, {"excess": 0.1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(target, {"excess": float("nan")})
+    assert json.loads(target.read_text()) == {"excess": 0.1}
+    assert _names(tmp_path) == ["results.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file size limits are POSIX")
+def test_a_disk_that_takes_no_more_leaves_the_old_file(tmp_path: Path) -> None:
+    import resource
+
+    target = tmp_path / "state.bin"
+    write_bytes(target, b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(RunFolderError) as caught:
+            write_bytes(target, bytes(1_000_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = str(caught.value)
+    assert str(target) in message
+    assert "File too large" in message
+    assert "\n" not in message
+    assert target.read_bytes() == b"old"
+    assert _names(tmp_path) == ["state.bin"]
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("not a folder")
+    with pytest.raises(RunFolderError, match="runs"):
+        write_text(tmp_path / "runs" / "study.yaml", "x")
+    assert (tmp_path / "runs").read_text() == "not a folder"
+
+
+def test_free_space_is_asked_for_where_the_folder_will_be(tmp_path: Path) -> None:
+    require_free_space(tmp_path / "not" / "yet" / "there", 1)
+    with pytest.raises(RunFolderError, match=r"MB free and this run may write 1000000000000 MB"):
+        require_free_space(tmp_path / "not" / "yet" / "there", 10**18)
+    assert _names(tmp_path) == []

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from kan_diffusion.data import Density, GaussianMixture
+from kan_diffusion.denoisers import UNLABELLED, Denoiser, DenoiserOutput, build_denoiser
+from kan_diffusion.denoisers.base import ModelMixin
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.evaluation.metrics import energy_distance
+from kan_diffusion.processes import Process, get_process
+from kan_diffusion.sampling import SCHEDULERS, PointDiffusionPipeline, make_scheduler
+
+__all__ = ["ModelMixin"]
+
+LEFT, RIGHT = (
+    GaussianMixture([[x, 0.3 * x]], covariances=[[[0.1, 0.05], [0.05, 0.2]]]) for x in (-1.0, 1.0)
+)
+BOTH = GaussianMixture(
+    torch.cat([LEFT.means, RIGHT.means]), torch.cat([LEFT.covariances, RIGHT.covariances])
+)
+
+each_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
+
+
+class ExactDenoiser(Denoiser):
+    """Predicts the exact posterior mean of a density, of one density a class or of them all."""
+
+    @register_to_config
+    def __init__(self, data_dim: int = 2, num_train_timesteps: int = 1000) -> None:
+        super().__init__()
+        self._setup_inputs(data_dim, num_train_timesteps, "raw", 1, num_classes=2)
+        self.anchor = nn.Parameter(torch.zeros(1))  # what the denoiser's device and dtype are
+        self.densities: Sequence[Density] = (LEFT, RIGHT, BOTH)
+        self.process = Process(name="x", num_timesteps=num_train_timesteps)
+
+    def _levels_at(self, timestep: float) -> tuple[float, float]:
+        """Levels between whole timesteps, log(sigma / alpha) linear in time as diffusers has it."""
+        alpha, sigma = (level.numpy() for level in self.process.levels())
+        ratio = np.exp(np.interp(timestep, np.arange(len(alpha)), np.log(sigma / alpha)))
+        return 1 / np.hypot(1, ratio), ratio / np.hypot(1, ratio)
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> DenoiserOutput | tuple[Tensor]:
+        alpha, sigma = self._levels_at(float(timestep))
+        mean = self.densities[UNLABELLED].posterior_mean(sample, alpha, sigma)
+        if class_labels is not None:
+            for label in (0, 1):
+                rows = class_labels == label
+                mean[rows] = self.densities[label].posterior_mean(sample[rows], alpha, sigma)
+        prediction = self.process.prediction_of_mean(
+            mean, sample, torch.tensor(alpha), torch.tensor(sigma)
+        ).to(sample.dtype)
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _exact_pipeline(
+    prediction_type: str = "v_prediction", scheduler: str = "dpm-solver++", **options: object
+) -> PointDiffusionPipeline:
+    denoiser = ExactDenoiser()
+    denoiser.process = Process(name="x", prediction_type=prediction_type)
+    schedule = make_scheduler(scheduler, denoiser.process.scheduler())
+    return PointDiffusionPipeline(denoiser, schedule, **options)
+
+
+def _pipeline(family: str = "mlp", num_classes: int = 0, **options: object):
+    denoiser = build_denoiser(
+        family,
+        2,
+        num_train_timesteps=1000,
+        hidden=(8, 8),
+        num_classes=num_classes,
+        generator=_generator(0),
+    )
+    return PointDiffusionPipeline(denoiser, get_process("cosine").scheduler(), **options)
+
+
+def _distance(samples: Tensor, density: Density) -> float:
+    return energy_distance(samples, density.sample(len(samples), _generator(99)))
+
+
+@pytest.fixture(scope="module")
+def real() -> float:
+    """Energy distance of two real samples of 1,500 points, the largest of three."""
+    return max(
+        energy_distance(
+            BOTH.sample(1500, _generator(seed)), BOTH.sample(1500, _generator(seed + 1))
+        )
+        for seed in (10, 20, 30)
+    )
+
+
+# The exact denoiser: what is left is the sampler's own error.
+
+
+@each_scheduler
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
+def test_samples_of_the_exact_denoiser_are_as_good_as_data(
+    name: str, prediction_type: str, real: float
+) -> None:
+    pipeline = _exact_pipeline(prediction_type, name)
+    samples = pipeline(1500, 50, generator=_generator(0)).samples
+    assert samples.shape == (1500, 2)
+    assert samples.dtype == torch.float32
+    assert _distance(samples, BOTH) < 2.5 * real
+
+
+@each_scheduler
+def test_more_steps_do_not_change_the_distribution(name: str, real: float) -> None:
+    samples = _exact_pipeline(scheduler=name)(1500, 20, generator=_generator(1)).samples
+    assert _distance(samples, BOTH) < 4 * real
+
+
+def test_the_ancestral_sampler_takes_many_small_steps(real: float) -> None:
+    samples = _exact_pipeline(scheduler="ddpm")(1500, 300, generator=_generator(2)).samples
+    assert _distance(samples, BOTH) < 2.5 * real
+
+
+def test_too_few_steps_and_the_wrong_start_do_show(real: float) -> None:
+    # The yardstick above is worth something only if it is missed when it should be.
+    assert (
+        _distance(_exact_pipeline(scheduler="ddim")(1500, 2, generator=_generator(0)).samples, BOTH)
+        > 5 * real
+    )
+    denoiser = ExactDenoiser(num_train_timesteps=250)
+    denoiser.process = get_process("seed")
+    seed = PointDiffusionPipeline(denoiser, denoiser.process.scheduler())
+    assert _distance(seed(1500, 250, generator=_generator(0)).samples, BOTH) > 5 * real
+
+
+def test_labels_draw_from_their_class_and_none_from_all(real: float) -> None:
+    pipeline = _exact_pipeline()
+    for label, density in ((0, LEFT), (1, RIGHT)):
+        samples = pipeline(1500, 20, generator=_generator(3), class_labels=label).samples
+        assert _distance(samples, density) < 3 * real
+    labels = torch.arange(1500) % 2
+    samples = pipeline(1500, 20, generator=_generator(4), class_labels=labels).samples
+    assert _distance(samples[labels == 0], LEFT) < 5 * real
+    assert _distance(samples[labels == 1], RIGHT) < 5 * real
+    samples = pipeline(1500, 20, generator=_generator(5), class_labels=UNLABELLED).samples
+    assert _distance(samples, BOTH) < 3 * real
+
+
+def test_guidance_moves_samples_towards_the_class_and_away_from_the_other() -> None:
+    pipeline = _exact_pipeline()
+    means = [
+        float(
+            pipeline(800, 20, generator=_generator(6), class_labels=1, guidance_scale=scale)
+            .samples[:, 0]
+            .mean()
+        )
+        for scale in (0.0, 0.5, 1.0, 3.0)
+    ]
+    assert means == sorted(means)
+    assert abs(means[0]) < 0.15
+    assert means[2] == pytest.approx(1, abs=0.05)
+    assert means[3] > 1.05
+
+
+# Guidance, labels and units
+
+
+def test_guidance_of_one_is_conditional_and_of_zero_unconditional() -> None:
+    pipeline = _pipeline(num_classes=2)
+    options = {"num_samples": 50, "num_inference_steps": 5}
+    conditional = pipeline(generator=_generator(0), class_labels=1, **options).samples
+    none = pipeline(generator=_generator(0), **options).samples
+    assert not torch.allclose(conditional, none)
+    one, zero, two = (
+        pipeline(
+            generator=_generator(0), class_labels=[1] * 50, guidance_scale=scale, **options
+        ).samples
+        for scale in (1.0, 0.0, 2.0)
+    )
+    assert torch.equal(one, conditional)
+    assert torch.equal(zero, none)
+    assert not torch.allclose(two, conditional)
+
+
+def test_one_step_of_guidance_is_the_mix_of_two_predictions() -> None:
+    pipeline = _pipeline(num_classes=2)
+    x, t = torch.randn(6, 2, generator=_generator(0)), torch.tensor(500)
+    labels = torch.tensor([0, 1, 0, 1, 1, 0])
+    with torch.no_grad():
+        mixed = pipeline._predict(x, t, labels, 2.5)
+        conditional = pipeline.denoiser(x, t, labels).sample
+        unconditional = pipeline.denoiser(x, t).sample
+    torch.testing.assert_close(mixed, unconditional + 2.5 * (conditional - unconditional))
+
+
+def test_samples_are_in_the_units_of_the_data(real: float) -> None:
+    plain = _exact_pipeline()(1500, 20, generator=_generator(0)).samples
+    moved = _exact_pipeline(mean=[100.0, -3.0], scale=[5.0, 0.5], columns=["height", "weight"])
+    samples = moved(1500, 20, generator=_generator(0)).samples
+    expected = plain * torch.tensor([5.0, 0.5]) + torch.tensor([100.0, -3.0])
+    torch.testing.assert_close(samples, expected)
+    assert moved.config.columns == ["height", "weight"]
+    assert _exact_pipeline().config.columns == ["x0", "x1"]
+
+
+# Mechanics
+
+
+@each_scheduler
+def test_schedulers_keep_the_process_and_can_be_swapped(name: str) -> None:
+    process = get_process("seed")
+    scheduler = make_scheduler(name, process.scheduler())
+    torch.testing.assert_close(
+        scheduler.alphas_cumprod.double().sqrt(), process.levels()[0], rtol=1e-6, atol=1e-6
+    )
+    assert scheduler.config.prediction_type == "epsilon"
+    # There and back again: an unclipped ancestral scheduler of the same process.
+    back = make_scheduler("ddpm", scheduler)
+    assert isinstance(back, DDPMScheduler)
+    assert not back.config.clip_sample
+    assert back.config.variance_type == process.scheduler().config.variance_type
+    torch.testing.assert_close(back.alphas_cumprod, process.scheduler().alphas_cumprod)
+
+
+@each_scheduler
+def test_a_pipeline_keeps_no_state_from_run_to_run(name: str) -> None:
+    pipeline = _pipeline()
+    pipeline.scheduler = make_scheduler(name, pipeline.scheduler)
+    first = pipeline(20, 6, generator=_generator(0)).samples
+    pipeline(7, 3, generator=_generator(1))
+    assert torch.equal(pipeline(20, 6, generator=_generator(0)).samples, first)
+    assert not torch.equal(pipeline(20, 6, generator=_generator(1)).samples, first)
+
+
+def test_any_scheduler_of_diffusers_can_be_put_in() -> None:
+    pipeline = _exact_pipeline()
+    pipeline.scheduler = DDIMScheduler.from_config(
+        pipeline.scheduler.config, clip_sample=False, timestep_spacing="trailing"
+    )
+    swapped = pipeline(200, 10, generator=_generator(0)).samples
+    expected = _exact_pipeline(scheduler="ddim")(200, 10, generator=_generator(0)).samples
+    torch.testing.assert_close(swapped, expected)
+
+
+def test_drawing_from_a_generator_leaves_the_global_stream_alone() -> None:
+    state = torch.get_rng_state()
+    for name in SCHEDULERS:
+        pipeline = _exact_pipeline(scheduler=name)
+        pipeline.set_progress_bar_config(disable=True)
+        torch.set_rng_state(state)
+        pipeline(5, 4, generator=_generator(0))
+        assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 10, 64])
+def test_batches_add_up_and_keep_their_labels(batch_size: int) -> None:
+    labels = torch.tensor([0, 1] * 5)
+    pipeline = _exact_pipeline()
+    samples = pipeline(
+        10, 10, generator=_generator(0), class_labels=labels, batch_size=batch_size
+    ).samples
+    assert samples.shape == (10, 2)
+    assert torch.equal(samples[:, 0] > 0, labels == 1)
+    assert len(torch.unique(samples, dim=0)) == 10
+
+
+def test_the_callback_sees_every_step_of_every_batch() -> None:
+    seen: list[tuple[int, int, Tensor]] = []
+    pipeline = _pipeline(mean=[5.0, 5.0])
+
+    def callback(
+        caller: PointDiffusionPipeline, step: int, timestep: Tensor, values: dict[str, Tensor]
+    ) -> None:
+        assert caller is pipeline
+        seen.append((step, int(timestep), values["sample"]))
+
+    samples = pipeline(
+        10, 4, generator=_generator(0), batch_size=6, callback_on_step_end=callback
+    ).samples
+    assert [step for step, _, _ in seen] == [0, 1, 2, 3] * 2
+    assert [timestep for _, timestep, _ in seen] == [999, 749, 499, 249] * 2
+    assert [len(sample) for _, _, sample in seen] == [6] * 4 + [4] * 4
+    last = torch.cat([seen[3][2], seen[7][2]])
+    torch.testing.assert_close(last + 5, samples)
+
+
+@pytest.mark.parametrize("family", ["kan", "mlp"])
+def test_a_saved_pipeline_draws_the_same_samples(family: str, tmp_path: Path) -> None:
+    pipeline = _pipeline(family, num_classes=2, mean=[1.0, -2.0], scale=[3.0, 0.25])
+    pipeline.scheduler = make_scheduler("dpm-solver++", pipeline.scheduler)
+    pipeline.save_pretrained(tmp_path)
+    loaded = PointDiffusionPipeline.from_pretrained(tmp_path)
+    options = {"class_labels": 1, "guidance_scale": 2.0, "num_inference_steps": 8}
+    expected = pipeline(30, generator=_generator(0), **options).samples
+    assert torch.equal(loaded(30, generator=_generator(0), **options).samples, expected)
+    assert isinstance(loaded.scheduler, DPMSolverMultistepScheduler)
+    loaded.scheduler = make_scheduler("heun", loaded.scheduler)
+    other = loaded(30, generator=_generator(0), **options).samples
+    assert other.isfinite().all()
+    assert not torch.equal(other, expected)
+    # A solver's own settings do not stick to the next one.
+    loaded.scheduler = make_scheduler("dpm-solver++", loaded.scheduler)
+    assert torch.equal(loaded(30, generator=_generator(0), **options).samples, expected)
+    assert loaded(3, 2, return_dict=False)[0].shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 0}, "at least 1 sample"),
+        ({"num_samples": 5, "num_inference_steps": 0}, "1 step"),
+        ({"num_samples": 5, "batch_size": 0}, "batches of 1"),
+        ({"num_samples": 5, "class_labels": [0, 1]}, "one for each of the 5 samples, not 2"),
+        ({"num_samples": 2, "class_labels": [0, 2]}, "label 2 is unknown"),
+        ({"num_samples": 2, "class_labels": -2}, "label -2 is unknown"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(KanDiffusionError, match=message):
+        _pipeline(num_classes=2)(**options)
+
+
+def test_labels_without_classes_and_unknown_schedulers_are_refused() -> None:
+    with pytest.raises(KanDiffusionError, match="built without classes"):
+        _pipeline()(5, class_labels=0)
+    with pytest.raises(KanDiffusionError, match="did you mean 'unipc'"):
+        make_scheduler("uni-pc", get_process("cosine").scheduler())

@@ -1,0 +1,661 @@
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from kan_diffusion.data import GaussianMixture
+from kan_diffusion.denoisers import Denoiser, MLPDenoiser, build_denoiser
+from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, RunFolderError
+from kan_diffusion.evaluation.metrics import energy_distance
+from kan_diffusion.processes import Process, get_process
+from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
+from kan_diffusion.training import (
+    TrainingConfig,
+    TrainingResult,
+    read_checkpoint_identity,
+    resolve_device,
+    train,
+)
+
+posix = pytest.mark.skipif(os.name == "nt", reason="signals and file size limits are POSIX")
+each_kind_of_batches = pytest.mark.parametrize("batches", ["replacement", "epochs"])
+
+# 100 points in batches of 32 are epochs of four steps, the last of 4 points.
+SHORT = {"steps": 40, "batch_size": 32, "warmup_steps": 5, "ema_decay": 0.9}
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _denoiser(family: str = "mlp", num_classes: int = 0, hidden: tuple[int, ...] = (8,)):
+    return build_denoiser(
+        family,
+        2,
+        num_train_timesteps=1000,
+        hidden=hidden,
+        num_classes=num_classes,
+        generator=_generator(0),
+    )
+
+
+def _points(num: int = 100) -> Tensor:
+    return torch.randn(num, 2, generator=_generator(1))
+
+
+def _digest(denoiser: Denoiser) -> str:
+    values = [value.numpy().tobytes() for value in denoiser.state_dict().values()]
+    return hashlib.sha256(b"".join(values)).hexdigest()
+
+
+def _train(
+    denoiser: Denoiser, config: TrainingConfig | None = None, **options: object
+) -> TrainingResult:
+    options = {"seed": 7, "device": "cpu", **options}
+    points = options.pop("points", _points())
+    process = options.pop("process", get_process("cosine"))
+    return train(denoiser, process, points, config or TrainingConfig(**SHORT), **options)
+
+
+# What is learned
+
+MEAN = torch.tensor([0.5, -0.2], dtype=torch.float64)
+COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.7]], dtype=torch.float64)
+
+
+def _excess_on_a_gaussian(denoiser: Denoiser, process: Process) -> float:
+    """Mean squared distance of the predicted noise from the optimum, in closed form."""
+    num = 4000
+    root = torch.linalg.cholesky(COVARIANCE)
+    draws = torch.randn(2, num, 2, generator=_generator(5), dtype=torch.float64)
+    timesteps = torch.randint(1000, (num,), generator=_generator(6))
+    alpha, sigma = (level[timesteps].unsqueeze(-1) for level in process.levels())
+    noised = alpha * (MEAN + draws[0] @ root.T) + sigma * draws[1]
+    # E[eps | x] = sigma (alpha² C + sigma² I)^-1 (x - alpha m)
+    total = alpha.unsqueeze(-1) ** 2 * COVARIANCE + sigma.unsqueeze(-1) ** 2 * torch.eye(2)
+    optimum = sigma * torch.linalg.solve(total, noised - alpha * MEAN)
+    with torch.no_grad():
+        prediction = denoiser(noised.float(), timesteps).sample.double()
+    ours = process.predicted_noise(prediction, noised, alpha, sigma)
+    return float((ours - optimum).square().mean())
+
+
+@pytest.mark.parametrize("family", ["kan", "mlp"])
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
+def test_a_denoiser_comes_close_to_the_posterior_mean_of_a_gaussian(
+    family: str, prediction_type: str
+) -> None:
+    process = Process(name="x", prediction_type=prediction_type)
+    points = MEAN + torch.randn(5000, 2, generator=_generator(1), dtype=torch.float64) @ (
+        torch.linalg.cholesky(COVARIANCE).T
+    )
+    denoiser = _denoiser(family, hidden=(16,) if family == "kan" else (32, 32))
+    before = _excess_on_a_gaussian(denoiser, process)
+    config = TrainingConfig(steps=400, batch_size=512, learning_rate=1e-2, ema_decay=0.99)
+    result = _train(denoiser, config, points=points, process=process)
+    assert result.losses[-50:].mean() < 0.9 * result.losses[:5].mean()
+    after = _excess_on_a_gaussian(denoiser, process)
+    assert after < 0.01
+    assert after < 0.1 * before
+
+
+def test_labels_make_samples_of_their_class_and_dropout_trains_the_rest() -> None:
+    left, right = (GaussianMixture([[x, 0.0]], variances=0.05) for x in (-1.0, 1.0))
+    points = torch.cat([left.sample(1000, _generator(0)), right.sample(1000, _generator(1))])
+    labels = torch.arange(2000) // 1000
+    denoiser = _denoiser(num_classes=2, hidden=(48, 48))
+    config = TrainingConfig(steps=700, batch_size=256, learning_rate=1e-2, ema_decay=0.99)
+    _train(denoiser, config, points=points, labels=labels)
+    pipeline = PointDiffusionPipeline(
+        denoiser, make_scheduler("dpm-solver++", get_process("cosine").scheduler())
+    )
+    for label, sign in ((0, -1), (1, 1)):
+        samples = pipeline(500, 20, generator=_generator(2), class_labels=label).samples
+        assert (sign * samples[:, 0] > 0).float().mean() > 0.99
+        fresh = (left, right)[label].sample(500, _generator(3))
+        assert energy_distance(samples, fresh) < 0.03
+    unlabelled = pipeline(500, 20, generator=_generator(4)).samples
+    assert energy_distance(unlabelled, points[::4]) < 0.1
+    assert 0.3 < (unlabelled[:, 0] > 0).float().mean() < 0.7
+
+
+@each_kind_of_batches
+def test_swiss_roll_losses_fall(swiss_roll: Tensor, batches: str) -> None:
+    config = TrainingConfig(steps=150, batch_size=300, learning_rate=1e-2, batches=batches)
+    result = _train(_denoiser("kan", hidden=(8,)), config, points=swiss_roll)
+    assert result.losses[-40:].mean() < 0.8 * result.losses[:10].mean()
+
+
+# What each step does
+
+
+class Recorder(MLPDenoiser):
+    """Remembers what it was asked for."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(2, hidden=(4,), **settings)
+        self.calls: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    def forward(self, sample, timestep, class_labels=None, return_dict=True):
+        if self.training:
+            self.calls.append((sample, timestep, class_labels))
+        return super().forward(sample, timestep, class_labels, return_dict)
+
+
+# A process so nearly without noise that the rows drawn can be read off the noised points.
+CLEAR = Process(name="clear", num_timesteps=2, schedule="constant", beta_start=1e-9)
+
+
+def _numbered(num: int) -> Tensor:
+    return torch.stack([torch.arange(num), torch.zeros(num)], dim=-1)
+
+
+def test_an_epoch_visits_every_point_once_in_a_new_order() -> None:
+    denoiser = Recorder()
+    config = TrainingConfig(steps=12, batch_size=32, batches="epochs", learning_rate=1e-6)
+    _train(denoiser, config, points=_numbered(100), process=CLEAR)
+    rows = [call[0][:, 0].round().long().tolist() for call in denoiser.calls]
+    assert [len(batch) for batch in rows] == [32, 32, 32, 4] * 3
+    epochs = [list(itertools.chain(*rows[start : start + 4])) for start in (0, 4, 8)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(100))
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_drawing_with_replacement_is_uniform_over_points_timesteps_and_labels() -> None:
+    denoiser = Recorder(num_classes=10)
+    config = TrainingConfig(steps=20, batch_size=1000, learning_rate=1e-6)
+    labels = torch.arange(10)
+    _train(denoiser, config, points=_numbered(10), process=CLEAR, labels=labels)
+    rows = torch.cat([call[0][:, 0] for call in denoiser.calls]).round().long()
+    for count in Counter(rows.tolist()).values():
+        assert abs(count - 2000) < 4.5 * 2000**0.5
+    timesteps = torch.cat([call[1] for call in denoiser.calls])
+    assert float(timesteps.double().mean()) == pytest.approx(0.5, abs=4.5 * 0.5 / 20_000**0.5)
+    drawn = torch.cat([call[2] for call in denoiser.calls])
+    dropped = drawn == -1
+    assert torch.equal(drawn[~dropped], rows[~dropped])
+    assert float(dropped.double().mean()) == pytest.approx(0.1, abs=0.01)
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    config = TrainingConfig(steps=100, batch_size=4, warmup_steps=20, learning_rate=0.01)
+    rates = _train(_denoiser(), config).learning_rates
+    assert rates[0] == 0
+    assert rates[10] == pytest.approx(0.005)
+    assert rates[20] == pytest.approx(0.01)
+    assert rates[60] == pytest.approx(0.005)
+    assert 0 < rates[99] < 1e-4
+    constant = TrainingConfig(**{**config.model_dump(), "schedule": "constant"})
+    assert (_train(_denoiser(), constant).learning_rates[20:] == 0.01).all()
+
+
+def test_the_denoiser_ends_with_the_moving_average_of_its_weights() -> None:
+    weights: list[list[Tensor]] = []
+
+    class Watched(MLPDenoiser):
+        def forward(self, *args, **options):
+            if self.training:
+                weights.append([p.detach().clone() for p in self.parameters()])
+            return super().forward(*args, **options)
+
+    config = TrainingConfig(steps=30, batch_size=16, ema_decay=0.8, warmup_steps=0)
+    denoiser = Watched(2, hidden=(8,))
+    denoiser.reset_parameters(_generator(0))
+    moments: list[Tensor] = []
+    _train(
+        denoiser,
+        config,
+        moments=[30],
+        on_moment=lambda step, shown: moments.append(next(shown.parameters()).clone()),
+    )
+    plain = MLPDenoiser(2, hidden=(8,))
+    plain.reset_parameters(_generator(0))
+    _train(plain, TrainingConfig(**{**config.model_dump(), "ema_decay": None}))
+    # weights[k] are those after k steps; the average forgets by min(0.8, (1 + k) / (10 + k)).
+    after = [*weights[1:], [p.detach() for p in plain.parameters()]]
+    average = after[0]
+    for step, current in enumerate(after[1:], start=1):
+        decay = min(0.8, (1 + step) / (10 + step))
+        average = [decay * a + (1 - decay) * c for a, c in zip(average, current, strict=True)]
+    for ours, expected in zip(denoiser.parameters(), average, strict=True):
+        torch.testing.assert_close(ours.detach(), expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(moments[0], next(denoiser.parameters()))
+    assert not torch.allclose(moments[0], next(plain.parameters()))
+
+
+def test_gradients_are_clipped_to_their_norm() -> None:
+    # With one step Adam's first moment is a tenth of the gradient it was given.
+    norms = []
+    for limit in (1e-3, None):
+        denoiser = _denoiser()
+
+        def hook(optimizer: torch.optim.Optimizer, *_: object) -> None:
+            grads = [p.grad for p in optimizer.param_groups[0]["params"]]
+            norms.append(float(torch.nn.utils.get_total_norm(grads)))
+
+        handle = register_optimizer_step_post_hook(hook)
+        try:
+            _train(denoiser, TrainingConfig(steps=1, batch_size=64, max_grad_norm=limit))
+        finally:
+            handle.remove()
+    assert norms[0] == pytest.approx(1e-3, rel=1e-3)
+    assert norms[1] > 0.1
+
+
+def test_training_touches_nothing_global() -> None:
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    default = torch.get_default_dtype()
+    denoiser = _denoiser()
+    torch.set_rng_state(state)
+    first = _train(denoiser)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (torch.get_num_threads(), torch.get_default_dtype()) == (threads, default)
+    # ... and depends on nothing global.
+    torch.rand(10)
+    again = _denoiser()
+    second = _train(again)
+    assert _digest(again) == _digest(denoiser)
+    assert (first.losses == second.losses).all()
+    other = _denoiser()
+    _train(other, seed=8)
+    assert _digest(other) != _digest(denoiser)
+    assert not denoiser.training
+
+
+@pytest.mark.parametrize("family", ["kan", "mlp"])
+def test_mixed_precision_trains_and_leaves_an_ordinary_denoiser(family: str) -> None:
+    denoiser, plain = _denoiser(family), _denoiser(family)
+    config = TrainingConfig(**SHORT, mixed_precision="bf16")
+    losses = _train(denoiser, config).losses
+    expected = _train(plain).losses
+    assert losses == pytest.approx(expected, rel=0.1)
+    assert (losses != expected).any()
+    # Once trained, it computes in the precision of its weights and can be copied.
+    twin = _denoiser(family)
+    twin.load_state_dict(denoiser.state_dict())
+    x = _points(5)
+    assert torch.equal(denoiser(x, 3).sample, twin(x, 3).sample)
+    assert torch.equal(copy.deepcopy(denoiser)(x, 3).sample, twin(x, 3).sample)
+
+
+# Callbacks and logs
+
+
+def test_moments_see_the_denoiser_as_it_is_and_change_nothing() -> None:
+    seen: dict[int, str] = {}
+
+    def look(step: int, denoiser: Denoiser) -> None:
+        assert not denoiser.training
+        assert not torch.is_grad_enabled()
+        seen[step] = _digest(denoiser)
+
+    undisturbed, watched = _denoiser(), _denoiser()
+    start = _digest(watched)
+    _train(undisturbed)
+    reports: list[tuple[int, float]] = []
+    result = _train(
+        watched,
+        moments=[0, 10, 20, 40, 99],
+        on_moment=look,
+        on_progress=lambda step, loss: reports.append((step, loss)),
+    )
+    assert _digest(watched) == _digest(undisturbed)
+    assert list(seen) == [0, 10, 20, 40]
+    assert seen[0] == start
+    assert seen[40] == _digest(watched)
+    assert len(set(seen.values())) == 4
+    assert reports[-1] == (40, pytest.approx(float(result.losses[-1])))
+    assert result.seconds > 0
+
+
+def test_tensorboard_gets_the_loss(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = _train(_denoiser(), log_folder=tmp_path)
+    (event_file,) = tmp_path.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(event_file.parent)).Reload()
+    last = events.Scalars("loss")[-1]
+    assert (last.step, last.value) == (40, pytest.approx(float(result.losses[-1])))
+    assert events.Scalars("learning_rate")[-1].step == 40
+
+
+# Interruption and resumption
+
+
+class Stop(Exception):  # noqa: N818
+    """Not an error: a way out of the loop."""
+
+
+def _raise_at(step: int, error: type[BaseException]):
+    def callback(at: int, _: object) -> None:
+        if at == step:
+            raise error
+
+    return {"moments": [step], "on_moment": callback}
+
+
+@each_kind_of_batches
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    batches: str, error: type[BaseException], tmp_path: Path
+) -> None:
+    config = TrainingConfig(**SHORT, batches=batches, checkpoint_every=7)
+    undisturbed = _denoiser("kan")
+    expected = _train(undisturbed, config)
+    checkpoint = tmp_path / "state.safetensors"
+    with pytest.raises(error):
+        _train(
+            _denoiser("kan"), config, checkpoint=checkpoint, identity="a", **_raise_at(23, error)
+        )
+    resumed = _denoiser("kan")
+    resumed.reset_parameters(_generator(99))  # nothing of it may survive
+    result = _train(resumed, config, checkpoint=checkpoint, identity="a", resume=True)
+    # An interruption by the user is saved where it happened; a crash goes back to the last one.
+    assert result.resumed_from == (23 if error is KeyboardInterrupt else 21)
+    assert _digest(resumed) == _digest(undisturbed)
+    assert (result.losses == expected.losses).all()
+    assert (result.learning_rates == expected.learning_rates).all()
+
+
+@pytest.mark.parametrize("ema_decay", [0.9, None])
+def test_an_interrupt_in_the_middle_of_a_step_does_not_save_half_of_it(
+    ema_decay: float | None, tmp_path: Path
+) -> None:
+    config = TrainingConfig(**{**SHORT, "ema_decay": ema_decay}, checkpoint_every=7)
+    undisturbed = _denoiser()
+    _train(undisturbed, config)
+    count = 0
+
+    def hook(*_: object) -> None:  # runs when the weights have moved and the step is not counted
+        nonlocal count
+        count += 1
+        if count == 24:
+            raise KeyboardInterrupt
+
+    checkpoint = tmp_path / "state.safetensors"
+    handle = register_optimizer_step_post_hook(hook)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _train(_denoiser(), config, checkpoint=checkpoint)
+    finally:
+        handle.remove()
+    resumed = _denoiser()
+    result = _train(resumed, config, checkpoint=checkpoint, resume=True)
+    assert result.resumed_from == 21
+    assert _digest(resumed) == _digest(undisturbed)
+
+
+def test_without_resume_a_checkpoint_is_replaced(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "state.safetensors"
+    config = TrainingConfig(**SHORT, checkpoint_every=10)
+    first, second = _denoiser(), _denoiser()
+    _train(first, config, checkpoint=checkpoint, identity="a")
+    result = _train(second, config, checkpoint=checkpoint, identity="b")
+    assert result.resumed_from == 0
+    assert read_checkpoint_identity(checkpoint) == "b"
+    assert _digest(first) == _digest(second)
+    # A finished run is finished: resuming it takes no step.
+    third = _denoiser()
+    result = _train(third, config, checkpoint=checkpoint, identity="b", resume=True)
+    assert result.resumed_from == 40
+    assert _digest(third) == _digest(first)
+
+
+KILL_SCRIPT = '''
+import hashlib, json, os, signal, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import kan_diffusion.kan.kernels.cpu
+from kan_diffusion.denoisers import build_denoiser
+from kan_diffusion.processes import get_process
+from kan_diffusion.training import TrainingConfig, train
+
+folder = Path(sys.argv[1])
+
+def run(batches, name, checkpoint, resume=False, slow=False):
+    denoiser = build_denoiser(
+        "kan", 2, num_train_timesteps=1000, hidden=(8,),
+        generator=torch.Generator().manual_seed(0),
+    )
+    points = torch.randn(100, 2, generator=torch.Generator().manual_seed(1))
+    config = TrainingConfig(
+        steps=60, batch_size=32, batches=batches, checkpoint_every=3, ema_decay=0.9
+    )
+    result = train(
+        denoiser, get_process("cosine"), points, config, seed=7, device="cpu",
+        checkpoint=checkpoint, resume=resume,
+        moments=range(61) if slow else (),
+        on_moment=lambda step, _: time.sleep(60 if step == 50 else 0.02),
+    )
+    values = b"".join(v.numpy().tobytes() for v in denoiser.state_dict().values())
+    digest = hashlib.sha256(values + result.losses.tobytes()).hexdigest()
+    (folder / name).write_text(json.dumps([digest, result.resumed_from]))
+
+def child(*args, **options):
+    """A process of its own, started before this one has trained anything."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run(*args, **options)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return pid
+
+def wait(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+for batches in ("replacement", "epochs"):
+    checkpoint = folder / f"{batches}.safetensors"
+    assert wait(child(batches, f"{batches}-whole.json", None)) == 0
+    pid = child(batches, f"{batches}-killed.json", checkpoint, slow=True)
+    while not checkpoint.exists():
+        time.sleep(0.001)
+    time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    assert wait(pid) == -signal.SIGKILL
+    assert wait(child(batches, f"{batches}-resumed.json", checkpoint, resume=True)) == 0
+'''
+
+
+@posix
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    script = tmp_path / "kill.py"
+    script.write_text(textwrap.dedent(KILL_SCRIPT))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for batches in ("replacement", "epochs"):
+        assert not (tmp_path / f"{batches}-killed.json").exists()
+        whole, start = json.loads((tmp_path / f"{batches}-whole.json").read_text())
+        resumed, resumed_from = json.loads((tmp_path / f"{batches}-resumed.json").read_text())
+        assert (start, resumed) == (0, whole)
+        assert 3 <= resumed_from < 60
+        assert resumed_from % 3 == 0
+
+
+@posix
+def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    import resource
+
+    checkpoint = tmp_path / "state.safetensors"
+    config = TrainingConfig(**SHORT, checkpoint_every=7)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(*_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+
+    try:
+        with pytest.raises(RunFolderError, match=r"cannot write '.*state\.safetensors'") as caught:
+            _train(_denoiser(), config, checkpoint=checkpoint, moments=[17], on_moment=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    undisturbed, resumed = _denoiser(), _denoiser()
+    _train(undisturbed, config)
+    assert _train(resumed, config, checkpoint=checkpoint, resume=True).resumed_from == 14
+    assert _digest(resumed) == _digest(undisturbed)
+
+
+# Refusals
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "state.safetensors"
+    config = TrainingConfig(**SHORT, checkpoint_every=10)
+    _train(_denoiser(), config, checkpoint=checkpoint, identity="a")
+    before = checkpoint.read_bytes()
+    with pytest.raises(RunFolderError, match="run with other settings"):
+        _train(_denoiser(), config, checkpoint=checkpoint, identity="b", resume=True)
+    assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "other"])
+def test_what_is_no_checkpoint_is_refused_in_one_line(damage: str, tmp_path: Path) -> None:
+    from safetensors.torch import save
+
+    checkpoint = tmp_path / "state.safetensors"
+    _train(_denoiser(), TrainingConfig(**SHORT, checkpoint_every=40), checkpoint=checkpoint)
+    content = {
+        "truncated": checkpoint.read_bytes()[:-10],
+        "empty": b"",
+        "text": b"not a checkpoint at all",
+        "other": save({"weight": torch.zeros(3)}),
+    }[damage]
+    checkpoint.write_bytes(content)
+    with pytest.raises(RunFolderError, match="is not a checkpoint of kan-diffusion") as caught:
+        _train(_denoiser(), checkpoint=checkpoint, resume=True)
+    assert "\n" not in str(caught.value)
+    assert str(checkpoint) in str(caught.value)
+
+
+class Breaks(MLPDenoiser):
+    """Answers with infinity from a step on."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(2, hidden=(4,))
+        self.left = step
+
+    def forward(self, *args, **options):
+        self.left -= 1
+        (prediction,) = super().forward(*args, **options)
+        return (prediction * (1.0 if self.left >= 0 else float("inf")),)
+
+
+def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "state.safetensors"
+    config = TrainingConfig(**SHORT, checkpoint_every=7)
+    with pytest.raises(NonFiniteLossError) as caught:
+        _train(Breaks(16), config, checkpoint=checkpoint, identity="a")
+    message = str(caught.value)
+    assert "at step 17 of 40" in message
+    assert f"the last good state is kept in '{checkpoint}'" in message
+    assert "lower the learning rate" in message
+    assert "\n" not in message
+    healthy = Breaks(10**6)
+    result = _train(healthy, config, checkpoint=checkpoint, identity="a", resume=True)
+    assert result.resumed_from == 14
+    assert all(p.isfinite().all() for p in healthy.parameters())
+
+
+def test_a_run_that_diverges_leaves_no_broken_checkpoint(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "state.safetensors"
+    config = TrainingConfig(
+        steps=60, batch_size=32, learning_rate=1e30, warmup_steps=0, checkpoint_every=1
+    )
+    with pytest.raises(NonFiniteLossError, match=r"became (nan|inf|NaN) .*learning rate 1e\+30"):
+        _train(_denoiser(), config, checkpoint=checkpoint)
+    if checkpoint.exists():
+        from safetensors.torch import load_file
+
+        for name, tensor in load_file(checkpoint).items():
+            assert name == "losses" or tensor.isfinite().all(), name
+
+
+def test_the_last_step_counts_too() -> None:
+    # The loss is taken before the step: here only the parameters show that the step was too far.
+    config = TrainingConfig(
+        steps=1, batch_size=32, learning_rate=1e39, warmup_steps=0, ema_decay=None
+    )
+    with pytest.raises(
+        NonFiniteLossError, match=r"parameters became NaN or infinite at step 1 of 1 "
+    ):
+        _train(_denoiser(), config)
+
+
+def test_points_too_large_for_float32_stop_the_run() -> None:
+    with pytest.raises(NonFiniteLossError, match=r"at step 1 of 40 .* no checkpoint was kept"):
+        _train(_denoiser(), points=_points() * 1e30)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"points": torch.zeros(3)}, r"shape \(N, d\), N > 0, not \(3,\)"),
+        ({"points": torch.zeros(0, 2)}, r"not \(0, 2\)"),
+        ({"points": torch.zeros(5, 3)}, r"points with shape \(B, 2\)"),
+        ({"labels": torch.zeros(3, dtype=torch.long)}, r"labels must have shape \(100,\)"),
+        ({"labels": torch.full((100,), 2)}, "label 2 is unknown"),
+        ({"labels": torch.zeros(100)}, "whole numbers"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used here; choose cpu or auto"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(KanDiffusionError, match=message) as caught:
+        _train(_denoiser(num_classes=2), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_for_a_denoiser_without_classes_are_refused() -> None:
+    with pytest.raises(KanDiffusionError, match="built without classes"):
+        _train(_denoiser(), labels=torch.zeros(100, dtype=torch.long))
+
+
+def test_auto_is_a_device_that_is_there() -> None:
+    device = resolve_device("auto")
+    assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    denoiser = _denoiser()
+    _train(denoiser, TrainingConfig(steps=2, batch_size=4), device="auto")
+    assert denoiser.device.type == device.type
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("inf")},
+        {"ema_decay": 1.0},
+        {"batches": "all"},
+        {"learning_rte": 0.1},
+    ],
+)
+def test_unusable_configurations_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        TrainingConfig(**wrong)
