@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from kan_diffusion._version import __version__
 from kan_diffusion.errors import KanDiffusionError, invalid_settings
@@ -18,8 +19,25 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+
+class _Commands(TyperGroup):
+    """The commands; one that is interrupted says how to go on."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo(
+                "interrupted; what is finished is kept: give the same command again to go on "
+                "(with --resume for 'train')",
+                err=True,
+            )
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="kan-diffusion",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -327,12 +345,6 @@ def main() -> None:
     except KanDiffusionError as error:
         errors.print(f"error: {error}")
         raise SystemExit(1) from error
-    except KeyboardInterrupt:
-        errors.print(
-            "interrupted; what is finished is kept: give the same command again to go on "
-            "(with --resume for 'train')"
-        )
-        raise SystemExit(130) from None
     except ValueError as error:
         from pydantic import ValidationError
 

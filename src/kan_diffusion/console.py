@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
-from kan_diffusion.report.tables import REAL_ROW, format_number, summary_table
+from kan_diffusion.report.tables import REAL_ROW, format_half_width, format_number, summary_table
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import TrialEvent
 from kan_diffusion.study.folder import Row
@@ -125,28 +127,49 @@ def show_study_progress(config: StudyConfig) -> Iterator[Callable[[TrialEvent], 
         yield move
 
 
+_DENOISING = {
+    "model": "model",
+    "parameters": "parameters",
+    "flops": "FLOPs",
+    "heldout_loss": "held-out\nloss",
+    "floor": "floor",
+    "excess": "excess",
+    "train time": "training",
+}
+
+
 def show_summary(rows: pd.DataFrame) -> None:
-    """Prints a study's summary: a table a data set, means with 95 % intervals over seeds."""
+    """Prints a study's summary: two tables a data set, means with 95 % intervals over seeds."""
     console = _console()
-    summary = summary_table(rows)
-    for data, part in summary.groupby("data", sort=False):
-        table = Table(
-            title=f"{data}: mean [95 % interval over seeds]", title_justify="left", box=None
+    metrics = {key: metric.symbol for key, metric in SAMPLE_METRICS.items()}
+    for data, part in summary_table(rows, format_half_width).groupby("data", sort=False):
+        models = part[part["model"] != REAL_ROW]
+        tables = (
+            (models, f"{data}: denoising, mean ± half of the 95 % interval over seeds", _DENOISING),
+            (part, f"{data}: samples against fresh data", {"model": "model", **metrics}),
         )
-        heads = [head for head in part.columns if head not in ("data",)]
-        for head in heads:
-            title = SAMPLE_METRICS[head].title if head in SAMPLE_METRICS else head
-            table.add_column(title, justify="left" if head == "model" else "right")
-        for record in part.to_dict("records"):
-            style = "dim" if record["model"] == REAL_ROW else ""
-            table.add_row(*(_two_lines(str(record[head])) for head in heads), style=style)
-        console.print()
-        console.print(table)
-
-
-def _two_lines(text: str) -> str:
-    """A mean above its interval, so that a table stays narrow."""
-    return text.replace(" [", "\n\\[", 1)
+        for records, title, heads in tables:
+            table = Table(
+                title=title,
+                title_justify="left",
+                title_style="bold",
+                box=SIMPLE_HEAD,
+                padding=(0, 1),
+            )
+            shown = [key for key in heads if key in records.columns]
+            for key in shown:
+                side: Literal["left", "right"] = "left" if key == "model" else "right"
+                table.add_column(heads[key], justify=side)
+            for record in records.to_dict("records"):
+                style = "dim" if record["model"] == REAL_ROW else ""
+                table.add_row(*(str(record[key]) for key in shown), style=style)
+            console.print()
+            console.print(table)
+    console.print(
+        "D²: energy distance; SW2, W2: sliced and exact Wasserstein distance;\n"
+        "MMD²: maximum mean discrepancy; C2ST: accuracy of a classifier (0.5: cannot tell)",
+        style="dim",
+    )
 
 
 def show_scores(row: Row, title: str) -> None:

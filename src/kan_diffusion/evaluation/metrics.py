@@ -196,6 +196,9 @@ def c2st(
     return float(cross_val_score(classifier, points, labels, cv=folds, n_jobs=1).mean())
 
 
+_UNITS = "standardised units"
+
+
 @dataclass(frozen=True)
 class SampleMetric:
     """A distance between generated and fresh points, and how to speak of it.
@@ -220,10 +223,15 @@ class SampleMetric:
 SAMPLE_METRICS: Mapping[str, SampleMetric] = MappingProxyType(
     {
         "energy": SampleMetric(
-            "energy distance", "D²", "data units", True, 0.0, lambda x, y, _: energy_distance(x, y)
+            "energy distance",
+            "D²",
+            _UNITS,
+            True,
+            0.0,
+            lambda x, y, _: energy_distance(x, y),
         ),
-        "sliced_w2": SampleMetric("sliced W2", "SW2", "data units", True, 0.0, sliced_wasserstein2),
-        "w2": SampleMetric("exact W2", "W2", "data units", True, 0.0, wasserstein2),
+        "sliced_w2": SampleMetric("sliced W2", "SW2", _UNITS, True, 0.0, sliced_wasserstein2),
+        "w2": SampleMetric("exact W2", "W2", _UNITS, True, 0.0, wasserstein2),
         "mmd": SampleMetric(
             "maximum mean discrepancy", "MMD²", "no unit", True, 0.0, lambda x, y, _: mmd(x, y)
         ),

@@ -13,15 +13,19 @@ from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import Process, signal_warning
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.report.contents import Panels, Points, ReportContents
+from kan_diffusion.report.contents import Panels, ReportContents
 from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.folder import TrialResult, load_points
+from kan_diffusion.study.folder import (
+    REVERSE,
+    SAMPLES,
+    TrialResult,
+    load_points,
+    recorded_steps,
+)
 from kan_diffusion.study.run import StudyResults, environment
 from kan_diffusion.study.trials import NUM_PANELS
 
 __all__ = ["report_contents"]
-
-_REVERSE = "reverse/"
 
 
 def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Panels:
@@ -40,18 +44,17 @@ def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Pan
     return panels
 
 
-def _trajectories(trial: TrialResult, points: dict[str, Points]) -> list[tuple[str, Panels]]:
+def _trajectories(trial: TrialResult) -> list[tuple[str, Panels]]:
     training = trial.config.training
     moments = []
-    names = [name for name in points if name.startswith(_REVERSE)]
-    for name in sorted(names, key=lambda name: int(name.removeprefix(_REVERSE))):
-        step = int(name.removeprefix(_REVERSE))
+    for step in recorded_steps(trial.folder):
+        states = load_points(trial.folder / REVERSE / f"{step}.safetensors")
         label = f"step {step:,}"
         data = trial.config.data
         if training.batches == "epochs" and hasattr(data, "num_points"):
             label = f"epoch {step // -(-data.num_points // training.batch_size):,}"
         fractions = np.linspace(1, 0, NUM_PANELS)
-        panels = [(float(t), state) for t, state in zip(fractions, points[name], strict=True)]
+        panels = [(float(t), state) for t, state in zip(fractions, states, strict=True)]
         moments.append((label, panels))
     return moments
 
@@ -190,9 +193,9 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         contents.floors[key[0]] = float(trial.row["floor"] or 0)
         if key in contents.samples:  # pictures show the first seed
             continue
-        points = load_points(trial.folder)
-        contents.samples[key] = points["samples"][: config.evaluation.num_drawn]
-        trajectories = _trajectories(trial, points)
+        samples = load_points(trial.folder / SAMPLES)
+        contents.samples[key] = samples[: config.evaluation.num_drawn]
+        trajectories = _trajectories(trial)
         if trajectories:
             contents.trajectories[key] = trajectories
     return contents

@@ -129,7 +129,10 @@ def _summaries(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[_Cell
         numbers = [head for head in table.columns if head == "excess" or head in SAMPLE_METRICS]
         lines = []
         for record in table.to_dict("records"):
-            size = f"{record['parameters']} parameters, seeds: {record['seeds']}"
+            size = (
+                f"{record['parameters']} parameters, {record['flops']} FLOPs a point, "
+                f"seeds: {record['seeds']}"
+            )
             time = f"sampling {record['sample time']}"
             real = record["model"] == REAL_ROW
             lines.append(

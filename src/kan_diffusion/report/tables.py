@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -71,17 +72,28 @@ def format_seconds(value: float | None) -> str:
     return f"{value / 60:.0f} min" if value < 5_400 else f"{value / 3_600:.1f} h"
 
 
-def summary_table(rows: pd.DataFrame) -> pd.DataFrame:
+def format_half_width(interval: Interval, digits: int = 3) -> str:
+    """A mean with half of its interval on a line below it, for narrow tables."""
+    mean = format_number(interval.mean, digits)
+    if interval.low is None or interval.high is None or not math.isfinite(interval.high):
+        return mean
+    return f"{mean}\n± {format_number((interval.high - interval.low) / 2, 2)}"
+
+
+def summary_table(
+    rows: pd.DataFrame, show: Callable[[Interval], str] = format_interval
+) -> pd.DataFrame:
     """One row a model and data set, each number with its 95 % interval over seeds, as text.
 
     Args:
         rows: One row a trial, as in `ReportContents.rows`.
+        show: How a mean and its interval are written.
 
     Returns:
-        Columns ``data``, ``model``, ``parameters``, ``seeds`` ("2 of 3" where a trial failed),
-        ``excess``, one for each sample metric that was measured, ``train time`` and
-        ``sample time``. The last row of a data set, `REAL_ROW`, holds the metrics between two
-        fresh real samples.
+        Columns ``data``, ``model``, ``parameters``, ``flops`` (of a forward pass for one point),
+        ``seeds`` ("2 of 3" where a trial failed), ``heldout_loss``, ``floor``, ``excess``, one for
+        each sample metric that was measured, ``train time`` and ``sample time``. The last row of a
+        data set, `REAL_ROW`, holds the metrics between two fresh real samples.
     """
     rows = complete_rows(rows)
     metrics = [key for key in SAMPLE_METRICS if rows[key].notna().any()]
@@ -93,10 +105,12 @@ def summary_table(rows: pd.DataFrame) -> pd.DataFrame:
                 "data": str(data),
                 "model": str(name),
                 "parameters": _count(group["parameters"]),
+                "flops": _count(group["flops"]),
                 "seeds": f"{good}" if good == len(group) else f"{good} of {len(group)}",
             }
-            for column in ("excess", *metrics):
-                record[column] = format_interval(mean_interval(group[column]))
+            record["floor"] = format_number(mean_interval(group["floor"]).mean)
+            for column in ("heldout_loss", "excess", *metrics):
+                record[column] = show(mean_interval(group[column]))
             record["train time"] = format_seconds(mean_interval(group["train_seconds"]).mean)
             record["sample time"] = format_seconds(mean_interval(group["sample_seconds"]).mean)
             records.append(record)
@@ -104,8 +118,8 @@ def summary_table(rows: pd.DataFrame) -> pd.DataFrame:
         if any(math.isfinite(value) for value in real.values()):
             record = dict.fromkeys(records[-1], "") | {"data": str(data), "model": REAL_ROW}
             records.append(record | {key: format_number(value) for key, value in real.items()})
-    columns = ["data", "model", "parameters", "seeds", "excess", *metrics]
-    return pd.DataFrame(records, columns=[*columns, "train time", "sample time"])
+    columns = ["data", "model", "parameters", "flops", "seeds", "heldout_loss", "floor", "excess"]
+    return pd.DataFrame(records, columns=[*columns, *metrics, "train time", "sample time"])
 
 
 def trial_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,10 +11,12 @@ import logging
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +24,9 @@ from typing import TYPE_CHECKING
 from kan_diffusion.errors import KanDiffusionError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from multiprocessing.queues import Queue
+    from multiprocessing.synchronize import Event
 
     from kan_diffusion.study.config import TrialConfig
 
@@ -54,7 +58,9 @@ class TrialEvent:
 
 EventCallback = Callable[[TrialEvent], None]
 
-_events: Queue[TrialEvent] | None = None  # of a worker process, set once when it starts
+# Of a worker process, which serves one executor; set once when it starts.
+_events: Queue[TrialEvent] | None = None
+_stop: Event | None = None
 
 
 def default_workers(device: str) -> int:
@@ -70,11 +76,11 @@ def default_workers(device: str) -> int:
     return 1
 
 
-def _start_worker(events: Queue[TrialEvent]) -> None:
+def _start_worker(events: Queue[TrialEvent], stop: Event) -> None:
     import torch
 
-    global _events  # a worker process serves one executor
-    _events = events
+    global _events, _stop
+    _events, _stop = events, stop
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -91,15 +97,31 @@ def _work(config: TrialConfig, folder: Path, device: str) -> str | None:
     """Runs one trial in a worker; returns why it failed, or None."""
     from kan_diffusion.study.trials import run_trial
 
-    events = _events
+    events, stop = _events, _stop
     assert events is not None
+    assert stop is not None
 
     def report(step: int, loss: float) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt  # training keeps its state and ends
         events.put(TrialEvent(config.id, step, loss))
 
     report(0, float("nan"))
     error = run_trial(config, folder, device=device, on_progress=report).row["error"]
     return None if error is None else str(error)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started inside ignore Ctrl-C: the calling process hears it and stops them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # a signal's handler can only be set in the main thread
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_trials(
@@ -125,20 +147,23 @@ def run_trials(
 
     Raises:
         KanDiffusionError: A worker process died.
+        KeyboardInterrupt: Ctrl-C, once the running trials have kept their state.
     """
     context = multiprocessing.get_context("spawn")
     events: Queue[TrialEvent] = context.Queue()
+    stop = context.Event()
     failures: dict[str, str] = {}
     pool = ProcessPoolExecutor(
         max_workers=min(workers, max(len(trials), 1)),
         mp_context=context,
         initializer=_start_worker,
-        initargs=(events,),
+        initargs=(events, stop),
     )
     try:
-        pending: dict[Future[str | None], TrialConfig] = {
-            pool.submit(_work, trial, folder_of(trial), device): trial for trial in trials
-        }
+        with _interrupts_ignored():
+            pending: dict[Future[str | None], TrialConfig] = {
+                pool.submit(_work, trial, folder_of(trial), device): trial for trial in trials
+            }
         while pending:
             done, _ = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             _pass_on(events, on_event)
@@ -161,6 +186,7 @@ def run_trials(
             "same command again to go on, with fewer --workers if memory was short"
         ) from error
     finally:
+        stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
         events.close()
     return failures

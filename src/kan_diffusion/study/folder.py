@@ -2,10 +2,10 @@
 
 A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``,
 ``scheduler/``) with ``curves.parquet`` (loss and learning rate of every step),
-``points.safetensors`` (generated points and recorded reverse processes) and ``trial.json`` (the
-configuration, the row of results and the excess by noise level). ``trial.json`` is written last:
-where it is, the trial is finished and is not run again. While a trial runs its state is in
-``checkpoint.safetensors``, and the reverse processes recorded so far in ``moments.safetensors``.
+``samples.safetensors`` (generated points), ``reverse/<step>.safetensors`` (the reverse process as
+it was at moments of training) and ``trial.json`` (the configuration, the row of results and the
+excess by noise level). ``trial.json`` is written last: where it is, the trial is finished and is
+not run again. While a trial runs its state is in ``checkpoint.safetensors``.
 """
 
 from __future__ import annotations
@@ -17,31 +17,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
 
 from kan_diffusion.errors import RunFolderError, invalid_settings
-from kan_diffusion.files import require_free_space
+from kan_diffusion.files import require_free_space, write_bytes
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
 
 __all__ = [
     "CHECKPOINT",
-    "MOMENTS",
-    "POINTS",
     "RESULT",
+    "REVERSE",
+    "SAMPLES",
     "Row",
     "TrialResult",
     "load_points",
     "load_trial",
+    "recorded_steps",
     "require_trial_folder",
     "save_pipeline",
+    "save_points",
 ]
 
 CHECKPOINT = "checkpoint.safetensors"
-MOMENTS = "moments.safetensors"
-POINTS = "points.safetensors"
 RESULT = "trial.json"
+REVERSE = "reverse"
+SAMPLES = "samples.safetensors"
+
+_POINTS = "points"
 
 _SPACE_NEEDED = 20_000_000
 
@@ -87,21 +94,28 @@ def load_trial(folder: Path) -> TrialResult | None:
         ) from error
 
 
-def load_points(folder: Path) -> dict[str, np.ndarray]:
-    """The point sets a trial saved: ``"samples"``, and ``"reverse/<step>"`` for each moment.
+def save_points(path: Path, points: Tensor) -> None:
+    """Saves a set of points, whole or not at all."""
+    write_bytes(path, safetensors_bytes({_POINTS: points.contiguous()}))
 
-    Returns:
-        Names to arrays: samples (n, d), reverse processes (panels, n, d), all standardised.
+
+def load_points(path: Path) -> NDArray[np.float32]:
+    """Reads a set of points that :func:`save_points` wrote.
 
     Raises:
         RunFolderError: The file is missing or damaged.
     """
-    path = folder / POINTS
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            points: NDArray[np.float32] = file.get_tensor(_POINTS)
     except (OSError, SafetensorError) as error:
         raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
+    return points
+
+
+def recorded_steps(folder: Path) -> list[int]:
+    """Steps at which a trial recorded its reverse process, in order."""
+    return sorted(int(path.stem) for path in (folder / REVERSE).glob("[0-9]*.safetensors"))
 
 
 def require_trial_folder(folder: Path, config: TrialConfig, *, resume: bool) -> None:

@@ -8,29 +8,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_of
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.errors import NonFiniteLossError, RunFolderError
-from kan_diffusion.files import write_bytes, write_json, write_parquet
+from kan_diffusion.files import write_json, write_parquet
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed, torch_generator
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.config import EvaluationConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
-    MOMENTS,
-    POINTS,
     RESULT,
+    REVERSE,
+    SAMPLES,
     Row,
     TrialResult,
     load_trial,
     save_pipeline,
+    save_points,
 )
 from kan_diffusion.study.measure import Yardstick, measure, yardstick
 from kan_diffusion.training import ProgressCallback, train
@@ -98,18 +96,6 @@ def _pipeline(config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> Poin
     return pipeline
 
 
-def _recorded_before(folder: Path) -> dict[str, Tensor]:
-    """What an interrupted trial had recorded; training goes on after it and so cannot again."""
-    if not ((folder / CHECKPOINT).exists() and (folder / MOMENTS).exists()):
-        return {}
-    try:
-        return tensors_of((folder / MOMENTS).read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(
-            f"'{folder / MOMENTS}' cannot be read ({error}); delete it and run the trial again"
-        ) from error
-
-
 def run_trial(
     config: TrialConfig,
     folder: Path,
@@ -158,17 +144,16 @@ def run_trial(
     checkpoint = folder / CHECKPOINT
     steps = config.training.steps
     moments = {round(fraction * steps) for fraction in config.evaluation.moments}
-    recorded = _recorded_before(folder)
 
     def record(step: int, current: Denoiser) -> None:
-        generator = torch_generator("reverse process", config.study_seed, config.data.name)
-        recorded[f"reverse/{step}"] = record_reverse(
+        # Into a file at once, so that a run that is killed later still has it when it resumes.
+        panels = record_reverse(
             _pipeline(config, dataset, current),
             config.evaluation.num_drawn,
             config.sampling.steps,
-            generator,
+            torch_generator("reverse process", config.study_seed, config.data.name),
         )
-        write_bytes(folder / MOMENTS, safetensors_bytes(recorded))
+        save_points(folder / REVERSE / f"{step}.safetensors", panels)
 
     levels: list[dict[str, float]] = []
     try:
@@ -209,11 +194,9 @@ def run_trial(
             }
         )
         write_parquet(folder / "curves.parquet", curves)
-        points = {"samples": generated.float().contiguous(), **recorded}
-        write_bytes(folder / POINTS, safetensors_bytes(points))
+        save_points(folder / SAMPLES, generated.float())
     content = {"config": config.model_dump(mode="json"), "row": row, "levels": levels}
     write_json(folder / RESULT, content)
     if row["error"] is None:  # the last good state of a failed trial is kept
         checkpoint.unlink(missing_ok=True)
-        (folder / MOMENTS).unlink(missing_ok=True)
     return TrialResult(config, row, levels, folder)

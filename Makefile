@@ -1,0 +1,74 @@
+# Each target makes .venv when it is missing, installs into it what it needs, and runs.
+# `make help` lists the targets.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help compare seed notebook test lint format clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Small networks train faster on one thread, and tests run side by side.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+# Extra arguments of a command, such as `make compare ARGS="--seeds 5"`.
+ARGS ?=
+
+# The interpreter that .venv is made with; searched for when it is not given.
+PYTHON ?=
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+compare: $(STAMP)-run  ## Run the default study: KAN and MLP on the swiss roll (ARGS="...")
+	$(BIN)/kan-diffusion compare swiss-roll $(ARGS)
+
+seed: $(STAMP)-run  ## Run the seed's experiment (ARGS="--epochs 400" shortens it)
+	$(BIN)/kan-diffusion compare seed $(ARGS)
+
+notebook: $(STAMP)-test  ## Run the example notebook into runs/kan-diffusion.ipynb
+	@mkdir -p runs
+	$(BIN)/jupyter execute examples/kan-diffusion.ipynb --output=$(CURDIR)/runs/kan-diffusion.ipynb
+
+test: $(STAMP)-test  ## Run the tests (ARGS="-k sampling" picks some)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto $(ARGS)
+
+lint: $(STAMP)-lint  ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)-lint  ## Put style and formatting right where that is automatic
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove .venv, caches and builds; runs/ is kept
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks examples -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+		-prune -exec rm -rf {} +
+
+$(STAMP)-run: EXTRAS :=
+$(STAMP)-test: EXTRAS := [test]
+$(STAMP)-lint: EXTRAS := [lint]
+$(STAMP)-run $(STAMP)-test $(STAMP)-lint: pyproject.toml | $(VENV)/.made
+	@echo "Installing kan-diffusion$(EXTRAS) into $(VENV) ..."
+	@$(PIP) install --editable '.$(EXTRAS)'
+	@touch $@
+
+$(VENV)/.made:
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		for python in $(if $(PYTHON),'$(PYTHON)',python3 python3.13 python3.12 python3.11); do \
+			"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+				>/dev/null 2>&1 && break; \
+			python=; \
+		done; \
+		if [ -z "$$python" ]; then \
+			echo "error: Python 3.11, 3.12 or 3.13 is needed and $(if $(PYTHON),'$(PYTHON)' is not one,none was found); give one with 'make PYTHON=/path/to/python'" >&2; \
+			exit 1; \
+		fi; \
+		echo "Making $(VENV) with $$("$$python" --version) ..."; \
+		"$$python" -m venv $(VENV); \
+	}
+	@touch $@

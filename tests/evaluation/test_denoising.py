@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import Tensor, nn
+
+from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
+from kan_diffusion.data.density import Density
+from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
+from kan_diffusion.evaluation.denoising import (
+    NoisedPoints,
+    draw_noised_points,
+    measure_denoising,
+)
+from kan_diffusion.evaluation.oracles import noise_from_mean
+from kan_diffusion.processes import Process, get_process
+
+each_type = pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+
+
+class NoisePredictor(Denoiser):
+    """Predicts the exact posterior mean of the noise, plus an offset, as a process asks for it.
+
+    In float64, so that nothing but the formulas under test decides what is measured.
+    """
+
+    def __init__(
+        self, density: Density, process: Process, offset: float = 0.0, until: int | None = None
+    ) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.density, self.process, self.offset, self.until = density, process, offset, until
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> DenoiserOutput | tuple[Tensor]:
+        steps = torch.as_tensor(timestep)
+        alpha, sigma = (level[steps].unsqueeze(-1) for level in self.process.levels())
+        mean = self.density.posterior_mean(sample, alpha.squeeze(-1), sigma.squeeze(-1))
+        noise = (sample - alpha * mean) / sigma
+        off = torch.full_like(noise, self.offset)
+        if self.until is not None:
+            off[steps >= self.until] = 0
+        noise = noise + off
+        clean = (sample - sigma * noise) / alpha
+        prediction = {
+            "epsilon": noise,
+            "sample": clean,
+            "v_prediction": alpha * noise - sigma * clean,
+        }[self.process.prediction_type]
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+
+
+class ZeroPredictor(NoisePredictor):
+    """Predicts zero."""
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> DenoiserOutput | tuple[Tensor]:
+        return (torch.zeros_like(sample),)
+
+
+def _process(prediction_type: str = "v_prediction", name: str = "cosine", **other: object) -> Process:
+    return Process.model_validate(
+        {**get_process(name).model_dump(), "prediction_type": prediction_type, **other}
+    )
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def toy() -> Dataset:
+    return load_dataset(ToyData(toy="gaussian-mixture", num_points=10), 0, 0)
+
+
+@pytest.fixture(scope="module")
+def by_references(toy: Dataset) -> Dataset:
+    """The same density as if it came from a file: nothing but rows."""
+    assert toy.density is not None
+    heldout, first, second = toy.density.sample(17_000, _generator(5)).split([1000, 8000, 8000])
+    return Dataset(
+        toy.name, toy.columns, toy.standardizer, toy.train, None, heldout, (first, second)
+    )
+
+
+@each_type
+def test_oracle_has_no_excess_and_the_floor_as_loss(toy: Dataset, prediction_type: str) -> None:
+    process = _process(prediction_type)
+    draw = draw_noised_points(toy, process, 500, _generator())
+    scores = measure_denoising(NoisePredictor(toy.density, process), draw, process)
+    assert 0 <= scores.excess < 1e-10
+    assert scores.heldout_loss == pytest.approx(scores.floor, rel=1e-9)
+    assert scores.floor > 0.01
+
+
+@each_type
+@pytest.mark.parametrize("offset", [0.1, -3.0])
+def test_constant_offset_of_the_noise_has_its_square_as_excess(
+    toy: Dataset, prediction_type: str, offset: float
+) -> None:
+    process = _process(prediction_type)
+    draw = draw_noised_points(toy, process, 500, _generator())
+    scores = measure_denoising(NoisePredictor(toy.density, process, offset), draw, process)
+    assert scores.excess == pytest.approx(offset**2, rel=1e-8)
+    assert scores.excess_se < 1e-7
+    assert all(level.excess == pytest.approx(offset**2, rel=1e-8) for level in scores.levels)
+
+
+def test_loss_is_floor_plus_excess_in_squared_error(toy: Dataset) -> None:
+    process = _process("epsilon")
+    num, offset = 20_000, 0.5
+    draw = draw_noised_points(toy, process, num, _generator())
+    scores = measure_denoising(NoisePredictor(toy.density, process, offset), draw, process)
+    # The cross term 2 c (eps - E eps) has mean 0; its standard error per coordinate mean:
+    error = 2 * offset * scores.floor**0.5 / num**0.5
+    assert abs(scores.heldout_loss - scores.floor - scores.excess) < 4.5 * error
+
+
+def test_draw_is_shared_and_every_timestep_equally_frequent(toy: Dataset) -> None:
+    process = _process()
+    first, second = (draw_noised_points(toy, process, 3000, _generator(3)) for _ in range(2))
+    assert torch.equal(first.noised, second.noised)
+    assert torch.equal(torch.bincount(first.timesteps), torch.full((1000,), 3))
+    assert first.exact
+    # The oracle judges the float32 points that networks see.
+    assert torch.equal(first.noised, first.noised.float().double())
+    expected = first.alpha * first.clean + first.sigma * first.noise
+    torch.testing.assert_close(first.noised, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_levels_average_to_the_total_and_find_the_error(toy: Dataset) -> None:
+    process = _process("epsilon")
+    draw = draw_noised_points(toy, process, 1000, _generator())
+    denoiser = NoisePredictor(toy.density, process, offset=2.0, until=250)
+    scores = measure_denoising(denoiser, draw, process, num_levels=10)
+    assert len(scores.levels) == 10
+    levels = [level.excess for level in scores.levels]
+    assert sum(levels) / 10 == pytest.approx(scores.excess, rel=1e-12)
+    assert levels == pytest.approx([4, 4, 2] + [0] * 7, abs=1e-9)
+    assert scores.excess == pytest.approx(1.0)
+    snr = [level.log_snr for level in scores.levels]
+    assert snr == sorted(snr, reverse=True)
+    assert [level.t_low for level in scores.levels] == pytest.approx([i / 10 for i in range(10)])
+
+
+def test_standard_error_is_that_of_repeated_draws(toy: Dataset) -> None:
+    process = _process("epsilon", num_timesteps=50)
+    # An error that varies from row to row: predicting zero.
+    denoiser = ZeroPredictor(toy.density, process)
+    scores = [
+        measure_denoising(
+            denoiser, draw_noised_points(toy, process, 400, _generator(seed)), process
+        )
+        for seed in range(60)
+    ]
+    excesses = torch.tensor([score.excess for score in scores])
+    claimed = sum(score.excess_se for score in scores) / 60
+    # Timesteps are stratified in a draw, which the claimed error leaves out: it may be too large.
+    assert 0.6 < float(excesses.std()) / claimed < 1.3
+
+
+def test_two_references_are_free_of_their_variance(toy: Dataset, by_references: Dataset) -> None:
+    process = _process("epsilon")
+    num = 2000
+    draw = draw_noised_points(by_references, process, num, _generator())
+    assert not draw.exact
+    oracle = NoisePredictor(toy.density, process)
+    scores = measure_denoising(oracle, draw, process)
+    assert abs(scores.excess) < 4 * scores.excess_se
+    # One reference sample alone would charge the oracle for the sample's variance.
+    single = NoisedPoints(
+        draw.clean, draw.noise, draw.timesteps, draw.alpha, draw.sigma, draw.noised, draw.means[:1]
+    )
+    naive = measure_denoising(oracle, single, process)
+    assert naive.excess > 4 * abs(scores.excess)
+    assert naive.excess > 10 * naive.excess_se / 4
+
+
+def test_two_reference_floor_agrees_with_the_exact_one(
+    toy: Dataset, by_references: Dataset
+) -> None:
+    process = _process("epsilon")
+    draw = draw_noised_points(by_references, process, 2000, _generator())
+    assert toy.density is not None
+    alpha, sigma = draw.alpha.squeeze(-1), draw.sigma.squeeze(-1)
+    exact = noise_from_mean(
+        draw.noised, toy.density.posterior_mean(draw.noised, alpha, sigma), alpha, sigma
+    )
+    first, second = (noise_from_mean(draw.noised, mean, alpha, sigma) for mean in draw.means)
+    floor = float((draw.noise - exact).square().mean())
+    rows = ((draw.noise - first) * (draw.noise - second) - (draw.noise - exact).square()).mean(1)
+    estimated = measure_denoising(NoisePredictor(toy.density, process), draw, process).floor
+    assert abs(estimated - floor) < 4 * float(rows.std()) / len(rows) ** 0.5
+    assert estimated == pytest.approx(floor, rel=0.15)
+
+
+def test_large_references_measure_an_offset(toy: Dataset, by_references: Dataset) -> None:
+    process = _process("epsilon")
+    draw = draw_noised_points(by_references, process, 2000, _generator())
+    scores = measure_denoising(NoisePredictor(toy.density, process, 0.5), draw, process)
+    assert abs(scores.excess - 0.25) < 4 * scores.excess_se
+    assert scores.excess_se < 0.1
+
+
+def test_levels_with_a_single_point_are_left_out(toy: Dataset) -> None:
+    process = _process()
+    draw = draw_noised_points(toy, process, 10, _generator())
+    scores = measure_denoising(NoisePredictor(toy.density, process), draw, process, num_levels=10)
+    assert scores.levels == ()
+    scores = measure_denoising(NoisePredictor(toy.density, process), draw, process, num_levels=5)
+    assert len(scores.levels) == 5
+    assert all(math.isfinite(level.standard_error) for level in scores.levels)
+
+
+def test_huber_floor_of_the_seeds_experiment() -> None:
+    """The posterior mean scores 0.293 there (standard error 0.002), predicting zero 0.42."""
+    process = get_process("seed")
+    data = ToyData(toy="swiss-roll", noise=0.2, num_points=10, divide_by=10)
+    dataset = load_dataset(data, 0, 0)
+    draw = draw_noised_points(dataset, process, 20_000, _generator())
+    scores = measure_denoising(ZeroPredictor(dataset.density, process), draw, process)
+    assert scores.floor == pytest.approx(0.293, abs=4 * 0.002)
+
+    def huber(z: float) -> float:
+        return (z * z / 2 if abs(z) < 1 else abs(z) - 0.5) * float(stats.norm.pdf(z))
+
+    expected = 2 * sum(integrate.quad(huber, *ends)[0] for ends in ((0, 1), (1, 12)))
+    assert expected == pytest.approx(0.42, abs=0.005)
+    assert scores.heldout_loss == pytest.approx(expected, abs=4 * 0.002)

@@ -1,0 +1,78 @@
+"""The example notebook runs from top to bottom, shortened, and is kept clean of outputs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+NOTEBOOK = Path(__file__).parents[1] / "examples" / "kan-diffusion.ipynb"
+
+
+def _images(cell: dict) -> list[bytes]:
+    found = (output.get("data", {}).get("image/png") for output in cell["outputs"])
+    return [base64.b64decode(image) for image in found if image is not None]
+
+
+def _tables(cell: dict) -> list[str]:
+    found = (output.get("data", {}).get("text/html", "") for output in cell["outputs"])
+    return [html for html in found if "<table" in html]
+
+
+@pytest.mark.slow
+def test_notebook_runs_from_top_to_bottom_and_every_picture_and_table_is_there(tmp_path):
+    client = NotebookClient(
+        nbformat.read(NOTEBOOK, as_version=4),
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
+    )
+    short = {"KAN_DIFFUSION_NOTEBOOK_EPOCHS": "2", "OMP_NUM_THREADS": "1"}
+    cells = [c for c in client.execute(env=os.environ | short).cells if c.cell_type == "code"]
+
+    pictures, tables = 0, []
+    for cell in cells:
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error", output
+            assert "Warning" not in output.get("text", ""), f"cell '{cell['id']}'"
+        images = _images(cell)
+        asked = len(re.findall(r"^show\(", cell["source"], flags=re.MULTILINE))
+        assert len(images) == asked, f"cell '{cell['id']}'"
+        for image in images:
+            pixels = np.asarray(Image.open(io.BytesIO(image)).convert("L"))
+            assert pixels.std() > 5, f"cell '{cell['id']}' shows an empty picture"
+        pictures += asked
+        tables += _tables(cell)
+
+    assert pictures >= 10
+    assert len(tables) == 2
+    for table in tables:
+        for text in ("KAN 32-32-32", "22,080", "MLP 32-32-32", "2,306", "KAN 32", "1,600"):
+            assert f">{text}<" in table
+        assert "real against real" in table
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_notebook_is_kept_without_outputs_and_without_traces_of_a_machine():
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    nbformat.validate(notebook)
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
+    for cell in notebook["cells"]:
+        assert cell["metadata"] == {}
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+        absolute = re.search(
+            r"(?<![\w/:.])(/(home|root|tmp|Users|work)/|[A-Z]:\\)", "".join(cell["source"])
+        )
+        assert absolute is None, f"cell '{cell['id']}' has an absolute path"
