@@ -46,7 +46,7 @@ def show_training_progress(config: TrialConfig) -> Iterator[Callable[[int, float
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
-        transient=not console.is_terminal,
+        disable=not console.is_terminal,
     ) as progress:
         task = progress.add_task(config.label, total=config.training.steps, loss="–")
 

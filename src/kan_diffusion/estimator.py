@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from pydantic import ValidationError
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers.families import Setting, build_denoiser, get_family
-from kan_diffusion.errors import DataError
+from kan_diffusion.errors import DataError, invalid_settings
 from kan_diffusion.processes import get_process
 from kan_diffusion.randomness import stream_seed, torch_generator
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
@@ -99,7 +100,7 @@ class DiffusionEstimator(BaseEstimator):
 
         Raises:
             DataError: A column is constant.
-            KanDiffusionError: A setting is unknown or the budget too small.
+            KanDiffusionError: A setting is unknown or out of range, or the budget too small.
             ValueError: The points are not finite numbers in two dimensions.
         """
         points = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
@@ -124,11 +125,14 @@ class DiffusionEstimator(BaseEstimator):
             generator=torch_generator("parameters", seed),
         )
         rate = self.learning_rate
-        config = TrainingConfig(
-            steps=self.steps,
-            batch_size=self.batch_size,
-            learning_rate=get_family(self.family).learning_rate if rate is None else rate,
-        )
+        try:
+            config = TrainingConfig(
+                steps=self.steps,
+                batch_size=self.batch_size,
+                learning_rate=get_family(self.family).learning_rate if rate is None else rate,
+            )
+        except ValidationError as error:
+            raise invalid_settings(error, "settings") from error
         result = train(
             denoiser,
             process,

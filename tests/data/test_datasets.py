@@ -32,7 +32,9 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 def _rows(num: int, dim: int = 2) -> np.ndarray:
     """Rows that are all different, so that a set of them tells where each one went."""
-    return np.random.default_rng(1).normal([3.0, -20.0, 0.5][:dim], [2.0, 0.1, 9.0][:dim], (num, dim))
+    return np.random.default_rng(1).normal(
+        [3.0, -20.0, 0.5][:dim], [2.0, 0.1, 9.0][:dim], (num, dim)
+    )
 
 
 def _csv(folder: Path, rows: np.ndarray, name: str = "points.csv") -> Path:
@@ -84,7 +86,9 @@ def test_training_rows_are_standardised_with_their_own_moments(tmp_path: Path) -
     dataset = load_dataset(FileData(path=_csv(tmp_path, _rows(300, dim=3))), 0, 0)
     train = dataset.train.double()
     torch.testing.assert_close(train.mean(0), torch.zeros(3).double(), rtol=0, atol=1e-6)
-    torch.testing.assert_close(train.std(0, correction=0), torch.ones(3).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        train.std(0, correction=0), torch.ones(3).double(), rtol=1e-6, atol=0
+    )
     assert dataset.columns == ("a", "b", "c")
     # Held-out rows are moved by the same map, not by moments of their own.
     untrained = dataset.untrained()
@@ -169,7 +173,12 @@ def test_fewer_rows_than_a_batch_train(tmp_path: Path) -> None:
         "mlp", dataset.dim, num_train_timesteps=process.num_timesteps, hidden=(8,)
     )
     result = train(
-        denoiser, process, dataset.train, TrainingConfig(steps=3, batch_size=64), seed=0, device="cpu"
+        denoiser,
+        process,
+        dataset.train,
+        TrainingConfig(steps=3, batch_size=64),
+        seed=0,
+        device="cpu",
     )
     assert np.isfinite(result.losses).all()
 
@@ -238,7 +247,7 @@ def test_names_are_toys_or_files(tmp_path: Path) -> None:
     assert isinstance(pinned, FileData)
     assert len(pinned.sha256) == 64
     assert pinned.name == "points"
-    with pytest.raises(KanDiffusionError, match=r"unknown data set .* 'mons', did you mean 'moons'"):
+    with pytest.raises(KanDiffusionError, match=r"data set .* 'mons', did you mean 'moons'"):
         data_from_name("mons")
     with pytest.raises(DataError, match=r"there is no file 'missing\.csv'"):
         data_from_name("missing.csv")

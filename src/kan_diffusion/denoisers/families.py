@@ -57,12 +57,29 @@ class Family:
     settings: Mapping[str, Setting] = field(default_factory=dict)
 
 
-# Depths, grids and learning rates: benchmarks/tune_defaults.py, see docs/comparisons.md.
+# The best of 16 settings each on the swiss roll: benchmarks/tune_defaults.py, results/tuning/.
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
-        Family("kan", KANDenoiser, depth=2, learning_rate=1e-2, settings={"grid_size": 5}),
-        Family("mlp", MLPDenoiser, depth=5, learning_rate=1e-2),
+        Family(
+            "kan",
+            KANDenoiser,
+            depth=4,
+            learning_rate=2.3e-2,
+            settings={
+                "num_time_frequencies": 4,
+                "grid_size": 4,
+                "grid_range": (-3.0, 3.0),
+                "init": "noise",
+            },
+        ),
+        Family(
+            "mlp",
+            MLPDenoiser,
+            depth=6,
+            learning_rate=2.2e-2,
+            settings={"num_time_frequencies": 3},
+        ),
     )
 }
 

@@ -130,7 +130,7 @@ def load_run(folder: Path) -> tuple[TrialConfig, PointDiffusionPipeline]:
         raise RunFolderError(f"the run in '{folder}' failed: {trial.row['error']}")
     try:
         pipeline = PointDiffusionPipeline.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, AttributeError, LookupError) as error:
         raise RunFolderError(
             f"the denoiser in '{folder}' cannot be read ({' '.join(str(error).split())}); train "
             "it again"
@@ -155,7 +155,7 @@ def _dataset_to_judge_with(config: TrialConfig, data: str | None) -> Dataset:
             )
         density = own.standardizer.rescale(density)
         return replace(own, name=other.name, density=density, heldout=None, references=None)
-    if isinstance(config.data, FileData) and other.sha256 == config.data.sha256:
+    if isinstance(config.data, FileData) and other.sha256 == config.data.pinned().sha256:
         return own
     return fresh_dataset(other.path, own, config.study_seed)
 

@@ -221,7 +221,8 @@ def _gather(config: StudyConfig, folder: Path, failures: dict[str, str]) -> Stud
                 }
             )
     frame = pd.DataFrame(rows)
-    frame["error"] = frame["error"].astype(object)
+    # Without a string type, which has NaN where a trial went well.
+    frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)
     return StudyResults(config, folder, tuple(trials), failures, frame)
 
 

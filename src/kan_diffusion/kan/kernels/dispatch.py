@@ -21,25 +21,27 @@ from kan_diffusion.kan.kernels.reference import EdgeBasis
 __all__ = ["edge_features"]
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
-def _kernel_for(basis: EdgeBasis, *tensors: Tensor) -> ModuleType:
-    """The module whose ``features`` and ``features_backward`` are to be used."""
-    plain = all(
-        tensor.device.type == "cpu"
-        and tensor.dtype == tensors[0].dtype
-        and tensor.dtype in _KERNEL_DTYPES
-        and type(tensor) in (Tensor, torch.nn.Parameter, torch.nn.Buffer)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        for tensor in tensors
-    )
-    if not plain or torch.compiler.is_compiling():
-        return reference
+def _fused_kernel(basis: EdgeBasis, *tensors: Tensor) -> ModuleType | None:
+    """The compiled kernel, where it covers what is asked for."""
+    dtype = tensors[0].dtype
+    if dtype not in _KERNEL_DTYPES or torch.compiler.is_compiling():
+        return None
+    for tensor in tensors:
+        if (
+            tensor.device.type != "cpu"
+            or tensor.dtype != dtype
+            or type(tensor) not in _PLAIN_TYPES
+            or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        ):
+            return None
     try:
         from kan_diffusion.kan.kernels import cpu
     except ImportError:
-        return reference
-    return cpu if basis.order == cpu.ORDER else reference
+        return None
+    return cpu if basis.order == cpu.ORDER else None
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -49,13 +51,39 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-class _EdgeFeatures(torch.autograd.Function):
+class _FusedFeatures(torch.autograd.Function):
+    """The compiled kernel under autograd; keeps x and recomputes in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, origin: Tensor, step: Tensor, basis: EdgeBasis) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        from kan_diffusion.kan.kernels import cpu
+
+        ctx.save_for_backward(x, origin, step)
+        ctx.basis = basis
+        return cpu.features(x, origin, step, basis)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        x, origin, step = ctx.saved_tensors
+        kernel = _fused_kernel(ctx.basis, grad, x)
+        # Gradients are only enabled here when the result is to be differentiated once more.
+        if kernel is None or torch.is_grad_enabled():
+            kernel = reference
+        return kernel.features_backward(grad, x, origin, step, ctx.basis), None, None, None
+
+
+class _ReferenceFeatures(torch.autograd.Function):
+    """The reference under autograd and torch.func; keeps x and recomputes, too.
+
+    Apart from the fused one because torch inspects the signature of a function with
+    ``setup_context`` at every call, which costs more than a small layer.
+    """
+
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, origin: Tensor, step: Tensor, basis: EdgeBasis) -> Tensor:
-        features: Tensor = _kernel_for(basis, x, origin, step).features(x, origin, step, basis)
-        return features
+        return reference.features(x, origin, step, basis)
 
     @staticmethod
     def setup_context(
@@ -70,12 +98,8 @@ class _EdgeFeatures(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
         x, origin, step = ctx.saved_tensors
-        # Gradients are only enabled here when the result is to be differentiated once more.
-        kernel = (
-            reference if torch.is_grad_enabled() else _kernel_for(ctx.basis, grad, x, origin, step)
-        )
         with _without_autocast(x.device):
-            grad_x = kernel.features_backward(grad, x, origin, step, ctx.basis)
+            grad_x = reference.features_backward(grad, x, origin, step, ctx.basis)
         return grad_x, None, None, None
 
 
@@ -94,5 +118,7 @@ def edge_features(x: Tensor, origin: Tensor, step: Tensor, basis: EdgeBasis) -> 
     """
     with _without_autocast(x.device) as autocast:
         rows = x if autocast is None else x.to(origin.dtype)
-        features: Tensor = _EdgeFeatures.apply(rows, origin, step, basis)
+        fused = _fused_kernel(basis, rows, origin, step) is not None
+        function = _FusedFeatures if fused else _ReferenceFeatures
+        features: Tensor = function.apply(rows, origin, step, basis)
     return features

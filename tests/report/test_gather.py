@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.errors import RunFolderError
+from kan_diffusion.processes import get_process
+from kan_diffusion.report.contents import CURVE_COLUMNS, LEVEL_COLUMNS
+from kan_diffusion.report.gather import report_contents
+from kan_diffusion.report.page import write_report
+from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, StudyConfig, read_preset
+from kan_diffusion.study.run import StudyResults, load_study
+from kan_diffusion.study.trials import run_trial
+
+SMALL = EvaluationConfig(num_noised=200, num_samples=100, num_real_pairs=1, num_drawn=50)
+
+
+def _run(study: StudyConfig, folder: Path) -> StudyResults:
+    """Runs a study in this process."""
+    study = study.pinned()
+    for trial in study.trials():
+        run_trial(trial, folder / "trials" / trial.id, device="cpu")
+    (folder / "study.yaml").write_text(study.to_yaml())
+    return load_study(folder)
+
+
+def _tiny(**changes: object) -> StudyConfig:
+    return StudyConfig.model_validate(
+        {
+            "name": "tiny",
+            "title": "A tiny study",
+            "question": "Is it small?",
+            "seeds": 1,
+            "data": [{"toy": "moons", "num_points": 100}],
+            "training": {"steps": 20, "batch_size": 64},
+            "models": [{"name": "MLP", "family": "mlp", "params": 300}],
+            "sampling": {"steps": 3},
+            "evaluation": SMALL.model_dump(),
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def seed_study(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+    """The seed's experiment with 200 points, 12 epochs of two batches and 10 sampling steps."""
+    study = read_preset("seed")
+    (data,) = study.data
+    study = study.model_copy(
+        update={
+            "data": (data.model_copy(update={"num_points": 200}),),
+            "training": study.training.model_copy(update={"batch_size": 128, "steps": 24}),
+            "sampling": SamplingConfig(scheduler="ddpm", steps=10),
+            "evaluation": SMALL,
+        }
+    )
+    return _run(study, tmp_path_factory.mktemp("report") / "seed")
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _run(_tiny(), tmp_path_factory.mktemp("report") / "tiny").folder
+
+
+@pytest.fixture
+def tiny_study(tiny_folder: Path, tmp_path: Path) -> StudyResults:
+    """A study of one trial, to be changed at will."""
+    return load_study(Path(shutil.copytree(tiny_folder, tmp_path / "tiny")))
+
+
+class _Loads(HTMLParser):
+    """What a page would fetch, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.alternatives: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for key, value in attrs:
+            if key in ("src", "href", "srcset", "data", "action", "poster"):
+                self.loads.append(value or "")
+            if key == "alt":
+                self.alternatives.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_report_of_the_seed_holds_every_picture_of_the_seed(seed_study: StudyResults) -> None:
+    contents = report_contents(seed_study, "kan-diffusion compare seed")
+    page = write_report(contents, seed_study.folder)
+    models = ["KAN 32-32-32", "MLP 32-32-32", "KAN 32"]
+    figures = {path.stem for path in (seed_study.folder / "figures").glob("*.png")}
+    assert figures >= {
+        "data-swiss-roll",
+        "corruption-swiss-roll",
+        "samples-swiss-roll",
+        "loss-swiss-roll",
+        "excess",
+        "excess-by-level",
+        "metrics-swiss-roll",
+        *(f"reverse-swiss-roll-{name.lower().replace(' ', '-')}" for name in models),
+    }
+    html = page.read_text()
+    parsed = _Loads(html)
+    assert len(parsed.alternatives) == len(figures)
+    # Self-contained: every load is inside the page.
+    assert parsed.loads
+    assert all(load.startswith(("data:image/png;base64,", "#")) for load in parsed.loads)
+    assert not re.search(r"@import|url\((?!['\"]?data:)|https?://\S+\.(?:js|css)", html)
+    text = " ".join(parsed.text.split())
+    assert "92.5% of the signal is left" in text
+    assert "Huber loss does not aim at the posterior mean" in text
+    assert "kan-diffusion compare seed" in text
+    assert all(name in text for name in models)
+
+
+def test_contents_are_what_the_trials_left(seed_study: StudyResults) -> None:
+    contents = report_contents(seed_study, "again")
+    assert contents.warnings[0].startswith("This process does not reach noise: 92.5% of the signal")
+    assert set(contents.excess_by_level.columns) >= set(LEVEL_COLUMNS)
+    assert set(contents.curves.columns) >= set(CURVE_COLUMNS)
+    by_level = contents.excess_by_level.groupby("name")["excess"].mean()
+    for _, row in seed_study.rows.iterrows():
+        assert by_level[row["name"]] == pytest.approx(row["excess"])
+        assert contents.floors["swiss-roll"] == row["floor"]
+        key = ("swiss-roll", row["name"])
+        assert contents.samples[key].shape == (50, 2)
+        labels, panels = zip(*contents.trajectories[key], strict=True)
+        assert labels == ("epoch 0", "epoch 3", "epoch 6", "epoch 9")
+        for moment in panels:
+            times, states = zip(*moment, strict=True)
+            assert times == pytest.approx(np.linspace(1, 0, 11))
+            assert len(states) == 11
+            # All start from the same noise.
+            np.testing.assert_array_equal(states[0], panels[0][0][1])
+    settings = dict(contents.settings)
+    assert settings["training"].startswith("12 epochs in batches of 128")
+    assert settings["data: swiss-roll"] == "200 training points"
+
+
+def test_corruption_is_the_process_on_the_drawn_points(seed_study: StudyResults) -> None:
+    contents = report_contents(seed_study, "again")
+    panels = contents.corruption["swiss-roll"]
+    assert [time for time, _ in panels] == pytest.approx(np.linspace(0, 1, 11))
+    np.testing.assert_array_equal(panels[0][1], contents.originals["swiss-roll"])
+    alpha, sigma = get_process("seed").levels()
+    noise = (panels[-1][1] - float(alpha[-1]) * panels[0][1]) / float(sigma[-1])
+    assert abs(noise.mean()) < 0.5
+    assert noise.std() == pytest.approx(1, abs=0.3)
+    # Step 125 of 250 with the very same noise.
+    expected = float(alpha[124]) * panels[0][1] + float(sigma[124]) * noise
+    np.testing.assert_allclose(panels[5][1], expected, atol=1e-9)
+
+
+def test_originals_are_points_no_model_was_trained_on(tmp_path: Path) -> None:
+    path = tmp_path / "table.npy"
+    rows = np.random.default_rng(0).normal([5, -5, 0], [1, 2, 3], (60, 3))
+    np.save(path, rows)
+    results = _run(_tiny(data=[{"path": str(path), "holdout": 0.5}]), tmp_path / "run")
+    contents = report_contents(results, "again")
+    dataset = load_dataset(results.config.data[0], results.config.seed, 0)
+    untrained = set(map(tuple, dataset.untrained().numpy()))
+    assert len(contents.originals["table"]) == 30
+    assert set(map(tuple, contents.originals["table"])) == untrained
+    assert any("estimated from two reference samples" in line for line in contents.warnings)
+    assert not any("does not reach noise" in line for line in contents.warnings)
+    assert contents.columns["table"] == ["column_1", "column_2", "column_3"]
+
+
+def test_epochs_on_a_file_can_be_reported(tmp_path: Path) -> None:
+    np.save(tmp_path / "table.npy", np.random.default_rng(0).normal(size=(40, 2)))
+    training = {"steps": 5, "batch_size": 64, "batches": "epochs"}
+    study = _tiny(data=[{"path": str(tmp_path / "table.npy")}], training=training)
+    contents = report_contents(_run(study, tmp_path / "run"), "again")
+    assert dict(contents.settings)["training"].startswith("5 steps of 64 points")
+
+
+def test_study_in_which_everything_failed_is_reported(tmp_path: Path) -> None:
+    models = [{"name": "M", "family": "mlp", "params": 300, "learning_rate": 1e30}]
+    results = _run(_tiny(models=models), tmp_path)
+    page = write_report(report_contents(results, "again"), tmp_path)
+    assert "lower the learning rate" in page.read_text()
+
+
+def test_trials_that_were_not_run_are_said(tiny_study: StudyResults) -> None:
+    folder = tiny_study.folder
+    (folder / "study.yaml").write_text(_tiny(seeds=2).to_yaml())
+    more = load_study(folder)
+    assert more.rows["error"].tolist() == [None, "not run"]
+    assert report_contents(more, "again").rows is more.rows
+    pd.testing.assert_series_equal(more.rows["excess"][:1], tiny_study.rows["excess"])
+
+
+def test_environment_is_that_of_the_run(tiny_study: StudyResults) -> None:
+    path = tiny_study.folder / "environment.json"
+    path.write_text(json.dumps({"processor": "an abacus"}))
+    assert report_contents(tiny_study, "again").environment == {"processor": "an abacus"}
+    path.write_text("[")
+    with pytest.raises(RunFolderError, match=r"environment\.json' cannot be read"):
+        report_contents(tiny_study, "again")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("curves.parquet", lambda path: path.write_bytes(b"no")),
+        ("curves.parquet", lambda path: path.unlink()),
+        ("samples.safetensors", lambda path: path.write_bytes(b"no")),
+        ("reverse/0.safetensors", lambda path: path.write_bytes(b"no")),
+    ],
+)
+def test_damaged_files_of_a_trial_are_named(
+    tiny_study: StudyResults, name: str, damage: Callable[[Path], object]
+) -> None:
+    damage(tiny_study.trials[0].folder / name)
+    with pytest.raises(RunFolderError, match=f"{name}' cannot be read") as caught:
+        report_contents(tiny_study, "again")
+    assert "\n" not in str(caught.value)

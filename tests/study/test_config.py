@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from kan_diffusion.data.datasets import FileData, ToyData
+from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.processes import get_process
+from kan_diffusion.study.config import (
+    ModelConfig,
+    StudyConfig,
+    preset_names,
+    read_preset,
+    read_study,
+)
+from kan_diffusion.training import TrainingConfig
+
+BASE = {
+    "name": "mine",
+    "title": "My study",
+    "data": [{"toy": "moons"}],
+    "models": [
+        {"name": "KAN", "family": "kan", "params": 600},
+        {"name": "MLP", "family": "mlp", "params": 600},
+    ],
+}
+
+
+def _study(**changes: object) -> StudyConfig:
+    return StudyConfig.model_validate({**BASE, **changes})
+
+
+def _parameters(study: StudyConfig) -> dict[str, int]:
+    return {
+        model.name: build_denoiser(
+            model.family,
+            2,
+            num_train_timesteps=study.process.num_timesteps,
+            params=model.params,
+            hidden=model.hidden,
+            depth=model.depth,
+            settings=model.settings,
+        ).num_trainable
+        for model in study.models
+    }
+
+
+def test_seed_preset_is_the_seeds_experiment() -> None:
+    study = read_preset("seed")
+    assert list(_parameters(study).values()) == [22_080, 2_306, 1_600]
+    assert study.training.steps == 8_000
+    assert study.steps_per_epoch() == 2
+    assert study.with_length(epochs=4_000) == study
+    assert study.process.num_timesteps == study.sampling.steps == 250
+    alpha, _ = study.process.levels()
+    assert float(alpha[-1]) ** 2 == pytest.approx(0.855, abs=5e-4)
+    (data,) = study.data
+    assert data == ToyData(toy="swiss-roll", noise=0.2, num_points=10_000, divide_by=10)
+
+
+def test_default_preset_matches_its_models_and_reaches_noise() -> None:
+    study = read_preset("swiss-roll")
+    counts = _parameters(study)
+    kan, mlp = (counts[f"matched {family}"] for family in ("KAN", "MLP"))
+    assert abs(kan - mlp) / min(kan, mlp) <= 0.02
+    # The seed's own three networks are compared beside them.
+    assert sorted(counts.values())[-1] == 22_080
+    alpha, _ = study.process.levels()
+    assert float(alpha[-1]) < 0.05
+
+
+@pytest.mark.parametrize("name", ["seed", "swiss-roll"])
+def test_presets_are_read_back_from_their_own_yaml(tmp_path: Path, name: str) -> None:
+    assert name in preset_names()
+    study = read_preset(name)
+    path = tmp_path / "study.yaml"
+    path.write_text(study.to_yaml())
+    again = read_study(path)
+    assert again == study
+    assert [trial.id for trial in again.trials()] == [trial.id for trial in study.trials()]
+
+
+def test_unknown_preset_suggests_the_nearest() -> None:
+    with pytest.raises(KanDiffusionError, match="unknown study 'sed', did you mean 'seed'"):
+        read_preset("sed")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"data": [{"toy": "circles"}]},
+        {"data": [{"toy": "moons", "noise": 0.3}]},
+        {"data": [{"toy": "moons", "num_points": 77}]},
+        {"process": "ddpm"},
+        {"process": {**get_process("cosine").model_dump(), "num_timesteps": 500}},
+        {"training": {"steps": 3}},
+        {"training": {"learning_rate": 0.123}},
+        {"training": {"ema_decay": None}},
+        {"models": [{"name": "KAN", "family": "kan", "params": 601}]},
+        {"models": [{"name": "KAN", "family": "kan", "hidden": [5]}]},
+        {"models": [{"name": "KAN", "family": "kan", "params": 600, "settings": {"grid_size": 4}}]},
+        {"models": [{"name": "other", "family": "kan", "params": 600}]},
+        {"sampling": {"steps": 7}},
+        {"sampling": {"scheduler": "heun"}},
+        {"evaluation": {"num_noised": 11}},
+    ],
+    ids=str,
+)
+def test_trial_id_changes_with_every_setting(change: dict[str, object]) -> None:
+    assert _study(**change).trials()[0].id != _study().trials()[0].id
+
+
+def test_trial_id_does_not_change_with_what_decides_nothing() -> None:
+    first = _study().trials()[0]
+    renamed = _study(name="other", title="other", question="?", seeds=9).trials()[0]
+    alone = _study(models=BASE["models"][:1]).trials()[0]
+    assert first.id == renamed.id == alone.id
+
+
+def test_ids_of_a_study_are_distinct_and_grow_with_its_seeds() -> None:
+    few, many = ([trial.id for trial in _study(seeds=seeds).trials()] for seeds in (2, 5))
+    assert len(set(many)) == len(many) == 10
+    assert many[:4] == few
+
+
+def test_a_file_counts_by_content_and_name(tmp_path: Path) -> None:
+    def trial_id(folder: str, name: str, seed: int) -> str:
+        path = tmp_path / folder / name
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, np.random.default_rng(seed).normal(size=(20, 2)))
+        return _study(data=[{"path": str(path)}]).pinned().trials()[0].id
+
+    original = trial_id("here", "points.npy", 0)
+    assert trial_id("there", "points.npy", 0) == original
+    assert trial_id("here", "points.npy", 1) != original
+    assert trial_id("here", "others.npy", 0) != original
+
+
+def test_learning_rate_of_a_model_is_its_own() -> None:
+    study = _study(
+        models=[BASE["models"][0], {**BASE["models"][1], "learning_rate": 0.5}],
+        training={"learning_rate": 0.25},
+    )
+    assert [trial.training.learning_rate for trial in study.trials()[:2]] == [0.25, 0.5]
+
+
+def test_only_the_first_seed_records_pictures() -> None:
+    moments = [bool(trial.evaluation.moments) for trial in _study(seeds=3).trials()]
+    assert moments == [True, True, False, False, False, False]
+
+
+def test_families_are_selected() -> None:
+    study = _study().with_families(["mlp"])
+    assert [model.name for model in study.models] == ["MLP"]
+    with pytest.raises(KanDiffusionError, match="unknown family 'mpl', did you mean 'mlp'"):
+        _study().with_families(["mpl"])
+    with pytest.raises(KanDiffusionError, match="no model of family 'kan'; it has mlp"):
+        study.with_families(["kan"])
+
+
+def test_length_is_in_steps_or_in_epochs() -> None:
+    study = _study()
+    assert study.with_length() is study
+    assert study.with_length(steps=12).training.steps == 12
+    seed = read_preset("seed")
+    assert seed.with_length(epochs=3).training.steps == 6
+    for options, message in (
+        ({"steps": 1, "epochs": 1}, "either --steps or --epochs"),
+        ({"epochs": 3}, "has no epochs; use --steps"),
+        ({"steps": 0}, "at least 1 step"),
+    ):
+        with pytest.raises(KanDiffusionError, match=message):
+            study.with_length(**options)
+    with pytest.raises(KanDiffusionError, match="at least 1 step"):
+        seed.with_length(epochs=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "reason"),
+    [
+        ({"models": [{"name": "K", "family": "kann", "params": 9}]}, "models.0", "mean 'kan'"),
+        ({"process": "cosin"}, "process = 'cosin'", "did you mean 'cosine'"),
+        ({"sampling": {"scheduler": "huen"}}, "sampling.scheduler = 'huen'", "mean 'heun'"),
+        ({"data": [{"toy": "mons"}]}, "data.0", "did you mean 'moons'"),
+        ({"data": [{"path": "a.csv", "holdout": 3}]}, "holdout = 3", "less than 1"),
+        ({"data": []}, "data = ", "at least 1 item"),
+        ({"training": {"step": 3}}, "training.step = 3", "not permitted"),
+        ({"training": {"steps": "many"}}, "training.steps = 'many'", "integer"),
+        ({"training": {"learning_rate": ".nan"}}, "training.learning_rate", "number"),
+        ({"evaluation": {"num_noised": 1}}, "evaluation.num_noised = 1", "or equal to 10"),
+        ({"colour": "red"}, "colour = 'red'", "not permitted"),
+        ({"models": [{"name": "K", "family": "kan"}]}, "models.0", "either params or hidden"),
+        ({"models": BASE["models"][:1] * 2}, "settings", "two models are called 'KAN'"),
+        ({"data": BASE["data"] * 2}, "settings", "two data sets are called 'moons'"),
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_one_line_that_names_them(
+    tmp_path: Path, change: dict[str, object], place: str, reason: str
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**BASE, **change}))
+    with pytest.raises(KanDiffusionError) as caught:
+        read_study(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"study file '{path}': ")
+    assert place in message
+    assert reason in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [unclosed", "is not YAML"),
+        ("name: a\n\tb: c", "is not YAML"),
+        ("", "valid dictionary"),
+        ("- 1", "valid dictionary"),
+    ],
+)
+def test_broken_yaml_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(KanDiffusionError, match=message) as caught:
+        read_study(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_or_binary_study_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for name in ("missing.yaml", "binary.yaml"):
+        with pytest.raises(KanDiffusionError, match=f"{name}' cannot be read") as caught:
+            read_study(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_studies_cannot_be_changed_in_place() -> None:
+    study = _study()
+    with pytest.raises(ValueError, match="frozen"):
+        study.seeds = 9
+    assert isinstance(study.training, TrainingConfig)
+    assert isinstance(study.models[0], ModelConfig)
+    assert not isinstance(study.data[0], FileData)

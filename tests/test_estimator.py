@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from kan_diffusion import DiffusionEstimator, KanDiffusionError, PointDiffusionPipeline
+
+QUICK = {"params": 2300, "steps": 3, "batch_size": 16, "device": "cpu", "random_state": 0}
+
+
+def _points(num: int = 400) -> np.ndarray:
+    """Two correlated columns of very different size."""
+    generator = np.random.default_rng(0)
+    first = generator.normal(1000.0, 50.0, num)
+    return np.column_stack([first, 0.001 * (first - 1000) + generator.normal(0, 0.02, num)])
+
+
+# Skipped by scikit-learn itself unless SCIPY_ARRAY_API is set.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks([DiffusionEstimator(family=family, **QUICK) for family in ("kan", "mlp")])
+def test_scikit_learn_accepts_it(estimator: DiffusionEstimator, check: object) -> None:
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> DiffusionEstimator:
+    model = DiffusionEstimator("mlp", steps=300, batch_size=128, device="cpu", random_state=0)
+    return model.fit(_points())
+
+
+def test_samples_are_in_data_units_and_follow_the_data(fitted: DiffusionEstimator) -> None:
+    points, samples = _points(), fitted.sample(2000)
+    assert samples.shape == (2000, 2)
+    assert samples.dtype == np.float64
+    np.testing.assert_allclose(samples.mean(0), points.mean(0), atol=0.25 * points.std(0).max())
+    assert (np.abs(samples.mean(0) - points.mean(0)) < 0.2 * points.std(0)).all()
+    np.testing.assert_allclose(samples.std(0), points.std(0), rtol=0.25)
+    expected = np.corrcoef(points.T)[0, 1]
+    assert np.corrcoef(samples.T)[0, 1] == pytest.approx(expected, abs=0.15)
+
+
+def test_fit_lowers_the_loss(fitted: DiffusionEstimator) -> None:
+    assert fitted.loss_curve_.shape == (300,)
+    assert fitted.loss_curve_[-50:].mean() < 0.9 * fitted.loss_curve_[:10].mean()
+
+
+def test_random_state_decides_everything() -> None:
+    def outcome(random_state: object) -> tuple[np.ndarray, np.ndarray]:
+        settings = {**QUICK, "random_state": random_state}
+        model = DiffusionEstimator(**settings).fit(_points(50))
+        return model.loss_curve_, model.sample(5)
+
+    first = outcome(3)
+    torch.manual_seed(0)  # the global state decides nothing
+    second = outcome(3)
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+    assert not np.array_equal(outcome(4)[1], first[1])
+    # A RandomState moves on with every use, as scikit-learn has it.
+    shared = np.random.RandomState(3)
+    assert not np.array_equal(outcome(shared)[0], outcome(shared)[0])
+
+
+def test_frames_give_their_column_names(tmp_path: Path) -> None:
+    frame = pd.DataFrame(_points(50), columns=["mass", "age"])
+    model = DiffusionEstimator(**QUICK).fit(frame)
+    assert model.feature_names_in_.tolist() == ["mass", "age"]
+    assert model.n_features_in_ == 2
+    array = DiffusionEstimator(**QUICK).fit(frame.to_numpy())
+    np.testing.assert_array_equal(array.loss_curve_, model.loss_curve_)
+    model.save(tmp_path)
+    pipeline = PointDiffusionPipeline.from_pretrained(tmp_path)
+    assert pipeline.config.columns == ["mass", "age"]
+    assert pipeline.config.mean == pytest.approx(frame.mean().tolist())
+
+
+def test_parameters_are_kept_as_given_and_cloned() -> None:
+    settings = {"grid_size": 4}
+    model = DiffusionEstimator("kan", **{**QUICK, "params": 407}, settings=settings, depth=1)
+    model.fit(_points(50))
+    assert model.get_params()["settings"] is settings
+    copy = clone(model)
+    assert copy.get_params() == model.get_params()
+    assert not hasattr(copy, "pipeline_")
+    assert model.set_params(steps=2).fit(_points(50)).loss_curve_.shape == (2,)
+
+
+def test_fitted_model_survives_pickling(fitted: DiffusionEstimator) -> None:
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.sample(10), fitted.sample(10))
+
+
+def test_every_sampler_can_be_asked_for(fitted: DiffusionEstimator) -> None:
+    usual = fitted.sample(20)
+    assert np.isfinite(fitted.sample(20, scheduler="heun", steps=5)).all()
+    np.testing.assert_array_equal(fitted.sample(20), usual)  # no trace is left
+    with pytest.raises(KanDiffusionError, match="did you mean 'heun'"):
+        fitted.sample(20, scheduler="huen")
+    with pytest.raises(KanDiffusionError, match="at least 1 sample"):
+        fitted.sample(0)
+
+
+def test_progress_is_told() -> None:
+    seen: list[tuple[int, float]] = []
+    DiffusionEstimator(**QUICK).fit(_points(50), on_progress=lambda *news: seen.append(news))
+    assert seen[-1][0] == 3
+    assert np.isfinite(seen[-1][1])
+
+
+def test_unfitted_model_has_no_samples(tmp_path: Path) -> None:
+    for use in (lambda m: m.sample(1), lambda m: m.save(tmp_path)):
+        with pytest.raises(NotFittedError):
+            use(DiffusionEstimator())
+
+
+def _with(row: int, column: int, value: float) -> np.ndarray:
+    points = _points(20)
+    points[row, column] = value
+    return points
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (np.column_stack([np.arange(9.0), np.full(9, 2.5)]), "column 1 is constant at 2.5"),
+        (pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 3.0]}), "column b is constant at 3"),
+        (_with(3, 0, np.nan), "NaN"),
+        (_with(3, 1, np.inf), "infinity"),
+        (np.arange(5.0), "Expected 2D array, got 1D"),
+        (np.zeros((0, 2)), "0 sample"),
+        (np.ones((1, 2)), "1 sample"),
+        (np.zeros((5, 0)), r"0 feature"),
+        ([["a", "b"], ["c", "d"]], "could not convert"),
+    ],
+)
+def test_points_that_cannot_be_used_are_refused(points: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DiffusionEstimator(**QUICK).fit(points)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "knn"}, "unknown family 'knn', did you mean 'kan'"),
+        ({"process": "cosin"}, "did you mean 'cosine'"),
+        ({"params": 5}, "budget of 5 is too small"),
+        ({"settings": {"grid": 4}}, "settings of family 'kan'.*'grid'"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used here"),
+        ({"steps": 0}, "steps"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+    ],
+    ids=str,
+)
+def test_settings_are_checked_when_fitting(changes: dict[str, object], message: str) -> None:
+    model = DiffusionEstimator(**{**QUICK, **changes})  # nothing is checked here
+    with pytest.raises(KanDiffusionError, match=message) as caught:
+        model.fit(_points(50))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kan_diffusion
+
+SOURCE = Path(kan_diffusion.__file__)
+
+
+@pytest.mark.parametrize("name", kan_diffusion.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    value = getattr(kan_diffusion, name)
+    if isinstance(value, type) or callable(value):
+        assert value.__doc__
+        assert value.__module__.startswith("kan_diffusion.")
+
+
+def test_names_for_type_checkers_are_the_names_there_are() -> None:
+    tree = ast.parse(SOURCE.read_text())
+    checked = {
+        alias.name: node.module
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert set(checked) == set(kan_diffusion.__all__) - {"__version__"}
+    for name, module in checked.items():
+        assert getattr(sys.modules[module], name) is getattr(kan_diffusion, name)
+    assert set(dir(kan_diffusion)) == set(kan_diffusion.__all__)
+
+
+def test_other_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'KAN2'"):
+        kan_diffusion.KAN2  # noqa: B018
+    with pytest.raises(ImportError):
+        from kan_diffusion import KAN2  # noqa: F401
+
+
+def test_modules_say_what_they_offer() -> None:
+    for path in SOURCE.parent.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path
+        defined = {
+            target.id
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        if path.name not in ("_version.py", "__main__.py") and len(tree.body) > 1:
+            assert "__all__" in defined, path
+
+
+def test_importing_costs_nothing_heavy() -> None:
+    code = (
+        "import sys, kan_diffusion, kan_diffusion.cli\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'diffusers', 'sklearn', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)), kan_diffusion.__version__)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["[]", kan_diffusion.__version__]
