@@ -18,6 +18,8 @@ __all__ = [
     "unknown_name",
 ]
 
+_LONGEST_VALUE = 80
+
 
 class KanDiffusionError(ValueError):
     """Base of every error the package raises on purpose; the command line prints it as one line."""
@@ -66,4 +68,7 @@ def invalid_settings(error: ValidationError, where: str) -> KanDiffusionError:
     cause = first.get("ctx", {}).get("error")
     name = ".".join(str(part) for part in first["loc"]) or "settings"
     reason = str(cause) if isinstance(cause, KanDiffusionError) else first["msg"]
-    return KanDiffusionError(f"{where}: {name} = {first['input']!r}: {reason}")
+    given = repr(first["input"])
+    # A missing setting comes with all that stood around it: too much for a line.
+    value = f" = {given}" if len(given) <= _LONGEST_VALUE else ""
+    return KanDiffusionError(f"{where}: {name}{value}: {reason}")

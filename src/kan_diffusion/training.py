@@ -449,6 +449,8 @@ def train(
     shown = set(moments) if on_moment is not None else set()
 
     try:
+        if checkpoint is not None and run.step == 0:
+            run.save(checkpoint, identity)  # shows from the start whose folder this is
         while run.step < config.steps:
             if run.step in shown and on_moment is not None:
                 run.show(on_moment)

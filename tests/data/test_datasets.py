@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -223,7 +224,7 @@ def test_fresh_pairs_share_no_row(tmp_path_factory: pytest.TempPathFactory, num:
 def test_fresh_dataset_keeps_the_models_units(tmp_path: Path) -> None:
     own = load_dataset(FileData(path=_csv(tmp_path, _rows(50))), 0, 0)
     shifted = _rows(40) + 1.0
-    other = fresh_dataset(_csv(tmp_path, shifted, "other.csv"), own, 0)
+    other = fresh_dataset(_csv(tmp_path, shifted, "other.csv"), own.columns, own.standardizer, 0)
     assert other.name == "other"
     assert other.standardizer == own.standardizer
     np.testing.assert_allclose(
@@ -235,10 +236,10 @@ def test_fresh_dataset_refuses_other_columns_and_few_rows(tmp_path: Path) -> Non
     own = load_dataset(FileData(path=_csv(tmp_path, _rows(50))), 0, 0)
     wide = _csv(tmp_path, _rows(50, dim=3), "wide.csv")
     with pytest.raises(DataError, match=r"wide\.csv' has 3 columns and .* on 2 \(a, b\)"):
-        fresh_dataset(wide, own, 0)
+        fresh_dataset(wide, own.columns, own.standardizer, 0)
     short = _csv(tmp_path, _rows(9), "short.csv")
     with pytest.raises(DataError, match=r"short\.csv' has 9 rows; at least 10"):
-        fresh_dataset(short, own, 0)
+        fresh_dataset(short, own.columns, own.standardizer, 0)
 
 
 def test_names_are_toys_or_files(tmp_path: Path) -> None:
@@ -270,3 +271,22 @@ def test_wrong_settings_are_named(
     (error,) = caught.value.errors()
     assert error["loc"] == place
     assert message in error["msg"]
+
+
+def test_fresh_dataset_puts_columns_in_the_models_order(tmp_path: Path) -> None:
+    own = load_dataset(FileData(path=_csv(tmp_path, _rows(50))), 0, 0)
+    table = pd.read_csv(_csv(tmp_path, _rows(40), "other.csv"))
+    turned = tmp_path / "turned.csv"
+    table[table.columns[::-1]].to_csv(turned, index=False)
+    straight = fresh_dataset(tmp_path / "other.csv", own.columns, own.standardizer, 0)
+    reordered = fresh_dataset(turned, own.columns, own.standardizer, 0)
+    torch.testing.assert_close(reordered.untrained(), straight.untrained())
+
+
+def test_fresh_dataset_refuses_columns_of_other_names(tmp_path: Path) -> None:
+    own = load_dataset(FileData(path=_csv(tmp_path, _rows(50))), 0, 0)
+    table = pd.read_csv(_csv(tmp_path, _rows(40), "other.csv"))
+    renamed = tmp_path / "renamed.csv"
+    table.rename(columns={table.columns[0]: "weight"}).to_csv(renamed, index=False)
+    with pytest.raises(DataError, match=f"no column '{own.columns[0]}'"):
+        fresh_dataset(renamed, own.columns, own.standardizer, 0)

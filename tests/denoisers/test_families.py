@@ -127,7 +127,7 @@ def test_an_unknown_family_is_answered_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"params": 10}, r"budget of 10 is too small for the family 'mlp' with 5 hidden layers"),
+        ({"params": 10}, r"budget of 10 is too small for the family 'mlp' with 6 hidden layers"),
         ({"params": 10, "depth": 1}, r"with 1 hidden layer: its smallest has 13; raise the budget"),
         ({"params": 50, "depth": 1}, r"within 2% of a budget of 50: the nearest has 46; try .* 46"),
         ({"params": 500, "depth": 0}, "at least 1 hidden layer, not 0"),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kan_diffusion.data.density import Density
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.tables import read_table
+from kan_diffusion.data.tables import are_names, read_table
 from kan_diffusion.data.toys import TOYS, make_toy
 from kan_diffusion.errors import DataError, unknown_name
 from kan_diffusion.randomness import torch_generator
@@ -281,36 +281,48 @@ def _training_moments(train: Tensor, columns: tuple[str, ...], path: Path) -> St
     return Standardizer.from_points(train)
 
 
-def fresh_dataset(path: Path, like: Dataset, seed: int) -> Dataset:
+def fresh_dataset(
+    path: Path, columns: tuple[str, ...], standardizer: Standardizer, seed: int
+) -> Dataset:
     """The rows of a file, none of them trained on, in the units of a trained model.
 
     Args:
         path: The file.
-        like: The data set the model was trained on.
+        columns: The columns the model was trained on, in order; the file's are put in this order.
+        standardizer: The model's units.
         seed: What the split into points to noise and reference samples derives from.
 
     Raises:
         DataError: The file cannot be used or has other columns.
     """
     table = read_table(path)
-    if len(table.columns) != like.dim:
+    if len(table.columns) != len(columns):
         raise DataError(
-            f"'{path}' has {len(table.columns)} columns and the model was trained on {like.dim} "
-            f"({', '.join(like.columns)}); give a file with the same columns"
+            f"'{path}' has {len(table.columns)} columns and the model was trained on "
+            f"{len(columns)} ({', '.join(columns)}); give a file with the same columns"
+        )
+    order = list(range(len(columns)))
+    if sorted(table.columns) == sorted(columns):
+        order = [table.columns.index(name) for name in columns]
+    elif are_names(table.columns) and are_names(columns):
+        missing = next(name for name in columns if name not in table.columns)
+        raise DataError(
+            f"'{path}' has no column '{missing}', which the model was trained on; give a file with "
+            f"the columns {', '.join(columns)}"
         )
     if len(table.values) < _FEWEST_ROWS:
         raise DataError(
             f"'{path}' has {len(table.values)} rows; at least {_FEWEST_ROWS} are needed to judge "
             "a model"
         )
-    points = torch.from_numpy(table.values)
+    points = torch.from_numpy(table.values)[:, order]
     points = points[torch.randperm(len(points), generator=torch_generator("split", seed))]
-    noised, first, second = _heldout_parts(like.standardizer.apply(points))
+    noised, first, second = _heldout_parts(standardizer.apply(points))
     return Dataset(
         name=path.stem,
-        columns=like.columns,
-        standardizer=like.standardizer,
-        train=like.train,
+        columns=columns,
+        standardizer=standardizer,
+        train=torch.empty(0, len(columns)),
         heldout=noised,
         references=(first, second),
     )

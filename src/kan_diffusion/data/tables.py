@@ -22,7 +22,7 @@ import pandas as pd
 
 from kan_diffusion.errors import DataError
 
-__all__ = ["Table", "read_table"]
+__all__ = ["Table", "are_names", "read_table"]
 
 EMPTY = "'{}' is empty; give a file with at least two rows of numbers"
 SHOWN = 5  # rows and columns listed in an error before "..."
@@ -269,6 +269,11 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>", "-nan", "#n
 
 def _known() -> str:
     return ", ".join(READERS)
+
+
+def are_names(columns: Sequence[str]) -> bool:
+    """Whether columns have names of their own, and not the numbers a file without names gets."""
+    return tuple(columns) != _numbered(len(columns))
 
 
 def _numbered(count: int) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from kan_diffusion.data.datasets import (
@@ -16,6 +17,7 @@ from kan_diffusion.data.datasets import (
     fresh_dataset,
     load_dataset,
 )
+from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import real_against_real, sample_metrics
@@ -139,25 +141,37 @@ def load_run(folder: Path) -> tuple[TrialConfig, PointDiffusionPipeline]:
     return trial.config, pipeline
 
 
-def _dataset_to_judge_with(config: TrialConfig, data: str | None) -> Dataset:
-    own = load_dataset(config.data, config.study_seed, config.seed)
-    if data is None:
-        return own
-    other = data_from_name(data)
-    if isinstance(other, ToyData):
-        if isinstance(config.data, ToyData) and other.toy == config.data.toy:
-            return own
-        density = other.density()
-        if density.dim != own.dim:
-            raise DataError(
-                f"toy '{other.name}' has {density.dim} coordinates and the model was trained on "
-                f"{own.dim}; judge it with its own data or a file of the same columns"
-            )
-        density = own.standardizer.rescale(density)
-        return replace(own, name=other.name, density=density, heldout=None, references=None)
-    if isinstance(config.data, FileData) and other.sha256 == config.data.pinned().sha256:
-        return own
-    return fresh_dataset(other.path, own, config.study_seed)
+def _dataset_to_judge_with(
+    config: TrialConfig, pipeline: PointDiffusionPipeline, data: str | None
+) -> Dataset:
+    other = config.data if data is None else data_from_name(data)
+    if isinstance(other, ToyData) and isinstance(config.data, ToyData):
+        same = other.toy == config.data.toy
+    elif isinstance(other, FileData) and isinstance(config.data, FileData):
+        own_digest = config.data.sha256 or config.data.pinned().sha256
+        same = data is None or other.sha256 == own_digest
+    else:
+        same = False
+    if same:
+        return load_dataset(config.data, config.study_seed, config.seed)
+    # The pipeline knows the model's units: the data it was trained on need not be here any more.
+    columns = tuple(pipeline.config.columns)
+    standardizer = Standardizer(tuple(pipeline.config.mean), tuple(pipeline.config.scale))
+    if isinstance(other, FileData):
+        return fresh_dataset(other.path, columns, standardizer, config.study_seed)
+    density = other.density()
+    if density.dim != len(columns):
+        raise DataError(
+            f"toy '{other.name}' has {density.dim} coordinates and the model was trained on "
+            f"{len(columns)}; judge it with its own data or a file of the same columns"
+        )
+    return Dataset(
+        name=other.name,
+        columns=columns,
+        standardizer=standardizer,
+        train=torch.empty(0, len(columns)),
+        density=standardizer.rescale(density),
+    )
 
 
 def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str]:
@@ -176,7 +190,7 @@ def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str]:
         DataError: The data cannot be used.
     """
     config, pipeline = load_run(folder)
-    dataset = _dataset_to_judge_with(config, data)
+    dataset = _dataset_to_judge_with(config, pipeline, data)
     if dataset.density is not None:
         used = f"fresh points of '{dataset.name}', whose oracle is exact"
     else:
