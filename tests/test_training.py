@@ -136,7 +136,9 @@ def test_labels_make_samples_of_their_class_and_dropout_trains_the_rest() -> Non
 @each_kind_of_batches
 def test_swiss_roll_losses_fall(swiss_roll: Tensor, batches: str) -> None:
     config = TrainingConfig(steps=150, batch_size=300, learning_rate=1e-2, batches=batches)
-    result = _train(_denoiser("kan", hidden=(8,)), config, points=swiss_roll)
+    result = _train(
+        _denoiser("kan", hidden=(8,)), config, points=swiss_roll, process=get_process("ddpm")
+    )
     assert result.losses[-40:].mean() < 0.8 * result.losses[:10].mean()
 
 
@@ -466,6 +468,9 @@ for batches in ("replacement", "epochs"):
     assert wait(child(batches, f"{batches}-whole.json", None)) == 0
     pid = child(batches, f"{batches}-killed.json", checkpoint, slow=True)
     while not checkpoint.exists():
+        time.sleep(0.001)
+    untrained = checkpoint.stat().st_size  # written before the first step, without Adam's state
+    while checkpoint.stat().st_size == untrained:
         time.sleep(0.001)
     time.sleep(0.1)
     os.kill(pid, signal.SIGKILL)

@@ -57,6 +57,10 @@ _OF_THE_PROCESS = (
 _OF_EVERY_SAMPLER = {"clip_sample": False, "thresholding": False, "timestep_spacing": "trailing"}
 _OF_ONE_SAMPLER: Mapping[str, Mapping[str, object]] = {
     "ddpm": {"variance_type": "fixed_large"},
+    # Steps even in the log-SNR (Lu et al. 2022, arXiv:2211.01095): with twenty steps even in time
+    # the last one, from too much noise straight to data, draws even the exact denoiser's points
+    # too close together.
+    "dpm-solver++": {"use_lu_lambdas": True},
     # Heun's method steps in sigma / alpha, which near pure noise grows a thousandfold within a few
     # timesteps: steps even in its logarithm are stable, steps even in time are not.
     "heun": {"use_exponential_sigmas": True},

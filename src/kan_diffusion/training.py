@@ -202,6 +202,30 @@ def _make_accelerator(
     return accelerator
 
 
+def _learning_rates(config: TrainingConfig, optimizer: torch.optim.Optimizer) -> np.ndarray:
+    """The learning rate of every step, with shape (steps,): known before the first."""
+    schedule = get_scheduler(
+        "constant_with_warmup" if config.schedule == "constant" else "cosine",
+        optimizer,
+        num_warmup_steps=min(config.warmup_steps, config.steps // 4),
+        num_training_steps=config.steps,
+    )
+    factor = schedule.lr_lambdas[0]
+    return config.learning_rate * np.array([factor(step) for step in range(config.steps)])
+
+
+@torch.no_grad()
+def _clip_gradients(parameters: list[torch.nn.Parameter], max_norm: float) -> None:
+    """Scales the gradients down to a joint norm of ``max_norm``, where it is larger.
+
+    What ``torch.nn.utils.clip_grad_norm_`` computes, without its grouping by device and dtype,
+    which costs a small network a tenth of its step.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+
 class _Run:
     """The state of one training run: everything a checkpoint holds."""
 
@@ -219,12 +243,7 @@ class _Run:
         # called; only scaled gradients (fp16) need them.
         self.scaled = accelerator.scaler is not None
         self.optimizer = prepared if self.scaled else optimizer
-        self.schedule = get_scheduler(
-            "constant_with_warmup" if config.schedule == "constant" else "cosine",
-            optimizer,
-            num_warmup_steps=min(config.warmup_steps, config.steps // 4),
-            num_training_steps=config.steps,
-        )
+        self.learning_rates = _learning_rates(config, optimizer)
         self.parameters = list(self.denoiser.parameters())
         self.ema: EMAModel | None = None
         if config.ema_decay is not None:
@@ -234,7 +253,6 @@ class _Run:
         """False while a step or a swap of weights is under way: no state to save then."""
         self.seconds = 0.0
         self.losses = torch.zeros(config.steps, device=accelerator.device)
-        self.learning_rates = np.zeros(config.steps)
 
     def advance(self, process: Process, batches: _Batches, alpha: Tensor, sigma: Tensor) -> None:
         """Takes one optimiser step."""
@@ -249,12 +267,13 @@ class _Run:
         else:
             loss.backward()
         if self.config.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        self.learning_rates[self.step] = self.schedule.get_last_lr()[0]
+            _clip_gradients(self.parameters, self.config.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rates[self.step]
         self.whole = False
         self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         if self.ema is not None:
             self.ema.step(self.parameters)
         self.losses[self.step] = loss.detach()
@@ -294,12 +313,10 @@ class _Run:
             shadows = self.ema.shadow_params
             tensors |= {f"ema.{index}": shadow for index, shadow in enumerate(shadows)}
         tensors["losses"] = self.losses[: self.step]
-        tensors["learning_rates"] = torch.from_numpy(self.learning_rates[: self.step])
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         progress = {
             "step": self.step,
             "seconds": self.seconds,
-            "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
             "ema_step": None if self.ema is None else self.ema.optimization_step,
         }
         metadata = {"identity": identity, "progress": json.dumps(progress)}
@@ -328,11 +345,6 @@ class _Run:
         self.optimizer.load_state_dict(
             {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
         )
-        self.schedule.load_state_dict({**self.schedule.state_dict(), **progress["schedule"]})
-        for group, rate in zip(
-            self.optimizer.param_groups, progress["schedule"]["_last_lr"], strict=True
-        ):
-            group["lr"] = rate
         if self.ema is not None:
             shadows = _strip(tensors, "ema.")
             self.ema.shadow_params = [shadows[str(i)] for i in range(len(shadows))]
@@ -340,7 +352,6 @@ class _Run:
         self.step = progress["step"]
         self.seconds = progress["seconds"]
         self.losses[: self.step] = tensors["losses"]
-        self.learning_rates[: self.step] = tensors["learning_rates"].cpu().numpy()
 
     def show(self, callback: MomentCallback) -> None:
         """Hands the denoiser to a callback with its EMA weights in place."""

@@ -102,14 +102,14 @@ def test_mmd_equals_its_definition():
         )
 
     expected = kernel(a, a) + kernel(b, b) - 2 * kernel(a, b)
-    assert mmd(x, y, bandwidth=0.8) == pytest.approx(expected, rel=1e-9)
+    assert mmd(x, y, 0, bandwidth=0.8) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_default_bandwidth_of_mmd_depends_on_the_fresh_points_alone():
     fresh = normal(200, 2, 0)
     distances = torch.pdist(fresh.double())
     generated = normal(150, 2, 1, scale=30.0)
-    assert mmd(generated, fresh) == mmd(generated, fresh, bandwidth=float(distances.median()))
+    assert mmd(generated, fresh, 0) == mmd(generated, fresh, 0, bandwidth=float(distances.median()))
 
 
 def test_c2st_is_a_half_for_one_distribution_and_one_for_two_apart():
@@ -211,7 +211,7 @@ def test_points_that_cannot_be_compared_are_named():
     broken = normal(5, 2)
     broken[1, 0] = math.nan
     with pytest.raises(DataError, match="1 of the 5 points of the first sample"):
-        mmd(broken, normal(5, 2))
+        mmd(broken, normal(5, 2), 0)
     with pytest.raises(DataError, match="at least 2 points"):
         c2st(normal(1, 2), normal(5, 2), 0)
     with pytest.raises(DataError, match="at least 1"):

@@ -33,6 +33,8 @@ class TimeFeatures(nn.Module):
         num_frequencies: M, used by ``"fourier"`` only.
     """
 
+    frequencies: Tensor
+
     def __init__(
         self, encoding: TimeEncoding, num_train_timesteps: int, num_frequencies: int
     ) -> None:
@@ -47,6 +49,8 @@ class TimeFeatures(nn.Module):
         self.encoding = encoding
         self.num_train_timesteps = num_train_timesteps
         self.num_frequencies = num_frequencies
+        octaves = torch.arange(num_frequencies, dtype=torch.float32)
+        self.register_buffer("frequencies", math.pi * 2.0 ** (octaves - 1), persistent=False)
 
     @property
     def num_features(self) -> int:
@@ -58,6 +62,5 @@ class TimeFeatures(nn.Module):
         fraction = ((timestep.to(torch.float32) + 1) / self.num_train_timesteps).unsqueeze(-1)
         if self.encoding == "raw":
             return fraction.to(dtype)
-        octaves = torch.arange(self.num_frequencies, device=timestep.device)
-        angles = fraction * (math.pi * 2.0 ** (octaves - 1))
+        angles = fraction * self.frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)

@@ -148,11 +148,12 @@ def run_study(
     """
     config = config.pinned()
     _require_folder(config, folder)
-    parameter_counts(config)  # what cannot be built is known before any training
+    counts = parameter_counts(config)  # what cannot be built is known before any training
     write_text(folder / "study.yaml", config.to_yaml())
     write_json(folder / "environment.json", environment())
-    trials = config.trials()
-    todo = [trial for trial in trials if load_trial(_trial_folder(folder, trial)) is None]
+    todo = [t for t in config.trials() if load_trial(_trial_folder(folder, t)) is None]
+    # The longest first, so that no worker starts one when the others are done.
+    todo.sort(key=lambda trial: -counts[trial.data.name, trial.model.name])
     failures: dict[str, str] = {}
     if todo:
         failures = run_trials(
