@@ -12,7 +12,7 @@ import torch
 
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
-from kan_diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.folder import TrialResult, load_points, load_trial, recorded_steps
 from kan_diffusion.study.measure import evaluate_run, load_run
@@ -138,10 +138,18 @@ def test_folder_is_a_pipeline_that_samples(finished: TrialResult) -> None:
     points = pipeline(100, 5, generator=torch.Generator().manual_seed(0)).samples
     again = pipeline(100, 5, generator=torch.Generator().manual_seed(0)).samples
     assert torch.equal(points, again)
-    # In the toy's own units, standard deviations 2 and more, whatever the model has learnt.
+    # In the toy's own units, not in those of the network.
     assert pipeline.config.columns == ["x", "y"]
     assert pipeline.config.scale == pytest.approx(config.data.density().std.tolist())
-    assert (points.std(0) > 1.2).all()
+    states: list[torch.Tensor] = []
+    pipeline(
+        100,
+        5,
+        generator=torch.Generator().manual_seed(0),
+        callback_on_step_end=lambda _, index, timestep, state: states.append(state["sample"]),
+    )
+    density = config.data.density()
+    torch.testing.assert_close(points, (states[-1] * density.std + density.mean).float())
 
 
 def test_recorded_reverse_process_goes_from_noise_to_samples(finished: TrialResult) -> None:
@@ -150,11 +158,29 @@ def test_recorded_reverse_process_goes_from_noise_to_samples(finished: TrialResu
     assert panels.shape == (NUM_PANELS, 400, 2)
     noise = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
     assert torch.equal(panels[0], noise)
-    # Where the sampler has more panels than steps some are shown twice, the ends never left out.
-    short = record_reverse(pipeline, 7, 3, torch.Generator().manual_seed(0))
-    assert len(short) == NUM_PANELS
-    distinct = {tuple(panel.flatten().tolist()) for panel in short}
-    assert len(distinct) == 4
+    # The pictures are even in time: every tenth of fifty DDIM steps, to the very samples.
+    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler)
+    states: dict[int, torch.Tensor] = {}
+    pipeline(
+        400,
+        50,
+        generator=torch.Generator().manual_seed(0),
+        callback_on_step_end=lambda _, index, timestep, state: states.update(
+            {int(timestep) + 1: state["sample"]}
+        ),
+    )
+    num_timesteps = finished.config.process.num_timesteps
+    for panel in range(1, NUM_PANELS):
+        step_before = num_timesteps - num_timesteps // 50 * (5 * panel - 1)
+        assert torch.equal(panels[panel], states[step_before])
+
+
+def test_recorded_reverse_process_of_few_steps_shows_some_twice(finished: TrialResult) -> None:
+    _, pipeline = load_run(finished.folder)
+    pipeline.scheduler = make_scheduler("ddpm", pipeline.scheduler)
+    panels = record_reverse(pipeline, 7, 3, torch.Generator().manual_seed(0))
+    assert len(panels) == NUM_PANELS
+    assert len({tuple(panel.flatten().tolist()) for panel in panels}) == 4
 
 
 def test_same_trial_elsewhere_is_the_same_to_the_last_bit(

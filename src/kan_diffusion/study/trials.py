@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
@@ -42,13 +43,27 @@ NUM_PANELS = 11
 def record_reverse(
     pipeline: PointDiffusionPipeline, num_points: int, num_steps: int, generator: torch.Generator
 ) -> Tensor:
-    """The reverse process at ``NUM_PANELS`` evenly spaced moments, noise first.
+    """The reverse process at ``NUM_PANELS`` timesteps, even in time, noise first.
+
+    Args:
+        pipeline: The denoiser with its sampler. Samplers other than ``ddpm`` place their steps
+            unevenly in time; the pictures are then DDIM's, of the same deterministic flow.
+        num_points: How many points are followed.
+        num_steps: Steps of ``ddpm``.
+        generator: Where the noise comes from.
 
     Returns:
         Standardised points with shape (panels, num_points, d).
     """
-    states: list[Tensor] = []
+    if not isinstance(pipeline.scheduler, DDPMScheduler):
+        scheduler = make_scheduler("ddim", pipeline.scheduler)
+        pipeline = PointDiffusionPipeline(pipeline.denoiser, scheduler)
+        pipeline.set_progress_bar_config(disable=True)
+        num_steps = 5 * (NUM_PANELS - 1)
+    before = generator.get_state()
     start = torch.randn(num_points, pipeline.denoiser.data_dim, generator=generator)
+    generator.set_state(before)  # the pipeline starts from the very same noise
+    states = [start]
 
     def keep(
         _: PointDiffusionPipeline, index: int, timestep: Tensor, state: dict[str, Tensor]
@@ -56,7 +71,6 @@ def record_reverse(
         states.append(state["sample"].cpu())
 
     pipeline(num_points, num_steps, generator=generator, callback_on_step_end=keep)
-    states = [start, *states]
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
     return torch.stack([states[pick] for pick in picks])
 
