@@ -84,7 +84,7 @@ def test_frames_give_their_column_names(tmp_path: Path) -> None:
 
 def test_parameters_are_kept_as_given_and_cloned() -> None:
     settings = {"grid_size": 4}
-    model = DiffusionEstimator("kan", **{**QUICK, "params": 407}, settings=settings, depth=1)
+    model = DiffusionEstimator("kan", **{**QUICK, "params": 390}, settings=settings, depth=1)
     model.fit(_points(50))
     assert model.get_params()["settings"] is settings
     copy = clone(model)
