@@ -179,7 +179,8 @@ def test_points_become_a_run_and_a_run_becomes_points(
     assert outcome.code == 0
     assert "excess" in outcome.out
     assert f"kan-diffusion sample {folder}" in outcome.out
-    assert outcome.err == ""
+    # So few rows make no oracle, which is the one thing that may be said.
+    assert outcome.err == "" or "too small for an oracle" in outcome.err
 
     written = tmp_path / f"new{ending}"
     outcome = cli("sample", folder, "--num", 500, "--out", written)
@@ -198,7 +199,8 @@ def test_points_become_a_run_and_a_run_becomes_points(
     np.testing.assert_allclose(standardised.std(0), 1, atol=0.5)
 
     outcome = cli("evaluate", folder)
-    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.code == 0
+    assert outcome.err == "" or "too small for an oracle" in outcome.err
     assert "12 rows of 'points' that were not trained on" in " ".join(outcome.out.split())
     row = load_trial(folder).row
     assert f"{row['excess']:.3g}"[:4] in outcome.out

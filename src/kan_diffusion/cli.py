@@ -194,8 +194,10 @@ def train(
     import torch
 
     from kan_diffusion.console import show_scores, show_training_progress
+    from kan_diffusion.data.datasets import FileData
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.study.folder import require_trial_folder
+    from kan_diffusion.study.measure import oracle_warning
     from kan_diffusion.study.named import single_trial
     from kan_diffusion.study.trials import run_trial
 
@@ -226,6 +228,8 @@ def train(
     if result.row["error"] is not None:
         raise KanDiffusionError(str(result.row["error"]))
     show_scores(result.row, f"{config.model.name} on {config.data.name}")
+    if isinstance(config.data, FileData):
+        _warn(oracle_warning(result.row))
     typer.echo(f"\nRun: {folder}\nSample from it: kan-diffusion sample {folder} --num 1000")
 
 
@@ -300,8 +304,9 @@ def evaluate(
     from kan_diffusion.study.measure import evaluate_run
 
     _without_bars()
-    row, used = evaluate_run(run, data)
+    row, used, warning = evaluate_run(run, data)
     show_scores(row, f"{run} on {used}")
+    _warn(warning)
 
 
 @app.command(epilog="Example:\n\n`kan-diffusion report runs/swiss-roll`")

@@ -245,7 +245,8 @@ def test_diverging_trial_is_recorded_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_run_is_judged_again_to_the_same_numbers(finished: TrialResult) -> None:
-    row, used = evaluate_run(finished.folder)
+    row, used, warning = evaluate_run(finished.folder)
+    assert warning is None
     assert "fresh points of 'gaussian-mixture', whose oracle is exact" in used
     for key, value in row.items():
         if not key.endswith("_seconds"):
@@ -256,11 +257,12 @@ def test_run_is_judged_with_other_points(finished: TrialResult, tmp_path: Path) 
     # The very points it was made for, from a file: its excess is nearly that of the exact oracle.
     points = finished.config.data.density().sample(4000, torch.Generator().manual_seed(0))
     np.save(tmp_path / "points.npy", points.numpy())
-    row, used = evaluate_run(finished.folder, str(tmp_path / "points.npy"))
+    row, used, warning = evaluate_run(finished.folder, str(tmp_path / "points.npy"))
+    assert warning is None
     assert "4,000 rows of 'points' that were not trained on" in used
     assert float(row["excess"]) == pytest.approx(float(finished.row["excess"]), rel=0.3)
     # Another toy in the units of this model: further away.
-    other, used = evaluate_run(finished.folder, "two-spirals")
+    other, used, _ = evaluate_run(finished.folder, "two-spirals")
     assert "two-spirals" in used
     assert float(other["energy"]) > 2 * float(finished.row["energy"])
 
@@ -272,8 +274,12 @@ def test_toy_of_other_dimension_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'moons' has 2 coordinates and .* trained on 3"):
         evaluate_run(tmp_path / "run", "moons")
     # Of the file it was trained on, only rows that were held out are used.
-    _, used = evaluate_run(tmp_path / "run", str(path))
+    row, used, warning = evaluate_run(tmp_path / "run", str(path))
     assert used.startswith("8 rows")
+    # Three rows a reference sample make no oracle, and that is said.
+    assert not 0 < float(row["floor"]) <= float(row["heldout_loss"])
+    assert warning is not None
+    assert "floor and excess say nothing here" in warning
 
 
 @pytest.mark.parametrize(

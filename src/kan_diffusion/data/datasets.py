@@ -168,10 +168,15 @@ class Dataset:
         return points[:num], points[num : 2 * num]
 
     def fresh(self, num: int, generator: torch.Generator) -> Tensor:
-        """At most ``num`` points that no denoiser was trained on, float64."""
+        """At most ``num`` points that no denoiser was trained on, float64.
+
+        Of a file with fewer untrained rows than twice that, half of them: as many as each sample
+        of :meth:`fresh_pair` has, so that metrics with either compare.
+        """
         if self.density is not None:
             return self.density.sample(num, generator)
         points = self.untrained()
+        num = min(num, len(points) // 2)
         return points[torch.randperm(len(points), generator=generator)[:num]]
 
     def untrained(self) -> Tensor:

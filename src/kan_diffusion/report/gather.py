@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
+from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import Process, signal_warning
 from kan_diffusion.randomness import torch_generator
@@ -22,6 +22,7 @@ from kan_diffusion.study.folder import (
     load_points,
     recorded_steps,
 )
+from kan_diffusion.study.measure import oracle_warning
 from kan_diffusion.study.run import StudyResults, environment
 from kan_diffusion.study.trials import NUM_PANELS
 
@@ -146,6 +147,11 @@ def _warnings(config: StudyConfig, trials: tuple[TrialResult, ...]) -> list[str]
             "The data come from a file, so the oracle is estimated from two reference samples; the "
             "excess carries a bias, largest at small noise."
         )
+        of_files = [trial for trial in trials if isinstance(trial.config.data, FileData)]
+        doubts = [oracle_warning(trial.row) for trial in of_files]
+        first = next((doubt for doubt in doubts if doubt is not None), None)
+        if first is not None:
+            warnings.append(first[0].upper() + first[1:] + ".")
     if config.seeds < 10:
         warnings.append(
             f"{config.seeds} seed{'s' if config.seeds != 1 else ''} a model: intervals are wide, "
@@ -182,9 +188,11 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
             contents.excess_by_level = pd.DataFrame(levels)
     for data in config.data:
         dataset = load_dataset(data, config.seed, 0)
-        drawn = dataset.fresh(
-            config.evaluation.num_drawn, torch_generator("drawn points", data.name)
-        )
+        num_drawn = config.evaluation.num_drawn
+        if dataset.density is None:
+            drawn = dataset.untrained()[:num_drawn]
+        else:
+            drawn = dataset.fresh(num_drawn, torch_generator("drawn points", data.name))
         contents.originals[data.name] = drawn.numpy()
         contents.columns[data.name] = list(dataset.columns)
         contents.corruption[data.name] = _corruption(dataset, config.process, drawn)

@@ -27,7 +27,14 @@ from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import EvaluationConfig, TrialConfig
 from kan_diffusion.study.folder import Row, load_trial
 
-__all__ = ["Yardstick", "evaluate_run", "load_run", "measure", "yardstick"]
+__all__ = [
+    "Yardstick",
+    "evaluate_run",
+    "load_run",
+    "measure",
+    "oracle_warning",
+    "yardstick",
+]
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,9 @@ def measure(
     sample_seconds = time.perf_counter() - started
     generated = dataset.standardizer.apply(generated.cpu().double())
     metrics = sample_metrics(
-        generated, fresh, numpy_generator("metrics", config.study_seed, config.seed)
+        generated[: len(fresh)],  # as many as in real-against-real
+        fresh,
+        numpy_generator("metrics", config.study_seed, config.seed),
     )
     row: Row = {
         "heldout_loss": scores.heldout_loss,
@@ -110,6 +119,18 @@ def measure(
         **{f"{name}_real": value for name, value in shared.real.items()},
     }
     return row, [asdict(level) for level in scores.levels], generated
+
+
+def oracle_warning(row: Row) -> str | None:
+    """What to say of an estimated oracle whose loss no optimum can have: below 0, or above ours."""
+    floor, loss = row.get("floor"), row.get("heldout_loss")
+    if not isinstance(floor, float) or not isinstance(loss, float) or 0 < floor <= loss:
+        return None
+    return (
+        f"the reference samples are too small for an oracle: its loss, {floor:.3g}, should lie "
+        f"between 0 and the denoiser's, {loss:.3g}; floor and excess say nothing here, compare "
+        "held-out losses and sample metrics"
+    )
 
 
 def load_run(folder: Path) -> tuple[TrialConfig, PointDiffusionPipeline]:
@@ -174,7 +195,7 @@ def _dataset_to_judge_with(
     )
 
 
-def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str]:
+def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str, str | None]:
     """Judges a finished run.
 
     Args:
@@ -183,7 +204,8 @@ def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str]:
             trained on, only the rows that were held out are used.
 
     Returns:
-        The measured row, and one line that says which points were used.
+        The measured row, one line that says which points were used, and a warning when the
+        oracle is an estimate that is of no use.
 
     Raises:
         RunFolderError: The folder holds no finished run.
@@ -201,4 +223,4 @@ def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str]:
         )
     shared = yardstick(dataset, config.process, config.evaluation, config.study_seed)
     row, _, _ = measure(config, dataset, pipeline, shared)
-    return row, used
+    return row, used, None if dataset.density is not None else oracle_warning(row)
