@@ -121,7 +121,7 @@ def show_study_progress(config: StudyConfig) -> Iterator[Callable[[TrialEvent], 
             progress.update(
                 whole,
                 completed=sum(cost[name] * steps for name, steps in done.items()),
-                status=f"{finished}/{len(done) if len(done) > finished else finished} trials",
+                status=f"{finished} of {len(trials)} trials",
             )
 
         yield move
