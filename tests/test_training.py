@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.denoisers import Denoiser, MLPDenoiser, build_denoiser
+from kan_diffusion.devices import resolve_device
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, RunFolderError
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.processes import Process, get_process
@@ -27,7 +28,6 @@ from kan_diffusion.training import (
     TrainingConfig,
     TrainingResult,
     read_checkpoint_identity,
-    resolve_device,
     train,
 )
 

@@ -263,11 +263,11 @@ def sample(
 ) -> None:
     """Draw points from a trained run, in the data's own units."""
     from kan_diffusion.data.export import require_writable_ending, write_table
+    from kan_diffusion.devices import resolve_device
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
     from kan_diffusion.sampling import make_scheduler
     from kan_diffusion.study.measure import load_run
-    from kan_diffusion.training import resolve_device
 
     require_writable_ending(out)
     if out.exists() and not overwrite:

@@ -28,7 +28,6 @@ from typing import Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +36,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from kan_diffusion.denoisers.base import UNLABELLED, Denoiser
+from kan_diffusion.devices import make_accelerator, resolve_device
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, RunFolderError
 from kan_diffusion.files import write_bytes
 from kan_diffusion.processes import Process
@@ -46,7 +46,6 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "read_checkpoint_identity",
-    "resolve_device",
     "train",
 ]
 
@@ -113,24 +112,6 @@ class TrainingResult:
     resumed_from: int
 
 
-def resolve_device(device: str) -> torch.device:
-    """``"auto"`` is a GPU when there is one; anything else is taken as torch has it.
-
-    Raises:
-        KanDiffusionError: The device does not exist here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        raise KanDiffusionError(
-            f"device '{device}' cannot be used here; choose cpu or auto"
-        ) from error
-    return resolved
-
-
 class _Batches:
     """What each step draws: points, labels, timesteps and noise, a function of (seed, step)."""
 
@@ -174,32 +155,6 @@ class _Batches:
             dropped = torch.rand(len(rows), generator=self._generator) < _LABEL_DROPOUT
             labels = self._labels[rows].masked_fill(dropped, UNLABELLED).to(self._device)
         return points.to(self._device), labels, timesteps.to(self._device), noise.to(self._device)
-
-
-def _make_accelerator(
-    device: torch.device, config: TrainingConfig, log_folder: Path | None
-) -> Accelerator:
-    # accelerate keeps one device a process; make it forget when another one is asked for.
-    if PartialState._shared_state and (
-        PartialState().device.type != device.type
-        or AcceleratorState._shared_state.get("_mixed_precision") != config.mixed_precision
-    ):
-        AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        accelerator = Accelerator(
-            cpu=device.type == "cpu",
-            mixed_precision=config.mixed_precision,
-            log_with=None if log_folder is None else "tensorboard",
-            project_dir=None if log_folder is None else str(log_folder),
-        )
-        if log_folder is not None:
-            accelerator.init_trackers("tensorboard")
-    except (ImportError, ValueError) as error:
-        raise KanDiffusionError(
-            f"accelerate cannot be set up: {error}; for TensorBoard install "
-            "'kan-diffusion[tensorboard]'"
-        ) from error
-    return accelerator
 
 
 def _learning_rates(config: TrainingConfig, optimizer: torch.optim.Optimizer) -> np.ndarray:
@@ -449,7 +404,7 @@ def train(
     if labels is not None:
         denoiser.require_labels(labels)
     where = resolve_device(device)
-    run = _Run(denoiser, config, _make_accelerator(where, config, log_folder))
+    run = _Run(denoiser, config, make_accelerator(where, config.mixed_precision, log_folder))
     if resume and checkpoint is not None and checkpoint.exists():
         run.load(checkpoint, identity)
         logger.info("resuming at step %d of %d", run.step, config.steps)

@@ -1,0 +1,67 @@
+"""Where to compute: the device by name, and accelerate set up for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+
+from kan_diffusion.errors import KanDiffusionError
+
+__all__ = ["make_accelerator", "resolve_device"]
+
+
+def resolve_device(device: str) -> torch.device:
+    """``"auto"`` is a GPU when there is one; anything else is taken as torch has it.
+
+    Raises:
+        KanDiffusionError: The device does not exist here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise KanDiffusionError(
+            f"device '{device}' cannot be used here; choose cpu or auto"
+        ) from error
+    return resolved
+
+
+def make_accelerator(
+    device: torch.device, mixed_precision: str, log_folder: Path | None
+) -> Accelerator:
+    """An accelerator for a device, with a TensorBoard tracker where a folder is given.
+
+    Args:
+        device: Where to compute.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
+        log_folder: Folder for TensorBoard's event files, or None.
+
+    Raises:
+        KanDiffusionError: accelerate refuses, or TensorBoard is not installed.
+    """
+    # accelerate keeps one device a process; make it forget when another one is asked for.
+    if PartialState._shared_state and (
+        PartialState().device.type != device.type
+        or AcceleratorState._shared_state.get("_mixed_precision") != mixed_precision
+    ):
+        AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision=mixed_precision,
+            log_with=None if log_folder is None else "tensorboard",
+            project_dir=None if log_folder is None else str(log_folder),
+        )
+        if log_folder is not None:
+            accelerator.init_trackers("tensorboard")
+    except (ImportError, ValueError) as error:
+        raise KanDiffusionError(
+            f"accelerate cannot be set up: {error}; for TensorBoard install "
+            "'kan-diffusion[tensorboard]'"
+        ) from error
+    return accelerator
