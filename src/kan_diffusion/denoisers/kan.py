@@ -10,7 +10,8 @@ from diffusers.configuration_utils import register_to_config
 
 from kan_diffusion.denoisers.base import Denoiser, ModelMixin
 from kan_diffusion.denoisers.time import TimeEncoding
-from kan_diffusion.kan.linear import Extrapolation, Initialization
+from kan_diffusion.kan.bases import Extrapolation
+from kan_diffusion.kan.initialization import Initialization
 from kan_diffusion.kan.network import KAN
 
 __all__ = ["KANDenoiser", "ModelMixin"]

@@ -3,70 +3,72 @@ r"""``KANLinear``: the drop-in for ``nn.Linear`` whose every edge is a learned f
 .. math:: y_o = \beta_o + \sum_i \phi_{o,i}(x_i), \qquad
     \phi_{o,i}(x) = w_{o,i}\,\mathrm{silu}(x) + s_{o,i} \sum_g c_{o,i,g}\, B_g(x).
 
-All edges that leave input i share its basis values, so a layer is one evaluation of (1 + G + k)
-features an input and one matrix product with the packed weight (out, in x (1 + G + k)). The
-scale s is redundant; it is there to match networks that have it (``edge_scale=True``).
+All edges that leave input i share the functions :math:`B_g` of a basis
+(:mod:`kan_diffusion.kan.bases`), so a layer is the functions of its inputs times the packed weight
+(out, in x (1 + functions)). The scale s is redundant; it is there to match networks that have it
+(``edge_scale=True``).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, unknown_name
-from kan_diffusion.kan.bases import MAX_ORDER
-from kan_diffusion.kan.kernels import EdgeBasis, edge_features
+from kan_diffusion.kan.bases import Basis, BasisName, Extrapolation, GridBasis, make_basis
+from kan_diffusion.kan.grids import EdgeLayer
+from kan_diffusion.kan.initialization import Initialization, initialize
+from kan_diffusion.kan.kernels import edge_features, edge_linear
 
-__all__ = ["Extrapolation", "Initialization", "KANLinear"]
+__all__ = ["BaseActivation", "KANLinear"]
 
-Extrapolation = Literal["linear", "clamp", "zero"]
-Initialization = Literal["glorot", "noise"]
+BaseActivation = Literal["silu", "auto"] | None
+"""SiLU, none, or what suits the basis."""
 
-
-def _require_known(kind: str, name: str | None, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise unknown_name(kind, str(name), known)
+_LOCAL_BASES = ("bspline", "rbf")
+_SILU_FLOPS = 4
 
 
-class KANLinear(nn.Module):
+class KANLinear(EdgeLayer):
     r"""A layer of learned univariate functions, used where ``nn.Linear`` would be.
 
     Args:
         in_features: Size of the last dimension of the input.
         out_features: Size of the last dimension of the output.
         bias: Whether to add a learned constant to each output.
-        basis: ``"bspline"``.
-        grid_size: Number G of intervals of the grid.
+        basis: The functions an edge is made of: ``"bspline"``, ``"rbf"``, ``"chebyshev"``,
+            ``"fourier"``, ``"rational"``, or a :class:`~kan_diffusion.kan.bases.Basis` of one's
+            own, for which ``grid_size`` to ``extrapolation`` are not looked at.
+        grid_size: Number G of intervals of the grid; the degree of ``"chebyshev"``, the number of
+            harmonics of ``"fourier"``; ``"rational"`` has no grid.
         order: Degree k of the splines, 1 to 5.
         grid_range: Ends of the grid, the same for every input at the start.
         extrapolation: What happens outside the grid: ``"linear"`` (the tangent at the end),
-            ``"clamp"`` (the value at the end) or ``"zero"`` (functions run out to zero).
-        base_activation: ``"silu"``, or None to leave the base branch out.
-        edge_scale: Adds one trainable scale an edge to the spline, as pykan and efficient-KAN have.
-        init: ``"glorot"`` draws every weight with variance 2 / (fan_in + fan_out), where the spline
-            branch counts as one more input with unit power; ``"noise"`` starts from the base
-            branch, U(-1/sqrt(in), 1/sqrt(in)), plus spline coefficients U(-0.05, 0.05) / G, about
-            what efficient-KAN starts from.
+            ``"clamp"`` (the value at the end), ``"zero"`` (functions run out to zero; splines and
+            Gaussians) or ``"periodic"`` (Fourier).
+        base_activation: ``"silu"``; None to leave the base branch out; ``"auto"`` is SiLU for the
+            local functions (splines and Gaussians) and None for the others, as in their papers.
+        edge_scale: Adds one trainable scale an edge to the functions, as pykan and efficient-KAN
+            have.
+        init: How the weights are drawn, by name, see :mod:`kan_diffusion.kan.initialization`.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
     Attributes:
-        weight: Packed weight with shape (out, in * (1 + G + k)): for each input first the base
-            weight, then the spline coefficients.
+        basis: The functions, with the buffers ``grid_origin`` and ``grid_step`` where they have a
+            grid.
+        weight: Packed weight with shape (out, in * (1 + functions)): for each input first the base
+            weight, then the coefficients.
         scale: Edge scales with shape (out, in), or None.
         bias: Constants with shape (out,), or None.
-        grid_origin: Buffer with shape (in,): left end of each input's grid.
-        grid_step: Buffer with shape (in,): width of an interval of each input's grid.
 
     Raises:
         KanDiffusionError: A size, a range or a name is not usable.
     """
 
-    grid_origin: Tensor
-    grid_step: Tensor
+    _version = 2
 
     def __init__(
         self,
@@ -74,131 +76,134 @@ class KANLinear(nn.Module):
         out_features: int,
         bias: bool = True,
         *,
-        basis: Literal["bspline"] = "bspline",
+        basis: BasisName | Basis = "bspline",
         grid_size: int = 5,
         order: int = 3,
         grid_range: tuple[float, float] = (-1.0, 1.0),
         extrapolation: Extrapolation = "linear",
-        base_activation: Literal["silu"] | None = "silu",
+        base_activation: BaseActivation = "auto",
         edge_scale: bool = False,
         init: Initialization = "glorot",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _require_known("basis", basis, ("bspline",))
-        _require_known("extrapolation", extrapolation, get_args(Extrapolation))
-        _require_known("init", init, get_args(Initialization))
-        if base_activation is not None:
-            _require_known("base_activation", base_activation, ("silu",))
+        if init not in get_args(Initialization):
+            raise unknown_name("init", str(init), get_args(Initialization))
+        if base_activation not in (None, "silu", "auto"):
+            raise unknown_name("base_activation", str(base_activation), ("silu", "auto"))
         if in_features < 1 or out_features < 1:
             raise KanDiffusionError(
                 f"a KANLinear needs at least one input and one output, not {in_features} and "
                 f"{out_features}"
             )
-        if grid_size < 1 or not 1 <= order <= MAX_ORDER:
-            raise KanDiffusionError(
-                f"grid_size must be at least 1 and order 1 to {MAX_ORDER}, not {grid_size} and "
-                f"{order}"
+        if isinstance(basis, str):
+            basis = make_basis(
+                basis,
+                in_features,
+                grid_size=grid_size,
+                order=order,
+                grid_range=grid_range,
+                extrapolation=extrapolation,
+                device=device,
+                dtype=dtype,
             )
-        low, high = grid_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        elif basis.in_features != in_features:
             raise KanDiffusionError(
-                f"grid_range must be two finite numbers, the lower first, not {grid_range}"
+                f"the basis is made for {basis.in_features} inputs, not for {in_features}"
             )
+        if base_activation == "auto":
+            base_activation = "silu" if basis.name in _LOCAL_BASES else None
         self.in_features = in_features
         self.out_features = out_features
         self.basis = basis
-        self.grid_size = grid_size
-        self.order = order
-        self.extrapolation = extrapolation
         self.base_activation = base_activation
-        self.init = init
+        self.init: Initialization = init
 
-        num_features = in_features * self.features_per_input
-        self.weight = nn.Parameter(
-            torch.empty(out_features, num_features, device=device, dtype=dtype)
-        )
-        self.scale = (
-            nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
-            if edge_scale
-            else None
-        )
-        self.bias = (
-            nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        )
-        step = (high - low) / grid_size
-        self.register_buffer(
-            "grid_origin", torch.full((in_features,), float(low), device=device, dtype=dtype)
-        )
-        self.register_buffer(
-            "grid_step", torch.full((in_features,), step, device=device, dtype=dtype)
-        )
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+
+        self.weight = parameter(out_features, in_features * self.features_per_input)
+        self.scale = parameter(out_features, in_features) if edge_scale else None
+        self.bias = parameter(out_features) if bias else None
         self.reset_parameters()
 
     @property
+    def grid(self) -> GridBasis:
+        """The basis, where it has a grid.
+
+        Raises:
+            KanDiffusionError: It has none.
+        """
+        if not isinstance(self.basis, GridBasis):
+            raise KanDiffusionError(
+                f"basis '{self.basis.name}' has no grid; choose another, such as 'bspline'"
+            )
+        return self.basis
+
+    @property
+    def grid_origin(self) -> Tensor:
+        """Left end of each input's grid, with shape (in,)."""
+        return self.grid.grid_origin
+
+    @property
+    def grid_step(self) -> Tensor:
+        """Width of an interval of each input's grid, with shape (in,)."""
+        return self.grid.grid_step
+
+    @property
+    def grid_size(self) -> int:
+        """Number of intervals of the grid."""
+        return self.grid.num_intervals
+
+    @property
+    def _has_base(self) -> bool:
+        return self.base_activation is not None
+
+    @property
     def features_per_input(self) -> int:
-        """Number of features an input is expanded into: base activation and splines."""
-        return int(self.base_activation is not None) + self.grid_size + self.order
+        """Number of features an input is expanded into: base activation and functions."""
+        return int(self._has_base) + self.basis.num_functions
 
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one row of input.
 
-        The packed product counts two an entry; the basis is evaluated once an input on its k + 1
-        non-zero pieces (2k a polynomial, 3 to locate the cell) and SiLU counts 4.
+        An edge costs two for each function that differs from zero (k + 1 of a B-spline's) and for
+        its base activation, as the CPU kernel has it; the functions are evaluated once an input
+        and SiLU counts 4. A scale is multiplied into the weight once a batch and not counted.
         """
-        basis = (self.order + 1) * 2 * self.order + 3 + 4 * int(self.base_activation is not None)
-        scale = 0 if self.scale is None else self.in_features * (self.grid_size + self.order)
-        return (
-            2 * self.weight.numel()
-            + self.in_features * basis
-            + scale * self.out_features
-            + (self.out_features if self.bias is not None else 0)
-        )
+        edge = 2 * (self.basis.num_active + int(self._has_base))
+        expand = self.basis.flops_per_input + _SILU_FLOPS * int(self._has_base)
+        constants = self.out_features if self.bias is not None else 0
+        return self.in_features * (self.out_features * edge + expand) + constants
 
-    @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters by the layer's ``init`` scheme.
 
         Args:
             generator: Where the draws come from; torch's default generator when None.
         """
-        first = int(self.base_activation is not None)
-        edges = self.weight.view(self.out_features, self.in_features, self.features_per_input)
-        base, splines = edges[..., :first], edges[..., first:]
-        if self.init == "noise":
-            bound = 1 / math.sqrt(self.in_features)
-            base.uniform_(-bound, bound, generator=generator)
-            noise = 0.05 / self.grid_size
-            splines.uniform_(-noise, noise, generator=generator)
-            if self.scale is not None:
-                self.scale.uniform_(-bound, bound, generator=generator)
-        else:
-            # silu and the spline branch both carry about a third of a unit normal's power.
-            std = math.sqrt(2 / (self.in_features + self.out_features))
-            base.normal_(0, std, generator=generator)
-            splines.normal_(0, std, generator=generator)
-            if self.scale is not None:
-                self.scale.fill_(1)
+        initialize(
+            self.init, self._edges.detach(), self.scale, self.basis, self._has_base, generator
+        )
+        self.basis.reset_parameters()
         if self.bias is not None:
-            self.bias.zero_()
+            nn.init.zeros_(self.bias)
+
+    @property
+    def _edges(self) -> Tensor:
+        """The packed weight by edge: (out, in, features_per_input), a view."""
+        return self.weight.view(self.out_features, self.in_features, self.features_per_input)
 
     def _packed_weight(self) -> Tensor:
         """The weight with the edge scales multiplied in: (out, in * features_per_input)."""
         if self.scale is None:
             return self.weight
-        edges = self.weight.view(self.out_features, self.in_features, self.features_per_input)
         scale = self.scale.unsqueeze(-1)
-        if self.base_activation is None:
-            return (edges * scale).flatten(1)
-        return torch.cat([edges[..., :1], edges[..., 1:] * scale], dim=-1).flatten(1)
-
-    @property
-    def _edge_basis(self) -> EdgeBasis:
-        return EdgeBasis(
-            self.grid_size, self.order, self.extrapolation, self.base_activation is not None
-        )
+        first = int(self._has_base)
+        base, coefficients = self._edges[..., :first], self._edges[..., first:]
+        return torch.cat([base, coefficients * scale], dim=-1).flatten(1)
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (*, in_features) to (*, out_features).
@@ -206,15 +211,17 @@ class KANLinear(nn.Module):
         Raises:
             KanDiffusionError: The input has another last dimension.
         """
+        rows = self._rows(input)
+        output = edge_linear(rows, self._packed_weight(), self.bias, self.basis, self._has_base)
+        return output.view(*input.shape[:-1], self.out_features)
+
+    def _rows(self, input: Tensor) -> Tensor:
         if input.ndim == 0 or input.shape[-1] != self.in_features:
             raise KanDiffusionError(
                 f"this KANLinear takes inputs with shape (*, {self.in_features}), not "
                 f"{tuple(input.shape)}"
             )
-        rows = input.reshape(-1, self.in_features)
-        features = edge_features(rows, self.grid_origin, self.grid_step, self._edge_basis)
-        output = nn.functional.linear(features.flatten(1), self._packed_weight(), self.bias)
-        return output.view(*input.shape[:-1], self.out_features)
+        return input.reshape(-1, self.in_features)
 
     @torch.no_grad()
     def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:
@@ -236,20 +243,38 @@ class KANLinear(nn.Module):
                 f"edge ({i}, {j}) does not exist in a layer with {self.in_features} inputs and "
                 f"{self.out_features} outputs"
             )
-        features = edge_features(
-            x.reshape(-1, 1),
-            self.grid_origin[i : i + 1],
-            self.grid_step[i : i + 1],
-            self._edge_basis,
-        )
+        features = edge_features(x.reshape(-1, 1), self.basis.one_input(i), self._has_base)
         edges = self._packed_weight().view(self.out_features, self.in_features, -1)
         return (features[:, 0] @ edges[j, i]).view(x.shape)
+
+    @torch.no_grad()
+    def out_of_range_fraction(self, input: Tensor) -> Tensor:
+        """The fraction of each input's values that lie outside its grid.
+
+        Args:
+            input: Inputs with shape (*, in_features).
+
+        Returns:
+            Fractions with shape (in_features,), from 0 to 1; NaN for an empty input.
+        """
+        return self.basis.outside(self._rows(input)).to(self.weight.dtype).mean(0)
+
+    def _load_from_state_dict(  # type: ignore[no-untyped-def]
+        self,
+        state_dict,  # noqa: ANN001
+        prefix: str,
+        *args,  # noqa: ANN002
+    ) -> None:
+        # Version 1 had the grid beside the weight. Files of tensors do not keep the version.
+        for name in ("grid_origin", "grid_step"):
+            if prefix + name in state_dict:
+                state_dict[f"{prefix}basis.{name}"] = state_dict.pop(prefix + name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""
         return (
-            f"{self.in_features}, {self.out_features}, grid_size={self.grid_size}, "
-            f"order={self.order}, extrapolation={self.extrapolation!r}, "
+            f"{self.in_features}, {self.out_features}, "
             f"base_activation={self.base_activation!r}, edge_scale={self.scale is not None}, "
             f"bias={self.bias is not None}"
         )

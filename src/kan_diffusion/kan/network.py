@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.linear import Extrapolation, Initialization, KANLinear
+from kan_diffusion.kan.bases import BasisName, Extrapolation
+from kan_diffusion.kan.grids import MovingGrids
+from kan_diffusion.kan.initialization import Initialization
+from kan_diffusion.kan.linear import BaseActivation, KANLinear
 
 __all__ = ["KAN"]
 
 
-class KAN(nn.Module):
+class KAN(MovingGrids):
     """A Kolmogorov-Arnold network: (*, widths[0]) -> (*, widths[-1]).
 
     Args:
@@ -31,7 +33,7 @@ class KAN(nn.Module):
         order: Degree of the splines.
         grid_range: Ends of the grid.
         extrapolation: What happens outside the grid.
-        base_activation: ``"silu"`` or None.
+        base_activation: ``"silu"``, None or ``"auto"``.
         edge_scale: Whether every edge has a scale of its own.
         init: Initialisation by name.
         device: Device of the parameters.
@@ -46,12 +48,12 @@ class KAN(nn.Module):
         widths: Sequence[int],
         bias: bool = True,
         *,
-        basis: Literal["bspline"] = "bspline",
+        basis: BasisName = "bspline",
         grid_size: int = 5,
         order: int = 3,
         grid_range: tuple[float, float] = (-1.0, 1.0),
         extrapolation: Extrapolation = "linear",
-        base_activation: Literal["silu"] | None = "silu",
+        base_activation: BaseActivation = "auto",
         edge_scale: bool = False,
         init: Initialization = "glorot",
         device: torch.device | str | None = None,

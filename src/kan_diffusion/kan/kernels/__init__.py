@@ -1,6 +1,5 @@
-"""Evaluation of a layer's edge features, behind one function."""
+"""The evaluation of a layer: torch's own operations, or a compiled kernel."""
 
-from kan_diffusion.kan.kernels.dispatch import edge_features
-from kan_diffusion.kan.kernels.reference import EdgeBasis
+from kan_diffusion.kan.kernels.dispatch import edge_features, edge_linear
 
-__all__ = ["EdgeBasis", "edge_features"]
+__all__ = ["edge_features", "edge_linear"]

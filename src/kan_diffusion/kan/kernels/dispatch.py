@@ -1,124 +1,241 @@
-"""One function for a layer's edge features; the kernel that evaluates them is chosen here.
+"""A layer's product of functions and weights; what computes it is chosen here.
 
-The compiled CPU kernel takes cubic splines of plain float32 and float64 tensors on the CPU;
-everything else (other orders, GPUs, other dtypes, vmap and the other torch.func transforms,
-torch.compile and export, a second derivative, a machine without numba) is evaluated by the
-reference. Under autocast the features keep the grid's precision, in which a place in a cell is
-told; the matrix product that follows is what autocast makes cheaper.
+The compiled CPU kernel (:mod:`kan_diffusion.kan.kernels.cpu`) takes B-splines of plain float32 and
+float64 tensors on the CPU. It steps aside for whatever else there is - other bases, GPUs, other
+dtypes, autocast, vmap and the other torch.func transforms, torch.export, a machine without numba -
+and the layer is then the functions of its inputs times its weight, in torch's own operations. That
+is also how a gradient is differentiated once more.
+
+Inside torch.compile the kernel is the operator ``torch.ops.kan_diffusion.bspline_linear``, which
+the compiler does not look into.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear, silu
 
-from kan_diffusion.kan.kernels import reference
-from kan_diffusion.kan.kernels.reference import EdgeBasis
+from kan_diffusion.kan.bases import Basis, BSpline
 
-__all__ = ["edge_features"]
+__all__ = ["edge_features", "edge_linear"]
 
-_KERNEL_DTYPES = (torch.float32, torch.float64)
+_HAS_NUMBA = find_spec("numba") is not None
+_DTYPES = (torch.float32, torch.float64)
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # by torch.func
+_is_batched = torch._C._functorch.is_legacy_batchedtensor  # by a vectorised Jacobian
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
-def _fused_kernel(basis: EdgeBasis, *tensors: Tensor) -> ModuleType | None:
-    """The compiled kernel, where it covers what is asked for."""
-    dtype = tensors[0].dtype
-    if dtype not in _KERNEL_DTYPES or torch.compiler.is_compiling():
-        return None
-    for tensor in tensors:
-        if (
-            tensor.device.type != "cpu"
-            or tensor.dtype != dtype
-            or type(tensor) not in _PLAIN_TYPES
-            or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        ):
-            return None
+
+@cache
+def _kernel() -> ModuleType | None:
+    """The compiled kernels, or None where numba does not work."""
     try:
         from kan_diffusion.kan.kernels import cpu
     except ImportError:
         return None
-    return cpu if basis.order == cpu.ORDER else None
+    return cpu
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    kind = device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
+def _autocasts(x: Tensor) -> bool:
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-class _FusedFeatures(torch.autograd.Function):
-    """The compiled kernel under autograd; keeps x and recomputes in the backward pass."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, origin: Tensor, step: Tensor, basis: EdgeBasis) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        from kan_diffusion.kan.kernels import cpu
-
-        ctx.save_for_backward(x, origin, step)
-        ctx.basis = basis
-        return cpu.features(x, origin, step, basis)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        x, origin, step = ctx.saved_tensors
-        kernel = _fused_kernel(ctx.basis, grad, x)
-        # Gradients are only enabled here when the result is to be differentiated once more.
-        if kernel is None or torch.is_grad_enabled():
-            kernel = reference
-        return kernel.features_backward(grad, x, origin, step, ctx.basis), None, None, None
+def _is_plain(dtype: torch.dtype, *tensors: Tensor) -> bool:
+    """Whether all are ordinary tensors on the CPU, of one dtype that there is a kernel for."""
+    return dtype in _DTYPES and all(
+        tensor.dtype is dtype
+        and tensor.is_cpu
+        and type(tensor) in _PLAIN_TYPES
+        and not _is_wrapped(tensor)
+        and not _is_batched(tensor)
+        for tensor in tensors
+    )
 
 
-class _ReferenceFeatures(torch.autograd.Function):
-    """The reference under autograd and torch.func; keeps x and recomputes, too.
+def edge_features(x: Tensor, basis: Basis, has_base: bool) -> Tensor:
+    """What each input is expanded into: its base activation, then the functions of its basis.
 
-    Apart from the fused one because torch inspects the signature of a function with
-    ``setup_context`` at every call, which costs more than a small layer.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, origin: Tensor, step: Tensor, basis: EdgeBasis) -> Tensor:
-        return reference.features(x, origin, step, basis)
-
-    @staticmethod
-    def setup_context(
-        ctx: torch.autograd.function.FunctionCtx,
-        inputs: tuple[Tensor, Tensor, Tensor, EdgeBasis],
-        output: Tensor,
-    ) -> None:
-        x, origin, step, basis = inputs
-        ctx.save_for_backward(x, origin, step)
-        ctx.basis = basis  # type: ignore[attr-defined]
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        x, origin, step = ctx.saved_tensors
-        with _without_autocast(x.device):
-            grad_x = reference.features_backward(grad, x, origin, step, ctx.basis)
-        return grad_x, None, None, None
-
-
-def edge_features(x: Tensor, origin: Tensor, step: Tensor, basis: EdgeBasis) -> Tensor:
-    """The features of every input: its base activation, then its B-splines.
+    Under autocast the functions keep the precision of the basis, in which a place on a grid is
+    told; the product that follows is what autocast makes cheaper.
 
     Args:
         x: Inputs with shape (N, in).
-        origin: Left end of each input's grid, with shape (in,).
-        step: Width of one interval of each input's grid, with shape (in,), positive.
-        basis: What the features are.
+        basis: The functions.
+        has_base: Whether SiLU comes before them.
 
     Returns:
-        Features with shape (N, in, width), twice differentiable with respect to x; the grid takes
-        no gradient.
+        Features with shape (N, in, has_base + functions), differentiable in x.
     """
-    with _without_autocast(x.device) as autocast:
-        rows = x if autocast is None else x.to(origin.dtype)
-        fused = _fused_kernel(basis, rows, origin, step) is not None
-        function = _FusedFeatures if fused else _ReferenceFeatures
-        features: Tensor = function.apply(rows, origin, step, basis)
-    return features
+    if _autocasts(x):
+        dtype = next((t.dtype for t in (*basis.buffers(), *basis.parameters())), x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return edge_features(x.to(dtype), basis, has_base)
+    functions: Tensor = basis(x)
+    if not has_base:
+        return functions
+    return torch.cat([silu(x).unsqueeze(-1), functions], dim=-1)
+
+
+def edge_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, basis: Basis, has_base: bool
+) -> Tensor:
+    """The output of a layer.
+
+    Args:
+        x: Inputs with shape (N, in).
+        weight: Packed weight with shape (out, in * (has_base + functions)).
+        bias: Constants with shape (out,), or None.
+        basis: The functions.
+        has_base: Whether SiLU comes before them.
+
+    Returns:
+        Outputs with shape (N, out), differentiable twice in x, weight and bias.
+    """
+    if type(basis) is BSpline and _HAS_NUMBA and not _autocasts(x):
+        origin, step, settings = basis.grid_origin, basis.grid_step, _settings(basis, has_base)
+        if torch.compiler.is_compiling():
+            if not torch.compiler.is_exporting() and x.device.type == "cpu" and x.dtype in _DTYPES:
+                compiled: Tensor = _linear(x, weight, bias, origin, step, *settings)
+                return compiled
+        elif _is_plain(x.dtype, x, weight, origin, step) and _kernel() is not None:
+            fused: Tensor = _FusedLinear.apply(x, weight, bias, basis, has_base)
+            return fused
+    return linear(edge_features(x, basis, has_base).flatten(1), weight, bias)
+
+
+def _settings(basis: BSpline, has_base: bool) -> tuple[int, str, bool]:
+    return basis.order, basis.extrapolation, has_base
+
+
+class _FusedLinear(torch.autograd.Function):
+    """The compiled kernel under autograd; keeps x and recomputes in the backward pass.
+
+    Not the operator below: its way through torch's dispatcher costs more than a small layer. Nor
+    ``setup_context``, for which torch inspects a signature at every call.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx,  # noqa: ANN001
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        basis: BSpline,
+        has_base: bool,
+    ) -> Tensor:
+        kernel = _kernel()
+        assert kernel is not None
+        grid = basis.grid_origin, basis.grid_step
+        settings = _settings(basis, has_base)
+        ctx.save_for_backward(x, weight)
+        ctx.basis, ctx.grid, ctx.settings = basis, grid, settings
+        output: Tensor = kernel.linear(x, weight, bias, *grid, *settings)
+        return output
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        x, weight = ctx.saved_tensors
+        # Gradients are only enabled here when the result is to be differentiated once more.
+        if torch.is_grad_enabled() or not _is_plain(x.dtype, grad):
+            needed = ctx.needs_input_grad[:3]
+            has_base = ctx.settings[-1]
+            return *_reference_gradients(grad, x, weight, ctx.basis, has_base, needed), None, None
+        kernel = _kernel()
+        assert kernel is not None
+        grads: tuple[Tensor, Tensor, Tensor] = kernel.linear_backward(
+            grad, x, weight, *ctx.grid, *ctx.settings
+        )
+        return *grads, None, None
+
+
+def _reference_gradients(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    basis: Basis,
+    has_base: bool,
+    needed: tuple[bool, bool, bool],
+) -> Gradients:
+    """Gradients through torch's operations, which can be differentiated where that is wanted."""
+    with torch.enable_grad():
+        output = linear(edge_features(x, basis, has_base).flatten(1), weight)
+        wanted = [t for t, need in zip((x, weight), needed, strict=False) if need]
+        create_graph = grad.requires_grad or any(t.requires_grad for t in wanted)
+        found = iter(torch.autograd.grad(output, wanted, grad, create_graph=create_graph))
+    grad_x, grad_weight = (next(found) if need else None for need in needed[:2])
+    return grad_x, grad_weight, grad.sum(0) if needed[2] else None
+
+
+@torch.library.custom_op("kan_diffusion::bspline_linear", mutates_args=(), device_types="cpu")
+def _linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    origin: Tensor,
+    step: Tensor,
+    order: int,
+    extrapolation: str,
+    has_base: bool,
+) -> Tensor:
+    kernel = _kernel()
+    assert kernel is not None, "numba is there but does not import"
+    output: Tensor = kernel.linear(x, weight, bias, origin, step, order, extrapolation, has_base)
+    return output
+
+
+@torch.library.custom_op(
+    "kan_diffusion::bspline_linear_backward", mutates_args=(), device_types="cpu"
+)
+def _linear_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    origin: Tensor,
+    step: Tensor,
+    order: int,
+    extrapolation: str,
+    has_base: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernel = _kernel()
+    assert kernel is not None, "numba is there but does not import"
+    grads: tuple[Tensor, Tensor, Tensor] = kernel.linear_backward(
+        grad, x, weight, origin, step, order, extrapolation, has_base
+    )
+    return grads
+
+
+@_linear.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor | None, origin: Tensor, step: Tensor, *_: object
+) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@_linear_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[:1])
+
+
+def _save(ctx, inputs: tuple[object, ...], output: Tensor) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    x, weight, _, origin, step, *settings = inputs
+    ctx.save_for_backward(x, weight, origin, step)
+    ctx.settings = settings
+
+
+def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = _linear_backward
+    grad_x, grad_weight, grad_bias = backward(grad, *ctx.saved_tensors, *ctx.settings)
+    bias = grad_bias if ctx.needs_input_grad[2] else None
+    return grad_x, grad_weight, bias, None, None, None, None, None
+
+
+_linear.register_autograd(_differentiate, setup_context=_save)

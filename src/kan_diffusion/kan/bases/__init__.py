@@ -1,0 +1,80 @@
+"""Basis functions of a KAN's edges, behind one interface."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from kan_diffusion.errors import KanDiffusionError, unknown_name
+from kan_diffusion.kan.bases.base import Basis, Extrapolation, GridBasis
+from kan_diffusion.kan.bases.chebyshev import Chebyshev
+from kan_diffusion.kan.bases.fourier import Fourier
+from kan_diffusion.kan.bases.rational import Rational
+from kan_diffusion.kan.bases.rbf import RBF
+from kan_diffusion.kan.bases.spline import MAX_ORDER, BSpline, piece_coefficients
+
+__all__ = [
+    "BASES",
+    "MAX_ORDER",
+    "RBF",
+    "BSpline",
+    "Basis",
+    "BasisName",
+    "Chebyshev",
+    "Extrapolation",
+    "Fourier",
+    "GridBasis",
+    "Rational",
+    "make_basis",
+    "piece_coefficients",
+]
+
+BasisName = Literal["bspline", "rbf", "chebyshev", "fourier", "rational"]
+"""The bases by name."""
+
+BASES: dict[str, type[Basis]] = {
+    basis.name: basis for basis in (BSpline, RBF, Chebyshev, Fourier, Rational)
+}
+"""The bases by name."""
+
+
+def make_basis(
+    name: str,
+    in_features: int,
+    *,
+    grid_size: int,
+    order: int,
+    grid_range: tuple[float, float],
+    extrapolation: Extrapolation,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Basis:
+    """Makes a basis by name; what a basis has no use for is not looked at.
+
+    Args:
+        name: One of ``BASES``.
+        in_features: Number of inputs.
+        grid_size: Intervals of the grid; the degree for ``"chebyshev"``, the number of harmonics
+            for ``"fourier"``.
+        order: Degree of ``"bspline"``.
+        grid_range: Ends of the grid.
+        extrapolation: What happens outside the grid.
+        device: Device of the basis.
+        dtype: Floating dtype of the basis.
+
+    Raises:
+        KanDiffusionError: There is no such basis, or it cannot be made with these settings.
+    """
+    match name:
+        case "bspline":
+            return BSpline(in_features, grid_size, order, grid_range, extrapolation, device, dtype)
+        case "rational":
+            return Rational(in_features, device=device, dtype=dtype)
+        case _:
+            kind = BASES.get(name)
+            if kind is None or not issubclass(kind, GridBasis):
+                raise unknown_name("basis", str(name), tuple(BASES))
+            if in_features < 1:
+                raise KanDiffusionError("a basis needs at least one input")
+            return kind(in_features, grid_size, grid_range, extrapolation, device, dtype)

@@ -1,0 +1,190 @@
+r"""What every basis has in common.
+
+A basis expands an input x into functions :math:`B_0(x), B_1(x), \dots`; an edge is a weighted sum
+of them (and of a base activation, see :mod:`kan_diffusion.kan.linear`). A basis with a grid places
+its functions by :math:`u = (x - x_0) / h`, which runs from 0 to G over the grid of each input.
+Outside, with :math:`u_e` the nearer end:
+
+* ``"linear"`` continues every function by its tangent, :math:`B(u_e) + B'(u_e)\,(u - u_e)`:
+  continuous with a continuous first derivative;
+* ``"clamp"`` holds :math:`B(u_e)`;
+* ``"zero"`` lets the functions run out to zero by themselves, where they do;
+* ``"periodic"`` takes functions that repeat themselves as they are.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from kan_diffusion.errors import KanDiffusionError, unknown_name
+
+__all__ = ["Basis", "Extrapolation", "GridBasis"]
+
+Extrapolation = Literal["linear", "clamp", "zero", "periodic"]
+"""What happens outside the grid."""
+
+
+class Basis(nn.Module, ABC):
+    """Functions that each input is expanded into: (N, in) -> (N, in, num_functions).
+
+    A basis of one's own derives from this, or from :class:`GridBasis` when its functions have a
+    place on a grid, and is given to ``KANLinear(..., basis=...)`` as an object.
+
+    Attributes:
+        name: What users write.
+        in_features: Number of inputs.
+        num_functions: Number of functions an input, which is the number of parameters an edge.
+        num_active: Most functions of an input that differ from zero at a time.
+        flops_per_input: Floating-point operations to evaluate the functions of one input; an
+            elementary function (exp, sin, a division) counts as four.
+    """
+
+    name: ClassVar[str]
+    in_features: int
+    num_functions: int
+    num_active: int
+    flops_per_input: int
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Functions (N, in, num_functions) of inputs (N, in); differentiable in x."""
+
+    @abstractmethod
+    def one_input(self, i: int) -> Basis:
+        """The basis of input ``i`` alone, sharing no parameters."""
+
+    def outside(self, x: Tensor) -> Tensor:
+        """Which inputs lie outside the range the functions are meant for: (N, in), bool."""
+        return torch.zeros_like(x, dtype=torch.bool)
+
+    def reset_parameters(self) -> None:
+        """Puts parameters of the basis itself, where it has any, back to their start."""
+
+
+class GridBasis(Basis):
+    """A basis whose functions are placed by a uniform grid for each input.
+
+    Args:
+        in_features: Number of inputs.
+        num_intervals: Number G of intervals.
+        grid_range: Ends of the grid, the same for every input at the start.
+        extrapolation: What happens outside the grid.
+        device: Device of the grid.
+        dtype: Floating dtype of the grid.
+
+    Attributes:
+        grid_origin: Buffer with shape (in,): left end of each input's grid.
+        grid_step: Buffer with shape (in,): width of an interval of each input's grid, positive.
+
+    Raises:
+        KanDiffusionError: A size or range is not usable, or the extrapolation is not one of
+            ``extrapolations``.
+    """
+
+    extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "clamp", "zero")
+    grid_origin: Tensor
+    grid_step: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        num_intervals: int,
+        grid_range: tuple[float, float] = (-1.0, 1.0),
+        extrapolation: Extrapolation = "linear",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if extrapolation not in self.extrapolations:
+            raise unknown_name(
+                f"extrapolation of basis '{self.name}'", str(extrapolation), self.extrapolations
+            )
+        if num_intervals < 1:
+            raise KanDiffusionError(f"grid_size must be at least 1, not {num_intervals}")
+        low, high = grid_range
+        if not (float("-inf") < low < high < float("inf")):
+            raise KanDiffusionError(
+                f"grid_range must be two finite numbers, the lower first, not {grid_range}"
+            )
+        self.in_features = in_features
+        self.num_intervals = num_intervals
+        self.extrapolation: Extrapolation = extrapolation
+        step = (high - low) / num_intervals
+        self.register_buffer(
+            "grid_origin", torch.full((in_features,), float(low), device=device, dtype=dtype)
+        )
+        self.register_buffer(
+            "grid_step", torch.full((in_features,), step, device=device, dtype=dtype)
+        )
+
+    @property
+    def grid_end(self) -> Tensor:
+        """Right end of each input's grid, with shape (in,)."""
+        return self.grid_origin + self.num_intervals * self.grid_step
+
+    @abstractmethod
+    def values(self, u: Tensor) -> Tensor:
+        """Functions (*, num_functions) at places u (*) of the grid, from 0 to G."""
+
+    @abstractmethod
+    def slopes(self, u: Tensor) -> Tensor:
+        """Derivatives of the functions with respect to u, (*, num_functions)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Functions (N, in, num_functions) of inputs (N, in)."""
+        u = (x - self.grid_origin) / self.grid_step
+        if self.extrapolation in ("zero", "periodic"):
+            return self.values(u)
+        inside = u.clamp(0, self.num_intervals)
+        values = self.values(inside)
+        if self.extrapolation == "linear":
+            values = values + (u - inside).unsqueeze(-1) * self.slopes(inside)
+        return values
+
+    def outside(self, x: Tensor) -> Tensor:
+        """Which inputs lie outside their grid."""
+        return (x < self.grid_origin) | (x > self.grid_end)
+
+    @abstractmethod
+    def with_intervals(self, num_intervals: int) -> Self:
+        """The same basis with another number of intervals over the same range."""
+
+    def one_input(self, i: int) -> Self:
+        """The basis of input ``i`` alone."""
+        alone = self.with_intervals(self.num_intervals)
+        alone.in_features = 1
+        alone.grid_origin = self.grid_origin[i : i + 1].clone()
+        alone.grid_step = self.grid_step[i : i + 1].clone()
+        return alone
+
+    def _settings(self, num_intervals: int) -> dict[str, object]:
+        """What ``__init__`` needs for the same basis with another number of intervals."""
+        return {
+            "in_features": self.in_features,
+            "num_intervals": num_intervals,
+            "extrapolation": self.extrapolation,
+            "device": self.grid_origin.device,
+            "dtype": self.grid_origin.dtype,
+        }
+
+    def _take_range(self, other: GridBasis) -> None:
+        """Lays the grid over the range of another basis's."""
+        self.grid_origin.copy_(other.grid_origin)
+        self.grid_step.copy_(other.grid_step * (other.num_intervals / self.num_intervals))
+
+    def exact_refinement(self, num_intervals: int) -> Tensor | None:
+        """The matrix that carries coefficients over to more intervals without an error.
+
+        Returns:
+            Matrix (new functions, old functions) in float64, or None where there is none and
+            coefficients have to be fitted.
+        """
+        return None
+
+    def extra_repr(self) -> str:
+        """The settings that differ between layers, for ``print``."""
+        return f"num_intervals={self.num_intervals}, extrapolation={self.extrapolation!r}"

@@ -1,0 +1,70 @@
+r"""Sines and cosines (as in FourierKAN, Noesis 2024, and Xu et al. 2024, arXiv:2406.01034).
+
+.. math:: B_{2g}(u) = \cos\big((g + 1)\,\theta\big), \quad
+    B_{2g+1}(u) = \sin\big((g + 1)\,\theta\big), \quad
+    \theta = 2 \pi u / G, \qquad g = 0, \dots, G - 1,
+
+G harmonics with one period over the grid; the layer's bias is the constant. Outside the grid the
+functions are continued by ``"linear"`` or ``"clamp"`` or, by ``"periodic"``, as they are.
+Parameters an edge: 2 G. Operations an input: 9 G + 2, with 4 for a sine; an edge costs 4 G.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from kan_diffusion.kan.bases.base import Extrapolation, GridBasis
+
+__all__ = ["Fourier"]
+
+
+class Fourier(GridBasis):
+    """``num_intervals`` harmonics over the grid's range; arguments as :class:`GridBasis`."""
+
+    name: ClassVar[str] = "fourier"
+    extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "clamp", "periodic")
+
+    def __init__(
+        self,
+        in_features: int,
+        num_intervals: int = 5,
+        grid_range: tuple[float, float] = (-1.0, 1.0),
+        extrapolation: Extrapolation = "linear",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
+        self.num_functions = self.num_active = 2 * num_intervals
+        self.flops_per_input = 9 * num_intervals + 2
+
+    def _angles(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        harmonics = torch.arange(1, self.num_intervals + 1, device=u.device, dtype=u.dtype)
+        frequencies = harmonics * (2 * math.pi / self.num_intervals)
+        return u.unsqueeze(-1) * frequencies, frequencies
+
+    def values(self, u: Tensor) -> Tensor:
+        """Cosines and sines (*, 2 G) at u (*)."""
+        angles, _ = self._angles(u)
+        return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(-2)
+
+    def slopes(self, u: Tensor) -> Tensor:
+        """Derivatives with respect to u."""
+        angles, frequencies = self._angles(u)
+        slopes = [-frequencies * angles.sin(), frequencies * angles.cos()]
+        return torch.stack(slopes, dim=-1).flatten(-2)
+
+    def with_intervals(self, num_intervals: int) -> Self:
+        """Another number of harmonics over the same range."""
+        other = type(self)(**self._settings(num_intervals))  # type: ignore[arg-type]
+        other._take_range(self)
+        return other
+
+    def exact_refinement(self, num_intervals: int) -> Tensor | None:
+        """More harmonics change none of those there are."""
+        if num_intervals < self.num_intervals:
+            return None
+        return torch.eye(2 * num_intervals, self.num_functions, dtype=torch.float64)

@@ -1,0 +1,128 @@
+r"""Grouped rational functions (Kolmogorov-Arnold Transformer, Yang & Wang 2024, arXiv:2409.10594).
+
+.. math:: B(x) = \frac{a_0 + a_1 x + \dots + a_m x^m}{1 + |b_1 x + \dots + b_n x^n|},
+    \qquad m = 5,\; n = 4,
+
+one function an input, whose coefficients are learned and shared by the inputs of a group (a "safe"
+Pade unit, Molina et al. 2020, arXiv:1907.06732). An edge is a multiple of it, so its parameters are
+1, plus (m + n + 1) a group. Operations an input: 2 (m + n) + 6; an edge costs 2. The functions are
+defined everywhere and grow linearly: there is no grid and nothing to extrapolate.
+
+At the start the function is SiLU, as near as the form comes to it: the coefficients are fitted, by
+least squares on [-4, 4], when this module is first used.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan.bases.base import Basis
+
+__all__ = ["Rational"]
+
+NUMERATOR_DEGREE = 5
+DENOMINATOR_DEGREE = 4
+
+
+@cache
+def _silu_coefficients() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Numerator and denominator of the rational function nearest to SiLU on [-4, 4]."""
+    from scipy.optimize import least_squares
+
+    x = np.linspace(-4, 4, 401)
+    silu = x / (1 + np.exp(-x))
+    powers = np.vander(x, NUMERATOR_DEGREE + 1, increasing=True)
+
+    def errors(coefficients: np.ndarray) -> np.ndarray:
+        numerator, denominator = np.split(coefficients, [NUMERATOR_DEGREE + 1])
+        below = 1 + np.abs(powers[:, 1 : DENOMINATOR_DEGREE + 1] @ denominator)
+        return powers @ numerator / below - silu
+
+    start = np.zeros(NUMERATOR_DEGREE + 1 + DENOMINATOR_DEGREE)
+    start[1], start[2], start[NUMERATOR_DEGREE + 2] = 0.5, 0.25, 0.1
+    solution = least_squares(errors, start, xtol=1e-12, ftol=1e-12).x
+    numerator, denominator = np.split(solution, [NUMERATOR_DEGREE + 1])
+    return tuple(map(float, numerator)), tuple(map(float, denominator))
+
+
+class Rational(Basis):
+    """Learned rational functions, one a group of inputs.
+
+    Args:
+        in_features: Number of inputs.
+        num_groups: Number of groups that share coefficients; neighbouring inputs are together. It
+            is held to at most one group an input.
+        device: Device of the coefficients.
+        dtype: Floating dtype of the coefficients.
+
+    Attributes:
+        numerator: Coefficients a with shape (groups, m + 1).
+        denominator: Coefficients b with shape (groups, n).
+
+    Raises:
+        KanDiffusionError: There is not at least one group.
+    """
+
+    name: ClassVar[str] = "rational"
+
+    def __init__(
+        self,
+        in_features: int,
+        num_groups: int = 8,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if num_groups < 1:
+            raise KanDiffusionError(f"num_groups must be at least 1, not {num_groups}")
+        self.in_features = in_features
+        self.num_groups = min(num_groups, in_features)
+        self.num_functions = self.num_active = 1
+        self.flops_per_input = 2 * (NUMERATOR_DEGREE + DENOMINATOR_DEGREE) + 6
+        groups = self.num_groups
+        self.numerator = nn.Parameter(
+            torch.empty(groups, NUMERATOR_DEGREE + 1, device=device, dtype=dtype)
+        )
+        self.denominator = nn.Parameter(
+            torch.empty(groups, DENOMINATOR_DEGREE, device=device, dtype=dtype)
+        )
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Puts every function back to SiLU."""
+        numerator, denominator = _silu_coefficients()
+        self.numerator.copy_(self.numerator.new_tensor(numerator).expand_as(self.numerator))
+        self.denominator.copy_(self.denominator.new_tensor(denominator).expand_as(self.denominator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The function of each input: (N, in) -> (N, in, 1)."""
+        group = torch.arange(self.in_features, device=x.device)
+        group = group * self.num_groups // self.in_features
+        a, b = self.numerator[group], self.denominator[group]
+        above = a[:, NUMERATOR_DEGREE]
+        for degree in range(NUMERATOR_DEGREE - 1, -1, -1):
+            above = above * x + a[:, degree]
+        below = b[:, DENOMINATOR_DEGREE - 1]
+        for degree in range(DENOMINATOR_DEGREE - 2, -1, -1):
+            below = below * x + b[:, degree]
+        return (above / (1 + (below * x).abs())).unsqueeze(-1)
+
+    @torch.no_grad()
+    def one_input(self, i: int) -> Rational:
+        """The function of input ``i`` alone."""
+        alone = Rational(1, 1, device=self.numerator.device, dtype=self.numerator.dtype)
+        group = i * self.num_groups // self.in_features
+        alone.numerator.copy_(self.numerator[group : group + 1])
+        alone.denominator.copy_(self.denominator[group : group + 1])
+        return alone
+
+    def extra_repr(self) -> str:
+        """The settings that differ between layers, for ``print``."""
+        return f"num_groups={self.num_groups}"

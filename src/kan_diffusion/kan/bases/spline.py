@@ -1,0 +1,191 @@
+r"""B-splines on uniform knots (the KAN of Liu et al. 2024, arXiv:2404.19756).
+
+With u the place on the grid, cell :math:`c = \lfloor u \rfloor` and :math:`f = u - c \in [0, 1)`,
+every B-spline of order k is one function, shifted: only :math:`B_c, \dots, B_{c+k}` differ from
+zero, and
+
+.. math:: B_{c+j} = p_{k,j}(f), \qquad
+    p_{k,j}(f) = \frac{f + k - j}{k}\, p_{k-1,j-1}(f) + \frac{1 + j - f}{k}\, p_{k-1,j}(f),
+
+polynomials of degree :math:`k` with :math:`p_{0,0} = 1` (the Cox-de Boor recursion on uniform
+knots, de Boor 1978, solved once here instead of at every evaluation; in matrix form it is Qin 2000,
+"General matrix representations for B-splines").
+
+Parameters an edge: G + k. Operations an input: 2k for each of k + 1 pieces and 3 to find the cell;
+an edge then costs 2 (k + 1) whatever G is, because no more functions differ from zero. Outside the
+grid: ``"linear"``, ``"clamp"``, or ``"zero"``, where the functions run out to zero over k intervals
+as on the classical extended knot vector.
+
+A spline on G intervals is also one on mG: its coefficients are spread by m and convolved with the
+mask :math:`m^{-k} (1 + z + \dots + z^{m-1})^{k+1}` (knot insertion on uniform knots; for m = 2 the
+two-scale relation of Lane and Riesenfeld 1980).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cache
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan.bases.base import Extrapolation, GridBasis
+
+__all__ = ["MAX_ORDER", "BSpline", "piece_coefficients"]
+
+MAX_ORDER = 5
+"""The highest spline order supported; degree 5 is four times continuously differentiable."""
+
+Polynomial = tuple[Fraction, ...]
+
+
+def _times_linear(polynomial: Polynomial, constant: Fraction, slope: Fraction) -> Polynomial:
+    """``polynomial(f) * (constant + slope * f)``, coefficients from degree 0 upwards."""
+    product = [Fraction(0)] * (len(polynomial) + 1)
+    for degree, coefficient in enumerate(polynomial):
+        product[degree] += coefficient * constant
+        product[degree + 1] += coefficient * slope
+    return tuple(product)
+
+
+@cache
+def _pieces(order: int) -> tuple[Polynomial, ...]:
+    if order == 0:
+        return ((Fraction(1),),)
+    lower = _pieces(order - 1)
+    zero = (Fraction(0),) * order
+    pieces = []
+    for j in range(order + 1):
+        left = lower[j - 1] if j > 0 else zero
+        right = lower[j] if j < order else zero
+        rising = _times_linear(left, Fraction(order - j, order), Fraction(1, order))
+        falling = _times_linear(right, Fraction(1 + j, order), Fraction(-1, order))
+        pieces.append(tuple(a + b for a, b in zip(rising, falling, strict=True)))
+    return tuple(pieces)
+
+
+@cache
+def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ...], ...]:
+    """Coefficients of the polynomial pieces of a uniform B-spline, or of their derivatives.
+
+    Args:
+        order: Degree k of the spline, 0 to ``MAX_ORDER``.
+        derivative: How often to differentiate with respect to f (in units of the grid step).
+
+    Returns:
+        k + 1 rows, one a piece j, each with k + 1 coefficients of 1, f, ..., f^k.
+    """
+    rows = []
+    for piece in _pieces(order):
+        polynomial = list(piece)
+        for _ in range(derivative):
+            polynomial = [*(n * c for n, c in enumerate(polynomial[1:], start=1)), Fraction(0)]
+        rows.append(tuple(float(c) for c in polynomial))
+    return tuple(rows)
+
+
+class BSpline(GridBasis):
+    """B-splines of one order on a uniform grid.
+
+    Args:
+        in_features: Number of inputs.
+        num_intervals: Number G of intervals.
+        order: Degree k, 1 to ``MAX_ORDER``.
+        grid_range: Ends of the grid.
+        extrapolation: ``"linear"``, ``"clamp"`` or ``"zero"``.
+        device: Device of the grid.
+        dtype: Floating dtype of the grid.
+
+    Raises:
+        KanDiffusionError: A size or range is not usable.
+    """
+
+    name: ClassVar[str] = "bspline"
+
+    def __init__(
+        self,
+        in_features: int,
+        num_intervals: int = 5,
+        order: int = 3,
+        grid_range: tuple[float, float] = (-1.0, 1.0),
+        extrapolation: Extrapolation = "linear",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
+        if not 1 <= order <= MAX_ORDER:
+            raise KanDiffusionError(f"order must be 1 to {MAX_ORDER}, not {order}")
+        self.order = order
+        self.num_functions = num_intervals + order
+        self.num_active = order + 1
+        self.flops_per_input = (order + 1) * 2 * order + 3
+
+    @property
+    def reach(self) -> int:
+        """How many intervals beyond the grid the functions are followed."""
+        return self.order if self.extrapolation == "zero" else 0
+
+    def _pieces(self, position: Tensor, derivative: int = 0) -> Tensor:
+        """The pieces p_{k,j}(f), or derivatives: (*) -> (*, k + 1)."""
+        coefficients = position.new_tensor(piece_coefficients(self.order, derivative))
+        powers = [torch.ones_like(position)]
+        for _ in range(self.order):
+            powers.append(powers[-1] * position)
+        return torch.stack(powers, dim=-1) @ coefficients.T
+
+    def _spread(self, u: Tensor, derivative: int) -> Tensor:
+        """Pieces at u, each in the place of its function."""
+        last = self.num_intervals + self.reach - 1
+        cell = u.detach().floor().nan_to_num(0).clamp(-self.reach, last)
+        index = cell.long().unsqueeze(-1) + torch.arange(self.order + 1, device=u.device)
+        # Functions that only live beyond the grid get a place too, and are cut off again.
+        room = u.new_zeros(*u.shape, self.num_functions + 2 * self.reach)
+        spread = room.scatter(-1, index + self.reach, self._pieces(u - cell, derivative))
+        return spread[..., self.reach : self.reach + self.num_functions]
+
+    def values(self, u: Tensor) -> Tensor:
+        """B-splines (*, G + k) at u (*)."""
+        return self._spread(u, 0)
+
+    def slopes(self, u: Tensor) -> Tensor:
+        """Derivatives of the B-splines with respect to u."""
+        return self._spread(u, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B-splines (N, in, G + k) of inputs (N, in)."""
+        if self.extrapolation != "zero":
+            return super().forward(x)
+        u = (x - self.grid_origin) / self.grid_step
+        return self.values(u.clamp(-self.reach, self.num_intervals + self.reach))
+
+    def with_intervals(self, num_intervals: int) -> Self:
+        """The same splines on another number of intervals over the same range."""
+        other = type(self)(order=self.order, **self._settings(num_intervals))  # type: ignore[arg-type]
+        other._take_range(self)
+        return other
+
+    def exact_refinement(self, num_intervals: int) -> Tensor | None:
+        """Knot insertion, where each interval is split into the same number of parts."""
+        parts, rest = divmod(num_intervals, self.num_intervals)
+        if rest:
+            return None
+        box = torch.ones(parts, dtype=torch.float64)
+        mask = torch.ones(1, dtype=torch.float64)
+        for _ in range(self.order + 1):
+            mask = torch.nn.functional.conv1d(
+                mask.view(1, 1, -1), box.view(1, 1, -1), padding=parts - 1
+            ).flatten()
+        mask = mask / parts**self.order
+        # Old function g covers the new knots from parts * (g - k) on; new function n those from
+        # n - k on.
+        new = torch.arange(num_intervals + self.order).unsqueeze(1) - self.order
+        old = parts * (torch.arange(self.num_functions) - self.order)
+        place = new - old
+        inside = (place >= 0) & (place < len(mask))
+        return torch.where(inside, mask[place.clamp(0, len(mask) - 1)], 0.0)
+
+    def extra_repr(self) -> str:
+        """The settings that differ between layers, for ``print``."""
+        return f"order={self.order}, {super().extra_repr()}"

@@ -1,0 +1,399 @@
+r"""Networks from and for other KAN packages, with the same outputs.
+
+Efficient-KAN and pykan write the function of an edge as this package does, in other letters:
+
+.. math:: \phi_{o,i}(x) = w_{o,i}\,\mathrm{silu}(x) + s_{o,i} \sum_{g=0}^{G+k-1} c_{o,i,g}\,B_g(x),
+
+on the G + 2k + 1 knots of G intervals and k more at either end, past which the functions have run
+out to zero (``extrapolation="zero"`` here). In efficient-KAN w is ``base_weight``, c
+``spline_weight`` and s ``spline_scaler``. In pykan they are ``scale_base``, ``coef`` and
+``scale_sp``, times a ``mask`` an edge; its layers then apply two affine maps an output,
+
+.. math:: y_o = n_o \bigl(a_o \textstyle\sum_i m_{o,i}\,\phi_{o,i}(x_i) + b_o\bigr) + d_o,
+
+which fold into w, s and a bias. Knots at uneven distances, which both may have, are refused: no
+spline on uniform ones is the same function.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan.bases import BSpline
+from kan_diffusion.kan.linear import KANLinear
+from kan_diffusion.kan.network import KAN
+
+if TYPE_CHECKING:
+    from kan.KANLayer import KANLayer  # type: ignore[import-untyped]
+    from kan.MultKAN import MultKAN  # type: ignore[import-untyped]
+
+__all__ = ["from_efficient_kan", "from_pykan", "to_pykan"]
+
+logger = logging.getLogger(__name__)
+
+# How far, in steps, a knot may be from where a uniform grid has it.
+_GRID_TOLERANCE = 1e-4
+_NAMES = ("base_weight", "spline_weight", "grid", "spline_scaler")  # the last is optional
+_EXPECTED = "layers.<n>.base_weight, .spline_weight, .grid and perhaps .spline_scaler"
+_KEY = re.compile(rf"(?P<prefix>(.+\.)?)layers\.(?P<index>\d+)\.(?P<name>{'|'.join(_NAMES)})")
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """One layer of another package, outputs first as here."""
+
+    name: str
+    base: Tensor  # (out, in)
+    spline: Tensor  # (out, in, G + k)
+    scale: Tensor | None  # (out, in)
+    bias: Tensor | None  # (out,)
+    knots: Tensor  # (in, G + 2k + 1)
+
+    @property
+    def order(self) -> int:
+        return self.knots.shape[1] - self.spline.shape[2] - 1
+
+    @property
+    def grid_size(self) -> int:
+        return self.spline.shape[2] - self.order
+
+
+def _uniform_grid(edges: _Edges, remedy: str) -> tuple[Tensor, Tensor]:
+    """Origin and step of each input's grid, both (in,), from its knots."""
+    knots = edges.knots.detach().double().cpu()
+    count = knots.shape[1]
+    step = (knots[:, -1] - knots[:, 0]) / (count - 1)
+    even = knots[:, :1] + step[:, None] * torch.arange(count)
+    error = (knots - even).abs().amax(1)
+    # Knots far from zero cannot be more even than their dtype has numbers for. A NaN fails.
+    rounding = 4 * torch.finfo(edges.knots.dtype).eps * knots.abs().amax(1)
+    uniform = (step > 0) & (error <= _GRID_TOLERANCE * step + rounding)
+    if not uniform.all():
+        i = int(uniform.int().argmin())
+        raise KanDiffusionError(
+            f"{edges.name}: the grid of input {i} is not uniform, as a KANLinear's is (a knot is "
+            f"{float(error[i] / step[i]):.2g} steps from its place); {remedy}"
+        )
+    return knots[:, 0] + edges.order * step, step
+
+
+def _build(layers: Sequence[_Edges], base_activation: bool, remedy: str) -> KAN:
+    """The KAN with these edges, with their dtype and on their device."""
+    first = layers[0]
+    for edges in layers[1:]:
+        if (edges.grid_size, edges.order) != (first.grid_size, first.order):
+            raise KanDiffusionError(
+                f"{edges.name} has {edges.grid_size} intervals and order {edges.order}, but "
+                f"{first.name} {first.grid_size} and {first.order}; a KAN has one of each"
+            )
+    # The draws of the constructor are overwritten: they must not move the caller's stream.
+    with torch.random.fork_rng(devices=[]):
+        network = KAN(
+            [first.base.shape[1], *(edges.base.shape[0] for edges in layers)],
+            first.bias is not None,
+            grid_size=first.grid_size,
+            order=first.order,
+            extrapolation="zero",
+            base_activation="silu" if base_activation else None,
+            edge_scale=first.scale is not None,
+            device="cpu",
+            dtype=first.base.dtype,
+        )
+    with torch.no_grad():
+        for layer, edges in zip(network.layers, layers, strict=True):
+            assert isinstance(layer, KANLinear)
+            packed = layer.weight.view(layer.out_features, layer.in_features, -1)
+            packed[..., int(base_activation) :].copy_(edges.spline)
+            if base_activation:
+                packed[..., 0].copy_(edges.base)
+            for own, other in ((layer.scale, edges.scale), (layer.bias, edges.bias)):
+                if own is not None and other is not None:
+                    own.copy_(other)
+            origin, step = _uniform_grid(edges, remedy)
+            layer.grid_origin.copy_(origin)
+            layer.grid_step.copy_(step)
+    return network.to(first.base.device)
+
+
+def _efficient_layers(state_dict: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The tensors of each layer by their last names; the keys are checked, the shapes are not."""
+    if not isinstance(state_dict, Mapping):
+        raise KanDiffusionError(
+            f"from_efficient_kan takes a state dict, not a {type(state_dict).__name__}; read a "
+            "file with torch.load(path, weights_only=True) first"
+        )
+    bare = set(state_dict) <= set(_NAMES)
+    layers: dict[int, dict[str, Tensor]] = {0: {}}
+    prefix: str | None = None
+    for key, value in state_dict.items():
+        match = _KEY.fullmatch(f"layers.0.{key}" if bare else str(key))
+        prefix = match["prefix"] if match is not None and prefix is None else prefix
+        if match is None or match["prefix"] != prefix:
+            raise KanDiffusionError(
+                f"unexpected key '{key}' in an efficient-KAN's state dict; pass {_EXPECTED} of one "
+                "network only"
+            )
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise KanDiffusionError(
+                f"'{key}' is not a floating-point tensor; pass the state dict as it was saved"
+            )
+        layers.setdefault(int(match["index"]), {})[match["name"]] = value
+    scaled = any("spline_scaler" in tensors for tensors in layers.values())
+    for index in range(max(layers) + 1):
+        for name in _NAMES if scaled else _NAMES[:3]:
+            if name not in layers.get(index, {}):
+                raise KanDiffusionError(
+                    f"layers.{index}.{name} is missing from an efficient-KAN's state dict; pass "
+                    f"{_EXPECTED} of every layer"
+                )
+    return [layers[index] for index in range(len(layers))]
+
+
+def _efficient_edges(index: int, tensors: Mapping[str, Tensor]) -> _Edges:
+    """One layer, its shapes checked."""
+    base, spline, knots = (tensors[name] for name in _NAMES[:3])
+    scale = tensors.get("spline_scaler")
+    num_outputs, num_inputs = base.shape if base.ndim == 2 and base.numel() else (0, 0)
+    num_functions, num_knots = (t.shape[-1] if t.ndim else 0 for t in (spline, knots))
+    # Both k = knots - functions - 1 and G = functions - k have to be counts.
+    fits = num_functions < num_knots <= 2 * num_functions and len(knots) == num_inputs
+    known = f"({num_outputs}, {num_inputs}"
+    for name, right, shape in (
+        ("base_weight", num_inputs > 0, "(out, in)"),
+        ("spline_weight", spline.shape[:-1] == base.shape, f"{known}, G + k)"),
+        ("spline_scaler", scale is None or scale.shape == base.shape, f"{known})"),
+        ("grid", fits and knots.ndim == 2, f"({num_inputs}, {num_functions} + k + 1)"),
+    ):
+        if not right:
+            found = tuple(tensors[name].shape)
+            raise KanDiffusionError(
+                f"layers.{index}.{name} must have the shape {shape}, not {found}"
+            )
+    return _Edges(f"layers.{index}", base, spline, scale, None, knots)
+
+
+def from_efficient_kan(state_dict: Mapping[str, Tensor]) -> KAN:
+    """Builds a network from an efficient-KAN's state dict.
+
+    Order and number of intervals are read off the shapes. The base activation is taken to be SiLU,
+    that package's default: a state dict does not name it. The spline scaler, where there is one,
+    stays a parameter of its own (``edge_scale=True``); there is no bias.
+
+    Args:
+        state_dict: ``layers.<n>.base_weight`` (out, in), ``.spline_weight`` (out, in, G + k),
+            ``.grid`` (in, G + 2k + 1) and perhaps ``.spline_scaler`` (out, in), all behind one
+            prefix or none; or the names of a single layer, without ``layers.<n>.``. The tensors
+            are copied, and decide dtype and device.
+
+    Returns:
+        The network, with ``extrapolation="zero"``: its outputs are equal everywhere.
+
+    Raises:
+        KanDiffusionError: Keys or shapes are not as above, or a grid is not uniform.
+    """
+    tensors = _efficient_layers(state_dict)
+    layers = [_efficient_edges(index, of_layer) for index, of_layer in enumerate(tensors)]
+    for before, after in pairwise(layers):
+        if before.base.shape[0] != after.base.shape[1]:
+            raise KanDiffusionError(
+                f"{before.name} has {before.base.shape[0]} outputs, {after.name} "
+                f"{after.base.shape[1]} inputs; pass the layers of one network"
+            )
+    return _build(layers, True, "call update_grid with every layer's grid_eps = 1 first")
+
+
+def _multkan() -> type[MultKAN]:
+    try:
+        # By its module: a folder that is called "kan" would pass for the package.
+        from kan.MultKAN import MultKAN
+    except ImportError as error:
+        raise KanDiffusionError(
+            f"pykan cannot be imported ({error}); pip install 'kan-diffusion[pykan]'"
+        ) from error
+    return MultKAN
+
+
+def _has_silu(act: KANLayer, index: int) -> bool:
+    """Whether a pykan layer's base function is SiLU; if not, it must come to nothing."""
+    if isinstance(act.base_fun, nn.SiLU) or act.base_fun is nn.functional.silu:
+        return True
+    used = bool((act.scale_base * act.mask).any())
+    if used and act.base_fun(torch.linspace(-5, 5, 11).to(act.coef)).any():
+        raise KanDiffusionError(
+            f"act_fun[{index}].base_fun of the pykan network is neither 'silu' nor 'zero' but "
+            f"{act.base_fun}; train with one of these, or with scale_base at zero"
+        )
+    return False
+
+
+def _pykan_edges(model: MultKAN, index: int) -> _Edges:
+    """One layer, its mask and affine maps folded in."""
+    act, symbolic = model.act_fun[index], model.symbolic_fun[index]
+    # The lists, which the forward pass reads, and not the attributes of similar names.
+    gain = model.node_scale[index] * model.subnode_scale[index]
+    bias = model.node_scale[index] * model.subnode_bias[index] + model.node_bias[index]
+    for j, i in symbolic.mask.nonzero().tolist() if model.symbolic_enabled else []:
+        formula = symbolic.funs_name[j][i]
+        if formula != "0":
+            raise KanDiffusionError(
+                f"edge ({index}, {i}, {j}) of the pykan network is the formula '{formula}', not a "
+                f"spline; turn it back into one with model.unfix_symbolic({index}, {i}, {j})"
+            )
+        # An edge fixed to the formula 0 is c * 0 + d.
+        bias[j] += gain[j] * symbolic.mask[j, i] * symbolic.affine[j, i, 3]
+    gains = gain[:, None] * act.mask.T
+    base = act.scale_base.T * gains
+    return _Edges(
+        f"act_fun[{index}]",
+        base if _has_silu(act, index) else torch.zeros_like(base),
+        act.coef.permute(1, 0, 2),
+        act.scale_sp.T * gains,
+        bias,
+        act.grid,
+    )
+
+
+@torch.no_grad()
+def from_pykan(model: MultKAN) -> KAN:
+    """Builds a network from a pykan network without formulas and multiplication.
+
+    Masks and affine maps are folded into the weights, so an edge that a mask keeps at zero in pykan
+    starts at zero here, and is trained like any other. Every layer has a bias and edge scales.
+
+    Args:
+        model: The pykan network, which is left as it is; it decides dtype and device.
+
+    Returns:
+        The network, with ``extrapolation="zero"``: its outputs are equal everywhere. It has
+        ``base_activation=None`` where pykan's ``base_fun`` is ``"zero"``.
+
+    Raises:
+        KanDiffusionError: pykan is not installed, or the network has multiplication nodes, edges
+            that are formulas, a base function other than SiLU, columns of its input selected,
+            several grid sizes or a grid that is not uniform.
+    """
+    if not isinstance(model, _multkan()):
+        raise KanDiffusionError(
+            f"from_pykan takes a pykan network (kan.MultKAN), not a {type(model).__name__}"
+        )
+    if any(num_products for _, num_products in model.width):
+        raise KanDiffusionError(
+            f"the pykan network has multiplication nodes (width={model.width}: [sums, products] of "
+            "each layer), which a KAN has not; train one of sums only"
+        )
+    columns = model.input_id.tolist()
+    if columns != list(range(len(columns))):
+        raise KanDiffusionError(
+            f"the pykan network selects columns {columns} of its input; select them in the data "
+            f"and set model.input_id = torch.arange({len(columns)})"
+        )
+    layers = [_pykan_edges(model, index) for index in range(model.depth)]
+    silu = any(_has_silu(act, index) for index, act in enumerate(model.act_fun))
+    remedy = "set grid_eps = 1 in each of model.act_fun and call model.update_grid(x) first"
+    return _build(layers, silu, remedy)
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Gives the global streams back: pykan seeds them all, and its imports draw from Python's."""
+    seed, started = torch.initial_seed(), torch.cuda.is_initialized()
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    mps_state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if started else []):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        if mps_state is not None:
+            torch.mps.set_rng_state(mps_state)
+        if not started:
+            # Until CUDA starts, all there is of its stream is the last seed that was set.
+            torch.cuda.manual_seed_all(seed)
+
+
+def _exportable_layers(network: KAN) -> list[tuple[KANLinear, BSpline]]:
+    """The layers of a network that pykan has an equal of, each with its basis."""
+    layers: list[tuple[KANLinear, BSpline]] = []
+    settings: list[tuple[int, int, str | None]] = []
+    for index, layer in enumerate(network.layers):
+        basis = getattr(layer, "basis", None)
+        if not isinstance(layer, KANLinear) or not isinstance(basis, BSpline):
+            raise KanDiffusionError(
+                f"layers[{index}] is '{getattr(basis, 'name', type(layer).__name__)}', but pykan "
+                "has only KAN layers of B-splines; train with basis='bspline'"
+            )
+        layers.append((layer, basis))
+        settings.append((basis.num_intervals, basis.order, layer.base_activation))
+        if settings[-1] != settings[0]:
+            raise KanDiffusionError(
+                f"layers[{index}] has {settings[-1]} for grid size, order and base activation, "
+                f"layers[0] {settings[0]}, but a pykan network has one of each; train with one"
+            )
+    return layers
+
+
+@torch.no_grad()
+def to_pykan(network: KAN) -> MultKAN:
+    """Builds the pykan network with the outputs of this one.
+
+    pykan's functions run out to zero outside the grid. So outputs are equal everywhere for a
+    network with ``extrapolation="zero"``; for any other only where the inputs of every layer are
+    inside its grid, and a warning is logged. Biases become ``node_bias``, edge scales ``scale_sp``;
+    where the network has none, pykan's are constants. No file is written (``auto_save=False``).
+
+    Args:
+        network: The network, all of B-splines, which is left as it is.
+
+    Returns:
+        The ``kan.MultKAN``, with the network's dtype and device.
+
+    Raises:
+        KanDiffusionError: pykan is not installed, or cannot have these layers.
+    """
+    layers = _exportable_layers(network)
+    first, splines = layers[0]
+    outside = sorted({basis.extrapolation for _, basis in layers} - {"zero"})
+    if outside:
+        logger.warning(
+            "pykan's splines run out to zero outside the grid: with extrapolation='%s' the outputs "
+            "agree only where every layer's inputs are inside its grid",
+            "' and '".join(outside),
+        )
+    base = first.base_activation is not None
+    with _random_states_kept():
+        model: MultKAN = _multkan()(
+            width=[first.in_features, *(layer.out_features for layer, _ in layers)],
+            grid=splines.num_intervals,
+            k=splines.order,
+            base_fun="silu" if base else "zero",
+            grid_range=[float(splines.grid_origin[0]), float(splines.grid_end[0])],
+            sp_trainable=any(layer.scale is not None for layer, _ in layers),
+            sb_trainable=base,
+            seed=0,
+            auto_save=False,
+        )
+    # pykan's own ``to`` takes what it is given for a device, also a dtype.
+    nn.Module.to(model, dtype=first.weight.dtype)
+    for (layer, basis), act, bias in zip(layers, model.act_fun, model.node_bias, strict=True):
+        edges = layer.weight.view(layer.out_features, layer.in_features, -1).transpose(0, 1)
+        act.scale_base.copy_(edges[..., 0]) if base else act.scale_base.zero_()
+        act.coef.copy_(edges[..., int(base) :])
+        act.scale_sp.fill_(1) if layer.scale is None else act.scale_sp.copy_(layer.scale.T)
+        if layer.bias is not None:
+            bias.copy_(layer.bias).requires_grad_()
+        number = torch.arange(-basis.order, basis.num_intervals + basis.order + 1).to(layer.weight)
+        act.grid.copy_(basis.grid_origin[:, None] + basis.grid_step[:, None] * number)
+    return model.to(first.weight.device)

@@ -1,0 +1,369 @@
+r"""Grids that move while the function stays.
+
+A layer's functions on a new grid, :math:`B'`, take the coefficients :math:`c' = A c`, where A is
+found for each input from the two grids alone: exactly, where every old function is a sum of new
+ones (knots inserted between knots, a higher degree, more harmonics), otherwise by least squares,
+
+.. math:: A = \arg\min_A \int \big| B'(u)^\top A - B(x(u))^\top \big|^2 \, d\theta, \qquad
+    u = \tfrac{G}{2} (1 - \cos\theta), \quad \theta \in [0, \pi],
+
+over the new grid, in float64. The data place the grid; they do not enter the fit. It is therefore
+as well conditioned as the basis, whatever the data are - constant inputs, or fewer of them than
+there are functions - and it is the same map for every set of weights on the old grid, so that
+moving averages of the weights are carried over with it and stay averages of the same functions. An
+optimiser's moments have no such map: they are reset, for the layers that moved, if the optimiser is
+given.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan.bases import Basis, GridBasis
+
+__all__ = ["Average", "EdgeLayer", "MovingGrids", "out_of_range_fractions", "refine", "update_grid"]
+
+logger = logging.getLogger(__name__)
+
+_WORST_CONDITION = 1e8
+"""Condition number from which half the digits of a fit are lost; our own bases stay far below."""
+_POINTS_PER_FUNCTION = 16
+
+
+class ShadowParameters(Protocol):
+    """A moving average of parameters, such as diffusers' ``EMAModel``."""
+
+    shadow_params: list[Tensor]
+
+
+Average = nn.Module | ShadowParameters
+"""A copy of the module with averaged weights, or averages in the order of its ``parameters()``."""
+
+
+class MovingGrids(nn.Module):
+    """The methods of a module whose KAN layers' grids can be changed."""
+
+    def refine(
+        self,
+        num_intervals: int,
+        *inputs: object,
+        optimizer: torch.optim.Optimizer | None = None,
+        averages: Iterable[Average] = (),
+    ) -> float:
+        """Gives the grids another number of intervals and keeps the function: :func:`refine`."""
+        return refine(self, num_intervals, *inputs, optimizer=optimizer, averages=averages)
+
+    def update_grid(
+        self,
+        *inputs: object,
+        margin: float = 0.01,
+        optimizer: torch.optim.Optimizer | None = None,
+        averages: Iterable[Average] = (),
+    ) -> float:
+        """Moves the grids to the range of their data, keeps the function: :func:`update_grid`."""
+        return update_grid(self, *inputs, margin=margin, optimizer=optimizer, averages=averages)
+
+    def out_of_range_fractions(self, *inputs: object) -> dict[str, float]:
+        """How many inputs of each layer miss its grid: :func:`out_of_range_fractions`."""
+        return out_of_range_fractions(self, *inputs)
+
+
+class EdgeLayer(MovingGrids):
+    """What this module knows of a layer.
+
+    Attributes:
+        basis: The functions.
+        weight: Packed weight with shape (out, in * features_per_input), the coefficients last.
+        in_features: Number of inputs.
+        features_per_input: Weights an edge.
+    """
+
+    basis: Basis
+    weight: nn.Parameter
+    in_features: int
+
+    @property
+    def features_per_input(self) -> int:
+        """Weights an edge."""
+        raise NotImplementedError
+
+
+def _grid_layers(module: nn.Module) -> dict[str, EdgeLayer]:
+    layers = {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, EdgeLayer) and isinstance(layer.basis, GridBasis)
+    }
+    if not layers:
+        raise KanDiffusionError(f"{type(module).__name__} has no KAN layer with a grid to change")
+    return layers
+
+
+def _grid_of(layer: EdgeLayer) -> GridBasis:
+    assert isinstance(layer.basis, GridBasis)
+    return layer.basis
+
+
+def _coefficient_map(old: GridBasis, new: GridBasis) -> Tensor:
+    """The matrices A: (in, new functions, old functions), in float64."""
+    same_range = torch.equal(old.grid_origin, new.grid_origin) and torch.allclose(
+        old.grid_end, new.grid_end
+    )
+    exact = old.exact_refinement(new.num_intervals) if same_range else None
+    if exact is not None:
+        return exact.to(old.grid_origin.device).expand(old.in_features, *exact.shape)
+    old, new = copy.deepcopy(old).double(), copy.deepcopy(new).double()
+    count = _POINTS_PER_FUNCTION * max(old.num_functions, new.num_functions)
+    angle = torch.linspace(0, math.pi, count, dtype=torch.float64, device=old.grid_origin.device)
+    u = (1 - angle.cos()) * (new.num_intervals / 2)
+    design = new.values(u)
+    condition = float(torch.linalg.cond(design))
+    if not condition < _WORST_CONDITION:
+        raise KanDiffusionError(
+            f"basis '{new.name}' with {new.num_intervals} intervals has a condition number of "
+            f"{condition:.1e}: coefficients cannot be carried over to it; take fewer intervals"
+        )
+    targets = old(new.grid_origin + u.unsqueeze(1) * new.grid_step)  # (count, in, old functions)
+    solution = torch.linalg.lstsq(design, targets.flatten(1)).solution
+    return solution.unflatten(1, targets.shape[1:]).transpose(0, 1)
+
+
+def _carried_over(weight: Tensor, layer: EdgeLayer, matrices: Tensor) -> Tensor:
+    """A packed weight, or an average of one, with its coefficients on the new grid."""
+    edges = weight.detach().view(weight.shape[0], layer.in_features, -1)
+    first = layer.features_per_input - matrices.shape[2]
+    coefficients = torch.einsum("ifg,oig->oif", matrices, edges[..., first:].double())
+    moved = torch.cat([edges[..., :first], coefficients.to(weight.dtype)], dim=-1)
+    return moved.flatten(1)
+
+
+def _set_weight(
+    layer: EdgeLayer, moved: Tensor, optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """Gives a layer its new weight: the same parameter where it has the same shape."""
+    old = layer.weight
+    if moved.shape == old.shape:
+        old.copy_(moved)
+        new = old
+    else:
+        new = layer.weight = nn.Parameter(moved, requires_grad=old.requires_grad)
+    if optimizer is not None:
+        optimizer.state.pop(old, None)
+        for group in optimizer.param_groups:
+            group["params"] = [new if p is old else p for p in group["params"]]
+
+
+def _move(
+    module: nn.Module,
+    new_bases: dict[str, GridBasis],
+    optimizer: torch.optim.Optimizer | None,
+    averages: Iterable[Average],
+) -> None:
+    """Puts the layers named on their new grids."""
+    layers = _grid_layers(module)
+    # Everything that may fail comes before anything is changed.
+    maps = {name: _coefficient_map(_grid_of(layers[name]), new) for name, new in new_bases.items()}
+    places = {id(parameter): place for place, parameter in enumerate(module.parameters())}
+    moved_averages: list[Callable[[], None]] = []
+
+    def move_copy(other: EdgeLayer, moved: Tensor, basis: GridBasis) -> None:
+        _set_weight(other, moved)
+        other.basis = copy.deepcopy(basis)
+
+    def move_shadow(average: ShadowParameters, place: int, moved: Tensor) -> None:
+        average.shadow_params[place] = moved
+
+    for average in averages:
+        for name, new in new_bases.items():
+            layer = layers[name]
+            if isinstance(average, nn.Module):
+                other = average.get_submodule(name)
+                assert isinstance(other, EdgeLayer)
+                moved = _carried_over(other.weight, other, maps[name])
+                moved_averages.append(partial(move_copy, other, moved, new))
+            else:
+                place = places[id(layer.weight)]
+                moved = _carried_over(average.shadow_params[place], layer, maps[name])
+                moved_averages.append(partial(move_shadow, average, place, moved))
+    for name, new in new_bases.items():
+        layer = layers[name]
+        moved = _carried_over(layer.weight, layer, maps[name])
+        layer.basis = new
+        _set_weight(layer, moved, optimizer)
+    for apply in moved_averages:
+        apply()
+
+
+def _first_tensor(output: object) -> Tensor:
+    """The tensor a module returns, or the first of what it returns."""
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]  # type: ignore[index]
+    return output
+
+
+def _watch(
+    module: nn.Module, see: Callable[[str, EdgeLayer, Tensor], None], *inputs: object
+) -> Tensor:
+    """Runs the module and shows the input of each KAN layer; returns the module's output."""
+
+    def watcher(name: str, layer: EdgeLayer) -> torch.utils.hooks.RemovableHandle:
+        return layer.register_forward_pre_hook(
+            lambda _, arguments: see(name, layer, arguments[0].detach())
+        )
+
+    handles = [
+        watcher(name, layer)
+        for name, layer in module.named_modules()
+        if isinstance(layer, EdgeLayer)
+    ]
+    try:
+        return _first_tensor(module(*inputs))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def out_of_range_fractions(module: nn.Module, *inputs: object) -> dict[str, float]:
+    """The fraction of input values of each KAN layer that lie outside its grid.
+
+    Args:
+        module: Any module that KAN layers are part of.
+        inputs: What to call it with.
+
+    Returns:
+        The name of each layer with its fraction, from 0 to 1; empty where there is no KAN layer.
+    """
+    fractions: dict[str, float] = {}
+
+    def see(name: str, layer: EdgeLayer, x: Tensor) -> None:
+        fractions[name] = float(layer.basis.outside(x).double().mean())
+
+    _watch(module, see, *inputs)
+    return fractions
+
+
+@torch.no_grad()
+def refine(
+    module: nn.Module,
+    num_intervals: int,
+    *inputs: object,
+    optimizer: torch.optim.Optimizer | None = None,
+    averages: Iterable[Average] = (),
+) -> float:
+    """Gives the grids another number of intervals over the same range and keeps the function.
+
+    Exact where the new knots contain the old ones (a multiple of their number), inside the grid
+    and, but for ``"zero"``, outside; otherwise by least squares. The weights become new parameters.
+
+    Args:
+        module: Any module that KAN layers with a grid are part of.
+        num_intervals: Number of intervals of every grid.
+        inputs: What to call the module with to see how far the function moves; by default every
+            layer is looked at by itself, over its grid.
+        optimizer: Has its parameters replaced and what it remembers of them forgotten.
+        averages: Moving averages of the module's weights, carried over with it.
+
+    Returns:
+        The largest change of the output on the inputs.
+
+    Raises:
+        KanDiffusionError: There is no such grid, or coefficients cannot be carried over to it.
+    """
+    layers = _grid_layers(module)
+    new_bases = {
+        name: _grid_of(layer).with_intervals(num_intervals) for name, layer in layers.items()
+    }
+    if inputs:
+        before = _first_tensor(module(*inputs))
+        _move(module, new_bases, optimizer, averages)
+        return float((_first_tensor(module(*inputs)) - before).abs().max())
+    points = {name: _over_grid(_grid_of(layer)) for name, layer in layers.items()}
+    befores = {name: layer(points[name]) for name, layer in layers.items()}
+    _move(module, new_bases, optimizer, averages)
+    return max(
+        float((layer(points[name]) - befores[name]).abs().max()) for name, layer in layers.items()
+    )
+
+
+def _over_grid(basis: GridBasis) -> Tensor:
+    share = torch.linspace(
+        0, 1, 8 * basis.num_functions + 1, device=basis.grid_origin.device, dtype=torch.float64
+    )
+    width = basis.grid_end - basis.grid_origin
+    return basis.grid_origin + share.to(width.dtype).unsqueeze(1) * width
+
+
+@torch.no_grad()
+def update_grid(
+    module: nn.Module,
+    *inputs: object,
+    margin: float = 0.01,
+    optimizer: torch.optim.Optimizer | None = None,
+    averages: Iterable[Average] = (),
+) -> float:
+    """Moves the grid of every input of every KAN layer to the range of its data.
+
+    An input that is constant keeps the width of its grid, which is shifted as far as it must be to
+    hold the value.
+
+    Args:
+        module: Any module that KAN layers with a grid are part of.
+        inputs: What to call the module with; the layers' own inputs follow.
+        margin: How much wider than the data the grid becomes at each end, by their range.
+        optimizer: Has what it remembers of the weights forgotten.
+        averages: Moving averages of the module's weights, carried over with it.
+
+    Returns:
+        The largest change of the output on the inputs.
+
+    Raises:
+        KanDiffusionError: The inputs are empty or not finite, the margin is negative, or
+            coefficients cannot be carried over.
+    """
+    if not 0 <= margin < math.inf:
+        raise KanDiffusionError(f"margin must be zero or more, not {margin}")
+    _grid_layers(module)
+    new_bases: dict[str, GridBasis] = {}
+
+    def see(name: str, layer: EdgeLayer, x: Tensor) -> None:
+        if isinstance(layer.basis, GridBasis):
+            rows = x.reshape(-1, layer.in_features)
+            new_bases[name] = _over_data(layer.basis, rows, margin, name or "the layer")
+
+    before = _watch(module, see, *inputs)
+    _move(module, new_bases, optimizer, averages)
+    change = float((_first_tensor(module(*inputs)) - before).abs().max())
+    logger.info("moved the grids of %d KAN layers; largest change %.3g", len(new_bases), change)
+    return change
+
+
+def _over_data(basis: GridBasis, rows: Tensor, margin: float, name: str) -> GridBasis:
+    """The basis with each input's grid over the range of its data."""
+    if len(rows) == 0:
+        raise KanDiffusionError(f"no inputs reach '{name}': a grid cannot be laid over no data")
+    if not bool(torch.isfinite(rows).all()):
+        bad = int((~torch.isfinite(rows)).any(0).nonzero()[0])
+        raise KanDiffusionError(
+            f"input {bad} of '{name}' has a NaN or an infinite value; leave such rows out"
+        )
+    low, high = rows.amin(0), rows.amax(0)
+    spread = high - low
+    resolution = torch.finfo(rows.dtype).eps * torch.maximum(low.abs(), high.abs())
+    constant = spread <= 100 * resolution
+    old_width = basis.grid_end - basis.grid_origin
+    shift = (high - basis.grid_end).clamp(min=0) - (basis.grid_origin - low).clamp(min=0)
+    new = basis.with_intervals(basis.num_intervals)
+    new.grid_origin.copy_(torch.where(constant, basis.grid_origin + shift, low - margin * spread))
+    width = torch.where(constant, old_width, (1 + 2 * margin) * spread)
+    new.grid_step.copy_(width / basis.num_intervals)
+    return new

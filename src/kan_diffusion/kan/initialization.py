@@ -1,0 +1,151 @@
+r"""How the weights of a layer are drawn.
+
+With n inputs, m outputs, D functions an input, base weights w and coefficients c:
+
+``"glorot"``
+    Both branches carry the variance that Glorot and Bengio's weights carry through SiLU:
+    :math:`w \sim N(0, \tfrac{2}{n + m})` and
+    :math:`c \sim N(0, \tfrac{2}{n + m} \cdot \tfrac{E[\mathrm{silu}(z)^2]}{P})`, where P is the
+    mean of :math:`\sum_g B_g(u)^2` over the grid and z a unit normal.
+``"noise"``
+    The base branch alone with a little noise, about as efficient-KAN starts:
+    :math:`w \sim U(\pm n^{-1/2})`, :math:`c \sim U(\pm 0.05 / G)`.
+``"original"``
+    As the first KAN (Liu et al. 2024, arXiv:2404.19756, and its package):
+    :math:`w \sim U(\pm n^{-1/2})`; the spline has values drawn from :math:`U(\pm 0.15 / G)` at the
+    knots, by the smallest coefficients that give them, and the scale :math:`n^{-1/2}`.
+``"power-law"``
+    :math:`w \sim N(0, \sigma^2)` with :math:`\sigma = (n (D + 1))^{-0.25}` and c likewise with the
+    exponent -1.75 (Rigas et al. 2025, arXiv:2509.03417).
+
+Without a base branch, ``"noise"``, ``"original"`` and ``"power-law"`` would start from almost
+nothing; the coefficients are then drawn as by ``"glorot"``. Edge scales start at 1, but for
+``"noise"``, which draws them as w, and ``"original"``, where they are :math:`n^{-1/2}`. The bias
+starts at zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kan_diffusion.kan.bases import Basis, GridBasis
+
+__all__ = ["INITIALIZATIONS", "Initialization", "initialize"]
+
+Initialization = Literal["glorot", "noise", "original", "power-law"]
+"""The schemes by name."""
+
+_SILU_POWER = 0.3557
+"""E[silu(z)^2] for a unit normal z, by quadrature."""
+
+
+def _range_points(basis: Basis, count: int) -> Tensor:
+    """Places over the range of every input, with shape (count, in)."""
+    if not isinstance(basis, GridBasis):
+        return torch.linspace(-1, 1, count).unsqueeze(1).expand(count, basis.in_features)
+    width = basis.grid_end - basis.grid_origin
+    share = torch.linspace(0, 1, count, device=width.device, dtype=width.dtype)
+    return basis.grid_origin + share.unsqueeze(1) * width
+
+
+def _power(basis: Basis) -> float:
+    """The mean of the sum of squared functions over the range of the first input."""
+    functions = basis.one_input(0)(_range_points(basis, 257)[:, :1])
+    return float(functions.square().sum(-1).mean())
+
+
+def _glorot(
+    base: Tensor, coefficients: Tensor, basis: Basis, generator: torch.Generator | None
+) -> float | None:
+    outputs, inputs, _ = coefficients.shape
+    std = math.sqrt(2 / (inputs + outputs))
+    base.normal_(0, std, generator=generator)
+    coefficients.normal_(0, std * math.sqrt(_SILU_POWER / _power(basis)), generator=generator)
+    return 1.0
+
+
+def _noise(
+    base: Tensor, coefficients: Tensor, basis: Basis, generator: torch.Generator | None
+) -> float | None:
+    bound = 1 / math.sqrt(coefficients.shape[1])
+    base.uniform_(-bound, bound, generator=generator)
+    noise = 0.05 / (basis.num_intervals if isinstance(basis, GridBasis) else 1)
+    coefficients.uniform_(-noise, noise, generator=generator)
+    return None
+
+
+def _original(
+    base: Tensor, coefficients: Tensor, basis: Basis, generator: torch.Generator | None
+) -> float | None:
+    outputs, inputs, _ = coefficients.shape
+    bound = 1 / math.sqrt(inputs)
+    base.uniform_(-bound, bound, generator=generator)
+    intervals = basis.num_intervals if isinstance(basis, GridBasis) else 1
+    knots = basis.one_input(0)(_range_points(basis, intervals + 1)[:, :1])[:, 0]
+    values = torch.empty(
+        outputs, inputs, intervals + 1, dtype=coefficients.dtype, device=coefficients.device
+    )
+    values.uniform_(-0.15 / intervals, 0.15 / intervals, generator=generator)
+    coefficients.copy_(values @ torch.linalg.pinv(knots).T.to(coefficients))
+    return bound
+
+
+def _power_law(
+    base: Tensor, coefficients: Tensor, basis: Basis, generator: torch.Generator | None
+) -> float | None:
+    _, inputs, functions = coefficients.shape
+    size = inputs * (functions + 1)
+    base.normal_(0, size**-0.25, generator=generator)
+    coefficients.normal_(0, size**-1.75, generator=generator)
+    return 1.0
+
+
+_Scheme = Callable[[Tensor, Tensor, Basis, torch.Generator | None], float | None]
+
+INITIALIZATIONS: dict[str, _Scheme] = {
+    "glorot": _glorot,
+    "noise": _noise,
+    "original": _original,
+    "power-law": _power_law,
+}
+"""The schemes by name."""
+
+
+@torch.no_grad()
+def initialize(
+    scheme: Initialization,
+    edges: Tensor,
+    scale: Tensor | None,
+    basis: Basis,
+    has_base: bool,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Draws the weights of a layer.
+
+    Args:
+        scheme: Name of the scheme, see the module.
+        edges: Weights with shape (out, in, has_base + functions), overwritten.
+        scale: Edge scales with shape (out, in), overwritten, or None.
+        basis: The functions.
+        has_base: Whether the first weight of an edge is that of the base activation.
+        generator: Where the draws come from; torch's default generator when None.
+    """
+    if edges.is_meta:
+        return
+    first = int(has_base)
+    base, coefficients = edges[..., :first], edges[..., first:]
+    draw = INITIALIZATIONS[scheme] if has_base else _glorot
+    start = draw(base, coefficients, basis, generator)
+    if scale is not None:
+        if start is None:
+            bound = 1 / math.sqrt(scale.shape[1])
+            scale.uniform_(-bound, bound, generator=generator)
+        else:
+            scale.fill_(start)
+    elif start is not None:
+        coefficients.mul_(start)
