@@ -4,6 +4,7 @@ import copy
 import hashlib
 import itertools
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,15 +14,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from pydantic import ValidationError
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from kan_diffusion import training
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.denoisers import Denoiser, MLPDenoiser, build_denoiser
 from kan_diffusion.devices import resolve_device
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, RunFolderError
 from kan_diffusion.evaluation.metrics import energy_distance
+from kan_diffusion.kan import KANLinear
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.training import (
@@ -295,6 +300,43 @@ def test_mixed_precision_trains_and_leaves_an_ordinary_denoiser(family: str) -> 
     assert torch.equal(copy.deepcopy(denoiser)(x, 3).sample, twin(x, 3).sample)
 
 
+def _fp16_on_the_cpu(*_: object) -> Accelerator:
+    """What accelerate makes on a GPU for fp16, which it refuses to make on a CPU."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    accelerator.state._mixed_precision = "fp16"
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    return accelerator
+
+
+def test_scaled_gradients_are_unscaled_before_they_are_clipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # No gradient reaches the limit, and every one would if it were still scaled.
+    denoiser, plain = _denoiser(), _denoiser()
+    config = TrainingConfig(**SHORT, max_grad_norm=5.0)
+    norms: list[float] = []
+
+    def hook(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        norms.append(float(optimizer.param_groups[0]["params"][0].grad.norm()))
+
+    handle = register_optimizer_step_post_hook(hook)
+    try:
+        expected = _train(plain, config).losses
+        monkeypatch.setattr(training, "make_accelerator", _fp16_on_the_cpu)
+        losses = _train(denoiser, config).losses
+    finally:
+        handle.remove()
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert losses == pytest.approx(expected, rel=0.02)
+    assert (losses != expected).any()
+    assert norms[40:] == pytest.approx(norms[:40], rel=0.02)
+    assert 0.05 < min(norms) < max(norms) < 5
+    for ours, theirs in zip(denoiser.parameters(), plain.parameters(), strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0.1)
+
+
 # Callbacks and logs
 
 
@@ -334,6 +376,75 @@ def test_tensorboard_gets_the_loss(tmp_path: Path) -> None:
     last = events.Scalars("loss")[-1]
     assert (last.step, last.value) == (40, pytest.approx(float(result.losses[-1])))
     assert events.Scalars("learning_rate")[-1].step == 40
+
+
+def test_out_of_range_inputs_are_reported_for_each_kan_layer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with caplog.at_level(logging.INFO, logger="kan_diffusion"):
+        wide = build_denoiser(
+            "kan", 2, num_train_timesteps=1000, hidden=(8,), settings={"grid_range": (-50.0, 50.0)}
+        )
+        assert set(_train(wide).out_of_range.values()) == {0.0}
+        assert _train(_denoiser("mlp")).out_of_range == {}
+        caplog.clear()
+        narrow = build_denoiser(
+            "kan", 2, num_train_timesteps=1000, hidden=(8,), settings={"grid_range": (-0.5, 0.5)}
+        )
+        result = _train(narrow, log_folder=tmp_path)
+    layers = [name for name, module in narrow.named_modules() if isinstance(module, KANLinear)]
+    assert list(result.out_of_range) == layers
+    # Standard normal points beyond 0.5 in two inputs of many, cosines and sines in the others.
+    assert 0.4 < result.out_of_range[layers[0]] < 0.9
+    (line,) = [record.getMessage() for record in caplog.records if "grid" in record.message]
+    (event_file,) = tmp_path.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(event_file.parent)).Reload()
+    for name, fraction in result.out_of_range.items():
+        assert f"{name} {fraction:.2%}" in line
+        logged = events.Scalars(f"out_of_range/{name}")[-1]
+        assert (logged.step, logged.value) == (40, pytest.approx(fraction))
+    # What is reported is that of the weights the denoiser ends with, and can be had again.
+    again = _train(narrow, TrainingConfig(**{**SHORT, "learning_rate": 1e-12}))
+    assert again.out_of_range == pytest.approx(result.out_of_range, abs=1e-6)
+
+
+def test_a_denoiser_is_an_ordinary_module_to_callbacks_and_in_the_end(tmp_path: Path) -> None:
+    copies: list[Denoiser] = []
+
+    def keep(step: int, denoiser: Denoiser) -> None:
+        copies.append(copy.deepcopy(denoiser))
+        denoiser.save_pretrained(tmp_path / str(step))
+        with torch.no_grad():
+            for parameter in denoiser.parameters():
+                parameter.fill_(float("nan"))  # the weights in training are others
+
+    denoiser, undisturbed = _denoiser("kan"), _denoiser("kan")
+    parameters = list(denoiser.parameters())
+    _train(undisturbed)
+    _train(denoiser, moments=[0, 20, 40], on_moment=keep)
+    assert _digest(denoiser) == _digest(undisturbed)
+    for step, kept in zip((0, 20, 40), copies, strict=True):
+        assert _digest(type(kept).from_pretrained(tmp_path / str(step))) == _digest(kept)
+    assert _digest(copies[-1]) == _digest(denoiser)
+    for before, parameter in zip(parameters, denoiser.parameters(), strict=True):
+        assert parameter is before
+        assert parameter.untyped_storage().nbytes() == 4 * parameter.numel()
+        assert parameter.grad is None
+
+
+def test_a_denoiser_whose_training_fails_is_an_ordinary_module_too() -> None:
+    denoiser = _denoiser()
+    with pytest.raises(Stop):
+        _train(denoiser, **_raise_at(23, Stop))
+    for parameter in denoiser.parameters():
+        assert parameter.untyped_storage().nbytes() == 4 * parameter.numel()
+    other = _denoiser()
+    other.load_state_dict(denoiser.state_dict())
+    _train(denoiser)
+    _train(other)
+    assert _digest(denoiser) == _digest(other)
 
 
 # Interruption and resumption

@@ -98,8 +98,8 @@ class Process(BaseModel):
         Args:
             clean: Clean points with shape (B, d).
             noise: Noise with shape (B, d).
-            alpha: Signal levels with shape (B, 1).
-            sigma: Noise levels with shape (B, 1).
+            alpha: Signal levels with shape (B, 1) or (B, d).
+            sigma: Noise levels with shape (B, 1) or (B, d).
 
         Returns:
             Targets with shape (B, d).

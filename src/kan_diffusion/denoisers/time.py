@@ -7,6 +7,8 @@ steps of noise); networks see the fraction :math:`\tau = (t + 1) / T \in (0, 1]`
 - ``"fourier"``: :math:`\cos(2^{m-1} \pi \tau), \sin(2^{m-1} \pi \tau)` for m = 0, ..., M - 1,
   all in [-1, 1]. The lowest pair is a quarter turn, so that no two timesteps look alike (Fourier
   features: Tancik et al. 2020, arXiv:2006.10739).
+
+The features of all whole timesteps are computed once and looked up afterwards.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class TimeFeatures(nn.Module):
         num_frequencies: M, used by ``"fourier"`` only.
     """
 
-    frequencies: Tensor
+    octaves: Tensor
+    table: Tensor
 
     def __init__(
         self, encoding: TimeEncoding, num_train_timesteps: int, num_frequencies: int
@@ -49,18 +52,31 @@ class TimeFeatures(nn.Module):
         self.encoding = encoding
         self.num_train_timesteps = num_train_timesteps
         self.num_frequencies = num_frequencies
-        octaves = torch.arange(num_frequencies, dtype=torch.float32)
-        self.register_buffer("frequencies", math.pi * 2.0 ** (octaves - 1), persistent=False)
+        # Powers of two, which every floating dtype a denoiser is converted to holds exactly.
+        octaves = 2.0 ** (torch.arange(num_frequencies, dtype=torch.float32) - 1)
+        self.register_buffer("octaves", octaves, persistent=False)
+        table = self._encode(torch.arange(num_train_timesteps))
+        self.register_buffer("table", table, persistent=False)
 
     @property
     def num_features(self) -> int:
         """Number of features a timestep is expanded into."""
         return 1 if self.encoding == "raw" else 2 * self.num_frequencies
 
-    def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
-        """Encodes timesteps (B,), whole or fractional, as (B, num_features) of ``dtype``."""
+    def _encode(self, timestep: Tensor) -> Tensor:
+        """Features (B, num_features), float32, of timesteps (B,)."""
         fraction = ((timestep.to(torch.float32) + 1) / self.num_train_timesteps).unsqueeze(-1)
         if self.encoding == "raw":
-            return fraction.to(dtype)
-        angles = fraction * self.frequencies
-        return torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)
+            return fraction
+        angles = fraction * (math.pi * self.octaves.to(torch.float32))
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+    def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
+        """Encodes timesteps (B,), whole or fractional, as (B, num_features) of ``dtype``.
+
+        A whole number is one by its dtype; one outside 0, ..., T - 1 counts as the nearest inside.
+        """
+        if timestep.is_floating_point():
+            return self._encode(timestep).to(dtype)
+        rows = timestep.long().clamp(0, self.num_train_timesteps - 1)
+        return self.table.index_select(0, rows).to(dtype)

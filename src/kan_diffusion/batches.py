@@ -1,0 +1,132 @@
+r"""What each training step sees: noised points, timesteps, labels and targets.
+
+A batch is
+
+.. math:: \big(\alpha_t x_0 + \sigma_t \varepsilon,\; t,\; c,\;
+    \mathrm{target}(x_0, \varepsilon, t)\big), \qquad
+    t \sim U\{0, \dots, T - 1\}, \quad \varepsilon \sim N(0, I),
+
+with :math:`x_0` and its label c drawn from the data. Small batches are made many at a time, a chunk
+of consecutive steps from one generator seeded with the number of the chunk. How many steps make a
+chunk depends on the size of a batch alone, so a batch is a function of the seed and its step,
+whatever was drawn before it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kan_diffusion.denoisers.base import UNLABELLED
+from kan_diffusion.processes import Process
+from kan_diffusion.randomness import torch_generator
+
+__all__ = ["Batch", "Batches"]
+
+_CHUNK_VALUES = 2**14
+"""Coordinates of points in a chunk: little enough for the arrays to stay in a core's cache."""
+
+_LABEL_DROPOUT = 0.1
+
+
+class Batch(NamedTuple):
+    """What a step sees.
+
+    Attributes:
+        noised: Noised points with shape (B, d).
+        timesteps: Timesteps with shape (B,), int64.
+        labels: Labels with shape (B,), a tenth of them dropped; None where there are no classes.
+        target: What the denoiser should predict, with shape (B, d).
+    """
+
+    noised: Tensor
+    timesteps: Tensor
+    labels: Tensor | None
+    target: Tensor
+
+
+class Batches:
+    """The batch of every step, a function of the seed and the step.
+
+    Args:
+        points: Clean points with shape (N, d).
+        labels: Their labels with shape (N,), or None.
+        process: Noising process.
+        batch_size: Points a step.
+        batches: ``"replacement"`` draws every batch afresh; ``"epochs"`` goes through the points in
+            random order, the last batch of an epoch being what is left.
+        seed: What all draws derive from.
+        device: Where the batches are wanted. The draws are made on the CPU, the same everywhere.
+    """
+
+    def __init__(
+        self,
+        points: Tensor,
+        labels: Tensor | None,
+        process: Process,
+        *,
+        batch_size: int,
+        batches: Literal["replacement", "epochs"],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._points = points.to("cpu", torch.float32)
+        self._labels = None if labels is None else labels.cpu()
+        self._process = process
+        # One column a coordinate: arrays of one shape are multiplied in a single sweep, a column
+        # and points of two coordinates in sweeps of two.
+        self._levels = [
+            level.float().unsqueeze(-1).repeat(1, points.shape[1])
+            for level in process.levels(device)
+        ]
+        self._batch_size = batch_size
+        self._with_replacement = batches == "replacement"
+        self._seed = seed
+        self._device = device
+        self._length = max(1, _CHUNK_VALUES // (batch_size * points.shape[1]))
+        self._chunk: tuple[int, list[Batch]] = -1, []
+        self._order: tuple[int, Tensor] = -1, torch.empty(0)
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step."""
+        number, offset = divmod(step, self._length)
+        if self._chunk[0] != number:
+            self._chunk = number, self._draw(number)
+        return self._chunk[1][offset]
+
+    def _rows_of_epochs(self, step: int) -> Tensor:
+        num_points, batch_size = len(self._points), self._batch_size
+        epoch, batch = divmod(step, math.ceil(num_points / batch_size))
+        if self._order[0] != epoch:
+            shuffler = torch_generator("epoch", self._seed, epoch)
+            self._order = epoch, torch.randperm(num_points, generator=shuffler)
+        return self._order[1][batch * batch_size : (batch + 1) * batch_size]
+
+    def _draw(self, number: int) -> list[Batch]:
+        generator = torch_generator("chunk", self._seed, number)
+        if self._with_replacement:
+            sizes = [self._batch_size] * self._length
+            rows = torch.randint(len(self._points), (sum(sizes),), generator=generator)
+        else:
+            start = number * self._length
+            parts = [self._rows_of_epochs(start + offset) for offset in range(self._length)]
+            sizes = [len(part) for part in parts]
+            rows = torch.cat(parts)
+        device = self._device
+        clean = self._points.index_select(0, rows)
+        timesteps = torch.randint(self._process.num_timesteps, (len(rows),), generator=generator)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        clean, timesteps = clean.to(device), timesteps.to(device)
+        labels: tuple[Tensor, ...] | list[None] = [None] * self._length
+        if self._labels is not None:
+            dropped = torch.rand(len(rows), generator=generator) < _LABEL_DROPOUT
+            drawn = self._labels.index_select(0, rows).masked_fill(dropped, UNLABELLED)
+            labels = drawn.to(device).split(sizes)
+        alpha, sigma = (level.index_select(0, timesteps) for level in self._levels)
+        noised = alpha * clean + sigma * noise
+        target = self._process.target(clean, noise, alpha, sigma)
+        parts_of_all = noised.split(sizes), timesteps.split(sizes), labels, target.split(sizes)
+        return [Batch(*parts) for parts in zip(*parts_of_all, strict=True)]

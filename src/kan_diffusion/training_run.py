@@ -1,0 +1,311 @@
+"""A training run: its settings, its state, the parts of a step and its checkpoints.
+
+A checkpoint is one safetensors file with everything a run needs to go on as if it had never
+stopped: parameters, Adam's moments, the moving average, the losses so far and the step. It is
+replaced whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from kan_diffusion.batches import Batch
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.errors import NonFiniteLossError, RunFolderError
+from kan_diffusion.files import write_bytes
+from kan_diffusion.kan import out_of_range_fractions
+from kan_diffusion.optimization import ParameterVector, WeightAverage, learning_rates
+from kan_diffusion.processes import Process
+
+__all__ = ["MomentCallback", "TrainingConfig", "TrainingRun", "read_checkpoint_identity"]
+
+MomentCallback = Callable[[int, Denoiser], None]
+"""Called at chosen steps with the step and the denoiser as it is then, EMA weights in place."""
+
+
+class TrainingConfig(BaseModel):
+    """How to train.
+
+    Attributes:
+        steps: Number of optimiser steps.
+        batch_size: Points a step; with ``batches="replacement"`` it may exceed the data's rows.
+        batches: ``"replacement"`` draws every batch afresh; ``"epochs"`` goes through the data in
+            random order, the last batch of an epoch being what is left.
+        learning_rate: Peak learning rate of Adam.
+        schedule: ``"cosine"`` decays to zero after the warm-up, ``"constant"`` stays at the peak.
+        warmup_steps: Steps over which the learning rate rises linearly from zero.
+        ema_decay: Decay of the moving average of the parameters; None turns it off. The decay
+            itself warms up as (1 + k) / (10 + k).
+        max_grad_norm: Norm to which the gradient is clipped; None turns it off.
+        checkpoint_every: Steps between checkpoints.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as accelerate has it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(4000, ge=1)
+    batch_size: int = Field(1024, ge=1)
+    batches: Literal["replacement", "epochs"] = "replacement"
+    learning_rate: float = Field(5e-3, gt=0, allow_inf_nan=False)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = Field(100, ge=0)
+    ema_decay: float | None = Field(0.999, gt=0, lt=1)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    checkpoint_every: int = Field(1000, ge=1)
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+
+
+class TrainingRun:
+    """The state of one training run, everything a checkpoint holds, and the parts of a step.
+
+    The denoiser's parameters are views of one vector until :meth:`release`.
+
+    Args:
+        denoiser: The network.
+        process: Noising process.
+        config: How to train.
+        accelerator: Where to compute, and in which precision.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        process: Process,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config = config
+        self.process = process
+        self.accelerator = accelerator
+        self.denoiser = denoiser.to(accelerator.device).train()
+        self.model = accelerator.prepare(self.denoiser)
+        self.weights = ParameterVector(self.denoiser)
+        optimizer = torch.optim.Adam([self.weights.vector], lr=config.learning_rate, fused=True)
+        self.learning_rates = learning_rates(
+            optimizer, config.schedule, config.learning_rate, config.warmup_steps, config.steps
+        )
+        self._rates: list[float] = self.learning_rates.tolist()
+        # accelerate's own step and backward look for packages on the disk every time they are
+        # called; only scaled gradients (fp16) need them.
+        self.scaled = accelerator.scaler is not None
+        self.optimizer = accelerator.prepare(optimizer) if self.scaled else optimizer
+        self.average: WeightAverage | None = None
+        if config.ema_decay is not None:
+            self.average = WeightAverage(self.weights.vector, config.ema_decay)
+        self.step = 0
+        self.whole = True
+        """False while a step or a swap of weights is under way: no state to save then."""
+        self.seconds = 0.0
+        self._losses = torch.zeros(config.steps, device=accelerator.device)
+        self._recent: list[Tensor] = []  # losses not yet written into _losses
+        self._num_checked = 0  # how many of the losses are known to be finite
+
+    # The parts of a step
+
+    def advance(self, batch: Batch) -> None:
+        """Takes one optimiser step."""
+        loss = self.forward(batch)
+        self.backward(loss)
+        self.collect()
+        self.clip()
+        self.whole = False
+        self.optimize()
+        self.update_average()
+        self._recent.append(loss.detach())
+        self.step += 1
+        self.whole = True
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a batch."""
+        prediction = self.model(batch.noised, batch.timesteps, batch.labels, return_dict=False)[0]
+        return self.process.loss_of(prediction, batch.target)
+
+    def backward(self, loss: Tensor) -> None:
+        """Leaves the gradients at the parameters."""
+        if self.scaled:
+            self.accelerator.backward(loss)
+        else:
+            loss.backward()
+
+    def collect(self) -> None:
+        """Moves the gradients, in their true size, to the vector of parameters."""
+        self.weights.collect_gradients()
+        if self.scaled:
+            self.accelerator.unscale_gradients(self.optimizer)
+
+    def clip(self) -> None:
+        """Clips the gradient's norm."""
+        if self.config.max_grad_norm is not None:
+            self.weights.clip_gradient(self.config.max_grad_norm)
+
+    def optimize(self) -> None:
+        """Lets Adam move the parameters."""
+        self.optimizer.param_groups[0]["lr"] = self._rates[self.step]
+        self.optimizer.step()
+
+    def update_average(self) -> None:
+        """Takes the parameters into their moving average."""
+        if self.average is not None:
+            self.average.update()
+
+    # What there is to know about it
+
+    def losses(self) -> Tensor:
+        """The losses of the steps taken, with shape (step,)."""
+        if self._recent:
+            self._losses[self.step - len(self._recent) : self.step] = torch.stack(self._recent)
+            self._recent.clear()
+        return self._losses[: self.step]
+
+    def fault(self) -> str | None:
+        """What is not finite and since when, else None; a NaN, once there, stays."""
+        losses = self.losses()
+        finite = torch.isfinite(losses[self._num_checked :])
+        if not bool(finite.all()):
+            first = self._num_checked + int((~finite).nonzero()[0])
+            return f"loss became {float(losses[first])} at step {first + 1:,}"
+        self._num_checked = self.step
+        # A last step may spoil the parameters and its loss, taken before it, not show that yet.
+        if not bool(torch.isfinite(self.weights.vector).all()):
+            return f"parameters became NaN or infinite at step {self.step:,}"
+        return None
+
+    def require_finite(self, checkpoint: Path | None) -> None:
+        """Raises when a loss or a parameter is not finite."""
+        fault = self.fault()
+        if fault is None:
+            return
+        kept = "no checkpoint was kept"
+        if checkpoint is not None and checkpoint.exists():
+            kept = f"the last good state is kept in '{checkpoint}'"
+        raise NonFiniteLossError(
+            f"the {fault} of {self.config.steps:,} with learning rate "
+            f"{self.config.learning_rate:g}; {kept}; lower the learning rate"
+        )
+
+    def out_of_range(self, batch: Batch, rows: int | None = None) -> dict[str, float]:
+        """Fraction of out-of-range inputs of each KAN layer on the first rows of a batch."""
+        labels = None if batch.labels is None else batch.labels[:rows]
+        inputs = batch.noised[:rows], batch.timesteps[:rows], labels
+        return out_of_range_fractions(self.denoiser, *inputs, False)  # a tuple, as in a step
+
+    # Checkpoints
+
+    def save(self, path: Path, identity: str) -> None:
+        """Writes the state to ``path``, whole or not at all."""
+        tensors = {f"denoiser.{k}": v for k, v in self.denoiser.state_dict().items()}
+        # The vector's layout is no business of the file's: everything is kept by parameter.
+        for name, value in self.optimizer.state.get(self.weights.vector, {}).items():
+            parts = self.weights.split(value) if value.ndim else [value] * len(self.weights)
+            tensors |= {f"optimizer.{index}.{name}": part for index, part in enumerate(parts)}
+        if self.average is not None:
+            parts = self.weights.split(self.average.values)
+            tensors |= {f"ema.{index}": part for index, part in enumerate(parts)}
+        tensors["losses"] = self.losses()
+        tensors = {
+            name: tensor.detach().to("cpu", copy=True).contiguous()
+            for name, tensor in tensors.items()
+        }
+        progress = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "ema_step": None if self.average is None else self.average.num_updates,
+        }
+        metadata = {"identity": identity, "progress": json.dumps(progress)}
+        write_bytes(path, safetensors_bytes(tensors, metadata=metadata))
+
+    def load(self, path: Path, identity: str) -> None:
+        """Takes up the state that ``path`` holds.
+
+        Raises:
+            RunFolderError: The file is not a checkpoint, or one of another run.
+        """
+        if read_checkpoint_identity(path) != identity:
+            raise RunFolderError(
+                f"'{path}' is the checkpoint of a run with other settings; give the settings it "
+                "was started with, or another folder with --out"
+            )
+        with safe_open(path, framework="pt", device=str(self.accelerator.device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            progress = json.loads(file.metadata()["progress"])
+        self.whole = False
+        self.denoiser.load_state_dict(_strip(tensors, "denoiser."))
+        moments = _strip(tensors, "optimizer.")
+        indices = range(len(self.weights))
+        if moments:
+            joined = {
+                name: self.weights.join([moments[f"{index}.{name}"] for index in indices])
+                for name in ("exp_avg", "exp_avg_sq")
+            }
+            self.optimizer.state[self.weights.vector] = {"step": moments["0.step"], **joined}
+        if self.average is not None:
+            shadows = _strip(tensors, "ema.")
+            self.average.values = self.weights.join([shadows[str(index)] for index in indices])
+            self.average.num_updates = progress["ema_step"]
+        self.step = progress["step"]
+        self.seconds = progress["seconds"]
+        self._losses[: self.step] = tensors["losses"]
+        self.whole = True
+
+    # Showing and handing over the denoiser
+
+    def show(self, callback: MomentCallback) -> None:
+        """Hands the denoiser to a callback with its EMA weights in place."""
+        self.denoiser.eval()
+        values = self.weights.vector.detach()
+        if self.average is not None and self.average.num_updates > 0:
+            values = self.average.values
+        self.whole = False
+        try:
+            with torch.no_grad(), self.weights.lent(values):
+                callback(self.step, self.denoiser)
+        finally:  # a callback that is interrupted leaves the weights in training as they were
+            self.whole = True
+        self.denoiser.train()
+
+    def unwrap(self) -> None:
+        """Takes what accelerate put around the denoiser off again: autocast of its forward."""
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        vars(self.denoiser).pop("forward", None)
+
+    def settle(self) -> None:
+        """Puts the EMA weights in place for good."""
+        self.whole = False
+        if self.average is not None:
+            self.weights.vector.detach().copy_(self.average.values)
+        self.denoiser.eval()
+
+    def release(self) -> None:
+        """Makes the denoiser an ordinary module again."""
+        self.unwrap()
+        self.weights.release()
+
+
+def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def read_checkpoint_identity(path: Path) -> str:
+    """The identity of the run a checkpoint belongs to, as given to :func:`train`.
+
+    Raises:
+        RunFolderError: The file is not a checkpoint.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {})["identity"])
+    except (SafetensorError, KeyError, OSError) as error:
+        raise RunFolderError(
+            f"'{path}' is not a checkpoint of kan-diffusion; delete it or choose another folder "
+            "with --out"
+        ) from error

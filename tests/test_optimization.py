@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.optimization import ParameterVector, WeightAverage, learning_rates
+
+
+class Tied(nn.Module):
+    """Odd shapes, one weight used twice, one frozen, one that no gradient reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 5)
+        self.second = nn.Linear(5, 5)
+        self.third = nn.Linear(5, 5, bias=False)
+        self.third.weight = self.second.weight
+        self.frozen = nn.Parameter(torch.full((5,), 0.5), requires_grad=False)
+        self.unused = nn.Parameter(torch.ones(7))
+        self.scale = nn.Parameter(torch.ones(()))
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in (*self.first.parameters(), *self.second.parameters()):
+                parameter.normal_(generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x)) * self.frozen
+        return self.scale * self.third(torch.tanh(self.second(hidden)))
+
+
+def _loss(module: nn.Module, step: int) -> Tensor:
+    generator = torch.Generator().manual_seed(step)
+    return 30 * module(torch.randn(16, 3, generator=generator)).square().mean()
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_a_vector_is_trained_like_the_parameters_it_stands_for(max_norm: float) -> None:
+    plain, ours = Tied(), Tied()
+    trainable = [parameter for parameter in plain.parameters() if parameter.requires_grad]
+    adam = torch.optim.Adam(trainable, lr=0.01)
+    average = EMAModel(trainable, decay=0.9)
+    vector = ParameterVector(ours)
+    our_adam = torch.optim.Adam([vector.vector], lr=0.01, fused=True)
+    our_average = WeightAverage(vector.vector, 0.9)
+    for step in range(30):
+        _loss(plain, step).backward()
+        norm = torch.nn.utils.clip_grad_norm_(trainable, max_norm)
+        assert (norm > 2 * max_norm) == (max_norm == 0.5)
+        adam.step()
+        adam.zero_grad()
+        average.step(trainable)
+
+        _loss(ours, step).backward()
+        vector.collect_gradients()
+        vector.clip_gradient(max_norm)
+        our_adam.step()
+        our_average.update()
+    for theirs, mine in zip(plain.parameters(), ours.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    for theirs, mine in zip(average.shadow_params, vector.split(our_average.values), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    assert (ours.frozen == 0.5).all()
+    assert (ours.unused == 1).all()
+    # What fills the gaps between parameters is still zero.
+    gaps = vector.vector.detach().clone()
+    for part in vector.split(gaps):
+        part.zero_()
+    assert (gaps == 0).all()
+
+
+def test_the_average_warms_up_like_that_of_diffusers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    theirs, ours = EMAModel([values], decay=0.95), WeightAverage(values, 0.95)
+    for _ in range(300):  # 0.95 is reached after 170
+        values.detach().normal_(generator=generator)
+        theirs.step([values])
+        ours.update()
+        torch.testing.assert_close(ours.values, theirs.shadow_params[0], rtol=1e-12, atol=1e-12)
+    assert ours.num_updates == 300
+
+
+def test_gradients_below_the_limit_are_left_as_they_are() -> None:
+    module = Tied()
+    vector = ParameterVector(module)
+    _loss(module, 0).backward()
+    vector.collect_gradients()
+    before = vector.vector.grad.clone()
+    norm = float(before.norm())
+    vector.clip_gradient(1.01 * norm)
+    assert torch.equal(vector.vector.grad, before)
+    vector.clip_gradient(0.25 * norm)
+    torch.testing.assert_close(vector.vector.grad, 0.25 * before, rtol=1e-4, atol=0)
+
+
+def test_gradients_do_not_add_up_over_steps() -> None:
+    module = Tied()
+    vector = ParameterVector(module)
+    for step in (0, 1):
+        _loss(module, step).backward()
+        vector.collect_gradients()
+    second = Tied()
+    _loss(second, 1).backward()
+    ours = vector.split(vector.vector.grad)
+    theirs = [parameter.grad for parameter in second.parameters() if parameter.requires_grad]
+    for mine, other in zip(ours, theirs, strict=True):
+        expected = torch.zeros_like(mine) if other is None else other
+        torch.testing.assert_close(mine, expected)
+    # A parameter that no gradient reaches any more keeps none of what it had.
+    module.scale.grad = None
+    module.first.weight.sum().backward()
+    vector.collect_gradients()
+    assert float(vector.vector.grad.abs().sum()) == 15
+
+
+def test_parameters_are_the_same_objects_and_end_with_memory_of_their_own() -> None:
+    module = Tied()
+    before = list(module.parameters())
+    values = [parameter.detach().clone() for parameter in before]
+    vector = ParameterVector(module)
+    assert len(vector) == 6
+    for parameter in module.parameters():
+        assert parameter.data_ptr() % 64 == 0
+    with torch.no_grad():
+        vector.vector.mul_(2)
+    twin = copy.deepcopy(module)  # a copy made meanwhile is independent
+    vector.release()
+    with torch.no_grad():
+        vector.vector.fill_(float("nan"))
+    for original, now, copied, value in zip(
+        before, module.parameters(), twin.parameters(), values, strict=True
+    ):
+        assert now is original
+        assert torch.equal(now, 2 * value if now.requires_grad else value)
+        assert torch.equal(now, copied)
+        assert now.untyped_storage().nbytes() == now.numel() * now.element_size()
+        assert now.grad is None
+    assert module.third.weight is module.second.weight
+
+
+def test_lent_values_come_back_whatever_happens_to_them() -> None:
+    module = Tied()
+    vector = ParameterVector(module)
+    own = vector.vector.detach().clone()
+    average = torch.arange(float(len(own)))
+
+    def spoil() -> None:
+        with vector.lent(average), torch.no_grad():
+            trainable = [p for p in module.parameters() if p.requires_grad]
+            for parameter, lent in zip(trainable, vector.split(average), strict=True):
+                assert torch.equal(parameter, lent)
+                parameter.fill_(float("nan"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        spoil()
+    assert torch.equal(vector.vector, own)
+    assert (average == torch.arange(float(len(own)))).all()
+    _loss(module, 0).backward()
+    vector.collect_gradients()
+    assert vector.vector.grad.isfinite().all()
+    assert vector.vector.grad.any()
+
+
+def test_replaced_parameters_do_not_pass_unnoticed() -> None:
+    module = Tied()
+    vector = ParameterVector(module)
+
+    def replace() -> None:
+        with vector.lent(vector.vector.detach()):
+            module.first.weight = nn.Parameter(torch.zeros(5, 3))
+
+    with pytest.raises(KanDiffusionError, match=r"Tied were replaced .*copy\.deepcopy"):
+        replace()
+
+
+def test_split_and_join_are_inverse() -> None:
+    vector = ParameterVector(Tied())
+    parts = [torch.full_like(part, index) for index, part in enumerate(vector.split(vector.vector))]
+    for part, again in zip(parts, vector.split(vector.join(parts)), strict=True):
+        assert torch.equal(part, again)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.Linear(2, 2).requires_grad_(False), "Linear has no trainable parameters"),
+        (nn.ReLU(), "ReLU has no trainable parameters"),
+        (
+            nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()),
+            "torch.float32 and torch.float64, and training needs one",
+        ),
+    ],
+)
+def test_what_is_no_vector_is_refused(module: nn.Module, message: str) -> None:
+    with pytest.raises(KanDiffusionError, match=message) as caught:
+        ParameterVector(module)
+    assert "\n" not in str(caught.value)
+
+
+def test_learning_rates_leave_no_step_out() -> None:
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
+    rates = learning_rates(optimizer, "cosine", 0.1, 100, 40)
+    assert rates.shape == (40,)
+    assert rates.argmax() == 10  # the warm-up is cut to a quarter
+    assert rates.max() == pytest.approx(0.1)
+    assert (rates[11:] < rates[10:-1]).all()
