@@ -1,0 +1,39 @@
+"""The networks that the layer benchmark measures side by side, by name."""
+
+from __future__ import annotations
+
+from baselines.contender import Case, Contender, NetworkWorkload, Workload
+from baselines.flashkan import FLASHKAN, FLASHKAN_EAGER
+from baselines.gemm import GEMM
+from baselines.inkan import INKAN, INKAN_EAGER
+from baselines.mlp import MLP
+from baselines.ours import OURS, OURS_COMPILED
+from baselines.pykan import PYKAN
+from baselines.recursion import RECURSION, RecursionKANLinear
+
+__all__ = [
+    "CONTENDERS",
+    "Case",
+    "Contender",
+    "NetworkWorkload",
+    "RecursionKANLinear",
+    "Workload",
+    "default_contenders",
+]
+
+CONTENDERS: dict[str, Contender] = {
+    contender.name: contender
+    for contender in (
+        *(OURS, OURS_COMPILED, GEMM, MLP),
+        *(INKAN, INKAN_EAGER, FLASHKAN, FLASHKAN_EAGER, RECURSION, PYKAN),
+    )
+}
+"""Every contender, in the order in which tables show them."""
+
+
+def default_contenders(device: str) -> list[str]:
+    """Names of the contenders measured on a device unless others are asked for.
+
+    Compiling our own network is of interest on a GPU only, where no kernel of ours stands in.
+    """
+    return [name for name in CONTENDERS if device != "cpu" or name != OURS_COMPILED.name]

@@ -1,0 +1,162 @@
+"""The targets a KAN layer is to reach, and whether the measurements reach them.
+
+Every verdict here is computed from rows of measurements; nothing is entered by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from layer_speed.timing import Row
+
+__all__ = ["LIBRARIES", "TARGETS", "Observation", "Results", "Target", "measured"]
+
+Results = dict[str, list[Row]]
+"""Rows by part: timing, growth, memory, first_use."""
+
+LIBRARIES = ("inkan", "inkan-eager", "flashkan", "flashkan-eager")
+"""The fast layers of others, whose best mode counts."""
+
+_LARGE_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A value that a target speaks of.
+
+    Attributes:
+        layers: Widths.
+        batch: Number of rows.
+        grid_size: Number of intervals; None where the value spans several.
+        threads: Number of threads.
+        value: The ratio.
+        repeats: How many repeats its median is of.
+        note: What else to know about it.
+    """
+
+    layers: str
+    batch: int
+    grid_size: int | None
+    threads: int
+    value: float
+    repeats: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on a ratio, to be kept at every case that is observed.
+
+    Attributes:
+        name: Key in the results.
+        title: What is divided by what.
+        at_most: Whether the bound is the largest value allowed, rather than the smallest.
+        bound: The target.
+        stretch: What would be better still, or None.
+        observe: Finds the ratios in the results.
+    """
+
+    name: str
+    title: str
+    at_most: bool
+    bound: float
+    stretch: float | None
+    observe: Callable[[Results], list[Observation]]
+
+    def met(self, value: float, bound: float | None = None) -> bool:
+        """Whether a value keeps the bound."""
+        bound = self.bound if bound is None else bound
+        return value <= bound if self.at_most else value >= bound
+
+    def worst(self, observations: Sequence[Observation]) -> Observation:
+        """The observation that is farthest on the wrong side."""
+        return (max if self.at_most else min)(observations, key=lambda o: o.value)
+
+    @property
+    def sign(self) -> str:
+        """How the bound is written before its value."""
+        return "≤" if self.at_most else "≥"
+
+
+def measured(rows: Sequence[Row], key: str) -> list[Row]:
+    """The rows that have a value under ``key``."""
+    return [row for row in rows if key in row]
+
+
+def _observation(row: Row, value: object, note: str = "", whole_grid: bool = False) -> Observation:
+    return Observation(
+        layers=str(row["layers"]),
+        batch=int(str(row["batch"])),
+        grid_size=None if whole_grid else int(str(row["grid_size"])),
+        threads=int(str(row["threads"])),
+        value=float(str(value)),
+        repeats=int(str(row.get("repeats", 1))),
+        note=note,
+    )
+
+
+def _against(
+    contender: str, key: str, large_batch_only: bool = False
+) -> Callable[[Results], list[Observation]]:
+    def observe(results: Results) -> list[Observation]:
+        return [
+            _observation(row, row[key])
+            for row in measured(results["timing"], key)
+            if row["contender"] == contender
+            and not (large_batch_only and row["batch"] != _LARGE_BATCH)
+        ]
+
+    return observe
+
+
+def _best_library(results: Results) -> list[Observation]:
+    best: dict[tuple[object, ...], Row] = {}
+    for row in measured(results["timing"], "ratio"):
+        if row["contender"] in LIBRARIES:
+            case = (row["threads"], row["layers"], row["batch"], row["grid_size"])
+            if case not in best or float(str(row["ratio"])) < float(str(best[case]["ratio"])):
+                best[case] = row
+    return [_observation(row, row["ratio"], str(row["contender"])) for row in best.values()]
+
+
+def _grid_growth(results: Results) -> list[Observation]:
+    """The last case of each series in G against its first."""
+    last: dict[tuple[object, object], Row] = {}
+    for row in measured(results["growth"], "ratio"):
+        if row["contender"] == "ours" and str(row["series"]).startswith("G"):
+            last[row["threads"], row["series"]] = row
+    return [
+        _observation(row, row["ratio"], f"to G = {row['grid_size']}", whole_grid=True)
+        for row in last.values()
+    ]
+
+
+def _memory(results: Results) -> list[Observation]:
+    peaks = {row["contender"]: row for row in measured(results["memory"], "peak_mib")}
+    if "ours" not in peaks or "mlp" not in peaks:
+        return []
+    ours, mlp = (float(str(peaks[name]["peak_mib"])) for name in ("ours", "mlp"))
+    return [_observation(peaks["ours"], ours / mlp)] if mlp > 0 else []
+
+
+TARGETS = (
+    Target(
+        "gemm", "ours / the same GEMMs, features given", True, 1.3, None,
+        _against("gemm", "inverse_ratio"),
+    ),
+    Target(
+        "mlp", "ours / MLP of as many parameters, batch 8,192", True, 1.3, 1.0,
+        _against("mlp", "inverse_ratio", large_batch_only=True),
+    ),
+    Target(
+        "recursion", "Cox-de Boor recursion / ours", False, 6.0, None,
+        _against("recursion", "ratio"),
+    ),
+    Target(
+        "libraries", "best mode of inkan and flashkan / ours", False, 1.5, 2.5, _best_library,
+    ),
+    Target("pykan", "pykan / ours", False, 25.0, None, _against("pykan", "ratio")),
+    Target("growth", "ours at G = 64 / ours at G = 5", True, 3.0, None, _grid_growth),
+    Target("memory", "peak memory of ours / of the MLP", True, 2.0, None, _memory),
+)  # fmt: skip
