@@ -211,9 +211,11 @@ class KANLinear(EdgeLayer):
         Raises:
             KanDiffusionError: The input has another last dimension.
         """
+        has_base = self.base_activation is not None
+        weight = self.weight if self.scale is None else self._packed_weight()
         rows = self._rows(input)
-        output = edge_linear(rows, self._packed_weight(), self.bias, self.basis, self._has_base)
-        return output.view(*input.shape[:-1], self.out_features)
+        output = edge_linear(rows, weight, self.bias, self.basis, has_base)
+        return output if input.ndim == 2 else output.view(*input.shape[:-1], self.out_features)
 
     def _rows(self, input: Tensor) -> Tensor:
         if input.ndim == 0 or input.shape[-1] != self.in_features:
@@ -221,7 +223,7 @@ class KANLinear(EdgeLayer):
                 f"this KANLinear takes inputs with shape (*, {self.in_features}), not "
                 f"{tuple(input.shape)}"
             )
-        return input.reshape(-1, self.in_features)
+        return input if input.ndim == 2 else input.reshape(-1, self.in_features)
 
     @torch.no_grad()
     def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:

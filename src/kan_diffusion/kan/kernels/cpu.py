@@ -36,10 +36,9 @@ from kan_diffusion.kan.kernels.loops import (
     expand,
     gradients,
     outputs,
-    pack,
     place,
+    repack,
     tile_columns,
-    unpack_gradient,
 )
 from kan_diffusion.kan.kernels.simd import array_at
 
@@ -93,7 +92,7 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
         step = array_at(step_at, inputs, zero)
         y = array_at(y_at, rows * outputs_, zero)
         table = np.zeros(inputs * stride * padded, x.dtype)
-        pack(weight, table, inputs, outputs_, width, stride, first, reach, 1)
+        repack(False, weight, table, inputs, outputs_, width, stride, first, reach, 1)
         inverse_step = np.empty(inputs, x.dtype)
         for i in range(inputs):
             inverse_step[i] = 1 / step[i]
@@ -153,7 +152,7 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
         for o in range(outputs_):
             grad_bias[o] = 0
         table = np.zeros(inputs * stride * padded * 2, x.dtype)
-        pack(weight, table, inputs, outputs_, width, stride, first, reach, 2)
+        repack(False, weight, table, inputs, outputs_, width, stride, first, reach, 2)
         inverse_step = np.empty(inputs, x.dtype)
         for i in range(inputs):
             inverse_step[i] = 1 / step[i]
@@ -211,7 +210,7 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
                     for i in range(m):
                         u = grad_u[r * m + i]
                         grad_x[(r0 + r) * inputs + i0 + i] = u * inverse_step[i0 + i]
-        unpack_gradient(table, grad_weight, inputs, outputs_, width, stride, first, reach)
+        repack(True, grad_weight, table, inputs, outputs_, width, stride, first, reach, 2)
 
     return _compiled(forward), _compiled(backward)
 

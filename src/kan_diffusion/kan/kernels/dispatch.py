@@ -45,19 +45,32 @@ def _kernel() -> ModuleType | None:
 
 
 def _autocasts(x: Tensor) -> bool:
+    if not torch._C._is_any_autocast_enabled():
+        return False
     kind = x.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-def _is_plain(dtype: torch.dtype, *tensors: Tensor) -> bool:
-    """Whether all are ordinary tensors on the CPU, of one dtype that there is a kernel for."""
-    return dtype in _DTYPES and all(
+def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether it is an ordinary tensor on the CPU of this dtype."""
+    return (
         tensor.dtype is dtype
         and tensor.is_cpu
         and type(tensor) in _PLAIN_TYPES
         and not _is_wrapped(tensor)
         and not _is_batched(tensor)
-        for tensor in tensors
+    )
+
+
+def _takes(x: Tensor, weight: Tensor, origin: Tensor) -> bool:
+    """Whether the compiled kernel is for these."""
+    dtype = x.dtype
+    return (
+        dtype in _DTYPES
+        and _is_plain(x, dtype)
+        and _is_plain(weight, dtype)
+        and _is_plain(origin, dtype)
+        and _kernel() is not None
     )
 
 
@@ -106,7 +119,7 @@ def edge_linear(
             if not torch.compiler.is_exporting() and x.device.type == "cpu" and x.dtype in _DTYPES:
                 compiled: Tensor = _linear(x, weight, bias, origin, step, *settings)
                 return compiled
-        elif _is_plain(x.dtype, x, weight, origin, step) and _kernel() is not None:
+        elif _takes(x, weight, origin):
             fused: Tensor = _FusedLinear.apply(x, weight, bias, basis, has_base)
             return fused
     return linear(edge_features(x, basis, has_base).flatten(1), weight, bias)
@@ -145,7 +158,7 @@ class _FusedLinear(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
         x, weight = ctx.saved_tensors
         # Gradients are only enabled here when the result is to be differentiated once more.
-        if torch.is_grad_enabled() or not _is_plain(x.dtype, grad):
+        if torch.is_grad_enabled() or not _is_plain(grad, x.dtype):
             needed = ctx.needs_input_grad[:3]
             has_base = ctx.settings[-1]
             return *_reference_gradients(grad, x, weight, ctx.basis, has_base, needed), None, None

@@ -42,6 +42,7 @@ from kan_diffusion.kan.kernels.simd import (
     splat,
     store,
     store_as_int,
+    transpose_8x8,
     zero_where_apart,
     zeros,
 )
@@ -58,10 +59,9 @@ __all__ = [
     "expand",
     "gradients",
     "outputs",
-    "pack",
     "place",
+    "repack",
     "tile_columns",
-    "unpack_gradient",
 ]
 
 LANES = 16  # of the loops over a tile's inputs
@@ -115,46 +115,45 @@ def tile_columns(inputs, stride, row_bytes):
 
 
 @numba.njit(**_INNER)
-def pack(weight, table, inputs, outputs, width, stride, first, reach, scale):
-    """Rows of outputs from the packed weight; ``scale`` is 2 where gradients lie between them."""
-    padded = (outputs + 7) // 8 * 8
-    column = 0
-    while column < padded:
-        lanes = block_lanes(padded - column)
-        step = lanes * scale
-        for o in range(min(lanes, outputs - column)):
-            at = (column + o) * inputs * width
-            to = column * inputs * stride * scale + o
-            if reach == 0:  # no row but the weight's own
-                for k in range(inputs * width):
-                    table[to + k * step] = weight[at + k]
-            else:
-                for i in range(inputs):
-                    for g in range(width):
-                        row = i * stride + (g + reach if g >= first else g)
-                        table[to + row * step] = weight[at + i * width + g]
-        column += lanes
+def transpose(source, at, source_stride, target, to, target_stride, rows, columns):
+    """Writes the rows of a matrix as columns."""
+    even_rows, even_columns = rows // 8 * 8, columns // 8 * 8
+    for r in range(0, even_rows, 8):
+        for c in range(0, even_columns, 8):
+            here = at + r * source_stride + c
+            transpose_8x8(
+                source, here, source_stride, target, to + c * target_stride + r, target_stride
+            )
+    for r in range(rows):
+        for c in range(even_columns if r < even_rows else 0, columns):
+            target[to + c * target_stride + r] = source[at + r * source_stride + c]
 
 
 @numba.njit(**_INNER)
-def unpack_gradient(table, weight, inputs, outputs, width, stride, first, reach):
-    """The packed weight's gradient from the rows beside its own."""
+def repack(unpack, weight, table, inputs, outputs, width, stride, first, reach, scale):
+    """Writes the packed weight as rows of outputs, or takes its gradient from them.
+
+    ``scale`` is 2 where the rows of the gradient lie between those of the weight. Functions beyond
+    the grid, where there are any, have rows of zeros.
+    """
     padded = (outputs + 7) // 8 * 8
+    gap = 1 if reach else 0  # without one, the inputs follow each other in both
     column = 0
     while column < padded:
         lanes = block_lanes(padded - column)
-        step = lanes * 2
-        for o in range(min(lanes, outputs - column)):
-            to = (column + o) * inputs * width
-            at = column * inputs * stride * 2 + lanes + o
-            if reach == 0:
-                for k in range(inputs * width):
-                    weight[to + k] = table[at + k * step]
-            else:
-                for i in range(inputs):
-                    for g in range(width):
-                        row = i * stride + (g + reach if g >= first else g)
-                        weight[to + i * width + g] = table[at + row * step]
+        count = min(lanes, outputs - column)
+        total = inputs * width
+        for i in range(inputs if gap else 1):
+            for part in range(2 if gap else 1):
+                start = first if part == 1 else 0
+                size = (width - first if part == 1 else first) if gap else total
+                at = column * total + i * width + start
+                row = i * stride + (first + reach if part == 1 else 0)
+                to = (column * inputs * stride + row * lanes) * scale
+                if unpack:
+                    transpose(table, to + lanes, lanes * scale, weight, at, total, size, count)
+                else:
+                    transpose(weight, at, total, table, to, lanes * scale, count, size)
         column += lanes
 
 

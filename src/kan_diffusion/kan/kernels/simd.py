@@ -34,6 +34,7 @@ __all__ = [
     "splat",
     "store",
     "store_as_int",
+    "transpose_8x8",
     "zero_where_apart",
     "zeros",
 ]
@@ -250,6 +251,46 @@ def power_of_two(typingctx, a):
         return builder.bitcast(builder.shl(exponent, constant(fraction)), args[0].type)
 
     return a(a), codegen
+
+
+@intrinsic
+def transpose_8x8(typingctx, source, at, source_stride, target, to, target_stride):
+    """``target[to + c * target_stride + r] = source[at + r * source_stride + c]``, r and c < 8."""
+
+    def codegen(context, builder, signature, args):
+        source, at, source_stride, target, to, target_stride = args
+        vector_type = ir.VectorType(context.get_data_type(signature.args[0].dtype), 8)
+        align = signature.args[0].dtype.bitwidth // 8
+
+        def pointer(array_type, array, start, stride, row: int):
+            step = builder.mul(stride, ir.Constant(stride.type, row))
+            address = _address(context, builder, array_type, array, builder.add(start, step))
+            return builder.bitcast(address, vector_type.as_pointer())
+
+        rows = []
+        for row in range(8):
+            value = builder.load(pointer(signature.args[0], source, at, source_stride, row))
+            value.align = align
+            rows.append(value)
+        # Swaps one bit of the row's number with the same bit of the column's, bit by bit.
+        for bit in (1, 2, 4):
+            for row in range(8):
+                if row & bit:
+                    continue
+                a, b = rows[row], rows[row | bit]
+                low = [x if not x & bit else 8 + (x ^ bit) for x in range(8)]
+                high = [x | bit if not x & bit else 8 + x for x in range(8)]
+                rows[row], rows[row | bit] = (
+                    builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), 8), m))
+                    for m in (low, high)
+                )
+        for row in range(8):
+            place = pointer(signature.args[3], target, to, target_stride, row)
+            builder.store(rows[row], place).align = align
+        return context.get_dummy_value()
+
+    signature_ = types.void(source, types.intp, types.intp, target, types.intp, types.intp)
+    return signature_, codegen
 
 
 def _elementwise(name: str, arity: int, doc: str):
