@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare seed notebook test lint format clean
+.PHONY: help compare seed notebook bench test lint format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,6 +32,9 @@ notebook: $(STAMP)-test  ## Run the example notebook into runs/kan-diffusion.ipy
 	@mkdir -p runs
 	$(BIN)/jupyter execute examples/kan-diffusion.ipynb --output=$(CURDIR)/runs/kan-diffusion.ipynb
 
+bench: $(STAMP)-bench  ## Time the KAN layer beside others into results/kan_layer (ARGS="--quick")
+	$(BIN)/python benchmarks/kan_layer.py $(ARGS)
+
 test: $(STAMP)-test  ## Run the tests (ARGS="-k sampling" picks some)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto $(ARGS)
 
@@ -52,7 +55,8 @@ clean:  ## Remove .venv, caches and builds; runs/ is kept
 $(STAMP)-run: EXTRAS :=
 $(STAMP)-test: EXTRAS := [test]
 $(STAMP)-lint: EXTRAS := [lint]
-$(STAMP)-run $(STAMP)-test $(STAMP)-lint: pyproject.toml | $(VENV)/.made
+$(STAMP)-bench: EXTRAS := [bench]
+$(STAMP)-run $(STAMP)-test $(STAMP)-lint $(STAMP)-bench: pyproject.toml | $(VENV)/.made
 	@echo "Installing kan-diffusion$(EXTRAS) into $(VENV) ..."
 	@$(PIP) install --editable '.$(EXTRAS)'
 	@touch $@

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -10,14 +10,16 @@ from diffusers.configuration_utils import register_to_config
 
 from kan_diffusion.denoisers.base import Denoiser, ModelMixin
 from kan_diffusion.denoisers.time import TimeEncoding
-from kan_diffusion.kan.bases import Extrapolation
+from kan_diffusion.kan import grids
+from kan_diffusion.kan.bases import BasisName, Extrapolation
+from kan_diffusion.kan.grids import Average, MovingGrids
 from kan_diffusion.kan.initialization import Initialization
 from kan_diffusion.kan.network import KAN
 
 __all__ = ["KANDenoiser", "ModelMixin"]
 
 
-class KANDenoiser(Denoiser):
+class KANDenoiser(Denoiser, MovingGrids):
     """A denoiser made of KAN layers.
 
     Args:
@@ -28,11 +30,12 @@ class KANDenoiser(Denoiser):
         num_time_frequencies: Number of frequencies of ``"fourier"``.
         num_classes: Number of class labels, 0 for an unconditional model.
         bias: As all that follow, handed to the layers (:class:`kan_diffusion.KANLinear`).
+        basis: The functions an edge is made of, by name.
         grid_size: Number of intervals of the grid.
         order: Degree of the splines.
         grid_range: Ends of the grid, in standardised units.
         extrapolation: What happens outside the grid.
-        base_activation: ``"silu"`` or None.
+        base_activation: ``"silu"``, None, or ``"auto"``: what suits the basis.
         edge_scale: Whether every edge has a scale of its own.
         init: Initialisation by name.
     """
@@ -47,11 +50,12 @@ class KANDenoiser(Denoiser):
         num_time_frequencies: int = 3,
         num_classes: int = 0,
         bias: bool = True,
+        basis: BasisName = "bspline",
         grid_size: int = 5,
         order: int = 3,
         grid_range: tuple[float, float] = (-2.0, 2.0),
         extrapolation: Extrapolation = "linear",
-        base_activation: Literal["silu"] | None = "silu",
+        base_activation: Literal["silu", "auto"] | None = "auto",
         edge_scale: bool = False,
         init: Initialization = "glorot",
     ) -> None:
@@ -63,6 +67,7 @@ class KANDenoiser(Denoiser):
         self.network = KAN(
             [num_inputs, *hidden, data_dim],
             bias,
+            basis=basis,
             grid_size=grid_size,
             order=order,
             grid_range=(low, high),
@@ -71,6 +76,21 @@ class KANDenoiser(Denoiser):
             edge_scale=edge_scale,
             init=init,
         )
+
+    def refine(
+        self,
+        num_intervals: int,
+        *inputs: object,
+        optimizer: torch.optim.Optimizer | None = None,
+        averages: Iterable[Average] = (),
+    ) -> float:
+        """Gives every grid another number of intervals: :func:`kan_diffusion.kan.refine`.
+
+        The configuration follows, so that the denoiser is saved and loaded as it is.
+        """
+        change = grids.refine(self, num_intervals, *inputs, optimizer=optimizer, averages=averages)
+        self.register_to_config(grid_size=num_intervals)  # type: ignore[operator]
+        return change
 
     @property
     def flops(self) -> int:

@@ -1,7 +1,20 @@
 """KAN layers, usable without diffusion."""
 
+from kan_diffusion.kan.bases import Basis, GridBasis
+from kan_diffusion.kan.convert import from_efficient_kan, from_pykan, to_pykan
 from kan_diffusion.kan.grids import out_of_range_fractions, refine, update_grid
 from kan_diffusion.kan.linear import KANLinear
 from kan_diffusion.kan.network import KAN
 
-__all__ = ["KAN", "KANLinear", "out_of_range_fractions", "refine", "update_grid"]
+__all__ = [
+    "KAN",
+    "Basis",
+    "GridBasis",
+    "KANLinear",
+    "from_efficient_kan",
+    "from_pykan",
+    "out_of_range_fractions",
+    "refine",
+    "to_pykan",
+    "update_grid",
+]

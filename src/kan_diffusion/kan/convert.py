@@ -36,8 +36,8 @@ from kan_diffusion.kan.linear import KANLinear
 from kan_diffusion.kan.network import KAN
 
 if TYPE_CHECKING:
-    from kan.KANLayer import KANLayer  # type: ignore[import-untyped]
-    from kan.MultKAN import MultKAN  # type: ignore[import-untyped]
+    from kan.KANLayer import KANLayer
+    from kan.MultKAN import MultKAN
 
 __all__ = ["from_efficient_kan", "from_pykan", "to_pykan"]
 

@@ -28,7 +28,7 @@ Panels = list[tuple[float, Points]]
 
 _METRICS = ("energy", "sliced_w2", "w2", "mmd", "c2st")
 _NUMBERS = (
-    *("parameters", "flops", "train_seconds", "sample_seconds"),
+    *("parameters", "flops", "train_seconds", "sample_seconds", "out_of_range"),
     *("heldout_loss", "floor", "excess", "excess_se"),
     *(column for metric in _METRICS for column in (metric, f"{metric}_real")),
 )

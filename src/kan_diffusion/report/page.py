@@ -39,6 +39,7 @@ _HEADS = {
     "train_seconds": "train (s)",
     "sample_seconds": "sample (s)",
     "flops": "FLOPs",
+    "out_of_range": "outside grid",
 } | {key: metric.symbol for key, metric in SAMPLE_METRICS.items()}
 
 _TEXT_HEADS = ("data", "model", "trial", "state")

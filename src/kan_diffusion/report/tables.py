@@ -135,7 +135,7 @@ def trial_table(rows: pd.DataFrame) -> pd.DataFrame:
     rows = complete_rows(rows).rename(columns={"name": "model"})
     rows["state"] = np.where(rows["failed"], "failed", "done")
     numbers = (
-        *("parameters", "flops", "train_seconds", "sample_seconds"),
+        *("parameters", "flops", "train_seconds", "sample_seconds", "out_of_range"),
         *("heldout_loss", "floor", "excess", "excess_se"),
         *SAMPLE_METRICS,
     )

@@ -190,6 +190,8 @@ def run_trial(
         row["error"] = str(error)
     else:
         row["train_seconds"] = trained.seconds
+        # Of the layer that misses its grid most; None where there is no grid.
+        row["out_of_range"] = max(trained.out_of_range.values(), default=None)
         pipeline = _pipeline(config, dataset, denoiser)
         shared = _shared_yardstick(
             config.data,

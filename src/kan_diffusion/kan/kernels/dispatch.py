@@ -164,10 +164,10 @@ class _FusedLinear(torch.autograd.Function):
             return *_reference_gradients(grad, x, weight, ctx.basis, has_base, needed), None, None
         kernel = _kernel()
         assert kernel is not None
-        grads: tuple[Tensor, Tensor, Tensor] = kernel.linear_backward(
+        grad_x, grad_weight, grad_bias = kernel.linear_backward(
             grad, x, weight, *ctx.grid, *ctx.settings
         )
-        return *grads, None, None
+        return grad_x, grad_weight, grad_bias if ctx.needs_input_grad[2] else None, None, None
 
 
 def _reference_gradients(

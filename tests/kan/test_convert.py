@@ -1,0 +1,601 @@
+"""Networks from and for other packages: equal outputs, equal gradients, clear refusals."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan import KAN, KANLinear
+from kan_diffusion.kan.convert import from_efficient_kan, from_pykan, to_pykan
+
+StateDict = dict[str, torch.Tensor]
+
+seeds = st.integers(0, 2**32 - 1)
+widths = st.lists(st.integers(1, 4), min_size=2, max_size=4)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _inputs(num_features: int, generator: torch.Generator, reach: float = 4.0) -> torch.Tensor:
+    """Points inside a grid near (-1, 1), on the rest of its knots and past them all."""
+    return (
+        reach * (2 * torch.rand(64, num_features, generator=generator, dtype=torch.float64) - 1)
+    ).requires_grad_()
+
+
+def _assert_same_function(
+    one: nn.Module, other: nn.Module, x: torch.Tensor, tolerance: float = 1e-9
+) -> None:
+    """Equal outputs and equal gradients with respect to the input."""
+    y, z = one(x), other(x)
+    torch.testing.assert_close(y, z, rtol=tolerance, atol=tolerance)
+    # Unequal weights, so that errors of several outputs cannot cancel.
+    direction = torch.linspace(1, 2, y.numel(), dtype=y.dtype).view_as(y)
+    (dy,) = torch.autograd.grad((y * direction).sum(), x)
+    (dz,) = torch.autograd.grad((z * direction).sum(), x)
+    torch.testing.assert_close(dy, dz, rtol=10 * tolerance, atol=10 * tolerance)
+
+
+def _even_knots(
+    num_inputs: int, grid_size: int, order: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Knots (in, G + 2k + 1) whose origin and step differ between the inputs."""
+    low = -1 + 0.3 * torch.rand(num_inputs, 1, generator=generator, dtype=torch.float64)
+    step = (1.5 + torch.rand(num_inputs, 1, generator=generator, dtype=torch.float64)) / grid_size
+    return low + step * torch.arange(-order, grid_size + order + 1)
+
+
+# Efficient-KAN.
+
+
+def _efficient_state(
+    sizes: list[int],
+    grid_size: int = 4,
+    order: int = 3,
+    scaled: bool = True,
+    prefix: str = "",
+    seed: int = 0,
+) -> StateDict:
+    generator = _generator(seed)
+    state = {}
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        shapes = {
+            "base_weight": (fan_out, fan_in),
+            "spline_weight": (fan_out, fan_in, grid_size + order),
+            "spline_scaler": (fan_out, fan_in),
+        }
+        for name, shape in shapes.items():
+            if scaled or name != "spline_scaler":
+                weight = torch.randn(shape, generator=generator, dtype=torch.float64)
+                state[f"{prefix}layers.{index}.{name}"] = weight
+        knots = _even_knots(fan_in, grid_size, order, generator)
+        state[f"{prefix}layers.{index}.grid"] = knots
+    return state
+
+
+def _efficient_forward(
+    state: StateDict, x: np.ndarray, basis: Callable[..., np.ndarray], derivative: int = 0
+) -> np.ndarray:
+    """What an efficient-KAN computes, in NumPy, with the B-splines of scipy.
+
+    A layer's output o is sum_i w_oi silu(x_i) + sum_ig s_oi c_oig B_ig(x_i), B_ig on the knots of
+    input i. The derivative, of one layer only, is with respect to x_i, summed over the outputs.
+    """
+    num_layers = sum(key.endswith("base_weight") for key in state)
+    for index in range(num_layers):
+        tensors = {
+            key.rsplit(".", 1)[1]: value.double().numpy()
+            for key, value in state.items()
+            if f"layers.{index}." in key
+        }
+        weight, knots = tensors["spline_weight"], tensors["grid"]
+        if "spline_scaler" in tensors:
+            weight = weight * tensors["spline_scaler"][:, :, None]
+        order = knots.shape[1] - weight.shape[2] - 1
+        sigmoid = 1 / (1 + np.exp(-x))
+        base = x * sigmoid if derivative == 0 else sigmoid * (1 + x * (1 - sigmoid))
+        edges = base[:, None, :] * tensors["base_weight"]
+        for i in range(x.shape[1]):
+            step = (knots[i, -1] - knots[i, 0]) / (knots.shape[1] - 1)
+            low = knots[i, 0] + order * step
+            values = basis(
+                x[:, i], low, step, weight.shape[2] - order, order, "zero", derivative=derivative
+            )
+            edges[:, :, i] += values @ weight[:, i].T
+        x = edges.sum(1) if derivative else edges.sum(2)
+    return x
+
+
+@given(
+    sizes=widths,
+    grid_size=st.integers(1, 8),
+    order=st.integers(1, 5),
+    scaled=st.booleans(),
+    prefix=st.sampled_from(["", "module.", "denoiser.layers.3."]),
+    seed=seeds,
+)
+def test_an_efficient_kan_keeps_its_outputs_inside_and_outside_of_the_grid(
+    scipy_basis: Callable[..., np.ndarray],
+    sizes: list[int],
+    grid_size: int,
+    order: int,
+    scaled: bool,
+    prefix: str,
+    seed: int,
+) -> None:
+    state = _efficient_state(sizes, grid_size, order, scaled, prefix, seed)
+    network = from_efficient_kan(state)
+    x = _inputs(sizes[0], _generator(seed)).detach()
+    expected = _efficient_forward(state, x.numpy(), scipy_basis)
+    np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_an_efficient_kan_keeps_its_derivative(scipy_basis: Callable[..., np.ndarray]) -> None:
+    state = _efficient_state([3, 2])
+    x = _inputs(3, _generator(0))
+    (gradient,) = torch.autograd.grad(from_efficient_kan(state)(x).sum(), x)
+    expected = _efficient_forward(state, x.detach().numpy(), scipy_basis, derivative=1)
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_an_efficient_kan_in_single_precision(scipy_basis: Callable[..., np.ndarray]) -> None:
+    state = {key: value.float() for key, value in _efficient_state([3, 5, 2]).items()}
+    network = from_efficient_kan(state)
+    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
+    x = _inputs(3, _generator(0)).detach()
+    expected = _efficient_forward(state, x.numpy(), scipy_basis)
+    found = network(x.float()).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
+
+
+def test_the_spline_scaler_stays_a_parameter_of_its_own() -> None:
+    state = _efficient_state([2, 3])
+    layer = from_efficient_kan(state).layers[0]
+    assert layer.bias is None
+    assert torch.equal(layer.scale, state["layers.0.spline_scaler"])
+    assert from_efficient_kan(_efficient_state([2, 3], scaled=False)).layers[0].scale is None
+    # A copy: training the network leaves the state dict alone.
+    with torch.no_grad():
+        layer.scale.fill_(0)
+    assert bool(state["layers.0.spline_scaler"].any())
+
+
+def test_a_single_layer_needs_no_prefix() -> None:
+    state = _efficient_state([3, 2])
+    bare = {key.rsplit(".", 1)[1]: value for key, value in state.items()}
+    x = _inputs(3, _generator(0))
+    assert torch.equal(from_efficient_kan(bare)(x), from_efficient_kan(state)(x))
+
+
+def test_a_grid_is_as_even_as_its_numbers_allow() -> None:
+    # 1,000 away from zero, float32 has about 2,000 numbers in an interval of 0.13.
+    state = {key: value.float() for key, value in _efficient_state([2, 1]).items()}
+    knots = 1000.01 + 0.13 * torch.arange(-3, 8, dtype=torch.float64)
+    state["layers.0.grid"] = knots.float().repeat(2, 1)
+    layer = from_efficient_kan(state).layers[0]
+    assert float(layer.grid_origin[0]) == pytest.approx(1000.01, abs=1e-3)
+    assert float(layer.grid_step[0]) == pytest.approx(0.13, abs=1e-4)
+
+
+def _uneven(state: StateDict) -> None:
+    state["layers.1.grid"][2, 4] += 1e-3
+
+
+def _put(key: str, value: Any) -> Callable[[StateDict], None]:
+    return lambda state: state.__setitem__(key, value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda state: state.pop("layers.1.grid"), r"layers\.1\.grid is missing .* every layer"),
+        (lambda state: state.pop("layers.0.spline_scaler"), r"layers\.0\.spline_scaler is missing"),
+        (dict.clear, r"layers\.0\.base_weight is missing"),
+        (_put("layers.3.grid", torch.zeros(1, 1)), r"layers\.2\.base_weight is missing"),
+        (_put("encoder.weight", torch.zeros(1)), r"unexpected key 'encoder\.weight'.* only"),
+        (_put("layers.0.bias", torch.zeros(1)), r"unexpected key 'layers\.0\.bias'"),
+        (_put("b.layers.0.grid", torch.zeros(1)), r"unexpected key 'b\.layers\.0\.grid'.* one net"),
+        (_put("layers.0.grid", [0.0]), r"'layers\.0\.grid' is not a floating-point tensor; pass"),
+        (_put("layers.0.grid", torch.zeros(2, 11).long()), r"not a floating-point tensor"),
+        (_put("layers.0.base_weight", torch.zeros(3)), r"base_weight .*\(out, in\), not \(3,\)"),
+        (
+            _put("layers.0.spline_weight", torch.zeros(2, 3, 7)),
+            r"layers\.0\.spline_weight .* \(3, 2, G \+ k\), not \(2, 3, 7\)",
+        ),
+        (
+            _put("layers.0.spline_scaler", torch.zeros(2, 3)),
+            r"layers\.0\.spline_scaler must have the shape \(3, 2\), not \(2, 3\)",
+        ),
+        (
+            _put("layers.1.grid", torch.zeros(3, 15)),
+            r"layers\.1\.grid must have the shape \(3, 7 \+ k \+ 1\), not \(3, 15\)",
+        ),
+        (_put("layers.1.grid", torch.zeros(2, 11)), r"layers\.1\.grid .* not \(2, 11\)"),
+        (_put("layers.1.grid", torch.tensor(0.0)), r"layers\.1\.grid .* not \(\)"),
+        (
+            lambda state: state.update(_efficient_state([2, 4])),
+            r"layers\.0 has 4 outputs, layers\.1 3 inputs",
+        ),
+        (
+            lambda state: state.update(_efficient_state([2, 3], 5, 2)),
+            r"layers\.1 has 4 intervals and order 3, but layers\.0 5 and 2",
+        ),
+        (_uneven, r"layers\.1: the grid of input 2 is not uniform, .* grid_eps = 1 first"),
+        (_put("layers.0.grid", torch.full((2, 11), torch.nan)), r"layers\.0: .* not uniform"),
+        (_put("layers.0.grid", torch.zeros(2, 11)), r"layers\.0: .* input 0 is not uniform"),
+    ],
+)
+def test_a_state_dict_that_is_not_an_efficient_kans_is_refused(
+    spoil: Callable[[StateDict], object], message: str
+) -> None:
+    state = _efficient_state([2, 3, 1])
+    from_efficient_kan(state)
+    spoil(state)
+    with pytest.raises(KanDiffusionError, match=message) as error:
+        from_efficient_kan(state)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_or_an_order_that_there_is_not_is_refused() -> None:
+    with pytest.raises(KanDiffusionError, match=r"not a str; read a file with torch\.load\("):
+        from_efficient_kan("model.pt")
+    with pytest.raises(KanDiffusionError, match=r"order must be 1 to 5, not 0"):
+        from_efficient_kan(_efficient_state([2, 1], order=0))
+
+
+# pykan. Its module is named in full: the folder of this file is a namespace package "kan".
+
+
+@pytest.fixture(scope="module")
+def pykan() -> Any:
+    return pytest.importorskip("kan.MultKAN").MultKAN
+
+
+def _scramble(model: Any, generator: torch.Generator) -> None:
+    """Random parameters, even grids that differ between inputs, affine maps and masks."""
+    with torch.no_grad():
+        for index, act in enumerate(model.act_fun):
+            for parameter in (
+                *(act.coef, act.scale_base, act.scale_sp),
+                *(model.node_bias[index], model.node_scale[index]),
+                *(model.subnode_bias[index], model.subnode_scale[index]),
+            ):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            act.grid.copy_(_even_knots(act.in_dim, act.num, act.k, generator))
+            act.mask.copy_((torch.rand(act.mask.shape, generator=generator) < 0.7).float())
+            # Some way through is left, or the network would be constant.
+            act.mask[0] = 1
+
+
+def _pykan_network(pykan: Any, sizes: list[int], seed: int = 0, **options: Any) -> Any:
+    settings = {"grid": 4, "k": 3, "auto_save": False, **options}
+    with torch.random.fork_rng(devices=[]):
+        model = pykan(width=list(sizes), **settings).double()
+    _scramble(model, _generator(seed))
+    return model
+
+
+def _network(sizes: list[int], seed: int = 0, **options: Any) -> KAN:
+    network = KAN(sizes, dtype=torch.float64, **{"extrapolation": "zero", **options})
+    generator = _generator(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        for layer in network.layers:
+            knots = _even_knots(layer.in_features, layer.grid_size, 0, generator)
+            layer.grid_origin.copy_(knots[:, 0])
+            layer.grid_step.copy_(knots[:, 1] - knots[:, 0])
+    return network
+
+
+@given(
+    sizes=widths,
+    grid_size=st.integers(1, 8),
+    order=st.integers(1, 5),
+    base=st.sampled_from(["silu", "zero"]),
+    seed=seeds,
+)
+def test_a_pykan_network_converts_to_and_fro(
+    pykan: Any, sizes: list[int], grid_size: int, order: int, base: str, seed: int
+) -> None:
+    model = _pykan_network(pykan, sizes, seed, grid=grid_size, k=order, base_fun=base)
+    network = from_pykan(model)
+    x = _inputs(sizes[0], _generator(seed))
+    _assert_same_function(network, model, x)
+    assert (network.layers[0].base_activation is None) == (base == "zero")
+    again = to_pykan(network)
+    _assert_same_function(again, model, x)
+    assert again.base_fun_name == base
+
+
+@given(
+    sizes=widths,
+    grid_size=st.integers(1, 8),
+    order=st.integers(1, 5),
+    bias=st.booleans(),
+    edge_scale=st.booleans(),
+    base=st.sampled_from(["silu", None]),
+    seed=seeds,
+)
+def test_a_network_converts_to_pykan_and_back(
+    pykan: Any,
+    sizes: list[int],
+    grid_size: int,
+    order: int,
+    bias: bool,
+    edge_scale: bool,
+    base: Any,
+    seed: int,
+) -> None:
+    options = {"grid_size": grid_size, "order": order, "bias": bias, "edge_scale": edge_scale}
+    network = _network(sizes, seed, base_activation=base, **options)
+    model = to_pykan(network)
+    assert isinstance(model, pykan)
+    x = _inputs(sizes[0], _generator(seed))
+    _assert_same_function(model, network, x)
+    _assert_same_function(from_pykan(model), network, x)
+
+
+def test_a_pykan_network_as_it_starts_converts_in_single_precision(pykan: Any) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = pykan(width=[2, 5, 3], grid=5, k=3, auto_save=False)
+    network = from_pykan(model)
+    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
+    x = _inputs(2, _generator(0)).detach().float()
+    torch.testing.assert_close(network(x), model(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(to_pykan(network)(x), model(x), rtol=1e-5, atol=1e-5)
+    assert to_pykan(network).act_fun[0].coef.dtype is torch.float32
+
+
+def test_a_pykan_network_that_was_refined_pruned_and_moved_converts(
+    pykan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Pruning and refining turn pykan's saving on.
+    monkeypatch.chdir(tmp_path)
+    x = torch.rand(200, 3, generator=_generator(0)) * torch.tensor([1.0, 2.0, 3.0])
+    with torch.random.fork_rng(devices=[]):
+        model = pykan(width=[3, 4, 1], grid=4, k=3, auto_save=False)
+        model(x)
+        for act in model.act_fun:
+            act.grid_eps = 1.0
+        model.update_grid(x)
+        model(x)
+        (tmp_path / "model").mkdir()
+        model = model.refine(9)
+        model(x)
+        model = model.prune_node(active_neurons_id=[[0, 2]])
+    model.remove_edge(0, 1, 1)
+    network = from_pykan(model)
+    assert [layer.in_features for layer in network.layers] == [3, 2]
+    assert network.layers[0].grid_size == 9
+    torch.testing.assert_close(network(2 * x), model(2 * x), rtol=1e-5, atol=1e-5)
+
+
+def test_pykan_trains_what_the_network_trains(pykan: Any) -> None:
+    full = to_pykan(_network([2, 3, 1], bias=True, edge_scale=True))
+    assert all(bias.requires_grad for bias in full.node_bias)
+    assert all(act.scale_sp.requires_grad and act.scale_base.requires_grad for act in full.act_fun)
+    bare = to_pykan(_network([2, 3, 1], bias=False, base_activation=None))
+    assert not any(bias.requires_grad for bias in bare.node_bias)
+    assert not any(
+        act.scale_sp.requires_grad or act.scale_base.requires_grad for act in bare.act_fun
+    )
+    assert all(act.coef.requires_grad and not act.grid.requires_grad for act in bare.act_fun)
+
+
+def test_conversions_copy(pykan: Any) -> None:
+    network = _network([2, 3, 1])
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    model = to_pykan(network)
+    back = from_pykan(model)
+    x = _inputs(2, _generator(0))
+    y = back(x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(3.0)
+    assert torch.equal(back(x), y)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("extrapolation", ["linear", "clamp"])
+def test_other_extrapolations_agree_inside_the_grid_only_and_say_so(
+    pykan: Any, extrapolation: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = _network([2, 3], extrapolation=extrapolation)
+    with caplog.at_level(logging.WARNING, "kan_diffusion"):
+        model = to_pykan(network)
+    (record,) = caplog.records
+    assert f"extrapolation='{extrapolation}' the outputs agree only" in record.getMessage()
+    # The grids of _even_knots all reach from at least -0.7 to 0.5.
+    _assert_same_function(model, network, _inputs(2, _generator(0), reach=0.5))
+    far = _inputs(2, _generator(0)).detach()
+    assert float((model(far) - network(far)).abs().max().detach()) > 0.1
+
+
+def test_nothing_but_the_network_comes_out_of_a_conversion(
+    pykan: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = _network([2, 3, 1])
+    state = _efficient_state([2, 1])
+    streams = (
+        lambda: torch.randn(4).tolist(),
+        lambda: np.random.random(4).tolist(),  # noqa: NPY002
+        lambda: [random.random() for _ in range(4)],
+    )
+
+    # CUDA, until it starts, keeps the last seed for later.
+    cuda_seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", cuda_seeds.append)
+
+    def draws(convert: bool) -> list[list[float]]:
+        torch.manual_seed(7)
+        np.random.seed(7)  # noqa: NPY002
+        random.seed(7)
+        if convert:
+            from_pykan(to_pykan(network))
+            from_efficient_kan(state)
+        return [stream() for stream in streams]
+
+    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        assert draws(convert=False) == draws(convert=True)
+        assert torch.initial_seed() == 7
+        assert torch.cuda.is_initialized() or cuda_seeds[-1] == 7
+    finally:
+        torch.set_rng_state(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        random.setstate(kept[2])
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_formulas_count_only_where_pykan_counts_them(pykan: Any) -> None:
+    x = _inputs(2, _generator(0))
+    constant = _pykan_network(pykan, [2, 3])
+    # The formula 0 with a constant added, as pykan's search for formulas leaves it.
+    constant.fix_symbolic(0, 1, 2, "0", verbose=False, log_history=False, fit_params_bool=False)
+    with torch.no_grad():
+        constant.symbolic_fun[0].affine[2, 1] = torch.tensor([1.0, 2.0, 3.0, 0.5])
+        constant.symbolic_fun[0].mask[2, 1] = 0.5
+    _assert_same_function(from_pykan(constant), constant, x)
+
+    ignored = _pykan_network(pykan, [2, 3, 1])
+    ignored.fix_symbolic(0, 1, 2, "sin", verbose=False, log_history=False, fit_params_bool=False)
+    with pytest.raises(KanDiffusionError, match=r"edge \(0, 1, 2\) .* 'sin'.*symbolic\(0, 1, 2\)"):
+        from_pykan(ignored)
+    ignored.speed()
+    _assert_same_function(from_pykan(ignored), ignored, x)
+    ignored.symbolic_enabled = True
+    ignored.unfix_symbolic(0, 1, 2, log_history=False)
+    _assert_same_function(from_pykan(ignored), ignored, x)
+
+
+def test_a_base_function_without_effect_is_left_out(pykan: Any) -> None:
+    model = _pykan_network(pykan, [2, 3, 1], base_fun="identity")
+    with pytest.raises(KanDiffusionError, match=r"act_fun\[0\]\.base_fun .* Identity\(\); train"):
+        from_pykan(model)
+    with torch.no_grad():
+        model.act_fun[0].scale_base.zero_()
+        model.act_fun[1].mask.zero_()
+    network = from_pykan(model)
+    assert network.layers[0].base_activation is None
+    _assert_same_function(network, model, _inputs(2, _generator(0)))
+    # Now the second layer's has an effect, and is SiLU.
+    model.act_fun[1].base_fun = nn.SiLU()
+    with torch.no_grad():
+        model.act_fun[1].mask.fill_(0.5)
+    _assert_same_function(from_pykan(model), model, _inputs(2, _generator(0)))
+    mixed = _pykan_network(pykan, [2, 3, 1], base_fun="zero")
+    mixed.act_fun[1].base_fun = nn.SiLU()
+    _assert_same_function(from_pykan(mixed), mixed, _inputs(2, _generator(0)))
+    function = _pykan_network(pykan, [2, 3, 1], base_fun=nn.functional.silu)
+    _assert_same_function(from_pykan(function), function, _inputs(2, _generator(0)))
+
+
+def _select_inputs(model: Any) -> None:
+    model.input_id = torch.tensor([2, 0])
+
+
+def _move_a_knot(model: Any) -> None:
+    with torch.no_grad():
+        model.act_fun[1].grid[2, 4] += 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "spoil", "message"),
+    [
+        ({"width": [2, [2, 1], 1]}, None, r"multiplication nodes .*\[2, 1\].* sums only"),
+        ({"grid": [3, 4]}, None, r"act_fun\[1\] has 4 intervals and order 3, but .* 3 and 3"),
+        ({"k": 6}, None, r"order must be 1 to 5, not 6"),
+        ({}, _select_inputs, r"selects columns \[2, 0\] .* torch\.arange\(2\)"),
+        ({}, _move_a_knot, r"act_fun\[1\]: the grid of input 2 is not uniform, .* grid_eps = 1"),
+    ],
+)
+def test_a_pykan_network_that_no_kan_equals_is_refused(
+    pykan: Any, options: dict[str, Any], spoil: Callable[[Any], None] | None, message: str
+) -> None:
+    model = _pykan_network(pykan, options.pop("width", [2, 3, 1]), **options)
+    if spoil is not None:
+        spoil(model)
+    with pytest.raises(KanDiffusionError, match=message) as error:
+        from_pykan(model)
+    assert "\n" not in str(error.value)
+
+
+def test_a_grid_that_follows_quantiles_is_refused_until_it_is_uniform(pykan: Any) -> None:
+    x = torch.randn(200, 2, generator=_generator(0))
+    with torch.random.fork_rng(devices=[]):
+        model = pykan(width=[2, 1], grid=5, k=3, auto_save=False)
+    model.update_grid(x)
+    with pytest.raises(KanDiffusionError, match=r"not uniform, .* set grid_eps = 1 in each of"):
+        from_pykan(model)
+    for act in model.act_fun:
+        act.grid_eps = 1.0
+    model.update_grid(x)
+    torch.testing.assert_close(from_pykan(model)(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_no_pykan_network_is_refused(pykan: Any) -> None:
+    with pytest.raises(KanDiffusionError, match=r"kan\.MultKAN\), not a Linear"):
+        from_pykan(nn.Linear(2, 1))
+
+
+def _other_layer(replacement: nn.Module) -> Callable[[KAN], None]:
+    return lambda network: network.layers.__setitem__(1, replacement)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            _other_layer(KANLinear(3, 1, basis="rbf")),
+            r"layers\[1\] is 'rbf', but pykan .* basis='bspline'",
+        ),
+        (_other_layer(nn.Linear(3, 1)), r"layers\[1\] is 'Linear', but pykan"),
+        (
+            _other_layer(KANLinear(3, 1, grid_size=7)),
+            r"layers\[1\] has \(7, 3, 'silu'\) .* layers\[0\] \(5, 3, 'silu'\), but a pykan",
+        ),
+        (_other_layer(KANLinear(3, 1, order=2)), r"layers\[1\] has \(5, 2, 'silu'\) for grid"),
+        (
+            _other_layer(KANLinear(3, 1, base_activation=None)),
+            r"layers\[1\] has \(5, 3, None\) for grid",
+        ),
+    ],
+)
+def test_a_network_that_no_pykan_network_equals_is_refused(
+    spoil: Callable[[KAN], None], message: str
+) -> None:
+    network = KAN([2, 3, 1], extrapolation="zero")
+    spoil(network)
+    with pytest.raises(KanDiffusionError, match=message):
+        to_pykan(network)
+
+
+def test_without_pykan_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kan.MultKAN", None)
+    with pytest.raises(KanDiffusionError, match=r"pip install 'kan-diffusion\[pykan\]'"):
+        to_pykan(KAN([2, 1], extrapolation="zero"))
+    with pytest.raises(KanDiffusionError, match=r"pip install 'kan-diffusion\[pykan\]'"):
+        from_pykan(KAN([2, 1]))
