@@ -1,56 +1,154 @@
+"""Every basis against a formula of its own, and what all bases have in common."""
+
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.interpolate import BSpline
+from numpy.polynomial import chebyshev
+from scipy.interpolate import BSpline as ScipySpline
 
-from kan_diffusion.kan.bases import MAX_ORDER, piece_coefficients
-from kan_diffusion.kan.kernels import EdgeBasis, edge_features
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan import KANLinear
+from kan_diffusion.kan.bases import (
+    BASES,
+    MAX_ORDER,
+    RBF,
+    Basis,
+    BSpline,
+    Chebyshev,
+    Fourier,
+    GridBasis,
+    Rational,
+    make_basis,
+    piece_coefficients,
+)
 
 MODES = ("linear", "clamp", "zero")
-orders = st.integers(1, MAX_ORDER)
+GRID_BASES = (BSpline, RBF, Chebyshev, Fourier)
+each_basis = pytest.mark.parametrize("name", BASES)
+each_grid_basis = pytest.mark.parametrize("kind", GRID_BASES)
+each_mode = pytest.mark.parametrize("mode", MODES)
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+Grid = tuple[float, float]
+"""Left end and step of one input's grid."""
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _make(
+    name: str,
+    in_features: int = 2,
+    grid_size: int = 4,
+    order: int = 3,
+    mode: str = "linear",
+    dtype: torch.dtype = torch.float64,
+) -> Basis:
+    return make_basis(
+        name,
+        in_features,
+        grid_size=grid_size,
+        order=order,
+        grid_range=(-1.0, 1.0),
+        extrapolation=mode,
+        dtype=dtype,
+    )
+
+
+def _placed(basis: GridBasis, grids: list[Grid]) -> GridBasis:
+    """The basis with a grid of its own for each input."""
+    origins, steps = zip(*grids, strict=True)
+    basis.grid_origin.copy_(torch.tensor(origins))
+    basis.grid_step.copy_(torch.tensor(steps))
+    return basis
 
 
 @st.composite
-def grids(draw: st.DrawFn) -> tuple[float, float, int, int]:
-    """Left end, step, number of intervals and order."""
-    width = draw(st.floats(0.1, 10))
-    low = width * draw(st.floats(-2, 2))
+def grids(draw: st.DrawFn, num_intervals: int) -> list[Grid]:
+    """Grids of three inputs."""
+    result = []
+    for _ in range(3):
+        width = draw(st.floats(0.1, 10))
+        result.append((width * draw(st.floats(-2, 2)), width / num_intervals))
+    return result
+
+
+@st.composite
+def placed_bases(draw: st.DrawFn, mode: str = "linear") -> GridBasis:
+    """A basis with a grid, of any kind and size, with grids that differ between its inputs."""
+    name = draw(st.sampled_from([kind.name for kind in GRID_BASES if mode in kind.extrapolations]))
     num_intervals = draw(st.integers(1, 12))
-    return low, width / num_intervals, num_intervals, draw(orders)
+    basis = _make(name, 3, num_intervals, draw(st.integers(1, MAX_ORDER)), mode)
+    assert isinstance(basis, GridBasis)
+    return _placed(basis, draw(grids(num_intervals)))
 
 
-def _positions(grid: tuple[float, float, int, int], margin: float, seed: int) -> np.ndarray:
-    """Points up to ``margin`` intervals beyond the grid, none within 1/100 of a knot."""
-    low, step, num_intervals, _ = grid
-    generator = np.random.default_rng(seed)
-    cells = generator.integers(-margin, num_intervals + margin, 50)
-    return low + step * (cells + generator.uniform(0.01, 0.99, 50))
+@st.composite
+def splines(draw: st.DrawFn) -> BSpline:
+    num_intervals = draw(st.integers(1, 12))
+    order, mode = draw(st.integers(1, MAX_ORDER)), draw(st.sampled_from(MODES))
+    basis = BSpline(3, num_intervals, order, extrapolation=mode, dtype=torch.float64)
+    placed = _placed(basis, draw(grids(num_intervals)))
+    assert isinstance(placed, BSpline)
+    return placed
 
 
-def _features(
-    x: np.ndarray, grid: tuple[float, float, int, int], mode: str, dtype: torch.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, G + k) and their derivatives, both of the tensors' own dtype."""
-    low, step, num_intervals, order = grid
-    points = torch.from_numpy(x).to(dtype).unsqueeze(-1).requires_grad_()
-    origin, width = (torch.tensor([value], dtype=dtype) for value in (low, step))
-    values = edge_features(points, origin, width, EdgeBasis(num_intervals, order, mode, False))
-    slopes = [
-        torch.autograd.grad(values[:, 0, g].sum(), points, retain_graph=True)[0][:, 0]
+def _inside(basis: GridBasis, seed: int, rows: int = 40) -> torch.Tensor:
+    """Points on the grids, none within 1/100 of a knot."""
+    return _between_knots(basis, seed, rows, reach=0)
+
+
+def _between_knots(basis: GridBasis, seed: int, rows: int = 40, reach: int = 7) -> torch.Tensor:
+    """Points on the grids and up to ``reach`` intervals beyond, none within 1/100 of a knot."""
+    shape = (rows, basis.in_features)
+    high = basis.num_intervals + reach
+    cells = torch.randint(-reach, high, shape, generator=_generator(seed))
+    place = 0.01 + 0.98 * torch.rand(shape, generator=_generator(seed + 1), dtype=torch.float64)
+    return (basis.grid_origin + basis.grid_step * (cells + place)).to(basis.grid_origin.dtype)
+
+
+def _slopes(basis: Basis, x: torch.Tensor) -> torch.Tensor:
+    """Derivatives (N, in, functions) of the functions with respect to their input."""
+    x = x.clone().requires_grad_()
+    values = basis(x)
+    columns = [
+        torch.autograd.grad(values[..., g].sum(), x, retain_graph=True)[0]
         for g in range(values.shape[-1])
     ]
-    return values[:, 0].detach().numpy(), torch.stack(slopes, dim=-1).numpy()
+    return torch.stack(columns, dim=-1)
+
+
+def _scipys(
+    scipy_basis: Callable[..., np.ndarray], basis: BSpline, x: torch.Tensor, derivative: int = 0
+) -> np.ndarray:
+    """What scipy has for each input, (N, in, functions)."""
+    columns = [
+        scipy_basis(
+            x[:, i].double().numpy(),
+            basis.grid_origin[i].item(),
+            basis.grid_step[i].item(),
+            basis.num_intervals,
+            basis.order,
+            basis.extrapolation,
+            derivative,
+        )
+        for i in range(basis.in_features)
+    ]
+    return np.stack(columns, axis=1)
 
 
 @pytest.mark.parametrize("order", range(MAX_ORDER + 1))
 def test_pieces_are_the_b_spline_on_the_integers(order: int) -> None:
-    spline = BSpline.basis_element(np.arange(order + 2.0), extrapolate=False)
+    spline = ScipySpline.basis_element(np.arange(order + 2.0), extrapolate=False)
     f = np.linspace(0.001, 0.999, 31)
     for derivative in range(order + 1):
         for piece, row in enumerate(piece_coefficients(order, derivative)):
@@ -61,100 +159,417 @@ def test_pieces_are_the_b_spline_on_the_integers(order: int) -> None:
     assert all(c == 0 for row in piece_coefficients(order, order + 1) for c in row)
 
 
-@given(grids(), st.sampled_from(MODES), st.integers(0, 999))
-def test_features_and_slopes_are_scipys_inside_and_beyond_the_grid(
-    scipy_basis: Callable[..., np.ndarray],
-    grid: tuple[float, float, int, int],
-    mode: str,
-    seed: int,
+@given(splines(), st.integers(0, 999))
+def test_splines_and_their_slopes_are_scipys_inside_and_beyond_the_grid(
+    scipy_basis: Callable[..., np.ndarray], basis: BSpline, seed: int
 ) -> None:
-    x = _positions(grid, margin=grid[-1] + 2, seed=seed)
-    values, slopes = _features(x, grid, mode, torch.float64)
-    # 1e-12 of the largest entry: the tangent makes values grow with the distance from the grid.
-    for ours, derivative in ((values, 0), (slopes, 1)):
-        expected = scipy_basis(x, *grid, mode, derivative)
-        np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=2e-12 * np.abs(expected).max())
-
-
-@given(grids(), st.sampled_from(MODES), st.integers(0, 999))
-def test_float32_features_are_scipys_to_its_own_rounding(
-    scipy_basis: Callable[..., np.ndarray],
-    grid: tuple[float, float, int, int],
-    mode: str,
-    seed: int,
-) -> None:
-    low, step, num_intervals, order = grid
-    low, step = float(np.float32(low)), float(np.float32(step))
-    x = _positions((low, step, num_intervals, order), 2, seed).astype(np.float32)
-    values, slopes = _features(x, (low, step, num_intervals, order), mode, torch.float32)
-    # u = (x - low) / step inherits the rounding of x - low, which grows with the cells per unit.
-    place = np.finfo(np.float32).eps * (np.abs(x).max() + abs(low)) / step
-    tolerance = 1e-6 + 4 * place
-    for ours, derivative in ((values, 0), (slopes * step, 1)):
-        expected = scipy_basis(x.astype(float), low, step, num_intervals, order, mode, derivative)
-        expected = expected * step**derivative
+    x = _between_knots(basis, seed)
+    for derivative, ours in enumerate((basis(x), _slopes(basis, x))):
+        # In units of the grid; 1e-12 of an input's largest entry, as tangents grow with distance.
+        steps = basis.grid_step[:, None].numpy() ** derivative
+        expected = _scipys(scipy_basis, basis, x, derivative) * steps
+        scale = np.maximum(1, np.abs(expected).max(axis=(0, 2)))[:, None]
         np.testing.assert_allclose(
-            ours, expected, rtol=1e-6, atol=tolerance * max(1, np.abs(expected).max())
+            ours.numpy() * steps / scale, expected / scale, rtol=0, atol=1e-12
         )
 
 
-@given(grids(), st.sampled_from(MODES), st.integers(0, 999))
-def test_inside_the_grid_the_functions_are_a_partition_of_unity(
-    grid: tuple[float, float, int, int], mode: str, seed: int
+@given(splines())
+def test_splines_are_scipys_at_knots_and_ends(
+    scipy_basis: Callable[..., np.ndarray], basis: BSpline
 ) -> None:
-    low, step, num_intervals, order = grid
-    inside = np.random.default_rng(seed).uniform(0, num_intervals, 40)
-    knots = np.arange(num_intervals + 1.0)
-    values, slopes = _features(
-        low + step * np.concatenate([inside, knots]), grid, mode, torch.float64
-    )
+    knots = torch.arange(-7, basis.num_intervals + 8).unsqueeze(1)
+    x = basis.grid_origin + basis.grid_step * knots
+    expected = _scipys(scipy_basis, basis, x)
+    np.testing.assert_allclose(basis(x).numpy(), expected, rtol=1e-12, atol=1e-12)
+    if basis.order > 1:  # the slope of a polygon is of either side at its corners
+        u = knots[7:-7].double().expand(-1, 3)
+        slopes = basis.slopes(u).numpy()
+        x = basis.grid_origin + basis.grid_step * u
+        expected = _scipys(scipy_basis, basis, x, 1) * basis.grid_step[:, None].numpy()
+        np.testing.assert_allclose(slopes, expected, rtol=0, atol=1e-12)
+
+
+@given(
+    num_intervals=st.integers(1, 12),
+    order=st.integers(1, MAX_ORDER),
+    mode=st.sampled_from(MODES),
+    scale=st.integers(-4, 4),
+    seed=st.integers(0, 999),
+)
+def test_float32_splines_are_scipys_to_1e6(
+    scipy_basis: Callable[..., np.ndarray],
+    num_intervals: int,
+    order: int,
+    mode: str,
+    scale: int,
+    seed: int,
+) -> None:
+    basis = BSpline(3, num_intervals, order, extrapolation=mode)
+    # Origins and points are multiples of 2**-12 steps and a step is a power of two, so that the
+    # place on the grid is told exactly and what is left is the error of the functions.
+    step = 2.0**scale
+    origins = torch.randint(-40, 40, (3,), generator=_generator(seed)) * step
+    _placed(basis, [(float(origin), step) for origin in origins])
+    places = torch.randint(-7 * 4096, (num_intervals + 7) * 4096, (60, 3), generator=_generator(1))
+    x = origins + step * torch.where(places % 4096 == 0, places + 1, places) / 4096
+    assert x.dtype == torch.float32
+    for derivative, ours in enumerate((basis(x), _slopes(basis, x))):
+        assert ours.dtype == torch.float32
+        expected = _scipys(scipy_basis, basis, x, derivative) * step**derivative
+        ours = ours.numpy() * step**derivative
+        np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
+
+
+@given(splines(), st.integers(0, 999))
+def test_float32_splines_are_scipys_to_the_rounding_of_their_inputs(
+    scipy_basis: Callable[..., np.ndarray], basis: BSpline, seed: int
+) -> None:
+    basis = basis.float()
+    x = _between_knots(basis, seed)
+    # u = (x - origin) / step inherits the rounding of x - origin, which grows with the cells.
+    far = (x.abs() + basis.grid_origin.abs()) / basis.grid_step
+    tolerance = 1e-6 + 2 * torch.finfo(torch.float32).eps * float(far.max())
+    for derivative, ours in enumerate((basis(x), _slopes(basis, x))):
+        steps = basis.grid_step[:, None].numpy() ** derivative
+        expected = _scipys(scipy_basis, basis, x, derivative) * steps
+        scale = max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(ours.numpy() * steps, expected, rtol=0, atol=tolerance * scale)
+
+
+@given(splines(), st.integers(0, 999))
+def test_inside_the_grid_splines_are_a_partition_of_unity(basis: BSpline, seed: int) -> None:
+    knots = torch.arange(basis.num_intervals + 1).unsqueeze(1)
+    x = torch.cat([_inside(basis, seed), basis.grid_origin + basis.grid_step * knots])
+    values = basis(x)
     assert values.min() >= -1e-14
-    np.testing.assert_allclose(values.sum(-1), 1, rtol=1e-12)
-    np.testing.assert_allclose(slopes[:40].sum(-1) * step, 0, atol=1e-12)
-    assert ((values > 1e-14).sum(-1) <= order + 1).all()
+    np.testing.assert_allclose(values.sum(-1).numpy(), 1, rtol=1e-12)
+    slopes = _slopes(basis, x[:40]).sum(-1) * basis.grid_step
+    np.testing.assert_allclose(slopes.numpy(), 0, atol=1e-12)
+    # Between knots exactly num_active functions differ from zero.
+    assert ((values[:40] > 0).sum(-1) == basis.num_active).all()
 
 
-@given(grids(), st.floats(0.1, 30), st.sampled_from([-1, 1]))
-def test_linear_extrapolation_is_affine_and_joins_smoothly(
-    grid: tuple[float, float, int, int], distance: float, side: int
-) -> None:
-    low, step, num_intervals, _ = grid
-    end = low if side < 0 else low + num_intervals * step
-    tiny = 1e-9 * step * num_intervals
-    x = np.array([end - side * tiny, end + side * tiny])
-    values, slopes = _features(x, grid, "linear", torch.float64)
-    np.testing.assert_allclose(values[0], values[1], atol=1e-7)
-    np.testing.assert_allclose(slopes[0] * step, slopes[1] * step, atol=1e-6)
-    # Affine: any point beyond lies on the line through two others.
-    x = end + side * step * np.array([0.0, distance, 2 * distance])
-    values, slopes = _features(x, grid, "linear", torch.float64)
-    np.testing.assert_allclose(values[1] * 2, values[0] + values[2], atol=1e-10 * (1 + distance))
-    np.testing.assert_allclose(slopes[1] * step, slopes[2] * step, atol=1e-10)
-    # The functions still sum to one, each being continued by its tangent.
-    np.testing.assert_allclose(values.sum(-1), 1, atol=1e-10 * (1 + distance))
-
-
-@given(grids(), st.floats(0.1, 1e6), st.sampled_from([-1, 1]))
-def test_clamp_holds_the_value_at_the_end(
-    grid: tuple[float, float, int, int], distance: float, side: int
-) -> None:
-    low, step, num_intervals, _ = grid
-    end = low if side < 0 else low + num_intervals * step
-    values, slopes = _features(
-        np.array([end, end + side * step * distance]), grid, "clamp", torch.float64
-    )
-    np.testing.assert_allclose(values[0], values[1], atol=1e-12)
-    assert (slopes[1] == 0).all()
-
-
-@given(grids(), st.floats(1e-6, 1e6), st.sampled_from([-1, 1]))
+@given(splines(), st.floats(1e-6, 1e6), st.sampled_from([-1, 1]))
 def test_zero_runs_out_after_as_many_intervals_as_the_order(
-    grid: tuple[float, float, int, int], distance: float, side: int
+    basis: BSpline, distance: float, side: int
 ) -> None:
-    low, step, num_intervals, order = grid
-    end = low - order * step if side < 0 else low + (num_intervals + order) * step
-    x = np.array([end + side * step * distance, end - side * step * 0.5])
-    values, slopes = _features(x, grid, "zero", torch.float64)
-    np.testing.assert_allclose(values[0], 0, atol=1e-13)
-    np.testing.assert_allclose(slopes[0] * step, 0, atol=1e-13)
-    assert values[1].max() > 0
+    basis.extrapolation = "zero"
+    end = basis.grid_origin - basis.order * basis.grid_step
+    if side > 0:
+        end = basis.grid_end + basis.order * basis.grid_step
+    x = torch.stack([end + side * basis.grid_step * distance, end - side * basis.grid_step * 0.5])
+    values, slopes = basis(x), _slopes(basis, x) * basis.grid_step[:, None]
+    np.testing.assert_allclose(values[0].numpy(), 0, atol=1e-13)
+    np.testing.assert_allclose(slopes[0].numpy(), 0, atol=1e-12)
+    assert (values[1].amax(-1) > 0).all()
+
+
+@given(placed_bases(), st.integers(0, 999))
+def test_slopes_are_the_derivatives_of_the_values(basis: GridBasis, seed: int) -> None:
+    u = (_inside(basis, seed) - basis.grid_origin) / basis.grid_step
+    u.requires_grad_()
+    values = basis.values(u)
+    slopes = basis.slopes(u).detach()
+    for g in range(basis.num_functions):
+        (expected,) = torch.autograd.grad(values[..., g].sum(), u, retain_graph=True)
+        scale = max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(slopes[..., g], expected, rtol=1e-10, atol=1e-12 * scale)
+
+
+@given(placed_bases(), st.sampled_from([0, 1]))
+def test_linear_extrapolation_joins_with_its_first_derivative(basis: GridBasis, side: int) -> None:
+    end = (basis.grid_origin, basis.grid_end)[side]
+    width = basis.grid_end - basis.grid_origin
+    outwards = 2 * side - 1
+    tiny = 1e-9
+    x = torch.stack([end - outwards * tiny * width, end + outwards * tiny * width])
+    values, slopes = basis(x), _slopes(basis, x) * width[:, None]
+    # A jump would not shrink with the distance. The second derivative of T_G is largest at the
+    # ends, G^2 (G^2 - 1) / 3 for z from -1 to 1; that of a harmonic is (2 pi G)^2.
+    curvature = 4 * basis.num_intervals**4 + 40 * basis.num_intervals**2
+    steepest = float(slopes.abs().max()) + tiny * curvature
+    torch.testing.assert_close(values[0], values[1], rtol=0, atol=2 * tiny * steepest)
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=0, atol=2 * tiny * curvature)
+
+
+@given(placed_bases(), st.floats(0.1, 30), st.sampled_from([0, 1]))
+def test_linear_extrapolation_is_affine(basis: GridBasis, distance: float, side: int) -> None:
+    end = (basis.grid_origin, basis.grid_end)[side]
+    outwards = (2 * side - 1) * basis.grid_step
+    x = torch.stack([end, end + distance * outwards, end + 2 * distance * outwards])
+    values, slopes = basis(x), _slopes(basis, x)
+    scale = float(values.abs().max())
+    torch.testing.assert_close(2 * values[1], values[0] + values[2], rtol=0, atol=1e-11 * scale)
+    torch.testing.assert_close(slopes[1], slopes[2], rtol=1e-11, atol=1e-11)
+    # Along the tangent: the slope at the end itself.
+    u = torch.full((3,), float(side * basis.num_intervals), dtype=torch.float64)
+    tangent = basis.slopes(u) / basis.grid_step[:, None]
+    torch.testing.assert_close(
+        slopes[2], tangent, rtol=1e-10, atol=1e-10 * float(tangent.abs().max())
+    )
+
+
+@given(placed_bases("clamp"), st.floats(0.1, 1e6), st.sampled_from([0, 1]))
+def test_clamp_holds_the_value_at_the_end(basis: GridBasis, distance: float, side: int) -> None:
+    end = (basis.grid_origin, basis.grid_end)[side]
+    beyond = end + (2 * side - 1) * basis.grid_step * distance
+    values = basis(torch.stack([end, beyond]))
+    torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-11)
+    assert (_slopes(basis, beyond.unsqueeze(0)) == 0).all()
+
+
+@given(placed_bases("zero"), st.integers(0, 999))
+def test_zero_leaves_nothing_far_away(basis: GridBasis, seed: int) -> None:
+    side = torch.randint(0, 2, (5, 3), generator=_generator(seed)) * 2 - 1
+    middle = (basis.grid_origin + basis.grid_end) / 2
+    far = middle + side * (basis.num_intervals + 30) * basis.grid_step
+    assert basis(far).abs().max() < 1e-15
+    assert (_slopes(basis, far) * basis.grid_step[:, None]).abs().max() < 1e-14
+    assert (basis(middle.unsqueeze(0)).amax(-1) > 0.1).all()
+
+
+@given(st.integers(1, 20), st.data(), st.sampled_from(MODES), st.integers(0, 999))
+def test_gaussians_are_where_the_knots_are(
+    num_intervals: int, data: st.DataObject, mode: str, seed: int
+) -> None:
+    basis = RBF(3, num_intervals, extrapolation=mode, dtype=torch.float64)
+    _placed(basis, data.draw(grids(num_intervals)))
+    x = _inside(basis, seed).numpy()
+    low, step = basis.grid_origin.numpy(), basis.grid_step.numpy()
+    centres = low[:, None] + step[:, None] * np.arange(num_intervals + 1)
+    expected = np.exp(-(((x[:, :, None] - centres) / step[:, None]) ** 2))
+    np.testing.assert_allclose(basis(torch.from_numpy(x)).numpy(), expected, rtol=1e-11, atol=1e-13)
+
+
+@given(st.integers(1, 20), st.data(), st.integers(0, 999))
+def test_chebyshev_polynomials_are_numpys(degree: int, data: st.DataObject, seed: int) -> None:
+    basis = Chebyshev(3, degree, dtype=torch.float64)
+    _placed(basis, data.draw(grids(degree)))
+    x = _inside(basis, seed)
+    width = basis.grid_end - basis.grid_origin
+    z = (2 * (x - basis.grid_origin) / width - 1).numpy()
+    np.testing.assert_allclose(basis(x).numpy(), chebyshev.chebvander(z, degree), atol=1e-11)
+    derivatives = [chebyshev.chebval(z, chebyshev.chebder(row)) for row in np.eye(degree + 1)]
+    slopes = _slopes(basis, x) * width[:, None] / 2
+    np.testing.assert_allclose(slopes.numpy(), np.stack(derivatives, -1), atol=1e-10 * degree**2)
+
+
+@given(st.integers(1, 20), st.data(), st.integers(0, 999))
+def test_harmonics_are_numpys_and_repeat(num: int, data: st.DataObject, seed: int) -> None:
+    basis = Fourier(3, num, extrapolation="periodic", dtype=torch.float64)
+    _placed(basis, data.draw(grids(num)))
+    x = _inside(basis, seed)
+    width = basis.grid_end - basis.grid_origin
+    angle = (2 * math.pi * (x - basis.grid_origin) / width).numpy()[..., None]
+    harmonics = np.arange(1, num + 1)
+    values = basis(x)
+    np.testing.assert_allclose(values[..., 0::2].numpy(), np.cos(harmonics * angle), atol=1e-11)
+    np.testing.assert_allclose(values[..., 1::2].numpy(), np.sin(harmonics * angle), atol=1e-11)
+    for periods in (-3, 1, 7):
+        torch.testing.assert_close(basis(x + periods * width), values, rtol=0, atol=1e-10)
+
+
+def test_rational_functions_start_as_silu_and_follow_their_formula() -> None:
+    basis = Rational(6, num_groups=3, dtype=torch.float64)
+    x = torch.linspace(-4, 4, 801, dtype=torch.float64).unsqueeze(1).expand(-1, 6)
+    silu = torch.nn.functional.silu(x).unsqueeze(-1)
+    assert float((basis(x) - silu).abs().max().detach()) < 2e-5
+    for parameter in basis.parameters():
+        parameter.detach().normal_(generator=_generator(0))
+    a, b = basis.numerator.detach().numpy(), basis.denominator.detach().numpy()
+    values = basis(3 * x).detach().numpy()[..., 0]
+    z = 3 * x[:, 0].numpy()
+    for i, group in enumerate([0, 0, 1, 1, 2, 2]):
+        above = np.polynomial.Polynomial(a[group])(z)
+        below = np.polynomial.Polynomial([0, *b[group]])(z)
+        np.testing.assert_allclose(values[:, i], above / (1 + np.abs(below)), rtol=1e-10)
+
+
+@given(st.integers(1, 20), st.integers(1, 20))
+def test_inputs_of_a_group_are_neighbours_that_share_coefficients(
+    inputs: int, num_groups: int
+) -> None:
+    basis = Rational(inputs, num_groups, dtype=torch.float64)
+    assert basis.num_groups == min(num_groups, inputs)
+    with torch.no_grad():
+        basis.numerator[:, 0] = torch.arange(basis.num_groups)  # B(0) = a_0
+    group = basis(torch.zeros(1, inputs, dtype=torch.float64))[0, :, 0].detach().numpy()
+    assert (np.diff(group) >= 0).all()
+    sizes = np.bincount(group.astype(int), minlength=basis.num_groups)
+    assert len(sizes) == basis.num_groups
+    assert sizes.max() - sizes.min() <= 1
+    assert sizes.min() >= 1
+
+
+def test_rational_functions_learn_their_coefficients() -> None:
+    layer = KANLinear(1, 1, basis="rational", dtype=torch.float64)
+    x = torch.linspace(-3, 3, 200, dtype=torch.float64).unsqueeze(1)
+    target = torch.tanh(2 * x)
+    optimizer = torch.optim.LBFGS(layer.basis.parameters(), line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        error = (layer(x) - target).square().mean()
+        error.backward()
+        return error
+
+    first = float(loss().detach())
+    for _ in range(10):
+        optimizer.step(loss)
+    assert float(loss().detach()) < 1e-3 * first
+    layer.reset_parameters(_generator(0))
+    silu = torch.nn.functional.silu(x)
+    torch.testing.assert_close(layer.basis(x)[..., 0], silu, rtol=0, atol=2e-5)
+
+
+@each_basis
+def test_gradients_and_second_derivatives(name: str) -> None:
+    basis = _make(name)
+    x = torch.tensor([[-0.73, 0.11], [0.39, 1.83], [-2.6, 0.95]], dtype=torch.float64)
+
+    def functions(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        names = [name for name, _ in basis.named_parameters()]
+        return torch.func.functional_call(basis, dict(zip(names, parameters, strict=True)), x)
+
+    leaves = (x, *(parameter.detach().clone() for parameter in basis.parameters()))
+    leaves = tuple(leaf.requires_grad_() for leaf in leaves)
+    assert torch.autograd.gradcheck(functions, leaves)
+    assert torch.autograd.gradgradcheck(functions, leaves)
+
+
+@each_basis
+@each_dtype
+def test_a_nan_reaches_the_functions_of_its_own_input_only(name: str, dtype: torch.dtype) -> None:
+    basis = _make(name, 3, dtype=dtype)
+    x = torch.randn(6, 3, generator=_generator(0), dtype=dtype)
+    clean = basis(x)
+    x[2, 1] = math.nan
+    values = basis(x)
+    assert values.dtype == dtype
+    hit = torch.zeros(6, 3, dtype=torch.bool)
+    hit[2, 1] = True
+    assert torch.equal(values.isnan().any(-1), hit)
+    assert torch.equal(values[~hit], clean[~hit])
+
+
+@each_basis
+def test_the_basis_of_one_input_is_its_column(name: str) -> None:
+    basis = _make(name, 10)
+    if isinstance(basis, GridBasis):
+        _placed(basis, [(-1.0 + 0.3 * i, 0.2 + 0.1 * i) for i in range(10)])
+    for parameter in basis.parameters():
+        parameter.detach().normal_(generator=_generator(0))
+    x = 3 * torch.randn(20, 10, generator=_generator(1), dtype=torch.float64)
+    whole = basis(x)
+    for i in range(10):
+        alone = basis.one_input(i)
+        torch.testing.assert_close(alone(x[:, i : i + 1])[:, 0], whole[:, i])
+        for tensor in (*alone.parameters(), *alone.buffers()):
+            tensor.detach().zero_()
+    assert torch.equal(basis(x), whole)
+
+
+@given(st.integers(1, 64), st.integers(1, MAX_ORDER))
+def test_sizes_and_operations_are_those_documented(intervals: int, order: int) -> None:
+    documented = {
+        "bspline": (intervals + order, order + 1, 2 * order * (order + 1) + 3),
+        "rbf": (intervals + 1, intervals + 1, 7 * (intervals + 1)),
+        "chebyshev": (intervals + 1, intervals + 1, 3 * intervals + 2),
+        "fourier": (2 * intervals, 2 * intervals, 9 * intervals + 2),
+        "rational": (1, 1, 2 * (5 + 4) + 6),
+    }
+    assert set(documented) == set(BASES)
+    for name, (functions, active, flops) in documented.items():
+        basis = _make(name, 2, intervals, order)
+        assert (basis.num_functions, basis.num_active) == (functions, active)
+        assert basis.flops_per_input == flops
+        assert basis(torch.zeros(1, 2, dtype=torch.float64)).shape == (1, 2, functions)
+
+
+class Powers(Basis):
+    """1, x and x squared, with a learned factor."""
+
+    name: ClassVar[str] = "powers"
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.num_functions = self.num_active = 3
+        self.flops_per_input = 2
+        self.factor = torch.nn.Parameter(torch.full((in_features,), 2.0, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.ones_like(x), self.factor * x, x * x], dim=-1)
+
+    def one_input(self, i: int) -> Powers:
+        alone = Powers(1)
+        alone.factor = torch.nn.Parameter(self.factor[i : i + 1].detach().clone())
+        return alone
+
+
+def test_a_basis_of_ones_own_makes_a_layer() -> None:
+    layer = KANLinear(2, 3, basis=Powers(2), dtype=torch.float64)
+    assert layer.base_activation is None
+    assert layer.flops == 2 * (3 * 2 * 3 + 2) + 3
+    x = torch.randn(7, 2, generator=_generator(0), dtype=torch.float64)
+    c = layer.weight.view(3, 2, 3)
+    expected = c[..., 0].sum(1) + x @ (2 * c[..., 1].T) + (x * x) @ c[..., 2].T
+    torch.testing.assert_close(layer(x), expected)
+    curves = [sum(layer.edge_curve(i, j, x[:, i]) for i in range(2)) for j in range(3)]
+    torch.testing.assert_close(torch.stack(curves, -1), layer(x))
+    layer(x).square().sum().backward()
+    assert layer.basis.factor.grad is not None
+    assert (layer.basis.factor.grad != 0).all()
+    with_silu = KANLinear(2, 3, basis=Powers(2), base_activation="silu", dtype=torch.float64)
+    assert with_silu.weight.shape == (3, 8)
+    with pytest.raises(KanDiffusionError, match="made for 3 inputs, not for 2"):
+        KANLinear(2, 2, basis=Powers(3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "bsplin"}, "unknown basis 'bsplin', did you mean 'bspline'"),
+        ({"name": "powers"}, "known: bspline, chebyshev, fourier, rational, rbf"),
+        ({"name": "bspline", "mode": "linea"}, "'linea', did you mean 'linear'"),
+        ({"name": "bspline", "mode": "periodic"}, "unknown extrapolation of basis 'bspline'"),
+        ({"name": "rbf", "mode": "periodic"}, "known: clamp, linear, zero"),
+        ({"name": "chebyshev", "mode": "zero"}, "known: clamp, linear$"),
+        ({"name": "fourier", "mode": "zero"}, "known: clamp, linear, periodic"),
+        ({"name": "bspline", "order": 6}, "order must be 1 to 5, not 6"),
+        ({"name": "rbf", "grid_size": 0}, "grid_size must be at least 1, not 0"),
+        ({"name": "chebyshev", "in_features": 0}, "at least one input"),
+    ],
+)
+def test_unusable_bases_are_refused_in_one_line(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(KanDiffusionError, match=message) as caught:
+        _make(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_rational_functions_need_a_group() -> None:
+    with pytest.raises(KanDiffusionError, match="num_groups must be at least 1, not 0"):
+        Rational(3, num_groups=0)
+
+
+@given(placed_bases(), st.integers(0, 999))
+def test_outside_is_beyond_either_end_of_an_inputs_own_grid(basis: GridBasis, seed: int) -> None:
+    assert not basis.outside(_inside(basis, seed)).any()
+    width = basis.grid_end - basis.grid_origin
+    share = torch.tensor([[-0.1], [-1e-6], [1e-6], [1 - 1e-6], [1 + 1e-6], [9.0]])
+    outside = basis.outside(basis.grid_origin + share.double() * width)
+    assert (outside == ((share < 0) | (share > 1))).all()
+
+
+def test_rational_functions_have_no_outside() -> None:
+    assert not Rational(2).outside(torch.tensor([[-1e9, 1e9]])).any()
+
+
+@each_grid_basis
+def test_grids_travel_as_buffers(kind: type[GridBasis]) -> None:
+    basis = kind(2, 4, grid_range=(-3.0, 5.0))
+    assert set(basis.state_dict()) == {"grid_origin", "grid_step"}
+    assert basis.grid_origin.tolist() == [-3, -3]
+    assert basis.grid_step.tolist() == [2, 2]
+    assert basis.grid_end.tolist() == [5, 5]

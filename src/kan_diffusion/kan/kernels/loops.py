@@ -71,7 +71,7 @@ CAPACITY = TILE + LANES
 """Room for a tile; not a power of two, which would collide in the cache."""
 MAX_ROWS = 256
 """Most rows of a tile."""
-_CACHE_BYTES = 16384  # of weights that a tile's columns may take, of a first-level cache of 32 KiB
+_CACHE_BYTES = 20480  # of weights that a tile's columns may take, of a first-level cache of 32 KiB
 
 # Where the parts of a tile's scratch memory begin.
 _X = 0
