@@ -71,8 +71,8 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None], ...]:
     """The compiled forward and backward pass.
 
-    They take addresses: taking arrays apart costs more than a small layer. All their free variables
-    are numbers and strings, which is what numba's cache can tell apart.
+    They take addresses: taking arrays apart costs more than a small layer. Their free variables are
+    numbers and a string, by which numba's cache tells them apart; the digest is used nowhere else.
     """
     zero = np.float64(0) if double else np.float32(0)
     digest = _source_digest()
@@ -218,8 +218,8 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
 _pool: Callable[[int], ThreadPoolExecutor] = cache(
     lambda workers: ThreadPoolExecutor(workers, thread_name_prefix="kan-kernel")
 )
-# Threads do not survive a fork.
-os.register_at_fork(after_in_child=_pool.cache_clear)  # type: ignore[attr-defined]
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # type: ignore[attr-defined]
 
 
 def _chunks(rows: int, multiplications: int) -> list[tuple[int, int]]:
