@@ -57,7 +57,7 @@ class KANDenoiser(Denoiser, MovingGrids):
         extrapolation: Extrapolation = "linear",
         base_activation: Literal["silu", "auto"] | None = "auto",
         edge_scale: bool = False,
-        init: Initialization = "glorot",
+        init: Initialization = "power-law",
     ) -> None:
         super().__init__()
         num_inputs = self._setup_inputs(

@@ -83,7 +83,7 @@ class KANLinear(EdgeLayer):
         extrapolation: Extrapolation = "linear",
         base_activation: BaseActivation = "auto",
         edge_scale: bool = False,
-        init: Initialization = "glorot",
+        init: Initialization = "power-law",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

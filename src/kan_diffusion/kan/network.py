@@ -55,7 +55,7 @@ class KAN(MovingGrids):
         extrapolation: Extrapolation = "linear",
         base_activation: BaseActivation = "auto",
         edge_scale: bool = False,
-        init: Initialization = "glorot",
+        init: Initialization = "power-law",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
