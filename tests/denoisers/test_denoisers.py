@@ -44,12 +44,27 @@ def test_the_seeds_networks_have_the_seeds_numbers_of_parameters() -> None:
     assert seed_mlp.num_trainable == 2_306
 
 
-def test_flops_are_dominated_by_two_for_each_weight() -> None:
-    for denoiser in (
-        KANDenoiser(2, hidden=(64, 64), bias=False),
-        MLPDenoiser(2, hidden=(64, 64)),
-    ):
-        assert 2 * denoiser.num_trainable < denoiser.flops < 2.3 * denoiser.num_trainable
+def test_flops_are_dominated_by_two_for_each_weight_that_counts() -> None:
+    mlp = MLPDenoiser(2, hidden=(64, 64))
+    assert 2 * mlp.num_trainable < mlp.flops < 2.3 * mlp.num_trainable
+    for grid_size in (5, 50):  # four cubic splines differ from zero, and the base, on any grid
+        kan = KANDenoiser(2, hidden=(64, 64), bias=False, grid_size=grid_size)
+        edges = kan.num_trainable / (1 + grid_size + 3)
+        assert 2 * 5 * edges < kan.flops < 2.3 * 5 * edges
+
+
+def test_a_refined_denoiser_is_saved_as_it_is(tmp_path: Path) -> None:
+    denoiser = KANDenoiser(2, hidden=(6, 6), grid_size=4)
+    sample = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    timestep = torch.arange(50)
+    before = denoiser(sample, timestep).sample
+    assert denoiser.refine(8, sample, timestep) < 1e-5
+    torch.testing.assert_close(denoiser(sample, timestep).sample, before, rtol=1e-4, atol=1e-5)
+    denoiser.update_grid(sample, timestep)
+    denoiser.save_pretrained(tmp_path)
+    loaded = KANDenoiser.from_pretrained(tmp_path)
+    assert loaded.config.grid_size == 8
+    assert torch.equal(loaded(sample, timestep).sample, denoiser(sample, timestep).sample)
     assert MLPDenoiser(2, (8,), time_encoding="raw").flops == 2 * (3 * 8 + 8 * 2) + 8 + 2 + 8 * 4
 
 

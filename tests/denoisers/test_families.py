@@ -87,7 +87,7 @@ def test_given_widths_and_settings_arrive() -> None:
     assert isinstance(denoiser, KANDenoiser)
     assert [layer.out_features for layer in denoiser.network.layers] == [4, 5, 3]
     assert {layer.grid_size for layer in denoiser.network.layers} == {9}
-    assert {layer.order for layer in denoiser.network.layers} == {2}
+    assert {layer.basis.order for layer in denoiser.network.layers} == {2}
     assert denoiser.config.num_train_timesteps == 250
     linear = build_denoiser("mlp", 3, num_train_timesteps=250, hidden=())
     assert isinstance(linear, MLPDenoiser)
