@@ -187,6 +187,8 @@ def show_scores(row: Row, title: str) -> None:
     for name in ("parameters", "flops", "train_seconds"):
         if name in row:
             add(name.replace("_", " "), row[name], None)
+    if row.get("out_of_range") is not None:
+        add("inputs outside the grid (worst layer)", row["out_of_range"], None)
     add("held-out loss (floor)", row["heldout_loss"], row["floor"])
     add("excess", row["excess"], 0.0)
     for name, metric in SAMPLE_METRICS.items():
