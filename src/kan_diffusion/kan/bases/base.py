@@ -120,11 +120,16 @@ class GridBasis(Basis):
         self.register_buffer(
             "grid_step", torch.full((in_features,), step, device=device, dtype=dtype)
         )
+        self.num_functions, self.num_active, self.flops_per_input = self._sizes()
 
     @property
     def grid_end(self) -> Tensor:
         """Right end of each input's grid, with shape (in,)."""
         return self.grid_origin + self.num_intervals * self.grid_step
+
+    @abstractmethod
+    def _sizes(self) -> tuple[int, int, int]:
+        """``num_functions``, ``num_active`` and ``flops_per_input``."""
 
     @abstractmethod
     def values(self, u: Tensor) -> Tensor:
@@ -149,9 +154,12 @@ class GridBasis(Basis):
         """Which inputs lie outside their grid."""
         return (x < self.grid_origin) | (x > self.grid_end)
 
-    @abstractmethod
     def with_intervals(self, num_intervals: int) -> Self:
         """The same basis with another number of intervals over the same range."""
+        other = type(self)(**self._settings(num_intervals))  # type: ignore[arg-type]
+        other.grid_origin.copy_(self.grid_origin)
+        other.grid_step.copy_(self.grid_step * (self.num_intervals / num_intervals))
+        return other
 
     def one_input(self, i: int) -> Self:
         """The basis of input ``i`` alone."""
@@ -170,11 +178,6 @@ class GridBasis(Basis):
             "device": self.grid_origin.device,
             "dtype": self.grid_origin.dtype,
         }
-
-    def _take_range(self, other: GridBasis) -> None:
-        """Lays the grid over the range of another basis's."""
-        self.grid_origin.copy_(other.grid_origin)
-        self.grid_step.copy_(other.grid_step * (other.num_intervals / self.num_intervals))
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
         """The matrix that carries coefficients over to more intervals without an error.

@@ -12,7 +12,7 @@ of the second kind.
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,18 +28,9 @@ class Chebyshev(GridBasis):
     name: ClassVar[str] = "chebyshev"
     extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "clamp")
 
-    def __init__(
-        self,
-        in_features: int,
-        num_intervals: int = 5,
-        grid_range: tuple[float, float] = (-1.0, 1.0),
-        extrapolation: Extrapolation = "linear",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
-        self.num_functions = self.num_active = num_intervals + 1
-        self.flops_per_input = 3 * num_intervals + 2
+    def _sizes(self) -> tuple[int, int, int]:
+        functions = self.num_intervals + 1
+        return functions, functions, 3 * self.num_intervals + 2
 
     def _recursion(self, first: Tensor, second: Tensor, z: Tensor, count: int) -> list[Tensor]:
         terms = [first, second]
@@ -59,12 +50,6 @@ class Chebyshev(GridBasis):
         chain = 2 / self.num_intervals
         slopes = [chain * g * term for g, term in enumerate(second_kind, start=1)]
         return torch.stack([torch.zeros_like(z), *slopes], dim=-1)
-
-    def with_intervals(self, num_intervals: int) -> Self:
-        """Polynomials up to another degree over the same range."""
-        other = type(self)(**self._settings(num_intervals))  # type: ignore[arg-type]
-        other._take_range(self)
-        return other
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
         """A higher degree adds polynomials and changes none."""

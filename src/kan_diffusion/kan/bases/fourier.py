@@ -12,7 +12,7 @@ Parameters an edge: 2 G. Operations an input: 9 G + 2, with 4 for a sine; an edg
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,18 +28,9 @@ class Fourier(GridBasis):
     name: ClassVar[str] = "fourier"
     extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "clamp", "periodic")
 
-    def __init__(
-        self,
-        in_features: int,
-        num_intervals: int = 5,
-        grid_range: tuple[float, float] = (-1.0, 1.0),
-        extrapolation: Extrapolation = "linear",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
-        self.num_functions = self.num_active = 2 * num_intervals
-        self.flops_per_input = 9 * num_intervals + 2
+    def _sizes(self) -> tuple[int, int, int]:
+        functions = 2 * self.num_intervals
+        return functions, functions, 9 * self.num_intervals + 2
 
     def _angles(self, u: Tensor) -> tuple[Tensor, Tensor]:
         harmonics = torch.arange(1, self.num_intervals + 1, device=u.device, dtype=u.dtype)
@@ -56,12 +47,6 @@ class Fourier(GridBasis):
         angles, frequencies = self._angles(u)
         slopes = [-frequencies * angles.sin(), frequencies * angles.cos()]
         return torch.stack(slopes, dim=-1).flatten(-2)
-
-    def with_intervals(self, num_intervals: int) -> Self:
-        """Another number of harmonics over the same range."""
-        other = type(self)(**self._settings(num_intervals))  # type: ignore[arg-type]
-        other._take_range(self)
-        return other
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
         """More harmonics change none of those there are."""

@@ -9,12 +9,12 @@ grid: ``"linear"``, ``"clamp"``, or ``"zero"``, where the Gaussians fade by them
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from kan_diffusion.kan.bases.base import Extrapolation, GridBasis
+from kan_diffusion.kan.bases.base import GridBasis
 
 __all__ = ["RBF"]
 
@@ -24,18 +24,9 @@ class RBF(GridBasis):
 
     name: ClassVar[str] = "rbf"
 
-    def __init__(
-        self,
-        in_features: int,
-        num_intervals: int = 5,
-        grid_range: tuple[float, float] = (-1.0, 1.0),
-        extrapolation: Extrapolation = "linear",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
-        self.num_functions = self.num_active = num_intervals + 1
-        self.flops_per_input = 7 * self.num_functions
+    def _sizes(self) -> tuple[int, int, int]:
+        functions = self.num_intervals + 1
+        return functions, functions, 7 * functions
 
     def _distances(self, u: Tensor) -> Tensor:
         centres = torch.arange(self.num_functions, device=u.device, dtype=u.dtype)
@@ -49,9 +40,3 @@ class RBF(GridBasis):
         """Derivatives of the Gaussians with respect to u."""
         distances = self._distances(u)
         return -2 * distances * torch.exp(-distances.square())
-
-    def with_intervals(self, num_intervals: int) -> Self:
-        """Gaussians on another number of intervals over the same range."""
-        other = type(self)(**self._settings(num_intervals))  # type: ignore[arg-type]
-        other._take_range(self)
-        return other

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import cache
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -114,13 +114,14 @@ class BSpline(GridBasis):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
         if not 1 <= order <= MAX_ORDER:
             raise KanDiffusionError(f"order must be 1 to {MAX_ORDER}, not {order}")
-        self.order = order
-        self.num_functions = num_intervals + order
-        self.num_active = order + 1
-        self.flops_per_input = (order + 1) * 2 * order + 3
+        self.order = order  # before the sizes, which follow from it
+        super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
+
+    def _sizes(self) -> tuple[int, int, int]:
+        order = self.order
+        return self.num_intervals + order, order + 1, (order + 1) * 2 * order + 3
 
     @property
     def reach(self) -> int:
@@ -160,11 +161,8 @@ class BSpline(GridBasis):
         u = (x - self.grid_origin) / self.grid_step
         return self.values(u.clamp(-self.reach, self.num_intervals + self.reach))
 
-    def with_intervals(self, num_intervals: int) -> Self:
-        """The same splines on another number of intervals over the same range."""
-        other = type(self)(order=self.order, **self._settings(num_intervals))  # type: ignore[arg-type]
-        other._take_range(self)
-        return other
+    def _settings(self, num_intervals: int) -> dict[str, object]:
+        return {"order": self.order, **super()._settings(num_intervals)}
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
         """Knot insertion, where each interval is split into the same number of parts."""
