@@ -20,7 +20,6 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from kan_diffusion import training
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.denoisers import Denoiser, MLPDenoiser, build_denoiser
 from kan_diffusion.devices import resolve_device
@@ -32,6 +31,7 @@ from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.training import (
     TrainingConfig,
     TrainingResult,
+    loop,
     read_checkpoint_identity,
     train,
 )
@@ -323,7 +323,7 @@ def test_scaled_gradients_are_unscaled_before_they_are_clipped(
     handle = register_optimizer_step_post_hook(hook)
     try:
         expected = _train(plain, config).losses
-        monkeypatch.setattr(training, "make_accelerator", _fp16_on_the_cpu)
+        monkeypatch.setattr(loop, "make_accelerator", _fp16_on_the_cpu)
         losses = _train(denoiser, config).losses
     finally:
         handle.remove()

@@ -19,13 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from kan_diffusion.batches import Batch
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.files import write_bytes
 from kan_diffusion.kan import out_of_range_fractions
-from kan_diffusion.optimization import ParameterVector, WeightAverage, learning_rates
 from kan_diffusion.processes import Process
+from kan_diffusion.training.batches import Batch
+from kan_diffusion.training.optimization import ParameterVector, WeightAverage, learning_rates
 
 __all__ = ["MomentCallback", "TrainingConfig", "TrainingRun", "read_checkpoint_identity"]
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import kan_diffusion.batches as batches_module
-from kan_diffusion.batches import Batch, Batches
+import kan_diffusion.training.batches as batches_module
 from kan_diffusion.processes import Process
+from kan_diffusion.training.batches import Batch, Batches
 
 CPU = torch.device("cpu")
 each_kind = pytest.mark.parametrize("kind", ["replacement", "epochs"])

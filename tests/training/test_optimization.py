@@ -8,7 +8,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.optimization import ParameterVector, WeightAverage, learning_rates
+from kan_diffusion.training.optimization import ParameterVector, WeightAverage, learning_rates
 
 
 class Tied(nn.Module):

@@ -9,10 +9,11 @@ takes one Adam step on
 with linear warm-up and cosine decay of the learning rate, clipping of the gradient's norm and an
 exponential moving average (EMA) of the parameters, which is what the trained denoiser keeps.
 
-What step k draws is a function of the seed and k alone (:mod:`kan_diffusion.batches`). A run that
-is killed and resumed from its checkpoint therefore ends, on a CPU, with the very parameters of a
-run that was not. The parts of a step and the checkpoint are in :mod:`kan_diffusion.training_run`,
-what becomes of a gradient in :mod:`kan_diffusion.optimization`.
+What step k draws is a function of the seed and k alone (:mod:`kan_diffusion.training.batches`). A
+run that is killed and resumed from its checkpoint therefore ends, on a CPU, with the very
+parameters of a run that was not. The parts of a step and the checkpoint are in
+:mod:`kan_diffusion.training.run`, what becomes of a gradient in
+:mod:`kan_diffusion.training.optimization`.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from kan_diffusion.batches import Batches
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.devices import make_accelerator, resolve_device
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import Process
-from kan_diffusion.training_run import (
+from kan_diffusion.training.batches import Batches
+from kan_diffusion.training.run import (
     MomentCallback,
     TrainingConfig,
     TrainingRun,
