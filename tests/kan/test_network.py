@@ -7,25 +7,47 @@ import torch
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan import KAN, KANLinear
+from kan_diffusion.kan.bases import BASES
 
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_a_kan_is_the_composition_of_its_layers() -> None:
-    options = {"grid_size": 4, "order": 2, "grid_range": (-2.0, 2.0), "extrapolation": "zero"}
-    network = KAN([3, 5, 4, 2], bias=False, edge_scale=True, **options)
+@pytest.mark.parametrize("basis", BASES)
+def test_a_kan_is_the_composition_of_its_layers(basis: str) -> None:
+    options = {
+        "bias": False,
+        "basis": basis,
+        "grid_size": 4,
+        "order": 2,
+        "grid_range": (-2.0, 2.0),
+        "extrapolation": "clamp",
+        "base_activation": "silu",
+        "edge_scale": True,
+        "dtype": torch.float64,
+    }
+    network = KAN([3, 5, 4, 2], **options)
     layers = []
     for layer, (fan_in, fan_out) in zip(
         network.layers, itertools.pairwise([3, 5, 4, 2]), strict=True
     ):
-        twin = KANLinear(fan_in, fan_out, bias=False, edge_scale=True, **options)
+        twin = KANLinear(fan_in, fan_out, **options)
         twin.load_state_dict(layer.state_dict())
+        assert repr(layer) == repr(twin)
         layers.append(twin)
-    x = 2 * torch.randn(2, 6, 3, generator=_generator(0))
+    x = 2 * torch.randn(2, 6, 3, generator=_generator(0), dtype=torch.float64)
     assert torch.equal(network(x), layers[2](layers[1](layers[0](x))))
     assert network.flops == sum(layer.flops for layer in layers)
+
+
+def test_the_initialisation_is_handed_on() -> None:
+    network = KAN([4, 5, 3], init="power-law")
+    assert {layer.init for layer in network.layers} == {"power-law"}
+    network.reset_parameters(_generator(0))
+    twin = KANLinear(4, 5, init="power-law")
+    twin.reset_parameters(_generator(0))
+    assert torch.equal(network.layers[0].weight, twin.weight)
 
 
 def test_a_generator_decides_every_parameter() -> None:
@@ -65,3 +87,11 @@ def test_a_small_kan_learns_a_function_that_edges_alone_can_express() -> None:
 def test_fewer_than_two_widths_are_refused() -> None:
     with pytest.raises(KanDiffusionError, match=r"at least two widths, not \[3\]"):
         KAN([3])
+
+
+def test_unusable_settings_are_refused_in_one_line() -> None:
+    with pytest.raises(KanDiffusionError, match="unknown basis 'wavelet'") as caught:
+        KAN([2, 3, 1], basis="wavelet")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(KanDiffusionError, match="at least one input and one output, not 2 and 0"):
+        KAN([2, 0, 1])

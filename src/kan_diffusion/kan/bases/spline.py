@@ -117,6 +117,8 @@ class BSpline(GridBasis):
         if not 1 <= order <= MAX_ORDER:
             raise KanDiffusionError(f"order must be 1 to {MAX_ORDER}, not {order}")
         self.order = order  # before the sizes, which follow from it
+        # Numbers and not a call in the forward pass, for the sake of torch.compile.
+        self._coefficients = piece_coefficients(order), piece_coefficients(order, 1)
         super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
 
     def _sizes(self) -> tuple[int, int, int]:
@@ -130,7 +132,7 @@ class BSpline(GridBasis):
 
     def _pieces(self, position: Tensor, derivative: int = 0) -> Tensor:
         """The pieces p_{k,j}(f), or derivatives: (*) -> (*, k + 1)."""
-        coefficients = position.new_tensor(piece_coefficients(self.order, derivative))
+        coefficients = position.new_tensor(self._coefficients[derivative])
         powers = [torch.ones_like(position)]
         for _ in range(self.order):
             powers.append(powers[-1] * position)
