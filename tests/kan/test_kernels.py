@@ -645,6 +645,23 @@ def test_a_transform_of_the_bias_alone(cubic: KANLinear, x: Tensor) -> None:
     torch.testing.assert_close(outputs, expected)
 
 
+def test_a_transform_of_the_backward_pass_alone(cubic: KANLinear, x: Tensor) -> None:
+    x.requires_grad_()
+    output = cubic(x)
+    assert _is_fused(output)
+    directions = torch.randn(4, 6, 5, generator=_generator(0), dtype=torch.float64)
+    operands = _operands(cubic, x)
+    expected = [torch.autograd.grad(output, operands, d, retain_graph=True) for d in directions]
+    expected = [torch.stack(gradients) for gradients in zip(*expected, strict=True)]
+    batched = vmap(lambda d: torch.autograd.grad(output, operands, d, retain_graph=True))
+    for found in (
+        batched(directions),
+        torch.autograd.grad(output, operands, directions, is_grads_batched=True),
+    ):
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other)
+
+
 def test_a_transform_of_something_else(cubic: KANLinear, x: Tensor) -> None:
     weights = torch.ones(6, 5, dtype=torch.float64)
     gradient = grad(lambda weights: (cubic(x) * weights).sum())(weights)

@@ -42,10 +42,10 @@ def test_a_kan_is_the_composition_of_its_layers(basis: str) -> None:
 
 
 def test_the_initialisation_is_handed_on() -> None:
-    network = KAN([4, 5, 3], init="power-law")
-    assert {layer.init for layer in network.layers} == {"power-law"}
+    network = KAN([4, 5, 3], init="noise")
+    assert {layer.init for layer in network.layers} == {"noise"}
     network.reset_parameters(_generator(0))
-    twin = KANLinear(4, 5, init="power-law")
+    twin = KANLinear(4, 5, init="noise")
     twin.reset_parameters(_generator(0))
     assert torch.equal(network.layers[0].weight, twin.weight)
 

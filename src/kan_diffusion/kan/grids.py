@@ -26,6 +26,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import Basis, GridBasis
@@ -46,7 +47,7 @@ class ShadowParameters(Protocol):
 
 
 Average = nn.Module | ShadowParameters
-"""A copy of the module with averaged weights, or averages in the order of its ``parameters()``."""
+"""An ``AveragedModel`` or other copy of the module, or averages in the order of its parameters."""
 
 
 class MovingGrids(nn.Module):
@@ -115,9 +116,13 @@ def _grid_of(layer: EdgeLayer) -> GridBasis:
 
 def _coefficient_map(old: GridBasis, new: GridBasis) -> Tensor:
     """The matrices A: (in, new functions, old functions), in float64."""
-    same_range = torch.equal(old.grid_origin, new.grid_origin) and torch.allclose(
-        old.grid_end, new.grid_end
+    shift = torch.maximum(
+        (old.grid_origin - new.grid_origin).abs(), (old.grid_end - new.grid_end).abs()
     )
+    rounding = (
+        4 * torch.finfo(shift.dtype).eps * torch.maximum(old.grid_origin.abs(), old.grid_end.abs())
+    )
+    same_range = bool((shift <= rounding).all())
     exact = old.exact_refinement(new.num_intervals) if same_range else None
     if exact is not None:
         return exact.to(old.grid_origin.device).expand(old.in_features, *exact.shape)
@@ -156,10 +161,16 @@ def _set_weight(
         new = old
     else:
         new = layer.weight = nn.Parameter(moved, requires_grad=old.requires_grad)
-    if optimizer is not None:
-        optimizer.state.pop(old, None)
-        for group in optimizer.param_groups:
-            group["params"] = [new if p is old else p for p in group["params"]]
+    if optimizer is None:
+        return
+    optimizer.state.pop(old, None)
+    for group in optimizer.param_groups:
+        # In place: L-BFGS holds the list.
+        group["params"][:] = [new if p is old else p for p in group["params"]]
+    if isinstance(optimizer, torch.optim.LBFGS):
+        # What it remembers is of all parameters together.
+        optimizer.state.clear()
+        optimizer._numel_cache = None
 
 
 def _move(
@@ -183,6 +194,8 @@ def _move(
         average.shadow_params[place] = moved
 
     for average in averages:
+        if isinstance(average, AveragedModel):
+            average = average.module
         for name, new in new_bases.items():
             layer = layers[name]
             if isinstance(average, nn.Module):
@@ -217,7 +230,10 @@ def _watch(
 
     def watcher(name: str, layer: EdgeLayer) -> torch.utils.hooks.RemovableHandle:
         return layer.register_forward_pre_hook(
-            lambda _, arguments: see(name, layer, arguments[0].detach())
+            lambda _, arguments, keywords: see(
+                name, layer, (arguments[0] if arguments else keywords["input"]).detach()
+            ),
+            with_kwargs=True,
         )
 
     handles = [
@@ -243,13 +259,13 @@ def out_of_range_fractions(module: nn.Module, *inputs: object) -> dict[str, floa
     Returns:
         The name of each layer with its fraction, from 0 to 1; empty where there is no KAN layer.
     """
-    fractions: dict[str, float] = {}
+    seen: dict[str, list[Tensor]] = {}
 
     def see(name: str, layer: EdgeLayer, x: Tensor) -> None:
-        fractions[name] = float(layer.basis.outside(x).double().mean())
+        seen.setdefault(name, []).append(layer.basis.outside(x).flatten())
 
     _watch(module, see, *inputs)
-    return fractions
+    return {name: float(torch.cat(parts).double().mean()) for name, parts in seen.items()}
 
 
 @torch.no_grad()
@@ -332,15 +348,18 @@ def update_grid(
     """
     if not 0 <= margin < math.inf:
         raise KanDiffusionError(f"margin must be zero or more, not {margin}")
-    _grid_layers(module)
-    new_bases: dict[str, GridBasis] = {}
+    layers = _grid_layers(module)
+    seen: dict[str, list[Tensor]] = {}  # a layer may be used more than once
 
     def see(name: str, layer: EdgeLayer, x: Tensor) -> None:
-        if isinstance(layer.basis, GridBasis):
-            rows = x.reshape(-1, layer.in_features)
-            new_bases[name] = _over_data(layer.basis, rows, margin, name or "the layer")
+        if name in layers:
+            seen.setdefault(name, []).append(x.reshape(-1, layer.in_features))
 
     before = _watch(module, see, *inputs)
+    new_bases = {
+        name: _over_data(_grid_of(layers[name]), torch.cat(parts), margin, name or "the layer")
+        for name, parts in seen.items()
+    }
     _move(module, new_bases, optimizer, averages)
     change = float((_first_tensor(module(*inputs)) - before).abs().max())
     logger.info("moved the grids of %d KAN layers; largest change %.3g", len(new_bases), change)
@@ -361,9 +380,20 @@ def _over_data(basis: GridBasis, rows: Tensor, margin: float, name: str) -> Grid
     resolution = torch.finfo(rows.dtype).eps * torch.maximum(low.abs(), high.abs())
     constant = spread <= 100 * resolution
     old_width = basis.grid_end - basis.grid_origin
-    shift = (high - basis.grid_end).clamp(min=0) - (basis.grid_origin - low).clamp(min=0)
+    above, below = high - basis.grid_end, basis.grid_origin - low
+    shift = torch.where(above > 0, above, 0.0) - torch.where(below > 0, below, 0.0)
+    shift += shift.sign() * 4 * torch.finfo(rows.dtype).eps * (basis.grid_end.abs() + high.abs())
     new = basis.with_intervals(basis.num_intervals)
-    new.grid_origin.copy_(torch.where(constant, basis.grid_origin + shift, low - margin * spread))
-    width = torch.where(constant, old_width, (1 + 2 * margin) * spread)
+    room = margin * spread + 4 * resolution  # the ends themselves are inside, after rounding
+    new.grid_origin.copy_(torch.where(constant, basis.grid_origin + shift, low - room))
+    width = torch.where(constant, old_width, spread + 2 * room)
     new.grid_step.copy_(width / basis.num_intervals)
+    usable = torch.isfinite(new.grid_end) & (new.grid_step > 0) & torch.isfinite(1 / new.grid_step)
+    if not bool(usable.all()):
+        bad = int((~usable).nonzero()[0])
+        raise KanDiffusionError(
+            f"input {bad} of '{name}' runs from {float(low[bad]):g} to {float(high[bad]):g}, which "
+            f"{str(new.grid_step.dtype).removeprefix('torch.')} cannot divide into "
+            f"{basis.num_intervals} intervals; scale it"
+        )
     return new

@@ -44,19 +44,21 @@ _SILU_POWER = 0.3557
 """E[silu(z)^2] for a unit normal z, by quadrature."""
 
 
-def _range_points(basis: Basis, count: int) -> Tensor:
-    """Places over the range of every input, with shape (count, in)."""
-    if not isinstance(basis, GridBasis):
-        return torch.linspace(-1, 1, count).unsqueeze(1).expand(count, basis.in_features)
-    width = basis.grid_end - basis.grid_origin
-    share = torch.linspace(0, 1, count, device=width.device, dtype=width.dtype)
-    return basis.grid_origin + share.unsqueeze(1) * width
+def _over_range(basis: Basis, count: int) -> Tensor:
+    """The functions of the first input at ``count`` places over its range, in float64."""
+    first = basis.one_input(0).double()
+    low, high = -1.0, 1.0
+    if isinstance(first, GridBasis):
+        low, high = float(first.grid_origin[0]), float(first.grid_end[0])
+    tensors = (*first.buffers(), *first.parameters())
+    device = tensors[0].device if tensors else None
+    x = torch.linspace(low, high, count, dtype=torch.float64, device=device)
+    return first(x.unsqueeze(1))[:, 0]
 
 
 def _power(basis: Basis) -> float:
     """The mean of the sum of squared functions over the range of the first input."""
-    functions = basis.one_input(0)(_range_points(basis, 257)[:, :1])
-    return float(functions.square().sum(-1).mean())
+    return float(_over_range(basis, 257).square().sum(-1).mean())
 
 
 def _glorot(
@@ -86,12 +88,12 @@ def _original(
     bound = 1 / math.sqrt(inputs)
     base.uniform_(-bound, bound, generator=generator)
     intervals = basis.num_intervals if isinstance(basis, GridBasis) else 1
-    knots = basis.one_input(0)(_range_points(basis, intervals + 1)[:, :1])[:, 0]
     values = torch.empty(
         outputs, inputs, intervals + 1, dtype=coefficients.dtype, device=coefficients.device
     )
     values.uniform_(-0.15 / intervals, 0.15 / intervals, generator=generator)
-    coefficients.copy_(values @ torch.linalg.pinv(knots).T.to(coefficients))
+    knots = _over_range(basis, intervals + 1)
+    coefficients.copy_(values.double() @ torch.linalg.pinv(knots).T)
     return bound
 
 

@@ -184,10 +184,10 @@ class KANLinear(EdgeLayer):
         Args:
             generator: Where the draws come from; torch's default generator when None.
         """
+        self.basis.reset_parameters()
         initialize(
             self.init, self._edges.detach(), self.scale, self.basis, self._has_base, generator
         )
-        self.basis.reset_parameters()
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 

@@ -19,6 +19,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.kan.bases import Basis, BSpline
@@ -27,9 +28,9 @@ __all__ = ["edge_features", "edge_linear"]
 
 _HAS_NUMBA = find_spec("numba") is not None
 _DTYPES = (torch.float32, torch.float64)
-_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # by torch.func
-_is_batched = torch._C._functorch.is_legacy_batchedtensor  # by a vectorised Jacobian
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+_is_batched = torch._C._functorch.is_legacy_batchedtensor  # by a vectorised Jacobian
+_transforms_are_active = torch._C._are_functorch_transforms_active  # torch.func's
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -57,20 +58,37 @@ def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
         tensor.dtype is dtype
         and tensor.is_cpu
         and type(tensor) in _PLAIN_TYPES
-        and not _is_wrapped(tensor)
         and not _is_batched(tensor)
     )
 
 
-def _takes(x: Tensor, weight: Tensor, origin: Tensor) -> bool:
-    """Whether the compiled kernel is for these."""
+def _takes(x: Tensor, weight: Tensor, bias: Tensor | None, origin: Tensor, step: Tensor) -> bool:
+    """Whether the compiled kernel is for these; it has no gradient for the grid."""
     dtype = x.dtype
     return (
         dtype in _DTYPES
         and _is_plain(x, dtype)
         and _is_plain(weight, dtype)
+        and (bias is None or _is_plain(bias, dtype))
         and _is_plain(origin, dtype)
+        and _is_plain(step, dtype)
+        and not (origin.requires_grad or step.requires_grad)
+        and not _transforms_are_active()
+        and forward_ad._current_level < 0
         and _kernel() is not None
+    )
+
+
+def _takes_traced(x: Tensor, weight: Tensor, bias: Tensor | None, step: Tensor) -> bool:
+    """The same, of what torch.compile traces."""
+    return (
+        not torch.compiler.is_exporting()
+        and x.device.type == "cpu"
+        and x.dtype in _DTYPES
+        and x.dtype == weight.dtype == step.dtype
+        and (bias is None or bias.dtype == x.dtype)
+        and not step.requires_grad
+        and not _transforms_are_active()
     )
 
 
@@ -116,10 +134,10 @@ def edge_linear(
     if type(basis) is BSpline and _HAS_NUMBA and not _autocasts(x):
         origin, step, settings = basis.grid_origin, basis.grid_step, _settings(basis, has_base)
         if torch.compiler.is_compiling():
-            if not torch.compiler.is_exporting() and x.device.type == "cpu" and x.dtype in _DTYPES:
+            if _takes_traced(x, weight, bias, step):
                 compiled: Tensor = _linear(x, weight, bias, origin, step, *settings)
                 return compiled
-        elif _takes(x, weight, origin):
+        elif _takes(x, weight, bias, origin, step):
             fused: Tensor = _FusedLinear.apply(x, weight, bias, basis, has_base)
             return fused
     return linear(edge_features(x, basis, has_base).flatten(1), weight, bias)
@@ -147,25 +165,24 @@ class _FusedLinear(torch.autograd.Function):
     ) -> Tensor:
         kernel = _kernel()
         assert kernel is not None
-        grid = basis.grid_origin, basis.grid_step
-        settings = _settings(basis, has_base)
-        ctx.save_for_backward(x, weight)
-        ctx.basis, ctx.grid, ctx.settings = basis, grid, settings
-        output: Tensor = kernel.linear(x, weight, bias, *grid, *settings)
+        origin, step, settings = basis.grid_origin, basis.grid_step, _settings(basis, has_base)
+        ctx.save_for_backward(x, weight, origin, step)
+        ctx.basis, ctx.settings = basis, settings
+        output: Tensor = kernel.linear(x, weight, bias, origin, step, *settings)
         return output
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        x, weight = ctx.saved_tensors
+        x, weight, origin, step = ctx.saved_tensors
         # Gradients are only enabled here when the result is to be differentiated once more.
-        if torch.is_grad_enabled() or not _is_plain(grad, x.dtype):
+        if torch.is_grad_enabled() or _transforms_are_active() or not _is_plain(grad, x.dtype):
             needed = ctx.needs_input_grad[:3]
             has_base = ctx.settings[-1]
             return *_reference_gradients(grad, x, weight, ctx.basis, has_base, needed), None, None
         kernel = _kernel()
         assert kernel is not None
         grad_x, grad_weight, grad_bias = kernel.linear_backward(
-            grad, x, weight, *ctx.grid, *ctx.settings
+            grad, x, weight, origin, step, *ctx.settings
         )
         return grad_x, grad_weight, grad_bias if ctx.needs_input_grad[2] else None, None, None
 
@@ -182,8 +199,7 @@ def _reference_gradients(
     with torch.enable_grad():
         output = linear(edge_features(x, basis, has_base).flatten(1), weight)
         wanted = [t for t, need in zip((x, weight), needed, strict=False) if need]
-        create_graph = grad.requires_grad or any(t.requires_grad for t in wanted)
-        found = iter(torch.autograd.grad(output, wanted, grad, create_graph=create_graph))
+        found = iter(torch.autograd.grad(output, wanted, grad, create_graph=True) if wanted else ())
     grad_x, grad_weight = (next(found) if need else None for need in needed[:2])
     return grad_x, grad_weight, grad.sum(0) if needed[2] else None
 

@@ -240,7 +240,10 @@ def _expand(order, first, scratch, cells, count, intervals, linear, reach, slope
                 for n in range(terms - 2, -1, -1):
                     power = fma(power, rest, splat(real(exponential[n]), LANES))
                 sigmoid = one / (one + power * power_of_two(whole))
-                base = x * sigmoid
+                # As torch has it: zero at the most negative numbers, NaN at minus infinity.
+                lowest = splat(real(-bound * math.log(2)), LANES)
+                special = minimum(x, splat(real(0), LANES)) * splat(real(0), LANES)
+                base = maximum(x, lowest) * sigmoid + special + nan_or_zero(x)
                 store(scratch, _BASES + at, base)
                 if slopes:
                     store(scratch, BASE_SLOPES + at, sigmoid + base * (one - sigmoid))

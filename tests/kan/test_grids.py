@@ -1,0 +1,794 @@
+"""Grids that move under a function that stays, with its averages and its optimiser."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+import pytest
+import torch
+from diffusers.training_utils import EMAModel
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan import KAN, KANLinear, out_of_range_fractions, refine, update_grid
+from kan_diffusion.kan.bases import Extrapolation, GridBasis
+
+GRID_BASES = ("bspline", "rbf", "chebyshev", "fourier")
+each_basis = pytest.mark.parametrize("basis", GRID_BASES)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=_generator(seed), dtype=torch.float64)
+
+
+def _layer(inputs: int = 3, outputs: int = 2, *, seed: int = 0, **settings: object) -> KANLinear:
+    """A layer with normal parameters and a grid of its own for each input."""
+    layer = KANLinear(inputs, outputs, **{"dtype": torch.float64, **settings})
+    generator = _generator(seed)
+    for parameter in layer.parameters():
+        parameter.detach().normal_(generator=generator)
+    layer.grid_origin.add_(torch.rand(inputs, generator=generator) - 0.5)
+    layer.grid_step.mul_(0.5 + torch.rand(inputs, generator=generator))
+    return layer
+
+
+def _inside(layer: KANLinear, rows: int = 200, seed: int = 1) -> Tensor:
+    """Points on every input's grid, its ends and knots among them."""
+    share = torch.rand(rows, layer.in_features, generator=_generator(seed), dtype=torch.float64)
+    share[: layer.grid_size + 1] = (
+        torch.arange(layer.grid_size + 1).unsqueeze(1) / layer.grid_size
+    )[:rows]
+    width = layer.grid_size * layer.grid_step
+    return (layer.grid_origin + share * width).to(layer.weight.dtype)
+
+
+def _around(layer: KANLinear, rows: int = 200, seed: int = 1) -> Tensor:
+    """Points on every input's grid and as far again to either side."""
+    width = layer.grid_size * layer.grid_step
+    middle = layer.grid_origin + width / 2
+    return middle + 3 * (_inside(layer, rows, seed) - middle)
+
+
+def _change(before: Tensor, after: Tensor) -> float:
+    return float((after - before).detach().abs().max())
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def _assert_unchanged(module: nn.Module, state: dict[str, Tensor]) -> None:
+    assert list(module.state_dict()) == list(state)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+# Refinement
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("mode", ["linear", "clamp", "zero"])
+@given(
+    intervals=st.integers(1, 6),
+    parts=st.integers(1, 5),
+    edge_scale=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_knots_between_knots_leave_the_function_as_it_is(
+    order: int, mode: str, intervals: int, parts: int, edge_scale: bool, seed: int
+) -> None:
+    layer = _layer(
+        order=order, grid_size=intervals, extrapolation=mode, edge_scale=edge_scale, seed=seed
+    )
+    x = _inside(layer) if mode == "zero" else _around(layer)
+    before = layer(x)
+    ends = layer.grid_origin.clone(), layer.basis.grid_end
+    change = layer.refine(parts * intervals)
+    assert layer.grid_size == parts * intervals
+    assert layer.weight.shape == (2, 3 * (1 + parts * intervals + order))
+    assert torch.equal(layer.grid_origin, ends[0])
+    torch.testing.assert_close(layer.basis.grid_end, ends[1], rtol=0, atol=1e-15)
+    scale = max(1.0, float(before.detach().abs().max()))
+    assert _change(before, layer(x)) < 1e-12 * scale
+    assert change < 1e-12 * scale
+
+
+@pytest.mark.parametrize("intervals", [1, 3, 5])
+@pytest.mark.parametrize("parts", [2, 3, 13])
+def test_in_float32_a_refined_function_is_the_same_to_1e6(intervals: int, parts: int) -> None:
+    network = KAN([3, 4, 2], grid_size=intervals)
+    network.reset_parameters(_generator(0))
+    x = 2 * torch.randn(300, 3, generator=_generator(1))
+    before = network(x)
+    change = network.refine(parts * intervals, x)
+    assert change == _change(before, network(x))
+    assert change < 1e-6 * max(1.0, float(before.detach().abs().max()))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_other_knots_are_fitted_the_better_the_more_there_are(order: int) -> None:
+    changes = []
+    for intervals in (7, 14, 28, 56):
+        layer = _layer(order=order, grid_size=5)
+        x = _inside(layer, 1000)
+        before = layer(x)
+        returned = layer.refine(intervals, x)
+        changes.append(_change(before, layer(x)))
+        assert returned == changes[-1]
+    scale = float(before.detach().abs().max())
+    assert changes[0] < scale
+    for coarse, fine in itertools.pairwise(changes):
+        assert 1e-10 < fine < coarse
+    # The derivative of degree k jumps at the old knots, so that the error falls as h^k.
+    assert changes[3] < 4 * 8.0**-order * changes[0]
+
+
+@pytest.mark.parametrize("mode", ["linear", "clamp"])
+def test_refining_and_coarsening_gives_the_weights_back(mode: str) -> None:
+    layer = _layer(grid_size=4, extrapolation=mode)
+    weight, x = layer.weight.detach().clone(), _around(layer)
+    layer.refine(12)
+    assert layer.refine(4, x) < 1e-10
+    torch.testing.assert_close(layer.weight.detach(), weight, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("basis", ["chebyshev", "fourier"])
+def test_more_polynomials_or_harmonics_change_nothing(basis: str) -> None:
+    layer = _layer(basis=basis, grid_size=3)
+    x = _around(layer)
+    before, weight = layer(x), layer.weight.detach().clone().view(2, 3, -1)
+    assert layer.refine(8, x) < 1e-11
+    assert _change(before, layer(x)) < 1e-11
+    edges = layer.weight.detach().view(2, 3, -1)
+    assert torch.equal(edges[..., : weight.shape[-1]], weight)
+    assert (edges[..., weight.shape[-1] :] == 0).all()
+    # And back, which is a fit.
+    assert layer.refine(3, x) < 1e-9
+    torch.testing.assert_close(layer.weight.detach().view(2, 3, -1), weight)
+
+
+def test_gaussians_are_fitted_by_narrower_ones() -> None:
+    for intervals, bound in ((5, 1e-12), (10, 0.05), (40, 0.05)):
+        layer = _layer(basis="rbf", grid_size=5)
+        x = _inside(layer, 1000)
+        before = layer(x)
+        change = layer.refine(intervals, x)
+        assert change == _change(before, layer(x))
+        # Not to any precision: narrow Gaussians have no slope at the ends of the grid.
+        assert change < bound * float(before.detach().abs().max())
+
+
+def test_without_inputs_the_change_is_that_over_the_grids() -> None:
+    network = KAN([3, 4, 2], dtype=torch.float64)
+    network.reset_parameters(_generator(0))
+    layers = [copy.deepcopy(layer) for layer in network.layers]
+    change = network.refine(7)
+    measured = []
+    for old, new in zip(layers, network.layers, strict=True):
+        x = torch.linspace(-1, 1, 2001, dtype=torch.float64).unsqueeze(1)
+        x = x.expand(-1, old.in_features)
+        measured.append(_change(old(x), new(x)))
+    # Over other points of the same curve.
+    assert 0.9 * max(measured) < change <= 1.001 * max(measured)
+
+
+def test_frozen_weights_stay_frozen() -> None:
+    layer = _layer()
+    layer.weight.requires_grad_(False)
+    layer.refine(10)
+    assert not layer.weight.requires_grad
+    assert isinstance(layer.weight, nn.Parameter)
+
+
+def test_half_precision_is_kept() -> None:
+    layer = KANLinear(2, 2, grid_size=4, dtype=torch.bfloat16)
+    x = torch.rand(50, 2, generator=_generator(0)).bfloat16()
+    before = layer(x)
+    layer.refine(8)
+    assert {t.dtype for t in layer.state_dict().values()} == {torch.bfloat16}
+    torch.testing.assert_close(layer(x), before, rtol=0, atol=0.1)
+    layer.update_grid(x)
+    assert {t.dtype for t in layer.state_dict().values()} == {torch.bfloat16}
+
+
+# Grids that follow the data
+
+
+@each_basis
+@given(
+    margin=st.sampled_from([0.0, 0.01, 0.5]),
+    centre=st.floats(-100, 100),
+    spread=st.floats(1e-3, 100),
+    seed=st.integers(0, 999),
+)
+def test_a_moved_grid_covers_the_data(
+    basis: str, margin: float, centre: float, spread: float, seed: int
+) -> None:
+    for dtype in (torch.float32, torch.float64):
+        layer = KANLinear(3, 2, basis=basis, dtype=dtype)
+        x = (centre + spread * _randn(50, 3, seed=seed)).to(dtype)
+        before = layer(x)
+        change = layer.update_grid(x, margin=margin)
+        assert (layer.out_of_range_fraction(x) == 0).all()
+        assert change == _change(before, layer(x))
+        # And not much more than the data.
+        low, high = x.amin(0), x.amax(0)
+        room = margin * (high - low) + 1e-5 * (high.abs() + low.abs())
+        assert (layer.grid_origin >= low - 1.001 * room).all()
+        assert (layer.basis.grid_end <= high + 1.001 * room).all()
+
+
+@pytest.mark.parametrize(("basis", "bound"), [("bspline", 1e-3), ("rbf", 0.05)])
+def test_a_move_within_the_old_grid_changes_little_where_there_are_intervals(
+    basis: str, bound: float
+) -> None:
+    changes = []
+    for intervals in (5, 40):
+        layer = _layer(basis=basis, grid_size=5, grid_range=(-4.0, 4.0))
+        layer.refine(intervals)
+        x = 4 * torch.rand(200, 3, generator=_generator(2), dtype=torch.float64) - 2
+        before = layer(x)
+        changes.append(layer.update_grid(x) / float(before.detach().abs().max()))
+    assert changes[1] < bound
+    assert basis == "rbf" or changes[1] < changes[0] / 4
+
+
+def test_a_polynomial_is_the_same_on_any_grid() -> None:
+    layer = _layer(basis="chebyshev", grid_size=6)
+    x = _inside(layer) * 0.7
+    before = layer(x)
+    assert layer.update_grid(x) < 1e-9
+    assert _change(before, layer(x)) < 1e-9
+
+
+def test_a_grid_far_from_zero_that_moves_a_little_is_refitted() -> None:
+    # The grid moves by 1 % of its width, which is little beside its place.
+    layer = KANLinear(1, 1, basis="chebyshev", grid_range=(1000.0, 1001.0), dtype=torch.float64)
+    layer.weight.detach().normal_(generator=_generator(0))
+    x = torch.linspace(1000, 1000.99, 200, dtype=torch.float64).unsqueeze(1)
+    assert layer.update_grid(x, margin=0.0) < 1e-8
+    tiny = KANLinear(1, 1, basis="chebyshev", grid_range=(0.0, 1e-9), dtype=torch.float64)
+    tiny.weight.detach().normal_(generator=_generator(0))
+    x = torch.linspace(0, 5e-10, 200, dtype=torch.float64).unsqueeze(1)
+    assert tiny.update_grid(x, margin=0.0) < 1e-8
+
+
+@each_basis
+def test_constant_inputs_keep_the_width_of_their_grid(basis: str) -> None:
+    layer = KANLinear(4, 2, basis=basis, grid_range=(-1.0, 1.0), dtype=torch.float64)
+    x = torch.tensor([[0.3, 1.7, -5.0, 0.0]], dtype=torch.float64).repeat(50, 1)
+    x[:, 3] = torch.linspace(-2, 2, 50)
+    before = layer(x)
+    change = layer.update_grid(x, margin=0.0)
+    width = layer.basis.grid_end - layer.grid_origin
+    torch.testing.assert_close(width, torch.tensor([2.0, 2.0, 2.0, 4.0], dtype=torch.float64))
+    expected = torch.tensor([-1.0, -0.3, -5.0, -2.0], dtype=torch.float64)
+    torch.testing.assert_close(layer.grid_origin, expected)
+    assert (layer.out_of_range_fraction(x) == 0).all()
+    assert change == _change(before, layer(x))
+
+
+@each_basis
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("copies", [1, 20])
+def test_few_or_repeated_rows_are_no_trouble(basis: str, rows: int, copies: int) -> None:
+    layer = _layer(basis=basis)
+    x = _randn(rows, 3, seed=rows).repeat(copies, 1)
+    before, largest = layer(x), float(layer.weight.detach().abs().max())
+    change = layer.update_grid(x)
+    assert change == _change(before, layer(x))
+    assert (layer.out_of_range_fraction(x) == 0).all()
+    # A fit to the rows alone would be free to take any coefficients.
+    assert float(layer.weight.detach().abs().max()) < 20 * largest
+    if rows == 1:
+        assert change < (1e-9 if basis == "chebyshev" else float(before.detach().abs().max()) + 9)
+
+
+def test_the_data_place_the_grid_and_do_not_enter_the_fit() -> None:
+    few, many = _layer(), _layer()
+    ends = torch.tensor([[-2.0, -1.0, 0.0], [2.0, 3.0, 0.5]], dtype=torch.float64)
+    share = torch.rand(100, 3, generator=_generator(0), dtype=torch.float64)
+    few.update_grid(ends)
+    many.update_grid(torch.cat([ends, ends[0] + share * (ends[1] - ends[0])]))
+    torch.testing.assert_close(few.weight, many.weight, rtol=1e-10, atol=1e-10)
+    assert torch.equal(few.grid_step, many.grid_step)
+
+
+def test_every_layer_of_a_network_follows_its_own_inputs() -> None:
+    network = KAN([3, 4, 2], grid_size=30, grid_range=(-5.0, 5.0), dtype=torch.float64)
+    network.reset_parameters(_generator(0))
+    x = _randn(300, 3)
+    before, hidden = network(x), network.layers[0](x).detach()
+    change = network.update_grid(x)
+    assert change == _change(before, network(x))
+    assert change < 1e-3
+    for layer, seen in zip(network.layers, (x, hidden), strict=True):
+        spread = seen.amax(0) - seen.amin(0)
+        torch.testing.assert_close(layer.grid_origin, seen.amin(0) - 0.01 * spread)
+        torch.testing.assert_close(layer.basis.grid_end, seen.amax(0) + 0.01 * spread)
+    assert set(network.out_of_range_fractions(x).values()) == {0.0}
+
+
+class Twice(nn.Module):
+    """Uses one layer for two inputs, the wider one first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = KANLinear(2, 2, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(10 * x) + self.layer(x)
+
+
+def test_a_layer_that_is_used_twice_covers_all_it_sees() -> None:
+    module = Twice()
+    x = torch.tensor([[0.5, 0.5], [-0.5, 0.2]], dtype=torch.float64)
+    assert out_of_range_fractions(module, x) == {"layer": 0.5}  # four of eight values
+    update_grid(module, x)
+    seen = torch.cat([x, 10 * x])
+    assert (module.layer.out_of_range_fraction(seen) == 0).all()
+    assert out_of_range_fractions(module, x) == {"layer": 0.0}
+
+
+# Refusals
+
+
+@each_basis
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (math.nan, r"input 1 of 'layers\.0' has a NaN or an infinite value"),
+        (-math.inf, r"input 1 of 'layers\.0' has a NaN or an infinite value"),
+    ],
+)
+def test_inputs_that_are_not_finite_are_refused(basis: str, bad: float, message: str) -> None:
+    network = KAN([3, 4, 2], basis=basis)
+    state = _state(network)
+    x = torch.randn(20, 3, generator=_generator(0))
+    x[4, 1] = bad
+    with pytest.raises(KanDiffusionError, match=message) as caught:
+        network.update_grid(x)
+    assert "\n" not in str(caught.value)
+    _assert_unchanged(network, state)
+
+
+class Break(nn.Module):
+    """Passes its input on with one NaN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        x[-1, -1] = math.nan
+        return x
+
+
+def test_a_nan_on_the_way_leaves_the_first_layer_alone_too() -> None:
+    module = nn.Sequential(KANLinear(2, 3), Break(), KANLinear(3, 1))
+    state = _state(module)
+    with pytest.raises(KanDiffusionError, match="input 2 of '2'"):
+        update_grid(module, torch.randn(5, 2, generator=_generator(0)))
+    _assert_unchanged(module, state)
+
+
+def test_no_rows_are_refused() -> None:
+    layer = KANLinear(2, 2)
+    state = _state(layer)
+    with pytest.raises(KanDiffusionError, match="no inputs reach 'the layer'"):
+        layer.update_grid(torch.zeros(0, 2))
+    _assert_unchanged(layer, state)
+
+
+@pytest.mark.parametrize("margin", [-0.1, math.nan, math.inf])
+def test_margins_that_make_no_grid_are_refused(margin: float) -> None:
+    layer = KANLinear(2, 2)
+    state = _state(layer)
+    with pytest.raises(KanDiffusionError, match=f"margin must be zero or more, not {margin}"):
+        layer.update_grid(torch.randn(9, 2), margin=margin)
+    _assert_unchanged(layer, state)
+
+
+@pytest.mark.parametrize("high", [1e-44, 3e38])
+def test_ranges_that_a_float_cannot_divide_are_refused(high: float) -> None:
+    layer = KANLinear(2, 2)
+    state = _state(layer)
+    x = torch.tensor([[-high, 0.0], [high, 1.0]])
+    try:
+        layer.update_grid(x)
+    except KanDiffusionError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+        _assert_unchanged(layer, state)
+    else:  # or a grid that works
+        assert layer(torch.tensor([[high / 2, 0.5]])).isfinite().all()
+
+
+def test_no_intervals_are_refused() -> None:
+    network = KAN([2, 3, 1])
+    state = _state(network)
+    with pytest.raises(KanDiffusionError, match="at least 1, not 0"):
+        network.refine(0)
+    _assert_unchanged(network, state)
+
+
+@pytest.mark.parametrize("module", [KANLinear(2, 2, basis="rational"), nn.Linear(2, 2)])
+def test_modules_without_a_grid_are_refused(module: nn.Module) -> None:
+    x = torch.randn(9, 2, generator=_generator(0))
+    for change in (lambda: refine(module, 10), lambda: update_grid(module, x)):
+        with pytest.raises(KanDiffusionError, match="no KAN layer with a grid") as caught:
+            change()
+        assert "\n" not in str(caught.value)
+
+
+def test_layers_without_a_grid_are_passed_over() -> None:
+    module = nn.Sequential(KANLinear(2, 3), KANLinear(3, 1, basis="rational"))
+    state = _state(module[1])
+    x = 5 * torch.randn(30, 2, generator=_generator(0))
+    refine(module, 10)
+    update_grid(module, x)
+    _assert_unchanged(module[1], state)
+    assert (module[0].out_of_range_fraction(x) == 0).all()
+    assert module[0].grid_size == 10
+
+
+class Cosines(GridBasis):
+    """Half waves over the grid."""
+
+    name: ClassVar[str] = "cosines"
+
+    def __init__(
+        self, num_intervals: int, extrapolation: Extrapolation = "linear", **settings: object
+    ) -> None:
+        settings = {"in_features": 1, "dtype": torch.float64, **settings}
+        super().__init__(num_intervals=num_intervals, extrapolation=extrapolation, **settings)
+
+    def _frequencies(self) -> Tensor:
+        waves = torch.arange(self.num_intervals + 1, dtype=torch.float64)
+        return waves * (math.pi / self.num_intervals)
+
+    def _sizes(self) -> tuple[int, int, int]:
+        functions = len(self._frequencies())
+        return functions, functions, 5 * functions
+
+    def values(self, u: Tensor) -> Tensor:
+        return torch.cos(u.unsqueeze(-1) * self._frequencies())
+
+    def slopes(self, u: Tensor) -> Tensor:
+        return -self._frequencies() * torch.sin(u.unsqueeze(-1) * self._frequencies())
+
+
+class RepeatedCosines(Cosines):
+    """The same with one function twice, so that no fit is unique."""
+
+    def _frequencies(self) -> Tensor:
+        frequencies = super()._frequencies()
+        return torch.cat([frequencies, frequencies[-1:]])
+
+
+def test_a_basis_of_ones_own_is_fitted() -> None:
+    layer = KANLinear(1, 2, basis=Cosines(4), dtype=torch.float64)
+    x = torch.linspace(-2, 2, 200, dtype=torch.float64).unsqueeze(1)
+    assert layer.refine(9, x) < 1e-10  # the same waves and more
+    before = layer(x)
+    assert layer.update_grid(x) == _change(before, layer(x))
+    assert (layer.out_of_range_fraction(x) == 0).all()
+
+
+def test_an_ill_conditioned_fit_is_refused_and_nothing_has_moved() -> None:
+    bad = KANLinear(1, 2, basis=RepeatedCosines(4), dtype=torch.float64)
+    module = nn.Sequential(KANLinear(2, 1, dtype=torch.float64), bad)
+    average = copy.deepcopy(module)
+    optimizer = torch.optim.Adam(module.parameters())
+    x = _randn(50, 2)
+    module(x).sum().backward()
+    optimizer.step()
+    state, average_state = _state(module), _state(average)
+    for change in (
+        lambda **keywords: refine(module, 10, **keywords),
+        lambda **keywords: update_grid(module, x, **keywords),
+    ):
+        with pytest.raises(KanDiffusionError, match="condition number") as caught:
+            change(optimizer=optimizer, averages=[average])
+        assert "\n" not in str(caught.value)
+        _assert_unchanged(module, state)
+        _assert_unchanged(average, average_state)
+        assert module[0].weight in optimizer.state
+
+
+# Optimisers
+
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+each_optimizer = pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        lambda p: torch.optim.Adam(p, lr=0.02),
+        lambda p: torch.optim.Adam(p, lr=0.02, fused=True),
+        lambda p: torch.optim.AdamW(p, lr=0.02, foreach=True),
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+    ],
+    ids=["adam", "fused", "foreach", "momentum"],
+)
+each_move = pytest.mark.parametrize(
+    "move",
+    [
+        lambda network, x, **keywords: refine(network, 10, **keywords),
+        lambda network, x, **keywords: update_grid(network, x, **keywords),
+    ],
+    ids=["refine", "update_grid"],
+)
+
+
+@each_optimizer
+@each_move
+def test_training_goes_on_after_a_move(make_optimizer: MakeOptimizer, move: Callable) -> None:
+    network = KAN([2, 3, 1])
+    network.reset_parameters(_generator(0))
+    x = torch.randn(200, 2, generator=_generator(1))
+    y = torch.sin(2 * x[:, :1]) * x[:, 1:]
+    weights = [layer.weight for layer in network.layers]
+    biases = [layer.bias for layer in network.layers]
+    optimizer = make_optimizer([{"params": weights, "lr": 0.01}, {"params": biases}])
+
+    def train(steps: int) -> float:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = (network(x) - y).square().mean()
+            loss.backward()
+            optimizer.step()
+        return float(loss.detach())
+
+    train(60)
+    kept = {bias: copy.deepcopy(optimizer.state[bias]) for bias in biases}
+    move(network, x, optimizer=optimizer)
+    moved = [layer.weight for layer in network.layers]
+    for group, expected in zip(optimizer.param_groups, (moved, biases), strict=True):
+        assert len(group["params"]) == 2
+        assert all(a is b for a, b in zip(group["params"], expected, strict=True))
+    assert optimizer.param_groups[0]["lr"] == 0.01
+    # What was remembered of the weights is forgotten, the rest is not.
+    assert set(optimizer.state) == set(biases)
+    for bias in biases:
+        for name, value in kept[bias].items():
+            assert torch.equal(torch.as_tensor(optimizer.state[bias][name]), torch.as_tensor(value))
+    before = (network(x) - y).square().mean().item()
+    copies = [weight.detach().clone() for weight in moved]
+    assert train(60) < 0.9 * before
+    assert all(not torch.equal(a, b) for a, b in zip(copies, moved, strict=True))
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+@each_move
+def test_a_quasi_newton_method_goes_on_with_the_new_weights(move: Callable) -> None:
+    network = KAN([2, 3, 1], dtype=torch.float64)
+    network.reset_parameters(_generator(0))
+    x = _randn(200, 2, seed=1)
+    y = torch.sin(2 * x[:, :1]) * x[:, 1:]
+    optimizer = torch.optim.LBFGS(network.parameters(), line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (network(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    move(network, x, optimizer=optimizer)
+    before = float(closure().detach())
+    optimizer.step(closure)
+    assert float(closure().detach()) < 0.9 * before
+
+
+def test_without_an_optimiser_a_moved_weight_of_the_same_shape_is_the_same_parameter() -> None:
+    layer = _layer()
+    weight = layer.weight
+    layer.update_grid(_around(layer))
+    assert layer.weight is weight
+    layer.refine(10)
+    assert layer.weight is not weight
+
+
+# Moving averages
+
+
+def _nested() -> nn.Module:
+    """KAN layers among others, so that parameters are not told by their place alone."""
+    settings = {"grid_size": 6, "grid_range": (-4.0, 4.0)}
+    module = nn.Sequential(
+        nn.Linear(3, 3), KAN([3, 4, 3], **settings), nn.LayerNorm(3), KANLinear(3, 2, **settings)
+    ).double()
+    for seed, parameter in enumerate(module.parameters()):
+        parameter.detach().normal_(0, 0.5, generator=_generator(seed))
+    return module
+
+
+def _wander(module: nn.Module, seed: int) -> None:
+    """What training does to the weights, for all a grid knows."""
+    for place, parameter in enumerate(module.parameters()):
+        noise = torch.randn(parameter.shape, generator=_generator(100 * seed + place))
+        parameter.detach().add_(0.1 * noise)
+
+
+def _with(module: nn.Module, average: EMAModel) -> nn.Module:
+    """A copy of the module with averaged weights."""
+    averaged = copy.deepcopy(module)
+    average.copy_to(averaged.parameters())
+    return averaged
+
+
+@pytest.mark.parametrize("intervals", [6, 12, 18])
+def test_averages_are_refined_to_the_same_function(intervals: int) -> None:
+    module = _nested()
+    ema = EMAModel(module.parameters(), decay=0.7)
+    swa = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.7))
+    twin = copy.deepcopy(module)
+    for seed in range(1, 4):
+        _wander(module, seed)
+        ema.step(module.parameters())
+        swa.update_parameters(module)
+    x = _randn(100, 3, seed=5)
+    before = [module(x), _with(module, ema)(x), swa.module(x), twin(x)]
+    for one, other in ((0, 1), (0, 2), (0, 3), (1, 3)):
+        assert _change(before[one], before[other]) > 1e-2
+    refine(module, intervals, averages=[ema, swa.module, twin])
+    after = [module(x), _with(module, ema)(x), swa.module(x), twin(x)]
+    for one, other in zip(before, after, strict=True):
+        assert _change(one, other) < 1e-11
+    # Averaging goes on, and is what it is said to be.
+    shadow, live = ema.shadow_params[2].clone(), module[1].layers[0].weight.detach()
+    ema.step(module.parameters())
+    swa.update_parameters(module)
+    decay = ema.get_decay(ema.optimization_step)
+    torch.testing.assert_close(ema.shadow_params[2], decay * shadow + (1 - decay) * live)
+    for layer, other in zip(module[1].layers, swa.module[1].layers, strict=True):
+        assert torch.equal(layer.grid_step, other.grid_step)
+        assert layer.basis is not other.basis
+
+
+@each_move
+def test_an_averaged_model_of_torch_is_taken_as_it_is(move: Callable) -> None:
+    network = KAN([2, 3, 1], grid_range=(-4.0, 4.0), dtype=torch.float64)
+    network.reset_parameters(_generator(0))
+    average = AveragedModel(network)
+    average.update_parameters(network)
+    _wander(network, 1)
+    average.update_parameters(network)
+    twin = copy.deepcopy(average.module)
+    x = 0.5 * _randn(100, 2)
+    move(network, x, averages=[average])
+    for layer, averaged, before in zip(
+        network.layers, average.module.layers, twin.layers, strict=True
+    ):
+        assert torch.equal(layer.grid_step, averaged.grid_step)
+        assert averaged.weight.shape == layer.weight.shape
+        points = torch.randn(50, layer.in_features, generator=_generator(0), dtype=torch.float64)
+        points = layer.grid_origin + points.sigmoid() * (layer.basis.grid_end - layer.grid_origin)
+        assert _change(before(points), averaged(points)) < 0.05
+    average.update_parameters(network)
+
+
+def test_averages_follow_a_moved_grid_by_the_map_of_the_weights() -> None:
+    module = _nested()
+    ema, twin = EMAModel(module.parameters(), decay=0.7), copy.deepcopy(module)
+    for seed in (1, 2):
+        _wander(module, seed)
+        ema.step(module.parameters())
+    refine(module, 48, averages=[ema, twin])
+    x = 0.5 * _randn(200, 3, seed=5)
+    before = [module(x), _with(module, ema)(x), twin(x)]
+    differences = [before[1] - before[0], before[2] - before[0]]
+    assert min(float(d.detach().abs().max()) for d in differences) > 1e-2
+    # Wide enough for what reaches the layers of the averages too.
+    change = update_grid(module, x, margin=0.5, averages=[ema, twin])
+    after = [module(x), _with(module, ema)(x), twin(x)]
+    assert change == _change(before[0], after[0])
+    for one, other in zip(before, after, strict=True):
+        assert _change(one, other) < 5e-3 * float(one.detach().abs().max())
+    for layer, other in ((module[3], twin[3]), (module[1].layers[0], twin[1].layers[0])):
+        assert torch.equal(layer.grid_origin, other.grid_origin)
+        assert torch.equal(layer.grid_step, other.grid_step)
+
+
+@each_basis
+def test_the_average_of_moved_weights_is_the_moved_average(basis: str) -> None:
+    one, other = (_layer(basis=basis, seed=seed) for seed in (0, 1))
+    other.basis = copy.deepcopy(one.basis)
+    average = copy.deepcopy(one)
+    with torch.no_grad():
+        average.weight.copy_(0.3 * one.weight + 0.7 * other.weight)
+    x = _around(one)
+    update_grid(one, x, averages=[average, other])
+    expected = 0.3 * one.weight + 0.7 * other.weight
+    torch.testing.assert_close(average.weight, expected, rtol=1e-10, atol=1e-10)
+    # The map depends on the grids alone.
+    alone = _layer(basis=basis, seed=1)
+    alone.basis = _layer(basis=basis, seed=0).basis
+    alone.update_grid(x)
+    torch.testing.assert_close(alone.weight, other.weight, rtol=1e-10, atol=1e-10)
+
+
+# Any module that KAN layers are part of
+
+
+def test_fractions_outside_are_told_by_the_names_of_the_layers() -> None:
+    module = nn.Sequential(KANLinear(2, 2), nn.Identity(), KAN([2, 1, 1]))
+    for layer in (module[0], *module[2].layers):
+        layer.weight.detach().zero_()
+        layer.bias.detach().fill_(3.0)
+    module[2].layers[0].bias.detach().fill_(0.5)
+    x = torch.tensor([[0.0, 2.0], [-1.0, 1.0], [0.5, -1.5], [9.0, 0.1]])
+    fractions = out_of_range_fractions(module, x)
+    assert fractions == {"0": 3 / 8, "2.layers.0": 1.0, "2.layers.1": 0.0}
+    assert KANLinear(2, 2).out_of_range_fractions(x) == {"": 3 / 8}
+    assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+def test_a_network_without_kan_layers_has_no_fractions() -> None:
+    network = nn.Sequential(nn.Linear(2, 4), nn.SiLU(), nn.Linear(4, 1))
+    assert out_of_range_fractions(network, torch.randn(9, 2, generator=_generator(0))) == {}
+
+
+class Denoiser(nn.Module):
+    """A module with two inputs that returns more than a tensor."""
+
+    def __init__(self, wrap: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.kan = KAN([3, 4, 2], grid_size=20, dtype=torch.float64)
+        self.kan.reset_parameters(_generator(0))
+        self.wrap = wrap
+
+    def forward(self, sample: Tensor, time: Tensor) -> object:
+        return self.wrap(self.kan(torch.cat([sample, time.unsqueeze(-1)], -1)))
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda y: y, lambda y: (y,), lambda y: {"sample": y}, lambda y: [(y, None)]]
+)
+def test_modules_with_other_inputs_and_outputs(wrap: Callable[[Tensor], object]) -> None:
+    module = Denoiser(wrap)
+    sample, time = 3 * _randn(50, 2), torch.linspace(0, 1, 50, dtype=torch.float64)
+    whole = torch.cat([sample, time.unsqueeze(-1)], -1)
+    before = module.kan(whole)
+    change = update_grid(module, sample, time)
+    assert change == _change(before, module.kan(whole)) > 0
+    assert set(out_of_range_fractions(module, sample, time)) == {"kan.layers.0", "kan.layers.1"}
+    before = module.kan(whole)
+    assert refine(module, 25, sample, time) == _change(before, module.kan(whole)) > 0
+
+
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = KANLinear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(input=x)
+
+
+def test_layers_may_be_called_by_keyword() -> None:
+    module = ByKeyword()
+    x = 4 * torch.randn(20, 2, generator=_generator(0))
+    assert out_of_range_fractions(module, x)["layer"] > 0
+    update_grid(module, x)
+    assert out_of_range_fractions(module, x) == {"layer": 0.0}
+
+
+def test_moves_draw_nothing_and_keep_no_graph() -> None:
+    network = KAN([2, 3, 1])
+    x = torch.randn(50, 2, generator=_generator(0))
+    state = torch.get_rng_state()
+    network.refine(10, x)
+    network.update_grid(x)
+    network.out_of_range_fractions(x)
+    assert torch.equal(torch.get_rng_state(), state)
+    for tensor in (*network.parameters(), *network.buffers()):
+        assert tensor.grad_fn is None

@@ -1,0 +1,451 @@
+"""KAN layers under what people do with modules: compile, export, transform, copy, distribute."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.func import grad, jacrev, vmap
+
+from kan_diffusion.kan import KAN, KANLinear
+from kan_diffusion.kan.bases import BASES
+from kan_diffusion.kan.kernels import dispatch
+
+each_basis = pytest.mark.parametrize("basis", BASES)
+
+# What the compiler's parts say of each other.
+compiling = pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+)
+exporting = pytest.mark.filterwarnings(
+    r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"
+)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _network(basis: str = "bspline", seed: int = 0, **settings: object) -> KAN:
+    """A small network with grids and parameters that are not those of the start."""
+    network = KAN([3, 5, 2], basis=basis, **settings)
+    network.reset_parameters(_generator(seed))
+    for place, parameter in enumerate(network.parameters()):
+        generator = _generator(100 * seed + place)
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.detach().add_(0.3 * noise)
+    for layer in network.layers:
+        if basis != "rational":
+            layer.grid_step.mul_(0.7)
+            layer.grid_origin.add_(torch.rand(layer.in_features, generator=_generator(seed)))
+    return network
+
+
+def _points(rows: int = 40, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Points inside and outside of the grids."""
+    return 1.5 * torch.randn(rows, 3, generator=_generator(seed), dtype=dtype)
+
+
+def _results(module: Callable[[Tensor], Tensor], network: nn.Module, x: Tensor) -> list[Tensor]:
+    """The output and the gradients of a loss with respect to input and parameters."""
+    x = x.detach().clone().requires_grad_()
+    output = module(x)
+    loss = output.square().sum()
+    return [output.detach(), *torch.autograd.grad(loss, [x, *network.parameters()])]
+
+
+def _assert_close(ours: list[Tensor], theirs: list[Tensor], tolerance: float = 2e-5) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        scale = max(1.0, float(other.abs().max())) if other.numel() else 1.0
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * scale)
+
+
+# torch.compile
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@compiling
+@pytest.mark.slow
+@pytest.mark.parametrize("basis", ["bspline", "rbf"])
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_compiled_network_does_what_it_did(basis: str) -> None:
+    network = _network(basis)
+    compiled = torch.compile(network, fullgraph=True)
+    for rows in (40, 7) if basis == "bspline" else (40,):
+        x = _points(rows)
+        _assert_close(_results(compiled, network, x), _results(network, network, x))
+
+
+@compiling
+@each_basis
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_traced_network_does_what_it_did(basis: str) -> None:
+    network = _network(basis, edge_scale=True, bias=False, base_activation="silu")
+    traced = torch.compile(network, fullgraph=True, backend="aot_eager")
+    for rows in (40, 7, 0, 1) if basis == "bspline" else (40, 7):
+        x = _points(rows)
+        _assert_close(_results(traced, network, x), _results(network, network, x), 1e-6)
+
+
+@compiling
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_traced_network_follows_its_grids() -> None:
+    network = _network(dtype=torch.float64)
+    traced = torch.compile(network, fullgraph=True, backend="aot_eager")
+    x = _points(dtype=torch.float64)
+    before = traced(x)
+    change = network.refine(8, x)
+    assert change > 1e-4
+    torch.testing.assert_close(traced(x), network(x))
+    torch.testing.assert_close(traced(x), before, rtol=0, atol=2 * change)
+    network.update_grid(x)
+    torch.testing.assert_close(traced(x), network(x))
+
+
+@compiling
+@pytest.mark.usefixtures("fresh_compiler")
+def test_the_compiled_kernel_is_an_operator_of_the_traced_graph() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compile(_network(), fullgraph=True, backend=backend)(_points())
+    (graph,) = graphs
+    targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert sum("kan_diffusion.bspline_linear" in target for target in targets) == 2
+
+
+@compiling
+@pytest.mark.usefixtures("fresh_compiler")
+def test_traced_operands_of_two_dtypes_are_not_mistaken_for_one() -> None:
+    layer = KANLinear(3, 2, dtype=torch.float64)
+    x = _points()
+    traced = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(traced(x), layer(x))
+
+
+@compiling
+@pytest.mark.usefixtures("fresh_compiler")
+def test_transforms_can_be_traced() -> None:
+    layer = KANLinear(3, 2)
+    x = _points(6)
+    for transform in (
+        vmap(layer),
+        vmap(jacrev(layer)),
+        grad(lambda x: layer(x).square().sum()),
+    ):
+        traced = torch.compile(lambda x, transform=transform: transform(x), backend="aot_eager")
+        torch.testing.assert_close(traced(x), transform(x))
+
+
+@compiling
+@pytest.mark.usefixtures("fresh_compiler")
+def test_autocast_can_be_traced() -> None:
+    network = _network()
+    x = _points()
+
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return network(x)
+
+    traced = torch.compile(run, fullgraph=True, backend="aot_eager")(x)
+    assert traced.dtype == torch.bfloat16
+    torch.testing.assert_close(traced, run(x), rtol=0.02, atol=0.02)
+
+
+# The operators
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("extrapolation", ["linear", "clamp", "zero"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [0, 9])
+def test_the_operators_are_what_torch_takes_them_for(
+    dtype: torch.dtype, extrapolation: str, bias: bool, rows: int
+) -> None:
+    layer = KANLinear(3, 10, bias, extrapolation=extrapolation, dtype=dtype)
+    x = _points(rows, dtype=dtype)
+    settings = (layer.grid_origin, layer.grid_step, 3, extrapolation, True)
+    forward = torch.ops.kan_diffusion.bspline_linear.default
+    backward = torch.ops.kan_diffusion.bspline_linear_backward.default
+    direction = torch.randn(rows, 10, generator=_generator(0), dtype=dtype)
+    weight = layer.weight.detach()
+    torch.library.opcheck(forward, (x.requires_grad_(), layer.weight, layer.bias, *settings))
+    torch.library.opcheck(backward, (direction, x.detach(), weight, *settings))
+    # They are the layer, and its gradients.
+    output = forward(x, layer.weight, layer.bias, *settings)
+    assert torch.equal(output, layer(x))
+    ours = torch.autograd.grad(output, [x, *layer.parameters()], direction)
+    theirs = torch.autograd.grad(layer(x), [x, *layer.parameters()], direction)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+# Export
+
+
+@exporting
+@each_basis
+def test_an_exported_program_survives_a_file_and_another_batch(basis: str) -> None:
+    network = _network(basis).eval()
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    exported = torch.export.export(network, (_points(),), dynamic_shapes=dynamic)
+    buffer = io.BytesIO()
+    torch.export.save(exported, buffer)
+    buffer.seek(0)
+    again = torch.export.load(buffer).module()
+    for rows in (40, 7):
+        x = _points(rows, seed=rows)
+        expected = network(x)
+        scale = float(expected.detach().abs().max())
+        torch.testing.assert_close(again(x), expected, rtol=0, atol=1e-5 * scale)
+
+
+@exporting
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:onnxscript")
+@pytest.mark.parametrize(
+    ("basis", "extrapolation"),
+    [
+        *((basis, "linear") for basis in BASES),
+        ("bspline", "clamp"),
+        ("bspline", "zero"),
+        ("fourier", "periodic"),
+    ],
+)
+def test_onnx_models_give_the_same_numbers(basis: str, extrapolation: str) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    network = _network(basis, extrapolation=extrapolation).eval()
+    program = torch.onnx.export(
+        network,
+        (_points(),),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+        verbose=False,
+    )
+    assert program is not None
+    buffer = io.BytesIO()
+    program.save(buffer)
+    session = runtime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
+    (name,) = (value.name for value in session.get_inputs())
+    for rows in (40, 7):
+        x = _points(rows, seed=rows)
+        (found,) = session.run(None, {name: x.numpy()})
+        expected = network(x).detach()
+        scale = max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-5 * scale)
+
+
+# Transforms
+
+
+@each_basis
+def test_jacobians_of_single_rows_are_those_of_loops(basis: str) -> None:
+    network = _network(basis, dtype=torch.float64)
+    x = _points(6, dtype=torch.float64)
+    batched = vmap(jacrev(network))(x)
+    for row, jacobian in zip(x, batched, strict=True):
+        leaf = row.clone().requires_grad_()
+        output = network(leaf)
+        for o in range(2):
+            (expected,) = torch.autograd.grad(output[o], leaf, retain_graph=True)
+            torch.testing.assert_close(jacobian[o], expected)
+
+
+@each_basis
+def test_gradients_of_single_rows_are_those_of_loops(basis: str) -> None:
+    network = _network(basis, dtype=torch.float64)
+    x = _points(6, dtype=torch.float64)
+    parameters = {name: value.detach() for name, value in network.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
+        return torch.func.functional_call(network, parameters, row).square().sum()
+
+    gradients = vmap(grad(loss), in_dims=(None, 0))(parameters, x)
+    for n, row in enumerate(x):
+        expected = torch.autograd.grad(network(row).square().sum(), list(network.parameters()))
+        for name, value in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(gradients[name][n], value)
+
+
+@each_basis
+def test_second_derivatives_of_a_network(basis: str) -> None:
+    network = _network(basis, dtype=torch.float64)
+    x = _points(3, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(network, x)
+    assert torch.autograd.gradgradcheck(network, x)
+
+
+# Precision
+
+
+@each_basis
+def test_bfloat16_autocast_stays_near_float32(basis: str) -> None:
+    network = _network(basis)
+    x = _points(200) / 3
+    full = _results(network, network, x)
+
+    def cast(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            output = network(x)
+        assert output.dtype == torch.bfloat16
+        return output.float()
+
+    for one, other in zip(_results(cast, network, x), full, strict=True):
+        assert one.dtype == torch.float32
+        assert one.isfinite().all()
+        # bfloat16 keeps eight bits; a hidden layer's rounding is steepened by the next.
+        assert float((one - other).norm() / other.norm()) < 0.08
+
+
+# Copies and files
+
+
+@each_basis
+def test_copies_of_a_network_compute_the_same_and_share_nothing(basis: str) -> None:
+    network = _network(basis, extrapolation="clamp")
+    x = _points()
+    expected = _results(network, network, x)
+    buffer = io.BytesIO()
+    torch.save(network, buffer)
+    buffer.seek(0)
+    for twin in (
+        copy.deepcopy(network),
+        pickle.loads(pickle.dumps(network)),
+        torch.load(buffer, weights_only=False),
+    ):
+        assert all(map(torch.equal, _results(twin, twin, x), expected))
+        for tensor in (*twin.parameters(), *twin.buffers()):
+            tensor.detach().fill_(7)
+        assert all(map(torch.equal, _results(network, network, x), expected))
+
+
+@each_basis
+def test_states_survive_files(basis: str, tmp_path: Path) -> None:
+    network = _network(basis, edge_scale=True)
+    x = _points()
+    torch.save(network.state_dict(), tmp_path / "state.pt")
+    safetensors.torch.save_model(network, str(tmp_path / "state.safetensors"))
+    for read in (
+        lambda twin: twin.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True)),
+        lambda twin: safetensors.torch.load_model(twin, str(tmp_path / "state.safetensors")),
+    ):
+        twin = KAN([3, 5, 2], basis=basis, edge_scale=True)
+        assert not torch.allclose(twin(x), network(x))
+        read(twin)
+        assert torch.equal(twin(x), network(x))
+
+
+def test_a_module_moves_between_dtypes() -> None:
+    network = _network()
+    x = _points()
+    expected = network(x)
+    double = copy.deepcopy(network).double()
+    assert {t.dtype for t in double.state_dict().values()} == {torch.float64}
+    torch.testing.assert_close(double(x.double()).float(), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(double.float()(x), expected)
+
+
+# Shapes and strides
+
+
+@each_basis
+def test_any_strides_and_no_rows(basis: str) -> None:
+    network = _network(basis)
+    x = _points(24)
+    expected = network(x)
+    wide = torch.full((24, 7), float("nan"))
+    wide[:, 1::2] = x
+    for strided in (x.T.contiguous().T, wide[:, 1::2], x.flip(0).flip(0), x.repeat(2, 1)[:24]):
+        _assert_close([network(strided)], [expected.detach()], 1e-5)
+    columns = x.view(4, 6, 3).permute(1, 0, 2)
+    _assert_close([network(columns)], [expected.detach().view(4, 6, 2).permute(1, 0, 2)], 1e-5)
+    empty = torch.zeros(5, 0, 3, requires_grad=True)
+    output = network(empty)
+    assert output.shape == (5, 0, 2)
+    gradients = torch.autograd.grad(output.sum(), [empty, *network.parameters()])
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
+# Several processes
+
+
+def _worker(rank: int, world_size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world_size
+    )
+    try:
+        network = nn.parallel.DistributedDataParallel(_network(seed=rank))  # rank 0's is sent
+        for _ in range(2):
+            network.zero_grad()
+            network(_points(40)[rank::world_size]).square().mean().backward()
+        gradients = {name: p.grad for name, p in network.module.named_parameters()}
+        torch.save(gradients, f"{folder}/{rank}.pt")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_worker, (2, str(tmp_path)), nprocs=2)
+    network = _network(seed=0)
+    network(_points(40)).square().mean().backward()
+    for rank in range(2):
+        gradients = torch.load(tmp_path / f"{rank}.pt")
+        for name, parameter in network.named_parameters():
+            torch.testing.assert_close(gradients[name], parameter.grad)
+
+
+# GPUs
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("basis", "extrapolation"),
+    [
+        *itertools.product(("bspline", "rbf"), ("linear", "clamp", "zero")),
+        *itertools.product(("chebyshev", "fourier", "rational"), ("linear", "clamp")),
+    ],
+)
+def test_a_gpu_gives_the_same_numbers(basis: str, extrapolation: str, dtype: torch.dtype) -> None:
+    network = _network(basis, extrapolation=extrapolation, dtype=dtype)
+    x = _points(300, dtype=dtype)
+    expected = _results(network, network, x)
+    made = KAN([3, 5, 2], basis=basis, extrapolation=extrapolation, dtype=dtype, device="cuda")
+    made.load_state_dict(network.state_dict())
+    # TF32 keeps ten bits of a product's factors; the tests are of the layer, not of the card.
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-11
+    ours = [tensor.cpu() for tensor in _results(made, made, x.cuda())]
+    _assert_close(ours, expected, tolerance)
+    made.refine(10, x.cuda())
+    made.update_grid(x.cuda())
+    network.refine(10, x)
+    network.update_grid(x)
+    torch.testing.assert_close(made(x.cuda()).cpu(), network(x), rtol=0, atol=1e-3)
+
+
+def test_the_kernel_is_there_in_these_tests() -> None:
+    # Without it the tests above would compare torch with torch.
+    assert dispatch._kernel() is not None
+    output = KANLinear(3, 2)(_points())
+    assert "FusedLinear" in type(output.grad_fn).__name__
