@@ -455,7 +455,7 @@ class Cosines(GridBasis):
         waves = torch.arange(self.num_intervals + 1, dtype=torch.float64)
         return waves * (math.pi / self.num_intervals)
 
-    def _sizes(self) -> tuple[int, int, int]:
+    def sizes(self) -> tuple[int, int, int]:
         functions = len(self._frequencies())
         return functions, functions, 5 * functions
 

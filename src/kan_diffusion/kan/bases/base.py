@@ -120,7 +120,7 @@ class GridBasis(Basis):
         self.register_buffer(
             "grid_step", torch.full((in_features,), step, device=device, dtype=dtype)
         )
-        self.num_functions, self.num_active, self.flops_per_input = self._sizes()
+        self.num_functions, self.num_active, self.flops_per_input = self.sizes()
 
     @property
     def grid_end(self) -> Tensor:
@@ -128,7 +128,7 @@ class GridBasis(Basis):
         return self.grid_origin + self.num_intervals * self.grid_step
 
     @abstractmethod
-    def _sizes(self) -> tuple[int, int, int]:
+    def sizes(self) -> tuple[int, int, int]:
         """``num_functions``, ``num_active`` and ``flops_per_input``."""
 
     @abstractmethod

@@ -28,7 +28,8 @@ class Chebyshev(GridBasis):
     name: ClassVar[str] = "chebyshev"
     extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "clamp")
 
-    def _sizes(self) -> tuple[int, int, int]:
+    def sizes(self) -> tuple[int, int, int]:
+        """``num_functions``, ``num_active`` and ``flops_per_input``."""
         functions = self.num_intervals + 1
         return functions, functions, 3 * self.num_intervals + 2
 

@@ -28,7 +28,8 @@ class Fourier(GridBasis):
     name: ClassVar[str] = "fourier"
     extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "clamp", "periodic")
 
-    def _sizes(self) -> tuple[int, int, int]:
+    def sizes(self) -> tuple[int, int, int]:
+        """``num_functions``, ``num_active`` and ``flops_per_input``."""
         functions = 2 * self.num_intervals
         return functions, functions, 9 * self.num_intervals + 2
 

@@ -24,7 +24,8 @@ class RBF(GridBasis):
 
     name: ClassVar[str] = "rbf"
 
-    def _sizes(self) -> tuple[int, int, int]:
+    def sizes(self) -> tuple[int, int, int]:
+        """``num_functions``, ``num_active`` and ``flops_per_input``."""
         functions = self.num_intervals + 1
         return functions, functions, 7 * functions
 

@@ -121,7 +121,8 @@ class BSpline(GridBasis):
         self._coefficients = piece_coefficients(order), piece_coefficients(order, 1)
         super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
 
-    def _sizes(self) -> tuple[int, int, int]:
+    def sizes(self) -> tuple[int, int, int]:
+        """``num_functions``, ``num_active`` and ``flops_per_input``."""
         order = self.order
         return self.num_intervals + order, order + 1, (order + 1) * 2 * order + 3
 

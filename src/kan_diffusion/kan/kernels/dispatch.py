@@ -75,6 +75,7 @@ def _takes(x: Tensor, weight: Tensor, bias: Tensor | None, origin: Tensor, step:
         and not (origin.requires_grad or step.requires_grad)
         and not _transforms_are_active()
         and forward_ad._current_level < 0
+        and not torch._C._get_tracing_state()
         and _kernel() is not None
     )
 
