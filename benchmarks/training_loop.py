@@ -14,6 +14,7 @@ others.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -138,7 +139,7 @@ def show(rows: list[dict[str, object]]) -> None:
             f"[bold]{row['strict']:.1%}[/bold]",
             f"{row['lenient']:.1%}",
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def main() -> None:
