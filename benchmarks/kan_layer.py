@@ -72,7 +72,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, nargs="+", help="default: 1 2; 1 on a GPU")
     parser.add_argument("--repeats", type=int, help="default: 20; 3 in a quick run")
     parser.add_argument(
-        "--patience", type=float, default=2.0, metavar="SECONDS",
+        "--patience", type=float, default=3.0, metavar="SECONDS",
         help="give a contender fewer repeats of a case when they take longer, but at least "
         f"{LEAST_REPEATS}; ours, GEMMs and MLP have {CLOSELY:g} times as long (default: "
         "%(default)g)",

@@ -77,7 +77,7 @@ class Pace:
     """
 
     repeats: int = 20
-    patience: float = 2.0
+    patience: float = 3.0
     slowest: float = 6.0
 
     def seconds_for(self, contender: Contender) -> float:

@@ -15,7 +15,7 @@ from numpy.polynomial import chebyshev
 from scipy.interpolate import BSpline as ScipySpline
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan import KANLinear
+from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.bases import (
     BASES,
     MAX_ORDER,
@@ -573,3 +573,53 @@ def test_grids_travel_as_buffers(kind: type[GridBasis]) -> None:
     assert basis.grid_origin.tolist() == [-3, -3]
     assert basis.grid_step.tolist() == [2, 2]
     assert basis.grid_end.tolist() == [5, 5]
+
+
+class Narrow(RBF):
+    """Gaussians of a width of one's own."""
+
+    def __init__(self, in_features: int, num_intervals: int, width: float) -> None:
+        super().__init__(in_features, num_intervals, dtype=torch.float64)
+        self.width = width
+
+    def values(self, u: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-(self._distances(u) / self.width).square())
+
+    def slopes(self, u: torch.Tensor) -> torch.Tensor:
+        distances = self._distances(u) / self.width
+        return -2 * distances / self.width * torch.exp(-distances.square())
+
+
+def test_settings_of_ones_own_go_with_a_basis_everywhere() -> None:
+    layer = KANLinear(2, 1, basis=Narrow(2, 6, width=1.5), dtype=torch.float64)
+    layer.weight.detach().normal_(generator=_generator(0))
+    x = 2 * torch.rand(50, 2, generator=_generator(1), dtype=torch.float64) - 1
+    curves = layer.edge_curve(0, 0, x[:, 0]) + layer.edge_curve(1, 0, x[:, 1]) + layer.bias
+    torch.testing.assert_close(layer(x)[:, 0], curves)
+    layer.update_grid(x)
+    layer.refine(9)
+    assert layer.basis.width == 1.5
+    assert layer.basis.num_functions == 10
+
+
+@each_grid_basis
+def test_a_grid_made_without_memory_is_there_after_a_reset(kind: type[GridBasis]) -> None:
+    layer = torch.nn.utils.skip_init(KANLinear, 4, 3, basis=kind.name, grid_range=(-2.0, 3.0))
+    for buffer in layer.buffers():
+        buffer.fill_(float("nan"))
+    layer.reset_parameters()
+    torch.testing.assert_close(layer.grid_origin, torch.full((4,), -2.0))
+    torch.testing.assert_close(layer.basis.grid_end, torch.full((4,), 3.0))
+    assert layer(torch.zeros(5, 4)).isfinite().all()
+
+
+@pytest.mark.parametrize("basis", [None, RBF, 5])
+def test_what_is_no_basis_is_refused_in_one_line(basis: object) -> None:
+    with pytest.raises(KanDiffusionError, match="a name or a Basis object") as caught:
+        KANLinear(3, 2, basis=basis)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_takes_no_basis_that_its_layers_would_share() -> None:
+    with pytest.raises(KanDiffusionError, match="by name"):
+        KAN([4, 4, 4], basis=Rational(4))

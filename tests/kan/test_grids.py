@@ -221,7 +221,7 @@ def test_a_moved_grid_covers_the_data(
         x = (centre + spread * _randn(50, 3, seed=seed)).to(dtype)
         before = layer(x)
         change = layer.update_grid(x, margin=margin)
-        assert (layer.out_of_range_fraction(x) == 0).all()
+        assert (layer.out_of_range_per_input(x) == 0).all()
         assert change == _change(before, layer(x))
         # And not much more than the data.
         low, high = x.amin(0), x.amax(0)
@@ -276,7 +276,7 @@ def test_constant_inputs_keep_the_width_of_their_grid(basis: str) -> None:
     torch.testing.assert_close(width, torch.tensor([2.0, 2.0, 2.0, 4.0], dtype=torch.float64))
     expected = torch.tensor([-1.0, -0.3, -5.0, -2.0], dtype=torch.float64)
     torch.testing.assert_close(layer.grid_origin, expected)
-    assert (layer.out_of_range_fraction(x) == 0).all()
+    assert (layer.out_of_range_per_input(x) == 0).all()
     assert change == _change(before, layer(x))
 
 
@@ -289,7 +289,7 @@ def test_few_or_repeated_rows_are_no_trouble(basis: str, rows: int, copies: int)
     before, largest = layer(x), float(layer.weight.detach().abs().max())
     change = layer.update_grid(x)
     assert change == _change(before, layer(x))
-    assert (layer.out_of_range_fraction(x) == 0).all()
+    assert (layer.out_of_range_per_input(x) == 0).all()
     # A fit to the rows alone would be free to take any coefficients.
     assert float(layer.weight.detach().abs().max()) < 20 * largest
     if rows == 1:
@@ -338,7 +338,7 @@ def test_a_layer_that_is_used_twice_covers_all_it_sees() -> None:
     assert out_of_range_fractions(module, x) == {"layer": 0.5}  # four of eight values
     update_grid(module, x)
     seen = torch.cat([x, 10 * x])
-    assert (module.layer.out_of_range_fraction(seen) == 0).all()
+    assert (module.layer.out_of_range_per_input(seen) == 0).all()
     assert out_of_range_fractions(module, x) == {"layer": 0.0}
 
 
@@ -436,7 +436,7 @@ def test_layers_without_a_grid_are_passed_over() -> None:
     refine(module, 10)
     update_grid(module, x)
     _assert_unchanged(module[1], state)
-    assert (module[0].out_of_range_fraction(x) == 0).all()
+    assert (module[0].out_of_range_per_input(x) == 0).all()
     assert module[0].grid_size == 10
 
 
@@ -480,7 +480,7 @@ def test_a_basis_of_ones_own_is_fitted() -> None:
     assert layer.refine(9, x) < 1e-10  # the same waves and more
     before = layer(x)
     assert layer.update_grid(x) == _change(before, layer(x))
-    assert (layer.out_of_range_fraction(x) == 0).all()
+    assert (layer.out_of_range_per_input(x) == 0).all()
 
 
 def test_an_ill_conditioned_fit_is_refused_and_nothing_has_moved() -> None:
@@ -792,3 +792,15 @@ def test_moves_draw_nothing_and_keep_no_graph() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     for tensor in (*network.parameters(), *network.buffers()):
         assert tensor.grad_fn is None
+
+
+def test_an_average_that_missed_a_move_is_refused_and_nothing_has_moved() -> None:
+    layer = _layer()
+    stale, other = copy.deepcopy(layer), nn.Linear(3, 2)
+    layer.update_grid(_around(layer))
+    state = _state(layer)
+    for average in (stale, other):
+        with pytest.raises(KanDiffusionError, match="has not the grid") as caught:
+            layer.refine(12, averages=[average])
+        assert "\n" not in str(caught.value)
+        _assert_unchanged(layer, state)

@@ -355,11 +355,11 @@ def test_the_fraction_outside_is_told_for_each_input() -> None:
     layer.grid_origin.copy_(torch.tensor([-1.0, 0.0, 10.0]))
     x = torch.tensor([[-1.0, -0.1, 9.0], [1.0, 0.0, 9.0], [1.5, 2.0, 10.0], [0.0, 1.0, 13.0]])
     expected = torch.tensor([0.25, 0.25, 0.75])
-    assert torch.equal(layer.out_of_range_fraction(x), expected)
-    assert torch.equal(layer.out_of_range_fraction(x.view(2, 2, 3)), expected)
-    assert layer.out_of_range_fraction(x[:0]).isnan().all()
+    assert torch.equal(layer.out_of_range_per_input(x), expected)
+    assert torch.equal(layer.out_of_range_per_input(x.view(2, 2, 3)), expected)
+    assert layer.out_of_range_per_input(x[:0]).isnan().all()
     rational = KANLinear(3, 2, basis="rational")
-    assert (rational.out_of_range_fraction(1e9 * x) == 0).all()
+    assert (rational.out_of_range_per_input(1e9 * x) == 0).all()
 
 
 def test_printing_a_layer_tells_its_settings() -> None:

@@ -1,6 +1,6 @@
 """KAN layers, usable without diffusion."""
 
-from kan_diffusion.kan.bases import Basis, GridBasis
+from kan_diffusion.kan.bases import RBF, Basis, BSpline, Chebyshev, Fourier, GridBasis, Rational
 from kan_diffusion.kan.convert import from_efficient_kan, from_pykan, to_pykan
 from kan_diffusion.kan.grids import out_of_range_fractions, refine, update_grid
 from kan_diffusion.kan.linear import KANLinear
@@ -8,9 +8,14 @@ from kan_diffusion.kan.network import KAN
 
 __all__ = [
     "KAN",
+    "RBF",
+    "BSpline",
     "Basis",
+    "Chebyshev",
+    "Fourier",
     "GridBasis",
     "KANLinear",
+    "Rational",
     "from_efficient_kan",
     "from_pykan",
     "out_of_range_fractions",

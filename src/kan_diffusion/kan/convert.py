@@ -326,6 +326,10 @@ def _random_states_kept() -> Iterator[None]:
 
 def _exportable_layers(network: KAN) -> list[tuple[KANLinear, BSpline]]:
     """The layers of a network that pykan has an equal of, each with its basis."""
+    if not isinstance(network, KAN):
+        raise KanDiffusionError(
+            f"to_pykan takes a KAN, not a {type(network).__name__}; make one of its layers' widths"
+        )
     layers: list[tuple[KANLinear, BSpline]] = []
     settings: list[tuple[int, int, str | None]] = []
     for index, layer in enumerate(network.layers):

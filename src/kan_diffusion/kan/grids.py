@@ -125,10 +125,11 @@ def _coefficient_map(old: GridBasis, new: GridBasis) -> Tensor:
     same_range = bool((shift <= rounding).all())
     exact = old.exact_refinement(new.num_intervals) if same_range else None
     if exact is not None:
-        return exact.to(old.grid_origin.device).expand(old.in_features, *exact.shape)
-    old, new = copy.deepcopy(old).double(), copy.deepcopy(new).double()
+        return exact.expand(old.in_features, *exact.shape)
+    # Small matrices, and not every device has float64.
+    old, new = (copy.deepcopy(basis).cpu().double() for basis in (old, new))
     count = _POINTS_PER_FUNCTION * max(old.num_functions, new.num_functions)
-    angle = torch.linspace(0, math.pi, count, dtype=torch.float64, device=old.grid_origin.device)
+    angle = torch.linspace(0, math.pi, count, dtype=torch.float64)
     u = (1 - angle.cos()) * (new.num_intervals / 2)
     design = new.values(u)
     condition = float(torch.linalg.cond(design))
@@ -146,8 +147,8 @@ def _carried_over(weight: Tensor, layer: EdgeLayer, matrices: Tensor) -> Tensor:
     """A packed weight, or an average of one, with its coefficients on the new grid."""
     edges = weight.detach().view(weight.shape[0], layer.in_features, -1)
     first = layer.features_per_input - matrices.shape[2]
-    coefficients = torch.einsum("ifg,oig->oif", matrices, edges[..., first:].double())
-    moved = torch.cat([edges[..., :first], coefficients.to(weight.dtype)], dim=-1)
+    coefficients = torch.einsum("ifg,oig->oif", matrices, edges[..., first:].cpu().double())
+    moved = torch.cat([edges[..., :first], coefficients.to(weight)], dim=-1)
     return moved.flatten(1)
 
 
@@ -171,6 +172,24 @@ def _set_weight(
         # What it remembers is of all parameters together.
         optimizer.state.clear()
         optimizer._numel_cache = None
+
+
+def _same_layer(average: nn.Module, name: str, layer: EdgeLayer) -> EdgeLayer:
+    """The layer of an average that belongs to one of the module's."""
+    other = dict(average.named_modules()).get(name)
+    if isinstance(other, EdgeLayer) and isinstance(other.basis, GridBasis):
+        one, two = _grid_of(layer), other.basis
+        if (
+            one.sizes() == two.sizes()
+            and one.extrapolation == two.extrapolation
+            and torch.equal(one.grid_origin, two.grid_origin.to(one.grid_origin))
+            and torch.equal(one.grid_step, two.grid_step.to(one.grid_step))
+        ):
+            return other
+    raise KanDiffusionError(
+        f"an average has not the grid of layer '{name}' as the module has it; copy the module, and "
+        "hand its averages to every refine and update_grid"
+    )
 
 
 def _move(
@@ -199,8 +218,7 @@ def _move(
         for name, new in new_bases.items():
             layer = layers[name]
             if isinstance(average, nn.Module):
-                other = average.get_submodule(name)
-                assert isinstance(other, EdgeLayer)
+                other = _same_layer(average, name, layer)
                 moved = _carried_over(other.weight, other, maps[name])
                 moved_averages.append(partial(move_copy, other, moved, new))
             else:
@@ -257,7 +275,8 @@ def out_of_range_fractions(module: nn.Module, *inputs: object) -> dict[str, floa
         inputs: What to call it with.
 
     Returns:
-        The name of each layer with its fraction, from 0 to 1; empty where there is no KAN layer.
+        The name of each layer with its fraction, from 0 to 1 (a NaN counts as inside; NaN where
+        nothing came in); empty where there is no KAN layer.
     """
     seen: dict[str, list[Tensor]] = {}
 
@@ -265,7 +284,8 @@ def out_of_range_fractions(module: nn.Module, *inputs: object) -> dict[str, floa
         seen.setdefault(name, []).append(layer.basis.outside(x).flatten())
 
     _watch(module, see, *inputs)
-    return {name: float(torch.cat(parts).double().mean()) for name, parts in seen.items()}
+    counts = {name: torch.cat(parts) for name, parts in seen.items()}
+    return {name: int(c.sum()) / len(c) if len(c) else math.nan for name, c in counts.items()}
 
 
 @torch.no_grad()
@@ -286,7 +306,8 @@ def refine(
         num_intervals: Number of intervals of every grid.
         inputs: What to call the module with to see how far the function moves; by default every
             layer is looked at by itself, over its grid.
-        optimizer: Has its parameters replaced and what it remembers of them forgotten.
+        optimizer: Has its parameters replaced and what it remembers of them forgotten. An
+            optimiser that is not given goes on with parameters that nothing uses any more.
         averages: Moving averages of the module's weights, carried over with it.
 
     Returns:
@@ -312,11 +333,9 @@ def refine(
 
 
 def _over_grid(basis: GridBasis) -> Tensor:
-    share = torch.linspace(
-        0, 1, 8 * basis.num_functions + 1, device=basis.grid_origin.device, dtype=torch.float64
-    )
     width = basis.grid_end - basis.grid_origin
-    return basis.grid_origin + share.to(width.dtype).unsqueeze(1) * width
+    share = torch.linspace(0, 1, 8 * basis.num_functions + 1, dtype=torch.float64).to(width)
+    return basis.grid_origin + share.unsqueeze(1) * width
 
 
 @torch.no_grad()

@@ -19,9 +19,8 @@ With n inputs, m outputs, D functions an input, base weights w and coefficients 
     exponent -1.75 (Rigas et al. 2025, arXiv:2509.03417).
 
 Without a base branch, ``"noise"``, ``"original"`` and ``"power-law"`` would start from almost
-nothing; the coefficients are then drawn as by ``"glorot"``. Edge scales start at 1, but for
-``"noise"``, which draws them as w, and ``"original"``, where they are :math:`n^{-1/2}`. The bias
-starts at zero.
+nothing; all is then as by ``"glorot"``. Edge scales start at 1, but for ``"noise"``, which draws
+them as w, and ``"original"``, where they are :math:`n^{-1/2}`. The bias starts at zero.
 """
 
 from __future__ import annotations
@@ -46,13 +45,11 @@ _SILU_POWER = 0.3557
 
 def _over_range(basis: Basis, count: int) -> Tensor:
     """The functions of the first input at ``count`` places over its range, in float64."""
-    first = basis.one_input(0).double()
+    first = basis.one_input(0).cpu().double()  # not every device has float64
     low, high = -1.0, 1.0
     if isinstance(first, GridBasis):
         low, high = float(first.grid_origin[0]), float(first.grid_end[0])
-    tensors = (*first.buffers(), *first.parameters())
-    device = tensors[0].device if tensors else None
-    x = torch.linspace(low, high, count, dtype=torch.float64, device=device)
+    x = torch.linspace(low, high, count, dtype=torch.float64)
     return first(x.unsqueeze(1))[:, 0]
 
 
@@ -93,7 +90,7 @@ def _original(
     )
     values.uniform_(-0.15 / intervals, 0.15 / intervals, generator=generator)
     knots = _over_range(basis, intervals + 1)
-    coefficients.copy_(values.double() @ torch.linalg.pinv(knots).T)
+    coefficients.copy_(values.cpu().double() @ torch.linalg.pinv(knots).T)
     return bound
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, unknown_name
-from kan_diffusion.kan.bases import Basis, BasisName, Extrapolation, GridBasis, make_basis
+from kan_diffusion.kan.bases import BASES, Basis, BasisName, Extrapolation, GridBasis, make_basis
 from kan_diffusion.kan.grids import EdgeLayer
 from kan_diffusion.kan.initialization import Initialization, initialize
 from kan_diffusion.kan.kernels import edge_features, edge_linear
@@ -27,7 +27,6 @@ __all__ = ["BaseActivation", "KANLinear"]
 BaseActivation = Literal["silu", "auto"] | None
 """SiLU, none, or what suits the basis."""
 
-_LOCAL_BASES = ("bspline", "rbf")
 _SILU_FLOPS = 4
 
 
@@ -40,7 +39,8 @@ class KANLinear(EdgeLayer):
         bias: Whether to add a learned constant to each output.
         basis: The functions an edge is made of: ``"bspline"``, ``"rbf"``, ``"chebyshev"``,
             ``"fourier"``, ``"rational"``, or a :class:`~kan_diffusion.kan.bases.Basis` of one's
-            own, for which ``grid_size`` to ``extrapolation`` are not looked at.
+            own (``Rational(in_features, num_groups=4)``, say), for which ``grid_size`` to
+            ``extrapolation`` are not looked at.
         grid_size: Number G of intervals of the grid; the degree of ``"chebyshev"``, the number of
             harmonics of ``"fourier"``; ``"rational"`` has no grid.
         order: Degree k of the splines, 1 to 5.
@@ -91,7 +91,7 @@ class KANLinear(EdgeLayer):
         if init not in get_args(Initialization):
             raise unknown_name("init", str(init), get_args(Initialization))
         if base_activation not in (None, "silu", "auto"):
-            raise unknown_name("base_activation", str(base_activation), ("silu", "auto"))
+            raise unknown_name("base_activation", str(base_activation), ("silu", "auto", "None"))
         if in_features < 1 or out_features < 1:
             raise KanDiffusionError(
                 f"a KANLinear needs at least one input and one output, not {in_features} and "
@@ -108,12 +108,18 @@ class KANLinear(EdgeLayer):
                 device=device,
                 dtype=dtype,
             )
+        elif not isinstance(basis, Basis):
+            raise KanDiffusionError(
+                f"basis must be a name or a Basis object, not {basis!r}; known: {', '.join(BASES)}"
+            )
         elif basis.in_features != in_features:
             raise KanDiffusionError(
                 f"the basis is made for {basis.in_features} inputs, not for {in_features}"
             )
+        if device is not None or dtype is not None:
+            basis = basis.to(device=device, dtype=dtype)
         if base_activation == "auto":
-            base_activation = "silu" if basis.name in _LOCAL_BASES else None
+            base_activation = "silu" if basis.local else None
         self.in_features = in_features
         self.out_features = out_features
         self.basis = basis
@@ -250,8 +256,8 @@ class KANLinear(EdgeLayer):
         return (features[:, 0] @ edges[j, i]).view(x.shape)
 
     @torch.no_grad()
-    def out_of_range_fraction(self, input: Tensor) -> Tensor:
-        """The fraction of each input's values that lie outside its grid.
+    def out_of_range_per_input(self, input: Tensor) -> Tensor:
+        """The fraction of each input's values that lie outside its grid; NaN counts as inside.
 
         Args:
             input: Inputs with shape (*, in_features).
@@ -267,7 +273,8 @@ class KANLinear(EdgeLayer):
         prefix: str,
         *args,  # noqa: ANN002
     ) -> None:
-        # Version 1 had the grid beside the weight. Files of tensors do not keep the version.
+        # Runs of the first weeks have the grid beside the weight (version 1). Files of tensors do
+        # not keep the version, so it is told by the names.
         for name in ("grid_origin", "grid_step"):
             if prefix + name in state_dict:
                 state_dict[f"{prefix}basis.{name}"] = state_dict.pop(prefix + name)

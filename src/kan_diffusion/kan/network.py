@@ -60,6 +60,10 @@ class KAN(MovingGrids):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(basis, str):
+            raise KanDiffusionError(
+                "a KAN takes its basis by name; give objects to KANLinear, one to each layer"
+            )
         if len(widths) < 2:
             raise KanDiffusionError(f"a KAN needs at least two widths, not {list(widths)}")
         self.layers = nn.ModuleList(

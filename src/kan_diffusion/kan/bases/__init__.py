@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-from kan_diffusion.errors import KanDiffusionError, unknown_name
+from kan_diffusion.errors import unknown_name
 from kan_diffusion.kan.bases.base import Basis, Extrapolation, GridBasis
 from kan_diffusion.kan.bases.chebyshev import Chebyshev
 from kan_diffusion.kan.bases.fourier import Fourier
@@ -66,15 +66,13 @@ def make_basis(
     Raises:
         KanDiffusionError: There is no such basis, or it cannot be made with these settings.
     """
-    match name:
-        case "bspline":
-            return BSpline(in_features, grid_size, order, grid_range, extrapolation, device, dtype)
-        case "rational":
-            return Rational(in_features, device=device, dtype=dtype)
-        case _:
-            kind = BASES.get(name)
-            if kind is None or not issubclass(kind, GridBasis):
-                raise unknown_name("basis", str(name), tuple(BASES))
-            if in_features < 1:
-                raise KanDiffusionError("a basis needs at least one input")
-            return kind(in_features, grid_size, grid_range, extrapolation, device, dtype)
+    if extrapolation not in get_args(Extrapolation):
+        raise unknown_name("extrapolation", str(extrapolation), get_args(Extrapolation))
+    if name == "bspline":
+        return BSpline(in_features, grid_size, order, grid_range, extrapolation, device, dtype)
+    kind = BASES.get(name)
+    if kind is None:
+        raise unknown_name("basis", str(name), tuple(BASES))
+    if issubclass(kind, GridBasis):
+        return kind(in_features, grid_size, grid_range, extrapolation, device, dtype)
+    return kind(in_features, device=device, dtype=dtype)

@@ -14,6 +14,7 @@ Outside, with :math:`u_e` the nearer end:
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, Self
 
@@ -36,6 +37,7 @@ class Basis(nn.Module, ABC):
 
     Attributes:
         name: What users write.
+        local: Whether the functions are local, so that a base activation should go with them.
         in_features: Number of inputs.
         num_functions: Number of functions an input, which is the number of parameters an edge.
         num_active: Most functions of an input that differ from zero at a time.
@@ -43,7 +45,8 @@ class Basis(nn.Module, ABC):
             elementary function (exp, sin, a division) counts as four.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = "custom"
+    local: ClassVar[bool] = False
     in_features: int
     num_functions: int
     num_active: int
@@ -65,8 +68,16 @@ class Basis(nn.Module, ABC):
         """Puts parameters of the basis itself, where it has any, back to their start."""
 
 
+def _require_intervals(num_intervals: int) -> None:
+    if num_intervals < 1:
+        raise KanDiffusionError(f"grid_size must be at least 1, not {num_intervals}")
+
+
 class GridBasis(Basis):
     """A basis whose functions are placed by a uniform grid for each input.
+
+    One of one's own defines ``name``, ``sizes``, ``values`` and ``slopes``, and ``extrapolations``
+    without ``"zero"`` where its functions do not run out to zero by themselves.
 
     Args:
         in_features: Number of inputs.
@@ -103,8 +114,9 @@ class GridBasis(Basis):
             raise unknown_name(
                 f"extrapolation of basis '{self.name}'", str(extrapolation), self.extrapolations
             )
-        if num_intervals < 1:
-            raise KanDiffusionError(f"grid_size must be at least 1, not {num_intervals}")
+        if in_features < 1:
+            raise KanDiffusionError(f"a basis needs at least one input, not {in_features}")
+        _require_intervals(num_intervals)
         low, high = grid_range
         if not (float("-inf") < low < high < float("inf")):
             raise KanDiffusionError(
@@ -113,6 +125,7 @@ class GridBasis(Basis):
         self.in_features = in_features
         self.num_intervals = num_intervals
         self.extrapolation: Extrapolation = extrapolation
+        self.grid_range = float(low), float(high)
         step = (high - low) / num_intervals
         self.register_buffer(
             "grid_origin", torch.full((in_features,), float(low), device=device, dtype=dtype)
@@ -133,7 +146,10 @@ class GridBasis(Basis):
 
     @abstractmethod
     def values(self, u: Tensor) -> Tensor:
-        """Functions (*, num_functions) at places u (*) of the grid, from 0 to G."""
+        """Functions (*, num_functions) at places u (*) of the grid.
+
+        u is from 0 to G; with ``"zero"`` and ``"periodic"`` it may be anything.
+        """
 
     @abstractmethod
     def slopes(self, u: Tensor) -> Tensor:
@@ -155,29 +171,37 @@ class GridBasis(Basis):
         return (x < self.grid_origin) | (x > self.grid_end)
 
     def with_intervals(self, num_intervals: int) -> Self:
-        """The same basis with another number of intervals over the same range."""
-        other = type(self)(**self._settings(num_intervals))  # type: ignore[arg-type]
-        other.grid_origin.copy_(self.grid_origin)
-        other.grid_step.copy_(self.grid_step * (self.num_intervals / num_intervals))
+        """The same basis with another number of intervals over the same range.
+
+        A basis whose own parameters depend on that number overrides this.
+
+        Raises:
+            KanDiffusionError: There is not at least one interval.
+        """
+        _require_intervals(num_intervals)
+        other = copy.deepcopy(self)
+        other.num_intervals = num_intervals
+        other.grid_step = self.grid_step * (self.num_intervals / num_intervals)
+        other.num_functions, other.num_active, other.flops_per_input = other.sizes()
         return other
 
     def one_input(self, i: int) -> Self:
-        """The basis of input ``i`` alone."""
-        alone = self.with_intervals(self.num_intervals)
+        """The basis of input ``i`` alone.
+
+        A basis with parameters for each input overrides this.
+        """
+        alone = copy.deepcopy(self)
         alone.in_features = 1
         alone.grid_origin = self.grid_origin[i : i + 1].clone()
         alone.grid_step = self.grid_step[i : i + 1].clone()
         return alone
 
-    def _settings(self, num_intervals: int) -> dict[str, object]:
-        """What ``__init__`` needs for the same basis with another number of intervals."""
-        return {
-            "in_features": self.in_features,
-            "num_intervals": num_intervals,
-            "extrapolation": self.extrapolation,
-            "device": self.grid_origin.device,
-            "dtype": self.grid_origin.dtype,
-        }
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Lays every grid over ``grid_range`` again."""
+        low, high = self.grid_range
+        self.grid_origin.fill_(low)
+        self.grid_step.fill_((high - low) / self.num_intervals)
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
         """The matrix that carries coefficients over to more intervals without an error.

@@ -23,6 +23,7 @@ class RBF(GridBasis):
     """Gaussians at the knots of a uniform grid; arguments as :class:`GridBasis`."""
 
     name: ClassVar[str] = "rbf"
+    local: ClassVar[bool] = True
 
     def sizes(self) -> tuple[int, int, int]:
         """``num_functions``, ``num_active`` and ``flops_per_input``."""

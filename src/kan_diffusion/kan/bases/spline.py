@@ -103,6 +103,7 @@ class BSpline(GridBasis):
     """
 
     name: ClassVar[str] = "bspline"
+    local: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -163,9 +164,6 @@ class BSpline(GridBasis):
             return super().forward(x)
         u = (x - self.grid_origin) / self.grid_step
         return self.values(u.clamp(-self.reach, self.num_intervals + self.reach))
-
-    def _settings(self, num_intervals: int) -> dict[str, object]:
-        return {"order": self.order, **super()._settings(num_intervals)}
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
         """Knot insertion, where each interval is split into the same number of parts."""

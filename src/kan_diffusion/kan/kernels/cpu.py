@@ -4,7 +4,8 @@ The loops are those of :mod:`kan_diffusion.kan.kernels.loops`; this module compi
 a batch over threads, where there is more than one (``torch.get_num_threads``) and enough to do. The
 result depends on the number of threads only through the order of the sums over the batch.
 
-Compiled code is cached on disk: the seconds of compilation are paid once an installation.
+Compiled code is cached on disk: the seconds of compilation are paid once an installation for each
+order, dtype and with or without SiLU.
 """
 
 from __future__ import annotations

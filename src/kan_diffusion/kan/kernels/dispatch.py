@@ -12,6 +12,7 @@ the compiler does not look into.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -22,9 +23,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.functional import linear, silu
 
+from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import Basis, BSpline
 
 __all__ = ["edge_features", "edge_linear"]
+
+logger = logging.getLogger(__name__)
 
 _HAS_NUMBA = find_spec("numba") is not None
 _DTYPES = (torch.float32, torch.float64)
@@ -40,9 +44,19 @@ def _kernel() -> ModuleType | None:
     """The compiled kernels, or None where numba does not work."""
     try:
         from kan_diffusion.kan.kernels import cpu
-    except ImportError:
+    except ImportError as error:
+        logger.warning("KAN layers run without their compiled kernel: %s", error)
         return None
     return cpu
+
+
+def _require_kernel() -> ModuleType:
+    kernel = _kernel()
+    if kernel is None:
+        raise KanDiffusionError(
+            "numba is installed but does not import; repair or uninstall it and compile again"
+        )
+    return kernel
 
 
 def _autocasts(x: Tensor) -> bool:
@@ -216,8 +230,7 @@ def _linear(
     extrapolation: str,
     has_base: bool,
 ) -> Tensor:
-    kernel = _kernel()
-    assert kernel is not None, "numba is there but does not import"
+    kernel = _require_kernel()
     output: Tensor = kernel.linear(x, weight, bias, origin, step, order, extrapolation, has_base)
     return output
 
@@ -235,8 +248,7 @@ def _linear_backward(
     extrapolation: str,
     has_base: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernel = _kernel()
-    assert kernel is not None, "numba is there but does not import"
+    kernel = _require_kernel()
     grads: tuple[Tensor, Tensor, Tensor] = kernel.linear_backward(
         grad, x, weight, origin, step, order, extrapolation, has_base
     )
