@@ -1,6 +1,6 @@
 """Times KAN layers side by side: ours, the GEMMs alone, an MLP, the recursion, other packages.
 
-    python benchmarks/kan_layer.py                 # everything, about a quarter of an hour
+    python benchmarks/kan_layer.py                 # everything, about half an hour
     python benchmarks/kan_layer.py --quick         # a smoke test
     python benchmarks/kan_layer.py --contenders ours gemm mlp --parts timing
 
@@ -82,7 +82,9 @@ def _parse() -> argparse.Namespace:
         help="leave a contender out of a case when its step takes longer (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a smoke test of about a minute")
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), help="default: all")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=list(CONTENDERS), help="default: all for the device"
+    )
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS))
     parser.add_argument(
         "--out", type=Path, help="default: results/kan_layer; runs/kan_layer-quick in a quick run"

@@ -298,8 +298,9 @@ def refine(
 ) -> float:
     """Gives the grids another number of intervals over the same range and keeps the function.
 
-    Exact where the new knots contain the old ones (a multiple of their number), inside the grid
-    and, but for ``"zero"``, outside; otherwise by least squares. The weights become new parameters.
+    Exact for splines where the new knots contain the old ones (a multiple of their number), inside
+    the grid and, but for ``"zero"``, outside; for more polynomials or harmonics; otherwise by least
+    squares. The weights become new parameters.
 
     Args:
         module: Any module that KAN layers with a grid are part of.

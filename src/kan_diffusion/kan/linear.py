@@ -187,6 +187,8 @@ class KANLinear(EdgeLayer):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters by the layer's ``init`` scheme.
 
+        A grid that was moved goes back to the range the layer was made with.
+
         Args:
             generator: Where the draws come from; torch's default generator when None.
         """
@@ -217,10 +219,8 @@ class KANLinear(EdgeLayer):
         Raises:
             KanDiffusionError: The input has another last dimension.
         """
-        has_base = self.base_activation is not None
-        weight = self.weight if self.scale is None else self._packed_weight()
         rows = self._rows(input)
-        output = edge_linear(rows, weight, self.bias, self.basis, has_base)
+        output = edge_linear(rows, self._packed_weight(), self.bias, self.basis, self._has_base)
         return output if input.ndim == 2 else output.view(*input.shape[:-1], self.out_features)
 
     def _rows(self, input: Tensor) -> Tensor:

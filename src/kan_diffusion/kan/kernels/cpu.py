@@ -278,12 +278,8 @@ def linear(
     """
     rows, inputs, outputs, intervals = _shape(x, weight, order, has_base)
     forward, _ = _kernels(order, int(has_base), x.dtype == torch.float64)
-    x, weight, origin, step = (
-        x.contiguous(),
-        weight.contiguous(),
-        origin.contiguous(),
-        step.contiguous(),
-    )
+    x, weight = x.contiguous(), weight.contiguous()
+    origin, step = origin.contiguous(), step.contiguous()
     bias = weight.new_zeros(outputs) if bias is None else bias.contiguous()
     y = x.new_empty(rows, outputs)
     size = x.element_size()
