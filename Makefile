@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare seed notebook bench test lint format clean
+.PHONY: help compare seed pilot pilot-tuning notebook bench test lint format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,6 +27,12 @@ compare: $(STAMP)-run  ## Run the default study: KAN and MLP on the swiss roll (
 
 seed: $(STAMP)-run  ## Run the seed's experiment (ARGS="--epochs 400" shortens it)
 	$(BIN)/kan-diffusion compare seed $(ARGS)
+
+pilot: $(STAMP)-run  ## Run the pilot, all families on six data sets: an hour or two on two cores (ARGS="...")
+	$(BIN)/kan-diffusion compare pilot $(ARGS)
+
+pilot-tuning: $(STAMP)-tune  ## Search the settings the pilot uses, with equal effort (ARGS="...")
+	$(BIN)/kan-diffusion tune pilot --data swiss-roll,checkerboard $(ARGS)
 
 notebook: $(STAMP)-test  ## Run the example notebook into runs/kan-diffusion.ipynb
 	@mkdir -p runs
@@ -56,7 +62,8 @@ $(STAMP)-run: EXTRAS :=
 $(STAMP)-test: EXTRAS := [test]
 $(STAMP)-lint: EXTRAS := [lint]
 $(STAMP)-bench: EXTRAS := [bench]
-$(STAMP)-run $(STAMP)-test $(STAMP)-lint $(STAMP)-bench: pyproject.toml | $(VENV)/.made
+$(STAMP)-tune: EXTRAS := [tune]
+$(STAMP)-run $(STAMP)-test $(STAMP)-lint $(STAMP)-bench $(STAMP)-tune: pyproject.toml | $(VENV)/.made
 	@echo "Installing kan-diffusion$(EXTRAS) into $(VENV) ..."
 	@$(PIP) install --editable '.$(EXTRAS)'
 	@touch $@

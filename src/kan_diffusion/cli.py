@@ -71,49 +71,97 @@ def _common(
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
 
 
+What = Annotated[
+    str,
+    typer.Argument(
+        help="A built-in study (swiss-roll, seed, pilot), a study file (.yaml), a toy, a table of "
+        "scikit-learn's (iris, wine, breast-cancer, diabetes), or a file of points (.csv, "
+        ".parquet, .npy).",
+        show_default=False,
+    ),
+]
+Match = Annotated[
+    str | None,
+    typer.Option(
+        help="What the models get equally much of: params, flops, flops-per-edge or time "
+        "(processor seconds of training).",
+        show_default="params",
+    ),
+]
+Amount = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="How much of it: a number, or a model such as mlp:32-32-32 to be like.",
+        show_default="2300 for params",
+    ),
+]
+Families = Annotated[
+    str | None,
+    typer.Option(
+        help="Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your "
+        "own.",
+        show_default=False,
+    ),
+]
+Params = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Parameters of every model: short for --match params --budget, or their size beside "
+        "--match time.",
+        show_default=False,
+    ),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Training steps.", show_default=False)]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Trials side by side; one a core by default.", show_default=False),
+]
+Executor = Annotated[str, typer.Option(help="Where trials run: local or ray.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a running Ray cluster; without it one is started on this machine.",
+        show_default=False,
+    ),
+]
+
+
 @app.command(
     epilog="Examples:\n\n"
-    "`kan-diffusion compare swiss-roll`: the default study, about three minutes on two cores\n\n"
+    "`kan-diffusion compare swiss-roll`: the default study, a minute or two on two cores\n\n"
+    "`kan-diffusion compare points.csv --match params --budget 2300`: the answer for your data\n\n"
+    "`kan-diffusion compare wine --families all --seeds 10`\n\n"
+    "`kan-diffusion compare moons --match time --budget 6 --families kan,mlp`\n\n"
+    "`kan-diffusion compare moons --match flops --budget mlp:32-32-32`\n\n"
     "`kan-diffusion compare seed --epochs 100`: the seed's experiment, shortened\n\n"
-    "`kan-diffusion compare moons --params 1000 --seeds 5`\n\n"
-    "`kan-diffusion compare points.csv --out runs/mine`"
+    "`kan-diffusion compare study.yaml --executor ray --address auto --out /shared/mine`"
 )
 def compare(
-    what: Annotated[
-        str,
-        typer.Argument(
-            help="A built-in study (swiss-roll, seed), a study file (.yaml), a toy, or a file of "
-            "points (.csv, .parquet, .npy).",
-            show_default=False,
-        ),
-    ],
+    what: What,
+    match: Match = None,
+    budget: Amount = None,
+    families: Families = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Trials a model.", show_default=False)
     ] = None,
-    families: Annotated[
-        str | None,
-        typer.Option(help="Only models of these families, such as kan,mlp.", show_default=False),
-    ] = None,
-    params: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Equal parameters of the models (for toys and files).", show_default=False
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps.", show_default=False)
-    ] = None,
+    params: Params = None,
+    steps: Steps = None,
     epochs: Annotated[
         int | None,
         typer.Option(
             min=1, help="Training epochs (for studies that have them).", show_default=False
         ),
     ] = None,
-    device: Device = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trials side by side; one a core by default.", show_default=False),
+    tuned: Annotated[
+        Path | None,
+        typer.Option(help="Settings of the families, as 'tune' writes them.", show_default=False),
     ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    executor: Executor = "local",
+    address: Address = None,
     out: Out = None,
 ) -> None:
     """Train KAN and MLP denoisers side by side and report who denoises better.
@@ -126,18 +174,30 @@ def compare(
     from kan_diffusion.report.page import write_report
     from kan_diffusion.study.named import study_for
     from kan_diffusion.study.run import run_study
+    from kan_diffusion.study.tuning import apply_tuned, read_tuned
 
-    config: StudyConfig = study_for(what, params)
+    config: StudyConfig = study_for(
+        what, params, match=match, budget=budget, families=_listed(families)
+    )
     config = config.with_length(steps=steps, epochs=epochs)
+    if tuned is not None:
+        config = apply_tuned(config, read_tuned(tuned))
     if seeds is not None:
         config = config.model_copy(update={"seeds": seeds})
-    if families is not None:
-        config = config.with_families([name.strip() for name in families.split(",")])
     config = config.pinned()
     folder = out if out is not None else Path("runs") / config.name
     _warn(signal_warning(config.process.scheduler()))
-    with show_study_progress(config) as on_event:
-        results = run_study(config, folder, device=device, workers=workers, on_event=on_event)
+    with show_study_progress(config.name) as progress:
+        results = run_study(
+            config,
+            folder,
+            device=device,
+            workers=workers,
+            executor=executor,
+            address=address,
+            on_plan=progress.start,
+            on_event=progress.move,
+        )
     page = write_report(report_contents(results, _command()), folder)
     show_summary(results.rows)
     typer.echo(f"\nReport: {page}")
@@ -152,6 +212,75 @@ def compare(
 
 @app.command(
     epilog="Examples:\n\n"
+    "`kan-diffusion tune points.csv --tries 12 --out runs/tuned`, then\n\n"
+    "`kan-diffusion compare points.csv --tuned runs/tuned/tuned.json`\n\n"
+    "`kan-diffusion tune pilot --data swiss-roll,checkerboard`\n\n"
+    "`kan-diffusion tune study.yaml --storage postgresql://host/tuning`: many machines"
+)
+def tune(
+    what: What,
+    tries: Annotated[int, typer.Option(min=1, help="Tries a family, equally many for all.")] = 12,
+    match: Match = None,
+    budget: Amount = None,
+    families: Families = None,
+    params: Params = None,
+    steps: Steps = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a study with several data sets, those to tune on.", show_default=False
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of Optuna's database, for many machines; a file in the run folder by "
+            "default.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    executor: Executor = "local",
+    address: Address = None,
+    out: Out = None,
+) -> None:
+    """Search good settings for each family, with the same effort for all of them.
+
+    Tunes on seeds that no comparison uses. The same command goes on where it was interrupted.
+    """
+    from kan_diffusion.console import show_study_progress, show_tuned
+    from kan_diffusion.study.named import study_for
+    from kan_diffusion.study.tuning import tune as search
+
+    config: StudyConfig = study_for(
+        what, params, match=match, budget=budget, families=_listed(families)
+    )
+    config = config.with_length(steps=steps)
+    if data is not None:
+        config = config.with_data(_listed(data) or [])
+    folder = out if out is not None else Path("runs") / f"{config.name}-tuning"
+    with show_study_progress(f"tuning {config.name}") as progress:
+        tuned = search(
+            config,
+            folder,
+            tries=tries,
+            storage=storage,
+            device=device,
+            workers=workers,
+            executor=executor,
+            address=address,
+            on_plan=progress.start,
+            on_event=progress.move,
+        )
+    show_tuned(tuned.tries)
+    typer.echo(
+        f"\nSettings: {tuned.path}\nUse them: kan-diffusion compare {what} --tuned {tuned.path}"
+    )
+
+
+@app.command(
+    epilog="Examples:\n\n"
     "`kan-diffusion train points.csv --family kan --params 2300 --out runs/mine`\n\n"
     "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`"
 )
@@ -162,7 +291,9 @@ def train(
             help="A file of points (.csv, .parquet, .npy) or a toy.", show_default=False
         ),
     ],
-    family: Annotated[str, typer.Option(help="Kind of denoiser: kan or mlp.")] = "kan",
+    family: Annotated[
+        str, typer.Option(help="Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ...")
+    ] = "kan",
     params: Annotated[int, typer.Option(min=1, help="Trainable parameters, within 2 %.")] = 2300,
     depth: Annotated[
         int | None,
@@ -178,8 +309,12 @@ def train(
         typer.Option(help="Peak learning rate; the family's own.", show_default=False),
     ] = None,
     holdout: Annotated[
-        float, typer.Option(help="Fraction of a file's rows kept to judge with.")
-    ] = 0.2,
+        float | None,
+        typer.Option(
+            help="Fraction of the rows of a file or table kept to judge with.",
+            show_default="0.2; 0.3 of a table",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     device: Device = "auto",
     resume: Annotated[
@@ -335,6 +470,10 @@ def _warn(message: str | None) -> None:
         logging.getLogger("kan_diffusion").warning(message)
 
 
+def _listed(names: str | None) -> list[str] | None:
+    return None if names is None else [name.strip() for name in names.split(",")]
+
+
 def _command() -> str:
     """The command as the user gave it."""
     return shlex.join(["kan-diffusion", *sys.argv[1:]])
@@ -346,6 +485,7 @@ def main() -> None:
 
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
+        sys.path.append(str(Path.cwd()))  # families of one's own: package.module:NAME
         app()
     except KanDiffusionError as error:
         errors.print(f"error: {error}")

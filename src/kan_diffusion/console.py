@@ -23,11 +23,19 @@ from rich.table import Table
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.report.tables import REAL_ROW, format_half_width, format_number, summary_table
-from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.executors import TrialEvent
 from kan_diffusion.study.folder import Row
+from kan_diffusion.study.run import StudyPlan
 
-__all__ = ["show_scores", "show_study_progress", "show_summary", "show_training_progress"]
+__all__ = [
+    "StudyProgress",
+    "show_scores",
+    "show_study_progress",
+    "show_summary",
+    "show_training_progress",
+    "show_tuned",
+]
 
 
 def _console() -> Console:
@@ -62,25 +70,88 @@ _FIXED_COST = 3_000
 _JUDGING_STEPS = 400
 
 
-@contextmanager
-def show_study_progress(config: StudyConfig) -> Iterator[Callable[[TrialEvent], None]]:
-    """Progress of a study with the time left; gives the callback for a trial's news.
+class StudyProgress:
+    """Progress of a study with the time left.
 
-    On a terminal: one bar for the whole and one for each running trial. Elsewhere: a line for each
-    finished trial.
+    On a terminal: one bar for what is to be done and one for each running trial. Elsewhere: a line
+    for each finished trial.
+
+    Args:
+        name: What is being done.
+        progress: Where the bars are drawn.
     """
-    from kan_diffusion.study.run import parameter_counts
 
+    def __init__(self, name: str, progress: Progress) -> None:
+        self._name = name
+        self._progress = progress
+        self._console = progress.console
+        self._trials: dict[str, TrialConfig] = {}
+        self._cost: dict[str, int] = {}
+        self._done: dict[str, int] = {}
+        self._running: dict[str, TaskID] = {}
+        self._completed = 0
+        self._num_before = 0
+        self._num_finished = 0
+        self._whole: TaskID | None = None
+
+    def start(self, plan: StudyPlan) -> None:
+        """Takes up what is to be done; may be called again when there is more."""
+        self._trials |= {trial.id: trial for trial in plan.trials}
+        self._num_before += len(plan.finished)
+        self._cost |= {
+            trial.id: _FIXED_COST + plan.parameters[trial.id]
+            for trial in plan.trials
+            if trial.id not in plan.finished
+        }
+        total = sum(cost * self._length(trial) for trial, cost in self._cost.items())
+        if self._whole is None:
+            self._whole = self._progress.add_task(f"[bold]{self._name}", total=total, status="")
+        self._progress.update(self._whole, total=total, status=self._status())
+
+    def move(self, event: TrialEvent) -> None:
+        """Takes up the news of a trial."""
+        trial = self._trials[event.trial]
+        if event.finished:
+            self._finish(trial, event.error)
+        else:
+            self._done[event.trial] = event.step
+            if event.trial not in self._running:
+                self._running[event.trial] = self._progress.add_task(
+                    f"  {trial.label}", total=trial.training.steps, status=""
+                )
+            status = "" if math.isnan(event.loss) else f"loss {event.loss:.4f}"
+            if event.step == trial.training.steps:
+                status = "judging"
+            self._progress.update(self._running[event.trial], completed=event.step, status=status)
+        if self._whole is not None:
+            running = sum(self._cost[name] * steps for name, steps in self._done.items())
+            self._progress.update(
+                self._whole, completed=self._completed + running, status=self._status()
+            )
+
+    def _finish(self, trial: TrialConfig, error: str | None) -> None:
+        self._done.pop(trial.id, None)
+        self._completed += self._cost[trial.id] * self._length(trial.id)
+        self._num_finished += 1
+        task = self._running.pop(trial.id, None)
+        if task is not None:
+            self._progress.remove_task(task)
+        if error is not None:
+            self._console.print(f"{trial.label}: {error}", style="red", markup=False)
+        elif not self._console.is_terminal:
+            self._console.print(f"{self._status()}: {trial.label}", markup=False)
+
+    def _length(self, trial: str) -> int:
+        return self._trials[trial].training.steps + _JUDGING_STEPS
+
+    def _status(self) -> str:
+        return f"{self._num_before + self._num_finished} of {len(self._trials)} trials"
+
+
+@contextmanager
+def show_study_progress(name: str) -> Iterator[StudyProgress]:
+    """Shows the progress of a study, or of the search for its settings."""
     console = Console(stderr=True, highlight=False)
-    trials = {trial.id: trial for trial in config.trials()}
-    counts = parameter_counts(config)
-    cost = {
-        trial.id: _FIXED_COST + counts[trial.data.name, trial.model.name]
-        for trial in trials.values()
-    }
-    length = config.training.steps + _JUDGING_STEPS
-    done: dict[str, int] = {}
-    running: dict[str, TaskID] = {}
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -92,39 +163,7 @@ def show_study_progress(config: StudyConfig) -> Iterator[Callable[[TrialEvent], 
         disable=not console.is_terminal,
         speed_estimate_period=120,
     ) as progress:
-        whole = progress.add_task(
-            f"[bold]{config.name}", total=sum(cost.values()) * length, status=""
-        )
-
-        def move(event: TrialEvent) -> None:
-            trial = trials[event.trial]
-            done[event.trial] = length if event.finished else event.step
-            if event.finished:
-                task = running.pop(event.trial, None)
-                if task is not None:
-                    progress.remove_task(task)
-                if event.error is not None:
-                    console.print(f"{trial.label}: {event.error}", style="red", markup=False)
-                elif not console.is_terminal:
-                    finished = sum(steps == length for steps in done.values())
-                    console.print(f"{finished} finished: {trial.label}", markup=False)
-            else:
-                if event.trial not in running:
-                    running[event.trial] = progress.add_task(
-                        f"  {trial.label}", total=trial.training.steps, status=""
-                    )
-                status = "" if math.isnan(event.loss) else f"loss {event.loss:.4f}"
-                if event.step == trial.training.steps:
-                    status = "judging"
-                progress.update(running[event.trial], completed=event.step, status=status)
-            finished = sum(steps == length for steps in done.values())
-            progress.update(
-                whole,
-                completed=sum(cost[name] * steps for name, steps in done.items()),
-                status=f"{finished} of {len(trials)} trials",
-            )
-
-        yield move
+        yield StudyProgress(name, progress)
 
 
 _DENOISING = {
@@ -190,9 +229,38 @@ def show_scores(row: Row, title: str) -> None:
     if row.get("out_of_range") is not None:
         add("inputs outside the grid (worst layer)", row["out_of_range"], None)
     add("held-out loss (floor)", row["heldout_loss"], row["floor"])
-    add("excess", row["excess"], 0.0)
+    if row["excess"] is not None:
+        add("excess", row["excess"], 0.0)
+    if row.get("nll") is not None:
+        add("negative log-likelihood (exact)", row["nll"], row["nll_real"])
     for name, metric in SAMPLE_METRICS.items():
         add(f"{metric.title} (real against real)", row[name], row[f"{name}_real"])
     console = _console()
     console.print()
     console.print(table)
+
+
+def show_tuned(tries: pd.DataFrame) -> None:
+    """Prints the best try of each family, and how much the search gained."""
+    table = Table(
+        title="Best settings of each family", title_justify="left", title_style="bold",
+        box=SIMPLE_HEAD, padding=(0, 1),
+    )  # fmt: skip
+    fixed = {"family", "try", "value", "error", "settings", "trials"}
+    datas = [column for column in tries.columns if column not in fixed]
+    table.add_column("family")
+    for head in ("tries", *datas):
+        table.add_column(head, justify="right")
+    table.add_column("settings")
+    for family, group in tries.groupby("family", sort=False):
+        best = group.sort_values("value").iloc[0]
+        settings = ", ".join(f"{key} {_short(value)}" for key, value in best["settings"].items())
+        numbers = [format_number(float(best[data])) for data in datas]
+        table.add_row(str(family), str(len(group)), *numbers, settings)
+    console = _console()
+    console.print()
+    console.print(table)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -21,6 +21,7 @@ __all__ = [
     "whole_file",
     "write_bytes",
     "write_json",
+    "write_json_once",
     "write_parquet",
     "write_text",
 ]
@@ -75,6 +76,31 @@ def write_text(path: str | Path, content: str) -> None:
 def write_json(path: str | Path, content: object) -> None:
     """Writes ``content`` to ``path`` as indented JSON (no NaN), whole or not at all."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_json_once(path: str | Path, content: object) -> bool:
+    """Writes ``content`` as `write_json` does, unless the file is there already.
+
+    Of several processes that do so at the same time one wins.
+
+    Returns:
+        Whether it was written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            whole = Path(folder) / path.name
+            write_json(whole, content)
+            os.link(whole, path)  # fails where the name is taken, unlike a renaming
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
+            "folder with --out"
+        ) from error
+    return True
 
 
 def write_parquet(path: str | Path, frame: pd.DataFrame) -> None:

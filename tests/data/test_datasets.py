@@ -9,11 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
+from sklearn import datasets as sklearn_datasets
 
+from kan_diffusion.data import TABLES
 from kan_diffusion.data.datasets import (
+    FEWEST_FOR_ORACLE,
     DataConfig,
     Dataset,
     FileData,
+    TableData,
     ToyData,
     data_from_name,
     fresh_dataset,
@@ -53,34 +57,132 @@ def _sorted(rows: np.ndarray) -> np.ndarray:
     return rows[np.lexsort(rows.T)]
 
 
+def _with_oracle_from(monkeypatch: pytest.MonkeyPatch, num_rows: int) -> None:
+    """Files small enough for a test have an oracle."""
+    monkeypatch.setattr("kan_diffusion.data.datasets.FEWEST_FOR_ORACLE", num_rows)
+
+
+@pytest.mark.parametrize("fewest", [4, FEWEST_FOR_ORACLE])
 @pytest.mark.parametrize("num_rows", [10, 11, 57, 400])
 @pytest.mark.parametrize("holdout", [0.01, 0.2, 0.5, 0.99])
-def test_split_is_disjoint_and_complete(tmp_path: Path, num_rows: int, holdout: float) -> None:
+def test_split_is_disjoint_and_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_rows: int, holdout: float, fewest: int
+) -> None:
+    _with_oracle_from(monkeypatch, max(fewest, 5))
     rows = _rows(num_rows)
     dataset = load_dataset(FileData(path=_csv(tmp_path, rows), holdout=holdout), 0, 0)
     assert dataset.heldout is not None
-    assert dataset.references is not None
-    parts = [dataset.train, dataset.heldout, *dataset.references]
+    num_heldout = num_rows - len(dataset.train)
+    assert abs(num_heldout - holdout * num_rows) <= 0.5 or num_heldout in (4, num_rows - 2)
+    parts = [dataset.train, dataset.heldout, *(dataset.references or ())]
     together = np.concatenate([_in_data_units(dataset, part) for part in parts])
     # float32 training rows come back to within rounding
     np.testing.assert_allclose(_sorted(together), _sorted(rows), rtol=0, atol=2e-6)
     assert all(len(part) >= 1 for part in parts)
-    num_heldout = num_rows - len(dataset.train)
-    assert abs(num_heldout - holdout * num_rows) <= 0.5 or num_heldout in (4, num_rows - 2)
-    first, second = dataset.references
-    assert abs(len(first) - len(second)) <= 1
+    assert torch.equal(dataset.untrained(), torch.cat(parts[1:]))
+    if num_heldout < max(fewest, 5):
+        assert dataset.oracle == "none"
+        assert len(dataset.heldout) == num_heldout
+    else:
+        assert dataset.oracle == "estimated"
+        assert dataset.references is not None
+        first, second = dataset.references
+        assert abs(len(first) - len(second)) <= 1
+        assert len(dataset.heldout) == num_heldout // 5
 
 
-def test_split_depends_on_the_study_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("missing", "oracle"), [(0, "estimated"), (1, "none")])
+def test_oracle_takes_enough_heldout_rows(tmp_path: Path, missing: int, oracle: str) -> None:
+    path = tmp_path / "points.npy"
+    num_rows = 2 * (FEWEST_FOR_ORACLE - missing)
+    np.save(path, _rows(num_rows))
+    own = load_dataset(FileData(path=path, holdout=0.5), 0, 0)
+    assert own.oracle == oracle
+    # Of a file that is judged with only, all rows count.
+    np.save(tmp_path / "half.npy", _rows(num_rows // 2))
+    other = fresh_dataset(tmp_path / "half.npy", own.columns, own.standardizer, 0)
+    assert other.oracle == oracle
+    assert len(other.untrained()) == num_rows // 2
+
+
+def _training_rows(dataset: Dataset) -> set[tuple[float, ...]]:
+    return set(map(tuple, _in_data_units(dataset, dataset.train).round(4)))
+
+
+def test_split_with_an_oracle_depends_on_the_study_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_oracle_from(monkeypatch, 30)
     config = FileData(path=_csv(tmp_path, _rows(60)), holdout=0.5)
     dataset = load_dataset(config, study_seed=0, trial_seed=0)
     other_trial = load_dataset(config, study_seed=0, trial_seed=7)
     other_study = load_dataset(config, study_seed=1, trial_seed=0)
+    assert not dataset.split_by_seed
     assert torch.equal(dataset.train, other_trial.train)
     assert torch.equal(dataset.heldout, other_trial.heldout)
-    assert set(map(tuple, _in_data_units(dataset, dataset.train).round(4))) != set(
-        map(tuple, _in_data_units(other_study, other_study.train).round(4))
+    assert _training_rows(dataset) != _training_rows(other_study)
+
+
+@pytest.mark.parametrize("kind", ["file", "table"])
+def test_without_an_oracle_ten_seeds_are_ten_splits(tmp_path: Path, kind: str) -> None:
+    config = TableData(table="wine")
+    if kind == "file":
+        config = FileData(path=_csv(tmp_path, _rows(60)), holdout=0.5)
+    splits = [load_dataset(config, study_seed=0, trial_seed=seed) for seed in range(10)]
+    assert all(split.split_by_seed for split in splits)
+    rows = [_training_rows(split) for split in splits]
+    assert len({frozenset(part) for part in rows}) == 10
+    assert all(split.standardizer != splits[0].standardizer for split in splits[1:])
+    # Rows are held out independently: no more often together than chance has it.
+    fraction = len(rows[0]) / (len(rows[0]) + len(splits[0].untrained()))
+    common = [len(rows[i] & rows[j]) / len(rows[0]) for i in range(10) for j in range(i)]
+    assert np.mean(common) == pytest.approx(fraction, abs=0.05)
+    assert _training_rows(load_dataset(config, 0, 3)) == rows[3]
+    assert _training_rows(load_dataset(config, 1, 3)) != rows[3]
+
+
+LOADERS = {
+    "iris": sklearn_datasets.load_iris,
+    "wine": sklearn_datasets.load_wine,
+    "breast-cancer": sklearn_datasets.load_breast_cancer,
+    "diabetes": lambda: sklearn_datasets.load_diabetes(scaled=False),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_scikit_learns(name: str) -> None:
+    dataset = load_dataset(TableData(table=name, holdout=0.4), 0, 0)
+    theirs = LOADERS[name]()
+    names = list(theirs.feature_names)
+    kept = [place for place, column in enumerate(names) if column != "sex"]
+    assert dataset.columns == tuple(names[place] for place in kept)
+    assert all(type(column) is str for column in dataset.columns)  # not NumPy's
+    rows = torch.cat([dataset.train.double(), dataset.untrained()])
+    ours, expected = _in_data_units(dataset, rows), theirs.data[:, kept]
+    scale = np.array(dataset.standardizer.scale)
+    # Column by column and in their products, so that rows are whole.
+    np.testing.assert_allclose(
+        np.sort(ours, axis=0) / scale, np.sort(expected, axis=0) / scale, rtol=0, atol=1e-5
     )
+    np.testing.assert_allclose(ours.T @ ours, expected.T @ expected, rtol=1e-5)
+    assert len(dataset.untrained()) == round(0.4 * len(expected))
+    # Continuous: no column is a code of a few classes.
+    assert all(len(np.unique(column)) > 20 for column in expected.T)
+
+
+def test_tables_have_no_oracle_and_noise_every_heldout_row() -> None:
+    dataset = load_dataset(TableData(table="iris"), 0, 0)
+    assert dataset.name == "iris"
+    assert dataset.oracle == "none"
+    assert dataset.heldout is not None
+    assert len(dataset.heldout) == 45
+    first, second = dataset.fresh_pair(5_000, _generator())
+    assert len(first) == len(second) == len(dataset.fresh(5_000, _generator())) == 22
+    noised = dataset.points_to_noise(4_500, _generator())
+    rows, counts = torch.unique(dataset.heldout, dim=0, return_counts=True)
+    found, often = torch.unique(noised, dim=0, return_counts=True)
+    assert torch.equal(rows, found)
+    assert torch.equal(often, 100 * counts)  # iris has the same flower twice
 
 
 def test_training_rows_are_standardised_with_their_own_moments(tmp_path: Path) -> None:
@@ -200,12 +302,12 @@ def test_too_few_rows_are_refused(tmp_path: Path) -> None:
 def test_heldout_rows_are_noised_equally_often(tmp_path: Path) -> None:
     dataset = load_dataset(FileData(path=_csv(tmp_path, _rows(100)), holdout=0.5), 0, 0)
     assert dataset.heldout is not None
-    points = dataset.points_to_noise(37, _generator())
+    points = dataset.points_to_noise(187, _generator())
     _, counts = torch.unique(points, dim=0, return_counts=True)
-    assert len(counts) == len(dataset.heldout) == 10
+    assert len(counts) == len(dataset.heldout) == 50
     assert set(counts.tolist()) == {3, 4}
     # In random order: the timesteps, which go up, must not go along with the rows.
-    assert not torch.equal(points[:10], dataset.heldout)
+    assert not torch.equal(points[:50], dataset.heldout)
 
 
 @given(num=st.integers(1, 60), seed=st.integers(0, 10))
@@ -242,14 +344,18 @@ def test_fresh_dataset_refuses_other_columns_and_few_rows(tmp_path: Path) -> Non
         fresh_dataset(short, own.columns, own.standardizer, 0)
 
 
-def test_names_are_toys_or_files(tmp_path: Path) -> None:
+def test_names_are_toys_tables_or_files(tmp_path: Path) -> None:
     assert data_from_name("moons") == ToyData(toy="moons")
+    assert data_from_name("iris") == TableData(table="iris")
+    assert data_from_name("wine", holdout=0.5) == TableData(table="wine", holdout=0.5)
     pinned = data_from_name(str(_csv(tmp_path, _rows(20))))
     assert isinstance(pinned, FileData)
     assert len(pinned.sha256) == 64
     assert pinned.name == "points"
     with pytest.raises(KanDiffusionError, match=r"data set .* 'mons', did you mean 'moons'"):
         data_from_name("mons")
+    with pytest.raises(KanDiffusionError, match="did you mean 'breast-cancer'"):
+        data_from_name("breast_cancer")
     with pytest.raises(DataError, match=r"there is no file 'missing\.csv'"):
         data_from_name("missing.csv")
 
@@ -261,6 +367,10 @@ def test_names_are_toys_or_files(tmp_path: Path) -> None:
         ({"toy": "moons", "num_points": 0}, ("toy", "num_points"), "greater than or equal to 1"),
         ({"path": "p.csv", "holdout": 2}, ("file", "holdout"), "less than 1"),
         ({"path": "p.csv", "hold": 0.2}, ("file", "hold"), "not permitted"),
+        ({"table": "irs"}, ("table",), "unknown table 'irs', did you mean 'iris'"),
+        ({"table": "iris", "holdout": 0}, ("table", "holdout"), "greater than 0"),
+        ({"table": "iris", "num_points": 5}, ("table", "num_points"), "not permitted"),
+        ({}, ("toy", "toy"), "required"),
     ],
 )
 def test_wrong_settings_are_named(
@@ -271,6 +381,16 @@ def test_wrong_settings_are_named(
     (error,) = caught.value.errors()
     assert error["loc"] == place
     assert message in error["msg"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [ToyData(toy="moons", noise=0.3), FileData(path=Path("p.csv")), TableData(table="diabetes")],
+)
+def test_settings_come_back_from_json(data: ToyData | FileData | TableData) -> None:
+    adapter = TypeAdapter(DataConfig)
+    assert adapter.validate_json(adapter.dump_json(data)) == data
+    assert adapter.validate_python(data) is data
 
 
 def test_fresh_dataset_puts_columns_in_the_models_order(tmp_path: Path) -> None:

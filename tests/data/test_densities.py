@@ -51,6 +51,7 @@ DENSITIES: dict[str, Density] = {
     "full-mixture": _full_mixture(),
     "correlated-2d": make_toy("gaussian-mixture"),
     "swiss-roll": make_toy("swiss-roll"),
+    "swiss-roll-16d": make_toy("swiss-roll-16d"),
     "overlapping-boxes": UniformBoxes(
         [[0.0, 0.0], [0.5, -1.0]], [[1.0, 2.0], [3.0, 1.0]], weights=[1.0, 3.0]
     ),
@@ -323,7 +324,7 @@ def test_embedding_keeps_distances_and_adds_the_noise() -> None:
 
 
 def test_same_generator_same_sample_and_survives_pickling() -> None:
-    for name in ("swiss-roll", "checkerboard", "gaussian-mixture"):
+    for name in ("swiss-roll", "checkerboard", "gaussian-mixture", "swiss-roll-16d"):
         density = make_toy(name)
         copy = pickle.loads(pickle.dumps(density))
         assert torch.equal(density.sample(10, _generator(7)), copy.sample(10, _generator(7)))

@@ -11,11 +11,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kan_diffusion.denoisers import UNLABELLED, Denoiser, KANDenoiser, MLPDenoiser
+from kan_diffusion.denoisers import (
+    UNLABELLED,
+    Denoiser,
+    KANDenoiser,
+    MLPDenoiser,
+    RBF2015Denoiser,
+    SplineMLPDenoiser,
+)
 from kan_diffusion.denoisers.time import TimeFeatures
 from kan_diffusion.errors import KanDiffusionError
 
-each_class = pytest.mark.parametrize("kind", [KANDenoiser, MLPDenoiser])
+each_class = pytest.mark.parametrize(
+    "kind", [KANDenoiser, MLPDenoiser, SplineMLPDenoiser, RBF2015Denoiser]
+)
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -178,6 +187,11 @@ def test_points_of_another_shape_are_refused(kind: type[Denoiser], shape: tuple[
         (lambda: MLPDenoiser(2, activation="rely"), "unknown activation 'rely'"),
         (lambda: MLPDenoiser(2, init="xaver"), "did you mean 'xavier'"),
         (lambda: KANDenoiser(2, init="torch"), "unknown init 'torch'"),
+        (lambda: KANDenoiser(2, num_input_frequencies=-1), "num_input_frequencies .* not -1"),
+        (lambda: MLPDenoiser(2, hidden=(), modulated=True), "at least one hidden layer"),
+        (lambda: RBF2015Denoiser(2, hidden=(16,)), r"two sizes, .* not \(16,\)"),
+        (lambda: RBF2015Denoiser(2, hidden=(16, 0)), r"two sizes, .* not \(16, 0\)"),
+        (lambda: RBF2015Denoiser(2, num_train_timesteps=0), "num_train_timesteps"),
     ],
 )
 def test_unusable_settings_are_refused(make: Callable[[], Denoiser], message: str) -> None:

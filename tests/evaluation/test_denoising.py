@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
 from torch import Tensor, nn
 
-from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
+from kan_diffusion.data.datasets import Dataset, TableData, ToyData, load_dataset
+from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.data.density import Density
 from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
 from kan_diffusion.evaluation.denoising import (
@@ -136,7 +139,7 @@ def test_draw_is_shared_and_every_timestep_equally_frequent(toy: Dataset) -> Non
     first, second = (draw_noised_points(toy, process, 3000, _generator(3)) for _ in range(2))
     assert torch.equal(first.noised, second.noised)
     assert torch.equal(torch.bincount(first.timesteps), torch.full((1000,), 3))
-    assert first.exact
+    assert first.oracle == "exact"
     # The oracle judges the float32 points that networks see.
     assert torch.equal(first.noised, first.noised.float().double())
     expected = first.alpha * first.clean + first.sigma * first.noise
@@ -156,6 +159,57 @@ def test_levels_average_to_the_total_and_find_the_error(toy: Dataset) -> None:
     snr = [level.log_snr for level in scores.levels]
     assert snr == sorted(snr, reverse=True)
     assert [level.t_low for level in scores.levels] == pytest.approx([i / 10 for i in range(10)])
+
+
+def test_losses_by_level_average_to_the_total(toy: Dataset) -> None:
+    process = _process("v_prediction")
+    draw = draw_noised_points(toy, process, 1000, _generator())
+    scores = measure_denoising(ZeroPredictor(toy.density, process), draw, process, num_levels=4)
+    losses = [level.heldout_loss for level in scores.levels]
+    assert np.mean(losses) == pytest.approx(scores.heldout_loss, rel=1e-12)
+    # Of predicting zero the loss is the mean square of what is to be predicted.
+    target = draw.alpha * draw.noise - draw.sigma * draw.clean
+    expected = target.square().mean(1).view(4, 250).mean(1)
+    assert losses == pytest.approx(expected.tolist(), rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+@each_type
+def test_without_an_oracle_there_is_the_loss_alone(
+    toy: Dataset, prediction_type: str, loss: str
+) -> None:
+    """The same points as with an exact oracle have the same loss, in total and by level."""
+    process = _process(prediction_type, loss=loss)
+    assert toy.density is not None
+    heldout = toy.density.sample(60, _generator(3))
+    rows = Dataset(toy.name, toy.columns, toy.standardizer, toy.train, None, heldout)
+    assert rows.oracle == "none"
+    draw = draw_noised_points(rows, process, 600, _generator())
+    assert draw.oracle == "none"
+    assert draw.means == ()
+    alpha, sigma = draw.alpha.squeeze(-1), draw.sigma.squeeze(-1)
+    known = replace(draw, means=(toy.density.posterior_mean(draw.noised, alpha, sigma),))
+    denoiser = NoisePredictor(toy.density, process, offset=0.3)
+    without, with_oracle = (measure_denoising(denoiser, d, process) for d in (draw, known))
+    assert without.heldout_loss == with_oracle.heldout_loss
+    assert (without.floor, without.excess, without.excess_se) == (None, None, None)
+    assert with_oracle.excess == pytest.approx(0.09, rel=1e-6)
+    blank = [replace(level, excess=None, standard_error=None) for level in with_oracle.levels]
+    assert list(without.levels) == blank
+    assert len(blank) == 10
+
+
+def test_rows_of_a_table_are_noised_many_times() -> None:
+    process = _process()
+    dataset = load_dataset(TableData(table="iris"), 0, 0)
+    draw = draw_noised_points(dataset, process, 4500, _generator())
+    assert dataset.heldout is not None
+    density = GaussianMixture(torch.zeros(1, 4), variances=1.0)
+    scores = measure_denoising(NoisePredictor(density, process), draw, process)
+    assert scores.excess is None
+    # The best denoiser of a standard normal predicts v = 0, whatever it is given.
+    target = draw.alpha * draw.noise - draw.sigma * draw.clean
+    assert scores.heldout_loss == pytest.approx(float(target.square().mean()), rel=1e-6)
 
 
 def test_standard_error_is_that_of_repeated_draws(toy: Dataset) -> None:
@@ -178,7 +232,7 @@ def test_two_references_are_free_of_their_variance(toy: Dataset, by_references: 
     process = _process("epsilon")
     num = 2000
     draw = draw_noised_points(by_references, process, num, _generator())
-    assert not draw.exact
+    assert draw.oracle == "estimated"
     oracle = NoisePredictor(toy.density, process)
     scores = measure_denoising(oracle, draw, process)
     assert abs(scores.excess) < 4 * scores.excess_se

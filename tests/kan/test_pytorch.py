@@ -250,7 +250,12 @@ def test_onnx_models_give_the_same_numbers(basis: str, extrapolation: str) -> No
         (found,) = session.run(None, {name: x.numpy()})
         expected = network(x).detach()
         scale = max(1.0, float(expected.abs().max()))
-        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-5 * scale)
+        # Two layers of five harmonics steepen the rounding of a place far outside about 100 times:
+        # in float32 each path is as far as that from float64.
+        tolerance = 3e-5 if extrapolation == "periodic" else 1e-5
+        torch.testing.assert_close(
+            torch.from_numpy(found), expected, rtol=0, atol=tolerance * scale
+        )
 
 
 # Transforms

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from html_page import write_quickly
 
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import get_process
-from kan_diffusion.report.contents import CURVE_COLUMNS, LEVEL_COLUMNS
+from kan_diffusion.report.contents import CURVE_COLUMNS, LEVEL_COLUMNS, smoothed_curve
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.page import write_report
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, StudyConfig, read_preset
+from kan_diffusion.study.folder import load_points
 from kan_diffusion.study.run import StudyResults, load_study
 from kan_diffusion.study.trials import run_trial
 
@@ -175,7 +177,7 @@ def test_originals_are_points_no_model_was_trained_on(tmp_path: Path) -> None:
     untrained = set(map(tuple, dataset.untrained().numpy()))
     assert len(contents.originals["table"]) == 30
     assert set(map(tuple, contents.originals["table"])) == untrained
-    assert any("estimated from two reference samples" in line for line in contents.warnings)
+    assert any("No oracle is known for" in line for line in contents.warnings)
     assert not any("does not reach noise" in line for line in contents.warnings)
     assert contents.columns["table"] == ["column_1", "column_2", "column_3"]
 
@@ -197,7 +199,7 @@ def test_study_in_which_everything_failed_is_reported(tmp_path: Path) -> None:
 
 def test_trials_that_were_not_run_are_said(tiny_study: StudyResults) -> None:
     folder = tiny_study.folder
-    (folder / "study.yaml").write_text(_tiny(seeds=2).to_yaml())
+    (folder / "study.yaml").write_text(_tiny(seeds=2).pinned().to_yaml())
     more = load_study(folder)
     assert more.rows["error"].tolist() == [None, "not run"]
     assert report_contents(more, "again").rows is more.rows
@@ -229,3 +231,76 @@ def test_damaged_files_of_a_trial_are_named(
     with pytest.raises(RunFolderError, match=f"{name}' cannot be read") as caught:
         report_contents(tiny_study, "again")
     assert "\n" not in str(caught.value)
+
+
+# --- budgets and data without an oracle -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def budgeted(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+    """Two models at two budgets on a toy and at one on a table, which has no oracle."""
+    study = _tiny(
+        seeds=2,
+        data=[{"toy": "moons", "num_points": 100}, {"table": "iris"}],
+        models=[{"name": "KAN", "family": "kan"}, {"name": "MLP", "family": "mlp"}],
+        budgets=[
+            {"match": "params", "amount": 600},
+            {"match": "flops", "amount": 900, "data": ["moons"]},
+        ],
+    )
+    return _run(study, tmp_path_factory.mktemp("report") / "budgeted")
+
+
+def test_contents_are_told_apart_by_budget(budgeted: StudyResults) -> None:
+    contents = report_contents(budgeted, "again")
+    labels = [setting.label for setting in contents.settings_of_rows()]
+    assert labels == ["moons, 600 parameters", "iris, 600 parameters", "moons, 900 FLOPs a point"]
+    assert set(contents.samples) == {(label, name) for label in labels for name in ("KAN", "MLP")}
+    first = next(t for t in budgeted.trials if t.config.match == "flops" and t.config.seed == 0)
+    np.testing.assert_array_equal(
+        contents.samples["moons, 900 FLOPs a point", first.config.model.name],
+        load_points(first.folder / "samples.safetensors")[:50],
+    )
+    for label in labels:
+        rows = contents.complete_rows(label).set_index(["name", "seed"])
+        by_level = contents.levels_of(label).groupby(["name", "seed"])
+        measure = "heldout_loss" if label.startswith("iris") else "excess"
+        for key, levels in by_level:
+            assert levels[measure].mean() == pytest.approx(rows.loc[key, measure], rel=1e-4)
+        assert len(contents.curves_of(label).groupby(["name", "seed"])) == 4
+    assert set(contents.floors) == {"moons"}
+    settings = dict(contents.settings)
+    assert settings["held equal in turn"] == "600 parameters; 900 FLOPs a point (moons)"
+    assert settings["data: iris"] == "scikit-learn's table 'iris'"
+    assert any("No oracle is known for iris" in warning for warning in contents.warnings)
+
+
+def test_curves_are_the_smoothed_losses_of_the_trials(budgeted: StudyResults) -> None:
+    contents = report_contents(budgeted, "again")
+    trial = budgeted.trials[0]
+    raw = pd.read_parquet(trial.folder / "curves.parquet")
+    assert len(raw) == 20
+    label = contents.complete_rows().set_index("trial").loc[trial.config.id, "setting"]
+    curves = contents.curves_of(label)
+    curve = curves[(curves["name"] == trial.config.model.name) & (curves["seed"] == 0)]
+    steps, losses = smoothed_curve(raw["step"].to_numpy(), raw["loss"].to_numpy())
+    np.testing.assert_allclose(curve["step"], steps)
+    np.testing.assert_allclose(curve["loss"], losses)
+
+
+def test_points_of_a_table_were_not_trained_on(budgeted: StudyResults) -> None:
+    contents = report_contents(budgeted, "again")
+    dataset = load_dataset(budgeted.config.data[1], budgeted.config.seed, 0)
+    trained = {tuple(row) for row in dataset.train.double().numpy().round(5)}
+    drawn = contents.originals["iris"]
+    assert drawn.shape[1] == 4
+    fresh = [tuple(row) not in trained for row in drawn.round(5)]
+    assert np.mean(fresh) > 0.9  # the table has a few flowers twice
+
+
+def test_report_of_budgets_has_a_page_a_data_set(budgeted: StudyResults) -> None:
+    html = write_quickly(report_contents(budgeted, "again"), budgeted.folder).read_text()
+    assert re.findall(r'<article id="(.*?)"', html) == ["data-moons", "data-iris"]
+    for trial in budgeted.trials:
+        assert html.count(f'href="#trial-{trial.config.id}"') == 1
+        assert html.count(f'<tr id="trial-{trial.config.id}"') == 1

@@ -3,20 +3,25 @@ from __future__ import annotations
 import json
 import shutil
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import write_json
+from kan_diffusion.processes import get_process
+from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import (
     load_points,
     load_trial,
     recorded_steps,
     require_trial_folder,
+    save_pipeline,
     save_points,
 )
 from kan_diffusion.study.named import single_trial
@@ -124,3 +129,52 @@ def test_json_is_plain(tmp_path: Path, config: TrialConfig) -> None:
     _finish(tmp_path, config)
     content = json.loads((tmp_path / "trial.json").read_text())
     assert set(content) == {"config", "row", "levels"}
+
+
+def _pipeline(value: float) -> PointDiffusionPipeline:
+    """A pipeline all of whose weights are the same number."""
+    process = get_process("cosine")
+    denoiser = build_denoiser("mlp", 2, num_train_timesteps=process.num_timesteps, params=400)
+    for parameter in denoiser.parameters():
+        torch.nn.init.constant_(parameter, value)
+    return PointDiffusionPipeline(denoiser, process.scheduler(), (0.0, 0.0), (1.0, 1.0), ("x", "y"))
+
+
+def _values(folder: Path) -> set[float]:
+    pipeline = PointDiffusionPipeline.from_pretrained(folder)
+    return {v for p in pipeline.denoiser.state_dict().values() for v in p.flatten().tolist()}
+
+
+def test_pipelines_saved_by_several_at_once_are_never_missing_or_torn(tmp_path: Path) -> None:
+    pipelines = [_pipeline(1.0), _pipeline(2.0)]
+    save_pipeline(pipelines[0], tmp_path)
+    names = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    assert Path("denoiser/config.json") in names
+
+    def save(pipeline: PointDiffusionPipeline) -> None:
+        for _ in range(15):
+            save_pipeline(pipeline, tmp_path)
+
+    with ThreadPoolExecutor(2) as pool:
+        saving = [pool.submit(save, pipeline) for pipeline in pipelines]
+        while not all(future.done() for future in saving):
+            assert all((tmp_path / name).exists() for name in names)
+            assert _values(tmp_path) in ({1.0}, {2.0})
+        for future in saving:
+            future.result()
+    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == names
+
+
+def test_a_pipeline_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    save_pipeline(_pipeline(1.0), tmp_path)
+    scheduler = tmp_path / "scheduler" / "scheduler_config.json"
+    scheduler.unlink()
+    scheduler.mkdir()  # a folder in the place of a file cannot be replaced by one
+    (scheduler / "file").write_text("")
+    with pytest.raises(
+        RunFolderError, match=r"scheduler_config\.json': .* free some space"
+    ) as caught:
+        save_pipeline(_pipeline(2.0), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert (scheduler / "file").exists()
+    assert not list(tmp_path.glob(".pipeline*"))

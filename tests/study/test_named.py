@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import yaml
 
-from kan_diffusion.data.datasets import FileData, ToyData
+from kan_diffusion.data.datasets import FileData, ToyData, load_dataset
 from kan_diffusion.denoisers.families import FAMILIES, build_denoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
+from kan_diffusion.study.trials import build
 
 
 @pytest.fixture
@@ -26,19 +27,77 @@ def test_preset_and_study_file_are_themselves(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({**read_preset("seed").model_dump(mode="json"), "name": "mine"}))
     assert study_for(str(path)).name == "mine"
     for what in ("seed", str(path)):
-        with pytest.raises(KanDiffusionError, match=r"fixes the sizes .* leave --params out"):
+        with pytest.raises(KanDiffusionError, match=r"fixes the sizes .* leave --params, --match"):
             study_for(what, params=100)
 
 
 @pytest.mark.parametrize("params", [600, 2300])
-def test_a_toy_gets_every_family_at_one_size(params: int) -> None:
+def test_a_toy_gets_families_of_both_kinds_at_one_size(params: int) -> None:
     study = study_for("moons", params)
     assert study.data == (ToyData(toy="moons"),)
-    assert {model.family for model in study.models} == set(FAMILIES)
-    for model in study.models:
-        assert model.learning_rate == FAMILIES[model.family].learning_rate
-        built = build_denoiser(model.family, 2, num_train_timesteps=1000, params=model.params)
+    assert {"kan", "mlp"} <= {FAMILIES[model.family].kind for model in study.models}
+    assert study.seeds == 10  # with fewer, an exact test has little to say
+    for trial in study.trials():
+        assert trial.training.learning_rate == FAMILIES[trial.model.family].learning_rate
+        built = build(trial, load_dataset(trial.data, 0, 0))
         assert abs(built.num_trainable - params) <= 0.02 * params
+
+
+def test_all_families_but_those_that_cannot_be_fitted(caplog: pytest.LogCaptureFixture) -> None:
+    assert [model.family for model in study_for("moons", families=["all"]).models] == list(FAMILIES)
+    some = study_for("mixture-32d", 800, families=["all"])
+    assert 0 < len(some.models) < len(FAMILIES)
+    assert caplog.text.count("left out: ") == len(FAMILIES) - len(some.models)
+    with pytest.raises(KanDiffusionError, match="no family has that size on 'mixture-32d': a budg"):
+        study_for("mixture-32d", 40, families=["all"])
+    # What was asked for by name is not left out in silence: building it says what is wrong.
+    asked = study_for("mixture-32d", 40, families=["kan"])
+    assert [model.family for model in asked.models] == ["kan"]
+
+
+@pytest.mark.parametrize("match", ["params", "flops", "flops-per-edge"])
+def test_a_model_may_be_the_budget(match: str) -> None:
+    study = study_for("moons", match=match, budget="mlp:32-32-32", families=["kan", "mlp"])
+    like = build_denoiser("mlp", 2, num_train_timesteps=1000, hidden=(32, 32, 32))
+    count = {"params": "num_trainable", "flops": "flops", "flops-per-edge": "flops_per_edge"}[match]
+    (budget,) = study.budgets
+    assert budget.amount == getattr(like, count)
+    for trial in study.trials():
+        built = build(trial, load_dataset(trial.data, 0, 0))
+        assert abs(getattr(built, count) - budget.amount) <= 0.02 * budget.amount
+
+
+def test_a_models_training_time_may_be_the_budget() -> None:
+    (budget,) = study_for("moons", match="time", budget="mlp:8-8", families=["mlp"]).budgets
+    assert budget.match == "time"
+    assert 0.1 < budget.amount < 100
+    assert budget.params == 2300
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"match": "parms"}, "unknown --match 'parms', did you mean 'params'"),
+        ({"match": "flops"}, "--match flops needs a --budget"),
+        ({"budget": "many"}, "neither a number nor a model"),
+        ({"budget": "mlp:a-b"}, "neither a number nor a model"),
+        ({"budget": "mpl:8-8"}, "unknown family 'mpl'"),
+        ({"budget": "-5"}, "greater than 0"),
+        ({"params": 100, "budget": "200"}, "--params says the size, and so does"),
+        ({"families": ["kna"]}, "unknown family 'kna', did you mean 'kan'"),
+    ],
+    ids=str,
+)
+def test_budgets_that_make_no_sense_are_one_line(options: dict[str, object], message: str) -> None:
+    with pytest.raises(KanDiffusionError, match=message) as caught:
+        study_for("moons", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_budget_takes_the_place_of_a_presets() -> None:
+    study = study_for("pilot", match="flops", budget="9000", families=["kan", "mlp"])
+    assert [(budget.match, budget.amount) for budget in study.budgets] == [("flops", 9000)]
+    assert [model.family for model in study.models] == ["kan", "mlp"]
 
 
 def test_a_file_is_pinned_and_half_of_it_held_out(points: Path) -> None:
@@ -56,7 +115,7 @@ def test_a_preset_goes_before_a_toy_of_its_name() -> None:
     ("what", "error", "message"),
     [
         ("swis-roll", KanDiffusionError, "did you mean 'swiss-roll'"),
-        ("moon", KanDiffusionError, "unknown study, toy or file 'moon', did you mean 'moons'"),
+        ("moon", KanDiffusionError, "unknown study, data set or file 'moon', did you mean 'moons'"),
         ("missing.csv", DataError, "there is no file 'missing.csv'"),
         ("missing.yaml", KanDiffusionError, "study file 'missing.yaml' cannot be read"),
         ("points.txt", DataError, "no file 'points.txt'"),

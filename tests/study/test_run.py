@@ -23,7 +23,7 @@ from kan_diffusion.study.folder import load_points
 from kan_diffusion.study.run import (
     StudyResults,
     load_study,
-    parameter_counts,
+    plan_study,
     run_study,
 )
 from kan_diffusion.study.trials import run_trial
@@ -296,7 +296,9 @@ def test_parameters_are_counted_for_each_data_set(tmp_path: Path) -> None:
     models += [
         {"name": "fixed", "family": "mlp", "hidden": [10], "settings": {"time_encoding": "raw"}}
     ]
-    counts = parameter_counts(_study(data=[{"toy": "moons"}, {"path": str(path)}], models=models))
+    study = _study(data=[{"toy": "moons"}, {"path": str(path)}], models=models)
+    plan = plan_study(study, tmp_path / "run")
+    counts = {(t.data.name, t.model.name): plan.parameters[t.id] for t in plan.trials}
     # (inputs + 1 for time + 1 for bias) x 10 + (10 + 1) x outputs
     assert counts["moons", "fixed"] == 4 * 10 + 11 * 2
     assert counts["wide", "fixed"] == 8 * 10 + 11 * 6

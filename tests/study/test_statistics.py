@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -10,8 +11,15 @@ from hypothesis import strategies as st
 from kan_diffusion.errors import DataError
 from kan_diffusion.study.statistics import (
     Interval,
+    average_ranks,
+    bootstrap_interval,
     difference_interval,
+    friedman_p,
+    holm,
     mean_interval,
+    nemenyi_critical_difference,
+    paired_permutation_p,
+    smallest_permutation_p,
     summarise,
 )
 
@@ -103,3 +111,172 @@ def test_summarise_of_no_rows_and_of_a_column_that_is_not_there():
     assert table.empty
     with pytest.raises(DataError, match="no column 'family'"):
         summarise(pd.DataFrame({"name": ["kan"]}), ["family"], [])
+
+
+def test_bootstrap_interval_of_many_values_is_students():
+    # For a mean of 400 nearly normal values both are the mean and two standard errors.
+    sample = np.random.default_rng(1).normal(3.0, 1.0, 400)
+    bootstrap, student = bootstrap_interval(sample), mean_interval(sample)
+    width = student.high - student.low
+    assert bootstrap.mean == student.mean
+    assert bootstrap.low == pytest.approx(student.low, abs=0.05 * width)
+    assert bootstrap.high == pytest.approx(student.high, abs=0.05 * width)
+
+
+@pytest.mark.parametrize(("num", "coverage"), [(5, 0.82), (10, 0.89), (40, 0.94)])
+def test_bootstrap_interval_covers_as_often_as_the_module_says(num, coverage):
+    samples = np.random.default_rng(num).normal(2.0, 0.7, (600, num))
+    intervals = [bootstrap_interval(sample, resamples=499) for sample in samples]
+    covered = np.mean([i.low <= 2.0 <= i.high for i in intervals])
+    assert covered == pytest.approx(coverage, abs=4 * math.sqrt(coverage * (1 - coverage) / 600))
+
+
+def test_bootstrap_interval_leans_towards_the_long_tail():
+    samples = np.random.default_rng(2).exponential(1.0, (50, 20))
+    intervals = [bootstrap_interval(sample, resamples=999) for sample in samples]
+    above, below = (sum(i.high - i.mean for i in intervals), sum(i.mean - i.low for i in intervals))
+    assert above > 1.2 * below
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.floats(-50, 50, width=16), min_size=2, max_size=12),
+    st.sampled_from([2.0**-600, 0.25, 2.0**40]),
+)
+def test_bootstrap_interval_grows_with_its_values(sample, scale):
+    # Powers of two, whose products are exact: not even the cube of a tiny difference may vanish.
+    before = bootstrap_interval(sample, resamples=199)
+    after = bootstrap_interval([scale * value for value in sample], resamples=199)
+    for end in ("mean", "low", "high"):
+        assert getattr(after, end) == scale * getattr(before, end)
+    slack = 1e-12 * max(map(abs, sample))
+    assert min(sample) - slack <= before.low <= before.high <= max(sample) + slack
+
+
+def test_bootstrap_interval_of_too_little():
+    assert bootstrap_interval([0.1, 0.1, 0.1]) == Interval(0.1, 0.1, 0.1, 3)
+    assert bootstrap_interval([0.25, None, math.nan, math.inf]) == Interval(0.25, None, None, 1)
+    assert math.isnan(bootstrap_interval([]).mean)
+    two = bootstrap_interval([1.0, 2.0])
+    assert (two.low, two.high) == (1.0, 2.0)
+    with pytest.raises(DataError, match="2 or more"):
+        bootstrap_interval([1.0, 2.0], resamples=1)
+    with pytest.raises(DataError, match="between 0 and 1"):
+        bootstrap_interval([1.0, 2.0], confidence=95.0)
+
+
+def test_bootstrap_interval_falls_back_where_bca_is_undefined():
+    # Of two resamples both means often lie on one side of the mean: no bias can be told from that.
+    sample = [1.0, 2.0, 4.0, 8.0]
+    for seed in range(20):
+        interval = bootstrap_interval(sample, resamples=2, seed=seed)
+        assert 1.0 <= interval.low <= interval.high <= 8.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=8))
+def test_permutation_p_counts_all_flips_of_signs(differences):
+    flips = np.array(list(itertools.product([-1, 1], repeat=len(differences))))
+    sums = np.abs(flips @ np.array(differences))
+    assert paired_permutation_p(differences) == (sums >= abs(sum(differences))).mean()
+
+
+def test_permutation_p_by_hand():
+    assert paired_permutation_p([1.0, 2.0, 3.0, 4.0, 5.0]) == 2 / 32
+    assert paired_permutation_p([-1e-9] * 10) == 2 / 1_024
+    # 3 - 1 is beaten or reached by 3 + 1, 3 - 1 and their negatives: by all four.
+    assert paired_permutation_p([3.0, -1.0]) == 1.0
+    # |±1 ±2 ±4| >= 5 for 5 and 7 only.
+    assert paired_permutation_p([-1.0, 2.0, 4.0]) == 4 / 8
+    # Zeros and what is missing change nothing.
+    assert paired_permutation_p([-1.0, 0.0, 2.0, None, 4.0, math.nan, 0.0]) == 4 / 8
+    assert paired_permutation_p([0.3]) == paired_permutation_p([0.0, 0.0]) == 1.0
+    assert math.isnan(paired_permutation_p([None, math.nan]))
+
+
+def test_permutation_p_of_many_differences_is_near_the_t_test():
+    sample = np.random.default_rng(4).normal(0.4, 1.0, 40)
+    p = paired_permutation_p(sample)
+    assert p == pytest.approx(scipy.stats.ttest_1samp(sample, 0.0).pvalue, rel=0.15)
+    assert p == paired_permutation_p(sample)
+    assert p == paired_permutation_p(-sample)
+    # Random flips never give 0.
+    assert paired_permutation_p(np.ones(40)) == pytest.approx(2 / 100_000)
+
+
+def test_permutation_p_is_as_small_as_can_be_where_all_signs_agree():
+    for num in range(1, 12):
+        assert paired_permutation_p(np.arange(1.0, num + 1)) == smallest_permutation_p(num)
+    assert smallest_permutation_p(5) == 0.0625
+    assert math.isnan(smallest_permutation_p(0))
+
+
+def test_holm_by_hand():
+    # Sorted 0.005, 0.01, 0.03, 0.04; times 4, 3, 2, 1; the last raised to the one before it.
+    adjusted = holm([0.01, 0.04, 0.03, 0.005])
+    assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.7, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+    with pytest.raises(DataError, match="from 0 to 1"):
+        holm([0.5, 1.5])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), max_size=12))
+def test_holm_raises_keeps_order_and_leaves_out_what_was_not_tested(p_values):
+    adjusted = holm(p_values)
+    assert [math.isnan(value) for value in adjusted] == [math.isnan(value) for value in p_values]
+    tested = [(p, q) for p, q in zip(p_values, adjusted, strict=True) if not math.isnan(p)]
+    assert [q for _, q in tested] == holm([p for p, _ in tested])
+    for (p, q), (other_p, other_q) in itertools.product(tested, repeat=2):
+        assert p <= q <= 1
+        assert q <= other_q or p > other_p
+        # The step-down procedure itself: reject while p_(i) <= level / (m - i + 1).
+    for level in (0.05, 0.5):
+        rejected = 0
+        for p in sorted(p for p, _ in tested):
+            if p * (len(tested) - rejected) > level:
+                break
+            rejected += 1
+        assert sum(q <= level for _, q in tested) == rejected
+
+
+@pytest.mark.parametrize(("num_models", "quantile"), [(2, 1.960), (5, 2.728), (10, 3.164)])
+def test_critical_difference_has_demsars_quantiles(num_models, quantile):
+    # Table 5a of Demšar (2006).
+    for num_data in (4, 30):
+        scale = math.sqrt(num_models * (num_models + 1) / (6 * num_data))
+        distance = nemenyi_critical_difference(num_models, num_data)
+        assert distance / scale == pytest.approx(quantile, abs=5.1e-4)
+    assert nemenyi_critical_difference(num_models, 30, 0.1) < distance
+
+
+def test_critical_difference_of_demsars_example():
+    # Four classifiers on 14 data sets: CD = 2.569 sqrt(4 * 5 / (6 * 14)) = 1.25.
+    assert nemenyi_critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
+    with pytest.raises(DataError, match="2 or more"):
+        nemenyi_critical_difference(1, 14)
+
+
+def test_average_ranks_share_ties():
+    values = np.array([[0.1, 0.2, 0.3], [0.2, 0.1, 0.1], [5.0, 5.0, 5.0]])
+    assert average_ranks(values).tolist() == pytest.approx([2.0, 5.5 / 3, 6.5 / 3])
+    with pytest.raises(DataError, match="gaps"):
+        average_ranks(np.array([[0.1, math.nan]]))
+
+
+def test_friedman_is_the_formula_of_mean_ranks():
+    values = np.random.default_rng(5).normal(size=(12, 4)) + np.array([0.0, 0.2, 0.4, 0.8])
+    num_data, num_models = values.shape
+    spread = ((average_ranks(values) - (num_models + 1) / 2) ** 2).sum()
+    statistic = 12 * num_data / (num_models * (num_models + 1)) * spread
+    expected = scipy.stats.chi2.sf(statistic, num_models - 1)
+    assert friedman_p(values) == pytest.approx(expected, rel=1e-9)
+    # Only the order within a row counts.
+    assert friedman_p(np.exp(values) * np.arange(1, 13)[:, None]) == friedman_p(values)
+
+
+def test_friedman_of_two_models_is_the_sign_test():
+    better = np.array([[1.0, 2.0]] * 6 + [[3.0, 3.0]])
+    assert friedman_p(better) == pytest.approx(2 / 2**6)
+    assert friedman_p(np.ones((5, 2))) == friedman_p(np.ones((5, 3))) == 1.0

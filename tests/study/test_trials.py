@@ -15,7 +15,7 @@ from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.folder import TrialResult, load_points, load_trial, recorded_steps
-from kan_diffusion.study.measure import evaluate_run, load_run
+from kan_diffusion.study.measure import evaluate_run, load_run, oracle_warning
 from kan_diffusion.study.trials import NUM_PANELS, record_reverse, run_trial
 
 STEPS = 40
@@ -276,10 +276,18 @@ def test_toy_of_other_dimension_is_refused(tmp_path: Path) -> None:
     # Of the file it was trained on, only rows that were held out are used.
     row, used, warning = evaluate_run(tmp_path / "run", str(path))
     assert used.startswith("8 rows")
-    # Three rows a reference sample make no oracle, and that is said.
-    assert not 0 < float(row["floor"]) <= float(row["heldout_loss"])
-    assert warning is not None
-    assert "floor and excess say nothing here" in warning
+    assert "too few for an oracle" in used
+    assert row["oracle"] == "none"
+    assert (row["floor"], row["excess"], warning) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("floor", "doubted"), [(-0.1, True), (0.6, True), (0.4, False), (None, False)]
+)
+def test_an_estimated_oracle_that_cannot_be_is_doubted(floor: float | None, doubted: bool) -> None:
+    warning = oracle_warning({"floor": floor, "heldout_loss": 0.5})
+    assert (warning is not None) == doubted
+    assert warning is None or "floor and excess say nothing here" in warning
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""Data: toy densities with exact oracles, tables from files, standardisation."""
+"""Data: toy densities with exact oracles, tables from files and scikit-learn, standardisation."""
 
+from kan_diffusion.data.bundled import TABLES
 from kan_diffusion.data.densities import (
     CurveDensity,
     CurveSegment,
@@ -12,6 +13,7 @@ from kan_diffusion.data.tables import Table, read_table
 from kan_diffusion.data.toys import TOYS, make_toy
 
 __all__ = [
+    "TABLES",
     "TOYS",
     "CurveDensity",
     "CurveSegment",

@@ -1,9 +1,17 @@
 """Data sets: what a denoiser is trained on, and what it is judged with.
 
-A data set comes from a toy density, whose fresh points never run out and whose oracle is exact, or
-from a file. A file's rows are split once: some are trained on, and of the held-out ones a fifth is
-noised to measure the denoiser while the rest makes two independent reference samples, A and B, for
-an oracle. Everything is standardised with the moments of the density, or of the training rows.
+A data set comes from a toy density, whose fresh points never run out and whose oracle is exact;
+from a file; or from a table that scikit-learn brings along. The rows of the latter two are split:
+some are trained on, the others are held out.
+
+* With at least `FEWEST_FOR_ORACLE` held-out rows a file is split once, for all trials of a study. A
+  fifth of the held-out rows is noised to measure the denoiser; the rest makes two independent
+  reference samples, A and B, for an oracle.
+* With fewer, such an oracle would say nothing, and there is none: all held-out rows are noised. So
+  it is with the tables. Each trial seed is then a split of its own (all models of a seed share it),
+  so that a comparison over seeds is one over splits of the rows, too.
+
+Everything is standardised with the moments of the density, or of the training rows.
 """
 
 from __future__ import annotations
@@ -11,12 +19,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from torch import Tensor
 
+from kan_diffusion.data.bundled import TABLES, bundled_table
 from kan_diffusion.data.density import Density
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.tables import are_names, read_table
@@ -25,14 +34,26 @@ from kan_diffusion.errors import DataError, unknown_name
 from kan_diffusion.randomness import torch_generator
 
 __all__ = [
+    "FEWEST_FOR_ORACLE",
+    "TABLES",
     "DataConfig",
     "Dataset",
     "FileData",
+    "OracleKind",
+    "TableData",
     "ToyData",
     "data_from_name",
     "fresh_dataset",
     "load_dataset",
 ]
+
+FEWEST_FOR_ORACLE = 4_000
+"""Held-out rows below which a file has no oracle. Two fifths of them are a reference sample, so
+sparse with fewer that at small noise the nearest row alone decides the posterior mean; the floor
+can then come out below zero or above a denoiser's loss."""
+
+OracleKind = Literal["exact", "estimated", "none"]
+"""Where the posterior mean comes from: a density, two reference samples, or nowhere."""
 
 _FEWEST_ROWS = 10
 _COORDINATES = ("x", "y", "z")
@@ -101,14 +122,45 @@ class FileData(BaseModel):
         return self.model_copy(update={"sha256": self.sha256 or read_table(self.path).sha256})
 
 
+class TableData(BaseModel):
+    """Rows of a table that scikit-learn brings along.
+
+    Attributes:
+        table: Name of the table, a key of ``TABLES``.
+        holdout: Fraction of the rows that is not trained on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: str
+    holdout: float = Field(0.3, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.table not in TABLES:
+            raise unknown_name("table", self.table, TABLES)
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the data set is called in tables and figures."""
+        return self.table
+
+
 def _kind(data: object) -> str:
-    """Which of the two it is, so that an error speaks of the settings of that one."""
-    is_file = "path" in data if isinstance(data, Mapping) else isinstance(data, FileData)
-    return "file" if is_file else "toy"
+    """Which of the three it is, so that an error speaks of the settings of that one."""
+    if isinstance(data, FileData | TableData):
+        return "file" if isinstance(data, FileData) else "table"
+    if isinstance(data, Mapping):
+        return "file" if "path" in data else "table" if "table" in data else "toy"
+    return "toy"
 
 
 DataConfig = Annotated[
-    Annotated[ToyData, Tag("toy")] | Annotated[FileData, Tag("file")], Discriminator(_kind)
+    Annotated[ToyData, Tag("toy")]
+    | Annotated[FileData, Tag("file")]
+    | Annotated[TableData, Tag("table")],
+    Discriminator(_kind),
 ]
 """Where points come from."""
 
@@ -122,10 +174,11 @@ class Dataset:
         columns: Names of the coordinates.
         standardizer: The map between the data's own units and standardised ones.
         train: Training points with shape (N, d), float32.
-        density: The exact density of standardised points, or None for a file.
+        density: The exact density of standardised points, or None for rows of a file or table.
         heldout: Points to noise, with shape (m, d), float64; None for a toy, which has no end of
             fresh ones.
-        references: Two independent samples with shapes (a, d) and (b, d), float64; None for a toy.
+        references: Two independent samples with shapes (a, d) and (b, d), float64; None for a toy,
+            and where there are too few rows for an oracle.
     """
 
     name: str
@@ -140,6 +193,18 @@ class Dataset:
     def dim(self) -> int:
         """Number d of coordinates."""
         return len(self.columns)
+
+    @property
+    def oracle(self) -> OracleKind:
+        """Where the posterior mean comes from."""
+        if self.density is not None:
+            return "exact"
+        return "none" if self.references is None else "estimated"
+
+    @property
+    def split_by_seed(self) -> bool:
+        """Whether every trial seed holds other rows out; what judges a trial must be its own."""
+        return self.oracle == "none"
 
     def points_to_noise(self, num: int, generator: torch.Generator) -> Tensor:
         """Points with shape (num, d), float64, that no denoiser was trained on.
@@ -157,7 +222,7 @@ class Dataset:
     def fresh_pair(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Two disjoint samples of points that no denoiser was trained on, float64.
 
-        Each has ``num`` points, or half of the untrained rows of a file with fewer.
+        Each has ``num`` points, or half of the untrained rows where there are fewer.
         """
         if self.density is not None:
             points = self.density.sample(2 * num, generator)
@@ -170,7 +235,7 @@ class Dataset:
     def fresh(self, num: int, generator: torch.Generator) -> Tensor:
         """At most ``num`` points that no denoiser was trained on, float64.
 
-        Of a file with fewer untrained rows than twice that, half of them: as many as each sample
+        Where there are fewer untrained rows than twice that, half of them: as many as each sample
         of :meth:`fresh_pair` has, so that metrics with either compare.
         """
         if self.density is not None:
@@ -180,44 +245,49 @@ class Dataset:
         return points[torch.randperm(len(points), generator=generator)[:num]]
 
     def untrained(self) -> Tensor:
-        """All rows of a file that were not trained on, float64."""
+        """All rows of a file or table that were not trained on, float64."""
         assert self.heldout is not None
-        assert self.references is not None
-        return torch.cat([self.heldout, *self.references])
+        return torch.cat([self.heldout, *(self.references or ())])
 
 
-def data_from_name(name: str, **options: float) -> ToyData | FileData:
-    """A toy by its name, or a file by its path.
+def data_from_name(name: str, **options: float) -> DataConfig:
+    """A toy or a table by its name, or a file by its path.
 
     Args:
         name: What the user wrote.
-        **options: Settings of :class:`ToyData` or :class:`FileData`.
+        **options: Settings of :class:`ToyData`, :class:`TableData` or :class:`FileData`.
 
     Raises:
         DataError: The file cannot be used.
-        KanDiffusionError: Neither a known toy nor a file.
+        KanDiffusionError: Neither a known toy, nor a table, nor a file.
     """
     if name in TOYS:
         return ToyData(toy=name, **options)
+    if name in TABLES:
+        return TableData(table=name, **options)
     if Path(name).suffix or Path(name).exists() or "/" in name:
         return FileData(path=Path(name), **options).pinned()
-    raise unknown_name("data set (neither a toy nor a file)", name, TOYS)
+    raise unknown_name("data set (neither toy, table nor file)", name, [*TOYS, *TABLES])
 
 
-def load_dataset(config: ToyData | FileData, study_seed: int, trial_seed: int) -> Dataset:
+def load_dataset(config: DataConfig, study_seed: int, trial_seed: int) -> Dataset:
     """Loads a data set.
 
     Args:
         config: Where points come from.
-        study_seed: What a file's split derives from: all trials of a study share it.
-        trial_seed: What a toy's training points derive from, together with the study's seed.
+        study_seed: What all draws derive from. All trials of a study share the split of a file
+            with an oracle.
+        trial_seed: What a toy's training points, and a split without an oracle, derive from as
+            well.
 
     Raises:
         DataError: The file cannot be used, or has changed since the run was set up.
     """
     if isinstance(config, ToyData):
         return _load_toy(config, study_seed, trial_seed)
-    return _load_file(config, study_seed)
+    if isinstance(config, TableData):
+        return _load_table(config, study_seed, trial_seed)
+    return _load_file(config, study_seed, trial_seed)
 
 
 def _load_toy(config: ToyData, study_seed: int, trial_seed: int) -> Dataset:
@@ -242,7 +312,15 @@ def _numbered(dim: int) -> tuple[str, ...]:
     return tuple(f"x{index}" for index in range(1, dim + 1))
 
 
-def _load_file(config: FileData, study_seed: int) -> Dataset:
+def _load_table(config: TableData, study_seed: int, trial_seed: int) -> Dataset:
+    values, columns = bundled_table(config.table)
+    points = torch.from_numpy(values)
+    num_heldout = _num_heldout(len(points), config.holdout)
+    stream = torch_generator("split", study_seed, trial_seed)
+    return _split(config.name, columns, points, num_heldout, stream, repr(config.name), False)
+
+
+def _load_file(config: FileData, study_seed: int, trial_seed: int) -> Dataset:
     table = read_table(config.path)
     if config.sha256 and table.sha256 != config.sha256:
         raise DataError(
@@ -255,35 +333,51 @@ def _load_file(config: FileData, study_seed: int) -> Dataset:
             f"'{config.path}' has {num_rows} rows; at least {_FEWEST_ROWS} are needed to train on "
             "some and judge with others"
         )
-    order = torch.randperm(num_rows, generator=torch_generator("split", study_seed))
-    points = torch.from_numpy(table.values)[order]
+    num_heldout = _num_heldout(num_rows, config.holdout)
+    has_oracle = num_heldout >= FEWEST_FOR_ORACLE
+    stream = torch_generator("split", study_seed, *(() if has_oracle else (trial_seed,)))
+    points = torch.from_numpy(table.values)
+    where = f"'{config.path}'"
+    return _split(config.name, table.columns, points, num_heldout, stream, where, has_oracle)
+
+
+def _num_heldout(num_rows: int, holdout: float) -> int:
     # Real against real takes two samples of at least two rows.
-    num_heldout = min(max(round(config.holdout * num_rows), 4), num_rows - 2)
+    return min(max(round(holdout * num_rows), 4), num_rows - 2)
+
+
+def _split(
+    name: str,
+    columns: tuple[str, ...],
+    points: Tensor,
+    num_heldout: int,
+    generator: torch.Generator,
+    where: str,
+    has_oracle: bool,
+) -> Dataset:
+    """Rows (n, d) as a data set, some held out at random; ``where`` names them in an error."""
+    points = points[torch.randperm(len(points), generator=generator)]
     heldout, train = points[:num_heldout], points[num_heldout:]
-    standardizer = _training_moments(train, table.columns, config.path)
-    noised, first, second = _heldout_parts(standardizer.apply(heldout))
-    return Dataset(
-        name=config.name,
-        columns=table.columns,
-        standardizer=standardizer,
-        train=standardizer.apply(train).float(),
-        heldout=noised,
-        references=(first, second),
-    )
-
-
-def _training_moments(train: Tensor, columns: tuple[str, ...], path: Path) -> Standardizer:
     constant = [
-        name
-        for name, values in zip(columns, train.T, strict=True)
+        column
+        for column, values in zip(columns, train.T, strict=True)
         if bool((values == values[0]).all())
     ]
     if constant:
         raise DataError(
-            f"'{path}': column '{constant[0]}' is constant among the rows trained on; leave it out "
+            f"{where}: column '{constant[0]}' is constant among the rows trained on; leave it out "
             "or hold out fewer rows"
         )
-    return Standardizer.from_points(train)
+    standardizer = Standardizer.from_points(train)
+    noised, references = _heldout_parts(standardizer.apply(heldout), has_oracle)
+    return Dataset(
+        name=name,
+        columns=columns,
+        standardizer=standardizer,
+        train=standardizer.apply(train).float(),
+        heldout=noised,
+        references=references,
+    )
 
 
 def fresh_dataset(
@@ -322,22 +416,29 @@ def fresh_dataset(
         )
     points = torch.from_numpy(table.values)[:, order]
     points = points[torch.randperm(len(points), generator=torch_generator("split", seed))]
-    noised, first, second = _heldout_parts(standardizer.apply(points))
+    noised, references = _heldout_parts(
+        standardizer.apply(points), has_oracle=len(points) >= FEWEST_FOR_ORACLE
+    )
     return Dataset(
         name=path.stem,
         columns=columns,
         standardizer=standardizer,
         train=torch.empty(0, len(columns)),
         heldout=noised,
-        references=(first, second),
+        references=references,
     )
 
 
-def _heldout_parts(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A fifth of held-out points to noise, and two reference samples of equal size."""
-    num_noised = max(1, len(points) // 5)
+def _heldout_parts(points: Tensor, has_oracle: bool) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """The points to noise, and two reference samples of equal size.
+
+    Without an oracle all points are noised, with one a fifth of them.
+    """
+    if not has_oracle:
+        return points, None
+    num_noised = len(points) // 5
     num_first = (len(points) - num_noised) // 2
     noised, first, second = points.split(
         [num_noised, num_first, len(points) - num_noised - num_first]
     )
-    return noised, first, second
+    return noised, (first, second)

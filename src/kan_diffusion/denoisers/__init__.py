@@ -1,18 +1,26 @@
 """Networks that predict noise."""
 
 from kan_diffusion.denoisers.base import UNLABELLED, Denoiser, DenoiserOutput
-from kan_diffusion.denoisers.families import FAMILIES, Family, build_denoiser, get_family
+from kan_diffusion.denoisers.families import FAMILIES, build_denoiser, get_family
+from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.mlp import MLPDenoiser
+from kan_diffusion.denoisers.rbf_2015 import RBF2015Denoiser
+from kan_diffusion.denoisers.spline_mlp import SplineMLPDenoiser
 
 __all__ = [
     "FAMILIES",
     "UNLABELLED",
+    "Choice",
     "Denoiser",
     "DenoiserOutput",
     "Family",
+    "IntRange",
     "KANDenoiser",
     "MLPDenoiser",
+    "RBF2015Denoiser",
+    "Range",
+    "SplineMLPDenoiser",
     "build_denoiser",
     "get_family",
 ]

@@ -6,7 +6,10 @@ A denoiser is a function of the noised points, the timestep and, when there are 
 
 What it predicts (noise, velocity or clean points) is the process's affair, not the network's. The
 one-hot block is all zero where no label is given, which is the unconditional model of
-classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598).
+classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598). The points may come with Fourier
+features of their coordinates (:mod:`kan_diffusion.denoisers.inputs`); some families take the
+timestep in another way (:mod:`kan_diffusion.denoisers.stacks`,
+:mod:`kan_diffusion.denoisers.rbf_2015`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from diffusers import ConfigMixin, ModelMixin  # see the note in Denoiser
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from kan_diffusion.denoisers.inputs import PointFeatures
 from kan_diffusion.denoisers.time import TimeEncoding, TimeFeatures
 from kan_diffusion.errors import KanDiffusionError
 
@@ -47,12 +51,33 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     Attributes:
         network: Maps (B, num_inputs) to (B, d).
-        flops: Floating-point operations of one forward pass for one point (the time features,
-            a few dozen operations, are left out for every family alike).
+        point_features: Fourier features of the points, or None.
+        flops: Floating-point operations of one forward pass for one point, as computed here.
+        flops_per_edge: The same where every edge evaluates its functions for itself; what either
+            counts: :mod:`kan_diffusion.denoisers.flops`.
     """
 
     config_name = "config.json"
     network: nn.Module
+    point_features: nn.Module | None
+
+    def _setup_points(self, data_dim: int, num_classes: int, num_input_frequencies: int = 0) -> int:
+        """Prepares the features of points and labels and returns how many there are."""
+        if data_dim < 1 or num_classes < 0:
+            raise KanDiffusionError(
+                "a denoiser needs data_dim of at least 1 and num_classes of at least 0, not "
+                f"{data_dim} and {num_classes}"
+            )
+        self.num_classes = num_classes
+        self.data_dim = data_dim
+        self._input_flops = 0
+        self.point_features = None
+        if num_input_frequencies == 0:
+            return data_dim + num_classes
+        features = PointFeatures(data_dim, num_input_frequencies)
+        self._input_flops = features.flops
+        self.point_features = features
+        return features.num_features + num_classes
 
     def _setup_inputs(
         self,
@@ -61,22 +86,22 @@ class Denoiser(ModelMixin, ConfigMixin):
         time_encoding: TimeEncoding,
         num_time_frequencies: int,
         num_classes: int,
+        num_input_frequencies: int = 0,
     ) -> int:
-        """Prepares the input features and returns how many there are."""
-        if data_dim < 1 or num_classes < 0:
-            raise KanDiffusionError(
-                "a denoiser needs data_dim of at least 1 and num_classes of at least 0, not "
-                f"{data_dim} and {num_classes}"
-            )
+        """Prepares all input features, the timestep's included, and returns how many there are."""
+        num_features = self._setup_points(data_dim, num_classes, num_input_frequencies)
         self.time_features = TimeFeatures(time_encoding, num_train_timesteps, num_time_frequencies)
-        self.num_classes = num_classes
-        self.data_dim = data_dim
-        return data_dim + self.time_features.num_features + num_classes
+        return num_features + self.time_features.num_features
 
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
         raise NotImplementedError
+
+    @property
+    def flops_per_edge(self) -> int:
+        """``flops`` where every edge evaluates its functions for itself: alike without edges."""
+        return self.flops
 
     @property
     def num_trainable(self) -> int:
@@ -128,6 +153,21 @@ class Denoiser(ModelMixin, ConfigMixin):
             1, labels.clamp(min=0).unsqueeze(-1), labelled.to(sample.dtype).unsqueeze(-1)
         )
 
+    def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
+        """The network's answer; a family that takes the timestep in another way overrides this.
+
+        Args:
+            points: Features of the noised points with shape (B, p).
+            steps: Timesteps with shape (B,), or (1,) where all points have one.
+            labels: One-hot labels with shape (B, num_classes), or None without classes.
+
+        Returns:
+            The prediction with shape (B, d).
+        """
+        time = self.time_features(steps, points.dtype).expand(points.shape[0], -1)
+        parts = [points, time] if labels is None else [points, time, labels]
+        return self.network(torch.cat(parts, dim=-1))
+
     def forward(
         self,
         sample: Tensor,
@@ -157,11 +197,9 @@ class Denoiser(ModelMixin, ConfigMixin):
                 f"{tuple(sample.shape)}"
             )
         steps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
-        time = self.time_features(steps, sample.dtype).expand(sample.shape[0], -1)
-        parts = [sample, time]
-        if self.num_classes:
-            parts.append(self._label_features(class_labels, sample))
-        elif class_labels is not None:
-            self._label_features(class_labels, sample)
-        prediction = self.network(torch.cat(parts, dim=-1))
+        points = sample if self.point_features is None else self.point_features(sample)
+        labels = None
+        if self.num_classes or class_labels is not None:
+            labels = self._label_features(class_labels, sample)
+        prediction = self._predict(points, steps, labels)
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)

@@ -1,4 +1,4 @@
-"""The KAN denoiser: a stack of KAN layers on points, time features and labels."""
+"""The KAN denoiser: a stack of KAN layers on points, time features and labels; and its families."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from typing import Literal
 import torch
 from diffusers.configuration_utils import register_to_config
 
-from kan_diffusion.denoisers.base import Denoiser, ModelMixin
+from kan_diffusion.denoisers.base import ModelMixin
+from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Setting, Space
+from kan_diffusion.denoisers.flops import kan_flops_per_edge
+from kan_diffusion.denoisers.stacks import Stack, StackDenoiser
 from kan_diffusion.denoisers.time import TimeEncoding
 from kan_diffusion.kan import grids
 from kan_diffusion.kan.bases import BasisName, Extrapolation
 from kan_diffusion.kan.grids import Average, MovingGrids
-from kan_diffusion.kan.initialization import Initialization
+from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization
+from kan_diffusion.kan.linear import KANLinear
 from kan_diffusion.kan.network import KAN
 
-__all__ = ["KANDenoiser", "ModelMixin"]
+__all__ = ["KAN_FAMILIES", "KANDenoiser", "ModelMixin"]
 
 
-class KANDenoiser(Denoiser, MovingGrids):
+class KANDenoiser(StackDenoiser, MovingGrids):
     """A denoiser made of KAN layers.
 
     Args:
@@ -38,6 +42,12 @@ class KANDenoiser(Denoiser, MovingGrids):
         base_activation: ``"silu"``, None, or ``"auto"``: what suits the basis.
         edge_scale: Whether every edge has a scale of its own.
         init: Initialisation by name.
+        num_input_frequencies: Number of frequencies of the points' own Fourier features
+            (:mod:`kan_diffusion.denoisers.inputs`), 0 for the points alone.
+        residual: Whether hidden layers after the first add their input to their output, see
+            :mod:`kan_diffusion.denoisers.stacks`.
+        modulated: Whether the timestep scales and shifts the hidden layers' outputs instead of
+            being an input.
     """
 
     @register_to_config
@@ -58,13 +68,23 @@ class KANDenoiser(Denoiser, MovingGrids):
         base_activation: Literal["silu", "auto"] | None = "auto",
         edge_scale: bool = False,
         init: Initialization = "power-law",
+        num_input_frequencies: int = 0,
+        residual: bool = False,
+        modulated: bool = False,
     ) -> None:
         super().__init__()
         num_inputs = self._setup_inputs(
-            data_dim, num_train_timesteps, time_encoding, num_time_frequencies, num_classes
+            data_dim,
+            num_train_timesteps,
+            time_encoding,
+            num_time_frequencies,
+            num_classes,
+            num_input_frequencies,
         )
+        num_time_features = self.time_features.num_features if modulated else 0
+        num_inputs -= num_time_features
         low, high = grid_range
-        self.network = KAN(
+        network = KAN(
             [num_inputs, *hidden, data_dim],
             bias,
             basis=basis,
@@ -76,6 +96,14 @@ class KANDenoiser(Denoiser, MovingGrids):
             edge_scale=edge_scale,
             init=init,
         )
+        self.network = network
+        if residual or modulated:
+            self.network = Stack(
+                list(network.layers),
+                hidden,
+                residual=residual,
+                num_time_features=num_time_features,
+            )
 
     def refine(
         self,
@@ -92,13 +120,108 @@ class KANDenoiser(Denoiser, MovingGrids):
         self.register_to_config(grid_size=num_intervals)  # type: ignore[operator]
         return change
 
+    def _layers(self) -> list[KANLinear]:
+        assert isinstance(self.network, KAN | Stack)
+        return [layer for layer in self.network.layers if isinstance(layer, KANLinear)]
+
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
-        assert isinstance(self.network, KAN)
-        return self.network.flops
+        return sum(layer.flops for layer in self._layers()) + self._extra_flops
+
+    @property
+    def flops_per_edge(self) -> int:
+        """The same where every edge evaluates its functions for itself."""
+        return kan_flops_per_edge(self._layers()) + self._extra_flops
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters from ``generator`` (torch's default one when None)."""
-        assert isinstance(self.network, KAN)
-        self.network.reset_parameters(generator)
+        for layer in self._layers():
+            layer.reset_parameters(generator)
+        if self.stack is not None:
+            self.stack.reset_parameters()
+
+
+_LEARNING_RATE = Range(5e-3, 5e-2, log=True)
+_SPACE: Space = {
+    "learning_rate": _LEARNING_RATE,
+    "depth": IntRange(2, 5),
+    "num_time_frequencies": IntRange(2, 5),
+}
+_GRID_RANGES = Choice(((-2.0, 2.0), (-3.0, 3.0), (-4.0, 4.0)))
+# Without a base activation every initialisation is the same: nothing to choose.
+_GLOBAL_SPACE: Space = {**_SPACE, "grid_range": _GRID_RANGES}
+_LOCAL_SPACE: Space = {
+    **_GLOBAL_SPACE,
+    "grid_size": IntRange(3, 10),
+    "init": Choice(tuple(INITIALIZATIONS)),
+}
+_SETTINGS: dict[str, Setting] = {
+    "num_time_frequencies": 4,
+    "grid_size": 4,
+    "grid_range": (-3.0, 3.0),
+    "init": "power-law",
+}
+
+
+def _family(
+    name: str, title: str, space: Space, settings: dict[str, Setting], depth: int = 4
+) -> Family:
+    """A family that has not been tuned yet, beside the one that has."""
+    return Family(
+        name,
+        KANDenoiser,
+        depth=depth,
+        learning_rate=2e-2,
+        settings=settings,
+        kind="kan",
+        title=title,
+        space=space,
+    )
+
+
+KAN_FAMILIES: tuple[Family, ...] = (
+    # The best of 16 settings on the swiss roll: benchmarks/tune_defaults.py, results/tuning/; the
+    # initialisation is the best of benchmarks/initializations.py, results/initializations/.
+    Family(
+        "kan",
+        KANDenoiser,
+        depth=4,
+        learning_rate=2.3e-2,
+        settings=_SETTINGS,
+        kind="kan",
+        title="KAN",
+        space=_LOCAL_SPACE,
+    ),
+    _family("kan-rbf", "KAN RBF", _LOCAL_SPACE, {**_SETTINGS, "basis": "rbf"}),
+    _family(
+        "kan-chebyshev",
+        "KAN Chebyshev",
+        {**_GLOBAL_SPACE, "grid_size": IntRange(3, 7)},
+        {
+            "num_time_frequencies": 4,
+            "basis": "chebyshev",
+            "grid_size": 4,
+            "grid_range": (-3.0, 3.0),
+        },
+    ),
+    _family(
+        "kan-fourier",
+        "KAN Fourier",
+        {**_GLOBAL_SPACE, "grid_size": IntRange(2, 5)},
+        {"num_time_frequencies": 4, "basis": "fourier", "grid_size": 3, "grid_range": (-4.0, 4.0)},
+    ),
+    _family(
+        "kan-rational", "KAN rational", _SPACE, {"num_time_frequencies": 4, "basis": "rational"}
+    ),
+    _family(
+        "kan-fourier-inputs",
+        "KAN Fourier inputs",
+        {**_LOCAL_SPACE, "num_input_frequencies": IntRange(2, 5)},
+        {**_SETTINGS, "num_input_frequencies": 2},
+        depth=3,
+    ),
+    _family("residual-kan", "residual KAN", _LOCAL_SPACE, {**_SETTINGS, "residual": True}),
+    _family("modulated-kan", "modulated KAN", _LOCAL_SPACE, {**_SETTINGS, "modulated": True}),
+)
+"""KANs on several bases and with several ways to take their inputs."""

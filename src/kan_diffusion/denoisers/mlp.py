@@ -1,9 +1,9 @@
-"""The MLP denoiser: linear layers with an activation between them."""
+"""The MLP denoiser: linear layers with an activation between them; and its families."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -11,19 +11,48 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from kan_diffusion.denoisers.base import Denoiser, ModelMixin
+from kan_diffusion.denoisers.base import ModelMixin
+from kan_diffusion.denoisers.family import Family, IntRange, Range, Setting, Space
+from kan_diffusion.denoisers.flops import linear_flops, linear_flops_per_edge
+from kan_diffusion.denoisers.stacks import Stack, StackDenoiser
 from kan_diffusion.denoisers.time import TimeEncoding
 from kan_diffusion.errors import unknown_name
 
-__all__ = ["MLPDenoiser", "ModelMixin"]
+__all__ = ["MLP_FAMILIES", "MLPDenoiser", "MLPInitialization", "ModelMixin", "draw_linears"]
 
 MLPInitialization = Literal["torch", "xavier"]
 
-_ACTIVATIONS: dict[str, tuple[type[nn.Module], int]] = {"relu": (nn.ReLU, 1), "silu": (nn.SiLU, 4)}
-"""Each activation with the floating-point operations it counts for."""
+_ACTIVATIONS: dict[str, tuple[type[nn.Module], int, int]] = {
+    "relu": (nn.ReLU, 1, 1),
+    "silu": (nn.SiLU, 4, 5),
+}
+"""Each activation with the operations it counts for: this package's and those of Yu et al."""
 
 
-class MLPDenoiser(Denoiser):
+@torch.no_grad()
+def draw_linears(
+    linears: Iterable[nn.Linear],
+    init: MLPInitialization = "torch",
+    generator: torch.Generator | None = None,
+) -> None:
+    """Draws the weights and biases of linear layers.
+
+    Args:
+        linears: The layers, drawn in this order.
+        init: ``"torch"`` or ``"xavier"``, see :class:`MLPDenoiser`.
+        generator: Where the draws come from; torch's default generator when None.
+    """
+    for linear in linears:
+        if init == "xavier":
+            nn.init.xavier_uniform_(linear.weight, generator=generator)
+            linear.bias.fill_(0.01)
+        else:
+            bound = 1 / math.sqrt(linear.in_features)
+            linear.weight.uniform_(-bound, bound, generator=generator)
+            linear.bias.uniform_(-bound, bound, generator=generator)
+
+
+class MLPDenoiser(StackDenoiser):
     """A denoiser made of linear layers.
 
     Args:
@@ -36,6 +65,12 @@ class MLPDenoiser(Denoiser):
         activation: ``"silu"`` or ``"relu"``.
         init: ``"torch"``, the initialisation ``nn.Linear`` has, or ``"xavier"``, uniform Glorot
             weights with biases of 0.01, the seed notebook's.
+        num_input_frequencies: Number of frequencies of the points' own Fourier features
+            (:mod:`kan_diffusion.denoisers.inputs`), 0 for the points alone.
+        residual: Whether hidden layers after the first add their input to their output, see
+            :mod:`kan_diffusion.denoisers.stacks`.
+        modulated: Whether the timestep scales and shifts the hidden units, ahead of their
+            activation, instead of being an input.
 
     Raises:
         KanDiffusionError: An activation or initialisation of an unknown name.
@@ -52,6 +87,9 @@ class MLPDenoiser(Denoiser):
         num_classes: int = 0,
         activation: Literal["silu", "relu"] = "silu",
         init: MLPInitialization = "torch",
+        num_input_frequencies: int = 0,
+        residual: bool = False,
+        modulated: bool = False,
     ) -> None:
         super().__init__()
         if activation not in _ACTIVATIONS:
@@ -59,36 +97,102 @@ class MLPDenoiser(Denoiser):
         if init not in get_args(MLPInitialization):
             raise unknown_name("init", init, get_args(MLPInitialization))
         num_inputs = self._setup_inputs(
-            data_dim, num_train_timesteps, time_encoding, num_time_frequencies, num_classes
+            data_dim,
+            num_train_timesteps,
+            time_encoding,
+            num_time_frequencies,
+            num_classes,
+            num_input_frequencies,
         )
-        make_activation, self._activation_flops = _ACTIVATIONS[activation]
-        self._init = init
-        widths = [num_inputs, *hidden, data_dim]
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), make_activation()]
-        self.network = nn.Sequential(*layers[:-1])
+        num_time_features = self.time_features.num_features if modulated else 0
+        num_inputs -= num_time_features
+        make_activation, self._activation_flops, self._activation_flops_per_edge = _ACTIVATIONS[
+            activation
+        ]
+        self._init: MLPInitialization = init
+        linears = [nn.Linear(a, b) for a, b in pairwise([num_inputs, *hidden, data_dim])]
+        if residual or modulated:
+            self.network = Stack(
+                linears,
+                hidden,
+                activation=make_activation(),
+                residual=residual,
+                num_time_features=num_time_features,
+            )
+        else:
+            layers: list[nn.Module] = []
+            for linear in linears:
+                layers += [linear, make_activation()]
+            self.network = nn.Sequential(*layers[:-1])
         self.reset_parameters()
 
     def _linears(self) -> list[nn.Linear]:
-        return [layer for layer in self.network.modules() if isinstance(layer, nn.Linear)]
+        layers = self.network.children() if self.stack is None else self.stack.layers
+        return [layer for layer in layers if isinstance(layer, nn.Linear)]
+
+    def _num_hidden(self) -> int:
+        return sum(linear.out_features for linear in self._linears()[:-1])
 
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
-        linears = self._linears()
-        hidden = sum(linear.out_features for linear in linears[:-1])
-        products = sum(2 * linear.weight.numel() + linear.out_features for linear in linears)
-        return products + hidden * self._activation_flops
+        activations = self._num_hidden() * self._activation_flops
+        return linear_flops(self._linears()) + activations + self._extra_flops
 
-    @torch.no_grad()
+    @property
+    def flops_per_edge(self) -> int:
+        """The same by the convention of Yu et al. 2024 (arXiv:2407.16674)."""
+        activations = self._num_hidden() * self._activation_flops_per_edge
+        return linear_flops_per_edge(self._linears()) + activations + self._extra_flops
+
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters from ``generator`` (torch's default one when None)."""
-        for linear in self._linears():
-            if self._init == "xavier":
-                nn.init.xavier_uniform_(linear.weight, generator=generator)
-                linear.bias.fill_(0.01)
-            else:
-                bound = 1 / math.sqrt(linear.in_features)
-                linear.weight.uniform_(-bound, bound, generator=generator)
-                linear.bias.uniform_(-bound, bound, generator=generator)
+        draw_linears(self._linears(), self._init, generator)
+        if self.stack is not None:
+            self.stack.reset_parameters()
+
+
+_SPACE: Space = {
+    "learning_rate": Range(5e-3, 5e-2, log=True),
+    "depth": IntRange(3, 7),
+    "num_time_frequencies": IntRange(2, 5),
+}
+
+
+def _family(name: str, title: str, settings: dict[str, Setting], **more: IntRange) -> Family:
+    """A family that has not been tuned yet, beside the one that has."""
+    return Family(
+        name,
+        MLPDenoiser,
+        depth=5,
+        learning_rate=2e-2,
+        settings={"num_time_frequencies": 3, **settings},
+        kind="mlp",
+        title=title,
+        space={**_SPACE, **more},
+    )
+
+
+MLP_FAMILIES: tuple[Family, ...] = (
+    # The best of 16 settings on the swiss roll: benchmarks/tune_defaults.py, results/tuning/.
+    Family(
+        "mlp",
+        MLPDenoiser,
+        depth=6,
+        learning_rate=2.2e-2,
+        settings={"num_time_frequencies": 3},
+        kind="mlp",
+        title="MLP",
+        space=_SPACE,
+    ),
+    _family("mlp-relu", "MLP ReLU", {"activation": "relu"}),
+    _family(
+        "mlp-fourier-inputs",
+        "MLP Fourier inputs",
+        {"num_input_frequencies": 2},
+        num_input_frequencies=IntRange(2, 5),
+    ),
+    _family("residual-mlp", "residual MLP", {"residual": True}),
+    _family("modulated-mlp", "modulated MLP", {"modulated": True}),
+)
+"""MLPs with several activations and several ways to take their inputs."""

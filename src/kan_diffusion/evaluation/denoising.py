@@ -8,7 +8,8 @@ numbers), every timestep equally often. With :math:`\hat\varepsilon` the predict
 
 and the *floor* is the loss of the oracle. With two reference samples instead of an exact oracle the
 square becomes the product of the distances to the two oracles, and the squared error of the floor
-likewise, which removes the variance (not the bias) of the reference samples.
+likewise, which removes the variance (not the bias) of the reference samples. Without an oracle
+there is the loss alone, in total and by noise level.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.datasets import Dataset, OracleKind
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.evaluation.oracles import (
     ExactOracle,
@@ -52,8 +53,8 @@ class NoisedPoints:
         alpha: Signal levels with shape (n, 1), float64.
         sigma: Noise levels with shape (n, 1), float64.
         noised: Noised points with shape (n, d), float64 values that float32 can hold.
-        means: Posterior means with shape (n, d): one of an exact oracle, or two of independent
-            reference samples.
+        means: Posterior means with shape (n, d): one of an exact oracle, two of independent
+            reference samples, or none.
     """
 
     clean: Tensor
@@ -65,28 +66,31 @@ class NoisedPoints:
     means: tuple[Tensor, ...]
 
     @property
-    def exact(self) -> bool:
-        """Whether the oracle is exact."""
-        return len(self.means) == 1
+    def oracle(self) -> OracleKind:
+        """Where the posterior means come from."""
+        kinds: tuple[OracleKind, ...] = ("none", "exact", "estimated")
+        return kinds[len(self.means)]
 
 
 @dataclass(frozen=True)
 class LevelScore:
-    """The excess in one range of timesteps.
+    """Loss and excess in one range of timesteps.
 
     Attributes:
         t_low: Lower end as a fraction of T.
         t_high: Upper end as a fraction of T.
         log_snr: Mean of log(alpha^2 / sigma^2) in the range.
-        excess: Excess in the range.
-        standard_error: Its standard error over the draw.
+        heldout_loss: The training loss on the draw's points in the range.
+        excess: Excess in the range; None without an oracle.
+        standard_error: Its standard error over the draw; None without an oracle.
     """
 
     t_low: float
     t_high: float
     log_snr: float
-    excess: float
-    standard_error: float
+    heldout_loss: float
+    excess: float | None
+    standard_error: float | None
 
 
 @dataclass(frozen=True)
@@ -96,24 +100,23 @@ class DenoisingScores:
     Attributes:
         heldout_loss: The training loss on the draw.
         floor: The oracle's loss on the draw. For a Huber loss this is the loss of the posterior
-            mean, which is not quite the least Huber loss there is.
-        excess: Mean squared distance of predicted noise from the oracle's.
-        excess_se: Standard error of the excess over the draw.
-        levels: The excess by noise level.
+            mean, which is not quite the least Huber loss there is. None without an oracle.
+        excess: Mean squared distance of predicted noise from the oracle's. None without an oracle.
+        excess_se: Standard error of the excess over the draw. None without an oracle.
+        levels: Loss and excess by noise level.
     """
 
     heldout_loss: float
-    floor: float
-    excess: float
-    excess_se: float
+    floor: float | None
+    excess: float | None
+    excess_se: float | None
     levels: tuple[LevelScore, ...]
 
 
 def _oracles(dataset: Dataset) -> tuple[Oracle, ...]:
     if dataset.density is not None:
         return (ExactOracle(dataset.density),)
-    assert dataset.references is not None
-    return tuple(ReferenceOracle(points) for points in dataset.references)
+    return tuple(ReferenceOracle(points) for points in dataset.references or ())
 
 
 def draw_noised_points(
@@ -178,7 +181,7 @@ def _mean_and_error(rows: Tensor) -> tuple[float, float]:
 
 
 def _levels(
-    rows: Tensor, draw: NoisedPoints, process: Process, num_levels: int
+    losses: Tensor, excesses: Tensor | None, draw: NoisedPoints, process: Process, num_levels: int
 ) -> Sequence[LevelScore]:
     bins = draw.timesteps * num_levels // process.num_timesteps
     log_snr = 2 * (draw.alpha.log() - draw.sigma.log()).squeeze(-1)
@@ -187,12 +190,13 @@ def _levels(
         inside = bins == index
         if int(inside.sum()) < 2:  # no standard error
             continue
-        excess, error = _mean_and_error(rows[inside])
+        excess, error = (None, None) if excesses is None else _mean_and_error(excesses[inside])
         scores.append(
             LevelScore(
                 t_low=index / num_levels,
                 t_high=(index + 1) / num_levels,
                 log_snr=float(log_snr[inside].mean()),
+                heldout_loss=float(losses[inside].mean()),
                 excess=excess,
                 standard_error=error,
             )
@@ -209,17 +213,19 @@ def measure_denoising(
         denoiser: The trained network, on any device.
         draw: Points shared by all denoisers of the comparison.
         process: The process the denoiser was trained for.
-        num_levels: Number of ranges of timesteps that the excess is split into.
+        num_levels: Number of ranges of timesteps that loss and excess are split into.
     """
     prediction = _predict(denoiser, draw)
     target = process.target(draw.clean, draw.noise, draw.alpha, draw.sigma)
     predicted_noise = process.predicted_noise(prediction, draw.noised, draw.alpha, draw.sigma)
-    rows = _excess_of_rows(predicted_noise, draw)
-    excess, error = _mean_and_error(rows)
+    losses = process.loss_of(prediction, target, reduction="none").mean(dim=1)
+    has_oracle = draw.oracle != "none"
+    excesses = _excess_of_rows(predicted_noise, draw) if has_oracle else None
+    excess, error = (None, None) if excesses is None else _mean_and_error(excesses)
     return DenoisingScores(
-        heldout_loss=float(process.loss_of(prediction, target)),
-        floor=_floor(draw, process, target),
+        heldout_loss=float(losses.mean()),
+        floor=_floor(draw, process, target) if has_oracle else None,
         excess=excess,
         excess_se=error,
-        levels=tuple(_levels(rows, draw, process, num_levels)),
+        levels=tuple(_levels(losses, excesses, draw, process, num_levels)),
     )

@@ -1,5 +1,6 @@
 """KAN layers, usable without diffusion."""
 
+from kan_diffusion.kan.activation import SplineActivation
 from kan_diffusion.kan.bases import RBF, Basis, BSpline, Chebyshev, Fourier, GridBasis, Rational
 from kan_diffusion.kan.convert import from_efficient_kan, from_pykan, to_pykan
 from kan_diffusion.kan.grids import out_of_range_fractions, refine, update_grid
@@ -16,6 +17,7 @@ __all__ = [
     "GridBasis",
     "KANLinear",
     "Rational",
+    "SplineActivation",
     "from_efficient_kan",
     "from_pykan",
     "out_of_range_fractions",

@@ -8,17 +8,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.report.charts import (
     excess_by_level_figure,
     excess_figure,
     loss_figure,
     metrics_figure,
+    ranks_figure,
+    ratio_figure,
+    ratio_groups,
     time_figure,
 )
-from kan_diffusion.report.contents import ReportContents, complete_rows
+from kan_diffusion.report.charts.axes import kind_panels, measure_of
+from kan_diffusion.report.charts.excess import level_measure
+from kan_diffusion.report.charts.times import time_column
+from kan_diffusion.report.comparisons import Conclusions, conclude
+from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.point_figures import (
     PointView,
     corruption_figure,
@@ -26,7 +36,8 @@ from kan_diffusion.report.point_figures import (
     reverse_figure,
     samples_figure,
 )
-from kan_diffusion.report.style import report_style
+from kan_diffusion.report.style import KNOWN_COLOURS, report_style
+from kan_diffusion.study.comparison import Ranking, Setting
 
 __all__ = [
     "ReportFigure",
@@ -37,6 +48,8 @@ __all__ = [
     "figure_png",
     "loss_figure",
     "metrics_figure",
+    "ranks_figure",
+    "ratio_figure",
     "report_figures",
     "reverse_figure",
     "samples_figure",
@@ -44,6 +57,7 @@ __all__ = [
 ]
 
 _DPI = 192
+_MEASURES = {"excess": "excess", "heldout_loss": "held-out loss"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,8 @@ class ReportFigure:
         alternative: What it shows, for those who cannot see it.
         caption: What to look for and how it was measured.
         draw: Makes it.
+        data: The data set it is about; empty where it is about the whole study.
+        label: The setting it is about; empty where it is about a data set or the whole study.
     """
 
     section: str
@@ -63,122 +79,275 @@ class ReportFigure:
     alternative: str
     caption: str
     draw: Callable[[], Figure]
+    data: str = ""
+    label: str = ""
 
 
-def report_figures(contents: ReportContents) -> list[ReportFigure]:
-    """The figures for which ``contents`` has something to show."""
-    rows = complete_rows(contents.rows)
-    datas = contents.data_names()
-    figures: list[ReportFigure] = []
+def report_figures(
+    contents: ReportContents, conclusions: Conclusions | None = None
+) -> list[ReportFigure]:
+    """The figures for which ``contents`` has something to show.
 
-    def add(section: str, name: str, alternative: str, caption: str, draw: partial[Figure]) -> None:
-        taken = {figure.name for figure in figures}
-        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "figure"
-        number = 1
-        while (unique := slug if number == 1 else f"{slug}-{number}") in taken:
-            number += 1
-        figures.append(ReportFigure(section, unique, alternative, caption, draw))
-
-    for data in datas:
-        shown = [key for key in contents.samples if key[0] == data]
-        if shown:
-            add(
-                "samples", f"samples {data}", f"Generated points beside real ones, {data}",
-                f"{data}: fresh real points, which no model was trained on, beside what each model "
-                f"generates, on the same axes.{_view_note(contents, data)}",
-                partial(samples_figure, contents, data),
-            )  # fmt: skip
-    if rows["excess"].notna().any():
-        add(
-            "excess", "excess", "Excess of each model",
-            "Distance of each model's prediction from the best possible one, averaged over t; "
-            "further left is better and 0 is perfect. Small marks are seeds, the large mark is "
-            "their mean, the line its 95 % interval (Student's t over seeds); an arrowhead says "
-            "that the interval goes on beyond the axis.",
-            partial(excess_figure, contents),
-        )  # fmt: skip
-    if rows.loc[rows["train_seconds"] > 0, "excess"].notna().any():
-        add(
-            "excess", "time", "Excess against training time",
-            "What the excess cost: one small mark a seed, the large one their mean. Down and to "
-            "the left is better. Times are wall-clock times of training on the machine "
-            "named under Environment.",
-            partial(time_figure, contents),
-        )  # fmt: skip
-    if contents.excess_by_level["excess"].notna().any():
-        add(
-            "levels", "excess by level", "Excess against the noise level",
-            "Where on the way from data (left) to noise (right) a model errs: mean over seeds in "
-            "bins of t, with the 95 % interval as a band. The upper scale gives the same levels "
-            "as the logarithm of the signal-to-noise ratio. Bins whose estimate is not above 0 are "
-            "not drawn.",
-            partial(excess_by_level_figure, contents),
-        )  # fmt: skip
-    for data in datas:
-        if (contents.curves["data"] == data).any():
-            floor = (
-                " The dashed line is the floor: the loss of the exact oracle, which no denoiser "
-                "can beat on average. The right panel shows what is left above it, where models "
-                "differ although their curves on the left coincide; a running mean that dips below "
-                "the floor by chance is not drawn there."
-            )
-            add(
-                "losses", f"loss {data}", f"Training losses, {data}",
-                f"{data}: training loss as a running mean over windows that grow with the step, "
-                "so that late values average many batches. Line: mean over seeds; band: their "
-                f"range.{floor if data in contents.floors else ''}",
-                partial(loss_figure, contents, data),
-            )  # fmt: skip
-    for data in datas:
-        of_data = rows[rows["data"] == data]
-        if of_data[["energy", "sliced_w2", "w2", "mmd", "c2st"]].notna().any(axis=None):
-            add(
-                "metrics", f"metrics {data}", f"Sample metrics, {data}",
-                f"{data}: distance of generated points from fresh real ones. Further left is "
-                "better; the dashed line is what two fresh real samples of the same size score "
-                "against each other (grey: its range over trials), which no model can be "
-                "expected to beat. Marks and lines as in the figure of the excess.",
-                partial(metrics_figure, contents, data),
-            )  # fmt: skip
-    for data in datas:
-        if data in contents.originals:
-            add(
-                "process", f"data {data}", f"Real points, {data}",
-                f"{data}: real points.{_view_note(contents, data)}",
-                partial(data_figure, contents, data),
-            )  # fmt: skip
-        if contents.corruption.get(data):
-            add(
-                "process", f"corruption {data}", f"The forward process, {data}",
-                f"{data}, forward process: the same points with more and more noise, from t = 0 "
-                "to T. Sampling starts from pure noise, so the last panel must look like it.",
-                partial(corruption_figure, contents, data),
-            )  # fmt: skip
-        for name in contents.model_names(data):
-            if contents.trajectories.get((data, name)):
-                add(
-                    "process", f"reverse {data} {name}", f"The reverse process of {name}, {data}",
-                    f"{data}, reverse process of {name}: from noise at t = T to a sample at "
-                    "t = 0, one row for each moment of training.",
-                    partial(reverse_figure, contents, data, name),
-                )  # fmt: skip
-    return figures
+    Args:
+        contents: The study.
+        conclusions: What it says; drawn from the contents when None.
+    """
+    conclusions = conclude(contents) if conclusions is None else conclusions
+    settings = contents.settings_of_rows()
+    found = _overview(contents, conclusions, settings)
+    for data in contents.data_names():
+        own = [setting for setting in settings if setting.data == data]
+        for setting in own:
+            found += _of_setting(contents, setting, len(settings) == 1)
+        found += _of_data(contents, data)
+        for setting in own:
+            found += _reverse(contents, setting)
+    return _uniquely_named(found)
 
 
-def figure_png(figure: Figure) -> bytes:
-    """A figure as PNG at twice the resolution of a screen, in at most 256 colours.
+def figure_png(figure: Figure, dpi: int = _DPI, colours: int = 256) -> bytes:
+    """A figure as PNG, as sharp as twice the resolution of a screen, with a palette.
 
     The same figure gives the same bytes.
+
+    Args:
+        figure: The figure.
+        dpi: Dots an inch.
+        colours: The most colours there are, up to 256.
     """
     drawn, small = io.BytesIO(), io.BytesIO()
     with report_style():
         figure.savefig(
-            drawn, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.08,
+            drawn, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08,
             pil_kwargs={"compress_level": 1},
         )  # fmt: skip
     image = Image.open(drawn).convert("RGB")
-    image.quantize(256, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
+    _in_palette(image, colours).save(small, format="PNG", optimize=True)
     return small.getvalue()
+
+
+def _in_palette(image: Image.Image, colours: int) -> Image.Image:
+    """The image in few colours, those of the families and of its larger flat areas unchanged.
+
+    A palette by median cut alone would average the colours of a few small markers.
+    """
+    known = {tuple(round(255 * part) for part in to_rgb(colour)) for colour in KNOWN_COLOURS}
+    pixels = np.asarray(image, dtype=np.uint32)
+    packed = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
+    found = image.getcolors(image.width * image.height) or []
+    largest = sorted(found, key=lambda pair: (pair[1] in known, pair[0]), reverse=True)
+    every = np.array([colour for _, colour in largest], dtype=np.int32)
+    flat = every[: 3 * colours // 4]
+    rest = image.quantize(colours - len(flat), dither=Image.Dither.NONE).getpalette() or []
+    palette = np.concatenate((flat, np.array(rest, dtype=np.int32).reshape(-1, 3)))[:colours]
+    nearest = np.empty(2**24, dtype=np.uint8)
+    for part in np.array_split(every, 1 + len(every) // 4096):
+        distances = ((part[:, None] - palette) ** 2).sum(axis=2)
+        nearest[part @ np.array([2**16, 2**8, 1])] = distances.argmin(axis=1)
+    small = Image.fromarray(nearest[packed])
+    small.putpalette(palette.astype(np.uint8).tobytes())
+    return small
+
+
+def _uniquely_named(figures: list[ReportFigure]) -> list[ReportFigure]:
+    """The figures with their names made into file names."""
+    taken: set[str] = set()
+    named = []
+    for figure in figures:
+        slug = re.sub(r"[^a-z0-9]+", "-", figure.name.lower()).strip("-") or "figure"
+        number = 1
+        while (unique := slug if number == 1 else f"{slug}-{number}") in taken:
+            number += 1
+        taken.add(unique)
+        named.append(
+            ReportFigure(
+                figure.section, unique, figure.alternative, figure.caption, figure.draw,
+                figure.data, figure.label,
+            )
+        )  # fmt: skip
+    return named
+
+
+def _overview(
+    contents: ReportContents, conclusions: Conclusions, settings: list[Setting]
+) -> list[ReportFigure]:
+    found = []
+    compared = {d.setting.label for d in conclusions.differences}
+    models = {d.model for d in conclusions.differences}
+    # For two or three models of one setting, the sentence says all that the figure would.
+    groups = ratio_groups(conclusions.differences)
+    for group in groups if len(compared) > 1 or len(models) >= MANY_MODELS else []:
+        amount = group[0].setting.amount if len(groups) > 1 else ""
+        measures = {difference.measure for difference in group}
+        note = ""
+        if "heldout_loss" in measures:
+            note = (
+                " Where there is no exact oracle the ratio is of held-out losses, which contain "
+                "the floor and so lie nearer to 1; they have a colour scale of their own"
+                f"{' and are marked (loss)' if len(measures) > 1 else ''}."
+            )
+        found.append(
+            ReportFigure(
+                "differences", f"differences {amount}",
+                "Ratio of every model to the best MLP of each setting",
+                "Mean of the judged measure as a multiple of that of the best MLP of the setting, "
+                "over the seeds that both have: below 1 (green) the model is better, above 1 "
+                "(brown) worse; the deeper the colour, the further. The small line is the 95 % "
+                "bootstrap interval of the paired difference, as a ratio; bold: p below 0.05 after "
+                f"Holm's correction over the data sets at that budget.{note}",
+                partial(ratio_figure, contents, group),
+            )
+        )  # fmt: skip
+    found += [_ranks(contents, ranking) for ranking in conclusions.rankings]
+    return found
+
+
+def _ranks(contents: ReportContents, ranking: Ranking) -> ReportFigure:
+    amount = Setting("", ranking.match, ranking.budget).amount
+    at = f" at {amount}" if amount else ""
+    return ReportFigure(
+        "ranks", f"ranks {amount}", f"Mean ranks of the models{at}",
+        f"Mean rank over {ranking.num_settings} data sets{at}, 1 is best. Models joined by a bar "
+        "are nearer than Nemenyi's critical difference (0.05) and not told apart; Friedman's test "
+        f"that all are alike has p = {_p(ranking.friedman_p)} (Demšar 2006).",
+        partial(ranks_figure, contents, ranking),
+    )  # fmt: skip
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 0.001 else "0.001 or less"
+
+
+def _of_setting(contents: ReportContents, setting: Setting, alone: bool) -> list[ReportFigure]:
+    """The figures of one setting; where it is the only one, their names are short."""
+    label, data = setting.label, setting.data
+    rows = contents.complete_rows(label)
+    found: list[ReportFigure] = []
+    suffix = "" if alone else f" {label}"
+
+    def add(section: str, name: str, alternative: str, caption: str, draw: partial[Figure]) -> None:
+        found.append(ReportFigure(section, name, alternative, caption, draw, data, label))
+
+    several = len(kind_panels(contents, label)) > 1
+    behind = "; the models of other kinds are grey behind" if several else ""
+    measure = measure_of(contents, label)
+    if any(key[0] == label for key in contents.samples):
+        add(
+            "samples", f"samples {label}", f"Generated points beside real ones, {label}",
+            f"{label}: fresh real points, which no model was trained on, beside what each model "
+            f"generates (first seed), on the same axes.{_view_note(contents, data)}",
+            partial(samples_figure, contents, label),
+        )  # fmt: skip
+    if rows[measure].notna().any():
+        judged = (
+            "Distance of each model's prediction from the best possible one, averaged over t; "
+            "further left is better and 0 is perfect."
+            if measure == "excess"
+            else "Held-out loss of each model; further left is better. The best that is possible "
+            "is not known here."
+        )
+        add(
+            "excess", f"excess{suffix}", f"{_capital(measure)} of each model, {label}",
+            f"{judged} Small marks are seeds, the large mark is "
+            "their mean, the line its 95 % interval (Student's t over seeds); an arrowhead says "
+            "that the interval goes on beyond the axis.",
+            partial(excess_figure, contents, label),
+        )  # fmt: skip
+    column = time_column(rows)
+    if rows.loc[rows[column] > 0, measure].notna().any():
+        times = "processor seconds" if column == "train_cpu_seconds" else "wall-clock times"
+        add(
+            "excess", f"time{suffix}", f"{_capital(measure)} against training time, {label}",
+            f"What the {_MEASURES[measure]} cost: one small mark a seed, the large one their mean. "
+            "Down and to the left is better; the dashed line is the Pareto front, through the "
+            "models that no other beats in both (bold in the legend of many). Times are "
+            f"{times} of training on the machine named under Environment.",
+            partial(time_figure, contents, label),
+        )  # fmt: skip
+    levels = contents.levels_of(label)
+    if len(levels) and levels[level_measure(levels)].notna().any():
+        shown = _MEASURES[level_measure(levels)]
+        spread = "" if several else ", with the 95 % interval as a band"
+        add(
+            "levels", f"excess by level{suffix}", f"{shown.capitalize()} by noise level, {label}",
+            f"{shown.capitalize()} on the way from data (left) to noise (right): mean over seeds "
+            f"in bins of t{spread}{behind}. The upper scale gives the same levels "
+            "as the logarithm of the signal-to-noise ratio. Bins whose estimate is not above 0 are "
+            "not drawn.",
+            partial(excess_by_level_figure, contents, label),
+        )  # fmt: skip
+    if len(contents.curves_of(label)):
+        floor = (
+            " The dashed line is the floor: the loss of the exact oracle, which no denoiser "
+            "can beat on average. The right panel shows what is left above it, where models "
+            "differ although their curves on the left coincide; a running mean that dips below "
+            "the floor by chance is not drawn there."
+        )
+        above = (
+            f" Drawn is what is left above the floor, {contents.floors.get(data, 0.0):.4g}: the "
+            "loss of the exact oracle, which no denoiser can beat on average. A running mean that "
+            "dips below it by chance is not drawn."
+        )
+        known = data in contents.floors
+        add(
+            "losses", f"loss {label}", f"Training losses, {label}",
+            f"{label}: training loss as a running mean over windows that grow with the step, "
+            "so that late values average many batches. Line: mean over seeds"
+            f"{behind if several else '; band: their range'}."
+            f"{(above if several else floor) if known else ''}",
+            partial(loss_figure, contents, label),
+        )  # fmt: skip
+    if rows[list(SAMPLE_METRICS)].notna().any(axis=None):
+        add(
+            "metrics", f"metrics {label}", f"Sample metrics, {label}",
+            f"{label}: distance of generated points from fresh real ones. Further left is "
+            "better; the dashed line is what two fresh real samples of the same size score "
+            "against each other (grey: its range over trials), which no model can be "
+            "expected to beat. Marks and lines as in the figure of the "
+            f"{_MEASURES[measure]}.",
+            partial(metrics_figure, contents, label),
+        )  # fmt: skip
+    return found
+
+
+def _reverse(contents: ReportContents, setting: Setting) -> list[ReportFigure]:
+    label = setting.label
+    return [
+        ReportFigure(
+            "process", f"reverse {label} {name}", f"The reverse process of {name}, {label}",
+            f"{label}, reverse process of {name}: from noise at t = T to a sample at "
+            "t = 0, one row for each moment of training.",
+            partial(reverse_figure, contents, label, name), setting.data, label,
+        )
+        for name in contents.model_names(label)
+        if contents.trajectories.get((label, name))
+    ]  # fmt: skip
+
+
+def _of_data(contents: ReportContents, data: str) -> list[ReportFigure]:
+    found = []
+    if data in contents.originals:
+        found.append(
+            ReportFigure(
+                "process", f"data {data}", f"Real points, {data}",
+                f"{data}: real points.{_view_note(contents, data)}",
+                partial(data_figure, contents, data), data,
+            )
+        )  # fmt: skip
+    if contents.corruption.get(data):
+        found.append(
+            ReportFigure(
+                "process", f"corruption {data}", f"The forward process, {data}",
+                f"{data}, forward process: the same points with more and more noise, from t = 0 "
+                "to T. Sampling starts from pure noise, so the last panel must look like it.",
+                partial(corruption_figure, contents, data), data,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _capital(measure: str) -> str:
+    return _MEASURES[measure].capitalize()
 
 
 def _view_note(contents: ReportContents, data: str) -> str:

@@ -8,12 +8,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from pyarrow import parquet
 
-from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
+from kan_diffusion.data.datasets import DataConfig, Dataset, FileData, ToyData, load_dataset
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import Process, signal_warning
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.report.contents import Panels, ReportContents
+from kan_diffusion.report.contents import (
+    Panels,
+    Points,
+    ReportContents,
+    complete_rows,
+    smoothed_curve,
+)
+from kan_diffusion.report.tables import listed
+from kan_diffusion.study.budgets import Budget
+from kan_diffusion.study.comparison import Setting
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.folder import (
     REVERSE,
@@ -22,7 +32,7 @@ from kan_diffusion.study.folder import (
     load_points,
     recorded_steps,
 )
-from kan_diffusion.study.measure import oracle_warning
+from kan_diffusion.study.measure import Level, oracle_warning
 from kan_diffusion.study.run import StudyResults, environment
 from kan_diffusion.study.trials import NUM_PANELS
 
@@ -60,26 +70,56 @@ def _trajectories(trial: TrialResult) -> list[tuple[str, Panels]]:
     return moments
 
 
+def _place(trial: TrialResult) -> dict[str, object]:
+    """What tells the trial's measurements from those of others, as columns."""
+    row = trial.row
+    return {key: row.get(key) for key in ("data", "match", "budget", "name", "seed")}
+
+
 def _curve(trial: TrialResult) -> pd.DataFrame:
+    """A trial's losses, smoothed at once: a study's raw ones may be millions."""
     path = trial.folder / "curves.parquet"
     try:
-        curve = pd.read_parquet(path, columns=["step", "loss"])
+        table = parquet.read_table(path, columns=["step", "loss"])
     except (OSError, ValueError) as error:
         raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
-    return curve.assign(data=trial.row["data"], name=trial.row["name"], seed=trial.row["seed"])
+    steps, losses = smoothed_curve(*(table[name].to_numpy() for name in ("step", "loss")))
+    place = {key: [value] * len(steps) for key, value in _place(trial).items()}
+    return pd.DataFrame(place | {"step": steps, "loss": losses})
+
+
+def _middle(level: Level) -> float:
+    low, high = level["t_low"], level["t_high"]
+    assert low is not None
+    assert high is not None
+    return (low + high) / 2
 
 
 def _levels(trial: TrialResult) -> list[dict[str, object]]:
     return [
         {
-            "data": trial.row["data"],
-            "name": trial.row["name"],
-            "seed": trial.row["seed"],
-            "t_mid": (level["t_low"] + level["t_high"]) / 2,
+            **_place(trial),
+            "t_mid": _middle(level),
             **level,
         }
         for level in trial.levels
     ]
+
+
+def _drawn(trial: TrialResult) -> Points | None:
+    """Some of a trial's generated points; None where none were asked for."""
+    evaluation = trial.config.evaluation
+    if not evaluation.num_samples:
+        return None
+    return load_points(trial.folder / SAMPLES)[: evaluation.num_drawn]
+
+
+def _unseen(dataset: Dataset, num: int) -> torch.Tensor:
+    """At most ``num`` points (n, d) that no model was trained on."""
+    if dataset.density is not None:
+        return dataset.fresh(num, torch_generator("drawn points", dataset.name))
+    parts = [part for part in (dataset.heldout, *(dataset.references or ())) if part is not None]
+    return torch.cat(parts)[:num]
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -92,6 +132,34 @@ def _environment(folder: Path) -> dict[str, str]:
         return {str(key): str(value) for key, value in content.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise RunFolderError(f"'{path}' cannot be read ({error}); delete it") from error
+
+
+def _judged_with(config: StudyConfig) -> str:
+    evaluation = config.evaluation
+    parts = [f"{evaluation.num_noised:,} noised points"]
+    if evaluation.num_samples:
+        parts.append(f"{evaluation.num_samples:,} generated points")
+    if getattr(evaluation, "num_likelihood", 0):
+        parts.append(f"the likelihood of at most {evaluation.num_likelihood:,} points")
+    return ", ".join(parts)
+
+
+def _budget(budget: Budget) -> str:
+    """A budget in words, with the data sets and models it is for."""
+    text = Setting("", budget.match, budget.amount).amount
+    if budget.params is not None:
+        text += f" of networks with {budget.params:,} parameters"
+    limits = [", ".join(names) for names in (budget.data, budget.models) if names]
+    return f"{text} ({'; '.join(limits)})" if limits else text
+
+
+def _source(data: DataConfig) -> str:
+    """Where a data set comes from, or how large it is."""
+    if isinstance(data, ToyData):
+        return f"{data.num_points:,} training points"
+    if isinstance(data, FileData):
+        return str(data.path)
+    return f"scikit-learn's table '{data.table}'"
 
 
 def _settings(config: StudyConfig) -> list[tuple[str, str]]:
@@ -107,19 +175,14 @@ def _settings(config: StudyConfig) -> list[tuple[str, str]]:
         ("training", f"{length}; Adam, {training.schedule} learning rate; EMA: {ema}"),
         ("seeds a model", str(config.seeds)),
         ("sampler", f"{config.sampling.scheduler}, {config.sampling.steps} steps"),
-        (
-            "judged with",
-            f"{config.evaluation.num_noised:,} noised points, {config.evaluation.num_samples:,} "
-            "generated points",
-        ),
+        ("judged with", _judged_with(config)),
     ]
-    for data in config.data:
-        size = (
-            f"{data.num_points:,} training points"
-            if hasattr(data, "num_points")
-            else str(data.path)
+    budgets = [_budget(budget) for budget in getattr(config, "budgets", ())]
+    if budgets:
+        settings.append(
+            ("held equal" if len(budgets) == 1 else "held equal in turn", "; ".join(budgets))
         )
-        settings.append((f"data: {data.name}", size))
+    settings += [(f"data: {data.name}", _source(data)) for data in config.data]
     for model in config.models:
         rate = model.learning_rate or training.learning_rate
         details = ", ".join(f"{key} = {value}" for key, value in model.settings.items())
@@ -142,12 +205,23 @@ def _warnings(config: StudyConfig, trials: tuple[TrialResult, ...]) -> list[str]
             "The Huber loss does not aim at the posterior mean, which the oracle gives; a denoiser "
             "trained with it can have a loss a little below the floor drawn here."
         )
-    if any(not hasattr(data, "toy") for data in config.data):
+    oracles = {
+        data.name: load_dataset(data, config.seed, 0).oracle
+        for data in config.data
+        if not isinstance(data, ToyData)
+    }
+    without = [name for name, oracle in oracles.items() if oracle == "none"]
+    if without:
+        warnings.append(
+            f"No oracle is known for {listed(without)}: models are judged by their held-out loss "
+            "there, and what the best possible one would score is not known."
+        )
+    of_files = [trial for trial in trials if isinstance(trial.config.data, FileData)]
+    if "estimated" in oracles.values():
         warnings.append(
             "The data come from a file, so the oracle is estimated from two reference samples; the "
             "excess carries a bias, largest at small noise."
         )
-        of_files = [trial for trial in trials if isinstance(trial.config.data, FileData)]
         doubts = [oracle_warning(trial.row) for trial in of_files]
         first = next((doubt for doubt in doubts if doubt is not None), None)
         if first is not None:
@@ -188,21 +262,22 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
             contents.excess_by_level = pd.DataFrame(levels)
     for data in config.data:
         dataset = load_dataset(data, config.seed, 0)
-        num_drawn = config.evaluation.num_drawn
-        if dataset.density is None:
-            drawn = dataset.untrained()[:num_drawn]
-        else:
-            drawn = dataset.fresh(num_drawn, torch_generator("drawn points", data.name))
+        drawn = _unseen(dataset, config.evaluation.num_drawn)
         contents.originals[data.name] = drawn.numpy()
         contents.columns[data.name] = list(dataset.columns)
         contents.corruption[data.name] = _corruption(dataset, config.process, drawn)
+    rows = complete_rows(results.rows)
+    labels = dict(zip(rows["trial"], rows["setting"], strict=True))
     for trial in measured:
-        key = str(trial.row["data"]), str(trial.row["name"])
-        contents.floors[key[0]] = float(trial.row["floor"] or 0)
+        floor = trial.row["floor"]
+        if floor is not None:
+            contents.floors[str(trial.row["data"])] = float(floor)
+        key = labels[trial.row["trial"]], str(trial.row["name"])
         if key in contents.samples:  # pictures show the first seed
             continue
-        samples = load_points(trial.folder / SAMPLES)
-        contents.samples[key] = samples[: config.evaluation.num_drawn]
+        samples = _drawn(trial)
+        if samples is not None:
+            contents.samples[key] = samples
         trajectories = _trajectories(trial)
         if trajectories:
             contents.trajectories[key] = trajectories

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import base64
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-import pandas as pd
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.files import write_bytes, write_text
-from kan_diffusion.report.contents import ReportContents, complete_rows
-from kan_diffusion.report.figures import figure_png, report_figures
-from kan_diffusion.report.style import model_styles
-from kan_diffusion.report.tables import (
-    REAL_ROW,
-    format_number,
-    headline,
-    summary_table,
-    trial_table,
+from kan_diffusion.report.cells import Anchors, Table
+from kan_diffusion.report.charts.axes import measure_of
+from kan_diffusion.report.comparisons import Conclusions, conclude
+from kan_diffusion.report.contents import ReportContents
+from kan_diffusion.report.figures import ReportFigure, figure_png, report_figures
+from kan_diffusion.report.page_tables import (
+    BADGES,
+    TimeUse,
+    model_table,
+    time_use,
+    trials_table,
+    verdict_table,
 )
+from kan_diffusion.report.tables import REAL_ROW
+from kan_diffusion.study.comparison import Setting, SettingVerdict
 
 __all__ = ["write_report"]
 
@@ -33,36 +36,67 @@ _SECTIONS = {
     "metrics": "Sample metrics",
     "process": "Data and process",
 }
-_HEADS = {
-    "heldout_loss": "held-out loss",
-    "excess_se": "± SE",
-    "train_seconds": "train (s)",
-    "sample_seconds": "sample (s)",
-    "flops": "FLOPs",
-    "out_of_range": "outside grid",
-} | {key: metric.symbol for key, metric in SAMPLE_METRICS.items()}
-
-_TEXT_HEADS = ("data", "model", "trial", "state")
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """A cell of a table: its text, its smaller second line, and what it is sorted by."""
-
-    text: str
-    note: str = ""
-    key: str = ""
-    numeric: bool = False
+_LOSS_SECTIONS = {"excess": "Held-out loss", "levels": "Held-out loss by noise level"}
+_OVERVIEW_SECTIONS = {
+    "differences": "Every model against the best MLP",
+    "ranks": "Ranks over all data sets",
+}
+# With more figures than this a page would grow too large: (figures, dots an inch, colours).
+_SHARPNESS = ((100, 192, 256), (220, 144, 128))
+_LEAST_SHARP = (96, 48)
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """A figure as the page shows it; ``width`` in CSS pixels, half of its own."""
+    """A figure as the page shows it; ``width`` in CSS pixels."""
 
     source: str
     width: int
     alternative: str
     caption: str
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Figures of one subject."""
+
+    anchor: str
+    title: str
+    pictures: list[_Picture]
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """A verdict as the page says it."""
+
+    badge: str
+    text: str
+    link: str
+    label: str
+    sentence: str
+    note: str
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One setting: its table and its figures."""
+
+    anchor: str
+    title: str
+    verdict: _Verdict | None
+    table: Table
+    time: TimeUse | None
+    sections: list[_Section]
+
+
+@dataclass(frozen=True)
+class _Page:
+    """One data set: its settings, then what they share."""
+
+    anchor: str
+    title: str
+    blocks: list[_Block]
+    sections: list[_Section]
 
 
 def write_report(contents: ReportContents, folder: str | Path) -> Path:
@@ -79,20 +113,38 @@ def write_report(contents: ReportContents, folder: str | Path) -> Path:
         RunFolderError: A file cannot be written.
     """
     folder = Path(folder)
-    pictures: dict[str, list[_Picture]] = {}
-    for figure in report_figures(contents):
-        png = figure_png(figure.draw())
+    conclusions = conclude(contents)
+    figures = report_figures(contents, conclusions)
+    dpi, colours = next(
+        ((dpi, colours) for most, dpi, colours in _SHARPNESS if len(figures) <= most), _LEAST_SHARP
+    )
+    pictures: dict[tuple[str, str, str], list[_Picture]] = {}
+    for figure in figures:
+        png = figure_png(figure.draw(), dpi, colours)
         write_bytes(folder / "figures" / f"{figure.name}.png", png)
-        source = "data:image/png;base64," + base64.b64encode(png).decode()
-        pictures.setdefault(figure.section, []).append(
-            _Picture(source, _png_width(png) // 2, figure.alternative, figure.caption)
-        )
+        pictures.setdefault(_place(figure), []).append(_picture(figure, png, dpi))
     page = folder / "report.html"
-    write_text(page, _render(contents, pictures))
+    write_text(page, _render(contents, conclusions, pictures))
     return page
 
 
-def _render(contents: ReportContents, pictures: dict[str, list[_Picture]]) -> str:
+def _place(figure: ReportFigure) -> tuple[str, str, str]:
+    # Reverse processes stand with the data they lead to.
+    return figure.section, figure.data, "" if figure.section == "process" else figure.label
+
+
+def _picture(figure: ReportFigure, png: bytes, dpi: int) -> _Picture:
+    source = "data:image/png;base64," + base64.b64encode(png).decode()
+    # The width in a PNG's header, which comes first in every one; 96 CSS pixels make an inch.
+    width = int.from_bytes(png[16:20], "big") * 96 // dpi
+    return _Picture(source, width, figure.alternative, figure.caption)
+
+
+def _render(
+    contents: ReportContents,
+    conclusions: Conclusions,
+    pictures: dict[tuple[str, str, str], list[_Picture]],
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kan_diffusion.report"),
         autoescape=True,
@@ -100,74 +152,87 @@ def _render(contents: ReportContents, pictures: dict[str, list[_Picture]]) -> st
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    rows = complete_rows(contents.rows)
-    metrics = [SAMPLE_METRICS[key] for key in SAMPLE_METRICS if rows[key].notna().any()]
+    anchors = Anchors()
+    for fixed in ("overview", "trials", "settings"):
+        anchors(fixed)
+    settings = contents.settings_of_rows()
+    # First, so that their ids in the page are as expected.
+    for setting in settings:
+        anchors("setting", setting.label)
+    rows = contents.complete_rows()
     return environment.get_template("report.html.j2").render(
         contents=contents,
-        answers=headline(contents),
-        summaries=_summaries(rows),
-        sections=[
-            (key, title, pictures[key]) for key, title in _SECTIONS.items() if key in pictures
+        paged=len(settings) > 1,
+        overall=conclusions.overall,
+        answers=conclusions.answers,
+        verdicts=[
+            _verdict(verdict, conclusions, anchors) for verdict in conclusions.verdicts.values()
         ],
-        trials=_trials(rows),
-        text_heads=_TEXT_HEADS,
+        verdict_table=verdict_table(contents, conclusions, anchors),
+        overview=[
+            _Section(anchors("part", key), title, pictures[key, "", ""])
+            for key, title in _OVERVIEW_SECTIONS.items()
+            if (key, "", "") in pictures
+        ],
+        pages=[
+            _page(contents, conclusions, data, settings, pictures, anchors)
+            for data in contents.data_names()
+        ],
+        trials=trials_table(contents, anchors),
         failures=rows[rows["failed"]].to_dict("records"),
-        metrics=metrics,
-        colours={name: style.colour for name, style in model_styles(rows).items()},
+        metrics=[SAMPLE_METRICS[key] for key in SAMPLE_METRICS if rows[key].notna().any()],
+        likelihood=bool(rows["nll"].notna().any()),
+        compared=bool(conclusions.differences),
+        background=bool(contents.settings or contents.environment or contents.command),
         real_row=REAL_ROW,
     )
 
 
-def _png_width(png: bytes) -> int:
-    """The width in a PNG's header, which comes first in every one."""
-    return int.from_bytes(png[16:20], "big")
-
-
-def _summaries(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[_Cell]]]]:
-    """A table for each data set: its name, its heads and its rows."""
-    summaries = []
-    for data, table in summary_table(rows).groupby("data", sort=False):
-        numbers = [head for head in table.columns if head == "excess" or head in SAMPLE_METRICS]
-        lines = []
-        for record in table.to_dict("records"):
-            size = (
-                f"{record['parameters']} parameters, {record['flops']} FLOPs a point, "
-                f"seeds: {record['seeds']}"
+def _page(
+    contents: ReportContents,
+    conclusions: Conclusions,
+    data: str,
+    settings: list[Setting],
+    pictures: dict[tuple[str, str, str], list[_Picture]],
+    anchors: Anchors,
+) -> _Page:
+    blocks = []
+    for setting in settings:
+        if setting.data != data:
+            continue
+        label = setting.label
+        table = model_table(contents, label, conclusions, anchors)
+        verdict = conclusions.verdicts.get(label)
+        judged = measure_of(contents, label)
+        titles = _SECTIONS | (_LOSS_SECTIONS if judged == "heldout_loss" else {})
+        sections = [
+            _Section(anchors("part", label, key), title, pictures[key, data, label])
+            for key, title in titles.items()
+            if (key, data, label) in pictures
+        ]
+        blocks.append(
+            _Block(
+                anchors("setting", label),
+                setting.amount or data,
+                None if verdict is None else _verdict(verdict, conclusions, anchors),
+                table,
+                time_use(contents, label, anchors),
+                sections,
             )
-            time = f"sampling {record['sample time']}"
-            real = record["model"] == REAL_ROW
-            lines.append(
-                [
-                    _Cell(record["model"], "" if real else size),
-                    *(_interval_cell(record[head]) for head in numbers),
-                    _Cell(record["train time"], "" if real else time),
-                ]
-            )
-        heads = ["model", *(_HEADS.get(head, head) for head in numbers), "training"]
-        summaries.append((str(data), heads, lines))
-    return summaries
+        )
+    shared = pictures.get(("process", data, ""), [])
+    sections = [_Section(anchors("part", data, "process"), _SECTIONS["process"], shared)]
+    return _Page(anchors("data", data), data, blocks, sections if shared else [])
 
 
-def _interval_cell(text: str) -> _Cell:
-    """``mean [low, high]`` as the mean with the interval below it."""
-    value, _, interval = text.partition(" [")
-    return _Cell(value, f"[{interval}" if interval else "")
-
-
-def _trials(rows: pd.DataFrame) -> tuple[list[str], list[list[_Cell]]]:
-    table = trial_table(rows)
-    lines = [
-        [_trial_cell(head, value) for head, value in zip(table.columns, line, strict=True)]
-        for line in table.itertuples(index=False, name=None)
-    ]
-    return [_HEADS.get(head, head) for head in table.columns], lines
-
-
-def _trial_cell(head: str, value: object) -> _Cell:
-    if head in _TEXT_HEADS or not isinstance(value, (int, float)):
-        return _Cell("–" if value is None or value != value else str(value))
-    number = float(value)
-    if not math.isfinite(number):
-        return _Cell("–", numeric=True)
-    text = f"{number:,.0f}" if head in ("seed", "parameters", "flops") else format_number(number)
-    return _Cell(text, key=repr(number), numeric=True)
+def _verdict(verdict: SettingVerdict, conclusions: Conclusions, anchors: Anchors) -> _Verdict:
+    label = verdict.setting.label
+    sentence = verdict.sentence.removeprefix(f"{label}: ")
+    return _Verdict(
+        badge=BADGES[verdict.verdict],
+        text=verdict.verdict,
+        link=anchors("setting", label),
+        label=label,
+        sentence=sentence[:1].upper() + sentence[1:],
+        note=conclusions.notes.get(label, ""),
+    )

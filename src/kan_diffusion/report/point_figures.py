@@ -7,6 +7,7 @@ picture of a data set.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ __all__ = ["PointView", "corruption_figure", "data_figure", "reverse_figure", "s
 
 _MAX_DRAWN = 4_000
 _MAX_COLUMNS = 4
+_MOST_COLUMNS = 6
+_SMALL_DRAWN = 300
 _MAX_ASPECT = 3.0
 
 
@@ -99,6 +102,7 @@ class PointView:
         colour: str,
         limits: NDArray[np.float64],
         size: float = 1.0,
+        opaque: bool = False,
     ) -> None:
         """Draws points (n, d) into ``axes``, within ``limits``."""
         drawn = self.project(points)
@@ -120,7 +124,7 @@ class PointView:
             drawn[:, 1],
             s=area,
             color=colour,
-            alpha=0.45,
+            alpha=None if opaque else 0.45,
             linewidths=0,
             rasterized=True,
         )
@@ -176,14 +180,20 @@ def corruption_figure(contents: ReportContents, data: str) -> Figure:
 
 
 @report_style()
-def reverse_figure(contents: ReportContents, data: str, name: str) -> Figure:
+def reverse_figure(contents: ReportContents, label: str, name: str) -> Figure:
     """The reverse process of one model at several moments of its training, from noise to data.
 
     Rows are moments of training and columns times of the process.
+
+    Args:
+        contents: The study.
+        label: The setting.
+        name: The model.
     """
-    moments = contents.trajectories[data, name]
-    view = _view(contents, data)
-    colour = model_styles(contents.rows)[name].colour
+    data = contents.data_of(label)
+    moments = contents.trajectories[label, name]
+    view = _view(contents, data, label)
+    colour = model_styles(contents.complete_rows())[name].colour
     everything = [points for _, panels in moments for _, points in panels]
     # A model that diverges must not shrink the others: the start and the data set the limits.
     real = [contents.originals[data]] if data in contents.originals else []
@@ -208,44 +218,57 @@ def reverse_figure(contents: ReportContents, data: str, name: str) -> Figure:
 
 
 @report_style()
-def samples_figure(contents: ReportContents, data: str) -> Figure:
-    """Fresh real points beside what each model generates, on the same axes."""
-    models = [name for name in contents.model_names(data) if (data, name) in contents.samples]
+def samples_figure(contents: ReportContents, label: str | None = None) -> Figure:
+    """Fresh real points beside what each model generates, on the same axes.
+
+    Args:
+        contents: The study.
+        label: The setting; the study's first one when None. Many models share the width in small
+            panels, which show fewer points.
+    """
+    label = next(iter(contents.samples))[0] if label is None else label
+    data = contents.data_of(label)
+    models = [name for name in contents.model_names(label) if (label, name) in contents.samples]
     original = contents.originals.get(data)
     pictures: list[tuple[str, str, Points]] = [] if original is None else [("real", REAL, original)]
-    styles = model_styles(contents.rows)
-    pictures += [(name, styles[name].colour, contents.samples[data, name]) for name in models]
-    view = _view(contents, data)
+    styles = model_styles(contents.complete_rows())
+    pictures += [(name, styles[name].colour, contents.samples[label, name]) for name in models]
+    view = _view(contents, data, label)
     limits = view.limits([picture[2] for picture in pictures] if original is None else [original])
-    columns = min(_MAX_COLUMNS, len(pictures))
+    many = len(pictures) > 2 * _MAX_COLUMNS
+    columns = min(_MOST_COLUMNS if many else _MAX_COLUMNS, len(pictures))
     if len(pictures) == _MAX_COLUMNS + 1:
         columns = 3
     rows = -(-len(pictures) // columns)
     flat = len(view.labels) == 1
-    side = 10.0 / max(columns, 3)
+    side = (11.4 if many else 10.0) / max(columns, 3)
     size = (side * columns, rows * (0.7 * side if flat else side + 0.25) + 0.3)
     figure = Figure(figsize=size, layout="constrained" if flat else "compressed")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axis, (title, colour, points) in zip(axes.flat, pictures, strict=False):
-        view.draw(axis, points, colour, limits, size=1.2)
-        axis.set_title(title)
+        if many:
+            points = points[:_SMALL_DRAWN]
+        view.draw(axis, points, colour, limits, size=0.35 if many else 1.2, opaque=many)
+        axis.set_title(textwrap.fill(title, 19) if many else title, fontsize=9.5 if many else None)
     for axis in axes.flat[len(pictures) :]:
         axis.set_visible(False)
+    for axis in axes.flat[max(0, len(pictures) - columns) : len(pictures)]:
+        axis.tick_params(labelbottom=True)
     figure.supxlabel(view.labels[0], fontsize=10)
     figure.supylabel("density" if flat else view.labels[1], fontsize=10)
     return figure
 
 
-def _view(contents: ReportContents, data: str) -> PointView:
+def _view(contents: ReportContents, data: str, label: str = "") -> PointView:
     """One view a data set, from the best real points there are."""
     candidates = [contents.originals[data]] if data in contents.originals else []
     candidates += [points for _, points in contents.corruption.get(data, [])[:1]]
-    candidates += [points for (of, _), points in contents.samples.items() if of == data]
+    candidates += [points for (of, _), points in contents.samples.items() if of == label]
     candidates += [
         panels[-1][1]
         for (of, _), moments in contents.trajectories.items()
         for _, panels in moments[-1:]
-        if of == data
+        if of == label
     ]
     return PointView.of(candidates[0], contents.columns.get(data))
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.report.contents import ReportContents, complete_rows
+from kan_diffusion.study.comparison import judged_measure
 from kan_diffusion.study.statistics import Interval, difference_interval, mean_interval
 
 __all__ = [
     "REAL_ROW",
     "budget_groups",
+    "format_half_width",
     "format_interval",
     "format_number",
+    "format_p",
     "format_seconds",
     "headline",
+    "listed",
     "summary_table",
     "trial_table",
 ]
@@ -32,8 +36,10 @@ _FEW_SEEDS = 5
 _BUDGETS = {
     "params": ("parameters", "parameters", 1.05),
     "flops": ("flops", "arithmetic", 1.05),
+    "flops-per-edge": ("flops_per_edge", "arithmetic by edges", 1.05),
     "time": ("train_seconds", "training time", 1.15),
 }
+_MEASURES = {"excess": "excess", "heldout_loss": "held-out loss"}
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
@@ -43,10 +49,19 @@ def format_number(value: float | None, digits: int = 3) -> str:
     if value == 0:
         return "0"
     if abs(value) >= 10**digits:
-        return f"{value:,.0f}"
-    if abs(value) < 1e-5:
-        return f"{value:.{digits - 1}e}"
-    return f"{value:.{_decimals(value, digits)}f}"
+        text = f"{value:,.0f}"
+    elif abs(value) < 1e-5:
+        text = f"{value:.{digits - 1}e}"
+    else:
+        text = f"{value:.{_decimals(value, digits)}f}"
+    return f"−{text[1:]}" if text.startswith("-") else text
+
+
+def format_p(value: float) -> str:
+    """A p-value, ``0.031`` or ``< 0.001``; a dash for a missing one."""
+    if not math.isfinite(value):
+        return _MISSING
+    return f"{value:.2g}" if value >= 0.001 else "< 0.001"
 
 
 def format_interval(interval: Interval, digits: int = 3) -> str:
@@ -83,22 +98,23 @@ def format_half_width(interval: Interval, digits: int = 3) -> str:
 def summary_table(
     rows: pd.DataFrame, show: Callable[[Interval], str] = format_interval
 ) -> pd.DataFrame:
-    """One row a model and data set, each number with its 95 % interval over seeds, as text.
+    """One row a model and setting, each number with its 95 % interval over seeds, as text.
 
     Args:
         rows: One row a trial, as in `ReportContents.rows`.
         show: How a mean and its interval are written.
 
     Returns:
-        Columns ``data``, ``model``, ``parameters``, ``flops`` (of a forward pass for one point),
+        Columns ``data`` (the label of the setting, which is the data set's name where nothing is
+        held equal), ``model``, ``parameters``, ``flops`` (of a forward pass for one point),
         ``seeds`` ("2 of 3" where a trial failed), ``heldout_loss``, ``floor``, ``excess``, one for
         each sample metric that was measured, ``train time`` and ``sample time``. The last row of a
-        data set, `REAL_ROW`, holds the metrics between two fresh real samples.
+        setting, `REAL_ROW`, holds the metrics between two fresh real samples.
     """
     rows = complete_rows(rows)
     metrics = [key for key in SAMPLE_METRICS if rows[key].notna().any()]
     records: list[dict[str, str]] = []
-    for data, of_data in rows.groupby("data", sort=False):
+    for data, of_data in rows.groupby("setting", sort=False):
         for name, group in of_data.groupby("name", sort=False):
             good = int((~group["failed"]).sum())
             record = {
@@ -129,35 +145,43 @@ def trial_table(rows: pd.DataFrame) -> pd.DataFrame:
         rows: One row a trial, as in `ReportContents.rows`.
 
     Returns:
-        Columns ``data``, ``model``, ``seed``, ``state`` ("done" or "failed"), the measured
-        numbers and ``trial``. Numbers that no trial has are left out.
+        Columns ``data``, ``match`` and ``budget`` where something was held equal, ``model``,
+        ``seed``, ``state`` ("done" or "failed"), every number that was measured, and ``trial``.
     """
     rows = complete_rows(rows).rename(columns={"name": "model"})
     rows["state"] = np.where(rows["failed"], "failed", "done")
     numbers = (
-        *("parameters", "flops", "train_seconds", "sample_seconds", "out_of_range"),
-        *("heldout_loss", "floor", "excess", "excess_se"),
-        *SAMPLE_METRICS,
+        *("parameters", "flops", "flops_per_edge", "steps"),
+        *("train_cpu_seconds", "train_seconds", "sample_seconds", "out_of_range"),
+        *("heldout_loss", "floor", "excess", "excess_se", "nll", "nll_real"),
+        *(column for key in SAMPLE_METRICS for column in (key, f"{key}_real")),
     )
     kept = [column for column in numbers if rows[column].notna().any()]
-    return rows[["data", "model", "seed", "state", *kept, "trial"]]
+    setting = [column for column in ("match", "budget") if rows[column].notna().any()]
+    return rows[["data", *setting, "model", "seed", "state", *kept, "trial"]]
 
 
-def headline(contents: ReportContents) -> list[str]:
-    """The answer, one sentence or two for each data set, from the numbers alone.
+def headline(contents: ReportContents, labels: Sequence[str] | None = None) -> list[str]:
+    """The answer, one sentence or two for each setting, from the numbers alone.
 
     Models are compared where they are equal in what the study held equal. A difference is called
     one only where the 95 % intervals do not overlap; fewer than five seeds are said to be few.
 
+    Args:
+        contents: The study.
+        labels: The settings to speak of; all when None.
+
     Returns:
-        One paragraph a data set.
+        One paragraph a setting.
     """
-    rows = complete_rows(contents.rows)
-    several = rows["data"].nunique() > 1
+    rows = contents.complete_rows()
+    several = rows["setting"].nunique() > 1
     paragraphs = []
-    for data, of_data in rows.groupby("data", sort=False):
-        text = _answer(of_data, contents.budget)
-        paragraphs.append(f"On {data}: {text}" if several else text[0].upper() + text[1:])
+    for label, of_setting in rows.groupby("setting", sort=False):
+        if labels is not None and label not in labels:
+            continue
+        text = _answer(of_setting, contents.budget)
+        paragraphs.append(f"On {label}: {text}" if several else text[0].upper() + text[1:])
     return paragraphs
 
 
@@ -185,8 +209,11 @@ def budget_groups(rows: pd.DataFrame, budget: str) -> list[list[str]]:
 
 
 def _answer(rows: pd.DataFrame, budget: str) -> str:
+    """What to say of one setting, from its complete rows."""
+    measure = judged_measure(rows)
+    match = rows["match"].iloc[0]
     by_name = {
-        str(name): group["excess"].to_numpy() for name, group in rows.groupby("name", sort=False)
+        str(name): group[measure].to_numpy() for name, group in rows.groupby("name", sort=False)
     }
     values = {name: group for name, group in by_name.items() if np.isfinite(group).any()}
     lost = [name for name in by_name if name not in values]
@@ -195,18 +222,23 @@ def _answer(rows: pd.DataFrame, budget: str) -> str:
         return "no trial gave a result."
     if len(values) == 1:
         name = next(iter(values))
-        excess = format_interval(mean_interval(values[name]))
-        return f"{name} has an excess of {excess}; there is no second model to compare.{tail}"
-    groups = [[name for name in group if name in values] for group in budget_groups(rows, budget)]
-    groups = [group for group in groups if len(group) > 1]
+        value = format_interval(mean_interval(values[name]))
+        has = "an excess" if measure == "excess" else f"a {_MEASURES[measure]}"
+        return f"{name} has {has} of {value}; there is no second model to compare.{tail}"
+    if match is not None:
+        budget, groups = match, [list(values)]
+    else:
+        groups = [[n for n in group if n in values] for group in budget_groups(rows, budget)]
+        groups = [group for group in groups if len(group) > 1]
+    word = _MEASURES[measure]
     if groups:
-        word = _BUDGETS[budget][1]
-        text = " ".join(f"at equal {word}, {_comparison(group, values)}" for group in groups)
+        equal = _BUDGETS[budget][1]
+        text = " ".join(f"at equal {equal}, {_comparison(group, values, word)}" for group in groups)
         text = text.replace(". at equal", ". At equal")
     else:
         text = (
             f"no two models here have equal {_BUDGETS[budget][1]}, so size and kind are mixed: "
-            f"{_comparison(list(values), values)}"
+            f"{_comparison(list(values), values, word)}"
         )
     seeds = min(int(np.isfinite(group).sum()) for group in values.values())
     if seeds < _FEW_SEEDS:
@@ -214,12 +246,12 @@ def _answer(rows: pd.DataFrame, budget: str) -> str:
     return text + tail
 
 
-def _comparison(names: list[str], values: dict[str, np.ndarray]) -> str:
+def _comparison(names: list[str], values: dict[str, np.ndarray], measure: str) -> str:
     """The best of some models against each of the others, in words."""
     intervals = {name: mean_interval(values[name]) for name in names}
     best, *others = sorted(names, key=lambda name: intervals[name].mean)
     parts = [
-        f"{best} has the lowest mean excess, {format_interval(intervals[best])}, against "
+        f"{best} has the lowest mean {measure}, {format_interval(intervals[best])}, against "
         + ", ".join(f"{format_interval(intervals[name])} for {name}" for name in others)
         + "."
     ]
@@ -228,7 +260,7 @@ def _comparison(names: list[str], values: dict[str, np.ndarray]) -> str:
     level = [name for name in others if overlaps[name] is True]
     unknown = [name for name in others if overlaps[name] is None]
     if apart:
-        parts.append(f"Its 95 % interval lies wholly below that of {_listed(apart)}.")
+        parts.append(f"Its 95 % interval lies wholly below that of {listed(apart)}.")
     for name in level:
         gap = difference_interval(values[name], values[best])
         if gap.low is not None and gap.low > 0:
@@ -241,11 +273,12 @@ def _comparison(names: list[str], values: dict[str, np.ndarray]) -> str:
                 f"Its interval overlaps that of {name}, so these seeds do not tell the two apart."
             )
     if unknown:
-        parts.append(f"One seed gives no interval, so {_listed([best, *unknown])} stay undecided.")
+        parts.append(f"One seed gives no interval, so {listed([best, *unknown])} stay undecided.")
     return " ".join(parts)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them: ``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

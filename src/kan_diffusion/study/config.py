@@ -19,10 +19,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kan_diffusion.data.datasets import DataConfig, FileData, ToyData
-from kan_diffusion.denoisers.families import Setting, get_family
+from kan_diffusion.denoisers.families import Family, Setting, get_family
 from kan_diffusion.errors import KanDiffusionError, invalid_settings, unknown_name
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.sampling import SCHEDULERS
+from kan_diffusion.study.budgets import Budget, Calibration, Match
 from kan_diffusion.training import TrainingConfig
 
 __all__ = [
@@ -42,32 +43,74 @@ _FROZEN = ConfigDict(frozen=True, extra="forbid")
 class ModelConfig(BaseModel):
     """A denoiser of a study.
 
+    Its size is one of ``params``, ``flops``, ``flops_per_edge`` and ``hidden``; where it has none,
+    a budget of the study gives it.
+
     Attributes:
-        name: What the model is called in tables and figures.
         family: Its family.
-        params: Number of trainable parameters it is fitted to; or
-        hidden: the widths of its hidden layers.
+        name: What the model is called in tables and figures; the family's title when empty.
+        params: Number of trainable parameters it is fitted to.
+        flops: Operations of a forward pass it is fitted to, see :mod:`.budgets`.
+        flops_per_edge: The same by the per-edge convention.
+        hidden: Widths of its hidden layers.
         depth: Number of hidden layers when fitted; the family's own when None.
         settings: Settings of the denoiser that differ from the family's.
-        learning_rate: Peak learning rate; the study's when None.
+        learning_rate: Peak learning rate; when None the study's where it gives one, else the
+            family's own.
+        steps: Number of optimiser steps; the study's when None.
     """
 
     model_config = _FROZEN
 
-    name: str
     family: str
+    name: str = ""
     params: int | None = Field(None, ge=1)
+    flops: int | None = Field(None, ge=1)
+    flops_per_edge: int | None = Field(None, ge=1)
     hidden: tuple[int, ...] | None = None
     depth: int | None = Field(None, ge=1)
     settings: dict[str, Setting] = Field(default_factory=dict)
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
+    steps: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _known_and_sized(self) -> Self:
-        get_family(self.family)
-        if (self.params is None) == (self.hidden is None):
-            raise KanDiffusionError(f"model '{self.name}' needs either params or hidden widths")
+        family = get_family(self.family)
+        if not self.name:
+            object.__setattr__(self, "name", family.title)  # frozen, and this is still its making
+        if len(self.size) > 1:
+            raise KanDiffusionError(
+                f"model '{self.name}' has {' and '.join(self.size)}; one of them is its size"
+            )
         return self
+
+    @property
+    def size(self) -> dict[str, int | tuple[int, ...]]:
+        """What it is fitted to: one of the four, or nothing."""
+        sizes = {key: getattr(self, key) for key in ("params", "flops", "flops_per_edge", "hidden")}
+        return {key: size for key, size in sizes.items() if size is not None}
+
+    def resolved(self, training: TrainingConfig, family: Family | None = None) -> Self:
+        """The same with what its family decides filled in, so that it is on record.
+
+        Args:
+            training: Of the study, which may give a learning rate for all.
+            family: Another version of the family.
+        """
+        if family is None:
+            family = get_family(self.family)
+        rate = self.learning_rate
+        if rate is None:
+            of_study = "learning_rate" in training.model_fields_set
+            rate = training.learning_rate if of_study else family.learning_rate
+        fitted = self.depth is None and self.hidden is None
+        return self.model_copy(
+            update={
+                "depth": family.depth if fitted else self.depth,
+                "settings": {**family.settings, **self.settings},
+                "learning_rate": rate,
+            }
+        )
 
 
 class SamplingConfig(BaseModel):
@@ -97,7 +140,9 @@ class EvaluationConfig(BaseModel):
     Attributes:
         num_noised: Number of noised points for loss, floor and excess.
         num_levels: Number of noise levels the excess is split into.
-        num_samples: Number of generated and of fresh points for sample metrics.
+        num_samples: Number of generated and of fresh points for sample metrics; 0 for none.
+        num_likelihood: Number of points whose likelihood is computed, fewer in many dimensions;
+            0 for none.
         num_real_pairs: Number of pairs of fresh samples behind the real-against-real values.
         moments: Moments of training, as fractions of it, at which the reverse process is recorded
             (by the first seed of every model).
@@ -108,19 +153,29 @@ class EvaluationConfig(BaseModel):
 
     num_noised: int = Field(20_000, ge=10)
     num_levels: int = Field(10, ge=1)
-    num_samples: int = Field(5_000, ge=10)
+    num_samples: int = Field(5_000, ge=0)
+    num_likelihood: int = Field(1_000, ge=0)
     num_real_pairs: int = Field(3, ge=1)
     moments: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
     num_drawn: int = Field(1_000, ge=1)
 
 
 class TrialConfig(BaseModel):
-    """One training run, and everything that decides its outcome."""
+    """One training run, and everything that decides its outcome.
+
+    Attributes:
+        study_seed: What all draws of its study derive from.
+        seed: Number of the training run.
+        match: What its study holds equal between models; None where they have their own sizes.
+        budget: How much of it.
+    """
 
     model_config = _FROZEN
 
     study_seed: int
     seed: int
+    match: Match | None = None
+    budget: float | None = None
     data: DataConfig
     process: Process
     model: ModelConfig
@@ -149,6 +204,15 @@ class TrialConfig(BaseModel):
         """What to call the trial while it runs."""
         return f"{self.data.name} · {self.model.name} · seed {self.seed}"
 
+    @property
+    def workload(self) -> str:
+        """What decides how long a training step takes, in words: data, model and batch."""
+        size = ", ".join(f"{key} {value}" for key, value in self.model.size.items())
+        settings = json.dumps(self.model.settings, sort_keys=True)
+        digest = hashlib.sha256(f"{self.model.depth} {settings}".encode()).hexdigest()[:8]
+        batch = f"batches of {self.training.batch_size}"
+        return f"{self.data.name}: {self.model.family}, {size}, {batch}, settings {digest}"
+
 
 class StudyConfig(BaseModel):
     """A set of trials and the comparison drawn from them.
@@ -164,6 +228,8 @@ class StudyConfig(BaseModel):
         process: Noising process; in YAML the name of a preset or all of its settings.
         training: How to train.
         models: Denoisers.
+        budgets: What is held equal between them; where there are none, the models have sizes of
+            their own.
         sampling: How to sample.
         evaluation: How to judge.
     """
@@ -179,6 +245,7 @@ class StudyConfig(BaseModel):
     process: Process = Field(default_factory=lambda: get_process("cosine"))
     training: TrainingConfig = TrainingConfig()
     models: tuple[ModelConfig, ...] = Field(min_length=1)
+    budgets: tuple[Budget, ...] = ()
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -198,27 +265,94 @@ class StudyConfig(BaseModel):
                     raise KanDiffusionError(f"two {kind}s are called '{name}'; rename one")
         return self
 
-    def trials(self) -> list[TrialConfig]:
-        """The study's trials: the first seed of every model and data set first."""
-        return [
-            TrialConfig(
-                study_seed=self.seed,
-                seed=seed,
-                data=data,
-                process=self.process,
-                model=model,
-                training=self.training
-                if model.learning_rate is None
-                else self.training.model_copy(update={"learning_rate": model.learning_rate}),
-                sampling=self.sampling,
-                evaluation=self.evaluation
-                if seed == 0
-                else self.evaluation.model_copy(update={"moments": ()}),
-            )
-            for seed in range(self.seeds)
-            for data in self.data
-            for model in self.models
-        ]
+    @model_validator(mode="after")
+    def _budgets_fit(self) -> Self:
+        datas = [data.name for data in self.data]
+        models = {model.name: model for model in self.models}
+        for budget in self.budgets:
+            for kind, asked, known in (
+                ("data set", budget.data or (), datas),
+                ("model", budget.models or (), models),
+            ):
+                for name in asked:
+                    if name not in known:
+                        raise unknown_name(f"{kind} in a budget of {budget.match}", name, known)
+        for model in self.models:
+            theirs = [b for b in self.budgets if model.name in (b.models or models)]
+            for given in [b.size for b in theirs] if self.budgets else [{}]:
+                if not model.size and not given:
+                    raise KanDiffusionError(
+                        f"model '{model.name}' needs either params or hidden widths, or a budget "
+                        "with a size"
+                    )
+                if model.size and given:
+                    raise KanDiffusionError(
+                        f"model '{model.name}' has a size of its own ({next(iter(model.size))}) "
+                        "and a budget gives it another; leave one out"
+                    )
+        return self
+
+    def trials(self, calibration: Calibration | None = None) -> list[TrialConfig]:
+        """The study's trials: the first seed of every budget, data set and model first.
+
+        Args:
+            calibration: Seconds of a training step by :attr:`TrialConfig.workload`. A trial with a
+                budget of time that it does not know has the study's number of steps.
+        """
+        trials = []
+        for seed in range(self.seeds):
+            for budget in self.budgets or (None,):
+                for data in self.data:
+                    if budget is not None and budget.data and data.name not in budget.data:
+                        continue
+                    trials += [
+                        self._trial(seed, budget, data, model, calibration or {})
+                        for model in self.models
+                        if budget is None or not budget.models or model.name in budget.models
+                    ]
+        return trials
+
+    def _trial(
+        self,
+        seed: int,
+        budget: Budget | None,
+        data: DataConfig,
+        model: ModelConfig,
+        calibration: Calibration,
+    ) -> TrialConfig:
+        model = model.resolved(self.training)
+        if budget is not None:
+            model = model.model_copy(update=budget.size)
+        changes = {"learning_rate": model.learning_rate}
+        evaluation = self.evaluation
+        trial = TrialConfig(
+            study_seed=self.seed,
+            seed=seed,
+            match=None if budget is None else budget.match,
+            budget=None if budget is None else budget.amount,
+            data=data,
+            process=self.process,
+            model=model,
+            training=self.training.model_copy(
+                update=changes if model.steps is None else changes | {"steps": model.steps}
+            ),
+            sampling=self.sampling,
+            evaluation=evaluation if seed == 0 else evaluation.model_copy(update={"moments": ()}),
+        )
+        if budget is None or budget.match != "time" or trial.workload not in calibration:
+            return trial
+        steps = max(1, round(budget.amount / calibration[trial.workload]))
+        return trial.model_copy(
+            update={"training": trial.training.model_copy(update={"steps": steps})}
+        )
+
+    def model(self, name: str) -> ModelConfig:
+        """The model of a name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return {model.name: model for model in self.models}[name]
 
     def with_families(self, families: Sequence[str]) -> Self:
         """The same study with the models of some families only.
@@ -234,7 +368,32 @@ class StudyConfig(BaseModel):
                     + ", ".join(sorted({model.family for model in self.models}))
                 )
         models = tuple(model for model in self.models if model.family in families)
-        return self.model_copy(update={"models": models})
+        names = {model.name for model in models}
+        budgets = []
+        for budget in self.budgets:
+            kept = tuple(name for name in budget.models or () if name in names) or None
+            if budget.models is None or kept is not None:
+                budgets.append(budget.model_copy(update={"models": kept}))
+        return self.model_copy(update={"models": models, "budgets": tuple(budgets)})
+
+    def with_data(self, names: Sequence[str]) -> Self:
+        """The same study on some of its data sets, with the budgets that are for them.
+
+        Raises:
+            KanDiffusionError: The study has no data set of a name.
+        """
+        known = {data.name: data for data in self.data}
+        for name in names:
+            if name not in known:
+                raise unknown_name(f"data set of study '{self.name}'", name, known)
+        budgets = []
+        for budget in self.budgets:
+            kept = tuple(name for name in budget.data or names if name in names)
+            if kept:
+                asked = None if budget.data is None else kept
+                budgets.append(budget.model_copy(update={"data": asked}))
+        data = tuple(known[name] for name in names)
+        return self.model_copy(update={"data": data, "budgets": tuple(budgets)})
 
     def with_length(self, *, steps: int | None = None, epochs: int | None = None) -> Self:
         """The same study trained for another number of steps, or of epochs.
@@ -269,13 +428,14 @@ class StudyConfig(BaseModel):
         return math.ceil(data.num_points / self.training.batch_size)
 
     def pinned(self) -> Self:
-        """The same study with the digests of its files filled in.
+        """The same study with the digests of its files and the families' settings filled in.
 
         Raises:
             DataError: A file cannot be used.
         """
         data = tuple(d.pinned() if isinstance(d, FileData) else d for d in self.data)
-        return self.model_copy(update={"data": data})
+        models = tuple(model.resolved(self.training) for model in self.models)
+        return self.model_copy(update={"data": data, "models": models})
 
     def to_yaml(self) -> str:
         """The study with every setting spelled out."""

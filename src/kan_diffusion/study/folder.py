@@ -6,12 +6,15 @@ A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoi
 it was at moments of training) and ``trial.json`` (the configuration, the row of results and the
 excess by noise level). ``trial.json`` is written last: where it is, the trial is finished and is
 not run again. While a trial runs its state is in ``checkpoint.safetensors``.
+
+Several processes, also on several machines, may write to one folder without a lock: each file is
+written under a name of its own and then renamed into its place, and what the same trial writes is
+the same, clocks aside, whoever runs it.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +27,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from kan_diffusion.errors import RunFolderError, invalid_settings
-from kan_diffusion.files import require_free_space, write_bytes
+from kan_diffusion.files import require_free_space, whole_file, write_bytes
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
 
@@ -63,13 +66,13 @@ class TrialResult:
     Attributes:
         config: Its configuration.
         row: Its row of results.
-        levels: Its excess by noise level, a dictionary a level.
+        levels: Its loss and excess by noise level, a dictionary a level.
         folder: Where it lies.
     """
 
     config: TrialConfig
     row: Row
-    levels: list[dict[str, float]]
+    levels: list[dict[str, float | None]]
     folder: Path
 
 
@@ -158,16 +161,22 @@ def require_trial_folder(folder: Path, config: TrialConfig, *, resume: bool) -> 
 
 
 def save_pipeline(pipeline: PointDiffusionPipeline, folder: Path) -> None:
-    """Saves a pipeline so that each of its parts appears whole or not at all."""
+    """Saves a pipeline, each of its files whole or not at all, and what describes it last.
+
+    Nothing is ever taken away, not even for a moment: another process may be saving or reading
+    the pipeline of the same trial.
+
+    Raises:
+        RunFolderError: It cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".pipeline", dir=folder) as temporary:
             pipeline.save_pretrained(temporary)
-            for part in Path(temporary).iterdir():
-                target = folder / part.name
-                if target.is_dir():
-                    shutil.rmtree(target)
-                part.replace(target)
+            files = [path for path in Path(temporary).rglob("*") if path.is_file()]
+            for path in sorted(files, key=lambda path: len(path.parts), reverse=True):
+                with whole_file(folder / path.relative_to(temporary)) as place:
+                    path.replace(place)
     except (OSError, SafetensorError) as error:
         raise RunFolderError(
             f"cannot write the denoiser to '{folder}': {error}; free some space or choose another "

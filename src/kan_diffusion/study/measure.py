@@ -12,6 +12,7 @@ from torch import Tensor
 from kan_diffusion.data.datasets import (
     Dataset,
     FileData,
+    TableData,
     ToyData,
     data_from_name,
     fresh_dataset,
@@ -21,6 +22,7 @@ from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import real_against_real, sample_metrics
+from kan_diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.sampling import PointDiffusionPipeline
@@ -37,37 +39,83 @@ __all__ = [
 ]
 
 
+Level = dict[str, float | None]
+"""What was measured in one range of noise levels."""
+
+_LIKELIHOOD_NUMBERS = 4096
+
+
 @dataclass(frozen=True)
 class Yardstick:
     """What all denoisers of a comparison are measured with.
 
     Attributes:
         draw: Noised points with their posterior means.
-        real: Real-against-real value of every sample metric.
+        real: Real-against-real value of every sample metric; empty where none is asked for.
+        likely: Clean points (n, d) with the first timestep's noise added, whose likelihood is
+            computed.
+        nll: Their mean negative log-density, exact; None where the density is not known.
     """
 
     draw: NoisedPoints
     real: dict[str, float]
+    likely: Tensor
+    nll: float | None
 
 
 def yardstick(
-    dataset: Dataset, process: Process, evaluation: EvaluationConfig, study_seed: int
+    dataset: Dataset,
+    process: Process,
+    evaluation: EvaluationConfig,
+    study_seed: int,
+    split: int = 0,
 ) -> Yardstick:
-    """What all trials of a study on a data set are measured with."""
-    generator = torch_generator("real pairs", study_seed, dataset.name)
+    """What all trials of a study on a data set are measured with.
+
+    Args:
+        dataset: The data set.
+        process: Noising process.
+        evaluation: How many points.
+        study_seed: What the draws derive from.
+        split: Which split of the data set it is, where every seed has its own.
+    """
+    name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
+    generator = torch_generator("real pairs", study_seed, *name)
+    likely, nll = _likely_points(dataset, process, evaluation.num_likelihood, study_seed, split)
     return Yardstick(
         draw=draw_noised_points(
             dataset,
             process,
             evaluation.num_noised,
-            torch_generator("noised points", study_seed, dataset.name),
+            torch_generator("noised points", study_seed, *name),
         ),
         real=real_against_real(
             lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
             evaluation.num_real_pairs,
-            numpy_generator("real pairs", study_seed, dataset.name),
-        ),
+            numpy_generator("real pairs", study_seed, *name),
+        )
+        if evaluation.num_samples
+        else {},
+        likely=likely,
+        nll=nll,
     )
+
+
+def _likely_points(
+    dataset: Dataset, process: Process, num: int, study_seed: int, split: int
+) -> tuple[Tensor, float | None]:
+    """Points with the first timestep's noise, and their mean negative log-density if known."""
+    # The divergence takes d backward passes, so that the work grows as d times the points.
+    num = min(num, max(1, _LIKELIHOOD_NUMBERS // dataset.dim))
+    generator = torch_generator("likely points", study_seed, dataset.name, split)
+    points = dataset.points_to_noise(num, generator).double()
+    if dataset.density is None:
+        points = points[: len(dataset.untrained())]  # each held-out row once is enough
+    sigma = first_noise(process)
+    points += sigma * torch.randn(points.shape, generator=generator, dtype=torch.float64)
+    if dataset.density is None or not len(points):
+        return points, None
+    return points, -float(dataset.density.log_density(points, 1.0, sigma).mean())
 
 
 def measure(
@@ -75,7 +123,7 @@ def measure(
     dataset: Dataset,
     pipeline: PointDiffusionPipeline,
     shared: Yardstick,
-) -> tuple[Row, list[dict[str, float]], Tensor]:
+) -> tuple[Row, list[Level], Tensor | None]:
     """Measures a trained denoiser.
 
     Args:
@@ -85,13 +133,38 @@ def measure(
         shared: What all denoisers of the comparison are measured with.
 
     Returns:
-        The measured part of a trial's row, the excess by noise level (a dictionary a level), and
-        the generated points (n, d), standardised, float64.
+        The measured part of a trial's row, what was measured by noise level (a dictionary a
+        level), and the generated points (n, d), standardised, float64; None where no samples are
+        asked for.
     """
     evaluation = config.evaluation
     scores = measure_denoising(
         pipeline.denoiser, shared.draw, config.process, evaluation.num_levels
     )
+    row: Row = {
+        "oracle": shared.draw.oracle,
+        "heldout_loss": scores.heldout_loss,
+        "floor": scores.floor,
+        "excess": scores.excess,
+        "excess_se": scores.excess_se,
+    }
+    if evaluation.num_likelihood:
+        likelihood = log_likelihood(pipeline.denoiser, config.process, shared.likely)
+        row["nll"] = -float(likelihood.mean())
+        row["nll_real"] = shared.nll
+    generated = None
+    if evaluation.num_samples:
+        generated, metrics = _sample(config, dataset, pipeline)
+        row |= metrics
+        row |= {f"{name}_real": value for name, value in shared.real.items()}
+    return row, [asdict(level) for level in scores.levels], generated
+
+
+def _sample(
+    config: TrialConfig, dataset: Dataset, pipeline: PointDiffusionPipeline
+) -> tuple[Tensor, Row]:
+    """Generated points, standardised, and how far they are from fresh ones."""
+    evaluation = config.evaluation
     fresh = dataset.fresh(
         evaluation.num_samples,
         torch_generator("fresh points", config.study_seed, config.seed, dataset.name),
@@ -102,23 +175,14 @@ def measure(
         config.sampling.steps,
         generator=torch_generator("samples", config.study_seed, config.seed),
     ).samples
-    sample_seconds = time.perf_counter() - started
+    row: Row = {"sample_seconds": time.perf_counter() - started}
     generated = dataset.standardizer.apply(generated.cpu().double())
     metrics = sample_metrics(
         generated[: len(fresh)],  # as many as in real-against-real
         fresh,
         numpy_generator("metrics", config.study_seed, config.seed),
     )
-    row: Row = {
-        "heldout_loss": scores.heldout_loss,
-        "floor": scores.floor,
-        "excess": scores.excess,
-        "excess_se": scores.excess_se,
-        "sample_seconds": sample_seconds,
-        **metrics,
-        **{f"{name}_real": value for name, value in shared.real.items()},
-    }
-    return row, [asdict(level) for level in scores.levels], generated
+    return generated, row | metrics
 
 
 def oracle_warning(row: Row) -> str | None:
@@ -171,6 +235,8 @@ def _dataset_to_judge_with(
     elif isinstance(other, FileData) and isinstance(config.data, FileData):
         own_digest = config.data.sha256 or config.data.pinned().sha256
         same = data is None or other.sha256 == own_digest
+    elif isinstance(other, TableData) and isinstance(config.data, TableData):
+        same = other.table == config.data.table
     else:
         same = False
     if same:
@@ -180,6 +246,11 @@ def _dataset_to_judge_with(
     standardizer = Standardizer(tuple(pipeline.config.mean), tuple(pipeline.config.scale))
     if isinstance(other, FileData):
         return fresh_dataset(other.path, columns, standardizer, config.study_seed)
+    if isinstance(other, TableData):
+        raise DataError(
+            f"table '{other.name}' is not what the model was trained on; judge it with its own "
+            "data or a file of the same columns"
+        )
     density = other.density()
     if density.dim != len(columns):
         raise DataError(
@@ -217,10 +288,12 @@ def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str, str |
         used = f"fresh points of '{dataset.name}', whose oracle is exact"
     else:
         count = len(dataset.untrained())
-        used = (
-            f"{count:,} rows of '{dataset.name}' that were not trained on, with an oracle "
-            "estimated from two reference samples among them"
+        used = f"{count:,} rows of '{dataset.name}' that were not trained on, " + (
+            "too few for an oracle"
+            if dataset.oracle == "none"
+            else "with an oracle estimated from two reference samples among them"
         )
-    shared = yardstick(dataset, config.process, config.evaluation, config.study_seed)
+    split = config.seed if dataset.split_by_seed else 0
+    shared = yardstick(dataset, config.process, config.evaluation, config.study_seed, split)
     row, _, _ = measure(config, dataset, pipeline, shared)
     return row, used, None if dataset.density is not None else oracle_warning(row)

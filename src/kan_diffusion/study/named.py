@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from pydantic import ValidationError
 
-from kan_diffusion.data.datasets import FileData, ToyData, data_from_name
+from kan_diffusion.data.datasets import (
+    TABLES,
+    DataConfig,
+    FileData,
+    TableData,
+    data_from_name,
+    load_dataset,
+)
 from kan_diffusion.data.toys import TOYS
-from kan_diffusion.denoisers.families import FAMILIES, get_family
+from kan_diffusion.denoisers.families import FAMILIES, build_denoiser, get_family
 from kan_diffusion.errors import KanDiffusionError, invalid_settings, unknown_name
-from kan_diffusion.processes import get_process
+from kan_diffusion.processes import Process, get_process
+from kan_diffusion.study.budgets import MATCHES, Budget, Match, calibrate
 from kan_diffusion.study.config import (
     EvaluationConfig,
     ModelConfig,
@@ -21,61 +32,197 @@ from kan_diffusion.study.config import (
     read_preset,
     read_study,
 )
+from kan_diffusion.study.trials import build
 from kan_diffusion.training import TrainingConfig
 
-__all__ = ["single_trial", "study_for"]
+__all__ = ["parse_budget", "single_trial", "study_for"]
+
+logger = logging.getLogger(__name__)
 
 _DEFAULT_PARAMS = 2300
+_DEFAULT_FAMILIES = (
+    "kan",
+    "modulated-kan",
+    "residual-kan",
+    "mlp",
+    "mlp-fourier-inputs",
+    "spline-mlp",
+)
+"""What a comparison on somebody's data has when nothing is said: the leads, and the controls."""
+
+_VERDICT_SEEDS = 10
 _STUDY_HOLDOUT = 0.5
 
 
-def _label(family: str) -> str:
-    return f"{family.upper()}"
+def _named_families(families: Sequence[str] | None) -> list[str]:
+    if families is None:
+        return list(_DEFAULT_FAMILIES)
+    return list(FAMILIES) if list(families) == ["all"] else list(dict.fromkeys(families))
 
 
-def _matched_study(data: ToyData | FileData, params: int) -> StudyConfig:
-    """Every family at one number of parameters, each with the settings that suit it."""
+def _misfit(family: str, data: DataConfig, process: Process, budget: Budget) -> str | None:
+    """Why a family cannot have that size on the data, or None."""
+    size = budget.size
+    try:
+        build_denoiser(
+            family,
+            load_dataset(data, 0, 0).dim,
+            num_train_timesteps=process.num_timesteps,
+            params=size.get("params"),
+            flops=size.get("flops"),
+            flops_per_edge=size.get("flops_per_edge"),
+        )
+    except KanDiffusionError as error:
+        return str(error)
+    return None
+
+
+def parse_budget(
+    match: str, text: str | None, data: Sequence[DataConfig], params: int | None = None
+) -> Budget:
+    """A budget as a user writes it.
+
+    Args:
+        match: What is held equal.
+        text: How much: a number, or a model such as ``mlp:32-32-32`` (family and hidden widths)
+            whose size, or training time on this machine, all models get; when None 2,300 for
+            ``params``.
+        data: The data sets, the first of which a model given as the budget is for.
+        params: With ``time``, parameters of the models; 2,300 when None.
+
+    Raises:
+        KanDiffusionError: It is not a budget, or the model cannot be built.
+    """
+    if match not in MATCHES:
+        raise unknown_name("--match", match, MATCHES)
+    kind = cast("Match", match)
+    if match == "time":
+        params = _DEFAULT_PARAMS if params is None else params
+    elif params is not None:
+        if text is not None or match != "params":
+            raise KanDiffusionError(f"--params says the size, and so does --match {match} --budget")
+        text, params = str(params), None
+    if text is None:
+        if match != "params":
+            raise KanDiffusionError(f"--match {match} needs a --budget, such as 'mlp:32-32-32'")
+        text = str(_DEFAULT_PARAMS)
+    try:
+        amount = _amount_of_model(kind, text, data[0]) if ":" in text else float(text)
+        return Budget(match=kind, amount=amount, params=params)
+    except ValidationError as error:
+        raise invalid_settings(error, f"--budget {text}") from error
+    except ValueError as error:
+        if isinstance(error, KanDiffusionError):
+            raise
+        raise KanDiffusionError(
+            f"--budget '{text}' is neither a number nor a model such as 'mlp:32-32-32'"
+        ) from error
+
+
+def _amount_of_model(match: Match, text: str, data: DataConfig) -> float:
+    """What a model given as the budget has of what is held equal."""
+    family, _, widths = text.rpartition(":")
+    hidden = tuple(int(width) for width in widths.split("-"))
+    trial = TrialConfig(
+        study_seed=0,
+        seed=0,
+        data=data,
+        process=get_process("cosine"),
+        model=ModelConfig(family=family, hidden=hidden).resolved(TrainingConfig()),
+        training=TrainingConfig(),
+        sampling=SamplingConfig(),
+        evaluation=EvaluationConfig(),
+    )
+    if match == "time":
+        (seconds,) = calibrate([trial], workers=1).values()
+        return round(seconds * trial.training.steps, 3)
+    denoiser = build(trial, load_dataset(data, 0, 0))
+    return {
+        "params": denoiser.num_trainable,
+        "flops": denoiser.flops,
+        "flops-per-edge": denoiser.flops_per_edge,
+    }[match]
+
+
+def _matched_study(data: DataConfig, budget: Budget, families: Sequence[str] | None) -> StudyConfig:
+    """Some families at one budget, each with the settings that suit it."""
+    process = get_process("cosine")
+    names = _named_families(families)
+    for name in names:
+        get_family(name)
+    if families is None or list(families) == ["all"]:  # those asked for by name must fit
+        misfits = {name: _misfit(name, data, process, budget) for name in names}
+        reasons = [reason for reason in misfits.values() if reason is not None]
+        if len(reasons) == len(names):
+            raise KanDiffusionError(f"no family has that size on '{data.name}': {reasons[0]}")
+        for reason in reasons:
+            logger.warning("left out: %s", reason)
+        names = [name for name in names if misfits[name] is None]
     return StudyConfig(
         name=data.name,
         title=f"KAN and MLP denoisers on {data.name}",
-        question="At equal parameters, which denoises better?",
+        question=f"At equal {_EQUAL[budget.match]}, which denoises better?",
+        seeds=_VERDICT_SEEDS,
         data=(data,),
-        models=tuple(
-            ModelConfig(
-                name=_label(name), family=name, params=params, learning_rate=family.learning_rate
-            )
-            for name, family in FAMILIES.items()
-        ),
+        process=process,
+        models=tuple(ModelConfig(family=name) for name in names),
+        budgets=(budget,),
     )
 
 
-def study_for(what: str, params: int | None = None) -> StudyConfig:
+_EQUAL = {
+    "params": "parameters",
+    "flops": "arithmetic",
+    "flops-per-edge": "arithmetic, counted edge by edge",
+    "time": "training time",
+}
+
+
+def study_for(
+    what: str,
+    params: int | None = None,
+    *,
+    match: str | None = None,
+    budget: str | None = None,
+    families: Sequence[str] | None = None,
+) -> StudyConfig:
     """The study a user names.
 
     Args:
-        what: A preset, a study file (.yaml, .yml), a toy, or a file of points.
-        params: Number of parameters of the models, for a toy or a file of points; presets and
-            study files say for themselves.
+        what: A preset, a study file (.yaml, .yml), a toy, a table of scikit-learn's, or a file of
+            points.
+        params: Number of parameters of the models.
+        match: What is held equal, see :mod:`.budgets`; parameters when None.
+        budget: How much of it, see :func:`parse_budget`.
+        families: Families to compare, or ``["all"]``; of a preset or a study file, those of its
+            models that stay.
 
     Raises:
         DataError: The file of points cannot be used.
-        KanDiffusionError: Nothing of that name, a study file that is wrong, or a number of
-            parameters for a study that fixes its own.
+        KanDiffusionError: Nothing of that name, a study file that is wrong, or a budget for a
+            study that fixes the sizes of its models.
     """
     path = Path(what)
-    fixed = what in preset_names() or path.suffix in (".yaml", ".yml")
-    if fixed:
-        if params is not None:
-            raise KanDiffusionError(
-                f"study '{what}' fixes the sizes of its models; leave --params out"
-            )
-        return read_preset(what) if what in preset_names() else read_study(path)
-    if what not in TOYS and not path.suffix and not path.exists():
-        raise unknown_name("study, toy or file", what, [*preset_names(), *TOYS])
+    budgeted = not (params is None and match is None and budget is None)
+    if what in preset_names() or path.suffix in (".yaml", ".yml"):
+        study = read_preset(what) if what in preset_names() else read_study(path)
+        if budgeted:
+            if not study.budgets:
+                raise KanDiffusionError(
+                    f"study '{what}' fixes the sizes of its models; leave --params, --match and "
+                    "--budget out"
+                )
+            given = parse_budget(match or "params", budget, study.data, params)
+            study = study.model_copy(update={"budgets": (given,)})
+        return study if families is None else study.with_families(families)
+    known = [*TOYS, *TABLES]
+    if what not in known and not path.suffix and not path.exists():
+        raise unknown_name("study, data set or file", what, [*preset_names(), *known])
     data = data_from_name(what)
     if isinstance(data, FileData):
         data = data.model_copy(update={"holdout": _STUDY_HOLDOUT})
-    return _matched_study(data, _DEFAULT_PARAMS if params is None else params)
+    given = parse_budget(match or "params", budget, (data,), params)
+    return _matched_study(data, given, families)
 
 
 def single_trial(
@@ -88,13 +235,13 @@ def single_trial(
     steps: int = 4000,
     batch_size: int = 1024,
     learning_rate: float | None = None,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     seed: int = 0,
 ) -> TrialConfig:
     """One trial on its own.
 
     Args:
-        data: A toy or a file of points.
+        data: A toy, a table of scikit-learn's or a file of points.
         family: Kind of denoiser.
         params: Number of trainable parameters, within 2 %.
         depth: Number of hidden layers; the family's own when None.
@@ -102,7 +249,8 @@ def single_trial(
         steps: Optimiser steps.
         batch_size: Points a step.
         learning_rate: Peak learning rate; the family's own when None.
-        holdout: Fraction of a file's rows that is not trained on.
+        holdout: Fraction of the rows of a file or table that is not trained on; 0.2 and 0.3 when
+            None.
         seed: What all randomness derives from.
 
     Raises:
@@ -113,19 +261,23 @@ def single_trial(
     chosen = get_process(process)
     points = data_from_name(data)
     try:
+        kept = {} if holdout is None else {"holdout": holdout}
         if isinstance(points, FileData):
-            points = FileData(path=points.path, sha256=points.sha256, holdout=holdout)
+            points = FileData(path=points.path, sha256=points.sha256, **kept)
+        elif isinstance(points, TableData):
+            points = TableData(table=points.table, **kept)
+        training = TrainingConfig(
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=kind.learning_rate if learning_rate is None else learning_rate,
+        )
         return TrialConfig(
             study_seed=seed,
             seed=0,
             data=points,
             process=chosen,
-            model=ModelConfig(name=_label(family), family=family, params=params, depth=depth),
-            training=TrainingConfig(
-                steps=steps,
-                batch_size=batch_size,
-                learning_rate=kind.learning_rate if learning_rate is None else learning_rate,
-            ),
+            model=ModelConfig(family=family, params=params, depth=depth).resolved(training),
+            training=training,
             sampling=SamplingConfig(),
             evaluation=EvaluationConfig(moments=()),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,22 +20,48 @@ import pandas as pd
 
 from kan_diffusion._version import __version__
 from kan_diffusion.data.datasets import FileData, load_dataset
-from kan_diffusion.denoisers.families import build_denoiser
-from kan_diffusion.errors import RunFolderError
+from kan_diffusion.denoisers.families import get_family
+from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import (
     require_free_space,
     write_json,
     write_parquet,
     write_text,
 )
+from kan_diffusion.study.budgets import read_calibration, shared_calibration
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.executors import TrialEvent, default_workers, run_trials
-from kan_diffusion.study.folder import TrialResult, load_trial
+from kan_diffusion.study.folder import CHECKPOINT, TrialResult, load_trial
+from kan_diffusion.study.trials import build
 
-__all__ = ["StudyResults", "environment", "load_study", "parameter_counts", "run_study"]
+__all__ = [
+    "StudyPlan",
+    "StudyResults",
+    "environment",
+    "load_study",
+    "plan_study",
+    "run_study",
+]
 
-_SPACE_A_TRIAL = 3_000_000
+_SPACE_A_TRIAL = 1_000_000
+_FRESH_SECONDS = 120.0
+"""A checkpoint younger than this may be another driver's at work."""
 _LIBRARIES = ("torch", "diffusers", "accelerate", "numpy", "scipy", "scikit-learn", "POT", "numba")
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The trials of a study before it is run.
+
+    Attributes:
+        trials: All of them.
+        parameters: Number of trainable parameters, by trial id.
+        finished: Ids of those that are finished.
+    """
+
+    trials: tuple[TrialConfig, ...]
+    parameters: dict[str, int]
+    finished: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -83,8 +110,8 @@ def _processor() -> str:
 def _require_folder(config: StudyConfig, folder: Path) -> None:
     """Checks that a folder may take a study: new, empty, or holding this one.
 
-    More seeds, or other models, of the same study are welcome: finished trials are recognised by
-    their id.
+    More seeds, other models or other budgets of the same study are welcome: finished trials are
+    recognised by their id.
     """
     require_free_space(folder, _SPACE_A_TRIAL * len(config.trials()))
     if not folder.exists():
@@ -99,7 +126,8 @@ def _require_folder(config: StudyConfig, folder: Path) -> None:
             )
         return
     before, now = _settings(read_study(folder / "study.yaml")), _settings(config)
-    differing = [key for key in now if key not in ("seeds", "models") and now[key] != before[key]]
+    may_change = ("seeds", "models", "budgets")
+    differing = [key for key in now if key not in may_change and now[key] != before[key]]
     if differing:
         raise RunFolderError(
             f"'{folder}' holds another study (other {', '.join(differing)}); choose another folder "
@@ -121,12 +149,82 @@ def _trial_folder(folder: Path, trial: TrialConfig) -> Path:
     return folder / "trials" / trial.id
 
 
+def plan_study(config: StudyConfig, folder: Path, workers: int = 1) -> StudyPlan:
+    """Lists a study's trials, and finds what cannot be built before any training.
+
+    Args:
+        config: The study.
+        folder: Its run folder. The calibration of a budget of time is taken from it, or made and
+            kept there.
+        workers: How many trials will run side by side, for a calibration.
+
+    Raises:
+        DataError: A data set cannot be used.
+        KanDiffusionError: A model cannot be built.
+    """
+    config = config.pinned()
+    counts = _parameter_counts(config, config.trials())
+    trials = config.trials(shared_calibration(config, folder, workers))
+    return StudyPlan(
+        trials=tuple(trials),
+        parameters={trial.id: counts[_sized(trial)] for trial in trials},
+        finished=frozenset(
+            trial.id for trial in trials if load_trial(_trial_folder(folder, trial)) is not None
+        ),
+    )
+
+
+def _sized(trial: TrialConfig) -> tuple[str, str]:
+    """What a trial's number of parameters depends on: its data set, and its model in JSON."""
+    return trial.data.name, trial.model.model_dump_json()
+
+
+def _parameter_counts(config: StudyConfig, trials: list[TrialConfig]) -> dict[tuple[str, str], int]:
+    datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
+    counts: dict[tuple[str, str], int] = {}
+    for trial in trials:
+        key = _sized(trial)
+        if key not in counts:
+            try:
+                counts[key] = build(trial, datasets[trial.data.name]).num_trainable
+            except KanDiffusionError as error:
+                raise KanDiffusionError(
+                    f"model '{trial.model.name}' on '{trial.data.name}': {error}"
+                ) from error
+    return counts
+
+
+def _to_run(plan: StudyPlan, folder: Path) -> list[TrialConfig]:
+    """The trials that are not finished, in the order to run them.
+
+    Seed after seed, so that an interrupted study has whole comparisons; the longest of a seed
+    first, so that no worker starts one when the others are done. Where another driver seems to be
+    at work this one starts in the middle: without a lock, that is what keeps the two apart.
+    """
+    todo = [trial for trial in plan.trials if trial.id not in plan.finished]
+    todo.sort(key=lambda t: (t.seed, -t.training.steps * plan.parameters[t.id]))
+    if any(_seems_alive(_trial_folder(folder, trial) / CHECKPOINT) for trial in todo):
+        half = len(todo) // 2
+        todo = todo[half:] + todo[:half]
+    return todo
+
+
+def _seems_alive(checkpoint: Path) -> bool:
+    try:
+        return time.time() - checkpoint.stat().st_mtime < _FRESH_SECONDS
+    except OSError:
+        return False
+
+
 def run_study(
     config: StudyConfig,
     folder: Path,
     *,
     device: str = "auto",
     workers: int | None = None,
+    executor: str = "local",
+    address: str | None = None,
+    on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
 ) -> StudyResults:
     """Runs all trials of a study that are not finished yet, and gathers the results.
@@ -136,6 +234,9 @@ def run_study(
         folder: Its run folder.
         device: Where to train.
         workers: How many trials run side by side; one a CPU core when None.
+        executor: ``"local"`` or ``"ray"``, see :mod:`kan_diffusion.study.executors`.
+        address: Of a Ray cluster; None starts one on this machine.
+        on_plan: Told what will be run, before it is.
         on_event: Told the news of each trial.
 
     Returns:
@@ -143,57 +244,32 @@ def run_study(
 
     Raises:
         RunFolderError: The folder holds something else or cannot be written.
-        KanDiffusionError: The data or a model cannot be used, or a worker process died; nothing
-            that was finished is lost.
+        KanDiffusionError: The data or a model cannot be used, or the executor is unknown.
     """
     config = config.pinned()
     _require_folder(config, folder)
-    counts = parameter_counts(config)  # what cannot be built is known before any training
+    workers = default_workers(device) if workers is None else workers
+    plan = plan_study(config, folder, workers)
     write_text(folder / "study.yaml", config.to_yaml())
     write_json(folder / "environment.json", environment())
-    todo = [t for t in config.trials() if load_trial(_trial_folder(folder, t)) is None]
-    # The longest first, so that no worker starts one when the others are done.
-    todo.sort(key=lambda trial: -counts[trial.data.name, trial.model.name])
+    if on_plan is not None:
+        on_plan(plan)
     failures: dict[str, str] = {}
+    todo = _to_run(plan, folder)
     if todo:
         failures = run_trials(
             todo,
             lambda trial: _trial_folder(folder, trial),
             device=device,
-            workers=default_workers(device) if workers is None else workers,
+            workers=workers,
             on_event=on_event or (lambda event: None),
+            executor=executor,
+            address=address,
         )
     results = _gather(config, folder, failures)
     write_json(folder / "results.json", _plain_rows(results.rows))
     write_parquet(folder / "results.parquet", results.rows)
     return results
-
-
-def parameter_counts(config: StudyConfig) -> dict[tuple[str, str], int]:
-    """Number of trainable parameters of each model on each data set.
-
-    Returns:
-        (data set, model) to number.
-
-    Raises:
-        DataError: A data set cannot be used.
-        KanDiffusionError: A model cannot be built.
-    """
-    counts = {}
-    for data in config.data:
-        dim = load_dataset(data, config.seed, 0).dim
-        for model in config.models:
-            denoiser = build_denoiser(
-                model.family,
-                dim,
-                num_train_timesteps=config.process.num_timesteps,
-                params=model.params,
-                hidden=model.hidden,
-                depth=model.depth,
-                settings=model.settings,
-            )
-            counts[data.name, model.name] = denoiser.num_trainable
-    return counts
 
 
 def _plain_rows(rows: pd.DataFrame) -> list[dict[str, object]]:
@@ -205,7 +281,7 @@ def _plain_rows(rows: pd.DataFrame) -> list[dict[str, object]]:
 
 def _gather(config: StudyConfig, folder: Path, failures: dict[str, str]) -> StudyResults:
     trials, rows = [], []
-    for trial in config.trials():
+    for trial in config.trials(read_calibration(folder)):
         result = load_trial(_trial_folder(folder, trial))
         if result is not None:
             trials.append(result)
@@ -214,7 +290,10 @@ def _gather(config: StudyConfig, folder: Path, failures: dict[str, str]) -> Stud
             rows.append(
                 {
                     "data": trial.data.name,
+                    "match": trial.match,
+                    "budget": trial.budget,
                     "family": trial.model.family,
+                    "kind": get_family(trial.model.family).kind,
                     "name": trial.model.name,
                     "seed": trial.seed,
                     "trial": trial.id,

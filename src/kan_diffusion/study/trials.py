@@ -11,9 +11,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
+from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.denoisers.families import build_denoiser, get_family
 from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.files import write_json, write_parquet
 from kan_diffusion.processes import Process
@@ -31,10 +31,10 @@ from kan_diffusion.study.folder import (
     save_pipeline,
     save_points,
 )
-from kan_diffusion.study.measure import Yardstick, measure, yardstick
+from kan_diffusion.study.measure import Level, Yardstick, measure, yardstick
 from kan_diffusion.training import ProgressCallback, train
 
-__all__ = ["NUM_PANELS", "record_reverse", "run_trial"]
+__all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial"]
 
 NUM_PANELS = 11
 """Number of timesteps at which the pictures of a process are drawn, both ends included."""
@@ -75,22 +75,32 @@ def record_reverse(
     return torch.stack([states[pick] for pick in picks])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _shared_yardstick(
-    data: ToyData | FileData, process: Process, evaluation: EvaluationConfig, study_seed: int
+    data: DataConfig, process: Process, evaluation: EvaluationConfig, study_seed: int, split: int
 ) -> Yardstick:
-    """A study's yardstick, kept by a worker from trial to trial."""
-    dataset = load_dataset(data, study_seed, trial_seed=0)
-    return yardstick(dataset, process, evaluation, study_seed)
+    """What the trials of a study on a data set, or on one split of it, are measured with.
+
+    A worker keeps it from trial to trial.
+    """
+    dataset = load_dataset(data, study_seed, trial_seed=split)
+    return yardstick(dataset, process, evaluation, study_seed, split)
 
 
-def _build(config: TrialConfig, dataset: Dataset) -> Denoiser:
+def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
+    """A trial's denoiser before it is trained.
+
+    Raises:
+        KanDiffusionError: It cannot be built, or not in this size.
+    """
     model = config.model
     return build_denoiser(
         model.family,
         dataset.dim,
         num_train_timesteps=config.process.num_timesteps,
         params=model.params,
+        flops=model.flops,
+        flops_per_edge=model.flops_per_edge,
         hidden=model.hidden,
         depth=model.depth,
         settings=model.settings,
@@ -144,13 +154,18 @@ def run_trial(
             )
         return finished
     dataset = load_dataset(config.data, config.study_seed, config.seed)
-    denoiser = _build(config, dataset)
+    denoiser = build(config, dataset)
     row: Row = {
         "data": config.data.name,
+        "match": config.match,
+        "budget": config.budget,
         "family": config.model.family,
+        "kind": get_family(config.model.family).kind,
         "name": config.model.name,
         "parameters": denoiser.num_trainable,
         "flops": denoiser.flops,
+        "flops_per_edge": denoiser.flops_per_edge,
+        "steps": config.training.steps,
         "seed": config.seed,
         "trial": config.id,
         "error": None,
@@ -169,7 +184,7 @@ def run_trial(
         )
         save_points(folder / REVERSE / f"{step}.safetensors", panels)
 
-    levels: list[dict[str, float]] = []
+    levels: list[Level] = []
     try:
         trained = train(
             denoiser,
@@ -190,6 +205,7 @@ def run_trial(
         row["error"] = str(error)
     else:
         row["train_seconds"] = trained.seconds
+        row["train_cpu_seconds"] = trained.cpu_seconds
         # Of the layer that misses its grid most; None where there is no grid.
         row["out_of_range"] = max(trained.out_of_range.values(), default=None)
         pipeline = _pipeline(config, dataset, denoiser)
@@ -198,6 +214,7 @@ def run_trial(
             config.process,
             config.evaluation.model_copy(update={"moments": ()}),
             config.study_seed,
+            config.seed if dataset.split_by_seed else 0,
         )
         measured, levels, generated = measure(config, dataset, pipeline, shared)
         row |= measured
@@ -210,7 +227,13 @@ def run_trial(
             }
         )
         write_parquet(folder / "curves.parquet", curves)
-        save_points(folder / SAMPLES, generated.float())
+        if generated is not None:
+            save_points(folder / SAMPLES, generated.float())
+    finished = load_trial(folder)
+    if finished is not None and finished.config.identity == config.identity:
+        # Another driver of the same study was faster: what it wrote stays.
+        checkpoint.unlink(missing_ok=True)
+        return finished
     content = {"config": config.model_dump(mode="json"), "row": row, "levels": levels}
     write_json(folder / RESULT, content)
     if row["error"] is None:  # the last good state of a failed trial is kept

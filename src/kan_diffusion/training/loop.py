@@ -68,6 +68,8 @@ class TrainingResult:
         learning_rates: Learning rate of every step, with shape (steps,).
         seconds: Wall-clock seconds of the steps, checkpoints and callbacks left out; over all
             parts of a run that was resumed.
+        cpu_seconds: Processor time of the same steps, of all threads together: what other
+            processes on the machine take is not in it.
         resumed_from: Step the run was resumed from, 0 when it was not.
         out_of_range: Of each KAN layer, by its name, the fraction of its inputs that fall outside
             its grid, on a fresh batch given to the trained denoiser; empty without KAN layers.
@@ -76,6 +78,7 @@ class TrainingResult:
     losses: np.ndarray
     learning_rates: np.ndarray
     seconds: float
+    cpu_seconds: float
     resumed_from: int
     out_of_range: dict[str, float]
 
@@ -161,11 +164,12 @@ def train(
         while run.step < config.steps:
             if run.step in shown and on_moment is not None:
                 run.show(on_moment)
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             batch = batches.at(run.step)
             run.advance(batch)
             now = time.perf_counter()
             run.seconds += now - started
+            run.cpu_seconds += time.process_time() - cpu_started
             last = run.step == config.steps
             saving = checkpoint is not None and run.step % config.checkpoint_every == 0
             if saving or last or run.step % _FINITE_CHECK_EVERY == 0:
@@ -205,6 +209,7 @@ def train(
         losses=run.losses().cpu().numpy(),
         learning_rates=run.learning_rates,
         seconds=run.seconds,
+        cpu_seconds=run.cpu_seconds,
         resumed_from=resumed_from,
         out_of_range=outside,
     )

@@ -106,6 +106,7 @@ class TrainingRun:
         self.whole = True
         """False while a step or a swap of weights is under way: no state to save then."""
         self.seconds = 0.0
+        self.cpu_seconds = 0.0
         self._losses = torch.zeros(config.steps, device=accelerator.device)
         self._recent: list[Tensor] = []  # losses not yet written into _losses
         self._num_checked = 0  # how many of the losses are known to be finite
@@ -219,6 +220,7 @@ class TrainingRun:
         progress = {
             "step": self.step,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "ema_step": None if self.average is None else self.average.num_updates,
         }
         metadata = {"identity": identity, "progress": json.dumps(progress)}
@@ -254,6 +256,7 @@ class TrainingRun:
             self.average.num_updates = progress["ema_step"]
         self.step = progress["step"]
         self.seconds = progress["seconds"]
+        self.cpu_seconds = progress.get("cpu_seconds", 0.0)
         self._losses[: self.step] = tensors["losses"]
         self.whole = True
 

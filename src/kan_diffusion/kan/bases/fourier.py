@@ -34,9 +34,12 @@ class Fourier(GridBasis):
         return functions, functions, 9 * self.num_intervals + 2
 
     def _angles(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        harmonics = torch.arange(1, self.num_intervals + 1, device=u.device, dtype=u.dtype)
-        frequencies = harmonics * (2 * math.pi / self.num_intervals)
-        return u.unsqueeze(-1) * frequencies, frequencies
+        period = self.num_intervals
+        harmonics = torch.arange(1, period + 1, device=u.device, dtype=u.dtype)
+        frequencies = harmonics * (2 * math.pi / period)
+        # Whole periods are taken off first, which makes no error; a large angle would make one.
+        rest = u - period * (u / period + 0.5).floor()
+        return rest.unsqueeze(-1) * frequencies, frequencies
 
     def values(self, u: Tensor) -> Tensor:
         """Cosines and sines (*, 2 G) at u (*)."""

@@ -1,19 +1,22 @@
 """A layer's product of functions and weights; what computes it is chosen here.
 
-The compiled CPU kernel (:mod:`kan_diffusion.kan.kernels.cpu`) takes B-splines of plain float32 and
-float64 tensors on the CPU. It steps aside for whatever else there is - other bases, GPUs, other
-dtypes, autocast, vmap and the other torch.func transforms, torch.export, a machine without numba -
-and the layer is then the functions of its inputs times its weight, in torch's own operations. That
-is also how a gradient is differentiated once more.
+Compiled CPU kernels take the package's own bases of plain float32 and float64 tensors on the CPU:
+:mod:`kan_diffusion.kan.kernels.cpu` B-splines, :mod:`kan_diffusion.kan.kernels.dense` those whose
+functions all differ from zero. They step aside for whatever else there is - bases of one's own,
+GPUs, other dtypes, autocast, vmap and the other torch.func transforms, torch.export, a machine
+without numba - and the layer is then the functions of its inputs times its weight, in torch's own
+operations. That is also how a gradient is differentiated once more.
 
-Inside torch.compile the kernel is the operator ``torch.ops.kan_diffusion.bspline_linear``, which
-the compiler does not look into.
+Inside torch.compile the kernels are the operators ``torch.ops.kan_diffusion.bspline_linear`` and
+``dense_linear``, which the compiler does not look into.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -24,7 +27,7 @@ from torch.autograd import forward_ad
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import Basis, BSpline
+from kan_diffusion.kan.bases import RBF, Basis, BSpline, Chebyshev, Fourier, GridBasis, Rational
 
 __all__ = ["edge_features", "edge_linear"]
 
@@ -36,27 +39,25 @@ _PLAIN_TYPES = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _is_batched = torch._C._functorch.is_legacy_batchedtensor  # by a vectorised Jacobian
 _transforms_are_active = torch._C._are_functorch_transforms_active  # torch.func's
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-
 
 @cache
-def _kernel() -> ModuleType | None:
-    """The compiled kernels, or None where numba does not work."""
+def _kernel() -> Mapping[str, ModuleType] | None:
+    """The modules of compiled kernels by name, or None where numba does not work."""
     try:
-        from kan_diffusion.kan.kernels import cpu
+        from kan_diffusion.kan.kernels import cpu, dense
     except ImportError as error:
         logger.warning("KAN layers run without their compiled kernel: %s", error)
         return None
-    return cpu
+    return {"bspline": cpu, "dense": dense}
 
 
-def _require_kernel() -> ModuleType:
-    kernel = _kernel()
-    if kernel is None:
+def _require_kernel(name: str) -> ModuleType:
+    kernels = _kernel()
+    if kernels is None:
         raise KanDiffusionError(
             "numba is installed but does not import; repair or uninstall it and compile again"
         )
-    return kernel
+    return kernels[name]
 
 
 def _autocasts(x: Tensor) -> bool:
@@ -76,17 +77,15 @@ def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
     )
 
 
-def _takes(x: Tensor, weight: Tensor, bias: Tensor | None, origin: Tensor, step: Tensor) -> bool:
-    """Whether the compiled kernel is for these; it has no gradient for the grid."""
+def _takes(x: Tensor, weight: Tensor, bias: Tensor | None, operands: tuple[Tensor, ...]) -> bool:
+    """Whether a compiled kernel is for these."""
     dtype = x.dtype
     return (
         dtype in _DTYPES
         and _is_plain(x, dtype)
         and _is_plain(weight, dtype)
         and (bias is None or _is_plain(bias, dtype))
-        and _is_plain(origin, dtype)
-        and _is_plain(step, dtype)
-        and not (origin.requires_grad or step.requires_grad)
+        and all(_is_plain(operand, dtype) for operand in operands)
         and not _transforms_are_active()
         and forward_ad._current_level < 0
         and not torch._C._get_tracing_state()
@@ -94,15 +93,17 @@ def _takes(x: Tensor, weight: Tensor, bias: Tensor | None, origin: Tensor, step:
     )
 
 
-def _takes_traced(x: Tensor, weight: Tensor, bias: Tensor | None, step: Tensor) -> bool:
+def _takes_traced(
+    x: Tensor, weight: Tensor, bias: Tensor | None, operands: tuple[Tensor, ...]
+) -> bool:
     """The same, of what torch.compile traces."""
     return (
         not torch.compiler.is_exporting()
         and x.device.type == "cpu"
         and x.dtype in _DTYPES
-        and x.dtype == weight.dtype == step.dtype
+        and x.dtype == weight.dtype
+        and all(x.dtype == operand.dtype for operand in operands)
         and (bias is None or bias.dtype == x.dtype)
-        and not step.requires_grad
         and not _transforms_are_active()
     )
 
@@ -146,27 +147,28 @@ def edge_linear(
     Returns:
         Outputs with shape (N, out), differentiable twice in x, weight and bias.
     """
-    if type(basis) is BSpline and _HAS_NUMBA and not _autocasts(x):
-        origin, step, settings = basis.grid_origin, basis.grid_step, _settings(basis, has_base)
-        if torch.compiler.is_compiling():
-            if _takes_traced(x, weight, bias, step):
-                compiled: Tensor = _linear(x, weight, bias, origin, step, *settings)
-                return compiled
-        elif _takes(x, weight, bias, origin, step):
-            fused: Tensor = _FusedLinear.apply(x, weight, bias, basis, has_base)
-            return fused
+    kernel = _KERNELS.get(type(basis))
+    if kernel is not None and _HAS_NUMBA and not _autocasts(x):
+        operands = kernel.operands_of(basis)
+        if kernel.learned or not any(operand.requires_grad for operand in operands):
+            settings = *kernel.settings(basis), has_base
+            if torch.compiler.is_compiling():
+                if _takes_traced(x, weight, bias, operands):
+                    compiled: Tensor = kernel.operator(x, weight, bias, *operands, *settings)
+                    return compiled
+            elif _takes(x, weight, bias, operands):
+                fused: Tensor = _FusedLinear.apply(
+                    x, weight, bias, *operands, kernel, basis, settings
+                )
+                return fused
     return linear(edge_features(x, basis, has_base).flatten(1), weight, bias)
 
 
-def _settings(basis: BSpline, has_base: bool) -> tuple[int, str, bool]:
-    return basis.order, basis.extrapolation, has_base
-
-
 class _FusedLinear(torch.autograd.Function):
-    """The compiled kernel under autograd; keeps x and recomputes in the backward pass.
+    """A compiled kernel under autograd; keeps x and recomputes in the backward pass.
 
-    Not the operator below: its way through torch's dispatcher costs more than a small layer. Nor
-    ``setup_context``, for which torch inspects a signature at every call.
+    Not one of the operators below: their way through torch's dispatcher costs more than a small
+    layer. Nor ``setup_context``, for which torch inspects a signature at every call.
     """
 
     @staticmethod
@@ -175,109 +177,187 @@ class _FusedLinear(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        basis: BSpline,
-        has_base: bool,
+        first: Tensor,
+        second: Tensor,
+        kernel: _Kernel,
+        basis: Basis,
+        settings: Settings,
     ) -> Tensor:
-        kernel = _kernel()
-        assert kernel is not None
-        origin, step, settings = basis.grid_origin, basis.grid_step, _settings(basis, has_base)
-        ctx.save_for_backward(x, weight, origin, step)
-        ctx.basis, ctx.settings = basis, settings
-        output: Tensor = kernel.linear(x, weight, bias, origin, step, *settings)
+        ctx.save_for_backward(x, weight, first, second)
+        ctx.kernel, ctx.basis, ctx.settings = kernel, basis, settings
+        module = _require_kernel(kernel.module)
+        output: Tensor = module.linear(x, weight, bias, first, second, *settings)
         return output
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        x, weight, origin, step = ctx.saved_tensors
+        kernel, settings, needed = ctx.kernel, ctx.settings, ctx.needs_input_grad[:5]
+        x, weight, first, second = ctx.saved_tensors
         # Gradients are only enabled here when the result is to be differentiated once more.
         if torch.is_grad_enabled() or _transforms_are_active() or not _is_plain(grad, x.dtype):
-            needed = ctx.needs_input_grad[:3]
-            has_base = ctx.settings[-1]
-            return *_reference_gradients(grad, x, weight, ctx.basis, has_base, needed), None, None
-        kernel = _kernel()
-        assert kernel is not None
-        grad_x, grad_weight, grad_bias = kernel.linear_backward(
-            grad, x, weight, origin, step, *ctx.settings
-        )
-        return grad_x, grad_weight, grad_bias if ctx.needs_input_grad[2] else None, None, None
+            basis = kernel.with_operands(ctx.basis, first, second)
+            found = _reference_gradients(
+                grad, x, weight, first, second, basis, settings[-1], needed
+            )
+            return *found, None, None, None
+        module = _require_kernel(kernel.module)
+        found = module.linear_backward(grad, x, weight, first, second, *settings)
+        return *_where_needed(found, needed), None, None, None
+
+
+def _where_needed(
+    gradients: tuple[Tensor, ...], needed: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the five tensors, None where there is none or none is needed."""
+    return tuple(
+        gradients[i] if need and i < len(gradients) else None for i, need in enumerate(needed)
+    )
 
 
 def _reference_gradients(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
+    first: Tensor,
+    second: Tensor,
     basis: Basis,
     has_base: bool,
-    needed: tuple[bool, bool, bool],
-) -> Gradients:
+    needed: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
     """Gradients through torch's operations, which can be differentiated where that is wanted."""
+    tensors = (x, weight, None, first, second)
     with torch.enable_grad():
         output = linear(edge_features(x, basis, has_base).flatten(1), weight)
-        wanted = [t for t, need in zip((x, weight), needed, strict=False) if need]
+        wanted = [t for t, need in zip(tensors, needed, strict=True) if need and t is not None]
         found = iter(torch.autograd.grad(output, wanted, grad, create_graph=True) if wanted else ())
-    grad_x, grad_weight = (next(found) if need else None for need in needed[:2])
-    return grad_x, grad_weight, grad.sum(0) if needed[2] else None
-
-
-@torch.library.custom_op("kan_diffusion::bspline_linear", mutates_args=(), device_types="cpu")
-def _linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    origin: Tensor,
-    step: Tensor,
-    order: int,
-    extrapolation: str,
-    has_base: bool,
-) -> Tensor:
-    kernel = _require_kernel()
-    output: Tensor = kernel.linear(x, weight, bias, origin, step, order, extrapolation, has_base)
-    return output
-
-
-@torch.library.custom_op(
-    "kan_diffusion::bspline_linear_backward", mutates_args=(), device_types="cpu"
-)
-def _linear_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    origin: Tensor,
-    step: Tensor,
-    order: int,
-    extrapolation: str,
-    has_base: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    kernel = _require_kernel()
-    grads: tuple[Tensor, Tensor, Tensor] = kernel.linear_backward(
-        grad, x, weight, origin, step, order, extrapolation, has_base
+    bias = grad.sum(0) if needed[2] else None
+    return tuple(
+        bias if tensor is None else (next(found) if need else None)
+        for tensor, need in zip(tensors, needed, strict=True)
     )
-    return grads
 
 
-@_linear.register_fake
-def _(
-    x: Tensor, weight: Tensor, bias: Tensor | None, origin: Tensor, step: Tensor, *_: object
-) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
+def _operators(
+    module: str, operands: str, settings: str, num_gradients: int
+) -> Callable[..., Tensor]:
+    """Registers a module's kernel and its gradients as operators.
+
+    Args:
+        module: Name of the module, and of the operators.
+        operands: How the schema declares the tensors of the basis.
+        settings: How it declares the rest.
+        num_gradients: How many of the five tensors (x, weight, bias and the operands) have one.
+
+    Returns:
+        The operator, differentiable in those tensors.
+    """
+    rest = f"{operands}, {settings}, bool has_base"
+    name = f"kan_diffusion::{module}_linear"
+
+    def run(*inputs: object) -> Tensor:
+        output: Tensor = _require_kernel(module).linear(*inputs)
+        return output
+
+    def run_backward(*inputs: object) -> tuple[Tensor, ...]:
+        gradients: tuple[Tensor, ...] = _require_kernel(module).linear_backward(*inputs)
+        return gradients
+
+    forward = torch.library.custom_op(
+        name,
+        run,
+        mutates_args=(),
+        device_types="cpu",
+        schema=f"(Tensor x, Tensor weight, Tensor? bias, {rest}) -> Tensor",
+    )
+    returned = ", ".join(["Tensor"] * num_gradients)
+    backward = torch.library.custom_op(
+        f"{name}_backward",
+        run_backward,
+        mutates_args=(),
+        device_types="cpu",
+        schema=f"(Tensor grad, Tensor x, Tensor weight, {rest}) -> ({returned})",
+    )
+
+    @forward.register_fake
+    def _(x: Tensor, weight: Tensor, *_: object) -> Tensor:
+        return x.new_empty(x.shape[0], weight.shape[0])
+
+    @backward.register_fake
+    def _(
+        grad: Tensor, x: Tensor, weight: Tensor, first: Tensor, second: Tensor, *_: object
+    ) -> tuple[Tensor, ...]:
+        shapes = (x.shape, weight.shape, weight.shape[:1], first.shape, second.shape)
+        return tuple(x.new_empty(shape) for shape in shapes[:num_gradients])
+
+    def save(ctx, inputs: tuple[object, ...], output: Tensor) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        x, weight, _, first, second, *ctx.settings = inputs
+        ctx.save_for_backward(x, weight, first, second)
+
+    def differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        found = backward(grad, *ctx.saved_tensors, *ctx.settings)
+        none = (None,) * len(ctx.settings)
+        return *_where_needed(found, ctx.needs_input_grad[:5]), *none
+
+    forward.register_autograd(differentiate, setup_context=save)
+    return forward
 
 
-@_linear_backward.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[:1])
+Settings = tuple[str | int | bool, ...]
+"""What a kernel is told beside tensors; whether there is a base activation comes last."""
 
 
-def _save(ctx, inputs: tuple[object, ...], output: Tensor) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    x, weight, _, origin, step, *settings = inputs
-    ctx.save_for_backward(x, weight, origin, step)
-    ctx.settings = settings
+@dataclass(frozen=True)
+class _Kernel:
+    """How the compiled kernel of a basis is called.
+
+    Attributes:
+        module: Which module has it.
+        operator: The same as an operator.
+        operands: Names of the basis's two tensors.
+        settings: Its numbers and words.
+        learned: Whether the tensors are parameters, for which the kernel has gradients.
+    """
+
+    module: str
+    operator: Callable[..., Tensor]
+    operands: tuple[str, str]
+    settings: Callable[..., Settings]
+    learned: bool = False
+
+    def operands_of(self, basis: Basis) -> tuple[Tensor, Tensor]:
+        first, second = self.operands
+        return getattr(basis, first), getattr(basis, second)
+
+    def with_operands(self, basis: Basis, *operands: Tensor) -> Basis:
+        """The basis as it was when it had these, which torch.func may have lent it."""
+        twin = copy.copy(basis)
+        place = "_parameters" if self.learned else "_buffers"
+        named = dict(zip(self.operands, operands, strict=True))
+        twin.__dict__[place] = {**twin.__dict__[place], **named}
+        return twin
 
 
-def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = _linear_backward
-    grad_x, grad_weight, grad_bias = backward(grad, *ctx.saved_tensors, *ctx.settings)
-    bias = grad_bias if ctx.needs_input_grad[2] else None
-    return grad_x, grad_weight, bias, None, None, None, None, None
+def _spline_settings(basis: BSpline) -> Settings:
+    return basis.order, basis.extrapolation
 
 
-_linear.register_autograd(_differentiate, setup_context=_save)
+def _grid_settings(basis: GridBasis) -> Settings:
+    return basis.name, basis.extrapolation
+
+
+def _rational_settings(basis: Rational) -> Settings:
+    return basis.name, "none"
+
+
+_bspline = _operators("bspline", "Tensor origin, Tensor step", "int order, str extrapolation", 3)
+_dense = _operators("dense", "Tensor first, Tensor second", "str basis, str extrapolation", 5)
+_GRID = ("grid_origin", "grid_step")
+_COEFFICIENTS = ("numerator", "denominator")
+_KERNELS: Mapping[type[Basis], _Kernel] = {
+    BSpline: _Kernel("bspline", _bspline, _GRID, _spline_settings),
+    RBF: _Kernel("dense", _dense, _GRID, _grid_settings),
+    Chebyshev: _Kernel("dense", _dense, _GRID, _grid_settings),
+    Fourier: _Kernel("dense", _dense, _GRID, _grid_settings),
+    Rational: _Kernel("dense", _dense, _COEFFICIENTS, _rational_settings, learned=True),
+}
+"""The kernel of each basis; one of one's own, or derived from these, has none."""

@@ -1,0 +1,140 @@
+"""What scheduling costs when trials are tiny.
+
+A thousand trials of a fraction of a second each run in a temporary folder, once for every executor.
+A worker's time is either spent inside a trial, by the worker's own clock, or it is scheduling's:
+waiting for the next trial, receiving it, returning what became of the last. The share of scheduling
+is
+
+    1 - (time inside trials, all workers together) / (number of workers * wall-clock time),
+
+from the moment the last worker has started its first trial until the last trial is done, trials
+that overlap the first moment counted for what lies after it. Until then workers start: Python and
+everything a trial imports, which is stated apart. What the driver itself computes is stated, too:
+on a machine without a core to spare it makes trials slower and is not in the share.
+
+    OMP_NUM_THREADS=1 python benchmarks/scheduling.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from kan_diffusion.files import write_json
+from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.executors import EXECUTORS, TrialEvent, default_workers, run_trials
+from kan_diffusion.study.run import environment
+
+Row = dict[str, str | int | float]
+
+
+def tiny_trials(count: int) -> list[TrialConfig]:
+    """Trials of 20 steps of 32 points whose evaluation is as small as it gets."""
+    study = StudyConfig.model_validate(
+        {
+            "name": "scheduling",
+            "title": "Scheduling",
+            "seeds": count,
+            "data": [{"toy": "gaussian-mixture", "num_points": 100}],
+            "training": {"steps": 20, "batch_size": 32},
+            "models": [{"family": "mlp", "params": 300}],
+            "evaluation": {
+                "num_noised": 10,
+                "num_samples": 0,
+                "num_likelihood": 0,
+                "moments": [],
+            },
+        }
+    )
+    return study.trials()
+
+
+def measure(executor: str, trials: Sequence[TrialConfig], workers: int) -> Row:
+    """Runs the trials in a temporary folder; returns where the time went."""
+    spans: list[tuple[float, float, str]] = []
+
+    def note(event: TrialEvent) -> None:
+        if event.finished:
+            if event.error is not None or event.worker is None:
+                raise RuntimeError(f"trial {event.trial}: {event.error}")
+            now = time.perf_counter()
+            spans.append((now - event.seconds, now, event.worker))
+
+    with tempfile.TemporaryDirectory() as folder:
+        began, cpu_began = time.perf_counter(), time.process_time()
+        run_trials(
+            trials,
+            lambda trial: Path(folder) / trial.id,
+            device="cpu",
+            workers=workers,
+            on_event=note,
+            executor=executor,
+        )
+        total, cpu = time.perf_counter() - began, time.process_time() - cpu_began
+    first: dict[str, float] = {}
+    for start, _, worker in spans:
+        first[worker] = min(start, first.get(worker, start))
+    up, end = max(first.values()), max(end for _, end, _ in spans)
+    inside = sum(max(0.0, end - max(start, up)) for start, end, _ in spans)
+    return {
+        "executor": executor,
+        "trials": len(trials),
+        "workers": workers,
+        "processes": len(first),
+        "scheduling_share": round(1 - inside / (workers * (end - up)), 4),
+        "milliseconds_a_trial": round(1e3 * median(end - start for start, end, _ in spans), 2),
+        "trials_a_second": round(sum(start >= up for start, _, _ in spans) / (end - up), 2),
+        "driver_milliseconds_a_trial": round(1e3 * cpu / len(trials), 2),
+        "startup_seconds": round(up - began, 2),
+        "shutdown_seconds": round(total - (end - began), 2),
+    }
+
+
+def show(rows: list[Row]) -> None:
+    """Prints the rows as a table."""
+    table = Table(title="Share of scheduling, tiny trials")
+    table.add_column("executor")
+    for name in ("trials", "workers", "scheduling", "ms a trial", "trials/s", "start-up s"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row["executor"]),
+            f"{row['trials']:,}",
+            str(row["workers"]),
+            f"[bold]{row['scheduling_share']:.2%}[/bold]",
+            f"{row['milliseconds_a_trial']:.1f}",
+            f"{row['trials_a_second']:.1f}",
+            f"{row['startup_seconds']:.1f}",
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def main() -> None:
+    """Measures each executor and writes the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=1000, help="how many")
+    parser.add_argument("--executor", choices=list(EXECUTORS), help="only this one")
+    parser.add_argument("--workers", type=int, default=default_workers("cpu"), help="side by side")
+    parser.add_argument("--out", type=Path, default=Path("results/scheduling"))
+    arguments = parser.parse_args()
+    names = list(EXECUTORS) if arguments.executor is None else [arguments.executor]
+    trials = tiny_trials(arguments.trials)
+    rows = [measure(name, trials, arguments.workers) for name in names]
+    show(rows)
+    keys = ("processor", "cores", "system", "python", "torch")
+    about = {key: environment()[key] for key in keys}
+    write_json(arguments.out / "scheduling.json", {"environment": about, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What a family is: a kind of denoiser with one free size, and the space its tuning searches."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.errors import KanDiffusionError, unknown_name
+
+__all__ = ["Choice", "Family", "FamilyKind", "IntRange", "Range", "Setting", "Space"]
+
+Setting = bool | int | float | str | None | Sequence[int] | Sequence[float]
+"""A value of a denoiser's configuration, as JSON has it."""
+
+FamilyKind = Literal["kan", "mlp", "other"]
+"""Which side of a comparison a family is on, if any."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``, both included.
+
+    Attributes:
+        low: The smallest.
+        high: The largest.
+        log: Whether the logarithm, and not the number, is what is spread evenly.
+
+    Raises:
+        KanDiffusionError: The range is empty or not finite, or has no logarithm.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf or (self.log and self.low <= 0):
+            raise KanDiffusionError(
+                f"a Range needs two finite numbers, the lower first and positive where log is set, "
+                f"not {self.low} and {self.high}"
+            )
+
+
+@dataclass(frozen=True)
+class IntRange:
+    """Whole numbers from ``low`` to ``high``, both included.
+
+    Attributes:
+        low: The smallest.
+        high: The largest.
+
+    Raises:
+        KanDiffusionError: The range is empty.
+    """
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise KanDiffusionError(
+                f"an IntRange needs the lower number first, not {self.low} and {self.high}"
+            )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values.
+
+    Attributes:
+        values: The values, at least one.
+
+    Raises:
+        KanDiffusionError: There is none.
+    """
+
+    values: tuple[Setting, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise KanDiffusionError("a Choice needs at least one value")
+
+
+Space = Mapping[str, Range | IntRange | Choice]
+"""What tuning searches: ``"learning_rate"``, ``"depth"`` or a setting of the class, with values."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of denoiser.
+
+    Attributes:
+        name: What users write.
+        denoiser_class: The class that is built.
+        depth: Number of hidden layers when nothing else is asked for.
+        learning_rate: Peak learning rate that suits the family at about 2,300 parameters.
+        settings: Settings of the denoiser class that suit the family.
+        kind: ``"kan"`` and ``"mlp"`` are the two sides of a comparison, ``"other"`` is neither.
+        title: What tables and figures write; the name when empty.
+        space: What tuning searches; nothing when empty.
+
+    Raises:
+        KanDiffusionError: The space has a key that is neither ``"learning_rate"`` nor ``"depth"``
+            nor a setting of the class.
+    """
+
+    name: str
+    denoiser_class: type[Denoiser]
+    depth: int
+    learning_rate: float
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    kind: FamilyKind = "other"
+    title: str = ""
+    space: Space = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", self.name)
+        known = {"learning_rate", "depth", *inspect.signature(self.denoiser_class).parameters}
+        for key in self.space:
+            if key not in known:
+                raise unknown_name(f"setting in the space of family '{self.name}'", key, known)

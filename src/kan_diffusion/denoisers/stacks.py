@@ -1,0 +1,151 @@
+r"""Layers one after another, with residual connections and modulation by the timestep.
+
+With :math:`L_1, \dots, L_n` the hidden layers, :math:`L_{n+1}` the last, a the activation between
+them (none in a KAN) and :math:`\tau` the features of the timestep,
+
+.. math:: h_i = f_i(h_{i-1}) \;\text{ or }\; h_{i-1} + f_i(h_{i-1}), \qquad
+    f_i(h) = a\big((1 + s_i(\tau)) \odot L_i(h) + b_i(\tau)\big).
+
+*Residual*: from the second hidden layer on, a layer adds its input to its output (He et al. 2016,
+arXiv:1512.03385); where their widths differ, the input is cut off or continued by zeros, which
+takes no parameters. *Modulated*: the network sees the points and labels alone, and the timestep
+scales and shifts the units of each hidden layer (FiLM, Perez et al. 2018, arXiv:1709.07871), in an
+MLP before the activation, in a KAN at the output of the layer, which is the input of the next one's
+functions. All scales and shifts are one linear map of :math:`\tau`, which starts at zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kan_diffusion.denoisers.base import Denoiser, ModelMixin
+from kan_diffusion.denoisers.flops import linear_flops
+from kan_diffusion.errors import KanDiffusionError
+
+__all__ = ["ModelMixin", "Stack", "StackDenoiser"]
+
+
+def _plus(output: Tensor, input: Tensor) -> Tensor:
+    """``output`` (B, m) plus as much of ``input`` (B, n) as fits, zeros beyond it."""
+    wide, wanted = input.shape[-1], output.shape[-1]
+    if wide > wanted:
+        input = input[..., :wanted]
+    elif wide < wanted:
+        input = nn.functional.pad(input, (0, wanted - wide))
+    return output + input
+
+
+class Stack(nn.Module):
+    """Layers with residual connections, modulation or both.
+
+    Args:
+        layers: The layers, the last of which is neither modulated nor residual.
+        hidden: Widths of the layers before it.
+        activation: What stands between the layers; None in a KAN.
+        residual: Whether hidden layers after the first add their input to their output.
+        num_time_features: Number of features of the timestep that modulate the hidden layers; 0
+            for no modulation.
+
+    Attributes:
+        layers: The layers.
+        modulation: The linear map from features of the timestep to the scales of all hidden units
+            and then their shifts, or None.
+
+    Raises:
+        KanDiffusionError: There is no hidden layer to modulate.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        hidden: Sequence[int],
+        *,
+        activation: nn.Module | None = None,
+        residual: bool = False,
+        num_time_features: int = 0,
+    ) -> None:
+        super().__init__()
+        if num_time_features and not hidden:
+            raise KanDiffusionError(
+                "a modulated denoiser needs at least one hidden layer, or the timestep has no "
+                "effect; give hidden one width or more"
+            )
+        self.layers = nn.ModuleList(layers)
+        self.activation = activation
+        self.residual = residual
+        self.hidden = tuple(hidden)
+        self.modulation: nn.Linear | None = None
+        if num_time_features:
+            self.modulation = nn.Linear(num_time_features, 2 * sum(hidden))
+        self.reset_parameters()
+
+    @property
+    def extra_flops(self) -> int:
+        """Operations of residual sums and modulation for one point."""
+        total = 0
+        if self.residual:
+            total += sum(map(min, self.hidden, self.hidden[1:]))
+        if self.modulation is not None:
+            # One plus the scale, the product and the sum, for each unit.
+            total += linear_flops([self.modulation]) + 3 * sum(self.hidden)
+        return total
+
+    def reset_parameters(self) -> None:
+        """Puts the modulation back to none; the layers are left as they are."""
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, input: Tensor, time: Tensor | None = None) -> Tensor:
+        """Maps (B, n) to (B, m).
+
+        Args:
+            input: Inputs of the first layer, with shape (B, n).
+            time: Features of the timesteps with shape (B, num_time_features), or (1,
+                num_time_features) where all rows have one; not looked at without modulation.
+
+        Returns:
+            Outputs of the last layer, with shape (B, m).
+        """
+        scales: Sequence[Tensor] = ()
+        shifts: Sequence[Tensor] = ()
+        if self.modulation is not None and time is not None:
+            scale, shift = self.modulation(time).chunk(2, dim=-1)
+            scales = (1 + scale).split(self.hidden, dim=-1)
+            shifts = shift.split(self.hidden, dim=-1)
+        state = input
+        for index in range(len(self.hidden)):
+            output = self.layers[index](state)
+            if scales:
+                output = torch.addcmul(shifts[index], output, scales[index])
+            if self.activation is not None:
+                output = self.activation(output)
+            state = _plus(output, state) if self.residual and index else output
+        return self.layers[-1](state)
+
+
+class StackDenoiser(Denoiser):
+    """Base of the denoisers whose network is a chain of layers, or a :class:`Stack` of them."""
+
+    @property
+    def stack(self) -> Stack | None:
+        """The network where it is residual or modulated, else None."""
+        return self.network if isinstance(self.network, Stack) else None
+
+    @property
+    def _extra_flops(self) -> int:
+        """Operations that are no layer's."""
+        stack = self.stack
+        return self._input_flops + (0 if stack is None else stack.extra_flops)
+
+    def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
+        stack = self.stack
+        if stack is None or stack.modulation is None:
+            return super()._predict(points, steps, labels)
+        input = points if labels is None else torch.cat([points, labels], dim=-1)
+        time = self.time_features(steps, points.dtype)
+        # One timestep for all points is modulated once; as many as points, or it is an error.
+        return stack(input, time if len(time) == 1 else time.expand(len(points), -1))

@@ -1,0 +1,166 @@
+r"""The log-density of a trained denoiser, through the probability-flow ODE.
+
+A process :math:`x_t = \alpha x_0 + \sigma\varepsilon` with :math:`\alpha^2 + \sigma^2 = 1` is, in
+:math:`\hat x = x_t / \alpha` and :math:`s = \sigma / \alpha`, clean points plus noise of standard
+deviation s. There the probability-flow ODE (Song et al. 2021, arXiv:2011.13456; Karras et al. 2022,
+arXiv:2206.00364) has the predicted noise itself for its right-hand side,
+
+.. math:: \frac{d\hat x}{ds} = -s\,\nabla\log p_s(\hat x) = \hat\varepsilon(\alpha\hat x, t(s)).
+
+It is integrated over :math:`u = \log s` and in :math:`x = \alpha\hat x`, which stays of order one
+where s grows to ten thousands. With :math:`d\log\alpha / du = -\sigma^2`,
+
+.. math:: \frac{dx}{du} = \sigma\,(\hat\varepsilon(x, t) - \sigma x) =: f(x, u),
+
+and the density along a solution changes by the divergence (Chen et al. 2018, arXiv:1806.07366; Song
+et al. 2021, eq. 39). From the first timestep, with :math:`\alpha_0` and :math:`s_0`, to the last,
+
+.. math:: \log p(x) = d\log\alpha_0 + \log N(x(u_T); 0, I) + \int_{u_0}^{u_T}
+    \nabla\!\cdot f(x(u), u)\,du, \qquad x(u_0) = \alpha_0 x,
+
+where :math:`d\log\alpha_0` is the change of variables from :math:`\alpha_0 x` to x. The prior
+:math:`N(0, (\alpha_T^2 + \sigma_T^2) I) = N(0, I)` is the noise that samplers start from, so this
+is the density of the points that the deterministic sampler draws with ever smaller steps; under a
+process that does not reach noise it is as far off as they are.
+
+The schedule is discrete: t(s) is interpolated linearly in log s, and denoisers take fractional
+timesteps. The divergence is exact, a product of the Jacobian with every unit vector. The steps of
+the Runge-Kutta method are even in :math:`\operatorname{arsinh}(1/\sqrt{s})`: even in log s below
+the spread of standardised data, and of a length that grows as :math:`\sqrt{s}` beyond, where
+nothing but noise is left and f vanishes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint
+
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.processes import Process
+
+__all__ = ["first_noise", "log_likelihood"]
+
+
+def first_noise(process: Process) -> float:
+    """The noise that a likelihood is taken at: sigma / alpha at the first timestep.
+
+    The exact density that compares with :func:`log_likelihood` is that of clean points plus this
+    noise, ``density.log_density(points, alpha=1.0, sigma=first_noise(process))``.
+    """
+    alpha, sigma = process.levels()
+    return float(sigma[0] / alpha[0])
+
+
+class _Flow:
+    """The right-hand side of the ODE for the state (x, log-density), on the denoiser's device."""
+
+    def __init__(self, denoiser: Denoiser, process: Process, dtype: torch.dtype) -> None:
+        self.denoiser, self.process, self.dtype = denoiser, process, dtype
+        alpha, sigma = process.levels()
+        self.log_noise = sigma.log() - alpha.log()  # (T,), increasing
+
+    def grid(self, num_steps: int) -> Tensor:
+        """Values of u at the ends of the steps, with shape (num_steps + 1,)."""
+        ends = self.log_noise[[0, -1]]
+        first, last = torch.asinh((-ends / 2).exp()).tolist()
+        even = torch.linspace(first, last, num_steps + 1, dtype=torch.float64)
+        grid = -2 * even.sinh().log()
+        grid[[0, -1]] = ends  # to the last digit
+        return grid.to(self.denoiser.device, self.dtype)
+
+    def _timestep(self, u: float) -> float:
+        """The fractional timestep of a noise level."""
+        right = int(torch.searchsorted(self.log_noise, u))
+        right = min(max(right, 1), len(self.log_noise) - 1)
+        low, high = self.log_noise[right - 1 : right + 1].tolist()
+        return right - 1 + min(max((u - low) / (high - low), 0.0), 1.0)
+
+    def __call__(self, u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Velocity (n, d) and divergence (n,) at u."""
+        noise = math.exp(u)
+        alpha = 1 / math.hypot(1.0, noise)
+        sigma = noise * alpha
+        timestep = torch.tensor(self._timestep(float(u)), device=u.device)
+        with torch.enable_grad():
+            x = state[0].detach().requires_grad_()
+            prediction = self.denoiser(x.to(self.denoiser.dtype), timestep, return_dict=False)[0]
+            levels = (x.new_full((1, 1), level) for level in (alpha, sigma))
+            predicted = self.process.predicted_noise(prediction.to(self.dtype), x, *levels)
+            velocity = sigma * (predicted - sigma * x)
+            divergence = torch.zeros(len(x), device=x.device, dtype=self.dtype)
+            for place in range(x.shape[1]):  # first-order gradients only: kernels have no second
+                towards = torch.zeros_like(velocity)
+                towards[:, place] = 1.0
+                last = place == x.shape[1] - 1
+                (row,) = torch.autograd.grad(velocity, x, towards, retain_graph=not last)
+                divergence += row[:, place]
+        return velocity.detach(), divergence
+
+
+@torch.no_grad()
+def log_likelihood(
+    denoiser: Denoiser,
+    process: Process,
+    points: Tensor,
+    *,
+    num_steps: int = 50,
+    batch_rows: int = 8192,
+) -> Tensor:
+    """Log-density of points under a denoiser, without labels.
+
+    The density is the denoiser's own at the process's first timestep, brought to the units of clean
+    points: that of x_0 plus noise of standard deviation :func:`first_noise`, which also keeps it
+    finite where values are rounded or repeated. Points are taken as they are. Where the mean is to
+    be compared with that of the exact density at that noise, give clean points with the noise
+    added: the difference is then a Kullback-Leibler divergence.
+
+    Args:
+        denoiser: The trained network, on any device; run in its own dtype.
+        process: The process it was trained for.
+        points: Standardised points with shape (n, d), finite.
+        num_steps: Steps of the fourth-order Runge-Kutta method (the 3/8 rule), each of which
+            evaluates the denoiser and its Jacobian four times. With the exact denoisers of all
+            toys, 50 steps leave an error of at most 0.005 nats a point; with trained smooth ones of
+            the presets it was as small, with ReLU's kinks up to 0.2 a point and 0.01 in the mean. A
+            cosine process with predicted noise wants 200, because what remains of a network's
+            predictions at nearly pure noise does not vanish.
+        batch_rows: Largest number of points moved at once.
+
+    Returns:
+        Natural logarithms with shape (n,), float64, on the CPU. In the data's own units subtract
+        the sum of the logarithms of the standardiser's scales.
+
+    Raises:
+        DataError: The points are no table of finite numbers with the denoiser's d columns.
+        KanDiffusionError: A number of steps or rows below 1.
+    """
+    dim = denoiser.data_dim
+    if points.ndim != 2 or points.shape[1] != dim:
+        raise DataError(
+            f"points have shape {tuple(points.shape)} and the denoiser takes {dim} coordinates; "
+            f"give points of shape (n, {dim})"
+        )
+    if not bool(points.isfinite().all()):
+        raise DataError("points must be finite; remove those that are not")
+    if num_steps < 1 or batch_rows < 1:
+        raise KanDiffusionError(
+            f"a likelihood needs at least 1 step and batches of 1, not {num_steps} and {batch_rows}"
+        )
+    device = denoiser.device
+    dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's have no float64
+    flow = _Flow(denoiser, process, dtype)
+    grid = flow.grid(num_steps)
+    alpha = 1 / math.hypot(1.0, first_noise(process))
+    parts = [torch.empty(0, dtype=torch.float64)]
+    for batch in points.detach().split(batch_rows) if len(points) else ():
+        start = alpha * batch.to("cpu", torch.float64).to(device, dtype)
+        change = torch.zeros(len(batch), device=device, dtype=dtype)
+        states, changes = odeint(flow, (start, change), grid, method="rk4")
+        end, change = states[-1].cpu().double(), changes[-1].cpu().double()
+        prior = -0.5 * (end.square() + math.log(2 * math.pi)).sum(dim=1)
+        parts.append(dim * math.log(alpha) + prior + change)
+    return torch.cat(parts)

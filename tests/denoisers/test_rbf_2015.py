@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kan_diffusion.denoisers import RBF2015Denoiser
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _denoiser(
+    dim: int, units: int, readouts: int, num_timesteps: int, num_classes: int = 0, seed: int = 0
+) -> RBF2015Denoiser:
+    denoiser = RBF2015Denoiser(dim, (units, readouts), num_timesteps, num_classes).double()
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.normal_(0, 0.7, generator=_generator(seed))
+    return denoiser
+
+
+def _by_hand(
+    denoiser: RBF2015Denoiser, point: np.ndarray, timestep: float, label: int | None = None
+) -> np.ndarray:
+    """One point, unit by unit and readout by readout."""
+    network = denoiser.network
+    centres = network.centres.detach().numpy()
+    widths = network.log_widths.detach().exp().numpy()
+    weight, bias = network.weight.detach().numpy(), network.bias.detach().numpy()
+    if label is not None:
+        point = np.append(point, np.eye(denoiser.num_classes)[label])
+    values = [
+        math.exp(-float(((point - centre) ** 2).sum()) / (2 * width**2))
+        for centre, width in zip(centres, widths, strict=True)
+    ]
+    values = [value / sum(values) for value in values]
+
+    def readout(k: int) -> np.ndarray:
+        return bias[k] + sum(value * weight[unit, k] for unit, value in enumerate(values))
+
+    last = denoiser.num_train_timesteps - 1
+    place = min(max(timestep, 0), last) * (denoiser.num_readouts - 1) / max(last, 1)
+    below = min(math.floor(place), max(denoiser.num_readouts - 2, 0))
+    if denoiser.num_readouts == 1:
+        return readout(0)
+    return readout(below) + (place - below) * (readout(below + 1) - readout(below))
+
+
+@given(
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.integers(1, 9),
+    st.integers(1, 40),
+    st.integers(0, 1_000),
+)
+def test_it_is_the_formula(
+    dim: int, units: int, readouts: int, num_timesteps: int, seed: int
+) -> None:
+    denoiser = _denoiser(dim, units, readouts, num_timesteps, seed=seed)
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(6, dim))
+    whole = rng.integers(0, num_timesteps, 6)
+    for timesteps in (whole, rng.uniform(0, num_timesteps - 0.99, 6)):
+        expected = [_by_hand(denoiser, *each) for each in zip(points, timesteps, strict=True)]
+        output = denoiser(torch.from_numpy(points), torch.from_numpy(timesteps)).sample
+        np.testing.assert_allclose(output.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+    alike = denoiser(torch.from_numpy(points), int(whole[0])).sample
+    expected = [_by_hand(denoiser, point, int(whole[0])) for point in points]
+    np.testing.assert_allclose(alike.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_as_many_readouts_as_timesteps_are_one_for_each() -> None:
+    denoiser = _denoiser(2, 5, 40, 40)
+    network = denoiser.network
+    points = torch.randn(40, 2, dtype=torch.float64, generator=_generator(1))
+    units = network.units(points)
+    assert torch.allclose(units.sum(1), torch.ones(40, dtype=torch.float64))
+    own = torch.einsum("bu,ubd->bd", units, network.weight) + network.bias
+    output = denoiser(points, torch.arange(40)).sample
+    torch.testing.assert_close(output, own, atol=1e-5, rtol=1e-4)
+    # A timestep's readout is touched by that timestep alone.
+    denoiser(points[:3], 17).sample.sum().backward()
+    touched = network.weight.grad.abs().sum((0, 2)) > 1e-4
+    assert touched.nonzero().flatten().tolist() == [17]
+
+
+def test_labels_are_coordinates() -> None:
+    denoiser = _denoiser(2, 4, 3, 10, num_classes=3)
+    points = torch.randn(3, 2, dtype=torch.float64, generator=_generator(1))
+    output = denoiser(points, 4, torch.arange(3)).sample.detach().numpy()
+    for row in range(3):
+        expected = _by_hand(denoiser, points[row].numpy(), 4, label=row)
+        np.testing.assert_allclose(output[row], expected, rtol=1e-4)
+
+
+def test_timesteps_outside_the_process_are_its_ends() -> None:
+    denoiser = _denoiser(2, 4, 7, 50)
+    points = torch.randn(3, 2, dtype=torch.float64, generator=_generator(1))
+    for outside, inside in ((-2, 0), (-0.5, 0), (60, 49), (49.7, 49)):
+        assert torch.equal(denoiser(points, outside).sample, denoiser(points, inside).sample)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 13])
+def test_units_start_wide_enough_to_share_a_point(dim: int) -> None:
+    denoiser = RBF2015Denoiser(dim)
+    denoiser.reset_parameters(_generator(0))
+    units = denoiser.network.units(torch.randn(500, dim, generator=_generator(1))).detach()
+    # No unit takes a point for itself, and none is left out of all of them.
+    assert float(units.max(dim=1).values.median()) < 0.9
+    assert float(units.max(dim=0).values.min()) > 1e-3
+    centres = RBF2015Denoiser(dim, (20_000 // dim, 1)).network.centres
+    assert float(centres.detach().std()) == pytest.approx(1.5, rel=0.03)
+
+
+def test_the_originals_size_is_the_default() -> None:
+    # 16 units with two coordinates and a width; 40 readouts of 16 weights and a constant.
+    assert RBF2015Denoiser(2).num_trainable == 16 * 3 + 40 * 2 * 17
+
+
+def test_it_compiles_to_one_graph_and_is_mapped_over_points() -> None:
+    denoiser = RBF2015Denoiser(2, (5, 4), num_train_timesteps=20)
+    points, steps = torch.randn(6, 2, generator=_generator(0)), torch.arange(6) * 3
+    expected = denoiser(points, steps).sample
+    compiled = torch.compile(denoiser, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(points, steps, return_dict=False)[0], expected)
+    one = torch.func.vmap(lambda x, t: denoiser(x.unsqueeze(0), t, return_dict=False)[0][0])
+    torch.testing.assert_close(one(points, steps), expected)

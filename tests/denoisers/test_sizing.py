@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import torch
+from diffusers.configuration_utils import register_to_config
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from kan_diffusion.denoisers import FAMILIES, Denoiser, Family, MLPDenoiser, build_denoiser
+from kan_diffusion.denoisers.sizing import (
+    BUDGET_TOLERANCE,
+    fitted_widths,
+    make_denoiser,
+    widths_for_budget,
+)
+from kan_diffusion.errors import KanDiffusionError
+
+
+class _Count:
+    """Parameters of a network with so many for each edge and one bias an output."""
+
+    def __init__(self, per_edge: int, inputs: int, outputs: int) -> None:
+        self._per_edge, self._inputs, self._outputs = per_edge, inputs, outputs
+
+    def __call__(self, hidden: Sequence[int]) -> int:
+        widths = [self._inputs, *hidden, self._outputs]
+        return sum(a * b * self._per_edge + b for a, b in itertools.pairwise(widths))
+
+
+@given(
+    st.integers(1, 14),
+    st.integers(3, 20),
+    st.integers(1, 12),
+    st.integers(2, 5),
+    st.integers(2_000, 300_000),
+)
+def test_widths_meet_their_budget_and_stay_nearly_equal(
+    per_edge: int, inputs: int, outputs: int, depth: int, budget: int
+) -> None:
+    count = _Count(per_edge, inputs, outputs)
+    assume(count((4,) * depth) <= budget)
+    widths = widths_for_budget(count, depth, budget)
+    assert len(widths) == depth
+    assert abs(count(widths) - budget) <= 0.02 * budget
+    assert max(widths) <= 4 * min(widths)
+
+
+@given(st.integers(1, 14), st.integers(1, 20), st.integers(1, 12), st.integers(20, 100_000))
+def test_one_hidden_layer_gets_the_nearest_width_there_is(
+    per_edge: int, inputs: int, outputs: int, budget: int
+) -> None:
+    count = _Count(per_edge, inputs, outputs)
+    nearest = min(range(1, budget + 2), key=lambda width: abs(count((width,)) - budget))
+    miss = abs(count((nearest,)) - budget)
+    if count((1,)) > budget or miss > BUDGET_TOLERANCE * budget:
+        with pytest.raises(KanDiffusionError):
+            widths_for_budget(count, 1, budget)
+    else:
+        assert abs(count(widths_for_budget(count, 1, budget)) - budget) == miss
+
+
+def test_a_count_that_does_not_grow_with_a_layer_is_refused() -> None:
+    # Such a layer could be widened for ever.
+    with pytest.raises(KanDiffusionError, match=r"1,000 FLOPs.* hidden layer 2; give hidden"):
+        widths_for_budget(lambda hidden: 7 * hidden[0], 2, 1_000, unit=" FLOPs")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("countable", ["params", "flops", "flops_per_edge"])
+def test_every_count_of_every_family_grows_with_every_width(family: str, countable: str) -> None:
+    kind = FAMILIES[family]
+
+    def count(hidden: Sequence[int]) -> int:
+        with torch.device("meta"):
+            denoiser = make_denoiser(
+                kind, 3, hidden, num_train_timesteps=10, settings=kind.settings
+            )
+        return {
+            "params": denoiser.num_trainable,
+            "flops": denoiser.flops,
+            "flops_per_edge": denoiser.flops_per_edge,
+        }[countable]
+
+    widths = (9, 8, 9)[: kind.depth]
+    for layer in range(len(widths)):
+        wider = tuple(width + (index == layer) for index, width in enumerate(widths))
+        assert count(wider) > count(widths)
+
+
+@pytest.mark.parametrize("family", ["kan", "modulated-kan", "mlp", "spline-mlp", "rbf-2015"])
+@pytest.mark.parametrize(
+    ("countable", "amount"), [("flops", 6_000), ("flops", 40_000), ("flops_per_edge", 90_000)]
+)
+def test_operations_are_fitted_as_parameters_are(family: str, countable: str, amount: int) -> None:
+    denoiser = build_denoiser(family, 3, num_train_timesteps=100, **{countable: amount})
+    assert abs(getattr(denoiser, countable) - amount) <= BUDGET_TOLERANCE * amount
+
+
+def test_a_budget_of_operations_too_small_says_so() -> None:
+    with pytest.raises(KanDiffusionError, match="budget of 50 FLOPs per edge is too small"):
+        build_denoiser("mlp", 2, num_train_timesteps=10, flops_per_edge=50)
+
+
+class _Counted(Denoiser):
+    """A linear layer in and one out; counts how often it is built."""
+
+    built = 0
+
+    @register_to_config
+    def __init__(
+        self,
+        data_dim: int,
+        hidden: Sequence[int] = (4,),
+        num_train_timesteps: int = 10,
+        num_classes: int = 0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        type(self).built += 1
+        num_inputs = self._setup_inputs(data_dim, num_train_timesteps, "raw", 1, num_classes)
+        self.network = torch.nn.Sequential(
+            torch.nn.Linear(num_inputs, hidden[0], bias), torch.nn.Linear(hidden[0], data_dim)
+        )
+
+
+def _fit(family: Family, amount: int = 2_000, **options: object) -> tuple[int, ...]:
+    options = {"num_train_timesteps": 10, "settings": {}, **options}
+    return fitted_widths(family, 2, "params", amount, **options)
+
+
+def test_widths_are_searched_once_for_all_that_would_be_built_alike() -> None:
+    family = Family("counted", _Counted, depth=1, learning_rate=1e-2)
+    found = _fit(family)
+    once = _Counted.built
+    assert _fit(family) == found
+    assert _fit(Family("counted", _Counted, depth=1, learning_rate=2e-2)) == found
+    assert _Counted.built == once < 30
+    others = [{"amount": 2_100}, {"num_classes": 3}, {"settings": {"bias": False}}]
+    for options in others:
+        before = _Counted.built
+        assert _fit(family, **options) != found
+        assert _Counted.built > before
+
+
+def test_lists_and_tuples_are_one_setting_but_true_and_one_are_two() -> None:
+    kind = FAMILIES["kan"]
+    as_list = _fit(kind, settings={**kind.settings, "grid_range": [-3.0, 3.0]})
+    assert as_list == _fit(kind, settings={**kind.settings, "grid_range": (-3.0, 3.0)})
+    family = Family("true-or-one", _Counted, depth=1, learning_rate=1e-2)
+    _fit(family, settings={"bias": True})
+    before = _Counted.built
+    _fit(family, settings={"bias": 1})
+    assert _Counted.built > before
+
+
+def test_a_wrong_setting_is_told_whether_counted_or_built() -> None:
+    for size in ({"params": 2_000}, {"hidden": (4,)}):
+        with pytest.raises(KanDiffusionError, match=r"settings of family 'mlp': .*'grid_size'"):
+            build_denoiser("mlp", 2, num_train_timesteps=10, settings={"grid_size": 5}, **size)
+    assert isinstance(build_denoiser("mlp", 2, num_train_timesteps=10, hidden=(4,)), MLPDenoiser)

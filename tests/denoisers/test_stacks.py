@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from kan_diffusion.denoisers import Denoiser, KANDenoiser, MLPDenoiser
+from kan_diffusion.denoisers.stacks import Stack
+
+T = 100
+HIDDEN = (6, 4, 4, 7)
+"""Narrower, alike and wider."""
+
+each_class = pytest.mark.parametrize("kind", [KANDenoiser, MLPDenoiser])
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _denoiser(kind: type[Denoiser], **settings: object) -> Denoiser:
+    denoiser = kind(3, hidden=HIDDEN, num_train_timesteps=T, **settings).double()
+    denoiser.reset_parameters(_generator(0))
+    return denoiser
+
+
+def _modulate(denoiser: Denoiser) -> torch.nn.Linear:
+    """Gives the modulation something to do, and returns it."""
+    modulation = denoiser.stack.modulation
+    with torch.no_grad():
+        for parameter in modulation.parameters():
+            parameter.normal_(0, 0.3, generator=_generator(3))
+    return modulation
+
+
+def _batch() -> tuple[Tensor, Tensor, Tensor]:
+    points = torch.randn(5, 3, dtype=torch.float64, generator=_generator(1))
+    return points, torch.tensor([0, 7, 50, 98, 99]), torch.tensor([0, 1, -1, 1, 0])
+
+
+def _by_hand(denoiser: Denoiser, residual: bool, modulated: bool) -> Tensor:
+    """The forward pass, row by row and unit by unit."""
+    points, steps, labels = _batch()
+    activation: Callable[[Tensor], Tensor] = lambda x: x  # noqa: E731
+    if isinstance(denoiser, MLPDenoiser):
+        activation = torch.nn.functional.silu
+    *layers, last = denoiser.stack.layers
+    rows = []
+    for point, step, label in zip(points, steps, labels, strict=True):
+        time = denoiser.time_features(step.reshape(1), torch.float64)[0]
+        onehot = torch.zeros(2, dtype=torch.float64)
+        if label >= 0:
+            onehot[label] = 1
+        state = torch.cat([point, onehot] if modulated else [point, time, onehot])
+        place = 0
+        for index, layer in enumerate(layers):
+            output = layer(state.unsqueeze(0))[0]
+            width = len(output)
+            if modulated:
+                weight, bias = denoiser.stack.modulation.weight, denoiser.stack.modulation.bias
+                total = sum(HIDDEN)
+                for unit in range(width):
+                    scale = weight[place + unit] @ time + bias[place + unit]
+                    shift = weight[total + place + unit] @ time + bias[total + place + unit]
+                    one = torch.eye(width, dtype=torch.float64)[unit]
+                    output = output + one * (output[unit] * scale + shift)
+                place += width
+            output = activation(output)
+            if residual and index:
+                identity = torch.zeros(width, dtype=torch.float64)
+                shared = min(width, len(state))
+                identity[:shared] = state[:shared]
+                output = output + identity
+            state = output
+        rows.append(last(state.unsqueeze(0))[0])
+    return torch.stack(rows)
+
+
+@each_class
+@pytest.mark.parametrize(("residual", "modulated"), [(True, False), (False, True), (True, True)])
+def test_a_stack_is_what_is_written(kind: type[Denoiser], residual: bool, modulated: bool) -> None:
+    denoiser = _denoiser(kind, num_classes=2, residual=residual, modulated=modulated)
+    if modulated:
+        _modulate(denoiser)
+    points, steps, labels = _batch()
+    expected = _by_hand(denoiser, residual, modulated)
+    torch.testing.assert_close(denoiser(points, steps, labels).sample, expected)
+    # A timestep for all is modulated once, and is the same.
+    for step in (7, 7.0, 7.5):
+        each = denoiser(points, torch.full((5,), step), labels).sample
+        torch.testing.assert_close(denoiser(points, step, labels).sample, each)
+
+
+@each_class
+@pytest.mark.parametrize("residual", [False, True])
+def test_modulation_is_absent_at_the_start_and_learned_from_there(
+    kind: type[Denoiser], residual: bool
+) -> None:
+    denoiser = _denoiser(kind, modulated=True, residual=residual)
+    points, steps, _ = _batch()
+    stack = denoiser.stack
+    at_start = stack(points)
+    assert torch.equal(denoiser(points, steps).sample, at_start)
+    output = denoiser(points, steps).sample
+    output.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in stack.modulation.parameters())
+    _modulate(denoiser)
+    assert not torch.allclose(denoiser(points, steps).sample, at_start)
+    denoiser.reset_parameters(_generator(0))
+    assert torch.equal(denoiser(points, steps).sample, at_start)
+
+
+@each_class
+def test_where_the_layers_give_nothing_the_first_passes_through(kind: type[Denoiser]) -> None:
+    denoiser = _denoiser(kind, residual=True)
+    first, *middle, last = denoiser.stack.layers
+    with torch.no_grad():
+        for layer in middle:
+            for parameter in layer.parameters():
+                parameter.zero_()
+    points, steps, _ = _batch()
+    time = denoiser.time_features(steps, points.dtype)
+    state = first(torch.cat([points, time], dim=-1))
+    if kind is MLPDenoiser:
+        state = torch.nn.functional.silu(state)
+    # Cut to the narrowest of the layers between, then filled up with zeros.
+    passed = torch.nn.functional.pad(state[:, : min(HIDDEN[1:])], (0, HIDDEN[-1] - HIDDEN[2]))
+    torch.testing.assert_close(denoiser(points, steps).sample, last(passed))
+
+
+@each_class
+def test_plain_denoisers_keep_their_names_and_their_draws(kind: type[Denoiser]) -> None:
+    plain, residual = _denoiser(kind), _denoiser(kind, residual=True)
+    assert plain.stack is None
+    assert isinstance(residual.stack, Stack)
+    assert residual.num_trainable == plain.num_trainable
+    if kind is KANDenoiser:
+        assert "network.layers.0.weight" in plain.state_dict()
+    else:
+        assert set(plain.state_dict()) == {
+            f"network.{2 * layer}.{name}" for layer in range(5) for name in ("weight", "bias")
+        }
+    for one, two in zip(plain.parameters(), residual.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@each_class
+def test_a_modulated_denoiser_is_saved_copied_and_compiled(
+    kind: type[Denoiser], tmp_path: Path
+) -> None:
+    denoiser = kind(3, hidden=HIDDEN, num_train_timesteps=T, modulated=True, residual=True)
+    _modulate(denoiser)
+    points, steps, _ = _batch()
+    points = points.float()
+    expected = denoiser(points, steps).sample
+    denoiser.save_pretrained(tmp_path)
+    assert torch.equal(kind.from_pretrained(tmp_path)(points, steps).sample, expected)
+    if kind is MLPDenoiser:
+        compiled = torch.compile(denoiser, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(points, steps, return_dict=False)[0], expected)
+    one = torch.func.vmap(lambda x, t: denoiser(x.unsqueeze(0), t, return_dict=False)[0][0])
+    torch.testing.assert_close(one(points, steps), expected)
+
+
+def test_timesteps_that_are_not_as_many_as_the_points_are_an_error() -> None:
+    denoiser = MLPDenoiser(3, hidden=(4,), modulated=True)
+    with pytest.raises(RuntimeError, match="expand"):
+        denoiser(torch.zeros(1, 3), torch.arange(6))
+
+
+def test_a_residual_kans_grids_can_be_refined() -> None:
+    denoiser = KANDenoiser(3, hidden=HIDDEN, num_train_timesteps=T, residual=True, modulated=True)
+    _modulate(denoiser)
+    points, steps, _ = _batch()
+    points = points.float()
+    before = denoiser(points, steps).sample
+    assert denoiser.refine(10, points, steps) < 1e-4
+    assert {layer.grid_size for layer in denoiser.stack.layers} == {10}
+    torch.testing.assert_close(denoiser(points, steps).sample, before, atol=1e-4, rtol=1e-4)
+    names = [f"network.layers.{index}" for index in range(5)]
+    assert list(denoiser.out_of_range_fractions(points, steps)) == names

@@ -1,0 +1,322 @@
+"""The page of a whole comparison: many settings, 15 families, every number by a second path."""
+
+import itertools
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from html_page import Page, write_quickly
+from synthetic_study import BUDGETS, FAMILIES, KINDS, kind_of, make_contents
+
+from kan_diffusion.report import ReportContents, write_report
+from kan_diffusion.report.comparisons import conclude
+from kan_diffusion.report.contents import complete_rows
+from kan_diffusion.study.comparison import Setting
+
+DATAS = ("swiss roll", "checkerboard", "wine")
+NUM_SEEDS = 7
+SETTINGS = [Setting(data, *budget) for data in DATAS for budget in BUDGETS]
+
+
+@pytest.fixture(scope="module")
+def contents():
+    return make_contents(
+        DATAS, None, NUM_SEEDS, count=20, budgets=BUDGETS, families=True, without_oracle=("wine",)
+    )
+
+
+@pytest.fixture(scope="module")
+def text(contents, tmp_path_factory):
+    return write_quickly(contents, tmp_path_factory.mktemp("comparison")).read_text()
+
+
+@pytest.fixture(scope="module")
+def read(text):
+    return Page(text)
+
+
+def of_setting(contents, setting):
+    rows = contents.rows
+    chosen = rows[(rows["data"] == setting.data) & (rows["match"] == setting.match)]
+    return chosen[chosen["error"].isna()]
+
+
+def judged(setting):
+    return "heldout_loss" if setting.data == "wine" else "excess"
+
+
+def by_model(contents, setting):
+    """Seeds in rows and models in columns."""
+    rows = of_setting(contents, setting)
+    return rows.pivot(index="seed", columns="name", values=judged(setting)).astype(float)
+
+
+def best(values, kind):
+    names = [name for name, family in FAMILIES.items() if kind_of(family[0]) == kind]
+    return values[names].mean().idxmin()
+
+
+def sign_flip_p(differences):
+    """By going through every sign."""
+    means = [
+        np.mean(np.array(signs) * differences)
+        for signs in itertools.product((1, -1), repeat=len(differences))
+    ]
+    return np.mean(np.abs(means) >= abs(np.mean(differences)) * (1 - 1e-12))
+
+
+def holm(values):
+    order = np.argsort(values)
+    adjusted = np.maximum.accumulate(
+        [min(1.0, (len(values) - rank) * values[index]) for rank, index in enumerate(order)]
+    )
+    return dict(zip(order, adjusted, strict=True))
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def test_every_anchor_leads_somewhere_and_nothing_is_loaded_or_empty(read, text):
+    assert set(read.links) <= set(read.ids)
+    assert len(set(read.ids)) == len(read.ids)
+    assert read.empty == []
+    assert all(load.startswith("data:image/png;base64,") for load in read.loads)
+    assert not re.search(r"https?://|@import|url\(|<link|<iframe", text)
+    assert text.count("<script>") == 1
+
+
+def test_every_data_set_has_a_page_and_every_setting_a_place_in_it(text, read):
+    articles = re.findall(r"<article id=\"(.*?)\" data-page>(.*?)</article>", text, re.S)
+    assert len(articles) == len(DATAS)
+    for data, (anchor, inside) in zip(DATAS, articles, strict=True):
+        assert f'<li><a href="#{anchor}">{data}</a></li>' in text
+        captions = set(Page(inside).tables)
+        expected = {f"Models, {s.label}" for s in SETTINGS if s.data == data}
+        expected |= {
+            f"Time used, {s.label}" for s in SETTINGS if s.data == data and s.match == "time"
+        }
+        assert captions == expected
+        # The data and the forward process once, whatever the number of budgets.
+        assert inside.count("Sampling starts from pure noise") == 1
+    # Without scripts all pages are seen: only the script hides some.
+    assert re.search(r"<body class=\"pages\">", text)
+    assert " hidden" not in text.partition("<body")[2].partition("<script>")[0]
+
+
+def test_the_overview_begins_with_the_verdicts(contents, text, read):
+    conclusions = conclude(contents)
+    overview = text.partition("<main>")[2].partition("<article")[0]
+    assert list(conclusions.verdicts) == [setting.label for setting in SETTINGS]
+    places = [overview.index(conclusions.overall[:40])]
+    lines = re.findall(r"<li><span class=\"badge (\w+)\">(.*?)</span>.*?>([^<>]*)</a>", overview)
+    assert [label for _, _, label in lines] == list(conclusions.verdicts)
+    badges = {"KAN better": "kan", "MLP better": "mlp"}
+    for badge, verdict, label in lines:
+        assert verdict == conclusions.verdicts[label].verdict
+        assert badge == badges.get(verdict, "level")
+    heads = "Best KAN against best MLP", "Every model against the best MLP", "Ranks over all"
+    places += [overview.index(head) for head in heads]
+    assert places == sorted(places)
+
+
+def test_the_verdict_table_is_right(contents, read):
+    head, *lines = read.tables["Best KAN against best MLP"]
+    assert len(lines) == len(SETTINGS)
+    p_values = {}
+    for setting, line in zip(SETTINGS, lines, strict=True):
+        values = by_model(contents, setting)
+        kan, mlp = best(values, "kan"), best(values, "mlp")
+        cells = dict(zip(head, line, strict=True))
+        assert cells["setting"].startswith(setting.label)
+        assert re.match(rf"{kan} [\d.]+ \(of 8\)", cells["best KAN"])
+        assert re.match(rf"{mlp} [\d.]+ \(of 5\)", cells["best MLP"])
+        mean = float(cells["best KAN"].removeprefix(kan).split()[0])
+        assert mean == pytest.approx(values[kan].mean(), rel=5e-3)
+        pairs = (values[kan] - values[mlp]).dropna()
+        shown = read.values("Best KAN against best MLP", setting.label)
+        assert shown["KAN minus MLP"] == pytest.approx(pairs.mean(), rel=1e-9)
+        assert shown["seeds"] == len(pairs)
+        common = values.loc[pairs.index]
+        assert shown["ratio"] == pytest.approx(common[kan].mean() / common[mlp].mean())
+        assert shown["p"] == pytest.approx(sign_flip_p(pairs.to_numpy()))
+        p_values.setdefault(setting.match, []).append((setting, shown["p"], shown["p (Holm)"]))
+        better = "KAN" if pairs.mean() < 0 else "MLP"
+        called = shown["p (Holm)"] < 0.05
+        assert cells["verdict"] == (f"{better} better" if called else "not distinguishable")
+    for group in p_values.values():
+        adjusted = holm([p for _, p, _ in group])
+        assert [adjusted[i] for i in range(len(group))] == pytest.approx([h for *_, h in group])
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.label)
+def test_the_numbers_of_a_setting_are_right(contents, read, setting):
+    table = f"Models, {setting.label}"
+    rows, values = of_setting(contents, setting), by_model(contents, setting)
+    measure = judged(setting)
+    heads = read.tables[table][0]
+    words = {"excess": "excess", "heldout_loss": "held-out loss"}
+    columns = {
+        words[measure]: measure, "held-out loss": "heldout_loss", "NLL": "nll", "D²": "energy",
+        "SW2": "sliced_w2", "W2": "w2", "MMD²": "mmd", "C2ST": "c2st", "parameters": "parameters",
+        "FLOPs": "flops", "by edge": "flops_per_edge", "steps": "steps",
+        "train (CPU s)": "train_cpu_seconds",
+    }  # fmt: skip
+    assert set(heads) == {"model", "− best MLP", "p (Holm)", *columns}
+    sizes = ["parameters", "FLOPs", "by edge", "steps"]
+    assert heads[:6] == ["model", *sizes, words[measure]]  # the judged measure before all others
+    baseline = best(values, "mlp")
+    for name, group in rows.groupby("name"):
+        shown = read.values(table, name)
+        for head, column in columns.items():
+            assert shown[head] == pytest.approx(group[column].astype(float).mean()), head
+        if name == baseline:
+            assert read.row(table, name)["− best MLP"] == "best MLP"
+            continue
+        pairs = (values[name] - values[baseline]).dropna()
+        assert shown["− best MLP"] == pytest.approx(pairs.mean(), rel=1e-9)
+        ratio = re.search(r"ratio ([\d.]+)", read.row(table, name)["− best MLP"])
+        common = values.loc[pairs.index]
+        expected = common[name].mean() / common[baseline].mean()
+        assert float(ratio[1]) == pytest.approx(expected, rel=5e-3)
+        low, high = re.search(r"\[(\S+), (\S+)\]", read.row(table, name)["− best MLP"]).groups()
+        assert float(low.replace("−", "-")) <= pairs.mean() <= float(high.replace("−", "-"))
+    real = dict(
+        zip(heads, next(r for r in read.tables[table] if r[0] == "real against real"), strict=True)
+    )
+    assert float(real["SW2"]) == pytest.approx(rows["sliced_w2_real"].mean(), rel=5e-3)
+    oracle = [line for line in read.tables[table] if line[0] == "exact oracle"]
+    assert bool(oracle) == (setting.data != "wine")
+    if oracle:
+        found = dict(zip(heads, oracle[0], strict=True))
+        assert found["excess"] == "0"
+        assert float(found["held-out loss"]) == pytest.approx(rows["floor"].mean(), rel=1e-3)
+        assert float(found["NLL"]) == pytest.approx(1.61)
+
+
+def test_every_number_leads_to_its_trials(contents, read, text):
+    head, *lines = read.tables["All trials"]
+    trials = {line[head.index("trial")]: dict(zip(head, line, strict=True)) for line in lines}
+    assert len(trials) == len(contents.rows)
+    named = []
+    for anchors in read.trials.values():
+        ids = re.findall(r"trial-([0-9a-z]+)", " ".join(anchors))
+        rows = contents.rows.set_index("trial").loc[ids]
+        # The trials of one model of one setting, all of them.
+        (group,) = rows.groupby(["data", "match", "name"]).groups
+        same = (contents.rows[["data", "match", "name"]] == list(group)).all(axis=1)
+        assert sorted(ids) == sorted(contents.rows.loc[same, "trial"])
+        named += ids
+    assert sorted(named) == sorted(contents.rows["trial"])
+    for _, row in contents.rows.iterrows():
+        assert f'<tr id="trial-{row["trial"]}"' in text
+        shown = trials[row["trial"]]
+        for column, name in (("excess", "excess"), ("train (CPU s)", "train_cpu_seconds")):
+            if pd.isna(row[name]):
+                assert shown[column] == "–"
+            else:
+                assert float(shown[column]) == pytest.approx(row[name], rel=1e-5)
+    assert "results.parquet" in text
+    assert "trials/&lt;trial&gt;/" in text
+
+
+def test_columns_of_numbers_are_sorted_as_numbers(read):
+    for table, rows in read.keys.items():
+        for column, words in enumerate(read.words[table]):
+            keys = [row[column] for row in rows[1:]]
+            if not words:
+                assert all(key in ("", "–") or np.isfinite(float(key)) for key in keys), table
+    assert not all(read.words["All trials"])
+    verdicts = read.tables["Best KAN against best MLP"][0]
+    assert read.words["Best KAN against best MLP"][verdicts.index("ratio")] is False
+
+
+def test_time_that_was_used_is_told_and_large_deviations_are_flagged(contents, tmp_path, read):
+    label = Setting("swiss roll", *BUDGETS[1]).label
+    timed = of_setting(contents, Setting("swiss roll", *BUDGETS[1]))
+    for name, seconds in timed.groupby("name")["train_cpu_seconds"]:
+        shown = read.values(f"Time used, {label}", name)
+        assert shown["mean (CPU s)"] == pytest.approx(seconds.mean())
+        ends = shown["least (CPU s)"], shown["most (CPU s)"]
+        assert ends == pytest.approx((seconds.min(), seconds.max()))
+        share = (seconds / 20.0 - 1).abs().max()
+        assert shown["largest deviation"] == pytest.approx(share)
+    assert not any(line.endswith("with care.") for line in read.text)
+    rows = contents.rows.copy()
+    late = timed.index[3]
+    rows.loc[late, "train_cpu_seconds"] = 25.0
+    page = Page(write_quickly(replace(contents, rows=rows), tmp_path).read_text())
+    name = rows.loc[late, "name"]
+    (flag,) = (line for line in page.text if line.endswith("with care."))
+    assert flag.startswith(f"The largest deviation of a trial from the budget is 25.0 % ({name}).")
+
+
+def test_what_names_hold_cannot_break_the_page(tmp_path):
+    hostile = make_contents(
+        ("wine",), ("KAN", "MLP"), 2, count=9, budgets=BUDGETS, families=True, failed=False
+    )
+    rows = hostile.rows.replace({"wine": "<i>\"a'</i>", "KAN": '"><script>alert(1)</script>'})
+    text = write_quickly(ReportContents("t", "q", rows), tmp_path).read_text()
+    assert text.count("<script>") == 1
+    assert "<i>" not in text
+    read = Page(text)
+    assert set(read.links) <= set(read.ids)
+
+
+# --- what is missing leaves nothing behind ----------------------------------------------------
+
+
+def test_one_setting_has_no_ranks_no_table_of_verdicts_and_no_pages(tmp_path):
+    one = make_contents(
+        ("wine",), None, 6, count=9, budgets=BUDGETS[:1], families=True, failed=False
+    )
+    text = write_quickly(one, tmp_path).read_text()
+    read = Page(text)
+    assert "Ranks over all data sets" not in text
+    assert "Best KAN against best MLP" not in read.tables
+    assert "<nav" not in text
+    assert 'class="pages"' not in text
+    assert read.empty == []
+    assert text.count('class="badge') == 1
+
+
+@pytest.mark.parametrize("budgets", [(), BUDGETS[:1]])
+def test_models_of_one_kind_have_no_verdict(tmp_path, budgets):
+    names = ("MLP", "MLP ReLU", "RBF 2015")
+    alone = make_contents(
+        ("wine",), names, 3, count=9, budgets=budgets, families=True, failed=False
+    )
+    text = write_quickly(alone, tmp_path).read_text()
+    assert 'class="badge' not in text
+    assert "has the lowest mean excess" in text
+    assert Page(text).empty == []
+
+
+def test_models_of_unequal_size_have_no_verdict():
+    unequal = make_contents(("wine",), ("MLP", "small KAN"), 3, count=9, failed=False)
+    conclusions = conclude(unequal)
+    assert not conclusions.verdicts
+    assert not conclusions.differences
+    assert conclusions.answers[0].startswith("No two models here have equal parameters")
+    equal = make_contents(("wine",), None, 3, count=9, failed=False)
+    verdict = conclude(equal).verdicts["wine"]
+    assert (verdict.kan, verdict.num_kans, verdict.mlp) == ("KAN", 1, "MLP")
+    assert conclude(equal).notes["wine"] == "Compared are the models of equal size: KAN and MLP."
+
+
+def test_rows_that_do_not_say_kind_or_oracle_are_read_as_if_they_did(contents):
+    bare = contents.rows.drop(columns=["kind", "oracle"])
+    full, filled = complete_rows(contents.rows), complete_rows(bare)
+    pd.testing.assert_series_equal(filled["kind"], full["kind"])
+    pd.testing.assert_series_equal(filled["oracle"], full["oracle"])
+    assert set(full["kind"]) == {"kan", "mlp", "other"}
+    assert set(KINDS) == set(full.loc[full["kind"] == "other", "family"])
+
+
+def test_fifteen_families_on_one_data_set_make_a_small_page(tmp_path):
+    many = make_contents(
+        ("swiss roll",), None, 4, count=1_000, budgets=BUDGETS[:1], families=True, failed=False
+    )
+    size = write_report(many, tmp_path).stat().st_size
+    assert size < 12e6 / 8

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.executors import EXECUTORS, TrialEvent, run_trials
+from kan_diffusion.study.folder import load_trial
+from kan_diffusion.study.trials import run_trial
+
+STEPS = 1500
+EVERY = 50
+NAMES = ("killed", "out of space", "diverging", "in the way", "undisturbed")
+
+executors = pytest.mark.parametrize(
+    "executor", [pytest.param(name, marks=pytest.mark.slow) for name in EXECUTORS], scope="module"
+)
+
+
+def _trials(steps: int = STEPS) -> dict[str, TrialConfig]:
+    models = [{"name": name, "family": "mlp", "params": 600} for name in NAMES]
+    models[0]["family"] = "kan"
+    models[2]["learning_rate"] = 1e30
+    study = StudyConfig.model_validate(
+        {
+            "name": "tiny",
+            "title": "Tiny",
+            "seeds": 1,
+            "data": [{"toy": "gaussian-mixture", "num_points": 500}],
+            "training": {"steps": steps, "batch_size": 64, "checkpoint_every": EVERY},
+            "models": models,
+            "sampling": {"steps": 5},
+            "evaluation": {
+                "num_noised": 200,
+                "num_samples": 100,
+                "num_likelihood": 10,
+                "num_real_pairs": 1,
+                "num_drawn": 50,
+            },
+        }
+    )
+    return {trial.model.name: trial for trial in study.trials()}
+
+
+def _files(folder: Path) -> dict[Path, int]:
+    return {
+        path.relative_to(folder): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def _result(folder: Path) -> dict[str, object]:
+    """What a trial left, without what a clock decides, or where the folder lies."""
+    content = json.loads((folder / "trial.json").read_text().replace(str(folder), "RUN"))
+    content["row"] = {k: v for k, v in content["row"].items() if not k.endswith("_seconds")}
+    weights = folder / "denoiser" / "diffusion_pytorch_model.safetensors"
+    content["weights"] = weights.read_bytes() if weights.exists() else None
+    return content
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every trial, run in this process."""
+    folder = tmp_path_factory.mktemp("here")
+    for name, trial in _trials().items():
+        run_trial(trial, folder / name, device="cpu")
+    return folder
+
+
+def _worker(event: TrialEvent) -> int:
+    assert event.worker is not None
+    return int(event.worker.rpartition(":")[2])
+
+
+@dataclass
+class Disturber:
+    """Takes note of all events, and makes trouble.
+
+    One worker is killed in the middle of training, one whenever it runs the trial ``doomed``, and
+    one may not write more than a page to a file while it trains.
+    """
+
+    trials: dict[str, TrialConfig]
+    doomed: TrialConfig
+    events: dict[str, list[TrialEvent]] = field(default_factory=lambda: defaultdict(list))
+    kills: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    limited: int | None = None
+
+    def __call__(self, event: TrialEvent) -> None:
+        self.events[event.trial].append(event)
+        if event.trial == self.trials["out of space"].id:
+            self._limit(event)
+        if event.finished or event.step <= EVERY:
+            return
+        times = {self.doomed.id: math.inf, self.trials["killed"].id: 1}.get(event.trial, 0)
+        worker = _worker(event)
+        if len(self.kills[event.trial]) < times and worker not in self.kills[event.trial]:
+            self.kills[event.trial].append(worker)
+            os.kill(worker, signal.SIGKILL)
+
+    def _limit(self, event: TrialEvent) -> None:
+        import resource
+
+        if event.finished and self.limited is not None:
+            resource.prlimit(self.limited, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        elif event.step > 0:
+            self.limited = _worker(event)
+            resource.prlimit(self.limited, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+
+
+@dataclass
+class Disturbed:
+    """A call of ``run_trials`` that was disturbed; this process went on from there.
+
+    Attributes:
+        folder: Has a folder a trial, by the trial's name.
+        trials: The trials that were gone on with, by name.
+        doomed: The one that was not.
+        noted: What happened.
+        failures: What ``run_trials`` returned.
+        before: Files and when they were written, as ``run_trials`` left them.
+    """
+
+    folder: Path
+    trials: dict[str, TrialConfig]
+    doomed: TrialConfig
+    noted: Disturber
+    failures: dict[str, str]
+    before: dict[Path, int]
+
+    def events(self, name: str) -> list[TrialEvent]:
+        return self.noted.events[self.trials[name].id]
+
+
+@pytest.fixture(scope="module")
+def disturbed(executor: str, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
+    if executor == "ray":
+        pytest.importorskip("ray")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("limits of another process can be set on Linux only")
+    folder = tmp_path_factory.mktemp(executor)
+    trials = _trials()
+    doomed = _trials(10**6)["undisturbed"]
+    names = {trial.id: name for name, trial in trials.items()} | {doomed.id: "doomed"}
+    (folder / "in the way").write_text("a file where a folder belongs")
+    noted = Disturber(trials, doomed)
+
+    failures = run_trials(
+        [doomed, *trials.values()],
+        lambda trial: folder / names[trial.id],
+        device="cpu",
+        workers=2,
+        on_event=noted,
+        executor=executor,
+    )
+    assert multiprocessing.active_children() == []
+    before = _files(folder)
+    (folder / "in the way").unlink()
+    for name, trial in trials.items():
+        run_trial(trial, folder / name, device="cpu")
+    return Disturbed(folder, trials, doomed, noted, failures, before)
+
+
+@executors
+def test_results_are_those_of_this_process(disturbed: Disturbed, here: Path) -> None:
+    for name in NAMES:
+        assert _result(disturbed.folder / name) == _result(here / name), name
+
+
+@executors
+def test_a_trial_is_tried_again_when_its_worker_is_killed(disturbed: Disturbed) -> None:
+    trial = disturbed.trials["killed"]
+    (killed,) = disturbed.noted.kills[trial.id]
+    assert trial.id not in disturbed.failures
+    *_, last = disturbed.events("killed")
+    assert last.finished
+    assert last.error is None
+    assert _worker(last) != killed
+    # It went on from its checkpoint: no step that was saved was taken twice.
+    later = [e.step for e in disturbed.events("killed") if e.worker == last.worker and e.step > 0]
+    assert min(later) > EVERY
+
+
+@executors
+def test_a_trial_that_always_takes_its_worker_with_it_fails_alone(disturbed: Disturbed) -> None:
+    doomed = disturbed.doomed.id
+    assert len(set(disturbed.noted.kills[doomed])) == 3
+    error = disturbed.failures[doomed]
+    assert "its worker process died 3 times" in error
+    assert "fewer --workers" in error
+    assert "\n" not in error
+    assert [event.error for event in disturbed.noted.events[doomed] if event.finished] == [error]
+    finished = [name for name in NAMES if load_trial(disturbed.folder / name) is not None]
+    assert "undisturbed" in finished
+
+
+@executors
+def test_what_a_trial_raises_is_one_line_and_its_worker_goes_on(disturbed: Disturbed) -> None:
+    ids = {disturbed.trials[name].id for name in ("in the way", "out of space")}
+    assert set(disturbed.failures) == ids | {disturbed.doomed.id}
+    error = disturbed.failures[disturbed.trials["in the way"].id]
+    assert "in the way" in error
+    assert "\n" not in error
+    for name in NAMES:
+        *running, last = disturbed.events(name)
+        assert last.finished
+        assert not any(event.finished for event in running)
+        assert last.error == disturbed.failures.get(last.trial) or name == "diverging"
+        assert last.seconds > 0
+    # A trial that diverges has a result and is not among those that could not be run.
+    assert "lower the learning rate" in str(disturbed.events("diverging")[-1].error)
+
+
+@executors
+def test_a_full_disk_is_said_and_the_trial_goes_on_when_there_is_room(
+    disturbed: Disturbed,
+) -> None:
+    error = disturbed.failures[disturbed.trials["out of space"].id]
+    assert "checkpoint.safetensors'" in error
+    assert "too large" in error  # how a limit on a file's size puts it
+    assert "free some space" in error
+    # What was there before the disk was full is whole: test_results_are_those_of_this_process.
+    left = [path for path in disturbed.before if path.parts[0] == "out of space"]
+    assert Path("out of space") / "checkpoint.safetensors" in left
+    assert not [path for path in left if ".tmp" in path.name]
+
+
+@executors
+def test_finished_trials_are_not_touched(disturbed: Disturbed) -> None:
+    after = _files(disturbed.folder)
+    for name in ("killed", "undisturbed", "diverging"):
+        files = {path for path in disturbed.before if path.parts[0] == name}
+        assert files
+        assert {path: after[path] for path in files} == {
+            path: disturbed.before[path] for path in files
+        }
+
+
+def _run_none(executor: str, address: str | None = None, device: str = "cpu") -> None:
+    def never(_: object) -> Path:
+        raise AssertionError("no trial is to be run")
+
+    trials = [_trials()["undisturbed"]]
+    run_trials(
+        trials,
+        never,
+        device=device,
+        workers=1,
+        on_event=never,
+        executor=executor,
+        address=address,
+    )
+
+
+def test_an_unknown_executor_is_named() -> None:
+    with pytest.raises(KanDiffusionError, match="unknown executor 'rai', did you mean 'ray'"):
+        _run_none("rai")
+
+
+def test_an_address_needs_ray() -> None:
+    with pytest.raises(KanDiffusionError, match=r"'auto' .* add --executor ray"):
+        _run_none("local", "auto")
+
+
+def test_ray_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as Python itself marks what is not there
+    with pytest.raises(KanDiffusionError, match=r"install 'kan-diffusion\[ray\]'"):
+        _run_none("ray")
+
+
+def test_a_cluster_out_of_reach_is_one_line() -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(KanDiffusionError, match="Ray cannot be reached at 'nowhere'") as caught:
+        _run_none("ray", "nowhere")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,55 @@
+"""A family of one's own: five lines in a module, named by where it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kan_diffusion.sampling import PointDiffusionPipeline
+
+FAMILY = """\
+from kan_diffusion.denoisers import Family, MLPDenoiser
+
+SHALLOW = Family("shallow", MLPDenoiser, depth=1, learning_rate=1e-2, kind="mlp", title="Shallow")
+"""
+
+
+@pytest.mark.slow
+def test_a_family_of_one_line_goes_through_a_whole_study(tmp_path: Path) -> None:
+    (tmp_path / "my_families.py").write_text(FAMILY)
+    study = {
+        "name": "own",
+        "title": "Own",
+        "seeds": 2,
+        "data": [{"toy": "moons", "num_points": 300}],
+        "training": {"steps": 20, "batch_size": 32},
+        "models": [{"family": "kan"}, {"family": "my_families:SHALLOW"}],
+        "budgets": [{"amount": 700}],
+        "evaluation": {"num_noised": 100, "num_samples": 50, "num_likelihood": 20},
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(study))
+    command = [sys.executable, "-m", "kan_diffusion", "compare", "own.yaml", "--out", "run"]
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # as the console script has it
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())
+    own = [row for row in rows if row["name"] == "Shallow"]
+    assert [row["seed"] for row in own] == [0, 1]
+    for row in own:
+        assert row["error"] is None
+        assert row["kind"] == "mlp"
+        assert abs(row["parameters"] - 700) <= 14
+        assert row["excess"] > 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Shallow" in page
+    # One hidden layer: what the family says.
+    folder = tmp_path / "run" / "trials" / own[0]["trial"]
+    assert len(PointDiffusionPipeline.from_pretrained(folder).denoiser.config.hidden) == 1

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+
+from kan_diffusion.denoisers.families import untuned_family
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.study.config import StudyConfig
+from kan_diffusion.study.executors import TrialEvent
+from kan_diffusion.study.folder import load_trial
+from kan_diffusion.study.tuning import Tuned, apply_tuned, read_tuned, tune
+
+STEPS = 30
+
+
+def _study(**changes: object) -> StudyConfig:
+    return StudyConfig.model_validate(
+        {
+            "name": "tiny",
+            "title": "Tiny",
+            "data": [
+                {"toy": "gaussian-mixture", "num_points": 300},
+                {"toy": "eight-gaussians", "num_points": 300},
+            ],
+            "training": {"steps": STEPS, "batch_size": 32},
+            "models": [{"family": "kan"}, {"family": "mlp"}],
+            "budgets": [{"amount": 900}],
+            "evaluation": {"num_noised": 200},
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    return tune(_study(), tmp_path_factory.mktemp("tuning"), tries=3, device="cpu", workers=2)
+
+
+def test_every_family_gets_as_many_tries_and_the_best_one_wins(found: Tuned) -> None:
+    assert found.tries.groupby("family")["try"].apply(list).to_dict() == {
+        "kan": [0, 1, 2],
+        "mlp": [0, 1, 2],
+    }
+    good = found.tries[found.tries["error"].isna()]
+    for family, chosen in found.best.items():
+        rows = good[good["family"] == family]
+        best = rows.loc[rows["value"].astype(float).idxmin(), "settings"]
+        assert chosen["learning_rate"] == best["learning_rate"]
+        assert chosen["depth"] == best["depth"]
+        own = untuned_family(family).settings
+        for key, value in best.items():
+            if key not in ("learning_rate", "depth"):
+                assert list_of(chosen["settings"].get(key, own.get(key))) == list_of(value)
+
+
+def list_of(value: object) -> object:
+    return list(value) if isinstance(value, (tuple, list)) else value
+
+
+def test_a_try_is_worth_the_mean_log_of_what_its_trials_measured(found: Tuned) -> None:
+    folder = found.path.parent
+    for row in found.tries[found.tries["error"].isna()].to_dict("records"):
+        trials = [load_trial(folder / "trials" / trial) for trial in row["trials"]]
+        excesses = [trial.row["excess"] for trial in trials]
+        assert row["value"] == pytest.approx(sum(math.log(e) for e in excesses) / 2)
+        assert {trial.config.data.name for trial in trials} == {
+            "gaussian-mixture",
+            "eight-gaussians",
+        }
+        # Neither seeds nor draws are those of a reported study.
+        assert {trial.config.study_seed for trial in trials} == {1_000_000}
+        for trial in trials:
+            assert trial.config.model.learning_rate == row["settings"]["learning_rate"]
+            assert trial.row["parameters"] == pytest.approx(900, rel=0.02)
+
+
+def test_a_finished_search_is_not_run_again_and_a_longer_one_goes_on(found: Tuned) -> None:
+    events: list[TrialEvent] = []
+    folder = found.path.parent
+    again = tune(_study(), folder, tries=3, device="cpu", workers=1, on_event=events.append)
+    assert events == []
+    assert again.best == found.best
+    longer = tune(_study(models=[{"family": "mlp"}]), folder, tries=4, device="cpu", workers=1)
+    assert longer.tries["try"].tolist() == [0, 1, 2, 3]
+    assert longer.tries["value"].tolist()[:3] == (
+        found.tries[found.tries["family"] == "mlp"]["value"].tolist()
+    )
+
+
+def test_a_try_whose_driver_died_is_taken_up(tmp_path: Path) -> None:
+    study = _study(models=[{"family": "mlp"}], data=[{"toy": "moons", "num_points": 300}])
+    tune(study, tmp_path, tries=1, device="cpu", workers=1)
+    search = optuna.load_study(study_name="tiny/MLP", storage=f"sqlite:///{tmp_path / 'tuning.db'}")
+    lost = search.ask(
+        {
+            "learning_rate": optuna.distributions.FloatDistribution(5e-3, 5e-2, log=True),
+            "depth": optuna.distributions.IntDistribution(3, 7),
+        }
+    )
+    lost.set_user_attr("host", "elsewhere")
+    lost.set_user_attr("seen", 0.0)
+    rows = tune(study, tmp_path, tries=2, device="cpu", workers=1).tries
+    assert rows["try"].tolist() == [0, 1]
+    assert rows["settings"].tolist()[1]["learning_rate"] == lost.params["learning_rate"]
+
+
+def test_a_try_that_fails_counts_and_says_why(tmp_path: Path) -> None:
+    # 40 parameters are too few for most depths.
+    study = _study(
+        models=[{"family": "mlp"}],
+        data=[{"toy": "moons", "num_points": 300}],
+        budgets=[{"amount": 3}],
+    )
+    with pytest.raises(KanDiffusionError, match=r"no try of 'MLP' gave a result; .*too small"):
+        tune(study, tmp_path, tries=2, device="cpu", workers=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budgets": [], "models": [{"family": "kan", "params": 900}]}, "no budget"),
+        ({"models": [{"family": "kan"}, {"family": "kan", "name": "b"}]}, "more than once"),
+    ],
+    ids=["budgets", "twice"],
+)
+def test_what_cannot_be_tuned_is_one_line(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(KanDiffusionError, match=message):
+        tune(_study(**changes), tmp_path, tries=1)
+
+
+def test_a_database_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(KanDiffusionError, match="the database 'nonsense' cannot be used") as caught:
+        tune(_study(), tmp_path, tries=1, storage="nonsense")
+    assert "\n" not in str(caught.value)
+
+
+def test_tuned_settings_go_into_a_study(found: Tuned) -> None:
+    tuned = apply_tuned(_study(), read_tuned(found.path))
+    for trial in tuned.trials():
+        best, model = found.best[trial.model.family], trial.model
+        assert trial.training.learning_rate == best["learning_rate"]
+        assert model.depth == best["depth"]
+        own = {**untuned_family(model.family).settings, **best["settings"]}
+        assert {key: list_of(value) for key, value in model.settings.items()} == {
+            key: list_of(value) for key, value in own.items()
+        }
+    assert apply_tuned(_study(), {}) == _study()
+
+
+def test_a_file_of_other_things_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "tuned.json"
+    for content in ("[1]", "{", json.dumps({"kan": {"depth": 3}})):
+        path.write_text(content)
+        with pytest.raises(KanDiffusionError, match="is not a file of tuned settings"):
+            read_tuned(path)
