@@ -65,11 +65,10 @@ def measure(executor: str, trials: Sequence[TrialConfig], workers: int) -> Row:
         if event.finished:
             if event.error is not None or event.worker is None:
                 raise RuntimeError(f"trial {event.trial}: {event.error}")
-            now = time.perf_counter()
-            spans.append((now - event.seconds, now, event.worker))
+            spans.append((event.started, event.started + event.seconds, event.worker))
 
     with tempfile.TemporaryDirectory() as folder:
-        began, cpu_began = time.perf_counter(), time.process_time()
+        began, cpu_began = time.time(), time.process_time()
         run_trials(
             trials,
             lambda trial: Path(folder) / trial.id,
@@ -78,7 +77,7 @@ def measure(executor: str, trials: Sequence[TrialConfig], workers: int) -> Row:
             on_event=note,
             executor=executor,
         )
-        total, cpu = time.perf_counter() - began, time.process_time() - cpu_began
+        total, cpu = time.time() - began, time.process_time() - cpu_began
     first: dict[str, float] = {}
     for start, _, worker in spans:
         first[worker] = min(start, first.get(worker, start))

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import EXECUTORS, TrialEvent, run_trials
+from kan_diffusion.study.executors import ray as ray_executor
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.trials import run_trial
 
@@ -130,6 +132,7 @@ class Disturbed:
         noted: What happened.
         failures: What ``run_trials`` returned.
         before: Files and when they were written, as ``run_trials`` left them.
+        began: When all this began, in seconds since the epoch.
     """
 
     folder: Path
@@ -138,6 +141,7 @@ class Disturbed:
     noted: Disturber
     failures: dict[str, str]
     before: dict[Path, int]
+    began: float
 
     def events(self, name: str) -> list[TrialEvent]:
         return self.noted.events[self.trials[name].id]
@@ -156,6 +160,7 @@ def disturbed(executor: str, tmp_path_factory: pytest.TempPathFactory) -> Distur
     (folder / "in the way").write_text("a file where a folder belongs")
     noted = Disturber(trials, doomed)
 
+    began = time.time()
     failures = run_trials(
         [doomed, *trials.values()],
         lambda trial: folder / names[trial.id],
@@ -169,7 +174,7 @@ def disturbed(executor: str, tmp_path_factory: pytest.TempPathFactory) -> Distur
     (folder / "in the way").unlink()
     for name, trial in trials.items():
         run_trial(trial, folder / name, device="cpu")
-    return Disturbed(folder, trials, doomed, noted, failures, before)
+    return Disturbed(folder, trials, doomed, noted, failures, before, began)
 
 
 @executors
@@ -218,6 +223,7 @@ def test_what_a_trial_raises_is_one_line_and_its_worker_goes_on(disturbed: Distu
         assert not any(event.finished for event in running)
         assert last.error == disturbed.failures.get(last.trial) or name == "diverging"
         assert last.seconds > 0
+        assert last.started > disturbed.began
     # A trial that diverges has a result and is not among those that could not be run.
     assert "lower the learning rate" in str(disturbed.events("diverging")[-1].error)
 
@@ -245,6 +251,20 @@ def test_finished_trials_are_not_touched(disturbed: Disturbed) -> None:
         assert {path: after[path] for path in files} == {
             path: disturbed.before[path] for path in files
         }
+
+
+def test_on_ray_a_trial_asks_for_a_core_and_for_its_share_of_the_gpus() -> None:
+    cpus = {"CPU": 8.0}
+    gpus = cpus | {"GPU": 2.0}
+    assert ray_executor._needs("cpu", gpus, None) == {"num_cpus": 1}
+    assert ray_executor._needs("auto", cpus, 8) == {"num_cpus": 1}
+    for device in ("auto", "cuda", "cuda:1"):
+        # A cluster gives each trial a GPU; on this machine as many as asked for share them.
+        assert ray_executor._needs(device, gpus, None) == {"num_cpus": 1, "num_gpus": 1}
+        assert ray_executor._needs(device, gpus, 8) == {"num_cpus": 1, "num_gpus": 0.25}
+        assert ray_executor._needs(device, gpus, 1) == {"num_cpus": 1, "num_gpus": 1}
+    with pytest.raises(KanDiffusionError, match=r"'cuda' needs a GPU .* choose --device cpu"):
+        ray_executor._needs("cuda", cpus, 2)
 
 
 def _run_none(executor: str, address: str | None = None, device: str = "cpu") -> None:

@@ -58,11 +58,12 @@ def _result(folder: Path) -> dict[str, object]:
 
 
 def _files(folders: list[Path]) -> dict[Path, int]:
+    """What finished trials have written for good, and when."""
     return {
         path: path.stat().st_mtime_ns
         for folder in folders
-        for path in folder.rglob("*")
-        if path.is_file()
+        for path in folder.rglob("[!.]*")
+        if path.is_file() and path.name != "checkpoint.safetensors"
     }
 
 
@@ -111,7 +112,7 @@ class Command:
         return sorted(path.parent for path in self.folder.glob("trials/*/trial.json"))
 
     def training(self) -> Path | None:
-        """The checkpoint of a trial that is in the middle of training."""
+        """The checkpoint of a trial that has trained for a while and has a while to go."""
         for path in self.folder.glob("trials/*/checkpoint.safetensors"):
             if (path.parent / "trial.json").exists():
                 continue
@@ -120,7 +121,7 @@ class Command:
                     step = json.loads(file.metadata()["progress"])["step"]
             except (OSError, SafetensorError):
                 continue  # it has just been replaced
-            if EVERY <= step < STUDY.training.steps:
+            if EVERY <= step < STUDY.training.steps // 2:
                 return path
         return None
 
@@ -173,7 +174,7 @@ def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
     killed = command.start(executor)
     checkpoint = command.wait_for_training(killed, started)
     killed.kill()
-    # Its workers hold the same pipes: they close when those, orphans now, have ended too.
+    # Local workers hold the same pipes: they close when those, orphans now, have ended too.
     killed.communicate(timeout=PATIENCE)
     assert killed.returncode == -signal.SIGKILL
     assert checkpoint.exists()
@@ -183,7 +184,9 @@ def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
 
     started = time.time_ns()
     interrupted = command.start(executor)
-    checkpoint = command.wait_for_training(interrupted, started)
+    # By now Ray's workers of the first driver have ended, too: it takes them a second or so.
+    command.wait_for_workers(interrupted, started)
+    checkpoint = command.wait_for_training(interrupted, time.time_ns())
     interrupted_at = time.time_ns()
     os.killpg(interrupted.pid, signal.SIGINT)  # as Ctrl-C does
     _, said = interrupted.communicate(timeout=PATIENCE)

@@ -99,7 +99,7 @@ def test_everything_a_run_folder_holds(undisturbed: StudyResults) -> None:
     assert {path.name for path in (folder / "trials").iterdir()} == {
         trial.id for trial in _study().trials()
     }
-    assert read_study(folder / "study.yaml") == _study()
+    assert read_study(folder / "study.yaml") == _study().pinned()
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["python"] == sys.version.split()[0]
     assert {"torch", "diffusers", "numba", "kan-diffusion"} <= set(environment)
@@ -184,7 +184,7 @@ def test_a_killed_study_goes_on_to_the_same_results(
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_said_and_the_study_can_go_on(
+def test_a_study_may_grow_and_a_killed_worker_is_replaced(
     undisturbed: StudyResults, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -192,17 +192,18 @@ def test_a_killed_worker_is_said_and_the_study_can_go_on(
     before = _files(folder / "trials")
     more = _study(seeds=2)
 
+    killed: list[int] = []
+
     def kill_worker(event: TrialEvent) -> None:
-        if event.trial == more.trials()[4].id:
+        if event.trial == more.trials()[4].id and not killed:
             (worker,) = multiprocessing.active_children()
             assert worker.pid is not None
             os.kill(worker.pid, signal.SIGKILL)
+            killed.append(worker.pid)
 
-    with pytest.raises(KanDiffusionError, match=r"a worker process died .* go on") as caught:
-        run_study(more, folder, device="cpu", workers=1, on_event=kill_worker)
-    assert "\n" not in str(caught.value)
-
-    extended = run_study(more, folder, device="cpu", workers=1)
+    extended = run_study(more, folder, device="cpu", workers=1, on_event=kill_worker)
+    assert killed
+    assert extended.failures == {}
     assert extended.rows["seed"].tolist() == [0, 0, 0, 1, 1, 1]
     assert extended.rows["excess"].notna().tolist() == [False, True, True] * 2
     # What the shorter study had finished was read, not run again.
@@ -284,7 +285,7 @@ def test_what_cannot_be_run_is_known_before_training(
         run_study(_study(data=[{"path": str(tmp_path / "missing.csv")}]), tmp_path / "run")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
-    with pytest.raises(RunFolderError, match="MB free and this run may write 9 MB"):
+    with pytest.raises(RunFolderError, match="MB free and this run may write 3 MB"):
         run_study(_study(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

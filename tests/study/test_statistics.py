@@ -184,6 +184,8 @@ def test_permutation_p_counts_all_flips_of_signs(differences):
 def test_permutation_p_by_hand():
     assert paired_permutation_p([1.0, 2.0, 3.0, 4.0, 5.0]) == 2 / 32
     assert paired_permutation_p([-1e-9] * 10) == 2 / 1_024
+    # A sum of 0 is reached by all flips, whatever the rounding of the order they are added in.
+    assert paired_permutation_p([1, 1, 1, -1, -1, -2, -4, 5]) == 1.0
     # 3 - 1 is beaten or reached by 3 + 1, 3 - 1 and their negatives: by all four.
     assert paired_permutation_p([3.0, -1.0]) == 1.0
     # |±1 ±2 ±4| >= 5 for 5 and 7 only.

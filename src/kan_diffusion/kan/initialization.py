@@ -5,8 +5,8 @@ With n inputs, m outputs, D functions an input, base weights w and coefficients 
 ``"glorot"``
     Both branches carry the variance that Glorot and Bengio's weights carry through SiLU:
     :math:`w \sim N(0, \tfrac{2}{n + m})` and
-    :math:`c \sim N(0, \tfrac{2}{n + m} \cdot \tfrac{E[\mathrm{silu}(z)^2]}{P})`, where P is the
-    mean of :math:`\sum_g B_g(u)^2` over the grid and z a unit normal.
+    :math:`c \sim N(0, \tfrac{2}{n + m} \cdot \tfrac{E[\mathrm{silu}(z)^2]}{P})`, where z is a unit
+    normal and P the mean of :math:`\sum_g B_g(u)^2` over the grid, or over z where there is none.
 ``"noise"``
     The base branch alone with a little noise, about as efficient-KAN starts:
     :math:`w \sim U(\pm n^{-1/2})`, :math:`c \sim U(\pm 0.05 / G)`.
@@ -54,8 +54,13 @@ def _over_range(basis: Basis, count: int) -> Tensor:
 
 
 def _power(basis: Basis) -> float:
-    """The mean of the sum of squared functions over the range of the first input."""
-    return float(_over_range(basis, 257).square().sum(-1).mean())
+    """The mean of the sum of squared functions: over the grid, or for unit normal inputs."""
+    if isinstance(basis, GridBasis):
+        return float(_over_range(basis, 257).square().sum(-1).mean())
+    x = torch.linspace(-5, 5, 257, dtype=torch.float64)
+    weights = torch.softmax(-(x**2) / 2, dim=0)
+    functions = basis.one_input(0).cpu().double()(x.unsqueeze(1))[:, 0]
+    return float(weights @ functions.square().sum(-1))
 
 
 def _glorot(

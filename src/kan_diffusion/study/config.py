@@ -107,7 +107,8 @@ class ModelConfig(BaseModel):
         return self.model_copy(
             update={
                 "depth": family.depth if fitted else self.depth,
-                "settings": {**family.settings, **self.settings},
+                # As a file has them: lists for tuples.
+                "settings": json.loads(json.dumps({**family.settings, **self.settings})),
                 "learning_rate": rate,
             }
         )
@@ -434,12 +435,16 @@ class StudyConfig(BaseModel):
             DataError: A file cannot be used.
         """
         data = tuple(d.pinned() if isinstance(d, FileData) else d for d in self.data)
+        return self._resolved().model_copy(update={"data": data})
+
+    def _resolved(self) -> Self:
         models = tuple(model.resolved(self.training) for model in self.models)
-        return self.model_copy(update={"data": data, "models": models})
+        return self.model_copy(update={"models": models})
 
     def to_yaml(self) -> str:
         """The study with every setting spelled out."""
-        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=100)
+        settings = self._resolved().model_dump(mode="json")
+        text: str = yaml.safe_dump(settings, sort_keys=False, width=100)
         return text
 
 

@@ -191,6 +191,11 @@ def bootstrap_interval(
     return Interval(mean, mean + scale * ends[0], mean + scale * ends[1], kept.size)
 
 
+def _rounded_mean(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+    """Means of values of at most 1, such that sums that are equal stay so in any order."""
+    return np.round(np.mean(values, axis=axis), 12)
+
+
 def paired_permutation_p(differences: Iterable[float | None], seed: int = 0) -> float:
     """Two-sided sign-flip test that paired differences have mean 0 (Fisher 1935).
 
@@ -214,7 +219,7 @@ def paired_permutation_p(differences: Iterable[float | None], seed: int = 0) -> 
     exact = kept.size <= np.log2(_MOST_EXACT_FLIPS)
     result = stats.permutation_test(
         (kept / np.abs(kept).max(),),
-        np.mean,
+        _rounded_mean,
         permutation_type="samples",
         vectorized=True,
         n_resamples=np.inf if exact else _RANDOM_FLIPS,

@@ -47,7 +47,9 @@ class TrialEvent:
         finished: Whether the trial is done, with or without success.
         error: Why it failed, when it did.
         worker: Process that runs it, as ``host:process id``; None when it was lost.
-        seconds: Of a finished trial, the wall-clock time its worker spent on it; NaN otherwise.
+        started: Of a finished trial, when its worker took it up, in seconds since the epoch; NaN
+            otherwise.
+        seconds: The wall-clock time its worker then spent on it.
     """
 
     trial: str
@@ -56,6 +58,7 @@ class TrialEvent:
     finished: bool = False
     error: str | None = None
     worker: str | None = None
+    started: float = math.nan
     seconds: float = math.nan
 
 
@@ -70,18 +73,28 @@ class Outcome:
         error: Why it failed, None when it did not.
         raised: Whether it could not be run at all; one whose loss diverged has a result.
         worker: Process that ran it, None when it was lost.
+        started: When it was taken up, in seconds since the epoch.
         seconds: Wall-clock time spent on it.
     """
 
     error: str | None
     raised: bool
     worker: str | None = None
+    started: float = math.nan
     seconds: float = math.nan
 
     def event(self, trial: TrialConfig) -> TrialEvent:
         """The news that a trial is done."""
-        steps = trial.training.steps
-        return TrialEvent(trial.id, steps, math.nan, True, self.error, self.worker, self.seconds)
+        return TrialEvent(
+            trial.id,
+            trial.training.steps,
+            math.nan,
+            finished=True,
+            error=self.error,
+            worker=self.worker,
+            started=self.started,
+            seconds=self.seconds,
+        )
 
 
 def worker_name() -> str:
@@ -113,7 +126,7 @@ def attempt(
     """
     from kan_diffusion.study.trials import run_trial
 
-    started = time.perf_counter()
+    started, clock = time.time(), time.perf_counter()
     error: str | None
     try:
         told = run_trial(config, folder, device=device, on_progress=on_progress).row["error"]
@@ -121,7 +134,7 @@ def attempt(
     except Exception as fault:  # somebody's own family may raise anything
         logger.debug("trial %s failed", config.id, exc_info=fault)
         error, raised = _line(fault), True
-    return Outcome(error, raised, worker_name(), time.perf_counter() - started)
+    return Outcome(error, raised, worker_name(), started, time.perf_counter() - clock)
 
 
 def _line(error: Exception) -> str:

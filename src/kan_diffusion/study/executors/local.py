@@ -75,6 +75,10 @@ class _Task:
 
 _Message = _Ready | TrialEvent | Outcome
 
+if TYPE_CHECKING:
+    # What there is to wait on for a worker: its pipe, and the handle that says that it has ended.
+    _Source = Connection[_Task | None, _Message] | int
+
 
 # In a worker
 
@@ -147,7 +151,7 @@ class _Worker:
         """What it was given and has not given back."""
         self.reachable = True
 
-    def sources(self) -> list[object]:
+    def sources(self) -> list[_Source]:
         """What to wait on for news of it."""
         if self.reachable:
             return [self.connection, self.process.sentinel]
@@ -199,8 +203,9 @@ class _Pool:
     def run(self) -> None:
         """Runs all trials."""
         while self._staff():
-            sources = {s: worker for worker in self._workers for s in worker.sources()}
-            for worker in dict.fromkeys(sources[ready] for ready in wait(list(sources))):
+            sources = [(s, worker) for worker in self._workers for s in worker.sources()]
+            owners: dict[object, _Worker] = dict(sources)
+            for worker in dict.fromkeys(owners[s] for s in wait([s for s, _ in sources])):
                 for message in worker.messages():
                     self._take(worker, message)
                 if not worker.process.is_alive():

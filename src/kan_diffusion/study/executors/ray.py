@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["run_on_ray"]
 
 _TASKS_A_CORE = 4
+_WAIT_SECONDS = 0.2
 _POLL_SECONDS = 0.5
 _NEWS_SECONDS = 1.0
 _RESOURCES_SECONDS = 10.0
@@ -82,7 +83,7 @@ class _News:
 def _make_task(
     device: str, news: ActorHandle[_News], surroundings: _Surroundings
 ) -> Callable[[TrialConfig, Path], Outcome]:
-    """The remote task: runs one trial. A worker reads what is given here once, not with each."""
+    """The remote task, which runs one trial. What is given here a worker reads once."""
 
     def work(config: TrialConfig, folder: Path) -> Outcome:
         surroundings.adopt()
@@ -104,6 +105,8 @@ def _make_task(
 
 
 def _import_ray() -> ModuleType:
+    # Ray would try a trial for ever that is too large for memory. It reads this as it is imported.
+    os.environ.setdefault("RAY_task_oom_retries", str(NUM_ATTEMPTS - 1))
     try:
         import ray
     except ImportError as error:
@@ -228,11 +231,11 @@ class _Cluster:
             self._ids.add(trial.id)
 
     def _collect(self) -> None:
-        """Takes up what is done, once something is or after a while."""
+        """Takes up what is done, once there is enough of it or after a while."""
         tasks = list(self._running)
-        done, _ = self._ray.wait(tasks, timeout=_POLL_SECONDS)
-        if done:
-            done, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)
+        # Half of them are enough to go on without: none of the cluster's cores waits for more.
+        half = max(1, len(tasks) // 2)
+        done, _ = self._ray.wait(tasks, num_returns=half, timeout=_WAIT_SECONDS)
         for task in done:
             trial = self._running.pop(task)
             self._ids.remove(trial.id)
