@@ -155,8 +155,7 @@ def train(
     shown = set(moments) if on_moment is not None else set()
 
     try:
-        if resume and checkpoint is not None and checkpoint.exists():
-            run.load(checkpoint, identity)
+        if resume and checkpoint is not None and run.load(checkpoint, identity):
             logger.info("resuming at step %d of %d", run.step, config.steps)
         resumed_from = run.step
         if checkpoint is not None and run.step == 0:

@@ -226,20 +226,27 @@ class TrainingRun:
         metadata = {"identity": identity, "progress": json.dumps(progress)}
         write_bytes(path, safetensors_bytes(tensors, metadata=metadata))
 
-    def load(self, path: Path, identity: str) -> None:
+    def load(self, path: Path, identity: str) -> bool:
         """Takes up the state that ``path`` holds.
+
+        Returns:
+            False where there is no file, or none any more: another process may have finished the
+            run, and removed it, at any moment.
 
         Raises:
             RunFolderError: The file is not a checkpoint, or one of another run.
         """
-        if read_checkpoint_identity(path) != identity:
-            raise RunFolderError(
-                f"'{path}' is the checkpoint of a run with other settings; give the settings it "
-                "was started with, or another folder with --out"
-            )
-        with safe_open(path, framework="pt", device=str(self.accelerator.device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            progress = json.loads(file.metadata()["progress"])
+        try:
+            if read_checkpoint_identity(path) != identity:
+                raise RunFolderError(
+                    f"'{path}' is the checkpoint of a run with other settings; give the settings "
+                    "it was started with, or another folder with --out"
+                )
+            with safe_open(path, framework="pt", device=str(self.accelerator.device)) as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                progress = json.loads(file.metadata()["progress"])
+        except FileNotFoundError:
+            return False
         self.whole = False
         self.denoiser.load_state_dict(_strip(tensors, "denoiser."))
         moments = _strip(tensors, "optimizer.")
@@ -259,6 +266,7 @@ class TrainingRun:
         self.cpu_seconds = progress.get("cpu_seconds", 0.0)
         self._losses[: self.step] = tensors["losses"]
         self.whole = True
+        return True
 
     # Showing and handing over the denoiser
 
@@ -302,11 +310,14 @@ def read_checkpoint_identity(path: Path) -> str:
     """The identity of the run a checkpoint belongs to, as given to :func:`train`.
 
     Raises:
+        FileNotFoundError: There is no file.
         RunFolderError: The file is not a checkpoint.
     """
     try:
         with safe_open(path, framework="pt") as file:
             return str((file.metadata() or {})["identity"])
+    except FileNotFoundError:
+        raise
     except (SafetensorError, KeyError, OSError) as error:
         raise RunFolderError(
             f"'{path}' is not a checkpoint of kan-diffusion; delete it or choose another folder "
