@@ -193,7 +193,7 @@ def bootstrap_interval(
 
 def _rounded_mean(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
     """Means of values of at most 1, such that sums that are equal stay so in any order."""
-    return np.round(np.mean(values, axis=axis), 12)
+    return np.asarray(np.round(np.mean(values, axis=axis), 12))
 
 
 def paired_permutation_p(differences: Iterable[float | None], seed: int = 0) -> float:
