@@ -135,7 +135,6 @@ Address = Annotated[
     "`kan-diffusion compare wine --families all --seeds 10`\n\n"
     "`kan-diffusion compare moons --match time --budget 6 --families kan,mlp`\n\n"
     "`kan-diffusion compare moons --match flops --budget mlp:32-32-32`\n\n"
-    "`kan-diffusion compare seed --epochs 100`: the seed's experiment, shortened\n\n"
     "`kan-diffusion compare study.yaml --executor ray --address auto --out /shared/mine`"
 )
 def compare(
@@ -168,8 +167,9 @@ def compare(
 
     Finished trials are kept: the same command goes on where it was interrupted.
     """
-    from kan_diffusion.console import show_study_progress, show_summary
+    from kan_diffusion.console import show_conclusions, show_study_progress, show_summary
     from kan_diffusion.processes import signal_warning
+    from kan_diffusion.report.comparisons import conclude
     from kan_diffusion.report.gather import report_contents
     from kan_diffusion.report.page import write_report
     from kan_diffusion.study.named import study_for
@@ -198,8 +198,10 @@ def compare(
             on_plan=progress.start,
             on_event=progress.move,
         )
-    page = write_report(report_contents(results, _command()), folder)
+    contents = report_contents(results, _command())
+    page = write_report(contents, folder)
     show_summary(results.rows)
+    show_conclusions(conclude(contents))
     typer.echo(f"\nReport: {page}")
     failed = results.rows["error"].notna()
     if failed.any():
@@ -274,9 +276,8 @@ def tune(
             on_event=progress.move,
         )
     show_tuned(tuned.tries)
-    typer.echo(
-        f"\nSettings: {tuned.path}\nUse them: kan-diffusion compare {what} --tuned {tuned.path}"
-    )
+    use = f"kan-diffusion compare {what} --tuned {tuned.path}"
+    typer.echo(f"\nSettings: {tuned.path}\nUse them: {use}")
 
 
 @app.command(

@@ -22,7 +22,14 @@ from rich.progress import (
 from rich.table import Table
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
-from kan_diffusion.report.tables import REAL_ROW, format_half_width, format_number, summary_table
+from kan_diffusion.report.comparisons import Conclusions
+from kan_diffusion.report.tables import (
+    MISSING,
+    REAL_ROW,
+    format_half_width,
+    format_number,
+    summary_table,
+)
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.executors import TrialEvent
 from kan_diffusion.study.folder import Row
@@ -30,6 +37,7 @@ from kan_diffusion.study.run import StudyPlan
 
 __all__ = [
     "StudyProgress",
+    "show_conclusions",
     "show_scores",
     "show_study_progress",
     "show_summary",
@@ -195,7 +203,7 @@ def show_summary(rows: pd.DataFrame) -> None:
                 box=SIMPLE_HEAD,
                 padding=(0, 1),
             )
-            shown = [key for key in heads if key in records.columns]
+            shown = [key for key in heads if _is_worth_a_column(records, key)]
             for key in shown:
                 side: Literal["left", "right"] = "left" if key == "model" else "right"
                 table.add_column(heads[key], justify=side)
@@ -209,6 +217,24 @@ def show_summary(rows: pd.DataFrame) -> None:
         "MMD²: maximum mean discrepancy; C2ST: accuracy of a classifier (0.5: cannot tell)",
         style="dim",
     )
+
+
+def _is_worth_a_column(records: pd.DataFrame, key: str) -> bool:
+    """Whether any model has that number."""
+    return key in records.columns and not records[key].isin(["", MISSING]).all()
+
+
+def show_conclusions(conclusions: Conclusions) -> None:
+    """Prints what a study concludes: a verdict for each setting, and all of them in a sentence."""
+    console = _console()
+    for label, verdict in conclusions.verdicts.items():
+        console.print()
+        text = f"{verdict.sentence} {conclusions.notes.get(label, '')}".strip()
+        console.print(text[0].upper() + text[1:], markup=False)
+    for sentence in (*conclusions.answers, conclusions.overall):
+        if sentence:
+            console.print()
+            console.print(sentence, markup=False)
 
 
 def show_scores(row: Row, title: str) -> None:

@@ -623,3 +623,27 @@ def test_what_is_no_basis_is_refused_in_one_line(basis: object) -> None:
 def test_a_network_takes_no_basis_that_its_layers_would_share() -> None:
     with pytest.raises(KanDiffusionError, match="by name"):
         KAN([4, 4, 4], basis=Rational(4))
+
+
+def test_a_rational_function_may_start_as_the_identity() -> None:
+    x = torch.linspace(-50, 50, 1001, dtype=torch.float64)
+    basis = Rational(1, start="identity", dtype=torch.float64)
+    torch.testing.assert_close(basis(x.unsqueeze(1))[:, 0, 0], x, rtol=1e-14, atol=1e-14)
+    # Its denominator is not stuck where |.| has no slope.
+    basis(x.unsqueeze(1)).square().sum().backward()
+    assert basis.denominator.grad is not None
+    assert (basis.denominator.grad != 0).all()
+    with torch.no_grad():
+        basis.numerator.mul_(2)
+    basis.reset_parameters()
+    torch.testing.assert_close(basis(x.unsqueeze(1))[:, 0, 0], x, rtol=1e-14, atol=1e-14)
+    with pytest.raises(KanDiffusionError, match="did you mean 'silu'"):
+        Rational(1, start="sulu")
+
+
+def test_the_first_layer_of_a_rational_network_is_linear_at_the_start() -> None:
+    network = KAN([3, 5, 5, 2], basis="rational")
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    first = network.layers[0]
+    torch.testing.assert_close(first(x), x @ first.weight.T, rtol=1e-5, atol=1e-5)
+    assert [layer.basis.start for layer in network.layers] == ["identity", "silu", "silu"]

@@ -80,6 +80,11 @@ def _wait(process: subprocess.Popen[str], look: Callable[[], Found | None]) -> F
     return found
 
 
+def _hear_interrupts() -> None:
+    """Undoes what a shell does to jobs in the background, where these tests may run."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Command:
     """``kan-diffusion compare`` on one folder, as often as wanted."""
 
@@ -106,6 +111,7 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_hear_interrupts,
         )
 
     def finished(self) -> list[Path]:

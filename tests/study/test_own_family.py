@@ -40,6 +40,9 @@ def test_a_family_of_one_line_goes_through_a_whole_study(tmp_path: Path) -> None
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+    # With two seeds there is no verdict, and that is said in words.
+    assert "paired difference (KAN minus MLP)" in " ".join(done.stdout.split())
+    assert "0.05 is out of reach" in " ".join(done.stdout.split())
     rows = json.loads((tmp_path / "run" / "results.json").read_text())
     own = [row for row in rows if row["name"] == "Shallow"]
     assert [row["seed"] for row in own] == [0, 1]

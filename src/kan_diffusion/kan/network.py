@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import BasisName, Extrapolation
+from kan_diffusion.kan.bases import BasisName, Extrapolation, Rational
 from kan_diffusion.kan.grids import MovingGrids
 from kan_diffusion.kan.initialization import Initialization
 from kan_diffusion.kan.linear import BaseActivation, KANLinear
@@ -71,7 +71,10 @@ class KAN(MovingGrids):
                 fan_in,
                 fan_out,
                 bias,
-                basis=basis,
+                # Rational functions of the inputs themselves start as the identity, see there.
+                basis=Rational(fan_in, start="identity", device=device, dtype=dtype)
+                if basis == "rational" and index == 0
+                else basis,
                 grid_size=grid_size,
                 order=order,
                 grid_range=grid_range,
@@ -82,7 +85,7 @@ class KAN(MovingGrids):
                 device=device,
                 dtype=dtype,
             )
-            for fan_in, fan_out in pairwise(widths)
+            for index, (fan_in, fan_out) in enumerate(pairwise(widths))
         )
 
     @property

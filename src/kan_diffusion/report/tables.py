@@ -14,6 +14,7 @@ from kan_diffusion.study.comparison import judged_measure
 from kan_diffusion.study.statistics import Interval, difference_interval, mean_interval
 
 __all__ = [
+    "MISSING",
     "REAL_ROW",
     "budget_groups",
     "format_half_width",
@@ -30,7 +31,8 @@ __all__ = [
 REAL_ROW = "real against real"
 """The row of a summary that holds what a perfect model would score."""
 
-_MISSING = "–"
+MISSING = "–"
+"""What stands where there is no number."""
 _FEW_SEEDS = 5
 # How far apart two models may be and still count as equal in what the study held equal.
 _BUDGETS = {
@@ -45,7 +47,7 @@ _MEASURES = {"excess": "excess", "heldout_loss": "held-out loss"}
 def format_number(value: float | None, digits: int = 3) -> str:
     """A number to ``digits`` significant digits; a dash for a missing one."""
     if value is None or not math.isfinite(value):
-        return _MISSING
+        return MISSING
     if value == 0:
         return "0"
     if abs(value) >= 10**digits:
@@ -60,14 +62,14 @@ def format_number(value: float | None, digits: int = 3) -> str:
 def format_p(value: float) -> str:
     """A p-value, ``0.031`` or ``< 0.001``; a dash for a missing one."""
     if not math.isfinite(value):
-        return _MISSING
+        return MISSING
     return f"{value:.2g}" if value >= 0.001 else "< 0.001"
 
 
 def format_interval(interval: Interval, digits: int = 3) -> str:
     """A mean with its interval, ``mean [low, high]``, all to the decimals of the mean."""
     mean = format_number(interval.mean, digits)
-    if interval.low is None or interval.high is None or mean == _MISSING:
+    if interval.low is None or interval.high is None or mean == MISSING:
         return mean
     if 0 < abs(interval.mean) < 1e-5:
         ends = (f"{end:.{digits - 1}e}" for end in (interval.low, interval.high))
@@ -81,7 +83,7 @@ def format_interval(interval: Interval, digits: int = 3) -> str:
 def format_seconds(value: float | None) -> str:
     """A duration as a person says it: ``0.42 s``, ``31 s``, ``12 min``, ``2.1 h``."""
     if value is None or not math.isfinite(value):
-        return _MISSING
+        return MISSING
     if value < 100:
         return f"{format_number(value, 2)} s"
     return f"{value / 60:.0f} min" if value < 5_400 else f"{value / 3_600:.1f} h"
@@ -289,5 +291,5 @@ def _decimals(value: float, digits: int) -> int:
 def _count(values: pd.Series[float]) -> str:
     low, high = values.min(), values.max()
     if not math.isfinite(low):
-        return _MISSING
+        return MISSING
     return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"

@@ -8,26 +8,35 @@ Pade unit, Molina et al. 2020, arXiv:1907.06732). An edge is a multiple of it, s
 1, plus (m + n + 1) a group. Operations an input: 2 (m + n) + 6; an edge costs 2. The functions are
 defined everywhere and grow linearly: there is no grid and nothing to extrapolate.
 
-At the start the function is SiLU, as near as the form comes to it: the coefficients are fitted, by
-least squares on [-4, 4], when this module is first used.
+At the start the function is SiLU, as near as the form comes to it (the coefficients are fitted, by
+least squares on [-4, 4], when they are first needed), or the identity, (x + c x^3) / (1 + |c x^2|),
+whose denominator can be learned from the first step. As in the paper, a network starts with the
+identity in its first layer: SiLU of the inputs themselves would hide those below 0 from all that
+follows.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, unknown_name
 from kan_diffusion.kan.bases.base import Basis
 
-__all__ = ["Rational"]
+__all__ = ["Rational", "Start"]
+
+Start = Literal["silu", "identity"]
+"""What a rational function is before it is trained."""
 
 NUMERATOR_DEGREE = 5
 DENOMINATOR_DEGREE = 4
+
+_CURVATURE = 0.05
+"""c of the identity."""
 
 
 @cache
@@ -51,6 +60,13 @@ def _silu_coefficients() -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(map(float, numerator)), tuple(map(float, denominator))
 
 
+def _identity_coefficients() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    numerator = [0.0] * (NUMERATOR_DEGREE + 1)
+    denominator = [0.0] * DENOMINATOR_DEGREE
+    numerator[1], numerator[3], denominator[1] = 1.0, _CURVATURE, _CURVATURE
+    return tuple(numerator), tuple(denominator)
+
+
 class Rational(Basis):
     """Learned rational functions, one a group of inputs.
 
@@ -58,6 +74,7 @@ class Rational(Basis):
         in_features: Number of inputs.
         num_groups: Number of groups that share coefficients; neighbouring inputs are together. It
             is held to at most one group an input.
+        start: What the functions are before they are trained, ``"silu"`` or ``"identity"``.
         device: Device of the coefficients.
         dtype: Floating dtype of the coefficients.
 
@@ -66,7 +83,7 @@ class Rational(Basis):
         denominator: Coefficients b with shape (groups, n).
 
     Raises:
-        KanDiffusionError: There is not at least one group.
+        KanDiffusionError: There is not at least one group, or the start is unknown.
     """
 
     name: ClassVar[str] = "rational"
@@ -75,13 +92,18 @@ class Rational(Basis):
         self,
         in_features: int,
         num_groups: int = 8,
+        *,
+        start: Start = "silu",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if num_groups < 1:
             raise KanDiffusionError(f"num_groups must be at least 1, not {num_groups}")
+        if start not in get_args(Start):
+            raise unknown_name("start", start, get_args(Start))
         self.in_features = in_features
+        self.start: Start = start
         self.num_groups = min(num_groups, in_features)
         self.num_functions = self.num_active = 1
         self.flops_per_input = 2 * (NUMERATOR_DEGREE + DENOMINATOR_DEGREE) + 6
@@ -96,8 +118,9 @@ class Rational(Basis):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Puts every function back to SiLU."""
-        numerator, denominator = _silu_coefficients()
+        """Puts every function back to what it started as."""
+        identity = self.start == "identity"
+        numerator, denominator = _identity_coefficients() if identity else _silu_coefficients()
         self.numerator.copy_(self.numerator.new_tensor(numerator).expand_as(self.numerator))
         self.denominator.copy_(self.denominator.new_tensor(denominator).expand_as(self.denominator))
 
@@ -117,7 +140,9 @@ class Rational(Basis):
     @torch.no_grad()
     def one_input(self, i: int) -> Rational:
         """The function of input ``i`` alone."""
-        alone = Rational(1, 1, device=self.numerator.device, dtype=self.numerator.dtype)
+        alone = Rational(
+            1, 1, start=self.start, device=self.numerator.device, dtype=self.numerator.dtype
+        )
         group = i * self.num_groups // self.in_features
         alone.numerator.copy_(self.numerator[group : group + 1])
         alone.denominator.copy_(self.denominator[group : group + 1])
