@@ -19,7 +19,7 @@ from kan_diffusion.files import write_json, write_parquet
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed, torch_generator
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
-from kan_diffusion.study.config import EvaluationConfig, TrialConfig
+from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
     RESULT,
@@ -32,7 +32,7 @@ from kan_diffusion.study.folder import (
     save_points,
 )
 from kan_diffusion.study.measure import Level, Yardstick, measure, yardstick
-from kan_diffusion.training import ProgressCallback, train
+from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 
 __all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial"]
 
@@ -106,6 +106,32 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
         settings=model.settings,
         generator=torch_generator("parameters", config.study_seed, config.seed, model.name),
     )
+
+
+@lru_cache(maxsize=256)
+def _warm_up(model: str, dim: int, process: Process) -> None:
+    """Trains a model for a step, once a worker.
+
+    Kernels are loaded or compiled then, and torch loads what it needs for a first step: none of
+    it is part of the time that training takes.
+
+    Args:
+        model: The model in JSON.
+        dim: Number of coordinates.
+        process: Noising process.
+    """
+    config = ModelConfig.model_validate_json(model)
+    denoiser = build_denoiser(
+        config.family,
+        dim,
+        num_train_timesteps=process.num_timesteps,
+        **config.size,  # type: ignore[arg-type]
+        depth=config.depth,
+        settings=config.settings,
+        generator=torch_generator("warm-up"),
+    )
+    points = torch.randn(8, dim, generator=torch_generator("warm-up points"))
+    train(denoiser, process, points, TrainingConfig(steps=2, batch_size=8), seed=0, device="cpu")
 
 
 def _pipeline(config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> PointDiffusionPipeline:
@@ -185,6 +211,7 @@ def run_trial(
         save_points(folder / REVERSE / f"{step}.safetensors", panels)
 
     levels: list[Level] = []
+    _warm_up(config.model.model_dump_json(), dataset.dim, config.process)
     try:
         trained = train(
             denoiser,
