@@ -31,7 +31,8 @@ class DiffusionEstimator(BaseEstimator):
     """A diffusion model of points or of a table's continuous columns.
 
     Args:
-        family: Kind of denoiser, ``"kan"`` or ``"mlp"``.
+        family: Kind of denoiser, a name of ``FAMILIES`` such as ``"kan"`` or ``"mlp"``, or
+            ``"package.module:NAME"`` for one of your own.
         params: Number of trainable parameters, met within 2 %.
         process: Noising process, ``"cosine"``, ``"ddpm"`` or ``"seed"``.
         steps: Optimiser steps.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kan_diffusion.report.tables import format_interval, format_number
+from kan_diffusion.report.tables import MISSING, format_interval, format_number
 from kan_diffusion.study.statistics import Interval
 
 __all__ = [
@@ -21,8 +21,6 @@ __all__ = [
     "number_cell",
     "plain_number",
 ]
-
-_MISSING = "–"
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ class Anchors:
 def number_cell(value: float | None, text: str = "", note: str = "") -> Cell:
     """A number, sorted by its value; ``text`` is how it is written where not as usual."""
     if value is None or not math.isfinite(value):
-        return Cell(_MISSING, note)
+        return Cell(MISSING, note)
     return Cell(text or format_number(value), note, f"{value:.12g}")
 
 
@@ -149,5 +147,5 @@ def interval_cell(interval: Interval, notes: Iterable[str] = (), digits: int = 3
 def plain_number(value: float) -> str:
     """A raw number to six digits, written so that scripts read it too."""
     if not math.isfinite(value):
-        return _MISSING
+        return MISSING
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"

@@ -43,6 +43,7 @@ Level = dict[str, float | None]
 """What was measured in one range of noise levels."""
 
 _LIKELIHOOD_NUMBERS = 4096
+"""Most coordinates in all of the points whose likelihood is computed."""
 
 
 @dataclass(frozen=True)
