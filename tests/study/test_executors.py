@@ -21,6 +21,8 @@ from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.trials import run_trial
 
 STEPS = 1500
+LONG = 5000
+"""Steps of trials that trouble must find at work: Ray's news of them comes up to a second late."""
 EVERY = 50
 NAMES = ("killed", "out of space", "diverging", "in the way", "undisturbed")
 
@@ -32,6 +34,8 @@ executors = pytest.mark.parametrize(
 def _trials(steps: int = STEPS) -> dict[str, TrialConfig]:
     models = [{"name": name, "family": "mlp", "params": 600} for name in NAMES]
     models[0]["family"] = "kan"
+    if steps == STEPS:
+        models[0]["steps"] = models[1]["steps"] = LONG
     models[2]["learning_rate"] = 1e30
     study = StudyConfig.model_validate(
         {

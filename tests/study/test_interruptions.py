@@ -67,6 +67,15 @@ def _files(folders: list[Path]) -> dict[Path, int]:
     }
 
 
+def _step(checkpoint: Path) -> int | None:
+    """Number of steps that a checkpoint holds; None when it has just been replaced."""
+    try:
+        with safe_open(checkpoint, framework="np") as file:
+            return int(json.loads(file.metadata()["progress"])["step"])
+    except (OSError, SafetensorError):
+        return None
+
+
 Found = TypeVar("Found")
 
 
@@ -122,12 +131,8 @@ class Command:
         for path in self.folder.glob("trials/*/checkpoint.safetensors"):
             if (path.parent / "trial.json").exists():
                 continue
-            try:
-                with safe_open(path, framework="np") as file:
-                    step = json.loads(file.metadata()["progress"])["step"]
-            except (OSError, SafetensorError):
-                continue  # it has just been replaced
-            if EVERY <= step < STUDY.training.steps // 2:
+            step = _step(path)
+            if step is not None and EVERY <= step < STUDY.training.steps // 2:
                 return path
         return None
 
@@ -193,13 +198,17 @@ def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
     # By now Ray's workers of the first driver have ended, too: it takes them a second or so.
     command.wait_for_workers(interrupted, started)
     checkpoint = command.wait_for_training(interrupted, time.time_ns())
-    interrupted_at = time.time_ns()
+    saved = _step(checkpoint)
     os.killpg(interrupted.pid, signal.SIGINT)  # as Ctrl-C does
     _, said = interrupted.communicate(timeout=PATIENCE)
     assert interrupted.returncode == 130, said
     assert "what is finished is kept: give the same command again" in said
     assert "Traceback" not in said
-    assert checkpoint.stat().st_mtime_ns > interrupted_at  # the running trial has kept its state
+    # The running trial has kept its state, and not only what it keeps every so often.
+    kept = _step(checkpoint)
+    assert saved is not None
+    assert kept is not None
+    assert kept > saved
     assert finished.items() <= _files(command.finished()).items()
     finished = _files(command.finished())
 

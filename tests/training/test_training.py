@@ -6,10 +6,13 @@ import itertools
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -485,10 +488,21 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert (result.learning_rates == expected.learning_rates).all()
 
 
+def _raise_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("ema_decay", [0.9, None])
+@pytest.mark.parametrize(
+    ("interrupt", "kept"),
+    [(_raise_interrupt, 21), (partial(signal.raise_signal, signal.SIGINT), 24)],
+    ids=["error", "signal"],
+)
 def test_an_interrupt_in_the_middle_of_a_step_does_not_save_half_of_it(
-    ema_decay: float | None, tmp_path: Path
+    interrupt: Callable[[], None], kept: int, ema_decay: float | None, tmp_path: Path
 ) -> None:
+    """Ctrl-C waits until the step is whole; what raises by itself goes back to what was saved."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     config = TrainingConfig(**{**SHORT, "ema_decay": ema_decay}, checkpoint_every=7)
     undisturbed = _denoiser()
     _train(undisturbed, config)
@@ -498,7 +512,7 @@ def test_an_interrupt_in_the_middle_of_a_step_does_not_save_half_of_it(
         nonlocal count
         count += 1
         if count == 24:
-            raise KeyboardInterrupt
+            interrupt()
 
     checkpoint = tmp_path / "state.safetensors"
     handle = register_optimizer_step_post_hook(hook)
@@ -507,9 +521,10 @@ def test_an_interrupt_in_the_middle_of_a_step_does_not_save_half_of_it(
             _train(_denoiser(), config, checkpoint=checkpoint)
     finally:
         handle.remove()
+        signal.signal(signal.SIGINT, before)
     resumed = _denoiser()
     result = _train(resumed, config, checkpoint=checkpoint, resume=True)
-    assert result.resumed_from == 21
+    assert result.resumed_from == kept
     assert _digest(resumed) == _digest(undisturbed)
 
 

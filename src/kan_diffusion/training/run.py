@@ -22,6 +22,7 @@ from torch import Tensor
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.files import write_bytes
+from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.kan import out_of_range_fractions
 from kan_diffusion.processes import Process
 from kan_diffusion.training.batches import Batch
@@ -119,12 +120,13 @@ class TrainingRun:
         self.backward(loss)
         self.collect()
         self.clip()
-        self.whole = False
-        self.optimize()
-        self.update_average()
-        self._recent.append(loss.detach())
-        self.step += 1
-        self.whole = True
+        with interrupts_wait():  # half an update is no state to save
+            self.whole = False
+            self.optimize()
+            self.update_average()
+            self._recent.append(loss.detach())
+            self.step += 1
+            self.whole = True
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss of a batch."""
