@@ -231,6 +231,36 @@ class KANLinear(EdgeLayer):
             )
         return input if input.ndim == 2 else input.reshape(-1, self.in_features)
 
+    def masked(self, input: Tensor, mask: Tensor) -> Tensor:
+        """The layer with some of its edges left out, bias included.
+
+        Args:
+            input: Inputs with shape (n, in_features).
+            mask: 1 for the edges that stay, 0 for the others, with shape (out, in).
+
+        Returns:
+            Outputs with shape (n, out_features). Differentiable.
+        """
+        weight = self._packed_weight().view(self.out_features, self.in_features, -1)
+        kept = (weight * mask.unsqueeze(-1)).flatten(1)
+        return edge_linear(self._rows(input), kept, self.bias, self.basis, self._has_base)
+
+    def edge_outputs(self, input: Tensor) -> Tensor:
+        """What each edge adds to its output, base branch and scale included, bias left out.
+
+        Meant for looking at a layer: it holds (n, out, in) numbers at once.
+
+        Args:
+            input: Inputs with shape (n, in_features).
+
+        Returns:
+            phi_{o,i}(x_i) with shape (n, out, in); their sum over inputs and the bias are the
+            layer's output. Differentiable.
+        """
+        features = edge_features(self._rows(input), self.basis, self._has_base)
+        edges = self._packed_weight().view(self.out_features, self.in_features, -1)
+        return torch.einsum("nif,oif->noi", features, edges)
+
     @torch.no_grad()
     def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:
         """The learned function of one edge, base branch and scale included, bias left out.

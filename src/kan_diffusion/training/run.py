@@ -14,7 +14,13 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
@@ -26,6 +32,7 @@ from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.kan import out_of_range_fractions
 from kan_diffusion.processes import Process
 from kan_diffusion.training.batches import Batch
+from kan_diffusion.training.edges import EdgeWatch
 from kan_diffusion.training.optimization import ParameterVector, WeightAverage, learning_rates
 
 __all__ = ["MomentCallback", "TrainingConfig", "TrainingRun", "read_checkpoint_identity"]
@@ -50,6 +57,8 @@ class TrainingConfig(BaseModel):
         max_grad_norm: Norm to which the gradient is clipped; None turns it off.
         checkpoint_every: Steps between checkpoints.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as accelerate has it.
+        sparsify: Weight of a penalty on sizes and entropies of the edges of KAN layers
+            (:mod:`kan_diffusion.kan.importance`) beside the loss; 0 for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +73,15 @@ class TrainingConfig(BaseModel):
     max_grad_norm: float | None = Field(1.0, gt=0)
     checkpoint_every: int = Field(1000, ge=1)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    sparsify: float = Field(0.0, ge=0, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Without ``sparsify`` where it is 0, so that trials keep the ids they had without it."""
+        settings: dict[str, object] = plain(self)
+        if not self.sparsify:
+            settings.pop("sparsify", None)
+        return settings
 
 
 class TrainingRun:
@@ -108,6 +126,7 @@ class TrainingRun:
         """False while a step or a swap of weights is under way: no state to save then."""
         self.seconds = 0.0
         self.cpu_seconds = 0.0
+        self._edges = EdgeWatch(self.denoiser) if config.sparsify > 0 else None
         self._losses = torch.zeros(config.steps, device=accelerator.device)
         self._recent: list[Tensor] = []  # losses not yet written into _losses
         self._num_checked = 0  # how many of the losses are known to be finite
@@ -117,7 +136,8 @@ class TrainingRun:
     def advance(self, batch: Batch) -> None:
         """Takes one optimiser step."""
         loss = self.forward(batch)
-        self.backward(loss)
+        edges = self._edges
+        self.backward(loss if edges is None else loss + self.config.sparsify * edges.penalty())
         self.collect()
         self.clip()
         with interrupts_wait():  # half an update is no state to save
@@ -301,6 +321,8 @@ class TrainingRun:
     def release(self) -> None:
         """Makes the denoiser an ordinary module again."""
         self.unwrap()
+        if self._edges is not None:
+            self._edges.release()
         self.weights.release()
 
 

@@ -1,0 +1,114 @@
+r"""How much the edges of a network matter, measured on what really passes through them.
+
+With :math:`\phi_{o,i}(x^{(s)})` what edge i -> o gives for sample s, a constant part left out (it is
+a bias), the *size* of an edge and of a layer and the *entropy* of a layer are those of Liu et al.
+2024 (KAN, arXiv:2404.19756):
+
+.. math:: |\phi_{o,i}| = \mathrm{mean}_s |\phi_{o,i}(x^{(s)})|, \qquad
+    |\Phi| = \sum_{o,i} |\phi_{o,i}|, \qquad
+    S(\Phi) = -\sum_{o,i} \frac{|\phi_{o,i}|}{|\Phi|} \log \frac{|\phi_{o,i}|}{|\Phi|}.
+
+Their sum over layers is what sparsifying training adds to its loss. A large edge may lead to a unit
+that nobody listens to. The *attribution* therefore goes backward from the outputs (Liu et al. 2024,
+KAN 2.0, arXiv:2408.10205): with E the standard deviation of what an edge gives and N that of the
+unit it enters,
+
+.. math:: B_{o,i} = A_o \frac{E_{o,i}}{N_o}, \qquad A_i = \sum_o B_{o,i},
+
+from A = 1 at each output of the network; B belongs to the edges, A to the units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Attribution", "attribution", "edge_sizes", "layer_entropy", "sparsity_penalty"]
+
+_TINY = 1e-12
+
+
+def _centred(outputs: Tensor) -> Tensor:
+    return outputs - outputs.mean(0, keepdim=True)
+
+
+def edge_sizes(outputs: Tensor) -> Tensor:
+    """Mean absolute deviation of what each edge gives.
+
+    Args:
+        outputs: What the edges give, with shape (n, out, in).
+
+    Returns:
+        Sizes with shape (out, in).
+    """
+    return _centred(outputs).abs().mean(0)
+
+
+def layer_entropy(sizes: Tensor) -> Tensor:
+    """Entropy of a layer's sizes in nats: 0 where one edge does everything.
+
+    Args:
+        sizes: Sizes of the edges with shape (out, in).
+
+    Returns:
+        A number from 0 to the logarithm of the number of edges.
+    """
+    shares = sizes / sizes.sum().clamp(min=_TINY)
+    return -(shares * shares.clamp(min=_TINY).log()).sum()
+
+
+def sparsity_penalty(layers: Sequence[Tensor]) -> Tensor:
+    """Sizes plus entropies of all layers: what sparsifying training makes small.
+
+    Args:
+        layers: What the edges of each layer give, (n, out, in) each.
+
+    Returns:
+        A number that can be differentiated.
+    """
+    penalty = torch.zeros((), device=layers[0].device, dtype=layers[0].dtype)
+    for outputs in layers:
+        sizes = edge_sizes(outputs)
+        penalty = penalty + sizes.sum() + layer_entropy(sizes)
+    return penalty
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """How much of the outputs goes back to each edge and unit.
+
+    Attributes:
+        edges: Of each layer, B with shape (out, in).
+        units: A of the inputs with shape (widths[0],), then of each hidden layer's units.
+    """
+
+    edges: tuple[Tensor, ...]
+    units: tuple[Tensor, ...]
+
+
+@torch.no_grad()
+def attribution(layers: Sequence[Tensor], units: Sequence[Tensor]) -> Attribution:
+    """Follows the outputs' variation backward through the network.
+
+    Args:
+        layers: What the edges of each layer give, (n, out, in) each, with whatever scales the
+            units' inputs multiplied in.
+        units: What the units they enter come to, (n, out) each.
+
+    Returns:
+        The attribution of every edge, input and hidden unit.
+    """
+    score = torch.ones(layers[-1].shape[1], dtype=layers[-1].dtype, device=layers[-1].device)
+    edges: list[Tensor] = []
+    scores: list[Tensor] = []
+    for outputs, entered in zip(reversed(layers), reversed(units), strict=True):
+        spread = outputs.std(0)
+        share = score / entered.std(0).clamp(min=_TINY)
+        # A unit that never changes passes nothing on, however its edges cancel.
+        edges.append(spread * share.unsqueeze(-1) * (entered.std(0) > _TINY).unsqueeze(-1))
+        score = edges[-1].sum(0)
+        scores.append(score)
+    return Attribution(tuple(reversed(edges)), tuple(reversed(scores)))

@@ -1,0 +1,140 @@
+r"""Where edges are judged: a denoiser's data, its process, and one draw of noised points.
+
+What an edge may become is decided by the loss of the whole denoiser on points that were not trained
+on, the same points, timesteps and noise for all candidates, after the rest has been trained on for
+a little while.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.evaluation.denoising import (
+    DenoisingScores,
+    NoisedPoints,
+    draw_noised_points,
+    measure_denoising,
+)
+from kan_diffusion.kan.importance import Attribution, attribution, edge_sizes, layer_entropy
+from kan_diffusion.processes import Process
+from kan_diffusion.randomness import stream_seed, torch_generator
+from kan_diffusion.symbolic.readable import ReadableDenoiser
+from kan_diffusion.training import TrainingConfig, train
+
+__all__ = ["Context", "Importance", "make_context"]
+
+_PROBED = 4096
+"""Noised points that importance is measured on."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What the edges of a network do, on points as they occur.
+
+    Attributes:
+        sizes: Of each layer, the edges' sizes with shape (out, in).
+        entropies: Of each layer, in nats.
+        attribution: The share of the outputs that goes back to edges, inputs and units.
+        inputs: What each layer was given, (n, in) each.
+        outputs: What its edges gave, (n, out, in) each, scales of the units left out.
+    """
+
+    sizes: tuple[Tensor, ...]
+    entropies: tuple[float, ...]
+    attribution: Attribution
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass
+class Context:
+    """A denoiser's data and process, and how to judge it.
+
+    Attributes:
+        dataset: The data.
+        process: The noising process.
+        draw: Noised points that were not trained on.
+        seed: What the draws of fine-tuning derive from.
+        batch_size: Points a step of fine-tuning.
+        tunings: How often something was fine-tuned: each time draws other points.
+    """
+
+    dataset: Dataset
+    process: Process
+    draw: NoisedPoints
+    seed: int
+    batch_size: int = 1024
+    tunings: int = field(default=0, init=False)
+
+    def scores(self, denoiser: Denoiser) -> DenoisingScores:
+        """Loss, floor and excess of a denoiser on the draw."""
+        return measure_denoising(denoiser, self.draw, self.process)
+
+    def loss(self, denoiser: Denoiser) -> float:
+        """The loss of a denoiser on the draw; infinite where it is not a number."""
+        loss = self.scores(denoiser).heldout_loss
+        return loss if loss == loss else float("inf")
+
+    def tune(self, denoiser: Denoiser, steps: int, learning_rate: float) -> None:
+        """Trains a denoiser on, in place.
+
+        Args:
+            denoiser: The denoiser.
+            steps: Optimiser steps.
+            learning_rate: Peak learning rate, which decays to zero.
+
+        Raises:
+            NonFiniteLossError: It diverged.
+        """
+        self.tunings += 1
+        config = TrainingConfig(
+            steps=steps,
+            batch_size=self.batch_size,
+            learning_rate=learning_rate,
+            warmup_steps=min(20, steps // 4),
+            ema_decay=0.99,
+        )
+        seed = stream_seed("fine-tuning", self.seed, self.tunings)
+        train(denoiser, self.process, self.dataset.train, config, seed=seed, device="cpu")
+
+    def importance(self, denoiser: ReadableDenoiser) -> Importance:
+        """Measures sizes, entropies and attribution of all edges."""
+        every = max(1, len(self.draw.noised) // _PROBED)
+        points = self.draw.noised[::every].to(denoiser.dtype)
+        steps = self.draw.timesteps[::every]
+        inputs, outputs, scaled, units = [], [], [], []
+        with torch.no_grad():
+            for layer, input, factor, unit in denoiser.walk(points, steps):
+                given = layer.edge_outputs(input)
+                inputs.append(input)
+                outputs.append(given)
+                scaled.append(given * factor.unsqueeze(-1))
+                units.append(unit)
+            sizes = tuple(edge_sizes(given) for given in outputs)
+        return Importance(
+            sizes=sizes,
+            entropies=tuple(float(layer_entropy(size)) for size in sizes),
+            attribution=attribution(scaled, units),
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+        )
+
+
+def make_context(
+    dataset: Dataset, process: Process, seed: int, *, num_noised: int = 32_768
+) -> Context:
+    """Draws what denoisers of a data set are judged on.
+
+    Args:
+        dataset: The data.
+        process: The noising process.
+        seed: What all draws derive from.
+        num_noised: Number of noised points.
+    """
+    generator = torch_generator("edges are judged on", seed, dataset.name)
+    return Context(dataset, process, draw_noised_points(dataset, process, num_noised, generator), seed)

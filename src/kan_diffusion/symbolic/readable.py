@@ -1,0 +1,663 @@
+r"""A KAN denoiser whose edges are kept one by one: a learned curve, a formula, or nothing.
+
+An edge i -> o of a layer is absent, or
+
+.. math:: \phi_{o,i}(x) = \begin{cases} \text{the KAN layer's own curve} & \text{(``curve'')} \\
+    s\,x & \text{(``linear'')} \\
+    c\,f(a x + b) \;[\, + s\,x\,] & \text{(f of a library)}, \end{cases}
+
+and a unit is :math:`h_o = (1 + s_o(\tau))\,(\beta_o + \sum_i \phi_{o,i}(x_i)) + b_o(\tau)`, with the
+scales and shifts of a modulated denoiser and without them otherwise. All of it is trained like any
+denoiser, so that what is left can make up for what was taken away. Meant for networks that are
+small enough to be read: an edge costs far more here than in a KAN layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from kan_diffusion.denoisers.base import ModelMixin
+from kan_diffusion.denoisers.flops import linear_flops
+from kan_diffusion.denoisers.kan import KANDenoiser
+from kan_diffusion.denoisers.stacks import Stack, StackDenoiser
+from kan_diffusion.denoisers.time import TimeEncoding
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan.bases import BasisName, Extrapolation, GridBasis
+from kan_diffusion.kan.linear import KANLinear
+from kan_diffusion.kan.network import KAN
+from kan_diffusion.symbolic.library import LINEAR, EdgeFunction, get_functions
+from kan_diffusion.symbolic.matching import Match
+
+__all__ = ["CURVE", "Edge", "ModelMixin", "ReadableDenoiser", "ReadableLayer", "readable"]
+
+CURVE = "curve"
+"""The kind of an edge that is what was learned."""
+
+_FUNCTION_FLOPS = 4
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge that is there.
+
+    Attributes:
+        layer: Its layer, from 0.
+        input: The input or unit it leaves.
+        output: The unit or output it enters.
+        kind: ``"curve"``, ``"linear"`` or the name of a function.
+        has_slope: Whether a function has a linear part beside it.
+    """
+
+    layer: int
+    input: int
+    output: int
+    kind: str = CURVE
+    has_slope: bool = False
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Layer, input and output."""
+        return self.layer, self.input, self.output
+
+
+EdgeSetting = tuple[int, int, str, bool]
+"""Input, output, kind and whether there is a linear part: an edge as a configuration has it."""
+
+
+class _Formulas(nn.Module):
+    """The edges of a layer that are one function of the library."""
+
+    inputs: Tensor
+    outputs: Tensor
+
+    def __init__(self, function: EdgeFunction, edges: Sequence[Edge]) -> None:
+        super().__init__()
+        self.function = function
+        self.edges = tuple(edges)
+        for name in ("inputs", "outputs"):
+            index = torch.tensor([getattr(edge, name[:-1]) for edge in edges])
+            self.register_buffer(name, index, persistent=False)
+        self.inner = nn.Parameter(torch.ones(len(edges)))
+        self.shift = nn.Parameter(torch.zeros(len(edges)))
+        self.outer = nn.Parameter(torch.zeros(len(edges)))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """c f(a x + b) of each of these edges: (n, edges) from inputs (n, in)."""
+        z = torch.addcmul(self.shift, input.index_select(1, self.inputs), self.inner)
+        return self.outer * self.function.values(z)
+
+
+class ReadableLayer(nn.Module):
+    """A layer of edges of several kinds, (n, in) -> (n, out).
+
+    Args:
+        in_features: Number of inputs.
+        out_features: Number of outputs.
+        edges: The edges there are, of this layer.
+        curves: A layer whose curves the edges of kind ``"curve"`` are; it has no bias.
+
+    Attributes:
+        curves: That layer; None where no edge is a curve.
+        slope: Slopes of the linear edges and linear parts with shape (out, in); 0 elsewhere.
+        formulas: The functions' edges, by function.
+        bias: Constants with shape (out,).
+    """
+
+    curve_mask: Tensor
+    slope_mask: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, edges: Sequence[Edge], curves: KANLinear
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.edges = tuple(sorted(edges, key=lambda edge: (edge.output, edge.input)))
+        curve_mask = torch.zeros(out_features, in_features)
+        slope_mask = torch.zeros(out_features, in_features)
+        by_kind: dict[str, list[Edge]] = {}
+        for edge in self.edges:
+            if edge.kind == CURVE:
+                curve_mask[edge.output, edge.input] = 1
+            else:
+                slope_mask[edge.output, edge.input] = float(edge.has_slope or edge.kind == LINEAR)
+                if edge.kind != LINEAR:
+                    by_kind.setdefault(edge.kind, []).append(edge)
+        self.register_buffer("curve_mask", curve_mask, persistent=False)
+        self.register_buffer("slope_mask", slope_mask, persistent=False)
+        self.curves = curves if bool(curve_mask.any()) else None
+        self._all_curves = bool(curve_mask.all())
+        self.slope = nn.Parameter(torch.zeros(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        functions = get_functions(by_kind)
+        self.formulas = nn.ModuleList(
+            _Formulas(functions[kind], of_kind) for kind, of_kind in by_kind.items()
+        )
+
+    def groups(self) -> Iterator[_Formulas]:
+        """The functions' edges, by function."""
+        for group in self.formulas:
+            assert isinstance(group, _Formulas)
+            yield group
+
+    @property
+    def num_constants(self) -> int:
+        """Number of parameters that have an effect."""
+        total = self.out_features + int(self.slope_mask.sum())
+        total += 3 * sum(len(group.edges) for group in self.groups())
+        if self.curves is not None:
+            total += int(self.curve_mask.sum()) * self.curves.features_per_input
+        return total
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations for one row, as this layer needs them and not as it does them.
+
+        A linear edge counts 2, a function 3 and 4 for itself, a curve as in a KAN layer.
+        """
+        total = self.out_features + 2 * int(self.slope_mask.sum())
+        total += (3 + _FUNCTION_FLOPS) * sum(len(group.edges) for group in self.groups())
+        if self.curves is not None:
+            used = self.curve_mask.any(0).sum() / self.in_features
+            share = float(self.curve_mask.mean())
+            edge = 2 * (self.curves.basis.num_active + int(self.curves.base_activation is not None))
+            total += round(share * edge * self.curve_mask.numel())
+            total += round(float(used) * self.in_features * self.curves.basis.flops_per_input)
+        return total
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (n, in) to (n, out)."""
+        output = nn.functional.linear(input, self.slope * self.slope_mask, self.bias)
+        if self.curves is not None:
+            output = output + self._curves(input)
+        for group in self.groups():
+            output = output.index_add(1, group.outputs, group(input))
+        return output
+
+    def _curves(self, input: Tensor) -> Tensor:
+        assert self.curves is not None
+        if self._all_curves:
+            return self.curves(input)
+        return self.curves.masked(input, self.curve_mask)
+
+    def edge_outputs(self, input: Tensor) -> Tensor:
+        """What each edge adds to its output, constants left out: (n, out, in)."""
+        outputs = input.unsqueeze(1) * (self.slope * self.slope_mask)
+        if self.curves is not None:
+            outputs = outputs + self.curves.edge_outputs(input) * self.curve_mask
+        for group in self.groups():
+            outputs = outputs.index_put(
+                (
+                    torch.arange(len(input), device=input.device)[:, None],
+                    group.outputs,
+                    group.inputs,
+                ),
+                group(input),
+                accumulate=True,
+            )
+        return outputs
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws fresh curves and sets every formula to nothing."""
+        if self.curves is not None:
+            self.curves.reset_parameters(generator)
+        nn.init.zeros_(self.slope)
+        nn.init.zeros_(self.bias)
+        for group in self.groups():
+            nn.init.ones_(group.inner)
+            nn.init.zeros_(group.shift)
+            nn.init.zeros_(group.outer)
+
+
+class ReadableDenoiser(StackDenoiser):
+    """A denoiser of readable edges.
+
+    Args:
+        data_dim: Number d of coordinates of a point.
+        hidden: Widths of the hidden layers.
+        edges: For each layer its edges, ``(input, output, kind, has_slope)`` each.
+        inputs: Which of the input features the network takes, in order; all when None.
+        num_train_timesteps: Number T of steps of the process.
+        time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.time`.
+        num_time_frequencies: Number of frequencies of ``"fourier"``.
+        num_input_frequencies: Number of frequencies of the points' Fourier features.
+        modulated: Whether the timestep scales and shifts the hidden units instead of being an
+            input.
+        basis: As all that follow, of the curves; see :class:`kan_diffusion.KANLinear`.
+        grid_size: Number of intervals of the grid.
+        order: Degree of the splines.
+        grid_range: Ends of the grid.
+        extrapolation: What happens outside the grid.
+        base_activation: ``"silu"``, None or ``"auto"``.
+
+    Raises:
+        KanDiffusionError: An edge is not one of the network's, or its function is not known.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        data_dim: int,
+        hidden: Sequence[int],
+        edges: Sequence[Sequence[EdgeSetting]],
+        inputs: Sequence[int] | None = None,
+        num_train_timesteps: int = 1000,
+        time_encoding: TimeEncoding = "fourier",
+        num_time_frequencies: int = 3,
+        num_input_frequencies: int = 0,
+        modulated: bool = False,
+        basis: BasisName = "bspline",
+        grid_size: int = 5,
+        order: int = 3,
+        grid_range: tuple[float, float] = (-2.0, 2.0),
+        extrapolation: Extrapolation = "linear",
+        base_activation: Literal["silu", "auto"] | None = "auto",
+    ) -> None:
+        super().__init__()
+        num_features = self._setup_inputs(
+            data_dim,
+            num_train_timesteps,
+            time_encoding,
+            num_time_frequencies,
+            0,
+            num_input_frequencies,
+        )
+        num_time_features = self.time_features.num_features if modulated else 0
+        kept = list(range(num_features - num_time_features)) if inputs is None else list(inputs)
+        self.register_buffer("input_index", torch.tensor(kept, dtype=torch.long), persistent=False)
+        widths = [len(kept), *hidden, data_dim]
+        if len(edges) != len(widths) - 1:
+            raise KanDiffusionError(
+                f"a network of widths {widths} has {len(widths) - 1} layers of edges, not "
+                f"{len(edges)}"
+            )
+        low, high = grid_range
+        layers = []
+        for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
+            made = [Edge(index, i, o, kind, slope) for i, o, kind, slope in edges[index]]
+            for edge in made:
+                if not (0 <= edge.input < fan_in and 0 <= edge.output < fan_out):
+                    raise KanDiffusionError(
+                        f"layer {index} has {fan_in} inputs and {fan_out} outputs, and no edge "
+                        f"from {edge.input} to {edge.output}"
+                    )
+            curves = KANLinear(
+                fan_in,
+                fan_out,
+                bias=False,
+                basis=basis,
+                grid_size=grid_size,
+                order=order,
+                grid_range=(low, high),
+                extrapolation=extrapolation,
+                base_activation=base_activation,
+            )
+            layers.append(ReadableLayer(fan_in, fan_out, made, curves))
+        self.network = Stack(layers, hidden, num_time_features=num_time_features)
+
+    @property
+    def layers(self) -> list[ReadableLayer]:
+        """The layers, inputs first."""
+        assert isinstance(self.network, Stack)
+        return [layer for layer in self.network.layers if isinstance(layer, ReadableLayer)]
+
+    @property
+    def edges(self) -> list[Edge]:
+        """All edges there are, layer by layer."""
+        return [edge for layer in self.layers for edge in layer.edges]
+
+    @property
+    def modulation(self) -> nn.Linear | None:
+        """The linear map from features of the timestep to scales and shifts of hidden units."""
+        assert isinstance(self.network, Stack)
+        return self.network.modulation
+
+    @property
+    def num_constants(self) -> int:
+        """Number of parameters that have an effect: those of absent edges are not counted."""
+        modulation = self.modulation
+        of_time = 0 if modulation is None else sum(p.numel() for p in modulation.parameters())
+        return of_time + sum(layer.num_constants for layer in self.layers)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one forward pass for one point, of the edges there are."""
+        modulation = self.modulation
+        extra = self._input_flops
+        if modulation is not None:
+            extra += linear_flops([modulation]) + 3 * sum(self.config.hidden)
+        return sum(layer.flops for layer in self.layers) + extra
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws fresh curves, and takes formulas and modulation back to nothing."""
+        for layer in self.layers:
+            layer.reset_parameters(generator)
+        assert isinstance(self.network, Stack)
+        self.network.reset_parameters()
+
+    def features(self, points: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the first layer takes, and what modulates the hidden units.
+
+        Args:
+            points: Noised points with shape (n, d).
+            steps: Timesteps with shape (n,) or (1,).
+
+        Returns:
+            Inputs with shape (n, in), and features of the timesteps or None.
+        """
+        seen = points if self.point_features is None else self.point_features(points)
+        time = self.time_features(steps, points.dtype)
+        if self.modulation is not None:
+            return seen.index_select(1, self.input_index), time
+        both = torch.cat([seen, time.expand(len(points), -1)], dim=-1)
+        return both.index_select(1, self.input_index), None
+
+    def input_names(self) -> list[str]:
+        """What the inputs of the network are, in words."""
+        names = [f"x{i}" for i in range(self.data_dim)]
+        count = self.config.num_input_frequencies
+        for wave in ("cos", "sin") if count else ():
+            names += [
+                f"{wave} {2.0 ** (m - 2):g}π x{i}" for i in range(self.data_dim) for m in range(count)
+            ]
+        if self.modulation is None:
+            if self.config.time_encoding == "raw":
+                names.append("t")
+            else:
+                octaves = range(self.config.num_time_frequencies)
+                names += [
+                    f"{wave} {2.0 ** (m - 1):g}π t" for wave in ("cos", "sin") for m in octaves
+                ]
+        return [names[index] for index in self.input_index.tolist()]
+
+    def num_point_inputs(self) -> int:
+        """How many of the inputs come from the points; the others are features of the timestep."""
+        of_points = self.data_dim * (1 + 2 * self.config.num_input_frequencies)
+        return sum(index < of_points for index in self.input_index.tolist())
+
+    def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
+        # ``points`` are features already, if there are any.
+        time = self.time_features(steps, points.dtype)
+        if self.modulation is not None:
+            input = points.index_select(1, self.input_index)
+            return self.network(input, time if len(time) == 1 else time.expand(len(points), -1))
+        both = torch.cat([points, time.expand(len(points), -1)], dim=-1)
+        return self.network(both.index_select(1, self.input_index))
+
+    @torch.no_grad()
+    def walk(
+        self, points: Tensor, steps: Tensor
+    ) -> Iterator[tuple[ReadableLayer, Tensor, Tensor, Tensor]]:
+        """Goes through the network, layer by layer.
+
+        Args:
+            points: Noised points with shape (n, d).
+            steps: Timesteps with shape (n,).
+
+        Yields:
+            A layer, its inputs (n, in), the factor (n, out) or (1, out) its outputs are scaled
+            by, and the units (n, out) they come to.
+        """
+        state, time = self.features(points, steps)
+        scales: list[Tensor] = []
+        shifts: list[Tensor] = []
+        hidden = list(self.config.hidden)
+        if self.modulation is not None and time is not None:
+            scale, shift = self.modulation(time).chunk(2, dim=-1)
+            scales = list((1 + scale).split(hidden, dim=-1))
+            shifts = list(shift.split(hidden, dim=-1))
+        for index, layer in enumerate(self.layers):
+            output = layer(state)
+            factor = output.new_ones(1, layer.out_features)
+            if scales and index < len(hidden):
+                factor = scales[index]
+                output = torch.addcmul(shifts[index], output, factor)
+            yield layer, state, factor, output
+            state = output
+
+    # Other edges
+
+    def with_edges(self, edges: Sequence[Edge]) -> ReadableDenoiser:
+        """The same network with other edges; what stays as it is keeps its parameters.
+
+        Edges that become a formula start at zero: :meth:`set_match` gives them their constants.
+        """
+        layers: list[list[EdgeSetting]] = [[] for _ in self.layers]
+        for edge in edges:
+            layers[edge.layer].append((edge.input, edge.output, edge.kind, edge.has_slope))
+        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        made = ReadableDenoiser(**{**config, "edges": layers})
+        made.take_parameters(self)
+        return made
+
+    @torch.no_grad()
+    def take_parameters(self, other: ReadableDenoiser) -> None:
+        """Copies the parameters of all edges that are of the same kind in both."""
+        if self.modulation is not None and other.modulation is not None:
+            self.modulation.load_state_dict(other.modulation.state_dict())
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            if mine.curves is not None and theirs.curves is not None:
+                mine.curves.load_state_dict(theirs.curves.state_dict())
+            mine.slope.copy_(theirs.slope * mine.slope_mask)
+            mine.bias.copy_(theirs.bias)
+            known = {
+                edge.place + (edge.kind,): (group, index)
+                for group in theirs.groups()
+                for index, edge in enumerate(group.edges)
+            }
+            for group in mine.groups():
+                for index, edge in enumerate(group.edges):
+                    found = known.get((*edge.place, edge.kind))
+                    if found is not None:
+                        source, at = found
+                        for name in ("inner", "shift", "outer"):
+                            getattr(group, name)[index] = getattr(source, name)[at]
+
+    @torch.no_grad()
+    def set_match(self, edge: Edge, match: Match) -> None:
+        """Gives a formula's edge the constants of a match, the constant to the unit's bias.
+
+        Args:
+            edge: An edge of the match's kind.
+            match: Its constants.
+        """
+        layer = self.layers[edge.layer]
+        layer.slope[edge.output, edge.input] = match.slope
+        layer.bias[edge.output] += match.constant
+        for group in layer.groups():
+            for index, other in enumerate(group.edges):
+                if other.place == edge.place:
+                    group.inner[index] = match.a
+                    group.shift[index] = match.b
+                    group.outer[index] = match.c
+
+    @torch.no_grad()
+    def compact(self) -> ReadableDenoiser:
+        """The same function without inputs and hidden units that have no effect.
+
+        A unit goes when no edge leaves it, or when no edge enters it and the timestep does not
+        move it either: then it is a constant, and its edges' values join the biases they feed.
+
+        Returns:
+            A network without such units; itself where there are none.
+        """
+        made = self
+        while True:
+            smaller = made._without_idle_unit()
+            if smaller is None:
+                return made._without_idle_inputs()
+            made = smaller
+
+    def _without_idle_unit(self) -> ReadableDenoiser | None:
+        for index, width in enumerate(self.config.hidden):
+            if width == 1:
+                continue
+            for unit in range(width):
+                leaving = [e for e in self.edges if e.layer == index + 1 and e.input == unit]
+                entering = [e for e in self.edges if e.layer == index and e.output == unit]
+                if leaving and (entering or self.modulation is not None):
+                    continue
+                if leaving:
+                    layer = self.layers[index + 1]
+                    constant = torch.zeros(1, width)
+                    constant[0, unit] = self.layers[index].bias[unit]
+                    layer.bias += layer.edge_outputs(constant)[0, :, unit]
+                return self._reduced(index, [u for u in range(width) if u != unit])
+        return None
+
+    def _without_idle_inputs(self) -> ReadableDenoiser:
+        used = sorted({edge.input for edge in self.edges if edge.layer == 0})
+        width = len(self.input_index)
+        if len(used) == width or not used:
+            return self
+        return self._reduced(-1, used)
+
+    def _reduced(self, hidden: int, kept: list[int]) -> ReadableDenoiser:
+        """With the ``kept`` units only of a hidden layer, or inputs where that is -1."""
+        place = {old: new for new, old in enumerate(kept)}
+        layers: list[list[EdgeSetting]] = [[] for _ in self.layers]
+        for e in self.edges:
+            input, output = e.input, e.output
+            if e.layer == hidden:
+                output = place.get(output, -1)
+            elif e.layer == hidden + 1:
+                input = place.get(input, -1)
+            if input >= 0 and output >= 0:
+                layers[e.layer].append((input, output, e.kind, e.has_slope))
+        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        config["edges"] = layers
+        widths = list(self.config.hidden)
+        if hidden < 0:
+            config["inputs"] = [int(self.input_index[index]) for index in kept]
+        else:
+            widths[hidden] = len(kept)
+            config["hidden"] = widths
+        made = ReadableDenoiser(**config)
+        if self.modulation is not None and made.modulation is not None:
+            rows: list[int] = []
+            total = sum(self.config.hidden)
+            start = 0
+            for index, width in enumerate(self.config.hidden):
+                units = kept if index == hidden else range(width)
+                rows += [start + unit for unit in units]
+                start += width
+            both = torch.tensor(rows + [total + row for row in rows])
+            made.modulation.weight.copy_(self.modulation.weight[both])
+            made.modulation.bias.copy_(self.modulation.bias[both])
+        for index, (mine, theirs) in enumerate(zip(made.layers, self.layers, strict=True)):
+            rows = kept if index == hidden else list(range(theirs.out_features))
+            columns = kept if index == hidden + 1 else list(range(theirs.in_features))
+            _take_part(mine, theirs, rows, columns)
+        return made
+
+
+def _take_part(
+    mine: ReadableLayer, theirs: ReadableLayer, rows: list[int], columns: list[int]
+) -> None:
+    """Copies the parameters of some outputs and inputs of a layer."""
+    mine.slope.copy_(theirs.slope[rows][:, columns])
+    mine.bias.copy_(theirs.bias[rows])
+    if mine.curves is not None and theirs.curves is not None:
+        packed = theirs.curves.weight.view(theirs.out_features, theirs.in_features, -1)
+        mine.curves.weight.copy_(packed[rows][:, columns].flatten(1))
+        for name in ("grid_origin", "grid_step"):
+            getattr(mine.curves.grid, name).copy_(getattr(theirs.curves.grid, name)[columns])
+    known = {
+        (edge.input, edge.output, edge.kind): (group, index)
+        for group in theirs.groups()
+        for index, edge in enumerate(group.edges)
+    }
+    for group in mine.groups():
+        for index, edge in enumerate(group.edges):
+            source, at = known[columns[edge.input], rows[edge.output], edge.kind]
+            for name in ("inner", "shift", "outer"):
+                getattr(group, name)[index] = getattr(source, name)[at]
+
+
+def _require_readable(denoiser: KANDenoiser) -> None:
+    config: Mapping[str, object] = denoiser.config
+    if config["residual"]:
+        raise KanDiffusionError(
+            "a residual KAN cannot be taken apart edge by edge: what passes its layers by is no "
+            "edge; train family 'kan' or 'modulated-kan'"
+        )
+    if config["num_classes"]:
+        raise KanDiffusionError(
+            "a denoiser with classes cannot be taken apart yet; train one without"
+        )
+    for layer in denoiser.network.modules():
+        if isinstance(layer, KANLinear) and not isinstance(layer.basis, GridBasis):
+            raise KanDiffusionError(
+                f"curves on basis '{layer.basis.name}' cannot be taken apart: edges share their "
+                "coefficients; train with basis 'bspline', 'rbf', 'chebyshev' or 'fourier'"
+            )
+
+
+@torch.no_grad()
+def readable(denoiser: KANDenoiser) -> ReadableDenoiser:
+    """A KAN denoiser taken apart: the same function, all of its edges curves.
+
+    Args:
+        denoiser: The denoiser, which is left as it is.
+
+    Raises:
+        KanDiffusionError: It is not a KAN denoiser, or residual, or of classes, or its basis has no
+            grid.
+    """
+    if isinstance(denoiser, ReadableDenoiser):
+        return denoiser
+    if not isinstance(denoiser, KANDenoiser):
+        raise KanDiffusionError(
+            f"only KANs have edges to read, and this is a {type(denoiser).__name__}; train family "
+            "'kan' or 'modulated-kan'"
+        )
+    _require_readable(denoiser)
+    assert isinstance(denoiser.network, KAN | Stack)
+    layers = [layer for layer in denoiser.network.layers if isinstance(layer, KANLinear)]
+    config = denoiser.config
+    shared = (
+        "data_dim",
+        "num_train_timesteps",
+        "time_encoding",
+        "num_time_frequencies",
+        "num_input_frequencies",
+        "modulated",
+        "basis",
+        "grid_size",
+        "order",
+        "extrapolation",
+        "base_activation",
+    )
+    made = ReadableDenoiser(
+        hidden=list(config["hidden"]),
+        grid_range=tuple(config["grid_range"]),
+        edges=[
+            [
+                (i, o, CURVE, False)
+                for o in range(layer.out_features)
+                for i in range(layer.in_features)
+            ]
+            for layer in layers
+        ],
+        **{key: config[key] for key in shared},
+    )
+    stack = denoiser.stack
+    if stack is not None and stack.modulation is not None and made.modulation is not None:
+        made.modulation.load_state_dict(stack.modulation.state_dict())
+    for mine, theirs in zip(made.layers, layers, strict=True):
+        assert mine.curves is not None
+        mine.curves.weight.copy_(theirs._packed_weight())
+        for name in ("grid_origin", "grid_step"):
+            getattr(mine.curves.grid, name).copy_(getattr(theirs.grid, name))
+        if theirs.bias is not None:
+            mine.bias.copy_(theirs.bias)
+    # nn.Module's own: diffusers' warns of what float32 modules it might have.
+    return nn.Module.to(made, device=denoiser.device, dtype=denoiser.dtype).eval()
