@@ -48,6 +48,7 @@ class KANDenoiser(StackDenoiser, MovingGrids):
             :mod:`kan_diffusion.denoisers.stacks`.
         modulated: Whether the timestep scales and shifts the hidden layers' outputs instead of
             being an input.
+        scaled_inputs: Whether, in a modulated denoiser, the timestep scales the inputs, too.
     """
 
     @register_to_config
@@ -71,6 +72,7 @@ class KANDenoiser(StackDenoiser, MovingGrids):
         num_input_frequencies: int = 0,
         residual: bool = False,
         modulated: bool = False,
+        scaled_inputs: bool = False,
     ) -> None:
         super().__init__()
         num_inputs = self._setup_inputs(
@@ -97,12 +99,13 @@ class KANDenoiser(StackDenoiser, MovingGrids):
             init=init,
         )
         self.network = network
-        if residual or modulated:
+        if residual or modulated or scaled_inputs:
             self.network = Stack(
                 list(network.layers),
                 hidden,
                 residual=residual,
                 num_time_features=num_time_features,
+                num_scaled_inputs=num_inputs if scaled_inputs else 0,
             )
 
     def refine(

@@ -11,7 +11,8 @@ arXiv:1512.03385); where their widths differ, the input is cut off or continued 
 takes no parameters. *Modulated*: the network sees the points and labels alone, and the timestep
 scales and shifts the units of each hidden layer (FiLM, Perez et al. 2018, arXiv:1709.07871), in an
 MLP before the activation, in a KAN at the output of the layer, which is the input of the next one's
-functions. All scales and shifts are one linear map of :math:`\tau`, which starts at zero.
+functions. It may scale the network's inputs, too (as the preconditioning of Karras et al. 2022,
+arXiv:2206.00364, does by a given rule). All scales and shifts are one linear map of :math:`\tau`, which starts at zero.
 """
 
 from __future__ import annotations
@@ -48,11 +49,12 @@ class Stack(nn.Module):
         residual: Whether hidden layers after the first add their input to their output.
         num_time_features: Number of features of the timestep that modulate the hidden layers; 0
             for no modulation.
+        num_scaled_inputs: Number of inputs, where the timestep scales these, too; else 0.
 
     Attributes:
         layers: The layers.
-        modulation: The linear map from features of the timestep to the scales of all hidden units
-            and then their shifts, or None.
+        modulation: The linear map from features of the timestep to the scales of all hidden units,
+            then their shifts, then the scales of the inputs where they have such; or None.
 
     Raises:
         KanDiffusionError: There is no hidden layer to modulate.
@@ -66,6 +68,7 @@ class Stack(nn.Module):
         activation: nn.Module | None = None,
         residual: bool = False,
         num_time_features: int = 0,
+        num_scaled_inputs: int = 0,
     ) -> None:
         super().__init__()
         if num_time_features and not hidden:
@@ -77,9 +80,14 @@ class Stack(nn.Module):
         self.activation = activation
         self.residual = residual
         self.hidden = tuple(hidden)
+        self.num_scaled_inputs = num_scaled_inputs
         self.modulation: nn.Linear | None = None
         if num_time_features:
-            self.modulation = nn.Linear(num_time_features, 2 * sum(hidden))
+            self.modulation = nn.Linear(num_time_features, 2 * sum(hidden) + num_scaled_inputs)
+        elif num_scaled_inputs:
+            raise KanDiffusionError(
+                "inputs that the timestep scales need modulation; set modulated, too"
+            )
         self.reset_parameters()
 
     @property
@@ -89,8 +97,9 @@ class Stack(nn.Module):
         if self.residual:
             total += sum(map(min, self.hidden, self.hidden[1:]))
         if self.modulation is not None:
-            # One plus the scale, the product and the sum, for each unit.
+            # One plus the scale, the product and, for units, the sum.
             total += linear_flops([self.modulation]) + 3 * sum(self.hidden)
+            total += 2 * self.num_scaled_inputs
         return total
 
     def reset_parameters(self) -> None:
@@ -98,6 +107,25 @@ class Stack(nn.Module):
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
+
+    def modulations(
+        self, time: Tensor
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
+        """What the timestep does.
+
+        Args:
+            time: Features of the timesteps with shape (B, num_time_features).
+
+        Returns:
+            The factors (one plus the scales) and the shifts of each hidden layer, (B, width) each,
+            and the factors of the inputs with shape (B, n), None where they have none.
+        """
+        assert self.modulation is not None
+        all_of_them = self.modulation(time)
+        total = sum(self.hidden)
+        scale, shift = all_of_them[..., :total], all_of_them[..., total : 2 * total]
+        of_input = 1 + all_of_them[..., 2 * total :] if self.num_scaled_inputs else None
+        return (1 + scale).split(self.hidden, dim=-1), shift.split(self.hidden, dim=-1), of_input
 
     def forward(self, input: Tensor, time: Tensor | None = None) -> Tensor:
         """Maps (B, n) to (B, m).
@@ -112,11 +140,10 @@ class Stack(nn.Module):
         """
         scales: Sequence[Tensor] = ()
         shifts: Sequence[Tensor] = ()
-        if self.modulation is not None and time is not None:
-            scale, shift = self.modulation(time).chunk(2, dim=-1)
-            scales = (1 + scale).split(self.hidden, dim=-1)
-            shifts = shift.split(self.hidden, dim=-1)
         state = input
+        if self.modulation is not None and time is not None:
+            scales, shifts, of_input = self.modulations(time)
+            state = input if of_input is None else input * of_input
         for index in range(len(self.hidden)):
             output = self.layers[index](state)
             if scales:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
@@ -23,7 +25,7 @@ from kan_diffusion.evaluation.denoising import (
 from kan_diffusion.kan.importance import Attribution, attribution, edge_sizes, layer_entropy
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed, torch_generator
-from kan_diffusion.symbolic.readable import ReadableDenoiser
+from kan_diffusion.symbolic.readable import Edge, ReadableDenoiser
 from kan_diffusion.training import TrainingConfig, train
 
 __all__ = ["Context", "Importance", "make_context"]
@@ -49,6 +51,14 @@ class Importance:
     attribution: Attribution
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+
+    def samples(self, edge: Edge) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What an edge was given and what it gave, (n,) each, in random order."""
+        x = self.inputs[edge.layer][:, edge.input]
+        y = self.outputs[edge.layer][:, edge.output, edge.input]
+        # The draw goes through the timesteps in order.
+        order = np.random.default_rng(0).permutation(len(x))
+        return x.double().numpy()[order], y.double().numpy()[order]
 
 
 @dataclass

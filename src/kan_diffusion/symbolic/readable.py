@@ -24,7 +24,6 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import ModelMixin
-from kan_diffusion.denoisers.flops import linear_flops
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.stacks import Stack, StackDenoiser
 from kan_diffusion.denoisers.time import TimeEncoding
@@ -231,6 +230,7 @@ class ReadableDenoiser(StackDenoiser):
         num_input_frequencies: Number of frequencies of the points' Fourier features.
         modulated: Whether the timestep scales and shifts the hidden units instead of being an
             input.
+        scaled_inputs: Whether, where modulated, the timestep scales the inputs, too.
         basis: As all that follow, of the curves; see :class:`kan_diffusion.KANLinear`.
         grid_size: Number of intervals of the grid.
         order: Degree of the splines.
@@ -254,6 +254,7 @@ class ReadableDenoiser(StackDenoiser):
         num_time_frequencies: int = 3,
         num_input_frequencies: int = 0,
         modulated: bool = False,
+        scaled_inputs: bool = False,
         basis: BasisName = "bspline",
         grid_size: int = 5,
         order: int = 3,
@@ -301,7 +302,12 @@ class ReadableDenoiser(StackDenoiser):
                 base_activation=base_activation,
             )
             layers.append(ReadableLayer(fan_in, fan_out, made, curves))
-        self.network = Stack(layers, hidden, num_time_features=num_time_features)
+        self.network = Stack(
+            layers,
+            hidden,
+            num_time_features=num_time_features,
+            num_scaled_inputs=len(kept) if scaled_inputs else 0,
+        )
 
     @property
     def layers(self) -> list[ReadableLayer]:
@@ -333,7 +339,8 @@ class ReadableDenoiser(StackDenoiser):
         modulation = self.modulation
         extra = self._input_flops
         if modulation is not None:
-            extra += linear_flops([modulation]) + 3 * sum(self.config.hidden)
+            assert isinstance(self.network, Stack)
+            extra += self.network.extra_flops
         return sum(layer.flops for layer in self.layers) + extra
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -343,22 +350,23 @@ class ReadableDenoiser(StackDenoiser):
         assert isinstance(self.network, Stack)
         self.network.reset_parameters()
 
-    def features(self, points: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the first layer takes, and what modulates the hidden units.
+    def features(self, points: Tensor, steps: Tensor) -> Tensor:
+        """What the network takes.
 
         Args:
             points: Noised points with shape (n, d).
             steps: Timesteps with shape (n,) or (1,).
 
         Returns:
-            Inputs with shape (n, in), and features of the timesteps or None.
+            Inputs with shape (n, in).
         """
         seen = points if self.point_features is None else self.point_features(points)
-        time = self.time_features(steps, points.dtype)
-        if self.modulation is not None:
-            return seen.index_select(1, self.input_index), time
-        both = torch.cat([seen, time.expand(len(points), -1)], dim=-1)
-        return both.index_select(1, self.input_index), None
+        return self._select(seen, self.time_features(steps, points.dtype))
+
+    def _select(self, seen: Tensor, time: Tensor) -> Tensor:
+        if self.modulation is None:
+            seen = torch.cat([seen, time.expand(len(seen), -1)], dim=-1)
+        return seen.index_select(1, self.input_index)
 
     def input_names(self) -> list[str]:
         """What the inputs of the network are, in words."""
@@ -378,6 +386,14 @@ class ReadableDenoiser(StackDenoiser):
                 ]
         return [names[index] for index in self.input_index.tolist()]
 
+    def unit_names(self) -> list[list[str]]:
+        """What inputs, hidden units and outputs are called, layer by layer."""
+        hidden = [
+            [f"h{layer + 1}.{unit}" for unit in range(width)]
+            for layer, width in enumerate(self.config.hidden)
+        ]
+        return [self.input_names(), *hidden, [f"out{i}" for i in range(self.data_dim)]]
+
     def num_point_inputs(self) -> int:
         """How many of the inputs come from the points; the others are features of the timestep."""
         of_points = self.data_dim * (1 + 2 * self.config.num_input_frequencies)
@@ -386,11 +402,27 @@ class ReadableDenoiser(StackDenoiser):
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
         # ``points`` are features already, if there are any.
         time = self.time_features(steps, points.dtype)
-        if self.modulation is not None:
-            input = points.index_select(1, self.input_index)
-            return self.network(input, time if len(time) == 1 else time.expand(len(points), -1))
-        both = torch.cat([points, time.expand(len(points), -1)], dim=-1)
-        return self.network(both.index_select(1, self.input_index))
+        input = self._select(points, time)
+        if self.modulation is None:
+            return self.network(input)
+        return self.network(input, time if len(time) == 1 else time.expand(len(points), -1))
+
+    def modulations(
+        self, steps: Tensor
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
+        """Factors and shifts of the hidden layers and factors of the inputs, as in a ``Stack``.
+
+        Args:
+            steps: Timesteps with shape (n,).
+
+        Returns:
+            Both empty and None where the timestep is an input.
+        """
+        modulation = self.modulation
+        if modulation is None:
+            return (), (), None
+        assert isinstance(self.network, Stack)
+        return self.network.modulations(self.time_features(steps, modulation.weight.dtype))
 
     @torch.no_grad()
     def walk(
@@ -406,18 +438,13 @@ class ReadableDenoiser(StackDenoiser):
             A layer, its inputs (n, in), the factor (n, out) or (1, out) its outputs are scaled
             by, and the units (n, out) they come to.
         """
-        state, time = self.features(points, steps)
-        scales: list[Tensor] = []
-        shifts: list[Tensor] = []
-        hidden = list(self.config.hidden)
-        if self.modulation is not None and time is not None:
-            scale, shift = self.modulation(time).chunk(2, dim=-1)
-            scales = list((1 + scale).split(hidden, dim=-1))
-            shifts = list(shift.split(hidden, dim=-1))
+        state = self.features(points, steps)
+        scales, shifts, of_input = self.modulations(steps)
+        state = state if of_input is None else state * of_input
         for index, layer in enumerate(self.layers):
             output = layer(state)
             factor = output.new_ones(1, layer.out_features)
-            if scales and index < len(hidden):
+            if index < len(scales):
                 factor = scales[index]
                 output = torch.addcmul(shifts[index], output, factor)
             yield layer, state, factor, output
@@ -549,7 +576,11 @@ class ReadableDenoiser(StackDenoiser):
                 units = kept if index == hidden else range(width)
                 rows += [start + unit for unit in units]
                 start += width
-            both = torch.tensor(rows + [total + row for row in rows])
+            rows += [total + row for row in rows]
+            if self.config.scaled_inputs:
+                inputs = kept if hidden < 0 else range(len(self.input_index))
+                rows += [2 * total + index for index in inputs]
+            both = torch.tensor(rows)
             made.modulation.weight.copy_(self.modulation.weight[both])
             made.modulation.bias.copy_(self.modulation.bias[both])
         for index, (mine, theirs) in enumerate(zip(made.layers, self.layers, strict=True)):
@@ -630,6 +661,7 @@ def readable(denoiser: KANDenoiser) -> ReadableDenoiser:
         "num_time_frequencies",
         "num_input_frequencies",
         "modulated",
+        "scaled_inputs",
         "basis",
         "grid_size",
         "order",
