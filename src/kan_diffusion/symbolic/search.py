@@ -22,6 +22,9 @@ from kan_diffusion.symbolic.readable import CURVE, Edge, ReadableDenoiser
 
 __all__ = ["EdgeReport", "FormulaSearch", "SearchOptions", "find_formulas"]
 
+_SAME = 3e-5
+"""Difference of R² below which two matches of a curve count as one function."""
+
 
 @dataclass(frozen=True)
 class SearchOptions:
@@ -178,6 +181,16 @@ def find_formulas(
     return FormulaSearch(current, tuple(reports), before, context.loss(current))
 
 
+def _distinct(matches: list[Match]) -> list[Match]:
+    """Without those that are another way to write an earlier one, as sigmoid is of tanh."""
+    kept: list[Match] = []
+    for match in matches:
+        same = (m for m in kept if m.complexity <= match.complexity)
+        if not any(abs(m.r2 - match.r2) < _SAME for m in same):
+            kept.append(match)
+    return kept
+
+
 def _try(
     denoiser: ReadableDenoiser,
     edge: Edge,
@@ -194,7 +207,8 @@ def _try(
         made.layers[edge.layer].bias.data[edge.output] += float(samples[1].mean())
         return made, (None, "", "")
     best = max(matches, key=lambda match: match.r2)
-    good = [match for match in matches if match.r2 >= options.min_r2][: options.candidates]
+    good = _distinct([match for match in matches if match.r2 >= options.min_r2])
+    good = good[: options.candidates]
     if not good:
         reason = (
             f"stays a curve: the best match, {best.name}, has R² {best.r2:.3f}, below "
