@@ -108,9 +108,7 @@ class Stack(nn.Module):
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
 
-    def modulations(
-        self, time: Tensor
-    ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
+    def modulations(self, time: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
         """What the timestep does.
 
         Args:

@@ -166,9 +166,7 @@ def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Co
     levels = len(timesteps)
     time = denoiser.time_features(steps, torch.float64).numpy()
     zeros, ones = np.zeros(levels), np.ones(levels)
-    coordinates = [
-        Combination(zeros, {Atom(coordinate=i): ones}) for i in range(denoiser.data_dim)
-    ]
+    coordinates = [Combination(zeros, {Atom(coordinate=i): ones}) for i in range(denoiser.data_dim)]
     inputs = list(coordinates)
     count = denoiser.config.num_input_frequencies
     for shift in (np.pi / 2, 0.0) if count else ():
@@ -183,7 +181,8 @@ def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Co
     scales, shifts, of_inputs = denoiser.modulations(steps)
     if of_inputs is not None:
         state = [
-            unit.times(factor) for unit, factor in zip(state, of_inputs.double().numpy().T, strict=True)
+            unit.times(factor)
+            for unit, factor in zip(state, of_inputs.double().numpy().T, strict=True)
         ]
     names = denoiser.unit_names()
     for number, layer in enumerate(denoiser.layers):

@@ -112,11 +112,20 @@ class Context:
         seed = stream_seed("fine-tuning", self.seed, self.tunings)
         train(denoiser, self.process, self.dataset.train, config, seed=seed, device="cpu")
 
-    def importance(self, denoiser: ReadableDenoiser) -> Importance:
-        """Measures sizes, entropies and attribution of all edges."""
+    def importance(
+        self, denoiser: ReadableDenoiser, at: tuple[Tensor, int] | None = None
+    ) -> Importance:
+        """Measures sizes, entropies and attribution of all edges.
+
+        Args:
+            denoiser: The network.
+            at: Noised points (n, d) of one timestep; points of all noise levels when None.
+        """
         every = max(1, len(self.draw.noised) // _PROBED)
-        points = self.draw.noised[::every].to(denoiser.dtype)
-        steps = self.draw.timesteps[::every]
+        points, steps = self.draw.noised[::every], self.draw.timesteps[::every]
+        if at is not None:
+            points, steps = at[0], torch.full((len(at[0]),), at[1])
+        points = points.to(denoiser.dtype)
         inputs, outputs, scaled, units = [], [], [], []
         with torch.no_grad():
             for layer, input, factor, unit in denoiser.walk(points, steps):
@@ -147,4 +156,6 @@ def make_context(
         num_noised: Number of noised points.
     """
     generator = torch_generator("edges are judged on", seed, dataset.name)
-    return Context(dataset, process, draw_noised_points(dataset, process, num_noised, generator), seed)
+    return Context(
+        dataset, process, draw_noised_points(dataset, process, num_noised, generator), seed
+    )

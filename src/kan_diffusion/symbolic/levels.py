@@ -174,9 +174,7 @@ def _draw(context: Context, num: int, purpose: str) -> _Points:
     alpha, sigma = alphas[steps, None], sigmas[steps, None]
     noised = alpha * clean + sigma * noise
     target = process.target(clean, noise, alpha, sigma)
-    return _Points(
-        noised.numpy()[None], alpha[:, 0].numpy(), sigma[:, 0].numpy(), target.numpy()
-    )
+    return _Points(noised.numpy()[None], alpha[:, 0].numpy(), sigma[:, 0].numpy(), target.numpy())
 
 
 @dataclass
@@ -364,9 +362,7 @@ class _Formula:
         return build(self.score)
 
 
-def _start(
-    coordinate: int, score: Combination, alpha: Array, x: Array, factor: Array
-) -> _Formula:
+def _start(coordinate: int, score: Combination, alpha: Array, x: Array, factor: Array) -> _Formula:
     """A score with what matters of its coefficients, each in the form its numbers suggest."""
     score = _copy(score)
     slots = []
@@ -428,9 +424,7 @@ def _search(
                     continue
                 picks = [*current.picks]
                 picks[number] = pick
-                best = min(
-                    best, tried(current.changed(picks, [number])), key=lambda pair: pair[0]
-                )
+                best = min(best, tried(current.changed(picks, [number])), key=lambda pair: pair[0])
         if best[0] > before - _PRICE:
             break
     return best[1]

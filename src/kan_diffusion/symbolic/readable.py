@@ -374,7 +374,9 @@ class ReadableDenoiser(StackDenoiser):
         count = self.config.num_input_frequencies
         for wave in ("cos", "sin") if count else ():
             names += [
-                f"{wave} {2.0 ** (m - 2):g}π x{i}" for i in range(self.data_dim) for m in range(count)
+                f"{wave} {2.0 ** (m - 2):g}π x{i}"
+                for i in range(self.data_dim)
+                for m in range(count)
             ]
         if self.modulation is None:
             if self.config.time_encoding == "raw":

@@ -174,9 +174,7 @@ def find_formulas(
             complexity = 1 if function is None else function.complexity
             complexity += int(edge.has_slope and edge.kind != LINEAR)
         reports.append(
-            EdgeReport(
-                *names[edge.place], edge.kind, edge.has_slope, r2, best, reason, complexity
-            )
+            EdgeReport(*names[edge.place], edge.kind, edge.has_slope, r2, best, reason, complexity)
         )
     return FormulaSearch(current, tuple(reports), before, context.loss(current))
 
