@@ -251,6 +251,47 @@ def gaussian_mixture() -> GaussianMixture:
     )
 
 
+def correlated_gaussian(correlation: float = 0.8) -> GaussianMixture:
+    """One Gaussian with unit variances: its score is linear at every noise level.
+
+    Args:
+        correlation: Of the two coordinates, between -1 and 1.
+    """
+    if not -1 < correlation < 1:
+        raise DataError(f"correlation must be between -1 and 1, got {correlation}")
+    return GaussianMixture(
+        [[0.0, 0.0]], torch.tensor([[[1.0, correlation], [correlation, 1.0]]], dtype=torch.float64)
+    )
+
+
+def two_modes(std: float = 0.5) -> GaussianMixture:
+    """Two Gaussians on a line, at -1 and 1.
+
+    With v = alpha^2 std^2 + sigma^2 and m = alpha, the score of noised points is
+    (-x + m tanh(m x / v)) / v.
+
+    Args:
+        std: Standard deviation of each, positive.
+    """
+    return GaussianMixture([[-1.0], [1.0]], variances=_variance(std))
+
+
+def four_modes(std: float = 0.5) -> GaussianMixture:
+    """Four Gaussians at (-1 or 1, -1 or 1): its coordinates have nothing to do with each other.
+
+    Args:
+        std: Standard deviation of each, positive.
+    """
+    centres = [[x, y] for x in (-1.0, 1.0) for y in (-1.0, 1.0)]
+    return GaussianMixture(centres, variances=_variance(std))
+
+
+def _variance(std: float) -> float:
+    if not (math.isfinite(std) and std > 0):
+        raise DataError(f"std must be positive, got {std}")
+    return std**2
+
+
 def swiss_roll_16d(noise: float = 0.2) -> CurveDensity:
     """The curve of `swiss_roll` in a plane of 16 dimensions, plus noise in all of them.
 
@@ -322,6 +363,9 @@ TOYS: dict[str, Callable[..., Density]] = {
     "rings": rings,
     "eight-gaussians": eight_gaussians,
     "gaussian-mixture": gaussian_mixture,
+    "correlated-gaussian": correlated_gaussian,
+    "two-modes": two_modes,
+    "four-modes": four_modes,
     "mixture-8d": mixture_8d,
     "mixture-32d": mixture_32d,
     "swiss-roll-16d": swiss_roll_16d,

@@ -237,6 +237,7 @@ def single_trial(
     learning_rate: float | None = None,
     holdout: float | None = None,
     seed: int = 0,
+    sparsify: float = 0.0,
 ) -> TrialConfig:
     """One trial on its own.
 
@@ -252,6 +253,7 @@ def single_trial(
         holdout: Fraction of the rows of a file or table that is not trained on; 0.2 and 0.3 when
             None.
         seed: What all randomness derives from.
+        sparsify: Weight of the penalty that makes edges of KAN layers few; 0 for none.
 
     Raises:
         DataError: The file cannot be used.
@@ -270,6 +272,7 @@ def single_trial(
             steps=steps,
             batch_size=batch_size,
             learning_rate=kind.learning_rate if learning_rate is None else learning_rate,
+            sparsify=sparsify,
         )
         return TrialConfig(
             study_seed=seed,

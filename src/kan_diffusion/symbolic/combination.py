@@ -118,6 +118,10 @@ def _apply(
     function: EdgeFunction, argument: Combination, a: float, b: float, c: float
 ) -> Combination:
     """c f(a z + b), with the inside's first coefficient positive where f has a parity."""
+    if function is LIBRARY["sigmoid"]:
+        # 1 / (1 + exp(-z)) is (1 + tanh(z / 2)) / 2, which has a parity.
+        shifted = _apply(LIBRARY["tanh"], argument, a / 2, b / 2, c / 2)
+        return Combination(shifted.constant + c / 2, shifted.terms)
     inner = argument.times(a)
     inner = Combination(inner.constant + b, inner.terms)
     factor = c

@@ -112,6 +112,23 @@ class Context:
         seed = stream_seed("fine-tuning", self.seed, self.tunings)
         train(denoiser, self.process, self.dataset.train, config, seed=seed, device="cpu")
 
+    def noised(self, timestep: int, num: int) -> Tensor:
+        """Noised points of one timestep, the same ones whenever they are asked for.
+
+        Args:
+            timestep: The timestep.
+            num: How many.
+
+        Returns:
+            Points with shape (num, d), float64.
+        """
+        clean = self.draw.clean
+        generator = torch_generator("points that are looked at", self.seed)
+        rows = torch.randint(len(clean), (num,), generator=generator)
+        noise = torch.randn(num, clean.shape[1], generator=generator, dtype=torch.float64)
+        alpha, sigma = self.process.levels()
+        return alpha[timestep] * clean[rows] + sigma[timestep] * noise
+
     def importance(
         self, denoiser: ReadableDenoiser, at: tuple[Tensor, int] | None = None
     ) -> Importance:

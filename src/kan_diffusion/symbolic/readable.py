@@ -396,6 +396,16 @@ class ReadableDenoiser(StackDenoiser):
         ]
         return [self.input_names(), *hidden, [f"out{i}" for i in range(self.data_dim)]]
 
+    def input_coordinates(self) -> list[int | None]:
+        """Which coordinate of the points each input is of; None for features of the timestep."""
+        count = self.config.num_input_frequencies
+        coordinates: list[int | None] = list(range(self.data_dim))
+        for _ in ("cos", "sin") if count else ():
+            coordinates += [i for i in range(self.data_dim) for _ in range(count)]
+        if self.modulation is None:
+            coordinates += [None] * self.time_features.num_features
+        return [coordinates[index] for index in self.input_index.tolist()]
+
     def num_point_inputs(self) -> int:
         """How many of the inputs come from the points; the others are features of the timestep."""
         of_points = self.data_dim * (1 + 2 * self.config.num_input_frequencies)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.processes import Process
-from kan_diffusion.randomness import torch_generator
 from kan_diffusion.symbolic.context import Context
 from kan_diffusion.symbolic.readable import ReadableDenoiser
 
@@ -161,16 +160,6 @@ def _levels(process: Process, timesteps: Sequence[int]) -> tuple[LevelView, ...]
     return tuple(LevelView(t, float(alpha[t]), float(sigma[t])) for t in timesteps)
 
 
-def _noised(context: Context, timestep: int, num: int) -> torch.Tensor:
-    """Noised points of one level, the same ones whenever they are asked for."""
-    clean = context.draw.clean
-    generator = torch_generator("points that are looked at", context.seed)
-    rows = torch.randint(len(clean), (num,), generator=generator)
-    noise = torch.randn(num, clean.shape[1], generator=generator, dtype=torch.float64)
-    alpha, sigma = context.process.levels()
-    return alpha[timestep] * clean[rows] + sigma[timestep] * noise
-
-
 def _curve(x: Array, y: Array) -> EdgeCurve:
     """A curve through samples (n,) of an edge that is a function of x."""
     low, high = np.quantile(x, [_TAIL, 1 - _TAIL])
@@ -204,7 +193,10 @@ def _edge_texts(denoiser: ReadableDenoiser) -> dict[tuple[int, int, int], str]:
                     inside += f" {'+' if b > 0 else '−'} {_number(abs(b))}"
                 text = f"{_number(c)} {group.function.name}({inside})"
                 linear = texts.get(edge.place)
-                texts[edge.place] = text if linear is None else f"{text} + {linear}"
+                if linear is not None:
+                    sign = "−" if linear.startswith("−") else "+"
+                    text = f"{text} {sign} {linear.removeprefix('−')}"
+                texts[edge.place] = text
     return texts
 
 
@@ -221,7 +213,7 @@ def view_network(
     """
     overall = context.importance(denoiser)
     by_level = [
-        context.importance(denoiser, at=(_noised(context, t, _POINTS), t)) for t in timesteps
+        context.importance(denoiser, at=(context.noised(t, _POINTS), t)) for t in timesteps
     ]
     texts = _edge_texts(denoiser)
     edges = []
@@ -293,7 +285,7 @@ def view_score(
         timesteps: The levels.
     """
     levels = _levels(context.process, timesteps)
-    places = [_places(_noised(context, t, _POINTS)) for t in timesteps]
+    places = [_places(context.noised(t, _POINTS)) for t in timesteps]
     density = context.dataset.density
     exact, heights = None, None
     if density is not None:
