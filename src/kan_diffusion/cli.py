@@ -12,6 +12,20 @@ import typer
 from typer.core import TyperGroup
 
 from kan_diffusion._version import __version__
+from kan_diffusion.cli_explain import EXPLAIN_EXAMPLES, explain
+from kan_diffusion.cli_options import (
+    Address,
+    Amount,
+    Device,
+    Executor,
+    Families,
+    Match,
+    Out,
+    Params,
+    Steps,
+    What,
+    Workers,
+)
 from kan_diffusion.errors import KanDiffusionError, invalid_settings
 
 if TYPE_CHECKING:
@@ -45,10 +59,6 @@ app = typer.Typer(
     help="Diffusion models whose denoiser is a Kolmogorov-Arnold network, compared with MLPs.",
 )
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, ... or auto: a GPU when there is one.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default=False)]
-
-
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"kan-diffusion {__version__}")
@@ -69,63 +79,6 @@ def _common(
         console=Console(stderr=True), show_time=False, show_path=False, markup=False
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-
-
-What = Annotated[
-    str,
-    typer.Argument(
-        help="A built-in study (swiss-roll, seed, pilot), a study file (.yaml), a toy, a table of "
-        "scikit-learn's (iris, wine, breast-cancer, diabetes), or a file of points (.csv, "
-        ".parquet, .npy).",
-        show_default=False,
-    ),
-]
-Match = Annotated[
-    str | None,
-    typer.Option(
-        help="What the models get equally much of: params, flops, flops-per-edge or time "
-        "(processor seconds of training).",
-        show_default="params",
-    ),
-]
-Amount = Annotated[
-    str | None,
-    typer.Option(
-        "--budget",
-        help="How much of it: a number, or a model such as mlp:32-32-32 to be like.",
-        show_default="2300 for params",
-    ),
-]
-Families = Annotated[
-    str | None,
-    typer.Option(
-        help="Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your "
-        "own.",
-        show_default=False,
-    ),
-]
-Params = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Parameters of every model: short for --match params --budget, or their size beside "
-        "--match time.",
-        show_default=False,
-    ),
-]
-Steps = Annotated[int | None, typer.Option(min=1, help="Training steps.", show_default=False)]
-Workers = Annotated[
-    int | None,
-    typer.Option(min=1, help="Trials side by side; one a core by default.", show_default=False),
-]
-Executor = Annotated[str, typer.Option(help="Where trials run: local or ray.")]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        help="Address of a running Ray cluster; without it one is started on this machine.",
-        show_default=False,
-    ),
-]
 
 
 @app.command(
@@ -283,7 +236,8 @@ def tune(
 @app.command(
     epilog="Examples:\n\n"
     "`kan-diffusion train points.csv --family kan --params 2300 --out runs/mine`\n\n"
-    "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`"
+    "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`\n\n"
+    "`kan-diffusion train two-modes --family readable-kan --params 150 --sparsify 0.001`"
 )
 def train(
     data: Annotated[
@@ -317,6 +271,14 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+    sparsify: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Weight of a penalty that makes the edges of a KAN few, to be read with 'explain'; "
+            "0.001 is a good start.",
+        ),
+    ] = 0.0,
     device: Device = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run in the folder.")
@@ -349,6 +311,7 @@ def train(
         learning_rate=lr,
         holdout=holdout,
         seed=seed,
+        sparsify=sparsify,
     )
     folder = out if out is not None else Path("runs") / f"{config.data.name}-{family}"
     require_trial_folder(folder, config, resume=resume)
@@ -443,6 +406,9 @@ def evaluate(
     row, used, warning = evaluate_run(run, data)
     show_scores(row, f"{run} on {used}")
     _warn(warning)
+
+
+app.command(epilog=EXPLAIN_EXAMPLES)(explain)
 
 
 @app.command(epilog="Example:\n\n`kan-diffusion report runs/swiss-roll`")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -35,10 +36,17 @@ from kan_diffusion.study.executors import TrialEvent
 from kan_diffusion.study.folder import Row
 from kan_diffusion.study.run import StudyPlan
 
+if TYPE_CHECKING:
+    from kan_diffusion.symbolic.explanation import Explanation
+    from kan_diffusion.symbolic.lab import LabResults
+
 __all__ = [
     "StudyProgress",
     "show_conclusions",
+    "show_lab",
     "show_scores",
+    "show_standings",
+    "show_steps",
     "show_study_progress",
     "show_summary",
     "show_training_progress",
@@ -70,6 +78,67 @@ def show_training_progress(config: TrialConfig) -> Iterator[Callable[[int, float
             progress.update(task, completed=step, loss=f"{loss:.4f}")
 
         yield move
+
+
+@contextmanager
+def show_steps(what: str) -> Iterator[Callable[[str], None]]:
+    """A line that says what is being done and for how long; without a terminal a line a step."""
+    console = Console(stderr=True, highlight=False)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.fields[step]}", style="dim"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as progress:
+        task = progress.add_task(what, total=None, step="")
+
+        def move(step: str) -> None:
+            if console.is_terminal:
+                progress.update(task, step=step)
+            else:
+                console.print(step, markup=False, soft_wrap=True)
+
+        yield move
+
+
+def show_standings(explanation: Explanation) -> None:
+    """A table of what an explanation made of a network, and how each stage does."""
+    table = Table(box=SIMPLE_HEAD, title=explanation.title, title_justify="left")
+    table.add_column("stage")
+    metrics = list(dict.fromkeys(name for s in explanation.standings for name in s.metrics))
+    columns = ("edges", "constants", "held-out loss", "excess")
+    for column in (*columns, *(SAMPLE_METRICS[name].symbol for name in metrics)):
+        table.add_column(column, justify="right")
+    for standing in explanation.standings:
+        table.add_row(
+            standing.name,
+            MISSING if standing.edges is None else str(standing.edges),
+            str(standing.constants),
+            f"{standing.loss:.5f}",
+            MISSING if standing.excess is None else f"{standing.excess:.2g}",
+            *(
+                f"{standing.metrics[name]:.4f}" if name in standing.metrics else MISSING
+                for name in metrics
+            ),
+        )
+    real = next((s.real for s in explanation.standings if s.real), {})
+    if real:
+        values = (f"{real[name]:.4f}" if name in real else MISSING for name in metrics)
+        table.add_row(REAL_ROW, MISSING, MISSING, MISSING, MISSING, *values)
+    _console().print(table)
+
+
+def show_lab(results: LabResults) -> None:
+    """The table of the truth lab: recovered constants beside the true ones."""
+    table = Table(box=SIMPLE_HEAD, title="truth lab", title_justify="left")
+    for column in ("density", "question", "answer"):
+        table.add_column(column)
+    for name, question, answer in results.summary():
+        table.add_row(name, question, answer)
+    _console().print(table)
 
 
 # A step's time in units of one parameter's share: part of it is the same for every model.

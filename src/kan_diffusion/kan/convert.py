@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from kan.KANLayer import KANLayer
     from kan.MultKAN import MultKAN
 
-__all__ = ["from_efficient_kan", "from_pykan", "to_pykan"]
+__all__ = ["from_efficient_kan", "from_pykan", "random_states_kept", "to_pykan"]
 
 logger = logging.getLogger(__name__)
 
@@ -306,7 +306,7 @@ def from_pykan(model: MultKAN) -> KAN:
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
+def random_states_kept() -> Iterator[None]:
     """Gives the global streams back: pykan seeds them all, and its imports draw from Python's."""
     seed, started = torch.initial_seed(), torch.cuda.is_initialized()
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -377,7 +377,7 @@ def to_pykan(network: KAN) -> MultKAN:
             "' and '".join(outside),
         )
     base = first.base_activation is not None
-    with _random_states_kept():
+    with random_states_kept():
         model: MultKAN = _multkan()(
             width=[first.in_features, *(layer.out_features for layer, _ in layers)],
             grid=splines.num_intervals,

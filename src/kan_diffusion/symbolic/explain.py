@@ -22,6 +22,7 @@ from kan_diffusion.data.datasets import Dataset, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.files import write_json, write_text
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
@@ -54,7 +55,6 @@ __all__ = ["ExplainOptions", "Explained", "explain_denoiser", "explain_run", "in
 
 Progress = Callable[[str], None]
 
-_METRICS = ("energy_distance", "sliced_w2", "mmd", "c2st")
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _standing(
         made = _pipeline(denoiser, pipeline)
         row, levels, generated = measure(config, context.dataset, made, shared)
         samples = None if generated is None else generated.double().numpy()
-    metrics = {key: float(row[key]) for key in _METRICS if isinstance(row.get(key), float)}  # type: ignore[arg-type]
+    metrics = {key: float(row[key]) for key in SAMPLE_METRICS if isinstance(row.get(key), float)}  # type: ignore[arg-type]
     real = {
         key: float(row[f"{key}_real"])  # type: ignore[arg-type]
         for key in metrics

@@ -1,0 +1,81 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "Address",
+    "Amount",
+    "Device",
+    "Executor",
+    "Families",
+    "Match",
+    "Out",
+    "Params",
+    "Steps",
+    "What",
+    "Workers",
+]
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, ... or auto: a GPU when there is one.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default=False)]
+
+What = Annotated[
+    str,
+    typer.Argument(
+        help="A built-in study (swiss-roll, seed, pilot), a study file (.yaml), a toy, a table of "
+        "scikit-learn's (iris, wine, breast-cancer, diabetes), or a file of points (.csv, "
+        ".parquet, .npy).",
+        show_default=False,
+    ),
+]
+Match = Annotated[
+    str | None,
+    typer.Option(
+        help="What the models get equally much of: params, flops, flops-per-edge or time "
+        "(processor seconds of training).",
+        show_default="params",
+    ),
+]
+Amount = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="How much of it: a number, or a model such as mlp:32-32-32 to be like.",
+        show_default="2300 for params",
+    ),
+]
+Families = Annotated[
+    str | None,
+    typer.Option(
+        help="Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your "
+        "own.",
+        show_default=False,
+    ),
+]
+Params = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Parameters of every model: short for --match params --budget, or their size beside "
+        "--match time.",
+        show_default=False,
+    ),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Training steps.", show_default=False)]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Trials side by side; one a core by default.", show_default=False),
+]
+Executor = Annotated[str, typer.Option(help="Where trials run: local or ray.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a running Ray cluster; without it one is started on this machine.",
+        show_default=False,
+    ),
+]

@@ -1,0 +1,480 @@
+r"""The truth lab: densities whose exact score is known, and what is recovered of it.
+
+================== ============================================= =================================
+density            its score, standardised, noised               what must come out
+================== ============================================= =================================
+correlated         :math:`-(\alpha^2 \Sigma + \sigma^2 I)^{-1}x` a linear formula, coefficients
+Gaussian                                                         within 2 %
+two modes          :math:`(-x + \alpha m \tanh(\alpha m x / v))  this form, m and v within 3 %
+                   / v, \; v = \alpha^2 s^2 + \sigma^2`
+four modes         the same in each coordinate                   no edge from one coordinate to the
+                                                                 other's score
+swiss roll         no short formula                              none, said with numbers
+================== ============================================= =================================
+
+Each is learned by a readable KAN from points alone, explained as any run is, and compared with the
+truth, over several seeds. A result is a file of its own, so that an interrupted lab goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kan_diffusion.data.datasets import ToyData
+from kan_diffusion.data.toys import make_toy
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.files import write_json
+from kan_diffusion.processes import Process
+from kan_diffusion.study.executors.events import use_one_thread
+from kan_diffusion.study.measure import load_run
+from kan_diffusion.study.named import single_trial
+from kan_diffusion.study.trials import run_trial
+from kan_diffusion.symbolic.at_level import at_level, pykan_formula
+from kan_diffusion.symbolic.explain import ExplainOptions, Explained, explain_run, influences
+from kan_diffusion.symbolic.explanation import Explanation
+from kan_diffusion.symbolic.formula import FormulaDenoiser
+from kan_diffusion.symbolic.readable import CURVE
+from kan_diffusion.symbolic.search import SearchOptions
+from kan_diffusion.symbolic.views import default_levels
+
+__all__ = [
+    "LAB",
+    "LabCase",
+    "LabResult",
+    "LabResults",
+    "Recovered",
+    "compare_with_pykan",
+    "recovered_constants",
+    "run_lab",
+    "run_lab_case",
+]
+
+_PYKAN_SIGMA = 0.5
+_POINTS = 2000
+
+
+@dataclass(frozen=True)
+class LabCase:
+    """A density of the lab.
+
+    Attributes:
+        toy: Its name among the toys.
+        params: Parameters of the network that learns it.
+        question: What is asked.
+        bound: Largest relative error of a constant; None where there is nothing to recover.
+        steps: Training steps.
+        num_points: Training points: few of them would have constants of their own.
+        sparsify: Weight of the penalty that makes edges few.
+        seconds: Time budget of the search for formulas.
+    """
+
+    toy: str
+    params: int
+    question: str
+    bound: float | None
+    steps: int = 3000
+    num_points: int = 200_000
+    sparsify: float = 1e-3
+    seconds: float = 120.0
+
+
+LAB: dict[str, LabCase] = {
+    case.toy: case
+    for case in (
+        LabCase("correlated-gaussian", 237, "is the score read as linear?", 0.02),
+        LabCase("two-modes", 150, "is the tanh found, with its constants?", 0.03),
+        LabCase("four-modes", 450, "does no edge lead from one coordinate to the other?", 0.03),
+        LabCase("swiss-roll", 590, "is it said that there is no short formula?", None),
+    )
+}
+"""The densities of the lab."""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A constant at one noise level.
+
+    Attributes:
+        name: What it is.
+        sigma: The noise level.
+        true: What it is in truth.
+        found: What was recovered.
+    """
+
+    name: str
+    sigma: float
+    true: float
+    found: float
+
+    @property
+    def error(self) -> float:
+        """Relative error."""
+        return abs(self.found - self.true) / abs(self.true)
+
+
+@dataclass(frozen=True)
+class LabResult:
+    """What came of one training run.
+
+    Attributes:
+        toy: The density.
+        seed: The seed.
+        formula: The score's coordinates in LaTeX; empty where there is no formula.
+        constants: Constants recovered, at each noise level.
+        has_form: Whether the formula has the form of the truth.
+        separate: Whether no edges lead from one coordinate to another's score.
+        edges: Number of edges left.
+        curves: How many of them stay curves.
+        best_r2: Best held-out R² of these; NaN where there are none.
+        excess: Excess by stage.
+        energy: Energy distance of samples by stage.
+        energy_real: The same between two real samples.
+        pykan: What pykan's own search made of the network at one level; empty where not asked.
+        seconds: Wall-clock time of training and explaining.
+    """
+
+    toy: str
+    seed: int
+    formula: tuple[str, ...]
+    constants: tuple[Recovered, ...]
+    has_form: bool
+    separate: bool
+    edges: int
+    curves: int
+    best_r2: float
+    excess: dict[str, float]
+    energy: dict[str, float]
+    energy_real: float
+    pykan: dict[str, object]
+    seconds: float
+
+    @property
+    def worst(self) -> float:
+        """Largest relative error of a constant; infinite where the form was not found."""
+        if not self.has_form:
+            return math.inf
+        return max((constant.error for constant in self.constants), default=0.0)
+
+    @property
+    def energy_ratio(self) -> float:
+        """Energy distance of the formula's samples over that between real samples."""
+        return self.energy.get("formula", math.nan) / self.energy_real
+
+
+@dataclass(frozen=True)
+class LabResults:
+    """All of the lab.
+
+    Attributes:
+        results: One a density and seed.
+    """
+
+    results: tuple[LabResult, ...]
+
+    def of(self, toy: str) -> list[LabResult]:
+        """The results of a density."""
+        return [result for result in self.results if result.toy == toy]
+
+    def summary(self) -> list[tuple[str, str, str]]:
+        """Density, question and answer, a row each."""
+        rows = []
+        for toy, case in LAB.items():
+            results = self.of(toy)
+            if not results:
+                continue
+            count = len(results)
+            if case.bound is None:
+                none = sum(not result.formula for result in results)
+                curves = ", ".join(f"{r.curves} of {r.edges}" for r in results)
+                answer = (
+                    f"no formula in {none} of {count}; edges that stay curves: {curves}"
+                )
+            else:
+                good = sum(result.worst <= case.bound for result in results)
+                worst = max(result.worst for result in results)
+                ratio = max(result.energy_ratio for result in results)
+                answer = (
+                    f"constants within {case.bound:.0%} in {good} of {count} (worst {worst:.2%}); "
+                    f"samples' energy distance at most {ratio:.2f} times real-against-real"
+                )
+                if toy == "four-modes":
+                    apart = sum(result.separate for result in results)
+                    answer = f"no such edge in {apart} of {count}; {answer}"
+            rows.append((toy, case.question, answer))
+        return rows
+
+
+def _linear(
+    formula: FormulaDenoiser, toy: str, process: Process, timesteps: Sequence[int]
+) -> tuple[bool, list[Recovered]]:
+    """Coefficients of a score that should be linear."""
+    import sympy
+
+    coordinates = [sympy.Symbol(f"x{i}", real=True) for i in range(formula.data_dim)]
+    parts = formula.expressions()
+    if any(sympy.diff(part, a, b) != 0 for part in parts for a in coordinates for b in coordinates):
+        return False, []
+    density = make_toy(toy)
+    covariance = np.asarray(getattr(density, "covariances")[0])  # noqa: B009
+    scale = density.std.numpy()
+    covariance = covariance / np.outer(scale, scale)
+    found = []
+    alphas, sigmas = (level.numpy() for level in process.levels())
+    for t in timesteps:
+        a, s = float(alphas[t]), float(sigmas[t])
+        true = -np.linalg.inv(a**2 * covariance + s**2 * np.eye(len(covariance)))
+        point = torch.cat([torch.zeros(1, formula.data_dim), torch.eye(formula.data_dim)]).double()
+        with torch.no_grad():
+            score = formula.score(point, torch.tensor([a]), torch.tensor([s])).numpy()
+        for o in range(formula.data_dim):
+            for i in range(formula.data_dim):
+                name = f"coefficient of x{i} in score {o}"
+                found.append(Recovered(name, s, float(true[o, i]), float(score[1 + i, o] - score[0, o])))
+    return True, found
+
+
+def _two_modes(
+    formula: FormulaDenoiser, toy: str, process: Process, timesteps: Sequence[int]
+) -> tuple[bool, list[Recovered]]:
+    """m and v of scores that should be (-x + a m tanh(a m x / v)) / v."""
+    import sympy
+
+    alpha, sigma = sympy.Symbol("alpha", real=True), sympy.Symbol("sigma", real=True)
+    spread = float(make_toy(toy).std[0])
+    m, s2 = 1 / spread, 1 - 1 / spread**2
+    found = []
+    alphas, sigmas = (level.numpy() for level in process.levels())
+    for o, part in enumerate(formula.expressions()):
+        x = sympy.Symbol(f"x{o}", real=True)
+        for t in timesteps:
+            a, s = float(alphas[t]), float(sigmas[t])
+            at = sympy.expand(part.subs({alpha: a, sigma: s}))
+            atoms = at.atoms(sympy.tanh)
+            if len(atoms) != 1 or at.free_symbols != {x}:
+                return False, []
+            (bend,) = atoms
+            slope = sympy.diff(bend.args[0], x)
+            amplitude = at.coeff(bend)
+            own = sympy.diff(at - sympy.expand(amplitude * bend), x)
+            if any(not term.is_number for term in (slope, amplitude, own)):
+                return False, []
+            v = -1 / float(own)
+            found += [
+                Recovered(f"v of coordinate {o}", s, a**2 * s2 + s**2, v),
+                Recovered(f"m before tanh, coordinate {o}", s, m, float(amplitude) * v / a),
+                Recovered(f"m within tanh, coordinate {o}", s, m, float(slope) * v / a),
+            ]
+    return True, found
+
+
+def recovered_constants(
+    formula: FormulaDenoiser, toy: str, process: Process, timesteps: Sequence[int]
+) -> tuple[bool, list[Recovered]]:
+    """Compares a formula with the truth.
+
+    Args:
+        formula: The formula.
+        toy: The density it is of: ``"correlated-gaussian"``, ``"two-modes"`` or ``"four-modes"``.
+        process: The process.
+        timesteps: Levels to compare at.
+
+    Returns:
+        Whether it has the form of the truth, and its constants at each level if so.
+    """
+    read = _linear if toy == "correlated-gaussian" else _two_modes
+    return read(formula, toy, process, timesteps)
+
+
+def compare_with_pykan(run: Path, explained: Explained) -> dict[str, object]:
+    """What pykan's own symbolic search makes of the network of a run, beside ours.
+
+    Args:
+        run: Folder of the run.
+        explained: What was made of it here.
+
+    Returns:
+        Formulas, and root mean square errors of the predicted noise against the exact one at one
+        noise level, of the network, of pykan's formulas and of ours; empty without pykan.
+    """
+    config, pipeline = load_run(run)
+    assert isinstance(config.data, ToyData)
+    process = config.process
+    (timestep,) = default_levels(process, (_PYKAN_SIGMA,))
+    alpha, sigma = (float(level[timestep]) for level in process.levels())
+    toy = config.data.density()
+    generator = torch.Generator().manual_seed(config.study_seed)
+    clean = (toy.sample(_POINTS, generator) - toy.mean) / toy.std
+    x = alpha * clean + sigma * torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    density = toy.rescaled(toy.mean, toy.std)
+    exact = -sigma * density.score(x, alpha, sigma)
+    plain, factors = at_level(explained.network, timestep)
+    inputs = explained.network.features(x.float(), torch.tensor([timestep])) * factors
+    try:
+        theirs = pykan_formula(plain, inputs)
+    except KanDiffusionError as error:
+        return {"skipped": str(error)}
+
+    def error_of(prediction: torch.Tensor) -> float:
+        a, s = torch.tensor([[alpha]]), torch.tensor([[sigma]])
+        noise = process.predicted_noise(prediction.double(), x, a, s)
+        return float((noise - exact).square().mean().sqrt())
+
+    with torch.no_grad():
+        errors = {
+            name: error_of(denoiser(x.float(), timestep, return_dict=False)[0])
+            for name, denoiser in explained.stages().items()
+        }
+    return {
+        "sigma": sigma,
+        "pykan": list(theirs.formulas),
+        "pykan_seconds": theirs.seconds,
+        "errors": {**errors, "pykan": error_of(torch.from_numpy(theirs.prediction))},
+    }
+
+
+def run_lab_case(
+    case: LabCase,
+    seed: int,
+    folder: Path,
+    *,
+    pykan: bool = False,
+    draw: Callable[[Explanation, Path], object] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> LabResult:
+    """Trains on a density, explains what came of it and compares with the truth.
+
+    Args:
+        case: The density.
+        seed: What all draws derive from.
+        folder: The lab's folder; a result that is there is read.
+        pykan: Whether to run pykan's search, too.
+        draw: Draws an explanation into a folder.
+        on_progress: Told a line a step of the way.
+    """
+    place = folder / "runs" / f"{case.toy}-{seed}"
+    path = place / "result.json"
+    if path.is_file():
+        return _read(path)
+    use_one_thread()
+    started = time.perf_counter()
+    config = single_trial(
+        case.toy,
+        family="readable-kan",
+        params=case.params,
+        steps=case.steps,
+        seed=seed,
+        sparsify=case.sparsify,
+    )
+    data = ToyData(toy=case.toy, num_points=case.num_points)
+    config = config.model_copy(update={"data": data})
+    run_trial(config, place / "run", device="cpu")
+    options = ExplainOptions(search=SearchOptions(seconds=case.seconds))
+    explanation, explained = explain_run(
+        place / "run",
+        place / "explanation",
+        options,
+        command="kan-diffusion explain --lab",
+        on_progress=on_progress,
+    )
+    seconds = time.perf_counter() - started
+    if draw is not None:
+        draw(explanation, place / "explanation")
+    has_form, constants = False, []
+    timesteps = default_levels(config.process)
+    if explained.formula is not None and case.bound is not None:
+        has_form, constants = recovered_constants(
+            explained.formula, case.toy, config.process, timesteps
+        )
+    left = explained.with_formulas or explained.simplified or explained.network
+    curves = [edge for edge in explained.edges if edge.kind == CURVE]
+    reach = influences(left)
+    result = LabResult(
+        toy=case.toy,
+        seed=seed,
+        formula=explanation.formula or (),
+        constants=tuple(constants),
+        has_form=has_form,
+        separate=bool(reach[~np.eye(len(reach), dtype=bool)].sum() == 0),
+        edges=len(left.edges),
+        curves=len(curves),
+        best_r2=max((edge.r2 or 0.0 for edge in curves), default=math.nan),
+        excess={s.name: s.excess for s in explanation.standings if s.excess is not None},
+        energy={s.name: s.metrics["energy"] for s in explanation.standings if "energy" in s.metrics},
+        energy_real=next((s.real["energy"] for s in explanation.standings if s.real), math.nan),
+        pykan=compare_with_pykan(place / "run", explained) if pykan else {},
+        seconds=seconds,
+    )
+    _save(result, path)
+    return result
+
+
+def _save(result: LabResult, path: Path) -> None:
+    content = {**vars(result), "constants": [vars(c) for c in result.constants]}
+    if math.isnan(result.best_r2):
+        content["best_r2"] = None
+    write_json(path, content)
+
+
+def _read(path: Path) -> LabResult:
+    content = json.loads(path.read_text())
+    content["constants"] = tuple(Recovered(**constant) for constant in content["constants"])
+    content["formula"] = tuple(content["formula"])
+    content["best_r2"] = math.nan if content["best_r2"] is None else content["best_r2"]
+    return LabResult(**content)
+
+
+def run_lab(
+    folder: Path,
+    *,
+    seeds: int = 5,
+    workers: int = 1,
+    cases: Sequence[str] = tuple(LAB),
+    draw: Callable[[Explanation, Path], object] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> LabResults:
+    """Runs the lab, or goes on with it.
+
+    Args:
+        folder: Where it is kept.
+        seeds: Training runs a density.
+        workers: How many run side by side, a process and a thread each.
+        cases: Densities, of ``LAB``.
+        draw: Draws an explanation into a folder; a function that can be imported.
+        on_progress: Told a line a run.
+
+    Raises:
+        RunFolderError: The folder cannot be written.
+    """
+    say = on_progress or (lambda line: None)
+    todo = [(LAB[name], seed) for seed in range(seeds) for name in cases]
+    found: dict[tuple[str, int], LabResult] = {}
+    context = multiprocessing.get_context("spawn")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(max_workers=max(1, workers), mp_context=context) as pool:
+        futures = {
+            pool.submit(
+                partial(run_lab_case, case, seed, folder, pykan=seed == 0, draw=draw)
+            ): (case.toy, seed)
+            for case, seed in todo
+        }
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                key = futures[future]
+                found[key] = future.result()
+                say(f"{number} of {len(todo)}: {key[0]}, seed {key[1]}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return LabResults(tuple(found[case.toy, seed] for case, seed in todo))
