@@ -62,7 +62,8 @@ __all__ = [
 ]
 
 _PYKAN_SIGMA = 0.5
-_POINTS = 2000
+_POINTS = 500
+"""Points given to pykan, whose search takes a grid of ten thousand fits of all of them an edge."""
 
 
 @dataclass(frozen=True)
@@ -413,7 +414,9 @@ def run_lab_case(
         excess={s.name: s.excess for s in explanation.standings if s.excess is not None},
         energy={s.name: s.metrics["energy"] for s in explanation.standings if "energy" in s.metrics},
         energy_real=next((s.real["energy"] for s in explanation.standings if s.real), math.nan),
-        pykan=compare_with_pykan(place / "run", explained) if pykan else {},
+        pykan=compare_with_pykan(place / "run", explained)
+        if pykan and case.bound is not None
+        else {},
         seconds=seconds,
     )
     _save(result, path)
