@@ -117,7 +117,7 @@ def _curve_of(layer: ReadableLayer, edge: Edge) -> Callable[[Array], Array]:
 def _apply(
     function: EdgeFunction, argument: Combination, a: float, b: float, c: float
 ) -> Combination:
-    """c f(a z + b), with the inside's first coefficient positive where f has a parity."""
+    """C f(a z + b), with the inside's first coefficient positive where f has a parity."""
     inner = argument.times(a)
     inner = Combination(inner.constant + b, inner.terms)
     factor = c

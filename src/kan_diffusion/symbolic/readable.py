@@ -6,8 +6,8 @@ An edge i -> o of a layer is absent, or
     s\,x & \text{(``linear'')} \\
     c\,f(a x + b) \;[\, + s\,x\,] & \text{(f of a library)}, \end{cases}
 
-and a unit is :math:`h_o = (1 + s_o(\tau))\,(\beta_o + \sum_i \phi_{o,i}(x_i)) + b_o(\tau)`, with the
-scales and shifts of a modulated denoiser and without them otherwise. All of it is trained like any
+and a unit is :math:`h_o = (1 + s_o(\tau))\,(\beta_o + \sum_i \phi_{o,i}(x_i)) + b_o(\tau)`, with
+the scales and shifts of a modulated denoiser and without them otherwise. All of it is trained like any
 denoiser, so that what is left can make up for what was taken away. Meant for networks that are
 small enough to be read: an edge costs far more here than in a KAN layer.
 """
@@ -88,7 +88,7 @@ class _Formulas(nn.Module):
         self.outer = nn.Parameter(torch.zeros(len(edges)))
 
     def forward(self, input: Tensor) -> Tensor:
-        """c f(a x + b) of each of these edges: (n, edges) from inputs (n, in)."""
+        """C f(a x + b) of each of these edges: (n, edges) from inputs (n, in)."""
         z = torch.addcmul(self.shift, input.index_select(1, self.inputs), self.inner)
         return self.outer * self.function.values(z)
 
@@ -478,7 +478,7 @@ class ReadableDenoiser(StackDenoiser):
             mine.slope.copy_(theirs.slope * mine.slope_mask)
             mine.bias.copy_(theirs.bias)
             known = {
-                edge.place + (edge.kind,): (group, index)
+                (*edge.place, edge.kind): (group, index)
                 for group in theirs.groups()
                 for index, edge in enumerate(group.edges)
             }
