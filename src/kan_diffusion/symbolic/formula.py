@@ -2,8 +2,8 @@ r"""A formula as a denoiser.
 
 The score is given by one expression a coordinate in :math:`x_i`, :math:`\alpha` and :math:`\sigma`
 with constants :math:`c_k`; predicted noise is :math:`-\sigma` times the score, and the process
-turns that into what it predicts. The constants are the denoiser's parameters, so a formula is trained,
-saved, sampled and judged like a network.
+turns that into what it predicts. The constants are the denoiser's parameters, so a formula is
+trained, saved, sampled and judged like a network.
 """
 
 from __future__ import annotations

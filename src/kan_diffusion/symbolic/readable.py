@@ -7,8 +7,8 @@ An edge i -> o of a layer is absent, or
     c\,f(a x + b) \;[\, + s\,x\,] & \text{(f of a library)}, \end{cases}
 
 and a unit is :math:`h_o = (1 + s_o(\tau))\,(\beta_o + \sum_i \phi_{o,i}(x_i)) + b_o(\tau)`, with
-the scales and shifts of a modulated denoiser and without them otherwise. All of it is trained like any
-denoiser, so that what is left can make up for what was taken away. Meant for networks that are
+the scales and shifts of a modulated denoiser and without them otherwise. All of it is trained like
+any denoiser, so that what is left can make up for what was taken away. Meant for networks that are
 small enough to be read: an edge costs far more here than in a KAN layer.
 """
 
