@@ -164,11 +164,8 @@ class ReadableLayer(nn.Module):
         total = self.out_features + 2 * int(self.slope_mask.sum())
         total += (3 + _FUNCTION_FLOPS) * sum(len(group.edges) for group in self.groups())
         if self.curves is not None:
-            used = self.curve_mask.any(0).sum() / self.in_features
-            share = float(self.curve_mask.mean())
-            edge = 2 * (self.curves.basis.num_active + int(self.curves.base_activation is not None))
-            total += round(share * edge * self.curve_mask.numel())
-            total += round(float(used) * self.in_features * self.curves.basis.flops_per_input)
+            total += int(self.curve_mask.sum()) * self.curves.flops_per_curve
+            total += int(self.curve_mask.any(0).sum()) * self.curves.flops_per_input
         return total
 
     def forward(self, input: Tensor) -> Tensor:
@@ -463,9 +460,15 @@ class ReadableDenoiser(StackDenoiser):
         for edge in edges:
             layers[edge.layer].append((edge.input, edge.output, edge.kind, edge.has_slope))
         config = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        made = ReadableDenoiser(**{**config, "edges": layers})
+        made = self._placed(ReadableDenoiser(**{**config, "edges": layers}))
         made.take_parameters(self)
         return made
+
+    def _placed(self, made: ReadableDenoiser) -> ReadableDenoiser:
+        """Another network in this one's precision, where this one is, in its mode."""
+        # nn.Module's own: diffusers' warns of what float32 modules it might have.
+        nn.Module.to(made, device=self.device, dtype=self.dtype)
+        return made.train(self.training)
 
     @torch.no_grad()
     def take_parameters(self, other: ReadableDenoiser) -> None:
@@ -534,12 +537,12 @@ class ReadableDenoiser(StackDenoiser):
                 entering = [e for e in self.edges if e.layer == index and e.output == unit]
                 if leaving and (entering or self.modulation is not None):
                     continue
+                made = self._reduced(index, [u for u in range(width) if u != unit])
                 if leaving:
-                    layer = self.layers[index + 1]
-                    constant = torch.zeros(1, width)
-                    constant[0, unit] = self.layers[index].bias[unit]
-                    layer.bias += layer.edge_outputs(constant)[0, :, unit]
-                return self._reduced(index, [u for u in range(width) if u != unit])
+                    constant = self.layers[index].bias.unsqueeze(0)
+                    given = self.layers[index + 1].edge_outputs(constant)
+                    made.layers[index + 1].bias += given[0, :, unit]
+                return made
         return None
 
     def _without_idle_inputs(self) -> ReadableDenoiser:
@@ -569,7 +572,7 @@ class ReadableDenoiser(StackDenoiser):
         else:
             widths[hidden] = len(kept)
             config["hidden"] = widths
-        made = ReadableDenoiser(**config)
+        made = self._placed(ReadableDenoiser(**config))
         if self.modulation is not None and made.modulation is not None:
             rows: list[int] = []
             total = sum(self.config.hidden)
@@ -683,6 +686,8 @@ def readable(denoiser: KANDenoiser) -> ReadableDenoiser:
         ],
         **{key: config[key] for key in shared},
     )
+    # nn.Module's own: diffusers' warns of what float32 modules it might have.
+    nn.Module.to(made, device=denoiser.device, dtype=denoiser.dtype)
     stack = denoiser.stack
     if stack is not None and stack.modulation is not None and made.modulation is not None:
         made.modulation.load_state_dict(stack.modulation.state_dict())
@@ -693,5 +698,4 @@ def readable(denoiser: KANDenoiser) -> ReadableDenoiser:
             getattr(mine.curves.grid, name).copy_(getattr(theirs.grid, name))
         if theirs.bias is not None:
             mine.bias.copy_(theirs.bias)
-    # nn.Module's own: diffusers' warns of what float32 modules it might have.
-    return nn.Module.to(made, device=denoiser.device, dtype=denoiser.dtype).eval()
+    return made.eval()
