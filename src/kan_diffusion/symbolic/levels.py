@@ -10,8 +10,8 @@ whatever they were, so the score is -x exactly: the coefficient of a point's own
 looked for with c = -1 and p = 0, and all other terms vanish there, p >= 1, which keeps the formula
 right where a sampler begins.
 
-Coefficients of one score stand in for each other - a tanh that is nearly straight is nearly linear
-- so a network's numbers alone do not tell their forms. They are a start: forms are chosen one after
+Coefficients of one score stand in for each other (a tanh that is nearly straight is nearly linear),
+so a network's numbers alone do not tell their forms. They are a start: forms are chosen one after
 another by the loss of the whole formula on held-out noised points, its constants fitted to noised
 points by Levenberg-Marquardt each time. At the end constants that come out nearly equal are made
 one, again as long as the loss stays.
