@@ -59,6 +59,7 @@ app = typer.Typer(
     help="Diffusion models whose denoiser is a Kolmogorov-Arnold network, compared with MLPs.",
 )
 
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"kan-diffusion {__version__}")

@@ -123,9 +123,7 @@ def explain(
     folder = out if out is not None else run / "explanation"
     command = shlex.join(["kan-diffusion", *sys.argv[1:]])
     with show_steps(f"explaining {run}") as on_progress:
-        explanation, _ = explain_run(
-            run, folder, options, command=command, on_progress=on_progress
-        )
+        explanation, _ = explain_run(run, folder, options, command=command, on_progress=on_progress)
         on_progress("drawing")
         page = write_explanation(explanation, folder)
     show_standings(explanation)

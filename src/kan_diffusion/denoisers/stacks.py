@@ -12,7 +12,8 @@ takes no parameters. *Modulated*: the network sees the points and labels alone, 
 scales and shifts the units of each hidden layer (FiLM, Perez et al. 2018, arXiv:1709.07871), in an
 MLP before the activation, in a KAN at the output of the layer, which is the input of the next one's
 functions. It may scale the network's inputs, too (as the preconditioning of Karras et al. 2022,
-arXiv:2206.00364, does by a given rule). All scales and shifts are one linear map of :math:`\tau`, which starts at zero.
+arXiv:2206.00364, does by a given rule). All scales and shifts are one linear map of :math:`\tau`,
+which starts at zero.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 r"""How much the edges of a network matter, measured on what really passes through them.
 
-With :math:`\phi_{o,i}(x^{(s)})` what edge i -> o gives for sample s, a constant part left out (it is
-a bias), the *size* of an edge and of a layer and the *entropy* of a layer are those of Liu et al.
-2024 (KAN, arXiv:2404.19756):
+With :math:`\phi_{o,i}(x^{(s)})` what edge i -> o gives for sample s, a constant part left out (it
+is a bias), the *size* of an edge and of a layer and the *entropy* of a layer are those of Liu et
+al. 2024 (KAN, arXiv:2404.19756):
 
 .. math:: |\phi_{o,i}| = \mathrm{mean}_s |\phi_{o,i}(x^{(s)})|, \qquad
     |\Phi| = \sum_{o,i} |\phi_{o,i}|, \qquad

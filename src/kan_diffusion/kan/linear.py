@@ -179,10 +179,19 @@ class KANLinear(EdgeLayer):
         its base activation, as the CPU kernel has it; the functions are evaluated once an input
         and SiLU counts 4. A scale is multiplied into the weight once a batch and not counted.
         """
-        edge = 2 * (self.basis.num_active + int(self._has_base))
-        expand = self.basis.flops_per_input + _SILU_FLOPS * int(self._has_base)
         constants = self.out_features if self.bias is not None else 0
-        return self.in_features * (self.out_features * edge + expand) + constants
+        edges = self.out_features * self.flops_per_curve
+        return self.in_features * (edges + self.flops_per_input) + constants
+
+    @property
+    def flops_per_curve(self) -> int:
+        """What one edge adds to :attr:`flops`."""
+        return 2 * (self.basis.num_active + int(self._has_base))
+
+    @property
+    def flops_per_input(self) -> int:
+        """What the functions of one input add to :attr:`flops`, for all of its edges together."""
+        return self.basis.flops_per_input + _SILU_FLOPS * int(self._has_base)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters by the layer's ``init`` scheme.

@@ -117,7 +117,7 @@ def _curve_of(layer: ReadableLayer, edge: Edge) -> Callable[[Array], Array]:
 def _apply(
     function: EdgeFunction, argument: Combination, a: float, b: float, c: float
 ) -> Combination:
-    """c f(a z + b), with the inside's first coefficient positive where f has a parity."""
+    """C f(a z + b), with the inside's first coefficient positive where f has a parity."""
     if function is LIBRARY["sigmoid"]:
         # 1 / (1 + exp(-z)) is (1 + tanh(z / 2)) / 2, which has a parity.
         shifted = _apply(LIBRARY["tanh"], argument, a / 2, b / 2, c / 2)

@@ -56,7 +56,6 @@ __all__ = ["ExplainOptions", "Explained", "explain_denoiser", "explain_run", "in
 Progress = Callable[[str], None]
 
 
-
 @dataclass(frozen=True)
 class ExplainOptions:
     """What an explanation does.
@@ -194,9 +193,7 @@ def _standing(
     scores = context.scores(denoiser)
     edges = len(denoiser.edges) if isinstance(denoiser, ReadableDenoiser) else None
     constants = (
-        denoiser.num_constants
-        if isinstance(denoiser, ReadableDenoiser)
-        else denoiser.num_trainable
+        denoiser.num_constants if isinstance(denoiser, ReadableDenoiser) else denoiser.num_trainable
     )
     row: Row = {}
     levels: list[dict[str, float | None]] = []
@@ -383,9 +380,7 @@ def explain_run(
     samples: dict[str, np.ndarray] = {}
     for name, denoiser in explained.stages().items():
         say(f"judging: {name}")
-        standing, row, levels, drawn = _standing(
-            name, denoiser, context, judged, shared, pipeline
-        )
+        standing, row, levels, drawn = _standing(name, denoiser, context, judged, shared, pipeline)
         standings.append(standing)
         if drawn is not None:
             samples[name] = drawn[:1000]

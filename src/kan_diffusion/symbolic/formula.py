@@ -1,9 +1,9 @@
 r"""A formula as a denoiser.
 
 The score is given by one expression a coordinate in :math:`x_i`, :math:`\alpha` and :math:`\sigma`
-with constants :math:`c_k`; predicted noise is :math:`-\sigma` times the score, and the process turns
-that into what it predicts. The constants are the denoiser's parameters, so a formula is trained,
-saved, sampled and judged like a network.
+with constants :math:`c_k`; predicted noise is :math:`-\sigma` times the score, and the process
+turns that into what it predicts. The constants are the denoiser's parameters, so a formula is
+trained, saved, sampled and judged like a network.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["FormulaDenoiser", "ModelMixin", "formula_denoiser"]
 
 SMALLEST_SIGNAL = 1e-4
-"""Below it predictions of v and of clean points are those at this signal level: they divide by it."""
+"""Below it predictions of v and of clean points are those at this one: they divide by it."""
 
 
 class FormulaDenoiser(Denoiser):
@@ -54,7 +54,8 @@ class FormulaDenoiser(Denoiser):
         self._setup_points(data_dim, 0)
         if len(score) != data_dim:
             raise KanDiffusionError(
-                f"a formula needs one expression for each of {data_dim} coordinates, not {len(score)}"
+                f"a formula needs one expression for each of {data_dim} coordinates, not "
+                f"{len(score)}"
             )
         self.process = Process.model_validate(dict(process))
         self.constants = nn.Parameter(torch.zeros(num_constants))

@@ -199,9 +199,7 @@ class LabResults:
             if case.bound is None:
                 none = sum(not result.formula for result in results)
                 curves = ", ".join(f"{r.curves} of {r.edges}" for r in results)
-                answer = (
-                    f"no formula in {none} of {count}; edges that stay curves: {curves}"
-                )
+                answer = f"no formula in {none} of {count}; edges that stay curves: {curves}"
             else:
                 good = sum(result.worst <= case.bound for result in results)
                 worst = max(result.worst for result in results)
@@ -242,7 +240,9 @@ def _linear(
         for o in range(formula.data_dim):
             for i in range(formula.data_dim):
                 name = f"coefficient of x{i} in score {o}"
-                found.append(Recovered(name, s, float(true[o, i]), float(score[1 + i, o] - score[0, o])))
+                found.append(
+                    Recovered(name, s, float(true[o, i]), float(score[1 + i, o] - score[0, o]))
+                )
     return True, found
 
 
@@ -412,7 +412,9 @@ def run_lab_case(
         curves=len(curves),
         best_r2=max((edge.r2 or 0.0 for edge in curves), default=math.nan),
         excess={s.name: s.excess for s in explanation.standings if s.excess is not None},
-        energy={s.name: s.metrics["energy"] for s in explanation.standings if "energy" in s.metrics},
+        energy={
+            s.name: s.metrics["energy"] for s in explanation.standings if "energy" in s.metrics
+        },
         energy_real=next((s.real["energy"] for s in explanation.standings if s.real), math.nan),
         pykan=compare_with_pykan(place / "run", explained)
         if pykan and case.bound is not None
@@ -467,9 +469,10 @@ def run_lab(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(max_workers=max(1, workers), mp_context=context) as pool:
         futures = {
-            pool.submit(
-                partial(run_lab_case, case, seed, folder, pykan=seed == 0, draw=draw)
-            ): (case.toy, seed)
+            pool.submit(partial(run_lab_case, case, seed, folder, pykan=seed == 0, draw=draw)): (
+                case.toy,
+                seed,
+            )
             for case, seed in todo
         }
         try:

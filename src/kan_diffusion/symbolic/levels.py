@@ -5,12 +5,12 @@ they are as a function of :math:`\alpha` (:math:`\sigma` is then known too) is l
 
 .. math:: c\,\alpha^p\,\frac{1 + n \alpha^2}{1 + b \alpha^2 + e \alpha^4}
 
-with p from 0 to 3 and n, b and e there or not. Where all signal is gone the data are N(0, I) whatever
-they were, so the score is -x exactly: the coefficient of a point's own coordinate is looked for
-with c = -1 and p = 0, and all other terms vanish there, p >= 1, which keeps the formula right where
-a sampler begins.
+with p from 0 to 3 and n, b and e there or not. Where all signal is gone the data are N(0, I)
+whatever they were, so the score is -x exactly: the coefficient of a point's own coordinate is
+looked for with c = -1 and p = 0, and all other terms vanish there, p >= 1, which keeps the formula
+right where a sampler begins.
 
-Coefficients of one score stand in for each other - a tanh that is nearly straight is nearly linear -
+Coefficients of one score stand in for each other (a tanh that is nearly straight is nearly linear),
 so a network's numbers alone do not tell their forms. They are a start: forms are chosen one after
 another by the loss of the whole formula on held-out noised points, its constants fitted to noised
 points by Levenberg-Marquardt each time. At the end constants that come out nearly equal are made

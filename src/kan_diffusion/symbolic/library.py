@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -132,7 +132,8 @@ def _imported(place: str) -> EdgeFunction:
         raise KanDiffusionError(
             f"edge function '{place}' is of type {type(found).__name__}, not an EdgeFunction"
         )
-    return found
+    # Matches and edges have it by its name, and find it again by its place alone.
+    return replace(found, name=place)
 
 
 def get_functions(names: Iterable[str]) -> Library:

@@ -31,9 +31,14 @@ Array = NDArray[np.float64]
 _GRID_SAMPLES = 400
 _SCALES = np.geomspace(0.15, 12.0, 14)
 _SHIFTS = np.linspace(-2.0, 2.0, 13)
+_FAR_SHIFTS = np.array([-9.0, -6.0, -4.0, -3.0, -2.5, 2.5, 3.0, 4.0, 6.0, 9.0])
+"""For functions without symmetry, whose ends (of log and sqrt) may be far from all samples."""
 _REFINED = 2
 _PRECISION = 1e-6
 """Unexplained share below which matches count as equally good."""
+
+_HUGE = 1e100
+"""Values of a function from here on are of no use: their squares overflow."""
 
 _LARGEST = 30.0
 """Of the function's own part, in standard deviations of the curve."""
@@ -78,6 +83,10 @@ def _columns(function: EdgeFunction, x: Array, a: float, b: float, has_slope: bo
     return np.stack(parts, axis=-1)
 
 
+def _is_usable(columns: Array) -> bool:
+    return bool((np.abs(columns) < _HUGE).all())  # NaN is not less
+
+
 def _solve(columns: Array, y: Array) -> Array:
     solution: Array = np.linalg.lstsq(columns, y, rcond=1e-10)[0]
     return solution
@@ -89,15 +98,16 @@ def _grid(function: EdgeFunction, x: Array, y: Array, has_slope: bool) -> list[t
     scales = (_SCALES if function.parity else np.concatenate([_SCALES, -_SCALES])) / spread
     if function.scaleless:
         scales = np.ones(1)
-    a = np.repeat(scales, len(_SHIFTS))
-    b = -a * np.tile(centre + spread * _SHIFTS, len(scales))
+    shifts = _SHIFTS if function.parity else np.concatenate([_SHIFTS, _FAR_SHIFTS])
+    a = np.repeat(scales, len(shifts))
+    b = -a * np.tile(centre + spread * shifts, len(scales))
     if function.shiftless:
         a, b = scales, np.zeros_like(scales)
     with torch.no_grad():
         z = torch.from_numpy(a[:, None] * x + b[:, None])
         values = function.values(z).numpy()
-    finite = np.isfinite(values).all(1)
-    a, b, values = a[finite], b[finite], values[finite]
+    usable = (np.abs(values) < _HUGE).all(1)
+    a, b, values = a[usable], b[usable], values[usable]
     if len(a) == 0:
         return []
     # What the other columns explain is taken out of both sides; one column is then left to fit.
@@ -125,7 +135,7 @@ def _refine(
 
     def residuals(p: Array) -> Array:
         columns = _columns(function, x, *place(p), has_slope)
-        if not np.isfinite(columns).all():
+        if not _is_usable(columns):
             return np.full_like(y, 1e6)
         answer: Array = columns @ _solve(columns, y) - y
         return answer
@@ -138,7 +148,8 @@ def _refine(
 
 def _r2(predicted: Array, y: Array) -> float:
     variance = float(((y - y.mean()) ** 2).mean())
-    return 1 - float(((y - predicted) ** 2).mean()) / max(variance, 1e-300)
+    with np.errstate(over="ignore", invalid="ignore"):  # far from where the function was fitted
+        return 1 - float(((y - predicted) ** 2).mean()) / max(variance, 1e-300)
 
 
 def _match(
@@ -161,7 +172,7 @@ def _match(
             predicted = s * judged[0] + d
         else:
             columns = _columns(function, x, a, b, slope)
-            if not np.isfinite(columns).all():
+            if not _is_usable(columns):
                 continue
             solution = _solve(columns, y)
             if abs(solution[0]) * columns[:, 0].std() > _LARGEST * y.std():
@@ -207,9 +218,9 @@ def match_curve(
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise KanDiffusionError("a curve to match has samples that are not finite; leave them out")
-    if x.std() < 1e-9 or y.std() < 1e-12:
-        return []
     half = len(x) // 2
+    if x[:half][:_GRID_SAMPLES].std() < 1e-9 or y.std() < 1e-12:
+        return []
     fitted, judged = (x[:half], y[:half]), (x[half:], y[half:])
     matches = []
     for function in library.values():

@@ -6,9 +6,9 @@ An edge i -> o of a layer is absent, or
     s\,x & \text{(``linear'')} \\
     c\,f(a x + b) \;[\, + s\,x\,] & \text{(f of a library)}, \end{cases}
 
-and a unit is :math:`h_o = (1 + s_o(\tau))\,(\beta_o + \sum_i \phi_{o,i}(x_i)) + b_o(\tau)`, with the
-scales and shifts of a modulated denoiser and without them otherwise. All of it is trained like any
-denoiser, so that what is left can make up for what was taken away. Meant for networks that are
+and a unit is :math:`h_o = (1 + s_o(\tau))\,(\beta_o + \sum_i \phi_{o,i}(x_i)) + b_o(\tau)`, with
+the scales and shifts of a modulated denoiser and without them otherwise. All of it is trained like
+any denoiser, so that what is left can make up for what was taken away. Meant for networks that are
 small enough to be read: an edge costs far more here than in a KAN layer.
 """
 
@@ -88,7 +88,7 @@ class _Formulas(nn.Module):
         self.outer = nn.Parameter(torch.zeros(len(edges)))
 
     def forward(self, input: Tensor) -> Tensor:
-        """c f(a x + b) of each of these edges: (n, edges) from inputs (n, in)."""
+        """C f(a x + b) of each of these edges: (n, edges) from inputs (n, in)."""
         z = torch.addcmul(self.shift, input.index_select(1, self.inputs), self.inner)
         return self.outer * self.function.values(z)
 
@@ -164,11 +164,8 @@ class ReadableLayer(nn.Module):
         total = self.out_features + 2 * int(self.slope_mask.sum())
         total += (3 + _FUNCTION_FLOPS) * sum(len(group.edges) for group in self.groups())
         if self.curves is not None:
-            used = self.curve_mask.any(0).sum() / self.in_features
-            share = float(self.curve_mask.mean())
-            edge = 2 * (self.curves.basis.num_active + int(self.curves.base_activation is not None))
-            total += round(share * edge * self.curve_mask.numel())
-            total += round(float(used) * self.in_features * self.curves.basis.flops_per_input)
+            total += int(self.curve_mask.sum()) * self.curves.flops_per_curve
+            total += int(self.curve_mask.any(0).sum()) * self.curves.flops_per_input
         return total
 
     def forward(self, input: Tensor) -> Tensor:
@@ -473,9 +470,15 @@ class ReadableDenoiser(StackDenoiser):
         for edge in edges:
             layers[edge.layer].append((edge.input, edge.output, edge.kind, edge.has_slope))
         config = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        made = ReadableDenoiser(**{**config, "edges": layers})
+        made = self._placed(ReadableDenoiser(**{**config, "edges": layers}))
         made.take_parameters(self)
         return made
+
+    def _placed(self, made: ReadableDenoiser) -> ReadableDenoiser:
+        """Another network in this one's precision, where this one is, in its mode."""
+        # nn.Module's own: diffusers' warns of what float32 modules it might have.
+        nn.Module.to(made, device=self.device, dtype=self.dtype)
+        return made.train(self.training)
 
     @torch.no_grad()
     def take_parameters(self, other: ReadableDenoiser) -> None:
@@ -488,7 +491,7 @@ class ReadableDenoiser(StackDenoiser):
             mine.slope.copy_(theirs.slope * mine.slope_mask)
             mine.bias.copy_(theirs.bias)
             known = {
-                edge.place + (edge.kind,): (group, index)
+                (*edge.place, edge.kind): (group, index)
                 for group in theirs.groups()
                 for index, edge in enumerate(group.edges)
             }
@@ -544,12 +547,12 @@ class ReadableDenoiser(StackDenoiser):
                 entering = [e for e in self.edges if e.layer == index and e.output == unit]
                 if leaving and (entering or self.modulation is not None):
                     continue
+                made = self._reduced(index, [u for u in range(width) if u != unit])
                 if leaving:
-                    layer = self.layers[index + 1]
-                    constant = torch.zeros(1, width)
-                    constant[0, unit] = self.layers[index].bias[unit]
-                    layer.bias += layer.edge_outputs(constant)[0, :, unit]
-                return self._reduced(index, [u for u in range(width) if u != unit])
+                    constant = self.layers[index].bias.unsqueeze(0)
+                    given = self.layers[index + 1].edge_outputs(constant)
+                    made.layers[index + 1].bias += given[0, :, unit]
+                return made
         return None
 
     def _without_idle_inputs(self) -> ReadableDenoiser:
@@ -579,7 +582,7 @@ class ReadableDenoiser(StackDenoiser):
         else:
             widths[hidden] = len(kept)
             config["hidden"] = widths
-        made = ReadableDenoiser(**config)
+        made = self._placed(ReadableDenoiser(**config))
         if self.modulation is not None and made.modulation is not None:
             rows: list[int] = []
             total = sum(self.config.hidden)
@@ -693,6 +696,8 @@ def readable(denoiser: KANDenoiser) -> ReadableDenoiser:
         ],
         **{key: config[key] for key in shared},
     )
+    # nn.Module's own: diffusers' warns of what float32 modules it might have.
+    nn.Module.to(made, device=denoiser.device, dtype=denoiser.dtype)
     stack = denoiser.stack
     if stack is not None and stack.modulation is not None and made.modulation is not None:
         made.modulation.load_state_dict(stack.modulation.state_dict())
@@ -703,5 +708,4 @@ def readable(denoiser: KANDenoiser) -> ReadableDenoiser:
             getattr(mine.curves.grid, name).copy_(getattr(theirs.grid, name))
         if theirs.bias is not None:
             mine.bias.copy_(theirs.bias)
-    # nn.Module's own: diffusers' warns of what float32 modules it might have.
-    return nn.Module.to(made, device=denoiser.device, dtype=denoiser.dtype).eval()
+    return made.eval()

@@ -212,9 +212,7 @@ def view_network(
         timesteps: The levels.
     """
     overall = context.importance(denoiser)
-    by_level = [
-        context.importance(denoiser, at=(context.noised(t, _POINTS), t)) for t in timesteps
-    ]
+    by_level = [context.importance(denoiser, at=(context.noised(t, _POINTS), t)) for t in timesteps]
     texts = _edge_texts(denoiser)
     edges = []
     for edge in denoiser.edges:

@@ -134,7 +134,11 @@ def _code(expression: sympy.Expr) -> str:
     text: str = printer.doprint(expression)
     for name in ("amax", "amin"):  # of a tuple: elementwise only with an axis
         text = re.sub(rf"\b{name}\(", f"{name}(", text)
-    return re.sub(r"(?<![\w.])(?=(?:tanh|exp|log|sin|cos|abs|sqrt|cosh|sinh|tan|arctan|arcsin|arccos|sign|amax|amin|maximum|minimum|array|broadcast_arrays)\()", "np.", text)
+    return re.sub(
+        r"(?<![\w.])(?=(?:tanh|exp|log|sin|cos|abs|sqrt|cosh|sinh|tan|arctan|arcsin|arccos|sign|amax|amin|maximum|minimum|array|broadcast_arrays)\()",
+        "np.",
+        text,
+    )
 
 
 def formula_program(formula: FormulaDenoiser, title: str) -> str:

@@ -30,8 +30,8 @@ class EdgeWatch:
         layers = [layer for layer in module.modules() if isinstance(layer, KANLinear)]
         if not layers:
             raise KanDiffusionError(
-                f"sparsifying is for the edges of KAN layers, and {type(module).__name__} has none; "
-                "leave it out or choose another family, such as 'kan'"
+                f"sparsifying is for the edges of KAN layers, and {type(module).__name__} has "
+                "none; leave it out or choose another family, such as 'kan'"
             )
         self._handles = [layer.register_forward_pre_hook(self._remember) for layer in layers]
 

@@ -26,7 +26,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.errors import NonFiniteLossError, RunFolderError
+from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, RunFolderError
 from kan_diffusion.files import write_bytes
 from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.kan import out_of_range_fractions
@@ -103,12 +103,19 @@ class TrainingRun:
         config: TrainingConfig,
         accelerator: Accelerator,
     ) -> None:
+        # A denoiser that has no edges to watch is refused before anything of it is changed.
+        self._edges = EdgeWatch(denoiser) if config.sparsify > 0 else None
         self.config = config
         self.process = process
         self.accelerator = accelerator
         self.denoiser = denoiser.to(accelerator.device).train()
         self.model = accelerator.prepare(self.denoiser)
-        self.weights = ParameterVector(self.denoiser)
+        try:
+            self.weights = ParameterVector(self.denoiser)
+        except KanDiffusionError:
+            if self._edges is not None:
+                self._edges.release()
+            raise
         optimizer = torch.optim.Adam([self.weights.vector], lr=config.learning_rate, fused=True)
         self.learning_rates = learning_rates(
             optimizer, config.schedule, config.learning_rate, config.warmup_steps, config.steps
@@ -126,7 +133,6 @@ class TrainingRun:
         """False while a step or a swap of weights is under way: no state to save then."""
         self.seconds = 0.0
         self.cpu_seconds = 0.0
-        self._edges = EdgeWatch(self.denoiser) if config.sparsify > 0 else None
         self._losses = torch.zeros(config.steps, device=accelerator.device)
         self._recent: list[Tensor] = []  # losses not yet written into _losses
         self._num_checked = 0  # how many of the losses are known to be finite

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kan_diffusion.kan import KANLinear
+from kan_diffusion.kan.bases import BASES
+from kan_diffusion.kan.importance import (
+    attribution,
+    edge_sizes,
+    layer_entropy,
+    sparsity_penalty,
+)
+
+each_basis = pytest.mark.parametrize("basis", BASES)
+seeds = st.integers(0, 10_000)
+widths = st.integers(1, 4)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _edges(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=_generator(seed), dtype=torch.float64)
+
+
+def _layer(basis: str, edge_scale: bool = True) -> KANLinear:
+    layer = KANLinear(
+        3, 2, basis=basis, base_activation="silu", edge_scale=edge_scale, dtype=torch.float64
+    )
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_(generator=_generator(1))
+    return layer
+
+
+def test_sizes_and_entropy_by_hand() -> None:
+    outputs = torch.tensor([[[1.0, 5.0]], [[3.0, 5.0]], [[2.0, 5.0]], [[6.0, 5.0]]])
+    # The mean of 1, 3, 2, 6 is 3: deviations 2, 0, 1, 3.
+    assert edge_sizes(outputs).tolist() == [[1.5, 0.0]]
+    assert float(layer_entropy(torch.tensor([[1.0, 3.0]]))) == pytest.approx(
+        -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    )
+    assert float(layer_entropy(torch.tensor([[0.0, 3.0]]))) == 0
+    assert float(layer_entropy(torch.zeros(2, 3))) == 0
+
+
+@given(seeds, widths, widths, st.floats(0.01, 100), st.floats(-50, 50))
+def test_sizes_scale_and_do_not_see_constants(
+    seed: int, fan_out: int, fan_in: int, factor: float, constant: float
+) -> None:
+    outputs = _edges(seed, 20, fan_out, fan_in)
+    sizes = edge_sizes(outputs)
+    torch.testing.assert_close(edge_sizes(-factor * outputs + constant), factor * sizes)
+    still = torch.full_like(outputs, constant)
+    torch.testing.assert_close(edge_sizes(still), torch.zeros_like(sizes))
+    entropy = float(layer_entropy(sizes))
+    assert -1e-9 <= entropy <= math.log(fan_out * fan_in) + 1e-9
+    assert float(layer_entropy(factor * sizes)) == pytest.approx(entropy, abs=1e-9)
+    alike = float(layer_entropy(torch.full((fan_out, fan_in), factor)))
+    assert alike == pytest.approx(math.log(fan_out * fan_in), abs=1e-6)
+
+
+def test_the_penalty_is_the_sum_over_layers_and_has_a_finite_gradient() -> None:
+    first, second = _edges(0, 30, 4, 3), _edges(1, 30, 2, 4)
+    expected = sum(
+        edge_sizes(part).sum() + layer_entropy(edge_sizes(part)) for part in (first, second)
+    )
+    torch.testing.assert_close(sparsity_penalty([first, second]), expected)
+    # Dead edges and a dead layer are where logarithms and quotients go wrong.
+    first[:, 1] = 0
+    second[:] = 2
+    first.requires_grad_()
+    second.requires_grad_()
+    sparsity_penalty([first, second]).backward()
+    assert bool(first.grad.isfinite().all())
+    assert bool(second.grad.isfinite().all())
+
+
+def _attribution_by_loop(layers: list[Tensor], units: list[Tensor]) -> tuple[list, list]:
+    """The definition, number by number."""
+
+    def spread(values: list[float]) -> float:
+        mean = sum(values) / len(values)
+        return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+    of_units = [1.0] * layers[-1].shape[1]
+    all_edges, all_units = [], []
+    for outputs, entered in zip(layers[::-1], units[::-1], strict=True):
+        _, fan_out, fan_in = outputs.shape
+        edges = [[0.0] * fan_in for _ in range(fan_out)]
+        for o in range(fan_out):
+            for i in range(fan_in):
+                whole = spread(entered[:, o].tolist())
+                edges[o][i] = of_units[o] * spread(outputs[:, o, i].tolist()) / whole
+        of_units = [sum(edges[o][i] for o in range(fan_out)) for i in range(fan_in)]
+        all_edges.insert(0, edges)
+        all_units.insert(0, of_units)
+    return all_edges, all_units
+
+
+@given(seeds, st.lists(widths, min_size=2, max_size=4))
+def test_attribution_is_its_definition(seed: int, sizes: list[int]) -> None:
+    layers = [
+        _edges(seed + k, 9, fan_out, fan_in)
+        for k, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes))
+    ]
+    units = [part.sum(2) + 7 for part in layers]
+    found = attribution(layers, units)
+    edges, of_units = _attribution_by_loop(layers, units)
+    for mine, theirs in zip(found.edges, edges, strict=True):
+        torch.testing.assert_close(mine, torch.tensor(theirs, dtype=torch.float64))
+    for mine, theirs in zip(found.units, of_units, strict=True):
+        torch.testing.assert_close(mine, torch.tensor(theirs, dtype=torch.float64))
+    # Other units for hidden numbers and outputs change nothing.
+    factors = [10.0**k for k in range(len(layers))]
+    scaled = attribution(
+        [f * part for f, part in zip(factors, layers, strict=True)],
+        [f * part - f for f, part in zip(factors, units, strict=True)],
+    )
+    for mine, theirs in zip(scaled.edges, found.edges, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_chain_passes_all_of_the_output_on() -> None:
+    x = _edges(3, 50, 1, 1)
+    layers = [2 * x, 3 * (2 * x) + 1, -0.5 * x]
+    found = attribution(layers, [part.squeeze(2) for part in layers])
+    for part in (*found.edges, *found.units):
+        torch.testing.assert_close(part, torch.ones_like(part))
+
+
+def test_a_large_edge_into_a_unit_nobody_listens_to_has_no_attribution() -> None:
+    first = torch.stack([torch.stack([100 * _edges(0, 50), 0 * _edges(0, 50)], -1)] * 2, 1)
+    first[:, 1] = _edges(1, 50, 2)
+    second = torch.stack([torch.zeros(50, dtype=torch.float64), first[:, 1].sum(-1)], -1)[:, None]
+    found = attribution([first, second], [first.sum(2), second.sum(2)])
+    assert float(edge_sizes(first)[0, 0]) > 50
+    assert float(found.edges[0][0, 0]) == 0
+    assert found.units[1].tolist() == pytest.approx([0, 1])
+
+
+def test_edges_that_cancel_pass_nothing_on() -> None:
+    x = _edges(0, 40)
+    outputs = torch.stack([x, -x], -1)[:, None]
+    found = attribution([outputs], [outputs.sum(2)])
+    assert found.edges[0].tolist() == [[0, 0]]
+
+
+@each_basis
+def test_edge_outputs_are_the_curves_and_add_up(basis: str) -> None:
+    layer = _layer(basis)
+    x = 3 * _edges(0, 12, 3)
+    outputs = layer.edge_outputs(x)
+    torch.testing.assert_close(outputs.sum(2) + layer.bias, layer(x))
+    for o in range(2):
+        for i in range(3):
+            torch.testing.assert_close(outputs[:, o, i], layer.edge_curve(i, o, x[:, i]))
+
+
+@each_basis
+def test_a_masked_layer_is_one_whose_weights_are_zero(basis: str) -> None:
+    layer = _layer(basis)
+    x = (3 * _edges(0, 12, 3)).requires_grad_()
+    mask = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    masked = layer.masked(x, mask)
+    torch.testing.assert_close(masked, (layer.edge_outputs(x) * mask).sum(2) + layer.bias)
+    zeroed = _layer(basis)
+    with torch.no_grad():
+        zeroed.weight.view(2, 3, -1).mul_(mask.unsqueeze(-1))
+    torch.testing.assert_close(masked, zeroed(x))
+    masked.square().sum().backward()
+    gone = layer.weight.grad.view(2, 3, -1)[mask == 0]
+    assert bool((gone == 0).all())
+    assert bool((layer.weight.grad.view(2, 3, -1)[mask == 1].abs().amax(-1) > 0).all())
+    torch.testing.assert_close(layer.masked(x, torch.ones_like(mask)), layer(x))

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from kan_diffusion.denoisers import Denoiser, build_denoiser
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan import KANLinear
+from kan_diffusion.kan.importance import edge_sizes, layer_entropy, sparsity_penalty
+from kan_diffusion.processes import get_process
+from kan_diffusion.study.config import TrialConfig, read_preset
+from kan_diffusion.training import TrainingConfig, TrainingResult, train
+from kan_diffusion.training.edges import EdgeWatch
+
+SHORT = {"steps": 60, "batch_size": 64, "warmup_steps": 5, "ema_decay": None}
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _denoiser(family: str = "kan") -> Denoiser:
+    return build_denoiser(
+        family, 2, num_train_timesteps=1000, hidden=(5, 4), generator=_generator(0)
+    )
+
+
+def _train(denoiser: Denoiser, **settings: object) -> TrainingResult:
+    points = torch.randn(200, 2, generator=_generator(1))
+    config = TrainingConfig(**{**SHORT, **settings})
+    return train(denoiser, get_process("cosine"), points, config, seed=7, device="cpu")
+
+
+def _num_hooks(denoiser: Denoiser) -> int:
+    return sum(len(module._forward_pre_hooks) for module in denoiser.modules())
+
+
+def _edges(denoiser: Denoiser) -> list[torch.Tensor]:
+    watch = EdgeWatch(denoiser)
+    denoiser(torch.randn(200, 2, generator=_generator(2)), torch.arange(200) * 5)
+    outputs = [layer.edge_outputs(input).detach() for layer, input in watch._inputs.items()]
+    watch.release()
+    return outputs
+
+
+@pytest.mark.parametrize("family", ["kan", "modulated-kan", "kan-rational"])
+def test_a_weight_makes_the_penalty_smaller(family: str) -> None:
+    plain, sparse = _denoiser(family), _denoiser(family)
+    _train(plain)
+    _train(sparse, sparsify=0.1)
+    before, after = _edges(plain), _edges(sparse)
+    assert float(sparsity_penalty(after)) < 0.8 * float(sparsity_penalty(before))
+    sizes = [
+        float(edge_sizes(torch.cat([part.flatten(1) for part in parts], 1)[:, None]).sum())
+        for parts in (before, after)
+    ]
+    assert sizes[1] < sizes[0]
+
+
+def test_zero_is_as_if_there_were_no_such_setting() -> None:
+    without, zero, none = _denoiser(), _denoiser(), _denoiser()
+    losses = _train(without).losses
+    assert (_train(zero, sparsify=0.0).losses == losses).all()
+    for one, two in zip(without.parameters(), zero.parameters(), strict=True):
+        assert torch.equal(one, two)
+    # And a weight is not.
+    assert not (_train(none, sparsify=0.1).losses == losses).all()
+
+
+def test_a_trials_id_changes_only_with_a_weight() -> None:
+    assert "sparsify" not in TrainingConfig().model_dump()
+    assert "sparsify" not in json.loads(TrainingConfig(sparsify=0.0).model_dump_json())
+    assert TrainingConfig(sparsify=0.1).model_dump()["sparsify"] == 0.1
+    again = TrainingConfig.model_validate_json(TrainingConfig(sparsify=0.1).model_dump_json())
+    assert again == TrainingConfig(sparsify=0.1)
+    trial: TrialConfig = read_preset("seed").trials()[0]
+    settings = json.loads(trial.identity)
+    assert "sparsify" not in settings["training"]
+    zero, some = (
+        trial.model_copy(
+            update={"training": trial.training.model_copy(update={"sparsify": weight})}
+        )
+        for weight in (0.0, 0.1)
+    )
+    assert zero.id == trial.id == hashlib.sha256(trial.identity.encode()).hexdigest()[:12]
+    assert some.id != trial.id
+
+
+def test_the_recorded_losses_are_the_plain_loss() -> None:
+    plain, sparse = _denoiser(), _denoiser()
+    first, penalised = _train(plain, steps=1).losses, _train(sparse, steps=1, sparsify=100.0).losses
+    assert (first == penalised).all()
+
+
+def test_the_penalty_is_of_what_passed_through_the_layers() -> None:
+    denoiser = _denoiser()
+    watch = EdgeWatch(denoiser)
+    points, steps = torch.randn(50, 2, generator=_generator(3)), torch.arange(50)
+    denoiser(points, steps)
+    state = torch.cat([points, denoiser.time_features(steps, points.dtype)], -1)
+    expected = 0.0
+    for layer in denoiser.network.layers:
+        sizes = edge_sizes(layer.edge_outputs(state))
+        expected = expected + sizes.sum() + layer_entropy(sizes)
+        state = layer(state)
+    torch.testing.assert_close(watch.penalty(), expected)
+    watch.release()
+
+
+def test_a_denoiser_without_edges_refuses_and_stays_usable() -> None:
+    denoiser = _denoiser("mlp")
+    with pytest.raises(KanDiffusionError, match="KAN layers, and MLPDenoiser has none") as caught:
+        _train(denoiser, sparsify=0.1)
+    assert "\n" not in str(caught.value)
+    # Nothing of the training that did not begin is left: its parameters are its own again.
+    storages = {parameter.untyped_storage().data_ptr() for parameter in denoiser.parameters()}
+    assert len(storages) == len(list(denoiser.parameters()))
+    assert "forward" not in vars(denoiser)
+
+
+def test_hooks_are_gone_after_training() -> None:
+    denoiser = _denoiser()
+    _train(denoiser, sparsify=0.1, steps=3)
+    assert _num_hooks(denoiser) == 0
+
+
+def test_hooks_are_gone_after_training_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = _denoiser()
+    seen: list[int] = []
+
+    def fails(self: object, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        seen.append(_num_hooks(denoiser))
+        raise RuntimeError("a loss that fails")
+
+    monkeypatch.setattr("kan_diffusion.processes.Process.loss_of", fails)
+    with pytest.raises(RuntimeError, match="a loss that fails"):
+        _train(denoiser, sparsify=0.1)
+    assert seen == [sum(isinstance(module, KANLinear) for module in denoiser.modules())]
+    assert _num_hooks(denoiser) == 0
+
+
+def test_hooks_are_gone_where_training_cannot_begin() -> None:
+    denoiser = _denoiser()
+    for parameter in denoiser.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(KanDiffusionError, match="no trainable parameters"):
+        _train(denoiser, sparsify=0.1)
+    assert _num_hooks(denoiser) == 0
+    assert isinstance(denoiser, nn.Module)
