@@ -276,8 +276,8 @@ def train(
         float,
         typer.Option(
             min=0,
-            help="Weight of a penalty that makes the edges of a KAN few, to be read with 'explain'; "
-            "0.001 is a good start.",
+            help="Weight of a penalty that makes the edges of a KAN few, for 'explain'; 0.001 is a "
+            "good start.",
         ),
     ] = 0.0,
     device: Device = "auto",

@@ -1,4 +1,4 @@
-r"""A KAN denoiser at one noise level: a plain KAN of the points, for tools that know nothing of time.
+r"""A KAN denoiser at one noise level: a plain KAN of the points, for tools that know no time.
 
 With the timestep fixed, what it does are constants: features of it that are inputs become a part of
 the first layer's biases, the scales and shifts of a modulated denoiser become a part of weights and

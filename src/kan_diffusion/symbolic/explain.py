@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -454,7 +455,5 @@ def _write(explanation: Explanation, explained: Explained, out: Path) -> None:
     if formula is not None:
         write_text(out / "formula.py", formula_program(formula, explanation.title))
     if with_formulas is not None:
-        try:
+        with suppress(KanDiffusionError):  # of curves that are no splines there is no program
             write_text(out / "network.py", network_program(with_formulas, explanation.title))
-        except KanDiffusionError:
-            pass  # curves that are no splines: the run in with-formulas/ has them

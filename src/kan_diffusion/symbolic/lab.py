@@ -42,7 +42,7 @@ from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.trials import run_trial
 from kan_diffusion.symbolic.at_level import at_level, pykan_formula
-from kan_diffusion.symbolic.explain import ExplainOptions, Explained, explain_run, influences
+from kan_diffusion.symbolic.explain import Explained, ExplainOptions, explain_run, influences
 from kan_diffusion.symbolic.explanation import Explanation
 from kan_diffusion.symbolic.formula import FormulaDenoiser
 from kan_diffusion.symbolic.readable import CURVE
@@ -249,7 +249,7 @@ def _linear(
 def _two_modes(
     formula: FormulaDenoiser, toy: str, process: Process, timesteps: Sequence[int]
 ) -> tuple[bool, list[Recovered]]:
-    """m and v of scores that should be (-x + a m tanh(a m x / v)) / v."""
+    """The m and v of scores that should be (-x + a m tanh(a m x / v)) / v."""
     import sympy
 
     alpha, sigma = sympy.Symbol("alpha", real=True), sympy.Symbol("sigma", real=True)
@@ -309,7 +309,7 @@ def compare_with_pykan(run: Path, explained: Explained) -> dict[str, object]:
         Formulas, and root mean square errors of the predicted noise against the exact one at one
         noise level, of the network, of pykan's formulas and of ours; empty without pykan.
     """
-    config, pipeline = load_run(run)
+    config, _ = load_run(run)
     assert isinstance(config.data, ToyData)
     process = config.process
     (timestep,) = default_levels(process, (_PYKAN_SIGMA,))
@@ -392,7 +392,8 @@ def run_lab_case(
     seconds = time.perf_counter() - started
     if draw is not None:
         draw(explanation, place / "explanation")
-    has_form, constants = False, []
+    has_form = False
+    constants: list[Recovered] = []
     timesteps = default_levels(config.process)
     if explained.formula is not None and case.bound is not None:
         has_form, constants = recovered_constants(

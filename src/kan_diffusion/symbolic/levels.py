@@ -86,7 +86,9 @@ class LevelForm:
         if self.numerator:
             result = result * (1 + rest.pop(0) * alpha**2)
         if self.denominator:
-            below = 1 + sum(c * alpha**k for c, k in zip(rest, self.denominator, strict=True))
+            below = np.ones_like(alpha)
+            for c, k in zip(rest, self.denominator, strict=True):
+                below = below + c * alpha**k
             result = result / np.where(below > 1e-3, below, 1e-3)
         return np.asarray(result)
 
@@ -127,7 +129,7 @@ def _first_fit(form: LevelForm, alpha: Array, values: Array, weights: Array) -> 
         if not form.own:
             first[0] = 1.0
             base = weights * form.values(alpha, first)
-            first[0] = float(base @ (weights * values) / max(base @ base, 1e-12))
+            first[0] = float(base @ (weights * values)) / max(float(base @ base), 1e-12)
         if form.size == 0:
             return first
         found = least_squares(residuals, first, method="lm", max_nfev=100)

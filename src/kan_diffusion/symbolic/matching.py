@@ -88,8 +88,7 @@ def _is_usable(columns: Array) -> bool:
 
 
 def _solve(columns: Array, y: Array) -> Array:
-    solution: Array = np.linalg.lstsq(columns, y, rcond=1e-10)[0]
-    return solution
+    return np.asarray(np.linalg.lstsq(columns, y, rcond=1e-10)[0], dtype=np.float64)
 
 
 def _grid(function: EdgeFunction, x: Array, y: Array, has_slope: bool) -> list[tuple[float, float]]:

@@ -14,7 +14,7 @@ small enough to be read: an edge costs far more here than in a KAN layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -551,7 +551,7 @@ class ReadableDenoiser(StackDenoiser):
                 if leaving:
                     constant = self.layers[index].bias.unsqueeze(0)
                     given = self.layers[index + 1].edge_outputs(constant)
-                    made.layers[index + 1].bias += given[0, :, unit]
+                    made.layers[index + 1].bias.add_(given[0, :, unit])
                 return made
         return None
 
@@ -629,7 +629,7 @@ def _take_part(
 
 
 def _require_readable(denoiser: KANDenoiser) -> None:
-    config: Mapping[str, object] = denoiser.config
+    config = dict(denoiser.config)
     if config["residual"]:
         raise KanDiffusionError(
             "a residual KAN cannot be taken apart edge by edge: what passes its layers by is no "

@@ -8,7 +8,7 @@ number of the constant]`` and ``["number", value]``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ __all__ = ["Tree", "evaluate", "to_sympy", "to_tree"]
 Tree = Sequence[object]
 """A nested list as described above."""
 
-_CALLS = {
+_CALLS: Mapping[str, Callable[..., Tensor]] = {
     "Abs": torch.abs,
     "Max": torch.maximum,
     "Min": torch.minimum,

@@ -1,8 +1,8 @@
 r"""Formulas as LaTeX, and as programs that need NumPy and nothing else.
 
 A program has the very numbers of what it was written from. It is written from a formula (its score
-in x, alpha and sigma) or from a network with formulas (its prediction in x and the timestep). Curves
-that are left in a network are B-splines, written as polynomials an interval, exactly.
+in x, alpha and sigma) or from a network with formulas (its prediction in x and the timestep).
+Curves that are left in a network are B-splines, written as polynomials an interval, exactly.
 """
 
 from __future__ import annotations
@@ -128,17 +128,26 @@ def level_latex(
 
 
 def _code(expression: sympy.Expr) -> str:
+    """An expression in NumPy, with all digits."""
     from sympy.printing.numpy import NumPyPrinter
 
-    printer = NumPyPrinter({"fully_qualified_modules": False, "precision": 17})
-    text: str = printer.doprint(expression)
-    for name in ("amax", "amin"):  # of a tuple: elementwise only with an axis
-        text = re.sub(rf"\b{name}\(", f"{name}(", text)
-    return re.sub(
-        r"(?<![\w.])(?=(?:tanh|exp|log|sin|cos|abs|sqrt|cosh|sinh|tan|arctan|arcsin|arccos|sign|amax|amin|maximum|minimum|array|broadcast_arrays)\()",
-        "np.",
-        text,
-    )
+    class Printer(NumPyPrinter):
+        """NumPy under its usual name, maxima elementwise."""
+
+        def _print_Max(self, expr: sympy.Expr) -> str:  # noqa: N802
+            return self._elementwise("maximum", expr)
+
+        def _print_Min(self, expr: sympy.Expr) -> str:  # noqa: N802
+            return self._elementwise("minimum", expr)
+
+        def _elementwise(self, name: str, expr: sympy.Expr) -> str:
+            first, *rest = (self._print(part) for part in expr.args)
+            for part in rest:
+                first = f"numpy.{name}({first}, {part})"
+            return first
+
+    text: str = Printer({"precision": 17}).doprint(expression)
+    return re.sub(r"\bnumpy\.", "np.", text)
 
 
 def formula_program(formula: FormulaDenoiser, title: str) -> str:
@@ -163,7 +172,7 @@ import numpy as np
 
 
 def score(x, alpha, sigma):
-    """Gradient of the log-density of noised points x (n, {formula.data_dim}), in double precision."""
+    """Gradient of the log-density of noised points x (n, {formula.data_dim})."""
     x = np.asarray(x, dtype=float)
     alpha, sigma = np.asarray(alpha, dtype=float), np.asarray(sigma, dtype=float)
     {unpacked} = np.moveaxis(x, -1, 0)
