@@ -2,7 +2,7 @@
 
 from kan_diffusion.report.explanation.curves import contributions_figure, curves_figure
 from kan_diffusion.report.explanation.network import network_figure
-
+from kan_diffusion.report.explanation.page import write_explanation
 from kan_diffusion.report.explanation.scores import samples_figure, score_figure
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "network_figure",
     "samples_figure",
     "score_figure",
+    "write_explanation",
 ]

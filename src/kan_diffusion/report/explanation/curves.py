@@ -24,6 +24,9 @@ _COLUMNS = 4
 _DENSITY_SHARE = 0.3
 _MOST_INPUTS = len(INPUT_COLOURS)
 _LONGEST_LINE = 34
+_WIDEST = 4.6
+"""Lines get thinner from level to level, so that equal curves show one inside the other."""
+_LEAST_SHARE = 0.005
 
 
 def edge_title(view: NetworkView, edge: EdgeView) -> str:
@@ -56,7 +59,7 @@ def curves_figure(
         axes.set_visible(False)
     for axes, edge in zip(panels.flat, edges, strict=False):
         beneath = axes.get_xaxis_transform()
-        for index in shown:
+        for place, index in enumerate(shown):
             curve = edge.curves[index]
             if len(curve.x) > 1:
                 axes.fill_between(
@@ -65,7 +68,8 @@ def curves_figure(
                 )  # fmt: skip
             axes.plot(
                 curve.x, curve.y, color=colours[index], zorder=2 + index / 100,
-                marker="o" if len(curve.x) == 1 else None, markersize=4, linewidth=1.6,
+                marker="o" if len(curve.x) == 1 else None, markersize=4,
+                linewidth=_WIDEST - (_WIDEST - 1.2) * place / max(len(shown) - 1, 1),
             )  # fmt: skip
         text = _broken(edge.text)
         axes.set_title(
@@ -113,8 +117,9 @@ def contributions_figure(view: NetworkView) -> Figure:
     totals = shares.sum(axis=1, keepdims=True)
     shares = shares / np.where(totals > 0, totals, 1.0)
     names = list(view.units[0])
-    order = sorted(range(len(names)), key=lambda index: -shares[:, index].sum())
-    own = sorted(order[: _MOST_INPUTS if len(names) <= _MOST_INPUTS else _MOST_INPUTS - 1])
+    seen = [i for i in range(len(names)) if shares[:, i].max(initial=0.0) >= _LEAST_SHARE]
+    order = sorted(seen, key=lambda index: -shares[:, index].sum())
+    own = sorted(order[: _MOST_INPUTS if len(seen) <= _MOST_INPUTS else _MOST_INPUTS - 1])
     rest = [index for index in range(len(names)) if index not in own]
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -125,7 +130,14 @@ def contributions_figure(view: NetworkView) -> Figure:
         for place, index in enumerate(own)
     ]
     if rest:
-        parts.append((f"{len(rest)} others", OTHERS, shares[:, rest].sum(axis=1), False))
+        parts.append(
+            (
+                f"{len(rest)} other{'s' if len(rest) > 1 else ''}",
+                OTHERS,
+                shares[:, rest].sum(axis=1),
+                False,
+            )
+        )
     for name, colour, part, is_time in parts:
         axes.bar(
             places, part, bottom=base, color=colour, width=0.72, edgecolor="white", linewidth=0.8,

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from kan_diffusion.report.explanation.layout import Box, Layout, make_layout
 from kan_diffusion.report.explanation.looks import KINDS, fading, kind_of, level_label
-from kan_diffusion.report.style import GRID, INK, MUTED, report_style
+from kan_diffusion.report.style import INK, MUTED, report_style
 from kan_diffusion.symbolic.views import EdgeCurve, EdgeView, NetworkView
 
 __all__ = ["CURVE_BOX", "curve_height", "network_figure", "unit_label"]
@@ -22,7 +22,7 @@ CURVE_BOX = "curve box"
 _TIME_FILL, _TIME_EDGE = "#f6ecd2", "#9c7a1e"
 _MANY_NAMES = 11
 _LEAST_SHARE = 0.03
-_BOTTOM, _TOP = 0.95, 0.55
+_BOTTOM, _TOP = 1.2, 0.6
 
 
 @report_style()
@@ -84,7 +84,7 @@ def curve_height(view: NetworkView) -> list[float]:
 
 def unit_label(name: str) -> str:
     """A unit's name on two lines where it is long."""
-    head, _, tail = name.rpartition(" ")
+    head, _, tail = name.partition(" ")
     return f"{head}\n{tail}" if head and len(name) > 6 else name
 
 
@@ -161,7 +161,7 @@ def _draw_units(
             upright = number == 0 and len(names) > _MANY_NAMES
             text = name if upright else unit_label(name)
             axes.text(
-                x, y - 0.04 if number == 0 else y + 0.04, text, fontsize=9.5 if not upright else 8.5,
+                x, y - 0.04 if number == 0 else y + 0.04, text, fontsize=8.5 if upright else 9.5,
                 ha="center", va="top" if number == 0 else "bottom", zorder=6,
                 rotation=90 if upright else 0,
                 bbox={"boxstyle": "round,pad=0.35", "facecolor": _TIME_FILL if is_time else "white",
@@ -201,10 +201,9 @@ def _draw_legend(axes: Axes, view: NetworkView, level: int | None, shown: int, b
         )  # fmt: skip
     axes.legend(
         handles=handles, loc="lower left", ncols=len(handles), borderaxespad=0.2, fontsize=8.5,
-        handlelength=2.4, columnspacing=1.4, bbox_to_anchor=(0.0, 0.0),
+        handlelength=2.4, columnspacing=1.4, bbox_to_anchor=(0.0, 0.24 / (axes.get_ylim()[1] - axes.get_ylim()[0])),
     )  # fmt: skip
     at = f"at {level_label(view.levels[shown])}"
     faded = "fainter: less important" + (f" {at}" if level is not None else " over all levels")
     note = f"{faded}; curves {at}" if boxed and level is None else faded
-    x, y = axes.get_xlim()[1] - 0.15, axes.get_ylim()[0] + 0.42
-    axes.text(x, y, note, fontsize=8, color=MUTED, ha="right", va="center")
+    axes.text(0.12, axes.get_ylim()[0] + 0.17, note, fontsize=8, color=MUTED, va="center")

@@ -127,6 +127,8 @@ def _fields(score: ScoreView, names: Sequence[str]) -> Figure:
         )
         for axis in (0, 1)
     ]
+    margins = [0.06 * (high - low) for low, high in limits]
+    limits = [(a - m, b + m) for (a, b), m in zip(limits, margins, strict=True)]
     for row, level in enumerate(shown):
         reference = [score.exact[level]] if score.exact is not None else []
         scale = arrow_scale([*reference, *(values[level] for values in fields.values())])
@@ -146,7 +148,7 @@ def _fields(score: ScoreView, names: Sequence[str]) -> Figure:
         axes.set_xlabel(names[0])
     where = "" if score.density is None else "; grey: density of the noised points"
     figure.supxlabel(
-        f"standardised coordinates; arrows of one row have one scale and end at a longest{where}",
+        f"standardised coordinates; arrows of a row have one scale, the longest are cut{where}",
         fontsize=8.5, color=MUTED,
     )  # fmt: skip
     return figure
