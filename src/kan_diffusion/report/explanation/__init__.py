@@ -1,0 +1,15 @@
+"""Figures and one interactive page that show what a trained denoiser has learned."""
+
+from kan_diffusion.report.explanation.curves import contributions_figure, curves_figure
+from kan_diffusion.report.explanation.network import network_figure
+from kan_diffusion.report.explanation.page import write_explanation
+from kan_diffusion.report.explanation.scores import samples_figure, score_figure
+
+__all__ = [
+    "contributions_figure",
+    "curves_figure",
+    "network_figure",
+    "samples_figure",
+    "score_figure",
+    "write_explanation",
+]

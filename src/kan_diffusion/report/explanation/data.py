@@ -1,0 +1,207 @@
+"""What the page's script draws, as JSON.
+
+Curves are the bulk of it. Edges that leave one unit share their inputs, so these stand once; what
+an edge gives is written in thousandths of its largest value; and the more curves there are, the
+fewer points each has. The curves of edges beyond the most important thousand are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kan_diffusion.report.explanation.curves import edge_title
+from kan_diffusion.report.explanation.layout import make_layout
+from kan_diffusion.report.explanation.looks import (
+    KINDS,
+    denoiser_style,
+    fading,
+    kind_of,
+    level_colours,
+    level_label,
+)
+from kan_diffusion.report.explanation.network import curve_height
+from kan_diffusion.report.explanation.scores import arrow_scale, axis_names, grid_side
+from kan_diffusion.symbolic.explanation import Explanation
+from kan_diffusion.symbolic.search import EdgeReport
+from kan_diffusion.symbolic.views import EdgeCurve, LevelView, NetworkView, ScoreView
+
+__all__ = ["Json", "named_views", "page_data"]
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+Array = NDArray[np.float64]
+
+_MOST_CURVES = 1_000
+"""Edges a network whose curves are in the page."""
+_POINTS = ((600, 61), (1_800, 31), (10**9, 16))
+"""Up to so many curves: points a curve."""
+_LEVELS_OF = 999
+
+
+def named_views(explanation: Explanation) -> dict[str, NetworkView]:
+    """The networks of an explanation by the names of its standings."""
+    views = {
+        "network": explanation.network,
+        "simplified": explanation.simplified,
+        "with formulas": explanation.readable,
+    }
+    return {name: view for name, view in views.items() if view is not None}
+
+
+def page_data(explanation: Explanation) -> dict[str, Json]:
+    """Everything that is drawn by the page's script.
+
+    Args:
+        explanation: What to show.
+    """
+    views = named_views(explanation)
+    curves = sum(min(len(v.edges), _MOST_CURVES) * len(v.levels) for v in views.values())
+    points = next(points for most, points in _POINTS if curves <= most)
+    searched = explanation.simplified or explanation.readable or explanation.network
+    reports = {(report.source, report.target): report for report in explanation.edges}
+    return {
+        "kinds": {
+            key: {"label": style.label, "colour": style.colour, "dashes": list(style.dashes)}
+            for key, style in KINDS.items()
+        },
+        "views": [
+            # Units are numbered anew when a network shrinks: reports speak of the smaller one.
+            _view(name, view, points, reports if view.units == searched.units else {})
+            for name, view in views.items()
+        ],
+        "score": _score(explanation.score, explanation.columns),
+    }
+
+
+def _number(value: float, digits: int = 4) -> float | None:
+    """A number that JSON can hold, short."""
+    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+
+
+def _numbers(values: Sequence[float] | Array, digits: int = 4) -> list[float | None]:
+    return [_number(float(value), digits) for value in values]
+
+
+def _levels(levels: Sequence[LevelView]) -> list[Json]:
+    return [
+        {
+            "label": level_label(level),
+            "sigma": _number(level.sigma, 6),
+            "alpha": _number(level.alpha, 6),
+            "timestep": level.timestep,
+            "colour": colour,
+        }
+        for level, colour in zip(levels, level_colours(levels), strict=True)
+    ]
+
+
+def _view(
+    name: str, view: NetworkView, points: int, reports: Mapping[tuple[str, str], EdgeReport]
+) -> dict[str, Json]:
+    layout = make_layout(view)
+    inputs: list[Json] = []
+    known: dict[tuple[bytes, bytes], int] = {}
+    ranked = sorted(range(len(view.edges)), key=lambda index: -view.edges[index].importance)
+    with_curves = set(ranked[:_MOST_CURVES])
+    edges: list[Json] = []
+    for index, edge in enumerate(view.edges):
+        source = view.units[edge.layer][edge.input]
+        target = view.units[edge.layer + 1][edge.output]
+        made: dict[str, Json] = {
+            "layer": edge.layer,
+            "input": edge.input,
+            "output": edge.output,
+            "name": edge_title(view, edge),
+            "kind": kind_of(edge.kind),
+            "function": edge.kind,
+            "text": edge.text,
+            "importance": _number(edge.importance),
+            "size": _number(edge.size),
+            "byLevel": _numbers(edge.importance_by_level),
+            "fading": [_number(fading(float(part)), 3) for part in edge.importance_by_level],
+        }
+        if layout.boxes:
+            box = layout.boxes[index]
+            made["box"] = _numbers((box.x, box.y, box.side))
+        report = reports.get((source, target))
+        if report is not None:
+            made["r2"] = None if report.r2 is None else _number(report.r2, 5)
+            made["best"] = report.best
+            made["reason"] = report.reason
+            made["complexity"] = report.complexity
+        if index in with_curves:
+            made["curves"] = [_curve(curve, points, inputs, known) for curve in edge.curves]
+        edges.append(made)
+    return {
+        "name": name,
+        "width": _number(layout.width),
+        "height": _number(layout.height),
+        "units": [
+            {
+                "names": list(names),
+                "places": [_numbers(place) for place in places],
+                "named": named,
+            }
+            for names, places, named in zip(view.units, layout.units, layout.named, strict=True)
+        ],
+        "pointInputs": view.num_point_inputs,
+        "leastHeights": _numbers(curve_height(view)),
+        "levels": _levels(view.levels),
+        "inputs": inputs,
+        "edges": edges,
+    }
+
+
+def _curve(
+    curve: EdgeCurve, points: int, inputs: list[Json], known: dict[tuple[bytes, bytes], int]
+) -> dict[str, Json]:
+    """A curve: the number of its inputs among all, the unit of y, and y in that unit."""
+    x, y, density = curve.x, np.nan_to_num(curve.y), curve.density
+    if len(x) > points:
+        fewer = np.linspace(0, len(x) - 1, points).round().astype(int)
+        x, y, density = x[fewer], y[fewer], density[fewer]
+    key = x.tobytes(), density.tobytes()
+    if key not in known:
+        known[key] = len(inputs)
+        inputs.append({"x": _numbers(x), "density": _numbers(density, 2)})
+    largest = float(np.abs(y).max(initial=0.0))
+    unit = largest / _LEVELS_OF if largest > 0 else 1.0
+    return {
+        "inputs": known[key],
+        "unit": _number(unit, 6),
+        "y": [int(part) for part in np.rint(y / unit)],
+    }
+
+
+def _score(score: ScoreView, columns: Sequence[str]) -> dict[str, Json] | None:
+    """The scores of one or two coordinates; None for more."""
+    dim = score.points[0].shape[1]
+    fields = dict(score.scores) | ({} if score.exact is None else {"exact": score.exact})
+    if dim > 2 or not fields:
+        return None
+    order = ([score.exact] if score.exact is not None else []) + list(score.scores.values())
+    return {
+        "dim": dim,
+        "columns": axis_names(columns, dim),
+        "levels": _levels(score.levels),
+        "points": [[_numbers(part) for part in points.T] for points in score.points],
+        "side": [grid_side(points) if dim == 2 else None for points in score.points],
+        "scales": [
+            _number(arrow_scale([values[level] for values in order])) if dim == 2 else None
+            for level in range(len(score.levels))
+        ],
+        "density": None
+        if score.density is None
+        else [_numbers(density, 3) for density in score.density],
+        "fields": [
+            {
+                "name": name,
+                "colour": "" if name == "exact" else denoiser_style(name).colour,
+                "dashes": [4.0, 2.0] if name == "exact" else list(denoiser_style(name).dashes),
+                "values": [[_numbers(part) for part in level.T] for level in values],
+            }
+            for name, values in fields.items()
+        ],
+    }
