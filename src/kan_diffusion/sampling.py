@@ -11,10 +11,12 @@ Classifier-free guidance mixes a prediction with a label and one without,
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from pathlib import Path
+from typing import Literal, Self, overload
 
 import torch
 from diffusers import (
@@ -65,6 +67,13 @@ _OF_ONE_SAMPLER: Mapping[str, Mapping[str, object]] = {
     # timesteps: steps even in its logarithm are stable, steps even in time are not.
     "heun": {"use_exponential_sigmas": True},
 }
+
+_HOMES = (
+    "kan_diffusion.denoisers",
+    "kan_diffusion.symbolic.formula",
+    "kan_diffusion.symbolic.readable",
+)
+"""Where the classes of denoisers are."""
 
 StepCallback = Callable[["PointDiffusionPipeline", int, Tensor, dict[str, Tensor]], None]
 
@@ -129,6 +138,20 @@ class PointDiffusionPipeline(DiffusionPipeline):
             scale=[float(value) for value in (scale if scale is not None else [1.0] * dim)],
             columns=list(columns) if columns is not None else [f"x{i}" for i in range(dim)],
         )
+
+    @classmethod
+    def from_pretrained(cls, place: str | Path, **options: object) -> Self:
+        """Reads a saved pipeline.
+
+        Args:
+            place: Its folder, or its name on the Hugging Face hub.
+            **options: As diffusers takes them.
+        """
+        # diffusers looks a component's class up in modules that are imported already.
+        for name in _HOMES:
+            importlib.import_module(name)
+        pipeline: Self = super().from_pretrained(place, **options)
+        return pipeline
 
     @overload
     def __call__(

@@ -629,7 +629,7 @@ def _take_part(
 
 
 def _require_readable(denoiser: KANDenoiser) -> None:
-    config = dict(denoiser.config)
+    config: dict[str, object] = {**denoiser.config}  # type: ignore[dict-item]
     if config["residual"]:
         raise KanDiffusionError(
             "a residual KAN cannot be taken apart edge by edge: what passes its layers by is no "
