@@ -143,7 +143,7 @@ def contributions_figure(view: NetworkView) -> Figure:
             places, part, bottom=base, color=colour, width=0.72, edgecolor="white", linewidth=0.8,
             hatch="///" if is_time else None, label=name,
         )  # fmt: skip
-        for place, value, low in zip(places, part, base, strict=True):
+        for place, value, low in zip(range(len(part)), part, base, strict=True):
             if value >= 0.08:
                 axes.text(
                     place, low + value / 2, f"{value:.0%}", ha="center", va="center", fontsize=8.5,

@@ -19,6 +19,7 @@ from kan_diffusion.symbolic.readable import CURVE
 from kan_diffusion.symbolic.views import LevelView
 
 __all__ = [
+    "FAINTEST",
     "INPUT_COLOURS",
     "KINDS",
     "OTHERS",
@@ -31,7 +32,8 @@ __all__ = [
     "spread_out",
 ]
 
-_FAINTEST = 0.14
+FAINTEST = 0.14
+"""How opaque an edge without importance is."""
 _BRIGHTEST_LEVEL = 0.86
 """Where the scale of levels ends: its yellow is lost on white."""
 
@@ -91,7 +93,7 @@ def fading(importance: float) -> float:
     The root keeps apart the many small shares of a wide network.
     """
     share = float(np.clip(np.nan_to_num(importance), 0.0, 1.0))
-    return _FAINTEST + (1.0 - _FAINTEST) * share**0.5
+    return FAINTEST + (1.0 - FAINTEST) * share**0.5
 
 
 def level_colours(levels: Sequence[LevelView]) -> list[str]:

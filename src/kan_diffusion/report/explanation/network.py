@@ -201,7 +201,8 @@ def _draw_legend(axes: Axes, view: NetworkView, level: int | None, shown: int, b
         )  # fmt: skip
     axes.legend(
         handles=handles, loc="lower left", ncols=len(handles), borderaxespad=0.2, fontsize=8.5,
-        handlelength=2.4, columnspacing=1.4, bbox_to_anchor=(0.0, 0.24 / (axes.get_ylim()[1] - axes.get_ylim()[0])),
+        handlelength=2.4, columnspacing=1.4,
+        bbox_to_anchor=(0.0, 0.24 / float(np.ptp(axes.get_ylim()))),
     )  # fmt: skip
     at = f"at {level_label(view.levels[shown])}"
     faded = "fainter: less important" + (f" {at}" if level is not None else " over all levels")
