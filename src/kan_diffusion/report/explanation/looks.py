@@ -6,14 +6,15 @@ do not. Noise levels run from dark to light along a scale whose lightness alone 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_hex
 
-from kan_diffusion.report.style import REAL
+from kan_diffusion.report.style import REAL, report_style
 from kan_diffusion.symbolic.library import LINEAR
 from kan_diffusion.symbolic.readable import CURVE
 from kan_diffusion.symbolic.views import LevelView
@@ -25,10 +26,12 @@ __all__ = [
     "OTHERS",
     "KindStyle",
     "denoiser_style",
+    "explanation_style",
     "fading",
     "kind_of",
     "level_colours",
     "level_label",
+    "shortened",
     "spread_out",
 ]
 
@@ -80,6 +83,19 @@ INPUT_COLOURS = (
 """Colours of inputs, in their order."""
 OTHERS = REAL
 """Colour of all inputs that have none of their own."""
+
+
+@contextmanager
+def explanation_style() -> Iterator[None]:
+    """Matplotlib's settings for an explanation: a report's, and ``$`` in names is just that."""
+    with report_style(), mpl.rc_context({"text.parse_math": False}):
+        yield
+
+
+def shortened(name: str, most: int = 20) -> str:
+    """A name on one line of at most ``most`` letters, for figures."""
+    name = " ".join(name.split())
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def kind_of(kind: str) -> str:

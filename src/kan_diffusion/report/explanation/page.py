@@ -34,7 +34,7 @@ __all__ = ["write_explanation"]
 _SVG_DPI = 144
 _MOST_BYTES = 2_700_000
 """Of pictures and data in a page, about."""
-# Dots an inch and colours: the first with which the page is not too large.
+# Dots an inch and colours: the first with which they are not too large.
 _SHARPNESS = ((144, 256), (110, 64), (84, 24), (60, 12))
 _CSS_DPI = 96
 
@@ -96,12 +96,8 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
     for drawing, figure in zip(drawings, figures, strict=True):
         write_bytes(folder / "figures" / f"{drawing.name}.svg", _figure_svg(figure))
     data = _safe_json(explanation)
-    for dpi, colours in _SHARPNESS:
-        pngs = [figure_png(figure, dpi, colours) for figure in figures]
-        if sum(map(len, pngs)) * 4 / 3 < _MOST_BYTES - len(data):
-            break
     pictures = []
-    for drawing, png in zip(drawings, pngs, strict=True):
+    for drawing, (png, dpi) in zip(drawings, _pngs(figures, _MOST_BYTES - len(data)), strict=True):
         write_bytes(folder / "figures" / f"{drawing.name}.png", png)
         # The width in a PNG's header, which comes first in every one.
         width = int.from_bytes(png[16:20], "big") * _CSS_DPI // dpi
@@ -110,6 +106,20 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
     page = folder / "explanation.html"
     write_text(page, _render(explanation, pictures, data))
     return page
+
+
+def _pngs(figures: list[Figure], most: int) -> list[tuple[bytes, int]]:
+    """Figures as PNG and their dots an inch; the largest are less sharp, so that all fit."""
+    sharpness = [0] * len(figures)
+    made = [figure_png(figure, *_SHARPNESS[0]) for figure in figures]
+    while sum(map(len, made)) * 4 / 3 > most:
+        large = [place for place in range(len(made)) if sharpness[place] + 1 < len(_SHARPNESS)]
+        if not large:
+            break
+        place = max(large, key=lambda place: len(made[place]))
+        sharpness[place] += 1
+        made[place] = figure_png(figures[place], *_SHARPNESS[sharpness[place]])
+    return [(png, _SHARPNESS[place][0]) for png, place in zip(made, sharpness, strict=True)]
 
 
 def _figure_svg(figure: Figure) -> bytes:

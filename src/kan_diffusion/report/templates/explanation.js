@@ -42,7 +42,7 @@
     if (!(y1 - y0 > 1e-9)) { y0 -= .5; y1 += .5; }
     const margin = .06 * (y1 - y0);
     y0 -= margin; y1 += margin;
-    const left = 50, right = 10, top = 10, bottom = 40;
+    const left = 58, right = 10, top = 10, bottom = 40;
     const x = value => left + (width - left - right) * (value - x0) / (x1 - x0);
     const y = value => height - bottom - (height - top - bottom) * (value - y0) / (y1 - y0);
     const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": aria });
