@@ -63,18 +63,18 @@ class KindStyle:
 
 KINDS = {
     "curve": KindStyle("learned curve", "#0072b2", ()),
-    "linear": KindStyle("straight line", "#c95a00", (4.0, 1.6)),
-    "formula": KindStyle("formula", "#00805e", (7.0, 1.6, 1.4, 1.6)),
+    "linear": KindStyle("straight line", "#d55e00", (4.0, 1.6)),
+    "formula": KindStyle("formula", "#009e73", (7.0, 1.6, 1.4, 1.6)),
 }
 """The three kinds of edges."""
 
 _DENOISERS = {
     "network": KindStyle("network", "#0072b2", ()),
-    "simplified": KindStyle("simplified", "#4aa3df", (5.0, 1.5)),
-    "with formulas": KindStyle("with formulas", "#00805e", (5.0, 1.5, 1.5, 1.5)),
+    "simplified": KindStyle("simplified", "#5aa9e6", (5.0, 1.5)),
+    "with formulas": KindStyle("with formulas", "#009e73", (5.0, 1.5, 1.5, 1.5)),
     "formula": KindStyle("formula", "#882255", (1.5, 1.0)),
 }
-_OTHER_DENOISER = ("#d55e00", (3.0, 1.0))
+_OTHER_DENOISER = ("#b07a00", (3.0, 1.0))
 
 INPUT_COLOURS = (
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7"),

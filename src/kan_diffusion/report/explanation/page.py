@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from kan_diffusion.files import write_bytes, write_text
 from kan_diffusion.report.explanation.curves import contributions_figure, curves_figure
 from kan_diffusion.report.explanation.data import named_views, page_data
-from kan_diffusion.report.explanation.looks import level_label
+from kan_diffusion.report.explanation.looks import INPUT_COLOURS, level_colours, level_label
 from kan_diffusion.report.explanation.mathematics import formula_svg
 from kan_diffusion.report.explanation.network import network_figure
 from kan_diffusion.report.explanation.scores import axis_names, samples_figure, score_figure
@@ -96,8 +96,12 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
     for drawing, figure in zip(drawings, figures, strict=True):
         write_bytes(folder / "figures" / f"{drawing.name}.svg", _figure_svg(figure))
     data = _safe_json(explanation)
+    levels = {*explanation.network.levels, *explanation.score.levels}
+    kept = [*level_colours(sorted(levels, key=lambda level: level.timestep)), *INPUT_COLOURS]
     pictures = []
-    for drawing, (png, dpi) in zip(drawings, _pngs(figures, _MOST_BYTES - len(data)), strict=True):
+    for drawing, (png, dpi) in zip(
+        drawings, _pngs(figures, _MOST_BYTES - len(data), kept), strict=True
+    ):
         write_bytes(folder / "figures" / f"{drawing.name}.png", png)
         # The width in a PNG's header, which comes first in every one.
         width = int.from_bytes(png[16:20], "big") * _CSS_DPI // dpi
@@ -108,17 +112,17 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
     return page
 
 
-def _pngs(figures: list[Figure], most: int) -> list[tuple[bytes, int]]:
+def _pngs(figures: list[Figure], most: int, kept: list[str]) -> list[tuple[bytes, int]]:
     """Figures as PNG and their dots an inch; the largest are less sharp, so that all fit."""
     sharpness = [0] * len(figures)
-    made = [figure_png(figure, *_SHARPNESS[0]) for figure in figures]
+    made = [figure_png(figure, *_SHARPNESS[0], kept) for figure in figures]
     while sum(map(len, made)) * 4 / 3 > most:
         large = [place for place in range(len(made)) if sharpness[place] + 1 < len(_SHARPNESS)]
         if not large:
             break
         place = max(large, key=lambda place: len(made[place]))
         sharpness[place] += 1
-        made[place] = figure_png(figures[place], *_SHARPNESS[sharpness[place]])
+        made[place] = figure_png(figures[place], *_SHARPNESS[sharpness[place]], kept)
     return [(png, _SHARPNESS[place][0]) for png, place in zip(made, sharpness, strict=True)]
 
 
