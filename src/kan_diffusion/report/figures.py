@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -105,7 +105,9 @@ def report_figures(
     return _uniquely_named(found)
 
 
-def figure_png(figure: Figure, dpi: int = _DPI, colours: int = 256) -> bytes:
+def figure_png(
+    figure: Figure, dpi: int = _DPI, colours: int = 256, kept: Sequence[str] = ()
+) -> bytes:
     """A figure as PNG, as sharp as twice the resolution of a screen, with a palette.
 
     The same figure gives the same bytes.
@@ -114,6 +116,7 @@ def figure_png(figure: Figure, dpi: int = _DPI, colours: int = 256) -> bytes:
         figure: The figure.
         dpi: Dots an inch.
         colours: The most colours there are, up to 256.
+        kept: Colours that stay as they are, besides those of the families.
     """
     drawn, small = io.BytesIO(), io.BytesIO()
     with report_style():
@@ -122,16 +125,18 @@ def figure_png(figure: Figure, dpi: int = _DPI, colours: int = 256) -> bytes:
             pil_kwargs={"compress_level": 1},
         )  # fmt: skip
     image = Image.open(drawn).convert("RGB")
-    _in_palette(image, colours).save(small, format="PNG", optimize=True)
+    _in_palette(image, colours, kept).save(small, format="PNG", optimize=True)
     return small.getvalue()
 
 
-def _in_palette(image: Image.Image, colours: int) -> Image.Image:
+def _in_palette(image: Image.Image, colours: int, kept: Sequence[str]) -> Image.Image:
     """The image in few colours, those of the families and of its larger flat areas unchanged.
 
     A palette by median cut alone would average the colours of a few small markers.
     """
-    known = {tuple(round(255 * part) for part in to_rgb(colour)) for colour in KNOWN_COLOURS}
+    known = {
+        tuple(round(255 * part) for part in to_rgb(colour)) for colour in (*KNOWN_COLOURS, *kept)
+    }
     pixels = np.asarray(image, dtype=np.uint32)
     packed = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
     found = image.getcolors(image.width * image.height) or []

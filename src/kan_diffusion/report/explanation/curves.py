@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,10 +13,12 @@ from matplotlib.patches import Patch
 from kan_diffusion.report.explanation.looks import (
     INPUT_COLOURS,
     OTHERS,
+    explanation_style,
     level_colours,
     level_label,
+    shortened,
 )
-from kan_diffusion.report.style import MUTED, REAL, report_style
+from kan_diffusion.report.style import MUTED, REAL
 from kan_diffusion.symbolic.views import EdgeView, NetworkView
 
 __all__ = ["contributions_figure", "curves_figure", "edge_title"]
@@ -24,18 +27,18 @@ _COLUMNS = 4
 _DENSITY_SHARE = 0.3
 _MOST_INPUTS = len(INPUT_COLOURS)
 _LONGEST_LINE = 34
-_WIDEST = 4.6
+_WIDEST = 3.8
 """Lines get thinner from level to level, so that equal curves show one inside the other."""
 _LEAST_SHARE = 0.005
 
 
 def edge_title(view: NetworkView, edge: EdgeView) -> str:
-    """What an edge connects, in words, as edges are named everywhere."""
-    source = view.units[edge.layer][edge.input]
-    return f"{source} to {view.units[edge.layer + 1][edge.output]}"
+    """What an edge connects, in words short enough for a title."""
+    source = shortened(view.units[edge.layer][edge.input])
+    return f"{source} to {shortened(view.units[edge.layer + 1][edge.output])}"
 
 
-@report_style()
+@explanation_style()
 def curves_figure(
     view: NetworkView,
     levels: Sequence[int] | None = None,
@@ -71,7 +74,7 @@ def curves_figure(
                 marker="o" if len(curve.x) == 1 else None, markersize=4,
                 linewidth=_WIDEST - (_WIDEST - 1.2) * place / max(len(shown) - 1, 1),
             )  # fmt: skip
-        text = _broken(edge.text)
+        text = _broken(shortened(edge.text, 2 * _LONGEST_LINE))
         axes.set_title(
             edge_title(view, edge), pad=20 if text and "\n" not in text else 30 if text else 6
         )
@@ -79,7 +82,7 @@ def curves_figure(
             axes.text(
                 0.0, 1.02, text, transform=axes.transAxes, fontsize=8, color=MUTED, va="bottom"
             )
-        axes.set_xlabel(f"{view.units[edge.layer][edge.input]}", labelpad=2)
+        axes.set_xlabel(shortened(view.units[edge.layer][edge.input]), labelpad=2)
         low, high = axes.get_ylim()
         if high - low < 1e-9:
             axes.set_ylim(low - 0.5, high + 0.5)
@@ -103,10 +106,12 @@ def _broken(text: str) -> str:
     if len(text) <= _LONGEST_LINE:
         return text
     place = text.rfind(" + ", 0, _LONGEST_LINE)
-    return text if place < 0 else f"{text[:place]}\n{text[place + 1 :]}"
+    parts = [text[:place], text[place + 1 :]] if place > 0 else [text]
+    lines = [line for part in parts for line in textwrap.wrap(part, _LONGEST_LINE)]
+    return "\n".join(lines if len(lines) <= 2 else [lines[0], f"{lines[1][:-1]}…"])
 
 
-@report_style()
+@explanation_style()
 def contributions_figure(view: NetworkView) -> Figure:
     """What each input contributes to the outputs at each noise level, as shares.
 
@@ -126,10 +131,15 @@ def contributions_figure(view: NetworkView) -> Figure:
     places = np.arange(len(view.levels))
     base = np.zeros(len(view.levels))
     parts = [
-        (names[index], INPUT_COLOURS[place], shares[:, index], index >= view.num_point_inputs)
+        (
+            shortened(names[index]),
+            INPUT_COLOURS[place],
+            shares[:, index],
+            index >= view.num_point_inputs,
+        )
         for place, index in enumerate(own)
     ]
-    if rest:
+    if rest and shares[:, rest].sum() > 0:
         parts.append(
             (
                 f"{len(rest)} other{'s' if len(rest) > 1 else ''}",
@@ -143,7 +153,7 @@ def contributions_figure(view: NetworkView) -> Figure:
             places, part, bottom=base, color=colour, width=0.72, edgecolor="white", linewidth=0.8,
             hatch="///" if is_time else None, label=name,
         )  # fmt: skip
-        for place, value, low in zip(places, part, base, strict=True):
+        for place, value, low in zip(range(len(part)), part, base, strict=True):
             if value >= 0.08:
                 axes.text(
                     place, low + value / 2, f"{value:.0%}", ha="center", va="center", fontsize=8.5,

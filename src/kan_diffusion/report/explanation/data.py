@@ -2,7 +2,7 @@
 
 Curves are the bulk of it. Edges that leave one unit share their inputs, so these stand once; what
 an edge gives is written in thousandths of its largest value; and the more curves there are, the
-fewer points each has. The curves of edges beyond the most important thousand are left out.
+fewer points each has. The curves of edges beyond the most important few hundred are left out.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kan_diffusion.report.explanation.curves import edge_title
 from kan_diffusion.report.explanation.layout import make_layout
 from kan_diffusion.report.explanation.looks import (
+    FAINTEST,
     KINDS,
     denoiser_style,
-    fading,
     kind_of,
     level_colours,
     level_label,
@@ -33,7 +32,7 @@ __all__ = ["Json", "named_views", "page_data"]
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 Array = NDArray[np.float64]
 
-_MOST_CURVES = 1_000
+_MOST_CURVES = 400
 """Edges a network whose curves are in the page."""
 _POINTS = ((600, 61), (1_800, 31), (10**9, 16))
 """Up to so many curves: points a curve."""
@@ -62,6 +61,7 @@ def page_data(explanation: Explanation) -> dict[str, Json]:
     searched = explanation.simplified or explanation.readable or explanation.network
     reports = {(report.source, report.target): report for report in explanation.edges}
     return {
+        "faintest": FAINTEST,
         "kinds": {
             key: {"label": style.label, "colour": style.colour, "dashes": list(style.dashes)}
             for key, style in KINDS.items()
@@ -113,14 +113,12 @@ def _view(
             "layer": edge.layer,
             "input": edge.input,
             "output": edge.output,
-            "name": edge_title(view, edge),
             "kind": kind_of(edge.kind),
             "function": edge.kind,
             "text": edge.text,
             "importance": _number(edge.importance),
             "size": _number(edge.size),
             "byLevel": _numbers(edge.importance_by_level),
-            "fading": [_number(fading(float(part)), 3) for part in edge.importance_by_level],
         }
         if layout.boxes:
             box = layout.boxes[index]

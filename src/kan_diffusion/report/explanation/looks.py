@@ -6,32 +6,37 @@ do not. Noise levels run from dark to light along a scale whose lightness alone 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_hex
 
-from kan_diffusion.report.style import REAL
+from kan_diffusion.report.style import REAL, report_style
 from kan_diffusion.symbolic.library import LINEAR
 from kan_diffusion.symbolic.readable import CURVE
 from kan_diffusion.symbolic.views import LevelView
 
 __all__ = [
+    "FAINTEST",
     "INPUT_COLOURS",
     "KINDS",
     "OTHERS",
     "KindStyle",
     "denoiser_style",
+    "explanation_style",
     "fading",
     "kind_of",
     "level_colours",
     "level_label",
+    "shortened",
     "spread_out",
 ]
 
-_FAINTEST = 0.14
+FAINTEST = 0.14
+"""How opaque an edge without importance is."""
 _BRIGHTEST_LEVEL = 0.86
 """Where the scale of levels ends: its yellow is lost on white."""
 
@@ -58,18 +63,18 @@ class KindStyle:
 
 KINDS = {
     "curve": KindStyle("learned curve", "#0072b2", ()),
-    "linear": KindStyle("straight line", "#c95a00", (4.0, 1.6)),
-    "formula": KindStyle("formula", "#00805e", (7.0, 1.6, 1.4, 1.6)),
+    "linear": KindStyle("straight line", "#d55e00", (4.0, 1.6)),
+    "formula": KindStyle("formula", "#009e73", (7.0, 1.6, 1.4, 1.6)),
 }
 """The three kinds of edges."""
 
 _DENOISERS = {
     "network": KindStyle("network", "#0072b2", ()),
-    "simplified": KindStyle("simplified", "#4aa3df", (5.0, 1.5)),
-    "with formulas": KindStyle("with formulas", "#00805e", (5.0, 1.5, 1.5, 1.5)),
+    "simplified": KindStyle("simplified", "#5aa9e6", (5.0, 1.5)),
+    "with formulas": KindStyle("with formulas", "#009e73", (5.0, 1.5, 1.5, 1.5)),
     "formula": KindStyle("formula", "#882255", (1.5, 1.0)),
 }
-_OTHER_DENOISER = ("#d55e00", (3.0, 1.0))
+_OTHER_DENOISER = ("#b07a00", (3.0, 1.0))
 
 INPUT_COLOURS = (
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7"),
@@ -78,6 +83,19 @@ INPUT_COLOURS = (
 """Colours of inputs, in their order."""
 OTHERS = REAL
 """Colour of all inputs that have none of their own."""
+
+
+@contextmanager
+def explanation_style() -> Iterator[None]:
+    """Matplotlib's settings for an explanation: a report's, and ``$`` in names is just that."""
+    with report_style(), mpl.rc_context({"text.parse_math": False}):
+        yield
+
+
+def shortened(name: str, most: int = 20) -> str:
+    """A name on one line of at most ``most`` letters, for figures."""
+    name = " ".join(name.split())
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def kind_of(kind: str) -> str:
@@ -91,7 +109,7 @@ def fading(importance: float) -> float:
     The root keeps apart the many small shares of a wide network.
     """
     share = float(np.clip(np.nan_to_num(importance), 0.0, 1.0))
-    return _FAINTEST + (1.0 - _FAINTEST) * share**0.5
+    return FAINTEST + (1.0 - FAINTEST) * share**0.5
 
 
 def level_colours(levels: Sequence[LevelView]) -> list[str]:

@@ -11,8 +11,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from kan_diffusion.report.explanation.layout import Box, Layout, make_layout
-from kan_diffusion.report.explanation.looks import KINDS, fading, kind_of, level_label
-from kan_diffusion.report.style import INK, MUTED, report_style
+from kan_diffusion.report.explanation.looks import (
+    KINDS,
+    explanation_style,
+    fading,
+    kind_of,
+    level_label,
+    shortened,
+)
+from kan_diffusion.report.style import INK, MUTED
 from kan_diffusion.symbolic.views import EdgeCurve, EdgeView, NetworkView
 
 __all__ = ["CURVE_BOX", "curve_height", "network_figure", "unit_label"]
@@ -25,7 +32,7 @@ _LEAST_SHARE = 0.03
 _BOTTOM, _TOP = 1.2, 0.6
 
 
-@report_style()
+@explanation_style()
 def network_figure(
     view: NetworkView,
     level: int | None = None,
@@ -84,6 +91,7 @@ def curve_height(view: NetworkView) -> list[float]:
 
 def unit_label(name: str) -> str:
     """A unit's name on two lines where it is long."""
+    name = shortened(name)
     head, _, tail = name.partition(" ")
     return f"{head}\n{tail}" if head and len(name) > 6 else name
 
@@ -152,14 +160,14 @@ def _draw_units(
                 continue
             if number not in (0, last):
                 axes.text(
-                    x, y, name, fontsize=8.5, ha="center", va="center", zorder=6,
+                    x, y, shortened(name, 10), fontsize=8.5, ha="center", va="center", zorder=6,
                     bbox={"boxstyle": "round,pad=0.35,rounding_size=0.7", "facecolor": "white",
                           "edgecolor": "#9aa1ab", "linewidth": 0.9},
                 )  # fmt: skip
                 continue
             is_time = number == 0 and unit >= view.num_point_inputs
             upright = number == 0 and len(names) > _MANY_NAMES
-            text = name if upright else unit_label(name)
+            text = shortened(name) if upright else unit_label(name)
             axes.text(
                 x, y - 0.04 if number == 0 else y + 0.04, text, fontsize=8.5 if upright else 9.5,
                 ha="center", va="top" if number == 0 else "bottom", zorder=6,
@@ -182,7 +190,7 @@ def _column_of(name: str, columns: Sequence[str] | None) -> str:
     if columns is None or not number.isdigit() or int(number) >= len(columns):
         return ""
     column = columns[int(number)]
-    return "" if column == name else column if len(column) <= 16 else f"{column[:15]}…"
+    return "" if column == name else shortened(column, 16)
 
 
 def _draw_legend(axes: Axes, view: NetworkView, level: int | None, shown: int, boxed: bool) -> None:
@@ -201,7 +209,8 @@ def _draw_legend(axes: Axes, view: NetworkView, level: int | None, shown: int, b
         )  # fmt: skip
     axes.legend(
         handles=handles, loc="lower left", ncols=len(handles), borderaxespad=0.2, fontsize=8.5,
-        handlelength=2.4, columnspacing=1.4, bbox_to_anchor=(0.0, 0.24 / (axes.get_ylim()[1] - axes.get_ylim()[0])),
+        handlelength=2.4, columnspacing=1.4,
+        bbox_to_anchor=(0.0, 0.24 / float(np.ptp(axes.get_ylim()))),
     )  # fmt: skip
     at = f"at {level_label(view.levels[shown])}"
     faded = "fainter: less important" + (f" {at}" if level is not None else " over all levels")

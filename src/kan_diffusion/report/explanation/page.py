@@ -12,30 +12,36 @@ from pathlib import Path
 
 import jinja2
 from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from kan_diffusion.files import write_bytes, write_text
 from kan_diffusion.report.explanation.curves import contributions_figure, curves_figure
 from kan_diffusion.report.explanation.data import named_views, page_data
-from kan_diffusion.report.explanation.looks import level_label
+from kan_diffusion.report.explanation.looks import INPUT_COLOURS, level_colours, level_label
 from kan_diffusion.report.explanation.mathematics import formula_svg
 from kan_diffusion.report.explanation.network import network_figure
 from kan_diffusion.report.explanation.scores import axis_names, samples_figure, score_figure
 from kan_diffusion.report.explanation.tables import edge_table, standing_table
+from kan_diffusion.report.figures import figure_png
 from kan_diffusion.report.style import report_style
 from kan_diffusion.report.tables import format_number
 from kan_diffusion.symbolic.explanation import Explanation, LevelFormula
 
 __all__ = ["write_explanation"]
 
-_DPI = 144
+_SVG_DPI = 144
+_MOST_BYTES = 2_700_000
+"""Of pictures and data in a page, about."""
+# Dots an inch and colours: the first with which they are not too large.
+_SHARPNESS = ((144, 256), (110, 64), (84, 24), (60, 12))
 _CSS_DPI = 96
 
 
 @dataclass(frozen=True)
 class _Drawing:
-    """A figure of an explanation: its file's name, what it shows, its caption, and how to make it."""
+    """A figure of an explanation: its file's name, what it shows, its caption, its maker."""
 
     name: str
     alternative: str
@@ -85,30 +91,61 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
         RunFolderError: A file cannot be written.
     """
     folder = Path(folder)
+    drawings = _drawings(explanation)
+    figures = [drawing.draw() for drawing in drawings]
+    for drawing, figure in zip(drawings, figures, strict=True):
+        write_bytes(folder / "figures" / f"{drawing.name}.svg", _figure_svg(figure))
+    data = _safe_json(explanation)
+    levels = {*explanation.network.levels, *explanation.score.levels}
+    kept = [*level_colours(sorted(levels, key=lambda level: level.timestep)), *INPUT_COLOURS]
     pictures = []
-    for drawing in _drawings(explanation):
-        figure = drawing.draw()
-        png = _encoded(figure, "png")
+    for drawing, (png, dpi) in zip(
+        drawings, _pngs(figures, _MOST_BYTES - len(data), kept), strict=True
+    ):
         write_bytes(folder / "figures" / f"{drawing.name}.png", png)
-        write_bytes(folder / "figures" / f"{drawing.name}.svg", _encoded(figure, "svg"))
         # The width in a PNG's header, which comes first in every one.
-        width = int.from_bytes(png[16:20], "big") * _CSS_DPI // _DPI
+        width = int.from_bytes(png[16:20], "big") * _CSS_DPI // dpi
         source = _address(png, "png")
         pictures.append(_Picture(source, width, drawing.alternative, drawing.caption))
     page = folder / "explanation.html"
-    write_text(page, _render(explanation, pictures))
+    write_text(page, _render(explanation, pictures, data))
     return page
 
 
-def _encoded(figure: Figure, form: str) -> bytes:
-    """A figure as PNG or SVG; the same figure gives the same bytes."""
+def _pngs(figures: list[Figure], most: int, kept: list[str]) -> list[tuple[bytes, int]]:
+    """Figures as PNG and their dots an inch; the largest are less sharp, so that all fit."""
+    sharpness = [0] * len(figures)
+    made = [figure_png(figure, *_SHARPNESS[0], kept) for figure in figures]
+    while sum(map(len, made)) * 4 / 3 > most:
+        large = [place for place in range(len(made)) if sharpness[place] + 1 < len(_SHARPNESS)]
+        if not large:
+            break
+        place = max(large, key=lambda place: len(made[place]))
+        sharpness[place] += 1
+        made[place] = figure_png(figures[place], *_SHARPNESS[sharpness[place]], kept)
+    return [(png, _SHARPNESS[place][0]) for png, place in zip(made, sharpness, strict=True)]
+
+
+def _figure_svg(figure: Figure) -> bytes:
+    """A figure as SVG; the same figure gives the same bytes."""
     made = io.BytesIO()
-    metadata = {"Date": None} if form == "svg" else {"Software": None}
     with report_style(), rc_context({"svg.hashsalt": "kan-diffusion"}):
         figure.savefig(
-            made, format=form, dpi=_DPI, bbox_inches="tight", pad_inches=0.08, metadata=metadata
-        )
+            made, format="svg", dpi=_SVG_DPI, bbox_inches="tight", pad_inches=0.08,
+            metadata={"Date": None},
+        )  # fmt: skip
     return made.getvalue()
+
+
+def _safe_json(explanation: Explanation) -> Markup:
+    """The script's data as JSON in which nothing ends a script."""
+    return htmlsafe_json_dumps(
+        page_data(explanation),
+        dumps=json.dumps,
+        allow_nan=False,
+        separators=(",", ":"),
+        ensure_ascii=True,
+    )
 
 
 def _address(content: bytes, kind: str) -> str:
@@ -167,7 +204,7 @@ def _drawings(explanation: Explanation) -> list[_Drawing]:
     return drawings
 
 
-def _render(explanation: Explanation, pictures: list[_Picture]) -> str:
+def _render(explanation: Explanation, pictures: list[_Picture], data: Markup) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kan_diffusion.report"),
         autoescape=True,
@@ -175,16 +212,13 @@ def _render(explanation: Explanation, pictures: list[_Picture]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    data = page_data(explanation)
     names = axis_names(explanation.columns, explanation.score.points[0].shape[1])
     return environment.get_template("explanation.html.j2").render(
         explanation=explanation,
-        data=htmlsafe_json_dumps(
-            data, dumps=json.dumps, allow_nan=False, separators=(",", ":"), ensure_ascii=True
-        ),
+        data=data,
         tabs=list(named_views(explanation)),
         levels=[level_label(level) for level in explanation.network.levels],
-        field=data["score"] is not None,
+        field=bool(explanation.score.scores) and len(names) <= 2,
         symbols=[(f"x{index}", name) for index, name in enumerate(names)],
         formulas=_formulas(explanation),
         edges=edge_table(explanation),

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from kan_diffusion.report.explanation.looks import (
     denoiser_style,
+    explanation_style,
     level_colours,
     level_label,
+    shortened,
     spread_out,
 )
 from kan_diffusion.report.point_figures import PointView
-from kan_diffusion.report.style import INK, MUTED, REAL, report_style
+from kan_diffusion.report.style import INK, MUTED, REAL
 from kan_diffusion.symbolic.views import ScoreView
 
 __all__ = ["arrow_scale", "axis_names", "grid_side", "samples_figure", "score_figure"]
@@ -60,7 +62,7 @@ def arrow_scale(fields: Sequence[Array]) -> float:
     return scale if scale > 0 else 1.0
 
 
-@report_style()
+@explanation_style()
 def score_figure(score: ScoreView, columns: Sequence[str] = ()) -> Figure:
     """Learned scores and the exact one.
 
@@ -77,7 +79,7 @@ def score_figure(score: ScoreView, columns: Sequence[str] = ()) -> Figure:
         the first, or shows one alone against the coordinate.
     """
     dim = score.points[0].shape[1]
-    names = axis_names(columns, dim)
+    names = [shortened(name) for name in axis_names(columns, dim)]
     if dim == 1:
         return _curves(score, names[0])
     return _fields(score, names) if dim == 2 else _against(score, names)
@@ -220,7 +222,7 @@ def _against(score: ScoreView, names: Sequence[str]) -> Figure:
     return figure
 
 
-@report_style()
+@explanation_style()
 def samples_figure(samples: Mapping[str, Array], columns: Sequence[str] = ()) -> Figure:
     """Real and generated points side by side, on the same axes.
 
@@ -232,7 +234,7 @@ def samples_figure(samples: Mapping[str, Array], columns: Sequence[str] = ()) ->
     names = sorted(samples, key=lambda name: name != "real")
     dim = samples[names[0]].shape[1]
     drawn = min(dim, 2)
-    labels = tuple(f"{name} (standardised)" for name in axis_names(columns, drawn))
+    labels = tuple(f"{shortened(name)} (standardised)" for name in axis_names(columns, drawn))
     view = PointView(labels, np.zeros(dim), np.eye(dim)[:, :drawn], 1.0)
     limits = view.limits([samples[names[0]]])
     flat = drawn == 1

@@ -38,7 +38,7 @@ def edge_table(explanation: Explanation) -> Table | None:
                     Cell(_kind(report), edge.text if edge else "", key=_kind(report)),
                     number_cell(edge.importance if edge else None),
                     number_cell(report.r2, "" if report.r2 is None else f"{report.r2:.5f}"),
-                    number_cell(report.complexity),
+                    number_cell(report.complexity, str(report.complexity)),
                     Cell(report.reason, f"best match: {report.best}" if report.best else "")
                     if report.reason
                     else Cell(MISSING),
@@ -95,7 +95,7 @@ def standing_table(explanation: Explanation) -> Table | None:
     for standing in standings:
         cells = [
             Cell(standing.name),
-            number_cell(standing.edges),
+            number_cell(standing.edges, "" if standing.edges is None else f"{standing.edges:,}"),
             number_cell(standing.constants, f"{standing.constants:,}"),
             number_cell(standing.loss),
         ]

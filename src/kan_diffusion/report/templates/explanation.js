@@ -2,6 +2,7 @@
 {
   const data = JSON.parse(document.getElementById("explanation-data").textContent);
   const SCALE = 96;  // units of a drawing an inch
+  const UP = .5;  // inches above the outputs
   const state = { view: 0, level: 0, edge: 0 };
   const slider = document.getElementById("level");
   const network = document.getElementById("network");
@@ -41,7 +42,7 @@
     if (!(y1 - y0 > 1e-9)) { y0 -= .5; y1 += .5; }
     const margin = .06 * (y1 - y0);
     y0 -= margin; y1 += margin;
-    const left = 50, right = 10, top = 10, bottom = 40;
+    const left = 58, right = 10, top = 10, bottom = 40;
     const x = value => left + (width - left - right) * (value - x0) / (x1 - x0);
     const y = value => height - bottom - (height - top - bottom) * (value - y0) / (y1 - y0);
     const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": aria });
@@ -65,9 +66,10 @@
     const inputs = of.inputs[curve.inputs];
     return { x: inputs.x, density: inputs.density, y: curve.y.map(value => value * curve.unit) };
   };
+  const called = (of, edge) => `${of.units[edge.layer].names[edge.input]} to ${of.units[edge.layer + 1].names[edge.output]}`;
   const line = (x1, y1, x2, y2, extra = {}) => make("line", { x1, y1, x2, y2, ...extra });
   function drawNetwork() {
-    const of = view(), up = .75, down = .75;
+    const of = view(), up = UP, down = .45;
     const x = inches => inches * SCALE, y = inches => (of.height + up - inches) * SCALE;
     network.replaceChildren();
     network.setAttribute("viewBox", `0 0 ${of.width * SCALE} ${(of.height + up + down) * SCALE}`);
@@ -94,6 +96,15 @@
       network.append(group);
     }
     of.groups = groups;
+    const legend = document.getElementById("kinds");
+    legend.replaceChildren();
+    for (const [key, kind] of Object.entries(data.kinds)) {
+      if (!of.edges.some(edge => edge.kind === key)) continue;
+      const item = html("li", ""), dashes = kind.dashes.map(length => length * 1.6).join(" ");
+      const stroke = line(0, 5, 34, 5, { style: "stroke: var(--kind)", "stroke-width": 2.4, "stroke-dasharray": dashes });
+      item.append(make("svg", { viewBox: "0 0 34 10", class: `kind-${key}`, "aria-hidden": "true" }, stroke), kind.label);
+      legend.append(item);
+    }
     of.units.forEach((layer, number) => layer.names.forEach((name, unit) => {
       const [ux, uy] = layer.places[unit], end = number === 0 || number === of.units.length - 1;
       const time = number === 0 && unit >= of.pointInputs;
@@ -114,8 +125,8 @@
   function updateNetwork() {
     const of = view();
     of.edges.forEach((edge, index) => {
-      const group = of.groups[index], fade = edge.fading[state.level];
-      group.setAttribute("aria-label", `${edge.name}: ${edge.text || data.kinds[edge.kind].label}, importance ${written(edge.byLevel[state.level])}`);
+      const group = of.groups[index], fade = data.faintest + (1 - data.faintest) * Math.sqrt(Math.min(Math.max(edge.byLevel[state.level] ?? 0, 0), 1));
+      group.setAttribute("aria-label", `${called(of, edge)}: ${edge.text || data.kinds[edge.kind].label}, importance ${written(edge.byLevel[state.level])}`);
       group.classList.toggle("chosen", index === state.edge);
       group.setAttribute("tabindex", index === state.edge ? 0 : -1);
       for (const part of group.querySelectorAll("line.line")) {
@@ -126,9 +137,9 @@
       group.querySelector(".box").setAttribute("opacity", .25 + .75 * fade);
       if (!edge.curves) return;
       const curve = points(of, edge.curves[state.level]), [cx, cy, side] = edge.box;
-      const left = (cx - side / 2) * SCALE, size = side * SCALE, top = (of.height + .75 - cy - side / 2) * SCALE, bottom = top + size;
+      const left = (cx - side / 2) * SCALE, size = side * SCALE, top = (of.height + UP - cy - side / 2) * SCALE, bottom = top + size;
       const [x0, x1] = span(curve.x), [y0, y1] = span(curve.y);
-      const flat = curve.x.length < 2, across = flat ? [0, 1] : curve.x.map(value => (value - x0) / Math.max(x1 - x0, 1e-12));
+      const flat = !(x1 - x0 > 1e-12), across = flat ? [0, 1] : curve.x.map(value => (value - x0) / Math.max(x1 - x0, 1e-12));
       const high = Math.max(y1 - y0, of.leastHeights[edge.layer]);
       const px = across.map(value => left + size * (.1 + .8 * value));
       const py = flat ? [top + size / 2, top + size / 2] : curve.y.map(value => top + size * (.5 - .8 * (value - (y0 + y1) / 2) / high));
@@ -145,12 +156,12 @@
     place.replaceChildren();
     facts.replaceChildren();
     if (!edge) { name.textContent = "No edge is left"; return; }
-    name.textContent = edge.name;
+    name.textContent = called(of, edge);
     if (edge.curves) {
       const all = edge.curves.map(curve => points(of, curve)), at = all[state.level];
       const ends = [span(all.flatMap(curve => curve.x)), span(all.flatMap(curve => curve.y))];
       const source = of.units[edge.layer].names[edge.input];
-      const drawn = chart(304, 236, ...ends, [source, "contribution"], `Curve of ${edge.name} at ${of.levels[state.level].label}`);
+      const drawn = chart(304, 236, ...ends, [source, "contribution"], `Curve of ${called(of, edge)} at ${of.levels[state.level].label}`);
       const xs = curve => curve.x.map(drawn.x), ys = curve => curve.y.map(drawn.y);
       if (at.x.length > 1) drawn.svg.append(make("path", { class: "density", d: area(xs(at), at.density.map(value => drawn.base - .3 * drawn.high * value), drawn.base) }));
       const shade = make("g", { class: `kind-${edge.kind}` });
@@ -207,7 +218,7 @@
       const tall = side ? (drawn.y(ys[0]) - drawn.y(ys[ys.length - 1])) / (side - 1) : 0;
       if (score.density && side) xs.forEach((value, i) => {
         const shade = score.density[at][i];
-        if (shade > .02) drawn.svg.append(make("rect", { class: "cell", x: drawn.x(value) - wide / 2 - .2, y: drawn.y(ys[i]) - tall / 2 - .2, width: wide + .4, height: tall + .4, style: "fill: var(--muted)", opacity: .42 * shade }));
+        if (shade > .02) drawn.svg.append(make("rect", { class: "cell", x: drawn.x(value) - wide / 2, y: drawn.y(ys[i]) - tall / 2, width: wide, height: tall, style: "fill: var(--muted)", opacity: .42 * shade }));
       });
       const longest = 1.7 * (side ? Math.min(wide, tall) : 8), arrows = [];
       xs.forEach((value, i) => {
