@@ -20,19 +20,29 @@ def python_hears() -> Iterator[None]:
 
 def test_an_interrupt_is_heard_when_the_block_is_done() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), interrupts_wait():
-        signal.raise_signal(signal.SIGINT)
-        done.append("rest of the block")
+
+    def interrupted() -> None:
+        with interrupts_wait():
+            signal.raise_signal(signal.SIGINT)
+            done.append("rest of the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert done == ["rest of the block"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_blocks_within_blocks_wait_for_the_outermost() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), interrupts_wait():
+
+    def interrupted() -> None:
         with interrupts_wait():
-            signal.raise_signal(signal.SIGINT)
-        done.append("outer block")
+            with interrupts_wait():
+                signal.raise_signal(signal.SIGINT)
+            done.append("outer block")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert done == ["outer block"]
 
 

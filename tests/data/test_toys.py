@@ -87,7 +87,7 @@ def test_score_is_the_numerical_gradient(name: str) -> None:
 
 
 # Noise at which at least tens of the reference points are near any noised point.
-LEVELS = {2: (0.8, 0.6), 8: (0.6, 0.8), 16: (0.8, 0.6), 32: (0.3, 0.954)}
+LEVELS = {1: (0.8, 0.6), 2: (0.8, 0.6), 8: (0.6, 0.8), 16: (0.8, 0.6), 32: (0.3, 0.954)}
 
 
 @pytest.mark.parametrize("name", TOYS)

@@ -17,7 +17,7 @@ import torch
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Setting
-from kan_diffusion.denoisers.kan import KAN_FAMILIES
+from kan_diffusion.denoisers.kan import KAN_FAMILIES, READABLE_KAN
 from kan_diffusion.denoisers.mlp import MLP_FAMILIES
 from kan_diffusion.denoisers.rbf_2015 import RBF_2015
 from kan_diffusion.denoisers.sizing import (
@@ -103,7 +103,10 @@ _BUILT_IN = (
 )
 
 FAMILIES: Mapping[str, Family] = with_tuned(_BUILT_IN, _tuned())
-"""The families by name."""
+"""The families by name, all of which a comparison may have."""
+
+_NOT_COMPARED: Mapping[str, Family] = {READABLE_KAN.name: READABLE_KAN}
+"""Families that are there for something else, known by name like the others."""
 
 
 def _imported_family(place: str) -> Family:
@@ -149,9 +152,10 @@ def get_family(name: str) -> Family:
     """
     if ":" in name:
         return _imported_family(name)
-    if name not in FAMILIES:
-        raise unknown_name("family", name, FAMILIES)
-    return FAMILIES[name]
+    known = {**FAMILIES, **_NOT_COMPARED}
+    if name not in known:
+        raise unknown_name("family", name, known)
+    return known[name]
 
 
 def untuned_family(name: str) -> Family:

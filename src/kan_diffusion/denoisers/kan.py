@@ -20,7 +20,7 @@ from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization
 from kan_diffusion.kan.linear import KANLinear
 from kan_diffusion.kan.network import KAN
 
-__all__ = ["KAN_FAMILIES", "KANDenoiser", "ModelMixin"]
+__all__ = ["KAN_FAMILIES", "READABLE_KAN", "KANDenoiser", "ModelMixin"]
 
 
 class KANDenoiser(StackDenoiser, MovingGrids):
@@ -226,21 +226,23 @@ KAN_FAMILIES: tuple[Family, ...] = (
     ),
     _family("residual-kan", "residual KAN", _LOCAL_SPACE, {**_SETTINGS, "residual": True}),
     _family("modulated-kan", "modulated KAN", _LOCAL_SPACE, {**_SETTINGS, "modulated": True}),
-    # One hidden layer, and the timestep as factors and shifts alone: few edges, and none of them
-    # about time. Meant to be read (kan_diffusion.symbolic) more than to win.
-    _family(
-        "readable-kan",
-        "readable KAN",
-        {**_LOCAL_SPACE, "depth": IntRange(1, 2)},
-        {
-            "num_time_frequencies": 5,
-            "grid_size": 8,
-            "grid_range": (-3.0, 3.0),
-            "init": "power-law",
-            "modulated": True,
-            "scaled_inputs": True,
-        },
-        depth=1,
-    ),
 )
 """KANs on several bases and with several ways to take their inputs."""
+
+
+READABLE_KAN = _family(
+    "readable-kan",
+    "readable KAN",
+    {**_LOCAL_SPACE, "depth": IntRange(1, 2)},
+    {
+        "num_time_frequencies": 5,
+        "grid_size": 8,
+        "grid_range": (-3.0, 3.0),
+        "init": "power-law",
+        "modulated": True,
+        "scaled_inputs": True,
+    },
+    depth=1,
+)
+"""One hidden layer, and the timestep as factors and shifts alone: few edges, none of them about
+time. Meant to be read (:mod:`kan_diffusion.symbolic`), and too coarse in size to be compared."""

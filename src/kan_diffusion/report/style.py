@@ -84,7 +84,6 @@ FAMILY_STYLES: Mapping[str, ModelStyle] = {
     "kan-fourier-inputs": ModelStyle("#3f3fbf", "P", _SOLID),
     "residual-kan": ModelStyle("#2f6bff", "X", _DOTTED),
     "modulated-kan": ModelStyle("#4d7ea8", "<", _MIXED),
-    "readable-kan": ModelStyle("#00308f", ">", _SOLID),
     "mlp": ModelStyle(_VERMILION, "s", _DASHED),
     "mlp-relu": ModelStyle(_ORANGE, "o", _SOLID),
     "mlp-fourier-inputs": ModelStyle("#7f2704", "^", _DOTTED),

@@ -42,8 +42,8 @@ def constants_figure(results: LabResults) -> Figure:
                 axis.plot(
                     sigmas,
                     errors,
-                    FAMILY_STYLES["readable-kan"].marker,
-                    color=FAMILY_STYLES["readable-kan"].colour,
+                    FAMILY_STYLES["kan"].marker,
+                    color=FAMILY_STYLES["kan"].colour,
                     markersize=4,
                     alpha=0.55,
                     markeredgewidth=0,

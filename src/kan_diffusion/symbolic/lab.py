@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.utils.logging import disable_progress_bar
 
 from kan_diffusion.data.datasets import ToyData
 from kan_diffusion.data.toys import make_toy
@@ -406,6 +407,7 @@ def run_lab_case(
     if path.is_file():
         return _read(path)
     use_one_thread()
+    disable_progress_bar()
     started = time.perf_counter()
     config = single_trial(
         case.toy,
