@@ -541,7 +541,7 @@ class ReadableDenoiser(StackDenoiser):
                 if leaving:
                     constant = self.layers[index].bias.unsqueeze(0)
                     given = self.layers[index + 1].edge_outputs(constant)
-                    made.layers[index + 1].bias += given[0, :, unit]
+                    made.layers[index + 1].bias.add_(given[0, :, unit])
                 return made
         return None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ __all__ = ["Tree", "check_tree", "evaluate", "to_sympy", "to_tree"]
 Tree = Sequence[object]
 """A nested list as described above."""
 
-_CALLS = {
+_CALLS: Mapping[str, Callable[..., Tensor]] = {
     "Abs": torch.abs,
     "Max": torch.maximum,
     "Min": torch.minimum,
