@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kan_diffusion.denoisers.base import Denoiser, ModelMixin
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import Process
-from kan_diffusion.symbolic.trees import Tree, evaluate, to_sympy, to_tree
+from kan_diffusion.symbolic.trees import Tree, check_tree, evaluate, to_sympy, to_tree
 
 if TYPE_CHECKING:
     import sympy
@@ -39,7 +39,8 @@ class FormulaDenoiser(Denoiser):
         num_constants: Number of constants.
 
     Raises:
-        KanDiffusionError: There is not one expression a coordinate.
+        KanDiffusionError: There is not one expression a coordinate, or one of them is not a tree of
+            a formula.
     """
 
     @register_to_config
@@ -57,6 +58,9 @@ class FormulaDenoiser(Denoiser):
                 f"a formula needs one expression for each of {data_dim} coordinates, not "
                 f"{len(score)}"
             )
+        known = {f"x{i}" for i in range(data_dim)} | {"alpha", "sigma"}
+        for tree in score:
+            check_tree(tree, known, num_constants)
         self.process = Process.model_validate(dict(process))
         self.constants = nn.Parameter(torch.zeros(num_constants))
         alpha, sigma = self.process.levels()

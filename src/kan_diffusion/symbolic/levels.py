@@ -494,7 +494,9 @@ def formula_over_levels(
     scores = score_of(compose(denoiser, timesteps), process, alpha, sigma)
     if not all(score.is_complete for score in scores):
         return None
-    factor = sigma if process.prediction_type == "epsilon" else sigma / alpha
+    # By how much the prediction moves with the score.
+    factors = {"epsilon": sigma, "v_prediction": sigma / alpha, "sample": sigma**2 / alpha}
+    factor = factors[process.prediction_type]
     x = _points(context, timesteps)
     fitted, judged = (_draw(context, _SEARCH_POINTS, name) for name in ("fit", "judge"))
     final = _draw(context, _FINAL_POINTS, "final")

@@ -74,19 +74,12 @@ def prune(denoiser: ReadableDenoiser, context: Context, threshold: float) -> Pru
         for edge in denoiser.edges
         if float(importance.attribution.edges[edge.layer][edge.output, edge.input]) >= threshold
     ]
-    fed = {edge.output for edge in kept if edge.layer == len(denoiser.layers) - 1}
-    if len(fed) < denoiser.data_dim:
+    if not _reaches_all_outputs(denoiser, kept):
         raise KanDiffusionError(
-            f"with a threshold of {threshold:g} no edge is left to an output; prune with a lower "
-            "one"
+            f"with a threshold of {threshold:g} no edge is left on the way to some output; prune "
+            "with a lower one"
         )
-    left = denoiser.with_edges(kept)
-    places = {edge.place for edge in kept}
-    for edge in denoiser.edges:
-        if edge.place not in places:
-            constant = importance.outputs[edge.layer][:, edge.output, edge.input].mean()
-            left.layers[edge.layer].bias[edge.output] += constant
-    left = left.compact()
+    left = _with_constants(denoiser, importance, kept).compact()
     return Pruning(
         left,
         len(denoiser.edges),
@@ -94,6 +87,28 @@ def prune(denoiser: ReadableDenoiser, context: Context, threshold: float) -> Pru
         context.loss(denoiser),
         context.loss(left),
     )
+
+
+def _reaches_all_outputs(denoiser: ReadableDenoiser, kept: list[Edge]) -> bool:
+    """Whether edges lead from some input to every output."""
+    reached = set(range(len(denoiser.input_index)))
+    for layer in range(len(denoiser.layers)):
+        reached = {e.output for e in kept if e.layer == layer and e.input in reached}
+    return len(reached) == denoiser.data_dim
+
+
+@torch.no_grad()
+def _with_constants(
+    denoiser: ReadableDenoiser, importance: Importance, kept: list[Edge]
+) -> ReadableDenoiser:
+    """The network with some of its edges; what the others gave on average stays in the biases."""
+    left = denoiser.with_edges(kept)
+    places = {edge.place for edge in kept}
+    for edge in denoiser.edges:
+        if edge.place not in places:
+            constant = importance.outputs[edge.layer][:, edge.output, edge.input].mean()
+            left.layers[edge.layer].bias[edge.output] += constant
+    return left
 
 
 def prune_in_rounds(
@@ -214,8 +229,11 @@ def _with_lines(
     trial = denoiser.with_edges([lines.get(edge.place, edge) for edge in denoiser.edges])
     for edge in edges:
         x, y = importance.samples(edge)
-        for match in match_curve(x, y, _ONLY_LINES):
+        matches = match_curve(x, y, _ONLY_LINES)
+        for match in matches:
             trial.set_match(lines[edge.place], match)
+        if not matches:  # it gives a constant
+            trial.layers[edge.layer].bias.data[edge.output] += float(y.mean())
     return trial
 
 
@@ -245,7 +263,8 @@ def drop_idle(
     current = denoiser
     refused: set[tuple[str, ...]] = set()
     while True:
-        shares = context.importance(current).attribution.edges
+        importance = context.importance(current)
+        shares = importance.attribution.edges
         names = edge_names(current)
         asked = [e for e in current.edges if names[e.place] not in refused]
         if not asked:
@@ -253,9 +272,10 @@ def drop_idle(
         edge = min(asked, key=lambda e: float(shares[e.layer][e.output, e.input]))
         what = " to ".join(names[edge.place])
         refused.add(names[edge.place])
-        left = current.with_edges([e for e in current.edges if e.place != edge.place])
+        kept = [e for e in current.edges if e.place != edge.place]
         good = False
-        if _feeds_all_outputs(left):
+        if _reaches_all_outputs(current, kept):
+            left = _with_constants(current, importance, kept)
             try:
                 context.tune(left, steps, learning_rate)
                 good = context.loss(left) <= limit
@@ -266,11 +286,6 @@ def drop_idle(
             refused.clear()  # units have other numbers, and others may be idle now
         if on_progress is not None:
             on_progress(f"edge {what}: {'dropped' if good else 'stays'}")
-
-
-def _feeds_all_outputs(denoiser: ReadableDenoiser) -> bool:
-    last = len(denoiser.layers) - 1
-    return len({e.output for e in denoiser.edges if e.layer == last}) == denoiser.data_dim
 
 
 def edge_names(denoiser: ReadableDenoiser) -> dict[tuple[int, int, int], tuple[str, str]]:

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from networks import T, batch, kan, network
+
+from kan_diffusion.processes import get_process
+from kan_diffusion.symbolic.combination import Atom, Combination, compose, score_of
+from kan_diffusion.symbolic.readable import CURVE, ReadableDenoiser, readable
+
+STEPS = np.array([0, 3, 31, 64, 98, 99])
+FOURIER = {"time_encoding": "fourier", "num_time_frequencies": 2}
+MODULATED = {**FOURIER, "modulated": True}
+
+
+def _mixed(num_inputs: int) -> list[list[tuple[int, int, str, bool]]]:
+    """Two layers of curves, lines and functions, from every input."""
+    kinds = [(CURVE, False), ("tanh", True), ("linear", True), ("gaussian", False), ("sin", False)]
+    first = [(i, o, *kinds[(i + 2 * o) % 5]) for i in range(num_inputs) for o in range(3)]
+    second = [(i, o, *kinds[(2 * i + o) % 5]) for i in range(3) for o in range(2)]
+    return [first, second]
+
+
+def _networks() -> dict[str, ReadableDenoiser]:
+    return {
+        "raw time": network(_mixed(3), [3]),
+        "time": network(_mixed(6), [3], **FOURIER),
+        "modulated": network(_mixed(2), [3], **MODULATED),
+        "scaled inputs": network(_mixed(2), [3], **MODULATED, scaled_inputs=True),
+        "Fourier inputs": network(_mixed(11), [3], num_input_frequencies=2),
+        "Fourier and scaled": network(
+            _mixed(10), [3], **MODULATED, scaled_inputs=True, num_input_frequencies=2
+        ),
+        "some inputs": network(
+            _mixed(4), [3], **MODULATED, num_input_frequencies=2, inputs=[1, 3, 6, 9]
+        ),
+        "curves": readable(kan(modulated=True, scaled_inputs=True)),
+        "deep": network(
+            [
+                *_mixed(2)[:1],
+                [(0, 0, "tanh", True), (1, 1, "square", False), (2, 1, CURVE, False)],
+                [(0, 0, "exp", False), (1, 0, "linear", True), (1, 1, "abs", True)],
+            ],
+            [3, 2],
+            **MODULATED,
+        ),
+        "no hidden layer": network([[(0, 0, "tanh", True), (1, 1, CURVE, False)]], []),
+        "no edge": network([[], [(0, 0, "tanh", True), (1, 1, "linear", True)]], [2], **MODULATED),
+    }
+
+
+each_network = pytest.mark.parametrize("name", list(_networks()))
+
+
+def _points(num: int = 40) -> torch.Tensor:
+    return batch(num=num)[0]
+
+
+@each_network
+def test_a_combination_is_the_prediction_at_every_level(name: str) -> None:
+    denoiser = _networks()[name]
+    points = _points()
+    parts = compose(denoiser, STEPS)
+    x = points.numpy()[None].repeat(len(STEPS), 0)
+    found = np.stack([part.values(x) for part in parts], -1)
+    with torch.no_grad():
+        expected = np.stack([denoiser(points, int(step)).sample.numpy() for step in STEPS])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    complete = not any(edge.kind == CURVE for edge in denoiser.edges)
+    if complete:
+        assert all(part.is_complete for part in parts)
+
+
+@each_network
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_the_score_is_that_of_the_process(name: str, prediction_type: str) -> None:
+    denoiser = _networks()[name]
+    process = get_process("cosine").model_copy(
+        update={"prediction_type": prediction_type, "num_timesteps": T}
+    )
+    alpha, sigma = (level[torch.from_numpy(STEPS)] for level in process.levels())
+    scores = score_of(compose(denoiser, STEPS), process, alpha.numpy(), sigma.numpy())
+    points = _points()
+    x = points.numpy()[None].repeat(len(STEPS), 0)
+    found = np.stack([score.values(x) for score in scores], -1)
+    for number, step in enumerate(STEPS):
+        levels = alpha[number].reshape(1, 1), sigma[number].reshape(1, 1)
+        with torch.no_grad():
+            prediction = denoiser(points, int(step)).sample
+        noise = process.predicted_noise(prediction, points, *levels)
+        np.testing.assert_allclose(
+            found[number], -(noise / levels[1]).numpy(), rtol=1e-5, atol=1e-5 / float(levels[1])
+        )
+
+
+def test_what_time_alone_gives_is_no_atom() -> None:
+    # Raw time goes through a curve and a function; the points through lines.
+    line = ("linear", True)
+    first_layer = [(0, 0, *line), (2, 0, CURVE, False), (1, 1, *line), (2, 1, "tanh", True)]
+    denoiser = network([first_layer, [(0, 0, *line), (1, 0, *line), (1, 1, *line)]], [2])
+    parts = compose(denoiser, STEPS)
+    assert all(atom.coordinate is not None for part in parts for atom in part.atoms())
+    assert sorted(atom.coordinate for atom in parts[0].terms) == [0, 1]
+    first, second = denoiser.layers
+    expected = first.slope[0, 0].item() * second.slope[0, 0].item()
+    coefficient = next(v for atom, v in parts[0].terms.items() if atom.coordinate == 0)
+    np.testing.assert_allclose(coefficient, expected)
+    assert np.ptp(parts[0].constant) > 1e-3
+
+
+@pytest.mark.parametrize(("name", "sign"), [("tanh", -1), ("gaussian", 1)])
+def test_symmetric_functions_are_written_with_a_positive_inside(name: str, sign: int) -> None:
+    denoiser = network([[(0, 0, name, False), (1, 1, "linear", True)]], [])
+    (group,) = denoiser.layers[0].groups()
+    with torch.no_grad():
+        group.inner.fill_(-2.0)
+        group.shift.fill_(0.5)
+        group.outer.fill_(3.0)
+    ((atom, coefficient),) = (
+        item for item in compose(denoiser, STEPS)[0].terms.items() if item[0].function
+    )
+    (leading,) = atom.inner.terms.values()
+    np.testing.assert_allclose(leading, 2.0)
+    np.testing.assert_allclose(atom.inner.constant, -0.5)
+    np.testing.assert_allclose(coefficient, 3.0 * sign)
+
+
+def test_combinations_add_and_scale() -> None:
+    draw = np.random.default_rng(0)
+    levels, x = 3, draw.normal(size=(3, 5, 2))
+    atoms = [Atom(coordinate=0), Atom(coordinate=1)]
+
+    def combination(*of: Atom) -> Combination:
+        return Combination(draw.normal(size=levels), {a: draw.normal(size=levels) for a in of})
+
+    one, two = combination(*atoms), combination(atoms[1])
+    factor = draw.normal(size=levels)
+    total = one.plus(two)
+    assert list(total.terms) == atoms
+    np.testing.assert_allclose(total.values(x), one.values(x) + two.values(x))
+    np.testing.assert_allclose(one.times(factor).values(x), factor[:, None] * one.values(x))
+    expected = two.constant[:, None] + two.terms[atoms[1]][:, None] * x[..., 1]
+    np.testing.assert_allclose(two.values(x), expected)
