@@ -108,9 +108,12 @@ def show_standings(explanation: Explanation) -> None:
     """A table of what an explanation made of a network, and how each stage does."""
     table = Table(box=SIMPLE_HEAD, title=explanation.title, title_justify="left")
     table.add_column("stage")
-    metrics = list(dict.fromkeys(name for s in explanation.standings for name in s.metrics))
+    # The page has the others: a table of all of them is wider than a terminal.
+    metrics = [
+        name for name in ("energy",) if any(name in s.metrics for s in explanation.standings)
+    ]
     columns = ("edges", "constants", "held-out loss", "excess")
-    for column in (*columns, *(SAMPLE_METRICS[name].symbol for name in metrics)):
+    for column in (*columns, *(SAMPLE_METRICS[name].title for name in metrics)):
         table.add_column(column, justify="right")
     for standing in explanation.standings:
         table.add_row(

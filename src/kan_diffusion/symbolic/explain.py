@@ -307,11 +307,18 @@ def _sentences(
     elif explained.with_formulas is not None:
         curves = [edge for edge in explained.edges if edge.kind == CURVE]
         if curves:
-            best = max((edge.r2 or 0.0) for edge in curves)
+            judged = [edge.r2 for edge in curves if edge.r2 is not None]
+            why = []
+            if judged:
+                why.append(
+                    f"{len(judged)} because no function matches them or the loss would rise (held-"
+                    f"out R² of the best matches: {min(judged):.3f} to {max(judged):.3f})"
+                )
+            if len(judged) < len(curves):
+                why.append(f"{len(curves) - len(judged)} were not reached in the time budget")
             found.append(
                 f"There is no short formula: {len(curves)} of {len(explained.edges)} edges stay "
-                f"curves, whose best matches reach a held-out R² of {best:.3f} or cost too much of "
-                "the loss."
+                f"curves, {' and '.join(why)}."
             )
         else:
             found.append(

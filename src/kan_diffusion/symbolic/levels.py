@@ -35,6 +35,7 @@ from kan_diffusion.randomness import torch_generator
 from kan_diffusion.symbolic.combination import Atom, Combination, compose, score_of
 from kan_diffusion.symbolic.context import Context
 from kan_diffusion.symbolic.formula import SMALLEST_SIGNAL, FormulaDenoiser, formula_denoiser
+from kan_diffusion.symbolic.level_forms import LevelForm, first_fit, forms_of
 from kan_diffusion.symbolic.readable import ReadableDenoiser
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ _NUM_LEVELS = 64
 _SAMPLES = 256
 _SEARCH_POINTS = 32_768
 _FINAL_POINTS = 500_000
-_STARTS = (-0.6, 0.5)
 _PRICE = 3e-5
 """Loss that a constant is worth when forms are compared."""
 _NEGLIGIBLE = 0.02
@@ -56,87 +56,6 @@ _NEGLIGIBLE = 0.02
 _CLOSE = 0.06
 """Relative difference below which two constants may be one."""
 _SWEEPS = 3
-
-
-@dataclass(frozen=True)
-class LevelForm:
-    """A function of the signal level, its constants left open.
-
-    Attributes:
-        own: Whether c is -1, as of a point's own coordinate.
-        power: p.
-        numerator: Whether there is n.
-        denominator: Powers of alpha in the denominator: (), (2,), (4,) or (2, 4).
-    """
-
-    own: bool
-    power: int
-    numerator: bool
-    denominator: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of constants: c (unless own), n, then b and e, as far as they are there."""
-        return (not self.own) + self.numerator + len(self.denominator)
-
-    def values(self, alpha: Array, constants: Array) -> Array:
-        """Values at signal levels of any shape."""
-        rest = list(constants)
-        result = alpha**self.power * (-1.0 if self.own else rest.pop(0))
-        if self.numerator:
-            result = result * (1 + rest.pop(0) * alpha**2)
-        if self.denominator:
-            below = np.ones_like(alpha)
-            for c, k in zip(rest, self.denominator, strict=True):
-                below = below + c * alpha**k
-            result = result / np.where(below > 1e-3, below, 1e-3)
-        return np.asarray(result)
-
-    def expression(self, alpha: sympy.Expr, constants: Sequence[sympy.Expr]) -> sympy.Expr:
-        """The form in SymPy, with given constants."""
-        import sympy
-
-        rest = list(constants)
-        result: sympy.Expr = sympy.Integer(-1) if self.own else rest.pop(0)
-        result = result * alpha**self.power
-        if self.numerator:
-            result = result * (1 + rest.pop(0) * alpha**2)
-        if self.denominator:
-            below = sum(c * alpha**k for c, k in zip(rest, self.denominator, strict=True))
-            result = result / (1 + below)
-        return result
-
-
-def _forms(own: bool, least_power: int) -> list[LevelForm]:
-    """The forms a coefficient may have."""
-    if own:
-        parts = itertools.product((False, True), ((), (2,), (4,), (2, 4)))
-        return [LevelForm(True, 0, numerator, below) for numerator, below in parts]
-    powers = range(least_power, least_power + 3)
-    plain = [LevelForm(False, p, False, below) for p in powers for below in ((), (2,), (4,))]
-    return plain + [LevelForm(False, least_power, True, below) for below in ((2,), (4,))]
-
-
-def _first_fit(form: LevelForm, alpha: Array, values: Array, weights: Array) -> Array:
-    """Constants of a form fitted to a coefficient's numbers."""
-    best: tuple[float, Array] | None = None
-
-    def residuals(p: Array) -> Array:
-        return weights * (form.values(alpha, p) - values)
-
-    for start in _STARTS:
-        first = np.full(form.size, start)
-        if not form.own:
-            first[0] = 1.0
-            base = weights * form.values(alpha, first)
-            first[0] = float(base @ (weights * values)) / max(float(base @ base), 1e-12)
-        if form.size == 0:
-            return first
-        found = least_squares(residuals, first, method="lm", max_nfev=100)
-        if best is None or found.cost < best[0]:
-            best = float(found.cost), found.x
-    assert best is not None
-    return best[1]
 
 
 def reading_levels(process: Process) -> NDArray[np.int64]:
@@ -219,10 +138,10 @@ def _copy(part: Combination) -> Combination:
 
 def _slots(part: Combination, coordinate: int | None) -> list[_Slot]:
     least = 0 if coordinate is None else 1
-    found = [_Slot(part, None, _forms(False, least))]
+    found = [_Slot(part, None, forms_of(False, least))]
     for atom in part.terms:
         own = coordinate is not None and atom.coordinate == coordinate
-        found.append(_Slot(part, atom, _forms(own, least)))
+        found.append(_Slot(part, atom, forms_of(own, least)))
         if atom.inner is not None:
             found += _slots(atom.inner, None)
     return found
@@ -376,7 +295,7 @@ def _start(coordinate: int, score: Combination, alpha: Array, x: Array, factor: 
             slot.put(np.zeros_like(slot.numbers))
             continue
         weights = effect / max(size, 1e-9)
-        slot.starts = [_first_fit(form, alpha, slot.numbers, weights) for form in slot.forms]
+        slot.starts = [first_fit(form, alpha, slot.numbers, weights) for form in slot.forms]
         costs = [
             float(np.mean((weights * (form.values(alpha, p) - slot.numbers)) ** 2))
             + 3e-3 * form.size

@@ -5,13 +5,15 @@ outside, and a linear part (s = 0 for the simplest matches) because scores have 
 everywhere. The constant d belongs to the unit the edge enters. ``linear`` is the edge that has
 nothing else.
 
-A library is a mapping of names to :class:`EdgeFunction`; make one's own with ``{**LIBRARY, "cube
-root": EdgeFunction(...)}``, or name it as ``"package.module:NAME"`` where only text can be given.
+A library is a mapping of names to :class:`EdgeFunction`. One of one's own is an ``EdgeFunction`` in
+a module that can be imported, named ``"package.module:NAME"``: a network with such an edge is saved
+by that name.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -119,8 +121,13 @@ LIBRARY: Library = {
 """The built-in functions, the simplest first."""
 
 
-def _imported(place: str) -> EdgeFunction:
+def _imported(place: str, importing: bool) -> EdgeFunction:
     module_name, _, attribute = place.partition(":")
+    if not importing and module_name not in sys.modules:
+        raise KanDiffusionError(
+            f"the network has an edge function of your own, '{place}': import {module_name} before "
+            "you read it; a file must not decide what code runs"
+        )
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
@@ -136,20 +143,21 @@ def _imported(place: str) -> EdgeFunction:
     return replace(found, name=place)
 
 
-def get_functions(names: Iterable[str]) -> Library:
+def get_functions(names: Iterable[str], *, importing: bool = True) -> Library:
     """A library by names.
 
     Args:
         names: Names of ``LIBRARY``, or ``"package.module:NAME"`` for functions of one's own, which
             are known by that place.
+        importing: Whether to import their modules; if not, they must be imported already.
 
     Raises:
-        KanDiffusionError: There is no such function.
+        KanDiffusionError: There is no such function, or its module is not imported.
     """
     library = {}
     for name in names:
         if ":" in name:
-            library[name] = _imported(name)
+            library[name] = _imported(name, importing)
         elif name in LIBRARY:
             library[name] = LIBRARY[name]
         else:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError
-from kan_diffusion.symbolic.context import Context
+from kan_diffusion.symbolic.context import Context, Importance
 from kan_diffusion.symbolic.library import LIBRARY, LINEAR, Library
 from kan_diffusion.symbolic.matching import Match, match_curve
 from kan_diffusion.symbolic.pruning import edge_names
@@ -140,30 +140,31 @@ def find_formulas(
     current = denoiser
     names = edge_names(denoiser)
     notes: dict[tuple[int, int, int], tuple[float | None, str, str]] = {}
+    matched: dict[tuple[int, int, int], float] = {}
     while True:
         curves = [e for e in current.edges if e.kind == CURVE and e.place not in notes]
         if not curves:
             break
         importance = context.importance(current)
-        found: dict[Edge, list[Match]] = {}
+
+        def matches_of(edge: Edge, importance: Importance = importance) -> list[Match]:
+            samples = importance.samples(edge)
+            return match_curve(*samples, options.library, max_complexity=options.max_complexity)
+
         for edge in curves:
             if time.monotonic() > until:
                 notes[edge.place] = None, "", f"the time budget of {options.seconds:g} s was over"
-                continue
-            found[edge] = match_curve(
-                *importance.samples(edge), options.library, max_complexity=options.max_complexity
-            )
-        if not found:
+            elif edge.place not in matched:
+                matched[edge.place] = max((m.r2 for m in matches_of(edge)), default=1.0)
+        curves = [edge for edge in curves if edge.place not in notes]
+        if not curves:
             continue
-
-        def best_r2(edge: Edge, found: dict[Edge, list[Match]] = found) -> float:
-            return max((match.r2 for match in found[edge]), default=1.0)
-
-        edge = max(found, key=best_r2)
-        current, note = _try(current, edge, found[edge], context, options, limit)
+        # The easiest first: what they leave behind is what the others have to make up for.
+        edge = max(curves, key=lambda edge: matched[edge.place])
+        current, note = _try(current, edge, matches_of(edge), context, options, limit)
         notes[edge.place] = note
         if on_progress is not None:
-            kind = next(e.kind for e in current.edges if e.place == edge.place)
+            kind = next((e.kind for e in current.edges if e.place == edge.place), "constant")
             on_progress(f"edge {' to '.join(names[edge.place])}: {note[2] or kind}")
     reports = []
     for edge in current.edges:

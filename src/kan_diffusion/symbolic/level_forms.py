@@ -1,0 +1,102 @@
+r"""What a coefficient may be as a function of the signal level, see :mod:`.levels`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+if TYPE_CHECKING:
+    import sympy
+
+__all__ = ["LevelForm", "first_fit", "forms_of"]
+
+Array = NDArray[np.float64]
+
+_STARTS = (-0.6, 0.5)
+
+
+@dataclass(frozen=True)
+class LevelForm:
+    """A function of the signal level, its constants left open.
+
+    Attributes:
+        own: Whether c is -1, as of a point's own coordinate.
+        power: p.
+        numerator: Whether there is n.
+        denominator: Powers of alpha in the denominator: (), (2,), (4,) or (2, 4).
+    """
+
+    own: bool
+    power: int
+    numerator: bool
+    denominator: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of constants: c (unless own), n, then b and e, as far as they are there."""
+        return (not self.own) + self.numerator + len(self.denominator)
+
+    def values(self, alpha: Array, constants: Array) -> Array:
+        """Values at signal levels of any shape."""
+        rest = list(constants)
+        result = alpha**self.power * (-1.0 if self.own else rest.pop(0))
+        if self.numerator:
+            result = result * (1 + rest.pop(0) * alpha**2)
+        if self.denominator:
+            below = np.ones_like(alpha)
+            for c, k in zip(rest, self.denominator, strict=True):
+                below = below + c * alpha**k
+            result = result / np.where(below > 1e-3, below, 1e-3)
+        return np.asarray(result)
+
+    def expression(self, alpha: sympy.Expr, constants: Sequence[sympy.Expr]) -> sympy.Expr:
+        """The form in SymPy, with given constants."""
+        import sympy
+
+        rest = list(constants)
+        result: sympy.Expr = sympy.Integer(-1) if self.own else rest.pop(0)
+        result = result * alpha**self.power
+        if self.numerator:
+            result = result * (1 + rest.pop(0) * alpha**2)
+        if self.denominator:
+            below = sum(c * alpha**k for c, k in zip(rest, self.denominator, strict=True))
+            result = result / (1 + below)
+        return result
+
+
+def forms_of(own: bool, least_power: int) -> list[LevelForm]:
+    """The forms a coefficient may have."""
+    if own:
+        parts = itertools.product((False, True), ((), (2,), (4,), (2, 4)))
+        return [LevelForm(True, 0, numerator, below) for numerator, below in parts]
+    powers = range(least_power, least_power + 3)
+    plain = [LevelForm(False, p, False, below) for p in powers for below in ((), (2,), (4,))]
+    return plain + [LevelForm(False, least_power, True, below) for below in ((2,), (4,))]
+
+
+def first_fit(form: LevelForm, alpha: Array, values: Array, weights: Array) -> Array:
+    """Constants of a form fitted to a coefficient's numbers."""
+    best: tuple[float, Array] | None = None
+
+    def residuals(p: Array) -> Array:
+        return weights * (form.values(alpha, p) - values)
+
+    for start in _STARTS:
+        first = np.full(form.size, start)
+        if not form.own:
+            first[0] = 1.0
+            base = weights * form.values(alpha, first)
+            first[0] = float(base @ (weights * values)) / max(float(base @ base), 1e-12)
+        if form.size == 0:
+            return first
+        found = least_squares(residuals, first, method="lm", max_nfev=100)
+        if best is None or found.cost < best[0]:
+            best = float(found.cost), found.x
+    assert best is not None
+    return best[1]
