@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare seed pilot pilot-tuning notebook bench test lint format clean
+.PHONY: help compare seed pilot pilot-tuning lab notebook bench test lint format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,9 @@ pilot: $(STAMP)-run  ## Run the pilot, all families on six data sets: an hour or
 pilot-tuning: $(STAMP)-tune  ## Search the settings the pilot uses, with equal effort (ARGS="...")
 	$(BIN)/kan-diffusion tune pilot --data swiss-roll,checkerboard $(ARGS)
 
+lab: $(STAMP)-lab  ## Read scores that are known exactly: a quarter of an hour on two cores (ARGS="...")
+	$(BIN)/kan-diffusion explain --lab $(ARGS)
+
 notebook: $(STAMP)-test  ## Run the example notebook into runs/kan-diffusion.ipynb
 	@mkdir -p runs
 	$(BIN)/jupyter execute examples/kan-diffusion.ipynb --output=$(CURDIR)/runs/kan-diffusion.ipynb
@@ -63,7 +66,8 @@ $(STAMP)-test: EXTRAS := [test]
 $(STAMP)-lint: EXTRAS := [lint]
 $(STAMP)-bench: EXTRAS := [bench]
 $(STAMP)-tune: EXTRAS := [tune]
-$(STAMP)-run $(STAMP)-test $(STAMP)-lint $(STAMP)-bench $(STAMP)-tune: pyproject.toml | $(VENV)/.made
+$(STAMP)-lab: EXTRAS := [pykan]
+$(STAMP)-run $(STAMP)-test $(STAMP)-lint $(STAMP)-bench $(STAMP)-tune $(STAMP)-lab: pyproject.toml | $(VENV)/.made
 	@echo "Installing kan-diffusion$(EXTRAS) into $(VENV) ..."
 	@$(PIP) install --editable '.$(EXTRAS)'
 	@touch $@

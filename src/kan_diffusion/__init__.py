@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from kan_diffusion.study.config import StudyConfig as StudyConfig
     from kan_diffusion.study.config import read_preset as read_preset
     from kan_diffusion.study.run import run_study as run_study
+    from kan_diffusion.symbolic.explain import ExplainOptions as ExplainOptions
+    from kan_diffusion.symbolic.explain import explain_run as explain_run
+    from kan_diffusion.symbolic.formula import FormulaDenoiser as FormulaDenoiser
+    from kan_diffusion.symbolic.readable import ReadableDenoiser as ReadableDenoiser
+    from kan_diffusion.symbolic.readable import readable as readable
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
 
@@ -60,6 +65,11 @@ _HOMES = {
     "StudyConfig": "study.config",
     "read_preset": "study.config",
     "run_study": "study.run",
+    "ExplainOptions": "symbolic.explain",
+    "explain_run": "symbolic.explain",
+    "FormulaDenoiser": "symbolic.formula",
+    "ReadableDenoiser": "symbolic.readable",
+    "readable": "symbolic.readable",
     "TrainingConfig": "training",
     "train": "training",
 }

@@ -34,7 +34,7 @@ from kan_diffusion.symbolic.context import Context, make_context
 from kan_diffusion.symbolic.explanation import Explanation, LevelFormula, Standing
 from kan_diffusion.symbolic.formula import FormulaDenoiser
 from kan_diffusion.symbolic.levels import formula_over_levels
-from kan_diffusion.symbolic.pruning import drop_idle, prune_in_rounds, straighten
+from kan_diffusion.symbolic.pruning import drop_idle, prune, prune_in_rounds, straighten
 from kan_diffusion.symbolic.readable import CURVE, ReadableDenoiser, readable
 from kan_diffusion.symbolic.search import EdgeReport, SearchOptions, find_formulas
 from kan_diffusion.symbolic.views import (
@@ -55,6 +55,9 @@ from kan_diffusion.symbolic.writing import (
 __all__ = ["ExplainOptions", "Explained", "explain_denoiser", "explain_run", "influences"]
 
 Progress = Callable[[str], None]
+
+_NO_EFFECT = 0.005
+"""Attribution of edges that need no trial before they go."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ def explain_denoiser(
     current = straighten(current, context, tolerance=search.tolerance, on_progress=say)
     context.tune(current, options.tune_steps, 1e-2)
     current = drop_idle(current, context, tolerance=search.tolerance / 10, on_progress=say)
+    # What is left without any effect, such as units that no edge enters any more.
+    current = prune(current, context, _NO_EFFECT).denoiser
     simplified = current
     found = find_formulas(current, context, search, say)
     with_formulas = found.denoiser
