@@ -47,3 +47,10 @@ def test_a_family_of_ones_own_trains_and_is_saved(family: str, tmp_path: Path) -
     noised, steps = torch.randn(7, 2, generator=generator), torch.arange(7) * 100
     expected = denoiser(noised, steps).sample
     torch.testing.assert_close(again.denoiser(noised, steps).sample, expected)
+
+
+def test_the_program_about_reading_scores_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (DOCS / "reading-scores.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(block, {})
+    assert int(capsys.readouterr().out) in range(2, 7)
