@@ -20,6 +20,7 @@ class Page(HTMLParser):
 
     Attributes:
         images: Sources of the pictures.
+        pictures: What is shown, in words, to the source of its picture.
         loads: Everything an address is given for.
         links: Anchors that links lead to.
         ids: All ids, in order.
@@ -34,6 +35,7 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.images, self.loads, self.links, self.ids, self.text = [], [], [], [], []
+        self.pictures: dict[str, str] = {}
         self.tables: dict[str, list[list[str]]] = {}
         self.keys: dict[str, list[list[str]]] = {}
         self.words: dict[str, list[bool]] = {}
@@ -52,6 +54,7 @@ class Page(HTMLParser):
             self.ids.append(attrs["id"])
         if tag == "img":
             self.images.append(attrs["src"])
+            self.pictures[attrs["alt"]] = attrs["src"]
             for element in self._open:
                 element[2] = True
         if attrs.get("href", "").startswith("#"):

@@ -22,7 +22,8 @@ from kan_diffusion.report.charts import (
 )
 from kan_diffusion.report.comparisons import conclude
 from kan_diffusion.report.contents import smoothed_curve
-from kan_diffusion.report.figures import figure_png, report_figures
+from kan_diffusion.report.figures import report_figures
+from kan_diffusion.report.images import figure_png
 from kan_diffusion.report.point_figures import (
     PointView,
     corruption_figure,
@@ -63,7 +64,7 @@ def page(written):
 
 def test_the_page_loads_nothing_from_anywhere(page, written):
     assert page.loads
-    assert all(load.startswith("data:image/png;base64,") for load in page.loads)
+    assert all(load.startswith("data:image/webp;base64,") for load in page.loads)
     assert set(page.links) <= set(page.ids)
     assert len(set(page.ids)) == len(page.ids)
     assert page.empty == []
@@ -71,14 +72,21 @@ def test_the_page_loads_nothing_from_anywhere(page, written):
     assert not re.search(r"https?://|@import|url\(|<link", text)
 
 
-def test_every_figure_is_a_file_and_the_same_bytes_in_the_page(page, written, contents):
-    files = {path.read_bytes() for path in (written.parent / "figures").iterdir()}
-    shown = {base64.b64decode(image.partition(",")[2]) for image in page.images}
-    assert files == shown
+def test_every_figure_is_a_file_and_the_same_picture_in_the_page(page, written, contents):
+    files = {path.stem: path for path in (written.parent / "figures").iterdir()}
+    figures = report_figures(contents)
+    assert set(files) == {figure.name for figure in figures}
+    for figure in figures:
+        file = Image.open(files[figure.name]).convert("RGB")
+        source = page.pictures[figure.alternative].partition(",")[2]
+        shown = Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB")
+        assert shown.size == file.size
+        if not figure.cloud:
+            assert shown.tobytes() == file.tobytes()
     # For each data set: samples, excess, time, excess by level, losses, metrics, data, corruption
     # and the reverse process of one model.
     assert len(page.images) == 2 * 9 + 2  # and ratios and ranks over the two
-    assert len(report_figures(contents)) == len(page.images)
+    assert len(figures) == len(page.images)
     assert not [path for path in written.parent.rglob("*") if "tmp" in path.name]
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from PIL import Image
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.report.charts import (
@@ -29,6 +25,7 @@ from kan_diffusion.report.charts.excess import level_measure
 from kan_diffusion.report.charts.times import time_column
 from kan_diffusion.report.comparisons import Conclusions, conclude
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
+from kan_diffusion.report.images import figure_png
 from kan_diffusion.report.point_figures import (
     PointView,
     corruption_figure,
@@ -36,7 +33,6 @@ from kan_diffusion.report.point_figures import (
     reverse_figure,
     samples_figure,
 )
-from kan_diffusion.report.style import KNOWN_COLOURS, report_style
 from kan_diffusion.study.comparison import Ranking, Setting
 
 __all__ = [
@@ -56,7 +52,6 @@ __all__ = [
     "time_figure",
 ]
 
-_DPI = 192
 _MEASURES = {"excess": "excess", "heldout_loss": "held-out loss"}
 
 
@@ -82,6 +77,11 @@ class ReportFigure:
     data: str = ""
     label: str = ""
 
+    @property
+    def cloud(self) -> bool:
+        """Whether it is of points in their thousands."""
+        return self.section in ("samples", "process")
+
 
 def report_figures(
     contents: ReportContents, conclusions: Conclusions | None = None
@@ -103,55 +103,6 @@ def report_figures(
         for setting in own:
             found += _reverse(contents, setting)
     return _uniquely_named(found)
-
-
-def figure_png(
-    figure: Figure, dpi: int = _DPI, colours: int = 256, kept: Sequence[str] = ()
-) -> bytes:
-    """A figure as PNG, as sharp as twice the resolution of a screen, with a palette.
-
-    The same figure gives the same bytes.
-
-    Args:
-        figure: The figure.
-        dpi: Dots an inch.
-        colours: The most colours there are, up to 256.
-        kept: Colours that stay as they are, besides those of the families.
-    """
-    drawn, small = io.BytesIO(), io.BytesIO()
-    with report_style():
-        figure.savefig(
-            drawn, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08,
-            pil_kwargs={"compress_level": 1},
-        )  # fmt: skip
-    image = Image.open(drawn).convert("RGB")
-    _in_palette(image, colours, kept).save(small, format="PNG", optimize=True)
-    return small.getvalue()
-
-
-def _in_palette(image: Image.Image, colours: int, kept: Sequence[str]) -> Image.Image:
-    """The image in few colours, those of the families and of its larger flat areas unchanged.
-
-    A palette by median cut alone would average the colours of a few small markers.
-    """
-    known = {
-        tuple(round(255 * part) for part in to_rgb(colour)) for colour in (*KNOWN_COLOURS, *kept)
-    }
-    pixels = np.asarray(image, dtype=np.uint32)
-    packed = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
-    found = image.getcolors(image.width * image.height) or []
-    largest = sorted(found, key=lambda pair: (pair[1] in known, pair[0]), reverse=True)
-    every = np.array([colour for _, colour in largest], dtype=np.int32)
-    flat = every[: 3 * colours // 4]
-    rest = image.quantize(colours - len(flat), dither=Image.Dither.NONE).getpalette() or []
-    palette = np.concatenate((flat, np.array(rest, dtype=np.int32).reshape(-1, 3)))[:colours]
-    nearest = np.empty(2**24, dtype=np.uint8)
-    for part in np.array_split(every, 1 + len(every) // 4096):
-        distances = ((part[:, None] - palette) ** 2).sum(axis=2)
-        nearest[part @ np.array([2**16, 2**8, 1])] = distances.argmin(axis=1)
-    small = Image.fromarray(nearest[packed])
-    small.putpalette(palette.astype(np.uint8).tobytes())
-    return small
 
 
 def _uniquely_named(figures: list[ReportFigure]) -> list[ReportFigure]:

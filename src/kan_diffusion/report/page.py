@@ -14,7 +14,8 @@ from kan_diffusion.report.cells import Anchors, Table
 from kan_diffusion.report.charts.axes import measure_of
 from kan_diffusion.report.comparisons import Conclusions, conclude
 from kan_diffusion.report.contents import ReportContents
-from kan_diffusion.report.figures import ReportFigure, figure_png, report_figures
+from kan_diffusion.report.figures import ReportFigure, report_figures
+from kan_diffusion.report.images import FigureImages, figure_images
 from kan_diffusion.report.page_tables import (
     BADGES,
     TimeUse,
@@ -42,7 +43,7 @@ _OVERVIEW_SECTIONS = {
     "ranks": "Ranks over all data sets",
 }
 # With more figures than this a page would grow too large: (figures, dots an inch, colours).
-_SHARPNESS = ((100, 192, 256), (220, 144, 128))
+_SHARPNESS = ((24, 192, 256), (220, 128, 80))
 _LEAST_SHARP = (96, 48)
 
 
@@ -120,9 +121,9 @@ def write_report(contents: ReportContents, folder: str | Path) -> Path:
     )
     pictures: dict[tuple[str, str, str], list[_Picture]] = {}
     for figure in figures:
-        png = figure_png(figure.draw(), dpi, colours)
-        write_bytes(folder / "figures" / f"{figure.name}.png", png)
-        pictures.setdefault(_place(figure), []).append(_picture(figure, png, dpi))
+        images = figure_images(figure.draw(), dpi, colours, figure.cloud)
+        write_bytes(folder / "figures" / f"{figure.name}.png", images.png)
+        pictures.setdefault(_place(figure), []).append(_picture(figure, images))
     page = folder / "report.html"
     write_text(page, _render(contents, conclusions, pictures))
     return page
@@ -133,11 +134,9 @@ def _place(figure: ReportFigure) -> tuple[str, str, str]:
     return figure.section, figure.data, "" if figure.section == "process" else figure.label
 
 
-def _picture(figure: ReportFigure, png: bytes, dpi: int) -> _Picture:
-    source = "data:image/png;base64," + base64.b64encode(png).decode()
-    # The width in a PNG's header, which comes first in every one; 96 CSS pixels make an inch.
-    width = int.from_bytes(png[16:20], "big") * 96 // dpi
-    return _Picture(source, width, figure.alternative, figure.caption)
+def _picture(figure: ReportFigure, images: FigureImages) -> _Picture:
+    source = "data:image/webp;base64," + base64.b64encode(images.webp).decode()
+    return _Picture(source, images.width, figure.alternative, figure.caption)
 
 
 def _render(

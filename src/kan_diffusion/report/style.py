@@ -30,6 +30,7 @@ __all__ = [
     "MUTED",
     "PALE",
     "REAL",
+    "SEED_ALPHA",
     "WORSE",
     "ModelStyle",
     "model_styles",
@@ -94,11 +95,18 @@ FAMILY_STYLES: Mapping[str, ModelStyle] = {
 }
 """How the project's families look, by name."""
 
+SEED_ALPHA = 0.55
+"""The opacity of the mark of a single seed."""
+
 KNOWN_COLOURS = (
     *("#ffffff", INK, MUTED, GRID, PALE, REAL, BETTER, WORSE),
     *(style.colour for style in FAMILY_STYLES.values()),
+    *(
+        to_hex([1 - SEED_ALPHA * (1 - part) for part in to_rgb(style.colour)])
+        for style in FAMILY_STYLES.values()
+    ),
 )
-"""Colours that a picture in few colours must keep as they are."""
+"""Colours that a picture in few colours must keep as they are, the most important first."""
 
 
 def model_styles(rows: pd.DataFrame) -> dict[str, ModelStyle]:

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
-from kan_diffusion.report.style import INK, MUTED, ModelStyle
+from kan_diffusion.report.style import INK, MUTED, SEED_ALPHA, ModelStyle
 from kan_diffusion.study.comparison import judged_measure
 from kan_diffusion.study.statistics import mean_interval
 
@@ -94,7 +94,7 @@ def dot_rows(
         # Just below the interval, so that no seed hides behind it.
         axes.scatter(
             *(seeds, row + 0.24 + 0.05 * (np.arange(len(seeds)) % 3 - 1)),
-            s=20, color=style.colour, marker=style.marker, alpha=0.55, linewidths=0,
+            s=20, color=style.colour, marker=style.marker, alpha=SEED_ALPHA, linewidths=0,
         )  # fmt: skip
         if interval.low is not None and interval.high is not None:
             shown = max(interval.low, low_edge), min(interval.high, high_edge)

@@ -14,7 +14,7 @@ from kan_diffusion.report.charts.axes import (
     value_axis,
 )
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
-from kan_diffusion.report.style import INK, model_styles, report_style
+from kan_diffusion.report.style import INK, SEED_ALPHA, model_styles, report_style
 from kan_diffusion.study.comparison import pareto_front
 
 __all__ = ["time_column", "time_figure"]
@@ -56,7 +56,7 @@ def time_figure(contents: ReportContents, label: str | None = None) -> Figure:
         style, group = styles[name], good[good["name"] == name]
         axes.scatter(
             *(group[column], group[measure]),
-            s=22, color=style.colour, marker=style.marker, alpha=0.55, linewidths=0,
+            s=22, color=style.colour, marker=style.marker, alpha=SEED_ALPHA, linewidths=0,
         )  # fmt: skip
         axes.scatter(
             *(means[name][0], means[name][1]),
