@@ -67,7 +67,8 @@ def at_level(denoiser: ReadableDenoiser, timestep: int) -> tuple[KAN, Tensor]:
     ).to(denoiser.dtype)
     step = torch.tensor([timestep])
     scales, shifts, of_inputs = denoiser.modulations(step)
-    time_features = denoiser.features(torch.zeros(1, denoiser.data_dim), step)
+    nowhere = torch.zeros(1, denoiser.data_dim, dtype=denoiser.dtype)
+    time_features = denoiser.features(nowhere, step)
     for number, (mine, theirs) in enumerate(zip(made.layers, denoiser.layers, strict=True)):
         assert isinstance(mine, KANLinear)
         assert theirs.curves is not None
@@ -77,7 +78,7 @@ def at_level(denoiser: ReadableDenoiser, timestep: int) -> tuple[KAN, Tensor]:
         if number == 0:
             rest = [i for i in range(theirs.in_features) if i not in of_points]
             bias += theirs.edge_outputs(time_features)[0][:, rest].sum(-1)
-        factor = torch.ones(theirs.out_features)
+        factor = torch.ones_like(bias)
         if number < len(scales):
             factor = scales[number][0]
             bias = bias * factor + shifts[number][0]
@@ -86,7 +87,7 @@ def at_level(denoiser: ReadableDenoiser, timestep: int) -> tuple[KAN, Tensor]:
         mine.bias.copy_(bias)
         for name in ("grid_origin", "grid_step"):
             getattr(mine.grid, name).copy_(getattr(theirs.curves.grid, name)[kept])
-    factors = torch.ones(len(of_points)) if of_inputs is None else of_inputs[0]
+    factors = nowhere.new_ones(len(of_points)) if of_inputs is None else of_inputs[0]
     return made, factors
 
 

@@ -126,7 +126,7 @@ def _two_modes(
             slope = sympy.diff(bend.args[0], x)
             amplitude = at.coeff(bend)
             own = sympy.diff(at - sympy.expand(amplitude * bend), x)
-            if any(not term.is_number for term in (slope, amplitude, own)):
+            if own == 0 or any(not term.is_number for term in (slope, amplitude, own)):
                 return False, []
             v = -1 / float(own)
             found += [

@@ -35,6 +35,13 @@ __all__ = [
 
 _DIGITS = 4
 
+_LATEX = {letter: f"\\{letter}" for letter in "{}$&#%_ "} | {
+    "\\": r"\backslash{}",
+    "~": r"\sim{}",
+    "^": r"{}^{\wedge}",
+}
+"""Letters that mean something else in LaTeX's formulas."""
+
 
 def tidy(expression: sympy.Expr, digits: int = _DIGITS) -> sympy.Expr:
     """An expression with its numbers rounded, and terms that vanish by that left out.
@@ -53,7 +60,14 @@ def tidy(expression: sympy.Expr, digits: int = _DIGITS) -> sympy.Expr:
             return sympy.Integer(round(value))
         return sympy.Float(f"{value:.{digits}g}", digits)
 
-    replaced = {number: rounded(number) for number in expression.atoms(sympy.Float)}
+    # A number next to zero vanishes from a sum, but not as the bound a logarithm is held at.
+    bounds = {
+        part: sympy.Float(f"{float(part):.{digits}g}", digits)
+        for held in expression.atoms(sympy.Max, sympy.Min)
+        for part in held.args
+        if part.is_Float
+    }
+    replaced = {number: rounded(number) for number in expression.atoms(sympy.Float)} | bounds
     made: sympy.Expr = expression.xreplace(replaced)
     joined: sympy.Expr = sympy.together(made)
     return min(made, joined, key=sympy.count_ops)
@@ -75,7 +89,7 @@ def _latex_name(column: str) -> str:
     match = re.fullmatch(r"([A-Za-z])(\d+)", column)
     if match:
         return f"{match[1]}_{{{match[2]}}}"
-    plain = re.sub(r"([\\{}$&#%_^~])", r"\\\1", column)
+    plain = "".join(_LATEX.get(letter, letter) for letter in " ".join(column.split()))
     return rf"\mathrm{{{plain}}}"
 
 
@@ -177,7 +191,7 @@ def score(x, alpha, sigma):
     alpha, sigma = np.asarray(alpha, dtype=float), np.asarray(sigma, dtype=float)
     {unpacked} = np.moveaxis(x, -1, 0)
 {body}
-    return np.stack(np.broadcast_arrays({parts}), axis=-1)
+    return np.stack(np.broadcast_arrays({parts}, x0)[:-1], axis=-1)
 
 
 def predicted_noise(x, alpha, sigma):

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import ast
+import re
+
+import numpy as np
+import pytest
+import sympy
+import torch
+from matplotlib.mathtext import MathTextParser
+from networks import T, batch, everything, generator, kan, network
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.processes import get_process
+from kan_diffusion.symbolic.formula import FormulaDenoiser, formula_denoiser
+from kan_diffusion.symbolic.library import LIBRARY
+from kan_diffusion.symbolic.readable import CURVE, ReadableDenoiser, readable
+from kan_diffusion.symbolic.writing import (
+    formula_program,
+    network_program,
+    noise_latex,
+    score_latex,
+    tidy,
+)
+
+X, Y, ALPHA, SIGMA = sympy.symbols("x0 x1 alpha sigma", real=True)
+C = sympy.symbols("c0:4", real=True)
+HOSTILE = 'a """quoted""" title\\"""\nimport os; os.abort() #\r\n\\N{dash} \\x'
+
+NETWORKS = {
+    "raw time": ({}, 3),
+    "Fourier time": ({"time_encoding": "fourier"}, 8),
+    "modulated": ({"modulated": True, "time_encoding": "fourier"}, 2),
+    "raw time, modulated": ({"modulated": True}, 2),
+    "scaled inputs": ({"modulated": True, "scaled_inputs": True}, 2),
+    "Fourier inputs": ({"num_input_frequencies": 2}, 11),
+    "all of it": (
+        {
+            "modulated": True,
+            "scaled_inputs": True,
+            "num_input_frequencies": 2,
+            "time_encoding": "fourier",
+            "num_time_frequencies": 2,
+        },
+        10,
+    ),
+}
+each_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def _run(program: str) -> dict[str, object]:
+    """The program's names, after a look at what it imports."""
+    tree = ast.parse(program)
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    assert [ast.unparse(node) for node in imports] == ["import numpy as np"]
+    namespace: dict[str, object] = {}
+    with np.errstate(all="raise", under="ignore"):
+        exec(compile(program, "program", "exec"), namespace)
+    return namespace
+
+
+def _reproduces(denoiser: ReadableDenoiser, spread: float = 1.0) -> None:
+    prediction = _run(network_program(denoiser, "a network"))["prediction"]
+    points, steps = batch()
+    points = points * spread
+    for t in (steps, torch.tensor(0), torch.tensor(T - 1)):
+        with torch.no_grad():
+            expected = denoiser(points, t if t.ndim else int(t), return_dict=False)[0].numpy()
+        found = prediction(points.numpy(), t.numpy())
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def _mixed(inputs: int) -> list[list]:
+    """Two layers of edges of several kinds, some with a slope, some missing."""
+    kinds = ["tanh", CURVE, "linear", "sin", "rational"]
+    first = [
+        (i, o, kinds[(i + 2 * o) % 5], kinds[(i + 2 * o) % 5] in ("tanh", "sin"))
+        for o in range(3)
+        for i in range(inputs)
+        if (i, o) != (1, 2)
+    ]
+    second = [(0, 0, "tanh", True), (1, 0, CURVE, False), (1, 1, "linear", False)]
+    return [first, [*second, (2, 1, "gaussian", False)]]
+
+
+@each_network
+def test_a_program_predicts_what_its_network_predicts(name: str) -> None:
+    settings, inputs = NETWORKS[name]
+    _reproduces(network(_mixed(inputs), [3], **settings))
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+@pytest.mark.parametrize("slope", [False, True])
+def test_every_function_is_written(name: str, slope: bool) -> None:
+    has_slope = slope and name != "linear"
+    edges = [[(i, o, name, has_slope) for o in range(2) for i in range(3)]]
+    denoiser = network(edges, [], seed=3)
+    _reproduces(denoiser, spread=2.0)
+    if name in ("log", "sqrt"):  # some points are where the function is held
+        (group,) = denoiser.layers[0].groups()
+        points, steps = batch()
+        x = denoiser.features(2 * points, steps)
+        place = torch.tensor([edge.input for edge in group.edges])
+        inside = x[:, place] * group.inner + group.shift
+        assert bool((inside < 0).any())
+        assert bool((inside > 0).any())
+
+
+@pytest.mark.parametrize("extrapolation", ["linear", "clamp"])
+@pytest.mark.parametrize("base", ["silu", None])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_curves_are_written_on_and_off_their_grid(
+    extrapolation: str, base: str | None, order: int
+) -> None:
+    denoiser = readable(kan(extrapolation=extrapolation, base_activation=base, order=order))
+    program = _run(network_program(denoiser, "curves"))
+    points, steps = batch()
+    for spread in (0.5, 3.0):  # the grid ends at 2
+        far = points * spread
+        expected = denoiser(far, steps).sample.detach().numpy()
+        found = program["prediction"](far.numpy(), steps.numpy())
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_each_curve_has_its_own_grid() -> None:
+    denoiser = kan()
+    points, steps = batch()
+    denoiser.refine(9, points, steps)
+    with torch.no_grad():
+        for layer in denoiser.network.layers:
+            layer.grid_origin.add_(torch.rand(layer.in_features, generator=generator(1)))
+    _reproduces(readable(denoiser))
+
+
+def test_inputs_that_were_taken_away_are_not_mistaken_for_others() -> None:
+    edges = [[(1, 0, "tanh", True), (4, 0, "sin", False)], [(0, 0, "linear", False)]]
+    settings = {"num_input_frequencies": 1, "modulated": True, "scaled_inputs": True}
+    denoiser = network(edges, [1], **settings)
+    smaller = denoiser.compact()
+    assert len(smaller.input_index) == 2
+    _reproduces(smaller)
+
+
+def test_a_curve_that_is_no_spline_is_refused() -> None:
+    with pytest.raises(KanDiffusionError, match="not for basis 'rbf'"):
+        network_program(readable(kan(basis="rbf", grid_size=7)), "rbf")
+    with pytest.raises(KanDiffusionError, match="straight or constant"):
+        network_program(readable(kan(extrapolation="zero")), "zero")
+
+
+FORMULAS = {
+    "linear": [-C[0] * X + C[1] * ALPHA**2 * Y, -Y / (1 + C[2] * ALPHA**2)],
+    "two modes": [(ALPHA * C[0] * sympy.tanh(ALPHA * C[0] * X / C[1]) - X) / SIGMA**2, -Y],
+    "all kinds": [
+        sympy.exp(-(X**2)) * C[0] + sympy.Abs(Y) ** 3 - sympy.sin(C[1] * X) / (1 + Y**2),
+        sympy.log(sympy.Max(X, C[2] ** 2)) + sympy.sqrt(sympy.Max(Y, C[3] ** 2)) + X**4,
+    ],
+    "one coordinate": [-X / (C[0] ** 2 * ALPHA**2 + SIGMA**2)],
+    "constants": [C[0] + 0 * X, C[1] * ALPHA],
+}
+
+
+def _formula(name: str) -> FormulaDenoiser:
+    values = dict(zip(C, (1 / 3, -0.7123456789012345, 0.123456789, 0.0456789), strict=True))
+    used = set().union(*(part.free_symbols for part in FORMULAS[name]))
+    constants = {c: value for c, value in values.items() if c in used}
+    return formula_denoiser(FORMULAS[name], constants, get_process("cosine")).double()
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_formulas_program_has_its_numbers(name: str) -> None:
+    formula = _formula(name)
+    program = _run(formula_program(formula, name))
+    x = torch.randn(50, formula.data_dim, dtype=torch.float64, generator=generator(0))
+    angle = torch.linspace(0.1, 1.5, 50, dtype=torch.float64)
+    for alpha, sigma in ((angle.cos(), angle.sin()), (angle.cos()[20:21], angle.sin()[20:21])):
+        expected = formula.score(x, alpha, sigma).detach().numpy()
+        a, s = alpha.numpy(), sigma.numpy()
+        levels = [(a, s)] if len(a) > 1 else [(a, s), (float(a[0]), float(s[0]))]
+        for level in levels:
+            found = program["score"](x.numpy(), *level)
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+            noise = program["predicted_noise"](x.numpy(), *level)
+            np.testing.assert_allclose(noise, -s[:, None] * expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_title_is_never_code() -> None:
+    for program in (
+        formula_program(_formula("linear"), HOSTILE),
+        network_program(network([everything([3, 2])[0]], []), HOSTILE),
+    ):
+        tree = ast.parse(program)
+        _run(program)
+        title = ast.get_docstring(tree)
+        assert "import os; os.abort()" in title.splitlines()[0]
+
+
+def test_tidy_keeps_values_to_its_digits() -> None:
+    values = np.random.default_rng(0).normal(size=40) * 10.0 ** np.random.default_rng(1).integers(
+        -2, 5, 40
+    )
+    for value in values:
+        rounded = float(tidy(sympy.Float(value) * X).subs(X, 1))
+        assert abs(rounded - value) <= 0.5001 * max(abs(value) * 1e-3, 1e-4)
+    x, a = np.linspace(-2, 2, 41), 0.6
+    expression = (
+        1.2345678 * sympy.tanh(0.87654321 * ALPHA * X) - 0.012345678 * X**3 - 0.98765432 * X
+    ) / (1.0000001 - 0.61234567 * ALPHA**2)
+    short = tidy(expression)
+    assert all(
+        len(str(number).strip("-0.").replace(".", "")) <= 4 for number in short.atoms(sympy.Float)
+    )
+    exact = sympy.lambdify((X, ALPHA), expression)(x, a)
+    np.testing.assert_allclose(sympy.lambdify((X, ALPHA), short)(x, a), exact, atol=2e-3)
+
+
+def test_tidy_leaves_out_what_vanishes_and_nothing_else() -> None:
+    assert tidy(1.0 * X + 2e-6 * Y) == X
+    assert float(tidy(sympy.Float(0.0012) * Y).subs(Y, 1)) == pytest.approx(0.0012, rel=1e-4)
+    assert tidy(2.00000001 * X**2 + 0.5 * Y) - (2 * X**2 + Y / 2) == 0
+    # Where a logarithm is held is small, and its value there is not.
+    held = LIBRARY["log"].expression(0.5 * X)
+    for value in (-1.0, 1.0):
+        assert float(tidy(held).subs(X, value)) == pytest.approx(float(held.subs(X, value)))
+
+
+def test_latex_names_the_columns() -> None:
+    mass, age = score_latex(_formula("linear"), ["mass", "a_b%"])
+    assert r"\mathrm{mass}" in mass
+    assert r"\mathrm{a\_b\%}" in mass
+    assert r"\mathrm{a\_b\%}" in age
+    assert "mass" not in age
+    first, _ = score_latex(_formula("linear"), ["x1", "y"])
+    assert "x_{1}" in first
+    assert re.search(r"(?<![a-z])y(?![a-z])", first)
+    # Columns named like the other coordinate's symbol are not mixed up.
+    swapped, _ = score_latex(_formula("linear"), ["x1", "x0"])
+    assert re.search(r"0\.3333 x_\{1\}", swapped)
+    noise, _ = noise_latex(_formula("linear"), ["mass", "age"])
+    assert r"\sigma" in noise
+    assert r"\mathrm{age}" in noise
+
+
+@pytest.mark.parametrize("name", ["a_b%", "x^2", "a\\b", "{", "$5 & #6", "~", "in out", "é", "_"])
+def test_hostile_columns_are_valid_latex(name: str) -> None:
+    for latex in score_latex(_formula("two modes"), [name, "y"]):
+        # Matplotlib has no backslash before these two.
+        shown = latex.replace(r"\&", "&").replace(r"\#", "")
+        MathTextParser("path").parse(f"${shown}$")
+        assert latex.count("{") - latex.count(r"\{") == latex.count("}") - latex.count(r"\}")
