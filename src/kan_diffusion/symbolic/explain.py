@@ -154,6 +154,12 @@ def explain_denoiser(
     current = prune(current, context, _NO_EFFECT).denoiser
     simplified = current
     found = find_formulas(current, context, search, say)
+    if 0 < found.num_curves < len(found.edges) / 2:
+        # With formulas in their places, what is left may be straight or clearer than it was.
+        current = found.denoiser
+        context.tune(current, options.tune_steps, 5e-3)
+        current = straighten(current, context, tolerance=search.tolerance, on_progress=say)
+        found = find_formulas(current, context, search, say)
     with_formulas = found.denoiser
     context.tune(with_formulas, 2 * options.tune_steps, 5e-3)
     formula = None

@@ -23,7 +23,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from diffusers.utils.logging import disable_progress_bar
 
 from kan_diffusion.data.datasets import ToyData
 from kan_diffusion.data.toys import make_toy
+from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.files import write_json
@@ -59,15 +60,16 @@ __all__ = [
     "LabResults",
     "Recovered",
     "compare_with_pykan",
+    "energies",
     "recovered_constants",
     "run_lab",
     "run_lab_case",
 ]
 
 _PYKAN_SIGMA = 0.5
-_SAMPLES = 5000
+_SAMPLES = 2500
 _SAMPLER_STEPS = 50
-_DRAWS = 5
+_DRAWS = 20
 _POINTS = 500
 """Points given to pykan, whose search takes a grid of ten thousand fits of all of them an edge."""
 
@@ -202,11 +204,18 @@ def compare_with_pykan(run: Path, explained: Explained) -> dict[str, object]:
     }
 
 
-def _energies(run: Path, explained: Explained) -> tuple[dict[str, float], float]:
+def energies(run: Path, stages: Mapping[str, Denoiser]) -> tuple[dict[str, float], float]:
     """Energy distances of samples to real points by stage, and of real points to others.
 
-    Means over several samples: a single one of this size varies by a factor of two. Fifty steps of
+    Means over twenty samples, because a single one may well be three times its mean. Fifty steps of
     Heun's method, because with few steps the sampler's own error would be measured.
+
+    Args:
+        run: Folder of the run they come from, on a toy.
+        stages: Denoisers by name.
+
+    Returns:
+        The mean energy distance by name, and the one between real points.
     """
     config, pipeline = load_run(run)
     assert isinstance(config.data, ToyData)
@@ -218,7 +227,7 @@ def _energies(run: Path, explained: Explained) -> tuple[dict[str, float], float]
 
     between_real = [energy_distance(real(), real()) for _ in range(2 * _DRAWS)]
     energies = {}
-    for name, denoiser in explained.stages().items():
+    for name, denoiser in stages.items():
         made = PointDiffusionPipeline(
             denoiser,
             make_scheduler("heun", pipeline.scheduler),
@@ -271,7 +280,7 @@ def run_lab_case(
     data = ToyData(toy=case.toy, num_points=case.num_points)
     config = config.model_copy(update={"data": data})
     run_trial(config, place / "run", device="cpu")
-    options = ExplainOptions(search=SearchOptions(seconds=case.seconds))
+    options = ExplainOptions(search=SearchOptions(seconds=case.seconds), level_seconds=600.0)
     explanation, explained = explain_run(
         place / "run",
         place / "explanation",
@@ -280,7 +289,7 @@ def run_lab_case(
         on_progress=on_progress,
     )
     seconds = time.perf_counter() - started
-    energy, energy_real = _energies(place / "run", explained)
+    energy, energy_real = energies(place / "run", explained.stages())
     if draw is not None:
         draw(explanation, place / "explanation")
     has_form = False
@@ -302,7 +311,7 @@ def run_lab_case(
         separate=bool(reach[~np.eye(len(reach), dtype=bool)].sum() == 0),
         edges=len(left.edges),
         curves=len(curves),
-        best_r2=max((edge.r2 or 0.0 for edge in curves), default=math.nan),
+        best_r2=max((edge.r2 for edge in curves if edge.r2 is not None), default=math.nan),
         excess={s.name: s.excess for s in explanation.standings if s.excess is not None},
         energy=energy,
         energy_real=energy_real,
