@@ -221,7 +221,9 @@ def test_tidy_leaves_out_what_vanishes_and_nothing_else() -> None:
     # Where a logarithm is held is small, and its value there is not.
     held = LIBRARY["log"].expression(0.5 * X)
     for value in (-1.0, 1.0):
-        assert float(tidy(held).subs(X, value)) == pytest.approx(float(held.subs(X, value)))
+        assert float(tidy(held).subs(X, value)) == pytest.approx(
+            float(held.subs(X, value)), rel=1e-4
+        )
 
 
 def test_latex_names_the_columns() -> None:

@@ -142,10 +142,7 @@ def explain_denoiser(
     search = options.search
     if not options.formulas or len(current.edges) > search.max_edges:
         if options.formulas:
-            say(
-                f"{len(current.edges)} edges are left, more than {search.max_edges}: no formulas "
-                "are looked for"
-            )
+            say(_too_many(current, search.max_edges))
         return Explained(network, current, None, None, ())
     current = straighten(current, context, tolerance=search.tolerance, on_progress=say)
     context.tune(current, options.tune_steps, 1e-2)
@@ -172,6 +169,13 @@ def explain_denoiser(
             on_progress=say,
         )
     return Explained(network, simplified, with_formulas, formula, found.edges)
+
+
+def _too_many(denoiser: ReadableDenoiser, most: int) -> str:
+    return (
+        f"{len(denoiser.edges)} edges are left, more than {most}: no formulas are looked for; take "
+        "more away with --prune, train with --sparsify, or raise --max-edges"
+    )
 
 
 def influences(denoiser: ReadableDenoiser) -> np.ndarray:
@@ -297,7 +301,10 @@ def _level_formulas(
 
 
 def _sentences(
-    explained: Explained, standings: list[Standing], columns: tuple[str, ...]
+    explained: Explained,
+    standings: list[Standing],
+    columns: tuple[str, ...],
+    options: ExplainOptions,
 ) -> tuple[str, ...]:
     """What was found, in words."""
     by_name = {standing.name: standing for standing in standings}
@@ -337,6 +344,8 @@ def _sentences(
                 "keep the loss: the formula is given level by level."
             )
     if explained.simplified is not None:
+        if explained.with_formulas is None and options.formulas:
+            found.append(f"{_too_many(explained.simplified, options.search.max_edges)}.")
         found.append(
             f"Of {len(explained.network.edges)} edges {len(explained.simplified.edges)} are left "
             f"after simplifying: {how('network')} before, {how('simplified')} after."
@@ -382,11 +391,17 @@ def explain_run(
             f"'{run}' is of family '{config.model.family}': only KANs have edges to read; train "
             "one with --family readable-kan, kan or modulated-kan"
         )
+    timesteps = list(options.levels or default_levels(config.process))
+    for timestep in timesteps:
+        if not 0 <= timestep < config.process.num_timesteps:
+            raise KanDiffusionError(
+                f"timestep {timestep} is not one of the process, which has 0 to "
+                f"{config.process.num_timesteps - 1}; choose others with --levels"
+            )
     dataset: Dataset = load_dataset(config.data, config.study_seed, config.seed)
     context = make_context(dataset, config.process, config.study_seed)
     explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
     say = on_progress or (lambda line: None)
-    timesteps = list(options.levels or default_levels(config.process))
     shared = None
     evaluation = config.evaluation.model_copy(
         update={"num_samples": options.num_samples, "moments": ()}
@@ -421,7 +436,7 @@ def explain_run(
         readable=_view(with_formulas, context, timesteps),
         edges=explained.edges,
         standings=tuple(standings),
-        sentences=_sentences(explained, standings, columns),
+        sentences=_sentences(explained, standings, columns, options),
         formula=None if formula is None else score_latex(formula, columns),
         noise=None if formula is None else noise_latex(formula, columns),
         level_formulas=()

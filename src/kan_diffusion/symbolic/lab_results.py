@@ -144,12 +144,19 @@ class LabResults:
                 answer = f"no formula in {none} of {count}; edges that stay curves: {curves}"
             else:
                 good = sum(result.worst <= case.bound for result in results)
-                worst = max(result.worst for result in results)
-                ratio = max(result.energy_ratio for result in results)
+                of_form = [result.worst for result in results if result.has_form]
+                notes = [f"worst {max(of_form):.2%}"] if of_form else []
+                if len(of_form) < count:
+                    notes.append(f"form not found in {count - len(of_form)}")
                 answer = (
-                    f"constants within {case.bound:.0%} in {good} of {count} (worst {worst:.2%}); "
-                    f"samples' energy distance at most {ratio:.2f} times real-against-real"
+                    f"constants within {case.bound:.0%} in {good} of {count} ({', '.join(notes)})"
                 )
+                ratios = [result.energy_ratio for result in results if "formula" in result.energy]
+                if ratios:
+                    answer += (
+                        f"; samples' energy distance at most {max(ratios):.2f} times "
+                        "real-against-real"
+                    )
                 if toy == "four-modes":
                     apart = sum(result.separate for result in results)
                     answer = f"no such edge in {apart} of {count}; {answer}"

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import everything, network
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.study.config import EvaluationConfig
+from kan_diffusion.study.measure import evaluate_run, load_run
+from kan_diffusion.study.named import single_trial
+from kan_diffusion.study.trials import run_trial
+from kan_diffusion.symbolic.explain import ExplainOptions, explain_run, influences
+from kan_diffusion.symbolic.formula import FormulaDenoiser
+from kan_diffusion.symbolic.library import get_functions
+from kan_diffusion.symbolic.readable import ReadableDenoiser
+from kan_diffusion.symbolic.search import SearchOptions
+
+SMALL = {"num_noised": 200, "num_samples": 100, "num_real_pairs": 1, "num_drawn": 50}
+BUDGET = SearchOptions(
+    library=get_functions(["linear", "tanh"]), seconds=2.0, steps=20, candidates=1, tolerance=0.05
+)
+
+
+def _trained(folder: Path, family: str, params: int, steps: int = 300) -> Path:
+    config = single_trial("two-modes", family=family, params=params, steps=steps, batch_size=256)
+    small = config.model_copy(update={"evaluation": EvaluationConfig(**SMALL)})
+    run_trial(small, folder, device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that has learned a little about two modes."""
+    return _trained(tmp_path_factory.mktemp("explain") / "run", "readable-kan", 150)
+
+
+def test_a_network_is_looked_at_as_it_is(run: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    options = ExplainOptions(prune=None, num_samples=0, levels=(10, 700))
+    explanation, explained = explain_run(run, tmp_path / "out", options, command="again")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert list(explained.stages()) == ["network"]
+    _, pipeline = load_run(run)
+    points = torch.linspace(-2, 2, 50)[:, None]
+    expected = pipeline.denoiser(points, 300).sample
+    torch.testing.assert_close(explained.network(points, 300).sample, expected)
+    written = json.loads((tmp_path / "out" / "formulas.json").read_text())
+    (standing,) = written["standings"]
+    assert standing["name"] == "network"
+    assert standing["loss"] - standing["floor"] > 0
+    assert (standing["edges"], standing["metrics"]) == (len(explained.network.edges), {})
+    assert (written["score"], written["edges"], written["levels"]) == (None, [], [])
+    assert [level.timestep for level in explanation.network.levels] == [10, 700]
+    assert explanation.command == "again"
+    assert not explanation.samples
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["formulas.json"]
+
+
+@pytest.fixture(scope="module")
+def found(run: Path, tmp_path_factory: pytest.TempPathFactory):
+    out = tmp_path_factory.mktemp("explained")
+    lines: list[str] = []
+    options = ExplainOptions(search=BUDGET, tune_steps=20, num_samples=200, level_seconds=2.0)
+    explanation, explained = explain_run(run, out, options, on_progress=lines.append)
+    return out, explanation, explained, lines
+
+
+def test_each_stage_is_a_run(found) -> None:
+    out, explanation, explained, lines = found
+    names = list(explained.stages())
+    assert names[:3] == ["network", "simplified", "with formulas"]
+    assert [standing.name for standing in explanation.standings] == names
+    assert lines[-len(names) :] == [f"judging: {name}" for name in names]
+    points = torch.linspace(-2, 2, 50)[:, None]
+    for name, denoiser in explained.stages().items():
+        if name == "network":
+            continue
+        folder = out / name.replace(" ", "-")
+        config, pipeline = load_run(folder)
+        assert config.model.name.endswith(f", {name}")
+        wanted = FormulaDenoiser if name == "formula" else ReadableDenoiser
+        assert isinstance(pipeline.denoiser, wanted)
+        found_, expected = (d(points, 300).sample for d in (pipeline.denoiser, denoiser))
+        torch.testing.assert_close(found_, expected)
+        row, used, _ = evaluate_run(folder)
+        assert "oracle is exact" in used
+        assert row["excess"] > 0
+    assert all(0 < len(drawn) <= 1000 for drawn in explanation.samples.values())
+    assert list(explanation.samples) == ["real", *names]
+
+
+def test_what_is_written_is_what_was_found(found) -> None:
+    out, explanation, explained, _ = found
+    written = json.loads((out / "formulas.json").read_text())
+    assert written["sentences"] == list(explanation.sentences)
+    assert len(written["edges"]) == len(explained.edges) == len(explained.simplified.edges)
+    for standing in written["standings"]:
+        assert standing["metrics"]["energy"] > 0
+        assert standing["excess"] > 0
+    namespace: dict[str, object] = {}
+    exec((out / "network.py").read_text(), namespace)
+    x = np.linspace(-2, 2, 50)[:, None]
+    with torch.no_grad():
+        expected = explained.with_formulas(torch.from_numpy(x).float(), 300).sample.numpy()
+    np.testing.assert_allclose(namespace["prediction"](x, 300), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_levels_that_are_none_are_refused(run: Path, tmp_path: Path) -> None:
+    for timestep in (-1, 1000):
+        options = ExplainOptions(prune=None, num_samples=0, levels=(10, timestep))
+        with pytest.raises(KanDiffusionError, match=f"timestep {timestep} is not one of .* 999"):
+            explain_run(run, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_many_edges_get_no_formulas(run: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    options = ExplainOptions(
+        prune=0.0, search=SearchOptions(max_edges=1), tune_steps=1, num_samples=0
+    )
+    explanation, explained = explain_run(run, tmp_path, options, on_progress=lines.append)
+    assert list(explained.stages()) == ["network", "simplified"]
+    (told,) = [line for line in lines if "more than 1" in line]
+    assert "--prune" in told
+    assert f"{told}." in explanation.sentences
+    # Where formulas are not asked for, nothing is said of them.
+    options = replace(options, formulas=False)
+    explanation, explained = explain_run(run, tmp_path, options)
+    assert explained.with_formulas is None
+    assert not any("formula" in sentence for sentence in explanation.sentences)
+
+
+def test_a_network_without_edges_to_read_is_refused(tmp_path: Path) -> None:
+    run = _trained(tmp_path / "mlp", "mlp", 400, steps=10)
+    with pytest.raises(KanDiffusionError, match="'mlp': only KANs have edges to read") as error:
+        explain_run(run, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert "--family readable-kan" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def _reach(*layers: list[tuple[int, int]], **settings: object) -> list[list[bool]]:
+    edges = [[(i, o, "linear", False) for i, o in layer] for layer in layers]
+    return influences(network(edges, [2] * (len(layers) - 1), **settings)).tolist()
+
+
+def test_influences_follow_the_edges() -> None:
+    apart = [(0, 0), (1, 1)]
+    assert _reach(apart, apart) == [[True, False], [False, True]]
+    # x0 also reaches the second hidden unit, and thereby the second output.
+    assert _reach([*apart, (0, 1)], apart) == [[True, False], [True, True]]
+    # The third input is the time, which is of no coordinate.
+    assert _reach([*apart, (2, 0), (2, 1)], apart) == [[True, False], [False, True]]
+    # Crossed over twice; a unit that nothing leaves; an output that nothing enters.
+    assert _reach([(0, 1), (1, 0)], [(0, 1), (1, 0)]) == [[True, False], [False, True]]
+    assert _reach([(0, 0), (1, 1)], [(0, 0)]) == [[True, False], [False, False]]
+    # Features of a coordinate are of that coordinate: x0, x1, cos x0, cos x1, sin x0, sin x1, t.
+    assert _reach([(4, 1)], num_input_frequencies=1) == [[False, False], [True, False]]
+
+
+def test_influences_are_what_moves_the_outputs() -> None:
+    full = everything([3, 2, 2], "tanh")
+    edges = [[e for e in full[0] if e[:2] != (1, 0)], [e for e in full[1] if e[:2] != (1, 0)]]
+    denoiser = network(edges, [2])
+    x = torch.randn(2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    jacobian = torch.autograd.functional.jacobian(
+        lambda point: denoiser(point[None], 30).sample[0], x
+    )
+    assert (jacobian != 0).tolist() == influences(denoiser).tolist() == [[True, False], [True] * 2]
