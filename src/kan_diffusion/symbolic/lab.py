@@ -22,9 +22,11 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -339,6 +341,10 @@ def _read(path: Path) -> LabResult:
     return LabResult(**content)
 
 
+def _leave_interrupts_to_the_driver() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def run_lab(
     folder: Path,
     *,
@@ -360,13 +366,16 @@ def run_lab(
 
     Raises:
         RunFolderError: The folder cannot be written.
+        KanDiffusionError: A process died.
     """
     say = on_progress or (lambda line: None)
     todo = [(LAB[name], seed) for seed in range(seeds) for name in cases]
     found: dict[tuple[str, int], LabResult] = {}
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(max_workers=max(1, workers), mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        max_workers=max(1, workers), mp_context=context, initializer=_leave_interrupts_to_the_driver
+    ) as pool:
         futures = {
             pool.submit(partial(run_lab_case, case, seed, folder, pykan=seed == 0, draw=draw)): (
                 case.toy,
@@ -379,7 +388,14 @@ def run_lab(
                 key = futures[future]
                 found[key] = future.result()
                 say(f"{number} of {len(todo)}: {key[0]}, seed {key[1]}")
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise KanDiffusionError(
+                    "a process of the lab died; what is finished is kept: give the same command "
+                    "again, with fewer --workers if memory was short"
+                ) from error
             raise
     return LabResults(tuple(found[case.toy, seed] for case, seed in todo))
