@@ -176,3 +176,10 @@ def test_the_truth_is_recovered_from_points(toy: str, tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     assert run_lab_case(case, 0, tmp_path) == result
     assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("toy", TOYS)
+def test_a_score_that_is_not_odd_has_another_form(toy: str) -> None:
+    first, *others = _score(toy)
+    moved = first + sympy.Float(0.3)
+    assert recovered_constants(_formula(moved, *others), toy, PROCESS, LEVELS) == (False, [])
