@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
-import os
-import signal
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from troubles import CALM, FOLDER
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.study.config import StudyConfig, TrialConfig
@@ -22,28 +20,40 @@ from kan_diffusion.study.trials import run_trial
 
 STEPS = 1500
 LONG = 5000
-"""Steps of trials that trouble must find at work: Ray's news of them comes up to a second late."""
+"""Steps of a trial that there is news of while it runs: on Ray it comes once a second."""
 EVERY = 50
-NAMES = ("killed", "out of space", "diverging", "in the way", "undisturbed")
+assert EVERY < CALM < 2 * EVERY  # trouble comes after the first checkpoint and before the second
+FAMILIES = {
+    "doomed": "DOOMED",
+    "killed": "KILLED",
+    "out of space": "OUT_OF_SPACE",
+    "diverging": "UNDISTURBED",
+    "in the way": "UNDISTURBED",
+    "undisturbed": "UNDISTURBED",
+}
+"""Of each trial, in ``troubles.py``."""
+NAMES = tuple(FAMILIES)[1:]
+"""Of those that can be gone on with."""
 
 executors = pytest.mark.parametrize(
     "executor", [pytest.param(name, marks=pytest.mark.slow) for name in EXECUTORS], scope="module"
 )
 
 
-def _trials(steps: int = STEPS) -> dict[str, TrialConfig]:
-    models = [{"name": name, "family": "mlp", "params": 600} for name in NAMES]
-    models[0]["family"] = "kan"
-    if steps == STEPS:
-        models[0]["steps"] = models[1]["steps"] = LONG
-    models[2]["learning_rate"] = 1e30
+def _trials() -> dict[str, TrialConfig]:
+    models = [
+        {"name": name, "family": f"troubles:{family}", "params": 600}
+        for name, family in FAMILIES.items()
+    ]
+    models[1]["steps"] = LONG
+    models[3]["learning_rate"] = 1e30
     study = StudyConfig.model_validate(
         {
             "name": "tiny",
             "title": "Tiny",
             "seeds": 1,
             "data": [{"toy": "gaussian-mixture", "num_points": 500}],
-            "training": {"steps": steps, "batch_size": 64, "checkpoint_every": EVERY},
+            "training": {"steps": STEPS, "batch_size": 64, "checkpoint_every": EVERY},
             "models": models,
             "sampling": {"steps": 5},
             "evaluation": {
@@ -80,8 +90,9 @@ def _result(folder: Path) -> dict[str, object]:
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every trial, run in this process."""
     folder = tmp_path_factory.mktemp("here")
-    for name, trial in _trials().items():
-        run_trial(trial, folder / name, device="cpu")
+    trials = _trials()
+    for name in NAMES:
+        run_trial(trials[name], folder / name, device="cpu")
     return folder
 
 
@@ -91,50 +102,14 @@ def _worker(event: TrialEvent) -> int:
 
 
 @dataclass
-class Disturber:
-    """Takes note of all events, and makes trouble.
-
-    One worker is killed in the middle of training, one whenever it runs the trial ``doomed``, and
-    one may not write more than a page to a file while it trains.
-    """
-
-    trials: dict[str, TrialConfig]
-    doomed: TrialConfig
-    events: dict[str, list[TrialEvent]] = field(default_factory=lambda: defaultdict(list))
-    kills: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    limited: int | None = None
-
-    def __call__(self, event: TrialEvent) -> None:
-        self.events[event.trial].append(event)
-        if event.trial == self.trials["out of space"].id:
-            self._limit(event)
-        if event.finished or event.step <= EVERY:
-            return
-        times = {self.doomed.id: math.inf, self.trials["killed"].id: 1}.get(event.trial, 0)
-        worker = _worker(event)
-        if len(self.kills[event.trial]) < times and worker not in self.kills[event.trial]:
-            self.kills[event.trial].append(worker)
-            os.kill(worker, signal.SIGKILL)
-
-    def _limit(self, event: TrialEvent) -> None:
-        import resource
-
-        if event.finished and self.limited is not None:
-            resource.prlimit(self.limited, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-        elif event.step > 0:
-            self.limited = _worker(event)
-            resource.prlimit(self.limited, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-
-
-@dataclass
 class Disturbed:
-    """A call of ``run_trials`` that was disturbed; this process went on from there.
+    """A call of ``run_trials`` whose trials made trouble; this process went on from there.
 
     Attributes:
         folder: Has a folder a trial, by the trial's name.
-        trials: The trials that were gone on with, by name.
-        doomed: The one that was not.
-        noted: What happened.
+        trials: The trials, by name.
+        news: The events of each trial, by its id.
+        troubles: Where trials left the ids of their processes when they made trouble.
         failures: What ``run_trials`` returned.
         before: Files and when they were written, as ``run_trials`` left them.
         began: When all this began, in seconds since the epoch.
@@ -142,44 +117,50 @@ class Disturbed:
 
     folder: Path
     trials: dict[str, TrialConfig]
-    doomed: TrialConfig
-    noted: Disturber
+    news: dict[str, list[TrialEvent]]
+    troubles: Path
     failures: dict[str, str]
     before: dict[Path, int]
     began: float
 
     def events(self, name: str) -> list[TrialEvent]:
-        return self.noted.events[self.trials[name].id]
+        return self.news[self.trials[name].id]
+
+    def failure(self, name: str) -> str:
+        return self.failures[self.trials[name].id]
+
+    def workers(self, name: str) -> list[int]:
+        """The processes in which a trial made trouble."""
+        return [int(path.name) for path in (self.troubles / name).iterdir()]
 
 
 @pytest.fixture(scope="module")
 def disturbed(executor: str, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
     if executor == "ray":
         pytest.importorskip("ray")
-    if not sys.platform.startswith("linux"):
-        pytest.skip("limits of another process can be set on Linux only")
-    folder = tmp_path_factory.mktemp(executor)
+    folder, troubles = tmp_path_factory.mktemp(executor), tmp_path_factory.mktemp("troubles")
     trials = _trials()
-    doomed = _trials(10**6)["undisturbed"]
-    names = {trial.id: name for name, trial in trials.items()} | {doomed.id: "doomed"}
+    names = {trial.id: name for name, trial in trials.items()}
     (folder / "in the way").write_text("a file where a folder belongs")
-    noted = Disturber(trials, doomed)
+    news = defaultdict(list)
 
     began = time.time()
-    failures = run_trials(
-        [doomed, *trials.values()],
-        lambda trial: folder / names[trial.id],
-        device="cpu",
-        workers=2,
-        on_event=noted,
-        executor=executor,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER, str(troubles))
+        failures = run_trials(
+            list(trials.values()),
+            lambda trial: folder / names[trial.id],
+            device="cpu",
+            workers=2,
+            on_event=lambda event: news[event.trial].append(event),
+            executor=executor,
+        )
     assert multiprocessing.active_children() == []
     before = _files(folder)
     (folder / "in the way").unlink()
-    for name, trial in trials.items():
-        run_trial(trial, folder / name, device="cpu")
-    return Disturbed(folder, trials, doomed, noted, failures, before, began)
+    for name in NAMES:
+        run_trial(trials[name], folder / name, device="cpu")
+    return Disturbed(folder, trials, news, troubles, failures, before, began)
 
 
 @executors
@@ -190,9 +171,8 @@ def test_results_are_those_of_this_process(disturbed: Disturbed, here: Path) -> 
 
 @executors
 def test_a_trial_is_tried_again_when_its_worker_is_killed(disturbed: Disturbed) -> None:
-    trial = disturbed.trials["killed"]
-    (killed,) = disturbed.noted.kills[trial.id]
-    assert trial.id not in disturbed.failures
+    (killed,) = disturbed.workers("killed")
+    assert disturbed.trials["killed"].id not in disturbed.failures
     *_, last = disturbed.events("killed")
     assert last.finished
     assert last.error is None
@@ -204,22 +184,21 @@ def test_a_trial_is_tried_again_when_its_worker_is_killed(disturbed: Disturbed) 
 
 @executors
 def test_a_trial_that_always_takes_its_worker_with_it_fails_alone(disturbed: Disturbed) -> None:
-    doomed = disturbed.doomed.id
-    assert len(set(disturbed.noted.kills[doomed])) == 3
-    error = disturbed.failures[doomed]
+    assert len(disturbed.workers("doomed")) == 3
+    error = disturbed.failure("doomed")
     assert "its worker process died 3 times" in error
     assert "fewer --workers" in error
     assert "\n" not in error
-    assert [event.error for event in disturbed.noted.events[doomed] if event.finished] == [error]
+    assert [event.error for event in disturbed.events("doomed") if event.finished] == [error]
     finished = [name for name in NAMES if load_trial(disturbed.folder / name) is not None]
     assert "undisturbed" in finished
 
 
 @executors
 def test_what_a_trial_raises_is_one_line_and_its_worker_goes_on(disturbed: Disturbed) -> None:
-    ids = {disturbed.trials[name].id for name in ("in the way", "out of space")}
-    assert set(disturbed.failures) == ids | {disturbed.doomed.id}
-    error = disturbed.failures[disturbed.trials["in the way"].id]
+    failed = ("doomed", "out of space", "in the way")
+    assert set(disturbed.failures) == {disturbed.trials[name].id for name in failed}
+    error = disturbed.failure("in the way")
     assert "in the way" in error
     assert "\n" not in error
     for name in NAMES:
@@ -237,7 +216,8 @@ def test_what_a_trial_raises_is_one_line_and_its_worker_goes_on(disturbed: Distu
 def test_a_full_disk_is_said_and_the_trial_goes_on_when_there_is_room(
     disturbed: Disturbed,
 ) -> None:
-    error = disturbed.failures[disturbed.trials["out of space"].id]
+    assert len(disturbed.workers("out of space")) == 1
+    error = disturbed.failure("out of space")
     assert "checkpoint.safetensors'" in error
     assert "too large" in error  # how a limit on a file's size puts it
     assert "free some space" in error

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import pytest
 from safetensors import SafetensorError, safe_open
+from troubles import PACE
 
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import StudyConfig
@@ -23,6 +24,8 @@ from kan_diffusion.study.trials import run_trial
 
 EVERY = 50
 PATIENCE = 300.0
+SLOWLY = 0.005
+"""Seconds of a step of a trial that is to be found at work: it then takes 7.5 at least."""
 
 STUDY = StudyConfig.model_validate(
     {
@@ -32,8 +35,8 @@ STUDY = StudyConfig.model_validate(
         "data": [{"toy": "gaussian-mixture", "num_points": 500}],
         "training": {"steps": 1500, "batch_size": 64, "checkpoint_every": EVERY},
         "models": [
-            {"name": "KAN", "family": "kan", "params": 600},
-            {"name": "MLP", "family": "mlp", "params": 600},
+            {"name": "KAN", "family": "troubles:UNDISTURBED_KAN", "params": 600},
+            {"name": "MLP", "family": "troubles:UNDISTURBED", "params": 600},
         ],
         "sampling": {"steps": 5},
         "evaluation": {
@@ -102,20 +105,25 @@ class Command:
         self._study = place / "tiny.yaml"
         self._study.write_text(STUDY.to_yaml())
 
-    def start(self, executor: str, file_size: int | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, executor: str, *, file_size: int | None = None, pace: float = 0.0
+    ) -> subprocess.Popen[str]:
         """Starts it in a process group of its own, as a shell does.
 
         Args:
             executor: Where its trials run.
             file_size: Largest size of a file it can write, which is how its disk is full.
+            pace: The least seconds that a step takes.
         """
         command = [sys.executable, "-m", "kan_diffusion", "compare", str(self._study)]
         options = {"out": self.folder, "device": "cpu", "workers": 1, "executor": executor}
         command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
         if file_size is not None:
             command = ["sh", "-c", f'ulimit -f {file_size // 512}; exec "$@"', "sh", *command]
+        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])  # where the families are
         return subprocess.Popen(
             command,
+            env={**os.environ, "PYTHONPATH": path, PACE: str(pace)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -182,7 +190,7 @@ def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
     if executor == "ray":
         pytest.importorskip("ray")
     started = time.time_ns()
-    killed = command.start(executor)
+    killed = command.start(executor, pace=SLOWLY)
     checkpoint = command.wait_for_training(killed, started)
     killed.kill()
     # Local workers hold the same pipes: they close when those, orphans now, have ended too.
@@ -194,11 +202,12 @@ def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
     assert not (command.folder / "results.json").exists()
 
     started = time.time_ns()
-    interrupted = command.start(executor)
+    interrupted = command.start(executor, pace=SLOWLY)
     # By now Ray's workers of the first driver have ended, too: it takes them a second or so.
     command.wait_for_workers(interrupted, started)
     checkpoint = command.wait_for_training(interrupted, time.time_ns())
     saved = _step(checkpoint)
+    time.sleep(20 * SLOWLY)  # some more steps
     os.killpg(interrupted.pid, signal.SIGINT)  # as Ctrl-C does
     _, said = interrupted.communicate(timeout=PATIENCE)
     assert interrupted.returncode == 130, said

@@ -1,0 +1,97 @@
+"""Families whose trials make trouble where they run, at a step of their own.
+
+Whoever watches from outside learns of a step when it is over, and the worker may be on another
+trial by then. So the trouble comes from within, in processes in whose environment `FOLDER` is the
+name of a folder: a trial makes it at step `CALM`, and leaves a file with its process id there.
+
+Where the environment has `PACE`, a step takes at least so many seconds. It changes no number.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from kan_diffusion.denoisers import Family, KANDenoiser, MLPDenoiser
+from kan_diffusion.denoisers.base import ModelMixin  # noqa: F401  # from_pretrained looks for it here
+
+FOLDER = "KAN_DIFFUSION_TROUBLES"
+PACE = "KAN_DIFFUSION_PACE"
+CALM = 60
+_PAGE = 4096
+
+
+def _limit(size: int) -> None:
+    """Sets the size that a file of this process may grow to."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+
+
+class _Troubled:
+    """Makes trouble as often as `times` says."""
+
+    times = 0
+    trouble = ""
+    steps = 0
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        if FOLDER in os.environ:
+            _limit(resource.RLIM_INFINITY)  # there is room again when a worker goes on
+        super().reset_parameters(generator)
+
+    def forward(self, *arguments, **options):
+        if self.training and PACE in os.environ:
+            time.sleep(float(os.environ[PACE]))
+        if self.training and FOLDER in os.environ:
+            self.steps += 1
+            left = Path(os.environ[FOLDER]) / self.trouble
+            if self.steps == CALM and len(list(left.glob("*"))) < self.times:
+                left.mkdir(exist_ok=True)
+                (left / str(os.getpid())).touch()
+                self.make_trouble()
+        return super().forward(*arguments, **options)
+
+    def make_trouble(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class UndisturbedMLP(_Troubled, MLPDenoiser):
+    """Makes none."""
+
+
+class UndisturbedKAN(_Troubled, KANDenoiser):
+    """Makes none."""
+
+
+class KilledKAN(_Troubled, KANDenoiser):
+    """Kills its process once."""
+
+    times, trouble = 1, "killed"
+
+
+class DoomedMLP(_Troubled, MLPDenoiser):
+    """Kills its process whenever it is trained."""
+
+    times, trouble = 1_000, "doomed"
+
+
+class OutOfSpaceMLP(_Troubled, MLPDenoiser):
+    """Leaves its process no more than a page a file."""
+
+    times, trouble = 1, "out of space"
+
+    def make_trouble(self) -> None:
+        _limit(_PAGE)
+
+
+_MADE = {"depth": 2, "learning_rate": 1e-2}
+UNDISTURBED = Family("undisturbed", UndisturbedMLP, kind="mlp", title="Undisturbed", **_MADE)
+UNDISTURBED_KAN = Family("undisturbed-kan", UndisturbedKAN, kind="kan", title="KAN", **_MADE)
+KILLED = Family("killed", KilledKAN, kind="kan", title="Killed", **_MADE)
+DOOMED = Family("doomed", DoomedMLP, kind="mlp", title="Doomed", **_MADE)
+OUT_OF_SPACE = Family("out-of-space", OutOfSpaceMLP, kind="mlp", title="Out of space", **_MADE)
