@@ -13,7 +13,7 @@ def score(x, alpha, sigma):
     x0, x1, = np.moveaxis(x, -1, 0)
     s0 = 0.806220531463623*alpha**2*x1/(1 - 0.640107274055481*alpha**4) - x0/(1 - 0.640107274055481*alpha**4)
     s1 = 0.799337685108185*alpha**2*x0/(1 - 0.635239899158478*alpha**4) - x1/(1 - 0.635239899158478*alpha**4)
-    return np.stack(np.broadcast_arrays(s0, s1), axis=-1)
+    return np.stack(np.broadcast_arrays(s0, s1, x0)[:-1], axis=-1)
 
 
 def predicted_noise(x, alpha, sigma):
