@@ -12,8 +12,9 @@ right where a sampler begins.
 
 Coefficients of one score stand in for each other (a tanh that is nearly straight is nearly linear),
 so a network's numbers alone do not tell their forms. They are a start: forms are chosen one after
-another by the loss of the whole formula on held-out noised points, its constants fitted to noised
-points by Levenberg-Marquardt each time. At the end constants that come out nearly equal are made
+another by the loss of the whole formula on noised points that it was not fitted to, its constants
+fitted by Levenberg-Marquardt each time; what it is fitted to are averaged targets
+(:mod:`.averaged`). At the end constants that come out nearly equal are made
 one, again as long as the loss stays.
 """
 
@@ -32,6 +33,7 @@ from scipy.optimize import least_squares
 
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
+from kan_diffusion.symbolic.averaged import draw_averaged
 from kan_diffusion.symbolic.combination import Atom, Combination, compose, score_of
 from kan_diffusion.symbolic.context import Context
 from kan_diffusion.symbolic.formula import SMALLEST_SIGNAL, FormulaDenoiser, formula_denoiser
@@ -47,8 +49,8 @@ Array = NDArray[np.float64]
 
 _NUM_LEVELS = 64
 _SAMPLES = 256
-_SEARCH_POINTS = 32_768
-_FINAL_POINTS = 500_000
+_SEARCH_POINTS = 16_384
+_FINAL_POINTS = 131_072
 _PRICE = 3e-5
 """Loss that a constant is worth when forms are compared."""
 _NEGLIGIBLE = 0.02
@@ -84,18 +86,11 @@ class _Points:
 
 def _draw(context: Context, num: int, purpose: str) -> _Points:
     process = context.process
+    usable = int((process.levels()[0] >= 10 * SMALLEST_SIGNAL).sum())
     generator = torch_generator("points for a formula", context.seed, purpose)
-    points = context.dataset.train
-    rows = torch.randint(len(points), (num,), generator=generator)
-    alphas, sigmas = process.levels()
-    usable = int((alphas >= 10 * SMALLEST_SIGNAL).sum())
-    steps = torch.randint(usable, (num,), generator=generator)
-    noise = torch.randn(num, points.shape[1], generator=generator, dtype=torch.float64)
-    clean = points[rows].double()
-    alpha, sigma = alphas[steps, None], sigmas[steps, None]
-    noised = alpha * clean + sigma * noise
-    target = process.target(clean, noise, alpha, sigma)
-    return _Points(noised.numpy()[None], alpha[:, 0].numpy(), sigma[:, 0].numpy(), target.numpy())
+    drawn = draw_averaged(context.dataset.train, process, num, generator, num_timesteps=usable)
+    alpha, sigma = (level[:, 0].numpy() for level in (drawn.alpha, drawn.sigma))
+    return _Points(drawn.noised.numpy()[None], alpha, sigma, drawn.target.numpy())
 
 
 @dataclass
