@@ -286,6 +286,42 @@ def four_modes(std: float = 0.5) -> GaussianMixture:
     return GaussianMixture(centres, variances=_variance(std))
 
 
+def narrow_modes(std: float = 0.35) -> GaussianMixture:
+    """The Gaussians of `two_modes`, narrower: their score bends more sharply.
+
+    Args:
+        std: Standard deviation of each, positive.
+    """
+    return two_modes(std)
+
+
+def uneven_modes(std: float = 0.5, share: float = 0.3) -> GaussianMixture:
+    """The Gaussians of `two_modes` with unequal weights.
+
+    With the mean alpha (1 - 2 share), the half distance m = alpha and v as there, the score is
+    (-x + m tanh(m x / v + log(1 / share - 1) / 2)) / v before standardisation.
+
+    Args:
+        std: Standard deviation of each, positive.
+        share: Weight of the left one, between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"share must lie between 0 and 1, got {share}")
+    return GaussianMixture([[-1.0], [1.0]], variances=_variance(std), weights=[share, 1 - share])
+
+
+def oblique_modes(std: float = 0.5) -> GaussianMixture:
+    """Two round Gaussians in the plane, at (1, 1/2) and (-1, -1/2).
+
+    Their score bends along a direction that is no coordinate's, so it is no sum of functions of one
+    coordinate each.
+
+    Args:
+        std: Standard deviation of each, positive.
+    """
+    return GaussianMixture([[1.0, 0.5], [-1.0, -0.5]], variances=_variance(std))
+
+
 def _variance(std: float) -> float:
     if not (math.isfinite(std) and std > 0):
         raise DataError(f"std must be positive, got {std}")
@@ -366,6 +402,9 @@ TOYS: dict[str, Callable[..., Density]] = {
     "correlated-gaussian": correlated_gaussian,
     "two-modes": two_modes,
     "four-modes": four_modes,
+    "narrow-modes": narrow_modes,
+    "uneven-modes": uneven_modes,
+    "oblique-modes": oblique_modes,
     "mixture-8d": mixture_8d,
     "mixture-32d": mixture_32d,
     "swiss-roll-16d": swiss_roll_16d,

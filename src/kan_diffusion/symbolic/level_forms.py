@@ -45,15 +45,18 @@ class LevelForm:
     def values(self, alpha: Array, constants: Array) -> Array:
         """Values at signal levels of any shape."""
         rest = list(constants)
-        result = alpha**self.power * (-1.0 if self.own else rest.pop(0))
+        square = alpha * alpha
+        result = np.full_like(alpha, -1.0 if self.own else rest.pop(0))
+        for _ in range(self.power):  # far faster than a power
+            result *= alpha
         if self.numerator:
-            result = result * (1 + rest.pop(0) * alpha**2)
+            result *= 1 + rest.pop(0) * square
         if self.denominator:
             below = np.ones_like(alpha)
             for c, k in zip(rest, self.denominator, strict=True):
-                below = below + c * alpha**k
-            result = result / np.where(below > 1e-3, below, 1e-3)
-        return np.asarray(result)
+                below += c * (square if k == 2 else square * square)
+            result /= np.maximum(below, 1e-3)
+        return result
 
     def expression(self, alpha: sympy.Expr, constants: Sequence[sympy.Expr]) -> sympy.Expr:
         """The form in SymPy, with given constants."""

@@ -1,0 +1,227 @@
+r"""Which form each coefficient of a score has: a search judged by the loss of the whole formula.
+
+Coefficients of one score stand in for each other (a tanh that is nearly straight is nearly linear),
+so what a network's numbers suggest is no more than a start. Where one variance is behind a density
+all its coefficients have one denominator, so the search begins with forms of one denominator and
+changes those of all coefficients of a role together (a function, a coordinate within a function,
+...), from several starts and on few points. From the best that gives, forms change one by one, then
+coefficients go that are not missed, and constants that are nearly equal become one.
+
+A formula of k constants with a loss L on n points costs
+
+.. math:: L\, n^{k/n} + p\,k,
+
+the first factor the Bayesian information criterion (Schwarz 1978, "Estimating the dimension of a
+model") of Gaussian errors, the second term a small price, because the points come from a sample of
+finite size, whose own peculiarities are not worth a constant.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from kan_diffusion.processes import Process
+from kan_diffusion.symbolic.level_fit import CoordinateFormula, LevelPoints
+from kan_diffusion.symbolic.level_forms import LevelForm
+
+__all__ = ["best_forms", "tie_constants"]
+
+_SCREENED = 4096
+"""Points of the search from several starts."""
+_PRICE = 3e-6
+"""Loss that a constant is worth at least when forms are compared."""
+_PRICE_OF_EQUALITY = 3e-5
+"""Loss that it is worth to have two constants equal."""
+_CLOSE = 0.06
+"""Relative difference below which two constants may be one."""
+_SWEEPS = 3
+_CLIMBED = 3
+"""From how many of the ends of the first search forms change one by one."""
+
+Move = dict[int, int]
+"""New picks, by the number of the coefficient."""
+
+
+class _Judge:
+    """Fits formulas and says what they cost: their loss and the price of their constants."""
+
+    def __init__(
+        self, fitted: LevelPoints, judged: LevelPoints, process: Process, until: float
+    ) -> None:
+        self._fitted, self._judged = fitted, judged
+        self._process = process
+        self._until = until
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self._until
+
+    def cost(self, formula: CoordinateFormula) -> float:
+        """Fits a formula in place; infinite where that cannot be done."""
+        try:
+            formula.fit(self._fitted, self._process)
+        except (ValueError, np.linalg.LinAlgError):
+            return float("inf")
+        count, num = len(formula.constants), len(self._judged.alpha)
+        loss = formula.loss(self._judged, self._process)
+        return float(loss * num ** (count / num) + _PRICE * count)
+
+
+Found = tuple[float, CoordinateFormula]
+
+
+def _climb(found: Found, moves: list[Move], judge: _Judge) -> Found:
+    """Makes every move that is worth it, until none is."""
+    for _ in range(_SWEEPS):
+        before = found[0]
+        for move in moves:
+            formula = found[1]
+            if judge.is_over or all(formula.picks[k] == pick for k, pick in move.items()):
+                continue
+            picks = [move.get(k, pick) for k, pick in enumerate(formula.picks)]
+            changed = formula.changed(picks, list(move))
+            found = min(found, (judge.cost(changed), changed), key=lambda pair: pair[0])
+        if found[0] > before - _PRICE:
+            break
+    return found
+
+
+def _pick(forms: list[LevelForm], below: tuple[int, ...], power: int, numerator: bool) -> int:
+    """The number of a form; that without numerator where there is none with it."""
+    alike = [
+        index
+        for index, form in enumerate(forms)
+        if form.denominator == below and form.power == power
+    ]
+    with_it = [index for index in alike if forms[index].numerator == numerator]
+    return (with_it or alike)[0]
+
+
+def _shapes(forms: list[LevelForm]) -> Iterator[tuple[int, bool]]:
+    """Powers and numerators that go with a denominator of one term."""
+    yield from ((form.power, form.numerator) for form in forms if form.denominator == (2,))
+
+
+def _moves_of_roles(formula: CoordinateFormula, below: tuple[int, ...]) -> list[Move]:
+    """All coefficients of a role take one form, with a given denominator."""
+    moves = []
+    for role in dict.fromkeys(slot.role for slot in formula.slots):
+        numbers = [k for k, slot in enumerate(formula.slots) if slot.role == role]
+        for power, numerator in _shapes(formula.slots[numbers[0]].forms):
+            moves.append(
+                {k: _pick(formula.slots[k].forms, below, power, numerator) for k in numbers}
+            )
+    return moves
+
+
+def _moves_one_by_one(formula: CoordinateFormula) -> list[Move]:
+    return [{k: pick} for k, slot in enumerate(formula.slots) for pick in range(len(slot.forms))]
+
+
+def best_forms(
+    formula: CoordinateFormula,
+    fitted: LevelPoints,
+    judged: LevelPoints,
+    process: Process,
+    until: float,
+) -> CoordinateFormula:
+    """Chooses the forms of a formula's coefficients.
+
+    Args:
+        formula: With the forms that its numbers suggest.
+        fitted: Points to fit constants to.
+        judged: Points to compare forms on.
+        process: The process.
+        until: When to stop, by the monotonic clock.
+
+    Returns:
+        The formula with the forms found, its constants fitted.
+    """
+    few = _Judge(fitted.first(_SCREENED), judged.first(_SCREENED), process, until)
+    everything = range(len(formula.slots))
+    first = formula.changed(formula.picks, everything)
+    ends = [(few.cost(first), first)]
+    for below, inner, outer in itertools.product(((2,), (4,)), (0, 1), (1, 2)):
+        picks = [
+            _pick(
+                slot.forms,
+                below,
+                0 if slot.forms[0].own else inner if slot.role.endswith("inside") else outer,
+                False,
+            )
+            for slot in formula.slots
+        ]
+        start = formula.changed(picks, everything)
+        ends.append(_climb((few.cost(start), start), _moves_of_roles(start, below), few))
+    climbed = [
+        _climb(end, _moves_one_by_one(end[1]), few)
+        for end in sorted(ends, key=lambda pair: pair[0])[:_CLIMBED]
+    ]
+    _, best = min(climbed, key=lambda pair: pair[0])
+    judge = _Judge(fitted, judged, process, until)
+    found = _climb((judge.cost(best), best), _moves_one_by_one(best), judge)
+    return _without_idle(found, judge)[1]
+
+
+def _without_idle(found: Found, judge: _Judge) -> Found:
+    """Takes coefficients away that are not missed."""
+    while True:
+        cost, formula = found
+        smaller = [
+            formula.without(k) for k, slot in enumerate(formula.slots) if slot.role != "own outside"
+        ]
+        tried = [(judge.cost(candidate), candidate) for candidate in smaller]
+        best = min(tried, key=lambda pair: pair[0], default=found)
+        if best[0] > cost:
+            return found
+        found = best
+
+
+def tie_constants(
+    formula: CoordinateFormula, fitted: LevelPoints, judged: LevelPoints, process: Process
+) -> CoordinateFormula:
+    """Makes nearly equal constants one, as long as the loss stays.
+
+    Args:
+        formula: The formula.
+        fitted: Points to fit constants to.
+        judged: Points to compare on.
+        process: The process.
+    """
+    loss = formula.loss(judged, process)
+    refused: set[tuple[int, int]] = set()
+    while True:
+        count = int(formula.ties.max()) + 1 if len(formula.ties) else 0
+        values = [float(formula.constants[formula.ties == k].mean()) for k in range(count)]
+        pairs = [
+            (abs(a - b) / max(abs(a), abs(b), 1e-9), i, j)
+            for (i, a), (j, b) in itertools.combinations(enumerate(values), 2)
+            if (i, j) not in refused
+        ]
+        pairs = [pair for pair in pairs if pair[0] < _CLOSE]
+        if not pairs:
+            return formula
+        _, i, j = min(pairs)
+        ties = formula.ties.copy()
+        ties[ties == j] = i
+        ties[ties > j] -= 1
+        tied = CoordinateFormula(
+            formula.coordinate,
+            formula.score,
+            formula.slots,
+            formula.picks,
+            formula.constants.copy(),
+            ties,
+        )
+        tied.fit(fitted, process)
+        new = tied.loss(judged, process)
+        if new <= loss + _PRICE_OF_EQUALITY:
+            formula, loss = tied, min(loss, new)
+            refused.clear()
+        else:
+            refused.add((i, j))
