@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import sympy
+import torch
 
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.processes import get_process
@@ -18,6 +19,7 @@ X, Y, A, S = sympy.symbols("x0 x1 alpha sigma", real=True)
 PROCESS = get_process("cosine")
 LEVELS = default_levels(PROCESS)
 TOYS = ("correlated-gaussian", "two-modes", "four-modes")
+TWO_GAUSSIANS = ("uneven-modes", "oblique-modes")
 
 
 def _formula(*score: sympy.Expr) -> FormulaDenoiser:
@@ -49,9 +51,27 @@ def _gaussian(factor: float = 1.0) -> list[sympy.Expr]:
     return [(A**2 * off * Y - X) / below, (A**2 * off * X - Y) / below]
 
 
+def _two_gaussians(toy: str, off: float = 1.0) -> list[sympy.Expr]:
+    """From the density's numbers, for a diagonal covariance; ``off`` is how wrong the bend is."""
+    density = make_toy(toy)
+    scale, centre = density.std.numpy(), density.mean.numpy()
+    first, second = (density.means.numpy() - centre) / scale
+    spread = density.covariances[0].diagonal().numpy() / scale**2
+    low, high = density.weights.numpy()
+    xs = (X, Y)[: len(scale)]
+    below = [A**2 * sympy.Float(v) + S**2 for v in spread]
+    half = [sympy.Float(h * off) for h in (second - first) / 2]
+    moved = [x - A * sympy.Float(c) for x, c in zip(xs, (first + second) / 2, strict=True)]
+    inner = sum(A * h * x / b for h, x, b in zip(half, moved, below, strict=True))
+    bend = sympy.tanh(inner + sympy.Float(math.log(high / low) / 2))
+    return [(A * h * bend - x) / b for h, x, b in zip(half, moved, below, strict=True)]
+
+
 def _score(toy: str, off: float = 1.0) -> list[sympy.Expr]:
     if toy == "correlated-gaussian":
         return _gaussian(off)
+    if toy in TWO_GAUSSIANS:
+        return _two_gaussians(toy, off)
     return [_modes(x, m=off) for x in ((X,) if toy == "two-modes" else (X, Y))]
 
 
@@ -73,6 +93,48 @@ def test_an_error_of_five_per_cent_is_one(toy: str) -> None:
     wrong = [c for c in constants if not c.name.startswith("v of")]
     assert all(0.045 < constant.error < 0.055 for constant in wrong)
     assert all(c.error < 1e-6 for c in constants if c.name.startswith("v of"))
+
+
+@pytest.mark.parametrize("toy", TWO_GAUSSIANS)
+def test_the_exact_score_of_two_gaussians_has_no_error(toy: str) -> None:
+    formula = _formula(*_score(toy))
+    density = make_toy(toy)
+    standardised = density.rescaled(density.mean, density.std)
+    points = standardised.sample(50, torch.Generator().manual_seed(0))
+    alpha, sigma = torch.tensor([0.6]).double(), torch.tensor([0.8]).double()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            formula.score(points, alpha, sigma), standardised.score(points, 0.6, 0.8)
+        )
+    has_form, constants = recovered_constants(formula, toy, PROCESS, LEVELS)
+    assert has_form
+    assert max(constant.error for constant in constants) < 1e-6
+    # On a line all five; in the plane, where nothing is moved and all is along the axes, no offset,
+    # no coefficient of the other coordinate.
+    by_level = 5 if toy == "uneven-modes" else 8
+    assert len({(c.name, c.sigma) for c in constants}) == len(constants) == by_level * len(LEVELS)
+
+
+@pytest.mark.parametrize("toy", TWO_GAUSSIANS)
+def test_a_wrong_bend_of_two_gaussians_is_seen(toy: str) -> None:
+    has_form, constants = recovered_constants(_formula(*_score(toy, 1.05)), toy, PROCESS, LEVELS)
+    assert has_form
+    bends = [c for c in constants if "factor" in c.name or "x0 within" in c.name]
+    assert bends
+    assert all(0.045 < constant.error < 0.055 for constant in bends)
+    own = [c for c in constants if c.name == "coefficient of x0, score 0"]
+    assert all(constant.error < 1e-6 for constant in own)
+
+
+def test_a_tanh_written_the_other_way_round_is_the_same() -> None:
+    (score,) = _two_gaussians("uneven-modes")
+    (bend,) = score.atoms(sympy.tanh)
+    formula = _formula(
+        score.subs(bend, sympy.Float(-1) * sympy.tanh(sympy.Float(-1) * bend.args[0]))
+    )
+    has_form, constants = recovered_constants(formula, "uneven-modes", PROCESS, LEVELS)
+    assert has_form
+    assert max(constant.error for constant in constants) < 1e-6
 
 
 def test_an_error_of_the_variance_is_not_laid_upon_the_mean() -> None:
@@ -108,6 +170,19 @@ OTHERS = {
     "cross term": ("four-modes", [_modes(X) + 0.01 * Y, _modes(Y)]),
     "of the other coordinate": ("four-modes", [_modes(Y), _modes(X)]),
     "one coordinate only": ("four-modes", [_modes(X), -1.0 * Y]),
+    "offset of symmetric modes": (
+        "oblique-modes",
+        [p + 0.2 for p in _two_gaussians("oblique-modes")],
+    ),
+    "a coordinate too many": (
+        "oblique-modes",
+        [p + 0.1 * X for p in _two_gaussians("oblique-modes")],
+    ),
+    "a square of its own": ("uneven-modes", [_two_gaussians("uneven-modes")[0] + 0.01 * X**2]),
+    "a second tanh": ("uneven-modes", [_two_gaussians("uneven-modes")[0] + sympy.tanh(0.1 * X)]),
+    "a straight one": ("uneven-modes", [0.3 - X]),
+    "a square within": ("uneven-modes", [sympy.tanh(0.9 * X**2) - X]),
+    "a factor that is none": ("uneven-modes", [X * sympy.tanh(0.9 * X) - X]),
 }
 
 

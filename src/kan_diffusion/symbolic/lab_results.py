@@ -40,6 +40,9 @@ LAB: dict[str, LabCase] = {
         LabCase("two-modes", 150, "is the tanh found, with its constants?", 0.03),
         LabCase("four-modes", 450, "does no edge lead from one coordinate to the other?", 0.03),
         LabCase("swiss-roll", 590, "is it said that there is no short formula?", None),
+        LabCase("narrow-modes", 150, "is a sharper tanh found, too?", 0.03),
+        LabCase("uneven-modes", 150, "are the offsets of unequal weights found?", 0.03),
+        LabCase("oblique-modes", 450, "is the tanh of a sum of coordinates found?", 0.03),
     )
 }
 """The densities of the lab."""
