@@ -288,7 +288,7 @@ def test_files_that_cannot_be_used_are_one_line(
         (["sample", "nowhere"], "'nowhere' holds no finished run"),
         (["sample", "nowhere", "--out", "points.txt"], "ending must be .csv, .parquet, .npy"),
         (["evaluate", "nowhere"], "'nowhere' holds no finished run"),
-        (["report", "nowhere"], "'nowhere' holds no study"),
+        (["report", "nowhere"], "'nowhere' holds neither a study nor a finished run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -338,7 +338,10 @@ def test_a_study_is_no_run_and_a_run_no_study(cli: Cli, trained: Path, tmp_path:
     for command in ("sample", "evaluate"):
         error = cli(command, tmp_path / "study").error
         assert f"it is a study; give one of its trials, such as '{trial}'" in error
-    assert "holds no study" in cli("report", trained).error
+    assert "each must be a run" in cli("report", trained, tmp_path / "study").error
+    # A run has a report of its own, and beside others one elsewhere.
+    assert f"Report: {trained / 'report.html'}" in cli("report", trained).out.replace("\n", "")
+    assert (trained / "report.html").stat().st_size > 0
     # As the remedy says:
     assert cli("sample", trial, "--num", 5, "--out", tmp_path / "new.csv").code == 0
 

@@ -412,18 +412,40 @@ def evaluate(
 app.command(epilog=EXPLAIN_EXAMPLES)(explain)
 
 
-@app.command(epilog="Example:\n\n`kan-diffusion report runs/swiss-roll`")
+@app.command(
+    epilog="Examples:\n\n`kan-diffusion report runs/swiss-roll`: a study's report again\n\n"
+    "`kan-diffusion report runs/two-modes runs/two-modes/explanation/formula --out runs/both`: a "
+    "network and its formula side by side"
+)
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a study.", show_default=False)],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folder of a study, or folders of runs that were judged alike.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write.",
+            show_default="the one folder given; runs/side-by-side for several",
+        ),
+    ] = None,
 ) -> None:
-    """Write a study's report and figures again, from its finished trials."""
-    from kan_diffusion.report.gather import report_contents
+    """Write a study's report again from its trials, or one of finished runs side by side."""
+    from kan_diffusion.report.gather import report_contents, runs_contents
     from kan_diffusion.report.page import write_report
     from kan_diffusion.study.run import load_study
+    from kan_diffusion.study.side_by_side import read_runs
 
-    results = load_study(run)
-    again = shlex.join(["kan-diffusion", "compare", str(run / "study.yaml"), "--out", str(run)])
-    typer.echo(f"Report: {write_report(report_contents(results, again), run)}")
+    if len(runs) == 1 and (runs[0] / "study.yaml").exists():
+        (run,) = runs
+        again = shlex.join(["kan-diffusion", "compare", str(run / "study.yaml"), "--out", str(run)])
+        contents = report_contents(load_study(run), again)
+    else:
+        contents = runs_contents(read_runs(runs), _command())
+    folder = runs[0] if len(runs) == 1 else Path("runs/side-by-side")
+    typer.echo(f"Report: {write_report(contents, out or folder)}")
 
 
 def _without_bars() -> None:

@@ -10,9 +10,12 @@ import torch
 from networks import everything, network
 
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.report.gather import runs_contents
+from kan_diffusion.report.page import write_report
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.measure import evaluate_run, load_run
 from kan_diffusion.study.named import single_trial
+from kan_diffusion.study.side_by_side import read_runs
 from kan_diffusion.study.trials import run_trial
 from kan_diffusion.symbolic.explain import ExplainOptions, explain_run, influences
 from kan_diffusion.symbolic.formula import FormulaDenoiser
@@ -65,7 +68,7 @@ def test_a_network_is_looked_at_as_it_is(run: Path, tmp_path: Path) -> None:
 def found(run: Path, tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("explained")
     lines: list[str] = []
-    options = ExplainOptions(search=BUDGET, tune_steps=20, num_samples=200, level_seconds=2.0)
+    options = ExplainOptions(search=BUDGET, tune_steps=20, num_samples=100, level_seconds=2.0)
     explanation, explained = explain_run(run, out, options, on_progress=lines.append)
     return out, explanation, explained, lines
 
@@ -92,6 +95,23 @@ def test_each_stage_is_a_run(found) -> None:
         assert row["excess"] > 0
     assert all(0 < len(drawn) <= 1000 for drawn in explanation.samples.values())
     assert list(explanation.samples) == ["real", *names]
+
+
+def test_stages_stand_beside_their_network_in_a_report(run: Path, found, tmp_path: Path) -> None:
+    out, explanation, explained, _ = found
+    names = [name for name in explained.stages() if name != "network"]
+    folders = [run, *(out / name.replace(" ", "-") for name in names)]
+    contents = runs_contents(read_runs(folders), "again")
+    excess = dict(zip(contents.rows["name"], contents.rows["excess"], strict=True))
+    assert list(excess) == ["readable KAN", *(f"readable KAN, {name}" for name in names)]
+    # Measured on the very draw that the run was measured on: what has not changed scores the same.
+    for standing, value in zip(explanation.standings, excess.values(), strict=True):
+        assert value == pytest.approx(standing.excess, rel=0.5)
+    assert set(contents.samples) == {("two-modes", name) for name in excess}
+    assert set(contents.curves["name"]) == {"readable KAN"}  # the others were not trained
+    assert set(contents.excess_by_level["name"]) == set(excess)
+    page = write_report(contents, tmp_path).read_text(encoding="utf-8")
+    assert f"readable KAN, {names[-1]}" in page
 
 
 def test_what_is_written_is_what_was_found(found) -> None:

@@ -233,7 +233,7 @@ def test_a_summary_counts_the_seeds_within_the_bound() -> None:
 def test_a_finished_case_is_read_and_not_trained_again(
     best_r2: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = _result(best_r2=best_r2)
+    result = _result(best_r2=best_r2, energy={"network": 0.002, "simplified": math.inf})
     lab._save(result, tmp_path / "runs" / "two-modes-3" / "result.json")
     monkeypatch.setattr(lab, "run_trial", lambda *_, **__: pytest.fail("trained again"))
     assert run_lab_case(LAB["two-modes"], 3, tmp_path) == result

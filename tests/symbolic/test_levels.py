@@ -109,6 +109,25 @@ def test_the_score_of_a_gaussian_is_found_at_all_levels(prediction_type: str) ->
     assert context.scores(made).excess < context.scores(denoiser).excess + 1e-3
 
 
+def test_a_formula_may_have_no_constants() -> None:
+    """Of standard normal data the score is -x at every level: there is nothing to take away."""
+    process = _process("epsilon")
+    density = GaussianMixture(torch.zeros(1, 1), covariances=torch.ones(1, 1, 1))
+    dataset = Dataset(
+        name="normal",
+        columns=("x",),
+        standardizer=Standardizer((0.0,), (1.0,)),
+        train=density.sample(20_000, generator(0)).float(),
+        density=density,
+    )
+    context = make_context(dataset, process, 0)
+    edges = [[(0, 0, "linear", False)]] * 2
+    denoiser = network(edges, [1], data_dim=1, num_train_timesteps=200, modulated=True)
+    made = formula_over_levels(denoiser, context, tolerance=100.0, seconds=20.0)
+    assert made is not None
+    assert [str(expression) for expression in made.expressions()] == ["-x0"]
+
+
 def test_no_formula_is_better_than_a_bad_one() -> None:
     process = _process("v_prediction")
     context = _context(process)

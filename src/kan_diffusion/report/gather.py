@@ -26,6 +26,7 @@ from kan_diffusion.study.budgets import Budget
 from kan_diffusion.study.comparison import Setting
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.folder import (
+    CURVES,
     REVERSE,
     SAMPLES,
     TrialResult,
@@ -36,7 +37,7 @@ from kan_diffusion.study.measure import Level, oracle_warning
 from kan_diffusion.study.run import StudyResults, environment
 from kan_diffusion.study.trials import NUM_PANELS
 
-__all__ = ["report_contents"]
+__all__ = ["report_contents", "runs_contents"]
 
 
 def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Panels:
@@ -78,7 +79,7 @@ def _place(trial: TrialResult) -> dict[str, object]:
 
 def _curve(trial: TrialResult) -> pd.DataFrame:
     """A trial's losses, smoothed at once: a study's raw ones may be millions."""
-    path = trial.folder / "curves.parquet"
+    path = trial.folder / CURVES
     try:
         table = parquet.read_table(path, columns=["step", "loss"])
     except (OSError, ValueError) as error:
@@ -281,4 +282,22 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         trajectories = _trajectories(trial)
         if trajectories:
             contents.trajectories[key] = trajectories
+    return contents
+
+
+def runs_contents(results: StudyResults, command: str) -> ReportContents:
+    """What the report of runs side by side shows.
+
+    Args:
+        results: The runs.
+        command: The command that reports them again.
+
+    Raises:
+        RunFolderError: A file of a run is missing or damaged.
+    """
+    contents = report_contents(results, command)
+    # Each run has its own length and batches, and no budget was held equal.
+    contents.settings = [
+        (key, "each run's own" if key == "training" else value) for key, value in contents.settings
+    ]
     return contents

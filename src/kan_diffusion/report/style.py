@@ -95,6 +95,12 @@ FAMILY_STYLES: Mapping[str, ModelStyle] = {
 }
 """How the project's families look, by name."""
 
+_OTHER_STYLES: Mapping[str, ModelStyle] = {
+    "readable-kan": ModelStyle("#1a5fa8", "D", _SOLID),
+    "formula": ModelStyle(_WINE, "p", _DOTTED),
+}
+"""How what is compared in no study of ours looks, by name; see `FAMILY_STYLES` for the rest."""
+
 SEED_ALPHA = 0.55
 """The opacity of the mark of a single seed."""
 
@@ -122,11 +128,12 @@ def model_styles(rows: pd.DataFrame) -> dict[str, ModelStyle]:
         models of one colour apart.
     """
     families = complete_rows(rows).drop_duplicates("name").set_index("name")["family"]
+    known = {**FAMILY_STYLES, **_OTHER_STYLES}
     styles: dict[str, ModelStyle] = {}
     for name, family in families.items():
-        if str(family) in FAMILY_STYLES:
+        if str(family) in known:
             earlier = sum(families[other] == family for other in styles)
-            styles[str(name)] = _variant(FAMILY_STYLES[str(family)], earlier)
+            styles[str(name)] = _variant(known[str(family)], earlier)
     colours = [style.colour for style in styles.values()]
     for index, name in enumerate(map(str, families.index)):
         if name in styles:

@@ -287,5 +287,8 @@ def write_lab(results: LabResults, folder: Path) -> Path:
 def _plain(result: LabResult) -> dict[str, object]:
     content = asdict(result)
     content["worst"] = None if math.isinf(result.worst) else result.worst
+    content["energy"] = {
+        name: value if math.isfinite(value) else None for name, value in result.energy.items()
+    }
     content["best_r2"] = None if math.isnan(result.best_r2) else result.best_r2
     return content

@@ -33,6 +33,7 @@ from kan_diffusion.study.config import TrialConfig
 
 __all__ = [
     "CHECKPOINT",
+    "CURVES",
     "RESULT",
     "REVERSE",
     "SAMPLES",
@@ -50,6 +51,7 @@ CHECKPOINT = "checkpoint.safetensors"
 RESULT = "trial.json"
 REVERSE = "reverse"
 SAMPLES = "samples.safetensors"
+CURVES = "curves.parquet"
 
 _POINTS = "points"
 

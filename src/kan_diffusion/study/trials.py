@@ -22,6 +22,7 @@ from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
+    CURVES,
     RESULT,
     REVERSE,
     SAMPLES,
@@ -253,7 +254,7 @@ def run_trial(
                 "learning_rate": trained.learning_rates,
             }
         )
-        write_parquet(folder / "curves.parquet", curves)
+        write_parquet(folder / CURVES, curves)
         if generated is not None:
             save_points(folder / SAMPLES, generated.float())
     finished = load_trial(folder)

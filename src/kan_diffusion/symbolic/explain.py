@@ -23,12 +23,8 @@ from kan_diffusion.data.datasets import Dataset, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.files import write_json, write_text
-from kan_diffusion.sampling import PointDiffusionPipeline
-from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.folder import RESULT, Row, save_pipeline
-from kan_diffusion.study.measure import Yardstick, load_run, measure, yardstick
+from kan_diffusion.study.measure import load_run, yardstick
 from kan_diffusion.symbolic.combination import Combination, compose, score_of
 from kan_diffusion.symbolic.context import Context, make_context
 from kan_diffusion.symbolic.explanation import Explanation, LevelFormula, Standing
@@ -37,6 +33,7 @@ from kan_diffusion.symbolic.levels import formula_over_levels
 from kan_diffusion.symbolic.pruning import drop_idle, prune, prune_in_rounds, straighten
 from kan_diffusion.symbolic.readable import CURVE, ReadableDenoiser, readable
 from kan_diffusion.symbolic.search import EdgeReport, SearchOptions, find_formulas
+from kan_diffusion.symbolic.stages import judge_stage, save_stage
 from kan_diffusion.symbolic.views import (
     LevelView,
     NetworkView,
@@ -198,79 +195,6 @@ def influences(denoiser: ReadableDenoiser) -> np.ndarray:
     return np.array([[i in reached[o] for i in range(d)] for o in range(d)])
 
 
-def _standing(
-    name: str,
-    denoiser: Denoiser,
-    context: Context,
-    config: TrialConfig,
-    shared: Yardstick | None,
-    pipeline: PointDiffusionPipeline,
-) -> tuple[Standing, Row, list[dict[str, float | None]], np.ndarray | None]:
-    scores = context.scores(denoiser)
-    edges = len(denoiser.edges) if isinstance(denoiser, ReadableDenoiser) else None
-    constants = (
-        denoiser.num_constants if isinstance(denoiser, ReadableDenoiser) else denoiser.num_trainable
-    )
-    row: Row = {}
-    levels: list[dict[str, float | None]] = []
-    samples = None
-    if shared is not None:
-        made = _pipeline(denoiser, pipeline)
-        row, levels, generated = measure(config, context.dataset, made, shared)
-        samples = None if generated is None else generated.double().numpy()
-    metrics = {key: float(row[key]) for key in SAMPLE_METRICS if isinstance(row.get(key), float)}  # type: ignore[arg-type]
-    real = {
-        key: float(row[f"{key}_real"])  # type: ignore[arg-type]
-        for key in metrics
-        if isinstance(row.get(f"{key}_real"), float)
-    }
-    standing = Standing(
-        name, edges, constants, scores.heldout_loss, scores.floor, scores.excess, metrics, real
-    )
-    return standing, row, levels, samples
-
-
-def _pipeline(denoiser: Denoiser, like: PointDiffusionPipeline) -> PointDiffusionPipeline:
-    made = PointDiffusionPipeline(
-        denoiser, like.scheduler, like.config.mean, like.config.scale, like.config.columns
-    )
-    made.set_progress_bar_config(disable=True)
-    return made
-
-
-def _save_stage(
-    name: str,
-    denoiser: Denoiser,
-    config: TrialConfig,
-    row: Row,
-    levels: list[dict[str, float | None]],
-    pipeline: PointDiffusionPipeline,
-    folder: Path,
-) -> None:
-    """Saves a stage as a run of its own, so that it can be sampled and evaluated as one."""
-    save_pipeline(_pipeline(denoiser, pipeline), folder)
-    model = config.model.model_copy(update={"name": f"{config.model.name}, {name}"})
-    stage = config.model_copy(update={"model": model})
-    full: Row = {
-        "data": config.data.name,
-        "match": None,
-        "budget": None,
-        "family": config.model.family,
-        "kind": "other",
-        "name": model.name,
-        "parameters": denoiser.num_trainable,
-        "flops": denoiser.flops,
-        "flops_per_edge": denoiser.flops_per_edge,
-        "steps": config.training.steps,
-        "seed": config.seed,
-        "trial": stage.id,
-        "error": None,
-        **row,
-    }
-    content = {"config": stage.model_dump(mode="json"), "row": full, "levels": levels}
-    write_json(folder / RESULT, content)
-
-
 def _level_formulas(
     denoiser: ReadableDenoiser, context: Context, timesteps: list[int], columns: tuple[str, ...]
 ) -> tuple[LevelFormula, ...]:
@@ -343,6 +267,11 @@ def _sentences(
                 "Every edge is a formula, but no coefficients as functions of the noise level "
                 "keep the loss: the formula is given level by level."
             )
+    found += [
+        f"Points generated from the stage '{standing.name}' cannot be judged: {standing.trouble}."
+        for standing in standings
+        if standing.trouble
+    ]
     if explained.simplified is not None:
         if explained.with_formulas is None and options.formulas:
             found.append(f"{_too_many(explained.simplified, options.search.max_edges)}.")
@@ -414,13 +343,15 @@ def explain_run(
     samples: dict[str, np.ndarray] = {}
     for name, denoiser in explained.stages().items():
         say(f"judging: {name}")
-        standing, row, levels, drawn = _standing(name, denoiser, context, judged, shared, pipeline)
+        standing, row, levels, drawn = judge_stage(
+            name, denoiser, context, judged, shared, pipeline
+        )
         standings.append(standing)
         if drawn is not None:
             samples[name] = drawn[:1000]
         if name != "network":
             place = out / name.replace(" ", "-")
-            _save_stage(name, denoiser, config, row, levels, pipeline, place)
+            save_stage(name, denoiser, judged, row, levels, drawn, pipeline, place)
     if samples:
         samples = {"real": context.draw.clean[:1000].numpy(), **samples}
     title = f"{config.model.name} on {config.data.name}"

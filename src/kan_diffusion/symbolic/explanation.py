@@ -44,6 +44,7 @@ class Standing:
         excess: Excess over the oracle; None without one.
         metrics: Sample metrics by name; empty where it was not sampled.
         real: The same between two samples of real points.
+        trouble: Why it could not be sampled; empty where it could, or was not asked to.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Standing:
     excess: float | None
     metrics: Mapping[str, float] = field(default_factory=dict)
     real: Mapping[str, float] = field(default_factory=dict)
+    trouble: str = ""
 
 
 @dataclass

@@ -135,7 +135,8 @@ def energies(run: Path, stages: Mapping[str, Denoiser]) -> tuple[dict[str, float
         stages: Denoisers by name.
 
     Returns:
-        The mean energy distance by name, and the one between real points.
+        The mean energy distance by name, infinite where some points are no finite numbers, and the
+        one between real points.
     """
     config, pipeline = load_run(run)
     assert isinstance(config.data, ToyData)
@@ -159,7 +160,10 @@ def energies(run: Path, stages: Mapping[str, Denoiser]) -> tuple[dict[str, float
             made(_SAMPLES, _SAMPLER_STEPS, generator=generator).samples.double()
             for _ in range(_DRAWS)
         ]
-        energies[name] = float(np.mean([energy_distance(points, real()) for points in drawn]))
+        try:
+            energies[name] = float(np.mean([energy_distance(points, real()) for points in drawn]))
+        except KanDiffusionError:  # points that are no numbers are at no distance
+            energies[name] = math.inf
     return energies, float(np.mean(between_real))
 
 
@@ -248,6 +252,9 @@ def _save(result: LabResult, path: Path) -> None:
     content = {**vars(result), "constants": [vars(c) for c in result.constants]}
     if math.isnan(result.best_r2):
         content["best_r2"] = None
+    content["energy"] = {
+        name: value if math.isfinite(value) else None for name, value in result.energy.items()
+    }
     write_json(path, content)
 
 
@@ -255,6 +262,9 @@ def _read(path: Path) -> LabResult:
     content = json.loads(path.read_text())
     content["constants"] = tuple(Recovered(**constant) for constant in content["constants"])
     content["formula"] = tuple(content["formula"])
+    content["energy"] = {
+        name: math.inf if value is None else value for name, value in content["energy"].items()
+    }
     content["best_r2"] = math.nan if content["best_r2"] is None else content["best_r2"]
     return LabResult(**content)
 

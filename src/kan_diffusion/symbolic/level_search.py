@@ -28,7 +28,7 @@ from kan_diffusion.processes import Process
 from kan_diffusion.symbolic.level_fit import CoordinateFormula, LevelPoints
 from kan_diffusion.symbolic.level_forms import LevelForm
 
-__all__ = ["best_forms", "tie_constants"]
+__all__ = ["best_forms", "drop_idle_coefficients", "tie_constants"]
 
 _SCREENED = 4096
 """Points of the search from several starts."""
@@ -147,6 +147,8 @@ def best_forms(
     first = formula.changed(formula.picks, everything)
     ends = [(few.cost(first), first)]
     for below, inner, outer in itertools.product(((2,), (4,)), (0, 1), (1, 2)):
+        if few.is_over:
+            break
         picks = [
             _pick(
                 slot.forms,
@@ -168,18 +170,48 @@ def best_forms(
     return _without_idle(found, judge)[1]
 
 
+def _smaller(formula: CoordinateFormula) -> Iterator[CoordinateFormula]:
+    """The formula without a coefficient; a point's own coordinate keeps -1, which has no level."""
+    for k, (slot, form) in enumerate(zip(formula.slots, formula.forms, strict=True)):
+        if not form.own:
+            yield formula.without(k)
+        elif form.size:
+            picks = [*formula.picks]
+            picks[k] = next(i for i, other in enumerate(slot.forms) if other.size == 0)
+            yield formula.changed(picks, [k])
+
+
 def _without_idle(found: Found, judge: _Judge) -> Found:
     """Takes coefficients away that are not missed."""
-    while True:
+    while not judge.is_over:
         cost, formula = found
-        smaller = [
-            formula.without(k) for k, slot in enumerate(formula.slots) if slot.role != "own outside"
-        ]
-        tried = [(judge.cost(candidate), candidate) for candidate in smaller]
-        best = min(tried, key=lambda pair: pair[0], default=found)
-        if best[0] > cost:
-            return found
+        tried = [(judge.cost(candidate), candidate) for candidate in _smaller(formula)]
+        best = min(tried, key=lambda pair: pair[0], default=None)
+        if best is None or best[0] > cost:
+            break
         found = best
+    return found
+
+
+def drop_idle_coefficients(
+    formula: CoordinateFormula,
+    fitted: LevelPoints,
+    judged: LevelPoints,
+    process: Process,
+    until: float,
+) -> CoordinateFormula:
+    """Fits a formula and takes coefficients away that are not missed.
+
+    Args:
+        formula: The formula.
+        fitted: Points to fit constants to.
+        judged: Points to compare on.
+        process: The process.
+        until: When to stop, by the monotonic clock.
+    """
+    judge = _Judge(fitted, judged, process, until)
+    formula = formula.changed(formula.picks, [])
+    return _without_idle((judge.cost(formula), formula), judge)[1]
 
 
 def tie_constants(

@@ -32,7 +32,7 @@ from kan_diffusion.symbolic.context import Context
 from kan_diffusion.symbolic.formula import SMALLEST_SIGNAL, FormulaDenoiser, formula_denoiser
 from kan_diffusion.symbolic.level_fit import CoordinateFormula, LevelPoints, first_formula
 from kan_diffusion.symbolic.level_forms import LevelForm
-from kan_diffusion.symbolic.level_search import best_forms, tie_constants
+from kan_diffusion.symbolic.level_search import best_forms, drop_idle_coefficients, tie_constants
 from kan_diffusion.symbolic.readable import ReadableDenoiser
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def formula_over_levels(
         until = time.monotonic() + seconds / len(scores)
         formula = first_formula(coordinate, score, alpha, x, factor)
         formula = best_forms(formula, fitted, judged, process, until)
-        formula.fit(final, process)
+        # With more points it shows better what is missed.
+        formula = drop_idle_coefficients(formula, final, judged, process, until)
         formula = tie_constants(formula, final, judged, process)
         formulas.append(formula)
         if on_progress is not None:

@@ -1,0 +1,149 @@
+"""The stages of an explanation as runs: judged like any other, and saved as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
+from kan_diffusion.files import write_json, write_parquet
+from kan_diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.study.config import TrialConfig
+from kan_diffusion.study.folder import CURVES, RESULT, SAMPLES, Row, save_pipeline, save_points
+from kan_diffusion.study.measure import Yardstick, measure
+from kan_diffusion.symbolic.context import Context
+from kan_diffusion.symbolic.explanation import Standing
+from kan_diffusion.symbolic.formula import FormulaDenoiser
+from kan_diffusion.symbolic.readable import ReadableDenoiser
+
+__all__ = ["judge_stage", "save_stage"]
+
+
+def judge_stage(
+    name: str,
+    denoiser: Denoiser,
+    context: Context,
+    config: TrialConfig,
+    shared: Yardstick | None,
+    pipeline: PointDiffusionPipeline,
+) -> tuple[Standing, Row, list[dict[str, float | None]], np.ndarray | None]:
+    """Judges a denoiser as a study would.
+
+    Args:
+        name: What to call the stage.
+        denoiser: The denoiser.
+        context: Where edges are judged, for its loss, floor and excess.
+        config: The run it comes from, with how to judge.
+        shared: What all stages are judged with; None measures no more than the loss.
+        pipeline: The run's pipeline.
+
+    Returns:
+        How it does; its row of results, its scores by noise level and its samples with shape
+        (n, d), empty or None where they were not asked for.
+    """
+    scores = context.scores(denoiser)
+    edges = len(denoiser.edges) if isinstance(denoiser, ReadableDenoiser) else None
+    constants = (
+        denoiser.num_constants if isinstance(denoiser, ReadableDenoiser) else denoiser.num_trainable
+    )
+    row: Row = {}
+    levels: list[dict[str, float | None]] = []
+    samples = None
+    trouble = ""
+    if shared is not None:
+        made = _pipeline(denoiser, pipeline)
+        try:
+            row, levels, generated = measure(config, context.dataset, made, shared)
+        except KanDiffusionError as error:
+            # Far from the data, where a sampler may get, functions such as exp have no bounds.
+            trouble = str(error)
+            evaluation = config.evaluation.model_copy(
+                update={"num_samples": 0, "num_likelihood": 0}
+            )
+            plain = config.model_copy(update={"evaluation": evaluation})
+            row, levels, generated = measure(plain, context.dataset, made, shared)
+        samples = None if generated is None else generated.double().numpy()
+    metrics = {key: float(row[key]) for key in SAMPLE_METRICS if isinstance(row.get(key), float)}  # type: ignore[arg-type]
+    real = {
+        key: float(row[f"{key}_real"])  # type: ignore[arg-type]
+        for key in metrics
+        if isinstance(row.get(f"{key}_real"), float)
+    }
+    standing = Standing(
+        name,
+        edges,
+        constants,
+        scores.heldout_loss,
+        scores.floor,
+        scores.excess,
+        metrics,
+        real,
+        trouble,
+    )
+    return standing, row, levels, samples
+
+
+def _pipeline(denoiser: Denoiser, like: PointDiffusionPipeline) -> PointDiffusionPipeline:
+    made = PointDiffusionPipeline(
+        denoiser, like.scheduler, like.config.mean, like.config.scale, like.config.columns
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def save_stage(
+    name: str,
+    denoiser: Denoiser,
+    config: TrialConfig,
+    row: Row,
+    levels: list[dict[str, float | None]],
+    samples: np.ndarray | None,
+    pipeline: PointDiffusionPipeline,
+    folder: Path,
+) -> None:
+    """Saves a stage as a run of its own, so that it can be sampled, evaluated and reported as one.
+
+    Its training curve has no steps: it was made of another run.
+
+    Args:
+        name: What to call the stage.
+        denoiser: The denoiser.
+        config: The run it comes from, with how it was judged.
+        row: What was measured.
+        levels: The same by noise level.
+        samples: Its samples with shape (n, d), if there are any.
+        pipeline: The run's pipeline.
+        folder: Where to save it.
+
+    Raises:
+        RunFolderError: It cannot be written.
+    """
+    save_pipeline(_pipeline(denoiser, pipeline), folder)
+    write_parquet(folder / CURVES, pd.DataFrame({"step": [], "loss": [], "learning_rate": []}))
+    if samples is not None:
+        save_points(folder / SAMPLES, torch.from_numpy(samples).float())
+    model = config.model.model_copy(update={"name": f"{config.model.name}, {name}"})
+    stage = config.model_copy(update={"model": model})
+    full: Row = {
+        "data": config.data.name,
+        "match": None,
+        "budget": None,
+        "family": "formula" if isinstance(denoiser, FormulaDenoiser) else "readable-kan",
+        "kind": "other",
+        "name": model.name,
+        "parameters": denoiser.num_trainable,
+        "flops": denoiser.flops,
+        "flops_per_edge": denoiser.flops_per_edge,
+        "steps": config.training.steps,
+        "seed": config.seed,
+        "trial": stage.id,
+        "error": None,
+        **row,
+    }
+    content = {"config": stage.model_dump(mode="json"), "row": full, "levels": levels}
+    write_json(folder / RESULT, content)
