@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from kan_diffusion.errors import RunFolderError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "finite",
     "require_free_space",
     "whole_file",
     "write_bytes",
@@ -25,6 +27,8 @@ __all__ = [
     "write_parquet",
     "write_text",
 ]
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -71,6 +75,22 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 def write_text(path: str | Path, content: str) -> None:
     """Writes ``content`` to ``path`` as UTF-8, whole or not at all."""
     write_bytes(path, content.encode())
+
+
+def finite(content: T) -> T:
+    """A copy of JSON content with None for numbers that JSON has not: infinite ones and no numbers.
+
+    Args:
+        content: Dictionaries, lists and tuples of any depth.
+    """
+    made: object = content
+    if isinstance(content, dict):
+        made = {key: finite(value) for key, value in content.items()}
+    elif isinstance(content, list | tuple):
+        made = [finite(value) for value in content]
+    elif isinstance(content, float) and not math.isfinite(content):
+        made = None
+    return cast(T, made)
 
 
 def write_json(path: str | Path, content: object) -> None:

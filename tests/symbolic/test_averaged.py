@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kan_diffusion.data.density import Density
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.evaluation.oracles import ExactOracle
-from kan_diffusion.processes import get_process
-from kan_diffusion.symbolic.averaged import draw_averaged
+from kan_diffusion.processes import Process, get_process
+from kan_diffusion.symbolic.averaged import AveragedPoints, draw_averaged
 
 PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 100})
 USED = 90
@@ -16,6 +17,18 @@ USED = 90
 
 def _generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def _single(
+    density: Density, drawn: AveragedPoints, generator: torch.Generator, process: Process = PROCESS
+) -> torch.Tensor:
+    """Distances of single targets from what is best, at the levels of a draw."""
+    clean = density.sample(len(drawn.noised), generator)
+    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    noised = drawn.alpha * clean + drawn.sigma * noise
+    mean = ExactOracle(density).posterior_mean(noised, drawn.alpha[:, 0], drawn.sigma[:, 0])
+    best = process.prediction_of_mean(mean, noised, drawn.alpha, drawn.sigma)
+    return process.target(clean, noise, drawn.alpha, drawn.sigma) - best
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
@@ -29,13 +42,7 @@ def test_averages_have_the_mean_of_single_targets_and_a_small_part_of_their_vari
     mean = ExactOracle(density).posterior_mean(drawn.noised, alpha, sigma)
     exact = process.prediction_of_mean(mean, drawn.noised, drawn.alpha, drawn.sigma)
     off = drawn.target - exact
-    generator = _generator(2)
-    clean = density.sample(20_000, generator)
-    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
-    noised = drawn.alpha * clean + drawn.sigma * noise
-    mean = ExactOracle(density).posterior_mean(noised, alpha, sigma)
-    single = process.target(clean, noise, drawn.alpha, drawn.sigma)
-    single = single - process.prediction_of_mean(mean, noised, drawn.alpha, drawn.sigma)
+    single = _single(density, drawn, _generator(2), process)
     assert float(off.square().mean()) < float(single.square().mean()) / 50
     # The same mean everywhere: nothing is left of either side, sign or size of the points.
     for weight in (torch.ones_like(off), drawn.noised, drawn.noised.abs(), drawn.noised.tanh()):
@@ -43,6 +50,37 @@ def test_averages_have_the_mean_of_single_targets_and_a_small_part_of_their_vari
         # Points of a batch share their errors, so there are as many of them as batches.
         of_batches = torch.stack([part.mean() for part in product.split(2048)[:9]])
         assert abs(float(of_batches.mean())) < 4 * float(of_batches.std()) / 3
+
+
+def test_averages_of_a_few_points_are_right_because_the_source_is_among_them() -> None:
+    """Of batches of three, one noised point each, so that all errors are independent."""
+    density = make_toy("two-modes")
+    points = density.sample(150_000, _generator())
+    drawn = draw_averaged(points, PROCESS, 50_000, _generator(1), batch=3, num_noised=1)
+    assert drawn.num_clean == 150_000
+    alpha, sigma = drawn.alpha[:, 0], drawn.sigma[:, 0]
+    mean = ExactOracle(density).posterior_mean(drawn.noised, alpha, sigma)
+    exact = PROCESS.prediction_of_mean(mean, drawn.noised, drawn.alpha, drawn.sigma)
+    off = drawn.target - exact
+    for weight in (torch.ones_like(off), drawn.noised, drawn.noised**3, drawn.noised.tanh()):
+        product = off * weight
+        assert abs(float(product.mean())) < 4 * float(product.std()) / 50_000**0.5
+    # What a single target has more of it is their distance.
+    single = _single(density, drawn, _generator(2))
+    expected = float(single.square().mean())
+    assert float(off.square().mean()) + drawn.spread == pytest.approx(expected, rel=0.03)
+
+
+def test_every_point_is_as_often_the_source_and_in_no_batch_twice() -> None:
+    points = torch.arange(10, dtype=torch.float64)[:, None] * 1e6
+    drawn = draw_averaged(points, PROCESS, 40, _generator(), batch=4, num_timesteps=USED)
+    source = (drawn.noised / drawn.alpha / 1e6).round().long()[:, 0]
+    assert torch.bincount(source).tolist() == [4] * 10
+    for batch in source.split(4):
+        assert len(batch.unique()) == 4
+    # As far apart as they are, each is its own average.
+    assert drawn.spread == pytest.approx(0.0, abs=1e-9)
+    assert drawn.num_clean == 10
 
 
 def test_of_a_single_point_the_average_is_its_own_target() -> None:

@@ -106,7 +106,7 @@ def test_stages_stand_beside_their_network_in_a_report(run: Path, found, tmp_pat
     assert list(excess) == ["readable KAN", *(f"readable KAN, {name}" for name in names)]
     # Measured on the very draw that the run was measured on: what has not changed scores the same.
     for standing, value in zip(explanation.standings, excess.values(), strict=True):
-        assert value == pytest.approx(standing.excess, rel=0.5)
+        assert value == pytest.approx(standing.excess, rel=1e-6)
     assert set(contents.samples) == {("two-modes", name) for name in excess}
     assert set(contents.curves["name"]) == {"readable KAN"}  # the others were not trained
     assert set(contents.excess_by_level["name"]) == set(excess)

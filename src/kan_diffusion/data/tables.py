@@ -158,7 +158,7 @@ def _read_csv(path: Path, content: bytes) -> _Raw:
         found = _first_bad_cell(path, text, skipped, columns, header)
         if found is not None:
             raise found
-    values = frame.to_numpy(dtype=np.float64)
+    values = frame.to_numpy(dtype=np.float64, copy=True)  # one column's own are not writable
     numbers = np.arange(len(values)) + skipped + 1
     nothing = np.flatnonzero(np.isnan(values).all(axis=1))
     if nothing.size:  # a blank line is no row; a line of empty cells is one, and is refused later

@@ -298,8 +298,8 @@ def narrow_modes(std: float = 0.35) -> GaussianMixture:
 def uneven_modes(std: float = 0.5, share: float = 0.3) -> GaussianMixture:
     """The Gaussians of `two_modes` with unequal weights.
 
-    With the mean alpha (1 - 2 share), the half distance m = alpha and v as there, the score is
-    (-x + m tanh(m x / v + log(1 / share - 1) / 2)) / v before standardisation.
+    With m = alpha and v as there, the score is (-x + m tanh(m x / v + log(1 / share - 1) / 2)) / v
+    before standardisation, which puts the mean alpha (1 - 2 share) at 0.
 
     Args:
         std: Standard deviation of each, positive.

@@ -12,6 +12,7 @@ from pyarrow import parquet
 
 from kan_diffusion.data.datasets import DataConfig, Dataset, FileData, ToyData, load_dataset
 from kan_diffusion.errors import RunFolderError
+from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.processes import Process, signal_warning
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.contents import (
@@ -36,6 +37,7 @@ from kan_diffusion.study.folder import (
 from kan_diffusion.study.measure import Level, oracle_warning
 from kan_diffusion.study.run import StudyResults, environment
 from kan_diffusion.study.trials import NUM_PANELS
+from kan_diffusion.training import TrainingConfig
 
 __all__ = ["report_contents", "runs_contents"]
 
@@ -112,6 +114,8 @@ def _drawn(trial: TrialResult) -> Points | None:
     evaluation = trial.config.evaluation
     if not evaluation.num_samples:
         return None
+    if all(trial.row.get(metric) is None for metric in SAMPLE_METRICS):
+        return None  # of a stage of an explanation that could not be sampled
     return load_points(trial.folder / SAMPLES)[: evaluation.num_drawn]
 
 
@@ -163,17 +167,25 @@ def _source(data: DataConfig) -> str:
     return f"scikit-learn's table '{data.table}'"
 
 
-def _settings(config: StudyConfig) -> list[tuple[str, str]]:
-    process, training = config.process, config.training
+def _training(training: TrainingConfig, steps_per_epoch: int | None = None) -> str:
+    """How a model is trained, in words."""
     length = f"{training.steps:,} steps of {training.batch_size:,} points"
-    if training.batches == "epochs" and isinstance(config.data[0], ToyData):
-        epochs = training.steps // config.steps_per_epoch()
+    if steps_per_epoch is not None:
+        epochs = training.steps // steps_per_epoch
         length = f"{epochs:,} epochs in batches of {training.batch_size:,}"
     ema = "none" if training.ema_decay is None else f"decay {training.ema_decay:g}"
+    sparsify = f"; sparsify {training.sparsify:g}" if training.sparsify else ""
+    return f"{length}; Adam, {training.schedule} learning rate; EMA: {ema}{sparsify}"
+
+
+def _settings(config: StudyConfig) -> list[tuple[str, str]]:
+    process = config.process
+    in_epochs = config.training.batches == "epochs" and isinstance(config.data[0], ToyData)
+    steps_per_epoch = config.steps_per_epoch() if in_epochs else None
     settings = [
         ("process", f"{process.name}, T = {process.num_timesteps:,}"),
         ("prediction and loss", f"{process.prediction_type}, {process.loss}"),
-        ("training", f"{length}; Adam, {training.schedule} learning rate; EMA: {ema}"),
+        ("training", _training(config.training, steps_per_epoch)),
         ("seeds a model", str(config.seeds)),
         ("sampler", f"{config.sampling.scheduler}, {config.sampling.steps} steps"),
         ("judged with", _judged_with(config)),
@@ -185,7 +197,7 @@ def _settings(config: StudyConfig) -> list[tuple[str, str]]:
         )
     settings += [(f"data: {data.name}", _source(data)) for data in config.data]
     for model in config.models:
-        rate = model.learning_rate or training.learning_rate
+        rate = model.learning_rate or config.training.learning_rate
         details = ", ".join(f"{key} = {value}" for key, value in model.settings.items())
         settings.append(
             (
@@ -296,8 +308,33 @@ def runs_contents(results: StudyResults, command: str) -> ReportContents:
         RunFolderError: A file of a run is missing or damaged.
     """
     contents = report_contents(results, command)
-    # Each run has its own length and batches, and no budget was held equal.
-    contents.settings = [
-        (key, "each run's own" if key == "training" else value) for key, value in contents.settings
+    contents.environment = {}  # where each was trained is not known
+    trials = results.trials
+    by_model: dict[str, list[TrialResult]] = {}
+    for trial in trials:
+        by_model.setdefault(str(trial.row["name"]), []).append(trial)
+    counts = {len({trial.config.seed for trial in of_model}) for of_model in by_model.values()}
+    if len(counts) > 1:
+        contents.settings = [
+            (key, f"{min(counts)} to {max(counts)}" if key == "seeds a model" else value)
+            for key, value in contents.settings
+        ]
+    if len({trial.config.training for trial in trials}) > 1:
+        contents.settings = [pair for pair in contents.settings if pair[0] != "training"]
+        contents.settings += [
+            (f"training: {name}", _training(of_model[0].config.training))
+            for name, of_model in by_model.items()
+        ]
+    chosen = [
+        name
+        for name, of_model in by_model.items()
+        for trial in of_model[:1]
+        if trial.row.get("stage") is not None and not isinstance(trial.config.data, ToyData)
     ]
+    if chosen:
+        contents.warnings.append(
+            f"{listed(chosen)[0].upper()}{listed(chosen)[1:]} came about by choices that were made "
+            "on these held-out rows, so the numbers are a little too good for "
+            f"{'it' if len(chosen) == 1 else 'them'}; fresh rows would tell."
+        )
     return contents

@@ -99,17 +99,17 @@ _OTHER_STYLES: Mapping[str, ModelStyle] = {
     "readable-kan": ModelStyle("#1a5fa8", "D", _SOLID),
     "formula": ModelStyle(_WINE, "p", _DOTTED),
 }
-"""How what is compared in no study of ours looks, by name; see `FAMILY_STYLES` for the rest."""
+"""How denoisers of explanations look, by the name of their family."""
 
 SEED_ALPHA = 0.55
 """The opacity of the mark of a single seed."""
 
 KNOWN_COLOURS = (
     *("#ffffff", INK, MUTED, GRID, PALE, REAL, BETTER, WORSE),
-    *(style.colour for style in FAMILY_STYLES.values()),
+    *(style.colour for style in (*FAMILY_STYLES.values(), *_OTHER_STYLES.values())),
     *(
         to_hex([1 - SEED_ALPHA * (1 - part) for part in to_rgb(style.colour)])
-        for style in FAMILY_STYLES.values()
+        for style in (*FAMILY_STYLES.values(), *_OTHER_STYLES.values())
     ),
 )
 """Colours that a picture in few colours must keep as they are, the most important first."""
@@ -122,9 +122,9 @@ def model_styles(rows: pd.DataFrame) -> dict[str, ModelStyle]:
         rows: One row a trial, with ``name`` and ``family``.
 
     Returns:
-        Name to style, in the order of the names' first rows. A family's first model has the look
-        of `FAMILY_STYLES`, its next ones lighter and darker shades and other markers. Families not
-        in it take free colours of a palette, which repeat after eight; the marker then tells two
+        Name to style, in the order of the names' first rows. The first model of a known family has
+        its look, the next ones lighter and darker shades and other markers. Families that are not
+        known take free colours of a palette, which repeat after eight; the marker then tells two
         models of one colour apart.
     """
     families = complete_rows(rows).drop_duplicates("name").set_index("name")["family"]

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from kan_diffusion.files import write_bytes, write_json, write_text
+from kan_diffusion.files import finite, write_bytes, write_json, write_text
 from kan_diffusion.report.figures import figure_png
 from kan_diffusion.report.style import FAMILY_STYLES, INK, MUTED, report_style
 from kan_diffusion.symbolic.lab import LAB, LabResult, LabResults
@@ -285,10 +285,4 @@ def write_lab(results: LabResults, folder: Path) -> Path:
 
 
 def _plain(result: LabResult) -> dict[str, object]:
-    content = asdict(result)
-    content["worst"] = None if math.isinf(result.worst) else result.worst
-    content["energy"] = {
-        name: value if math.isfinite(value) else None for name, value in result.energy.items()
-    }
-    content["best_r2"] = None if math.isnan(result.best_r2) else result.best_r2
-    return content
+    return finite({**asdict(result), "worst": result.worst})

@@ -22,6 +22,7 @@ from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import real_against_real, sample_metrics
+from kan_diffusion.files import finite
 from kan_diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
@@ -136,7 +137,7 @@ def measure(
     Returns:
         The measured part of a trial's row, what was measured by noise level (a dictionary a
         level), and the generated points (n, d), standardised, float64; None where no samples are
-        asked for.
+        asked for. What came out infinite or as no number is None.
     """
     evaluation = config.evaluation
     scores = measure_denoising(
@@ -158,7 +159,7 @@ def measure(
         generated, metrics = _sample(config, dataset, pipeline)
         row |= metrics
         row |= {f"{name}_real": value for name, value in shared.real.items()}
-    return row, [asdict(level) for level in scores.levels], generated
+    return finite(row), finite([asdict(level) for level in scores.levels]), generated
 
 
 def _sample(

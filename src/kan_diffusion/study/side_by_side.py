@@ -1,8 +1,8 @@
 """Finished runs side by side, as if a study had made them.
 
 A run of ``train``, a trial of a study and a stage of an explanation are all folders with the result
-of a trial. Runs that were judged alike can be put beside each other: one and the same draw of
-points, timesteps and noise, and as many samples by the same sampler.
+of a trial. Those that were judged alike, with the same process, the same sampler and as many
+points, can be put beside each other; those of one seed share the draws they were judged on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kan_diffusion.data.datasets import FileData
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.study.config import EvaluationConfig, StudyConfig, TrialConfig
 from kan_diffusion.study.folder import TrialResult, load_trial
@@ -24,9 +25,9 @@ __all__ = ["read_runs"]
 def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults:
     """Reads finished runs as the results of a study.
 
-    Models go by their names, with the number of parameters where two different ones share a name;
-    runs of one model with different seeds belong together, whether the seeds are numbers within a
-    study or those given to ``train``.
+    Runs of one model, trained alike, with different seeds belong together, whether the seeds are
+    numbers within a study or those given to ``train``. Where different ones share a name, what they
+    differ in is added to it.
 
     Args:
         folders: The runs' folders, at least one.
@@ -34,21 +35,21 @@ def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults
 
     Raises:
         RunFolderError: A folder holds no finished run.
-        KanDiffusionError: The runs were not judged alike, or two of them are the same model and
-            seed.
+        KanDiffusionError: The runs were not judged alike, or two of them have the same data, model
+            and seed.
     """
     trials = [_read(folder) for folder in folders]
     for trial in trials[1:]:
         _require_alike(trials[0], trial)
     first = trials[0].config
-    trials = _told_apart(_numbered(trials))
+    trials = _with_common_data(_told_apart(_numbered(trials)))
     configs = [trial.config for trial in trials]
     models = {config.model.name: config.model for config in configs}
     config = StudyConfig(
         name="side-by-side",
         title=title or (first.label if len(trials) == 1 else "Runs side by side"),
         seed=first.study_seed,
-        seeds=len({config.seed for config in configs}),
+        seeds=min(len({c.seed for c in configs if c.model.name == name}) for name in models),
         data=tuple({config.data: config.data for config in configs}),
         process=first.process,
         training=first.training,
@@ -58,6 +59,11 @@ def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults
     )
     rows = pd.DataFrame([trial.row for trial in trials])
     rows["error"] = pd.Series([None] * len(trials), dtype=object)
+    if len({(trial.row["match"], trial.row["budget"]) for trial in trials}) > 1:
+        # Those of different studies, or of none, have no budget in common.
+        for trial in trials:
+            trial.row.update(match=None, budget=None)
+        rows[["match", "budget"]] = None
     return StudyResults(config, trials[0].folder, tuple(trials), {}, rows)
 
 
@@ -127,32 +133,77 @@ def _numbered(trials: list[TrialResult]) -> list[TrialResult]:
     ]
 
 
-def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
-    """The trials with names that tell their models apart."""
-    models: dict[str, set[str]] = {}
+def _with_common_data(trials: list[TrialResult]) -> list[TrialResult]:
+    """The trials with one configuration for what are the same data, wherever a file lies."""
+    known: dict[str, TrialResult] = {}
+    common = []
     for trial in trials:
+        data = trial.config.data
+        first = known.setdefault(data.name, trial)
+        theirs = first.config.data
+        same = data == theirs or (
+            isinstance(data, FileData)
+            and isinstance(theirs, FileData)
+            and data.model_copy(update={"path": theirs.path}) == theirs
+        )
+        if not same:
+            raise KanDiffusionError(
+                f"the runs in '{first.folder}' and '{trial.folder}' have different data of one "
+                f"name, '{data.name}' (other points, or another number of them), so their numbers "
+                "cannot be compared; report them apart"
+            )
+        config = trial.config.model_copy(update={"data": theirs})
+        common.append(replace(trial, config=config))
+    return common
+
+
+def _rate(config: TrialConfig) -> float:
+    return config.model.learning_rate or config.training.learning_rate
+
+
+def _differences(trials: Sequence[TrialResult]) -> list[tuple[str, ...]]:
+    """What models of one name differ in: of each of the trials, in words."""
+    columns = [
+        [f"{trial.row['parameters']:,} parameters" for trial in trials],
+        [f"{trial.config.training.steps:,} steps" for trial in trials],
+        [f"batches of {trial.config.training.batch_size:,}" for trial in trials],
+        [f"learning rate {_rate(trial.config):.3g}" for trial in trials],
+        [f"sparsify {trial.config.training.sparsify:g}" for trial in trials],
+    ]
+    columns = [column for column in columns if len(set(column)) > 1]
+    if len(set(zip(*columns, strict=True))) < len(trials):
+        columns.append([f"no. {number}" for number, _ in enumerate(trials, 1)])
+    return list(zip(*columns, strict=True))
+
+
+def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
+    """The trials with names that tell models apart, and the same ones trained differently."""
+
+    def kind(trial: TrialResult) -> str:
         config = trial.config
-        models.setdefault(config.model.name, set()).add(config.model.model_dump_json())
+        training = config.training.model_copy(update={"learning_rate": _rate(config)})
+        model = config.model.model_dump_json(exclude={"learning_rate", "steps"})
+        return model + training.model_dump_json(exclude={"checkpoint_every"})
+
+    kinds: dict[str, dict[str, TrialResult]] = {}
+    for trial in trials:
+        kinds.setdefault(trial.config.model.name, {}).setdefault(kind(trial), trial)
+    names: dict[str, str] = {}
+    for name, of_name in kinds.items():
+        for key, parts in zip(of_name, _differences(list(of_name.values())), strict=True):
+            names[key] = f"{name} ({', '.join(parts)})" if len(of_name) > 1 else name
     seen: dict[tuple[str, str, int], Path] = {}
     renamed = []
     for trial in trials:
-        model = trial.config.model
-        if len(models[model.name]) > 1:
-            model = model.model_copy(
-                update={"name": f"{model.name} ({trial.row['parameters']:,} parameters)"}
-            )
-        key = trial.config.data.name, model.name, trial.config.seed
-        if key in seen:
+        name = names[kind(trial)]
+        place = trial.config.data.name, name, trial.config.seed
+        if place in seen:
             raise KanDiffusionError(
-                f"the runs in '{seen[key]}' and '{trial.folder}' are both of model '{model.name}' "
-                f"with seed {trial.config.seed}; give one of them"
+                f"the runs in '{seen[place]}' and '{trial.folder}' are both of '{name}' with seed "
+                f"{trial.config.seed}, trained alike; give one of them"
             )
-        seen[key] = trial.folder
-        renamed.append(
-            replace(
-                trial,
-                config=trial.config.model_copy(update={"model": model}),
-                row={**trial.row, "name": model.name},
-            )
-        )
+        seen[place] = trial.folder
+        model = trial.config.model.model_copy(update={"name": name})
+        config = trial.config.model_copy(update={"model": model})
+        renamed.append(replace(trial, config=config, row={**trial.row, "name": name}))
     return renamed

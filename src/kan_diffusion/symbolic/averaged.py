@@ -1,22 +1,28 @@
 r"""Noised points with targets averaged over the clean points that may be behind them.
 
 What a denoiser is trained to predict at a noised point is the mean of all targets that lead there.
-A single target has the variance of that whole distribution, in the toys a hundred times what is
-left to be decided between two formulas. Averages over a batch of clean points
-:math:`x_1, \dots, x_M` have far less of it: with the source k uniform in the batch and
+A single target has the variance of that whole distribution, in the toys of one or two dimensions
+hundreds of times what is left to be decided between two formulas. Averages over a batch of clean
+points :math:`x_1, \dots, x_M` have far less of it: with the source k uniform in the batch and
 :math:`x_t = \alpha x_k + \sigma \varepsilon`,
 
 .. math:: E[\,x_k \mid x_t, x_1, \dots, x_M] =
-    \sum_j \mathrm{softmax}_j\!\left(-\frac{|x_t - \alpha x_j|^2}{2 \sigma^2}\right) x_j,
+    \sum_j \mathrm{softmax}_j\!\left(-\frac{|x_t - \alpha x_j|^2}{2 \sigma^2}\right) x_j.
 
-and because the batch is drawn from the data, the mean of this over batches is
-:math:`E[x_0 \mid x_t]`: for every M the averages have the mean of single targets, and no larger
-variance (Rao-Blackwell). Xu, Tong and Jaakkola (2023, "Stable target field for reduced variance
-score estimation in diffusion models") train on such averages.
+The source must be in the batch. Where the batch is drawn from a density, its source is one more
+draw, and the mean of this over all batches that may be behind :math:`x_t` is
+:math:`E[x_0 \mid x_t]` (tower property): the averages have the mean of single targets for every M,
+and no larger variance (Rao-Blackwell). Of a finite set of points it is the mean under the set, as
+it is for anything trained on it. Xu, Tong and Jaakkola (2023, "Stable target field for reduced
+variance score estimation in diffusion models") train on such averages.
+
+Averaging adds no information. What the averages of a batch know is what its M points know: points
+of one batch share their errors, and more of them make these no smaller.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +32,6 @@ from kan_diffusion.evaluation.oracles import ReferenceOracle
 from kan_diffusion.processes import Process
 
 __all__ = ["AveragedPoints", "draw_averaged"]
-
-_BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class AveragedPoints:
         alpha: Signal levels with shape (n, 1), float64.
         sigma: Noise levels with shape (n, 1), float64.
         target: Averaged targets with shape (n, d), float64.
+        spread: Mean squared distance of a coordinate's single target from its average.
+        num_clean: How many clean points are behind the averages, each counted once.
     """
 
     noised: Tensor
@@ -47,6 +53,8 @@ class AveragedPoints:
     alpha: Tensor
     sigma: Tensor
     target: Tensor
+    spread: float
+    num_clean: int
 
 
 def draw_averaged(
@@ -55,32 +63,70 @@ def draw_averaged(
     num: int,
     generator: torch.Generator,
     *,
+    batch: int = 2048,
+    num_noised: int | None = None,
     num_timesteps: int | None = None,
 ) -> AveragedPoints:
     """Draws noised points and averages their targets.
 
     Args:
-        points: Clean points with shape (N, d), N > 0.
+        points: Clean points with shape (N, d), N > 0; each is used as often as the others.
         process: The process.
         num: How many noised points, n.
         generator: Where all draws come from.
+        batch: Clean points that are averaged over, M; all where there are fewer.
+        num_noised: Noised points of a batch, at most as many as its clean ones and as many when
+            None.
         num_timesteps: How many of the process's timesteps are used, from the first; all when None.
     """
     points = points.double()
     levels = process.levels()
-    batch = min(_BATCH, len(points))
+    batch = min(batch, len(points))
+    each = min(num_noised or batch, batch)
+    starts = range(0, num, each)
+    behinds = _batches(len(points), batch, len(starts), generator)
     parts = []
-    for start in range(0, num, batch):
-        behind = points[torch.randperm(len(points), generator=generator)[:batch]]
-        count = min(batch, num - start)
-        clean = behind[:count]  # in random order as they are
-        steps = torch.randint(num_timesteps or process.num_timesteps, (count,), generator=generator)
-        alpha, sigma = (level[steps] for level in levels)
+    for start, rows in zip(starts, behinds, strict=True):
+        behind = points[rows]
+        clean = behind[: min(each, num - start)]  # in random order as they are
+        steps = torch.randint(
+            num_timesteps or process.num_timesteps, (len(clean),), generator=generator
+        )
+        alpha, sigma = (level[steps].unsqueeze(-1) for level in levels)
         noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
-        noised = alpha.unsqueeze(-1) * clean + sigma.unsqueeze(-1) * noise
-        mean = ReferenceOracle(behind).posterior_mean(noised, alpha, sigma)
-        parts.append((noised, steps, mean))
-    noised, steps, mean = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
+        noised = alpha * clean + sigma * noise
+        mean = ReferenceOracle(behind).posterior_mean(noised, alpha[:, 0], sigma[:, 0])
+        target = process.prediction_of_mean(mean, noised, alpha, sigma)
+        single = process.prediction_of_mean(clean, noised, alpha, sigma)
+        parts.append((noised, steps, target, (single - target).square()))
+    noised, steps, target, spread = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
     alpha, sigma = (level[steps].unsqueeze(-1) for level in levels)
-    target = process.prediction_of_mean(mean, noised, alpha, sigma)
-    return AveragedPoints(noised, steps, alpha, sigma, target)
+    return AveragedPoints(
+        noised,
+        steps,
+        alpha,
+        sigma,
+        target,
+        float(spread.mean()),
+        min(len(points), batch * len(starts)),
+    )
+
+
+def _batches(
+    num_points: int, batch: int, count: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Rows of points in random order, permutation after permutation, cut into batches.
+
+    A batch that a permutation does not fill begins with what is left of it and is filled with
+    others of the next, so that it has no point twice.
+    """
+    left = torch.empty(0, dtype=torch.int64)
+    for _ in range(count):
+        if len(left) < batch:
+            order = torch.randperm(num_points, generator=generator)
+            fresh = order[~torch.isin(order, left)]
+            taken, kept = fresh[: batch - len(left)], fresh[batch - len(left) :]
+            rows, left = torch.cat([left, taken]), torch.cat([kept, left])
+        else:
+            rows, left = left[:batch], left[batch:]
+        yield rows[torch.randperm(batch, generator=generator)]

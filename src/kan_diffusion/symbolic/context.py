@@ -2,9 +2,10 @@ r"""Where edges are judged: a denoiser's data, its process, and draws of noised 
 
 What an edge may become is decided by the loss of the whole denoiser on points that were not trained
 on, the same points, timesteps and noise for all candidates, after the rest has been trained on for
-a little while. Both are done with averaged targets (:mod:`.averaged`), so that the loss is little
-more than the squared distance to the best prediction, and a few hundred steps come close to what
-many thousands would.
+a little while. Both are done with averaged targets (:mod:`.averaged`): in one or two dimensions the
+loss is then little more than the squared distance to the best prediction, and a few hundred steps
+come close to what many thousands would. In many dimensions a noised point has few clean ones that
+may be behind it, and averaging helps less (half of the variance is left in 32).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ __all__ = ["Context", "Importance", "make_context"]
 
 _PROBED = 4096
 """Noised points that importance is measured on."""
-_FITTED = 65_536
+_FITTED = 131_072
 _JUDGED = 16_384
 _PREDICTED = 8192
 """Points predicted at a time."""
@@ -82,7 +83,7 @@ class Context:
         draw: Noised points that were not trained on, as a study judges denoisers.
         seed: What all other draws derive from.
         batch_size: Points a step of fine-tuning.
-        tunings: How often something was fine-tuned: each time draws other points.
+        tunings: How often something was fine-tuned: each time draws other batches.
     """
 
     dataset: Dataset

@@ -10,7 +10,6 @@ The explanation's folder holds, beside what :mod:`kan_diffusion.report.explanati
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,7 @@ from kan_diffusion.data.datasets import Dataset, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.files import write_json, write_text
+from kan_diffusion.files import finite, write_json, write_text
 from kan_diffusion.study.measure import load_run, yardstick
 from kan_diffusion.symbolic.combination import Combination, compose, score_of
 from kan_diffusion.symbolic.context import Context, make_context
@@ -33,7 +32,7 @@ from kan_diffusion.symbolic.levels import formula_over_levels
 from kan_diffusion.symbolic.pruning import drop_idle, prune, prune_in_rounds, straighten
 from kan_diffusion.symbolic.readable import CURVE, ReadableDenoiser, readable
 from kan_diffusion.symbolic.search import EdgeReport, SearchOptions, find_formulas
-from kan_diffusion.symbolic.stages import judge_stage, save_stage
+from kan_diffusion.symbolic.stages import judge_stage, remove_stages, save_stage
 from kan_diffusion.symbolic.views import (
     LevelView,
     NetworkView,
@@ -229,6 +228,8 @@ def _sentences(
     standings: list[Standing],
     columns: tuple[str, ...],
     options: ExplainOptions,
+    *,
+    chose_on_heldout: bool,
 ) -> tuple[str, ...]:
     """What was found, in words."""
     by_name = {standing.name: standing for standing in standings}
@@ -286,6 +287,12 @@ def _sentences(
                 found.append(
                     f"No edge leads from {' or '.join(absent)} to the score of {columns[output]}."
                 )
+        if chose_on_heldout:
+            found.append(
+                "What goes and what stays was decided on the held-out rows that the stages are "
+                "judged with, which makes their numbers a little too good; fresh rows would tell "
+                "(kan-diffusion evaluate --data)."
+            )
     return tuple(found)
 
 
@@ -330,6 +337,7 @@ def explain_run(
     dataset: Dataset = load_dataset(config.data, config.study_seed, config.seed)
     context = make_context(dataset, config.process, config.study_seed)
     explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
+    _remove_earlier(out)
     say = on_progress or (lambda line: None)
     shared = None
     evaluation = config.evaluation.model_copy(
@@ -350,8 +358,7 @@ def explain_run(
         if drawn is not None:
             samples[name] = drawn[:1000]
         if name != "network":
-            place = out / name.replace(" ", "-")
-            save_stage(name, denoiser, judged, row, levels, drawn, pipeline, place)
+            save_stage(name, denoiser, judged, row, levels, drawn, pipeline, out)
     if samples:
         samples = {"real": context.draw.clean[:1000].numpy(), **samples}
     title = f"{config.model.name} on {config.data.name}"
@@ -367,7 +374,13 @@ def explain_run(
         readable=_view(with_formulas, context, timesteps),
         edges=explained.edges,
         standings=tuple(standings),
-        sentences=_sentences(explained, standings, columns, options),
+        sentences=_sentences(
+            explained,
+            standings,
+            columns,
+            options,
+            chose_on_heldout=dataset.density is None,
+        ),
         formula=None if formula is None else score_latex(formula, columns),
         noise=None if formula is None else noise_latex(formula, columns),
         level_formulas=()
@@ -385,6 +398,13 @@ def _view(
     return None if denoiser is None else view_network(denoiser, context, timesteps)
 
 
+def _remove_earlier(out: Path) -> None:
+    """Takes away what an earlier explanation found and this one may not find."""
+    remove_stages(out)
+    for name in ("formula.tex", "formula.py", "network.py"):
+        (out / name).unlink(missing_ok=True)
+
+
 def _write(explanation: Explanation, explained: Explained, out: Path) -> None:
     """Writes formulas as JSON, LaTeX and programs."""
     formula, with_formulas = explained.formula, explained.with_formulas
@@ -400,7 +420,7 @@ def _write(explanation: Explanation, explained: Explained, out: Path) -> None:
             {**asdict(part), "ranges": part.ranges.tolist()} for part in explanation.level_formulas
         ],
     }
-    write_json(out / "formulas.json", json.loads(json.dumps(content)))
+    write_json(out / "formulas.json", finite(content))
     lines = [f"% {explanation.title}"]
     parts = [("score, all noise levels", explanation.formula or ())]
     parts += [

@@ -41,7 +41,7 @@ from kan_diffusion.data.datasets import ToyData
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import energy_distance
-from kan_diffusion.files import write_json
+from kan_diffusion.files import finite, write_json
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.executors.events import use_one_thread
 from kan_diffusion.study.measure import load_run
@@ -250,21 +250,17 @@ def run_lab_case(
 
 def _save(result: LabResult, path: Path) -> None:
     content = {**vars(result), "constants": [vars(c) for c in result.constants]}
-    if math.isnan(result.best_r2):
-        content["best_r2"] = None
-    content["energy"] = {
-        name: value if math.isfinite(value) else None for name, value in result.energy.items()
-    }
-    write_json(path, content)
+    write_json(path, finite(content))
 
 
 def _read(path: Path) -> LabResult:
     content = json.loads(path.read_text())
     content["constants"] = tuple(Recovered(**constant) for constant in content["constants"])
     content["formula"] = tuple(content["formula"])
-    content["energy"] = {
-        name: math.inf if value is None else value for name, value in content["energy"].items()
-    }
+    for key in ("energy", "excess"):
+        content[key] = {
+            name: math.inf if value is None else value for name, value in content[key].items()
+        }
     content["best_r2"] = math.nan if content["best_r2"] is None else content["best_r2"]
     return LabResult(**content)
 

@@ -8,8 +8,8 @@ weights :math:`w_+` and :math:`w_-` have
     \alpha\, \delta^\top C^{-1} (x - \alpha \bar\mu) + \tfrac12 \log \frac{w_+}{w_-} \right),
 
 and where these lie at :math:`\pm m` on a line, :math:`(-x + \alpha m \tanh(\alpha m x / v)) / v`
-with the variance v. A formula is taken for one of these only if it has its terms and no others, and
-is compared constant by constant.
+with the variance v. A formula is taken for one of these only if it has no other terms, and is
+compared constant by constant; one that is missing is off by all of its size.
 """
 
 from __future__ import annotations

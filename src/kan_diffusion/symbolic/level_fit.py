@@ -7,8 +7,8 @@ together by Levenberg-Marquardt to what should be predicted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,16 +40,26 @@ class LevelPoints:
         alpha: Signal levels with shape (n,).
         sigma: Noise levels with shape (n,).
         target: What should be predicted, with shape (n, d).
+        spread: Variance of single targets about these.
+        num_clean: How many clean points are behind them.
     """
 
     x: Array
     alpha: Array
     sigma: Array
     target: Array
+    spread: float
+    num_clean: int
 
-    def first(self, num: int) -> LevelPoints:
-        """The first few of them."""
-        return LevelPoints(self.x[:, :num], self.alpha[:num], self.sigma[:num], self.target[:num])
+    def every(self, step: int) -> LevelPoints:
+        """Every so many of them."""
+        return replace(
+            self,
+            x=self.x[:, ::step],
+            alpha=self.alpha[::step],
+            sigma=self.sigma[::step],
+            target=self.target[::step],
+        )
 
 
 @dataclass
@@ -141,14 +151,19 @@ class CoordinateFormula:
         """The form of each coefficient."""
         return [slot.forms[pick] for slot, pick in zip(self.slots, self.picks, strict=True)]
 
-    def predict(self, points: LevelPoints, process: Process) -> Array:
-        """The prediction of its coordinate, with shape (n,)."""
-        values = {}
+    def _places(self) -> Iterator[tuple[Slot, LevelForm, slice]]:
+        """Coefficients with their forms and where their constants are."""
         start = 0
         for slot, form in zip(self.slots, self.forms, strict=True):
-            part = self.constants[start : start + form.size]
-            values[id(slot.holder), slot.atom] = form.values(points.alpha, part)
+            yield slot, form, slice(start, start + form.size)
             start += form.size
+
+    def predict(self, points: LevelPoints, process: Process) -> Array:
+        """The prediction of its coordinate, with shape (n,)."""
+        values = {
+            (id(slot.holder), slot.atom): form.values(points.alpha, self.constants[place])
+            for slot, form, place in self._places()
+        }
 
         def total(part: Combination) -> Array:
             result = np.zeros(points.x.shape[1])
@@ -201,11 +216,10 @@ class CoordinateFormula:
 
     def changed(self, picks: list[int], anew: Sequence[int]) -> CoordinateFormula:
         """With other forms; the slots ``anew`` start from the network's numbers."""
-        constants, start = [], 0
-        for number, (slot, form) in enumerate(zip(self.slots, self.forms, strict=True)):
-            own = self.constants[start : start + form.size]
-            start += form.size
-            constants.append(slot.starts[picks[number]] if number in anew else own)
+        constants = [
+            slot.starts[picks[number]] if number in anew else self.constants[place]
+            for number, (slot, _, place) in enumerate(self._places())
+        ]
         joined = np.concatenate([*constants, np.zeros(0)])
         return CoordinateFormula(
             self.coordinate, self.score, self.slots, picks, joined, np.arange(len(joined))
@@ -213,9 +227,7 @@ class CoordinateFormula:
 
     def without(self, number: int) -> CoordinateFormula:
         """With a coefficient of 0."""
-        start = sum(form.size for form in self.forms[:number])
-        gone = slice(start, start + self.forms[number].size)
-        constants = np.delete(self.constants, gone)
+        constants = np.delete(self.constants, [*self._places()][number][2])
         slots, picks = [*self.slots], [*self.picks]
         del slots[number], picks[number]
         return CoordinateFormula(
@@ -227,12 +239,10 @@ class CoordinateFormula:
         import sympy
 
         alpha = sympy.Symbol("alpha", real=True)
-        factors = {}
-        start = 0
-        for slot, form in zip(self.slots, self.forms, strict=True):
-            part = symbols[start : start + form.size]
-            factors[id(slot.holder), slot.atom] = form.expression(alpha, part)
-            start += form.size
+        factors = {
+            (id(slot.holder), slot.atom): form.expression(alpha, symbols[place])
+            for slot, form, place in self._places()
+        }
 
         def build(part: Combination) -> sympy.Expr:
             total = factors.get((id(part), None), sympy.Integer(0))

@@ -7,13 +7,15 @@ changes those of all coefficients of a role together (a function, a coordinate w
 ...), from several starts and on few points. From the best that gives, forms change one by one, then
 coefficients go that are not missed, and constants that are nearly equal become one.
 
-A formula of k constants with a loss L on n points costs
+A formula is fitted to one half of the data and judged on the other. A constant that is not needed
+makes it better there by chance only. Averaged targets know what the N clean points behind them know
+(:mod:`.averaged`), so by chance a constant changes the loss by a part of :math:`S / N`, S being the
+variance of single targets: most of that variance is at noise levels where coefficients change
+little. A formula of k constants with a loss L is said to cost
 
-.. math:: L\, n^{k/n} + p\,k,
+.. math:: L + k S / N,
 
-the first factor the Bayesian information criterion (Schwarz 1978, "Estimating the dimension of a
-model") of Gaussian errors, the second term a small price, because the points come from a sample of
-finite size, whose own peculiarities are not worth a constant.
+at which few needless constants pass.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,14 +31,12 @@ from kan_diffusion.processes import Process
 from kan_diffusion.symbolic.level_fit import CoordinateFormula, LevelPoints
 from kan_diffusion.symbolic.level_forms import LevelForm
 
-__all__ = ["best_forms", "drop_idle_coefficients", "tie_constants"]
+__all__ = ["best_forms", "tie_constants"]
 
-_SCREENED = 4096
-"""Points of the search from several starts."""
-_PRICE = 3e-6
-"""Loss that a constant is worth at least when forms are compared."""
-_PRICE_OF_EQUALITY = 3e-5
-"""Loss that it is worth to have two constants equal."""
+_SCREENED = 4
+"""One in so many points takes part in the search from several starts."""
+_PRICE = 1.0
+"""What a constant must be worth, in S / N."""
 _CLOSE = 0.06
 """Relative difference below which two constants may be one."""
 _SWEEPS = 3
@@ -55,6 +56,7 @@ class _Judge:
         self._fitted, self._judged = fitted, judged
         self._process = process
         self._until = until
+        self.price = _PRICE * judged.spread / judged.num_clean
 
     @property
     def is_over(self) -> bool:
@@ -67,9 +69,8 @@ class _Judge:
             formula.fit(self._fitted, self._process)
         except (ValueError, np.linalg.LinAlgError):
             return float("inf")
-        count, num = len(formula.constants), len(self._judged.alpha)
-        loss = formula.loss(self._judged, self._process)
-        return float(loss * num ** (count / num) + _PRICE * count)
+        count = int(formula.ties.max()) + 1 if len(formula.ties) else 0
+        return formula.loss(self._judged, self._process) + self.price * count
 
 
 Found = tuple[float, CoordinateFormula]
@@ -86,7 +87,7 @@ def _climb(found: Found, moves: list[Move], judge: _Judge) -> Found:
             picks = [move.get(k, pick) for k, pick in enumerate(formula.picks)]
             changed = formula.changed(picks, list(move))
             found = min(found, (judge.cost(changed), changed), key=lambda pair: pair[0])
-        if found[0] > before - _PRICE:
+        if found[0] > before - judge.price:
             break
     return found
 
@@ -142,7 +143,7 @@ def best_forms(
     Returns:
         The formula with the forms found, its constants fitted.
     """
-    few = _Judge(fitted.first(_SCREENED), judged.first(_SCREENED), process, until)
+    few = _Judge(fitted.every(_SCREENED), judged.every(_SCREENED), process, until)
     everything = range(len(formula.slots))
     first = formula.changed(formula.picks, everything)
     ends = [(few.cost(first), first)]
@@ -183,27 +184,30 @@ def _smaller(formula: CoordinateFormula) -> Iterator[CoordinateFormula]:
 
 def _without_idle(found: Found, judge: _Judge) -> Found:
     """Takes coefficients away that are not missed."""
-    while not judge.is_over:
-        cost, formula = found
-        tried = [(judge.cost(candidate), candidate) for candidate in _smaller(formula)]
+    while np.isfinite(found[0]):
+        tried = [
+            (judge.cost(candidate), candidate)
+            for candidate in _smaller(found[1])
+            if not judge.is_over
+        ]
         best = min(tried, key=lambda pair: pair[0], default=None)
-        if best is None or best[0] > cost:
+        if best is None or best[0] > found[0]:
             break
         found = best
     return found
 
 
-def drop_idle_coefficients(
+def tie_constants(
     formula: CoordinateFormula,
     fitted: LevelPoints,
     judged: LevelPoints,
     process: Process,
     until: float,
 ) -> CoordinateFormula:
-    """Fits a formula and takes coefficients away that are not missed.
+    """Makes nearly equal constants one where that costs less than having two.
 
     Args:
-        formula: The formula.
+        formula: The formula, fitted.
         fitted: Points to fit constants to.
         judged: Points to compare on.
         process: The process.
@@ -211,23 +215,9 @@ def drop_idle_coefficients(
     """
     judge = _Judge(fitted, judged, process, until)
     formula = formula.changed(formula.picks, [])
-    return _without_idle((judge.cost(formula), formula), judge)[1]
-
-
-def tie_constants(
-    formula: CoordinateFormula, fitted: LevelPoints, judged: LevelPoints, process: Process
-) -> CoordinateFormula:
-    """Makes nearly equal constants one, as long as the loss stays.
-
-    Args:
-        formula: The formula.
-        fitted: Points to fit constants to.
-        judged: Points to compare on.
-        process: The process.
-    """
-    loss = formula.loss(judged, process)
+    cost = judge.cost(formula)
     refused: set[tuple[int, int]] = set()
-    while True:
+    while not judge.is_over:
         count = int(formula.ties.max()) + 1 if len(formula.ties) else 0
         values = [float(formula.constants[formula.ties == k].mean()) for k in range(count)]
         pairs = [
@@ -237,23 +227,16 @@ def tie_constants(
         ]
         pairs = [pair for pair in pairs if pair[0] < _CLOSE]
         if not pairs:
-            return formula
+            break
         _, i, j = min(pairs)
         ties = formula.ties.copy()
         ties[ties == j] = i
         ties[ties > j] -= 1
-        tied = CoordinateFormula(
-            formula.coordinate,
-            formula.score,
-            formula.slots,
-            formula.picks,
-            formula.constants.copy(),
-            ties,
-        )
-        tied.fit(fitted, process)
-        new = tied.loss(judged, process)
-        if new <= loss + _PRICE_OF_EQUALITY:
-            formula, loss = tied, min(loss, new)
+        tied = replace(formula, constants=formula.constants.copy(), ties=ties)
+        new = judge.cost(tied)
+        if new <= cost:
+            formula, cost = tied, new
             refused.clear()
         else:
             refused.add((i, j))
+    return formula

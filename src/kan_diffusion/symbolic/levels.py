@@ -11,8 +11,9 @@ looked for with c = -1 and p = 0, and all other terms vanish there, p >= 1, whic
 right where a sampler begins.
 
 Which form each has is searched for (:mod:`.level_search`), the constants fitted to noised points
-with averaged targets (:mod:`.level_fit`, :mod:`.averaged`); the whole is taken if its loss is
-hardly above the network's.
+with averaged targets (:mod:`.level_fit`, :mod:`.averaged`) of one half of the training points, the
+forms judged on those of the other half. The constants of the forms found are then fitted to both.
+The whole is taken if its loss on points that were not trained on is hardly above the network's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
@@ -32,7 +35,7 @@ from kan_diffusion.symbolic.context import Context
 from kan_diffusion.symbolic.formula import SMALLEST_SIGNAL, FormulaDenoiser, formula_denoiser
 from kan_diffusion.symbolic.level_fit import CoordinateFormula, LevelPoints, first_formula
 from kan_diffusion.symbolic.level_forms import LevelForm
-from kan_diffusion.symbolic.level_search import best_forms, drop_idle_coefficients, tie_constants
+from kan_diffusion.symbolic.level_search import best_forms, tie_constants
 from kan_diffusion.symbolic.readable import ReadableDenoiser
 
 if TYPE_CHECKING:
@@ -44,8 +47,11 @@ Array = NDArray[np.float64]
 
 _NUM_LEVELS = 64
 _SAMPLES = 256
-_SEARCH_POINTS = 16_384
-_FINAL_POINTS = 131_072
+_BATCHES = 8
+_BATCH = 16_384
+"""Clean points that are averaged over."""
+_NOISED = 1024
+"""Noised points a batch."""
 
 
 def reading_levels(process: Process) -> NDArray[np.int64]:
@@ -55,13 +61,27 @@ def reading_levels(process: Process) -> NDArray[np.int64]:
     return np.unique(places.round().astype(np.int64))
 
 
-def _draw(context: Context, num: int, purpose: str) -> LevelPoints:
+def _draw(context: Context, clean: Tensor, purpose: str) -> LevelPoints:
     process = context.process
     usable = int((process.levels()[0] >= 10 * SMALLEST_SIGNAL).sum())
-    generator = torch_generator("points for a formula", context.seed, purpose)
-    drawn = draw_averaged(context.dataset.train, process, num, generator, num_timesteps=usable)
+    drawn = draw_averaged(
+        clean,
+        process,
+        _BATCHES * min(_NOISED, len(clean)),
+        torch_generator("points for a formula", context.seed, purpose),
+        batch=_BATCH,
+        num_noised=_NOISED,
+        num_timesteps=usable,
+    )
     alpha, sigma = (level[:, 0].numpy() for level in (drawn.alpha, drawn.sigma))
-    return LevelPoints(drawn.noised.numpy()[None], alpha, sigma, drawn.target.numpy())
+    return LevelPoints(
+        drawn.noised.numpy()[None],
+        alpha,
+        sigma,
+        drawn.target.numpy(),
+        drawn.spread,
+        drawn.num_clean,
+    )
 
 
 def formula_over_levels(
@@ -94,16 +114,22 @@ def formula_over_levels(
     factors = {"epsilon": sigma, "v_prediction": sigma / alpha, "sample": sigma**2 / alpha}
     factor = factors[process.prediction_type]
     x = _points(context, timesteps)
-    fitted, judged = (_draw(context, _SEARCH_POINTS, name) for name in ("fit", "judge"))
-    final = _draw(context, _FINAL_POINTS, "final")
+    points = context.dataset.train
+    order = torch.randperm(len(points), generator=torch_generator("halves", context.seed))
+    halves = points[order].chunk(2)  # forms are not judged on what they were fitted to
+    if len(halves) < 2:
+        return None
+    fitted, judged = (
+        _draw(context, half, name) for half, name in zip(halves, ("fit", "judge"), strict=True)
+    )
+    final = _draw(context, points, "final")
     formulas = []
     for coordinate, score in enumerate(scores):
         until = time.monotonic() + seconds / len(scores)
         formula = first_formula(coordinate, score, alpha, x, factor)
         formula = best_forms(formula, fitted, judged, process, until)
-        # With more points it shows better what is missed.
-        formula = drop_idle_coefficients(formula, final, judged, process, until)
-        formula = tie_constants(formula, final, judged, process)
+        formula = tie_constants(formula, fitted, judged, process, until)
+        formula.fit(final, process)
         formulas.append(formula)
         if on_progress is not None:
             count = len(set(formula.ties.tolist()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,25 @@ from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.files import write_json, write_parquet
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.folder import CURVES, RESULT, SAMPLES, Row, save_pipeline, save_points
+from kan_diffusion.study.folder import (
+    CURVES,
+    RESULT,
+    SAMPLES,
+    Row,
+    load_trial,
+    save_pipeline,
+    save_points,
+)
 from kan_diffusion.study.measure import Yardstick, measure
 from kan_diffusion.symbolic.context import Context
 from kan_diffusion.symbolic.explanation import Standing
 from kan_diffusion.symbolic.formula import FormulaDenoiser
 from kan_diffusion.symbolic.readable import ReadableDenoiser
 
-__all__ = ["judge_stage", "save_stage"]
+__all__ = ["judge_stage", "remove_stages", "save_stage"]
+
+STAGES = ("simplified", "with formulas", "formula")
+"""What an explanation may make of a network, in order."""
 
 
 def judge_stage(
@@ -37,7 +49,7 @@ def judge_stage(
     Args:
         name: What to call the stage.
         denoiser: The denoiser.
-        context: Where edges are judged, for its loss, floor and excess.
+        context: Where edges are judged, for its loss where nothing is shared.
         config: The run it comes from, with how to judge.
         shared: What all stages are judged with; None measures no more than the loss.
         pipeline: The run's pipeline.
@@ -46,7 +58,6 @@ def judge_stage(
         How it does; its row of results, its scores by noise level and its samples with shape
         (n, d), empty or None where they were not asked for.
     """
-    scores = context.scores(denoiser)
     edges = len(denoiser.edges) if isinstance(denoiser, ReadableDenoiser) else None
     constants = (
         denoiser.num_constants if isinstance(denoiser, ReadableDenoiser) else denoiser.num_trainable
@@ -62,30 +73,33 @@ def judge_stage(
         except KanDiffusionError as error:
             # Far from the data, where a sampler may get, functions such as exp have no bounds.
             trouble = str(error)
-            evaluation = config.evaluation.model_copy(
-                update={"num_samples": 0, "num_likelihood": 0}
-            )
+            evaluation = config.evaluation.model_copy(update={"num_samples": 0})
             plain = config.model_copy(update={"evaluation": evaluation})
             row, levels, generated = measure(plain, context.dataset, made, shared)
         samples = None if generated is None else generated.double().numpy()
-    metrics = {key: float(row[key]) for key in SAMPLE_METRICS if isinstance(row.get(key), float)}  # type: ignore[arg-type]
-    real = {
-        key: float(row[f"{key}_real"])  # type: ignore[arg-type]
-        for key in metrics
-        if isinstance(row.get(f"{key}_real"), float)
-    }
+    loss, floor, excess = (_number(row, key) for key in ("heldout_loss", "floor", "excess"))
+    if loss is None:
+        scores = context.scores(denoiser)
+        loss, floor, excess = scores.heldout_loss, scores.floor, scores.excess
+    metrics = {key: _number(row, key) for key in SAMPLE_METRICS}
+    real = {key: _number(row, f"{key}_real") for key in SAMPLE_METRICS}
     standing = Standing(
         name,
         edges,
         constants,
-        scores.heldout_loss,
-        scores.floor,
-        scores.excess,
-        metrics,
-        real,
+        loss,
+        floor,
+        excess,
+        {key: value for key, value in metrics.items() if value is not None},
+        {key: value for key, value in real.items() if value is not None},
         trouble,
     )
     return standing, row, levels, samples
+
+
+def _number(row: Row, key: str) -> float | None:
+    value = row.get(key)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _pipeline(denoiser: Denoiser, like: PointDiffusionPipeline) -> PointDiffusionPipeline:
@@ -104,7 +118,7 @@ def save_stage(
     levels: list[dict[str, float | None]],
     samples: np.ndarray | None,
     pipeline: PointDiffusionPipeline,
-    folder: Path,
+    out: Path,
 ) -> None:
     """Saves a stage as a run of its own, so that it can be sampled, evaluated and reported as one.
 
@@ -118,11 +132,12 @@ def save_stage(
         levels: The same by noise level.
         samples: Its samples with shape (n, d), if there are any.
         pipeline: The run's pipeline.
-        folder: Where to save it.
+        out: Folder of the explanation; the stage's own is named after it.
 
     Raises:
         RunFolderError: It cannot be written.
     """
+    folder = _place(out, name)
     save_pipeline(_pipeline(denoiser, pipeline), folder)
     write_parquet(folder / CURVES, pd.DataFrame({"step": [], "loss": [], "learning_rate": []}))
     if samples is not None:
@@ -136,6 +151,7 @@ def save_stage(
         "family": "formula" if isinstance(denoiser, FormulaDenoiser) else "readable-kan",
         "kind": "other",
         "name": model.name,
+        "stage": name,
         "parameters": denoiser.num_trainable,
         "flops": denoiser.flops,
         "flops_per_edge": denoiser.flops_per_edge,
@@ -147,3 +163,20 @@ def save_stage(
     }
     content = {"config": stage.model_dump(mode="json"), "row": full, "levels": levels}
     write_json(folder / RESULT, content)
+
+
+def remove_stages(out: Path) -> None:
+    """Removes stages that an earlier explanation left, so that none is taken for one of this.
+
+    Args:
+        out: Folder of the explanation. What is no stage stays.
+    """
+    for name in STAGES:
+        folder = _place(out, name)
+        trial = load_trial(folder)
+        if trial is not None and trial.config.model.name.endswith(f", {name}"):
+            shutil.rmtree(folder)
+
+
+def _place(out: Path, name: str) -> Path:
+    return out / name.replace(" ", "-")
