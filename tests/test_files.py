@@ -11,6 +11,7 @@ import pytest
 
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import (
+    finite,
     require_free_space,
     whole_file,
     write_bytes,
@@ -111,3 +112,8 @@ def test_of_several_writers_of_one_file_the_first_wins(tmp_path: Path) -> None:
         wrote = list(pool.map(lambda number: write_json_once(path, [number] * 1000), range(8)))
     assert wrote.count(True) == 1
     assert json.loads(path.read_text()) == [wrote.index(True)] * 1000
+
+
+def test_numbers_that_json_has_not_are_none() -> None:
+    content = {"a": [1.5, float("nan"), (float("inf"), "x")], "b": {"c": -float("inf"), "d": 3}}
+    assert finite(content) == {"a": [1.5, None, [None, "x"]], "b": {"c": None, "d": 3}}
