@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from kan_diffusion.symbolic.explain import ExplainOptions as ExplainOptions
     from kan_diffusion.symbolic.explain import explain_run as explain_run
     from kan_diffusion.symbolic.formula import FormulaDenoiser as FormulaDenoiser
+    from kan_diffusion.symbolic.opening import readable as readable
     from kan_diffusion.symbolic.readable import ReadableDenoiser as ReadableDenoiser
-    from kan_diffusion.symbolic.readable import readable as readable
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
 
@@ -69,7 +69,7 @@ _HOMES = {
     "explain_run": "symbolic.explain",
     "FormulaDenoiser": "symbolic.formula",
     "ReadableDenoiser": "symbolic.readable",
-    "readable": "symbolic.readable",
+    "readable": "symbolic.opening",
     "TrainingConfig": "training",
     "train": "training",
 }

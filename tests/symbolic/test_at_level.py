@@ -11,7 +11,7 @@ from networks import batch, everything, generator, kan, network, without
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.network import KAN
 from kan_diffusion.symbolic.at_level import at_level, pykan_formula
-from kan_diffusion.symbolic.readable import readable
+from kan_diffusion.symbolic.opening import readable
 
 KINDS = {
     "Fourier time": {},

@@ -12,7 +12,8 @@ from kan_diffusion.denoisers import Denoiser, KANDenoiser, MLPDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.symbolic.library import LIBRARY
 from kan_diffusion.symbolic.matching import Match, match_curve
-from kan_diffusion.symbolic.readable import CURVE, Edge, ReadableDenoiser, readable
+from kan_diffusion.symbolic.opening import readable
+from kan_diffusion.symbolic.readable import CURVE, Edge, ReadableDenoiser
 
 KINDS = {
     "plain": {},

@@ -14,7 +14,8 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import get_process
 from kan_diffusion.symbolic.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.symbolic.library import LIBRARY
-from kan_diffusion.symbolic.readable import CURVE, ReadableDenoiser, readable
+from kan_diffusion.symbolic.opening import readable
+from kan_diffusion.symbolic.readable import CURVE, ReadableDenoiser
 from kan_diffusion.symbolic.writing import (
     formula_program,
     network_program,

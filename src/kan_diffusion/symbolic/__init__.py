@@ -6,8 +6,9 @@ from kan_diffusion.symbolic.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.symbolic.levels import formula_over_levels
 from kan_diffusion.symbolic.library import LIBRARY, EdgeFunction
 from kan_diffusion.symbolic.matching import Match, match_curve
+from kan_diffusion.symbolic.opening import readable
 from kan_diffusion.symbolic.pruning import drop_idle, prune, prune_in_rounds, straighten
-from kan_diffusion.symbolic.readable import ReadableDenoiser, readable
+from kan_diffusion.symbolic.readable import ReadableDenoiser
 from kan_diffusion.symbolic.search import SearchOptions, find_formulas
 from kan_diffusion.symbolic.views import default_levels, view_network, view_score
 

@@ -34,7 +34,7 @@ def at_level(denoiser: ReadableDenoiser, timestep: int) -> tuple[KAN, Tensor]:
 
     Args:
         denoiser: A network whose edges are all there and curves, as
-            :func:`kan_diffusion.symbolic.readable.readable` makes it.
+            :func:`kan_diffusion.symbolic.opening.readable` makes it.
         timestep: The level.
 
     Returns:
