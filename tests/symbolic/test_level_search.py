@@ -47,7 +47,7 @@ def test_a_needless_constant_seldom_pays_and_a_true_one_always_does() -> None:
     draws = [_points(seed, 1.0) for seed in range(10)]
     cheaper, fits_better = [], []
     for fitted, judged in itertools.permutations(draws, 2):
-        judge = _Judge(fitted, judged, PROCESS, NEVER)
+        judge = _Judge((fitted, judged), PROCESS, NEVER)
         with_offset = _formula(0.5, 0.0)
         without = _without_offset(with_offset)
         cost, cost_without = judge.cost(with_offset), judge.cost(without)
@@ -58,7 +58,7 @@ def test_a_needless_constant_seldom_pays_and_a_true_one_always_does() -> None:
     assert np.mean(cheaper) < 0.15
     # The variance of these points is 0.5, of which -x alone does not know.
     for seed in range(4):
-        judge = _Judge(_points(seed, 0.5), _points(seed + 50, 0.5), PROCESS, NEVER)
+        judge = _Judge((_points(seed, 0.5), _points(seed + 50, 0.5)), PROCESS, NEVER)
         assert judge.cost(_without_offset(_formula(0.5, 0.5))) + 0.01 < judge.cost(
             _without_offset(_formula(0.5, 0.0))
         )
@@ -66,7 +66,7 @@ def test_a_needless_constant_seldom_pays_and_a_true_one_always_does() -> None:
 
 def test_a_variance_is_found_and_an_offset_is_not() -> None:
     formula = best_forms(
-        _formula(0.5, 0.3), _points(0, 0.5), _points(1, 0.5), PROCESS, time.monotonic() + 60
+        _formula(0.5, 0.3), (_points(0, 0.5), _points(1, 0.5)), PROCESS, time.monotonic() + 60
     )
     assert [slot.role for slot in formula.slots] == ["own outside"]
     assert formula.constants == pytest.approx([-0.5], abs=0.05)
@@ -74,8 +74,8 @@ def test_a_variance_is_found_and_an_offset_is_not() -> None:
 
 def test_a_search_that_is_out_of_time_gives_what_it_has() -> None:
     first = _formula(0.5, 0.3)
-    given = best_forms(first, _points(0, 0.5), _points(1, 0.5), PROCESS, time.monotonic())
+    given = best_forms(first, (_points(0, 0.5), _points(1, 0.5)), PROCESS, time.monotonic())
     assert [slot.role for slot in given.slots] == [slot.role for slot in first.slots]
     assert given.picks == first.picks
-    tied = tie_constants(given, _points(0, 0.5), _points(1, 0.5), PROCESS, time.monotonic())
+    tied = tie_constants(given, (_points(0, 0.5), _points(1, 0.5)), PROCESS, time.monotonic())
     assert tied.ties.tolist() == list(range(len(tied.constants)))

@@ -151,6 +151,11 @@ class CoordinateFormula:
         """The form of each coefficient."""
         return [slot.forms[pick] for slot, pick in zip(self.slots, self.picks, strict=True)]
 
+    @property
+    def is_regular(self) -> bool:
+        """Whether no coefficient has a pole between signal levels 0 and 1."""
+        return all(form.is_regular(self.constants[place]) for _, form, place in self._places())
+
     def _places(self) -> Iterator[tuple[Slot, LevelForm, slice]]:
         """Coefficients with their forms and where their constants are."""
         start = 0

@@ -19,6 +19,8 @@ __all__ = ["LevelForm", "first_fit", "forms_of"]
 Array = NDArray[np.float64]
 
 _STARTS = (-0.6, 0.5)
+_SMALLEST = 0.01
+"""Denominators below this are none: a pole is near. Modes have more than a tenth of the spread."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,17 @@ class LevelForm:
             below = np.ones_like(alpha)
             for c, k in zip(rest, self.denominator, strict=True):
                 below += c * (square if k == 2 else square * square)
-            result /= np.maximum(below, 1e-3)
+            result /= np.maximum(below, _SMALLEST)
         return result
+
+    def is_regular(self, constants: Array) -> bool:
+        """Whether the denominator is positive at all signal levels, 0 to 1."""
+        square = np.linspace(0, 1, 201)
+        below = np.ones_like(square)
+        start = len(constants) - len(self.denominator)
+        for c, k in zip(constants[start:], self.denominator, strict=True):
+            below += c * square ** (k // 2)
+        return bool(below.min() >= _SMALLEST)
 
     def expression(self, alpha: sympy.Expr, constants: Sequence[sympy.Expr]) -> sympy.Expr:
         """The form in SymPy, with given constants."""

@@ -7,15 +7,16 @@ changes those of all coefficients of a role together (a function, a coordinate w
 ...), from several starts and on few points. From the best that gives, forms change one by one, then
 coefficients go that are not missed, and constants that are nearly equal become one.
 
-A formula is fitted to one half of the data and judged on the other. A constant that is not needed
-makes it better there by chance only. Averaged targets know what the N clean points behind them know
-(:mod:`.averaged`), so by chance a constant changes the loss by at most about :math:`S / N`, S being
-the variance of single targets; by less where most of that variance is at noise levels at which the
-constant has little effect. A formula of k constants with a loss L is said to cost
+A formula is fitted to one half of the data and judged on the other, and the other way round. A
+constant that is not needed makes it better there by chance only. Averaged targets know what the N
+clean points behind them know (:mod:`.averaged`), so by chance a constant changes the loss by at
+most about :math:`S / N`, S being the variance of single targets; by less where most of that
+variance is at noise levels at which the constant has little effect. A formula of k constants with
+a loss L is said to cost
 
 .. math:: L + k S / N,
 
-at which a needless constant passes in one of ten tries at most.
+at which a needless constant passes in one of seven tries at most.
 """
 
 from __future__ import annotations
@@ -33,16 +34,20 @@ from kan_diffusion.symbolic.level_forms import LevelForm
 
 __all__ = ["best_forms", "tie_constants"]
 
-_SCREENED = 4
+_SCREENED = 8
 """One in so many points takes part in the search from several starts."""
 _PRICE = 1.0
 """What a constant must be worth, in S / N."""
 _CLOSE = 0.06
 """Relative difference below which two constants may be one."""
+_LIKELY = 12
+"""How many moves that are good on few points are tried on all."""
 _SWEEPS = 3
 _CLIMBED = 3
 """From how many of the ends of the first search forms change one by one."""
 
+Halves = tuple[LevelPoints, LevelPoints]
+"""Points of one half of the data and of the other."""
 Move = dict[int, int]
 """New picks, by the number of the coefficient."""
 
@@ -50,13 +55,12 @@ Move = dict[int, int]
 class _Judge:
     """Fits formulas and says what they cost: their loss and the price of their constants."""
 
-    def __init__(
-        self, fitted: LevelPoints, judged: LevelPoints, process: Process, until: float
-    ) -> None:
-        self._fitted, self._judged = fitted, judged
+    def __init__(self, halves: Halves, process: Process, until: float) -> None:
+        self._halves = halves
         self._process = process
         self._until = until
-        self.price = _PRICE * judged.spread / judged.num_clean
+        spread = sum(half.spread for half in halves) / 2
+        self.price = _PRICE * spread / sum(half.num_clean for half in halves)
 
     @property
     def is_over(self) -> bool:
@@ -64,13 +68,18 @@ class _Judge:
         return time.monotonic() > self._until
 
     def cost(self, formula: CoordinateFormula) -> float:
-        """Fits a formula in place; infinite where that cannot be done."""
-        try:
-            formula.fit(self._fitted, self._process)
-        except (ValueError, np.linalg.LinAlgError):
-            return float("inf")
+        """Fits a formula in place; infinite where that cannot be done, or a coefficient's pole."""
+        loss = 0.0
+        for fitted, judged in (self._halves, self._halves[::-1]):
+            try:
+                formula.fit(fitted, self._process)
+            except (ValueError, np.linalg.LinAlgError):
+                return float("inf")
+            if not formula.is_regular:
+                return float("inf")
+            loss += formula.loss(judged, self._process) / 2
         count = int(formula.ties.max()) + 1 if len(formula.ties) else 0
-        return formula.loss(self._judged, self._process) + self.price * count
+        return loss + self.price * count
 
 
 Found = tuple[float, CoordinateFormula]
@@ -124,26 +133,34 @@ def _moves_one_by_one(formula: CoordinateFormula) -> list[Move]:
     return [{k: pick} for k, slot in enumerate(formula.slots) for pick in range(len(slot.forms))]
 
 
+def _likely_moves(formula: CoordinateFormula, few: _Judge) -> list[Move]:
+    """The moves that cost least on few points."""
+    costs = []
+    for move in _moves_one_by_one(formula):
+        if few.is_over:
+            break
+        picks = [move.get(k, pick) for k, pick in enumerate(formula.picks)]
+        if picks != formula.picks:
+            costs.append((few.cost(formula.changed(picks, list(move))), move))
+    return [move for _, move in sorted(costs, key=lambda pair: pair[0])[:_LIKELY]]
+
+
 def best_forms(
-    formula: CoordinateFormula,
-    fitted: LevelPoints,
-    judged: LevelPoints,
-    process: Process,
-    until: float,
+    formula: CoordinateFormula, halves: Halves, process: Process, until: float
 ) -> CoordinateFormula:
     """Chooses the forms of a formula's coefficients.
 
     Args:
         formula: With the forms that its numbers suggest.
-        fitted: Points to fit constants to.
-        judged: Points to compare forms on.
+        halves: Points of each half of the data, independent of the other's.
         process: The process.
         until: When to stop, by the monotonic clock.
 
     Returns:
         The formula with the forms found, its constants fitted.
     """
-    few = _Judge(fitted.every(_SCREENED), judged.every(_SCREENED), process, until)
+    one, other = (half.every(_SCREENED) for half in halves)
+    few = _Judge((one, other), process, until)
     everything = range(len(formula.slots))
     first = formula.changed(formula.picks, everything)
     ends = [(few.cost(first), first)]
@@ -166,8 +183,8 @@ def best_forms(
         for end in sorted(ends, key=lambda pair: pair[0])[:_CLIMBED]
     ]
     _, best = min(climbed, key=lambda pair: pair[0])
-    judge = _Judge(fitted, judged, process, until)
-    found = _climb((judge.cost(best), best), _moves_one_by_one(best), judge)
+    judge = _Judge(halves, process, until)
+    found = _climb((judge.cost(best), best), _likely_moves(best, few), judge)
     return _without_idle(found, judge)[1]
 
 
@@ -198,22 +215,17 @@ def _without_idle(found: Found, judge: _Judge) -> Found:
 
 
 def tie_constants(
-    formula: CoordinateFormula,
-    fitted: LevelPoints,
-    judged: LevelPoints,
-    process: Process,
-    until: float,
+    formula: CoordinateFormula, halves: Halves, process: Process, until: float
 ) -> CoordinateFormula:
     """Makes nearly equal constants one where that costs less than having two.
 
     Args:
         formula: The formula, fitted.
-        fitted: Points to fit constants to.
-        judged: Points to compare on.
+        halves: Points of each half of the data, independent of the other's.
         process: The process.
         until: When to stop, by the monotonic clock.
     """
-    judge = _Judge(fitted, judged, process, until)
+    judge = _Judge(halves, process, until)
     formula = formula.changed(formula.picks, [])
     cost = judge.cost(formula)
     refused: set[tuple[int, int]] = set()

@@ -12,7 +12,8 @@ right where a sampler begins.
 
 Which form each has is searched for (:mod:`.level_search`), the constants fitted to noised points
 with averaged targets (:mod:`.level_fit`, :mod:`.averaged`) of one half of the training points, the
-forms judged on those of the other half. The constants of the forms found are then fitted to both.
+forms judged on those of the other half, and the other way round. The constants of the forms found
+are then fitted to both.
 The whole is taken if its loss on points that were not trained on is hardly above the network's.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,8 +52,8 @@ _SAMPLES = 256
 _BATCHES = 8
 _BATCH = 16_384
 """Clean points that are averaged over."""
-_NOISED = 1024
-"""Noised points a batch."""
+_NOISED = 4096
+"""Noised points a batch. At little noise few clean points are near one, so that many are needed."""
 
 
 def reading_levels(process: Process) -> NDArray[np.int64]:
@@ -116,20 +118,21 @@ def formula_over_levels(
     x = _points(context, timesteps)
     points = context.dataset.train
     order = torch.randperm(len(points), generator=torch_generator("halves", context.seed))
-    halves = points[order].chunk(2)  # forms are not judged on what they were fitted to
-    if len(halves) < 2:
+    if len(points) < 2:
         return None
-    fitted, judged = (
-        _draw(context, half, name) for half, name in zip(halves, ("fit", "judge"), strict=True)
+    # Forms are not judged on what they were fitted to.
+    one, other = (
+        _draw(context, points[rows], name)
+        for rows, name in zip(order.chunk(2), ("one half", "the other half"), strict=True)
     )
     final = _draw(context, points, "final")
     formulas = []
     for coordinate, score in enumerate(scores):
         until = time.monotonic() + seconds / len(scores)
         formula = first_formula(coordinate, score, alpha, x, factor)
-        formula = best_forms(formula, fitted, judged, process, until)
-        formula = tie_constants(formula, fitted, judged, process, until)
-        formula.fit(final, process)
+        formula = best_forms(formula, (one, other), process, until)
+        formula = tie_constants(formula, (one, other), process, until)
+        formula = _fitted_again(formula, final, process)
         formulas.append(formula)
         if on_progress is not None:
             count = len(set(formula.ties.tolist()))
@@ -139,6 +142,15 @@ def formula_over_levels(
     if on_progress is not None:
         on_progress(f"one formula for all levels: loss {loss:.5f}, at most {limit:.5f} is allowed")
     return made if loss <= limit else None
+
+
+def _fitted_again(
+    formula: CoordinateFormula, final: LevelPoints, process: Process
+) -> CoordinateFormula:
+    """A formula with its constants fitted to other points, unless that brings a pole."""
+    again = replace(formula, constants=formula.constants.copy())
+    again.fit(final, process)
+    return again if again.is_regular else formula
 
 
 def _joined(formulas: list[CoordinateFormula], process: Process) -> FormulaDenoiser:
