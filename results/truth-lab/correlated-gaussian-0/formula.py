@@ -11,8 +11,8 @@ def score(x, alpha, sigma):
     x = np.asarray(x, dtype=float)
     alpha, sigma = np.asarray(alpha, dtype=float), np.asarray(sigma, dtype=float)
     x0, x1, = np.moveaxis(x, -1, 0)
-    s0 = 0.806220531463623*alpha**2*x1/(1 - 0.640107274055481*alpha**4) - x0/(1 - 0.640107274055481*alpha**4)
-    s1 = 0.799337685108185*alpha**2*x0/(1 - 0.635239899158478*alpha**4) - x1/(1 - 0.635239899158478*alpha**4)
+    s0 = 0.799581944942474*alpha**2*x1/(1 - 0.638832747936249*alpha**4) - x0/(1 - 0.638832747936249*alpha**4)
+    s1 = 0.800464451313019*alpha**2*x0/(1 - 0.636459469795227*alpha**4) - x1/(1 - 0.636459469795227*alpha**4)
     return np.stack(np.broadcast_arrays(s0, s1, x0)[:-1], axis=-1)
 
 

@@ -11,8 +11,8 @@ def score(x, alpha, sigma):
     x = np.asarray(x, dtype=float)
     alpha, sigma = np.asarray(alpha, dtype=float), np.asarray(sigma, dtype=float)
     x0, x1, = np.moveaxis(x, -1, 0)
-    s0 = 0.893234729766846*alpha*np.tanh(0.893234729766846*alpha*x0/(1 - 0.799522817134857*alpha**2))/(1 - 0.799522817134857*alpha**2) - x0/(1 - 0.799522817134857*alpha**2)
-    s1 = 0.892566204071045*alpha*np.tanh(0.892566204071045*alpha*x1/(1 - 0.798206865787506*alpha**2))/(1 - 0.798206865787506*alpha**2) - x1/(1 - 0.798206865787506*alpha**2)
+    s0 = 0.894351720809937*alpha*np.tanh(0.894351720809937*alpha*x0/(1 - 0.801214158535004*alpha**2))/(1 - 0.801214158535004*alpha**2) - x0/(1 - 0.801214158535004*alpha**2)
+    s1 = 0.895783305168152*alpha*np.tanh(0.895783305168152*alpha*x1/(1 - 0.800687968730927*alpha**2))/(1 - 0.800687968730927*alpha**2) - x1/(1 - 0.800687968730927*alpha**2)
     return np.stack(np.broadcast_arrays(s0, s1, x0)[:-1], axis=-1)
 
 

@@ -11,7 +11,7 @@ def score(x, alpha, sigma):
     x = np.asarray(x, dtype=float)
     alpha, sigma = np.asarray(alpha, dtype=float), np.asarray(sigma, dtype=float)
     x0, = np.moveaxis(x, -1, 0)
-    s0 = 0.894041955471039*alpha*np.tanh(0.894041955471039*alpha*x0/(1 - 0.801049411296844*alpha**2))/(1 - 0.801049411296844*alpha**2) - x0/(1 - 0.801049411296844*alpha**2)
+    s0 = 0.893300473690033*alpha*np.tanh(0.893300473690033*alpha*x0/(1 - 0.800566077232361*alpha**2))/(1 - 0.800566077232361*alpha**2) - x0/(1 - 0.800566077232361*alpha**2)
     return np.stack(np.broadcast_arrays(s0, x0)[:-1], axis=-1)
 
 
