@@ -34,7 +34,7 @@ pilot: $(STAMP)-run  ## Run the pilot, all families on six data sets: an hour or
 pilot-tuning: $(STAMP)-tune  ## Search the settings the pilot uses, with equal effort (ARGS="...")
 	$(BIN)/kan-diffusion tune pilot --data swiss-roll,checkerboard $(ARGS)
 
-lab: $(STAMP)-lab  ## Read scores that are known exactly: about 40 minutes on two cores (ARGS="...")
+lab: $(STAMP)-lab  ## Read scores that are known exactly: half an hour on two cores (ARGS="...")
 	$(BIN)/kan-diffusion explain --lab $(ARGS)
 
 notebook: $(STAMP)-test  ## Run the example notebook into runs/kan-diffusion.ipynb
