@@ -68,7 +68,7 @@ class _Judge:
         return time.monotonic() > self._until
 
     def cost(self, formula: CoordinateFormula) -> float:
-        """Fits a formula in place; infinite where that cannot be done, or a coefficient's pole."""
+        """Fits a formula in place; infinite where that fails or brings a pole."""
         loss = 0.0
         for fitted, judged in (self._halves, self._halves[::-1]):
             try:
