@@ -21,19 +21,19 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
 from baselines import CONTENDERS, default_contenders
+from kan_diffusion.errors import KanDiffusionError
 from layer_speed.output import find_results, read_results, write_results
 from layer_speed.plan import CLOSELY, LEAST_REPEATS, Pace, Plan, Task, full_plan, quick_plan
 from layer_speed.processes import WorkerError, run_single, run_tasks, worker_environment
 from layer_speed.tables import format_value, target_records
 from layer_speed.targets import Results
 from layer_speed.timing import Row
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-
-from kan_diffusion.errors import KanDiffusionError
 
 _PARTS = ("timing", "growth", "memory", "first-use")
 _MEMORY = ("ours", "ours-compiled", "mlp", "recursion")

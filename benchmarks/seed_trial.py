@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from baselines.recursion import replace_layers
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from baselines.recursion import replace_layers
 from kan_diffusion import build_denoiser, read_preset, train
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.files import write_json

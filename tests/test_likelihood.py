@@ -8,6 +8,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
+from helpers import seeded
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.data.density import Density
 from kan_diffusion.data.toys import make_toy
@@ -56,10 +57,6 @@ def _process(name: str, prediction_type: str | None = None) -> Process:
     return Process.model_validate({**process.model_dump(), "prediction_type": prediction_type})
 
 
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _toy(name: str) -> Density:
     density = make_toy(name)
     return density.rescaled(density.mean, density.std)
@@ -69,7 +66,7 @@ def _toy(name: str) -> Density:
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_exact_denoiser_has_the_exact_density(process: str, prediction_type: str) -> None:
     chosen, density = _process(process, prediction_type), _toy("gaussian-mixture")
-    points = density.sample(40, _generator())
+    points = density.sample(40, seeded())
     ours = log_likelihood(ExactDenoiser(density, chosen), chosen, points)
     exact = density.log_density(points, 1.0, first_noise(chosen))
     torch.testing.assert_close(ours, exact, rtol=1e-3, atol=2e-3)
@@ -78,7 +75,7 @@ def test_exact_denoiser_has_the_exact_density(process: str, prediction_type: str
 @pytest.mark.parametrize(("name", "num"), [("mixture-8d", 20), ("swiss-roll-16d", 4)])
 def test_exact_density_in_more_dimensions(name: str, num: int) -> None:
     process, density = get_process("cosine"), _toy(name)
-    points = density.sample(num, _generator())
+    points = density.sample(num, seeded())
     ours = log_likelihood(ExactDenoiser(density, process), process, points)
     exact = density.log_density(points, 1.0, first_noise(process))
     torch.testing.assert_close(ours, exact, rtol=0, atol=5e-3)
@@ -87,7 +84,7 @@ def test_exact_density_in_more_dimensions(name: str, num: int) -> None:
 @pytest.mark.parametrize("name", ["gaussian-mixture", "swiss-roll"])
 def test_fifty_steps_are_enough_and_more_are_better(name: str) -> None:
     process, density = get_process("cosine"), _toy(name)
-    points = density.sample(40, _generator(1))
+    points = density.sample(40, seeded(1))
     denoiser = ExactDenoiser(density, process)
     exact = density.log_density(points, 1.0, first_noise(process))
     error, finer = (
@@ -108,7 +105,7 @@ def test_gaussian_closed_form_where_noise_is_not_reached() -> None:
     mean = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
     variance = torch.tensor([0.5, 1.0, 0.02], dtype=torch.float64)
     density = GaussianMixture(mean.unsqueeze(0), variances=variance.unsqueeze(0))
-    points = 2 * torch.randn(20, 3, generator=_generator(), dtype=torch.float64)
+    points = 2 * torch.randn(20, 3, generator=seeded(), dtype=torch.float64)
     alpha, sigma = (float(level[-1]) for level in process.levels())
     growth = ((variance + (sigma / alpha) ** 2) / (variance + first_noise(process) ** 2)).sqrt()
     end = alpha * (mean + growth * (points - mean))  # x at the last timestep, from N(0, 1)
@@ -125,7 +122,7 @@ def test_density_of_any_network_integrates_to_one(family: str, process: str) -> 
     """Whatever a network says, what comes of it is a density: here of one that was not trained."""
     chosen = get_process(process)
     denoiser = build_denoiser(
-        family, 2, num_train_timesteps=chosen.num_timesteps, params=600, generator=_generator(2)
+        family, 2, num_train_timesteps=chosen.num_timesteps, params=600, generator=seeded(2)
     )
     step = 0.15
     axis = step * (torch.arange(-32, 32).double() + 0.5)
@@ -137,8 +134,8 @@ def test_density_of_any_network_integrates_to_one(family: str, process: str) -> 
 def test_order_and_batches_do_not_matter() -> None:
     process = get_process("cosine")
     denoiser = build_denoiser("kan", 3, num_train_timesteps=1000, params=900).double()
-    points = torch.randn(30, 3, generator=_generator(), dtype=torch.float64)
-    order = torch.randperm(30, generator=_generator(1))
+    points = torch.randn(30, 3, generator=seeded(), dtype=torch.float64)
+    order = torch.randperm(30, generator=seeded(1))
     whole = log_likelihood(denoiser, process, points, num_steps=5)
     shuffled = log_likelihood(denoiser, process, points[order], num_steps=5, batch_rows=7)
     torch.testing.assert_close(shuffled, whole[order], rtol=1e-10, atol=1e-10)

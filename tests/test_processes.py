@@ -6,6 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from helpers import seeded
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import (
     PROCESSES,
@@ -20,15 +21,11 @@ each_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCES
 each_type = pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _drawn(process: Process, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     """Clean points, noise, timesteps (every one), alpha and sigma."""
     num = process.num_timesteps
-    clean = torch.randn(num, 3, generator=_generator(0), dtype=dtype)
-    noise = torch.randn(num, 3, generator=_generator(1), dtype=dtype)
+    clean = torch.randn(num, 3, generator=seeded(0), dtype=dtype)
+    noise = torch.randn(num, 3, generator=seeded(1), dtype=dtype)
     alpha, sigma = (level.to(dtype).unsqueeze(-1) for level in process.levels())
     return clean, noise, torch.arange(num), alpha, sigma
 
@@ -73,7 +70,7 @@ def test_predictions_turn_into_each_other_exactly(process: Process, prediction_t
         process.prediction_of_mean(clean, noised, alpha, sigma), target, **exact
     )
     # Any mean, not only the true point: the noise it implies is (x - alpha m) / sigma.
-    mean = torch.randn(clean.shape, generator=_generator(2), dtype=torch.float64)
+    mean = torch.randn(clean.shape, generator=seeded(2), dtype=torch.float64)
     prediction = process.prediction_of_mean(mean, noised, alpha, sigma)
     torch.testing.assert_close(
         process.predicted_noise(prediction, noised, alpha, sigma),
@@ -91,7 +88,7 @@ def test_a_denoising_step_of_diffusers_reads_the_target_the_same_way(prediction_
         row = slice(t, t + 1)
         noised = alpha[row] * clean[row] + sigma[row] * noise[row]
         target = process.target(clean[row], noise[row], alpha[row], sigma[row])
-        step = scheduler.step(target, int(timesteps[t]), noised, generator=_generator(0))
+        step = scheduler.step(target, int(timesteps[t]), noised, generator=seeded(0))
         torch.testing.assert_close(step.pred_original_sample, clean[row], rtol=1e-3, atol=1e-3)
 
 
@@ -124,7 +121,7 @@ def test_schedulers_do_not_clip_and_start_at_the_last_step(process: Process) -> 
     far = torch.full((1, 2), 50.0)
     alpha, sigma = (float(level[10]) for level in process.levels())
     target = process.target(far, torch.zeros(1, 2), torch.tensor(alpha), torch.tensor(sigma))
-    step = scheduler.step(target, 10, alpha * far, generator=_generator(0))
+    step = scheduler.step(target, 10, alpha * far, generator=seeded(0))
     torch.testing.assert_close(step.pred_original_sample, far, rtol=1e-3, atol=0)
     scheduler.set_timesteps(10)
     assert int(scheduler.timesteps[0]) == process.num_timesteps - 1

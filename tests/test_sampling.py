@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from helpers import seeded
 from kan_diffusion.data import Density, GaussianMixture
 from kan_diffusion.denoisers import UNLABELLED, Denoiser, DenoiserOutput, build_denoiser
 from kan_diffusion.denoisers.base import ModelMixin
@@ -66,10 +67,6 @@ class ExactDenoiser(Denoiser):
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _exact_pipeline(
     prediction_type: str = "v_prediction", scheduler: str = "dpm-solver++", **options: object
 ) -> PointDiffusionPipeline:
@@ -86,22 +83,20 @@ def _pipeline(family: str = "mlp", num_classes: int = 0, **options: object):
         num_train_timesteps=1000,
         hidden=(8, 8),
         num_classes=num_classes,
-        generator=_generator(0),
+        generator=seeded(0),
     )
     return PointDiffusionPipeline(denoiser, get_process("cosine").scheduler(), **options)
 
 
 def _distance(samples: Tensor, density: Density) -> float:
-    return energy_distance(samples, density.sample(len(samples), _generator(99)))
+    return energy_distance(samples, density.sample(len(samples), seeded(99)))
 
 
 @pytest.fixture(scope="module")
 def real() -> float:
     """Energy distance of two real samples of 1,500 points, the largest of three."""
     return max(
-        energy_distance(
-            BOTH.sample(1500, _generator(seed)), BOTH.sample(1500, _generator(seed + 1))
-        )
+        energy_distance(BOTH.sample(1500, seeded(seed)), BOTH.sample(1500, seeded(seed + 1)))
         for seed in (10, 20, 30)
     )
 
@@ -115,7 +110,7 @@ def test_samples_of_the_exact_denoiser_are_as_good_as_data(
     name: str, prediction_type: str, real: float
 ) -> None:
     pipeline = _exact_pipeline(prediction_type, name)
-    samples = pipeline(1500, 50, generator=_generator(0)).samples
+    samples = pipeline(1500, 50, generator=seeded(0)).samples
     assert samples.shape == (1500, 2)
     assert samples.dtype == torch.float32
     assert _distance(samples, BOTH) < 2.5 * real
@@ -123,37 +118,37 @@ def test_samples_of_the_exact_denoiser_are_as_good_as_data(
 
 @each_scheduler
 def test_more_steps_do_not_change_the_distribution(name: str, real: float) -> None:
-    samples = _exact_pipeline(scheduler=name)(1500, 20, generator=_generator(1)).samples
+    samples = _exact_pipeline(scheduler=name)(1500, 20, generator=seeded(1)).samples
     assert _distance(samples, BOTH) < 4 * real
 
 
 def test_the_ancestral_sampler_takes_many_small_steps(real: float) -> None:
-    samples = _exact_pipeline(scheduler="ddpm")(1500, 300, generator=_generator(2)).samples
+    samples = _exact_pipeline(scheduler="ddpm")(1500, 300, generator=seeded(2)).samples
     assert _distance(samples, BOTH) < 2.5 * real
 
 
 def test_too_few_steps_and_the_wrong_start_do_show(real: float) -> None:
     # The yardstick above is worth something only if it is missed when it should be.
     assert (
-        _distance(_exact_pipeline(scheduler="ddim")(1500, 2, generator=_generator(0)).samples, BOTH)
+        _distance(_exact_pipeline(scheduler="ddim")(1500, 2, generator=seeded(0)).samples, BOTH)
         > 5 * real
     )
     denoiser = ExactDenoiser(num_train_timesteps=250)
     denoiser.process = get_process("seed")
     seed = PointDiffusionPipeline(denoiser, denoiser.process.scheduler())
-    assert _distance(seed(1500, 250, generator=_generator(0)).samples, BOTH) > 5 * real
+    assert _distance(seed(1500, 250, generator=seeded(0)).samples, BOTH) > 5 * real
 
 
 def test_labels_draw_from_their_class_and_none_from_all(real: float) -> None:
     pipeline = _exact_pipeline()
     for label, density in ((0, LEFT), (1, RIGHT)):
-        samples = pipeline(1500, 20, generator=_generator(3), class_labels=label).samples
+        samples = pipeline(1500, 20, generator=seeded(3), class_labels=label).samples
         assert _distance(samples, density) < 3 * real
     labels = torch.arange(1500) % 2
-    samples = pipeline(1500, 20, generator=_generator(4), class_labels=labels).samples
+    samples = pipeline(1500, 20, generator=seeded(4), class_labels=labels).samples
     assert _distance(samples[labels == 0], LEFT) < 5 * real
     assert _distance(samples[labels == 1], RIGHT) < 5 * real
-    samples = pipeline(1500, 20, generator=_generator(5), class_labels=UNLABELLED).samples
+    samples = pipeline(1500, 20, generator=seeded(5), class_labels=UNLABELLED).samples
     assert _distance(samples, BOTH) < 3 * real
 
 
@@ -161,7 +156,7 @@ def test_guidance_moves_samples_towards_the_class_and_away_from_the_other() -> N
     pipeline = _exact_pipeline()
     means = [
         float(
-            pipeline(800, 20, generator=_generator(6), class_labels=1, guidance_scale=scale)
+            pipeline(800, 20, generator=seeded(6), class_labels=1, guidance_scale=scale)
             .samples[:, 0]
             .mean()
         )
@@ -179,12 +174,12 @@ def test_guidance_moves_samples_towards_the_class_and_away_from_the_other() -> N
 def test_guidance_of_one_is_conditional_and_of_zero_unconditional() -> None:
     pipeline = _pipeline(num_classes=2)
     options = {"num_samples": 50, "num_inference_steps": 5}
-    conditional = pipeline(generator=_generator(0), class_labels=1, **options).samples
-    none = pipeline(generator=_generator(0), **options).samples
+    conditional = pipeline(generator=seeded(0), class_labels=1, **options).samples
+    none = pipeline(generator=seeded(0), **options).samples
     assert not torch.allclose(conditional, none)
     one, zero, two = (
         pipeline(
-            generator=_generator(0), class_labels=[1] * 50, guidance_scale=scale, **options
+            generator=seeded(0), class_labels=[1] * 50, guidance_scale=scale, **options
         ).samples
         for scale in (1.0, 0.0, 2.0)
     )
@@ -195,7 +190,7 @@ def test_guidance_of_one_is_conditional_and_of_zero_unconditional() -> None:
 
 def test_one_step_of_guidance_is_the_mix_of_two_predictions() -> None:
     pipeline = _pipeline(num_classes=2)
-    x, t = torch.randn(6, 2, generator=_generator(0)), torch.tensor(500)
+    x, t = torch.randn(6, 2, generator=seeded(0)), torch.tensor(500)
     labels = torch.tensor([0, 1, 0, 1, 1, 0])
     with torch.no_grad():
         mixed = pipeline._predict(x, t, labels, 2.5)
@@ -205,9 +200,9 @@ def test_one_step_of_guidance_is_the_mix_of_two_predictions() -> None:
 
 
 def test_samples_are_in_the_units_of_the_data(real: float) -> None:
-    plain = _exact_pipeline()(1500, 20, generator=_generator(0)).samples
+    plain = _exact_pipeline()(1500, 20, generator=seeded(0)).samples
     moved = _exact_pipeline(mean=[100.0, -3.0], scale=[5.0, 0.5], columns=["height", "weight"])
-    samples = moved(1500, 20, generator=_generator(0)).samples
+    samples = moved(1500, 20, generator=seeded(0)).samples
     expected = plain * torch.tensor([5.0, 0.5]) + torch.tensor([100.0, -3.0])
     torch.testing.assert_close(samples, expected)
     assert moved.config.columns == ["height", "weight"]
@@ -237,10 +232,10 @@ def test_schedulers_keep_the_process_and_can_be_swapped(name: str) -> None:
 def test_a_pipeline_keeps_no_state_from_run_to_run(name: str) -> None:
     pipeline = _pipeline()
     pipeline.scheduler = make_scheduler(name, pipeline.scheduler)
-    first = pipeline(20, 6, generator=_generator(0)).samples
-    pipeline(7, 3, generator=_generator(1))
-    assert torch.equal(pipeline(20, 6, generator=_generator(0)).samples, first)
-    assert not torch.equal(pipeline(20, 6, generator=_generator(1)).samples, first)
+    first = pipeline(20, 6, generator=seeded(0)).samples
+    pipeline(7, 3, generator=seeded(1))
+    assert torch.equal(pipeline(20, 6, generator=seeded(0)).samples, first)
+    assert not torch.equal(pipeline(20, 6, generator=seeded(1)).samples, first)
 
 
 def test_any_scheduler_of_diffusers_can_be_put_in() -> None:
@@ -248,8 +243,8 @@ def test_any_scheduler_of_diffusers_can_be_put_in() -> None:
     pipeline.scheduler = DDIMScheduler.from_config(
         pipeline.scheduler.config, clip_sample=False, timestep_spacing="trailing"
     )
-    swapped = pipeline(200, 10, generator=_generator(0)).samples
-    expected = _exact_pipeline(scheduler="ddim")(200, 10, generator=_generator(0)).samples
+    swapped = pipeline(200, 10, generator=seeded(0)).samples
+    expected = _exact_pipeline(scheduler="ddim")(200, 10, generator=seeded(0)).samples
     torch.testing.assert_close(swapped, expected)
 
 
@@ -259,7 +254,7 @@ def test_drawing_from_a_generator_leaves_the_global_stream_alone() -> None:
         pipeline = _exact_pipeline(scheduler=name)
         pipeline.set_progress_bar_config(disable=True)
         torch.set_rng_state(state)
-        pipeline(5, 4, generator=_generator(0))
+        pipeline(5, 4, generator=seeded(0))
         assert torch.equal(state, torch.get_rng_state())
 
 
@@ -268,7 +263,7 @@ def test_batches_add_up_and_keep_their_labels(batch_size: int) -> None:
     labels = torch.tensor([0, 1] * 5)
     pipeline = _exact_pipeline()
     samples = pipeline(
-        10, 10, generator=_generator(0), class_labels=labels, batch_size=batch_size
+        10, 10, generator=seeded(0), class_labels=labels, batch_size=batch_size
     ).samples
     assert samples.shape == (10, 2)
     assert torch.equal(samples[:, 0] > 0, labels == 1)
@@ -286,7 +281,7 @@ def test_the_callback_sees_every_step_of_every_batch() -> None:
         seen.append((step, int(timestep), values["sample"]))
 
     samples = pipeline(
-        10, 4, generator=_generator(0), batch_size=6, callback_on_step_end=callback
+        10, 4, generator=seeded(0), batch_size=6, callback_on_step_end=callback
     ).samples
     assert [step for step, _, _ in seen] == [0, 1, 2, 3] * 2
     assert [timestep for _, timestep, _ in seen] == [999, 749, 499, 249] * 2
@@ -302,16 +297,16 @@ def test_a_saved_pipeline_draws_the_same_samples(family: str, tmp_path: Path) ->
     pipeline.save_pretrained(tmp_path)
     loaded = PointDiffusionPipeline.from_pretrained(tmp_path)
     options = {"class_labels": 1, "guidance_scale": 2.0, "num_inference_steps": 8}
-    expected = pipeline(30, generator=_generator(0), **options).samples
-    assert torch.equal(loaded(30, generator=_generator(0), **options).samples, expected)
+    expected = pipeline(30, generator=seeded(0), **options).samples
+    assert torch.equal(loaded(30, generator=seeded(0), **options).samples, expected)
     assert isinstance(loaded.scheduler, DPMSolverMultistepScheduler)
     loaded.scheduler = make_scheduler("heun", loaded.scheduler)
-    other = loaded(30, generator=_generator(0), **options).samples
+    other = loaded(30, generator=seeded(0), **options).samples
     assert other.isfinite().all()
     assert not torch.equal(other, expected)
     # A solver's own settings do not stick to the next one.
     loaded.scheduler = make_scheduler("dpm-solver++", loaded.scheduler)
-    assert torch.equal(loaded(30, generator=_generator(0), **options).samples, expected)
+    assert torch.equal(loaded(30, generator=seeded(0), **options).samples, expected)
     assert loaded(3, 2, return_dict=False)[0].shape == (3, 2)
 
 

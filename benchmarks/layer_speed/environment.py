@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import metadata
 
 import torch
-from baselines import CONTENDERS
 
+from baselines import CONTENDERS
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.study import run
 

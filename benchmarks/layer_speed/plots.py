@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from baselines import CONTENDERS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from baselines import CONTENDERS
 from kan_diffusion.report.style import INK, MUTED, ModelStyle, model_styles, report_style
 from layer_speed.plan import Series
 from layer_speed.targets import LIBRARIES, TARGETS, measured

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from baselines import CONTENDERS, Case, Contender
-
 from layer_speed.plan import Pace, Task
 from layer_speed.steps import plain_text
 from layer_speed.timing import Row, row_of

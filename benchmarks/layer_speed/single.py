@@ -6,8 +6,8 @@ import math
 import time
 
 import torch
-from baselines import Case, Contender
 
+from baselines import Case, Contender
 from layer_speed.steps import (
     TrainingStep,
     require_affordable,

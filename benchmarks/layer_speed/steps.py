@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 import torch
-from baselines import Case, Contender
 
+from baselines import Case, Contender
 from layer_speed.plan import TRIED_SHARE
 
 __all__ = [

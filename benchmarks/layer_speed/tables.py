@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from baselines import CONTENDERS
-
 from kan_diffusion.report.tables import format_number
 from layer_speed.targets import TARGETS, Observation, Results, Target, measured
 from layer_speed.timing import Row

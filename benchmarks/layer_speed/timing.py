@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from baselines import CONTENDERS, Case, Contender
 
+from baselines import CONTENDERS, Case, Contender
 from layer_speed.plan import BLOCK_SECONDS, LEAST_REPEATS, LONG_STEP, Pace, Task
 from layer_speed.steps import TrainingStep, plain_reason, require_affordable
 

@@ -42,8 +42,8 @@ def _environment(job: dict, device: object, send: Callable[..., None]) -> None:
 
 def _timing(job: dict, device: object, send: Callable[..., None]) -> None:
     import torch
-    from baselines import Case
 
+    from baselines import Case
     from layer_speed.plan import Pace, Task
     from layer_speed.timing import measure
 
@@ -63,8 +63,8 @@ def _timing(job: dict, device: object, send: Callable[..., None]) -> None:
 
 def _single(job: dict, device: object, send: Callable[..., None]) -> None:
     import torch
-    from baselines import CONTENDERS, Case
 
+    from baselines import CONTENDERS, Case
     from layer_speed.single import first_use, peak_of_step
     from layer_speed.steps import plain_reason
 

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from kan_diffusion.data.toys import TOYS as TOYS
     from kan_diffusion.data.toys import make_toy as make_toy
     from kan_diffusion.denoisers.families import build_denoiser as build_denoiser
+    from kan_diffusion.denoisers.formula import FormulaDenoiser as FormulaDenoiser
     from kan_diffusion.denoisers.kan import KANDenoiser as KANDenoiser
     from kan_diffusion.denoisers.mlp import MLPDenoiser as MLPDenoiser
+    from kan_diffusion.denoisers.readable import ReadableDenoiser as ReadableDenoiser
     from kan_diffusion.errors import KanDiffusionError as KanDiffusionError
     from kan_diffusion.estimator import DiffusionEstimator as DiffusionEstimator
     from kan_diffusion.kan.linear import KANLinear as KANLinear
@@ -36,9 +38,7 @@ if TYPE_CHECKING:
     from kan_diffusion.study.run import run_study as run_study
     from kan_diffusion.symbolic.explain import ExplainOptions as ExplainOptions
     from kan_diffusion.symbolic.explain import explain_run as explain_run
-    from kan_diffusion.symbolic.formula import FormulaDenoiser as FormulaDenoiser
     from kan_diffusion.symbolic.opening import readable as readable
-    from kan_diffusion.symbolic.readable import ReadableDenoiser as ReadableDenoiser
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
 
@@ -67,8 +67,8 @@ _HOMES = {
     "run_study": "study.run",
     "ExplainOptions": "symbolic.explain",
     "explain_run": "symbolic.explain",
-    "FormulaDenoiser": "symbolic.formula",
-    "ReadableDenoiser": "symbolic.readable",
+    "FormulaDenoiser": "denoisers.formula",
+    "ReadableDenoiser": "denoisers.readable",
     "readable": "symbolic.opening",
     "TrainingConfig": "training",
     "train": "training",

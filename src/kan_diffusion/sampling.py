@@ -70,8 +70,8 @@ _OF_ONE_SAMPLER: Mapping[str, Mapping[str, object]] = {
 
 _HOMES = (
     "kan_diffusion.denoisers",
-    "kan_diffusion.symbolic.formula",
-    "kan_diffusion.symbolic.readable",
+    "kan_diffusion.denoisers.formula",
+    "kan_diffusion.denoisers.readable",
 )
 """Where the classes of denoisers are."""
 

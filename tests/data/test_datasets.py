@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from sklearn import datasets as sklearn_datasets
 
+from helpers import seeded
 from kan_diffusion.data import TABLES
 from kan_diffusion.data.datasets import (
     FEWEST_FOR_ORACLE,
@@ -29,10 +30,6 @@ from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.evaluation.metrics import sample_metrics
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import TrainingConfig, train
-
-
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _rows(num: int, dim: int = 2) -> np.ndarray:
@@ -176,9 +173,9 @@ def test_tables_have_no_oracle_and_noise_every_heldout_row() -> None:
     assert dataset.oracle == "none"
     assert dataset.heldout is not None
     assert len(dataset.heldout) == 45
-    first, second = dataset.fresh_pair(5_000, _generator())
-    assert len(first) == len(second) == len(dataset.fresh(5_000, _generator())) == 22
-    noised = dataset.points_to_noise(4_500, _generator())
+    first, second = dataset.fresh_pair(5_000, seeded())
+    assert len(first) == len(second) == len(dataset.fresh(5_000, seeded())) == 22
+    noised = dataset.points_to_noise(4_500, seeded())
     rows, counts = torch.unique(dataset.heldout, dim=0, return_counts=True)
     found, often = torch.unique(noised, dim=0, return_counts=True)
     assert torch.equal(rows, found)
@@ -288,7 +285,7 @@ def test_fewer_rows_than_a_batch_train(tmp_path: Path) -> None:
 
 def test_smallest_file_can_be_judged_with(tmp_path: Path) -> None:
     dataset = load_dataset(FileData(path=_csv(tmp_path, _rows(10))), 0, 0)
-    pair = dataset.fresh_pair(5_000, _generator())
+    pair = dataset.fresh_pair(5_000, seeded())
     metrics = sample_metrics(*pair, np.random.default_rng(0))
     assert all(np.isfinite(value) for value in metrics.values())
 
@@ -302,7 +299,7 @@ def test_too_few_rows_are_refused(tmp_path: Path) -> None:
 def test_heldout_rows_are_noised_equally_often(tmp_path: Path) -> None:
     dataset = load_dataset(FileData(path=_csv(tmp_path, _rows(100)), holdout=0.5), 0, 0)
     assert dataset.heldout is not None
-    points = dataset.points_to_noise(187, _generator())
+    points = dataset.points_to_noise(187, seeded())
     _, counts = torch.unique(points, dim=0, return_counts=True)
     assert len(counts) == len(dataset.heldout) == 50
     assert set(counts.tolist()) == {3, 4}
@@ -315,7 +312,7 @@ def test_fresh_pairs_share_no_row(tmp_path_factory: pytest.TempPathFactory, num:
     path = tmp_path_factory.mktemp("pairs") / "points.npy"
     np.save(path, _rows(50))
     dataset = load_dataset(FileData(path=path, holdout=0.5), 0, 0)
-    first, second = dataset.fresh_pair(num, _generator(seed))
+    first, second = dataset.fresh_pair(num, seeded(seed))
     assert len(first) == len(second) == min(num, 12)
     both = torch.cat([first, second])
     assert len(torch.unique(both, dim=0)) == len(both)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import kstest, multivariate_normal, norm, truncnorm
 
+from helpers import seeded
 from kan_diffusion.data import (
     CurveDensity,
     CurveSegment,
@@ -24,10 +25,6 @@ from kan_diffusion.data.densities import _truncated_normal
 from kan_diffusion.errors import DataError
 
 EIGHT_DIM = 8
-
-
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _full_mixture() -> GaussianMixture:
@@ -61,7 +58,7 @@ DENSITIES: dict[str, Density] = {
 
 def _noised(density: Density, num: int, seed: int = 1) -> tuple[torch.Tensor, ...]:
     """Points x_t with a noise level of their own each, as a diffusion model meets them."""
-    generator = _generator(seed)
+    generator = seeded(seed)
     angle = torch.rand(num, generator=generator, dtype=torch.float64) * 1.54 + 0.02
     alpha, sigma = angle.cos(), angle.sin()
     clean = density.sample(num, generator)
@@ -137,7 +134,7 @@ def test_chunks_do_not_change_the_answer(name: str, monkeypatch: pytest.MonkeyPa
 def test_moments_are_those_of_a_large_sample(name: str) -> None:
     density = DENSITIES[name]
     num = 200_000
-    points = density.sample(num, _generator(5))
+    points = density.sample(num, seeded(5))
     error = density.std / math.sqrt(num)
     assert ((points.mean(dim=0) - density.mean).abs() < 5 * error).all()
     torch.testing.assert_close(points.std(dim=0), density.std, rtol=0.01, atol=0)
@@ -153,14 +150,14 @@ def test_rescaling_is_a_change_of_variables(name: str) -> None:
     half = density.rescaled(shift, scale.sqrt())
     rescaled = half.rescaled(torch.zeros_like(shift), scale.sqrt())
     assert type(rescaled) is type(density)
-    x = density.sample(200, _generator(2))
+    x = density.sample(200, seeded(2))
     z = (x - shift) / scale
     torch.testing.assert_close(
         rescaled.log_density(z), density.log_density(x) + scale.log().sum(), rtol=1e-9, atol=1e-9
     )
     torch.testing.assert_close(rescaled.mean, (density.mean - shift) / scale)
     torch.testing.assert_close(rescaled.std, density.std / scale)
-    ours, theirs = rescaled.sample(50, _generator(9)), density.sample(50, _generator(9))
+    ours, theirs = rescaled.sample(50, seeded(9)), density.sample(50, seeded(9))
     torch.testing.assert_close(ours * scale + shift, theirs)
 
 
@@ -181,7 +178,7 @@ def test_rescaling_by_a_common_factor_rescales_the_noise() -> None:
 @pytest.mark.parametrize(("alpha", "sigma"), [(5e-5, 1.0), (1.0, 0.01), (1.0, 1e-5), (0.0, 1.0)])
 def test_extreme_levels_stay_finite(name: str, alpha: float, sigma: float) -> None:
     density = DENSITIES[name]
-    generator = _generator(4)
+    generator = seeded(4)
     x = alpha * density.sample(500, generator) + sigma * torch.randn(
         500, density.dim, generator=generator
     )
@@ -197,7 +194,7 @@ def test_extreme_levels_stay_finite(name: str, alpha: float, sigma: float) -> No
 @pytest.mark.parametrize("name", DENSITIES)
 def test_limits_of_the_posterior_mean(name: str) -> None:
     density = DENSITIES[name]
-    x = density.sample(50, _generator())
+    x = density.sample(50, seeded())
     torch.testing.assert_close(density.posterior_mean(x, 1.0, 0.0), x)
     nothing_known = density.posterior_mean(x, 0.0, 1.0)
     torch.testing.assert_close(nothing_known, density.mean.expand_as(x), rtol=1e-9, atol=1e-9)
@@ -224,8 +221,8 @@ def test_quadrature_has_converged(name: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(densities, "MIN_PANELS", 2 * densities.MIN_PANELS)
     finer = make_toy(name)
     assert finer.num_nodes > 1.8 * density.num_nodes
-    x = density.sample(500, _generator())
-    x = torch.cat([x, x + 0.5 * torch.randn(x.shape, generator=_generator(1))])
+    x = density.sample(500, seeded())
+    x = torch.cat([x, x + 0.5 * torch.randn(x.shape, generator=seeded(1))])
     for ours, theirs in (
         (density.log_density(x), finer.log_density(x)),
         (density.score(x), finer.score(x)),
@@ -297,7 +294,7 @@ def test_clean_boxes_have_the_documented_edges() -> None:
 
 def test_box_samples_are_uniform() -> None:
     box = UniformBoxes([[-1.0, 2.0]], [[3.0, 2.5]])
-    points = box.sample(5000, _generator())
+    points = box.sample(5000, seeded())
     assert kstest(points[:, 0].numpy(), "uniform", args=(-1, 4)).pvalue > 1e-3
     assert kstest(points[:, 1].numpy(), "uniform", args=(2, 0.5)).pvalue > 1e-3
 
@@ -308,16 +305,16 @@ def test_curve_samples_use_a_continuous_parameter() -> None:
         return torch.stack([u, 0 * u], dim=1)
 
     density = CurveDensity([CurveSegment(curve, 0.0, 1.0)], noise=1e-3)
-    along = density.sample(5000, _generator())[:, 0].numpy()
+    along = density.sample(5000, seeded())[:, 0].numpy()
     assert kstest(along, "uniform").pvalue > 1e-3
     assert np.unique(along.round(7)).size > 4500
 
 
 def test_embedding_keeps_distances_and_adds_the_noise() -> None:
     mixture = make_toy("gaussian-mixture")
-    basis = torch.linalg.qr(torch.randn(6, 2, generator=_generator(), dtype=torch.float64))[0].T
+    basis = torch.linalg.qr(torch.randn(6, 2, generator=seeded(), dtype=torch.float64))[0].T
     embedded = mixture.embedded(basis, noise=0.1)
-    x = mixture.sample(100, _generator(1))
+    x = mixture.sample(100, seeded(1))
     # In the plane the density is that of x_0 plus noise; off it, that of the noise alone.
     expected = mixture.log_density(x, 1.0, 0.1) + 4 * norm.logpdf(0.0, scale=0.1)
     torch.testing.assert_close(embedded.log_density(x @ basis), expected, rtol=1e-8, atol=1e-8)
@@ -327,17 +324,17 @@ def test_same_generator_same_sample_and_survives_pickling() -> None:
     for name in ("swiss-roll", "checkerboard", "gaussian-mixture", "swiss-roll-16d"):
         density = make_toy(name)
         copy = pickle.loads(pickle.dumps(density))
-        assert torch.equal(density.sample(10, _generator(7)), copy.sample(10, _generator(7)))
-        assert not torch.equal(density.sample(10, _generator(7)), density.sample(10, _generator(8)))
+        assert torch.equal(density.sample(10, seeded(7)), copy.sample(10, seeded(7)))
+        assert not torch.equal(density.sample(10, seeded(7)), density.sample(10, seeded(8)))
 
 
 def test_answers_are_float64_for_float32_points() -> None:
     density = make_toy("moons")
-    x = density.sample(10, _generator()).float()
+    x = density.sample(10, seeded()).float()
     mean = density.posterior_mean(x, torch.full((10,), 0.5), 0.5)
     assert mean.dtype == torch.float64
     assert density.log_density(torch.empty(0, 2)).shape == (0,)
-    assert density.sample(0, _generator()).shape == (0, 2)
+    assert density.sample(0, seeded()).shape == (0, 2)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from scipy.stats import ks_2samp, multivariate_normal, norm
 from sklearn import datasets
 
+from helpers import seeded
 from kan_diffusion.data import (
     TOYS,
     CurveDensity,
@@ -19,10 +20,6 @@ from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.evaluation import ReferenceOracle
 
 FLAT = [name for name in TOYS if make_toy(name).dim == 2]
-
-
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _standardised(name: str) -> Density:
@@ -55,7 +52,7 @@ def test_clean_density_integrates_to_one(name: str) -> None:
         step = density.noise
     else:
         step = float(torch.linalg.eigvalsh(density.covariances).min().sqrt())
-    sample = density.sample(5000, _generator())
+    sample = density.sample(5000, seeded())
     low = (sample.amin(dim=0) / step).floor() - 12
     high = (sample.amax(dim=0) / step).ceil() + 12
     axes = [
@@ -70,8 +67,8 @@ def test_clean_density_integrates_to_one(name: str) -> None:
 def test_score_is_the_numerical_gradient(name: str) -> None:
     density = _standardised(name)
     alpha, sigma = 0.9, 0.2
-    x = alpha * density.sample(100, _generator()) + sigma * torch.randn(
-        100, density.dim, generator=_generator(1), dtype=torch.float64
+    x = alpha * density.sample(100, seeded()) + sigma * torch.randn(
+        100, density.dim, generator=seeded(1), dtype=torch.float64
     )
     step = 1e-5
     for place in range(density.dim):
@@ -93,10 +90,10 @@ LEVELS = {1: (0.8, 0.6), 2: (0.8, 0.6), 8: (0.6, 0.8), 16: (0.8, 0.6), 32: (0.3,
 @pytest.mark.parametrize("name", TOYS)
 def test_posterior_mean_is_that_of_a_large_reference_sample(name: str) -> None:
     density = _standardised(name)
-    reference = density.sample(60_000, _generator(2))
+    reference = density.sample(60_000, seeded(2))
     alpha, sigma = LEVELS[density.dim]
-    x = alpha * density.sample(60, _generator(3)) + sigma * torch.randn(
-        60, density.dim, generator=_generator(4), dtype=torch.float64
+    x = alpha * density.sample(60, seeded(3)) + sigma * torch.randn(
+        60, density.dim, generator=seeded(4), dtype=torch.float64
     )
     exact = density.posterior_mean(x, alpha, sigma)
     # Standard error of the self-normalised mean over the reference points, row by row.
@@ -119,8 +116,8 @@ def test_samples_follow_the_density(name: str) -> None:
     # E[score(x)] = 0 and E[x score(x)^T] = -I under the density itself.
     density = _standardised(name)
     num, alpha, sigma = 10_000, 0.9, 0.3
-    x = alpha * density.sample(num, _generator(5)) + sigma * torch.randn(
-        num, density.dim, generator=_generator(6), dtype=torch.float64
+    x = alpha * density.sample(num, seeded(5)) + sigma * torch.randn(
+        num, density.dim, generator=seeded(6), dtype=torch.float64
     )
     score = density.score(x, alpha, sigma)
     products = x[:, :, None] * score[:, None, :] + torch.eye(density.dim)
@@ -133,7 +130,7 @@ def test_samples_follow_the_density(name: str) -> None:
 def test_moments_are_those_of_a_large_sample(name: str) -> None:
     density = make_toy(name)
     num = 100_000
-    points = density.sample(num, _generator(7))
+    points = density.sample(num, seeded(7))
     z = (points.mean(dim=0) - density.mean) / density.std * num**0.5
     assert float(z.abs().max()) < 5
     torch.testing.assert_close(points.std(dim=0), density.std, rtol=0.015, atol=0)
@@ -151,7 +148,7 @@ SKLEARN = {
 def test_agrees_with_scikit_learns_generator(name: str) -> None:
     theirs = SKLEARN[name](5000)
     density = make_toy(name)
-    ours = density.sample(5000, _generator(8)).numpy()
+    ours = density.sample(5000, seeded(8)).numpy()
     for angle in np.linspace(0, np.pi, 8, endpoint=False):
         direction = np.array([np.cos(angle), np.sin(angle)])
         assert ks_2samp(ours @ direction, theirs @ direction).pvalue > 1e-3
@@ -165,8 +162,8 @@ def test_agrees_with_scikit_learns_generator(name: str) -> None:
 def test_toys_are_neither_trivial_nor_one_another(name: str) -> None:
     """No toy is a standard normal in disguise: its sliced distance to one is far above chance."""
     density = _standardised(name)
-    points = density.sample(2000, _generator(9)).numpy()
-    fresh = density.sample(2000, _generator(10)).numpy()
+    points = density.sample(2000, seeded(9)).numpy()
+    fresh = density.sample(2000, seeded(10)).numpy()
     normal = np.random.default_rng(0).normal(size=points.shape)
     distance = ot.sliced_wasserstein_distance(points, normal, n_projections=64, seed=0)
     chance = ot.sliced_wasserstein_distance(points, fresh, n_projections=64, seed=0)
@@ -186,8 +183,8 @@ def test_embedded_roll_is_the_flat_one_in_a_plane_plus_noise() -> None:
     start = embedded.segments[0].curve(torch.tensor([2 * np.pi, 2.5 * np.pi], dtype=torch.float64))
     plane = start / start.norm(dim=1, keepdim=True)
     torch.testing.assert_close(plane @ plane.T, torch.eye(2).double(), rtol=0, atol=1e-12)
-    x = alpha * embedded.sample(50, _generator()) + sigma * torch.randn(
-        50, 16, generator=_generator(1), dtype=torch.float64
+    x = alpha * embedded.sample(50, seeded()) + sigma * torch.randn(
+        50, 16, generator=seeded(1), dtype=torch.float64
     )
     along, across = x @ plane.T, x @ basis[2:].T
     spread = float(np.hypot(alpha * noise, sigma))

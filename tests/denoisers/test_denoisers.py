@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import seeded
 from kan_diffusion.denoisers import (
     UNLABELLED,
     Denoiser,
@@ -27,18 +28,14 @@ each_class = pytest.mark.parametrize(
 )
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _denoiser(kind: type[Denoiser], **settings: object) -> Denoiser:
     denoiser = kind(2, hidden=(8, 7), num_train_timesteps=100, **settings)
-    denoiser.reset_parameters(_generator(0))
+    denoiser.reset_parameters(seeded(0))
     return denoiser
 
 
 def _points(num: int = 6, dim: int = 2) -> torch.Tensor:
-    return torch.randn(num, dim, generator=_generator(1))
+    return torch.randn(num, dim, generator=seeded(1))
 
 
 # The seed's networks: raw time, 250 steps, its grid and its initialisations.
@@ -206,9 +203,9 @@ def test_unusable_settings_are_refused(make: Callable[[], Denoiser], message: st
 def test_a_generator_decides_every_parameter(kind: type[Denoiser]) -> None:
     denoiser, twin = _denoiser(kind), _denoiser(kind)
     state = torch.get_rng_state()
-    denoiser.reset_parameters(_generator(9))
+    denoiser.reset_parameters(seeded(9))
     assert not torch.equal(denoiser(_points(), 5).sample, twin(_points(), 5).sample)
-    denoiser.reset_parameters(_generator(0))
+    denoiser.reset_parameters(seeded(0))
     assert torch.equal(state, torch.get_rng_state())
     for name, value in denoiser.state_dict().items():
         assert torch.equal(value, twin.state_dict()[name])
@@ -216,7 +213,7 @@ def test_a_generator_decides_every_parameter(kind: type[Denoiser]) -> None:
 
 def test_mlp_initialisations_are_those_of_torch_and_of_the_seed() -> None:
     denoiser = MLPDenoiser(2, hidden=(400, 300), init="torch")
-    denoiser.reset_parameters(_generator(0))
+    denoiser.reset_parameters(seeded(0))
     ours = denoiser.network[2]
     theirs = torch.nn.Linear(400, 300)
     assert float(ours.weight.detach().std()) == pytest.approx(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers import seeded
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.denoisers import (
     FAMILIES,
@@ -27,10 +28,6 @@ from kan_diffusion.training import TrainingConfig, train
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 # Sizes
 
 
@@ -40,15 +37,13 @@ def test_every_family_fits_2300_parameters_in_its_own_depth(
     family: str, dim: int, tmp_path: Path
 ) -> None:
     first, again, other = (
-        build_denoiser(
-            family, dim, num_train_timesteps=1000, params=2_300, generator=_generator(seed)
-        )
+        build_denoiser(family, dim, num_train_timesteps=1000, params=2_300, generator=seeded(seed))
         for seed in (0, 0, 1)
     )
     assert abs(first.num_trainable - 2_300) <= BUDGET_TOLERANCE * 2_300
     assert len(first.config.hidden) == FAMILIES[family].depth
     assert all(parameter.device.type == "cpu" for parameter in first.parameters())
-    points, steps = torch.randn(40, dim, generator=_generator(2)), torch.arange(0, 1000, 25)
+    points, steps = torch.randn(40, dim, generator=seeded(2)), torch.arange(0, 1000, 25)
     output = first(points, steps).sample
     assert output.isfinite().all()
     assert torch.equal(again(points, steps).sample, output)
@@ -313,9 +308,9 @@ def test_the_packaged_values_are_in_the_registry() -> None:
 def test_sixty_steps_lower_the_loss(family: str) -> None:
     # Two tight clusters, whose noise is plain to see: the floor is 0.11.
     density = GaussianMixture([[-1.0, -1.0], [1.0, 1.0]], variances=0.01)
-    points = density.sample(2_000, generator=_generator(0)).float()
+    points = density.sample(2_000, generator=seeded(0)).float()
     denoiser = build_denoiser(
-        family, 2, num_train_timesteps=1000, params=2_300, generator=_generator(1)
+        family, 2, num_train_timesteps=1000, params=2_300, generator=seeded(1)
     )
     config = TrainingConfig(
         steps=60,

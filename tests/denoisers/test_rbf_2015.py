@@ -8,11 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import seeded
 from kan_diffusion.denoisers import RBF2015Denoiser
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _denoiser(
@@ -21,7 +18,7 @@ def _denoiser(
     denoiser = RBF2015Denoiser(dim, (units, readouts), num_timesteps, num_classes).double()
     with torch.no_grad():
         for parameter in denoiser.parameters():
-            parameter.normal_(0, 0.7, generator=_generator(seed))
+            parameter.normal_(0, 0.7, generator=seeded(seed))
     return denoiser
 
 
@@ -78,7 +75,7 @@ def test_it_is_the_formula(
 def test_as_many_readouts_as_timesteps_are_one_for_each() -> None:
     denoiser = _denoiser(2, 5, 40, 40)
     network = denoiser.network
-    points = torch.randn(40, 2, dtype=torch.float64, generator=_generator(1))
+    points = torch.randn(40, 2, dtype=torch.float64, generator=seeded(1))
     units = network.units(points)
     assert torch.allclose(units.sum(1), torch.ones(40, dtype=torch.float64))
     own = torch.einsum("bu,ubd->bd", units, network.weight) + network.bias
@@ -92,7 +89,7 @@ def test_as_many_readouts_as_timesteps_are_one_for_each() -> None:
 
 def test_labels_are_coordinates() -> None:
     denoiser = _denoiser(2, 4, 3, 10, num_classes=3)
-    points = torch.randn(3, 2, dtype=torch.float64, generator=_generator(1))
+    points = torch.randn(3, 2, dtype=torch.float64, generator=seeded(1))
     output = denoiser(points, 4, torch.arange(3)).sample.detach().numpy()
     for row in range(3):
         expected = _by_hand(denoiser, points[row].numpy(), 4, label=row)
@@ -101,7 +98,7 @@ def test_labels_are_coordinates() -> None:
 
 def test_timesteps_outside_the_process_are_its_ends() -> None:
     denoiser = _denoiser(2, 4, 7, 50)
-    points = torch.randn(3, 2, dtype=torch.float64, generator=_generator(1))
+    points = torch.randn(3, 2, dtype=torch.float64, generator=seeded(1))
     for outside, inside in ((-2, 0), (-0.5, 0), (60, 49), (49.7, 49)):
         assert torch.equal(denoiser(points, outside).sample, denoiser(points, inside).sample)
 
@@ -109,8 +106,8 @@ def test_timesteps_outside_the_process_are_its_ends() -> None:
 @pytest.mark.parametrize("dim", [1, 2, 13])
 def test_units_start_wide_enough_to_share_a_point(dim: int) -> None:
     denoiser = RBF2015Denoiser(dim)
-    denoiser.reset_parameters(_generator(0))
-    units = denoiser.network.units(torch.randn(500, dim, generator=_generator(1))).detach()
+    denoiser.reset_parameters(seeded(0))
+    units = denoiser.network.units(torch.randn(500, dim, generator=seeded(1))).detach()
     # No unit takes a point for itself, and none is left out of all of them.
     assert float(units.max(dim=1).values.median()) < 0.9
     assert float(units.max(dim=0).values.min()) > 1e-3
@@ -125,7 +122,7 @@ def test_the_originals_size_is_the_default() -> None:
 
 def test_it_compiles_to_one_graph_and_is_mapped_over_points() -> None:
     denoiser = RBF2015Denoiser(2, (5, 4), num_train_timesteps=20)
-    points, steps = torch.randn(6, 2, generator=_generator(0)), torch.arange(6) * 3
+    points, steps = torch.randn(6, 2, generator=seeded(0)), torch.arange(6) * 3
     expected = denoiser(points, steps).sample
     compiled = torch.compile(denoiser, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(points, steps, return_dict=False)[0], expected)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers import seeded
 from kan_diffusion.denoisers import KANDenoiser
 from kan_diffusion.denoisers.stacks import Stack
 from kan_diffusion.errors import KanDiffusionError
@@ -16,25 +17,21 @@ T = 50
 HIDDEN = (4, 3)
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _denoiser(**settings: object) -> KANDenoiser:
     settings = {"modulated": True, "scaled_inputs": True, **settings}
     made = KANDenoiser(2, hidden=HIDDEN, num_train_timesteps=T, **settings).double()
-    made.reset_parameters(_generator(0))
+    made.reset_parameters(seeded(0))
     return made
 
 
 def _move(denoiser: KANDenoiser) -> None:
     with torch.no_grad():
         for parameter in denoiser.stack.modulation.parameters():
-            parameter.normal_(0, 0.3, generator=_generator(3))
+            parameter.normal_(0, 0.3, generator=seeded(3))
 
 
 def _batch() -> tuple[Tensor, Tensor]:
-    return torch.randn(5, 2, dtype=torch.float64, generator=_generator(1)), torch.tensor(
+    return torch.randn(5, 2, dtype=torch.float64, generator=seeded(1)), torch.tensor(
         [0, 7, 25, 48, 49]
     )
 
@@ -78,7 +75,7 @@ def test_it_starts_as_the_network_without_and_learns_from_there() -> None:
     assert bool((of_inputs.abs().amax(1) > 0).all())
     _move(scaled)
     assert not torch.equal(scaled(points, steps).sample, plain(points, steps).sample)
-    scaled.reset_parameters(_generator(0))
+    scaled.reset_parameters(seeded(0))
     assert torch.equal(scaled(points, steps).sample, plain(points, steps).sample)
 
 

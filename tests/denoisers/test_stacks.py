@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers import seeded
 from kan_diffusion.denoisers import Denoiser, KANDenoiser, MLPDenoiser
 from kan_diffusion.denoisers.stacks import Stack
 
@@ -17,13 +18,9 @@ HIDDEN = (6, 4, 4, 7)
 each_class = pytest.mark.parametrize("kind", [KANDenoiser, MLPDenoiser])
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _denoiser(kind: type[Denoiser], **settings: object) -> Denoiser:
     denoiser = kind(3, hidden=HIDDEN, num_train_timesteps=T, **settings).double()
-    denoiser.reset_parameters(_generator(0))
+    denoiser.reset_parameters(seeded(0))
     return denoiser
 
 
@@ -32,12 +29,12 @@ def _modulate(denoiser: Denoiser) -> torch.nn.Linear:
     modulation = denoiser.stack.modulation
     with torch.no_grad():
         for parameter in modulation.parameters():
-            parameter.normal_(0, 0.3, generator=_generator(3))
+            parameter.normal_(0, 0.3, generator=seeded(3))
     return modulation
 
 
 def _batch() -> tuple[Tensor, Tensor, Tensor]:
-    points = torch.randn(5, 3, dtype=torch.float64, generator=_generator(1))
+    points = torch.randn(5, 3, dtype=torch.float64, generator=seeded(1))
     return points, torch.tensor([0, 7, 50, 98, 99]), torch.tensor([0, 1, -1, 1, 0])
 
 
@@ -109,7 +106,7 @@ def test_modulation_is_absent_at_the_start_and_learned_from_there(
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in stack.modulation.parameters())
     _modulate(denoiser)
     assert not torch.allclose(denoiser(points, steps).sample, at_start)
-    denoiser.reset_parameters(_generator(0))
+    denoiser.reset_parameters(seeded(0))
     assert torch.equal(denoiser(points, steps).sample, at_start)
 
 

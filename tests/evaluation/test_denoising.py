@@ -9,6 +9,7 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor, nn
 
+from helpers import seeded
 from kan_diffusion.data.datasets import Dataset, TableData, ToyData, load_dataset
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.data.density import Density
@@ -82,10 +83,6 @@ def _process(
     )
 
 
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 @pytest.fixture(scope="module")
 def toy() -> Dataset:
     return load_dataset(ToyData(toy="gaussian-mixture", num_points=10), 0, 0)
@@ -95,7 +92,7 @@ def toy() -> Dataset:
 def by_references(toy: Dataset) -> Dataset:
     """The same density as if it came from a file: nothing but rows."""
     assert toy.density is not None
-    heldout, first, second = toy.density.sample(17_000, _generator(5)).split([1000, 8000, 8000])
+    heldout, first, second = toy.density.sample(17_000, seeded(5)).split([1000, 8000, 8000])
     return Dataset(
         toy.name, toy.columns, toy.standardizer, toy.train, None, heldout, (first, second)
     )
@@ -104,7 +101,7 @@ def by_references(toy: Dataset) -> Dataset:
 @each_type
 def test_oracle_has_no_excess_and_the_floor_as_loss(toy: Dataset, prediction_type: str) -> None:
     process = _process(prediction_type)
-    draw = draw_noised_points(toy, process, 500, _generator())
+    draw = draw_noised_points(toy, process, 500, seeded())
     scores = measure_denoising(NoisePredictor(toy.density, process), draw, process)
     assert 0 <= scores.excess < 1e-10
     assert scores.heldout_loss == pytest.approx(scores.floor, rel=1e-9)
@@ -117,7 +114,7 @@ def test_constant_offset_of_the_noise_has_its_square_as_excess(
     toy: Dataset, prediction_type: str, offset: float
 ) -> None:
     process = _process(prediction_type)
-    draw = draw_noised_points(toy, process, 500, _generator())
+    draw = draw_noised_points(toy, process, 500, seeded())
     scores = measure_denoising(NoisePredictor(toy.density, process, offset), draw, process)
     assert scores.excess == pytest.approx(offset**2, rel=1e-8)
     assert scores.excess_se < 1e-7
@@ -127,7 +124,7 @@ def test_constant_offset_of_the_noise_has_its_square_as_excess(
 def test_loss_is_floor_plus_excess_in_squared_error(toy: Dataset) -> None:
     process = _process("epsilon")
     num, offset = 20_000, 0.5
-    draw = draw_noised_points(toy, process, num, _generator())
+    draw = draw_noised_points(toy, process, num, seeded())
     scores = measure_denoising(NoisePredictor(toy.density, process, offset), draw, process)
     # The cross term 2 c (eps - E eps) has mean 0; its standard error per coordinate mean:
     error = 2 * offset * scores.floor**0.5 / num**0.5
@@ -136,7 +133,7 @@ def test_loss_is_floor_plus_excess_in_squared_error(toy: Dataset) -> None:
 
 def test_draw_is_shared_and_every_timestep_equally_frequent(toy: Dataset) -> None:
     process = _process()
-    first, second = (draw_noised_points(toy, process, 3000, _generator(3)) for _ in range(2))
+    first, second = (draw_noised_points(toy, process, 3000, seeded(3)) for _ in range(2))
     assert torch.equal(first.noised, second.noised)
     assert torch.equal(torch.bincount(first.timesteps), torch.full((1000,), 3))
     assert first.oracle == "exact"
@@ -148,7 +145,7 @@ def test_draw_is_shared_and_every_timestep_equally_frequent(toy: Dataset) -> Non
 
 def test_levels_average_to_the_total_and_find_the_error(toy: Dataset) -> None:
     process = _process("epsilon")
-    draw = draw_noised_points(toy, process, 1000, _generator())
+    draw = draw_noised_points(toy, process, 1000, seeded())
     denoiser = NoisePredictor(toy.density, process, offset=2.0, until=250)
     scores = measure_denoising(denoiser, draw, process, num_levels=10)
     assert len(scores.levels) == 10
@@ -163,7 +160,7 @@ def test_levels_average_to_the_total_and_find_the_error(toy: Dataset) -> None:
 
 def test_losses_by_level_average_to_the_total(toy: Dataset) -> None:
     process = _process("v_prediction")
-    draw = draw_noised_points(toy, process, 1000, _generator())
+    draw = draw_noised_points(toy, process, 1000, seeded())
     scores = measure_denoising(ZeroPredictor(toy.density, process), draw, process, num_levels=4)
     losses = [level.heldout_loss for level in scores.levels]
     assert np.mean(losses) == pytest.approx(scores.heldout_loss, rel=1e-12)
@@ -181,10 +178,10 @@ def test_without_an_oracle_there_is_the_loss_alone(
     """The same points as with an exact oracle have the same loss, in total and by level."""
     process = _process(prediction_type, loss=loss)
     assert toy.density is not None
-    heldout = toy.density.sample(60, _generator(3))
+    heldout = toy.density.sample(60, seeded(3))
     rows = Dataset(toy.name, toy.columns, toy.standardizer, toy.train, None, heldout)
     assert rows.oracle == "none"
-    draw = draw_noised_points(rows, process, 600, _generator())
+    draw = draw_noised_points(rows, process, 600, seeded())
     assert draw.oracle == "none"
     assert draw.means == ()
     alpha, sigma = draw.alpha.squeeze(-1), draw.sigma.squeeze(-1)
@@ -202,7 +199,7 @@ def test_without_an_oracle_there_is_the_loss_alone(
 def test_rows_of_a_table_are_noised_many_times() -> None:
     process = _process()
     dataset = load_dataset(TableData(table="iris"), 0, 0)
-    draw = draw_noised_points(dataset, process, 4500, _generator())
+    draw = draw_noised_points(dataset, process, 4500, seeded())
     assert dataset.heldout is not None
     density = GaussianMixture(torch.zeros(1, 4), variances=1.0)
     scores = measure_denoising(NoisePredictor(density, process), draw, process)
@@ -217,9 +214,7 @@ def test_standard_error_is_that_of_repeated_draws(toy: Dataset) -> None:
     # An error that varies from row to row: predicting zero.
     denoiser = ZeroPredictor(toy.density, process)
     scores = [
-        measure_denoising(
-            denoiser, draw_noised_points(toy, process, 400, _generator(seed)), process
-        )
+        measure_denoising(denoiser, draw_noised_points(toy, process, 400, seeded(seed)), process)
         for seed in range(60)
     ]
     excesses = torch.tensor([score.excess for score in scores])
@@ -231,7 +226,7 @@ def test_standard_error_is_that_of_repeated_draws(toy: Dataset) -> None:
 def test_two_references_are_free_of_their_variance(toy: Dataset, by_references: Dataset) -> None:
     process = _process("epsilon")
     num = 2000
-    draw = draw_noised_points(by_references, process, num, _generator())
+    draw = draw_noised_points(by_references, process, num, seeded())
     assert draw.oracle == "estimated"
     oracle = NoisePredictor(toy.density, process)
     scores = measure_denoising(oracle, draw, process)
@@ -248,7 +243,7 @@ def test_two_reference_floor_agrees_with_the_exact_one(
     toy: Dataset, by_references: Dataset
 ) -> None:
     process = _process("epsilon")
-    draw = draw_noised_points(by_references, process, 2000, _generator())
+    draw = draw_noised_points(by_references, process, 2000, seeded())
     assert toy.density is not None
     alpha, sigma = draw.alpha.squeeze(-1), draw.sigma.squeeze(-1)
     exact = noise_from_mean(
@@ -264,7 +259,7 @@ def test_two_reference_floor_agrees_with_the_exact_one(
 
 def test_large_references_measure_an_offset(toy: Dataset, by_references: Dataset) -> None:
     process = _process("epsilon")
-    draw = draw_noised_points(by_references, process, 2000, _generator())
+    draw = draw_noised_points(by_references, process, 2000, seeded())
     scores = measure_denoising(NoisePredictor(toy.density, process, 0.5), draw, process)
     assert abs(scores.excess - 0.25) < 4 * scores.excess_se
     assert scores.excess_se < 0.1
@@ -272,7 +267,7 @@ def test_large_references_measure_an_offset(toy: Dataset, by_references: Dataset
 
 def test_levels_with_a_single_point_are_left_out(toy: Dataset) -> None:
     process = _process()
-    draw = draw_noised_points(toy, process, 10, _generator())
+    draw = draw_noised_points(toy, process, 10, seeded())
     scores = measure_denoising(NoisePredictor(toy.density, process), draw, process, num_levels=10)
     assert scores.levels == ()
     scores = measure_denoising(NoisePredictor(toy.density, process), draw, process, num_levels=5)
@@ -285,7 +280,7 @@ def test_huber_floor_of_the_seeds_experiment() -> None:
     process = get_process("seed")
     data = ToyData(toy="swiss-roll", noise=0.2, num_points=10, divide_by=10)
     dataset = load_dataset(data, 0, 0)
-    draw = draw_noised_points(dataset, process, 20_000, _generator())
+    draw = draw_noised_points(dataset, process, 20_000, seeded())
     scores = measure_denoising(ZeroPredictor(dataset.density, process), draw, process)
     assert scores.floor == pytest.approx(0.293, abs=4 * 0.002)
 

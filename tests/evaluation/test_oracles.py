@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from helpers import seeded
 from kan_diffusion.data import GaussianMixture, Standardizer, make_toy
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation import (
@@ -15,10 +16,6 @@ from kan_diffusion.evaluation import (
 )
 
 
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _swiss_roll():
     density = make_toy("swiss-roll")
     return Standardizer.from_density(density).rescale(density)
@@ -26,15 +23,15 @@ def _swiss_roll():
 
 def _noised(density, num: int, sigma: float, seed: int):
     alpha = math.sqrt(1 - sigma**2)
-    noise = torch.randn(num, 2, generator=_generator(seed + 100), dtype=torch.float64)
-    return alpha * density.sample(num, _generator(seed)) + sigma * noise, alpha, noise
+    noise = torch.randn(num, 2, generator=seeded(seed + 100), dtype=torch.float64)
+    return alpha * density.sample(num, seeded(seed)) + sigma * noise, alpha, noise
 
 
 def test_reference_oracle_is_the_mixture_of_its_points() -> None:
-    points = torch.randn(200, 3, generator=_generator(), dtype=torch.float64)
-    x = torch.randn(50, 3, generator=_generator(1), dtype=torch.float64)
-    alpha = torch.rand(50, generator=_generator(2)) + 0.1
-    sigma = torch.rand(50, generator=_generator(3)) + 0.05
+    points = torch.randn(200, 3, generator=seeded(), dtype=torch.float64)
+    x = torch.randn(50, 3, generator=seeded(1), dtype=torch.float64)
+    alpha = torch.rand(50, generator=seeded(2)) + 0.1
+    sigma = torch.rand(50, generator=seeded(3)) + 0.05
     # A mixture of point masses is the limit of narrow Gaussians.
     mixture = GaussianMixture(points, variances=1e-16)
     torch.testing.assert_close(
@@ -46,24 +43,24 @@ def test_reference_oracle_is_the_mixture_of_its_points() -> None:
 
 
 def test_reference_oracle_at_little_noise_is_the_nearest_point() -> None:
-    points = torch.randn(300, 2, generator=_generator(), dtype=torch.float64)
-    x = torch.randn(80, 2, generator=_generator(1), dtype=torch.float64)
+    points = torch.randn(300, 2, generator=seeded(), dtype=torch.float64)
+    x = torch.randn(80, 2, generator=seeded(1), dtype=torch.float64)
     nearest = points[torch.cdist(x, 0.9 * points).argmin(dim=1)]
     mean = ReferenceOracle(points).posterior_mean(x, 0.9, 1e-4)
     torch.testing.assert_close(mean, nearest, rtol=0, atol=1e-6)
 
 
 def test_reference_oracle_at_tiny_alpha_is_the_mean() -> None:
-    points = torch.randn(300, 2, generator=_generator(), dtype=torch.float64)
-    x = torch.randn(10, 2, generator=_generator(1), dtype=torch.float64)
+    points = torch.randn(300, 2, generator=seeded(), dtype=torch.float64)
+    x = torch.randn(10, 2, generator=seeded(1), dtype=torch.float64)
     mean = ReferenceOracle(points).posterior_mean(x, 5e-5, 1.0)
     torch.testing.assert_close(mean, points.mean(dim=0).expand(10, 2), rtol=0, atol=1e-3)
 
 
 def test_reference_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = torch.randn(100, 2, generator=_generator())
-    x = torch.randn(33, 2, generator=_generator(1))
-    sigma = torch.rand(33, generator=_generator(2)) + 0.1
+    points = torch.randn(100, 2, generator=seeded())
+    x = torch.randn(33, 2, generator=seeded(1))
+    sigma = torch.rand(33, generator=seeded(2)) + 0.1
     whole = ReferenceOracle(points).posterior_mean(x, 0.5, sigma)
     monkeypatch.setattr("kan_diffusion.data.density.CHUNK_ELEMENTS", 500)
     torch.testing.assert_close(ReferenceOracle(points).posterior_mean(x, 0.5, sigma), whole)
@@ -75,10 +72,7 @@ def test_reference_error_falls_as_the_sample_grows() -> None:
     exact = ExactOracle(density).posterior_mean(x, alpha, 0.3)
     errors = [
         float(
-            (
-                ReferenceOracle(density.sample(num, _generator(9))).posterior_mean(x, alpha, 0.3)
-                - exact
-            )
+            (ReferenceOracle(density.sample(num, seeded(9))).posterior_mean(x, alpha, 0.3) - exact)
             .square()
             .mean()
         )
@@ -99,9 +93,9 @@ def test_exact_oracle_is_beaten_by_nothing_near_it() -> None:
 
 
 def test_noise_from_mean_inverts_the_noising() -> None:
-    clean = torch.randn(40, 2, generator=_generator(), dtype=torch.float64)
-    noise = torch.randn(40, 2, generator=_generator(1), dtype=torch.float64)
-    sigma = torch.rand(40, generator=_generator(2), dtype=torch.float64) * 0.9 + 0.05
+    clean = torch.randn(40, 2, generator=seeded(), dtype=torch.float64)
+    noise = torch.randn(40, 2, generator=seeded(1), dtype=torch.float64)
+    sigma = torch.rand(40, generator=seeded(2), dtype=torch.float64) * 0.9 + 0.05
     alpha = (1 - sigma**2).sqrt()
     x_t = alpha[:, None] * clean + sigma[:, None] * noise
     torch.testing.assert_close(noise_from_mean(x_t, clean, alpha, sigma), noise)
@@ -119,9 +113,9 @@ def test_pair_estimate_is_free_of_the_reference_variance() -> None:
         a, b = (
             noise_from_mean(
                 x,
-                ReferenceOracle(
-                    density.sample(1500, _generator(20 + 2 * seed + half))
-                ).posterior_mean(x, alpha, sigma),
+                ReferenceOracle(density.sample(1500, seeded(20 + 2 * seed + half))).posterior_mean(
+                    x, alpha, sigma
+                ),
                 alpha,
                 sigma,
             )
@@ -136,7 +130,7 @@ def test_pair_estimate_is_free_of_the_reference_variance() -> None:
 
 
 def test_pair_estimate_with_the_exact_mean_is_the_excess() -> None:
-    prediction, best = (torch.randn(30, 4, generator=_generator(seed)) for seed in (0, 1))
+    prediction, best = (torch.randn(30, 4, generator=seeded(seed)) for seed in (0, 1))
     values = excess_by_pair(prediction, best, best)
     torch.testing.assert_close(values, (prediction - best).double().square().mean(dim=1))
 

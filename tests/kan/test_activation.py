@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import functional_call, hessian, jacrev, vmap
 from torch.nn.functional import silu
 
+from helpers import seeded
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan import KANLinear, SplineActivation, activation
 from kan_diffusion.kan.kernels import cpu, units
@@ -25,10 +26,6 @@ KERNELS = ((3, SINGLE), *((order, DOUBLE) for order in range(1, 6)))
 each_kernel = pytest.mark.parametrize(("order", "dtype"), KERNELS)
 each_dtype = pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
 RANGE = (-1.5, 2.0)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _activation(
@@ -43,15 +40,15 @@ def _activation(
     module = SplineActivation(
         num_units, grid_size=grid_size, order=order, grid_range=grid_range, dtype=dtype
     )
-    module.coefficients.detach().normal_(generator=_generator(seed))
+    module.coefficients.detach().normal_(generator=seeded(seed))
     return module
 
 
 def _points(module: SplineActivation, *shape: int, seed: int = 1, reach: int = 7) -> Tensor:
     """Points inside and up to ``reach`` intervals beyond the grid, none near a knot."""
     size = (*shape, module.num_units)
-    cells = torch.randint(-reach, module.grid_size + reach, size, generator=_generator(seed))
-    place = 0.02 + 0.96 * torch.rand(size, generator=_generator(seed + 1), dtype=DOUBLE)
+    cells = torch.randint(-reach, module.grid_size + reach, size, generator=seeded(seed))
+    place = 0.02 + 0.96 * torch.rand(size, generator=seeded(seed + 1), dtype=DOUBLE)
     low, high = module.grid_range
     x = low + (high - low) / module.grid_size * (cells + place)
     return x.to(module.coefficients.dtype)
@@ -69,7 +66,7 @@ def _run(
     """Output and the gradients of x and the coefficients, in a direction drawn by ``seed``."""
     leaf = x.detach().clone().requires_grad_()
     output = function(leaf)
-    direction = torch.randn(output.shape, generator=_generator(seed), dtype=output.dtype)
+    direction = torch.randn(output.shape, generator=seeded(seed), dtype=output.dtype)
     return output.detach(), *torch.autograd.grad(output, [leaf, module.coefficients], direction)
 
 
@@ -161,13 +158,13 @@ def test_it_starts_as_silu_with_a_little_noise(
 
 def test_a_generator_decides_where_it_starts() -> None:
     one, other = SplineActivation(5), SplineActivation(5)
-    one.reset_parameters(_generator(3))
-    other.reset_parameters(_generator(3))
+    one.reset_parameters(seeded(3))
+    other.reset_parameters(seeded(3))
     assert torch.equal(one.coefficients, other.coefficients)
-    other.reset_parameters(_generator(4))
+    other.reset_parameters(seeded(4))
     assert not torch.equal(one.coefficients, other.coefficients)
     state = torch.get_rng_state()
-    one.reset_parameters(_generator(5))
+    one.reset_parameters(seeded(5))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -175,7 +172,7 @@ def test_units_do_not_see_each_other() -> None:
     module = _activation(7)
     x = _points(module, 30)
     output = module(x)
-    order = torch.randperm(7, generator=_generator(0))
+    order = torch.randperm(7, generator=seeded(0))
     permuted = _activation(7)
     permuted.coefficients.data = module.coefficients.detach()[order]
     assert torch.equal(permuted(x[:, order]), output[:, order])
@@ -352,7 +349,7 @@ def test_nan_among_coefficients_and_gradients_stays_in_its_unit() -> None:
 
 def test_operands_need_not_be_contiguous_and_are_not_written() -> None:
     module = _activation(6)
-    room = torch.randn(80, 14, generator=_generator(5), dtype=DOUBLE)
+    room = torch.randn(80, 14, generator=seeded(5), dtype=DOUBLE)
     x, direction = room[3:63:2, 1:13:2], room[4:64:2, 0:6].flip(0)
     before = room.clone()
     leaf = x.detach().requires_grad_()
@@ -447,7 +444,7 @@ def test_transforms_do_what_loops_do() -> None:
     second = vmap(hessian(lambda row: module(row).sum()))(x)
     torch.testing.assert_close(second, curvature.diag_embed())
     # Many sets of coefficients at once.
-    sets = torch.randn(4, *module.coefficients.shape, generator=_generator(1), dtype=DOUBLE)
+    sets = torch.randn(4, *module.coefficients.shape, generator=seeded(1), dtype=DOUBLE)
     found = vmap(lambda c: functional_call(module, {"coefficients": c}, x))(sets)
     for coefficients, output in zip(sets, found, strict=True):
         torch.testing.assert_close(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.polynomial import chebyshev
 from scipy.interpolate import BSpline as ScipySpline
 
+from helpers import seeded
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.bases import (
@@ -39,10 +40,6 @@ each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 Grid = tuple[float, float]
 """Left end and step of one input's grid."""
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _make(
@@ -111,8 +108,8 @@ def _between_knots(basis: GridBasis, seed: int, rows: int = 40, reach: int = 7) 
     """Points on the grids and up to ``reach`` intervals beyond, none within 1/100 of a knot."""
     shape = (rows, basis.in_features)
     high = basis.num_intervals + reach
-    cells = torch.randint(-reach, high, shape, generator=_generator(seed))
-    place = 0.01 + 0.98 * torch.rand(shape, generator=_generator(seed + 1), dtype=torch.float64)
+    cells = torch.randint(-reach, high, shape, generator=seeded(seed))
+    place = 0.01 + 0.98 * torch.rand(shape, generator=seeded(seed + 1), dtype=torch.float64)
     return (basis.grid_origin + basis.grid_step * (cells + place)).to(basis.grid_origin.dtype)
 
 
@@ -209,9 +206,9 @@ def test_float32_splines_are_scipys_to_1e6(
     # Origins and points are multiples of 2**-12 steps and a step is a power of two, so that the
     # place on the grid is told exactly and what is left is the error of the functions.
     step = 2.0**scale
-    origins = torch.randint(-40, 40, (3,), generator=_generator(seed)) * step
+    origins = torch.randint(-40, 40, (3,), generator=seeded(seed)) * step
     _placed(basis, [(float(origin), step) for origin in origins])
-    places = torch.randint(-7 * 4096, (num_intervals + 7) * 4096, (60, 3), generator=_generator(1))
+    places = torch.randint(-7 * 4096, (num_intervals + 7) * 4096, (60, 3), generator=seeded(1))
     x = origins + step * torch.where(places % 4096 == 0, places + 1, places) / 4096
     assert x.dtype == torch.float32
     for derivative, ours in enumerate((basis(x), _slopes(basis, x))):
@@ -321,7 +318,7 @@ def test_clamp_holds_the_value_at_the_end(basis: GridBasis, distance: float, sid
 
 @given(placed_bases("zero"), st.integers(0, 999))
 def test_zero_leaves_nothing_far_away(basis: GridBasis, seed: int) -> None:
-    side = torch.randint(0, 2, (5, 3), generator=_generator(seed)) * 2 - 1
+    side = torch.randint(0, 2, (5, 3), generator=seeded(seed)) * 2 - 1
     middle = (basis.grid_origin + basis.grid_end) / 2
     far = middle + side * (basis.num_intervals + 30) * basis.grid_step
     assert basis(far).abs().max() < 1e-15
@@ -376,7 +373,7 @@ def test_rational_functions_start_as_silu_and_follow_their_formula() -> None:
     silu = torch.nn.functional.silu(x).unsqueeze(-1)
     assert float((basis(x) - silu).abs().max().detach()) < 2e-5
     for parameter in basis.parameters():
-        parameter.detach().normal_(generator=_generator(0))
+        parameter.detach().normal_(generator=seeded(0))
     a, b = basis.numerator.detach().numpy(), basis.denominator.detach().numpy()
     values = basis(3 * x).detach().numpy()[..., 0]
     z = 3 * x[:, 0].numpy()
@@ -418,7 +415,7 @@ def test_rational_functions_learn_their_coefficients() -> None:
     for _ in range(10):
         optimizer.step(loss)
     assert float(loss().detach()) < 1e-3 * first
-    layer.reset_parameters(_generator(0))
+    layer.reset_parameters(seeded(0))
     silu = torch.nn.functional.silu(x)
     torch.testing.assert_close(layer.basis(x)[..., 0], silu, rtol=0, atol=2e-5)
 
@@ -442,7 +439,7 @@ def test_gradients_and_second_derivatives(name: str) -> None:
 @each_dtype
 def test_a_nan_reaches_the_functions_of_its_own_input_only(name: str, dtype: torch.dtype) -> None:
     basis = _make(name, 3, dtype=dtype)
-    x = torch.randn(6, 3, generator=_generator(0), dtype=dtype)
+    x = torch.randn(6, 3, generator=seeded(0), dtype=dtype)
     clean = basis(x)
     x[2, 1] = math.nan
     values = basis(x)
@@ -459,8 +456,8 @@ def test_the_basis_of_one_input_is_its_column(name: str) -> None:
     if isinstance(basis, GridBasis):
         _placed(basis, [(-1.0 + 0.3 * i, 0.2 + 0.1 * i) for i in range(10)])
     for parameter in basis.parameters():
-        parameter.detach().normal_(generator=_generator(0))
-    x = 3 * torch.randn(20, 10, generator=_generator(1), dtype=torch.float64)
+        parameter.detach().normal_(generator=seeded(0))
+    x = 3 * torch.randn(20, 10, generator=seeded(1), dtype=torch.float64)
     whole = basis(x)
     for i in range(10):
         alone = basis.one_input(i)
@@ -512,7 +509,7 @@ def test_a_basis_of_ones_own_makes_a_layer() -> None:
     layer = KANLinear(2, 3, basis=Powers(2), dtype=torch.float64)
     assert layer.base_activation is None
     assert layer.flops == 2 * (3 * 2 * 3 + 2) + 3
-    x = torch.randn(7, 2, generator=_generator(0), dtype=torch.float64)
+    x = torch.randn(7, 2, generator=seeded(0), dtype=torch.float64)
     c = layer.weight.view(3, 2, 3)
     expected = c[..., 0].sum(1) + x @ (2 * c[..., 1].T) + (x * x) @ c[..., 2].T
     torch.testing.assert_close(layer(x), expected)
@@ -592,8 +589,8 @@ class Narrow(RBF):
 
 def test_settings_of_ones_own_go_with_a_basis_everywhere() -> None:
     layer = KANLinear(2, 1, basis=Narrow(2, 6, width=1.5), dtype=torch.float64)
-    layer.weight.detach().normal_(generator=_generator(0))
-    x = 2 * torch.rand(50, 2, generator=_generator(1), dtype=torch.float64) - 1
+    layer.weight.detach().normal_(generator=seeded(0))
+    x = 2 * torch.rand(50, 2, generator=seeded(1), dtype=torch.float64) - 1
     curves = layer.edge_curve(0, 0, x[:, 0]) + layer.edge_curve(1, 0, x[:, 1]) + layer.bias
     torch.testing.assert_close(layer(x)[:, 0], curves)
     layer.update_grid(x)

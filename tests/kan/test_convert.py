@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from helpers import seeded
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.convert import from_efficient_kan, from_pykan, to_pykan
@@ -25,10 +26,6 @@ StateDict = dict[str, torch.Tensor]
 
 seeds = st.integers(0, 2**32 - 1)
 widths = st.lists(st.integers(1, 4), min_size=2, max_size=4)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _inputs(num_features: int, generator: torch.Generator, reach: float = 4.0) -> torch.Tensor:
@@ -71,7 +68,7 @@ def _efficient_state(
     prefix: str = "",
     seed: int = 0,
 ) -> StateDict:
-    generator = _generator(seed)
+    generator = seeded(seed)
     state = {}
     for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         shapes = {
@@ -140,14 +137,14 @@ def test_an_efficient_kan_keeps_its_outputs_inside_and_outside_of_the_grid(
 ) -> None:
     state = _efficient_state(sizes, grid_size, order, scaled, prefix, seed)
     network = from_efficient_kan(state)
-    x = _inputs(sizes[0], _generator(seed)).detach()
+    x = _inputs(sizes[0], seeded(seed)).detach()
     expected = _efficient_forward(state, x.numpy(), scipy_basis)
     np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_an_efficient_kan_keeps_its_derivative(scipy_basis: Callable[..., np.ndarray]) -> None:
     state = _efficient_state([3, 2])
-    x = _inputs(3, _generator(0))
+    x = _inputs(3, seeded(0))
     (gradient,) = torch.autograd.grad(from_efficient_kan(state)(x).sum(), x)
     expected = _efficient_forward(state, x.detach().numpy(), scipy_basis, derivative=1)
     np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-9, atol=1e-9)
@@ -157,7 +154,7 @@ def test_an_efficient_kan_in_single_precision(scipy_basis: Callable[..., np.ndar
     state = {key: value.float() for key, value in _efficient_state([3, 5, 2]).items()}
     network = from_efficient_kan(state)
     assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
-    x = _inputs(3, _generator(0)).detach()
+    x = _inputs(3, seeded(0)).detach()
     expected = _efficient_forward(state, x.numpy(), scipy_basis)
     found = network(x.float()).detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
@@ -178,7 +175,7 @@ def test_the_spline_scaler_stays_a_parameter_of_its_own() -> None:
 def test_a_single_layer_needs_no_prefix() -> None:
     state = _efficient_state([3, 2])
     bare = {key.rsplit(".", 1)[1]: value for key, value in state.items()}
-    x = _inputs(3, _generator(0))
+    x = _inputs(3, seeded(0))
     assert torch.equal(from_efficient_kan(bare)(x), from_efficient_kan(state)(x))
 
 
@@ -286,13 +283,13 @@ def _pykan_network(pykan: Any, sizes: list[int], seed: int = 0, **options: Any) 
     settings = {"grid": 4, "k": 3, "auto_save": False, **options}
     with torch.random.fork_rng(devices=[]):
         model = pykan(width=list(sizes), **settings).double()
-    _scramble(model, _generator(seed))
+    _scramble(model, seeded(seed))
     return model
 
 
 def _network(sizes: list[int], seed: int = 0, **options: Any) -> KAN:
     network = KAN(sizes, dtype=torch.float64, **{"extrapolation": "zero", **options})
-    generator = _generator(seed)
+    generator = seeded(seed)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
@@ -315,7 +312,7 @@ def test_a_pykan_network_converts_to_and_fro(
 ) -> None:
     model = _pykan_network(pykan, sizes, seed, grid=grid_size, k=order, base_fun=base)
     network = from_pykan(model)
-    x = _inputs(sizes[0], _generator(seed))
+    x = _inputs(sizes[0], seeded(seed))
     _assert_same_function(network, model, x)
     assert (network.layers[0].base_activation is None) == (base == "zero")
     again = to_pykan(network)
@@ -346,7 +343,7 @@ def test_a_network_converts_to_pykan_and_back(
     network = _network(sizes, seed, base_activation=base, **options)
     model = to_pykan(network)
     assert isinstance(model, pykan)
-    x = _inputs(sizes[0], _generator(seed))
+    x = _inputs(sizes[0], seeded(seed))
     _assert_same_function(model, network, x)
     _assert_same_function(from_pykan(model), network, x)
 
@@ -356,7 +353,7 @@ def test_a_pykan_network_as_it_starts_converts_in_single_precision(pykan: Any) -
         model = pykan(width=[2, 5, 3], grid=5, k=3, auto_save=False)
     network = from_pykan(model)
     assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
-    x = _inputs(2, _generator(0)).detach().float()
+    x = _inputs(2, seeded(0)).detach().float()
     torch.testing.assert_close(network(x), model(x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(to_pykan(network)(x), model(x), rtol=1e-5, atol=1e-5)
     assert to_pykan(network).act_fun[0].coef.dtype is torch.float32
@@ -367,7 +364,7 @@ def test_a_pykan_network_that_was_refined_pruned_and_moved_converts(
 ) -> None:
     # Pruning and refining turn pykan's saving on.
     monkeypatch.chdir(tmp_path)
-    x = torch.rand(200, 3, generator=_generator(0)) * torch.tensor([1.0, 2.0, 3.0])
+    x = torch.rand(200, 3, generator=seeded(0)) * torch.tensor([1.0, 2.0, 3.0])
     with torch.random.fork_rng(devices=[]):
         model = pykan(width=[3, 4, 1], grid=4, k=3, auto_save=False)
         model(x)
@@ -403,7 +400,7 @@ def test_conversions_copy(pykan: Any) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     model = to_pykan(network)
     back = from_pykan(model)
-    x = _inputs(2, _generator(0))
+    x = _inputs(2, seeded(0))
     y = back(x)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -422,8 +419,8 @@ def test_other_extrapolations_agree_inside_the_grid_only_and_say_so(
     (record,) = caplog.records
     assert f"extrapolation='{extrapolation}' the outputs agree only" in record.getMessage()
     # The grids of _even_knots all reach from at least -0.7 to 0.5.
-    _assert_same_function(model, network, _inputs(2, _generator(0), reach=0.5))
-    far = _inputs(2, _generator(0)).detach()
+    _assert_same_function(model, network, _inputs(2, seeded(0), reach=0.5))
+    far = _inputs(2, seeded(0)).detach()
     assert float((model(far) - network(far)).abs().max().detach()) > 0.1
 
 
@@ -471,7 +468,7 @@ def test_nothing_but_the_network_comes_out_of_a_conversion(
 
 
 def test_formulas_count_only_where_pykan_counts_them(pykan: Any) -> None:
-    x = _inputs(2, _generator(0))
+    x = _inputs(2, seeded(0))
     constant = _pykan_network(pykan, [2, 3])
     # The formula 0 with a constant added, as pykan's search for formulas leaves it.
     constant.fix_symbolic(0, 1, 2, "0", verbose=False, log_history=False, fit_params_bool=False)
@@ -500,17 +497,17 @@ def test_a_base_function_without_effect_is_left_out(pykan: Any) -> None:
         model.act_fun[1].mask.zero_()
     network = from_pykan(model)
     assert network.layers[0].base_activation is None
-    _assert_same_function(network, model, _inputs(2, _generator(0)))
+    _assert_same_function(network, model, _inputs(2, seeded(0)))
     # Now the second layer's has an effect, and is SiLU.
     model.act_fun[1].base_fun = nn.SiLU()
     with torch.no_grad():
         model.act_fun[1].mask.fill_(0.5)
-    _assert_same_function(from_pykan(model), model, _inputs(2, _generator(0)))
+    _assert_same_function(from_pykan(model), model, _inputs(2, seeded(0)))
     mixed = _pykan_network(pykan, [2, 3, 1], base_fun="zero")
     mixed.act_fun[1].base_fun = nn.SiLU()
-    _assert_same_function(from_pykan(mixed), mixed, _inputs(2, _generator(0)))
+    _assert_same_function(from_pykan(mixed), mixed, _inputs(2, seeded(0)))
     function = _pykan_network(pykan, [2, 3, 1], base_fun=nn.functional.silu)
-    _assert_same_function(from_pykan(function), function, _inputs(2, _generator(0)))
+    _assert_same_function(from_pykan(function), function, _inputs(2, seeded(0)))
 
 
 def _select_inputs(model: Any) -> None:
@@ -544,7 +541,7 @@ def test_a_pykan_network_that_no_kan_equals_is_refused(
 
 
 def test_a_grid_that_follows_quantiles_is_refused_until_it_is_uniform(pykan: Any) -> None:
-    x = torch.randn(200, 2, generator=_generator(0))
+    x = torch.randn(200, 2, generator=seeded(0))
     with torch.random.fork_rng(devices=[]):
         model = pykan(width=[2, 1], grid=5, k=3, auto_save=False)
     model.update_grid(x)

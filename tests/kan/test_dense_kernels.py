@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn.functional import linear
 
+from helpers import seeded
 from kan_diffusion.kan import KANLinear
 from kan_diffusion.kan.bases import RBF
 from kan_diffusion.kan.kernels import cpu, dispatch, edge_features
@@ -29,10 +30,6 @@ BASES = ("rbf", "chebyshev", "fourier", "rational")
 each_case = pytest.mark.parametrize(("basis", "mode"), CASES)
 each_basis = pytest.mark.parametrize("basis", BASES)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _layer(
@@ -58,7 +55,7 @@ def _layer(
         base_activation="silu" if base else None,
         dtype=dtype,
     )
-    generator = _generator(seed)
+    generator = seeded(seed)
     for parameter in layer.parameters():
         parameter.detach().normal_(generator=generator)
     if basis != "rational":
@@ -70,7 +67,7 @@ def _layer(
 def _points(layer: KANLinear, rows: int, seed: int = 1, reach: float = 7) -> Tensor:
     """Points inside and up to ``reach`` intervals beyond each grid."""
     shape = (rows, layer.in_features)
-    u = torch.rand(shape, generator=_generator(seed), dtype=torch.float64)
+    u = torch.rand(shape, generator=seeded(seed), dtype=torch.float64)
     if layer.basis.name == "rational":
         return (reach * (2 * u - 1)).to(layer.weight.dtype)
     u = (layer.grid_size + 2 * reach) * u - reach
@@ -92,7 +89,7 @@ def _operands(layer: KANLinear, x: Tensor) -> list[Tensor]:
 
 
 def _direction(output: Tensor, seed: int = 2) -> Tensor:
-    direction = torch.randn(output.shape, generator=_generator(seed), dtype=torch.float64)
+    direction = torch.randn(output.shape, generator=seeded(seed), dtype=torch.float64)
     return direction.to(output.dtype)
 
 
@@ -217,7 +214,7 @@ def test_harmonics_far_outside_are_those_of_whole_periods_nearer(sign: int, peri
     layer = _layer("fourier", "periodic", torch.float32, size=8, base=False)
     layer.grid_origin.zero_()
     layer.grid_step.fill_(1 / 8)  # a period is 1
-    near = torch.randint(0, 16, (64, 3), generator=_generator(0)) / 16
+    near = torch.randint(0, 16, (64, 3), generator=seeded(0)) / 16
     expected = _run_reference(layer.double(), near.double())
     for one, other in zip(_run(layer.float(), near + sign * periods), expected, strict=True):
         scale = float(other.abs().max())
@@ -237,7 +234,7 @@ def test_float32_functions_are_those_of_float64(
     if basis != "rational":
         layer.grid_origin.fill_(1)
         layer.grid_step.fill_(0.5)
-    x = torch.randint(-3 * 512, 7 * 512, (300, 1), generator=_generator(seed)) / 512
+    x = torch.randint(-3 * 512, 7 * 512, (300, 1), generator=seeded(seed)) / 512
     values = layer(x).double()
     expected = layer.double()(x.double())
     scale = expected.abs().amax(0).clamp(min=1)
@@ -305,7 +302,7 @@ def test_a_nan_in_the_gradient_stays_in_its_row(basis: str) -> None:
 @each_basis
 def test_inputs_of_any_strides_are_read_and_not_written(basis: str) -> None:
     layer = _layer(basis, inputs=9, outputs=11)
-    whole = torch.randn(64, 20, generator=_generator(4), dtype=torch.float64)
+    whole = torch.randn(64, 20, generator=seeded(4), dtype=torch.float64)
     expected = _run(layer, whole[10:51, 1:19:2].contiguous())
     before = [t.clone() for t in (whole, *layer.parameters(), *layer.buffers())]
     for x in (whole[10:51, 1:19:2], whole.T.contiguous().T[10:51, 1:19:2]):
@@ -394,7 +391,7 @@ def test_a_basis_of_ones_own_is_left_to_torch() -> None:
             return super().slopes(u / 2) / 2
 
     layer = KANLinear(2, 3, basis=Wider(2, 4))
-    x = torch.randn(5, 2, generator=_generator(0))
+    x = torch.randn(5, 2, generator=seeded(0))
     assert not _is_fused(layer(x))
     torch.testing.assert_close(layer(x), _reference(layer, x))
 
@@ -424,7 +421,7 @@ def test_a_transform_of_the_backward_pass_alone(basis: str) -> None:
     x = _points(layer, 6).requires_grad_()
     output = layer(x)
     assert _is_fused(output)
-    directions = torch.randn(4, 6, 5, generator=_generator(0), dtype=torch.float64)
+    directions = torch.randn(4, 6, 5, generator=seeded(0), dtype=torch.float64)
     operands = _operands(layer, x)
     expected = [torch.autograd.grad(output, operands, d, retain_graph=True) for d in directions]
     batched = torch.autograd.grad(output, operands, directions, is_grads_batched=True)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from helpers import seeded
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan import KAN, KANLinear, out_of_range_fractions, refine, update_grid
 from kan_diffusion.kan.bases import Extrapolation, GridBasis
@@ -24,18 +25,14 @@ GRID_BASES = ("bspline", "rbf", "chebyshev", "fourier")
 each_basis = pytest.mark.parametrize("basis", GRID_BASES)
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=_generator(seed), dtype=torch.float64)
+    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def _layer(inputs: int = 3, outputs: int = 2, *, seed: int = 0, **settings: object) -> KANLinear:
     """A layer with normal parameters and a grid of its own for each input."""
     layer = KANLinear(inputs, outputs, **{"dtype": torch.float64, **settings})
-    generator = _generator(seed)
+    generator = seeded(seed)
     for parameter in layer.parameters():
         parameter.detach().normal_(generator=generator)
     layer.grid_origin.add_(torch.rand(inputs, generator=generator) - 0.5)
@@ -45,7 +42,7 @@ def _layer(inputs: int = 3, outputs: int = 2, *, seed: int = 0, **settings: obje
 
 def _inside(layer: KANLinear, rows: int = 200, seed: int = 1) -> Tensor:
     """Points on every input's grid, its ends and knots among them."""
-    share = torch.rand(rows, layer.in_features, generator=_generator(seed), dtype=torch.float64)
+    share = torch.rand(rows, layer.in_features, generator=seeded(seed), dtype=torch.float64)
     share[: layer.grid_size + 1] = (
         torch.arange(layer.grid_size + 1).unsqueeze(1) / layer.grid_size
     )[:rows]
@@ -109,8 +106,8 @@ def test_knots_between_knots_leave_the_function_as_it_is(
 @pytest.mark.parametrize("parts", [2, 3, 13])
 def test_in_float32_a_refined_function_is_the_same_to_1e6(intervals: int, parts: int) -> None:
     network = KAN([3, 4, 2], grid_size=intervals)
-    network.reset_parameters(_generator(0))
-    x = 2 * torch.randn(300, 3, generator=_generator(1))
+    network.reset_parameters(seeded(0))
+    x = 2 * torch.randn(300, 3, generator=seeded(1))
     before = network(x)
     change = network.refine(parts * intervals, x)
     assert change == _change(before, network(x))
@@ -172,7 +169,7 @@ def test_gaussians_are_fitted_by_narrower_ones() -> None:
 
 def test_without_inputs_the_change_is_that_over_the_grids() -> None:
     network = KAN([3, 4, 2], dtype=torch.float64)
-    network.reset_parameters(_generator(0))
+    network.reset_parameters(seeded(0))
     layers = [copy.deepcopy(layer) for layer in network.layers]
     change = network.refine(7)
     measured = []
@@ -194,7 +191,7 @@ def test_frozen_weights_stay_frozen() -> None:
 
 def test_half_precision_is_kept() -> None:
     layer = KANLinear(2, 2, grid_size=4, dtype=torch.bfloat16)
-    x = torch.rand(50, 2, generator=_generator(0)).bfloat16()
+    x = torch.rand(50, 2, generator=seeded(0)).bfloat16()
     before = layer(x)
     layer.refine(8)
     assert {t.dtype for t in layer.state_dict().values()} == {torch.bfloat16}
@@ -238,7 +235,7 @@ def test_a_move_within_the_old_grid_changes_little_where_there_are_intervals(
     for intervals in (5, 40):
         layer = _layer(basis=basis, grid_size=5, grid_range=(-4.0, 4.0))
         layer.refine(intervals)
-        x = 4 * torch.rand(200, 3, generator=_generator(2), dtype=torch.float64) - 2
+        x = 4 * torch.rand(200, 3, generator=seeded(2), dtype=torch.float64) - 2
         before = layer(x)
         changes.append(layer.update_grid(x) / float(before.detach().abs().max()))
     assert changes[1] < bound
@@ -256,11 +253,11 @@ def test_a_polynomial_is_the_same_on_any_grid() -> None:
 def test_a_grid_far_from_zero_that_moves_a_little_is_refitted() -> None:
     # The grid moves by 1 % of its width, which is little beside its place.
     layer = KANLinear(1, 1, basis="chebyshev", grid_range=(1000.0, 1001.0), dtype=torch.float64)
-    layer.weight.detach().normal_(generator=_generator(0))
+    layer.weight.detach().normal_(generator=seeded(0))
     x = torch.linspace(1000, 1000.99, 200, dtype=torch.float64).unsqueeze(1)
     assert layer.update_grid(x, margin=0.0) < 1e-8
     tiny = KANLinear(1, 1, basis="chebyshev", grid_range=(0.0, 1e-9), dtype=torch.float64)
-    tiny.weight.detach().normal_(generator=_generator(0))
+    tiny.weight.detach().normal_(generator=seeded(0))
     x = torch.linspace(0, 5e-10, 200, dtype=torch.float64).unsqueeze(1)
     assert tiny.update_grid(x, margin=0.0) < 1e-8
 
@@ -299,7 +296,7 @@ def test_few_or_repeated_rows_are_no_trouble(basis: str, rows: int, copies: int)
 def test_the_data_place_the_grid_and_do_not_enter_the_fit() -> None:
     few, many = _layer(), _layer()
     ends = torch.tensor([[-2.0, -1.0, 0.0], [2.0, 3.0, 0.5]], dtype=torch.float64)
-    share = torch.rand(100, 3, generator=_generator(0), dtype=torch.float64)
+    share = torch.rand(100, 3, generator=seeded(0), dtype=torch.float64)
     few.update_grid(ends)
     many.update_grid(torch.cat([ends, ends[0] + share * (ends[1] - ends[0])]))
     torch.testing.assert_close(few.weight, many.weight, rtol=1e-10, atol=1e-10)
@@ -308,7 +305,7 @@ def test_the_data_place_the_grid_and_do_not_enter_the_fit() -> None:
 
 def test_every_layer_of_a_network_follows_its_own_inputs() -> None:
     network = KAN([3, 4, 2], grid_size=30, grid_range=(-5.0, 5.0), dtype=torch.float64)
-    network.reset_parameters(_generator(0))
+    network.reset_parameters(seeded(0))
     x = _randn(300, 3)
     before, hidden = network(x), network.layers[0](x).detach()
     change = network.update_grid(x)
@@ -356,7 +353,7 @@ def test_a_layer_that_is_used_twice_covers_all_it_sees() -> None:
 def test_inputs_that_are_not_finite_are_refused(basis: str, bad: float, message: str) -> None:
     network = KAN([3, 4, 2], basis=basis)
     state = _state(network)
-    x = torch.randn(20, 3, generator=_generator(0))
+    x = torch.randn(20, 3, generator=seeded(0))
     x[4, 1] = bad
     with pytest.raises(KanDiffusionError, match=message) as caught:
         network.update_grid(x)
@@ -377,7 +374,7 @@ def test_a_nan_on_the_way_leaves_the_first_layer_alone_too() -> None:
     module = nn.Sequential(KANLinear(2, 3), Break(), KANLinear(3, 1))
     state = _state(module)
     with pytest.raises(KanDiffusionError, match="input 2 of '2'"):
-        update_grid(module, torch.randn(5, 2, generator=_generator(0)))
+        update_grid(module, torch.randn(5, 2, generator=seeded(0)))
     _assert_unchanged(module, state)
 
 
@@ -422,7 +419,7 @@ def test_no_intervals_are_refused() -> None:
 
 @pytest.mark.parametrize("module", [KANLinear(2, 2, basis="rational"), nn.Linear(2, 2)])
 def test_modules_without_a_grid_are_refused(module: nn.Module) -> None:
-    x = torch.randn(9, 2, generator=_generator(0))
+    x = torch.randn(9, 2, generator=seeded(0))
     for change in (lambda: refine(module, 10), lambda: update_grid(module, x)):
         with pytest.raises(KanDiffusionError, match="no KAN layer with a grid") as caught:
             change()
@@ -432,7 +429,7 @@ def test_modules_without_a_grid_are_refused(module: nn.Module) -> None:
 def test_layers_without_a_grid_are_passed_over() -> None:
     module = nn.Sequential(KANLinear(2, 3), KANLinear(3, 1, basis="rational"))
     state = _state(module[1])
-    x = 5 * torch.randn(30, 2, generator=_generator(0))
+    x = 5 * torch.randn(30, 2, generator=seeded(0))
     refine(module, 10)
     update_grid(module, x)
     _assert_unchanged(module[1], state)
@@ -532,8 +529,8 @@ each_move = pytest.mark.parametrize(
 @each_move
 def test_training_goes_on_after_a_move(make_optimizer: MakeOptimizer, move: Callable) -> None:
     network = KAN([2, 3, 1])
-    network.reset_parameters(_generator(0))
-    x = torch.randn(200, 2, generator=_generator(1))
+    network.reset_parameters(seeded(0))
+    x = torch.randn(200, 2, generator=seeded(1))
     y = torch.sin(2 * x[:, :1]) * x[:, 1:]
     weights = [layer.weight for layer in network.layers]
     biases = [layer.bias for layer in network.layers]
@@ -570,7 +567,7 @@ def test_training_goes_on_after_a_move(make_optimizer: MakeOptimizer, move: Call
 @each_move
 def test_a_quasi_newton_method_goes_on_with_the_new_weights(move: Callable) -> None:
     network = KAN([2, 3, 1], dtype=torch.float64)
-    network.reset_parameters(_generator(0))
+    network.reset_parameters(seeded(0))
     x = _randn(200, 2, seed=1)
     y = torch.sin(2 * x[:, :1]) * x[:, 1:]
     optimizer = torch.optim.LBFGS(network.parameters(), line_search_fn="strong_wolfe")
@@ -607,14 +604,14 @@ def _nested() -> nn.Module:
         nn.Linear(3, 3), KAN([3, 4, 3], **settings), nn.LayerNorm(3), KANLinear(3, 2, **settings)
     ).double()
     for seed, parameter in enumerate(module.parameters()):
-        parameter.detach().normal_(0, 0.5, generator=_generator(seed))
+        parameter.detach().normal_(0, 0.5, generator=seeded(seed))
     return module
 
 
 def _wander(module: nn.Module, seed: int) -> None:
     """What training does to the weights, for all a grid knows."""
     for place, parameter in enumerate(module.parameters()):
-        noise = torch.randn(parameter.shape, generator=_generator(100 * seed + place))
+        noise = torch.randn(parameter.shape, generator=seeded(100 * seed + place))
         parameter.detach().add_(0.1 * noise)
 
 
@@ -657,7 +654,7 @@ def test_averages_are_refined_to_the_same_function(intervals: int) -> None:
 @each_move
 def test_an_averaged_model_of_torch_is_taken_as_it_is(move: Callable) -> None:
     network = KAN([2, 3, 1], grid_range=(-4.0, 4.0), dtype=torch.float64)
-    network.reset_parameters(_generator(0))
+    network.reset_parameters(seeded(0))
     average = AveragedModel(network)
     average.update_parameters(network)
     _wander(network, 1)
@@ -670,7 +667,7 @@ def test_an_averaged_model_of_torch_is_taken_as_it_is(move: Callable) -> None:
     ):
         assert torch.equal(layer.grid_step, averaged.grid_step)
         assert averaged.weight.shape == layer.weight.shape
-        points = torch.randn(50, layer.in_features, generator=_generator(0), dtype=torch.float64)
+        points = torch.randn(50, layer.in_features, generator=seeded(0), dtype=torch.float64)
         points = layer.grid_origin + points.sigmoid() * (layer.basis.grid_end - layer.grid_origin)
         assert _change(before(points), averaged(points)) < 0.05
     average.update_parameters(network)
@@ -734,7 +731,7 @@ def test_fractions_outside_are_told_by_the_names_of_the_layers() -> None:
 
 def test_a_network_without_kan_layers_has_no_fractions() -> None:
     network = nn.Sequential(nn.Linear(2, 4), nn.SiLU(), nn.Linear(4, 1))
-    assert out_of_range_fractions(network, torch.randn(9, 2, generator=_generator(0))) == {}
+    assert out_of_range_fractions(network, torch.randn(9, 2, generator=seeded(0))) == {}
 
 
 class Denoiser(nn.Module):
@@ -743,7 +740,7 @@ class Denoiser(nn.Module):
     def __init__(self, wrap: Callable[[Tensor], object]) -> None:
         super().__init__()
         self.kan = KAN([3, 4, 2], grid_size=20, dtype=torch.float64)
-        self.kan.reset_parameters(_generator(0))
+        self.kan.reset_parameters(seeded(0))
         self.wrap = wrap
 
     def forward(self, sample: Tensor, time: Tensor) -> object:
@@ -776,7 +773,7 @@ class ByKeyword(nn.Module):
 
 def test_layers_may_be_called_by_keyword() -> None:
     module = ByKeyword()
-    x = 4 * torch.randn(20, 2, generator=_generator(0))
+    x = 4 * torch.randn(20, 2, generator=seeded(0))
     assert out_of_range_fractions(module, x)["layer"] > 0
     update_grid(module, x)
     assert out_of_range_fractions(module, x) == {"layer": 0.0}
@@ -784,7 +781,7 @@ def test_layers_may_be_called_by_keyword() -> None:
 
 def test_moves_draw_nothing_and_keep_no_graph() -> None:
     network = KAN([2, 3, 1])
-    x = torch.randn(50, 2, generator=_generator(0))
+    x = torch.randn(50, 2, generator=seeded(0))
     state = torch.get_rng_state()
     network.refine(10, x)
     network.update_grid(x)

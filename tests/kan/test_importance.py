@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers import seeded
 from kan_diffusion.kan import KANLinear
 from kan_diffusion.kan.bases import BASES
 from kan_diffusion.kan.importance import (
@@ -23,12 +24,8 @@ seeds = st.integers(0, 10_000)
 widths = st.integers(1, 4)
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _edges(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=_generator(seed), dtype=torch.float64)
+    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def _layer(basis: str, edge_scale: bool = True) -> KANLinear:
@@ -37,7 +34,7 @@ def _layer(basis: str, edge_scale: bool = True) -> KANLinear:
     )
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.normal_(generator=_generator(1))
+            parameter.normal_(generator=seeded(1))
     return layer
 
 

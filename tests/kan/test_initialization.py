@@ -13,6 +13,7 @@ from scipy import stats
 from scipy.integrate import quad
 from torch import Tensor
 
+from helpers import seeded
 from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.bases import BASES
 from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization
@@ -22,14 +23,10 @@ each_scheme = pytest.mark.parametrize("init", INITIALIZATIONS)
 each_basis = pytest.mark.parametrize("basis", BASES)
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _layer(init: Initialization, **settings: object) -> KANLinear:
     settings = {"base_activation": "silu", "dtype": torch.float64, **settings}
     layer = KANLinear(INPUTS, OUTPUTS, init=init, **settings)
-    layer.reset_parameters(_generator(0))
+    layer.reset_parameters(seeded(0))
     return layer
 
 
@@ -104,8 +101,8 @@ def test_glorot_carries_the_variance_through_silu(
 
 def test_glorot_keeps_the_order_of_magnitude_from_layer_to_layer() -> None:
     network = KAN([50, 60, 70, 80, 40], init="glorot", grid_range=(-3.0, 3.0))
-    network.reset_parameters(_generator(0))
-    x = torch.randn(500, 50, generator=_generator(1))
+    network.reset_parameters(seeded(0))
+    x = torch.randn(500, 50, generator=seeded(1))
     for layer in network.layers:
         x = layer(x).detach()
         assert 0.2 < float(x.std()) < 2
@@ -201,13 +198,13 @@ def test_a_generator_decides_every_parameter(
         for _ in range(2)
     )
     state = torch.get_rng_state()
-    layer.reset_parameters(_generator(5))
-    twin.reset_parameters(_generator(5))
+    layer.reset_parameters(seeded(5))
+    twin.reset_parameters(seeded(5))
     assert torch.equal(state, torch.get_rng_state())
     for a, b in zip(layer.parameters(), twin.parameters(), strict=True):
         assert torch.equal(a, b)
         assert a.isfinite().all()
-    twin.reset_parameters(_generator(6))
+    twin.reset_parameters(seeded(6))
     assert not torch.equal(layer.weight, twin.weight)
 
 
@@ -230,8 +227,8 @@ def test_a_reset_forgets_all_that_was_learned(basis: str) -> None:
     fresh, spoilt = (KANLinear(4, 3, basis=basis, edge_scale=True) for _ in range(2))
     for parameter in spoilt.parameters():
         parameter.detach().fill_(math.nan)
-    fresh.reset_parameters(_generator(0))
-    spoilt.reset_parameters(_generator(0))
+    fresh.reset_parameters(seeded(0))
+    spoilt.reset_parameters(seeded(0))
     for a, b in zip(fresh.parameters(), spoilt.parameters(), strict=True):
         assert torch.equal(a, b)
 

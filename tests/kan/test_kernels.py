@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 from torch.nn.functional import linear
 
+from helpers import seeded
 from kan_diffusion.kan import KAN, KANLinear, kernels
 from kan_diffusion.kan.kernels import cpu, dispatch, edge_features
 
@@ -48,10 +49,6 @@ each_kernel = pytest.mark.parametrize(
 each_mode = pytest.mark.parametrize("mode", MODES)
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _layer(
     kernel: Kernel = CUBIC,
     mode: str = "linear",
@@ -75,7 +72,7 @@ def _layer(
         edge_scale=edge_scale,
         dtype=kernel.dtype,
     )
-    generator = _generator(seed)
+    generator = seeded(seed)
     for parameter in layer.parameters():
         parameter.detach().normal_(generator=generator)
     layer.grid_origin.uniform_(-2, 1, generator=generator)
@@ -86,8 +83,8 @@ def _layer(
 def _points(layer: KANLinear, rows: int, seed: int = 1, reach: int = 7) -> Tensor:
     """Points inside and up to ``reach`` intervals beyond each grid, none near a knot."""
     shape = (rows, layer.in_features)
-    cells = torch.randint(-reach, layer.grid_size + reach, shape, generator=_generator(seed))
-    place = 0.02 + 0.96 * torch.rand(shape, generator=_generator(seed + 1), dtype=torch.float64)
+    cells = torch.randint(-reach, layer.grid_size + reach, shape, generator=seeded(seed))
+    place = 0.02 + 0.96 * torch.rand(shape, generator=seeded(seed + 1), dtype=torch.float64)
     x = layer.grid_origin + layer.grid_step * (cells + place)
     return x.to(layer.weight.dtype)
 
@@ -114,7 +111,7 @@ def _compare(
     ours = (function or layer)(x)
     assert function is not None or _is_fused(ours)
     expected = _reference(layer, x)
-    direction = torch.randn(ours.shape, generator=_generator(seed), dtype=ours.dtype)
+    direction = torch.randn(ours.shape, generator=seeded(seed), dtype=ours.dtype)
     # The place on a grid of G intervals is rounded to G units of the last place.
     tolerance = 50 * (8 + layer.grid_size) * torch.finfo(x.dtype).eps
     pairs = [(ours, expected)]
@@ -192,7 +189,7 @@ def test_silu_of_the_most_negative_numbers_is_zero(kernel: Kernel) -> None:
 def test_nan_stays_in_its_row_and_in_the_weights_of_its_input(kernel: Kernel, mode: str) -> None:
     layer = _layer(kernel, mode, inputs=35, outputs=11)
     x = _points(layer, 40)
-    direction = torch.randn(40, 11, generator=_generator(3), dtype=kernel.dtype)
+    direction = torch.randn(40, 11, generator=seeded(3), dtype=kernel.dtype)
 
     def run(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = x.clone().requires_grad_()
@@ -259,9 +256,9 @@ def test_a_nan_in_the_gradient_stays_in_its_row() -> None:
 @each_mode
 def test_nothing_is_written_but_the_results(mode: str) -> None:
     layer = _layer(SINGLE, mode, inputs=35, outputs=45)
-    whole = torch.randn(64, 37, generator=_generator(4))
+    whole = torch.randn(64, 37, generator=seeded(4))
     x = whole[10:51, 1:36]
-    wide = torch.randn(64, 47, generator=_generator(5))
+    wide = torch.randn(64, 47, generator=seeded(5))
     direction = wide[10:51, 1:46]
     before = [t.clone() for t in (whole, wide, layer.grid_origin, layer.grid_step, layer.weight)]
     output = layer(x.requires_grad_())
@@ -281,7 +278,7 @@ def _scattered(tensor: Tensor) -> Tensor:
 def test_operands_need_not_be_contiguous(mode: str) -> None:
     layer = _layer(mode=mode, inputs=9, outputs=11)
     x = _points(layer, 30)
-    direction = torch.randn(30, 11, generator=_generator(3), dtype=torch.float64)
+    direction = torch.randn(30, 11, generator=seeded(3), dtype=torch.float64)
     leaf = x.clone().requires_grad_()
     output = layer(leaf)
     expected = torch.autograd.grad(output, _operands(layer, leaf), direction)
@@ -400,7 +397,7 @@ def several_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_two_threads_do_what_one_does(kernel: Kernel, mode: str, rows: int) -> None:
     layer = _layer(kernel, mode, inputs=9, outputs=11)
     x = _points(layer, rows).requires_grad_()
-    direction = torch.randn(rows, 11, generator=_generator(3), dtype=kernel.dtype)
+    direction = torch.randn(rows, 11, generator=seeded(3), dtype=kernel.dtype)
 
     def run() -> list[Tensor]:
         output = layer(x)
@@ -515,8 +512,8 @@ def test_without_numba_everything_works_and_nothing_imports_it() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_layers_work_in_their_precision(dtype: torch.dtype) -> None:
     layer = KANLinear(3, 5, grid_size=4)  # a grid that half precision tells exactly
-    layer.reset_parameters(_generator(0))
-    x = torch.randn(40, 3, generator=_generator(1)).to(dtype)
+    layer.reset_parameters(seeded(0))
+    x = torch.randn(40, 3, generator=seeded(1)).to(dtype)
     half = KANLinear(3, 5, grid_size=4, dtype=dtype)
     half.load_state_dict(layer.state_dict())
     leaf = x.clone().requires_grad_()
@@ -639,7 +636,7 @@ def test_gradients_of_single_rows_and_of_ensembles(cubic: KANLinear, x: Tensor) 
 
 
 def test_a_transform_of_the_bias_alone(cubic: KANLinear, x: Tensor) -> None:
-    biases = torch.randn(4, 5, generator=_generator(0), dtype=torch.float64)
+    biases = torch.randn(4, 5, generator=seeded(0), dtype=torch.float64)
     outputs = vmap(lambda bias: functional_call(cubic, {"bias": bias}, x))(biases)
     expected = cubic(x) - cubic.bias + biases.unsqueeze(1)
     torch.testing.assert_close(outputs, expected)
@@ -649,7 +646,7 @@ def test_a_transform_of_the_backward_pass_alone(cubic: KANLinear, x: Tensor) -> 
     x.requires_grad_()
     output = cubic(x)
     assert _is_fused(output)
-    directions = torch.randn(4, 6, 5, generator=_generator(0), dtype=torch.float64)
+    directions = torch.randn(4, 6, 5, generator=seeded(0), dtype=torch.float64)
     operands = _operands(cubic, x)
     expected = [torch.autograd.grad(output, operands, d, retain_graph=True) for d in directions]
     expected = [torch.stack(gradients) for gradients in zip(*expected, strict=True)]
@@ -670,7 +667,7 @@ def test_a_transform_of_something_else(cubic: KANLinear, x: Tensor) -> None:
 
 @forward_mode
 def test_forward_mode(cubic: KANLinear, x: Tensor) -> None:
-    tangent = torch.randn(x.shape, generator=_generator(0), dtype=x.dtype)
+    tangent = torch.randn(x.shape, generator=seeded(0), dtype=x.dtype)
     expected = torch.einsum("noi,ni->no", vmap(jacrev(cubic))(x), tangent)
     torch.testing.assert_close(jvp(cubic, (x,), (tangent,))[1], expected)
     with forward_ad.dual_level():

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from helpers import seeded
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.bases import BASES
@@ -47,10 +48,6 @@ settings_of_a_layer = splines | others
 each_basis = pytest.mark.parametrize("basis", BASES)
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _layer(
     in_features: int = 3, out_features: int = 2, *, seed: int = 0, **settings: object
 ) -> KANLinear:
@@ -58,15 +55,15 @@ def _layer(
     layer = KANLinear(in_features, out_features, dtype=torch.float64, **settings)
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.normal_(generator=_generator(seed))
+            parameter.normal_(generator=seeded(seed))
     return layer
 
 
 def _spread_grids(layer: KANLinear, seed: int) -> None:
     """Gives each input a grid of its own."""
     if "basis.grid_origin" in dict(layer.named_buffers()):
-        layer.grid_origin.add_(torch.rand(layer.in_features, generator=_generator(seed)))
-        layer.grid_step.mul_(0.5 + torch.rand(layer.in_features, generator=_generator(seed + 1)))
+        layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(seed)))
+        layer.grid_step.mul_(0.5 + torch.rand(layer.in_features, generator=seeded(seed + 1)))
 
 
 @given(splines, st.integers(1, 4), st.integers(1, 4), st.integers(0, 999))
@@ -82,7 +79,7 @@ def test_a_spline_layer_is_the_double_loop_over_its_edges(
     low, high = settings["grid_range"]
     spread = high - low
     x = low + spread * (
-        3 * torch.rand(7, in_features, generator=_generator(seed), dtype=torch.float64) - 1
+        3 * torch.rand(7, in_features, generator=seeded(seed), dtype=torch.float64) - 1
     )
     edges = layer.weight.detach().view(out_features, in_features, -1).numpy()
     first = int(settings["base_activation"] is not None)
@@ -113,7 +110,7 @@ def test_a_layer_of_another_basis_is_the_double_loop_over_its_edges(
 ) -> None:
     layer = _layer(in_features, out_features, seed=seed, **settings)
     _spread_grids(layer, seed)
-    x = 4 * torch.randn(7, in_features, generator=_generator(seed), dtype=torch.float64)
+    x = 4 * torch.randn(7, in_features, generator=seeded(seed), dtype=torch.float64)
     functions = layer.basis(x)
     edges = layer.weight.view(out_features, in_features, -1)
     # In their papers the global functions stand alone; the Gaussians come with SiLU.
@@ -135,7 +132,7 @@ def test_a_layer_of_another_basis_is_the_double_loop_over_its_edges(
 @given(settings_of_a_layer, st.integers(0, 999))
 def test_edge_curves_add_up_to_the_output(settings: dict[str, object], seed: int) -> None:
     layer = _layer(3, 2, seed=seed, **settings)
-    x = 4 * torch.randn(2, 5, 3, generator=_generator(seed), dtype=torch.float64)
+    x = 4 * torch.randn(2, 5, 3, generator=seeded(seed), dtype=torch.float64)
     total = torch.stack(
         [sum(layer.edge_curve(i, j, x[..., i]) for i in range(3)) for j in range(2)], dim=-1
     )
@@ -154,7 +151,7 @@ def test_an_edge_that_does_not_exist_is_an_index_error() -> None:
 @each_basis
 def test_edge_curves_include_scale_and_leave_out_the_bias(basis: str) -> None:
     layer = _layer(3, 2, basis=basis, base_activation="silu", edge_scale=True)
-    x = torch.randn(4, 3, generator=_generator(0), dtype=torch.float64)
+    x = torch.randn(4, 3, generator=seeded(0), dtype=torch.float64)
     curve = layer.edge_curve(1, 0, x)
     assert curve.shape == x.shape
     with torch.no_grad():
@@ -167,7 +164,7 @@ def test_edge_curves_include_scale_and_leave_out_the_bias(basis: str) -> None:
 @each_basis
 def test_leading_shapes_are_kept_and_rows_do_not_mix(basis: str) -> None:
     layer = _layer(3, 2, basis=basis)
-    x = torch.randn(4, 5, 3, generator=_generator(1), dtype=torch.float64)
+    x = torch.randn(4, 5, 3, generator=seeded(1), dtype=torch.float64)
     whole = layer(x)
     torch.testing.assert_close(
         whole, torch.stack([torch.stack([layer(row) for row in rows]) for rows in x])
@@ -175,7 +172,7 @@ def test_leading_shapes_are_kept_and_rows_do_not_mix(basis: str) -> None:
     torch.testing.assert_close(layer(x.transpose(0, 1)), whole.transpose(0, 1))
     torch.testing.assert_close(layer(x[:, ::2]), whole[:, ::2])
     torch.testing.assert_close(layer(x[0, :1].expand(6, 3)), whole[0, :1].expand(6, 2))
-    columns = torch.randn(3, 7, generator=_generator(2), dtype=torch.float64).T
+    columns = torch.randn(3, 7, generator=seeded(2), dtype=torch.float64).T
     torch.testing.assert_close(layer(columns), layer(columns.contiguous()))
 
 
@@ -216,7 +213,7 @@ def test_copies_compute_the_same_and_share_nothing(
     duplicate: Callable[[KANLinear], KANLinear], basis: str
 ) -> None:
     layer = _layer(3, 2, basis=basis, edge_scale=True, extrapolation="clamp", grid_size=7)
-    x = torch.randn(9, 3, generator=_generator(0), dtype=torch.float64)
+    x = torch.randn(9, 3, generator=seeded(0), dtype=torch.float64)
     layer(x)  # whatever is kept from an evaluation is copied too
     twin = duplicate(layer)
     assert torch.equal(twin(x), layer(x))
@@ -232,7 +229,7 @@ def test_grid_and_coefficients_travel_in_the_state_dict(basis: str) -> None:
     source = _layer(3, 2, basis=basis, grid_range=(-3.0, 5.0))
     _spread_grids(source, 3)
     target = _layer(3, 2, basis=basis, seed=1)
-    x = 4 * torch.randn(9, 3, generator=_generator(0), dtype=torch.float64)
+    x = 4 * torch.randn(9, 3, generator=seeded(0), dtype=torch.float64)
     assert not torch.allclose(target(x), source(x))
     state = source.state_dict()
     target.load_state_dict(state)
@@ -247,7 +244,7 @@ def test_grid_and_coefficients_travel_in_the_state_dict(basis: str) -> None:
 @pytest.mark.parametrize("keep_metadata", [True, False])
 def test_a_state_dict_of_version_1_is_read_and_left_as_it_is(keep_metadata: bool) -> None:
     source = KAN([3, 4, 2], grid_range=(-3.0, 5.0), dtype=torch.float64)
-    source.reset_parameters(_generator(0))
+    source.reset_parameters(seeded(0))
     _spread_grids(source.layers[0], 1)
     old = type(source.state_dict())(
         (name.replace("basis.grid", "grid"), value) for name, value in source.state_dict().items()
@@ -258,7 +255,7 @@ def test_a_state_dict_of_version_1_is_read_and_left_as_it_is(keep_metadata: bool
     names, values = list(old), [value.clone() for value in old.values()]
     target = KAN([3, 4, 2], dtype=torch.float64)
     target.load_state_dict(old)
-    x = 4 * torch.randn(9, 3, generator=_generator(0), dtype=torch.float64)
+    x = 4 * torch.randn(9, 3, generator=seeded(0), dtype=torch.float64)
     assert torch.equal(target(x), source(x))
     assert list(old) == names
     assert all(map(torch.equal, old.values(), values))

@@ -5,13 +5,10 @@ import itertools
 import pytest
 import torch
 
+from helpers import seeded
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.bases import BASES
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("basis", BASES)
@@ -36,7 +33,7 @@ def test_a_kan_is_the_composition_of_its_layers(basis: str) -> None:
         twin.load_state_dict(layer.state_dict())
         assert repr(layer) == repr(twin)
         layers.append(twin)
-    x = 2 * torch.randn(2, 6, 3, generator=_generator(0), dtype=torch.float64)
+    x = 2 * torch.randn(2, 6, 3, generator=seeded(0), dtype=torch.float64)
     assert torch.equal(network(x), layers[2](layers[1](layers[0](x))))
     assert network.flops == sum(layer.flops for layer in layers)
 
@@ -44,31 +41,31 @@ def test_a_kan_is_the_composition_of_its_layers(basis: str) -> None:
 def test_the_initialisation_is_handed_on() -> None:
     network = KAN([4, 5, 3], init="noise")
     assert {layer.init for layer in network.layers} == {"noise"}
-    network.reset_parameters(_generator(0))
+    network.reset_parameters(seeded(0))
     twin = KANLinear(4, 5, init="noise")
-    twin.reset_parameters(_generator(0))
+    twin.reset_parameters(seeded(0))
     assert torch.equal(network.layers[0].weight, twin.weight)
 
 
 def test_a_generator_decides_every_parameter() -> None:
     network, twin = KAN([2, 6, 1]), KAN([2, 6, 1])
     state = torch.get_rng_state()
-    network.reset_parameters(_generator(1))
-    twin.reset_parameters(_generator(1))
+    network.reset_parameters(seeded(1))
+    twin.reset_parameters(seeded(1))
     assert torch.equal(state, torch.get_rng_state())
-    x = torch.randn(8, 2, generator=_generator(0))
+    x = torch.randn(8, 2, generator=seeded(0))
     assert torch.equal(network(x), twin(x))
     # One stream runs through the layers: the second does not start where the first did.
-    twin.layers[1].reset_parameters(_generator(1))
+    twin.layers[1].reset_parameters(seeded(1))
     assert not torch.equal(network(x), twin(x))
 
 
 def test_a_small_kan_learns_a_function_that_edges_alone_can_express() -> None:
     # x0 * x1 = exp(log x0 + log x1): two layers of univariate functions are enough.
-    x = 0.2 + 1.6 * torch.rand(512, 2, generator=_generator(0))
+    x = 0.2 + 1.6 * torch.rand(512, 2, generator=seeded(0))
     y = x.prod(-1, keepdim=True)
     network = KAN([2, 2, 1], grid_range=(0.0, 2.0))
-    network.reset_parameters(_generator(1))
+    network.reset_parameters(seeded(1))
     optimizer = torch.optim.LBFGS(network.parameters(), max_iter=150, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
@@ -78,7 +75,7 @@ def test_a_small_kan_learns_a_function_that_edges_alone_can_express() -> None:
         return loss
 
     optimizer.step(closure)
-    held_out = 0.2 + 1.6 * torch.rand(512, 2, generator=_generator(2))
+    held_out = 0.2 + 1.6 * torch.rand(512, 2, generator=seeded(2))
     error = (network(held_out) - held_out.prod(-1, keepdim=True)).square().mean()
     # What the best plane leaves is 9 % of the variance.
     assert float(error.detach()) < 1e-3 * float(y.var())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 
+from helpers import seeded
 from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.bases import BASES
 from kan_diffusion.kan.kernels import dispatch
@@ -31,28 +32,24 @@ exporting = pytest.mark.filterwarnings(
 )
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _network(basis: str = "bspline", seed: int = 0, **settings: object) -> KAN:
     """A small network with grids and parameters that are not those of the start."""
     network = KAN([3, 5, 2], basis=basis, **settings)
-    network.reset_parameters(_generator(seed))
+    network.reset_parameters(seeded(seed))
     for place, parameter in enumerate(network.parameters()):
-        generator = _generator(100 * seed + place)
+        generator = seeded(100 * seed + place)
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         parameter.detach().add_(0.3 * noise)
     for layer in network.layers:
         if basis != "rational":
             layer.grid_step.mul_(0.7)
-            layer.grid_origin.add_(torch.rand(layer.in_features, generator=_generator(seed)))
+            layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(seed)))
     return network
 
 
 def _points(rows: int = 40, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
     """Points inside and outside of the grids."""
-    return 1.5 * torch.randn(rows, 3, generator=_generator(seed), dtype=dtype)
+    return 1.5 * torch.randn(rows, 3, generator=seeded(seed), dtype=dtype)
 
 
 def _results(module: Callable[[Tensor], Tensor], network: nn.Module, x: Tensor) -> list[Tensor]:
@@ -185,7 +182,7 @@ def test_the_operators_are_what_torch_takes_them_for(
     settings = (layer.grid_origin, layer.grid_step, 3, extrapolation, True)
     forward = torch.ops.kan_diffusion.bspline_linear.default
     backward = torch.ops.kan_diffusion.bspline_linear_backward.default
-    direction = torch.randn(rows, 10, generator=_generator(0), dtype=dtype)
+    direction = torch.randn(rows, 10, generator=seeded(0), dtype=dtype)
     weight = layer.weight.detach()
     torch.library.opcheck(forward, (x.requires_grad_(), layer.weight, layer.bias, *settings))
     torch.library.opcheck(backward, (direction, x.detach(), weight, *settings))

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
-from synthetic_study import BUDGETS, FAMILIES, kind_of, make_contents
 
 from kan_diffusion.report.charts import (
     excess_by_level_figure,
@@ -22,7 +21,8 @@ from kan_diffusion.report.comparisons import conclude
 from kan_diffusion.report.figures import report_figures
 from kan_diffusion.report.point_figures import samples_figure
 from kan_diffusion.report.style import FAMILY_STYLES, REAL, model_styles
-from kan_diffusion.study.comparison import Setting
+from kan_diffusion.study.results.comparison import Setting
+from synthetic_study import BUDGETS, FAMILIES, kind_of, make_contents
 
 DATAS = ("swiss roll", "checkerboard", "wine")
 LABEL = Setting("swiss roll", *BUDGETS[0]).label

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from html_page import Page, write_quickly
-from synthetic_study import BUDGETS, FAMILIES, KINDS, kind_of, make_contents
 
+from html_page import Page, write_quickly
 from kan_diffusion.report import ReportContents, write_report
 from kan_diffusion.report.comparisons import conclude
 from kan_diffusion.report.contents import complete_rows
-from kan_diffusion.study.comparison import Setting
+from kan_diffusion.study.results.comparison import Setting
+from synthetic_study import BUDGETS, FAMILIES, KINDS, kind_of, make_contents
 
 DATAS = ("swiss roll", "checkerboard", "wine")
 NUM_SEEDS = 7

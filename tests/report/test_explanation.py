@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from html_page import Page
-from made_explanation import LEVELS, make_explanation, make_score, make_view
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from matplotlib.quiver import Quiver
 
+from html_page import Page
 from kan_diffusion.report.explanation import (
     contributions_figure,
     curves_figure,
@@ -25,6 +24,7 @@ from kan_diffusion.report.explanation.layout import MOST_BOXES, make_layout
 from kan_diffusion.report.explanation.looks import KINDS, fading, level_colours
 from kan_diffusion.report.explanation.mathematics import broken_sum, formula_svg
 from kan_diffusion.report.explanation.network import CURVE_BOX
+from made_explanation import LEVELS, make_explanation, make_score, make_view
 
 HOSTILE = "</script><img src=x onerror=alert(1)> & \"quotes\" 'too' <!--"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from html_page import write_quickly
 
+from html_page import write_quickly
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import get_process
@@ -21,7 +21,7 @@ from kan_diffusion.report.page import write_report
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, StudyConfig, read_preset
 from kan_diffusion.study.folder import load_points
 from kan_diffusion.study.run import StudyResults, load_study
-from kan_diffusion.study.trials import run_trial
+from kan_diffusion.study.trial import run_trial
 
 SMALL = EvaluationConfig(num_noised=200, num_samples=100, num_real_pairs=1, num_drawn=50)
 

@@ -8,14 +8,14 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
-from synthetic_study import BUDGETS, make_contents
 
 from kan_diffusion.report.charts import excess_by_level_figure, ratio_figure, time_figure
 from kan_diffusion.report.comparisons import conclude
 from kan_diffusion.report.images import figure_images, figure_png
 from kan_diffusion.report.point_figures import corruption_figure
 from kan_diffusion.report.style import FAMILY_STYLES, SEED_ALPHA
-from kan_diffusion.study.comparison import Setting
+from kan_diffusion.study.results.comparison import Setting
+from synthetic_study import BUDGETS, make_contents
 
 LABEL = Setting("swiss roll", *BUDGETS[0]).label
 

@@ -7,11 +7,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from html_page import Page, write_quickly
 from matplotlib.colors import to_hex
 from PIL import Image
-from synthetic_study import MODELS, make_contents
 
+from html_page import Page, write_quickly
 from kan_diffusion.report import ReportContents, headline, summary_table, trial_table, write_report
 from kan_diffusion.report.charts import (
     excess_by_level_figure,
@@ -40,7 +39,8 @@ from kan_diffusion.report.tables import (
     format_number,
     format_seconds,
 )
-from kan_diffusion.study.statistics import mean_interval
+from kan_diffusion.study.results.statistics import mean_interval
+from synthetic_study import MODELS, make_contents
 
 
 @pytest.fixture(scope="module")

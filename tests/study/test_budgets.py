@@ -15,7 +15,7 @@ from kan_diffusion.study.budgets import (
     shared_calibration,
 )
 from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.trials import build
+from kan_diffusion.study.trial import build
 
 
 def _study(**changes: object) -> StudyConfig:

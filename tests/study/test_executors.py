@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from troubles import CALM, FOLDER
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import EXECUTORS, TrialEvent, run_trials
 from kan_diffusion.study.executors import ray as ray_executor
 from kan_diffusion.study.folder import load_trial
-from kan_diffusion.study.trials import run_trial
+from kan_diffusion.study.trial import run_trial
+from troubles import CALM, FOLDER
 
 STEPS = 1500
 LONG = 5000

@@ -14,13 +14,14 @@ from typing import TypeVar
 
 import pytest
 from safetensors import SafetensorError, safe_open
-from troubles import PACE
 
+import troubles
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import EXECUTORS
 from kan_diffusion.study.run import run_study
-from kan_diffusion.study.trials import run_trial
+from kan_diffusion.study.trial import run_trial
+from troubles import PACE
 
 EVERY = 50
 PATIENCE = 300.0
@@ -120,7 +121,7 @@ class Command:
         command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
         if file_size is not None:
             command = ["sh", "-c", f'ulimit -f {file_size // 512}; exec "$@"', "sh", *command]
-        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])  # where the families are
+        path = os.pathsep.join([str(Path(troubles.__file__).parent), *sys.path])
         return subprocess.Popen(
             command,
             env={**os.environ, "PYTHONPATH": path, PACE: str(pace)},

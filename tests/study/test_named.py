@@ -11,7 +11,7 @@ from kan_diffusion.denoisers.families import FAMILIES, build_denoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
-from kan_diffusion.study.trials import build
+from kan_diffusion.study.trial import build
 
 
 @pytest.fixture

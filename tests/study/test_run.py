@@ -26,7 +26,7 @@ from kan_diffusion.study.run import (
     plan_study,
     run_study,
 )
-from kan_diffusion.study.trials import run_trial
+from kan_diffusion.study.trial import run_trial
 
 STEPS = 400
 

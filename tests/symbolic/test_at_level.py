@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import sympy
 import torch
-from networks import batch, everything, generator, kan, network, without
 
+from helpers import seeded
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.network import KAN
 from kan_diffusion.symbolic.at_level import at_level, pykan_formula
 from kan_diffusion.symbolic.opening import readable
+from networks import batch, everything, kan, network, without
 
 KINDS = {
     "Fourier time": {},
@@ -48,7 +49,7 @@ def test_a_refined_and_moved_grid_is_taken_along() -> None:
     made.refine(9, points, steps)
     with torch.no_grad():
         for layer in made.network.layers:
-            layer.grid_origin.add_(torch.rand(layer.in_features, generator=generator(1)))
+            layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(1)))
     plain, factors = at_level(readable(made), 30)
     with torch.no_grad():
         torch.testing.assert_close(plain(points * factors), made(points, 30).sample)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from helpers import seeded
 from kan_diffusion.data.density import Density
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.evaluation.oracles import ExactOracle
@@ -13,10 +14,6 @@ from kan_diffusion.symbolic.averaged import AveragedPoints, draw_averaged
 
 PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 100})
 USED = 90
-
-
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _single(
@@ -35,14 +32,14 @@ def _single(
 def test_averages_have_the_mean_of_single_targets_and_a_small_part_of_their_variance(kind) -> None:
     process = PROCESS.model_copy(update={"prediction_type": kind})
     density = make_toy("two-modes")
-    points = density.sample(100_000, _generator())
-    drawn = draw_averaged(points, process, 20_000, _generator(1), num_timesteps=USED)
+    points = density.sample(100_000, seeded())
+    drawn = draw_averaged(points, process, 20_000, seeded(1), num_timesteps=USED)
     assert int(drawn.timesteps.max()) == USED - 1
     alpha, sigma = drawn.alpha[:, 0], drawn.sigma[:, 0]
     mean = ExactOracle(density).posterior_mean(drawn.noised, alpha, sigma)
     exact = process.prediction_of_mean(mean, drawn.noised, drawn.alpha, drawn.sigma)
     off = drawn.target - exact
-    single = _single(density, drawn, _generator(2), process)
+    single = _single(density, drawn, seeded(2), process)
     assert float(off.square().mean()) < float(single.square().mean()) / 50
     # The same mean everywhere: nothing is left of either side, sign or size of the points.
     for weight in (torch.ones_like(off), drawn.noised, drawn.noised.abs(), drawn.noised.tanh()):
@@ -55,8 +52,8 @@ def test_averages_have_the_mean_of_single_targets_and_a_small_part_of_their_vari
 def test_averages_of_a_few_points_are_right_because_the_source_is_among_them() -> None:
     """Of batches of three, one noised point each, so that all errors are independent."""
     density = make_toy("two-modes")
-    points = density.sample(150_000, _generator())
-    drawn = draw_averaged(points, PROCESS, 50_000, _generator(1), batch=3, num_noised=1)
+    points = density.sample(150_000, seeded())
+    drawn = draw_averaged(points, PROCESS, 50_000, seeded(1), batch=3, num_noised=1)
     assert drawn.num_clean == 150_000
     alpha, sigma = drawn.alpha[:, 0], drawn.sigma[:, 0]
     mean = ExactOracle(density).posterior_mean(drawn.noised, alpha, sigma)
@@ -66,14 +63,14 @@ def test_averages_of_a_few_points_are_right_because_the_source_is_among_them() -
         product = off * weight
         assert abs(float(product.mean())) < 4 * float(product.std()) / 50_000**0.5
     # What a single target has more of it is their distance.
-    single = _single(density, drawn, _generator(2))
+    single = _single(density, drawn, seeded(2))
     expected = float(single.square().mean())
     assert float(off.square().mean()) + drawn.spread == pytest.approx(expected, rel=0.03)
 
 
 def test_every_point_is_as_often_the_source_and_in_no_batch_twice() -> None:
     points = torch.arange(10, dtype=torch.float64)[:, None] * 1e6
-    drawn = draw_averaged(points, PROCESS, 40, _generator(), batch=4, num_timesteps=USED)
+    drawn = draw_averaged(points, PROCESS, 40, seeded(), batch=4, num_timesteps=USED)
     source = (drawn.noised / drawn.alpha / 1e6).round().long()[:, 0]
     assert torch.bincount(source).tolist() == [4] * 10
     for batch in source.split(4):
@@ -85,7 +82,7 @@ def test_every_point_is_as_often_the_source_and_in_no_batch_twice() -> None:
 
 def test_of_a_single_point_the_average_is_its_own_target() -> None:
     point = torch.tensor([[0.3, -1.2]])
-    drawn = draw_averaged(point, PROCESS, 50, _generator())
+    drawn = draw_averaged(point, PROCESS, 50, seeded())
     noise = (drawn.noised - drawn.alpha * point.double()) / drawn.sigma
     wanted = PROCESS.target(point.double().expand(50, 2), noise, drawn.alpha, drawn.sigma)
     torch.testing.assert_close(drawn.target, wanted)
@@ -94,7 +91,7 @@ def test_of_a_single_point_the_average_is_its_own_target() -> None:
 
 def test_few_points_are_averaged_over_all_of_them() -> None:
     points = torch.tensor([[-1.0], [1.0], [4.0]])
-    drawn = draw_averaged(points, PROCESS, 200, _generator())
+    drawn = draw_averaged(points, PROCESS, 200, seeded())
     assert len(drawn.noised) == 200
     for row in range(0, 200, 17):
         a, s = drawn.alpha[row], drawn.sigma[row]

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from networks import T, batch, kan, network
 
+from kan_diffusion.denoisers.readable import CURVE, ReadableDenoiser
 from kan_diffusion.processes import get_process
 from kan_diffusion.symbolic.combination import Atom, Combination, compose, score_of
 from kan_diffusion.symbolic.opening import readable
-from kan_diffusion.symbolic.readable import CURVE, ReadableDenoiser
+from networks import T, batch, kan, network
 
 STEPS = np.array([0, 3, 31, 64, 98, 99])
 FOURIER = {"time_encoding": "fourier", "num_time_frequencies": 2}

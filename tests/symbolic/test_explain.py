@@ -7,21 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import everything, network
 
+from kan_diffusion.denoisers.formula import FormulaDenoiser
+from kan_diffusion.denoisers.library import get_functions
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.report.gather import runs_contents
 from kan_diffusion.report.page import write_report
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.measure import evaluate_run, load_run
 from kan_diffusion.study.named import single_trial
-from kan_diffusion.study.side_by_side import read_runs
-from kan_diffusion.study.trials import run_trial
+from kan_diffusion.study.results.side_by_side import read_runs
+from kan_diffusion.study.trial import run_trial
 from kan_diffusion.symbolic.explain import ExplainOptions, explain_run, influences
-from kan_diffusion.symbolic.formula import FormulaDenoiser
-from kan_diffusion.symbolic.library import get_functions
-from kan_diffusion.symbolic.readable import ReadableDenoiser
 from kan_diffusion.symbolic.search import SearchOptions
+from networks import everything, network
 
 SMALL = {"num_noised": 200, "num_samples": 100, "num_real_pairs": 1, "num_drawn": 50}
 BUDGET = SearchOptions(

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import sympy
 import torch
-from networks import generator, network
 
+from helpers import seeded
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.symbolic.context import Context, make_context
 from kan_diffusion.symbolic.levels import LevelForm, formula_over_levels, reading_levels
-from kan_diffusion.symbolic.readable import ReadableDenoiser
+from networks import network
 
 RHO = 0.8
 DENSITY = GaussianMixture(torch.zeros(1, 2), covariances=torch.tensor([[[1, RHO], [RHO, 1]]]))
@@ -76,7 +77,7 @@ def _context(process: Process) -> Context:
         name="correlated",
         columns=("x", "y"),
         standardizer=Standardizer((0.0, 0.0), (1.0, 1.0)),
-        train=DENSITY.sample(50_000, generator(0)).float(),
+        train=DENSITY.sample(50_000, seeded(0)).float(),
         density=DENSITY,
     )
     return make_context(dataset, process, 0)
@@ -117,7 +118,7 @@ def test_a_formula_may_have_no_constants() -> None:
         name="normal",
         columns=("x",),
         standardizer=Standardizer((0.0,), (1.0,)),
-        train=density.sample(20_000, generator(0)).float(),
+        train=density.sample(20_000, seeded(0)).float(),
         density=density,
     )
     context = make_context(dataset, process, 0)

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kan_diffusion.denoisers.edges import Match
+from kan_diffusion.denoisers.library import LIBRARY, LINEAR, EdgeFunction
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.symbolic.library import LIBRARY, LINEAR, EdgeFunction
-from kan_diffusion.symbolic.matching import Match, match_curve
+from kan_diffusion.symbolic.matching import match_curve
 
 CURVED = [name for name in LIBRARY if name != LINEAR]
 NUM = 1000

@@ -4,20 +4,20 @@ import copy
 
 import pytest
 import torch
-from networks import batch, kan, network, stir
 from torch import Tensor
 
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.denoisers.library import LIBRARY
+from kan_diffusion.denoisers.readable import CURVE, Edge, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError
 from kan_diffusion.processes import get_process
 from kan_diffusion.symbolic.context import Context, make_context
-from kan_diffusion.symbolic.library import LIBRARY
 from kan_diffusion.symbolic.opening import readable
 from kan_diffusion.symbolic.pruning import drop_idle, edge_names, prune, prune_in_rounds, straighten
-from kan_diffusion.symbolic.readable import CURVE, Edge, ReadableDenoiser
 from kan_diffusion.symbolic.search import SearchOptions, find_formulas
+from networks import batch, kan, network, stir
 
 PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 100})
 LINE = ("linear", True)

@@ -9,15 +9,15 @@ import pytest
 import sympy
 
 from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.denoisers.formula import formula_denoiser
 from kan_diffusion.report.gather import runs_contents
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import SAMPLES, load_points, load_trial
 from kan_diffusion.study.measure import yardstick
 from kan_diffusion.study.named import single_trial
-from kan_diffusion.study.side_by_side import read_runs
+from kan_diffusion.study.results.side_by_side import read_runs
 from kan_diffusion.symbolic.context import make_context
-from kan_diffusion.symbolic.formula import formula_denoiser
 from kan_diffusion.symbolic.stages import judge_stage, remove_stages, save_stage
 
 SMALL = EvaluationConfig(num_noised=200, num_samples=50, num_real_pairs=1, num_drawn=5)

@@ -8,14 +8,14 @@ import pytest
 import sympy
 import torch
 from matplotlib.mathtext import MathTextParser
-from networks import T, batch, everything, generator, kan, network
 
+from helpers import seeded
+from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
+from kan_diffusion.denoisers.library import LIBRARY
+from kan_diffusion.denoisers.readable import CURVE, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import get_process
-from kan_diffusion.symbolic.formula import FormulaDenoiser, formula_denoiser
-from kan_diffusion.symbolic.library import LIBRARY
 from kan_diffusion.symbolic.opening import readable
-from kan_diffusion.symbolic.readable import CURVE, ReadableDenoiser
 from kan_diffusion.symbolic.writing import (
     formula_program,
     network_program,
@@ -23,6 +23,7 @@ from kan_diffusion.symbolic.writing import (
     score_latex,
     tidy,
 )
+from networks import T, batch, everything, kan, network
 
 X, Y, ALPHA, SIGMA = sympy.symbols("x0 x1 alpha sigma", real=True)
 C = sympy.symbols("c0:4", real=True)
@@ -129,7 +130,7 @@ def test_each_curve_has_its_own_grid() -> None:
     denoiser.refine(9, points, steps)
     with torch.no_grad():
         for layer in denoiser.network.layers:
-            layer.grid_origin.add_(torch.rand(layer.in_features, generator=generator(1)))
+            layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(1)))
     _reproduces(readable(denoiser))
 
 
@@ -172,7 +173,7 @@ def _formula(name: str) -> FormulaDenoiser:
 def test_a_formulas_program_has_its_numbers(name: str) -> None:
     formula = _formula(name)
     program = _run(formula_program(formula, name))
-    x = torch.randn(50, formula.data_dim, dtype=torch.float64, generator=generator(0))
+    x = torch.randn(50, formula.data_dim, dtype=torch.float64, generator=seeded(0))
     angle = torch.linspace(0.1, 1.5, 50, dtype=torch.float64)
     for alpha, sigma in ((angle.cos(), angle.sin()), (angle.cos()[20:21], angle.sin()[20:21])):
         expected = formula.score(x, alpha, sigma).detach().numpy()

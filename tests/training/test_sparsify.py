@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from helpers import seeded
 from kan_diffusion.denoisers import Denoiser, build_denoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan import KANLinear
@@ -18,18 +19,12 @@ from kan_diffusion.training.edges import EdgeWatch
 SHORT = {"steps": 60, "batch_size": 64, "warmup_steps": 5, "ema_decay": None}
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _denoiser(family: str = "kan") -> Denoiser:
-    return build_denoiser(
-        family, 2, num_train_timesteps=1000, hidden=(5, 4), generator=_generator(0)
-    )
+    return build_denoiser(family, 2, num_train_timesteps=1000, hidden=(5, 4), generator=seeded(0))
 
 
 def _train(denoiser: Denoiser, **settings: object) -> TrainingResult:
-    points = torch.randn(200, 2, generator=_generator(1))
+    points = torch.randn(200, 2, generator=seeded(1))
     config = TrainingConfig(**{**SHORT, **settings})
     return train(denoiser, get_process("cosine"), points, config, seed=7, device="cpu")
 
@@ -40,7 +35,7 @@ def _num_hooks(denoiser: Denoiser) -> int:
 
 def _edges(denoiser: Denoiser) -> list[torch.Tensor]:
     watch = EdgeWatch(denoiser)
-    denoiser(torch.randn(200, 2, generator=_generator(2)), torch.arange(200) * 5)
+    denoiser(torch.randn(200, 2, generator=seeded(2)), torch.arange(200) * 5)
     outputs = [layer.edge_outputs(input).detach() for layer, input in watch._inputs.items()]
     watch.release()
     return outputs
@@ -98,7 +93,7 @@ def test_the_recorded_losses_are_the_plain_loss() -> None:
 def test_the_penalty_is_of_what_passed_through_the_layers() -> None:
     denoiser = _denoiser()
     watch = EdgeWatch(denoiser)
-    points, steps = torch.randn(50, 2, generator=_generator(3)), torch.arange(50)
+    points, steps = torch.randn(50, 2, generator=seeded(3)), torch.arange(50)
     denoiser(points, steps)
     state = torch.cat([points, denoiser.time_features(steps, points.dtype)], -1)
     expected = 0.0

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from helpers import seeded
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.denoisers import Denoiser, MLPDenoiser, build_denoiser
 from kan_diffusion.devices import resolve_device
@@ -46,10 +47,6 @@ each_kind_of_batches = pytest.mark.parametrize("batches", ["replacement", "epoch
 SHORT = {"steps": 40, "batch_size": 32, "warmup_steps": 5, "ema_decay": 0.9}
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _denoiser(family: str = "mlp", num_classes: int = 0, hidden: tuple[int, ...] = (8,)):
     return build_denoiser(
         family,
@@ -57,12 +54,12 @@ def _denoiser(family: str = "mlp", num_classes: int = 0, hidden: tuple[int, ...]
         num_train_timesteps=1000,
         hidden=hidden,
         num_classes=num_classes,
-        generator=_generator(0),
+        generator=seeded(0),
     )
 
 
 def _points(num: int = 100) -> Tensor:
-    return torch.randn(num, 2, generator=_generator(1))
+    return torch.randn(num, 2, generator=seeded(1))
 
 
 def _digest(denoiser: Denoiser) -> str:
@@ -89,8 +86,8 @@ def _excess_on_a_gaussian(denoiser: Denoiser, process: Process) -> float:
     """Mean squared distance of the predicted noise from the optimum, in closed form."""
     num = 4000
     root = torch.linalg.cholesky(COVARIANCE)
-    draws = torch.randn(2, num, 2, generator=_generator(5), dtype=torch.float64)
-    timesteps = torch.randint(1000, (num,), generator=_generator(6))
+    draws = torch.randn(2, num, 2, generator=seeded(5), dtype=torch.float64)
+    timesteps = torch.randint(1000, (num,), generator=seeded(6))
     alpha, sigma = (level[timesteps].unsqueeze(-1) for level in process.levels())
     noised = alpha * (MEAN + draws[0] @ root.T) + sigma * draws[1]
     # E[eps | x] = sigma (alpha² C + sigma² I)^-1 (x - alpha m)
@@ -108,7 +105,7 @@ def test_a_denoiser_comes_close_to_the_posterior_mean_of_a_gaussian(
     family: str, prediction_type: str
 ) -> None:
     process = Process(name="x", prediction_type=prediction_type)
-    points = MEAN + torch.randn(5000, 2, generator=_generator(1), dtype=torch.float64) @ (
+    points = MEAN + torch.randn(5000, 2, generator=seeded(1), dtype=torch.float64) @ (
         torch.linalg.cholesky(COVARIANCE).T
     )
     denoiser = _denoiser(family, hidden=(16,) if family == "kan" else (32, 32))
@@ -123,7 +120,7 @@ def test_a_denoiser_comes_close_to_the_posterior_mean_of_a_gaussian(
 
 def test_labels_make_samples_of_their_class_and_dropout_trains_the_rest() -> None:
     left, right = (GaussianMixture([[x, 0.0]], variances=0.05) for x in (-1.0, 1.0))
-    points = torch.cat([left.sample(1000, _generator(0)), right.sample(1000, _generator(1))])
+    points = torch.cat([left.sample(1000, seeded(0)), right.sample(1000, seeded(1))])
     labels = torch.arange(2000) // 1000
     denoiser = _denoiser(num_classes=2, hidden=(48, 48))
     config = TrainingConfig(steps=700, batch_size=256, learning_rate=1e-2, ema_decay=0.99)
@@ -132,11 +129,11 @@ def test_labels_make_samples_of_their_class_and_dropout_trains_the_rest() -> Non
         denoiser, make_scheduler("dpm-solver++", get_process("cosine").scheduler())
     )
     for label, sign in ((0, -1), (1, 1)):
-        samples = pipeline(500, 20, generator=_generator(2), class_labels=label).samples
+        samples = pipeline(500, 20, generator=seeded(2), class_labels=label).samples
         assert (sign * samples[:, 0] > 0).float().mean() > 0.99
-        fresh = (left, right)[label].sample(500, _generator(3))
+        fresh = (left, right)[label].sample(500, seeded(3))
         assert energy_distance(samples, fresh) < 0.03
-    unlabelled = pipeline(500, 20, generator=_generator(4)).samples
+    unlabelled = pipeline(500, 20, generator=seeded(4)).samples
     assert energy_distance(unlabelled, points[::4]) < 0.1
     assert 0.3 < (unlabelled[:, 0] > 0).float().mean() < 0.7
 
@@ -225,7 +222,7 @@ def test_the_denoiser_ends_with_the_moving_average_of_its_weights() -> None:
 
     config = TrainingConfig(steps=30, batch_size=16, ema_decay=0.8, warmup_steps=0)
     denoiser = Watched(2, hidden=(8,))
-    denoiser.reset_parameters(_generator(0))
+    denoiser.reset_parameters(seeded(0))
     moments: list[Tensor] = []
     _train(
         denoiser,
@@ -234,7 +231,7 @@ def test_the_denoiser_ends_with_the_moving_average_of_its_weights() -> None:
         on_moment=lambda step, shown: moments.append(next(shown.parameters()).clone()),
     )
     plain = MLPDenoiser(2, hidden=(8,))
-    plain.reset_parameters(_generator(0))
+    plain.reset_parameters(seeded(0))
     _train(plain, TrainingConfig(**{**config.model_dump(), "ema_decay": None}))
     # weights[k] are those after k steps; the average forgets by min(0.8, (1 + k) / (10 + k)).
     after = [*weights[1:], [p.detach() for p in plain.parameters()]]
@@ -479,7 +476,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
             _denoiser("kan"), config, checkpoint=checkpoint, identity="a", **_raise_at(23, error)
         )
     resumed = _denoiser("kan")
-    resumed.reset_parameters(_generator(99))  # nothing of it may survive
+    resumed.reset_parameters(seeded(99))  # nothing of it may survive
     result = _train(resumed, config, checkpoint=checkpoint, identity="a", resume=True)
     # An interruption by the user is saved where it happened; a crash goes back to the last one.
     assert result.resumed_from == (23 if error is KeyboardInterrupt else 21)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kan_diffusion.report.tables import MISSING, format_interval, format_number
-from kan_diffusion.study.statistics import Interval
+from kan_diffusion.study.results.statistics import Interval
 
 __all__ = [
     "Anchors",

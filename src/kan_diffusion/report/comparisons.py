@@ -13,7 +13,7 @@ import pandas as pd
 
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.tables import budget_groups, headline, listed
-from kan_diffusion.study.comparison import (
+from kan_diffusion.study.results.comparison import (
     PairedDifference,
     Ranking,
     SettingVerdict,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kan_diffusion.study.comparison import Setting
+from kan_diffusion.study.results.comparison import Setting
 
 __all__ = [
     "CURVE_COLUMNS",
@@ -68,7 +68,7 @@ class ReportContents:
 
     Everything but the title, the question and the rows may be left out; what is missing is left
     out of the report too. A *setting* is a data set at a budget; its label is that of
-    `kan_diffusion.study.comparison.Setting`, which is the name of the data set alone where the
+    `kan_diffusion.study.results.comparison.Setting`: the name of the data set alone where the
     study holds nothing equal.
 
     Attributes:

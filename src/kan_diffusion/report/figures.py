@@ -33,7 +33,7 @@ from kan_diffusion.report.point_figures import (
     reverse_figure,
     samples_figure,
 )
-from kan_diffusion.study.comparison import Ranking, Setting
+from kan_diffusion.study.results.comparison import Ranking, Setting
 
 __all__ = [
     "ReportFigure",

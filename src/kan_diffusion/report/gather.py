@@ -24,7 +24,6 @@ from kan_diffusion.report.contents import (
 )
 from kan_diffusion.report.tables import listed
 from kan_diffusion.study.budgets import Budget
-from kan_diffusion.study.comparison import Setting
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.folder import (
     CURVES,
@@ -35,8 +34,9 @@ from kan_diffusion.study.folder import (
     recorded_steps,
 )
 from kan_diffusion.study.measure import Level, oracle_warning
+from kan_diffusion.study.results.comparison import Setting
 from kan_diffusion.study.run import StudyResults, environment
-from kan_diffusion.study.trials import NUM_PANELS
+from kan_diffusion.study.trial import NUM_PANELS
 from kan_diffusion.training import TrainingConfig
 
 __all__ = ["report_contents", "runs_contents"]

@@ -25,7 +25,7 @@ from kan_diffusion.report.page_tables import (
     verdict_table,
 )
 from kan_diffusion.report.tables import REAL_ROW
-from kan_diffusion.study.comparison import Setting, SettingVerdict
+from kan_diffusion.study.results.comparison import Setting, SettingVerdict
 
 __all__ = ["write_report"]
 

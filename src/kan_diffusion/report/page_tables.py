@@ -31,8 +31,8 @@ from kan_diffusion.report.tables import (
     format_seconds,
     trial_table,
 )
-from kan_diffusion.study.comparison import PairedDifference, SettingVerdict, judged_measure
-from kan_diffusion.study.statistics import mean_interval
+from kan_diffusion.study.results.comparison import PairedDifference, SettingVerdict, judged_measure
+from kan_diffusion.study.results.statistics import mean_interval
 
 __all__ = ["BADGES", "TimeUse", "model_table", "time_use", "trials_table", "verdict_table"]
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.report.contents import ReportContents, complete_rows
-from kan_diffusion.study.comparison import judged_measure
-from kan_diffusion.study.statistics import Interval, difference_interval, mean_interval
+from kan_diffusion.study.results.comparison import judged_measure
+from kan_diffusion.study.results.statistics import Interval, difference_interval, mean_interval
 
 __all__ = [
     "MISSING",

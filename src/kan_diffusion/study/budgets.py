@@ -95,7 +95,7 @@ class Budget(BaseModel):
 def _seconds_a_step(trial: TrialConfig, rounds: int, steps: int) -> float:
     """Processor time of one training step of a trial on this machine, the median of rounds."""
     from kan_diffusion.data.datasets import load_dataset
-    from kan_diffusion.study.trials import build
+    from kan_diffusion.study.trial import build
     from kan_diffusion.training import train
 
     dataset = load_dataset(trial.data, trial.study_seed, trial.seed)

@@ -32,7 +32,7 @@ from kan_diffusion.study.config import (
     read_preset,
     read_study,
 )
-from kan_diffusion.study.trials import build
+from kan_diffusion.study.trial import build
 from kan_diffusion.training import TrainingConfig
 
 __all__ = ["parse_budget", "single_trial", "study_for"]

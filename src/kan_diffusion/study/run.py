@@ -32,7 +32,7 @@ from kan_diffusion.study.budgets import read_calibration, shared_calibration
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.executors import TrialEvent, default_workers, run_trials
 from kan_diffusion.study.folder import CHECKPOINT, TrialResult, load_trial
-from kan_diffusion.study.trials import build
+from kan_diffusion.study.trial import build
 
 __all__ = [
     "StudyPlan",

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kan_diffusion.denoisers.readable import CURVE, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.convert import random_states_kept, to_pykan
 from kan_diffusion.kan.linear import KANLinear
 from kan_diffusion.kan.network import KAN
-from kan_diffusion.symbolic.readable import CURVE, ReadableDenoiser
 
 __all__ = ["PykanFormula", "at_level", "pykan_formula"]
 

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kan_diffusion.denoisers.library import LIBRARY, LINEAR, EdgeFunction
+from kan_diffusion.denoisers.readable import CURVE, Edge, ReadableDenoiser, ReadableLayer
 from kan_diffusion.processes import Process
-from kan_diffusion.symbolic.library import LIBRARY, LINEAR, EdgeFunction
-from kan_diffusion.symbolic.readable import CURVE, Edge, ReadableDenoiser, ReadableLayer
 
 __all__ = ["Atom", "Combination", "compose", "score_of"]
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.readable import Edge, ReadableDenoiser
 from kan_diffusion.devices import make_accelerator
 from kan_diffusion.evaluation.denoising import (
     DenoisingScores,
@@ -31,7 +32,6 @@ from kan_diffusion.kan.importance import Attribution, attribution, edge_sizes, l
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.symbolic.averaged import AveragedPoints, draw_averaged
-from kan_diffusion.symbolic.readable import Edge, ReadableDenoiser
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.batches import Batch
 from kan_diffusion.training.run import TrainingRun

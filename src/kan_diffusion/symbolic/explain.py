@@ -20,18 +20,18 @@ import torch
 
 from kan_diffusion.data.datasets import Dataset, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
+from kan_diffusion.denoisers.readable import CURVE, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import finite, write_json, write_text
 from kan_diffusion.study.measure import load_run, yardstick
 from kan_diffusion.symbolic.combination import Combination, compose, score_of
 from kan_diffusion.symbolic.context import Context, make_context
 from kan_diffusion.symbolic.explanation import Explanation, LevelFormula, Standing
-from kan_diffusion.symbolic.formula import FormulaDenoiser
 from kan_diffusion.symbolic.levels import formula_over_levels
 from kan_diffusion.symbolic.opening import readable
 from kan_diffusion.symbolic.pruning import drop_idle, prune, prune_in_rounds, straighten
-from kan_diffusion.symbolic.readable import CURVE, ReadableDenoiser
 from kan_diffusion.symbolic.search import EdgeReport, SearchOptions, find_formulas
 from kan_diffusion.symbolic.stages import judge_stage, remove_stages, save_stage
 from kan_diffusion.symbolic.views import (

@@ -29,16 +29,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kan_diffusion.denoisers.formula import SMALLEST_SIGNAL, FormulaDenoiser, formula_denoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.symbolic.averaged import draw_averaged
 from kan_diffusion.symbolic.combination import compose, score_of
 from kan_diffusion.symbolic.context import Context
-from kan_diffusion.symbolic.formula import SMALLEST_SIGNAL, FormulaDenoiser, formula_denoiser
 from kan_diffusion.symbolic.level_fit import CoordinateFormula, LevelPoints, first_formula
 from kan_diffusion.symbolic.level_forms import LevelForm
 from kan_diffusion.symbolic.level_search import best_forms, tie_constants
-from kan_diffusion.symbolic.readable import ReadableDenoiser
 
 if TYPE_CHECKING:
     import sympy

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from kan_diffusion.denoisers.edges import Match
+from kan_diffusion.denoisers.library import LIBRARY, LINEAR, EdgeFunction, Library
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.symbolic.library import LIBRARY, LINEAR, EdgeFunction, Library
 
-__all__ = ["Match", "match_curve"]
+__all__ = ["match_curve"]
 
 Array = NDArray[np.float64]
 
@@ -34,46 +34,11 @@ _SHIFTS = np.linspace(-2.0, 2.0, 13)
 _FAR_SHIFTS = np.array([-9.0, -6.0, -4.0, -3.0, -2.5, 2.5, 3.0, 4.0, 6.0, 9.0])
 """For functions without symmetry, whose ends (of log and sqrt) may be far from all samples."""
 _REFINED = 2
-_PRECISION = 1e-6
-"""Unexplained share below which matches count as equally good."""
-
 _HUGE = 1e100
 """Values of a function from here on are of no use: their squares overflow."""
 
 _LARGEST = 30.0
 """Of the function's own part, in standard deviations of the curve."""
-
-
-@dataclass(frozen=True)
-class Match:
-    """How well a function describes a curve.
-
-    Attributes:
-        name: Of the function.
-        has_slope: Whether there is a linear part beside it.
-        a: Factor inside.
-        b: Shift inside.
-        c: Factor outside.
-        slope: The linear part s.
-        constant: The constant d.
-        r2: Share of the variance of held-out samples that is explained; at most 1.
-        complexity: Of the function, one more with a linear part.
-    """
-
-    name: str
-    has_slope: bool
-    a: float
-    b: float
-    c: float
-    slope: float
-    constant: float
-    r2: float
-    complexity: int
-
-    @property
-    def cost(self) -> float:
-        """Bits that the unexplained share takes, plus the complexity: the lower the better."""
-        return math.log2(max(1 - self.r2, 0.0) + _PRECISION) + self.complexity
 
 
 def _columns(function: EdgeFunction, x: Array, a: float, b: float, has_slope: bool) -> Array:

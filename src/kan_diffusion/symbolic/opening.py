@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.kan import KANDenoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.denoisers.stacks import Stack
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import GridBasis
 from kan_diffusion.kan.linear import KANLinear
 from kan_diffusion.kan.network import KAN
-from kan_diffusion.symbolic.edges import CURVE
-from kan_diffusion.symbolic.readable import ReadableDenoiser
 
 __all__ = ["readable"]
 

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kan_diffusion.denoisers.library import LIBRARY, LINEAR
+from kan_diffusion.denoisers.readable import CURVE, Edge, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError
 from kan_diffusion.symbolic.context import Context, Importance
-from kan_diffusion.symbolic.library import LIBRARY, LINEAR
 from kan_diffusion.symbolic.matching import match_curve
-from kan_diffusion.symbolic.readable import CURVE, Edge, ReadableDenoiser
 
 __all__ = ["Pruning", "drop_idle", "edge_names", "prune", "prune_in_rounds", "straighten"]
 

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from kan_diffusion.denoisers.edges import Match
+from kan_diffusion.denoisers.library import LIBRARY, LINEAR, Library
+from kan_diffusion.denoisers.readable import CURVE, Edge, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError
 from kan_diffusion.symbolic.context import Context, Importance
-from kan_diffusion.symbolic.library import LIBRARY, LINEAR, Library
-from kan_diffusion.symbolic.matching import Match, match_curve
+from kan_diffusion.symbolic.matching import match_curve
 from kan_diffusion.symbolic.pruning import edge_names
-from kan_diffusion.symbolic.readable import CURVE, Edge, ReadableDenoiser
 
 __all__ = ["EdgeReport", "FormulaSearch", "SearchOptions", "find_formulas"]
 

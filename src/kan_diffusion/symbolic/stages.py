@@ -10,6 +10,8 @@ import pandas as pd
 import torch
 
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.formula import FormulaDenoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.files import write_json, write_parquet
@@ -27,8 +29,6 @@ from kan_diffusion.study.folder import (
 from kan_diffusion.study.measure import Yardstick, measure
 from kan_diffusion.symbolic.context import Context
 from kan_diffusion.symbolic.explanation import Standing
-from kan_diffusion.symbolic.formula import FormulaDenoiser
-from kan_diffusion.symbolic.readable import ReadableDenoiser
 
 __all__ = ["judge_stage", "remove_stages", "save_stage"]
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.processes import Process
 from kan_diffusion.symbolic.context import Context
-from kan_diffusion.symbolic.readable import ReadableDenoiser
 
 __all__ = [
     "EdgeCurve",

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from kan_diffusion.denoisers.formula import FormulaDenoiser
+from kan_diffusion.denoisers.readable import CURVE, Edge, ReadableDenoiser, ReadableLayer
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import BSpline
 from kan_diffusion.symbolic.combination import Combination
-from kan_diffusion.symbolic.formula import FormulaDenoiser
-from kan_diffusion.symbolic.readable import CURVE, Edge, ReadableDenoiser, ReadableLayer
 
 if TYPE_CHECKING:
     import sympy

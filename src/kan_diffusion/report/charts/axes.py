@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.style import INK, MUTED, SEED_ALPHA, ModelStyle
-from kan_diffusion.study.comparison import judged_measure
-from kan_diffusion.study.statistics import mean_interval
+from kan_diffusion.study.results.comparison import judged_measure
+from kan_diffusion.study.results.statistics import mean_interval
 
 __all__ = [
     "MEASURE_LABELS",

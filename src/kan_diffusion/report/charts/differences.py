@@ -18,8 +18,8 @@ from matplotlib.patches import Rectangle
 
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.style import BETTER, INK, MUTED, WORSE, model_styles, report_style
-from kan_diffusion.study.comparison import PairedDifference, Setting
-from kan_diffusion.study.statistics import SIGNIFICANCE
+from kan_diffusion.study.results.comparison import PairedDifference, Setting
+from kan_diffusion.study.results.statistics import SIGNIFICANCE
 
 __all__ = ["ratio_figure", "ratio_groups", "ratio_interval"]
 

@@ -18,7 +18,7 @@ from kan_diffusion.report.charts.axes import (
 )
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.style import PALE, ModelStyle, model_styles, report_style
-from kan_diffusion.study.statistics import Interval, mean_interval
+from kan_diffusion.study.results.statistics import Interval, mean_interval
 
 __all__ = ["excess_by_level_figure", "excess_figure", "level_measure"]
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.style import INK, MUTED, model_styles, report_style
-from kan_diffusion.study.comparison import Ranking
+from kan_diffusion.study.results.comparison import Ranking
 
 __all__ = ["ranks_figure"]
 

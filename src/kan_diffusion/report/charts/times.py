@@ -15,7 +15,7 @@ from kan_diffusion.report.charts.axes import (
 )
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.style import INK, SEED_ALPHA, model_styles, report_style
-from kan_diffusion.study.comparison import pareto_front
+from kan_diffusion.study.results.comparison import pareto_front
 
 __all__ = ["time_column", "time_figure"]
 

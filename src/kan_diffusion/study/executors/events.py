@@ -124,7 +124,7 @@ def attempt(
     Raises:
         KeyboardInterrupt: The trial was told to stop, and has kept its state.
     """
-    from kan_diffusion.study.trials import run_trial
+    from kan_diffusion.study.trial import run_trial
 
     started, clock = time.time(), time.perf_counter()
     error: str | None

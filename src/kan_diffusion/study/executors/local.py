@@ -88,7 +88,7 @@ def _serve(connection: Connection[_Message, _Task | None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     use_one_thread()
-    from kan_diffusion.study import trials  # noqa: F401  # before the first trial, not in it
+    from kan_diffusion.study import trial  # noqa: F401  # before the first trial, not in it
 
     name = worker_name()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the driver is gone

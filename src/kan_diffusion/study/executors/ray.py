@@ -88,7 +88,7 @@ def _make_task(
     def work(config: TrialConfig, folder: Path) -> Outcome:
         surroundings.adopt()
         use_one_thread()
-        from kan_diffusion.study import trials  # noqa: F401  # before the clock of the trial starts
+        from kan_diffusion.study import trial  # noqa: F401  # before the clock of the trial starts
 
         last = time.monotonic() - _NEWS_SECONDS / 2
         name = worker_name()

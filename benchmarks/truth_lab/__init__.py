@@ -1,0 +1,1 @@
+"""Scores that are known exactly, and what of them is recovered: a benchmark of `explain`."""

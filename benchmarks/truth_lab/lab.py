@@ -1,0 +1,325 @@
+r"""The truth lab: densities whose exact score is known, and what is recovered of it.
+
+================== ============================================= =================================
+density            its score, standardised, noised               what must come out
+================== ============================================= =================================
+correlated         :math:`-(\alpha^2 \Sigma + \sigma^2 I)^{-1}x` a linear formula, coefficients
+Gaussian                                                         within 2 %
+two modes          :math:`(-x + \alpha m \tanh(\alpha m x / v))  this form, m and v within 3 %
+                   / v, \; v = \alpha^2 s^2 + \sigma^2`
+four modes         the same in each coordinate                   no edge from one coordinate to the
+                                                                 other's score
+swiss roll         no short formula                              none, said with numbers
+narrow modes       as of two modes                               the same, 3 %
+uneven modes       with offsets within the tanh and outside      this form, within 3 %
+oblique modes      the tanh of a sum of the coordinates          this form, within 3 %
+================== ============================================= =================================
+
+Each is learned by a readable KAN from points alone, explained as any run is, and compared with the
+truth, over several seeds. A result is a file of its own, so that an interrupted lab goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.utils.logging import disable_progress_bar
+
+from kan_diffusion.data.datasets import ToyData
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.readable import CURVE
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.evaluation.metrics import energy_distance
+from kan_diffusion.files import finite, write_json
+from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
+from kan_diffusion.study.executors.events import use_one_thread
+from kan_diffusion.study.measure import load_run
+from kan_diffusion.study.named import single_trial
+from kan_diffusion.study.trial import run_trial
+from kan_diffusion.symbolic.at_level import at_level, pykan_formula
+from kan_diffusion.symbolic.explain import Explained, ExplainOptions, explain_run, influences
+from kan_diffusion.symbolic.explanation import Explanation
+from kan_diffusion.symbolic.search import SearchOptions
+from kan_diffusion.symbolic.views import default_levels
+from truth_lab.results import LAB, LabCase, LabResult, LabResults, Recovered
+from truth_lab.truth import recovered_constants
+
+__all__ = [
+    "LAB",
+    "LabCase",
+    "LabResult",
+    "LabResults",
+    "Recovered",
+    "compare_with_pykan",
+    "energies",
+    "recovered_constants",
+    "run_lab",
+    "run_lab_case",
+]
+
+_PYKAN_SIGMA = 0.5
+_SAMPLES = 2500
+_SAMPLER_STEPS = 50
+_DRAWS = 20
+_POINTS = 500
+"""Points given to pykan, whose search takes a grid of ten thousand fits of all of them an edge."""
+
+
+def compare_with_pykan(run: Path, explained: Explained) -> dict[str, object]:
+    """What pykan's own symbolic search makes of the network of a run, beside ours.
+
+    Args:
+        run: Folder of the run.
+        explained: What was made of it here.
+
+    Returns:
+        Formulas, and root mean square errors of the predicted noise against the exact one at one
+        noise level, of the network, of pykan's formulas and of ours; empty without pykan.
+    """
+    config, _ = load_run(run)
+    assert isinstance(config.data, ToyData)
+    process = config.process
+    (timestep,) = default_levels(process, (_PYKAN_SIGMA,))
+    alpha, sigma = (float(level[timestep]) for level in process.levels())
+    toy = config.data.density()
+    generator = torch.Generator().manual_seed(config.study_seed)
+    clean = (toy.sample(_POINTS, generator) - toy.mean) / toy.std
+    x = alpha * clean + sigma * torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    density = toy.rescaled(toy.mean, toy.std)
+    exact = -sigma * density.score(x, alpha, sigma)
+    plain, factors = at_level(explained.network, timestep)
+    inputs = explained.network.features(x.float(), torch.tensor([timestep])) * factors
+    try:
+        theirs = pykan_formula(plain, inputs)
+    except KanDiffusionError as error:
+        return {"skipped": str(error)}
+
+    def error_of(prediction: torch.Tensor) -> float:
+        a, s = torch.tensor([[alpha]]), torch.tensor([[sigma]])
+        noise = process.predicted_noise(prediction.double(), x, a, s)
+        return float((noise - exact).square().mean().sqrt())
+
+    with torch.no_grad():
+        errors = {
+            name: error_of(denoiser(x.float(), timestep, return_dict=False)[0])
+            for name, denoiser in explained.stages().items()
+        }
+    return {
+        "sigma": sigma,
+        "pykan": list(theirs.formulas),
+        "pykan_seconds": theirs.seconds,
+        "errors": {**errors, "pykan": error_of(torch.from_numpy(theirs.prediction))},
+    }
+
+
+def energies(run: Path, stages: Mapping[str, Denoiser]) -> tuple[dict[str, float], float]:
+    """Energy distances of samples to real points by stage, and of real points to others.
+
+    Means over twenty samples, because a single one may well be three times its mean. Fifty steps of
+    Heun's method, because with few steps the sampler's own error would be measured.
+
+    Args:
+        run: Folder of the run they come from, on a toy.
+        stages: Denoisers by name.
+
+    Returns:
+        The mean energy distance by name, infinite where some points are no finite numbers, and the
+        one between real points.
+    """
+    config, pipeline = load_run(run)
+    assert isinstance(config.data, ToyData)
+    density = config.data.density()
+    generator = torch.Generator().manual_seed(config.study_seed)
+
+    def real() -> torch.Tensor:
+        return density.sample(_SAMPLES, generator)
+
+    between_real = [energy_distance(real(), real()) for _ in range(2 * _DRAWS)]
+    energies = {}
+    for name, denoiser in stages.items():
+        made = PointDiffusionPipeline(
+            denoiser,
+            make_scheduler("heun", pipeline.scheduler),
+            pipeline.config.mean,
+            pipeline.config.scale,
+        )
+        made.set_progress_bar_config(disable=True)
+        drawn = [
+            made(_SAMPLES, _SAMPLER_STEPS, generator=generator).samples.double()
+            for _ in range(_DRAWS)
+        ]
+        try:
+            energies[name] = float(np.mean([energy_distance(points, real()) for points in drawn]))
+        except KanDiffusionError:  # points that are no numbers are at no distance
+            energies[name] = math.inf
+    return energies, float(np.mean(between_real))
+
+
+def run_lab_case(
+    case: LabCase,
+    seed: int,
+    folder: Path,
+    *,
+    pykan: bool = False,
+    draw: Callable[[Explanation, Path], object] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> LabResult:
+    """Trains on a density, explains what came of it and compares with the truth.
+
+    Args:
+        case: The density.
+        seed: What all draws derive from.
+        folder: The lab's folder; a result that is there is read.
+        pykan: Whether to run pykan's search, too.
+        draw: Draws an explanation into a folder.
+        on_progress: Told a line a step of the way.
+    """
+    place = folder / "runs" / f"{case.toy}-{seed}"
+    path = place / "result.json"
+    if path.is_file():
+        return _read(path)
+    use_one_thread()
+    disable_progress_bar()
+    started = time.perf_counter()
+    config = single_trial(
+        case.toy,
+        family="readable-kan",
+        params=case.params,
+        steps=case.steps,
+        seed=seed,
+        sparsify=case.sparsify,
+    )
+    data = ToyData(toy=case.toy, num_points=case.num_points)
+    config = config.model_copy(update={"data": data})
+    run_trial(config, place / "run", device="cpu")
+    options = ExplainOptions(search=SearchOptions(seconds=case.seconds), level_seconds=600.0)
+    explanation, explained = explain_run(
+        place / "run",
+        place / "explanation",
+        options,
+        command="kan-diffusion explain --lab",
+        on_progress=on_progress,
+    )
+    seconds = time.perf_counter() - started
+    energy, energy_real = energies(place / "run", explained.stages())
+    if draw is not None:
+        draw(explanation, place / "explanation")
+    has_form = False
+    constants: list[Recovered] = []
+    timesteps = default_levels(config.process)
+    if explained.formula is not None and case.bound is not None:
+        has_form, constants = recovered_constants(
+            explained.formula, case.toy, config.process, timesteps
+        )
+    left = explained.with_formulas or explained.simplified or explained.network
+    curves = [edge for edge in explained.edges if edge.kind == CURVE]
+    reach = influences(left)
+    result = LabResult(
+        toy=case.toy,
+        seed=seed,
+        formula=explanation.formula or (),
+        constants=tuple(constants),
+        has_form=has_form,
+        separate=bool(reach[~np.eye(len(reach), dtype=bool)].sum() == 0),
+        edges=len(left.edges),
+        curves=len(curves),
+        best_r2=max((edge.r2 for edge in curves if edge.r2 is not None), default=math.nan),
+        excess={s.name: s.excess for s in explanation.standings if s.excess is not None},
+        energy=energy,
+        energy_real=energy_real,
+        pykan=compare_with_pykan(place / "run", explained)
+        if pykan and case.bound is not None
+        else {},
+        seconds=seconds,
+    )
+    _save(result, path)
+    return result
+
+
+def _save(result: LabResult, path: Path) -> None:
+    content = {**vars(result), "constants": [vars(c) for c in result.constants]}
+    write_json(path, finite(content))
+
+
+def _read(path: Path) -> LabResult:
+    content = json.loads(path.read_text())
+    content["constants"] = tuple(Recovered(**constant) for constant in content["constants"])
+    content["formula"] = tuple(content["formula"])
+    for key in ("energy", "excess"):
+        content[key] = {
+            name: math.inf if value is None else value for name, value in content[key].items()
+        }
+    content["best_r2"] = math.nan if content["best_r2"] is None else content["best_r2"]
+    return LabResult(**content)
+
+
+def _leave_interrupts_to_the_driver() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def run_lab(
+    folder: Path,
+    *,
+    seeds: int = 5,
+    workers: int = 1,
+    cases: Sequence[str] = tuple(LAB),
+    draw: Callable[[Explanation, Path], object] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> LabResults:
+    """Runs the lab, or goes on with it.
+
+    Args:
+        folder: Where it is kept.
+        seeds: Training runs a density.
+        workers: How many run side by side, a process and a thread each.
+        cases: Densities, of ``LAB``.
+        draw: Draws an explanation into a folder; a function that can be imported.
+        on_progress: Told a line a run.
+
+    Raises:
+        RunFolderError: The folder cannot be written.
+        KanDiffusionError: A process died.
+    """
+    say = on_progress or (lambda line: None)
+    todo = [(LAB[name], seed) for seed in range(seeds) for name in cases]
+    found: dict[tuple[str, int], LabResult] = {}
+    context = multiprocessing.get_context("spawn")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(
+        max_workers=max(1, workers), mp_context=context, initializer=_leave_interrupts_to_the_driver
+    ) as pool:
+        futures = {
+            pool.submit(partial(run_lab_case, case, seed, folder, pykan=seed == 0, draw=draw)): (
+                case.toy,
+                seed,
+            )
+            for case, seed in todo
+        }
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                key = futures[future]
+                found[key] = future.result()
+                say(f"{number} of {len(todo)}: {key[0]}, seed {key[1]}")
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise KanDiffusionError(
+                    "a process of the lab died; what is finished is kept: give the same command "
+                    "again, with fewer --workers if memory was short"
+                ) from error
+            raise
+    return LabResults(tuple(found[case.toy, seed] for case, seed in todo))

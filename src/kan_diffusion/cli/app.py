@@ -1,0 +1,489 @@
+"""The command line: parse, call the library, print."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from kan_diffusion._version import __version__
+from kan_diffusion.cli.explain import EXPLAIN_EXAMPLES, explain
+from kan_diffusion.cli.options import (
+    Address,
+    Amount,
+    Device,
+    Executor,
+    Families,
+    Match,
+    Out,
+    Params,
+    Steps,
+    What,
+    Workers,
+)
+from kan_diffusion.errors import KanDiffusionError, invalid_settings
+
+if TYPE_CHECKING:
+    from kan_diffusion.study.config import StudyConfig, TrialConfig
+
+__all__ = ["app", "main"]
+
+
+class _Commands(TyperGroup):
+    """The commands; one that is interrupted says how to go on."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo(
+                "interrupted; what is finished is kept: give the same command again to go on "
+                "(with --resume for 'train')",
+                err=True,
+            )
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    name="kan-diffusion",
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Diffusion models whose denoiser is a Kolmogorov-Arnold network, compared with MLPs.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"kan-diffusion {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Sets logging up before any command."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    handler = RichHandler(
+        console=Console(stderr=True), show_time=False, show_path=False, markup=False
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`kan-diffusion compare swiss-roll`: the default study, a minute or two on two cores\n\n"
+    "`kan-diffusion compare points.csv --match params --budget 2300`: the answer for your data\n\n"
+    "`kan-diffusion compare wine --families all --seeds 10`\n\n"
+    "`kan-diffusion compare moons --match time --budget 6 --families kan,mlp`\n\n"
+    "`kan-diffusion compare moons --match flops --budget mlp:32-32-32`\n\n"
+    "`kan-diffusion compare study.yaml --executor ray --address auto --out /shared/mine`"
+)
+def compare(
+    what: What,
+    match: Match = None,
+    budget: Amount = None,
+    families: Families = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Trials a model.", show_default=False)
+    ] = None,
+    params: Params = None,
+    steps: Steps = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Training epochs (for studies that have them).", show_default=False
+        ),
+    ] = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option(help="Settings of the families, as 'tune' writes them.", show_default=False),
+    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    executor: Executor = "local",
+    address: Address = None,
+    out: Out = None,
+) -> None:
+    """Train KAN and MLP denoisers side by side and report who denoises better.
+
+    Finished trials are kept: the same command goes on where it was interrupted.
+    """
+    from kan_diffusion.cli.console import show_conclusions, show_study_progress, show_summary
+    from kan_diffusion.processes import signal_warning
+    from kan_diffusion.report.comparisons import conclude
+    from kan_diffusion.report.gather import report_contents
+    from kan_diffusion.report.page import write_report
+    from kan_diffusion.study.named import study_for
+    from kan_diffusion.study.run import run_study
+    from kan_diffusion.study.tuning import apply_tuned, read_tuned
+
+    config: StudyConfig = study_for(
+        what, params, match=match, budget=budget, families=_listed(families)
+    )
+    config = config.with_length(steps=steps, epochs=epochs)
+    if tuned is not None:
+        config = apply_tuned(config, read_tuned(tuned))
+    if seeds is not None:
+        config = config.model_copy(update={"seeds": seeds})
+    config = config.pinned()
+    folder = out if out is not None else Path("runs") / config.name
+    _warn(signal_warning(config.process.scheduler()))
+    with show_study_progress(config.name) as progress:
+        results = run_study(
+            config,
+            folder,
+            device=device,
+            workers=workers,
+            executor=executor,
+            address=address,
+            on_plan=progress.start,
+            on_event=progress.move,
+        )
+    contents = report_contents(results, _command())
+    page = write_report(contents, folder)
+    show_summary(results.rows)
+    show_conclusions(conclude(contents))
+    typer.echo(f"\nReport: {page}")
+    failed = results.rows["error"].notna()
+    if failed.any():
+        first = results.rows.loc[failed].iloc[0]
+        raise KanDiffusionError(
+            f"{int(failed.sum())} of {len(results.rows)} trials failed, the first "
+            f"('{first['name']}', seed {first['seed']}) with: {first['error']}"
+        )
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`kan-diffusion tune points.csv --tries 12 --out runs/tuned`, then\n\n"
+    "`kan-diffusion compare points.csv --tuned runs/tuned/tuned.json`\n\n"
+    "`kan-diffusion tune pilot --data swiss-roll,checkerboard`\n\n"
+    "`kan-diffusion tune study.yaml --storage postgresql://host/tuning`: many machines"
+)
+def tune(
+    what: What,
+    tries: Annotated[int, typer.Option(min=1, help="Tries a family, equally many for all.")] = 12,
+    match: Match = None,
+    budget: Amount = None,
+    families: Families = None,
+    params: Params = None,
+    steps: Steps = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a study with several data sets, those to tune on.", show_default=False
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of Optuna's database, for many machines; a file in the run folder by "
+            "default.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    executor: Executor = "local",
+    address: Address = None,
+    out: Out = None,
+) -> None:
+    """Search good settings for each family, with the same effort for all of them.
+
+    Tunes on seeds that no comparison uses. The same command goes on where it was interrupted.
+    """
+    from kan_diffusion.cli.console import show_study_progress, show_tuned
+    from kan_diffusion.study.named import study_for
+    from kan_diffusion.study.tuning import tune as search
+
+    config: StudyConfig = study_for(
+        what, params, match=match, budget=budget, families=_listed(families)
+    )
+    config = config.with_length(steps=steps)
+    if data is not None:
+        config = config.with_data(_listed(data) or [])
+    folder = out if out is not None else Path("runs") / f"{config.name}-tuning"
+    with show_study_progress(f"tuning {config.name}") as progress:
+        tuned = search(
+            config,
+            folder,
+            tries=tries,
+            storage=storage,
+            device=device,
+            workers=workers,
+            executor=executor,
+            address=address,
+            on_plan=progress.start,
+            on_event=progress.move,
+        )
+    show_tuned(tuned.tries)
+    use = f"kan-diffusion compare {what} --tuned {tuned.path}"
+    typer.echo(f"\nSettings: {tuned.path}\nUse them: {use}")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`kan-diffusion train points.csv --family kan --params 2300 --out runs/mine`\n\n"
+    "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`\n\n"
+    "`kan-diffusion train two-modes --family readable-kan --params 150 --sparsify 0.001`"
+)
+def train(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A file of points (.csv, .parquet, .npy) or a toy.", show_default=False
+        ),
+    ],
+    family: Annotated[
+        str, typer.Option(help="Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ...")
+    ] = "kan",
+    params: Annotated[int, typer.Option(min=1, help="Trainable parameters, within 2 %.")] = 2300,
+    depth: Annotated[
+        int | None,
+        typer.Option(min=1, help="Hidden layers; the family's own.", show_default=False),
+    ] = None,
+    process: Annotated[str, typer.Option(help="Noising process: cosine, ddpm or seed.")] = "cosine",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Points a step, drawn with replacement.")
+    ] = 1024,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate; the family's own.", show_default=False),
+    ] = None,
+    holdout: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of the rows of a file or table kept to judge with.",
+            show_default="0.2; 0.3 of a table",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+    sparsify: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Weight of a penalty that makes the edges of a KAN few, for 'explain'; 0.001 is a "
+            "good start.",
+        ),
+    ] = 0.0,
+    device: Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished run in the folder.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log the loss for TensorBoard.")
+    ] = False,
+    out: Out = None,
+) -> None:
+    """Train one denoiser on your points or on a toy, and judge it."""
+    import torch
+
+    from kan_diffusion.cli.console import show_scores, show_training_progress
+    from kan_diffusion.data.datasets import FileData
+    from kan_diffusion.processes import signal_warning
+    from kan_diffusion.study.folder import require_trial_folder
+    from kan_diffusion.study.measure import oracle_warning
+    from kan_diffusion.study.named import single_trial
+    from kan_diffusion.study.trial import run_trial
+
+    torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
+    config: TrialConfig = single_trial(
+        data,
+        family=family,
+        params=params,
+        depth=depth,
+        process=process,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=lr,
+        holdout=holdout,
+        seed=seed,
+        sparsify=sparsify,
+    )
+    folder = out if out is not None else Path("runs") / f"{config.data.name}-{family}"
+    require_trial_folder(folder, config, resume=resume)
+    _warn(signal_warning(config.process.scheduler()))
+    with show_training_progress(config) as on_progress:
+        result = run_trial(
+            config,
+            folder,
+            device=device,
+            on_progress=on_progress,
+            log_folder=folder / "tensorboard" if tensorboard else None,
+        )
+    if result.row["error"] is not None:
+        raise KanDiffusionError(str(result.row["error"]))
+    show_scores(result.row, f"{config.model.name} on {config.data.name}")
+    if isinstance(config.data, FileData):
+        _warn(oracle_warning(result.row))
+    typer.echo(f"\nRun: {folder}\nSample from it: kan-diffusion sample {folder} --num 1000")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`kan-diffusion sample runs/mine --num 1000 --out samples.csv`\n\n"
+    "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`"
+)
+def sample(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    num: Annotated[int, typer.Option(min=1, help="Number of points.")] = 1000,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps of the sampler; 20, or all timesteps for ddpm.",
+            show_default=False,
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(help="dpm-solver++, ddpm, ddim, heun or unipc.")
+    ] = "dpm-solver++",
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="File to write: .csv, .parquet or .npy.")] = Path(
+        "samples.csv"
+    ),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it exists.")
+    ] = False,
+) -> None:
+    """Draw points from a trained run, in the data's own units."""
+    from kan_diffusion.data.export import require_writable_ending, write_table
+    from kan_diffusion.devices import resolve_device
+    from kan_diffusion.processes import signal_warning
+    from kan_diffusion.randomness import torch_generator
+    from kan_diffusion.sampling import make_scheduler
+    from kan_diffusion.study.measure import load_run
+
+    require_writable_ending(out)
+    if out.exists() and not overwrite:
+        raise KanDiffusionError(f"'{out}' exists; choose another --out, or add --overwrite")
+    _without_bars()
+    _, pipeline = load_run(run)
+    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
+    _warn(signal_warning(pipeline.scheduler))
+    if steps is None:
+        steps = pipeline.scheduler.config.num_train_timesteps if scheduler == "ddpm" else 20
+    pipeline.to(resolve_device(device))
+    generator = torch_generator("samples", seed)
+    points = pipeline(num, steps, generator=generator).samples
+    write_table(out, points.cpu().double().numpy(), pipeline.config.columns)
+    typer.echo(f"{num:,} points: {out}")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`kan-diffusion evaluate runs/mine`: with the rows that were held out\n\n"
+    "`kan-diffusion evaluate runs/mine --data points.csv`"
+)
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A file or toy to judge with; the run's own data by default.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Judge a trained run: loss, floor, excess and sample metrics."""
+    from kan_diffusion.cli.console import show_scores
+    from kan_diffusion.study.measure import evaluate_run
+
+    _without_bars()
+    row, used, warning = evaluate_run(run, data)
+    show_scores(row, f"{run} on {used}")
+    _warn(warning)
+
+
+app.command(epilog=EXPLAIN_EXAMPLES)(explain)
+
+
+@app.command(
+    epilog="Examples:\n\n`kan-diffusion report runs/swiss-roll`: a study's report again\n\n"
+    "`kan-diffusion report runs/two-modes runs/two-modes/explanation/formula --out runs/both`: a "
+    "network and its formula side by side"
+)
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folder of a study, or folders of runs that were judged alike.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write.",
+            show_default="the one folder given; runs/side-by-side for several",
+        ),
+    ] = None,
+) -> None:
+    """Write a study's report again from its trials, or one of finished runs side by side."""
+    from kan_diffusion.report.gather import report_contents, runs_contents
+    from kan_diffusion.report.page import write_report
+    from kan_diffusion.study.results.side_by_side import read_runs
+    from kan_diffusion.study.run import load_study
+
+    if len(runs) == 1 and (runs[0] / "study.yaml").exists():
+        (run,) = runs
+        again = shlex.join(["kan-diffusion", "compare", str(run / "study.yaml"), "--out", str(run)])
+        contents = report_contents(load_study(run), again)
+    else:
+        contents = runs_contents(read_runs(runs), _command())
+    folder = runs[0] if len(runs) == 1 else Path("runs/side-by-side")
+    typer.echo(f"Report: {write_report(contents, out or folder)}")
+
+
+def _without_bars() -> None:
+    """Keeps the bars that diffusers shows while it loads a pipeline off the terminal."""
+    from diffusers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
+def _warn(message: str | None) -> None:
+    if message is not None:
+        logging.getLogger("kan_diffusion").warning(message)
+
+
+def _listed(names: str | None) -> list[str] | None:
+    return None if names is None else [name.strip() for name in names.split(",")]
+
+
+def _command() -> str:
+    """The command as the user gave it."""
+    return shlex.join(["kan-diffusion", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Runs the command line; errors a user can act on are one line on standard error."""
+    from rich.console import Console
+
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        sys.path.append(str(Path.cwd()))  # families of one's own: package.module:NAME
+        app()
+    except KanDiffusionError as error:
+        errors.print(f"error: {error}")
+        raise SystemExit(1) from error
+    except ValueError as error:
+        from pydantic import ValidationError
+
+        if not isinstance(error, ValidationError):
+            raise
+        errors.print(f"error: {invalid_settings(error, 'settings')}")
+        raise SystemExit(1) from error

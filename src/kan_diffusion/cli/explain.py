@@ -1,0 +1,161 @@
+"""The command ``explain``: parse, call the library, print."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kan_diffusion.errors import KanDiffusionError
+
+__all__ = ["EXPLAIN_EXAMPLES", "explain"]
+
+EXPLAIN_EXAMPLES = (
+    "Examples:\n\n"
+    "`kan-diffusion train two-modes --family readable-kan --params 150 --sparsify 0.001 "
+    "--out runs/two-modes`, then\n\n"
+    "`kan-diffusion explain runs/two-modes`: pictures, formulas, programs\n\n"
+    "`kan-diffusion explain runs/mine --prune 0.1 --library linear,tanh,sin --max-complexity 4`\n\n"
+    "`kan-diffusion explain runs/mine --no-simplify`: look at the network as it is\n\n"
+    "`kan-diffusion sample runs/two-modes/explanation/formula`: sample from the formula\n\n"
+    "`kan-diffusion explain --lab`: densities whose exact score is known"
+)
+
+
+def explain(
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder of a finished run.", show_default=False)
+    ] = None,
+    lab: Annotated[
+        bool,
+        typer.Option(
+            "--lab", help="Train on densities with known scores and compare what is recovered."
+        ),
+    ] = False,
+    simplify: Annotated[
+        bool, typer.Option(help="Prune and straighten edges, and look for formulas.")
+    ] = True,
+    prune: Annotated[
+        float, typer.Option(min=0, help="Edges with less attribution than this are taken away.")
+    ] = 0.05,
+    formulas: Annotated[bool, typer.Option(help="Look for formulas.")] = True,
+    library: Annotated[
+        str | None,
+        typer.Option(
+            help="Functions to try, such as linear,tanh,sin; package.module:NAME for your own.",
+            show_default="all",
+        ),
+    ] = None,
+    min_r2: Annotated[
+        float, typer.Option(max=1, help="Held-out R² below which a match is refused.")
+    ] = 0.99,
+    max_complexity: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Highest complexity of a function: 1 is a line.", show_default=False
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="By how much the loss may rise, stage by stage.")
+    ] = 1e-3,
+    max_edges: Annotated[
+        int, typer.Option(min=1, help="Networks with more edges get no formulas.")
+    ] = 64,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Time budget of the search for formulas.")
+    ] = 600.0,
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            help="Timesteps to look at, such as 50,300,800.", show_default="six noise levels"
+        ),
+    ] = None,
+    num: Annotated[
+        int, typer.Option(min=0, help="Points to generate from each stage; 0 for none.")
+    ] = 5000,
+    seeds: Annotated[int, typer.Option(min=1, help="With --lab: training runs a density.")] = 5,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --lab: runs side by side.", show_default="one a core"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write.", show_default="explanation in the run's folder"),
+    ] = None,
+) -> None:
+    """Look into a KAN: its edges, what can be left out, and formulas for its score."""
+    import torch
+    from diffusers.utils.logging import disable_progress_bar
+
+    from kan_diffusion.cli.console import show_standings, show_steps
+    from kan_diffusion.denoisers.library import LIBRARY, get_functions
+    from kan_diffusion.symbolic.search import SearchOptions
+
+    torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
+    disable_progress_bar()
+    if lab == (run is not None):
+        raise KanDiffusionError("give the folder of a run, or --lab, and not both")
+    if lab:
+        _lab(out or Path("runs/truth-lab"), seeds, workers)
+        return
+    assert run is not None
+    from kan_diffusion.report.explanation import write_explanation
+    from kan_diffusion.symbolic.explain import ExplainOptions, explain_run
+
+    names = None if library is None else [name.strip() for name in library.split(",")]
+    options = ExplainOptions(
+        prune=prune if simplify else None,
+        formulas=formulas,
+        search=SearchOptions(
+            library=dict(LIBRARY) if names is None else get_functions(names),
+            min_r2=min_r2,
+            max_complexity=max_complexity,
+            tolerance=tolerance,
+            max_edges=max_edges,
+            seconds=seconds,
+        ),
+        levels=None if levels is None else _timesteps(levels),
+        num_samples=num,
+    )
+    folder = out if out is not None else run / "explanation"
+    command = shlex.join(["kan-diffusion", *sys.argv[1:]])
+    with show_steps(f"explaining {run}") as on_progress:
+        explanation, _ = explain_run(run, folder, options, command=command, on_progress=on_progress)
+        on_progress("drawing")
+        page = write_explanation(explanation, folder)
+    show_standings(explanation)
+    for sentence in explanation.sentences:
+        typer.echo(sentence)
+    typer.echo(f"\nExplanation: {page}")
+
+
+def _timesteps(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise KanDiffusionError(
+            f"--levels '{text}' is not a list of timesteps such as 50,300,800"
+        ) from error
+
+
+def _lab(folder: Path, seeds: int, workers: int | None) -> None:
+    from kan_diffusion.cli.console import show_lab, show_steps
+    from kan_diffusion.report.explanation import write_explanation
+    from kan_diffusion.study.executors import default_workers
+    from truth_lab.lab import run_lab
+    from truth_lab.page import write_lab
+
+    with show_steps("truth lab") as on_progress:
+        results = run_lab(
+            folder,
+            seeds=seeds,
+            workers=default_workers("cpu") if workers is None else workers,
+            draw=write_explanation,
+            on_progress=on_progress,
+        )
+        page = write_lab(results, folder)
+    show_lab(results)
+    typer.echo(f"\nTruth lab: {page}")

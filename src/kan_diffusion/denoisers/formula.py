@@ -1,0 +1,171 @@
+r"""A formula as a denoiser.
+
+The score is given by one expression a coordinate in :math:`x_i`, :math:`\alpha` and :math:`\sigma`
+with constants :math:`c_k`; predicted noise is :math:`-\sigma` times the score, and the process
+turns that into what it predicts. The constants are the denoiser's parameters, so a formula is
+trained, saved, sampled and judged like a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from kan_diffusion.denoisers.base import Denoiser, ModelMixin
+from kan_diffusion.denoisers.trees import Tree, check_tree, evaluate, to_sympy, to_tree
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.processes import Process
+
+if TYPE_CHECKING:
+    import sympy
+
+__all__ = ["FormulaDenoiser", "ModelMixin", "formula_denoiser"]
+
+SMALLEST_SIGNAL = 1e-4
+"""Below it predictions of v and of clean points are those at this one: they divide by it."""
+
+
+class FormulaDenoiser(Denoiser):
+    """A denoiser whose score is a formula.
+
+    Args:
+        data_dim: Number d of coordinates.
+        score: The score's coordinates, a tree each (:mod:`kan_diffusion.denoisers.trees`).
+        process: The process, as :class:`kan_diffusion.processes.Process` writes it.
+        num_constants: Number of constants.
+
+    Raises:
+        KanDiffusionError: There is not one expression a coordinate, or one of them is not a tree of
+            a formula.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        data_dim: int,
+        score: Sequence[Tree],
+        process: Mapping[str, str | int | float],
+        num_constants: int,
+    ) -> None:
+        super().__init__()
+        self._setup_points(data_dim, 0)
+        if len(score) != data_dim:
+            raise KanDiffusionError(
+                f"a formula needs one expression for each of {data_dim} coordinates, not "
+                f"{len(score)}"
+            )
+        known = {f"x{i}" for i in range(data_dim)} | {"alpha", "sigma"}
+        for tree in score:
+            check_tree(tree, known, num_constants)
+        self.process = Process.model_validate(dict(process))
+        self.constants = nn.Parameter(torch.zeros(num_constants))
+        alpha, sigma = self.process.levels()
+        self.register_buffer("alphas", alpha.clamp(min=SMALLEST_SIGNAL), persistent=False)
+        self.register_buffer("sigmas", sigma, persistent=False)
+
+    alphas: Tensor
+    sigmas: Tensor
+
+    @property
+    def flops(self) -> int:
+        """Operations of the expressions: one each, four for a function or a power."""
+
+        def count(tree: object) -> int:
+            if not isinstance(tree, list | tuple) or tree[0] in ("number", "constant", "symbol"):
+                return 0
+            own = {"add": len(tree) - 2, "mul": len(tree) - 2}.get(str(tree[0]), 4)
+            return own + sum(count(part) for part in tree[1:])
+
+        return sum(count(tree) for tree in self.config.score)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Leaves the constants: a formula has no other start than what was read."""
+
+    def _levels(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        last = self.process.num_timesteps - 1
+        place = steps.double().clamp(0, last)
+        low = place.floor().long()
+        share = place - low
+        high = (low + 1).clamp(max=last)
+        alpha = torch.lerp(self.alphas.double()[low], self.alphas.double()[high], share)
+        return alpha, torch.lerp(self.sigmas.double()[low], self.sigmas.double()[high], share)
+
+    def score(self, points: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The score in double precision.
+
+        Args:
+            points: Noised points with shape (n, d).
+            alpha: Signal levels with shape (n,) or (1,).
+            sigma: Noise levels with shape (n,) or (1,).
+
+        Returns:
+            The score with shape (n, d), float64.
+        """
+        symbols = {f"x{i}": points[:, i].double() for i in range(self.data_dim)}
+        symbols |= {"alpha": alpha.double(), "sigma": sigma.double()}
+        constants = self.constants.double()
+        parts = [evaluate(tree, symbols, constants) for tree in self.config.score]
+        return torch.stack([part.expand(len(points)) for part in parts], dim=-1)
+
+    def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
+        alpha, sigma = self._levels(steps)
+        noise = -sigma.unsqueeze(-1) * self.score(points, alpha, sigma)
+        alpha, sigma, x = alpha.unsqueeze(-1), sigma.unsqueeze(-1), points.double()
+        if self.process.prediction_type == "v_prediction":
+            noise = (noise - sigma * x) / alpha
+        elif self.process.prediction_type == "sample":
+            noise = (x - sigma * noise) / alpha
+        return noise.to(points.dtype)
+
+    def expressions(self, digits: int | None = None) -> list[sympy.Expr]:
+        """The score's coordinates in SymPy.
+
+        Args:
+            digits: Significant digits of the constants; all of them when None.
+        """
+        import sympy
+
+        values = [
+            sympy.Float(value) if digits is None else sympy.Float(f"{value:.{digits}g}", digits)
+            for value in self.constants.tolist()
+        ]
+        return [to_sympy(tree, values) for tree in self.config.score]
+
+
+def formula_denoiser(
+    score: Sequence[sympy.Expr],
+    constants: Mapping[sympy.Symbol, float],
+    process: Process,
+) -> FormulaDenoiser:
+    """Makes a denoiser of a formula.
+
+    Args:
+        score: The score's coordinates in ``x0``, ``x1``, ..., ``alpha``, ``sigma`` and constants.
+        constants: The constants' values.
+        process: The process it is for.
+
+    Raises:
+        KanDiffusionError: It has a function that formulas may not have, or another symbol.
+    """
+    known = {f"x{i}" for i in range(len(score))} | {"alpha", "sigma"}
+    for expression in score:
+        for symbol in expression.free_symbols:
+            if symbol not in constants and symbol.name not in known:
+                raise KanDiffusionError(
+                    f"the formula has the symbol '{symbol}', which is neither a constant nor one "
+                    f"of {', '.join(sorted(known))}"
+                )
+    names = list(constants)
+    made = FormulaDenoiser(
+        data_dim=len(score),
+        score=[to_tree(expression, names) for expression in score],
+        process=process.model_dump(mode="json"),
+        num_constants=len(names),
+    )
+    with torch.no_grad():
+        made.constants.copy_(torch.tensor(list(constants.values()), dtype=torch.float64))
+    return made

@@ -1,0 +1,1 @@
+"""Intervals, tests and verdicts over the rows of a study."""

@@ -1,0 +1,455 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import kan_diffusion
+from command_line import QUICK, SMALL, WARNING, Cli, Outcome, call_command
+from kan_diffusion.study import named
+from kan_diffusion.study.config import EvaluationConfig, read_study
+from kan_diffusion.study.folder import load_trial
+from kan_diffusion.study.trial import run_trial
+
+COMMANDS = ["compare", "train", "sample", "evaluate", "report"]
+
+
+def _points(num: int = 60) -> np.ndarray:
+    return np.random.default_rng(0).normal([100.0, -0.5], [10.0, 0.01], (num, 2))
+
+
+def _write(path: Path, points: np.ndarray, columns: tuple[str, str] = ("mass", "age")) -> Path:
+    frame = pd.DataFrame(points, columns=list(columns))
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        np.save(path, points)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run, trained on points.csv beside it."""
+    folder = tmp_path_factory.mktemp("cli")
+    path = _write(folder / "points.csv", _points())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
+        assert call_command("train", path, *QUICK, "--out", folder / "run", "--device", "cpu") == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run, to be changed at will."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def _study(folder: Path, **changes: object) -> Path:
+    """A study file, and beside it a run folder in which all of its trials are finished."""
+    settings = {
+        "name": "tiny",
+        "title": "Tiny",
+        "seeds": 1,
+        "data": [{"toy": "gaussian-mixture", "num_points": 100}],
+        "training": {"steps": 20, "batch_size": 64},
+        "models": [{"name": "MLP", "family": "mlp", "params": 300}],
+        "sampling": {"steps": 3},
+        "evaluation": {**SMALL, "moments": []},
+        **changes,
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    for trial in read_study(path).pinned().trials():
+        run_trial(trial, folder / "study" / "trials" / trial.id, device="cpu")
+    (folder / "study" / "study.yaml").write_text(read_study(path).pinned().to_yaml())
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(cli: Cli, command: str) -> None:
+    outcome = cli(command, "--help")
+    assert outcome.code == 0
+    assert outcome.err == ""
+    text = " ".join(outcome.out.split())
+    assert f"kan-diffusion {command}" in text  # an example
+    assert "Example" in text
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from kan_diffusion.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'diffusers', 'sklearn', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    for words in (["--help"], ["train", "--help"], ["--version"]):
+        result = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        )
+        assert result.stdout.splitlines()[-1] == "[]"
+        assert result.stderr == ""
+        if words == ["--help"]:
+            assert all(command in result.stdout for command in COMMANDS)
+        if words == ["--version"]:
+            assert result.stdout.splitlines()[0] == f"kan-diffusion {kan_diffusion.__version__}"
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npy"])
+def test_points_become_a_run_and_a_run_becomes_points(
+    cli: Cli, tmp_path: Path, ending: str
+) -> None:
+    path = _write(tmp_path / f"points{ending}", _points())
+    folder = tmp_path / "run"
+    outcome = cli("train", path, *QUICK, "--steps", 150, "--out", folder)
+    assert outcome.code == 0
+    assert "held-out loss" in outcome.out
+    assert f"kan-diffusion sample {folder}" in outcome.out
+    assert outcome.err == ""
+
+    written = tmp_path / f"new{ending}"
+    outcome = cli("sample", folder, "--num", 500, "--out", written)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == f"500 points: {written}\n"
+    if ending == ".npy":
+        samples = np.load(written)
+    else:
+        frame = pd.read_csv(written) if ending == ".csv" else pd.read_parquet(written)
+        assert list(frame.columns) == ["mass", "age"]
+        samples = frame.to_numpy()
+    # In the data's own units: 100 ± 10 and -0.5 ± 0.01.
+    assert samples.shape == (500, 2)
+    standardised = (samples - [100, -0.5]) / [10, 0.01]
+    np.testing.assert_allclose(standardised.mean(0), 0, atol=0.6)
+    np.testing.assert_allclose(standardised.std(0), 1, atol=0.5)
+
+    outcome = cli("evaluate", folder)
+    assert outcome.code == 0
+    assert outcome.err == ""
+    text = " ".join(outcome.out.split())
+    assert "12 rows of 'points' that were not trained on, too few for an oracle" in text
+    row = load_trial(folder).row
+    assert row["excess"] is None  # without an oracle
+    assert f"{row['heldout_loss']:.3g}"[:4] in outcome.out
+
+
+def test_samples_are_those_of_their_seed(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    def samples(*options: object) -> np.ndarray:
+        path = tmp_path / "samples.npy"
+        assert cli("sample", trained, "--out", path, "--overwrite", *options).code == 0
+        return np.load(path)
+
+    usual = samples()
+    assert len(usual) == 1000
+    np.testing.assert_array_equal(samples("--seed", 0), usual)
+    assert not np.isclose(samples("--seed", 1), usual).any()
+    for scheduler in ("ddpm", "heun"):
+        options = ("--num", 5, "--steps", 4, "--scheduler", scheduler)
+        assert np.isfinite(samples(*options)).all()
+
+
+def test_existing_files_are_kept_unless_told(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "samples.csv"
+    path.write_text("precious")
+    assert "exists; choose another --out, or add --overwrite" in (
+        cli("sample", trained, "--out", path).error
+    )
+    assert path.read_text() == "precious"
+    assert cli("sample", trained, "--num", 3, "--out", path, "--overwrite").code == 0
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_run_is_judged_with_other_points(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    other = _write(tmp_path / "other.csv", _points(200))
+    outcome = cli("evaluate", trained, "--data", other)
+    assert outcome.code == 0
+    assert "200 rows of 'other'" in " ".join(outcome.out.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.csv", None, "there is no file"),
+        ("empty.csv", "", "is empty"),
+        ("words.csv", "a,b\n1,2\n3,red\n", "column 'b', line 3 holds 'red'"),
+        ("holes.csv", "a,b\n1,2\n3,nan\n5,6\n,8\n", r"2 rows \(lines 3, 5; 'a', 'b'\)"),
+        ("constant.csv", "a,b\n" + "1,2\n3,2\n" * 9, "constant columns: 'b'"),
+        ("few.csv", "a,b\n1,2\n3,4\n", "has 2 rows; at least 10"),
+        ("points.txt", "1 2", "ending '.txt'"),
+        ("broken.npy", "no array", "not a NumPy array file"),
+        ("broken.parquet", "no table", "not a readable Parquet file"),
+    ],
+)
+def test_files_that_cannot_be_used_are_one_line(
+    cli: Cli, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    error = cli("train", path, "--out", tmp_path / "run").error
+    assert str(path) in error
+    assert re.search(message, error)
+    if content is None or "few" not in name:
+        assert re.search(message, cli("compare", path, "--out", tmp_path / "study").error)
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "mons"], "did you mean 'moons'"),
+        (["train", "moons", "--family", "mpl"], "unknown family 'mpl', did you mean 'mlp'"),
+        (["train", "moons", "--process", "cosin"], "did you mean 'cosine'"),
+        (["train", "moons", "--params", "5"], "budget of 5 is too small"),
+        (["train", "moons", "--lr", "-1"], "learning_rate = -1.0"),
+        (["train", "moons", "--device", "abacus"], "device 'abacus' cannot be used here"),
+        (["compare", "sed"], "did you mean 'seed'"),
+        (["compare", "moons", "--params", "5"], "budget of 5 is too small"),
+        (["compare", "moons", "--families", "kan,mpl"], "did you mean 'mlp'"),
+        (["compare", "moons", "--epochs", "3"], "has no epochs; use --steps"),
+        (["compare", "seed", "--steps", "3", "--epochs", "3"], "either --steps or --epochs"),
+        (["compare", "seed", "--params", "300"], "leave --params, --match and --budget out"),
+        (["compare", "missing.yaml"], "study file 'missing.yaml' cannot be read"),
+        (["sample", "nowhere"], "'nowhere' holds no finished run"),
+        (["sample", "nowhere", "--out", "points.txt"], "ending must be .csv, .parquet, .npy"),
+        (["evaluate", "nowhere"], "'nowhere' holds no finished run"),
+        (["report", "nowhere"], "'nowhere' holds neither a study nor a finished run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_words_are_one_line(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in cli(*words).error
+    assert not list(tmp_path.rglob("trial.json"))
+
+
+@pytest.mark.parametrize("words", [["train", "moons", "--steps", "0"], ["sample"], ["frobnicate"]])
+def test_wrong_usage_has_a_code_of_its_own(cli: Cli, words: list[str]) -> None:
+    outcome = cli(*words)
+    assert outcome.code == 2
+    assert "Usage" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_wrong_study_files_are_one_line(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    for text, message in (
+        ("name: [", "is not YAML"),
+        ("nam: x\n", "nam = 'x'|name"),
+        ("name: a\ntitle: b\ndata: [{toy: mons}]\nmodels: []\n", "data.0.*did you mean 'moons'"),
+    ):
+        path.write_text(text)
+        assert re.search(message, cli("compare", path, "--out", tmp_path / "run").error)
+
+
+def test_folders_in_the_way_are_one_line(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    points = trained.parent / "points.csv"
+    again = cli("train", points, *QUICK, "--out", trained)
+    assert "already holds this very run, finished" in again.error
+    other = cli("train", points, *QUICK, "--seed", 1, "--out", trained)
+    assert "holds another run (points · MLP · seed 0)" in other.error
+    (tmp_path / "file").write_text("")
+    for command in ("train", "compare"):
+        in_the_way = cli(command, "moons", "--out", tmp_path / "file")
+        assert "is a file; choose a folder with --out" in in_the_way.error
+        assert "holds other files" in cli(command, "moons", "--out", tmp_path).error
+
+
+def test_a_study_is_no_run_and_a_run_no_study(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    _study(tmp_path)
+    (trial,) = (tmp_path / "study" / "trials").iterdir()
+    for command in ("sample", "evaluate"):
+        error = cli(command, tmp_path / "study").error
+        assert f"it is a study; give one of its trials, such as '{trial}'" in error
+    assert "each must be a run" in cli("report", trained, tmp_path / "study").error
+    # A run has a report of its own, and beside others one elsewhere.
+    assert f"Report: {trained / 'report.html'}" in cli("report", trained).out.replace("\n", "")
+    assert (trained / "report.html").stat().st_size > 0
+    # As the remedy says:
+    assert cli("sample", trial, "--num", 5, "--out", tmp_path / "new.csv").code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("trial.json", "{", "is not the result of a trial"),
+        ("trial.json", "[]", "is not the result of a trial"),
+        ("denoiser/diffusion_pytorch_model.safetensors", "no", "cannot be read"),
+        ("denoiser/config.json", "no", "cannot be read"),
+        ("model_index.json", "no", "cannot be read"),
+    ],
+)
+def test_damaged_runs_are_one_line(
+    cli: Cli, run: Path, tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    (run / name).write_text(content)
+    assert message in cli("sample", run, "--out", tmp_path / "new.csv").error
+    assert message in cli("evaluate", run).error
+    assert not (tmp_path / "new.csv").exists()
+
+
+def test_unknown_sampler_is_one_line(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    error = cli("sample", trained, "--scheduler", "huen", "--out", tmp_path / "new.csv").error
+    assert "unknown scheduler 'huen', did you mean 'heun'" in error
+
+
+def test_columns_must_be_those_trained_on(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "wide.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(40, 3)))
+    error = cli("evaluate", trained, "--data", path).error
+    assert "has 3 columns and the model was trained on 2 (mass, age)" in error
+
+
+def test_changed_points_are_one_line(cli: Cli, tmp_path: Path) -> None:
+    path = _write(tmp_path / "points.csv", _points())
+    assert cli("train", path, *QUICK, "--out", tmp_path / "run").code == 0
+    _write(path, _points() + 1)
+    assert "has changed since this run was set up" in cli("evaluate", tmp_path / "run").error
+    # The run itself is as good as before.
+    assert cli("sample", tmp_path / "run", "--out", tmp_path / "new.csv").code == 0
+
+
+def test_interrupted_training_goes_on_with_resume(
+    cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, points = tmp_path / "run", trained.parent / "points.csv"
+
+    @contextmanager
+    def interrupt(config: object) -> Iterator[Callable[[int, float], None]]:
+        def at_once(step: int, loss: float) -> None:
+            raise KeyboardInterrupt
+
+        yield at_once
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kan_diffusion.cli.console.show_training_progress", interrupt)
+        outcome = cli("train", points, *QUICK, "--out", folder, "--device", "cpu")
+    assert outcome.code == 130
+    assert outcome.err.startswith("interrupted; what is finished is kept")
+    assert len(outcome.err.splitlines()) == 1
+
+    assert "go on with 'kan-diffusion train --resume'" in cli("sample", folder).error
+    unasked = cli("train", points, *QUICK, "--out", folder)
+    assert "holds an unfinished run; add --resume" in unasked.error
+    changed = cli("train", points, *QUICK, "--seed", 1, "--resume", "--out", folder)
+    assert "checkpoint of a run with other settings" in changed.error
+    again = cli("train", points, *QUICK, "--resume", "--out", folder, "--device", "cpu")
+    assert again.code == 0
+    rows = [load_trial(place).row for place in (folder, trained)]
+    for key, value in rows[0].items():
+        if not key.endswith("_seconds"):
+            assert value == rows[1][key], key
+
+
+def test_diverging_training_is_one_line(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    points = trained.parent / "points.csv"
+    words = ("train", points, *QUICK, "--lr", "1e30", "--out", tmp_path / "run")
+    assert "lower the learning rate" in cli(*words).error
+    assert "it failed: the" in cli(*words).error
+    assert "failed: the" in cli("sample", tmp_path / "run").error
+
+
+def test_warning_of_a_process_that_keeps_its_signal_comes_once(cli: Cli, tmp_path: Path) -> None:
+    points = _write(tmp_path / "points.npy", _points())
+    words = ("train", points, *QUICK, "--process", "seed", "--out", tmp_path / "run")
+    outcome = cli(*words)
+    assert (outcome.code, outcome.warnings) == (0, 1)
+    outcome = cli("sample", tmp_path / "run", "--out", tmp_path / "new.npy")
+    assert (outcome.code, outcome.warnings) == (0, 1)
+    # Without it: test_points_become_a_run_and_a_run_becomes_points
+
+
+def test_compare_reports_and_warns_once(cli: Cli, tmp_path: Path) -> None:
+    study = _study(tmp_path, process="seed")
+    folder = tmp_path / "study"
+    outcome = cli("compare", study, "--out", folder)
+    assert (outcome.code, outcome.warnings) == (0, 1)
+    assert "excess" in outcome.out
+    assert f"Report: {folder / 'report.html'}" in outcome.out.replace("\n", " ")
+    page = (folder / "report.html").read_text()
+    assert WARNING in page
+    rows = json.loads((folder / "results.json").read_text())
+    assert [row["name"] for row in rows] == ["MLP"]
+
+
+def test_failed_trials_are_counted_in_one_line(cli: Cli, tmp_path: Path) -> None:
+    models = [{"name": "wild", "family": "mlp", "params": 300, "learning_rate": 1e30}]
+    study = _study(tmp_path, models=models)
+    folder = tmp_path / "study"
+    error = cli("compare", study, "--out", folder).error  # no warning beside it
+    assert "1 of 1 trials failed, the first ('wild', seed 0) with: the" in error
+    (folder / "report.html").unlink()
+    outcome = cli("report", folder)
+    assert (outcome.code, outcome.err) == (0, "")
+    page = (folder / "report.html").read_text()
+    # The page says how to run the study, not how to report it, again.
+    assert f"kan-diffusion compare {folder / 'study.yaml'} --out {folder}" in page
+
+
+def test_study_file_with_points_can_be_compared(cli: Cli, tmp_path: Path) -> None:
+    # Its digest is filled in before progress is shown, since ids depend on it.
+    path = _write(tmp_path / "points.npy", _points())
+    models = [{"name": "wild", "family": "mlp", "params": 300, "learning_rate": 1e30}]
+    study = _study(tmp_path, models=models, data=[{"path": str(path)}])
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("trial.json")}
+    assert "1 of 1 trials failed" in cli("compare", study, "--out", tmp_path / "study").error
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("trial.json")} == before
+
+
+def test_processes_end_with_codes_and_one_line(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "kan_diffusion", "train", "missing.csv"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    outcome = Outcome(result.returncode, result.stdout, result.stderr)
+    assert outcome.error == "error: there is no file 'missing.csv'; check the path"
+    assert outcome.out == ""
+    script = Path(sys.executable).with_name("kan-diffusion")
+    result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == f"kan-diffusion {kan_diffusion.__version__}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are a Unix matter")
+def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
+    path = _write(tmp_path / "points.npy", _points(40))
+    code = (
+        "import resource\n"
+        "from kan_diffusion.cli import main\n"
+        "limit = 4096\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
+        "main()"
+    )
+    words = ["train", str(path), "--family", "mlp", "--steps", "20", "--batch-size", "64"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words, "--out", str(tmp_path / "run"), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    error = Outcome(result.returncode, result.stdout, result.stderr).error
+    assert "cannot write" in error
+    assert "checkpoint.safetensors" in error
+    assert "File too large" in error
+    assert "choose another folder with --out" in error
+    left = [entry for entry in (tmp_path / "run").rglob("*") if entry.is_file()]
+    assert left == []

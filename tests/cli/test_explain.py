@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from command_line import QUICK, SMALL, Cli, call_command
+from kan_diffusion.report import explanation
+from kan_diffusion.study import named
+from kan_diffusion.study.config import EvaluationConfig
+from truth_lab import lab
+
+TINY = ["--family", "readable-kan", "--params", "150", "--steps", "20", "--batch-size", "64"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of a readable KAN and one of an MLP."""
+    folder = tmp_path_factory.mktemp("cli-explain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
+        shared = ["--device", "cpu", "--out"]
+        kan = call_command(
+            "train", "two-modes", *TINY, "--sparsify", "0.001", *shared, folder / "kan"
+        )
+        mlp = call_command("train", "two-modes", *QUICK, *shared, folder / "mlp")
+    assert (kan, mlp) == (0, 0)
+    return folder
+
+
+def test_a_run_or_the_lab_and_not_both(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab, "run_lab", lambda *_, **__: pytest.fail("the lab was run"))
+    for words in ([], [tmp_path / "run", "--lab"]):
+        assert "give the folder of a run, or --lab, and not both" in cli("explain", *words).error
+
+
+@pytest.mark.parametrize("levels", ["ten", "1,,2", "1.5", "", "-3", "20,1000"])
+def test_bad_levels(cli: Cli, runs: Path, tmp_path: Path, levels: str) -> None:
+    words = ["explain", runs / "kan", "--no-simplify", "--num", "0", f"--levels={levels}"]
+    assert "--levels" in cli(*words, "--out", tmp_path / "there").error
+    assert not (tmp_path / "there").exists()
+
+
+def test_an_unknown_function_has_a_suggestion(cli: Cli, runs: Path) -> None:
+    error = cli("explain", runs / "kan", "--library", "linear,tahn").error
+    assert "'tahn'" in error
+    assert "'tanh'" in error
+    assert "nowhere" in cli("explain", runs / "kan", "--library", "nowhere:NAME").error
+
+
+def test_what_is_no_run(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    assert str(tmp_path / "none") in cli("explain", tmp_path / "none").error
+    assert "only KANs have edges to read" in cli("explain", runs / "mlp").error
+    assert not (runs / "mlp" / "explanation").exists()
+
+
+def test_a_run_is_explained(
+    cli: Cli, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "there"
+    words = ["explain", runs / "kan", "--no-simplify", "--num", "0", "--levels", "700,50"]
+    done = cli(*words, "--out", out)
+    assert done.code == 0, done.err
+    assert str(out / "explanation.html") in done.out.replace("\n", "")
+    page = (out / "explanation.html").read_text(encoding="utf-8")
+    assert "kan-diffusion explain" in page
+    assert "--no-simplify" in page
+    assert (out / "formulas.json").is_file()
+    # Without --out beside the run; drawn once is enough.
+    drawn = []
+    monkeypatch.setattr(explanation, "write_explanation", lambda _, folder: drawn.append(folder))
+    assert cli(*words).code == 0
+    assert drawn == [runs / "kan" / "explanation"]
+    assert (runs / "kan" / "explanation" / "formulas.json").is_file()
+
+
+def test_runs_are_reported_side_by_side(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    done = cli("report", runs / "kan", runs / "mlp", "--out", tmp_path / "both")
+    assert done.code == 0, done.err
+    assert str(tmp_path / "both" / "report.html") in done.out.replace("\n", "")
+    page = (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
+    assert "readable KAN" in page
+    assert "MLP" in page
+    assert "neither a study nor a finished run" in cli("report", tmp_path / "none").error

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import sympy
+import torch
+
+from kan_diffusion.denoisers.library import LIBRARY, LINEAR, EdgeFunction, get_functions
+from kan_diffusion.denoisers.readable import ReadableDenoiser
+from kan_diffusion.errors import KanDiffusionError
+from networks import batch, network
+
+each_function = pytest.mark.parametrize("name", LIBRARY)
+Z = np.linspace(-3, 3, 241)
+
+
+def _values(name: str, z: np.ndarray) -> np.ndarray:
+    return LIBRARY[name].values(torch.from_numpy(z)).numpy()
+
+
+@each_function
+def test_values_are_those_of_the_expression(name: str) -> None:
+    z = sympy.Symbol("z", real=True)
+    expression = LIBRARY[name].expression(z)
+    expected = [float(expression.subs(z, value)) for value in Z]
+    np.testing.assert_allclose(_values(name, Z), expected, rtol=1e-12, atol=1e-14)
+
+
+@each_function
+def test_values_can_be_differentiated(name: str) -> None:
+    z = torch.tensor([-2.3, -0.7, 0.4, 1.9], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(LIBRARY[name].values, (z,))
+
+
+@each_function
+def test_symmetries_are_what_they_are_said_to_be(name: str) -> None:
+    function = LIBRARY[name]
+    positive = np.linspace(0.1, 3, 30)
+    there, mirrored = _values(name, positive), _values(name, -positive)
+    assert np.allclose(mirrored, -there) == (function.parity == "odd")
+    assert np.allclose(mirrored, there) == (function.parity == "even")
+
+    def reduces(moved: np.ndarray) -> bool:
+        """Whether it is another factor of f, and a constant and a line."""
+        parts = np.stack([_values(name, Z), Z, np.ones_like(Z)], -1)
+        left = moved - parts @ np.linalg.lstsq(parts, moved, rcond=None)[0]
+        return float(np.abs(left).max()) < 1e-9 * np.abs(moved).max()
+
+    assert reduces(_values(name, Z + 0.7)) or not function.shiftless
+    assert reduces(_values(name, 1.7 * Z)) or not function.scaleless
+
+
+def test_the_library_is_under_its_names_the_simplest_first() -> None:
+    assert all(name == function.name for name, function in LIBRARY.items())
+    complexities = [function.complexity for function in LIBRARY.values()]
+    assert complexities == sorted(complexities)
+    assert next(iter(LIBRARY)) == LINEAR
+
+
+def test_functions_are_had_by_name() -> None:
+    assert get_functions(["sin", "tanh"]) == {"sin": LIBRARY["sin"], "tanh": LIBRARY["tanh"]}
+    with pytest.raises(KanDiffusionError, match="edge function 'gausian', did you mean 'gaussian'"):
+        get_functions(["sin", "gausian"])
+
+
+CUBE_ROOT = EdgeFunction(
+    "cube root",
+    lambda z: z.sign() * z.abs() ** (1 / 3),
+    lambda z: sympy.sign(z) * sympy.Abs(z) ** sympy.Rational(1, 3),
+    4,
+    "odd",
+    scaleless=True,
+)
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> str:
+    module = ModuleType("functions_of_my_own")
+    module.CUBE_ROOT, module.NUMBER = CUBE_ROOT, 3
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return "functions_of_my_own:CUBE_ROOT"
+
+
+def test_functions_of_ones_own_are_known_by_their_place(place: str, tmp_path) -> None:
+    ((name, function),) = get_functions([place]).items()
+    assert name == place == function.name
+    assert function.values is CUBE_ROOT.values
+    # So that a match, and an edge made of it, are found again wherever they are read.
+    denoiser = network([[(0, 0, function.name, True), (1, 1, "sin", False)]], []).float()
+    denoiser.save_pretrained(tmp_path)
+    loaded = ReadableDenoiser.from_pretrained(tmp_path)
+    points, steps = batch()
+    points = points.float()
+    assert torch.equal(loaded(points, steps).sample, denoiser(points, steps).sample)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module_here:F", "cannot be imported"),
+        ("functions_of_my_own:NONE", "cannot be imported"),
+        (":F", "cannot be imported"),
+        ("functions_of_my_own:", "cannot be imported"),
+        ("functions_of_my_own:NUMBER", "is of type int, not an EdgeFunction"),
+    ],
+)
+@pytest.mark.usefixtures("place")
+def test_places_without_a_function_are_refused_in_one_line(name: str, message: str) -> None:
+    with pytest.raises(KanDiffusionError, match=message) as caught:
+        get_functions([name])
+    assert "\n" not in str(caught.value)

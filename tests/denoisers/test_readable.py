@@ -1,0 +1,361 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import seeded
+from kan_diffusion.denoisers import Denoiser, KANDenoiser, MLPDenoiser
+from kan_diffusion.denoisers.edges import Match
+from kan_diffusion.denoisers.library import LIBRARY
+from kan_diffusion.denoisers.readable import CURVE, Edge, ReadableDenoiser
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.symbolic.matching import match_curve
+from kan_diffusion.symbolic.opening import readable
+from networks import T, batch, everything, kan, network, stir, without
+
+KINDS = {
+    "plain": {},
+    "no hidden layer": {"hidden": ()},
+    "raw time": {"time_encoding": "raw"},
+    "modulated": {"modulated": True},
+    "scaled inputs": {"modulated": True, "scaled_inputs": True},
+    "Fourier inputs": {"num_input_frequencies": 2},
+    "all of it": {"modulated": True, "scaled_inputs": True, "num_input_frequencies": 2},
+    "no bias": {"bias": False},
+    "scaled edges": {"edge_scale": True},
+    "chebyshev": {"basis": "chebyshev"},
+    "fourier": {"basis": "fourier"},
+    "rbf": {"basis": "rbf", "grid_size": 7},
+    "no base": {"base_activation": None, "order": 2},
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def _same(one: Denoiser, two: Denoiser, dim: int = 2) -> None:
+    points, steps = batch(dim)
+    torch.testing.assert_close(
+        one(points, steps).sample, two(points, steps).sample, atol=1e-10, rtol=1e-8
+    )
+    torch.testing.assert_close(one(points, 7).sample, two(points, 7).sample, atol=1e-10, rtol=1e-8)
+
+
+@each_kind
+def test_a_kan_taken_apart_is_the_same_function(kind: str) -> None:
+    denoiser = kan(**KINDS[kind])
+    taken = readable(denoiser)
+    assert taken is not denoiser
+    assert taken.dtype == torch.float64
+    _same(taken, denoiser)
+    # Half of it taken away and put back: the same number for each edge that stayed.
+    halved = taken.with_edges(taken.edges[::2])
+    assert halved.dtype == torch.float64
+    points, steps = batch()
+    assert not torch.allclose(halved(points, steps).sample, denoiser(points, steps).sample)
+    if denoiser.num_trainable == taken.num_constants:  # no scales, and biases everywhere
+        assert taken.flops == denoiser.flops
+    # What it sees step by step is what it gives.
+    *_, (_, _, _, last) = taken.walk(points, steps)
+    torch.testing.assert_close(last, denoiser(points, steps).sample)
+
+
+def test_a_moved_and_refined_grid_is_taken_along() -> None:
+    denoiser = kan()
+    points, steps = batch()
+    denoiser.refine(9, points, steps)
+    with torch.no_grad():
+        for layer in denoiser.network.layers:
+            layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(1)))
+    _same(readable(denoiser), denoiser)
+    assert readable(readable(denoiser)).config.grid_size == 9
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "message"),
+    [
+        (lambda: kan(residual=True), "residual KAN cannot be taken apart"),
+        (lambda: kan(basis="rational"), "basis 'rational' cannot be taken apart"),
+        (lambda: kan(num_classes=3), "with classes cannot be taken apart"),
+        (lambda: MLPDenoiser(2), "only KANs have edges to read, and this is a MLPDenoiser"),
+    ],
+)
+def test_what_cannot_be_taken_apart_is_refused_in_one_line(denoiser, message: str) -> None:
+    with pytest.raises(KanDiffusionError, match=message) as caught:
+        readable(denoiser())
+    assert "\n" not in str(caught.value)
+
+
+def test_edges_that_do_not_exist_are_refused() -> None:
+    for edges, message in (
+        ([[(3, 0, CURVE, False)], []], "no edge from 3 to 0"),
+        ([[(0, 0, CURVE, False)]], "2 layers of edges, not 1"),
+        ([[(0, 0, "tahn", False)], []], "unknown edge function 'tahn', did you mean 'tanh'"),
+    ):
+        with pytest.raises(KanDiffusionError, match=message):
+            network(edges, [2])
+
+
+MIXED = [
+    [(0, 0, CURVE, False), (0, 1, "tanh", True), (1, 1, "linear", True), (2, 2, "sin", False)],
+    [(0, 0, "linear", True), (1, 0, "tanh", False), (1, 1, CURVE, False), (2, 1, "square", True)],
+]
+
+
+@pytest.mark.parametrize("settings", [{}, {"modulated": True, "time_encoding": "fourier"}])
+def test_a_layer_is_the_sum_of_its_edges(settings: dict[str, object]) -> None:
+    edges = MIXED
+    if settings:
+        edges = [[edge for edge in MIXED[0] if edge[0] < 2], MIXED[1]]
+    denoiser = network(edges, [3], **settings)
+    points, steps = batch()
+    state = denoiser.features(points, steps)
+    for number, layer in enumerate(denoiser.layers):
+        expected = layer.bias.detach().repeat(len(state), 1)
+        single = torch.zeros(len(state), layer.out_features, layer.in_features).double()
+        for edge in layer.edges:
+            x = state[:, edge.input].detach()
+            slope = layer.slope[edge.output, edge.input].detach()
+            value = torch.zeros_like(x)
+            if edge.kind == CURVE:
+                value = layer.curves.edge_curve(edge.input, edge.output, x)
+            if edge.kind == "linear" or edge.has_slope:
+                value = value + slope * x
+            for group in layer.groups():
+                for index, other in enumerate(group.edges):
+                    if other == edge:
+                        a, b, c = (
+                            p[index].detach() for p in (group.inner, group.shift, group.outer)
+                        )
+                        value = value + c * LIBRARY[edge.kind].values(a * x + b)
+            single[:, edge.output, edge.input] = value
+        torch.testing.assert_close(layer.edge_outputs(state), single)
+        torch.testing.assert_close(layer(state), expected + single.sum(2))
+        state = layer(state)
+        if number == 0 and settings:
+            scales, shifts, _ = denoiser.modulations(steps)
+            state = scales[0] * state + shifts[0]
+    torch.testing.assert_close(denoiser(points, steps).sample, state)
+
+
+def test_constants_are_counted_by_hand() -> None:
+    denoiser = network(MIXED, [3], grid_size=4, order=3)
+    curve = 1 + 4 + 3  # SiLU and the splines
+    first = 3 + curve + (3 + 1) + 1 + 3
+    second = 2 + 1 + 3 + curve + (3 + 1)
+    assert denoiser.num_constants == first + second
+    edges = [[edge for edge in MIXED[0] if edge[0] < 2], MIXED[1]]
+    modulated = network(edges, [3], grid_size=4, order=3, modulated=True, scaled_inputs=True)
+    of_time = (1 + 1) * (2 * 3 + 2)  # weight and bias of raw time: two a unit, one an input
+    assert modulated.num_constants == first - 3 + second + of_time
+
+
+def test_gradients_reach_the_constants_that_have_an_effect_and_no_other() -> None:
+    denoiser = network(MIXED, [3])
+    points, steps = batch()
+    denoiser(points, steps).sample.square().sum().backward()
+    for layer in denoiser.layers:
+        for group in layer.groups():
+            for parameter in (group.inner, group.shift, group.outer):
+                assert bool((parameter.grad != 0).all())
+        assert bool((layer.slope.grad[layer.slope_mask == 0] == 0).all())
+        assert bool((layer.slope.grad[layer.slope_mask == 1] != 0).all())
+        assert bool((layer.bias.grad != 0).all())
+
+
+@pytest.mark.parametrize("settings", [{}, {"modulated": True, "scaled_inputs": True}])
+def test_a_network_with_formulas_is_saved_and_loaded(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    edges = [[edge for edge in MIXED[0] if edge[0] < 2], MIXED[1]]
+    denoiser = network(edges, [3], **settings).float()
+    with torch.no_grad():
+        for layer in denoiser.layers:
+            if layer.curves is not None:
+                layer.curves.grid_origin.add_(0.3)
+    denoiser.save_pretrained(tmp_path)
+    loaded = ReadableDenoiser.from_pretrained(tmp_path)
+    points, steps = batch()
+    points = points.float()
+    assert torch.equal(loaded(points, steps).sample, denoiser(points, steps).sample)
+    assert loaded.edges == denoiser.edges
+    assert loaded.num_constants == denoiser.num_constants
+
+
+# compact
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_compact_keeps_the_function_without_units_that_lead_nowhere(
+    settings: dict[str, object],
+) -> None:
+    if settings.get("hidden") == ():
+        pytest.skip("no unit to lead anywhere")
+    taken = readable(kan(**settings))
+    # Unit 1 of the first layer leads nowhere; then unit 2 of the second, which others enter.
+    left = taken.with_edges([e for e in taken.edges if (e.layer, e.input) not in ((1, 1), (2, 2))])
+    stir(left, 1)
+    small = left.compact()
+    assert list(small.config.hidden) == [3, 2]
+    assert len(small.edges) < len(left.edges)
+    assert small.dtype == torch.float64
+    _same(small, left)
+
+
+def test_compact_follows_chains_of_idle_units() -> None:
+    # The only way out of unit 1 of the first layer is unit 1 of the second, which leads nowhere.
+    denoiser = network(
+        [
+            [(0, 0, CURVE, False), (1, 1, CURVE, False)],
+            [(0, 0, "tanh", True), (1, 1, "tanh", False)],
+            [(0, 0, CURVE, False), (0, 1, "linear", True)],
+        ],
+        [2, 2],
+    )
+    small = denoiser.compact()
+    assert list(small.config.hidden) == [1, 1]
+    assert small.input_names() == ["x0"]
+    _same(small, denoiser)
+
+
+@pytest.mark.parametrize("kind", [(CURVE, False), ("linear", True), ("tanh", True), ("exp", False)])
+def test_compact_turns_what_a_constant_unit_gives_into_a_constant(kind: tuple[str, bool]) -> None:
+    denoiser = network(
+        [
+            [(0, 0, CURVE, False), (1, 0, "sin", False), (2, 2, "tanh", False)],
+            [(0, 0, CURVE, False), (1, 0, *kind), (1, 1, *kind), (2, 1, CURVE, False)],
+        ],
+        [3],
+    )
+    before = copy.deepcopy(denoiser)
+    small = denoiser.compact()
+    assert list(small.config.hidden) == [2]
+    _same(small, denoiser)
+    _same(before, denoiser)  # the network that was given is left as it is
+    assert not any(edge.layer == 1 and edge.input == 2 for edge in small.edges)
+
+
+def test_compact_keeps_units_that_the_timestep_moves() -> None:
+    denoiser = network(
+        [
+            [(0, 0, CURVE, False), (1, 0, "sin", False)],
+            [(0, 0, CURVE, False), (1, 0, "tanh", False), (1, 1, "tanh", False)],
+        ],
+        [3],
+        modulated=True,
+        scaled_inputs=True,
+    )
+    small = denoiser.compact()
+    assert list(small.config.hidden) == [2]  # the third leads nowhere
+    assert [edge.place for edge in small.edges] == [edge.place for edge in denoiser.edges]
+    _same(small, denoiser)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"modulated": True}, {"modulated": True, "scaled_inputs": True}]
+)
+def test_compact_leaves_idle_inputs_out(settings: dict[str, object]) -> None:
+    taken = readable(kan(num_input_frequencies=1, **settings))
+    left = taken.with_edges([e for e in taken.edges if e.layer or e.input in (1, 4, 5)])
+    small = left.compact()
+    assert small.input_index.tolist() == [1, 4, 5]
+    assert small.input_names() == ["x1", "sin 0.25π x0", "sin 0.25π x1"]
+    assert small.num_point_inputs() == 3
+    _same(small, left)
+
+
+def test_compact_gives_itself_where_nothing_is_idle() -> None:
+    taken = readable(kan())
+    assert taken.compact() is taken
+
+
+def test_inputs_are_called_what_they_are() -> None:
+    taken = readable(kan(num_input_frequencies=2, num_time_frequencies=2))
+    points, steps = batch()
+    t = (steps + 1) / T
+    features = taken.features(points, steps)
+    for number, name in enumerate(taken.input_names()):
+        *wave, what = name.split(" ")
+        value = t if what == "t" else points[:, int(what[1:])]
+        if wave:
+            angle = float(wave[1].removesuffix("π")) * np.pi * value
+            value = angle.cos() if wave[0] == "cos" else angle.sin()
+        torch.testing.assert_close(features[:, number], value.double(), atol=1e-6, rtol=1e-6)
+
+
+# Matches in place of curves
+
+
+def _with_curve(values, place: Edge) -> KANDenoiser:
+    """A KAN denoiser one of whose curves is a function, as nearly as its grid lets it be."""
+    denoiser = kan(grid_size=60, grid_range=(-6.0, 6.0), base_activation=None)
+    layer = denoiser.network.layers[place.layer]
+    x = torch.linspace(-6, 6, 2001, dtype=torch.float64)
+    functions = layer.basis(x[:, None].expand(-1, layer.in_features))[:, place.input]
+    coefficients = torch.linalg.lstsq(functions, values(x)[:, None]).solution[:, 0]
+    with torch.no_grad():
+        layer._edges[place.output, place.input] = coefficients
+    return denoiser
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("linear", lambda x: 0.7 * x - 0.4),
+        ("tanh", lambda x: -1.3 * torch.tanh(0.8 * x + 0.3) + 0.25 * x + 0.6),
+    ],
+)
+@pytest.mark.parametrize("place", [(0, 1, 2), (2, 0, 1)])
+def test_a_match_in_the_place_of_a_curve_keeps_the_function(
+    name: str, values, place: tuple[int, int, int]
+) -> None:
+    denoiser = readable(_with_curve(values, Edge(*place)))
+    points, steps = batch(num=2000)
+    inputs = [input for _, input, _, _ in denoiser.walk(points, steps)]
+    x = inputs[place[0]][:, place[1]].numpy()
+    layer = denoiser.layers[place[0]]
+    y = layer.curves.edge_curve(place[1], place[2], torch.from_numpy(x)).numpy()
+    match = next(m for m in match_curve(x, y) if m.name == name and m.has_slope)
+    assert match.r2 > 1 - 1e-5
+    edge = Edge(*place, name, True)
+    made = denoiser.with_edges([*without(denoiser, place), edge])
+    made.set_match(edge, match)
+    with torch.no_grad():
+        expected, found = denoiser(points, steps).sample, made(points, steps).sample
+    spread, change = expected.std(), (found - expected).abs().max()
+    assert float(change / spread) < 5e-3
+    # And by the numbers of the match alone.
+    given = made.layers[place[0]].edge_outputs(
+        torch.from_numpy(
+            np.stack([x if i == place[1] else 0 * x for i in range(layer.in_features)], -1)
+        )
+    )
+    own = match.c * LIBRARY[name].values(torch.from_numpy(match.a * x + match.b)).numpy()
+    np.testing.assert_allclose(
+        given[:, place[2], place[1]].detach().numpy(), own + match.slope * x, atol=1e-10
+    )
+
+
+def test_a_match_moves_the_bias_and_no_other_edge() -> None:
+    denoiser = network(MIXED, [3])
+    edge = Edge(1, 1, 0, "tanh", False)
+    match = Match("tanh", False, 2.0, -1.0, 3.0, 0.0, 0.5, 1.0, 3)
+    points, steps = batch()
+    before = [layer.edge_outputs(x).detach() for layer, x, _, _ in denoiser.walk(points, steps)]
+    bias = denoiser.layers[1].bias.detach().clone()
+    denoiser.set_match(edge, match)
+    *_, (layer, x, _, _) = denoiser.walk(points, steps)
+    after = layer.edge_outputs(x).detach()
+    torch.testing.assert_close(after[:, 0, 1], 3 * torch.tanh(2 * x[:, 1] - 1))
+    after[:, 0, 1] = before[1][:, 0, 1]
+    torch.testing.assert_close(after, before[1])
+    torch.testing.assert_close(layer.bias.detach() - bias, torch.tensor([0.5, 0.0]).double())
+
+
+def test_resetting_draws_curves_and_leaves_nothing_of_formulas() -> None:
+    denoiser = network(everything([3, 2, 2], "tanh"), [2])
+    denoiser.reset_parameters(seeded(0))
+    points, steps = batch()
+    assert torch.equal(denoiser(points, steps).sample, torch.zeros_like(points))

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kan_diffusion.errors import RunFolderError
+from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
+from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
+from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.folder import TrialResult, load_points, load_trial, recorded_steps
+from kan_diffusion.study.measure import evaluate_run, load_run, oracle_warning
+from kan_diffusion.study.trial import NUM_PANELS, record_reverse, run_trial
+
+STEPS = 40
+
+
+def _trial(name: str = "MLP", seed: int = 0, **changes: object) -> TrialConfig:
+    study = StudyConfig.model_validate(
+        {
+            "name": "tiny",
+            "title": "Tiny",
+            "seeds": seed + 1,
+            "data": [{"toy": "gaussian-mixture", "num_points": 500}],
+            "training": {"steps": STEPS, "batch_size": 64, "checkpoint_every": 10},
+            "models": [{"name": name, "family": "mlp", "params": 300}],
+            "sampling": {"steps": 5},
+            "evaluation": {
+                "num_noised": 200,
+                "num_samples": 100,
+                "num_real_pairs": 1,
+                "num_drawn": 50,
+            },
+            **changes,
+        }
+    )
+    return study.trials()[-1]
+
+
+class Stop(Exception):  # noqa: N818
+    """Stands for a process that is killed: nothing handles it."""
+
+
+def _stop_at(step: int) -> Callable[[int, float], None]:
+    def stop(current: int, loss: float) -> None:
+        if current >= step:
+            raise Stop
+
+    return stop
+
+
+def _measured(result: TrialResult) -> dict[str, object]:
+    return {key: value for key, value in result.row.items() if not key.endswith("_seconds")}
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return PointDiffusionPipeline.from_pretrained(folder).denoiser.state_dict()
+
+
+def _assert_same_weights(first: Path, second: Path) -> None:
+    one, other = _weights(first), _weights(second)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> TrialResult:
+    return run_trial(_trial(), tmp_path_factory.mktemp("trial") / "new" / "folder", device="cpu")
+
+
+def test_everything_a_finished_trial_holds(finished: TrialResult) -> None:
+    folder = finished.folder
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        "model_index.json",
+        "denoiser/config.json",
+        "denoiser/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+        "curves.parquet",
+        "samples.safetensors",
+        *(f"reverse/{step}.safetensors" for step in (0, 10, 20, 30)),
+        "trial.json",
+    }
+    curves = pd.read_parquet(folder / "curves.parquet")
+    assert curves["step"].tolist() == list(range(1, STEPS + 1))
+    assert np.isfinite(curves["loss"]).all()
+    # Cosine decay: the rate ends well below its peak.
+    assert curves["learning_rate"].iloc[-1] < 0.02 * curves["learning_rate"].max()
+    assert load_points(folder / "samples.safetensors").shape == (100, 2)
+    assert recorded_steps(folder) == [0, 10, 20, 30]
+    assert load_points(folder / "reverse" / "20.safetensors").shape == (NUM_PANELS, 50, 2)
+
+
+def test_row_has_flat_keys_and_every_metric_beside_its_real_value(finished: TrialResult) -> None:
+    row = finished.row
+    assert row["data"] == "gaussian-mixture"
+    assert row["family"] == "mlp"
+    assert abs(int(row["parameters"]) - 300) <= 6
+    assert row["error"] is None
+    for key in SAMPLE_METRICS:
+        assert float(row[key]) >= 0
+        assert float(row[f"{key}_real"]) >= 0
+    # Hardly trained: worse than perfect in every way that counts.
+    assert float(row["excess"]) > 4 * float(row["excess_se"]) > 0
+    assert float(row["heldout_loss"]) > float(row["floor"]) > 0
+    assert float(row["energy"]) > float(row["energy_real"])
+    assert float(row["train_seconds"]) > 0
+    levels = [level["excess"] for level in finished.levels]
+    assert np.mean(levels) == pytest.approx(row["excess"])
+
+
+def test_finished_trial_is_read_and_not_run_again(finished: TrialResult) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")}
+
+    def never(step: int, loss: float) -> None:
+        raise AssertionError("it trains")
+
+    again = run_trial(finished.config, finished.folder, on_progress=never)
+    assert again == finished
+    assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
+    assert load_trial(finished.folder) == finished
+
+
+def test_folder_of_another_trial_is_refused(finished: TrialResult) -> None:
+    with pytest.raises(RunFolderError, match="holds another trial"):
+        run_trial(_trial(seed=1), finished.folder)
+
+
+def test_folder_is_a_pipeline_that_samples(finished: TrialResult) -> None:
+    config, pipeline = load_run(finished.folder)
+    assert config == finished.config
+    points = pipeline(100, 5, generator=torch.Generator().manual_seed(0)).samples
+    again = pipeline(100, 5, generator=torch.Generator().manual_seed(0)).samples
+    assert torch.equal(points, again)
+    # In the toy's own units, not in those of the network.
+    assert pipeline.config.columns == ["x", "y"]
+    assert pipeline.config.scale == pytest.approx(config.data.density().std.tolist())
+    states: list[torch.Tensor] = []
+    pipeline(
+        100,
+        5,
+        generator=torch.Generator().manual_seed(0),
+        callback_on_step_end=lambda _, index, timestep, state: states.append(state["sample"]),
+    )
+    density = config.data.density()
+    torch.testing.assert_close(points, (states[-1] * density.std + density.mean).float())
+
+
+def test_recorded_reverse_process_goes_from_noise_to_samples(finished: TrialResult) -> None:
+    _, pipeline = load_run(finished.folder)
+    panels = record_reverse(pipeline, 400, 10, torch.Generator().manual_seed(0))
+    assert panels.shape == (NUM_PANELS, 400, 2)
+    noise = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(panels[0], noise)
+    # The pictures are even in time: every tenth of fifty DDIM steps, to the very samples.
+    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler)
+    states: dict[int, torch.Tensor] = {}
+    pipeline(
+        400,
+        50,
+        generator=torch.Generator().manual_seed(0),
+        callback_on_step_end=lambda _, index, timestep, state: states.update(
+            {int(timestep) + 1: state["sample"]}
+        ),
+    )
+    num_timesteps = finished.config.process.num_timesteps
+    for panel in range(1, NUM_PANELS):
+        step_before = num_timesteps - num_timesteps // 50 * (5 * panel - 1)
+        assert torch.equal(panels[panel], states[step_before])
+
+
+def test_recorded_reverse_process_of_few_steps_shows_some_twice(finished: TrialResult) -> None:
+    _, pipeline = load_run(finished.folder)
+    pipeline.scheduler = make_scheduler("ddpm", pipeline.scheduler)
+    panels = record_reverse(pipeline, 7, 3, torch.Generator().manual_seed(0))
+    assert len(panels) == NUM_PANELS
+    assert len({tuple(panel.flatten().tolist()) for panel in panels}) == 4
+
+
+def test_same_trial_elsewhere_is_the_same_to_the_last_bit(
+    finished: TrialResult, tmp_path: Path
+) -> None:
+    again = run_trial(finished.config, tmp_path, device="cpu")
+    assert _measured(again) == _measured(finished)
+    assert again.levels == finished.levels
+    _assert_same_weights(finished.folder, tmp_path)
+    samples = (
+        load_points(folder / "samples.safetensors") for folder in (finished.folder, tmp_path)
+    )
+    np.testing.assert_array_equal(*samples)
+
+
+def test_seeds_differ_and_share_their_yardstick(finished: TrialResult, tmp_path: Path) -> None:
+    other = run_trial(_trial(seed=1), tmp_path, device="cpu")
+    assert other.row["excess"] != finished.row["excess"]
+    for key in ("floor", "energy_real", "c2st_real"):
+        assert other.row[key] == finished.row[key]
+    assert recorded_steps(tmp_path) == []
+
+
+@pytest.mark.parametrize("step", [1, 15, STEPS])
+def test_stopped_trial_goes_on_to_the_same_end(
+    finished: TrialResult, tmp_path: Path, step: int
+) -> None:
+    # Progress is told at the first step, at the last, and now and then between.
+    config = finished.config
+    every = 1 if step == 1 else step
+    with pytest.raises(Stop):
+        run_trial(config, tmp_path, device="cpu", on_progress=_stop_at(every))
+    assert load_trial(tmp_path) is None
+    result = run_trial(config, tmp_path, device="cpu")
+    assert _measured(result) == _measured(finished)
+    _assert_same_weights(finished.folder, tmp_path)
+    assert recorded_steps(tmp_path) == recorded_steps(finished.folder)
+    for path in (finished.folder / "reverse").iterdir():
+        np.testing.assert_array_equal(
+            load_points(path), load_points(tmp_path / "reverse" / path.name)
+        )
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        run_trial(_trial(), tmp_path, device="cpu", on_progress=_stop_at(STEPS))
+    with pytest.raises(RunFolderError, match="checkpoint of a run with other settings"):
+        run_trial(_trial(seed=1), tmp_path, device="cpu")
+
+
+def test_diverging_trial_is_recorded_with_its_reason(tmp_path: Path) -> None:
+    config = _trial(models=[{"name": "M", "family": "mlp", "params": 300, "learning_rate": 1e30}])
+    result = run_trial(config, tmp_path, device="cpu")
+    assert "lower the learning rate" in str(result.row["error"])
+    assert "excess" not in result.row
+    assert not (tmp_path / "model_index.json").exists()
+    assert load_trial(tmp_path) == result
+    assert run_trial(config, tmp_path).row == result.row  # finished: not tried again
+    with pytest.raises(RunFolderError, match=r"the run in .* failed: the (loss|parameters)"):
+        load_run(tmp_path)
+
+
+def test_run_is_judged_again_to_the_same_numbers(finished: TrialResult) -> None:
+    row, used, warning = evaluate_run(finished.folder)
+    assert warning is None
+    assert "fresh points of 'gaussian-mixture', whose oracle is exact" in used
+    for key, value in row.items():
+        if not key.endswith("_seconds"):
+            assert value == finished.row[key], key
+
+
+def test_run_is_judged_with_other_points(finished: TrialResult, tmp_path: Path) -> None:
+    # The very points it was made for, from a file: its excess is nearly that of the exact oracle.
+    points = finished.config.data.density().sample(4000, torch.Generator().manual_seed(0))
+    np.save(tmp_path / "points.npy", points.numpy())
+    row, used, warning = evaluate_run(finished.folder, str(tmp_path / "points.npy"))
+    assert warning is None
+    assert "4,000 rows of 'points' that were not trained on" in used
+    assert float(row["excess"]) == pytest.approx(float(finished.row["excess"]), rel=0.3)
+    # Another toy in the units of this model: further away.
+    other, used, _ = evaluate_run(finished.folder, "two-spirals")
+    assert "two-spirals" in used
+    assert float(other["energy"]) > 2 * float(finished.row["energy"])
+
+
+def test_toy_of_other_dimension_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "points.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(40, 3)))
+    run_trial(_trial(data=[{"path": str(path)}]), tmp_path / "run", device="cpu")
+    with pytest.raises(ValueError, match=r"'moons' has 2 coordinates and .* trained on 3"):
+        evaluate_run(tmp_path / "run", "moons")
+    # Of the file it was trained on, only rows that were held out are used.
+    row, used, warning = evaluate_run(tmp_path / "run", str(path))
+    assert used.startswith("8 rows")
+    assert "too few for an oracle" in used
+    assert row["oracle"] == "none"
+    assert (row["floor"], row["excess"], warning) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("floor", "doubted"), [(-0.1, True), (0.6, True), (0.4, False), (None, False)]
+)
+def test_an_estimated_oracle_that_cannot_be_is_doubted(floor: float | None, doubted: bool) -> None:
+    warning = oracle_warning({"floor": floor, "heldout_loss": 0.5})
+    assert (warning is not None) == doubted
+    assert warning is None or "floor and excess say nothing here" in warning
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "denoiser" / "diffusion_pytorch_model.safetensors").write_bytes(
+            b"\x10"
+        ),
+        lambda folder: (folder / "denoiser" / "diffusion_pytorch_model.safetensors").unlink(),
+        lambda folder: (folder / "denoiser" / "config.json").write_text("{"),
+        lambda folder: (folder / "model_index.json").write_text("[]"),
+        lambda folder: (folder / "model_index.json").unlink(),
+        lambda folder: (folder / "denoiser" / "config.json").write_text(
+            json.dumps(
+                {
+                    **json.loads((folder / "denoiser" / "config.json").read_text()),
+                    "hidden": [3],
+                }
+            )
+        ),
+    ],
+    ids=["short", "no weights", "config", "index", "no index", "other widths"],
+)
+def test_damaged_denoiser_is_one_line(
+    finished: TrialResult, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.folder, folder)
+    damage(folder)
+    with pytest.raises(RunFolderError, match=r"the denoiser in .* cannot be read") as caught:
+        load_run(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_small_evaluations_are_written(tmp_path: Path) -> None:
+    # One point a level has no standard error, and NaN is not JSON.
+    config = _trial(
+        evaluation={"num_noised": 10, "num_levels": 10, "num_samples": 10, "num_real_pairs": 1}
+    )
+    result = run_trial(config, tmp_path, device="cpu")
+    assert result.levels == []
+    assert np.isfinite(float(result.row["excess"]))

@@ -1,0 +1,75 @@
+"""The command line in the process of a test."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+
+from kan_diffusion.cli import app as command_line
+from kan_diffusion.study import named
+from kan_diffusion.study.config import EvaluationConfig
+
+QUICK = ["--family", "mlp", "--params", "400", "--steps", "20", "--batch-size", "64"]
+SMALL = {"num_noised": 200, "num_samples": 100, "num_real_pairs": 1, "num_drawn": 50}
+WARNING = "92.5% of the signal is left"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line on standard error that says what went wrong."""
+        lines = self.err.splitlines()
+        assert self.code == 1, (self.code, self.out, self.err)
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        return lines[0]
+
+    @property
+    def warnings(self) -> int:
+        """How often it is said that the process does not reach noise (lines are wrapped)."""
+        return " ".join(self.err.split()).count(WARNING)
+
+
+Cli = Callable[..., Outcome]
+
+
+def call_command(*words: object) -> int:
+    """Runs the command line in this process, with logging as in a process of its own."""
+    root = logging.getLogger()
+    handlers, level, argv = root.handlers[:], root.level, sys.argv
+    root.handlers[:] = []
+    sys.argv = ["kan-diffusion", *map(str, words)]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            command_line.main()
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        sys.argv = argv
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
+
+    def call(*words: object) -> Outcome:
+        capsys.readouterr()
+        code = call_command(*words)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
