@@ -121,7 +121,8 @@ def compare(
 
     Finished trials are kept: the same command goes on where it was interrupted.
     """
-    from kan_diffusion.cli.console import show_conclusions, show_study_progress, show_summary
+    from kan_diffusion.cli.console import show_conclusions, show_summary
+    from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.comparisons import conclude
     from kan_diffusion.report.gather import report_contents
@@ -205,7 +206,8 @@ def tune(
 
     Tunes on seeds that no comparison uses. The same command goes on where it was interrupted.
     """
-    from kan_diffusion.cli.console import show_study_progress, show_tuned
+    from kan_diffusion.cli.console import show_tuned
+    from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.study.named import study_for
     from kan_diffusion.study.tuning import tune as search
 
@@ -292,9 +294,10 @@ def train(
     """Train one denoiser on your points or on a toy, and judge it."""
     import torch
 
-    from kan_diffusion.cli.console import show_scores, show_training_progress
+    from kan_diffusion.cli.console import show_scores
     from kan_diffusion.data.datasets import FileData
     from kan_diffusion.processes import signal_warning
+    from kan_diffusion.progress import show_training
     from kan_diffusion.study.folder import require_trial_folder
     from kan_diffusion.study.measure import oracle_warning
     from kan_diffusion.study.named import single_trial
@@ -317,7 +320,7 @@ def train(
     folder = out if out is not None else Path("runs") / f"{config.data.name}-{family}"
     require_trial_folder(folder, config, resume=resume)
     _warn(signal_warning(config.process.scheduler()))
-    with show_training_progress(config) as on_progress:
+    with show_training(config.label, config.training.steps) as on_progress:
         result = run_trial(
             config,
             folder,

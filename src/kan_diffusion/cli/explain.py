@@ -90,7 +90,8 @@ def explain(
     import torch
     from diffusers.utils.logging import disable_progress_bar
 
-    from kan_diffusion.cli.console import show_standings, show_steps
+    from kan_diffusion.cli.console import show_standings
+    from kan_diffusion.cli.progress import show_phases
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
     from kan_diffusion.symbolic.search import SearchOptions
 
@@ -122,7 +123,7 @@ def explain(
     )
     folder = out if out is not None else run / "explanation"
     command = shlex.join(["kan-diffusion", *sys.argv[1:]])
-    with show_steps(f"explaining {run}") as on_progress:
+    with show_phases(f"explaining {run}") as on_progress:
         explanation, _ = explain_run(run, folder, options, command=command, on_progress=on_progress)
         on_progress("drawing")
         page = write_explanation(explanation, folder)
@@ -142,13 +143,14 @@ def _timesteps(text: str) -> tuple[int, ...]:
 
 
 def _lab(folder: Path, seeds: int, workers: int | None) -> None:
-    from kan_diffusion.cli.console import show_lab, show_steps
+    from kan_diffusion.cli.console import show_lab
+    from kan_diffusion.cli.progress import show_phases
     from kan_diffusion.report.explanation import write_explanation
     from kan_diffusion.study.executors import default_workers
     from truth_lab.lab import run_lab
     from truth_lab.page import write_lab
 
-    with show_steps("truth lab") as on_progress:
+    with show_phases("truth lab") as on_progress:
         results = run_lab(
             folder,
             seeds=seeds,
