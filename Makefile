@@ -35,7 +35,7 @@ pilot-tuning: $(STAMP)-tune  ## Search the settings the pilot uses, with equal e
 	$(BIN)/kan-diffusion tune pilot --data swiss-roll,checkerboard $(ARGS)
 
 lab: $(STAMP)-lab  ## Read scores that are known exactly: half an hour on two cores (ARGS="...")
-	$(BIN)/kan-diffusion explain --lab $(ARGS)
+	PYTHONPATH=benchmarks $(BIN)/python -m truth_lab $(ARGS)
 
 notebook: $(STAMP)-test  ## Run the example notebook into runs/kan-diffusion.ipynb
 	@mkdir -p runs

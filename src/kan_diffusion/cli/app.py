@@ -29,6 +29,8 @@ from kan_diffusion.cli.options import (
 from kan_diffusion.errors import KanDiffusionError, invalid_settings
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from kan_diffusion.study.config import StudyConfig, TrialConfig
 
 __all__ = ["app", "main"]
@@ -158,12 +160,17 @@ def compare(
     show_summary(results.rows)
     show_conclusions(conclude(contents))
     typer.echo(f"\nReport: {page}")
-    failed = results.rows["error"].notna()
-    if failed.any():
-        first = results.rows.loc[failed].iloc[0]
+    _require_success(results.rows)
+
+
+def _require_success(rows: pd.DataFrame) -> None:
+    """Fails when any trial of a study failed."""
+    failed = rows.loc[rows["error"].notna()]
+    if len(failed):
+        first = failed.iloc[0]
         raise KanDiffusionError(
-            f"{int(failed.sum())} of {len(results.rows)} trials failed, the first "
-            f"('{first['name']}', seed {first['seed']}) with: {first['error']}"
+            f"{len(failed)} of {len(rows)} trials failed, the first ('{first['name']}', seed "
+            f"{first['seed']}) with: {first['error']}"
         )
 
 
