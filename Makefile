@@ -35,7 +35,7 @@ pilot-tuning: $(STAMP)-tune  ## Search the settings the pilot uses, with equal e
 	$(BIN)/kan-diffusion tune pilot --data swiss-roll,checkerboard $(ARGS)
 
 lab: $(STAMP)-lab  ## Read scores that are known exactly: half an hour on two cores (ARGS="...")
-	$(BIN)/kan-diffusion explain --lab $(ARGS)
+	PYTHONPATH=benchmarks $(BIN)/python -m truth_lab $(ARGS)
 
 notebook: $(STAMP)-test  ## Run the example notebook into runs/kan-diffusion.ipynb
 	@mkdir -p runs
@@ -47,10 +47,12 @@ bench: $(STAMP)-bench  ## Time the KAN layer beside others into results/kan_laye
 test: $(STAMP)-test  ## Run the tests (ARGS="-k sampling" picks some)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto $(ARGS)
 
-lint: $(STAMP)-lint  ## Check style, formatting and types
+lint: $(STAMP)-lint  ## Check style, types, the direction of imports and dead code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/vulture
 
 format: $(STAMP)-lint  ## Put style and formatting right where that is automatic
 	$(BIN)/ruff check --fix .

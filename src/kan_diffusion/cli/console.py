@@ -38,12 +38,10 @@ from kan_diffusion.study.run import StudyPlan
 
 if TYPE_CHECKING:
     from kan_diffusion.symbolic.explanation import Explanation
-    from truth_lab.lab import LabResults
 
 __all__ = [
     "StudyProgress",
     "show_conclusions",
-    "show_lab",
     "show_scores",
     "show_standings",
     "show_steps",
@@ -131,16 +129,6 @@ def show_standings(explanation: Explanation) -> None:
     if real:
         values = (f"{real[name]:.4f}" if name in real else MISSING for name in metrics)
         table.add_row(REAL_ROW, MISSING, MISSING, MISSING, MISSING, *values)
-    _console().print(table)
-
-
-def show_lab(results: LabResults) -> None:
-    """The table of the truth lab: recovered constants beside the true ones."""
-    table = Table(box=SIMPLE_HEAD, title="truth lab", title_justify="left")
-    for column in ("density", "question", "answer"):
-        table.add_column(column)
-    for name, question, answer in results.summary():
-        table.add_row(name, question, answer)
     _console().print(table)
 
 
