@@ -182,7 +182,7 @@ PROCESSES: Mapping[str, Process] = {
         Process(name="cosine"),
         Process(name="ddpm", schedule="linear", prediction_type="epsilon"),
         Process(
-            name="seed",
+            name="notebook",
             num_timesteps=250,
             schedule="constant",
             beta_start=0.025**2,
@@ -192,7 +192,7 @@ PROCESSES: Mapping[str, Process] = {
     )
 }
 """The presets: cosine (Nichol and Dhariwal 2021, arXiv:2102.09672), the linear schedule of Ho et
-al. 2020, and the seed notebook's, which never reaches noise."""
+al. 2020, and the original notebook's, which never reaches noise."""
 
 
 def get_process(name: str) -> Process:

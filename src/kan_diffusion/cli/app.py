@@ -255,7 +255,9 @@ def train(
         int | None,
         typer.Option(min=1, help="Hidden layers; the family's own.", show_default=False),
     ] = None,
-    process: Annotated[str, typer.Option(help="Noising process: cosine, ddpm or seed.")] = "cosine",
+    process: Annotated[
+        str, typer.Option(help="Noising process: cosine, ddpm or notebook.")
+    ] = "cosine",
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Points a step, drawn with replacement.")
