@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from kan_diffusion.cli.console import show_steps
+from kan_diffusion.cli.progress import show_phases
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.report.explanation import write_explanation
 from kan_diffusion.study.executors import default_workers
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/truth-lab"), help="folder to write")
     given = parser.parse_args()
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
-    with show_steps("truth lab") as on_progress:
+    with show_phases("truth lab") as on_progress:
         results = run_lab(
             given.out,
             seeds=given.seeds,

@@ -331,14 +331,14 @@ def test_interrupted_training_goes_on_with_resume(
     folder, points = tmp_path / "run", trained.parent / "points.csv"
 
     @contextmanager
-    def interrupt(config: object) -> Iterator[Callable[[int, float], None]]:
+    def interrupt(*_: object) -> Iterator[Callable[[int, float], None]]:
         def at_once(step: int, loss: float) -> None:
             raise KeyboardInterrupt
 
         yield at_once
 
     with monkeypatch.context() as patch:
-        patch.setattr("kan_diffusion.cli.console.show_training_progress", interrupt)
+        patch.setattr("kan_diffusion.progress.show_training", interrupt)
         outcome = cli("train", points, *QUICK, "--out", folder, "--device", "cpu")
     assert outcome.code == 130
     assert outcome.err.startswith("interrupted; what is finished is kept")

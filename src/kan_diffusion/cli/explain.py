@@ -76,7 +76,8 @@ def explain(
     import torch
     from diffusers.utils.logging import disable_progress_bar
 
-    from kan_diffusion.cli.console import show_standings, show_steps
+    from kan_diffusion.cli.console import show_standings
+    from kan_diffusion.cli.progress import show_phases
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
     from kan_diffusion.report.explanation import write_explanation
     from kan_diffusion.symbolic.explain import ExplainOptions, explain_run
@@ -101,7 +102,7 @@ def explain(
     )
     folder = out if out is not None else run / "explanation"
     command = shlex.join(["kan-diffusion", *sys.argv[1:]])
-    with show_steps(f"explaining {run}") as on_progress:
+    with show_phases(f"explaining {run}") as on_progress:
         explanation, _ = explain_run(run, folder, options, command=command, on_progress=on_progress)
         on_progress("drawing")
         page = write_explanation(explanation, folder)
