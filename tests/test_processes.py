@@ -144,7 +144,7 @@ def test_one_flow_step_along_the_target_ends_at_the_clean_samples() -> None:
 
 
 def test_the_seeds_process_keeps_most_of_its_signal_and_says_so() -> None:
-    process = get_process("seed")
+    process = get_process("notebook")
     alpha, _ = process.levels()
     beta = 0.025**2
     steps = torch.arange(1, 251, dtype=torch.float64)
@@ -179,7 +179,7 @@ def test_schedulers_do_not_clip_and_start_at_the_last_step(process: Process) -> 
 
 
 def test_huber_loss_is_quadratic_near_and_linear_far() -> None:
-    process = get_process("seed")
+    process = get_process("notebook")
     error = torch.linspace(-4, 4, 41, dtype=torch.float64).unsqueeze(-1)
     each = process.loss_of(error, torch.zeros_like(error), reduction="none")
     expected = torch.where(error.abs() <= 1, error**2 / 2, error.abs() - 0.5)

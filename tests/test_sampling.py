@@ -136,7 +136,7 @@ def test_too_few_steps_and_the_wrong_start_do_show(real: float) -> None:
         > 5 * real
     )
     denoiser = ExactDenoiser(num_train_timesteps=250)
-    denoiser.process = get_process("seed")
+    denoiser.process = get_process("notebook")
     seed = PointDiffusionPipeline(denoiser, denoiser.process.scheduler())
     assert _distance(seed(1500, 250, generator=seeded(0)).samples, BOTH) > 5 * real
 
@@ -216,7 +216,7 @@ def test_samples_are_in_the_units_of_the_data(real: float) -> None:
 
 @each_scheduler
 def test_schedulers_keep_the_process_and_can_be_swapped(name: str) -> None:
-    process = get_process("seed")
+    process = get_process("notebook")
     scheduler = make_scheduler(name, process.scheduler())
     torch.testing.assert_close(
         scheduler.alphas_cumprod.double().sqrt(), process.levels()[0], rtol=1e-6, atol=1e-6

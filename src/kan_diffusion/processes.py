@@ -269,7 +269,7 @@ PROCESSES: Mapping[str, Process] = {
         Process(name="cosine"),
         Process(name="ddpm", schedule="linear", prediction_type="epsilon"),
         Process(
-            name="seed",
+            name="notebook",
             num_timesteps=250,
             schedule="constant",
             beta_start=0.025**2,
@@ -280,7 +280,7 @@ PROCESSES: Mapping[str, Process] = {
     )
 }
 """The presets: cosine (Nichol and Dhariwal 2021, arXiv:2102.09672), the linear schedule of Ho et
-al. 2020, the seed notebook's, which never reaches noise, and flow matching."""
+al. 2020, the original notebook's, which never reaches noise, and flow matching."""
 
 
 def get_process(name: str) -> Process:

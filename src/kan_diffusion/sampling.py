@@ -14,12 +14,10 @@ Classifier-free guidance mixes a prediction with a label and one without,
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Self, overload
+from typing import Literal, overload
 
 import torch
 from diffusers import (
@@ -37,7 +35,8 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from kan_diffusion.denoisers.base import UNLABELLED, Denoiser
+# All of the package: diffusers finds the class of a saved denoiser only if it is imported.
+from kan_diffusion.denoisers import UNLABELLED, Denoiser
 from kan_diffusion.errors import KanDiffusionError, look_up
 
 __all__ = [
@@ -83,13 +82,6 @@ _OF_ONE_SAMPLER: Mapping[str, Mapping[str, object]] = {
     # timesteps: steps even in its logarithm are stable, steps even in time are not.
     "heun": {"use_exponential_sigmas": True},
 }
-
-_HOMES = (
-    "kan_diffusion.denoisers",
-    "kan_diffusion.denoisers.formula",
-    "kan_diffusion.denoisers.readable",
-)
-"""Where the classes of denoisers are."""
 
 StepCallback = Callable[["PointDiffusionPipeline", int, Tensor, dict[str, Tensor]], None]
 
@@ -168,20 +160,6 @@ class PointDiffusionPipeline(DiffusionPipeline):
             scale=[float(value) for value in (scale if scale is not None else [1.0] * dim)],
             columns=list(columns) if columns is not None else [f"x{i}" for i in range(dim)],
         )
-
-    @classmethod
-    def from_pretrained(cls, place: str | Path, **options: object) -> Self:
-        """Reads a saved pipeline.
-
-        Args:
-            place: Its folder, or its name on the Hugging Face hub.
-            **options: As diffusers takes them.
-        """
-        # diffusers looks a component's class up in modules that are imported already.
-        for name in _HOMES:
-            importlib.import_module(name)
-        pipeline: Self = super().from_pretrained(place, **options)
-        return pipeline
 
     @overload
     def __call__(
