@@ -130,7 +130,7 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
     Args:
         folder: The folder, which need not exist.
         config: The trial.
-        fresh: Whether to delete the trial, finished or not, that is in the folder. Other files stay.
+        fresh: Whether to delete the trial that is in the folder, finished or not. Other files stay.
 
     Raises:
         RunFolderError: It holds another finished run, or other files, or cannot be cleared.
