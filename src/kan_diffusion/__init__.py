@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from kan_diffusion.data.densities import GaussianMixture as GaussianMixture
     from kan_diffusion.data.toys import TOYS as TOYS
     from kan_diffusion.data.toys import make_toy as make_toy
-    from kan_diffusion.denoisers.families import build_denoiser as build_denoiser
     from kan_diffusion.denoisers.formula import FormulaDenoiser as FormulaDenoiser
     from kan_diffusion.denoisers.kan import KANDenoiser as KANDenoiser
     from kan_diffusion.denoisers.mlp import MLPDenoiser as MLPDenoiser
     from kan_diffusion.denoisers.readable import ReadableDenoiser as ReadableDenoiser
+    from kan_diffusion.denoisers.registry import build_denoiser as build_denoiser
     from kan_diffusion.errors import KanDiffusionError as KanDiffusionError
     from kan_diffusion.estimator import DiffusionEstimator as DiffusionEstimator
     from kan_diffusion.kan.linear import KANLinear as KANLinear
@@ -47,7 +47,7 @@ _HOMES = {
     "TOYS": "data.toys",
     "make_toy": "data.toys",
     "load_dataset": "data.datasets",
-    "build_denoiser": "denoisers.families",
+    "build_denoiser": "denoisers.registry",
     "KANDenoiser": "denoisers.kan",
     "MLPDenoiser": "denoisers.mlp",
     "KanDiffusionError": "errors",
