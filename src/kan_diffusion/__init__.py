@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from kan_diffusion.data.densities import GaussianMixture as GaussianMixture
     from kan_diffusion.data.toys import TOYS as TOYS
     from kan_diffusion.data.toys import make_toy as make_toy
-    from kan_diffusion.denoisers.families import FAMILIES as FAMILIES
-    from kan_diffusion.denoisers.families import build_denoiser as build_denoiser
     from kan_diffusion.denoisers.formula import FormulaDenoiser as FormulaDenoiser
     from kan_diffusion.denoisers.kan import KANDenoiser as KANDenoiser
     from kan_diffusion.denoisers.mlp import MLPDenoiser as MLPDenoiser
     from kan_diffusion.denoisers.readable import ReadableDenoiser as ReadableDenoiser
+    from kan_diffusion.denoisers.registry import FAMILIES as FAMILIES
+    from kan_diffusion.denoisers.registry import build_denoiser as build_denoiser
     from kan_diffusion.errors import KanDiffusionError as KanDiffusionError
     from kan_diffusion.estimator import DiffusionEstimator as DiffusionEstimator
     from kan_diffusion.evaluation.denoising import draw_noised_points as draw_noised_points
@@ -52,11 +52,11 @@ _NAMES = {
     "data.datasets": ["load_dataset"],
     "data.densities": ["GaussianMixture"],
     "data.toys": ["TOYS", "make_toy"],
-    "denoisers.families": ["FAMILIES", "build_denoiser"],
     "denoisers.formula": ["FormulaDenoiser"],
     "denoisers.kan": ["KANDenoiser"],
     "denoisers.mlp": ["MLPDenoiser"],
     "denoisers.readable": ["ReadableDenoiser"],
+    "denoisers.registry": ["FAMILIES", "build_denoiser"],
     "errors": ["KanDiffusionError"],
     "estimator": ["DiffusionEstimator"],
     "evaluation.denoising": ["draw_noised_points", "measure_denoising"],

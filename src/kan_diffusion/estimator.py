@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.denoisers.families import Setting, build_denoiser, get_family
+from kan_diffusion.denoisers.registry import Setting, build_denoiser, get_family
 from kan_diffusion.errors import DataError, invalid_settings
 from kan_diffusion.processes import get_process
 from kan_diffusion.progress import show_training

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import write_json
 from kan_diffusion.processes import get_process

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from torch import Tensor
 
 from kan_diffusion.data.bundled import TABLES, bundled_table
-from kan_diffusion.data.density import Density
+from kan_diffusion.data.densities import Density
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.tables import are_names, read_table
 from kan_diffusion.data.toys import TOYS, make_toy
