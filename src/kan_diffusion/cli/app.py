@@ -393,7 +393,7 @@ def sample(
     ] = False,
 ) -> None:
     """Draw points from a trained run, in the data's own units."""
-    from kan_diffusion.data.export import require_writable_ending, write_table
+    from kan_diffusion.data.tables import require_writable_ending, write_table
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
