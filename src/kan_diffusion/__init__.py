@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 from kan_diffusion._version import __version__
 
 if TYPE_CHECKING:
+    from kan_diffusion.data.datasets import FileData as FileData
+    from kan_diffusion.data.datasets import TableData as TableData
+    from kan_diffusion.data.datasets import ToyData as ToyData
     from kan_diffusion.data.datasets import load_dataset as load_dataset
     from kan_diffusion.data.densities import GaussianMixture as GaussianMixture
     from kan_diffusion.data.toys import TOYS as TOYS
@@ -20,11 +23,15 @@ if TYPE_CHECKING:
     from kan_diffusion.denoisers.kan import KANDenoiser as KANDenoiser
     from kan_diffusion.denoisers.mlp import MLPDenoiser as MLPDenoiser
     from kan_diffusion.denoisers.readable import ReadableDenoiser as ReadableDenoiser
+    from kan_diffusion.denoisers.registry import FAMILIES as FAMILIES
     from kan_diffusion.denoisers.registry import build_denoiser as build_denoiser
     from kan_diffusion.errors import KanDiffusionError as KanDiffusionError
     from kan_diffusion.estimator import DiffusionEstimator as DiffusionEstimator
+    from kan_diffusion.evaluation.denoising import draw_noised_points as draw_noised_points
+    from kan_diffusion.evaluation.denoising import measure_denoising as measure_denoising
     from kan_diffusion.kan.linear import KANLinear as KANLinear
     from kan_diffusion.kan.network import KAN as KAN
+    from kan_diffusion.likelihood import log_likelihood as log_likelihood
     from kan_diffusion.processes import PROCESSES as PROCESSES
     from kan_diffusion.processes import Process as Process
     from kan_diffusion.processes import get_process as get_process
@@ -43,6 +50,13 @@ if TYPE_CHECKING:
     from kan_diffusion.training import train as train
 
 _HOMES = {
+    "log_likelihood": "likelihood",
+    "measure_denoising": "evaluation.denoising",
+    "draw_noised_points": "evaluation.denoising",
+    "FAMILIES": "denoisers.registry",
+    "ToyData": "data.datasets",
+    "TableData": "data.datasets",
+    "FileData": "data.datasets",
     "GaussianMixture": "data.densities",
     "TOYS": "data.toys",
     "make_toy": "data.toys",

@@ -270,11 +270,13 @@ def data_from_name(name: str, **options: float) -> DataConfig:
     raise unknown_name("data set (neither toy, table nor file)", name, [*TOYS, *TABLES])
 
 
-def load_dataset(config: DataConfig, study_seed: int, trial_seed: int) -> Dataset:
+def load_dataset(
+    source: DataConfig | str | Path, study_seed: int = 0, trial_seed: int = 0
+) -> Dataset:
     """Loads a data set.
 
     Args:
-        config: Where points come from.
+        source: A toy or a table by its name, a file by its path, or a configuration of either.
         study_seed: What all draws derive from. All trials of a study share the split of a file
             with an oracle.
         trial_seed: What a toy's training points, and a split without an oracle, derive from as
@@ -282,7 +284,9 @@ def load_dataset(config: DataConfig, study_seed: int, trial_seed: int) -> Datase
 
     Raises:
         DataError: The file cannot be used, or has changed since the run was set up.
+        KanDiffusionError: There is no data set of that name.
     """
+    config = data_from_name(str(source)) if isinstance(source, str | Path) else source
     if isinstance(config, ToyData):
         return _load_toy(config, study_seed, trial_seed)
     if isinstance(config, TableData):
