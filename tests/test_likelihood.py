@@ -101,7 +101,7 @@ def test_gaussian_closed_form_where_noise_is_not_reached() -> None:
     The flow of N(m, v) takes a coordinate from m + z sqrt(v + s_0^2) to m + z sqrt(v + s_T^2), in
     units of clean points.
     """
-    process = get_process("seed")
+    process = get_process("notebook")
     mean = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
     variance = torch.tensor([0.5, 1.0, 0.02], dtype=torch.float64)
     density = GaussianMixture(mean.unsqueeze(0), variances=variance.unsqueeze(0))
@@ -117,7 +117,7 @@ def test_gaussian_closed_form_where_noise_is_not_reached() -> None:
 
 
 @pytest.mark.parametrize("family", ["mlp", "kan"])
-@pytest.mark.parametrize("process", ["cosine", "seed"])
+@pytest.mark.parametrize("process", ["cosine", "notebook"])
 def test_density_of_any_network_integrates_to_one(family: str, process: str) -> None:
     """Whatever a network says, what comes of it is a density: here of one that was not trained."""
     chosen = get_process(process)

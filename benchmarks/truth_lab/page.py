@@ -218,7 +218,7 @@ table { margin: 1rem 0; } .formula img { max-width: 100%; background: white; pad
 <p>Root mean square error of the predicted noise against the exact one at σ = 0.5, seed 0. pykan
 turns every edge of the trained network into the function it finds best.</p>
 {{ table(pykan_headings, pykan) }}</section>{% endif %}
-<section><h2>Run it again</h2><pre><code>kan-diffusion explain --lab</code></pre></section>
+<section><h2>Run it again</h2><pre><code>make lab</code></pre></section>
 </main></body></html>
 """
 

@@ -34,7 +34,7 @@ class DiffusionEstimator(BaseEstimator):
         family: Kind of denoiser, a name of ``FAMILIES`` such as ``"kan"`` or ``"mlp"``, or
             ``"package.module:NAME"`` for one of your own.
         params: Number of trainable parameters, met within 2 %.
-        process: Noising process, ``"cosine"``, ``"ddpm"`` or ``"seed"``.
+        process: Noising process, ``"cosine"``, ``"ddpm"`` or ``"notebook"``.
         steps: Optimiser steps.
         batch_size: Points a step, drawn with replacement.
         learning_rate: Peak learning rate; the family's own when None.

@@ -217,12 +217,12 @@ def test_files_that_cannot_be_used_are_one_line(
         (["train", "moons", "--params", "5"], "budget of 5 is too small"),
         (["train", "moons", "--lr", "-1"], "learning_rate = -1.0"),
         (["train", "moons", "--device", "abacus"], "device 'abacus' cannot be used here"),
-        (["compare", "sed"], "did you mean 'seed'"),
+        (["compare", "notebok"], "did you mean 'notebook'"),
         (["compare", "moons", "--params", "5"], "budget of 5 is too small"),
         (["compare", "moons", "--families", "kan,mpl"], "did you mean 'mlp'"),
         (["compare", "moons", "--epochs", "3"], "has no epochs; use --steps"),
-        (["compare", "seed", "--steps", "3", "--epochs", "3"], "either --steps or --epochs"),
-        (["compare", "seed", "--params", "300"], "leave --params, --match and --budget out"),
+        (["compare", "notebook", "--steps", "3", "--epochs", "3"], "either --steps or --epochs"),
+        (["compare", "notebook", "--params", "300"], "leave --params, --match and --budget out"),
         (["compare", "missing.yaml"], "study file 'missing.yaml' cannot be read"),
         (["sample", "nowhere"], "'nowhere' holds no finished run"),
         (["sample", "nowhere", "--out", "points.txt"], "ending must be .csv, .parquet, .npy"),
@@ -331,14 +331,14 @@ def test_interrupted_training_goes_on_with_resume(
     folder, points = tmp_path / "run", trained.parent / "points.csv"
 
     @contextmanager
-    def interrupt(config: object) -> Iterator[Callable[[int, float], None]]:
+    def interrupt(*_: object) -> Iterator[Callable[[int, float], None]]:
         def at_once(step: int, loss: float) -> None:
             raise KeyboardInterrupt
 
         yield at_once
 
     with monkeypatch.context() as patch:
-        patch.setattr("kan_diffusion.cli.console.show_training_progress", interrupt)
+        patch.setattr("kan_diffusion.progress.show_training", interrupt)
         outcome = cli("train", points, *QUICK, "--out", folder, "--device", "cpu")
     assert outcome.code == 130
     assert outcome.err.startswith("interrupted; what is finished is kept")
@@ -367,7 +367,7 @@ def test_diverging_training_is_one_line(cli: Cli, trained: Path, tmp_path: Path)
 
 def test_warning_of_a_process_that_keeps_its_signal_comes_once(cli: Cli, tmp_path: Path) -> None:
     points = _write(tmp_path / "points.npy", _points())
-    words = ("train", points, *QUICK, "--process", "seed", "--out", tmp_path / "run")
+    words = ("train", points, *QUICK, "--process", "notebook", "--out", tmp_path / "run")
     outcome = cli(*words)
     assert (outcome.code, outcome.warnings) == (0, 1)
     outcome = cli("sample", tmp_path / "run", "--out", tmp_path / "new.npy")
@@ -376,7 +376,7 @@ def test_warning_of_a_process_that_keeps_its_signal_comes_once(cli: Cli, tmp_pat
 
 
 def test_compare_reports_and_warns_once(cli: Cli, tmp_path: Path) -> None:
-    study = _study(tmp_path, process="seed")
+    study = _study(tmp_path, process="notebook")
     folder = tmp_path / "study"
     outcome = cli("compare", study, "--out", folder)
     assert (outcome.code, outcome.warnings) == (0, 1)

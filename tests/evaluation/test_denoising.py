@@ -277,7 +277,7 @@ def test_levels_with_a_single_point_are_left_out(toy: Dataset) -> None:
 
 def test_huber_floor_of_the_seeds_experiment() -> None:
     """The posterior mean scores 0.293 there (standard error 0.002), predicting zero 0.42."""
-    process = get_process("seed")
+    process = get_process("notebook")
     data = ToyData(toy="swiss-roll", noise=0.2, num_points=10, divide_by=10)
     dataset = load_dataset(data, 0, 0)
     draw = draw_noised_points(dataset, process, 20_000, seeded())

@@ -29,6 +29,8 @@ from kan_diffusion.cli.options import (
 from kan_diffusion.errors import KanDiffusionError, invalid_settings
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from kan_diffusion.study.config import StudyConfig, TrialConfig
 
 __all__ = ["app", "main"]
@@ -121,7 +123,8 @@ def compare(
 
     Finished trials are kept: the same command goes on where it was interrupted.
     """
-    from kan_diffusion.cli.console import show_conclusions, show_study_progress, show_summary
+    from kan_diffusion.cli.console import show_conclusions, show_summary
+    from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.gather import report_contents
     from kan_diffusion.report.page import write_report
@@ -156,12 +159,17 @@ def compare(
     show_summary(contents.results)
     show_conclusions(contents.decision)
     typer.echo(f"\nReport: {page}")
-    failed = results.rows["error"].notna()
-    if failed.any():
-        first = results.rows.loc[failed].iloc[0]
+    _require_success(results.rows)
+
+
+def _require_success(rows: pd.DataFrame) -> None:
+    """Fails when any trial of a study failed."""
+    failed = rows.loc[rows["error"].notna()]
+    if len(failed):
+        first = failed.iloc[0]
         raise KanDiffusionError(
-            f"{int(failed.sum())} of {len(results.rows)} trials failed, the first "
-            f"('{first['name']}', seed {first['seed']}) with: {first['error']}"
+            f"{len(failed)} of {len(rows)} trials failed, the first ('{first['name']}', seed "
+            f"{first['seed']}) with: {first['error']}"
         )
 
 
@@ -204,7 +212,8 @@ def tune(
 
     Tunes on seeds that no comparison uses. The same command goes on where it was interrupted.
     """
-    from kan_diffusion.cli.console import show_study_progress, show_tuned
+    from kan_diffusion.cli.console import show_tuned
+    from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.study.named import study_for
     from kan_diffusion.study.tuning import tune as search
 
@@ -254,7 +263,9 @@ def train(
         int | None,
         typer.Option(min=1, help="Hidden layers; the family's own.", show_default=False),
     ] = None,
-    process: Annotated[str, typer.Option(help="Noising process: cosine, ddpm or seed.")] = "cosine",
+    process: Annotated[
+        str, typer.Option(help="Noising process: cosine, ddpm or notebook.")
+    ] = "cosine",
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Points a step, drawn with replacement.")
@@ -291,9 +302,10 @@ def train(
     """Train one denoiser on your points or on a toy, and judge it."""
     import torch
 
-    from kan_diffusion.cli.console import show_scores, show_training_progress
+    from kan_diffusion.cli.console import show_scores
     from kan_diffusion.data.datasets import FileData
     from kan_diffusion.processes import signal_warning
+    from kan_diffusion.progress import show_training
     from kan_diffusion.study.folder import require_trial_folder
     from kan_diffusion.study.measure import oracle_warning
     from kan_diffusion.study.named import single_trial
@@ -316,7 +328,7 @@ def train(
     folder = out if out is not None else Path("runs") / f"{config.data.name}-{family}"
     require_trial_folder(folder, config, resume=resume)
     _warn(signal_warning(config.process.scheduler()))
-    with show_training_progress(config) as on_progress:
+    with show_training(config.label, config.training.steps) as on_progress:
         result = run_trial(
             config,
             folder,
