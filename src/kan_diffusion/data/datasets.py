@@ -271,12 +271,12 @@ def data_from_name(name: str, **options: float) -> DataConfig:
 
 
 def load_dataset(
-    source: DataConfig | str | Path, study_seed: int = 0, trial_seed: int = 0
+    config: DataConfig | str | Path, study_seed: int = 0, trial_seed: int = 0
 ) -> Dataset:
     """Loads a data set.
 
     Args:
-        source: A toy or a table by its name, a file by its path, or a configuration of either.
+        config: Where points come from, or the name of a toy or table, or the path of a file.
         study_seed: What all draws derive from. All trials of a study share the split of a file
             with an oracle.
         trial_seed: What a toy's training points, and a split without an oracle, derive from as
@@ -284,9 +284,10 @@ def load_dataset(
 
     Raises:
         DataError: The file cannot be used, or has changed since the run was set up.
-        KanDiffusionError: There is no data set of that name.
+        KanDiffusionError: The name is neither that of a toy nor of a table.
     """
-    config = data_from_name(str(source)) if isinstance(source, str | Path) else source
+    if isinstance(config, str | Path):
+        config = data_from_name(str(config))
     if isinstance(config, ToyData):
         return _load_toy(config, study_seed, trial_seed)
     if isinstance(config, TableData):
