@@ -117,7 +117,7 @@ def test_gaussian_closed_form_where_noise_is_not_reached() -> None:
 
 
 @pytest.mark.parametrize("family", ["mlp", "kan"])
-@pytest.mark.parametrize("process", ["cosine", "seed"])
+@pytest.mark.parametrize("process", ["cosine", "notebook"])
 def test_density_of_any_network_integrates_to_one(family: str, process: str) -> None:
     """Whatever a network says, what comes of it is a density: here of one that was not trained."""
     chosen = get_process(process)
