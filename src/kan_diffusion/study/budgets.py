@@ -65,3 +65,7 @@ class Budget(BaseModel):
         if self.match == "time":
             return {} if self.params is None else {"params": self.params}
         return {self.match.replace("-", "_"): int(self.amount)}
+
+    def includes(self, data: str, model: str) -> bool:
+        """Whether it is for a data set and a model, both by name."""
+        return data in (self.data or (data,)) and model in (self.models or (model,))

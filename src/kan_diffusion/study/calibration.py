@@ -11,13 +11,14 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
 import torch
 
 from kan_diffusion.data.datasets import load_dataset
-from kan_diffusion.errors import RunFolderError
+from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.files import write_json, write_json_once
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.trial import build
@@ -118,7 +119,9 @@ def estimate_seconds(trials: Sequence[TrialConfig], workers: int) -> float:
         timed: dict[str, float] = {}
         for trial in trials:
             if trial.model.name not in timed:
-                timed[trial.model.name] = _seconds_a_step(trial, 1, _WARM_UP)
+                timed[trial.model.name] = 0.0  # of a model that diverges at once
+                with suppress(NonFiniteLossError):
+                    timed[trial.model.name] = _seconds_a_step(trial, 1, _WARM_UP)
     finally:
         torch.set_num_threads(threads)
     total = sum(
@@ -167,9 +170,7 @@ def shared_calibration(config: StudyConfig, folder: Path, workers: int) -> dict[
     """
     known = read_calibration(folder)
     timed = [
-        trial
-        for trial in config.trials()
-        if trial.match == "time" and trial.workload not in known
+        trial for trial in config.trials() if trial.match == "time" and trial.workload not in known
     ]
     if not timed:
         return known

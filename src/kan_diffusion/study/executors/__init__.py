@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kan_diffusion.errors import unknown_name
+from kan_diffusion.errors import look_up
 from kan_diffusion.study.executors.base import Executor, Task, TrialEvent, default_workers
 from kan_diffusion.study.executors.local import LocalExecutor
 from kan_diffusion.study.executors.ray import RayExecutor
@@ -54,6 +54,4 @@ def open_executor(
         KanDiffusionError: The executor is unknown, what it needs is not installed, or it takes no
             address.
     """
-    if kind not in EXECUTORS:
-        raise unknown_name("executor", kind, EXECUTORS)
-    return EXECUTORS[kind](workers=workers, device=device, address=address)
+    return look_up("executor", kind, EXECUTORS)(workers=workers, device=device, address=address)

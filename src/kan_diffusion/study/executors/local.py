@@ -31,9 +31,7 @@ _NUM_FALSE_STARTS = 3
 """After so many workers in a row that died before they were ready, there is no point in more."""
 
 
-def _serve(
-    connection: Connection[TrialEvent | Literal["ready"], Task | None], device: str
-) -> None:
+def _serve(connection: Connection[TrialEvent | Literal["ready"], Task | None], device: str) -> None:
     """Runs trials in a worker until told to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -168,8 +166,10 @@ class LocalExecutor(Executor):
         Yields:
             The news.
         """
-        owners = {source: worker for worker in self._staff for source in worker.sources()}
-        for worker in dict.fromkeys(owners[source] for source in wait(list(owners))):
+        sources = [(source, worker) for worker in self._staff for source in worker.sources()]
+        owners: dict[object, _Worker] = dict(sources)
+        found = wait([source for source, _ in sources])
+        for worker in dict.fromkeys(owners[source] for source in found):
             yield from worker.events()
             if worker.ready:
                 self._false_starts = 0

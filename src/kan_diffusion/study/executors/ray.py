@@ -89,9 +89,7 @@ def _import_ray() -> ModuleType:
     return ray
 
 
-def task_needs(
-    device: str, resources: dict[str, float], workers: int | None
-) -> dict[str, float]:
+def task_needs(device: str, resources: dict[str, float], workers: int | None) -> dict[str, float]:
     """The resources a task asks of a cluster.
 
     Args:
