@@ -9,11 +9,10 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from helpers import seeded
-from kan_diffusion.data.densities import GaussianMixture
-from kan_diffusion.data.density import Density
+from kan_diffusion.data.densities import Density, GaussianMixture
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
-from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.processes import Process, get_process

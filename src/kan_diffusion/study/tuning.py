@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pandas as pd
 
-from kan_diffusion.denoisers.families import Setting, get_family, untuned_family
 from kan_diffusion.denoisers.family import Choice, IntRange, Range
+from kan_diffusion.denoisers.registry import Setting, get_family, untuned_family
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import require_free_space, write_json, write_text
 from kan_diffusion.randomness import stream_seed
