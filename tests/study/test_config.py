@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from kan_diffusion.data.datasets import FileData, ToyData
+from kan_diffusion.data.datasets import FileData, TableData, ToyData
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.processes import get_process
+from kan_diffusion.processes import Process, get_process
+from kan_diffusion.study.budgets import Budget
 from kan_diffusion.study.config import (
+    EvaluationConfig,
     ModelConfig,
+    SamplingConfig,
     StudyConfig,
     preset_names,
     read_preset,
@@ -67,8 +71,8 @@ def test_default_preset_matches_its_models_and_reaches_noise() -> None:
     counts = _parameters(study)
     kan, mlp = (counts[f"matched {family}"] for family in ("KAN", "MLP"))
     assert abs(kan - mlp) / min(kan, mlp) <= 0.02
-    # The notebook's own three networks are compared beside them.
-    assert sorted(counts.values())[-1] == 22_080
+    # With so many seeds an exact paired test can find a difference.
+    assert 2 / 2**study.seeds < 0.05
     alpha, _ = study.process[0].levels()
     assert float(alpha[-1]) < 0.05
 
@@ -188,12 +192,15 @@ def test_length_is_in_steps_or_in_epochs() -> None:
         ({"sampling": {"scheduler": "huen"}}, "sampling.scheduler = 'huen'", "mean 'heun'"),
         ({"data": [{"toy": "mons"}]}, "data.0", "did you mean 'moons'"),
         ({"data": [{"path": "a.csv", "holdout": 3}]}, "holdout = 3", "less than 1"),
+        ({"data": [{"tyo": "moons"}]}, "data.0", "keys toy, path and table, not only tyo"),
+        ({"data": [{"toy": "moons", "nois": 1}]}, "data.0.toy", "did you mean 'noise'"),
+        ({"data": [{"path": "a.csv", "hold": 1}]}, "data.0.file", "did you mean 'holdout'"),
         ({"data": []}, "data = ", "at least 1 item"),
-        ({"training": {"step": 3}}, "training.step = 3", "not permitted"),
+        ({"training": {"step": 3}}, "training", "unknown key 'step', did you mean 'steps'"),
         ({"training": {"steps": "many"}}, "training.steps = 'many'", "integer"),
         ({"training": {"learning_rate": ".nan"}}, "training.learning_rate", "number"),
         ({"evaluation": {"num_noised": 1}}, "evaluation.num_noised = 1", "or equal to 10"),
-        ({"colour": "red"}, "colour = 'red'", "not permitted"),
+        ({"colour": "red"}, "settings", "unknown key 'colour'; known: budgets, data, "),
         ({"models": [{"name": "K", "family": "kan"}]}, "settings", "either params or hidden"),
         ({"models": BASE["models"][:1] * 2}, "settings", "two models are called 'KAN'"),
         ({"data": BASE["data"] * 2}, "settings", "two data sets are called 'moons'"),
@@ -247,3 +254,32 @@ def test_studies_cannot_be_changed_in_place() -> None:
     assert isinstance(study.training, TrainingConfig)
     assert isinstance(study.models[0], ModelConfig)
     assert not isinstance(study.data[0], FileData)
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def _yaml_of(page: str) -> str:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    return block
+
+
+@pytest.mark.parametrize("page", ["comparisons.md", "families.md"])
+def test_the_study_in_the_docs_is_one(page: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(_yaml_of(page))
+    assert read_study(path).trials()
+
+
+def test_the_docs_explain_every_key_of_a_study() -> None:
+    text = _yaml_of("comparisons.md")
+    explained = set(re.findall(r"(?:^|[ \[{-])(\w+):(?= |$)", text, re.MULTILINE))
+    parts = (ToyData, FileData, TableData, Process, TrainingConfig, ModelConfig, Budget)
+    for part in (StudyConfig, *parts, SamplingConfig, EvaluationConfig):
+        assert set(part.model_fields) <= explained, part.__name__
+    # All but the lines that show another way are read, and have no key that is not one.
+    given = yaml.safe_load(text)
+    assert set(given) == set(StudyConfig.model_fields)
+    assert set(given["training"]) == set(TrainingConfig.model_fields)
+    assert set(given["evaluation"]) == set(EvaluationConfig.model_fields)
+    assert set().union(*given["budgets"]) == set(Budget.model_fields)
