@@ -1,21 +1,17 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from kan_diffusion.data.datasets import FileData, TableData, ToyData
+from kan_diffusion.data.datasets import FileData, ToyData
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.processes import Process, get_process
-from kan_diffusion.study.budgets import Budget
+from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import (
-    EvaluationConfig,
     ModelConfig,
-    SamplingConfig,
     StudyConfig,
     preset_names,
     read_preset,
@@ -254,32 +250,3 @@ def test_studies_cannot_be_changed_in_place() -> None:
     assert isinstance(study.training, TrainingConfig)
     assert isinstance(study.models[0], ModelConfig)
     assert not isinstance(study.data[0], FileData)
-
-
-DOCS = Path(__file__).parents[2] / "docs"
-
-
-def _yaml_of(page: str) -> str:
-    (block,) = re.findall(r"```yaml\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
-    return block
-
-
-@pytest.mark.parametrize("page", ["comparisons.md", "families.md"])
-def test_the_study_in_the_docs_is_one(page: str, tmp_path: Path) -> None:
-    path = tmp_path / "study.yaml"
-    path.write_text(_yaml_of(page))
-    assert read_study(path).trials()
-
-
-def test_the_docs_explain_every_key_of_a_study() -> None:
-    text = _yaml_of("comparisons.md")
-    explained = set(re.findall(r"(?:^|[ \[{-])(\w+):(?= |$)", text, re.MULTILINE))
-    parts = (ToyData, FileData, TableData, Process, TrainingConfig, ModelConfig, Budget)
-    for part in (StudyConfig, *parts, SamplingConfig, EvaluationConfig):
-        assert set(part.model_fields) <= explained, part.__name__
-    # All but the lines that show another way are read, and have no key that is not one.
-    given = yaml.safe_load(text)
-    assert set(given) == set(StudyConfig.model_fields)
-    assert set(given["training"]) == set(TrainingConfig.model_fields)
-    assert set(given["evaluation"]) == set(EvaluationConfig.model_fields)
-    assert set().union(*given["budgets"]) == set(Budget.model_fields)
