@@ -25,13 +25,7 @@ from kan_diffusion.study.results.wording import sentences
 if TYPE_CHECKING:
     from kan_diffusion.symbolic.explanation import Explanation
 
-__all__ = [
-    "show_conclusions",
-    "show_scores",
-    "show_standings",
-    "show_summary",
-    "show_tuned",
-]
+__all__ = ["show_conclusions", "show_scores", "show_standings", "show_summary", "show_tuned"]
 
 
 def _console() -> Console:
