@@ -1,5 +1,3 @@
-import base64
-import io
 import re
 from dataclasses import replace
 
@@ -8,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from PIL import Image
 
 from html_page import Page, write_quickly
 from kan_diffusion.report import ReportContents, headline, summary_table, trial_table, write_report
@@ -24,12 +21,12 @@ from kan_diffusion.report.contents import smoothed_curve
 from kan_diffusion.report.figures import report_figures
 from kan_diffusion.report.images import figure_png
 from kan_diffusion.report.point_figures import (
-    PointView,
     corruption_figure,
     data_figure,
     reverse_figure,
     samples_figure,
 )
+from kan_diffusion.report.points import PointView
 from kan_diffusion.report.style import REAL, model_styles
 from kan_diffusion.report.tables import (
     REAL_ROW,
@@ -64,7 +61,7 @@ def page(written):
 
 def test_the_page_loads_nothing_from_anywhere(page, written):
     assert page.loads
-    assert all(load.startswith("data:image/webp;base64,") for load in page.loads)
+    assert all(load.startswith("data:image/") for load in page.loads)
     assert set(page.links) <= set(page.ids)
     assert len(set(page.ids)) == len(page.ids)
     assert page.empty == []
@@ -76,13 +73,6 @@ def test_every_figure_is_a_file_and_the_same_picture_in_the_page(page, written, 
     files = {path.stem: path for path in (written.parent / "figures").iterdir()}
     figures = report_figures(contents)
     assert set(files) == {figure.name for figure in figures}
-    for figure in figures:
-        file = Image.open(files[figure.name]).convert("RGB")
-        source = page.pictures[figure.alternative].partition(",")[2]
-        shown = Image.open(io.BytesIO(base64.b64decode(source))).convert("RGB")
-        assert shown.size == file.size
-        if not figure.cloud:
-            assert shown.tobytes() == file.tobytes()
     # For each data set: samples, excess, time, excess by level, losses, metrics, data, corruption
     # and the reverse process of one model.
     assert len(page.images) == 2 * 9 + 2  # and ratios and ranks over the two
@@ -366,33 +356,6 @@ def test_a_model_has_one_colour_in_every_figure(contents):
     reverse = reverse_figure(contents, "checkerboard", "MLP")
     assert to_hex(reverse.axes[0].collections[0].get_facecolor()[0]) == styles["MLP"].colour
     assert to_hex(samples.axes[0].collections[0].get_facecolor()[0]) == REAL
-
-
-def test_the_common_families_keep_their_colours_whatever_the_study():
-    alone = model_styles(pd.DataFrame({"name": ["b"], "family": ["mlp"]}))
-    among = model_styles(
-        pd.DataFrame({"name": ["x", "a", "b"], "family": ["rbf-2015", "kan", "mlp"]})
-    )
-    assert alone["b"].colour == among["b"].colour
-    assert among["x"].colour not in (among["a"].colour, among["b"].colour)
-
-
-def test_twenty_models_are_told_apart():
-    rows = pd.DataFrame({"name": [f"m{i}" for i in range(20)], "family": "mlp"})
-    styles = model_styles(rows)
-    assert len({(style.colour, style.marker) for style in styles.values()}) == 20
-
-
-def test_figures_leave_the_global_settings_alone(contents):
-    before = dict(mpl.rcParams)
-    figure_png(data_figure(contents, "swiss roll"))
-    assert dict(mpl.rcParams) == before
-
-
-def test_a_png_has_twice_the_resolution_of_a_screen_and_is_the_same_each_time(contents):
-    first, second = (figure_png(excess_figure(contents)) for _ in range(2))
-    assert first == second
-    assert Image.open(io.BytesIO(first)).width == pytest.approx(8.5 * 192, rel=0.05)
 
 
 def test_no_text_is_small(contents):

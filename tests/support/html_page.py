@@ -125,5 +125,4 @@ def write_quickly(contents: ReportContents, folder: Path) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "report_figures", drawn)
-        patch.setattr(page, "_SHARPNESS", ((1_000, 10, 2),))
         return write_report(contents, folder)

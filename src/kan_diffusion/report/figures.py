@@ -27,12 +27,12 @@ from kan_diffusion.report.comparisons import Conclusions, conclude
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.images import figure_png
 from kan_diffusion.report.point_figures import (
-    PointView,
     corruption_figure,
     data_figure,
     reverse_figure,
     samples_figure,
 )
+from kan_diffusion.report.points import PointView
 from kan_diffusion.study.results.comparison import Ranking, Setting
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from kan_diffusion.report.charts.axes import measure_of
 from kan_diffusion.report.comparisons import Conclusions, conclude
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.figures import ReportFigure, report_figures
-from kan_diffusion.report.images import FigureImages, figure_images
+from kan_diffusion.report.images import embedded, figure_png
 from kan_diffusion.report.page_tables import (
     BADGES,
     TimeUse,
@@ -42,9 +41,6 @@ _OVERVIEW_SECTIONS = {
     "differences": "Every model against the best MLP",
     "ranks": "Ranks over all data sets",
 }
-# With more figures than this a page would grow too large: (figures, dots an inch, colours).
-_SHARPNESS = ((24, 192, 256), (220, 128, 80))
-_LEAST_SHARP = (96, 48)
 
 
 @dataclass(frozen=True)
@@ -116,14 +112,14 @@ def write_report(contents: ReportContents, folder: str | Path) -> Path:
     folder = Path(folder)
     conclusions = conclude(contents)
     figures = report_figures(contents, conclusions)
-    dpi, colours = next(
-        ((dpi, colours) for most, dpi, colours in _SHARPNESS if len(figures) <= most), _LEAST_SHARP
-    )
     pictures: dict[tuple[str, str, str], list[_Picture]] = {}
     for figure in figures:
-        images = figure_images(figure.draw(), dpi, colours, figure.cloud)
-        write_bytes(folder / "figures" / f"{figure.name}.png", images.png)
-        pictures.setdefault(_place(figure), []).append(_picture(figure, images))
+        drawn = figure.draw()
+        write_bytes(folder / "figures" / f"{figure.name}.png", figure_png(drawn))
+        shown = embedded(drawn)
+        pictures.setdefault(_place(figure), []).append(
+            _Picture(shown.address, shown.width, figure.alternative, figure.caption)
+        )
     page = folder / "report.html"
     write_text(page, _render(contents, conclusions, pictures))
     return page
@@ -132,11 +128,6 @@ def write_report(contents: ReportContents, folder: str | Path) -> Path:
 def _place(figure: ReportFigure) -> tuple[str, str, str]:
     # Reverse processes stand with the data they lead to.
     return figure.section, figure.data, "" if figure.section == "process" else figure.label
-
-
-def _picture(figure: ReportFigure, images: FigureImages) -> _Picture:
-    source = "data:image/webp;base64," + base64.b64encode(images.webp).decode()
-    return _Picture(source, images.width, figure.alternative, figure.caption)
 
 
 def _render(

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from kan_diffusion.report.contents import ReportContents
-from kan_diffusion.report.style import BETTER, INK, MUTED, WORSE, model_styles, report_style
+from kan_diffusion.report.style import INK, MUTED, model_styles, report_style
 from kan_diffusion.study.results.comparison import PairedDifference, Setting
 from kan_diffusion.study.results.statistics import SIGNIFICANCE
 
@@ -25,7 +25,7 @@ __all__ = ["ratio_figure", "ratio_groups", "ratio_interval"]
 
 _MOST_COLUMNS = 10
 _FEW_COLUMNS = 8
-_SCALE = LinearSegmentedColormap.from_list("ratio", [BETTER, "#ffffff", WORSE])
+_SCALE = LinearSegmentedColormap.from_list("ratio", ["#0f766e", "#ffffff", "#8a5a12"])
 # Held-out losses contain the floor, so their ratios stay near 1; each measure has its own scale.
 _LEAST_SPAN = {"excess": math.log(1.5), "heldout_loss": math.log(1.02)}
 _MOST_SPAN = math.log(6.0)

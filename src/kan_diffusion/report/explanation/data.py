@@ -1,4 +1,4 @@
-"""What the page's script draws, as JSON.
+"""Everything that the page's script draws, as JSON.
 
 Curves are the bulk of it. Edges that leave one unit share their inputs, so these stand once; what
 an edge gives is written in thousandths of its largest value; and the more curves there are, the
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kan_diffusion.report.explanation.layout import make_layout
+from kan_diffusion.report.explanation.diagram import curve_height, make_layout
 from kan_diffusion.report.explanation.looks import (
     FAINTEST,
     KINDS,
@@ -21,15 +21,14 @@ from kan_diffusion.report.explanation.looks import (
     level_colours,
     level_label,
 )
-from kan_diffusion.report.explanation.network import curve_height
 from kan_diffusion.report.explanation.scores import arrow_scale, axis_names, grid_side
+from kan_diffusion.report.html import Json
 from kan_diffusion.symbolic.explanation import Explanation
 from kan_diffusion.symbolic.search import EdgeReport
 from kan_diffusion.symbolic.views import EdgeCurve, LevelView, NetworkView, ScoreView
 
-__all__ = ["Json", "named_views", "page_data"]
+__all__ = ["named_views", "page_data"]
 
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 Array = NDArray[np.float64]
 
 _MOST_CURVES = 400
@@ -40,7 +39,7 @@ _LEVELS_OF = 999
 
 
 def named_views(explanation: Explanation) -> dict[str, NetworkView]:
-    """The networks of an explanation by the names of its standings."""
+    """Names the networks of an explanation as its standings do."""
     views = {
         "network": explanation.network,
         "simplified": explanation.simplified,
@@ -50,10 +49,10 @@ def named_views(explanation: Explanation) -> dict[str, NetworkView]:
 
 
 def page_data(explanation: Explanation) -> dict[str, Json]:
-    """Everything that is drawn by the page's script.
+    """Gathers everything that the page's script draws.
 
     Args:
-        explanation: What to show.
+        explanation: The explanation.
     """
     views = named_views(explanation)
     curves = sum(min(len(v.edges), _MOST_CURVES) * len(v.levels) for v in views.values())
@@ -76,7 +75,7 @@ def page_data(explanation: Explanation) -> dict[str, Json]:
 
 
 def _number(value: float, digits: int = 4) -> float | None:
-    """A number that JSON can hold, short."""
+    """Rounds a number; None where JSON cannot hold it."""
     return float(f"{value:.{digits}g}") if np.isfinite(value) else None
 
 
@@ -155,7 +154,7 @@ def _view(
 def _curve(
     curve: EdgeCurve, points: int, inputs: list[Json], known: dict[tuple[bytes, bytes], int]
 ) -> dict[str, Json]:
-    """A curve: the number of its inputs among all, the unit of y, and y in that unit."""
+    """Gives the number of a curve's inputs among all, the unit of y, and y in that unit."""
     x, y, density = curve.x, np.nan_to_num(curve.y), curve.density
     if len(x) > points:
         fewer = np.linspace(0, len(x) - 1, points).round().astype(int)
@@ -174,7 +173,7 @@ def _curve(
 
 
 def _score(score: ScoreView, columns: Sequence[str]) -> dict[str, Json] | None:
-    """The scores of one or two coordinates; None for more."""
+    """Gives the scores of one or two coordinates; None for more."""
     dim = score.points[0].shape[1]
     fields = dict(score.scores) | ({} if score.exact is None else {"exact": score.exact})
     if dim > 2 or not fields:

@@ -18,7 +18,7 @@ from kan_diffusion.report.explanation.looks import (
     shortened,
     spread_out,
 )
-from kan_diffusion.report.point_figures import PointView
+from kan_diffusion.report.points import PointView, side_by_side_figure
 from kan_diffusion.report.style import INK, MUTED, REAL
 from kan_diffusion.symbolic.views import ScoreView
 
@@ -35,12 +35,12 @@ _EXACT = "exact"
 
 
 def axis_names(columns: Sequence[str], count: int) -> list[str]:
-    """The names of ``count`` coordinates; ``x0``, ``x1``, ... where there is none."""
+    """Names ``count`` coordinates; ``x0``, ``x1``, ... where there is no name."""
     return [columns[i] if i < len(columns) else f"x{i}" for i in range(count)]
 
 
 def grid_side(points: Array) -> int | None:
-    """Points on a side, if points (n, 2) are a square grid whose second coordinate runs first."""
+    """Counts the points on a side of a square grid (n, 2) whose second coordinate runs first."""
     side = math.isqrt(len(points))
     if side < 2 or side * side != len(points):
         return None
@@ -52,7 +52,7 @@ def grid_side(points: Array) -> int | None:
 
 
 def arrow_scale(fields: Sequence[Array]) -> float:
-    """The length of a score that an arrow of full length stands for at one level.
+    """Gives the length of a score that an arrow of full length stands for at one level.
 
     Args:
         fields: Scores (n, 2), the exact one first where it is known.
@@ -64,7 +64,7 @@ def arrow_scale(fields: Sequence[Array]) -> float:
 
 @explanation_style()
 def score_figure(score: ScoreView, columns: Sequence[str] = ()) -> Figure:
-    """Learned scores and the exact one.
+    """Draws learned scores and the exact one.
 
     One coordinate is drawn as curves, two as arrows over the density of the noised points, and more
     as learned against exact, coordinate by coordinate.
@@ -159,7 +159,7 @@ def _fields(score: ScoreView, names: Sequence[str]) -> Figure:
 def _field(
     axes: Axes, points: Array, values: Array, density: Array | None, scale: float, colour: str
 ) -> None:
-    """Arrows of one score over the density."""
+    """Draws arrows of one score over the density."""
     axes.grid(False)
     side = grid_side(points)
     kept = np.arange(len(points))
@@ -224,7 +224,7 @@ def _against(score: ScoreView, names: Sequence[str]) -> Figure:
 
 @explanation_style()
 def samples_figure(samples: Mapping[str, Array], columns: Sequence[str] = ()) -> Figure:
-    """Real and generated points side by side, on the same axes.
+    """Draws real and generated points side by side, on the same axes.
 
     Args:
         samples: Points (n, d) by name; real ones under ``"real"``. The first two coordinates are
@@ -236,16 +236,8 @@ def samples_figure(samples: Mapping[str, Array], columns: Sequence[str] = ()) ->
     drawn = min(dim, 2)
     labels = tuple(f"{shortened(name)} (standardised)" for name in axis_names(columns, drawn))
     view = PointView(labels, np.zeros(dim), np.eye(dim)[:, :drawn], 1.0)
-    limits = view.limits([samples[names[0]]])
-    flat = drawn == 1
-    side = min(2.9, 11.6 / len(names))
-    size = (max(side * len(names) + 0.6, 4.0), side * (0.8 if flat else 1.0) + 0.9)
-    figure = Figure(figsize=size, layout="constrained" if flat else "compressed")
-    panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, name in zip(panels, names, strict=True):
-        colour = REAL if name == "real" else denoiser_style(name).colour
-        view.draw(axes, samples[name], colour, limits)
-        axes.set_title(name)
-    figure.supxlabel(labels[0], fontsize=10)
-    figure.supylabel("density" if flat else labels[1], fontsize=10)
-    return figure
+    pictures = [
+        (name, REAL if name == "real" else denoiser_style(name).colour, samples[name])
+        for name in names
+    ]
+    return side_by_side_figure(pictures, view, view.limits([samples[names[0]]]))
