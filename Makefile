@@ -47,10 +47,12 @@ bench: $(STAMP)-bench  ## Time the KAN layer beside others into results/kan_laye
 test: $(STAMP)-test  ## Run the tests (ARGS="-k sampling" picks some)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto $(ARGS)
 
-lint: $(STAMP)-lint  ## Check style, formatting and types
+lint: $(STAMP)-lint  ## Check style, types, the direction of imports and dead code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/vulture
 
 format: $(STAMP)-lint  ## Put style and formatting right where that is automatic
 	$(BIN)/ruff check --fix .

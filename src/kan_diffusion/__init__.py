@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kan_diffusion.processes import Process as Process
     from kan_diffusion.processes import get_process as get_process
     from kan_diffusion.report.gather import report_contents as report_contents
-    from kan_diffusion.report.page import write_report as write_report
+    from kan_diffusion.report.study import write_report as write_report
     from kan_diffusion.sampling import SCHEDULERS as SCHEDULERS
     from kan_diffusion.sampling import PointDiffusionPipeline as PointDiffusionPipeline
     from kan_diffusion.sampling import make_scheduler as make_scheduler
@@ -58,7 +58,7 @@ _HOMES = {
     "Process": "processes",
     "get_process": "processes",
     "report_contents": "report.gather",
-    "write_report": "report.page",
+    "write_report": "report.study",
     "SCHEDULERS": "sampling",
     "PointDiffusionPipeline": "sampling",
     "make_scheduler": "sampling",

@@ -123,9 +123,8 @@ def compare(
     """
     from kan_diffusion.cli.console import show_conclusions, show_study_progress, show_summary
     from kan_diffusion.processes import signal_warning
-    from kan_diffusion.report.comparisons import conclude
     from kan_diffusion.report.gather import report_contents
-    from kan_diffusion.report.page import write_report
+    from kan_diffusion.report.study import write_report
     from kan_diffusion.study.named import study_for
     from kan_diffusion.study.run import run_study
     from kan_diffusion.study.tuning import apply_tuned, read_tuned
@@ -154,8 +153,8 @@ def compare(
         )
     contents = report_contents(results, _command())
     page = write_report(contents, folder)
-    show_summary(results.rows)
-    show_conclusions(conclude(contents))
+    show_summary(contents.results)
+    show_conclusions(contents.decision)
     typer.echo(f"\nReport: {page}")
     failed = results.rows["error"].notna()
     if failed.any():
@@ -434,8 +433,8 @@ def report(
 ) -> None:
     """Write a study's report again from its trials, or one of finished runs side by side."""
     from kan_diffusion.report.gather import report_contents, runs_contents
-    from kan_diffusion.report.page import write_report
-    from kan_diffusion.study.results.side_by_side import read_runs
+    from kan_diffusion.report.study import write_report
+    from kan_diffusion.study.results.rows import read_runs
     from kan_diffusion.study.run import load_study
 
     if len(runs) == 1 and (runs[0] / "study.yaml").exists():

@@ -21,9 +21,9 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from kan_diffusion.files import write_text
-from kan_diffusion.report.cells import Anchors, Cell, Head, Line, Table
 from kan_diffusion.report.images import Picture, embedded_svg
 from kan_diffusion.report.mathematics import formula_svg
+from kan_diffusion.report.tables import Anchors, Cell, Head, Line, Table
 
 __all__ = ["Json", "Page", "Section", "plain_table"]
 

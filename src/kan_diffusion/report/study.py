@@ -12,21 +12,19 @@ from matplotlib.figure import Figure
 from kan_diffusion.files import write_bytes
 from kan_diffusion.report.charts import (
     by_level_figure,
+    corruption_figure,
+    data_figure,
     differences_figure,
     forest_figure,
     loss_figure,
     metrics_figure,
+    reverse_figure,
+    samples_figure,
 )
 from kan_diffusion.report.charts.lines import level_measure
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import embedded, figure_png
-from kan_diffusion.report.point_figures import (
-    corruption_figure,
-    data_figure,
-    reverse_figure,
-    samples_figure,
-)
 from kan_diffusion.report.points import PointView
 from kan_diffusion.report.tables import (
     BADGES,
@@ -137,7 +135,9 @@ class _Report:
             return
         self.page.items(
             [
-                Markup('<span class="badge {}">{}</span><span><a href="#{}">{}</a>. {}</span>').format(
+                Markup(
+                    '<span class="badge {}">{}</span><span><a href="#{}">{}</a>. {}</span>'
+                ).format(
                     *_badge(verdict), self.page.anchors("setting", verdict.setting.label),
                     verdict.setting.label, say(verdict, with_label=False),
                 )
@@ -158,20 +158,21 @@ class _Report:
             return
         for settings in budgets.values():
             amount = settings[0].amount
+            at = f" at {amount}" if amount else ""
             name = f"differences {amount}" if len(budgets) > 1 else "differences"
             losses = {self.results.judged(setting.label) for setting in settings} != {"excess"}
             self._draw(
                 section, name, partial(differences_figure, self.contents, settings),
-                f"{_capital(amount) or 'Every data set'}: each model’s excess as a multiple of "
-                "that of the best MLP of the data set (vertical line), on a log axis; left is "
-                "better. Small marks are seeds, the large mark is the ratio of the means, the line "
-                "the 95 % bootstrap interval of the paired difference. Bold: p below 0.05 after "
-                "Holm’s correction over the data sets at that budget."
+                f"Excess of each model{at} as a multiple of that of the best MLP of the data set "
+                "(vertical line), on a log axis; left is better. Small marks are seeds, the large "
+                "mark is the ratio of the means, the line the 95 % bootstrap interval of the "
+                "paired difference. Bold: p below 0.05 after Holm’s correction over the data sets "
+                "at that budget."
                 + (
                     " Without an exact oracle the panel shows differences of held-out losses."
                     if losses else ""
                 ),
-                f"Ratio of every model to the best MLP of each data set{', ' * bool(amount)}{amount}",
+                f"Ratio of every model to the best MLP of each data set{at}",
             )  # fmt: skip
 
     def _add_data(self, data: str) -> None:

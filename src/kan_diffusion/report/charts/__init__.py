@@ -1,12 +1,22 @@
-"""Charts of measurements, model by model."""
+"""Figures of a study: its measurements model by model, and its points."""
 
+from kan_diffusion.report.charts.clouds import (
+    corruption_figure,
+    data_figure,
+    reverse_figure,
+    samples_figure,
+)
 from kan_diffusion.report.charts.forest import differences_figure, forest_figure, metrics_figure
 from kan_diffusion.report.charts.lines import by_level_figure, loss_figure
 
 __all__ = [
     "by_level_figure",
+    "corruption_figure",
+    "data_figure",
     "differences_figure",
     "forest_figure",
     "loss_figure",
     "metrics_figure",
+    "reverse_figure",
+    "samples_figure",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -109,7 +109,7 @@ def metrics_figure(contents: ReportContents, label: str | None = None) -> Figure
     rows = contents.results.of_setting(setting.label)
     measured = [key for key in contents.results.metrics if rows[key].notna().any()]
     panels = [_panel(contents, setting, key) for key in measured]
-    return _drawn(contents, contents.model_names(setting.label), panels, 2)
+    return _drawn(contents, contents.model_names(setting.label), panels, 3)
 
 
 @report_style()
@@ -153,23 +153,46 @@ def _panel(contents: ReportContents, setting: Setting, measure: str, title: str 
     if not comparisons:
         rows = {str(name): _alone(values[name]) for name in values}
         log = measure in _RATIOS and not (values <= 0).any(axis=None)
-        return _Panel(title, f"{word}{unit}", rows, log, real=real)
+        return _Panel(title, f"{word} ({unit})" if unit else word, rows, log, real=real)
     baseline = comparisons[0].baseline
     rows = {comparison.model: _compared(comparison, values) for comparison in comparisons}
     if measure in _RATIOS:
         return _Panel(title, f"{word} / that of the best MLP", rows, True, baseline, 1.0)
     real -= float(values[baseline].mean())
-    return _Panel(title, f"{word} minus the best MLP’s{unit}", rows, False, baseline, 0.0, real)
+    rows, real, power = _scaled(rows, real)
+    scale = " ".join(part for part in (power, unit) if part)
+    label = f"{word} minus the best MLP’s" + (f"\n({scale})" if scale else "")
+    return _Panel(title, label, rows, False, baseline, 0.0, real)
+
+
+def _scaled(rows: dict[str, _Row], real: float) -> tuple[dict[str, _Row], float, str]:
+    """Multiplies small numbers by a power of ten, so that they can be read; gives its inverse."""
+    values = [abs(value) for row in rows.values() for value in (row.mean, *(row.ends or ()))]
+    largest = max((value for value in values if math.isfinite(value)), default=0.0)
+    power = math.floor(math.log10(largest)) if largest > 0 else 0
+    if power >= -1:
+        return rows, real, ""
+    factor = 10.0**-power
+    scaled = {
+        name: replace(
+            row,
+            mean=factor * row.mean,
+            ends=row.ends and (factor * row.ends[0], factor * row.ends[1]),
+            seeds=factor * row.seeds,
+        )
+        for name, row in rows.items()
+    }
+    digits = str(-power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return scaled, factor * real, f"10⁻{digits}"
 
 
 def _words(results: Results, measure: str) -> tuple[str, str]:
-    """Names a measure, and its unit in brackets."""
+    """Names a measure and its unit."""
     if measure == _TIME:
-        return "training time", " (CPU s)"
+        return "training time", "CPU s"
     if measure in MEASURES:
         return results.name_of(measure), ""
-    metric = results.metrics[measure]
-    return metric.label, f" ({metric.unit})" if metric.unit else ""
+    return results.metrics[measure].label, results.metrics[measure].unit
 
 
 def _ends(interval: Interval) -> tuple[float, float] | None:
@@ -179,7 +202,7 @@ def _ends(interval: Interval) -> tuple[float, float] | None:
 
 def _alone(values: pd.Series[float]) -> _Row:
     interval = mean_interval(values)
-    seeds = values.dropna().to_numpy(np.float64)
+    seeds = np.array(values.dropna(), dtype=np.float64)
     return _Row(interval.mean, _ends(interval), seeds, interval.n)
 
 
@@ -201,22 +224,23 @@ def _drawn(
     styles = model_styles(contents.results.rows)
     rows = -(-len(panels) // most)
     counts = [len(panels) // rows + (row < len(panels) % rows) for row in range(rows)]
-    long = max(counts) <= 2
-    beside = 1.95 if long else 0.5
+    columns = max(counts)
+    above = 0.5 if any(math.isfinite(panel.real) for panel in panels) else 0.0
+    beside = (1.95, 1.95, 1.45, 0.5)[columns - 1]
     left = 0.45 + _LETTER * max(len(name) for name in names)
-    side = min((_WIDTH - left) / max(counts) - beside, 4.2)
-    figure, grid = panel_figure(
-        counts, _WIDTH, (_LINE * len(names) + 0.1) / side, (beside, 0.95), (left, 0.55, 0.35), side
-    )
+    side = min((_WIDTH - left) / columns - beside, 4.2)
+    ratio = _LINE * (len(names) + 0.2 + above) / side
+    figure, grid = panel_figure(counts, _WIDTH, ratio, (beside, 1.1), (left, 0.75, 0.35), side)
     flat = [axes for row in grid for axes in row]
     for axes, panel in zip(flat, panels, strict=True):
-        _draw(axes, names, panel, styles, long)
+        _draw(axes, names, panel, styles, columns)
+        axes.set_ylim(len(names) - 0.4, -0.6 - above)
         axes.tick_params(axis="y", labelleft=any(axes is row[0] for row in grid))
     return figure
 
 
 def _draw(
-    axes: Axes, names: Sequence[str], panel: _Panel, styles: dict[str, ModelStyle], long: bool
+    axes: Axes, names: Sequence[str], panel: _Panel, styles: dict[str, ModelStyle], columns: int
 ) -> None:
     shown = [row for row in panel.rows.values() if math.isfinite(row.mean)]
     ends = [end for row in shown for end in row.ends or ()]
@@ -225,7 +249,7 @@ def _draw(
     reference = [] if math.isnan(panel.reference) else [panel.reference]
     limits = value_axis(
         axes, "x", [*means, *seeds, *reference], panel.log, [*ends, panel.real],
-        6 if long else 4, 2.0,
+        6 if columns <= 2 else 4, 2.0,
     )  # fmt: skip
     if reference:
         axes.axvline(panel.reference, color=styles[panel.baseline or ""].colour, linewidth=1.2)
@@ -236,20 +260,19 @@ def _draw(
         text, bold = "–", False
         if name == panel.baseline:
             axes.plot(panel.reference, place, style.marker, color=style.colour, markersize=8)
-            text = "best MLP" if long else ""
+            text = "best MLP" if columns <= 3 else ""
         elif row is not None and math.isfinite(row.mean):
             _draw_row(axes, place, row, style, limits)
-            text, bold = _text(row, panel, long), row.strong
+            text, bold = _text(row, panel, columns), row.strong
         axes.text(
             1.02, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9,
             color=INK if row else MUTED, fontweight="bold" if bold else "normal",
         )  # fmt: skip
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
     axes.grid(axis="y", visible=False)
     axes.set_title(panel.title)
-    axes.set_xlabel(panel.label if long else panel.label.replace(" / that of the", " / "))
+    axes.set_xlabel(panel.label if columns <= 3 else panel.label.replace("that of the ", ""))
 
 
 def _draw_row(
@@ -287,19 +310,19 @@ def _draw_real(axes: Axes, real: float, limits: tuple[float, float]) -> None:
         axes.axvline(real, color=REAL, linestyle="--", linewidth=1.5)
     place = real if inside else limits[0] if real <= limits[0] else limits[1]
     axes.annotate(
-        text, (place, 1.0), xycoords=("data", "axes fraction"), xytext=(3, 2),
-        textcoords="offset points", fontsize=9, color=MUTED, va="bottom",
+        text, (place, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -1),
+        textcoords="offset points", fontsize=9, color=MUTED, va="top",
         ha="left" if inside or real <= limits[0] else "right",
     )  # fmt: skip
 
 
-def _text(row: _Row, panel: _Panel, long: bool) -> str:
-    """Writes a row's numbers: mean, interval and number of seeds."""
-    digits = 3 if panel.log else 2
-    mean = format_number(row.mean, digits)
-    if not long:
+def _text(row: _Row, panel: _Panel, columns: int) -> str:
+    """Writes a row's numbers, as many as there is room for: mean, interval, number of seeds."""
+    largest = max(abs(value) for value in (row.mean, *(row.ends or ())))
+    digits = 2 if panel.log and columns <= 2 else 1
+    decimals = max(0, digits - math.floor(math.log10(largest))) if largest > 0 else 0
+    mean, *ends = (f"{v:,.{decimals}f}".replace("-", "−") for v in (row.mean, *(row.ends or ())))
+    if columns > 3:
         return mean
-    ends = ""
-    if row.ends is not None:
-        ends = f" [{', '.join(format_number(end, digits - 1) for end in row.ends)}]"
-    return f"{mean}{ends}, n = {row.number}"
+    interval = f" [{', '.join(ends)}]" if ends else ""
+    return f"{mean}{interval}" + (f", n = {row.number}" if columns <= 2 else "")

@@ -86,7 +86,7 @@ def loss_figure(contents: ReportContents, label: str | None = None) -> Figure:
             some = np.isfinite(above).any(axis=1)
             steps, above = steps[some], above[some]
             mean, ends = np.nanmean(above, axis=1), None
-            if len(names) <= MANY_MODELS and above.shape[1] > 1:
+            if (both or len(panels) == 1) and above.shape[1] > 1:
                 ends = np.nanmin(above, axis=1), np.nanmax(above, axis=1)
             heights += [float(value) for value in mean]
             style = _style(contents, name, names)
@@ -141,8 +141,8 @@ def _by_level(levels: pd.DataFrame, measure: str) -> tuple[_Array, _Array, _Arra
             high = interval.mean if interval.high is None else interval.high
             # A band that reaches 0 runs off the lower edge.
             points.append((x, interval.mean, max(low, 1e-3 * interval.mean), high))
-    x, mean, low, high = np.array(sorted(points), dtype=np.float64).reshape(-1, 4).T
-    return x, mean, low, high
+    columns = np.array(sorted(points), dtype=np.float64).reshape(-1, 4).T
+    return columns[0], columns[1], columns[2], columns[3]
 
 
 def curves_by_seed(curves: pd.DataFrame) -> tuple[_Array, _Array]:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.files import write_bytes
-from kan_diffusion.report.cells import Cell, Head, Line, Table, number_cell
 from kan_diffusion.report.explanation.curves import contributions_figure, curves_figure
 from kan_diffusion.report.explanation.data import named_views, page_data
 from kan_diffusion.report.explanation.diagram import network_figure
@@ -19,7 +18,16 @@ from kan_diffusion.report.explanation.looks import KINDS, kind_of, level_label
 from kan_diffusion.report.explanation.scores import axis_names, samples_figure, score_figure
 from kan_diffusion.report.html import Page
 from kan_diffusion.report.images import embedded, figure_png, figure_svg
-from kan_diffusion.report.tables import MISSING, REAL_ROW, format_number
+from kan_diffusion.report.tables import (
+    MISSING,
+    REAL_ROW,
+    Cell,
+    Head,
+    Line,
+    Table,
+    format_number,
+    number_cell,
+)
 from kan_diffusion.symbolic.explanation import Explanation
 from kan_diffusion.symbolic.search import EdgeReport
 
@@ -251,5 +259,5 @@ def _standing_table(explanation: Explanation) -> Table | None:
         blank = [Cell(MISSING)] * (len(heads) - 1)
         scores = [number_cell(real.get(key)) for key in metrics]
         feet = [Line([Cell(REAL_ROW), *blank, *scores], kind="real")]
-    heads += [Head(metric.symbol, metric.title) for metric in metrics.values()]
+    heads += [Head(metric.label, metric.title) for metric in metrics.values()]
     return Table(heads, lines, feet, caption="Standings", kind="summary")

@@ -64,7 +64,7 @@ def reverse_figure(contents: ReportContents, label: str, name: str) -> Figure:
     real = contents.originals.get(contents.data_of(label))
     starts = [panels[0][1] for _, panels in moments]
     limits = view.limits(starts if real is None else [real, *starts])
-    colour = model_styles(contents.complete_rows())[name].colour
+    colour = model_styles(contents.results.rows)[name].colour
     return strips_figure(moments, colour, view, limits)
 
 
@@ -77,7 +77,7 @@ def samples_figure(contents: ReportContents, label: str | None = None) -> Figure
     """
     label = next(iter(contents.samples))[0] if label is None else label
     original = contents.originals.get(contents.data_of(label))
-    styles = model_styles(contents.complete_rows())
+    styles = model_styles(contents.results.rows)
     pictures = [] if original is None else [("real", REAL, original)]
     pictures += [
         (name, styles[name].colour, contents.samples[label, name])
