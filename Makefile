@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare seed pilot pilot-tuning lab notebook bench test lint format clean
+.PHONY: help compare notebook-study pilot pilot-tuning lab notebook bench test lint format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,13 +20,13 @@ ARGS ?=
 PYTHON ?=
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 compare: $(STAMP)-run  ## Run the default study: KAN and MLP on the swiss roll (ARGS="...")
 	$(BIN)/kan-diffusion compare swiss-roll $(ARGS)
 
-seed: $(STAMP)-run  ## Run the seed's experiment (ARGS="--epochs 400" shortens it)
-	$(BIN)/kan-diffusion compare seed $(ARGS)
+notebook-study: $(STAMP)-run  ## Run the notebook's experiment (ARGS="--epochs 400" shortens it)
+	$(BIN)/kan-diffusion compare notebook $(ARGS)
 
 pilot: $(STAMP)-run  ## Run the pilot, all families on six data sets: an hour or two on two cores (ARGS="...")
 	$(BIN)/kan-diffusion compare pilot $(ARGS)
@@ -35,7 +35,7 @@ pilot-tuning: $(STAMP)-tune  ## Search the settings the pilot uses, with equal e
 	$(BIN)/kan-diffusion tune pilot --data swiss-roll,checkerboard $(ARGS)
 
 lab: $(STAMP)-lab  ## Read scores that are known exactly: half an hour on two cores (ARGS="...")
-	$(BIN)/kan-diffusion explain --lab $(ARGS)
+	PYTHONPATH=benchmarks $(BIN)/python -m truth_lab $(ARGS)
 
 notebook: $(STAMP)-test  ## Run the example notebook into runs/kan-diffusion.ipynb
 	@mkdir -p runs

@@ -17,7 +17,7 @@ from kan_diffusion.denoisers.base import ModelMixin
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.sampling import SCHEDULERS, PointDiffusionPipeline, make_scheduler
+from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
 
 __all__ = ["ModelMixin"]
 
@@ -28,7 +28,9 @@ BOTH = GaussianMixture(
     torch.cat([LEFT.means, RIGHT.means]), torch.cat([LEFT.covariances, RIGHT.covariances])
 )
 
-each_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
+each_scheduler = pytest.mark.parametrize(
+    "name", fitting_samplers(get_process("cosine").scheduler())
+)
 
 
 class ExactDenoiser(Denoiser):
@@ -134,7 +136,7 @@ def test_too_few_steps_and_the_wrong_start_do_show(real: float) -> None:
         > 5 * real
     )
     denoiser = ExactDenoiser(num_train_timesteps=250)
-    denoiser.process = get_process("seed")
+    denoiser.process = get_process("notebook")
     seed = PointDiffusionPipeline(denoiser, denoiser.process.scheduler())
     assert _distance(seed(1500, 250, generator=seeded(0)).samples, BOTH) > 5 * real
 
@@ -214,7 +216,7 @@ def test_samples_are_in_the_units_of_the_data(real: float) -> None:
 
 @each_scheduler
 def test_schedulers_keep_the_process_and_can_be_swapped(name: str) -> None:
-    process = get_process("seed")
+    process = get_process("notebook")
     scheduler = make_scheduler(name, process.scheduler())
     torch.testing.assert_close(
         scheduler.alphas_cumprod.double().sqrt(), process.levels()[0], rtol=1e-6, atol=1e-6
@@ -250,7 +252,7 @@ def test_any_scheduler_of_diffusers_can_be_put_in() -> None:
 
 def test_drawing_from_a_generator_leaves_the_global_stream_alone() -> None:
     state = torch.get_rng_state()
-    for name in SCHEDULERS:
+    for name in fitting_samplers(get_process("cosine").scheduler()):
         pipeline = _exact_pipeline(scheduler=name)
         pipeline.set_progress_bar_config(disable=True)
         torch.set_rng_state(state)

@@ -146,6 +146,9 @@ def _events(
 ) -> Iterator[Event]:
     """Runs a job in a worker and yields its events.
 
+    Yields:
+        The events, in the order the worker sent them.
+
     Raises:
         WorkerError: The worker failed or was killed.
     """

@@ -15,7 +15,7 @@ from kan_diffusion.report.html import Page, plain_table
 from kan_diffusion.report.images import embedded, figure_png
 from kan_diffusion.report.points import panel_figure
 from kan_diffusion.report.style import INK, MUTED, family_styles, report_style
-from truth_lab.results import LAB, LabResult, LabResults
+from truth_lab.lab import LAB, LabResult, LabResults
 
 __all__ = ["constants_figure", "lab_markdown", "write_lab"]
 

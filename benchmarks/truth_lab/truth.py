@@ -15,6 +15,7 @@ compared constant by constant; one that is missing is off by all of its size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,17 +26,39 @@ from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.processes import Process
-from truth_lab.results import Recovered
 
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["recovered_constants"]
+__all__ = ["Recovered", "recovered_constants"]
 
 _OFFSET = 0.05
 """Even part of a score, which should be odd, from which it has another form."""
 _ABSENT = 0.01
 """Share of the largest true coefficient below which one that should be 0 counts as absent."""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A constant at one noise level.
+
+    Attributes:
+        name: What it is.
+        sigma: The noise level.
+        true: What it is in truth.
+        found: What was recovered.
+    """
+
+    name: str
+    sigma: float
+    true: float
+    found: float
+
+    @property
+    def error(self) -> float:
+        """Relative error."""
+        return abs(self.found - self.true) / abs(self.true)
+
 
 Answer = tuple[bool, list[Recovered]]
 

@@ -38,6 +38,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     Args:
         path: The file to write. Its folder is made when missing.
 
+    Yields:
+        The temporary path.
+
     Raises:
         RunFolderError: The file cannot be written (full disk, no permission); whatever stood
             under ``path`` before is still there, untouched.

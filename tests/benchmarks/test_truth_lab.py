@@ -12,8 +12,8 @@ from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.processes import get_process
 from kan_diffusion.symbolic.views import default_levels
 from truth_lab import lab
-from truth_lab.lab import LAB, recovered_constants, run_lab_case
-from truth_lab.results import LabResult, LabResults, Recovered
+from truth_lab.lab import LAB, LabResult, LabResults, run_lab_case
+from truth_lab.truth import Recovered, recovered_constants
 
 X, Y, A, S = sympy.symbols("x0 x1 alpha sigma", real=True)
 PROCESS = get_process("cosine")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from html_page import Page
+from truth_lab.lab import LabResult, LabResults
 from truth_lab.page import constants_figure, lab_markdown, write_lab
-from truth_lab.results import LabResult, LabResults, Recovered
+from truth_lab.truth import Recovered
 
 HOSTILE = "</code><script>alert(1)</script> \\nonsense{ & \"quotes\" 'too'"
 

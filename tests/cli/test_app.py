@@ -217,12 +217,12 @@ def test_files_that_cannot_be_used_are_one_line(
         (["train", "moons", "--params", "5"], "budget of 5 is too small"),
         (["train", "moons", "--lr", "-1"], "learning_rate = -1.0"),
         (["train", "moons", "--device", "abacus"], "device 'abacus' cannot be used here"),
-        (["compare", "sed"], "did you mean 'seed'"),
+        (["compare", "notebok"], "did you mean 'notebook'"),
         (["compare", "moons", "--params", "5"], "budget of 5 is too small"),
         (["compare", "moons", "--families", "kan,mpl"], "did you mean 'mlp'"),
         (["compare", "moons", "--epochs", "3"], "has no epochs; use --steps"),
-        (["compare", "seed", "--steps", "3", "--epochs", "3"], "either --steps or --epochs"),
-        (["compare", "seed", "--params", "300"], "leave --params, --match and --budget out"),
+        (["compare", "notebook", "--steps", "3", "--epochs", "3"], "either --steps or --epochs"),
+        (["compare", "notebook", "--params", "300"], "leave --params, --match and --budget out"),
         (["compare", "missing.yaml"], "study file 'missing.yaml' cannot be read"),
         (["sample", "nowhere"], "'nowhere' holds no finished run"),
         (["sample", "nowhere", "--out", "points.txt"], "ending must be .csv, .parquet, .npy"),
@@ -260,10 +260,9 @@ def test_wrong_study_files_are_one_line(cli: Cli, tmp_path: Path) -> None:
 
 def test_folders_in_the_way_are_one_line(cli: Cli, trained: Path, tmp_path: Path) -> None:
     points = trained.parent / "points.csv"
-    again = cli("train", points, *QUICK, "--out", trained)
-    assert "already holds this very run, finished" in again.error
     other = cli("train", points, *QUICK, "--seed", 1, "--out", trained)
     assert "holds another run (points · MLP · seed 0)" in other.error
+    assert "replace the run with --fresh" in other.error
     (tmp_path / "file").write_text("")
     for command in ("train", "compare"):
         in_the_way = cli(command, "moons", "--out", tmp_path / "file")
@@ -316,6 +315,28 @@ def test_columns_must_be_those_trained_on(cli: Cli, trained: Path, tmp_path: Pat
     assert "has 3 columns and the model was trained on 2 (mass, age)" in error
 
 
+def test_a_finished_run_is_shown_again_and_replaced_when_asked(
+    cli: Cli, trained: Path, run: Path
+) -> None:
+    words = ("train", trained.parent / "points.csv", *QUICK, "--out", run, "--device", "cpu")
+    before = (run / "trial.json").stat().st_mtime_ns
+    outcome = cli(*words)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "held-out loss" in outcome.out
+    assert (run / "trial.json").stat().st_mtime_ns == before
+    assert cli(*words, "--fresh", "--seed", 1).code == 0
+    assert load_trial(run).config.study_seed == 1
+
+
+def test_samples_are_numbered_in_the_folder_of_their_run(cli: Cli, run: Path) -> None:
+    for name in ("samples.csv", "samples-2.csv", "samples-3.csv"):
+        assert f"{run / name}" in cli("sample", run, "--num", 3).out
+        assert len((run / name).read_text().splitlines()) == 4
+    assert cli("sample", run, "--num", 5, "--overwrite").code == 0
+    assert len((run / "samples.csv").read_text().splitlines()) == 6
+    assert not (run / "samples-4.csv").exists()
+
+
 def test_changed_points_are_one_line(cli: Cli, tmp_path: Path) -> None:
     path = _write(tmp_path / "points.csv", _points())
     assert cli("train", path, *QUICK, "--out", tmp_path / "run").code == 0
@@ -325,31 +346,29 @@ def test_changed_points_are_one_line(cli: Cli, tmp_path: Path) -> None:
     assert cli("sample", tmp_path / "run", "--out", tmp_path / "new.csv").code == 0
 
 
-def test_interrupted_training_goes_on_with_resume(
+def test_interrupted_training_goes_on(
     cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, points = tmp_path / "run", trained.parent / "points.csv"
 
     @contextmanager
-    def interrupt(config: object) -> Iterator[Callable[[int, float], None]]:
+    def interrupt(*_: object) -> Iterator[Callable[[int, float], None]]:
         def at_once(step: int, loss: float) -> None:
             raise KeyboardInterrupt
 
         yield at_once
 
     with monkeypatch.context() as patch:
-        patch.setattr("kan_diffusion.cli.console.show_training_progress", interrupt)
+        patch.setattr("kan_diffusion.progress.show_training", interrupt)
         outcome = cli("train", points, *QUICK, "--out", folder, "--device", "cpu")
     assert outcome.code == 130
     assert outcome.err.startswith("interrupted; what is finished is kept")
     assert len(outcome.err.splitlines()) == 1
 
-    assert "go on with 'kan-diffusion train --resume'" in cli("sample", folder).error
-    unasked = cli("train", points, *QUICK, "--out", folder)
-    assert "holds an unfinished run; add --resume" in unasked.error
-    changed = cli("train", points, *QUICK, "--seed", 1, "--resume", "--out", folder)
+    assert "its training has not finished; the same command goes on" in cli("sample", folder).error
+    changed = cli("train", points, *QUICK, "--seed", 1, "--out", folder)
     assert "checkpoint of a run with other settings" in changed.error
-    again = cli("train", points, *QUICK, "--resume", "--out", folder, "--device", "cpu")
+    again = cli("train", points, *QUICK, "--out", folder, "--device", "cpu")
     assert again.code == 0
     rows = [load_trial(place).row for place in (folder, trained)]
     for key, value in rows[0].items():
@@ -361,13 +380,13 @@ def test_diverging_training_is_one_line(cli: Cli, trained: Path, tmp_path: Path)
     points = trained.parent / "points.csv"
     words = ("train", points, *QUICK, "--lr", "1e30", "--out", tmp_path / "run")
     assert "lower the learning rate" in cli(*words).error
-    assert "it failed: the" in cli(*words).error
+    assert "lower the learning rate" in cli(*words).error  # and nothing is trained again
     assert "failed: the" in cli("sample", tmp_path / "run").error
 
 
 def test_warning_of_a_process_that_keeps_its_signal_comes_once(cli: Cli, tmp_path: Path) -> None:
     points = _write(tmp_path / "points.npy", _points())
-    words = ("train", points, *QUICK, "--process", "seed", "--out", tmp_path / "run")
+    words = ("train", points, *QUICK, "--process", "notebook", "--out", tmp_path / "run")
     outcome = cli(*words)
     assert (outcome.code, outcome.warnings) == (0, 1)
     outcome = cli("sample", tmp_path / "run", "--out", tmp_path / "new.npy")
@@ -376,7 +395,7 @@ def test_warning_of_a_process_that_keeps_its_signal_comes_once(cli: Cli, tmp_pat
 
 
 def test_compare_reports_and_warns_once(cli: Cli, tmp_path: Path) -> None:
-    study = _study(tmp_path, process="seed")
+    study = _study(tmp_path, process="notebook")
     folder = tmp_path / "study"
     outcome = cli("compare", study, "--out", folder)
     assert (outcome.code, outcome.warnings) == (0, 1)

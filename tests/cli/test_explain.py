@@ -9,7 +9,6 @@ from command_line import QUICK, SMALL, Cli, call_command
 from kan_diffusion.report import explanation
 from kan_diffusion.study import named
 from kan_diffusion.study.config import EvaluationConfig
-from truth_lab import lab
 
 TINY = ["--family", "readable-kan", "--params", "150", "--steps", "20", "--batch-size", "64"]
 
@@ -27,14 +26,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mlp = call_command("train", "two-modes", *QUICK, *shared, folder / "mlp")
     assert (kan, mlp) == (0, 0)
     return folder
-
-
-def test_a_run_or_the_lab_and_not_both(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lab, "run_lab", lambda *_, **__: pytest.fail("the lab was run"))
-    for words in ([], [tmp_path / "run", "--lab"]):
-        assert "give the folder of a run, or --lab, and not both" in cli("explain", *words).error
 
 
 @pytest.mark.parametrize("levels", ["ten", "1,,2", "1.5", "", "-3", "20,1000"])

@@ -38,7 +38,7 @@ def _points(num: int = 6, dim: int = 2) -> torch.Tensor:
     return torch.randn(num, dim, generator=seeded(1))
 
 
-# The seed's networks: raw time, 250 steps, its grid and its initialisations.
+# The notebook's networks: raw time, 250 steps, its grid and its initialisations.
 
 
 def test_the_seeds_networks_have_the_seeds_numbers_of_parameters() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from kan_diffusion.report.page import write_report
 
 from html_page import write_quickly
 from kan_diffusion.data.datasets import load_dataset
@@ -18,6 +17,7 @@ from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import get_process
 from kan_diffusion.report.contents import CURVE_COLUMNS, LEVEL_COLUMNS, smoothed_curve
 from kan_diffusion.report.gather import report_contents
+from kan_diffusion.report.study import write_report
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, StudyConfig, read_preset
 from kan_diffusion.study.folder import load_points
 from kan_diffusion.study.run import StudyResults, load_study
@@ -53,9 +53,9 @@ def _tiny(**changes: object) -> StudyConfig:
 
 
 @pytest.fixture(scope="module")
-def seed_study(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
-    """The seed's experiment with 200 points, 12 epochs of two batches and 10 sampling steps."""
-    study = read_preset("seed")
+def notebook_study(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+    """The notebook's experiment with 200 points, 12 epochs of two batches and 10 sampling steps."""
+    study = read_preset("notebook")
     (data,) = study.data
     study = study.model_copy(
         update={
@@ -65,7 +65,7 @@ def seed_study(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
             "evaluation": SMALL,
         }
     )
-    return _run(study, tmp_path_factory.mktemp("report") / "seed")
+    return _run(study, tmp_path_factory.mktemp("report") / "notebook")
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +100,19 @@ class _Loads(HTMLParser):
         self.text += data
 
 
-def test_report_of_the_seed_holds_every_picture_of_the_seed(seed_study: StudyResults) -> None:
-    contents = report_contents(seed_study, "kan-diffusion compare seed")
-    page = write_report(contents, seed_study.folder)
+def test_report_holds_every_picture_of_the_notebook(
+    notebook_study: StudyResults,
+) -> None:
+    contents = report_contents(notebook_study, "kan-diffusion compare notebook")
+    page = write_report(contents, notebook_study.folder)
     models = ["KAN 32-32-32", "MLP 32-32-32", "KAN 32"]
-    figures = {path.stem for path in (seed_study.folder / "figures").glob("*.png")}
+    figures = {path.stem for path in (notebook_study.folder / "figures").glob("*.png")}
     assert figures >= {
         "data-swiss-roll",
         "corruption-swiss-roll",
         "samples-swiss-roll",
         "loss-swiss-roll",
-        "excess",
+        "forest",
         "excess-by-level",
         "metrics-swiss-roll",
         *(f"reverse-swiss-roll-{name.lower().replace(' ', '-')}" for name in models),
@@ -125,17 +127,17 @@ def test_report_of_the_seed_holds_every_picture_of_the_seed(seed_study: StudyRes
     text = " ".join(parsed.text.split())
     assert "92.5% of the signal is left" in text
     assert "Huber loss does not aim at the posterior mean" in text
-    assert "kan-diffusion compare seed" in text
+    assert "kan-diffusion compare notebook" in text
     assert all(name in text for name in models)
 
 
-def test_contents_are_what_the_trials_left(seed_study: StudyResults) -> None:
-    contents = report_contents(seed_study, "again")
+def test_contents_are_what_the_trials_left(notebook_study: StudyResults) -> None:
+    contents = report_contents(notebook_study, "again")
     assert contents.warnings[0].startswith("This process does not reach noise: 92.5% of the signal")
     assert set(contents.excess_by_level.columns) >= set(LEVEL_COLUMNS)
     assert set(contents.curves.columns) >= set(CURVE_COLUMNS)
     by_level = contents.excess_by_level.groupby("name")["excess"].mean()
-    for _, row in seed_study.rows.iterrows():
+    for _, row in notebook_study.rows.iterrows():
         assert by_level[row["name"]] == pytest.approx(row["excess"])
         assert contents.floors["swiss-roll"] == row["floor"]
         key = ("swiss-roll", row["name"])
@@ -153,12 +155,12 @@ def test_contents_are_what_the_trials_left(seed_study: StudyResults) -> None:
     assert settings["data: swiss-roll"] == "200 training points"
 
 
-def test_corruption_is_the_process_on_the_drawn_points(seed_study: StudyResults) -> None:
-    contents = report_contents(seed_study, "again")
+def test_corruption_is_the_process_on_the_drawn_points(notebook_study: StudyResults) -> None:
+    contents = report_contents(notebook_study, "again")
     panels = contents.corruption["swiss-roll"]
     assert [time for time, _ in panels] == pytest.approx(np.linspace(0, 1, 11))
     np.testing.assert_array_equal(panels[0][1], contents.originals["swiss-roll"])
-    alpha, sigma = get_process("seed").levels()
+    alpha, sigma = get_process("notebook").levels()
     noise = (panels[-1][1] - float(alpha[-1]) * panels[0][1]) / float(sigma[-1])
     assert abs(noise.mean()) < 0.5
     assert noise.std() == pytest.approx(1, abs=0.3)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from kan_diffusion.denoisers import families
+from kan_diffusion.denoisers import registry
 from kan_diffusion.report.style import REAL, family_styles, model_styles
 
 # Linear RGB as a viewer without cones for medium wavelengths sees it (Machado et al. 2009).
@@ -27,17 +27,17 @@ def lab(colour, seen_by=EVERYTHING):
 @pytest.fixture(params=[0, 5], ids=["registry", "five more of each kind"])
 def styles(request, monkeypatch):
     """The styles of the registry, also with families that were added at run time."""
-    known = dict(families.FAMILIES)
+    known = dict(registry.FAMILIES)
     for kind in ("kan", "mlp", "other"):
         like = next(family for family in known.values() if family.kind == kind)
         for number in range(request.param):
             name = f"{kind} {number}"
-            monkeypatch.setitem(families.FAMILIES, name, like)
+            monkeypatch.setitem(registry.FAMILIES, name, like)
     return family_styles()
 
 
 def test_families_differ_in_colour_or_marker(styles):
-    assert set(styles) == set(families.FAMILIES)
+    assert set(styles) == set(registry.FAMILIES)
     assert len({(style.colour, style.marker) for style in styles.values()}) == len(styles)
 
 
@@ -47,7 +47,7 @@ def test_kans_and_mlps_are_told_apart_by_colour(styles, seen_by):
         kind: [
             lab(style.colour, seen_by)
             for name, style in styles.items()
-            if families.FAMILIES[name].kind == kind
+            if registry.FAMILIES[name].kind == kind
         ]
         for kind in ("kan", "mlp")
     }

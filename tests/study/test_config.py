@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from kan_diffusion.data.datasets import FileData, ToyData
-from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import (
@@ -49,8 +49,8 @@ def _parameters(study: StudyConfig) -> dict[str, int]:
     }
 
 
-def test_seed_preset_is_the_seeds_experiment() -> None:
-    study = read_preset("seed")
+def test_notebook_preset_is_the_notebooks_experiment() -> None:
+    study = read_preset("notebook")
     assert list(_parameters(study).values()) == [22_080, 2_306, 1_600]
     assert study.training.steps == 8_000
     assert study.steps_per_epoch() == 2
@@ -67,13 +67,13 @@ def test_default_preset_matches_its_models_and_reaches_noise() -> None:
     counts = _parameters(study)
     kan, mlp = (counts[f"matched {family}"] for family in ("KAN", "MLP"))
     assert abs(kan - mlp) / min(kan, mlp) <= 0.02
-    # The seed's own three networks are compared beside them.
+    # The notebook's own three networks are compared beside them.
     assert sorted(counts.values())[-1] == 22_080
     alpha, _ = study.process.levels()
     assert float(alpha[-1]) < 0.05
 
 
-@pytest.mark.parametrize("name", ["seed", "swiss-roll"])
+@pytest.mark.parametrize("name", ["notebook", "swiss-roll"])
 def test_presets_are_read_back_from_their_own_yaml(tmp_path: Path, name: str) -> None:
     assert name in preset_names()
     study = read_preset(name)
@@ -85,8 +85,8 @@ def test_presets_are_read_back_from_their_own_yaml(tmp_path: Path, name: str) ->
 
 
 def test_unknown_preset_suggests_the_nearest() -> None:
-    with pytest.raises(KanDiffusionError, match="unknown study 'sed', did you mean 'seed'"):
-        read_preset("sed")
+    with pytest.raises(KanDiffusionError, match="unknown study 'notebok', did you mean 'notebook'"):
+        read_preset("notebok")
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_length_is_in_steps_or_in_epochs() -> None:
     study = _study()
     assert study.with_length() is study
     assert study.with_length(steps=12).training.steps == 12
-    seed = read_preset("seed")
-    assert seed.with_length(epochs=3).training.steps == 6
+    notebook = read_preset("notebook")
+    assert notebook.with_length(epochs=3).training.steps == 6
     for options, message in (
         ({"steps": 1, "epochs": 1}, "either --steps or --epochs"),
         ({"epochs": 3}, "has no epochs; use --steps"),
@@ -177,7 +177,7 @@ def test_length_is_in_steps_or_in_epochs() -> None:
         with pytest.raises(KanDiffusionError, match=message):
             study.with_length(**options)
     with pytest.raises(KanDiffusionError, match="at least 1 step"):
-        seed.with_length(epochs=0)
+        notebook.with_length(epochs=0)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from kan_diffusion.data.datasets import FileData, ToyData, load_dataset
-from kan_diffusion.denoisers.families import FAMILIES, build_denoiser
+from kan_diffusion.denoisers.registry import FAMILIES, build_denoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
@@ -22,11 +22,13 @@ def points(tmp_path: Path) -> Path:
 
 
 def test_preset_and_study_file_are_themselves(tmp_path: Path) -> None:
-    assert study_for("seed") == read_preset("seed")
+    assert study_for("notebook") == read_preset("notebook")
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({**read_preset("seed").model_dump(mode="json"), "name": "mine"}))
+    path.write_text(
+        yaml.safe_dump({**read_preset("notebook").model_dump(mode="json"), "name": "mine"})
+    )
     assert study_for(str(path)).name == "mine"
-    for what in ("seed", str(path)):
+    for what in ("notebook", str(path)):
         with pytest.raises(KanDiffusionError, match=r"fixes the sizes .* leave --params, --match"):
             study_for(what, params=100)
 

@@ -71,7 +71,7 @@ def test_a_trials_id_changes_only_with_a_weight() -> None:
     assert TrainingConfig(sparsify=0.1).model_dump()["sparsify"] == 0.1
     again = TrainingConfig.model_validate_json(TrainingConfig(sparsify=0.1).model_dump_json())
     assert again == TrainingConfig(sparsify=0.1)
-    trial: TrialConfig = read_preset("seed").trials()[0]
+    trial: TrialConfig = read_preset("notebook").trials()[0]
     settings = json.loads(trial.identity)
     assert "sparsify" not in settings["training"]
     zero, some = (

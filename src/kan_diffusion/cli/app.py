@@ -29,6 +29,8 @@ from kan_diffusion.cli.options import (
 from kan_diffusion.errors import KanDiffusionError, invalid_settings
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from kan_diffusion.study.config import StudyConfig, TrialConfig
 
 __all__ = ["app", "main"]
@@ -42,8 +44,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             typer.echo(
-                "interrupted; what is finished is kept: give the same command again to go on "
-                "(with --resume for 'train')",
+                "interrupted; what is finished is kept: give the same command again to go on",
                 err=True,
             )
             raise typer.Exit(130) from None
@@ -121,7 +122,8 @@ def compare(
 
     Finished trials are kept: the same command goes on where it was interrupted.
     """
-    from kan_diffusion.cli.console import show_conclusions, show_study_progress, show_summary
+    from kan_diffusion.cli.console import show_conclusions, show_summary
+    from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.gather import report_contents
     from kan_diffusion.report.study import write_report
@@ -156,12 +158,17 @@ def compare(
     show_summary(contents.results)
     show_conclusions(contents.decision)
     typer.echo(f"\nReport: {page}")
-    failed = results.rows["error"].notna()
-    if failed.any():
-        first = results.rows.loc[failed].iloc[0]
+    _require_success(results.rows)
+
+
+def _require_success(rows: pd.DataFrame) -> None:
+    """Fails when any trial of a study failed."""
+    failed = rows.loc[rows["error"].notna()]
+    if len(failed):
+        first = failed.iloc[0]
         raise KanDiffusionError(
-            f"{int(failed.sum())} of {len(results.rows)} trials failed, the first "
-            f"('{first['name']}', seed {first['seed']}) with: {first['error']}"
+            f"{len(failed)} of {len(rows)} trials failed, the first ('{first['name']}', seed "
+            f"{first['seed']}) with: {first['error']}"
         )
 
 
@@ -204,7 +211,8 @@ def tune(
 
     Tunes on seeds that no comparison uses. The same command goes on where it was interrupted.
     """
-    from kan_diffusion.cli.console import show_study_progress, show_tuned
+    from kan_diffusion.cli.console import show_tuned
+    from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.study.named import study_for
     from kan_diffusion.study.tuning import tune as search
 
@@ -254,7 +262,9 @@ def train(
         int | None,
         typer.Option(min=1, help="Hidden layers; the family's own.", show_default=False),
     ] = None,
-    process: Annotated[str, typer.Option(help="Noising process: cosine, ddpm or seed.")] = "cosine",
+    process: Annotated[
+        str, typer.Option(help="Noising process: cosine, ddpm or notebook.")
+    ] = "cosine",
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Points a step, drawn with replacement.")
@@ -280,21 +290,25 @@ def train(
         ),
     ] = 0.0,
     device: Device = "auto",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an unfinished run in the folder.")
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete the run that is in the folder and start anew.")
     ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Log the loss for TensorBoard.")
     ] = False,
     out: Out = None,
 ) -> None:
-    """Train one denoiser on your points or on a toy, and judge it."""
+    """Train one denoiser on your points or on a toy, and judge it.
+
+    The same command goes on where it was interrupted.
+    """
     import torch
 
-    from kan_diffusion.cli.console import show_scores, show_training_progress
+    from kan_diffusion.cli.console import show_scores
     from kan_diffusion.data.datasets import FileData
     from kan_diffusion.processes import signal_warning
-    from kan_diffusion.study.folder import require_trial_folder
+    from kan_diffusion.progress import show_training
+    from kan_diffusion.study.folder import prepare_trial_folder
     from kan_diffusion.study.measure import oracle_warning
     from kan_diffusion.study.named import single_trial
     from kan_diffusion.study.trial import run_trial
@@ -313,10 +327,10 @@ def train(
         seed=seed,
         sparsify=sparsify,
     )
-    folder = out if out is not None else Path("runs") / f"{config.data.name}-{family}"
-    require_trial_folder(folder, config, resume=resume)
+    folder = out if out is not None else Path("runs/train") / f"{config.data.name}-{family}"
+    prepare_trial_folder(folder, config, fresh=fresh)
     _warn(signal_warning(config.process.scheduler()))
-    with show_training_progress(config) as on_progress:
+    with show_training(config.label, config.training.steps, _floor(config)) as on_progress:
         result = run_trial(
             config,
             folder,
@@ -332,9 +346,22 @@ def train(
     typer.echo(f"\nRun: {folder}\nSample from it: kan-diffusion sample {folder} --num 1000")
 
 
+def _floor(config: TrialConfig) -> float | None:
+    """The loss of the best possible denoiser of a toy, estimated with a few thousand points."""
+    from kan_diffusion.data.datasets import ToyData, load_dataset
+    from kan_diffusion.evaluation.denoising import draw_noised_points, floor
+    from kan_diffusion.randomness import torch_generator
+
+    if not isinstance(config.data, ToyData):
+        return None
+    dataset = load_dataset(config.data, config.study_seed, config.seed)
+    generator = torch_generator("floor", config.study_seed)
+    return floor(draw_noised_points(dataset, config.process, 4000, generator), config.process)
+
+
 @app.command(
     epilog="Examples:\n\n"
-    "`kan-diffusion sample runs/mine --num 1000 --out samples.csv`\n\n"
+    "`kan-diffusion sample runs/mine --num 1000`: into runs/mine/samples.csv\n\n"
     "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`"
 )
 def sample(
@@ -353,24 +380,28 @@ def sample(
     ] = "dpm-solver++",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     device: Device = "auto",
-    out: Annotated[Path, typer.Option(help="File to write: .csv, .parquet or .npy.")] = Path(
-        "samples.csv"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write: .csv, .parquet or .npy.",
+            show_default="samples.csv in the run's folder, then samples-2.csv, ...",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
 ) -> None:
     """Draw points from a trained run, in the data's own units."""
-    from kan_diffusion.data.export import require_writable_ending, write_table
+    from kan_diffusion.data.tables import require_writable_ending, write_table
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
     from kan_diffusion.sampling import make_scheduler
     from kan_diffusion.study.measure import load_run
 
-    require_writable_ending(out)
-    if out.exists() and not overwrite:
-        raise KanDiffusionError(f"'{out}' exists; choose another --out, or add --overwrite")
+    if out is not None:
+        require_writable_ending(out)
+        _require_absent(out, overwrite)
     _without_bars()
     _, pipeline = load_run(run)
     pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
@@ -380,8 +411,24 @@ def sample(
     pipeline.to(resolve_device(device))
     generator = torch_generator("samples", seed)
     points = pipeline(num, steps, generator=generator).samples
-    write_table(out, points.cpu().double().numpy(), pipeline.config.columns)
-    typer.echo(f"{num:,} points: {out}")
+    path = out or _next_samples(run, overwrite)
+    write_table(path, points.cpu().double().numpy(), pipeline.config.columns)
+    typer.echo(f"{num:,} points: {path}")
+
+
+def _require_absent(path: Path, overwrite: bool) -> None:
+    """Refuses a file that exists and is not to be overwritten."""
+    if path.exists() and not overwrite:
+        raise KanDiffusionError(f"'{path}' exists; choose another --out, or add --overwrite")
+
+
+def _next_samples(run: Path, overwrite: bool) -> Path:
+    """The first of samples.csv, samples-2.csv, ... in a run's folder that may be written."""
+    path, count = run / "samples.csv", 1
+    while path.exists() and not overwrite:
+        count += 1
+        path = run / f"samples-{count}.csv"
+    return path
 
 
 @app.command(

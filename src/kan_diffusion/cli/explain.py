@@ -20,21 +20,12 @@ EXPLAIN_EXAMPLES = (
     "`kan-diffusion explain runs/two-modes`: pictures, formulas, programs\n\n"
     "`kan-diffusion explain runs/mine --prune 0.1 --library linear,tanh,sin --max-complexity 4`\n\n"
     "`kan-diffusion explain runs/mine --no-simplify`: look at the network as it is\n\n"
-    "`kan-diffusion sample runs/two-modes/explanation/formula`: sample from the formula\n\n"
-    "`kan-diffusion explain --lab`: densities whose exact score is known"
+    "`kan-diffusion sample runs/two-modes/explanation/formula`: sample from the formula"
 )
 
 
 def explain(
-    run: Annotated[
-        Path | None, typer.Argument(help="Folder of a finished run.", show_default=False)
-    ] = None,
-    lab: Annotated[
-        bool,
-        typer.Option(
-            "--lab", help="Train on densities with known scores and compare what is recovered."
-        ),
-    ] = False,
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
     simplify: Annotated[
         bool, typer.Option(help="Prune and straighten edges, and look for formulas.")
     ] = True,
@@ -76,11 +67,6 @@ def explain(
     num: Annotated[
         int, typer.Option(min=0, help="Points to generate from each stage; 0 for none.")
     ] = 5000,
-    seeds: Annotated[int, typer.Option(min=1, help="With --lab: training runs a density.")] = 5,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="With --lab: runs side by side.", show_default="one a core"),
-    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder to write.", show_default="explanation in the run's folder"),
@@ -90,21 +76,15 @@ def explain(
     import torch
     from diffusers.utils.logging import disable_progress_bar
 
-    from kan_diffusion.cli.console import show_standings, show_steps
+    from kan_diffusion.cli.console import show_standings
+    from kan_diffusion.cli.progress import show_phases
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
+    from kan_diffusion.report.explanation import write_explanation
+    from kan_diffusion.symbolic.explain import ExplainOptions, explain_run
     from kan_diffusion.symbolic.search import SearchOptions
 
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     disable_progress_bar()
-    if lab == (run is not None):
-        raise KanDiffusionError("give the folder of a run, or --lab, and not both")
-    if lab:
-        _lab(out or Path("runs/truth-lab"), seeds, workers)
-        return
-    assert run is not None
-    from kan_diffusion.report.explanation import write_explanation
-    from kan_diffusion.symbolic.explain import ExplainOptions, explain_run
-
     names = None if library is None else [name.strip() for name in library.split(",")]
     options = ExplainOptions(
         prune=prune if simplify else None,
@@ -122,7 +102,7 @@ def explain(
     )
     folder = out if out is not None else run / "explanation"
     command = shlex.join(["kan-diffusion", *sys.argv[1:]])
-    with show_steps(f"explaining {run}") as on_progress:
+    with show_phases(f"explaining {run}") as on_progress:
         explanation, _ = explain_run(run, folder, options, command=command, on_progress=on_progress)
         on_progress("drawing")
         page = write_explanation(explanation, folder)
@@ -139,23 +119,3 @@ def _timesteps(text: str) -> tuple[int, ...]:
         raise KanDiffusionError(
             f"--levels '{text}' is not a list of timesteps such as 50,300,800"
         ) from error
-
-
-def _lab(folder: Path, seeds: int, workers: int | None) -> None:
-    from kan_diffusion.cli.console import show_lab, show_steps
-    from kan_diffusion.report.explanation import write_explanation
-    from kan_diffusion.study.executors import default_workers
-    from truth_lab.lab import run_lab
-    from truth_lab.page import write_lab
-
-    with show_steps("truth lab") as on_progress:
-        results = run_lab(
-            folder,
-            seeds=seeds,
-            workers=default_workers("cpu") if workers is None else workers,
-            draw=write_explanation,
-            on_progress=on_progress,
-        )
-        page = write_lab(results, folder)
-    show_lab(results)
-    typer.echo(f"\nTruth lab: {page}")

@@ -27,8 +27,8 @@ Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default=False
 What = Annotated[
     str,
     typer.Argument(
-        help="A built-in study (swiss-roll, seed, pilot), a study file (.yaml), a toy, a table of "
-        "scikit-learn's (iris, wine, breast-cancer, diabetes), or a file of points (.csv, "
+        help="A built-in study (swiss-roll, notebook, pilot), a study file (.yaml), a toy, a table "
+        "of scikit-learn's (iris, wine, breast-cancer, diabetes), or a file of points (.csv, "
         ".parquet, .npy).",
         show_default=False,
     ),

@@ -64,7 +64,7 @@ class MLPDenoiser(StackDenoiser):
         num_classes: Number of class labels, 0 for an unconditional model.
         activation: ``"silu"`` or ``"relu"``.
         init: ``"torch"``, the initialisation ``nn.Linear`` has, or ``"xavier"``, uniform Glorot
-            weights with biases of 0.01, the seed notebook's.
+            weights with biases of 0.01, the original notebook's.
         num_input_frequencies: Number of frequencies of the points' own Fourier features
             (:mod:`kan_diffusion.denoisers.inputs`), 0 for the points alone.
         residual: Whether hidden layers after the first add their input to their output, see

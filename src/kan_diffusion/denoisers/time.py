@@ -3,7 +3,7 @@ r"""Features of the timestep.
 A timestep is the index a diffusers schedule counts with, t = 0, ..., T - 1 (index t has seen t + 1
 steps of noise); networks see the fraction :math:`\tau = (t + 1) / T \in (0, 1]`:
 
-- ``"raw"``: :math:`\tau` itself, one more coordinate, as the seed notebook does;
+- ``"raw"``: :math:`\tau` itself, one more coordinate, as the original notebook does;
 - ``"fourier"``: :math:`\cos(2^{m-1} \pi \tau), \sin(2^{m-1} \pi \tau)` for m = 0, ..., M - 1,
   all in [-1, 1]. The lowest pair is a quarter turn, so that no two timesteps look alike (Fourier
   features: Tancik et al. 2020, arXiv:2006.10739).

@@ -192,6 +192,15 @@ class Page(Section):
         self._data = data
         self._sections: list[Section] = []
 
+    def part(self, title: str, *words: str) -> Section:
+        """Adds a section to the overview.
+
+        Args:
+            title: Its heading.
+            *words: What its id is made of; the title where empty.
+        """
+        return super().section(title, *words)
+
     def section(self, title: str, *words: str) -> Section:
         """Adds a section to the page.
 
@@ -199,7 +208,7 @@ class Page(Section):
             title: Its heading, and its name in the bar.
             *words: What its id is made of; the title where empty.
         """
-        made = super().section(title, *words)
+        made = self.part(title, *words)
         self._blocks.remove(made)
         self._sections.append(made)
         return made

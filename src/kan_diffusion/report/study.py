@@ -153,13 +153,13 @@ class _Report:
         for setting in self.settings:
             if setting.label in compared:
                 budgets.setdefault(setting.budgeted, []).append(setting)
-        section = self.page.section("Every model against the best MLP", "differences")
+        section = self.page.part("Every model against the best MLP", "differences")
         if len(compared) < 2:
             return
-        for settings in budgets.values():
+        for number, settings in enumerate(budgets.values()):
             amount = settings[0].amount
             at = f" at {amount}" if amount else ""
-            name = f"differences {amount}" if len(budgets) > 1 else "differences"
+            name = f"differences {amount}" if number else "differences"
             losses = {self.results.judged(setting.label) for setting in settings} != {"excess"}
             self._draw(
                 section, name, partial(differences_figure, self.contents, settings),

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex, to_rgb
 
-from kan_diffusion.denoisers.families import FAMILIES
+from kan_diffusion.denoisers.registry import FAMILIES
 
 __all__ = [
     "GRID",

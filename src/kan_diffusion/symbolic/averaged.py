@@ -119,6 +119,9 @@ def _batches(
 
     A batch that a permutation does not fill begins with what is left of it and is filled with
     others of the next, so that it has no point twice.
+
+    Yields:
+        Indices of the points of a batch, shape (batch,).
     """
     left = torch.empty(0, dtype=torch.int64)
     for _ in range(count):

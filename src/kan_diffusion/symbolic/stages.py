@@ -13,7 +13,7 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
+from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import write_json, write_parquet
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
@@ -81,8 +81,9 @@ def judge_stage(
     if loss is None:
         scores = context.scores(denoiser)
         loss, floor, excess = scores.heldout_loss, scores.floor, scores.excess
-    metrics = {key: _number(row, key) for key in SAMPLE_METRICS}
-    real = {key: _number(row, f"{key}_real") for key in SAMPLE_METRICS}
+    keys = metrics_named(config.evaluation.metrics)
+    metrics = {key: _number(row, key) for key in keys}
+    real = {key: _number(row, f"{key}_real") for key in keys}
     standing = Standing(
         name,
         edges,

@@ -120,10 +120,11 @@ def differences_figure(contents: ReportContents, settings: Sequence[Setting]) ->
         contents: The study.
         settings: The settings.
     """
-    panels = [
-        _panel(contents, setting, contents.results.judged(setting.label), setting.data)
-        for setting in settings
-    ]
+    panels = []
+    for setting in settings:
+        panel = _panel(contents, setting, contents.results.judged(setting.label))
+        number = max((row.number for row in panel.rows.values()), default=0)
+        panels.append(replace(panel, title=f"{setting.data}, n = {number}"))
     compared = {name for panel in panels for name in (*panel.rows, panel.baseline)}
     names = [name for name in contents.model_names() if name in compared]
     return _drawn(contents, names, panels, 4)
@@ -134,18 +135,16 @@ def _setting(contents: ReportContents, label: str | None) -> Setting:
     return next((setting for setting in settings if setting.label == label), settings[0])
 
 
-def _panel(contents: ReportContents, setting: Setting, measure: str, title: str = "") -> _Panel:
+def _panel(contents: ReportContents, setting: Setting, measure: str) -> _Panel:
     """Compares the models of a setting in one measure, or shows it where there is no baseline."""
     results = contents.results
     word, unit = _words(results, measure)
+    title, real = word, math.nan
     metric = results.metrics.get(measure)
     if metric is not None:
         title = metric.title if metric.better == "lower" else f"{metric.title} (higher is better)"
         real = float(results.of_setting(setting.label)[f"{measure}_real"].mean())
-    else:
-        real = math.nan
-    title = title or word
-    title = title[:1].upper() + title[1:] if metric or title == word else title
+    title = title[:1].upper() + title[1:]
     values = results.values(setting.label, measure)
     comparisons = compare(results, setting, measure)
     if measure == results.judged(setting.label):
@@ -167,9 +166,9 @@ def _panel(contents: ReportContents, setting: Setting, measure: str, title: str 
 
 def _scaled(rows: dict[str, _Row], real: float) -> tuple[dict[str, _Row], float, str]:
     """Multiplies small numbers by a power of ten, so that they can be read; gives its inverse."""
-    values = [abs(value) for row in rows.values() for value in (row.mean, *(row.ends or ()))]
-    largest = max((value for value in values if math.isfinite(value)), default=0.0)
-    power = math.floor(math.log10(largest)) if largest > 0 else 0
+    sizes = [np.abs((row.mean, *(row.ends or ()))).max() for row in rows.values()]
+    usual = float(np.median([size for size in sizes if size > 0] or [1.0]))
+    power = math.floor(math.log10(usual))
     if power >= -1:
         return rows, real, ""
     factor = 10.0**-power
@@ -226,7 +225,7 @@ def _drawn(
     counts = [len(panels) // rows + (row < len(panels) % rows) for row in range(rows)]
     columns = max(counts)
     above = 0.5 if any(math.isfinite(panel.real) for panel in panels) else 0.0
-    beside = (1.95, 1.95, 1.45, 0.5)[columns - 1]
+    beside = (1.95, 1.95, 1.6, 0.5)[columns - 1]
     left = 0.45 + _LETTER * max(len(name) for name in names)
     side = min((_WIDTH - left) / columns - beside, 4.2)
     ratio = _LINE * (len(names) + 0.2 + above) / side
@@ -321,7 +320,9 @@ def _text(row: _Row, panel: _Panel, columns: int) -> str:
     largest = max(abs(value) for value in (row.mean, *(row.ends or ())))
     digits = 2 if panel.log and columns <= 2 else 1
     decimals = max(0, digits - math.floor(math.log10(largest))) if largest > 0 else 0
-    mean, *ends = (f"{v:,.{decimals}f}".replace("-", "−") for v in (row.mean, *(row.ends or ())))
+    # Adding 0 takes the sign off a zero.
+    values = (round(value, decimals) + 0.0 for value in (row.mean, *(row.ends or ())))
+    mean, *ends = (f"{value:,.{decimals}f}".replace("-", "−") for value in values)
     if columns > 3:
         return mean
     interval = f" [{', '.join(ends)}]" if ends else ""

@@ -45,12 +45,13 @@ def by_level_figure(contents: ReportContents, label: str | None = None) -> Figur
     levels = contents.levels_of(label)
     measure = level_measure(levels)
     figure, panels = _panels(contents, label)
+    styles = model_styles(contents.results.rows)
     heights: list[float] = []
     for name in contents.model_names(label):
         x, mean, low, high = _by_level(levels[levels["name"] == name], measure)
         heights += [float(value) for value in mean]
         for axes, names in panels:
-            style = _style(contents, name, names)
+            style = styles[name] if name in names else None
             _draw_line(axes, x, mean, style, name, (low, high) if len(panels) == 1 else None)
     for axes, _ in panels:
         value_axis(axes, "y", heights)
@@ -73,6 +74,7 @@ def loss_figure(contents: ReportContents, label: str | None = None) -> Figure:
     curves, floor = contents.curves_of(label), contents.floors.get(label)
     both = floor is not None and len(contents.model_names(label)) <= MANY_MODELS
     figure, panels = _panels(contents, label, twice=both)
+    styles = model_styles(contents.results.rows)
     last = 1.0
     for index, (axes, names) in enumerate(panels):
         shift = floor if floor is not None and (not both or index == 1) else 0.0
@@ -89,7 +91,7 @@ def loss_figure(contents: ReportContents, label: str | None = None) -> Figure:
             if (both or len(panels) == 1) and above.shape[1] > 1:
                 ends = np.nanmin(above, axis=1), np.nanmax(above, axis=1)
             heights += [float(value) for value in mean]
-            style = _style(contents, name, names)
+            style = styles[name] if name in names else None
             _draw_line(axes, steps, mean, style, name, ends, marker=False)
         axes.set_xlabel("training step")
         axes.set_xscale("log" if last > 100 else "linear")
@@ -124,10 +126,6 @@ def _panels(
     for axes, (title, _) in zip(grid, groups, strict=True):
         axes.set_title(title)
     return figure, [(axes, own) for axes, (_, own) in zip(grid, groups, strict=True)]
-
-
-def _style(contents: ReportContents, name: str, names: Sequence[str]) -> ModelStyle | None:
-    return model_styles(contents.results.rows)[name] if name in names else None
 
 
 def _by_level(levels: pd.DataFrame, measure: str) -> tuple[_Array, _Array, _Array, _Array]:

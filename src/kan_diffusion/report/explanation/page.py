@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -32,19 +30,6 @@ from kan_diffusion.symbolic.explanation import Explanation
 from kan_diffusion.symbolic.search import EdgeReport
 
 __all__ = ["write_explanation"]
-
-_MOST_BYTES = 1_800_000
-"""Bytes of all pictures in a page, roughly."""
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """A figure of an explanation: its file's name, what it shows, its caption, its maker."""
-
-    name: str
-    alternative: str
-    caption: str
-    draw: Callable[[], Figure]
 
 
 def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
@@ -79,69 +64,59 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
     )
     _add_formulas(page, explanation, names)
     page.section("What became of each edge", "edges").table(_edge_table(explanation), narrow=True)
-    figures = page.section("Figures")
-    drawings = _drawings(explanation)
-    for drawing in drawings:
-        figure = drawing.draw()
+    section = page.section("Figures")
+    for name, figure, alternative, caption in _figures(explanation):
         for ending, content in (("png", figure_png(figure)), ("svg", figure_svg(figure))):
-            write_bytes(folder / "figures" / f"{drawing.name}.{ending}", content)
-        picture = embedded(figure, _MOST_BYTES // len(drawings))
-        figures.figure(picture, drawing.caption, drawing.alternative)
+            write_bytes(folder / "figures" / f"{name}.{ending}", content)
+        section.figure(embedded(figure), caption, alternative)
     page.section("Make it again", "command").code(explanation.command)
     return page.write(folder / "explanation.html")
 
 
-def _drawings(explanation: Explanation) -> list[_Drawing]:
-    """Lists all figures, in the order in which they are read."""
+def _figures(explanation: Explanation) -> Iterator[tuple[str, Figure, str, str]]:
+    """Draws all figures, in the order in which they are read.
+
+    Yields:
+        The name of its file, the figure, a text in its place, and its caption.
+    """
     views, columns = named_views(explanation), explanation.columns
-    last_name, last = list(views.items())[-1]
-    beside = "" if explanation.score.exact is None else " beside the exact one"
-    drawings = [
-        _Drawing(
+    for name, view in views.items():
+        yield (
             name.replace(" ", "-"),
+            network_figure(view, None, name, columns),
             f"The network's diagram, {name}",
             f"{name[0].upper()}{name[1:]}: {len(view.edges)} edges, from the inputs below to the "
             "outputs above. Fainter edges matter less.",
-            partial(network_figure, view, None, name, columns),
         )
-        for name, view in views.items()
-    ]
-    drawings += [
-        _Drawing(
-            "curves",
-            f"The most important curves, {last_name}",
-            f"The most important edges ({last_name}) over the inputs that they really have at each "
-            "noise level. Each curve is drawn around its mean, so curves of one function at two "
-            "levels may differ by a constant.",
-            partial(curves_figure, last),
-        ),
-        _Drawing(
-            "contributions",
-            "The share of each input at each noise level",
-            "How much each input of the trained network contributes to the outputs at each noise "
-            "level.",
-            partial(contributions_figure, explanation.network),
-        ),
-    ]
+    yield (
+        "curves",
+        curves_figure(list(views.values())[-1]),
+        f"The most important curves, {list(views)[-1]}",
+        f"The most important edges ({list(views)[-1]}) over the inputs that they really have at "
+        "each noise level. Each curve is drawn around its mean, so curves of one function at two "
+        "levels may differ by a constant.",
+    )
+    yield (
+        "contributions",
+        contributions_figure(explanation.network),
+        "The share of each input at each noise level",
+        "Contributions of the trained network's inputs to its outputs at each noise level.",
+    )
     if explanation.score.scores:
-        drawings.append(
-            _Drawing(
-                "score",
-                f"The learned score{beside}",
-                f"The learned score{beside}: it points to where points get denser.",
-                partial(score_figure, explanation.score, columns),
-            )
+        beside = "" if explanation.score.exact is None else " beside the exact one"
+        yield (
+            "score",
+            score_figure(explanation.score, columns),
+            f"The learned score{beside}",
+            f"The learned score{beside}: it points to where points get denser.",
         )
     if explanation.samples:
-        drawings.append(
-            _Drawing(
-                "samples",
-                "Generated points beside real ones",
-                "Real points and generated ones, on the same axes.",
-                partial(samples_figure, explanation.samples, columns),
-            )
+        yield (
+            "samples",
+            samples_figure(explanation.samples, columns),
+            "Generated points beside real ones",
+            "Real points and generated ones, on the same axes.",
         )
-    return drawings
 
 
 def _add_formulas(page: Page, explanation: Explanation, names: list[str]) -> None:

@@ -14,7 +14,8 @@ between them, one a seed, are compared with 0.
 - The *sign-flip test* flips the signs of the differences in all 2^n ways; its p is the share of
   them that give a mean as far from 0 as the one seen. It is exact if the differences are symmetric
   about 0 where the models do not differ, which holds when a seed's two values could as well be
-  swapped. The smallest p it can give is 2 / 2^n: 0.0625 with 5 seeds, 0.03125 with 6, 0.00195 with 10.
+  swapped. The smallest p it can give is 2 / 2^n: 0.0625 with 5 seeds, 0.03125 with 6, 0.00195 with
+  10.
 
 **Many tests.** Of m true null hypotheses tested at 0.05 each, one is likely rejected by luck.
 Holm (1979) sorts p_(1) <= ... <= p_(m) and adjusts p_(i) to the maximum over j <= i of

@@ -1,4 +1,4 @@
-"""The seed's KAN trial, at full length, on our layers and on the recursion, in one run.
+"""The notebook's KAN trial, at full length, on our layers and on the recursion, in one run.
 
 Both start from the same parameters, see the same batches and are trained by the same loop; only the
 evaluation of the splines differs. They take turns, a quarter of a second each, so that whatever
@@ -6,8 +6,8 @@ else slows the machine slows both; one that has finished leaves the turns to the
 compared is the time of the steps (``TrainingResult.seconds``); the losses show that it is the same
 training.
 
-    OMP_NUM_THREADS=1 python benchmarks/seed_trial.py
-    OMP_NUM_THREADS=1 python benchmarks/seed_trial.py --epochs 20
+    OMP_NUM_THREADS=1 python benchmarks/notebook_trial.py
+    OMP_NUM_THREADS=1 python benchmarks/notebook_trial.py --epochs 20
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Turns:
 
 
 def run(recursion: bool, epochs: int, on_progress: Callable[[int], None]) -> TrainingResult:
-    """Trains the seed's KAN."""
-    study = read_preset("seed")
+    """Trains the notebook's KAN."""
+    study = read_preset("notebook")
     trial = next(trial for trial in study.trials() if trial.model.name == MODEL)
     dataset = load_dataset(trial.data, trial.study_seed, trial.seed)
     denoiser = build_denoiser(
@@ -87,7 +87,7 @@ def main() -> None:
     """Runs both and writes the ratio of their times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=4000)
-    parser.add_argument("--out", type=Path, default=Path("results/kan_layer/seed_trial.json"))
+    parser.add_argument("--out", type=Path, default=Path("results/kan_layer/notebook_trial.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     kinds = {"kan-diffusion": False, "recursion": True}
