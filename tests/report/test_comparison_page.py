@@ -301,7 +301,7 @@ def test_models_of_unequal_size_have_no_verdict():
     equal = make_contents(("wine",), None, 3, count=9, failed=False)
     verdict = equal.decision.verdicts["wine"]
     assert verdict.models == {"KAN": "kan", "MLP": "mlp"}
-    assert say(verdict).endswith("Compared are the models of equal size: KAN and MLP.")
+    assert say(verdict).endswith("Only models of equal size are compared: KAN and MLP.")
 
 
 def test_fifteen_families_on_one_data_set_make_a_small_page(tmp_path):

@@ -40,7 +40,7 @@ def say(verdict: Verdict, with_label: bool = True) -> str:
     """
     text = _contest(verdict) if verdict.outcome else _ranking(verdict)
     if verdict.left_out:
-        text += f" Compared are the models of equal size: {listed(list(verdict.models))}."
+        text += f" Only models of equal size are compared: {listed(list(verdict.models))}."
     return f"{verdict.setting.label}: {text}" if with_label else text[0].upper() + text[1:]
 
 
