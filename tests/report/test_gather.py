@@ -302,7 +302,9 @@ def test_points_of_a_table_were_not_trained_on(budgeted: StudyResults) -> None:
 
 def test_report_of_budgets_has_a_page_a_data_set(budgeted: StudyResults) -> None:
     html = write_quickly(report_contents(budgeted, "again"), budgeted.folder).read_text()
-    assert re.findall(r'<article id="(.*?)"', html) == ["data-moons", "data-iris"]
+    assert re.findall(r'<article id="(.*?)"', html) == [
+        "data-moons", "data-iris", "trials", "settings",
+    ]  # fmt: skip
     for trial in budgeted.trials:
         assert html.count(f'href="#trial-{trial.config.id}"') == 1
         assert html.count(f'<tr id="trial-{trial.config.id}"') == 1

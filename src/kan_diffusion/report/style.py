@@ -154,7 +154,6 @@ def report_style() -> Iterator[None]:
     """Sets Matplotlib's look of a page's figures inside the block and nowhere else."""
     with mpl.rc_context(
         {
-            "font.family": "sans-serif",
             # Verdana is as wide as DejaVu Sans, and stands in for it where an SVG is read.
             "font.sans-serif": ["DejaVu Sans", "Verdana"],
             "font.size": 10,
@@ -162,7 +161,6 @@ def report_style() -> Iterator[None]:
             "axes.titleweight": "bold",
             "axes.titlelocation": "left",
             "axes.titlepad": 8,
-            "axes.labelsize": 10,
             "xtick.labelsize": 9,
             "ytick.labelsize": 9,
             "legend.fontsize": 9.5,
@@ -173,17 +171,13 @@ def report_style() -> Iterator[None]:
             "axes.titlecolor": INK,
             "xtick.color": MUTED,
             "ytick.color": MUTED,
-            "axes.linewidth": 0.8,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
             "axes.axisbelow": True,
             "grid.color": GRID,
-            "grid.linewidth": 0.8,
             "lines.linewidth": 1.8,
             "figure.facecolor": "white",
-            "savefig.facecolor": "white",
-            "axes.unicode_minus": True,
         }
     ):
         yield

@@ -67,7 +67,6 @@ class _Panel:
         rows: The models that are drawn, by name.
         log: Whether the axis is logarithmic.
         baseline: The model that the others are compared with; None where there is none.
-        reference: The baseline's place on the axis.
         real: Score of two fresh real samples on this axis; NaN where it is not known.
     """
 
@@ -76,8 +75,12 @@ class _Panel:
     rows: dict[str, _Row]
     log: bool
     baseline: str | None = None
-    reference: float = math.nan
     real: float = math.nan
+
+    @property
+    def reference(self) -> float:
+        """The baseline's place on the axis."""
+        return 1.0 if self.log else 0.0
 
 
 @report_style()
@@ -156,12 +159,12 @@ def _panel(contents: ReportContents, setting: Setting, measure: str) -> _Panel:
     baseline = comparisons[0].baseline
     rows = {comparison.model: _compared(comparison, values) for comparison in comparisons}
     if measure in _RATIOS:
-        return _Panel(title, f"{word} / that of the best MLP", rows, True, baseline, 1.0)
+        return _Panel(title, f"{word} / that of the best MLP", rows, True, baseline)
     real -= float(values[baseline].mean())
     rows, real, power = _scaled(rows, real)
     scale = " ".join(part for part in (power, unit) if part)
     label = f"{word} minus the best MLP’s" + (f"\n({scale})" if scale else "")
-    return _Panel(title, label, rows, False, baseline, 0.0, real)
+    return _Panel(title, label, rows, False, baseline, real)
 
 
 def _scaled(rows: dict[str, _Row], real: float) -> tuple[dict[str, _Row], float, str]:
@@ -243,15 +246,14 @@ def _draw(
 ) -> None:
     shown = [row for row in panel.rows.values() if math.isfinite(row.mean)]
     ends = [end for row in shown for end in row.ends or ()]
-    seeds = [float(value) for row in shown for value in row.seeds]
-    means = [row.mean for row in shown]
-    reference = [] if math.isnan(panel.reference) else [panel.reference]
+    values = [float(value) for row in shown for value in (row.mean, *row.seeds)]
+    reference = [] if panel.baseline is None else [panel.reference]
     limits = value_axis(
-        axes, "x", [*means, *seeds, *reference], panel.log, [*ends, panel.real],
+        axes, "x", [*values, *reference], panel.log, [*ends, panel.real],
         6 if columns <= 2 else 4, 2.0,
     )  # fmt: skip
-    if reference:
-        axes.axvline(panel.reference, color=styles[panel.baseline or ""].colour, linewidth=1.2)
+    if panel.baseline is not None:
+        axes.axvline(panel.reference, color=styles[panel.baseline].colour, linewidth=1.2)
     if math.isfinite(panel.real):
         _draw_real(axes, panel.real, limits)
     for place, name in enumerate(names):
