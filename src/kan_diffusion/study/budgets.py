@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.settings import Settings
 
 __all__ = ["MATCHES", "Budget", "Calibration", "Match"]
 
@@ -31,7 +32,7 @@ Calibration = Mapping[str, float]
 """Seconds of processor time of one training step, by :meth:`TrialConfig.workload`."""
 
 
-class Budget(BaseModel):
+class Budget(Settings):
     """An amount of something that all models get.
 
     Attributes:
@@ -41,8 +42,6 @@ class Budget(BaseModel):
         data: Names of the data sets it is for; all when None.
         models: Names of the models it is for; all when None.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     match: Match = "params"
     amount: float = Field(gt=0, allow_inf_nan=False)

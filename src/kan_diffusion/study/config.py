@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kan_diffusion.data.datasets import DataConfig, FileData, ToyData
 from kan_diffusion.denoisers.registry import Family, Setting, get_family
@@ -25,6 +25,7 @@ from kan_diffusion.errors import KanDiffusionError, require_known, valid_setting
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.sampling import SCHEDULERS, fitting_samplers
+from kan_diffusion.settings import Settings
 from kan_diffusion.study.budgets import Budget, Calibration, Match
 from kan_diffusion.training import TrainingConfig
 
@@ -39,11 +40,10 @@ __all__ = [
     "read_study",
 ]
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 _PRESETS = resources.files("kan_diffusion.study") / "presets"
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Settings):
     """A denoiser of a study.
 
     Its size is one of ``params``, ``flops``, ``flops_per_edge`` and ``hidden``; where it has none,
@@ -62,8 +62,6 @@ class ModelConfig(BaseModel):
             family's own.
         steps: Number of optimiser steps; the study's when None.
     """
-
-    model_config = _FROZEN
 
     family: str
     name: str = ""
@@ -117,15 +115,13 @@ class ModelConfig(BaseModel):
         )
 
 
-class SamplingConfig(BaseModel):
+class SamplingConfig(Settings):
     """How trained denoisers are sampled.
 
     Attributes:
         scheduler: Name of the sampler; the process's own when None.
         steps: Number of its steps.
     """
-
-    model_config = _FROZEN
 
     scheduler: str | None = None
     steps: int = Field(20, ge=1)
@@ -155,7 +151,7 @@ class SamplingConfig(BaseModel):
         return self.model_copy(update={"scheduler": self.scheduler or fitting[0]})
 
 
-class EvaluationConfig(BaseModel):
+class EvaluationConfig(Settings):
     """How trained denoisers are judged.
 
     Attributes:
@@ -171,8 +167,6 @@ class EvaluationConfig(BaseModel):
         metrics: Sample metrics of one's own beside `SAMPLE_METRICS`, each as
             ``"package.module:NAME"``.
     """
-
-    model_config = _FROZEN
 
     num_noised: int = Field(20_000, ge=10)
     num_levels: int = Field(10, ge=1)
@@ -190,7 +184,7 @@ class EvaluationConfig(BaseModel):
         return metrics
 
 
-class TrialConfig(BaseModel):
+class TrialConfig(Settings):
     """One training run, and everything that decides its outcome.
 
     Attributes:
@@ -199,8 +193,6 @@ class TrialConfig(BaseModel):
         match: What its study holds equal between models; None where they have their own sizes.
         budget: How much of it.
     """
-
-    model_config = _FROZEN
 
     study_seed: int
     seed: int
@@ -261,7 +253,7 @@ class TrialConfig(BaseModel):
         return f"{self.data.name}: {self.model.family}, {size}, {batch}, settings {digest}"
 
 
-class StudyConfig(BaseModel):
+class StudyConfig(Settings):
     """A set of trials and the comparison drawn from them.
 
     Attributes:
@@ -281,8 +273,6 @@ class StudyConfig(BaseModel):
         sampling: How to sample.
         evaluation: How to judge.
     """
-
-    model_config = _FROZEN
 
     name: str
     title: str

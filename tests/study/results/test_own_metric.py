@@ -16,6 +16,7 @@ from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric, metrics_nam
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.tables import summary_table, trial_table
 from kan_diffusion.study.config import StudyConfig
+from kan_diffusion.study.executors import open_executor
 from kan_diffusion.study.results import Results, compare, read_results
 from kan_diffusion.study.run import StudyResults, load_study, run_study
 from kan_diffusion.study.trial import run_trial
@@ -78,7 +79,8 @@ def test_a_metric_that_a_study_names_is_measured_by_its_workers(
     module: str, tmp_path: Path
 ) -> None:
     config = study(metrics=[f"{module}:COVERAGE"])
-    results = run_study(config, tmp_path / "run", device="cpu", workers=1)
+    with open_executor("local", workers=1, device="cpu") as executor:
+        results = run_study(config, tmp_path / "run", executor=executor)
     assert not results.failures
     require_everywhere(results, "coverage", "Cov")
     # Whoever reads the folder knows it from the study's settings.
