@@ -110,7 +110,7 @@ class _Report:
             else:
                 self._add_process(page, data)
         self._add_trials()
-        background = page.section("Settings").facts(contents.settings)
+        background = page.section("Settings", "settings").facts(contents.settings)
         (background if self.paged else page).section("Environment").facts(contents.environment)
         (background if self.paged else page).section("Run it again", "command").code(
             contents.command
