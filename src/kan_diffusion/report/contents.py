@@ -1,4 +1,4 @@
-"""What a study hands over to be drawn: plain arrays and tables, no networks."""
+"""Contents of a study's report: plain arrays and tables, ready to be drawn, no networks."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class ReportContents:
 
     @cached_property
     def decision(self) -> Decision:
-        """What the study concludes."""
+        """The study's verdicts and comparisons."""
         return decide(self.results)
 
     def data_names(self) -> list[str]:
