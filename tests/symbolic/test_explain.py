@@ -17,7 +17,7 @@ from kan_diffusion.report.page import write_report
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.measure import evaluate_run, load_run
 from kan_diffusion.study.named import single_trial
-from kan_diffusion.study.results.side_by_side import read_runs
+from kan_diffusion.study.results.rows import read_runs
 from kan_diffusion.study.trial import run_trial
 from kan_diffusion.symbolic.explain import ExplainOptions, explain_run, influences
 from kan_diffusion.symbolic.search import SearchOptions
@@ -102,7 +102,7 @@ def test_stages_stand_beside_their_network_in_a_report(run: Path, found, tmp_pat
     names = [name for name in explained.stages() if name != "network"]
     folders = [run, *(out / name.replace(" ", "-") for name in names)]
     contents = runs_contents(read_runs(folders), "again")
-    excess = dict(zip(contents.rows["name"], contents.rows["excess"], strict=True))
+    excess = dict(zip(contents.results.rows["name"], contents.results.rows["excess"], strict=True))
     assert list(excess) == ["readable KAN", *(f"readable KAN, {name}" for name in names)]
     # Measured on the very draw that the run was measured on: what has not changed scores the same.
     for standing, value in zip(explanation.standings, excess.values(), strict=True):

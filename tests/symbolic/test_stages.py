@@ -16,7 +16,7 @@ from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import SAMPLES, load_points, load_trial
 from kan_diffusion.study.measure import yardstick
 from kan_diffusion.study.named import single_trial
-from kan_diffusion.study.results.side_by_side import read_runs
+from kan_diffusion.study.results.rows import read_runs
 from kan_diffusion.symbolic.context import make_context
 from kan_diffusion.symbolic.stages import judge_stage, remove_stages, save_stage
 
@@ -69,7 +69,7 @@ def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge, tmp_path: P
     save_stage(*saved, tmp_path)
     contents = runs_contents(read_runs([tmp_path / "formula"]), "")
     assert contents.samples == {}
-    assert contents.rows["excess"].tolist() == [row["excess"]]
+    assert contents.results.rows["excess"].tolist() == [row["excess"]]
 
 
 def test_a_likelihood_that_is_no_number_is_left_out(judge, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A trial's folder: what is in it, and how it is read.
+"""The folder of a trial: its files, and how they are read.
 
 A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``,
 ``scheduler/``) with ``curves.parquet`` (loss and learning rate of every step),
@@ -15,18 +15,18 @@ the same, clocks aside, whoever runs it.
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from kan_diffusion.errors import RunFolderError, invalid_settings
+from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
 from kan_diffusion.files import require_free_space, whole_file, write_bytes
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
@@ -41,8 +41,8 @@ __all__ = [
     "TrialResult",
     "load_points",
     "load_trial",
+    "prepare_trial_folder",
     "recorded_steps",
-    "require_trial_folder",
     "save_pipeline",
     "save_points",
 ]
@@ -63,13 +63,13 @@ Row = dict[str, str | int | float | None]
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a finished trial left.
+    """A finished trial.
 
     Attributes:
         config: Its configuration.
         row: Its row of results.
         levels: Its loss and excess by noise level, a dictionary a level.
-        folder: Where it lies.
+        folder: Its folder.
     """
 
     config: TrialConfig
@@ -82,17 +82,19 @@ def load_trial(folder: Path) -> TrialResult | None:
     """Reads a finished trial; None where there is none.
 
     Raises:
-        RunFolderError: The folder's ``trial.json`` is not a trial of this version.
+        RunFolderError: The folder's ``trial.json`` is damaged.
+        KanDiffusionError: One of its settings is wrong.
     """
     path = folder / RESULT
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text())
-        config = TrialConfig.model_validate(content["config"])
+        with valid_settings(f"'{path}'"):
+            config = TrialConfig.model_validate(content["config"])
         return TrialResult(config, content["row"], content["levels"], folder)
-    except ValidationError as error:
-        raise invalid_settings(error, f"'{path}'") from error
+    except KanDiffusionError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"'{path}' is not the result of a trial ({error}); delete it and run again"
@@ -123,43 +125,48 @@ def recorded_steps(folder: Path) -> list[int]:
     return sorted(int(path.stem) for path in (folder / REVERSE).glob("[0-9]*.safetensors"))
 
 
-def require_trial_folder(folder: Path, config: TrialConfig, *, resume: bool) -> None:
-    """Checks that a folder may take a trial that is run on its own.
+def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = False) -> None:
+    """Checks that a folder may take a trial that is run on its own: empty, or holding this one.
+
+    Args:
+        folder: The folder, which need not exist.
+        config: The trial.
+        fresh: Whether to delete the trial that is in the folder, finished or not. Other files stay.
 
     Raises:
-        RunFolderError: It holds a finished run, an unfinished one that is not to be resumed, or
-            other files.
+        RunFolderError: It holds another finished run, or other files, or cannot be cleared.
     """
     require_free_space(folder, _SPACE_NEEDED)
     if not folder.exists():
         return
     if not folder.is_dir():
         raise RunFolderError(f"'{folder}' is a file; choose a folder with --out")
-    finished = load_trial(folder)
-    if finished is not None:
-        if finished.config.identity == config.identity:
-            if finished.row["error"] is not None:
-                raise RunFolderError(
-                    f"'{folder}' holds this very run, and it failed: {finished.row['error']}"
-                )
+    if (folder / RESULT).exists() or (folder / CHECKPOINT).exists():
+        if fresh:
+            _clear(folder)
+            return
+        finished = load_trial(folder)
+        if finished is not None and finished.config.identity != config.identity:
             raise RunFolderError(
-                f"'{folder}' already holds this very run, finished; sample from it, or choose "
-                "another folder with --out"
-            )
-        raise RunFolderError(
-            f"'{folder}' holds another run ({finished.config.label}); choose another folder with "
-            "--out"
-        )
-    if (folder / CHECKPOINT).exists():
-        if not resume:
-            raise RunFolderError(
-                f"'{folder}' holds an unfinished run; add --resume to go on with it, or choose "
-                "another folder with --out"
+                f"'{folder}' holds another run ({finished.config.label}); choose another folder "
+                "with --out, or replace the run with --fresh"
             )
     elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise RunFolderError(
             f"'{folder}' holds other files and no run; choose an empty or new folder with --out"
         )
+
+
+def _clear(folder: Path) -> None:
+    """Deletes what a trial wrote into its folder."""
+    try:
+        for name in (RESULT, CHECKPOINT, CURVES, SAMPLES, "model_index.json"):
+            (folder / name).unlink(missing_ok=True)
+        for name in (REVERSE, "denoiser", "scheduler"):
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+    except OSError as error:
+        raise RunFolderError(f"'{folder}' cannot be cleared: {error}") from error
 
 
 def save_pipeline(pipeline: PointDiffusionPipeline, folder: Path) -> None:

@@ -13,7 +13,7 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
+from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import write_json, write_parquet
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
@@ -81,8 +81,9 @@ def judge_stage(
     if loss is None:
         scores = context.scores(denoiser)
         loss, floor, excess = scores.heldout_loss, scores.floor, scores.excess
-    metrics = {key: _number(row, key) for key in SAMPLE_METRICS}
-    real = {key: _number(row, f"{key}_real") for key in SAMPLE_METRICS}
+    keys = metrics_named(config.evaluation.metrics)
+    metrics = {key: _number(row, key) for key in keys}
+    real = {key: _number(row, f"{key}_real") for key in keys}
     standing = Standing(
         name,
         edges,
@@ -103,11 +104,9 @@ def _number(row: Row, key: str) -> float | None:
 
 
 def _pipeline(denoiser: Denoiser, like: PointDiffusionPipeline) -> PointDiffusionPipeline:
-    made = PointDiffusionPipeline(
+    return PointDiffusionPipeline(
         denoiser, like.scheduler, like.config.mean, like.config.scale, like.config.columns
     )
-    made.set_progress_bar_config(disable=True)
-    return made
 
 
 def save_stage(
@@ -145,19 +144,16 @@ def save_stage(
     model = config.model.model_copy(update={"name": f"{config.model.name}, {name}"})
     stage = config.model_copy(update={"model": model})
     full: Row = {
-        "data": config.data.name,
+        **stage.keys,
         "match": None,
         "budget": None,
         "family": "formula" if isinstance(denoiser, FormulaDenoiser) else "readable-kan",
         "kind": "other",
-        "name": model.name,
         "stage": name,
         "parameters": denoiser.num_trainable,
         "flops": denoiser.flops,
         "flops_per_edge": denoiser.flops_per_edge,
         "steps": config.training.steps,
-        "seed": config.seed,
-        "trial": stage.id,
         "error": None,
         **row,
     }
