@@ -152,8 +152,10 @@ class SplineActivation(nn.Module):
         inside = u.clamp(0, functions - order)
         cell = inside.detach().floor().nan_to_num(0).clamp(0, functions - order - 1)
         place = inside - cell
+        reach = torch.arange(order + 1, device=x.device)
+        first = torch.arange(functions - order, device=x.device)
+        windows = coefficients[:, first.unsqueeze(1) + reach].unsqueeze(-1)  # (units, G, k + 1, 1)
         # Sums and not a matrix product, which autocast would make coarser.
-        windows = coefficients.unfold(1, order + 1, 1).unsqueeze(-1)  # (units, G, k + 1, 1)
         polynomials = (windows * coefficients.new_tensor(self._pieces)).sum(2)
         here = polynomials[torch.arange(units, device=x.device), cell.long()]  # (*, units, k + 1)
         value, slope = here[..., order], torch.zeros_like(u)

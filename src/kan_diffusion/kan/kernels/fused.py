@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from operator import itemgetter
 from typing import Protocol, cast
@@ -52,10 +51,11 @@ class Kernel(Protocol):
 def _kernel(name: str) -> Kernel | None:
     """The module of a kernel, or None where numba does not work."""
     try:
-        return cast("Kernel", import_module(f"kan_diffusion.kan.kernels.{name}"))
+        from kan_diffusion.kan.kernels import dense, spline, units
     except ImportError as error:
         logger.warning("KAN layers run without their compiled kernel: %s", error)
         return None
+    return cast("Kernel", {"dense": dense, "spline": spline, "units": units}[name])
 
 
 def _require_kernel(name: str) -> Kernel:
