@@ -90,18 +90,15 @@ def mean_interval(values: Iterable[float | None]) -> Interval:
     return Interval(mean, mean - half, mean + half, kept.size)
 
 
-def bootstrap_interval(
-    values: Iterable[float | None], resamples: int = 9_999, seed: int = 0
-) -> Interval:
+def bootstrap_interval(values: Iterable[float | None], resamples: int = 9_999) -> Interval:
     """The mean of some values and its 95 % bootstrap interval (BCa, Efron 1987).
 
-    The same values, resamples and seed give the same interval. Where BCa's correction is not
+    The same values give the same interval. Where BCa's correction is not
     defined it is the percentile interval; equal values give one of no width.
 
     Args:
         values: One value a seed. Missing and non-finite ones are left out.
         resamples: Number of samples drawn with replacement, 2 or more.
-        seed: Names the stream they are drawn from.
 
     Raises:
         DataError: ``resamples`` is below 2.
@@ -117,13 +114,13 @@ def bootstrap_interval(
     # Of order 1, since the third power of a small difference may vanish.
     scale = float(np.abs(kept - mean).max())
     scaled = (kept - mean) / scale
-    ends = _bootstrap_ends(scaled, resamples, seed, "BCa")
+    ends = _bootstrap_ends(scaled, resamples, "BCa")
     if not all(np.isfinite(ends)):
-        ends = _bootstrap_ends(scaled, resamples, seed, "percentile")
+        ends = _bootstrap_ends(scaled, resamples, "percentile")
     return Interval(mean, mean + scale * ends[0], mean + scale * ends[1], kept.size)
 
 
-def paired_permutation_p(differences: Iterable[float | None], seed: int = 0) -> float:
+def paired_permutation_p(differences: Iterable[float | None]) -> float:
     """Two-sided sign-flip test that paired differences have mean 0 (Fisher 1935).
 
     Exact where there are at most 2^14 ways to flip the signs of the differences that are not 0;
@@ -131,7 +128,6 @@ def paired_permutation_p(differences: Iterable[float | None], seed: int = 0) -> 
 
     Args:
         differences: One difference a seed. Missing and non-finite ones are left out.
-        seed: Names the stream of the random flips.
 
     Returns:
         The p-value, above 0 and at most 1: 1 for a single difference or only zeros, NaN for none.
@@ -151,7 +147,7 @@ def paired_permutation_p(differences: Iterable[float | None], seed: int = 0) -> 
         vectorized=True,
         n_resamples=np.inf if exact else _RANDOM_FLIPS,
         batch=_FLIPS_AT_ONCE,
-        random_state=numpy_generator("sign flips", seed),
+        random_state=numpy_generator("sign flips", 0),
     )
     return float(result.pvalue)
 
@@ -191,7 +187,7 @@ def _rounded_mean(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.flo
 
 
 def _bootstrap_ends(
-    values: NDArray[np.float64], resamples: int, seed: int, method: Literal["BCa", "percentile"]
+    values: NDArray[np.float64], resamples: int, method: Literal["BCa", "percentile"]
 ) -> tuple[float, float]:
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         # NaN ends say the same.
@@ -203,6 +199,6 @@ def _bootstrap_ends(
             n_resamples=resamples,
             method=method,
             vectorized=True,
-            random_state=numpy_generator("bootstrap", seed),
+            random_state=numpy_generator("bootstrap", 0),
         ).confidence_interval
     return float(interval.low), float(interval.high)
