@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kan_diffusion.study.run import run_study as run_study
     from kan_diffusion.symbolic.explain import ExplainOptions as ExplainOptions
     from kan_diffusion.symbolic.explain import explain_run as explain_run
-    from kan_diffusion.symbolic.opening import readable as readable
+    from kan_diffusion.denoisers.readable import readable as readable
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
 
@@ -69,7 +69,7 @@ _HOMES = {
     "explain_run": "symbolic.explain",
     "FormulaDenoiser": "denoisers.formula",
     "ReadableDenoiser": "denoisers.readable",
-    "readable": "symbolic.opening",
+    "readable": "denoisers.readable",
     "TrainingConfig": "training",
     "train": "training",
 }

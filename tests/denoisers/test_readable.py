@@ -14,7 +14,7 @@ from kan_diffusion.denoisers.library import LIBRARY
 from kan_diffusion.denoisers.readable import CURVE, Edge, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.symbolic.matching import match_curve
-from kan_diffusion.symbolic.opening import readable
+from kan_diffusion.denoisers.readable import readable
 from networks import T, batch, everything, kan, network, stir, without
 
 KINDS = {

@@ -11,7 +11,7 @@ from helpers import seeded
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.network import KAN
 from kan_diffusion.symbolic.at_level import at_level, pykan_formula
-from kan_diffusion.symbolic.opening import readable
+from kan_diffusion.denoisers.readable import readable
 from networks import batch, everything, kan, network, without
 
 KINDS = {

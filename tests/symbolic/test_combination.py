@@ -7,7 +7,7 @@ import torch
 from kan_diffusion.denoisers.readable import CURVE, ReadableDenoiser
 from kan_diffusion.processes import get_process
 from kan_diffusion.symbolic.combination import Atom, Combination, compose, score_of
-from kan_diffusion.symbolic.opening import readable
+from kan_diffusion.denoisers.readable import readable
 from networks import T, batch, kan, network
 
 STEPS = np.array([0, 3, 31, 64, 98, 99])

@@ -14,7 +14,7 @@ from kan_diffusion.denoisers.readable import CURVE, Edge, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError
 from kan_diffusion.processes import get_process
 from kan_diffusion.symbolic.context import Context, make_context
-from kan_diffusion.symbolic.opening import readable
+from kan_diffusion.denoisers.readable import readable
 from kan_diffusion.symbolic.pruning import drop_idle, edge_names, prune, prune_in_rounds, straighten
 from kan_diffusion.symbolic.search import SearchOptions, find_formulas
 from networks import batch, kan, network, stir

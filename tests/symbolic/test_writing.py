@@ -15,7 +15,7 @@ from kan_diffusion.denoisers.library import LIBRARY
 from kan_diffusion.denoisers.readable import CURVE, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import get_process
-from kan_diffusion.symbolic.opening import readable
+from kan_diffusion.denoisers.readable import readable
 from kan_diffusion.symbolic.writing import (
     formula_program,
     network_program,

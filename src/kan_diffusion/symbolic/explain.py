@@ -30,7 +30,7 @@ from kan_diffusion.symbolic.combination import Combination, compose, score_of
 from kan_diffusion.symbolic.context import Context, make_context
 from kan_diffusion.symbolic.explanation import Explanation, LevelFormula, Standing
 from kan_diffusion.symbolic.levels import formula_over_levels
-from kan_diffusion.symbolic.opening import readable
+from kan_diffusion.denoisers.readable import readable
 from kan_diffusion.symbolic.pruning import drop_idle, prune, prune_in_rounds, straighten
 from kan_diffusion.symbolic.search import EdgeReport, SearchOptions, find_formulas
 from kan_diffusion.symbolic.stages import judge_stage, remove_stages, save_stage
