@@ -23,7 +23,7 @@ import torch
 
 from kan_diffusion import TrainingConfig, build_denoiser, get_process, train
 from kan_diffusion.data.datasets import ToyData, load_dataset
-from kan_diffusion.denoisers.families import FAMILIES
+from kan_diffusion.denoisers.registry import FAMILIES
 from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
 from kan_diffusion.files import write_json
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -18,15 +19,31 @@ from kan_diffusion.processes import (
 )
 
 each_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+each_diffusion = pytest.mark.parametrize(
+    "process", [process for process in PROCESSES.values() if not process.is_flow]
+)
 each_type = pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+every_kind = pytest.mark.parametrize(
+    "process",
+    [
+        *(
+            Process(name=kind, prediction_type=kind)
+            for kind in ("epsilon", "v_prediction", "sample")
+        ),
+        get_process("flow"),
+    ],
+    ids=lambda process: process.name,
+)
 
 
-def _drawn(process: Process, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Clean points, noise, timesteps (every one), alpha and sigma."""
+def _drawn(
+    process: Process, dtype: torch.dtype, shape: tuple[int, ...] = (3,)
+) -> tuple[torch.Tensor, ...]:
+    """Clean samples, noise, timesteps (every one), alpha and sigma."""
     num = process.num_timesteps
-    clean = torch.randn(num, 3, generator=seeded(0), dtype=dtype)
-    noise = torch.randn(num, 3, generator=seeded(1), dtype=dtype)
-    alpha, sigma = (level.to(dtype).unsqueeze(-1) for level in process.levels())
+    clean = torch.randn(num, *shape, generator=seeded(0), dtype=dtype)
+    noise = torch.randn(num, *shape, generator=seeded(1), dtype=dtype)
+    alpha, sigma = (level.to(dtype) for level in process.levels())
     return clean, noise, torch.arange(num), alpha, sigma
 
 
@@ -35,19 +52,20 @@ def test_signal_turns_into_noise_step_by_step(process: Process) -> None:
     alpha, sigma = process.levels()
     assert alpha.shape == sigma.shape == (process.num_timesteps,)
     assert alpha.dtype == torch.float64
-    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha), rtol=1e-14, atol=0)
-    ratio = (alpha / sigma).square()
-    assert (ratio.diff() < 0).all()
+    whole = alpha + sigma if process.is_flow else alpha**2 + sigma**2
+    torch.testing.assert_close(whole, torch.ones_like(alpha), rtol=1e-14, atol=0)
+    assert ((alpha / sigma).diff() < 0).all()
     # The first index has already seen noise.
     assert sigma[0] > 0
 
 
-@each_process
+@each_diffusion
 def test_noising_is_that_of_diffusers(process: Process) -> None:
     clean, noise, timesteps, alpha, sigma = _drawn(process, torch.float32)
     scheduler = process.scheduler()
     expected = scheduler.add_noise(clean, noise, timesteps)
-    torch.testing.assert_close(alpha * clean + sigma * noise, expected, rtol=1e-5, atol=2e-6)
+    noised = alpha[:, None] * clean + sigma[:, None] * noise
+    torch.testing.assert_close(noised, expected, rtol=1e-5, atol=2e-6)
     velocity = scheduler.get_velocity(clean, noise, timesteps)
     target = Process(**{**process.model_dump(), "prediction_type": "v_prediction"}).target(
         clean, noise, alpha, sigma
@@ -55,12 +73,20 @@ def test_noising_is_that_of_diffusers(process: Process) -> None:
     torch.testing.assert_close(target, velocity, rtol=1e-5, atol=2e-6)
 
 
-@each_process
-@each_type
-def test_predictions_turn_into_each_other_exactly(process: Process, prediction_type: str) -> None:
-    process = Process(**{**process.model_dump(), "prediction_type": prediction_type})
-    clean, noise, _, alpha, sigma = _drawn(process, torch.float64)
-    noised = alpha * clean + sigma * noise
+def test_flow_noising_is_that_of_diffusers() -> None:
+    clean, noise, _, alpha, sigma = _drawn(get_process("flow"), torch.float32)
+    scheduler = get_process("flow").scheduler()  # whose timesteps go from T down to 1
+    expected = scheduler.scale_noise(clean, scheduler.timesteps.flip(0), noise)
+    noised = alpha[:, None] * clean + sigma[:, None] * noise
+    torch.testing.assert_close(noised, expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4)], ids=["points", "pictures"])
+@every_kind
+def test_predictions_turn_into_each_other_exactly(process: Process, shape: tuple[int, ...]) -> None:
+    clean, noise, _, alpha, sigma = _drawn(process, torch.float64, shape)
+    a, s = (level.view(-1, *(1 for _ in shape)) for level in (alpha, sigma))
+    noised = a * clean + s * noise
     target = process.target(clean, noise, alpha, sigma)
     exact = {"rtol": 1e-10, "atol": 1e-10}
     torch.testing.assert_close(
@@ -69,14 +95,29 @@ def test_predictions_turn_into_each_other_exactly(process: Process, prediction_t
     torch.testing.assert_close(
         process.prediction_of_mean(clean, noised, alpha, sigma), target, **exact
     )
-    # Any mean, not only the true point: the noise it implies is (x - alpha m) / sigma.
+    # Any mean, not only the true sample: the noise it implies is (x - alpha m) / sigma.
     mean = torch.randn(clean.shape, generator=seeded(2), dtype=torch.float64)
     prediction = process.prediction_of_mean(mean, noised, alpha, sigma)
     torch.testing.assert_close(
-        process.predicted_noise(prediction, noised, alpha, sigma),
-        (noised - alpha * mean) / sigma,
-        **exact,
+        process.predicted_noise(prediction, noised, alpha, sigma), (noised - a * mean) / s, **exact
     )
+    # One level for all samples counts as the same for each.
+    torch.testing.assert_close(
+        process.target(clean, noise, alpha[5], sigma[5]),
+        process.target(clean, noise, alpha[5].expand(len(clean)), sigma[5].expand(len(clean))),
+    )
+
+
+@every_kind
+def test_noise_coefficients_are_the_same_for_arrays(process: Process) -> None:
+    levels = process.levels()
+    for tensor, array in zip(
+        process.noise_coefficients(*levels),
+        process.noise_coefficients(*(level.numpy() for level in levels)),
+        strict=True,
+    ):
+        assert tensor.shape == levels[0].shape
+        np.testing.assert_array_equal(array, tensor.numpy())
 
 
 @each_type
@@ -86,10 +127,20 @@ def test_a_denoising_step_of_diffusers_reads_the_target_the_same_way(prediction_
     scheduler = process.scheduler()
     for t in (0, 300, 900):
         row = slice(t, t + 1)
-        noised = alpha[row] * clean[row] + sigma[row] * noise[row]
+        noised = alpha[row, None] * clean[row] + sigma[row, None] * noise[row]
         target = process.target(clean[row], noise[row], alpha[row], sigma[row])
         step = scheduler.step(target, int(timesteps[t]), noised, generator=seeded(0))
         torch.testing.assert_close(step.pred_original_sample, clean[row], rtol=1e-3, atol=1e-3)
+
+
+def test_one_flow_step_along_the_target_ends_at_the_clean_samples() -> None:
+    process = get_process("flow")
+    clean, noise, _, alpha, sigma = _drawn(process, torch.float32)
+    scheduler = process.scheduler()
+    scheduler.set_timesteps(1)
+    target = process.target(clean, noise, alpha, sigma)
+    step = scheduler.step(target, scheduler.timesteps[0], noise)
+    torch.testing.assert_close(step.prev_sample, clean, rtol=1e-5, atol=1e-5)
 
 
 def test_the_seeds_process_keeps_most_of_its_signal_and_says_so() -> None:
@@ -108,19 +159,19 @@ def test_the_seeds_process_keeps_most_of_its_signal_and_says_so() -> None:
     assert (process.loss, process.prediction_type) == ("huber", "epsilon")
 
 
-@pytest.mark.parametrize("name", ["cosine", "ddpm"])
+@pytest.mark.parametrize("name", ["cosine", "ddpm", "flow"])
 def test_processes_that_reach_noise_give_no_warning(name: str) -> None:
     scheduler = get_process(name).scheduler()
     assert 0 <= signal_left(scheduler) < SIGNAL_LIMIT
     assert signal_warning(scheduler) is None
 
 
-@each_process
+@each_diffusion
 def test_schedulers_do_not_clip_and_start_at_the_last_step(process: Process) -> None:
     scheduler = process.scheduler()
     far = torch.full((1, 2), 50.0)
-    alpha, sigma = (float(level[10]) for level in process.levels())
-    target = process.target(far, torch.zeros(1, 2), torch.tensor(alpha), torch.tensor(sigma))
+    alpha, sigma = (level[10].float() for level in process.levels())
+    target = process.target(far, torch.zeros(1, 2), alpha, sigma)
     step = scheduler.step(target, 10, alpha * far, generator=seeded(0))
     torch.testing.assert_close(step.pred_original_sample, far, rtol=1e-3, atol=0)
     scheduler.set_timesteps(10)
@@ -142,7 +193,14 @@ def test_huber_loss_is_quadratic_near_and_linear_far() -> None:
 def test_unknown_names_and_fields_are_refused() -> None:
     with pytest.raises(KanDiffusionError, match="did you mean 'cosine'"):
         get_process("cosin")
-    for wrong in ({"num_timesteps": 1}, {"beta_start": 0.0}, {"loss": "l1"}, {"sigma": 1}):
+    for wrong in (
+        {"num_timesteps": 1},
+        {"beta_start": 0.0},
+        {"loss": "l1"},
+        {"sigma": 1},
+        {"schedule": "flow"},
+        {"prediction_type": "flow"},
+    ):
         with pytest.raises(ValidationError):
             Process(name="x", **wrong)
     with pytest.raises(ValidationError):

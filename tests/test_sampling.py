@@ -17,7 +17,7 @@ from kan_diffusion.denoisers.base import ModelMixin
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.sampling import SCHEDULERS, PointDiffusionPipeline, make_scheduler
+from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
 
 __all__ = ["ModelMixin"]
 
@@ -28,7 +28,9 @@ BOTH = GaussianMixture(
     torch.cat([LEFT.means, RIGHT.means]), torch.cat([LEFT.covariances, RIGHT.covariances])
 )
 
-each_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
+each_scheduler = pytest.mark.parametrize(
+    "name", fitting_samplers(get_process("cosine").scheduler())
+)
 
 
 class ExactDenoiser(Denoiser):
@@ -250,7 +252,7 @@ def test_any_scheduler_of_diffusers_can_be_put_in() -> None:
 
 def test_drawing_from_a_generator_leaves_the_global_stream_alone() -> None:
     state = torch.get_rng_state()
-    for name in SCHEDULERS:
+    for name in fitting_samplers(get_process("cosine").scheduler()):
         pipeline = _exact_pipeline(scheduler=name)
         pipeline.set_progress_bar_config(disable=True)
         torch.set_rng_state(state)

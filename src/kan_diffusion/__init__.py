@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from kan_diffusion.data.densities import GaussianMixture as GaussianMixture
     from kan_diffusion.data.toys import TOYS as TOYS
     from kan_diffusion.data.toys import make_toy as make_toy
-    from kan_diffusion.denoisers.families import build_denoiser as build_denoiser
     from kan_diffusion.denoisers.formula import FormulaDenoiser as FormulaDenoiser
     from kan_diffusion.denoisers.kan import KANDenoiser as KANDenoiser
     from kan_diffusion.denoisers.mlp import MLPDenoiser as MLPDenoiser
     from kan_diffusion.denoisers.readable import ReadableDenoiser as ReadableDenoiser
+    from kan_diffusion.denoisers.registry import FAMILIES as FAMILIES
+    from kan_diffusion.denoisers.registry import build_denoiser as build_denoiser
     from kan_diffusion.errors import KanDiffusionError as KanDiffusionError
     from kan_diffusion.estimator import DiffusionEstimator as DiffusionEstimator
+    from kan_diffusion.evaluation.denoising import draw_noised_points as draw_noised_points
+    from kan_diffusion.evaluation.denoising import measure_denoising as measure_denoising
+    from kan_diffusion.evaluation.metrics import SAMPLE_METRICS as SAMPLE_METRICS
     from kan_diffusion.kan.linear import KANLinear as KANLinear
     from kan_diffusion.kan.network import KAN as KAN
+    from kan_diffusion.likelihood import log_likelihood as log_likelihood
     from kan_diffusion.processes import PROCESSES as PROCESSES
     from kan_diffusion.processes import Process as Process
     from kan_diffusion.processes import get_process as get_process
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from kan_diffusion.sampling import make_scheduler as make_scheduler
     from kan_diffusion.study.config import StudyConfig as StudyConfig
     from kan_diffusion.study.config import read_preset as read_preset
+    from kan_diffusion.study.config import read_study as read_study
     from kan_diffusion.study.run import run_study as run_study
     from kan_diffusion.symbolic.explain import ExplainOptions as ExplainOptions
     from kan_diffusion.symbolic.explain import explain_run as explain_run
@@ -42,39 +48,34 @@ if TYPE_CHECKING:
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
 
-_HOMES = {
-    "GaussianMixture": "data.densities",
-    "TOYS": "data.toys",
-    "make_toy": "data.toys",
-    "load_dataset": "data.datasets",
-    "build_denoiser": "denoisers.families",
-    "KANDenoiser": "denoisers.kan",
-    "MLPDenoiser": "denoisers.mlp",
-    "KanDiffusionError": "errors",
-    "DiffusionEstimator": "estimator",
-    "KANLinear": "kan.linear",
-    "KAN": "kan.network",
-    "PROCESSES": "processes",
-    "Process": "processes",
-    "get_process": "processes",
-    "report_contents": "report.gather",
-    "write_report": "report.page",
-    "SCHEDULERS": "sampling",
-    "PointDiffusionPipeline": "sampling",
-    "make_scheduler": "sampling",
-    "StudyConfig": "study.config",
-    "read_preset": "study.config",
-    "run_study": "study.run",
-    "ExplainOptions": "symbolic.explain",
-    "explain_run": "symbolic.explain",
-    "FormulaDenoiser": "denoisers.formula",
-    "ReadableDenoiser": "denoisers.readable",
-    "readable": "denoisers.readable",
-    "TrainingConfig": "training",
-    "train": "training",
+_NAMES = {
+    "data.datasets": ["load_dataset"],
+    "data.densities": ["GaussianMixture"],
+    "data.toys": ["TOYS", "make_toy"],
+    "denoisers.formula": ["FormulaDenoiser"],
+    "denoisers.kan": ["KANDenoiser"],
+    "denoisers.mlp": ["MLPDenoiser"],
+    "denoisers.readable": ["ReadableDenoiser", "readable"],
+    "denoisers.registry": ["FAMILIES", "build_denoiser"],
+    "errors": ["KanDiffusionError"],
+    "estimator": ["DiffusionEstimator"],
+    "evaluation.denoising": ["draw_noised_points", "measure_denoising"],
+    "evaluation.metrics": ["SAMPLE_METRICS"],
+    "kan.linear": ["KANLinear"],
+    "kan.network": ["KAN"],
+    "likelihood": ["log_likelihood"],
+    "processes": ["PROCESSES", "Process", "get_process"],
+    "report.gather": ["report_contents"],
+    "report.page": ["write_report"],
+    "sampling": ["SCHEDULERS", "PointDiffusionPipeline", "make_scheduler"],
+    "study.config": ["StudyConfig", "read_preset", "read_study"],
+    "study.run": ["run_study"],
+    "symbolic.explain": ["ExplainOptions", "explain_run"],
+    "training": ["TrainingConfig", "train"],
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOMES)]  # the names of _HOMES
+__all__ = ["__version__", *sorted(_HOMES)]  # the names of _NAMES
 
 
 def __getattr__(name: str) -> object:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -15,8 +16,13 @@ __all__ = [
     "NonFiniteLossError",
     "RunFolderError",
     "invalid_settings",
+    "look_up",
+    "require_known",
     "unknown_name",
+    "valid_settings",
 ]
+
+T = TypeVar("T")
 
 _LONGEST_VALUE = 80
 
@@ -38,7 +44,7 @@ class NonFiniteLossError(KanDiffusionError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> KanDiffusionError:
-    """The error for a name that is not in a registry.
+    """Makes the error for a name that is not in a registry.
 
     Args:
         kind: What was looked up, in the singular, such as ``"family"``.
@@ -54,8 +60,52 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> KanDiffusionErro
     return KanDiffusionError(f"unknown {kind} '{name}'{hint} known: {', '.join(names)}")
 
 
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Checks that a name is in a registry.
+
+    Args:
+        kind: What the name stands for, in the singular, such as ``"family"``.
+        name: What the user wrote.
+        known: The names there are.
+
+    Raises:
+        KanDiffusionError: It is not; the message lists the known names.
+    """
+    if name not in (names := list(known)):
+        error = unknown_name(kind, name, names)
+        raise error
+
+
+def look_up(kind: str, name: str, registry: Mapping[str, T]) -> T:
+    """Looks up a name in a registry; arguments and errors are those of :func:`require_known`."""
+    require_known(kind, name, registry)
+    return registry[name]
+
+
+@contextmanager
+def valid_settings(where: str) -> Iterator[None]:
+    """Turns a pydantic validation error inside the block into an error of one line.
+
+    Args:
+        where: Where the settings come from, such as a file's name.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        KanDiffusionError: A setting is wrong; see :func:`invalid_settings`.
+    """
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        line = invalid_settings(error, where)
+        raise line from error
+
+
 def invalid_settings(error: ValidationError, where: str) -> KanDiffusionError:
-    """A validation error as one line: the first setting that is wrong, its value and why.
+    """Makes one line of a validation error: the first setting that is wrong, its value and why.
 
     Args:
         error: What pydantic raised.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -14,9 +15,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.denoisers.families import Setting, build_denoiser, get_family
+from kan_diffusion.denoisers.registry import Setting, build_denoiser, get_family
 from kan_diffusion.errors import DataError, invalid_settings
 from kan_diffusion.processes import get_process
+from kan_diffusion.progress import show_training
 from kan_diffusion.randomness import stream_seed, torch_generator
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
@@ -42,6 +44,7 @@ class DiffusionEstimator(BaseEstimator):
         settings: Settings of the denoiser that differ from the family's.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         random_state: A whole number, a NumPy ``RandomState`` or None, as scikit-learn has it.
+        verbose: Whether ``fit`` shows the phase, the loss and the time left on a terminal.
 
     Attributes:
         pipeline_: The trained :class:`~kan_diffusion.PointDiffusionPipeline`.
@@ -68,6 +71,7 @@ class DiffusionEstimator(BaseEstimator):
         settings: Mapping[str, Setting] | None = None,
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
     ) -> None:
         self.family = family
         self.params = params
@@ -79,6 +83,7 @@ class DiffusionEstimator(BaseEstimator):
         self.settings = settings
         self.device = device
         self.random_state = random_state
+        self.verbose = verbose
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -134,15 +139,17 @@ class DiffusionEstimator(BaseEstimator):
             )
         except ValidationError as error:
             raise invalid_settings(error, "settings") from error
-        result = train(
-            denoiser,
-            process,
-            standardizer.apply(values),
-            config,
-            seed=stream_seed("training", seed),
-            device=self.device,
-            on_progress=on_progress,
-        )
+        shown = show_training(self.family, self.steps) if self.verbose else nullcontext()
+        with shown as bar:
+            result = train(
+                denoiser,
+                process,
+                standardizer.apply(values),
+                config,
+                seed=stream_seed("training", seed),
+                device=self.device,
+                on_progress=on_progress or bar,
+            )
         self.loss_curve_ = result.losses
         names = getattr(self, "feature_names_in_", None)
         self.pipeline_ = PointDiffusionPipeline(

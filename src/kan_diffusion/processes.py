@@ -1,56 +1,110 @@
 r"""Noising processes, on diffusers noise schedules.
 
-A process is a Gaussian corruption of clean points,
+A process is a Gaussian corruption of clean samples,
 
-.. math:: x_t = \alpha_t x_0 + \sigma_t \varepsilon, \qquad \varepsilon \sim N(0, I), \qquad
-    \alpha_t = \sqrt{\bar\alpha_t}, \quad \sigma_t = \sqrt{1 - \bar\alpha_t},
+.. math:: x_t = \alpha_t x_0 + \sigma_t \varepsilon, \qquad \varepsilon \sim N(0, I),
 
-for timesteps t = 0, ..., T - 1 as diffusers counts them (index t has seen t + 1 noise steps, so the
-first index already carries noise and the last is the most corrupted state), together with what the
-denoiser is asked to predict and the loss it is trained with. Predictions of one kind turn into
-another exactly:
+for timesteps t = 0, ..., T - 1, together with what the denoiser predicts and the loss it is trained
+with. Index t has seen t + 1 of T steps of noise: the first index already carries noise and the last
+is the most corrupted state. *Diffusion* preserves variance,
+:math:`\alpha_t^2 + \sigma_t^2 = 1` with :math:`\alpha_t = \sqrt{\bar\alpha_t}`; *flow matching*
+(Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003) joins data and noise by
+straight lines, :math:`\sigma_t = (t + 1) / T = 1 - \alpha_t`.
 
-================  =======================================  =====================================
-prediction type   target                                   as predicted noise
-================  =======================================  =====================================
-``epsilon``       :math:`\varepsilon`                      itself
-``v_prediction``  :math:`\alpha\varepsilon - \sigma x_0`   :math:`\alpha v + \sigma x_t`
-``sample``        :math:`x_0`                              :math:`(x_t - \alpha x_0) / \sigma`
-================  =======================================  =====================================
+A prediction type is a pair (p, q) with the target :math:`p\,\varepsilon - q\,x_0`. Solved together
+with the equation of :math:`x_t`, it gives the predicted noise:
 
-(v: Salimans and Ho 2022, arXiv:2202.00512.)
+.. math:: \varepsilon = a \cdot \mathrm{prediction} + b \cdot x_t, \qquad
+    a = \frac{\alpha}{p\,\alpha + q\,\sigma}, \quad b = \frac{q}{p\,\alpha + q\,\sigma}.
+
+================  ==================================  =========================  ================
+prediction type   target                              a                          b
+================  ==================================  =========================  ================
+``epsilon``       :math:`\varepsilon`                 1                          0
+``v_prediction``  :math:`\alpha\varepsilon-\sigma x_0`  :math:`\alpha`             :math:`\sigma`
+``sample``        :math:`x_0`                         :math:`-\alpha / \sigma`   :math:`1/\sigma`
+``flow``          :math:`\varepsilon - x_0`           :math:`\alpha`             1
+================  ==================================  =========================  ================
+
+(v: Salimans and Ho 2022, arXiv:2202.00512.) Samples have any shape (B, \*shape); levels are one a
+sample, or one for all, and broadcast over the trailing dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
+import numpy as np
 import torch
-from diffusers import DDPMScheduler, SchedulerMixin
-from pydantic import BaseModel, ConfigDict, Field
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from kan_diffusion.errors import unknown_name
+from kan_diffusion.errors import KanDiffusionError, look_up
 
-__all__ = ["PROCESSES", "SIGNAL_LIMIT", "Process", "get_process", "signal_left", "signal_warning"]
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+__all__ = [
+    "PROCESSES",
+    "SIGNAL_LIMIT",
+    "PredictionType",
+    "Process",
+    "expand",
+    "get_process",
+    "signal_left",
+    "signal_warning",
+]
 
 SIGNAL_LIMIT = 0.05
-"""Largest fraction of signal, sqrt(alpha_bar_T), with which a process counts as reaching noise."""
+"""Largest fraction of signal, alpha_T, with which a process counts as reaching noise."""
 
-PredictionType = Literal["epsilon", "v_prediction", "sample"]
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+
+Levels = TypeVar("Levels", Tensor, NDArray[np.float64])
+
+
+def expand(level: Tensor, like: Tensor) -> Tensor:
+    """Appends dimensions of size 1 to levels, so that they broadcast over those of the samples.
+
+    Args:
+        level: Levels with shape (), (B,), or with as many dimensions as the samples.
+        like: Samples with shape (B, *shape).
+
+    Returns:
+        The levels with as many dimensions as the samples.
+    """
+    return level.reshape(level.shape + (1,) * (like.ndim - level.ndim))
+
+
+def _prediction(kind: PredictionType, alpha: Levels, sigma: Levels) -> tuple[Levels, ...]:
+    """The pair (p, q) of a prediction type, and p alpha + q sigma.
+
+    The sum is written down as what it is on paper: alpha^2 + sigma^2 computed is not quite 1.
+    """
+    one, zero = alpha**0, 0 * alpha
+    if kind == "epsilon":
+        return one, zero, alpha
+    if kind == "v_prediction":
+        return alpha, sigma, one
+    if kind == "sample":
+        return zero, -one, -sigma
+    return one, one, one
 
 
 class Process(BaseModel):
     """A noising process: schedule, prediction type and loss.
 
     Attributes:
-        name: What users write.
+        name: Name of the process, as users write it.
         num_timesteps: Number T of steps.
-        schedule: Schedule of the betas by diffusers' name, or ``"constant"``.
+        schedule: Schedule of the betas by diffusers' name, ``"constant"``, or ``"flow"`` for the
+            straight lines of flow matching.
         beta_start: First beta of ``"linear"``, or the one beta of ``"constant"``.
         beta_end: Last beta of ``"linear"``.
-        prediction_type: ``"epsilon"``, ``"v_prediction"`` or ``"sample"``.
+        prediction_type: ``"epsilon"``, ``"v_prediction"`` or ``"sample"``; ``"flow"`` for the
+            schedule ``"flow"``, and for no other.
         loss: ``"mse"``, or ``"huber"`` with a threshold of 1.
     """
 
@@ -58,18 +112,36 @@ class Process(BaseModel):
 
     name: str
     num_timesteps: int = Field(1000, ge=2)
-    schedule: Literal["squaredcos_cap_v2", "linear", "constant"] = "squaredcos_cap_v2"
+    schedule: Literal["squaredcos_cap_v2", "linear", "constant", "flow"] = "squaredcos_cap_v2"
     beta_start: float = Field(1e-4, gt=0, lt=1)
     beta_end: float = Field(2e-2, gt=0, lt=1)
     prediction_type: PredictionType = "v_prediction"
     loss: Literal["mse", "huber"] = "mse"
 
-    def scheduler(self) -> DDPMScheduler:
-        """A fresh diffusers scheduler of this process, ancestral, without clipping.
+    @model_validator(mode="after")
+    def _schedule_fits_prediction(self) -> Self:
+        if (self.schedule == "flow") != (self.prediction_type == "flow"):
+            raise KanDiffusionError(
+                f"schedule '{self.schedule}' does not go with prediction_type "
+                f"'{self.prediction_type}'; 'flow' goes with 'flow' only"
+            )
+        return self
 
-        The reverse variance is beta_t, the choice of Ho et al. 2020 (arXiv:2006.11239) that is
-        optimal for data from N(0, I).
+    @property
+    def is_flow(self) -> bool:
+        """Whether this is flow matching, whose levels do not preserve variance."""
+        return self.schedule == "flow"
+
+    def scheduler(self) -> SchedulerMixin:
+        """Makes a fresh diffusers scheduler of this process, without clipping.
+
+        For flow matching it is Euler's, else the ancestral one with the reverse variance beta_t,
+        the choice of Ho et al. 2020 (arXiv:2006.11239) that is optimal for data from N(0, I).
         """
+        from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+        if self.is_flow:
+            return FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.num_timesteps)
         constant = self.schedule == "constant"
         return DDPMScheduler(
             num_train_timesteps=self.num_timesteps,
@@ -84,75 +156,88 @@ class Process(BaseModel):
         )
 
     def levels(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Signal and noise level of every timestep.
+        """Computes the signal and noise level of every timestep.
 
         Returns:
             alpha and sigma, each float64 with shape (T,).
         """
+        if self.is_flow:
+            steps = torch.arange(1, self.num_timesteps + 1, dtype=torch.float64, device=device)
+            sigma = steps / self.num_timesteps
+            return 1 - sigma, sigma
         signal = self.scheduler().alphas_cumprod.to(device=device, dtype=torch.float64)
         return signal.sqrt(), (1 - signal).sqrt()
 
-    def target(self, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What a denoiser should predict.
+    def noise_coefficients(self, alpha: Levels, sigma: Levels) -> tuple[Levels, Levels]:
+        """Computes the pair (a, b) with which noise = a * prediction + b * noised.
 
         Args:
-            clean: Clean points with shape (B, d).
-            noise: Noise with shape (B, d).
-            alpha: Signal levels with shape (B, 1) or (B, d).
-            sigma: Noise levels with shape (B, 1) or (B, d).
+            alpha: Signal levels of any shape, as a tensor or an array.
+            sigma: Noise levels of the same shape.
 
         Returns:
-            Targets with shape (B, d).
+            a and b, each with the shape of the levels.
         """
-        if self.prediction_type == "epsilon":
-            return noise
-        if self.prediction_type == "v_prediction":
-            return alpha * noise - sigma * clean
-        return clean
+        _, q, whole = _prediction(self.prediction_type, alpha, sigma)
+        return alpha / whole, q / whole
+
+    def target(self, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Computes what a denoiser should predict.
+
+        Args:
+            clean: Clean samples with shape (B, *shape).
+            noise: Noise with shape (B, *shape).
+            alpha: Signal levels, see :func:`expand`.
+            sigma: Noise levels, likewise.
+
+        Returns:
+            Targets with shape (B, *shape).
+        """
+        levels = expand(alpha, clean), expand(sigma, clean)
+        p, q, _ = _prediction(self.prediction_type, *levels)
+        return p * noise - q * clean
 
     def predicted_noise(
         self, prediction: Tensor, noised: Tensor, alpha: Tensor, sigma: Tensor
     ) -> Tensor:
-        """A prediction of this process's type, expressed as predicted noise.
+        """Turns predictions of this process's type into predicted noise.
 
         Args:
-            prediction: Predictions with shape (B, d).
-            noised: The noised points they were made for, with shape (B, d).
-            alpha: Signal levels with shape (B, 1).
-            sigma: Noise levels with shape (B, 1).
+            prediction: Predictions with shape (B, *shape).
+            noised: The noised samples they were made for, with shape (B, *shape).
+            alpha: Signal levels, see :func:`expand`.
+            sigma: Noise levels, likewise.
 
         Returns:
-            Predicted noise with shape (B, d).
+            Predicted noise with shape (B, *shape).
         """
-        if self.prediction_type == "epsilon":
-            return prediction
-        if self.prediction_type == "v_prediction":
-            return alpha * prediction + sigma * noised
-        return (noised - alpha * prediction) / sigma
+        a, b = self.noise_coefficients(expand(alpha, noised), expand(sigma, noised))
+        return a * prediction + b * noised
 
     def prediction_of_mean(
         self, mean: Tensor, noised: Tensor, alpha: Tensor, sigma: Tensor
     ) -> Tensor:
-        """The prediction of this process's type that corresponds to a posterior mean.
+        """Computes the prediction of this process's type that belongs to a posterior mean.
 
         Args:
-            mean: Posterior means E[x_0 given x_t] with shape (B, d).
-            noised: The noised points with shape (B, d).
-            alpha: Signal levels with shape (B, 1).
-            sigma: Noise levels with shape (B, 1).
+            mean: Posterior means E[x_0 given x_t] with shape (B, *shape).
+            noised: The noised samples with shape (B, *shape).
+            alpha: Signal levels, see :func:`expand`.
+            sigma: Noise levels, likewise.
 
         Returns:
-            Predictions with shape (B, d).
+            Predictions with shape (B, *shape).
         """
-        return self.target(mean, (noised - alpha * mean) / sigma, alpha, sigma)
+        noise = (noised - expand(alpha, noised) * mean) / expand(sigma, noised)
+        return self.target(mean, noise, alpha, sigma)
 
     def loss_of(self, prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-        """The training loss: squared error, or Huber loss with a threshold of 1.
+        """Computes the training loss: squared error, or Huber loss with a threshold of 1.
 
         Args:
-            prediction: Predictions with shape (B, d).
-            target: Targets with shape (B, d).
-            reduction: ``"mean"`` over points and coordinates, or ``"none"``.
+            prediction: Predictions with shape (B, *shape).
+            target: Targets with shape (B, *shape).
+            reduction: ``"mean"`` over all numbers, or ``"none"``.
         """
         if self.loss == "huber":
             return torch.nn.functional.huber_loss(prediction, target, reduction=reduction)
@@ -160,12 +245,14 @@ class Process(BaseModel):
 
 
 def signal_left(scheduler: SchedulerMixin) -> float:
-    """Fraction of signal at the last timestep, sqrt(alpha_bar_T); 0 when noise is reached."""
-    return float(scheduler.alphas_cumprod[-1]) ** 0.5
+    """Fraction of signal at the last timestep, alpha_T; 0 when noise is reached."""
+    if hasattr(scheduler, "alphas_cumprod"):
+        return float(scheduler.alphas_cumprod[-1]) ** 0.5
+    return 1 - float(scheduler.sigma_max)
 
 
 def signal_warning(scheduler: SchedulerMixin) -> str | None:
-    """What to tell the user when a schedule does not reach noise, else None."""
+    """Warning that a schedule does not reach noise, or None where it does."""
     left = signal_left(scheduler)
     if left <= SIGNAL_LIMIT:
         return None
@@ -189,18 +276,17 @@ PROCESSES: Mapping[str, Process] = {
             prediction_type="epsilon",
             loss="huber",
         ),
+        Process(name="flow", schedule="flow", prediction_type="flow"),
     )
 }
 """The presets: cosine (Nichol and Dhariwal 2021, arXiv:2102.09672), the linear schedule of Ho et
-al. 2020, and the original notebook's, which never reaches noise."""
+al. 2020, the original notebook's, which never reaches noise, and flow matching."""
 
 
 def get_process(name: str) -> Process:
-    """Looks a preset up by name.
+    """Looks up a preset by name.
 
     Raises:
         KanDiffusionError: There is no such process; the message lists those there are.
     """
-    if name not in PROCESSES:
-        raise unknown_name("process", name, PROCESSES)
-    return PROCESSES[name]
+    return look_up("process", name, PROCESSES)

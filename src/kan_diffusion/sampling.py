@@ -1,9 +1,12 @@
 r"""Sampling: a diffusers pipeline that turns noise into points, in the data's own units.
 
-Any diffusers scheduler of the variance-preserving kind drives it; the five the command line knows
-by name are in :data:`SCHEDULERS`. The scheduler of a loaded pipeline can be replaced::
+Any diffusers scheduler that fits the process drives it; those the command line knows by name are in
+:data:`SCHEDULERS`. The scheduler of a loaded pipeline can be replaced::
 
     pipeline.scheduler = make_scheduler("heun", pipeline.scheduler)
+
+The flow schedulers of diffusers count timesteps from 1 to T, all others and the denoisers from 0 to
+T - 1; the pipeline takes the 1 off.
 
 Classifier-free guidance mixes a prediction with a label and one without,
 :math:`p_\varnothing + s\,(p_c - p_\varnothing)` (Ho and Salimans 2022, arXiv:2207.12598).
@@ -22,6 +25,8 @@ from diffusers import (
     DDPMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
     SchedulerMixin,
     UniPCMultistepScheduler,
@@ -32,9 +37,15 @@ from torch import Tensor
 
 # All of the package: diffusers finds the class of a saved denoiser only if it is imported.
 from kan_diffusion.denoisers import UNLABELLED, Denoiser
-from kan_diffusion.errors import KanDiffusionError, unknown_name
+from kan_diffusion.errors import KanDiffusionError, look_up
 
-__all__ = ["SCHEDULERS", "PointDiffusionPipeline", "PointDiffusionPipelineOutput", "make_scheduler"]
+__all__ = [
+    "SCHEDULERS",
+    "PointDiffusionPipeline",
+    "PointDiffusionPipelineOutput",
+    "fitting_samplers",
+    "make_scheduler",
+]
 
 SCHEDULERS: Mapping[str, type[SchedulerMixin]] = {
     "dpm-solver++": DPMSolverMultistepScheduler,
@@ -42,9 +53,14 @@ SCHEDULERS: Mapping[str, type[SchedulerMixin]] = {
     "ddim": DDIMScheduler,
     "heun": HeunDiscreteScheduler,
     "unipc": UniPCMultistepScheduler,
+    "flow-heun": FlowMatchHeunDiscreteScheduler,
+    "flow-euler": FlowMatchEulerDiscreteScheduler,
 }
-"""The samplers known by name: DPM-Solver++ (second order, multistep), ancestral DDPM, DDIM, Heun's
-method and UniPC."""
+"""Samplers by name. For diffusion: DPM-Solver++ (second order, multistep), ancestral DDPM, DDIM,
+Heun's method and UniPC; for flow matching: Heun's and Euler's method. The first of each is the
+default."""
+
+_FLOW = FlowMatchEulerDiscreteScheduler | FlowMatchHeunDiscreteScheduler
 
 _OF_THE_PROCESS = (
     "num_train_timesteps",
@@ -70,19 +86,33 @@ _OF_ONE_SAMPLER: Mapping[str, Mapping[str, object]] = {
 StepCallback = Callable[["PointDiffusionPipeline", int, Tensor, dict[str, Tensor]], None]
 
 
-def make_scheduler(name: str, like: SchedulerMixin) -> SchedulerMixin:
-    """A fresh scheduler by name, for the process another scheduler stands for.
+def fitting_samplers(like: SchedulerMixin) -> list[str]:
+    """Names of the samplers that fit the process another scheduler stands for, the default first.
 
     Args:
-        name: A key of :data:`SCHEDULERS`.
+        like: A scheduler of the process, such as ``process.scheduler()``.
+    """
+    is_flow = isinstance(like, _FLOW)
+    return [name for name, kind in SCHEDULERS.items() if issubclass(kind, _FLOW) == is_flow]
+
+
+def make_scheduler(name: str | None, like: SchedulerMixin) -> SchedulerMixin:
+    """Makes a fresh scheduler by name, for the process another scheduler stands for.
+
+    Args:
+        name: A key of :data:`SCHEDULERS`; the process's default when None.
         like: A scheduler with the schedule and the prediction type to keep.
 
     Raises:
-        KanDiffusionError: There is no such scheduler.
+        KanDiffusionError: There is no such scheduler, or it does not fit the process.
     """
-    if name not in SCHEDULERS:
-        raise unknown_name("scheduler", name, SCHEDULERS)
-    kind = SCHEDULERS[name]
+    fitting = fitting_samplers(like)
+    name = fitting[0] if name is None else name
+    kind = look_up("scheduler", name, SCHEDULERS)
+    if name not in fitting:
+        raise KanDiffusionError(
+            f"scheduler '{name}' does not fit this process; choose one of {', '.join(fitting)}"
+        )
     accepted = inspect.signature(kind.__init__).parameters
     config = {key: like.config[key] for key in _OF_THE_PROCESS if key in like.config}
     config |= {**_OF_EVERY_SAMPLER, **_OF_ONE_SAMPLER.get(name, {})}
@@ -236,21 +266,24 @@ class PointDiffusionPipeline(DiffusionPipeline):
         guidance_scale: float,
         callback: StepCallback | None,
     ) -> Tensor:
-        """Draws one batch of standardised points with shape (num_samples, d)."""
+        """Draws one batch of standardised samples with shape (num_samples, *shape)."""
         # Multistep schedulers carry state from step to step: a fresh one every time.
         scheduler = type(self.scheduler).from_config(self.scheduler.config)
         scheduler.set_timesteps(num_inference_steps, device=self.device)
         options = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
             options["generator"] = generator
-        shape = (num_samples, self.denoiser.data_dim)
+        is_flow = isinstance(scheduler, _FLOW)
+        shape = (num_samples, *self.denoiser.sample_shape)
         sample = randn_tensor(
             shape, generator=generator, device=self.device, dtype=self.denoiser.dtype
         )
-        sample = sample * scheduler.init_noise_sigma
+        if not is_flow:
+            sample = sample * scheduler.init_noise_sigma
         for index, timestep in enumerate(scheduler.timesteps):
-            model_input = scheduler.scale_model_input(sample, timestep)
-            prediction = self._predict(model_input, timestep, labels, guidance_scale)
+            model_input = sample if is_flow else scheduler.scale_model_input(sample, timestep)
+            at = timestep - 1 if is_flow else timestep
+            prediction = self._predict(model_input, at, labels, guidance_scale)
             sample = scheduler.step(prediction, timestep, sample, **options).prev_sample
             if callback is not None:
                 callback(self, index, timestep, {"sample": sample})

@@ -260,10 +260,9 @@ def test_wrong_study_files_are_one_line(cli: Cli, tmp_path: Path) -> None:
 
 def test_folders_in_the_way_are_one_line(cli: Cli, trained: Path, tmp_path: Path) -> None:
     points = trained.parent / "points.csv"
-    again = cli("train", points, *QUICK, "--out", trained)
-    assert "already holds this very run, finished" in again.error
     other = cli("train", points, *QUICK, "--seed", 1, "--out", trained)
     assert "holds another run (points · MLP · seed 0)" in other.error
+    assert "replace the run with --fresh" in other.error
     (tmp_path / "file").write_text("")
     for command in ("train", "compare"):
         in_the_way = cli(command, "moons", "--out", tmp_path / "file")
@@ -316,6 +315,28 @@ def test_columns_must_be_those_trained_on(cli: Cli, trained: Path, tmp_path: Pat
     assert "has 3 columns and the model was trained on 2 (mass, age)" in error
 
 
+def test_a_finished_run_is_shown_again_and_replaced_when_asked(
+    cli: Cli, trained: Path, run: Path
+) -> None:
+    words = ("train", trained.parent / "points.csv", *QUICK, "--out", run, "--device", "cpu")
+    before = (run / "trial.json").stat().st_mtime_ns
+    outcome = cli(*words)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "held-out loss" in outcome.out
+    assert (run / "trial.json").stat().st_mtime_ns == before
+    assert cli(*words, "--fresh", "--seed", 1).code == 0
+    assert load_trial(run).config.study_seed == 1
+
+
+def test_samples_are_numbered_in_the_folder_of_their_run(cli: Cli, run: Path) -> None:
+    for name in ("samples.csv", "samples-2.csv", "samples-3.csv"):
+        assert f"{run / name}" in cli("sample", run, "--num", 3).out
+        assert len((run / name).read_text().splitlines()) == 4
+    assert cli("sample", run, "--num", 5, "--overwrite").code == 0
+    assert len((run / "samples.csv").read_text().splitlines()) == 6
+    assert not (run / "samples-4.csv").exists()
+
+
 def test_changed_points_are_one_line(cli: Cli, tmp_path: Path) -> None:
     path = _write(tmp_path / "points.csv", _points())
     assert cli("train", path, *QUICK, "--out", tmp_path / "run").code == 0
@@ -325,7 +346,7 @@ def test_changed_points_are_one_line(cli: Cli, tmp_path: Path) -> None:
     assert cli("sample", tmp_path / "run", "--out", tmp_path / "new.csv").code == 0
 
 
-def test_interrupted_training_goes_on_with_resume(
+def test_interrupted_training_goes_on(
     cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, points = tmp_path / "run", trained.parent / "points.csv"
@@ -344,12 +365,10 @@ def test_interrupted_training_goes_on_with_resume(
     assert outcome.err.startswith("interrupted; what is finished is kept")
     assert len(outcome.err.splitlines()) == 1
 
-    assert "go on with 'kan-diffusion train --resume'" in cli("sample", folder).error
-    unasked = cli("train", points, *QUICK, "--out", folder)
-    assert "holds an unfinished run; add --resume" in unasked.error
-    changed = cli("train", points, *QUICK, "--seed", 1, "--resume", "--out", folder)
+    assert "its training has not finished; the same command goes on" in cli("sample", folder).error
+    changed = cli("train", points, *QUICK, "--seed", 1, "--out", folder)
     assert "checkpoint of a run with other settings" in changed.error
-    again = cli("train", points, *QUICK, "--resume", "--out", folder, "--device", "cpu")
+    again = cli("train", points, *QUICK, "--out", folder, "--device", "cpu")
     assert again.code == 0
     rows = [load_trial(place).row for place in (folder, trained)]
     for key, value in rows[0].items():
@@ -361,7 +380,7 @@ def test_diverging_training_is_one_line(cli: Cli, trained: Path, tmp_path: Path)
     points = trained.parent / "points.csv"
     words = ("train", points, *QUICK, "--lr", "1e30", "--out", tmp_path / "run")
     assert "lower the learning rate" in cli(*words).error
-    assert "it failed: the" in cli(*words).error
+    assert "lower the learning rate" in cli(*words).error  # and nothing is trained again
     assert "failed: the" in cli("sample", tmp_path / "run").error
 
 

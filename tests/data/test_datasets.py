@@ -25,7 +25,7 @@ from kan_diffusion.data.datasets import (
     load_dataset,
 )
 from kan_diffusion.data.toys import make_toy
-from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.evaluation.metrics import sample_metrics
 from kan_diffusion.processes import get_process

@@ -126,7 +126,7 @@ def test_chunks_do_not_change_the_answer(name: str, monkeypatch: pytest.MonkeyPa
     density = DENSITIES[name]
     x, alpha, sigma = _noised(density, 100)
     whole = density.score(x, alpha, sigma)
-    monkeypatch.setattr("kan_diffusion.data.density.CHUNK_ELEMENTS", 7 * density._numbers_per_row)
+    monkeypatch.setattr("kan_diffusion.data.densities.CHUNK_ELEMENTS", 7 * density._numbers_per_row)
     torch.testing.assert_close(density.score(x, alpha, sigma), whole, rtol=1e-10, atol=1e-12)
 
 

@@ -20,7 +20,7 @@ from kan_diffusion.denoisers import (
     build_denoiser,
     get_family,
 )
-from kan_diffusion.denoisers.families import BUDGET_TOLERANCE, untuned_family, with_tuned
+from kan_diffusion.denoisers.registry import BUDGET_TOLERANCE, untuned_family, with_tuned
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import TrainingConfig, train

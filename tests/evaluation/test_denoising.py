@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from helpers import seeded
 from kan_diffusion.data.datasets import Dataset, TableData, ToyData, load_dataset
-from kan_diffusion.data.densities import GaussianMixture
-from kan_diffusion.data.density import Density
+from kan_diffusion.data.densities import Density, GaussianMixture
 from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
 from kan_diffusion.evaluation.denoising import (
     NoisedPoints,

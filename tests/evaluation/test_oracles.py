@@ -62,7 +62,7 @@ def test_reference_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPat
     x = torch.randn(33, 2, generator=seeded(1))
     sigma = torch.rand(33, generator=seeded(2)) + 0.1
     whole = ReferenceOracle(points).posterior_mean(x, 0.5, sigma)
-    monkeypatch.setattr("kan_diffusion.data.density.CHUNK_ELEMENTS", 500)
+    monkeypatch.setattr("kan_diffusion.data.densities.CHUNK_ELEMENTS", 500)
     torch.testing.assert_close(ReferenceOracle(points).posterior_mean(x, 0.5, sigma), whole)
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from kan_diffusion.data.datasets import FileData, ToyData
-from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import (

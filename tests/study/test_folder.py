@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import write_json
 from kan_diffusion.processes import get_process
@@ -19,8 +19,8 @@ from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import (
     load_points,
     load_trial,
+    prepare_trial_folder,
     recorded_steps,
-    require_trial_folder,
     save_pipeline,
     save_points,
 )
@@ -85,31 +85,34 @@ def test_damaged_points_are_refused(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_welcome(tmp_path: Path, config: TrialConfig) -> None:
-    require_trial_folder(tmp_path / "new" / "folder", config, resume=False)
+    prepare_trial_folder(tmp_path / "new" / "folder", config)
     assert not (tmp_path / "new").exists()  # a check makes nothing
     (tmp_path / ".hidden").write_text("")
-    require_trial_folder(tmp_path, config, resume=False)
+    prepare_trial_folder(tmp_path, config)
     (tmp_path / "checkpoint.safetensors").write_bytes(b"")
-    require_trial_folder(tmp_path, config, resume=True)
+    prepare_trial_folder(tmp_path, config)
+    _finish(tmp_path, config)
+    prepare_trial_folder(tmp_path, config)
+
+
+def test_a_trial_is_cleared_and_other_files_stay(tmp_path: Path, config: TrialConfig) -> None:
+    (tmp_path / "samples.csv").write_text("")
+    (tmp_path / "denoiser").mkdir()
+    _finish(tmp_path, config)
+    prepare_trial_folder(tmp_path, config.model_copy(update={"seed": 9}), fresh=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.csv"]
 
 
 def test_folders_that_are_refused(tmp_path: Path, config: TrialConfig) -> None:
-    def refused(message: str, folder: Path, resume: bool = True) -> None:
+    def refused(message: str, folder: Path) -> None:
         with pytest.raises(RunFolderError, match=message) as caught:
-            require_trial_folder(folder, config, resume=resume)
+            prepare_trial_folder(folder, config)
         assert "\n" not in str(caught.value)
 
     (tmp_path / "file").write_text("")
     refused("is a file; choose a folder", tmp_path / "file")
     refused("holds other files and no run", tmp_path)
     folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "checkpoint.safetensors").write_bytes(b"")
-    refused("unfinished run; add --resume", folder, resume=False)
-    _finish(folder, config)
-    refused("already holds this very run, finished", folder)
-    _finish(folder, config, "the loss became nan")
-    refused("holds this very run, and it failed: the loss became nan", folder)
     other = config.model_copy(update={"seed": 9})
     _finish(folder, other)
     refused(r"holds another run \(moons · MLP · seed 9\)", folder)
@@ -121,7 +124,7 @@ def test_full_disk_is_known_before_training(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
     with pytest.raises(RunFolderError, match="0 MB free and this run may write 20 MB"):
-        require_trial_folder(tmp_path / "run", config, resume=False)
+        prepare_trial_folder(tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
 
 

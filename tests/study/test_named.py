@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from kan_diffusion.data.datasets import FileData, ToyData, load_dataset
-from kan_diffusion.denoisers.families import FAMILIES, build_denoiser
+from kan_diffusion.denoisers.registry import FAMILIES, build_denoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for

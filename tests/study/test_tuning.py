@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from kan_diffusion.denoisers.families import untuned_family
+from kan_diffusion.denoisers.registry import untuned_family
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import TrialEvent

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import seeded
-from kan_diffusion.data.density import Density
+from kan_diffusion.data.densities import Density
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.evaluation.oracles import ExactOracle
 from kan_diffusion.processes import Process, get_process

@@ -44,8 +44,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             typer.echo(
-                "interrupted; what is finished is kept: give the same command again to go on "
-                "(with --resume for 'train')",
+                "interrupted; what is finished is kept: give the same command again to go on",
                 err=True,
             )
             raise typer.Exit(130) from None
@@ -292,22 +291,25 @@ def train(
         ),
     ] = 0.0,
     device: Device = "auto",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an unfinished run in the folder.")
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete the run that is in the folder and start anew.")
     ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Log the loss for TensorBoard.")
     ] = False,
     out: Out = None,
 ) -> None:
-    """Train one denoiser on your points or on a toy, and judge it."""
+    """Train one denoiser on your points or on a toy, and judge it.
+
+    The same command goes on where it was interrupted.
+    """
     import torch
 
     from kan_diffusion.cli.console import show_scores
     from kan_diffusion.data.datasets import FileData
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.progress import show_training
-    from kan_diffusion.study.folder import require_trial_folder
+    from kan_diffusion.study.folder import prepare_trial_folder
     from kan_diffusion.study.measure import oracle_warning
     from kan_diffusion.study.named import single_trial
     from kan_diffusion.study.trial import run_trial
@@ -326,10 +328,10 @@ def train(
         seed=seed,
         sparsify=sparsify,
     )
-    folder = out if out is not None else Path("runs") / f"{config.data.name}-{family}"
-    require_trial_folder(folder, config, resume=resume)
+    folder = out if out is not None else Path("runs/train") / f"{config.data.name}-{family}"
+    prepare_trial_folder(folder, config, fresh=fresh)
     _warn(signal_warning(config.process.scheduler()))
-    with show_training(config.label, config.training.steps) as on_progress:
+    with show_training(config.label, config.training.steps, _floor(config)) as on_progress:
         result = run_trial(
             config,
             folder,
@@ -345,9 +347,22 @@ def train(
     typer.echo(f"\nRun: {folder}\nSample from it: kan-diffusion sample {folder} --num 1000")
 
 
+def _floor(config: TrialConfig) -> float | None:
+    """The loss of the best possible denoiser of a toy, estimated with a few thousand points."""
+    from kan_diffusion.data.datasets import ToyData, load_dataset
+    from kan_diffusion.evaluation.denoising import draw_noised_points, floor
+    from kan_diffusion.randomness import torch_generator
+
+    if not isinstance(config.data, ToyData):
+        return None
+    dataset = load_dataset(config.data, config.study_seed, config.seed)
+    generator = torch_generator("floor", config.study_seed)
+    return floor(draw_noised_points(dataset, config.process, 4000, generator), config.process)
+
+
 @app.command(
     epilog="Examples:\n\n"
-    "`kan-diffusion sample runs/mine --num 1000 --out samples.csv`\n\n"
+    "`kan-diffusion sample runs/mine --num 1000`: into runs/mine/samples.csv\n\n"
     "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`"
 )
 def sample(
@@ -366,9 +381,13 @@ def sample(
     ] = "dpm-solver++",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     device: Device = "auto",
-    out: Annotated[Path, typer.Option(help="File to write: .csv, .parquet or .npy.")] = Path(
-        "samples.csv"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write: .csv, .parquet or .npy.",
+            show_default="samples.csv in the run's folder, then samples-2.csv, ...",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
@@ -381,9 +400,9 @@ def sample(
     from kan_diffusion.sampling import make_scheduler
     from kan_diffusion.study.measure import load_run
 
-    require_writable_ending(out)
-    if out.exists() and not overwrite:
-        raise KanDiffusionError(f"'{out}' exists; choose another --out, or add --overwrite")
+    if out is not None:
+        require_writable_ending(out)
+        _require_absent(out, overwrite)
     _without_bars()
     _, pipeline = load_run(run)
     pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
@@ -393,8 +412,24 @@ def sample(
     pipeline.to(resolve_device(device))
     generator = torch_generator("samples", seed)
     points = pipeline(num, steps, generator=generator).samples
-    write_table(out, points.cpu().double().numpy(), pipeline.config.columns)
-    typer.echo(f"{num:,} points: {out}")
+    path = out or _next_samples(run, overwrite)
+    write_table(path, points.cpu().double().numpy(), pipeline.config.columns)
+    typer.echo(f"{num:,} points: {path}")
+
+
+def _require_absent(path: Path, overwrite: bool) -> None:
+    """Refuses a file that exists and is not to be overwritten."""
+    if path.exists() and not overwrite:
+        raise KanDiffusionError(f"'{path}' exists; choose another --out, or add --overwrite")
+
+
+def _next_samples(run: Path, overwrite: bool) -> Path:
+    """The first of samples.csv, samples-2.csv, ... in a run's folder that may be written."""
+    path, count = run / "samples.csv", 1
+    while path.exists() and not overwrite:
+        count += 1
+        path = run / f"samples-{count}.csv"
+    return path
 
 
 @app.command(

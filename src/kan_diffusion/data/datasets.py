@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from torch import Tensor
 
 from kan_diffusion.data.bundled import TABLES, bundled_table
-from kan_diffusion.data.density import Density
+from kan_diffusion.data.densities import Density
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.tables import are_names, read_table
 from kan_diffusion.data.toys import TOYS, make_toy
@@ -270,11 +270,13 @@ def data_from_name(name: str, **options: float) -> DataConfig:
     raise unknown_name("data set (neither toy, table nor file)", name, [*TOYS, *TABLES])
 
 
-def load_dataset(config: DataConfig, study_seed: int, trial_seed: int) -> Dataset:
+def load_dataset(
+    config: DataConfig | str | Path, study_seed: int = 0, trial_seed: int = 0
+) -> Dataset:
     """Loads a data set.
 
     Args:
-        config: Where points come from.
+        config: Where points come from, or the name of a toy or table, or the path of a file.
         study_seed: What all draws derive from. All trials of a study share the split of a file
             with an oracle.
         trial_seed: What a toy's training points, and a split without an oracle, derive from as
@@ -282,7 +284,10 @@ def load_dataset(config: DataConfig, study_seed: int, trial_seed: int) -> Datase
 
     Raises:
         DataError: The file cannot be used, or has changed since the run was set up.
+        KanDiffusionError: The name is neither that of a toy nor of a table.
     """
+    if isinstance(config, str | Path):
+        config = data_from_name(str(config))
     if isinstance(config, ToyData):
         return _load_toy(config, study_seed, trial_seed)
     if isinstance(config, TableData):

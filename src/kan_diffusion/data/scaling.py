@@ -12,7 +12,7 @@ from torch import Tensor
 from kan_diffusion.errors import DataError
 
 if TYPE_CHECKING:
-    from kan_diffusion.data.density import Density
+    from kan_diffusion.data.densities import Density
 
 __all__ = ["Standardizer"]
 

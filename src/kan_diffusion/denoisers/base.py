@@ -94,6 +94,11 @@ class Denoiser(ModelMixin, ConfigMixin):
         return num_features + self.time_features.num_features
 
     @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (d,) for points."""
+        return (self.data_dim,)
+
+    @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
         raise NotImplementedError

@@ -36,6 +36,7 @@ __all__ = [
     "LevelScore",
     "NoisedPoints",
     "draw_noised_points",
+    "floor",
     "measure_denoising",
 ]
 
@@ -158,7 +159,22 @@ def _predict(denoiser: Denoiser, draw: NoisedPoints) -> Tensor:
     return torch.cat(parts).to("cpu", torch.float64)
 
 
-def _floor(draw: NoisedPoints, process: Process, target: Tensor) -> float:
+def floor(draw: NoisedPoints, process: Process) -> float | None:
+    """The oracle's loss on a draw.
+
+    For a Huber loss this is the loss of the posterior mean, which is not quite the least Huber loss
+    there is.
+
+    Args:
+        draw: The noised points.
+        process: The process they were noised by.
+
+    Returns:
+        The loss, averaged over points and coordinates; None without an oracle.
+    """
+    if draw.oracle == "none":
+        return None
+    target = process.target(draw.clean, draw.noise, draw.alpha, draw.sigma)
     predictions = [
         process.prediction_of_mean(mean, draw.noised, draw.alpha, draw.sigma) for mean in draw.means
     ]
@@ -224,7 +240,7 @@ def measure_denoising(
     excess, error = (None, None) if excesses is None else _mean_and_error(excesses)
     return DenoisingScores(
         heldout_loss=float(losses.mean()),
-        floor=_floor(draw, process, target) if has_oracle else None,
+        floor=floor(draw, process),
         excess=excess,
         excess_se=error,
         levels=tuple(_levels(losses, excesses, draw, process, num_levels)),

@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from kan_diffusion.data.density import (
+from kan_diffusion.data.densities import (
     Density,
     float64,
     noise_levels,

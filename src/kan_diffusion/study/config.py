@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kan_diffusion.data.datasets import DataConfig, FileData, ToyData
-from kan_diffusion.denoisers.families import Family, Setting, get_family
+from kan_diffusion.denoisers.registry import Family, Setting, get_family
 from kan_diffusion.errors import KanDiffusionError, invalid_settings, unknown_name
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.sampling import SCHEDULERS

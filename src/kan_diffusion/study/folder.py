@@ -15,6 +15,7 @@ the same, clocks aside, whoever runs it.
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,8 @@ __all__ = [
     "TrialResult",
     "load_points",
     "load_trial",
+    "prepare_trial_folder",
     "recorded_steps",
-    "require_trial_folder",
     "save_pipeline",
     "save_points",
 ]
@@ -123,43 +124,48 @@ def recorded_steps(folder: Path) -> list[int]:
     return sorted(int(path.stem) for path in (folder / REVERSE).glob("[0-9]*.safetensors"))
 
 
-def require_trial_folder(folder: Path, config: TrialConfig, *, resume: bool) -> None:
-    """Checks that a folder may take a trial that is run on its own.
+def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = False) -> None:
+    """Checks that a folder may take a trial that is run on its own: empty, or holding this one.
+
+    Args:
+        folder: The folder, which need not exist.
+        config: The trial.
+        fresh: Whether to delete the trial that is in the folder, finished or not. Other files stay.
 
     Raises:
-        RunFolderError: It holds a finished run, an unfinished one that is not to be resumed, or
-            other files.
+        RunFolderError: It holds another finished run, or other files, or cannot be cleared.
     """
     require_free_space(folder, _SPACE_NEEDED)
     if not folder.exists():
         return
     if not folder.is_dir():
         raise RunFolderError(f"'{folder}' is a file; choose a folder with --out")
-    finished = load_trial(folder)
-    if finished is not None:
-        if finished.config.identity == config.identity:
-            if finished.row["error"] is not None:
-                raise RunFolderError(
-                    f"'{folder}' holds this very run, and it failed: {finished.row['error']}"
-                )
+    if (folder / RESULT).exists() or (folder / CHECKPOINT).exists():
+        if fresh:
+            _clear(folder)
+            return
+        finished = load_trial(folder)
+        if finished is not None and finished.config.identity != config.identity:
             raise RunFolderError(
-                f"'{folder}' already holds this very run, finished; sample from it, or choose "
-                "another folder with --out"
-            )
-        raise RunFolderError(
-            f"'{folder}' holds another run ({finished.config.label}); choose another folder with "
-            "--out"
-        )
-    if (folder / CHECKPOINT).exists():
-        if not resume:
-            raise RunFolderError(
-                f"'{folder}' holds an unfinished run; add --resume to go on with it, or choose "
-                "another folder with --out"
+                f"'{folder}' holds another run ({finished.config.label}); choose another folder "
+                "with --out, or replace the run with --fresh"
             )
     elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise RunFolderError(
             f"'{folder}' holds other files and no run; choose an empty or new folder with --out"
         )
+
+
+def _clear(folder: Path) -> None:
+    """Deletes what a trial wrote into its folder."""
+    try:
+        for name in (RESULT, CHECKPOINT, CURVES, SAMPLES, "model_index.json"):
+            (folder / name).unlink(missing_ok=True)
+        for name in (REVERSE, "denoiser", "scheduler"):
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+    except OSError as error:
+        raise RunFolderError(f"'{folder}' cannot be cleared: {error}") from error
 
 
 def save_pipeline(pipeline: PointDiffusionPipeline, folder: Path) -> None:

@@ -213,7 +213,7 @@ def load_run(folder: Path) -> tuple[TrialConfig, PointDiffusionPipeline]:
             some = f", such as '{folder / 'trials' / trials[0]}'" if trials else ""
             remedy = f"it is a study; give one of its trials{some}"
         elif (folder / "checkpoint.safetensors").exists():
-            remedy = "its training has not finished; go on with 'kan-diffusion train --resume'"
+            remedy = "its training has not finished; the same command goes on with it"
         raise RunFolderError(f"'{folder}' holds no finished run: {remedy}")
     if trial.row["error"] is not None:
         raise RunFolderError(f"the run in '{folder}' failed: {trial.row['error']}")

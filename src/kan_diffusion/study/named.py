@@ -18,7 +18,7 @@ from kan_diffusion.data.datasets import (
     load_dataset,
 )
 from kan_diffusion.data.toys import TOYS
-from kan_diffusion.denoisers.families import FAMILIES, build_denoiser, get_family
+from kan_diffusion.denoisers.registry import FAMILIES, build_denoiser, get_family
 from kan_diffusion.errors import KanDiffusionError, invalid_settings, unknown_name
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.budgets import MATCHES, Budget, Match, calibrate

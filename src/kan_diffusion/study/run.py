@@ -20,7 +20,7 @@ import pandas as pd
 
 from kan_diffusion._version import __version__
 from kan_diffusion.data.datasets import FileData, load_dataset
-from kan_diffusion.denoisers.families import get_family
+from kan_diffusion.denoisers.registry import get_family
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import (
     require_free_space,

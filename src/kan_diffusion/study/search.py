@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from kan_diffusion.denoisers.families import Setting, get_family
 from kan_diffusion.denoisers.family import Choice, IntRange, Range
+from kan_diffusion.denoisers.registry import Setting, get_family
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.study.config import ModelConfig, StudyConfig

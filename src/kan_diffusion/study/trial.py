@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.families import build_denoiser, get_family
+from kan_diffusion.denoisers.registry import build_denoiser, get_family
 from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.files import write_json, write_parquet
 from kan_diffusion.processes import Process

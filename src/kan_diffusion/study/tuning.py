@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from kan_diffusion.denoisers.families import get_family, untuned_family
+from kan_diffusion.denoisers.registry import get_family, untuned_family
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import require_free_space, write_json, write_text
 from kan_diffusion.study.config import ModelConfig, StudyConfig, TrialConfig

@@ -21,13 +21,16 @@ import torch
 from torch import Tensor
 
 from kan_diffusion.denoisers.base import UNLABELLED
-from kan_diffusion.processes import Process
+from kan_diffusion.processes import Process, expand
 from kan_diffusion.randomness import torch_generator
 
 __all__ = ["Batch", "Batches"]
 
 _CHUNK_VALUES = 2**14
 """Coordinates of points in a chunk: little enough for the arrays to stay in a core's cache."""
+
+_MOST_TILED = 64
+"""Coordinates up to which levels are stored once for each."""
 
 _LABEL_DROPOUT = 0.1
 
@@ -36,10 +39,10 @@ class Batch(NamedTuple):
     """What a step sees.
 
     Attributes:
-        noised: Noised points with shape (B, d).
+        noised: Noised samples with shape (B, *shape).
         timesteps: Timesteps with shape (B,), int64.
         labels: Labels with shape (B,), a tenth of them dropped; None where there are no classes.
-        target: What the denoiser should predict, with shape (B, d).
+        target: What the denoiser should predict, with shape (B, *shape).
     """
 
     noised: Tensor
@@ -52,7 +55,7 @@ class Batches:
     """The batch of every step, a function of the seed and the step.
 
     Args:
-        points: Clean points with shape (N, d).
+        points: Clean samples with shape (N, *shape).
         labels: Their labels with shape (N,), or None.
         process: Noising process.
         batch_size: Points a step.
@@ -76,17 +79,18 @@ class Batches:
         self._points = points.to("cpu", torch.float32)
         self._labels = None if labels is None else labels.cpu()
         self._process = process
-        # One column a coordinate: arrays of one shape are multiplied in a single sweep, a column
-        # and points of two coordinates in sweeps of two.
+        # One column a coordinate where they are few: arrays of one shape are multiplied in a single
+        # sweep, a column and points of two coordinates in sweeps of two.
+        width = points[0].numel()
+        tiled = points.shape[1:] if width <= _MOST_TILED else (1,) * (points.ndim - 1)
         self._levels = [
-            level.float().unsqueeze(-1).repeat(1, points.shape[1])
-            for level in process.levels(device)
+            expand(level.float(), points).repeat(1, *tiled) for level in process.levels(device)
         ]
         self._batch_size = batch_size
         self._with_replacement = batches == "replacement"
         self._seed = seed
         self._device = device
-        self._length = max(1, _CHUNK_VALUES // (batch_size * points.shape[1]))
+        self._length = max(1, _CHUNK_VALUES // (batch_size * width))
         self._chunk: tuple[int, list[Batch]] = -1, []
         self._order: tuple[int, Tensor] = -1, torch.empty(0)
 

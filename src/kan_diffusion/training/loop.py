@@ -109,7 +109,7 @@ def train(
     Args:
         denoiser: The network; its initial parameters are its own affair.
         process: Noising process.
-        points: Standardised clean points with shape (N, d).
+        points: Standardised clean samples with shape (N, *shape), the denoiser's shape.
         config: How to train.
         seed: What all draws of the run derive from.
         labels: Class labels with shape (N,), whole numbers from 0; a tenth of them is dropped at
@@ -131,8 +131,11 @@ def train(
         RunFolderError: The checkpoint cannot be written or belongs to another run.
         KanDiffusionError: The device, points, labels or parameters cannot be used.
     """
-    if points.ndim != 2 or len(points) == 0:
-        raise KanDiffusionError(f"points must have shape (N, d), N > 0, not {tuple(points.shape)}")
+    if len(points) == 0 or points.shape[1:] != denoiser.sample_shape:
+        wanted = ", ".join(["N", *map(str, denoiser.sample_shape)])
+        raise KanDiffusionError(
+            f"points must have shape ({wanted}), N > 0, not {tuple(points.shape)}"
+        )
     if labels is not None and labels.shape != points.shape[:1]:
         raise KanDiffusionError(
             f"labels must have shape ({len(points)},), one a point, not {tuple(labels.shape)}"
