@@ -10,7 +10,8 @@ from torch import Tensor
 
 from helpers import seeded
 from kan_diffusion.denoisers import KANDenoiser
-from kan_diffusion.denoisers.readable import CurveSettings, Edge, ReadableDenoiser
+from kan_diffusion.denoisers.edges import Edge
+from kan_diffusion.denoisers.readable import CurveSettings, ReadableDenoiser
 
 T = 100
 

@@ -21,7 +21,7 @@ from kan_diffusion.report.tables import (
 from kan_diffusion.study.folder import Row
 
 if TYPE_CHECKING:
-    from kan_diffusion.symbolic.explanation import Explanation
+    from kan_diffusion.symbolic.explain import Explanation
 
 __all__ = [
     "show_conclusions",

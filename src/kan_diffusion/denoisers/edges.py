@@ -101,7 +101,10 @@ class _FunctionEdges(nn.Module):
     def __init__(self, function: EdgeFunction, edges: Sequence[Edge]) -> None:
         super().__init__()
         self.function = function
-        for name, index in (("inputs", [e.input for e in edges]), ("outputs", [e.output for e in edges])):
+        for name, index in (
+            ("inputs", [e.input for e in edges]),
+            ("outputs", [e.output for e in edges]),
+        ):
             self.register_buffer(name, torch.tensor(index), persistent=False)
         self.inner = nn.Parameter(torch.ones(len(edges)))
         self.shift = nn.Parameter(torch.zeros(len(edges)))
@@ -210,11 +213,13 @@ class ReadableLayer(nn.Module):
             outputs = outputs.index_put(places, group(input), accumulate=True)
         return outputs
 
+    @torch.no_grad()
     def slope_of(self, edge: Edge) -> float:
         """Slope of an edge's linear part; 0 where it has none."""
         at = edge.output, edge.input
         return float(self.slope[at] * self.slope_mask[at])
 
+    @torch.no_grad()
     def function_of(self, edge: Edge) -> AppliedFunction | None:
         """The function of an edge without its linear part; None for curves and lines."""
         if (edge.input, edge.output) not in self._row:

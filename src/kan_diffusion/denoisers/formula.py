@@ -1,9 +1,9 @@
 r"""A formula as a denoiser.
 
-The score is given by one expression for each coordinate in :math:`x_i`, :math:`\alpha` and :math:`\sigma`
-with constants :math:`c_k`; predicted noise is :math:`-\sigma` times the score, and the process
-turns that into what it predicts. The constants are the denoiser's parameters, so a formula is
-trained, saved, sampled and judged like a network.
+The score is given by one expression for each coordinate in :math:`x_i`, :math:`\alpha` and
+:math:`\sigma` with constants :math:`c_k`; predicted noise is :math:`-\sigma` times the score, from
+which the process computes its prediction. The constants are the denoiser's parameters, so a formula
+is trained, saved, sampled and judged like a network.
 """
 
 from __future__ import annotations
@@ -114,12 +114,8 @@ class FormulaDenoiser(Denoiser):
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
         alpha, sigma = self._levels(steps)
         noise = -sigma.unsqueeze(-1) * self.score(points, alpha, sigma)
-        alpha, sigma, x = alpha.unsqueeze(-1), sigma.unsqueeze(-1), points.double()
-        if self.process.prediction_type == "v_prediction":
-            noise = (noise - sigma * x) / alpha
-        elif self.process.prediction_type == "sample":
-            noise = (x - sigma * noise) / alpha
-        return noise.to(points.dtype)
+        a, b = self.process.noise_coefficients(alpha.unsqueeze(-1), sigma.unsqueeze(-1))
+        return ((noise - b * points.double()) / a).to(points.dtype)
 
     def expressions(self, digits: int | None = None) -> list[sympy.Expr]:
         """Writes the score's coordinates in SymPy.

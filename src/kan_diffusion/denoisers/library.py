@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from kan_diffusion.errors import KanDiffusionError, unknown_name
+from kan_diffusion.errors import KanDiffusionError, look_up
 
 if TYPE_CHECKING:
     import sympy
@@ -145,12 +145,7 @@ def get_functions(names: Iterable[str], *, importing: bool = True) -> Library:
     Raises:
         KanDiffusionError: There is no such function, or its module is not imported.
     """
-    library = {}
-    for name in names:
-        if ":" in name:
-            library[name] = _imported(name, importing)
-        elif name in LIBRARY:
-            library[name] = LIBRARY[name]
-        else:
-            raise unknown_name("edge function", name, LIBRARY)
-    return library
+    return {
+        name: _imported(name, importing) if ":" in name else look_up("edge function", name, LIBRARY)
+        for name in names
+    }

@@ -32,13 +32,10 @@ from kan_diffusion.kan.bases import BasisName, Extrapolation, GridBasis
 from kan_diffusion.kan.linear import KANLinear
 
 __all__ = [
-    "CURVE",
     "CurveSettings",
-    "Edge",
     "InputFeature",
     "ModelMixin",
     "ReadableDenoiser",
-    "ReadableLayer",
     "readable",
 ]
 
@@ -188,7 +185,9 @@ class ReadableDenoiser(StackDenoiser):
         if self.config.time_encoding == "raw":
             return [InputFeature(None)]
         octaves = range(self.config.num_time_frequencies)
-        return [InputFeature(None, wave, 2.0 ** (m - 1)) for wave in ("cos", "sin") for m in octaves]
+        return [
+            InputFeature(None, wave, 2.0 ** (m - 1)) for wave in ("cos", "sin") for m in octaves
+        ]
 
     def input_features(self) -> list[InputFeature]:
         """The inputs of the network."""
@@ -440,10 +439,14 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
     made = ReadableDenoiser(
         hidden=list(config.hidden),
         edges=[
-            [(i, o, CURVE, False) for o in range(part.out_features) for i in range(part.in_features)]
+            [
+                (i, o, CURVE, False)
+                for o in range(part.out_features)
+                for i in range(part.in_features)
+            ]
             for part in layers
         ],
-        curves=CurveSettings(**{key: config[key] for key in CurveSettings.__annotations__}),
+        curves={key: config[key] for key in CurveSettings.__annotations__},
         **{key: config[key] for key in _SHARED},
     )
     _placed(made, denoiser)

@@ -60,7 +60,6 @@ class Atom:
         values: Array = self.function.values(torch.from_numpy(z)).numpy()
         return values
 
-
     def write(self, z: sympy.Expr) -> sympy.Expr:
         """Writes the function in SymPy; a curve is a function without a formula."""
         import sympy
@@ -204,9 +203,13 @@ def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Co
     """
     steps = torch.from_numpy(timesteps)
     levels = len(timesteps)
-    time = dict(zip(
-        denoiser.time_inputs(), denoiser.time_features(steps, torch.float64).numpy().T, strict=True
-    ))
+    time = dict(
+        zip(
+            denoiser.time_inputs(),
+            denoiser.time_features(steps, torch.float64).numpy().T,
+            strict=True,
+        )
+    )
     zeros, ones = np.zeros(levels), np.ones(levels)
     coordinates = [Combination(zeros, {Atom(coordinate=i): ones}) for i in range(denoiser.data_dim)]
     state = []
@@ -256,7 +259,12 @@ def score_of(
         score = predicted.times(-a / sigma)
         if b.any():
             atom = next(
-                (atom for part in prediction for atom in part.atoms() if atom.coordinate == coordinate),
+                (
+                    atom
+                    for part in prediction
+                    for atom in part.atoms()
+                    if atom.coordinate == coordinate
+                ),
                 Atom(coordinate=coordinate),
             )
             score = score.plus(Combination(np.zeros_like(alpha), {atom: -b / sigma}))

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.readable import Edge, ReadableDenoiser
+from kan_diffusion.denoisers.edges import Edge
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.devices import make_accelerator
 from kan_diffusion.errors import NonFiniteLossError
 from kan_diffusion.evaluation.denoising import (

@@ -194,7 +194,9 @@ def match_curve(
     fitted, judged = (x[:half], y[:half]), (x[half:], y[half:])
     limit = math.inf if max_complexity is None else max_complexity
     matches = [
-        _line(fitted, judged) if function.name == LINEAR else _match(function, fitted, judged, slope)
+        _line(fitted, judged)
+        if function.name == LINEAR
+        else _match(function, fitted, judged, slope)
         for function in library.values()
         for slope in ((False,) if function.name == LINEAR else (False, True))
         if function.complexity + slope <= limit
@@ -340,14 +342,24 @@ def find_formulas(
                 kind = next((e.kind for e in current.edges if e.place == edge.place), "constant")
                 what = f"edge {' to '.join(names[edge.place])}: {note.reason or kind}"
                 on_progress(what, 1 - (len(curves) - 1) / max(len(best_r2), 1))
-    reports = []
+    reports: list[EdgeReport] = []
     for edge in current.edges:
         complexity = 0 if edge.kind == CURVE else 1
         applied = current.layers[edge.layer].function_of(edge)
         if applied is not None:
             complexity = applied.function.complexity + int(edge.has_slope)
         note = notes.get(edge.place, _Note())
-        reports.append(EdgeReport(*names[edge.place], edge.kind, edge.has_slope, *note, complexity))
+        reports.append(
+            EdgeReport(
+                *names[edge.place],
+                edge.kind,
+                edge.has_slope,
+                note.r2,
+                note.best,
+                note.reason,
+                complexity,
+            )
+        )
     return FormulaSearch(current, tuple(reports))
 
 

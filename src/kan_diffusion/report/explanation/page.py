@@ -27,7 +27,7 @@ from kan_diffusion.report.explanation.tables import edge_table, standing_table
 from kan_diffusion.report.figures import figure_png
 from kan_diffusion.report.style import report_style
 from kan_diffusion.report.tables import format_number
-from kan_diffusion.symbolic.explanation import Explanation, LevelFormula
+from kan_diffusion.symbolic.explain import Explanation, LevelFormula
 
 __all__ = ["write_explanation"]
 

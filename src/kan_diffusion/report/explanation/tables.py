@@ -7,8 +7,8 @@ from kan_diffusion.report.cells import Cell, Head, Line, Table, number_cell
 from kan_diffusion.report.explanation.data import named_views
 from kan_diffusion.report.explanation.looks import KINDS, kind_of
 from kan_diffusion.report.tables import MISSING, REAL_ROW
-from kan_diffusion.symbolic.explanation import Explanation
-from kan_diffusion.symbolic.search import EdgeReport
+from kan_diffusion.symbolic.explain import Explanation
+from kan_diffusion.symbolic.match import EdgeReport
 
 __all__ = ["edge_table", "standing_table"]
 
