@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kan_diffusion.data import read_table
-from kan_diffusion.errors import DataError
+from kan_diffusion.data.tables import read_table, require_writable_ending, write_table
+from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 
 
 def _csv(folder: Path, text: str | bytes) -> Path:
@@ -76,6 +76,11 @@ def test_every_format_gives_back_the_same_numbers(
         ("\n1,2\n3,4\n", ("column_1", "column_2"), [[1, 2], [3, 4]]),
         ('"a\nb","c, d"\n"1","2"\n3,4\n', ("a\nb", "c, d"), [[1, 2], [3, 4]]),
         ("x\n1e-3\n-2.5E+2\n", ("x",), [[0.001], [-250]]),
+        ("x;y\n1;2\n3.5;4\n", ("x", "y"), [[1, 2], [3.5, 4]]),
+        ("1,5;2\n3,25;-4,125\n", ("column_1", "column_2"), [[1.5, 2], [3.25, -4.125]]),
+        ('a, b;"c;d"\n1,5;2\n0,125;1e-3\n', ("a, b", "c;d"), [[1.5, 2], [0.125, 0.001]]),
+        ("x\ty\n1\t2\n3\t4\n", ("x", "y"), [[1, 2], [3, 4]]),
+        ("a;b,c\n1,2\n3,4\n", ("a;b", "c"), [[1, 2], [3, 4]]),
     ],
 )
 def test_csv_dialects(tmp_path: Path, text: str, columns: tuple[str, ...], values: list) -> None:
@@ -122,8 +127,10 @@ def test_upper_case_ending_is_known(tmp_path: Path) -> None:
         ("x,y\nTrue,2\nFalse,4\n", "column 'x', line 2 holds 'True'"),
         ("x,y\n1,2\n1_000,4\n", "line 3 holds '1_000'"),
         ("day,2\n1,2\n3,4\n", "line 1 holds 'day'.*header line has no number"),
-        ("x;y\n1;2\n3;4\n", "separate the columns by commas"),
-        ("x,y\n1,2\n3\n4,5\n", r"missing.*in 1 row \(line 3; 'y'\)"),
+        ("x;y\n1,5;2\n1.5;3\n", "column 'x', line 2 holds '1,5'"),
+        ("x;y\n1,500;2\n1,250,000;3\n", "'1,500', where the comma may mark decimals or thousands"),
+        ("x;y\n1;2\n3;red\n", "column 'y', line 3 holds 'red'"),
+        ("x,y\n1,2\n3\n4,5\n", r"number of values in line 3 \(1 for 2 columns\)"),
         ("x,y\n1,2\n3,4,5\n", r"number of values in line 3 \(3 for 2 columns\)"),
         ("x,y\n1,2,3\n4,5,6\n", r"number of values in line 2 \(3 for 2 columns\)"),
         ("x,y\n1,2\nnan,4\n5,6\n7,\n8,inf\n", r"3 rows \(lines 3, 5, 6; 'x', 'y'\); remove"),
@@ -135,7 +142,7 @@ def test_upper_case_ending_is_known(tmp_path: Path) -> None:
         ("x,x\n1,2\n3,4\n", "same name: 'x'"),
         (b"x,y\n1,2\n3,\xff\xfe4\n", r"not UTF-8 text \(line 3\)"),
         (b"x,y\n1,2\n\0\0\0,4\n", "not a text file"),
-        ('x,y\n1,2\n"3,4\n5,6\n', r"line 4 \(1 for 2 columns\)"),
+        ('x,y\n1,2\n"3,4\n5,6\n', r"broken CSV file \(line 4\)"),
         ('1\n2\n"\n', "broken CSV file"),
         ("x,y\n1,2\n3,4\n5\n6,7,8\n", r"line 4 \(1 for 2 columns\)"),
     ],
@@ -240,3 +247,40 @@ def test_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(DataError, match="cannot be read: Permission denied"):
         read_table(path)
+
+
+POINTS = np.random.default_rng(0).normal(size=(20, 3)) * [1e-9, 1.0, 1e12]
+COLUMNS = ("height, in m", 'a "quoted" name', "ü")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npy", ".CSV"])
+def test_what_is_written_is_read_back_exactly(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / "new" / f"points{ending}"
+    write_table(path, POINTS, COLUMNS)
+    table = read_table(path)
+    np.testing.assert_array_equal(table.values, POINTS)
+    if ending != ".npy":
+        assert table.columns == COLUMNS
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_files_are_as_other_programs_read_them(tmp_path: Path) -> None:
+    for ending, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
+        path = tmp_path / f"points{ending}"
+        write_table(path, POINTS, COLUMNS)
+        pd.testing.assert_frame_equal(read(path), pd.DataFrame(POINTS, columns=list(COLUMNS)))
+
+
+@pytest.mark.parametrize("name", ["points.txt", "points", "points.csv.gz"])
+def test_unknown_endings_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(KanDiffusionError, match=r"ending must be \.csv, \.parquet, \.npy"):
+        require_writable_ending(tmp_path / name)
+    with pytest.raises(KanDiffusionError, match="cannot write points"):
+        write_table(tmp_path / name, POINTS, COLUMNS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="cannot write"):
+        write_table(tmp_path / "file" / "points.csv", POINTS, COLUMNS)

@@ -10,18 +10,14 @@ from kan_diffusion.report.charts import (
     excess_by_level_figure,
     excess_figure,
     loss_figure,
-    ranks_figure,
     ratio_figure,
     ratio_groups,
-    time_figure,
 )
-from kan_diffusion.report.charts.differences import ratio_interval
 from kan_diffusion.report.charts.losses import curves_by_seed
-from kan_diffusion.report.comparisons import conclude
 from kan_diffusion.report.figures import report_figures
 from kan_diffusion.report.point_figures import samples_figure
 from kan_diffusion.report.style import FAMILY_STYLES, REAL, model_styles
-from kan_diffusion.study.results.comparison import Setting
+from kan_diffusion.study.results.rows import Setting
 from synthetic_study import BUDGETS, FAMILIES, kind_of, make_contents
 
 DATAS = ("swiss roll", "checkerboard", "wine")
@@ -37,8 +33,8 @@ def contents():
 
 
 @pytest.fixture(scope="module")
-def conclusions(contents):
-    return conclude(contents)
+def comparisons(contents):
+    return contents.decision.comparisons
 
 
 def texts_overlap(figure):
@@ -106,11 +102,11 @@ def test_two_models_of_a_family_differ():
     assert len({style.marker for style in styles}) == 3
 
 
-# --- ratios and ranks -------------------------------------------------------------------------
+# --- ratios ---------------------------------------------------------------------------------
 
 
-def test_the_ratios_are_in_their_cells(contents, conclusions):
-    (group,) = ratio_groups(conclusions.differences)
+def test_the_ratios_are_in_their_cells(contents, comparisons):
+    (group,) = ratio_groups(comparisons)
     (axes,) = ratio_figure(contents, group).axes
     names = [tick.get_text() for tick in axes.get_yticklabels()]
     assert names == list(FAMILIES)
@@ -118,7 +114,7 @@ def test_the_ratios_are_in_their_cells(contents, conclusions):
     # Budget by budget, data sets side by side.
     labels = [Setting(data, *budget).label for budget in BUDGETS for data in DATAS]
     written = {(round(t.get_position()[0]), t.get_position()[1]): t for t in axes.texts}
-    for difference in conclusions.differences:
+    for difference in comparisons:
         column, row = labels.index(difference.setting.label), rows[difference.model]
         number, note = (
             next(
@@ -136,8 +132,8 @@ def test_the_ratios_are_in_their_cells(contents, conclusions):
     assert sum(t.get_text() == "best MLP" for t in axes.texts) == len(labels)
 
 
-def test_better_is_green_and_worse_is_brown(contents, conclusions):
-    figure = ratio_figure(contents, conclusions.differences)
+def test_better_is_green_and_worse_is_brown(contents, comparisons):
+    figure = ratio_figure(contents, comparisons)
     (axes,) = figure.axes
     shown = [(patch.get_facecolor()[:3], t) for patch, t in _cells(axes)]
     better = [colour for colour, ratio in shown if ratio < 0.8]
@@ -159,59 +155,25 @@ def _cells(axes):
                     continue
 
 
-def test_the_interval_of_a_ratio_holds_it_and_is_that_of_the_difference(contents, conclusions):
-    rows = contents.rows
-    for difference in conclusions.differences[:20]:
+def test_the_interval_of_a_ratio_holds_it_and_is_that_of_the_difference(contents, comparisons):
+    rows = contents.results.rows
+    for difference in comparisons[:20]:
         setting = difference.setting
         chosen = rows[(rows["data"] == setting.data) & (rows["match"] == setting.match)]
         base = chosen.loc[chosen["name"] == difference.baseline, difference.measure].mean()
-        low, high = ratio_interval(difference)
+        low, high = difference.ratio_interval
         assert low == pytest.approx(1 + difference.interval.low / base)
         assert high == pytest.approx(1 + difference.interval.high / base)
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(10, [6]), (4, [3, 3]), (2, [3, 3])])
-def test_budgets_are_not_torn_apart(conclusions, most, sizes):
-    groups = ratio_groups(conclusions.differences, most)
+def test_budgets_are_not_torn_apart(comparisons, most, sizes):
+    groups = ratio_groups(comparisons, most)
     assert [len({d.setting for d in group}) for group in groups] == sizes
-    assert sorted(map(id, conclusions.differences)) == sorted(id(d) for g in groups for d in g)
-
-
-def test_models_stand_at_their_ranks(contents, conclusions):
-    ranking = conclusions.rankings[0]
-    (axes,) = ranks_figure(contents, ranking).axes
-    scale = {t.get_text(): t.get_position()[0] for t in axes.texts if t.get_text().isdigit()}
-    one, last = scale["1"], scale[str(len(ranking.models))]
-    styles = model_styles(contents.rows)
-    for name, rank in zip(ranking.models, ranking.mean_ranks, strict=True):
-        place = one + (last - one) * (rank - 1) / (len(ranking.models) - 1)
-        drawn = [line for line in axes.get_lines() if line.get_color() == styles[name].colour]
-        assert drawn[0].get_xdata()[0] == pytest.approx(place)
-        assert any(
-            name in text.get_text() and f"{rank:.2f}" in text.get_text() for text in axes.texts
-        )
-    bars = [line for line in axes.get_lines() if line.get_linewidth() == 3.2]
-    assert len(bars) == sum(len(clique) > 1 for clique in ranking.cliques)
+    assert sorted(map(id, comparisons)) == sorted(id(d) for g in groups for d in g)
 
 
 # --- one setting ------------------------------------------------------------------------------
-
-
-def test_the_pareto_front_joins_the_models_that_none_beats(contents):
-    figure = time_figure(contents, LABEL)
-    rows = contents.complete_rows(LABEL)
-    means = rows.groupby("name")[["train_cpu_seconds", "excess"]].mean()
-    front = [
-        name
-        for name, (time, value) in means.iterrows()
-        if not ((means["train_cpu_seconds"] < time) & (means["excess"] < value)).any()
-    ]
-    drawn = next(line for line in figure.axes[0].get_lines() if line.get_label() == "Pareto front")
-    expected = means.loc[front].sort_values("train_cpu_seconds")
-    assert drawn.get_xdata() == pytest.approx(expected["train_cpu_seconds"].to_numpy())
-    assert drawn.get_ydata() == pytest.approx(expected["excess"].to_numpy())
-    strong = [t.get_text() for t in figure.legends[0].get_texts() if t.get_fontweight() == "bold"]
-    assert sorted(strong) == sorted(front)
 
 
 def test_many_models_have_a_panel_a_kind_with_the_others_behind(contents):
@@ -237,7 +199,7 @@ def test_without_an_oracle_the_held_out_loss_is_drawn(contents):
     assert figure.get_supylabel() == "held-out loss"
     (axes,) = excess_figure(contents, WINE).axes
     assert axes.get_xlabel() == "held-out loss"
-    values = contents.complete_rows(WINE).query("name == 'MLP'")["heldout_loss"]
+    values = contents.results.of_setting(WINE).query("name == 'MLP'")["heldout_loss"]
     marks = [c.get_offsets()[:, 0] for c in axes.collections]
     assert any(m.tolist() == values.tolist() for m in marks)
     assert len(loss_figure(contents, WINE).axes) == 3
@@ -262,17 +224,16 @@ def test_small_panels_are_square_and_at_most_six_stand_in_a_row(contents):
     assert len({round(box.x0) for box in boxes}) == 6
 
 
-def test_no_text_lies_on_another(contents, conclusions):
+def test_no_text_lies_on_another(contents, comparisons):
     for figure in (
-        ratio_figure(contents, conclusions.differences),
-        ranks_figure(contents, conclusions.rankings[0]), time_figure(contents, LABEL),
+        ratio_figure(contents, comparisons),
         excess_by_level_figure(contents, LABEL),
     ):  # fmt: skip
         assert texts_overlap(figure) == []
 
 
-def test_figures_say_what_they_are_about(contents, conclusions):
-    figures = report_figures(contents, conclusions)
+def test_figures_say_what_they_are_about(contents):
+    figures = report_figures(contents)
     assert len({figure.name for figure in figures}) == len(figures)
     assert {figure.label for figure in figures if figure.section == "samples"} == {
         Setting(data, *budget).label for data in DATAS for budget in BUDGETS

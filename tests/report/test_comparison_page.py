@@ -10,10 +10,9 @@ import pytest
 
 from html_page import Page, write_quickly
 from kan_diffusion.report import ReportContents, write_report
-from kan_diffusion.report.comparisons import conclude
-from kan_diffusion.report.contents import complete_rows
-from kan_diffusion.study.results.comparison import Setting
-from synthetic_study import BUDGETS, FAMILIES, KINDS, kind_of, make_contents
+from kan_diffusion.study.results.rows import Results, Setting
+from kan_diffusion.study.results.wording import overall, say
+from synthetic_study import BUDGETS, FAMILIES, kind_of, make_contents
 
 DATAS = ("swiss roll", "checkerboard", "wine")
 NUM_SEEDS = 7
@@ -38,7 +37,7 @@ def read(text):
 
 
 def of_setting(contents, setting):
-    rows = contents.rows
+    rows = contents.results.rows
     chosen = rows[(rows["data"] == setting.data) & (rows["match"] == setting.match)]
     return chosen[chosen["error"].isna()]
 
@@ -106,17 +105,17 @@ def test_every_data_set_has_a_page_and_every_setting_a_place_in_it(text, read):
 
 
 def test_the_overview_begins_with_the_verdicts(contents, text, read):
-    conclusions = conclude(contents)
+    verdicts = contents.decision.verdicts
     overview = text.partition("<main>")[2].partition("<article")[0]
-    assert list(conclusions.verdicts) == [setting.label for setting in SETTINGS]
-    places = [overview.index(conclusions.overall[:40])]
+    assert list(verdicts) == [setting.label for setting in SETTINGS]
+    places = [overview.index(overall(contents.decision)[:40])]
     lines = re.findall(r"<li><span class=\"badge (\w+)\">(.*?)</span>.*?>([^<>]*)</a>", overview)
-    assert [label for _, _, label in lines] == list(conclusions.verdicts)
+    assert [label for _, _, label in lines] == list(verdicts)
     badges = {"KAN better": "kan", "MLP better": "mlp"}
     for badge, verdict, label in lines:
-        assert verdict == conclusions.verdicts[label].verdict
+        assert verdict == verdicts[label].outcome
         assert badge == badges.get(verdict, "level")
-    heads = "Best KAN against best MLP", "Every model against the best MLP", "Ranks over all"
+    heads = "Best KAN against best MLP", "Every model against the best MLP"
     places += [overview.index(head) for head in heads]
     assert places == sorted(places)
 
@@ -198,18 +197,18 @@ def test_the_numbers_of_a_setting_are_right(contents, read, setting):
 def test_every_number_leads_to_its_trials(contents, read, text):
     head, *lines = read.tables["All trials"]
     trials = {line[head.index("trial")]: dict(zip(head, line, strict=True)) for line in lines}
-    assert len(trials) == len(contents.rows)
+    assert len(trials) == len(contents.results.rows)
     named = []
     for anchors in read.trials.values():
         ids = re.findall(r"trial-([0-9a-z]+)", " ".join(anchors))
-        rows = contents.rows.set_index("trial").loc[ids]
+        rows = contents.results.rows.set_index("trial").loc[ids]
         # The trials of one model of one setting, all of them.
         (group,) = rows.groupby(["data", "match", "name"]).groups
-        same = (contents.rows[["data", "match", "name"]] == list(group)).all(axis=1)
-        assert sorted(ids) == sorted(contents.rows.loc[same, "trial"])
+        same = (contents.results.rows[["data", "match", "name"]] == list(group)).all(axis=1)
+        assert sorted(ids) == sorted(contents.results.rows.loc[same, "trial"])
         named += ids
-    assert sorted(named) == sorted(contents.rows["trial"])
-    for _, row in contents.rows.iterrows():
+    assert sorted(named) == sorted(contents.results.rows["trial"])
+    for _, row in contents.results.rows.iterrows():
         assert f'<tr id="trial-{row["trial"]}"' in text
         shown = trials[row["trial"]]
         for column, name in (("excess", "excess"), ("train (CPU s)", "train_cpu_seconds")):
@@ -243,10 +242,10 @@ def test_time_that_was_used_is_told_and_large_deviations_are_flagged(contents, t
         share = (seconds / 20.0 - 1).abs().max()
         assert shown["largest deviation"] == pytest.approx(share)
     assert not any(line.endswith("with care.") for line in read.text)
-    rows = contents.rows.copy()
+    rows = contents.results.rows.copy()
     late = timed.index[3]
     rows.loc[late, "train_cpu_seconds"] = 25.0
-    page = Page(write_quickly(replace(contents, rows=rows), tmp_path).read_text())
+    page = Page(write_quickly(replace(contents, results=Results.of(rows)), tmp_path).read_text())
     name = rows.loc[late, "name"]
     (flag,) = (line for line in page.text if line.endswith("with care."))
     assert flag.startswith(f"The largest deviation of a trial from the budget is 25.0 % ({name}).")
@@ -256,8 +255,10 @@ def test_what_names_hold_cannot_break_the_page(tmp_path):
     hostile = make_contents(
         ("wine",), ("KAN", "MLP"), 2, count=9, budgets=BUDGETS, families=True, failed=False
     )
-    rows = hostile.rows.replace({"wine": "<i>\"a'</i>", "KAN": '"><script>alert(1)</script>'})
-    text = write_quickly(ReportContents("t", "q", rows), tmp_path).read_text()
+    rows = hostile.results.rows.replace(
+        {"wine": "<i>\"a'</i>", "KAN": '"><script>alert(1)</script>'}
+    )
+    text = write_quickly(ReportContents("t", "q", Results.of(rows)), tmp_path).read_text()
     assert text.count("<script>") == 1
     assert "<i>" not in text
     read = Page(text)
@@ -267,13 +268,12 @@ def test_what_names_hold_cannot_break_the_page(tmp_path):
 # --- what is missing leaves nothing behind ----------------------------------------------------
 
 
-def test_one_setting_has_no_ranks_no_table_of_verdicts_and_no_pages(tmp_path):
+def test_one_setting_has_no_table_of_verdicts_and_no_pages(tmp_path):
     one = make_contents(
         ("wine",), None, 6, count=9, budgets=BUDGETS[:1], families=True, failed=False
     )
     text = write_quickly(one, tmp_path).read_text()
     read = Page(text)
-    assert "Ranks over all data sets" not in text
     assert "Best KAN against best MLP" not in read.tables
     assert "<nav" not in text
     assert 'class="pages"' not in text
@@ -295,23 +295,13 @@ def test_models_of_one_kind_have_no_verdict(tmp_path, budgets):
 
 def test_models_of_unequal_size_have_no_verdict():
     unequal = make_contents(("wine",), ("MLP", "small KAN"), 3, count=9, failed=False)
-    conclusions = conclude(unequal)
-    assert not conclusions.verdicts
-    assert not conclusions.differences
-    assert conclusions.answers[0].startswith("No two models here have equal parameters")
+    assert unequal.decision.verdicts["wine"].outcome is None
+    assert not unequal.decision.comparisons
+    assert "no KAN and MLP of equal size" in say(unequal.decision.verdicts["wine"])
     equal = make_contents(("wine",), None, 3, count=9, failed=False)
-    verdict = conclude(equal).verdicts["wine"]
-    assert (verdict.kan, verdict.num_kans, verdict.mlp) == ("KAN", 1, "MLP")
-    assert conclude(equal).notes["wine"] == "Compared are the models of equal size: KAN and MLP."
-
-
-def test_rows_that_do_not_say_kind_or_oracle_are_read_as_if_they_did(contents):
-    bare = contents.rows.drop(columns=["kind", "oracle"])
-    full, filled = complete_rows(contents.rows), complete_rows(bare)
-    pd.testing.assert_series_equal(filled["kind"], full["kind"])
-    pd.testing.assert_series_equal(filled["oracle"], full["oracle"])
-    assert set(full["kind"]) == {"kan", "mlp", "other"}
-    assert set(KINDS) == set(full.loc[full["kind"] == "other", "family"])
+    verdict = equal.decision.verdicts["wine"]
+    assert verdict.models == {"KAN": "kan", "MLP": "mlp"}
+    assert say(verdict).endswith("Compared are the models of equal size: KAN and MLP.")
 
 
 def test_fifteen_families_on_one_data_set_make_a_small_page(tmp_path):

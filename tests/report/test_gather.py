@@ -204,7 +204,7 @@ def test_trials_that_were_not_run_are_said(tiny_study: StudyResults) -> None:
     (folder / "study.yaml").write_text(_tiny(seeds=2).pinned().to_yaml())
     more = load_study(folder)
     assert more.rows["error"].tolist() == [None, "not run"]
-    assert report_contents(more, "again").rows is more.rows
+    assert report_contents(more, "again").results.rows["failed"].tolist() == [False, True]
     pd.testing.assert_series_equal(more.rows["excess"][:1], tiny_study.rows["excess"])
 
 
@@ -255,7 +255,7 @@ def budgeted(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
 
 def test_contents_are_told_apart_by_budget(budgeted: StudyResults) -> None:
     contents = report_contents(budgeted, "again")
-    labels = [setting.label for setting in contents.settings_of_rows()]
+    labels = [setting.label for setting in contents.results.settings()]
     assert labels == ["moons, 600 parameters", "iris, 600 parameters", "moons, 900 FLOPs a point"]
     assert set(contents.samples) == {(label, name) for label in labels for name in ("KAN", "MLP")}
     first = next(t for t in budgeted.trials if t.config.match == "flops" and t.config.seed == 0)
@@ -264,13 +264,13 @@ def test_contents_are_told_apart_by_budget(budgeted: StudyResults) -> None:
         load_points(first.folder / "samples.safetensors")[:50],
     )
     for label in labels:
-        rows = contents.complete_rows(label).set_index(["name", "seed"])
+        rows = contents.results.of_setting(label).set_index(["name", "seed"])
         by_level = contents.levels_of(label).groupby(["name", "seed"])
         measure = "heldout_loss" if label.startswith("iris") else "excess"
         for key, levels in by_level:
             assert levels[measure].mean() == pytest.approx(rows.loc[key, measure], rel=1e-4)
         assert len(contents.curves_of(label).groupby(["name", "seed"])) == 4
-    assert set(contents.floors) == {"moons"}
+    assert set(contents.floors) == {labels[0], labels[2]}
     settings = dict(contents.settings)
     assert settings["held equal in turn"] == "600 parameters; 900 FLOPs a point (moons)"
     assert settings["data: iris"] == "scikit-learn's table 'iris'"
@@ -282,7 +282,7 @@ def test_curves_are_the_smoothed_losses_of_the_trials(budgeted: StudyResults) ->
     trial = budgeted.trials[0]
     raw = pd.read_parquet(trial.folder / "curves.parquet")
     assert len(raw) == 20
-    label = contents.complete_rows().set_index("trial").loc[trial.config.id, "setting"]
+    label = contents.results.rows.set_index("trial").loc[trial.config.id, "setting"]
     curves = contents.curves_of(label)
     curve = curves[(curves["name"] == trial.config.model.name) & (curves["seed"] == 0)]
     steps, losses = smoothed_curve(raw["step"].to_numpy(), raw["loss"].to_numpy())

@@ -9,12 +9,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kan_diffusion.report.charts import excess_by_level_figure, ratio_figure, time_figure
-from kan_diffusion.report.comparisons import conclude
+from kan_diffusion.report.charts import excess_by_level_figure, excess_figure, ratio_figure
 from kan_diffusion.report.images import figure_images, figure_png
 from kan_diffusion.report.point_figures import corruption_figure
 from kan_diffusion.report.style import FAMILY_STYLES, SEED_ALPHA
-from kan_diffusion.study.results.comparison import Setting
+from kan_diffusion.study.results.rows import Setting
 from synthetic_study import BUDGETS, make_contents
 
 LABEL = Setting("swiss roll", *BUDGETS[0]).label
@@ -47,9 +46,9 @@ def distance_to(colours, wanted):
 @pytest.mark.parametrize("colours", [256, 80, 48])
 def test_a_picture_in_few_colours_keeps_those_of_the_families(contents, colours):
     drawn = (
-        ratio_figure(contents, conclude(contents).differences),
+        ratio_figure(contents, contents.decision.comparisons),
         excess_by_level_figure(contents, LABEL),
-        time_figure(contents, LABEL),
+        excess_figure(contents, LABEL),
     )
     for figure in drawn:
         found = colours_of(pixels(figure_png(figure, 96, colours)))
@@ -59,7 +58,7 @@ def test_a_picture_in_few_colours_keeps_those_of_the_families(contents, colours)
 
 
 def test_the_marks_of_seeds_keep_their_colours(contents):
-    figure = time_figure(contents, LABEL)
+    figure = excess_figure(contents, LABEL)
     found = colours_of(pixels(figure_png(figure, 128, 80)))
     for style in FAMILY_STYLES.values():
         tint = [1 - SEED_ALPHA * (1 - part) for part in to_rgb(style.colour)]
@@ -78,7 +77,7 @@ def test_few_colours_look_like_all_of_them(contents):
     assert np.quantile(changes[1], 0.99) < 24
 
 
-@pytest.mark.parametrize("draw", [time_figure, excess_by_level_figure])
+@pytest.mark.parametrize("draw", [excess_figure, excess_by_level_figure])
 def test_the_pages_picture_has_the_pixels_of_the_file_and_is_smaller(contents, draw):
     images = figure_images(draw(contents, LABEL), 128, 80)
     assert np.array_equal(pixels(images.webp), pixels(images.png))

@@ -11,15 +11,13 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from html_page import Page, write_quickly
-from kan_diffusion.report import ReportContents, headline, summary_table, trial_table, write_report
+from kan_diffusion.report import ReportContents, summary_table, trial_table, write_report
 from kan_diffusion.report.charts import (
     excess_by_level_figure,
     excess_figure,
     loss_figure,
     metrics_figure,
-    time_figure,
 )
-from kan_diffusion.report.comparisons import conclude
 from kan_diffusion.report.contents import smoothed_curve
 from kan_diffusion.report.figures import report_figures
 from kan_diffusion.report.images import figure_png
@@ -33,14 +31,31 @@ from kan_diffusion.report.point_figures import (
 from kan_diffusion.report.style import REAL, model_styles
 from kan_diffusion.report.tables import (
     REAL_ROW,
-    budget_groups,
     format_half_width,
     format_interval,
     format_number,
     format_seconds,
 )
+from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import mean_interval
+from kan_diffusion.study.results.wording import overall
 from synthetic_study import MODELS, make_contents
+
+
+def rows_of(data="d", error=None, **excess):
+    """Rows of one data set from models with their size and the excess of each seed."""
+    return Results.of(
+        pd.DataFrame(
+            [
+                {
+                    "data": data, "name": name, "family": name, "kind": "other", "seed": seed,
+                    "parameters": size, "oracle": "exact", "excess": value, "error": error,
+                }
+                for name, (size, values) in excess.items()
+                for seed, value in enumerate(values)
+            ]
+        )
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +98,9 @@ def test_every_figure_is_a_file_and_the_same_picture_in_the_page(page, written, 
         assert shown.size == file.size
         if not figure.cloud:
             assert shown.tobytes() == file.tobytes()
-    # For each data set: samples, excess, time, excess by level, losses, metrics, data, corruption
+    # For each data set: samples, excess, excess by level, losses, metrics, data, corruption
     # and the reverse process of one model.
-    assert len(page.images) == 2 * 9 + 2  # and ratios and ranks over the two
+    assert len(page.images) == 2 * 8 + 1  # and ratios over the two
     assert len(figures) == len(page.images)
     assert not [path for path in written.parent.rglob("*") if "tmp" in path.name]
 
@@ -96,7 +111,7 @@ def test_the_page_is_light(written):
 
 def test_the_tables_of_the_page_hold_the_means_of_the_rows(page, contents):
     for data in contents.data_names():
-        of_data = contents.rows[contents.rows["data"] == data]
+        of_data = contents.results.rows[contents.results.rows["data"] == data]
         for name in MODELS:
             chosen = of_data[of_data["name"] == name]
             line = page.row(f"Models, {data}", name)
@@ -111,7 +126,7 @@ def test_the_tables_of_the_page_hold_the_means_of_the_rows(page, contents):
 
 def test_trials_are_all_listed_and_the_failed_one_says_why(page, contents):
     head, *lines = page.tables["All trials"]
-    assert len(lines) == len(contents.rows)
+    assert len(lines) == len(contents.results.rows)
     failed = [line for line in lines if line[head.index("state")] == "failed"]
     assert [line[head.index("trial")] for line in failed] == ["dead00"]
     assert failed[0][head.index("excess")] == "–"
@@ -126,26 +141,26 @@ def test_the_page_says_what_was_asked_warned_set_and_run(page, contents):
     for part in (
         contents.title, contents.question, contents.command, contents.warnings[0],
         *contents.environment.values(), *(value for _, value in contents.settings),
-        conclude(contents).overall,
+        overall(contents.decision),
     ):  # fmt: skip
         assert part in text
 
 
 def test_what_a_study_says_of_itself_cannot_break_the_page(tmp_path):
-    rows = pd.DataFrame({"data": ["a/../b"], "name": ["<b>"], "excess": [0.1]})
-    hostile = ReportContents("<script>alert(1)</script>", "q", rows, warnings=["a < b & c"])
+    results = rows_of(**{"<b>": (100, [0.1])}, data="a/../b")
+    hostile = ReportContents("<script>alert(1)</script>", "q", results, warnings=["a < b & c"])
     text = write_report(hostile, tmp_path).read_text()
     assert text.count("<script>") == 1
     assert "a &lt; b &amp; c" in text
 
 
 def test_rows_alone_make_a_report(tmp_path):
-    rows = pd.DataFrame({"data": ["swiss roll"], "name": ["KAN"], "error": ["out of memory"]})
-    path = write_report(ReportContents("Title", "Question?", rows), tmp_path)
+    results = rows_of(KAN=(100, [0.1]), error="out of memory")
+    path = write_report(ReportContents("Title", "Question?", results), tmp_path)
     page = Page(path.read_text())
     assert page.images == []
     assert page.empty == []
-    assert "No trial gave a result." in page.text
+    assert "d: no model finished half of its seeds." in page.text
     assert any("out of memory" in text for text in page.text)
 
 
@@ -155,12 +170,11 @@ def test_one_seed_of_one_model_makes_a_report(tmp_path):
         points.clear()
     text = write_report(contents, tmp_path).read_text()
     assert "there is no second model to compare" in text
-    assert "95 % interval lies" not in text
 
 
 def test_a_report_written_again_replaces_the_old_one(tmp_path):
     contents = ReportContents(
-        "One", "q", make_contents(("swiss roll",), ("MLP",), 2, False, 9).rows
+        "One", "q", make_contents(("swiss roll",), ("MLP",), 2, False, 9).results
     )
     first = write_quickly(contents, tmp_path).read_bytes()
     assert write_quickly(contents, tmp_path).read_bytes() == first
@@ -172,21 +186,21 @@ def test_a_report_written_again_replaces_the_old_one(tmp_path):
 
 
 def test_summary_table(contents):
-    table = summary_table(contents.rows)
+    table = summary_table(contents.results)
     assert list(table["model"]) == [*MODELS, REAL_ROW, *MODELS, REAL_ROW]
     first = table.iloc[0]
     assert first["seeds"] == "3 of 4"
     assert table.iloc[1]["seeds"] == "3"
-    values = contents.rows.query("data == 'swiss roll' and name == 'KAN'")["c2st"]
+    values = contents.results.rows.query("data == 'swiss roll' and name == 'KAN'")["c2st"]
     assert first["c2st"] == format_interval(mean_interval(values))
     assert table.iloc[3]["excess"] == ""
 
 
 def test_columns_that_were_never_measured_are_left_out(contents):
-    rows = contents.rows.drop(columns=["w2", "w2_real", "flops"])
-    assert "w2" not in summary_table(rows)
-    assert "flops" not in trial_table(rows)
-    assert "excess" in trial_table(rows)
+    results = Results.of(contents.results.rows.drop(columns=["w2", "w2_real", "flops"]))
+    assert "w2" not in summary_table(results)
+    assert "flops" not in trial_table(results)
+    assert "excess" in trial_table(results)
 
 
 @pytest.mark.parametrize(
@@ -213,52 +227,6 @@ def test_format_interval_shares_decimals():
 )
 def test_format_seconds(seconds, text):
     assert format_seconds(seconds) == text
-
-
-def rows_of(**excess):
-    return pd.DataFrame(
-        [
-            {"data": "d", "name": name, "seed": seed, "parameters": size, "excess": value}
-            for name, (size, values) in excess.items()
-            for seed, value in enumerate(values)
-        ]
-    )
-
-
-def answer(rows, **settings):
-    (text,) = headline(ReportContents("t", "q", rows, **settings))
-    return text
-
-
-def test_the_headline_calls_a_difference_only_where_intervals_lie_apart():
-    apart = answer(
-        rows_of(kan=(100, [1.0, 1.1, 0.9, 1.0, 1.05]), mlp=(101, [2.0, 2.1, 1.9, 2.05, 2]))
-    )
-    assert apart.startswith("At equal parameters, kan has the lowest mean excess, 1.01 [")
-    assert "Its 95 % interval lies wholly below that of mlp." in apart
-    assert "indication" not in apart
-    level = answer(rows_of(kan=(100, [1.0, 2.0, 3.0]), mlp=(101, [1.5, 2.5, 3.5])))
-    assert "these seeds do not tell the two apart" in level
-    assert "With 3 seeds a model this is an indication, not proof." in level
-    assert "wholly below" not in level
-
-
-def test_the_headline_compares_only_what_is_equal_in_the_budget():
-    rows = rows_of(kan=(100, [1.0, 1.1]), mlp=(102, [2.0, 2.1]), big=(900, [0.1, 0.2]))
-    assert budget_groups(rows, "params") == [["kan", "mlp"]]
-    assert "big" not in answer(rows)
-    rows["flops"] = rows["name"].map({"kan": 9, "mlp": 100, "big": 101})
-    assert budget_groups(rows, "flops") == [["mlp", "big"]]
-    assert answer(rows, budget="flops").startswith("At equal arithmetic, big has the lowest")
-    mixed = answer(rows_of(kan=(100, [1.0, 1.1]), mlp=(150, [2.0, 2.1])))
-    assert mixed.startswith("No two models here have equal parameters")
-
-
-def test_the_headline_knows_its_limits():
-    single = answer(rows_of(kan=(100, [1.0]), mlp=(100, [2.0])))
-    assert "One seed gives no interval, so kan and mlp stay undecided." in single
-    lost = answer(rows_of(kan=(100, [1.0, 1.1]), mlp=(100, [float("nan")])))
-    assert "mlp gave no result." in lost
 
 
 # --- figures ----------------------------------------------------------------------------------
@@ -293,7 +261,7 @@ def test_smoothed_curve_averages_every_loss_once():
 @pytest.mark.parametrize("data", ["swiss roll", "checkerboard"])
 def test_excess_marks_stand_at_the_values(contents, data):
     (axes,) = excess_figure(contents, data).axes
-    of_data = contents.rows[contents.rows["data"] == data]
+    of_data = contents.results.rows[contents.results.rows["data"] == data]
     marks = [tuple(c.get_offsets()[:, 0]) for c in axes.collections]
     for name, group in of_data.groupby("name", sort=False)["excess"]:
         group = group.dropna()
@@ -321,7 +289,7 @@ def test_an_excess_below_zero_is_drawn_on_a_linear_axis():
 def test_excess_by_level_draws_the_means(contents):
     figure = excess_by_level_figure(contents)
     expected = (
-        contents.excess_by_level.query("data == 'swiss roll' and name == 'KAN'")
+        contents.excess_by_level.query("setting == 'swiss roll' and name == 'KAN'")
         .groupby("t_mid")["excess"]
         .mean()
     )
@@ -340,7 +308,7 @@ def test_levels_below_zero_are_left_out(contents):
 
 def test_metrics_show_real_against_real(contents):
     figure = metrics_figure(contents, "swiss roll")
-    real = contents.rows.query("data == 'swiss roll'")["energy_real"].mean()
+    real = contents.results.rows.query("data == 'swiss roll'")["energy_real"].mean()
     dashed = [drawn for drawn in figure.axes[0].get_lines() if drawn.get_color() == REAL]
     assert dashed[0].get_xdata()[0] == pytest.approx(real)
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
@@ -349,20 +317,19 @@ def test_metrics_show_real_against_real(contents):
 
 
 def test_a_model_has_one_colour_in_every_figure(contents):
-    styles = model_styles(contents.rows)
+    styles = model_styles(contents.results.rows)
     assert len({style.colour for style in styles.values()} | {REAL}) == len(MODELS) + 1
     data = "checkerboard"
     loss, level = loss_figure(contents, data), excess_by_level_figure(contents, data)
-    excess, time = excess_figure(contents, data), time_figure(contents, data)
+    excess = excess_figure(contents, data)
     samples = samples_figure(contents, data)
     for row, (name, style) in enumerate(styles.items()):
         assert line(loss.axes[0], name).get_color() == style.colour
         assert line(level.axes[0], name).get_color() == style.colour
         drawn = samples.axes[row + 1].collections[0].get_facecolor()[0]
         assert to_hex(drawn) == style.colour
-        for figure in (excess, time):
-            colours = [to_hex(c.get_facecolor()[0]) for c in figure.axes[0].collections]
-            assert style.colour in colours
+        colours = [to_hex(c.get_facecolor()[0]) for c in excess.axes[0].collections]
+        assert style.colour in colours
     reverse = reverse_figure(contents, "checkerboard", "MLP")
     assert to_hex(reverse.axes[0].collections[0].get_facecolor()[0]) == styles["MLP"].colour
     assert to_hex(samples.axes[0].collections[0].get_facecolor()[0]) == REAL

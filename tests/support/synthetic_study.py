@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.datasets import make_swiss_roll
 
 from kan_diffusion.report.contents import ReportContents, smoothed_curve
-from kan_diffusion.study.results.comparison import Setting
+from kan_diffusion.study.results.rows import Results, Setting
 
 # Name: family, parameters, excess, seconds.
 MODELS = {
@@ -81,7 +81,7 @@ def make_contents(
         num_seeds: Seeds of each.
         failed: Whether one more trial failed.
         count: Points of each picture.
-        budgets: What is held equal, as match and amount; rows as of older studies where empty.
+        budgets: Resources held equal, as match and amount.
         families: Whether the models are those of `FAMILIES`.
         without_oracle: Data sets whose excess is not known.
     """
@@ -94,12 +94,12 @@ def make_contents(
         draw = (roll, squares)[which % 2]
         originals[data] = draw(count, 0.2, generator)
         base = 0.42 - 0.05 * (which % 4)
-        if data not in without_oracle:
-            floors[data] = base
         noise = generator.standard_normal((count, 2))
         corruption[data] = _panels(originals[data], noise)
         for match, budget in budgets or ((None, None),):
             label = Setting(data, match, budget).label
+            if data not in without_oracle:
+                floors[label] = base
             for name in models:
                 family, parameters, excess, seconds = known[name]
                 if budgets:
@@ -114,14 +114,14 @@ def make_contents(
                     ]
                 for seed in range(num_seeds):
                     off = float(np.exp(0.12 * generator.standard_normal()))
-                    place = {"data": data, "name": name, "seed": seed}
-                    if budgets:
-                        place |= {"match": match, "budget": budget}
+                    place = {"setting": label, "name": name, "seed": seed}
                     took = seconds * off
                     if match == "time":
                         took = budget * (1 + generator.uniform(-0.04, 0.04))
-                    row = place | {
-                        "family": family, "parameters": parameters, "flops": 2.0 * parameters,
+                    row = {
+                        "data": data, "match": match, "budget": budget, "name": name, "seed": seed,
+                        "family": family, "kind": kind_of(family), "oracle": "exact",
+                        "parameters": parameters, "flops": 2.0 * parameters,
                         "train_seconds": took * 1.1, "sample_seconds": 0.4 * off,
                         "heldout_loss": base + excess * off, "floor": base,
                         "excess": (1 + which % 3) * excess * off, "excess_se": 0.02 * excess,
@@ -129,9 +129,9 @@ def make_contents(
                     }  # fmt: skip
                     if budgets:
                         row |= {
-                            "kind": kind_of(family), "flops_per_edge": 9.0 * parameters,
+                            "flops_per_edge": 9.0 * parameters,
                             "steps": 4_000 if match != "time" else int(4_000 * 20 / seconds),
-                            "train_cpu_seconds": took, "oracle": "exact",
+                            "train_cpu_seconds": took,
                             "nll": 1.62 + 4 * excess * off, "nll_real": 1.61,
                         }  # fmt: skip
                     if data in without_oracle:
@@ -161,12 +161,12 @@ def make_contents(
                     )
     if failed:
         lost = dict.fromkeys(rows[0]) | {
-            "data": datas[0], "name": models[0], "family": known[models[0]][0],
+            "data": datas[0], "name": models[0], "family": known[models[0]][0], "kind": "kan",
             "seed": num_seeds, "parameters": known[models[0]][1], "trial": "dead00",
             "error": "the loss became NaN at step 71 <&>; lower the learning rate",
         }  # fmt: skip
         if budgets:
-            lost |= {"match": budgets[0][0], "budget": budgets[0][1], "kind": rows[0]["kind"]}
+            lost |= {"match": budgets[0][0], "budget": budgets[0][1]}
         rows.append(lost)
     return ReportContents(
         title="Swiss roll, three denoisers",
@@ -176,7 +176,7 @@ def make_contents(
         settings=[("process", "cosine, v-prediction, T = 1,000"), ("steps", "5,000"),
                   ("batch", "1,024")],
         warnings=["The process does not reach noise: alpha_bar_T = 0.855."],
-        rows=pd.DataFrame(rows),
+        results=Results.of(pd.DataFrame(rows)),
         excess_by_level=pd.DataFrame(levels),
         curves=pd.concat(curves, ignore_index=True),
         floors=floors,

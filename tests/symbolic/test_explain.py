@@ -21,7 +21,7 @@ from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import SAMPLES, load_points, load_trial
 from kan_diffusion.study.measure import evaluate_run, load_run, yardstick
 from kan_diffusion.study.named import single_trial
-from kan_diffusion.study.results.side_by_side import read_runs
+from kan_diffusion.study.results.rows import read_runs
 from kan_diffusion.study.trial import run_trial
 from kan_diffusion.symbolic.context import make_context
 from kan_diffusion.symbolic.explain import (
@@ -119,7 +119,7 @@ def test_stages_stand_beside_their_network_in_a_report(run: Path, found, tmp_pat
     names = [name for name in explained.stages() if name != "network"]
     folders = [run, *(out / name.replace(" ", "-") for name in names)]
     contents = runs_contents(read_runs(folders), "again")
-    excess = dict(zip(contents.rows["name"], contents.rows["excess"], strict=True))
+    excess = dict(zip(contents.results.rows["name"], contents.results.rows["excess"], strict=True))
     assert list(excess) == ["readable KAN", *(f"readable KAN, {name}" for name in names)]
     # Measured on the very draw that the run was measured on: what has not changed scores the same.
     for standing, value in zip(explanation.standings, excess.values(), strict=True):
@@ -215,7 +215,7 @@ def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge, tmp_path: P
     judge_.save(bad, tmp_path)
     contents = runs_contents(read_runs([tmp_path / "formula"]), "")
     assert contents.samples == {}
-    assert contents.rows["excess"].tolist() == [bad.row["excess"]]
+    assert contents.results.rows["excess"].tolist() == [bad.row["excess"]]
 
 
 def test_a_likelihood_that_is_no_number_is_left_out(judge, tmp_path: Path) -> None:

@@ -125,7 +125,6 @@ def compare(
     from kan_diffusion.cli.console import show_conclusions, show_summary
     from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.processes import signal_warning
-    from kan_diffusion.report.comparisons import conclude
     from kan_diffusion.report.gather import report_contents
     from kan_diffusion.report.page import write_report
     from kan_diffusion.study.named import study_for
@@ -156,8 +155,8 @@ def compare(
         )
     contents = report_contents(results, _command())
     page = write_report(contents, folder)
-    show_summary(results.rows)
-    show_conclusions(conclude(contents))
+    show_summary(contents.results)
+    show_conclusions(contents.decision)
     typer.echo(f"\nReport: {page}")
     _require_success(results.rows)
 
@@ -393,7 +392,7 @@ def sample(
     ] = False,
 ) -> None:
     """Draw points from a trained run, in the data's own units."""
-    from kan_diffusion.data.export import require_writable_ending, write_table
+    from kan_diffusion.data.tables import require_writable_ending, write_table
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
@@ -482,7 +481,7 @@ def report(
     """Write a study's report again from its trials, or one of finished runs side by side."""
     from kan_diffusion.report.gather import report_contents, runs_contents
     from kan_diffusion.report.page import write_report
-    from kan_diffusion.study.results.side_by_side import read_runs
+    from kan_diffusion.study.results.rows import read_runs
     from kan_diffusion.study.run import load_study
 
     if len(runs) == 1 and (runs[0] / "study.yaml").exists():

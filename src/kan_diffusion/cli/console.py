@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
-from kan_diffusion.report.comparisons import Conclusions
 from kan_diffusion.report.tables import (
     MISSING,
     REAL_ROW,
@@ -19,6 +18,9 @@ from kan_diffusion.report.tables import (
     summary_table,
 )
 from kan_diffusion.study.folder import Row
+from kan_diffusion.study.results.rows import Results
+from kan_diffusion.study.results.verdicts import Decision
+from kan_diffusion.study.results.wording import sentences
 
 if TYPE_CHECKING:
     from kan_diffusion.symbolic.explain import Explanation
@@ -77,19 +79,20 @@ _DENOISING = {
 }
 
 
-def show_summary(rows: pd.DataFrame) -> None:
-    """Prints a study's summary: two tables a data set, means with 95 % intervals over seeds."""
+def show_summary(results: Results) -> None:
+    """Prints a study's summary: two tables a setting, means with 95 % intervals over seeds."""
     console = _console()
-    metrics = {key: metric.symbol for key, metric in SAMPLE_METRICS.items()}
-    for data, part in summary_table(rows, format_half_width).groupby("data", sort=False):
+    metrics = {key: metric.label for key, metric in results.metrics.items()}
+    for label, part in summary_table(results, format_half_width).groupby("setting", sort=False):
         models = part[part["model"] != REAL_ROW]
-        tables = (
-            (models, f"{data}: denoising, mean ± half of the 95 % interval over seeds", _DENOISING),
-            (part, f"{data}: samples against fresh data", {"model": "model", **metrics}),
+        titles = (
+            "denoising, mean ± half of the 95 % interval over seeds",
+            "samples against fresh data",
         )
-        for records, title, heads in tables:
+        pairs = (models, _DENOISING), (part, {"model": "model", **metrics})
+        for title, (records, heads) in zip(titles, pairs, strict=True):
             table = Table(
-                title=title,
+                title=f"{label}: {title}",
                 title_justify="left",
                 title_style="bold",
                 box=SIMPLE_HEAD,
@@ -104,11 +107,11 @@ def show_summary(rows: pd.DataFrame) -> None:
                 table.add_row(*(str(record[key]) for key in shown), style=style)
             console.print()
             console.print(table)
-    console.print(
-        "D²: energy distance; SW2, W2: sliced and exact Wasserstein distance;\n"
-        "MMD²: maximum mean discrepancy; C2ST: accuracy of a classifier (0.5: cannot tell)",
-        style="dim",
+    words = (
+        f"{metric.label}: {metric.title}, {metric.better} is better"
+        for metric in results.metrics.values()
     )
+    console.print("; ".join(words), style="dim")
 
 
 def _is_worth_a_column(records: pd.DataFrame, key: str) -> bool:
@@ -116,17 +119,12 @@ def _is_worth_a_column(records: pd.DataFrame, key: str) -> bool:
     return key in records.columns and not records[key].isin(["", MISSING]).all()
 
 
-def show_conclusions(conclusions: Conclusions) -> None:
-    """Prints what a study concludes: a verdict for each setting, and all of them in a sentence."""
+def show_conclusions(decision: Decision) -> None:
+    """Prints what a study concludes: a paragraph a setting, and all of them in a sentence."""
     console = _console()
-    for label, verdict in conclusions.verdicts.items():
+    for sentence in sentences(decision):
         console.print()
-        text = f"{verdict.sentence} {conclusions.notes.get(label, '')}".strip()
-        console.print(text[0].upper() + text[1:], markup=False)
-    for sentence in (*conclusions.answers, conclusions.overall):
-        if sentence:
-            console.print()
-            console.print(sentence, markup=False)
+        console.print(sentence[0].upper() + sentence[1:], markup=False)
 
 
 def show_scores(row: Row, title: str) -> None:
@@ -151,8 +149,10 @@ def show_scores(row: Row, title: str) -> None:
         add("excess", row["excess"], 0.0)
     if row.get("nll") is not None:
         add("negative log-likelihood (exact)", row["nll"], row["nll_real"])
-    for name, metric in SAMPLE_METRICS.items():
-        add(f"{metric.title} (real against real)", row[name], row[f"{name}_real"])
+    for key in row:
+        if key != "nll" and f"{key}_real" in row:
+            title = SAMPLE_METRICS[key].title if key in SAMPLE_METRICS else key
+            add(f"{title} (real against real)", row[key], row[f"{key}_real"])
     console = _console()
     console.print()
     console.print(table)

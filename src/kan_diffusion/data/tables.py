@@ -1,8 +1,7 @@
-"""Tables of numbers from files, checked in full before anything is done with them.
+"""Tables of numbers in files: read with every value checked, and written whole.
 
-A table is n rows of d finite numbers, no column constant. ``.csv`` (with or without a header
-line), ``.parquet`` and ``.npy`` are read; whatever is wrong with a file is said in one line that
-names the file, the place in it and the remedy.
+A table is n rows of d finite numbers, no column constant, in a ``.csv``, ``.parquet`` or ``.npy``
+file. An error is one line that names the file, the place in it and the remedy.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kan_diffusion.errors import DataError
+from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.files import whole_file
 
-__all__ = ["Table", "are_names", "read_table"]
+__all__ = ["Table", "are_names", "read_table", "require_writable_ending", "write_table"]
 
-EMPTY = "'{}' is empty; give a file with at least two rows of numbers"
-SHOWN = 5  # rows and columns listed in an error before "..."
-LARGEST = float(np.finfo(np.float32).max)  # networks compute in float32
+_EMPTY = "'{}' is empty; give a file with at least two rows of numbers"
+_SHOWN = 5  # rows and columns listed in an error before "..."
+_LARGEST = float(np.finfo(np.float32).max)  # networks compute in float32
+_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>", "-nan", "#n/a"})
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,24 @@ class Table:
 
 @dataclass(frozen=True)
 class _Raw:
-    """What a file holds before it is checked: numbers, names, and how to point at a row."""
+    """The content of a file before it is checked: numbers, names, and how to point at a row."""
 
     values: np.ndarray  # (n, d) float64, NaN where the file has nothing
     columns: tuple[str, ...]
     row_word: str  # "row" or "line"
-    row_numbers: np.ndarray  # (n,), as a person counts them
+    row_numbers: np.ndarray  # (n,), counted from 1
 
 
 def read_table(path: str | Path) -> Table:
     """Reads and checks a table of numbers.
 
     Args:
-        path: A ``.csv`` file (UTF-8, separated by commas; the first line is a header when no cell
-            of it is a number), a ``.parquet`` file, or a ``.npy`` file with an array of shape
-            (n, d) or (n,).
+        path: A ``.csv`` file (UTF-8; columns separated by commas, or by semicolons or tabs, where
+            numbers may have decimal commas; the first line is a header when no cell of it is a
+            number), a ``.parquet`` file, or a ``.npy`` file with an array of shape (n, d) or (n,).
+
+    Returns:
+        The table.
 
     Raises:
         DataError: The file is missing, unreadable, broken or of an unknown kind; it has fewer than
@@ -70,20 +76,20 @@ def read_table(path: str | Path) -> Table:
             float32; or a column is constant.
     """
     path = Path(path)
-    reader = READERS.get(path.suffix.lower())
+    reader = _READERS.get(path.suffix.lower())
     if path.is_dir():
-        raise DataError(f"'{path}' is a folder; give a file in it ({_known()})")
+        raise DataError(f"'{path}' is a folder; give a file in it ({_KNOWN})")
     if not path.exists():
         raise DataError(f"there is no file '{path}'; check the path")
     if reader is None:
         ending = f"the ending '{path.suffix}'" if path.suffix else "no ending"
-        raise DataError(f"'{path}' has {ending}; a table is one of {_known()}")
+        raise DataError(f"'{path}' has {ending}; a table is one of {_KNOWN}")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
     if not content.strip():
-        raise DataError(EMPTY.format(path))
+        raise DataError(_EMPTY.format(path))
     raw = reader(path, content)
     _check(path, raw)
     return Table(raw.values, raw.columns, hashlib.sha256(content).hexdigest(), path)
@@ -98,16 +104,16 @@ def _check(path: Path, raw: _Raw) -> None:
         raise DataError(f"'{path}' has {count} of numbers; at least two are needed")
     for refused, problem, remedy in (
         (~np.isfinite(raw.values), "missing, NaN or infinite values", "remove or fill them"),
-        (np.abs(raw.values) > LARGEST, "values beyond the range of float32 (3.4e38)", "rescale"),
+        (np.abs(raw.values) > _LARGEST, "values beyond the range of float32 (3.4e38)", "rescale"),
     ):
         if refused.any():
             rows = refused.any(axis=1)
             where = _listed([str(number) for number in raw.row_numbers[rows]])
             names = _listed(_quoted(np.array(raw.columns)[refused.any(axis=0)]))
-            counted = f"{rows.sum()} row{'s' if rows.sum() > 1 else ''}"
-            word = raw.row_word + ("s" if rows.sum() > 1 else "")
+            ending = "s" if rows.sum() > 1 else ""
             raise DataError(
-                f"'{path}' has {problem} in {counted} ({word} {where}; {names}); {remedy}"
+                f"'{path}' has {problem} in {rows.sum()} row{ending} "
+                f"({raw.row_word}{ending} {where}; {names}); {remedy}"
             )
     constant = raw.values.max(axis=0) == raw.values.min(axis=0)
     if constant.any():
@@ -121,81 +127,92 @@ def _read_csv(path: Path, content: bytes) -> _Raw:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(f"'{path}' is not UTF-8 text (line {line}); save it as UTF-8") from error
-    if not text.strip():
-        raise DataError(EMPTY.format(path))
     if "\0" in text:
         raise DataError(f"'{path}' is not a text file (it holds zero bytes); save it as CSV")
-    stream = io.StringIO(text, newline="")
-    start = skipped = 0
-    while not stream.readline().strip():  # blank lines at the top
-        start, skipped = stream.tell(), skipped + 1
-    stream.seek(start)
-    lines = csv.reader(stream)
-    try:
-        first = next(lines)
-    except csv.Error as error:
-        raise DataError(f"'{path}' is a broken CSV file (line {skipped + 1}): {error}") from error
-    header = not any(_is_number(cell) for cell in first)
-    columns = _names(path, first) if header else _numbered(len(first))
-    if header:
-        skipped += lines.line_num
-    else:
-        stream.seek(start)
-    try:
-        # A float dtype parses in C; text in a cell is an error that the slow way then locates.
-        frame = pd.read_csv(
-            stream, header=None, skip_blank_lines=False, skipinitialspace=True, dtype=np.float64
-        )
-    except pd.errors.EmptyDataError:
-        frame = pd.DataFrame(np.empty((0, len(columns))))
-    except (ValueError, OverflowError) as error:
-        found = _first_bad_cell(path, text, skipped, columns, header)
-        raise found or DataError(
-            f"'{path}' is a broken CSV file: {_one_line(error)}; write it again"
-        ) from error
-    looks_binary = bool(frame.isin([0, 1]).all().any())  # True and False are read as 1 and 0
-    if len(frame) and (frame.shape[1] != len(columns) or looks_binary):
-        found = _first_bad_cell(path, text, skipped, columns, header)
-        if found is not None:
-            raise found
-    values = frame.to_numpy(dtype=np.float64, copy=True)  # one column's own are not writable
-    numbers = np.arange(len(values)) + skipped + 1
-    nothing = np.flatnonzero(np.isnan(values).all(axis=1))
-    if nothing.size:  # a blank line is no row; a line of empty cells is one, and is refused later
-        written = io.StringIO(text, newline="").readlines()
-        blank = [row for row in nothing if not written[numbers[row] - 1].strip()]
-        values, numbers = np.delete(values, blank, axis=0), np.delete(numbers, blank)
-    return _Raw(values, columns, "line", numbers)
-
-
-def _first_bad_cell(
-    path: Path, text: str, skipped: int, columns: Sequence[str], header: bool
-) -> DataError | None:
-    """The error for the first cell that is no number or line of another length, if there is one."""
-    lines = csv.reader(io.StringIO(text, newline=""))
+    delimiter, decimal = _dialect(path, text)
+    lines = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
+    )
+    columns: tuple[str, ...] = ()
+    rows: list[list[float | None]] = []
+    numbers: list[int] = []
     try:
         for cells in lines:
-            if lines.line_num <= skipped or not any(cell.strip() for cell in cells):
+            if not "".join(cells).strip() and len(cells) < 2:  # a blank line
                 continue
+            parsed = [_number(cell, decimal) for cell in cells]
+            if not columns:
+                header = all(number is None or math.isnan(number) for number in parsed)
+                columns = _names(path, cells) if header else _numbered(len(cells))
+                if header:
+                    continue
+            place = f"line {lines.line_num}"
             if len(cells) != len(columns):
-                return DataError(
-                    f"'{path}' has the wrong number of values in line {lines.line_num} "
-                    f"({len(cells)} for {len(columns)} columns); correct that line"
+                raise DataError(
+                    f"'{path}' has the wrong number of values in {place} ({len(cells)} for "
+                    f"{len(columns)} columns); correct that line"
                 )
-            for name, cell in zip(columns, cells, strict=True):
-                if cell.strip().lower() not in MISSING and not _is_number(cell):
-                    hint = "replace it by a number or leave the column out"
-                    if len(columns) == 1 and (";" in cell or "\t" in cell):
-                        hint = "separate the columns by commas"
-                    elif not header and lines.line_num == skipped + 1:
-                        hint += " (a header line has no number in any cell)"
-                    return DataError(
-                        f"'{path}' is not numeric: column '{name}', line {lines.line_num} "
-                        f"holds '{_short(cell)}'; {hint}"
-                    )
-    except csv.Error as problem:
-        return DataError(f"'{path}' is a broken CSV file (line {lines.line_num}): {problem}")
-    return None
+            if None in parsed:
+                column = parsed.index(None)
+                note = "" if rows or header else " (a header line has no number in any cell)"
+                raise _not_numeric(path, columns[column], place, cells[column], note)
+            rows.append(parsed)
+            numbers.append(lines.line_num)
+    except csv.Error as error:
+        raise DataError(
+            f"'{path}' is a broken CSV file (line {lines.line_num}): {error}"
+        ) from error
+    if not columns:
+        raise DataError(_EMPTY.format(path))
+    values = np.array(rows, dtype=np.float64).reshape(len(rows), len(columns))
+    return _Raw(values, columns, "line", np.array(numbers))
+
+
+def _dialect(path: Path, text: str) -> tuple[str, str]:
+    """Finds the separator that cuts the first two lines into equally many columns.
+
+    Returns:
+        The separator of columns, and that of decimals.
+
+    Raises:
+        DataError: Commas may separate decimals or thousands.
+    """
+    lines = [line for line in text.splitlines() if line.strip()][:2]
+    delimiter = ","
+    for candidate in ";\t":
+        counts = {len(cells) for cells in csv.reader(lines, delimiter=candidate)}
+        if len(counts) == 1 and counts != {1}:
+            delimiter = candidate
+            break
+    body = text.partition("\n")[2]
+    if delimiter == "," or "." in body:
+        return delimiter, "."
+    numbers = re.findall(rf"[^{delimiter}\s\"]*,[^{delimiter}\s\"]*", body)
+    if numbers and all(re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", number) for number in numbers):
+        raise DataError(
+            f"'{path}' separates columns by '{delimiter}' and has numbers such as '{numbers[0]}', "
+            "where the comma may mark decimals or thousands; write them with decimal points"
+        )
+    return delimiter, ","
+
+
+def _number(cell: str, decimal: str) -> float | None:
+    """The number in a cell, NaN where it says that there is none; None for any other text."""
+    if "_" in cell:  # Python reads 1_000 as a number, other programs do not
+        return None
+    try:
+        return float(cell.replace(decimal, "."))
+    except ValueError:
+        return math.nan if cell.strip().lower() in _MISSING else None
+
+
+def _not_numeric(path: Path, column: str, place: str, value: str, note: str = "") -> DataError:
+    text = " ".join(value.split())
+    shown = text if len(text) <= 40 else text[:37] + "..."
+    return DataError(
+        f"'{path}' is not numeric: column '{column}', {place} holds '{shown}'; replace it by a "
+        f"number or leave the column out{note}"
+    )
 
 
 def _read_parquet(path: Path, content: bytes) -> _Raw:
@@ -220,11 +237,8 @@ def _float_column(path: Path, name: str, column: pd.Series) -> np.ndarray:
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
     present = column.dropna()
     for row, value in zip(np.flatnonzero(column.notna()), present, strict=True):
-        if not _is_real(value):
-            raise DataError(
-                f"'{path}' is not numeric: column '{name}', row {row + 1} holds "
-                f"'{_short(str(value))}'; replace it by a number or leave the column out"
-            )
+        if isinstance(value, bool | np.bool_) or not isinstance(value, Real | Decimal):
+            raise _not_numeric(path, name, f"row {row + 1}", str(value))
     values = np.full(len(column), np.nan)
     values[column.notna().to_numpy()] = [float(value) for value in present]
     return values
@@ -259,20 +273,16 @@ def _read_npy(path: Path, content: bytes) -> _Raw:
     return _Raw(values, _numbered(values.shape[1]), "row", np.arange(1, len(values) + 1))
 
 
-READERS: dict[str, Callable[[Path, bytes], _Raw]] = {
+_READERS: dict[str, Callable[[Path, bytes], _Raw]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
     ".npy": _read_npy,
 }
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>", "-nan", "#n/a"})
-
-
-def _known() -> str:
-    return ", ".join(READERS)
+_KNOWN = ", ".join(_READERS)
 
 
 def are_names(columns: Sequence[str]) -> bool:
-    """Whether columns have names of their own, and not the numbers a file without names gets."""
+    """Tells whether columns have names of their own, and not the numbers of a file without."""
     return tuple(columns) != _numbered(len(columns))
 
 
@@ -281,11 +291,7 @@ def _numbered(count: int) -> tuple[str, ...]:
 
 
 def _names(path: Path, cells: Sequence[str]) -> tuple[str, ...]:
-    """Column names, numbered where empty.
-
-    Raises:
-        DataError: Two columns have the same name.
-    """
+    """Column names, numbered where empty; two that are equal are an error."""
     numbered = _numbered(len(cells))
     names = tuple(cell.strip() or number for cell, number in zip(cells, numbered, strict=True))
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -296,31 +302,47 @@ def _names(path: Path, cells: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell  # Python reads 1_000 as a number, other programs do not
-
-
-def _is_real(value: object) -> bool:
-    is_truth = isinstance(value, bool | np.bool_)
-    return isinstance(value, Real | Decimal) and not is_truth
-
-
 def _quoted(names: Iterable[str]) -> list[str]:
     return [f"'{name}'" for name in names]
 
 
 def _listed(items: Sequence[str]) -> str:
-    return ", ".join(items[:SHOWN]) + (", ..." if len(items) > SHOWN else "")
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 40 else text[:37] + "..."
+    return ", ".join(items[:_SHOWN]) + (", ..." if len(items) > _SHOWN else "")
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def require_writable_ending(path: Path) -> None:
+    """Checks that a table can be written to a file of this name.
+
+    Raises:
+        KanDiffusionError: The ending is not one of .csv, .parquet and .npy.
+    """
+    if path.suffix.lower() not in _READERS:
+        raise KanDiffusionError(f"cannot write points to '{path}': the ending must be {_KNOWN}")
+
+
+def write_table(path: Path, points: np.ndarray, columns: Sequence[str]) -> None:
+    """Writes points to a file, whole or not at all.
+
+    Args:
+        path: A .csv, .parquet or .npy file.
+        points: Points with shape (n, d).
+        columns: Names of the d coordinates; a .npy file has none.
+
+    Raises:
+        KanDiffusionError: The ending is unknown.
+        RunFolderError: The file cannot be written.
+    """
+    require_writable_ending(path)
+    frame = pd.DataFrame(points, columns=list(columns))
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        match path.suffix.lower():
+            case ".csv":
+                frame.to_csv(file, index=False)
+            case ".parquet":
+                frame.to_parquet(file, index=False)
+            case _:
+                np.save(file, points, allow_pickle=False)

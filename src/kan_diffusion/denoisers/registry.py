@@ -7,7 +7,6 @@ is kept in ``tuned.json`` and laid over them. A family of one's own is named by 
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from kan_diffusion.denoisers.sizing import (
 )
 from kan_diffusion.denoisers.spline_mlp import SPLINE_MLP
 from kan_diffusion.errors import KanDiffusionError, unknown_name
+from kan_diffusion.imports import import_object
 
 __all__ = [
     "BUDGET_TOLERANCE",
@@ -109,36 +109,6 @@ _NOT_COMPARED: Mapping[str, Family] = {READABLE_KAN.name: READABLE_KAN}
 """Families that are there for something else, known by name like the others."""
 
 
-def _imported_family(place: str) -> Family:
-    """The family at ``"package.module:NAME"``."""
-    module_name, _, attribute = place.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise KanDiffusionError(
-            f"family '{place}' is not of the form 'package.module:NAME'; name a module and what is "
-            "in it"
-        )
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise KanDiffusionError(
-            f"family '{place}': module '{module_name}' cannot be imported ({error}); install it or "
-            "put its folder on PYTHONPATH"
-        ) from error
-    try:
-        family = getattr(module, attribute)
-    except AttributeError:
-        raise KanDiffusionError(
-            f"family '{place}': module '{module_name}' has no '{attribute}'; define it there as a "
-            "Family"
-        ) from None
-    if not isinstance(family, Family):
-        raise KanDiffusionError(
-            f"family '{place}' is of type {type(family).__name__}, not a Family; make it one with "
-            "kan_diffusion.denoisers.Family"
-        )
-    return family
-
-
 def get_family(name: str) -> Family:
     """Looks a family up.
 
@@ -151,7 +121,7 @@ def get_family(name: str) -> Family:
             is wrong with the module.
     """
     if ":" in name:
-        return _imported_family(name)
+        return import_object(name, "family", Family)
     known = {**FAMILIES, **_NOT_COMPARED}
     if name not in known:
         raise unknown_name("family", name, known)

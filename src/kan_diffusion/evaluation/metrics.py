@@ -15,22 +15,24 @@ perfect model scores is therefore measured, not assumed: `real_against_real`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kan_diffusion.errors import DataError
+from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.imports import import_object
 
 __all__ = [
     "SAMPLE_METRICS",
-    "SampleMetric",
+    "Metric",
     "c2st",
     "energy_distance",
+    "metrics_named",
     "mmd",
     "real_against_real",
     "sample_metrics",
@@ -206,61 +208,102 @@ def c2st(
     return float(cross_val_score(classifier, points, labels, cv=folds, n_jobs=1).mean())
 
 
-_UNITS = "standardised units"
-
-
 @dataclass(frozen=True)
-class SampleMetric:
-    """A distance between generated and fresh points, and how to speak of it.
+class Metric:
+    """A number that says how far two samples are apart, and how to speak of it.
 
     Attributes:
-        title: Its name in a sentence.
-        symbol: Its name in a table's head.
-        unit: What one unit of it is.
-        lower_is_better: Which way is good.
-        ideal: What infinitely many points of a perfect model would score.
-        function: Generated points (n, d), fresh points (m, d) and a generator to the value.
+        key: Column of a study's rows: a lower-case identifier.
+        label: Short name, as in the head of a table.
+        better: Whether ``"lower"`` or ``"higher"`` values are better.
+        function: Takes generated points (n, d), real points (m, d), both standardised, and a
+            generator for whatever it draws; returns the value.
+        title: Name in a sentence; the label when empty.
+        unit: Unit of the value, such as ``"accuracy"``; may be empty.
+        ideal: Score of a perfect model with infinitely many points.
+
+    Raises:
+        KanDiffusionError: The key is no lower-case identifier, or ``better`` is something else.
     """
 
-    title: str
-    symbol: str
-    unit: str
-    lower_is_better: bool
-    ideal: float
+    key: str
+    label: str
+    better: Literal["lower", "higher"]
     function: Callable[[Tensor, Tensor, np.random.Generator], float]
+    title: str = ""
+    unit: str = ""
+    ideal: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.key.isidentifier() and self.key.islower()):
+            raise KanDiffusionError(
+                f"metric key '{self.key}' cannot name a column; give lower-case letters, digits "
+                "and underscores"
+            )
+        if self.better not in ("lower", "higher"):
+            raise KanDiffusionError(
+                f"metric '{self.key}': better is '{self.better}'; give 'lower' or 'higher'"
+            )
+        if not self.title:
+            object.__setattr__(self, "title", self.label)
 
 
-SAMPLE_METRICS: Mapping[str, SampleMetric] = MappingProxyType(
-    {
-        "energy": SampleMetric(
-            "energy distance",
-            "D²",
-            _UNITS,
-            True,
-            0.0,
-            lambda x, y, _: energy_distance(x, y),
-        ),
-        "sliced_w2": SampleMetric("sliced W2", "SW2", _UNITS, True, 0.0, sliced_wasserstein2),
-        "w2": SampleMetric("exact W2", "W2", _UNITS, True, 0.0, wasserstein2),
-        "mmd": SampleMetric("maximum mean discrepancy", "MMD²", "no unit", True, 0.0, mmd),
-        "c2st": SampleMetric("classifier two-sample test", "C2ST", "accuracy", True, 0.5, c2st),
-    }
+_UNIT = "standardised units"
+_METRICS = (
+    Metric(
+        "energy", "D²", "lower", lambda x, y, _: energy_distance(x, y), "energy distance", _UNIT
+    ),
+    Metric("sliced_w2", "SW2", "lower", sliced_wasserstein2, "sliced W2", _UNIT),
+    Metric("w2", "W2", "lower", wasserstein2, "exact W2", _UNIT),
+    Metric("mmd", "MMD²", "lower", mmd, "maximum mean discrepancy", "no unit"),
+    Metric("c2st", "C2ST", "lower", c2st, "classifier two-sample test", "accuracy", 0.5),
 )
-"""The metrics a study reports, by the name of their column."""
+
+SAMPLE_METRICS: dict[str, Metric] = {metric.key: metric for metric in _METRICS}
+"""The metrics that every study measures, by key.
+
+An entry more appears in rows, tables, statistics and the report. One that is added while a program
+runs must be added in every process that runs trials: at the top of a script, where the workers of
+the local executor see it, too. Studies can also name a metric of one's own in their settings, as
+``"package.module:NAME"``; that works in every process.
+"""
+
+
+def metrics_named(places: Iterable[str] = ()) -> dict[str, Metric]:
+    """Returns `SAMPLE_METRICS` and some metrics of one's own, by key.
+
+    Args:
+        places: Where each of one's own is, as ``"package.module:NAME"``.
+
+    Raises:
+        KanDiffusionError: There is no metric at one of the places, or its key is taken.
+    """
+    metrics = dict(SAMPLE_METRICS)
+    for place in places:
+        metric = import_object(place, "metric", Metric)
+        if metrics.setdefault(metric.key, metric) is not metric:
+            raise KanDiffusionError(
+                f"metric '{place}' has the key '{metric.key}' of another metric; give it another"
+            )
+    return metrics
 
 
 def sample_metrics(
-    generated: Tensor, fresh: Tensor, generator: np.random.Generator
+    generated: Tensor,
+    fresh: Tensor,
+    generator: np.random.Generator,
+    metrics: Mapping[str, Metric] = SAMPLE_METRICS,
 ) -> dict[str, float]:
-    """Every metric of `SAMPLE_METRICS` between generated and fresh points.
+    """Computes metrics between generated and fresh points.
 
     Args:
         generated: Points drawn from a model, shape (n, d).
         fresh: Real points no model has seen, shape (m, d).
         generator: Source of directions, subsamples, folds and trees.
+        metrics: The metrics, by key.
 
     Returns:
-        Metric name to value.
+        Key to value.
 
     Raises:
         DataError: The two do not hold finite points of one dimension.
@@ -268,38 +311,45 @@ def sample_metrics(
     # A stream of its own for each metric: adding one leaves the others' values as they were.
     root = int(generator.integers(2**63))
     return {
-        key: metric.function(generated, fresh, np.random.default_rng([root, *key.encode()]))
-        for key, metric in SAMPLE_METRICS.items()
+        key: float(metric.function(generated, fresh, np.random.default_rng([root, *key.encode()])))
+        for key, metric in metrics.items()
     }
 
 
 def real_against_real(
-    draw: Callable[[int], tuple[Tensor, Tensor]], repeats: int, generator: np.random.Generator
+    draw: Callable[[int], tuple[Tensor, Tensor]],
+    repeats: int,
+    generator: np.random.Generator,
+    metrics: Mapping[str, Metric] = SAMPLE_METRICS,
 ) -> dict[str, float]:
-    """What a perfect model would score: every metric between two fresh real samples.
+    """Computes the score of a perfect model: every metric between two fresh real samples.
 
     Args:
         draw: Gives the i-th pair of independent real samples, each of the size that models are
             measured with.
-        repeats: How many pairs are averaged over.
+        repeats: Number of pairs to average over.
         generator: As in `sample_metrics`.
+        metrics: The metrics, by key.
 
     Returns:
-        Metric name to its mean over the pairs.
+        Key to the metric's mean over the pairs.
 
     Raises:
         DataError: ``repeats`` is below 1, or a pair cannot be compared.
     """
     if repeats < 1:
         raise DataError(f"real-against-real was asked for {repeats} pairs; ask for at least 1")
-    scores = [sample_metrics(*draw(index), generator) for index in range(repeats)]
-    return {key: float(np.mean([score[key] for score in scores])) for key in SAMPLE_METRICS}
+    scores = [sample_metrics(*draw(index), generator, metrics) for index in range(repeats)]
+    return {key: float(np.mean([score[key] for score in scores])) for key in metrics}
 
 
 def _centred_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both samples in double precision on the CPU, moved by one vector towards the origin.
 
     No metric changes under a common shift, and distances lose fewer digits near the origin.
+
+    Raises:
+        DataError: The two do not hold finite points of one dimension.
     """
     x, y = (points.detach().to("cpu", torch.float64) for points in (x, y))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in (*x.shape, *y.shape):

@@ -2,6 +2,6 @@
 
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.page import write_report
-from kan_diffusion.report.tables import headline, summary_table, trial_table
+from kan_diffusion.report.tables import summary_table, trial_table
 
-__all__ = ["ReportContents", "headline", "summary_table", "trial_table", "write_report"]
+__all__ = ["ReportContents", "summary_table", "trial_table", "write_report"]

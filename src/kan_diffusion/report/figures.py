@@ -9,21 +9,16 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.report.charts import (
     excess_by_level_figure,
     excess_figure,
     loss_figure,
     metrics_figure,
-    ranks_figure,
     ratio_figure,
     ratio_groups,
-    time_figure,
 )
 from kan_diffusion.report.charts.axes import kind_panels, measure_of
 from kan_diffusion.report.charts.excess import level_measure
-from kan_diffusion.report.charts.times import time_column
-from kan_diffusion.report.comparisons import Conclusions, conclude
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.images import figure_png
 from kan_diffusion.report.point_figures import (
@@ -33,7 +28,7 @@ from kan_diffusion.report.point_figures import (
     reverse_figure,
     samples_figure,
 )
-from kan_diffusion.study.results.comparison import Ranking, Setting
+from kan_diffusion.study.results.rows import MEASURES, Setting
 
 __all__ = [
     "ReportFigure",
@@ -44,15 +39,11 @@ __all__ = [
     "figure_png",
     "loss_figure",
     "metrics_figure",
-    "ranks_figure",
     "ratio_figure",
     "report_figures",
     "reverse_figure",
     "samples_figure",
-    "time_figure",
 ]
-
-_MEASURES = {"excess": "excess", "heldout_loss": "held-out loss"}
 
 
 @dataclass(frozen=True)
@@ -83,18 +74,14 @@ class ReportFigure:
         return self.section in ("samples", "process")
 
 
-def report_figures(
-    contents: ReportContents, conclusions: Conclusions | None = None
-) -> list[ReportFigure]:
+def report_figures(contents: ReportContents) -> list[ReportFigure]:
     """The figures for which ``contents`` has something to show.
 
     Args:
         contents: The study.
-        conclusions: What it says; drawn from the contents when None.
     """
-    conclusions = conclude(contents) if conclusions is None else conclusions
-    settings = contents.settings_of_rows()
-    found = _overview(contents, conclusions, settings)
+    settings = contents.results.settings()
+    found = _overview(contents)
     for data in contents.data_names():
         own = [setting for setting in settings if setting.data == data]
         for setting in own:
@@ -124,14 +111,13 @@ def _uniquely_named(figures: list[ReportFigure]) -> list[ReportFigure]:
     return named
 
 
-def _overview(
-    contents: ReportContents, conclusions: Conclusions, settings: list[Setting]
-) -> list[ReportFigure]:
+def _overview(contents: ReportContents) -> list[ReportFigure]:
     found = []
-    compared = {d.setting.label for d in conclusions.differences}
-    models = {d.model for d in conclusions.differences}
+    comparisons = contents.decision.comparisons
+    compared = {d.setting.label for d in comparisons}
+    models = {d.model for d in comparisons}
     # For two or three models of one setting, the sentence says all that the figure would.
-    groups = ratio_groups(conclusions.differences)
+    groups = ratio_groups(comparisons)
     for group in groups if len(compared) > 1 or len(models) >= MANY_MODELS else []:
         amount = group[0].setting.amount if len(groups) > 1 else ""
         measures = {difference.measure for difference in group}
@@ -154,30 +140,13 @@ def _overview(
                 partial(ratio_figure, contents, group),
             )
         )  # fmt: skip
-    found += [_ranks(contents, ranking) for ranking in conclusions.rankings]
     return found
-
-
-def _ranks(contents: ReportContents, ranking: Ranking) -> ReportFigure:
-    amount = Setting("", ranking.match, ranking.budget).amount
-    at = f" at {amount}" if amount else ""
-    return ReportFigure(
-        "ranks", f"ranks {amount}", f"Mean ranks of the models{at}",
-        f"Mean rank over {ranking.num_settings} data sets{at}, 1 is best. Models joined by a bar "
-        "are nearer than Nemenyi's critical difference (0.05) and not told apart; Friedman's test "
-        f"that all are alike has p = {_p(ranking.friedman_p)} (Demšar 2006).",
-        partial(ranks_figure, contents, ranking),
-    )  # fmt: skip
-
-
-def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 0.001 else "0.001 or less"
 
 
 def _of_setting(contents: ReportContents, setting: Setting, alone: bool) -> list[ReportFigure]:
     """The figures of one setting; where it is the only one, their names are short."""
     label, data = setting.label, setting.data
-    rows = contents.complete_rows(label)
+    rows = contents.results.of_setting(label)
     found: list[ReportFigure] = []
     suffix = "" if alone else f" {label}"
 
@@ -209,20 +178,9 @@ def _of_setting(contents: ReportContents, setting: Setting, alone: bool) -> list
             "that the interval goes on beyond the axis.",
             partial(excess_figure, contents, label),
         )  # fmt: skip
-    column = time_column(rows)
-    if rows.loc[rows[column] > 0, measure].notna().any():
-        times = "processor seconds" if column == "train_cpu_seconds" else "wall-clock times"
-        add(
-            "excess", f"time{suffix}", f"{_capital(measure)} against training time, {label}",
-            f"What the {_MEASURES[measure]} cost: one small mark a seed, the large one their mean. "
-            "Down and to the left is better; the dashed line is the Pareto front, through the "
-            "models that no other beats in both (bold in the legend of many). Times are "
-            f"{times} of training on the machine named under Environment.",
-            partial(time_figure, contents, label),
-        )  # fmt: skip
     levels = contents.levels_of(label)
     if len(levels) and levels[level_measure(levels)].notna().any():
-        shown = _MEASURES[level_measure(levels)]
+        shown = MEASURES[level_measure(levels)]
         spread = "" if several else ", with the 95 % interval as a band"
         add(
             "levels", f"excess by level{suffix}", f"{shown.capitalize()} by noise level, {label}",
@@ -240,11 +198,11 @@ def _of_setting(contents: ReportContents, setting: Setting, alone: bool) -> list
             "the floor by chance is not drawn there."
         )
         above = (
-            f" Drawn is what is left above the floor, {contents.floors.get(data, 0.0):.4g}: the "
+            f" Drawn is what is left above the floor, {contents.floors.get(label, 0.0):.4g}: the "
             "loss of the exact oracle, which no denoiser can beat on average. A running mean that "
             "dips below it by chance is not drawn."
         )
-        known = data in contents.floors
+        known = label in contents.floors
         add(
             "losses", f"loss {label}", f"Training losses, {label}",
             f"{label}: training loss as a running mean over windows that grow with the step, "
@@ -253,14 +211,14 @@ def _of_setting(contents: ReportContents, setting: Setting, alone: bool) -> list
             f"{(above if several else floor) if known else ''}",
             partial(loss_figure, contents, label),
         )  # fmt: skip
-    if rows[list(SAMPLE_METRICS)].notna().any(axis=None):
+    if rows[list(contents.results.metrics)].notna().any(axis=None):
         add(
             "metrics", f"metrics {label}", f"Sample metrics, {label}",
             f"{label}: distance of generated points from fresh real ones. Further left is "
             "better; the dashed line is what two fresh real samples of the same size score "
             "against each other (grey: its range over trials), which no model can be "
             "expected to beat. Marks and lines as in the figure of the "
-            f"{_MEASURES[measure]}.",
+            f"{MEASURES[measure]}.",
             partial(metrics_figure, contents, label),
         )  # fmt: skip
     return found
@@ -303,7 +261,7 @@ def _of_data(contents: ReportContents, data: str) -> list[ReportFigure]:
 
 
 def _capital(measure: str) -> str:
-    return _MEASURES[measure].capitalize()
+    return MEASURES[measure].capitalize()
 
 
 def _view_note(contents: ReportContents, data: str) -> str:

@@ -12,17 +12,16 @@ from pyarrow import parquet
 
 from kan_diffusion.data.datasets import DataConfig, Dataset, FileData, ToyData, load_dataset
 from kan_diffusion.errors import RunFolderError
-from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.processes import Process, signal_warning
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.contents import (
+    CURVE_COLUMNS,
+    LEVEL_COLUMNS,
     Panels,
     Points,
     ReportContents,
-    complete_rows,
     smoothed_curve,
 )
-from kan_diffusion.report.tables import listed
 from kan_diffusion.study.budgets import Budget
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.folder import (
@@ -33,8 +32,9 @@ from kan_diffusion.study.folder import (
     load_points,
     recorded_steps,
 )
-from kan_diffusion.study.measure import Level, oracle_warning
-from kan_diffusion.study.results.comparison import Setting
+from kan_diffusion.study.measure import oracle_warning
+from kan_diffusion.study.results.rows import Results, Setting
+from kan_diffusion.study.results.wording import listed
 from kan_diffusion.study.run import StudyResults, environment
 from kan_diffusion.study.trial import NUM_PANELS
 from kan_diffusion.training import TrainingConfig
@@ -73,13 +73,7 @@ def _trajectories(trial: TrialResult) -> list[tuple[str, Panels]]:
     return moments
 
 
-def _place(trial: TrialResult) -> dict[str, object]:
-    """What tells the trial's measurements from those of others, as columns."""
-    row = trial.row
-    return {key: row.get(key) for key in ("data", "match", "budget", "name", "seed")}
-
-
-def _curve(trial: TrialResult) -> pd.DataFrame:
+def _curve(trial: TrialResult, label: str) -> pd.DataFrame:
     """A trial's losses, smoothed at once: a study's raw ones may be millions."""
     path = trial.folder / CURVES
     try:
@@ -87,26 +81,16 @@ def _curve(trial: TrialResult) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
     steps, losses = smoothed_curve(*(table[name].to_numpy() for name in ("step", "loss")))
-    place = {key: [value] * len(steps) for key, value in _place(trial).items()}
-    return pd.DataFrame(place | {"step": steps, "loss": losses})
+    curve = pd.DataFrame({"step": steps, "loss": losses})
+    place = {"setting": label, "name": trial.row["name"], "seed": trial.row["seed"]}
+    return curve.assign(**place)[list(CURVE_COLUMNS)]
 
 
-def _middle(level: Level) -> float:
-    low, high = level["t_low"], level["t_high"]
-    assert low is not None
-    assert high is not None
-    return (low + high) / 2
-
-
-def _levels(trial: TrialResult) -> list[dict[str, object]]:
-    return [
-        {
-            **_place(trial),
-            "t_mid": _middle(level),
-            **level,
-        }
-        for level in trial.levels
-    ]
+def _levels(trial: TrialResult, label: str) -> pd.DataFrame:
+    levels = pd.DataFrame(trial.levels)
+    place = {"setting": label, "name": trial.row["name"], "seed": trial.row["seed"]}
+    levels = levels.assign(t_mid=(levels["t_low"] + levels["t_high"]) / 2, **place)
+    return levels[list(LEVEL_COLUMNS)]
 
 
 def _drawn(trial: TrialResult) -> Points | None:
@@ -114,7 +98,7 @@ def _drawn(trial: TrialResult) -> Points | None:
     evaluation = trial.config.evaluation
     if not evaluation.num_samples:
         return None
-    if all(trial.row.get(metric) is None for metric in SAMPLE_METRICS):
+    if trial.row.get("sample_seconds") is None:
         return None  # of a stage of an explanation that could not be sampled
     return load_points(trial.folder / SAMPLES)[: evaluation.num_drawn]
 
@@ -144,7 +128,7 @@ def _judged_with(config: StudyConfig) -> str:
     parts = [f"{evaluation.num_noised:,} noised points"]
     if evaluation.num_samples:
         parts.append(f"{evaluation.num_samples:,} generated points")
-    if getattr(evaluation, "num_likelihood", 0):
+    if evaluation.num_likelihood:
         parts.append(f"the likelihood of at most {evaluation.num_likelihood:,} points")
     return ", ".join(parts)
 
@@ -190,7 +174,7 @@ def _settings(config: StudyConfig) -> list[tuple[str, str]]:
         ("sampler", f"{config.sampling.scheduler}, {config.sampling.steps} steps"),
         ("judged with", _judged_with(config)),
     ]
-    budgets = [_budget(budget) for budget in getattr(config, "budgets", ())]
+    budgets = [_budget(budget) for budget in config.budgets]
     if budgets:
         settings.append(
             ("held equal" if len(budgets) == 1 else "held equal in turn", "; ".join(budgets))
@@ -261,31 +245,32 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
     contents = ReportContents(
         title=config.title,
         question=config.question,
-        rows=results.rows,
+        results=Results.of(results.rows, config.evaluation.metrics),
         command=command,
         environment=_environment(results.folder),
         settings=_settings(config),
         warnings=_warnings(config, results.trials),
     )
     measured = [trial for trial in results.trials if trial.row["error"] is None]
+    rows = contents.results.rows
+    labels = dict(zip(rows["trial"], rows["setting"], strict=True))
     if measured:
-        contents.curves = pd.concat([_curve(trial) for trial in measured], ignore_index=True)
-        levels = [level for trial in measured for level in _levels(trial)]
+        places = [(trial, labels[trial.row["trial"]]) for trial in measured]
+        contents.curves = pd.concat([_curve(*place) for place in places], ignore_index=True)
+        levels = [_levels(*place) for place in places if place[0].levels]
         if levels:
-            contents.excess_by_level = pd.DataFrame(levels)
+            contents.excess_by_level = pd.concat(levels, ignore_index=True)
     for data in config.data:
         dataset = load_dataset(data, config.seed, 0)
         drawn = _unseen(dataset, config.evaluation.num_drawn)
         contents.originals[data.name] = drawn.numpy()
         contents.columns[data.name] = list(dataset.columns)
         contents.corruption[data.name] = _corruption(dataset, config.process, drawn)
-    rows = complete_rows(results.rows)
-    labels = dict(zip(rows["trial"], rows["setting"], strict=True))
     for trial in measured:
-        floor = trial.row["floor"]
+        label, floor = labels[trial.row["trial"]], trial.row["floor"]
         if floor is not None:
-            contents.floors[str(trial.row["data"])] = float(floor)
-        key = labels[trial.row["trial"]], str(trial.row["name"])
+            contents.floors[label] = float(floor)
+        key = label, str(trial.row["name"])
         if key in contents.samples:  # pictures show the first seed
             continue
         samples = _drawn(trial)

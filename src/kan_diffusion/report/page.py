@@ -8,24 +8,25 @@ from pathlib import Path
 
 import jinja2
 
-from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.files import write_bytes, write_text
-from kan_diffusion.report.cells import Anchors, Table
 from kan_diffusion.report.charts.axes import measure_of
-from kan_diffusion.report.comparisons import Conclusions, conclude
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.figures import ReportFigure, report_figures
 from kan_diffusion.report.images import FigureImages, figure_images
-from kan_diffusion.report.page_tables import (
+from kan_diffusion.report.tables import (
     BADGES,
+    REAL_ROW,
+    Anchors,
+    Table,
     TimeUse,
     model_table,
     time_use,
     trials_table,
     verdict_table,
 )
-from kan_diffusion.report.tables import REAL_ROW
-from kan_diffusion.study.results.comparison import Setting, SettingVerdict
+from kan_diffusion.study.results.rows import Setting
+from kan_diffusion.study.results.verdicts import Verdict
+from kan_diffusion.study.results.wording import overall, say
 
 __all__ = ["write_report"]
 
@@ -40,7 +41,6 @@ _SECTIONS = {
 _LOSS_SECTIONS = {"excess": "Held-out loss", "levels": "Held-out loss by noise level"}
 _OVERVIEW_SECTIONS = {
     "differences": "Every model against the best MLP",
-    "ranks": "Ranks over all data sets",
 }
 # With more figures than this a page would grow too large: (figures, dots an inch, colours).
 _SHARPNESS = ((24, 192, 256), (220, 128, 80))
@@ -75,7 +75,6 @@ class _Verdict:
     link: str
     label: str
     sentence: str
-    note: str
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,7 @@ def write_report(contents: ReportContents, folder: str | Path) -> Path:
         RunFolderError: A file cannot be written.
     """
     folder = Path(folder)
-    conclusions = conclude(contents)
-    figures = report_figures(contents, conclusions)
+    figures = report_figures(contents)
     dpi, colours = next(
         ((dpi, colours) for most, dpi, colours in _SHARPNESS if len(figures) <= most), _LEAST_SHARP
     )
@@ -125,7 +123,7 @@ def write_report(contents: ReportContents, folder: str | Path) -> Path:
         write_bytes(folder / "figures" / f"{figure.name}.png", images.png)
         pictures.setdefault(_place(figure), []).append(_picture(figure, images))
     page = folder / "report.html"
-    write_text(page, _render(contents, conclusions, pictures))
+    write_text(page, _render(contents, pictures))
     return page
 
 
@@ -141,7 +139,6 @@ def _picture(figure: ReportFigure, images: FigureImages) -> _Picture:
 
 def _render(
     contents: ReportContents,
-    conclusions: Conclusions,
     pictures: dict[tuple[str, str, str], list[_Picture]],
 ) -> str:
     environment = jinja2.Environment(
@@ -154,34 +151,33 @@ def _render(
     anchors = Anchors()
     for fixed in ("overview", "trials", "settings"):
         anchors(fixed)
-    settings = contents.settings_of_rows()
+    settings = contents.results.settings()
     # First, so that their ids in the page are as expected.
     for setting in settings:
         anchors("setting", setting.label)
-    rows = contents.complete_rows()
+    rows, decision = contents.results.rows, contents.decision
     return environment.get_template("report.html.j2").render(
         contents=contents,
         paged=len(settings) > 1,
-        overall=conclusions.overall,
-        answers=conclusions.answers,
+        overall=overall(decision),
+        answers=[say(verdict) for verdict in decision.verdicts.values() if not verdict.outcome],
         verdicts=[
-            _verdict(verdict, conclusions, anchors) for verdict in conclusions.verdicts.values()
+            _verdict(verdict, anchors) for verdict in decision.verdicts.values() if verdict.outcome
         ],
-        verdict_table=verdict_table(contents, conclusions, anchors),
+        verdict_table=verdict_table(contents, anchors),
         overview=[
             _Section(anchors("part", key), title, pictures[key, "", ""])
             for key, title in _OVERVIEW_SECTIONS.items()
             if (key, "", "") in pictures
         ],
         pages=[
-            _page(contents, conclusions, data, settings, pictures, anchors)
-            for data in contents.data_names()
+            _page(contents, data, settings, pictures, anchors) for data in contents.data_names()
         ],
-        trials=trials_table(contents, anchors),
+        trials=trials_table(contents.results, anchors),
         failures=rows[rows["failed"]].to_dict("records"),
-        metrics=[SAMPLE_METRICS[key] for key in SAMPLE_METRICS if rows[key].notna().any()],
+        metrics=list(contents.results.metrics.values()),
         likelihood=bool(rows["nll"].notna().any()),
-        compared=bool(conclusions.differences),
+        compared=bool(decision.comparisons),
         background=bool(contents.settings or contents.environment or contents.command),
         real_row=REAL_ROW,
     )
@@ -189,7 +185,6 @@ def _render(
 
 def _page(
     contents: ReportContents,
-    conclusions: Conclusions,
     data: str,
     settings: list[Setting],
     pictures: dict[tuple[str, str, str], list[_Picture]],
@@ -200,8 +195,8 @@ def _page(
         if setting.data != data:
             continue
         label = setting.label
-        table = model_table(contents, label, conclusions, anchors)
-        verdict = conclusions.verdicts.get(label)
+        table = model_table(contents, label, anchors)
+        verdict = contents.decision.verdicts[label]
         judged = measure_of(contents, label)
         titles = _SECTIONS | (_LOSS_SECTIONS if judged == "heldout_loss" else {})
         sections = [
@@ -213,7 +208,7 @@ def _page(
             _Block(
                 anchors("setting", label),
                 setting.amount or data,
-                None if verdict is None else _verdict(verdict, conclusions, anchors),
+                _verdict(verdict, anchors) if verdict.outcome else None,
                 table,
                 time_use(contents, label, anchors),
                 sections,
@@ -224,14 +219,13 @@ def _page(
     return _Page(anchors("data", data), data, blocks, sections if shared else [])
 
 
-def _verdict(verdict: SettingVerdict, conclusions: Conclusions, anchors: Anchors) -> _Verdict:
+def _verdict(verdict: Verdict, anchors: Anchors) -> _Verdict:
     label = verdict.setting.label
-    sentence = verdict.sentence.removeprefix(f"{label}: ")
+    assert verdict.outcome is not None
     return _Verdict(
-        badge=BADGES[verdict.verdict],
-        text=verdict.verdict,
+        badge=BADGES[verdict.outcome],
+        text=verdict.outcome,
         link=anchors("setting", label),
         label=label,
-        sentence=sentence[:1].upper() + sentence[1:],
-        note=conclusions.notes.get(label, ""),
+        sentence=say(verdict, with_label=False),
     )

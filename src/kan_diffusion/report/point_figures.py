@@ -193,7 +193,7 @@ def reverse_figure(contents: ReportContents, label: str, name: str) -> Figure:
     data = contents.data_of(label)
     moments = contents.trajectories[label, name]
     view = _view(contents, data, label)
-    colour = model_styles(contents.complete_rows())[name].colour
+    colour = model_styles(contents.results.rows)[name].colour
     everything = [points for _, panels in moments for _, points in panels]
     # A model that diverges must not shrink the others: the start and the data set the limits.
     real = [contents.originals[data]] if data in contents.originals else []
@@ -231,7 +231,7 @@ def samples_figure(contents: ReportContents, label: str | None = None) -> Figure
     models = [name for name in contents.model_names(label) if (label, name) in contents.samples]
     original = contents.originals.get(data)
     pictures: list[tuple[str, str, Points]] = [] if original is None else [("real", REAL, original)]
-    styles = model_styles(contents.complete_rows())
+    styles = model_styles(contents.results.rows)
     pictures += [(name, styles[name].colour, contents.samples[label, name]) for name in models]
     view = _view(contents, data, label)
     limits = view.limits([picture[2] for picture in pictures] if original is None else [original])

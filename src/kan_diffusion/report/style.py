@@ -19,8 +19,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex, to_rgb
 
-from kan_diffusion.report.contents import complete_rows
-
 __all__ = [
     "BETTER",
     "FAMILY_STYLES",
@@ -127,7 +125,7 @@ def model_styles(rows: pd.DataFrame) -> dict[str, ModelStyle]:
         known take free colours of a palette, which repeat after eight; the marker then tells two
         models of one colour apart.
     """
-    families = complete_rows(rows).drop_duplicates("name").set_index("name")["family"]
+    families = rows.drop_duplicates("name").set_index("name")["family"]
     known = {**FAMILY_STYLES, **_OTHER_STYLES}
     styles: dict[str, ModelStyle] = {}
     for name, family in families.items():

@@ -1,47 +1,67 @@
-"""The numbers of a report in words: formatted tables and the sentence that answers the question."""
+"""The tables of a report: text for the terminal, cells that sort and link for the page."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
-from kan_diffusion.report.contents import ReportContents, complete_rows
-from kan_diffusion.study.results.comparison import judged_measure
-from kan_diffusion.study.results.statistics import Interval, difference_interval, mean_interval
+from kan_diffusion.report.contents import ReportContents
+from kan_diffusion.report.style import model_styles
+from kan_diffusion.study.results.rows import MEASURES, SIZES, Results
+from kan_diffusion.study.results.statistics import Interval, mean_interval
+from kan_diffusion.study.results.verdicts import Comparison, Outcome
 
 __all__ = [
+    "BADGES",
     "MISSING",
     "REAL_ROW",
-    "budget_groups",
+    "Anchors",
+    "Cell",
+    "Head",
+    "Line",
+    "Table",
+    "TimeUse",
+    "Trial",
     "format_half_width",
     "format_interval",
     "format_number",
     "format_p",
     "format_seconds",
-    "headline",
-    "listed",
+    "model_table",
+    "number_cell",
     "summary_table",
+    "time_use",
     "trial_table",
+    "trials_table",
+    "verdict_table",
 ]
 
 REAL_ROW = "real against real"
-"""The row of a summary that holds what a perfect model would score."""
-
+"""The line of a table that holds what a perfect model would score."""
+ORACLE_ROW = "exact oracle"
+"""The line of a table that holds what the exact optimum scores."""
 MISSING = "–"
-"""What stands where there is no number."""
-_FEW_SEEDS = 5
-# How far apart two models may be and still count as equal in what the study held equal.
-_BUDGETS = {
-    "params": ("parameters", "parameters", 1.05),
-    "flops": ("flops", "arithmetic", 1.05),
-    "flops-per-edge": ("flops_per_edge", "arithmetic by edges", 1.05),
-    "time": ("train_seconds", "training time", 1.15),
+"""Stands where there is no number."""
+BADGES: dict[Outcome, str] = {
+    "KAN better": "kan",
+    "MLP better": "mlp",
+    "not distinguishable": "level",
+    "undecided": "open",
 }
-_MEASURES = {"excess": "excess", "heldout_loss": "held-out loss"}
+"""Outcome of a verdict to the class of its badge."""
+
+_LARGE_DEVIATION = 0.10
+# Held-out losses contain the floor and NLL the entropy, so that models differ in later digits.
+_DIGITS = {"excess": 3, "heldout_loss": 4, "nll": 4}
+_TIME = "train_cpu_seconds"
+
+
+# --- numbers as text --------------------------------------------------------------------------
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
@@ -80,15 +100,6 @@ def format_interval(interval: Interval, digits: int = 3) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def format_seconds(value: float | None) -> str:
-    """A duration as a person says it: ``0.42 s``, ``31 s``, ``12 min``, ``2.1 h``."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    if value < 100:
-        return f"{format_number(value, 2)} s"
-    return f"{value / 60:.0f} min" if value < 5_400 else f"{value / 3_600:.1f} h"
-
-
 def format_half_width(interval: Interval, digits: int = 3) -> str:
     """A mean with half of its interval on a line below it, for narrow tables."""
     mean = format_number(interval.mean, digits)
@@ -97,191 +108,13 @@ def format_half_width(interval: Interval, digits: int = 3) -> str:
     return f"{mean}\n± {format_number((interval.high - interval.low) / 2, 2)}"
 
 
-def summary_table(
-    rows: pd.DataFrame, show: Callable[[Interval], str] = format_interval
-) -> pd.DataFrame:
-    """One row a model and setting, each number with its 95 % interval over seeds, as text.
-
-    Args:
-        rows: One row a trial, as in `ReportContents.rows`.
-        show: How a mean and its interval are written.
-
-    Returns:
-        Columns ``data`` (the label of the setting, which is the data set's name where nothing is
-        held equal), ``model``, ``parameters``, ``flops`` (of a forward pass for one point),
-        ``seeds`` ("2 of 3" where a trial failed), ``heldout_loss``, ``floor``, ``excess``, one for
-        each sample metric that was measured, ``train time`` and ``sample time``. The last row of a
-        setting, `REAL_ROW`, holds the metrics between two fresh real samples.
-    """
-    rows = complete_rows(rows)
-    metrics = [key for key in SAMPLE_METRICS if rows[key].notna().any()]
-    records: list[dict[str, str]] = []
-    for data, of_data in rows.groupby("setting", sort=False):
-        for name, group in of_data.groupby("name", sort=False):
-            good = int((~group["failed"]).sum())
-            record = {
-                "data": str(data),
-                "model": str(name),
-                "parameters": _count(group["parameters"]),
-                "flops": _count(group["flops"]),
-                "seeds": f"{good}" if good == len(group) else f"{good} of {len(group)}",
-            }
-            record["floor"] = format_number(mean_interval(group["floor"]).mean)
-            for column in ("heldout_loss", "excess", *metrics):
-                record[column] = show(mean_interval(group[column]))
-            record["train time"] = format_seconds(mean_interval(group["train_seconds"]).mean)
-            record["sample time"] = format_seconds(mean_interval(group["sample_seconds"]).mean)
-            records.append(record)
-        real = {key: mean_interval(of_data[f"{key}_real"]).mean for key in metrics}
-        if any(math.isfinite(value) for value in real.values()):
-            record = dict.fromkeys(records[-1], "") | {"data": str(data), "model": REAL_ROW}
-            records.append(record | {key: format_number(value) for key, value in real.items()})
-    columns = ["data", "model", "parameters", "flops", "seeds", "heldout_loss", "floor", "excess"]
-    return pd.DataFrame(records, columns=[*columns, *metrics, "train time", "sample time"])
-
-
-def trial_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a trial, with the columns worth reading and numbers left as numbers.
-
-    Args:
-        rows: One row a trial, as in `ReportContents.rows`.
-
-    Returns:
-        Columns ``data``, ``match`` and ``budget`` where something was held equal, ``model``,
-        ``seed``, ``state`` ("done" or "failed"), every number that was measured, and ``trial``.
-    """
-    rows = complete_rows(rows).rename(columns={"name": "model"})
-    rows["state"] = np.where(rows["failed"], "failed", "done")
-    numbers = (
-        *("parameters", "flops", "flops_per_edge", "steps"),
-        *("train_cpu_seconds", "train_seconds", "sample_seconds", "out_of_range"),
-        *("heldout_loss", "floor", "excess", "excess_se", "nll", "nll_real"),
-        *(column for key in SAMPLE_METRICS for column in (key, f"{key}_real")),
-    )
-    kept = [column for column in numbers if rows[column].notna().any()]
-    setting = [column for column in ("match", "budget") if rows[column].notna().any()]
-    return rows[["data", *setting, "model", "seed", "state", *kept, "trial"]]
-
-
-def headline(contents: ReportContents, labels: Sequence[str] | None = None) -> list[str]:
-    """The answer, one sentence or two for each setting, from the numbers alone.
-
-    Models are compared where they are equal in what the study held equal. A difference is called
-    one only where the 95 % intervals do not overlap; fewer than five seeds are said to be few.
-
-    Args:
-        contents: The study.
-        labels: The settings to speak of; all when None.
-
-    Returns:
-        One paragraph a setting.
-    """
-    rows = contents.complete_rows()
-    several = rows["setting"].nunique() > 1
-    paragraphs = []
-    for label, of_setting in rows.groupby("setting", sort=False):
-        if labels is not None and label not in labels:
-            continue
-        text = _answer(of_setting, contents.budget)
-        paragraphs.append(f"On {label}: {text}" if several else text[0].upper() + text[1:])
-    return paragraphs
-
-
-def budget_groups(rows: pd.DataFrame, budget: str) -> list[list[str]]:
-    """Models of one data set that are equal in the study's budget, smallest budget first.
-
-    Args:
-        rows: The rows of one data set.
-        budget: ``params``, ``flops`` or ``time``.
-
-    Returns:
-        Groups of two or more names. Parameters and arithmetic count as equal within 5 %, time
-        within 15 %.
-    """
-    column, _, tolerance = _BUDGETS[budget]
-    sizes = complete_rows(rows).groupby("name", sort=False)[column].mean().dropna().sort_values()
-    groups: list[list[str]] = []
-    start = math.nan
-    for name, size in sizes.items():
-        if not size <= start * tolerance:
-            groups.append([])
-            start = float(size)
-        groups[-1].append(str(name))
-    return [group for group in groups if len(group) > 1]
-
-
-def _answer(rows: pd.DataFrame, budget: str) -> str:
-    """What to say of one setting, from its complete rows."""
-    measure = judged_measure(rows)
-    match = rows["match"].iloc[0]
-    by_name = {
-        str(name): group[measure].to_numpy() for name, group in rows.groupby("name", sort=False)
-    }
-    values = {name: group for name, group in by_name.items() if np.isfinite(group).any()}
-    lost = [name for name in by_name if name not in values]
-    tail = f" {', '.join(lost)} gave no result." if lost else ""
-    if not values:
-        return "no trial gave a result."
-    if len(values) == 1:
-        name = next(iter(values))
-        value = format_interval(mean_interval(values[name]))
-        has = "an excess" if measure == "excess" else f"a {_MEASURES[measure]}"
-        return f"{name} has {has} of {value}; there is no second model to compare.{tail}"
-    if match is not None:
-        budget, groups = match, [list(values)]
-    else:
-        groups = [[n for n in group if n in values] for group in budget_groups(rows, budget)]
-        groups = [group for group in groups if len(group) > 1]
-    word = _MEASURES[measure]
-    if groups:
-        equal = _BUDGETS[budget][1]
-        text = " ".join(f"at equal {equal}, {_comparison(group, values, word)}" for group in groups)
-        text = text.replace(". at equal", ". At equal")
-    else:
-        text = (
-            f"no two models here have equal {_BUDGETS[budget][1]}, so size and kind are mixed: "
-            f"{_comparison(list(values), values, word)}"
-        )
-    seeds = min(int(np.isfinite(group).sum()) for group in values.values())
-    if seeds < _FEW_SEEDS:
-        tail += f" With {seeds} seed{'s' * (seeds != 1)} a model this is an indication, not proof."
-    return text + tail
-
-
-def _comparison(names: list[str], values: dict[str, np.ndarray], measure: str) -> str:
-    """The best of some models against each of the others, in words."""
-    intervals = {name: mean_interval(values[name]) for name in names}
-    best, *others = sorted(names, key=lambda name: intervals[name].mean)
-    parts = [
-        f"{best} has the lowest mean {measure}, {format_interval(intervals[best])}, against "
-        + ", ".join(f"{format_interval(intervals[name])} for {name}" for name in others)
-        + "."
-    ]
-    overlaps = {name: intervals[best].overlaps(intervals[name]) for name in others}
-    apart = [name for name in others if overlaps[name] is False]
-    level = [name for name in others if overlaps[name] is True]
-    unknown = [name for name in others if overlaps[name] is None]
-    if apart:
-        parts.append(f"Its 95 % interval lies wholly below that of {listed(apart)}.")
-    for name in level:
-        gap = difference_interval(values[name], values[best])
-        if gap.low is not None and gap.low > 0:
-            parts.append(
-                f"Its interval overlaps that of {name}, although the interval of the difference, "
-                f"{format_interval(gap)}, leaves out 0."
-            )
-        else:
-            parts.append(
-                f"Its interval overlaps that of {name}, so these seeds do not tell the two apart."
-            )
-    if unknown:
-        parts.append(f"One seed gives no interval, so {listed([best, *unknown])} stay undecided.")
-    return " ".join(parts)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them: ``a``, ``a and b``, ``a, b and c``."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def format_seconds(value: float | None) -> str:
+    """A duration as a person says it: ``0.42 s``, ``31 s``, ``12 min``, ``2.1 h``."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value < 100:
+        return f"{format_number(value, 2)} s"
+    return f"{value / 60:.0f} min" if value < 5_400 else f"{value / 3_600:.1f} h"
 
 
 def _decimals(value: float, digits: int) -> int:
@@ -293,3 +126,443 @@ def _count(values: pd.Series[float]) -> str:
     if not math.isfinite(low):
         return MISSING
     return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+
+
+def _seeds(group: pd.DataFrame) -> str:
+    good = int((~group["failed"]).sum())
+    return f"{good}" if good == len(group) else f"{good} of {len(group)}"
+
+
+def _plain(value: float) -> str:
+    """A raw number to six digits, written so that scripts read it too."""
+    if not math.isfinite(value):
+        return MISSING
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
+
+
+# --- tables of text ---------------------------------------------------------------------------
+
+
+def summary_table(
+    results: Results, show: Callable[[Interval], str] = format_interval
+) -> pd.DataFrame:
+    """Summarises a study, each number with its 95 % interval over seeds, as text.
+
+    Args:
+        results: The study.
+        show: Writes a mean with its interval.
+
+    Returns:
+        One row a model and setting, with the columns ``setting`` (its label), ``model``,
+        ``parameters``, ``flops`` (of a forward pass for one point), ``seeds`` ("2 of 3" where a
+        trial failed), ``heldout_loss``, ``floor``, ``excess``, one for each sample metric that was
+        measured, ``train time`` and ``sample time``. The last row of a setting, `REAL_ROW`, holds
+        the metrics between two fresh real samples.
+    """
+    records: list[dict[str, str]] = []
+    for (label, name), group in results.rows.groupby(["setting", "name"], sort=False):
+        record = {"setting": str(label), "model": str(name)}
+        record |= {column: _count(group[column]) for column in ("parameters", "flops")}
+        record["seeds"] = _seeds(group)
+        record["floor"] = format_number(group["floor"].mean())
+        for column in ("heldout_loss", "excess", *results.metrics):
+            record[column] = show(mean_interval(group[column]))
+        record["train time"] = format_seconds(group["train_seconds"].mean())
+        record["sample time"] = format_seconds(group["sample_seconds"].mean())
+        records.append(record)
+    columns = ["setting", "model", "parameters", "flops", "seeds", "heldout_loss", "floor"]
+    columns += ["excess", *results.metrics, "train time", "sample time"]
+    table = pd.DataFrame(records, columns=columns)
+    parts = []
+    for label, part in table.groupby("setting", sort=False):
+        means = {
+            key: results.of_setting(str(label))[f"{key}_real"].mean() for key in results.metrics
+        }
+        parts.append(part)
+        if any(math.isfinite(value) for value in means.values()):
+            real = dict.fromkeys(columns, "") | {"setting": str(label), "model": REAL_ROW}
+            real |= {key: format_number(value) for key, value in means.items()}
+            parts.append(pd.DataFrame([real]))
+    return pd.concat(parts, ignore_index=True) if parts else table
+
+
+def trial_table(results: Results) -> pd.DataFrame:
+    """Lists the trials with the columns worth reading, numbers left as numbers.
+
+    Args:
+        results: The study.
+
+    Returns:
+        One row a trial: ``data``; ``process``, ``match`` and ``budget`` where the study has them;
+        ``model``, ``seed``, ``state`` ("done" or "failed"), every number that was measured, and
+        ``trial``.
+    """
+    rows = results.rows.rename(columns={"name": "model"})
+    rows["state"] = np.where(rows["failed"], "failed", "done")
+    numbers = (
+        *(*SIZES, "train_cpu_seconds", "train_seconds", "sample_seconds", "out_of_range"),
+        *("heldout_loss", "floor", "excess", "excess_se", "nll", "nll_real"),
+        *(column for key in results.metrics for column in (key, f"{key}_real")),
+    )
+    kept = [column for column in numbers if rows[column].notna().any()]
+    several = rows["process"].nunique() > 1
+    setting = [column for column in ("match", "budget") if rows[column].notna().any()]
+    place = ["data", *(["process"] if several else []), *setting]
+    return rows[[*place, "model", "seed", "state", *kept, "trial"]]
+
+
+# --- tables of a page -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial as a cell names it.
+
+    Attributes:
+        seed: Its seed.
+        id: Its id.
+        anchor: The anchor of its row among all trials; empty where it has none.
+    """
+
+    seed: str
+    id: str
+    anchor: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: Its text; a dash where nothing was measured.
+        note: Its smaller second line.
+        key: The number it is sorted by, written out; its text where empty.
+        link: The anchor its text leads to.
+        badge: The class of a coloured badge around its text.
+        colour: The colour of a swatch before its text.
+        trials: The trials behind it.
+    """
+
+    text: str
+    note: str = ""
+    key: str = ""
+    link: str = ""
+    badge: str = ""
+    colour: str = ""
+    trials: tuple[Trial, ...] = ()
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a column.
+
+    Attributes:
+        text: Its name.
+        title: What it means, shown when a mouse rests on it.
+        words: Whether the column holds words, which stand on the left.
+    """
+
+    text: str
+    title: str = ""
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table.
+
+    Attributes:
+        cells: Its cells, the first being its head.
+        anchor: Its id in the page.
+        kind: Its class.
+    """
+
+    cells: list[Cell]
+    anchor: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its sortable lines and, below them, those that stay where they are.
+
+    Attributes:
+        heads: A head a column.
+        lines: The lines that are sorted.
+        feet: The lines that are not, such as the values to reach.
+        caption: What the table holds, for those who cannot see it.
+        kind: Its class.
+        notes: What to know to read it.
+    """
+
+    heads: list[Head]
+    lines: list[Line]
+    feet: list[Line] = field(default_factory=list)
+    caption: str = ""
+    kind: str = "summary"
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TimeUse:
+    """The time that models of a setting with a budget of time really used.
+
+    Attributes:
+        table: A line a model.
+        sentence: The largest deviation in words.
+        large: Whether it is above 10 %.
+    """
+
+    table: Table
+    sentence: str
+    large: bool
+
+
+class Anchors:
+    """Ids within a page, each given once."""
+
+    def __init__(self) -> None:
+        self._given: dict[tuple[str, ...], str] = {}
+
+    def __call__(self, *words: str) -> str:
+        """The id of something, by the words that tell it from all else."""
+        if words not in self._given:
+            taken = set(self._given.values())
+            slug = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-") or "part"
+            number = 1
+            while (unique := slug if number == 1 else f"{slug}-{number}") in taken:
+                number += 1
+            self._given[words] = unique
+        return self._given[words]
+
+
+def number_cell(value: float | None, text: str = "", note: str = "") -> Cell:
+    """A number, sorted by its value; ``text`` is how it is written where not as usual."""
+    if value is None or not math.isfinite(value):
+        return Cell(MISSING, note)
+    return Cell(text or format_number(value), note, f"{value:.12g}")
+
+
+def _interval_cell(interval: Interval, notes: Iterable[str] = ()) -> Cell:
+    """A mean with its interval below it, sorted by the mean."""
+    value, _, ends = format_interval(interval).partition(" [")
+    lines = [f"[{ends}" if ends else "", *notes]
+    return number_cell(interval.mean, value, "\n".join(line for line in lines if line))
+
+
+def _p_cell(value: float) -> Cell:
+    return number_cell(value, format_p(value))
+
+
+def _ratio_text(comparison: Comparison) -> str:
+    return format_number(comparison.ratio, _DIGITS.get(comparison.measure, 3))
+
+
+def _heads(results: Results) -> dict[str, Head]:
+    """The head of each column that a table of models can have."""
+    return {
+        "parameters": Head("parameters", "trainable parameters"),
+        "flops": Head("FLOPs", "operations of a forward pass for one point, as done here"),
+        "flops_per_edge": Head("by edge", "FLOPs, counted per edge as by Yu et al. (2024)"),
+        "steps": Head("steps", "optimiser steps"),
+        "excess": Head("excess", "mean squared distance to the oracle's predicted noise"),
+        "heldout_loss": Head("held-out loss", "training loss on points not trained on"),
+        "nll": Head("NLL", "negative log-likelihood of held-out points, nats a point"),
+        _TIME: Head("train (CPU s)", "CPU seconds of training"),
+        **{
+            key: Head(metric.label, f"{metric.title}; {metric.better} is better")
+            for key, metric in results.metrics.items()
+        },
+    }
+
+
+def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
+    """Best KAN against best MLP, a line a setting; None for a single verdict or none."""
+    found = [v for v in contents.decision.verdicts.values() if v.outcome is not None]
+    if len(found) < 2:
+        return None
+    heads = [
+        Head("setting", words=True), Head("best KAN", words=True),
+        Head("best MLP", words=True), Head("KAN minus MLP", "paired difference of the means"),
+        Head("ratio", "mean of the KAN over mean of the MLP"),
+        Head("seeds", "seeds that both finished"), Head("p", "sign-flip test over paired seeds"),
+        Head("p (Holm)", "corrected over the data sets at that budget"),
+        Head("verdict", words=True),
+    ]  # fmt: skip
+    styles = model_styles(contents.results.rows)
+    lines = []
+    for verdict in found:
+        label, difference = verdict.setting.label, verdict.difference
+        assert verdict.outcome is not None
+        assert difference is not None
+        rows = contents.results.of_setting(label)
+        sides = []
+        for name, kind in ((difference.model, "kan"), (difference.baseline, "mlp")):
+            mean = rows.loc[rows["name"] == name, verdict.measure].mean()
+            text = format_number(mean, _DIGITS[verdict.measure])
+            note = f"{text} (of {verdict.count(kind)})"
+            sides.append(Cell(name, note, link=anchors(label, name), colour=styles[name].colour))
+        lines.append(
+            Line(
+                [
+                    Cell(label, f"by {MEASURES[verdict.measure]}", link=anchors("setting", label)),
+                    *sides,
+                    _interval_cell(difference.interval),
+                    number_cell(difference.ratio, _ratio_text(difference)),
+                    number_cell(difference.interval.n, str(difference.interval.n)),
+                    _p_cell(difference.p_value),
+                    _p_cell(difference.p_holm),
+                    Cell(verdict.outcome, badge=BADGES[verdict.outcome]),
+                ]
+            )
+        )
+    return Table(heads, lines, caption="Best KAN against best MLP", kind="summary verdicts")
+
+
+def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table:
+    """The models of a setting: sizes, judged measure and difference, other measures, time."""
+    results = contents.results
+    rows, measure = results.of_setting(label), results.judged(label)
+    sizes = [column for column in SIZES if rows[column].notna().any()]
+    others = [m for m in (*MEASURES, *results.metrics) if m != measure and rows[m].notna().any()]
+    differences = contents.decision.of_setting(label)
+    styles, known = model_styles(results.rows), _heads(results)
+    heads = [Head("model", words=True), *(known[column] for column in (*sizes, measure))]
+    if differences:
+        heads.append(Head("− best MLP", f"paired difference of the {MEASURES[measure]}"))
+        heads.append(Head("p (Holm)", "corrected over the data sets at that budget"))
+    heads += [known[column] for column in (*others, _TIME)]
+    baselines = {comparison.baseline for comparison in differences.values()}
+    lines = []
+    for name in contents.model_names(label):
+        group = rows[rows["name"] == name]
+        trials = _trials(group, anchors)
+        cells = [Cell(name, f"seeds: {_seeds(group)}", colour=styles[name].colour, trials=trials)]
+        cells += [number_cell(group[column].mean(), _count(group[column])) for column in sizes]
+        cells.append(_mean_cell(group, measure))
+        if name in differences:
+            difference = differences[name]
+            ratio = f"ratio {_ratio_text(difference)}" if math.isfinite(difference.ratio) else ""
+            cells.append(_interval_cell(difference.interval, [ratio]))
+            cells.append(_p_cell(difference.p_holm))
+        elif differences:
+            cells.append(Cell("best MLP", key="0.0") if name in baselines else Cell(MISSING))
+            cells.append(Cell(MISSING))
+        cells += [_mean_cell(group, column) for column in others]
+        sampling = group["sample_seconds"].mean()
+        note = f"sampling {format_seconds(sampling)}" if math.isfinite(sampling) else ""
+        cells.append(number_cell(group[_TIME].mean(), note=note))
+        lines.append(Line(cells, anchors(label, name)))
+    shown = [*sizes, measure, *([""] * 2 if differences else []), *others, ""]
+    feet = _feet(results, label, shown)
+    return Table(heads, lines, feet, caption=f"Models, {label}", kind="summary models")
+
+
+def _mean_cell(group: pd.DataFrame, column: str) -> Cell:
+    """A mean over seeds with half the width of its interval below it."""
+    interval = mean_interval(group[column])
+    text, _, half = format_half_width(interval, _DIGITS.get(column, 3)).partition("\n")
+    return number_cell(interval.mean, text, half)
+
+
+def _trials(group: pd.DataFrame, anchors: Anchors) -> tuple[Trial, ...]:
+    return tuple(
+        Trial(_plain(float(seed)), str(trial), anchors("trial", str(trial)))
+        for seed, trial in zip(group["seed"], group["trial"], strict=True)
+        if trial is not None
+    )
+
+
+def _feet(results: Results, label: str, columns: Sequence[str]) -> list[Line]:
+    """The scores of the exact optimum and of two real samples, where they are known.
+
+    Args:
+        results: The study.
+        label: A setting.
+        columns: The columns after the first, ``""`` for those in which they have no score.
+    """
+    rows = results.of_setting(label)
+    optimum = {"heldout_loss": rows["floor"].mean(), "nll": rows["nll_real"].mean()}
+    if math.isfinite(optimum["heldout_loss"]) and results.judged(label) == "excess":
+        optimum["excess"] = 0.0
+    real = {key: rows[f"{key}_real"].mean() for key in results.metrics}
+    feet = []
+    for name, values in ((ORACLE_ROW, optimum), (REAL_ROW, real)):
+        shown = [values.get(column, math.nan) for column in columns]
+        if any(math.isfinite(value) for value in shown):
+            cells = [
+                Cell(format_number(value, _DIGITS.get(column, 3)) if math.isfinite(value) else "")
+                for column, value in zip(columns, shown, strict=True)
+            ]
+            feet.append(Line([Cell(name), *cells], kind="real"))
+    return feet
+
+
+def time_use(contents: ReportContents, label: str, anchors: Anchors) -> TimeUse | None:
+    """Compares the time that models used with a budget of time; None for other budgets."""
+    rows = contents.results.of_setting(label)
+    used = rows[rows[_TIME].notna()]
+    if not len(used) or used["match"].iloc[0] != "time":
+        return None
+    budget = float(used["budget"].iloc[0])
+    styles = model_styles(contents.results.rows)
+    heads = [
+        Head("model", words=True), Head("budget (s)"), Head("mean (CPU s)"),
+        Head("least (CPU s)"), Head("most (CPU s)"),
+        Head("largest deviation", "of a trial from the budget, as a share of it"),
+    ]  # fmt: skip
+    lines, worst = [], (0.0, "")
+    for name in contents.model_names(label):
+        seconds = used.loc[used["name"] == name, _TIME]
+        if not len(seconds):
+            continue
+        shares = seconds.to_numpy(float) / budget - 1
+        share = float(shares[abs(shares).argmax()])
+        worst = max(worst, (abs(share), name))
+        values = (budget, seconds.mean(), seconds.min(), seconds.max())
+        lines.append(
+            Line(
+                [
+                    Cell(name, link=anchors(label, name), colour=styles[name].colour),
+                    *(number_cell(value, format_number(value, 4)) for value in values),
+                    number_cell(abs(share), f"{share:+.1%}".replace("-", "−").replace("%", " %")),
+                ]
+            )
+        )
+    large = worst[0] > _LARGE_DEVIATION
+    sentence = f"The largest deviation of a trial from the budget is {worst[0]:.1%} ({worst[1]})."
+    sentence = sentence.replace("%", " %")
+    if large:
+        sentence += (
+            " That is more than 10 %: times were not equal here, so read this setting with care."
+        )
+    return TimeUse(Table(heads, lines, caption=f"Time used, {label}", kind="time"), sentence, large)
+
+
+def trials_table(results: Results, anchors: Anchors) -> Table:
+    """Every trial with its raw numbers."""
+    names = {
+        **{column: head.text for column, head in _heads(results).items()},
+        "flops_per_edge": "FLOPs by edge",
+        "excess_se": "± SE",
+        "train_seconds": "train (s)",
+        "sample_seconds": "sample (s)",
+        "out_of_range": "outside grid",
+        "nll_real": "NLL, exact",
+        **{f"{key}_real": f"{metric.label}, real" for key, metric in results.metrics.items()},
+    }
+    words = ("data", "process", "match", "model", "state", "trial")
+    table = trial_table(results)
+    heads = [Head(names.get(column, column), words=column in words) for column in table.columns]
+    lines = []
+    for record in table.to_dict("records"):
+        cells = [
+            Cell(str(value) if column in words else _plain(float(value)))
+            if pd.notna(value)
+            else Cell(MISSING)
+            for column, value in record.items()
+        ]
+        trial = record["trial"]
+        anchor = anchors("trial", str(trial)) if trial is not None else ""
+        lines.append(Line(cells, anchor, "failed" if record["state"] == "failed" else ""))
+    return Table(heads, lines, caption="All trials", kind="trials")

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from kan_diffusion.data.datasets import DataConfig, FileData, ToyData
 from kan_diffusion.denoisers.registry import Family, Setting, get_family
 from kan_diffusion.errors import KanDiffusionError, invalid_settings, unknown_name
+from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.sampling import SCHEDULERS
 from kan_diffusion.study.budgets import Budget, Calibration, Match
@@ -148,6 +149,8 @@ class EvaluationConfig(BaseModel):
         moments: Moments of training, as fractions of it, at which the reverse process is recorded
             (by the first seed of every model).
         num_drawn: Number of points a picture shows.
+        metrics: Sample metrics of one's own beside `SAMPLE_METRICS`, each as
+            ``"package.module:NAME"``.
     """
 
     model_config = _FROZEN
@@ -159,6 +162,13 @@ class EvaluationConfig(BaseModel):
     num_real_pairs: int = Field(3, ge=1)
     moments: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
     num_drawn: int = Field(1_000, ge=1)
+    metrics: tuple[str, ...] = ()
+
+    @field_validator("metrics")
+    @classmethod
+    def _require_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        metrics_named(metrics)
+        return metrics
 
 
 class TrialConfig(BaseModel):
@@ -193,6 +203,8 @@ class TrialConfig(BaseModel):
         settings = self.model_dump(mode="json")
         if isinstance(self.data, FileData):
             settings["data"]["path"] = self.data.name
+        if not self.evaluation.metrics:
+            del settings["evaluation"]["metrics"]
         return json.dumps(settings, sort_keys=True)
 
     @property

@@ -19,9 +19,9 @@ from kan_diffusion.data.datasets import (
     load_dataset,
 )
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.errors import DataError, RunFolderError
+from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
-from kan_diffusion.evaluation.metrics import real_against_real, sample_metrics
+from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
 from kan_diffusion.files import finite
 from kan_diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.processes import Process
@@ -95,6 +95,7 @@ def yardstick(
             lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
             evaluation.num_real_pairs,
             numpy_generator("real pairs", study_seed, *name),
+            metrics_named(evaluation.metrics),
         )
         if evaluation.num_samples
         else {},
@@ -138,6 +139,9 @@ def measure(
         The measured part of a trial's row, what was measured by noise level (a dictionary a
         level), and the generated points (n, d), standardised, float64; None where no samples are
         asked for. What came out infinite or as no number is None.
+
+    Raises:
+        KanDiffusionError: A metric has the key of another measure.
     """
     evaluation = config.evaluation
     scores = measure_denoising(
@@ -156,8 +160,10 @@ def measure(
         row["nll_real"] = shared.nll
     generated = None
     if evaluation.num_samples:
-        generated, metrics = _sample(config, dataset, pipeline)
-        row |= metrics
+        generated, sampled = _sample(config, dataset, pipeline)
+        for key in row.keys() & sampled.keys():
+            raise KanDiffusionError(f"metric '{key}' has the key of a measure; give it another key")
+        row |= sampled
         row |= {f"{name}_real": value for name, value in shared.real.items()}
     return finite(row), finite([asdict(level) for level in scores.levels]), generated
 
@@ -183,6 +189,7 @@ def _sample(
         generated[: len(fresh)],  # as many as in real-against-real
         fresh,
         numpy_generator("metrics", config.study_seed, config.seed),
+        metrics_named(evaluation.metrics),
     )
     return generated, row | metrics
 

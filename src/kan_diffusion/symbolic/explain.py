@@ -29,7 +29,7 @@ from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
+from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import finite, write_json, write_parquet, write_text
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
@@ -356,6 +356,7 @@ class StageJudge:
         if "heldout_loss" not in numbers:
             scores = vars(self.context.scores(denoiser))
             numbers = {k: v for k, v in scores.items() if isinstance(v, float)}
+        keys = metrics_named(self.config.evaluation.metrics)
         is_network = isinstance(denoiser, ReadableDenoiser)
         standing = Standing(
             name,
@@ -364,10 +365,8 @@ class StageJudge:
             loss=numbers["heldout_loss"],
             floor=numbers.get("floor"),
             excess=numbers.get("excess"),
-            metrics={key: numbers[key] for key in SAMPLE_METRICS if key in numbers},
-            real={
-                key: numbers[f"{key}_real"] for key in SAMPLE_METRICS if f"{key}_real" in numbers
-            },
+            metrics={key: numbers[key] for key in keys if key in numbers},
+            real={key: numbers[f"{key}_real"] for key in keys if f"{key}_real" in numbers},
             trouble=trouble,
         )
         points = None if samples is None else samples.double().numpy()

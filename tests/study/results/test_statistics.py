@@ -2,7 +2,6 @@ import itertools
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.stats
 from hypothesis import given, settings
@@ -11,16 +10,11 @@ from hypothesis import strategies as st
 from kan_diffusion.errors import DataError
 from kan_diffusion.study.results.statistics import (
     Interval,
-    average_ranks,
     bootstrap_interval,
-    difference_interval,
-    friedman_p,
     holm,
     mean_interval,
-    nemenyi_critical_difference,
     paired_permutation_p,
     smallest_permutation_p,
-    summarise,
 )
 
 values = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12)
@@ -40,19 +34,6 @@ def test_mean_interval_is_scipys(sample, confidence):
     assert interval.mean == pytest.approx(np.mean(sample), abs=scale)
 
 
-@settings(max_examples=40, deadline=None)
-@given(values, values)
-def test_difference_interval_is_welchs(first, second):
-    interval = difference_interval(first, second)
-    assert interval.mean == pytest.approx(np.mean(first) - np.mean(second), abs=1e-9)
-    if min(np.ptp(first), np.ptp(second)) < 1e-3:
-        return
-    test = scipy.stats.ttest_ind(first, second, equal_var=False)
-    expected = test.confidence_interval(0.95)
-    assert interval.low == pytest.approx(expected.low, rel=1e-7, abs=1e-7)
-    assert interval.high == pytest.approx(expected.high, rel=1e-7, abs=1e-7)
-
-
 def test_intervals_of_three_seeds_cover_the_truth_as_often_as_they_say():
     samples = np.random.default_rng(0).normal(2.0, 0.7, (4_000, 3))
     intervals = [mean_interval(sample, 0.9) for sample in samples]
@@ -65,52 +46,16 @@ def test_one_value_has_no_interval_and_none_has_no_mean():
     nothing = mean_interval([None, math.nan])
     assert math.isnan(nothing.mean)
     assert (nothing.low, nothing.high, nothing.n) == (None, None, 0)
-    assert difference_interval([1.0], [2.0, 3.0]) == Interval(-1.5, None, None, 1)
 
 
 def test_equal_values_give_an_interval_of_no_width():
     assert mean_interval([0.5, 0.5, 0.5]) == Interval(0.5, 0.5, 0.5, 3)
-    assert difference_interval([0.5, 0.5], [0.25, 0.25]) == Interval(0.25, 0.25, 0.25, 2)
-
-
-def test_overlap():
-    low, middle, high = (Interval(m, m - 1, m + 1, 3) for m in (0.0, 1.5, 3.0))
-    assert low.overlaps(middle)
-    assert middle.overlaps(high)
-    assert low.overlaps(high) is False
-    assert low.overlaps(Interval(0.0, None, None, 1)) is None
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
 def test_impossible_confidence_is_refused(confidence):
     with pytest.raises(DataError, match="between 0 and 1"):
         mean_interval([1.0, 2.0], confidence)
-
-
-def test_summarise_keeps_order_and_leaves_out_what_is_missing():
-    rows = pd.DataFrame(
-        {
-            "data": ["b", "b", "b", "a", "a"],
-            "name": ["mlp", "kan", "mlp", "kan", "kan"],
-            "excess": [1.0, 5.0, 3.0, None, math.nan],
-        }
-    )
-    table = summarise(rows, ["data", "name"], ["excess", "absent"])
-    assert table[["data", "name"]].values.tolist() == [["b", "mlp"], ["b", "kan"], ["a", "kan"]]
-    assert table["excess_n"].tolist() == [2, 1, 0]
-    assert table["excess_mean"].tolist()[:2] == [2.0, 5.0]
-    expected = mean_interval([1.0, 3.0])
-    assert table.loc[0, ["excess_low", "excess_high"]].tolist() == [expected.low, expected.high]
-    assert table[["excess_low", "absent_mean"]].iloc[1:].isna().all(axis=None)
-    assert table["absent_n"].tolist() == [0, 0, 0]
-
-
-def test_summarise_of_no_rows_and_of_a_column_that_is_not_there():
-    table = summarise(pd.DataFrame(columns=["name", "excess"]), ["name"], ["excess"])
-    assert list(table) == ["name", "excess_mean", "excess_low", "excess_high", "excess_n"]
-    assert table.empty
-    with pytest.raises(DataError, match="no column 'family'"):
-        summarise(pd.DataFrame({"name": ["kan"]}), ["family"], [])
 
 
 def test_bootstrap_interval_of_many_values_is_students():
@@ -241,44 +186,3 @@ def test_holm_raises_keeps_order_and_leaves_out_what_was_not_tested(p_values):
                 break
             rejected += 1
         assert sum(q <= level for _, q in tested) == rejected
-
-
-@pytest.mark.parametrize(("num_models", "quantile"), [(2, 1.960), (5, 2.728), (10, 3.164)])
-def test_critical_difference_has_demsars_quantiles(num_models, quantile):
-    # Table 5a of Demšar (2006).
-    for num_data in (4, 30):
-        scale = math.sqrt(num_models * (num_models + 1) / (6 * num_data))
-        distance = nemenyi_critical_difference(num_models, num_data)
-        assert distance / scale == pytest.approx(quantile, abs=5.1e-4)
-    assert nemenyi_critical_difference(num_models, 30, 0.1) < distance
-
-
-def test_critical_difference_of_demsars_example():
-    # Four classifiers on 14 data sets: CD = 2.569 sqrt(4 * 5 / (6 * 14)) = 1.25.
-    assert nemenyi_critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
-    with pytest.raises(DataError, match="2 or more"):
-        nemenyi_critical_difference(1, 14)
-
-
-def test_average_ranks_share_ties():
-    values = np.array([[0.1, 0.2, 0.3], [0.2, 0.1, 0.1], [5.0, 5.0, 5.0]])
-    assert average_ranks(values).tolist() == pytest.approx([2.0, 5.5 / 3, 6.5 / 3])
-    with pytest.raises(DataError, match="gaps"):
-        average_ranks(np.array([[0.1, math.nan]]))
-
-
-def test_friedman_is_the_formula_of_mean_ranks():
-    values = np.random.default_rng(5).normal(size=(12, 4)) + np.array([0.0, 0.2, 0.4, 0.8])
-    num_data, num_models = values.shape
-    spread = ((average_ranks(values) - (num_models + 1) / 2) ** 2).sum()
-    statistic = 12 * num_data / (num_models * (num_models + 1)) * spread
-    expected = scipy.stats.chi2.sf(statistic, num_models - 1)
-    assert friedman_p(values) == pytest.approx(expected, rel=1e-9)
-    # Only the order within a row counts.
-    assert friedman_p(np.exp(values) * np.arange(1, 13)[:, None]) == friedman_p(values)
-
-
-def test_friedman_of_two_models_is_the_sign_test():
-    better = np.array([[1.0, 2.0]] * 6 + [[3.0, 3.0]])
-    assert friedman_p(better) == pytest.approx(2 / 2**6)
-    assert friedman_p(np.ones((5, 2))) == friedman_p(np.ones((5, 3))) == 1.0

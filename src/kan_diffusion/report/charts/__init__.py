@@ -8,16 +8,12 @@ from kan_diffusion.report.charts.differences import ratio_figure, ratio_groups
 from kan_diffusion.report.charts.excess import excess_by_level_figure, excess_figure
 from kan_diffusion.report.charts.losses import loss_figure
 from kan_diffusion.report.charts.metrics import metrics_figure
-from kan_diffusion.report.charts.ranks import ranks_figure
-from kan_diffusion.report.charts.times import time_figure
 
 __all__ = [
     "excess_by_level_figure",
     "excess_figure",
     "loss_figure",
     "metrics_figure",
-    "ranks_figure",
     "ratio_figure",
     "ratio_groups",
-    "time_figure",
 ]

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.style import INK, MUTED, SEED_ALPHA, ModelStyle
-from kan_diffusion.study.results.comparison import judged_measure
 from kan_diffusion.study.results.statistics import mean_interval
 
 __all__ = [
@@ -46,14 +45,13 @@ def setting_label(contents: ReportContents, label: str | None) -> str:
     """The label that was given, or that of the study's first setting."""
     if label is not None:
         return label
-    settings = contents.settings_of_rows()
+    settings = contents.results.settings()
     return settings[0].label if settings else ""
 
 
 def measure_of(contents: ReportContents, label: str) -> str:
     """The judged measure of a setting, ``excess`` or ``heldout_loss``."""
-    rows = contents.complete_rows(label)
-    return judged_measure(rows) if len(rows) else "excess"
+    return contents.results.judged(label)
 
 
 def kind_panels(contents: ReportContents, label: str) -> list[tuple[str, list[str]]]:
@@ -65,8 +63,8 @@ def kind_panels(contents: ReportContents, label: str) -> list[tuple[str, list[st
     names = contents.model_names(label)
     if len(names) <= MANY_MODELS:
         return [("", names)]
-    first = contents.complete_rows(label).drop_duplicates("name").set_index("name")["kind"]
-    groups = [(title, [n for n in names if first[n] == k]) for k, title in _KIND_TITLES.items()]
+    kinds = contents.results.models(label)
+    groups = [(title, [n for n in names if kinds[n] == k]) for k, title in _KIND_TITLES.items()]
     return [group for group in groups if group[1]]
 
 

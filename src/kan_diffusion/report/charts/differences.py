@@ -18,10 +18,11 @@ from matplotlib.patches import Rectangle
 
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.style import BETTER, INK, MUTED, WORSE, model_styles, report_style
-from kan_diffusion.study.results.comparison import PairedDifference, Setting
+from kan_diffusion.study.results.rows import Setting
 from kan_diffusion.study.results.statistics import SIGNIFICANCE
+from kan_diffusion.study.results.verdicts import Comparison
 
-__all__ = ["ratio_figure", "ratio_groups", "ratio_interval"]
+__all__ = ["ratio_figure", "ratio_groups"]
 
 _MOST_COLUMNS = 10
 _FEW_COLUMNS = 8
@@ -32,20 +33,20 @@ _MOST_SPAN = math.log(6.0)
 
 
 def ratio_groups(
-    differences: Sequence[PairedDifference], most: int = _MOST_COLUMNS
-) -> list[list[PairedDifference]]:
+    differences: Sequence[Comparison], most: int = _MOST_COLUMNS
+) -> list[list[Comparison]]:
     """The differences of one figure each: whole budgets together as long as columns allow.
 
     Args:
         differences: All differences of a study.
         most: The most settings a figure shows, unless a single budget has more.
     """
-    by_budget: dict[tuple[str | None, float | None], dict[str, list[PairedDifference]]] = {}
+    by_budget: dict[tuple[object, ...], dict[str, list[Comparison]]] = {}
     for difference in differences:
         setting = difference.setting
-        columns = by_budget.setdefault((setting.match, setting.budget), {})
+        columns = by_budget.setdefault(setting.budgeted, {})
         columns.setdefault(setting.label, []).append(difference)
-    groups: list[list[list[PairedDifference]]] = []
+    groups: list[list[list[Comparison]]] = []
     for columns in by_budget.values():
         if not groups or len(groups[-1]) + len(columns) > most:
             groups.append([])
@@ -53,22 +54,13 @@ def ratio_groups(
     return [[difference for column in group for difference in column] for group in groups]
 
 
-def ratio_interval(difference: PairedDifference) -> tuple[float, float] | None:
-    """The interval of a ratio; None where the difference has none."""
-    interval, share = difference.interval, difference.ratio - 1
-    if interval.low is None or interval.high is None or share == 0 or not math.isfinite(share):
-        return None
-    base = interval.mean / share
-    return 1 + interval.low / base, 1 + interval.high / base
-
-
 @report_style()
-def ratio_figure(contents: ReportContents, differences: Sequence[PairedDifference]) -> Figure:
+def ratio_figure(contents: ReportContents, differences: Sequence[Comparison]) -> Figure:
     """A table of ratios to the best MLP, models in rows and settings in columns.
 
     Args:
         contents: The study.
-        differences: Those to show, from `differences_to_best_mlp`.
+        differences: Those to show, from `Decision.comparisons`.
     """
     settings = list({d.setting.label: d.setting for d in differences}.values())
     cells = {(d.model, d.setting.label): d for d in differences}
@@ -94,7 +86,7 @@ def ratio_figure(contents: ReportContents, differences: Sequence[PairedDifferenc
     )  # fmt: skip
     axes.set(xlim=(-0.5, len(settings) - 0.5), ylim=(rows[-1][1] + 0.5, -0.5))
     axes.grid(False)
-    styles = model_styles(contents.complete_rows())
+    styles = model_styles(contents.results.rows)
     for name, y in rows:
         for x, setting in enumerate(settings):
             if name == baselines[setting.label]:
@@ -123,7 +115,7 @@ def ratio_figure(contents: ReportContents, differences: Sequence[PairedDifferenc
 def _rows(contents: ReportContents, wanted: set[str]) -> list[tuple[str, float]]:
     """The models with their heights, a gap between the kinds."""
     names = [name for name in contents.model_names() if name in wanted]
-    kinds = contents.complete_rows().drop_duplicates("name").set_index("name")["kind"]
+    kinds = contents.results.models()
     names = sorted(names, key=lambda name: ("kan", "mlp", "other").index(kinds[name]))
     rows: list[tuple[str, float]] = []
     for name in names:
@@ -138,7 +130,7 @@ def _column_name(setting: Setting, measure: str, settings: Sequence[Setting]) ->
     return f"{name} (loss)".strip() if measure == "heldout_loss" else name
 
 
-def _spans(differences: Sequence[PairedDifference]) -> dict[str, float]:
+def _spans(differences: Sequence[Comparison]) -> dict[str, float]:
     """For each measure, the logarithm of the ratio at which the colour is full."""
     spans = dict(_LEAST_SPAN)
     for difference in differences:
@@ -149,14 +141,14 @@ def _spans(differences: Sequence[PairedDifference]) -> dict[str, float]:
 
 
 def _draw_ratio(
-    axes: Axes, x: float, y: float, difference: PairedDifference, span: float, few: bool
+    axes: Axes, x: float, y: float, difference: Comparison, span: float, few: bool
 ) -> None:
     ratio = difference.ratio
     if not (ratio > 0 and math.isfinite(ratio)):
         _draw_cell(axes, x, y, "#ffffff", "–", "", bold=False, muted=True)
         return
     decimals = 3 if difference.measure == "heldout_loss" else 2 if ratio < 10 else 1
-    ends = ratio_interval(difference) if few else None
+    ends = difference.ratio_interval if few else None
     note = "" if ends is None else f"{ends[0]:.{decimals}f} to {ends[1]:.{decimals}f}"
     place = 0.5 + 0.5 * float(np.clip(math.log(ratio) / span, -1, 1))
     colour = _SCALE(place)

@@ -37,7 +37,7 @@ def excess_figure(contents: ReportContents, label: str | None = None) -> Figure:
         label: The setting; the first one when None.
     """
     label = setting_label(contents, label)
-    rows, measure = contents.complete_rows(label), measure_of(contents, label)
+    rows, measure = contents.results.of_setting(label), measure_of(contents, label)
     names = contents.model_names(label)
     figure = Figure(
         figsize=(8.5, 1.1 + (0.32 if len(names) > MANY_MODELS else 0.42) * len(names)),
@@ -45,7 +45,7 @@ def excess_figure(contents: ReportContents, label: str | None = None) -> Figure:
     )
     axes = figure.subplots()
     values = {name: rows.loc[rows["name"] == name, measure].to_numpy() for name in names}
-    dot_rows(axes, values, model_styles(contents.complete_rows()))
+    dot_rows(axes, values, model_styles(contents.results.rows))
     axes.set_xlabel(MEASURE_LABELS[measure])
     return figure
 
@@ -65,7 +65,7 @@ def excess_by_level_figure(contents: ReportContents, label: str | None = None) -
             models of other kinds in grey behind.
     """
     label = setting_label(contents, label)
-    levels, styles = contents.levels_of(label), model_styles(contents.complete_rows())
+    levels, styles = contents.levels_of(label), model_styles(contents.results.rows)
     measure = level_measure(levels)
     panels = kind_panels(contents, label)
     several = len(panels) > 1

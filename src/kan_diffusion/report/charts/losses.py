@@ -35,7 +35,7 @@ def loss_figure(contents: ReportContents, label: str | None = None) -> Figure:
     """
     label = setting_label(contents, label)
     curves = contents.curves_of(label)
-    floor = contents.floors.get(contents.data_of(label))
+    floor = contents.floors.get(label)
     found = {
         name: curves_by_seed(curves[curves["name"] == name]) for name in contents.model_names(label)
     }
@@ -48,7 +48,7 @@ def loss_figure(contents: ReportContents, label: str | None = None) -> Figure:
         figure.subplots(1, max(len(groups), len(shifts)), sharey=several, squeeze=False)[0]
     )
     pairs = [(shift, *group) for shift in shifts for group in groups]
-    styles = model_styles(contents.complete_rows())
+    styles = model_styles(contents.results.rows)
     heights: list[float] = []
     for axes, (shift, title, names) in zip(panels, pairs, strict=True):
         heights = [] if not several else heights

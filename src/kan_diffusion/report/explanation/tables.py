@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
-from kan_diffusion.report.cells import Cell, Head, Line, Table, number_cell
 from kan_diffusion.report.explanation.data import named_views
 from kan_diffusion.report.explanation.looks import KINDS, kind_of
-from kan_diffusion.report.tables import MISSING, REAL_ROW
+from kan_diffusion.report.tables import MISSING, REAL_ROW, Cell, Head, Line, Table, number_cell
 from kan_diffusion.symbolic.explain import Explanation
 from kan_diffusion.symbolic.match import EdgeReport
 
@@ -90,7 +89,7 @@ def standing_table(explanation: Explanation) -> Table | None:
         ]
     for key in keys:
         metric = SAMPLE_METRICS.get(key)
-        heads.append(Head(metric.symbol, metric.title) if metric else Head(key))
+        heads.append(Head(metric.label, metric.title) if metric else Head(key))
     lines = []
     for standing in standings:
         cells = [

@@ -1,1 +1,21 @@
-"""Intervals, tests and verdicts over the rows of a study."""
+"""What a study says: rows, statistics, verdicts and words.
+
+This is the only place that reads rows. They are normalised once (`rows`), compared by paired tests
+(`statistics`), decided upon (`verdicts`) and put into words (`wording`); the terminal, the report
+and the documentation show these words.
+"""
+
+from kan_diffusion.study.results.rows import Results, Setting, read_results
+from kan_diffusion.study.results.verdicts import Comparison, Verdict, compare, decide
+from kan_diffusion.study.results.wording import say
+
+__all__ = [
+    "Comparison",
+    "Results",
+    "Setting",
+    "Verdict",
+    "compare",
+    "decide",
+    "read_results",
+    "say",
+]

@@ -1,19 +1,22 @@
-"""Comparisons in plain words, with the numbers they rest on."""
+"""Verdicts in plain words, with the numbers they rest on.
+
+These sentences are the only ones in which a study speaks of its models: the terminal, the report
+and the documentation show them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
-from kan_diffusion.study.results.scores import PairedDifference, Scores, Setting, Verdict
-from kan_diffusion.study.results.statistics import SIGNIFICANCE
+from kan_diffusion.study.results.rows import MEASURES
+from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
+from kan_diffusion.study.results.verdicts import Comparison, Decision, Outcome, Verdict
 
-__all__ = ["budget_sentence", "setting_sentence"]
+__all__ = ["listed", "overall", "say", "sentences"]
 
 _KINDS = {"kan": "KAN", "mlp": "MLP"}
-_MEASURES = {"excess": "an excess", "heldout_loss": "a held-out loss"}
-_SAME_SIZE = 1.05
-_ENDINGS: dict[Verdict, str] = {
+_ENDINGS: dict[Outcome, str] = {
     "KAN better": "the best KAN is better than the best MLP",
     "MLP better": "the best MLP is better than the best KAN",
     "not distinguishable": "the best KAN and the best MLP are not distinguishable",
@@ -21,67 +24,99 @@ _ENDINGS: dict[Verdict, str] = {
 }
 
 
-def setting_sentence(
-    scores: Scores,
-    difference: PairedDifference,
-    verdict: Verdict,
-    num_tests: int,
-    attainable: PairedDifference,
-) -> str:
-    """How the best KAN and the best MLP of a setting compare.
+def sentences(decision: Decision) -> list[str]:
+    """Everything a study concludes: a paragraph for each setting, then all of them together."""
+    said = [say(verdict) for verdict in decision.verdicts.values()]
+    together = overall(decision)
+    return [*said, together] if together else said
+
+
+def say(verdict: Verdict, with_label: bool = True) -> str:
+    """The verdict of one setting, or what is known where there is none.
 
     Args:
-        scores: The setting's models.
-        difference: The KAN minus the MLP.
-        verdict: What follows from it.
-        num_tests: How many data sets Holm's correction is over.
-        attainable: The same with the smallest p-values that so many seeds can give.
+        verdict: The verdict.
+        with_label: Whether the setting's label stands before it.
     """
-    label = scores.setting.label
-    for kind, word in _KINDS.items():
-        if scores.best(kind) is None:
-            num_seeds = len(scores.values)
-            return f"{label}: no {word} finished half of its {num_seeds} seeds: undecided."
-    common = scores.common(difference.model, difference.baseline)
-    sides = {
-        difference.model: _side(scores, "kan", difference.model),
-        difference.baseline: _side(scores, "mlp", difference.baseline),
-    }
-    if common.empty:
-        return f"{label}: {' and '.join(sides.values())} have no seed in common: undecided."
-    means = common.mean()
-    lower, upper = sorted(sides, key=lambda name: means[name])
-    small, large = float(means[lower]), float(means[upper])
+    text = _contest(verdict) if verdict.outcome else _ranking(verdict)
+    if verdict.left_out:
+        text += f" Compared are the models of equal size: {listed(list(verdict.models))}."
+    return f"{verdict.setting.label}: {text}" if with_label else text[0].upper() + text[1:]
+
+
+def overall(decision: Decision) -> str:
+    """All verdicts, a sentence for each budget; empty where there is none."""
+    groups: dict[Hashable, list[tuple[Verdict, Outcome]]] = {}
+    for verdict in decision.verdicts.values():
+        if verdict.outcome is not None:
+            group = groups.setdefault(verdict.setting.budgeted, [])
+            group.append((verdict, verdict.outcome))
+    return " ".join(_of_budget(group) for group in groups.values())
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them: ``a``, ``a and b``, ``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _contest(verdict: Verdict) -> str:
+    """How the best KAN and the best MLP of a setting compare."""
+    difference = verdict.difference
+    if verdict.lacking or difference is None:
+        word = _KINDS[verdict.lacking or "kan"]
+        return f"no {word} finished half of its {verdict.num_seeds} seeds: undecided."
+    kan, mlp = _side(verdict, "kan", difference.model), _side(verdict, "mlp", difference.baseline)
+    if not difference.interval.n:
+        return f"{kan} and {mlp} have no seed in common: undecided."
+    sides = [(kan, difference.means[0]), (mlp, difference.means[1])]
+    (lower, small), (upper, large) = sorted(sides, key=lambda side: side[1])
+    first, second = _fixed([small, large], _step(small, large))
+    text = f"{lower} has {_measured(verdict)} of {first}, {upper} {second}{_more(small, large)}; "
+    if difference.interval.low is None:
+        return f"{text}one seed in common decides nothing: undecided."
+    return (
+        f"{text}{_paired(difference, 'KAN minus MLP', verdict.num_tests)}: {verdict.outcome}."
+        f"{_reach(verdict, difference)}"
+    )
+
+
+def _ranking(verdict: Verdict) -> str:
+    """Which model of a setting has the lowest mean, where no KAN and MLP can be compared."""
+    names = list(verdict.means)
+    lost = [name for name in verdict.models if name not in verdict.means]
+    tail = f" {listed(lost)} did not finish half of the seeds." if lost else ""
+    if not names:
+        return "no model finished half of its seeds."
+    (value,) = _fixed([verdict.means[names[0]]], verdict.means[names[0]] / 100)
+    difference = verdict.difference
+    if difference is None:
+        return (
+            f"{names[0]} has {_measured(verdict)} of {value}; there is no second model to compare."
+            f"{tail}"
+        )
+    small, large = verdict.means[names[0]], verdict.means[names[1]]
     first, second = _fixed([small, large], _step(small, large))
     text = (
-        f"{label}: {sides[lower]} has {_MEASURES[scores.measure]} of {first}, {sides[upper]} "
-        f"{second}{_more(small, large)}; "
+        f"of {len(names)} models {names[0]} has the lowest mean {MEASURES[verdict.measure]}, "
+        f"{first}, and {names[1]} the next, {second}{_more(small, large)}"
     )
-    interval = difference.interval
-    if interval.low is None or interval.high is None:
-        return (
-            text + "one seed in common decides nothing: undecided." + _sizes(scores, lower, upper)
-        )
-    step = max(abs(interval.low), abs(interval.high)) / 10
-    mean, low, high = _fixed([interval.mean, interval.low, interval.high], step)
-    corrected = f" (Holm over {num_tests} data sets {_p(difference.p_holm)})"
-    return (
-        f"{text}paired difference (KAN minus MLP) {mean} [{low}, {high}] over {len(common)} seeds, "
-        f"p = {_p(difference.p_value)}{corrected if num_tests > 1 else ''}: {verdict}."
-        f"{_reach(attainable, num_tests)}{_sizes(scores, lower, upper)}"
-    )
+    if difference.interval.low is not None:
+        text += f"; {_paired(difference, f'{difference.model} minus {difference.baseline}')}"
+    missing = [word for kind, word in _KINDS.items() if not verdict.count(kind)]
+    why = f"no {' and no '.join(missing)} to compare" if missing else "no KAN and MLP of equal size"
+    return f"{text}. There is {why}, so no verdict.{tail}"
 
 
-def budget_sentence(verdicts: Sequence[tuple[Setting, Verdict]]) -> str:
+def _of_budget(verdicts: Sequence[tuple[Verdict, Outcome]]) -> str:
     """The verdicts of all settings of one budget, one or more, in one sentence."""
-    amount = verdicts[0][0].amount
+    amount = verdicts[0][0].setting.amount
     where = f" at {amount}" if amount else ""
     if len(verdicts) == 1:
-        setting, verdict = verdicts[0]
-        return f"On {setting.data}{where} {_ENDINGS[verdict]}."
-    datas: dict[Verdict, list[str]] = {verdict: [] for verdict in _ENDINGS}
-    for setting, verdict in verdicts:
-        datas[verdict].append(setting.data)
+        verdict, outcome = verdicts[0]
+        return f"On {verdict.setting.data}{where} {_ENDINGS[outcome]}."
+    datas: dict[Outcome, list[str]] = {outcome: [] for outcome in _ENDINGS}
+    for verdict, outcome in verdicts:
+        datas[outcome].append(verdict.setting.data)
     kan, mlp = (
         f"{len(names)} ({', '.join(names)})" if names else "none"
         for names in (datas["KAN better"], datas["MLP better"])
@@ -98,9 +133,26 @@ def budget_sentence(verdicts: Sequence[tuple[Setting, Verdict]]) -> str:
     return text + "."
 
 
-def _side(scores: Scores, kind: str, name: str) -> str:
-    count, word = len(scores.models(kind)), _KINDS[kind]
+def _side(verdict: Verdict, kind: str, name: str) -> str:
+    count, word = verdict.count(kind), _KINDS[kind]
     return f"the only {word} ({name})" if count == 1 else f"the best {word} ({name}, of {count})"
+
+
+def _measured(verdict: Verdict) -> str:
+    word = MEASURES[verdict.measure]
+    return f"an {word}" if word[0] == "e" else f"a {word}"
+
+
+def _paired(difference: Comparison, sides: str, num_tests: int = 1) -> str:
+    """A paired difference with its interval, its seeds and its p-value."""
+    interval = difference.interval
+    low, high = interval.low or 0.0, interval.high or 0.0
+    mean, *ends = _fixed([interval.mean, low, high], max(abs(low), abs(high)) / 10)
+    corrected = f" (Holm over {num_tests} data sets {_p(difference.p_holm)})"
+    return (
+        f"paired difference ({sides}) {mean} [{', '.join(ends)}] over {interval.n} seeds, "
+        f"p = {_p(difference.p_value)}{corrected if num_tests > 1 else ''}"
+    )
 
 
 def _more(small: float, large: float) -> str:
@@ -116,25 +168,15 @@ def _more(small: float, large: float) -> str:
     return ": less than 0.1 % more" if large > small else ": equal"
 
 
-def _reach(attainable: PairedDifference, num_tests: int) -> str:
+def _reach(verdict: Verdict, difference: Comparison) -> str:
     """What to say where no outcome of so few seeds could have been called a difference."""
-    if attainable.p_holm < SIGNIFICANCE:
+    if verdict.smallest_p < SIGNIFICANCE:
         return ""
-    rest = f"over {num_tests} data sets {SIGNIFICANCE} is out of reach"
-    if attainable.p_value >= SIGNIFICANCE:
+    smallest = smallest_permutation_p(difference.interval.n)
+    rest = f"over {verdict.num_tests} data sets {SIGNIFICANCE} is out of reach"
+    if smallest >= SIGNIFICANCE:
         rest = f"{SIGNIFICANCE} is out of reach even uncorrected"
-    return (
-        f" No outcome of {attainable.interval.n} seeds has a p below {_p(attainable.p_value)}, so "
-        f"{rest}."
-    )
-
-
-def _sizes(scores: Scores, lower: str, upper: str) -> str:
-    """A warning where nothing was held equal and the models differ in size."""
-    first, second = scores.parameters[lower], scores.parameters[upper]
-    if scores.setting.match is not None or not max(first, second) > _SAME_SIZE * min(first, second):
-        return ""
-    return f" Their sizes differ: {first:,.0f} and {second:,.0f} parameters."
+    return f" No outcome of {difference.interval.n} seeds has a p below {_p(smallest)}, so {rest}."
 
 
 def _step(small: float, large: float) -> float:

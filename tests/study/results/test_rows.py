@@ -1,8 +1,9 @@
-"""Runs beside each other: what belongs together, and what cannot be compared."""
+"""Rows as they are read: settings, judged measures, and runs side by side."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.report.contents import complete_rows
+from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.report.gather import runs_contents
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.named import single_trial
-from kan_diffusion.study.results.side_by_side import read_runs
+from kan_diffusion.study.results.rows import Results, Setting, read_results, read_runs
+from kan_diffusion.study.results.verdicts import decide
+from kan_diffusion.study.results.wording import say
 from kan_diffusion.study.trial import run_trial
 
 SMALL = EvaluationConfig(num_noised=100, num_samples=50, num_real_pairs=1, num_drawn=20)
@@ -46,6 +48,119 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
     return run
 
 
+def made_rows(**changes: object) -> pd.DataFrame:
+    """Two seeds of a KAN and an MLP, the last of which failed."""
+    rows = pd.DataFrame(
+        {
+            "data": "moons",
+            "name": ["KAN", "KAN", "MLP", "MLP"],
+            "family": ["kan", "kan", "mlp", "mlp"],
+            "kind": ["kan", "kan", "mlp", "mlp"],
+            "seed": [0, 1, 0, 1],
+            "oracle": "exact",
+            "excess": [0.1, 0.2, 0.3, math.nan],
+            "error": [None, None, None, "it diverged"],
+        }
+    )
+    return rows.assign(**changes)
+
+
+# --- rows -------------------------------------------------------------------------------------
+
+
+def test_settings_come_in_order_and_split_the_rows() -> None:
+    changes = (
+        {"match": "time", "budget": 6.0},
+        {"data": "circles", "match": "time", "budget": 6.0},
+        {"match": "params", "budget": 2_300.0},
+        {"match": None, "budget": math.nan},
+    )
+    results = Results.of(pd.concat([made_rows(**change) for change in changes]))
+    assert results.settings() == [
+        Setting("moons", "time", 6.0),
+        Setting("circles", "time", 6.0),
+        Setting("moons", "params", 2_300.0),
+        Setting("moons"),
+    ]
+    assert results.settings("circles") == [Setting("circles", "time", 6.0)]
+    part = results.of_setting("moons, 2,300 parameters")
+    assert len(part) == 4
+    assert set(part["match"]) == {"params"}
+    assert results.of_setting("moons, 7 s of training").empty
+
+
+def test_a_process_is_said_where_a_study_has_several() -> None:
+    cosine = made_rows(process="cosine")
+    assert Results.of(cosine).settings() == [Setting("moons")]
+    both = Results.of(pd.concat([cosine, made_rows(process="flow")]))
+    assert [setting.label for setting in both.settings()] == ["moons, cosine", "moons, flow"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "label"),
+    [
+        (Setting("moons"), "moons"),
+        (Setting("moons", "params", 2_300.0), "moons, 2,300 parameters"),
+        (Setting("moons", "flops", 20_000.0), "moons, 20,000 FLOPs a point"),
+        (Setting("moons", "time", 2.5), "moons, 2.5 s of training"),
+        (Setting("moons", "time", 300.0), "moons, 5 min of training"),
+        (Setting("moons", "params"), "moons, equal parameters"),
+        (Setting("moons", "time", 6.0, "flow"), "moons, flow, 6 s of training"),
+    ],
+)
+def test_labels(setting: Setting, label: str) -> None:
+    assert setting.label == label
+
+
+def test_models_are_judged_by_excess_only_where_all_oracles_are_exact() -> None:
+    assert Results.of(made_rows()).judged("moons") == "excess"
+    for oracle in ("estimated", ["exact", "none", "exact", "exact"], None):
+        assert Results.of(made_rows(oracle=oracle)).judged("moons") == "heldout_loss"
+    # A failed trial has no say.
+    assert Results.of(made_rows(oracle=["exact"] * 3 + [None])).judged("moons") == "excess"
+
+
+def test_rows_are_completed_and_failed_trials_have_no_measurements() -> None:
+    results = Results.of(made_rows(excess=[0.1, "0.2", math.inf, 0.4], note="kept"))
+    assert results.rows["excess"].tolist()[:2] == [0.1, 0.2]
+    assert results.rows["excess"][2:].isna().all()
+    assert results.rows["failed"].tolist() == [False, False, False, True]
+    assert results.rows["w2"].isna().all()
+    assert results.metrics == {}
+    assert results.models() == {"KAN": "kan", "MLP": "mlp"}
+    again = Results.of(results.rows)
+    pd.testing.assert_frame_equal(again.rows, results.rows)
+
+
+def test_rows_without_what_they_must_have_are_refused() -> None:
+    with pytest.raises(DataError, match="no column 'seed'"):
+        Results.of(made_rows().drop(columns="seed"))
+    with pytest.raises(DataError, match="'KAN' has seed 0 twice"):
+        Results.of(pd.concat([made_rows(), made_rows()]))
+    empty = Results.of(pd.DataFrame())
+    assert empty.settings() == []
+    assert decide(empty).verdicts == {}
+
+
+@pytest.mark.parametrize("name", ["pilot", "swiss-roll", "notebook-study"])
+def test_the_committed_results_are_read(name: str) -> None:
+    results = read_results(Path(__file__).parents[3] / "results" / name)
+    assert set(results.metrics) == {"energy", "sliced_w2", "w2", "mmd", "c2st"}
+    assert all(say(verdict) for verdict in decide(results).verdicts.values())
+
+
+def test_a_folder_without_a_study_or_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"no study\.yaml"):
+        read_results(tmp_path)
+    study = Path(__file__).parents[3] / "results" / "swiss-roll" / "study.yaml"
+    shutil.copy(study, tmp_path)
+    with pytest.raises(RunFolderError, match="holds no results"):
+        read_results(tmp_path)
+
+
+# --- runs side by side ------------------------------------------------------------------------
+
+
 def test_models_and_seeds_of_runs_make_a_study(train: Train) -> None:
     folders = [
         train("mlp"),
@@ -72,7 +187,7 @@ def test_models_and_seeds_of_runs_make_a_study(train: Train) -> None:
     kan = contents.curves[contents.curves["name"] == "KAN"]
     assert kan["step"].max() <= 7
     assert set(contents.samples) == {("two-modes", "MLP"), ("two-modes", "KAN")}
-    assert not contents.rows["error"].notna().any()
+    assert not contents.results.rows["failed"].any()
 
 
 def test_seeds_given_to_train(train: Train) -> None:
@@ -121,7 +236,7 @@ def test_a_trial_of_a_budgeted_study_beside_a_run_of_train(train: Train, tmp_pat
     content["row"] |= {"match": "params", "budget": 200}
     (other / "trial.json").write_text(json.dumps(content))
     contents = runs_contents(read_runs([train("mlp"), other]), "")
-    assert complete_rows(contents.rows)["setting"].nunique() == 1
+    assert len(contents.results.settings()) == 1
     assert len(contents.samples) == 2
     # Alone it keeps its budget.
     assert read_runs([other]).rows["budget"].tolist() == [200]

@@ -1,0 +1,413 @@
+"""The rows of a study, read and normalised once.
+
+Everything that speaks of a study starts from `Results`: a data frame with a row a trial, whose
+columns are all there and whose numbers are floats. A *setting* is one data set at one budget, by
+one process; models are compared within it. Its *judged measure* is the excess where the oracle is
+exact, else the held-out loss; the lower the better.
+
+Rows come from a study's folder, or from finished runs side by side, as if a study had made them: a
+run of ``train``, a trial of a study and a stage of an explanation are all folders with the result
+of a trial. Runs that were judged alike, with the same process, the same sampler and as many points,
+can be compared; those of one seed share the draws they were judged on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from kan_diffusion.data.datasets import FileData
+from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
+from kan_diffusion.evaluation.metrics import Metric, metrics_named
+from kan_diffusion.study.config import EvaluationConfig, StudyConfig, TrialConfig, read_study
+from kan_diffusion.study.folder import TrialResult, load_trial
+from kan_diffusion.study.run import StudyResults, load_study
+
+__all__ = ["MEASURES", "SIZES", "Judged", "Results", "Setting", "read_results", "read_runs"]
+
+Judged = Literal["excess", "heldout_loss"]
+"""A measure that models are judged by."""
+
+MEASURES = {
+    "excess": "excess",
+    "heldout_loss": "held-out loss",
+    "nll": "negative log-likelihood",
+}
+"""Columns that measure a denoiser, beside the sample metrics, with their names in a sentence."""
+
+SIZES = ("parameters", "flops", "flops_per_edge", "steps")
+"""Columns that say how large a model is and how long it is trained."""
+
+_KEYS = ("data", "name", "family", "kind", "seed")
+_WORDS = ("process", "match", "oracle", "trial", "error")
+_TIMES = ("train_seconds", "train_cpu_seconds", "sample_seconds")
+_MEASURED = (*MEASURES, "floor", "excess_se", "nll_real", "out_of_range")
+# The amount held equal in words, and what to say where it is not known.
+_AMOUNTS = {
+    "params": ("{} parameters", "equal parameters"),
+    "flops": ("{} FLOPs a point", "equal FLOPs"),
+    "flops-per-edge": ("{} FLOPs a point, counted per edge", "equal FLOPs, counted per edge"),
+    "time": ("{} of training", "equal training time"),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One data set at one budget, by one process.
+
+    Attributes:
+        data: The data set's name.
+        match: Resource held equal: ``params``, ``flops``, ``flops-per-edge`` or ``time``; None
+            where nothing was.
+        budget: Amount of it, in the unit of ``match`` (time in seconds); None if unknown.
+        process: The process's name, where the study has more than one; else None.
+    """
+
+    data: str
+    match: str | None = None
+    budget: float | None = None
+    process: str | None = None
+
+    @property
+    def amount(self) -> str:
+        """Process and resource held equal, such as ``2,300 parameters``; may be empty."""
+        return ", ".join(part for part in (self.process, self._budget()) if part)
+
+    @property
+    def label(self) -> str:
+        """Data set, process and resource held equal."""
+        return f"{self.data}, {self.amount}" if self.amount else self.data
+
+    @property
+    def budgeted(self) -> tuple[str | None, str | None, float | None]:
+        """Process, match and budget: the same for settings that differ in data alone."""
+        return self.process, self.match, self.budget
+
+    def _budget(self) -> str:
+        if self.match is None:
+            return ""
+        known, unknown = _AMOUNTS[self.match]
+        if self.budget is None:
+            return unknown
+        if self.match != "time":
+            return known.format(f"{self.budget:,.0f}")
+        short = self.budget < 120
+        return known.format(f"{self.budget:.4g} s" if short else f"{self.budget / 60:.3g} min")
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The rows of a study, normalised.
+
+    Attributes:
+        rows: One row a trial. Columns that nobody measured hold NaN, words that nobody gave None,
+            and a failed trial has no measurements. Two columns are derived: ``failed``, and
+            ``setting``, the label of the row's setting.
+        metrics: The sample metrics that were measured, by key.
+    """
+
+    rows: pd.DataFrame
+    metrics: dict[str, Metric]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, metrics: Iterable[str] = ()) -> Results:
+        """Normalises the rows of a study.
+
+        Args:
+            rows: One row a trial, with ``data``, ``name``, ``family``, ``kind`` and ``seed``, and
+                whatever else a trial's row holds. A failed trial has its reason in ``error``.
+            metrics: Where metrics of the study's own are, as ``"package.module:NAME"``.
+
+        Raises:
+            DataError: One of these columns is missing, or a model has a seed twice in a setting.
+            KanDiffusionError: A metric cannot be imported.
+        """
+        absent = [column for column in _KEYS if column not in rows]
+        if absent and len(rows):
+            raise DataError(f"the rows have no column '{absent[0]}'; give those of a study")
+        known = metrics_named(metrics)
+        scores = [*known, *(f"{key}_real" for key in known)]
+        numbers = ["budget", *SIZES, *_TIMES, *_MEASURED, *scores]
+        columns = dict.fromkeys([*_KEYS, *_WORDS, *numbers, *rows.columns])
+        table = rows.reindex(columns=list(columns)).reset_index(drop=True)
+        values = table[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
+        table[numbers] = values.where(np.isfinite(values))
+        for column in _WORDS:
+            words = table[column].astype(object)
+            table[column] = words.where(words.notna(), None)
+        table[["data", "name"]] = table[["data", "name"]].astype(str)
+        table["failed"] = table["error"].notna()
+        table.loc[table["failed"], [*_TIMES, *_MEASURED, *scores]] = np.nan
+        table["setting"] = [setting.label for setting in _settings(table)]
+        for _, row in table[table.duplicated(["setting", "name", "seed"])].iterrows():
+            raise DataError(
+                f"{row['setting']}: '{row['name']}' has seed {row['seed']} twice; give the rows of "
+                "one study"
+            )
+        measured = {key: metric for key, metric in known.items() if table[key].notna().any()}
+        return cls(table, measured)
+
+    def settings(self, data: str | None = None) -> list[Setting]:
+        """The settings, in the order of their first row, of one data set or of all."""
+        first = self.rows.drop_duplicates("setting")
+        return [setting for setting in _settings(first) if data in (None, setting.data)]
+
+    def of_setting(self, label: str) -> pd.DataFrame:
+        """The rows of the setting with a label."""
+        return self.rows[self.rows["setting"] == label]
+
+    def models(self, label: str | None = None) -> dict[str, str]:
+        """Each model's kind, ``kan``, ``mlp`` or ``other``, in one setting or all, in order."""
+        rows = self.rows if label is None else self.of_setting(label)
+        first = rows.drop_duplicates("name")
+        return dict(zip(first["name"], first["kind"], strict=True))
+
+    def judged(self, label: str) -> Judged:
+        """The judged measure of a setting; failed trials have no say."""
+        rows = self.of_setting(label)
+        exact = rows.loc[~rows["failed"], "oracle"] == "exact"
+        return "excess" if exact.all() else "heldout_loss"
+
+    def values(self, label: str, measure: str) -> pd.DataFrame:
+        """A measure in a setting: a row a seed, a column a model, NaN where it is missing."""
+        rows = self.of_setting(label)
+        table = rows.pivot(index="seed", columns="name", values=measure)
+        return table[list(dict.fromkeys(rows["name"]))]
+
+    def name_of(self, measure: str) -> str:
+        """What a sentence calls a measure, such as ``held-out loss``."""
+        return MEASURES.get(measure) or self.metrics[measure].title
+
+
+def _settings(table: pd.DataFrame) -> list[Setting]:
+    """The setting of each row of a normalised table."""
+    several = table["process"].nunique() > 1
+    return [
+        Setting(
+            str(data),
+            match,
+            None if match is None or np.isnan(budget) else budget,
+            process if several else None,
+        )
+        for data, match, budget, process in zip(
+            *(table[column] for column in ("data", "match", "budget", "process")), strict=True
+        )
+    ]
+
+
+def read_results(folder: Path) -> Results:
+    """Reads the results of a study from its folder.
+
+    Args:
+        folder: A run folder. Its finished trials count; without them its ``results.json``.
+
+    Raises:
+        RunFolderError: The folder holds no study, or nothing of it has been run.
+        KanDiffusionError: Its ``study.yaml`` is not one of this version.
+    """
+    if (folder / "trials").is_dir():
+        study = load_study(folder)
+        return Results.of(study.rows, study.config.evaluation.metrics)
+    path = folder / "study.yaml"
+    if not path.is_file():
+        raise RunFolderError(f"'{folder}' holds no study (there is no study.yaml in it)")
+    config = read_study(path)
+    try:
+        rows = pd.DataFrame(json.loads((folder / "results.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"'{folder}' holds no results ({error}); run its study") from error
+    return Results.of(rows, config.evaluation.metrics)
+
+
+def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults:
+    """Reads finished runs as the results of a study.
+
+    Runs of one model, trained alike, with different seeds belong together, whether the seeds are
+    numbers within a study or those given to ``train``. Where different models share a name, their
+    difference is added to it.
+
+    Args:
+        folders: Folders of the runs, at least one.
+        title: Title of the study; by default it says what the runs are.
+
+    Raises:
+        RunFolderError: A folder holds no finished run.
+        KanDiffusionError: The runs were not judged alike, or two of them have the same data, model
+            and seed.
+    """
+    trials = [_read(folder) for folder in folders]
+    for trial in trials[1:]:
+        _require_alike(trials[0], trial)
+    first = trials[0].config
+    trials = _with_common_data(_told_apart(_numbered(trials)))
+    configs = [trial.config for trial in trials]
+    models = {config.model.name: config.model for config in configs}
+    config = StudyConfig(
+        name="side-by-side",
+        title=title or (first.label if len(trials) == 1 else "Runs side by side"),
+        seed=first.study_seed,
+        seeds=min(len({c.seed for c in configs if c.model.name == name}) for name in models),
+        data=tuple({config.data: config.data for config in configs}),
+        process=first.process,
+        training=first.training,
+        models=tuple(models.values()),
+        sampling=first.sampling,
+        evaluation=first.evaluation,
+    )
+    if len({(trial.row["match"], trial.row["budget"]) for trial in trials}) > 1:
+        # Runs of different studies, or of none, have no budget in common.
+        for trial in trials:
+            trial.row.update(match=None, budget=None)
+    rows = pd.DataFrame([trial.row for trial in trials])
+    return StudyResults(config, trials[0].folder, tuple(trials), {}, rows)
+
+
+def _read(folder: Path) -> TrialResult:
+    trial = load_trial(folder)
+    if trial is None:
+        what = "a study, and of several folders each must be a run: give some of its trials"
+        if not (folder / "study.yaml").exists():
+            what = "neither a study nor a finished run"
+        raise RunFolderError(f"'{folder}' holds {what}")
+    if trial.row["error"] is not None:
+        raise RunFolderError(f"the run in '{folder}' failed: {trial.row['error']}")
+    if "heldout_loss" not in trial.row:
+        raise RunFolderError(
+            f"the run in '{folder}' was not judged; explain again with as many points to generate "
+            "as the run it comes from (--num)"
+        )
+    return trial
+
+
+def _judging(evaluation: EvaluationConfig) -> EvaluationConfig:
+    """Resets the settings of an evaluation that change no number."""
+    return evaluation.model_copy(update={"moments": (), "num_drawn": 1})
+
+
+def _require_alike(first: TrialResult, other: TrialResult) -> None:
+    def parts(config: TrialConfig) -> dict[str, object]:
+        return {
+            "a process": config.process,
+            "a sampler": config.sampling,
+            "a way of judging": _judging(config.evaluation),
+        }
+
+    theirs = parts(other.config)
+    for what, own in parts(first.config).items():
+        if own != theirs[what]:
+            raise KanDiffusionError(
+                f"the runs in '{first.folder}' and '{other.folder}' do not have {what} in common, "
+                "so their numbers cannot be compared; train or explain one of them again with the "
+                "other's settings"
+            )
+
+
+def _numbered(trials: list[TrialResult]) -> list[TrialResult]:
+    """Gives trials that share their draws one seed.
+
+    Draws derive from the study's seed and the trial's. A run of ``train`` is alone in its study,
+    so there the study's seed becomes the trial's.
+
+    Raises:
+        KanDiffusionError: Both differ between the trials.
+    """
+    studies = {trial.config.study_seed for trial in trials}
+    if len(studies) == 1:
+        return trials
+    if len({trial.config.seed for trial in trials}) > 1:
+        raise KanDiffusionError(
+            "the runs come from studies with different seeds ("
+            + ", ".join(map(str, sorted(studies)))
+            + ") and have different seeds within them, so which of them share their draws cannot "
+            "be shown; give runs of one study, or runs of train"
+        )
+    return [
+        replace(
+            trial,
+            config=trial.config.model_copy(update={"seed": trial.config.study_seed}),
+            row={**trial.row, "seed": trial.config.study_seed},
+        )
+        for trial in trials
+    ]
+
+
+def _with_common_data(trials: list[TrialResult]) -> list[TrialResult]:
+    """Gives trials of the same data one data configuration, wherever a file lies."""
+    known: dict[str, TrialResult] = {}
+    common = []
+    for trial in trials:
+        data = trial.config.data
+        first = known.setdefault(data.name, trial)
+        theirs = first.config.data
+        same = data == theirs or (
+            isinstance(data, FileData)
+            and isinstance(theirs, FileData)
+            and data.model_copy(update={"path": theirs.path}) == theirs
+        )
+        if not same:
+            raise KanDiffusionError(
+                f"the runs in '{first.folder}' and '{trial.folder}' have different data of one "
+                f"name, '{data.name}' (other points, or another number of them), so their numbers "
+                "cannot be compared; report them apart"
+            )
+        config = trial.config.model_copy(update={"data": theirs})
+        common.append(replace(trial, config=config))
+    return common
+
+
+def _rate(config: TrialConfig) -> float:
+    return config.model.learning_rate or config.training.learning_rate
+
+
+def _differences(trials: Sequence[TrialResult]) -> list[tuple[str, ...]]:
+    """Says of each trial in what its model differs from others of the same name."""
+    columns = [
+        [f"{trial.row['parameters']:,} parameters" for trial in trials],
+        [f"{trial.config.training.steps:,} steps" for trial in trials],
+        [f"batches of {trial.config.training.batch_size:,}" for trial in trials],
+        [f"learning rate {_rate(trial.config):.3g}" for trial in trials],
+        [f"sparsify {trial.config.training.sparsify:g}" for trial in trials],
+    ]
+    columns = [column for column in columns if len(set(column)) > 1]
+    if len(set(zip(*columns, strict=True))) < len(trials):
+        columns.append([f"no. {number}" for number, _ in enumerate(trials, 1)])
+    return list(zip(*columns, strict=True))
+
+
+def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
+    """Renames models that share a name although they, or their training, differ."""
+
+    def kind(trial: TrialResult) -> str:
+        config = trial.config
+        training = config.training.model_copy(update={"learning_rate": _rate(config)})
+        model = config.model.model_dump_json(exclude={"learning_rate", "steps"})
+        return model + training.model_dump_json(exclude={"checkpoint_every"})
+
+    kinds: dict[str, dict[str, TrialResult]] = {}
+    for trial in trials:
+        kinds.setdefault(trial.config.model.name, {}).setdefault(kind(trial), trial)
+    names: dict[str, str] = {}
+    for name, of_name in kinds.items():
+        for key, parts in zip(of_name, _differences(list(of_name.values())), strict=True):
+            names[key] = f"{name} ({', '.join(parts)})" if len(of_name) > 1 else name
+    seen: dict[tuple[str, str, int], Path] = {}
+    renamed = []
+    for trial in trials:
+        name = names[kind(trial)]
+        place = trial.config.data.name, name, trial.config.seed
+        if place in seen:
+            raise KanDiffusionError(
+                f"the runs in '{seen[place]}' and '{trial.folder}' are both of '{name}' with seed "
+                f"{trial.config.seed}, trained alike; give one of them"
+            )
+        seen[place] = trial.folder
+        model = trial.config.model.model_copy(update={"name": name})
+        config = trial.config.model_copy(update={"model": model})
+        renamed.append(replace(trial, config=config, row={**trial.row, "name": name}))
+    return renamed

@@ -1,0 +1,359 @@
+"""Which model is better where, and how sure that is.
+
+Models of a setting are compared by their paired differences: with v_s(a) the measure of model a and
+seed s, d_s = v_s(a) - v_s(b) over the seeds that both finished. Failed trials and missing values
+leave their seed out. A model with less than half of a setting's seeds cannot be the best of it:
+what it lost may be its worst. `kan_diffusion.study.results.statistics` says what the bootstrap
+interval of the mean difference and the exact sign-flip test assume.
+
+Models can be compared where a study held a resource equal. Where it did not, the models that happen
+to have equally many parameters can, within 5 %, if there are a KAN and an MLP among them.
+
+The verdict of a setting compares the best KAN with the best MLP, each the model with the lowest
+mean of its kind. Choosing the best of several on the seeds it is then judged by flatters it, the
+more so the more there are to choose from. Both sides are chosen alike, and the sentence says how
+many each was chosen from: among models that are all alike, ten seeds have one side called better in
+5 % of comparisons of one KAN with one MLP, in 1 % of the best of 8 with the best of 5, whose luck
+cancels, but in 12 % of the best of 8 with a lone opponent. One of the two is called better only if
+the p-value, corrected by Holm's method over the data sets at that budget, is below 0.05 and the 95
+% interval leaves out 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pandas as pd
+
+from kan_diffusion.study.results.rows import Judged, Results, Setting
+from kan_diffusion.study.results.statistics import (
+    SIGNIFICANCE,
+    Interval,
+    bootstrap_interval,
+    holm,
+    paired_permutation_p,
+    smallest_permutation_p,
+)
+
+__all__ = ["Comparison", "Decision", "Outcome", "Verdict", "compare", "decide"]
+
+Outcome = Literal["KAN better", "MLP better", "not distinguishable", "undecided"]
+"""``undecided``: fewer than two paired seeds, or a kind without a model that has half of them."""
+
+_EQUAL_SIZE = 1.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model minus another in one measure, over the seeds both have.
+
+    Attributes:
+        setting: Where they are compared.
+        measure: The measure, a column of the rows.
+        better: Whether ``"lower"`` or ``"higher"`` values of it are better.
+        model: The model.
+        baseline: The model it is compared with.
+        means: Means of the two over the common seeds.
+        interval: Mean paired difference and its 95 % bootstrap interval.
+        p_value: Two-sided sign-flip test; NaN where no seed is shared or nothing was tested.
+        p_holm: The same, corrected by `decide` over the settings at this budget in which the same
+            comparison is made.
+    """
+
+    setting: Setting
+    measure: str
+    better: Literal["lower", "higher"]
+    model: str
+    baseline: str
+    means: tuple[float, float]
+    interval: Interval
+    p_value: float
+    p_holm: float
+
+    @property
+    def ratio(self) -> float:
+        """Mean of the model over that of the baseline; NaN unless both are above 0."""
+        return self.means[0] / self.means[1] if min(self.means) > 0 else math.nan
+
+    @property
+    def ratio_interval(self) -> tuple[float, float] | None:
+        """The interval of the ratio, (b + end) / b with the baseline's mean b taken as it is."""
+        low, high = self.interval.low, self.interval.high
+        if low is None or high is None or math.isnan(self.ratio):
+            return None
+        return (self.means[1] + low) / self.means[1], (self.means[1] + high) / self.means[1]
+
+    @property
+    def winner(self) -> str | None:
+        """The model that is called better, or None where the two are not distinguishable."""
+        low, high = self.interval.low, self.interval.high
+        if low is None or high is None or not self.p_holm < SIGNIFICANCE or low <= 0 <= high:
+            return None
+        return self.model if (high < 0) == (self.better == "lower") else self.baseline
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the models of one setting show.
+
+    Attributes:
+        setting: The setting.
+        measure: The judged measure.
+        outcome: Which kind is better; None where no KAN and MLP can be compared.
+        models: Kind of each model that was compared, in the order of the rows.
+        left_out: Models that are not of the size of those.
+        num_seeds: Number of seeds of the setting.
+        lacking: Kind of which no model has half of the seeds, if there is one.
+        difference: The best KAN minus the best MLP; without an outcome the best of all models minus
+            the next, or None where fewer than two have half of the seeds.
+        means: Mean of each model that has half of the seeds, the best first.
+        num_tests: Number of data sets that Holm's correction is over.
+        smallest_p: The smallest corrected p that so many seeds can give; NaN without a test.
+    """
+
+    setting: Setting
+    measure: Judged
+    outcome: Outcome | None
+    models: dict[str, str]
+    left_out: tuple[str, ...]
+    num_seeds: int
+    lacking: Literal["kan", "mlp"] | None
+    difference: Comparison | None
+    means: dict[str, float]
+    num_tests: int = 1
+    smallest_p: float = math.nan
+
+    def count(self, kind: str) -> int:
+        """Number of compared models of a kind, finished or not."""
+        return list(self.models.values()).count(kind)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Everything a study concludes.
+
+    Attributes:
+        verdicts: Label of each setting to its verdict.
+        comparisons: Every comparable model of every setting against the best MLP there, in the
+            judged measure. Holm's correction is over the data sets at one budget on which the same
+            model is compared; it does not cover the number of models, so these are to be looked at,
+            and the verdicts are what to conclude from.
+    """
+
+    verdicts: dict[str, Verdict]
+    comparisons: list[Comparison]
+
+    def of_setting(self, label: str) -> dict[str, Comparison]:
+        """The comparisons of one setting, by model."""
+        return {c.model: c for c in self.comparisons if c.setting.label == label}
+
+
+@dataclass(frozen=True, eq=False)
+class _Field:
+    """The comparable models of one setting, with their values in the judged measure."""
+
+    results: Results
+    setting: Setting
+    measure: Judged
+    models: dict[str, str]
+    values: pd.DataFrame
+
+    @classmethod
+    def of(cls, results: Results, setting: Setting) -> _Field:
+        measure = results.judged(setting.label)
+        values = results.values(setting.label, measure)
+        kinds = results.models(setting.label)
+        models = {name: kinds[name] for name in _comparable(results, setting)}
+        return cls(results, setting, measure, models, values)
+
+    def of_kind(self, kind: str) -> list[str]:
+        return [name for name, own in self.models.items() if own == kind]
+
+    def means(self, names: Sequence[str]) -> dict[str, float]:
+        """Means of those of some models that have half of the seeds, the best first."""
+        values = self.values[list(names)]
+        means = values.mean()[2 * values.count() >= len(values)].sort_values(kind="stable")
+        return {str(name): float(mean) for name, mean in means.items()}
+
+    def best(self, kind: str) -> str | None:
+        return next(iter(self.means(self.of_kind(kind))), None)
+
+    def stand_in(self, kind: str) -> str:
+        """The best model of a kind, or the one with the most seeds where none has half of them."""
+        return self.best(kind) or str(self.values[self.of_kind(kind)].count().idxmax())
+
+    def difference(self, model: str, baseline: str, measure: str | None = None) -> Comparison:
+        """One model minus another, not yet corrected: ``p_holm`` is ``p_value``."""
+        measure = measure or self.measure
+        common = self.results.values(self.setting.label, measure)[[model, baseline]].dropna()
+        differences = (common[model] - common[baseline]).tolist()
+        p_value = paired_permutation_p(differences)
+        metric = self.results.metrics.get(measure)
+        return Comparison(
+            setting=self.setting,
+            measure=measure,
+            better="lower" if metric is None else metric.better,
+            model=model,
+            baseline=baseline,
+            means=(float(common[model].mean()), float(common[baseline].mean())),
+            interval=bootstrap_interval(differences),
+            p_value=p_value,
+            p_holm=p_value,
+        )
+
+
+def _comparable(results: Results, setting: Setting) -> list[str]:
+    """The models of a setting that are held equal, or the most that happen to be."""
+    models = results.models(setting.label)
+    if setting.match is not None:
+        return list(models)
+    sizes = results.of_setting(setting.label).groupby("name")["parameters"].mean().dropna()
+    groups: list[list[str]] = []
+    start = math.nan
+    for name, size in sizes.sort_values().items():
+        if not size <= start * _EQUAL_SIZE:
+            groups.append([])
+            start = float(size)
+        groups[-1].append(str(name))
+    mixed = [group for group in groups if {"kan", "mlp"} <= {models[name] for name in group}]
+    largest = max(mixed, key=len, default=[])
+    return [name for name in models if name in largest]
+
+
+def compare(results: Results, setting: Setting, measure: str | None = None) -> list[Comparison]:
+    """Compares every comparable model of a setting with the best MLP there, paired by seed.
+
+    The best MLP is that of the judged measure, whatever the measure compared. Models without a seed
+    in common with it are included, with NaN; where no MLP has half of the seeds there is nothing.
+
+    Args:
+        results: The study.
+        setting: One of its settings.
+        measure: A column that measures a denoiser, such as ``"energy"``; the judged one when None.
+
+    Returns:
+        A comparison for each model but that MLP, in the order of the rows. P-values are not
+        corrected.
+    """
+    context = _Field.of(results, setting)
+    baseline = context.best("mlp")
+    if baseline is None:
+        return []
+    others = (name for name in context.models if name != baseline)
+    return [context.difference(name, baseline, measure) for name in others]
+
+
+def decide(results: Results) -> Decision:
+    """Decides what a study shows, setting by setting.
+
+    Both sides of a verdict are chosen by their mean on the very seeds they are then compared on,
+    which flatters both; see the module. Where no model of a kind has half of the seeds, the one
+    with the most of them stands for it, nothing is tested, and the outcome is ``undecided``.
+
+    Args:
+        results: The study.
+    """
+    settings = results.settings()
+    comparisons = [c for setting in settings for c in compare(results, setting)]
+    verdicts = [_verdict(results, setting, comparisons) for setting in settings]
+    judged = [v for v in verdicts if v.outcome is not None and v.difference is not None]
+    corrected = _corrected_verdicts(judged)
+    by_label = {v.setting.label: v for v in (*verdicts, *corrected)}
+    keys = [(c.setting.budgeted, c.model) for c in comparisons]
+    p_holm = _holm_by_group([c.p_value for c in comparisons], keys)
+    return Decision(
+        by_label,
+        [replace(c, p_holm=p) for c, p in zip(comparisons, p_holm, strict=True)],
+    )
+
+
+def _verdict(results: Results, setting: Setting, comparisons: Sequence[Comparison]) -> Verdict:
+    """The verdict of a setting before its p-value is corrected."""
+    context = _Field.of(results, setting)
+    everyone = results.models(setting.label)
+    plain = Verdict(
+        setting=setting,
+        measure=context.measure,
+        outcome=None,
+        models=everyone,
+        left_out=(),
+        num_seeds=len(context.values),
+        lacking=None,
+        difference=None,
+        means=context.means(list(everyone)),
+    )
+    if not (context.of_kind("kan") and context.of_kind("mlp")):
+        if len(plain.means) < 2:
+            return plain
+        first, second = list(plain.means)[:2]
+        return replace(plain, difference=context.difference(first, second))
+    kan, mlp = context.stand_in("kan"), context.stand_in("mlp")
+    kinds: tuple[Literal["kan"], Literal["mlp"]] = ("kan", "mlp")
+    lacking = next((kind for kind in kinds if context.best(kind) is None), None)
+    known = {(c.setting, c.model, c.baseline): c for c in comparisons}
+    difference = known.get((setting, kan, mlp)) or context.difference(kan, mlp)
+    if lacking:
+        difference = replace(difference, p_value=math.nan, p_holm=math.nan)
+    return replace(
+        plain,
+        outcome="undecided",
+        models=context.models,
+        left_out=tuple(name for name in everyone if name not in context.models),
+        lacking=lacking,
+        difference=difference,
+        means=context.means(list(context.models)),
+    )
+
+
+def _corrected_verdicts(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Corrects p-values over the data sets at each budget, and decides."""
+    groups = [verdict.setting.budgeted for verdict in verdicts]
+    differences = [v.difference for v in verdicts if v.difference is not None]
+    p_values = [difference.p_value for difference in differences]
+    # Holm's values grow with each p, so those of the smallest p possible are the smallest possible.
+    extremes = [
+        math.nan if math.isnan(d.p_value) else smallest_permutation_p(d.interval.n)
+        for d in differences
+    ]
+    tested = [group for group, p in zip(groups, p_values, strict=True) if not math.isnan(p)]
+    found = []
+    for verdict, group, difference, p, smallest in zip(
+        verdicts,
+        groups,
+        differences,
+        _holm_by_group(p_values, groups),
+        _holm_by_group(extremes, groups),
+        strict=True,
+    ):
+        corrected = replace(difference, p_holm=p)
+        found.append(
+            replace(
+                verdict,
+                outcome=_outcome(corrected),
+                difference=corrected,
+                num_tests=tested.count(group),
+                smallest_p=smallest,
+            )
+        )
+    return found
+
+
+def _outcome(difference: Comparison) -> Outcome:
+    if difference.interval.low is None or math.isnan(difference.p_holm):
+        return "undecided"
+    if difference.winner is None:
+        return "not distinguishable"
+    return "KAN better" if difference.winner == difference.model else "MLP better"
+
+
+def _holm_by_group(p_values: Sequence[float], groups: Sequence[Hashable]) -> list[float]:
+    """P-values corrected over those of one group."""
+    corrected = list(p_values)
+    for group in dict.fromkeys(groups):
+        indices = [index for index, own in enumerate(groups) if own == group]
+        for index, p in zip(indices, holm(p_values[i] for i in indices), strict=True):
+            corrected[index] = p
+    return corrected
