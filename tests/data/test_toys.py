@@ -17,7 +17,7 @@ from kan_diffusion.data import (
     make_toy,
 )
 from kan_diffusion.errors import DataError, KanDiffusionError
-from kan_diffusion.evaluation import ReferenceOracle
+from kan_diffusion.evaluation.oracles import ReferenceOracle
 
 FLAT = [name for name in TOYS if make_toy(name).dim == 2]
 

@@ -110,8 +110,23 @@ def test_a_file_is_pinned_and_half_of_it_held_out(points: Path) -> None:
     assert data.holdout == 0.5
 
 
-def test_a_preset_goes_before_a_toy_of_its_name() -> None:
+def test_a_name_of_a_preset_and_a_toy_is_the_toy_where_models_are_asked_for() -> None:
     assert study_for("swiss-roll") == read_preset("swiss-roll")
+    toy = study_for("swiss-roll", match="params", budget="600", families=["kan", "mlp"])
+    assert [model.family for model in toy.models] == ["kan", "mlp"]
+    assert [budget.amount for budget in toy.budgets] == [600]
+    assert toy.data == (ToyData(toy="swiss-roll"),)
+    assert study_for("swiss-roll", 600).budgets == toy.budgets
+
+
+def test_processes_are_named_beside_any_study() -> None:
+    for what in ("moons", "pilot"):
+        study = study_for(what, processes=["cosine", "flow"])
+        assert [process.name for process in study.process] == ["cosine", "flow"]
+        samplers = {trial.process.name: trial.sampling.scheduler for trial in study.trials()}
+        assert samplers == {"cosine": "dpm-solver++", "flow": "flow-heun"}
+    with pytest.raises(KanDiffusionError, match="unknown process 'flwo', did you mean 'flow'"):
+        study_for("moons", processes=["flwo"])
 
 
 @pytest.mark.parametrize(

@@ -331,11 +331,9 @@ class StageJudge:
 
     def _pipeline(self, denoiser: Denoiser) -> PointDiffusionPipeline:
         like = self.pipeline.config
-        made = PointDiffusionPipeline(
+        return PointDiffusionPipeline(
             denoiser, self.pipeline.scheduler, like.mean, like.scale, like.columns
         )
-        made.set_progress_bar_config(disable=True)
-        return made
 
     def judge(self, name: str, denoiser: Denoiser) -> Stage:
         """Judges a denoiser, by its loss alone where it cannot be sampled."""
@@ -394,19 +392,16 @@ class StageJudge:
         model = config.model.model_copy(update={"name": f"{config.model.name}, {name}"})
         trial = config.model_copy(update={"model": model})
         row: Row = {
-            "data": config.data.name,
+            **trial.keys,
             "match": None,
             "budget": None,
             "family": "formula" if isinstance(denoiser, FormulaDenoiser) else "readable-kan",
             "kind": "other",
-            "name": model.name,
             "stage": name,
             "parameters": denoiser.num_trainable,
             "flops": denoiser.flops,
             "flops_per_edge": denoiser.flops_per_edge,
             "steps": config.training.steps,
-            "seed": config.seed,
-            "trial": trial.id,
             "error": None,
             **stage.row,
         }
