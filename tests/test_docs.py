@@ -18,7 +18,7 @@ import torch
 import typer
 
 import kan_diffusion
-from command_line import Cli, cli  # noqa: F401
+from command_line import SMALL, Cli, cli  # noqa: F401
 from kan_diffusion.cli.app import app
 from kan_diffusion.data.datasets import FileData, TableData, ToyData
 from kan_diffusion.processes import Process
@@ -40,7 +40,7 @@ SHORTER = {
     "train": ["--steps", "20"],
     "compare": ["--steps", "20", "--seeds", "1"],
     "tune": ["--steps", "20", "--tries", "1"],
-    "explain": ["--num", "50", "--library", "linear,tanh", "--seconds", "20"],
+    "explain": ["--num", str(SMALL["num_samples"]), "--library", "linear,tanh", "--seconds", "20"],
 }
 LONG_ENOUGH_TO_READ = ["--steps", "1000"]
 

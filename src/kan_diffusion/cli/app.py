@@ -120,7 +120,7 @@ def compare(
     from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.gather import report_contents
-    from kan_diffusion.report.page import write_report
+    from kan_diffusion.report.study import write_report
     from kan_diffusion.study.executors import open_executor
     from kan_diffusion.study.named import study_for
     from kan_diffusion.study.run import run_study
@@ -441,7 +441,7 @@ def report(
 ) -> None:
     """Write a study's report again from its trials, or one of finished runs side by side."""
     from kan_diffusion.report.gather import report_contents, runs_contents
-    from kan_diffusion.report.page import write_report
+    from kan_diffusion.report.study import write_report
     from kan_diffusion.study.results.rows import read_runs
     from kan_diffusion.study.run import load_study
 
