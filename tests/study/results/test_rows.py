@@ -181,7 +181,7 @@ def test_models_and_seeds_of_runs_make_a_study(train: Train) -> None:
     assert contents.command == "again"
     settings = dict(contents.settings)
     assert "training" not in settings
-    assert settings["training: MLP"].startswith("5 steps of 32 points")
+    assert settings["training of MLP"].startswith("steps: 5, batch_size: 32")
     assert contents.environment == {}
     # The losses of all steps, as the runs kept them.
     kan = contents.curves[contents.curves["name"] == "KAN"]
