@@ -1,4 +1,4 @@
-r"""Budgets: what is held equal between the models of a comparison.
+"""Budgets: the resources held equal between the models of a comparison.
 
 - ``params``: trainable parameters;
 - ``flops``: floating-point operations of a forward pass for one point, as this package does them,
@@ -26,7 +26,7 @@ __all__ = ["MATCHES", "Budget", "Calibration", "Match"]
 
 Match = Literal["params", "flops", "flops-per-edge", "time"]
 MATCHES: tuple[str, ...] = get_args(Match)
-"""What can be held equal."""
+"""The resources that can be held equal."""
 
 Calibration = Mapping[str, float]
 """Seconds of processor time of one training step, by :meth:`TrialConfig.workload`."""
@@ -36,8 +36,8 @@ class Budget(Settings):
     """An amount of something that all models get.
 
     Attributes:
-        match: What is held equal.
-        amount: How much: parameters, operations, or seconds.
+        match: Resource held equal.
+        amount: Amount: parameters, operations, or seconds.
         params: With ``time``, the number of parameters of models that have no size of their own.
         data: Names of the data sets it is for; all when None.
         models: Names of the models it is for; all when None.

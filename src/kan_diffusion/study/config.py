@@ -51,7 +51,7 @@ class ModelConfig(Settings):
 
     Attributes:
         family: Its family.
-        name: What the model is called in tables and figures; the family's title when empty.
+        name: Name of the model in tables and figures; the family's title when empty.
         params: Number of trainable parameters it is fitted to.
         flops: Operations of a forward pass it is fitted to, see :mod:`.budgets`.
         flops_per_edge: The same by the per-edge convention.
@@ -87,15 +87,15 @@ class ModelConfig(Settings):
 
     @property
     def size(self) -> dict[str, int | tuple[int, ...]]:
-        """What it is fitted to: one of the four, or nothing."""
+        """The one of the four that is given, or nothing."""
         sizes = {key: getattr(self, key) for key in ("params", "flops", "flops_per_edge", "hidden")}
         return {key: size for key, size in sizes.items() if size is not None}
 
     def resolved(self, training: TrainingConfig, family: Family | None = None) -> Self:
-        """The same with what its family decides filled in, so that it is on record.
+        """Fills in the settings that its family decides, so that they are on record.
 
         Args:
-            training: Of the study, which may give a learning rate for all.
+            training: The study's, which may give a learning rate for all.
             family: Another version of the family.
         """
         if family is None:
@@ -116,7 +116,7 @@ class ModelConfig(Settings):
 
 
 class SamplingConfig(Settings):
-    """How trained denoisers are sampled.
+    """Settings of the sampling of trained denoisers.
 
     Attributes:
         scheduler: Name of the sampler; the process's own when None.
@@ -134,7 +134,7 @@ class SamplingConfig(Settings):
         return name
 
     def resolved(self, process: Process) -> Self:
-        """The same with the name of the sampler filled in.
+        """Fills in the name of the sampler.
 
         Args:
             process: Process to sample.
@@ -152,7 +152,7 @@ class SamplingConfig(Settings):
 
 
 class EvaluationConfig(Settings):
-    """How trained denoisers are judged.
+    """Settings of the evaluation of trained denoisers.
 
     Attributes:
         num_noised: Number of noised points for loss, floor and excess.
@@ -188,10 +188,10 @@ class TrialConfig(Settings):
     """One training run, and everything that decides its outcome.
 
     Attributes:
-        study_seed: What all draws of its study derive from.
+        study_seed: Seed of all draws of its study.
         seed: Number of the training run.
-        match: What its study holds equal between models; None where they have their own sizes.
-        budget: How much of it.
+        match: Resource its study holds equal between models; None where they have their own sizes.
+        budget: Amount of it.
     """
 
     study_seed: int
@@ -245,7 +245,7 @@ class TrialConfig(Settings):
 
     @property
     def workload(self) -> str:
-        """What decides how long a training step takes, in words: data, model and batch."""
+        """The data, model and batch in words: they decide how long a training step takes."""
         size = ", ".join(f"{key} {value}" for key, value in self.model.size.items())
         settings = json.dumps(self.model.settings, sort_keys=True)
         digest = hashlib.sha256(f"{self.model.depth} {settings}".encode()).hexdigest()[:8]
@@ -260,18 +260,18 @@ class StudyConfig(Settings):
         name: Name of the study and, unless told otherwise, of its run folder.
         title: Title of the report.
         question: The question the report answers.
-        seed: What all draws of the study derive from.
+        seed: Seed of all draws of the study.
         seeds: Number of training runs a model, each with data, noise and initial parameters of
             its own; the data and the noise are the same for all models.
         data: Data sets.
         process: Noising processes; in YAML a name, the settings of one, or a list of these. Models
             are compared within each.
-        training: How to train.
+        training: Settings of the training.
         models: Denoisers.
-        budgets: What is held equal between them; where there are none, the models have sizes of
+        budgets: Resources held equal between them; where there are none, the models have sizes of
             their own.
-        sampling: How to sample.
-        evaluation: How to judge.
+        sampling: Settings of the sampler.
+        evaluation: Settings of the evaluation.
     """
 
     name: str
@@ -384,16 +384,8 @@ class StudyConfig(Settings):
             update={"training": trial.training.model_copy(update={"steps": steps})}
         )
 
-    def model(self, name: str) -> ModelConfig:
-        """The model of a name.
-
-        Raises:
-            KeyError: There is none.
-        """
-        return {model.name: model for model in self.models}[name]
-
     def with_families(self, families: Sequence[str]) -> Self:
-        """The same study with the models of some families only.
+        """Keeps the models of some families only.
 
         Raises:
             KanDiffusionError: A family is unknown, or the study has no model of it.
@@ -415,7 +407,7 @@ class StudyConfig(Settings):
         return self.model_copy(update={"models": models, "budgets": tuple(budgets)})
 
     def with_data(self, names: Sequence[str]) -> Self:
-        """The same study on some of its data sets, with the budgets that are for them.
+        """Keeps some of its data sets, with the budgets that are for them.
 
         Raises:
             KanDiffusionError: The study has no data set of a name.
@@ -433,7 +425,7 @@ class StudyConfig(Settings):
         return self.model_copy(update={"data": data, "budgets": tuple(budgets)})
 
     def with_length(self, *, steps: int | None = None, epochs: int | None = None) -> Self:
-        """The same study trained for another number of steps, or of epochs.
+        """Trains for another number of steps, or of epochs.
 
         Raises:
             KanDiffusionError: Both are given, one is below 1, or epochs are asked of a study that
@@ -451,7 +443,7 @@ class StudyConfig(Settings):
         return self.model_copy(update={"training": training})
 
     def steps_per_epoch(self) -> int:
-        """Optimiser steps an epoch of a study that trains in epochs.
+        """Counts the optimiser steps of an epoch.
 
         Raises:
             KanDiffusionError: The study does not train in epochs on a toy.
@@ -465,7 +457,7 @@ class StudyConfig(Settings):
         return math.ceil(data.num_points / self.training.batch_size)
 
     def pinned(self) -> Self:
-        """The same study with the digests of its files and the families' settings filled in.
+        """Fills in the digests of its files and the settings of its families.
 
         Raises:
             DataError: A file cannot be used.
@@ -478,7 +470,7 @@ class StudyConfig(Settings):
         return self.model_copy(update={"models": models})
 
     def to_yaml(self) -> str:
-        """The study with every setting spelled out."""
+        """Writes the study with every setting spelled out."""
         settings = self._resolved().model_dump(mode="json")
         text: str = yaml.safe_dump(settings, sort_keys=False, width=100)
         return text
