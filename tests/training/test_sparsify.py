@@ -14,7 +14,7 @@ from kan_diffusion.kan.importance import edge_sizes, layer_entropy, sparsity_pen
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import TrialConfig, read_preset
 from kan_diffusion.training import TrainingConfig, TrainingResult, train
-from kan_diffusion.training.edges import EdgeWatch
+from kan_diffusion.training.run import EdgeWatch
 
 SHORT = {"steps": 60, "batch_size": 64, "warmup_steps": 5, "ema_decay": None}
 
