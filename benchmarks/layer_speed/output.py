@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from kan_diffusion.files import write_bytes, write_json, write_text
-from kan_diffusion.report.figures import figure_png
+from kan_diffusion.report.images import figure_png
 from layer_speed.plan import Plan
 from layer_speed.plots import growth_figure, ratio_figure
 from layer_speed.tables import markdown_page, target_records

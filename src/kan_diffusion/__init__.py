@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from kan_diffusion.processes import Process as Process
     from kan_diffusion.processes import get_process as get_process
     from kan_diffusion.report.gather import report_contents as report_contents
-    from kan_diffusion.report.page import write_report as write_report
+    from kan_diffusion.report.study import write_report as write_report
     from kan_diffusion.sampling import SCHEDULERS as SCHEDULERS
     from kan_diffusion.sampling import PointDiffusionPipeline as PointDiffusionPipeline
     from kan_diffusion.sampling import make_scheduler as make_scheduler
@@ -69,7 +69,7 @@ _NAMES = {
     "likelihood": ["log_likelihood"],
     "processes": ["PROCESSES", "Process", "get_process"],
     "report.gather": ["report_contents"],
-    "report.page": ["write_report"],
+    "report.study": ["write_report"],
     "sampling": ["SCHEDULERS", "PointDiffusionPipeline", "make_scheduler"],
     "study.config": ["StudyConfig", "read_preset", "read_study"],
     "study.run": ["run_study"],

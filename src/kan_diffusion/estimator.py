@@ -164,7 +164,6 @@ class DiffusionEstimator(BaseEstimator):
             standardizer.scale,
             None if names is None else [str(name) for name in names],
         )
-        self.pipeline_.set_progress_bar_config(disable=True)
         return self
 
     def sample(

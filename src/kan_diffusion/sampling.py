@@ -154,6 +154,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         self.register_modules(denoiser=denoiser, scheduler=scheduler)
+        self.set_progress_bar_config(disable=True)  # points are drawn in seconds
         dim = denoiser.data_dim
         self.register_to_config(
             mean=[float(value) for value in (mean if mean is not None else [0.0] * dim)],

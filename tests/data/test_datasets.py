@@ -360,11 +360,11 @@ def test_names_are_toys_tables_or_files(tmp_path: Path) -> None:
         ({"toy": "mons"}, ("toy",), "did you mean 'moons'"),
         ({"toy": "moons", "num_points": 0}, ("toy", "num_points"), "greater than or equal to 1"),
         ({"path": "p.csv", "holdout": 2}, ("file", "holdout"), "less than 1"),
-        ({"path": "p.csv", "hold": 0.2}, ("file", "hold"), "not permitted"),
+        ({"path": "p.csv", "hold": 0.2}, ("file",), "did you mean 'holdout'"),
         ({"table": "irs"}, ("table",), "unknown table 'irs', did you mean 'iris'"),
         ({"table": "iris", "holdout": 0}, ("table", "holdout"), "greater than 0"),
-        ({"table": "iris", "num_points": 5}, ("table", "num_points"), "not permitted"),
-        ({}, ("toy", "toy"), "required"),
+        ({"table": "iris", "num_points": 5}, ("table",), "unknown key 'num_points'"),
+        ({}, (), "one of the keys toy, path and table"),
     ],
 )
 def test_wrong_settings_are_named(

@@ -13,7 +13,7 @@ from kan_diffusion.denoisers.library import get_functions
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.report.gather import runs_contents
-from kan_diffusion.report.page import write_report
+from kan_diffusion.report.study import write_report
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.measure import evaluate_run, load_run
 from kan_diffusion.study.named import single_trial

@@ -25,13 +25,7 @@ from kan_diffusion.study.results.wording import sentences
 if TYPE_CHECKING:
     from kan_diffusion.symbolic.explanation import Explanation
 
-__all__ = [
-    "show_conclusions",
-    "show_scores",
-    "show_standings",
-    "show_summary",
-    "show_tuned",
-]
+__all__ = ["show_conclusions", "show_scores", "show_standings", "show_summary", "show_tuned"]
 
 
 def _console() -> Console:
@@ -107,11 +101,11 @@ def show_summary(results: Results) -> None:
                 table.add_row(*(str(record[key]) for key in shown), style=style)
             console.print()
             console.print(table)
-    words = (
-        f"{metric.label}: {metric.title}, {metric.better} is better"
-        for metric in results.metrics.values()
-    )
-    console.print("; ".join(words), style="dim")
+    for better in ("lower", "higher"):
+        named = [m for m in results.metrics.values() if m.better == better]
+        if named:
+            text = "; ".join(f"{metric.label}: {metric.title}" for metric in named)
+            console.print(f"{better.capitalize()} is better: {text}", style="dim")
 
 
 def _is_worth_a_column(records: pd.DataFrame, key: str) -> bool:

@@ -25,7 +25,7 @@ EXPLAIN_EXAMPLES = (
 
 
 def explain(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     simplify: Annotated[
         bool, typer.Option(help="Prune and straighten edges, and look for formulas.")
     ] = True,
@@ -44,10 +44,7 @@ def explain(
         float, typer.Option(max=1, help="Held-out R² below which a match is refused.")
     ] = 0.99,
     max_complexity: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Highest complexity of a function: 1 is a line.", show_default=False
-        ),
+        int | None, typer.Option(min=1, help="Highest complexity of a function: 1 is a line.")
     ] = None,
     tolerance: Annotated[
         float, typer.Option(min=0, help="By how much the loss may rise, stage by stage.")

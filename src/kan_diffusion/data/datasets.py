@@ -23,7 +23,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import Tensor
 
 from kan_diffusion.data.bundled import TABLES, bundled_table
@@ -33,6 +33,7 @@ from kan_diffusion.data.tables import Table, are_names, read_table
 from kan_diffusion.data.toys import TOYS, make_toy
 from kan_diffusion.errors import DataError, require_known, unknown_name
 from kan_diffusion.randomness import torch_generator
+from kan_diffusion.settings import Settings
 
 __all__ = [
     "FEWEST_FOR_ORACLE",
@@ -60,7 +61,7 @@ _FEWEST_ROWS = 10
 _COORDINATES = ("x", "y", "z")
 
 
-class ToyData(BaseModel):
+class ToyData(Settings):
     """Points of a built-in toy density.
 
     Attributes:
@@ -69,8 +70,6 @@ class ToyData(BaseModel):
         num_points: Size of the training set.
         divide_by: Scale that points are divided by instead of being standardised.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     toy: str
     noise: float | None = Field(None, gt=0)
@@ -92,7 +91,7 @@ class ToyData(BaseModel):
         return make_toy(self.toy, **({} if self.noise is None else {"noise": self.noise}))
 
 
-class FileData(BaseModel):
+class FileData(Settings):
     """Points of a file.
 
     Attributes:
@@ -101,8 +100,6 @@ class FileData(BaseModel):
             changed since is refused.
         holdout: Fraction of the rows that is not trained on.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path
     sha256: str = ""
@@ -114,23 +111,22 @@ class FileData(BaseModel):
         return self.path.stem
 
     def pinned(self) -> Self:
-        """The same with the file's digest filled in.
+        """The same with the file's digest, and its path from the root of the file system.
 
         Raises:
             DataError: The file cannot be used.
         """
-        return self.model_copy(update={"sha256": self.sha256 or read_table(self.path).sha256})
+        digest = self.sha256 or read_table(self.path).sha256
+        return self.model_copy(update={"sha256": digest, "path": self.path.absolute()})
 
 
-class TableData(BaseModel):
+class TableData(Settings):
     """Rows of a table that scikit-learn brings along.
 
     Attributes:
         table: Name of the table, a key of ``TABLES``.
         holdout: Fraction of the rows that is not trained on.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     table: str
     holdout: float = Field(0.3, gt=0, lt=1)
@@ -147,7 +143,7 @@ class TableData(BaseModel):
 
 
 def _kind(data: object) -> str:
-    """The kind of data, so that an error speaks of the settings of that kind alone."""
+    """Finds out which of the three it is, so that an error speaks of the keys of that one."""
     if isinstance(data, FileData | TableData):
         return "file" if isinstance(data, FileData) else "table"
     if isinstance(data, Mapping):
@@ -155,11 +151,19 @@ def _kind(data: object) -> str:
     return "toy"
 
 
+def _require_source(data: object) -> object:
+    if isinstance(data, Mapping) and not {"toy", "path", "table"} & set(data):
+        others = f", not only {', '.join(map(str, data))}" if data else ""
+        raise DataError(f"a data set has one of the keys toy, path and table{others}")
+    return data
+
+
 DataConfig = Annotated[
     Annotated[ToyData, Tag("toy")]
     | Annotated[FileData, Tag("file")]
     | Annotated[TableData, Tag("table")],
     Discriminator(_kind),
+    BeforeValidator(_require_source),
 ]
 """Where points come from."""
 
@@ -332,6 +336,11 @@ def _read_rows(path: Path, purpose: str) -> Table:
 
 
 def _load_file(config: FileData, study_seed: int, trial_seed: int) -> Dataset:
+    if config.sha256 and not config.path.exists():
+        raise DataError(
+            f"there is no file '{config.path}', which this run was set up with; put it there again "
+            f"(its SHA-256 is {config.sha256})"
+        )
     table = _read_rows(config.path, "train on some and judge with others")
     if config.sha256 and table.sha256 != config.sha256:
         raise DataError(

@@ -255,7 +255,7 @@ _METRICS = (
     ),
     Metric("sliced_w2", "SW2", "lower", sliced_wasserstein2, "sliced W2", _UNIT),
     Metric("w2", "W2", "lower", wasserstein2, "exact W2", _UNIT),
-    Metric("mmd", "MMD²", "lower", mmd, "maximum mean discrepancy", "no unit"),
+    Metric("mmd", "MMD²", "lower", mmd, "maximum mean discrepancy"),
     Metric("c2st", "C2ST", "lower", c2st, "classifier two-sample test", "accuracy", 0.5),
 )
 

@@ -17,11 +17,10 @@ from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.contents import (
     CURVE_COLUMNS,
     LEVEL_COLUMNS,
-    Panels,
-    Points,
     ReportContents,
     smoothed_curve,
 )
+from kan_diffusion.report.points import Panels, Points
 from kan_diffusion.study.budgets import Budget
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.folder import (
@@ -33,7 +32,7 @@ from kan_diffusion.study.folder import (
     recorded_steps,
 )
 from kan_diffusion.study.measure import oracle_warning
-from kan_diffusion.study.results.rows import Results, Setting
+from kan_diffusion.study.results.rows import Results, Setting, read_results
 from kan_diffusion.study.results.wording import listed
 from kan_diffusion.study.run import StudyResults, environment
 from kan_diffusion.study.trial import NUM_PANELS
@@ -43,7 +42,7 @@ __all__ = ["report_contents", "runs_contents"]
 
 
 def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Panels:
-    """Points (n, d) at ``NUM_PANELS`` evenly spaced moments of the forward process."""
+    """Moves points (n, d) through evenly spaced moments of the forward process."""
     alpha, sigma = process.levels()
     noise = torch.randn(
         points.shape,
@@ -74,7 +73,7 @@ def _trajectories(trial: TrialResult) -> list[tuple[str, Panels]]:
 
 
 def _curve(trial: TrialResult, label: str) -> pd.DataFrame:
-    """A trial's losses, smoothed at once: a study's raw ones may be millions."""
+    """Reads a trial's losses, smoothed at once: a study's raw ones may be millions."""
     path = trial.folder / CURVES
     try:
         table = parquet.read_table(path, columns=["step", "loss"])
@@ -94,7 +93,7 @@ def _levels(trial: TrialResult, label: str) -> pd.DataFrame:
 
 
 def _drawn(trial: TrialResult) -> Points | None:
-    """Some of a trial's generated points; None where none were asked for."""
+    """Reads some of a trial's generated points; None where none were asked for."""
     evaluation = trial.config.evaluation
     if not evaluation.num_samples:
         return None
@@ -104,7 +103,7 @@ def _drawn(trial: TrialResult) -> Points | None:
 
 
 def _unseen(dataset: Dataset, num: int) -> torch.Tensor:
-    """At most ``num`` points (n, d) that no model was trained on."""
+    """Draws at most ``num`` points (n, d) that no model was trained on."""
     if dataset.density is not None:
         return dataset.fresh(num, torch_generator("drawn points", dataset.name))
     parts = [part for part in (dataset.heldout, *(dataset.references or ())) if part is not None]
@@ -112,7 +111,7 @@ def _unseen(dataset: Dataset, num: int) -> torch.Tensor:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Where the study was run, which need not be where it is reported."""
+    """Reads where the study was run, which need not be where it is reported."""
     path = folder / "environment.json"
     if not path.exists():
         return environment()
@@ -134,7 +133,7 @@ def _judged_with(config: StudyConfig) -> str:
 
 
 def _budget(budget: Budget) -> str:
-    """A budget in words, with the data sets and models it is for."""
+    """Puts a budget into words, with the data sets and models it is for."""
     text = Setting("", budget.match, budget.amount).amount
     if budget.params is not None:
         text += f" of networks with {budget.params:,} parameters"
@@ -143,7 +142,7 @@ def _budget(budget: Budget) -> str:
 
 
 def _source(data: DataConfig) -> str:
-    """Where a data set comes from, or how large it is."""
+    """Says where a data set comes from, or how large it is."""
     if isinstance(data, ToyData):
         return f"{data.num_points:,} training points"
     if isinstance(data, FileData):
@@ -152,7 +151,7 @@ def _source(data: DataConfig) -> str:
 
 
 def _training(training: TrainingConfig, steps_per_epoch: int | None = None) -> str:
-    """How a model is trained, in words."""
+    """Says how a model is trained."""
     length = f"{training.steps:,} steps of {training.batch_size:,} points"
     if steps_per_epoch is not None:
         epochs = training.steps // steps_per_epoch
@@ -163,15 +162,16 @@ def _training(training: TrainingConfig, steps_per_epoch: int | None = None) -> s
 
 
 def _settings(config: StudyConfig) -> list[tuple[str, str]]:
-    process = config.process
+    processes = config.process
+    samplers = dict.fromkeys(str(config.sampling.resolved(p).scheduler) for p in processes)
     in_epochs = config.training.batches == "epochs" and isinstance(config.data[0], ToyData)
     steps_per_epoch = config.steps_per_epoch() if in_epochs else None
     settings = [
-        ("process", f"{process.name}, T = {process.num_timesteps:,}"),
-        ("prediction and loss", f"{process.prediction_type}, {process.loss}"),
+        ("process", "; ".join(f"{p.name}, T = {p.num_timesteps:,}" for p in processes)),
+        ("prediction and loss", "; ".join(f"{p.prediction_type}, {p.loss}" for p in processes)),
         ("training", _training(config.training, steps_per_epoch)),
         ("seeds a model", str(config.seeds)),
-        ("sampler", f"{config.sampling.scheduler}, {config.sampling.steps} steps"),
+        ("sampler", f"{', '.join(samplers)}, {config.sampling.steps} steps"),
         ("judged with", _judged_with(config)),
     ]
     budgets = [_budget(budget) for budget in config.budgets]
@@ -194,10 +194,11 @@ def _settings(config: StudyConfig) -> list[tuple[str, str]]:
 
 def _warnings(config: StudyConfig, trials: tuple[TrialResult, ...]) -> list[str]:
     warnings = []
-    mismatch = signal_warning(config.process.scheduler())
-    if mismatch is not None:
-        warnings.append(mismatch[0].upper() + mismatch[1:] + ".")
-    if config.process.loss == "huber":
+    for process in config.process:
+        mismatch = signal_warning(process.scheduler())
+        if mismatch is not None:
+            warnings.append(mismatch[0].upper() + mismatch[1:] + ".")
+    if any(process.loss == "huber" for process in config.process):
         warnings.append(
             "The Huber loss does not aim at the posterior mean, which the oracle gives; a denoiser "
             "trained with it can have a loss a little below the floor drawn here."
@@ -232,7 +233,7 @@ def _warnings(config: StudyConfig, trials: tuple[TrialResult, ...]) -> list[str]
 
 
 def report_contents(results: StudyResults, command: str) -> ReportContents:
-    """What the report of a study shows.
+    """Gathers what the report of a study shows.
 
     Args:
         results: The study's results.
@@ -242,10 +243,16 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         RunFolderError: A file of a finished trial is missing or damaged.
     """
     config = results.config
+    # Of a study whose trials were not kept, the rows in its results.json can be reported.
+    kept = results.trials or not (results.folder / "results.json").is_file()
     contents = ReportContents(
         title=config.title,
         question=config.question,
-        results=Results.of(results.rows, config.evaluation.metrics),
+        results=(
+            Results.of(results.rows, config.evaluation.metrics)
+            if kept
+            else read_results(results.folder)
+        ),
         command=command,
         environment=_environment(results.folder),
         settings=_settings(config),
@@ -265,7 +272,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         drawn = _unseen(dataset, config.evaluation.num_drawn)
         contents.originals[data.name] = drawn.numpy()
         contents.columns[data.name] = list(dataset.columns)
-        contents.corruption[data.name] = _corruption(dataset, config.process, drawn)
+        contents.corruption[data.name] = _corruption(dataset, config.process[0], drawn)
     for trial in measured:
         label, floor = labels[trial.row["trial"]], trial.row["floor"]
         if floor is not None:
@@ -283,7 +290,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
 
 
 def runs_contents(results: StudyResults, command: str) -> ReportContents:
-    """What the report of runs side by side shows.
+    """Gathers what the report of runs side by side shows.
 
     Args:
         results: The runs.

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.kan import KANLinear, out_of_range_fractions
 from kan_diffusion.kan.importance import sparsity_penalty
 from kan_diffusion.processes import Process
+from kan_diffusion.settings import Settings
 from kan_diffusion.training.batches import Batch
 from kan_diffusion.training.optimization import ParameterVector, WeightAverage, learning_rates
 
@@ -41,7 +42,7 @@ MomentCallback = Callable[[int, Denoiser], None]
 """Called at chosen steps with the step and the denoiser as it is then, EMA weights in place."""
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Settings):
     """How to train.
 
     Attributes:
@@ -60,8 +61,6 @@ class TrainingConfig(BaseModel):
         sparsify: Weight of a penalty on sizes and entropies of the edges of KAN layers
             (:mod:`kan_diffusion.kan.importance`) beside the loss; 0 for none.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(4000, ge=1)
     batch_size: int = Field(1024, ge=1)

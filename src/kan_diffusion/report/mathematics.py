@@ -33,7 +33,7 @@ _REPLACED = (
 
 
 def broken_sum(latex: str, most: int = _WIDEST_LINE) -> list[str]:
-    """A sum on several lines.
+    """Breaks a sum into several lines.
 
     Args:
         latex: The sum.
@@ -64,7 +64,7 @@ def broken_sum(latex: str, most: int = _WIDEST_LINE) -> list[str]:
 
 
 def _seen(latex: str) -> int:
-    """About how many marks are seen of LaTeX."""
+    """Estimates how many marks are seen of LaTeX."""
     return len(
         re.sub(r"\\(?:left|right|cdot|frac|,|;)|\\[a-zA-Z]+(?=[^a-zA-Z])|[{}_^\s]", "", latex)
     )
@@ -72,10 +72,10 @@ def _seen(latex: str) -> int:
 
 @report_style()
 def formula_svg(name: str, latex: str) -> bytes | None:
-    r"""A formula as an SVG picture.
+    r"""Sets a formula as an SVG picture.
 
     Args:
-        name: What it is the formula of, in LaTeX, such as ``"s_0"``.
+        name: The symbol left of the sign of equality, in LaTeX, such as ``"s_0"``.
         latex: The formula.
 
     Returns:
@@ -105,7 +105,7 @@ def formula_svg(name: str, latex: str) -> bytes | None:
 
 
 def _heights(texts: Sequence[str]) -> list[float] | None:
-    """Heights of lines in inches with some air; None where one cannot be set."""
+    """Measures lines in inches, with some air; None where one cannot be set."""
     parser = MathTextParser("path")
     heights = []
     for text in texts:
