@@ -537,7 +537,7 @@ import hashlib, json, os, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-import kan_diffusion.kan.kernels.cpu
+import kan_diffusion.kan.kernels.spline
 from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import TrainingConfig, train
