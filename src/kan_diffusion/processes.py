@@ -43,7 +43,6 @@ from torch import Tensor
 
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.settings import Settings
-from kan_diffusion.settings import Settings
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
