@@ -95,8 +95,8 @@ def _require_intervals(num_intervals: int) -> None:
 class GridBasis(Basis):
     """A basis whose functions are placed by a uniform grid for each input.
 
-    A user-defined one defines ``name``, ``sizes``, ``values`` and ``slopes``, and ``extrapolations``
-    without ``"zero"`` where its functions do not run out to zero by themselves.
+    A user-defined one defines ``name``, ``sizes``, ``values`` and ``slopes``, and
+    ``extrapolations`` without ``"zero"`` where its functions do not run out to zero by themselves.
 
     Args:
         in_features: Number of inputs.
