@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kan_diffusion.denoisers.kan import KANDenoiser as KANDenoiser
     from kan_diffusion.denoisers.mlp import MLPDenoiser as MLPDenoiser
     from kan_diffusion.denoisers.readable import ReadableDenoiser as ReadableDenoiser
+    from kan_diffusion.denoisers.readable import readable as readable
     from kan_diffusion.denoisers.registry import FAMILIES as FAMILIES
     from kan_diffusion.denoisers.registry import build_denoiser as build_denoiser
     from kan_diffusion.errors import KanDiffusionError as KanDiffusionError
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from kan_diffusion.study.run import run_study as run_study
     from kan_diffusion.symbolic.explain import ExplainOptions as ExplainOptions
     from kan_diffusion.symbolic.explain import explain_run as explain_run
-    from kan_diffusion.symbolic.opening import readable as readable
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
 
@@ -58,7 +58,7 @@ _NAMES = {
     "denoisers.formula": ["FormulaDenoiser"],
     "denoisers.kan": ["KANDenoiser"],
     "denoisers.mlp": ["MLPDenoiser"],
-    "denoisers.readable": ["ReadableDenoiser"],
+    "denoisers.readable": ["ReadableDenoiser", "readable"],
     "denoisers.registry": ["FAMILIES", "build_denoiser"],
     "errors": ["KanDiffusionError"],
     "estimator": ["DiffusionEstimator"],
@@ -74,7 +74,6 @@ _NAMES = {
     "study.config": ["StudyConfig", "read_preset", "read_study"],
     "study.run": ["run_study"],
     "symbolic.explain": ["ExplainOptions", "explain_run"],
-    "symbolic.opening": ["readable"],
     "training": ["TrainingConfig", "train"],
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}

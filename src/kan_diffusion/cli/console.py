@@ -23,7 +23,7 @@ from kan_diffusion.study.results.verdicts import Decision
 from kan_diffusion.study.results.wording import sentences
 
 if TYPE_CHECKING:
-    from kan_diffusion.symbolic.explanation import Explanation
+    from kan_diffusion.symbolic.explain import Explanation
 
 __all__ = ["show_conclusions", "show_scores", "show_standings", "show_summary", "show_tuned"]
 

@@ -79,7 +79,7 @@ class MovingGrids(nn.Module):
 
 
 class EdgeLayer(MovingGrids):
-    """What this module knows of a layer.
+    """The part of a layer that this module works on.
 
     Attributes:
         basis: The functions.

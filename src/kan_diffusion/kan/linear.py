@@ -68,8 +68,6 @@ class KANLinear(EdgeLayer):
         KanDiffusionError: A size, a range or a name is not usable.
     """
 
-    _version = 2
-
     def __init__(
         self,
         in_features: int,
@@ -185,12 +183,12 @@ class KANLinear(EdgeLayer):
 
     @property
     def flops_per_curve(self) -> int:
-        """What one edge adds to :attr:`flops`."""
+        """Operations of one edge, as counted in :attr:`flops`."""
         return 2 * (self.basis.num_active + int(self._has_base))
 
     @property
     def flops_per_input(self) -> int:
-        """What the functions of one input add to :attr:`flops`, for all of its edges together."""
+        """Operations of the functions of one input, which all of its edges share."""
         return self.basis.flops_per_input + _SILU_FLOPS * int(self._has_base)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -255,7 +253,7 @@ class KANLinear(EdgeLayer):
         return edge_linear(self._rows(input), kept, self.bias, self.basis, self._has_base)
 
     def edge_outputs(self, input: Tensor) -> Tensor:
-        """What each edge adds to its output, base branch and scale included, bias left out.
+        """Computes the contribution of each edge to its output, base branch and scale included.
 
         Meant for looking at a layer: it holds (n, out, in) numbers at once.
 
@@ -305,19 +303,6 @@ class KANLinear(EdgeLayer):
             Fractions with shape (in_features,), from 0 to 1; NaN for an empty input.
         """
         return self.basis.outside(self._rows(input)).to(self.weight.dtype).mean(0)
-
-    def _load_from_state_dict(  # type: ignore[no-untyped-def]
-        self,
-        state_dict,  # noqa: ANN001
-        prefix: str,
-        *args,  # noqa: ANN002
-    ) -> None:
-        # Runs of the first weeks have the grid beside the weight (version 1). Files of tensors do
-        # not keep the version, so it is told by the names.
-        for name in ("grid_origin", "grid_step"):
-            if prefix + name in state_dict:
-                state_dict[f"{prefix}basis.{name}"] = state_dict.pop(prefix + name)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kan_diffusion.denoisers.edges import Match
 from kan_diffusion.denoisers.library import LIBRARY, LINEAR, EdgeFunction
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.symbolic.matching import match_curve
+from kan_diffusion.symbolic.match import match_curve
 
 CURVED = [name for name in LIBRARY if name != LINEAR]
 NUM = 1000
