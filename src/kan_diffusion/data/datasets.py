@@ -55,7 +55,7 @@ sparse with fewer that at small noise the nearest row alone decides the posterio
 can then come out below zero or above a denoiser's loss."""
 
 OracleKind = Literal["exact", "estimated", "none"]
-"""Where the posterior mean comes from: a density, two reference samples, or nowhere."""
+"""Source of the posterior mean: a density, two reference samples, or none."""
 
 _FEWEST_ROWS = 10
 _COORDINATES = ("x", "y", "z")
@@ -165,7 +165,7 @@ DataConfig = Annotated[
     Discriminator(_kind),
     BeforeValidator(_require_source),
 ]
-"""Where points come from."""
+"""Source of points: a toy, a file or a table."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Dataset:
 
     @property
     def oracle(self) -> OracleKind:
-        """Where the posterior mean comes from."""
+        """Source of the posterior mean."""
         if self.density is not None:
             return "exact"
         return "none" if self.references is None else "estimated"

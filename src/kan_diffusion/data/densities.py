@@ -197,7 +197,7 @@ class Density(ABC):
     @property
     @abstractmethod
     def _numbers_per_row(self) -> int:
-        """How many numbers an intermediate holds for one point; decides the chunks."""
+        """Numbers that an intermediate holds for one point; decides the chunks."""
 
     @abstractmethod
     def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -566,7 +566,7 @@ class UniformBoxes(Density):
         return self.lower.numel() * len(_SMALL_BOX_NODES)
 
     def _inside(self, x: Tensor, alpha: Tensor) -> Tensor:
-        """Which boxes hold the noiseless points x / alpha, shape (n, k)."""
+        """Tells which boxes hold the noiseless points x / alpha, shape (n, k)."""
         place = (x / alpha).unsqueeze(1)
         return ((place >= self.lower) & (place <= self.upper)).all(dim=2)
 

@@ -17,7 +17,7 @@ Setting = bool | int | float | str | None | Sequence[int] | Sequence[float]
 """A value of a denoiser's configuration, as JSON has it."""
 
 FamilyKind = Literal["kan", "mlp", "other"]
-"""Which side of a comparison a family is on, if any."""
+"""Side of a comparison that a family is on, if any."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Choice:
 
 
 Space = Mapping[str, Range | IntRange | Choice]
-"""What tuning searches: ``"learning_rate"``, ``"depth"`` or a setting of the class, with values."""
+"""Search space of tuning: values of ``"learning_rate"``, ``"depth"`` or settings of the class."""
 
 
 @dataclass(frozen=True)

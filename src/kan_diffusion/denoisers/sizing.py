@@ -26,13 +26,13 @@ __all__ = [
 ]
 
 BUDGET_TOLERANCE = 0.02
-"""How far, as a fraction, a fitted denoiser may lie from its budget."""
+"""Largest distance of a fitted denoiser from its budget, as a fraction."""
 
 Countable = Literal["params", "flops", "flops_per_edge"]
-"""What a budget can be counted in."""
+"""Quantities a budget can be counted in."""
 
 _LOPSIDED = 6
-"""How many units narrower a layer may be held when nearly equal widths miss the budget."""
+"""Most units a layer may be held narrower when nearly equal widths miss the budget."""
 
 _COUNTS: Mapping[Countable, Callable[[Denoiser], int]] = {
     "params": lambda denoiser: denoiser.num_trainable,

@@ -49,7 +49,7 @@ ProgressCallback = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training leaves beside the denoiser.
+    """Results of training beside the denoiser.
 
     Attributes:
         losses: Training loss of every step, with shape (steps,).

@@ -43,7 +43,7 @@ MomentCallback = Callable[[int, Denoiser], None]
 
 
 class TrainingConfig(Settings):
-    """How to train.
+    """Settings of training.
 
     Attributes:
         steps: Number of optimiser steps.
@@ -230,7 +230,7 @@ class TrainingRun:
         return self._losses[: self.step]
 
     def fault(self) -> str | None:
-        """What is not finite and since when, else None; a NaN, once there, stays."""
+        """Says which number is not finite and since when, else None; a NaN, once there, stays."""
         losses = self.losses()
         finite = torch.isfinite(losses[self._num_checked :])
         if not bool(finite.all()):
