@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kan_diffusion.evaluation.denoising import draw_noised_points as draw_noised_points
     from kan_diffusion.evaluation.denoising import measure_denoising as measure_denoising
     from kan_diffusion.evaluation.metrics import SAMPLE_METRICS as SAMPLE_METRICS
+    from kan_diffusion.evaluation.metrics import Metric as Metric
     from kan_diffusion.kan.linear import KANLinear as KANLinear
     from kan_diffusion.kan.network import KAN as KAN
     from kan_diffusion.likelihood import log_likelihood as log_likelihood
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
     from kan_diffusion.study.config import StudyConfig as StudyConfig
     from kan_diffusion.study.config import read_preset as read_preset
     from kan_diffusion.study.config import read_study as read_study
+    from kan_diffusion.study.results.rows import read_results as read_results
+    from kan_diffusion.study.results.verdicts import compare as compare
+    from kan_diffusion.study.results.verdicts import decide as decide
+    from kan_diffusion.study.results.wording import say as say
     from kan_diffusion.study.run import run_study as run_study
     from kan_diffusion.symbolic.explain import ExplainOptions as ExplainOptions
     from kan_diffusion.symbolic.explain import explain_run as explain_run
@@ -63,7 +68,7 @@ _NAMES = {
     "errors": ["KanDiffusionError"],
     "estimator": ["DiffusionEstimator"],
     "evaluation.denoising": ["draw_noised_points", "measure_denoising"],
-    "evaluation.metrics": ["SAMPLE_METRICS"],
+    "evaluation.metrics": ["SAMPLE_METRICS", "Metric"],
     "kan.linear": ["KANLinear"],
     "kan.network": ["KAN"],
     "likelihood": ["log_likelihood"],
@@ -72,6 +77,7 @@ _NAMES = {
     "report.study": ["write_report"],
     "sampling": ["SCHEDULERS", "PointDiffusionPipeline", "make_scheduler"],
     "study.config": ["StudyConfig", "read_preset", "read_study"],
+    "study.results": ["compare", "decide", "read_results", "say"],
     "study.run": ["run_study"],
     "symbolic.explain": ["ExplainOptions", "explain_run"],
     "training": ["TrainingConfig", "train"],
