@@ -125,6 +125,8 @@ def _ratio_panel(axes: Axes, rows: Sequence[Row], names: Sequence[str], grids: l
 def _target_of(name: str, batch: int) -> float | None:
     """The least multiple of our time that a contender's target asks for at a batch size."""
     key = "libraries" if name in LIBRARIES else name
+    if own_network(name) in KERNELS and own_network(name) != "rational":  # which has no kernel
+        key = "compiled" if name.endswith("-compiled") else "kernels"
     for target in TARGETS:
         if target.name == key and not (key == "mlp" and batch != 8192):
             return 1 / target.bound if target.at_most else target.bound

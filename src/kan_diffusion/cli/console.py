@@ -23,7 +23,7 @@ from kan_diffusion.study.results.verdicts import Decision
 from kan_diffusion.study.results.wording import sentences
 
 if TYPE_CHECKING:
-    from kan_diffusion.symbolic.explanation import Explanation
+    from kan_diffusion.symbolic.explain import Explanation
 
 __all__ = ["show_conclusions", "show_scores", "show_standings", "show_summary", "show_tuned"]
 
@@ -79,12 +79,11 @@ def show_summary(results: Results) -> None:
     metrics = {key: metric.label for key, metric in results.metrics.items()}
     for label, part in summary_table(results, format_half_width).groupby("setting", sort=False):
         models = part[part["model"] != REAL_ROW]
-        titles = (
-            "denoising, mean ± half of the 95 % interval over seeds",
-            "samples against fresh data",
+        tables = (
+            ("denoising (± half of the 95 % interval)", models, _DENOISING),
+            ("samples against fresh data", part, {"model": "model", **metrics}),
         )
-        pairs = (models, _DENOISING), (part, {"model": "model", **metrics})
-        for title, (records, heads) in zip(titles, pairs, strict=True):
+        for title, records, heads in tables:
             table = Table(
                 title=f"{label}: {title}",
                 title_justify="left",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from kan_diffusion.data.datasets import DataConfig, ToyData, load_dataset
 from kan_diffusion.evaluation.denoising import draw_noised_points, floor
@@ -140,15 +140,24 @@ def show_study_progress(name: str) -> Iterator[StudyProgress]:
 
 
 @contextmanager
-def show_phases(name: str) -> Iterator[Callable[[str], None]]:
-    """Shows which phase something is in whose length is not known.
+def show_phases(name: str) -> Iterator[Callable[[str, str, float], None]]:
+    """Shows a bar for each phase of something, with the time left in it.
 
     Args:
         name: What is being done.
 
     Yields:
-        The callback to be told each phase.
+        The callback to be told the phase, what was just done in it, and the share of it that is
+        done, from 0 to 1.
     """
     with progress_bars() as bars:
-        task = bars.add_task(name, total=None, status="")
-        yield lambda phase: bars.update(task, status=phase)
+        tasks: dict[str, TaskID] = {}
+
+        def move(phase: str, what: str, done: float) -> None:
+            if phase not in tasks:
+                for task in tasks.values():
+                    bars.update(task, completed=1.0, status="")
+                tasks[phase] = bars.add_task(f"{name}: {phase}", total=1.0, status="")
+            bars.update(tasks[phase], completed=done, status=what)
+
+        yield move

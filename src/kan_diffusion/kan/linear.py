@@ -25,7 +25,7 @@ from kan_diffusion.kan.kernels import edge_features, edge_linear
 __all__ = ["BaseActivation", "KANLinear"]
 
 BaseActivation = Literal["silu", "auto"] | None
-"""SiLU, none, or what suits the basis."""
+"""SiLU, none, or the choice that suits the basis."""
 
 _SILU_FLOPS = 4
 
@@ -38,9 +38,10 @@ class KANLinear(EdgeLayer):
         out_features: Size of the last dimension of the output.
         bias: Whether to add a learned constant to each output.
         basis: The functions an edge is made of: ``"bspline"``, ``"rbf"``, ``"chebyshev"``,
-            ``"fourier"``, ``"rational"``, or a :class:`~kan_diffusion.kan.bases.Basis` of one's
-            own (``Rational(in_features, num_groups=4)``, say), for which ``grid_size`` to
-            ``extrapolation`` are not looked at.
+            ``"fourier"``, ``"rational"`` or any other name in ``BASES``; or an object, such as
+            ``Rational(in_features, num_groups=4)`` or a :class:`~kan_diffusion.kan.bases.Basis`
+            of your own. With an object, ``grid_size``, ``order``, ``grid_range`` and
+            ``extrapolation`` are ignored.
         grid_size: Number G of intervals of the grid; the degree of ``"chebyshev"``, the number of
             harmonics of ``"fourier"``; ``"rational"`` has no grid.
         order: Degree k of the splines, 1 to 5.
@@ -52,7 +53,7 @@ class KANLinear(EdgeLayer):
             local functions (splines and Gaussians) and None for the others, as in their papers.
         edge_scale: Adds one trainable scale an edge to the functions, as pykan and efficient-KAN
             have.
-        init: How the weights are drawn, by name, see :mod:`kan_diffusion.kan.initialization`.
+        init: Initialisation by name, see :mod:`kan_diffusion.kan.initialization`.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -255,7 +256,8 @@ class KANLinear(EdgeLayer):
     def edge_outputs(self, input: Tensor) -> Tensor:
         """Computes the contribution of each edge to its output, base branch and scale included.
 
-        Meant for looking at a layer: it holds (n, out, in) numbers at once.
+        It holds (n, out, in) numbers at once, so it is meant for inspecting a layer. The bias is
+        left out.
 
         Args:
             input: Inputs with shape (n, in_features).

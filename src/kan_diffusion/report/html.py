@@ -28,7 +28,7 @@ from kan_diffusion.report.tables import Anchors, Cell, Head, Line, Table
 __all__ = ["Json", "Page", "Section", "plain_table"]
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
-"""What a page's script can be given."""
+"""Data for a page's script."""
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -133,18 +133,17 @@ class _Report:
         if len(judged) == 1:
             self.page.text(_verdict(judged[0]), kind="verdict")
             return
-        self.page.items(
-            [
-                Markup(
-                    '<span class="badge {}">{}</span><span><a href="#{}">{}</a>. {}</span>'
-                ).format(
-                    *_badge(verdict), self.page.anchors("setting", verdict.setting.label),
-                    verdict.setting.label, say(verdict, with_label=False),
-                )
-                for verdict in judged
-            ],
-            "verdicts",
-        )  # fmt: skip
+        line = Markup('{}<span><a href="#{}">{}</a>. {}</span>')
+        lines = [
+            line.format(
+                _badge(verdict),
+                self.page.anchors("setting", verdict.setting.label),
+                verdict.setting.label,
+                say(verdict, with_label=False),
+            )
+            for verdict in judged
+        ]
+        self.page.items(lines, "verdicts")
 
     def _add_differences(self) -> None:
         """Adds a forest plot for each budget, with a panel for each data set."""
@@ -240,76 +239,65 @@ class _Report:
         contents, label = self.contents, setting.label
         suffix = f" {label}" if self.paged else ""
         rows = self.results.of_setting(label)
-        judged = MEASURES[self.results.judged(label)]
         many = len(contents.model_names(label)) > MANY_MODELS
         behind = "; the models of other kinds are grey behind" if many else ""
-
-        def section(title: str, key: str) -> Section:
-            return part.section(title, "part", label, key)
-
+        figures: list[tuple[str, str, Callable[..., Figure], str, str]] = []
         if any(key[0] == label for key in contents.samples):
-            self._draw(
-                section("What the models generate", "samples"), f"samples {label}",
-                partial(samples_figure, contents, label),
-                f"{label}: fresh real points, which no model was trained on, beside those that "
-                "each model generates (first seed), on the same axes."
-                f"{self._view_note(setting.data)}",
-                f"Generated points beside real ones, {label}",
-            )  # fmt: skip
+            figures.append((
+                "What the models generate", f"samples {label}", samples_figure,
+                "Generated points beside real ones",
+                "fresh real points, which no model was trained on, beside those that each model "
+                f"generates (first seed), on the same axes.{self._view_note(setting.data)}",
+            ))  # fmt: skip
+        judged = MEASURES[self.results.judged(label)]
         if rows[self.results.judged(label)].notna().any():
-            compared = bool(self.decision.of_setting(label))
             against = (
                 " relative to the best MLP (vertical line). Excess and training time are ratios on "
-                "a log axis, held-out losses differences; left is better. Small marks are seeds, "
-                "the large mark is the mean, the line the 95 % bootstrap interval of the paired "
-                "difference; bold: p below 0.05 after Holm’s correction"
+                "a log axis, held-out losses differences. The line is the 95 % bootstrap interval "
+                "of the paired difference; bold: p below 0.05 after Holm’s correction"
             )
-            alone = (
-                ". Left is better. Small marks are seeds, the large mark is their mean, the line "
-                "its 95 % interval (Student’s t over seeds)"
-            )
-            self._draw(
-                section("How the models compare", "forest"), f"forest{suffix}",
-                partial(forest_figure, contents, label),
-                f"{label}: {judged} of each model{against if compared else alone}; an arrowhead "
-                "says that the interval goes on beyond the axis. n: seeds.",
-                f"{_capital(judged)} of each model, {label}",
-            )  # fmt: skip
+            alone = ". The line is the 95 % interval of the mean (Student’s t over seeds)"
+            compared = bool(self.decision.of_setting(label))
+            figures.append((
+                "How the models compare", f"forest{suffix}", forest_figure,
+                f"{_capital(judged)} of each model",
+                f"{judged} of each model{against if compared else alone}; an arrowhead says that "
+                "it goes on beyond the axis. Left is better. Small marks are seeds, the large mark "
+                "is the mean; n: seeds.",
+            ))  # fmt: skip
         levels = contents.levels_of(label)
         if len(levels) and levels[level_measure(levels)].notna().any():
-            shown = _capital(MEASURES[level_measure(levels)])
-            self._draw(
-                section(f"{shown} by noise level", "levels"), f"excess by level{suffix}",
-                partial(by_level_figure, contents, label),
-                f"{shown} against the logarithm of the signal-to-noise ratio: noise on the left, "
-                "data on the right. Mean over seeds in bins of noise levels"
-                f"{'' if many else ', with the 95 % interval as a band'}{behind}. Bins whose "
-                "estimate is not above 0 are not drawn.",
-                f"{shown} by noise level, {label}",
-            )  # fmt: skip
+            shown = f"{_capital(MEASURES[level_measure(levels)])} by noise level"
+            figures.append((
+                shown, f"excess by level{suffix}", by_level_figure, shown,
+                "mean over seeds in bins of noise levels, against the logarithm of the "
+                "signal-to-noise ratio: noise on the left, data on the right"
+                f"{behind or '; band: 95 % interval'}. Bins whose estimate is not above 0 are not "
+                "drawn.",
+            ))  # fmt: skip
         if len(contents.curves_of(label)):
             floor = (
                 " The floor is the loss of the exact oracle, which no denoiser can beat on "
                 "average; a running mean that dips below it by chance is not drawn above it."
             )
-            self._draw(
-                section("Training losses", "losses"), f"loss {label}",
-                partial(loss_figure, contents, label),
-                f"{label}: training loss as a running mean over windows that grow with the step, "
-                "so that late values average many batches. Line: mean over seeds"
+            figures.append((
+                "Training losses", f"loss {label}", loss_figure, "Training losses",
+                "training loss as a running mean over windows that grow with the step, so that "
+                "late values average many batches; mean over seeds"
                 f"{behind or '; band: their range'}.{floor if label in contents.floors else ''}",
-                f"Training losses, {label}",
-            )  # fmt: skip
+            ))  # fmt: skip
         if rows[list(self.results.metrics)].notna().any(axis=None):
-            self._draw(
-                section("Sample metrics", "metrics"), f"metrics {label}",
-                partial(metrics_figure, contents, label),
-                f"{label}: distance of generated points from fresh real ones, relative to the best "
-                "MLP (vertical line); further left is better unless a title says otherwise. "
-                "Dashed: two fresh real samples of the same size, which no model can be expected "
-                "to beat. Marks and lines as above.",
-                f"Sample metrics, {label}",
-            )  # fmt: skip
+            figures.append((
+                "Sample metrics", f"metrics {label}", metrics_figure, "Sample metrics",
+                "distance of generated points from fresh real ones, relative to the best MLP "
+                "(vertical line); further left is better unless a title says otherwise. Dashed: "
+                "two fresh real samples of the same size, which no model can be expected to beat. "
+                "Marks and lines as above.",
+            ))  # fmt: skip
+        for title, name, draw, alternative, caption in figures:
+            section = part.section(title, "part", label, title)
+            draws = partial(draw, contents, label)
+            self._draw(section, name, draws, f"{label}: {caption}", f"{alternative}, {label}")
 
     def _add_process(self, part: Section, data: str) -> None:
         """Adds the figures of a data set, of the process, and of its reversal."""
@@ -372,15 +360,15 @@ class _Report:
         )
 
 
-def _badge(verdict: Verdict) -> Sequence[str]:
+def _badge(verdict: Verdict) -> Markup:
     assert verdict.outcome is not None
-    return BADGES[verdict.outcome], verdict.outcome
+    return Markup('<span class="badge {}">{}</span>').format(
+        BADGES[verdict.outcome], verdict.outcome
+    )
 
 
 def _verdict(verdict: Verdict) -> Markup:
-    return Markup('<span class="badge {}">{}</span> {}').format(
-        *_badge(verdict), say(verdict, with_label=False)
-    )
+    return Markup("{} {}").format(_badge(verdict), say(verdict, with_label=False))
 
 
 def _capital(text: str) -> str:

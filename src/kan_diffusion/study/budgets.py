@@ -14,7 +14,7 @@ used is in its row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -68,3 +68,11 @@ class Budget(Settings):
     def includes(self, data: str, model: str) -> bool:
         """Whether it is for a data set and a model, both by name."""
         return data in (self.data or (data,)) and model in (self.models or (model,))
+
+    def only(self, key: Literal["data", "models"], names: Collection[str]) -> Self | None:
+        """Restricts it to some data sets or models by name; None where it is for none of them."""
+        asked: tuple[str, ...] | None = getattr(self, key)
+        if asked is None:
+            return self
+        kept = tuple(name for name in asked if name in names)
+        return self.model_copy(update={key: kept}) if kept else None

@@ -399,12 +399,8 @@ class StudyConfig(Settings):
                 )
         models = tuple(model for model in self.models if model.family in families)
         names = {model.name for model in models}
-        budgets = []
-        for budget in self.budgets:
-            kept = tuple(name for name in budget.models or () if name in names) or None
-            if budget.models is None or kept is not None:
-                budgets.append(budget.model_copy(update={"models": kept}))
-        return self.model_copy(update={"models": models, "budgets": tuple(budgets)})
+        budgets = tuple(kept for each in self.budgets if (kept := each.only("models", names)))
+        return self.model_copy(update={"models": models, "budgets": budgets})
 
     def with_data(self, names: Sequence[str]) -> Self:
         """Keeps some of its data sets, with the budgets that are for them.
@@ -415,14 +411,9 @@ class StudyConfig(Settings):
         known = {data.name: data for data in self.data}
         for name in names:
             require_known(f"data set of study '{self.name}'", name, known)
-        budgets = []
-        for budget in self.budgets:
-            kept = tuple(name for name in budget.data or names if name in names)
-            if kept:
-                asked = None if budget.data is None else kept
-                budgets.append(budget.model_copy(update={"data": asked}))
         data = tuple(known[name] for name in names)
-        return self.model_copy(update={"data": data, "budgets": tuple(budgets)})
+        budgets = tuple(kept for each in self.budgets if (kept := each.only("data", names)))
+        return self.model_copy(update={"data": data, "budgets": budgets})
 
     def with_length(self, *, steps: int | None = None, epochs: int | None = None) -> Self:
         """Trains for another number of steps, or of epochs.

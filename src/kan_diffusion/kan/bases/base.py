@@ -32,11 +32,11 @@ Extrapolation = Literal["linear", "clamp", "zero", "periodic"]
 class Basis(nn.Module, ABC):
     """Functions that each input is expanded into: (N, in) -> (N, in, num_functions).
 
-    A basis of one's own derives from this, or from :class:`GridBasis` when its functions have a
+    A user-defined basis derives from this, or from :class:`GridBasis` when its functions have a
     place on a grid, and is given to ``KANLinear(..., basis=...)`` as an object.
 
     Attributes:
-        name: What users write.
+        name: Name in options and configurations.
         local: Whether the functions are local, so that a base activation should go with them.
         in_features: Number of inputs.
         num_functions: Number of functions an input, which is the number of parameters an edge.
@@ -95,8 +95,8 @@ def _require_intervals(num_intervals: int) -> None:
 class GridBasis(Basis):
     """A basis whose functions are placed by a uniform grid for each input.
 
-    One of one's own defines ``name``, ``sizes``, ``values`` and ``slopes``, and ``extrapolations``
-    without ``"zero"`` where its functions do not run out to zero by themselves.
+    A user-defined one defines ``name``, ``sizes``, ``values`` and ``slopes``, and
+    ``extrapolations`` without ``"zero"`` where its functions do not run out to zero by themselves.
 
     Args:
         in_features: Number of inputs.

@@ -3,7 +3,7 @@
 Bases on a grid have compiled CPU kernels: :mod:`kan_diffusion.kan.kernels.spline` for B-splines, of
 which most are zero at a time, :mod:`kan_diffusion.kan.kernels.dense` for Gaussians, polynomials and
 harmonics. Where a kernel steps aside (:mod:`kan_diffusion.kan.kernels.fused`), under autocast, for
-rational functions and for bases of one's own a layer is the features of its inputs times its
+rational functions and for user-defined bases a layer is the features of its inputs times its
 weight, in torch's own operations.
 """
 
@@ -43,7 +43,7 @@ _KERNELS: Mapping[type[Basis], tuple[FusedFunction, str]] = {
 }
 """The kernel of a basis, and the attribute of the basis that it is told.
 
-Rational functions, bases of one's own and those derived from these have none.
+Rational functions, user-defined bases and subclasses of these have none.
 """
 
 

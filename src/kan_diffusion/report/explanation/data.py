@@ -23,8 +23,8 @@ from kan_diffusion.report.explanation.looks import (
 )
 from kan_diffusion.report.explanation.scores import arrow_scale, axis_names, grid_side
 from kan_diffusion.report.html import Json
-from kan_diffusion.symbolic.explanation import Explanation
-from kan_diffusion.symbolic.search import EdgeReport
+from kan_diffusion.symbolic.explain import Explanation
+from kan_diffusion.symbolic.match import EdgeReport
 from kan_diffusion.symbolic.views import EdgeCurve, LevelView, NetworkView, ScoreView
 
 __all__ = ["named_views", "page_data"]

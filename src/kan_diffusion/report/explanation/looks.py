@@ -14,8 +14,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_hex
 
+from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.library import LINEAR
-from kan_diffusion.denoisers.readable import CURVE
 from kan_diffusion.report.style import PALETTES, report_style
 from kan_diffusion.symbolic.views import LevelView
 

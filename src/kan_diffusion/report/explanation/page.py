@@ -26,8 +26,8 @@ from kan_diffusion.report.tables import (
     format_number,
     number_cell,
 )
-from kan_diffusion.symbolic.explanation import Explanation
-from kan_diffusion.symbolic.search import EdgeReport
+from kan_diffusion.symbolic.explain import Explanation
+from kan_diffusion.symbolic.match import EdgeReport
 
 __all__ = ["write_explanation"]
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kan_diffusion.denoisers.readable import CURVE, ReadableDenoiser
+from kan_diffusion.denoisers.edges import CURVE
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.convert import random_states_kept, to_pykan
 from kan_diffusion.kan.linear import KANLinear
@@ -34,7 +35,7 @@ def at_level(denoiser: ReadableDenoiser, timestep: int) -> tuple[KAN, Tensor]:
 
     Args:
         denoiser: A network whose edges are all there and curves, as
-            :func:`kan_diffusion.symbolic.opening.readable` makes it.
+            :func:`kan_diffusion.denoisers.readable.readable` makes it.
         timestep: The level.
 
     Returns:
@@ -53,18 +54,10 @@ def at_level(denoiser: ReadableDenoiser, timestep: int) -> tuple[KAN, Tensor]:
             "a plain KAN has all edges and all of them curves; give the network as it was trained"
         )
     config = denoiser.config
-    of_points = [i for i, c in enumerate(denoiser.input_coordinates()) if c is not None]
+    inputs = denoiser.input_features()
+    of_points = [i for i, feature in enumerate(inputs) if feature.coordinate is not None]
     widths = [len(of_points), *config.hidden, denoiser.data_dim]
-    low, high = config.grid_range
-    made = KAN(
-        widths,
-        basis=config.basis,
-        grid_size=config.grid_size,
-        order=config.order,
-        grid_range=(low, high),
-        extrapolation=config.extrapolation,
-        base_activation=config.base_activation,
-    ).to(denoiser.dtype)
+    made = KAN(widths, **(config.curves or {})).to(denoiser.dtype)
     step = torch.tensor([timestep])
     scales, shifts, of_inputs = denoiser.modulations(step)
     nowhere = torch.zeros(1, denoiser.data_dim, dtype=denoiser.dtype)

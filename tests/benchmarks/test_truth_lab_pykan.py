@@ -8,11 +8,11 @@ import sympy
 import torch
 
 from helpers import seeded
+from kan_diffusion.denoisers.readable import readable
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.network import KAN
-from kan_diffusion.symbolic.at_level import at_level, pykan_formula
-from kan_diffusion.symbolic.opening import readable
 from networks import batch, everything, kan, network, without
+from truth_lab.pykan import at_level, pykan_formula
 
 KINDS = {
     "Fourier time": {},
@@ -34,7 +34,7 @@ def test_at_a_level_it_is_the_denoiser(kind: str, timestep: int) -> None:
     plain, factors = at_level(denoiser, timestep)
     # The KAN takes what comes from the points alone, which is first among the features.
     seen = denoiser.features(points, torch.tensor([timestep]))[:, : len(factors)]
-    assert len(factors) == denoiser.num_point_inputs()
+    assert len(factors) == sum(f.coordinate is not None for f in denoiser.input_features())
     with torch.no_grad():
         found = plain(seen * factors)
         expected = denoiser(points, timestep).sample

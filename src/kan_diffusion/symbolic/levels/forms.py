@@ -1,4 +1,4 @@
-r"""What a coefficient may be as a function of the signal level, see :mod:`.levels`."""
+"""Forms of a coefficient as a function of the signal level, see the package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 _STARTS = (-0.6, 0.5)
 _SMALLEST = 0.01
-"""Denominators below this are none: a pole is near. Modes have more than a tenth of the spread."""
+"""Denominators smaller than this count as poles: modes are wider than a tenth of the spread."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class LevelForm:
     """A function of the signal level, its constants left open.
 
     Attributes:
-        own: Whether c is -1, as of a point's own coordinate.
-        power: p.
-        numerator: Whether there is n.
+        own: Whether c is -1, as for a point's own coordinate.
+        power: Power p.
+        numerator: Whether there is a constant n.
         denominator: Powers of alpha in the denominator: (), (2,), (4,) or (2, 4).
     """
 
@@ -41,11 +41,11 @@ class LevelForm:
 
     @property
     def size(self) -> int:
-        """Number of constants: c (unless own), n, then b and e, as far as they are there."""
+        """Number of constants: c (unless own), n, then b and e, as far as the form has them."""
         return (not self.own) + self.numerator + len(self.denominator)
 
     def values(self, alpha: Array, constants: Array) -> Array:
-        """Values at signal levels of any shape."""
+        """Evaluates the form at signal levels of any shape."""
         rest = list(constants)
         square = alpha * alpha
         result = np.full_like(alpha, -1.0 if self.own else rest.pop(0))
@@ -70,7 +70,7 @@ class LevelForm:
         return bool(below.min() >= _SMALLEST)
 
     def expression(self, alpha: sympy.Expr, constants: Sequence[sympy.Expr]) -> sympy.Expr:
-        """The form in SymPy, with given constants."""
+        """Writes the form in SymPy, with given constants."""
         import sympy
 
         rest = list(constants)
@@ -85,7 +85,7 @@ class LevelForm:
 
 
 def forms_of(own: bool, least_power: int) -> list[LevelForm]:
-    """The forms a coefficient may have."""
+    """Lists the forms of a coefficient, of a point's own coordinate or of powers from the least."""
     if own:
         parts = itertools.product((False, True), ((), (2,), (4,), (2, 4)))
         return [LevelForm(True, 0, numerator, below) for numerator, below in parts]
@@ -95,7 +95,7 @@ def forms_of(own: bool, least_power: int) -> list[LevelForm]:
 
 
 def first_fit(form: LevelForm, alpha: Array, values: Array, weights: Array) -> Array:
-    """Constants of a form fitted to a coefficient's numbers."""
+    """Fits the constants of a form to a coefficient's numbers."""
     best: tuple[float, Array] | None = None
 
     def residuals(p: Array) -> Array:

@@ -1,11 +1,11 @@
-r"""Which form each coefficient of a score has: a search judged by the loss of the whole formula.
+r"""The search for the form of each coefficient, judged by the loss of the whole formula.
 
 Coefficients of one score stand in for each other (a tanh that is nearly straight is nearly linear),
-so what a network's numbers suggest is no more than a start. Where one variance is behind a density
-all its coefficients have one denominator, so the search begins with forms of one denominator and
-changes those of all coefficients of a role together (a function, a coordinate within a function,
-...), from several starts and on few points. From the best that gives, forms change one by one, then
-coefficients go that are not missed, and constants that are nearly equal become one.
+so a network's numbers suggest no more than a start. Where a density has one variance all its
+coefficients have one denominator, so the search begins with forms of one denominator and changes
+those of all coefficients of a role together (a function, a coordinate within a function, ...), from
+several starts and on few points. From the best of these, forms change one by one, then coefficients
+go that are not missed, and constants that are nearly equal become one.
 
 A formula is fitted to one half of the data and judged on the other, and the other way round. A
 constant that is not needed makes it better there by chance only. Averaged targets know what the N
@@ -29,22 +29,22 @@ from dataclasses import replace
 import numpy as np
 
 from kan_diffusion.processes import Process
-from kan_diffusion.symbolic.level_fit import CoordinateFormula, LevelPoints
-from kan_diffusion.symbolic.level_forms import LevelForm
+from kan_diffusion.symbolic.levels.coordinate import CoordinateFormula, LevelPoints
+from kan_diffusion.symbolic.levels.forms import LevelForm
 
 __all__ = ["best_forms", "tie_constants"]
 
 _SCREENED = 8
-"""One in so many points takes part in the search from several starts."""
+"""The search from several starts uses one in so many points."""
 _PRICE = 1.0
-"""What a constant must be worth, in S / N."""
+"""Decrease of the loss that a constant must bring, in S / N."""
 _CLOSE = 0.06
-"""Relative difference below which two constants may be one."""
+"""Relative difference below which two constants may become one."""
 _LIKELY = 12
-"""How many moves that are good on few points are tried on all."""
+"""Number of moves, the best on few points, that are tried on all."""
 _SWEEPS = 3
 _CLIMBED = 3
-"""From how many of the ends of the first search forms change one by one."""
+"""Number of ends of the first search from which forms change one by one."""
 
 Halves = tuple[LevelPoints, LevelPoints]
 """Points of one half of the data and of the other."""
@@ -53,7 +53,7 @@ Move = dict[int, int]
 
 
 class _Judge:
-    """Fits formulas and says what they cost: their loss and the price of their constants."""
+    """Fits formulas and computes their cost: the loss and the price of the constants."""
 
     def __init__(self, halves: Halves, process: Process, until: float) -> None:
         self._halves = halves
@@ -64,11 +64,11 @@ class _Judge:
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is over."""
+        """Whether the time budget is used up."""
         return time.monotonic() > self._until
 
     def cost(self, formula: CoordinateFormula) -> float:
-        """Fits a formula in place; infinite where that fails or brings a pole."""
+        """Fits a formula in place and gives its cost; infinite where that fails or has a pole."""
         loss = 0.0
         for fitted, judged in (self._halves, self._halves[::-1]):
             try:
@@ -78,15 +78,14 @@ class _Judge:
             if not formula.is_regular:
                 return float("inf")
             loss += formula.loss(judged, self._process) / 2
-        count = int(formula.ties.max()) + 1 if len(formula.ties) else 0
-        return loss + self.price * count
+        return loss + self.price * formula.num_constants
 
 
 Found = tuple[float, CoordinateFormula]
 
 
 def _climb(found: Found, moves: list[Move], judge: _Judge) -> Found:
-    """Makes every move that is worth it, until none is."""
+    """Makes every move that lowers the cost, until none does."""
     for _ in range(_SWEEPS):
         before = found[0]
         for move in moves:
@@ -102,7 +101,7 @@ def _climb(found: Found, moves: list[Move], judge: _Judge) -> Found:
 
 
 def _pick(forms: list[LevelForm], below: tuple[int, ...], power: int, numerator: bool) -> int:
-    """The number of a form; that without numerator where there is none with it."""
+    """Finds a form; the one without a numerator where there is none with it."""
     alike = [
         index
         for index, form in enumerate(forms)
@@ -112,20 +111,16 @@ def _pick(forms: list[LevelForm], below: tuple[int, ...], power: int, numerator:
     return (with_it or alike)[0]
 
 
-def _shapes(forms: list[LevelForm]) -> Iterator[tuple[int, bool]]:
-    """Powers and numerators that go with a denominator of one term."""
-    yield from ((form.power, form.numerator) for form in forms if form.denominator == (2,))
-
-
 def _moves_of_roles(formula: CoordinateFormula, below: tuple[int, ...]) -> list[Move]:
-    """All coefficients of a role take one form, with a given denominator."""
+    """Lists moves that give all coefficients of a role one form with a given denominator."""
     moves = []
     for role in dict.fromkeys(slot.role for slot in formula.slots):
-        numbers = [k for k, slot in enumerate(formula.slots) if slot.role == role]
-        for power, numerator in _shapes(formula.slots[numbers[0]].forms):
-            moves.append(
-                {k: _pick(formula.slots[k].forms, below, power, numerator) for k in numbers}
-            )
+        forms = {k: slot.forms for k, slot in enumerate(formula.slots) if slot.role == role}
+        moves += [
+            {k: _pick(others, below, form.power, form.numerator) for k, others in forms.items()}
+            for form in next(iter(forms.values()))
+            if form.denominator == (2,)
+        ]
     return moves
 
 
@@ -134,7 +129,7 @@ def _moves_one_by_one(formula: CoordinateFormula) -> list[Move]:
 
 
 def _likely_moves(formula: CoordinateFormula, few: _Judge) -> list[Move]:
-    """The moves that cost least on few points."""
+    """Lists the moves that cost least on few points."""
     costs = []
     for move in _moves_one_by_one(formula):
         if few.is_over:
@@ -151,10 +146,10 @@ def best_forms(
     """Chooses the forms of a formula's coefficients.
 
     Args:
-        formula: With the forms that its numbers suggest.
+        formula: A formula with the forms that its numbers suggest.
         halves: Points of each half of the data, independent of the other's.
         process: The process.
-        until: When to stop, by the monotonic clock.
+        until: Time to stop at, by the monotonic clock.
 
     Returns:
         The formula with the forms found, its constants fitted.
@@ -189,7 +184,11 @@ def best_forms(
 
 
 def _smaller(formula: CoordinateFormula) -> Iterator[CoordinateFormula]:
-    """The formula without a coefficient; a point's own coordinate keeps -1, which has no level."""
+    """Takes a coefficient away; that of a point's own coordinate becomes -1 instead.
+
+    Yields:
+        The formula without each of its coefficients.
+    """
     for k, (slot, form) in enumerate(zip(formula.slots, formula.forms, strict=True)):
         if not form.own:
             yield formula.without(k)
@@ -223,15 +222,17 @@ def tie_constants(
         formula: The formula, fitted.
         halves: Points of each half of the data, independent of the other's.
         process: The process.
-        until: When to stop, by the monotonic clock.
+        until: Time to stop at, by the monotonic clock.
+
+    Returns:
+        The formula with tied constants, fitted.
     """
     judge = _Judge(halves, process, until)
     formula = formula.changed(formula.picks, [])
     cost = judge.cost(formula)
     refused: set[tuple[int, int]] = set()
     while not judge.is_over:
-        count = int(formula.ties.max()) + 1 if len(formula.ties) else 0
-        values = [float(formula.constants[formula.ties == k].mean()) for k in range(count)]
+        values = formula.values().tolist()
         pairs = [
             (abs(a - b) / max(abs(a), abs(b), 1e-9), i, j)
             for (i, a), (j, b) in itertools.combinations(enumerate(values), 2)

@@ -10,17 +10,19 @@ whatever they were, so the score is -x exactly: the coefficient of a point's own
 looked for with c = -1 and p = 0, and all other terms vanish there, p >= 1, which keeps the formula
 right where a sampler begins.
 
-Which form each has is searched for (:mod:`.level_search`), the constants fitted to noised points
-with averaged targets (:mod:`.level_fit`, :mod:`.averaged`) of one half of the training points, the
-forms judged on those of the other half, and the other way round. The constants of the forms found
-are then fitted to both.
-The whole is taken if its loss on points that were not trained on is hardly above the network's.
+The form of each (:mod:`.forms`) is searched for (:mod:`.search`): constants are fitted to noised
+points with averaged targets of one half of the training points (:mod:`.coordinate`), the forms are
+judged on those of the other half, and the other way round. The constants of the forms found are
+then fitted to all points. The formula is taken if its loss on points that were not trained on is
+hardly above the network's.
+
+Coefficients are rational in :math:`\alpha^2` only where :math:`\alpha^2 + \sigma^2 = 1`: for flow
+matching there is a formula at each level, and none for all.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -35,10 +37,10 @@ from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.symbolic.averaged import draw_averaged
 from kan_diffusion.symbolic.combination import compose, score_of
-from kan_diffusion.symbolic.context import Context
-from kan_diffusion.symbolic.level_fit import CoordinateFormula, LevelPoints, first_formula
-from kan_diffusion.symbolic.level_forms import LevelForm
-from kan_diffusion.symbolic.level_search import best_forms, tie_constants
+from kan_diffusion.symbolic.context import Context, Progress
+from kan_diffusion.symbolic.levels.coordinate import CoordinateFormula, LevelPoints, first_formula
+from kan_diffusion.symbolic.levels.forms import LevelForm
+from kan_diffusion.symbolic.levels.search import best_forms, tie_constants
 
 if TYPE_CHECKING:
     import sympy
@@ -51,13 +53,13 @@ _NUM_LEVELS = 64
 _SAMPLES = 256
 _BATCHES = 8
 _BATCH = 16_384
-"""Clean points that are averaged over."""
+"""Number of clean points in an average."""
 _NOISED = 4096
-"""Noised points a batch. At little noise few clean points are near one, so that many are needed."""
+"""Noised points in a batch: at little noise few clean points are near one, so many are needed."""
 
 
 def reading_levels(process: Process) -> NDArray[np.int64]:
-    """Timesteps at which a network is read."""
+    """Chooses the timesteps at which a network is read."""
     last = process.num_timesteps - 1
     places = np.linspace(0.01, 0.98, _NUM_LEVELS) * last
     return np.unique(places.round().astype(np.int64))
@@ -77,7 +79,7 @@ def _draw(context: Context, clean: Tensor, purpose: str) -> LevelPoints:
     )
     alpha, sigma = (level[:, 0].numpy() for level in (drawn.alpha, drawn.sigma))
     return LevelPoints(
-        drawn.noised.numpy()[None],
+        drawn.noised.numpy(),
         alpha,
         sigma,
         drawn.target.numpy(),
@@ -92,34 +94,35 @@ def formula_over_levels(
     *,
     tolerance: float,
     seconds: float = 120.0,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> FormulaDenoiser | None:
     """Looks for one formula that holds at all noise levels.
 
     Args:
-        denoiser: A network without curves in the points' part.
-        context: Where formulas are judged.
-        tolerance: By how much the loss may exceed the network's.
+        denoiser: A network without curves that the points go through.
+        context: Data, process and judge of the network.
+        tolerance: Largest rise of the loss over the network's.
         seconds: Time budget of the choice of forms.
-        on_progress: Told a line a coordinate and what came of it.
+        on_progress: Told of every coordinate and of the result.
 
     Returns:
         The formula; None where no form fits within the tolerance.
     """
     process = context.process
+    say = on_progress or (lambda what, done: None)
+    if process.is_flow:
+        say("coefficients of flow matching are not among the forms: a formula at each level", 1.0)
+        return None
     timesteps = reading_levels(process)
     alpha, sigma = (level.numpy()[timesteps] for level in process.levels())
     scores = score_of(compose(denoiser, timesteps), process, alpha, sigma)
-    if not all(score.is_complete for score in scores):
-        return None
-    # By how much the prediction moves with the score.
-    factors = {"epsilon": sigma, "v_prediction": sigma / alpha, "sample": sigma**2 / alpha}
-    factor = factors[process.prediction_type]
-    x = _points(context, timesteps)
     points = context.dataset.train
-    order = torch.randperm(len(points), generator=torch_generator("halves", context.seed))
-    if len(points) < 2:
+    if len(points) < 2 or not all(score.is_complete for score in scores):
         return None
+    # The change of the prediction for a unit change of the score.
+    factor = sigma / np.abs(process.noise_coefficients(alpha, sigma)[0])
+    x = _points(context, timesteps)
+    order = torch.randperm(len(points), generator=torch_generator("halves", context.seed))
     # Forms are not judged on what they were fitted to.
     one, other = (
         _draw(context, points[rows], name)
@@ -132,28 +135,26 @@ def formula_over_levels(
         formula = first_formula(coordinate, score, alpha, x, factor)
         formula = best_forms(formula, (one, other), process, until)
         formula = tie_constants(formula, (one, other), process, until)
-        formula = _fitted_again(formula, final, process)
-        formulas.append(formula)
-        if on_progress is not None:
-            count = len(set(formula.ties.tolist()))
-            on_progress(f"coordinate x{coordinate}: a formula of {count} constants")
+        formulas.append(_fitted_again(formula, final, process))
+        what = f"coordinate x{coordinate}: a formula of {formula.num_constants} constants"
+        say(what, (coordinate + 1) / len(scores))
     made = _joined(formulas, process)
     limit, loss = context.loss(denoiser) + tolerance, context.loss(made)
-    if on_progress is not None:
-        on_progress(f"one formula for all levels: loss {loss:.5f}, at most {limit:.5f} is allowed")
+    say(f"one formula for all levels: loss {loss:.5f}, at most {limit:.5f} is allowed", 1.0)
     return made if loss <= limit else None
 
 
 def _fitted_again(
     formula: CoordinateFormula, final: LevelPoints, process: Process
 ) -> CoordinateFormula:
-    """A formula with its constants fitted to other points, unless that brings a pole."""
+    """Fits the constants of a formula to other points, unless that brings a pole."""
     again = replace(formula, constants=formula.constants.copy())
     again.fit(final, process)
     return again if again.is_regular else formula
 
 
 def _joined(formulas: list[CoordinateFormula], process: Process) -> FormulaDenoiser:
+    """Makes one denoiser of the formulas of all coordinates."""
     import sympy
 
     constants: dict[sympy.Symbol, float] = {}
@@ -169,7 +170,7 @@ def _joined(formulas: list[CoordinateFormula], process: Process) -> FormulaDenoi
 
 
 def _points(context: Context, timesteps: NDArray[np.int64]) -> Array:
-    """Noised points as they occur at each level: (L, n, d)."""
+    """Draws noised points as they occur at each level: (L, n, d)."""
     clean = context.draw.clean[:_SAMPLES].numpy()
     noise = context.draw.noise[-_SAMPLES:].numpy()
     alpha, sigma = (level.numpy()[timesteps, None, None] for level in context.process.levels())

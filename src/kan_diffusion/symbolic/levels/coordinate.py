@@ -1,8 +1,8 @@
-r"""The score of one coordinate with a form for each coefficient, and its fit to noised points.
+"""The score of one coordinate with a form for each coefficient, and its fit to noised points.
 
 A score is a :class:`~kan_diffusion.symbolic.combination.Combination`; here each of its coefficients
-is a function of the signal level (:mod:`.level_forms`) with constants, all of which are fitted
-together by Levenberg-Marquardt to what should be predicted.
+is a function of the signal level (:mod:`.forms`) with constants, all of which are fitted together
+by Levenberg-Marquardt to the averaged targets.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from kan_diffusion.processes import Process
 from kan_diffusion.symbolic.combination import Atom, Combination
-from kan_diffusion.symbolic.level_forms import LevelForm, first_fit, forms_of
+from kan_diffusion.symbolic.levels.forms import LevelForm, first_fit, forms_of
 
 if TYPE_CHECKING:
     import sympy
@@ -28,20 +27,20 @@ __all__ = ["CoordinateFormula", "LevelPoints", "Slot", "first_formula"]
 Array = NDArray[np.float64]
 
 _NEGLIGIBLE = 0.02
-"""Effect on the prediction below which a coefficient is taken to be 0."""
+"""Effect on the prediction below which a coefficient counts as 0."""
 
 
 @dataclass(frozen=True)
 class LevelPoints:
-    """Noised points and what should be predicted, one coordinate at a time.
+    """Noised points with averaged targets, as arrays.
 
     Attributes:
-        x: Noised points with shape (1, n, d).
+        x: Noised points with shape (n, d).
         alpha: Signal levels with shape (n,).
         sigma: Noise levels with shape (n,).
-        target: What should be predicted, with shape (n, d).
+        target: Averaged targets with shape (n, d).
         spread: Variance of single targets about these.
-        num_clean: How many clean points are behind them.
+        num_clean: Number of clean points behind them.
     """
 
     x: Array
@@ -52,14 +51,9 @@ class LevelPoints:
     num_clean: int
 
     def every(self, step: int) -> LevelPoints:
-        """Every so many of them."""
-        return replace(
-            self,
-            x=self.x[:, ::step],
-            alpha=self.alpha[::step],
-            sigma=self.sigma[::step],
-            target=self.target[::step],
-        )
+        """Takes one in ``step`` points."""
+        parts = {name: getattr(self, name)[::step] for name in ("x", "alpha", "sigma", "target")}
+        return replace(self, **parts)
 
 
 @dataclass
@@ -68,10 +62,11 @@ class Slot:
 
     Attributes:
         holder: The combination it is in.
-        atom: What it is the coefficient of; None for the constant.
-        role: What that is, in words; coefficients of one role tend to have one form.
-        forms: What it may be.
-        starts: Constants of these, fitted to the network's numbers.
+        atom: The atom it multiplies; None for the constant.
+        role: Kind of that atom and its place, in words; coefficients of one role tend to have one
+            form.
+        forms: Forms it may have.
+        starts: Constants of each form, fitted to the network's numbers.
     """
 
     holder: Combination
@@ -82,11 +77,11 @@ class Slot:
 
     @property
     def numbers(self) -> Array:
-        """What it is in the network, with shape (L,)."""
+        """Its values in the network, with shape (L,)."""
         return self.holder.constant if self.atom is None else self.holder.terms[self.atom]
 
     def put(self, numbers: Array) -> None:
-        """Changes it."""
+        """Changes its values."""
         if self.atom is None:
             self.holder.constant = numbers
         else:
@@ -94,7 +89,7 @@ class Slot:
 
 
 def _copy(part: Combination) -> Combination:
-    """A combination with atoms of its own, all the way down."""
+    """Copies a combination and all atoms in it."""
     terms = {}
     for atom, numbers in part.terms.items():
         inner = None if atom.inner is None else _copy(atom.inner)
@@ -116,7 +111,7 @@ def _slots(part: Combination, coordinate: int | None) -> list[Slot]:
 
 
 def _effect(slot: Slot, score: Combination, x: Array, factor: Array) -> Array:
-    """Root mean square change of the prediction for a unit change of a coefficient: (L,)."""
+    """Computes how far (root mean square) the prediction moves with a coefficient: (L,)."""
     numbers = slot.numbers
     step = 1e-4 * (1 + np.abs(numbers))
     before = score.values(x)
@@ -131,12 +126,12 @@ class CoordinateFormula:
     """The score of one coordinate with a form for each coefficient.
 
     Attributes:
-        coordinate: Which.
-        score: The combination; what its numbers are does not matter here.
+        coordinate: Number of the coordinate.
+        score: The combination; its numbers are not used here.
         slots: Its coefficients.
-        picks: The form of each.
-        constants: Their constants one after another, before ties.
-        ties: For each constant which value it has; nearly equal ones share one.
+        picks: Number of the form of each coefficient.
+        constants: Constants of all forms, one after another.
+        ties: For each constant the number of its value; nearly equal constants share one.
     """
 
     coordinate: int
@@ -157,50 +152,46 @@ class CoordinateFormula:
         return all(form.is_regular(self.constants[place]) for _, form, place in self._places())
 
     def _places(self) -> Iterator[tuple[Slot, LevelForm, slice]]:
-        """Coefficients with their forms and where their constants are."""
+        """Goes through the coefficients.
+
+        Yields:
+            A coefficient, its form, and the place of its constants.
+        """
         start = 0
         for slot, form in zip(self.slots, self.forms, strict=True):
             yield slot, form, slice(start, start + form.size)
             start += form.size
 
+    @property
+    def num_constants(self) -> int:
+        """Number of different constants."""
+        return int(self.ties.max()) + 1 if len(self.ties) else 0
+
     def predict(self, points: LevelPoints, process: Process) -> Array:
-        """The prediction of its coordinate, with shape (n,)."""
+        """Predicts its coordinate, with shape (n,)."""
         values = {
             (id(slot.holder), slot.atom): form.values(points.alpha, self.constants[place])
             for slot, form, place in self._places()
         }
+        score = self.score.fold(
+            np.zeros(len(points.x)),
+            lambda part, atom: values.get((id(part), atom)),
+            lambda coordinate: points.x[:, coordinate],
+            Atom.apply,
+        )
+        a, b = process.noise_coefficients(points.alpha, points.sigma)
+        return np.asarray((-points.sigma * score - b * points.x[:, self.coordinate]) / a)
 
-        def total(part: Combination) -> Array:
-            result = np.zeros(points.x.shape[1])
-            if (id(part), None) in values:
-                result = result + values[id(part), None]
-            for atom in part.terms:
-                factor = values.get((id(part), atom))
-                if factor is None:
-                    continue
-                if atom.coordinate is not None:
-                    result = result + factor * points.x[0, :, atom.coordinate]
-                    continue
-                assert atom.function is not None
-                assert atom.inner is not None
-                z = torch.from_numpy(total(atom.inner))
-                result = result + factor * atom.function.values(z).numpy()
-            return result
-
-        noise = -points.sigma * total(self.score)
-        x = points.x[0, :, self.coordinate]
-        if process.prediction_type == "v_prediction":
-            return np.asarray((noise - points.sigma * x) / points.alpha)
-        if process.prediction_type == "sample":
-            return np.asarray((x - points.sigma * noise) / points.alpha)
-        return noise
+    def values(self) -> Array:
+        """Gives the different constants."""
+        count = self.num_constants
+        return np.array([self.constants[self.ties == k].mean() for k in range(count)])
 
     def fit(self, points: LevelPoints, process: Process, max_steps: int = 40) -> None:
         """Fits its constants to noised points."""
-        count = int(self.ties.max()) + 1 if len(self.ties) else 0
-        if count == 0:
+        if self.num_constants == 0:
             return
-        first = np.array([self.constants[self.ties == k].mean() for k in range(count)])
+        first = self.values()
         target = points.target[:, self.coordinate]
 
         def residuals(p: Array) -> Array:
@@ -214,33 +205,44 @@ class CoordinateFormula:
         self.constants = found.x[self.ties]
 
     def loss(self, points: LevelPoints, process: Process) -> float:
-        """Mean squared error of its prediction; infinite where it is not a number."""
+        """Computes the mean squared error of its prediction; infinite where it is not a number."""
         left = self.predict(points, process) - points.target[:, self.coordinate]
         loss = float(np.mean(left**2))
         return loss if np.isfinite(loss) else float("inf")
 
+    def _with(
+        self, slots: list[Slot], picks: list[int], constants: Sequence[Array]
+    ) -> CoordinateFormula:
+        """Replaces coefficients, their forms and constants; no constants are tied."""
+        joined = np.concatenate([*constants, np.zeros(0)])
+        return replace(
+            self, slots=slots, picks=picks, constants=joined, ties=np.arange(len(joined))
+        )
+
     def changed(self, picks: list[int], anew: Sequence[int]) -> CoordinateFormula:
-        """With other forms; the slots ``anew`` start from the network's numbers."""
+        """Takes other forms; the coefficients ``anew`` start from the network's numbers."""
         constants = [
             slot.starts[picks[number]] if number in anew else self.constants[place]
             for number, (slot, _, place) in enumerate(self._places())
         ]
-        joined = np.concatenate([*constants, np.zeros(0)])
-        return CoordinateFormula(
-            self.coordinate, self.score, self.slots, picks, joined, np.arange(len(joined))
-        )
+        return self._with(self.slots, picks, constants)
 
     def without(self, number: int) -> CoordinateFormula:
-        """With a coefficient of 0."""
-        constants = np.delete(self.constants, [*self._places()][number][2])
-        slots, picks = [*self.slots], [*self.picks]
-        del slots[number], picks[number]
-        return CoordinateFormula(
-            self.coordinate, self.score, slots, picks, constants, np.arange(len(constants))
+        """Sets a coefficient to 0."""
+        kept = [k for k in range(len(self.slots)) if k != number]
+        places = [place for _, _, place in self._places()]
+        return self._with(
+            [self.slots[k] for k in kept],
+            [self.picks[k] for k in kept],
+            [self.constants[places[k]] for k in kept],
         )
 
     def expression(self, symbols: Sequence[sympy.Symbol]) -> sympy.Expr:
-        """The score of its coordinate in SymPy; ``symbols`` are its constants, before ties."""
+        """Writes the score of its coordinate in SymPy.
+
+        Args:
+            symbols: A symbol for each constant; tied constants may share one.
+        """
         import sympy
 
         alpha = sympy.Symbol("alpha", real=True)
@@ -248,31 +250,28 @@ class CoordinateFormula:
             (id(slot.holder), slot.atom): form.expression(alpha, symbols[place])
             for slot, form, place in self._places()
         }
-
-        def build(part: Combination) -> sympy.Expr:
-            total = factors.get((id(part), None), sympy.Integer(0))
-            for atom in part.terms:
-                factor = factors.get((id(part), atom))
-                if factor is None:
-                    continue
-                if atom.coordinate is not None:
-                    value: sympy.Expr = sympy.Symbol(f"x{atom.coordinate}", real=True)
-                else:
-                    assert atom.function is not None
-                    assert atom.inner is not None
-                    value = atom.function.expression(build(atom.inner))
-                total = total + factor * value
-            return total
-
-        return build(self.score)
+        return self.score.fold(
+            sympy.Integer(0),
+            lambda part, atom: factors.get((id(part), atom)),
+            lambda coordinate: sympy.Symbol(f"x{coordinate}", real=True),
+            Atom.write,
+        )
 
 
 def first_formula(
     coordinate: int, score: Combination, alpha: Array, x: Array, factor: Array
 ) -> CoordinateFormula:
-    """A score with what matters of its coefficients, each in the form its numbers suggest."""
+    """Keeps the coefficients of a score that matter, each in the form its numbers suggest.
+
+    Args:
+        coordinate: Number of the coordinate.
+        score: Its score at L levels.
+        alpha: Signal levels with shape (L,).
+        x: Noised points as they occur with shape (L, n, d).
+        factor: Change of the prediction for a unit change of the score, with shape (L,).
+    """
     score = _copy(score)
-    slots = []
+    slots, picks = [], []
     for slot in _slots(score, coordinate):
         effect = _effect(slot, score, x, factor)
         size = float(np.sqrt(np.mean((effect * slot.numbers) ** 2)))
@@ -287,9 +286,7 @@ def first_formula(
             + 3e-3 * form.size
             for form, p in zip(slot.forms, slot.starts, strict=True)
         ]
-        slots.append((slot, int(np.argmin(costs))))
-    picks = [pick for _, pick in slots]
-    made = [slot for slot, _ in slots]
-    constants = [slot.starts[pick] for slot, pick in slots]
-    joined = np.concatenate([*constants, np.zeros(0)])
-    return CoordinateFormula(coordinate, score, made, picks, joined, np.arange(len(joined)))
+        slots.append(slot)
+        picks.append(int(np.argmin(costs)))
+    empty = CoordinateFormula(coordinate, score, slots, picks, np.zeros(0), np.zeros(0, np.int64))
+    return empty.changed(picks, range(len(slots)))
