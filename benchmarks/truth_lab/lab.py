@@ -45,7 +45,7 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.files import finite, write_json
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
-from kan_diffusion.study.executors.events import use_one_thread
+from kan_diffusion.study.executors.base import use_one_thread
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.trial import run_trial
@@ -290,7 +290,6 @@ def energies(run: Path, stages: Mapping[str, Denoiser]) -> tuple[dict[str, float
             pipeline.config.mean,
             pipeline.config.scale,
         )
-        made.set_progress_bar_config(disable=True)
         drawn = [
             made(_SAMPLES, _SAMPLER_STEPS, generator=generator).samples.double()
             for _ in range(_DRAWS)

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 from kan_diffusion._version import __version__
 
 if TYPE_CHECKING:
+    from kan_diffusion.data.datasets import FileData as FileData
+    from kan_diffusion.data.datasets import TableData as TableData
+    from kan_diffusion.data.datasets import ToyData as ToyData
     from kan_diffusion.data.datasets import load_dataset as load_dataset
     from kan_diffusion.data.densities import GaussianMixture as GaussianMixture
     from kan_diffusion.data.toys import TOYS as TOYS
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
     from kan_diffusion.training import train as train
 
 _NAMES = {
-    "data.datasets": ["load_dataset"],
+    "data.datasets": ["FileData", "TableData", "ToyData", "load_dataset"],
     "data.densities": ["GaussianMixture"],
     "data.toys": ["TOYS", "make_toy"],
     "denoisers.formula": ["FormulaDenoiser"],

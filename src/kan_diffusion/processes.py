@@ -53,6 +53,7 @@ __all__ = [
     "Process",
     "expand",
     "get_process",
+    "noise_of_mean",
     "signal_left",
     "signal_warning",
 ]
@@ -76,6 +77,21 @@ def expand(level: Tensor, like: Tensor) -> Tensor:
         The levels with as many dimensions as the samples.
     """
     return level.reshape(level.shape + (1,) * (like.ndim - level.ndim))
+
+
+def noise_of_mean(mean: Tensor, noised: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Computes the noise that belongs to a mean of x_0: (x_t - alpha mean) / sigma.
+
+    Args:
+        mean: Means of the clean samples with shape (B, *shape).
+        noised: The noised samples with shape (B, *shape).
+        alpha: Signal levels, see :func:`expand`.
+        sigma: Noise levels, likewise; positive.
+
+    Returns:
+        Noise with shape (B, *shape).
+    """
+    return (noised - expand(alpha, noised) * mean) / expand(sigma, noised)
 
 
 def _prediction(kind: PredictionType, alpha: Levels, sigma: Levels) -> tuple[Levels, ...]:
@@ -228,8 +244,7 @@ class Process(BaseModel):
         Returns:
             Predictions with shape (B, *shape).
         """
-        noise = (noised - expand(alpha, noised) * mean) / expand(sigma, noised)
-        return self.target(mean, noise, alpha, sigma)
+        return self.target(mean, noise_of_mean(mean, noised, alpha, sigma), alpha, sigma)
 
     def loss_of(self, prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
         """Computes the training loss: squared error, or Huber loss with a threshold of 1.

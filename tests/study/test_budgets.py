@@ -7,10 +7,11 @@ import pytest
 
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.study.budgets import (
+from kan_diffusion.study.budgets import Budget
+from kan_diffusion.study.calibration import (
     CALIBRATION,
-    Budget,
     calibrate,
+    estimate_seconds,
     read_calibration,
     shared_calibration,
 )
@@ -123,19 +124,22 @@ def test_budgets_that_make_no_sense_are_refused(changes: dict[str, object], mess
         _study(**changes)
 
 
-def test_calibration_times_each_workload_once() -> None:
-    study = _study(
-        data=[{"toy": "moons", "num_points": 200}],
-        models=[
-            {"family": "mlp", "name": "small", "hidden": [4]},
-            {"family": "mlp", "name": "large", "hidden": [512, 512]},
-        ],
-        budgets=[{"match": "time", "amount": 1}],
-    )
+def test_calibration_has_one_positive_time_for_each_workload() -> None:
+    models = [{"family": "mlp", "name": str(width), "hidden": [width]} for width in (4, 8)]
+    study = _study(models=models, budgets=[{"match": "time", "amount": 1}]).with_data(["moons"])
     seconds = calibrate(study.trials(), workers=1)
-    small, large = (seconds[trial.workload] for trial in study.trials()[:2])
     assert set(seconds) == {trial.workload for trial in study.trials()}
-    assert 0 < small < large / 5
+    assert all(0 < each < 1 for each in seconds.values())
+    assert calibrate([], workers=1) == {}
+
+
+def test_an_estimate_grows_with_what_is_to_be_done() -> None:
+    study = _study(budgets=[{"amount": 600}]).with_data(["moons"])
+    trials = study.trials()
+    assert estimate_seconds([], 2) == 0
+    one, many = (estimate_seconds(trials[:num], 1) for num in (1, 4))
+    assert 0 < one < many
+    assert estimate_seconds(study.with_length(steps=10**6).trials(), 1) > 2 * many
 
 
 def test_the_first_calibration_of_a_folder_stays(
@@ -149,7 +153,7 @@ def test_the_first_calibration_of_a_folder_stays(
         calls.append(found)
         return dict.fromkeys(found, 0.01 * len(calls))
 
-    monkeypatch.setattr("kan_diffusion.study.budgets.calibrate", measured)
+    monkeypatch.setattr("kan_diffusion.study.calibration.calibrate", measured)
     only_kan = study.with_families(["kan"])
     first = shared_calibration(only_kan, tmp_path, 1)
     assert set(first.values()) == {0.01}

@@ -39,7 +39,7 @@ def _parameters(study: StudyConfig) -> dict[str, int]:
         model.name: build_denoiser(
             model.family,
             2,
-            num_train_timesteps=study.process.num_timesteps,
+            num_train_timesteps=study.process[0].num_timesteps,
             params=model.params,
             hidden=model.hidden,
             depth=model.depth,
@@ -55,8 +55,8 @@ def test_notebook_preset_is_the_notebooks_experiment() -> None:
     assert study.training.steps == 8_000
     assert study.steps_per_epoch() == 2
     assert study.with_length(epochs=4_000) == study
-    assert study.process.num_timesteps == study.sampling.steps == 250
-    alpha, _ = study.process.levels()
+    assert study.process[0].num_timesteps == study.sampling.steps == 250
+    alpha, _ = study.process[0].levels()
     assert float(alpha[-1]) ** 2 == pytest.approx(0.855, abs=5e-4)
     (data,) = study.data
     assert data == ToyData(toy="swiss-roll", noise=0.2, num_points=10_000, divide_by=10)
@@ -69,7 +69,7 @@ def test_default_preset_matches_its_models_and_reaches_noise() -> None:
     assert abs(kan - mlp) / min(kan, mlp) <= 0.02
     # The notebook's own three networks are compared beside them.
     assert sorted(counts.values())[-1] == 22_080
-    alpha, _ = study.process.levels()
+    alpha, _ = study.process[0].levels()
     assert float(alpha[-1]) < 0.05
 
 

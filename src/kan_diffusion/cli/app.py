@@ -127,6 +127,7 @@ def compare(
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.gather import report_contents
     from kan_diffusion.report.page import write_report
+    from kan_diffusion.study.executors import open_executor
     from kan_diffusion.study.named import study_for
     from kan_diffusion.study.run import run_study
     from kan_diffusion.study.tuning import apply_tuned, read_tuned
@@ -141,17 +142,14 @@ def compare(
         config = config.model_copy(update={"seeds": seeds})
     config = config.pinned()
     folder = out if out is not None else Path("runs") / config.name
-    _warn(signal_warning(config.process.scheduler()))
-    with show_study_progress(config.name) as progress:
+    for process in config.process:
+        _warn(signal_warning(process.scheduler()))
+    with (
+        open_executor(executor, workers=workers, device=device, address=address) as runner,
+        show_study_progress(config.name) as progress,
+    ):
         results = run_study(
-            config,
-            folder,
-            device=device,
-            workers=workers,
-            executor=executor,
-            address=address,
-            on_plan=progress.start,
-            on_event=progress.move,
+            config, folder, executor=runner, on_plan=progress.start, on_event=progress.move
         )
     contents = report_contents(results, _command())
     page = write_report(contents, folder)
@@ -213,6 +211,7 @@ def tune(
     """
     from kan_diffusion.cli.console import show_tuned
     from kan_diffusion.cli.progress import show_study_progress
+    from kan_diffusion.study.executors import open_executor
     from kan_diffusion.study.named import study_for
     from kan_diffusion.study.tuning import tune as search
 
@@ -223,16 +222,16 @@ def tune(
     if data is not None:
         config = config.with_data(_listed(data) or [])
     folder = out if out is not None else Path("runs") / f"{config.name}-tuning"
-    with show_study_progress(f"tuning {config.name}") as progress:
+    with (
+        open_executor(executor, workers=workers, device=device, address=address) as runner,
+        show_study_progress(f"tuning {config.name}") as progress,
+    ):
         tuned = search(
             config,
             folder,
             tries=tries,
             storage=storage,
-            device=device,
-            workers=workers,
-            executor=executor,
-            address=address,
+            executor=runner,
             on_plan=progress.start,
             on_event=progress.move,
         )

@@ -163,15 +163,16 @@ def _training(training: TrainingConfig, steps_per_epoch: int | None = None) -> s
 
 
 def _settings(config: StudyConfig) -> list[tuple[str, str]]:
-    process = config.process
+    processes = config.process
+    samplers = dict.fromkeys(str(config.sampling.resolved(p).scheduler) for p in processes)
     in_epochs = config.training.batches == "epochs" and isinstance(config.data[0], ToyData)
     steps_per_epoch = config.steps_per_epoch() if in_epochs else None
     settings = [
-        ("process", f"{process.name}, T = {process.num_timesteps:,}"),
-        ("prediction and loss", f"{process.prediction_type}, {process.loss}"),
+        ("process", "; ".join(f"{p.name}, T = {p.num_timesteps:,}" for p in processes)),
+        ("prediction and loss", "; ".join(f"{p.prediction_type}, {p.loss}" for p in processes)),
         ("training", _training(config.training, steps_per_epoch)),
         ("seeds a model", str(config.seeds)),
-        ("sampler", f"{config.sampling.scheduler}, {config.sampling.steps} steps"),
+        ("sampler", f"{', '.join(samplers)}, {config.sampling.steps} steps"),
         ("judged with", _judged_with(config)),
     ]
     budgets = [_budget(budget) for budget in config.budgets]
@@ -194,10 +195,11 @@ def _settings(config: StudyConfig) -> list[tuple[str, str]]:
 
 def _warnings(config: StudyConfig, trials: tuple[TrialResult, ...]) -> list[str]:
     warnings = []
-    mismatch = signal_warning(config.process.scheduler())
-    if mismatch is not None:
-        warnings.append(mismatch[0].upper() + mismatch[1:] + ".")
-    if config.process.loss == "huber":
+    for process in config.process:
+        mismatch = signal_warning(process.scheduler())
+        if mismatch is not None:
+            warnings.append(mismatch[0].upper() + mismatch[1:] + ".")
+    if any(process.loss == "huber" for process in config.process):
         warnings.append(
             "The Huber loss does not aim at the posterior mean, which the oracle gives; a denoiser "
             "trained with it can have a loss a little below the floor drawn here."
@@ -265,7 +267,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         drawn = _unseen(dataset, config.evaluation.num_drawn)
         contents.originals[data.name] = drawn.numpy()
         contents.columns[data.name] = list(dataset.columns)
-        contents.corruption[data.name] = _corruption(dataset, config.process, drawn)
+        contents.corruption[data.name] = _corruption(dataset, config.process[0], drawn)
     for trial in measured:
         label, floor = labels[trial.row["trial"]], trial.row["floor"]
         if floor is not None:

@@ -1,4 +1,4 @@
-"""A trial's folder: what is in it, and how it is read.
+"""The folder of a trial: its files, and how they are read.
 
 A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``,
 ``scheduler/``) with ``curves.parquet`` (loss and learning rate of every step),
@@ -22,12 +22,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from kan_diffusion.errors import RunFolderError, invalid_settings
+from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
 from kan_diffusion.files import require_free_space, whole_file, write_bytes
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
@@ -64,13 +63,13 @@ Row = dict[str, str | int | float | None]
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a finished trial left.
+    """A finished trial.
 
     Attributes:
         config: Its configuration.
         row: Its row of results.
         levels: Its loss and excess by noise level, a dictionary a level.
-        folder: Where it lies.
+        folder: Its folder.
     """
 
     config: TrialConfig
@@ -83,17 +82,19 @@ def load_trial(folder: Path) -> TrialResult | None:
     """Reads a finished trial; None where there is none.
 
     Raises:
-        RunFolderError: The folder's ``trial.json`` is not a trial of this version.
+        RunFolderError: The folder's ``trial.json`` is damaged.
+        KanDiffusionError: One of its settings is wrong.
     """
     path = folder / RESULT
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text())
-        config = TrialConfig.model_validate(content["config"])
+        with valid_settings(f"'{path}'"):
+            config = TrialConfig.model_validate(content["config"])
         return TrialResult(config, content["row"], content["levels"], folder)
-    except ValidationError as error:
-        raise invalid_settings(error, f"'{path}'") from error
+    except KanDiffusionError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"'{path}' is not the result of a trial ({error}); delete it and run again"

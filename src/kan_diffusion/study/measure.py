@@ -1,4 +1,4 @@
-"""Everything that is measured of a trained denoiser, in one row."""
+"""Measures a trained denoiser: one row of results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 
 
 Level = dict[str, float | None]
-"""What was measured in one range of noise levels."""
+"""Loss and excess in one range of noise levels."""
 
 _LIKELIHOOD_NUMBERS = 4096
 """Most coordinates in all of the points whose likelihood is computed."""
@@ -49,7 +49,7 @@ _LIKELIHOOD_NUMBERS = 4096
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What all denoisers of a comparison are measured with.
+    """Points and reference values that all denoisers of a comparison are measured with.
 
     Attributes:
         draw: Noised points with their posterior means.
@@ -72,14 +72,14 @@ def yardstick(
     study_seed: int,
     split: int = 0,
 ) -> Yardstick:
-    """What all trials of a study on a data set are measured with.
+    """Draws the points that all trials of a study on a data set are measured with.
 
     Args:
         dataset: The data set.
         process: Noising process.
-        evaluation: How many points.
-        study_seed: What the draws derive from.
-        split: Which split of the data set it is, where every seed has its own.
+        evaluation: Numbers of points.
+        study_seed: Seed of the draws.
+        split: Number of the data set's split, where every seed has its own.
     """
     name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
     generator = torch_generator("real pairs", study_seed, *name)
@@ -131,14 +131,14 @@ def measure(
 
     Args:
         config: The trial it comes from.
-        dataset: What it is judged with.
+        dataset: Data set to judge it with.
         pipeline: The denoiser with its sampler.
-        shared: What all denoisers of the comparison are measured with.
+        shared: The yardstick of the comparison.
 
     Returns:
-        The measured part of a trial's row, what was measured by noise level (a dictionary a
-        level), and the generated points (n, d), standardised, float64; None where no samples are
-        asked for. What came out infinite or as no number is None.
+        The measured part of a trial's row, the same by noise level (a dictionary a level), and the
+        generated points (n, d), standardised, float64; None where no samples are asked for. A
+        value that came out infinite or NaN is None.
 
     Raises:
         KanDiffusionError: A metric has the key of another measure.
@@ -171,7 +171,7 @@ def measure(
 def _sample(
     config: TrialConfig, dataset: Dataset, pipeline: PointDiffusionPipeline
 ) -> tuple[Tensor, Row]:
-    """Generated points, standardised, and how far they are from fresh ones."""
+    """Draws points, standardised, and measures how far they are from fresh ones."""
     evaluation = config.evaluation
     fresh = dataset.fresh(
         evaluation.num_samples,
@@ -195,7 +195,7 @@ def _sample(
 
 
 def oracle_warning(row: Row) -> str | None:
-    """What to say of an estimated oracle whose loss no optimum can have: below 0, or above ours."""
+    """Warns of an estimated oracle whose loss no optimum can have: below 0, or above ours."""
     floor, loss = row.get("floor"), row.get("heldout_loss")
     if not isinstance(floor, float) or not isinstance(loss, float) or 0 < floor <= loss:
         return None
@@ -231,7 +231,6 @@ def load_run(folder: Path) -> tuple[TrialConfig, PointDiffusionPipeline]:
             f"the denoiser in '{folder}' cannot be read ({' '.join(str(error).split())}); train "
             "it again"
         ) from error
-    pipeline.set_progress_bar_config(disable=True)
     return trial.config, pipeline
 
 

@@ -104,11 +104,9 @@ def _number(row: Row, key: str) -> float | None:
 
 
 def _pipeline(denoiser: Denoiser, like: PointDiffusionPipeline) -> PointDiffusionPipeline:
-    made = PointDiffusionPipeline(
+    return PointDiffusionPipeline(
         denoiser, like.scheduler, like.config.mean, like.config.scale, like.config.columns
     )
-    made.set_progress_bar_config(disable=True)
-    return made
 
 
 def save_stage(
@@ -146,19 +144,16 @@ def save_stage(
     model = config.model.model_copy(update={"name": f"{config.model.name}, {name}"})
     stage = config.model_copy(update={"model": model})
     full: Row = {
-        "data": config.data.name,
+        **stage.keys,
         "match": None,
         "budget": None,
         "family": "formula" if isinstance(denoiser, FormulaDenoiser) else "readable-kan",
         "kind": "other",
-        "name": model.name,
         "stage": name,
         "parameters": denoiser.num_trainable,
         "flops": denoiser.flops,
         "flops_per_edge": denoiser.flops_per_edge,
         "steps": config.training.steps,
-        "seed": config.seed,
-        "trial": stage.id,
         "error": None,
         **row,
     }
