@@ -1,4 +1,4 @@
-"""Where to compute: the device by name, and accelerate set up for it."""
+"""The device by name, and accelerate set up for it."""
 
 from __future__ import annotations
 

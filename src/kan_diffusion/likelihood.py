@@ -90,7 +90,7 @@ class _Path:
         return right - 1 + min(max((time - low) / (high - low), 0.0), 1.0)
 
     def _velocity(self, prediction: Tensor, x: Tensor, time: float) -> Tensor:
-        """How points move with time, from the denoiser's prediction for them."""
+        """Velocity of points, from the denoiser's prediction for them."""
         if self.process.is_flow:
             return -2 * math.tanh(time) / math.cosh(time) ** 2 * prediction
         noise = math.exp(time)

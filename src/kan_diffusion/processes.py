@@ -38,10 +38,11 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from kan_diffusion.errors import KanDiffusionError, look_up
+from kan_diffusion.settings import Settings
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -109,7 +110,7 @@ def _prediction(kind: PredictionType, alpha: Levels, sigma: Levels) -> tuple[Lev
     return one, one, one
 
 
-class Process(BaseModel):
+class Process(Settings):
     """A noising process: schedule, prediction type and loss.
 
     Attributes:
@@ -123,8 +124,6 @@ class Process(BaseModel):
             schedule ``"flow"``, and for no other.
         loss: ``"mse"``, or ``"huber"`` with a threshold of 1.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     num_timesteps: int = Field(1000, ge=2)

@@ -121,7 +121,7 @@ def make_scheduler(name: str | None, like: SchedulerMixin) -> SchedulerMixin:
 
 @dataclass
 class PointDiffusionPipelineOutput(BaseOutput):
-    """What the pipeline returns.
+    """Output of the pipeline.
 
     Attributes:
         samples: Points with shape (num_samples, d), in the data's own units.

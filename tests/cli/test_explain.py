@@ -66,13 +66,3 @@ def test_a_run_is_explained(
     assert cli(*words).code == 0
     assert drawn == [runs / "kan" / "explanation"]
     assert (runs / "kan" / "explanation" / "formulas.json").is_file()
-
-
-def test_runs_are_reported_side_by_side(cli: Cli, runs: Path, tmp_path: Path) -> None:
-    done = cli("report", runs / "kan", runs / "mlp", "--out", tmp_path / "both")
-    assert done.code == 0, done.err
-    assert str(tmp_path / "both" / "report.html") in done.out.replace("\n", "")
-    page = (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
-    assert "readable KAN" in page
-    assert "MLP" in page
-    assert "neither a study nor a finished run" in cli("report", tmp_path / "none").error

@@ -13,6 +13,7 @@ from scipy.stats import kstest, multivariate_normal, norm, truncnorm
 
 from helpers import seeded
 from kan_diffusion.data import (
+    TOYS,
     CurveDensity,
     CurveSegment,
     Density,
@@ -46,21 +47,26 @@ def _line() -> CurveDensity:
 
 DENSITIES: dict[str, Density] = {
     "full-mixture": _full_mixture(),
-    "correlated-2d": make_toy("gaussian-mixture"),
-    "swiss-roll": make_toy("swiss-roll"),
-    "swiss-roll-16d": make_toy("swiss-roll-16d"),
+    **{name: make_toy(name) for name in TOYS},
     "overlapping-boxes": UniformBoxes(
         [[0.0, 0.0], [0.5, -1.0]], [[1.0, 2.0], [3.0, 1.0]], weights=[1.0, 3.0]
     ),
-    "checkerboard": make_toy("checkerboard"),
 }
+each_density = pytest.mark.parametrize("density", DENSITIES.values(), ids=DENSITIES)
+# One of each kind, where it is the kind that matters.
+one_of_each = pytest.mark.parametrize(
+    "density",
+    [DENSITIES[name] for name in ("full-mixture", "swiss-roll", "overlapping-boxes")],
+    ids=["mixture", "curve", "boxes"],
+)
 
 
 def _noised(density: Density, num: int, seed: int = 1) -> tuple[torch.Tensor, ...]:
-    """Points x_t with a noise level of their own each, as a diffusion model meets them."""
+    """Points x_t with a noise level of their own each, half of them of flow matching."""
     generator = seeded(seed)
     angle = torch.rand(num, generator=generator, dtype=torch.float64) * 1.54 + 0.02
     alpha, sigma = angle.cos(), angle.sin()
+    alpha[::2] = 1 - sigma[::2]
     clean = density.sample(num, generator)
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     return alpha[:, None] * clean + sigma[:, None] * noise, alpha, sigma
@@ -92,18 +98,16 @@ def test_single_gaussian_posterior_is_the_linear_gaussian_one() -> None:
     torch.testing.assert_close(mixture.posterior_mean(x, alpha, sigma)[0], expected)
 
 
-@pytest.mark.parametrize("name", DENSITIES)
-def test_score_is_the_gradient_of_the_log_density(name: str) -> None:
-    density = DENSITIES[name]
+@each_density
+def test_score_is_the_gradient_of_the_log_density(density: Density) -> None:
     x, alpha, sigma = _noised(density, 300)
     x.requires_grad_()
     (gradient,) = torch.autograd.grad(density.log_density(x, alpha, sigma).sum(), x)
     torch.testing.assert_close(density.score(x, alpha, sigma), gradient, rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", DENSITIES)
-def test_posterior_mean_and_score_obey_tweedie(name: str) -> None:
-    density = DENSITIES[name]
+@each_density
+def test_posterior_mean_and_score_obey_tweedie(density: Density) -> None:
     x, alpha, sigma = _noised(density, 300)
     tweedie = (x + sigma[:, None] ** 2 * density.score(x, alpha, sigma)) / alpha[:, None]
     torch.testing.assert_close(
@@ -111,9 +115,8 @@ def test_posterior_mean_and_score_obey_tweedie(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", DENSITIES)
-def test_levels_by_row_equal_one_level_at_a_time(name: str) -> None:
-    density = DENSITIES[name]
+@one_of_each
+def test_levels_by_row_equal_one_level_at_a_time(density: Density) -> None:
     x, alpha, sigma = _noised(density, 20)
     together = density.posterior_mean(x, alpha, sigma)
     for row in range(len(x)):
@@ -121,28 +124,25 @@ def test_levels_by_row_equal_one_level_at_a_time(name: str) -> None:
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", DENSITIES)
-def test_chunks_do_not_change_the_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    density = DENSITIES[name]
+@one_of_each
+def test_chunks_do_not_change_the_answer(density: Density, monkeypatch: pytest.MonkeyPatch) -> None:
     x, alpha, sigma = _noised(density, 100)
     whole = density.score(x, alpha, sigma)
     monkeypatch.setattr("kan_diffusion.data.densities.CHUNK_ELEMENTS", 7 * density._numbers_per_row)
     torch.testing.assert_close(density.score(x, alpha, sigma), whole, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", DENSITIES)
-def test_moments_are_those_of_a_large_sample(name: str) -> None:
-    density = DENSITIES[name]
-    num = 200_000
+@each_density
+def test_moments_are_those_of_a_large_sample(density: Density) -> None:
+    num = 100_000
     points = density.sample(num, seeded(5))
     error = density.std / math.sqrt(num)
     assert ((points.mean(dim=0) - density.mean).abs() < 5 * error).all()
-    torch.testing.assert_close(points.std(dim=0), density.std, rtol=0.01, atol=0)
+    torch.testing.assert_close(points.std(dim=0), density.std, rtol=0.015, atol=0)
 
 
-@pytest.mark.parametrize("name", DENSITIES)
-def test_rescaling_is_a_change_of_variables(name: str) -> None:
-    density = DENSITIES[name]
+@each_density
+def test_rescaling_is_a_change_of_variables(density: Density) -> None:
     rng = np.random.default_rng(2)
     shift = torch.from_numpy(rng.normal(size=density.dim))
     scale = torch.from_numpy(rng.uniform(0.3, 3.0, size=density.dim))
@@ -174,10 +174,9 @@ def test_rescaling_by_a_common_factor_rescales_the_noise() -> None:
     )
 
 
-@pytest.mark.parametrize("name", DENSITIES)
+@one_of_each
 @pytest.mark.parametrize(("alpha", "sigma"), [(5e-5, 1.0), (1.0, 0.01), (1.0, 1e-5), (0.0, 1.0)])
-def test_extreme_levels_stay_finite(name: str, alpha: float, sigma: float) -> None:
-    density = DENSITIES[name]
+def test_extreme_levels_stay_finite(density: Density, alpha: float, sigma: float) -> None:
     generator = seeded(4)
     x = alpha * density.sample(500, generator) + sigma * torch.randn(
         500, density.dim, generator=generator
@@ -191,9 +190,8 @@ def test_extreme_levels_stay_finite(name: str, alpha: float, sigma: float) -> No
         assert values.isfinite().all()
 
 
-@pytest.mark.parametrize("name", DENSITIES)
-def test_limits_of_the_posterior_mean(name: str) -> None:
-    density = DENSITIES[name]
+@one_of_each
+def test_limits_of_the_posterior_mean(density: Density) -> None:
     x = density.sample(50, seeded())
     torch.testing.assert_close(density.posterior_mean(x, 1.0, 0.0), x)
     nothing_known = density.posterior_mean(x, 0.0, 1.0)
@@ -220,7 +218,7 @@ def test_quadrature_has_converged(name: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(densities, "PANEL_LENGTH", densities.PANEL_LENGTH / 2)
     monkeypatch.setattr(densities, "MIN_PANELS", 2 * densities.MIN_PANELS)
     finer = make_toy(name)
-    assert finer.num_nodes > 1.8 * density.num_nodes
+    assert len(finer._points) > 1.8 * len(density._points)
     x = density.sample(500, seeded())
     x = torch.cat([x, x + 0.5 * torch.randn(x.shape, generator=seeded(1))])
     for ours, theirs in (
@@ -310,16 +308,6 @@ def test_curve_samples_use_a_continuous_parameter() -> None:
     assert np.unique(along.round(7)).size > 4500
 
 
-def test_embedding_keeps_distances_and_adds_the_noise() -> None:
-    mixture = make_toy("gaussian-mixture")
-    basis = torch.linalg.qr(torch.randn(6, 2, generator=seeded(), dtype=torch.float64))[0].T
-    embedded = mixture.embedded(basis, noise=0.1)
-    x = mixture.sample(100, seeded(1))
-    # In the plane the density is that of x_0 plus noise; off it, that of the noise alone.
-    expected = mixture.log_density(x, 1.0, 0.1) + 4 * norm.logpdf(0.0, scale=0.1)
-    torch.testing.assert_close(embedded.log_density(x @ basis), expected, rtol=1e-8, atol=1e-8)
-
-
 def test_same_generator_same_sample_and_survives_pickling() -> None:
     for name in ("swiss-roll", "checkerboard", "gaussian-mixture", "swiss-roll-16d"):
         density = make_toy(name)
@@ -359,7 +347,7 @@ def test_answers_are_float64_for_float32_points() -> None:
         (lambda: make_toy("moons").score(torch.zeros(3, 2), 0.0, 0.0), "both 0"),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_line(make, words: str) -> None:
+def test_unusable_arguments_are_refused_in_one_line(make, words: str) -> None:
     with pytest.raises(DataError, match=words) as caught:
         make()
     assert "\n" not in str(caught.value)

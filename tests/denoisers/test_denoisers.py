@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from helpers import seeded
 from kan_diffusion.denoisers import (
@@ -20,7 +18,6 @@ from kan_diffusion.denoisers import (
     RBF2015Denoiser,
     SplineMLPDenoiser,
 )
-from kan_diffusion.denoisers.time import TimeFeatures
 from kan_diffusion.errors import KanDiffusionError
 
 each_class = pytest.mark.parametrize(
@@ -72,43 +69,6 @@ def test_a_refined_denoiser_is_saved_as_it_is(tmp_path: Path) -> None:
     assert loaded.config.grid_size == 8
     assert torch.equal(loaded(sample, timestep).sample, denoiser(sample, timestep).sample)
     assert MLPDenoiser(2, (8,), time_encoding="raw").flops == 2 * (3 * 8 + 8 * 2) + 8 + 2 + 8 * 4
-
-
-# Time features
-
-
-@given(st.sampled_from(["raw", "fourier"]), st.integers(1, 1000), st.integers(1, 6))
-def test_time_features_tell_all_timesteps_apart(
-    encoding: str, num_timesteps: int, num_frequencies: int
-) -> None:
-    encode = TimeFeatures(encoding, num_timesteps, num_frequencies)
-    features = encode(torch.arange(num_timesteps), torch.float32)
-    assert features.shape == (num_timesteps, encode.num_features)
-    assert features.abs().max() <= 1
-    assert len(torch.unique(features, dim=0)) == num_timesteps
-
-
-def test_raw_time_is_the_fraction_of_steps_seen() -> None:
-    features = TimeFeatures("raw", 250, 1)(torch.tensor([0, 124, 249]), torch.float64)
-    torch.testing.assert_close(
-        features[:, 0], torch.tensor([1 / 250, 0.5, 1.0], dtype=torch.float64), rtol=1e-7, atol=0
-    )
-
-
-def test_fourier_time_is_octaves_of_a_quarter_turn() -> None:
-    fraction = (17 + 1) / 40
-    features = TimeFeatures("fourier", 40, 3)(torch.tensor([17]), torch.float32)[0].tolist()
-    angles = [fraction * math.pi * octave for octave in (0.5, 1, 2)]
-    expected = [math.cos(a) for a in angles] + [math.sin(a) for a in angles]
-    assert features == pytest.approx(expected, abs=1e-6)
-
-
-def test_half_precision_points_do_not_blur_neighbouring_timesteps() -> None:
-    # bfloat16 has eight bits: 998 and 999 must be encoded before the rounding, not after.
-    features = TimeFeatures("fourier", 1000, 3)(torch.tensor([500, 999]), torch.bfloat16)
-    exact = TimeFeatures("fourier", 1000, 3)(torch.tensor([500, 999]), torch.float32)
-    assert features.dtype == torch.bfloat16
-    torch.testing.assert_close(features.float(), exact, atol=4e-3, rtol=0)
 
 
 # Calling

@@ -19,7 +19,6 @@ from torch.func import grad, jacrev, vmap
 from helpers import seeded
 from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.bases import BASES
-from kan_diffusion.kan.kernels import dispatch
 
 each_basis = pytest.mark.parametrize("basis", BASES)
 
@@ -116,21 +115,6 @@ def test_a_traced_network_follows_its_grids() -> None:
 
 @compiling
 @pytest.mark.usefixtures("fresh_compiler")
-def test_the_compiled_kernel_is_an_operator_of_the_traced_graph() -> None:
-    graphs: list[torch.fx.GraphModule] = []
-
-    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
-        graphs.append(graph)
-        return graph.forward
-
-    torch.compile(_network(), fullgraph=True, backend=backend)(_points())
-    (graph,) = graphs
-    targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
-    assert sum("kan_diffusion.bspline_linear" in target for target in targets) == 2
-
-
-@compiling
-@pytest.mark.usefixtures("fresh_compiler")
 def test_traced_operands_of_two_dtypes_are_not_mistaken_for_one() -> None:
     layer = KANLinear(3, 2, dtype=torch.float64)
     x = _points()
@@ -165,34 +149,6 @@ def test_autocast_can_be_traced() -> None:
     traced = torch.compile(run, fullgraph=True, backend="aot_eager")(x)
     assert traced.dtype == torch.bfloat16
     torch.testing.assert_close(traced, run(x), rtol=0.02, atol=0.02)
-
-
-# The operators
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("extrapolation", ["linear", "clamp", "zero"])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("rows", [0, 9])
-def test_the_operators_are_what_torch_takes_them_for(
-    dtype: torch.dtype, extrapolation: str, bias: bool, rows: int
-) -> None:
-    layer = KANLinear(3, 10, bias, extrapolation=extrapolation, dtype=dtype)
-    x = _points(rows, dtype=dtype)
-    settings = (layer.grid_origin, layer.grid_step, 3, extrapolation, True)
-    forward = torch.ops.kan_diffusion.bspline_linear.default
-    backward = torch.ops.kan_diffusion.bspline_linear_backward.default
-    direction = torch.randn(rows, 10, generator=seeded(0), dtype=dtype)
-    weight = layer.weight.detach()
-    torch.library.opcheck(forward, (x.requires_grad_(), layer.weight, layer.bias, *settings))
-    torch.library.opcheck(backward, (direction, x.detach(), weight, *settings))
-    # They are the layer, and its gradients.
-    output = forward(x, layer.weight, layer.bias, *settings)
-    assert torch.equal(output, layer(x))
-    ours = torch.autograd.grad(output, [x, *layer.parameters()], direction)
-    theirs = torch.autograd.grad(layer(x), [x, *layer.parameters()], direction)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 # Export
@@ -257,35 +213,6 @@ def test_onnx_models_give_the_same_numbers(basis: str, extrapolation: str) -> No
 
 
 # Transforms
-
-
-@each_basis
-def test_jacobians_of_single_rows_are_those_of_loops(basis: str) -> None:
-    network = _network(basis, dtype=torch.float64)
-    x = _points(6, dtype=torch.float64)
-    batched = vmap(jacrev(network))(x)
-    for row, jacobian in zip(x, batched, strict=True):
-        leaf = row.clone().requires_grad_()
-        output = network(leaf)
-        for o in range(2):
-            (expected,) = torch.autograd.grad(output[o], leaf, retain_graph=True)
-            torch.testing.assert_close(jacobian[o], expected)
-
-
-@each_basis
-def test_gradients_of_single_rows_are_those_of_loops(basis: str) -> None:
-    network = _network(basis, dtype=torch.float64)
-    x = _points(6, dtype=torch.float64)
-    parameters = {name: value.detach() for name, value in network.named_parameters()}
-
-    def loss(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
-        return torch.func.functional_call(network, parameters, row).square().sum()
-
-    gradients = vmap(grad(loss), in_dims=(None, 0))(parameters, x)
-    for n, row in enumerate(x):
-        expected = torch.autograd.grad(network(row).square().sum(), list(network.parameters()))
-        for name, value in zip(parameters, expected, strict=True):
-            torch.testing.assert_close(gradients[name][n], value)
 
 
 @each_basis
@@ -449,10 +376,3 @@ def test_a_gpu_gives_the_same_numbers(basis: str, extrapolation: str, dtype: tor
     network.refine(10, x)
     network.update_grid(x)
     torch.testing.assert_close(made(x.cuda()).cpu(), network(x), rtol=0, atol=1e-3)
-
-
-def test_the_kernel_is_there_in_these_tests() -> None:
-    # Without it the tests above would compare torch with torch.
-    assert dispatch._kernel() is not None
-    output = KANLinear(3, 2)(_points())
-    assert "FusedLinear" in type(output.grad_fn).__name__

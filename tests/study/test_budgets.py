@@ -17,23 +17,14 @@ from kan_diffusion.study.calibration import (
 )
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.trial import build
+from tiny import tiny_study
 
 
 def _study(**changes: object) -> StudyConfig:
-    return StudyConfig.model_validate(
-        {
-            "name": "budgets",
-            "title": "Budgets",
-            "seeds": 2,
-            "data": [
-                {"toy": "moons", "num_points": 200},
-                {"toy": "mixture-8d", "num_points": 200},
-            ],
-            "models": [{"family": "kan"}, {"family": "mlp"}],
-            "training": {"steps": 300, "batch_size": 64},
-            **changes,
-        }
-    )
+    """Two models without a size of their own on two data sets."""
+    data = [{"toy": toy, "num_points": 200} for toy in ("moons", "mixture-8d")]
+    models = [{"family": "kan"}, {"family": "mlp"}]
+    return tiny_study(**{"seeds": 2, "data": data, "models": models, **changes})
 
 
 @pytest.mark.parametrize(
@@ -59,7 +50,7 @@ def test_every_model_meets_the_budget_within_two_percent(
 def test_time_is_met_by_the_number_of_steps() -> None:
     study = _study(budgets=[{"match": "time", "amount": 10, "params": 600}])
     uncalibrated = study.trials()
-    assert {trial.training.steps for trial in uncalibrated} == {300}
+    assert {trial.training.steps for trial in uncalibrated} == {40}
     seconds = {trial.workload: 0.001 * (1 + i) for i, trial in enumerate(uncalibrated[:4])}
     assert len(seconds) == 4  # another one for each model and data set, the same for each seed
     trials = study.trials(seconds)

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kan_diffusion.errors import KanDiffusionError, RunFolderError
+from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.study.config import StudyConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent
+from kan_diffusion.study.measure import evaluate_run
 from kan_diffusion.study.run import StudyPlan, StudyResults, load_study, plan_study, run_study
 from kan_diffusion.study.trial import run_trial
 from tiny import tiny_study, written
@@ -171,6 +172,23 @@ def test_a_file_that_was_moved_is_the_same_study(tmp_path: Path) -> None:
     np.save(tmp_path / "there" / "points.npy", rows + 1)
     with pytest.raises(RunFolderError, match="other data"):
         run_study(_study(data=[{"path": str(tmp_path / "there" / "points.npy")}]), folder)
+
+
+def test_a_run_is_judged_from_another_folder_and_after_it_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("points.npy", np.random.default_rng(0).normal(size=(40, 2)))
+    trial = tiny_study(data=[{"path": "points.npy"}]).pinned().trials()[1]
+    row = run_trial(trial, Path("run"), device="cpu").row
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move("run", elsewhere / "run")
+    monkeypatch.chdir(elsewhere)
+    assert evaluate_run(Path("run"))[0]["heldout_loss"] == row["heldout_loss"]
+    (tmp_path / "points.npy").unlink()
+    with pytest.raises(DataError, match=rf"no file '{tmp_path}/points.npy'.*{trial.data.sha256}"):
+        evaluate_run(Path("run"))
 
 
 def test_what_cannot_be_run_is_known_before_training(

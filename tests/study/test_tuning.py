@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import optuna
@@ -13,26 +14,14 @@ from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.tuning import Tuned, apply_tuned, read_tuned, tune
-
-STEPS = 30
+from tiny import tiny_study
 
 
 def _study(**changes: object) -> StudyConfig:
-    return StudyConfig.model_validate(
-        {
-            "name": "tiny",
-            "title": "Tiny",
-            "data": [
-                {"toy": "gaussian-mixture", "num_points": 300},
-                {"toy": "eight-gaussians", "num_points": 300},
-            ],
-            "training": {"steps": STEPS, "batch_size": 32},
-            "models": [{"family": "kan"}, {"family": "mlp"}],
-            "budgets": [{"amount": 900}],
-            "evaluation": {"num_noised": 200},
-            **changes,
-        }
-    )
+    """Two families with one budget on two data sets."""
+    data = [{"toy": toy, "num_points": 300} for toy in ("gaussian-mixture", "eight-gaussians")]
+    models = [{"family": "kan"}, {"family": "mlp"}]
+    return tiny_study(**{"data": data, "models": models, "budgets": [{"amount": 900}], **changes})
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +68,10 @@ def test_a_try_is_worth_the_mean_log_of_what_its_trials_measured(found: Tuned) -
 
 
 def test_a_finished_search_is_not_run_again_and_a_longer_one_goes_on(
-    found: Tuned, executor: Executor
+    found: Tuned, executor: Executor, tmp_path: Path
 ) -> None:
     events: list[TrialEvent] = []
-    folder = found.path.parent
+    folder = shutil.copytree(found.path.parent, tmp_path / "copy")
     again = tune(_study(), folder, tries=3, executor=executor, on_event=events.append)
     assert events == []
     assert again.best == found.best

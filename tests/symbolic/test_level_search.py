@@ -12,8 +12,8 @@ import torch
 from kan_diffusion.processes import get_process
 from kan_diffusion.symbolic.averaged import draw_averaged
 from kan_diffusion.symbolic.combination import Atom, Combination
-from kan_diffusion.symbolic.level_fit import CoordinateFormula, LevelPoints, first_formula
-from kan_diffusion.symbolic.level_search import _Judge, best_forms, tie_constants
+from kan_diffusion.symbolic.levels.coordinate import CoordinateFormula, LevelPoints, first_formula
+from kan_diffusion.symbolic.levels.search import _Judge, best_forms, tie_constants
 
 PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 200})
 NEVER = float("inf")
@@ -26,7 +26,7 @@ def _points(seed: int, variance: float, num: int = 2000) -> LevelPoints:
     drawn = draw_averaged(clean, PROCESS, num, generator, num_timesteps=180)
     alpha, sigma = drawn.alpha[:, 0].numpy(), drawn.sigma[:, 0].numpy()
     target = drawn.target.numpy()
-    return LevelPoints(drawn.noised.numpy()[None], alpha, sigma, target, drawn.spread, num)
+    return LevelPoints(drawn.noised.numpy(), alpha, sigma, target, drawn.spread, num)
 
 
 def _formula(offset: float, own: float) -> CoordinateFormula:

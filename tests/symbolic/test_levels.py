@@ -88,9 +88,13 @@ def test_the_score_of_a_gaussian_is_found_at_all_levels(prediction_type: str) ->
     process = _process(prediction_type)
     denoiser, context = _network(process), _context(process)
     assert context.scores(denoiser).excess < 2e-3
-    lines: list[str] = []
+    lines: list[tuple[str, float]] = []
     made = formula_over_levels(
-        denoiser, context, tolerance=5e-3, seconds=20.0, on_progress=lines.append
+        denoiser,
+        context,
+        tolerance=5e-3,
+        seconds=20.0,
+        on_progress=lambda *told: lines.append(told),
     )
     assert made is not None
     assert len(lines) == 3

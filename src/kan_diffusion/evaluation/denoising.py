@@ -1,4 +1,4 @@
-r"""How well a denoiser denoises: held-out loss, the floor under it, and the excess.
+r"""Measures of a denoiser: held-out loss, the floor under it, and the excess.
 
 All denoisers of a comparison are measured on one draw of points, timesteps and noise (common random
 numbers), every timestep equally often. With :math:`\hat\varepsilon` the predicted noise and
@@ -63,7 +63,7 @@ class NoisedPoints:
 
     @property
     def oracle(self) -> OracleKind:
-        """Where the posterior means come from."""
+        """Source of the posterior means."""
         kinds: tuple[OracleKind, ...] = ("none", "exact", "estimated")
         return kinds[len(self.means)]
 

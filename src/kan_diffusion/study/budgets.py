@@ -1,4 +1,4 @@
-r"""Budgets: what is held equal between the models of a comparison.
+"""Budgets: the resources held equal between the models of a comparison.
 
 - ``params``: trainable parameters;
 - ``flops``: floating-point operations of a forward pass for one point, as this package does them,
@@ -14,35 +14,34 @@ used is in its row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.settings import Settings
 
 __all__ = ["MATCHES", "Budget", "Calibration", "Match"]
 
 Match = Literal["params", "flops", "flops-per-edge", "time"]
 MATCHES: tuple[str, ...] = get_args(Match)
-"""What can be held equal."""
+"""The resources that can be held equal."""
 
 Calibration = Mapping[str, float]
 """Seconds of processor time of one training step, by :meth:`TrialConfig.workload`."""
 
 
-class Budget(BaseModel):
+class Budget(Settings):
     """An amount of something that all models get.
 
     Attributes:
-        match: What is held equal.
-        amount: How much: parameters, operations, or seconds.
+        match: Resource held equal.
+        amount: Amount: parameters, operations, or seconds.
         params: With ``time``, the number of parameters of models that have no size of their own.
         data: Names of the data sets it is for; all when None.
         models: Names of the models it is for; all when None.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     match: Match = "params"
     amount: float = Field(gt=0, allow_inf_nan=False)
@@ -69,3 +68,11 @@ class Budget(BaseModel):
     def includes(self, data: str, model: str) -> bool:
         """Whether it is for a data set and a model, both by name."""
         return data in (self.data or (data,)) and model in (self.models or (model,))
+
+    def only(self, key: Literal["data", "models"], names: Collection[str]) -> Self | None:
+        """Restricts it to some data sets or models by name; None where it is for none of them."""
+        asked: tuple[str, ...] | None = getattr(self, key)
+        if asked is None:
+            return self
+        kept = tuple(name for name in asked if name in names)
+        return self.model_copy(update={key: kept}) if kept else None

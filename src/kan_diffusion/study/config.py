@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kan_diffusion.data.datasets import DataConfig, FileData, ToyData
 from kan_diffusion.denoisers.registry import Family, Setting, get_family
@@ -25,6 +25,7 @@ from kan_diffusion.errors import KanDiffusionError, require_known, valid_setting
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.sampling import SCHEDULERS, fitting_samplers
+from kan_diffusion.settings import Settings
 from kan_diffusion.study.budgets import Budget, Calibration, Match
 from kan_diffusion.training import TrainingConfig
 
@@ -39,11 +40,10 @@ __all__ = [
     "read_study",
 ]
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 _PRESETS = resources.files("kan_diffusion.study") / "presets"
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Settings):
     """A denoiser of a study.
 
     Its size is one of ``params``, ``flops``, ``flops_per_edge`` and ``hidden``; where it has none,
@@ -51,7 +51,7 @@ class ModelConfig(BaseModel):
 
     Attributes:
         family: Its family.
-        name: What the model is called in tables and figures; the family's title when empty.
+        name: Name of the model in tables and figures; the family's title when empty.
         params: Number of trainable parameters it is fitted to.
         flops: Operations of a forward pass it is fitted to, see :mod:`.budgets`.
         flops_per_edge: The same by the per-edge convention.
@@ -62,8 +62,6 @@ class ModelConfig(BaseModel):
             family's own.
         steps: Number of optimiser steps; the study's when None.
     """
-
-    model_config = _FROZEN
 
     family: str
     name: str = ""
@@ -89,15 +87,15 @@ class ModelConfig(BaseModel):
 
     @property
     def size(self) -> dict[str, int | tuple[int, ...]]:
-        """What it is fitted to: one of the four, or nothing."""
+        """The one of the four that is given, or nothing."""
         sizes = {key: getattr(self, key) for key in ("params", "flops", "flops_per_edge", "hidden")}
         return {key: size for key, size in sizes.items() if size is not None}
 
     def resolved(self, training: TrainingConfig, family: Family | None = None) -> Self:
-        """The same with what its family decides filled in, so that it is on record.
+        """Fills in the settings that its family decides, so that they are on record.
 
         Args:
-            training: Of the study, which may give a learning rate for all.
+            training: The study's, which may give a learning rate for all.
             family: Another version of the family.
         """
         if family is None:
@@ -117,15 +115,13 @@ class ModelConfig(BaseModel):
         )
 
 
-class SamplingConfig(BaseModel):
-    """How trained denoisers are sampled.
+class SamplingConfig(Settings):
+    """Settings of the sampling of trained denoisers.
 
     Attributes:
         scheduler: Name of the sampler; the process's own when None.
         steps: Number of its steps.
     """
-
-    model_config = _FROZEN
 
     scheduler: str | None = None
     steps: int = Field(20, ge=1)
@@ -138,7 +134,7 @@ class SamplingConfig(BaseModel):
         return name
 
     def resolved(self, process: Process) -> Self:
-        """The same with the name of the sampler filled in.
+        """Fills in the name of the sampler.
 
         Args:
             process: Process to sample.
@@ -155,8 +151,8 @@ class SamplingConfig(BaseModel):
         return self.model_copy(update={"scheduler": self.scheduler or fitting[0]})
 
 
-class EvaluationConfig(BaseModel):
-    """How trained denoisers are judged.
+class EvaluationConfig(Settings):
+    """Settings of the evaluation of trained denoisers.
 
     Attributes:
         num_noised: Number of noised points for loss, floor and excess.
@@ -171,8 +167,6 @@ class EvaluationConfig(BaseModel):
         metrics: Sample metrics of one's own beside `SAMPLE_METRICS`, each as
             ``"package.module:NAME"``.
     """
-
-    model_config = _FROZEN
 
     num_noised: int = Field(20_000, ge=10)
     num_levels: int = Field(10, ge=1)
@@ -190,17 +184,15 @@ class EvaluationConfig(BaseModel):
         return metrics
 
 
-class TrialConfig(BaseModel):
+class TrialConfig(Settings):
     """One training run, and everything that decides its outcome.
 
     Attributes:
-        study_seed: What all draws of its study derive from.
+        study_seed: Seed of all draws of its study.
         seed: Number of the training run.
-        match: What its study holds equal between models; None where they have their own sizes.
-        budget: How much of it.
+        match: Resource its study holds equal between models; None where they have their own sizes.
+        budget: Amount of it.
     """
-
-    model_config = _FROZEN
 
     study_seed: int
     seed: int
@@ -253,7 +245,7 @@ class TrialConfig(BaseModel):
 
     @property
     def workload(self) -> str:
-        """What decides how long a training step takes, in words: data, model and batch."""
+        """The data, model and batch in words: they decide how long a training step takes."""
         size = ", ".join(f"{key} {value}" for key, value in self.model.size.items())
         settings = json.dumps(self.model.settings, sort_keys=True)
         digest = hashlib.sha256(f"{self.model.depth} {settings}".encode()).hexdigest()[:8]
@@ -261,28 +253,26 @@ class TrialConfig(BaseModel):
         return f"{self.data.name}: {self.model.family}, {size}, {batch}, settings {digest}"
 
 
-class StudyConfig(BaseModel):
+class StudyConfig(Settings):
     """A set of trials and the comparison drawn from them.
 
     Attributes:
         name: Name of the study and, unless told otherwise, of its run folder.
         title: Title of the report.
         question: The question the report answers.
-        seed: What all draws of the study derive from.
+        seed: Seed of all draws of the study.
         seeds: Number of training runs a model, each with data, noise and initial parameters of
             its own; the data and the noise are the same for all models.
         data: Data sets.
         process: Noising processes; in YAML a name, the settings of one, or a list of these. Models
             are compared within each.
-        training: How to train.
+        training: Settings of the training.
         models: Denoisers.
-        budgets: What is held equal between them; where there are none, the models have sizes of
+        budgets: Resources held equal between them; where there are none, the models have sizes of
             their own.
-        sampling: How to sample.
-        evaluation: How to judge.
+        sampling: Settings of the sampler.
+        evaluation: Settings of the evaluation.
     """
-
-    model_config = _FROZEN
 
     name: str
     title: str
@@ -394,16 +384,8 @@ class StudyConfig(BaseModel):
             update={"training": trial.training.model_copy(update={"steps": steps})}
         )
 
-    def model(self, name: str) -> ModelConfig:
-        """The model of a name.
-
-        Raises:
-            KeyError: There is none.
-        """
-        return {model.name: model for model in self.models}[name]
-
     def with_families(self, families: Sequence[str]) -> Self:
-        """The same study with the models of some families only.
+        """Keeps the models of some families only.
 
         Raises:
             KanDiffusionError: A family is unknown, or the study has no model of it.
@@ -417,15 +399,11 @@ class StudyConfig(BaseModel):
                 )
         models = tuple(model for model in self.models if model.family in families)
         names = {model.name for model in models}
-        budgets = []
-        for budget in self.budgets:
-            kept = tuple(name for name in budget.models or () if name in names) or None
-            if budget.models is None or kept is not None:
-                budgets.append(budget.model_copy(update={"models": kept}))
-        return self.model_copy(update={"models": models, "budgets": tuple(budgets)})
+        budgets = tuple(kept for each in self.budgets if (kept := each.only("models", names)))
+        return self.model_copy(update={"models": models, "budgets": budgets})
 
     def with_data(self, names: Sequence[str]) -> Self:
-        """The same study on some of its data sets, with the budgets that are for them.
+        """Keeps some of its data sets, with the budgets that are for them.
 
         Raises:
             KanDiffusionError: The study has no data set of a name.
@@ -433,17 +411,12 @@ class StudyConfig(BaseModel):
         known = {data.name: data for data in self.data}
         for name in names:
             require_known(f"data set of study '{self.name}'", name, known)
-        budgets = []
-        for budget in self.budgets:
-            kept = tuple(name for name in budget.data or names if name in names)
-            if kept:
-                asked = None if budget.data is None else kept
-                budgets.append(budget.model_copy(update={"data": asked}))
         data = tuple(known[name] for name in names)
-        return self.model_copy(update={"data": data, "budgets": tuple(budgets)})
+        budgets = tuple(kept for each in self.budgets if (kept := each.only("data", names)))
+        return self.model_copy(update={"data": data, "budgets": budgets})
 
     def with_length(self, *, steps: int | None = None, epochs: int | None = None) -> Self:
-        """The same study trained for another number of steps, or of epochs.
+        """Trains for another number of steps, or of epochs.
 
         Raises:
             KanDiffusionError: Both are given, one is below 1, or epochs are asked of a study that
@@ -461,7 +434,7 @@ class StudyConfig(BaseModel):
         return self.model_copy(update={"training": training})
 
     def steps_per_epoch(self) -> int:
-        """Optimiser steps an epoch of a study that trains in epochs.
+        """Counts the optimiser steps of an epoch.
 
         Raises:
             KanDiffusionError: The study does not train in epochs on a toy.
@@ -475,7 +448,7 @@ class StudyConfig(BaseModel):
         return math.ceil(data.num_points / self.training.batch_size)
 
     def pinned(self) -> Self:
-        """The same study with the digests of its files and the families' settings filled in.
+        """Fills in the digests of its files and the settings of its families.
 
         Raises:
             DataError: A file cannot be used.
@@ -488,7 +461,7 @@ class StudyConfig(BaseModel):
         return self.model_copy(update={"models": models})
 
     def to_yaml(self) -> str:
-        """The study with every setting spelled out."""
+        """Writes the study with every setting spelled out."""
         settings = self._resolved().model_dump(mode="json")
         text: str = yaml.safe_dump(settings, sort_keys=False, width=100)
         return text

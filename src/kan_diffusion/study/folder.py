@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ __all__ = [
     "SAMPLES",
     "Row",
     "TrialResult",
+    "holds_run",
     "load_points",
     "load_trial",
     "prepare_trial_folder",
@@ -136,25 +138,46 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
     Raises:
         RunFolderError: It holds another finished run, or other files, or cannot be cleared.
     """
-    require_free_space(folder, _SPACE_NEEDED)
-    if not folder.exists():
+    if not holds_run(folder, "run", (RESULT, CHECKPOINT), _SPACE_NEEDED):
         return
+    if fresh:
+        _clear(folder)
+        return
+    finished = load_trial(folder)
+    if finished is not None and finished.config.identity != config.identity:
+        raise RunFolderError(
+            f"'{folder}' holds another run ({finished.config.label}); choose another folder "
+            "with --out, or replace the run with --fresh"
+        )
+
+
+def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool:
+    """Checks that a folder may be run in: it is new or empty, or holds a run already.
+
+    Args:
+        folder: The folder, which need not exist.
+        kind: The kind of run, in words.
+        marks: Names of files by one of which a run is known.
+        space: Number of bytes that will be written at most.
+
+    Returns:
+        Whether it holds a run.
+
+    Raises:
+        RunFolderError: It is a file or holds other files, or there is too little space.
+    """
+    require_free_space(folder, space)
+    if not folder.exists():
+        return False
     if not folder.is_dir():
         raise RunFolderError(f"'{folder}' is a file; choose a folder with --out")
-    if (folder / RESULT).exists() or (folder / CHECKPOINT).exists():
-        if fresh:
-            _clear(folder)
-            return
-        finished = load_trial(folder)
-        if finished is not None and finished.config.identity != config.identity:
-            raise RunFolderError(
-                f"'{folder}' holds another run ({finished.config.label}); choose another folder "
-                "with --out, or replace the run with --fresh"
-            )
-    elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
+    if any((folder / mark).exists() for mark in marks):
+        return True
+    if any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise RunFolderError(
-            f"'{folder}' holds other files and no run; choose an empty or new folder with --out"
+            f"'{folder}' holds other files and no {kind}; choose an empty or new folder with --out"
         )
+    return False
 
 
 def _clear(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +22,12 @@ from kan_diffusion.data.datasets import (
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
-from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
+from kan_diffusion.evaluation.metrics import (
+    Metric,
+    metrics_named,
+    real_against_real,
+    sample_metrics,
+)
 from kan_diffusion.files import finite
 from kan_diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.processes import Process
@@ -71,6 +77,7 @@ def yardstick(
     evaluation: EvaluationConfig,
     study_seed: int,
     split: int = 0,
+    metrics: Iterable[Metric] | None = None,
 ) -> Yardstick:
     """Draws the points that all trials of a study on a data set are measured with.
 
@@ -80,7 +87,11 @@ def yardstick(
         evaluation: Numbers of points.
         study_seed: Seed of the draws.
         split: Number of the data set's split, where every seed has its own.
+        metrics: The sample metrics; all that ``evaluation`` asks for when None.
     """
+    known = metrics_named(evaluation.metrics)
+    if metrics is not None:
+        known = {metric.key: metric for metric in metrics}
     name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
     generator = torch_generator("real pairs", study_seed, *name)
     likely, nll = _likely_points(dataset, process, evaluation.num_likelihood, study_seed, split)
@@ -95,7 +106,7 @@ def yardstick(
             lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
             evaluation.num_real_pairs,
             numpy_generator("real pairs", study_seed, *name),
-            metrics_named(evaluation.metrics),
+            known,
         )
         if evaluation.num_samples
         else {},

@@ -22,12 +22,7 @@ import pandas as pd
 from kan_diffusion._version import __version__
 from kan_diffusion.data.datasets import FileData, load_dataset
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.files import (
-    require_free_space,
-    write_json,
-    write_parquet,
-    write_text,
-)
+from kan_diffusion.files import write_json, write_parquet, write_text
 from kan_diffusion.study.calibration import (
     estimate_seconds,
     read_calibration,
@@ -35,7 +30,7 @@ from kan_diffusion.study.calibration import (
 )
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
-from kan_diffusion.study.folder import CHECKPOINT, Row, TrialResult, load_trial
+from kan_diffusion.study.folder import CHECKPOINT, Row, TrialResult, holds_run, load_trial
 from kan_diffusion.study.trial import build
 
 __all__ = [
@@ -136,17 +131,8 @@ def _require_folder(config: StudyConfig, folder: Path) -> None:
     Raises:
         RunFolderError: It may not.
     """
-    require_free_space(folder, _SPACE_A_TRIAL * len(config.trials()))
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise RunFolderError(f"'{folder}' is a file; choose a folder with --out")
-    if not (folder / "study.yaml").exists():
-        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
-            raise RunFolderError(
-                f"'{folder}' holds other files and no study; choose an empty or new folder with "
-                "--out"
-            )
+    space = _SPACE_A_TRIAL * len(config.trials())
+    if not holds_run(folder, "study", ("study.yaml",), space):
         return
     before, now = _settings(read_study(folder / "study.yaml")), _settings(config)
     may_change = ("seeds", "models", "budgets")

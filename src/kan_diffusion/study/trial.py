@@ -15,6 +15,7 @@ from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import NonFiniteLossError, RunFolderError
+from kan_diffusion.evaluation.metrics import Metric, metrics_named
 from kan_diffusion.files import write_json, write_parquet
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed, torch_generator
@@ -79,11 +80,16 @@ def record_reverse(
 
 @lru_cache(maxsize=16)
 def _shared_yardstick(
-    data: DataConfig, process: Process, evaluation: EvaluationConfig, study_seed: int, split: int
+    data: DataConfig,
+    process: Process,
+    evaluation: EvaluationConfig,
+    study_seed: int,
+    split: int,
+    metrics: tuple[Metric, ...],
 ) -> Yardstick:
     """Makes the yardstick of a data set, or of one split of it; a worker keeps it."""
     dataset = load_dataset(data, study_seed, trial_seed=split)
-    return yardstick(dataset, process, evaluation, study_seed, split)
+    return yardstick(dataset, process, evaluation, study_seed, split, metrics)
 
 
 def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
@@ -253,6 +259,7 @@ def _yardstick(config: TrialConfig, dataset: Dataset) -> Yardstick:
         config.evaluation.model_copy(update={"moments": ()}),
         config.study_seed,
         config.seed if dataset.split_by_seed else 0,
+        tuple(metrics_named(config.evaluation.metrics).values()),
     )
 
 

@@ -1,4 +1,4 @@
-"""What all executors share: the order of trials, their events, and workers that are lost."""
+"""The base of all executors: the order of trials, their events, and workers that are lost."""
 
 from __future__ import annotations
 
