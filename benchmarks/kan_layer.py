@@ -9,7 +9,7 @@ growth of the time with the grid, the width and the batch; the kernels of other 
 activations against torch, eager and compiled; peak memory; the first use. All timings of a case are
 of one run, interleaved repeat by repeat. Results go to ``--out``: JSON with all rows, a page of
 Markdown with the verdict on every target, and figures. A contender that is missing or
-fails is a row that says why; ``pip install 'kan-diffusion[bench]'`` installs those of others.
+fails is a row that says why; ``make bench`` installs those of others.
 """
 
 from __future__ import annotations

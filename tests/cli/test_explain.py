@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +47,18 @@ def test_what_is_no_run(cli: Cli, runs: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "none") in cli("explain", tmp_path / "none").error
     assert "only KANs have edges to read" in cli("explain", runs / "mlp").error
     assert not (runs / "mlp" / "explanation").exists()
+
+
+def test_a_study_has_trials_to_explain(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "kan", tmp_path / "study" / "trials" / "one")
+    shutil.copytree(runs / "mlp", tmp_path / "study" / "trials" / "two")
+    (tmp_path / "study" / "study.yaml").touch()
+    done = cli("explain", tmp_path / "study")
+    assert done.code == 1
+    (command,) = [line for line in done.out.splitlines() if line.startswith("kan-diffusion")]
+    assert f"kan-diffusion explain {tmp_path / 'study' / 'trials' / 'one'}  # " in command
+    shutil.rmtree(tmp_path / "study" / "trials" / "one")
+    assert "it is a study" in cli("explain", tmp_path / "study").error
 
 
 def test_a_run_is_explained(

@@ -29,7 +29,7 @@ def _named(matches: list[Match], name: str, has_slope: bool) -> Match:
 
 @pytest.mark.parametrize("with_slope", [False, True])
 @pytest.mark.parametrize("name", CURVED)
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_functions_of_the_library_are_found_again(name: str, with_slope: bool, seed: int) -> None:
     draw = np.random.default_rng(100 + seed)
     x = _samples(seed)
@@ -117,8 +117,10 @@ def test_matches_are_sorted_by_cost_and_limited_by_complexity() -> None:
 def test_the_same_samples_give_the_same_matches() -> None:
     x = _samples(4)
     y = np.exp(-(x**2)) + 0.1 * x
-    assert match_curve(x, y) == match_curve(x.copy(), y.copy())
-    assert match_curve(x.tolist(), y.tolist()) == match_curve(x, y)
+    few = {name: LIBRARY[name] for name in ("tanh", "gaussian")}
+    first = match_curve(x, y, few)
+    assert match_curve(x.tolist(), y.tolist(), few) == first
+    assert match_curve(x.copy(), y.copy(), few) == first
 
 
 def test_units_of_the_curve_do_not_matter() -> None:

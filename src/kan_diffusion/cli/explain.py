@@ -77,11 +77,16 @@ def explain(
     from kan_diffusion.cli.progress import show_phases
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
     from kan_diffusion.report.explanation import write_explanation
-    from kan_diffusion.symbolic.explain import ExplainOptions, explain_run
+    from kan_diffusion.symbolic.explain import ExplainOptions, explain_run, explainable_trials
     from kan_diffusion.symbolic.match import SearchOptions
 
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     disable_progress_bar()
+    if (run / "study.yaml").is_file() and (trials := explainable_trials(run)):
+        typer.echo(f"'{run}' is a study; explain one of its trials:")
+        for trial, config in trials.items():
+            typer.echo(f"kan-diffusion explain {shlex.quote(str(trial))}  # {config.label}")
+        raise typer.Exit(1)
     names = None if library is None else [name.strip() for name in library.split(",")]
     options = ExplainOptions(
         prune=prune if simplify else None,

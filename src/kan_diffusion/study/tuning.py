@@ -182,7 +182,7 @@ def _open_searches(config: StudyConfig, folder: Path, storage: str | None) -> li
         import optuna
     except ImportError as error:
         raise KanDiffusionError(
-            "tuning needs Optuna; install it with: pip install 'kan-diffusion[tune]'"
+            "tuning needs Optuna; install it with: pip install optuna"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = storage or f"sqlite:///{(folder / 'tuning.db').absolute()}"

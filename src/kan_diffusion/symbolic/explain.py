@@ -76,6 +76,7 @@ __all__ = [
     "Standing",
     "explain_denoiser",
     "explain_run",
+    "explainable_trials",
     "influences",
     "remove_stages",
 ]
@@ -541,6 +542,34 @@ def _sentences(
             "(kan-diffusion evaluate --data)."
         )
     return tuple(found)
+
+
+def explainable_trials(study: Path) -> dict[Path, TrialConfig]:
+    """Finds the finished trials of a study whose denoisers can be taken apart.
+
+    Args:
+        study: Folder of the study.
+
+    Returns:
+        Their configurations, by their folders.
+    """
+    found: dict[Path, TrialConfig] = {}
+    can_be_read: dict[str, bool] = {}
+    for folder in sorted((study / "trials").glob("[!.]*")):
+        try:
+            trial = load_trial(folder)
+            if trial is None or trial.row["error"] is not None:
+                continue
+            name = trial.config.model.name
+            if name not in can_be_read:
+                can_be_read[name] = False
+                readable(load_run(folder)[1].denoiser)
+                can_be_read[name] = True
+        except KanDiffusionError:
+            continue
+        if can_be_read[name]:
+            found[folder] = trial.config
+    return found
 
 
 def explain_run(

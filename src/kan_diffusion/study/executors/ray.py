@@ -83,8 +83,8 @@ def _import_ray() -> ModuleType:
         import ray
     except ImportError as error:
         raise KanDiffusionError(
-            "executor 'ray' needs Ray, which is not installed; install 'kan-diffusion[ray]' or use "
-            "executor 'local'"
+            "executor 'ray' needs Ray, which is not installed; install it with: pip install ray, "
+            "or use executor 'local'"
         ) from error
     return ray
 
