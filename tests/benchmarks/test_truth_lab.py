@@ -244,7 +244,7 @@ def test_a_finished_case_is_read_and_not_trained_again(
 def test_the_truth_is_recovered_from_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lab, "_DRAWS", 4)
+    monkeypatch.setattr(lab, "_DRAWS", 10)
     case = replace(LAB["two-modes"], steps=1000, num_points=50_000)
     result = run_lab_case(case, 0, tmp_path)
     assert result.has_form
