@@ -22,6 +22,7 @@ from kan_diffusion.cli.options import (
     Match,
     Out,
     Params,
+    Processes,
     Steps,
     What,
     Workers,
@@ -90,6 +91,7 @@ def _common(
     "`kan-diffusion compare wine --families all --seeds 10`\n\n"
     "`kan-diffusion compare moons --match time --budget 6 --families kan,mlp`\n\n"
     "`kan-diffusion compare moons --match flops --budget mlp:32-32-32`\n\n"
+    "`kan-diffusion compare moons --process cosine,flow`\n\n"
     "`kan-diffusion compare study.yaml --executor ray --address auto --out /shared/mine`"
 )
 def compare(
@@ -99,6 +101,7 @@ def compare(
     families: Families = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Trials a model.")] = None,
     params: Params = None,
+    processes: Processes = None,
     steps: Steps = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Training epochs (for studies that have them).")
@@ -127,7 +130,12 @@ def compare(
     from kan_diffusion.study.tuning import apply_tuned, read_tuned
 
     config: StudyConfig = study_for(
-        what, params, match=match, budget=budget, families=_listed(families)
+        what,
+        params,
+        match=match,
+        budget=budget,
+        families=_listed(families),
+        processes=_listed(processes),
     )
     config = config.with_length(steps=steps, epochs=epochs)
     if tuned is not None:

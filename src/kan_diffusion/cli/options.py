@@ -35,8 +35,8 @@ What = Annotated[
 Match = Annotated[
     str | None,
     typer.Option(
-        help="What the models get equally much of: params, flops, flops-per-edge or time "
-        "(processor seconds of training).",
+        help="Resource held equal: params, flops, flops-per-edge or time (processor seconds of "
+        "training).",
         show_default="params",
     ),
 ]
@@ -44,7 +44,7 @@ Amount = Annotated[
     str | None,
     typer.Option(
         "--budget",
-        help="How much of it: a number, or a model such as mlp:32-32-32 to be like.",
+        help="Amount of it: a number, or a model such as mlp:32-32-32 to be like.",
         show_default="2300 for params",
     ),
 ]
@@ -56,10 +56,14 @@ Families = Annotated[
 ]
 Params = Annotated[
     int | None,
+    typer.Option(min=1, help="Parameters of each model.", show_default="2300"),
+]
+Processes = Annotated[
+    str | None,
     typer.Option(
-        min=1,
-        help="Parameters of every model: short for --match params --budget, or their size beside "
-        "--match time.",
+        "--process",
+        help="Noising processes, such as cosine,flow; models are compared within each.",
+        show_default="cosine, or the study's",
     ),
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Training steps.")]

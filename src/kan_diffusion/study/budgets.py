@@ -66,7 +66,7 @@ class Budget(Settings):
         return {self.match.replace("-", "_"): int(self.amount)}
 
     def includes(self, data: str, model: str) -> bool:
-        """Whether it is for a data set and a model, both by name."""
+        """Tells whether the budget is for a data set and a model, both by name."""
         return data in (self.data or (data,)) and model in (self.models or (model,))
 
     def only(self, key: Literal["data", "models"], names: Collection[str]) -> Self | None:

@@ -181,7 +181,7 @@ class Results:
         return table[list(dict.fromkeys(rows["name"]))]
 
     def name_of(self, measure: str) -> str:
-        """What a sentence calls a measure, such as ``held-out loss``."""
+        """Name of a measure in a sentence, such as ``held-out loss``."""
         return MEASURES.get(measure) or self.metrics[measure].title
 
 
