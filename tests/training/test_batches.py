@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 import kan_diffusion.training.batches as batches_module
+from helpers import randn
 from kan_diffusion.processes import Process
 from kan_diffusion.training.batches import Batch, Batches
 
@@ -17,7 +18,7 @@ def _process(prediction_type: str = "v_prediction") -> Process:
 
 
 def _points(num: int = 100) -> Tensor:
-    return torch.randn(num, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return randn(num, 2, seed=1)
 
 
 def _batches(kind: str = "replacement", **options: object) -> Batches:
