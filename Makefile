@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare notebook-study pilot pilot-tuning lab notebook bench test lint format clean
+.PHONY: help compare notebook-study pilot pilot-tuning lab notebook bench test lint dist format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -54,6 +54,16 @@ lint: $(STAMP)-lint  ## Check style, types, the direction of imports and dead co
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/vulture
 
+dist: $(STAMP)-dist  ## Build the wheel into dist/ and try it in an empty environment
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m venv dist/try
+	dist/try/bin/python -m pip --disable-pip-version-check --quiet install dist/*.whl
+	cd dist/try && bin/kan-diffusion --help >help.txt \
+		&& bin/kan-diffusion train moons --steps 20 --out run \
+		&& bin/kan-diffusion sample run --num 10
+	rm -rf dist/try
+
 format: $(STAMP)-lint  ## Put style and formatting right where that is automatic
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -66,10 +76,11 @@ clean:  ## Remove .venv, caches and builds; runs/ is kept
 $(STAMP)-run: EXTRAS :=
 $(STAMP)-test: EXTRAS := [test]
 $(STAMP)-lint: EXTRAS := [lint]
+$(STAMP)-dist: EXTRAS := [dist]
 $(STAMP)-bench: EXTRAS := [bench]
 $(STAMP)-tune: EXTRAS := [tune]
 $(STAMP)-lab: EXTRAS := [pykan]
-$(STAMP)-run $(STAMP)-test $(STAMP)-lint $(STAMP)-bench $(STAMP)-tune $(STAMP)-lab: pyproject.toml | $(VENV)/.made
+$(STAMP)-run $(STAMP)-test $(STAMP)-lint $(STAMP)-dist $(STAMP)-bench $(STAMP)-tune $(STAMP)-lab: pyproject.toml | $(VENV)/.made
 	@echo "Installing kan-diffusion$(EXTRAS) into $(VENV) ..."
 	@$(PIP) install --editable '.$(EXTRAS)'
 	@touch $@

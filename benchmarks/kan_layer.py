@@ -5,10 +5,11 @@
     python benchmarks/kan_layer.py --contenders ours gemm mlp --parts timing
 
 Forward, backward and Adam step of layer stacks at several sizes, with one and two threads; the
-growth of the time with the grid, the width and the batch; peak memory; the first use. All timings
-of a case are of one run, interleaved repeat by repeat. Results go to ``--out``: JSON with all rows,
-a page of Markdown with the verdict on every target, and figures. A contender that is missing or
-fails is a row that says why; ``pip install 'kan-diffusion[bench]'`` installs those of others.
+growth of the time with the grid, the width and the batch; the kernels of other bases and of learned
+activations against torch, eager and compiled; peak memory; the first use. All timings of a case are
+of one run, interleaved repeat by repeat. Results go to ``--out``: JSON with all rows, a page of
+Markdown with the verdict on every target, and figures. A contender that is missing or
+fails is a row that says why; ``make bench`` installs those of others.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from layer_speed.tables import format_value, target_records
 from layer_speed.targets import Results
 from layer_speed.timing import Row
 
-_PARTS = ("timing", "growth", "memory", "first-use")
+_PARTS = ("timing", "growth", "kernels", "memory", "first-use")
 _MEMORY = ("ours", "ours-compiled", "mlp", "recursion")
 _CACHES = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _MEMORY_SECONDS, _FIRST_USE_SECONDS = 10.0, 20.0
@@ -120,7 +121,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[Row, Results]:
     singles = [("memory", n) for n in _MEMORY if n in names and "memory" in parts]
     singles += [("first-use", n) for n in plan.first_users if n in names and "first-use" in parts]
     total = len(arguments.threads) * sum(costs.values()) + sum(_cost(kind) for kind, _ in singles)
-    results: Results = {"timing": [], "growth": [], "memory": [], "first_use": []}
+    results: Results = {"timing": [], "growth": [], "kernels": [], "memory": [], "first_use": []}
     with _progress(total) as advance:
         for threads in arguments.threads if tasks else ():
             rows = run_tasks(tasks, plan.pace, device, threads, _follow(costs, threads, advance))

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from kan_diffusion.files import write_json
 from kan_diffusion.study.config import StudyConfig, TrialConfig
-from kan_diffusion.study.executors import EXECUTORS, TrialEvent, default_workers, run_trials
+from kan_diffusion.study.executors import EXECUTORS, default_workers, open_executor
 from kan_diffusion.study.run import environment
 
 Row = dict[str, str | int | float]
@@ -61,22 +61,14 @@ def measure(executor: str, trials: Sequence[TrialConfig], workers: int) -> Row:
     """Runs the trials in a temporary folder; returns where the time went."""
     spans: list[tuple[float, float, str]] = []
 
-    def note(event: TrialEvent) -> None:
-        if event.finished:
-            if event.error is not None or event.worker is None:
-                raise RuntimeError(f"trial {event.trial}: {event.error}")
-            spans.append((event.started, event.started + event.seconds, event.worker))
-
     with tempfile.TemporaryDirectory() as folder:
         began, cpu_began = time.time(), time.process_time()
-        run_trials(
-            trials,
-            lambda trial: Path(folder) / trial.id,
-            device="cpu",
-            workers=workers,
-            on_event=note,
-            executor=executor,
-        )
+        with open_executor(executor, device="cpu", workers=workers) as runner:
+            for event in runner.run(trials, Path(folder)):
+                if event.finished:
+                    if event.error is not None or event.worker is None:
+                        raise RuntimeError(f"trial {event.trial}: {event.error}")
+                    spans.append((event.started, event.started + event.seconds, event.worker))
         total, cpu = time.time() - began, time.process_time() - cpu_began
     first: dict[str, float] = {}
     for start, _, worker in spans:

@@ -1,56 +1,157 @@
-"""The programs in the documentation do what they say."""
+"""Commands, programs and study files in the documentation do what they say.
+
+The pages are worked through one after another in one folder, as a reader would, with fewer steps,
+seeds, tries and points. A command that has been run is not run again.
+"""
 
 from __future__ import annotations
 
 import re
-import sys
+import shlex
+import subprocess
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import typer
 
-from kan_diffusion.denoisers import build_denoiser
-from kan_diffusion.processes import get_process
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
-from kan_diffusion.training import TrainingConfig, train
+import kan_diffusion
+from command_line import SMALL, Cli, cli  # noqa: F401
+from kan_diffusion.cli.app import app
+from kan_diffusion.data.datasets import FileData, TableData, ToyData
+from kan_diffusion.processes import Process
+from kan_diffusion.study.budgets import Budget
+from kan_diffusion.study.config import (
+    EvaluationConfig,
+    ModelConfig,
+    SamplingConfig,
+    StudyConfig,
+    read_study,
+)
+from kan_diffusion.training import TrainingConfig
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = typer.main.get_command(app)
+
+SHORTER = {
+    "train": ["--steps", "20"],
+    "compare": ["--steps", "20", "--seeds", "1"],
+    "tune": ["--steps", "20", "--tries", "1"],
+    "explain": ["--num", str(SMALL["num_samples"]), "--library", "linear,tanh", "--seconds", "20"],
+}
+LONG_ENOUGH_TO_READ = ["--steps", "1000"]
+
+ELSEWHERE = re.compile(r"git clone|cd |pip install|\.venv/bin/(pip|pre-commit) install|open ")
+"""Commands that need the network or act on the reader's desk."""
+
+
+def _blocks(page: Path, language: str = r"\w+") -> list[tuple[str, str]]:
+    return re.findall(rf"^```({language})\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def _words(command: str) -> list[str]:
+    """The words after `kan-diffusion`, which must be a command with options it knows."""
+    words = shlex.split(command, comments=True)
+    assert words.pop(0) == "kan-diffusion", command
+    if words and words[0].startswith("-"):
+        return words
+    assert words[0] in COMMANDS.commands, command
+    COMMANDS.commands[words[0]].make_context(words[0], words[1:])
+    return words
+
+
+def _shorter(words: list[str]) -> list[str]:
+    more = LONG_ENOUGH_TO_READ if "--sparsify" in words else SHORTER.get(words[0], [])
+    pairs = zip(more[::2], more[1::2], strict=True)
+    return [*words, *(word for pair in pairs if pair[0] not in words for word in pair)]
 
 
 @pytest.fixture
-def families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module with the families that docs/families.md defines."""
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "families.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
-    for name, block in zip(("shallow_family", "sine_family"), blocks, strict=True):
-        (tmp_path / f"{name}.py").write_text(block)
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the pages speak of."""
+    for name, count in (("points", 400), ("other-points", 60)):
+        points = np.random.default_rng(0).normal([100, -0.5], [10, 0.01], (count, 2))
+        np.savetxt(tmp_path / f"{name}.csv", points, delimiter=",", header="mass,age", comments="")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    estimator = partial(kan_diffusion.DiffusionEstimator, steps=20)
+    monkeypatch.setattr(kan_diffusion, "DiffusionEstimator", estimator, raising=False)
+    return tmp_path
 
 
-@pytest.mark.parametrize("family", ["shallow_family:SHALLOW", "sine_family:SINE"])
-@pytest.mark.usefixtures("families")
-def test_a_family_of_ones_own_trains_and_is_saved(family: str, tmp_path: Path) -> None:
-    process = get_process("cosine")
-    generator = torch.Generator().manual_seed(0)
-    denoiser = build_denoiser(
-        family, 2, num_train_timesteps=process.num_timesteps, params=300, generator=generator
+def _known_to_the_reader() -> dict[str, object]:
+    """Names that programs in the pages use for something the reader has."""
+    table = np.random.default_rng(0).normal(size=(100, 2))
+    return {"table": table, "points": torch.randn(100, 2)}
+
+
+@pytest.mark.slow
+def test_commands_programs_and_study_files_work(desk: Path, cli: Cli) -> None:  # noqa: F811
+    done: set[str] = set()
+    for page in PAGES:
+        names = _known_to_the_reader()
+        for language, block in _blocks(page, "console|python|yaml"):
+            file = re.match(r"# ([\w-]+\.(py|yaml))\n", block)
+            if file is not None:
+                (desk / file[1]).write_text(block)
+            if language == "python" and file is None:
+                exec(block, names)
+            elif language == "yaml":
+                assert file is not None, "a YAML block begins with the name of its file"
+                read_study(desk / file[1])
+            elif language == "console":
+                for line in re.findall(r"^\$ (.*)", block, re.MULTILINE):
+                    if line not in done and not ELSEWHERE.match(line):
+                        _run(line, cli)
+                        done.add(line)
+
+
+def _run(line: str, cli: Cli) -> None:  # noqa: F811
+    if line.startswith("make "):
+        _check_make(shlex.split(line, comments=True)[1:])
+        return
+    outcome = cli(*_shorter(_words(line)))
+    assert outcome.code == 0, f"{line}\n{outcome.err}"
+
+
+def _check_make(words: list[str]) -> None:
+    """There is such a target, and the commands it runs exist."""
+    result = subprocess.run(
+        ["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert abs(denoiser.num_trainable - 300) <= 6
-    points = torch.randn(500, 2, generator=generator) * torch.tensor([1.0, 0.1])
-    config = TrainingConfig(steps=300, batch_size=128, learning_rate=1e-2)
-    losses = train(denoiser, process, points, config, seed=0, device="cpu").losses
-    assert losses[-50:].mean() < 0.9 * losses[:50].mean()
-    pipeline = PointDiffusionPipeline(denoiser, make_scheduler("ddim", process.scheduler()))
-    pipeline.save_pretrained(tmp_path / "saved")
-    again = PointDiffusionPipeline.from_pretrained(tmp_path / "saved")
-    noised, steps = torch.randn(7, 2, generator=generator), torch.arange(7) * 100
-    expected = denoiser(noised, steps).sample
-    torch.testing.assert_close(again.denoiser(noised, steps).sample, expected)
+    for command in re.findall(r"^\.venv/bin/(kan-diffusion .*)$", result.stdout, re.MULTILINE):
+        _words(command)
 
 
-def test_the_program_about_reading_scores_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (DOCS / "reading-scores.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(block, {})
-    assert int(capsys.readouterr().out) in range(2, 7)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_within_sentences_are_known(page: Path) -> None:
+    for command in re.findall(r"`kan-diffusion ([^`]+)`", page.read_text()):
+        if command not in COMMANDS.commands:  # a name alone stands for the command
+            _words(f"kan-diffusion {command}")
+    for target in re.findall(r"`make ([^`]+)`", page.read_text()):
+        _check_make(shlex.split(target))
+
+
+def test_examples_of_the_help_are_known() -> None:
+    for name, command in COMMANDS.commands.items():
+        examples = re.findall(r"`(kan-diffusion [^`]+)`", command.epilog or "")
+        assert examples, name
+        for example in examples:
+            _words(example)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_study_file_has_every_key() -> None:
+    ((_, block),) = _blocks(ROOT / "docs" / "studies.md", "yaml")
+    keys = set(re.findall(r"^[ #-]*(\w+):", block, re.MULTILINE))
+    data = (ToyData, FileData, TableData, Process)
+    parts = (StudyConfig, ModelConfig, Budget, TrainingConfig, SamplingConfig, EvaluationConfig)
+    assert {key for part in (*parts, *data) for key in part.model_fields} <= keys

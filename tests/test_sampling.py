@@ -1,25 +1,30 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
-from diffusers.configuration_utils import register_to_config
-from torch import Tensor, nn
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchHeunDiscreteScheduler,
+)
+from torch import Tensor
 
+from exact_denoiser import ExactDenoiser
 from helpers import seeded
 from kan_diffusion.data import Density, GaussianMixture
-from kan_diffusion.denoisers import UNLABELLED, Denoiser, DenoiserOutput, build_denoiser
-from kan_diffusion.denoisers.base import ModelMixin
+from kan_diffusion.denoisers import UNLABELLED, build_denoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
-
-__all__ = ["ModelMixin"]
+from kan_diffusion.sampling import (
+    SCHEDULERS,
+    PointDiffusionPipeline,
+    fitting_samplers,
+    make_scheduler,
+)
 
 LEFT, RIGHT = (
     GaussianMixture([[x, 0.3 * x]], covariances=[[[0.1, 0.05], [0.05, 0.2]]]) for x in (-1.0, 1.0)
@@ -28,54 +33,21 @@ BOTH = GaussianMixture(
     torch.cat([LEFT.means, RIGHT.means]), torch.cat([LEFT.covariances, RIGHT.covariances])
 )
 
-each_scheduler = pytest.mark.parametrize(
-    "name", fitting_samplers(get_process("cosine").scheduler())
-)
+each_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
 
 
-class ExactDenoiser(Denoiser):
-    """Predicts the exact posterior mean of a density, of one density a class or of them all."""
-
-    @register_to_config
-    def __init__(self, data_dim: int = 2, num_train_timesteps: int = 1000) -> None:
-        super().__init__()
-        self._setup_inputs(data_dim, num_train_timesteps, "raw", 1, num_classes=2)
-        self.anchor = nn.Parameter(torch.zeros(1))  # what the denoiser's device and dtype are
-        self.densities: Sequence[Density] = (LEFT, RIGHT, BOTH)
-        self.process = Process(name="x", num_timesteps=num_train_timesteps)
-
-    def _levels_at(self, timestep: float) -> tuple[float, float]:
-        """Levels between whole timesteps, log(sigma / alpha) linear in time as diffusers has it."""
-        alpha, sigma = (level.numpy() for level in self.process.levels())
-        ratio = np.exp(np.interp(timestep, np.arange(len(alpha)), np.log(sigma / alpha)))
-        return 1 / np.hypot(1, ratio), ratio / np.hypot(1, ratio)
-
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        class_labels: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> DenoiserOutput | tuple[Tensor]:
-        alpha, sigma = self._levels_at(float(timestep))
-        mean = self.densities[UNLABELLED].posterior_mean(sample, alpha, sigma)
-        if class_labels is not None:
-            for label in (0, 1):
-                rows = class_labels == label
-                mean[rows] = self.densities[label].posterior_mean(sample[rows], alpha, sigma)
-        prediction = self.process.prediction_of_mean(
-            mean, sample, torch.tensor(alpha), torch.tensor(sigma)
-        ).to(sample.dtype)
-        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+def _process_for(scheduler: str, kind: str = "v_prediction") -> Process:
+    return get_process("flow") if "flow" in scheduler else Process(name="x", prediction_type=kind)
 
 
 def _exact_pipeline(
-    prediction_type: str = "v_prediction", scheduler: str = "dpm-solver++", **options: object
+    scheduler: str = "dpm-solver++", kind: str = "v_prediction", **options: object
 ) -> PointDiffusionPipeline:
-    denoiser = ExactDenoiser()
-    denoiser.process = Process(name="x", prediction_type=prediction_type)
-    schedule = make_scheduler(scheduler, denoiser.process.scheduler())
-    return PointDiffusionPipeline(denoiser, schedule, **options)
+    process = _process_for(scheduler, kind)
+    denoiser = ExactDenoiser(process, LEFT, RIGHT, BOTH, dtype=torch.float32)
+    return PointDiffusionPipeline(
+        denoiser, make_scheduler(scheduler, process.scheduler()), **options
+    )
 
 
 def _pipeline(family: str = "mlp", num_classes: int = 0, **options: object):
@@ -106,39 +78,46 @@ def real() -> float:
 # The exact denoiser: what is left is the sampler's own error.
 
 
-@each_scheduler
-@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
+@pytest.mark.parametrize(
+    ("name", "kind", "steps"),
+    [
+        *((name, "v_prediction", 200 if name == "flow-euler" else 50) for name in SCHEDULERS),
+        *((name, "epsilon", 50) for name in SCHEDULERS if "flow" not in name),
+    ],
+)
 def test_samples_of_the_exact_denoiser_are_as_good_as_data(
-    name: str, prediction_type: str, real: float
+    name: str, kind: str, steps: int, real: float
 ) -> None:
-    pipeline = _exact_pipeline(prediction_type, name)
-    samples = pipeline(1500, 50, generator=seeded(0)).samples
+    samples = _exact_pipeline(name, kind)(1500, steps, generator=seeded(0)).samples
     assert samples.shape == (1500, 2)
     assert samples.dtype == torch.float32
     assert _distance(samples, BOTH) < 2.5 * real
 
 
-@each_scheduler
-def test_more_steps_do_not_change_the_distribution(name: str, real: float) -> None:
-    samples = _exact_pipeline(scheduler=name)(1500, 20, generator=seeded(1)).samples
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "flow-euler"])
+def test_twenty_steps_are_nearly_as_good(name: str, real: float) -> None:
+    samples = _exact_pipeline(name)(1500, 20, generator=seeded(1)).samples
     assert _distance(samples, BOTH) < 4 * real
 
 
+def test_the_exact_flow_from_noise_gives_the_moments_of_the_data() -> None:
+    samples = _exact_pipeline("flow-heun")(20_000, 40, generator=seeded(3)).samples.double()
+    error = (samples - samples.mean(0)).square().std(0) / len(samples) ** 0.5
+    assert ((samples.mean(0) - BOTH.mean).abs() < 4 * BOTH.std / len(samples) ** 0.5).all()
+    assert ((samples.var(0) - BOTH.std**2).abs() < 4 * error + 0.005).all()
+
+
 def test_the_ancestral_sampler_takes_many_small_steps(real: float) -> None:
-    samples = _exact_pipeline(scheduler="ddpm")(1500, 300, generator=seeded(2)).samples
+    samples = _exact_pipeline("ddpm")(1500, 300, generator=seeded(2)).samples
     assert _distance(samples, BOTH) < 2.5 * real
 
 
 def test_too_few_steps_and_the_wrong_start_do_show(real: float) -> None:
     # The yardstick above is worth something only if it is missed when it should be.
-    assert (
-        _distance(_exact_pipeline(scheduler="ddim")(1500, 2, generator=seeded(0)).samples, BOTH)
-        > 5 * real
-    )
-    denoiser = ExactDenoiser(num_train_timesteps=250)
-    denoiser.process = get_process("notebook")
-    seed = PointDiffusionPipeline(denoiser, denoiser.process.scheduler())
-    assert _distance(seed(1500, 250, generator=seeded(0)).samples, BOTH) > 5 * real
+    assert _distance(_exact_pipeline("ddim")(1500, 2, generator=seeded(0)).samples, BOTH) > 5 * real
+    process = get_process("notebook")
+    pipeline = PointDiffusionPipeline(ExactDenoiser(process, BOTH), process.scheduler())
+    assert _distance(pipeline(1500, 250, generator=seeded(0)).samples, BOTH) > 5 * real
 
 
 def test_labels_draw_from_their_class_and_none_from_all(real: float) -> None:
@@ -216,8 +195,12 @@ def test_samples_are_in_the_units_of_the_data(real: float) -> None:
 
 @each_scheduler
 def test_schedulers_keep_the_process_and_can_be_swapped(name: str) -> None:
-    process = get_process("notebook")
+    process = get_process("flow" if "flow" in name else "notebook")
     scheduler = make_scheduler(name, process.scheduler())
+    if process.is_flow:
+        torch.testing.assert_close(scheduler.sigmas.flip(0).double(), process.levels()[1])
+        assert make_scheduler(None, scheduler).config.num_train_timesteps == 1000
+        return
     torch.testing.assert_close(
         scheduler.alphas_cumprod.double().sqrt(), process.levels()[0], rtol=1e-6, atol=1e-6
     )
@@ -233,7 +216,7 @@ def test_schedulers_keep_the_process_and_can_be_swapped(name: str) -> None:
 @each_scheduler
 def test_a_pipeline_keeps_no_state_from_run_to_run(name: str) -> None:
     pipeline = _pipeline()
-    pipeline.scheduler = make_scheduler(name, pipeline.scheduler)
+    pipeline.scheduler = make_scheduler(name, _process_for(name).scheduler())
     first = pipeline(20, 6, generator=seeded(0)).samples
     pipeline(7, 3, generator=seeded(1))
     assert torch.equal(pipeline(20, 6, generator=seeded(0)).samples, first)
@@ -246,14 +229,14 @@ def test_any_scheduler_of_diffusers_can_be_put_in() -> None:
         pipeline.scheduler.config, clip_sample=False, timestep_spacing="trailing"
     )
     swapped = pipeline(200, 10, generator=seeded(0)).samples
-    expected = _exact_pipeline(scheduler="ddim")(200, 10, generator=seeded(0)).samples
+    expected = _exact_pipeline("ddim")(200, 10, generator=seeded(0)).samples
     torch.testing.assert_close(swapped, expected)
 
 
 def test_drawing_from_a_generator_leaves_the_global_stream_alone() -> None:
     state = torch.get_rng_state()
-    for name in fitting_samplers(get_process("cosine").scheduler()):
-        pipeline = _exact_pipeline(scheduler=name)
+    for name in SCHEDULERS:
+        pipeline = _exact_pipeline(name)
         pipeline.set_progress_bar_config(disable=True)
         torch.set_rng_state(state)
         pipeline(5, 4, generator=seeded(0))
@@ -331,5 +314,27 @@ def test_what_cannot_be_drawn_is_refused(options: dict[str, object], message: st
 def test_labels_without_classes_and_unknown_schedulers_are_refused() -> None:
     with pytest.raises(KanDiffusionError, match="built without classes"):
         _pipeline()(5, class_labels=0)
+    cosine, flow = (get_process(name).scheduler() for name in ("cosine", "flow"))
     with pytest.raises(KanDiffusionError, match="did you mean 'unipc'"):
-        make_scheduler("uni-pc", get_process("cosine").scheduler())
+        make_scheduler("uni-pc", cosine)
+    with pytest.raises(KanDiffusionError, match=r"'heun' .*: flow-heun, flow-euler$"):
+        make_scheduler("heun", flow)
+    with pytest.raises(KanDiffusionError, match=r": dpm-solver\+\+, ddpm"):
+        make_scheduler("flow-euler", cosine)
+
+
+def test_the_default_sampler_follows_from_the_process() -> None:
+    cosine, flow = (get_process(name).scheduler() for name in ("cosine", "flow"))
+    assert isinstance(make_scheduler(None, cosine), DPMSolverMultistepScheduler)
+    assert isinstance(make_scheduler(None, flow), FlowMatchHeunDiscreteScheduler)
+    assert [*fitting_samplers(cosine), *fitting_samplers(flow)] == list(SCHEDULERS)
+
+
+def test_denoisers_of_flow_matching_are_given_their_own_timesteps() -> None:
+    seen: list[Tensor] = []
+    pipeline = _exact_pipeline("flow-heun")
+    pipeline.denoiser.register_forward_hook(lambda _, inputs, __: seen.append(inputs[1]))
+    pipeline(3, 5)
+    steps = torch.stack(seen).double()
+    expected = torch.linspace(999, 0, 5, dtype=torch.float64)
+    torch.testing.assert_close(steps.unique().flip(0), expected, rtol=1e-5, atol=1e-3)

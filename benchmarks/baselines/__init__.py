@@ -6,6 +6,7 @@ from baselines.contender import Case, Contender, NetworkWorkload, Workload
 from baselines.flashkan import FLASHKAN, FLASHKAN_EAGER
 from baselines.gemm import GEMM
 from baselines.inkan import INKAN, INKAN_EAGER
+from baselines.kernels import KERNEL_CONTENDERS, KERNELS, own_network
 from baselines.mlp import MLP
 from baselines.ours import OURS, OURS_COMPILED
 from baselines.pykan import PYKAN
@@ -13,12 +14,14 @@ from baselines.recursion import RECURSION, RecursionKANLinear
 
 __all__ = [
     "CONTENDERS",
+    "KERNELS",
     "Case",
     "Contender",
     "NetworkWorkload",
     "RecursionKANLinear",
     "Workload",
     "default_contenders",
+    "own_network",
 ]
 
 CONTENDERS: dict[str, Contender] = {
@@ -26,14 +29,19 @@ CONTENDERS: dict[str, Contender] = {
     for contender in (
         *(OURS, OURS_COMPILED, GEMM, MLP),
         *(INKAN, INKAN_EAGER, FLASHKAN, FLASHKAN_EAGER, RECURSION, PYKAN),
+        *KERNEL_CONTENDERS,
     )
 }
 """Every contender, in the order in which tables show them."""
 
 
 def default_contenders(device: str) -> list[str]:
-    """Names of the contenders measured on a device unless others are asked for.
+    """Names of the contenders with B-splines measured on a device unless others are asked for.
 
     Compiling our own network is of interest on a GPU only, where no kernel of ours stands in.
     """
-    return [name for name in CONTENDERS if device != "cpu" or name != OURS_COMPILED.name]
+    return [
+        name
+        for name in CONTENDERS
+        if own_network(name) not in KERNELS and (device != "cpu" or name != OURS_COMPILED.name)
+    ]

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from kan_diffusion.files import write_bytes, write_json, write_text
-from kan_diffusion.report.figures import figure_png
+from kan_diffusion.report.images import figure_png
 from layer_speed.plan import Plan
 from layer_speed.plots import growth_figure, ratio_figure
 from layer_speed.tables import markdown_page, target_records
@@ -16,7 +16,7 @@ from layer_speed.timing import Row
 
 __all__ = ["find_results", "read_results", "write_results"]
 
-_PARTS = ("timing", "growth", "memory", "first_use")
+_PARTS = ("timing", "growth", "kernels", "memory", "first_use")
 _STEM = "kan_layer"
 
 
@@ -41,11 +41,22 @@ def write_results(folder: Path, head: Row, results: Results, plan: Plan) -> list
     stem = _file_stem(environment.get("card"))
     pictures: dict[str, bytes] = {}
     alternatives: dict[str, str] = {}
-    for threads in sorted({int(str(row["threads"])) for row in results["timing"]}):
+    for threads in sorted(
+        {int(str(row["threads"])) for row in results["timing"] + results["kernels"]}
+    ):
         count = f"{threads}-thread" + "s" * (threads > 1)
-        name = f"{stem}-ratios-{count}.png"
-        pictures[name] = figure_png(ratio_figure(results["timing"], threads))
-        alternatives[name] = f"Time of a step relative to kan-diffusion, {count.replace('-', ' ')}"
+        if rows := [row for row in results["timing"] if row["threads"] == threads]:
+            name = f"{stem}-ratios-{count}.png"
+            pictures[name] = figure_png(ratio_figure(rows, threads))
+            alternatives[name] = (
+                f"Time of a step relative to kan-diffusion, {count.replace('-', ' ')}"
+            )
+        if rows := [row for row in results["kernels"] if row["threads"] == threads]:
+            name = f"{stem}-kernels-{count}.png"
+            pictures[name] = figure_png(ratio_figure(rows, threads))
+            alternatives[name] = (
+                f"Time of a step by torch, relative to our own, {count.replace('-', ' ')}"
+            )
     if measured(results["growth"], "ms"):
         name = f"{stem}-growth.png"
         by_axis = {series.axis: series for series in reversed(plan.growth)}  # the first of each
@@ -76,6 +87,6 @@ def find_results(folder: Path) -> Path:
 def read_results(path: Path) -> tuple[Row, Results]:
     """The head and the rows that :func:`write_results` wrote."""
     content = json.loads(path.read_text())
-    results = {part: content.pop(part) for part in _PARTS}
+    results = {part: content.pop(part, []) for part in _PARTS}
     content.pop("targets")
     return content, results

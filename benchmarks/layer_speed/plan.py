@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from baselines import CONTENDERS, Case, Contender
+from baselines import CONTENDERS, KERNELS, Case, Contender, own_network
 
 __all__ = [
     "BLOCK_SECONDS",
@@ -92,6 +92,7 @@ class Plan:
     Attributes:
         timing: Cases at which all contenders are timed.
         growth: Series for the growth of the time.
+        kernels: Cases at which the kernels of other bases are timed.
         memory: The case whose peak memory is measured.
         first_use: The case whose first steps are timed.
         pace: How often.
@@ -100,6 +101,7 @@ class Plan:
 
     timing: tuple[Case, ...]
     growth: tuple[Series, ...]
+    kernels: tuple[Case, ...]
     memory: Case
     first_use: Case
     pace: Pace
@@ -119,6 +121,13 @@ class Plan:
                 entries = tuple((name, case) for case in series.cases for name in names)
                 if entries:
                     tasks.append(Task("growth", series.name, entries))
+        if "kernels" in parts:
+            for kernel in KERNELS:
+                names = [name for name in CONTENDERS if own_network(name) == kernel]
+                tasks += [
+                    Task("kernels", kernel, tuple((name, case) for name in names))
+                    for case in self.kernels
+                ]
         return tasks
 
     def expected_seconds(self, task: Task) -> float:
@@ -143,8 +152,8 @@ class Task:
     """Contenders and cases whose repeats are interleaved.
 
     Attributes:
-        part: ``"timing"`` or ``"growth"``.
-        name: The layers, or the name of the series.
+        part: ``"timing"``, ``"growth"`` or ``"kernels"``.
+        name: The layers, the name of the series, or the kernel.
         entries: Names of contenders, each with its case.
     """
 
@@ -158,7 +167,8 @@ class Task:
         if self.part == "growth":
             return f"growth with {self.name}"
         case = self.entries[0][1]
-        return f"{case.layers}, batch {case.batch:,}, G = {case.grid_size}"
+        kernel = f"{self.name}: " if self.part == "kernels" else ""
+        return f"{kernel}{case.layers}, batch {case.batch:,}, G = {case.grid_size}"
 
     def without(self, lost: Collection[tuple[str, Case]]) -> Task:
         """The same task without some of its entries."""
@@ -190,6 +200,12 @@ def full_plan(pace: Pace) -> Plan:
                 tuple(Case(SMALL, n, 5) for n in (64, 256, 1024, 4096, 16384)),
             ),
         ),
+        kernels=(
+            Case(SMALL, 256, 5),
+            Case(SMALL, 1024, 5),
+            Case(SMALL, 8192, 5),
+            Case(LARGE, 1024, 5),
+        ),
         memory=Case(LARGE, 36_864, 5),
         first_use=Case(SMALL, 1024, 5),
         pace=pace,
@@ -205,6 +221,7 @@ def quick_plan(pace: Pace) -> Plan:
             Series("width", "width", tuple(Case((3, w, w, w, 2), 256, 5) for w in (16, 32, 64))),
             Series("batch", "batch", tuple(Case(SMALL, n, 5) for n in (64, 256, 1024))),
         ),
+        kernels=(Case(SMALL, 256, 5),),
         memory=Case(LARGE, 2048, 5),
         first_use=Case(SMALL, 256, 5),
         pace=pace,

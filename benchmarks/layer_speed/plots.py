@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from baselines import CONTENDERS
+from baselines import CONTENDERS, KERNELS, own_network
 from kan_diffusion.report.style import INK, MUTED, ModelStyle, model_styles, report_style
 from layer_speed.plan import Series
 from layer_speed.targets import LIBRARIES, TARGETS, measured
@@ -22,6 +22,7 @@ __all__ = ["growth_figure", "ratio_figure"]
 _OURS = "kan-diffusion"
 _MARKERS = ("o", "s", "D", "^", "v")
 _OFFSETS = 0.24
+_MODES = ("-eager", "-recompute", "-compiled")
 
 
 def _styles() -> dict[str, ModelStyle]:
@@ -29,13 +30,11 @@ def _styles() -> dict[str, ModelStyle]:
     families = {
         name: {"ours": "kan", "mlp": "mlp"}.get(name, contender.package or name)
         for name, contender in CONTENDERS.items()
-        if not name.endswith(("-eager", "-compiled"))
+        if not name.endswith(_MODES)
     }
     rows = pd.DataFrame({"name": list(families), "family": list(families.values())})
     styles = model_styles(rows)
-    return {
-        name: styles[name.removesuffix("-eager").removesuffix("-compiled")] for name in CONTENDERS
-    }
+    return {name: styles[own_network(name)] for name in CONTENDERS}
 
 
 @report_style()
@@ -45,7 +44,9 @@ def ratio_figure(rows: Sequence[Row], threads: int) -> Figure:
     A contender's target, where it has one, is a tick on its row: it is met by marks at or to the
     right of it.
     """
-    rows = [row for row in rows if row["threads"] == threads and row["contender"] != "ours"]
+    rows = [row for row in rows if row["threads"] == threads]
+    own = {"ours", *KERNELS}
+    rows = [row for row in rows if row["contender"] not in own]
     sizes = list(dict.fromkeys((str(row["layers"]), int(str(row["batch"]))) for row in rows))
     names = list(dict.fromkeys(str(row["contender"]) for row in rows))
     grids = sorted({int(str(row["grid_size"])) for row in rows})
@@ -124,6 +125,8 @@ def _ratio_panel(axes: Axes, rows: Sequence[Row], names: Sequence[str], grids: l
 def _target_of(name: str, batch: int) -> float | None:
     """The least multiple of our time that a contender's target asks for at a batch size."""
     key = "libraries" if name in LIBRARIES else name
+    if own_network(name) in KERNELS and own_network(name) != "rational":  # which has no kernel
+        key = "compiled" if name.endswith("-compiled") else "kernels"
     for target in TARGETS:
         if target.name == key and not (key == "mlp" and batch != 8192):
             return 1 / target.bound if target.at_most else target.bound

@@ -77,6 +77,8 @@ def markdown_page(report: Row, results: Results) -> str:
         parts += ["## Times", *_contender_list(results["timing"]), *_time_tables(results["timing"])]
     if results["growth"]:
         parts += ["## Growth", *_growth_tables(results["growth"])]
+    if results["kernels"]:
+        parts += ["## Kernels of other bases", *_kernel_tables(results["kernels"])]
     if results["memory"]:
         parts += ["## Peak memory of a training step", _memory_table(results["memory"])]
     if results["first_use"]:
@@ -198,6 +200,33 @@ def _growth_tables(rows: Sequence[Row]) -> Iterable[str]:
                 for row in ordered
             ],
             numbers=(1, 3, 4, 5, 6, 7),
+        )
+
+
+def _kernel_tables(rows: Sequence[Row]) -> Iterable[str]:
+    yield (
+        "Networks of another basis, and MLPs with learned activations between their layers. *Own* "
+        "is the network as it is imported, by its kernel where it has one; beside it how many "
+        "times as long torch takes. Recomputing, torch keeps the input only, as a kernel does."
+    )
+
+    def place(row: Row) -> str:
+        return f"{row['layers']}, batch {row['batch']:,}, {_threads(int(str(row['threads'])))}"
+
+    for title, group in _grouped(rows, place):
+        yield f"### {title}"
+        cells: dict[str, dict[str, str]] = {}
+        for row in group:
+            kernel, _, path = str(row["contender"]).partition("-")
+            key = "ratio" if path else "ms"
+            cells.setdefault(kernel, {})[path] = _value_or_reason(row, key)
+        yield _table(
+            ("network", "own (ms)", "torch, eager", "torch, recomputing", "torch, compiled"),
+            [
+                (kernel, *(found.get(p, "–") for p in ("", "eager", "recompute", "compiled")))
+                for kernel, found in cells.items()
+            ],
+            numbers=range(1, 5),
         )
 
 

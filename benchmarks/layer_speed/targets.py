@@ -13,7 +13,7 @@ from layer_speed.timing import Row
 __all__ = ["LIBRARIES", "TARGETS", "Observation", "Results", "Target", "measured"]
 
 Results = dict[str, list[Row]]
-"""Rows by part: timing, growth, memory, first_use."""
+"""Rows by part: timing, growth, kernels, memory, first_use."""
 
 LIBRARIES = ("inkan", "inkan-eager", "flashkan", "flashkan-eager")
 """The fast layers of others, whose best mode counts."""
@@ -140,6 +140,23 @@ def _memory(results: Results) -> list[Observation]:
     return [_observation(peaks["ours"], ours / mlp)] if mlp > 0 else []
 
 
+def _against_torch(*paths: str) -> Callable[[Results], list[Observation]]:
+    """The fastest of torch's ways against each kernel."""
+
+    def observe(results: Results) -> list[Observation]:
+        fastest: dict[tuple[object, ...], Row] = {}
+        for row in measured(results["kernels"], "ratio"):
+            kernel, _, path = str(row["contender"]).partition("-")
+            if path not in paths or kernel == "rational":  # which has none
+                continue
+            case = (kernel, row["layers"], row["batch"], row["threads"])
+            if case not in fastest or float(str(row["ratio"])) < float(str(fastest[case]["ratio"])):
+                fastest[case] = {**row, "layers": f"{kernel}, {row['layers']}"}
+        return [_observation(row, row["ratio"], str(row["contender"])) for row in fastest.values()]
+
+    return observe
+
+
 TARGETS = (
     Target(
         "gemm", "ours / the same GEMMs, features given", True, 1.3, None,
@@ -158,5 +175,13 @@ TARGETS = (
     ),
     Target("pykan", "pykan / ours", False, 25.0, None, _against("pykan", "ratio")),
     Target("growth", "ours at G = 64 / ours at G = 5", True, 3.0, None, _grid_growth),
+    Target(
+        "kernels", "torch, eager / a kernel of another basis", False, 1.3, None,
+        _against_torch("eager", "recompute"),
+    ),
+    Target(
+        "compiled", "torch, compiled / a kernel of another basis", False, 1.3, None,
+        _against_torch("compiled"),
+    ),
     Target("memory", "peak memory of ours / of the MLP", True, 2.0, None, _memory),
 )  # fmt: skip

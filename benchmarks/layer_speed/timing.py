@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from baselines import CONTENDERS, Case, Contender
+from baselines import CONTENDERS, Case, Contender, own_network
 from layer_speed.plan import BLOCK_SECONDS, LEAST_REPEATS, LONG_STEP, Pace, Task
 from layer_speed.steps import TrainingStep, plain_reason, require_affordable
 
@@ -141,8 +141,10 @@ def _reference(entry: _Entry, entries: Sequence[_Entry], part: str) -> _Entry | 
         if part == "growth":
             if other.contender.name == entry.contender.name:
                 return other
-        elif other.contender.name == "ours" and other.case == entry.case:
-            return other
+        else:
+            ours = own_network(entry.contender.name) if part == "kernels" else "ours"
+            if other.contender.name == ours and other.case == entry.case:
+                return other
     return None
 
 

@@ -40,20 +40,26 @@ from diffusers.utils.logging import disable_progress_bar
 
 from kan_diffusion.data.datasets import ToyData
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.readable import CURVE
+from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.files import finite, write_json
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
-from kan_diffusion.study.executors.events import use_one_thread
+from kan_diffusion.study.executors.base import use_one_thread
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.trial import run_trial
-from kan_diffusion.symbolic.at_level import at_level, pykan_formula
-from kan_diffusion.symbolic.explain import Explained, ExplainOptions, explain_run, influences
-from kan_diffusion.symbolic.explanation import Explanation
-from kan_diffusion.symbolic.search import SearchOptions
+from kan_diffusion.symbolic.explain import (
+    Explained,
+    ExplainOptions,
+    Explanation,
+    PhaseProgress,
+    explain_run,
+    influences,
+)
+from kan_diffusion.symbolic.match import SearchOptions
 from kan_diffusion.symbolic.views import default_levels
+from truth_lab.pykan import at_level, pykan_formula
 from truth_lab.truth import Recovered, recovered_constants
 
 __all__ = [
@@ -290,7 +296,6 @@ def energies(run: Path, stages: Mapping[str, Denoiser]) -> tuple[dict[str, float
             pipeline.config.mean,
             pipeline.config.scale,
         )
-        made.set_progress_bar_config(disable=True)
         drawn = [
             made(_SAMPLES, _SAMPLER_STEPS, generator=generator).samples.double()
             for _ in range(_DRAWS)
@@ -309,7 +314,7 @@ def run_lab_case(
     *,
     pykan: bool = False,
     draw: Callable[[Explanation, Path], object] | None = None,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: PhaseProgress | None = None,
 ) -> LabResult:
     """Trains on a density, explains what came of it and compares with the truth.
 
@@ -319,7 +324,7 @@ def run_lab_case(
         folder: The lab's folder; a result that is there is read.
         pykan: Whether to run pykan's search, too.
         draw: Draws an explanation into a folder.
-        on_progress: Told a line a step of the way.
+        on_progress: Told of every step, as in :func:`explain_run`.
     """
     place = folder / "runs" / f"{case.toy}-{seed}"
     path = place / "result.json"
@@ -407,7 +412,7 @@ def run_lab(
     workers: int = 1,
     cases: Sequence[str] = tuple(LAB),
     draw: Callable[[Explanation, Path], object] | None = None,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: PhaseProgress | None = None,
 ) -> LabResults:
     """Runs the lab, or goes on with it.
 
@@ -417,13 +422,12 @@ def run_lab(
         workers: How many run side by side, a process and a thread each.
         cases: Densities, of ``LAB``.
         draw: Draws an explanation into a folder; a function that can be imported.
-        on_progress: Told a line a run.
+        on_progress: Told of every run, as in :func:`explain_run`.
 
     Raises:
         RunFolderError: The folder cannot be written.
         KanDiffusionError: A process died.
     """
-    say = on_progress or (lambda line: None)
     todo = [(LAB[name], seed) for seed in range(seeds) for name in cases]
     found: dict[tuple[str, int], LabResult] = {}
     context = multiprocessing.get_context("spawn")
@@ -445,7 +449,8 @@ def run_lab(
             for number, future in enumerate(as_completed(futures), 1):
                 key = futures[future]
                 found[key] = future.result()
-                say(f"{number} of {len(todo)}: {key[0]}, seed {key[1]}")
+                if on_progress is not None:
+                    on_progress("runs", f"{key[0]}, seed {key[1]}", number / len(todo))
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():

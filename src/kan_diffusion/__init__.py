@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 from kan_diffusion._version import __version__
 
 if TYPE_CHECKING:
+    from kan_diffusion.data.datasets import FileData as FileData
+    from kan_diffusion.data.datasets import TableData as TableData
+    from kan_diffusion.data.datasets import ToyData as ToyData
     from kan_diffusion.data.datasets import load_dataset as load_dataset
     from kan_diffusion.data.densities import GaussianMixture as GaussianMixture
     from kan_diffusion.data.toys import TOYS as TOYS
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from kan_diffusion.denoisers.kan import KANDenoiser as KANDenoiser
     from kan_diffusion.denoisers.mlp import MLPDenoiser as MLPDenoiser
     from kan_diffusion.denoisers.readable import ReadableDenoiser as ReadableDenoiser
+    from kan_diffusion.denoisers.readable import readable as readable
     from kan_diffusion.denoisers.registry import FAMILIES as FAMILIES
     from kan_diffusion.denoisers.registry import build_denoiser as build_denoiser
     from kan_diffusion.errors import KanDiffusionError as KanDiffusionError
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from kan_diffusion.evaluation.denoising import draw_noised_points as draw_noised_points
     from kan_diffusion.evaluation.denoising import measure_denoising as measure_denoising
     from kan_diffusion.evaluation.metrics import SAMPLE_METRICS as SAMPLE_METRICS
+    from kan_diffusion.evaluation.metrics import Metric as Metric
     from kan_diffusion.kan.linear import KANLinear as KANLinear
     from kan_diffusion.kan.network import KAN as KAN
     from kan_diffusion.likelihood import log_likelihood as log_likelihood
@@ -34,44 +39,47 @@ if TYPE_CHECKING:
     from kan_diffusion.processes import Process as Process
     from kan_diffusion.processes import get_process as get_process
     from kan_diffusion.report.gather import report_contents as report_contents
-    from kan_diffusion.report.page import write_report as write_report
+    from kan_diffusion.report.study import write_report as write_report
     from kan_diffusion.sampling import SCHEDULERS as SCHEDULERS
     from kan_diffusion.sampling import PointDiffusionPipeline as PointDiffusionPipeline
     from kan_diffusion.sampling import make_scheduler as make_scheduler
     from kan_diffusion.study.config import StudyConfig as StudyConfig
     from kan_diffusion.study.config import read_preset as read_preset
     from kan_diffusion.study.config import read_study as read_study
+    from kan_diffusion.study.results.rows import read_results as read_results
+    from kan_diffusion.study.results.verdicts import compare as compare
+    from kan_diffusion.study.results.verdicts import decide as decide
+    from kan_diffusion.study.results.wording import say as say
     from kan_diffusion.study.run import run_study as run_study
     from kan_diffusion.symbolic.explain import ExplainOptions as ExplainOptions
     from kan_diffusion.symbolic.explain import explain_run as explain_run
-    from kan_diffusion.symbolic.opening import readable as readable
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
 
 _NAMES = {
-    "data.datasets": ["load_dataset"],
+    "data.datasets": ["FileData", "TableData", "ToyData", "load_dataset"],
     "data.densities": ["GaussianMixture"],
     "data.toys": ["TOYS", "make_toy"],
     "denoisers.formula": ["FormulaDenoiser"],
     "denoisers.kan": ["KANDenoiser"],
     "denoisers.mlp": ["MLPDenoiser"],
-    "denoisers.readable": ["ReadableDenoiser"],
+    "denoisers.readable": ["ReadableDenoiser", "readable"],
     "denoisers.registry": ["FAMILIES", "build_denoiser"],
     "errors": ["KanDiffusionError"],
     "estimator": ["DiffusionEstimator"],
     "evaluation.denoising": ["draw_noised_points", "measure_denoising"],
-    "evaluation.metrics": ["SAMPLE_METRICS"],
+    "evaluation.metrics": ["SAMPLE_METRICS", "Metric"],
     "kan.linear": ["KANLinear"],
     "kan.network": ["KAN"],
     "likelihood": ["log_likelihood"],
     "processes": ["PROCESSES", "Process", "get_process"],
     "report.gather": ["report_contents"],
-    "report.page": ["write_report"],
+    "report.study": ["write_report"],
     "sampling": ["SCHEDULERS", "PointDiffusionPipeline", "make_scheduler"],
     "study.config": ["StudyConfig", "read_preset", "read_study"],
+    "study.results": ["compare", "decide", "read_results", "say"],
     "study.run": ["run_study"],
     "symbolic.explain": ["ExplainOptions", "explain_run"],
-    "symbolic.opening": ["readable"],
     "training": ["TrainingConfig", "train"],
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}

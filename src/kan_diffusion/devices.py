@@ -1,4 +1,4 @@
-"""Where to compute: the device by name, and accelerate set up for it."""
+"""The device by name, and accelerate set up for it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def make_accelerator(
             accelerator.init_trackers("tensorboard")
     except (ImportError, ValueError) as error:
         raise KanDiffusionError(
-            f"accelerate cannot be set up: {error}; for TensorBoard install "
-            "'kan-diffusion[tensorboard]'"
+            f"accelerate cannot be set up: {error}; TensorBoard is installed by: "
+            "pip install tensorboard"
         ) from error
     return accelerator

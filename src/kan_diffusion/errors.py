@@ -5,17 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+from typing import TypeVar
 
 __all__ = [
     "DataError",
     "KanDiffusionError",
     "NonFiniteLossError",
     "RunFolderError",
-    "invalid_settings",
     "look_up",
     "require_known",
     "unknown_name",
@@ -72,8 +68,7 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
         KanDiffusionError: It is not; the message lists the known names.
     """
     if name not in (names := list(known)):
-        error = unknown_name(kind, name, names)
-        raise error
+        raise unknown_name(kind, name, names)
 
 
 def look_up(kind: str, name: str, registry: Mapping[str, T]) -> T:
@@ -93,32 +88,18 @@ def valid_settings(where: str) -> Iterator[None]:
         Nothing.
 
     Raises:
-        KanDiffusionError: A setting is wrong; see :func:`invalid_settings`.
+        KanDiffusionError: A setting is wrong; the message has the first of them, its value and why.
     """
     from pydantic import ValidationError
 
     try:
         yield
     except ValidationError as error:
-        line = invalid_settings(error, where)
-        raise line from error
-
-
-def invalid_settings(error: ValidationError, where: str) -> KanDiffusionError:
-    """Makes one line of a validation error: the first setting that is wrong, its value and why.
-
-    Args:
-        error: What pydantic raised.
-        where: Where the settings come from, such as a file's name.
-
-    Returns:
-        An error that names the setting, to be raised.
-    """
-    first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    name = ".".join(str(part) for part in first["loc"]) or "settings"
-    reason = str(cause) if isinstance(cause, KanDiffusionError) else first["msg"]
-    given = repr(first["input"])
-    # A missing setting comes with all that stood around it: too much for a line.
-    value = f" = {given}" if len(given) <= _LONGEST_VALUE else ""
-    return KanDiffusionError(f"{where}: {name}{value}: {reason}")
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        reason = str(cause) if isinstance(cause, KanDiffusionError) else first["msg"]
+        given = repr(first["input"])
+        # A missing setting comes with all that stood around it: too much for a line.
+        value = f" = {given}" if len(given) <= _LONGEST_VALUE else ""
+        raise KanDiffusionError(f"{where}: {name}{value}: {reason}") from error

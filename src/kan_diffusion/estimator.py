@@ -1,4 +1,7 @@
-"""``fit`` and ``sample``: a diffusion model as a scikit-learn estimator."""
+"""``fit`` and ``sample``: a diffusion model as a scikit-learn estimator.
+
+torch and diffusers load when a model is fitted, so that importing the estimator stays quick.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,18 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from pydantic import ValidationError
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.denoisers.registry import Setting, build_denoiser, get_family
-from kan_diffusion.errors import DataError, invalid_settings
-from kan_diffusion.processes import get_process
-from kan_diffusion.progress import show_training
-from kan_diffusion.randomness import stream_seed, torch_generator
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
-from kan_diffusion.training import ProgressCallback, TrainingConfig, train
+from kan_diffusion.errors import DataError, valid_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from kan_diffusion.denoisers.family import Setting
+    from kan_diffusion.training import ProgressCallback
 
 __all__ = ["DiffusionEstimator"]
 
@@ -36,7 +33,7 @@ class DiffusionEstimator(BaseEstimator):
         family: Kind of denoiser, a name of ``FAMILIES`` such as ``"kan"`` or ``"mlp"``, or
             ``"package.module:NAME"`` for one of your own.
         params: Number of trainable parameters, met within 2 %.
-        process: Noising process, ``"cosine"``, ``"ddpm"`` or ``"notebook"``.
+        process: Noising process, a name of ``PROCESSES`` such as ``"cosine"`` or ``"flow"``.
         steps: Optimiser steps.
         batch_size: Points a step, drawn with replacement.
         learning_rate: Peak learning rate; the family's own when None.
@@ -109,6 +106,16 @@ class DiffusionEstimator(BaseEstimator):
             KanDiffusionError: A setting is unknown or out of range, or the budget too small.
             ValueError: The points are not finite numbers in two dimensions.
         """
+        import torch
+
+        from kan_diffusion.data.scaling import Standardizer
+        from kan_diffusion.denoisers import build_denoiser, get_family
+        from kan_diffusion.processes import get_process
+        from kan_diffusion.progress import show_training
+        from kan_diffusion.randomness import stream_seed, torch_generator
+        from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
+        from kan_diffusion.training import TrainingConfig, train
+
         points = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         values = torch.tensor(points)
         constant = np.flatnonzero(np.ptp(points, axis=0) == 0)
@@ -131,14 +138,12 @@ class DiffusionEstimator(BaseEstimator):
             generator=torch_generator("parameters", seed),
         )
         rate = self.learning_rate
-        try:
+        with valid_settings("settings"):
             config = TrainingConfig(
                 steps=self.steps,
                 batch_size=self.batch_size,
                 learning_rate=get_family(self.family).learning_rate if rate is None else rate,
             )
-        except ValidationError as error:
-            raise invalid_settings(error, "settings") from error
         shown = show_training(self.family, self.steps) if self.verbose else nullcontext()
         with shown as bar:
             result = train(
@@ -154,36 +159,41 @@ class DiffusionEstimator(BaseEstimator):
         names = getattr(self, "feature_names_in_", None)
         self.pipeline_ = PointDiffusionPipeline(
             denoiser,
-            make_scheduler("dpm-solver++", process.scheduler()),
+            make_scheduler(None, process.scheduler()),
             standardizer.mean,
             standardizer.scale,
             None if names is None else [str(name) for name in names],
         )
-        self.pipeline_.set_progress_bar_config(disable=True)
         return self
 
     def sample(
-        self, n_samples: int = 1, *, steps: int = 20, scheduler: str = "dpm-solver++"
+        self, n_samples: int = 1, *, steps: int = 20, scheduler: str | None = None
     ) -> NDArray[np.float64]:
         """Draws points in the data's own units.
 
         Args:
-            n_samples: How many.
+            n_samples: Number of points.
             steps: Steps of the sampler.
-            scheduler: Name of the sampler, see :data:`kan_diffusion.SCHEDULERS`.
+            scheduler: Name of the sampler, see :data:`kan_diffusion.SCHEDULERS`; the process's
+                default when None.
 
         Returns:
             Points with shape (n_samples, n_features).
 
         Raises:
             NotFittedError: ``fit`` has not been called.
-            KanDiffusionError: The sampler is unknown or a number below 1.
+            KanDiffusionError: The sampler is unknown or does not fit the process, or a number below
+                1.
         """
+        from kan_diffusion.randomness import torch_generator
+        from kan_diffusion.sampling import make_scheduler
+
         check_is_fitted(self)
         self.pipeline_.scheduler = make_scheduler(scheduler, self.pipeline_.scheduler)
         generator = torch_generator("samples", self._seed())
         samples = self.pipeline_(n_samples, steps, generator=generator).samples
-        return samples.cpu().double().numpy()
+        points: NDArray[np.float64] = samples.cpu().double().numpy()
+        return points
 
     def save(self, folder: str | Path) -> None:
         """Saves the trained pipeline, to be read by ``PointDiffusionPipeline.from_pretrained``."""

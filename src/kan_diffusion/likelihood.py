@@ -23,11 +23,15 @@ where :math:`d\log\alpha_0` is the change of variables from :math:`\alpha_0 x` t
 is the density of the points that the deterministic sampler draws with ever smaller steps; under a
 process that does not reach noise it is as far off as they are.
 
-The schedule is discrete: t(s) is interpolated linearly in log s, and denoisers take fractional
-timesteps. The divergence is exact, a product of the Jacobian with every unit vector. The steps of
-the Runge-Kutta method are even in :math:`\operatorname{arsinh}(1/\sqrt{s})`: even in log s below
-the spread of standardised data, and of a length that grows as :math:`\sqrt{s}` beyond, where
-nothing but noise is left and f vanishes.
+In flow matching, :math:`x = (1 - t) x_0 + t\varepsilon`, the denoiser predicts the velocity
+:math:`dx/dt` itself, and all else is as above.
+
+Schedules are discrete: timesteps are interpolated linearly in log s or, in flow matching, in t, and
+denoisers take fractional ones. The divergence is exact, a product of the Jacobian with every unit
+vector. The steps of the Runge-Kutta method are even in :math:`\operatorname{arsinh}(1/\sqrt{s})`:
+even in log s below the spread of standardised data, and of a length that grows as :math:`\sqrt{s}`
+beyond, where nothing but noise is left and f vanishes. With :math:`s = t / (1 - t)` that is even in
+y where :math:`t = 1 / \cosh^2 y`, and flow matching is integrated over -y.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ __all__ = ["first_noise", "log_likelihood"]
 
 
 def first_noise(process: Process) -> float:
-    """The noise that a likelihood is taken at: sigma / alpha at the first timestep.
+    """Noise that a likelihood is taken at: sigma / alpha at the first timestep.
 
     The exact density that compares with :func:`log_likelihood` is that of clean points plus this
     noise, ``density.log_density(points, alpha=1.0, sigma=first_noise(process))``.
@@ -55,42 +59,53 @@ def first_noise(process: Process) -> float:
     return float(sigma[0] / alpha[0])
 
 
-class _Flow:
+class _Path:
     """The right-hand side of the ODE for the state (x, log-density), on the denoiser's device."""
 
     def __init__(self, denoiser: Denoiser, process: Process, dtype: torch.dtype) -> None:
         self.denoiser, self.process, self.dtype = denoiser, process, dtype
         alpha, sigma = process.levels()
-        self.log_noise = sigma.log() - alpha.log()  # (T,), increasing
+        # What is integrated over, at each timestep: (T,), increasing.
+        self.times = -sigma.rsqrt().acosh() if process.is_flow else sigma.log() - alpha.log()
+        noise = first_noise(process)
+        self.first_alpha = 1 / (1 + noise if process.is_flow else math.hypot(1.0, noise))
 
     def grid(self, num_steps: int) -> Tensor:
-        """Values of u at the ends of the steps, with shape (num_steps + 1,)."""
-        ends = self.log_noise[[0, -1]]
-        first, last = torch.asinh((-ends / 2).exp()).tolist()
-        even = torch.linspace(first, last, num_steps + 1, dtype=torch.float64)
-        grid = -2 * even.sinh().log()
+        """Times at the ends of the steps, with shape (num_steps + 1,)."""
+        ends = self.times[[0, -1]]
+        first, last = (ends if self.process.is_flow else torch.asinh((-ends / 2).exp())).tolist()
+        grid = torch.linspace(first, last, num_steps + 1, dtype=torch.float64)
+        if not self.process.is_flow:
+            grid = -2 * grid.sinh().log()
         grid[[0, -1]] = ends  # to the last digit
         return grid.to(self.denoiser.device, self.dtype)
 
-    def _timestep(self, u: float) -> float:
-        """The fractional timestep of a noise level."""
-        right = int(torch.searchsorted(self.log_noise, u))
-        right = min(max(right, 1), len(self.log_noise) - 1)
-        low, high = self.log_noise[right - 1 : right + 1].tolist()
-        return right - 1 + min(max((u - low) / (high - low), 0.0), 1.0)
+    def _timestep(self, time: float) -> float:
+        """The fractional timestep at a time."""
+        if self.process.is_flow:
+            return max(len(self.times) / math.cosh(time) ** 2 - 1, 0.0)
+        right = int(torch.searchsorted(self.times, time))
+        right = min(max(right, 1), len(self.times) - 1)
+        low, high = self.times[right - 1 : right + 1].tolist()
+        return right - 1 + min(max((time - low) / (high - low), 0.0), 1.0)
 
-    def __call__(self, u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Velocity (n, d) and divergence (n,) at u."""
-        noise = math.exp(u)
+    def _velocity(self, prediction: Tensor, x: Tensor, time: float) -> Tensor:
+        """Velocity of points, from the denoiser's prediction for them."""
+        if self.process.is_flow:
+            return -2 * math.tanh(time) / math.cosh(time) ** 2 * prediction
+        noise = math.exp(time)
         alpha = 1 / math.hypot(1.0, noise)
         sigma = noise * alpha
-        timestep = torch.tensor(self._timestep(float(u)), device=u.device)
+        levels = (x.new_tensor(level) for level in (alpha, sigma))
+        return sigma * (self.process.predicted_noise(prediction, x, *levels) - sigma * x)
+
+    def __call__(self, time: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Velocity (n, d) and divergence (n,) at a time."""
+        timestep = torch.tensor(self._timestep(float(time)), device=time.device)
         with torch.enable_grad():
             x = state[0].detach().requires_grad_()
             prediction = self.denoiser(x.to(self.denoiser.dtype), timestep, return_dict=False)[0]
-            levels = (x.new_full((1, 1), level) for level in (alpha, sigma))
-            predicted = self.process.predicted_noise(prediction.to(self.dtype), x, *levels)
-            velocity = sigma * (predicted - sigma * x)
+            velocity = self._velocity(prediction.to(self.dtype), x, float(time))
             divergence = torch.zeros(len(x), device=x.device, dtype=self.dtype)
             for place in range(x.shape[1]):  # first-order gradients only: kernels have no second
                 towards = torch.zeros_like(velocity)
@@ -110,7 +125,7 @@ def log_likelihood(
     num_steps: int = 50,
     batch_rows: int = 8192,
 ) -> Tensor:
-    """Log-density of points under a denoiser, without labels.
+    """Computes the log-density of points under a denoiser, without labels.
 
     The density is the denoiser's own at the process's first timestep, brought to the units of clean
     points: that of x_0 plus noise of standard deviation :func:`first_noise`, which also keeps it
@@ -124,7 +139,8 @@ def log_likelihood(
         points: Standardised points with shape (n, d), finite.
         num_steps: Steps of the fourth-order Runge-Kutta method (the 3/8 rule), each of which
             evaluates the denoiser and its Jacobian four times. With the exact denoisers of all
-            toys, 50 steps leave an error of at most 0.005 nats a point; with trained smooth ones of
+            toys, 50 steps leave an error of at most 0.005 nats a point (of flow matching, which
+            begins at less noise, 0.013 on the swiss roll); with trained smooth ones of
             the presets it was as small, with ReLU's kinks up to 0.2 a point and 0.01 in the mean. A
             cosine process with predicted noise wants 200, because what remains of a network's
             predictions at nearly pure noise does not vanish.
@@ -152,14 +168,13 @@ def log_likelihood(
         )
     device = denoiser.device
     dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's have no float64
-    flow = _Flow(denoiser, process, dtype)
-    grid = flow.grid(num_steps)
-    alpha = 1 / math.hypot(1.0, first_noise(process))
+    path = _Path(denoiser, process, dtype)
+    grid, alpha = path.grid(num_steps), path.first_alpha
     parts = [torch.empty(0, dtype=torch.float64)]
     for batch in points.detach().split(batch_rows) if len(points) else ():
         start = alpha * batch.to("cpu", torch.float64).to(device, dtype)
         change = torch.zeros(len(batch), device=device, dtype=dtype)
-        states, changes = odeint(flow, (start, change), grid, method="rk4")
+        states, changes = odeint(path, (start, change), grid, method="rk4")
         end, change = states[-1].cpu().double(), changes[-1].cpu().double()
         prior = -0.5 * (end.square() + math.log(2 * math.pi)).sum(dim=1)
         parts.append(dim * math.log(alpha) + prior + change)

@@ -38,10 +38,11 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from kan_diffusion.errors import KanDiffusionError, look_up
+from kan_diffusion.settings import Settings
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -53,6 +54,7 @@ __all__ = [
     "Process",
     "expand",
     "get_process",
+    "noise_of_mean",
     "signal_left",
     "signal_warning",
 ]
@@ -78,6 +80,21 @@ def expand(level: Tensor, like: Tensor) -> Tensor:
     return level.reshape(level.shape + (1,) * (like.ndim - level.ndim))
 
 
+def noise_of_mean(mean: Tensor, noised: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Computes the noise that belongs to a mean of x_0: (x_t - alpha mean) / sigma.
+
+    Args:
+        mean: Means of the clean samples with shape (B, *shape).
+        noised: The noised samples with shape (B, *shape).
+        alpha: Signal levels, see :func:`expand`.
+        sigma: Noise levels, likewise; positive.
+
+    Returns:
+        Noise with shape (B, *shape).
+    """
+    return (noised - expand(alpha, noised) * mean) / expand(sigma, noised)
+
+
 def _prediction(kind: PredictionType, alpha: Levels, sigma: Levels) -> tuple[Levels, ...]:
     """The pair (p, q) of a prediction type, and p alpha + q sigma.
 
@@ -93,7 +110,7 @@ def _prediction(kind: PredictionType, alpha: Levels, sigma: Levels) -> tuple[Lev
     return one, one, one
 
 
-class Process(BaseModel):
+class Process(Settings):
     """A noising process: schedule, prediction type and loss.
 
     Attributes:
@@ -107,8 +124,6 @@ class Process(BaseModel):
             schedule ``"flow"``, and for no other.
         loss: ``"mse"``, or ``"huber"`` with a threshold of 1.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     num_timesteps: int = Field(1000, ge=2)
@@ -228,8 +243,7 @@ class Process(BaseModel):
         Returns:
             Predictions with shape (B, *shape).
         """
-        noise = (noised - expand(alpha, noised) * mean) / expand(sigma, noised)
-        return self.target(mean, noise, alpha, sigma)
+        return self.target(mean, noise_of_mean(mean, noised, alpha, sigma), alpha, sigma)
 
     def loss_of(self, prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
         """Computes the training loss: squared error, or Huber loss with a threshold of 1.

@@ -111,7 +111,7 @@ def make_scheduler(name: str | None, like: SchedulerMixin) -> SchedulerMixin:
     kind = look_up("scheduler", name, SCHEDULERS)
     if name not in fitting:
         raise KanDiffusionError(
-            f"scheduler '{name}' does not fit this process; choose one of {', '.join(fitting)}"
+            f"scheduler '{name}' does not fit this process; known for it: {', '.join(fitting)}"
         )
     accepted = inspect.signature(kind.__init__).parameters
     config = {key: like.config[key] for key in _OF_THE_PROCESS if key in like.config}
@@ -121,7 +121,7 @@ def make_scheduler(name: str | None, like: SchedulerMixin) -> SchedulerMixin:
 
 @dataclass
 class PointDiffusionPipelineOutput(BaseOutput):
-    """What the pipeline returns.
+    """Output of the pipeline.
 
     Attributes:
         samples: Points with shape (num_samples, d), in the data's own units.
@@ -154,6 +154,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         self.register_modules(denoiser=denoiser, scheduler=scheduler)
+        self.set_progress_bar_config(disable=True)  # points are drawn in seconds
         dim = denoiser.data_dim
         self.register_to_config(
             mean=[float(value) for value in (mean if mean is not None else [0.0] * dim)],

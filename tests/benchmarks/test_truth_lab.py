@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -240,9 +241,11 @@ def test_a_finished_case_is_read_and_not_trained_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("toy", ["correlated-gaussian", "two-modes"])
-def test_the_truth_is_recovered_from_points(toy: str, tmp_path: Path) -> None:
-    case = LAB[toy]
+def test_the_truth_is_recovered_from_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab, "_DRAWS", 10)
+    case = replace(LAB["two-modes"], steps=1000, num_points=50_000)
     result = run_lab_case(case, 0, tmp_path)
     assert result.has_form
     assert result.worst <= case.bound

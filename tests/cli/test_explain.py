@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def test_what_is_no_run(cli: Cli, runs: Path, tmp_path: Path) -> None:
     assert not (runs / "mlp" / "explanation").exists()
 
 
+def test_a_study_has_trials_to_explain(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "kan", tmp_path / "study" / "trials" / "one")
+    shutil.copytree(runs / "mlp", tmp_path / "study" / "trials" / "two")
+    (tmp_path / "study" / "study.yaml").touch()
+    done = cli("explain", tmp_path / "study")
+    assert done.code == 1
+    (command,) = [line for line in done.out.splitlines() if line.startswith("kan-diffusion")]
+    assert f"kan-diffusion explain {tmp_path / 'study' / 'trials' / 'one'}  # " in command
+    shutil.rmtree(tmp_path / "study" / "trials" / "one")
+    assert "it is a study" in cli("explain", tmp_path / "study").error
+
+
 def test_a_run_is_explained(
     cli: Cli, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,13 +79,3 @@ def test_a_run_is_explained(
     assert cli(*words).code == 0
     assert drawn == [runs / "kan" / "explanation"]
     assert (runs / "kan" / "explanation" / "formulas.json").is_file()
-
-
-def test_runs_are_reported_side_by_side(cli: Cli, runs: Path, tmp_path: Path) -> None:
-    done = cli("report", runs / "kan", runs / "mlp", "--out", tmp_path / "both")
-    assert done.code == 0, done.err
-    assert str(tmp_path / "both" / "report.html") in done.out.replace("\n", "")
-    page = (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
-    assert "readable KAN" in page
-    assert "MLP" in page
-    assert "neither a study nor a finished run" in cli("report", tmp_path / "none").error

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import kstest, multivariate_normal, norm
 
-from helpers import randn, refused, seeded
+from helpers import refused, seeded
 from kan_diffusion.data import (
     TOYS,
     CurveDensity,
@@ -47,24 +46,28 @@ def _line(noise: float) -> CurveDensity:
     return CurveDensity([CurveSegment(curve, -1.0, 3.0)], noise)
 
 
-ALL: dict[str, Density] = {
+DENSITIES: dict[str, Density] = {
     "full-mixture": _full_mixture(),
+    **{name: make_toy(name) for name in TOYS},
     "overlapping-boxes": UniformBoxes(
         [[0.0, 0.0], [0.5, -1.0]], [[1.0, 2.0], [3.0, 1.0]], weights=[1.0, 3.0]
     ),
-    **{name: make_toy(name) for name in TOYS},
 }
-FLAT = [name for name, density in ALL.items() if density.dim == 2]
-SOME = [*list(ALL)[:2], "gaussian-mixture", "swiss-roll", "swiss-roll-16d", "checkerboard"]
-each_toy_and_more = pytest.mark.parametrize("name", ALL)
-each_kind = pytest.mark.parametrize("name", SOME)
+each_density = pytest.mark.parametrize("density", DENSITIES.values(), ids=DENSITIES)
+# One of each kind, where it is the kind that matters.
+one_of_each = pytest.mark.parametrize(
+    "density",
+    [DENSITIES[name] for name in ("full-mixture", "swiss-roll", "overlapping-boxes")],
+    ids=["mixture", "curve", "boxes"],
+)
 
 
 def _noised(density: Density, num: int, seed: int = 1) -> tuple[torch.Tensor, ...]:
-    """Points x_t with a noise level of their own each, as a diffusion model meets them."""
+    """Points x_t with a noise level of their own each, half of them of flow matching."""
     generator = seeded(seed)
     angle = torch.rand(num, generator=generator, dtype=torch.float64) * 1.54 + 0.02
     alpha, sigma = angle.cos(), angle.sin()
+    alpha[::2] = 1 - sigma[::2]
     clean = density.sample(num, generator)
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     return alpha[:, None] * clean + sigma[:, None] * noise, alpha, sigma
@@ -87,12 +90,12 @@ def test_full_covariance_mixture_has_scipys_density(alpha: float, sigma: float) 
     np.testing.assert_allclose(ours, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", FLAT)
+@pytest.mark.parametrize("name", [name for name, each in DENSITIES.items() if each.dim == 2])
 @pytest.mark.parametrize(("alpha", "sigma"), [(1.0, 0.0), (0.8, 0.3)])
 def test_density_integrates_to_one(name: str, alpha: float, sigma: float) -> None:
     # The midpoint rule is spectral for a smooth function that vanishes at the edge: a Gaussian
     # whose standard deviation is the step is integrated to 1e-8.
-    density = ALL[name]
+    density = DENSITIES[name]
     if sigma:
         density, step = density.rescaled(density.mean, density.std), 0.2
     elif isinstance(density, UniformBoxes):
@@ -108,18 +111,16 @@ def test_density_integrates_to_one(name: str, alpha: float, sigma: float) -> Non
     assert float(mass) == pytest.approx(1.0, abs=1e-6)
 
 
-@each_toy_and_more
-def test_score_is_the_gradient_of_the_log_density(name: str) -> None:
-    density = ALL[name]
+@each_density
+def test_score_is_the_gradient_of_the_log_density(density: Density) -> None:
     x, alpha, sigma = _noised(density, 300)
     x.requires_grad_()
     (gradient,) = torch.autograd.grad(density.log_density(x, alpha, sigma).sum(), x)
     torch.testing.assert_close(density.score(x, alpha, sigma), gradient, rtol=1e-7, atol=1e-8)
 
 
-@each_kind
-def test_posterior_mean_and_score_obey_tweedie(name: str) -> None:
-    density = ALL[name]
+@each_density
+def test_posterior_mean_and_score_obey_tweedie(density: Density) -> None:
     x, alpha, sigma = _noised(density, 300)
     tweedie = (x + sigma[:, None] ** 2 * density.score(x, alpha, sigma)) / alpha[:, None]
     torch.testing.assert_close(
@@ -127,9 +128,8 @@ def test_posterior_mean_and_score_obey_tweedie(name: str) -> None:
     )
 
 
-@each_kind
-def test_levels_by_row_equal_one_level_at_a_time(name: str) -> None:
-    density = ALL[name]
+@one_of_each
+def test_levels_by_row_equal_one_level_at_a_time(density: Density) -> None:
     x, alpha, sigma = _noised(density, 20)
     together = density.posterior_mean(x, alpha, sigma)
     for row in range(len(x)):
@@ -137,28 +137,25 @@ def test_levels_by_row_equal_one_level_at_a_time(name: str) -> None:
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-10, atol=1e-12)
 
 
-@each_kind
-def test_chunks_do_not_change_the_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    density = ALL[name]
+@one_of_each
+def test_chunks_do_not_change_the_answer(density: Density, monkeypatch: pytest.MonkeyPatch) -> None:
     x, alpha, sigma = _noised(density, 100)
     whole = density.score(x, alpha, sigma)
     monkeypatch.setattr("kan_diffusion.data.densities.CHUNK_ELEMENTS", 7 * density._numbers_per_row)
     torch.testing.assert_close(density.score(x, alpha, sigma), whole, rtol=1e-10, atol=1e-12)
 
 
-@each_toy_and_more
-def test_moments_are_those_of_a_large_sample(name: str) -> None:
-    density = ALL[name]
-    num = 200_000
+@each_density
+def test_moments_are_those_of_a_large_sample(density: Density) -> None:
+    num = 100_000
     points = density.sample(num, seeded(5))
     error = density.std / math.sqrt(num)
     assert ((points.mean(dim=0) - density.mean).abs() < 5 * error).all()
-    torch.testing.assert_close(points.std(dim=0), density.std, rtol=0.01, atol=0)
+    torch.testing.assert_close(points.std(dim=0), density.std, rtol=0.015, atol=0)
 
 
-@each_kind
-def test_rescaling_is_a_change_of_variables(name: str) -> None:
-    density = ALL[name]
+@each_density
+def test_rescaling_is_a_change_of_variables(density: Density) -> None:
     rng = np.random.default_rng(2)
     shift = torch.from_numpy(rng.normal(size=density.dim))
     scale = torch.from_numpy(rng.uniform(0.3, 3.0, size=density.dim))
@@ -190,10 +187,9 @@ def test_rescaling_by_a_common_factor_rescales_the_noise() -> None:
     )
 
 
-@each_kind
+@one_of_each
 @pytest.mark.parametrize(("alpha", "sigma"), [(5e-5, 1.0), (1.0, 0.01), (1.0, 1e-5), (0.0, 1.0)])
-def test_extreme_levels_stay_finite(name: str, alpha: float, sigma: float) -> None:
-    density = ALL[name]
+def test_extreme_levels_stay_finite(density: Density, alpha: float, sigma: float) -> None:
     generator = seeded(4)
     x = alpha * density.sample(500, generator) + sigma * torch.randn(
         500, density.dim, generator=generator
@@ -207,9 +203,8 @@ def test_extreme_levels_stay_finite(name: str, alpha: float, sigma: float) -> No
         assert values.isfinite().all()
 
 
-@each_kind
-def test_limits_of_the_posterior_mean(name: str) -> None:
-    density = ALL[name]
+@one_of_each
+def test_limits_of_the_posterior_mean(density: Density) -> None:
     x = density.sample(50, seeded())
     torch.testing.assert_close(density.posterior_mean(x, 1.0, 0.0), x)
     nothing_known = density.posterior_mean(x, 0.0, 1.0)
@@ -236,7 +231,7 @@ def test_quadrature_has_converged(name: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(densities, "PANEL_LENGTH", densities.PANEL_LENGTH / 2)
     monkeypatch.setattr(densities, "MIN_PANELS", 2 * densities.MIN_PANELS)
     finer = make_toy(name)
-    assert finer.num_nodes > 1.8 * density.num_nodes
+    assert len(finer._points) > 1.8 * len(density._points)
     x = density.sample(500, seeded())
     x = torch.cat([x, x + 0.5 * torch.randn(x.shape, generator=seeded(1))])
     for ours, theirs in (
@@ -295,16 +290,6 @@ def test_samples_are_uniform_over_boxes_and_along_curves() -> None:
     assert np.unique(along.round(7)).size > 4500
 
 
-def test_embedding_keeps_distances_and_adds_the_noise() -> None:
-    mixture = make_toy("gaussian-mixture")
-    basis = torch.linalg.qr(randn(6, 2))[0].T
-    embedded = mixture.embedded(basis, noise=0.1)
-    x = mixture.sample(100, seeded(1))
-    # In the plane the density is that of x_0 plus noise; off it, that of the noise alone.
-    expected = mixture.log_density(x, 1.0, 0.1) + 4 * norm.logpdf(0.0, scale=0.1)
-    torch.testing.assert_close(embedded.log_density(x @ basis), expected, rtol=1e-8, atol=1e-8)
-
-
 def test_same_generator_same_sample_and_survives_pickling() -> None:
     for name in ("swiss-roll", "checkerboard", "gaussian-mixture", "swiss-roll-16d"):
         density = make_toy(name)
@@ -344,6 +329,6 @@ def test_answers_are_float64_for_float32_points() -> None:
         (lambda: make_toy("moons").score(torch.zeros(3, 2), 0.0, 0.0), "both 0"),
     ],
 )
-def test_what_cannot_work_is_refused(make: Callable[[], object], words: str) -> None:
+def test_unusable_arguments_are_refused_in_one_line(make, words: str) -> None:
     with refused(words, DataError):
         make()

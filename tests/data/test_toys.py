@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-import ot
 import pytest
 import torch
 from scipy.stats import ks_2samp, multivariate_normal, norm
 from sklearn import datasets
 
-from helpers import randn, refused, seeded
+from helpers import refused, seeded
 from kan_diffusion.data import (
     TOYS,
     CurveDensity,
@@ -16,17 +15,12 @@ from kan_diffusion.data import (
     make_toy,
 )
 from kan_diffusion.errors import DataError, KanDiffusionError
-from kan_diffusion.evaluation import ReferenceOracle
+from kan_diffusion.evaluation.oracles import ReferenceOracle
 
 
 def _standardised(name: str) -> Density:
     density = make_toy(name)
     return density.rescaled(density.mean, density.std)
-
-
-def _noised(density: Density, num: int, alpha: float, sigma: float, seed: int) -> torch.Tensor:
-    noise = randn(num, density.dim, seed=seed + 1)
-    return alpha * density.sample(num, seeded(seed)) + sigma * noise
 
 
 # Noise at which at least tens of the reference points are near any noised point.
@@ -38,7 +32,9 @@ def test_posterior_mean_is_that_of_a_large_reference_sample(name: str) -> None:
     density = _standardised(name)
     reference = density.sample(60_000, seeded(2))
     alpha, sigma = LEVELS[density.dim]
-    x = _noised(density, 60, alpha, sigma, seed=3)
+    x = alpha * density.sample(60, seeded(3)) + sigma * torch.randn(
+        60, density.dim, generator=seeded(4), dtype=torch.float64
+    )
     exact = density.posterior_mean(x, alpha, sigma)
     # Standard error of the self-normalised mean over the reference points, row by row.
     shares = (-(torch.cdist(x, alpha * reference) ** 2) / (2 * sigma**2)).softmax(dim=1)
@@ -60,7 +56,9 @@ def test_samples_follow_the_density(name: str) -> None:
     # E[score(x)] = 0 and E[x score(x)^T] = -I under the density itself.
     density = _standardised(name)
     num, alpha, sigma = 10_000, 0.9, 0.3
-    x = _noised(density, num, alpha, sigma, seed=5)
+    x = alpha * density.sample(num, seeded(5)) + sigma * torch.randn(
+        num, density.dim, generator=seeded(6), dtype=torch.float64
+    )
     score = density.score(x, alpha, sigma)
     products = x[:, :, None] * score[:, None, :] + torch.eye(density.dim)
     for values in (score, products.flatten(1)):
@@ -90,20 +88,8 @@ def test_agrees_with_scikit_learns_generator(name: str) -> None:
     assert ks_2samp(mine, other).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", TOYS)
-def test_toys_are_neither_trivial_nor_one_another(name: str) -> None:
-    # No toy is a standard normal in disguise: its sliced distance to one is far above chance.
-    density = _standardised(name)
-    points = density.sample(2000, seeded(9)).numpy()
-    fresh = density.sample(2000, seeded(10)).numpy()
-    normal = np.random.default_rng(0).normal(size=points.shape)
-    distance = ot.sliced_wasserstein_distance(points, normal, n_projections=64, seed=0)
-    chance = ot.sliced_wasserstein_distance(points, fresh, n_projections=64, seed=0)
-    assert distance > 2 * chance
-
-
 def test_embedded_roll_is_the_flat_one_in_a_plane_plus_noise() -> None:
-    # Along its plane it has the flat roll's density, across it that of the noise.
+    """Along its plane it has the flat roll's density, across it that of the noise."""
     noise, alpha, sigma = 0.4, 0.8, 0.3
     flat, embedded = (make_toy(name, noise=noise) for name in ("swiss-roll", "swiss-roll-16d"))
     assert isinstance(embedded, CurveDensity)
@@ -115,7 +101,9 @@ def test_embedded_roll_is_the_flat_one_in_a_plane_plus_noise() -> None:
     start = embedded.segments[0].curve(torch.tensor([2 * np.pi, 2.5 * np.pi], dtype=torch.float64))
     plane = start / start.norm(dim=1, keepdim=True)
     torch.testing.assert_close(plane @ plane.T, torch.eye(2).double(), rtol=0, atol=1e-12)
-    x = _noised(embedded, 50, alpha, sigma, seed=0)
+    x = alpha * embedded.sample(50, seeded()) + sigma * torch.randn(
+        50, 16, generator=seeded(1), dtype=torch.float64
+    )
     along, across = x @ plane.T, x @ basis[2:].T
     spread = float(np.hypot(alpha * noise, sigma))
     expected = flat.log_density(along, alpha, sigma) + torch.from_numpy(

@@ -9,12 +9,11 @@ import torch
 
 from helpers import seeded
 from kan_diffusion.denoisers import Denoiser, KANDenoiser, MLPDenoiser
-from kan_diffusion.denoisers.edges import Match
+from kan_diffusion.denoisers.edges import CURVE, Edge, Match
 from kan_diffusion.denoisers.library import LIBRARY
-from kan_diffusion.denoisers.readable import CURVE, Edge, ReadableDenoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.symbolic.matching import match_curve
-from kan_diffusion.symbolic.opening import readable
+from kan_diffusion.symbolic.match import match_curve
 from networks import T, batch, everything, kan, network, stir, without
 
 KINDS = {
@@ -70,7 +69,7 @@ def test_a_moved_and_refined_grid_is_taken_along() -> None:
         for layer in denoiser.network.layers:
             layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(1)))
     _same(readable(denoiser), denoiser)
-    assert readable(readable(denoiser)).config.grid_size == 9
+    assert readable(readable(denoiser)).config.curves["grid_size"] == 9
 
 
 @pytest.mark.parametrize(
@@ -123,13 +122,10 @@ def test_a_layer_is_the_sum_of_its_edges(settings: dict[str, object]) -> None:
                 value = layer.curves.edge_curve(edge.input, edge.output, x)
             if edge.kind == "linear" or edge.has_slope:
                 value = value + slope * x
-            for group in layer.groups():
-                for index, other in enumerate(group.edges):
-                    if other == edge:
-                        a, b, c = (
-                            p[index].detach() for p in (group.inner, group.shift, group.outer)
-                        )
-                        value = value + c * LIBRARY[edge.kind].values(a * x + b)
+            applied = layer.function_of(edge)
+            if applied is not None:
+                _, a, b, c = applied
+                value = value + c * LIBRARY[edge.kind].values(a * x + b)
             single[:, edge.output, edge.input] = value
         torch.testing.assert_close(layer.edge_outputs(state), single)
         torch.testing.assert_close(layer(state), expected + single.sum(2))
@@ -157,7 +153,7 @@ def test_gradients_reach_the_constants_that_have_an_effect_and_no_other() -> Non
     points, steps = batch()
     denoiser(points, steps).sample.square().sum().backward()
     for layer in denoiser.layers:
-        for group in layer.groups():
+        for group in layer.groups:
             for parameter in (group.inner, group.shift, group.outer):
                 assert bool((parameter.grad != 0).all())
         assert bool((layer.slope.grad[layer.slope_mask == 0] == 0).all())
@@ -216,7 +212,7 @@ def test_compact_follows_chains_of_idle_units() -> None:
     )
     small = denoiser.compact()
     assert list(small.config.hidden) == [1, 1]
-    assert small.input_names() == ["x0"]
+    assert small.unit_names()[0] == ["x0"]
     _same(small, denoiser)
 
 
@@ -261,8 +257,7 @@ def test_compact_leaves_idle_inputs_out(settings: dict[str, object]) -> None:
     left = taken.with_edges([e for e in taken.edges if e.layer or e.input in (1, 4, 5)])
     small = left.compact()
     assert small.input_index.tolist() == [1, 4, 5]
-    assert small.input_names() == ["x1", "sin 0.25π x0", "sin 0.25π x1"]
-    assert small.num_point_inputs() == 3
+    assert small.unit_names()[0] == ["x1", "sin 0.25π x0", "sin 0.25π x1"]
     _same(small, left)
 
 
@@ -276,7 +271,7 @@ def test_inputs_are_called_what_they_are() -> None:
     points, steps = batch()
     t = (steps + 1) / T
     features = taken.features(points, steps)
-    for number, name in enumerate(taken.input_names()):
+    for number, name in enumerate(taken.unit_names()[0]):
         *wave, what = name.split(" ")
         value = t if what == "t" else points[:, int(what[1:])]
         if wave:
@@ -317,7 +312,7 @@ def test_a_match_in_the_place_of_a_curve_keeps_the_function(
     x = inputs[place[0]][:, place[1]].numpy()
     layer = denoiser.layers[place[0]]
     y = layer.curves.edge_curve(place[1], place[2], torch.from_numpy(x)).numpy()
-    match = next(m for m in match_curve(x, y) if m.name == name and m.has_slope)
+    match = next(m for m in match_curve(x, y, {name: LIBRARY[name]}) if m.has_slope)
     assert match.r2 > 1 - 1e-5
     edge = Edge(*place, name, True)
     made = denoiser.with_edges([*without(denoiser, place), edge])

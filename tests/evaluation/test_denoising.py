@@ -7,61 +7,20 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
-from torch import Tensor, nn
+from torch import Tensor
 
+from exact_denoiser import ExactDenoiser
 from helpers import seeded
 from kan_diffusion.data.datasets import Dataset, TableData, ToyData, load_dataset
-from kan_diffusion.data.densities import Density, GaussianMixture
-from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
-from kan_diffusion.evaluation.denoising import (
-    NoisedPoints,
-    draw_noised_points,
-    measure_denoising,
-)
-from kan_diffusion.evaluation.oracles import noise_from_mean
-from kan_diffusion.processes import Process, get_process
+from kan_diffusion.data.densities import GaussianMixture
+from kan_diffusion.denoisers.base import DenoiserOutput
+from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
+from kan_diffusion.processes import Process, get_process, noise_of_mean
 
-each_type = pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+each_kind = pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow"])
 
 
-class NoisePredictor(Denoiser):
-    """Predicts the exact posterior mean of the noise, plus an offset, as a process asks for it.
-
-    In float64, so that nothing but the formulas under test decides what is measured.
-    """
-
-    def __init__(
-        self, density: Density, process: Process, offset: float = 0.0, until: int | None = None
-    ) -> None:
-        super().__init__()
-        self.anchor = nn.Parameter(torch.zeros((), dtype=torch.float64))
-        self.density, self.process, self.offset, self.until = density, process, offset, until
-
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        class_labels: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> DenoiserOutput | tuple[Tensor]:
-        steps = torch.as_tensor(timestep)
-        alpha, sigma = (level[steps].unsqueeze(-1) for level in self.process.levels())
-        mean = self.density.posterior_mean(sample, alpha.squeeze(-1), sigma.squeeze(-1))
-        noise = (sample - alpha * mean) / sigma
-        off = torch.full_like(noise, self.offset)
-        if self.until is not None:
-            off[steps >= self.until] = 0
-        noise = noise + off
-        clean = (sample - sigma * noise) / alpha
-        prediction = {
-            "epsilon": noise,
-            "sample": clean,
-            "v_prediction": alpha * noise - sigma * clean,
-        }[self.process.prediction_type]
-        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
-
-
-class ZeroPredictor(NoisePredictor):
+class ZeroPredictor(ExactDenoiser):
     """Predicts zero."""
 
     def forward(
@@ -74,12 +33,9 @@ class ZeroPredictor(NoisePredictor):
         return (torch.zeros_like(sample),)
 
 
-def _process(
-    prediction_type: str = "v_prediction", name: str = "cosine", **other: object
-) -> Process:
-    return Process.model_validate(
-        {**get_process(name).model_dump(), "prediction_type": prediction_type, **other}
-    )
+def _process(kind: str = "v_prediction", **other: object) -> Process:
+    schedule = "flow" if kind == "flow" else "squaredcos_cap_v2"
+    return Process(name="x", schedule=schedule, prediction_type=kind, **other)
 
 
 @pytest.fixture(scope="module")
@@ -97,24 +53,24 @@ def by_references(toy: Dataset) -> Dataset:
     )
 
 
-@each_type
-def test_oracle_has_no_excess_and_the_floor_as_loss(toy: Dataset, prediction_type: str) -> None:
-    process = _process(prediction_type)
+@each_kind
+def test_oracle_has_no_excess_and_the_floor_as_loss(toy: Dataset, kind: str) -> None:
+    process = _process(kind)
     draw = draw_noised_points(toy, process, 500, seeded())
-    scores = measure_denoising(NoisePredictor(toy.density, process), draw, process)
+    scores = measure_denoising(ExactDenoiser(process, toy.density), draw, process)
     assert 0 <= scores.excess < 1e-10
     assert scores.heldout_loss == pytest.approx(scores.floor, rel=1e-9)
     assert scores.floor > 0.01
 
 
-@each_type
+@each_kind
 @pytest.mark.parametrize("offset", [0.1, -3.0])
 def test_constant_offset_of_the_noise_has_its_square_as_excess(
-    toy: Dataset, prediction_type: str, offset: float
+    toy: Dataset, kind: str, offset: float
 ) -> None:
-    process = _process(prediction_type)
+    process = _process(kind)
     draw = draw_noised_points(toy, process, 500, seeded())
-    scores = measure_denoising(NoisePredictor(toy.density, process, offset), draw, process)
+    scores = measure_denoising(ExactDenoiser(process, toy.density, offset=offset), draw, process)
     assert scores.excess == pytest.approx(offset**2, rel=1e-8)
     assert scores.excess_se < 1e-7
     assert all(level.excess == pytest.approx(offset**2, rel=1e-8) for level in scores.levels)
@@ -124,7 +80,7 @@ def test_loss_is_floor_plus_excess_in_squared_error(toy: Dataset) -> None:
     process = _process("epsilon")
     num, offset = 20_000, 0.5
     draw = draw_noised_points(toy, process, num, seeded())
-    scores = measure_denoising(NoisePredictor(toy.density, process, offset), draw, process)
+    scores = measure_denoising(ExactDenoiser(process, toy.density, offset=offset), draw, process)
     # The cross term 2 c (eps - E eps) has mean 0; its standard error per coordinate mean:
     error = 2 * offset * scores.floor**0.5 / num**0.5
     assert abs(scores.heldout_loss - scores.floor - scores.excess) < 4.5 * error
@@ -138,14 +94,14 @@ def test_draw_is_shared_and_every_timestep_equally_frequent(toy: Dataset) -> Non
     assert first.oracle == "exact"
     # The oracle judges the float32 points that networks see.
     assert torch.equal(first.noised, first.noised.float().double())
-    expected = first.alpha * first.clean + first.sigma * first.noise
+    expected = first.alpha[:, None] * first.clean + first.sigma[:, None] * first.noise
     torch.testing.assert_close(first.noised, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_levels_average_to_the_total_and_find_the_error(toy: Dataset) -> None:
     process = _process("epsilon")
     draw = draw_noised_points(toy, process, 1000, seeded())
-    denoiser = NoisePredictor(toy.density, process, offset=2.0, until=250)
+    denoiser = ExactDenoiser(process, toy.density, offset=2.0, until=250)
     scores = measure_denoising(denoiser, draw, process, num_levels=10)
     assert len(scores.levels) == 10
     levels = [level.excess for level in scores.levels]
@@ -160,22 +116,20 @@ def test_levels_average_to_the_total_and_find_the_error(toy: Dataset) -> None:
 def test_losses_by_level_average_to_the_total(toy: Dataset) -> None:
     process = _process("v_prediction")
     draw = draw_noised_points(toy, process, 1000, seeded())
-    scores = measure_denoising(ZeroPredictor(toy.density, process), draw, process, num_levels=4)
+    scores = measure_denoising(ZeroPredictor(process, toy.density), draw, process, num_levels=4)
     losses = [level.heldout_loss for level in scores.levels]
     assert np.mean(losses) == pytest.approx(scores.heldout_loss, rel=1e-12)
     # Of predicting zero the loss is the mean square of what is to be predicted.
-    target = draw.alpha * draw.noise - draw.sigma * draw.clean
+    target = draw.alpha[:, None] * draw.noise - draw.sigma[:, None] * draw.clean
     expected = target.square().mean(1).view(4, 250).mean(1)
     assert losses == pytest.approx(expected.tolist(), rel=1e-9)
 
 
 @pytest.mark.parametrize("loss", ["mse", "huber"])
-@each_type
-def test_without_an_oracle_there_is_the_loss_alone(
-    toy: Dataset, prediction_type: str, loss: str
-) -> None:
+@each_kind
+def test_without_an_oracle_there_is_the_loss_alone(toy: Dataset, kind: str, loss: str) -> None:
     """The same points as with an exact oracle have the same loss, in total and by level."""
-    process = _process(prediction_type, loss=loss)
+    process = _process(kind, loss=loss)
     assert toy.density is not None
     heldout = toy.density.sample(60, seeded(3))
     rows = Dataset(toy.name, toy.columns, toy.standardizer, toy.train, None, heldout)
@@ -183,9 +137,9 @@ def test_without_an_oracle_there_is_the_loss_alone(
     draw = draw_noised_points(rows, process, 600, seeded())
     assert draw.oracle == "none"
     assert draw.means == ()
-    alpha, sigma = draw.alpha.squeeze(-1), draw.sigma.squeeze(-1)
-    known = replace(draw, means=(toy.density.posterior_mean(draw.noised, alpha, sigma),))
-    denoiser = NoisePredictor(toy.density, process, offset=0.3)
+    mean = toy.density.posterior_mean(draw.noised, draw.alpha, draw.sigma)
+    known = replace(draw, means=(mean,))
+    denoiser = ExactDenoiser(process, toy.density, offset=0.3)
     without, with_oracle = (measure_denoising(denoiser, d, process) for d in (draw, known))
     assert without.heldout_loss == with_oracle.heldout_loss
     assert (without.floor, without.excess, without.excess_se) == (None, None, None)
@@ -201,17 +155,17 @@ def test_rows_of_a_table_are_noised_many_times() -> None:
     draw = draw_noised_points(dataset, process, 4500, seeded())
     assert dataset.heldout is not None
     density = GaussianMixture(torch.zeros(1, 4), variances=1.0)
-    scores = measure_denoising(NoisePredictor(density, process), draw, process)
+    scores = measure_denoising(ExactDenoiser(process, density), draw, process)
     assert scores.excess is None
     # The best denoiser of a standard normal predicts v = 0, whatever it is given.
-    target = draw.alpha * draw.noise - draw.sigma * draw.clean
+    target = draw.alpha[:, None] * draw.noise - draw.sigma[:, None] * draw.clean
     assert scores.heldout_loss == pytest.approx(float(target.square().mean()), rel=1e-6)
 
 
 def test_standard_error_is_that_of_repeated_draws(toy: Dataset) -> None:
     process = _process("epsilon", num_timesteps=50)
     # An error that varies from row to row: predicting zero.
-    denoiser = ZeroPredictor(toy.density, process)
+    denoiser = ZeroPredictor(process, toy.density)
     scores = [
         measure_denoising(denoiser, draw_noised_points(toy, process, 400, seeded(seed)), process)
         for seed in range(60)
@@ -227,14 +181,11 @@ def test_two_references_are_free_of_their_variance(toy: Dataset, by_references: 
     num = 2000
     draw = draw_noised_points(by_references, process, num, seeded())
     assert draw.oracle == "estimated"
-    oracle = NoisePredictor(toy.density, process)
+    oracle = ExactDenoiser(process, toy.density)
     scores = measure_denoising(oracle, draw, process)
     assert abs(scores.excess) < 4 * scores.excess_se
     # One reference sample alone would charge the oracle for the sample's variance.
-    single = NoisedPoints(
-        draw.clean, draw.noise, draw.timesteps, draw.alpha, draw.sigma, draw.noised, draw.means[:1]
-    )
-    naive = measure_denoising(oracle, single, process)
+    naive = measure_denoising(oracle, replace(draw, means=draw.means[:1]), process)
     assert naive.excess > 4 * abs(scores.excess)
 
 
@@ -244,14 +195,14 @@ def test_two_reference_floor_agrees_with_the_exact_one(
     process = _process("epsilon")
     draw = draw_noised_points(by_references, process, 2000, seeded())
     assert toy.density is not None
-    alpha, sigma = draw.alpha.squeeze(-1), draw.sigma.squeeze(-1)
-    exact = noise_from_mean(
-        draw.noised, toy.density.posterior_mean(draw.noised, alpha, sigma), alpha, sigma
+    levels = draw.alpha, draw.sigma
+    exact, first, second = (
+        noise_of_mean(mean, draw.noised, *levels)
+        for mean in (toy.density.posterior_mean(draw.noised, *levels), *draw.means)
     )
-    first, second = (noise_from_mean(draw.noised, mean, alpha, sigma) for mean in draw.means)
     floor = float((draw.noise - exact).square().mean())
     rows = ((draw.noise - first) * (draw.noise - second) - (draw.noise - exact).square()).mean(1)
-    estimated = measure_denoising(NoisePredictor(toy.density, process), draw, process).floor
+    estimated = measure_denoising(ExactDenoiser(process, toy.density), draw, process).floor
     assert abs(estimated - floor) < 4 * float(rows.std()) / len(rows) ** 0.5
     assert estimated == pytest.approx(floor, rel=0.15)
 
@@ -259,7 +210,7 @@ def test_two_reference_floor_agrees_with_the_exact_one(
 def test_large_references_measure_an_offset(toy: Dataset, by_references: Dataset) -> None:
     process = _process("epsilon")
     draw = draw_noised_points(by_references, process, 2000, seeded())
-    scores = measure_denoising(NoisePredictor(toy.density, process, 0.5), draw, process)
+    scores = measure_denoising(ExactDenoiser(process, toy.density, offset=0.5), draw, process)
     assert abs(scores.excess - 0.25) < 4 * scores.excess_se
     assert scores.excess_se < 0.1
 
@@ -267,9 +218,9 @@ def test_large_references_measure_an_offset(toy: Dataset, by_references: Dataset
 def test_levels_with_a_single_point_are_left_out(toy: Dataset) -> None:
     process = _process()
     draw = draw_noised_points(toy, process, 10, seeded())
-    scores = measure_denoising(NoisePredictor(toy.density, process), draw, process, num_levels=10)
+    scores = measure_denoising(ExactDenoiser(process, toy.density), draw, process, num_levels=10)
     assert scores.levels == ()
-    scores = measure_denoising(NoisePredictor(toy.density, process), draw, process, num_levels=5)
+    scores = measure_denoising(ExactDenoiser(process, toy.density), draw, process, num_levels=5)
     assert len(scores.levels) == 5
     assert all(math.isfinite(level.standard_error) for level in scores.levels)
 
@@ -280,7 +231,7 @@ def test_huber_floor_of_the_seeds_experiment() -> None:
     data = ToyData(toy="swiss-roll", noise=0.2, num_points=10, divide_by=10)
     dataset = load_dataset(data, 0, 0)
     draw = draw_noised_points(dataset, process, 20_000, seeded())
-    scores = measure_denoising(ZeroPredictor(dataset.density, process), draw, process)
+    scores = measure_denoising(ZeroPredictor(process, dataset.density), draw, process)
     assert scores.floor == pytest.approx(0.293, abs=4 * 0.002)
 
     def huber(z: float) -> float:

@@ -4,27 +4,30 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from helpers import seeded
-from kan_diffusion.data import GaussianMixture, Standardizer, make_toy
+from kan_diffusion.data import Density, GaussianMixture, Standardizer, make_toy
 from kan_diffusion.errors import DataError
-from kan_diffusion.evaluation import (
-    ExactOracle,
-    ReferenceOracle,
-    excess_by_pair,
-    noise_from_mean,
-)
+from kan_diffusion.evaluation.oracles import ReferenceOracle, excess_by_pair
+from kan_diffusion.processes import noise_of_mean
+
+each_alpha = pytest.mark.parametrize("variance_preserving", [True, False])
 
 
-def _swiss_roll():
-    density = make_toy("swiss-roll")
-    return Standardizer.from_density(density).rescale(density)
+@pytest.fixture(scope="module")
+def density() -> Density:
+    return Standardizer.from_density(make_toy("swiss-roll")).rescale(make_toy("swiss-roll"))
 
 
-def _noised(density, num: int, sigma: float, seed: int):
-    alpha = math.sqrt(1 - sigma**2)
+def _noised(
+    density: Density, num: int, sigma: float, seed: int, preserving: bool = True
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Noised points, alpha and sigma as tensors, and the noise."""
+    alpha = math.sqrt(1 - sigma**2) if preserving else 1 - sigma
     noise = torch.randn(num, 2, generator=seeded(seed + 100), dtype=torch.float64)
-    return alpha * density.sample(num, seeded(seed)) + sigma * noise, alpha, noise
+    x = alpha * density.sample(num, seeded(seed)) + sigma * noise
+    return x, torch.tensor(alpha), torch.tensor(sigma), noise
 
 
 def test_reference_oracle_is_the_mixture_of_its_points() -> None:
@@ -42,19 +45,15 @@ def test_reference_oracle_is_the_mixture_of_its_points() -> None:
     )
 
 
-def test_reference_oracle_at_little_noise_is_the_nearest_point() -> None:
+def test_reference_oracle_is_the_nearest_point_at_little_noise_and_the_mean_at_much() -> None:
     points = torch.randn(300, 2, generator=seeded(), dtype=torch.float64)
     x = torch.randn(80, 2, generator=seeded(1), dtype=torch.float64)
+    oracle = ReferenceOracle(points)
     nearest = points[torch.cdist(x, 0.9 * points).argmin(dim=1)]
-    mean = ReferenceOracle(points).posterior_mean(x, 0.9, 1e-4)
-    torch.testing.assert_close(mean, nearest, rtol=0, atol=1e-6)
-
-
-def test_reference_oracle_at_tiny_alpha_is_the_mean() -> None:
-    points = torch.randn(300, 2, generator=seeded(), dtype=torch.float64)
-    x = torch.randn(10, 2, generator=seeded(1), dtype=torch.float64)
-    mean = ReferenceOracle(points).posterior_mean(x, 5e-5, 1.0)
-    torch.testing.assert_close(mean, points.mean(dim=0).expand(10, 2), rtol=0, atol=1e-3)
+    torch.testing.assert_close(oracle.posterior_mean(x, 0.9, 1e-4), nearest, rtol=0, atol=1e-6)
+    mean = points.mean(dim=0).expand(80, 2)
+    torch.testing.assert_close(oracle.posterior_mean(x, 5e-5, 1.0), mean, rtol=0, atol=1e-3)
+    torch.testing.assert_close(oracle.posterior_mean(x, 0.0, 1.0), mean)
 
 
 def test_reference_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,25 +65,25 @@ def test_reference_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(ReferenceOracle(points).posterior_mean(x, 0.5, sigma), whole)
 
 
-def test_reference_error_falls_as_the_sample_grows() -> None:
-    density = _swiss_roll()
-    x, alpha, _ = _noised(density, 300, 0.3, seed=1)
-    exact = ExactOracle(density).posterior_mean(x, alpha, 0.3)
-    errors = [
-        float(
-            (ReferenceOracle(density.sample(num, seeded(9))).posterior_mean(x, alpha, 0.3) - exact)
-            .square()
-            .mean()
-        )
-        for num in (1000, 16_000)
-    ]
+@each_alpha
+def test_reference_error_falls_as_the_sample_grows(
+    density: Density, variance_preserving: bool
+) -> None:
+    x, alpha, sigma, _ = _noised(density, 300, 0.3, 1, variance_preserving)
+    exact = density.posterior_mean(x, alpha, sigma)
+    errors = []
+    for num in (1000, 16_000):
+        oracle = ReferenceOracle(density.sample(num, seeded(9)))
+        errors.append(float((oracle.posterior_mean(x, alpha, sigma) - exact).square().mean()))
     assert errors[1] < errors[0] / 6  # a sixteenth, up to chance
 
 
-def test_exact_oracle_is_beaten_by_nothing_near_it() -> None:
-    density = _swiss_roll()
-    x, alpha, noise = _noised(density, 20_000, 0.5, seed=3)
-    best = noise_from_mean(x, ExactOracle(density).posterior_mean(x, alpha, 0.5), alpha, 0.5)
+@each_alpha
+def test_exact_oracle_is_beaten_by_nothing_near_it(
+    density: Density, variance_preserving: bool
+) -> None:
+    x, alpha, sigma, noise = _noised(density, 20_000, 0.5, 3, variance_preserving)
+    best = noise_of_mean(density.posterior_mean(x, alpha, sigma), x, alpha, sigma)
     residual = noise - best
     # The residual is uncorrelated with any function of x_t: these are a few.
     for probe in (best, torch.ones_like(x), x, x.flip(1), torch.sin(3 * x)):
@@ -92,30 +91,19 @@ def test_exact_oracle_is_beaten_by_nothing_near_it() -> None:
         assert abs(float(product.mean() / product.std())) * math.sqrt(len(x)) < 4.5
 
 
-def test_noise_from_mean_inverts_the_noising() -> None:
-    clean = torch.randn(40, 2, generator=seeded(), dtype=torch.float64)
-    noise = torch.randn(40, 2, generator=seeded(1), dtype=torch.float64)
-    sigma = torch.rand(40, generator=seeded(2), dtype=torch.float64) * 0.9 + 0.05
-    alpha = (1 - sigma**2).sqrt()
-    x_t = alpha[:, None] * clean + sigma[:, None] * noise
-    torch.testing.assert_close(noise_from_mean(x_t, clean, alpha, sigma), noise)
-
-
-def test_pair_estimate_is_free_of_the_reference_variance() -> None:
-    density = _swiss_roll()
-    sigma = 0.25
-    x, alpha, _ = _noised(density, 3000, sigma, seed=5)
-    best = noise_from_mean(x, density.posterior_mean(x, alpha, sigma), alpha, sigma)
+def test_pair_estimate_is_free_of_the_reference_variance(density: Density) -> None:
+    x, alpha, sigma, _ = _noised(density, 3000, 0.25, 5)
+    best = noise_of_mean(density.posterior_mean(x, alpha, sigma), x, alpha, sigma)
     prediction = best + 0.05 * torch.sin(4 * x)
     truth = float((prediction - best).square().mean())
     pairs, plain = [], []
     for seed in range(8):
         a, b = (
-            noise_from_mean(
-                x,
+            noise_of_mean(
                 ReferenceOracle(density.sample(1500, seeded(20 + 2 * seed + half))).posterior_mean(
                     x, alpha, sigma
                 ),
+                x,
                 alpha,
                 sigma,
             )
@@ -142,11 +130,9 @@ def test_pair_estimate_with_the_exact_mean_is_the_excess() -> None:
         (lambda: ReferenceOracle(torch.tensor([[math.nan]])), "finite"),
         (lambda: ReferenceOracle(torch.ones(4, 2)).posterior_mean(torch.ones(1, 3), 1, 1), "3 coo"),
         (lambda: ReferenceOracle(torch.ones(4, 2)).posterior_mean(torch.ones(1, 2), 1, 0), "sigma"),
-        (lambda: noise_from_mean(torch.ones(1, 2), torch.ones(1, 2), 1.0, 0.0), "sigma > 0"),
-        (lambda: noise_from_mean(torch.ones(1, 2), torch.ones(2, 2), 1.0, 1.0), "same shape"),
         (lambda: excess_by_pair(torch.ones(3, 2), torch.ones(3, 2), torch.ones(1, 2)), "same shap"),
     ],
 )
-def test_what_has_no_oracle_is_refused(make, words: str) -> None:
+def test_unusable_points_and_levels_are_refused(make, words: str) -> None:
     with pytest.raises(DataError, match=words):
         make()

@@ -117,21 +117,6 @@ def test_a_traced_network_follows_its_grids() -> None:
 
 @compiling
 @pytest.mark.usefixtures("fresh_compiler")
-def test_the_compiled_kernel_is_an_operator_of_the_traced_graph() -> None:
-    graphs: list[torch.fx.GraphModule] = []
-
-    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
-        graphs.append(graph)
-        return graph.forward
-
-    torch.compile(_network(), fullgraph=True, backend=backend)(_points())
-    (graph,) = graphs
-    targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
-    assert sum("kan_diffusion.bspline_linear" in target for target in targets) == 2
-
-
-@compiling
-@pytest.mark.usefixtures("fresh_compiler")
 def test_transforms_autocast_and_other_dtypes_can_be_traced() -> None:
     layer, network = KANLinear(3, 2), _network()
     x = _points(6)
@@ -153,34 +138,6 @@ def test_transforms_autocast_and_other_dtypes_can_be_traced() -> None:
         )
         tolerance = {"rtol": 0.02, "atol": 0.02} if function is cast else {}
         torch.testing.assert_close(traced(x), function(x), **tolerance)
-
-
-# The operators
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("extrapolation", ["linear", "clamp", "zero"])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("rows", [0, 9])
-def test_the_operators_are_what_torch_takes_them_for(
-    dtype: torch.dtype, extrapolation: str, bias: bool, rows: int
-) -> None:
-    layer = KANLinear(3, 10, bias, extrapolation=extrapolation, dtype=dtype)
-    x = _points(rows, dtype=dtype)
-    settings = (layer.grid_origin, layer.grid_step, 3, extrapolation, True)
-    forward = torch.ops.kan_diffusion.bspline_linear.default
-    backward = torch.ops.kan_diffusion.bspline_linear_backward.default
-    direction = torch.randn(rows, 10, generator=seeded(0), dtype=dtype)
-    weight = layer.weight.detach()
-    torch.library.opcheck(forward, (x.requires_grad_(), layer.weight, layer.bias, *settings))
-    torch.library.opcheck(backward, (direction, x.detach(), weight, *settings))
-    # They are the layer, and its gradients.
-    output = forward(x, layer.weight, layer.bias, *settings)
-    assert torch.equal(output, layer(x))
-    ours = torch.autograd.grad(output, [x, *layer.parameters()], direction)
-    theirs = torch.autograd.grad(layer(x), [x, *layer.parameters()], direction)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 # Export
@@ -244,28 +201,6 @@ def test_programs_and_onnx_models_survive_a_file_and_another_batch() -> None:
 
 
 # Transforms
-
-
-@each_basis
-def test_derivatives_of_single_rows_are_those_of_loops(basis: str) -> None:
-    network = _network(basis, dtype=torch.float64)
-    x = _points(6, dtype=torch.float64)
-    parameters = {name: value.detach() for name, value in network.named_parameters()}
-
-    def loss(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
-        return torch.func.functional_call(network, parameters, row).square().sum()
-
-    jacobians = vmap(jacrev(network))(x)
-    gradients = vmap(grad(loss), in_dims=(None, 0))(parameters, x)
-    for n, row in enumerate(x):
-        leaf = row.clone().requires_grad_()
-        output = network(leaf)
-        for o in range(2):
-            (expected,) = torch.autograd.grad(output[o], leaf, retain_graph=True)
-            torch.testing.assert_close(jacobians[n, o], expected)
-        expected = torch.autograd.grad(output.square().sum(), list(network.parameters()))
-        for name, value in zip(parameters, expected, strict=True):
-            torch.testing.assert_close(gradients[name][n], value)
 
 
 @each_basis

@@ -1,52 +1,88 @@
-"""Figures of many families: what they draw, and that they can be told apart."""
+"""Figures of a study: what they draw, and that it can be read."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric
+from kan_diffusion.report import ReportContents
 from kan_diffusion.report.charts import (
-    excess_by_level_figure,
-    excess_figure,
+    by_level_figure,
+    corruption_figure,
+    data_figure,
+    differences_figure,
+    forest_figure,
     loss_figure,
-    ratio_figure,
-    ratio_groups,
+    metrics_figure,
+    reverse_figure,
+    samples_figure,
 )
-from kan_diffusion.report.charts.losses import curves_by_seed
-from kan_diffusion.report.figures import report_figures
-from kan_diffusion.report.point_figures import samples_figure
-from kan_diffusion.report.style import FAMILY_STYLES, REAL, model_styles
-from kan_diffusion.study.results.rows import Setting
-from synthetic_study import BUDGETS, FAMILIES, kind_of, make_contents
+from kan_diffusion.report.charts.axes import value_axis
+from kan_diffusion.report.charts.lines import curves_by_seed
+from kan_diffusion.report.contents import smoothed_curve
+from kan_diffusion.report.points import PointView
+from kan_diffusion.report.style import REAL, model_styles
+from kan_diffusion.study.results.rows import Results, Setting
+from kan_diffusion.study.results.verdicts import compare
+from synthetic_study import BUDGETS, FAMILIES, MODELS, kind_of, make_contents
 
 DATAS = ("swiss roll", "checkerboard", "wine")
 LABEL = Setting("swiss roll", *BUDGETS[0]).label
 WINE = Setting("wine", *BUDGETS[0]).label
+TIMED = Setting("swiss roll", *BUDGETS[1]).label
 
 
 @pytest.fixture(scope="module")
 def contents():
+    """A study of 15 families, two budgets and a data set without an oracle."""
     return make_contents(
         DATAS, None, 4, False, 60, budgets=BUDGETS, families=True, without_oracle=("wine",)
     )
 
 
 @pytest.fixture(scope="module")
-def comparisons(contents):
-    return contents.decision.comparisons
+def small():
+    """A study of three models, two of which can be compared."""
+    return make_contents(num_seeds=3, count=60)
+
+
+def title(axes):
+    return axes.get_title(loc="left").replace("\n", " ")
+
+
+def line(axes, label):
+    return next(drawn for drawn in axes.get_lines() if drawn.get_label() == label)
+
+
+def marks(axes, colour):
+    """Places along x of the scattered marks of a colour, seeds before means."""
+    drawn = [c for c in axes.collections if to_hex(c.get_facecolor()[0]) == colour]
+    return [np.asarray(c.get_offsets())[:, 0] for c in drawn]
 
 
 def texts_overlap(figure):
     """Pairs of texts that lie on one another."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()
+    undrawn = {
+        id(tick.label1)
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in axis.get_major_ticks()
+        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+    }
     found = [
-        (text.get_text(), text.get_window_extent(renderer))
-        for text in figure.findobj(lambda artist: hasattr(artist, "get_fontsize"))
-        if text.get_visible() and text.get_text().strip()
+        (text.get_text(), text.get_window_extent(renderer).shrunk(0.98, 0.8))
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip() and id(text) not in undrawn
     ]
-    boxes = [(text, box.shrunk(0.98, 0.8)) for text, box in found if box.width and box.height]
+    boxes = [(text, box) for text, box in found if box.width and box.height]
     return [
         (a, b)
         for index, (a, box) in enumerate(boxes)
@@ -55,154 +91,158 @@ def texts_overlap(figure):
     ]
 
 
-# --- style ------------------------------------------------------------------------------------
+# --- forest plots -----------------------------------------------------------------------------
 
 
-def lab(colour):
-    """CIE L*a*b* of a colour (D65)."""
-    linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour])
-    matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    x, y, z = np.cbrt(np.array(matrix) @ linear / [0.9505, 1.0, 1.089])
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+def test_a_forest_plot_shows_the_ratios_to_the_best_mlp(contents):
+    excess, time = forest_figure(contents, LABEL).axes
+    assert [tick.get_text() for tick in excess.get_yticklabels()] == list(FAMILIES)
+    styles = model_styles(contents.results.rows)
+    setting = contents.results.settings()[0]
+    for axes, measure in ((excess, "excess"), (time, "train_cpu_seconds")):
+        assert axes.get_xscale() == "log"
+        values = contents.results.values(LABEL, measure)
+        for comparison in compare(contents.results, setting, measure):
+            seeds, mean = marks(axes, styles[comparison.model].colour)
+            name, baseline = comparison.model, comparison.baseline
+            assert seeds == pytest.approx((values[name] / values[baseline]).to_numpy())
+            assert mean == pytest.approx([comparison.ratio])
+            text = axes.texts[list(FAMILIES).index(name)].get_text()
+            assert text.endswith("n = 4")
+            assert float(text.split()[0]) == pytest.approx(comparison.ratio, rel=0.02)
+        (reference,) = [drawn for drawn in axes.get_lines() if list(drawn.get_xdata()) == [1, 1]]
+        assert reference.get_color() == styles[baseline].colour
 
 
-def test_families_of_a_kind_share_a_hue_and_are_told_apart():
-    assert set(FAMILY_STYLES) == {family for family, *_ in FAMILIES.values()}
-    for name, style in FAMILY_STYLES.items():
-        red, green, blue = to_rgb(style.colour)
-        largest = {"kan": blue, "mlp": red, "other": green}[kind_of(name)]
-        assert largest == max(red, green, blue), name
-    colours = {name: lab(to_rgb(style.colour)) for name, style in FAMILY_STYLES.items()}
-    colours["real"] = lab(to_rgb(REAL))
-    names = list(colours)
-    for index, first in enumerate(names):
-        for second in names[index + 1 :]:
-            apart = np.linalg.norm(colours[first] - colours[second])
-            assert apart > 12, (first, second, apart)
-    for kind in ("kan", "mlp", "other"):
-        markers = [style.marker for name, style in FAMILY_STYLES.items() if kind_of(name) == kind]
-        assert len(set(markers)) == len(markers)
+def test_times_that_were_held_equal_are_not_drawn(contents):
+    assert len(forest_figure(contents, LABEL).axes) == 2
+    assert len(forest_figure(contents, TIMED).axes) == 1
 
 
-def test_a_family_looks_the_same_whatever_stands_beside_it():
-    alone = model_styles(pd.DataFrame({"name": ["a"], "family": ["residual-kan"]}))
-    rows = pd.DataFrame({"name": ["x", "b", "a"], "family": ["new", "kan", "residual-kan"]})
-    among = model_styles(rows)
-    assert alone["a"] == among["a"] == FAMILY_STYLES["residual-kan"]
-    assert among["x"].colour not in {style.colour for style in FAMILY_STYLES.values()} - {
-        among["x"].colour
-    }
+def test_without_an_oracle_differences_of_held_out_losses_are_drawn(contents):
+    axes = forest_figure(contents, WINE).axes[0]
+    assert axes.get_xscale() == "linear"
+    decision = contents.decision.of_setting(WINE)
+    colour = model_styles(contents.results.rows)["RBF 2015"].colour
+    _, _, scale = axes.get_xlabel().partition("(10⁻")
+    power = 10.0 ** -"⁰¹²³⁴⁵⁶⁷⁸⁹".index(scale[0]) if scale else 1.0
+    assert marks(axes, colour)[1] * power == pytest.approx([decision["RBF 2015"].interval.mean])
 
 
-def test_two_models_of_a_family_differ():
-    rows = pd.DataFrame({"name": ["a", "b", "c"], "family": "mlp-relu"})
-    styles = list(model_styles(rows).values())
-    assert styles[0] == FAMILY_STYLES["mlp-relu"]
-    assert len({style.colour for style in styles}) == 3
-    assert len({style.marker for style in styles}) == 3
+def test_every_data_set_has_a_panel_and_significant_differences_are_bold(contents):
+    settings = [s for s in contents.results.settings() if s.match == "params"]
+    figure = differences_figure(contents, settings)
+    assert [title(axes) for axes in figure.axes] == [f"{data}, n = 4" for data in DATAS]
+    for axes, setting in zip(figure.axes, settings, strict=True):
+        decision = contents.decision.of_setting(setting.label)
+        for name, text in zip(FAMILIES, axes.texts, strict=False):
+            if name in decision:
+                bold = text.get_fontweight() == "bold"
+                assert bold == (decision[name].p_holm < 0.05)
 
 
-# --- ratios ---------------------------------------------------------------------------------
+def test_models_without_an_mlp_to_compare_are_drawn_as_they_are():
+    alone = make_contents(("swiss roll",), ("KAN", "small KAN"), 3, False, 9)
+    (axes,) = forest_figure(alone).axes
+    values = alone.results.values("swiss roll", "excess")
+    for name, style in model_styles(alone.results.rows).items():
+        seeds, mean = marks(axes, style.colour)
+        assert seeds == pytest.approx(values[name].to_numpy())
+        assert mean == pytest.approx([values[name].mean()])
 
 
-def test_the_ratios_are_in_their_cells(contents, comparisons):
-    (group,) = ratio_groups(comparisons)
-    (axes,) = ratio_figure(contents, group).axes
-    names = [tick.get_text() for tick in axes.get_yticklabels()]
-    assert names == list(FAMILIES)
-    rows = dict(zip(names, axes.get_yticks(), strict=True))
-    # Budget by budget, data sets side by side.
-    labels = [Setting(data, *budget).label for budget in BUDGETS for data in DATAS]
-    written = {(round(t.get_position()[0]), t.get_position()[1]): t for t in axes.texts}
-    for difference in comparisons:
-        column, row = labels.index(difference.setting.label), rows[difference.model]
-        number, note = (
-            next(
-                text
-                for (x, y), text in written.items()
-                if x == column and abs(y - row - shift) < 0.02
-            )
-            for shift in (-0.17, 0.22)
-        )
-        assert float(number.get_text()) == pytest.approx(difference.ratio, rel=6e-3)
-        low, high = (float(end) for end in note.get_text().split(" to "))
-        assert low <= difference.ratio * 1.006
-        assert high >= difference.ratio * 0.994
-        assert (number.get_fontweight() == "bold") == (difference.p_holm < 0.05)
-    assert sum(t.get_text() == "best MLP" for t in axes.texts) == len(labels)
+def test_a_metric_added_at_run_time_is_drawn(monkeypatch):
+    own = Metric("spread", "spread", "higher", lambda *_: 0.0, "spread of the points", "metres")
+    monkeypatch.setitem(SAMPLE_METRICS, "spread", own)
+    contents = make_contents(("swiss roll",), ("KAN", "MLP"), 3, False, 9)
+    rows = contents.results.rows.assign(spread=lambda table: 3.0 + table["seed"], spread_real=5.0)
+    rows.loc[rows["name"] == "KAN", "spread"] += 0.5
+    figure = metrics_figure(replace(contents, results=Results.of(rows)))
+    assert len(figure.axes) == 6
+    axes = figure.axes[-1]
+    assert title(axes) == "Spread of the points (higher is better)"
+    assert axes.get_xlabel() == "spread minus the best MLP’s\n(metres)"
+    seeds, _ = marks(axes, model_styles(rows)["KAN"].colour)
+    assert seeds == pytest.approx([0.5] * 3)
+    real = next(drawn for drawn in axes.get_lines() if drawn.get_color() == REAL)
+    assert real.get_xdata()[0] == pytest.approx(1.0)  # 5 minus the MLP's mean of 4
 
 
-def test_better_is_green_and_worse_is_brown(contents, comparisons):
-    figure = ratio_figure(contents, comparisons)
-    (axes,) = figure.axes
-    shown = [(patch.get_facecolor()[:3], t) for patch, t in _cells(axes)]
-    better = [colour for colour, ratio in shown if ratio < 0.8]
-    worse = [colour for colour, ratio in shown if ratio > 1.25]
-    assert worse
-    assert all(green > red for red, green, _ in better)
-    assert all(red > blue for red, _, blue in worse)
+def two_models(kan, mlp):
+    rows = [
+        {"data": "d", "name": name, "family": name, "kind": name, "seed": seed,
+         "parameters": 100, "oracle": "exact", "excess": value}
+        for name, values in (("kan", kan), ("mlp", mlp))
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+    return ReportContents("t", "q", Results.of(pd.DataFrame(rows)))
 
 
-def _cells(axes):
-    for patch in axes.patches:
-        x, y = patch.get_x() + patch.get_width() / 2, patch.get_y() + patch.get_height() / 2
-        for text in axes.texts:
-            place = text.get_position()
-            if abs(place[0] - x) < 0.01 and -0.2 < place[1] - y < 0.01:
-                try:
-                    yield patch, float(text.get_text())
-                except ValueError:
-                    continue
+def test_intervals_that_leave_the_axis_end_in_arrowheads():
+    (axes,) = forest_figure(two_models([0.0001, 0.4, 0.0002], [0.1, 0.1, 0.1])).axes
+    low, _ = axes.get_xlim()
+    assert low > 0
+    assert all(np.min(drawn.get_xdata()) >= low for drawn in axes.get_lines())
 
 
-def test_the_interval_of_a_ratio_holds_it_and_is_that_of_the_difference(contents, comparisons):
-    rows = contents.results.rows
-    for difference in comparisons[:20]:
-        setting = difference.setting
-        chosen = rows[(rows["data"] == setting.data) & (rows["match"] == setting.match)]
-        base = chosen.loc[chosen["name"] == difference.baseline, difference.measure].mean()
-        low, high = difference.ratio_interval
-        assert low == pytest.approx(1 + difference.interval.low / base)
-        assert high == pytest.approx(1 + difference.interval.high / base)
+def test_an_excess_below_zero_has_no_ratio():
+    (axes,) = forest_figure(two_models([-0.001, -0.002], [0.004, 0.005])).axes
+    assert [text.get_text() for text in axes.texts] == ["–", "best MLP"]
 
 
-@pytest.mark.parametrize(("most", "sizes"), [(10, [6]), (4, [3, 3]), (2, [3, 3])])
-def test_budgets_are_not_torn_apart(comparisons, most, sizes):
-    groups = ratio_groups(comparisons, most)
-    assert [len({d.setting for d in group}) for group in groups] == sizes
-    assert sorted(map(id, comparisons)) == sorted(id(d) for g in groups for d in g)
+@pytest.mark.parametrize(("low", "high"), [(0.9, 1.2), (0.5, 3), (1, 100), (3e-5, 2), (1e-9, 1e9)])
+def test_log_axes_have_some_ticks_and_not_too_many(low, high):
+    axes = Figure().subplots()
+    ends = value_axis(axes, "x", [low, high])
+    ticks = [tick for tick in axes.get_xticks() if ends[0] <= tick <= ends[1]]
+    assert 2 <= len(ticks) <= 6
 
 
-# --- one setting ------------------------------------------------------------------------------
+# --- lines ------------------------------------------------------------------------------------
 
 
-def test_many_models_have_a_panel_a_kind_with_the_others_behind(contents):
-    figure = excess_by_level_figure(contents, LABEL)
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == ["KANs", "MLPs", "Others"]
-    named = [
-        [line.get_label() for line in axes.get_lines() if not line.get_label().startswith("_")]
-        for axes in figure.axes
-    ]
-    kinds = {name: kind_of(family) for name, (family, *_) in FAMILIES.items()}
-    for kind, names in zip(("kan", "mlp", "other"), named, strict=True):
-        assert names == [name for name in FAMILIES if kinds[name] == kind]
-    assert all(len(axes.get_lines()) == len(FAMILIES) for axes in figure.axes)
+def test_levels_are_drawn_over_their_log_snr(small):
+    levels = small.levels_of("swiss roll").query("name == 'KAN'").groupby("log_snr")["excess"]
+    drawn = line(by_level_figure(small, "swiss roll").axes[0], "KAN")
+    assert drawn.get_xdata() == pytest.approx(levels.mean().index.to_numpy(float))
+    assert drawn.get_ydata() == pytest.approx(levels.mean().to_numpy(float))
+    assert "log SNR" in by_level_figure(small).axes[0].get_xlabel()
 
 
-def test_without_an_oracle_the_held_out_loss_is_drawn(contents):
-    levels = contents.levels_of(WINE)
-    expected = levels[levels["name"] == "MLP"].groupby("t_mid")["heldout_loss"].mean()
-    figure = excess_by_level_figure(contents, WINE)
-    drawn = next(line for line in figure.axes[1].get_lines() if line.get_label() == "MLP")
-    assert drawn.get_ydata() == pytest.approx(expected.to_numpy(float))
-    assert figure.get_supylabel() == "held-out loss"
-    (axes,) = excess_figure(contents, WINE).axes
-    assert axes.get_xlabel() == "held-out loss"
-    values = contents.results.of_setting(WINE).query("name == 'MLP'")["heldout_loss"]
-    marks = [c.get_offsets()[:, 0] for c in axes.collections]
-    assert any(m.tolist() == values.tolist() for m in marks)
-    assert len(loss_figure(contents, WINE).axes) == 3
+def test_levels_whose_estimate_is_below_zero_are_left_out(small):
+    levels = small.excess_by_level.copy()
+    levels.loc[levels["t_mid"] > 0.9, "excess"] *= -1
+    axes = by_level_figure(replace(small, excess_by_level=levels)).axes[0]
+    assert len(line(axes, "KAN").get_xdata()) == levels["t_mid"].nunique() - 1
+    assert axes.get_yscale() == "log"
+
+
+def test_many_models_have_a_panel_for_each_kind_with_the_others_behind(contents):
+    for figure in (by_level_figure(contents, LABEL), loss_figure(contents, LABEL)):
+        assert [title(axes) for axes in figure.axes] == ["KANs", "MLPs", "Others"]
+        for kind, axes in zip(("kan", "mlp", "other"), figure.axes, strict=True):
+            names = [text.get_text() for text in axes.get_legend().get_texts()]
+            assert names == [name for name, f in FAMILIES.items() if kind_of(f[0]) == kind]
+            assert len(axes.get_lines()) == len(FAMILIES)
+
+
+def test_without_an_oracle_held_out_losses_are_drawn_by_level(contents):
+    levels = contents.levels_of(WINE).query("name == 'MLP'")
+    figure = by_level_figure(contents, WINE)
+    drawn = line(figure.axes[1], "MLP").get_ydata()
+    assert drawn == pytest.approx(levels.groupby("log_snr")["heldout_loss"].mean().to_numpy(float))
+    assert figure.axes[0].get_ylabel() == "held-out loss"
+
+
+def test_the_loss_stands_beside_its_floor(small):
+    left, right = loss_figure(small, "swiss roll").axes
+    floor = small.floors["swiss roll"]
+    assert any(set(drawn.get_ydata()) == {floor} for drawn in left.get_lines())
+    assert any("floor" in text.get_text() for text in left.texts)
+    assert left.get_ylim()[0] < floor
+    early = slice(0, 10)
+    above = line(left, "MLP").get_ydata() - floor
+    assert line(right, "MLP").get_ydata()[early] == pytest.approx(above[early], rel=1e-9)
 
 
 def test_seeds_of_different_length_are_read_at_common_steps():
@@ -214,29 +254,111 @@ def test_seeds_of_different_length_are_read_at_common_steps():
     assert np.isnan(losses[2, 0])
 
 
-def test_small_panels_are_square_and_at_most_six_stand_in_a_row(contents):
-    figure = samples_figure(contents, LABEL)
-    shown = [axes for axes in figure.axes if axes.get_visible()]
-    assert [axes.get_title(loc="left") for axes in shown] == ["real", *FAMILIES]
-    figure.draw_without_rendering()
-    boxes = [axes.get_window_extent() for axes in shown]
-    assert all(box.width == pytest.approx(box.height, rel=1e-3) for box in boxes)
-    assert len({round(box.x0) for box in boxes}) == 6
+def test_a_smoothed_curve_averages_every_loss_once():
+    steps = np.arange(1, 1_001)
+    middles, losses = smoothed_curve(steps, 1.0 / steps, num_bins=20)
+    assert (np.diff(middles) > 0).all()
+    assert len(losses) == len(middles) <= 20
+    assert losses * middles == pytest.approx(np.ones(len(middles)), abs=0.05)
+    constant = smoothed_curve(steps, np.full(1_000, 0.25))[1]
+    assert constant == pytest.approx(np.full(constant.shape, 0.25))
 
 
-def test_no_text_lies_on_another(contents, comparisons):
+# --- all figures ------------------------------------------------------------------------------
+
+
+def test_texts_can_be_read_and_none_lies_on_another(contents):
+    budget = [s for s in contents.results.settings() if s.match == "params"]
     for figure in (
-        ratio_figure(contents, comparisons),
-        excess_by_level_figure(contents, LABEL),
+        differences_figure(contents, budget), forest_figure(contents, LABEL),
+        metrics_figure(contents, LABEL), by_level_figure(contents, LABEL),
+        loss_figure(contents, WINE), samples_figure(contents, LABEL),
     ):  # fmt: skip
         assert texts_overlap(figure) == []
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+        assert min(sizes) >= 9
 
 
-def test_figures_say_what_they_are_about(contents):
-    figures = report_figures(contents)
-    assert len({figure.name for figure in figures}) == len(figures)
-    assert {figure.label for figure in figures if figure.section == "samples"} == {
-        Setting(data, *budget).label for data in DATAS for budget in BUDGETS
-    }
-    once = [figure.data for figure in figures if figure.name.startswith("corruption")]
-    assert once == list(DATAS)
+def test_a_model_has_one_colour_in_every_figure(small):
+    styles = model_styles(small.results.rows)
+    assert len({style.colour for style in styles.values()} | {REAL}) == len(MODELS) + 1
+    samples, forest = samples_figure(small, "checkerboard"), metrics_figure(small, "checkerboard")
+    for row, (name, style) in enumerate(styles.items()):
+        for figure in (loss_figure(small), by_level_figure(small)):
+            assert line(figure.axes[0], name).get_color() == style.colour
+        drawn = samples.axes[row + 1].collections[0].get_facecolor()[0]
+        assert to_hex(drawn) == style.colour
+    assert len(marks(forest.axes[0], styles["KAN"].colour)) == 2
+    reverse = reverse_figure(small, "checkerboard", "MLP").axes[0].collections[0]
+    assert to_hex(reverse.get_facecolor()[0]) == styles["MLP"].colour
+    assert to_hex(samples.axes[0].collections[0].get_facecolor()[0]) == REAL
+
+
+# --- points -----------------------------------------------------------------------------------
+
+
+def test_rows_of_sample_panels_are_full_square_and_have_ticks(contents):
+    figure = samples_figure(contents, LABEL)
+    assert [title(axes) for axes in figure.axes] == ["real", *FAMILIES]
+    figure.draw_without_rendering()
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    assert all(box.width == pytest.approx(box.height, rel=1e-3) for box in boxes)
+    rows = [sum(round(box.y0) == y for box in boxes) for y in {round(box.y0) for box in boxes}]
+    assert sorted(rows) == [5, 5, 6]
+    assert all(len(axes.get_xticklabels()) > 1 for axes in figure.axes)
+
+
+def test_two_dimensions_are_drawn_as_they_are(small):
+    points = small.originals["swiss roll"]
+    view = PointView.of(points, ["x", "z"])
+    assert view.labels == ("x", "z")
+    assert np.array_equal(view.project(points), points)
+    drawn = data_figure(small, "swiss roll").axes[0].collections[0].get_offsets()
+    assert np.asarray(drawn) == pytest.approx(points)
+
+
+def test_many_dimensions_are_seen_along_their_principal_components():
+    generator = np.random.default_rng(0)
+    points = generator.standard_normal((4_000, 5)) * [0.1, 5.0, 0.1, 2.0, 0.1] + 7.0
+    view = PointView.of(points)
+    assert view.project(points).std(axis=0) == pytest.approx([5.0, 2.0], rel=0.05)
+    assert view.explained == pytest.approx(29 / 29.03, abs=1e-3)
+    assert view.labels[0].startswith("principal component 1 (86%)")
+
+
+@pytest.mark.parametrize("dimension", [1, 3])
+def test_other_dimensions_are_drawn(dimension):
+    generator = np.random.default_rng(0)
+
+    def points(scale):
+        return scale * generator.standard_normal((200, dimension))
+
+    contents = make_contents(("swiss roll",), ("KAN", "MLP"), count=20)
+    panels = [(t, points(1 + t)) for t in np.linspace(0, 1, 11)]
+    contents.originals = {"swiss roll": points(1.0)}
+    contents.samples = {key: points(1.1) for key in contents.samples}
+    contents.corruption = {"swiss roll": panels}
+    contents.trajectories = {key: [("step 1", panels[::-1])] for key in contents.trajectories}
+    contents.columns = {}
+    for figure in (
+        data_figure(contents, "swiss roll"), samples_figure(contents, "swiss roll"),
+        corruption_figure(contents, "swiss roll"), reverse_figure(contents, "swiss roll", "KAN"),
+    ):  # fmt: skip
+        figure.draw_without_rendering()
+        assert bool(figure.axes[0].patches) == (dimension == 1)
+
+
+def test_stray_infinite_and_constant_points_have_a_picture():
+    points = np.random.default_rng(0).standard_normal((1_000, 2))
+    stray = np.concatenate((points, [[1e6, 0.0], [np.inf, 0.0], [np.nan, 1.0]]))
+    assert np.abs(PointView.of(points).limits([stray])).max() < 6
+    view = PointView.of(np.zeros((10, 2)))
+    assert (np.diff(view.limits([np.zeros((10, 2))]), axis=1) > 0).all()
+
+
+def test_strips_have_a_panel_for_each_time_and_a_row_for_each_moment(small):
+    strip = corruption_figure(small, "swiss roll")
+    assert [axes.get_title() for axes in strip.axes][::5] == ["t = 0", "0.5 T", "t = T"]
+    grid = reverse_figure(small, "swiss roll", "KAN")
+    assert len(grid.axes) == 3 * 11
+    assert len({axes.get_xlim() for axes in grid.axes}) == 1

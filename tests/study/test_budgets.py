@@ -7,32 +7,24 @@ import pytest
 
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.study.budgets import (
+from kan_diffusion.study.budgets import Budget
+from kan_diffusion.study.calibration import (
     CALIBRATION,
-    Budget,
     calibrate,
+    estimate_seconds,
     read_calibration,
     shared_calibration,
 )
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.trial import build
+from tiny import tiny_study
 
 
 def _study(**changes: object) -> StudyConfig:
-    return StudyConfig.model_validate(
-        {
-            "name": "budgets",
-            "title": "Budgets",
-            "seeds": 2,
-            "data": [
-                {"toy": "moons", "num_points": 200},
-                {"toy": "mixture-8d", "num_points": 200},
-            ],
-            "models": [{"family": "kan"}, {"family": "mlp"}],
-            "training": {"steps": 300, "batch_size": 64},
-            **changes,
-        }
-    )
+    """Two models without a size of their own on two data sets."""
+    data = [{"toy": toy, "num_points": 200} for toy in ("moons", "mixture-8d")]
+    models = [{"family": "kan"}, {"family": "mlp"}]
+    return tiny_study(**{"seeds": 2, "data": data, "models": models, **changes})
 
 
 @pytest.mark.parametrize(
@@ -58,7 +50,7 @@ def test_every_model_meets_the_budget_within_two_percent(
 def test_time_is_met_by_the_number_of_steps() -> None:
     study = _study(budgets=[{"match": "time", "amount": 10, "params": 600}])
     uncalibrated = study.trials()
-    assert {trial.training.steps for trial in uncalibrated} == {300}
+    assert {trial.training.steps for trial in uncalibrated} == {40}
     seconds = {trial.workload: 0.001 * (1 + i) for i, trial in enumerate(uncalibrated[:4])}
     assert len(seconds) == 4  # another one for each model and data set, the same for each seed
     trials = study.trials(seconds)
@@ -123,19 +115,22 @@ def test_budgets_that_make_no_sense_are_refused(changes: dict[str, object], mess
         _study(**changes)
 
 
-def test_calibration_times_each_workload_once() -> None:
-    study = _study(
-        data=[{"toy": "moons", "num_points": 200}],
-        models=[
-            {"family": "mlp", "name": "small", "hidden": [4]},
-            {"family": "mlp", "name": "large", "hidden": [512, 512]},
-        ],
-        budgets=[{"match": "time", "amount": 1}],
-    )
+def test_calibration_has_one_positive_time_for_each_workload() -> None:
+    models = [{"family": "mlp", "name": str(width), "hidden": [width]} for width in (4, 8)]
+    study = _study(models=models, budgets=[{"match": "time", "amount": 1}]).with_data(["moons"])
     seconds = calibrate(study.trials(), workers=1)
-    small, large = (seconds[trial.workload] for trial in study.trials()[:2])
     assert set(seconds) == {trial.workload for trial in study.trials()}
-    assert 0 < small < large / 5
+    assert all(0 < each < 1 for each in seconds.values())
+    assert calibrate([], workers=1) == {}
+
+
+def test_an_estimate_grows_with_what_is_to_be_done() -> None:
+    study = _study(budgets=[{"amount": 600}]).with_data(["moons"])
+    trials = study.trials()
+    assert estimate_seconds([], 2) == 0
+    one, many = (estimate_seconds(trials[:num], 1) for num in (1, 4))
+    assert 0 < one < many
+    assert estimate_seconds(study.with_length(steps=10**6).trials(), 1) > 2 * many
 
 
 def test_the_first_calibration_of_a_folder_stays(
@@ -149,7 +144,7 @@ def test_the_first_calibration_of_a_folder_stays(
         calls.append(found)
         return dict.fromkeys(found, 0.01 * len(calls))
 
-    monkeypatch.setattr("kan_diffusion.study.budgets.calibrate", measured)
+    monkeypatch.setattr("kan_diffusion.study.calibration.calibrate", measured)
     only_kan = study.with_families(["kan"])
     first = shared_calibration(only_kan, tmp_path, 1)
     assert set(first.values()) == {0.01}

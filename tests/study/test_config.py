@@ -39,7 +39,7 @@ def _parameters(study: StudyConfig) -> dict[str, int]:
         model.name: build_denoiser(
             model.family,
             2,
-            num_train_timesteps=study.process.num_timesteps,
+            num_train_timesteps=study.process[0].num_timesteps,
             params=model.params,
             hidden=model.hidden,
             depth=model.depth,
@@ -55,8 +55,8 @@ def test_notebook_preset_is_the_notebooks_experiment() -> None:
     assert study.training.steps == 8_000
     assert study.steps_per_epoch() == 2
     assert study.with_length(epochs=4_000) == study
-    assert study.process.num_timesteps == study.sampling.steps == 250
-    alpha, _ = study.process.levels()
+    assert study.process[0].num_timesteps == study.sampling.steps == 250
+    alpha, _ = study.process[0].levels()
     assert float(alpha[-1]) ** 2 == pytest.approx(0.855, abs=5e-4)
     (data,) = study.data
     assert data == ToyData(toy="swiss-roll", noise=0.2, num_points=10_000, divide_by=10)
@@ -67,9 +67,9 @@ def test_default_preset_matches_its_models_and_reaches_noise() -> None:
     counts = _parameters(study)
     kan, mlp = (counts[f"matched {family}"] for family in ("KAN", "MLP"))
     assert abs(kan - mlp) / min(kan, mlp) <= 0.02
-    # The notebook's own three networks are compared beside them.
-    assert sorted(counts.values())[-1] == 22_080
-    alpha, _ = study.process.levels()
+    # With so many seeds an exact paired test can find a difference.
+    assert 2 / 2**study.seeds < 0.05
+    alpha, _ = study.process[0].levels()
     assert float(alpha[-1]) < 0.05
 
 
@@ -188,12 +188,15 @@ def test_length_is_in_steps_or_in_epochs() -> None:
         ({"sampling": {"scheduler": "huen"}}, "sampling.scheduler = 'huen'", "mean 'heun'"),
         ({"data": [{"toy": "mons"}]}, "data.0", "did you mean 'moons'"),
         ({"data": [{"path": "a.csv", "holdout": 3}]}, "holdout = 3", "less than 1"),
+        ({"data": [{"tyo": "moons"}]}, "data.0", "keys toy, path and table, not only tyo"),
+        ({"data": [{"toy": "moons", "nois": 1}]}, "data.0.toy", "did you mean 'noise'"),
+        ({"data": [{"path": "a.csv", "hold": 1}]}, "data.0.file", "did you mean 'holdout'"),
         ({"data": []}, "data = ", "at least 1 item"),
-        ({"training": {"step": 3}}, "training.step = 3", "not permitted"),
+        ({"training": {"step": 3}}, "training", "unknown key 'step', did you mean 'steps'"),
         ({"training": {"steps": "many"}}, "training.steps = 'many'", "integer"),
         ({"training": {"learning_rate": ".nan"}}, "training.learning_rate", "number"),
         ({"evaluation": {"num_noised": 1}}, "evaluation.num_noised = 1", "or equal to 10"),
-        ({"colour": "red"}, "colour = 'red'", "not permitted"),
+        ({"colour": "red"}, "settings", "unknown key 'colour'; known: budgets, data, "),
         ({"models": [{"name": "K", "family": "kan"}]}, "settings", "either params or hidden"),
         ({"models": BASE["models"][:1] * 2}, "settings", "two models are called 'KAN'"),
         ({"data": BASE["data"] * 2}, "settings", "two data sets are called 'moons'"),

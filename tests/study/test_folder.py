@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -39,18 +38,13 @@ def _finish(folder: Path, config: TrialConfig, error: str | None = None) -> None
     )
 
 
-def test_no_trial_is_none(tmp_path: Path) -> None:
+def test_a_trial_is_read_back_where_there_is_one(tmp_path: Path, config: TrialConfig) -> None:
     assert load_trial(tmp_path) is None
     assert load_trial(tmp_path / "missing") is None
-
-
-def test_trial_is_read_back(tmp_path: Path, config: TrialConfig) -> None:
     _finish(tmp_path, config)
     result = load_trial(tmp_path)
     assert result is not None
-    assert result.config == config
-    assert result.config.id == config.id
-    assert result.folder == tmp_path
+    assert (result.config, result.config.id, result.folder) == (config, config.id, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -126,12 +120,6 @@ def test_full_disk_is_known_before_training(
     with pytest.raises(RunFolderError, match="0 MB free and this run may write 20 MB"):
         prepare_trial_folder(tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
-
-
-def test_json_is_plain(tmp_path: Path, config: TrialConfig) -> None:
-    _finish(tmp_path, config)
-    content = json.loads((tmp_path / "trial.json").read_text())
-    assert set(content) == {"config", "row", "levels"}
 
 
 def _pipeline(value: float) -> PointDiffusionPipeline:

@@ -1,4 +1,4 @@
-"""Whole commands that are killed, interrupted and run twice at once, and what they leave."""
+"""Whole commands that are killed, interrupted and run twice at once."""
 
 from __future__ import annotations
 
@@ -17,52 +17,35 @@ from safetensors import SafetensorError, safe_open
 
 import troubles
 from kan_diffusion.sampling import PointDiffusionPipeline
-from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.executors import EXECUTORS
+from kan_diffusion.study.executors import Executor
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import run_trial
+from tiny import tiny_study, trial_content
 from troubles import PACE
 
 EVERY = 50
+STEPS = 400
 PATIENCE = 300.0
-SLOWLY = 0.005
-"""Seconds of a step of a trial that is to be found at work: it then takes 7.5 at least."""
+SLOWLY = 0.01
+"""Seconds of a step of a trial that is to be found at work: it then takes 4 at least."""
 
-STUDY = StudyConfig.model_validate(
-    {
-        "name": "tiny",
-        "title": "Tiny",
-        "seeds": 2,
-        "data": [{"toy": "gaussian-mixture", "num_points": 500}],
-        "training": {"steps": 1500, "batch_size": 64, "checkpoint_every": EVERY},
-        "models": [
-            {"name": "KAN", "family": "troubles:UNDISTURBED_KAN", "params": 600},
-            {"name": "MLP", "family": "troubles:UNDISTURBED", "params": 600},
-        ],
-        "sampling": {"steps": 5},
-        "evaluation": {
-            "num_noised": 200,
-            "num_samples": 100,
-            "num_likelihood": 10,
-            "num_real_pairs": 1,
-            "num_drawn": 50,
-        },
-    }
+STUDY = tiny_study(
+    seeds=2,
+    training={"steps": STEPS, "batch_size": 64, "checkpoint_every": EVERY},
+    models=[
+        {"name": "KAN", "family": "troubles:UNDISTURBED_KAN", "params": 600},
+        {"name": "MLP", "family": "troubles:UNDISTURBED", "params": 600},
+    ],
 ).pinned()
 
-needs_processes = pytest.mark.skipif(os.name != "posix", reason="needs signals and process groups")
-
-
-def _result(folder: Path) -> dict[str, object]:
-    """What a trial left, without what a clock decides."""
-    content = json.loads((folder / "trial.json").read_text())
-    content["row"] = {k: v for k, v in content["row"].items() if not k.endswith("_seconds")}
-    weights = folder / "denoiser" / "diffusion_pytorch_model.safetensors"
-    return content | {"weights": weights.read_bytes()}
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="needs signals and process groups"),
+    pytest.mark.slow,
+]
 
 
 def _files(folders: list[Path]) -> dict[Path, int]:
-    """What finished trials have written for good, and when."""
+    """The files that finished trials have written for good, and when."""
     return {
         path: path.stat().st_mtime_ns
         for folder in folders
@@ -135,37 +118,47 @@ class Command:
     def finished(self) -> list[Path]:
         return sorted(path.parent for path in self.folder.glob("trials/*/trial.json"))
 
-    def training(self) -> Path | None:
-        """The checkpoint of a trial that has trained for a while and has a while to go."""
-        for path in self.folder.glob("trials/*/checkpoint.safetensors"):
-            if (path.parent / "trial.json").exists():
-                continue
-            step = _step(path)
-            if step is not None and EVERY <= step < STUDY.training.steps // 2:
-                return path
-        return None
-
-    def wait_for_training(self, process: subprocess.Popen[str], since: int) -> Path:
-        """Waits until a trial is finished and another is in the middle of training again.
+    def wait_for_training(
+        self, process: subprocess.Popen[str], since: int, finished: int = 0
+    ) -> Path:
+        """Waits until a trial has trained for a while since a nanosecond and has a while to go.
 
         Args:
             process: The driver.
             since: Nanosecond after which it has kept its state.
+            finished: Number of trials that are finished then at least.
         """
-        return _wait(process, lambda: self._in_training(since) if self.finished() else None)
 
-    def _in_training(self, since: int) -> Path | None:
-        checkpoint = self.training()
-        try:
-            fresh = checkpoint is not None and checkpoint.stat().st_mtime_ns > since
-        except FileNotFoundError:
-            return None  # it has just been finished
-        return checkpoint if fresh else None
+        def look() -> Path | None:
+            for path in self.folder.glob("trials/*/checkpoint.safetensors"):
+                if (path.parent / "trial.json").exists():
+                    continue
+                step = _step(path)
+                if step is None or not EVERY <= step < STEPS // 2:
+                    continue
+                try:
+                    if path.stat().st_mtime_ns > since:
+                        return path
+                except FileNotFoundError:
+                    continue  # it has just been finished
+            return None
 
-    def wait_for_workers(self, process: subprocess.Popen[str], since: int) -> None:
-        """Waits until the driver has planned its study and is about to start its workers."""
-        written = self.folder / "environment.json"
-        _wait(process, lambda: True if written.stat().st_mtime_ns > since else None)
+        return _wait(process, lambda: look() if len(self.finished()) >= finished else None)
+
+    def interrupt(self, process: subprocess.Popen[str], checkpoint: Path) -> None:
+        """Interrupts a command as Ctrl-C does; checks what it says, and that it keeps its state."""
+        saved = _step(checkpoint)
+        time.sleep(20 * SLOWLY)  # some more steps
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130, said
+        assert "what is finished is kept: give the same command again" in said
+        assert "Traceback" not in said
+        # The running trial has kept its state, and not only what it keeps every so often.
+        kept = _step(checkpoint)
+        assert saved is not None
+        assert kept is not None
+        assert kept > saved
 
 
 @pytest.fixture
@@ -182,19 +175,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@needs_processes
-@pytest.mark.slow
-@pytest.mark.parametrize("executor", list(EXECUTORS))
+def _require_same(command: Command, undisturbed: Path) -> None:
+    assert len(command.finished()) == len(STUDY.trials())
+    for folder in command.finished():
+        assert trial_content(folder) == trial_content(undisturbed / folder.name)
+        PointDiffusionPipeline.from_pretrained(folder)
+
+
 def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
-    executor: str, command: Command, undisturbed: Path
+    command: Command, undisturbed: Path, executor: Executor
 ) -> None:
-    if executor == "ray":
-        pytest.importorskip("ray")
     started = time.time_ns()
-    killed = command.start(executor, pace=SLOWLY)
-    checkpoint = command.wait_for_training(killed, started)
+    killed = command.start("local", pace=SLOWLY)
+    checkpoint = command.wait_for_training(killed, started, finished=1)
     killed.kill()
-    # Local workers hold the same pipes: they close when those, orphans now, have ended too.
+    # Its workers hold the same pipes: they close when those, orphans now, have ended too.
     killed.communicate(timeout=PATIENCE)
     assert killed.returncode == -signal.SIGKILL
     assert checkpoint.exists()
@@ -203,43 +198,36 @@ def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
     assert not (command.folder / "results.json").exists()
 
     started = time.time_ns()
-    interrupted = command.start(executor, pace=SLOWLY)
-    # By now Ray's workers of the first driver have ended, too: it takes them a second or so.
-    command.wait_for_workers(interrupted, started)
-    checkpoint = command.wait_for_training(interrupted, time.time_ns())
-    saved = _step(checkpoint)
-    time.sleep(20 * SLOWLY)  # some more steps
-    os.killpg(interrupted.pid, signal.SIGINT)  # as Ctrl-C does
-    _, said = interrupted.communicate(timeout=PATIENCE)
-    assert interrupted.returncode == 130, said
-    assert "what is finished is kept: give the same command again" in said
-    assert "Traceback" not in said
-    # The running trial has kept its state, and not only what it keeps every so often.
-    kept = _step(checkpoint)
-    assert saved is not None
-    assert kept is not None
-    assert kept > saved
+    interrupted = command.start("local", pace=SLOWLY)
+    command.interrupt(interrupted, command.wait_for_training(interrupted, started))
     assert finished.items() <= _files(command.finished()).items()
     finished = _files(command.finished())
 
     started = time.time_ns()
-    driver = command.start(executor)
-    command.wait_for_workers(driver, started)
-    results = run_study(STUDY, command.folder, device="cpu", workers=1)  # another driver
+    driver = command.start("local")
+    planned = command.folder / "environment.json"  # written before the workers are started
+    _wait(driver, lambda: True if planned.stat().st_mtime_ns > started else None)
+    results = run_study(STUDY, command.folder, executor=executor)  # another driver
     assert results.failures == {}
     assert results.rows["error"].isna().all()
     _, said = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, said
     assert "Traceback" not in said
     assert finished.items() <= _files(command.finished()).items()
-    assert len(command.finished()) == len(STUDY.trials())
-    for folder in command.finished():
-        assert _result(folder) == _result(undisturbed / folder.name)
-        PointDiffusionPipeline.from_pretrained(folder)
+    _require_same(command, undisturbed)
 
 
-@needs_processes
-@pytest.mark.slow
+def test_a_study_that_is_interrupted_on_ray_goes_on_here(
+    command: Command, undisturbed: Path, executor: Executor
+) -> None:
+    pytest.importorskip("ray")
+    started = time.time_ns()
+    interrupted = command.start("ray", pace=SLOWLY)
+    command.interrupt(interrupted, command.wait_for_training(interrupted, started))
+    run_study(STUDY, command.folder, executor=executor)
+    _require_same(command, undisturbed)
+
+
 def test_a_full_disk_is_one_line_and_trials_go_on_when_there_is_room(
     command: Command, undisturbed: Path
 ) -> None:
@@ -255,5 +243,4 @@ def test_a_full_disk_is_one_line_and_trials_go_on_when_there_is_room(
     assert not [path for path in command.folder.rglob("*") if ".tmp" in path.name]
     for trial in STUDY.trials():
         run_trial(trial, command.folder / "trials" / trial.id, device="cpu")
-    for folder in command.finished():
-        assert _result(folder) == _result(undisturbed / folder.name)
+    _require_same(command, undisturbed)

@@ -12,6 +12,7 @@ from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.trial import build
+from kan_diffusion.training import TrainingConfig
 
 
 @pytest.fixture
@@ -70,10 +71,12 @@ def test_a_model_may_be_the_budget(match: str) -> None:
         assert abs(getattr(built, count) - budget.amount) <= 0.02 * budget.amount
 
 
-def test_a_models_training_time_may_be_the_budget() -> None:
+def test_a_models_training_time_may_be_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = lambda trials, workers: {trial.workload: 0.002 for trial in trials}  # noqa: E731
+    monkeypatch.setattr("kan_diffusion.study.named.calibrate", seconds)
     (budget,) = study_for("moons", match="time", budget="mlp:8-8", families=["mlp"]).budgets
     assert budget.match == "time"
-    assert 0.1 < budget.amount < 100
+    assert budget.amount == 0.002 * TrainingConfig().steps
     assert budget.params == 2300
 
 
@@ -110,8 +113,23 @@ def test_a_file_is_pinned_and_half_of_it_held_out(points: Path) -> None:
     assert data.holdout == 0.5
 
 
-def test_a_preset_goes_before_a_toy_of_its_name() -> None:
+def test_a_name_of_a_preset_and_a_toy_is_the_toy_where_models_are_asked_for() -> None:
     assert study_for("swiss-roll") == read_preset("swiss-roll")
+    toy = study_for("swiss-roll", match="params", budget="600", families=["kan", "mlp"])
+    assert [model.family for model in toy.models] == ["kan", "mlp"]
+    assert [budget.amount for budget in toy.budgets] == [600]
+    assert toy.data == (ToyData(toy="swiss-roll"),)
+    assert study_for("swiss-roll", 600).budgets == toy.budgets
+
+
+def test_processes_are_named_beside_any_study() -> None:
+    for what in ("moons", "pilot"):
+        study = study_for(what, processes=["cosine", "flow"])
+        assert [process.name for process in study.process] == ["cosine", "flow"]
+        samplers = {trial.process.name: trial.sampling.scheduler for trial in study.trials()}
+        assert samplers == {"cosine": "dpm-solver++", "flow": "flow-heun"}
+    with pytest.raises(KanDiffusionError, match="unknown process 'flwo', did you mean 'flow'"):
+        study_for("moons", processes=["flwo"])
 
 
 @pytest.mark.parametrize(

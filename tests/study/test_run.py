@@ -1,14 +1,8 @@
 from __future__ import annotations
 
 import json
-import math
-import multiprocessing
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -16,57 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kan_diffusion.errors import KanDiffusionError, RunFolderError
+from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.study.config import StudyConfig, read_study
-from kan_diffusion.study.executors import TrialEvent
-from kan_diffusion.study.folder import load_points
-from kan_diffusion.study.run import (
-    StudyResults,
-    load_study,
-    plan_study,
-    run_study,
-)
+from kan_diffusion.study.executors import Executor, TrialEvent
+from kan_diffusion.study.measure import evaluate_run
+from kan_diffusion.study.run import StudyPlan, StudyResults, load_study, plan_study, run_study
 from kan_diffusion.study.trial import run_trial
+from tiny import tiny_study, written
 
-STEPS = 400
+DIVERGING = {"name": "diverging", "family": "mlp", "params": 300, "learning_rate": 1e30}
 
 
 def _study(**changes: object) -> StudyConfig:
-    return StudyConfig.model_validate(
-        {
-            "name": "tiny",
-            "title": "Tiny",
-            "seeds": 1,
-            "data": [{"toy": "gaussian-mixture", "num_points": 500}],
-            "training": {"steps": STEPS, "batch_size": 64, "checkpoint_every": 50},
-            "models": [
-                {"name": "diverging", "family": "mlp", "params": 300, "learning_rate": 1e30},
-                {"name": "KAN", "family": "kan", "params": 600},
-                {"name": "MLP", "family": "mlp", "params": 600},
-            ],
-            "sampling": {"steps": 5},
-            "evaluation": {
-                "num_noised": 200,
-                "num_samples": 100,
-                "num_real_pairs": 1,
-                "num_drawn": 50,
-            },
-            **changes,
-        }
-    )
-
-
-def _files(folder: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-
-
-def _numbers(folder: Path) -> list[dict[str, object]]:
-    """The results without what a clock decides, or where the folder lies."""
-    text = (folder / "results.json").read_text().replace(str(folder), "RUN")
-    return [
-        {key: value for key, value in row.items() if not key.endswith("_seconds")}
-        for row in json.loads(text)
-    ]
+    """A tiny study of three models, the first of which diverges."""
+    models = [DIVERGING, *tiny_study().model_dump(include={"models"})["models"]]
+    return tiny_study(**{"models": models, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +63,7 @@ def test_everything_a_run_folder_holds(undisturbed: StudyResults) -> None:
     assert {"torch", "diffusers", "numba", "kan-diffusion"} <= set(environment)
 
 
-def test_results_are_the_same_in_both_files(undisturbed: StudyResults) -> None:
+def test_results_are_the_same_in_bothwritten(undisturbed: StudyResults) -> None:
     folder = undisturbed.folder
     rows = json.loads((folder / "results.json").read_text())
     table = pd.read_parquet(folder / "results.parquet")
@@ -129,122 +87,67 @@ def test_study_is_read_back(undisturbed: StudyResults) -> None:
 
 
 def test_a_finished_study_is_not_run_again(undisturbed: StudyResults) -> None:
-    before = _files(undisturbed.folder / "trials")
+    before = written(undisturbed.folder / "trials")
     events: list[TrialEvent] = []
-    again = run_study(_study(), undisturbed.folder, workers=1, on_event=events.append)
+    again = run_study(_study(), undisturbed.folder, on_event=events.append)
     assert events == []
-    assert _files(undisturbed.folder / "trials") == before
+    assert written(undisturbed.folder / "trials") == before
     pd.testing.assert_frame_equal(again.rows, undisturbed.rows)
 
 
-@pytest.mark.slow
-def test_a_killed_study_goes_on_to_the_same_results(
-    undisturbed: StudyResults, tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    study = tmp_path / "tiny.yaml"
-    study.write_text(_study().to_yaml())
-    command = [sys.executable, "-m", "kan_diffusion", "compare", str(study)]
-    process = subprocess.Popen(
-        [*command, "--out", str(folder), "--device", "cpu", "--workers", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    checkpoint = folder / "trials" / _study().trials()[1].id / "checkpoint.safetensors"
-    while not checkpoint.exists():  # the KAN is in training
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.kill()
-    # Its worker holds the same pipes: they close when the worker, an orphan now, has ended too.
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    assert not (checkpoint.parent / "trial.json").exists()
-    assert checkpoint.exists()
-    assert not (folder / "results.json").exists()
-
-    stood = {path.parent.name for path in (folder / "trials").glob("*/trial.json")}
-    events: list[TrialEvent] = []
-    run_study(read_study(study), folder, device="cpu", workers=1, on_event=events.append)
-    # What had finished stands; the others are taken up, and tell how it goes.
-    finished = {event.trial for event in events if event.finished}
-    assert finished == {trial.id for trial in _study().trials()} - stood
-    assert any(event.step > 0 and math.isfinite(event.loss) for event in events)
-    assert _numbers(folder) == _numbers(undisturbed.folder)
-    for there in (undisturbed.folder / "trials").rglob("*.safetensors"):
-        here = folder / there.relative_to(undisturbed.folder)
-        if there.name == "checkpoint.safetensors":
-            assert here.exists()  # the state that is kept of the trial that diverged
-        elif there.parent.name == "denoiser":
-            assert here.read_bytes() == there.read_bytes()
-        else:
-            np.testing.assert_array_equal(load_points(here), load_points(there))
-
-
-@pytest.mark.slow
-def test_a_study_may_grow_and_a_killed_worker_is_replaced(
-    undisturbed: StudyResults, tmp_path: Path
-) -> None:
+def test_a_study_may_grow(undisturbed: StudyResults, tmp_path: Path, executor: Executor) -> None:
     folder = tmp_path / "run"
     shutil.copytree(undisturbed.folder, folder)
-    before = _files(folder / "trials")
-    more = _study(seeds=2)
-
-    killed: list[int] = []
-
-    def kill_worker(event: TrialEvent) -> None:
-        if event.trial == more.trials()[4].id and not killed:
-            (worker,) = multiprocessing.active_children()
-            assert worker.pid is not None
-            os.kill(worker.pid, signal.SIGKILL)
-            killed.append(worker.pid)
-
-    extended = run_study(more, folder, device="cpu", workers=1, on_event=kill_worker)
-    assert killed
-    assert extended.failures == {}
-    assert extended.rows["seed"].tolist() == [0, 0, 0, 1, 1, 1]
-    assert extended.rows["excess"].notna().tolist() == [False, True, True] * 2
-    # What the shorter study had finished was read, not run again.
-    after = _files(folder / "trials")
-    assert {path: after[path] for path in before} == before
-    pd.testing.assert_frame_equal(
-        extended.rows.iloc[:3], undisturbed.rows, check_dtype=False, check_names=False
+    before = written(folder / "trials")
+    plans: list[StudyPlan] = []
+    events: list[TrialEvent] = []
+    grown = run_study(
+        _study(seeds=2),
+        folder,
+        executor=executor,
+        on_plan=plans.append,
+        on_event=events.append,
     )
+    assert grown.failures == {}
+    assert grown.rows["seed"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert grown.rows["excess"].notna().tolist() == [False, True, True] * 2
+    # The trials that the shorter study had finished were read, not run again.
+    assert before.items() <= written(folder / "trials").items()
+    pd.testing.assert_frame_equal(
+        grown.rows.iloc[:3], undisturbed.rows, check_dtype=False, check_names=False
+    )
+    (plan,) = plans
+    assert len(plan.trials) == 6
+    assert {trial.seed for trial in plan.to_run} == {1}
+    assert plan.seconds is not None
+    assert plan.seconds > 0
+    assert {event.trial for event in events if event.finished} == {t.id for t in plan.to_run}
 
 
-@pytest.mark.slow
-def test_an_interrupt_keeps_the_running_trial_and_starts_no_other(tmp_path: Path) -> None:
-    models = [{"name": name, "family": "mlp", "params": 300} for name in ("first", "second")]
-    study = _study(models=models, training={"steps": 10**6, "batch_size": 64})
-    first, second = (tmp_path / "trials" / trial.id for trial in study.trials())
-
-    def interrupt(event: TrialEvent) -> None:
-        if event.step > 0:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_study(study, tmp_path, device="cpu", workers=1, on_event=interrupt)
-    assert multiprocessing.active_children() == []
-    assert (first / "checkpoint.safetensors").stat().st_size > 0
-    assert not second.exists()
+def test_processes_are_compared_side_by_side(tmp_path: Path, executor: Executor) -> None:
+    study = tiny_study(process=["cosine", "flow"], data=[{"toy": "moons", "num_points": 300}])
+    rows = run_study(study, tmp_path / "run", executor=executor).rows
+    assert rows["process"].tolist() == ["cosine", "cosine", "flow", "flow"]
+    assert rows["error"].isna().all()
+    assert rows.groupby("process")["floor"].nunique().tolist() == [1, 1]
+    assert rows["floor"].nunique() == 2
+    assert load_study(tmp_path / "run").config == study.pinned()
 
 
 def test_a_study_in_the_way_is_refused(undisturbed: StudyResults, tmp_path: Path) -> None:
     folder = undisturbed.folder
-    before = _files(folder)
+    before = written(folder)
 
     def refused(message: str, study: StudyConfig, folder: Path) -> None:
         with pytest.raises(RunFolderError, match=message) as caught:
-            run_study(study, folder, device="cpu", workers=1)
+            run_study(study, folder)
         assert "\n" not in str(caught.value)
         assert "--out" in str(caught.value)
 
     refused(r"holds another study \(other seed\)", _study(seed=1), folder)
     refused(r"\(other training\)", _study(training={"steps": 3}), folder)
     refused(r"\(other data\)", _study(data=[{"toy": "moons"}]), folder)
-    assert _files(folder) == before
+    assert written(folder) == before
     (tmp_path / "notes.txt").write_text("mine")
     refused("holds other files and no study", _study(), tmp_path)
     refused("is a file", _study(), tmp_path / "notes.txt")
@@ -254,13 +157,12 @@ def test_a_study_in_the_way_is_refused(undisturbed: StudyResults, tmp_path: Path
 
 def test_a_file_that_was_moved_is_the_same_study(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(40, 2))
-    models = [{"name": "diverging", "family": "mlp", "params": 300, "learning_rate": 1e30}]
 
     def study(place: str) -> StudyConfig:
         path = tmp_path / place / "points.npy"
         path.parent.mkdir()
         np.save(path, rows)
-        return _study(data=[{"path": str(path)}], models=models).pinned()
+        return _study(data=[{"path": str(path)}], models=[DIVERGING]).pinned()
 
     config, folder = study("here"), tmp_path / "run"
     run_trial(config.trials()[0], folder / "trials" / config.trials()[0].id)
@@ -270,6 +172,23 @@ def test_a_file_that_was_moved_is_the_same_study(tmp_path: Path) -> None:
     np.save(tmp_path / "there" / "points.npy", rows + 1)
     with pytest.raises(RunFolderError, match="other data"):
         run_study(_study(data=[{"path": str(tmp_path / "there" / "points.npy")}]), folder)
+
+
+def test_a_run_is_judged_from_another_folder_and_after_it_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("points.npy", np.random.default_rng(0).normal(size=(40, 2)))
+    trial = tiny_study(data=[{"path": "points.npy"}]).pinned().trials()[1]
+    row = run_trial(trial, Path("run"), device="cpu").row
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move("run", elsewhere / "run")
+    monkeypatch.chdir(elsewhere)
+    assert evaluate_run(Path("run"))[0]["heldout_loss"] == row["heldout_loss"]
+    (tmp_path / "points.npy").unlink()
+    with pytest.raises(DataError, match=rf"no file '{tmp_path}/points.npy'.*{trial.data.sha256}"):
+        evaluate_run(Path("run"))
 
 
 def test_what_cannot_be_run_is_known_before_training(

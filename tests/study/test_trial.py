@@ -13,34 +13,18 @@ import torch
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
-from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import TrialResult, load_points, load_trial, recorded_steps
 from kan_diffusion.study.measure import evaluate_run, load_run, oracle_warning
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse, run_trial
+from tiny import tiny_study, without_clock
 
 STEPS = 40
 
 
-def _trial(name: str = "MLP", seed: int = 0, **changes: object) -> TrialConfig:
-    study = StudyConfig.model_validate(
-        {
-            "name": "tiny",
-            "title": "Tiny",
-            "seeds": seed + 1,
-            "data": [{"toy": "gaussian-mixture", "num_points": 500}],
-            "training": {"steps": STEPS, "batch_size": 64, "checkpoint_every": 10},
-            "models": [{"name": name, "family": "mlp", "params": 300}],
-            "sampling": {"steps": 5},
-            "evaluation": {
-                "num_noised": 200,
-                "num_samples": 100,
-                "num_real_pairs": 1,
-                "num_drawn": 50,
-            },
-            **changes,
-        }
-    )
-    return study.trials()[-1]
+def _trial(seed: int = 0, **changes: object) -> TrialConfig:
+    models = [{"name": "MLP", "family": "mlp", "params": 300}]
+    return tiny_study(**{"models": models, "seeds": seed + 1, **changes}).trials()[-1]
 
 
 class Stop(Exception):  # noqa: N818
@@ -56,7 +40,7 @@ def _stop_at(step: int) -> Callable[[int, float], None]:
 
 
 def _measured(result: TrialResult) -> dict[str, object]:
-    return {key: value for key, value in result.row.items() if not key.endswith("_seconds")}
+    return without_clock(result.row)
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import optuna
@@ -10,34 +11,22 @@ import pytest
 from kan_diffusion.denoisers.registry import untuned_family
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.executors import TrialEvent
+from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.tuning import Tuned, apply_tuned, read_tuned, tune
-
-STEPS = 30
+from tiny import tiny_study
 
 
 def _study(**changes: object) -> StudyConfig:
-    return StudyConfig.model_validate(
-        {
-            "name": "tiny",
-            "title": "Tiny",
-            "data": [
-                {"toy": "gaussian-mixture", "num_points": 300},
-                {"toy": "eight-gaussians", "num_points": 300},
-            ],
-            "training": {"steps": STEPS, "batch_size": 32},
-            "models": [{"family": "kan"}, {"family": "mlp"}],
-            "budgets": [{"amount": 900}],
-            "evaluation": {"num_noised": 200},
-            **changes,
-        }
-    )
+    """Two families with one budget on two data sets."""
+    data = [{"toy": toy, "num_points": 300} for toy in ("gaussian-mixture", "eight-gaussians")]
+    models = [{"family": "kan"}, {"family": "mlp"}]
+    return tiny_study(**{"data": data, "models": models, "budgets": [{"amount": 900}], **changes})
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    return tune(_study(), tmp_path_factory.mktemp("tuning"), tries=3, device="cpu", workers=2)
+def found(tmp_path_factory: pytest.TempPathFactory, executor: Executor) -> Tuned:
+    return tune(_study(), tmp_path_factory.mktemp("tuning"), tries=3, executor=executor)
 
 
 def test_every_family_gets_as_many_tries_and_the_best_one_wins(found: Tuned) -> None:
@@ -78,22 +67,24 @@ def test_a_try_is_worth_the_mean_log_of_what_its_trials_measured(found: Tuned) -
             assert trial.row["parameters"] == pytest.approx(900, rel=0.02)
 
 
-def test_a_finished_search_is_not_run_again_and_a_longer_one_goes_on(found: Tuned) -> None:
+def test_a_finished_search_is_not_run_again_and_a_longer_one_goes_on(
+    found: Tuned, executor: Executor, tmp_path: Path
+) -> None:
     events: list[TrialEvent] = []
-    folder = found.path.parent
-    again = tune(_study(), folder, tries=3, device="cpu", workers=1, on_event=events.append)
+    folder = shutil.copytree(found.path.parent, tmp_path / "copy")
+    again = tune(_study(), folder, tries=3, executor=executor, on_event=events.append)
     assert events == []
     assert again.best == found.best
-    longer = tune(_study(models=[{"family": "mlp"}]), folder, tries=4, device="cpu", workers=1)
+    longer = tune(_study(models=[{"family": "mlp"}]), folder, tries=4, executor=executor)
     assert longer.tries["try"].tolist() == [0, 1, 2, 3]
     assert longer.tries["value"].tolist()[:3] == (
         found.tries[found.tries["family"] == "mlp"]["value"].tolist()
     )
 
 
-def test_a_try_whose_driver_died_is_taken_up(tmp_path: Path) -> None:
+def test_a_try_whose_driver_died_is_taken_up(tmp_path: Path, executor: Executor) -> None:
     study = _study(models=[{"family": "mlp"}], data=[{"toy": "moons", "num_points": 300}])
-    tune(study, tmp_path, tries=1, device="cpu", workers=1)
+    tune(study, tmp_path, tries=1, executor=executor)
     search = optuna.load_study(study_name="tiny/MLP", storage=f"sqlite:///{tmp_path / 'tuning.db'}")
     lost = search.ask(
         {
@@ -103,7 +94,7 @@ def test_a_try_whose_driver_died_is_taken_up(tmp_path: Path) -> None:
     )
     lost.set_user_attr("host", "elsewhere")
     lost.set_user_attr("seen", 0.0)
-    rows = tune(study, tmp_path, tries=2, device="cpu", workers=1).tries
+    rows = tune(study, tmp_path, tries=2, executor=executor).tries
     assert rows["try"].tolist() == [0, 1]
     assert rows["settings"].tolist()[1]["learning_rate"] == lost.params["learning_rate"]
 
@@ -116,7 +107,7 @@ def test_a_try_that_fails_counts_and_says_why(tmp_path: Path) -> None:
         budgets=[{"amount": 3}],
     )
     with pytest.raises(KanDiffusionError, match=r"no try of 'MLP' gave a result; .*too small"):
-        tune(study, tmp_path, tries=2, device="cpu", workers=1)
+        tune(study, tmp_path, tries=2)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kan_diffusion.symbolic.explanation import Explanation, LevelFormula, Standing
-from kan_diffusion.symbolic.search import EdgeReport
+from kan_diffusion.symbolic.explain import Explanation, LevelFormula, Standing
+from kan_diffusion.symbolic.match import EdgeReport
 from kan_diffusion.symbolic.views import EdgeCurve, EdgeView, LevelView, NetworkView, ScoreView
 
 LEVELS = (LevelView(50, 0.995, 0.1), LevelView(500, 0.866, 0.5), LevelView(990, 0.199, 0.98))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from helpers import seeded
 from kan_diffusion.denoisers import KANDenoiser
-from kan_diffusion.denoisers.readable import Edge, ReadableDenoiser
+from kan_diffusion.denoisers.edges import Edge
+from kan_diffusion.denoisers.readable import CurveSettings, ReadableDenoiser
 
 T = 100
 
@@ -39,7 +40,8 @@ def network(
 ) -> ReadableDenoiser:
     """A float64 network of given edges with no parameter at a special value."""
     settings = {"data_dim": 2, "num_train_timesteps": T, "time_encoding": "raw", **settings}
-    made = ReadableDenoiser(hidden=list(hidden), edges=[list(part) for part in edges], **settings)
+    curves = {key: settings.pop(key) for key in CurveSettings.__annotations__ if key in settings}
+    made = ReadableDenoiser(hidden=list(hidden), edges=edges, curves=curves, **settings)
     torch.nn.Module.to(made, torch.float64)
     stir(made, seed)
     return made.eval()

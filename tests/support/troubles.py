@@ -74,12 +74,6 @@ class KilledKAN(_Troubled, KANDenoiser):
     times, trouble = 1, "killed"
 
 
-class DoomedMLP(_Troubled, MLPDenoiser):
-    """Kills its process whenever it is trained."""
-
-    times, trouble = 1_000, "doomed"
-
-
 class OutOfSpaceMLP(_Troubled, MLPDenoiser):
     """Leaves its process no more than a page a file."""
 
@@ -93,5 +87,4 @@ _MADE = {"depth": 2, "learning_rate": 1e-2}
 UNDISTURBED = Family("undisturbed", UndisturbedMLP, kind="mlp", title="Undisturbed", **_MADE)
 UNDISTURBED_KAN = Family("undisturbed-kan", UndisturbedKAN, kind="kan", title="KAN", **_MADE)
 KILLED = Family("killed", KilledKAN, kind="kan", title="Killed", **_MADE)
-DOOMED = Family("doomed", DoomedMLP, kind="mlp", title="Doomed", **_MADE)
 OUT_OF_SPACE = Family("out-of-space", OutOfSpaceMLP, kind="mlp", title="Out of space", **_MADE)

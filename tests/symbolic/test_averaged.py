@@ -8,7 +8,6 @@ import torch
 from helpers import seeded
 from kan_diffusion.data.densities import Density
 from kan_diffusion.data.toys import make_toy
-from kan_diffusion.evaluation.oracles import ExactOracle
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.symbolic.averaged import AveragedPoints, draw_averaged
 
@@ -23,7 +22,7 @@ def _single(
     clean = density.sample(len(drawn.noised), generator)
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     noised = drawn.alpha * clean + drawn.sigma * noise
-    mean = ExactOracle(density).posterior_mean(noised, drawn.alpha[:, 0], drawn.sigma[:, 0])
+    mean = density.posterior_mean(noised, drawn.alpha[:, 0], drawn.sigma[:, 0])
     best = process.prediction_of_mean(mean, noised, drawn.alpha, drawn.sigma)
     return process.target(clean, noise, drawn.alpha, drawn.sigma) - best
 
@@ -36,7 +35,7 @@ def test_averages_have_the_mean_of_single_targets_and_a_small_part_of_their_vari
     drawn = draw_averaged(points, process, 20_000, seeded(1), num_timesteps=USED)
     assert int(drawn.timesteps.max()) == USED - 1
     alpha, sigma = drawn.alpha[:, 0], drawn.sigma[:, 0]
-    mean = ExactOracle(density).posterior_mean(drawn.noised, alpha, sigma)
+    mean = density.posterior_mean(drawn.noised, alpha, sigma)
     exact = process.prediction_of_mean(mean, drawn.noised, drawn.alpha, drawn.sigma)
     off = drawn.target - exact
     single = _single(density, drawn, seeded(2), process)
@@ -52,20 +51,20 @@ def test_averages_have_the_mean_of_single_targets_and_a_small_part_of_their_vari
 def test_averages_of_a_few_points_are_right_because_the_source_is_among_them() -> None:
     """Of batches of three, one noised point each, so that all errors are independent."""
     density = make_toy("two-modes")
-    points = density.sample(150_000, seeded())
-    drawn = draw_averaged(points, PROCESS, 50_000, seeded(1), batch=3, num_noised=1)
-    assert drawn.num_clean == 150_000
+    points = density.sample(36_000, seeded())
+    drawn = draw_averaged(points, PROCESS, 12_000, seeded(1), batch=3, num_noised=1)
+    assert drawn.num_clean == 36_000
     alpha, sigma = drawn.alpha[:, 0], drawn.sigma[:, 0]
-    mean = ExactOracle(density).posterior_mean(drawn.noised, alpha, sigma)
+    mean = density.posterior_mean(drawn.noised, alpha, sigma)
     exact = PROCESS.prediction_of_mean(mean, drawn.noised, drawn.alpha, drawn.sigma)
     off = drawn.target - exact
     for weight in (torch.ones_like(off), drawn.noised, drawn.noised**3, drawn.noised.tanh()):
         product = off * weight
-        assert abs(float(product.mean())) < 4 * float(product.std()) / 50_000**0.5
+        assert abs(float(product.mean())) < 4 * float(product.std()) / 12_000**0.5
     # What a single target has more of it is their distance.
     single = _single(density, drawn, seeded(2))
     expected = float(single.square().mean())
-    assert float(off.square().mean()) + drawn.spread == pytest.approx(expected, rel=0.03)
+    assert float(off.square().mean()) + drawn.spread == pytest.approx(expected, rel=0.06)
 
 
 def test_every_point_is_as_often_the_source_and_in_no_batch_twice() -> None:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from kan_diffusion.denoisers.readable import CURVE, ReadableDenoiser
+from kan_diffusion.denoisers.edges import CURVE
+from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.processes import get_process
 from kan_diffusion.symbolic.combination import Atom, Combination, compose, score_of
-from kan_diffusion.symbolic.opening import readable
 from networks import T, batch, kan, network
 
 STEPS = np.array([0, 3, 31, 64, 98, 99])
@@ -113,7 +113,7 @@ def test_what_time_alone_gives_is_no_atom() -> None:
 @pytest.mark.parametrize(("name", "sign"), [("tanh", -1), ("gaussian", 1)])
 def test_symmetric_functions_are_written_with_a_positive_inside(name: str, sign: int) -> None:
     denoiser = network([[(0, 0, name, False), (1, 1, "linear", True)]], [])
-    (group,) = denoiser.layers[0].groups()
+    (group,) = denoiser.layers[0].groups
     with torch.no_grad():
         group.inner.fill_(-2.0)
         group.shift.fill_(0.5)

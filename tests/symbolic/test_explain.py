@@ -1,29 +1,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sympy
 import torch
 
-from kan_diffusion.denoisers.formula import FormulaDenoiser
+from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.denoisers.library import get_functions
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.report.gather import runs_contents
-from kan_diffusion.report.page import write_report
+from kan_diffusion.report.study import write_report
 from kan_diffusion.study.config import EvaluationConfig
-from kan_diffusion.study.measure import evaluate_run, load_run
+from kan_diffusion.study.folder import SAMPLES, load_points, load_trial
+from kan_diffusion.study.measure import evaluate_run, load_run, yardstick
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.results.rows import read_runs
 from kan_diffusion.study.trial import run_trial
-from kan_diffusion.symbolic.explain import ExplainOptions, explain_run, influences
-from kan_diffusion.symbolic.search import SearchOptions
+from kan_diffusion.symbolic.context import make_context
+from kan_diffusion.symbolic.explain import (
+    ExplainOptions,
+    Stage,
+    StageJudge,
+    explain_run,
+    influences,
+    remove_stages,
+)
+from kan_diffusion.symbolic.match import SearchOptions
 from networks import everything, network
 
 SMALL = {"num_noised": 200, "num_samples": 100, "num_real_pairs": 1, "num_drawn": 50}
+X = sympy.Symbol("x0", real=True)
 BUDGET = SearchOptions(
     library=get_functions(["linear", "tanh"]), seconds=2.0, steps=20, candidates=1, tolerance=0.05
 )
@@ -67,18 +80,22 @@ def test_a_network_is_looked_at_as_it_is(run: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def found(run: Path, tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("explained")
-    lines: list[str] = []
+    told: list[tuple[str, str, float]] = []
     options = ExplainOptions(search=BUDGET, tune_steps=20, num_samples=100, level_seconds=2.0)
-    explanation, explained = explain_run(run, out, options, on_progress=lines.append)
-    return out, explanation, explained, lines
+    explanation, explained = explain_run(run, out, options, on_progress=lambda *a: told.append(a))
+    return out, explanation, explained, told
 
 
 def test_each_stage_is_a_run(found) -> None:
-    out, explanation, explained, lines = found
+    out, explanation, explained, told = found
     names = list(explained.stages())
     assert names[:3] == ["network", "simplified", "with formulas"]
     assert [standing.name for standing in explanation.standings] == names
-    assert lines[-len(names) :] == [f"judging: {name}" for name in names]
+    assert [what for phase, what, _ in told if phase == "judging"] == names
+    phases = list(dict.fromkeys(phase for phase, _, _ in told))
+    assert phases[:3] == ["pruning", "lines", "edges"]  # no curve may be left for formulas
+    assert phases[-2:] == ["judging", "looking"]
+    assert all(0 <= done <= 1 for _, _, done in told)
     points = torch.linspace(-2, 2, 50)[:, None]
     for name, denoiser in explained.stages().items():
         if name == "network":
@@ -139,15 +156,17 @@ def test_levels_that_are_none_are_refused(run: Path, tmp_path: Path) -> None:
 
 
 def test_too_many_edges_get_no_formulas(run: Path, tmp_path: Path) -> None:
-    lines: list[str] = []
+    told: list[str] = []
     options = ExplainOptions(
         prune=0.0, search=SearchOptions(max_edges=1), tune_steps=1, num_samples=0
     )
-    explanation, explained = explain_run(run, tmp_path, options, on_progress=lines.append)
+    explanation, explained = explain_run(
+        run, tmp_path, options, on_progress=lambda _, what, __: told.append(what)
+    )
     assert list(explained.stages()) == ["network", "simplified"]
-    (told,) = [line for line in lines if "more than 1" in line]
-    assert "--prune" in told
-    assert f"{told}." in explanation.sentences
+    (reason,) = [what for what in told if "more than 1" in what]
+    assert "--prune" in reason
+    assert f"{reason}." in explanation.sentences
     # Where formulas are not asked for, nothing is said of them.
     options = replace(options, formulas=False)
     explanation, explained = explain_run(run, tmp_path, options)
@@ -162,6 +181,63 @@ def test_a_network_without_edges_to_read_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     assert "--family readable-kan" in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def judge(run: Path) -> tuple[StageJudge, Callable[[sympy.Expr], Stage]]:
+    """A judge of stages of the run, and a function that has it judge a formula."""
+    config, pipeline = load_run(run)
+    evaluation = EvaluationConfig(num_noised=200, num_samples=50, num_real_pairs=1, num_drawn=5)
+    config = config.model_copy(update={"evaluation": evaluation})
+    dataset = load_dataset(config.data, 0, 0)
+    context = make_context(dataset, config.process, 0)
+    shared = yardstick(dataset, config.process, evaluation, 0)
+    made = StageJudge(config, pipeline, context, shared)
+    return made, lambda score: made.judge("formula", formula_denoiser([score], {}, config.process))
+
+
+def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge, tmp_path: Path) -> None:
+    judge_, judged = judge
+    good = judged(-X)
+    assert good.standing.trouble == ""
+    assert good.standing.metrics["energy"] > 0
+    judge_.save(good, tmp_path)
+    assert len(load_points(tmp_path / "formula" / SAMPLES)) == 50
+    remove_stages(tmp_path)
+    assert not list(tmp_path.iterdir())
+    bad = judged(X**5)
+    assert "not finite" in bad.standing.trouble
+    assert bad.standing.metrics == {}
+    # Numbers that do not need samples are there, in as much detail.
+    assert bad.row["excess"] > good.row["excess"] > 0
+    assert (bad.standing.loss, bad.standing.floor) == (bad.row["heldout_loss"], bad.row["floor"])
+    assert len(bad.levels) == judge_.config.evaluation.num_levels
+    judge_.save(bad, tmp_path)
+    contents = runs_contents(read_runs([tmp_path / "formula"]), "")
+    assert contents.samples == {}
+    assert contents.results.rows["excess"].tolist() == [bad.row["excess"]]
+
+
+def test_a_likelihood_that_is_no_number_is_left_out(judge, tmp_path: Path) -> None:
+    judge_, judged = judge
+    # It can be sampled, but the flow from data to noise leaves every bound.
+    stage = judged(-X - X**3 / 5)
+    assert (stage.standing.trouble, stage.row["nll"]) == ("", None)
+    assert stage.standing.metrics["energy"] > 0
+    judge_.save(stage, tmp_path)
+    trial = load_trial(tmp_path / "formula")
+    assert trial is not None
+    assert trial.row["nll"] is None
+    assert trial.row["energy"] == stage.standing.metrics["energy"]
+
+
+def test_only_stages_are_removed(judge, tmp_path: Path) -> None:
+    judge_, judged = judge
+    judge_.save(judged(-X), tmp_path)
+    (tmp_path / "formula").rename(tmp_path / "simplified")
+    (tmp_path / "with-formulas").mkdir()
+    remove_stages(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["simplified", "with-formulas"]
 
 
 def _reach(*layers: list[tuple[int, int]], **settings: object) -> list[list[bool]]:

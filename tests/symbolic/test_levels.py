@@ -13,6 +13,7 @@ from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.processes import Process, get_process
+from kan_diffusion.symbolic import levels as over_levels
 from kan_diffusion.symbolic.context import Context, make_context
 from kan_diffusion.symbolic.levels import LevelForm, formula_over_levels, reading_levels
 from networks import network
@@ -84,13 +85,20 @@ def _context(process: Process) -> Context:
 
 
 @pytest.mark.parametrize("prediction_type", TYPES)
-def test_the_score_of_a_gaussian_is_found_at_all_levels(prediction_type: str) -> None:
+def test_the_score_of_a_gaussian_is_found_at_all_levels(
+    prediction_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(over_levels, "_BATCHES", 3)
     process = _process(prediction_type)
     denoiser, context = _network(process), _context(process)
     assert context.scores(denoiser).excess < 2e-3
-    lines: list[str] = []
+    lines: list[tuple[str, float]] = []
     made = formula_over_levels(
-        denoiser, context, tolerance=5e-3, seconds=20.0, on_progress=lines.append
+        denoiser,
+        context,
+        tolerance=5e-3,
+        seconds=120.0,
+        on_progress=lambda *told: lines.append(told),
     )
     assert made is not None
     assert len(lines) == 3
@@ -110,8 +118,9 @@ def test_the_score_of_a_gaussian_is_found_at_all_levels(prediction_type: str) ->
     assert context.scores(made).excess < context.scores(denoiser).excess + 1e-3
 
 
-def test_a_formula_may_have_no_constants() -> None:
+def test_a_formula_may_have_no_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of standard normal data the score is -x at every level: there is nothing to take away."""
+    monkeypatch.setattr(over_levels, "_BATCHES", 3)
     process = _process("epsilon")
     density = GaussianMixture(torch.zeros(1, 1), covariances=torch.ones(1, 1, 1))
     dataset = Dataset(
@@ -124,7 +133,7 @@ def test_a_formula_may_have_no_constants() -> None:
     context = make_context(dataset, process, 0)
     edges = [[(0, 0, "linear", False)]] * 2
     denoiser = network(edges, [1], data_dim=1, num_train_timesteps=200, modulated=True)
-    made = formula_over_levels(denoiser, context, tolerance=100.0, seconds=20.0)
+    made = formula_over_levels(denoiser, context, tolerance=100.0, seconds=120.0)
     assert made is not None
     assert [str(expression) for expression in made.expressions()] == ["-x0"]
 

@@ -10,12 +10,12 @@ import torch
 from matplotlib.mathtext import MathTextParser
 
 from helpers import seeded
+from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.denoisers.library import LIBRARY
-from kan_diffusion.denoisers.readable import CURVE, ReadableDenoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import get_process
-from kan_diffusion.symbolic.opening import readable
 from kan_diffusion.symbolic.writing import (
     formula_program,
     network_program,
@@ -99,11 +99,10 @@ def test_every_function_is_written(name: str, slope: bool) -> None:
     denoiser = network(edges, [], seed=3)
     _reproduces(denoiser, spread=2.0)
     if name in ("log", "sqrt"):  # some points are where the function is held
-        (group,) = denoiser.layers[0].groups()
+        (group,) = denoiser.layers[0].groups
         points, steps = batch()
         x = denoiser.features(2 * points, steps)
-        place = torch.tensor([edge.input for edge in group.edges])
-        inside = x[:, place] * group.inner + group.shift
+        inside = x[:, group.inputs] * group.inner + group.shift
         assert bool((inside < 0).any())
         assert bool((inside > 0).any())
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 import kan_diffusion.training.batches as batches_module
-from helpers import randn
-from kan_diffusion.processes import Process
+from helpers import seeded
+from kan_diffusion.processes import Process, expand
 from kan_diffusion.training.batches import Batch, Batches
 
 CPU = torch.device("cpu")
@@ -14,11 +14,12 @@ each_kind = pytest.mark.parametrize("kind", ["replacement", "epochs"])
 
 
 def _process(prediction_type: str = "v_prediction") -> Process:
-    return Process(name="x", prediction_type=prediction_type)
+    schedule = "flow" if prediction_type == "flow" else "squaredcos_cap_v2"
+    return Process(name="x", schedule=schedule, prediction_type=prediction_type)
 
 
 def _points(num: int = 100) -> Tensor:
-    return randn(num, 2, seed=1)
+    return torch.randn(num, 2, generator=seeded(1), dtype=torch.float64)
 
 
 def _batches(kind: str = "replacement", **options: object) -> Batches:
@@ -48,18 +49,18 @@ def test_a_batch_is_a_function_of_seed_and_step(
 
 
 @each_kind
-@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
-def test_noised_points_and_targets_are_those_of_rows_of_the_data(
-    kind: str, prediction_type: str
+@pytest.mark.parametrize("shape", [(2,), (3, 2, 4), (3, 8, 8)], ids=str)
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample", "flow"])
+def test_noised_samples_and_targets_are_those_of_rows_of_the_data(
+    kind: str, prediction_type: str, shape: tuple[int, ...]
 ) -> None:
     process = _process(prediction_type)
-    points = _points()
-    alpha, sigma = (level.unsqueeze(-1) for level in process.levels())
-    batch = _batches(kind, process=process).at(300)  # in the second chunk
-    a, s = alpha[batch.timesteps], sigma[batch.timesteps]
+    points = torch.randn(100, *shape, generator=seeded(1), dtype=torch.float64)
+    batch = _batches(kind, process=process, points=points).at(300)  # in the second chunk
+    a, s = (level[batch.timesteps] for level in process.levels())
     noise = process.predicted_noise(batch.target.double(), batch.noised.double(), a, s)
-    clean = (batch.noised - s * noise) / a
-    known = (batch.labels >= 0) & (a[:, 0] > 0.05)  # labels are the numbers of the rows
+    clean = (batch.noised - expand(s, noise) * noise) / expand(a, noise)
+    known = (batch.labels >= 0) & (a > 0.05)  # labels are the numbers of the rows
     assert known.sum() > 2
     torch.testing.assert_close(clean[known], points[batch.labels[known]], atol=1e-3, rtol=0)
     assert batch.noised.dtype == batch.target.dtype == torch.float32

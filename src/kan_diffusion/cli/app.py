@@ -26,7 +26,7 @@ from kan_diffusion.cli.options import (
     What,
     Workers,
 )
-from kan_diffusion.errors import KanDiffusionError, invalid_settings
+from kan_diffusion.errors import KanDiffusionError, valid_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,20 +97,14 @@ def compare(
     match: Match = None,
     budget: Amount = None,
     families: Families = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Trials a model.", show_default=False)
-    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Trials a model.")] = None,
     params: Params = None,
     steps: Steps = None,
     epochs: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Training epochs (for studies that have them).", show_default=False
-        ),
+        int | None, typer.Option(min=1, help="Training epochs (for studies that have them).")
     ] = None,
     tuned: Annotated[
-        Path | None,
-        typer.Option(help="Settings of the families, as 'tune' writes them.", show_default=False),
+        Path | None, typer.Option(help="Settings of the families, as 'tune' writes them.")
     ] = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -126,7 +120,8 @@ def compare(
     from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.gather import report_contents
-    from kan_diffusion.report.page import write_report
+    from kan_diffusion.report.study import write_report
+    from kan_diffusion.study.executors import open_executor
     from kan_diffusion.study.named import study_for
     from kan_diffusion.study.run import run_study
     from kan_diffusion.study.tuning import apply_tuned, read_tuned
@@ -141,20 +136,16 @@ def compare(
         config = config.model_copy(update={"seeds": seeds})
     config = config.pinned()
     folder = out if out is not None else Path("runs") / config.name
-    _warn(signal_warning(config.process.scheduler()))
+    for process in config.process:
+        _warn(signal_warning(process.scheduler()))
     with show_study_progress(config.name) as progress:
-        results = run_study(
-            config,
-            folder,
-            device=device,
-            workers=workers,
-            executor=executor,
-            address=address,
-            on_plan=progress.start,
-            on_event=progress.move,
-        )
-    contents = report_contents(results, _command())
-    page = write_report(contents, folder)
+        with open_executor(executor, workers=workers, device=device, address=address) as runner:
+            results = run_study(
+                config, folder, executor=runner, on_plan=progress.start, on_event=progress.move
+            )
+        progress.draw()
+        contents = report_contents(results, _command())
+        page = write_report(contents, folder)
     show_summary(contents.results)
     show_conclusions(contents.decision)
     typer.echo(f"\nReport: {page}")
@@ -188,17 +179,12 @@ def tune(
     params: Params = None,
     steps: Steps = None,
     data: Annotated[
-        str | None,
-        typer.Option(
-            help="Of a study with several data sets, those to tune on.", show_default=False
-        ),
+        str | None, typer.Option(help="Of a study with several data sets, those to tune on.")
     ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
-            help="URL of Optuna's database, for many machines; a file in the run folder by "
-            "default.",
-            show_default=False,
+            help="URL of Optuna's database, for many machines; a file in the run folder by default."
         ),
     ] = None,
     device: Device = "auto",
@@ -213,6 +199,7 @@ def tune(
     """
     from kan_diffusion.cli.console import show_tuned
     from kan_diffusion.cli.progress import show_study_progress
+    from kan_diffusion.study.executors import open_executor
     from kan_diffusion.study.named import study_for
     from kan_diffusion.study.tuning import tune as search
 
@@ -223,16 +210,16 @@ def tune(
     if data is not None:
         config = config.with_data(_listed(data) or [])
     folder = out if out is not None else Path("runs") / f"{config.name}-tuning"
-    with show_study_progress(f"tuning {config.name}") as progress:
+    with (
+        open_executor(executor, workers=workers, device=device, address=address) as runner,
+        show_study_progress(f"tuning {config.name}") as progress,
+    ):
         tuned = search(
             config,
             folder,
             tries=tries,
             storage=storage,
-            device=device,
-            workers=workers,
-            executor=executor,
-            address=address,
+            executor=runner,
             on_plan=progress.start,
             on_event=progress.move,
         )
@@ -248,31 +235,22 @@ def tune(
     "`kan-diffusion train two-modes --family readable-kan --params 150 --sparsify 0.001`"
 )
 def train(
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="A file of points (.csv, .parquet, .npy) or a toy.", show_default=False
-        ),
-    ],
+    data: Annotated[str, typer.Argument(help="A file of points (.csv, .parquet, .npy) or a toy.")],
     family: Annotated[
         str, typer.Option(help="Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ...")
     ] = "kan",
     params: Annotated[int, typer.Option(min=1, help="Trainable parameters, within 2 %.")] = 2300,
     depth: Annotated[
-        int | None,
-        typer.Option(min=1, help="Hidden layers; the family's own.", show_default=False),
+        int | None, typer.Option(min=1, help="Hidden layers; the family's own.")
     ] = None,
     process: Annotated[
-        str, typer.Option(help="Noising process: cosine, ddpm or notebook.")
+        str, typer.Option(help="Noising process: cosine, ddpm, flow or notebook.")
     ] = "cosine",
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Points a step, drawn with replacement.")
     ] = 1024,
-    lr: Annotated[
-        float | None,
-        typer.Option(help="Peak learning rate; the family's own.", show_default=False),
-    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate; the family's own.")] = None,
     holdout: Annotated[
         float | None,
         typer.Option(
@@ -305,6 +283,7 @@ def train(
     import torch
 
     from kan_diffusion.cli.console import show_scores
+    from kan_diffusion.cli.progress import known_floor
     from kan_diffusion.data.datasets import FileData
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.progress import show_training
@@ -330,7 +309,8 @@ def train(
     folder = out if out is not None else Path("runs/train") / f"{config.data.name}-{family}"
     prepare_trial_folder(folder, config, fresh=fresh)
     _warn(signal_warning(config.process.scheduler()))
-    with show_training(config.label, config.training.steps, _floor(config)) as on_progress:
+    floor = known_floor(config.data, config.process)
+    with show_training(config.label, config.training.steps, floor) as on_progress:
         result = run_trial(
             config,
             folder,
@@ -346,38 +326,24 @@ def train(
     typer.echo(f"\nRun: {folder}\nSample from it: kan-diffusion sample {folder} --num 1000")
 
 
-def _floor(config: TrialConfig) -> float | None:
-    """The loss of the best possible denoiser of a toy, estimated with a few thousand points."""
-    from kan_diffusion.data.datasets import ToyData, load_dataset
-    from kan_diffusion.evaluation.denoising import draw_noised_points, floor
-    from kan_diffusion.randomness import torch_generator
-
-    if not isinstance(config.data, ToyData):
-        return None
-    dataset = load_dataset(config.data, config.study_seed, config.seed)
-    generator = torch_generator("floor", config.study_seed)
-    return floor(draw_noised_points(dataset, config.process, 4000, generator), config.process)
-
-
 @app.command(
     epilog="Examples:\n\n"
     "`kan-diffusion sample runs/mine --num 1000`: into runs/mine/samples.csv\n\n"
     "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`"
 )
 def sample(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     num: Annotated[int, typer.Option(min=1, help="Number of points.")] = 1000,
     steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Steps of the sampler; 20, or all timesteps for ddpm.",
-            show_default=False,
-        ),
+        int | None, typer.Option(min=1, help="Steps of the sampler; 20, or all timesteps for ddpm.")
     ] = None,
     scheduler: Annotated[
-        str, typer.Option(help="dpm-solver++, ddpm, ddim, heun or unipc.")
-    ] = "dpm-solver++",
+        str | None,
+        typer.Option(
+            help="dpm-solver++, ddpm, ddim, heun, unipc; of flow matching flow-heun, flow-euler.",
+            show_default="dpm-solver++; flow-heun",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     device: Device = "auto",
     out: Annotated[
@@ -437,12 +403,9 @@ def _next_samples(run: Path, overwrite: bool) -> Path:
     "`kan-diffusion evaluate runs/mine --data points.csv`"
 )
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     data: Annotated[
-        str | None,
-        typer.Option(
-            help="A file or toy to judge with; the run's own data by default.", show_default=False
-        ),
+        str | None, typer.Option(help="A file or toy to judge with; the run's own data by default.")
     ] = None,
 ) -> None:
     """Judge a trained run: loss, floor, excess and sample metrics."""
@@ -466,9 +429,7 @@ app.command(epilog=EXPLAIN_EXAMPLES)(explain)
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            help="Folder of a study, or folders of runs that were judged alike.", show_default=False
-        ),
+        typer.Argument(help="Folder of a study, or folders of runs that were judged alike."),
     ],
     out: Annotated[
         Path | None,
@@ -480,7 +441,7 @@ def report(
 ) -> None:
     """Write a study's report again from its trials, or one of finished runs side by side."""
     from kan_diffusion.report.gather import report_contents, runs_contents
-    from kan_diffusion.report.page import write_report
+    from kan_diffusion.report.study import write_report
     from kan_diffusion.study.results.rows import read_runs
     from kan_diffusion.study.run import load_study
 
@@ -519,17 +480,11 @@ def main() -> None:
     """Runs the command line; errors a user can act on are one line on standard error."""
     from rich.console import Console
 
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    sys.path.append(str(Path.cwd()))  # families of one's own: package.module:NAME
     try:
-        sys.path.append(str(Path.cwd()))  # families of one's own: package.module:NAME
-        app()
+        with valid_settings("settings"):
+            app()
     except KanDiffusionError as error:
-        errors.print(f"error: {error}")
-        raise SystemExit(1) from error
-    except ValueError as error:
-        from pydantic import ValidationError
-
-        if not isinstance(error, ValidationError):
-            raise
-        errors.print(f"error: {invalid_settings(error, 'settings')}")
+        console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+        console.print(f"error: {error}")
         raise SystemExit(1) from error

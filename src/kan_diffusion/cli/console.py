@@ -23,15 +23,9 @@ from kan_diffusion.study.results.verdicts import Decision
 from kan_diffusion.study.results.wording import sentences
 
 if TYPE_CHECKING:
-    from kan_diffusion.symbolic.explanation import Explanation
+    from kan_diffusion.symbolic.explain import Explanation
 
-__all__ = [
-    "show_conclusions",
-    "show_scores",
-    "show_standings",
-    "show_summary",
-    "show_tuned",
-]
+__all__ = ["show_conclusions", "show_scores", "show_standings", "show_summary", "show_tuned"]
 
 
 def _console() -> Console:
@@ -85,12 +79,11 @@ def show_summary(results: Results) -> None:
     metrics = {key: metric.label for key, metric in results.metrics.items()}
     for label, part in summary_table(results, format_half_width).groupby("setting", sort=False):
         models = part[part["model"] != REAL_ROW]
-        titles = (
-            "denoising, mean ± half of the 95 % interval over seeds",
-            "samples against fresh data",
+        tables = (
+            ("denoising (± half of the 95 % interval)", models, _DENOISING),
+            ("samples against fresh data", part, {"model": "model", **metrics}),
         )
-        pairs = (models, _DENOISING), (part, {"model": "model", **metrics})
-        for title, (records, heads) in zip(titles, pairs, strict=True):
+        for title, records, heads in tables:
             table = Table(
                 title=f"{label}: {title}",
                 title_justify="left",
@@ -107,11 +100,11 @@ def show_summary(results: Results) -> None:
                 table.add_row(*(str(record[key]) for key in shown), style=style)
             console.print()
             console.print(table)
-    words = (
-        f"{metric.label}: {metric.title}, {metric.better} is better"
-        for metric in results.metrics.values()
-    )
-    console.print("; ".join(words), style="dim")
+    for better in ("lower", "higher"):
+        named = [m for m in results.metrics.values() if m.better == better]
+        if named:
+            text = "; ".join(f"{metric.label}: {metric.title}" for metric in named)
+            console.print(f"{better.capitalize()} is better: {text}", style="dim")
 
 
 def _is_worth_a_column(records: pd.DataFrame, key: str) -> bool:

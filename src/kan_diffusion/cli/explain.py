@@ -25,7 +25,7 @@ EXPLAIN_EXAMPLES = (
 
 
 def explain(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     simplify: Annotated[
         bool, typer.Option(help="Prune and straighten edges, and look for formulas.")
     ] = True,
@@ -44,10 +44,7 @@ def explain(
         float, typer.Option(max=1, help="Held-out R² below which a match is refused.")
     ] = 0.99,
     max_complexity: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Highest complexity of a function: 1 is a line.", show_default=False
-        ),
+        int | None, typer.Option(min=1, help="Highest complexity of a function: 1 is a line.")
     ] = None,
     tolerance: Annotated[
         float, typer.Option(min=0, help="By how much the loss may rise, stage by stage.")
@@ -80,11 +77,16 @@ def explain(
     from kan_diffusion.cli.progress import show_phases
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
     from kan_diffusion.report.explanation import write_explanation
-    from kan_diffusion.symbolic.explain import ExplainOptions, explain_run
-    from kan_diffusion.symbolic.search import SearchOptions
+    from kan_diffusion.symbolic.explain import ExplainOptions, explain_run, explainable_trials
+    from kan_diffusion.symbolic.match import SearchOptions
 
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     disable_progress_bar()
+    if (run / "study.yaml").is_file() and (trials := explainable_trials(run)):
+        typer.echo(f"'{run}' is a study; explain one of its trials:")
+        for trial, config in trials.items():
+            typer.echo(f"kan-diffusion explain {shlex.quote(str(trial))}  # {config.label}")
+        raise typer.Exit(1)
     names = None if library is None else [name.strip() for name in library.split(",")]
     options = ExplainOptions(
         prune=prune if simplify else None,
@@ -104,7 +106,7 @@ def explain(
     command = shlex.join(["kan-diffusion", *sys.argv[1:]])
     with show_phases(f"explaining {run}") as on_progress:
         explanation, _ = explain_run(run, folder, options, command=command, on_progress=on_progress)
-        on_progress("drawing")
+        on_progress("drawing", "pictures and page", 0.0)
         page = write_explanation(explanation, folder)
     show_standings(explanation)
     for sentence in explanation.sentences:

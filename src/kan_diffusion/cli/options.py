@@ -22,15 +22,14 @@ __all__ = [
 ]
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, ... or auto: a GPU when there is one.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="Run folder.")]
 
 What = Annotated[
     str,
     typer.Argument(
         help="A built-in study (swiss-roll, notebook, pilot), a study file (.yaml), a toy, a table "
         "of scikit-learn's (iris, wine, breast-cancer, diabetes), or a file of points (.csv, "
-        ".parquet, .npy).",
-        show_default=False,
+        ".parquet, .npy)."
     ),
 ]
 Match = Annotated[
@@ -52,9 +51,7 @@ Amount = Annotated[
 Families = Annotated[
     str | None,
     typer.Option(
-        help="Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your "
-        "own.",
-        show_default=False,
+        help="Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your own."
     ),
 ]
 Params = Annotated[
@@ -63,19 +60,16 @@ Params = Annotated[
         min=1,
         help="Parameters of every model: short for --match params --budget, or their size beside "
         "--match time.",
-        show_default=False,
     ),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Training steps.", show_default=False)]
+Steps = Annotated[int | None, typer.Option(min=1, help="Training steps.")]
 Workers = Annotated[
-    int | None,
-    typer.Option(min=1, help="Trials side by side; one a core by default.", show_default=False),
+    int | None, typer.Option(min=1, help="Trials side by side; one a core by default.")
 ]
 Executor = Annotated[str, typer.Option(help="Where trials run: local or ray.")]
 Address = Annotated[
     str | None,
     typer.Option(
-        help="Address of a running Ray cluster; without it one is started on this machine.",
-        show_default=False,
+        help="Address of a running Ray cluster; without it one is started on this machine."
     ),
 ]

@@ -4,21 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from rich.progress import Progress, TaskID
 
+from kan_diffusion.data.datasets import DataConfig, ToyData, load_dataset
+from kan_diffusion.evaluation.denoising import draw_noised_points, floor
+from kan_diffusion.processes import Process
 from kan_diffusion.progress import TrainingBar, progress_bars
+from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.executors import TrialEvent
 from kan_diffusion.study.run import StudyPlan
 
-__all__ = ["StudyProgress", "show_phases", "show_study_progress"]
+__all__ = ["StudyProgress", "known_floor", "show_phases", "show_study_progress"]
 
 _FIXED_COST = 3_000
 """Share of a step's time that is the same for every model, in parameters."""
 
 _JUDGING_STEPS = 400
 """Number of training steps that take about as long as judging a finished trial."""
+
+
+@lru_cache
+def known_floor(data: DataConfig, process: Process) -> float | None:
+    """Estimates the loss of the best possible denoiser with a few thousand points of a toy.
+
+    Args:
+        data: The data set.
+        process: The noising process.
+
+    Returns:
+        The loss; None for data whose density is not known.
+    """
+    if not isinstance(data, ToyData):
+        return None
+    generator = torch_generator("floor", data.name)
+    return floor(draw_noised_points(load_dataset(data), process, 4000, generator), process)
+
+
+def _in_words(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{max(seconds, 1):.0f} s"
 
 
 class StudyProgress:
@@ -33,29 +62,30 @@ class StudyProgress:
     """
 
     def __init__(self, name: str, bars: Progress) -> None:
-        self._name = name
         self._bars = bars
         self._trials: dict[str, TrialConfig] = {}
-        self._cost: dict[str, int] = {}
-        self._done: dict[str, int] = {}
+        self._work: dict[str, int] = {}
         self._running: dict[str, TrainingBar] = {}
-        self._completed = 0
+        self._done: dict[str, float] = {}
         self._num_finished = 0
-        self._whole: TaskID | None = None
+        self._whole = bars.add_task(f"[bold]{name}", total=None, status="")
 
     def start(self, plan: StudyPlan) -> None:
-        """Takes up what is to be done; may be called again when there is more."""
+        """Takes up what is to be done, and announces it; may be called again when there is more."""
+        if plan.seconds is not None and plan.to_run:
+            self._bars.console.print(
+                f"{len(plan.to_run)} trials to run, {plan.workers} at a time: about "
+                f"{_in_words(plan.seconds)}",
+                soft_wrap=True,
+            )
         self._trials |= {trial.id: trial for trial in plan.trials}
         self._num_finished += len(plan.finished)
-        self._cost |= {
-            trial.id: _FIXED_COST + plan.parameters[trial.id]
-            for trial in plan.trials
-            if trial.id not in plan.finished
+        self._work |= {
+            trial.id: (_FIXED_COST + plan.parameters[trial.id])
+            * (trial.training.steps + _JUDGING_STEPS)
+            for trial in plan.to_run
         }
-        total = sum(cost * self._length(trial) for trial, cost in self._cost.items())
-        if self._whole is None:
-            self._whole = self._bars.add_task(f"[bold]{self._name}", total=total, status="")
-        self._bars.update(self._whole, total=total, status=self._status())
+        self._show()
 
     def move(self, event: TrialEvent) -> None:
         """Takes up the news of a trial."""
@@ -63,34 +93,36 @@ class StudyProgress:
         if event.finished:
             self._finish(trial, event.error)
         else:
-            self._done[trial.id] = event.step
+            self._done[trial.id] = event.step / (trial.training.steps + _JUDGING_STEPS)
             if trial.id not in self._running:
-                bar = TrainingBar(self._bars, f"  {trial.label}", trial.training.steps)
+                floor = None if self._bars.disable else known_floor(trial.data, trial.process)
+                bar = TrainingBar(self._bars, f"  {trial.label}", trial.training.steps, floor)
                 self._running[trial.id] = bar
             self._running[trial.id].move(event.step, event.loss)
-        if self._whole is not None:
-            running = sum(self._cost[name] * steps for name, steps in self._done.items())
-            self._bars.update(
-                self._whole, completed=self._completed + running, status=self._status()
-            )
+        self._show()
 
     def _finish(self, trial: TrialConfig, error: str | None) -> None:
-        self._done.pop(trial.id, None)
-        self._completed += self._cost[trial.id] * self._length(trial.id)
+        self._done[trial.id] = 1.0
         self._num_finished += 1
-        bar = self._running.pop(trial.id, None)
-        if bar is not None:
-            bar.remove()
+        if trial.id in self._running:
+            self._running.pop(trial.id).remove()
         if error is not None:
             self._bars.console.print(f"{trial.label}: {error}", style="red", markup=False)
         elif self._bars.disable:
-            self._bars.console.print(f"{self._status()}: {trial.label}", markup=False)
+            self._bars.console.print(f"{self._status}: {trial.label}", markup=False)
 
-    def _length(self, trial: str) -> int:
-        return self._trials[trial].training.steps + _JUDGING_STEPS
+    def draw(self) -> None:
+        """Takes up that all trials are over and the report is drawn."""
+        self._bars.update(self._whole, status="drawing")
 
+    @property
     def _status(self) -> str:
         return f"{self._num_finished} of {len(self._trials)} trials"
+
+    def _show(self) -> None:
+        done = sum(self._work[name] * share for name, share in self._done.items())
+        total = sum(self._work.values())
+        self._bars.update(self._whole, total=total, completed=done, status=self._status)
 
 
 @contextmanager
@@ -108,15 +140,24 @@ def show_study_progress(name: str) -> Iterator[StudyProgress]:
 
 
 @contextmanager
-def show_phases(name: str) -> Iterator[Callable[[str], None]]:
-    """Shows which phase something is in whose length is not known.
+def show_phases(name: str) -> Iterator[Callable[[str, str, float], None]]:
+    """Shows a bar for each phase of something, with the time left in it.
 
     Args:
         name: What is being done.
 
     Yields:
-        The callback to be told each phase.
+        The callback to be told the phase, what was just done in it, and the share of it that is
+        done, from 0 to 1.
     """
     with progress_bars() as bars:
-        task = bars.add_task(name, total=None, status="")
-        yield lambda phase: bars.update(task, status=phase)
+        tasks: dict[str, TaskID] = {}
+
+        def move(phase: str, what: str, done: float) -> None:
+            if phase not in tasks:
+                for task in tasks.values():
+                    bars.update(task, completed=1.0, status="")
+                tasks[phase] = bars.add_task(f"{name}: {phase}", total=1.0, status="")
+            bars.update(tasks[phase], completed=done, status=what)
+
+        yield move

@@ -16,56 +16,37 @@ are rounded as they were written down.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
-from kan_diffusion.errors import unknown_name
+from kan_diffusion.errors import look_up
 
 __all__ = ["TABLES", "bundled_table"]
 
 Rows = tuple[np.ndarray, tuple[str, ...]]
 
 
-def _iris() -> Rows:
-    from sklearn.datasets import load_iris
+def _rows(loader: str, left_out: tuple[str, ...] = (), **options: bool) -> Rows:
+    """The rows and column names that a loader of ``sklearn.datasets`` gives."""
+    from sklearn import datasets
 
-    table = load_iris()
-    return table.data, tuple(table.feature_names)
-
-
-def _wine() -> Rows:
-    from sklearn.datasets import load_wine
-
-    table = load_wine()
-    return table.data, tuple(table.feature_names)
-
-
-def _breast_cancer() -> Rows:
-    from sklearn.datasets import load_breast_cancer
-
-    table = load_breast_cancer()
-    return table.data, tuple(str(name) for name in table.feature_names)
-
-
-def _diabetes() -> Rows:
-    from sklearn.datasets import load_diabetes
-
-    table = load_diabetes(scaled=False)
-    kept = [place for place, name in enumerate(table.feature_names) if name != "sex"]
-    return table.data[:, kept], tuple(table.feature_names[place] for place in kept)
+    table = getattr(datasets, loader)(**options)
+    kept = [place for place, name in enumerate(table.feature_names) if name not in left_out]
+    return table.data[:, kept], tuple(str(table.feature_names[place]) for place in kept)
 
 
 TABLES: Mapping[str, Callable[[], Rows]] = {
-    "iris": _iris,
-    "wine": _wine,
-    "breast-cancer": _breast_cancer,
-    "diabetes": _diabetes,
+    "iris": partial(_rows, "load_iris"),
+    "wine": partial(_rows, "load_wine"),
+    "breast-cancer": partial(_rows, "load_breast_cancer"),
+    "diabetes": partial(_rows, "load_diabetes", left_out=("sex",), scaled=False),
 }
-"""What reads each table, by the name a user writes."""
+"""Readers of the tables, by the name a user writes."""
 
 
 def bundled_table(name: str) -> Rows:
-    """The rows of a table and the names of its columns.
+    """Reads a table.
 
     Args:
         name: One of `TABLES`.
@@ -76,7 +57,5 @@ def bundled_table(name: str) -> Rows:
     Raises:
         KanDiffusionError: There is no table of that name.
     """
-    if name not in TABLES:
-        raise unknown_name("table", name, TABLES)
-    values, columns = TABLES[name]()
+    values, columns = look_up("table", name, TABLES)()
     return np.asarray(values, dtype=np.float64), columns

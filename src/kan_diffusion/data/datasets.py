@@ -21,17 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import Tensor
 
 from kan_diffusion.data.bundled import TABLES, bundled_table
 from kan_diffusion.data.densities import Density
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.tables import are_names, read_table
+from kan_diffusion.data.tables import Table, are_names, read_table
 from kan_diffusion.data.toys import TOYS, make_toy
-from kan_diffusion.errors import DataError, unknown_name
+from kan_diffusion.errors import DataError, require_known, unknown_name
 from kan_diffusion.randomness import torch_generator
+from kan_diffusion.settings import Settings
 
 __all__ = [
     "FEWEST_FOR_ORACLE",
@@ -53,13 +55,13 @@ sparse with fewer that at small noise the nearest row alone decides the posterio
 can then come out below zero or above a denoiser's loss."""
 
 OracleKind = Literal["exact", "estimated", "none"]
-"""Where the posterior mean comes from: a density, two reference samples, or nowhere."""
+"""Source of the posterior mean: a density, two reference samples, or none."""
 
 _FEWEST_ROWS = 10
 _COORDINATES = ("x", "y", "z")
 
 
-class ToyData(BaseModel):
+class ToyData(Settings):
     """Points of a built-in toy density.
 
     Attributes:
@@ -69,8 +71,6 @@ class ToyData(BaseModel):
         divide_by: Scale that points are divided by instead of being standardised.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     toy: str
     noise: float | None = Field(None, gt=0)
     num_points: int = Field(50_000, ge=1)
@@ -78,13 +78,12 @@ class ToyData(BaseModel):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.toy not in TOYS:
-            raise unknown_name("toy", self.toy, TOYS)
+        require_known("toy", self.toy, TOYS)
         return self
 
     @property
     def name(self) -> str:
-        """What the data set is called in tables and figures."""
+        """Name of the data set in tables and figures."""
         return self.toy
 
     def density(self) -> Density:
@@ -92,7 +91,7 @@ class ToyData(BaseModel):
         return make_toy(self.toy, **({} if self.noise is None else {"noise": self.noise}))
 
 
-class FileData(BaseModel):
+class FileData(Settings):
     """Points of a file.
 
     Attributes:
@@ -102,27 +101,26 @@ class FileData(BaseModel):
         holdout: Fraction of the rows that is not trained on.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     path: Path
     sha256: str = ""
     holdout: float = Field(0.2, gt=0, lt=1)
 
     @property
     def name(self) -> str:
-        """What the data set is called in tables and figures."""
+        """Name of the data set in tables and figures."""
         return self.path.stem
 
     def pinned(self) -> Self:
-        """The same with the file's digest filled in.
+        """The same with the file's digest, and its path from the root of the file system.
 
         Raises:
             DataError: The file cannot be used.
         """
-        return self.model_copy(update={"sha256": self.sha256 or read_table(self.path).sha256})
+        digest = self.sha256 or read_table(self.path).sha256
+        return self.model_copy(update={"sha256": digest, "path": self.path.absolute()})
 
 
-class TableData(BaseModel):
+class TableData(Settings):
     """Rows of a table that scikit-learn brings along.
 
     Attributes:
@@ -130,25 +128,22 @@ class TableData(BaseModel):
         holdout: Fraction of the rows that is not trained on.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     table: str
     holdout: float = Field(0.3, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.table not in TABLES:
-            raise unknown_name("table", self.table, TABLES)
+        require_known("table", self.table, TABLES)
         return self
 
     @property
     def name(self) -> str:
-        """What the data set is called in tables and figures."""
+        """Name of the data set in tables and figures."""
         return self.table
 
 
 def _kind(data: object) -> str:
-    """Which of the three it is, so that an error speaks of the settings of that one."""
+    """Finds out which of the three it is, so that an error speaks of the keys of that one."""
     if isinstance(data, FileData | TableData):
         return "file" if isinstance(data, FileData) else "table"
     if isinstance(data, Mapping):
@@ -156,13 +151,21 @@ def _kind(data: object) -> str:
     return "toy"
 
 
+def _require_source(data: object) -> object:
+    if isinstance(data, Mapping) and not {"toy", "path", "table"} & set(data):
+        others = f", not only {', '.join(map(str, data))}" if data else ""
+        raise DataError(f"a data set has one of the keys toy, path and table{others}")
+    return data
+
+
 DataConfig = Annotated[
     Annotated[ToyData, Tag("toy")]
     | Annotated[FileData, Tag("file")]
     | Annotated[TableData, Tag("table")],
     Discriminator(_kind),
+    BeforeValidator(_require_source),
 ]
-"""Where points come from."""
+"""Source of points: a toy, a file or a table."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ class Dataset:
     """Points to train on and to judge with, in standardised units.
 
     Attributes:
-        name: What the data set is called.
+        name: Name of the data set.
         columns: Names of the coordinates.
         standardizer: The map between the data's own units and standardised ones.
         train: Training points with shape (N, d), float32.
@@ -196,7 +199,7 @@ class Dataset:
 
     @property
     def oracle(self) -> OracleKind:
-        """Where the posterior mean comes from."""
+        """Source of the posterior mean."""
         if self.density is not None:
             return "exact"
         return "none" if self.references is None else "estimated"
@@ -251,7 +254,7 @@ class Dataset:
 
 
 def data_from_name(name: str, **options: float) -> DataConfig:
-    """A toy or a table by its name, or a file by its path.
+    """Makes the configuration of a toy or a table by its name, or of a file by its path.
 
     Args:
         name: What the user wrote.
@@ -304,46 +307,51 @@ def _load_toy(config: ToyData, study_seed: int, trial_seed: int) -> Dataset:
         standardizer = Standardizer((0.0,) * dim, (config.divide_by,) * dim)
     standardised = standardizer.rescale(density)
     generator = torch_generator("training points", study_seed, trial_seed, config.toy)
+    numbered = tuple(f"x{index}" for index in range(1, dim + 1))
     return Dataset(
         name=config.name,
-        columns=_COORDINATES[:dim] if dim <= len(_COORDINATES) else _numbered(dim),
+        columns=_COORDINATES[:dim] if dim <= len(_COORDINATES) else numbered,
         standardizer=standardizer,
         train=standardised.sample(config.num_points, generator).float(),
         density=standardised,
     )
 
 
-def _numbered(dim: int) -> tuple[str, ...]:
-    return tuple(f"x{index}" for index in range(1, dim + 1))
-
-
 def _load_table(config: TableData, study_seed: int, trial_seed: int) -> Dataset:
     values, columns = bundled_table(config.table)
-    points = torch.from_numpy(values)
-    num_heldout = _num_heldout(len(points), config.holdout)
+    num_heldout = _num_heldout(len(values), config.holdout)
     stream = torch_generator("split", study_seed, trial_seed)
-    return _split(config.name, columns, points, num_heldout, stream, repr(config.name), False)
+    return _split(config.name, columns, values, num_heldout, stream, repr(config.name), False)
+
+
+def _read_rows(path: Path, purpose: str) -> Table:
+    """Reads a file and refuses one with too few rows for a purpose."""
+    table = read_table(path)
+    if len(table.values) < _FEWEST_ROWS:
+        raise DataError(
+            f"'{path}' has {len(table.values)} rows; at least {_FEWEST_ROWS} are needed to "
+            f"{purpose}"
+        )
+    return table
 
 
 def _load_file(config: FileData, study_seed: int, trial_seed: int) -> Dataset:
-    table = read_table(config.path)
+    if config.sha256 and not config.path.exists():
+        raise DataError(
+            f"there is no file '{config.path}', which this run was set up with; put it there again "
+            f"(its SHA-256 is {config.sha256})"
+        )
+    table = _read_rows(config.path, "train on some and judge with others")
     if config.sha256 and table.sha256 != config.sha256:
         raise DataError(
             f"'{config.path}' has changed since this run was set up; put the file back as it was "
             "or start a new run in another folder with --out"
         )
-    num_rows = len(table.values)
-    if num_rows < _FEWEST_ROWS:
-        raise DataError(
-            f"'{config.path}' has {num_rows} rows; at least {_FEWEST_ROWS} are needed to train on "
-            "some and judge with others"
-        )
-    num_heldout = _num_heldout(num_rows, config.holdout)
+    num_heldout = _num_heldout(len(table.values), config.holdout)
     has_oracle = num_heldout >= FEWEST_FOR_ORACLE
     stream = torch_generator("split", study_seed, *(() if has_oracle else (trial_seed,)))
-    points = torch.from_numpy(table.values)
     where = f"'{config.path}'"
-    return _split(config.name, table.columns, points, num_heldout, stream, where, has_oracle)
+    return _split(config.name, table.columns, table.values, num_heldout, stream, where, has_oracle)
 
 
 def _num_heldout(num_rows: int, holdout: float) -> int:
@@ -354,14 +362,14 @@ def _num_heldout(num_rows: int, holdout: float) -> int:
 def _split(
     name: str,
     columns: tuple[str, ...],
-    points: Tensor,
+    rows: np.ndarray,
     num_heldout: int,
     generator: torch.Generator,
     where: str,
     has_oracle: bool,
 ) -> Dataset:
     """Rows (n, d) as a data set, some held out at random; ``where`` names them in an error."""
-    points = points[torch.randperm(len(points), generator=generator)]
+    points = torch.from_numpy(rows)[torch.randperm(len(rows), generator=generator)]
     heldout, train = points[:num_heldout], points[num_heldout:]
     constant = [
         column
@@ -399,7 +407,7 @@ def fresh_dataset(
     Raises:
         DataError: The file cannot be used or has other columns.
     """
-    table = read_table(path)
+    table = _read_rows(path, "judge a model")
     if len(table.columns) != len(columns):
         raise DataError(
             f"'{path}' has {len(table.columns)} columns and the model was trained on "
@@ -413,11 +421,6 @@ def fresh_dataset(
         raise DataError(
             f"'{path}' has no column '{missing}', which the model was trained on; give a file with "
             f"the columns {', '.join(columns)}"
-        )
-    if len(table.values) < _FEWEST_ROWS:
-        raise DataError(
-            f"'{path}' has {len(table.values)} rows; at least {_FEWEST_ROWS} are needed to judge "
-            "a model"
         )
     points = torch.from_numpy(table.values)[:, order]
     points = points[torch.randperm(len(points), generator=torch_generator("split", seed))]

@@ -197,7 +197,7 @@ class Density(ABC):
     @property
     @abstractmethod
     def _numbers_per_row(self) -> int:
-        """How many numbers an intermediate holds for one point; decides the chunks."""
+        """Numbers that an intermediate holds for one point; decides the chunks."""
 
     @abstractmethod
     def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -366,19 +366,6 @@ class GaussianMixture(Density):
             (self.means - shift) / scale, self.covariances / torch.outer(scale, scale), self.weights
         )
 
-    def embedded(self, basis: Tensor, noise: float = 0.0) -> GaussianMixture:
-        """The mixture of x_0 @ basis + noise N(0, I): rotated, or laid into more dimensions.
-
-        Args:
-            basis: Shape (dim, new_dim); with orthonormal rows, distances are kept.
-            noise: Standard deviation, at least 0; positive where new_dim exceeds dim.
-        """
-        basis = float64(basis)
-        covariances = basis.T @ self.covariances @ basis
-        covariances = (covariances + covariances.mT) / 2
-        covariances = covariances + noise**2 * torch.eye(basis.shape[1], dtype=torch.float64)
-        return GaussianMixture(self.means @ basis, covariances, self.weights)
-
     @property
     def _numbers_per_row(self) -> int:
         return self.means.numel()
@@ -480,11 +467,6 @@ class CurveDensity(Density):
         self.mean = weights @ self._points
         self.std = (weights @ (self._points - self.mean) ** 2 + self._variance).sqrt()
 
-    @property
-    def num_nodes(self) -> int:
-        """Number of quadrature nodes."""
-        return len(self._points)
-
     def sample(self, num: int, generator: torch.Generator) -> Tensor:
         """See `Density.sample`."""
         which = draw_components(self._shares, num, generator)
@@ -507,7 +489,7 @@ class CurveDensity(Density):
 
     @property
     def _numbers_per_row(self) -> int:
-        return self.num_nodes
+        return len(self._points)
 
     def _parts(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         variance = alpha**2 * self._variance + sigma**2  # (n, d)
@@ -584,7 +566,7 @@ class UniformBoxes(Density):
         return self.lower.numel() * len(_SMALL_BOX_NODES)
 
     def _inside(self, x: Tensor, alpha: Tensor) -> Tensor:
-        """Which boxes hold the noiseless points x / alpha, shape (n, k)."""
+        """Tells which boxes hold the noiseless points x / alpha, shape (n, k)."""
         place = (x / alpha).unsqueeze(1)
         return ((place >= self.lower) & (place <= self.upper)).all(dim=2)
 

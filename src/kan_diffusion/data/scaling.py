@@ -63,11 +63,6 @@ class Standardizer:
         """The exact mean and standard deviation of a density."""
         return cls(tuple(density.mean.tolist()), tuple(density.std.tolist()))
 
-    @classmethod
-    def identity(cls, dim: int) -> Self:
-        """The map that changes nothing."""
-        return cls((0.0,) * dim, (1.0,) * dim)
-
     @property
     def dim(self) -> int:
         """Number of coordinates."""
@@ -84,11 +79,6 @@ class Standardizer:
         """
         mean, scale = self._like(x)
         return ((x.to(mean.dtype) - mean) / scale).to(x.dtype)
-
-    def invert(self, x: Tensor) -> Tensor:
-        """From model units to data units; the inverse of `apply`."""
-        mean, scale = self._like(x)
-        return (x.to(mean.dtype) * scale + mean).to(x.dtype)
 
     def rescale(self, density: Density) -> Density:
         """The density of the standardised points."""

@@ -26,7 +26,7 @@ from kan_diffusion.data.densities import (
     GaussianMixture,
     UniformBoxes,
 )
-from kan_diffusion.errors import DataError, unknown_name
+from kan_diffusion.errors import DataError, look_up, require_known
 from kan_diffusion.randomness import numpy_generator
 
 __all__ = ["TOYS", "make_toy"]
@@ -413,7 +413,7 @@ TOYS: dict[str, Callable[..., Density]] = {
 
 
 def make_toy(name: str, **options: float) -> Density:
-    """The toy density of that name.
+    """Makes the toy density of a name.
 
     Args:
         name: One of `TOYS`.
@@ -423,11 +423,7 @@ def make_toy(name: str, **options: float) -> Density:
         KanDiffusionError: There is no toy of that name, or it has no such option.
         DataError: An option is out of range.
     """
-    if name not in TOYS:
-        raise unknown_name("toy", name, TOYS)
-    builder = TOYS[name]
-    known = inspect.signature(builder).parameters
+    builder = look_up("toy", name, TOYS)
     for option in options:
-        if option not in known:
-            raise unknown_name(f"option of toy '{name}'", option, known)
+        require_known(f"option of toy '{name}'", option, inspect.signature(builder).parameters)
     return builder(**options)

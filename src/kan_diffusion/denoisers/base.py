@@ -1,4 +1,4 @@
-r"""What every denoiser shares: inputs, conditioning and the diffusers interface.
+r"""Base of all denoisers: inputs, conditioning and the diffusers interface.
 
 A denoiser is a function of the noised points, the timestep and, when there are classes, a label:
 
@@ -33,7 +33,7 @@ UNLABELLED = -1
 
 @dataclass
 class DenoiserOutput(BaseOutput):
-    """What a denoiser returns.
+    """Output of a denoiser.
 
     Attributes:
         sample: The prediction, with the shape (B, d) of the noised points.

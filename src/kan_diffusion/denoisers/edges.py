@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,25 +13,28 @@ from torch import Tensor, nn
 from kan_diffusion.denoisers.library import LINEAR, EdgeFunction, get_functions
 from kan_diffusion.kan.linear import KANLinear
 
-__all__ = ["CURVE", "Edge", "EdgeSetting", "Match", "ReadableLayer", "take_part"]
+__all__ = ["CURVE", "AppliedFunction", "Edge", "EdgeSetting", "Match", "ReadableLayer"]
 
 CURVE = "curve"
-"""The kind of an edge that is what was learned."""
+"""Kind of an edge that is a learned curve."""
 
 _FUNCTION_FLOPS = 4
 
 _PRECISION = 1e-6
 """Unexplained share below which matches count as equally good."""
 
+EdgeSetting = tuple[int, int, str, bool]
+"""An edge as a configuration writes it: input, output, kind, and whether it has a linear part."""
+
 
 @dataclass(frozen=True)
 class Edge:
-    """An edge that is there.
+    """An edge of a network.
 
     Attributes:
-        layer: Its layer, from 0.
-        input: The input or unit it leaves.
-        output: The unit or output it enters.
+        layer: Number of its layer, from 0.
+        input: Number of the input or unit it leaves.
+        output: Number of the unit or output it enters.
         kind: ``"curve"``, ``"linear"`` or the name of a function.
         has_slope: Whether a function has a linear part beside it.
     """
@@ -49,18 +53,18 @@ class Edge:
 
 @dataclass(frozen=True)
 class Match:
-    """How well a function describes a curve.
+    """A function c f(a x + b) + s x + d fitted to a curve.
 
     Attributes:
-        name: Of the function.
-        has_slope: Whether there is a linear part beside it.
+        name: Name of f.
+        has_slope: Whether there is a linear part.
         a: Factor inside.
         b: Shift inside.
         c: Factor outside.
-        slope: The linear part s.
-        constant: The constant d.
-        r2: Share of the variance of held-out samples that is explained; at most 1.
-        complexity: Of the function, one more with a linear part.
+        slope: Slope s of the linear part.
+        constant: Constant d.
+        r2: Share of the variance of held-out samples that it explains; at most 1.
+        complexity: Complexity of f, one more with a linear part.
     """
 
     name: str
@@ -75,16 +79,21 @@ class Match:
 
     @property
     def cost(self) -> float:
-        """Bits that the unexplained share takes, plus the complexity: the lower the better."""
+        """Bits of the unexplained share plus the complexity: the lower the better."""
         return math.log2(max(1 - self.r2, 0.0) + _PRECISION) + self.complexity
 
 
-EdgeSetting = tuple[int, int, str, bool]
-"""Input, output, kind and whether there is a linear part: an edge as a configuration has it."""
+class AppliedFunction(NamedTuple):
+    """The function c f(a x + b) of an edge."""
+
+    function: EdgeFunction
+    a: float
+    b: float
+    c: float
 
 
-class _Formulas(nn.Module):
-    """The edges of a layer that are one function of the library."""
+class _FunctionEdges(nn.Module):
+    """The edges of a layer that share one function of the library, with constants each."""
 
     inputs: Tensor
     outputs: Tensor
@@ -92,16 +101,17 @@ class _Formulas(nn.Module):
     def __init__(self, function: EdgeFunction, edges: Sequence[Edge]) -> None:
         super().__init__()
         self.function = function
-        self.edges = tuple(edges)
-        for name in ("inputs", "outputs"):
-            index = torch.tensor([getattr(edge, name[:-1]) for edge in edges])
-            self.register_buffer(name, index, persistent=False)
+        for name, index in (
+            ("inputs", [e.input for e in edges]),
+            ("outputs", [e.output for e in edges]),
+        ):
+            self.register_buffer(name, torch.tensor(index), persistent=False)
         self.inner = nn.Parameter(torch.ones(len(edges)))
         self.shift = nn.Parameter(torch.zeros(len(edges)))
         self.outer = nn.Parameter(torch.zeros(len(edges)))
 
     def forward(self, input: Tensor) -> Tensor:
-        """C f(a x + b) of each of these edges: (n, edges) from inputs (n, in)."""
+        """Evaluates c f(a x + b) of each of these edges: (n, edges) from inputs (n, in)."""
         z = torch.addcmul(self.shift, input.index_select(1, self.inputs), self.inner)
         return self.outer * self.function.values(z)
 
@@ -112,13 +122,13 @@ class ReadableLayer(nn.Module):
     Args:
         in_features: Number of inputs.
         out_features: Number of outputs.
-        edges: The edges there are, of this layer.
-        curves: A layer whose curves the edges of kind ``"curve"`` are; it has no bias.
+        edges: The edges of this layer.
+        curves: A layer without a bias whose curves are those of the edges of kind ``"curve"``.
 
     Attributes:
         curves: That layer; None where no edge is a curve.
         slope: Slopes of the linear edges and linear parts with shape (out, in); 0 elsewhere.
-        formulas: The functions' edges, by function.
+        groups: The edges that are functions, by function.
         bias: Constants with shape (out,).
     """
 
@@ -149,33 +159,30 @@ class ReadableLayer(nn.Module):
         self.slope = nn.Parameter(torch.zeros(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features))
         functions = get_functions(by_kind, importing=False)
-        self.formulas = nn.ModuleList(
-            _Formulas(functions[kind], of_kind) for kind, of_kind in by_kind.items()
-        )
-
-    def groups(self) -> Iterator[_Formulas]:
-        """The functions' edges, by function."""
-        for group in self.formulas:
-            assert isinstance(group, _Formulas)
-            yield group
+        self.groups = [_FunctionEdges(functions[kind], part) for kind, part in by_kind.items()]
+        self.formulas = nn.ModuleList(self.groups)
+        self._row = {
+            (edge.input, edge.output): (group, row)
+            for group, part in zip(self.groups, by_kind.values(), strict=True)
+            for row, edge in enumerate(part)
+        }
 
     @property
     def num_constants(self) -> int:
         """Number of parameters that have an effect."""
-        total = self.out_features + int(self.slope_mask.sum())
-        total += 3 * sum(len(group.edges) for group in self.groups())
+        total = self.out_features + int(self.slope_mask.sum()) + 3 * len(self._row)
         if self.curves is not None:
             total += int(self.curve_mask.sum()) * self.curves.features_per_input
         return total
 
     @property
     def flops(self) -> int:
-        """Floating-point operations for one row, as this layer needs them and not as it does them.
+        """Floating-point operations that one row needs, which may be fewer than are done.
 
         A linear edge counts 2, a function 3 and 4 for itself, a curve as in a KAN layer.
         """
         total = self.out_features + 2 * int(self.slope_mask.sum())
-        total += (3 + _FUNCTION_FLOPS) * sum(len(group.edges) for group in self.groups())
+        total += (3 + _FUNCTION_FLOPS) * len(self._row)
         if self.curves is not None:
             total += int(self.curve_mask.sum()) * self.curves.flops_per_curve
             total += int(self.curve_mask.any(0).sum()) * self.curves.flops_per_input
@@ -185,65 +192,82 @@ class ReadableLayer(nn.Module):
         """Maps (n, in) to (n, out)."""
         output = nn.functional.linear(input, self.slope * self.slope_mask, self.bias)
         if self.curves is not None:
-            output = output + self._curves(input)
-        for group in self.groups():
+            of_curves = (
+                self.curves(input)
+                if self._all_curves
+                else self.curves.masked(input, self.curve_mask)
+            )
+            output = output + of_curves
+        for group in self.groups:
             output = output.index_add(1, group.outputs, group(input))
         return output
 
-    def _curves(self, input: Tensor) -> Tensor:
-        assert self.curves is not None
-        if self._all_curves:
-            return self.curves(input)
-        return self.curves.masked(input, self.curve_mask)
-
     def edge_outputs(self, input: Tensor) -> Tensor:
-        """What each edge adds to its output, constants left out: (n, out, in)."""
+        """Evaluates each edge, without the constants: (n, out, in) from inputs (n, in)."""
         outputs = input.unsqueeze(1) * (self.slope * self.slope_mask)
         if self.curves is not None:
             outputs = outputs + self.curves.edge_outputs(input) * self.curve_mask
-        for group in self.groups():
-            outputs = outputs.index_put(
-                (
-                    torch.arange(len(input), device=input.device)[:, None],
-                    group.outputs,
-                    group.inputs,
-                ),
-                group(input),
-                accumulate=True,
-            )
+        rows = torch.arange(len(input), device=input.device)[:, None]
+        for group in self.groups:
+            places = rows, group.outputs, group.inputs
+            outputs = outputs.index_put(places, group(input), accumulate=True)
         return outputs
 
     @torch.no_grad()
+    def slope_of(self, edge: Edge) -> float:
+        """Slope of an edge's linear part; 0 where it has none."""
+        at = edge.output, edge.input
+        return float(self.slope[at] * self.slope_mask[at])
+
+    @torch.no_grad()
+    def function_of(self, edge: Edge) -> AppliedFunction | None:
+        """The function of an edge without its linear part; None for curves and lines."""
+        if (edge.input, edge.output) not in self._row:
+            return None
+        group, row = self._row[edge.input, edge.output]
+        a, b, c = (float(part[row]) for part in (group.inner, group.shift, group.outer))
+        return AppliedFunction(group.function, a, b, c)
+
+    @torch.no_grad()
+    def set_match(self, edge: Edge, match: Match) -> None:
+        """Gives an edge the constants of a match of its kind; its constant joins the bias."""
+        self.slope[edge.output, edge.input] = match.slope
+        self.bias[edge.output] += match.constant
+        if (edge.input, edge.output) in self._row:
+            group, row = self._row[edge.input, edge.output]
+            group.inner[row], group.shift[row], group.outer[row] = match.a, match.b, match.c
+
+    @torch.no_grad()
+    def take(self, other: ReadableLayer, outputs: Sequence[int], inputs: Sequence[int]) -> None:
+        """Copies the constants, and the parameters of all edges that have the same kind in both.
+
+        Args:
+            other: A layer with curves on the same basis.
+            outputs: For each output of this layer, its number in the other.
+            inputs: For each input of this layer, its number in the other.
+        """
+        rows, columns = torch.tensor(outputs), torch.tensor(inputs)
+        self.bias.copy_(other.bias[rows])
+        self.slope.copy_(other.slope[rows][:, columns] * self.slope_mask)
+        if self.curves is not None and other.curves is not None:
+            weight = other.curves.weight.view(other.out_features, other.in_features, -1)
+            self.curves.weight.copy_(weight[rows][:, columns].flatten(1))
+            for name in ("grid_origin", "grid_step"):
+                getattr(self.curves.grid, name).copy_(getattr(other.curves.grid, name)[columns])
+        for (input, output), (group, row) in self._row.items():
+            source, place = other._row.get((inputs[input], outputs[output]), (None, 0))
+            if source is not None and source.function.name == group.function.name:
+                for name in ("inner", "shift", "outer"):
+                    getattr(group, name)[row] = getattr(source, name)[place]
+
+    @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws fresh curves and sets every formula to nothing."""
+        """Draws fresh curves and sets every line and function to 0."""
         if self.curves is not None:
             self.curves.reset_parameters(generator)
         nn.init.zeros_(self.slope)
         nn.init.zeros_(self.bias)
-        for group in self.groups():
+        for group in self.groups:
             nn.init.ones_(group.inner)
             nn.init.zeros_(group.shift)
             nn.init.zeros_(group.outer)
-
-
-def take_part(
-    mine: ReadableLayer, theirs: ReadableLayer, rows: list[int], columns: list[int]
-) -> None:
-    """Copies the parameters of some outputs and inputs of a layer."""
-    mine.slope.copy_(theirs.slope[rows][:, columns])
-    mine.bias.copy_(theirs.bias[rows])
-    if mine.curves is not None and theirs.curves is not None:
-        packed = theirs.curves.weight.view(theirs.out_features, theirs.in_features, -1)
-        mine.curves.weight.copy_(packed[rows][:, columns].flatten(1))
-        for name in ("grid_origin", "grid_step"):
-            getattr(mine.curves.grid, name).copy_(getattr(theirs.curves.grid, name)[columns])
-    known = {
-        (edge.input, edge.output, edge.kind): (group, index)
-        for group in theirs.groups()
-        for index, edge in enumerate(group.edges)
-    }
-    for group in mine.groups():
-        for index, edge in enumerate(group.edges):
-            source, at = known[columns[edge.input], rows[edge.output], edge.kind]
-            for name in ("inner", "shift", "outer"):
-                getattr(group, name)[index] = getattr(source, name)[at]

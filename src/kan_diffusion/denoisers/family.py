@@ -1,4 +1,4 @@
-"""What a family is: a kind of denoiser with one free size, and the space its tuning searches."""
+"""A family: a kind of denoiser with one free size, and the space its tuning searches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.errors import KanDiffusionError, unknown_name
+from kan_diffusion.errors import KanDiffusionError, require_known
 
 __all__ = ["Choice", "Family", "FamilyKind", "IntRange", "Range", "Setting", "Space"]
 
@@ -17,7 +17,7 @@ Setting = bool | int | float | str | None | Sequence[int] | Sequence[float]
 """A value of a denoiser's configuration, as JSON has it."""
 
 FamilyKind = Literal["kan", "mlp", "other"]
-"""Which side of a comparison a family is on, if any."""
+"""Side of a comparison that a family is on, if any."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Choice:
 
 
 Space = Mapping[str, Range | IntRange | Choice]
-"""What tuning searches: ``"learning_rate"``, ``"depth"`` or a setting of the class, with values."""
+"""Search space of tuning: values of ``"learning_rate"``, ``"depth"`` or settings of the class."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class Family:
         kind: ``"kan"`` and ``"mlp"`` are the two sides of a comparison, ``"other"`` is neither.
         title: What tables and figures write; the name when empty.
         space: What tuning searches; nothing when empty.
+        compared: Whether ``FAMILIES`` lists it; if not, it is known by name alone.
 
     Raises:
         KanDiffusionError: The space has a key that is neither ``"learning_rate"`` nor ``"depth"``
@@ -116,11 +117,11 @@ class Family:
     kind: FamilyKind = "other"
     title: str = ""
     space: Space = field(default_factory=dict)
+    compared: bool = True
 
     def __post_init__(self) -> None:
         if not self.title:
             object.__setattr__(self, "title", self.name)
         known = {"learning_rate", "depth", *inspect.signature(self.denoiser_class).parameters}
         for key in self.space:
-            if key not in known:
-                raise unknown_name(f"setting in the space of family '{self.name}'", key, known)
+            require_known(f"setting in the space of family '{self.name}'", key, known)

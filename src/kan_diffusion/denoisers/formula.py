@@ -1,9 +1,9 @@
 r"""A formula as a denoiser.
 
-The score is given by one expression a coordinate in :math:`x_i`, :math:`\alpha` and :math:`\sigma`
-with constants :math:`c_k`; predicted noise is :math:`-\sigma` times the score, and the process
-turns that into what it predicts. The constants are the denoiser's parameters, so a formula is
-trained, saved, sampled and judged like a network.
+The score is given by one expression for each coordinate in :math:`x_i`, :math:`\alpha` and
+:math:`\sigma` with constants :math:`c_k`; predicted noise is :math:`-\sigma` times the score, from
+which the process computes its prediction. The constants are the denoiser's parameters, so a formula
+is trained, saved, sampled and judged like a network.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["FormulaDenoiser", "ModelMixin", "formula_denoiser"]
 
 SMALLEST_SIGNAL = 1e-4
-"""Below it predictions of v and of clean points are those at this one: they divide by it."""
+"""Smallest signal level that predictions of v and of clean points are divided by."""
 
 
 class FormulaDenoiser(Denoiser):
@@ -34,8 +34,8 @@ class FormulaDenoiser(Denoiser):
 
     Args:
         data_dim: Number d of coordinates.
-        score: The score's coordinates, a tree each (:mod:`kan_diffusion.denoisers.trees`).
-        process: The process, as :class:`kan_diffusion.processes.Process` writes it.
+        score: A tree (:mod:`kan_diffusion.denoisers.trees`) for each coordinate of the score.
+        process: Fields of the :class:`kan_diffusion.processes.Process`.
         num_constants: Number of constants.
 
     Raises:
@@ -72,7 +72,7 @@ class FormulaDenoiser(Denoiser):
 
     @property
     def flops(self) -> int:
-        """Operations of the expressions: one each, four for a function or a power."""
+        """Number of operations of the expressions; a function or a power counts four."""
 
         def count(tree: object) -> int:
             if not isinstance(tree, list | tuple) or tree[0] in ("number", "constant", "symbol"):
@@ -83,7 +83,7 @@ class FormulaDenoiser(Denoiser):
         return sum(count(tree) for tree in self.config.score)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Leaves the constants: a formula has no other start than what was read."""
+        """Does nothing: a formula has no other start than the constants it was made with."""
 
     def _levels(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         last = self.process.num_timesteps - 1
@@ -95,7 +95,7 @@ class FormulaDenoiser(Denoiser):
         return alpha, torch.lerp(self.sigmas.double()[low], self.sigmas.double()[high], share)
 
     def score(self, points: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The score in double precision.
+        """Evaluates the score in double precision.
 
         Args:
             points: Noised points with shape (n, d).
@@ -114,15 +114,11 @@ class FormulaDenoiser(Denoiser):
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
         alpha, sigma = self._levels(steps)
         noise = -sigma.unsqueeze(-1) * self.score(points, alpha, sigma)
-        alpha, sigma, x = alpha.unsqueeze(-1), sigma.unsqueeze(-1), points.double()
-        if self.process.prediction_type == "v_prediction":
-            noise = (noise - sigma * x) / alpha
-        elif self.process.prediction_type == "sample":
-            noise = (x - sigma * noise) / alpha
-        return noise.to(points.dtype)
+        a, b = self.process.noise_coefficients(alpha.unsqueeze(-1), sigma.unsqueeze(-1))
+        return ((noise - b * points.double()) / a).to(points.dtype)
 
     def expressions(self, digits: int | None = None) -> list[sympy.Expr]:
-        """The score's coordinates in SymPy.
+        """Writes the score's coordinates in SymPy.
 
         Args:
             digits: Significant digits of the constants; all of them when None.
@@ -144,9 +140,9 @@ def formula_denoiser(
     """Makes a denoiser of a formula.
 
     Args:
-        score: The score's coordinates in ``x0``, ``x1``, ..., ``alpha``, ``sigma`` and constants.
-        constants: The constants' values.
-        process: The process it is for.
+        score: Coordinates of the score in ``x0``, ``x1``, ..., ``alpha``, ``sigma`` and constants.
+        constants: Values of the constants.
+        process: The noising process.
 
     Raises:
         KanDiffusionError: It has a function that formulas may not have, or another symbol.

@@ -20,7 +20,7 @@ from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization
 from kan_diffusion.kan.linear import KANLinear
 from kan_diffusion.kan.network import KAN
 
-__all__ = ["KAN_FAMILIES", "READABLE_KAN", "KANDenoiser", "ModelMixin"]
+__all__ = ["KAN_FAMILIES", "KANDenoiser", "ModelMixin"]
 
 
 class KANDenoiser(StackDenoiser, MovingGrids):
@@ -145,104 +145,79 @@ class KANDenoiser(StackDenoiser, MovingGrids):
             self.stack.reset_parameters()
 
 
-_LEARNING_RATE = Range(5e-3, 5e-2, log=True)
 _SPACE: Space = {
-    "learning_rate": _LEARNING_RATE,
+    "learning_rate": Range(5e-3, 5e-2, log=True),
     "depth": IntRange(2, 5),
     "num_time_frequencies": IntRange(2, 5),
 }
-_GRID_RANGES = Choice(((-2.0, 2.0), (-3.0, 3.0), (-4.0, 4.0)))
 # Without a base activation every initialisation is the same: nothing to choose.
-_GLOBAL_SPACE: Space = {**_SPACE, "grid_range": _GRID_RANGES}
+_GLOBAL_SPACE: Space = {**_SPACE, "grid_range": Choice(((-2.0, 2.0), (-3.0, 3.0), (-4.0, 4.0)))}
 _LOCAL_SPACE: Space = {
     **_GLOBAL_SPACE,
     "grid_size": IntRange(3, 10),
     "init": Choice(tuple(INITIALIZATIONS)),
 }
-_SETTINGS: dict[str, Setting] = {
-    "num_time_frequencies": 4,
-    "grid_size": 4,
-    "grid_range": (-3.0, 3.0),
-    "init": "power-law",
-}
+_TIME: dict[str, Setting] = {"num_time_frequencies": 4}
+_GLOBAL: dict[str, Setting] = {**_TIME, "grid_size": 4, "grid_range": (-3.0, 3.0)}
+_LOCAL: dict[str, Setting] = {**_GLOBAL, "init": "power-law"}
 
 
 def _family(
-    name: str, title: str, space: Space, settings: dict[str, Setting], depth: int = 4
+    name: str,
+    title: str,
+    space: Space,
+    settings: dict[str, Setting],
+    depth: int = 4,
+    learning_rate: float = 2e-2,
+    compared: bool = True,
 ) -> Family:
-    """A family that has not been tuned yet, beside the one that has."""
-    return Family(
-        name,
-        KANDenoiser,
-        depth=depth,
-        learning_rate=2e-2,
-        settings=settings,
-        kind="kan",
-        title=title,
-        space=space,
-    )
+    """A family of KANs."""
+    return Family(name, KANDenoiser, depth, learning_rate, settings, "kan", title, space, compared)
 
 
 KAN_FAMILIES: tuple[Family, ...] = (
     # The best of 16 settings on the swiss roll: benchmarks/tune_defaults.py, results/tuning/; the
-    # initialisation is the best of benchmarks/initializations.py, results/initializations/.
-    Family(
-        "kan",
-        KANDenoiser,
-        depth=4,
-        learning_rate=2.3e-2,
-        settings=_SETTINGS,
-        kind="kan",
-        title="KAN",
-        space=_LOCAL_SPACE,
-    ),
-    _family("kan-rbf", "KAN RBF", _LOCAL_SPACE, {**_SETTINGS, "basis": "rbf"}),
+    # initialisation is the best of benchmarks/initializations.py, results/initializations/. The
+    # others began with its values.
+    _family("kan", "KAN", _LOCAL_SPACE, _LOCAL, learning_rate=2.3e-2),
+    _family("kan-rbf", "KAN RBF", _LOCAL_SPACE, {**_LOCAL, "basis": "rbf"}),
     _family(
         "kan-chebyshev",
         "KAN Chebyshev",
         {**_GLOBAL_SPACE, "grid_size": IntRange(3, 7)},
-        {
-            "num_time_frequencies": 4,
-            "basis": "chebyshev",
-            "grid_size": 4,
-            "grid_range": (-3.0, 3.0),
-        },
+        {**_GLOBAL, "basis": "chebyshev"},
     ),
     _family(
         "kan-fourier",
         "KAN Fourier",
         {**_GLOBAL_SPACE, "grid_size": IntRange(2, 5)},
-        {"num_time_frequencies": 4, "basis": "fourier", "grid_size": 3, "grid_range": (-4.0, 4.0)},
+        {**_TIME, "basis": "fourier", "grid_size": 3, "grid_range": (-4.0, 4.0)},
     ),
-    _family(
-        "kan-rational", "KAN rational", _SPACE, {"num_time_frequencies": 4, "basis": "rational"}
-    ),
+    _family("kan-rational", "KAN rational", _SPACE, {**_TIME, "basis": "rational"}),
     _family(
         "kan-fourier-inputs",
         "KAN Fourier inputs",
         {**_LOCAL_SPACE, "num_input_frequencies": IntRange(2, 5)},
-        {**_SETTINGS, "num_input_frequencies": 2},
+        {**_LOCAL, "num_input_frequencies": 2},
         depth=3,
     ),
-    _family("residual-kan", "residual KAN", _LOCAL_SPACE, {**_SETTINGS, "residual": True}),
-    _family("modulated-kan", "modulated KAN", _LOCAL_SPACE, {**_SETTINGS, "modulated": True}),
+    _family("residual-kan", "residual KAN", _LOCAL_SPACE, {**_LOCAL, "residual": True}),
+    _family("modulated-kan", "modulated KAN", _LOCAL_SPACE, {**_LOCAL, "modulated": True}),
+    # One hidden layer, and the timestep as factors and shifts alone: few edges, none of them about
+    # time. Meant to be read (kan_diffusion.symbolic), and too coarse in size to be compared.
+    _family(
+        "readable-kan",
+        "readable KAN",
+        {**_LOCAL_SPACE, "depth": IntRange(1, 2)},
+        {
+            **_LOCAL,
+            "num_time_frequencies": 5,
+            "grid_size": 8,
+            "modulated": True,
+            "scaled_inputs": True,
+        },
+        depth=1,
+        compared=False,
+    ),
 )
 """KANs on several bases and with several ways to take their inputs."""
-
-
-READABLE_KAN = _family(
-    "readable-kan",
-    "readable KAN",
-    {**_LOCAL_SPACE, "depth": IntRange(1, 2)},
-    {
-        "num_time_frequencies": 5,
-        "grid_size": 8,
-        "grid_range": (-3.0, 3.0),
-        "init": "power-law",
-        "modulated": True,
-        "scaled_inputs": True,
-    },
-    depth=1,
-)
-"""One hidden layer, and the timestep as factors and shifts alone: few edges, none of them about
-time. Meant to be read (:mod:`kan_diffusion.symbolic`), and too coarse in size to be compared."""

@@ -5,9 +5,9 @@ outside, and a linear part (s = 0 for the simplest matches) because scores have 
 everywhere. The constant d belongs to the unit the edge enters. ``linear`` is the edge that has
 nothing else.
 
-A library is a mapping of names to :class:`EdgeFunction`. One of one's own is an ``EdgeFunction`` in
-a module that can be imported, named ``"package.module:NAME"``: a network with such an edge is saved
-by that name.
+A library is a mapping of names to :class:`EdgeFunction`. A function of one's own is an
+``EdgeFunction`` in a module that can be imported, named ``"package.module:NAME"``; a network with
+such an edge is saved by that name. A built-in one is a line of ``LIBRARY``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from kan_diffusion.errors import KanDiffusionError, unknown_name
+from kan_diffusion.errors import KanDiffusionError, look_up
 
 if TYPE_CHECKING:
     import sympy
@@ -31,7 +31,7 @@ __all__ = ["LIBRARY", "LINEAR", "EdgeFunction", "Library", "get_functions"]
 Parity = Literal["odd", "even"] | None
 
 _SMALL = 1e-6
-"""Where functions that end at 0 are held."""
+"""Functions that end at 0 have their value at this number for all smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,14 @@ class EdgeFunction:
     """A function f of one number.
 
     Attributes:
-        name: What reports write.
-        values: f of a tensor, elementwise and differentiable.
-        expression: f of a SymPy expression, the very same function.
-        complexity: What it costs when matches are compared: 1 for a straight line.
-        parity: Whether f(-z) is -f(z) (odd) or f(z) (even); a search then needs one sign of a.
-        shiftless: Whether a shift of z comes to another factor of f, so that b = 0 will do.
-        scaleless: Whether a factor of z comes to another factor of f, so that a = 1 will do.
+        name: Name in reports and configurations.
+        values: Evaluates f of a tensor, elementwise and differentiable.
+        expression: Evaluates the very same function of a SymPy expression.
+        complexity: Cost when matches are compared: 1 for a straight line.
+        parity: ``"odd"`` if f(-z) = -f(z), ``"even"`` if f(-z) = f(z); a search then needs one
+            sign of a.
+        shiftless: Whether a shift of z is a factor of f, so that b = 0 is enough.
+        scaleless: Whether a factor of z is a factor of f, so that a = 1 is enough.
     """
 
     name: str
@@ -60,43 +61,28 @@ class EdgeFunction:
 Library = Mapping[str, EdgeFunction]
 
 LINEAR = "linear"
-"""Name of the edge with nothing but a slope."""
+"""Name of the edge that is a straight line."""
 
 
-def _of_sympy(name: str) -> Callable[[sympy.Expr], sympy.Expr]:
-    def expression(z: sympy.Expr) -> sympy.Expr:
+class _LazySympy:
+    """SymPy, which takes a while to import, imported when a function of it is needed."""
+
+    def __getattr__(self, name: str) -> Callable[..., sympy.Expr]:
         import sympy
 
-        made: sympy.Expr = getattr(sympy, name)(z)
-        return made
-
-    return expression
+        function: Callable[..., sympy.Expr] = getattr(sympy, name)
+        return function
 
 
-def _held(name: str) -> Callable[[sympy.Expr], sympy.Expr]:
-    """A function of SymPy's that is not defined below 0, held at a small number there."""
-
-    def expression(z: sympy.Expr) -> sympy.Expr:
-        import sympy
-
-        made: sympy.Expr = getattr(sympy, name)(sympy.Max(z, _SMALL))
-        return made
-
-    return expression
+_sympy = _LazySympy()
 
 
-def _sigmoid(z: sympy.Expr) -> sympy.Expr:
-    import sympy
-
-    made: sympy.Expr = 1 / (1 + sympy.exp(-z))
-    return made
+def _held(z: Tensor) -> Tensor:
+    return z.clamp(min=_SMALL)
 
 
-def _gaussian(z: sympy.Expr) -> sympy.Expr:
-    import sympy
-
-    made: sympy.Expr = sympy.exp(-(z**2))
-    return made
+def _held_at(z: sympy.Expr) -> sympy.Expr:
+    return _sympy.Max(z, _SMALL)
 
 
 LIBRARY: Library = {
@@ -104,17 +90,19 @@ LIBRARY: Library = {
     for function in (
         EdgeFunction(LINEAR, lambda z: z, lambda z: z, 1, "odd", True, True),
         EdgeFunction("square", lambda z: z**2, lambda z: z**2, 2, "even", scaleless=True),
-        EdgeFunction("abs", lambda z: z.abs(), _of_sympy("Abs"), 2, "even", scaleless=True),
+        EdgeFunction("abs", torch.abs, lambda z: _sympy.Abs(z), 2, "even", scaleless=True),
         EdgeFunction("cube", lambda z: z**3, lambda z: z**3, 3, "odd", scaleless=True),
-        EdgeFunction("tanh", torch.tanh, _of_sympy("tanh"), 3, "odd"),
-        EdgeFunction("sin", torch.sin, _of_sympy("sin"), 3, "odd"),
-        EdgeFunction("exp", torch.exp, _of_sympy("exp"), 3, None, True),
-        EdgeFunction("gaussian", lambda z: torch.exp(-(z**2)), _gaussian, 3, "even"),
+        EdgeFunction("tanh", torch.tanh, lambda z: _sympy.tanh(z), 3, "odd"),
+        EdgeFunction("sin", torch.sin, lambda z: _sympy.sin(z), 3, "odd"),
+        EdgeFunction("exp", torch.exp, lambda z: _sympy.exp(z), 3, None, True),
+        EdgeFunction(
+            "gaussian", lambda z: torch.exp(-(z**2)), lambda z: _sympy.exp(-(z**2)), 3, "even"
+        ),
         EdgeFunction("rational", lambda z: 1 / (1 + z**2), lambda z: 1 / (1 + z**2), 3, "even"),
         # After tanh, of which it is an affine function: the first of two equals is taken.
-        EdgeFunction("sigmoid", torch.sigmoid, _sigmoid, 3),
-        EdgeFunction("log", lambda z: z.clamp(min=_SMALL).log(), _held("log"), 4),
-        EdgeFunction("sqrt", lambda z: z.clamp(min=_SMALL).sqrt(), _held("sqrt"), 4),
+        EdgeFunction("sigmoid", torch.sigmoid, lambda z: 1 / (1 + _sympy.exp(-z)), 3),
+        EdgeFunction("log", lambda z: _held(z).log(), lambda z: _sympy.log(_held_at(z)), 4),
+        EdgeFunction("sqrt", lambda z: _held(z).sqrt(), lambda z: _sympy.sqrt(_held_at(z)), 4),
         EdgeFunction("power4", lambda z: z**4, lambda z: z**4, 4, "even", scaleless=True),
     )
 }
@@ -144,22 +132,20 @@ def _imported(place: str, importing: bool) -> EdgeFunction:
 
 
 def get_functions(names: Iterable[str], *, importing: bool = True) -> Library:
-    """A library by names.
+    """Looks functions up by their names.
 
     Args:
         names: Names of ``LIBRARY``, or ``"package.module:NAME"`` for functions of one's own, which
             are known by that place.
         importing: Whether to import their modules; if not, they must be imported already.
 
+    Returns:
+        The functions by name.
+
     Raises:
         KanDiffusionError: There is no such function, or its module is not imported.
     """
-    library = {}
-    for name in names:
-        if ":" in name:
-            library[name] = _imported(name, importing)
-        elif name in LIBRARY:
-            library[name] = LIBRARY[name]
-        else:
-            raise unknown_name("edge function", name, LIBRARY)
-    return library
+    return {
+        name: _imported(name, importing) if ":" in name else look_up("edge function", name, LIBRARY)
+        for name in names
+    }

@@ -16,7 +16,7 @@ from kan_diffusion.denoisers.family import Family, IntRange, Range, Setting, Spa
 from kan_diffusion.denoisers.flops import linear_flops, linear_flops_per_edge
 from kan_diffusion.denoisers.stacks import Stack, StackDenoiser
 from kan_diffusion.denoisers.time import TimeEncoding
-from kan_diffusion.errors import unknown_name
+from kan_diffusion.errors import require_known
 
 __all__ = ["MLP_FAMILIES", "MLPDenoiser", "MLPInitialization", "ModelMixin", "draw_linears"]
 
@@ -92,10 +92,8 @@ class MLPDenoiser(StackDenoiser):
         modulated: bool = False,
     ) -> None:
         super().__init__()
-        if activation not in _ACTIVATIONS:
-            raise unknown_name("activation", activation, _ACTIVATIONS)
-        if init not in get_args(MLPInitialization):
-            raise unknown_name("init", init, get_args(MLPInitialization))
+        require_known("activation", activation, _ACTIVATIONS)
+        require_known("init", init, get_args(MLPInitialization))
         num_inputs = self._setup_inputs(
             data_dim,
             num_train_timesteps,

@@ -7,30 +7,68 @@ An edge i -> o of a layer is absent, or
     c\,f(a x + b) \;[\, + s\,x\,] & \text{(f of a library)}, \end{cases}
 
 and a unit is :math:`h_o = (1 + s_o(\tau))\,(\beta_o + \sum_i \phi_{o,i}(x_i)) + b_o(\tau)`, with
-the scales and shifts of a modulated denoiser and without them otherwise. All of it is trained like
-any denoiser, so that what is left can make up for what was taken away. Meant for networks that are
+the scales and shifts of a modulated denoiser and without them otherwise. It is trained like any
+denoiser, so that what is left can make up for what was taken away. Meant for networks that are
 small enough to be read: an edge costs far more here than in a KAN layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple, TypedDict
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.base import ModelMixin
-from kan_diffusion.denoisers.edges import CURVE, Edge, EdgeSetting, Match, ReadableLayer, take_part
+from kan_diffusion.denoisers.base import Denoiser, ModelMixin
+from kan_diffusion.denoisers.edges import CURVE, Edge, EdgeSetting, Match, ReadableLayer
+from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.stacks import Stack, StackDenoiser
 from kan_diffusion.denoisers.time import TimeEncoding
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import BasisName, Extrapolation
+from kan_diffusion.kan.bases import BasisName, Extrapolation, GridBasis
 from kan_diffusion.kan.linear import KANLinear
 
-__all__ = ["CURVE", "Edge", "ModelMixin", "ReadableDenoiser", "ReadableLayer"]
+__all__ = [
+    "CurveSettings",
+    "InputFeature",
+    "ModelMixin",
+    "ReadableDenoiser",
+    "readable",
+]
+
+
+class CurveSettings(TypedDict, total=False):
+    """Settings of the curves, as :class:`kan_diffusion.KANLinear` takes them."""
+
+    basis: BasisName
+    grid_size: int
+    order: int
+    grid_range: tuple[float, float]
+    extrapolation: Extrapolation
+    base_activation: Literal["silu", "auto"] | None
+
+
+class InputFeature(NamedTuple):
+    """An input of a network: a coordinate or the time, or their cosine or sine.
+
+    Attributes:
+        coordinate: Number of the coordinate; None for the time.
+        wave: ``"cos"``, ``"sin"``, or empty for the number itself.
+        frequency: Factor within the wave, in units of pi.
+    """
+
+    coordinate: int | None
+    wave: str = ""
+    frequency: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The feature in words, such as ``"cos 0.5π x1"``."""
+        number = "t" if self.coordinate is None else f"x{self.coordinate}"
+        return f"{self.wave} {self.frequency:g}π {number}" if self.wave else number
 
 
 class ReadableDenoiser(StackDenoiser):
@@ -40,7 +78,7 @@ class ReadableDenoiser(StackDenoiser):
         data_dim: Number d of coordinates of a point.
         hidden: Widths of the hidden layers.
         edges: For each layer its edges, ``(input, output, kind, has_slope)`` each.
-        inputs: Which of the input features the network takes, in order; all when None.
+        inputs: Numbers of the input features that the network takes, in order; all when None.
         num_train_timesteps: Number T of steps of the process.
         time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.time`.
         num_time_frequencies: Number of frequencies of ``"fourier"``.
@@ -48,16 +86,14 @@ class ReadableDenoiser(StackDenoiser):
         modulated: Whether the timestep scales and shifts the hidden units instead of being an
             input.
         scaled_inputs: Whether, where modulated, the timestep scales the inputs, too.
-        basis: As all that follow, of the curves; see :class:`kan_diffusion.KANLinear`.
-        grid_size: Number of intervals of the grid.
-        order: Degree of the splines.
-        grid_range: Ends of the grid.
-        extrapolation: What happens outside the grid.
-        base_activation: ``"silu"``, None or ``"auto"``.
+        curves: Settings of the curves; each that is missing has its default in
+            :class:`kan_diffusion.KANLinear`.
 
     Raises:
         KanDiffusionError: An edge is not one of the network's, or its function is not known.
     """
+
+    network: Stack
 
     @register_to_config
     def __init__(
@@ -72,12 +108,7 @@ class ReadableDenoiser(StackDenoiser):
         num_input_frequencies: int = 0,
         modulated: bool = False,
         scaled_inputs: bool = False,
-        basis: BasisName = "bspline",
-        grid_size: int = 5,
-        order: int = 3,
-        grid_range: tuple[float, float] = (-2.0, 2.0),
-        extrapolation: Extrapolation = "linear",
-        base_activation: Literal["silu", "auto"] | None = "auto",
+        curves: CurveSettings | None = None,
     ) -> None:
         super().__init__()
         num_features = self._setup_inputs(
@@ -97,28 +128,17 @@ class ReadableDenoiser(StackDenoiser):
                 f"a network of widths {widths} has {len(widths) - 1} layers of edges, not "
                 f"{len(edges)}"
             )
-        low, high = grid_range
         layers = []
         for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
-            made = [Edge(index, i, o, kind, slope) for i, o, kind, slope in edges[index]]
+            made = [Edge(index, *edge) for edge in edges[index]]
             for edge in made:
                 if not (0 <= edge.input < fan_in and 0 <= edge.output < fan_out):
                     raise KanDiffusionError(
                         f"layer {index} has {fan_in} inputs and {fan_out} outputs, and no edge "
                         f"from {edge.input} to {edge.output}"
                     )
-            curves = KANLinear(
-                fan_in,
-                fan_out,
-                bias=False,
-                basis=basis,
-                grid_size=grid_size,
-                order=order,
-                grid_range=(low, high),
-                extrapolation=extrapolation,
-                base_activation=base_activation,
-            )
-            layers.append(ReadableLayer(fan_in, fan_out, made, curves))
+            of_curves = KANLinear(fan_in, fan_out, bias=False, **(curves or {}))
+            layers.append(ReadableLayer(fan_in, fan_out, made, of_curves))
         self.network = Stack(
             layers,
             hidden,
@@ -129,7 +149,6 @@ class ReadableDenoiser(StackDenoiser):
     @property
     def layers(self) -> list[ReadableLayer]:
         """The layers, inputs first."""
-        assert isinstance(self.network, Stack)
         return [layer for layer in self.network.layers if isinstance(layer, ReadableLayer)]
 
     @property
@@ -140,35 +159,65 @@ class ReadableDenoiser(StackDenoiser):
     @property
     def modulation(self) -> nn.Linear | None:
         """The linear map from features of the timestep to scales and shifts of hidden units."""
-        assert isinstance(self.network, Stack)
         return self.network.modulation
 
     @property
     def num_constants(self) -> int:
         """Number of parameters that have an effect: those of absent edges are not counted."""
-        modulation = self.modulation
-        of_time = 0 if modulation is None else sum(p.numel() for p in modulation.parameters())
-        return of_time + sum(layer.num_constants for layer in self.layers)
+        of_time = [] if self.modulation is None else list(self.modulation.parameters())
+        return sum(p.numel() for p in of_time) + sum(layer.num_constants for layer in self.layers)
 
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point, of the edges there are."""
-        modulation = self.modulation
-        extra = self._input_flops
-        if modulation is not None:
-            assert isinstance(self.network, Stack)
-            extra += self.network.extra_flops
-        return sum(layer.flops for layer in self.layers) + extra
+        return sum(layer.flops for layer in self.layers) + self._extra_flops
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws fresh curves, and takes formulas and modulation back to nothing."""
+        """Draws fresh curves, and sets formulas and modulation back to 0."""
         for layer in self.layers:
             layer.reset_parameters(generator)
-        assert isinstance(self.network, Stack)
         self.network.reset_parameters()
 
+    # Inputs and units
+
+    def time_inputs(self) -> list[InputFeature]:
+        """The features of the timestep."""
+        if self.config.time_encoding == "raw":
+            return [InputFeature(None)]
+        octaves = range(self.config.num_time_frequencies)
+        return [
+            InputFeature(None, wave, 2.0 ** (m - 1)) for wave in ("cos", "sin") for m in octaves
+        ]
+
+    def input_features(self) -> list[InputFeature]:
+        """The inputs of the network."""
+        coordinates, octaves = range(self.data_dim), range(self.config.num_input_frequencies)
+        found = [InputFeature(i) for i in coordinates]
+        for wave in ("cos", "sin"):
+            found += [InputFeature(i, wave, 2.0 ** (m - 2)) for i in coordinates for m in octaves]
+        if self.modulation is None:
+            found += self.time_inputs()
+        return [found[index] for index in self.input_index.tolist()]
+
+    def unit_names(self) -> list[list[str]]:
+        """Names of inputs, hidden units and outputs, layer by layer."""
+        hidden = [
+            [f"h{layer + 1}.{unit}" for unit in range(width)]
+            for layer, width in enumerate(self.config.hidden)
+        ]
+        inputs = [feature.name for feature in self.input_features()]
+        return [inputs, *hidden, [f"out{i}" for i in range(self.data_dim)]]
+
+    def edge_names(self) -> dict[tuple[int, int, int], tuple[str, str]]:
+        """Names of the two units that each edge connects, by its place."""
+        units = self.unit_names()
+        return {
+            edge.place: (units[edge.layer][edge.input], units[edge.layer + 1][edge.output])
+            for edge in self.edges
+        }
+
     def features(self, points: Tensor, steps: Tensor) -> Tensor:
-        """What the network takes.
+        """Computes the inputs of the network.
 
         Args:
             points: Noised points with shape (n, d).
@@ -185,56 +234,11 @@ class ReadableDenoiser(StackDenoiser):
             seen = torch.cat([seen, time.expand(len(seen), -1)], dim=-1)
         return seen.index_select(1, self.input_index)
 
-    def input_names(self) -> list[str]:
-        """What the inputs of the network are, in words."""
-        names = [f"x{i}" for i in range(self.data_dim)]
-        count = self.config.num_input_frequencies
-        for wave in ("cos", "sin") if count else ():
-            names += [
-                f"{wave} {2.0 ** (m - 2):g}π x{i}"
-                for i in range(self.data_dim)
-                for m in range(count)
-            ]
-        if self.modulation is None:
-            if self.config.time_encoding == "raw":
-                names.append("t")
-            else:
-                octaves = range(self.config.num_time_frequencies)
-                names += [
-                    f"{wave} {2.0 ** (m - 1):g}π t" for wave in ("cos", "sin") for m in octaves
-                ]
-        return [names[index] for index in self.input_index.tolist()]
-
-    def unit_names(self) -> list[list[str]]:
-        """What inputs, hidden units and outputs are called, layer by layer."""
-        hidden = [
-            [f"h{layer + 1}.{unit}" for unit in range(width)]
-            for layer, width in enumerate(self.config.hidden)
-        ]
-        return [self.input_names(), *hidden, [f"out{i}" for i in range(self.data_dim)]]
-
-    def input_coordinates(self) -> list[int | None]:
-        """Which coordinate of the points each input is of; None for features of the timestep."""
-        count = self.config.num_input_frequencies
-        coordinates: list[int | None] = list(range(self.data_dim))
-        for _ in ("cos", "sin") if count else ():
-            coordinates += [i for i in range(self.data_dim) for _ in range(count)]
-        if self.modulation is None:
-            coordinates += [None] * self.time_features.num_features
-        return [coordinates[index] for index in self.input_index.tolist()]
-
-    def num_point_inputs(self) -> int:
-        """How many of the inputs come from the points; the others are features of the timestep."""
-        of_points = self.data_dim * (1 + 2 * self.config.num_input_frequencies)
-        return sum(index < of_points for index in self.input_index.tolist())
-
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
         # ``points`` are features already, if there are any.
         time = self.time_features(steps, points.dtype)
-        input = self._select(points, time)
-        if self.modulation is None:
-            return self.network(input)
-        return self.network(input, time if len(time) == 1 else time.expand(len(points), -1))
+        prediction: Tensor = self.network(self._select(points, time), time)
+        return prediction
 
     def modulations(
         self, steps: Tensor
@@ -247,11 +251,9 @@ class ReadableDenoiser(StackDenoiser):
         Returns:
             Both empty and None where the timestep is an input.
         """
-        modulation = self.modulation
-        if modulation is None:
+        if self.modulation is None:
             return (), (), None
-        assert isinstance(self.network, Stack)
-        return self.network.modulations(self.time_features(steps, modulation.weight.dtype))
+        return self.network.modulations(self.time_features(steps, self.modulation.weight.dtype))
 
     @torch.no_grad()
     def walk(
@@ -264,8 +266,8 @@ class ReadableDenoiser(StackDenoiser):
             steps: Timesteps with shape (n,).
 
         Yields:
-            A layer, its inputs (n, in), the factor (n, out) or (1, out) its outputs are scaled
-            by, and the units (n, out) they come to.
+            A layer, its inputs (n, in), the factor (n, out) or (1, out) of its outputs, and the
+            units (n, out) they come to.
         """
         state = self.features(points, steps)
         scales, shifts, of_input = self.modulations(steps)
@@ -282,68 +284,23 @@ class ReadableDenoiser(StackDenoiser):
     # Other edges
 
     def with_edges(self, edges: Sequence[Edge]) -> ReadableDenoiser:
-        """The same network with other edges; what stays as it is keeps its parameters.
+        """Makes the same network with other edges; those that stay keep their parameters.
 
-        Edges that become a formula start at zero: :meth:`set_match` gives them their constants.
+        Edges that become a formula start at 0: :meth:`set_match` gives them their constants.
         """
-        layers: list[list[EdgeSetting]] = [[] for _ in self.layers]
-        for edge in edges:
-            layers[edge.layer].append((edge.input, edge.output, edge.kind, edge.has_slope))
-        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        made = self._placed(ReadableDenoiser(**{**config, "edges": layers}))
-        made.take_parameters(self)
-        return made
+        return self._rebuilt(edges, {})
 
-    def _placed(self, made: ReadableDenoiser) -> ReadableDenoiser:
-        """Another network in this one's precision, where this one is, in its mode."""
-        # nn.Module's own: diffusers' warns of what float32 modules it might have.
-        nn.Module.to(made, device=self.device, dtype=self.dtype)
-        return made.train(self.training)
-
-    @torch.no_grad()
-    def take_parameters(self, other: ReadableDenoiser) -> None:
-        """Copies the parameters of all edges that are of the same kind in both."""
-        if self.modulation is not None and other.modulation is not None:
-            self.modulation.load_state_dict(other.modulation.state_dict())
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            if mine.curves is not None and theirs.curves is not None:
-                mine.curves.load_state_dict(theirs.curves.state_dict())
-            mine.slope.copy_(theirs.slope * mine.slope_mask)
-            mine.bias.copy_(theirs.bias)
-            known = {
-                (*edge.place, edge.kind): (group, index)
-                for group in theirs.groups()
-                for index, edge in enumerate(group.edges)
-            }
-            for group in mine.groups():
-                for index, edge in enumerate(group.edges):
-                    found = known.get((*edge.place, edge.kind))
-                    if found is not None:
-                        source, at = found
-                        for name in ("inner", "shift", "outer"):
-                            getattr(group, name)[index] = getattr(source, name)[at]
-
-    @torch.no_grad()
     def set_match(self, edge: Edge, match: Match) -> None:
-        """Gives a formula's edge the constants of a match, the constant to the unit's bias.
+        """Gives a formula's edge the constants of a match; the constant d joins the unit's bias.
 
         Args:
             edge: An edge of the match's kind.
             match: Its constants.
         """
-        layer = self.layers[edge.layer]
-        layer.slope[edge.output, edge.input] = match.slope
-        layer.bias[edge.output] += match.constant
-        for group in layer.groups():
-            for index, other in enumerate(group.edges):
-                if other.place == edge.place:
-                    group.inner[index] = match.a
-                    group.shift[index] = match.b
-                    group.outer[index] = match.c
+        self.layers[edge.layer].set_match(edge, match)
 
-    @torch.no_grad()
     def compact(self) -> ReadableDenoiser:
-        """The same function without inputs and hidden units that have no effect.
+        """Makes the same function without inputs and hidden units that have no effect.
 
         A unit goes when no edge leaves it, or when no edge enters it and the timestep does not
         move it either: then it is a constant, and its edges' values join the biases they feed.
@@ -351,23 +308,24 @@ class ReadableDenoiser(StackDenoiser):
         Returns:
             A network without such units; itself where there are none.
         """
-        made = self
-        while True:
-            smaller = made._without_idle_unit()
-            if smaller is None:
-                return made._without_idle_inputs()
-            made = smaller
+        smaller = self._without_idle_unit()
+        if smaller is not None:
+            return smaller.compact()
+        used = sorted({edge.input for edge in self.edges if edge.layer == 0})
+        if len(used) in (0, len(self.input_index)):
+            return self
+        return self._rebuilt(self.edges, {0: used})
 
+    @torch.no_grad()
     def _without_idle_unit(self) -> ReadableDenoiser | None:
         for index, width in enumerate(self.config.hidden):
-            if width == 1:
-                continue
-            for unit in range(width):
+            for unit in range(width if width > 1 else 0):
                 leaving = [e for e in self.edges if e.layer == index + 1 and e.input == unit]
                 entering = [e for e in self.edges if e.layer == index and e.output == unit]
                 if leaving and (entering or self.modulation is not None):
                     continue
-                made = self._reduced(index, [u for u in range(width) if u != unit])
+                kept = [other for other in range(width) if other != unit]
+                made = self._rebuilt(self.edges, {index + 1: kept})
                 if leaving:
                     constant = self.layers[index].bias.unsqueeze(0)
                     given = self.layers[index + 1].edge_outputs(constant)
@@ -375,51 +333,130 @@ class ReadableDenoiser(StackDenoiser):
                 return made
         return None
 
-    def _without_idle_inputs(self) -> ReadableDenoiser:
-        used = sorted({edge.input for edge in self.edges if edge.layer == 0})
-        width = len(self.input_index)
-        if len(used) == width or not used:
-            return self
-        return self._reduced(-1, used)
+    @torch.no_grad()
+    def _rebuilt(self, edges: Sequence[Edge], kept: Mapping[int, list[int]]) -> ReadableDenoiser:
+        """Makes a network of other edges, and of the kept units of the layers that are named.
 
-    def _reduced(self, hidden: int, kept: list[int]) -> ReadableDenoiser:
-        """With the ``kept`` units only of a hidden layer, or inputs where that is -1."""
-        place = {old: new for new, old in enumerate(kept)}
+        Layer 0 are the inputs, the next ones the hidden layers.
+        """
+        widths = [len(self.input_index), *self.config.hidden, self.data_dim]
+        units = [kept.get(layer, list(range(width))) for layer, width in enumerate(widths)]
         layers: list[list[EdgeSetting]] = [[] for _ in self.layers]
-        for e in self.edges:
-            input, output = e.input, e.output
-            if e.layer == hidden:
-                output = place.get(output, -1)
-            elif e.layer == hidden + 1:
-                input = place.get(input, -1)
-            if input >= 0 and output >= 0:
-                layers[e.layer].append((input, output, e.kind, e.has_slope))
+        for e in edges:
+            if e.input in units[e.layer] and e.output in units[e.layer + 1]:
+                place = units[e.layer].index(e.input), units[e.layer + 1].index(e.output)
+                layers[e.layer].append((*place, e.kind, e.has_slope))
         config = {key: value for key, value in self.config.items() if not key.startswith("_")}
         config["edges"] = layers
-        widths = list(self.config.hidden)
-        if hidden < 0:
-            config["inputs"] = [int(self.input_index[index]) for index in kept]
-        else:
-            widths[hidden] = len(kept)
-            config["hidden"] = widths
-        made = self._placed(ReadableDenoiser(**config))
+        config["inputs"] = self.input_index[units[0]].tolist()
+        config["hidden"] = [len(part) for part in units[1:-1]]
+        made = _placed(ReadableDenoiser(**config), self)
         if self.modulation is not None and made.modulation is not None:
             rows: list[int] = []
-            total = sum(self.config.hidden)
             start = 0
-            for index, width in enumerate(self.config.hidden):
-                units = kept if index == hidden else range(width)
-                rows += [start + unit for unit in units]
+            for part, width in zip(units[1:-1], widths[1:-1], strict=True):
+                rows += [start + unit for unit in part]
                 start += width
-            rows += [total + row for row in rows]
+            rows += [start + row for row in rows]
             if self.config.scaled_inputs:
-                inputs = kept if hidden < 0 else range(len(self.input_index))
-                rows += [2 * total + index for index in inputs]
-            both = torch.tensor(rows)
-            made.modulation.weight.copy_(self.modulation.weight[both])
-            made.modulation.bias.copy_(self.modulation.bias[both])
-        for index, (mine, theirs) in enumerate(zip(made.layers, self.layers, strict=True)):
-            rows = kept if index == hidden else list(range(theirs.out_features))
-            columns = kept if index == hidden + 1 else list(range(theirs.in_features))
-            take_part(mine, theirs, rows, columns)
+                rows += [2 * start + index for index in units[0]]
+            made.modulation.weight.copy_(self.modulation.weight[rows])
+            made.modulation.bias.copy_(self.modulation.bias[rows])
+        for mine, theirs, (inputs, outputs) in zip(
+            made.layers, self.layers, pairwise(units), strict=True
+        ):
+            mine.take(theirs, outputs, inputs)
         return made
+
+
+def _placed(made: ReadableDenoiser, like: StackDenoiser) -> ReadableDenoiser:
+    """Moves a network to the device, the precision and the mode of another one."""
+    # nn.Module's own: diffusers' warns of what float32 modules it might have.
+    nn.Module.to(made, device=like.device, dtype=like.dtype)
+    return made.train(like.training)
+
+
+_SHARED = (
+    "data_dim",
+    "num_train_timesteps",
+    "time_encoding",
+    "num_time_frequencies",
+    "num_input_frequencies",
+    "modulated",
+    "scaled_inputs",
+)
+
+
+def _kan_layers(denoiser: KANDenoiser) -> list[KANLinear]:
+    return [layer for layer in denoiser.network.modules() if isinstance(layer, KANLinear)]
+
+
+def _why_not(denoiser: Denoiser) -> str | None:
+    """Reason why a denoiser cannot be taken apart; None where it can."""
+    if not isinstance(denoiser, KANDenoiser):
+        return (
+            f"only KANs have edges to read, and this is a {type(denoiser).__name__}; train family "
+            "'kan' or 'modulated-kan'"
+        )
+    if denoiser.config.residual:
+        return (
+            "a residual KAN cannot be taken apart edge by edge: what passes its layers by is no "
+            "edge; train family 'kan' or 'modulated-kan'"
+        )
+    if denoiser.num_classes:
+        return "a denoiser with classes cannot be taken apart yet; train one without"
+    basis = _kan_layers(denoiser)[0].basis
+    if not isinstance(basis, GridBasis):
+        return (
+            f"curves on basis '{basis.name}' cannot be taken apart: edges share their "
+            "coefficients; train with basis 'bspline', 'rbf', 'chebyshev' or 'fourier'"
+        )
+    return None
+
+
+@torch.no_grad()
+def readable(denoiser: Denoiser) -> ReadableDenoiser:
+    """Takes a KAN denoiser apart: the same function, all of its edges curves.
+
+    Args:
+        denoiser: The denoiser, which is left as it is.
+
+    Returns:
+        The network in eval mode; the denoiser itself where it is readable already.
+
+    Raises:
+        KanDiffusionError: It is not a KAN denoiser, or residual, or of classes, or its basis has no
+            grid.
+    """
+    if isinstance(denoiser, ReadableDenoiser):
+        return denoiser
+    reason = _why_not(denoiser)
+    if reason is not None:
+        raise KanDiffusionError(reason)
+    assert isinstance(denoiser, KANDenoiser)
+    layers = _kan_layers(denoiser)
+    config = denoiser.config
+    made = ReadableDenoiser(
+        hidden=list(config.hidden),
+        edges=[
+            [
+                (i, o, CURVE, False)
+                for o in range(part.out_features)
+                for i in range(part.in_features)
+            ]
+            for part in layers
+        ],
+        curves={key: config[key] for key in CurveSettings.__annotations__},
+        **{key: config[key] for key in _SHARED},
+    )
+    _placed(made, denoiser)
+    if denoiser.stack is not None and made.modulation is not None:
+        made.modulation.load_state_dict(denoiser.stack.modulation.state_dict())
+    for mine, theirs in zip(made.layers, layers, strict=True):
+        assert mine.curves is not None
+        mine.curves.weight.copy_(theirs._packed_weight())
+        mine.curves.grid.grid_origin.copy_(theirs.grid.grid_origin)
+        mine.curves.grid.grid_step.copy_(theirs.grid.grid_step)
+        if theirs.bias is not None:
+            mine.bias.copy_(theirs.bias)
+    return made.eval()

@@ -1,8 +1,8 @@
 """Families by name, and denoisers of a family built to a budget.
 
-:data:`FAMILIES` lists the families there are, each defined beside its denoiser. What tuning found
-is kept in ``tuned.json`` and laid over them. A family of one's own is named by where it is,
-``"package.module:NAME"``, which works in every process without registering anything.
+:data:`FAMILIES` lists the families, each defined beside its denoiser. The values that tuning found
+are kept in ``tuned.json`` and laid over them. A family of one's own is named by where it is,
+``"package.module:NAME"``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
+from typing import Any
 
 import torch
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Setting
-from kan_diffusion.denoisers.kan import KAN_FAMILIES, READABLE_KAN
+from kan_diffusion.denoisers.kan import KAN_FAMILIES
 from kan_diffusion.denoisers.mlp import MLP_FAMILIES
 from kan_diffusion.denoisers.rbf_2015 import RBF_2015
 from kan_diffusion.denoisers.sizing import (
@@ -27,7 +28,7 @@ from kan_diffusion.denoisers.sizing import (
     widths_for_budget,
 )
 from kan_diffusion.denoisers.spline_mlp import SPLINE_MLP
-from kan_diffusion.errors import KanDiffusionError, unknown_name
+from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.imports import import_object
 
 __all__ = [
@@ -47,7 +48,7 @@ __all__ = [
 
 
 def with_tuned(
-    families: Iterable[Family], tuned: Mapping[str, Mapping[str, object]]
+    families: Iterable[Family], tuned: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Family]:
     """Families by name, with what tuning found laid over their own values.
 
@@ -61,56 +62,32 @@ def with_tuned(
     """
     by_name = {family.name: family for family in families}
     for name, found in tuned.items():
-        if name not in by_name:
-            raise unknown_name("tuned family", name, by_name)
-        family = by_name[name]
-        depth = found.get("depth", family.depth)
-        rate = found.get("learning_rate", family.learning_rate)
-        settings = found.get("settings", {})
-        if (
-            found.keys() - {"depth", "learning_rate", "settings"}
-            or not isinstance(depth, int)
-            or not isinstance(rate, int | float)
-            or not isinstance(settings, Mapping)
-        ):
-            raise KanDiffusionError(
-                f"tuned family '{name}' takes a depth, a learning_rate and settings, not {found}"
-            )
+        family = look_up("tuned family", name, by_name)
         # A file has lists where a program has tuples.
-        plain = {
+        settings = {
             key: tuple(value) if isinstance(value, list) else value
-            for key, value in settings.items()
+            for key, value in found.get("settings", {}).items()
         }
-        by_name[name] = replace(
-            family,
-            depth=depth,
-            learning_rate=rate,
-            settings={**family.settings, **plain},
-        )
+        merged = {**found, "settings": {**family.settings, **settings}}
+        by_name[name] = replace(family, **merged)
     return by_name
 
 
-def _tuned() -> dict[str, dict[str, object]]:
-    file = resources.files("kan_diffusion.denoisers").joinpath("tuned.json")
-    return json.loads(file.read_text(encoding="utf-8"))
+_BUILT_IN = (*KAN_FAMILIES, *MLP_FAMILIES, SPLINE_MLP, RBF_2015)
+"""All families of the package, as they were registered."""
 
-
-_BUILT_IN = (
-    *KAN_FAMILIES,
-    *MLP_FAMILIES,
-    SPLINE_MLP,
-    RBF_2015,
+_KNOWN = with_tuned(
+    _BUILT_IN, json.loads(resources.files(__package__).joinpath("tuned.json").read_text("utf-8"))
 )
 
-FAMILIES: Mapping[str, Family] = with_tuned(_BUILT_IN, _tuned())
+FAMILIES: Mapping[str, Family] = {
+    name: family for name, family in _KNOWN.items() if family.compared
+}
 """The families by name, all of which a comparison may have."""
-
-_NOT_COMPARED: Mapping[str, Family] = {READABLE_KAN.name: READABLE_KAN}
-"""Families that are there for something else, known by name like the others."""
 
 
 def get_family(name: str) -> Family:
-    """Looks a family up.
+    """Looks up a family.
 
     Args:
         name: The name of one of ``FAMILIES``, or ``"package.module:NAME"`` for a :class:`Family`
@@ -122,14 +99,11 @@ def get_family(name: str) -> Family:
     """
     if ":" in name:
         return import_object(name, "family", Family)
-    known = {**FAMILIES, **_NOT_COMPARED}
-    if name not in known:
-        raise unknown_name("family", name, known)
-    return known[name]
+    return look_up("family", name, _KNOWN)
 
 
 def untuned_family(name: str) -> Family:
-    """A family with the values it was registered with, where a search of its settings begins.
+    """Looks up a family with the values it was registered with, where a search begins.
 
     Raises:
         KanDiffusionError: There is no such family.

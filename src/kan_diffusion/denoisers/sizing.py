@@ -8,7 +8,7 @@ meta device, where parameters have shapes and no values, and what was found is r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Literal
 
 import torch
@@ -26,13 +26,13 @@ __all__ = [
 ]
 
 BUDGET_TOLERANCE = 0.02
-"""How far, as a fraction, a fitted denoiser may lie from its budget."""
+"""Largest distance of a fitted denoiser from its budget, as a fraction."""
 
 Countable = Literal["params", "flops", "flops_per_edge"]
-"""What a budget can be counted in."""
+"""Quantities a budget can be counted in."""
 
 _LOPSIDED = 6
-"""How many units narrower a layer may be held when nearly equal widths miss the budget."""
+"""Most units a layer may be held narrower when nearly equal widths miss the budget."""
 
 _COUNTS: Mapping[Countable, Callable[[Denoiser], int]] = {
     "params": lambda denoiser: denoiser.num_trainable,
@@ -181,61 +181,13 @@ def make_denoiser(
         raise KanDiffusionError(f"settings of family '{family.name}': {error}") from error
 
 
-class _Recipe:
-    """A denoiser but for its widths, equal to another that would be built alike."""
-
-    def __init__(
-        self,
-        family: Family,
-        data_dim: int,
-        num_train_timesteps: int,
-        num_classes: int,
-        settings: Mapping[str, Setting],
-    ) -> None:
-        self._family = family
-        self._data_dim = data_dim
-        self._num_train_timesteps = num_train_timesteps
-        self._num_classes = num_classes
-        self._settings = settings
-        # As written: a setting of 1 is not one of True, which would be equal.
-        written = repr(sorted((name, _frozen(value)) for name, value in settings.items()))
-        sizes = data_dim, num_train_timesteps, num_classes
-        self._key = family.name, family.denoiser_class, *sizes, written
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Recipe) and self._key == other._key
-
-    def count(self, countable: Countable, hidden: Sequence[int]) -> int:
-        """The count of the denoiser with these widths."""
-        with torch.device("meta"):
-            denoiser = make_denoiser(
-                self._family,
-                self._data_dim,
-                hidden,
-                num_train_timesteps=self._num_train_timesteps,
-                num_classes=self._num_classes,
-                settings=self._settings,
-            )
-        return _COUNTS[countable](denoiser)
-
-
 def _frozen(value: object) -> object:
     """A value with its lists, which a file has where a program has tuples, as tuples."""
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
-@lru_cache(maxsize=4096)
-def _found(recipe: _Recipe, countable: Countable, depth: int, amount: int) -> tuple[int, ...]:
-    return widths_for_budget(
-        lambda hidden: recipe.count(countable, hidden),
-        depth,
-        amount,
-        f"family '{recipe._family.name}'",
-        _UNITS[countable],
-    )
+_FOUND: dict[tuple[object, ...], tuple[int, ...]] = {}
+"""Widths found so far, by all that they depend on."""
 
 
 def fitted_widths(
@@ -267,5 +219,24 @@ def fitted_widths(
     layers = family.depth if depth is None else depth
     if layers < 1:
         raise KanDiffusionError(f"a fitted denoiser needs at least 1 hidden layer, not {layers}")
-    recipe = _Recipe(family, data_dim, num_train_timesteps, num_classes, settings)
-    return _found(recipe, countable, layers, amount)
+
+    def count(hidden: Sequence[int]) -> int:
+        with torch.device("meta"):
+            denoiser = make_denoiser(
+                family,
+                data_dim,
+                hidden,
+                num_train_timesteps=num_train_timesteps,
+                num_classes=num_classes,
+                settings=settings,
+            )
+        return _COUNTS[countable](denoiser)
+
+    # As written: a setting of 1 is not one of True, which would be equal.
+    written = repr(sorted((name, _frozen(value)) for name, value in settings.items()))
+    sizes = data_dim, num_train_timesteps, num_classes
+    key = family.name, family.denoiser_class, *sizes, written, countable, layers, amount
+    if key not in _FOUND:
+        name = f"family '{family.name}'"
+        _FOUND[key] = widths_for_budget(count, layers, amount, name, _UNITS[countable])
+    return _FOUND[key]

@@ -110,7 +110,7 @@ class Stack(nn.Module):
             nn.init.zeros_(self.modulation.bias)
 
     def modulations(self, time: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
-        """What the timestep does.
+        """Computes the factors and shifts that a timestep sets.
 
         Args:
             time: Features of the timesteps with shape (B, num_time_features).

@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from kan_diffusion.errors import KanDiffusionError, unknown_name
+from kan_diffusion.errors import KanDiffusionError, require_known
 
 __all__ = ["TimeEncoding", "TimeFeatures"]
 
@@ -42,8 +42,7 @@ class TimeFeatures(nn.Module):
         self, encoding: TimeEncoding, num_train_timesteps: int, num_frequencies: int
     ) -> None:
         super().__init__()
-        if encoding not in get_args(TimeEncoding):
-            raise unknown_name("time encoding", encoding, get_args(TimeEncoding))
+        require_known("time encoding", encoding, get_args(TimeEncoding))
         if num_frequencies < 1 or num_train_timesteps < 1:
             raise KanDiffusionError(
                 "time features need at least one frequency and one timestep, not "

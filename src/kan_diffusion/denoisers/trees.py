@@ -9,10 +9,11 @@ number of the constant]`` and ``["number", value]``.
 from __future__ import annotations
 
 import math
+import operator
 import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import sympy
 
 __all__ = ["Tree", "check_tree", "evaluate", "to_sympy", "to_tree"]
+
+T = TypeVar("T")
 
 Tree = Sequence[object]
 """A nested list as described above."""
@@ -47,9 +50,10 @@ _CALLS: Mapping[str, Callable[..., Tensor]] = {
 }
 """Functions a formula may have, by SymPy's name."""
 _OF_MANY = ("Max", "Min")
+_SYMPY = {"add": "Add", "mul": "Mul", "pow": "Pow"}
 
 _DEEPEST = 150
-"""Levels of a tree; Python itself goes only so deep."""
+"""Largest number of levels of a tree, which is evaluated by recursion."""
 
 
 def to_tree(expression: sympy.Expr, constants: Sequence[sympy.Symbol]) -> Tree:
@@ -72,15 +76,13 @@ def to_tree(expression: sympy.Expr, constants: Sequence[sympy.Symbol]) -> Tree:
                 f"a formula cannot have the number {expression}; it can have finite real ones"
             )
         return ["number", float(expression)]
-    kinds = {"add": expression.is_Add, "mul": expression.is_Mul, "pow": expression.is_Pow}
-    head = [kind for kind, is_it in kinds.items() if is_it]
     name = type(expression).__name__
-    if not head and name not in _CALLS:
+    head = [kind for kind, of_sympy in _SYMPY.items() if of_sympy == name] or ["call", name]
+    if head[0] == "call" and name not in _CALLS:
         raise KanDiffusionError(
             f"a formula cannot have the function '{name}'; it can have {', '.join(_CALLS)}"
         )
-    parts = [to_tree(part, constants) for part in expression.args]
-    return [*(head or ["call", name]), *parts]
+    return [*head, *(to_tree(part, constants) for part in expression.args)]
 
 
 def _damaged(tree: object) -> KanDiffusionError:
@@ -96,7 +98,7 @@ def _is_number(value: object) -> bool:
 
 
 def _parts(tree: object, symbols: Collection[str] | None, num_constants: int) -> Sequence[object]:
-    """The parts of a tree that are trees, where the rest of it is right."""
+    """Gives the parts of a tree that are trees, after checking the rest of it."""
     match tree:
         case ["number", value] if _is_number(value):
             return ()
@@ -135,6 +137,24 @@ def check_tree(tree: object, symbols: Collection[str] | None, num_constants: int
     )
 
 
+def _fold(
+    tree: object, leaf: Callable[[str, object], T], operation: Callable[[str, list[T]], T]
+) -> T:
+    """Computes a value of a checked tree, from its leaves upwards.
+
+    Args:
+        tree: The tree.
+        leaf: Gives the value of a number, a constant or a symbol.
+        operation: Gives the value of a sum, product, power or function from those of its parts.
+    """
+    match tree:
+        case ["number" | "constant" | "symbol" as kind, content]:
+            return leaf(kind, content)
+        case ["call", str() as name, *parts] | [str() as name, *parts]:
+            return operation(name, [_fold(part, leaf, operation) for part in parts])
+    raise _damaged(tree)
+
+
 def evaluate(tree: Tree, symbols: Mapping[str, Tensor], constants: Tensor) -> Tensor:
     """Evaluates a tree.
 
@@ -147,34 +167,29 @@ def evaluate(tree: Tree, symbols: Mapping[str, Tensor], constants: Tensor) -> Te
         KanDiffusionError: It is not a tree of a formula, or has another symbol.
     """
     check_tree(tree, symbols, len(constants))
-    return _evaluate(tree, symbols, constants)
 
+    def as_tensor(value: Tensor | float) -> Tensor:
+        return value if isinstance(value, Tensor) else constants.new_tensor(value)
 
-def _evaluate(tree: object, symbols: Mapping[str, Tensor], constants: Tensor) -> Tensor:
-    """Evaluates a tree that was checked."""
-    match tree:
-        case ["number", int() | float() as value]:
-            return constants.new_tensor(float(value))
-        case ["constant", int() as index]:
-            return constants[index]
-        case ["symbol", str() as name]:
-            return symbols[name]
-        case ["add", *parts]:
-            return reduce(torch.add, [_evaluate(part, symbols, constants) for part in parts])
-        case ["mul", *parts]:
-            return reduce(torch.mul, [_evaluate(part, symbols, constants) for part in parts])
-        case ["pow", base, ["number", int() | float() as power]]:
-            return torch.pow(_evaluate(base, symbols, constants), float(power))
-        case ["pow", base, exponent]:
-            return torch.pow(
-                _evaluate(base, symbols, constants), _evaluate(exponent, symbols, constants)
-            )
-        case ["call", str() as name, *parts]:
-            values = [_evaluate(part, symbols, constants) for part in parts]
-            if name in _OF_MANY:
-                return reduce(_CALLS[name], torch.broadcast_tensors(*values))
-            return _CALLS[name](*values)
-    raise _damaged(tree)
+    def leaf(kind: str, content: object) -> Tensor | float:
+        match kind, content:
+            case "number", int() | float() as value:
+                return float(value)
+            case "constant", int() as index:
+                return constants[index]
+        return symbols[str(content)]
+
+    def operation(name: str, parts: list[Tensor | float]) -> Tensor | float:
+        if name in ("add", "mul"):
+            return reduce(operator.add if name == "add" else operator.mul, parts)
+        if name == "pow":
+            return torch.pow(as_tensor(parts[0]), parts[1])
+        values = [as_tensor(part) for part in parts]
+        if name in _OF_MANY:
+            return reduce(_CALLS[name], torch.broadcast_tensors(*values))
+        return _CALLS[name](*values)
+
+    return as_tensor(_fold(tree, leaf, operation))
 
 
 def to_sympy(tree: Tree, constants: Sequence[object]) -> sympy.Expr:
@@ -182,29 +197,21 @@ def to_sympy(tree: Tree, constants: Sequence[object]) -> sympy.Expr:
 
     Args:
         tree: The tree.
-        constants: What to put for the constants: numbers or symbols.
+        constants: Numbers or symbols to put for the constants.
 
     Raises:
         KanDiffusionError: It is not a tree of a formula.
     """
-    check_tree(tree, None, len(constants))
-    return _to_sympy(tree, constants)
-
-
-def _to_sympy(tree: object, constants: Sequence[object]) -> sympy.Expr:
-    """Turns a tree that was checked into a SymPy expression."""
     import sympy
 
-    match tree:
-        case ["number", int() | float() as value]:
-            return sympy.Integer(int(value)) if int(value) == value else sympy.Float(value)
-        case ["constant", int() as index]:
-            return sympy.sympify(constants[index])
-        case ["symbol", str() as name]:
-            return sympy.Symbol(name, real=True)
-        case ["add" | "mul" | "pow" as kind, *parts]:
-            made = {"add": sympy.Add, "mul": sympy.Mul, "pow": sympy.Pow}[kind]
-            return made(*[_to_sympy(part, constants) for part in parts])
-        case ["call", str() as name, *parts]:
-            return getattr(sympy, name)(*[_to_sympy(part, constants) for part in parts])
-    raise _damaged(tree)
+    check_tree(tree, None, len(constants))
+
+    def leaf(kind: str, content: object) -> sympy.Expr:
+        match kind, content:
+            case "number", int() | float() as value:
+                return sympy.Integer(int(value)) if int(value) == value else sympy.Float(value)
+            case "constant", int() as index:
+                return sympy.sympify(constants[index])
+        return sympy.Symbol(str(content), real=True)
+
+    return _fold(tree, leaf, lambda name, parts: getattr(sympy, _SYMPY.get(name, name))(*parts))

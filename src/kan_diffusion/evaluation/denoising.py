@@ -1,4 +1,4 @@
-r"""How well a denoiser denoises: held-out loss, the floor under it, and the excess.
+r"""Measures of a denoiser: held-out loss, the floor under it, and the excess.
 
 All denoisers of a comparison are measured on one draw of points, timesteps and noise (common random
 numbers), every timestep equally often. With :math:`\hat\varepsilon` the predicted noise and
@@ -21,15 +21,10 @@ import torch
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset, OracleKind
+from kan_diffusion.data.densities import Density
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.evaluation.oracles import (
-    ExactOracle,
-    Oracle,
-    ReferenceOracle,
-    excess_by_pair,
-    noise_from_mean,
-)
-from kan_diffusion.processes import Process
+from kan_diffusion.evaluation.oracles import ReferenceOracle, excess_by_pair
+from kan_diffusion.processes import Process, noise_of_mean
 
 __all__ = [
     "DenoisingScores",
@@ -45,14 +40,14 @@ _BATCH = 8192
 
 @dataclass(frozen=True)
 class NoisedPoints:
-    """One draw that all denoisers are measured on.
+    """The draw that all denoisers of a comparison are measured on.
 
     Attributes:
         clean: Clean points with shape (n, d), float64.
         noise: Noise with shape (n, d), float64.
         timesteps: Timesteps with shape (n,), int64, each of the process's equally often.
-        alpha: Signal levels with shape (n, 1), float64.
-        sigma: Noise levels with shape (n, 1), float64.
+        alpha: Signal levels with shape (n,), float64.
+        sigma: Noise levels with shape (n,), float64.
         noised: Noised points with shape (n, d), float64 values that float32 can hold.
         means: Posterior means with shape (n, d): one of an exact oracle, two of independent
             reference samples, or none.
@@ -68,7 +63,7 @@ class NoisedPoints:
 
     @property
     def oracle(self) -> OracleKind:
-        """Where the posterior means come from."""
+        """Source of the posterior means."""
         kinds: tuple[OracleKind, ...] = ("none", "exact", "estimated")
         return kinds[len(self.means)]
 
@@ -80,7 +75,7 @@ class LevelScore:
     Attributes:
         t_low: Lower end as a fraction of T.
         t_high: Upper end as a fraction of T.
-        log_snr: Mean of log(alpha^2 / sigma^2) in the range.
+        log_snr: Mean of log(alpha^2 / sigma^2) in the range, over timesteps with signal.
         heldout_loss: The training loss on the draw's points in the range.
         excess: Excess in the range; None without an oracle.
         standard_error: Its standard error over the draw; None without an oracle.
@@ -96,7 +91,7 @@ class LevelScore:
 
 @dataclass(frozen=True)
 class DenoisingScores:
-    """What is measured of a denoiser.
+    """Loss of a denoiser, and its distance from the oracle.
 
     Attributes:
         heldout_loss: The training loss on the draw.
@@ -114,12 +109,6 @@ class DenoisingScores:
     levels: tuple[LevelScore, ...]
 
 
-def _oracles(dataset: Dataset) -> tuple[Oracle, ...]:
-    if dataset.density is not None:
-        return (ExactOracle(dataset.density),)
-    return tuple(ReferenceOracle(points) for points in dataset.references or ())
-
-
 def draw_noised_points(
     dataset: Dataset, process: Process, num: int, generator: torch.Generator
 ) -> NoisedPoints:
@@ -134,13 +123,15 @@ def draw_noised_points(
     clean = dataset.points_to_noise(num, generator).double()
     timesteps = torch.arange(num) * process.num_timesteps // num
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
-    alpha, sigma = (level[timesteps].unsqueeze(-1) for level in process.levels())
+    alpha, sigma = (level[timesteps] for level in process.levels())
     # Networks see float32: let the oracle judge the very same points.
-    noised = (alpha * clean + sigma * noise).float().double()
-    means = tuple(
-        oracle.posterior_mean(noised, alpha.squeeze(-1), sigma.squeeze(-1))
-        for oracle in _oracles(dataset)
-    )
+    noised = (alpha[:, None] * clean + sigma[:, None] * noise).float().double()
+    oracles: list[Density | ReferenceOracle] = [
+        ReferenceOracle(points) for points in dataset.references or ()
+    ]
+    if dataset.density is not None:
+        oracles = [dataset.density]
+    means = tuple(oracle.posterior_mean(noised, alpha, sigma) for oracle in oracles)
     return NoisedPoints(clean, noise, timesteps, alpha, sigma, noised, means)
 
 
@@ -186,8 +177,7 @@ def floor(draw: NoisedPoints, process: Process) -> float | None:
 
 
 def _excess_of_rows(predicted_noise: Tensor, draw: NoisedPoints) -> Tensor:
-    alpha, sigma = draw.alpha.squeeze(-1), draw.sigma.squeeze(-1)
-    oracles = [noise_from_mean(draw.noised, mean, alpha, sigma) for mean in draw.means]
+    oracles = [noise_of_mean(mean, draw.noised, draw.alpha, draw.sigma) for mean in draw.means]
     return excess_by_pair(predicted_noise, oracles[0], oracles[-1])
 
 
@@ -200,7 +190,7 @@ def _levels(
     losses: Tensor, excesses: Tensor | None, draw: NoisedPoints, process: Process, num_levels: int
 ) -> Sequence[LevelScore]:
     bins = draw.timesteps * num_levels // process.num_timesteps
-    log_snr = 2 * (draw.alpha.log() - draw.sigma.log()).squeeze(-1)
+    log_snr = 2 * (draw.alpha.log() - draw.sigma.log())  # -inf where flow matching has no signal
     scores = []
     for index in range(num_levels):
         inside = bins == index
@@ -211,7 +201,7 @@ def _levels(
             LevelScore(
                 t_low=index / num_levels,
                 t_high=(index + 1) / num_levels,
-                log_snr=float(log_snr[inside].mean()),
+                log_snr=float(log_snr[inside & log_snr.isfinite()].mean()),
                 heldout_loss=float(losses[inside].mean()),
                 excess=excess,
                 standard_error=error,

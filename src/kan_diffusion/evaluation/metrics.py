@@ -220,7 +220,6 @@ class Metric:
             generator for whatever it draws; returns the value.
         title: Name in a sentence; the label when empty.
         unit: Unit of the value, such as ``"accuracy"``; may be empty.
-        ideal: Score of a perfect model with infinitely many points.
 
     Raises:
         KanDiffusionError: The key is no lower-case identifier, or ``better`` is something else.
@@ -232,7 +231,6 @@ class Metric:
     function: Callable[[Tensor, Tensor, np.random.Generator], float]
     title: str = ""
     unit: str = ""
-    ideal: float = 0.0
 
     def __post_init__(self) -> None:
         if not (self.key.isidentifier() and self.key.islower()):
@@ -255,8 +253,8 @@ _METRICS = (
     ),
     Metric("sliced_w2", "SW2", "lower", sliced_wasserstein2, "sliced W2", _UNIT),
     Metric("w2", "W2", "lower", wasserstein2, "exact W2", _UNIT),
-    Metric("mmd", "MMD²", "lower", mmd, "maximum mean discrepancy", "no unit"),
-    Metric("c2st", "C2ST", "lower", c2st, "classifier two-sample test", "accuracy", 0.5),
+    Metric("mmd", "MMD²", "lower", mmd, "maximum mean discrepancy"),
+    Metric("c2st", "C2ST", "lower", c2st, "classifier two-sample test", "accuracy"),
 )
 
 SAMPLE_METRICS: dict[str, Metric] = {metric.key: metric for metric in _METRICS}

@@ -1,30 +1,22 @@
 r"""Oracles: the posterior mean E[x_0 | x_t], which no denoiser beats in squared error.
 
-With x_t = alpha x_0 + sigma eps, the posterior mean m of x_0 gives that of the noise,
-
-    E[eps | x_t] = (x_t - alpha m) / sigma,
-
-and the excess of a denoiser that predicts the noise p is the mean of (p - E[eps | x_t])^2.
-`ExactOracle` knows m from the density. `ReferenceOracle` has m under the empirical distribution of
-reference points r_1, ..., r_N,
+A density is its own oracle (:meth:`kan_diffusion.data.densities.Density.posterior_mean`).
+`ReferenceOracle` has the mean under the empirical distribution of reference points r_1, ..., r_N,
 
     m(x) = sum_k softmax_k(-|x - alpha r_k|^2 / (2 sigma^2)) r_k,
 
 which differs from the posterior mean by an error of its own, largest at small noise;
 `excess_by_pair` takes the variance of that error out of the excess.
 
-Oracles work in model space: on standardised points.
+Oracles work on standardised points.
 """
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from kan_diffusion.data.densities import (
-    Density,
     float64,
     noise_levels,
     on_device_of,
@@ -33,60 +25,17 @@ from kan_diffusion.data.densities import (
 )
 from kan_diffusion.errors import DataError
 
-__all__ = ["ExactOracle", "Oracle", "ReferenceOracle", "excess_by_pair", "noise_from_mean"]
+__all__ = ["ReferenceOracle", "excess_by_pair"]
 
 
-class Oracle(ABC):
-    """Knows the posterior mean of the clean points."""
-
-    @property
-    @abstractmethod
-    def dim(self) -> int:
-        """Number of coordinates."""
-
-    @abstractmethod
-    def posterior_mean(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
-        """E[x_0 | alpha x_0 + sigma eps = x].
-
-        Args:
-            x: Noised points in model space, shape (n, dim).
-            alpha: Signal level, at least 0; a number or shape (n,).
-            sigma: Noise level, positive; a number or shape (n,).
-
-        Returns:
-            Shape (n, dim), float64, on the device of x.
-        """
-
-
-class ExactOracle(Oracle):
-    """The posterior mean under a known density.
-
-    Args:
-        density: Of the points in model space, as `kan_diffusion.data.Standardizer.rescale` gives
-            it.
-    """
-
-    def __init__(self, density: Density) -> None:
-        self.density = density
-
-    @property
-    def dim(self) -> int:
-        """Number of coordinates."""
-        return self.density.dim
-
-    def posterior_mean(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
-        """See `Oracle.posterior_mean`."""
-        return self.density.posterior_mean(x, alpha, sigma)
-
-
-class ReferenceOracle(Oracle):
+class ReferenceOracle:
     """The posterior mean under the empirical distribution of reference points.
 
     The points must be fresh: with training points among them, a denoiser that has learnt those by
     heart would look better than it is.
 
     Args:
-        points: In model space, shape (n_reference, dim), finite.
+        points: Standardised points with shape (n_reference, d), finite.
 
     Raises:
         DataError: The points are no table of finite numbers.
@@ -99,17 +48,25 @@ class ReferenceOracle(Oracle):
             raise DataError("reference points must be finite; remove those that are not")
         self.points = float64(points.detach())
 
-    @property
-    def dim(self) -> int:
-        """Number of coordinates."""
-        return self.points.shape[1]
-
     def posterior_mean(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
-        """See `Oracle.posterior_mean`."""
+        """Computes E[x_0 | alpha x_0 + sigma eps = x].
+
+        Args:
+            x: Noised points with shape (n, d).
+            alpha: Signal level, at least 0; a number or shape (n,).
+            sigma: Noise level, positive; a number or shape (n,).
+
+        Returns:
+            Shape (n, d), float64, on the device of x.
+
+        Raises:
+            DataError: A shape does not fit, or a level is out of range.
+        """
         rows_x, alphas, sigmas = noise_levels(x, alpha, sigma)
-        if rows_x.shape[1] != self.dim:
+        dim = self.points.shape[1]
+        if rows_x.shape[1] != dim:
             raise DataError(
-                f"points have {rows_x.shape[1]} coordinates and the reference points {self.dim}"
+                f"points have {rows_x.shape[1]} coordinates and the reference points {dim}"
             )
         if not bool((sigmas > 0).all()):
             raise DataError("a reference sample has no posterior mean at sigma = 0; use sigma > 0")
@@ -117,7 +74,7 @@ class ReferenceOracle(Oracle):
         mean = torch.empty_like(rows_x)
         with torch.no_grad():
             for rows in row_chunks(len(rows_x), len(self.points)):
-                variance = (sigmas[rows] ** 2).expand(-1, self.dim)
+                variance = (sigmas[rows] ** 2).expand(-1, dim)
                 logits = shared_variance_logits(
                     rows_x[rows], alphas[rows], variance, self.points, log_weights
                 )
@@ -125,35 +82,8 @@ class ReferenceOracle(Oracle):
         return on_device_of(x, mean)
 
 
-def noise_from_mean(
-    x_t: Tensor, mean: Tensor, alpha: float | Tensor, sigma: float | Tensor
-) -> Tensor:
-    """The noise that goes with a mean of x_0: (x_t - alpha mean) / sigma.
-
-    Args:
-        x_t: Noised points, shape (n, d).
-        mean: Of the clean points, shape (n, d).
-        alpha: Signal level; a number or shape (n,).
-        sigma: Noise level, positive; a number or shape (n,).
-
-    Returns:
-        Shape (n, d), float64, on the device of x_t.
-
-    Raises:
-        DataError: The shapes differ, or sigma is 0 for some point.
-    """
-    if x_t.shape != mean.shape:
-        raise DataError(
-            f"x_t and mean must have the same shape, got {tuple(x_t.shape)} and {tuple(mean.shape)}"
-        )
-    rows, alphas, sigmas = noise_levels(x_t, alpha, sigma)
-    if not bool((sigmas > 0).all()):
-        raise DataError("there is no noise to predict at sigma = 0; use sigma > 0")
-    return on_device_of(x_t, (rows - alphas * float64(mean)) / sigmas)
-
-
 def excess_by_pair(prediction: Tensor, mean_a: Tensor, mean_b: Tensor) -> Tensor:
-    """Excess of each point from two oracles with independent reference samples.
+    """Computes the excess of each point from two oracles with independent reference samples.
 
     With m_A = m + e_A and m_B = m + e_B, where m is the exact mean of the noise and the errors
     e_A and e_B are independent of each other and of the prediction p, the expectation of
@@ -166,7 +96,7 @@ def excess_by_pair(prediction: Tensor, mean_a: Tensor, mean_b: Tensor) -> Tensor
 
     Args:
         prediction: Predicted noise p, shape (n, d).
-        mean_a: Mean of the noise from reference sample A (see `noise_from_mean`), shape (n, d).
+        mean_a: Mean of the noise from reference sample A, shape (n, d).
         mean_b: The same from sample B, shape (n, d).
 
     Returns:

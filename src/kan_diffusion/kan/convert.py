@@ -220,7 +220,7 @@ def _multkan() -> type[MultKAN]:
         from kan.MultKAN import MultKAN
     except ImportError as error:
         raise KanDiffusionError(
-            f"pykan cannot be imported ({error}); pip install 'kan-diffusion[pykan]'"
+            f"pykan cannot be imported ({error}); pip install pykan tqdm"
         ) from error
     return MultKAN
 

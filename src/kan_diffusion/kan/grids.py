@@ -78,7 +78,7 @@ class MovingGrids(nn.Module):
 
 
 class EdgeLayer(MovingGrids):
-    """What this module knows of a layer.
+    """The part of a layer that this module works on.
 
     Attributes:
         basis: The functions.
@@ -298,8 +298,8 @@ def refine(
         num_intervals: Number of intervals of every grid.
         inputs: What to call the module with to see how far the function moves; by default every
             layer is looked at by itself, over its grid.
-        optimizer: Has its parameters replaced and what it remembers of them forgotten. An
-            optimiser that is not given goes on with parameters that nothing uses any more.
+        optimizer: Its parameters are replaced and their moments dropped. An optimiser that is not
+            given keeps parameters that are no longer used.
         averages: Moving averages of the module's weights, carried over with it.
 
     Returns:
@@ -344,7 +344,7 @@ def update_grid(
         module: Any module that KAN layers with a grid are part of.
         inputs: What to call the module with; the layers' own inputs follow.
         margin: How much wider than the data the grid becomes at each end, by their range.
-        optimizer: Has what it remembers of the weights forgotten.
+        optimizer: Its moments of the weights are dropped.
         averages: Moving averages of the module's weights, carried over with it.
 
     Returns:

@@ -25,7 +25,7 @@ from kan_diffusion.kan.kernels import edge_features, edge_linear
 __all__ = ["BaseActivation", "KANLinear"]
 
 BaseActivation = Literal["silu", "auto"] | None
-"""SiLU, none, or what suits the basis."""
+"""SiLU, none, or the choice that suits the basis."""
 
 _SILU_FLOPS = 4
 
@@ -38,9 +38,10 @@ class KANLinear(EdgeLayer):
         out_features: Size of the last dimension of the output.
         bias: Whether to add a learned constant to each output.
         basis: The functions an edge is made of: ``"bspline"``, ``"rbf"``, ``"chebyshev"``,
-            ``"fourier"``, ``"rational"``, or a :class:`~kan_diffusion.kan.bases.Basis` of one's
-            own (``Rational(in_features, num_groups=4)``, say), for which ``grid_size`` to
-            ``extrapolation`` are not looked at.
+            ``"fourier"``, ``"rational"`` or any other name in ``BASES``; or an object, such as
+            ``Rational(in_features, num_groups=4)`` or a :class:`~kan_diffusion.kan.bases.Basis`
+            of your own. With an object, ``grid_size``, ``order``, ``grid_range`` and
+            ``extrapolation`` are ignored.
         grid_size: Number G of intervals of the grid; the degree of ``"chebyshev"``, the number of
             harmonics of ``"fourier"``; ``"rational"`` has no grid.
         order: Degree k of the splines, 1 to 5.
@@ -52,7 +53,7 @@ class KANLinear(EdgeLayer):
             local functions (splines and Gaussians) and None for the others, as in their papers.
         edge_scale: Adds one trainable scale an edge to the functions, as pykan and efficient-KAN
             have.
-        init: How the weights are drawn, by name, see :mod:`kan_diffusion.kan.initialization`.
+        init: Initialisation by name, see :mod:`kan_diffusion.kan.initialization`.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -67,8 +68,6 @@ class KANLinear(EdgeLayer):
     Raises:
         KanDiffusionError: A size, a range or a name is not usable.
     """
-
-    _version = 2
 
     def __init__(
         self,
@@ -185,12 +184,12 @@ class KANLinear(EdgeLayer):
 
     @property
     def flops_per_curve(self) -> int:
-        """What one edge adds to :attr:`flops`."""
+        """Operations of one edge, as counted in :attr:`flops`."""
         return 2 * (self.basis.num_active + int(self._has_base))
 
     @property
     def flops_per_input(self) -> int:
-        """What the functions of one input add to :attr:`flops`, for all of its edges together."""
+        """Operations of the functions of one input, which all of its edges share."""
         return self.basis.flops_per_input + _SILU_FLOPS * int(self._has_base)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -255,9 +254,10 @@ class KANLinear(EdgeLayer):
         return edge_linear(self._rows(input), kept, self.bias, self.basis, self._has_base)
 
     def edge_outputs(self, input: Tensor) -> Tensor:
-        """What each edge adds to its output, base branch and scale included, bias left out.
+        """Computes the contribution of each edge to its output, base branch and scale included.
 
-        Meant for looking at a layer: it holds (n, out, in) numbers at once.
+        It holds (n, out, in) numbers at once, so it is meant for inspecting a layer. The bias is
+        left out.
 
         Args:
             input: Inputs with shape (n, in_features).
@@ -305,19 +305,6 @@ class KANLinear(EdgeLayer):
             Fractions with shape (in_features,), from 0 to 1; NaN for an empty input.
         """
         return self.basis.outside(self._rows(input)).to(self.weight.dtype).mean(0)
-
-    def _load_from_state_dict(  # type: ignore[no-untyped-def]
-        self,
-        state_dict,  # noqa: ANN001
-        prefix: str,
-        *args,  # noqa: ANN002
-    ) -> None:
-        # Runs of the first weeks have the grid beside the weight (version 1). Files of tensors do
-        # not keep the version, so it is told by the names.
-        for name in ("grid_origin", "grid_step"):
-            if prefix + name in state_dict:
-                state_dict[f"{prefix}basis.{name}"] = state_dict.pop(prefix + name)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import BasisName, Extrapolation, Rational
+from kan_diffusion.kan.bases import Basis, BasisName, Extrapolation, Rational
 from kan_diffusion.kan.grids import MovingGrids
 from kan_diffusion.kan.initialization import Initialization
 from kan_diffusion.kan.linear import BaseActivation, KANLinear
@@ -28,7 +28,9 @@ class KAN(MovingGrids):
     Args:
         widths: Sizes of the input, the hidden layers and the output, at least two.
         bias: Whether each layer adds a learned constant to its outputs.
-        basis: As all that follow, handed to every :class:`KANLinear`.
+        basis: The functions an edge is made of, as all that follow handed to every
+            :class:`KANLinear`: a name, or an object whose kind and settings each layer gets
+            (:meth:`Basis.for_inputs`).
         grid_size: Number of intervals.
         order: Degree of the splines.
         grid_range: Ends of the grid.
@@ -48,7 +50,7 @@ class KAN(MovingGrids):
         widths: Sequence[int],
         bias: bool = True,
         *,
-        basis: BasisName = "bspline",
+        basis: BasisName | Basis = "bspline",
         grid_size: int = 5,
         order: int = 3,
         grid_range: tuple[float, float] = (-1.0, 1.0),
@@ -60,21 +62,23 @@ class KAN(MovingGrids):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(basis, str):
-            raise KanDiffusionError(
-                "a KAN takes its basis by name; give objects to KANLinear, one to each layer"
-            )
         if len(widths) < 2:
             raise KanDiffusionError(f"a KAN needs at least two widths, not {list(widths)}")
+
+        def layer_basis(fan_in: int, index: int) -> BasisName | Basis:
+            if isinstance(basis, Basis):
+                return basis.for_inputs(fan_in)
+            if basis == "rational" and index == 0:
+                # Rational functions of the inputs themselves start as the identity, see there.
+                return Rational(fan_in, start="identity", device=device, dtype=dtype)
+            return basis
+
         self.layers = nn.ModuleList(
             KANLinear(
                 fan_in,
                 fan_out,
                 bias,
-                # Rational functions of the inputs themselves start as the identity, see there.
-                basis=Rational(fan_in, start="identity", device=device, dtype=dtype)
-                if basis == "rational" and index == 0
-                else basis,
+                basis=layer_basis(fan_in, index),
                 grid_size=grid_size,
                 order=order,
                 grid_range=grid_range,

@@ -1,4 +1,4 @@
-"""What a study hands over to be drawn: plain arrays and tables, no networks."""
+"""Contents of a study's report: plain arrays and tables, ready to be drawn, no networks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kan_diffusion.report.points import Panels, Points
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.verdicts import Decision, decide
 
@@ -17,17 +18,9 @@ __all__ = [
     "CURVE_COLUMNS",
     "LEVEL_COLUMNS",
     "MANY_MODELS",
-    "Panels",
-    "Points",
     "ReportContents",
     "smoothed_curve",
 ]
-
-Points = NDArray[np.floating]
-"""Points, shape (n, d)."""
-
-Panels = list[tuple[float, Points]]
-"""Points at several times, each with its time as a fraction of T."""
 
 MANY_MODELS = 6
 """With more models than this a figure is cut by kind and its legend stands beside it."""
@@ -93,7 +86,7 @@ class ReportContents:
 
     @cached_property
     def decision(self) -> Decision:
-        """What the study concludes."""
+        """The study's verdicts and comparisons."""
         return decide(self.results)
 
     def data_names(self) -> list[str]:

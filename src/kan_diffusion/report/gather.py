@@ -8,21 +8,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from pyarrow import parquet
 
-from kan_diffusion.data.datasets import DataConfig, Dataset, FileData, ToyData, load_dataset
+from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import Process, signal_warning
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.contents import (
     CURVE_COLUMNS,
     LEVEL_COLUMNS,
-    Panels,
-    Points,
     ReportContents,
     smoothed_curve,
 )
-from kan_diffusion.study.budgets import Budget
+from kan_diffusion.report.points import Panels, Points
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.folder import (
     CURVES,
@@ -33,17 +32,16 @@ from kan_diffusion.study.folder import (
     recorded_steps,
 )
 from kan_diffusion.study.measure import oracle_warning
-from kan_diffusion.study.results.rows import Results, Setting
+from kan_diffusion.study.results.rows import Results, read_results
 from kan_diffusion.study.results.wording import listed
 from kan_diffusion.study.run import StudyResults, environment
 from kan_diffusion.study.trial import NUM_PANELS
-from kan_diffusion.training import TrainingConfig
 
 __all__ = ["report_contents", "runs_contents"]
 
 
 def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Panels:
-    """Points (n, d) at ``NUM_PANELS`` evenly spaced moments of the forward process."""
+    """Moves points (n, d) through evenly spaced moments of the forward process."""
     alpha, sigma = process.levels()
     noise = torch.randn(
         points.shape,
@@ -74,7 +72,7 @@ def _trajectories(trial: TrialResult) -> list[tuple[str, Panels]]:
 
 
 def _curve(trial: TrialResult, label: str) -> pd.DataFrame:
-    """A trial's losses, smoothed at once: a study's raw ones may be millions."""
+    """Reads a trial's losses, smoothed at once: a study's raw ones may be millions."""
     path = trial.folder / CURVES
     try:
         table = parquet.read_table(path, columns=["step", "loss"])
@@ -94,7 +92,7 @@ def _levels(trial: TrialResult, label: str) -> pd.DataFrame:
 
 
 def _drawn(trial: TrialResult) -> Points | None:
-    """Some of a trial's generated points; None where none were asked for."""
+    """Reads some of a trial's generated points; None where none were asked for."""
     evaluation = trial.config.evaluation
     if not evaluation.num_samples:
         return None
@@ -104,7 +102,7 @@ def _drawn(trial: TrialResult) -> Points | None:
 
 
 def _unseen(dataset: Dataset, num: int) -> torch.Tensor:
-    """At most ``num`` points (n, d) that no model was trained on."""
+    """Draws at most ``num`` points (n, d) that no model was trained on."""
     if dataset.density is not None:
         return dataset.fresh(num, torch_generator("drawn points", dataset.name))
     parts = [part for part in (dataset.heldout, *(dataset.references or ())) if part is not None]
@@ -112,7 +110,7 @@ def _unseen(dataset: Dataset, num: int) -> torch.Tensor:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Where the study was run, which need not be where it is reported."""
+    """Reads where the study was run, which need not be where it is reported."""
     path = folder / "environment.json"
     if not path.exists():
         return environment()
@@ -123,81 +121,31 @@ def _environment(folder: Path) -> dict[str, str]:
         raise RunFolderError(f"'{path}' cannot be read ({error}); delete it") from error
 
 
-def _judged_with(config: StudyConfig) -> str:
-    evaluation = config.evaluation
-    parts = [f"{evaluation.num_noised:,} noised points"]
-    if evaluation.num_samples:
-        parts.append(f"{evaluation.num_samples:,} generated points")
-    if evaluation.num_likelihood:
-        parts.append(f"the likelihood of at most {evaluation.num_likelihood:,} points")
-    return ", ".join(parts)
-
-
-def _budget(budget: Budget) -> str:
-    """A budget in words, with the data sets and models it is for."""
-    text = Setting("", budget.match, budget.amount).amount
-    if budget.params is not None:
-        text += f" of networks with {budget.params:,} parameters"
-    limits = [", ".join(names) for names in (budget.data, budget.models) if names]
-    return f"{text} ({'; '.join(limits)})" if limits else text
-
-
-def _source(data: DataConfig) -> str:
-    """Where a data set comes from, or how large it is."""
-    if isinstance(data, ToyData):
-        return f"{data.num_points:,} training points"
-    if isinstance(data, FileData):
-        return str(data.path)
-    return f"scikit-learn's table '{data.table}'"
-
-
-def _training(training: TrainingConfig, steps_per_epoch: int | None = None) -> str:
-    """How a model is trained, in words."""
-    length = f"{training.steps:,} steps of {training.batch_size:,} points"
-    if steps_per_epoch is not None:
-        epochs = training.steps // steps_per_epoch
-        length = f"{epochs:,} epochs in batches of {training.batch_size:,}"
-    ema = "none" if training.ema_decay is None else f"decay {training.ema_decay:g}"
-    sparsify = f"; sparsify {training.sparsify:g}" if training.sparsify else ""
-    return f"{length}; Adam, {training.schedule} learning rate; EMA: {ema}{sparsify}"
-
-
 def _settings(config: StudyConfig) -> list[tuple[str, str]]:
-    process = config.process
-    in_epochs = config.training.batches == "epochs" and isinstance(config.data[0], ToyData)
-    steps_per_epoch = config.steps_per_epoch() if in_epochs else None
-    settings = [
-        ("process", f"{process.name}, T = {process.num_timesteps:,}"),
-        ("prediction and loss", f"{process.prediction_type}, {process.loss}"),
-        ("training", _training(config.training, steps_per_epoch)),
-        ("seeds a model", str(config.seeds)),
-        ("sampler", f"{config.sampling.scheduler}, {config.sampling.steps} steps"),
-        ("judged with", _judged_with(config)),
-    ]
-    budgets = [_budget(budget) for budget in config.budgets]
-    if budgets:
-        settings.append(
-            ("held equal" if len(budgets) == 1 else "held equal in turn", "; ".join(budgets))
-        )
-    settings += [(f"data: {data.name}", _source(data)) for data in config.data]
-    for model in config.models:
-        rate = model.learning_rate or config.training.learning_rate
-        details = ", ".join(f"{key} = {value}" for key, value in model.settings.items())
-        settings.append(
-            (
-                f"model: {model.name}",
-                f"learning rate {rate:g}" + (f"; {details}" if details else ""),
-            )
-        )
-    return settings
+    """Lists every setting of a study under its key in ``study.yaml``."""
+    pairs = []
+    for key, value in yaml.safe_load(config.to_yaml()).items():
+        if key not in ("name", "title", "question"):
+            parts = value if isinstance(value, list) else [value]
+            pairs += [(key, _written(part)) for part in parts if part is not None]
+    return pairs
+
+
+def _written(value: object) -> str:
+    """Writes a setting as YAML on one line, without what is not set."""
+    if isinstance(value, dict):
+        value = {key: part for key, part in value.items() if part not in (None, [], {})}
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+    return text.removesuffix("...\n").strip().strip("{}")
 
 
 def _warnings(config: StudyConfig, trials: tuple[TrialResult, ...]) -> list[str]:
     warnings = []
-    mismatch = signal_warning(config.process.scheduler())
-    if mismatch is not None:
-        warnings.append(mismatch[0].upper() + mismatch[1:] + ".")
-    if config.process.loss == "huber":
+    for process in config.process:
+        mismatch = signal_warning(process.scheduler())
+        if mismatch is not None:
+            warnings.append(mismatch[0].upper() + mismatch[1:] + ".")
+    if any(process.loss == "huber" for process in config.process):
         warnings.append(
             "The Huber loss does not aim at the posterior mean, which the oracle gives; a denoiser "
             "trained with it can have a loss a little below the floor drawn here."
@@ -232,7 +180,7 @@ def _warnings(config: StudyConfig, trials: tuple[TrialResult, ...]) -> list[str]
 
 
 def report_contents(results: StudyResults, command: str) -> ReportContents:
-    """What the report of a study shows.
+    """Gathers what the report of a study shows.
 
     Args:
         results: The study's results.
@@ -242,10 +190,16 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         RunFolderError: A file of a finished trial is missing or damaged.
     """
     config = results.config
+    # Of a study whose trials were not kept, the rows in its results.json can be reported.
+    kept = results.trials or not (results.folder / "results.json").is_file()
     contents = ReportContents(
         title=config.title,
         question=config.question,
-        results=Results.of(results.rows, config.evaluation.metrics),
+        results=(
+            Results.of(results.rows, config.evaluation.metrics)
+            if kept
+            else read_results(results.folder)
+        ),
         command=command,
         environment=_environment(results.folder),
         settings=_settings(config),
@@ -265,7 +219,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         drawn = _unseen(dataset, config.evaluation.num_drawn)
         contents.originals[data.name] = drawn.numpy()
         contents.columns[data.name] = list(dataset.columns)
-        contents.corruption[data.name] = _corruption(dataset, config.process, drawn)
+        contents.corruption[data.name] = _corruption(dataset, config.process[0], drawn)
     for trial in measured:
         label, floor = labels[trial.row["trial"]], trial.row["floor"]
         if floor is not None:
@@ -283,7 +237,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
 
 
 def runs_contents(results: StudyResults, command: str) -> ReportContents:
-    """What the report of runs side by side shows.
+    """Gathers what the report of runs side by side shows.
 
     Args:
         results: The runs.
@@ -301,13 +255,13 @@ def runs_contents(results: StudyResults, command: str) -> ReportContents:
     counts = {len({trial.config.seed for trial in of_model}) for of_model in by_model.values()}
     if len(counts) > 1:
         contents.settings = [
-            (key, f"{min(counts)} to {max(counts)}" if key == "seeds a model" else value)
+            (key, f"{min(counts)} to {max(counts)}" if key == "seeds" else value)
             for key, value in contents.settings
         ]
     if len({trial.config.training for trial in trials}) > 1:
         contents.settings = [pair for pair in contents.settings if pair[0] != "training"]
         contents.settings += [
-            (f"training: {name}", _training(of_model[0].config.training))
+            (f"training of {name}", _written(of_model[0].config.training.model_dump(mode="json")))
             for name, of_model in by_model.items()
         ]
     chosen = [

@@ -292,7 +292,6 @@ class Table:
         feet: The lines that are not, such as the values to reach.
         caption: What the table holds, for those who cannot see it.
         kind: Its class.
-        notes: What to know to read it.
     """
 
     heads: list[Head]
@@ -300,7 +299,6 @@ class Table:
     feet: list[Line] = field(default_factory=list)
     caption: str = ""
     kind: str = "summary"
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a study is: data sets, a process, models, seeds, and how they are trained and judged.
+"""Studies and trials: data sets, processes, models, seeds, and how they are trained and judged.
 
 A study is a YAML file (``study/presets`` has the built-in ones); :class:`StudyConfig` validates it
 and :meth:`StudyConfig.trials` lists its training runs. A trial's id is a hash of everything that
@@ -12,18 +12,20 @@ import json
 import math
 from collections.abc import Sequence
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kan_diffusion.data.datasets import DataConfig, FileData, ToyData
 from kan_diffusion.denoisers.registry import Family, Setting, get_family
-from kan_diffusion.errors import KanDiffusionError, invalid_settings, unknown_name
+from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.sampling import SCHEDULERS
+from kan_diffusion.sampling import SCHEDULERS, fitting_samplers
+from kan_diffusion.settings import Settings
 from kan_diffusion.study.budgets import Budget, Calibration, Match
 from kan_diffusion.training import TrainingConfig
 
@@ -38,10 +40,10 @@ __all__ = [
     "read_study",
 ]
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
+_PRESETS = resources.files("kan_diffusion.study") / "presets"
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Settings):
     """A denoiser of a study.
 
     Its size is one of ``params``, ``flops``, ``flops_per_edge`` and ``hidden``; where it has none,
@@ -49,7 +51,7 @@ class ModelConfig(BaseModel):
 
     Attributes:
         family: Its family.
-        name: What the model is called in tables and figures; the family's title when empty.
+        name: Name of the model in tables and figures; the family's title when empty.
         params: Number of trainable parameters it is fitted to.
         flops: Operations of a forward pass it is fitted to, see :mod:`.budgets`.
         flops_per_edge: The same by the per-edge convention.
@@ -60,8 +62,6 @@ class ModelConfig(BaseModel):
             family's own.
         steps: Number of optimiser steps; the study's when None.
     """
-
-    model_config = _FROZEN
 
     family: str
     name: str = ""
@@ -87,15 +87,15 @@ class ModelConfig(BaseModel):
 
     @property
     def size(self) -> dict[str, int | tuple[int, ...]]:
-        """What it is fitted to: one of the four, or nothing."""
+        """The one of the four that is given, or nothing."""
         sizes = {key: getattr(self, key) for key in ("params", "flops", "flops_per_edge", "hidden")}
         return {key: size for key, size in sizes.items() if size is not None}
 
     def resolved(self, training: TrainingConfig, family: Family | None = None) -> Self:
-        """The same with what its family decides filled in, so that it is on record.
+        """Fills in the settings that its family decides, so that they are on record.
 
         Args:
-            training: Of the study, which may give a learning rate for all.
+            training: The study's, which may give a learning rate for all.
             family: Another version of the family.
         """
         if family is None:
@@ -115,29 +115,44 @@ class ModelConfig(BaseModel):
         )
 
 
-class SamplingConfig(BaseModel):
-    """How trained denoisers are sampled.
+class SamplingConfig(Settings):
+    """Settings of the sampling of trained denoisers.
 
     Attributes:
-        scheduler: Name of the sampler.
-        steps: Its number of steps.
+        scheduler: Name of the sampler; the process's own when None.
+        steps: Number of its steps.
     """
 
-    model_config = _FROZEN
-
-    scheduler: str = "dpm-solver++"
+    scheduler: str | None = None
     steps: int = Field(20, ge=1)
 
     @field_validator("scheduler")
     @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in SCHEDULERS:
-            raise unknown_name("scheduler", name, SCHEDULERS)
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None:
+            require_known("scheduler", name, SCHEDULERS)
         return name
 
+    def resolved(self, process: Process) -> Self:
+        """Fills in the name of the sampler.
 
-class EvaluationConfig(BaseModel):
-    """How trained denoisers are judged.
+        Args:
+            process: Process to sample.
+
+        Raises:
+            KanDiffusionError: The sampler does not fit the process.
+        """
+        fitting = fitting_samplers(process.scheduler())
+        if self.scheduler is not None and self.scheduler not in fitting:
+            raise KanDiffusionError(
+                f"scheduler '{self.scheduler}' does not fit process '{process.name}'; choose one "
+                f"of {', '.join(fitting)}"
+            )
+        return self.model_copy(update={"scheduler": self.scheduler or fitting[0]})
+
+
+class EvaluationConfig(Settings):
+    """Settings of the evaluation of trained denoisers.
 
     Attributes:
         num_noised: Number of noised points for loss, floor and excess.
@@ -152,8 +167,6 @@ class EvaluationConfig(BaseModel):
         metrics: Sample metrics of one's own beside `SAMPLE_METRICS`, each as
             ``"package.module:NAME"``.
     """
-
-    model_config = _FROZEN
 
     num_noised: int = Field(20_000, ge=10)
     num_levels: int = Field(10, ge=1)
@@ -171,17 +184,15 @@ class EvaluationConfig(BaseModel):
         return metrics
 
 
-class TrialConfig(BaseModel):
+class TrialConfig(Settings):
     """One training run, and everything that decides its outcome.
 
     Attributes:
-        study_seed: What all draws of its study derive from.
+        study_seed: Seed of all draws of its study.
         seed: Number of the training run.
-        match: What its study holds equal between models; None where they have their own sizes.
-        budget: How much of it.
+        match: Resource its study holds equal between models; None where they have their own sizes.
+        budget: Amount of it.
     """
-
-    model_config = _FROZEN
 
     study_seed: int
     seed: int
@@ -213,13 +224,28 @@ class TrialConfig(BaseModel):
         return hashlib.sha256(self.identity.encode()).hexdigest()[:12]
 
     @property
+    def keys(self) -> dict[str, str | int | float | None]:
+        """The part of the trial's row of results that is known before it is run."""
+        return {
+            "data": self.data.name,
+            "process": self.process.name,
+            "match": self.match,
+            "budget": self.budget,
+            "family": self.model.family,
+            "kind": get_family(self.model.family).kind,
+            "name": self.model.name,
+            "seed": self.seed,
+            "trial": self.id,
+        }
+
+    @property
     def label(self) -> str:
-        """What to call the trial while it runs."""
+        """The trial's name in progress and errors."""
         return f"{self.data.name} · {self.model.name} · seed {self.seed}"
 
     @property
     def workload(self) -> str:
-        """What decides how long a training step takes, in words: data, model and batch."""
+        """The data, model and batch in words: they decide how long a training step takes."""
         size = ", ".join(f"{key} {value}" for key, value in self.model.size.items())
         settings = json.dumps(self.model.settings, sort_keys=True)
         digest = hashlib.sha256(f"{self.model.depth} {settings}".encode()).hexdigest()[:8]
@@ -227,27 +253,26 @@ class TrialConfig(BaseModel):
         return f"{self.data.name}: {self.model.family}, {size}, {batch}, settings {digest}"
 
 
-class StudyConfig(BaseModel):
+class StudyConfig(Settings):
     """A set of trials and the comparison drawn from them.
 
     Attributes:
         name: Name of the study and, unless told otherwise, of its run folder.
         title: Title of the report.
         question: The question the report answers.
-        seed: What all draws of the study derive from.
+        seed: Seed of all draws of the study.
         seeds: Number of training runs a model, each with data, noise and initial parameters of
             its own; the data and the noise are the same for all models.
         data: Data sets.
-        process: Noising process; in YAML the name of a preset or all of its settings.
-        training: How to train.
+        process: Noising processes; in YAML a name, the settings of one, or a list of these. Models
+            are compared within each.
+        training: Settings of the training.
         models: Denoisers.
-        budgets: What is held equal between them; where there are none, the models have sizes of
+        budgets: Resources held equal between them; where there are none, the models have sizes of
             their own.
-        sampling: How to sample.
-        evaluation: How to judge.
+        sampling: Settings of the sampler.
+        evaluation: Settings of the evaluation.
     """
-
-    model_config = _FROZEN
 
     name: str
     title: str
@@ -255,7 +280,9 @@ class StudyConfig(BaseModel):
     seed: int = 0
     seeds: int = Field(3, ge=1)
     data: tuple[DataConfig, ...] = Field(min_length=1)
-    process: Process = Field(default_factory=lambda: get_process("cosine"))
+    process: tuple[Process, ...] = Field(
+        default_factory=lambda: (get_process("cosine"),), min_length=1
+    )
     training: TrainingConfig = TrainingConfig()
     models: tuple[ModelConfig, ...] = Field(min_length=1)
     budgets: tuple[Budget, ...] = ()
@@ -264,18 +291,22 @@ class StudyConfig(BaseModel):
 
     @field_validator("process", mode="before")
     @classmethod
-    def _named_process(cls, process: object) -> object:
-        return get_process(process) if isinstance(process, str) else process
+    def _named_processes(cls, given: object) -> object:
+        several = given if isinstance(given, list | tuple) else [given]
+        return [get_process(each) if isinstance(each, str) else each for each in several]
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:
         for kind, names in (
-            ("model", [model.name for model in self.models]),
-            ("data set", [data.name for data in self.data]),
+            ("models", [model.name for model in self.models]),
+            ("data sets", [data.name for data in self.data]),
+            ("processes", [process.name for process in self.process]),
         ):
             for name in names:
                 if names.count(name) > 1:
-                    raise KanDiffusionError(f"two {kind}s are called '{name}'; rename one")
+                    raise KanDiffusionError(f"two {kind} are called '{name}'; rename one")
+        for process in self.process:
+            self.sampling.resolved(process)
         return self
 
     @model_validator(mode="after")
@@ -288,8 +319,7 @@ class StudyConfig(BaseModel):
                 ("model", budget.models or (), models),
             ):
                 for name in asked:
-                    if name not in known:
-                        raise unknown_name(f"{kind} in a budget of {budget.match}", name, known)
+                    require_known(f"{kind} in a budget of {budget.match}", name, known)
         for model in self.models:
             theirs = [b for b in self.budgets if model.name in (b.models or models)]
             for given in [b.size for b in theirs] if self.budgets else [{}]:
@@ -306,37 +336,34 @@ class StudyConfig(BaseModel):
         return self
 
     def trials(self, calibration: Calibration | None = None) -> list[TrialConfig]:
-        """The study's trials: the first seed of every budget, data set and model first.
+        """Lists the trials: the first seed of every process, budget, data set and model first.
 
         Args:
             calibration: Seconds of a training step by :attr:`TrialConfig.workload`. A trial with a
                 budget of time that it does not know has the study's number of steps.
         """
+        models = [model.resolved(self.training) for model in self.models]
         trials = []
-        for seed in range(self.seeds):
-            for budget in self.budgets or (None,):
-                for data in self.data:
-                    if budget is not None and budget.data and data.name not in budget.data:
-                        continue
-                    trials += [
-                        self._trial(seed, budget, data, model, calibration or {})
-                        for model in self.models
-                        if budget is None or not budget.models or model.name in budget.models
-                    ]
+        for seed, process, budget, data, model in product(
+            range(self.seeds), self.process, self.budgets or (None,), self.data, models
+        ):
+            if budget is not None and not budget.includes(data.name, model.name):
+                continue
+            trials.append(self._trial(seed, process, budget, data, model, calibration or {}))
         return trials
 
     def _trial(
         self,
         seed: int,
+        process: Process,
         budget: Budget | None,
         data: DataConfig,
         model: ModelConfig,
         calibration: Calibration,
     ) -> TrialConfig:
-        model = model.resolved(self.training)
-        if budget is not None:
-            model = model.model_copy(update=budget.size)
-        changes = {"learning_rate": model.learning_rate}
+        training: dict[str, object] = {"learning_rate": model.learning_rate}
+        if model.steps is not None:
+            training["steps"] = model.steps
         evaluation = self.evaluation
         trial = TrialConfig(
             study_seed=self.seed,
@@ -344,12 +371,10 @@ class StudyConfig(BaseModel):
             match=None if budget is None else budget.match,
             budget=None if budget is None else budget.amount,
             data=data,
-            process=self.process,
-            model=model,
-            training=self.training.model_copy(
-                update=changes if model.steps is None else changes | {"steps": model.steps}
-            ),
-            sampling=self.sampling,
+            process=process,
+            model=model if budget is None else model.model_copy(update=budget.size),
+            training=self.training.model_copy(update=training),
+            sampling=self.sampling.resolved(process),
             evaluation=evaluation if seed == 0 else evaluation.model_copy(update={"moments": ()}),
         )
         if budget is None or budget.match != "time" or trial.workload not in calibration:
@@ -359,16 +384,8 @@ class StudyConfig(BaseModel):
             update={"training": trial.training.model_copy(update={"steps": steps})}
         )
 
-    def model(self, name: str) -> ModelConfig:
-        """The model of a name.
-
-        Raises:
-            KeyError: There is none.
-        """
-        return {model.name: model for model in self.models}[name]
-
     def with_families(self, families: Sequence[str]) -> Self:
-        """The same study with the models of some families only.
+        """Keeps the models of some families only.
 
         Raises:
             KanDiffusionError: A family is unknown, or the study has no model of it.
@@ -382,34 +399,24 @@ class StudyConfig(BaseModel):
                 )
         models = tuple(model for model in self.models if model.family in families)
         names = {model.name for model in models}
-        budgets = []
-        for budget in self.budgets:
-            kept = tuple(name for name in budget.models or () if name in names) or None
-            if budget.models is None or kept is not None:
-                budgets.append(budget.model_copy(update={"models": kept}))
-        return self.model_copy(update={"models": models, "budgets": tuple(budgets)})
+        budgets = tuple(kept for each in self.budgets if (kept := each.only("models", names)))
+        return self.model_copy(update={"models": models, "budgets": budgets})
 
     def with_data(self, names: Sequence[str]) -> Self:
-        """The same study on some of its data sets, with the budgets that are for them.
+        """Keeps some of its data sets, with the budgets that are for them.
 
         Raises:
             KanDiffusionError: The study has no data set of a name.
         """
         known = {data.name: data for data in self.data}
         for name in names:
-            if name not in known:
-                raise unknown_name(f"data set of study '{self.name}'", name, known)
-        budgets = []
-        for budget in self.budgets:
-            kept = tuple(name for name in budget.data or names if name in names)
-            if kept:
-                asked = None if budget.data is None else kept
-                budgets.append(budget.model_copy(update={"data": asked}))
+            require_known(f"data set of study '{self.name}'", name, known)
         data = tuple(known[name] for name in names)
-        return self.model_copy(update={"data": data, "budgets": tuple(budgets)})
+        budgets = tuple(kept for each in self.budgets if (kept := each.only("data", names)))
+        return self.model_copy(update={"data": data, "budgets": budgets})
 
     def with_length(self, *, steps: int | None = None, epochs: int | None = None) -> Self:
-        """The same study trained for another number of steps, or of epochs.
+        """Trains for another number of steps, or of epochs.
 
         Raises:
             KanDiffusionError: Both are given, one is below 1, or epochs are asked of a study that
@@ -427,7 +434,7 @@ class StudyConfig(BaseModel):
         return self.model_copy(update={"training": training})
 
     def steps_per_epoch(self) -> int:
-        """Optimiser steps an epoch of a study that trains in epochs.
+        """Counts the optimiser steps of an epoch.
 
         Raises:
             KanDiffusionError: The study does not train in epochs on a toy.
@@ -441,7 +448,7 @@ class StudyConfig(BaseModel):
         return math.ceil(data.num_points / self.training.batch_size)
 
     def pinned(self) -> Self:
-        """The same study with the digests of its files and the families' settings filled in.
+        """Fills in the digests of its files and the settings of its families.
 
         Raises:
             DataError: A file cannot be used.
@@ -454,7 +461,7 @@ class StudyConfig(BaseModel):
         return self.model_copy(update={"models": models})
 
     def to_yaml(self) -> str:
-        """The study with every setting spelled out."""
+        """Writes the study with every setting spelled out."""
         settings = self._resolved().model_dump(mode="json")
         text: str = yaml.safe_dump(settings, sort_keys=False, width=100)
         return text
@@ -462,11 +469,11 @@ class StudyConfig(BaseModel):
 
 def _parse(text: str, where: str) -> StudyConfig:
     try:
-        return StudyConfig.model_validate(yaml.safe_load(text))
+        settings = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise KanDiffusionError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        raise invalid_settings(error, where) from error
+    with valid_settings(where):
+        return StudyConfig.model_validate(settings)
 
 
 def read_study(path: Path) -> StudyConfig:
@@ -483,11 +490,10 @@ def read_study(path: Path) -> StudyConfig:
 
 
 def preset_names() -> list[str]:
-    """Names of the built-in studies."""
-    folder = resources.files("kan_diffusion.study") / "presets"
+    """Lists the names of the built-in studies."""
     return sorted(
         entry.name.removesuffix(".yaml")
-        for entry in folder.iterdir()
+        for entry in _PRESETS.iterdir()
         if entry.name.endswith(".yaml")
     )
 
@@ -498,7 +504,5 @@ def read_preset(name: str) -> StudyConfig:
     Raises:
         KanDiffusionError: There is no such preset.
     """
-    if name not in preset_names():
-        raise unknown_name("study", name, preset_names())
-    folder = resources.files("kan_diffusion.study") / "presets"
-    return _parse((folder / f"{name}.yaml").read_text(), f"preset '{name}'")
+    require_known("study", name, preset_names())
+    return _parse((_PRESETS / f"{name}.yaml").read_text(), f"preset '{name}'")

@@ -1,4 +1,4 @@
-"""A trial's folder: what is in it, and how it is read.
+"""The folder of a trial: its files, and how they are read.
 
 A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``,
 ``scheduler/``) with ``curves.parquet`` (loss and learning rate of every step),
@@ -17,17 +17,17 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from kan_diffusion.errors import RunFolderError, invalid_settings
+from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
 from kan_diffusion.files import require_free_space, whole_file, write_bytes
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
@@ -40,6 +40,7 @@ __all__ = [
     "SAMPLES",
     "Row",
     "TrialResult",
+    "holds_run",
     "load_points",
     "load_trial",
     "prepare_trial_folder",
@@ -64,13 +65,13 @@ Row = dict[str, str | int | float | None]
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a finished trial left.
+    """A finished trial.
 
     Attributes:
         config: Its configuration.
         row: Its row of results.
         levels: Its loss and excess by noise level, a dictionary a level.
-        folder: Where it lies.
+        folder: Its folder.
     """
 
     config: TrialConfig
@@ -83,17 +84,19 @@ def load_trial(folder: Path) -> TrialResult | None:
     """Reads a finished trial; None where there is none.
 
     Raises:
-        RunFolderError: The folder's ``trial.json`` is not a trial of this version.
+        RunFolderError: The folder's ``trial.json`` is damaged.
+        KanDiffusionError: One of its settings is wrong.
     """
     path = folder / RESULT
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text())
-        config = TrialConfig.model_validate(content["config"])
+        with valid_settings(f"'{path}'"):
+            config = TrialConfig.model_validate(content["config"])
         return TrialResult(config, content["row"], content["levels"], folder)
-    except ValidationError as error:
-        raise invalid_settings(error, f"'{path}'") from error
+    except KanDiffusionError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"'{path}' is not the result of a trial ({error}); delete it and run again"
@@ -135,25 +138,46 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
     Raises:
         RunFolderError: It holds another finished run, or other files, or cannot be cleared.
     """
-    require_free_space(folder, _SPACE_NEEDED)
-    if not folder.exists():
+    if not holds_run(folder, "run", (RESULT, CHECKPOINT), _SPACE_NEEDED):
         return
+    if fresh:
+        _clear(folder)
+        return
+    finished = load_trial(folder)
+    if finished is not None and finished.config.identity != config.identity:
+        raise RunFolderError(
+            f"'{folder}' holds another run ({finished.config.label}); choose another folder "
+            "with --out, or replace the run with --fresh"
+        )
+
+
+def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool:
+    """Checks that a folder may be run in: it is new or empty, or holds a run already.
+
+    Args:
+        folder: The folder, which need not exist.
+        kind: The kind of run, in words.
+        marks: Names of files by one of which a run is known.
+        space: Number of bytes that will be written at most.
+
+    Returns:
+        Whether it holds a run.
+
+    Raises:
+        RunFolderError: It is a file or holds other files, or there is too little space.
+    """
+    require_free_space(folder, space)
+    if not folder.exists():
+        return False
     if not folder.is_dir():
         raise RunFolderError(f"'{folder}' is a file; choose a folder with --out")
-    if (folder / RESULT).exists() or (folder / CHECKPOINT).exists():
-        if fresh:
-            _clear(folder)
-            return
-        finished = load_trial(folder)
-        if finished is not None and finished.config.identity != config.identity:
-            raise RunFolderError(
-                f"'{folder}' holds another run ({finished.config.label}); choose another folder "
-                "with --out, or replace the run with --fresh"
-            )
-    elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
+    if any((folder / mark).exists() for mark in marks):
+        return True
+    if any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise RunFolderError(
-            f"'{folder}' holds other files and no run; choose an empty or new folder with --out"
+            f"'{folder}' holds other files and no {kind}; choose an empty or new folder with --out"
         )
+    return False
 
 
 def _clear(folder: Path) -> None:

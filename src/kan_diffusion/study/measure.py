@@ -1,8 +1,9 @@
-"""Everything that is measured of a trained denoiser, in one row."""
+"""Measures a trained denoiser: one row of results."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +22,12 @@ from kan_diffusion.data.datasets import (
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
-from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
+from kan_diffusion.evaluation.metrics import (
+    Metric,
+    metrics_named,
+    real_against_real,
+    sample_metrics,
+)
 from kan_diffusion.files import finite
 from kan_diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.processes import Process
@@ -41,7 +47,7 @@ __all__ = [
 
 
 Level = dict[str, float | None]
-"""What was measured in one range of noise levels."""
+"""Loss and excess in one range of noise levels."""
 
 _LIKELIHOOD_NUMBERS = 4096
 """Most coordinates in all of the points whose likelihood is computed."""
@@ -49,7 +55,7 @@ _LIKELIHOOD_NUMBERS = 4096
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What all denoisers of a comparison are measured with.
+    """Points and reference values that all denoisers of a comparison are measured with.
 
     Attributes:
         draw: Noised points with their posterior means.
@@ -71,16 +77,21 @@ def yardstick(
     evaluation: EvaluationConfig,
     study_seed: int,
     split: int = 0,
+    metrics: Iterable[Metric] | None = None,
 ) -> Yardstick:
-    """What all trials of a study on a data set are measured with.
+    """Draws the points that all trials of a study on a data set are measured with.
 
     Args:
         dataset: The data set.
         process: Noising process.
-        evaluation: How many points.
-        study_seed: What the draws derive from.
-        split: Which split of the data set it is, where every seed has its own.
+        evaluation: Numbers of points.
+        study_seed: Seed of the draws.
+        split: Number of the data set's split, where every seed has its own.
+        metrics: The sample metrics; all that ``evaluation`` asks for when None.
     """
+    known = metrics_named(evaluation.metrics)
+    if metrics is not None:
+        known = {metric.key: metric for metric in metrics}
     name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
     generator = torch_generator("real pairs", study_seed, *name)
     likely, nll = _likely_points(dataset, process, evaluation.num_likelihood, study_seed, split)
@@ -95,7 +106,7 @@ def yardstick(
             lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
             evaluation.num_real_pairs,
             numpy_generator("real pairs", study_seed, *name),
-            metrics_named(evaluation.metrics),
+            known,
         )
         if evaluation.num_samples
         else {},
@@ -131,14 +142,14 @@ def measure(
 
     Args:
         config: The trial it comes from.
-        dataset: What it is judged with.
+        dataset: Data set to judge it with.
         pipeline: The denoiser with its sampler.
-        shared: What all denoisers of the comparison are measured with.
+        shared: The yardstick of the comparison.
 
     Returns:
-        The measured part of a trial's row, what was measured by noise level (a dictionary a
-        level), and the generated points (n, d), standardised, float64; None where no samples are
-        asked for. What came out infinite or as no number is None.
+        The measured part of a trial's row, the same by noise level (a dictionary a level), and the
+        generated points (n, d), standardised, float64; None where no samples are asked for. A
+        value that came out infinite or NaN is None.
 
     Raises:
         KanDiffusionError: A metric has the key of another measure.
@@ -171,7 +182,7 @@ def measure(
 def _sample(
     config: TrialConfig, dataset: Dataset, pipeline: PointDiffusionPipeline
 ) -> tuple[Tensor, Row]:
-    """Generated points, standardised, and how far they are from fresh ones."""
+    """Draws points, standardised, and measures how far they are from fresh ones."""
     evaluation = config.evaluation
     fresh = dataset.fresh(
         evaluation.num_samples,
@@ -195,7 +206,7 @@ def _sample(
 
 
 def oracle_warning(row: Row) -> str | None:
-    """What to say of an estimated oracle whose loss no optimum can have: below 0, or above ours."""
+    """Warns of an estimated oracle whose loss no optimum can have: below 0, or above ours."""
     floor, loss = row.get("floor"), row.get("heldout_loss")
     if not isinstance(floor, float) or not isinstance(loss, float) or 0 < floor <= loss:
         return None
@@ -231,7 +242,6 @@ def load_run(folder: Path) -> tuple[TrialConfig, PointDiffusionPipeline]:
             f"the denoiser in '{folder}' cannot be read ({' '.join(str(error).split())}); train "
             "it again"
         ) from error
-    pipeline.set_progress_bar_config(disable=True)
     return trial.config, pipeline
 
 

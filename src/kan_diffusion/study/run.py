@@ -12,7 +12,8 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -20,18 +21,16 @@ import pandas as pd
 
 from kan_diffusion._version import __version__
 from kan_diffusion.data.datasets import FileData, load_dataset
-from kan_diffusion.denoisers.registry import get_family
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.files import (
-    require_free_space,
-    write_json,
-    write_parquet,
-    write_text,
+from kan_diffusion.files import write_json, write_parquet, write_text
+from kan_diffusion.study.calibration import (
+    estimate_seconds,
+    read_calibration,
+    shared_calibration,
 )
-from kan_diffusion.study.budgets import read_calibration, shared_calibration
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
-from kan_diffusion.study.executors import TrialEvent, default_workers, run_trials
-from kan_diffusion.study.folder import CHECKPOINT, TrialResult, load_trial
+from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
+from kan_diffusion.study.folder import CHECKPOINT, Row, TrialResult, holds_run, load_trial
 from kan_diffusion.study.trial import build
 
 __all__ = [
@@ -40,9 +39,11 @@ __all__ = [
     "environment",
     "load_study",
     "plan_study",
+    "run_plan",
     "run_study",
 ]
 
+_TRIALS = "trials"
 _SPACE_A_TRIAL = 1_000_000
 _FRESH_SECONDS = 120.0
 """A checkpoint younger than this may be another driver's at work."""
@@ -57,11 +58,25 @@ class StudyPlan:
         trials: All of them.
         parameters: Number of trainable parameters, by trial id.
         finished: Ids of those that are finished.
+        workers: Number of trials that run at once.
+        seconds: Estimate of the wall-clock time the others take; None where there is none.
     """
 
     trials: tuple[TrialConfig, ...]
     parameters: dict[str, int]
     finished: frozenset[str]
+    workers: int = 1
+    seconds: float | None = None
+
+    @property
+    def to_run(self) -> list[TrialConfig]:
+        """The trials that are not finished, in the order to run them.
+
+        Seed after seed, so that an interrupted study has whole comparisons; the longest of a seed
+        first, so that no worker starts one when the others are done.
+        """
+        todo = [trial for trial in self.trials if trial.id not in self.finished]
+        return sorted(todo, key=lambda t: (t.seed, -t.training.steps * self.parameters[t.id]))
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ class StudyResults:
     """A study that has been run.
 
     Attributes:
-        config: What was asked.
+        config: The study.
         folder: Its run folder.
         trials: Finished trials, in the order of ``config.trials()``.
         failures: Ids of the trials that could not be run, with the reason.
@@ -84,7 +99,7 @@ class StudyResults:
 
 
 def environment() -> dict[str, str]:
-    """Versions and hardware that timings depend on."""
+    """Lists the versions and the hardware that timings depend on."""
     versions = {name: metadata.version(name) for name in _LIBRARIES}
     return {
         "kan-diffusion": __version__,
@@ -112,18 +127,12 @@ def _require_folder(config: StudyConfig, folder: Path) -> None:
 
     More seeds, other models or other budgets of the same study are welcome: finished trials are
     recognised by their id.
+
+    Raises:
+        RunFolderError: It may not.
     """
-    require_free_space(folder, _SPACE_A_TRIAL * len(config.trials()))
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise RunFolderError(f"'{folder}' is a file; choose a folder with --out")
-    if not (folder / "study.yaml").exists():
-        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
-            raise RunFolderError(
-                f"'{folder}' holds other files and no study; choose an empty or new folder with "
-                "--out"
-            )
+    space = _SPACE_A_TRIAL * len(config.trials())
+    if not holds_run(folder, "study", ("study.yaml",), space):
         return
     before, now = _settings(read_study(folder / "study.yaml")), _settings(config)
     may_change = ("seeds", "models", "budgets")
@@ -146,17 +155,17 @@ def _settings(config: StudyConfig) -> dict[str, object]:
 
 
 def _trial_folder(folder: Path, trial: TrialConfig) -> Path:
-    return folder / "trials" / trial.id
+    return folder / _TRIALS / trial.id
 
 
 def plan_study(config: StudyConfig, folder: Path, workers: int = 1) -> StudyPlan:
-    """Lists a study's trials, and finds what cannot be built before any training.
+    """Lists a study's trials, and finds models that cannot be built before any training.
 
     Args:
         config: The study.
         folder: Its run folder. The calibration of a budget of time is taken from it, or made and
             kept there.
-        workers: How many trials will run side by side, for a calibration.
+        workers: Number of trials that will run side by side.
 
     Raises:
         DataError: A data set cannot be used.
@@ -171,11 +180,12 @@ def plan_study(config: StudyConfig, folder: Path, workers: int = 1) -> StudyPlan
         finished=frozenset(
             trial.id for trial in trials if load_trial(_trial_folder(folder, trial)) is not None
         ),
+        workers=workers,
     )
 
 
 def _sized(trial: TrialConfig) -> tuple[str, str]:
-    """What a trial's number of parameters depends on: its data set, and its model in JSON."""
+    """A trial's data set and its model in JSON: its number of parameters follows from them."""
     return trial.data.name, trial.model.model_dump_json()
 
 
@@ -194,19 +204,37 @@ def _parameter_counts(config: StudyConfig, trials: list[TrialConfig]) -> dict[tu
     return counts
 
 
-def _to_run(plan: StudyPlan, folder: Path) -> list[TrialConfig]:
-    """The trials that are not finished, in the order to run them.
+def run_plan(
+    plan: StudyPlan,
+    folder: Path,
+    executor: Executor,
+    on_event: Callable[[TrialEvent], None] | None = None,
+) -> dict[str, str]:
+    """Runs the trials of a plan that are not finished.
 
-    Seed after seed, so that an interrupted study has whole comparisons; the longest of a seed
-    first, so that no worker starts one when the others are done. Where another driver seems to be
-    at work this one starts in the middle: without a lock, that is what keeps the two apart.
+    Where another driver seems to be at work this one starts in the middle: without a lock, that is
+    what keeps the two apart.
+
+    Args:
+        plan: The plan.
+        folder: Run folder of its study.
+        executor: Executor of the trials.
+        on_event: Told the news of each trial.
+
+    Returns:
+        Ids of the trials that could not be run, with the reason.
     """
-    todo = [trial for trial in plan.trials if trial.id not in plan.finished]
-    todo.sort(key=lambda t: (t.seed, -t.training.steps * plan.parameters[t.id]))
+    todo = plan.to_run
     if any(_seems_alive(_trial_folder(folder, trial) / CHECKPOINT) for trial in todo):
         half = len(todo) // 2
         todo = todo[half:] + todo[:half]
-    return todo
+    failures = {}
+    for event in executor.run(todo, folder / _TRIALS):
+        if event.kind == "failed":
+            failures[event.trial] = str(event.error)
+        if on_event is not None:
+            on_event(event)
+    return failures
 
 
 def _seems_alive(checkpoint: Path) -> bool:
@@ -220,10 +248,7 @@ def run_study(
     config: StudyConfig,
     folder: Path,
     *,
-    device: str = "auto",
-    workers: int | None = None,
-    executor: str = "local",
-    address: str | None = None,
+    executor: Executor | None = None,
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
 ) -> StudyResults:
@@ -232,11 +257,9 @@ def run_study(
     Args:
         config: The study.
         folder: Its run folder.
-        device: Where to train.
-        workers: How many trials run side by side; one a CPU core when None.
-        executor: ``"local"`` or ``"ray"``, see :mod:`kan_diffusion.study.executors`.
-        address: Of a Ray cluster; None starts one on this machine.
-        on_plan: Told what will be run, before it is.
+        executor: Executor of the trials, see :func:`kan_diffusion.study.executors.open_executor`;
+            processes of this machine, one a CPU core, when None.
+        on_plan: Told the trials before they are run, with an estimate of their time.
         on_event: Told the news of each trial.
 
     Returns:
@@ -244,28 +267,17 @@ def run_study(
 
     Raises:
         RunFolderError: The folder holds something else or cannot be written.
-        KanDiffusionError: The data or a model cannot be used, or the executor is unknown.
+        KanDiffusionError: The data or a model cannot be used, or no worker starts.
     """
     config = config.pinned()
     _require_folder(config, folder)
-    workers = default_workers(device) if workers is None else workers
-    plan = plan_study(config, folder, workers)
-    write_text(folder / "study.yaml", config.to_yaml())
-    write_json(folder / "environment.json", environment())
-    if on_plan is not None:
-        on_plan(plan)
-    failures: dict[str, str] = {}
-    todo = _to_run(plan, folder)
-    if todo:
-        failures = run_trials(
-            todo,
-            lambda trial: _trial_folder(folder, trial),
-            device=device,
-            workers=workers,
-            on_event=on_event or (lambda event: None),
-            executor=executor,
-            address=address,
-        )
+    with open_executor() if executor is None else nullcontext(executor) as runner:
+        plan = plan_study(config, folder, runner.workers)
+        write_text(folder / "study.yaml", config.to_yaml())
+        write_json(folder / "environment.json", environment())
+        if on_plan is not None:
+            on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, runner.workers)))
+        failures = run_plan(plan, folder, runner, on_event)
     results = _gather(config, folder, failures)
     write_json(folder / "results.json", _plain_rows(results.rows))
     write_parquet(folder / "results.parquet", results.rows)
@@ -280,26 +292,15 @@ def _plain_rows(rows: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _gather(config: StudyConfig, folder: Path, failures: dict[str, str]) -> StudyResults:
-    trials, rows = [], []
+    trials: list[TrialResult] = []
+    rows: list[Row] = []
     for trial in config.trials(read_calibration(folder)):
         result = load_trial(_trial_folder(folder, trial))
         if result is not None:
             trials.append(result)
             rows.append(result.row)
         else:
-            rows.append(
-                {
-                    "data": trial.data.name,
-                    "match": trial.match,
-                    "budget": trial.budget,
-                    "family": trial.model.family,
-                    "kind": get_family(trial.model.family).kind,
-                    "name": trial.model.name,
-                    "seed": trial.seed,
-                    "trial": trial.id,
-                    "error": failures.get(trial.id, "not run"),
-                }
-            )
+            rows.append({**trial.keys, "error": failures.get(trial.id, "not run")})
     frame = pd.DataFrame(rows)
     # Without a string type, which has NaN where a trial went well.
     frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)

@@ -1,4 +1,4 @@
-"""One trial, from its configuration to its folder."""
+"""One trial in four steps: build, train, measure, keep."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.registry import build_denoiser, get_family
+from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import NonFiniteLossError, RunFolderError
+from kan_diffusion.evaluation.metrics import Metric, metrics_named
 from kan_diffusion.files import write_json, write_parquet
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed, torch_generator
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
+from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
@@ -33,33 +34,34 @@ from kan_diffusion.study.folder import (
     save_points,
 )
 from kan_diffusion.study.measure import Level, Yardstick, measure, yardstick
-from kan_diffusion.training import ProgressCallback, TrainingConfig, train
+from kan_diffusion.training import ProgressCallback, TrainingConfig, TrainingResult, train
 
 __all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial"]
 
 NUM_PANELS = 11
-"""Number of timesteps at which the pictures of a process are drawn, both ends included."""
+"""Number of timesteps at which pictures of a process are drawn, both ends included."""
 
 
 def record_reverse(
     pipeline: PointDiffusionPipeline, num_points: int, num_steps: int, generator: torch.Generator
 ) -> Tensor:
-    """The reverse process at ``NUM_PANELS`` timesteps, even in time, noise first.
+    """Records the reverse process at ``NUM_PANELS`` timesteps, even in time, noise first.
 
     Args:
         pipeline: The denoiser with its sampler. Samplers other than ``ddpm`` place their steps
-            unevenly in time; the pictures are then DDIM's, of the same deterministic flow.
-        num_points: How many points are followed.
+            unevenly in time; the pictures are then DDIM's, or Euler's for flow matching, of the
+            same deterministic flow.
+        num_points: Number of points that are followed.
         num_steps: Steps of ``ddpm``.
-        generator: Where the noise comes from.
+        generator: Source of the noise.
 
     Returns:
         Standardised points with shape (panels, num_points, d).
     """
     if not isinstance(pipeline.scheduler, DDPMScheduler):
-        scheduler = make_scheduler("ddim", pipeline.scheduler)
+        even = "ddim" if "ddim" in fitting_samplers(pipeline.scheduler) else "flow-euler"
+        scheduler = make_scheduler(even, pipeline.scheduler)
         pipeline = PointDiffusionPipeline(pipeline.denoiser, scheduler)
-        pipeline.set_progress_bar_config(disable=True)
         num_steps = 5 * (NUM_PANELS - 1)
     before = generator.get_state()
     start = torch.randn(num_points, pipeline.denoiser.data_dim, generator=generator)
@@ -78,18 +80,20 @@ def record_reverse(
 
 @lru_cache(maxsize=16)
 def _shared_yardstick(
-    data: DataConfig, process: Process, evaluation: EvaluationConfig, study_seed: int, split: int
+    data: DataConfig,
+    process: Process,
+    evaluation: EvaluationConfig,
+    study_seed: int,
+    split: int,
+    metrics: tuple[Metric, ...],
 ) -> Yardstick:
-    """What the trials of a study on a data set, or on one split of it, are measured with.
-
-    A worker keeps it from trial to trial.
-    """
+    """Makes the yardstick of a data set, or of one split of it; a worker keeps it."""
     dataset = load_dataset(data, study_seed, trial_seed=split)
-    return yardstick(dataset, process, evaluation, study_seed, split)
+    return yardstick(dataset, process, evaluation, study_seed, split, metrics)
 
 
 def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
-    """A trial's denoiser before it is trained.
+    """Builds a trial's denoiser, untrained.
 
     Raises:
         KanDiffusionError: It cannot be built, or not in this size.
@@ -111,10 +115,10 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
 
 @lru_cache(maxsize=256)
 def _warm_up(model: str, dim: int, process: Process) -> None:
-    """Trains a model for a step, once a worker.
+    """Trains a model for two steps, once a worker.
 
     Kernels are loaded or compiled then, and torch loads what it needs for a first step: none of
-    it is part of the time that training takes.
+    it counts as training time.
 
     Args:
         model: The model in JSON.
@@ -135,18 +139,6 @@ def _warm_up(model: str, dim: int, process: Process) -> None:
     train(denoiser, process, points, TrainingConfig(steps=2, batch_size=8), seed=0, device="cpu")
 
 
-def _pipeline(config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> PointDiffusionPipeline:
-    pipeline = PointDiffusionPipeline(
-        denoiser,
-        make_scheduler(config.sampling.scheduler, config.process.scheduler()),
-        dataset.standardizer.mean,
-        dataset.standardizer.scale,
-        dataset.columns,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 def run_trial(
     config: TrialConfig,
     folder: Path,
@@ -159,8 +151,8 @@ def run_trial(
 
     Args:
         config: The trial.
-        folder: Where it is kept; made when missing.
-        device: Where to train and sample.
+        folder: Folder to keep it in; made when missing.
+        device: Device to train and sample on.
         on_progress: Told the number of finished steps and the loss.
         log_folder: Folder for TensorBoard's event files.
 
@@ -183,23 +175,44 @@ def run_trial(
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     denoiser = build(config, dataset)
     row: Row = {
-        "data": config.data.name,
-        "match": config.match,
-        "budget": config.budget,
-        "family": config.model.family,
-        "kind": get_family(config.model.family).kind,
-        "name": config.model.name,
+        **config.keys,
         "parameters": denoiser.num_trainable,
         "flops": denoiser.flops,
         "flops_per_edge": denoiser.flops_per_edge,
         "steps": config.training.steps,
-        "seed": config.seed,
-        "trial": config.id,
         "error": None,
     }
-    checkpoint = folder / CHECKPOINT
+    try:
+        trained = _train(config, folder, dataset, denoiser, device, on_progress, log_folder)
+    except NonFiniteLossError as error:
+        return _keep(config, folder, row | {"error": str(error)}, [])
+    pipeline = _pipeline(config, dataset, denoiser)
+    measured, levels, generated = measure(config, dataset, pipeline, _yardstick(config, dataset))
+    save_pipeline(pipeline, folder)
+    _save_curves(folder, trained)
+    if generated is not None:
+        save_points(folder / SAMPLES, generated.float())
+    row |= {
+        "train_seconds": trained.seconds,
+        "train_cpu_seconds": trained.cpu_seconds,
+        # Of the layer that misses its grid most; None where there is no grid.
+        "out_of_range": max(trained.out_of_range.values(), default=None),
+        **measured,
+    }
+    return _keep(config, folder, row, levels)
+
+
+def _train(
+    config: TrialConfig,
+    folder: Path,
+    dataset: Dataset,
+    denoiser: Denoiser,
+    device: str,
+    on_progress: ProgressCallback | None,
+    log_folder: Path | None,
+) -> TrainingResult:
+    """Trains the denoiser in place, and records the reverse process at the trial's moments."""
     steps = config.training.steps
-    moments = {round(fraction * steps) for fraction in config.evaluation.moments}
 
     def record(step: int, current: Denoiser) -> None:
         # Into a file at once, so that a run that is killed later still has it when it resumes.
@@ -211,59 +224,59 @@ def run_trial(
         )
         save_points(folder / REVERSE / f"{step}.safetensors", panels)
 
-    levels: list[Level] = []
     _warm_up(config.model.model_dump_json(), dataset.dim, config.process)
-    try:
-        trained = train(
-            denoiser,
-            config.process,
-            dataset.train,
-            config.training,
-            seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
-            device=device,
-            checkpoint=checkpoint,
-            identity=config.identity,
-            resume=True,
-            on_progress=on_progress,
-            moments=moments,
-            on_moment=record,
-            log_folder=log_folder,
-        )
-    except NonFiniteLossError as error:
-        row["error"] = str(error)
-    else:
-        row["train_seconds"] = trained.seconds
-        row["train_cpu_seconds"] = trained.cpu_seconds
-        # Of the layer that misses its grid most; None where there is no grid.
-        row["out_of_range"] = max(trained.out_of_range.values(), default=None)
-        pipeline = _pipeline(config, dataset, denoiser)
-        shared = _shared_yardstick(
-            config.data,
-            config.process,
-            config.evaluation.model_copy(update={"moments": ()}),
-            config.study_seed,
-            config.seed if dataset.split_by_seed else 0,
-        )
-        measured, levels, generated = measure(config, dataset, pipeline, shared)
-        row |= measured
-        save_pipeline(pipeline, folder)
-        curves = pd.DataFrame(
-            {
-                "step": np.arange(1, steps + 1),
-                "loss": trained.losses,
-                "learning_rate": trained.learning_rates,
-            }
-        )
-        write_parquet(folder / CURVES, curves)
-        if generated is not None:
-            save_points(folder / SAMPLES, generated.float())
-    finished = load_trial(folder)
-    if finished is not None and finished.config.identity == config.identity:
-        # Another driver of the same study was faster: what it wrote stays.
-        checkpoint.unlink(missing_ok=True)
-        return finished
-    content = {"config": config.model_dump(mode="json"), "row": row, "levels": levels}
-    write_json(folder / RESULT, content)
-    if row["error"] is None:  # the last good state of a failed trial is kept
-        checkpoint.unlink(missing_ok=True)
-    return TrialResult(config, row, levels, folder)
+    return train(
+        denoiser,
+        config.process,
+        dataset.train,
+        config.training,
+        seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
+        device=device,
+        checkpoint=folder / CHECKPOINT,
+        identity=config.identity,
+        resume=True,
+        on_progress=on_progress,
+        moments={round(fraction * steps) for fraction in config.evaluation.moments},
+        on_moment=record,
+        log_folder=log_folder,
+    )
+
+
+def _pipeline(config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> PointDiffusionPipeline:
+    return PointDiffusionPipeline(
+        denoiser,
+        make_scheduler(config.sampling.scheduler, config.process.scheduler()),
+        dataset.standardizer.mean,
+        dataset.standardizer.scale,
+        dataset.columns,
+    )
+
+
+def _yardstick(config: TrialConfig, dataset: Dataset) -> Yardstick:
+    return _shared_yardstick(
+        config.data,
+        config.process,
+        config.evaluation.model_copy(update={"moments": ()}),
+        config.study_seed,
+        config.seed if dataset.split_by_seed else 0,
+        tuple(metrics_named(config.evaluation.metrics).values()),
+    )
+
+
+def _save_curves(folder: Path, trained: TrainingResult) -> None:
+    steps = np.arange(1, len(trained.losses) + 1)
+    columns = {"step": steps, "loss": trained.losses, "learning_rate": trained.learning_rates}
+    write_parquet(folder / CURVES, pd.DataFrame(columns))
+
+
+def _keep(config: TrialConfig, folder: Path, row: Row, levels: list[Level]) -> TrialResult:
+    """Writes ``trial.json``, which finishes the trial, and removes its checkpoint."""
+    result = load_trial(folder)
+    if result is None or result.config.identity != config.identity:
+        content = {"config": config.model_dump(mode="json"), "row": row, "levels": levels}
+        write_json(folder / RESULT, content)
+        result = TrialResult(config, row, levels, folder)
+    # Else another driver of the same study was faster, and what it wrote stays.
+    if result.row["error"] is None:  # the last good state of a failed trial is kept
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    return result

@@ -5,9 +5,9 @@ reported trial uses. Its value is
 
 .. math:: \frac1D \sum_{d=1}^{D} \log m_d,
 
-with m the judged measure (the excess where the oracle is exact, else the held-out loss): a
-logarithm, so that each data set counts alike whatever its scale. The first try of a family is what
-it was registered with, before any tuning; the others are chosen by Optuna's tree-structured Parzen
+with :math:`m_d` the judged measure (the excess where the oracle is exact, else the held-out loss):
+a logarithm, so that each data set counts alike whatever its scale. The first try of a family has
+the settings it was registered with; the others are chosen by Optuna's tree-structured Parzen
 estimator (Bergstra et al. 2011), for each family from its own tries alone.
 
 Tries are kept in a database (an SQLite file in the run folder, or any URL Optuna takes, for many
@@ -21,31 +21,27 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
 
-from kan_diffusion.denoisers.registry import get_family, untuned_family
+from kan_diffusion.denoisers.family import Choice, IntRange, Range
+from kan_diffusion.denoisers.registry import Setting, get_family, untuned_family
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import require_free_space, write_json, write_text
+from kan_diffusion.randomness import stream_seed
 from kan_diffusion.study.config import ModelConfig, StudyConfig, TrialConfig
-from kan_diffusion.study.executors import TrialEvent, default_workers, run_trials
+from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import load_trial
-from kan_diffusion.study.run import StudyPlan, environment, plan_study
-from kan_diffusion.study.search import (
-    SILENT_SECONDS,
-    chosen_model,
-    next_try,
-    open_searches,
-    sign,
-    values_of,
-    written,
-)
+from kan_diffusion.study.run import StudyPlan, environment, plan_study, run_plan
 
 if TYPE_CHECKING:
     import optuna
@@ -57,15 +53,18 @@ logger = logging.getLogger(__name__)
 _SEED_SHIFT = 1_000_000
 """Added to a study's seed, so that tuning sees other data, noise and initial parameters."""
 
+_SILENT_SECONDS = 600.0
+"""A try of another machine without news for so long is taken for lost."""
+
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
-        best: Settings of each family that were best: ``depth``, ``learning_rate``, ``settings``.
+        best: Best settings of each family: ``depth``, ``learning_rate``, ``settings``.
         tries: One row a try: ``family``, ``try``, ``value``, the judged measure on each data set,
-            what was tried, the ids of its trials and, where it gave nothing, the ``error``.
+            the settings tried, the ids of its trials and, where it gave nothing, the ``error``.
         path: File of the best settings, as ``--tuned`` takes it.
     """
 
@@ -80,10 +79,7 @@ def tune(
     *,
     tries: int = 12,
     storage: str | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    executor: str = "local",
-    address: str | None = None,
+    executor: Executor | None = None,
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
 ) -> Tuned:
@@ -94,11 +90,8 @@ def tune(
         folder: Run folder of the search.
         tries: Number of tries a model.
         storage: URL of a database; an SQLite file in the folder when None.
-        device: Where to train.
-        workers: How many trainings run side by side; one a CPU core when None.
-        executor: ``"local"`` or ``"ray"``.
-        address: Of a Ray cluster.
-        on_plan: Told of each round's trials before they are run.
+        executor: Executor of the trainings; processes of this machine when None.
+        on_plan: Told each round's trials before they are run.
         on_event: Told the news of each trial.
 
     Returns:
@@ -111,34 +104,43 @@ def tune(
     """
     config = _searched(config, tries)
     require_free_space(folder, 1_000_000 * tries * len(config.models) * len(config.data))
-    workers = default_workers(device) if workers is None else workers
     write_text(folder / "study.yaml", config.to_yaml())
     write_json(folder / "environment.json", environment())
-    searches = open_searches(config, folder, storage)
-    while True:
-        running = {
-            name: found
-            for name, search in searches.items()
-            if (found := next_try(search, config.model(name), tries)) is not None
-        }
-        if not running:
-            break
-        _run_round(
-            config, folder, searches, running, device, workers, executor, address, on_plan, on_event
-        )
-    table = _table(config, folder, searches)
+    searches = _open_searches(config, folder, storage)
+    with open_executor() if executor is None else nullcontext(executor) as runner:
+        while running := [
+            _Try(search, found, _chosen_model(search.model, found.params))
+            for search in searches
+            if (found := _next_try(search, tries)) is not None
+        ]:
+            _run_round(config, folder, running, runner, on_plan, on_event)
+    table = _table(folder, searches)
     write_json(folder / "tuning.json", json.loads(table.to_json(orient="records")))
-    best = {
-        config.model(name).family: _best(name, search, config.model(name))
-        for name, search in searches.items()
-    }
+    best = {search.model.family: _best(search) for search in searches}
     path = folder / "tuned.json"
     write_json(path, best)
     return Tuned(best, table, path)
 
 
+@dataclass(frozen=True)
+class _Search:
+    """The search of one model: its Optuna study, whose space is that of the model's family."""
+
+    model: ModelConfig
+    optuna: optuna.Study
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A try of a search that is being trained, and the model with its settings."""
+
+    search: _Search
+    found: optuna.Trial
+    model: ModelConfig
+
+
 def _searched(config: StudyConfig, tries: int) -> StudyConfig:
-    """The study as its trainings are set up: one seed, other draws, no sample metrics."""
+    """Makes the study of the trainings: one seed, other draws, no sample metrics."""
     if tries < 1:
         raise KanDiffusionError(f"tuning needs at least 1 try a model, not {tries}")
     if not config.budgets:
@@ -174,36 +176,164 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
     )
 
 
+def _open_searches(config: StudyConfig, folder: Path, storage: str | None) -> list[_Search]:
+    """Opens the search of each model; its first try has the model's own settings."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise KanDiffusionError(
+            "tuning needs Optuna; install it with: pip install optuna"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    url = storage or f"sqlite:///{(folder / 'tuning.db').absolute()}"
+    try:
+        database = optuna.storages.RDBStorage(url)
+    except Exception as error:  # SQLAlchemy has its own, and Optuna others for each database
+        raise KanDiffusionError(
+            f"the database '{url}' cannot be used ({' '.join(str(error).split())[:200]}); give "
+            "another --storage"
+        ) from error
+    searches = []
+    for model in config.models:
+        search = optuna.create_study(
+            storage=database,
+            study_name=f"{config.name}/{model.name}",
+            sampler=optuna.samplers.TPESampler(
+                seed=stream_seed("tuning", config.seed, model.name) % 2**32,
+                n_startup_trials=6,
+            ),
+            load_if_exists=True,
+        )
+        if not search.get_trials(deepcopy=False):
+            search.enqueue_trial(_own_values(model), skip_if_exists=True)
+        searches.append(_Search(model, search))
+    return searches
+
+
+def _own_values(model: ModelConfig) -> dict[str, object]:
+    """Expresses a model's settings as values of its space, as far as they are in it."""
+    space = get_family(model.family).space
+    now: dict[str, object] = {
+        **model.settings,
+        "learning_rate": model.learning_rate,
+        "depth": model.depth,
+    }
+    values: dict[str, object] = {}
+    for name, dimension in space.items():
+        value = now.get(name)
+        if isinstance(dimension, Choice):
+            if any(_written(value) == _written(choice) for choice in dimension.values):
+                values[name] = _written(value)
+        elif isinstance(value, (int, float)) and dimension.low <= value <= dimension.high:
+            values[name] = value
+    return values
+
+
+def _written(value: object) -> str:
+    """Writes a choice as JSON: Optuna's categories are plain values."""
+    return json.dumps(value)
+
+
+def _distributions(model: ModelConfig) -> dict[str, optuna.distributions.BaseDistribution]:
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    made: dict[str, optuna.distributions.BaseDistribution] = {}
+    for name, dimension in get_family(model.family).space.items():
+        if isinstance(dimension, Range):
+            made[name] = FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+        elif isinstance(dimension, IntRange):
+            made[name] = IntDistribution(dimension.low, dimension.high)
+        else:
+            made[name] = CategoricalDistribution([_written(v) for v in dimension.values])
+    return made
+
+
+def _next_try(search: _Search, tries: int) -> optuna.Trial | None:
+    """Takes up a try that was lost, or asks for a new one; None when there are enough."""
+    from optuna import Trial
+    from optuna.trial import TrialState
+
+    all_tries = search.optuna.get_trials(deepcopy=False)
+    lost = next((t for t in all_tries if t.state == TrialState.RUNNING and _is_lost(t)), None)
+    if lost is not None:
+        found = Trial(search.optuna, lost._trial_id)
+    elif sum(t.state != TrialState.WAITING for t in all_tries) >= tries:
+        return None
+    else:
+        found = search.optuna.ask(_distributions(search.model))
+    _sign(found)
+    return found
+
+
+def _sign(found: optuna.Trial) -> None:
+    """Notes who runs a try, and that it is alive."""
+    found.set_user_attr("host", socket.gethostname())
+    found.set_user_attr("pid", os.getpid())
+    found.set_user_attr("seen", time.time())
+
+
+def _is_lost(found: optuna.trial.FrozenTrial) -> bool:
+    """Whether the driver of an unfinished try seems to be gone."""
+    signed = found.user_attrs
+    if signed.get("host") != socket.gethostname():
+        return time.time() - float(signed.get("seen", 0.0)) > _SILENT_SECONDS
+    pid = int(signed.get("pid", -1))
+    if pid == os.getpid():
+        return True  # this driver's own, from a round that was interrupted
+    try:
+        os.kill(pid, 0)
+    except (OSError, OverflowError):
+        return True
+    return False
+
+
+def _chosen_model(model: ModelConfig, params: Mapping[str, object]) -> ModelConfig:
+    """Puts the values of a try into a model."""
+    values = _values_of(model.family, params)
+    changes: dict[str, object] = {
+        name: values.pop(name) for name in ("learning_rate", "depth") if name in values
+    }
+    return model.model_copy(update={**changes, "settings": {**model.settings, **values}})
+
+
+def _values_of(family: str, params: Mapping[str, object]) -> dict[str, Setting]:
+    """Reads the values of a try, as the database keeps them, as settings."""
+    space = get_family(family).space
+    values: dict[str, Setting] = {}
+    for name, value in params.items():
+        chosen = isinstance(space[name], Choice)
+        values[name] = json.loads(str(value)) if chosen else cast("Setting", value)
+    return values
+
+
 def _run_round(
     config: StudyConfig,
     folder: Path,
-    searches: Mapping[str, optuna.Study],
-    running: Mapping[str, optuna.Trial],
-    device: str,
-    workers: int,
-    executor: str,
-    address: str | None,
+    running: Sequence[_Try],
+    executor: Executor,
     on_plan: Callable[[StudyPlan], None] | None,
     on_event: Callable[[TrialEvent], None] | None,
 ) -> None:
-    """Runs one try of each model and tells the searches what came of them."""
-    from optuna.trial import TrialState
-
-    plans, refused = {}, {}
-    for name, found in running.items():
-        model = chosen_model(config.model(name), found.params)
+    """Trains one try of each model and tells the searches the outcome."""
+    plans: dict[str, StudyPlan] = {}
+    refused: dict[str, str] = {}
+    for each in running:
+        name = each.model.name
+        budgets = tuple(b.model_copy(update={"models": (name,)}) for b in config.budgets)
+        study = config.model_copy(update={"models": (each.model,), "budgets": budgets})
         try:
-            plans[name] = plan_study(
-                config.model_copy(update={"models": (model,), "budgets": _budget(config, name)}),
-                folder,
-                workers,
-            )
+            plans[name] = plan_study(study, folder, executor.workers)
         except KanDiffusionError as error:  # a depth that misses the budget, say
             refused[name] = str(error)
     plan = StudyPlan(
         trials=tuple(trial for each in plans.values() for trial in each.trials),
         parameters={key: n for each in plans.values() for key, n in each.parameters.items()},
         finished=frozenset(key for each in plans.values() for key in each.finished),
+        workers=executor.workers,
     )
     if on_plan is not None:
         on_plan(plan)
@@ -211,47 +341,46 @@ def _run_round(
 
     def pass_on(event: TrialEvent) -> None:
         nonlocal last_signed
-        if time.monotonic() - last_signed > SILENT_SECONDS / 10:
+        if time.monotonic() - last_signed > _SILENT_SECONDS / 10:
             last_signed = time.monotonic()
-            for found in running.values():
-                sign(found)
+            for each in running:
+                _sign(each.found)
         if on_event is not None:
             on_event(event)
 
-    todo = [trial for trial in plan.trials if trial.id not in plan.finished]
-    todo.sort(key=lambda trial: -plan.parameters[trial.id] * trial.training.steps)
-    failures = run_trials(
-        todo,
-        lambda trial: folder / "trials" / trial.id,
-        device=device,
-        workers=workers,
-        on_event=pass_on,
-        executor=executor,
-        address=address,
-    )
-    for name, found in running.items():
-        value: float | None = None
-        reason = refused.get(name)
-        if reason is None:
-            value, reason = _value(folder, plans[name].trials, failures)
-        if reason is not None:
-            found.set_user_attr("error", reason)
-        else:
-            found.set_user_attr("trials", [trial.id for trial in plans[name].trials])
-        state = TrialState.FAIL if value is None else TrialState.COMPLETE
-        # Another driver that took it for lost may have told it already.
-        searches[name].tell(found.number, value, state, skip_if_finished=True)
+    failures = run_plan(plan, folder, executor, pass_on)
+    for each in running:
+        name = each.model.name
+        trials = plans[name].trials if name in plans else ()
+        _tell(each, folder, trials, failures, refused.get(name))
 
 
-def _budget(config: StudyConfig, name: str) -> tuple[object, ...]:
-    """The study's budget for one model."""
-    return tuple(budget.model_copy(update={"models": (name,)}) for budget in config.budgets)
+def _tell(
+    done: _Try,
+    folder: Path,
+    trials: Sequence[TrialConfig],
+    failures: Mapping[str, str],
+    reason: str | None,
+) -> None:
+    """Tells a search the value of a try, or the reason why it has none."""
+    from optuna.trial import TrialState
+
+    value: float | None = None
+    if reason is None:
+        value, reason = _value(folder, trials, failures)
+    if reason is not None:
+        done.found.set_user_attr("error", reason)
+    else:
+        done.found.set_user_attr("trials", [trial.id for trial in trials])
+    state = TrialState.FAIL if value is None else TrialState.COMPLETE
+    # Another driver that took it for lost may have told it already.
+    done.search.optuna.tell(done.found.number, value, state, skip_if_finished=True)
 
 
 def _value(
-    folder: Path, trials: tuple[TrialConfig, ...], failures: Mapping[str, str]
+    folder: Path, trials: Sequence[TrialConfig], failures: Mapping[str, str]
 ) -> tuple[float | None, str | None]:
-    """The value of a try from its trials, or why it has none."""
+    """Computes the value of a try from its trials, or the reason why it has none."""
     logs = []
     for trial in trials:
         result = load_trial(folder / "trials" / trial.id)
@@ -270,15 +399,15 @@ def _judged(row: Mapping[str, object]) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _table(config: StudyConfig, folder: Path, searches: Mapping[str, optuna.Study]) -> pd.DataFrame:
+def _table(folder: Path, searches: Sequence[_Search]) -> pd.DataFrame:
     rows = []
-    for name, search in searches.items():
-        model = config.model(name)
-        for found in search.get_trials(deepcopy=False):
+    for search in searches:
+        family = search.model.family
+        for found in search.optuna.get_trials(deepcopy=False):
             if not found.state.is_finished():
                 continue
             row: dict[str, object] = {
-                "family": model.family,
+                "family": family,
                 "try": found.number,
                 "value": found.value,
                 "error": found.user_attrs.get("error"),
@@ -288,32 +417,31 @@ def _table(config: StudyConfig, folder: Path, searches: Mapping[str, optuna.Stud
                 result = load_trial(folder / "trials" / trial)
                 if result is not None:
                     row[str(result.row["data"])] = _judged(result.row)
-            row["settings"] = values_of(model.family, found.params)
+            row["settings"] = _values_of(family, found.params)
             row["trials"] = ids
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _best(name: str, search: optuna.Study, model: ModelConfig) -> dict[str, object]:
+def _best(search: _Search) -> dict[str, object]:
     from optuna.trial import TrialState
 
-    complete = search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    complete = search.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not complete:
-        first = next((t.user_attrs.get("error") for t in search.get_trials(deepcopy=False)), None)
-        raise KanDiffusionError(f"no try of '{name}' gave a result; the first failed with: {first}")
+        tries = search.optuna.get_trials(deepcopy=False)
+        first = next((found.user_attrs.get("error") for found in tries), None)
+        raise KanDiffusionError(
+            f"no try of '{search.model.name}' gave a result; the first failed with: {first}"
+        )
     best = min(complete, key=lambda found: (found.value, found.number))
-    chosen = chosen_model(model, best.params)
-    own = untuned_family(model.family).settings
+    chosen = _chosen_model(search.model, best.params)
+    own = untuned_family(search.model.family).settings
     changed = {
         key: value
         for key, value in chosen.settings.items()
-        if key not in own or written(own[key]) != written(value)
+        if key not in own or _written(own[key]) != _written(value)
     }
-    return {
-        "depth": chosen.depth,
-        "learning_rate": chosen.learning_rate,
-        "settings": changed,
-    }
+    return {"depth": chosen.depth, "learning_rate": chosen.learning_rate, "settings": changed}
 
 
 def read_tuned(path: Path) -> dict[str, dict[str, object]]:
@@ -340,7 +468,7 @@ def read_tuned(path: Path) -> dict[str, dict[str, object]]:
 
 
 def apply_tuned(config: StudyConfig, tuned: Mapping[str, Mapping[str, object]]) -> StudyConfig:
-    """The study with tuned settings in the place of its models' own, where there are some."""
+    """Puts tuned settings in the place of the models' own, where there are some."""
     models = []
     for model in config.models:
         found = tuned.get(model.family)

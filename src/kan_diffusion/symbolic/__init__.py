@@ -3,13 +3,11 @@
 from kan_diffusion.denoisers.edges import Edge, Match
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.denoisers.library import LIBRARY, EdgeFunction
-from kan_diffusion.denoisers.readable import ReadableDenoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.symbolic.context import Context, make_context
 from kan_diffusion.symbolic.levels import formula_over_levels
-from kan_diffusion.symbolic.matching import match_curve
-from kan_diffusion.symbolic.opening import readable
-from kan_diffusion.symbolic.pruning import drop_idle, prune, prune_in_rounds, straighten
-from kan_diffusion.symbolic.search import SearchOptions, find_formulas
+from kan_diffusion.symbolic.match import SearchOptions, find_formulas, match_curve
+from kan_diffusion.symbolic.simplify import drop_idle, prune, prune_in_rounds, straighten
 from kan_diffusion.symbolic.views import default_levels, view_network, view_score
 
 __all__ = [

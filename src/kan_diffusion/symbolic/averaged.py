@@ -1,8 +1,8 @@
 r"""Noised points with targets averaged over the clean points that may be behind them.
 
-What a denoiser is trained to predict at a noised point is the mean of all targets that lead there.
-A single target has the variance of that whole distribution, in the toys of one or two dimensions
-hundreds of times what is left to be decided between two formulas. Averages over a batch of clean
+A denoiser is trained to predict, at a noised point, the mean of all targets that lead there. A
+single target has the variance of that whole distribution, which in the toys of one or two
+dimensions is hundreds of times the difference between two formulas. Averages over a batch of clean
 points :math:`x_1, \dots, x_M` have far less of it: with the source k uniform in the batch and
 :math:`x_t = \alpha x_k + \sigma \varepsilon`,
 
@@ -16,8 +16,8 @@ and no larger variance (Rao-Blackwell). Of a finite set of points it is the mean
 it is for anything trained on it. Xu, Tong and Jaakkola (2023, "Stable target field for reduced
 variance score estimation in diffusion models") train on such averages.
 
-Averaging adds no information. What the averages of a batch know is what its M points know: points
-of one batch share their errors, and more of them make these no smaller.
+Averaging adds no information: the averages of a batch know no more than its M clean points. Noised
+points of one batch share their errors, and more of them make these no smaller.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["AveragedPoints", "draw_averaged"]
 
 @dataclass(frozen=True)
 class AveragedPoints:
-    """Noised points and what should be predicted there on average.
+    """Noised points with averaged targets.
 
     Attributes:
         noised: Noised points with shape (n, d), float64.
@@ -45,7 +45,7 @@ class AveragedPoints:
         sigma: Noise levels with shape (n, 1), float64.
         target: Averaged targets with shape (n, d), float64.
         spread: Mean squared distance of a coordinate's single target from its average.
-        num_clean: How many clean points are behind the averages, each counted once.
+        num_clean: Number of different clean points behind the averages.
     """
 
     noised: Tensor
@@ -72,12 +72,12 @@ def draw_averaged(
     Args:
         points: Clean points with shape (N, d), N > 0; each is used as often as the others.
         process: The process.
-        num: How many noised points, n.
-        generator: Where all draws come from.
-        batch: Clean points that are averaged over, M; all where there are fewer.
-        num_noised: Noised points of a batch, at most as many as its clean ones and as many when
-            None.
-        num_timesteps: How many of the process's timesteps are used, from the first; all when None.
+        num: Number n of noised points.
+        generator: Generator of all draws.
+        batch: Number M of clean points in an average; all where there are fewer.
+        num_noised: Number of noised points in a batch, at most as many as its clean ones, and as
+            many when None.
+        num_timesteps: Number of the process's timesteps to use, from the first; all when None.
     """
     points = points.double()
     levels = process.levels()
@@ -101,15 +101,8 @@ def draw_averaged(
         parts.append((noised, steps, target, (single - target).square()))
     noised, steps, target, spread = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
     alpha, sigma = (level[steps].unsqueeze(-1) for level in levels)
-    return AveragedPoints(
-        noised,
-        steps,
-        alpha,
-        sigma,
-        target,
-        float(spread.mean()),
-        min(len(points), batch * len(starts)),
-    )
+    num_clean = min(len(points), batch * len(starts))
+    return AveragedPoints(noised, steps, alpha, sigma, target, float(spread.mean()), num_clean)
 
 
 def _batches(

@@ -14,18 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kan_diffusion.denoisers.library import LIBRARY, LINEAR, EdgeFunction
-from kan_diffusion.denoisers.readable import CURVE, Edge, ReadableDenoiser, ReadableLayer
+from kan_diffusion.denoisers.edges import CURVE, Edge, ReadableLayer
+from kan_diffusion.denoisers.library import LIBRARY, EdgeFunction
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.processes import Process
+
+if TYPE_CHECKING:
+    import sympy
 
 __all__ = ["Atom", "Combination", "compose", "score_of"]
 
 Array = NDArray[np.float64]
+Value = TypeVar("Value", Array, "sympy.Expr")
 
 
 @dataclass(eq=False)
@@ -33,11 +39,11 @@ class Atom:
     """A coordinate, or a function of a combination. Two atoms are one if they are the same object.
 
     Attributes:
-        coordinate: Of the points; None for a function.
-        name: Of the function, for curves what they connect.
+        coordinate: Number of the coordinate; None for a function.
+        name: Name of the function; for curves, names of the units they connect.
         function: The function; None for a coordinate or a curve.
-        inner: What it is applied to.
-        curve: The values of a curve.
+        inner: Argument of the function or curve.
+        curve: Evaluates a curve.
     """
 
     coordinate: int | None = None
@@ -46,25 +52,29 @@ class Atom:
     inner: Combination | None = None
     curve: Callable[[Array], Array] | None = None
 
-    def values(self, x: Array) -> Array:
-        """Values (L, n) at points (L, n, d)."""
-        if self.coordinate is not None:
-            return x[..., self.coordinate]
-        assert self.inner is not None
-        z = self.inner.values(x)
+    def apply(self, z: Array) -> Array:
+        """Evaluates the function or curve."""
         if self.curve is not None:
             return self.curve(z)
         assert self.function is not None
         values: Array = self.function.values(torch.from_numpy(z)).numpy()
         return values
 
+    def write(self, z: sympy.Expr) -> sympy.Expr:
+        """Writes the function in SymPy; a curve is a function without a formula."""
+        import sympy
+
+        if self.function is None:
+            return sympy.Function(f"\\varphi_{{{self.name}}}")(z)
+        return self.function.expression(z)
+
 
 @dataclass(eq=False)
 class Combination:
-    """A constant and coefficients of atoms, an array over levels each.
+    """A constant and coefficients of atoms, each an array over levels.
 
     Attributes:
-        constant: With shape (L,).
+        constant: The constant with shape (L,).
         terms: Coefficients with shape (L,), by atom.
     """
 
@@ -72,27 +82,63 @@ class Combination:
     terms: dict[Atom, Array] = field(default_factory=dict)
 
     def plus(self, other: Combination) -> Combination:
-        """The sum."""
+        """Adds another combination."""
         terms = dict(self.terms)
         for atom, coefficient in other.terms.items():
             terms[atom] = terms[atom] + coefficient if atom in terms else coefficient
         return Combination(self.constant + other.constant, terms)
 
     def times(self, factor: Array | float) -> Combination:
-        """The product with a number a level."""
+        """Multiplies by a number at each level."""
         return Combination(
             self.constant * factor, {atom: value * factor for atom, value in self.terms.items()}
         )
 
-    def values(self, x: Array) -> Array:
-        """Values (L, n) at points (L, n, d)."""
-        total = np.broadcast_to(self.constant[:, None], x.shape[:2]).copy()
-        for atom, coefficient in self.terms.items():
-            total += coefficient[:, None] * atom.values(x)
+    def fold(
+        self,
+        zero: Value,
+        number: Callable[[Combination, Atom | None], Value | None],
+        coordinate: Callable[[int], Value],
+        function: Callable[[Atom, Value], Value],
+    ) -> Value:
+        """Computes the sum of numbers times atoms, in arrays or in expressions.
+
+        Args:
+            zero: Where the sum starts.
+            number: Gives the coefficient of an atom, or the constant of a combination for None;
+                None leaves the term out.
+            coordinate: Gives a coordinate of the points.
+            function: Applies the function of an atom to a value.
+        """
+        constant = number(self, None)
+        total = zero if constant is None else zero + constant
+        for atom in self.terms:
+            factor = number(self, atom)
+            if factor is None:
+                continue
+            if atom.coordinate is not None:
+                value = coordinate(atom.coordinate)
+            else:
+                assert atom.inner is not None
+                value = function(atom, atom.inner.fold(zero, number, coordinate, function))
+            total = total + factor * value
         return total
 
+    def values(self, x: Array) -> Array:
+        """Evaluates it at points (L, n, d), with values (L, n)."""
+        return self.fold(
+            np.zeros(x.shape[:2]),
+            lambda part, atom: (part.constant if atom is None else part.terms[atom])[:, None],
+            lambda coordinate: x[..., coordinate],
+            Atom.apply,
+        )
+
     def atoms(self) -> Iterator[Atom]:
-        """All atoms, those within others after them."""
+        """Goes through all atoms, those within others after them.
+
+        Yields:
+            The atoms.
+        """
         for atom in self.terms:
             yield atom
             if atom.inner is not None:
@@ -104,63 +150,52 @@ class Combination:
         return all(atom.curve is None for atom in self.atoms())
 
 
-def _curve_of(layer: ReadableLayer, edge: Edge) -> Callable[[Array], Array]:
-    def values(z: Array) -> Array:
-        assert layer.curves is not None
-        x = torch.from_numpy(z).to(layer.curves.weight.dtype)
-        answer: Array = layer.curves.edge_curve(edge.input, edge.output, x).double().numpy()
-        return answer
-
-    return values
-
-
 def _apply(
-    function: EdgeFunction, argument: Combination, a: float, b: float, c: float
+    argument: Combination, function: EdgeFunction, a: float, b: float, c: float
 ) -> Combination:
-    """C f(a z + b), with the inside's first coefficient positive where f has a parity."""
+    """Builds c f(a z + b), with the inside's first coefficient positive where f has a parity."""
     if function is LIBRARY["sigmoid"]:
         # 1 / (1 + exp(-z)) is (1 + tanh(z / 2)) / 2, which has a parity.
-        shifted = _apply(LIBRARY["tanh"], argument, a / 2, b / 2, c / 2)
+        shifted = _apply(argument, LIBRARY["tanh"], a / 2, b / 2, c / 2)
         return Combination(shifted.constant + c / 2, shifted.terms)
     inner = argument.times(a)
     inner = Combination(inner.constant + b, inner.terms)
-    factor = c
     if function.parity is not None and inner.terms:
         leading = max(inner.terms.values(), key=lambda value: float(np.abs(value).mean()))
         if leading.mean() < 0:
             inner = inner.times(-1.0)
-            factor = -c if function.parity == "odd" else c
-    levels = len(argument.constant)
-    if not inner.terms:
-        constant = function.values(torch.from_numpy(inner.constant)).numpy()
-        return Combination(factor * constant)
-    atom = Atom(name=function.name, function=function, inner=inner)
+            c = -c if function.parity == "odd" else c
+    return _one(Atom(name=function.name, function=function, inner=inner), c)
+
+
+def _one(atom: Atom, factor: float) -> Combination:
+    """Builds a factor times an atom, which is a number at each level where its argument is."""
+    assert atom.inner is not None
+    if not atom.inner.terms:
+        return Combination(factor * atom.apply(atom.inner.constant))
+    levels = len(atom.inner.constant)
     return Combination(np.zeros(levels), {atom: np.full(levels, factor)})
 
 
 def _edge(layer: ReadableLayer, edge: Edge, source: Combination, name: str) -> Combination:
-    """What an edge gives."""
-    slope = float(layer.slope[edge.output, edge.input] * layer.slope_mask[edge.output, edge.input])
-    given = source.times(slope)
+    """Builds the value of an edge."""
     if edge.kind == CURVE:
-        curve = _curve_of(layer, edge)
-        if not source.terms:
-            return Combination(curve(source.constant))
-        atom = Atom(name=name, inner=source, curve=curve)
-        levels = len(source.constant)
-        return Combination(np.zeros(levels), {atom: np.ones(levels)})
-    for group in layer.groups():
-        for index, other in enumerate(group.edges):
-            if other.place == edge.place:
-                numbers = (float(p[index]) for p in (group.inner, group.shift, group.outer))
-                return given.plus(_apply(group.function, source, *numbers))
-    assert edge.kind == LINEAR
-    return given
+
+        def curve(z: Array) -> Array:
+            assert layer.curves is not None
+            x = torch.from_numpy(z).to(layer.curves.weight.dtype)
+            values: Array = layer.curves.edge_curve(edge.input, edge.output, x).double().numpy()
+            return values
+
+        return _one(Atom(name=name, inner=source, curve=curve), 1.0)
+    given = source.times(layer.slope_of(edge))
+    applied = layer.function_of(edge)
+    return given if applied is None else given.plus(_apply(source, *applied))
 
 
 @torch.no_grad()
 def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Combination]:
-    """A denoiser's prediction as combinations, one a coordinate.
+    """Writes a denoiser's prediction as combinations, one for each coordinate.
 
     Args:
         denoiser: The network.
@@ -168,32 +203,34 @@ def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Co
     """
     steps = torch.from_numpy(timesteps)
     levels = len(timesteps)
-    time = denoiser.time_features(steps, torch.float64).numpy()
+    time = dict(
+        zip(
+            denoiser.time_inputs(),
+            denoiser.time_features(steps, torch.float64).numpy().T,
+            strict=True,
+        )
+    )
     zeros, ones = np.zeros(levels), np.ones(levels)
     coordinates = [Combination(zeros, {Atom(coordinate=i): ones}) for i in range(denoiser.data_dim)]
-    inputs = list(coordinates)
-    count = denoiser.config.num_input_frequencies
-    for shift in (np.pi / 2, 0.0) if count else ():
-        inputs += [
-            _apply(LIBRARY["sin"], coordinate, float(np.pi * 2.0 ** (m - 2)), shift, 1.0)
-            for coordinate in coordinates
-            for m in range(count)
-        ]
-    if denoiser.modulation is None:
-        inputs += [Combination(feature) for feature in time.T]
-    state = [inputs[index] for index in denoiser.input_index.tolist()]
+    state = []
+    for feature in denoiser.input_features():
+        if feature.coordinate is None:
+            state.append(Combination(time[feature]))
+            continue
+        unit = coordinates[feature.coordinate]
+        if feature.wave:
+            shift = np.pi / 2 if feature.wave == "cos" else 0.0
+            unit = _apply(unit, LIBRARY["sin"], np.pi * feature.frequency, shift, 1.0)
+        state.append(unit)
     scales, shifts, of_inputs = denoiser.modulations(steps)
     if of_inputs is not None:
-        state = [
-            unit.times(factor)
-            for unit, factor in zip(state, of_inputs.double().numpy().T, strict=True)
-        ]
-    names = denoiser.unit_names()
+        factors = of_inputs.double().numpy().T
+        state = [unit.times(factor) for unit, factor in zip(state, factors, strict=True)]
+    names = denoiser.edge_names()
     for number, layer in enumerate(denoiser.layers):
         units = [Combination(np.full(levels, float(bias))) for bias in layer.bias]
         for edge in layer.edges:
-            name = f"{names[number][edge.input]} to {names[number + 1][edge.output]}"
-            given = _edge(layer, edge, state[edge.input], name)
+            given = _edge(layer, edge, state[edge.input], " to ".join(names[edge.place]))
             units[edge.output] = units[edge.output].plus(given)
         if number < len(scales):
             factors, moves = (part[number].double().numpy().T for part in (scales, shifts))
@@ -208,26 +245,28 @@ def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Co
 def score_of(
     prediction: list[Combination], process: Process, alpha: Array, sigma: Array
 ) -> list[Combination]:
-    """The score as combinations: minus the predicted noise, divided by sigma.
+    """Writes the score as combinations: minus the predicted noise, divided by sigma.
 
     Args:
-        prediction: The prediction, one combination a coordinate.
-        process: What was predicted.
+        prediction: The prediction, one combination for each coordinate.
+        process: The process with the type of the prediction.
         alpha: Signal levels with shape (L,).
         sigma: Noise levels with shape (L,).
     """
+    a, b = process.noise_coefficients(alpha, sigma)
     scores = []
     for coordinate, predicted in enumerate(prediction):
-        atom = next(
-            (a for part in prediction for a in part.atoms() if a.coordinate == coordinate),
-            Atom(coordinate=coordinate),
-        )
-        if process.prediction_type == "epsilon":
-            scores.append(predicted.times(-1 / sigma))
-            continue
-        own = {"v_prediction": -np.ones_like(alpha), "sample": -1 / sigma**2}
-        factor = {"v_prediction": -alpha / sigma, "sample": alpha / sigma**2}
-        kind = process.prediction_type
-        itself = Combination(np.zeros_like(alpha), {atom: own[kind]})
-        scores.append(predicted.times(factor[kind]).plus(itself))
+        score = predicted.times(-a / sigma)
+        if b.any():
+            atom = next(
+                (
+                    atom
+                    for part in prediction
+                    for atom in part.atoms()
+                    if atom.coordinate == coordinate
+                ),
+                Atom(coordinate=coordinate),
+            )
+            score = score.plus(Combination(np.zeros_like(alpha), {atom: -b / sigma}))
+        scores.append(score)
     return scores

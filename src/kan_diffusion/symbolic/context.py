@@ -1,8 +1,8 @@
-r"""Where edges are judged: a denoiser's data, its process, and draws of noised points.
+r"""The judge of edges: a denoiser's data, its process, and draws of noised points.
 
-What an edge may become is decided by the loss of the whole denoiser on points that were not trained
-on, the same points, timesteps and noise for all candidates, after the rest has been trained on for
-a little while. Both are done with averaged targets (:mod:`.averaged`): in one or two dimensions the
+The loss of the whole denoiser decides about an edge: on points that were not trained on, the same
+points, timesteps and noise for all candidates, after the rest has been trained on for a little
+while. Training and judging use averaged targets (:mod:`.averaged`): in one or two dimensions the
 loss is then little more than the squared distance to the best prediction, and a few hundred steps
 come close to what many thousands would. In many dimensions a noised point has few clean ones that
 may be behind it, and averaging helps less (half of the variance is left in 32).
@@ -10,6 +10,7 @@ may be behind it, and averaging helps less (half of the variance is left in 32).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.readable import Edge, ReadableDenoiser
+from kan_diffusion.denoisers.edges import Edge
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.devices import make_accelerator
+from kan_diffusion.errors import NonFiniteLossError
 from kan_diffusion.evaluation.denoising import (
     DenoisingScores,
     NoisedPoints,
@@ -36,7 +39,7 @@ from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.batches import Batch
 from kan_diffusion.training.run import TrainingRun
 
-__all__ = ["Context", "Importance", "make_context"]
+__all__ = ["Context", "Importance", "Progress", "make_context"]
 
 _PROBED = 4096
 """Noised points that importance is measured on."""
@@ -46,16 +49,20 @@ _PREDICTED = 8192
 """Points predicted at a time."""
 
 
+Progress = Callable[[str, float], None]
+"""Told in words what was just done, and the share of the work that is done, from 0 to 1."""
+
+
 @dataclass(frozen=True)
 class Importance:
-    """What the edges of a network do, on points as they occur.
+    """Importance of the edges of a network, measured on noised points.
 
     Attributes:
-        sizes: Of each layer, the edges' sizes with shape (out, in).
-        entropies: Of each layer, in nats.
-        attribution: The share of the outputs that goes back to edges, inputs and units.
-        inputs: What each layer was given, (n, in) each.
-        outputs: What its edges gave, (n, out, in) each, scales of the units left out.
+        sizes: Sizes of the edges of each layer, with shape (out, in).
+        entropies: Entropy of these sizes for each layer, in nats.
+        attribution: Share of the outputs that goes back to edges, inputs and units.
+        inputs: Inputs of each layer, (n, in) each.
+        outputs: Values of its edges, (n, out, in) each, without the scales of the units.
     """
 
     sizes: tuple[Tensor, ...]
@@ -64,8 +71,12 @@ class Importance:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
+    def share(self, edge: Edge) -> float:
+        """Gives the attribution of an edge."""
+        return float(self.attribution.edges[edge.layer][edge.output, edge.input])
+
     def samples(self, edge: Edge) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What an edge was given and what it gave, (n,) each, in random order."""
+        """Gives the inputs and the values of an edge, (n,) each, in random order."""
         x = self.inputs[edge.layer][:, edge.input]
         y = self.outputs[edge.layer][:, edge.output, edge.input]
         # The draw goes through the timesteps in order.
@@ -75,15 +86,15 @@ class Importance:
 
 @dataclass
 class Context:
-    """A denoiser's data and process, and how to judge it.
+    """Data and process of denoisers, with the points they are judged and fine-tuned on.
 
     Attributes:
         dataset: The data.
         process: The noising process.
         draw: Noised points that were not trained on, as a study judges denoisers.
-        seed: What all other draws derive from.
-        batch_size: Points a step of fine-tuning.
-        tunings: How often something was fine-tuned: each time draws other batches.
+        seed: Seed of all other draws.
+        batch_size: Points in a step of fine-tuning.
+        tunings: Number of calls of :meth:`tune`, each of which draws other batches.
     """
 
     dataset: Dataset
@@ -94,7 +105,7 @@ class Context:
     tunings: int = field(default=0, init=False)
 
     def scores(self, denoiser: Denoiser) -> DenoisingScores:
-        """Loss, floor and excess of a denoiser on the draw."""
+        """Measures loss, floor and excess of a denoiser on the draw."""
         return measure_denoising(denoiser, self.draw, self.process)
 
     @cached_property
@@ -112,7 +123,7 @@ class Context:
 
     @torch.no_grad()
     def loss(self, denoiser: Denoiser) -> float:
-        """Mean squared error against averaged targets; infinite where it is not a number."""
+        """Computes the squared error against averaged targets; infinite where it is no number."""
         points = self.judged
         parts = [
             denoiser(noised.to(denoiser.dtype), steps, return_dict=False)[0]
@@ -122,6 +133,14 @@ class Context:
         ]
         loss = float((torch.cat(parts).double() - points.target).square().mean())
         return loss if loss == loss else float("inf")
+
+    def tuned_loss(self, denoiser: Denoiser, steps: int, learning_rate: float) -> float:
+        """Trains a denoiser on, in place, and measures its loss; infinite where it diverged."""
+        try:
+            self.tune(denoiser, steps, learning_rate)
+        except NonFiniteLossError:
+            return float("inf")
+        return self.loss(denoiser)
 
     def tune(self, denoiser: Denoiser, steps: int, learning_rate: float) -> None:
         """Trains a denoiser on, in place.
@@ -160,11 +179,11 @@ class Context:
             run.release()
 
     def noised(self, timestep: int, num: int) -> Tensor:
-        """Noised points of one timestep, the same ones whenever they are asked for.
+        """Draws noised points of one timestep, the same ones at every call.
 
         Args:
             timestep: The timestep.
-            num: How many.
+            num: Number of points.
 
         Returns:
             Points with shape (num, d), float64.
@@ -211,12 +230,12 @@ class Context:
 def make_context(
     dataset: Dataset, process: Process, seed: int, *, num_noised: int = 32_768
 ) -> Context:
-    """Draws what denoisers of a data set are judged on.
+    """Draws the points that denoisers of a data set are judged on.
 
     Args:
         dataset: The data.
         process: The noising process.
-        seed: What all draws derive from.
+        seed: Seed of all draws.
         num_noised: Number of noised points.
     """
     generator = torch_generator("stages are judged on", seed, dataset.name)

@@ -1,43 +1,60 @@
-"""From a finished run to an explanation: look, simplify, find formulas, judge, write down.
+"""From a finished run to an explanation: simplify, find formulas, judge, look, write down.
 
 The explanation's folder holds, beside what :mod:`kan_diffusion.report.explanation` draws,
 
-* ``simplified/``, ``with-formulas/`` and ``formula/``: runs like any other, to be sampled and
-  evaluated by the same commands;
-* ``formulas.json``: the formulas, the edges and how each stage does;
+* ``simplified/``, ``with-formulas/`` and ``formula/``: the stages as runs like any other, to be
+  sampled and evaluated by the same commands;
+* ``formulas.json``: formulas, edges and the scores of each stage;
 * ``formula.tex`` and ``formula.py``, ``network.py``: the same as text and as programs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 
-from kan_diffusion.data.datasets import Dataset, load_dataset
+from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
-from kan_diffusion.denoisers.readable import CURVE, ReadableDenoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.files import finite, write_json, write_text
-from kan_diffusion.study.measure import load_run, yardstick
-from kan_diffusion.symbolic.combination import Combination, compose, score_of
-from kan_diffusion.symbolic.context import Context, make_context
-from kan_diffusion.symbolic.explanation import Explanation, LevelFormula, Standing
+from kan_diffusion.evaluation.metrics import metrics_named
+from kan_diffusion.files import finite, write_json, write_parquet, write_text
+from kan_diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.study.config import TrialConfig
+from kan_diffusion.study.folder import (
+    CURVES,
+    RESULT,
+    SAMPLES,
+    Row,
+    load_trial,
+    save_pipeline,
+    save_points,
+)
+from kan_diffusion.study.measure import Yardstick, load_run, measure, yardstick
+from kan_diffusion.symbolic.combination import compose, score_of
+from kan_diffusion.symbolic.context import Context, Progress, make_context
 from kan_diffusion.symbolic.levels import formula_over_levels
-from kan_diffusion.symbolic.opening import readable
-from kan_diffusion.symbolic.pruning import drop_idle, prune, prune_in_rounds, straighten
-from kan_diffusion.symbolic.search import EdgeReport, SearchOptions, find_formulas
-from kan_diffusion.symbolic.stages import judge_stage, remove_stages, save_stage
+from kan_diffusion.symbolic.match import EdgeReport, SearchOptions, find_formulas
+from kan_diffusion.symbolic.simplify import drop_idle, prune, prune_in_rounds, straighten
 from kan_diffusion.symbolic.views import (
     LevelView,
     NetworkView,
+    ScoreView,
     default_levels,
+    level_views,
+    score_at,
     view_network,
     view_score,
 )
@@ -49,28 +66,127 @@ from kan_diffusion.symbolic.writing import (
     score_latex,
 )
 
-__all__ = ["ExplainOptions", "Explained", "explain_denoiser", "explain_run", "influences"]
+__all__ = [
+    "ExplainOptions",
+    "Explained",
+    "Explanation",
+    "LevelFormula",
+    "Stage",
+    "StageJudge",
+    "Standing",
+    "explain_denoiser",
+    "explain_run",
+    "explainable_trials",
+    "influences",
+    "remove_stages",
+]
 
-Progress = Callable[[str], None]
+PhaseProgress = Callable[[str, str, float], None]
+"""Told the phase, in words what was just done, and the share of the phase that is done."""
+
+STAGES = ("simplified", "with formulas", "formula")
+"""Denoisers that an explanation may make of a network, in order."""
 
 _NO_EFFECT = 0.005
-"""Attribution of edges that need no trial before they go."""
+"""Attribution below which edges go without a trial."""
+
+
+@dataclass(frozen=True)
+class LevelFormula:
+    """The formula at one noise level.
+
+    Attributes:
+        level: The noise level.
+        score: Coordinates of the score in LaTeX.
+        ranges: Smallest and largest value of each coordinate it was checked on, (d, 2).
+        error: Root mean square distance of its predicted noise from the network's with formulas.
+    """
+
+    level: LevelView
+    score: tuple[str, ...]
+    ranges: NDArray[np.float64]
+    error: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Scores of one denoiser of the explanation.
+
+    Attributes:
+        name: ``"network"``, ``"simplified"``, ``"with formulas"`` or ``"formula"``.
+        edges: Number of edges; None for one that has none.
+        constants: Number of parameters that have an effect.
+        loss: Held-out loss.
+        floor: The oracle's loss; None without one.
+        excess: Excess over the oracle; None without one.
+        metrics: Sample metrics by name; empty where it was not sampled.
+        real: The same metrics between two samples of real points.
+        trouble: Reason why it could not be sampled; empty where there is none.
+    """
+
+    name: str
+    edges: int | None
+    constants: int
+    loss: float
+    floor: float | None
+    excess: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    real: Mapping[str, float] = field(default_factory=dict)
+    trouble: str = ""
+
+
+@dataclass
+class Explanation:
+    """Everything found out about a trained denoiser, ready to be shown and saved.
+
+    Attributes:
+        title: Names of the model and the data.
+        columns: Names of the coordinates.
+        command: Command that makes this explanation again.
+        network: The network as it was trained.
+        score: Scores of all stages beside the exact one.
+        simplified: The network after pruning and straightening; None where not asked for.
+        readable: The network with formulas in place of curves; None where they were not looked for.
+        edges: Outcome of the search for each edge of the simplified network.
+        standings: Scores of each stage.
+        sentences: Findings in words, the most important first.
+        formula: Coordinates of the score in LaTeX at all noise levels; None where there is no such
+            formula.
+        noise: Coordinates of the predicted noise, likewise.
+        level_formulas: Formulas at single levels; empty where curves are left.
+        samples: Generated points in standardised coordinates, by name; real ones under ``"real"``.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    command: str
+    network: NetworkView
+    score: ScoreView
+    simplified: NetworkView | None = None
+    readable: NetworkView | None = None
+    edges: tuple[EdgeReport, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    sentences: tuple[str, ...] = ()
+    formula: tuple[str, ...] | None = None
+    noise: tuple[str, ...] | None = None
+    level_formulas: tuple[LevelFormula, ...] = ()
+    samples: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """What an explanation does.
+    """Settings of an explanation.
 
     Attributes:
         prune: Attribution below which edges are taken away; None leaves the network as it is, and
             no formulas are looked for.
         formulas: Whether to look for formulas.
-        search: What formulas, and how; its ``tolerance`` is also what straightening may cost.
+        search: Settings of the search for formulas; its ``tolerance`` holds for straightening, too.
         tune_steps: Steps of training after each stage.
         levels: Timesteps to look at; a few over all noise levels when None.
-        num_samples: Points to generate from each stage, to be judged; 0 for none.
+        num_samples: Number of points to generate from each stage and judge; 0 for none.
         over_levels: Whether to look for one formula over all noise levels.
-        level_seconds: Time budget of that.
+        level_seconds: Time budget of the search over noise levels.
     """
 
     prune: float | None = 0.05
@@ -89,71 +205,71 @@ class Explained:
 
     Attributes:
         network: The network as it was trained.
-        simplified: After pruning and straightening; None where not asked for.
-        with_formulas: With formulas in place of curves; None where they were not looked for.
+        simplified: The network after pruning and straightening; None where not asked for.
+        with_formulas: The network with formulas in place of curves; None where they were not looked
+            for.
         formula: One formula for all noise levels; None where there is none.
-        edges: What became of each edge.
+        edges: Outcome of the search for each edge.
     """
 
     network: ReadableDenoiser
-    simplified: ReadableDenoiser | None
-    with_formulas: ReadableDenoiser | None
-    formula: FormulaDenoiser | None
-    edges: tuple[EdgeReport, ...]
+    simplified: ReadableDenoiser | None = None
+    with_formulas: ReadableDenoiser | None = None
+    formula: FormulaDenoiser | None = None
+    edges: tuple[EdgeReport, ...] = ()
 
     def stages(self) -> dict[str, Denoiser]:
-        """The denoisers there are, by name."""
-        named: dict[str, Denoiser | None] = {
-            "network": self.network,
-            "simplified": self.simplified,
-            "with formulas": self.with_formulas,
-            "formula": self.formula,
-        }
-        return {name: denoiser for name, denoiser in named.items() if denoiser is not None}
+        """Gives the denoisers there are, by name."""
+        denoisers = (self.network, self.simplified, self.with_formulas, self.formula)
+        named = zip(("network", *STAGES), denoisers, strict=True)
+        return {name: denoiser for name, denoiser in named if denoiser is not None}
 
 
 def explain_denoiser(
-    denoiser: KANDenoiser,
+    denoiser: Denoiser,
     context: Context,
     options: ExplainOptions | None = None,
-    on_progress: Progress | None = None,
+    on_progress: PhaseProgress | None = None,
 ) -> Explained:
     """Simplifies a trained denoiser and looks for formulas.
 
     Args:
         denoiser: The trained denoiser, which is left as it is.
         context: Its data and process.
-        options: What to do; the defaults when None.
-        on_progress: Told a line a step of the way.
+        options: Settings; the defaults when None.
+        on_progress: Told of every step in the phases "pruning", "lines", "edges", "formulas" and
+            "levels".
 
     Raises:
         KanDiffusionError: It cannot be taken apart, or has too many edges for formulas.
     """
     options = ExplainOptions() if options is None else options
-    say = on_progress or (lambda line: None)
+
+    def phase(name: str) -> Progress:
+        return partial(on_progress or _tell_nobody, name)
+
     network = readable(denoiser)
     if options.prune is None:
-        return Explained(network, None, None, None, ())
-    current = prune_in_rounds(network, context, options.prune, on_progress=say).denoiser
+        return Explained(network)
+    search, tolerance = options.search, options.search.tolerance
+    current = prune_in_rounds(network, context, options.prune, on_progress=phase("pruning"))
     context.tune(current, options.tune_steps, 1e-2)
-    search = options.search
     if not options.formulas or len(current.edges) > search.max_edges:
         if options.formulas:
-            say(_too_many(current, search.max_edges))
-        return Explained(network, current, None, None, ())
-    current = straighten(current, context, tolerance=search.tolerance, on_progress=say)
+            phase("formulas")(_too_many(current, search.max_edges), 1.0)
+        return Explained(network, current)
+    current = straighten(current, context, tolerance=tolerance, on_progress=phase("lines"))
     context.tune(current, options.tune_steps, 1e-2)
-    current = drop_idle(current, context, tolerance=search.tolerance / 10, on_progress=say)
+    current = drop_idle(current, context, tolerance=tolerance / 10, on_progress=phase("edges"))
     # What is left without any effect, such as units that no edge enters any more.
-    current = prune(current, context, _NO_EFFECT).denoiser
-    simplified = current
-    found = find_formulas(current, context, search, say)
+    simplified = prune(current, context, _NO_EFFECT)
+    found = find_formulas(simplified, context, search, phase("formulas"))
     if 0 < found.num_curves < len(found.edges) / 2:
         # With formulas in their places, what is left may be straight or clearer than it was.
         current = found.denoiser
         context.tune(current, options.tune_steps, 5e-3)
-        current = straighten(current, context, tolerance=search.tolerance, on_progress=say)
-        found = find_formulas(current, context, search, say)
+        current = straighten(current, context, tolerance=tolerance, on_progress=phase("lines"))
+        found = find_formulas(current, context, search, phase("formulas"))
     with_formulas = found.denoiser
     context.tune(with_formulas, 2 * options.tune_steps, 5e-3)
     formula = None
@@ -161,11 +277,15 @@ def explain_denoiser(
         formula = formula_over_levels(
             with_formulas,
             context,
-            tolerance=search.tolerance,
+            tolerance=tolerance,
             seconds=options.level_seconds,
-            on_progress=say,
+            on_progress=phase("levels"),
         )
     return Explained(network, simplified, with_formulas, formula, found.edges)
+
+
+def _tell_nobody(phase: str, what: str, done: float) -> None:
+    """Stands for a progress callback where there is none."""
 
 
 def _too_many(denoiser: ReadableDenoiser, most: int) -> str:
@@ -175,19 +295,150 @@ def _too_many(denoiser: ReadableDenoiser, most: int) -> str:
     )
 
 
-def influences(denoiser: ReadableDenoiser) -> np.ndarray:
-    """Which coordinates of the points reach which coordinates of the prediction.
+@dataclass(frozen=True)
+class Stage:
+    """A denoiser of an explanation, judged as a study would judge it.
+
+    Attributes:
+        denoiser: The denoiser.
+        standing: Its scores.
+        row: Its row of results; empty where nothing was measured but the loss.
+        levels: Its scores by noise level.
+        samples: Generated points with shape (n, d), float64; None where there are none.
+    """
+
+    denoiser: Denoiser
+    standing: Standing
+    row: Row
+    levels: list[dict[str, float | None]]
+    samples: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class StageJudge:
+    """Judges and saves the stages of an explanation as runs.
+
+    Attributes:
+        config: Trial of the run that is explained, with how to judge.
+        pipeline: Pipeline of that run.
+        context: Its data and process, to measure the loss where nothing is shared.
+        shared: Draws that all stages are measured with; None measures the loss alone.
+    """
+
+    config: TrialConfig
+    pipeline: PointDiffusionPipeline
+    context: Context
+    shared: Yardstick | None
+
+    def _pipeline(self, denoiser: Denoiser) -> PointDiffusionPipeline:
+        like = self.pipeline.config
+        return PointDiffusionPipeline(
+            denoiser, self.pipeline.scheduler, like.mean, like.scale, like.columns
+        )
+
+    def judge(self, name: str, denoiser: Denoiser) -> Stage:
+        """Judges a denoiser, by its loss alone where it cannot be sampled."""
+        row: Row = {}
+        levels: list[dict[str, float | None]] = []
+        samples, trouble = None, ""
+        if self.shared is not None:
+            made = self._pipeline(denoiser)
+            try:
+                row, levels, samples = measure(self.config, self.context.dataset, made, self.shared)
+            except KanDiffusionError as error:
+                # Far from the data, where a sampler may get, functions such as exp have no bounds.
+                trouble = str(error)
+                evaluation = self.config.evaluation.model_copy(update={"num_samples": 0})
+                plain = self.config.model_copy(update={"evaluation": evaluation})
+                row, levels, _ = measure(plain, self.context.dataset, made, self.shared)
+        numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
+        if "heldout_loss" not in numbers:
+            scores = vars(self.context.scores(denoiser))
+            numbers = {k: v for k, v in scores.items() if isinstance(v, float)}
+        keys = metrics_named(self.config.evaluation.metrics)
+        is_network = isinstance(denoiser, ReadableDenoiser)
+        standing = Standing(
+            name,
+            edges=len(denoiser.edges) if is_network else None,
+            constants=denoiser.num_constants if is_network else denoiser.num_trainable,
+            loss=numbers["heldout_loss"],
+            floor=numbers.get("floor"),
+            excess=numbers.get("excess"),
+            metrics={key: numbers[key] for key in keys if key in numbers},
+            real={key: numbers[f"{key}_real"] for key in keys if f"{key}_real" in numbers},
+            trouble=trouble,
+        )
+        points = None if samples is None else samples.double().numpy()
+        return Stage(denoiser, standing, row, levels, points)
+
+    def save(self, stage: Stage, out: Path) -> None:
+        """Saves a stage as a run of its own, so that it can be sampled, evaluated and reported.
+
+        Its training curve has no steps: it was made of another run.
+
+        Args:
+            stage: The stage.
+            out: Folder of the explanation; the stage's own is named after it.
+
+        Raises:
+            RunFolderError: It cannot be written.
+        """
+        name, denoiser = stage.standing.name, stage.denoiser
+        folder = _place(out, name)
+        save_pipeline(self._pipeline(denoiser), folder)
+        write_parquet(folder / CURVES, pd.DataFrame({"step": [], "loss": [], "learning_rate": []}))
+        if stage.samples is not None:
+            save_points(folder / SAMPLES, torch.from_numpy(stage.samples).float())
+        config = self.config
+        model = config.model.model_copy(update={"name": f"{config.model.name}, {name}"})
+        trial = config.model_copy(update={"model": model})
+        row: Row = {
+            **trial.keys,
+            "match": None,
+            "budget": None,
+            "family": "formula" if isinstance(denoiser, FormulaDenoiser) else "readable-kan",
+            "kind": "other",
+            "stage": name,
+            "parameters": denoiser.num_trainable,
+            "flops": denoiser.flops,
+            "flops_per_edge": denoiser.flops_per_edge,
+            "steps": config.training.steps,
+            "error": None,
+            **stage.row,
+        }
+        content = {"config": trial.model_dump(mode="json"), "row": row, "levels": stage.levels}
+        write_json(folder / RESULT, content)
+
+
+def remove_stages(out: Path) -> None:
+    """Removes stages that an earlier explanation left, and nothing else.
+
+    Args:
+        out: Folder of the explanation.
+    """
+    for name in STAGES:
+        folder = _place(out, name)
+        trial = load_trial(folder)
+        if trial is not None and trial.config.model.name.endswith(f", {name}"):
+            shutil.rmtree(folder)
+
+
+def _place(out: Path, name: str) -> Path:
+    return out / name.replace(" ", "-")
+
+
+def influences(denoiser: ReadableDenoiser) -> NDArray[np.bool_]:
+    """Finds which coordinates of the points reach which coordinates of the prediction.
 
     Args:
         denoiser: A network.
 
     Returns:
-        Whether there is a path of edges, with shape (d outputs, d inputs), bool.
+        Whether there is a path of edges, with shape (d outputs, d inputs).
     """
-    of_inputs = denoiser.input_coordinates()
-    reached = [{coordinate} if coordinate is not None else set() for coordinate in of_inputs]
+    reached = [{feature.coordinate} for feature in denoiser.input_features()]
     for layer in denoiser.layers:
-        after: list[set[int]] = [set() for _ in range(layer.out_features)]
+        after: list[set[int | None]] = [set() for _ in range(layer.out_features)]
         for edge in layer.edges:
             after[edge.output] |= reached[edge.input]
         reached = after
@@ -198,27 +449,24 @@ def influences(denoiser: ReadableDenoiser) -> np.ndarray:
 def _level_formulas(
     denoiser: ReadableDenoiser, context: Context, timesteps: list[int], columns: tuple[str, ...]
 ) -> tuple[LevelFormula, ...]:
-    process = context.process
-    steps = np.array(timesteps, dtype=np.int64)
-    alpha, sigma = (level.numpy()[steps] for level in process.levels())
-    scores: list[Combination] = score_of(compose(denoiser, steps), process, alpha, sigma)
+    """Writes the formula at single noise levels; there is none where curves are left."""
+    levels = level_views(context.process, timesteps)
+    alpha, sigma = (np.array([getattr(v, name) for v in levels]) for name in ("alpha", "sigma"))
+    scores = score_of(compose(denoiser, np.array(timesteps)), context.process, alpha, sigma)
     if not all(score.is_complete for score in scores):
         return ()
+    points = [context.noised(timestep, 2000) for timestep in timesteps]
+    x = np.stack([part.numpy() for part in points])
+    values = np.stack([score.values(x) for score in scores], axis=-1)
     made = []
-    for number, timestep in enumerate(timesteps):
-        x = context.noised(timestep, 2000)
-        with torch.no_grad():
-            prediction = denoiser(x.to(denoiser.dtype), timestep, return_dict=False)[0].double()
-        a, s = torch.tensor([[alpha[number]]]), torch.tensor([[sigma[number]]])
-        noise = process.predicted_noise(prediction, x, a, s).numpy()
-        one = np.broadcast_to(x.numpy(), (len(steps), *x.shape))
-        values = np.stack([score.values(one)[number] for score in scores], axis=-1)
+    for number, level in enumerate(levels):
+        learned = score_at(denoiser, context.process, points[number], level)
         made.append(
             LevelFormula(
-                level=LevelView(timestep, float(alpha[number]), float(sigma[number])),
+                level=level,
                 score=level_latex(scores, number, columns),
-                ranges=np.quantile(x.numpy(), [0.001, 0.999], axis=0).T,
-                error=float(np.sqrt(np.mean((-sigma[number] * values - noise) ** 2))),
+                ranges=np.quantile(x[number], [0.001, 0.999], axis=0).T,
+                error=level.sigma * float(np.sqrt(np.mean((values[number] - learned) ** 2))),
             )
         )
     return tuple(made)
@@ -226,75 +474,102 @@ def _level_formulas(
 
 def _sentences(
     explained: Explained,
-    standings: list[Standing],
+    standings: Sequence[Standing],
     columns: tuple[str, ...],
     options: ExplainOptions,
     *,
     chose_on_heldout: bool,
 ) -> tuple[str, ...]:
-    """What was found, in words."""
+    """Puts the findings into words."""
     by_name = {standing.name: standing for standing in standings}
     found = []
 
-    def how(name: str) -> str:
+    def quality(name: str) -> str:
         standing = by_name[name]
         if standing.excess is None:
             return f"held-out loss {standing.loss:.4g}"
         return f"excess {standing.excess:.2g}"
 
+    curves = [edge for edge in explained.edges if edge.kind == CURVE]
     if explained.formula is not None:
         found.append(
-            f"One formula holds at all noise levels: {how('formula')} with "
+            f"One formula holds at all noise levels: {quality('formula')} with "
             f"{explained.formula.num_trainable} constants, where the network has "
-            f"{how('network')} with {by_name['network'].constants} parameters."
+            f"{quality('network')} with {by_name['network'].constants} parameters."
+        )
+    elif curves:
+        judged = [edge.r2 for edge in curves if edge.r2 is not None]
+        why = []
+        if judged:
+            why.append(
+                f"{len(judged)} because no function matches them or the loss would rise (held-"
+                f"out R² of the best matches: {min(judged):.3f} to {max(judged):.3f})"
+            )
+        if len(judged) < len(curves):
+            why.append(f"{len(curves) - len(judged)} were not reached in the time budget")
+        found.append(
+            f"There is no short formula: {len(curves)} of {len(explained.edges)} edges stay "
+            f"curves, {' and '.join(why)}."
         )
     elif explained.with_formulas is not None:
-        curves = [edge for edge in explained.edges if edge.kind == CURVE]
-        if curves:
-            judged = [edge.r2 for edge in curves if edge.r2 is not None]
-            why = []
-            if judged:
-                why.append(
-                    f"{len(judged)} because no function matches them or the loss would rise (held-"
-                    f"out R² of the best matches: {min(judged):.3f} to {max(judged):.3f})"
-                )
-            if len(judged) < len(curves):
-                why.append(f"{len(curves) - len(judged)} were not reached in the time budget")
-            found.append(
-                f"There is no short formula: {len(curves)} of {len(explained.edges)} edges stay "
-                f"curves, {' and '.join(why)}."
-            )
-        else:
-            found.append(
-                "Every edge is a formula, but no coefficients as functions of the noise level "
-                "keep the loss: the formula is given level by level."
-            )
+        found.append(
+            "Every edge is a formula, but no coefficients as functions of the noise level "
+            "keep the loss: the formula is given level by level."
+        )
     found += [
         f"Points generated from the stage '{standing.name}' cannot be judged: {standing.trouble}."
         for standing in standings
         if standing.trouble
     ]
-    if explained.simplified is not None:
-        if explained.with_formulas is None and options.formulas:
-            found.append(f"{_too_many(explained.simplified, options.search.max_edges)}.")
-        found.append(
-            f"Of {len(explained.network.edges)} edges {len(explained.simplified.edges)} are left "
-            f"after simplifying: {how('network')} before, {how('simplified')} after."
-        )
-        reach = influences(explained.simplified)
-        for output, of_output in enumerate(reach):
-            absent = [columns[i] for i in np.flatnonzero(~of_output) if i != output]
-            if absent:
-                found.append(
-                    f"No edge leads from {' or '.join(absent)} to the score of {columns[output]}."
-                )
-        if chose_on_heldout:
+    if explained.simplified is None:
+        return tuple(found)
+    if explained.with_formulas is None and options.formulas:
+        found.append(f"{_too_many(explained.simplified, options.search.max_edges)}.")
+    found.append(
+        f"Of {len(explained.network.edges)} edges {len(explained.simplified.edges)} are left "
+        f"after simplifying: {quality('network')} before, {quality('simplified')} after."
+    )
+    for output, of_output in enumerate(influences(explained.simplified)):
+        absent = [columns[i] for i in np.flatnonzero(~of_output) if i != output]
+        if absent:
             found.append(
-                "What goes and what stays was decided on the held-out rows that the stages are "
-                "judged with, which makes their numbers a little too good; fresh rows would tell "
-                "(kan-diffusion evaluate --data)."
+                f"No edge leads from {' or '.join(absent)} to the score of {columns[output]}."
             )
+    if chose_on_heldout:
+        found.append(
+            "The choice of what goes and what stays was made on the held-out rows that the stages "
+            "are judged with, which makes their numbers a little too good; fresh rows would tell "
+            "(kan-diffusion evaluate --data)."
+        )
     return tuple(found)
+
+
+def explainable_trials(study: Path) -> dict[Path, TrialConfig]:
+    """Finds the finished trials of a study whose denoisers can be taken apart.
+
+    Args:
+        study: Folder of the study.
+
+    Returns:
+        Their configurations, by their folders.
+    """
+    found: dict[Path, TrialConfig] = {}
+    can_be_read: dict[str, bool] = {}
+    for folder in sorted((study / "trials").glob("[!.]*")):
+        try:
+            trial = load_trial(folder)
+            if trial is None or trial.row["error"] is not None:
+                continue
+            name = trial.config.model.name
+            if name not in can_be_read:
+                can_be_read[name] = False
+                readable(load_run(folder)[1].denoiser)
+                can_be_read[name] = True
+        except KanDiffusionError:
+            continue
+        if can_be_read[name]:
+            found[folder] = trial.config
+    return found
 
 
 def explain_run(
@@ -303,16 +578,17 @@ def explain_run(
     options: ExplainOptions | None = None,
     *,
     command: str = "",
-    on_progress: Progress | None = None,
+    on_progress: PhaseProgress | None = None,
 ) -> tuple[Explanation, Explained]:
     """Explains a finished run, and writes all but the pictures.
 
     Args:
         run: Folder of the run.
         out: Folder of the explanation.
-        options: What to do; the defaults when None.
-        command: What makes this explanation again.
-        on_progress: Told a line a step of the way.
+        options: Settings; the defaults when None.
+        command: Command that makes this explanation again.
+        on_progress: Told of every step in the phases of :func:`explain_denoiser`, "judging" and
+            "looking".
 
     Returns:
         The explanation and the denoisers behind it.
@@ -322,85 +598,80 @@ def explain_run(
         KanDiffusionError: The denoiser cannot be taken apart.
     """
     options = ExplainOptions() if options is None else options
+    say = on_progress or _tell_nobody
     config, pipeline = load_run(run)
     if not isinstance(pipeline.denoiser, KANDenoiser | ReadableDenoiser):
         raise KanDiffusionError(
             f"'{run}' is of family '{config.model.family}': only KANs have edges to read; train "
             "one with --family readable-kan, kan or modulated-kan"
         )
-    timesteps = list(options.levels or default_levels(config.process))
+    process = config.process
+    timesteps = list(options.levels or default_levels(process))
     for timestep in timesteps:
-        if not 0 <= timestep < config.process.num_timesteps:
+        if not 0 <= timestep < process.num_timesteps:
             raise KanDiffusionError(
                 f"timestep {timestep} is not one of the process, which has 0 to "
-                f"{config.process.num_timesteps - 1}; choose others with --levels"
+                f"{process.num_timesteps - 1}; choose others with --levels"
             )
-    dataset: Dataset = load_dataset(config.data, config.study_seed, config.seed)
-    context = make_context(dataset, config.process, config.study_seed)
+    dataset = load_dataset(config.data, config.study_seed, config.seed)
+    context = make_context(dataset, process, config.study_seed)
     explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
     _remove_earlier(out)
-    say = on_progress or (lambda line: None)
+    sampled = {"num_samples": options.num_samples, "moments": ()}
+    evaluation = config.evaluation.model_copy(update=sampled)
     shared = None
-    evaluation = config.evaluation.model_copy(
-        update={"num_samples": options.num_samples, "moments": ()}
-    )
-    judged = config.model_copy(update={"evaluation": evaluation})
     if options.num_samples:
         split = config.seed if dataset.split_by_seed else 0
-        shared = yardstick(dataset, config.process, evaluation, config.study_seed, split)
-    standings = []
-    samples: dict[str, np.ndarray] = {}
+        shared = yardstick(dataset, process, evaluation, config.study_seed, split)
+    judged = config.model_copy(update={"evaluation": evaluation})
+    judge = StageJudge(judged, pipeline, context, shared)
+    standings: list[Standing] = []
+    samples: dict[str, NDArray[np.float64]] = {}
     for name, denoiser in explained.stages().items():
-        say(f"judging: {name}")
-        standing, row, levels, drawn = judge_stage(
-            name, denoiser, context, judged, shared, pipeline
-        )
-        standings.append(standing)
-        if drawn is not None:
-            samples[name] = drawn[:1000]
+        say("judging", name, len(standings) / len(explained.stages()))
+        stage = judge.judge(name, denoiser)
+        standings.append(stage.standing)
+        if stage.samples is not None:
+            samples[name] = stage.samples[:1000]
         if name != "network":
-            save_stage(name, denoiser, judged, row, levels, drawn, pipeline, out)
+            judge.save(stage, out)
     if samples:
         samples = {"real": context.draw.clean[:1000].numpy(), **samples}
-    title = f"{config.model.name} on {config.data.name}"
+    say("looking", "at every noise level", 0.0)
+
+    def view(denoiser: ReadableDenoiser | None) -> NetworkView | None:
+        return None if denoiser is None else view_network(denoiser, context, timesteps)
+
     columns = tuple(pipeline.config.columns)
     formula, with_formulas = explained.formula, explained.with_formulas
+    level_formulas: tuple[LevelFormula, ...] = ()
+    if with_formulas is not None:
+        level_formulas = _level_formulas(with_formulas, context, timesteps, columns)
+    chose_on_heldout = dataset.density is None
     explanation = Explanation(
-        title=title,
+        title=f"{config.model.name} on {config.data.name}",
         columns=columns,
         command=command,
         network=view_network(explained.network, context, timesteps),
         score=view_score(explained.stages(), context, timesteps),
-        simplified=_view(explained.simplified, context, timesteps),
-        readable=_view(with_formulas, context, timesteps),
+        simplified=view(explained.simplified),
+        readable=view(with_formulas),
         edges=explained.edges,
         standings=tuple(standings),
         sentences=_sentences(
-            explained,
-            standings,
-            columns,
-            options,
-            chose_on_heldout=dataset.density is None,
+            explained, standings, columns, options, chose_on_heldout=chose_on_heldout
         ),
         formula=None if formula is None else score_latex(formula, columns),
         noise=None if formula is None else noise_latex(formula, columns),
-        level_formulas=()
-        if with_formulas is None
-        else _level_formulas(with_formulas, context, timesteps, columns),
+        level_formulas=level_formulas,
         samples=samples,
     )
     _write(explanation, explained, out)
     return explanation, explained
 
 
-def _view(
-    denoiser: ReadableDenoiser | None, context: Context, timesteps: list[int]
-) -> NetworkView | None:
-    return None if denoiser is None else view_network(denoiser, context, timesteps)
-
-
 def _remove_earlier(out: Path) -> None:
-    """Takes away what an earlier explanation found and this one may not find."""
+    """Removes results of an earlier explanation that this one may not have."""
     remove_stages(out)
     for name in ("formula.tex", "formula.py", "network.py"):
         (out / name).unlink(missing_ok=True)
@@ -422,23 +693,19 @@ def _write(explanation: Explanation, explained: Explained, out: Path) -> None:
         ],
     }
     write_json(out / "formulas.json", finite(content))
-    lines = [f"% {explanation.title}"]
     parts = [("score, all noise levels", explanation.formula or ())]
     parts += [
         (f"score at sigma = {part.level.sigma:.3f}", part.score)
         for part in explanation.level_formulas
     ]
-    for what, expressions in parts:
-        if expressions:
-            lines.append(f"% {what}")
-            lines += [
-                rf"\[ s_{{{number}}} = {expression} \]"
-                for number, expression in enumerate(expressions)
-            ]
+    lines = [f"% {explanation.title}"]
+    for title, expressions in parts:
+        lines += [f"% {title}"] if expressions else []
+        lines += [rf"\[ s_{{{k}}} = {expression} \]" for k, expression in enumerate(expressions)]
     if len(lines) > 1:
         write_text(out / "formula.tex", "\n".join(lines) + "\n")
     if formula is not None:
         write_text(out / "formula.py", formula_program(formula, explanation.title))
     if with_formulas is not None:
-        with suppress(KanDiffusionError):  # of curves that are no splines there is no program
+        with suppress(KanDiffusionError):  # there is no program of curves that are no splines
             write_text(out / "network.py", network_program(with_formulas, explanation.title))

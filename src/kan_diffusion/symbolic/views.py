@@ -1,7 +1,6 @@
-"""What is to be seen of a KAN denoiser: its network, the curves of its edges, its score.
+"""Views of a KAN denoiser: its network, the curves of its edges, its score.
 
-These are plain numbers and words, ready to be drawn; :mod:`kan_diffusion.report.explanation` draws
-them.
+They are plain numbers and words, which :mod:`kan_diffusion.report.explanation` draws.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.edges import Edge, ReadableLayer
+from kan_diffusion.denoisers.library import LINEAR
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.processes import Process
 from kan_diffusion.symbolic.context import Context
@@ -25,6 +26,8 @@ __all__ = [
     "NetworkView",
     "ScoreView",
     "default_levels",
+    "level_views",
+    "score_at",
     "view_network",
     "view_score",
 ]
@@ -32,13 +35,13 @@ __all__ = [
 Array = NDArray[np.float64]
 
 _POINTS = 2000
-"""Noised points a level."""
+"""Number of noised points at a level."""
 _CURVE_POINTS = 61
 _FIELD_SIDE = 17
 _LINE_POINTS = 201
 _LEVEL_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 _TAIL = 0.002
-"""Share of the points at either end that a curve is not drawn for."""
+"""Share of the points at either end of a curve that is not drawn."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,9 @@ class LevelView:
     """A noise level.
 
     Attributes:
-        timestep: Its timestep.
-        alpha: Its signal level.
-        sigma: Its noise level.
+        timestep: The timestep.
+        alpha: Signal level alpha.
+        sigma: Noise level sigma.
     """
 
     timestep: int
@@ -62,8 +65,8 @@ class EdgeCurve:
 
     Attributes:
         x: Inputs in increasing order, with shape (m,).
-        y: What the edge gives, its mean over the points taken out, with shape (m,).
-        density: Density of the inputs at them, the largest being 1, with shape (m,).
+        y: Values of the edge minus their mean over the points, with shape (m,).
+        density: Density of the inputs there, scaled to a maximum of 1, with shape (m,).
     """
 
     x: Array
@@ -73,17 +76,17 @@ class EdgeCurve:
 
 @dataclass(frozen=True)
 class EdgeView:
-    """An edge.
+    """An edge at all noise levels.
 
     Attributes:
-        layer: Its layer, from 0.
+        layer: Number of its layer, from 0.
         input: Number of the input or unit it leaves.
         output: Number of the unit or output it enters.
-        kind: ``"curve"``, ``"linear"`` or the function it is.
-        text: What it is in words, such as ``"1.2 tanh(0.9 x + 0.1)"``; empty for curves.
+        kind: ``"curve"``, ``"linear"`` or the name of its function.
+        text: The function in words, such as ``"1.2 tanh(0.9 x + 0.1)"``; empty for curves.
         importance: Share of the network's outputs that goes back to it, over all levels: from 0 to
             about the number of outputs.
-        size: Mean absolute deviation of what it gives.
+        size: Mean absolute deviation of its values.
         importance_by_level: The same share at each level, with shape (L,).
         curves: The curve at each level.
     """
@@ -101,17 +104,17 @@ class EdgeView:
 
 @dataclass(frozen=True)
 class NetworkView:
-    """A network.
+    """A network at some noise levels.
 
     Attributes:
         units: Names of inputs, hidden units and outputs, layer by layer.
-        num_point_inputs: How many of the inputs come from the points; the rest are time's.
-        levels: The noise levels it was looked at.
+        num_point_inputs: Number of inputs that come from the points; the others come from the time.
+        levels: The noise levels.
         edges: Its edges.
         unit_importance: Share of the outputs that goes back to each unit, layer by layer; 1 for
             outputs.
         input_by_level: Share that goes back to each input at each level, with shape (L, inputs).
-        entropies: Entropy of each layer's sizes, in nats.
+        entropies: Entropy of the edges' sizes in each layer, in nats.
     """
 
     units: tuple[tuple[str, ...], ...]
@@ -129,12 +132,12 @@ class ScoreView:
 
     Attributes:
         levels: The levels.
-        points: Where it is given: per level (n, d). A grid over what is visited, for two
-            coordinates; increasing points for one; points of the data for more.
-        scores: Name of a denoiser to its score at the points, (n, d) a level.
-        exact: The exact score where the density is known, (n, d) a level; None elsewhere.
-        density: Density of the noised points at them, the largest being 1, (n,) a level; None
-            where it is not known.
+        points: Places for each level, (n, d): increasing points for one coordinate, a grid over the
+            noised points for two, noised points for more.
+        scores: Scores at these places for each level, (n, d), by the name of the denoiser.
+        exact: Exact scores for each level, (n, d); None where the density is not known.
+        density: Density of the noised points there for each level, (n,), scaled to a maximum of 1;
+            None where it is not known.
     """
 
     levels: tuple[LevelView, ...]
@@ -145,7 +148,7 @@ class ScoreView:
 
 
 def default_levels(process: Process, sigmas: Sequence[float] = _LEVEL_SIGMAS) -> list[int]:
-    """Timesteps whose noise levels are nearest to given ones.
+    """Finds the timesteps whose noise levels are nearest to given ones.
 
     Args:
         process: The process.
@@ -155,13 +158,14 @@ def default_levels(process: Process, sigmas: Sequence[float] = _LEVEL_SIGMAS) ->
     return sorted({int(np.abs(of_steps - sigma).argmin()) for sigma in sigmas})
 
 
-def _levels(process: Process, timesteps: Sequence[int]) -> tuple[LevelView, ...]:
+def level_views(process: Process, timesteps: Sequence[int]) -> tuple[LevelView, ...]:
+    """Looks up signal and noise levels of timesteps."""
     alpha, sigma = process.levels()
     return tuple(LevelView(t, float(alpha[t]), float(sigma[t])) for t in timesteps)
 
 
 def _curve(x: Array, y: Array) -> EdgeCurve:
-    """A curve through samples (n,) of an edge that is a function of x."""
+    """Draws a curve through samples (n,) of an edge."""
     low, high = np.quantile(x, [_TAIL, 1 - _TAIL])
     order = np.argsort(x)
     x, y = x[order], y[order] - y.mean()
@@ -178,26 +182,21 @@ def _number(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
-def _edge_texts(denoiser: ReadableDenoiser) -> dict[tuple[int, int, int], str]:
-    texts = {}
-    for layer in denoiser.layers:
-        for edge in layer.edges:
-            if edge.has_slope or edge.kind == "linear":
-                slope = float(layer.slope[edge.output, edge.input])
-                texts[edge.place] = f"{_number(slope)} x"
-        for group in layer.groups():
-            for index, edge in enumerate(group.edges):
-                a, b, c = (float(p[index]) for p in (group.inner, group.shift, group.outer))
-                inside = f"{_number(a)} x"
-                if abs(b) >= 5e-4:
-                    inside += f" {'+' if b > 0 else '−'} {_number(abs(b))}"
-                text = f"{_number(c)} {group.function.name}({inside})"
-                linear = texts.get(edge.place)
-                if linear is not None:
-                    sign = "−" if linear.startswith("−") else "+"
-                    text = f"{text} {sign} {linear.removeprefix('−')}"
-                texts[edge.place] = text
-    return texts
+def _signed(value: float) -> str:
+    return f"{'−' if value < 0 else '+'} {_number(abs(value))}"
+
+
+def _edge_text(layer: ReadableLayer, edge: Edge) -> str:
+    """Writes the function of an edge; nothing for a curve."""
+    slope, applied = layer.slope_of(edge), layer.function_of(edge)
+    has_slope = edge.has_slope or edge.kind == LINEAR
+    if applied is None:
+        return f"{_number(slope)} x" if has_slope else ""
+    inside = f"{_number(applied.a)} x"
+    if abs(applied.b) >= 5e-4:
+        inside += f" {_signed(applied.b)}"
+    text = f"{_number(applied.c)} {applied.function.name}({inside})"
+    return f"{text} {_signed(slope)} x" if has_slope else text
 
 
 @torch.no_grad()
@@ -213,50 +212,42 @@ def view_network(
     """
     overall = context.importance(denoiser)
     by_level = [context.importance(denoiser, at=(context.noised(t, _POINTS), t)) for t in timesteps]
-    texts = _edge_texts(denoiser)
-    edges = []
-    for edge in denoiser.edges:
-        at = edge.layer, (edge.output, edge.input)
-        edges.append(
-            EdgeView(
-                layer=edge.layer,
-                input=edge.input,
-                output=edge.output,
-                kind=edge.kind,
-                text=texts.get(edge.place, ""),
-                importance=float(overall.attribution.edges[at[0]][at[1]]),
-                size=float(overall.sizes[at[0]][at[1]]),
-                importance_by_level=np.array(
-                    [float(part.attribution.edges[at[0]][at[1]]) for part in by_level]
-                ),
-                curves=tuple(_curve(*part.samples(edge)) for part in by_level),
-            )
+    edges = [
+        EdgeView(
+            layer=edge.layer,
+            input=edge.input,
+            output=edge.output,
+            kind=edge.kind,
+            text=_edge_text(denoiser.layers[edge.layer], edge),
+            importance=overall.share(edge),
+            size=float(overall.sizes[edge.layer][edge.output, edge.input]),
+            importance_by_level=np.array([part.share(edge) for part in by_level]),
+            curves=tuple(_curve(*part.samples(edge)) for part in by_level),
         )
-    names = denoiser.unit_names()
-    importance = [unit.tolist() for unit in overall.attribution.units]
+        for edge in denoiser.edges
+    ]
+    importance = [tuple(unit.tolist()) for unit in overall.attribution.units]
     return NetworkView(
-        units=tuple(tuple(layer) for layer in names),
-        num_point_inputs=denoiser.num_point_inputs(),
-        levels=_levels(context.process, timesteps),
+        units=tuple(tuple(layer) for layer in denoiser.unit_names()),
+        num_point_inputs=sum(f.coordinate is not None for f in denoiser.input_features()),
+        levels=level_views(context.process, timesteps),
         edges=tuple(edges),
-        unit_importance=(*(tuple(unit) for unit in importance), (1.0,) * len(names[-1])),
+        unit_importance=(*importance, (1.0,) * denoiser.data_dim),
         input_by_level=np.array([part.attribution.units[0].tolist() for part in by_level]),
         entropies=overall.entropies,
     )
 
 
-def _score(denoiser: Denoiser, context: Context, x: torch.Tensor, timestep: int) -> Array:
-    """A denoiser's score at points (n, d)."""
-    process = context.process
-    alpha, sigma = (level[timestep].reshape(1, 1) for level in process.levels())
+def score_at(denoiser: Denoiser, process: Process, points: torch.Tensor, level: LevelView) -> Array:
+    """Computes a denoiser's score at points (n, d) of one noise level."""
+    alpha, sigma = (torch.full((1, 1), v, dtype=torch.float64) for v in (level.alpha, level.sigma))
     with torch.no_grad():
-        prediction = denoiser(x.to(denoiser.dtype), timestep, return_dict=False)[0].double()
-    noise = process.predicted_noise(prediction, x, alpha, sigma)
-    return np.asarray((-noise / sigma).numpy())
+        found = denoiser(points.to(denoiser.dtype), level.timestep, return_dict=False)[0].double()
+    return np.asarray((-process.predicted_noise(found, points, alpha, sigma) / sigma).numpy())
 
 
 def _places(points: torch.Tensor) -> torch.Tensor:
-    """Where a score is drawn: over what is visited at a level."""
+    """Chooses where a score is drawn: over the noised points of a level."""
     dim = points.shape[1]
     if dim > 2:
         return points[:_LINE_POINTS]
@@ -278,31 +269,24 @@ def view_score(
     """Evaluates scores beside the exact one.
 
     Args:
-        denoisers: What to evaluate, by name.
+        denoisers: Denoisers by name.
         context: Data and process.
         timesteps: The levels.
     """
-    levels = _levels(context.process, timesteps)
+    process, density = context.process, context.dataset.density
+    levels = level_views(process, timesteps)
     places = [_places(context.noised(t, _POINTS)) for t in timesteps]
-    density = context.dataset.density
+    by_level = list(zip(places, levels, strict=True))
     exact, heights = None, None
     if density is not None:
-        exact = tuple(
-            density.score(x, level.alpha, level.sigma).numpy()
-            for x, level in zip(places, levels, strict=True)
-        )
-        logs = [
-            density.log_density(x, level.alpha, level.sigma)
-            for x, level in zip(places, levels, strict=True)
-        ]
+        exact = tuple(density.score(x, v.alpha, v.sigma).numpy() for x, v in by_level)
+        logs = [density.log_density(x, v.alpha, v.sigma) for x, v in by_level]
         heights = tuple((log - log.max()).exp().numpy() for log in logs)
     return ScoreView(
         levels=levels,
         points=tuple(x.numpy() for x in places),
         scores={
-            name: tuple(
-                _score(denoiser, context, x, t) for x, t in zip(places, timesteps, strict=True)
-            )
+            name: tuple(score_at(denoiser, process, x, level) for x, level in by_level)
             for name, denoiser in denoisers.items()
         },
         exact=exact,

@@ -1,8 +1,8 @@
 r"""Formulas as LaTeX, and as programs that need NumPy and nothing else.
 
-A program has the very numbers of what it was written from. It is written from a formula (its score
-in x, alpha and sigma) or from a network with formulas (its prediction in x and the timestep).
-Curves that are left in a network are B-splines, written as polynomials an interval, exactly.
+A program has the very numbers of its source: a formula (its score in x, alpha and sigma) or a
+network with formulas (its prediction in x and the timestep). Curves that are left in a network are
+B-splines, written exactly, as a polynomial for each interval.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from kan_diffusion.denoisers.edges import CURVE, Edge, ReadableLayer
 from kan_diffusion.denoisers.formula import FormulaDenoiser
-from kan_diffusion.denoisers.readable import CURVE, Edge, ReadableDenoiser, ReadableLayer
+from kan_diffusion.denoisers.readable import InputFeature, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import BSpline
-from kan_diffusion.symbolic.combination import Combination
+from kan_diffusion.symbolic.combination import Atom, Combination
 
 if TYPE_CHECKING:
     import sympy
 
 __all__ = [
     "formula_program",
-    "level_expressions",
+    "level_latex",
     "network_program",
     "noise_latex",
     "score_latex",
@@ -40,11 +41,11 @@ _LATEX = {letter: f"\\{letter}" for letter in "{}$&#%_ "} | {
     "~": r"\sim{}",
     "^": r"{}^{\wedge}",
 }
-"""Letters that mean something else in LaTeX's formulas."""
+"""How to write letters that have a meaning of their own in LaTeX's formulas."""
 
 
 def tidy(expression: sympy.Expr, digits: int = _DIGITS) -> sympy.Expr:
-    """An expression with its numbers rounded, and terms that vanish by that left out.
+    """Rounds the numbers of an expression, and leaves out terms that vanish by that.
 
     Args:
         expression: The expression.
@@ -94,59 +95,47 @@ def _latex_name(column: str) -> str:
 
 
 def score_latex(formula: FormulaDenoiser, columns: Sequence[str]) -> tuple[str, ...]:
-    """The score's coordinates in LaTeX, constants to four digits."""
+    """Writes the score's coordinates in LaTeX, constants to four digits."""
     return tuple(_latex(tidy(part), columns) for part in formula.expressions())
 
 
 def noise_latex(formula: FormulaDenoiser, columns: Sequence[str]) -> tuple[str, ...]:
-    r"""The predicted noise's coordinates in LaTeX: minus :math:`\sigma` times the score."""
+    r"""Writes the predicted noise in LaTeX: minus :math:`\sigma` times the score."""
     import sympy
 
     sigma = sympy.Symbol("sigma", real=True)
     return tuple(_latex(-sigma * tidy(part), columns) for part in formula.expressions())
 
 
-def _expression(part: Combination, level: int) -> sympy.Expr:
-    import sympy
-
-    total: sympy.Expr = sympy.Float(float(part.constant[level]))
-    for atom, coefficient in part.terms.items():
-        if atom.coordinate is not None:
-            value: sympy.Expr = sympy.Symbol(f"x{atom.coordinate}", real=True)
-        else:
-            assert atom.inner is not None
-            inside = _expression(atom.inner, level)
-            if atom.function is None:
-                value = sympy.Function(f"\\varphi_{{{atom.name}}}")(inside)
-            else:
-                value = atom.function.expression(inside)
-        total = total + sympy.Float(float(coefficient[level])) * value
-    return total
-
-
-def level_expressions(score: Sequence[Combination], level: int) -> list[sympy.Expr]:
-    """A score at one of its levels in SymPy, with all digits.
+def level_latex(
+    score: Sequence[Combination], level: int, columns: Sequence[str]
+) -> tuple[str, ...]:
+    """Writes a score at one of its levels in LaTeX, constants to four digits.
 
     Args:
         score: The score's coordinates over levels.
         level: Number of the level.
+        columns: Names of the coordinates.
     """
-    return [_expression(part, level) for part in score]
+    import sympy
 
+    def number(part: Combination, atom: Atom | None) -> sympy.Expr:
+        return sympy.Float(float((part.constant if atom is None else part.terms[atom])[level]))
 
-def level_latex(
-    score: Sequence[Combination], level: int, columns: Sequence[str]
-) -> tuple[str, ...]:
-    """The same in LaTeX, constants to four digits."""
-    return tuple(_latex(tidy(part), columns) for part in level_expressions(score, level))
+    def coordinate(index: int) -> sympy.Expr:
+        return sympy.Symbol(f"x{index}", real=True)
+
+    zero = sympy.Integer(0)
+    expressions = [part.fold(zero, number, coordinate, Atom.write) for part in score]
+    return tuple(_latex(tidy(expression), columns) for expression in expressions)
 
 
 def _code(expression: sympy.Expr) -> str:
-    """An expression in NumPy, with all digits."""
+    """Writes an expression in NumPy, with all digits."""
     from sympy.printing.numpy import NumPyPrinter
 
     class Printer(NumPyPrinter):
-        """NumPy under its usual name, maxima elementwise."""
+        """Writes maxima and minima elementwise."""
 
         def _print_Max(self, expr: sympy.Expr) -> str:  # noqa: N802
             return self._elementwise("maximum", expr)
@@ -165,21 +154,19 @@ def _code(expression: sympy.Expr) -> str:
 
 
 def formula_program(formula: FormulaDenoiser, title: str) -> str:
-    """A formula as a module with ``score`` and ``predicted_noise``.
+    """Writes a formula as a module with ``score`` and ``predicted_noise``.
 
     Args:
         formula: The formula.
-        title: What it is of, one line.
+        title: Title of the module, one line.
     """
-    lines = []
-    for number, expression in enumerate(formula.expressions()):
-        lines.append(f"s{number} = {_code(expression)}")
+    lines = [f"s{i} = {_code(expression)}" for i, expression in enumerate(formula.expressions())]
     unpacked = "".join(f"x{i}, " for i in range(formula.data_dim)).strip()
     body = textwrap.indent("\n".join(lines), "    ")
     parts = ", ".join(f"s{i}" for i in range(formula.data_dim))
     return f'''"""{_one_line(title)}: a formula for the score at every noise level.
 
-Points are standardised and noised: alpha * clean + sigma * noise with alpha^2 + sigma^2 = 1.
+Points are standardised and noised: alpha * clean + sigma * noise.
 """
 
 import numpy as np
@@ -195,7 +182,7 @@ def score(x, alpha, sigma):
 
 
 def predicted_noise(x, alpha, sigma):
-    """What the noise in the points x is expected to be."""
+    """Expected noise in noised points x (n, {formula.data_dim})."""
     return -np.asarray(sigma, dtype=float)[..., None] * score(x, alpha, sigma)
 '''
 
@@ -210,7 +197,7 @@ def silu(x):
 
 
 def spline(x, origin, step, pieces, with_base):
-    """A curve: polynomials an interval, straight lines (or constants) outside, SiLU beside it."""
+    """A curve: a polynomial in each interval, straight or constant outside, plus SiLU."""
     low, high = 0.0, float(len(pieces))
     u = (x - origin) / step
     inside = np.clip(u, low, high)
@@ -224,7 +211,7 @@ def spline(x, origin, step, pieces, with_base):
 
 
 def _pieces(layer: ReadableLayer, edge: Edge) -> tuple[float, float, list[list[float]], float]:
-    """Origin, step, polynomials an interval and weight of the base of a curve."""
+    """Computes origin, step, the polynomial of each interval and the weight of the base."""
     curves = layer.curves
     assert curves is not None
     basis = curves.basis
@@ -249,64 +236,53 @@ def _pieces(layer: ReadableLayer, edge: Edge) -> tuple[float, float, list[list[f
 
 
 def _edge_code(layer: ReadableLayer, edge: Edge, source: str) -> str:
-    slope = float(layer.slope[edge.output, edge.input] * layer.slope_mask[edge.output, edge.input])
-    linear = f"{slope!r} * {source}"
+    """Writes the value of an edge whose input is the variable ``source``."""
     if edge.kind == CURVE:
         origin, step, pieces, base = _pieces(layer, edge)
         return f"spline({source}, {origin!r}, {step!r}, {pieces!r}, {base!r})"
-    for group in layer.groups():
-        for index, other in enumerate(group.edges):
-            if other.place == edge.place:
-                import sympy
+    linear = f"{layer.slope_of(edge)!r} * {source}"
+    applied = layer.function_of(edge)
+    if applied is None:
+        return linear
+    import sympy
 
-                a, b, c = (float(p[index]) for p in (group.inner, group.shift, group.outer))
-                z = sympy.Symbol("z", real=True)
-                value = _code(group.function.expression(z))
-                inside = f"({a!r} * {source} + {b!r})"
-                made = f"{c!r} * ({re.sub(r'(?<![A-Za-z_.])z(?![A-Za-z_])', inside, value)})"
-                return f"{made} + {linear}" if edge.has_slope else made
-    return linear
+    function, a, b, c = applied
+    value = _code(function.expression(sympy.Symbol("z", real=True)))
+    inside = f"({a!r} * {source} + {b!r})"
+    made = f"{c!r} * ({re.sub(r'(?<![A-Za-z_.])z(?![A-Za-z_])', inside, value)})"
+    return f"{made} + {linear}" if edge.has_slope else made
+
+
+def _feature_code(feature: InputFeature) -> str:
+    number = "tau" if feature.coordinate is None else f"x[..., {feature.coordinate}]"
+    return (
+        f"np.{feature.wave}({np.pi * feature.frequency!r} * {number})" if feature.wave else number
+    )
 
 
 @torch.no_grad()
 def network_program(denoiser: ReadableDenoiser, title: str) -> str:
-    """A network with formulas as a module with ``prediction``.
+    """Writes a network with formulas as a module with ``prediction``.
 
     Args:
         denoiser: The network.
-        title: What it is of, one line.
+        title: Title of the module, one line.
 
     Raises:
         KanDiffusionError: A curve is left that is no B-spline.
     """
     config = denoiser.config
     lines = [f"tau = (np.asarray(t, dtype=float) + 1) / {config.num_train_timesteps}"]
-    frequencies = config.num_time_frequencies
-    if config.time_encoding == "raw":
-        lines.append("time = tau[..., None]")
-    else:
-        lines.append(f"angles = tau[..., None] * np.pi * 2.0 ** (np.arange({frequencies}) - 1)")
-        lines.append("time = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)")
-    features = [f"x[..., {i}]" for i in range(denoiser.data_dim)]
-    count = config.num_input_frequencies
-    for wave in ("cos", "sin") if count else ():
-        features += [
-            f"np.{wave}({np.pi * 2.0 ** (m - 2)!r} * x[..., {i}])"
-            for i in range(denoiser.data_dim)
-            for m in range(count)
-        ]
     modulation = denoiser.modulation
-    if modulation is None:
-        features += [f"time[..., {k}]" for k in range(denoiser.time_features.num_features)]
-    kept = [features[index] for index in denoiser.input_index.tolist()]
     total = sum(config.hidden)
     if modulation is not None:
+        time = ", ".join(_feature_code(feature) for feature in denoiser.time_inputs())
         lines.append(f"weight = np.array({modulation.weight.double().tolist()!r})")
         lines.append(f"shift = np.array({modulation.bias.double().tolist()!r})")
-        lines.append("m = time @ weight.T + shift")
-    for index, feature in enumerate(kept):
+        lines.append(f"m = np.stack([{time}], axis=-1) @ weight.T + shift")
+    for index, feature in enumerate(denoiser.input_features()):
         factor = f" * (1 + m[..., {2 * total + index}])" if config.scaled_inputs else ""
-        lines.append(f"u0_{index} = {feature}{factor}")
+        lines.append(f"u0_{index} = {_feature_code(feature)}{factor}")
     unit = 0
     for number, layer in enumerate(denoiser.layers):
         for output in range(layer.out_features):
@@ -324,13 +300,13 @@ def network_program(denoiser: ReadableDenoiser, title: str) -> str:
     last = len(denoiser.layers)
     outputs = ", ".join(f"u{last}_{i}" for i in range(denoiser.data_dim))
     lines.append(f"return np.stack(np.broadcast_arrays({outputs}), axis=-1)")
-    curves = any(edge.kind == CURVE for edge in denoiser.edges)
     helpers = ""
-    if curves:
-        straight = float(config.extrapolation == "linear")
-        helpers = f"\nLINEAR = {straight!r}\n\n" + _HELPERS
+    for layer in denoiser.layers:
+        if layer.curves is not None:
+            straight = float(layer.curves.basis.extrapolation == "linear")
+            helpers = f"\nLINEAR = {straight!r}\n\n" + _HELPERS
     body = textwrap.indent("\n".join(lines), "    ")
-    return f'''"""{_one_line(title)}: a network with formulas, and what it predicts.
+    return f'''"""{_one_line(title)}: a network with formulas, and its prediction.
 
 Points are standardised and noised; t is the timestep, from 0 to {config.num_train_timesteps - 1}.
 """

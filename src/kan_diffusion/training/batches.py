@@ -1,4 +1,4 @@
-r"""What each training step sees: noised points, timesteps, labels and targets.
+r"""Batches of training: noised samples, timesteps, labels and targets.
 
 A batch is
 
@@ -36,7 +36,7 @@ _LABEL_DROPOUT = 0.1
 
 
 class Batch(NamedTuple):
-    """What a step sees.
+    """The data of one training step.
 
     Attributes:
         noised: Noised samples with shape (B, *shape).

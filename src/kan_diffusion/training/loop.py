@@ -32,21 +32,9 @@ from kan_diffusion.devices import make_accelerator, resolve_device
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import Process
 from kan_diffusion.training.batches import Batches
-from kan_diffusion.training.run import (
-    MomentCallback,
-    TrainingConfig,
-    TrainingRun,
-    read_checkpoint_identity,
-)
+from kan_diffusion.training.run import MomentCallback, TrainingConfig, TrainingRun
 
-__all__ = [
-    "MomentCallback",
-    "ProgressCallback",
-    "TrainingConfig",
-    "TrainingResult",
-    "read_checkpoint_identity",
-    "train",
-]
+__all__ = ["ProgressCallback", "TrainingResult", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +49,7 @@ ProgressCallback = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training leaves beside the denoiser.
+    """Results of training beside the denoiser.
 
     Attributes:
         losses: Training loss of every step, with shape (steps,).

@@ -1,4 +1,4 @@
-r"""What a training step does to the parameters: clipping, Adam and the moving average.
+r"""Updates of the parameters in a training step: clipping, Adam and the moving average.
 
 With g the gradient of the loss at the parameters :math:`\theta`, step k = 0, 1, ... computes
 

@@ -14,35 +14,36 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, RunFolderError
 from kan_diffusion.files import write_bytes
 from kan_diffusion.interrupts import interrupts_wait
-from kan_diffusion.kan import out_of_range_fractions
+from kan_diffusion.kan import KANLinear, out_of_range_fractions
+from kan_diffusion.kan.importance import sparsity_penalty
 from kan_diffusion.processes import Process
+from kan_diffusion.settings import Settings
 from kan_diffusion.training.batches import Batch
-from kan_diffusion.training.edges import EdgeWatch
 from kan_diffusion.training.optimization import ParameterVector, WeightAverage, learning_rates
 
-__all__ = ["MomentCallback", "TrainingConfig", "TrainingRun", "read_checkpoint_identity"]
+__all__ = [
+    "EdgeWatch",
+    "MomentCallback",
+    "TrainingConfig",
+    "TrainingRun",
+    "read_checkpoint_identity",
+]
 
 MomentCallback = Callable[[int, Denoiser], None]
 """Called at chosen steps with the step and the denoiser as it is then, EMA weights in place."""
 
 
-class TrainingConfig(BaseModel):
-    """How to train.
+class TrainingConfig(Settings):
+    """Settings of training.
 
     Attributes:
         steps: Number of optimiser steps.
@@ -61,8 +62,6 @@ class TrainingConfig(BaseModel):
             (:mod:`kan_diffusion.kan.importance`) beside the loss; 0 for none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     steps: int = Field(4000, ge=1)
     batch_size: int = Field(1024, ge=1)
     batches: Literal["replacement", "epochs"] = "replacement"
@@ -75,13 +74,47 @@ class TrainingConfig(BaseModel):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     sparsify: float = Field(0.0, ge=0, allow_inf_nan=False)
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Without ``sparsify`` where it is 0, so that trials keep the ids they had without it."""
-        settings: dict[str, object] = plain(self)
-        if not self.sparsify:
-            settings.pop("sparsify", None)
-        return settings
+
+_WATCHED_ROWS = 256
+"""Points of a batch that the penalty looks at: it then costs less than the step itself."""
+
+
+class EdgeWatch:
+    """Remembers what the KAN layers of a module were given.
+
+    Args:
+        module: The module, which has at least one KAN layer.
+
+    Raises:
+        KanDiffusionError: It has none.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._inputs: dict[KANLinear, Tensor] = {}
+        layers = [layer for layer in module.modules() if isinstance(layer, KANLinear)]
+        if not layers:
+            raise KanDiffusionError(
+                f"sparsifying is for the edges of KAN layers, and {type(module).__name__} has "
+                "none; leave it out or choose another family, such as 'kan'"
+            )
+        self._handles = [layer.register_forward_pre_hook(self._remember) for layer in layers]
+
+    def _remember(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, KANLinear)
+        self._inputs[layer] = inputs[0][:_WATCHED_ROWS]
+
+    def penalty(self) -> Tensor:
+        """Sizes plus entropies of the edges in the last forward pass; forgets it."""
+        outputs = [layer.edge_outputs(input) for layer, input in self._inputs.items()]
+        self._inputs.clear()
+        with torch.autocast(outputs[0].device.type, enabled=False):
+            return sparsity_penalty([values.float() for values in outputs])
+
+    def release(self) -> None:
+        """Stops watching."""
+        for handle in self._handles:
+            handle.remove()
+        self._inputs.clear()
 
 
 class TrainingRun:
@@ -197,7 +230,7 @@ class TrainingRun:
         return self._losses[: self.step]
 
     def fault(self) -> str | None:
-        """What is not finite and since when, else None; a NaN, once there, stays."""
+        """Says which number is not finite and since when, else None; a NaN, once there, stays."""
         losses = self.losses()
         finite = torch.isfinite(losses[self._num_checked :])
         if not bool(finite.all()):
@@ -291,7 +324,7 @@ class TrainingRun:
             self.average.num_updates = progress["ema_step"]
         self.step = progress["step"]
         self.seconds = progress["seconds"]
-        self.cpu_seconds = progress.get("cpu_seconds", 0.0)
+        self.cpu_seconds = progress["cpu_seconds"]
         self._losses[: self.step] = tensors["losses"]
         self.whole = True
         return True

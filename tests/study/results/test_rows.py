@@ -181,7 +181,7 @@ def test_models_and_seeds_of_runs_make_a_study(train: Train) -> None:
     assert contents.command == "again"
     settings = dict(contents.settings)
     assert "training" not in settings
-    assert settings["training: MLP"].startswith("5 steps of 32 points")
+    assert settings["training of MLP"].startswith("steps: 5, batch_size: 32")
     assert contents.environment == {}
     # The losses of all steps, as the runs kept them.
     kan = contents.curves[contents.curves["name"] == "KAN"]
@@ -220,8 +220,8 @@ def test_a_model_that_is_trained_otherwise_is_another(train: Train) -> None:
     assert [model.name for model in results.config.models] == names[1:]
     assert results.config.seeds == 1  # of the second
     settings = dict(runs_contents(results, "").settings)
-    assert settings["seeds a model"] == "1 to 2"
-    assert settings["training: MLP (9 steps)"].startswith("9 steps of 32 points")
+    assert settings["seeds"] == "1 to 2"
+    assert settings["training of MLP (9 steps)"].startswith("steps: 9, batch_size: 32")
     both = read_runs([train("mlp"), train("faster", learning_rate=0.1, batch_size=16)])
     assert list(both.rows["name"]) == [
         "MLP (batches of 32, learning rate 0.0157)",

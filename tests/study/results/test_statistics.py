@@ -17,17 +17,15 @@ from kan_diffusion.study.results.statistics import (
     smallest_permutation_p,
 )
 
-values = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12)
-
 
 @settings(max_examples=40, deadline=None)
-@given(values, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
-def test_mean_interval_is_scipys(sample, confidence):
-    interval = mean_interval(sample, confidence)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12))
+def test_mean_interval_is_scipys(sample):
+    interval = mean_interval(sample)
     if np.ptp(sample) <= 1e-6 * (1 + np.abs(sample).max()):
         assert interval.low == pytest.approx(interval.mean, abs=1e-3)
         return
-    expected = scipy.stats.ttest_1samp(sample, 0.0).confidence_interval(confidence)
+    expected = scipy.stats.ttest_1samp(sample, 0.0).confidence_interval(0.95)
     scale = 1e-9 * (1 + np.abs(sample).max())
     assert interval.low == pytest.approx(expected.low, abs=scale)
     assert interval.high == pytest.approx(expected.high, abs=scale)
@@ -36,26 +34,18 @@ def test_mean_interval_is_scipys(sample, confidence):
 
 def test_intervals_of_three_seeds_cover_the_truth_as_often_as_they_say():
     samples = np.random.default_rng(0).normal(2.0, 0.7, (4_000, 3))
-    intervals = [mean_interval(sample, 0.9) for sample in samples]
+    intervals = [mean_interval(sample) for sample in samples]
     covered = np.mean([i.low <= 2.0 <= i.high for i in intervals])
-    assert covered == pytest.approx(0.9, abs=4 * math.sqrt(0.09 / 4_000))
+    assert covered == pytest.approx(0.95, abs=4 * math.sqrt(0.05 * 0.95 / 4_000))
 
 
-def test_one_value_has_no_interval_and_none_has_no_mean():
-    assert mean_interval([0.25, math.nan, None, math.inf]) == Interval(0.25, None, None, 1)
-    nothing = mean_interval([None, math.nan])
+@pytest.mark.parametrize("interval", [mean_interval, bootstrap_interval])
+def test_intervals_of_too_little(interval):
+    assert interval([0.25, math.nan, None, math.inf]) == Interval(0.25, None, None, 1)
+    nothing = interval([None, math.nan])
     assert math.isnan(nothing.mean)
     assert (nothing.low, nothing.high, nothing.n) == (None, None, 0)
-
-
-def test_equal_values_give_an_interval_of_no_width():
-    assert mean_interval([0.5, 0.5, 0.5]) == Interval(0.5, 0.5, 0.5, 3)
-
-
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
-def test_impossible_confidence_is_refused(confidence):
-    with pytest.raises(DataError, match="between 0 and 1"):
-        mean_interval([1.0, 2.0], confidence)
+    assert interval([0.5, 0.5, 0.5]) == Interval(0.5, 0.5, 0.5, 3)
 
 
 def test_bootstrap_interval_of_many_values_is_students():
@@ -99,23 +89,17 @@ def test_bootstrap_interval_grows_with_its_values(sample, scale):
 
 
 def test_bootstrap_interval_of_too_little():
-    assert bootstrap_interval([0.1, 0.1, 0.1]) == Interval(0.1, 0.1, 0.1, 3)
-    assert bootstrap_interval([0.25, None, math.nan, math.inf]) == Interval(0.25, None, None, 1)
-    assert math.isnan(bootstrap_interval([]).mean)
     two = bootstrap_interval([1.0, 2.0])
     assert (two.low, two.high) == (1.0, 2.0)
     with pytest.raises(DataError, match="2 or more"):
         bootstrap_interval([1.0, 2.0], resamples=1)
-    with pytest.raises(DataError, match="between 0 and 1"):
-        bootstrap_interval([1.0, 2.0], confidence=95.0)
 
 
 def test_bootstrap_interval_falls_back_where_bca_is_undefined():
     # Of two resamples both means often lie on one side of the mean: no bias can be told from that.
-    sample = [1.0, 2.0, 4.0, 8.0]
-    for seed in range(20):
-        interval = bootstrap_interval(sample, resamples=2, seed=seed)
-        assert 1.0 <= interval.low <= interval.high <= 8.0
+    for sample in np.random.default_rng(0).exponential(size=(20, 4)):
+        interval = bootstrap_interval(sample, resamples=2)
+        assert min(sample) <= interval.low <= interval.high <= max(sample)
 
 
 @settings(max_examples=40, deadline=None)
@@ -164,8 +148,6 @@ def test_holm_by_hand():
     assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.7, 0.6]) == [1.0, 1.0]
     assert holm([]) == []
-    with pytest.raises(DataError, match="from 0 to 1"):
-        holm([0.5, 1.5])
 
 
 @settings(max_examples=100, deadline=None)

@@ -276,7 +276,7 @@ def test_where_nothing_is_held_equal_models_of_equal_size_are_compared():
     rows.loc[rows["name"] == "KAN", "parameters"] = 2_400
     (found,) = verdicts(rows)
     assert (found.difference.model, found.left_out) == ("KAN", ("modulated KAN",))
-    assert say(found).endswith(" Compared are the models of equal size: KAN and MLP.")
+    assert say(found).endswith(" Only models of equal size are compared: KAN and MLP.")
     rows.loc[rows["name"] == "KAN", "parameters"] = 2_500
     (found,) = verdicts(rows)
     assert found.outcome is None

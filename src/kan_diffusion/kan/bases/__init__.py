@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
@@ -30,13 +30,20 @@ __all__ = [
     "piece_coefficients",
 ]
 
-BasisName = Literal["bspline", "rbf", "chebyshev", "fourier", "rational"]
-"""The bases by name."""
-
 BASES: dict[str, type[Basis]] = {
-    basis.name: basis for basis in (BSpline, RBF, Chebyshev, Fourier, Rational)
+    basis.name: basis
+    for basis in (
+        BSpline,
+        RBF,
+        Chebyshev,
+        Fourier,
+        Rational,
+    )
 }
-"""The bases by name."""
+"""The bases by name. A new one is a module beside these and a line here."""
+
+BasisName = str
+"""A name in ``BASES``."""
 
 
 def make_basis(
@@ -50,7 +57,7 @@ def make_basis(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Basis:
-    """Makes a basis by name; what a basis has no use for is not looked at.
+    """Makes a basis by name; settings that the basis does not have are ignored.
 
     Args:
         name: One of ``BASES``.
@@ -68,11 +75,11 @@ def make_basis(
     """
     if extrapolation not in get_args(Extrapolation):
         raise unknown_name("extrapolation", str(extrapolation), get_args(Extrapolation))
-    if name == "bspline":
-        return BSpline(in_features, grid_size, order, grid_range, extrapolation, device, dtype)
     kind = BASES.get(name)
     if kind is None:
         raise unknown_name("basis", str(name), tuple(BASES))
+    if issubclass(kind, BSpline):
+        return kind(in_features, grid_size, order, grid_range, extrapolation, device, dtype)
     if issubclass(kind, GridBasis):
         return kind(in_features, grid_size, grid_range, extrapolation, device, dtype)
     return kind(in_features, device=device, dtype=dtype)

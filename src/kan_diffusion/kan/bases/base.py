@@ -1,4 +1,4 @@
-r"""What every basis has in common.
+r"""The interface of all bases.
 
 A basis expands an input x into functions :math:`B_0(x), B_1(x), \dots`; an edge is a weighted sum
 of them (and of a base activation, see :mod:`kan_diffusion.kan.linear`). A basis with a grid places
@@ -26,17 +26,17 @@ from kan_diffusion.errors import KanDiffusionError, unknown_name
 __all__ = ["Basis", "Extrapolation", "GridBasis"]
 
 Extrapolation = Literal["linear", "clamp", "zero", "periodic"]
-"""What happens outside the grid."""
+"""Ways to continue functions outside the grid."""
 
 
 class Basis(nn.Module, ABC):
     """Functions that each input is expanded into: (N, in) -> (N, in, num_functions).
 
-    A basis of one's own derives from this, or from :class:`GridBasis` when its functions have a
+    A user-defined basis derives from this, or from :class:`GridBasis` when its functions have a
     place on a grid, and is given to ``KANLinear(..., basis=...)`` as an object.
 
     Attributes:
-        name: What users write.
+        name: Name in options and configurations.
         local: Whether the functions are local, so that a base activation should go with them.
         in_features: Number of inputs.
         num_functions: Number of functions an input, which is the number of parameters an edge.
@@ -58,10 +58,29 @@ class Basis(nn.Module, ABC):
 
     @abstractmethod
     def one_input(self, i: int) -> Basis:
-        """The basis of input ``i`` alone, sharing no parameters."""
+        """Copies the basis of input ``i`` alone, sharing no parameters."""
+
+    def for_inputs(self, in_features: int) -> Basis:
+        """Makes a basis like this one, as it starts, for a number of inputs.
+
+        ``KAN`` makes the bases of its layers of one object with it. A basis with parameters for
+        each input overrides this.
+
+        Raises:
+            KanDiffusionError: The basis is made for another number of inputs and does not override
+                this method.
+        """
+        if in_features != self.in_features:
+            raise KanDiffusionError(
+                f"the basis is made for {self.in_features} inputs, not for {in_features}; "
+                f"define for_inputs in {type(self).__name__}"
+            )
+        other = copy.deepcopy(self)
+        other.reset_parameters()
+        return other
 
     def outside(self, x: Tensor) -> Tensor:
-        """Which inputs lie outside the range the functions are meant for: (N, in), bool."""
+        """Tells which inputs lie outside the range of the functions: (N, in), bool."""
         return torch.zeros_like(x, dtype=torch.bool)
 
     def reset_parameters(self) -> None:
@@ -76,8 +95,8 @@ def _require_intervals(num_intervals: int) -> None:
 class GridBasis(Basis):
     """A basis whose functions are placed by a uniform grid for each input.
 
-    One of one's own defines ``name``, ``sizes``, ``values`` and ``slopes``, and ``extrapolations``
-    without ``"zero"`` where its functions do not run out to zero by themselves.
+    A user-defined one defines ``name``, ``sizes``, ``values`` and ``slopes``, and
+    ``extrapolations`` without ``"zero"`` where its functions do not run out to zero by themselves.
 
     Args:
         in_features: Number of inputs.
@@ -183,6 +202,15 @@ class GridBasis(Basis):
         other.num_intervals = num_intervals
         other.grid_step = self.grid_step * (self.num_intervals / num_intervals)
         other.num_functions, other.num_active, other.flops_per_input = other.sizes()
+        return other
+
+    def for_inputs(self, in_features: int) -> Self:
+        """Makes a basis like this one, with all grids where they start, for a number of inputs."""
+        other = copy.deepcopy(self)
+        other.in_features = in_features
+        other.grid_origin = self.grid_origin.new_empty(in_features)
+        other.grid_step = self.grid_step.new_empty(in_features)
+        other.reset_parameters()
         return other
 
     def one_input(self, i: int) -> Self:

@@ -30,7 +30,7 @@ from kan_diffusion.kan.bases.base import Basis
 __all__ = ["Rational", "Start"]
 
 Start = Literal["silu", "identity"]
-"""What a rational function is before it is trained."""
+"""Functions that a rational function can start as."""
 
 NUMERATOR_DEGREE = 5
 DENOMINATOR_DEGREE = 4
@@ -137,12 +137,20 @@ class Rational(Basis):
             below = below * x + b[:, degree]
         return (above / (1 + (below * x).abs())).unsqueeze(-1)
 
+    def for_inputs(self, in_features: int) -> Rational:
+        """Makes rational functions like these, as they start, for a number of inputs."""
+        return Rational(
+            in_features,
+            self.num_groups,
+            start=self.start,
+            device=self.numerator.device,
+            dtype=self.numerator.dtype,
+        )
+
     @torch.no_grad()
     def one_input(self, i: int) -> Rational:
         """The function of input ``i`` alone."""
-        alone = Rational(
-            1, 1, start=self.start, device=self.numerator.device, dtype=self.numerator.dtype
-        )
+        alone = self.for_inputs(1)
         group = i * self.num_groups // self.in_features
         alone.numerator.copy_(self.numerator[group : group + 1])
         alone.denominator.copy_(self.denominator[group : group + 1])

@@ -1,143 +1,243 @@
-"""A layer of a basis whose functions are all different from zero, on the CPU.
+r"""A layer of a basis whose functions all differ from zero, on the CPU.
 
-The functions of :mod:`kan_diffusion.kan.kernels.features`, one a row, are multiplied with the
-weight by torch's GEMM. They are written transposed, (in * functions, N): that is how vectors along
-the batch are stored, and the faster side for a GEMM with few outputs. The backward pass computes
-them once more, while it turns their gradients into that of x, so that nothing but x is kept.
+A compiled pass writes the Gaussians, Chebyshev polynomials or harmonics of a batch, and torch's
+GEMM multiplies them with the weight. They are written transposed, (in * functions, N): the rows of
+the batch run along vectors. The backward pass computes them once more, while it turns their
+gradients into that of x, so that nothing but x is kept.
 
-Compiled code is cached on disk: the seconds of compilation are paid once an installation for each
-basis and dtype.
+Gaussians are one exponential each; the others are recurrences: with :math:`c_g, s_g` cosine and
+sine of :math:`g \theta`
+
+.. math::
+    c_{g+1} = c_g c_1 - s_g s_1, \quad s_{g+1} = s_g c_1 + c_g s_1, \qquad
+    T_{g+1} = 2 z T_g - T_{g-1}, \quad U_{g+1} = 2 z U_g - U_{g-1},
+
+and :math:`\theta` is reduced to a quarter turn without an error first. With B the functions, b the
+base activation and :math:`\partial B` the gradients that reach them,
+:math:`\partial x = b' \, \partial b + \frac1h \sum_g B_g'\, \partial B_g`.
 """
-
-# ruff: noqa: ANN001, ANN202 - numba infers the types of what it compiles
-# mypy: disallow-untyped-defs=False
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
+import numba
 import numpy as np
 import torch
+from numba.extending import overload
 from torch import Tensor
 
-from kan_diffusion.kan.bases import rational
-from kan_diffusion.kan.bases.rational import DENOMINATOR_DEGREE, NUMERATOR_DEGREE
-from kan_diffusion.kan.kernels import features, loops, simd
-from kan_diffusion.kan.kernels.cpu import _chunks, _compiled, _run
-from kan_diffusion.kan.kernels.features import (
-    CLAMP,
-    COEFFICIENTS,
-    KINDS,
-    LANES,
-    LINEAR,
-    PLAIN,
-    expand,
-    silu,
+from kan_diffusion.kan.kernels.runtime import INNER, addresses, chunks, compiled, run, source_digest
+from kan_diffusion.kan.kernels.simd import (
+    array_at,
+    exp2,
+    floor,
+    fma,
+    get,
+    load,
+    maximum,
+    minimum,
+    nan_or_zero,
+    sigmoid_and_silu,
+    store,
+    transpose,
+    zero_where_apart,
+    zeros,
 )
-from kan_diffusion.kan.kernels.loops import transpose
-from kan_diffusion.kan.kernels.simd import array_at, get, load, splat, store
 
-__all__ = ["linear", "linear_backward"]
+__all__ = ["backward", "forward"]
 
-_ROWS = 256
-"""Rows of a tile."""
-_DIRECT_OUTPUTS = 32
-"""Outputs from which on a GEMM is as fast when it writes one row of the batch after another."""
-_MODES = {"linear": LINEAR, "clamp": CLAMP, "zero": PLAIN, "periodic": PLAIN, "none": PLAIN}
+_LANES = 16  # rows of a vector
+_ROWS = 256  # of a tile
+# Functions are taken as they are, held, or continued by their tangent.
+_PLAIN, _CLAMP, _LINEAR = 0, 1, 2
+_MODES = {"linear": _LINEAR, "clamp": _CLAMP, "zero": _PLAIN, "periodic": _PLAIN}
 
 
-@cache
-def _source_digest() -> str:
-    digest = hashlib.sha256()
-    for module in (rational.__file__, simd.__file__, loops.__file__, features.__file__, __file__):
-        digest.update(Path(module).read_bytes())
-    return digest.hexdigest()
+def _gaussian(square, nan):
+    """``exp(-square)``, with NaN where ``nan`` is one and 0 elsewhere."""
+    raise NotImplementedError
+
+
+@overload(_gaussian, jit_options=INNER)
+def _(square, nan):
+    end = 1023 if square.dtype.bitwidth == 64 else 127  # 2**-end is written as a zero
+    largest, factor = end * math.log(2), -1 / math.log(2)
+
+    def implementation(square, nan):
+        square = minimum(square, largest)
+        whole = maximum(floor(fma(square, factor, 0.5)), -end)
+        # The product is not rounded before the difference.
+        return exp2(whole, fma(square, factor, nan - whole))
+
+    return implementation
+
+
+def _cosine_and_sine(turns):
+    """Cosine and sine of ``2 pi turns`` for -1/8 to 1/8."""
+    raise NotImplementedError
+
+
+@overload(_cosine_and_sine, jit_options=INNER)
+def _(turns):
+    terms = 9 if turns.dtype.bitwidth == 64 else 5  # of both series, exact to rounding
+    powers = [(-1) ** (n // 2) * (2 * math.pi) ** n / math.factorial(n) for n in range(2 * terms)]
+    cosines, sines = tuple(powers[::2]), tuple(powers[1::2])
+
+    def implementation(turns):
+        square = turns * turns
+        cosine = fma(square, cosines[terms - 1], cosines[terms - 2])
+        sine = fma(square, sines[terms - 1], sines[terms - 2])
+        for n in range(terms - 3, -1, -1):
+            cosine = fma(cosine, square, cosines[n])
+            sine = fma(sine, square, sines[n])
+        return cosine, sine * turns
+
+    return implementation
+
+
+@numba.njit(**INNER)
+def _harmonic(place, period):
+    """Cosine and sine of ``2 pi place / period``; a place is reduced without an error first."""
+    quarter = 0.25 * period
+    quarters = floor(place / quarter + 0.5)
+    rest = fma(0 - quarters, quarter, place)
+    # Of places whole periods apart from the next number, the rest would mean nothing.
+    turns = minimum(maximum(rest / period, -0.125), 0.125)
+    cosine, sine = _cosine_and_sine(turns + nan_or_zero(rest))
+    quarters = quarters - 4 * floor(quarters * 0.25)  # 0 to 3
+    turned, beside = quarters - 2, quarters - 1
+    along = maximum(turned, 0 - turned) - 1  # the cosine of so many quarters: 1, 0, -1, 0
+    across = 1 - maximum(beside, 0 - beside)  # and their sine: 0, 1, 0, -1
+    return cosine * along - sine * across, sine * along + cosine * across
+
+
+# The functions of one input for a vector of rows: written from ``at`` on, ``stride`` apart. With
+# ``backward`` their gradients lie at the same places of another array, and the gradient of the
+# place on the grid is returned.
+
+
+@numba.njit(**INNER)
+def _rbf(inside, beyond, size, linear, functions, grads, at, stride, backward):
+    nan = nan_or_zero(inside)
+    distance, total = inside, zeros(functions, _LANES)
+    for _ in range(size + 1):
+        value = _gaussian(distance * distance, nan)
+        slope = (distance + distance) * value
+        store(functions, at, value - beyond * slope if linear else value)
+        if backward:
+            total = total - slope * load(grads, at, _LANES)
+        distance = distance - 1
+        at += stride
+    return total
+
+
+@numba.njit(**INNER)
+def _chebyshev(inside, beyond, size, linear, functions, grads, at, stride, backward):
+    chain = 2 / size
+    z = (inside + inside) / size - 1
+    twice, beyond = z + z, beyond * chain
+    # T_g with T_{g+1}, and U_{g-1} with U_g.
+    first, first_next = zeros(functions, _LANES) + 1, z
+    second, second_next = zeros(functions, _LANES), zeros(functions, _LANES) + 1
+    total = zeros(functions, _LANES)
+    for g in range(size + 1):
+        slope = second * g
+        store(functions, at, fma(beyond, slope, first) if linear else first)
+        if backward:
+            total = fma(slope, load(grads, at, _LANES), total)
+        first, first_next = first_next, twice * first_next - first
+        second, second_next = second_next, twice * second_next - second
+        at += stride
+    return total * chain
+
+
+@numba.njit(**INNER)
+def _fourier(inside, beyond, size, linear, functions, grads, at, stride, backward):
+    frequency = 2 * math.pi / size
+    beyond = beyond * frequency
+    first_cosine, first_sine = _harmonic(inside, size)
+    cosine, sine = first_cosine, first_sine
+    total = zeros(functions, _LANES)
+    for g in range(1, size + 1):
+        far = beyond * g
+        store(functions, at, cosine - far * sine if linear else cosine)
+        store(functions, at + stride, sine + far * cosine if linear else sine)
+        if backward:
+            slope = cosine * load(grads, at + stride, _LANES) - sine * load(grads, at, _LANES)
+            total = fma(slope, g, total)
+        cosine, sine = (
+            cosine * first_cosine - sine * first_sine,
+            sine * first_cosine + cosine * first_sine,
+        )
+        at += 2 * stride
+    return total * frequency
 
 
 @cache
 def _expansion(basis: str, double: bool) -> Callable[..., None]:
-    """The compiled pass over the inputs, forwards or backwards.
-
-    It takes addresses, and its free variables are numbers and a string, as those in ``cpu``.
-    """
-    kind, grouped = tuple(KINDS).index(basis), basis == "rational"
+    """The compiled pass over a batch, forwards or backwards."""
+    is_rbf, is_chebyshev = basis == "rbf", basis == "chebyshev"
     zero = np.float64(0) if double else np.float32(0)
-    digest = _source_digest()
+    digest = source_digest()
 
     def expansion(
-        x_at, first_at, second_at, functions_at, grads_at, grad_x_at, totals_at, rows, inputs,
-        width, has_base, size, mode, stride, backward,
+        x_at, origin_at, step_at, functions_at, grads_at, grad_x_at, rows, inputs, width, has_base,
+        size, mode, stride, backward,
     ):  # fmt: skip
         len(digest)
         x = array_at(x_at, rows * inputs, zero)
-        first = array_at(first_at, inputs, zero)
-        second = array_at(second_at, inputs, zero)
+        origin = array_at(origin_at, inputs, zero)
+        steps = array_at(step_at, inputs, zero)
         functions = array_at(functions_at, inputs * width * stride, zero)
         grads = array_at(grads_at, inputs * width * stride, zero)
         grad_x = array_at(grad_x_at, rows * inputs, zero)
-        totals = array_at(totals_at, 1, np.float64(0))
-        room = min(_ROWS, (rows + LANES - 1) // LANES * LANES) + LANES
+        room = min(_ROWS, (rows + _LANES - 1) // _LANES * _LANES) + _LANES
         tile = np.zeros(inputs * room, x.dtype)
         grad_tile = np.zeros(inputs * room, x.dtype)
+        linear = mode == _LINEAR
         for r0 in range(0, rows, _ROWS):
             n = min(_ROWS, rows - r0)
             transpose(x, r0 * inputs, inputs, tile, 0, room, n, inputs)
-            rest = -n % LANES
             for i in range(inputs):
-                at, to = i * room, i * width * stride + r0
-                if rest:  # what fills up the last vector adds nothing
-                    for r in range(n, n + rest):
-                        tile[at + r] = 0
+                step = get(steps, i)
+                for r in range(0, n, _LANES):
+                    at = i * width * stride + r0 + r
+                    value = load(tile, i * room + r, _LANES)
+                    slope = zeros(x, _LANES)
+                    if has_base:
+                        sigmoid, base = sigmoid_and_silu(value)
+                        store(functions, at, base)
                         if backward:
-                            for g in range(width):
-                                grads[to + g * stride + r] = 0
-                if has_base:
-                    silu(tile, at, n, functions, grads, to, backward, grad_tile)
-                    to += stride
-                elif backward:
-                    for r in range(at, at + n):
-                        grad_tile[r] = 0
-                which = i * size // inputs if grouped else i
-                expand(
-                    kind, tile, at, n, which, first, second, size, mode, functions, grads, to,
-                    stride, backward, grad_tile, totals,
-                )  # fmt: skip
+                            slope = (sigmoid + base * (1 - sigmoid)) * load(grads, at, _LANES)
+                        at += stride
+                    u = (value - get(origin, i)) / step
+                    inside, beyond = u, zeros(x, _LANES)
+                    if mode != _PLAIN:
+                        inside = minimum(maximum(u, 0), size) + nan_or_zero(u)
+                    if linear:
+                        beyond = u - inside
+                    if is_rbf:
+                        change = _rbf(
+                            inside, beyond, size, linear, functions, grads, at, stride, backward
+                        )
+                    elif is_chebyshev:
+                        change = _chebyshev(
+                            inside, beyond, size, linear, functions, grads, at, stride, backward
+                        )
+                    else:
+                        change = _fourier(
+                            inside, beyond, size, linear, functions, grads, at, stride, backward
+                        )
+                    if mode == _CLAMP:
+                        change = zero_where_apart(change, u, inside)
+                    store(grad_tile, i * room + r, slope + change / step)
             if backward:
                 transpose(grad_tile, 0, room, grad_x, r0 * inputs, inputs, inputs, n)
 
-    return _compiled(expansion)
-
-
-@cache
-def _finish(double: bool) -> Callable[..., None]:
-    """The compiled transposition of a layer's output, which adds the bias first."""
-    zero = np.float64(0) if double else np.float32(0)
-    digest = _source_digest()
-
-    def finish(columns_at, bias_at, y_at, rows, outputs, stride):
-        len(digest)
-        columns = array_at(columns_at, outputs * stride, zero)
-        bias = array_at(bias_at, outputs, zero)
-        y = array_at(y_at, rows * outputs, zero)
-        for r0 in range(0, rows, _ROWS):
-            n = min(_ROWS, rows - r0)
-            for o in range(outputs):
-                constant = splat(get(bias, o), LANES)
-                for r in range(r0, r0 + n, LANES):
-                    at = o * stride + r
-                    store(columns, at, load(columns, at, LANES) + constant)
-            transpose(columns, r0, stride, y, r0 * outputs, outputs, outputs, n)
-
-    return _compiled(finish)
-
-
-def _blocks(rows: int, multiplications: int) -> list[tuple[int, int]]:
-    """Parts of the batch, one a thread, that begin at a whole vector: (first row, rows)."""
-    parts = _chunks(-(-rows // LANES), LANES * multiplications)
-    return [(start * LANES, min(count * LANES, rows - start * LANES)) for start, count in parts]
+    return compiled(expansion)
 
 
 def _stride(rows: int) -> int:
@@ -145,144 +245,94 @@ def _stride(rows: int) -> int:
 
     The multiples of a power of two would collide in the cache.
     """
-    return -(-rows // LANES) * LANES + LANES
+    return -(-rows // _LANES) * _LANES + _LANES
 
 
 def _expand(
     x: Tensor,
-    first: Tensor,
-    second: Tensor,
+    origin: Tensor,
+    step: Tensor,
     width: int,
+    has_base: bool,
     basis: str,
     extrapolation: str,
-    has_base: bool,
     grads: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Functions (in * width, stride) of a batch, whose first N columns count.
 
-    Given gradients with that shape, those in x follow, and those in the coefficients (groups *
-    COEFFICIENTS) where there are any.
+    Given gradients with that shape, that of x follows; its numbers mean nothing otherwise.
     """
     rows, inputs = x.shape
-    stride, size = _stride(rows), x.element_size()
-    x, first, second = x.contiguous(), first.contiguous(), second.contiguous()
-    functions = x.new_empty(inputs * width, stride)
-    grad_x = None if grads is None else torch.empty_like(x)
-    chunks = _blocks(rows, inputs * width)
-    totals, total_size = None, first.shape[0] * COEFFICIENTS
-    if basis == "rational" and grads is not None:
-        # One a thread, added up in the order of the rows.
-        totals = torch.zeros(len(chunks), total_size, dtype=torch.float64)
-    run = _expansion(basis, x.dtype == torch.float64)
-    x_at, first_at, second_at = x.data_ptr(), first.data_ptr(), second.data_ptr()
-    functions_at = functions.data_ptr()
-    grads_at, grad_x_at, totals_at = (
-        0 if tensor is None else tensor.data_ptr() for tensor in (grads, grad_x, totals)
+    size, stride = x.element_size(), _stride(rows)
+    x, origin, step = x.contiguous(), origin.contiguous(), step.contiguous()
+    functions, grad_x = x.new_empty(inputs * width, stride), torch.empty_like(x)
+    kernel = _expansion(basis, x.dtype == torch.float64)
+    x_at, *grid, functions_at, grads_at, grad_x_at = addresses(
+        x, origin, step, functions, grads, grad_x
     )
-    settings = (
-        inputs,
-        width,
-        int(has_base),
-        _size(basis, width - has_base, first),
-        _MODES[extrapolation],
-        stride,
-        int(grads is not None),
-    )
+    intervals = (width - has_base) // 2 if basis == "fourier" else width - has_base - 1
+    settings = intervals, _MODES[extrapolation], stride, int(grads is not None)
 
     def task(part: int, start: int, count: int) -> None:
+        # Parts begin at a whole vector.
+        start, count = start * _LANES, min(count * _LANES, rows - start * _LANES)
         row, column = start * inputs * size, start * size
-        run(
-            x_at + row, first_at, second_at, functions_at + column, grads_at + column,
-            grad_x_at + row, totals_at + part * total_size * 8, count, *settings,
+        kernel(
+            x_at + row, *grid, functions_at + column, grads_at + column, grad_x_at + row, count,
+            inputs, width, int(has_base), *settings,
         )  # fmt: skip
 
-    _run(task, chunks)
-    return functions, grad_x, None if totals is None else totals.sum(0).to(x.dtype)
+    run(task, chunks(-(-rows // _LANES), _LANES * inputs * width))
+    return functions, grad_x
 
 
-def _size(basis: str, functions: int, first: Tensor) -> int:
-    """Groups of a rational function, intervals of a grid."""
-    if basis == "rational":
-        return first.shape[0]
-    return functions // 2 if basis == "fourier" else functions - 1
-
-
-def linear(
+def forward(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    first: Tensor,
-    second: Tensor,
+    origin: Tensor,
+    step: Tensor,
+    has_base: bool,
     basis: str,
     extrapolation: str,
-    has_base: bool,
 ) -> Tensor:
-    """The output of a layer.
+    """Computes the output of a layer.
 
     Args:
         x: Inputs with shape (N, in); as all tensors float32 or float64 and on the CPU.
         weight: Packed weight with shape (out, in * (has_base + functions)).
         bias: Constants with shape (out,), or None.
-        first: Left end of each input's grid, with shape (in,); the numerators of ``"rational"``.
-        second: Width of an interval of each input's grid, with shape (in,), positive; the
-            denominators of ``"rational"``.
-        basis: ``"rbf"``, ``"chebyshev"``, ``"fourier"`` or ``"rational"``.
-        extrapolation: What happens outside the grid, by name; any for ``"rational"``.
+        origin: Left end of each input's grid, with shape (in,).
+        step: Width of an interval of each input's grid, with shape (in,), positive.
         has_base: Whether SiLU comes before the functions.
+        basis: ``"rbf"``, ``"chebyshev"`` or ``"fourier"``.
+        extrapolation: What happens outside the grid, by name.
 
     Returns:
         Outputs with shape (N, out).
     """
-    rows, outputs = x.shape[0], weight.shape[0]
     width = weight.shape[1] // x.shape[1]
-    expanded, _, _ = _expand(x, first, second, width, basis, extrapolation, has_base)
-    functions = expanded[:, :rows]
-    if outputs >= _DIRECT_OUTPUTS:
-        product = functions.t(), weight.t()
-        return torch.mm(*product) if bias is None else torch.addmm(bias, *product)
-    finish = _finish(x.dtype == torch.float64)
-    columns = x.new_empty(outputs, expanded.shape[1])
-    torch.mm(weight, functions, out=columns[:, :rows])
-    bias = weight.new_zeros(outputs) if bias is None else bias.contiguous()
-    y = x.new_empty(rows, outputs)
-    size, stride = x.element_size(), expanded.shape[1]
-    columns_at, bias_at, y_at = columns.data_ptr(), bias.data_ptr(), y.data_ptr()
-
-    def task(part: int, start: int, count: int) -> None:
-        at = columns_at + start * size
-        finish(at, bias_at, y_at + start * outputs * size, count, outputs, stride)
-
-    _run(task, _blocks(rows, outputs))
-    return y
+    functions, _ = _expand(x, origin, step, width, has_base, basis, extrapolation)
+    product = functions[:, : x.shape[0]].t(), weight.t()
+    return torch.mm(*product) if bias is None else torch.addmm(bias, *product)
 
 
-def linear_backward(
+def backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
-    first: Tensor,
-    second: Tensor,
+    origin: Tensor,
+    step: Tensor,
+    has_base: bool,
     basis: str,
     extrapolation: str,
-    has_base: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`linear` in x, weight, bias, first and second, given one with (N, out).
-
-    There are none in the grids: the last two are zero but for ``"rational"``.
-    """
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes the gradients of x, weight and bias, given that of the output (N, out)."""
     rows, inputs = x.shape
     columns = weight.shape[1]
-    grads = x.new_empty(columns, _stride(rows))
+    grads = x.new_zeros(columns, _stride(rows))
     torch.mm(weight.t(), grad.t(), out=grads[:, :rows])
-    functions, grad_x, coefficients = _expand(
-        x, first, second, columns // inputs, basis, extrapolation, has_base, grads
+    functions, grad_x = _expand(
+        x, origin, step, columns // inputs, has_base, basis, extrapolation, grads
     )
-    assert grad_x is not None
-    grad_weight = grad.t() @ functions[:, :rows].t()
-    if coefficients is None:
-        grad_first, grad_second = torch.zeros_like(first), torch.zeros_like(second)
-    else:
-        parts = coefficients.view(-1, COEFFICIENTS)
-        above, below = parts.split((NUMERATOR_DEGREE + 1, DENOMINATOR_DEGREE), dim=1)
-        grad_first, grad_second = above.contiguous(), below.contiguous()
-    return grad_x, grad_weight, grad.sum(0), grad_first, grad_second
+    return grad_x, grad.t() @ functions[:, :rows].t(), grad.sum(0)

@@ -1,28 +1,34 @@
-"""Short vectors of floats inside numba: what a kernel needs to say where it is vectorised.
+"""Short vectors of floats inside numba, with which a kernel says where it is vectorised.
 
 A loop over a few contiguous numbers is not worth a loop: its bounds and alias checks cost more
 than its arithmetic. Here a run of ``lanes`` numbers is one value of a kernel (LLVM's vector type),
-loaded, added, multiplied and stored as a whole; LLVM maps it to whatever registers there are.
+loaded, added, multiplied and stored as a whole; LLVM maps it to whatever registers there are. A
+plain number among the operands stands for a vector of copies of it.
 
 Indices are plain offsets into one-dimensional arrays, without wrap-around or bounds checks.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, infer_global
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic, lower_builtin, models, overload, register_model
+
+from kan_diffusion.kan.kernels.runtime import INNER
 
 __all__ = [
     "array_at",
     "axpy",
     "dot",
+    "exp2",
     "floor",
     "fma",
     "get",
@@ -30,11 +36,11 @@ __all__ = [
     "maximum",
     "minimum",
     "nan_or_zero",
-    "power_of_two",
+    "sigmoid_and_silu",
     "splat",
     "store",
     "store_as_int",
-    "transpose_8x8",
+    "transpose",
     "zero_where_apart",
     "zeros",
 ]
@@ -81,6 +87,25 @@ def _broadcast(builder, scalar, vector_type: ir.VectorType):
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
     mask = ir.Constant(ir.VectorType(ir.IntType(32), vector_type.count), [0] * vector_type.count)
     return builder.shuffle_vector(first, undefined, mask)
+
+
+def _vectors(context, builder, signature, args):
+    """Operands as vectors: numbers among them are cast and copied into every lane."""
+    vector = signature.return_type
+    vector_type = context.get_value_type(vector)
+    return [
+        value
+        if isinstance(kind, Vector)
+        else _broadcast(builder, context.cast(builder, value, kind, vector.dtype), vector_type)
+        for value, kind in zip(args, signature.args, strict=True)
+    ]
+
+
+def _common(*kinds):
+    """The type of the vectors among operands that are vectors and numbers, or None."""
+    vectors = {kind for kind in kinds if isinstance(kind, Vector)}
+    fits = all(isinstance(kind, (Vector, types.Number)) for kind in kinds)
+    return vectors.pop() if fits and len(vectors) == 1 else None
 
 
 def _load_element(context, builder, array_type, array, index):
@@ -295,16 +320,20 @@ def transpose_8x8(typingctx, source, at, source_stride, target, to, target_strid
 
 def _elementwise(name: str, arity: int, doc: str):
     def codegen(context, builder, signature, args):
-        return _call(builder, name, args)
+        return _call(builder, name, _vectors(context, builder, signature, args))
+
+    def typed(*operands):
+        vector = _common(*operands)
+        return None if vector is None else (vector(*operands), codegen)
 
     def typing_unary(typingctx, a):
-        return a(a), codegen
+        return typed(a)
 
     def typing_binary(typingctx, a, b):
-        return a(a, b), codegen
+        return typed(a, b)
 
     def typing_ternary(typingctx, a, b, c):
-        return a(a, b, c), codegen
+        return typed(a, b, c)
 
     function = {1: typing_unary, 2: typing_binary, 3: typing_ternary}[arity]
     function.__doc__ = doc
@@ -320,18 +349,74 @@ fma = _elementwise("fma", 3, "``a * b + c``, rounded once.")
 def _define_operator(operation: Callable[[object, object], object], instruction: str) -> None:
     class Typing(AbstractTemplate):
         def generic(self, args, kws):
-            if len(args) == 2 and isinstance(args[0], Vector) and args[0] == args[1]:
-                return signature(args[0], *args)
-            return None
+            vector = _common(*args)
+            return None if vector is None else signature(vector, *args)
 
     infer_global(operation)(Typing)
 
-    @lower_builtin(operation, Vector, Vector)
     def apply(context, builder, signature, args):
-        return getattr(builder, instruction)(*args)
+        return getattr(builder, instruction)(*_vectors(context, builder, signature, args))
+
+    for kinds in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(operation, *kinds)(apply)
 
 
 _define_operator(operator.add, "fadd")
 _define_operator(operator.sub, "fsub")
 _define_operator(operator.mul, "fmul")
 _define_operator(operator.truediv, "fdiv")
+
+
+@numba.njit(**INNER)
+def transpose(source, at, source_stride, target, to, target_stride, rows, columns):
+    """Writes the rows of a matrix as columns."""
+    even_rows, even_columns = rows // 8 * 8, columns // 8 * 8
+    for r in range(0, even_rows, 8):
+        for c in range(0, even_columns, 8):
+            here = at + r * source_stride + c
+            transpose_8x8(
+                source, here, source_stride, target, to + c * target_stride + r, target_stride
+            )
+    for r in range(rows):
+        for c in range(even_columns if r < even_rows else 0, columns):
+            target[to + c * target_stride + r] = source[at + r * source_stride + c]
+
+
+def exp2(whole, rest):
+    """``2**(whole + rest)`` for a whole number and -1/2 to 1/2, 0 for the lowest whole number."""
+    raise NotImplementedError
+
+
+@overload(exp2, inline="always")
+def _exp2(whole, rest):
+    terms = 14 if rest.dtype.bitwidth == 64 else 8  # of the series, exact to rounding
+    series = tuple(math.log(2) ** n / math.factorial(n) for n in range(terms))
+
+    def implementation(whole, rest):
+        power = fma(series[terms - 1], rest, series[terms - 2])
+        for n in range(terms - 3, -1, -1):
+            power = fma(power, rest, series[n])
+        return power * power_of_two(whole)
+
+    return implementation
+
+
+def sigmoid_and_silu(x):
+    """The logistic function and its product with x."""
+    raise NotImplementedError
+
+
+@overload(sigmoid_and_silu, inline="always")
+def _sigmoid_and_silu(x):
+    end = 1022 if x.dtype.bitwidth == 64 else 126  # exponents of normal numbers
+    factor, lowest = -1 / math.log(2), -end * math.log(2)
+
+    def implementation(x):
+        log2 = minimum(maximum(x * factor, -end), end)
+        whole = floor(log2 + 0.5)
+        sigmoid = 1 / (1 + exp2(whole, log2 - whole))
+        # As torch has it: zero for the most negative numbers, NaN for minus infinity.
+        special = minimum(x, 0) * 0
+        return sigmoid, maximum(x, lowest) * sigmoid + special + nan_or_zero(x)
+
+    return implementation

@@ -1,4 +1,4 @@
-r"""Units that each have a spline of their own, on the CPU, compiled by numba.
+r"""Units that each have a spline of their own, on the CPU.
 
 At the start of a call the coefficients c of unit u become one polynomial a cell m,
 :math:`a_{u,m,d} = \sum_j c_{u,m+j}\, p_{j,d}` with the pieces
@@ -16,15 +16,10 @@ the polynomials by the transposed sum. Cells and places are found for a tile of 
 vectors; nothing but x is kept for the backward pass.
 """
 
-# ruff: noqa: ANN001, ANN202 - numba infers the types of what it compiles
-# mypy: disallow-untyped-defs=False
-
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numba
 import numpy as np
@@ -34,9 +29,7 @@ from numba.extending import overload
 from torch import Tensor
 
 from kan_diffusion.kan.bases.spline import piece_coefficients
-from kan_diffusion.kan.kernels import cpu
-from kan_diffusion.kan.kernels.cpu import _chunks, _compiled, _run
-from kan_diffusion.kan.kernels.loops import OPTIONS
+from kan_diffusion.kan.kernels.runtime import INNER, addresses, chunks, compiled, run, source_digest
 from kan_diffusion.kan.kernels.simd import (
     array_at,
     axpy,
@@ -52,7 +45,7 @@ from kan_diffusion.kan.kernels.simd import (
     store_as_int,
 )
 
-__all__ = ["unit_splines", "unit_splines_backward"]
+__all__ = ["backward", "forward"]
 
 _LANES = 16  # of the search for cells
 _TILE = 1024  # numbers that are placed at once
@@ -64,25 +57,22 @@ _REST = 2 * _CAPACITY
 _SCRATCH = _REST + _LANES
 
 _FORWARD_WORK, _BACKWARD_WORK = 16, 32
-"""What a number costs, in multiplications of a layer, by which the threads are counted."""
-
-_INNER = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Cost of a number in multiplications of a layer, by which the threads are counted."""
 
 
-@numba.njit(**_INNER)
+@numba.njit(**INNER)
 def _place(x, low, per_x, intervals, scratch, cells, at):
     """Writes the cells of ``_LANES`` numbers, counted from the left tangent's, and the places."""
     real = scratch.dtype.type
-    zero, one = splat(real(0), _LANES), splat(real(1), _LANES)
-    u = (x - splat(real(low), _LANES)) * splat(real(per_x), _LANES)
-    cell = minimum(maximum(floor(u), zero - one), splat(real(intervals), _LANES))  # -1 for NaN
-    f = u - maximum(cell, zero)
+    u = (x - real(low)) * real(per_x)
+    cell = minimum(maximum(floor(u), -1), intervals)  # -1 for NaN
+    f = u - maximum(cell, 0)
     store(scratch, _PLACES + at, f)
-    store(scratch, _KEPT + at, minimum(maximum(f, zero), one) + nan_or_zero(f))
-    store_as_int(cells, at, cell + one)
+    store(scratch, _KEPT + at, minimum(maximum(f, 0), 1) + nan_or_zero(f))
+    store_as_int(cells, at, cell + 1)
 
 
-@numba.njit(**_INNER)
+@numba.njit(**INNER)
 def _place_tile(x, start, count, low, per_x, intervals, scratch, cells):
     """The same of ``count`` numbers of x from ``start`` on."""
     whole = count // _LANES * _LANES
@@ -103,7 +93,7 @@ def _tabulate(order, lanes, coefficients, table, units, intervals, gap):
     raise NotImplementedError
 
 
-@overload(_tabulate, prefer_literal=True, jit_options=_INNER)
+@overload(_tabulate, prefer_literal=True, jit_options=INNER)
 def _tabulate_loop(order, lanes, coefficients, table, units, intervals, gap):
     if not isinstance(order, types.IntegerLiteral):
         return None
@@ -138,7 +128,7 @@ def _gather(order, lanes, table, grad_coefficients, units, intervals):
     raise NotImplementedError
 
 
-@overload(_gather, prefer_literal=True, jit_options=_INNER)
+@overload(_gather, prefer_literal=True, jit_options=INNER)
 def _gather_loop(order, lanes, table, grad_coefficients, units, intervals):
     if not isinstance(order, types.IntegerLiteral):
         return None
@@ -169,18 +159,10 @@ def _gather_loop(order, lanes, table, grad_coefficients, units, intervals):
 
 
 @cache
-def _source_digest() -> str:
-    """What the compiled code depends on beside its own function, which numba's cache knows."""
-    digest = hashlib.sha256(cpu._source_digest().encode())
-    digest.update(Path(__file__).read_bytes())
-    return digest.hexdigest()
-
-
-@cache
 def _kernels(order: int, double: bool) -> tuple[Callable[..., None], Callable[..., None]]:
     """The compiled forward and backward pass, which take addresses as those of a layer do."""
     zero = np.float64(0) if double else np.float32(0)
-    digest = _source_digest()
+    digest = source_digest()
     lanes = 2 if order == 1 else 4 if order <= 3 else 8  # a polynomial is one vector
 
     def forward(x_at, coefficients_at, y_at, rows, units, intervals, low, per_x):
@@ -269,11 +251,11 @@ def _kernels(order: int, double: bool) -> tuple[Callable[..., None], Callable[..
                 done = end
         _gather(order, lanes, table, grad_coefficients, units, intervals)
 
-    return _compiled(forward), _compiled(backward)
+    return compiled(forward), compiled(backward)
 
 
-def unit_splines(x: Tensor, coefficients: Tensor, low: float, per_x: float, order: int) -> Tensor:
-    """The spline of each unit at its inputs.
+def forward(x: Tensor, coefficients: Tensor, low: float, per_x: float, order: int) -> Tensor:
+    """Computes the spline of each unit at its inputs.
 
     Args:
         x: Inputs with shape (*, units); as all tensors float32 or float64 and on the CPU.
@@ -286,46 +268,43 @@ def unit_splines(x: Tensor, coefficients: Tensor, low: float, per_x: float, orde
         Outputs with the shape of x.
     """
     units, functions = coefficients.shape
-    forward, _ = _kernels(order, x.dtype == torch.float64)
+    kernel, _ = _kernels(order, x.dtype == torch.float64)
     x, coefficients = x.contiguous(), coefficients.contiguous()
     y = x.new_empty(x.shape)
+    x_at, coefficients_at, y_at = addresses(x, coefficients, y)
     row_size = units * x.element_size()
-    x_at, coefficients_at, y_at = x.data_ptr(), coefficients.data_ptr(), y.data_ptr()
 
     def task(part: int, start: int, count: int) -> None:
-        skip = start * row_size
-        forward(
-            x_at + skip, coefficients_at, y_at + skip, count, units, functions - order, low, per_x
-        )
+        row = start * row_size
+        kernel(x_at + row, coefficients_at, y_at + row, count, units, functions - order, low, per_x)
 
-    _run(task, _chunks(x.numel() // units, units * _FORWARD_WORK))
+    run(task, chunks(x.numel() // units, units * _FORWARD_WORK))
     return y
 
 
-def unit_splines_backward(
+def backward(
     grad: Tensor, x: Tensor, coefficients: Tensor, low: float, per_x: float, order: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of :func:`unit_splines` in x and the coefficients, given one with x's shape."""
+    """Computes the gradients of x and the coefficients, given that of the output."""
     units, functions = coefficients.shape
-    _, backward = _kernels(order, x.dtype == torch.float64)
+    _, kernel = _kernels(order, x.dtype == torch.float64)
     grad, x, coefficients = grad.contiguous(), x.contiguous(), coefficients.contiguous()
-    chunks = _chunks(x.numel() // units, units * _BACKWARD_WORK)
+    parts = chunks(x.numel() // units, units * _BACKWARD_WORK)
     grad_x = x.new_empty(x.shape)
     # One gradient a thread, added up in the order of the rows.
-    grad_coefficients = coefficients.new_empty(len(chunks), units, functions)
+    totals = coefficients.new_empty(len(parts), units, functions)
+    grad_at, x_at, coefficients_at, grad_x_at, totals_at = addresses(
+        grad, x, coefficients, grad_x, totals
+    )
     size = x.element_size()
-    grad_at, x_at, grad_x_at = grad.data_ptr(), x.data_ptr(), grad_x.data_ptr()
-    coefficients_at, grad_coefficients_at = coefficients.data_ptr(), grad_coefficients.data_ptr()
 
     def task(part: int, start: int, count: int) -> None:
-        skip = start * units * size
-        backward(
-            grad_at + skip, x_at + skip, coefficients_at, grad_x_at + skip,
-            grad_coefficients_at + part * units * functions * size, count, units,
-            functions - order, low, per_x,
+        row = start * units * size
+        kernel(
+            grad_at + row, x_at + row, coefficients_at, grad_x_at + row,
+            totals_at + part * units * functions * size, count, units, functions - order, low,
+            per_x,
         )  # fmt: skip
 
-    _run(task, chunks)
-    if len(chunks) == 1:
-        return grad_x, grad_coefficients[0]
-    return grad_x, grad_coefficients.sum(0)
+    run(task, parts)
+    return grad_x, totals[0] if len(parts) == 1 else totals.sum(0)

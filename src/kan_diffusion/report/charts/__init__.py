@@ -1,19 +1,22 @@
-"""Figures of measurements, model by model.
+"""Figures of a study: its measurements model by model, and its points."""
 
-Every dot is a seed. A mean comes with Student's 95 % interval over the seeds; an end of an
-interval that lies outside the axis ends in an arrowhead at its edge.
-"""
-
-from kan_diffusion.report.charts.differences import ratio_figure, ratio_groups
-from kan_diffusion.report.charts.excess import excess_by_level_figure, excess_figure
-from kan_diffusion.report.charts.losses import loss_figure
-from kan_diffusion.report.charts.metrics import metrics_figure
+from kan_diffusion.report.charts.clouds import (
+    corruption_figure,
+    data_figure,
+    reverse_figure,
+    samples_figure,
+)
+from kan_diffusion.report.charts.forest import differences_figure, forest_figure, metrics_figure
+from kan_diffusion.report.charts.lines import by_level_figure, loss_figure
 
 __all__ = [
-    "excess_by_level_figure",
-    "excess_figure",
+    "by_level_figure",
+    "corruption_figure",
+    "data_figure",
+    "differences_figure",
+    "forest_figure",
     "loss_figure",
     "metrics_figure",
-    "ratio_figure",
-    "ratio_groups",
+    "reverse_figure",
+    "samples_figure",
 ]

@@ -1,7 +1,7 @@
-"""Figures and one interactive page that show what a trained denoiser has learned."""
+"""Figures of a trained denoiser, and one page on which it can be explored."""
 
 from kan_diffusion.report.explanation.curves import contributions_figure, curves_figure
-from kan_diffusion.report.explanation.network import network_figure
+from kan_diffusion.report.explanation.diagram import network_figure
 from kan_diffusion.report.explanation.page import write_explanation
 from kan_diffusion.report.explanation.scores import samples_figure, score_figure
 

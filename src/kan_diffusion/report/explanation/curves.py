@@ -1,4 +1,4 @@
-"""The curves of the most important edges, and what each input contributes."""
+"""The curves of the most important edges, and the share of each input."""
 
 from __future__ import annotations
 
@@ -12,28 +12,26 @@ from matplotlib.patches import Patch
 
 from kan_diffusion.report.explanation.looks import (
     INPUT_COLOURS,
-    OTHERS,
     explanation_style,
     level_colours,
     level_label,
     shortened,
 )
+from kan_diffusion.report.points import panel_figure
 from kan_diffusion.report.style import MUTED, REAL
 from kan_diffusion.symbolic.views import EdgeView, NetworkView
 
-__all__ = ["contributions_figure", "curves_figure", "edge_title"]
+__all__ = ["contributions_figure", "curves_figure"]
 
 _COLUMNS = 4
 _DENSITY_SHARE = 0.3
-_MOST_INPUTS = len(INPUT_COLOURS)
 _LONGEST_LINE = 34
-_WIDEST = 3.8
+_WIDEST, _THINNEST = 3.8, 1.2
 """Lines get thinner from level to level, so that equal curves show one inside the other."""
 _LEAST_SHARE = 0.005
 
 
-def edge_title(view: NetworkView, edge: EdgeView) -> str:
-    """What an edge connects, in words short enough for a title."""
+def _title(view: NetworkView, edge: EdgeView) -> str:
     source = shortened(view.units[edge.layer][edge.input])
     return f"{source} to {shortened(view.units[edge.layer + 1][edge.output])}"
 
@@ -44,23 +42,22 @@ def curves_figure(
     levels: Sequence[int] | None = None,
     most: int = 12,
 ) -> Figure:
-    """The most important edges, a panel each: the curve at several noise levels.
+    """Draws the most important edges, a panel each: the curve at several noise levels.
 
     Args:
         view: The network.
         levels: Numbers of the noise levels; all of the view's when None.
-        most: How many edges there are at the most.
+        most: The largest number of edges.
     """
     shown = list(range(len(view.levels))) if levels is None else list(levels)
     edges = sorted(view.edges, key=lambda edge: -edge.importance)[:most]
-    columns = min(_COLUMNS, max(len(edges), 1))
-    rows = max(-(-len(edges) // columns), 1)
-    figure = Figure(figsize=(max(2.9 * columns, 5.0), 2.55 * rows + 0.5), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False)
+    rows = max(-(-len(edges) // _COLUMNS), 1)
+    counts = [len(edges) // rows + (row < len(edges) % rows) for row in range(rows)]
+    figure, panels = panel_figure(
+        [max(count, 1) for count in counts], 11.8, 0.62, (0.6, 1.05), (0.7, 1.0, 0.6)
+    )
     colours = level_colours(view.levels)
-    for axes in panels.flat[len(edges) :]:
-        axes.set_visible(False)
-    for axes, edge in zip(panels.flat, edges, strict=False):
+    for axes, edge in zip([axes for row in panels for axes in row], edges, strict=False):
         beneath = axes.get_xaxis_transform()
         for place, index in enumerate(shown):
             curve = edge.curves[index]
@@ -72,16 +69,11 @@ def curves_figure(
             axes.plot(
                 curve.x, curve.y, color=colours[index], zorder=2 + index / 100,
                 marker="o" if len(curve.x) == 1 else None, markersize=4,
-                linewidth=_WIDEST - (_WIDEST - 1.2) * place / max(len(shown) - 1, 1),
+                linewidth=_WIDEST - (_WIDEST - _THINNEST) * place / max(len(shown) - 1, 1),
             )  # fmt: skip
         text = _broken(shortened(edge.text, 2 * _LONGEST_LINE))
-        axes.set_title(
-            edge_title(view, edge), pad=20 if text and "\n" not in text else 30 if text else 6
-        )
-        if text:
-            axes.text(
-                0.0, 1.02, text, transform=axes.transAxes, fontsize=8, color=MUTED, va="bottom"
-            )
+        axes.set_title(_title(view, edge), pad=6 + 13 * len(text.splitlines()))
+        axes.text(0.0, 1.02, text, transform=axes.transAxes, fontsize=8, color=MUTED, va="bottom")
         axes.set_xlabel(shortened(view.units[edge.layer][edge.input]), labelpad=2)
         low, high = axes.get_ylim()
         if high - low < 1e-9:
@@ -95,14 +87,15 @@ def curves_figure(
         for index in shown
     ]
     handles.append(Patch(color=REAL, alpha=0.35, linewidth=0, label="density of the inputs"))
-    fitting = len(handles) if columns > 2 else 3
-    figure.legend(handles=handles, loc="outside lower center", ncols=fitting, handlelength=1.4,
-                  columnspacing=1.2, fontsize=9)  # fmt: skip
+    figure.legend(
+        handles=handles, loc="lower center", ncols=len(handles) if len(counts) > 1 else 3,
+        handlelength=1.4, columnspacing=1.2, fontsize=9,
+    )  # fmt: skip
     return figure
 
 
 def _broken(text: str) -> str:
-    """A formula on two lines where it is long."""
+    """Puts a long formula on two lines."""
     if len(text) <= _LONGEST_LINE:
         return text
     place = text.rfind(" + ", 0, _LONGEST_LINE)
@@ -113,7 +106,7 @@ def _broken(text: str) -> str:
 
 @explanation_style()
 def contributions_figure(view: NetworkView) -> Figure:
-    """What each input contributes to the outputs at each noise level, as shares.
+    """Draws the share of each input in the outputs at each noise level.
 
     Args:
         view: The network.
@@ -121,33 +114,23 @@ def contributions_figure(view: NetworkView) -> Figure:
     shares = np.clip(np.nan_to_num(view.input_by_level), 0.0, None)
     totals = shares.sum(axis=1, keepdims=True)
     shares = shares / np.where(totals > 0, totals, 1.0)
-    names = list(view.units[0])
+    names = [shortened(name) for name in view.units[0]]
     seen = [i for i in range(len(names)) if shares[:, i].max(initial=0.0) >= _LEAST_SHARE]
     order = sorted(seen, key=lambda index: -shares[:, index].sum())
-    own = sorted(order[: _MOST_INPUTS if len(seen) <= _MOST_INPUTS else _MOST_INPUTS - 1])
+    most = len(INPUT_COLOURS)
+    own = sorted(order if len(seen) <= most else order[: most - 1])
     rest = [index for index in range(len(names)) if index not in own]
+    parts = [
+        (names[index], colour, shares[:, index], index >= view.num_point_inputs)
+        for index, colour in zip(own, INPUT_COLOURS, strict=False)
+    ]
+    if rest and shares[:, rest].sum() > 0:
+        name = f"{len(rest)} other{'s' if len(rest) > 1 else ''}"
+        parts.append((name, REAL, shares[:, rest].sum(axis=1), False))
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(view.levels))
     base = np.zeros(len(view.levels))
-    parts = [
-        (
-            shortened(names[index]),
-            INPUT_COLOURS[place],
-            shares[:, index],
-            index >= view.num_point_inputs,
-        )
-        for place, index in enumerate(own)
-    ]
-    if rest and shares[:, rest].sum() > 0:
-        parts.append(
-            (
-                f"{len(rest)} other{'s' if len(rest) > 1 else ''}",
-                OTHERS,
-                shares[:, rest].sum(axis=1),
-                False,
-            )
-        )
     for name, colour, part, is_time in parts:
         axes.bar(
             places, part, bottom=base, color=colour, width=0.72, edgecolor="white", linewidth=0.8,

@@ -1,4 +1,4 @@
-"""What the page's script draws, as JSON.
+"""Everything that the page's script draws, as JSON.
 
 Curves are the bulk of it. Edges that leave one unit share their inputs, so these stand once; what
 an edge gives is written in thousandths of its largest value; and the more curves there are, the
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kan_diffusion.report.explanation.layout import make_layout
+from kan_diffusion.report.explanation.diagram import curve_height, make_layout
 from kan_diffusion.report.explanation.looks import (
     FAINTEST,
     KINDS,
@@ -21,15 +21,14 @@ from kan_diffusion.report.explanation.looks import (
     level_colours,
     level_label,
 )
-from kan_diffusion.report.explanation.network import curve_height
 from kan_diffusion.report.explanation.scores import arrow_scale, axis_names, grid_side
-from kan_diffusion.symbolic.explanation import Explanation
-from kan_diffusion.symbolic.search import EdgeReport
+from kan_diffusion.report.html import Json
+from kan_diffusion.symbolic.explain import Explanation
+from kan_diffusion.symbolic.match import EdgeReport
 from kan_diffusion.symbolic.views import EdgeCurve, LevelView, NetworkView, ScoreView
 
-__all__ = ["Json", "named_views", "page_data"]
+__all__ = ["named_views", "page_data"]
 
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 Array = NDArray[np.float64]
 
 _MOST_CURVES = 400
@@ -40,7 +39,7 @@ _LEVELS_OF = 999
 
 
 def named_views(explanation: Explanation) -> dict[str, NetworkView]:
-    """The networks of an explanation by the names of its standings."""
+    """Names the networks of an explanation as its standings do."""
     views = {
         "network": explanation.network,
         "simplified": explanation.simplified,
@@ -50,10 +49,10 @@ def named_views(explanation: Explanation) -> dict[str, NetworkView]:
 
 
 def page_data(explanation: Explanation) -> dict[str, Json]:
-    """Everything that is drawn by the page's script.
+    """Gathers everything that the page's script draws.
 
     Args:
-        explanation: What to show.
+        explanation: The explanation.
     """
     views = named_views(explanation)
     curves = sum(min(len(v.edges), _MOST_CURVES) * len(v.levels) for v in views.values())
@@ -75,9 +74,9 @@ def page_data(explanation: Explanation) -> dict[str, Json]:
     }
 
 
-def _number(value: float, digits: int = 4) -> float | None:
-    """A number that JSON can hold, short."""
-    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+def _number(value: float | None, digits: int = 4) -> float | None:
+    """Rounds a number; None where JSON cannot hold it."""
+    return float(f"{value:.{digits}g}") if value is not None and np.isfinite(value) else None
 
 
 def _numbers(values: Sequence[float] | Array, digits: int = 4) -> list[float | None]:
@@ -86,13 +85,7 @@ def _numbers(values: Sequence[float] | Array, digits: int = 4) -> list[float | N
 
 def _levels(levels: Sequence[LevelView]) -> list[Json]:
     return [
-        {
-            "label": level_label(level),
-            "sigma": _number(level.sigma, 6),
-            "alpha": _number(level.alpha, 6),
-            "timestep": level.timestep,
-            "colour": colour,
-        }
+        {"label": level_label(level), "sigma": _number(level.sigma, 6), "colour": colour}
         for level, colour in zip(levels, level_colours(levels), strict=True)
     ]
 
@@ -107,8 +100,6 @@ def _view(
     with_curves = set(ranked[:_MOST_CURVES])
     edges: list[Json] = []
     for index, edge in enumerate(view.edges):
-        source = view.units[edge.layer][edge.input]
-        target = view.units[edge.layer + 1][edge.output]
         made: dict[str, Json] = {
             "layer": edge.layer,
             "input": edge.input,
@@ -123,12 +114,11 @@ def _view(
         if layout.boxes:
             box = layout.boxes[index]
             made["box"] = _numbers((box.x, box.y, box.side))
-        report = reports.get((source, target))
+        ends = view.units[edge.layer][edge.input], view.units[edge.layer + 1][edge.output]
+        report = reports.get(ends)
         if report is not None:
-            made["r2"] = None if report.r2 is None else _number(report.r2, 5)
-            made["best"] = report.best
-            made["reason"] = report.reason
-            made["complexity"] = report.complexity
+            made["r2"] = _number(report.r2, 5)
+            made |= {key: getattr(report, key) for key in ("best", "reason", "complexity")}
         if index in with_curves:
             made["curves"] = [_curve(curve, points, inputs, known) for curve in edge.curves]
         edges.append(made)
@@ -137,11 +127,7 @@ def _view(
         "width": _number(layout.width),
         "height": _number(layout.height),
         "units": [
-            {
-                "names": list(names),
-                "places": [_numbers(place) for place in places],
-                "named": named,
-            }
+            {"names": list(names), "places": [_numbers(place) for place in places], "named": named}
             for names, places, named in zip(view.units, layout.units, layout.named, strict=True)
         ],
         "pointInputs": view.num_point_inputs,
@@ -155,17 +141,14 @@ def _view(
 def _curve(
     curve: EdgeCurve, points: int, inputs: list[Json], known: dict[tuple[bytes, bytes], int]
 ) -> dict[str, Json]:
-    """A curve: the number of its inputs among all, the unit of y, and y in that unit."""
-    x, y, density = curve.x, np.nan_to_num(curve.y), curve.density
-    if len(x) > points:
-        fewer = np.linspace(0, len(x) - 1, points).round().astype(int)
-        x, y, density = x[fewer], y[fewer], density[fewer]
+    """Gives the number of a curve's inputs among all, the unit of y, and y in that unit."""
+    few = np.linspace(0, len(curve.x) - 1, min(points, len(curve.x))).round().astype(int)
+    x, y, density = curve.x[few], np.nan_to_num(curve.y[few]), curve.density[few]
     key = x.tobytes(), density.tobytes()
     if key not in known:
         known[key] = len(inputs)
         inputs.append({"x": _numbers(x), "density": _numbers(density, 2)})
-    largest = float(np.abs(y).max(initial=0.0))
-    unit = largest / _LEVELS_OF if largest > 0 else 1.0
+    unit = float(np.abs(y).max(initial=0.0)) / _LEVELS_OF or 1.0
     return {
         "inputs": known[key],
         "unit": _number(unit, 6),
@@ -174,25 +157,21 @@ def _curve(
 
 
 def _score(score: ScoreView, columns: Sequence[str]) -> dict[str, Json] | None:
-    """The scores of one or two coordinates; None for more."""
+    """Gives the scores of one or two coordinates; None for more."""
     dim = score.points[0].shape[1]
-    fields = dict(score.scores) | ({} if score.exact is None else {"exact": score.exact})
+    exact = {} if score.exact is None else {"exact": score.exact}
+    fields = dict(score.scores) | exact
     if dim > 2 or not fields:
         return None
-    order = ([score.exact] if score.exact is not None else []) + list(score.scores.values())
+    first = next(iter((exact or fields).values()))
     return {
         "dim": dim,
         "columns": axis_names(columns, dim),
         "levels": _levels(score.levels),
         "points": [[_numbers(part) for part in points.T] for points in score.points],
         "side": [grid_side(points) if dim == 2 else None for points in score.points],
-        "scales": [
-            _number(arrow_scale([values[level] for values in order])) if dim == 2 else None
-            for level in range(len(score.levels))
-        ],
-        "density": None
-        if score.density is None
-        else [_numbers(density, 3) for density in score.density],
+        "scales": [_number(arrow_scale(values)) if dim == 2 else None for values in first],
+        "density": score.density and [_numbers(density, 3) for density in score.density],
         "fields": [
             {
                 "name": name,

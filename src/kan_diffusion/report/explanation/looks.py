@@ -1,4 +1,4 @@
-"""How an explanation looks: colours of edges, of noise levels, of denoisers and of inputs.
+"""How an explanation looks: colours of edges, noise levels, denoisers and inputs.
 
 An edge is a learned curve, a straight line or a formula; line styles tell them apart where colours
 do not. Noise levels run from dark to light along a scale whose lightness alone orders them.
@@ -14,16 +14,15 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_hex
 
+from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.library import LINEAR
-from kan_diffusion.denoisers.readable import CURVE
-from kan_diffusion.report.style import REAL, report_style
+from kan_diffusion.report.style import PALETTES, report_style
 from kan_diffusion.symbolic.views import LevelView
 
 __all__ = [
     "FAINTEST",
     "INPUT_COLOURS",
     "KINDS",
-    "OTHERS",
     "KindStyle",
     "denoiser_style",
     "explanation_style",
@@ -36,17 +35,18 @@ __all__ = [
 ]
 
 FAINTEST = 0.14
-"""How opaque an edge without importance is."""
+"""The opacity of an edge without importance."""
 _BRIGHTEST_LEVEL = 0.86
-"""Where the scale of levels ends: its yellow is lost on white."""
+"""End of the scale of levels: its yellow is lost on white."""
+_BLUES, _ORANGES, _OTHERS = (PALETTES[kind] for kind in ("kan", "mlp", "other"))
 
 
 @dataclass(frozen=True)
 class KindStyle:
-    """How one kind of edge is drawn.
+    """The look of one kind of edge, or of one denoiser.
 
     Attributes:
-        label: What the legend says.
+        label: Its name in a legend.
         colour: Its colour.
         dashes: Lengths of dashes and gaps in multiples of the line's width; empty for a solid line.
     """
@@ -62,49 +62,46 @@ class KindStyle:
 
 
 KINDS = {
-    "curve": KindStyle("learned curve", "#0072b2", ()),
-    "linear": KindStyle("straight line", "#d55e00", (4.0, 1.6)),
-    "formula": KindStyle("formula", "#009e73", (7.0, 1.6, 1.4, 1.6)),
+    "curve": KindStyle("learned curve", _BLUES[0], ()),
+    "linear": KindStyle("straight line", _ORANGES[0], (4.0, 1.6)),
+    "formula": KindStyle("formula", _OTHERS[0], (7.0, 1.6, 1.4, 1.6)),
 }
 """The three kinds of edges."""
 
 _DENOISERS = {
-    "network": KindStyle("network", "#0072b2", ()),
-    "simplified": KindStyle("simplified", "#5aa9e6", (5.0, 1.5)),
-    "with formulas": KindStyle("with formulas", "#009e73", (5.0, 1.5, 1.5, 1.5)),
-    "formula": KindStyle("formula", "#882255", (1.5, 1.0)),
+    "network": KindStyle("network", _BLUES[0], ()),
+    "simplified": KindStyle("simplified", _BLUES[1], (5.0, 1.5)),
+    "with formulas": KindStyle("with formulas", _OTHERS[0], (5.0, 1.5, 1.5, 1.5)),
+    "formula": KindStyle("formula", _OTHERS[3], (1.5, 1.0)),
 }
-_OTHER_DENOISER = ("#b07a00", (3.0, 1.0))
 
 INPUT_COLOURS = (
-    *("#0072b2", "#e69f00", "#009e73", "#cc79a7"),
-    *("#4aa3df", "#d55e00", "#8a8500", "#882255"),
+    *(_BLUES[0], _ORANGES[1], _OTHERS[0], _OTHERS[2]),
+    *(_BLUES[1], _ORANGES[0], _OTHERS[4], _OTHERS[3]),
 )
 """Colours of inputs, in their order."""
-OTHERS = REAL
-"""Colour of all inputs that have none of their own."""
 
 
 @contextmanager
 def explanation_style() -> Iterator[None]:
-    """Matplotlib's settings for an explanation: a report's, and ``$`` in names is just that."""
+    """Sets Matplotlib's look as for reports, with ``$`` in names taken literally."""
     with report_style(), mpl.rc_context({"text.parse_math": False}):
         yield
 
 
 def shortened(name: str, most: int = 20) -> str:
-    """A name on one line of at most ``most`` letters, for figures."""
+    """Puts a name on one line of at most ``most`` letters."""
     name = " ".join(name.split())
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def kind_of(kind: str) -> str:
-    """The key in ``KINDS`` of an edge's kind: a function is a ``"formula"``."""
+    """Gives the key in ``KINDS`` of an edge's kind: a function is a ``"formula"``."""
     return {CURVE: "curve", LINEAR: "linear"}.get(kind, "formula")
 
 
 def fading(importance: float) -> float:
-    """How opaque an edge is: from faint but visible at importance 0 to 1 at importance 1.
+    """Gives the opacity of an edge: from faint but visible at importance 0 to 1 at importance 1.
 
     The root keeps apart the many small shares of a wide network.
     """
@@ -113,23 +110,21 @@ def fading(importance: float) -> float:
 
 
 def level_colours(levels: Sequence[LevelView]) -> list[str]:
-    """A colour a noise level, dark where there is little noise."""
+    """Gives every noise level a colour, dark where there is little noise."""
     scale = mpl.colormaps["viridis"]
     return [to_hex(scale(_BRIGHTEST_LEVEL * float(np.clip(x.sigma, 0.0, 1.0)))) for x in levels]
 
 
 def level_label(level: LevelView) -> str:
-    """What a noise level is called everywhere."""
+    """Names a noise level, the same everywhere."""
     return f"σ = {level.sigma:.2f}"
 
 
 def denoiser_style(name: str) -> KindStyle:
-    """How a denoiser's score is drawn."""
-    return _DENOISERS.get(name) or KindStyle(name, *_OTHER_DENOISER)
+    """Gives the look of a denoiser's score."""
+    return _DENOISERS.get(name) or KindStyle(name, _ORANGES[4], (3.0, 1.0))
 
 
 def spread_out(count: int, most: int) -> list[int]:
-    """At most ``most`` numbers below ``count``, from first to last, evenly apart."""
-    if count <= most:
-        return list(range(count))
-    return sorted({round(float(place)) for place in np.linspace(0, count - 1, most)})
+    """Gives at most ``most`` numbers below ``count``, from first to last, evenly apart."""
+    return sorted({round(float(n)) for n in np.linspace(0, count - 1, min(count, most))})

@@ -18,7 +18,7 @@ from kan_diffusion.report.explanation.looks import (
     shortened,
     spread_out,
 )
-from kan_diffusion.report.point_figures import PointView
+from kan_diffusion.report.points import PointView, panel_figure, side_by_side_figure
 from kan_diffusion.report.style import INK, MUTED, REAL
 from kan_diffusion.symbolic.views import ScoreView
 
@@ -35,12 +35,12 @@ _EXACT = "exact"
 
 
 def axis_names(columns: Sequence[str], count: int) -> list[str]:
-    """The names of ``count`` coordinates; ``x0``, ``x1``, ... where there is none."""
+    """Names ``count`` coordinates; ``x0``, ``x1``, ... where there is no name."""
     return [columns[i] if i < len(columns) else f"x{i}" for i in range(count)]
 
 
 def grid_side(points: Array) -> int | None:
-    """Points on a side, if points (n, 2) are a square grid whose second coordinate runs first."""
+    """Counts the points on a side of a square grid (n, 2) whose second coordinate runs first."""
     side = math.isqrt(len(points))
     if side < 2 or side * side != len(points):
         return None
@@ -51,20 +51,16 @@ def grid_side(points: Array) -> int | None:
     return side if straight else None
 
 
-def arrow_scale(fields: Sequence[Array]) -> float:
-    """The length of a score that an arrow of full length stands for at one level.
-
-    Args:
-        fields: Scores (n, 2), the exact one first where it is known.
-    """
-    lengths = np.linalg.norm(np.nan_to_num(fields[0]), axis=1)
+def arrow_scale(score: Array) -> float:
+    """Gives the length of a score (n, 2) that an arrow of full length stands for."""
+    lengths = np.linalg.norm(np.nan_to_num(score), axis=1)
     scale = float(np.quantile(lengths, _REFERENCE)) if len(lengths) else 0.0
     return scale if scale > 0 else 1.0
 
 
 @explanation_style()
 def score_figure(score: ScoreView, columns: Sequence[str] = ()) -> Figure:
-    """Learned scores and the exact one.
+    """Draws learned scores and the exact one.
 
     One coordinate is drawn as curves, two as arrows over the density of the noised points, and more
     as learned against exact, coordinate by coordinate.
@@ -85,8 +81,17 @@ def score_figure(score: ScoreView, columns: Sequence[str] = ()) -> Figure:
     return _fields(score, names) if dim == 2 else _against(score, names)
 
 
+def _shown(score: ScoreView) -> list[int]:
+    return spread_out(len(score.levels), _MOST_LEVELS)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
+
+
 def _curves(score: ScoreView, name: str) -> Figure:
-    shown = spread_out(len(score.levels), _MOST_LEVELS)
+    shown = _shown(score)
     figure = Figure(figsize=(max(2.9 * len(shown), 5.0), 3.4), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, level in zip(panels, shown, strict=True):
@@ -110,48 +115,38 @@ def _curves(score: ScoreView, name: str) -> Figure:
         axes.locator_params(nbins=5)
         axes.margins(x=0.0)
     panels[0].set_ylabel("score")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
+    _legend(figure, panels[0])
     return figure
 
 
 def _fields(score: ScoreView, names: Sequence[str]) -> Figure:
-    shown = spread_out(len(score.levels), _MOST_LEVELS)
+    shown = _shown(score)
     fields = dict(score.scores) | ({} if score.exact is None else {_EXACT: score.exact})
-    side = min(2.6, 11.6 / len(fields))
-    size = (side * len(fields) + 1.0, side * len(shown) + 1.0)
-    figure = Figure(figsize=size, layout="compressed")
-    panels = figure.subplots(len(shown), len(fields), squeeze=False, sharex=True, sharey=True)
-    limits = [
-        (
-            float(min(score.points[level][:, axis].min() for level in shown)),
-            float(max(score.points[level][:, axis].max() for level in shown)),
-        )
-        for axis in (0, 1)
-    ]
-    margins = [0.06 * (high - low) for low, high in limits]
-    limits = [(a - m, b + m) for (a, b), m in zip(limits, margins, strict=True)]
-    for row, level in enumerate(shown):
-        reference = [score.exact[level]] if score.exact is not None else []
-        scale = arrow_scale([*reference, *(values[level] for values in fields.values())])
+    reference = score.exact or next(iter(fields.values()))
+    figure, panels = panel_figure(
+        [len(fields)] * len(shown), 11.6, 1.0, (0.15, 0.15), (0.9, 0.9, 0.35), 2.6
+    )
+    points = np.concatenate([score.points[level] for level in shown])
+    low, high = points.min(axis=0), points.max(axis=0)
+    margin = 0.06 * (high - low)
+    limits = np.stack((low - margin, high + margin), axis=1)
+    for row, level in zip(panels, shown, strict=True):
         density = None if score.density is None else score.density[level]
-        for column, (denoiser, values) in enumerate(fields.items()):
-            axes = panels[row][column]
-            exact = denoiser == _EXACT
-            _field(
-                axes, score.points[level], values[level], density, scale,
-                INK if exact else denoiser_style(denoiser).colour,
-            )  # fmt: skip
+        scale = arrow_scale(reference[level])
+        for axes, (denoiser, values) in zip(row, fields.items(), strict=True):
+            colour = INK if denoiser == _EXACT else denoiser_style(denoiser).colour
+            _field(axes, score.points[level], values[level], density, scale, colour)
             axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
-            if row == 0:
+            axes.tick_params(labelleft=axes is row[0], labelbottom=row is panels[-1])
+            if row is panels[0]:
                 axes.set_title(denoiser, loc="center")
-        panels[row][0].set_ylabel(f"{level_label(score.levels[level])}\n{names[1]}")
+        row[0].set_ylabel(f"{level_label(score.levels[level])}\n{names[1]}")
     for axes in panels[-1]:
         axes.set_xlabel(names[0])
     where = "" if score.density is None else "; grey: density of the noised points"
     figure.supxlabel(
         f"standardised coordinates; arrows of a row have one scale, the longest are cut{where}",
-        fontsize=8.5, color=MUTED,
+        fontsize=9, color=MUTED,
     )  # fmt: skip
     return figure
 
@@ -159,14 +154,14 @@ def _fields(score: ScoreView, names: Sequence[str]) -> Figure:
 def _field(
     axes: Axes, points: Array, values: Array, density: Array | None, scale: float, colour: str
 ) -> None:
-    """Arrows of one score over the density."""
+    """Draws arrows of one score over the density."""
     axes.grid(False)
     side = grid_side(points)
     kept = np.arange(len(points))
     spacing = float(np.ptp(points, axis=0).max()) / _ARROWS
     if side is not None:
+        low, high = points[0], points[-1]
         if density is not None:
-            low, high = points[0], points[-1]
             half = (high - low) / (2 * (side - 1))
             axes.imshow(
                 density.reshape(side, side).T, origin="lower", cmap="Greys", vmin=0.0, vmax=2.4,
@@ -175,28 +170,25 @@ def _field(
             )  # fmt: skip
         few = np.array(spread_out(side, _ARROWS))
         kept = (few[:, None] * side + few[None, :]).ravel()
-        spacing = float((points[-1] - points[0]).min()) / max(len(few) - 1, 1)
+        spacing = float((high - low).min()) / max(len(few) - 1, 1)
     arrows = np.nan_to_num(values[kept]) / scale
     lengths = np.linalg.norm(arrows, axis=1, keepdims=True)
     arrows = arrows / np.maximum(lengths, 1.0) * spacing * 0.92
     axes.quiver(
-        points[kept, 0], points[kept, 1], arrows[:, 0], arrows[:, 1], color=colour, angles="xy",
-        scale_units="xy", scale=1.0, units="width", width=0.009, headwidth=3.6, headlength=4.2,
-        headaxislength=3.8, minlength=0.4, pivot="middle", zorder=2,
+        *points[kept].T, *arrows.T, color=colour, angles="xy", scale_units="xy", scale=1.0,
+        units="width", width=0.009, headwidth=3.6, headlength=4.2, headaxislength=3.8,
+        minlength=0.4, pivot="middle", zorder=2,
     )  # fmt: skip
 
 
 def _against(score: ScoreView, names: Sequence[str]) -> Figure:
-    shown = spread_out(len(score.levels), _MOST_LEVELS)
     learned = dict(score.scores)
     first = next(iter(learned))
+    reference, label = score.points, "coordinate (standardised)"
     if score.exact is not None:
-        reference: tuple[Array, ...] = score.exact
-        label = "exact score"
+        reference, label = score.exact, "exact score"
     elif len(learned) > 1:
         reference, label = learned.pop(first), f"score of the {first}"
-    else:
-        reference, label = score.points, "coordinate (standardised)"
     count = min(len(names), _MOST_COORDINATES)
     size = (2.7 * count + 0.6, 2.7 * len(learned) + 0.8)
     figure = Figure(figsize=size, layout="constrained")
@@ -204,7 +196,7 @@ def _against(score: ScoreView, names: Sequence[str]) -> Figure:
     colours = level_colours(score.levels)
     for row, (denoiser, values) in zip(panels, learned.items(), strict=True):
         for coordinate, axes in enumerate(row):
-            for level in shown:
+            for level in _shown(score):
                 axes.scatter(
                     reference[level][:, coordinate], values[level][:, coordinate], s=9,
                     color=colours[level], linewidths=0, alpha=0.75, rasterized=True,
@@ -217,14 +209,13 @@ def _against(score: ScoreView, names: Sequence[str]) -> Figure:
         row[0].set_ylabel(f"score, {denoiser}")
     for axes in panels[-1]:
         axes.set_xlabel(label)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), markerscale=2)
+    _legend(figure, panels[0][0])
     return figure
 
 
 @explanation_style()
 def samples_figure(samples: Mapping[str, Array], columns: Sequence[str] = ()) -> Figure:
-    """Real and generated points side by side, on the same axes.
+    """Draws real and generated points side by side, on the same axes.
 
     Args:
         samples: Points (n, d) by name; real ones under ``"real"``. The first two coordinates are
@@ -236,16 +227,8 @@ def samples_figure(samples: Mapping[str, Array], columns: Sequence[str] = ()) ->
     drawn = min(dim, 2)
     labels = tuple(f"{shortened(name)} (standardised)" for name in axis_names(columns, drawn))
     view = PointView(labels, np.zeros(dim), np.eye(dim)[:, :drawn], 1.0)
-    limits = view.limits([samples[names[0]]])
-    flat = drawn == 1
-    side = min(2.9, 11.6 / len(names))
-    size = (max(side * len(names) + 0.6, 4.0), side * (0.8 if flat else 1.0) + 0.9)
-    figure = Figure(figsize=size, layout="constrained" if flat else "compressed")
-    panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, name in zip(panels, names, strict=True):
-        colour = REAL if name == "real" else denoiser_style(name).colour
-        view.draw(axes, samples[name], colour, limits)
-        axes.set_title(name)
-    figure.supxlabel(labels[0], fontsize=10)
-    figure.supylabel("density" if flat else labels[1], fontsize=10)
-    return figure
+    pictures = [
+        (name, REAL if name == "real" else denoiser_style(name).colour, samples[name])
+        for name in names
+    ]
+    return side_by_side_figure(pictures, view, view.limits([samples[names[0]]]))

@@ -1,6 +1,6 @@
 // The network, one edge's curve, and the score, at one noise level.
 {
-  const data = JSON.parse(document.getElementById("explanation-data").textContent);
+  const data = JSON.parse(document.getElementById("page-data").textContent);
   const SCALE = 96;  // units of a drawing an inch
   const UP = .5;  // inches above the outputs
   const state = { view: 0, level: 0, edge: 0 };

@@ -3,16 +3,55 @@
 One process and one thread a trial, as many side by side as asked for: at the sizes of these
 networks a second thread makes a step slower, so parallel trials are the only parallelism that pays.
 A trial is a function of its configuration and its folder; an executor hands those out and passes
-the news on. Nothing is locked, and nothing needs to be: a trial's draws depend on its configuration
-alone, every file is written whole or not at all, and ``trial.json`` comes last
+the news on::
+
+    with open_executor("local", workers=2) as executor:
+        for event in executor.run(trials, folder):
+            ...
+
+Nothing is locked, and nothing needs to be: a trial's draws depend on its configuration alone, every
+file is written whole or not at all, and ``trial.json`` comes last
 (:mod:`kan_diffusion.study.folder`). A trial may therefore be broken off anywhere, taken up by
 another process or another machine, or run twice at once.
 """
 
 from __future__ import annotations
 
-from kan_diffusion.study.executors.events import EventCallback, TrialEvent
-from kan_diffusion.study.executors.local import default_workers
-from kan_diffusion.study.executors.registry import EXECUTORS, run_trials
+from collections.abc import Mapping
 
-__all__ = ["EXECUTORS", "EventCallback", "TrialEvent", "default_workers", "run_trials"]
+from kan_diffusion.errors import look_up
+from kan_diffusion.study.executors.base import Executor, Task, TrialEvent, default_workers
+from kan_diffusion.study.executors.local import LocalExecutor
+from kan_diffusion.study.executors.ray import RayExecutor
+
+__all__ = ["EXECUTORS", "Executor", "Task", "TrialEvent", "default_workers", "open_executor"]
+
+EXECUTORS: Mapping[str, type[Executor]] = {"local": LocalExecutor, "ray": RayExecutor}
+"""Where trials can run: in processes of this machine, or on a Ray cluster."""
+
+
+def open_executor(
+    kind: str = "local",
+    *,
+    workers: int | None = None,
+    device: str = "auto",
+    address: str | None = None,
+) -> Executor:
+    """Makes an executor; it starts its workers when it is given trials.
+
+    Args:
+        kind: One of :data:`EXECUTORS`.
+        workers: Number of trials that run at once; one a CPU core, or one for a GPU, when None. A
+            cluster that was not started here runs as many as it has room for.
+        device: Device to train on: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        address: Address of a running Ray cluster, such as ``"auto"`` or ``"ray://host:10001"``;
+            None starts one on this machine.
+
+    Returns:
+        The executor, to be used as a context manager.
+
+    Raises:
+        KanDiffusionError: The executor is unknown, what it needs is not installed, or it takes no
+            address.
+    """
+    return look_up("executor", kind, EXECUTORS)(workers=workers, device=device, address=address)

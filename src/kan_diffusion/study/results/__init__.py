@@ -1,4 +1,4 @@
-"""What a study says: rows, statistics, verdicts and words.
+"""Results of a study: rows, statistics, verdicts and words.
 
 This is the only place that reads rows. They are normalised once (`rows`), compared by paired tests
 (`statistics`), decided upon (`verdicts`) and put into words (`wording`); the terminal, the report

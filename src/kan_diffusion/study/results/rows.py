@@ -254,7 +254,7 @@ def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults
         seed=first.study_seed,
         seeds=min(len({c.seed for c in configs if c.model.name == name}) for name in models),
         data=tuple({config.data: config.data for config in configs}),
-        process=first.process,
+        process=(first.process,),
         training=first.training,
         models=tuple(models.values()),
         sampling=first.sampling,

@@ -1,4 +1,4 @@
-"""Which model is better where, and how sure that is.
+"""Verdicts: the better model of each setting, and how sure that is.
 
 Models of a setting are compared by their paired differences: with v_s(a) the measure of model a and
 seed s, d_s = v_s(a) - v_s(b) over the seeds that both finished. Failed trials and missing values
@@ -97,7 +97,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the models of one setting show.
+    """The comparison of the models of one setting.
 
     Attributes:
         setting: The setting.
@@ -256,104 +256,92 @@ def decide(results: Results) -> Decision:
     Args:
         results: The study.
     """
-    settings = results.settings()
-    comparisons = [c for setting in settings for c in compare(results, setting)]
-    verdicts = [_verdict(results, setting, comparisons) for setting in settings]
-    judged = [v for v in verdicts if v.outcome is not None and v.difference is not None]
-    corrected = _corrected_verdicts(judged)
-    by_label = {v.setting.label: v for v in (*verdicts, *corrected)}
-    keys = [(c.setting.budgeted, c.model) for c in comparisons]
-    p_holm = _holm_by_group([c.p_value for c in comparisons], keys)
+    fields = [_Field.of(results, setting) for setting in results.settings()]
+    comparisons = [c for field in fields for c in compare(results, field.setting)]
+    verdicts = [_verdict(field, comparisons) for field in fields]
+    pairs = [(c, (c.setting.budgeted, c.model)) for c in comparisons]
+    p_holm = _holm_by_group([(c.p_value, group) for c, group in pairs])
     return Decision(
-        by_label,
+        {verdict.setting.label: verdict for verdict in _corrected(verdicts)},
         [replace(c, p_holm=p) for c, p in zip(comparisons, p_holm, strict=True)],
     )
 
 
-def _verdict(results: Results, setting: Setting, comparisons: Sequence[Comparison]) -> Verdict:
+def _verdict(field: _Field, comparisons: Sequence[Comparison]) -> Verdict:
     """The verdict of a setting before its p-value is corrected."""
-    context = _Field.of(results, setting)
-    everyone = results.models(setting.label)
-    plain = Verdict(
-        setting=setting,
-        measure=context.measure,
-        outcome=None,
-        models=everyone,
-        left_out=(),
-        num_seeds=len(context.values),
-        lacking=None,
-        difference=None,
-        means=context.means(list(everyone)),
-    )
-    if not (context.of_kind("kan") and context.of_kind("mlp")):
-        if len(plain.means) < 2:
-            return plain
-        first, second = list(plain.means)[:2]
-        return replace(plain, difference=context.difference(first, second))
-    kan, mlp = context.stand_in("kan"), context.stand_in("mlp")
+    everyone = field.results.models(field.setting.label)
     kinds: tuple[Literal["kan"], Literal["mlp"]] = ("kan", "mlp")
-    lacking = next((kind for kind in kinds if context.best(kind) is None), None)
-    known = {(c.setting, c.model, c.baseline): c for c in comparisons}
-    difference = known.get((setting, kan, mlp)) or context.difference(kan, mlp)
-    if lacking:
+    contest = all(field.of_kind(kind) for kind in kinds)
+    models = field.models if contest else everyone
+    means = field.means(list(models))
+    lacking = next((kind for kind in kinds if contest and field.best(kind) is None), None)
+    difference = None
+    if contest:
+        pair = field.setting, field.stand_in("kan"), field.stand_in("mlp")
+        known = {(c.setting, c.model, c.baseline): c for c in comparisons}
+        difference = known.get(pair) or field.difference(*pair[1:])
+    elif len(means) > 1:
+        difference = field.difference(*list(means)[:2])
+    if difference and lacking:
         difference = replace(difference, p_value=math.nan, p_holm=math.nan)
-    return replace(
-        plain,
-        outcome="undecided",
-        models=context.models,
-        left_out=tuple(name for name in everyone if name not in context.models),
+    return Verdict(
+        setting=field.setting,
+        measure=field.measure,
+        outcome="undecided" if contest else None,
+        models=models,
+        left_out=tuple(name for name in everyone if name not in models),
+        num_seeds=len(field.values),
         lacking=lacking,
         difference=difference,
-        means=context.means(list(context.models)),
+        means=means,
     )
 
 
-def _corrected_verdicts(verdicts: Sequence[Verdict]) -> list[Verdict]:
+def _corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Corrects p-values over the data sets at each budget, and decides."""
-    groups = [verdict.setting.budgeted for verdict in verdicts]
-    differences = [v.difference for v in verdicts if v.difference is not None]
-    p_values = [difference.p_value for difference in differences]
-    # Holm's values grow with each p, so those of the smallest p possible are the smallest possible.
-    extremes = [
-        math.nan if math.isnan(d.p_value) else smallest_permutation_p(d.interval.n)
-        for d in differences
-    ]
-    tested = [group for group, p in zip(groups, p_values, strict=True) if not math.isnan(p)]
+    tests, extremes = [], []
+    for verdict in verdicts:
+        p_value, group = math.nan, verdict.setting.budgeted
+        if verdict.outcome is not None and verdict.difference is not None:
+            p_value = verdict.difference.p_value
+        tests.append((p_value, group))
+        # Holm's values grow with each p: with the smallest p's that are possible they are, too.
+        smallest = p_value
+        if not math.isnan(p_value) and verdict.difference is not None:
+            smallest = smallest_permutation_p(verdict.difference.interval.n)
+        extremes.append((smallest, group))
+    made = [group for p_value, group in tests if not math.isnan(p_value)]
     found = []
-    for verdict, group, difference, p, smallest in zip(
-        verdicts,
-        groups,
-        differences,
-        _holm_by_group(p_values, groups),
-        _holm_by_group(extremes, groups),
-        strict=True,
+    for verdict, p_holm, smallest in zip(
+        verdicts, _holm_by_group(tests), _holm_by_group(extremes), strict=True
     ):
-        corrected = replace(difference, p_holm=p)
+        if verdict.outcome is None or verdict.difference is None:
+            found.append(verdict)
+            continue
+        difference = replace(verdict.difference, p_holm=p_holm)
+        outcome: Outcome = "not distinguishable"
+        if difference.interval.low is None or math.isnan(p_holm):
+            outcome = "undecided"
+        elif difference.winner is not None:
+            outcome = "KAN better" if difference.winner == difference.model else "MLP better"
+        count = made.count(verdict.setting.budgeted)
         found.append(
             replace(
                 verdict,
-                outcome=_outcome(corrected),
-                difference=corrected,
-                num_tests=tested.count(group),
+                outcome=outcome,
+                difference=difference,
+                num_tests=count,
                 smallest_p=smallest,
             )
         )
     return found
 
 
-def _outcome(difference: Comparison) -> Outcome:
-    if difference.interval.low is None or math.isnan(difference.p_holm):
-        return "undecided"
-    if difference.winner is None:
-        return "not distinguishable"
-    return "KAN better" if difference.winner == difference.model else "MLP better"
-
-
-def _holm_by_group(p_values: Sequence[float], groups: Sequence[Hashable]) -> list[float]:
-    """P-values corrected over those of one group."""
-    corrected = list(p_values)
-    for group in dict.fromkeys(groups):
-        indices = [index for index, own in enumerate(groups) if own == group]
-        for index, p in zip(indices, holm(p_values[i] for i in indices), strict=True):
+def _holm_by_group(tests: Sequence[tuple[float, Hashable]]) -> list[float]:
+    """P-values with a group each, corrected over those of one group."""
+    corrected = [math.nan] * len(tests)
+    for group in dict.fromkeys(group for _, group in tests):
+        indices = [index for index, (_, own) in enumerate(tests) if own == group]
+        for index, p in zip(indices, holm(tests[i][0] for i in indices), strict=True):
             corrected[index] = p
     return corrected

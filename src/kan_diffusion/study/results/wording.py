@@ -25,14 +25,14 @@ _ENDINGS: dict[Outcome, str] = {
 
 
 def sentences(decision: Decision) -> list[str]:
-    """Everything a study concludes: a paragraph for each setting, then all of them together."""
+    """Says everything a study concludes: a paragraph for each setting, then all together."""
     said = [say(verdict) for verdict in decision.verdicts.values()]
     together = overall(decision)
     return [*said, together] if together else said
 
 
 def say(verdict: Verdict, with_label: bool = True) -> str:
-    """The verdict of one setting, or what is known where there is none.
+    """Says the verdict of one setting, or the order of its models where there is none.
 
     Args:
         verdict: The verdict.
@@ -40,12 +40,12 @@ def say(verdict: Verdict, with_label: bool = True) -> str:
     """
     text = _contest(verdict) if verdict.outcome else _ranking(verdict)
     if verdict.left_out:
-        text += f" Compared are the models of equal size: {listed(list(verdict.models))}."
+        text += f" Only models of equal size are compared: {listed(list(verdict.models))}."
     return f"{verdict.setting.label}: {text}" if with_label else text[0].upper() + text[1:]
 
 
 def overall(decision: Decision) -> str:
-    """All verdicts, a sentence for each budget; empty where there is none."""
+    """Sums all verdicts up, a sentence for each budget; empty where there is none."""
     groups: dict[Hashable, list[tuple[Verdict, Outcome]]] = {}
     for verdict in decision.verdicts.values():
         if verdict.outcome is not None:
@@ -55,12 +55,12 @@ def overall(decision: Decision) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them: ``a``, ``a and b``, ``a, b and c``."""
+    """Lists names as a sentence does: ``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _contest(verdict: Verdict) -> str:
-    """How the best KAN and the best MLP of a setting compare."""
+    """Compares the best KAN and the best MLP of a setting."""
     difference = verdict.difference
     if verdict.lacking or difference is None:
         word = _KINDS[verdict.lacking or "kan"]
@@ -81,7 +81,7 @@ def _contest(verdict: Verdict) -> str:
 
 
 def _ranking(verdict: Verdict) -> str:
-    """Which model of a setting has the lowest mean, where no KAN and MLP can be compared."""
+    """Names the model with the lowest mean, where no KAN and MLP can be compared."""
     names = list(verdict.means)
     lost = [name for name in verdict.models if name not in verdict.means]
     tail = f" {listed(lost)} did not finish half of the seeds." if lost else ""
@@ -156,7 +156,7 @@ def _paired(difference: Comparison, sides: str, num_tests: int = 1) -> str:
 
 
 def _more(small: float, large: float) -> str:
-    """How much more a value is than a smaller one; nothing where that has no meaning."""
+    """Says how much more a value is than a smaller one, where that has a meaning."""
     if small <= 0:
         return ""
     ratio = large / small
@@ -169,7 +169,7 @@ def _more(small: float, large: float) -> str:
 
 
 def _reach(verdict: Verdict, difference: Comparison) -> str:
-    """What to say where no outcome of so few seeds could have been called a difference."""
+    """Says where no outcome of so few seeds could have been called a difference."""
     if verdict.smallest_p < SIGNIFICANCE:
         return ""
     smallest = smallest_permutation_p(difference.interval.n)
@@ -180,7 +180,7 @@ def _reach(verdict: Verdict, difference: Comparison) -> str:
 
 
 def _step(small: float, large: float) -> float:
-    """To what two values are written: three digits, or up to five more to tell them apart."""
+    """The step two values are rounded to: three digits, or up to five more to tell them apart."""
     least = min((abs(value) for value in (small, large) if value), default=0.0)
     gap = (large - small) or least
     return min(least / 100, max(gap / 10, least / 1e7))

@@ -1,0 +1,112 @@
+"""The features of a layer's inputs, and their product with its weight.
+
+Bases on a grid have compiled CPU kernels: :mod:`kan_diffusion.kan.kernels.spline` for B-splines, of
+which most are zero at a time, :mod:`kan_diffusion.kan.kernels.dense` for Gaussians, polynomials and
+harmonics. Where a kernel steps aside (:mod:`kan_diffusion.kan.kernels.fused`), under autocast, for
+rational functions and for user-defined bases a layer is the features of its inputs times its
+weight, in torch's own operations.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, silu
+
+from kan_diffusion.kan.bases import RBF, Basis, BSpline, Chebyshev, Fourier, GridBasis
+from kan_diffusion.kan.kernels.fused import FusedFunction
+
+__all__ = ["edge_features", "edge_linear"]
+
+
+def _kernel(name: str, module: str, setting: str) -> FusedFunction:
+    return FusedFunction(
+        f"{name}_linear",
+        module,
+        "Tensor x, Tensor weight, Tensor? bias, Tensor origin, Tensor step",
+        f"bool has_base, {setting}, str extrapolation",
+        num_gradients=3,
+        output_shape=lambda x, weight, *_: (x.shape[0], weight.shape[0]),
+    )
+
+
+_SPLINE = _kernel("bspline", "spline", "int order")
+_DENSE = _kernel("dense", "dense", "str basis")
+_KERNELS: Mapping[type[Basis], tuple[FusedFunction, str]] = {
+    BSpline: (_SPLINE, "order"),
+    RBF: (_DENSE, "name"),
+    Chebyshev: (_DENSE, "name"),
+    Fourier: (_DENSE, "name"),
+}
+"""The kernel of a basis, and the attribute of the basis that it is told.
+
+Rational functions, user-defined bases and subclasses of these have none.
+"""
+
+
+def _autocasts(x: Tensor) -> bool:
+    if not torch._C._is_any_autocast_enabled():
+        return False
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def edge_features(x: Tensor, basis: Basis, has_base: bool) -> Tensor:
+    """Expands each input into its base activation and the functions of its basis.
+
+    Under autocast the functions keep the precision of the basis, which places on a grid need; the
+    product that follows is what autocast makes cheaper.
+
+    Args:
+        x: Inputs with shape (N, in).
+        basis: The functions.
+        has_base: Whether SiLU comes before them.
+
+    Returns:
+        Features with shape (N, in, has_base + functions), differentiable in x.
+    """
+    if _autocasts(x):
+        dtype = next((t.dtype for t in (*basis.buffers(), *basis.parameters())), x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return edge_features(x.to(dtype), basis, has_base)
+    functions: Tensor = basis(x)
+    if not has_base:
+        return functions
+    return torch.cat([silu(x).unsqueeze(-1), functions], dim=-1)
+
+
+def edge_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, basis: Basis, has_base: bool
+) -> Tensor:
+    """Computes the output of a layer.
+
+    Args:
+        x: Inputs with shape (N, in).
+        weight: Packed weight with shape (out, in * (has_base + functions)).
+        bias: Constants with shape (out,), or None.
+        basis: The functions.
+        has_base: Whether SiLU comes before them.
+
+    Returns:
+        Outputs with shape (N, out), differentiable twice in x, weight and bias.
+    """
+    known = _KERNELS.get(type(basis))
+    if known is not None and isinstance(basis, GridBasis) and not _autocasts(x):
+        kernel, setting = known
+        operands = x, weight, bias, basis.grid_origin, basis.grid_step
+        if kernel.takes(operands):
+
+            def reference(
+                x: Tensor, weight: Tensor, bias: Tensor | None, origin: Tensor, step: Tensor
+            ) -> Tensor:
+                # The basis with the grid it had then, which torch.func may have lent it.
+                twin = copy.copy(basis)
+                twin._buffers = {**basis._buffers, "grid_origin": origin, "grid_step": step}
+                return linear(edge_features(x, twin, has_base).flatten(1), weight, bias)
+
+            settings = has_base, getattr(basis, setting), basis.extrapolation
+            return kernel(operands, settings, reference)
+    return linear(edge_features(x, basis, has_base).flatten(1), weight, bias)

@@ -1,0 +1,281 @@
+"""Functions of tensors that have a compiled CPU kernel, under autograd and inside torch.compile.
+
+A kernel takes plain float32 and float64 tensors on the CPU. It steps aside for everything else -
+GPUs, other dtypes, vmap and the other torch.func transforms, torch.export, a machine without
+numba - and the function is then made of torch's own operations. So is a gradient that is to be
+differentiated once more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from operator import itemgetter
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from kan_diffusion.errors import KanDiffusionError
+
+__all__ = ["FusedFunction", "Setting"]
+
+logger = logging.getLogger(__name__)
+
+Setting = str | int | float | bool
+"""An argument of a kernel that is no tensor."""
+Operands = Sequence[Tensor | None]
+Gradients = tuple[Tensor | None, ...]
+
+_HAS_NUMBA = find_spec("numba") is not None
+_DTYPES = (torch.float32, torch.float64)
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+_is_batched = torch._C._functorch.is_legacy_batchedtensor  # by a vectorised Jacobian
+_transforms_are_active = torch._C._are_functorch_transforms_active  # torch.func's
+
+
+class Kernel(Protocol):
+    """The module of a kernel."""
+
+    def forward(self, *arguments: object) -> Tensor:
+        """The output, given operands and settings."""
+
+    def backward(self, *arguments: object) -> tuple[Tensor, ...]:
+        """Gradients, given that of the output, the operands that are not optional and settings."""
+
+
+@cache
+def _kernel(name: str) -> Kernel | None:
+    """The module of a kernel, or None where numba does not work."""
+    try:
+        from kan_diffusion.kan.kernels import dense, spline, units
+    except ImportError as error:
+        logger.warning("KAN layers run without their compiled kernel: %s", error)
+        return None
+    return cast("Kernel", {"dense": dense, "spline": spline, "units": units}[name])
+
+
+def _require_kernel(name: str) -> Kernel:
+    kernel = _kernel(name)
+    if kernel is None:
+        raise KanDiffusionError(
+            "numba is installed but does not import; repair or uninstall it and compile again"
+        )
+    return kernel
+
+
+def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """True for an ordinary tensor on the CPU of this dtype."""
+    return (
+        tensor.dtype is dtype
+        and tensor.is_cpu
+        and type(tensor) in _PLAIN_TYPES
+        and not _is_batched(tensor)
+    )
+
+
+class FusedFunction:
+    """A function of tensors that is computed by a compiled kernel where there is one for them.
+
+    It keeps its operands alone and recomputes the rest in the backward pass. Inside torch.compile
+    it is the operator ``torch.ops.kan_diffusion.<name>``, which the compiler does not look into.
+
+    Args:
+        name: Name of the operator.
+        module: Name of the module in ``kan_diffusion.kan.kernels`` whose ``forward`` and
+            ``backward`` are the kernel.
+        operands: The tensors as an operator's schema declares them. One that is optional
+            (``Tensor?``) is added to the output, so that the backward pass does not need it.
+        settings: The other arguments of the kernel, declared likewise.
+        num_gradients: How many of the operands, the first ones, the kernel has gradients for.
+        output_shape: Shape of the output, given the operands.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        operands: str,
+        settings: str,
+        num_gradients: int,
+        output_shape: Callable[..., tuple[int, ...]],
+    ) -> None:
+        declared = operands.split(", ")
+        kept = [i for i, operand in enumerate(declared) if not operand.startswith("Tensor?")]
+        self.module = module
+        self.kept = itemgetter(*kept)
+        self.num_operands = len(declared)
+        self.num_gradients = num_gradients
+        self._places = {place: i for i, place in enumerate(kept)}
+
+        def run(*inputs: object) -> Tensor:
+            return _require_kernel(module).forward(*inputs)
+
+        def run_backward(*inputs: object) -> tuple[Tensor, ...]:
+            return _require_kernel(module).backward(*inputs)
+
+        returned = ", ".join(["Tensor"] * num_gradients)
+        needed = ", ".join(self.kept(declared))
+        forward = torch.library.custom_op(
+            f"kan_diffusion::{name}",
+            run,
+            mutates_args=(),
+            device_types="cpu",
+            schema=f"({operands}, {settings}) -> Tensor",
+        )
+        backward = torch.library.custom_op(
+            f"kan_diffusion::{name}_backward",
+            run_backward,
+            mutates_args=(),
+            device_types="cpu",
+            schema=f"(Tensor grad, {needed}, {settings}) -> ({returned})",
+        )
+
+        @forward.register_fake
+        def _(x: Tensor, *rest: object) -> Tensor:
+            return x.new_empty(output_shape(x, *rest))
+
+        @backward.register_fake
+        def _(grad: Tensor, *rest: object) -> tuple[Tensor, ...]:
+            operands = self.with_gaps(cast("tuple[Tensor, ...]", rest))[:num_gradients]
+            return tuple(
+                grad.new_empty(grad.shape[-1:] if operand is None else operand.shape)
+                for operand in operands
+            )
+
+        def save(ctx, inputs: tuple[object, ...], output: Tensor) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            ctx.save_for_backward(*self.kept(inputs))
+            ctx.settings = inputs[self.num_operands :]
+
+        def differentiate(ctx, grad: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            found = backward(grad, *ctx.saved_tensors, *ctx.settings)
+            gradients = self.where_needed(found, ctx.needs_input_grad)
+            return *gradients, *(None for _ in ctx.settings)
+
+        forward.register_autograd(differentiate, setup_context=save)
+        self.operator: Callable[..., Tensor] = forward
+
+    def with_gaps(self, kept: tuple[Tensor, ...]) -> list[Tensor | None]:
+        """All operands, None for one that is optional."""
+        return [
+            kept[self._places[place]] if place in self._places else None
+            for place in range(self.num_operands)
+        ]
+
+    def where_needed(self, found: tuple[Tensor, ...], needed: Sequence[bool]) -> Gradients:
+        """The gradients of all operands, None where there is none or none is needed."""
+        return tuple(
+            found[i] if needed[i] and i < self.num_gradients else None
+            for i in range(self.num_operands)
+        )
+
+    def takes(self, operands: Operands) -> bool:
+        """True where the kernel is for these operands and the gradients that they want."""
+        x = operands[0]
+        assert x is not None
+        dtype = x.dtype
+        if not _HAS_NUMBA or dtype not in _DTYPES or _transforms_are_active():
+            return False
+        if any(t is not None and t.requires_grad for t in operands[self.num_gradients :]):
+            return False  # a gradient that the kernel has not
+        if torch.compiler.is_compiling():
+            return (
+                not torch.compiler.is_exporting()
+                and x.device.type == "cpu"
+                and all(t is None or t.dtype == dtype for t in operands)
+            )
+        return (
+            all(t is None or _is_plain(t, dtype) for t in operands)
+            and forward_ad._current_level < 0
+            and not torch._C._get_tracing_state()
+            and _kernel(self.module) is not None
+        )
+
+    def __call__(
+        self,
+        operands: Operands,
+        settings: tuple[Setting, ...],
+        reference: Callable[..., Tensor],
+    ) -> Tensor:
+        """Computes the output of operands that the kernel takes.
+
+        Args:
+            operands: The tensors, None for one that is optional.
+            settings: The other arguments of the kernel.
+            reference: The same function of the operands in torch's operations.
+
+        Returns:
+            The output, as often differentiable as the reference.
+        """
+        if torch.compiler.is_compiling():
+            return self.operator(*operands, *settings)
+        output: Tensor = _Fused.apply(self, settings, reference, *operands)
+        return output
+
+    def run(self, operands: Operands, settings: tuple[Setting, ...]) -> Tensor:
+        """The kernel's output."""
+        return _require_kernel(self.module).forward(*operands, *settings)
+
+    def gradients(
+        self,
+        grad: Tensor,
+        kept: tuple[Tensor, ...],
+        settings: tuple[Setting, ...],
+        reference: Callable[..., Tensor],
+        needed: Sequence[bool],
+    ) -> Gradients:
+        """Gradients of all operands.
+
+        Where gradients are enabled, the result is to be differentiated once more: then, and
+        wherever the kernel steps aside, they are those of the reference.
+        """
+        if (
+            not torch.is_grad_enabled()
+            and not _transforms_are_active()
+            and _is_plain(grad, kept[0].dtype)
+        ):
+            found = _require_kernel(self.module).backward(grad, *kept, *settings)
+            return self.where_needed(found, needed)
+        with torch.enable_grad():
+            operands = self.with_gaps(kept)
+            output = reference(*operands)
+            wanted = [t for t, need in zip(operands, needed, strict=True) if need and t is not None]
+            derivatives = iter(
+                torch.autograd.grad(output, wanted, grad, create_graph=True) if wanted else ()
+            )
+        added = grad.sum(tuple(range(grad.ndim - 1)))
+        return tuple(
+            (added if operand is None else next(derivatives)) if need else None
+            for operand, need in zip(operands, needed, strict=True)
+        )
+
+
+class _Fused(torch.autograd.Function):
+    """A fused function under autograd.
+
+    Not its operator: the way through torch's dispatcher costs more than a small layer. Nor
+    ``setup_context``, for which torch inspects a signature at every call.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx,  # noqa: ANN001
+        function: FusedFunction,
+        settings: tuple[Setting, ...],
+        reference: Callable[..., Tensor],
+        *operands: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(*function.kept(operands))
+        ctx.function, ctx.settings, ctx.reference = function, settings, reference
+        return function.run(operands, settings)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        function: FusedFunction = ctx.function
+        gradients = function.gradients(
+            grad, ctx.saved_tensors, ctx.settings, ctx.reference, ctx.needs_input_grad[3:]
+        )
+        return None, None, None, *gradients

@@ -1,0 +1,112 @@
+"""How every kernel is compiled and run: numba's options, the cache on disk, and threads.
+
+A batch is split over ``torch.get_num_threads`` threads where there is enough to do. A result
+depends on their number only through the order of sums over the batch.
+
+Compiled code is cached on disk, so that the seconds of compilation are paid once an installation
+for each kernel, order, dtype and with or without a base activation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numba
+import torch
+from torch import Tensor
+
+__all__ = ["INNER", "OPTIONS", "addresses", "chunks", "compiled", "run", "source_digest"]
+
+logger = logging.getLogger(__name__)
+
+# A NaN must stay one and must not decide where a row is written, so values are not assumed to be
+# finite; nor is a division replaced by a multiplication, which would move the place on a grid.
+OPTIONS = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+"""Numba's options of a kernel."""
+INNER = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Numba's options of what only kernels call."""
+
+_PARALLEL_WORK = 2**21
+"""Multiplications below which a second thread costs more than it saves."""
+
+
+@cache
+def source_digest() -> str:
+    """Hash of everything that compiled code is made of.
+
+    Numba's cache knows the source of a kernel's own function only. The digest is one of its free
+    variables, which the cache compares, too.
+    """
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    digest.update((package / "bases" / "spline.py").read_bytes())
+    for name in ("runtime", "simd", "spline", "dense", "units"):
+        digest.update((package / "kernels" / f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
+def compiled(function: Callable[..., None], **options: object) -> Callable[..., None]:
+    """Compiles a kernel at its first call, or reads it from the cache.
+
+    A kernel takes addresses and numbers: taking arrays apart costs more than a small layer. Its
+    free variables are numbers and strings, by which the cache tells kernels apart.
+
+    Args:
+        function: The kernel in Python.
+        options: Numba's options where they differ from ``OPTIONS``.
+    """
+    options = {**OPTIONS, **options}
+    try:
+        kernel: Callable[..., None] = numba.njit(function, cache=True, **options)
+    except RuntimeError:  # no folder that numba may cache in
+        logger.warning("compiled KAN kernels cannot be cached; set NUMBA_CACHE_DIR to a folder")
+        kernel = numba.njit(function, **options)
+    return kernel
+
+
+def addresses(*tensors: Tensor | None) -> tuple[int, ...]:
+    """Where the numbers of contiguous tensors begin; 0 for None."""
+    return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+
+
+_pool: Callable[[int], ThreadPoolExecutor] = cache(
+    lambda workers: ThreadPoolExecutor(workers, thread_name_prefix="kan-kernel")
+)
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # type: ignore[attr-defined]
+
+
+def chunks(rows: int, multiplications: int) -> list[tuple[int, int]]:
+    """Splits a batch into parts, one a thread.
+
+    Args:
+        rows: Number of rows.
+        multiplications: What a row costs.
+
+    Returns:
+        First row and number of rows of each part.
+    """
+    threads = min(torch.get_num_threads(), 1 + rows * multiplications // _PARALLEL_WORK, rows)
+    if threads <= 1:
+        return [(0, rows)]
+    ends = [rows * part // threads for part in range(threads + 1)]
+    return [(start, end - start) for start, end in itertools.pairwise(ends)]
+
+
+def run(task: Callable[[int, int, int], None], parts: list[tuple[int, int]]) -> None:
+    """Calls ``task(part, first row, number of rows)`` side by side, the last on this thread."""
+    *others, own = ((part, *chunk) for part, chunk in enumerate(parts))
+    if not others:
+        task(*own)
+        return
+    futures = [_pool(len(others)).submit(task, *other) for other in others]
+    task(*own)
+    for future in futures:
+        future.result()

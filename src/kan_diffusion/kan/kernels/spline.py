@@ -1,0 +1,524 @@
+r"""A B-spline layer on the CPU: only what is not zero is multiplied.
+
+Of the G + k splines of an input, k + 1 differ from zero. With c the cell of :math:`x_{n,i}`, the
+pieces :math:`p_j` of :mod:`kan_diffusion.kan.bases.spline` and the base activation b,
+
+.. math:: y_n = \beta + \sum_i \Big( b(x_{n,i})\, W_{i,b} + \sum_{j=0}^{k} p_j\, W_{i,c+j} \Big),
+
+with :math:`W_{i,g}` the row of weights (one an output) of function g of input i. That is k + 2
+multiplications an edge instead of 1 + G + k, whatever the size of the grid, and no features in
+memory. The gradients have the same form:
+
+.. math:: \partial W_{i,c+j} \mathrel{+}= p_j\, \partial y_n, \qquad
+    \partial x_{n,i} = \partial y_n \cdot
+    \Big( b'\, W_{i,b} + \tfrac1h \sum_j p'_j\, W_{i,c+j} \Big),
+
+with the pieces recomputed from x. To keep the arithmetic fed, the weights are laid out as rows of
+up to 32 outputs (in the backward pass each beside the row of its gradient), the rows of the batch
+and the inputs are cut into tiles whose weights stay in the cache, and every inner loop runs along
+the outputs as one vector (:mod:`kan_diffusion.kan.kernels.simd`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from numba.extending import overload
+from torch import Tensor
+
+from kan_diffusion.kan.bases.spline import MAX_ORDER, piece_coefficients
+from kan_diffusion.kan.kernels.runtime import (
+    INNER,
+    addresses,
+    chunks,
+    compiled,
+    run,
+    source_digest,
+)
+from kan_diffusion.kan.kernels.simd import (
+    array_at,
+    axpy,
+    dot,
+    floor,
+    fma,
+    get,
+    load,
+    maximum,
+    minimum,
+    nan_or_zero,
+    sigmoid_and_silu,
+    splat,
+    store,
+    store_as_int,
+    transpose,
+    zero_where_apart,
+    zeros,
+)
+
+__all__ = ["backward", "forward"]
+
+_LANES = 16  # of the loops over a tile's inputs
+_TILE = 2048
+"""Inputs (rows times columns) of a tile."""
+_CAPACITY = _TILE + _LANES
+"""Room for a tile; not a power of two, which would collide in the cache."""
+_MAX_ROWS = 256
+"""Most rows of a tile."""
+_CACHE_BYTES = 20480  # of weights that a tile's columns may take, of a first-level cache of 32 KiB
+
+# Where the parts of a tile's scratch memory begin.
+_X = 0
+_U = _CAPACITY
+_BASES = 2 * _CAPACITY
+_BASE_SLOPES = 3 * _CAPACITY
+_PIECES = 4 * _CAPACITY
+_SLOPES = _PIECES + (MAX_ORDER + 1) * _CAPACITY
+_SCRATCH = _SLOPES + (MAX_ORDER + 1) * _CAPACITY
+"""Size of a tile's scratch memory."""
+
+# Here a division may become a multiplication by the reciprocal.
+_FASTMATH = {"fastmath": {"contract", "nsz", "arcp"}}
+_INNER = {**INNER, **_FASTMATH}
+
+
+@numba.njit(**_INNER)
+def block_lanes(left):
+    """How many outputs the next block of a row takes when ``left`` are left."""
+    return 32 if left >= 32 else (16 if left >= 16 else 8)
+
+
+@numba.njit(**_INNER)
+def copy_rows(source, at, source_stride, target, to, target_stride, rows, count):
+    """Copies ``count`` numbers of each of some rows."""
+    for r in range(rows):
+        o = 0
+        while o + 8 <= count:
+            store(target, to + r * target_stride + o, load(source, at + r * source_stride + o, 8))
+            o += 8
+        while o < count:
+            target[to + r * target_stride + o] = source[at + r * source_stride + o]
+            o += 1
+
+
+@numba.njit(**_INNER)
+def tile_columns(inputs, stride, row_bytes):
+    """How many inputs' weights stay in the first-level cache together."""
+    columns = _CACHE_BYTES // (stride * row_bytes)
+    return min(max(4, columns // 8 * 8), inputs, 32)
+
+
+@numba.njit(**_INNER)
+def repack(unpack, weight, table, inputs, outputs, width, stride, first, reach, scale):
+    """Writes the packed weight as rows of outputs, or takes its gradient from them.
+
+    ``scale`` is 2 where the rows of the gradient lie between those of the weight. Functions beyond
+    the grid, where there are any, have rows of zeros.
+    """
+    padded = (outputs + 7) // 8 * 8
+    gap = 1 if reach else 0  # without one, the inputs follow each other in both
+    column = 0
+    while column < padded:
+        lanes = block_lanes(padded - column)
+        count = min(lanes, outputs - column)
+        total = inputs * width
+        for i in range(inputs if gap else 1):
+            for part in range(2 if gap else 1):
+                start = first if part == 1 else 0
+                size = (width - first if part == 1 else first) if gap else total
+                at = column * total + i * width + start
+                row = i * stride + (first + reach if part == 1 else 0)
+                to = (column * inputs * stride + row * lanes) * scale
+                if unpack:
+                    transpose(table, to + lanes, lanes * scale, weight, at, total, size, count)
+                else:
+                    transpose(weight, at, total, table, to, lanes * scale, count, size)
+        column += lanes
+
+
+@numba.njit(**_INNER)
+def place(x, at, inputs, origin, inverse_step, i0, columns, rows, scratch):
+    """Copies a tile's x and writes u = (x - origin) / step."""
+    for r in range(rows):
+        i = 0
+        while i + 8 <= columns:
+            value = load(x, at + r * inputs + i, 8)
+            u = (value - load(origin, i0 + i, 8)) * load(inverse_step, i0 + i, 8)
+            store(scratch, _X + r * columns + i, value)
+            store(scratch, _U + r * columns + i, u)
+            i += 8
+        while i < columns:
+            value = get(x, at + r * inputs + i)
+            u = (value - get(origin, i0 + i)) * get(inverse_step, i0 + i)
+            scratch[_X + r * columns + i] = value
+            scratch[_U + r * columns + i] = u
+            i += 1
+
+
+def _is_literal(*parameters: types.Type) -> bool:
+    return all(isinstance(parameter, types.IntegerLiteral) for parameter in parameters)
+
+
+def expand(order, first, scratch, cells, count, intervals, linear, reach, slopes):
+    """Cells, pieces and base activation of a tile, and their slopes.
+
+    Like the loops below compiled for each order, and with (``first`` = 1) or without SiLU: numba
+    calls what the decorated function returns, for constants.
+    """
+    raise NotImplementedError
+
+
+@overload(expand, prefer_literal=True, jit_options=_INNER)
+def _expand(order, first, scratch, cells, count, intervals, linear, reach, slopes):
+    if not _is_literal(order, first):
+        return None
+    degree_k, with_base = order.literal_value, first.literal_value
+    values = piece_coefficients(degree_k)
+    derivatives = piece_coefficients(degree_k, 1)
+
+    def loop(order, first, scratch, cells, count, intervals, linear, reach, slopes):
+        real = scratch.dtype.type
+        for at in range(0, count, _LANES):
+            u = load(scratch, _U + at, _LANES)
+            inside = minimum(maximum(u, -reach), intervals + reach)
+            cell = minimum(floor(inside), intervals + reach - 1)
+            store_as_int(cells, at, cell + reach)
+            f = inside - cell + nan_or_zero(u)
+            beyond = u - inside
+            for j in range(degree_k + 1):
+                piece = splat(real(values[j][degree_k]), _LANES)
+                for degree in range(degree_k - 1, -1, -1):
+                    piece = fma(piece, f, values[j][degree])
+                if linear or slopes:
+                    slope = splat(real(derivatives[j][degree_k - 1]), _LANES)
+                    for degree in range(degree_k - 2, -1, -1):
+                        slope = fma(slope, f, derivatives[j][degree])
+                    if linear:
+                        piece = fma(slope, beyond, piece)
+                    else:
+                        slope = zero_where_apart(slope, u, inside)
+                    store(scratch, _SLOPES + j * _CAPACITY + at, slope)
+                store(scratch, _PIECES + j * _CAPACITY + at, piece)
+            if with_base:
+                sigmoid, base = sigmoid_and_silu(load(scratch, _X + at, _LANES))
+                store(scratch, _BASES + at, base)
+                if slopes:
+                    store(scratch, _BASE_SLOPES + at, sigmoid + base * (1 - sigmoid))
+
+    return loop
+
+
+def outputs(order, first, lanes, cells, scratch, table, t, y, y_at, rows, columns, stride):
+    """Adds a tile's products to a block of ``lanes`` outputs."""
+    raise NotImplementedError
+
+
+@overload(outputs, prefer_literal=True, jit_options=_INNER)
+def _outputs(order, first, lanes, cells, scratch, table, t, y, y_at, rows, columns, stride):
+    if not _is_literal(order, first, lanes):
+        return None
+    pieces, with_base, width = order.literal_value + 1, first.literal_value, lanes.literal_value
+
+    def loop(order, first, lanes, cells, scratch, table, t, y, y_at, rows, columns, stride):
+        for r in range(rows):
+            even = load(y, y_at + r * width, width)
+            odd = zeros(y, width)
+            row = t
+            for i in range(columns):
+                at = r * columns + i
+                cell = row + (get(cells, at) + with_base) * width
+                if with_base:
+                    odd = axpy(scratch, _BASES + at, load(table, row, width), odd)
+                for j in range(pieces):
+                    weight = load(table, cell + j * width, width)
+                    if j % 2 == 0:
+                        even = axpy(scratch, _PIECES + j * _CAPACITY + at, weight, even)
+                    else:
+                        odd = axpy(scratch, _PIECES + j * _CAPACITY + at, weight, odd)
+                row += stride * width
+            store(y, y_at + r * width, even + odd)
+
+    return loop
+
+
+def gradients(
+    order, first, lanes, cells, scratch, table, t, grad, g_at, grad_u, rows, columns, stride
+):
+    """Adds a tile's products to the gradients of the weights and of u."""
+    raise NotImplementedError
+
+
+@overload(gradients, prefer_literal=True, jit_options=_INNER)
+def _gradients(
+    order, first, lanes, cells, scratch, table, t, grad, g_at, grad_u, rows, columns, stride
+):
+    if not _is_literal(order, first, lanes):
+        return None
+    pieces, with_base, width = order.literal_value + 1, first.literal_value, lanes.literal_value
+
+    def loop(
+        order, first, lanes, cells, scratch, table, t, grad, g_at, grad_u, rows, columns, stride
+    ):
+        for r in range(rows):
+            g = load(grad, g_at + r * width, width)
+            row = t
+            for i in range(columns):
+                at = r * columns + i
+                cell = row + (get(cells, at) + with_base) * 2 * width
+                slope = zeros(grad, width)
+                if with_base:
+                    slope = axpy(scratch, _BASE_SLOPES + at, load(table, row, width), slope)
+                    total = load(table, row + width, width)
+                    store(table, row + width, axpy(scratch, _BASES + at, g, total))
+                for j in range(pieces):
+                    place = cell + 2 * j * width
+                    weight = load(table, place, width)
+                    slope = axpy(scratch, _SLOPES + j * _CAPACITY + at, weight, slope)
+                    place += width
+                    total = load(table, place, width)
+                    total = axpy(scratch, _PIECES + j * _CAPACITY + at, g, total)
+                    store(table, place, total)
+                grad_u[at] += dot(slope, g)
+                row += stride * 2 * width
+
+    return loop
+
+
+@cache
+def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None], ...]:
+    """The compiled forward and backward pass."""
+    zero = np.float64(0) if double else np.float32(0)
+    digest = source_digest()
+
+    def forward(
+        x_at, weight_at, bias_at, origin_at, step_at, y_at, rows, inputs, outputs_, intervals,
+        linear, reach,
+    ):  # fmt: skip
+        len(digest)
+        width = first + intervals + order
+        stride = width + 2 * reach
+        padded = (outputs_ + 7) // 8 * 8
+        x = array_at(x_at, rows * inputs, zero)
+        weight = array_at(weight_at, outputs_ * inputs * width, zero)
+        bias = array_at(bias_at, outputs_, zero)
+        origin = array_at(origin_at, inputs, zero)
+        step = array_at(step_at, inputs, zero)
+        y = array_at(y_at, rows * outputs_, zero)
+        table = np.zeros(inputs * stride * padded, x.dtype)
+        repack(False, weight, table, inputs, outputs_, width, stride, first, reach, 1)
+        inverse_step = np.empty(inputs, x.dtype)
+        for i in range(inputs):
+            inverse_step[i] = 1 / step[i]
+        columns = tile_columns(inputs, stride, min(padded, 32) * x.itemsize)
+        height = min(_MAX_ROWS, _TILE // columns)
+        scratch = np.empty(_SCRATCH, x.dtype)
+        cells = np.empty(_CAPACITY, np.int32)
+        block = np.zeros(height * padded, x.dtype)
+        for r0 in range(0, rows, height):
+            n = min(height, rows - r0)
+            column = 0
+            while column < padded:
+                lanes = block_lanes(padded - column)
+                count = min(lanes, outputs_ - column)
+                copy_rows(bias, column, 0, block, column * height, lanes, n, count)
+                column += lanes
+            for i0 in range(0, inputs, columns):
+                m = min(columns, inputs - i0)
+                place(x, r0 * inputs + i0, inputs, origin, inverse_step, i0, m, n, scratch)
+                expand(order, first, scratch, cells, n * m, intervals, linear, reach, False)
+                column = 0
+                while column < padded:
+                    lanes = block_lanes(padded - column)
+                    t = (column * inputs + i0 * lanes) * stride
+                    at = column * height
+                    if lanes == 32:
+                        outputs(order, first, 32, cells, scratch, table, t, block, at, n, m, stride)
+                    elif lanes == 16:
+                        outputs(order, first, 16, cells, scratch, table, t, block, at, n, m, stride)
+                    else:
+                        outputs(order, first, 8, cells, scratch, table, t, block, at, n, m, stride)
+                    column += lanes
+            column = 0
+            while column < padded:
+                lanes = block_lanes(padded - column)
+                count = min(lanes, outputs_ - column)
+                to = r0 * outputs_ + column
+                copy_rows(block, column * height, lanes, y, to, outputs_, n, count)
+                column += lanes
+
+    def backward(
+        grad_at, x_at, weight_at, origin_at, step_at, grad_x_at, grad_weight_at, grad_bias_at, rows,
+        inputs, outputs_, intervals, linear, reach,
+    ):  # fmt: skip
+        len(digest)
+        width = first + intervals + order
+        stride = width + 2 * reach
+        padded = (outputs_ + 7) // 8 * 8
+        grad = array_at(grad_at, rows * outputs_, zero)
+        x = array_at(x_at, rows * inputs, zero)
+        weight = array_at(weight_at, outputs_ * inputs * width, zero)
+        origin = array_at(origin_at, inputs, zero)
+        step = array_at(step_at, inputs, zero)
+        grad_x = array_at(grad_x_at, rows * inputs, zero)
+        grad_weight = array_at(grad_weight_at, outputs_ * inputs * width, zero)
+        grad_bias = array_at(grad_bias_at, outputs_, zero)
+        for o in range(outputs_):
+            grad_bias[o] = 0
+        table = np.zeros(inputs * stride * padded * 2, x.dtype)
+        repack(False, weight, table, inputs, outputs_, width, stride, first, reach, 2)
+        inverse_step = np.empty(inputs, x.dtype)
+        for i in range(inputs):
+            inverse_step[i] = 1 / step[i]
+        columns = tile_columns(inputs, stride, min(padded, 32) * x.itemsize * 2)
+        height = min(_MAX_ROWS, _TILE // columns)
+        scratch = np.empty(_SCRATCH, x.dtype)
+        cells = np.empty(_CAPACITY, np.int32)
+        block = np.zeros(height * padded, x.dtype)
+        grad_u = np.empty(_CAPACITY, x.dtype)
+        for r0 in range(0, rows, height):
+            n = min(height, rows - r0)
+            column = 0
+            while column < padded:
+                lanes = block_lanes(padded - column)
+                count = min(lanes, outputs_ - column)
+                at = r0 * outputs_ + column
+                copy_rows(grad, at, outputs_, block, column * height, lanes, n, count)
+                column += lanes
+            for r in range(r0, r0 + n):
+                for o in range(outputs_):
+                    grad_bias[o] += grad[r * outputs_ + o]
+            for i0 in range(0, inputs, columns):
+                m = min(columns, inputs - i0)
+                place(x, r0 * inputs + i0, inputs, origin, inverse_step, i0, m, n, scratch)
+                expand(order, first, scratch, cells, n * m, intervals, linear, reach, True)
+                if first:
+                    # The gradient is gathered in units of the grid's step.
+                    for r in range(n):
+                        for i in range(m):
+                            scratch[_BASE_SLOPES + r * m + i] *= step[i0 + i]
+                for at in range(n * m):
+                    grad_u[at] = 0
+                column = 0
+                while column < padded:
+                    lanes = block_lanes(padded - column)
+                    t = (column * inputs + i0 * lanes) * stride * 2
+                    at = column * height
+                    if lanes == 32:
+                        gradients(
+                            order, first, 32, cells, scratch, table, t, block, at, grad_u, n, m,
+                            stride,
+                        )  # fmt: skip
+                    elif lanes == 16:
+                        gradients(
+                            order, first, 16, cells, scratch, table, t, block, at, grad_u, n, m,
+                            stride,
+                        )  # fmt: skip
+                    else:
+                        gradients(
+                            order, first, 8, cells, scratch, table, t, block, at, grad_u, n, m,
+                            stride,
+                        )  # fmt: skip
+                    column += lanes
+                for r in range(n):
+                    for i in range(m):
+                        u = grad_u[r * m + i]
+                        grad_x[(r0 + r) * inputs + i0 + i] = u * inverse_step[i0 + i]
+        repack(True, grad_weight, table, inputs, outputs_, width, stride, first, reach, 2)
+
+    return compiled(forward, **_FASTMATH), compiled(backward, **_FASTMATH)
+
+
+def _shape(x: Tensor, weight: Tensor, order: int, has_base: bool) -> tuple[int, int, int, int]:
+    """Rows, inputs, outputs and intervals."""
+    rows, inputs = x.shape
+    outputs, width = weight.shape
+    return rows, inputs, outputs, width // inputs - order - has_base
+
+
+def _outside(order: int, extrapolation: str) -> tuple[int, int]:
+    """Tells a kernel whether tangents continue the functions, and how far these are followed."""
+    return int(extrapolation == "linear"), order if extrapolation == "zero" else 0
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    origin: Tensor,
+    step: Tensor,
+    has_base: bool,
+    order: int,
+    extrapolation: str,
+) -> Tensor:
+    """Computes the output of a B-spline layer.
+
+    Args:
+        x: Inputs with shape (N, in); as all tensors float32 or float64 and on the CPU.
+        weight: Packed weight with shape (out, in * (has_base + G + k)).
+        bias: Constants with shape (out,), or None.
+        origin: Left end of each input's grid, with shape (in,).
+        step: Width of an interval of each input's grid, with shape (in,), positive.
+        has_base: Whether SiLU comes before the splines.
+        order: Degree k of the splines, 1 to 5.
+        extrapolation: ``"linear"``, ``"clamp"`` or ``"zero"``.
+
+    Returns:
+        Outputs with shape (N, out).
+    """
+    rows, inputs, outputs, intervals = _shape(x, weight, order, has_base)
+    kernel, _ = _kernels(order, int(has_base), x.dtype == torch.float64)
+    bias = weight.new_zeros(outputs) if bias is None else bias
+    read = [tensor.contiguous() for tensor in (x, weight, bias, origin, step)]
+    y = x.new_empty(rows, outputs)
+    size = x.element_size()
+    x_at, *others, y_at = addresses(*read, y)
+    settings = inputs, outputs, intervals, *_outside(order, extrapolation)
+
+    def task(part: int, start: int, count: int) -> None:
+        row, to = start * inputs * size, start * outputs * size
+        kernel(x_at + row, *others, y_at + to, count, *settings)
+
+    run(task, chunks(rows, inputs * outputs * (order + 1)))
+    return y
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    origin: Tensor,
+    step: Tensor,
+    has_base: bool,
+    order: int,
+    extrapolation: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes the gradients of x, weight and bias, given that of the output (N, out)."""
+    rows, inputs, outputs, intervals = _shape(x, weight, order, has_base)
+    _, kernel = _kernels(order, int(has_base), x.dtype == torch.float64)
+    read = [tensor.contiguous() for tensor in (grad, x, weight, origin, step)]
+    parts = chunks(rows, 2 * inputs * outputs * (order + 1))
+    grad_x = x.new_empty(rows, inputs)
+    # One gradient a thread, added up in the order of the rows.
+    grad_weight = weight.new_empty(len(parts), *weight.shape)
+    grad_bias = weight.new_empty(len(parts), outputs)
+    size = x.element_size()
+    grad_at, x_at, *others, grad_x_at = addresses(*read, grad_x)
+    grad_weight_at, grad_bias_at = addresses(grad_weight, grad_bias)
+    settings = inputs, outputs, intervals, *_outside(order, extrapolation)
+
+    def task(part: int, start: int, count: int) -> None:
+        row = start * inputs * size
+        kernel(
+            grad_at + start * outputs * size, x_at + row, *others, grad_x_at + row,
+            grad_weight_at + part * weight.numel() * size, grad_bias_at + part * outputs * size,
+            count, *settings,
+        )  # fmt: skip
+
+    run(task, parts)
+    if len(parts) == 1:
+        return grad_x, grad_weight[0], grad_bias[0]
+    return grad_x, grad_weight.sum(0), grad_bias.sum(0)

@@ -1,0 +1,100 @@
+"""Figures of a study's points: the data, the process in both directions, and generated points."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from kan_diffusion.report.contents import ReportContents
+from kan_diffusion.report.points import (
+    PointView,
+    bins,
+    panel_figure,
+    side_by_side_figure,
+    strips_figure,
+)
+from kan_diffusion.report.style import REAL, model_styles, report_style
+
+__all__ = ["corruption_figure", "data_figure", "reverse_figure", "samples_figure"]
+
+
+@report_style()
+def data_figure(contents: ReportContents, data: str) -> Figure:
+    """Draws the real points of a data set, with the distribution of each drawn coordinate."""
+    points = contents.originals[data]
+    view = PointView.of(points, contents.columns.get(data))
+    limits = view.limits([points])
+    if view.flat:
+        figure, ((axes,),) = panel_figure([1], 6.5, 0.45, (0, 0), (0.8, 0.6, 0.4), 6.5)
+        view.draw(axes, points, REAL, limits)
+        axes.set(xlabel=view.labels[0], ylabel="density", title=data)
+        return figure
+    figure, ((axes,),) = panel_figure([1], 5.3, 1.0, (0, 0), (0.8, 0.6, 1.0), 4.4)
+    view.draw(axes, points, REAL, limits, size=1.5)
+    axes.set(xlabel=view.labels[0], ylabel=view.labels[1])
+    drawn = view.project(points)
+    above, beside = axes.inset_axes((0, 1.02, 1, 0.16)), axes.inset_axes((1.02, 0, 0.16, 1))
+    above.hist(drawn[:, 0], bins=bins(limits[0]), color=REAL)
+    beside.hist(drawn[:, 1], bins=bins(limits[1]), color=REAL, orientation="horizontal")
+    above.set_xlim(limits[0])
+    beside.set_ylim(limits[1])
+    for margin in (above, beside):
+        margin.set_axis_off()
+    above.set_title(f"{data}: {len(points):,} points")
+    return figure
+
+
+def corruption_figure(contents: ReportContents, data: str) -> Figure:
+    """Draws the forward process: the same points at growing t, from data to noise."""
+    panels = contents.corruption[data]
+    view = _view(contents, data)
+    return strips_figure([("", panels)], REAL, view, view.limits([points for _, points in panels]))
+
+
+def reverse_figure(contents: ReportContents, label: str, name: str) -> Figure:
+    """Draws the reverse process of a model, from noise to data, at moments of its training.
+
+    Args:
+        contents: The study.
+        label: The setting.
+        name: The model.
+    """
+    moments = contents.trajectories[label, name]
+    view = _view(contents, contents.data_of(label), label)
+    # A model that diverges must not shrink the others: the start and the data set the limits.
+    real = contents.originals.get(contents.data_of(label))
+    starts = [panels[0][1] for _, panels in moments]
+    limits = view.limits(starts if real is None else [real, *starts])
+    colour = model_styles(contents.results.rows)[name].colour
+    return strips_figure(moments, colour, view, limits)
+
+
+def samples_figure(contents: ReportContents, label: str | None = None) -> Figure:
+    """Draws fresh real points beside those that each model generates, on the same axes.
+
+    Args:
+        contents: The study.
+        label: The setting; the study's first one when None.
+    """
+    label = next(iter(contents.samples))[0] if label is None else label
+    original = contents.originals.get(contents.data_of(label))
+    styles = model_styles(contents.results.rows)
+    pictures = [] if original is None else [("real", REAL, original)]
+    pictures += [
+        (name, styles[name].colour, contents.samples[label, name])
+        for name in contents.model_names(label)
+        if (label, name) in contents.samples
+    ]
+    view = _view(contents, contents.data_of(label), label)
+    shown = [points for *_, points in pictures] if original is None else [original]
+    return side_by_side_figure(pictures, view, view.limits(shown))
+
+
+def _view(contents: ReportContents, data: str, label: str = "") -> PointView:
+    """Chooses one view for a data set, from the best real points there are."""
+    candidates = [contents.originals[data]] if data in contents.originals else []
+    candidates += [points for _, points in contents.corruption.get(data, [])[:1]]
+    candidates += [points for (of, _), points in contents.samples.items() if of == label]
+    candidates += [
+        moments[-1][1][-1][1] for (of, _), moments in contents.trajectories.items() if of == label
+    ]
+    return PointView.of(candidates[0], contents.columns.get(data))

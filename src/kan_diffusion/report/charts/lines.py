@@ -1,0 +1,212 @@
+"""Lines over noise levels and training steps: many models have a panel for each kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+from numpy.typing import NDArray
+
+from kan_diffusion.report.charts.axes import value_axis
+from kan_diffusion.report.contents import MANY_MODELS, ReportContents
+from kan_diffusion.report.style import INK, PALE, ModelStyle, model_styles, report_style
+from kan_diffusion.study.results.statistics import mean_interval
+
+__all__ = ["by_level_figure", "level_measure", "loss_figure"]
+
+_KIND_TITLES = {"kan": "KANs", "mlp": "MLPs", "other": "Others"}
+_LEVEL_LABELS = {
+    "excess": "excess (squared distance to the oracle)",
+    "heldout_loss": "held-out loss",
+}
+
+_Array = NDArray[np.float64]
+
+
+def level_measure(levels: pd.DataFrame) -> str:
+    """Names the measure known by noise level: the excess, or without an oracle the loss."""
+    return "excess" if levels["excess"].notna().any() else "heldout_loss"
+
+
+@report_style()
+def by_level_figure(contents: ReportContents, label: str | None = None) -> Figure:
+    """Draws the excess (or the held-out loss) against the log signal-to-noise ratio.
+
+    Args:
+        contents: The study.
+        label: The setting; the first one when None.
+    """
+    label = label or contents.results.settings()[0].label
+    levels = contents.levels_of(label)
+    measure = level_measure(levels)
+    figure, panels = _panels(contents, label)
+    styles = model_styles(contents.results.rows)
+    heights: list[float] = []
+    for name in contents.model_names(label):
+        x, mean, low, high = _by_level(levels[levels["name"] == name], measure)
+        heights += [float(value) for value in mean]
+        for axes, names in panels:
+            style = styles[name] if name in names else None
+            _draw_line(axes, x, mean, style, name, (low, high) if len(panels) == 1 else None)
+    for axes, _ in panels:
+        value_axis(axes, "y", heights)
+        axes.set_xlabel("log SNR, log(α²/σ²)\n← more noise            less noise →")
+    panels[0][0].set_ylabel(_LEVEL_LABELS[measure])
+    _legend(figure, panels)
+    return figure
+
+
+@report_style()
+def loss_figure(contents: ReportContents, label: str | None = None) -> Figure:
+    """Draws the training losses of all models of a setting beside their floor, where it is known.
+
+    Args:
+        contents: The study.
+        label: The setting; the first one when None. Few models have a second panel with the loss
+            minus the floor; many are drawn in that way alone, as their losses nearly coincide.
+    """
+    label = label or contents.results.settings()[0].label
+    curves, floor = contents.curves_of(label), contents.floors.get(label)
+    both = floor is not None and len(contents.model_names(label)) <= MANY_MODELS
+    figure, panels = _panels(contents, label, twice=both)
+    styles = model_styles(contents.results.rows)
+    last = 1.0
+    for index, (axes, names) in enumerate(panels):
+        shift = floor if floor is not None and (not both or index == 1) else 0.0
+        heights: list[float] = []
+        for name in contents.model_names(label):
+            steps, losses = curves_by_seed(curves[curves["name"] == name])
+            if not len(steps):
+                continue
+            last = max(last, float(steps[-1]))
+            above = np.where(losses > shift, losses - shift, np.nan) if shift else losses
+            some = np.isfinite(above).any(axis=1)
+            steps, above = steps[some], above[some]
+            mean, ends = np.nanmean(above, axis=1), None
+            if (both or len(panels) == 1) and above.shape[1] > 1:
+                ends = np.nanmin(above, axis=1), np.nanmax(above, axis=1)
+            heights += [float(value) for value in mean]
+            style = styles[name] if name in names else None
+            _draw_line(axes, steps, mean, style, name, ends, marker=False)
+        axes.set_xlabel("training step")
+        axes.set_xscale("log" if last > 100 else "linear")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        if shift:
+            value_axis(axes, "y", heights)
+        if index == 0 or both:
+            axes.set_ylabel(
+                f"loss minus floor ({shift:.4g}), running mean" if shift else "loss, running mean"
+            )
+        if floor is not None and not shift:
+            _draw_floor(axes, floor)
+    _legend(figure, panels[:1] if both else panels)
+    return figure
+
+
+def _panels(
+    contents: ReportContents, label: str, twice: bool = False
+) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
+    """Makes panels, each with the models whose it is: all, or those of a kind where many are."""
+    names = contents.model_names(label)
+    if len(names) <= MANY_MODELS:
+        groups = [("", names)] * (2 if twice else 1)
+    else:
+        kinds = contents.results.models(label)
+        groups = [(title, [n for n in names if kinds[n] == k]) for k, title in _KIND_TITLES.items()]
+        groups = [group for group in groups if group[1]]
+    size = (7.5, 4.3) if len(groups) == 1 else (11.0, 4.9)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(1, len(groups), sharey=not twice, squeeze=False)[0]
+    for axes, (title, _) in zip(grid, groups, strict=True):
+        axes.set_title(title)
+    return figure, [(axes, own) for axes, (_, own) in zip(grid, groups, strict=True)]
+
+
+def _by_level(levels: pd.DataFrame, measure: str) -> tuple[_Array, _Array, _Array, _Array]:
+    """Means of one model in each bin of levels, with their intervals, by increasing log SNR."""
+    points = []
+    for _, group in levels.dropna(subset=["t_mid", measure]).groupby("t_mid"):
+        interval, x = mean_interval(group[measure]), float(group["log_snr"].mean())
+        # An estimate free of bias can fall below 0, where a log axis has no place for it.
+        if interval.mean > 0 and math.isfinite(x):
+            low = interval.mean if interval.low is None else interval.low
+            high = interval.mean if interval.high is None else interval.high
+            # A band that reaches 0 runs off the lower edge.
+            points.append((x, interval.mean, max(low, 1e-3 * interval.mean), high))
+    columns = np.array(sorted(points), dtype=np.float64).reshape(-1, 4).T
+    return columns[0], columns[1], columns[2], columns[3]
+
+
+def curves_by_seed(curves: pd.DataFrame) -> tuple[_Array, _Array]:
+    """Reads the smoothed losses of some seeds at common steps.
+
+    Args:
+        curves: Columns ``seed``, ``step`` and ``loss``: smoothed curves of one model. Seeds that
+            trained for different numbers of steps are read off between their own steps.
+
+    Returns:
+        Steps, shape (b,), and the loss of every seed, shape (b, seeds); NaN beyond a seed's end.
+    """
+    parts = [
+        (part["step"].to_numpy(np.float64), part["loss"].to_numpy(np.float64))
+        for _, part in curves.sort_values("step").groupby("seed")
+    ]
+    if not parts:
+        return np.empty(0), np.empty((0, 0))
+    steps = max((part[0] for part in parts), key=lambda own: own[-1])
+    losses = [
+        np.interp(np.log(steps), np.log(own), values, left=np.nan, right=np.nan)
+        for own, values in parts
+    ]
+    return steps, np.stack(losses, axis=1)
+
+
+def _draw_line(
+    axes: Axes,
+    x: _Array,
+    y: _Array,
+    style: ModelStyle | None,
+    name: str,
+    ends: tuple[_Array, _Array] | None,
+    marker: bool = True,
+) -> None:
+    """Draws a model's line and band; in grey behind the others without a style."""
+    if style is None:
+        axes.plot(x, y, color=PALE, linewidth=1.2, zorder=1)
+        return
+    axes.plot(
+        x, y, color=style.colour, linestyle=style.line, label=name, markersize=4,
+        marker=style.marker if marker else None,
+    )  # fmt: skip
+    if ends is not None:
+        axes.fill_between(x, *ends, color=style.colour, alpha=0.15, linewidth=0)
+
+
+def _draw_floor(axes: Axes, floor: float) -> None:
+    axes.axhline(floor, color=INK, linewidth=1.3, linestyle="--")
+    axes.annotate(
+        f"floor {floor:.4g} (oracle)", (0.98, floor), xycoords=("axes fraction", "data"),
+        xytext=(0, -4), textcoords="offset points", ha="right", va="top", fontsize=9,
+    )  # fmt: skip
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, floor - 0.14 * (high - floor)), high)
+
+
+def _legend(figure: Figure, panels: Sequence[tuple[Axes, list[str]]]) -> None:
+    """Puts a legend below all panels, or one below each where there are several."""
+    for axes, _ in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        if len(panels) == 1:
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+            continue
+        wide = max(map(len, labels), default=0) > 22
+        axes.legend(
+            handles, labels, ncols=1 if wide else 2, fontsize=9, loc="upper center",
+            bbox_to_anchor=(0.5, -0.24), borderaxespad=0.0, handlelength=2.4, columnspacing=1.0,
+        )  # fmt: skip

@@ -1,0 +1,257 @@
+"""The one machine that makes pages: of studies, of explanations and of the truth lab.
+
+A page is one HTML file that opens from disk without a network: styles, scripts and figures are
+inside. It can be read in full without scripts, and everything written into it is escaped::
+
+    page = Page("Title", "The question.")
+    page.section("Results").text("A sentence.").figure(picture, "Caption.", "Alternative.")
+    page.write(folder / "page.html")
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+import jinja2
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from kan_diffusion.files import write_text
+from kan_diffusion.report.images import Picture, embedded_svg
+from kan_diffusion.report.mathematics import formula_svg
+from kan_diffusion.report.tables import Anchors, Cell, Head, Line, Table
+
+__all__ = ["Json", "Page", "Section", "plain_table"]
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+"""Data for a page's script."""
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("kan_diffusion.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+def _macro(name: str, *arguments: object) -> Markup:
+    """Calls one of the macros that all pages share."""
+    return Markup(getattr(_environment().get_template("macros.html.j2").module, name)(*arguments))
+
+
+class Section:
+    """A part of a page: a heading and, below it, what was added, in that order.
+
+    Every method that adds something returns the section, except :meth:`section`, which returns the
+    part it adds. A section to which nothing was added is left out of the page.
+
+    Attributes:
+        title: Its heading; none where empty.
+        anchor: Its id, to which links lead.
+        level: Level of its heading, from 2.
+    """
+
+    def __init__(self, title: str, anchor: str, level: int, anchors: Anchors) -> None:
+        self.title = title
+        self.anchor = anchor
+        self.level = level
+        self.anchors = anchors
+        self._blocks: list[Markup | Section] = []
+
+    def __bool__(self) -> bool:
+        """Reports whether there is anything to see."""
+        return any(map(bool, self._blocks))
+
+    def __html__(self) -> str:
+        """Gives the section as HTML."""
+        return _macro("section", self, self.content()) if self else ""
+
+    def content(self) -> Markup:
+        """Gives what was added as HTML, without the heading."""
+        return Markup("\n").join(block for block in self._blocks if block)
+
+    def section(self, title: str, *words: str) -> Section:
+        """Adds a section below this one.
+
+        Args:
+            title: Its heading.
+            *words: What its id is made of; the title where empty.
+        """
+        anchor = self.anchors(*(words or (title,)))
+        made = Section(title, anchor, self.level + 1, self.anchors)
+        self._blocks.append(made)
+        return made
+
+    def text(self, *sentences: str, kind: str = "") -> Self:
+        """Adds a paragraph for each sentence.
+
+        Args:
+            *sentences: The sentences.
+            kind: ``"answer"`` for what a page says first, ``"note"`` for what explains the thing
+                above, ``"flag"`` for what a reader must not miss.
+        """
+        return self._add("text", [sentence for sentence in sentences if sentence], kind)
+
+    def items(self, items: Sequence[str], kind: str = "", title: str = "") -> Self:
+        """Adds a list.
+
+        Args:
+            items: An item each.
+            kind: ``"warnings"`` for what must be known first, ``"failures"`` for what went wrong.
+            title: What stands above it.
+        """
+        return self._add("items", items, kind, title) if items else self
+
+    def table(self, table: Table | None, narrow: bool = False, plain: bool = False) -> Self:
+        """Adds a table, sortable where scripts run.
+
+        Args:
+            table: The table; nothing is added when None.
+            narrow: Whether it is only as wide as it must be.
+            plain: Whether it has thousands of cells, each of which is text alone.
+        """
+        return self if table is None else self._add("plain" if plain else "sortable", table, narrow)
+
+    def figure(self, picture: Picture, caption: str, alternative: str) -> Self:
+        """Adds a figure.
+
+        Args:
+            picture: What is seen.
+            caption: What to look for, and how it was measured.
+            alternative: What it shows, for those who cannot see it.
+        """
+        return self._add("figure", picture, caption, alternative)
+
+    def formula(self, symbol: str, latex: str, name: str) -> Self:
+        """Adds a formula as a picture, or as text where it cannot be set, with its source.
+
+        Args:
+            symbol: What it is the formula of, in LaTeX.
+            latex: The formula.
+            name: What it is called in words.
+        """
+        svg = formula_svg(symbol, latex)
+        picture = None if svg is None else embedded_svg(svg)
+        return self._add("formula", picture, f"{symbol} = {latex}", name)
+
+    def facts(self, facts: Mapping[str, str] | Sequence[tuple[str, str]]) -> Self:
+        """Adds names with their values."""
+        pairs = list(facts.items()) if isinstance(facts, Mapping) else facts
+        return self._add("facts", pairs) if pairs else self
+
+    def code(self, text: str) -> Self:
+        """Adds a command or a piece of code."""
+        return self._add("code", text) if text else self
+
+    def folded(self, title: str, table: Table) -> Self:
+        """Adds a table that is seen once its title is opened."""
+        return self._add("folded", title, table)
+
+    def template(self, name: str, **values: object) -> Self:
+        """Adds what a template of its own makes.
+
+        Args:
+            name: The template's file.
+            **values: What it uses.
+        """
+        self._blocks.append(Markup(_environment().get_template(name).render(**values)))
+        return self
+
+    def _add(self, macro: str, *arguments: object) -> Self:
+        self._blocks.append(_macro(macro, *arguments))
+        return self
+
+
+class Page(Section):
+    """A page. What is added to itself is its overview; its sections follow.
+
+    Args:
+        title: Its title.
+        intro: A sentence below the title.
+        leaves: Whether scripts show one section at a time and a bar leads to each.
+        script: File of the script that it needs besides those of all pages.
+        data: What that script draws.
+    """
+
+    def __init__(
+        self, title: str, intro: str = "", leaves: bool = False, script: str = "", data: Json = None
+    ) -> None:
+        anchors = Anchors()
+        super().__init__(title, anchors("overview"), 1, anchors)
+        self.intro = intro
+        self.leaves = leaves
+        self._script = script
+        self._data = data
+        self._sections: list[Section] = []
+
+    def part(self, title: str, *words: str) -> Section:
+        """Adds a section to the overview.
+
+        Args:
+            title: Its heading.
+            *words: What its id is made of; the title where empty.
+        """
+        return super().section(title, *words)
+
+    def section(self, title: str, *words: str) -> Section:
+        """Adds a section to the page.
+
+        Args:
+            title: Its heading, and its name in the bar.
+            *words: What its id is made of; the title where empty.
+        """
+        made = self.part(title, *words)
+        self._blocks.remove(made)
+        self._sections.append(made)
+        return made
+
+    def __html__(self) -> str:
+        """Gives the whole page as HTML."""
+        dumped = Markup("")
+        if self._script:
+            # Escaped so that nothing in it ends the script.
+            dumped = htmlsafe_json_dumps(
+                self._data, dumps=json.dumps, allow_nan=False, separators=(",", ":")
+            )
+        return _environment().get_template("page.html.j2").render(
+            page=self, sections=[section for section in self._sections if section],
+            script=self._script, data=dumped,
+        )  # fmt: skip
+
+    def write(self, path: Path) -> Path:
+        """Writes the page, whole or not at all.
+
+        Args:
+            path: Where to.
+
+        Returns:
+            The path.
+
+        Raises:
+            RunFolderError: It cannot be written.
+        """
+        write_text(path, self.__html__())
+        return path
+
+
+def plain_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Makes a table of texts.
+
+    Args:
+        caption: What it holds, for those who cannot see it.
+        heads: The names of its columns.
+        rows: A text for each column, row by row.
+    """
+    return Table(
+        [Head(head, words=True) for head in heads],
+        [Line([Cell(text) for text in row]) for row in rows],
+        caption=caption,
+    )

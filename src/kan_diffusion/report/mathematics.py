@@ -1,0 +1,117 @@
+r"""Formulas in LaTeX as pictures, made without LaTeX.
+
+Matplotlib sets a large part of LaTeX's mathematics itself; what it does not know, such as cases, is
+left as text. Long sums are broken before a ``+`` or ``-`` that stands in no braces or brackets.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.mathtext import MathTextParser
+
+from kan_diffusion.report.style import INK, report_style
+
+__all__ = ["broken_sum", "formula_svg"]
+
+_LONGEST = 4_000
+"""Characters above which a formula is not set."""
+_WIDEST_LINE = 95
+"""Marks of a line that are seen, roughly."""
+_FONT_SIZE = 13.0
+_TOKEN = re.compile(r"\\(?:left|right)\s*(?:\\[a-zA-Z]+|\\.|.)|\\[a-zA-Z]+|\\.|.", re.DOTALL)
+_REPLACED = (
+    (re.compile(r"\\operatorname\{([^{}]*)\}"), r"\\mathrm{\1}"),
+    (re.compile(r"\\[dt]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\s+"), " "),
+)
+
+
+def broken_sum(latex: str, most: int = _WIDEST_LINE) -> list[str]:
+    """Breaks a sum into several lines.
+
+    Args:
+        latex: The sum.
+        most: About how many marks a line may have; a single summand may have more.
+
+    Returns:
+        The lines. Joined, they are the sum.
+    """
+    parts, depth, part, before = [], 0, "", ""
+    for token in _TOKEN.findall(latex):
+        if token in "{[(" or (token.startswith("\\left") and not token[5:6].isalpha()):
+            depth += 1
+        elif token in "}])" or (token.startswith("\\right") and not token[6:7].isalpha()):
+            depth -= 1
+        if token in "+-" and depth == 0 and before not in ("", "^", "_", "=", "\\cdot"):
+            parts.append(part)
+            part = ""
+        part += token
+        before = token if token.strip() else before
+    parts.append(part)
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if _seen(lines[-1]) + _seen(part) > most:
+            lines.append(part)
+        else:
+            lines[-1] += part
+    return lines
+
+
+def _seen(latex: str) -> int:
+    """Estimates how many marks are seen of LaTeX."""
+    return len(
+        re.sub(r"\\(?:left|right|cdot|frac|,|;)|\\[a-zA-Z]+(?=[^a-zA-Z])|[{}_^\s]", "", latex)
+    )
+
+
+@report_style()
+def formula_svg(name: str, latex: str) -> bytes | None:
+    r"""Sets a formula as an SVG picture.
+
+    Args:
+        name: The symbol left of the sign of equality, in LaTeX, such as ``"s_0"``.
+        latex: The formula.
+
+    Returns:
+        The picture, the same for the same formula; None where it cannot be set.
+    """
+    if len(latex) > _LONGEST:
+        return None
+    for pattern, replacement in _REPLACED:
+        latex = pattern.sub(replacement, latex)
+    lines = broken_sum(latex)
+    texts = [f"${name} = {lines[0]}$", *(rf"$\quad {line}$" for line in lines[1:])]
+    heights = _heights(texts)
+    if heights is None:
+        return None
+    figure = Figure(figsize=(1.0, 1.0))
+    below = 0.0
+    for text, height in zip(texts, heights, strict=True):
+        figure.text(0.0, -below, text, fontsize=_FONT_SIZE, color=INK, va="top")
+        below += height
+    made = io.BytesIO()
+    with rc_context({"svg.hashsalt": "kan-diffusion", "svg.fonttype": "path"}):
+        figure.savefig(
+            made, format="svg", bbox_inches="tight", pad_inches=0.04, transparent=True,
+            metadata={"Date": None},
+        )  # fmt: skip
+    return made.getvalue()
+
+
+def _heights(texts: Sequence[str]) -> list[float] | None:
+    """Measures lines in inches, with some air; None where one cannot be set."""
+    parser = MathTextParser("path")
+    heights = []
+    for text in texts:
+        try:
+            parsed = parser.parse(text, dpi=72, prop=FontProperties(size=_FONT_SIZE))
+        except (ValueError, RecursionError):
+            return None
+        heights.append(parsed.height / 72 + 0.14)
+    return heights

@@ -1,0 +1,375 @@
+"""The page of a study: verdicts first, then a part for each data set, then every trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from kan_diffusion.files import write_bytes
+from kan_diffusion.report.charts import (
+    by_level_figure,
+    corruption_figure,
+    data_figure,
+    differences_figure,
+    forest_figure,
+    loss_figure,
+    metrics_figure,
+    reverse_figure,
+    samples_figure,
+)
+from kan_diffusion.report.charts.lines import level_measure
+from kan_diffusion.report.contents import MANY_MODELS, ReportContents
+from kan_diffusion.report.html import Page, Section
+from kan_diffusion.report.images import embedded, figure_png
+from kan_diffusion.report.points import PointView
+from kan_diffusion.report.tables import (
+    BADGES,
+    REAL_ROW,
+    Anchors,
+    model_table,
+    time_use,
+    trials_table,
+    verdict_table,
+)
+from kan_diffusion.study.results.rows import MEASURES, Setting
+from kan_diffusion.study.results.verdicts import Verdict
+from kan_diffusion.study.results.wording import overall, say
+
+__all__ = ["write_report"]
+
+_MOST_BYTES = 2_500_000
+"""Bytes of all figures in a page, roughly; a single one has at most ``_LARGEST``."""
+_LARGEST = 150_000
+_MANY_FIGURES = 24
+
+
+def write_report(contents: ReportContents, folder: str | Path) -> Path:
+    """Writes a report: ``report.html``, and its figures once more under ``figures/``.
+
+    Args:
+        contents: The study.
+        folder: Where to. Files that are there are replaced, each whole or not at all.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunFolderError: A file cannot be written.
+    """
+    return _Report(contents, Path(folder)).write()
+
+
+class _Report:
+    """A report while it is written."""
+
+    def __init__(self, contents: ReportContents, folder: Path) -> None:
+        self.contents = contents
+        self.results = contents.results
+        self.decision = contents.decision
+        self.settings = contents.results.settings()
+        self.folder = folder
+        self.paged = len(self.settings) > 1
+        self.page = Page(contents.title, contents.question, self.paged)
+        self.names = Anchors()
+        # About as many figures as there will be.
+        count = 5 * len(self.settings) + 2 * len(contents.data_names()) + len(contents.trajectories)
+        self.sharpness = 144 if count <= _MANY_FIGURES else 96
+        self.largest = min(_LARGEST, _MOST_BYTES // max(count, 1))
+        # Given first, so that ids in the page are as expected.
+        for fixed in ("trials", "settings"):
+            self.page.anchors(fixed)
+        for setting in self.settings:
+            self.page.anchors("setting", setting.label)
+
+    def write(self) -> Path:
+        contents, page = self.contents, self.page
+        self._add_answer()
+        page.items(contents.warnings, "warnings", "Before you read the numbers")
+        verdicts = verdict_table(contents, page.anchors)
+        if verdicts is not None:
+            page.table(verdicts).text(
+                "The best of a kind is the model with the lowest mean of the judged measure, "
+                "chosen from as many as stand in brackets. KAN minus MLP: mean paired difference "
+                "over the seeds that both finished, with its 95 % bootstrap interval; below 0 the "
+                "KAN is better. p: sign-flip test, also corrected by Holm’s method over the data "
+                "sets at that budget.",
+                kind="note",
+            )
+        if not self.paged:
+            for setting in self.settings:
+                self._add_tables(page, setting, True)
+                self._add_figures(page, setting)
+        self._add_differences()
+        for data in contents.data_names():
+            if self.paged:
+                self._add_data(data)
+            else:
+                self._add_process(page, data)
+        self._add_trials()
+        background = page.section("Settings", "settings").facts(contents.settings)
+        (background if self.paged else page).section("Environment").facts(contents.environment)
+        (background if self.paged else page).section("Run it again", "command").code(
+            contents.command
+        )
+        return page.write(self.folder / "report.html")
+
+    def _draw(
+        self, part: Section, name: str, draw: Callable[[], Figure], caption: str, alternative: str
+    ) -> None:
+        """Draws a figure, into the page and into a file of its own."""
+        figure = draw()
+        write_bytes(self.folder / "figures" / f"{self.names(name)}.png", figure_png(figure))
+        part.figure(embedded(figure, self.largest, self.sharpness), caption, alternative)
+
+    def _add_answer(self) -> None:
+        found = list(self.decision.verdicts.values())
+        plain = [say(verdict) for verdict in found if not verdict.outcome]
+        self.page.text(overall(self.decision), *plain, kind="answer")
+        judged = [verdict for verdict in found if verdict.outcome]
+        if len(judged) == 1:
+            self.page.text(_verdict(judged[0]), kind="verdict")
+            return
+        line = Markup('{}<span><a href="#{}">{}</a>. {}</span>')
+        lines = [
+            line.format(
+                _badge(verdict),
+                self.page.anchors("setting", verdict.setting.label),
+                verdict.setting.label,
+                say(verdict, with_label=False),
+            )
+            for verdict in judged
+        ]
+        self.page.items(lines, "verdicts")
+
+    def _add_differences(self) -> None:
+        """Adds a forest plot for each budget, with a panel for each data set."""
+        compared = {c.setting.label for c in self.decision.comparisons}
+        budgets: dict[object, list[Setting]] = {}
+        for setting in self.settings:
+            if setting.label in compared:
+                budgets.setdefault(setting.budgeted, []).append(setting)
+        section = self.page.part("Every model against the best MLP", "differences")
+        if len(compared) < 2:
+            return
+        for number, settings in enumerate(budgets.values()):
+            amount = settings[0].amount
+            at = f" at {amount}" if amount else ""
+            name = f"differences {amount}" if number else "differences"
+            losses = {self.results.judged(setting.label) for setting in settings} != {"excess"}
+            self._draw(
+                section, name, partial(differences_figure, self.contents, settings),
+                f"Excess of each model{at} as a multiple of that of the best MLP of the data set "
+                "(vertical line), on a log axis; left is better. Small marks are seeds, the large "
+                "mark is the ratio of the means, the line the 95 % bootstrap interval of the "
+                "paired difference. Bold: p below 0.05 after Holm’s correction over the data sets "
+                "at that budget."
+                + (
+                    " Without an exact oracle the panel shows differences of held-out losses."
+                    if losses else ""
+                ),
+                f"Ratio of every model to the best MLP of each data set{at}",
+            )  # fmt: skip
+
+    def _add_data(self, data: str) -> None:
+        page = self.page.section(data, "data", data)
+        own = [setting for setting in self.settings if setting.data == data]
+        if len(own) > 1:
+            links = [
+                Markup('<a href="#{}">{}</a>').format(
+                    self.page.anchors("setting", setting.label), _capital(setting.amount)
+                )
+                for setting in own
+            ]
+            page.items(links, "within")
+        for number, setting in enumerate(own):
+            title = _capital(setting.amount) if len(own) > 1 else ""
+            part = page.section(title, "setting", setting.label)
+            verdict = self.decision.verdicts[setting.label]
+            if verdict.outcome:
+                part.text(_verdict(verdict), kind="verdict")
+            self._add_tables(part, setting, number == 0)
+            self._add_figures(part, setting)
+        self._add_process(page, data)
+
+    def _add_tables(self, part: Section, setting: Setting, explained: bool) -> None:
+        part.table(model_table(self.contents, setting.label, self.page.anchors))
+        if explained:
+            part.text(self._explanation(), kind="note")
+        used = time_use(self.contents, setting.label, self.page.anchors)
+        if used is not None:
+            times = part.section("Time really used", "time", setting.label)
+            times.text(used.sentence, kind="flag" if used.large else "").table(used.table, True)
+
+    def _explanation(self) -> str:
+        """Explains the columns of a table of models."""
+        text = (
+            "Means over seeds, ± half the width of their 95 % intervals (Student’s t). Excess: "
+            "mean over t of the squared distance between a model’s prediction and that of the "
+            "oracle, both as predicted noise; 0 is perfect."
+        )
+        if self.results.rows["nll"].notna().any():
+            text += (
+                " NLL: negative log-likelihood of held-out points through the probability-flow "
+                "ODE, in nats a point."
+            )
+        metrics = [
+            f"{metric.label}: {metric.title}{f' ({metric.unit})' if metric.unit else ''}"
+            for metric in self.results.metrics.values()
+        ]
+        if metrics:
+            text += f" {'; '.join(metrics)}, between generated and fresh real points."
+            text += f" The row “{REAL_ROW}” is what a perfect model would score."
+        if self.decision.comparisons:
+            text += (
+                " “− best MLP”: paired difference of the judged measure to the MLP with the lowest "
+                "mean, with its 95 % bootstrap interval; p: sign-flip test, corrected by Holm’s "
+                "method over the data sets at that budget."
+            )
+        return Markup(
+            '{} A model’s numbers come from the trials that its seeds unfold to; <a href="#trials">'
+            "All trials</a> has their raw values."
+        ).format(text)
+
+    def _add_figures(self, part: Section, setting: Setting) -> None:
+        """Adds the figures of one setting; where it is the only one, their names are short."""
+        contents, label = self.contents, setting.label
+        suffix = f" {label}" if self.paged else ""
+        rows = self.results.of_setting(label)
+        many = len(contents.model_names(label)) > MANY_MODELS
+        behind = "; the models of other kinds are grey behind" if many else ""
+        figures: list[tuple[str, str, Callable[..., Figure], str, str]] = []
+        if any(key[0] == label for key in contents.samples):
+            figures.append((
+                "What the models generate", f"samples {label}", samples_figure,
+                "Generated points beside real ones",
+                "fresh real points, which no model was trained on, beside those that each model "
+                f"generates (first seed), on the same axes.{self._view_note(setting.data)}",
+            ))  # fmt: skip
+        judged = MEASURES[self.results.judged(label)]
+        if rows[self.results.judged(label)].notna().any():
+            against = (
+                " relative to the best MLP (vertical line). Excess and training time are ratios on "
+                "a log axis, held-out losses differences. The line is the 95 % bootstrap interval "
+                "of the paired difference; bold: p below 0.05 after Holm’s correction"
+            )
+            alone = ". The line is the 95 % interval of the mean (Student’s t over seeds)"
+            compared = bool(self.decision.of_setting(label))
+            figures.append((
+                "How the models compare", f"forest{suffix}", forest_figure,
+                f"{_capital(judged)} of each model",
+                f"{judged} of each model{against if compared else alone}; an arrowhead says that "
+                "it goes on beyond the axis. Left is better. Small marks are seeds, the large mark "
+                "is the mean; n: seeds.",
+            ))  # fmt: skip
+        levels = contents.levels_of(label)
+        if len(levels) and levels[level_measure(levels)].notna().any():
+            shown = f"{_capital(MEASURES[level_measure(levels)])} by noise level"
+            figures.append((
+                shown, f"excess by level{suffix}", by_level_figure, shown,
+                "mean over seeds in bins of noise levels, against the logarithm of the "
+                "signal-to-noise ratio: noise on the left, data on the right"
+                f"{behind or '; band: 95 % interval'}. Bins whose estimate is not above 0 are not "
+                "drawn.",
+            ))  # fmt: skip
+        if len(contents.curves_of(label)):
+            floor = (
+                " The floor is the loss of the exact oracle, which no denoiser can beat on "
+                "average; a running mean that dips below it by chance is not drawn above it."
+            )
+            figures.append((
+                "Training losses", f"loss {label}", loss_figure, "Training losses",
+                "training loss as a running mean over windows that grow with the step, so that "
+                "late values average many batches; mean over seeds"
+                f"{behind or '; band: their range'}.{floor if label in contents.floors else ''}",
+            ))  # fmt: skip
+        if rows[list(self.results.metrics)].notna().any(axis=None):
+            figures.append((
+                "Sample metrics", f"metrics {label}", metrics_figure, "Sample metrics",
+                "distance of generated points from fresh real ones, relative to the best MLP "
+                "(vertical line); further left is better unless a title says otherwise. Dashed: "
+                "two fresh real samples of the same size, which no model can be expected to beat. "
+                "Marks and lines as above.",
+            ))  # fmt: skip
+        for title, name, draw, alternative, caption in figures:
+            section = part.section(title, "part", label, title)
+            draws = partial(draw, contents, label)
+            self._draw(section, name, draws, f"{label}: {caption}", f"{alternative}, {label}")
+
+    def _add_process(self, part: Section, data: str) -> None:
+        """Adds the figures of a data set, of the process, and of its reversal."""
+        contents = self.contents
+        section = part.section("Data and process", "part", data, "process")
+        if data in contents.originals:
+            self._draw(
+                section, f"data {data}", partial(data_figure, contents, data),
+                f"{data}: real points.{self._view_note(data)}", f"Real points, {data}",
+            )  # fmt: skip
+        if contents.corruption.get(data):
+            self._draw(
+                section, f"corruption {data}", partial(corruption_figure, contents, data),
+                f"{data}, forward process: the same points with more and more noise, from t = 0 "
+                "to T. Sampling starts from pure noise, so the last panel must look like it.",
+                f"The forward process, {data}",
+            )  # fmt: skip
+        for label, name in contents.trajectories:
+            if contents.data_of(label) == data:
+                self._draw(
+                    section, f"reverse {label} {name}",
+                    partial(reverse_figure, contents, label, name),
+                    f"{label}, reverse process of {name}: from noise at t = T to a sample at "
+                    "t = 0, one row for each moment of training.",
+                    f"The reverse process of {name}, {label}",
+                )  # fmt: skip
+
+    def _add_trials(self) -> None:
+        section = self.page.section("All trials", "trials")
+        failures = self.results.rows[self.results.rows["failed"]].to_dict("records")
+        if failures:
+            words = "1 trial failed and is" if len(failures) == 1 else None
+            section.text(
+                f"{words or f'{len(failures)} trials failed and are'} left out of every mean:"
+            ).items(
+                [
+                    f"{row['setting']}, {row['name']}, seed {row['seed']}: {row['error']}"
+                    for row in failures
+                ],
+                "failures",
+            )
+        section.text(
+            Markup(
+                "The same rows are in <code>results.parquet</code> beside this page; "
+                "<code>trials/&lt;trial&gt;/</code> holds each trial’s configuration, denoiser, "
+                "loss curve and samples."
+            ),
+            kind="note",
+        ).table(trials_table(self.results, self.page.anchors), plain=True)
+
+    def _view_note(self, data: str) -> str:
+        points = self.contents.originals.get(data)
+        if points is None or points.shape[1] <= 2:
+            return ""
+        explained = PointView.of(points).explained
+        return (
+            f" The points have {points.shape[1]} dimensions and are seen in the plane of the first "
+            f"two principal components of the real data, which holds {explained:.0%} of its "
+            "variance."
+        )
+
+
+def _badge(verdict: Verdict) -> Markup:
+    assert verdict.outcome is not None
+    return Markup('<span class="badge {}">{}</span>').format(
+        BADGES[verdict.outcome], verdict.outcome
+    )
+
+
+def _verdict(verdict: Verdict) -> Markup:
+    return Markup("{} {}").format(_badge(verdict), say(verdict, with_label=False))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

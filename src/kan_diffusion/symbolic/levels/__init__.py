@@ -1,0 +1,178 @@
+r"""One formula for all noise levels: the coefficients as functions of the signal level.
+
+A network read at many levels gives numbers for each coefficient of its score, one a level. What
+they are as a function of :math:`\alpha` (:math:`\sigma` is then known too) is looked for among
+
+.. math:: c\,\alpha^p\,\frac{1 + n \alpha^2}{1 + b \alpha^2 + e \alpha^4}
+
+with p from 0 to 3 and n, b and e there or not. Where all signal is gone the data are N(0, I)
+whatever they were, so the score is -x exactly: the coefficient of a point's own coordinate is
+looked for with c = -1 and p = 0, and all other terms vanish there, p >= 1, which keeps the formula
+right where a sampler begins.
+
+The form of each (:mod:`.forms`) is searched for (:mod:`.search`): constants are fitted to noised
+points with averaged targets of one half of the training points (:mod:`.coordinate`), the forms are
+judged on those of the other half, and the other way round. The constants of the forms found are
+then fitted to all points. The formula is taken if its loss on points that were not trained on is
+hardly above the network's.
+
+Coefficients are rational in :math:`\alpha^2` only where :math:`\alpha^2 + \sigma^2 = 1`: for flow
+matching there is a formula at each level, and none for all.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kan_diffusion.denoisers.formula import SMALLEST_SIGNAL, FormulaDenoiser, formula_denoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser
+from kan_diffusion.processes import Process
+from kan_diffusion.randomness import torch_generator
+from kan_diffusion.symbolic.averaged import draw_averaged
+from kan_diffusion.symbolic.combination import compose, score_of
+from kan_diffusion.symbolic.context import Context, Progress
+from kan_diffusion.symbolic.levels.coordinate import CoordinateFormula, LevelPoints, first_formula
+from kan_diffusion.symbolic.levels.forms import LevelForm
+from kan_diffusion.symbolic.levels.search import best_forms, tie_constants
+
+if TYPE_CHECKING:
+    import sympy
+
+__all__ = ["LevelForm", "formula_over_levels", "reading_levels"]
+
+Array = NDArray[np.float64]
+
+_NUM_LEVELS = 64
+_SAMPLES = 256
+_BATCHES = 8
+_BATCH = 16_384
+"""Number of clean points in an average."""
+_NOISED = 4096
+"""Noised points in a batch: at little noise few clean points are near one, so many are needed."""
+
+
+def reading_levels(process: Process) -> NDArray[np.int64]:
+    """Chooses the timesteps at which a network is read."""
+    last = process.num_timesteps - 1
+    places = np.linspace(0.01, 0.98, _NUM_LEVELS) * last
+    return np.unique(places.round().astype(np.int64))
+
+
+def _draw(context: Context, clean: Tensor, purpose: str) -> LevelPoints:
+    process = context.process
+    usable = int((process.levels()[0] >= 10 * SMALLEST_SIGNAL).sum())
+    drawn = draw_averaged(
+        clean,
+        process,
+        _BATCHES * min(_NOISED, len(clean)),
+        torch_generator("points for a formula", context.seed, purpose),
+        batch=_BATCH,
+        num_noised=_NOISED,
+        num_timesteps=usable,
+    )
+    alpha, sigma = (level[:, 0].numpy() for level in (drawn.alpha, drawn.sigma))
+    return LevelPoints(
+        drawn.noised.numpy(),
+        alpha,
+        sigma,
+        drawn.target.numpy(),
+        drawn.spread,
+        drawn.num_clean,
+    )
+
+
+def formula_over_levels(
+    denoiser: ReadableDenoiser,
+    context: Context,
+    *,
+    tolerance: float,
+    seconds: float = 120.0,
+    on_progress: Progress | None = None,
+) -> FormulaDenoiser | None:
+    """Looks for one formula that holds at all noise levels.
+
+    Args:
+        denoiser: A network without curves that the points go through.
+        context: Data, process and judge of the network.
+        tolerance: Largest rise of the loss over the network's.
+        seconds: Time budget of the choice of forms.
+        on_progress: Told of every coordinate and of the result.
+
+    Returns:
+        The formula; None where no form fits within the tolerance.
+    """
+    process = context.process
+    say = on_progress or (lambda what, done: None)
+    if process.is_flow:
+        say("coefficients of flow matching are not among the forms: a formula at each level", 1.0)
+        return None
+    timesteps = reading_levels(process)
+    alpha, sigma = (level.numpy()[timesteps] for level in process.levels())
+    scores = score_of(compose(denoiser, timesteps), process, alpha, sigma)
+    points = context.dataset.train
+    if len(points) < 2 or not all(score.is_complete for score in scores):
+        return None
+    # The change of the prediction for a unit change of the score.
+    factor = sigma / np.abs(process.noise_coefficients(alpha, sigma)[0])
+    x = _points(context, timesteps)
+    order = torch.randperm(len(points), generator=torch_generator("halves", context.seed))
+    # Forms are not judged on what they were fitted to.
+    one, other = (
+        _draw(context, points[rows], name)
+        for rows, name in zip(order.chunk(2), ("one half", "the other half"), strict=True)
+    )
+    final = _draw(context, points, "final")
+    formulas = []
+    for coordinate, score in enumerate(scores):
+        until = time.monotonic() + seconds / len(scores)
+        formula = first_formula(coordinate, score, alpha, x, factor)
+        formula = best_forms(formula, (one, other), process, until)
+        formula = tie_constants(formula, (one, other), process, until)
+        formulas.append(_fitted_again(formula, final, process))
+        what = f"coordinate x{coordinate}: a formula of {formula.num_constants} constants"
+        say(what, (coordinate + 1) / len(scores))
+    made = _joined(formulas, process)
+    limit, loss = context.loss(denoiser) + tolerance, context.loss(made)
+    say(f"one formula for all levels: loss {loss:.5f}, at most {limit:.5f} is allowed", 1.0)
+    return made if loss <= limit else None
+
+
+def _fitted_again(
+    formula: CoordinateFormula, final: LevelPoints, process: Process
+) -> CoordinateFormula:
+    """Fits the constants of a formula to other points, unless that brings a pole."""
+    again = replace(formula, constants=formula.constants.copy())
+    again.fit(final, process)
+    return again if again.is_regular else formula
+
+
+def _joined(formulas: list[CoordinateFormula], process: Process) -> FormulaDenoiser:
+    """Makes one denoiser of the formulas of all coordinates."""
+    import sympy
+
+    constants: dict[sympy.Symbol, float] = {}
+    expressions = []
+    for formula in formulas:
+        groups: dict[int, sympy.Symbol] = {}
+        for value, group in zip(formula.constants, formula.ties, strict=True):
+            if group not in groups:
+                groups[group] = sympy.Symbol(f"c{len(constants)}", real=True)
+                constants[groups[group]] = float(value)
+        expressions.append(formula.expression([groups[group] for group in formula.ties]))
+    return formula_denoiser(expressions, constants, process)
+
+
+def _points(context: Context, timesteps: NDArray[np.int64]) -> Array:
+    """Draws noised points as they occur at each level: (L, n, d)."""
+    clean = context.draw.clean[:_SAMPLES].numpy()
+    noise = context.draw.noise[-_SAMPLES:].numpy()
+    alpha, sigma = (level.numpy()[timesteps, None, None] for level in context.process.levels())
+    points: Array = alpha * clean + sigma * noise
+    return points

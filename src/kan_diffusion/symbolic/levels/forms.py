@@ -1,0 +1,116 @@
+"""Forms of a coefficient as a function of the signal level, see the package."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+if TYPE_CHECKING:
+    import sympy
+
+__all__ = ["LevelForm", "first_fit", "forms_of"]
+
+Array = NDArray[np.float64]
+
+_STARTS = (-0.6, 0.5)
+_SMALLEST = 0.01
+"""Denominators smaller than this count as poles: modes are wider than a tenth of the spread."""
+
+
+@dataclass(frozen=True)
+class LevelForm:
+    """A function of the signal level, its constants left open.
+
+    Attributes:
+        own: Whether c is -1, as for a point's own coordinate.
+        power: Power p.
+        numerator: Whether there is a constant n.
+        denominator: Powers of alpha in the denominator: (), (2,), (4,) or (2, 4).
+    """
+
+    own: bool
+    power: int
+    numerator: bool
+    denominator: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of constants: c (unless own), n, then b and e, as far as the form has them."""
+        return (not self.own) + self.numerator + len(self.denominator)
+
+    def values(self, alpha: Array, constants: Array) -> Array:
+        """Evaluates the form at signal levels of any shape."""
+        rest = list(constants)
+        square = alpha * alpha
+        result = np.full_like(alpha, -1.0 if self.own else rest.pop(0))
+        for _ in range(self.power):  # far faster than a power
+            result *= alpha
+        if self.numerator:
+            result *= 1 + rest.pop(0) * square
+        if self.denominator:
+            below = np.ones_like(alpha)
+            for c, k in zip(rest, self.denominator, strict=True):
+                below += c * (square if k == 2 else square * square)
+            result /= np.maximum(below, _SMALLEST)
+        return result
+
+    def is_regular(self, constants: Array) -> bool:
+        """Whether the denominator is positive at all signal levels, 0 to 1."""
+        square = np.linspace(0, 1, 201)
+        below = np.ones_like(square)
+        start = len(constants) - len(self.denominator)
+        for c, k in zip(constants[start:], self.denominator, strict=True):
+            below += c * square ** (k // 2)
+        return bool(below.min() >= _SMALLEST)
+
+    def expression(self, alpha: sympy.Expr, constants: Sequence[sympy.Expr]) -> sympy.Expr:
+        """Writes the form in SymPy, with given constants."""
+        import sympy
+
+        rest = list(constants)
+        result: sympy.Expr = sympy.Integer(-1) if self.own else rest.pop(0)
+        result = result * alpha**self.power
+        if self.numerator:
+            result = result * (1 + rest.pop(0) * alpha**2)
+        if self.denominator:
+            below = sum(c * alpha**k for c, k in zip(rest, self.denominator, strict=True))
+            result = result / (1 + below)
+        return result
+
+
+def forms_of(own: bool, least_power: int) -> list[LevelForm]:
+    """Lists the forms of a coefficient, of a point's own coordinate or of powers from the least."""
+    if own:
+        parts = itertools.product((False, True), ((), (2,), (4,), (2, 4)))
+        return [LevelForm(True, 0, numerator, below) for numerator, below in parts]
+    powers = range(least_power, least_power + 3)
+    plain = [LevelForm(False, p, False, below) for p in powers for below in ((), (2,), (4,))]
+    return plain + [LevelForm(False, least_power, True, below) for below in ((2,), (4,))]
+
+
+def first_fit(form: LevelForm, alpha: Array, values: Array, weights: Array) -> Array:
+    """Fits the constants of a form to a coefficient's numbers."""
+    best: tuple[float, Array] | None = None
+
+    def residuals(p: Array) -> Array:
+        return weights * (form.values(alpha, p) - values)
+
+    for start in _STARTS:
+        first = np.full(form.size, start)
+        if not form.own:
+            first[0] = 1.0
+            base = weights * form.values(alpha, first)
+            first[0] = float(base @ (weights * values)) / max(float(base @ base), 1e-12)
+        if form.size == 0:
+            return first
+        found = least_squares(residuals, first, method="lm", max_nfev=100)
+        if best is None or found.cost < best[0]:
+            best = float(found.cost), found.x
+    assert best is not None
+    return best[1]

@@ -1,0 +1,255 @@
+r"""The search for the form of each coefficient, judged by the loss of the whole formula.
+
+Coefficients of one score stand in for each other (a tanh that is nearly straight is nearly linear),
+so a network's numbers suggest no more than a start. Where a density has one variance all its
+coefficients have one denominator, so the search begins with forms of one denominator and changes
+those of all coefficients of a role together (a function, a coordinate within a function, ...), from
+several starts and on few points. From the best of these, forms change one by one, then coefficients
+go that are not missed, and constants that are nearly equal become one.
+
+A formula is fitted to one half of the data and judged on the other, and the other way round. A
+constant that is not needed makes it better there by chance only. Averaged targets know what the N
+clean points behind them know (:mod:`.averaged`), so by chance a constant changes the loss by at
+most about :math:`S / N`, S being the variance of single targets; by less where most of that
+variance is at noise levels at which the constant has little effect. A formula of k constants with
+a loss L is said to cost
+
+.. math:: L + k S / N,
+
+at which a needless constant passes in one of seven tries at most.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from kan_diffusion.processes import Process
+from kan_diffusion.symbolic.levels.coordinate import CoordinateFormula, LevelPoints
+from kan_diffusion.symbolic.levels.forms import LevelForm
+
+__all__ = ["best_forms", "tie_constants"]
+
+_SCREENED = 8
+"""The search from several starts uses one in so many points."""
+_PRICE = 1.0
+"""Decrease of the loss that a constant must bring, in S / N."""
+_CLOSE = 0.06
+"""Relative difference below which two constants may become one."""
+_LIKELY = 12
+"""Number of moves, the best on few points, that are tried on all."""
+_SWEEPS = 3
+_CLIMBED = 3
+"""Number of ends of the first search from which forms change one by one."""
+
+Halves = tuple[LevelPoints, LevelPoints]
+"""Points of one half of the data and of the other."""
+Move = dict[int, int]
+"""New picks, by the number of the coefficient."""
+
+
+class _Judge:
+    """Fits formulas and computes their cost: the loss and the price of the constants."""
+
+    def __init__(self, halves: Halves, process: Process, until: float) -> None:
+        self._halves = halves
+        self._process = process
+        self._until = until
+        spread = sum(half.spread for half in halves) / 2
+        self.price = _PRICE * spread / sum(half.num_clean for half in halves)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time budget is used up."""
+        return time.monotonic() > self._until
+
+    def cost(self, formula: CoordinateFormula) -> float:
+        """Fits a formula in place and gives its cost; infinite where that fails or has a pole."""
+        loss = 0.0
+        for fitted, judged in (self._halves, self._halves[::-1]):
+            try:
+                formula.fit(fitted, self._process)
+            except (ValueError, np.linalg.LinAlgError):
+                return float("inf")
+            if not formula.is_regular:
+                return float("inf")
+            loss += formula.loss(judged, self._process) / 2
+        return loss + self.price * formula.num_constants
+
+
+Found = tuple[float, CoordinateFormula]
+
+
+def _climb(found: Found, moves: list[Move], judge: _Judge) -> Found:
+    """Makes every move that lowers the cost, until none does."""
+    for _ in range(_SWEEPS):
+        before = found[0]
+        for move in moves:
+            formula = found[1]
+            if judge.is_over or all(formula.picks[k] == pick for k, pick in move.items()):
+                continue
+            picks = [move.get(k, pick) for k, pick in enumerate(formula.picks)]
+            changed = formula.changed(picks, list(move))
+            found = min(found, (judge.cost(changed), changed), key=lambda pair: pair[0])
+        if found[0] > before - judge.price:
+            break
+    return found
+
+
+def _pick(forms: list[LevelForm], below: tuple[int, ...], power: int, numerator: bool) -> int:
+    """Finds a form; the one without a numerator where there is none with it."""
+    alike = [
+        index
+        for index, form in enumerate(forms)
+        if form.denominator == below and form.power == power
+    ]
+    with_it = [index for index in alike if forms[index].numerator == numerator]
+    return (with_it or alike)[0]
+
+
+def _moves_of_roles(formula: CoordinateFormula, below: tuple[int, ...]) -> list[Move]:
+    """Lists moves that give all coefficients of a role one form with a given denominator."""
+    moves = []
+    for role in dict.fromkeys(slot.role for slot in formula.slots):
+        forms = {k: slot.forms for k, slot in enumerate(formula.slots) if slot.role == role}
+        moves += [
+            {k: _pick(others, below, form.power, form.numerator) for k, others in forms.items()}
+            for form in next(iter(forms.values()))
+            if form.denominator == (2,)
+        ]
+    return moves
+
+
+def _moves_one_by_one(formula: CoordinateFormula) -> list[Move]:
+    return [{k: pick} for k, slot in enumerate(formula.slots) for pick in range(len(slot.forms))]
+
+
+def _likely_moves(formula: CoordinateFormula, few: _Judge) -> list[Move]:
+    """Lists the moves that cost least on few points."""
+    costs = []
+    for move in _moves_one_by_one(formula):
+        if few.is_over:
+            break
+        picks = [move.get(k, pick) for k, pick in enumerate(formula.picks)]
+        if picks != formula.picks:
+            costs.append((few.cost(formula.changed(picks, list(move))), move))
+    return [move for _, move in sorted(costs, key=lambda pair: pair[0])[:_LIKELY]]
+
+
+def best_forms(
+    formula: CoordinateFormula, halves: Halves, process: Process, until: float
+) -> CoordinateFormula:
+    """Chooses the forms of a formula's coefficients.
+
+    Args:
+        formula: A formula with the forms that its numbers suggest.
+        halves: Points of each half of the data, independent of the other's.
+        process: The process.
+        until: Time to stop at, by the monotonic clock.
+
+    Returns:
+        The formula with the forms found, its constants fitted.
+    """
+    one, other = (half.every(_SCREENED) for half in halves)
+    few = _Judge((one, other), process, until)
+    everything = range(len(formula.slots))
+    first = formula.changed(formula.picks, everything)
+    ends = [(few.cost(first), first)]
+    for below, inner, outer in itertools.product(((2,), (4,)), (0, 1), (1, 2)):
+        if few.is_over:
+            break
+        picks = [
+            _pick(
+                slot.forms,
+                below,
+                0 if slot.forms[0].own else inner if slot.role.endswith("inside") else outer,
+                False,
+            )
+            for slot in formula.slots
+        ]
+        start = formula.changed(picks, everything)
+        ends.append(_climb((few.cost(start), start), _moves_of_roles(start, below), few))
+    climbed = [
+        _climb(end, _moves_one_by_one(end[1]), few)
+        for end in sorted(ends, key=lambda pair: pair[0])[:_CLIMBED]
+    ]
+    _, best = min(climbed, key=lambda pair: pair[0])
+    judge = _Judge(halves, process, until)
+    found = _climb((judge.cost(best), best), _likely_moves(best, few), judge)
+    return _without_idle(found, judge)[1]
+
+
+def _smaller(formula: CoordinateFormula) -> Iterator[CoordinateFormula]:
+    """Takes a coefficient away; that of a point's own coordinate becomes -1 instead.
+
+    Yields:
+        The formula without each of its coefficients.
+    """
+    for k, (slot, form) in enumerate(zip(formula.slots, formula.forms, strict=True)):
+        if not form.own:
+            yield formula.without(k)
+        elif form.size:
+            picks = [*formula.picks]
+            picks[k] = next(i for i, other in enumerate(slot.forms) if other.size == 0)
+            yield formula.changed(picks, [k])
+
+
+def _without_idle(found: Found, judge: _Judge) -> Found:
+    """Takes coefficients away that are not missed."""
+    while np.isfinite(found[0]):
+        tried = [
+            (judge.cost(candidate), candidate)
+            for candidate in _smaller(found[1])
+            if not judge.is_over
+        ]
+        best = min(tried, key=lambda pair: pair[0], default=None)
+        if best is None or best[0] > found[0]:
+            break
+        found = best
+    return found
+
+
+def tie_constants(
+    formula: CoordinateFormula, halves: Halves, process: Process, until: float
+) -> CoordinateFormula:
+    """Makes nearly equal constants one where that costs less than having two.
+
+    Args:
+        formula: The formula, fitted.
+        halves: Points of each half of the data, independent of the other's.
+        process: The process.
+        until: Time to stop at, by the monotonic clock.
+
+    Returns:
+        The formula with tied constants, fitted.
+    """
+    judge = _Judge(halves, process, until)
+    formula = formula.changed(formula.picks, [])
+    cost = judge.cost(formula)
+    refused: set[tuple[int, int]] = set()
+    while not judge.is_over:
+        values = formula.values().tolist()
+        pairs = [
+            (abs(a - b) / max(abs(a), abs(b), 1e-9), i, j)
+            for (i, a), (j, b) in itertools.combinations(enumerate(values), 2)
+            if (i, j) not in refused
+        ]
+        pairs = [pair for pair in pairs if pair[0] < _CLOSE]
+        if not pairs:
+            break
+        _, i, j = min(pairs)
+        ties = formula.ties.copy()
+        ties[ties == j] = i
+        ties[ties > j] -= 1
+        tied = replace(formula, constants=formula.constants.copy(), ties=ties)
+        new = judge.cost(tied)
+        if new <= cost:
+            formula, cost = tied, new
+            refused.clear()
+        else:
+            refused.add((i, j))
+    return formula

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from kan_diffusion import DiffusionEstimator
+from kan_diffusion.cli.progress import StudyProgress, known_floor
+from kan_diffusion.progress import TrainingBar
+from kan_diffusion.study.executors import TrialEvent
+from kan_diffusion.study.run import StudyPlan
+from tiny import tiny_study
+
+
+@pytest.fixture
+def bars() -> Progress:
+    return Progress(console=Console(file=io.StringIO(), width=200), auto_refresh=False)
+
+
+def test_a_run_is_compiled_trained_and_judged(bars: Progress) -> None:
+    bar = TrainingBar(bars, "KAN", 100, floor=0.288)
+    shown = bars.tasks[0]
+    assert shown.fields["status"] == "compiling"
+    bar.move(0, math.nan)
+    assert shown.fields["status"] == "compiling"
+    bar.move(10, 1.0)
+    assert shown.fields["status"] == "training, loss 1.0000, floor 0.2880"
+    bar.move(20, 0.0)  # a single batch says little
+    assert shown.fields["status"] == "training, loss 0.9000, floor 0.2880"
+    bar.move(100, 0.9)
+    assert (shown.completed, shown.fields["status"][:7]) == (100, "judging")
+
+
+def test_a_study_is_announced_and_its_trials_are_counted(bars: Progress) -> None:
+    config = tiny_study(seeds=3, models=[{"family": "mlp", "params": 600}])
+    first, second, third = trials = tuple(config.trials())
+    bars.disable = True  # as anywhere but on a terminal
+    progress = StudyProgress("tiny", bars)
+    parameters = dict.fromkeys((trial.id for trial in trials), 600)
+    progress.start(StudyPlan(trials, parameters, frozenset([first.id]), workers=2, seconds=150.0))
+    progress.move(TrialEvent("progressed", second.id, step=20, loss=0.5))
+    progress.move(TrialEvent("finished", second.id))
+    progress.move(TrialEvent("failed", third.id, error="no memory"))
+    assert bars.console.file.getvalue().splitlines() == [
+        "2 trials to run, 2 at a time: about 2.5 min",
+        "2 of 3 trials: gaussian-mixture · MLP · seed 1",
+        "gaussian-mixture · MLP · seed 2: no memory",
+    ]
+
+
+def test_the_floor_is_known_for_toys() -> None:
+    study = tiny_study(data=[{"toy": "correlated-gaussian"}, {"table": "wine"}])
+    toy, table = study.data
+    (process,) = study.process
+    assert 0 < known_floor(toy, process) < 1
+    assert known_floor(table, process) is None
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_fit_shows_its_progress_on_a_terminal_when_asked(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    points = np.random.default_rng(0).normal(size=(100, 2))
+    model = DiffusionEstimator("mlp", params=300, steps=5, batch_size=8, verbose=True)
+    model.fit(points)
+    shown = capsys.readouterr().err
+    assert ("loss" in shown) == terminal
+    assert bool(shown) == terminal

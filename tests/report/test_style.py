@@ -1,0 +1,90 @@
+"""Colours and markers of families."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+
+from kan_diffusion.denoisers import registry
+from kan_diffusion.report.style import REAL, family_styles, model_styles
+
+# Linear RGB as a viewer without cones for medium wavelengths sees it (Machado et al. 2009).
+DEUTERANOPIA = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+EVERYTHING = np.eye(3)
+
+
+def lab(colour, seen_by=EVERYTHING):
+    """CIE L*a*b* (D65) of a colour, as somebody sees it."""
+    parts = np.array(to_rgb(colour))
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    x, y, z = np.cbrt(XYZ @ np.clip(seen_by @ linear, 0, 1) / [0.9505, 1.0, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.fixture(params=[0, 5], ids=["registry", "five more of each kind"])
+def styles(request, monkeypatch):
+    """The styles of the registry, also with families that were added at run time."""
+    known = dict(registry.FAMILIES)
+    for kind in ("kan", "mlp", "other"):
+        like = next(family for family in known.values() if family.kind == kind)
+        for number in range(request.param):
+            name = f"{kind} {number}"
+            monkeypatch.setitem(registry.FAMILIES, name, like)
+    return family_styles()
+
+
+def test_families_differ_in_colour_or_marker(styles):
+    assert set(styles) == set(registry.FAMILIES)
+    assert len({(style.colour, style.marker) for style in styles.values()}) == len(styles)
+
+
+@pytest.mark.parametrize("seen_by", [EVERYTHING, DEUTERANOPIA], ids=["all cones", "deuteranopia"])
+def test_kans_and_mlps_are_told_apart_by_colour(styles, seen_by):
+    colours = {
+        kind: [
+            lab(style.colour, seen_by)
+            for name, style in styles.items()
+            if registry.FAMILIES[name].kind == kind
+        ]
+        for kind in ("kan", "mlp")
+    }
+    apart = [np.linalg.norm(kan - mlp) for kan in colours["kan"] for mlp in colours["mlp"]]
+    assert min(apart) > 25
+
+
+def test_families_of_the_registry_have_colours_of_their_own():
+    colours = {name: lab(style.colour) for name, style in family_styles().items()}
+    colours["real"] = lab(REAL)
+    names = list(colours)
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            apart = np.linalg.norm(colours[first] - colours[second])
+            assert apart > 12, (first, second, apart)
+
+
+def test_a_family_looks_the_same_whatever_stands_beside_it():
+    alone = model_styles(pd.DataFrame({"name": ["a"], "family": ["residual-kan"]}))
+    rows = pd.DataFrame({"name": ["x", "b", "a"], "family": ["new", "kan", "residual-kan"]})
+    among = model_styles(rows)
+    assert list(among) == ["x", "b", "a"]
+    assert alone["a"] == among["a"] == family_styles()["residual-kan"]
+    assert among["x"].colour not in {style.colour for style in family_styles().values()}
+
+
+@pytest.mark.parametrize("family", ["mlp", "a.module:FAMILY"])
+def test_twenty_models_of_a_family_are_told_apart(family):
+    rows = pd.DataFrame({"name": [f"m{i}" for i in range(20)], "family": family})
+    styles = model_styles(rows)
+    assert len({(style.colour, style.marker) for style in styles.values()}) == 20
+    assert styles["m0"].colour != styles["m1"].colour
+
+
+def test_families_outside_the_registry_have_the_colours_of_their_kind():
+    rows = pd.DataFrame({"name": ["a", "b"], "family": ["x:A", "x:B"], "kind": ["kan", "mlp"]})
+    red, _, blue = to_rgb(model_styles(rows)["a"].colour)
+    assert blue > red
+    red, _, blue = to_rgb(model_styles(rows)["b"].colour)
+    assert blue < red

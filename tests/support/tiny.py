@@ -1,0 +1,65 @@
+"""A study that takes seconds, and what is compared of its trials."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kan_diffusion.study.config import StudyConfig
+
+EVALUATION = {
+    "num_noised": 200,
+    "num_samples": 100,
+    "num_likelihood": 10,
+    "num_real_pairs": 1,
+    "num_drawn": 50,
+}
+
+
+def tiny_study(**changes: object) -> StudyConfig:
+    """A study of a KAN and an MLP with 600 parameters on 500 points of a Gaussian mixture.
+
+    Args:
+        **changes: Other settings of the study.
+    """
+    return StudyConfig.model_validate(
+        {
+            "name": "tiny",
+            "title": "Tiny",
+            "seeds": 1,
+            "data": [{"toy": "gaussian-mixture", "num_points": 500}],
+            "training": {"steps": 40, "batch_size": 64, "checkpoint_every": 10},
+            "models": [
+                {"name": "KAN", "family": "kan", "params": 600},
+                {"name": "MLP", "family": "mlp", "params": 600},
+            ],
+            "sampling": {"steps": 5},
+            "evaluation": EVALUATION,
+            **changes,
+        }
+    )
+
+
+def without_clock(row: dict[str, object]) -> dict[str, object]:
+    """A row of results without what a clock decides."""
+    return {key: value for key, value in row.items() if not key.endswith("_seconds")}
+
+
+def trial_content(folder: Path) -> dict[str, object]:
+    """All that a finished trial left but what a clock decides."""
+    content = json.loads((folder / "trial.json").read_text().replace(str(folder), "RUN"))
+    weights = folder / "denoiser" / "diffusion_pytorch_model.safetensors"
+    return {
+        **content,
+        "row": without_clock(content["row"]),
+        "weights": weights.read_bytes() if weights.exists() else None,
+    }
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """The files of a folder, and when each was written in nanoseconds."""
+    return {
+        path.relative_to(folder): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

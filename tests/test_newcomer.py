@@ -1,0 +1,128 @@
+"""One of each kind is added as the table in CONTRIBUTING says, and a study runs with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from html_page import write_quickly
+from kan_diffusion.data.densities import GaussianMixture
+from kan_diffusion.data.toys import TOYS
+from kan_diffusion.denoisers import Family, KANDenoiser
+from kan_diffusion.denoisers.registry import FAMILIES
+from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric
+from kan_diffusion.kan.bases import BASES, GridBasis
+from kan_diffusion.processes import PROCESSES, Process
+from kan_diffusion.report.gather import report_contents
+from kan_diffusion.study.executors import EXECUTORS, Executor, Task, TrialEvent, open_executor
+from kan_diffusion.study.executors.base import attempt
+from kan_diffusion.study.run import run_study
+from tiny import tiny_study
+
+ROOT = Path(__file__).parent.parent
+
+
+class Bells(GridBasis):
+    """B_g(u) = 1 / cosh(u - g)^2, one bell at every knot."""
+
+    name = "bells"
+    local = True
+
+    def sizes(self) -> tuple[int, int, int]:
+        functions = self.num_intervals + 1
+        return functions, functions, 7 * functions
+
+    def values(self, u: Tensor) -> Tensor:
+        knots = torch.arange(self.num_functions, device=u.device, dtype=u.dtype)
+        return torch.cosh(u.unsqueeze(-1) - knots) ** -2
+
+    def slopes(self, u: Tensor) -> Tensor:
+        knots = torch.arange(self.num_functions, device=u.device, dtype=u.dtype)
+        return -2 * torch.tanh(u.unsqueeze(-1) - knots) * self.values(u)
+
+
+def three_spots(std: float = 0.3) -> GaussianMixture:
+    """Three equal round Gaussians in a row."""
+    return GaussianMixture([[-2.0, 0.0], [0.0, 0.0], [2.0, 0.0]], variances=std**2)
+
+
+SHORT = Process(name="short", num_timesteps=100)
+
+BELL_KAN = Family(
+    "bell-kan",
+    KANDenoiser,
+    depth=1,
+    learning_rate=1e-2,
+    kind="kan",
+    title="Bell KAN",
+    settings={"basis": "bells"},
+)
+
+
+def shift(generated: Tensor, real: Tensor, generator: np.random.Generator) -> float:
+    """Distance between the means."""
+    return float((generated.mean(0) - real.mean(0)).norm())
+
+
+class OneByOne(Executor):
+    """Runs one trial after another in the calling process."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self.tasks: list[Task] = []
+
+    def room(self) -> int:
+        return 1 - len(self.tasks)
+
+    def submit(self, task: Task) -> None:
+        self.tasks.append(task)
+
+    def collect(self) -> Iterable[TrialEvent]:
+        return [attempt(self.tasks.pop(), self.device, tell=lambda event: None)]
+
+    def close(self) -> None:
+        self.tasks.clear()
+
+
+def test_a_study_runs_with_one_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BASES, Bells.name, Bells)
+    monkeypatch.setitem(TOYS, "three-spots", three_spots)
+    monkeypatch.setitem(PROCESSES, SHORT.name, SHORT)
+    monkeypatch.setitem(FAMILIES, BELL_KAN.name, BELL_KAN)
+    monkeypatch.setitem(SAMPLE_METRICS, "shift", Metric("shift", "shift of means", "lower", shift))
+    monkeypatch.setitem(EXECUTORS, "one-by-one", OneByOne)
+
+    study = tiny_study(
+        data=[{"toy": "three-spots", "num_points": 500}],
+        process="short",
+        models=[{"family": "bell-kan", "params": 570}, {"family": "mlp", "params": 600}],
+    )
+    with open_executor("one-by-one", device="cpu") as executor:
+        results = run_study(study, tmp_path, executor=executor)
+    assert results.failures == {}
+    assert list(results.rows["name"]) == ["Bell KAN", "MLP"]
+    assert set(results.rows["data"]) == {"three-spots"}
+    assert set(results.rows["process"]) == {"short"}
+    assert (results.rows["excess"] > 0).all()
+    assert (results.rows["shift"] > 0).all()
+
+    page = write_quickly(report_contents(results, ""), tmp_path).read_text()
+    for name in ("three-spots", "Bell KAN", "shift of means"):
+        assert name in page
+
+
+def test_the_table_names_files_and_registries_that_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| (\w+) \|.*\| `([A-Z_]+)` in `([\w/.]+)` \|$", text, re.MULTILINE)
+    assert [kind for kind, *_ in rows] == [
+        "basis", "toy", "process", "family", "metric", "executor",
+    ]  # fmt: skip
+    for _, registry, file in rows:
+        source = (ROOT / "src/kan_diffusion" / file).read_text()
+        assert re.search(rf"^{registry}\b.* = ", source, re.MULTILINE), file
