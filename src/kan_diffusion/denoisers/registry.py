@@ -99,7 +99,7 @@ def get_family(name: str) -> Family:
     """
     if ":" in name:
         return import_object(name, "family", Family)
-    return look_up("family", name, _KNOWN)
+    return look_up("family", name, {**_KNOWN, **FAMILIES})
 
 
 def untuned_family(name: str) -> Family:
