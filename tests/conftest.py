@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import settings
 from scipy.interpolate import BSpline
-from sklearn.datasets import make_swiss_roll
 
 # Compilation of kernels falls into whichever example runs first, so no example has a deadline.
 settings.register_profile("kan-diffusion", deadline=None, max_examples=25)
@@ -23,13 +22,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def swiss_roll() -> torch.Tensor:
-    """1,000 standardised points of the swiss roll, with shape (1000, 2), float32."""
-    points = make_swiss_roll(1000, noise=0.2, random_state=0)[0][:, [0, 2]]
-    return torch.from_numpy((points - points.mean(0)) / points.std(0)).float()
 
 
 SplineBasis = Callable[..., np.ndarray]

@@ -12,25 +12,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from helpers import refused
 from kan_diffusion.data.tables import read_table, require_writable_ending, write_table
-from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
+from kan_diffusion.errors import DataError, RunFolderError
 
 
-def _csv(folder: Path, text: str | bytes) -> Path:
-    path = folder / "points.csv"
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def _npy(folder: Path, array: np.ndarray) -> Path:
-    path = folder / "points.npy"
-    np.save(path, array, allow_pickle=True)
-    return path
-
-
-def _parquet(folder: Path, columns: dict[str, object]) -> Path:
-    path = folder / "points.parquet"
-    pd.DataFrame(columns).to_parquet(path)
+def _file(folder: Path, content: str | bytes | np.ndarray | dict[str, object]) -> Path:
+    """A file of the format that takes the content: text, an array or columns."""
+    if isinstance(content, np.ndarray):
+        path = folder / "points.npy"
+        np.save(path, content, allow_pickle=True)
+    elif isinstance(content, dict):
+        path = folder / "points.parquet"
+        pd.DataFrame(content).to_parquet(path)
+    else:
+        path = folder / "points.csv"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
 
@@ -41,9 +38,7 @@ TABLES = arrays(
 ).filter(lambda values: bool((np.ptp(values, axis=0) > 1e-9 * np.abs(values).max(axis=0)).all()))
 
 
-@settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=TABLES, header=st.booleans())
 def test_every_format_gives_back_the_same_numbers(
     tmp_path: Path, values: np.ndarray, header: bool
@@ -84,13 +79,13 @@ def test_every_format_gives_back_the_same_numbers(
     ],
 )
 def test_csv_dialects(tmp_path: Path, text: str, columns: tuple[str, ...], values: list) -> None:
-    table = read_table(_csv(tmp_path, text))
+    table = read_table(_file(tmp_path, text))
     assert table.columns == columns
     assert table.values.tolist() == values
 
 
 def test_other_number_types_become_float64(tmp_path: Path) -> None:
-    path = _parquet(
+    path = _file(
         tmp_path,
         {
             "small": np.array([1, 2], dtype=np.int8),
@@ -102,7 +97,7 @@ def test_other_number_types_become_float64(tmp_path: Path) -> None:
     table = read_table(path)
     assert table.values.tolist() == [[1, 0.5, 3, 1.25], [2, 1.5, 4, 2.5]]
     assert table.values.dtype == np.float64
-    flat = read_table(_npy(tmp_path, np.array([3, 1, 2], dtype=np.uint8)))
+    flat = read_table(_file(tmp_path, np.array([3, 1, 2], dtype=np.uint8)))
     assert flat.values.tolist() == [[3], [1], [2]]
     assert flat.columns == ("column_1",)
 
@@ -114,7 +109,7 @@ def test_upper_case_ending_is_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("content", "words"),
     [
         ("", "is empty"),
         ("  \n\n", "is empty"),
@@ -145,21 +140,6 @@ def test_upper_case_ending_is_known(tmp_path: Path) -> None:
         ('x,y\n1,2\n"3,4\n5,6\n', r"broken CSV file \(line 4\)"),
         ('1\n2\n"\n', "broken CSV file"),
         ("x,y\n1,2\n3,4\n5\n6,7,8\n", r"line 4 \(1 for 2 columns\)"),
-    ],
-)
-def test_broken_csv_is_refused_with_the_place(
-    tmp_path: Path, text: str | bytes, words: str
-) -> None:
-    path = _csv(tmp_path, text)
-    with pytest.raises(DataError, match=words) as caught:
-        read_table(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("columns", "words"),
-    [
         ({"x": [1.0, 2.0], "label": ["a", "b"]}, "column 'label', row 1 holds 'a'"),
         ({"x": [1.0, 2.0], "y": [None, "b"]}, "column 'y', row 2 holds 'b'"),
         ({"flag": [True, False]}, "row 1 holds 'True'"),
@@ -172,16 +152,6 @@ def test_broken_csv_is_refused_with_the_place(
         ({"x": np.array([])}, "no rows"),
         ({}, "no columns"),
         ({"x": [1.0, 1e39]}, "beyond the range of float32"),
-    ],
-)
-def test_broken_parquet_is_refused(tmp_path: Path, columns: dict, words: str) -> None:
-    with pytest.raises(DataError, match=words):
-        read_table(_parquet(tmp_path, columns))
-
-
-@pytest.mark.parametrize(
-    ("array", "words"),
-    [
         (np.array([[1, "a"]], dtype=object), "Python objects, which are not loaded"),
         (np.array([["a", "b"]]), "type <U1, not real numbers"),
         (np.ones((3, 2), dtype=complex), "complex128, not real"),
@@ -196,25 +166,28 @@ def test_broken_parquet_is_refused(tmp_path: Path, columns: dict, words: str) ->
         (np.array([1.0, -1e300]), "beyond the range of float32"),
     ],
 )
-def test_broken_npy_is_refused(tmp_path: Path, array: np.ndarray, words: str) -> None:
-    with pytest.raises(DataError, match=words):
-        read_table(_npy(tmp_path, array))
+def test_a_broken_file_is_refused_with_the_place(
+    tmp_path: Path, content: str | bytes | np.ndarray | dict[str, object], words: str
+) -> None:
+    path = _file(tmp_path, content)
+    with refused(words, DataError) as caught:
+        read_table(path)
+    assert str(path) in str(caught.value)
 
 
 def test_truncated_and_foreign_files_are_refused(tmp_path: Path) -> None:
-    whole = _npy(tmp_path, np.arange(100.0)).read_bytes()
+    whole = _file(tmp_path, np.arange(100.0)).read_bytes()
     (tmp_path / "cut.npy").write_bytes(whole[:-100])
-    with pytest.raises(DataError, match="broken NumPy file"):
+    with refused("broken NumPy file", DataError):
         read_table(tmp_path / "cut.npy")
     (tmp_path / "text.npy").write_text("1,2\n3,4\n")
-    with pytest.raises(DataError, match="not a NumPy array file"):
+    with refused("not a NumPy array file", DataError):
         read_table(tmp_path / "text.npy")
-    whole = _parquet(tmp_path, {"x": np.arange(100.0)}).read_bytes()
+    whole = _file(tmp_path, {"x": np.arange(100.0)}).read_bytes()
     for content in (whole[:-20], b"PAR1 nothing", whole[: len(whole) // 2] + whole[-8:]):
         (tmp_path / "cut.parquet").write_bytes(content)
-        with pytest.raises(DataError, match="not a readable Parquet file") as caught:
+        with refused("not a readable Parquet file", DataError):
             read_table(tmp_path / "cut.parquet")
-        assert "\n" not in str(caught.value)
 
 
 def test_loading_never_runs_what_a_file_holds(tmp_path: Path) -> None:
@@ -222,20 +195,20 @@ def test_loading_never_runs_what_a_file_holds(tmp_path: Path) -> None:
         def __reduce__(self):
             return (Path(tmp_path / "ran").touch, ())
 
-    path = _npy(tmp_path, np.array([Trap(), Trap()], dtype=object))
+    path = _file(tmp_path, np.array([Trap(), Trap()], dtype=object))
     with pytest.raises(DataError):
         read_table(path)
     assert not (tmp_path / "ran").exists()
 
 
 def test_missing_file_folder_and_unknown_ending(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no file"):
+    with refused("there is no file", DataError):
         read_table(tmp_path / "nothing.csv")
-    with pytest.raises(DataError, match="is a folder"):
+    with refused("is a folder", DataError):
         read_table(tmp_path)
     for name in ("points.xlsx", "points"):
         (tmp_path / name).write_text("1\n2\n")
-        with pytest.raises(DataError, match=r"\.csv, \.parquet, \.npy"):
+        with refused(r"\.csv, \.parquet, \.npy", DataError):
             read_table(tmp_path / name)
 
 
@@ -243,9 +216,9 @@ def test_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def refuse(self: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
 
-    path = _csv(tmp_path, "1\n2\n")
+    path = _file(tmp_path, "1\n2\n")
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+    with refused("cannot be read: Permission denied", DataError):
         read_table(path)
 
 
@@ -273,14 +246,14 @@ def test_files_are_as_other_programs_read_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["points.txt", "points", "points.csv.gz"])
 def test_unknown_endings_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(KanDiffusionError, match=r"ending must be \.csv, \.parquet, \.npy"):
+    with refused(r"ending must be \.csv, \.parquet, \.npy"):
         require_writable_ending(tmp_path / name)
-    with pytest.raises(KanDiffusionError, match="cannot write points"):
+    with refused("cannot write points"):
         write_table(tmp_path / name, POINTS, COLUMNS)
     assert not list(tmp_path.iterdir())
 
 
 def test_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match="cannot write"):
+    with refused("cannot write", RunFolderError):
         write_table(tmp_path / "file" / "points.csv", POINTS, COLUMNS)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import seeded
+from helpers import refused, seeded
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.denoisers import (
     FAMILIES,
@@ -21,7 +21,6 @@ from kan_diffusion.denoisers import (
     get_family,
 )
 from kan_diffusion.denoisers.registry import BUDGET_TOLERANCE, untuned_family, with_tuned
-from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import TrainingConfig, train
 
@@ -69,13 +68,8 @@ def test_fitted_denoisers_have_the_parameters_asked_for(
 
 
 def test_given_widths_and_settings_arrive() -> None:
-    denoiser = build_denoiser(
-        "kan",
-        3,
-        num_train_timesteps=250,
-        hidden=(4, 5),
-        settings={"grid_size": 9, "order": 2, "extrapolation": "clamp"},
-    )
+    settings = {"grid_size": 9, "order": 2, "extrapolation": "clamp"}
+    denoiser = build_denoiser("kan", 3, num_train_timesteps=250, hidden=(4, 5), settings=settings)
     assert isinstance(denoiser, KANDenoiser)
     assert [layer.out_features for layer in denoiser.network.layers] == [4, 5, 3]
     assert {layer.grid_size for layer in denoiser.network.layers} == {9}
@@ -88,16 +82,14 @@ def test_given_widths_and_settings_arrive() -> None:
 
 def test_the_search_for_widths_draws_nothing() -> None:
     # Widths are searched on the meta device: only the one real denoiser takes random numbers.
-    state = torch.get_rng_state()
-    try:
+    with torch.random.fork_rng(devices=[]):
+        state = torch.get_rng_state()
         # A number no other test asks for, so that there is something to search.
         fitted = build_denoiser("kan", 2, num_train_timesteps=1000, params=2_311)
         after_fit = torch.get_rng_state()
         torch.set_rng_state(state)
         build_denoiser("kan", 2, num_train_timesteps=1000, hidden=fitted.config.hidden)
         assert torch.equal(torch.get_rng_state(), after_fit)
-    finally:
-        torch.set_rng_state(state)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +110,8 @@ def test_the_search_for_widths_draws_nothing() -> None:
 def test_what_cannot_be_built_is_refused_in_one_line(
     options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(KanDiffusionError, match=message) as caught:
+    with refused(message):
         build_denoiser("mlp", 2, num_train_timesteps=10, **options)
-    assert "\n" not in str(caught.value)
 
 
 # What families there are
@@ -138,28 +129,12 @@ def test_kan_and_mlp_are_registered_with_what_the_first_search_found() -> None:
     }
     assert (mlp.depth, mlp.learning_rate) == (6, 2.2e-2)
     assert mlp.settings == {"num_time_frequencies": 3}
-    sizes = [
-        build_denoiser(
-            family.name,
-            2,
-            num_train_timesteps=1000,
-            params=2_300,
-            depth=family.depth,
-            settings=family.settings,
-        ).config.hidden
-        for family in (kan, mlp)
-    ]
+    sizes = []
+    for family in (kan, mlp):
+        size = {"params": 2_300, "depth": family.depth, "settings": family.settings}
+        made = build_denoiser(family.name, 2, num_train_timesteps=1000, **size)
+        sizes.append(made.config.hidden)
     assert sizes == [(8, 8, 8, 8), (20, 20, 20, 20, 20, 19)]
-
-
-def test_tuned_values_lie_in_the_space_that_was_searched() -> None:
-    for family in FAMILIES.values():
-        values = {**family.settings, "depth": family.depth, "learning_rate": family.learning_rate}
-        for key, dimension in family.space.items():
-            if isinstance(dimension, Choice):
-                assert values[key] in dimension.values
-            else:
-                assert dimension.low <= values[key] <= dimension.high
 
 
 @each_family
@@ -188,21 +163,21 @@ def test_a_space_holds_the_start_and_can_be_built_to_its_corners(family: str) ->
 
 
 def test_spaces_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(KanDiffusionError, match="did you mean 'num_time_frequencies'"):
+    with refused("did you mean 'num_time_frequencies'"):
         Family("x", MLPDenoiser, 3, 1e-2, space={"num_time_frequency": IntRange(2, 3)})
     for low, high, log in ((2.0, 1.0, False), (0.0, 1.0, True), (1.0, float("inf"), False)):
-        with pytest.raises(KanDiffusionError, match="a Range needs"):
+        with refused("a Range needs"):
             Range(low, high, log)
-    with pytest.raises(KanDiffusionError, match="an IntRange needs"):
+    with refused("an IntRange needs"):
         IntRange(3, 2)
-    with pytest.raises(KanDiffusionError, match="a Choice needs"):
+    with refused("a Choice needs"):
         Choice(())
 
 
 def test_an_unknown_family_is_answered_with_the_nearest() -> None:
-    with pytest.raises(KanDiffusionError, match="unknown family 'mpl', did you mean 'mlp'"):
+    with refused("unknown family 'mpl', did you mean 'mlp'"):
         get_family("mpl")
-    with pytest.raises(KanDiffusionError, match=r"known: kan, .*mlp, .*spline-mlp"):
+    with refused(r"known: kan, .*mlp, .*spline-mlp"):
         build_denoiser("transformer", 2, num_train_timesteps=10, params=2_000)
 
 
@@ -240,9 +215,8 @@ def test_a_family_is_named_by_its_module(tmp_path: Path, monkeypatch: pytest.Mon
         ("own_package:own_family:TANH", "not of the form"),
         ("..own_package:TANH", "not of the form"),
     ):
-        with pytest.raises(KanDiffusionError, match=message) as caught:
+        with refused(message) as caught:
             get_family(place)
-        assert "\n" not in str(caught.value)
         assert place in str(caught.value)
 
 
@@ -263,7 +237,7 @@ def test_tuned_values_are_laid_over_the_familys_own() -> None:
     partly = with_tuned(families, {"mlp": {"settings": {"activation": "relu"}}})["mlp"]
     assert (partly.depth, partly.learning_rate) == (families[1].depth, families[1].learning_rate)
     assert partly.settings == {"num_time_frequencies": 3, "activation": "relu"}
-    with pytest.raises(KanDiffusionError, match="unknown tuned family 'mpl', did you mean 'mlp'"):
+    with refused("unknown tuned family 'mpl', did you mean 'mlp'"):
         with_tuned(families, {"mpl": {}})
 
 

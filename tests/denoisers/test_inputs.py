@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -27,12 +25,6 @@ def test_features_are_the_points_and_octaves_of_a_quarter_turn_a_unit(
     wanted = np.column_stack([points, *waves])
     assert features.num_features == wanted.shape[1]
     np.testing.assert_allclose(features(torch.from_numpy(points)).numpy(), wanted, atol=1e-12)
-
-
-def test_one_turn_goes_from_minus_four_to_four() -> None:
-    first = PointFeatures(1, 1)(torch.linspace(-4, 4, 801).unsqueeze(1)[:-1])[:, 1:]
-    angles = torch.atan2(first[:, 1], first[:, 0])
-    torch.testing.assert_close(angles[1:].diff(), torch.full((798,), 2 * math.pi / 800))
 
 
 def test_half_precision_points_have_exact_angles() -> None:

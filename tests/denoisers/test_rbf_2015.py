@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import seeded
+from helpers import randn, seeded
 from kan_diffusion.denoisers import RBF2015Denoiser
 
 
@@ -75,7 +75,7 @@ def test_it_is_the_formula(
 def test_as_many_readouts_as_timesteps_are_one_for_each() -> None:
     denoiser = _denoiser(2, 5, 40, 40)
     network = denoiser.network
-    points = torch.randn(40, 2, dtype=torch.float64, generator=seeded(1))
+    points = randn(40, 2, seed=1)
     units = network.units(points)
     assert torch.allclose(units.sum(1), torch.ones(40, dtype=torch.float64))
     own = torch.einsum("bu,ubd->bd", units, network.weight) + network.bias
@@ -89,7 +89,7 @@ def test_as_many_readouts_as_timesteps_are_one_for_each() -> None:
 
 def test_labels_are_coordinates() -> None:
     denoiser = _denoiser(2, 4, 3, 10, num_classes=3)
-    points = torch.randn(3, 2, dtype=torch.float64, generator=seeded(1))
+    points = randn(3, 2, seed=1)
     output = denoiser(points, 4, torch.arange(3)).sample.detach().numpy()
     for row in range(3):
         expected = _by_hand(denoiser, points[row].numpy(), 4, label=row)
@@ -98,7 +98,7 @@ def test_labels_are_coordinates() -> None:
 
 def test_timesteps_outside_the_process_are_its_ends() -> None:
     denoiser = _denoiser(2, 4, 7, 50)
-    points = torch.randn(3, 2, dtype=torch.float64, generator=seeded(1))
+    points = randn(3, 2, seed=1)
     for outside, inside in ((-2, 0), (-0.5, 0), (60, 49), (49.7, 49)):
         assert torch.equal(denoiser(points, outside).sample, denoiser(points, inside).sample)
 

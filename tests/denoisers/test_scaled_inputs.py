@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import seeded
+from helpers import randn, refused, seeded
 from kan_diffusion.denoisers import KANDenoiser
 from kan_diffusion.denoisers.stacks import Stack
-from kan_diffusion.errors import KanDiffusionError
 
 T = 50
 HIDDEN = (4, 3)
@@ -31,9 +30,7 @@ def _move(denoiser: KANDenoiser) -> None:
 
 
 def _batch() -> tuple[Tensor, Tensor]:
-    return torch.randn(5, 2, dtype=torch.float64, generator=seeded(1)), torch.tensor(
-        [0, 7, 25, 48, 49]
-    )
+    return randn(5, 2, seed=1), torch.tensor([0, 7, 25, 48, 49])
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_input_frequencies": 2}, {"residual": True}])
@@ -108,6 +105,5 @@ def test_it_needs_modulation() -> None:
         lambda: KANDenoiser(2, hidden=HIDDEN, scaled_inputs=True, residual=True),
         lambda: Stack([torch.nn.Linear(2, 2)], [], num_scaled_inputs=2),
     ):
-        with pytest.raises(KanDiffusionError, match="need modulation; set modulated") as caught:
+        with refused("need modulation; set modulated"):
             make()
-        assert "\n" not in str(caught.value)

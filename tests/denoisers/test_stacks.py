@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import seeded
+from helpers import randn, seeded
 from kan_diffusion.denoisers import Denoiser, KANDenoiser, MLPDenoiser
 from kan_diffusion.denoisers.stacks import Stack
 
@@ -34,7 +34,7 @@ def _modulate(denoiser: Denoiser) -> torch.nn.Linear:
 
 
 def _batch() -> tuple[Tensor, Tensor, Tensor]:
-    points = torch.randn(5, 3, dtype=torch.float64, generator=seeded(1))
+    points = randn(5, 3, seed=1)
     return points, torch.tensor([0, 7, 50, 98, 99]), torch.tensor([0, 1, -1, 1, 0])
 
 

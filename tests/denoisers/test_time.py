@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from helpers import seeded
 from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.denoisers.time import TimeFeatures
 
@@ -41,8 +45,11 @@ def test_whole_timesteps_are_the_fractional_ones_between_them(
 @each_encoding
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_a_conversion_rounds_the_features_once(encoding: str, dtype: torch.dtype) -> None:
-    encode = TimeFeatures(encoding, T, 4).to(dtype)
-    for timesteps in (torch.arange(T), torch.arange(T) + 0.5):
+    encode = TimeFeatures(encoding, T, 4)
+    for convert, timesteps in itertools.product(
+        (False, True), (torch.arange(T), torch.arange(T) + 0.5)
+    ):
+        encode = encode.to(dtype) if convert else encode
         features = encode(timesteps, dtype)
         assert features.dtype == dtype
         tolerance = max(torch.finfo(dtype).eps, 2e-6)
@@ -50,11 +57,17 @@ def test_a_conversion_rounds_the_features_once(encoding: str, dtype: torch.dtype
         torch.testing.assert_close(features.double(), exact, atol=tolerance, rtol=0)
 
 
-def test_timesteps_beyond_the_process_are_its_ends() -> None:
-    encode = TimeFeatures("fourier", T, 4)
-    features = encode(torch.tensor([-3, 0, T - 1, T + 7]), torch.float32)
-    assert torch.equal(features[0], features[1])
-    assert torch.equal(features[2], features[3])
+@given(st.sampled_from(["raw", "fourier"]), st.integers(1, 1000), st.integers(1, 6))
+def test_all_timesteps_are_told_apart_and_those_beyond_the_process_are_its_ends(
+    encoding: str, num_timesteps: int, num_frequencies: int
+) -> None:
+    encode = TimeFeatures(encoding, num_timesteps, num_frequencies)
+    features = encode(torch.arange(num_timesteps), torch.float32)
+    assert features.shape == (num_timesteps, encode.num_features)
+    assert features.abs().max() <= 1
+    assert len(torch.unique(features, dim=0)) == num_timesteps
+    beyond = encode(torch.tensor([-3, num_timesteps + 7]), torch.float32)
+    assert torch.equal(beyond, features[[0, -1]])
 
 
 def test_the_table_is_no_part_of_a_checkpoint() -> None:
@@ -64,21 +77,11 @@ def test_the_table_is_no_part_of_a_checkpoint() -> None:
 
 
 @pytest.mark.parametrize("timestep", [torch.arange(6), torch.arange(6) + 0.5, torch.tensor(3)])
-def test_a_denoiser_compiles_to_one_graph_with_either_kind(timestep: torch.Tensor) -> None:
+def test_a_denoiser_compiles_to_one_graph_and_is_mapped_over_points(timestep: torch.Tensor) -> None:
     denoiser = build_denoiser("mlp", 2, num_train_timesteps=T, hidden=(8,))
     compiled = torch.compile(denoiser, backend="eager", fullgraph=True)
-    points = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    points = torch.randn(6, 2, generator=seeded(0))
     expected = denoiser(points, timestep).sample
     assert torch.equal(compiled(points, timestep, return_dict=False)[0], expected)
-
-
-def test_features_are_mapped_over_points_one_by_one() -> None:
-    denoiser = build_denoiser("mlp", 2, num_train_timesteps=T, hidden=(8,))
-    points = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
-    timesteps = torch.arange(6) * 7
-
-    def one(point: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return denoiser(point.unsqueeze(0), timestep, return_dict=False)[0][0]
-
-    each = torch.func.vmap(one)(points, timesteps)
-    torch.testing.assert_close(each, denoiser(points, timesteps).sample)
+    one = torch.func.vmap(lambda x, t: denoiser(x.unsqueeze(0), t, return_dict=False)[0][0])
+    torch.testing.assert_close(one(points, timestep.expand(6)), expected)

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from numpy.polynomial import chebyshev
 from scipy.interpolate import BSpline as ScipySpline
 
-from helpers import seeded
-from kan_diffusion.errors import KanDiffusionError
+from helpers import randn, refused, seeded
 from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.bases import (
     BASES,
@@ -35,7 +34,6 @@ MODES = ("linear", "clamp", "zero")
 GRID_BASES = [kind for kind in BASES.values() if issubclass(kind, GridBasis)]
 each_basis = pytest.mark.parametrize("name", BASES)
 each_grid_basis = pytest.mark.parametrize("kind", GRID_BASES)
-each_mode = pytest.mark.parametrize("mode", MODES)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 Grid = tuple[float, float]
@@ -156,18 +154,25 @@ def test_pieces_are_the_b_spline_on_the_integers(order: int) -> None:
     assert all(c == 0 for row in piece_coefficients(order, order + 1) for c in row)
 
 
-@given(splines(), st.integers(0, 999))
+@each_dtype
+@given(basis=splines(), seed=st.integers(0, 999))
 def test_splines_and_their_slopes_are_scipys_inside_and_beyond_the_grid(
-    scipy_basis: Callable[..., np.ndarray], basis: BSpline, seed: int
+    scipy_basis: Callable[..., np.ndarray], basis: BSpline, seed: int, dtype: torch.dtype
 ) -> None:
+    basis = basis.to(dtype)
     x = _between_knots(basis, seed)
+    tolerance = 1e-12
+    if dtype == torch.float32:
+        # u = (x - origin) / step inherits the rounding of x - origin, which grows with the cells.
+        far = (x.abs() + basis.grid_origin.abs()) / basis.grid_step
+        tolerance = 1e-6 + 2 * torch.finfo(dtype).eps * float(far.max())
     for derivative, ours in enumerate((basis(x), _slopes(basis, x))):
-        # In units of the grid; 1e-12 of an input's largest entry, as tangents grow with distance.
-        steps = basis.grid_step[:, None].numpy() ** derivative
+        # In units of the grid, and of an input's largest entry, as tangents grow with distance.
+        steps = basis.grid_step[:, None].double().numpy() ** derivative
         expected = _scipys(scipy_basis, basis, x, derivative) * steps
         scale = np.maximum(1, np.abs(expected).max(axis=(0, 2)))[:, None]
         np.testing.assert_allclose(
-            ours.numpy() * steps / scale, expected / scale, rtol=0, atol=1e-12
+            ours.numpy() * steps / scale, expected / scale, rtol=0, atol=tolerance
         )
 
 
@@ -216,50 +221,6 @@ def test_float32_splines_are_scipys_to_1e6(
         expected = _scipys(scipy_basis, basis, x, derivative) * step**derivative
         ours = ours.numpy() * step**derivative
         np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
-
-
-@given(splines(), st.integers(0, 999))
-def test_float32_splines_are_scipys_to_the_rounding_of_their_inputs(
-    scipy_basis: Callable[..., np.ndarray], basis: BSpline, seed: int
-) -> None:
-    basis = basis.float()
-    x = _between_knots(basis, seed)
-    # u = (x - origin) / step inherits the rounding of x - origin, which grows with the cells.
-    far = (x.abs() + basis.grid_origin.abs()) / basis.grid_step
-    tolerance = 1e-6 + 2 * torch.finfo(torch.float32).eps * float(far.max())
-    for derivative, ours in enumerate((basis(x), _slopes(basis, x))):
-        steps = basis.grid_step[:, None].numpy() ** derivative
-        expected = _scipys(scipy_basis, basis, x, derivative) * steps
-        scale = max(1.0, np.abs(expected).max())
-        np.testing.assert_allclose(ours.numpy() * steps, expected, rtol=0, atol=tolerance * scale)
-
-
-@given(splines(), st.integers(0, 999))
-def test_inside_the_grid_splines_are_a_partition_of_unity(basis: BSpline, seed: int) -> None:
-    knots = torch.arange(basis.num_intervals + 1).unsqueeze(1)
-    x = torch.cat([_inside(basis, seed), basis.grid_origin + basis.grid_step * knots])
-    values = basis(x)
-    assert values.min() >= -1e-14
-    np.testing.assert_allclose(values.sum(-1).numpy(), 1, rtol=1e-12)
-    slopes = _slopes(basis, x[:40]).sum(-1) * basis.grid_step
-    np.testing.assert_allclose(slopes.numpy(), 0, atol=1e-12)
-    # Between knots exactly num_active functions differ from zero.
-    assert ((values[:40] > 0).sum(-1) == basis.num_active).all()
-
-
-@given(splines(), st.floats(1e-6, 1e6), st.sampled_from([-1, 1]))
-def test_zero_runs_out_after_as_many_intervals_as_the_order(
-    basis: BSpline, distance: float, side: int
-) -> None:
-    basis.extrapolation = "zero"
-    end = basis.grid_origin - basis.order * basis.grid_step
-    if side > 0:
-        end = basis.grid_end + basis.order * basis.grid_step
-    x = torch.stack([end + side * basis.grid_step * distance, end - side * basis.grid_step * 0.5])
-    values, slopes = basis(x), _slopes(basis, x) * basis.grid_step[:, None]
-    np.testing.assert_allclose(values[0].numpy(), 0, atol=1e-13)
-    np.testing.assert_allclose(slopes[0].numpy(), 0, atol=1e-12)
-    assert (values[1].amax(-1) > 0).all()
 
 
 @given(placed_bases(), st.integers(0, 999))
@@ -316,11 +277,11 @@ def test_clamp_holds_the_value_at_the_end(basis: GridBasis, distance: float, sid
     assert (_slopes(basis, beyond.unsqueeze(0)) == 0).all()
 
 
-@given(placed_bases("zero"), st.integers(0, 999))
-def test_zero_leaves_nothing_far_away(basis: GridBasis, seed: int) -> None:
+@given(placed_bases("zero"), st.floats(30, 1e6), st.integers(0, 999))
+def test_zero_leaves_nothing_far_away(basis: GridBasis, distance: float, seed: int) -> None:
     side = torch.randint(0, 2, (5, 3), generator=seeded(seed)) * 2 - 1
     middle = (basis.grid_origin + basis.grid_end) / 2
-    far = middle + side * (basis.num_intervals + 30) * basis.grid_step
+    far = middle + side * (basis.num_intervals + distance) * basis.grid_step
     assert basis(far).abs().max() < 1e-15
     assert (_slopes(basis, far) * basis.grid_step[:, None]).abs().max() < 1e-14
     assert (basis(middle.unsqueeze(0)).amax(-1) > 0.1).all()
@@ -442,7 +403,7 @@ def test_the_basis_of_one_input_is_its_column(name: str) -> None:
         _placed(basis, [(-1.0 + 0.3 * i, 0.2 + 0.1 * i) for i in range(10)])
     for parameter in basis.parameters():
         parameter.detach().normal_(generator=seeded(0))
-    x = 3 * torch.randn(20, 10, generator=seeded(1), dtype=torch.float64)
+    x = 3 * randn(20, 10, seed=1)
     whole = basis(x)
     for i in range(10):
         alone = basis.one_input(i)
@@ -450,22 +411,6 @@ def test_the_basis_of_one_input_is_its_column(name: str) -> None:
         for tensor in (*alone.parameters(), *alone.buffers()):
             tensor.detach().zero_()
     assert torch.equal(basis(x), whole)
-
-
-@given(st.integers(1, 64), st.integers(1, MAX_ORDER))
-def test_sizes_and_operations_are_those_documented(intervals: int, order: int) -> None:
-    documented = {
-        "bspline": (intervals + order, order + 1, 2 * order * (order + 1) + 3),
-        "rbf": (intervals + 1, intervals + 1, 7 * (intervals + 1)),
-        "chebyshev": (intervals + 1, intervals + 1, 3 * intervals + 2),
-        "fourier": (2 * intervals, 2 * intervals, 9 * intervals + 2),
-        "rational": (1, 1, 2 * (5 + 4) + 6),
-    }
-    for name, (functions, active, flops) in documented.items():
-        basis = _make(name, 2, intervals, order)
-        assert (basis.num_functions, basis.num_active) == (functions, active)
-        assert basis.flops_per_input == flops
-        assert basis(torch.zeros(1, 2, dtype=torch.float64)).shape == (1, 2, functions)
 
 
 class Powers(Basis):
@@ -493,7 +438,7 @@ def test_a_basis_of_ones_own_makes_a_layer() -> None:
     layer = KANLinear(2, 3, basis=Powers(2), dtype=torch.float64)
     assert layer.base_activation is None
     assert layer.flops == 2 * (3 * 2 * 3 + 2) + 3
-    x = torch.randn(7, 2, generator=seeded(0), dtype=torch.float64)
+    x = randn(7, 2)
     c = layer.weight.view(3, 2, 3)
     expected = c[..., 0].sum(1) + x @ (2 * c[..., 1].T) + (x * x) @ c[..., 2].T
     torch.testing.assert_close(layer(x), expected)
@@ -504,29 +449,13 @@ def test_a_basis_of_ones_own_makes_a_layer() -> None:
     assert (layer.basis.factor.grad != 0).all()
     with_silu = KANLinear(2, 3, basis=Powers(2), base_activation="silu", dtype=torch.float64)
     assert with_silu.weight.shape == (3, 8)
-    with pytest.raises(KanDiffusionError, match="made for 3 inputs, not for 2"):
-        KANLinear(2, 2, basis=Powers(3))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"name": "bsplin"}, "unknown basis 'bsplin', did you mean 'bspline'"),
-        ({"name": "powers"}, "known: bspline, chebyshev, fourier, rational, rbf"),
-        ({"name": "bspline", "mode": "linea"}, "'linea', did you mean 'linear'"),
-        ({"name": "bspline", "mode": "periodic"}, "unknown extrapolation of basis 'bspline'"),
-        ({"name": "rbf", "mode": "periodic"}, "known: clamp, linear, zero"),
-        ({"name": "chebyshev", "mode": "zero"}, "known: clamp, linear$"),
-        ({"name": "fourier", "mode": "zero"}, "known: clamp, linear, periodic"),
-        ({"name": "bspline", "order": 6}, "order must be 1 to 5, not 6"),
-        ({"name": "rbf", "grid_size": 0}, "grid_size must be at least 1, not 0"),
-        ({"name": "chebyshev", "in_features": 0}, "at least one input"),
-    ],
-)
-def test_unusable_bases_are_refused_in_one_line(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(KanDiffusionError, match=message) as caught:
-        _make(**settings)
-    assert "\n" not in str(caught.value)
+def test_bases_of_no_inputs_or_no_groups_are_refused() -> None:
+    with refused("at least one input"):
+        _make("chebyshev", in_features=0)
+    with refused("num_groups must be at least 1, not 0"):
+        Rational(3, num_groups=0)
 
 
 @given(placed_bases(), st.integers(0, 999))
@@ -585,35 +514,21 @@ def test_a_grid_made_without_memory_is_there_after_a_reset(kind: type[GridBasis]
     assert layer(torch.zeros(5, 4)).isfinite().all()
 
 
-@pytest.mark.parametrize("basis", [None, RBF, 5])
-def test_what_is_no_basis_is_refused_in_one_line(basis: object) -> None:
-    with pytest.raises(KanDiffusionError, match="a name or a Basis object") as caught:
-        KANLinear(3, 2, basis=basis)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_rational_function_may_start_as_the_identity() -> None:
-    x = torch.linspace(-50, 50, 1001, dtype=torch.float64)
+    x = torch.linspace(-50, 50, 1001, dtype=torch.float64).unsqueeze(1)
     basis = Rational(1, start="identity", dtype=torch.float64)
-    torch.testing.assert_close(basis(x.unsqueeze(1))[:, 0, 0], x, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(basis(x)[..., 0], x, rtol=1e-14, atol=1e-14)
     # Its denominator is not stuck where |.| has no slope.
-    basis(x.unsqueeze(1)).square().sum().backward()
+    basis(x).square().sum().backward()
     assert basis.denominator.grad is not None
     assert (basis.denominator.grad != 0).all()
-    with torch.no_grad():
-        basis.numerator.mul_(2)
+    basis.numerator.detach().mul_(2)
     basis.reset_parameters()
-    torch.testing.assert_close(basis(x.unsqueeze(1))[:, 0, 0], x, rtol=1e-14, atol=1e-14)
-    with pytest.raises(KanDiffusionError, match="did you mean 'silu'"):
+    torch.testing.assert_close(basis(x)[..., 0], x, rtol=1e-14, atol=1e-14)
+    with refused("did you mean 'silu'"):
         Rational(1, start="sulu")
-    with pytest.raises(KanDiffusionError, match="num_groups must be at least 1, not 0"):
-        Rational(3, num_groups=0)
-    assert not basis.outside(torch.tensor([[-1e9], [1e9]])).any()
-
-
-def test_the_first_layer_of_a_rational_network_is_linear_at_the_start() -> None:
-    network = KAN([3, 5, 5, 2], basis="rational")
-    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
-    first = network.layers[0]
-    torch.testing.assert_close(first(x), x @ first.weight.T, rtol=1e-5, atol=1e-5)
+    # A network's first layer does, and is linear.
+    network = KAN([3, 5, 5, 2], basis="rational", dtype=torch.float64)
+    first, points = network.layers[0], randn(20, 3)
+    torch.testing.assert_close(first(points), points @ first.weight.T)
     assert [layer.basis.start for layer in network.layers] == ["identity", "silu", "silu"]

@@ -17,8 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from helpers import seeded
-from kan_diffusion.errors import KanDiffusionError
+from helpers import refused, seeded
 from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.convert import from_efficient_kan, from_pykan, to_pykan
 
@@ -142,10 +141,15 @@ def test_an_efficient_kan_keeps_its_outputs_inside_and_outside_of_the_grid(
     np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_an_efficient_kan_keeps_its_derivative(scipy_basis: Callable[..., np.ndarray]) -> None:
+def test_a_single_layer_keeps_its_derivative_and_needs_no_prefix(
+    scipy_basis: Callable[..., np.ndarray],
+) -> None:
     state = _efficient_state([3, 2])
+    bare = {key.rsplit(".", 1)[1]: value for key, value in state.items()}
     x = _inputs(3, seeded(0))
-    (gradient,) = torch.autograd.grad(from_efficient_kan(state)(x).sum(), x)
+    output = from_efficient_kan(bare)(x)
+    assert torch.equal(output, from_efficient_kan(state)(x))
+    (gradient,) = torch.autograd.grad(output.sum(), x)
     expected = _efficient_forward(state, x.detach().numpy(), scipy_basis, derivative=1)
     np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-9, atol=1e-9)
 
@@ -170,13 +174,6 @@ def test_the_spline_scaler_stays_a_parameter_of_its_own() -> None:
     with torch.no_grad():
         layer.scale.fill_(0)
     assert bool(state["layers.0.spline_scaler"].any())
-
-
-def test_a_single_layer_needs_no_prefix() -> None:
-    state = _efficient_state([3, 2])
-    bare = {key.rsplit(".", 1)[1]: value for key, value in state.items()}
-    x = _inputs(3, seeded(0))
-    assert torch.equal(from_efficient_kan(bare)(x), from_efficient_kan(state)(x))
 
 
 def test_a_grid_is_as_even_as_its_numbers_allow() -> None:
@@ -243,15 +240,14 @@ def test_a_state_dict_that_is_not_an_efficient_kans_is_refused(
     state = _efficient_state([2, 3, 1])
     from_efficient_kan(state)
     spoil(state)
-    with pytest.raises(KanDiffusionError, match=message) as error:
+    with refused(message):
         from_efficient_kan(state)
-    assert "\n" not in str(error.value)
 
 
 def test_a_file_or_an_order_that_there_is_not_is_refused() -> None:
-    with pytest.raises(KanDiffusionError, match=r"not a str; read a file with torch\.load\("):
+    with refused(r"not a str; read a file with torch\.load\("):
         from_efficient_kan("model.pt")
-    with pytest.raises(KanDiffusionError, match=r"order must be 1 to 5, not 0"):
+    with refused(r"order must be 1 to 5, not 0"):
         from_efficient_kan(_efficient_state([2, 1], order=0))
 
 
@@ -304,48 +300,26 @@ def _network(sizes: list[int], seed: int = 0, **options: Any) -> KAN:
     sizes=widths,
     grid_size=st.integers(1, 8),
     order=st.integers(1, 5),
-    base=st.sampled_from(["silu", "zero"]),
-    seed=seeds,
-)
-def test_a_pykan_network_converts_to_and_fro(
-    pykan: Any, sizes: list[int], grid_size: int, order: int, base: str, seed: int
-) -> None:
-    model = _pykan_network(pykan, sizes, seed, grid=grid_size, k=order, base_fun=base)
-    network = from_pykan(model)
-    x = _inputs(sizes[0], seeded(seed))
-    _assert_same_function(network, model, x)
-    assert (network.layers[0].base_activation is None) == (base == "zero")
-    again = to_pykan(network)
-    _assert_same_function(again, model, x)
-    assert again.base_fun_name == base
-
-
-@given(
-    sizes=widths,
-    grid_size=st.integers(1, 8),
-    order=st.integers(1, 5),
     bias=st.booleans(),
     edge_scale=st.booleans(),
     base=st.sampled_from(["silu", None]),
     seed=seeds,
 )
-def test_a_network_converts_to_pykan_and_back(
-    pykan: Any,
-    sizes: list[int],
-    grid_size: int,
-    order: int,
-    bias: bool,
-    edge_scale: bool,
-    base: Any,
-    seed: int,
+def test_a_network_converts_to_pykan_and_back_whatever_became_of_it_there(
+    pykan: Any, sizes: list[int], base: str | None, seed: int, **settings: Any
 ) -> None:
-    options = {"grid_size": grid_size, "order": order, "bias": bias, "edge_scale": edge_scale}
-    network = _network(sizes, seed, base_activation=base, **options)
+    network = _network(sizes, seed, base_activation=base, **settings)
     model = to_pykan(network)
     assert isinstance(model, pykan)
+    assert model.base_fun_name == (base or "zero")
+    model.speed()  # without the loop over formulas, of which there are none
     x = _inputs(sizes[0], seeded(seed))
     _assert_same_function(model, network, x)
     _assert_same_function(from_pykan(model), network, x)
+    _scramble(model, seeded(seed))
+    back = from_pykan(model)
+    _assert_same_function(back, model, x)
+    assert back.layers[0].base_activation == base
 
 
 def test_a_pykan_network_as_it_starts_converts_in_single_precision(pykan: Any) -> None:
@@ -364,10 +338,12 @@ def test_a_pykan_network_that_was_refined_pruned_and_moved_converts(
 ) -> None:
     # Pruning and refining turn pykan's saving on.
     monkeypatch.chdir(tmp_path)
-    x = torch.rand(200, 3, generator=seeded(0)) * torch.tensor([1.0, 2.0, 3.0])
+    x = torch.randn(200, 3, generator=seeded(0)) * torch.tensor([1.0, 2.0, 3.0])
     with torch.random.fork_rng(devices=[]):
         model = pykan(width=[3, 4, 1], grid=4, k=3, auto_save=False)
-        model(x)
+        model.update_grid(x)  # to quantiles
+        with refused(r"not uniform, .* set grid_eps = 1 in each of"):
+            from_pykan(model)
         for act in model.act_fun:
             act.grid_eps = 1.0
         model.update_grid(x)
@@ -479,7 +455,7 @@ def test_formulas_count_only_where_pykan_counts_them(pykan: Any) -> None:
 
     ignored = _pykan_network(pykan, [2, 3, 1])
     ignored.fix_symbolic(0, 1, 2, "sin", verbose=False, log_history=False, fit_params_bool=False)
-    with pytest.raises(KanDiffusionError, match=r"edge \(0, 1, 2\) .* 'sin'.*symbolic\(0, 1, 2\)"):
+    with refused(r"edge \(0, 1, 2\) .* 'sin'.*symbolic\(0, 1, 2\)"):
         from_pykan(ignored)
     ignored.speed()
     _assert_same_function(from_pykan(ignored), ignored, x)
@@ -490,7 +466,7 @@ def test_formulas_count_only_where_pykan_counts_them(pykan: Any) -> None:
 
 def test_a_base_function_without_effect_is_left_out(pykan: Any) -> None:
     model = _pykan_network(pykan, [2, 3, 1], base_fun="identity")
-    with pytest.raises(KanDiffusionError, match=r"act_fun\[0\]\.base_fun .* Identity\(\); train"):
+    with refused(r"act_fun\[0\]\.base_fun .* Identity\(\); train"):
         from_pykan(model)
     with torch.no_grad():
         model.act_fun[0].scale_base.zero_()
@@ -535,27 +511,8 @@ def test_a_pykan_network_that_no_kan_equals_is_refused(
     model = _pykan_network(pykan, options.pop("width", [2, 3, 1]), **options)
     if spoil is not None:
         spoil(model)
-    with pytest.raises(KanDiffusionError, match=message) as error:
+    with refused(message):
         from_pykan(model)
-    assert "\n" not in str(error.value)
-
-
-def test_a_grid_that_follows_quantiles_is_refused_until_it_is_uniform(pykan: Any) -> None:
-    x = torch.randn(200, 2, generator=seeded(0))
-    with torch.random.fork_rng(devices=[]):
-        model = pykan(width=[2, 1], grid=5, k=3, auto_save=False)
-    model.update_grid(x)
-    with pytest.raises(KanDiffusionError, match=r"not uniform, .* set grid_eps = 1 in each of"):
-        from_pykan(model)
-    for act in model.act_fun:
-        act.grid_eps = 1.0
-    model.update_grid(x)
-    torch.testing.assert_close(from_pykan(model)(x), model(x), rtol=1e-5, atol=1e-5)
-
-
-def test_what_is_no_pykan_network_is_refused(pykan: Any) -> None:
-    with pytest.raises(KanDiffusionError, match=r"kan\.MultKAN\), not a Linear"):
-        from_pykan(nn.Linear(2, 1))
 
 
 def _other_layer(replacement: nn.Module) -> Callable[[KAN], None]:
@@ -586,13 +543,13 @@ def test_a_network_that_no_pykan_network_equals_is_refused(
 ) -> None:
     network = KAN([2, 3, 1], extrapolation="zero")
     spoil(network)
-    with pytest.raises(KanDiffusionError, match=message):
+    with refused(message):
         to_pykan(network)
 
 
 def test_without_pykan_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kan.MultKAN", None)
-    with pytest.raises(KanDiffusionError, match=r"pip install pykan tqdm"):
-        to_pykan(KAN([2, 1], extrapolation="zero"))
-    with pytest.raises(KanDiffusionError, match=r"pip install pykan tqdm"):
-        from_pykan(KAN([2, 1]))
+    network = KAN([2, 1], extrapolation="zero")
+    for convert in (to_pykan, from_pykan):
+        with refused(r"pip install pykan tqdm"):
+            convert(network)

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helpers import seeded
-from kan_diffusion.kan import KANLinear
+from helpers import randn, random_layer
 from kan_diffusion.kan.bases import BASES
 from kan_diffusion.kan.importance import (
     attribution,
@@ -22,20 +21,6 @@ from kan_diffusion.kan.importance import (
 each_basis = pytest.mark.parametrize("basis", BASES)
 seeds = st.integers(0, 10_000)
 widths = st.integers(1, 4)
-
-
-def _edges(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
-
-
-def _layer(basis: str, edge_scale: bool = True) -> KANLinear:
-    layer = KANLinear(
-        3, 2, basis=basis, base_activation="silu", edge_scale=edge_scale, dtype=torch.float64
-    )
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.normal_(generator=seeded(1))
-    return layer
 
 
 def test_sizes_and_entropy_by_hand() -> None:
@@ -53,7 +38,7 @@ def test_sizes_and_entropy_by_hand() -> None:
 def test_sizes_scale_and_do_not_see_constants(
     seed: int, fan_out: int, fan_in: int, factor: float, constant: float
 ) -> None:
-    outputs = _edges(seed, 20, fan_out, fan_in)
+    outputs = randn(20, fan_out, fan_in, seed=seed)
     sizes = edge_sizes(outputs)
     torch.testing.assert_close(edge_sizes(-factor * outputs + constant), factor * sizes)
     still = torch.full_like(outputs, constant)
@@ -66,7 +51,7 @@ def test_sizes_scale_and_do_not_see_constants(
 
 
 def test_the_penalty_is_the_sum_over_layers_and_has_a_finite_gradient() -> None:
-    first, second = _edges(0, 30, 4, 3), _edges(1, 30, 2, 4)
+    first, second = randn(30, 4, 3), randn(30, 2, 4, seed=1)
     expected = sum(
         edge_sizes(part).sum() + layer_entropy(edge_sizes(part)) for part in (first, second)
     )
@@ -106,7 +91,7 @@ def _attribution_by_loop(layers: list[Tensor], units: list[Tensor]) -> tuple[lis
 @given(seeds, st.lists(widths, min_size=2, max_size=4))
 def test_attribution_is_its_definition(seed: int, sizes: list[int]) -> None:
     layers = [
-        _edges(seed + k, 9, fan_out, fan_in)
+        randn(9, fan_out, fan_in, seed=seed + k)
         for k, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes))
     ]
     units = [part.sum(2) + 7 for part in layers]
@@ -127,7 +112,7 @@ def test_attribution_is_its_definition(seed: int, sizes: list[int]) -> None:
 
 
 def test_a_chain_passes_all_of_the_output_on() -> None:
-    x = _edges(3, 50, 1, 1)
+    x = randn(50, 1, 1, seed=3)
     layers = [2 * x, 3 * (2 * x) + 1, -0.5 * x]
     found = attribution(layers, [part.squeeze(2) for part in layers])
     for part in (*found.edges, *found.units):
@@ -135,8 +120,8 @@ def test_a_chain_passes_all_of_the_output_on() -> None:
 
 
 def test_a_large_edge_into_a_unit_nobody_listens_to_has_no_attribution() -> None:
-    first = torch.stack([torch.stack([100 * _edges(0, 50), 0 * _edges(0, 50)], -1)] * 2, 1)
-    first[:, 1] = _edges(1, 50, 2)
+    first = torch.stack([torch.stack([100 * randn(50), 0 * randn(50)], -1)] * 2, 1)
+    first[:, 1] = randn(50, 2, seed=1)
     second = torch.stack([torch.zeros(50, dtype=torch.float64), first[:, 1].sum(-1)], -1)[:, None]
     found = attribution([first, second], [first.sum(2), second.sum(2)])
     assert float(edge_sizes(first)[0, 0]) > 50
@@ -145,7 +130,7 @@ def test_a_large_edge_into_a_unit_nobody_listens_to_has_no_attribution() -> None
 
 
 def test_edges_that_cancel_pass_nothing_on() -> None:
-    x = _edges(0, 40)
+    x = randn(40)
     outputs = torch.stack([x, -x], -1)[:, None]
     found = attribution([outputs], [outputs.sum(2)])
     assert found.edges[0].tolist() == [[0, 0]]
@@ -153,8 +138,8 @@ def test_edges_that_cancel_pass_nothing_on() -> None:
 
 @each_basis
 def test_edge_outputs_are_the_curves_and_add_up(basis: str) -> None:
-    layer = _layer(basis)
-    x = 3 * _edges(0, 12, 3)
+    layer = random_layer(seed=1, basis=basis, base_activation="silu", edge_scale=True)
+    x = 3 * randn(12, 3)
     outputs = layer.edge_outputs(x)
     torch.testing.assert_close(outputs.sum(2) + layer.bias, layer(x))
     for o in range(2):
@@ -164,12 +149,12 @@ def test_edge_outputs_are_the_curves_and_add_up(basis: str) -> None:
 
 @each_basis
 def test_a_masked_layer_is_one_whose_weights_are_zero(basis: str) -> None:
-    layer = _layer(basis)
-    x = (3 * _edges(0, 12, 3)).requires_grad_()
+    layer = random_layer(seed=1, basis=basis, base_activation="silu", edge_scale=True)
+    x = (3 * randn(12, 3)).requires_grad_()
     mask = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     masked = layer.masked(x, mask)
     torch.testing.assert_close(masked, (layer.edge_outputs(x) * mask).sum(2) + layer.bias)
-    zeroed = _layer(basis)
+    zeroed = random_layer(seed=1, basis=basis, base_activation="silu", edge_scale=True)
     with torch.no_grad():
         zeroed.weight.view(2, 3, -1).mul_(mask.unsqueeze(-1))
     torch.testing.assert_close(masked, zeroed(x))

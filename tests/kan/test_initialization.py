@@ -13,7 +13,7 @@ from scipy import stats
 from scipy.integrate import quad
 from torch import Tensor
 
-from helpers import seeded
+from helpers import assert_same_state, seeded
 from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.bases import BASES
 from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization
@@ -182,55 +182,31 @@ def test_scales_and_biases_start_as_said(init: Initialization, base_activation: 
 @each_scheme
 @each_basis
 @pytest.mark.parametrize("base_activation", ["silu", None])
-def test_a_generator_decides_every_parameter(
+def test_a_generator_decides_every_parameter_and_what_was_learned_is_forgotten(
     init: Initialization, basis: str, base_activation: str | None
 ) -> None:
-    layer, twin = (
-        KANLinear(
-            4,
-            3,
-            init=init,
-            basis=basis,
-            base_activation=base_activation,
-            edge_scale=True,
-            bias=True,
-        )
-        for _ in range(2)
-    )
+    settings = {"init": init, "basis": basis, "base_activation": base_activation}
+    layer, twin = (KANLinear(4, 3, edge_scale=True, **settings) for _ in range(2))
+    for parameter in twin.parameters():
+        parameter.detach().fill_(math.nan)
     state = torch.get_rng_state()
-    layer.reset_parameters(seeded(5))
-    twin.reset_parameters(seeded(5))
+    for each in (layer, twin):
+        each.reset_parameters(seeded(5))
     assert torch.equal(state, torch.get_rng_state())
-    for a, b in zip(layer.parameters(), twin.parameters(), strict=True):
-        assert torch.equal(a, b)
-        assert a.isfinite().all()
+    assert_same_state(layer, twin)
+    assert all(parameter.isfinite().all() for parameter in layer.parameters())
     twin.reset_parameters(seeded(6))
     assert not torch.equal(layer.weight, twin.weight)
 
 
 @each_scheme
 def test_without_a_generator_the_global_one_decides(init: Initialization) -> None:
-    state = torch.get_rng_state()
-    try:
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        layer = KANLinear(4, 3, init=init)
+        layer, other = (KANLinear(4, 3, init=init).weight for _ in range(2))
         torch.manual_seed(3)
-        twin = KANLinear(4, 3, init=init)
-        assert torch.equal(layer.weight, twin.weight)
-        assert not torch.equal(KANLinear(4, 3, init=init).weight, layer.weight)
-    finally:
-        torch.set_rng_state(state)
-
-
-@each_basis
-def test_a_reset_forgets_all_that_was_learned(basis: str) -> None:
-    fresh, spoilt = (KANLinear(4, 3, basis=basis, edge_scale=True) for _ in range(2))
-    for parameter in spoilt.parameters():
-        parameter.detach().fill_(math.nan)
-    fresh.reset_parameters(seeded(0))
-    spoilt.reset_parameters(seeded(0))
-    for a, b in zip(fresh.parameters(), spoilt.parameters(), strict=True):
-        assert torch.equal(a, b)
+        assert torch.equal(KANLinear(4, 3, init=init).weight, layer)
+        assert not torch.equal(other, layer)
 
 
 @each_scheme

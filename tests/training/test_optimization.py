@@ -7,7 +7,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from kan_diffusion.errors import KanDiffusionError
+from helpers import refused, seeded
 from kan_diffusion.training.optimization import ParameterVector, WeightAverage, learning_rates
 
 
@@ -23,10 +23,9 @@ class Tied(nn.Module):
         self.frozen = nn.Parameter(torch.full((5,), 0.5), requires_grad=False)
         self.unused = nn.Parameter(torch.ones(7))
         self.scale = nn.Parameter(torch.ones(()))
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for parameter in (*self.first.parameters(), *self.second.parameters()):
-                parameter.normal_(generator=generator)
+        generator = seeded(0)
+        for parameter in (*self.first.parameters(), *self.second.parameters()):
+            parameter.detach().normal_(generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = torch.tanh(self.first(x)) * self.frozen
@@ -34,8 +33,7 @@ class Tied(nn.Module):
 
 
 def _loss(module: nn.Module, step: int) -> Tensor:
-    generator = torch.Generator().manual_seed(step)
-    return 30 * module(torch.randn(16, 3, generator=generator)).square().mean()
+    return 30 * module(torch.randn(16, 3, generator=seeded(step))).square().mean()
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
@@ -74,7 +72,7 @@ def test_a_vector_is_trained_like_the_parameters_it_stands_for(max_norm: float) 
 
 
 def test_the_average_warms_up_like_that_of_diffusers() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     values = nn.Parameter(torch.zeros(4, dtype=torch.float64))
     theirs, ours = EMAModel([values], decay=0.95), WeightAverage(values, 0.95)
     for _ in range(300):  # 0.95 is reached after 170
@@ -148,17 +146,12 @@ def test_lent_values_come_back_whatever_happens_to_them() -> None:
     vector = ParameterVector(module)
     own = vector.vector.detach().clone()
     average = torch.arange(float(len(own)))
-
-    def spoil() -> None:
-        with vector.lent(average), torch.no_grad():
-            trainable = [p for p in module.parameters() if p.requires_grad]
-            for parameter, lent in zip(trainable, vector.split(average), strict=True):
-                assert torch.equal(parameter, lent)
-                parameter.fill_(float("nan"))
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        spoil()
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    with pytest.raises(ZeroDivisionError), vector.lent(average):  # noqa: PT012
+        for parameter, lent in zip(trainable, vector.split(average), strict=True):
+            assert torch.equal(parameter, lent)
+            parameter.detach().fill_(float("nan"))
+        raise ZeroDivisionError
     assert torch.equal(vector.vector, own)
     assert (average == torch.arange(float(len(own)))).all()
     _loss(module, 0).backward()
@@ -170,13 +163,11 @@ def test_lent_values_come_back_whatever_happens_to_them() -> None:
 def test_replaced_parameters_do_not_pass_unnoticed() -> None:
     module = Tied()
     vector = ParameterVector(module)
-
-    def replace() -> None:
-        with vector.lent(vector.vector.detach()):
-            module.first.weight = nn.Parameter(torch.zeros(5, 3))
-
-    with pytest.raises(KanDiffusionError, match=r"Tied were replaced .*copy\.deepcopy"):
-        replace()
+    with (
+        refused(r"Tied were replaced .*copy\.deepcopy"),
+        vector.lent(vector.vector.detach()),
+    ):
+        module.first.weight = nn.Parameter(torch.zeros(5, 3))
 
 
 def test_split_and_join_are_inverse() -> None:
@@ -198,9 +189,8 @@ def test_split_and_join_are_inverse() -> None:
     ],
 )
 def test_what_is_no_vector_is_refused(module: nn.Module, message: str) -> None:
-    with pytest.raises(KanDiffusionError, match=message) as caught:
+    with refused(message):
         ParameterVector(module)
-    assert "\n" not in str(caught.value)
 
 
 def test_learning_rates_leave_no_step_out() -> None:

@@ -3,15 +3,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-import json
 import logging
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import textwrap
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +22,12 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from helpers import seeded
+from helpers import refused, seeded
 from kan_diffusion.data import GaussianMixture, Standardizer
 from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
 from kan_diffusion.denoisers import Denoiser, MLPDenoiser, build_denoiser
 from kan_diffusion.devices import resolve_device
-from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, RunFolderError
+from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.kan import KANLinear
@@ -50,14 +49,8 @@ SHORT = {"steps": 40, "batch_size": 32, "warmup_steps": 5, "ema_decay": 0.9}
 
 
 def _denoiser(family: str = "mlp", num_classes: int = 0, hidden: tuple[int, ...] = (8,)):
-    return build_denoiser(
-        family,
-        2,
-        num_train_timesteps=1000,
-        hidden=hidden,
-        num_classes=num_classes,
-        generator=seeded(0),
-    )
+    settings = {"hidden": hidden, "num_classes": num_classes, "generator": seeded(0)}
+    return build_denoiser(family, 2, num_train_timesteps=1000, **settings)
 
 
 def _points(num: int = 100) -> Tensor:
@@ -76,6 +69,12 @@ def _train(
     points = options.pop("points", _points())
     process = options.pop("process", get_process("cosine"))
     return train(denoiser, process, points, config or TrainingConfig(**SHORT), **options)
+
+
+def _assert_memory_of_its_own(denoiser: Denoiser) -> None:
+    for parameter in denoiser.parameters():
+        assert parameter.untyped_storage().nbytes() == 4 * parameter.numel()
+        assert parameter.grad is None
 
 
 # What is learned
@@ -198,7 +197,7 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert rates[20] == pytest.approx(0.01)
     assert rates[60] == pytest.approx(0.005)
     assert 0 < rates[99] < 1e-4
-    constant = TrainingConfig(**{**config.model_dump(), "schedule": "constant"})
+    constant = config.model_copy(update={"schedule": "constant"})
     assert (_train(_denoiser(), constant).learning_rates[20:] == 0.01).all()
 
 
@@ -223,7 +222,7 @@ def test_the_denoiser_ends_with_the_moving_average_of_its_weights() -> None:
     )
     plain = MLPDenoiser(2, hidden=(8,))
     plain.reset_parameters(seeded(0))
-    _train(plain, TrainingConfig(**{**config.model_dump(), "ema_decay": None}))
+    _train(plain, config.model_copy(update={"ema_decay": None}))
     # weights[k] are those after k steps; the average forgets by min(0.8, (1 + k) / (10 + k)).
     after = [*weights[1:], [p.detach() for p in plain.parameters()]]
     average = after[0]
@@ -236,23 +235,28 @@ def test_the_denoiser_ends_with_the_moving_average_of_its_weights() -> None:
     assert not torch.allclose(moments[0], next(plain.parameters()))
 
 
+@contextmanager
+def _after_each_step(look: Callable[[list[Tensor]], None]) -> Iterator[None]:
+    """Shows the gradients when the weights have moved and the step is not counted."""
+
+    def hook(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        look([parameter.grad for parameter in optimizer.param_groups[0]["params"]])
+
+    handle = register_optimizer_step_post_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def test_gradients_are_clipped_to_their_norm() -> None:
-    # With one step Adam's first moment is a tenth of the gradient it was given.
-    norms = []
-    for limit in (1e-3, None):
-        denoiser = _denoiser()
-
-        def hook(optimizer: torch.optim.Optimizer, *_: object) -> None:
-            grads = [p.grad for p in optimizer.param_groups[0]["params"]]
-            norms.append(float(torch.nn.utils.get_total_norm(grads)))
-
-        handle = register_optimizer_step_post_hook(hook)
-        try:
-            _train(denoiser, TrainingConfig(steps=1, batch_size=64, max_grad_norm=limit))
-        finally:
-            handle.remove()
-    assert norms[0] == pytest.approx(1e-3, rel=1e-3)
-    assert norms[1] > 0.1
+    norms: list[Tensor] = []
+    with _after_each_step(lambda grads: norms.append(torch.nn.utils.get_total_norm(grads))):
+        for limit in (1e-3, None):
+            config = TrainingConfig(steps=1, batch_size=64, max_grad_norm=limit)
+            _train(_denoiser(), config)
+    assert float(norms[0]) == pytest.approx(1e-3, rel=1e-3)
+    assert float(norms[1]) > 0.1
 
 
 def test_training_touches_nothing_global() -> None:
@@ -307,17 +311,12 @@ def test_scaled_gradients_are_unscaled_before_they_are_clipped(
     denoiser, plain = _denoiser(), _denoiser()
     config = TrainingConfig(**SHORT, max_grad_norm=5.0)
     norms: list[float] = []
-
-    def hook(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        norms.append(float(optimizer.param_groups[0]["params"][0].grad.norm()))
-
-    handle = register_optimizer_step_post_hook(hook)
     try:
-        expected = _train(plain, config).losses
-        monkeypatch.setattr(loop, "make_accelerator", _fp16_on_the_cpu)
-        losses = _train(denoiser, config).losses
+        with _after_each_step(lambda grads: norms.append(float(grads[0].norm()))):
+            expected = _train(plain, config).losses
+            monkeypatch.setattr(loop, "make_accelerator", _fp16_on_the_cpu)
+            losses = _train(denoiser, config).losses
     finally:
-        handle.remove()
         AcceleratorState._reset_state(reset_partial_state=True)
     assert losses == pytest.approx(expected, rel=0.02)
     assert (losses != expected).any()
@@ -358,32 +357,21 @@ def test_moments_see_the_denoiser_as_it_is_and_change_nothing() -> None:
     assert result.seconds > 0
 
 
-def test_tensorboard_gets_the_loss(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    result = _train(_denoiser(), log_folder=tmp_path)
-    (event_file,) = tmp_path.rglob("events.out.tfevents.*")
-    events = EventAccumulator(str(event_file.parent)).Reload()
-    last = events.Scalars("loss")[-1]
-    assert (last.step, last.value) == (40, pytest.approx(float(result.losses[-1])))
-    assert events.Scalars("learning_rate")[-1].step == 40
-
-
-def test_out_of_range_inputs_are_reported_for_each_kan_layer(
+def test_losses_and_out_of_range_inputs_are_reported_for_each_kan_layer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with caplog.at_level(logging.INFO, logger="kan_diffusion"):
-        wide = build_denoiser(
-            "kan", 2, num_train_timesteps=1000, hidden=(8,), settings={"grid_range": (-50.0, 50.0)}
+    wide, narrow = (
+        build_denoiser(
+            "kan", 2, num_train_timesteps=1000, hidden=(8,), settings={"grid_range": (-end, end)}
         )
+        for end in (50.0, 0.5)
+    )
+    with caplog.at_level(logging.INFO, logger="kan_diffusion"):
         assert set(_train(wide).out_of_range.values()) == {0.0}
         assert _train(_denoiser("mlp")).out_of_range == {}
         caplog.clear()
-        narrow = build_denoiser(
-            "kan", 2, num_train_timesteps=1000, hidden=(8,), settings={"grid_range": (-0.5, 0.5)}
-        )
         result = _train(narrow, log_folder=tmp_path)
     layers = [name for name, module in narrow.named_modules() if isinstance(module, KANLinear)]
     assert list(result.out_of_range) == layers
@@ -392,12 +380,15 @@ def test_out_of_range_inputs_are_reported_for_each_kan_layer(
     (line,) = [record.getMessage() for record in caplog.records if "grid" in record.message]
     (event_file,) = tmp_path.rglob("events.out.tfevents.*")
     events = EventAccumulator(str(event_file.parent)).Reload()
+    last = events.Scalars("loss")[-1]
+    assert (last.step, last.value) == (40, pytest.approx(float(result.losses[-1])))
+    assert events.Scalars("learning_rate")[-1].step == 40
     for name, fraction in result.out_of_range.items():
         assert f"{name} {fraction:.2%}" in line
         logged = events.Scalars(f"out_of_range/{name}")[-1]
         assert (logged.step, logged.value) == (40, pytest.approx(fraction))
     # What is reported is that of the weights the denoiser ends with, and can be had again.
-    again = _train(narrow, TrainingConfig(**{**SHORT, "learning_rate": 1e-12}))
+    again = _train(narrow, TrainingConfig(**SHORT, learning_rate=1e-12))
     assert again.out_of_range == pytest.approx(result.out_of_range, abs=1e-6)
 
 
@@ -421,20 +412,17 @@ def test_a_denoiser_is_an_ordinary_module_to_callbacks_and_in_the_end(tmp_path: 
     assert _digest(copies[-1]) == _digest(denoiser)
     for before, parameter in zip(parameters, denoiser.parameters(), strict=True):
         assert parameter is before
-        assert parameter.untyped_storage().nbytes() == 4 * parameter.numel()
-        assert parameter.grad is None
+    _assert_memory_of_its_own(denoiser)
 
 
 def test_a_denoiser_whose_training_fails_is_an_ordinary_module_too() -> None:
-    denoiser = _denoiser()
+    denoiser, other = _denoiser(), _denoiser()
     with pytest.raises(Stop):
         _train(denoiser, **_raise_at(23, Stop))
-    for parameter in denoiser.parameters():
-        assert parameter.untyped_storage().nbytes() == 4 * parameter.numel()
-    other = _denoiser()
+    _assert_memory_of_its_own(denoiser)
     other.load_state_dict(denoiser.state_dict())
-    _train(denoiser)
-    _train(other)
+    for each in (denoiser, other):
+        _train(each)
     assert _digest(denoiser) == _digest(other)
 
 
@@ -476,39 +464,31 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert (result.learning_rates == expected.learning_rates).all()
 
 
-def _raise_interrupt() -> None:
-    raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("ema_decay", [0.9, None])
 @pytest.mark.parametrize(
     ("interrupt", "kept"),
-    [(_raise_interrupt, 21), (partial(signal.raise_signal, signal.SIGINT), 24)],
+    [
+        (partial(signal.default_int_handler, signal.SIGINT, None), 21),
+        (partial(signal.raise_signal, signal.SIGINT), 24),
+    ],
     ids=["error", "signal"],
 )
 def test_an_interrupt_in_the_middle_of_a_step_does_not_save_half_of_it(
     interrupt: Callable[[], None], kept: int, ema_decay: float | None, tmp_path: Path
 ) -> None:
-    """Ctrl-C waits until the step is whole; what raises by itself goes back to what was saved."""
+    # Ctrl-C waits until the step is whole; what raises by itself goes back to what was saved.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     config = TrainingConfig(**{**SHORT, "ema_decay": ema_decay}, checkpoint_every=7)
     undisturbed = _denoiser()
     _train(undisturbed, config)
-    count = 0
-
-    def hook(*_: object) -> None:  # runs when the weights have moved and the step is not counted
-        nonlocal count
-        count += 1
-        if count == 24:
-            interrupt()
-
-    checkpoint = tmp_path / "state.safetensors"
-    handle = register_optimizer_step_post_hook(hook)
+    checkpoint, steps = tmp_path / "state.safetensors", itertools.count(1)
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with (
+            _after_each_step(lambda _: interrupt() if next(steps) == 24 else None),
+            pytest.raises(KeyboardInterrupt),
+        ):
             _train(_denoiser(), config, checkpoint=checkpoint)
     finally:
-        handle.remove()
         signal.signal(signal.SIGINT, before)
     resumed = _denoiser()
     result = _train(resumed, config, checkpoint=checkpoint, resume=True)
@@ -516,104 +496,52 @@ def test_an_interrupt_in_the_middle_of_a_step_does_not_save_half_of_it(
     assert _digest(resumed) == _digest(undisturbed)
 
 
-def test_without_resume_a_checkpoint_is_replaced(tmp_path: Path) -> None:
+def test_only_a_run_of_the_same_identity_resumes_and_without_resume_a_checkpoint_is_replaced(
+    tmp_path: Path,
+) -> None:
     checkpoint = tmp_path / "state.safetensors"
     config = TrainingConfig(**SHORT, checkpoint_every=10)
-    first, second = _denoiser(), _denoiser()
+    first, second, third = _denoiser(), _denoiser(), _denoiser()
     _train(first, config, checkpoint=checkpoint, identity="a")
-    result = _train(second, config, checkpoint=checkpoint, identity="b")
-    assert result.resumed_from == 0
+    before = checkpoint.read_bytes()
+    with refused("run with other settings", RunFolderError):
+        _train(second, config, checkpoint=checkpoint, identity="b", resume=True)
+    assert checkpoint.read_bytes() == before
+    assert _train(second, config, checkpoint=checkpoint, identity="b").resumed_from == 0
     assert read_checkpoint_identity(checkpoint) == "b"
     assert _digest(first) == _digest(second)
     # A finished run is finished: resuming it takes no step.
-    third = _denoiser()
     result = _train(third, config, checkpoint=checkpoint, identity="b", resume=True)
     assert result.resumed_from == 40
     assert _digest(third) == _digest(first)
 
 
-KILL_SCRIPT = '''
-import hashlib, json, os, signal, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-import kan_diffusion.kan.kernels.spline
-from kan_diffusion.denoisers import build_denoiser
-from kan_diffusion.processes import get_process
-from kan_diffusion.training import TrainingConfig, train
+KEPT = TrainingConfig(**SHORT, batches="epochs", checkpoint_every=3)
 
-folder = Path(sys.argv[1])
 
-def run(batches, name, checkpoint, resume=False, slow=False):
-    denoiser = build_denoiser(
-        "kan", 2, num_train_timesteps=1000, hidden=(8,),
-        generator=torch.Generator().manual_seed(0),
-    )
-    points = torch.randn(100, 2, generator=torch.Generator().manual_seed(1))
-    config = TrainingConfig(
-        steps=60, batch_size=32, batches=batches, checkpoint_every=3, ema_decay=0.9
-    )
-    result = train(
-        denoiser, get_process("cosine"), points, config, seed=7, device="cpu",
-        checkpoint=checkpoint, resume=resume,
-        moments=range(61) if slow else (),
-        on_moment=lambda step, _: time.sleep(60 if step == 50 else 0.02),
-    )
-    values = b"".join(v.numpy().tobytes() for v in denoiser.state_dict().values())
-    digest = hashlib.sha256(values + result.losses.tobytes()).hexdigest()
-    (folder / name).write_text(json.dumps([digest, result.resumed_from]))
-
-def child(*args, **options):
-    """A process of its own, started before this one has trained anything."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            run(*args, **options)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return pid
-
-def wait(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-for batches in ("replacement", "epochs"):
-    checkpoint = folder / f"{batches}.safetensors"
-    assert wait(child(batches, f"{batches}-whole.json", None)) == 0
-    pid = child(batches, f"{batches}-killed.json", checkpoint, slow=True)
-    while not checkpoint.exists():
-        time.sleep(0.001)
-    untrained = checkpoint.stat().st_size  # written before the first step, without Adam's state
-    while checkpoint.stat().st_size == untrained:
-        time.sleep(0.001)
-    time.sleep(0.1)
-    os.kill(pid, signal.SIGKILL)
-    assert wait(pid) == -signal.SIGKILL
-    assert wait(child(batches, f"{batches}-resumed.json", checkpoint, resume=True)) == 0
-'''
+def _train_slowly(checkpoint: Path) -> None:
+    torch.set_num_threads(1)
+    options = {"moments": range(41), "on_moment": lambda *_: time.sleep(0.1)}
+    _train(_denoiser("kan"), KEPT, checkpoint=checkpoint, **options)
 
 
 @posix
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    script = tmp_path / "kill.py"
-    script.write_text(textwrap.dedent(KILL_SCRIPT))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for batches in ("replacement", "epochs"):
-        assert not (tmp_path / f"{batches}-killed.json").exists()
-        whole, start = json.loads((tmp_path / f"{batches}-whole.json").read_text())
-        resumed, resumed_from = json.loads((tmp_path / f"{batches}-resumed.json").read_text())
-        assert (start, resumed) == (0, whole)
-        assert 3 <= resumed_from < 60
-        assert resumed_from % 3 == 0
+    checkpoint = tmp_path / "state.safetensors"
+    process = multiprocessing.get_context("spawn").Process(target=_train_slowly, args=(checkpoint,))
+    process.start()
+    sizes: set[int] = set()  # it is written before the first step, too, without Adam's state
+    while len(sizes) < 2:
+        assert process.is_alive()
+        time.sleep(0.01)
+        sizes |= {checkpoint.stat().st_size} if checkpoint.exists() else set()
+    process.kill()
+    process.join()
+    undisturbed, resumed = _denoiser("kan"), _denoiser("kan")
+    _train(undisturbed, KEPT)
+    result = _train(resumed, KEPT, checkpoint=checkpoint, resume=True)
+    assert result.resumed_from in range(3, 40, 3)
+    assert _digest(resumed) == _digest(undisturbed)
 
 
 @posix
@@ -643,16 +571,6 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> N
 # Refusals
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "state.safetensors"
-    config = TrainingConfig(**SHORT, checkpoint_every=10)
-    _train(_denoiser(), config, checkpoint=checkpoint, identity="a")
-    before = checkpoint.read_bytes()
-    with pytest.raises(RunFolderError, match="run with other settings"):
-        _train(_denoiser(), config, checkpoint=checkpoint, identity="b", resume=True)
-    assert checkpoint.read_bytes() == before
-
-
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "other"])
 def test_what_is_no_checkpoint_is_refused_in_one_line(damage: str, tmp_path: Path) -> None:
     from safetensors.torch import save
@@ -666,9 +584,8 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(damage: str, tmp_path: Pat
         "other": save({"weight": torch.zeros(3)}),
     }[damage]
     checkpoint.write_bytes(content)
-    with pytest.raises(RunFolderError, match="is not a checkpoint of kan-diffusion") as caught:
+    with refused("is not a checkpoint of kan-diffusion", RunFolderError) as caught:
         _train(_denoiser(), checkpoint=checkpoint, resume=True)
-    assert "\n" not in str(caught.value)
     assert str(checkpoint) in str(caught.value)
 
 
@@ -715,20 +632,15 @@ def test_a_run_that_diverges_leaves_no_broken_checkpoint(tmp_path: Path) -> None
             assert name == "losses" or tensor.isfinite().all(), name
 
 
-def test_the_last_step_counts_too() -> None:
+def test_the_first_step_and_the_last_count_too() -> None:
+    with refused(r"at step 1 of 40 .* no checkpoint was kept", NonFiniteLossError):
+        _train(_denoiser(), points=_points() * 1e30)
     # The loss is taken before the step: here only the parameters show that the step was too far.
     config = TrainingConfig(
         steps=1, batch_size=32, learning_rate=1e39, warmup_steps=0, ema_decay=None
     )
-    with pytest.raises(
-        NonFiniteLossError, match=r"parameters became NaN or infinite at step 1 of 1 "
-    ):
+    with refused(r"parameters became NaN or infinite at step 1 of 1 ", NonFiniteLossError):
         _train(_denoiser(), config)
-
-
-def test_points_too_large_for_float32_stop_the_run() -> None:
-    with pytest.raises(NonFiniteLossError, match=r"at step 1 of 40 .* no checkpoint was kept"):
-        _train(_denoiser(), points=_points() * 1e30)
 
 
 @pytest.mark.parametrize(
@@ -745,14 +657,8 @@ def test_points_too_large_for_float32_stop_the_run() -> None:
     ],
 )
 def test_what_cannot_be_trained_is_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(KanDiffusionError, match=message) as caught:
+    with refused(message):
         _train(_denoiser(num_classes=2), **options)
-    assert "\n" not in str(caught.value)
-
-
-def test_labels_for_a_denoiser_without_classes_are_refused() -> None:
-    with pytest.raises(KanDiffusionError, match="built without classes"):
-        _train(_denoiser(), labels=torch.zeros(100, dtype=torch.long))
 
 
 def test_auto_is_a_device_that_is_there() -> None:

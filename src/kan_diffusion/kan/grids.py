@@ -21,7 +21,6 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -116,13 +115,9 @@ def _grid_of(layer: EdgeLayer) -> GridBasis:
 
 def _coefficient_map(old: GridBasis, new: GridBasis) -> Tensor:
     """The matrices A: (in, new functions, old functions), in float64."""
-    shift = torch.maximum(
-        (old.grid_origin - new.grid_origin).abs(), (old.grid_end - new.grid_end).abs()
-    )
-    rounding = (
-        4 * torch.finfo(shift.dtype).eps * torch.maximum(old.grid_origin.abs(), old.grid_end.abs())
-    )
-    same_range = bool((shift <= rounding).all())
+    ends, new_ends = (torch.stack([grid.grid_origin, grid.grid_end]) for grid in (old, new))
+    rounding = 4 * torch.finfo(ends.dtype).eps * ends.abs().amax(0)
+    same_range = bool(((ends - new_ends).abs() <= rounding).all())
     exact = old.exact_refinement(new.num_intervals) if same_range else None
     if exact is not None:
         return exact.expand(old.in_features, *exact.shape)
@@ -203,15 +198,8 @@ def _move(
     # Everything that may fail comes before anything is changed.
     maps = {name: _coefficient_map(_grid_of(layers[name]), new) for name, new in new_bases.items()}
     places = {id(parameter): place for place, parameter in enumerate(module.parameters())}
-    moved_averages: list[Callable[[], None]] = []
-
-    def move_copy(other: EdgeLayer, moved: Tensor, basis: GridBasis) -> None:
-        _set_weight(other, moved)
-        other.basis = copy.deepcopy(basis)
-
-    def move_shadow(average: ShadowParameters, place: int, moved: Tensor) -> None:
-        average.shadow_params[place] = moved
-
+    copies: list[tuple[EdgeLayer, Tensor, GridBasis]] = []
+    shadows: list[tuple[ShadowParameters, int, Tensor]] = []
     for average in averages:
         if isinstance(average, AveragedModel):
             average = average.module
@@ -220,18 +208,21 @@ def _move(
             if isinstance(average, nn.Module):
                 other = _same_layer(average, name, layer)
                 moved = _carried_over(other.weight, other, maps[name])
-                moved_averages.append(partial(move_copy, other, moved, new))
+                copies.append((other, moved, copy.deepcopy(new)))
             else:
                 place = places[id(layer.weight)]
                 moved = _carried_over(average.shadow_params[place], layer, maps[name])
-                moved_averages.append(partial(move_shadow, average, place, moved))
+                shadows.append((average, place, moved))
     for name, new in new_bases.items():
         layer = layers[name]
         moved = _carried_over(layer.weight, layer, maps[name])
         layer.basis = new
         _set_weight(layer, moved, optimizer)
-    for apply in moved_averages:
-        apply()
+    for other, moved, new in copies:
+        other.basis = new
+        _set_weight(other, moved)
+    for shadow, place, moved in shadows:
+        shadow.shadow_params[place] = moved
 
 
 def _first_tensor(output: object) -> Tensor:
@@ -321,16 +312,13 @@ def refine(
     new_bases = {
         name: _grid_of(layer).with_intervals(num_intervals) for name, layer in layers.items()
     }
-    if inputs:
-        before = _first_tensor(module(*inputs))
-        _move(module, new_bases, optimizer, averages)
-        return float((_first_tensor(module(*inputs)) - before).abs().max())
-    points = {name: _over_grid(_grid_of(layer)) for name, layer in layers.items()}
-    befores = {name: layer(points[name]) for name, layer in layers.items()}
+    calls: list[tuple[nn.Module, tuple[object, ...]]] = [(module, inputs)]
+    if not inputs:
+        calls = [(layer, (_over_grid(_grid_of(layer)),)) for layer in layers.values()]
+    before = [_first_tensor(called(*given)) for called, given in calls]
     _move(module, new_bases, optimizer, averages)
-    return max(
-        float((layer(points[name]) - befores[name]).abs().max()) for name, layer in layers.items()
-    )
+    after = [_first_tensor(called(*given)) for called, given in calls]
+    return max(float((b - a).abs().max()) for a, b in zip(before, after, strict=True))
 
 
 def _over_grid(basis: GridBasis) -> Tensor:
