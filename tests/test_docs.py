@@ -85,7 +85,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _known_to_the_reader() -> dict[str, object]:
     """Names that programs in the pages use for something the reader has."""
     table = np.random.default_rng(0).normal(size=(100, 2))
-    return {"table": table, "points": torch.randn(100, 2)}
+    edges = {"base_weight": (2, 3), "spline_weight": (2, 3, 7), "spline_scaler": (2, 3)}
+    state = {f"layers.0.{name}": torch.randn(shape) for name, shape in edges.items()}
+    state["layers.0.grid"] = torch.arange(-4.0, 7).expand(3, -1) / 2
+    return {"table": table, "points": torch.randn(100, 2), "state_dict": state}
 
 
 @pytest.mark.slow
