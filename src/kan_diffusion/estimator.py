@@ -125,6 +125,7 @@ class DiffusionEstimator(BaseEstimator):
                 f"column {names[constant[0]]} is constant at {points[0, constant[0]]:g}; leave it "
                 "out"
             )
+        family = get_family(self.family, importing=True)
         process = get_process(self.process)
         standardizer = Standardizer.from_points(values)
         seed = self._seed()
@@ -142,7 +143,7 @@ class DiffusionEstimator(BaseEstimator):
             config = TrainingConfig(
                 steps=self.steps,
                 batch_size=self.batch_size,
-                learning_rate=get_family(self.family).learning_rate if rate is None else rate,
+                learning_rate=family.learning_rate if rate is None else rate,
             )
         shown = show_training(self.family, self.steps) if self.verbose else nullcontext()
         with shown as bar:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kan_diffusion.errors import RunFolderError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "finite",
+    "read_json",
     "require_free_space",
     "whole_file",
     "write_bytes",
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_LARGEST_JSON = 100_000_000
 
 
 @contextmanager
@@ -94,6 +97,29 @@ def finite(content: T) -> T:
     elif isinstance(content, float) and not math.isfinite(content):
         made = None
     return cast(T, made)
+
+
+def read_json(path: Path, kind: str, remedy: str) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+        path: The file.
+        kind: What it should be, such as ``"the result of a trial"``, for messages.
+        remedy: What helps when it is not.
+
+    Raises:
+        RunFolderError: It is missing, too large, damaged or not an object.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ValueError(f"{path.stat().st_size / 1e6:.0f} MB are too many")
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        return content
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunFolderError(f"'{path}' is not {kind} ({reason}); {remedy}") from error
 
 
 def write_json(path: str | Path, content: object) -> None:

@@ -1,32 +1,56 @@
 """Objects of a user's own modules, named by where they are: ``"package.module:NAME"``.
 
-Such a name works in every process, also in a worker on another machine, without registering
-anything.
+Importing a module runs its code. So a module is imported where its user names it: on the command
+line, in a study file that was given, or in a program. A name that stands in a file of a run is
+looked up among the modules that are imported already.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TypeVar
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["import_object"]
+__all__ = ["find_object", "import_own", "is_place"]
 
 T = TypeVar("T")
 
 
-def import_object(place: str, kind: str, of_type: type[T]) -> T:
-    """Imports the object at ``"package.module:NAME"``.
+def is_place(name: str) -> bool:
+    """Whether a name is of the form ``"package.module:NAME"``."""
+    return ":" in name
+
+
+def import_own(name: str) -> None:
+    """Imports a module that a user has named.
+
+    Raises:
+        KanDiffusionError: It cannot be imported.
+    """
+    try:
+        importlib.import_module(name)
+    except (ImportError, ValueError) as error:
+        raise KanDiffusionError(
+            f"module '{name}' cannot be imported ({error}); install it or put its folder on "
+            "PYTHONPATH"
+        ) from error
+
+
+def find_object(place: str, kind: str, of_type: type[T], *, importing: bool = False) -> T:
+    """Looks up the object at ``"package.module:NAME"``.
 
     Args:
         place: The module and the name in it.
         kind: What the object is, in the singular, such as ``"family"``, for messages.
         of_type: The class it must be an instance of.
+        importing: Whether to import the module, because a user has named it; if not, it must be
+            imported already.
 
     Raises:
-        KanDiffusionError: The name is not of that form, the module cannot be imported, or there is
-            no such object in it.
+        KanDiffusionError: The name is not of that form, the module cannot be imported or is not
+            imported, or there is no such object in it.
     """
     module_name, _, attribute = place.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
@@ -34,25 +58,26 @@ def import_object(place: str, kind: str, of_type: type[T]) -> T:
             f"{kind} '{place}' is not of the form 'package.module:NAME'; name a module and an "
             f"object in it"
         )
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
+    if importing:
+        import_own(module_name)
+    if module_name not in sys.modules:
         raise KanDiffusionError(
-            f"{kind} '{place}': module '{module_name}' cannot be imported ({error}); install it or "
-            "put its folder on PYTHONPATH"
-        ) from error
+            f"{kind} '{place}' is code of your own, and a file does not decide what code runs: "
+            f"import {module_name} first (on the command line: --import {module_name})"
+        )
     name = of_type.__name__
+    name = f"an {name}" if name[0] in "AEIOU" else f"a {name}"
     try:
-        found = getattr(module, attribute)
+        found = getattr(sys.modules[module_name], attribute)
     except AttributeError:
         raise KanDiffusionError(
-            f"{kind} '{place}': module '{module_name}' has no '{attribute}'; define it there as a "
+            f"{kind} '{place}': module '{module_name}' has no '{attribute}'; define it there as "
             f"{name}"
         ) from None
     if not isinstance(found, of_type):
         package = of_type.__module__.rpartition(".")[0]
         raise KanDiffusionError(
-            f"{kind} '{place}' is of type {type(found).__name__}, not a {name}; make it one with "
-            f"{package}.{name}"
+            f"{kind} '{place}' is of type {type(found).__name__}, not {name}; make it one with "
+            f"{package}.{of_type.__name__}"
         )
     return found

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 __all__ = [
+    "MOST_TIMESTEPS",
     "PROCESSES",
     "SIGNAL_LIMIT",
     "PredictionType",
@@ -58,6 +59,9 @@ __all__ = [
     "signal_left",
     "signal_warning",
 ]
+
+MOST_TIMESTEPS = 100_000
+"""No process has more steps."""
 
 SIGNAL_LIMIT = 0.05
 """Largest fraction of signal, alpha_T, with which a process counts as reaching noise."""
@@ -126,7 +130,7 @@ class Process(Settings):
     """
 
     name: str
-    num_timesteps: int = Field(1000, ge=2)
+    num_timesteps: int = Field(1000, ge=2, le=MOST_TIMESTEPS)
     schedule: Literal["squaredcos_cap_v2", "linear", "constant", "flow"] = "squaredcos_cap_v2"
     beta_start: float = Field(1e-4, gt=0, lt=1)
     beta_end: float = Field(2e-2, gt=0, lt=1)

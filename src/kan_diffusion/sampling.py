@@ -15,9 +15,11 @@ Classifier-free guidance mixes a prediction with a label and one without,
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from pathlib import Path
+from typing import Self, TypeVar, get_args
 
 import torch
 from diffusers import (
@@ -36,8 +38,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 # All of the package: diffusers finds the class of a saved denoiser only if it is imported.
+from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers import UNLABELLED, Denoiser
-from kan_diffusion.errors import KanDiffusionError, look_up
+from kan_diffusion.errors import KanDiffusionError, RunFolderError, look_up
+from kan_diffusion.files import read_json
+from kan_diffusion.processes import MOST_TIMESTEPS, PredictionType
 
 __all__ = [
     "SCHEDULERS",
@@ -83,7 +88,14 @@ _OF_ONE_SAMPLER: Mapping[str, Mapping[str, object]] = {
     "heun": {"use_exponential_sigmas": True},
 }
 
-StepCallback = Callable[["PointDiffusionPipeline", int, Tensor, dict[str, Tensor]], None]
+StepCallback = Callable[
+    ["PointDiffusionPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None
+]
+
+T = TypeVar("T")
+
+_SAFE = {"use_safetensors": True, "local_files_only": True}
+_REMEDY = "train it again"
 
 
 def fitting_samplers(like: SchedulerMixin) -> list[str]:
@@ -130,6 +142,60 @@ class PointDiffusionPipelineOutput(BaseOutput):
     samples: Tensor
 
 
+def _saved_class(root: Path, index: Mapping[str, object], name: str, base: type[T]) -> type[T]:
+    """Finds the class of a saved part among the modules that are imported already."""
+    match index.get(name):
+        case [str(library), str(class_name)]:
+            found = getattr(sys.modules.get(library), class_name, None)
+            if isinstance(found, type) and issubclass(found, base):
+                return found
+            raise RunFolderError(
+                f"the {name} in '{root}' is a '{class_name}' of '{library}', which is not known; "
+                f"if it is your own, import {library} first (on the command line: --import "
+                f"{library})"
+            )
+    raise RunFolderError(f"the index of '{root}' does not say what its {name} is; {_REMEDY}")
+
+
+def _read_scheduler(kind: type[SchedulerMixin], folder: Path) -> SchedulerMixin:
+    """Reads a scheduler whose configuration names everything that decides its process."""
+    path = folder / kind.config_name
+    config = read_json(path, "the configuration of a scheduler", _REMEDY)
+    accepted = inspect.signature(kind.__init__).parameters
+    for key in _OF_THE_PROCESS:
+        if key in accepted and key not in config:
+            raise RunFolderError(f"'{path}' has no '{key}'; {_REMEDY}")
+    timesteps, betas = config["num_train_timesteps"], config.get("trained_betas")
+    if not isinstance(timesteps, int) or not 1 <= timesteps <= MOST_TIMESTEPS:
+        raise RunFolderError(
+            f"'{path}': num_train_timesteps = {timesteps} is out of range; it is from 1 to "
+            f"{MOST_TIMESTEPS:,}"
+        )
+    if betas is not None and not _are_betas(betas, timesteps):
+        raise RunFolderError(
+            f"'{path}': trained_betas must be {timesteps} numbers between 0 and 1; {_REMEDY}"
+        )
+    if config.get("prediction_type", "epsilon") not in get_args(PredictionType):
+        raise RunFolderError(
+            f"'{path}': prediction_type = {config['prediction_type']!r} is none of "
+            f"{', '.join(get_args(PredictionType))}; {_REMEDY}"
+        )
+    known = {key: value for key, value in config.items() if key in accepted}
+    try:
+        return kind(**known)
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise RunFolderError(f"'{path}' is not a scheduler ({reason}); {_REMEDY}") from error
+
+
+def _are_betas(given: object, num: int) -> bool:
+    return (
+        isinstance(given, list)
+        and len(given) == num
+        and all(isinstance(beta, int | float) and 0 <= beta <= 1 for beta in given)
+    )
+
+
 class PointDiffusionPipeline(DiffusionPipeline):
     """Draws points from a trained denoiser.
 
@@ -139,9 +205,15 @@ class PointDiffusionPipeline(DiffusionPipeline):
         mean: Centre of the data, d numbers, by which standardised points are moved back.
         scale: Scale of the data, d numbers.
         columns: Names of the coordinates.
+        flow: Whether the denoiser was trained for flow matching; as the scheduler is when None.
+
+    Raises:
+        KanDiffusionError: Mean, scale or columns are not d finite numbers or names, a scale is not
+            positive.
     """
 
     model_cpu_offload_seq = "denoiser"
+    _callback_tensor_inputs = ("sample",)
     _optional_components: list[str] = []  # noqa: RUF012  # diffusers declares it so
 
     def __init__(
@@ -151,44 +223,77 @@ class PointDiffusionPipeline(DiffusionPipeline):
         mean: Sequence[float] | None = None,
         scale: Sequence[float] | None = None,
         columns: Sequence[str] | None = None,
+        flow: bool | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(denoiser=denoiser, scheduler=scheduler)
         self.set_progress_bar_config(disable=True)  # points are drawn in seconds
         dim = denoiser.data_dim
+        self.standardizer = Standardizer(
+            tuple(float(value) for value in (mean if mean is not None else [0.0] * dim)),
+            tuple(float(value) for value in (scale if scale is not None else [1.0] * dim)),
+        )
+        names = list(columns) if columns is not None else [f"x{i}" for i in range(dim)]
+        distinct = {name for name in names if isinstance(name, str)}
+        if not self.standardizer.dim == len(names) == len(distinct) == dim:
+            raise KanDiffusionError(
+                f"a denoiser of {dim} coordinates needs as many numbers of mean and scale and "
+                f"distinct names of columns, not {self.standardizer.dim} and {len(distinct)}"
+            )
         self.register_to_config(
-            mean=[float(value) for value in (mean if mean is not None else [0.0] * dim)],
-            scale=[float(value) for value in (scale if scale is not None else [1.0] * dim)],
-            columns=list(columns) if columns is not None else [f"x{i}" for i in range(dim)],
+            mean=list(self.standardizer.mean),
+            scale=list(self.standardizer.scale),
+            columns=names,
+            flow=isinstance(scheduler, _FLOW) if flow is None else flow,
         )
 
-    @overload
-    def __call__(
-        self,
-        num_samples: int,
-        num_inference_steps: int = ...,
-        *,
-        generator: torch.Generator | None = ...,
-        class_labels: Tensor | Sequence[int] | int | None = ...,
-        guidance_scale: float = ...,
-        batch_size: int = ...,
-        callback_on_step_end: StepCallback | None = ...,
-        return_dict: Literal[True] = ...,
-    ) -> PointDiffusionPipelineOutput: ...
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
+        """Reads a pipeline that ``save_pretrained`` wrote, after checking all of it.
 
-    @overload
-    def __call__(
-        self,
-        num_samples: int,
-        num_inference_steps: int = ...,
-        *,
-        generator: torch.Generator | None = ...,
-        class_labels: Tensor | Sequence[int] | int | None = ...,
-        guidance_scale: float = ...,
-        batch_size: int = ...,
-        callback_on_step_end: StepCallback | None = ...,
-        return_dict: Literal[False],
-    ) -> tuple[Tensor]: ...
+        Only JSON and safetensors are read, from this machine alone, and nothing is imported.
+
+        Args:
+            pretrained_model_name_or_path: Its folder.
+            **kwargs: Options of diffusers, such as ``dtype``, or a ``denoiser`` or ``scheduler`` of
+                one's own.
+
+        Raises:
+            RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
+        """
+        root = Path(pretrained_model_name_or_path)
+        index = read_json(root / cls.config_name, "the index of a pipeline", _REMEDY)
+        if index.get("_class_name") != cls.__name__:
+            raise RunFolderError(
+                f"'{root / cls.config_name}' is of class {index.get('_class_name')!r}, not a "
+                f"{cls.__name__}; read it with its own class"
+            )
+        parts: dict[str, object] = {}
+        if "denoiser" not in kwargs:
+            options = ("dtype", "torch_dtype", "device_map", "variant", "low_cpu_mem_usage")
+            parts["denoiser"] = _saved_class(root, index, "denoiser", Denoiser).from_pretrained(
+                root / "denoiser", **{key: kwargs[key] for key in options if key in kwargs}
+            )
+        if "scheduler" not in kwargs:
+            parts["scheduler"] = _read_scheduler(
+                _saved_class(root, index, "scheduler", SchedulerMixin), root / "scheduler"
+            )
+        try:
+            pipeline: Self = super().from_pretrained(root, **{**kwargs, **parts, **_SAFE})
+        except (KanDiffusionError, ValueError, TypeError) as error:
+            raise RunFolderError(f"'{root / cls.config_name}': {error}; {_REMEDY}") from error
+        return pipeline
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: object) -> Self:
+        """Makes another pipeline of the same parts, with the same mean, scale and columns.
+
+        Args:
+            pipeline: The pipeline to copy; its denoiser and scheduler are shared.
+            **kwargs: Arguments of the class that differ.
+        """
+        config = {key: pipeline.config[key] for key in ("mean", "scale", "columns")}
+        return cls(**{**pipeline.components, **config, **kwargs})
 
     @torch.no_grad()
     def __call__(
@@ -196,38 +301,49 @@ class PointDiffusionPipeline(DiffusionPipeline):
         num_samples: int,
         num_inference_steps: int = 20,
         *,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         class_labels: Tensor | Sequence[int] | int | None = None,
         guidance_scale: float = 1.0,
         batch_size: int = 65_536,
         callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
         return_dict: bool = True,
-    ) -> PointDiffusionPipelineOutput | tuple[Tensor]:
+    ) -> PointDiffusionPipelineOutput:
         """Draws points.
 
         Args:
             num_samples: How many.
-            num_inference_steps: Steps of the scheduler; Heun evaluates the denoiser twice a step.
-            generator: Where the noise comes from; torch's default when None.
+            num_inference_steps: Steps of the scheduler, from 1 to the process's number of
+                timesteps; Heun evaluates the denoiser twice a step.
+            generator: Where the noise comes from, or one a sample; torch's default when None.
             class_labels: One label for all points or one each, with shape (num_samples,).
             guidance_scale: Strength s of classifier-free guidance; 1 is the plain conditional.
             batch_size: Largest number of points moved at once.
             callback_on_step_end: Called after every step of each batch with the pipeline, the
-                number of the step, its timestep and ``{"sample": points}``, (B, d) standardised.
+                number of the step, its timestep and ``{"sample": points}``, (B, d) standardised;
+                points it returns in such a dictionary take their place.
+            callback_on_step_end_tensor_inputs: What the callback is given: ``"sample"`` or nothing.
             return_dict: Whether to return an output object or a tuple.
 
         Returns:
-            Points with shape (num_samples, d) in the data's own units, float32, on the pipeline's
-            device.
+            Points with shape (num_samples, d) in the data's own units, float64 where the device
+            has it, on the pipeline's device.
 
         Raises:
-            KanDiffusionError: A number of samples or steps below 1, or labels the denoiser does
-                not know.
+            KanDiffusionError: A number of samples, steps or generators is out of range, labels are
+                not known to the denoiser, the scheduler is not one of its process, or the samples
+                became infinite or NaN.
         """
-        if num_samples < 1 or num_inference_steps < 1 or batch_size < 1:
+        self._require_sampler(num_samples, num_inference_steps, batch_size)
+        if isinstance(generator, list) and len(generator) != num_samples:
             raise KanDiffusionError(
-                "sampling needs at least 1 sample, 1 step and batches of 1, not "
-                f"{num_samples}, {num_inference_steps} and {batch_size}"
+                f"generator must be one or a list of {num_samples}, one a sample, not of "
+                f"{len(generator)}"
+            )
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise KanDiffusionError(
+                f"callback_on_step_end_tensor_inputs can be 'sample', not '{min(unknown)}'"
             )
         labels = None
         if class_labels is not None:
@@ -239,33 +355,65 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 )
             labels = labels.reshape(-1).expand(num_samples)
             self.denoiser.require_labels(labels)
-        batches = []
+
+        def notify(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
+            if callback_on_step_end is None:
+                return sample
+            given = {"sample": sample} if callback_on_step_end_tensor_inputs else {}
+            returned = callback_on_step_end(self, index, timestep, given)
+            return sample if returned is None else returned.get("sample", sample)
+
+        was_training = self.denoiser.training
         self.denoiser.eval()
-        for start in range(0, num_samples, batch_size):
-            stop = min(start + batch_size, num_samples)
-            batches.append(
-                self._draw(
-                    stop - start,
-                    num_inference_steps,
-                    generator,
-                    None if labels is None else labels[start:stop],
-                    guidance_scale,
-                    callback_on_step_end,
+        try:
+            batches = []
+            for start in range(0, num_samples, batch_size):
+                part = slice(start, min(start + batch_size, num_samples))
+                batches.append(
+                    self._draw(
+                        part.stop - start,
+                        num_inference_steps,
+                        generator[part] if isinstance(generator, list) else generator,
+                        None if labels is None else labels[part],
+                        guidance_scale,
+                        notify,
+                    )
                 )
+        finally:
+            self.denoiser.train(was_training)
+        samples = self.standardizer.invert(torch.cat(batches))
+        if not return_dict:
+            return (samples,)  # type: ignore[return-value]  # as all pipelines of diffusers do
+        return PointDiffusionPipelineOutput(samples=samples)
+
+    def _require_sampler(self, num_samples: int, num_steps: int, batch_size: int) -> None:
+        """Checks the numbers of a call and that the scheduler is one of the process."""
+        if num_samples < 1 or num_steps < 1 or batch_size < 1:
+            raise KanDiffusionError(
+                "sampling needs at least 1 sample, 1 step and batches of 1, not "
+                f"{num_samples}, {num_steps} and {batch_size}"
             )
-        standardised = torch.cat(batches)
-        samples = standardised * standardised.new_tensor(self.config.scale)
-        samples = samples + standardised.new_tensor(self.config.mean)
-        return PointDiffusionPipelineOutput(samples=samples) if return_dict else (samples,)
+        timesteps = self.scheduler.config.num_train_timesteps
+        if num_steps > timesteps:
+            raise KanDiffusionError(
+                f"{num_steps:,} steps are more than the process has timesteps; take at most "
+                f"{timesteps:,}"
+            )
+        if isinstance(self.scheduler, _FLOW) != self.config.flow:
+            wanted = "flow matching" if self.config.flow else "diffusion"
+            raise KanDiffusionError(
+                f"the denoiser was trained for {wanted} and {type(self.scheduler).__name__} is not "
+                f"a sampler of that; make one with make_scheduler"
+            )
 
     def _draw(
         self,
         num_samples: int,
         num_inference_steps: int,
-        generator: torch.Generator | None,
+        generator: torch.Generator | list[torch.Generator] | None,
         labels: Tensor | None,
         guidance_scale: float,
-        callback: StepCallback | None,
+        notify: Callable[[int, Tensor, Tensor], Tensor],
     ) -> Tensor:
         """Draws one batch of standardised samples with shape (num_samples, *shape)."""
         # Multistep schedulers carry state from step to step: a fresh one every time.
@@ -281,13 +429,23 @@ class PointDiffusionPipeline(DiffusionPipeline):
         )
         if not is_flow:
             sample = sample * scheduler.init_noise_sigma
-        for index, timestep in enumerate(scheduler.timesteps):
-            model_input = sample if is_flow else scheduler.scale_model_input(sample, timestep)
-            at = timestep - 1 if is_flow else timestep
-            prediction = self._predict(model_input, at, labels, guidance_scale)
-            sample = scheduler.step(prediction, timestep, sample, **options).prev_sample
-            if callback is not None:
-                callback(self, index, timestep, {"sample": sample})
+        finite = []  # looked at in the end, so that a GPU need not wait for it at each step
+        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
+            for index, timestep in enumerate(scheduler.timesteps):
+                model_input = sample if is_flow else scheduler.scale_model_input(sample, timestep)
+                at = timestep - 1 if is_flow else timestep
+                prediction = self._predict(model_input, at, labels, guidance_scale)
+                sample = scheduler.step(prediction, timestep, sample, **options).prev_sample
+                sample = notify(index, timestep, sample)
+                finite.append(sample.isfinite().all())
+                bar.update()
+        if not finite[-1]:
+            first = int(torch.stack(finite).int().argmin())
+            raise KanDiffusionError(
+                f"the samples became infinite or NaN at timestep "
+                f"{float(scheduler.timesteps[first]):g}, step {first + 1} of {len(finite)}; take "
+                "more steps or another scheduler, or train longer"
+            )
         return sample
 
     def _predict(

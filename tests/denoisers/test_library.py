@@ -100,10 +100,10 @@ def test_functions_of_ones_own_are_known_by_their_place(place: str, tmp_path) ->
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no_such_module_here:F", "cannot be imported"),
-        ("functions_of_my_own:NONE", "cannot be imported"),
-        (":F", "cannot be imported"),
-        ("functions_of_my_own:", "cannot be imported"),
+        ("no_such_module_here:F", "import no_such_module_here first"),
+        ("functions_of_my_own:NONE", "has no 'NONE'"),
+        (":F", "not of the form"),
+        ("functions_of_my_own:", "not of the form"),
         ("functions_of_my_own:NUMBER", "is of type int, not an EdgeFunction"),
     ],
 )

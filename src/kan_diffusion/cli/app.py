@@ -20,12 +20,14 @@ from kan_diffusion.cli.options import (
     Executor,
     Families,
     Match,
+    Modules,
     Out,
     Params,
     Processes,
     Steps,
     What,
     Workers,
+    own_code,
 )
 from kan_diffusion.errors import KanDiffusionError, valid_settings
 
@@ -245,7 +247,10 @@ def tune(
 def train(
     data: Annotated[str, typer.Argument(help="A file of points (.csv, .parquet, .npy) or a toy.")],
     family: Annotated[
-        str, typer.Option(help="Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ...")
+        str,
+        typer.Option(
+            callback=own_code, help="Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ..."
+        ),
     ] = "kan",
     params: Annotated[int, typer.Option(min=1, help="Trainable parameters, within 2 %.")] = 2300,
     depth: Annotated[
@@ -364,6 +369,7 @@ def sample(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
+    modules: Modules = None,
 ) -> None:
     """Draw points from a trained run, in the data's own units."""
     from kan_diffusion.data.tables import require_writable_ending, write_table
@@ -415,6 +421,7 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="A file or toy to judge with; the run's own data by default.")
     ] = None,
+    modules: Modules = None,
 ) -> None:
     """Judge a trained run: loss, floor, excess and sample metrics."""
     from kan_diffusion.cli.console import show_scores
@@ -446,6 +453,7 @@ def report(
             show_default="the one folder given; runs/side-by-side for several",
         ),
     ] = None,
+    modules: Modules = None,
 ) -> None:
     """Write a study's report again from its trials, or one of finished runs side by side."""
     from kan_diffusion.report.gather import report_contents, runs_contents
@@ -488,7 +496,6 @@ def main() -> None:
     """Runs the command line; errors a user can act on are one line on standard error."""
     from rich.console import Console
 
-    sys.path.append(str(Path.cwd()))  # families of one's own: package.module:NAME
     try:
         with valid_settings("settings"):
             app()

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from kan_diffusion.cli.options import Modules, own_code
 from kan_diffusion.errors import KanDiffusionError
 
 __all__ = ["EXPLAIN_EXAMPLES", "explain"]
@@ -36,6 +37,7 @@ def explain(
     library: Annotated[
         str | None,
         typer.Option(
+            callback=own_code,
             help="Functions to try, such as linear,tanh,sin; package.module:NAME for your own.",
             show_default="all",
         ),
@@ -68,6 +70,7 @@ def explain(
         Path | None,
         typer.Option(help="Folder to write.", show_default="explanation in the run's folder"),
     ] = None,
+    modules: Modules = None,
 ) -> None:
     """Look into a KAN: its edges, what can be left out, and formulas for its score."""
     import torch
@@ -92,7 +95,7 @@ def explain(
         prune=prune if simplify else None,
         formulas=formulas,
         search=SearchOptions(
-            library=dict(LIBRARY) if names is None else get_functions(names),
+            library=dict(LIBRARY) if names is None else get_functions(names, importing=True),
             min_r2=min_r2,
             max_complexity=max_complexity,
             tolerance=tolerance,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from kan_diffusion.imports import import_own, is_place
 
 __all__ = [
     "Address",
@@ -14,22 +17,50 @@ __all__ = [
     "Executor",
     "Families",
     "Match",
+    "Modules",
     "Out",
     "Params",
     "Steps",
     "What",
     "Workers",
+    "own_code",
 ]
 
+
+def own_code(given: str | None) -> str | None:
+    """Lets modules of the working folder be imported when a word on the command line names some."""
+    folder = str(Path.cwd())
+    if given is not None and (is_place(given) or given.endswith((".yaml", ".yml"))):
+        sys.path[:] = [*(place for place in sys.path if place != folder), folder]
+    return given
+
+
+def _import(names: str | None) -> str | None:
+    if names is not None:
+        own_code(f"{names}:")
+        for name in names.split(","):
+            import_own(name.strip())
+    return names
+
+
+Modules = Annotated[
+    str | None,
+    typer.Option(
+        "--import",
+        callback=_import,
+        help="Modules of your own that the run needs, for its family or metrics.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ... or auto: a GPU when there is one.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder.")]
 
 What = Annotated[
     str,
     typer.Argument(
+        callback=own_code,
         help="A built-in study (swiss-roll, notebook, pilot), a study file (.yaml), a toy, a table "
         "of scikit-learn's (iris, wine, breast-cancer, diabetes), or a file of points (.csv, "
-        ".parquet, .npy)."
+        ".parquet, .npy).",
     ),
 ]
 Match = Annotated[
@@ -51,7 +82,9 @@ Amount = Annotated[
 Families = Annotated[
     str | None,
     typer.Option(
-        help="Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your own."
+        callback=own_code,
+        help="Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your "
+        "own.",
     ),
 ]
 Params = Annotated[

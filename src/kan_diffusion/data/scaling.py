@@ -80,6 +80,15 @@ class Standardizer:
         mean, scale = self._like(x)
         return ((x.to(mean.dtype) - mean) / scale).to(x.dtype)
 
+    def invert(self, z: Tensor) -> Tensor:
+        """From model units to data units, in float64 where the device has it.
+
+        Args:
+            z: Shape (n, dim), any floating dtype.
+        """
+        mean, scale = self._like(z)
+        return z.to(mean.dtype) * scale + mean
+
     def rescale(self, density: Density) -> Density:
         """The density of the standardised points."""
         return density.rescaled(

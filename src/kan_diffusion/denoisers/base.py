@@ -15,6 +15,8 @@ timestep in another way (:mod:`kan_diffusion.denoisers.stacks`,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin  # see the note in Denoiser
@@ -23,7 +25,8 @@ from torch import Tensor, nn
 
 from kan_diffusion.denoisers.inputs import PointFeatures
 from kan_diffusion.denoisers.time import TimeEncoding, TimeFeatures
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.denoisers.weights import require_sound
+from kan_diffusion.errors import KanDiffusionError, RunFolderError
 
 __all__ = ["UNLABELLED", "Denoiser", "DenoiserOutput", "ModelMixin"]
 
@@ -92,6 +95,31 @@ class Denoiser(ModelMixin, ConfigMixin):
         num_features = self._setup_points(data_dim, num_classes, num_input_frequencies)
         self.time_features = TimeFeatures(time_encoding, num_train_timesteps, num_time_frequencies)
         return num_features + self.time_features.num_features
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
+        """Reads a denoiser that ``save_pretrained`` wrote, after checking it.
+
+        Only safetensors are read, from this machine alone.
+
+        Args:
+            pretrained_model_name_or_path: Its folder.
+            **kwargs: Options of diffusers, such as ``subfolder``, ``variant`` or ``dtype``.
+
+        Raises:
+            RunFolderError: The folder or a file in it is missing, damaged or of another denoiser.
+        """
+        root = Path(pretrained_model_name_or_path)
+        if not root.is_dir():
+            raise RunFolderError(
+                f"'{root}' is no folder of this machine; download a denoiser before you read it"
+            )
+        folder = root / str(kwargs.get("subfolder") or "")
+        infix = f".{kwargs['variant']}" if kwargs.get("variant") else ""
+        require_sound(cls, folder, f"diffusion_pytorch_model{infix}*.safetensors")
+        safe = {"use_safetensors": True, "local_files_only": True}
+        denoiser: Self = super().from_pretrained(root, **{**kwargs, **safe})
+        return denoiser
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

@@ -154,8 +154,9 @@ class ReadableLayer(nn.Module):
                     by_kind.setdefault(edge.kind, []).append(edge)
         self.register_buffer("curve_mask", curve_mask, persistent=False)
         self.register_buffer("slope_mask", slope_mask, persistent=False)
-        self.curves = curves if bool(curve_mask.any()) else None
-        self._all_curves = bool(curve_mask.all())
+        num_curves = len({edge.place for edge in self.edges if edge.kind == CURVE})
+        self.curves = curves if num_curves else None
+        self._all_curves = num_curves == in_features * out_features
         self.slope = nn.Parameter(torch.zeros(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features))
         functions = get_functions(by_kind, importing=False)

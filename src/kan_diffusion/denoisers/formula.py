@@ -63,7 +63,8 @@ class FormulaDenoiser(Denoiser):
             check_tree(tree, known, num_constants)
         self.process = Process.model_validate(dict(process))
         self.constants = nn.Parameter(torch.zeros(num_constants))
-        alpha, sigma = self.process.levels()
+        with torch.device("cpu"):  # also of a formula that is built without data
+            alpha, sigma = self.process.levels()
         self.register_buffer("alphas", alpha.clamp(min=SMALLEST_SIGNAL), persistent=False)
         self.register_buffer("sigmas", sigma, persistent=False)
 

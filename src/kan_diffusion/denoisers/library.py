@@ -12,8 +12,6 @@ such an edge is saved by that name. A built-in one is a line of ``LIBRARY``.
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -21,7 +19,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from kan_diffusion.errors import KanDiffusionError, look_up
+from kan_diffusion.errors import look_up
+from kan_diffusion.imports import find_object, is_place
 
 if TYPE_CHECKING:
     import sympy
@@ -109,29 +108,7 @@ LIBRARY: Library = {
 """The built-in functions, the simplest first."""
 
 
-def _imported(place: str, importing: bool) -> EdgeFunction:
-    module_name, _, attribute = place.partition(":")
-    if not importing and module_name not in sys.modules:
-        raise KanDiffusionError(
-            f"the network has an edge function of your own, '{place}': import {module_name} before "
-            "you read it; a file must not decide what code runs"
-        )
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise KanDiffusionError(
-            f"edge function '{place}' cannot be imported ({error}); name a module that is on "
-            "PYTHONPATH and an EdgeFunction in it"
-        ) from error
-    if not isinstance(found, EdgeFunction):
-        raise KanDiffusionError(
-            f"edge function '{place}' is of type {type(found).__name__}, not an EdgeFunction"
-        )
-    # Matches and edges have it by its name, and find it again by its place alone.
-    return replace(found, name=place)
-
-
-def get_functions(names: Iterable[str], *, importing: bool = True) -> Library:
+def get_functions(names: Iterable[str], *, importing: bool = False) -> Library:
     """Looks functions up by their names.
 
     Args:
@@ -145,7 +122,12 @@ def get_functions(names: Iterable[str], *, importing: bool = True) -> Library:
     Raises:
         KanDiffusionError: There is no such function, or its module is not imported.
     """
-    return {
-        name: _imported(name, importing) if ":" in name else look_up("edge function", name, LIBRARY)
-        for name in names
-    }
+    functions = {}
+    for name in names:
+        if is_place(name):
+            function = find_object(name, "edge function", EdgeFunction, importing=importing)
+            # Matches and edges have it by its name, and find it again by its place alone.
+            functions[name] = replace(function, name=name)
+        else:
+            functions[name] = look_up("edge function", name, LIBRARY)
+    return functions

@@ -29,7 +29,7 @@ from kan_diffusion.denoisers.sizing import (
 )
 from kan_diffusion.denoisers.spline_mlp import SPLINE_MLP
 from kan_diffusion.errors import KanDiffusionError, look_up
-from kan_diffusion.imports import import_object
+from kan_diffusion.imports import find_object, is_place
 
 __all__ = [
     "BUDGET_TOLERANCE",
@@ -86,19 +86,20 @@ FAMILIES: Mapping[str, Family] = {
 """The families by name, all of which a comparison may have."""
 
 
-def get_family(name: str) -> Family:
+def get_family(name: str, *, importing: bool = False) -> Family:
     """Looks up a family.
 
     Args:
         name: The name of one of ``FAMILIES``, or ``"package.module:NAME"`` for a :class:`Family`
-            that stands under that name in a module that can be imported.
+            that stands under that name in a module.
+        importing: Whether to import that module; if not, it must be imported already.
 
     Raises:
         KanDiffusionError: There is no such family; the message lists those there are, or says what
             is wrong with the module.
     """
-    if ":" in name:
-        return import_object(name, "family", Family)
+    if is_place(name):
+        return find_object(name, "family", Family, importing=importing)
     return look_up("family", name, {**_KNOWN, **FAMILIES})
 
 

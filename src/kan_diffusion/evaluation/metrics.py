@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kan_diffusion.errors import DataError, KanDiffusionError
-from kan_diffusion.imports import import_object
+from kan_diffusion.imports import find_object
 
 __all__ = [
     "SAMPLE_METRICS",
@@ -267,18 +267,19 @@ the local executor see it, too. Studies can also name a metric of one's own in t
 """
 
 
-def metrics_named(places: Iterable[str] = ()) -> dict[str, Metric]:
+def metrics_named(places: Iterable[str] = (), *, importing: bool = False) -> dict[str, Metric]:
     """Returns `SAMPLE_METRICS` and some metrics of one's own, by key.
 
     Args:
         places: Where each of one's own is, as ``"package.module:NAME"``.
+        importing: Whether to import their modules; if not, they must be imported already.
 
     Raises:
         KanDiffusionError: There is no metric at one of the places, or its key is taken.
     """
     metrics = dict(SAMPLE_METRICS)
     for place in places:
-        metric = import_object(place, "metric", Metric)
+        metric = find_object(place, "metric", Metric, importing=importing)
         if metrics.setdefault(metric.key, metric) is not metric:
             raise KanDiffusionError(
                 f"metric '{place}' has the key '{metric.key}' of another metric; give it another"

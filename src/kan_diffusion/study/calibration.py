@@ -64,6 +64,8 @@ def _seconds_a_step(trial: TrialConfig, rounds: int, steps: int) -> float:
 def _measure(trials: list[TrialConfig], rotation: int) -> dict[str, float]:
     """Times some trials in a process of its own, beginning with another one in each process."""
     torch.set_num_threads(1)
+    for trial in trials:
+        trial.import_own()
     shift = rotation % max(len(trials), 1)
     turned = trials[shift:] + trials[:shift]
     return {trial.workload: _seconds_a_step(trial, _ROUNDS, _STEPS_A_ROUND) for trial in turned}

@@ -23,6 +23,7 @@ from kan_diffusion.data.datasets import DataConfig, FileData, ToyData
 from kan_diffusion.denoisers.registry import Family, Setting, get_family
 from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
 from kan_diffusion.evaluation.metrics import metrics_named
+from kan_diffusion.imports import is_place
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.sampling import SCHEDULERS, fitting_samplers
 from kan_diffusion.settings import Settings
@@ -40,6 +41,7 @@ __all__ = [
     "read_study",
 ]
 
+_MOST_SETTINGS = 100_000
 _PRESETS = resources.files("kan_diffusion.study") / "presets"
 
 
@@ -222,6 +224,15 @@ class TrialConfig(Settings):
     def id(self) -> str:
         """Twelve hexadecimal digits of the hash of :attr:`identity`."""
         return hashlib.sha256(self.identity.encode()).hexdigest()[:12]
+
+    def import_own(self) -> None:
+        """Imports the modules of a user's own family and metrics.
+
+        Raises:
+            KanDiffusionError: One cannot be imported.
+        """
+        get_family(self.model.family, importing=True)
+        metrics_named(self.evaluation.metrics, importing=True)
 
     @property
     def keys(self) -> dict[str, str | int | float | None]:
@@ -467,17 +478,52 @@ class StudyConfig(Settings):
         return text
 
 
-def _parse(text: str, where: str) -> StudyConfig:
+def _require_size(settings: object, where: str) -> None:
+    """Refuses a file whose aliases stand for more than it could hold itself."""
+    waiting = [settings]
+    for count, value in enumerate(waiting):  # grows as it goes
+        if count == _MOST_SETTINGS:
+            raise KanDiffusionError(
+                f"{where} spells out to more than {_MOST_SETTINGS:,} settings; use fewer aliases"
+            )
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _parse(text: str, where: str, importing: bool = False) -> StudyConfig:
     try:
         settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise KanDiffusionError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+    _require_size(settings, where)
     with valid_settings(where):
+        if importing:
+            _import_own(settings)
         return StudyConfig.model_validate(settings)
 
 
-def read_study(path: Path) -> StudyConfig:
+def _import_own(settings: object) -> None:
+    """Imports the modules of a user's own families and metrics that a study names."""
+    match settings:
+        case {"models": list(models)}:
+            for model in models:
+                match model:
+                    case {"family": str(name)} if is_place(name):
+                        get_family(name, importing=True)
+    match settings:
+        case {"evaluation": {"metrics": list(places)}}:
+            metrics_named([str(place) for place in places], importing=True)
+
+
+def read_study(path: Path, *, importing: bool = False) -> StudyConfig:
     """Reads a study file.
+
+    Args:
+        path: The file.
+        importing: Whether to import the modules of families and metrics it names, because a user
+            has given it; if not, they must be imported already.
 
     Raises:
         KanDiffusionError: The file is missing, is not YAML or has a setting that is wrong.
@@ -486,7 +532,7 @@ def read_study(path: Path) -> StudyConfig:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise KanDiffusionError(f"study file '{path}' cannot be read: {error}") from error
-    return _parse(text, f"study file '{path}'")
+    return _parse(text, f"study file '{path}'", importing)
 
 
 def preset_names() -> list[str]:

@@ -117,6 +117,7 @@ def parse_budget(
 
 def _amount_of_model(match: Match, family: str, hidden: Sequence[float], data: DataConfig) -> float:
     """Measures a model that is given as the budget: its size, or its training time."""
+    get_family(family, importing=True)
     trial = TrialConfig(
         study_seed=0,
         seed=0,
@@ -143,7 +144,7 @@ def _matched_study(data: DataConfig, budget: Budget, families: Sequence[str] | N
     process = get_process("cosine")
     names = _named_families(families)
     for name in names:
-        get_family(name)
+        get_family(name, importing=True)
     if families is None or list(families) == ["all"]:  # those asked for by name must fit
         misfits = {name: _misfit(name, data, process, budget) for name in names}
         reasons = [reason for reason in misfits.values() if reason is not None]
@@ -202,7 +203,7 @@ def study_for(
     is_file = Path(what).suffix in (".yaml", ".yml")
     asks_for_a_toy = what in TOYS and (sized or families is not None or processes is not None)
     if is_file or (what in preset_names() and not asks_for_a_toy):
-        study = read_study(Path(what)) if is_file else read_preset(what)
+        study = read_study(Path(what), importing=True) if is_file else read_preset(what)
         if sized:
             if not study.budgets:
                 raise KanDiffusionError(
@@ -269,7 +270,7 @@ def single_trial(
         DataError: The file cannot be used.
         KanDiffusionError: A name is unknown or a number out of range.
     """
-    kind = get_family(family)
+    kind = get_family(family, importing=True)
     chosen = get_process(process)
     points = data_from_name(data)
     with valid_settings("settings"):

@@ -17,6 +17,7 @@ from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.tables import summary_table, trial_table
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import open_executor
+from kan_diffusion.imports import import_own
 from kan_diffusion.study.results import Results, compare, read_results
 from kan_diffusion.study.run import StudyResults, load_study, run_study
 from kan_diffusion.study.trial import run_trial
@@ -72,6 +73,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (block,) = re.findall(r"```python\n([^`]*COVERAGE = .*?)```", DOCS.read_text(), re.DOTALL)
     (tmp_path / "my_metrics.py").write_text(f"{block}\nNOT_ONE = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
+    import_own("my_metrics")
     return "my_metrics"
 
 
@@ -113,7 +115,7 @@ def test_what_is_no_metric_is_refused(module: str) -> None:
     for place, message in (
         (f"{module}:NOT_ONE", "of type int, not a Metric; make it one with kan_diffusion"),
         (f"{module}:NONE", "has no 'NONE'"),
-        ("no_such_module:METRIC", "cannot be imported"),
+        ("no_such_module:METRIC", "import no_such_module first"),
         (module, "not of the form"),
     ):
         with pytest.raises(KanDiffusionError, match=message):

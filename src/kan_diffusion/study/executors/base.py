@@ -209,6 +209,7 @@ def attempt(task: Task, device: str, tell: Callable[[TrialEvent], None]) -> Tria
     started, clock = time.time(), time.perf_counter()
     kind: Literal["finished", "failed"] = "finished"
     try:
+        task.config.import_own()  # the driver has imported the same
         result = run_trial(
             task.config,
             task.folder,

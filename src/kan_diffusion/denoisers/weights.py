@@ -1,0 +1,123 @@
+"""A saved denoiser, checked before anything is allocated.
+
+A denoiser's folder holds ``config.json``, the arguments of its class, and its parameters and
+buffers as safetensors. Both are input: they may be damaged, or come from a stranger. The class is
+built on torch's meta device, which allocates nothing, and names and shapes of its tensors must be
+those of the file, all of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from kan_diffusion.errors import KanDiffusionError, RunFolderError
+from kan_diffusion.files import read_json
+
+if TYPE_CHECKING:
+    from kan_diffusion.denoisers.base import Denoiser
+
+__all__ = ["LARGEST_NUMBER", "require_sound"]
+
+LARGEST_NUMBER = 10_000_000
+"""No setting of a denoiser is larger: widths, timesteps, grid intervals."""
+
+_MOST_ENTRIES = 1_000_000
+
+
+def require_sound(kind: type[Denoiser], folder: Path, pattern: str) -> None:
+    """Checks a denoiser's folder.
+
+    Args:
+        kind: Class of the denoiser.
+        folder: The folder.
+        pattern: Name of the files of weights, with ``*`` where there may be several.
+
+    Raises:
+        RunFolderError: The configuration is not one of this class, a number in it is out of range,
+            or the weights are missing, damaged or of another network.
+    """
+    path = folder / kind.config_name
+    config = read_json(path, "the configuration of a denoiser", "train it again")
+    if config.get("_class_name") != kind.__name__:
+        raise RunFolderError(
+            f"'{path}' is of class {config.get('_class_name')!r}, not {kind.__name__}; train it "
+            "again"
+        )
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    known = inspect.signature(kind.__init__).parameters
+    unknown = sorted(settings.keys() - known.keys())
+    if unknown:
+        raise RunFolderError(
+            f"'{path}' has the setting '{unknown[0]}', which {kind.__name__} has not; train it "
+            "again"
+        )
+    _require_bounds(settings, path)
+    found = _shapes(folder, pattern)
+    hidden = settings.get("hidden", [])
+    if not isinstance(hidden, list) or not all(isinstance(w, int) and w > 0 for w in hidden):
+        raise RunFolderError(
+            f"'{path}': hidden = {str(hidden)[:80]} is no list of widths; train it again"
+        )
+    if len(hidden) > len(found):
+        raise RunFolderError(
+            f"'{path}' speaks of {len(hidden)} hidden layers and there are weights of "
+            f"{len(found)} tensors; train it again"
+        )
+    try:
+        with torch.device("meta"):
+            expected = {
+                name: tuple(tensor.shape) for name, tensor in kind(**settings).state_dict().items()
+            }
+    except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise RunFolderError(f"'{path}' is not a denoiser ({reason}); train it again") from error
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            there, wanted = found.get(name, "missing"), expected.get(name, "unknown")
+            raise RunFolderError(
+                f"the weights in '{folder}' are not those of '{path.name}': '{name}' is {there} "
+                f"there and {wanted} here; train it again"
+            )
+
+
+def _require_bounds(settings: Mapping[str, object], path: Path) -> None:
+    """Refuses numbers and lists that no denoiser has, before one is built from them."""
+    waiting = list(settings.items())
+    for count, (name, value) in enumerate(waiting):  # grows as it goes
+        if count == _MOST_ENTRIES:
+            raise RunFolderError(f"'{path}' has more than {_MOST_ENTRIES:,} settings")
+        if isinstance(value, list):
+            waiting += [(name, entry) for entry in value]
+        elif isinstance(value, dict):
+            waiting += [(f"{name}.{key}", entry) for key, entry in value.items()]
+        elif isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
+            raise RunFolderError(
+                f"'{path}': {name} = {value} is out of range; no setting is larger than "
+                f"{LARGEST_NUMBER:,}"
+            )
+
+
+def _shapes(folder: Path, pattern: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the saved tensors by name, from the heads of their files."""
+    files = sorted(folder.glob(pattern))
+    if not files:
+        raise RunFolderError(
+            f"'{folder}' holds no weights ({pattern}); other formats can run code and are not read"
+        )
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  # it is no dictionary
+                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(
+                f"'{file}' cannot be read ({error}); train the denoiser again"
+            ) from error
+    return shapes
