@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from helpers import seeded
-from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan import KANLinear, SplineActivation, activation
+from helpers import refused, seeded
+from kan_diffusion.kan import SplineActivation
 
 SINGLE, DOUBLE = torch.float32, torch.float64
 # Each costs seconds of compilation, once.
 KERNELS = ((3, SINGLE), *((order, DOUBLE) for order in range(1, 6)))
 each_kernel = pytest.mark.parametrize(("order", "dtype"), KERNELS)
-each_dtype = pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
 RANGE = (-1.5, 2.0)
 
 
@@ -54,67 +52,35 @@ def _points(module: SplineActivation, *shape: int, seed: int = 1, reach: int = 7
 
 
 @each_kernel
+@pytest.mark.parametrize("grid_size", [1, 2, 5, 8])
 def test_it_is_the_spline_of_scipy_and_its_tangent(
-    order: int,
-    dtype: torch.dtype,
-    scipy_basis: Callable[..., np.ndarray],
+    order: int, dtype: torch.dtype, grid_size: int, scipy_basis: Callable[..., np.ndarray]
 ) -> None:
-    module = _activation(3, order, dtype)
+    module = _activation(3, order, dtype, grid_size)
     low, high = RANGE
     width = high - low
     x = torch.linspace(low - 2 * width, high + 2 * width, 501, dtype=dtype)
     y = module(x.unsqueeze(1).expand(-1, 3))
-    functions = scipy_basis(x.double().numpy(), low, width / 5, 5, order, "linear")
+    functions = scipy_basis(x.double().numpy(), low, width / grid_size, grid_size, order, "linear")
     expected = torch.from_numpy(functions) @ module.coefficients.detach().double().T
     inside = (x >= low) & (x <= high)
-    tolerance = 1e-12 if dtype == DOUBLE else 1e-6
+    # A place is rounded the more, the more intervals there are.
+    tolerance = 1e-12 if dtype == DOUBLE else 1e-6 * max(1, grid_size // 4)
     torch.testing.assert_close(y[inside].double(), expected[inside], rtol=0, atol=tolerance)
     # Outside, what rounds is the place, times the slope.
     torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=10 * tolerance)
 
 
-@each_dtype
-@pytest.mark.parametrize("grid_size", [1, 2, 8])
-def test_it_is_a_layer_whose_only_edges_are_the_diagonal(
-    grid_size: int, dtype: torch.dtype
-) -> None:
-    module = _activation(6, grid_size=grid_size, dtype=dtype)
-    layer = KANLinear(
-        6,
-        6,
-        grid_size=grid_size,
-        grid_range=RANGE,
-        extrapolation="linear",
-        base_activation=None,
-        dtype=dtype,
-    )
-    edges = layer.weight.detach().view(6, 6, -1)
-    edges.zero_()
-    for unit in range(6):
-        edges[unit, unit] = module.coefficients.detach()[unit]
-    x = _points(module, 200)
-    tolerance = 2e-5 if dtype == SINGLE else 1e-13
-    torch.testing.assert_close(module(x), layer(x), rtol=0, atol=tolerance)
-    for unit in range(6):
-        curve = layer.edge_curve(unit, unit, x[:, unit])
-        torch.testing.assert_close(module(x)[:, unit], curve, rtol=0, atol=tolerance)
-
-
 @pytest.mark.parametrize(
     ("order", "bound"), [(1, 3e-2), (2, 2e-3), (3, 4e-4), (4, 1e-4), (5, 4e-5)]
 )
-def test_it_starts_as_silu_with_a_little_noise(
-    order: int, bound: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_starts_as_silu_with_a_little_noise(order: int, bound: float) -> None:
     x = torch.linspace(-3, 3, 1001, dtype=DOUBLE).unsqueeze(1).expand(-1, 20)
-    noisy = SplineActivation(20, order=order, dtype=DOUBLE)
-    monkeypatch.setattr(activation, "_NOISE", 0.0)
-    exact = SplineActivation(20, order=order, dtype=DOUBLE)
-    assert float((exact(x) - silu(x)).detach().abs().max()) < bound
-    noise = noisy.coefficients - exact.coefficients
-    assert 0.8e-3 < float(noise.detach().std()) < 1.25e-3
-    most = noise.detach().abs().amax(1)
-    assert ((noisy(x) - exact(x)).detach().abs().amax(0) <= most + 1e-12).all()
+    module = SplineActivation(20, order=order, dtype=DOUBLE)
+    module.reset_parameters(seeded(0))
+    noise = torch.empty_like(module.coefficients).detach().normal_(0, 1e-3, generator=seeded(0))
+    module.coefficients.detach().sub_(noise)
+    assert float((module(x) - silu(x)).detach().abs().max()) < bound
 
 
 def test_a_generator_decides_where_it_starts() -> None:
@@ -127,16 +93,6 @@ def test_a_generator_decides_where_it_starts() -> None:
     state = torch.get_rng_state()
     one.reset_parameters(seeded(5))
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_units_do_not_see_each_other() -> None:
-    module = _activation(7)
-    x = _points(module, 30)
-    output = module(x)
-    order = torch.randperm(7, generator=seeded(0))
-    permuted = _activation(7)
-    permuted.coefficients.data = module.coefficients.detach()[order]
-    assert torch.equal(permuted(x[:, order]), output[:, order])
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 1, 3)])
@@ -181,13 +137,13 @@ def test_operations_are_those_of_horner(order: int, per_unit: int) -> None:
     ],
 )
 def test_unusable_settings_are_refused(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(KanDiffusionError, match=message):
+    with refused(message):
         SplineActivation(**{"num_units": 3, **arguments})
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 3)])
 def test_inputs_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(KanDiffusionError, match=r"shape \(\*, 4\)"):
+    with refused(r"shape \(\*, 4\)"):
         _activation()(torch.zeros(shape, dtype=DOUBLE))
 
 

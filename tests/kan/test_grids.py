@@ -26,21 +26,17 @@ each_basis = pytest.mark.parametrize(
 )
 
 
-def _inside(layer: KANLinear, rows: int = 200, seed: int = 1) -> Tensor:
+def _inside(layer: KANLinear, rows: int = 200) -> Tensor:
     """Points on every input's grid, its ends and knots among them."""
-    share = torch.rand(rows, layer.in_features, generator=seeded(seed), dtype=torch.float64)
-    share[: layer.grid_size + 1] = (
-        torch.arange(layer.grid_size + 1).unsqueeze(1) / layer.grid_size
-    )[:rows]
-    width = layer.grid_size * layer.grid_step
-    return (layer.grid_origin + share * width).to(layer.weight.dtype)
+    u = layer.grid_size * torch.rand(rows, 3, generator=seeded(1), dtype=torch.float64)
+    u[: layer.grid_size + 1] = torch.arange(layer.grid_size + 1.0).unsqueeze(1)
+    return layer.grid_origin + u * layer.grid_step
 
 
-def _around(layer: KANLinear, rows: int = 200, seed: int = 1) -> Tensor:
+def _around(layer: KANLinear) -> Tensor:
     """Points on every input's grid and as far again to either side."""
-    width = layer.grid_size * layer.grid_step
-    middle = layer.grid_origin + width / 2
-    return middle + 3 * (_inside(layer, rows, seed) - middle)
+    middle = (layer.grid_origin + layer.basis.grid_end) / 2
+    return middle + 3 * (_inside(layer) - middle)
 
 
 def _change(before: Tensor, after: Tensor) -> float:
@@ -308,10 +304,7 @@ def _broken(value: float) -> Tensor:
     ("move", "message"),
     [
         (lambda m: update_grid(m, _broken(math.nan)), r"input 1 of '0\.layers\.0' has a NaN"),
-        (
-            lambda m: update_grid(m, _broken(-math.inf)),
-            r"input 1 of '0\.layers\.0' has a NaN",
-        ),
+        (lambda m: update_grid(m, _broken(-math.inf)), r"input 1 of '0\.layers\.0' has a NaN"),
         (lambda m: update_grid(m[0].layers[0], _broken(math.nan)), "input 1 of 'the layer'"),
         # On the way, where the first layers could have moved.
         (lambda m: update_grid(m, torch.randn(5, 3, generator=seeded(0))), "input 1 of '2'"),
@@ -545,65 +538,66 @@ def _wander(module: nn.Module, seed: int) -> None:
         parameter.detach().add_(0.1 * noise)
 
 
-def _with(module: nn.Module, average: EMAModel) -> nn.Module:
-    """A copy of the module with averaged weights."""
-    averaged = copy.deepcopy(module)
-    average.copy_to(averaged.parameters())
-    return averaged
+class Averaged:
+    """A module with three kinds of averages after some steps of training."""
+
+    def __init__(self, steps: int) -> None:
+        self.module = _nested()
+        self.ema = EMAModel(self.module.parameters(), decay=0.7)
+        self.swa = AveragedModel(self.module, multi_avg_fn=get_ema_multi_avg_fn(0.7))
+        self.twin = copy.deepcopy(self.module)
+        self.all = [self.ema, self.swa, self.twin]
+        for seed in range(1, 1 + steps):
+            _wander(self.module, seed)
+            self.step()
+
+    def step(self) -> None:
+        self.ema.step(self.module.parameters())
+        self.swa.update_parameters(self.module)
+
+    def outputs(self, x: Tensor) -> list[Tensor]:
+        """Of the module and of its averages, which all differ."""
+        averaged = copy.deepcopy(self.module)
+        self.ema.copy_to(averaged.parameters())
+        found = [each(x) for each in (self.module, averaged, self.swa.module, self.twin)]
+        assert all(_change(found[a], found[b]) > 1e-2 for a, b in ((0, 1), (0, 2), (0, 3), (1, 3)))
+        return found
 
 
 @pytest.mark.parametrize("intervals", [6, 12, 18])
 def test_averages_are_refined_to_the_same_function(intervals: int) -> None:
-    module = _nested()
-    ema = EMAModel(module.parameters(), decay=0.7)
-    swa = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.7))
-    twin = copy.deepcopy(module)
-    for seed in range(1, 4):
-        _wander(module, seed)
-        ema.step(module.parameters())
-        swa.update_parameters(module)
-    x = randn(100, 3, seed=5)
-    before = [module(x), _with(module, ema)(x), swa.module(x), twin(x)]
-    for one, other in ((0, 1), (0, 2), (0, 3), (1, 3)):
-        assert _change(before[one], before[other]) > 1e-2
-    refine(module, intervals, averages=[ema, swa, twin])
-    after = [module(x), _with(module, ema)(x), swa.module(x), twin(x)]
-    for one, other in zip(before, after, strict=True):
+    averaged = Averaged(steps=3)
+    module, ema, x = averaged.module, averaged.ema, randn(100, 3, seed=5)
+    before = averaged.outputs(x)
+    refine(module, intervals, averages=averaged.all)
+    for one, other in zip(before, averaged.outputs(x), strict=True):
         assert _change(one, other) < 1e-11
     # Averaging goes on, and is what it is said to be.
     shadow, live = ema.shadow_params[2].clone(), module[1].layers[0].weight.detach()
-    ema.step(module.parameters())
-    swa.update_parameters(module)
+    averaged.step()
     decay = ema.get_decay(ema.optimization_step)
     torch.testing.assert_close(ema.shadow_params[2], decay * shadow + (1 - decay) * live)
-    for layer, other in zip(module[1].layers, swa.module[1].layers, strict=True):
+    for layer, other in zip(module[1].layers, averaged.swa.module[1].layers, strict=True):
         assert torch.equal(layer.grid_step, other.grid_step)
         assert layer.basis is not other.basis
 
 
 def test_averages_follow_a_moved_grid_by_the_map_of_the_weights() -> None:
-    module = _nested()
-    ema, twin = EMAModel(module.parameters(), decay=0.7), copy.deepcopy(module)
-    swa = AveragedModel(module)
-    for seed in (1, 2):
-        _wander(module, seed)
-        ema.step(module.parameters())
-        swa.update_parameters(module)
-    refine(module, 48, averages=[ema, swa, twin])
-    x = 0.5 * randn(200, 3, seed=5)
-    before = [module(x), _with(module, ema)(x), swa.module(x), twin(x)]
-    assert min(_change(before[0], other) for other in before[1:]) > 1e-2
+    averaged = Averaged(steps=2)
+    module, x = averaged.module, 0.5 * randn(200, 3, seed=5)
+    refine(module, 48, averages=averaged.all)
+    before = averaged.outputs(x)
     # Wide enough for what reaches the layers of the averages too.
-    change = update_grid(module, x, margin=0.5, averages=[ema, swa, twin])
-    after = [module(x), _with(module, ema)(x), swa.module(x), twin(x)]
+    change = update_grid(module, x, margin=0.5, averages=averaged.all)
+    after = averaged.outputs(x)
     assert change == _change(before[0], after[0])
     for one, other in zip(before, after, strict=True):
         assert _change(one, other) < 5e-3 * float(one.detach().abs().max())
-    for average in (twin, swa.module):
+    for average in (averaged.twin, averaged.swa.module):
         for layer, other in ((module[3], average[3]), (module[1].layers[0], average[1].layers[0])):
             assert torch.equal(layer.grid_origin, other.grid_origin)
             assert torch.equal(layer.grid_step, other.grid_step)
-    swa.update_parameters(module)
+    averaged.step()
 
 
 @each_basis

@@ -137,17 +137,6 @@ def test_edges_that_cancel_pass_nothing_on() -> None:
 
 
 @each_basis
-def test_edge_outputs_are_the_curves_and_add_up(basis: str) -> None:
-    layer = random_layer(seed=1, basis=basis, base_activation="silu", edge_scale=True)
-    x = 3 * randn(12, 3)
-    outputs = layer.edge_outputs(x)
-    torch.testing.assert_close(outputs.sum(2) + layer.bias, layer(x))
-    for o in range(2):
-        for i in range(3):
-            torch.testing.assert_close(outputs[:, o, i], layer.edge_curve(i, o, x[:, i]))
-
-
-@each_basis
 def test_a_masked_layer_is_one_whose_weights_are_zero(basis: str) -> None:
     layer = random_layer(seed=1, basis=basis, base_activation="silu", edge_scale=True)
     x = (3 * randn(12, 3)).requires_grad_()

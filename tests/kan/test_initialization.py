@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -81,10 +80,6 @@ def _power(basis: str, size: int, scipy_basis: Callable[..., np.ndarray]) -> flo
         density = stats.norm.pdf
         return quad(lambda z: (z / (1 + np.exp(-z))) ** 2 * density(z), -12, 12)[0]
     return float((functions**2).sum(-1).mean())
-
-
-def test_every_scheme_has_a_name_of_the_type() -> None:
-    assert set(INITIALIZATIONS) == set(get_args(Initialization))
 
 
 @each_basis

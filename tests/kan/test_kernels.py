@@ -13,9 +13,9 @@ import multiprocessing
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
@@ -136,16 +136,10 @@ def cases(chosen: Sequence[Case]) -> pytest.MarkDecorator:
 each_case = cases([*SPLINES, *DENSE, *UNITS])
 each_double = cases([case for case in (*SPLINES, *DENSE, *UNITS) if case.dtype == DOUBLE])
 each_kernel = cases(KERNELS)
+by_torch = forward_ad.dual_level
+"""Where kernels step aside, and nothing else changes."""
 # What torch says when it first differentiates forwards.
 forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-
-
-@contextmanager
-def _by_torch() -> Iterator[None]:
-    """Without kernels."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "_HAS_NUMBA", False)
-        yield
 
 
 def _is_fused(output: Tensor) -> bool:
@@ -172,7 +166,7 @@ def _run(module: nn.Module, x: Tensor, direction: Tensor | None = None) -> list[
 
 def _run_by_torch(module: nn.Module, x: Tensor) -> list[Tensor]:
     x = x.detach().requires_grad_()
-    with _by_torch():
+    with by_torch():
         output = module(x)
     assert not _is_fused(output)
     return [
@@ -311,14 +305,6 @@ def test_float32_functions_are_those_of_float64(case: Case, size: int, seed: int
         torch.testing.assert_close(values[seen], expected[seen], rtol=1e-5, atol=0)
 
 
-def test_the_functions_of_the_spline_kernel_are_those_of_the_basis() -> None:
-    layer = Case("bspline", "zero").build(1, 1 + 4 + 3, bias=False)
-    layer.weight.detach().copy_(torch.eye(8))
-    x = Case("bspline", "zero").points(layer, 200)
-    expected = edge_features(x, layer.basis, True)[:, 0]
-    torch.testing.assert_close(layer(x), expected, rtol=1e-13, atol=1e-14)
-
-
 # Numbers that are not finite
 
 
@@ -426,7 +412,7 @@ def test_gradients_are_given_where_they_are_wanted(case: Case) -> None:
         for tensor, need in zip(operands, needed, strict=True):
             tensor.requires_grad_(need)
         output = module(x)
-        with _by_torch():
+        with by_torch():
             expected = module(x)
         assert output.requires_grad == any(needed)
         wanted = list(itertools.compress(operands, needed))
@@ -469,9 +455,7 @@ def test_first_and_second_derivatives(case: Case, path: str) -> None:
     leaves = [t.detach().clone().requires_grad_() for t in _operands(module, x)]
     for parameter in module.parameters():
         parameter.detach().fill_(7)
-    with pytest.MonkeyPatch.context() as patch:
-        if path == "torch":
-            patch.setattr(fused, "_HAS_NUMBA", False)
+    with by_torch() if path == "torch" else nullcontext():
         assert _is_fused(function(*leaves)) == (path == "kernel")
         assert torch.autograd.gradcheck(function, leaves)
         assert torch.autograd.gradgradcheck(function, leaves)
@@ -495,23 +479,23 @@ def test_the_third_derivative_is_that_of_the_cubic(mode: str) -> None:
 
 
 @pytest.fixture
-def several_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two threads, however little there is to do."""
-    monkeypatch.setattr(runtime, "_PARALLEL_WORK", 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def set_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets the number of threads, which are used however little there is to do."""
+    monkeypatch.setattr(runtime, "PARALLEL_WORK", 1)
+    return lambda count: monkeypatch.setattr(torch, "get_num_threads", lambda: count)
 
 
 @cases([*KERNELS, Case("bspline", "zero", SINGLE)])
-@pytest.mark.parametrize("rows", [0, 1, 2, 16, 17, 301])
-@pytest.mark.usefixtures("several_threads")
-def test_two_threads_do_what_one_does(case: Case, rows: int) -> None:
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("rows", [0, 1, 2, 5, 17, 301])
+def test_several_threads_do_what_one_does(
+    case: Case, threads: int, rows: int, set_threads: Callable[[int], None]
+) -> None:
     module = case.build(9, 11)
     x = case.points(module, rows)
+    set_threads(threads)
     several, again = _run(module, x), _run(module, x)
-    torch.set_num_threads(1)
+    set_threads(1)
     alone = _run(module, x)
     assert all(map(torch.equal, several, again))
     # Only sums over the batch may be rounded otherwise; a GEMM sums as it likes.
@@ -524,20 +508,10 @@ def test_two_threads_do_what_one_does(case: Case, rows: int) -> None:
 
 
 @each_kernel
-@pytest.mark.parametrize("threads", [1, 3, 8])
-@pytest.mark.parametrize("rows", [0, 1, 5, 64])
-def test_a_batch_is_split_into_parts_that_meet(
-    case: Case, threads: int, rows: int, monkeypatch: pytest.MonkeyPatch
+def test_callers_on_several_threads_do_not_disturb_each_other(
+    case: Case, set_threads: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(runtime, "_PARALLEL_WORK", 1)
-    module = case.build()
-    _compare(module, case.points(module, rows))
-
-
-@each_kernel
-@pytest.mark.usefixtures("several_threads")
-def test_callers_on_several_threads_do_not_disturb_each_other(case: Case) -> None:
+    set_threads(2)
     module = case.build(9, 11)
     batches = [case.points(module, 50, seed) for seed in range(12)]
 
@@ -557,9 +531,8 @@ def _total(layer: nn.Module, x: Tensor, results: multiprocessing.Queue[float]) -
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_forked_process_starts_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(runtime, "_PARALLEL_WORK", 1)
+def test_a_forked_process_starts_threads_of_its_own(set_threads: Callable[[int], None]) -> None:
+    set_threads(2)
     layer = CUBIC.build()
     x = CUBIC.points(layer, 20)
     expected = float(layer(x).detach().sum())
@@ -716,7 +689,7 @@ def test_a_bias_of_another_dtype_is_not_read_as_if_it_were_the_weights() -> None
 
 
 def _setup(case: Case) -> tuple[nn.Module, Tensor]:
-    module = case.build(edge := 3, edge)
+    module = case.build(3, 3)
     return module, case.points(module, 6)
 
 

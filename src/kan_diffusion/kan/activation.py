@@ -7,14 +7,8 @@ continued by its tangent outside. Between linear layers it makes a network of le
 (Bohra et al. 2020, "Learning activation functions in deep (spline) neural networks"): a unit has
 one function, where a KAN has one for every edge.
 
-With m the cell of x and f its place there, a unit is the polynomial
-
-.. math:: \sum_d f^d \sum_{j=0}^{k} c_{u,m+j}\, p_{j,d}
-
-of the pieces :math:`p_j(f) = \sum_d p_{j,d} f^d`. The inner sums are made once a batch.
-
-On a CPU a compiled kernel evaluates it (:mod:`kan_diffusion.kan.kernels.units`), elsewhere torch's
-own operations (:mod:`kan_diffusion.kan.kernels.fused` says when).
+A compiled kernel evaluates it on a CPU (:mod:`kan_diffusion.kan.kernels.units` says how), elsewhere
+torch's own operations (:mod:`kan_diffusion.kan.kernels.fused` says when).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -78,23 +79,24 @@ class MovingGrids(nn.Module):
 
 
 class EdgeLayer(MovingGrids):
-    """The part of a layer that this module works on.
-
-    Attributes:
-        basis: The functions.
-        weight: Packed weight with shape (out, in * features_per_input), the coefficients last.
-        in_features: Number of inputs.
-        features_per_input: Weights an edge.
-    """
+    """What is known here of a layer: the coefficients come last in the weights of an edge."""
 
     basis: Basis
     weight: nn.Parameter
     in_features: int
 
     @property
-    def features_per_input(self) -> int:
-        """Weights an edge."""
-        raise NotImplementedError
+    def grid(self) -> GridBasis:
+        """The basis, where it has a grid.
+
+        Raises:
+            KanDiffusionError: It has none.
+        """
+        if not isinstance(self.basis, GridBasis):
+            raise KanDiffusionError(
+                f"basis '{self.basis.name}' has no grid; choose another, such as 'bspline'"
+            )
+        return self.basis
 
 
 def _grid_layers(module: nn.Module) -> dict[str, EdgeLayer]:
@@ -106,11 +108,6 @@ def _grid_layers(module: nn.Module) -> dict[str, EdgeLayer]:
     if not layers:
         raise KanDiffusionError(f"{type(module).__name__} has no KAN layer with a grid to change")
     return layers
-
-
-def _grid_of(layer: EdgeLayer) -> GridBasis:
-    assert isinstance(layer.basis, GridBasis)
-    return layer.basis
 
 
 def _coefficient_map(old: GridBasis, new: GridBasis) -> Tensor:
@@ -141,16 +138,20 @@ def _coefficient_map(old: GridBasis, new: GridBasis) -> Tensor:
 def _carried_over(weight: Tensor, layer: EdgeLayer, matrices: Tensor) -> Tensor:
     """A packed weight, or an average of one, with its coefficients on the new grid."""
     edges = weight.detach().view(weight.shape[0], layer.in_features, -1)
-    first = layer.features_per_input - matrices.shape[2]
+    first = edges.shape[2] - matrices.shape[2]
     coefficients = torch.einsum("ifg,oig->oif", matrices, edges[..., first:].cpu().double())
     moved = torch.cat([edges[..., :first], coefficients.to(weight)], dim=-1)
     return moved.flatten(1)
 
 
-def _set_weight(
-    layer: EdgeLayer, moved: Tensor, optimizer: torch.optim.Optimizer | None = None
+def _put(
+    layer: EdgeLayer,
+    basis: GridBasis,
+    moved: Tensor,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
-    """Gives a layer its new weight: the same parameter where it has the same shape."""
+    """Gives a layer its new grid and weight: the same parameter where it has the same shape."""
+    layer.basis = basis
     old = layer.weight
     if moved.shape == old.shape:
         old.copy_(moved)
@@ -173,7 +174,7 @@ def _same_layer(average: nn.Module, name: str, layer: EdgeLayer) -> EdgeLayer:
     """The layer of an average that belongs to one of the module's."""
     other = dict(average.named_modules()).get(name)
     if isinstance(other, EdgeLayer) and isinstance(other.basis, GridBasis):
-        one, two = _grid_of(layer), other.basis
+        one, two = layer.grid, other.basis
         if (
             one.sizes() == two.sizes()
             and one.extrapolation == two.extrapolation
@@ -195,11 +196,10 @@ def _move(
 ) -> None:
     """Puts the layers named on their new grids."""
     layers = _grid_layers(module)
-    # Everything that may fail comes before anything is changed.
-    maps = {name: _coefficient_map(_grid_of(layers[name]), new) for name, new in new_bases.items()}
+    maps = {name: _coefficient_map(layers[name].grid, new) for name, new in new_bases.items()}
     places = {id(parameter): place for place, parameter in enumerate(module.parameters())}
-    copies: list[tuple[EdgeLayer, Tensor, GridBasis]] = []
-    shadows: list[tuple[ShadowParameters, int, Tensor]] = []
+    # Everything that may fail comes before anything is changed.
+    changes: list[Callable[[], None]] = []
     for average in averages:
         if isinstance(average, AveragedModel):
             average = average.module
@@ -208,21 +208,17 @@ def _move(
             if isinstance(average, nn.Module):
                 other = _same_layer(average, name, layer)
                 moved = _carried_over(other.weight, other, maps[name])
-                copies.append((other, moved, copy.deepcopy(new)))
+                changes.append(partial(_put, other, copy.deepcopy(new), moved))
             else:
                 place = places[id(layer.weight)]
                 moved = _carried_over(average.shadow_params[place], layer, maps[name])
-                shadows.append((average, place, moved))
+                changes.append(partial(average.shadow_params.__setitem__, place, moved))
     for name, new in new_bases.items():
         layer = layers[name]
         moved = _carried_over(layer.weight, layer, maps[name])
-        layer.basis = new
-        _set_weight(layer, moved, optimizer)
-    for other, moved, new in copies:
-        other.basis = new
-        _set_weight(other, moved)
-    for shadow, place, moved in shadows:
-        shadow.shadow_params[place] = moved
+        changes.append(partial(_put, layer, new, moved, optimizer))
+    for change in changes:
+        change()
 
 
 def _first_tensor(output: object) -> Tensor:
@@ -309,12 +305,10 @@ def refine(
         KanDiffusionError: There is no such grid, or coefficients cannot be carried over to it.
     """
     layers = _grid_layers(module)
-    new_bases = {
-        name: _grid_of(layer).with_intervals(num_intervals) for name, layer in layers.items()
-    }
+    new_bases = {name: layer.grid.with_intervals(num_intervals) for name, layer in layers.items()}
     calls: list[tuple[nn.Module, tuple[object, ...]]] = [(module, inputs)]
     if not inputs:
-        calls = [(layer, (_over_grid(_grid_of(layer)),)) for layer in layers.values()]
+        calls = [(layer, (_over_grid(layer.grid),)) for layer in layers.values()]
     before = [_first_tensor(called(*given)) for called, given in calls]
     _move(module, new_bases, optimizer, averages)
     after = [_first_tensor(called(*given)) for called, given in calls]
@@ -365,7 +359,7 @@ def update_grid(
 
     before = _watch(module, see, *inputs)
     new_bases = {
-        name: _over_data(_grid_of(layers[name]), torch.cat(parts), margin, name or "the layer")
+        name: _over_data(layers[name].grid, torch.cat(parts), margin, name or "the layer")
         for name, parts in seen.items()
     }
     _move(module, new_bases, optimizer, averages)

@@ -26,8 +26,7 @@ them as w, and ``"original"``, where they are :math:`n^{-1/2}`. The bias starts 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -37,16 +36,17 @@ from kan_diffusion.kan.bases import Basis, GridBasis
 __all__ = ["INITIALIZATIONS", "Initialization", "initialize"]
 
 Initialization = Literal["glorot", "noise", "original", "power-law"]
+INITIALIZATIONS: tuple[Initialization, ...] = get_args(Initialization)
 """The schemes by name."""
 
 _SILU_POWER = 0.3557
 """E[silu(z)^2] for a unit normal z, by quadrature."""
 
 
-def _over_range(basis: Basis, count: int) -> Tensor:
-    """The functions of the first input at ``count`` places over its range, in float64."""
+def _functions(basis: Basis, count: int, end: float) -> Tensor:
+    """The functions of the first input at places over its grid, or from -end to end, in float64."""
     first = basis.one_input(0).cpu().double()  # not every device has float64
-    low, high = -1.0, 1.0
+    low, high = -end, end
     if isinstance(first, GridBasis):
         low, high = float(first.grid_origin[0]), float(first.grid_end[0])
     x = torch.linspace(low, high, count, dtype=torch.float64)
@@ -55,69 +55,11 @@ def _over_range(basis: Basis, count: int) -> Tensor:
 
 def _power(basis: Basis) -> float:
     """The mean of the sum of squared functions: over the grid, or for unit normal inputs."""
+    squares = _functions(basis, 257, 5.0).square().sum(-1)
     if isinstance(basis, GridBasis):
-        return float(_over_range(basis, 257).square().sum(-1).mean())
+        return float(squares.mean())
     x = torch.linspace(-5, 5, 257, dtype=torch.float64)
-    weights = torch.softmax(-(x**2) / 2, dim=0)
-    functions = basis.one_input(0).cpu().double()(x.unsqueeze(1))[:, 0]
-    return float(weights @ functions.square().sum(-1))
-
-
-def _glorot(
-    base: Tensor, coefficients: Tensor, basis: Basis, generator: torch.Generator | None
-) -> float | None:
-    outputs, inputs, _ = coefficients.shape
-    std = math.sqrt(2 / (inputs + outputs))
-    base.normal_(0, std, generator=generator)
-    coefficients.normal_(0, std * math.sqrt(_SILU_POWER / _power(basis)), generator=generator)
-    return 1.0
-
-
-def _noise(
-    base: Tensor, coefficients: Tensor, basis: Basis, generator: torch.Generator | None
-) -> float | None:
-    bound = 1 / math.sqrt(coefficients.shape[1])
-    base.uniform_(-bound, bound, generator=generator)
-    noise = 0.05 / (basis.num_intervals if isinstance(basis, GridBasis) else 1)
-    coefficients.uniform_(-noise, noise, generator=generator)
-    return None
-
-
-def _original(
-    base: Tensor, coefficients: Tensor, basis: Basis, generator: torch.Generator | None
-) -> float | None:
-    outputs, inputs, _ = coefficients.shape
-    bound = 1 / math.sqrt(inputs)
-    base.uniform_(-bound, bound, generator=generator)
-    intervals = basis.num_intervals if isinstance(basis, GridBasis) else 1
-    values = torch.empty(
-        outputs, inputs, intervals + 1, dtype=coefficients.dtype, device=coefficients.device
-    )
-    values.uniform_(-0.15 / intervals, 0.15 / intervals, generator=generator)
-    knots = _over_range(basis, intervals + 1)
-    coefficients.copy_(values.cpu().double() @ torch.linalg.pinv(knots).T)
-    return bound
-
-
-def _power_law(
-    base: Tensor, coefficients: Tensor, basis: Basis, generator: torch.Generator | None
-) -> float | None:
-    _, inputs, functions = coefficients.shape
-    size = inputs * (functions + 1)
-    base.normal_(0, size**-0.25, generator=generator)
-    coefficients.normal_(0, size**-1.75, generator=generator)
-    return 1.0
-
-
-_Scheme = Callable[[Tensor, Tensor, Basis, torch.Generator | None], float | None]
-
-INITIALIZATIONS: dict[str, _Scheme] = {
-    "glorot": _glorot,
-    "noise": _noise,
-    "original": _original,
-    "power-law": _power_law,
-}
-"""The schemes by name."""
+    return float(torch.softmax(-(x**2) / 2, dim=0) @ squares)
 
 
 @torch.no_grad()
@@ -141,15 +83,32 @@ def initialize(
     """
     if edges.is_meta:
         return
-    first = int(has_base)
-    base, coefficients = edges[..., :first], edges[..., first:]
-    draw = INITIALIZATIONS[scheme] if has_base else _glorot
-    start = draw(base, coefficients, basis, generator)
+    outputs, inputs, _ = edges.shape
+    base, coefficients = edges[..., : int(has_base)], edges[..., int(has_base) :]
+    intervals = basis.num_intervals if isinstance(basis, GridBasis) else 1
+    bound = 1 / math.sqrt(inputs)
+    start = 1.0
+    if scheme == "glorot" or not has_base:
+        std = math.sqrt(2 / (inputs + outputs))
+        base.normal_(0, std, generator=generator)
+        coefficients.normal_(0, std * math.sqrt(_SILU_POWER / _power(basis)), generator=generator)
+    elif scheme == "power-law":
+        size = inputs * (basis.num_functions + 1)
+        base.normal_(0, size**-0.25, generator=generator)
+        coefficients.normal_(0, size**-1.75, generator=generator)
+    else:
+        base.uniform_(-bound, bound, generator=generator)
+        if scheme == "noise":
+            coefficients.uniform_(-0.05 / intervals, 0.05 / intervals, generator=generator)
+            if scale is not None:
+                scale.uniform_(-bound, bound, generator=generator)
+            return
+        values = coefficients.new_empty(outputs, inputs, intervals + 1)
+        values.uniform_(-0.15 / intervals, 0.15 / intervals, generator=generator)
+        knots = _functions(basis, intervals + 1, 1.0)
+        coefficients.copy_(values.cpu().double() @ torch.linalg.pinv(knots).T)
+        start = bound
     if scale is not None:
-        if start is None:
-            bound = 1 / math.sqrt(scale.shape[1])
-            scale.uniform_(-bound, bound, generator=generator)
-        else:
-            scale.fill_(start)
-    elif start is not None:
+        scale.fill_(start)
+    else:
         coefficients.mul_(start)

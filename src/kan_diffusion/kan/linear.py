@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, unknown_name
-from kan_diffusion.kan.bases import BASES, Basis, BasisName, Extrapolation, GridBasis, make_basis
+from kan_diffusion.kan.bases import BASES, Basis, BasisName, Extrapolation, make_basis
 from kan_diffusion.kan.grids import EdgeLayer
 from kan_diffusion.kan.initialization import Initialization, initialize
 from kan_diffusion.kan.kernels import edge_features, edge_linear
@@ -132,19 +132,6 @@ class KANLinear(EdgeLayer):
         self.scale = parameter(out_features, in_features) if edge_scale else None
         self.bias = parameter(out_features) if bias else None
         self.reset_parameters()
-
-    @property
-    def grid(self) -> GridBasis:
-        """The basis, where it has a grid.
-
-        Raises:
-            KanDiffusionError: It has none.
-        """
-        if not isinstance(self.basis, GridBasis):
-            raise KanDiffusionError(
-                f"basis '{self.basis.name}' has no grid; choose another, such as 'bspline'"
-            )
-        return self.basis
 
     @property
     def grid_origin(self) -> Tensor:

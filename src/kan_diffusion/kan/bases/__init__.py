@@ -57,18 +57,9 @@ def make_basis(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Basis:
-    """Makes a basis by name; settings that the basis does not have are ignored.
+    """Makes a basis by name; settings that it does not have are ignored.
 
-    Args:
-        name: One of ``BASES``.
-        in_features: Number of inputs.
-        grid_size: Intervals of the grid; the degree for ``"chebyshev"``, the number of harmonics
-            for ``"fourier"``.
-        order: Degree of ``"bspline"``.
-        grid_range: Ends of the grid.
-        extrapolation: What happens outside the grid.
-        device: Device of the basis.
-        dtype: Floating dtype of the basis.
+    Arguments as those of :class:`~kan_diffusion.kan.linear.KANLinear`.
 
     Raises:
         KanDiffusionError: There is no such basis, or it cannot be made with these settings.

@@ -5,11 +5,10 @@ every B-spline of order k is one function, shifted: only :math:`B_c, \dots, B_{c
 zero, and
 
 .. math:: B_{c+j} = p_{k,j}(f), \qquad
-    p_{k,j}(f) = \frac{f + k - j}{k}\, p_{k-1,j-1}(f) + \frac{1 + j - f}{k}\, p_{k-1,j}(f),
+    p_{k,j}(f) = \frac{1}{k!} \sum_{i=0}^{k-j} (-1)^i \binom{k+1}{i} (f + k - j - i)^k,
 
-polynomials of degree :math:`k` with :math:`p_{0,0} = 1` (the Cox-de Boor recursion on uniform
-knots, de Boor 1978, solved once here instead of at every evaluation; in matrix form it is Qin 2000,
-"General matrix representations for B-splines").
+polynomials of degree :math:`k` (the truncated powers of Schoenberg 1946; the Cox-de Boor recursion
+on uniform knots, solved once here instead of at every evaluation).
 
 Parameters an edge: G + k. Operations an input: 2k for each of k + 1 pieces and 3 to find the cell;
 an edge then costs 2 (k + 1) whatever G is, because no more functions differ from zero. Outside the
@@ -23,8 +22,8 @@ two-scale relation of Lane and Riesenfeld 1980).
 
 from __future__ import annotations
 
-from fractions import Fraction
 from functools import cache
+from math import comb, factorial, perm
 from typing import ClassVar
 
 import torch
@@ -38,33 +37,6 @@ __all__ = ["MAX_ORDER", "BSpline", "piece_coefficients"]
 MAX_ORDER = 5
 """The highest spline order supported; degree 5 is four times continuously differentiable."""
 
-Polynomial = tuple[Fraction, ...]
-
-
-def _times_linear(polynomial: Polynomial, constant: Fraction, slope: Fraction) -> Polynomial:
-    """``polynomial(f) * (constant + slope * f)``, coefficients from degree 0 upwards."""
-    product = [Fraction(0)] * (len(polynomial) + 1)
-    for degree, coefficient in enumerate(polynomial):
-        product[degree] += coefficient * constant
-        product[degree + 1] += coefficient * slope
-    return tuple(product)
-
-
-@cache
-def _pieces(order: int) -> tuple[Polynomial, ...]:
-    if order == 0:
-        return ((Fraction(1),),)
-    lower = _pieces(order - 1)
-    zero = (Fraction(0),) * order
-    pieces = []
-    for j in range(order + 1):
-        left = lower[j - 1] if j > 0 else zero
-        right = lower[j] if j < order else zero
-        rising = _times_linear(left, Fraction(order - j, order), Fraction(1, order))
-        falling = _times_linear(right, Fraction(1 + j, order), Fraction(-1, order))
-        pieces.append(tuple(a + b for a, b in zip(rising, falling, strict=True)))
-    return tuple(pieces)
-
 
 @cache
 def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ...], ...]:
@@ -77,13 +49,23 @@ def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ..
     Returns:
         k + 1 rows, one a piece j, each with k + 1 coefficients of 1, f, ..., f^k.
     """
-    rows = []
-    for piece in _pieces(order):
-        polynomial = list(piece)
-        for _ in range(derivative):
-            polynomial = [*(n * c for n, c in enumerate(polynomial[1:], start=1)), Fraction(0)]
-        rows.append(tuple(float(c) for c in polynomial))
-    return tuple(rows)
+
+    def coefficient(piece: int, degree: int) -> float:
+        power = degree + derivative  # before differentiation
+        jumps = (
+            (-1) ** i * comb(order + 1, i) * (order - piece - i) ** (order - power)
+            for i in range(order - piece + 1)
+        )
+        # Whole numbers up to the one division, which is rounded once.
+        return perm(power, derivative) * comb(order, power) * sum(jumps) / factorial(order)
+
+    return tuple(
+        tuple(
+            coefficient(piece, degree) if degree + derivative <= order else 0.0
+            for degree in range(order + 1)
+        )
+        for piece in range(order + 1)
+    )
 
 
 class BSpline(GridBasis):

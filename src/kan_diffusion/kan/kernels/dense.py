@@ -26,12 +26,12 @@ from functools import cache
 import numba
 import numpy as np
 import torch
-from numba.extending import overload
 from torch import Tensor
 
 from kan_diffusion.kan.kernels.runtime import INNER, addresses, chunks, compiled, run, source_digest
 from kan_diffusion.kan.kernels.simd import (
     array_at,
+    compiled_by_type,
     exp2,
     floor,
     fma,
@@ -56,13 +56,9 @@ _PLAIN, _CLAMP, _LINEAR = 0, 1, 2
 _MODES = {"linear": _LINEAR, "clamp": _CLAMP, "zero": _PLAIN, "periodic": _PLAIN}
 
 
+@compiled_by_type(jit_options=INNER)
 def _gaussian(square, nan):
     """``exp(-square)``, with NaN where ``nan`` is one and 0 elsewhere."""
-    raise NotImplementedError
-
-
-@overload(_gaussian, jit_options=INNER)
-def _(square, nan):
     end = 1023 if square.dtype.bitwidth == 64 else 127  # 2**-end is written as a zero
     largest, factor = end * math.log(2), -1 / math.log(2)
 
@@ -75,13 +71,9 @@ def _(square, nan):
     return implementation
 
 
+@compiled_by_type(jit_options=INNER)
 def _cosine_and_sine(turns):
     """Cosine and sine of ``2 pi turns`` for -1/8 to 1/8."""
-    raise NotImplementedError
-
-
-@overload(_cosine_and_sine, jit_options=INNER)
-def _(turns):
     terms = 9 if turns.dtype.bitwidth == 64 else 5  # of both series, exact to rounding
     powers = [(-1) ** (n // 2) * (2 * math.pi) ** n / math.factorial(n) for n in range(2 * terms)]
     cosines, sines = tuple(powers[::2]), tuple(powers[1::2])
@@ -296,20 +288,10 @@ def forward(
     basis: str,
     extrapolation: str,
 ) -> Tensor:
-    """Computes the output of a layer.
+    """Computes the output (N, out) of a layer.
 
-    Args:
-        x: Inputs with shape (N, in); as all tensors float32 or float64 and on the CPU.
-        weight: Packed weight with shape (out, in * (has_base + functions)).
-        bias: Constants with shape (out,), or None.
-        origin: Left end of each input's grid, with shape (in,).
-        step: Width of an interval of each input's grid, with shape (in,), positive.
-        has_base: Whether SiLU comes before the functions.
-        basis: ``"rbf"``, ``"chebyshev"`` or ``"fourier"``.
-        extrapolation: What happens outside the grid, by name.
-
-    Returns:
-        Outputs with shape (N, out).
+    Arguments as those of the B-splines' kernel, with a ``basis`` in place of an order: ``"rbf"``,
+    ``"chebyshev"`` or ``"fourier"``.
     """
     width = weight.shape[1] // x.shape[1]
     functions, _ = _expand(x, origin, step, width, has_base, basis, extrapolation)

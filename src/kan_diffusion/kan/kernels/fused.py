@@ -37,28 +37,27 @@ _is_batched = torch._C._functorch.is_legacy_batchedtensor  # by a vectorised Jac
 _transforms_are_active = torch._C._are_functorch_transforms_active  # torch.func's
 
 
-class Kernel(Protocol):
-    """The module of a kernel."""
+class _Kernel(Protocol):
+    """The output, given operands and settings; and gradients, given that of the output, the
+    operands that are not optional and settings.
+    """
 
-    def forward(self, *arguments: object) -> Tensor:
-        """The output, given operands and settings."""
-
-    def backward(self, *arguments: object) -> tuple[Tensor, ...]:
-        """Gradients, given that of the output, the operands that are not optional and settings."""
+    forward: Callable[..., Tensor]
+    backward: Callable[..., tuple[Tensor, ...]]
 
 
 @cache
-def _kernel(name: str) -> Kernel | None:
+def _kernel(name: str) -> _Kernel | None:
     """The module of a kernel, or None where numba does not work."""
     try:
         from kan_diffusion.kan.kernels import dense, spline, units
     except ImportError as error:
         logger.warning("KAN layers run without their compiled kernel: %s", error)
         return None
-    return cast("Kernel", {"dense": dense, "spline": spline, "units": units}[name])
+    return cast("_Kernel", {"dense": dense, "spline": spline, "units": units}[name])
 
 
-def _require_kernel(name: str) -> Kernel:
+def _require_kernel(name: str) -> _Kernel:
     kernel = _kernel(name)
     if kernel is None:
         raise KanDiffusionError(
@@ -110,25 +109,18 @@ class FusedFunction:
         self.num_operands = len(declared)
         self.num_gradients = num_gradients
         self._places = {place: i for i, place in enumerate(kept)}
-
-        def run(*inputs: object) -> Tensor:
-            return _require_kernel(module).forward(*inputs)
-
-        def run_backward(*inputs: object) -> tuple[Tensor, ...]:
-            return _require_kernel(module).backward(*inputs)
-
         returned = ", ".join(["Tensor"] * num_gradients)
         needed = ", ".join(self.kept(declared))
         forward = torch.library.custom_op(
             f"kan_diffusion::{name}",
-            run,
+            lambda *inputs: _require_kernel(module).forward(*inputs),
             mutates_args=(),
             device_types="cpu",
             schema=f"({operands}, {settings}) -> Tensor",
         )
         backward = torch.library.custom_op(
             f"kan_diffusion::{name}_backward",
-            run_backward,
+            lambda *inputs: _require_kernel(module).backward(*inputs),
             mutates_args=(),
             device_types="cpu",
             schema=f"(Tensor grad, {needed}, {settings}) -> ({returned})",
@@ -142,8 +134,7 @@ class FusedFunction:
         def _(grad: Tensor, *rest: object) -> tuple[Tensor, ...]:
             operands = self.with_gaps(cast("tuple[Tensor, ...]", rest))[:num_gradients]
             return tuple(
-                grad.new_empty(grad.shape[-1:] if operand is None else operand.shape)
-                for operand in operands
+                grad.new_empty(grad.shape[-1:] if t is None else t.shape) for t in operands
             )
 
         def save(ctx, inputs: tuple[object, ...], output: Tensor) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -200,24 +191,14 @@ class FusedFunction:
         settings: tuple[Setting, ...],
         reference: Callable[..., Tensor],
     ) -> Tensor:
-        """Computes the output of operands that the kernel takes.
+        """Computes the output of operands that the kernel takes, None for one that is optional.
 
-        Args:
-            operands: The tensors, None for one that is optional.
-            settings: The other arguments of the kernel.
-            reference: The same function of the operands in torch's operations.
-
-        Returns:
-            The output, as often differentiable as the reference.
+        It is as often differentiable as ``reference``, the same function in torch's operations.
         """
         if torch.compiler.is_compiling():
             return self.operator(*operands, *settings)
         output: Tensor = _Fused.apply(self, settings, reference, *operands)
         return output
-
-    def run(self, operands: Operands, settings: tuple[Setting, ...]) -> Tensor:
-        """The kernel's output."""
-        return _require_kernel(self.module).forward(*operands, *settings)
 
     def gradients(
         self,
@@ -270,7 +251,7 @@ class _Fused(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(*function.kept(operands))
         ctx.function, ctx.settings, ctx.reference = function, settings, reference
-        return function.run(operands, settings)
+        return _require_kernel(function.module).forward(*operands, *settings)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001

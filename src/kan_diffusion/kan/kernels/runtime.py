@@ -22,7 +22,16 @@ import numba
 import torch
 from torch import Tensor
 
-__all__ = ["INNER", "OPTIONS", "addresses", "chunks", "compiled", "run", "source_digest"]
+__all__ = [
+    "INNER",
+    "OPTIONS",
+    "PARALLEL_WORK",
+    "addresses",
+    "chunks",
+    "compiled",
+    "run",
+    "source_digest",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +42,7 @@ OPTIONS = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy
 INNER = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """Numba's options of what only kernels call."""
 
-_PARALLEL_WORK = 2**21
+PARALLEL_WORK = 2**21
 """Multiplications below which a second thread costs more than it saves."""
 
 
@@ -84,16 +93,8 @@ if hasattr(os, "register_at_fork"):  # threads do not survive a fork
 
 
 def chunks(rows: int, multiplications: int) -> list[tuple[int, int]]:
-    """Splits a batch into parts, one a thread.
-
-    Args:
-        rows: Number of rows.
-        multiplications: What a row costs.
-
-    Returns:
-        First row and number of rows of each part.
-    """
-    threads = min(torch.get_num_threads(), 1 + rows * multiplications // _PARALLEL_WORK, rows)
+    """Splits rows of so many multiplications each into parts (first, number), one a thread."""
+    threads = min(torch.get_num_threads(), 1 + rows * multiplications // PARALLEL_WORK, rows)
     if threads <= 1:
         return [(0, rows)]
     ends = [rows * part // threads for part in range(threads + 1)]

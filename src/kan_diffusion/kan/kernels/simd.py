@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from functools import wraps
 
 import numba
 from llvmlite import ir
@@ -27,6 +28,7 @@ from kan_diffusion.kan.kernels.runtime import INNER
 __all__ = [
     "array_at",
     "axpy",
+    "compiled_by_type",
     "dot",
     "exp2",
     "floor",
@@ -44,6 +46,24 @@ __all__ = [
     "zero_where_apart",
     "zeros",
 ]
+
+
+def compiled_by_type(**options):
+    """Decorates a function of types that returns the code which kernels call in its place.
+
+    With ``prefer_literal`` constants among its arguments come as ``IntegerLiteral``: the code is
+    compiled anew for each.
+    """
+
+    def decorate(code):
+        @wraps(code)
+        def called(*arguments):
+            raise NotImplementedError
+
+        overload(called, **options)(code)
+        return called
+
+    return decorate
 
 
 class Vector(types.Type):
@@ -382,13 +402,9 @@ def transpose(source, at, source_stride, target, to, target_stride, rows, column
             target[to + c * target_stride + r] = source[at + r * source_stride + c]
 
 
+@compiled_by_type(inline="always")
 def exp2(whole, rest):
     """``2**(whole + rest)`` for a whole number and -1/2 to 1/2, 0 for the lowest whole number."""
-    raise NotImplementedError
-
-
-@overload(exp2, inline="always")
-def _exp2(whole, rest):
     terms = 14 if rest.dtype.bitwidth == 64 else 8  # of the series, exact to rounding
     series = tuple(math.log(2) ** n / math.factorial(n) for n in range(terms))
 
@@ -401,13 +417,9 @@ def _exp2(whole, rest):
     return implementation
 
 
+@compiled_by_type(inline="always")
 def sigmoid_and_silu(x):
     """The logistic function and its product with x."""
-    raise NotImplementedError
-
-
-@overload(sigmoid_and_silu, inline="always")
-def _sigmoid_and_silu(x):
     end = 1022 if x.dtype.bitwidth == 64 else 126  # exponents of normal numbers
     factor, lowest = -1 / math.log(2), -end * math.log(2)
 

@@ -28,21 +28,14 @@ import numba
 import numpy as np
 import torch
 from numba import types
-from numba.extending import overload
 from torch import Tensor
 
 from kan_diffusion.kan.bases.spline import MAX_ORDER, piece_coefficients
-from kan_diffusion.kan.kernels.runtime import (
-    INNER,
-    addresses,
-    chunks,
-    compiled,
-    run,
-    source_digest,
-)
+from kan_diffusion.kan.kernels.runtime import INNER, addresses, chunks, compiled, run, source_digest
 from kan_diffusion.kan.kernels.simd import (
     array_at,
     axpy,
+    compiled_by_type,
     dot,
     floor,
     fma,
@@ -163,17 +156,12 @@ def _is_literal(*parameters: types.Type) -> bool:
     return all(isinstance(parameter, types.IntegerLiteral) for parameter in parameters)
 
 
+@compiled_by_type(prefer_literal=True, jit_options=_INNER)
 def expand(order, first, scratch, cells, count, intervals, linear, reach, slopes):
     """Cells, pieces and base activation of a tile, and their slopes.
 
-    Like the loops below compiled for each order, and with (``first`` = 1) or without SiLU: numba
-    calls what the decorated function returns, for constants.
+    Like the loops below compiled for each order, and with (``first`` = 1) or without SiLU.
     """
-    raise NotImplementedError
-
-
-@overload(expand, prefer_literal=True, jit_options=_INNER)
-def _expand(order, first, scratch, cells, count, intervals, linear, reach, slopes):
     if not _is_literal(order, first):
         return None
     degree_k, with_base = order.literal_value, first.literal_value
@@ -212,13 +200,9 @@ def _expand(order, first, scratch, cells, count, intervals, linear, reach, slope
     return loop
 
 
+@compiled_by_type(prefer_literal=True, jit_options=_INNER)
 def outputs(order, first, lanes, cells, scratch, table, t, y, y_at, rows, columns, stride):
     """Adds a tile's products to a block of ``lanes`` outputs."""
-    raise NotImplementedError
-
-
-@overload(outputs, prefer_literal=True, jit_options=_INNER)
-def _outputs(order, first, lanes, cells, scratch, table, t, y, y_at, rows, columns, stride):
     if not _is_literal(order, first, lanes):
         return None
     pieces, with_base, width = order.literal_value + 1, first.literal_value, lanes.literal_value
@@ -245,17 +229,11 @@ def _outputs(order, first, lanes, cells, scratch, table, t, y, y_at, rows, colum
     return loop
 
 
+@compiled_by_type(prefer_literal=True, jit_options=_INNER)
 def gradients(
     order, first, lanes, cells, scratch, table, t, grad, g_at, grad_u, rows, columns, stride
 ):
     """Adds a tile's products to the gradients of the weights and of u."""
-    raise NotImplementedError
-
-
-@overload(gradients, prefer_literal=True, jit_options=_INNER)
-def _gradients(
-    order, first, lanes, cells, scratch, table, t, grad, g_at, grad_u, rows, columns, stride
-):
     if not _is_literal(order, first, lanes):
         return None
     pieces, with_base, width = order.literal_value + 1, first.literal_value, lanes.literal_value

@@ -25,7 +25,6 @@ import numba
 import numpy as np
 import torch
 from numba import types
-from numba.extending import overload
 from torch import Tensor
 
 from kan_diffusion.kan.bases.spline import piece_coefficients
@@ -33,6 +32,7 @@ from kan_diffusion.kan.kernels.runtime import INNER, addresses, chunks, compiled
 from kan_diffusion.kan.kernels.simd import (
     array_at,
     axpy,
+    compiled_by_type,
     floor,
     fma,
     get,
@@ -85,16 +85,9 @@ def _place_tile(x, start, count, low, per_x, intervals, scratch, cells):
         _place(rest, low, per_x, intervals, scratch, cells, whole)
 
 
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
 def _tabulate(order, lanes, coefficients, table, units, intervals, gap):
-    """Writes the polynomials of all cells, ``gap`` vectors from one to the next.
-
-    Like what follows compiled for each order, as the loops of a layer are.
-    """
-    raise NotImplementedError
-
-
-@overload(_tabulate, prefer_literal=True, jit_options=INNER)
-def _tabulate_loop(order, lanes, coefficients, table, units, intervals, gap):
+    """Writes the polynomials of all cells, ``gap`` vectors from one to the next."""
     if not isinstance(order, types.IntegerLiteral):
         return None
     degree = order.literal_value
@@ -123,13 +116,9 @@ def _tabulate_loop(order, lanes, coefficients, table, units, intervals, gap):
     return loop
 
 
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
 def _gather(order, lanes, table, grad_coefficients, units, intervals):
     """The gradient of the coefficients from that of the polynomials."""
-    raise NotImplementedError
-
-
-@overload(_gather, prefer_literal=True, jit_options=INNER)
-def _gather_loop(order, lanes, table, grad_coefficients, units, intervals):
     if not isinstance(order, types.IntegerLiteral):
         return None
     degree = order.literal_value
