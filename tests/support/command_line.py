@@ -76,3 +76,13 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         return Outcome(code, captured.out, captured.err)
 
     return call
+
+
+def call_quietly(*words: object) -> int:
+    """Runs the command line in this process with few points to judge with, and no fixture."""
+    before = named.EvaluationConfig
+    named.EvaluationConfig = partial(EvaluationConfig, **SMALL)  # type: ignore[misc]
+    try:
+        return call_command(*words)
+    finally:
+        named.EvaluationConfig = before  # type: ignore[misc]
