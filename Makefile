@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare notebook-study pilot pilot-tuning lab notebook bench test lint dist format clean
+.PHONY: help compare notebook-study pilot pilot-tuning lab notebook bench test test-hard lint dist format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -46,6 +46,9 @@ bench: $(STAMP)-bench  ## Time the KAN layer beside others into results/kan_laye
 
 test: $(STAMP)-test  ## Run the tests (ARGS="-k sampling" picks some)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto $(ARGS)
+
+test-hard: $(STAMP)-test  ## Run hundreds of damaged folders, bad files and sizes: about half an hour
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m hard $(ARGS)
 
 lint: $(STAMP)-lint  ## Check style, types, the direction of imports and dead code
 	$(BIN)/ruff check .

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -18,11 +21,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "CHECKSUMS",
+    "digest",
     "finite",
     "read_json",
+    "require_file",
     "require_free_space",
+    "require_unchanged",
     "whole_file",
     "write_bytes",
+    "write_checksums",
     "write_json",
     "write_json_once",
     "write_parquet",
@@ -30,6 +38,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+CHECKSUMS = "SHA256SUMS"
+"""Name of the list of a folder's files with their digests."""
 
 _LARGEST_JSON = 100_000_000
 
@@ -99,6 +110,77 @@ def finite(content: T) -> T:
     return cast(T, made)
 
 
+def require_file(path: Path) -> None:
+    """Checks that a path is a file; reading a pipe or a device may never end.
+
+    Raises:
+        OSError: It is something else, or missing.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no file")
+
+
+def digest(path: Path) -> str:
+    """The hexadecimal SHA-256 digest of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    require_file(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_checksums(folder: Path, files: Iterable[Path], **to_come: bytes) -> None:
+    """Lists the digests of files in ``SHA256SUMS``, as the program sha256sum writes and checks it.
+
+    Args:
+        folder: The folder.
+        files: Files in it.
+        **to_come: Contents by name of files that will be written next.
+
+    Raises:
+        RunFolderError: The list cannot be written.
+    """
+    sums = {path.relative_to(folder).as_posix(): digest(path) for path in files}
+    sums |= {name: hashlib.sha256(content).hexdigest() for name, content in to_come.items()}
+    lines = [f"{sums[name]}  {name}\n" for name in sorted(sums)]
+    write_text(folder / CHECKSUMS, "".join(lines))
+
+
+def require_unchanged(folder: Path) -> None:
+    """Checks that a folder's files are those that were written, by their digests.
+
+    Raises:
+        RunFolderError: A file is missing or has changed, or the list of digests is no such list.
+    """
+    remedy = "restore it, or add --unverified to go on all the same"
+    place = folder / CHECKSUMS
+    try:
+        require_file(place)
+        for line in place.read_text("utf-8").splitlines():
+            expected, _, name = line.partition("  ")
+            if not name or {"..", ""} & set(name.split("/")):
+                raise ValueError(f"{line[:80]!r} is no digest of a file")
+            path = folder / name
+            try:
+                found = digest(path)
+            except OSError as error:
+                raise RunFolderError(
+                    f"'{path}' cannot be read ({error.strerror}); {remedy}"
+                ) from error
+            if found != expected:
+                raise RunFolderError(
+                    f"'{path}' is not what the run wrote (its SHA-256 is not that of "
+                    f"'{CHECKSUMS}'); {remedy}"
+                )
+    except (OSError, ValueError) as error:
+        if isinstance(error, RunFolderError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunFolderError(f"'{place}' cannot be read ({reason}); {remedy}") from error
+
+
 def read_json(path: Path, kind: str, remedy: str) -> dict[str, Any]:
     """Reads a JSON object.
 
@@ -111,6 +193,7 @@ def read_json(path: Path, kind: str, remedy: str) -> dict[str, Any]:
         RunFolderError: It is missing, too large, damaged or not an object.
     """
     try:
+        require_file(path)
         if path.stat().st_size > _LARGEST_JSON:
             raise ValueError(f"{path.stat().st_size / 1e6:.0f} MB are too many")
         content = json.loads(path.read_text("utf-8"))

@@ -80,9 +80,6 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 def call_quietly(*words: object) -> int:
     """Runs the command line in this process with few points to judge with, and no fixture."""
-    before = named.EvaluationConfig
-    named.EvaluationConfig = partial(EvaluationConfig, **SMALL)  # type: ignore[misc]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
         return call_command(*words)
-    finally:
-        named.EvaluationConfig = before  # type: ignore[misc]

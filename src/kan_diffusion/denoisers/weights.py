@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.files import read_json
+from kan_diffusion.files import read_json, require_file
 
 if TYPE_CHECKING:
     from kan_diffusion.denoisers.base import Denoiser
@@ -113,6 +113,7 @@ def _shapes(folder: Path, pattern: str) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         try:
+            require_file(file)
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118  # it is no dictionary
                     shapes[name] = tuple(tensors.get_slice(name).get_shape())
