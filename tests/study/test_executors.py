@@ -17,11 +17,11 @@ from kan_diffusion.study.executors import EXECUTORS, Executor, Task, TrialEvent,
 from kan_diffusion.study.executors.ray import task_needs
 from kan_diffusion.study.trial import run_trial
 from tiny import EVALUATION, tiny_study, trial_content
-from troubles import CALM, FOLDER
+from troubles import CALM, FOLDER, PACE
 
 EVERY = 50
-LONG = 2000
-"""Steps of a trial that there is news of while it runs: on Ray it comes once a second."""
+LONG, SLOWLY = 600, 0.004
+"""Steps, and seconds of one, of a trial with news while it runs: on Ray it comes once a second."""
 assert EVERY < CALM < 2 * EVERY  # trouble comes after the first checkpoint and before the second
 FAMILIES = {
     "killed": "KILLED",
@@ -156,6 +156,7 @@ def disturbed(
     began = time.time()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER, str(troubles))
+        patch.setenv(PACE, str(SLOWLY))
         with open_executor(request.param, device="cpu", workers=2) as executor:
             for event in executor.run(list(trials.values()), folder):
                 news[event.trial].append(event)

@@ -176,11 +176,6 @@ def floor(draw: NoisedPoints, process: Process) -> float | None:
     return float(process.loss_of(mean_prediction, target))
 
 
-def _excess_of_rows(predicted_noise: Tensor, draw: NoisedPoints) -> Tensor:
-    oracles = [noise_of_mean(mean, draw.noised, draw.alpha, draw.sigma) for mean in draw.means]
-    return excess_by_pair(predicted_noise, oracles[0], oracles[-1])
-
-
 def _mean_and_error(rows: Tensor) -> tuple[float, float]:
     error = float(rows.std() / len(rows) ** 0.5) if len(rows) > 1 else float("nan")
     return float(rows.mean()), error
@@ -225,8 +220,8 @@ def measure_denoising(
     target = process.target(draw.clean, draw.noise, draw.alpha, draw.sigma)
     predicted_noise = process.predicted_noise(prediction, draw.noised, draw.alpha, draw.sigma)
     losses = process.loss_of(prediction, target, reduction="none").mean(dim=1)
-    has_oracle = draw.oracle != "none"
-    excesses = _excess_of_rows(predicted_noise, draw) if has_oracle else None
+    oracles = [noise_of_mean(mean, draw.noised, draw.alpha, draw.sigma) for mean in draw.means]
+    excesses = excess_by_pair(predicted_noise, oracles[0], oracles[-1]) if oracles else None
     excess, error = (None, None) if excesses is None else _mean_and_error(excesses)
     return DenoisingScores(
         heldout_loss=float(losses.mean()),
