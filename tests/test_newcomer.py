@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,9 @@ from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric
 from kan_diffusion.kan.bases import BASES, GridBasis
 from kan_diffusion.processes import PROCESSES, Process
 from kan_diffusion.report.gather import report_contents
-from kan_diffusion.study.executors import EXECUTORS, Executor, Task, TrialEvent, open_executor
-from kan_diffusion.study.executors.base import attempt
+from kan_diffusion.study.executors import EXECUTORS, open_executor
 from kan_diffusion.study.run import run_study
+from one_by_one import OneByOne
 from tiny import tiny_study
 
 ROOT = Path(__file__).parent.parent
@@ -68,26 +67,6 @@ BELL_KAN = Family(
 def shift(generated: Tensor, real: Tensor, generator: np.random.Generator) -> float:
     """Distance between the means."""
     return float((generated.mean(0) - real.mean(0)).norm())
-
-
-class OneByOne(Executor):
-    """Runs one trial after another in the calling process."""
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self.tasks: list[Task] = []
-
-    def room(self) -> int:
-        return 1 - len(self.tasks)
-
-    def submit(self, task: Task) -> None:
-        self.tasks.append(task)
-
-    def collect(self) -> Iterable[TrialEvent]:
-        return [attempt(self.tasks.pop(), self.device, tell=lambda event: None)]
-
-    def close(self) -> None:
-        self.tasks.clear()
 
 
 def test_a_study_runs_with_one_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 
 from helpers import refused
 from kan_diffusion.denoisers import FAMILIES, Denoiser, Family, MLPDenoiser, build_denoiser
-from kan_diffusion.denoisers.sizing import (
-    BUDGET_TOLERANCE,
-    fitted_widths,
-    make_denoiser,
-    widths_for_budget,
-)
+from kan_diffusion.denoisers.sizing import BUDGET_TOLERANCE, widths_for_budget
 from kan_diffusion.errors import KanDiffusionError
 
 
@@ -70,25 +65,16 @@ def test_a_count_that_does_not_grow_with_a_layer_is_refused() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("countable", ["params", "flops", "flops_per_edge"])
-def test_every_count_of_every_family_grows_with_every_width(family: str, countable: str) -> None:
-    kind = FAMILIES[family]
+def test_every_count_of_every_family_grows_with_every_width(family: str) -> None:
+    def counts(hidden: Sequence[int]) -> list[int]:
+        denoiser = build_denoiser(family, 3, num_train_timesteps=10, hidden=hidden)
+        return [getattr(denoiser, name) for name in ("num_trainable", "flops", "flops_per_edge")]
 
-    def count(hidden: Sequence[int]) -> int:
-        with torch.device("meta"):
-            denoiser = make_denoiser(
-                kind, 3, hidden, num_train_timesteps=10, settings=kind.settings
-            )
-        return {
-            "params": denoiser.num_trainable,
-            "flops": denoiser.flops,
-            "flops_per_edge": denoiser.flops_per_edge,
-        }[countable]
-
-    widths = (9, 8, 9)[: kind.depth]
+    widths = (9, 8, 9)[: FAMILIES[family].depth]
+    before = counts(widths)
     for layer in range(len(widths)):
         wider = tuple(width + (index == layer) for index, width in enumerate(widths))
-        assert count(wider) > count(widths)
+        assert all(after > count for after, count in zip(counts(wider), before, strict=True))
 
 
 @pytest.mark.parametrize("family", ["kan", "modulated-kan", "mlp", "spline-mlp", "rbf-2015"])
@@ -118,6 +104,7 @@ class _Counted(Denoiser):
         num_train_timesteps: int = 10,
         num_classes: int = 0,
         bias: bool = True,
+        ends: Sequence[float] = (),
     ) -> None:
         super().__init__()
         type(self).built += 1
@@ -126,35 +113,45 @@ class _Counted(Denoiser):
             torch.nn.Linear(num_inputs, hidden[0], bias), torch.nn.Linear(hidden[0], data_dim)
         )
 
-
-def _fit(family: Family, amount: int = 2_000, **options: object) -> tuple[int, ...]:
-    options = {"num_train_timesteps": 10, "settings": {}, **options}
-    return fitted_widths(family, 2, "params", amount, **options)
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Leaves torch's own."""
 
 
-def test_widths_are_searched_once_for_all_that_would_be_built_alike() -> None:
-    family = Family("counted", _Counted, depth=1, learning_rate=1e-2)
-    found = _fit(family)
-    once = _Counted.built
-    assert _fit(family) == found
-    assert _fit(Family("counted", _Counted, depth=1, learning_rate=2e-2)) == found
-    assert _Counted.built == once < 30
-    others = [{"amount": 2_100}, {"num_classes": 3}, {"settings": {"bias": False}}]
-    for options in others:
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Sequence[int], bool]]:
+    """Fits a family; gives its widths, and whether they were searched."""
+
+    def fit(family: Family, params: int = 2_000, **options: object) -> tuple[Sequence[int], bool]:
+        monkeypatch.setitem(FAMILIES, family.name, family)
         before = _Counted.built
-        assert _fit(family, **options) != found
-        assert _Counted.built > before
+        fitted = build_denoiser(family.name, 2, num_train_timesteps=10, params=params, **options)
+        assert _Counted.built - before < 30
+        return fitted.config.hidden, _Counted.built - before > 1
+
+    return fit
 
 
-def test_lists_and_tuples_are_one_setting_but_true_and_one_are_two() -> None:
-    kind = FAMILIES["kan"]
-    as_list = _fit(kind, settings={**kind.settings, "grid_range": [-3.0, 3.0]})
-    assert as_list == _fit(kind, settings={**kind.settings, "grid_range": (-3.0, 3.0)})
+COUNTED = Family("counted", _Counted, depth=1, learning_rate=1e-2)
+
+
+def test_widths_are_searched_once_for_all_that_would_be_built_alike(searches) -> None:
+    found, searched = searches(COUNTED)
+    assert searched
+    assert searches(COUNTED) == (found, False)
+    alike = Family("counted", _Counted, depth=1, learning_rate=2e-2)
+    assert searches(alike) == (found, False)
+    for options in ({"params": 2_100}, {"num_classes": 3}, {"settings": {"bias": False}}):
+        other, searched = searches(COUNTED, **options)
+        assert searched
+        assert other != found
+
+
+def test_lists_and_tuples_are_one_setting_but_true_and_one_are_two(searches) -> None:
     family = Family("true-or-one", _Counted, depth=1, learning_rate=1e-2)
-    _fit(family, settings={"bias": True})
-    before = _Counted.built
-    _fit(family, settings={"bias": 1})
-    assert _Counted.built > before
+    as_list, _ = searches(family, settings={"ends": [-3.0, 3.0]})
+    assert searches(family, settings={"ends": (-3.0, 3.0)}) == (as_list, False)
+    assert searches(family, settings={"bias": True})[1]
+    assert searches(family, settings={"bias": 1})[1]
 
 
 def test_a_wrong_setting_is_told_whether_counted_or_built() -> None:

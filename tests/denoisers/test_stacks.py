@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import randn, seeded
+from helpers import randn, refused, seeded
 from kan_diffusion.denoisers import Denoiser, KANDenoiser, MLPDenoiser
 from kan_diffusion.denoisers.stacks import Stack
 
@@ -41,10 +41,13 @@ def _batch() -> tuple[Tensor, Tensor, Tensor]:
 def _by_hand(denoiser: Denoiser, residual: bool, modulated: bool) -> Tensor:
     """The forward pass, row by row and unit by unit."""
     points, steps, labels = _batch()
+    if denoiser.point_features is not None:
+        points = denoiser.point_features(points)
     activation: Callable[[Tensor], Tensor] = lambda x: x  # noqa: E731
     if isinstance(denoiser, MLPDenoiser):
         activation = torch.nn.functional.silu
     *layers, last = denoiser.stack.layers
+    modulation, scaled = denoiser.stack.modulation, denoiser.config.get("scaled_inputs")
     rows = []
     for point, step, label in zip(points, steps, labels, strict=True):
         time = denoiser.time_features(step.reshape(1), torch.float64)[0]
@@ -52,18 +55,20 @@ def _by_hand(denoiser: Denoiser, residual: bool, modulated: bool) -> Tensor:
         if label >= 0:
             onehot[label] = 1
         state = torch.cat([point, onehot] if modulated else [point, time, onehot])
-        place = 0
+        total, place = sum(HIDDEN), 0
+        if modulated:
+            moved = torch.stack([row @ time for row in modulation.weight]) + modulation.bias
+            assert len(moved) == 2 * total + (len(state) if scaled else 0)
+            if scaled:
+                state = state * (1 + moved[2 * total :])
         for index, layer in enumerate(layers):
             output = layer(state.unsqueeze(0))[0]
             width = len(output)
             if modulated:
-                weight, bias = denoiser.stack.modulation.weight, denoiser.stack.modulation.bias
-                total = sum(HIDDEN)
-                for unit in range(width):
-                    scale = weight[place + unit] @ time + bias[place + unit]
-                    shift = weight[total + place + unit] @ time + bias[total + place + unit]
-                    one = torch.eye(width, dtype=torch.float64)[unit]
-                    output = output + one * (output[unit] * scale + shift)
+                scale, shift = (moved[start : start + width] for start in (place, total + place))
+                output = torch.stack(
+                    [y * (1 + a) + b for y, a, b in zip(output, scale, shift, strict=True)]
+                )
                 place += width
             output = activation(output)
             if residual and index:
@@ -76,10 +81,20 @@ def _by_hand(denoiser: Denoiser, residual: bool, modulated: bool) -> Tensor:
     return torch.stack(rows)
 
 
-@each_class
-@pytest.mark.parametrize(("residual", "modulated"), [(True, False), (False, True), (True, True)])
-def test_a_stack_is_what_is_written(kind: type[Denoiser], residual: bool, modulated: bool) -> None:
-    denoiser = _denoiser(kind, num_classes=2, residual=residual, modulated=modulated)
+KINDS = [
+    (kind, settings)
+    for kind in (KANDenoiser, MLPDenoiser)
+    for settings in ({"residual": True}, {"modulated": True}, {"residual": True, "modulated": True})
+] + [
+    (KANDenoiser, {"modulated": True, "scaled_inputs": True, **settings})
+    for settings in ({}, {"num_input_frequencies": 2}, {"residual": True})
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), KINDS)
+def test_a_stack_is_what_is_written(kind: type[Denoiser], settings: dict[str, object]) -> None:
+    denoiser = _denoiser(kind, num_classes=2, **settings)
+    residual, modulated = (settings.get(name, False) for name in ("residual", "modulated"))
     if modulated:
         _modulate(denoiser)
     points, steps, labels = _batch()
@@ -91,19 +106,22 @@ def test_a_stack_is_what_is_written(kind: type[Denoiser], residual: bool, modula
         torch.testing.assert_close(denoiser(points, step, labels).sample, each)
 
 
-@each_class
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(("kind", "settings"), [each for each in KINDS if each[1].get("modulated")])
 def test_modulation_is_absent_at_the_start_and_learned_from_there(
-    kind: type[Denoiser], residual: bool
+    kind: type[Denoiser], settings: dict[str, object]
 ) -> None:
-    denoiser = _denoiser(kind, modulated=True, residual=residual)
+    denoiser = _denoiser(kind, **settings)
     points, steps, _ = _batch()
+    seen = points if denoiser.point_features is None else denoiser.point_features(points)
     stack = denoiser.stack
-    at_start = stack(points)
+    at_start = stack(seen)
     assert torch.equal(denoiser(points, steps).sample, at_start)
     output = denoiser(points, steps).sample
     output.square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in stack.modulation.parameters())
+    of_inputs = stack.modulation.weight.grad[2 * sum(HIDDEN) :]
+    assert len(of_inputs) == stack.num_scaled_inputs
+    assert bool((of_inputs != 0).any(1).all())
     _modulate(denoiser)
     assert not torch.allclose(denoiser(points, steps).sample, at_start)
     denoiser.reset_parameters(seeded(0))
@@ -144,11 +162,14 @@ def test_plain_denoisers_keep_their_names_and_their_draws(kind: type[Denoiser]) 
         assert torch.equal(one, two)
 
 
-@each_class
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(MLPDenoiser, {}), (KANDenoiser, {}), (KANDenoiser, {"scaled_inputs": True})],
+)
 def test_a_modulated_denoiser_is_saved_copied_and_compiled(
-    kind: type[Denoiser], tmp_path: Path
+    kind: type[Denoiser], settings: dict[str, object], tmp_path: Path
 ) -> None:
-    denoiser = kind(3, hidden=HIDDEN, num_train_timesteps=T, modulated=True, residual=True)
+    denoiser = _denoiser(kind, modulated=True, residual=True, **settings).float()
     _modulate(denoiser)
     points, steps, _ = _batch()
     points = points.float()
@@ -179,3 +200,29 @@ def test_a_residual_kans_grids_can_be_refined() -> None:
     torch.testing.assert_close(denoiser(points, steps).sample, before, atol=1e-4, rtol=1e-4)
     names = [f"network.layers.{index}" for index in range(5)]
     assert list(denoiser.out_of_range_fractions(points, steps)) == names
+
+
+@pytest.mark.parametrize("frequencies", [0, 2])
+def test_operations_of_scaled_inputs_are_counted(frequencies: int) -> None:
+    scaled, plain = (
+        _denoiser(
+            KANDenoiser, modulated=True, scaled_inputs=each, num_input_frequencies=frequencies
+        )
+        for each in (True, False)
+    )
+    inputs = 3 * (1 + 2 * frequencies)
+    # A row of the modulation more for each input, its bias, one plus the scale and the product.
+    features = scaled.time_features.num_features
+    extra = inputs * (2 * features + 1) + 2 * inputs
+    assert scaled.flops - plain.flops == extra
+    assert scaled.num_trainable - plain.num_trainable == inputs * (features + 1)
+
+
+def test_scaled_inputs_need_modulation() -> None:
+    for make in (
+        lambda: KANDenoiser(2, hidden=HIDDEN, scaled_inputs=True),
+        lambda: KANDenoiser(2, hidden=HIDDEN, scaled_inputs=True, residual=True),
+        lambda: Stack([torch.nn.Linear(2, 2)], [], num_scaled_inputs=2),
+    ):
+        with refused("need modulation; set modulated"):
+            make()

@@ -13,6 +13,8 @@ import pytest
 from kan_diffusion.cli import app as command_line
 from kan_diffusion.study import named
 from kan_diffusion.study.config import EvaluationConfig
+from kan_diffusion.study.executors import EXECUTORS
+from one_by_one import OneByOne
 
 QUICK = ["--family", "mlp", "--params", "400", "--steps", "20", "--batch-size", "64"]
 SMALL = {"num_noised": 200, "num_samples": 100, "num_real_pairs": 1, "num_drawn": 50}
@@ -65,6 +67,7 @@ def call_command(*words: object) -> int:
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
+    monkeypatch.setitem(EXECUTORS, "local", OneByOne)
 
     def call(*words: object) -> Outcome:
         capsys.readouterr()

@@ -7,26 +7,22 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
+from helpers import randn, seeded
 from kan_diffusion.processes import get_process
-from kan_diffusion.symbolic.averaged import draw_averaged
+from kan_diffusion.symbolic.averaged import AveragedPoints, draw_averaged
 from kan_diffusion.symbolic.combination import Atom, Combination
-from kan_diffusion.symbolic.levels.coordinate import CoordinateFormula, LevelPoints, first_formula
+from kan_diffusion.symbolic.levels.coordinate import CoordinateFormula, first_formula
 from kan_diffusion.symbolic.levels.search import _Judge, best_forms, tie_constants
 
 PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 200})
 NEVER = float("inf")
 
 
-def _points(seed: int, variance: float, num: int = 2000) -> LevelPoints:
+def _points(seed: int, variance: float, num: int = 2000) -> AveragedPoints:
     """Noised Gaussian points on a line, with targets averaged over all of them."""
-    generator = torch.Generator().manual_seed(seed)
-    clean = variance**0.5 * torch.randn(num, 1, generator=generator, dtype=torch.float64)
-    drawn = draw_averaged(clean, PROCESS, num, generator, num_timesteps=180)
-    alpha, sigma = drawn.alpha[:, 0].numpy(), drawn.sigma[:, 0].numpy()
-    target = drawn.target.numpy()
-    return LevelPoints(drawn.noised.numpy(), alpha, sigma, target, drawn.spread, num)
+    clean = variance**0.5 * randn(num, 1, seed=seed)
+    return draw_averaged(clean, PROCESS, num, seeded(seed + 1000), num_timesteps=180)
 
 
 def _formula(offset: float, own: float) -> CoordinateFormula:
@@ -40,7 +36,7 @@ def _formula(offset: float, own: float) -> CoordinateFormula:
 
 def _without_offset(formula: CoordinateFormula) -> CoordinateFormula:
     (number,) = (k for k, slot in enumerate(formula.slots) if slot.atom is None)
-    return formula.without(number)
+    return formula.changed(formula.picks, [], without=number)
 
 
 def test_a_needless_constant_seldom_pays_and_a_true_one_always_does() -> None:

@@ -1,6 +1,5 @@
 """Data: toy densities with exact oracles, tables from files and scikit-learn, standardisation."""
 
-from kan_diffusion.data.bundled import TABLES
 from kan_diffusion.data.densities import (
     CurveDensity,
     CurveSegment,
@@ -9,7 +8,7 @@ from kan_diffusion.data.densities import (
     UniformBoxes,
 )
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.tables import Table, read_table
+from kan_diffusion.data.tables import TABLES, Table, read_table
 from kan_diffusion.data.toys import TOYS, make_toy
 
 __all__ = [

@@ -26,10 +26,9 @@ import torch
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import Tensor
 
-from kan_diffusion.data.bundled import TABLES, bundled_table
 from kan_diffusion.data.densities import Density
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.tables import Table, are_names, read_table
+from kan_diffusion.data.tables import TABLES, Table, are_names, read_table
 from kan_diffusion.data.toys import TOYS, make_toy
 from kan_diffusion.errors import DataError, require_known, unknown_name
 from kan_diffusion.randomness import torch_generator
@@ -144,11 +143,8 @@ class TableData(Settings):
 
 def _kind(data: object) -> str:
     """Finds out which of the three it is, so that an error speaks of the keys of that one."""
-    if isinstance(data, FileData | TableData):
-        return "file" if isinstance(data, FileData) else "table"
-    if isinstance(data, Mapping):
-        return "file" if "path" in data else "table" if "table" in data else "toy"
-    return "toy"
+    keys = data if isinstance(data, Mapping) else getattr(type(data), "model_fields", {})
+    return "file" if "path" in keys else "table" if "table" in keys else "toy"
 
 
 def _require_source(data: object) -> object:
@@ -243,9 +239,7 @@ class Dataset:
         """
         if self.density is not None:
             return self.density.sample(num, generator)
-        points = self.untrained()
-        num = min(num, len(points) // 2)
-        return points[torch.randperm(len(points), generator=generator)[:num]]
+        return self.fresh_pair(num, generator)[0]
 
     def untrained(self) -> Tensor:
         """All rows of a file or table that were not trained on, float64."""
@@ -318,7 +312,7 @@ def _load_toy(config: ToyData, study_seed: int, trial_seed: int) -> Dataset:
 
 
 def _load_table(config: TableData, study_seed: int, trial_seed: int) -> Dataset:
-    values, columns = bundled_table(config.table)
+    values, columns = TABLES[config.table]()
     num_heldout = _num_heldout(len(values), config.holdout)
     stream = torch_generator("split", study_seed, trial_seed)
     return _split(config.name, columns, values, num_heldout, stream, repr(config.name), False)

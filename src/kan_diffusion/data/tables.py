@@ -1,7 +1,18 @@
-"""Tables of numbers in files: read with every value checked, and written whole.
+"""Tables of numbers: files read with every value checked and written whole, and scikit-learn's.
 
 A table is n rows of d finite numbers, no column constant, in a ``.csv``, ``.parquet`` or ``.npy``
 file. An error is one line that names the file, the place in it and the remedy.
+
+``TABLES`` are real measurements that come with scikit-learn and need no network: continuous columns
+in their own units and under their own names, rounded as they were written down. What each is
+usually made to predict, a class or the course of a disease, is left out.
+
+* ``iris``: 150 flowers, 4 lengths and widths (Fisher 1936; Anderson 1935);
+* ``wine``: 178 wines, 13 chemical measurements (Forina et al. 1988, PARVUS);
+* ``breast-cancer``: 569 tumours, 30 measurements of cell nuclei (Street, Wolberg and Mangasarian
+  1993);
+* ``diabetes``: 442 patients, age and 8 measurements without the column ``sex`` (Efron et al. 2004,
+  "Least angle regression").
 """
 
 from __future__ import annotations
@@ -12,9 +23,10 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from numbers import Real
 from pathlib import Path
 
@@ -24,7 +36,7 @@ import pandas as pd
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.files import whole_file
 
-__all__ = ["Table", "are_names", "read_table", "require_writable_ending", "write_table"]
+__all__ = ["TABLES", "Table", "are_names", "read_table", "require_writable_ending", "write_table"]
 
 _EMPTY = "'{}' is empty; give a file with at least two rows of numbers"
 _SHOWN = 5  # rows and columns listed in an error before "..."
@@ -346,3 +358,25 @@ def write_table(path: Path, points: np.ndarray, columns: Sequence[str]) -> None:
                 frame.to_parquet(file, index=False)
             case _:
                 np.save(file, points, allow_pickle=False)
+
+
+Rows = tuple[np.ndarray, tuple[str, ...]]
+
+
+def _bundled(loader: str, left_out: tuple[str, ...] = (), **options: bool) -> Rows:
+    """Rows (n, d), float64, and column names that a loader of ``sklearn.datasets`` gives."""
+    from sklearn import datasets
+
+    table = getattr(datasets, loader)(**options)
+    kept = [place for place, name in enumerate(table.feature_names) if name not in left_out]
+    values = np.asarray(table.data[:, kept], dtype=np.float64)
+    return values, tuple(str(table.feature_names[place]) for place in kept)
+
+
+TABLES: Mapping[str, Callable[[], Rows]] = {
+    "iris": partial(_bundled, "load_iris"),
+    "wine": partial(_bundled, "load_wine"),
+    "breast-cancer": partial(_bundled, "load_breast_cancer"),
+    "diabetes": partial(_bundled, "load_diabetes", left_out=("sex",), scaled=False),
+}
+"""Readers of scikit-learn's tables, by the name a user writes."""

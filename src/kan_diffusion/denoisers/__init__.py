@@ -4,6 +4,7 @@ from kan_diffusion.denoisers.base import UNLABELLED, Denoiser, DenoiserOutput
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
+from kan_diffusion.denoisers.library import EdgeFunction
 from kan_diffusion.denoisers.mlp import MLPDenoiser
 from kan_diffusion.denoisers.rbf_2015 import RBF2015Denoiser
 from kan_diffusion.denoisers.readable import ReadableDenoiser
@@ -16,6 +17,7 @@ __all__ = [
     "Choice",
     "Denoiser",
     "DenoiserOutput",
+    "EdgeFunction",
     "Family",
     "FormulaDenoiser",
     "IntRange",

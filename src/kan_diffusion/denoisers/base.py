@@ -7,7 +7,7 @@ A denoiser is a function of the noised points, the timestep and, when there are 
 What it predicts (noise, velocity or clean points) is the process's affair, not the network's. The
 one-hot block is all zero where no label is given, which is the unconditional model of
 classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598). The points may come with Fourier
-features of their coordinates (:mod:`kan_diffusion.denoisers.inputs`); some families take the
+features of their coordinates (:mod:`kan_diffusion.denoisers.features`); some families take the
 timestep in another way (:mod:`kan_diffusion.denoisers.stacks`,
 :mod:`kan_diffusion.denoisers.rbf_2015`).
 """
@@ -21,8 +21,7 @@ from diffusers import ConfigMixin, ModelMixin  # see the note in Denoiser
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.inputs import PointFeatures
-from kan_diffusion.denoisers.time import TimeEncoding, TimeFeatures
+from kan_diffusion.denoisers.features import PointFeatures, TimeEncoding, TimeFeatures
 from kan_diffusion.errors import KanDiffusionError
 
 __all__ = ["UNLABELLED", "Denoiser", "DenoiserOutput", "ModelMixin"]
@@ -126,11 +125,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         Raises:
             KanDiffusionError: Labels this denoiser was not built for.
         """
-        if self.num_classes == 0:
-            raise KanDiffusionError(
-                "this denoiser was built without classes; leave class_labels out or build it with "
-                "num_classes"
-            )
+        self._require_classes()
         if class_labels.is_floating_point():
             raise KanDiffusionError(
                 f"class labels must be whole numbers, not {class_labels.dtype}; convert them with "
@@ -143,15 +138,18 @@ class Denoiser(ModelMixin, ConfigMixin):
                 f"classes; labels go from 0 to {self.num_classes - 1}, {UNLABELLED} stands for none"
             )
 
-    def _label_features(self, class_labels: Tensor | None, sample: Tensor) -> Tensor:
-        features = sample.new_zeros(sample.shape[0], self.num_classes)
-        if class_labels is None:
-            return features
+    def _require_classes(self) -> None:
         if self.num_classes == 0:
             raise KanDiffusionError(
                 "this denoiser was built without classes; leave class_labels out or build it with "
                 "num_classes"
             )
+
+    def _label_features(self, class_labels: Tensor | None, sample: Tensor) -> Tensor:
+        features = sample.new_zeros(sample.shape[0], self.num_classes)
+        if class_labels is None:
+            return features
+        self._require_classes()
         labels = torch.as_tensor(class_labels, device=sample.device).expand(sample.shape[0])
         labelled = labels != UNLABELLED
         return features.scatter(

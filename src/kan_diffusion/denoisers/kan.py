@@ -10,9 +10,9 @@ from diffusers.configuration_utils import register_to_config
 
 from kan_diffusion.denoisers.base import ModelMixin
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Setting, Space
+from kan_diffusion.denoisers.features import TimeEncoding
 from kan_diffusion.denoisers.flops import kan_flops_per_edge
 from kan_diffusion.denoisers.stacks import Stack, StackDenoiser
-from kan_diffusion.denoisers.time import TimeEncoding
 from kan_diffusion.kan import grids
 from kan_diffusion.kan.bases import BasisName, Extrapolation
 from kan_diffusion.kan.grids import Average, MovingGrids
@@ -30,7 +30,7 @@ class KANDenoiser(StackDenoiser, MovingGrids):
         data_dim: Number d of coordinates of a point.
         hidden: Widths of the hidden layers.
         num_train_timesteps: Number T of steps of the process.
-        time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.time`.
+        time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.features`.
         num_time_frequencies: Number of frequencies of ``"fourier"``.
         num_classes: Number of class labels, 0 for an unconditional model.
         bias: As all that follow, handed to the layers (:class:`kan_diffusion.KANLinear`).
@@ -43,7 +43,7 @@ class KANDenoiser(StackDenoiser, MovingGrids):
         edge_scale: Whether every edge has a scale of its own.
         init: Initialisation by name.
         num_input_frequencies: Number of frequencies of the points' own Fourier features
-            (:mod:`kan_diffusion.denoisers.inputs`), 0 for the points alone.
+            (:mod:`kan_diffusion.denoisers.features`), 0 for the points alone.
         residual: Whether hidden layers after the first add their input to their output, see
             :mod:`kan_diffusion.denoisers.stacks`.
         modulated: Whether the timestep scales and shifts the hidden layers' outputs instead of
@@ -123,23 +123,25 @@ class KANDenoiser(StackDenoiser, MovingGrids):
         self.register_to_config(grid_size=num_intervals)  # type: ignore[operator]
         return change
 
-    def _layers(self) -> list[KANLinear]:
+    @property
+    def layers(self) -> list[KANLinear]:
+        """The layers, inputs first."""
         assert isinstance(self.network, KAN | Stack)
         return [layer for layer in self.network.layers if isinstance(layer, KANLinear)]
 
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
-        return sum(layer.flops for layer in self._layers()) + self._extra_flops
+        return sum(layer.flops for layer in self.layers) + self._extra_flops
 
     @property
     def flops_per_edge(self) -> int:
         """The same where every edge evaluates its functions for itself."""
-        return kan_flops_per_edge(self._layers()) + self._extra_flops
+        return kan_flops_per_edge(self.layers) + self._extra_flops
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters from ``generator`` (torch's default one when None)."""
-        for layer in self._layers():
+        for layer in self.layers:
             layer.reset_parameters(generator)
         if self.stack is not None:
             self.stack.reset_parameters()

@@ -12,7 +12,6 @@ such an edge is saved by that name. A built-in one is a line of ``LIBRARY``.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from kan_diffusion.errors import KanDiffusionError, look_up
+from kan_diffusion.imports import import_object
 
 if TYPE_CHECKING:
     import sympy
@@ -109,26 +109,15 @@ LIBRARY: Library = {
 """The built-in functions, the simplest first."""
 
 
-def _imported(place: str, importing: bool) -> EdgeFunction:
-    module_name, _, attribute = place.partition(":")
-    if not importing and module_name not in sys.modules:
+def _own(place: str, importing: bool) -> EdgeFunction:
+    module = place.partition(":")[0]
+    if not importing and module not in sys.modules:
         raise KanDiffusionError(
-            f"the network has an edge function of your own, '{place}': import {module_name} before "
+            f"the network has an edge function of your own, '{place}': import {module} before "
             "you read it; a file must not decide what code runs"
         )
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise KanDiffusionError(
-            f"edge function '{place}' cannot be imported ({error}); name a module that is on "
-            "PYTHONPATH and an EdgeFunction in it"
-        ) from error
-    if not isinstance(found, EdgeFunction):
-        raise KanDiffusionError(
-            f"edge function '{place}' is of type {type(found).__name__}, not an EdgeFunction"
-        )
     # Matches and edges have it by its name, and find it again by its place alone.
-    return replace(found, name=place)
+    return replace(import_object(place, "edge function", EdgeFunction), name=place)
 
 
 def get_functions(names: Iterable[str], *, importing: bool = True) -> Library:
@@ -146,6 +135,6 @@ def get_functions(names: Iterable[str], *, importing: bool = True) -> Library:
         KanDiffusionError: There is no such function, or its module is not imported.
     """
     return {
-        name: _imported(name, importing) if ":" in name else look_up("edge function", name, LIBRARY)
+        name: _own(name, importing) if ":" in name else look_up("edge function", name, LIBRARY)
         for name in names
     }

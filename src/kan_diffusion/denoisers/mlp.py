@@ -13,9 +13,9 @@ from torch import nn
 
 from kan_diffusion.denoisers.base import ModelMixin
 from kan_diffusion.denoisers.family import Family, IntRange, Range, Setting, Space
+from kan_diffusion.denoisers.features import TimeEncoding
 from kan_diffusion.denoisers.flops import linear_flops, linear_flops_per_edge
 from kan_diffusion.denoisers.stacks import Stack, StackDenoiser
-from kan_diffusion.denoisers.time import TimeEncoding
 from kan_diffusion.errors import require_known
 
 __all__ = ["MLP_FAMILIES", "MLPDenoiser", "MLPInitialization", "ModelMixin", "draw_linears"]
@@ -59,14 +59,14 @@ class MLPDenoiser(StackDenoiser):
         data_dim: Number d of coordinates of a point.
         hidden: Widths of the hidden layers.
         num_train_timesteps: Number T of steps of the process.
-        time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.time`.
+        time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.features`.
         num_time_frequencies: Number of frequencies of ``"fourier"``.
         num_classes: Number of class labels, 0 for an unconditional model.
         activation: ``"silu"`` or ``"relu"``.
         init: ``"torch"``, the initialisation ``nn.Linear`` has, or ``"xavier"``, uniform Glorot
             weights with biases of 0.01, the original notebook's.
         num_input_frequencies: Number of frequencies of the points' own Fourier features
-            (:mod:`kan_diffusion.denoisers.inputs`), 0 for the points alone.
+            (:mod:`kan_diffusion.denoisers.features`), 0 for the points alone.
         residual: Whether hidden layers after the first add their input to their output, see
             :mod:`kan_diffusion.denoisers.stacks`.
         modulated: Whether the timestep scales and shifts the hidden units, ahead of their
@@ -128,19 +128,16 @@ class MLPDenoiser(StackDenoiser):
         layers = self.network.children() if self.stack is None else self.stack.layers
         return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
-    def _num_hidden(self) -> int:
-        return sum(linear.out_features for linear in self._linears()[:-1])
-
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
-        activations = self._num_hidden() * self._activation_flops
+        activations = sum(self.config.hidden) * self._activation_flops
         return linear_flops(self._linears()) + activations + self._extra_flops
 
     @property
     def flops_per_edge(self) -> int:
         """The same by the convention of Yu et al. 2024 (arXiv:2407.16674)."""
-        activations = self._num_hidden() * self._activation_flops_per_edge
+        activations = sum(self.config.hidden) * self._activation_flops_per_edge
         return linear_flops_per_edge(self._linears()) + activations + self._extra_flops
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

@@ -122,11 +122,13 @@ class RBF2015Denoiser(Denoiser):
         num_train_timesteps: Number T of steps of the process.
         num_classes: Number of class labels, 0 for an unconditional model.
         num_input_frequencies: Number of frequencies of the points' own Fourier features
-            (:mod:`kan_diffusion.denoisers.inputs`), 0 for the points alone.
+            (:mod:`kan_diffusion.denoisers.features`), 0 for the points alone.
 
     Raises:
         KanDiffusionError: ``hidden`` is not two numbers of at least 1.
     """
+
+    network: RBFNetwork
 
     @register_to_config
     def __init__(
@@ -157,12 +159,10 @@ class RBF2015Denoiser(Denoiser):
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
-        assert isinstance(self.network, RBFNetwork)
         return self.network.flops + self._input_flops
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters from ``generator`` (torch's default one when None)."""
-        assert isinstance(self.network, RBFNetwork)
         self.network.reset_parameters(generator)
 
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:

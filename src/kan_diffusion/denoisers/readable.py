@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import Denoiser, ModelMixin
 from kan_diffusion.denoisers.edges import CURVE, Edge, EdgeSetting, Match, ReadableLayer
+from kan_diffusion.denoisers.features import TimeEncoding
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.stacks import Stack, StackDenoiser
-from kan_diffusion.denoisers.time import TimeEncoding
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import BasisName, Extrapolation, GridBasis
 from kan_diffusion.kan.linear import KANLinear
@@ -80,7 +80,7 @@ class ReadableDenoiser(StackDenoiser):
         edges: For each layer its edges, ``(input, output, kind, has_slope)`` each.
         inputs: Numbers of the input features that the network takes, in order; all when None.
         num_train_timesteps: Number T of steps of the process.
-        time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.time`.
+        time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.features`.
         num_time_frequencies: Number of frequencies of ``"fourier"``.
         num_input_frequencies: Number of frequencies of the points' Fourier features.
         modulated: Whether the timestep scales and shifts the hidden units instead of being an
@@ -387,33 +387,6 @@ _SHARED = (
 )
 
 
-def _kan_layers(denoiser: KANDenoiser) -> list[KANLinear]:
-    return [layer for layer in denoiser.network.modules() if isinstance(layer, KANLinear)]
-
-
-def _why_not(denoiser: Denoiser) -> str | None:
-    """Reason why a denoiser cannot be taken apart; None where it can."""
-    if not isinstance(denoiser, KANDenoiser):
-        return (
-            f"only KANs have edges to read, and this is a {type(denoiser).__name__}; train family "
-            "'kan' or 'modulated-kan'"
-        )
-    if denoiser.config.residual:
-        return (
-            "a residual KAN cannot be taken apart edge by edge: what passes its layers by is no "
-            "edge; train family 'kan' or 'modulated-kan'"
-        )
-    if denoiser.num_classes:
-        return "a denoiser with classes cannot be taken apart yet; train one without"
-    basis = _kan_layers(denoiser)[0].basis
-    if not isinstance(basis, GridBasis):
-        return (
-            f"curves on basis '{basis.name}' cannot be taken apart: edges share their "
-            "coefficients; train with basis 'bspline', 'rbf', 'chebyshev' or 'fourier'"
-        )
-    return None
-
-
 @torch.no_grad()
 def readable(denoiser: Denoiser) -> ReadableDenoiser:
     """Takes a KAN denoiser apart: the same function, all of its edges curves.
@@ -430,11 +403,26 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
     """
     if isinstance(denoiser, ReadableDenoiser):
         return denoiser
-    reason = _why_not(denoiser)
-    if reason is not None:
-        raise KanDiffusionError(reason)
-    assert isinstance(denoiser, KANDenoiser)
-    layers = _kan_layers(denoiser)
+    if not isinstance(denoiser, KANDenoiser):
+        raise KanDiffusionError(
+            f"only KANs have edges to read, and this is a {type(denoiser).__name__}; train family "
+            "'kan' or 'modulated-kan'"
+        )
+    if denoiser.config.residual:
+        raise KanDiffusionError(
+            "a residual KAN cannot be taken apart edge by edge: what passes its layers by is no "
+            "edge; train family 'kan' or 'modulated-kan'"
+        )
+    if denoiser.num_classes:
+        raise KanDiffusionError(
+            "a denoiser with classes cannot be taken apart yet; train one without"
+        )
+    layers = denoiser.layers
+    if not isinstance(layers[0].basis, GridBasis):
+        raise KanDiffusionError(
+            f"curves on basis '{layers[0].basis.name}' cannot be taken apart: edges share their "
+            "coefficients; train with basis 'bspline', 'rbf', 'chebyshev' or 'fourier'"
+        )
     config = denoiser.config
     made = ReadableDenoiser(
         hidden=list(config.hidden),

@@ -22,9 +22,8 @@ from kan_diffusion.denoisers.mlp import MLP_FAMILIES
 from kan_diffusion.denoisers.rbf_2015 import RBF_2015
 from kan_diffusion.denoisers.sizing import (
     BUDGET_TOLERANCE,
+    COUNTABLES,
     Countable,
-    fitted_widths,
-    make_denoiser,
     widths_for_budget,
 )
 from kan_diffusion.denoisers.spline_mlp import SPLINE_MLP
@@ -42,7 +41,6 @@ __all__ = [
     "build_denoiser",
     "get_family",
     "untuned_family",
-    "widths_for_budget",
     "with_tuned",
 ]
 
@@ -111,6 +109,15 @@ def untuned_family(name: str) -> Family:
     return with_tuned(_BUILT_IN, {}).get(name) or get_family(name)
 
 
+_FOUND: dict[tuple[object, ...], tuple[int, ...]] = {}
+"""Widths found so far, by all that they depend on."""
+
+
+def _frozen(value: object) -> object:
+    """A value with its lists, which a file has where a program has tuples, as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
 def build_denoiser(
     family: str,
     data_dim: int,
@@ -163,25 +170,41 @@ def build_denoiser(
             f"{'more than one' if given else 'none'}"
         )
     options = {**kind.settings, **(settings or {})}
-    for countable, amount in given:
-        hidden = fitted_widths(
-            kind,
-            data_dim,
-            countable,
-            amount,
-            num_train_timesteps=num_train_timesteps,
-            depth=depth,
-            num_classes=num_classes,
-            settings=options,
-        )
-    assert hidden is not None
-    denoiser = make_denoiser(
-        kind,
-        data_dim,
-        hidden,
-        num_train_timesteps=num_train_timesteps,
-        num_classes=num_classes,
-        settings=options,
-    )
+
+    def make(widths: Sequence[int]) -> Denoiser:
+        try:
+            return kind.denoiser_class(
+                data_dim=data_dim,
+                hidden=tuple(widths),
+                num_train_timesteps=num_train_timesteps,
+                num_classes=num_classes,
+                **options,
+            )
+        except TypeError as error:
+            raise KanDiffusionError(f"settings of family '{kind.name}': {error}") from error
+
+    if hidden is None:
+        ((countable, amount),) = given
+        count, unit = COUNTABLES[countable]
+        layers = kind.depth if depth is None else depth
+        if layers < 1:
+            raise KanDiffusionError(
+                f"a fitted denoiser needs at least 1 hidden layer, not {layers}"
+            )
+        # As written: a setting of 1 is not one of True, which would be equal.
+        written = repr(sorted((name, _frozen(value)) for name, value in options.items()))
+        sizes = data_dim, num_train_timesteps, num_classes
+        key = kind.name, kind.denoiser_class, *sizes, written, countable, layers, amount
+        if key not in _FOUND:
+            with torch.device("meta"):  # where parameters have shapes and no values
+                _FOUND[key] = widths_for_budget(
+                    lambda widths: count(make(widths)),
+                    layers,
+                    amount,
+                    f"family '{kind.name}'",
+                    unit,
+                )
+        hidden = _FOUND[key]
+    denoiser = make(hidden)
     denoiser.reset_parameters(generator)
     return denoiser

@@ -1,8 +1,7 @@
 """Fitting a family's one free size, its widths, to a budget.
 
 Widths are found by :func:`widths_for_budget`; single layers may differ in width, because at 2,300
-parameters one unit more in every layer is a quarter more parameters. Networks are counted on the
-meta device, where parameters have shapes and no values, and what was found is remembered.
+parameters one unit more in every layer is a quarter more parameters.
 """
 
 from __future__ import annotations
@@ -11,19 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Literal
 
-import torch
-
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.family import Family, Setting
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = [
-    "BUDGET_TOLERANCE",
-    "Countable",
-    "fitted_widths",
-    "make_denoiser",
-    "widths_for_budget",
-]
+__all__ = ["BUDGET_TOLERANCE", "COUNTABLES", "Countable", "widths_for_budget"]
 
 BUDGET_TOLERANCE = 0.02
 """Largest distance of a fitted denoiser from its budget, as a fraction."""
@@ -34,16 +24,12 @@ Countable = Literal["params", "flops", "flops_per_edge"]
 _LOPSIDED = 6
 """Most units a layer may be held narrower when nearly equal widths miss the budget."""
 
-_COUNTS: Mapping[Countable, Callable[[Denoiser], int]] = {
-    "params": lambda denoiser: denoiser.num_trainable,
-    "flops": lambda denoiser: denoiser.flops,
-    "flops_per_edge": lambda denoiser: denoiser.flops_per_edge,
+COUNTABLES: Mapping[Countable, tuple[Callable[[Denoiser], int], str]] = {
+    "params": (lambda denoiser: denoiser.num_trainable, ""),
+    "flops": (lambda denoiser: denoiser.flops, " FLOPs"),
+    "flops_per_edge": (lambda denoiser: denoiser.flops_per_edge, " FLOPs per edge"),
 }
-_UNITS: Mapping[Countable, str] = {
-    "params": "",
-    "flops": " FLOPs",
-    "flops_per_edge": " FLOPs per edge",
-}
+"""How each is counted, and what errors say after its number."""
 
 
 def _widened(
@@ -145,98 +131,3 @@ def widths_for_budget(
             f"{counted(best):,} or another depth"
         )
     return best
-
-
-def make_denoiser(
-    family: Family,
-    data_dim: int,
-    hidden: Sequence[int],
-    *,
-    num_train_timesteps: int,
-    num_classes: int = 0,
-    settings: Mapping[str, Setting],
-) -> Denoiser:
-    """Builds a denoiser of given widths, with torch's default generator.
-
-    Args:
-        family: Its family; only its class and name are looked at.
-        data_dim: Number of coordinates of a point.
-        hidden: Widths of the hidden layers.
-        num_train_timesteps: Number of steps of the process.
-        num_classes: Number of class labels.
-        settings: Settings of the class, the family's own included.
-
-    Raises:
-        KanDiffusionError: The class does not take such settings.
-    """
-    try:
-        return family.denoiser_class(
-            data_dim=data_dim,
-            hidden=tuple(hidden),
-            num_train_timesteps=num_train_timesteps,
-            num_classes=num_classes,
-            **settings,
-        )
-    except TypeError as error:
-        raise KanDiffusionError(f"settings of family '{family.name}': {error}") from error
-
-
-def _frozen(value: object) -> object:
-    """A value with its lists, which a file has where a program has tuples, as tuples."""
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
-
-
-_FOUND: dict[tuple[object, ...], tuple[int, ...]] = {}
-"""Widths found so far, by all that they depend on."""
-
-
-def fitted_widths(
-    family: Family,
-    data_dim: int,
-    countable: Countable,
-    amount: int,
-    *,
-    num_train_timesteps: int,
-    depth: int | None = None,
-    num_classes: int = 0,
-    settings: Mapping[str, Setting],
-) -> tuple[int, ...]:
-    """The widths with which a family comes nearest to a budget, remembered from call to call.
-
-    Args:
-        family: The family.
-        data_dim: Number of coordinates of a point.
-        countable: What is counted.
-        amount: What it should come to, within ``BUDGET_TOLERANCE``.
-        num_train_timesteps: Number of steps of the process.
-        depth: Number of hidden layers; the family's own when None.
-        num_classes: Number of class labels.
-        settings: Settings of the class, the family's own included.
-
-    Raises:
-        KanDiffusionError: The budget cannot be met, or the class does not take such settings.
-    """
-    layers = family.depth if depth is None else depth
-    if layers < 1:
-        raise KanDiffusionError(f"a fitted denoiser needs at least 1 hidden layer, not {layers}")
-
-    def count(hidden: Sequence[int]) -> int:
-        with torch.device("meta"):
-            denoiser = make_denoiser(
-                family,
-                data_dim,
-                hidden,
-                num_train_timesteps=num_train_timesteps,
-                num_classes=num_classes,
-                settings=settings,
-            )
-        return _COUNTS[countable](denoiser)
-
-    # As written: a setting of 1 is not one of True, which would be equal.
-    written = repr(sorted((name, _frozen(value)) for name, value in settings.items()))
-    sizes = data_dim, num_train_timesteps, num_classes
-    key = family.name, family.denoiser_class, *sizes, written, countable, layers, amount
-    if key not in _FOUND:
-        name = f"family '{family.name}'"
-        _FOUND[key] = widths_for_budget(count, layers, amount, name, _UNITS[countable])
-    return _FOUND[key]

@@ -16,13 +16,13 @@ from torch import nn
 
 from kan_diffusion.denoisers.base import Denoiser, ModelMixin
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range
+from kan_diffusion.denoisers.features import TimeEncoding
 from kan_diffusion.denoisers.flops import (
     linear_flops,
     linear_flops_per_edge,
     spline_flops_per_edge,
 )
 from kan_diffusion.denoisers.mlp import draw_linears
-from kan_diffusion.denoisers.time import TimeEncoding
 from kan_diffusion.kan.activation import SplineActivation
 
 __all__ = ["SPLINE_MLP", "ModelMixin", "SplineMLPDenoiser"]
@@ -35,14 +35,14 @@ class SplineMLPDenoiser(Denoiser):
         data_dim: Number d of coordinates of a point.
         hidden: Widths of the hidden layers.
         num_train_timesteps: Number T of steps of the process.
-        time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.time`.
+        time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.features`.
         num_time_frequencies: Number of frequencies of ``"fourier"``.
         num_classes: Number of class labels, 0 for an unconditional model.
         grid_size: Number of intervals of each spline.
         order: Degree of the splines.
         grid_range: Ends of their grids.
         num_input_frequencies: Number of frequencies of the points' own Fourier features
-            (:mod:`kan_diffusion.denoisers.inputs`), 0 for the points alone.
+            (:mod:`kan_diffusion.denoisers.features`), 0 for the points alone.
     """
 
     @register_to_config
@@ -95,8 +95,7 @@ class SplineMLPDenoiser(Denoiser):
     @property
     def flops_per_edge(self) -> int:
         """The same where every unit evaluates its spline by the recursion."""
-        units = sum(linear.out_features for linear in self._linears()[:-1])
-        splines = units * self._spline_flops_per_edge
+        splines = sum(self.config.hidden) * self._spline_flops_per_edge
         return linear_flops_per_edge(self._linears()) + splines + self._input_flops
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

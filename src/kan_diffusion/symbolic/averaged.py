@@ -23,15 +23,19 @@ points of one batch share their errors, and more of them make these no smaller.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kan_diffusion.evaluation.oracles import ReferenceOracle
 from kan_diffusion.processes import Process
 
 __all__ = ["AveragedPoints", "draw_averaged"]
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,17 @@ class AveragedPoints:
     target: Tensor
     spread: float
     num_clean: int
+
+    def every(self, step: int) -> AveragedPoints:
+        """Takes one in ``step`` points."""
+        names = ("noised", "timesteps", "alpha", "sigma", "target")
+        return replace(self, **{name: getattr(self, name)[::step] for name in names})
+
+    def arrays(self) -> tuple[Array, Array, Array, Array]:
+        """Gives noised points (n, d), signal and noise levels (n,) and targets (n, d) as arrays."""
+        parts = self.noised, self.alpha[:, 0], self.sigma[:, 0], self.target
+        x, alpha, sigma, target = (part.numpy() for part in parts)
+        return x, alpha, sigma, target
 
 
 def draw_averaged(

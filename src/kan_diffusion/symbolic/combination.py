@@ -57,8 +57,7 @@ class Atom:
         if self.curve is not None:
             return self.curve(z)
         assert self.function is not None
-        values: Array = self.function.values(torch.from_numpy(z)).numpy()
-        return values
+        return np.asarray(self.function.values(torch.from_numpy(z)).numpy())
 
     def write(self, z: sympy.Expr) -> sympy.Expr:
         """Writes the function in SymPy; a curve is a function without a formula."""
@@ -90,9 +89,8 @@ class Combination:
 
     def times(self, factor: Array | float) -> Combination:
         """Multiplies by a number at each level."""
-        return Combination(
-            self.constant * factor, {atom: value * factor for atom, value in self.terms.items()}
-        )
+        terms = {atom: value * factor for atom, value in self.terms.items()}
+        return Combination(self.constant * factor, terms)
 
     def fold(
         self,
@@ -114,14 +112,11 @@ class Combination:
         total = zero if constant is None else zero + constant
         for atom in self.terms:
             factor = number(self, atom)
-            if factor is None:
-                continue
-            if atom.coordinate is not None:
-                value = coordinate(atom.coordinate)
-            else:
-                assert atom.inner is not None
-                value = function(atom, atom.inner.fold(zero, number, coordinate, function))
-            total = total + factor * value
+            if factor is not None and atom.coordinate is not None:
+                total = total + factor * coordinate(atom.coordinate)
+            elif factor is not None and atom.inner is not None:
+                inner = atom.inner.fold(zero, number, coordinate, function)
+                total = total + factor * function(atom, inner)
         return total
 
     def values(self, x: Array) -> Array:
@@ -134,11 +129,7 @@ class Combination:
         )
 
     def atoms(self) -> Iterator[Atom]:
-        """Goes through all atoms, those within others after them.
-
-        Yields:
-            The atoms.
-        """
+        """Goes through all atoms, those within others after them."""
         for atom in self.terms:
             yield atom
             if atom.inner is not None:
@@ -184,8 +175,8 @@ def _edge(layer: ReadableLayer, edge: Edge, source: Combination, name: str) -> C
         def curve(z: Array) -> Array:
             assert layer.curves is not None
             x = torch.from_numpy(z).to(layer.curves.weight.dtype)
-            values: Array = layer.curves.edge_curve(edge.input, edge.output, x).double().numpy()
-            return values
+            values = layer.curves.edge_curve(edge.input, edge.output, x)
+            return np.asarray(values.double().numpy())
 
         return _one(Atom(name=name, inner=source, curve=curve), 1.0)
     given = source.times(layer.slope_of(edge))
@@ -195,21 +186,10 @@ def _edge(layer: ReadableLayer, edge: Edge, source: Combination, name: str) -> C
 
 @torch.no_grad()
 def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Combination]:
-    """Writes a denoiser's prediction as combinations, one for each coordinate.
-
-    Args:
-        denoiser: The network.
-        timesteps: Levels, with shape (L,).
-    """
-    steps = torch.from_numpy(timesteps)
-    levels = len(timesteps)
-    time = dict(
-        zip(
-            denoiser.time_inputs(),
-            denoiser.time_features(steps, torch.float64).numpy().T,
-            strict=True,
-        )
-    )
+    """Writes a denoiser's prediction at timesteps (L,), a combination for each coordinate."""
+    steps, levels = torch.from_numpy(timesteps), len(timesteps)
+    of_time = denoiser.time_features(steps, torch.float64).numpy().T
+    time = dict(zip(denoiser.time_inputs(), of_time, strict=True))
     zeros, ones = np.zeros(levels), np.ones(levels)
     coordinates = [Combination(zeros, {Atom(coordinate=i): ones}) for i in range(denoiser.data_dim)]
     state = []
@@ -245,28 +225,14 @@ def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Co
 def score_of(
     prediction: list[Combination], process: Process, alpha: Array, sigma: Array
 ) -> list[Combination]:
-    """Writes the score as combinations: minus the predicted noise, divided by sigma.
-
-    Args:
-        prediction: The prediction, one combination for each coordinate.
-        process: The process with the type of the prediction.
-        alpha: Signal levels with shape (L,).
-        sigma: Noise levels with shape (L,).
-    """
+    """Writes the score at levels (L,): minus the noise that a prediction implies, over sigma."""
     a, b = process.noise_coefficients(alpha, sigma)
+    coordinates = {atom.coordinate: atom for part in prediction for atom in part.atoms()}
     scores = []
-    for coordinate, predicted in enumerate(prediction):
+    for number, predicted in enumerate(prediction):
         score = predicted.times(-a / sigma)
         if b.any():
-            atom = next(
-                (
-                    atom
-                    for part in prediction
-                    for atom in part.atoms()
-                    if atom.coordinate == coordinate
-                ),
-                Atom(coordinate=coordinate),
-            )
+            atom = coordinates.get(number) or Atom(coordinate=number)
             score = score.plus(Combination(np.zeros_like(alpha), {atom: -b / sigma}))
         scores.append(score)
     return scores

@@ -39,7 +39,7 @@ from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.batches import Batch
 from kan_diffusion.training.run import TrainingRun
 
-__all__ = ["Context", "Importance", "Progress", "make_context"]
+__all__ = ["Context", "Importance", "Progress", "keep_edges", "make_context", "tell_nobody"]
 
 _PROBED = 4096
 """Noised points that importance is measured on."""
@@ -48,9 +48,12 @@ _JUDGED = 16_384
 _PREDICTED = 8192
 """Points predicted at a time."""
 
-
 Progress = Callable[[str, float], None]
 """Told in words what was just done, and the share of the work that is done, from 0 to 1."""
+
+
+def tell_nobody(*_: object) -> None:
+    """Stands for a callback of progress where there is none."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,20 @@ class Importance:
         # The draw goes through the timesteps in order.
         order = np.random.default_rng(0).permutation(len(x))
         return x.double().numpy()[order], y.double().numpy()[order]
+
+
+@torch.no_grad()
+def keep_edges(
+    denoiser: ReadableDenoiser, importance: Importance, kept: list[Edge]
+) -> ReadableDenoiser:
+    """Keeps some of the edges; the mean of each other one joins the bias of its output."""
+    left = denoiser.with_edges(kept)
+    places = {edge.place for edge in kept}
+    for edge in denoiser.edges:
+        if edge.place not in places:
+            constant = importance.outputs[edge.layer][:, edge.output, edge.input].mean()
+            left.layers[edge.layer].bias[edge.output] += constant
+    return left
 
 
 @dataclass
@@ -125,11 +142,10 @@ class Context:
     def loss(self, denoiser: Denoiser) -> float:
         """Computes the squared error against averaged targets; infinite where it is no number."""
         points = self.judged
+        split = (part.split(_PREDICTED) for part in (points.noised, points.timesteps))
         parts = [
             denoiser(noised.to(denoiser.dtype), steps, return_dict=False)[0]
-            for noised, steps in zip(
-                points.noised.split(_PREDICTED), points.timesteps.split(_PREDICTED), strict=True
-            )
+            for noised, steps in zip(*split, strict=True)
         ]
         loss = float((torch.cat(parts).double() - points.target).square().mean())
         return loss if loss == loss else float("inf")
@@ -143,12 +159,7 @@ class Context:
         return self.loss(denoiser)
 
     def tune(self, denoiser: Denoiser, steps: int, learning_rate: float) -> None:
-        """Trains a denoiser on, in place.
-
-        Args:
-            denoiser: The denoiser.
-            steps: Optimiser steps.
-            learning_rate: Peak learning rate, which decays to zero.
+        """Trains a denoiser on, in place, with a learning rate that decays to zero.
 
         Raises:
             NonFiniteLossError: It diverged.
@@ -166,9 +177,8 @@ class Context:
         noised, target = points.noised.float(), points.target.float()
         # Averaged targets are means, whatever the loss of training is.
         process = self.process.model_copy(update={"loss": "mse"})
-        run = TrainingRun(
-            denoiser, process, config, make_accelerator(torch.device("cpu"), "no", None)
-        )
+        accelerator = make_accelerator(torch.device("cpu"), "no", None)
+        run = TrainingRun(denoiser, process, config, accelerator)
         try:
             while run.step < steps:
                 rows = torch.randint(len(noised), (self.batch_size,), generator=generator)
@@ -179,15 +189,7 @@ class Context:
             run.release()
 
     def noised(self, timestep: int, num: int) -> Tensor:
-        """Draws noised points of one timestep, the same ones at every call.
-
-        Args:
-            timestep: The timestep.
-            num: Number of points.
-
-        Returns:
-            Points with shape (num, d), float64.
-        """
+        """Draws noised points of one timestep, (num, d), the same ones at every call."""
         clean = self.draw.clean
         generator = torch_generator("points that are looked at", self.seed)
         rows = torch.randint(len(clean), (num,), generator=generator)
@@ -198,12 +200,7 @@ class Context:
     def importance(
         self, denoiser: ReadableDenoiser, at: tuple[Tensor, int] | None = None
     ) -> Importance:
-        """Measures sizes, entropies and attribution of all edges.
-
-        Args:
-            denoiser: The network.
-            at: Noised points (n, d) of one timestep; points of all noise levels when None.
-        """
+        """Measures all edges, on noised points (n, d) of one timestep or of all noise levels."""
         every = max(1, len(self.draw.noised) // _PROBED)
         points, steps = self.draw.noised[::every], self.draw.timesteps[::every]
         if at is not None:
@@ -218,13 +215,9 @@ class Context:
                 scaled.append(given * factor.unsqueeze(-1))
                 units.append(unit)
             sizes = tuple(edge_sizes(given) for given in outputs)
-        return Importance(
-            sizes=sizes,
-            entropies=tuple(float(layer_entropy(size)) for size in sizes),
-            attribution=attribution(scaled, units),
-            inputs=tuple(inputs),
-            outputs=tuple(outputs),
-        )
+        entropies = tuple(float(layer_entropy(size)) for size in sizes)
+        shares = attribution(scaled, units)
+        return Importance(sizes, entropies, shares, tuple(inputs), tuple(outputs))
 
 
 def make_context(
@@ -239,6 +232,5 @@ def make_context(
         num_noised: Number of noised points.
     """
     generator = torch_generator("stages are judged on", seed, dataset.name)
-    return Context(
-        dataset, process, draw_noised_points(dataset, process, num_noised, generator), seed
-    )
+    draw = draw_noised_points(dataset, process, num_noised, generator)
+    return Context(dataset, process, draw, seed)

@@ -44,7 +44,7 @@ from kan_diffusion.study.folder import (
 )
 from kan_diffusion.study.measure import Yardstick, load_run, measure, yardstick
 from kan_diffusion.symbolic.combination import compose, score_of
-from kan_diffusion.symbolic.context import Context, Progress, make_context
+from kan_diffusion.symbolic.context import Context, Progress, make_context, tell_nobody
 from kan_diffusion.symbolic.levels import formula_over_levels
 from kan_diffusion.symbolic.match import EdgeReport, SearchOptions, find_formulas
 from kan_diffusion.symbolic.simplify import drop_idle, prune, prune_in_rounds, straighten
@@ -201,14 +201,13 @@ class ExplainOptions:
 
 @dataclass(frozen=True)
 class Explained:
-    """The denoisers behind an explanation.
+    """The denoisers behind an explanation, in order; None for those not asked for or not found.
 
     Attributes:
         network: The network as it was trained.
-        simplified: The network after pruning and straightening; None where not asked for.
-        with_formulas: The network with formulas in place of curves; None where they were not looked
-            for.
-        formula: One formula for all noise levels; None where there is none.
+        simplified: The network after pruning and straightening.
+        with_formulas: The network with formulas in place of curves.
+        formula: One formula for all noise levels.
         edges: Outcome of the search for each edge.
     """
 
@@ -243,10 +242,10 @@ def explain_denoiser(
     Raises:
         KanDiffusionError: It cannot be taken apart, or has too many edges for formulas.
     """
-    options = ExplainOptions() if options is None else options
+    options = options or ExplainOptions()
 
     def phase(name: str) -> Progress:
-        return partial(on_progress or _tell_nobody, name)
+        return partial(on_progress or tell_nobody, name)
 
     network = readable(denoiser)
     if options.prune is None:
@@ -282,10 +281,6 @@ def explain_denoiser(
             on_progress=phase("levels"),
         )
     return Explained(network, simplified, with_formulas, formula, found.edges)
-
-
-def _tell_nobody(phase: str, what: str, done: float) -> None:
-    """Stands for a progress callback where there is none."""
 
 
 def _too_many(denoiser: ReadableDenoiser, most: int) -> str:
@@ -342,15 +337,15 @@ class StageJudge:
         levels: list[dict[str, float | None]] = []
         samples, trouble = None, ""
         if self.shared is not None:
-            made = self._pipeline(denoiser)
+            config, dataset, made = self.config, self.context.dataset, self._pipeline(denoiser)
             try:
-                row, levels, samples = measure(self.config, self.context.dataset, made, self.shared)
+                row, levels, samples = measure(config, dataset, made, self.shared)
             except KanDiffusionError as error:
                 # Far from the data, where a sampler may get, functions such as exp have no bounds.
                 trouble = str(error)
-                evaluation = self.config.evaluation.model_copy(update={"num_samples": 0})
-                plain = self.config.model_copy(update={"evaluation": evaluation})
-                row, levels, _ = measure(plain, self.context.dataset, made, self.shared)
+                evaluation = config.evaluation.model_copy(update={"num_samples": 0})
+                plain = config.model_copy(update={"evaluation": evaluation})
+                row, levels, _ = measure(plain, dataset, made, self.shared)
         numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
         if "heldout_loss" not in numbers:
             scores = vars(self.context.scores(denoiser))
@@ -372,13 +367,9 @@ class StageJudge:
         return Stage(denoiser, standing, row, levels, points)
 
     def save(self, stage: Stage, out: Path) -> None:
-        """Saves a stage as a run of its own, so that it can be sampled, evaluated and reported.
+        """Saves a stage in an explanation's folder as a run to be sampled, evaluated and reported.
 
         Its training curve has no steps: it was made of another run.
-
-        Args:
-            stage: The stage.
-            out: Folder of the explanation; the stage's own is named after it.
 
         Raises:
             RunFolderError: It cannot be written.
@@ -411,16 +402,14 @@ class StageJudge:
 
 
 def remove_stages(out: Path) -> None:
-    """Removes stages that an earlier explanation left, and nothing else.
-
-    Args:
-        out: Folder of the explanation.
-    """
+    """Removes what an earlier explanation left and the next one may not have, and nothing else."""
     for name in STAGES:
         folder = _place(out, name)
         trial = load_trial(folder)
         if trial is not None and trial.config.model.name.endswith(f", {name}"):
             shutil.rmtree(folder)
+    for name in ("formula.tex", "formula.py", "network.py"):
+        (out / name).unlink(missing_ok=True)
 
 
 def _place(out: Path, name: str) -> Path:
@@ -428,14 +417,7 @@ def _place(out: Path, name: str) -> Path:
 
 
 def influences(denoiser: ReadableDenoiser) -> NDArray[np.bool_]:
-    """Finds which coordinates of the points reach which coordinates of the prediction.
-
-    Args:
-        denoiser: A network.
-
-    Returns:
-        Whether there is a path of edges, with shape (d outputs, d inputs).
-    """
+    """Tells which coordinates of the prediction edges reach from which of the points: (d, d)."""
     reached = [{feature.coordinate} for feature in denoiser.input_features()]
     for layer in denoiser.layers:
         after: list[set[int | None]] = [set() for _ in range(layer.out_features)]
@@ -455,20 +437,15 @@ def _level_formulas(
     scores = score_of(compose(denoiser, np.array(timesteps)), context.process, alpha, sigma)
     if not all(score.is_complete for score in scores):
         return ()
-    points = [context.noised(timestep, 2000) for timestep in timesteps]
-    x = np.stack([part.numpy() for part in points])
+    points = torch.stack([context.noised(timestep, 2000) for timestep in timesteps])
+    x = points.numpy()
     values = np.stack([score.values(x) for score in scores], axis=-1)
     made = []
     for number, level in enumerate(levels):
         learned = score_at(denoiser, context.process, points[number], level)
-        made.append(
-            LevelFormula(
-                level=level,
-                score=level_latex(scores, number, columns),
-                ranges=np.quantile(x[number], [0.001, 0.999], axis=0).T,
-                error=level.sigma * float(np.sqrt(np.mean((values[number] - learned) ** 2))),
-            )
-        )
+        error = level.sigma * float(np.sqrt(np.mean((values[number] - learned) ** 2)))
+        ranges = np.quantile(x[number], [0.001, 0.999], axis=0).T
+        made.append(LevelFormula(level, level_latex(scores, number, columns), ranges, error))
     return tuple(made)
 
 
@@ -477,7 +454,6 @@ def _sentences(
     standings: Sequence[Standing],
     columns: tuple[str, ...],
     options: ExplainOptions,
-    *,
     chose_on_heldout: bool,
 ) -> tuple[str, ...]:
     """Puts the findings into words."""
@@ -485,10 +461,8 @@ def _sentences(
     found = []
 
     def quality(name: str) -> str:
-        standing = by_name[name]
-        if standing.excess is None:
-            return f"held-out loss {standing.loss:.4g}"
-        return f"excess {standing.excess:.2g}"
+        loss, excess = by_name[name].loss, by_name[name].excess
+        return f"held-out loss {loss:.4g}" if excess is None else f"excess {excess:.2g}"
 
     curves = [edge for edge in explained.edges if edge.kind == CURVE]
     if explained.formula is not None:
@@ -545,10 +519,7 @@ def _sentences(
 
 
 def explainable_trials(study: Path) -> dict[Path, TrialConfig]:
-    """Finds the finished trials of a study whose denoisers can be taken apart.
-
-    Args:
-        study: Folder of the study.
+    """Finds the finished trials of a study's folder whose denoisers can be taken apart.
 
     Returns:
         Their configurations, by their folders.
@@ -556,7 +527,7 @@ def explainable_trials(study: Path) -> dict[Path, TrialConfig]:
     found: dict[Path, TrialConfig] = {}
     can_be_read: dict[str, bool] = {}
     for folder in sorted((study / "trials").glob("[!.]*")):
-        try:
+        with suppress(KanDiffusionError):
             trial = load_trial(folder)
             if trial is None or trial.row["error"] is not None:
                 continue
@@ -565,10 +536,8 @@ def explainable_trials(study: Path) -> dict[Path, TrialConfig]:
                 can_be_read[name] = False
                 readable(load_run(folder)[1].denoiser)
                 can_be_read[name] = True
-        except KanDiffusionError:
-            continue
-        if can_be_read[name]:
-            found[folder] = trial.config
+            if can_be_read[name]:
+                found[folder] = trial.config
     return found
 
 
@@ -590,15 +559,11 @@ def explain_run(
         on_progress: Told of every step in the phases of :func:`explain_denoiser`, "judging" and
             "looking".
 
-    Returns:
-        The explanation and the denoisers behind it.
-
     Raises:
         RunFolderError: There is no finished run, or the folder cannot be written.
         KanDiffusionError: The denoiser cannot be taken apart.
     """
-    options = ExplainOptions() if options is None else options
-    say = on_progress or _tell_nobody
+    options, say = options or ExplainOptions(), on_progress or tell_nobody
     config, pipeline = load_run(run)
     if not isinstance(pipeline.denoiser, KANDenoiser | ReadableDenoiser):
         raise KanDiffusionError(
@@ -616,7 +581,7 @@ def explain_run(
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     context = make_context(dataset, process, config.study_seed)
     explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
-    _remove_earlier(out)
+    remove_stages(out)
     sampled = {"num_samples": options.num_samples, "moments": ()}
     evaluation = config.evaluation.model_copy(update=sampled)
     shared = None
@@ -627,8 +592,9 @@ def explain_run(
     judge = StageJudge(judged, pipeline, context, shared)
     standings: list[Standing] = []
     samples: dict[str, NDArray[np.float64]] = {}
-    for name, denoiser in explained.stages().items():
-        say("judging", name, len(standings) / len(explained.stages()))
+    stages = explained.stages()
+    for name, denoiser in stages.items():
+        say("judging", name, len(standings) / len(stages))
         stage = judge.judge(name, denoiser)
         standings.append(stage.standing)
         if stage.samples is not None:
@@ -638,48 +604,33 @@ def explain_run(
     if samples:
         samples = {"real": context.draw.clean[:1000].numpy(), **samples}
     say("looking", "at every noise level", 0.0)
-
-    def view(denoiser: ReadableDenoiser | None) -> NetworkView | None:
-        return None if denoiser is None else view_network(denoiser, context, timesteps)
-
     columns = tuple(pipeline.config.columns)
-    formula, with_formulas = explained.formula, explained.with_formulas
-    level_formulas: tuple[LevelFormula, ...] = ()
-    if with_formulas is not None:
-        level_formulas = _level_formulas(with_formulas, context, timesteps, columns)
-    chose_on_heldout = dataset.density is None
     explanation = Explanation(
         title=f"{config.model.name} on {config.data.name}",
         columns=columns,
         command=command,
         network=view_network(explained.network, context, timesteps),
-        score=view_score(explained.stages(), context, timesteps),
-        simplified=view(explained.simplified),
-        readable=view(with_formulas),
+        score=view_score(stages, context, timesteps),
         edges=explained.edges,
         standings=tuple(standings),
-        sentences=_sentences(
-            explained, standings, columns, options, chose_on_heldout=chose_on_heldout
-        ),
-        formula=None if formula is None else score_latex(formula, columns),
-        noise=None if formula is None else noise_latex(formula, columns),
-        level_formulas=level_formulas,
+        sentences=_sentences(explained, standings, columns, options, dataset.density is None),
         samples=samples,
     )
+    if explained.simplified is not None:
+        explanation.simplified = view_network(explained.simplified, context, timesteps)
+    if (left := explained.with_formulas) is not None:
+        explanation.readable = view_network(left, context, timesteps)
+        explanation.level_formulas = _level_formulas(left, context, timesteps, columns)
+    if explained.formula is not None:
+        explanation.formula = score_latex(explained.formula, columns)
+        explanation.noise = noise_latex(explained.formula, columns)
     _write(explanation, explained, out)
     return explanation, explained
 
 
-def _remove_earlier(out: Path) -> None:
-    """Removes results of an earlier explanation that this one may not have."""
-    remove_stages(out)
-    for name in ("formula.tex", "formula.py", "network.py"):
-        (out / name).unlink(missing_ok=True)
-
-
 def _write(explanation: Explanation, explained: Explained, out: Path) -> None:
     """Writes formulas as JSON, LaTeX and programs."""
-    formula, with_formulas = explained.formula, explained.with_formulas
+    formula = explained.formula
     content = {
         "title": explanation.title,
         "sentences": explanation.sentences,
@@ -693,11 +644,10 @@ def _write(explanation: Explanation, explained: Explained, out: Path) -> None:
         ],
     }
     write_json(out / "formulas.json", finite(content))
-    parts = [("score, all noise levels", explanation.formula or ())]
-    parts += [
-        (f"score at sigma = {part.level.sigma:.3f}", part.score)
-        for part in explanation.level_formulas
+    by_level = [
+        (f"score at sigma = {p.level.sigma:.3f}", p.score) for p in explanation.level_formulas
     ]
+    parts = [("score, all noise levels", explanation.formula or ()), *by_level]
     lines = [f"% {explanation.title}"]
     for title, expressions in parts:
         lines += [f"% {title}"] if expressions else []
@@ -706,6 +656,7 @@ def _write(explanation: Explanation, explained: Explained, out: Path) -> None:
         write_text(out / "formula.tex", "\n".join(lines) + "\n")
     if formula is not None:
         write_text(out / "formula.py", formula_program(formula, explanation.title))
-    if with_formulas is not None:
+    if explained.with_formulas is not None:
         with suppress(KanDiffusionError):  # there is no program of curves that are no splines
-            write_text(out / "network.py", network_program(with_formulas, explanation.title))
+            program = network_program(explained.with_formulas, explanation.title)
+            write_text(out / "network.py", program)

@@ -33,7 +33,7 @@ from kan_diffusion.denoisers.edges import CURVE, Edge, Match
 from kan_diffusion.denoisers.library import LIBRARY, LINEAR, EdgeFunction, Library
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.symbolic.context import Context, Progress
+from kan_diffusion.symbolic.context import Context, Progress, keep_edges, tell_nobody
 
 __all__ = ["EdgeReport", "FormulaSearch", "SearchOptions", "find_formulas", "match_curve"]
 
@@ -58,10 +58,6 @@ def _columns(function: EdgeFunction, x: Array, a: float, b: float, has_slope: bo
         values = function.values(torch.from_numpy(a * x + b)).numpy()
     parts = [values, x, np.ones_like(x)] if has_slope else [values, np.ones_like(x)]
     return np.stack(parts, axis=-1)
-
-
-def _is_usable(columns: Array) -> bool:
-    return bool((np.abs(columns) < _HUGE).all())  # NaN is not less
 
 
 def _solve(columns: Array, y: Array) -> Array:
@@ -100,6 +96,7 @@ def _grid(function: EdgeFunction, x: Array, y: Array, has_slope: bool) -> list[t
 def _refine(
     function: EdgeFunction, x: Array, y: Array, start: tuple[float, float], has_slope: bool
 ) -> tuple[float, float]:
+    """Improves a place (a, b) by Levenberg-Marquardt, as far as the function leaves it free."""
     scale = 1 / float(x.std())
     first = np.array([start[0] / scale, start[1]])
     free = np.array([not function.scaleless, not function.shiftless])
@@ -111,7 +108,7 @@ def _refine(
 
     def residuals(p: Array) -> Array:
         columns = _columns(function, x, *place(p), has_slope)
-        if not _is_usable(columns):
+        if not (np.abs(columns) < _HUGE).all():  # NaN is not less
             return np.full_like(y, 1e6)
         answer: Array = columns @ _solve(columns, y) - y
         return answer
@@ -131,13 +128,19 @@ def _r2(predicted: Array, y: Array) -> float:
 def _match(
     function: EdgeFunction, fitted: tuple[Array, Array], judged: tuple[Array, Array], slope: bool
 ) -> Match | None:
+    """Fits c f(a x + b) + s x + d; where f is linear itself, a line."""
     x, y = fitted
+    if function.name == LINEAR:
+        s, d = (float(value) for value in _solve(np.stack([x, np.ones_like(x)], -1), y))
+        r2 = _r2(s * judged[0] + d, judged[1])
+        line = Match(LINEAR, True, 1.0, 0.0, 0.0, s, d, r2, function.complexity)
+        return line if math.isfinite(r2) else None
     few = slice(None, _GRID_SAMPLES)
     best: Match | None = None
     for start in _grid(function, x[few], y[few], slope):
         a, b = _refine(function, x[few], y[few], start, slope)
         columns = _columns(function, x, a, b, slope)
-        if not _is_usable(columns):
+        if not (np.abs(columns) < _HUGE).all():
             continue
         solution = _solve(columns, y)
         if abs(solution[0]) * columns[:, 0].std() > _LARGEST * y.std():
@@ -148,14 +151,6 @@ def _match(
             complexity = function.complexity + int(slope)
             best = Match(function.name, slope, a, b, c, s, d, r2, complexity)
     return best
-
-
-def _line(fitted: tuple[Array, Array], judged: tuple[Array, Array]) -> Match | None:
-    x, y = fitted
-    s, d = (float(value) for value in _solve(np.stack([x, np.ones_like(x)], -1), y))
-    r2 = _r2(s * judged[0] + d, judged[1])
-    complexity = LIBRARY[LINEAR].complexity
-    return Match(LINEAR, True, 1.0, 0.0, 0.0, s, d, r2, complexity) if math.isfinite(r2) else None
 
 
 def match_curve(
@@ -194,9 +189,7 @@ def match_curve(
     fitted, judged = (x[:half], y[:half]), (x[half:], y[half:])
     limit = math.inf if max_complexity is None else max_complexity
     matches = [
-        _line(fitted, judged)
-        if function.name == LINEAR
-        else _match(function, fitted, judged, slope)
+        _match(function, fitted, judged, slope)
         for function in library.values()
         for slope in ((False,) if function.name == LINEAR else (False, True))
         if function.complexity + slope <= limit
@@ -299,13 +292,10 @@ def find_formulas(
         options: Settings of the search; the defaults when None.
         on_progress: Told of every edge.
 
-    Returns:
-        The network with formulas, and the outcome for each edge.
-
     Raises:
         KanDiffusionError: The network has too many edges.
     """
-    options = SearchOptions() if options is None else options
+    options, say = options or SearchOptions(), on_progress or tell_nobody
     if len(denoiser.edges) > options.max_edges:
         raise KanDiffusionError(
             f"the network has {len(denoiser.edges)} edges, and formulas are looked for in at most "
@@ -320,16 +310,15 @@ def find_formulas(
     best_r2: dict[tuple[int, int, int], float] = {}
 
     def matches_of(edge: Edge) -> list[Match]:
-        return match_curve(
-            *importance.samples(edge), options.library, max_complexity=options.max_complexity
-        )
+        x, y = importance.samples(edge)
+        return match_curve(x, y, options.library, max_complexity=options.max_complexity)
 
     while curves := [e for e in current.edges if e.kind == CURVE and e.place not in notes]:
         importance = context.importance(current)
         for edge in curves:
             if time.monotonic() > until:
-                reason = f"the time budget of {options.seconds:g} s was over"
-                notes[edge.place] = _Note(reason=reason)
+                over = f"the time budget of {options.seconds:g} s was over"
+                notes[edge.place] = _Note(reason=over)
             elif edge.place not in best_r2:
                 best_r2[edge.place] = max((m.r2 for m in matches_of(edge)), default=1.0)
         curves = [edge for edge in curves if edge.place not in notes]
@@ -338,28 +327,18 @@ def find_formulas(
             edge = max(curves, key=lambda edge: best_r2[edge.place])
             current, note = _try(current, edge, matches_of(edge), context, options, limit)
             notes[edge.place] = note
-            if on_progress is not None:
-                kind = next((e.kind for e in current.edges if e.place == edge.place), "constant")
-                what = f"edge {' to '.join(names[edge.place])}: {note.reason or kind}"
-                on_progress(what, 1 - (len(curves) - 1) / max(len(best_r2), 1))
-    reports: list[EdgeReport] = []
+            kind = next((e.kind for e in current.edges if e.place == edge.place), "constant")
+            what = f"edge {' to '.join(names[edge.place])}: {note.reason or kind}"
+            say(what, 1 - (len(curves) - 1) / max(len(best_r2), 1))
+    reports = []
     for edge in current.edges:
         complexity = 0 if edge.kind == CURVE else 1
         applied = current.layers[edge.layer].function_of(edge)
         if applied is not None:
             complexity = applied.function.complexity + int(edge.has_slope)
         note = notes.get(edge.place, _Note())
-        reports.append(
-            EdgeReport(
-                *names[edge.place],
-                edge.kind,
-                edge.has_slope,
-                note.r2,
-                note.best,
-                note.reason,
-                complexity,
-            )
-        )
+        about = (*names[edge.place], edge.kind, edge.has_slope)
+        reports.append(EdgeReport(*about, *note, complexity))
     return FormulaSearch(current, tuple(reports))
 
 
@@ -383,28 +362,22 @@ def _try(
 ) -> tuple[ReadableDenoiser, _Note]:
     """Puts the best match in the place of a curve, or leaves the network as it is."""
     if not matches:  # the curve is a constant
-        made = denoiser.with_edges([e for e in denoiser.edges if e.place != edge.place])
-        samples = context.importance(denoiser).samples(edge)
-        made.layers[edge.layer].bias.data[edge.output] += float(samples[1].mean())
-        return made, _Note()
+        others = [e for e in denoiser.edges if e.place != edge.place]
+        return keep_edges(denoiser, context.importance(denoiser), others), _Note()
     best = max(matches, key=lambda match: match.r2)
     good = _distinct([match for match in matches if match.r2 >= options.min_r2])
-    tries: list[tuple[float, float, Match, ReadableDenoiser]] = []
+    tries = []
     for match in good[: options.candidates]:
         formula = Edge(*edge.place, match.name, match.has_slope)
-        edges = [formula if e.place == edge.place else e for e in denoiser.edges]
-        made = denoiser.with_edges(edges)
+        made = denoiser.with_edges([formula if e == edge else e for e in denoiser.edges])
         made.set_match(formula, match)
         loss = context.tuned_loss(made, options.steps, options.learning_rate)
         tries.append((loss + options.price * match.complexity, loss, match, made))
     for _, loss, match, made in sorted(tries, key=lambda entry: entry[0]):
         if loss <= limit:
             return made, _Note(match.r2)
-    reason = (
-        f"stays a curve: with the best match, {best.name}, the loss rises by more than "
-        f"{options.tolerance:g} in all"
-        if good
-        else f"stays a curve: the best match, {best.name}, has R² {best.r2:.3f}, below "
-        f"{options.min_r2:g}"
-    )
-    return denoiser, _Note(best.r2, best.name, reason)
+    why = f"the best match, {best.name}, has R² {best.r2:.3f}, below {options.min_r2:g}"
+    if good:
+        rise = f"the loss rises by more than {options.tolerance:g} in all"
+        why = f"with the best match, {best.name}, {rise}"
+    return denoiser, _Note(best.r2, best.name, f"stays a curve: {why}")

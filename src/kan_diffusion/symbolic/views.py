@@ -46,13 +46,7 @@ _TAIL = 0.002
 
 @dataclass(frozen=True)
 class LevelView:
-    """A noise level.
-
-    Attributes:
-        timestep: The timestep.
-        alpha: Signal level alpha.
-        sigma: Noise level sigma.
-    """
+    """A noise level: a timestep with its alpha and sigma."""
 
     timestep: int
     alpha: float
@@ -148,12 +142,7 @@ class ScoreView:
 
 
 def default_levels(process: Process, sigmas: Sequence[float] = _LEVEL_SIGMAS) -> list[int]:
-    """Finds the timesteps whose noise levels are nearest to given ones.
-
-    Args:
-        process: The process.
-        sigmas: Noise levels.
-    """
+    """Finds the timesteps whose noise levels are nearest to given ones."""
     of_steps = process.levels()[1].numpy()
     return sorted({int(np.abs(of_steps - sigma).argmin()) for sigma in sigmas})
 
@@ -203,13 +192,7 @@ def _edge_text(layer: ReadableLayer, edge: Edge) -> str:
 def view_network(
     denoiser: ReadableDenoiser, context: Context, timesteps: Sequence[int]
 ) -> NetworkView:
-    """Looks at a network at some noise levels.
-
-    Args:
-        denoiser: The network.
-        context: Its data and process.
-        timesteps: The levels.
-    """
+    """Looks at a network at some noise levels."""
     overall = context.importance(denoiser)
     by_level = [context.importance(denoiser, at=(context.noised(t, _POINTS), t)) for t in timesteps]
     edges = [
@@ -254,25 +237,18 @@ def _places(points: torch.Tensor) -> torch.Tensor:
     low, high = torch.quantile(points, torch.tensor([0.005, 0.995], dtype=torch.float64), dim=0)
     margin = 0.05 * (high - low)
     low, high = low - margin, high + margin
-    if dim == 1:
-        return torch.linspace(float(low), float(high), _LINE_POINTS, dtype=torch.float64)[:, None]
+    side = _LINE_POINTS if dim == 1 else _FIELD_SIDE
     axes = [
-        torch.linspace(float(a), float(b), _FIELD_SIDE, dtype=torch.float64)
+        torch.linspace(float(a), float(b), side, dtype=torch.float64)
         for a, b in zip(low, high, strict=True)
     ]
-    return torch.cartesian_prod(*axes)
+    return torch.cartesian_prod(*axes).reshape(-1, dim)
 
 
 def view_score(
     denoisers: dict[str, Denoiser], context: Context, timesteps: Sequence[int]
 ) -> ScoreView:
-    """Evaluates scores beside the exact one.
-
-    Args:
-        denoisers: Denoisers by name.
-        context: Data and process.
-        timesteps: The levels.
-    """
+    """Evaluates scores of denoisers, by name, beside the exact one, at some noise levels."""
     process, density = context.process, context.dataset.density
     levels = level_views(process, timesteps)
     places = [_places(context.noised(t, _POINTS)) for t in timesteps]

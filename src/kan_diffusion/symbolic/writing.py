@@ -45,12 +45,7 @@ _LATEX = {letter: f"\\{letter}" for letter in "{}$&#%_ "} | {
 
 
 def tidy(expression: sympy.Expr, digits: int = _DIGITS) -> sympy.Expr:
-    """Rounds the numbers of an expression, and leaves out terms that vanish by that.
-
-    Args:
-        expression: The expression.
-        digits: Significant digits.
-    """
+    """Rounds the numbers of an expression to digits, and leaves out terms that vanish by that."""
     import sympy
 
     def rounded(number: sympy.Float) -> sympy.Expr:
@@ -69,27 +64,21 @@ def tidy(expression: sympy.Expr, digits: int = _DIGITS) -> sympy.Expr:
         if part.is_Float
     }
     replaced = {number: rounded(number) for number in expression.atoms(sympy.Float)} | bounds
-    made: sympy.Expr = expression.xreplace(replaced)
-    joined: sympy.Expr = sympy.together(made)
-    return min(made, joined, key=sympy.count_ops)
+    made = expression.xreplace(replaced)
+    return min(made, sympy.together(made), key=sympy.count_ops)
 
 
 def _latex(expression: sympy.Expr, columns: Sequence[str]) -> str:
     import sympy
 
-    names = {
-        sympy.Symbol(f"x{i}", real=True): _latex_name(column) for i, column in enumerate(columns)
-    }
-    text: str = sympy.latex(expression, symbol_names=names)
-    return text
+    symbols = (sympy.Symbol(f"x{i}", real=True) for i in range(len(columns)))
+    names = dict(zip(symbols, map(_latex_name, columns), strict=True))
+    return str(sympy.latex(expression, symbol_names=names))
 
 
 def _latex_name(column: str) -> str:
-    if re.fullmatch(r"[A-Za-z]", column):
-        return column
-    match = re.fullmatch(r"([A-Za-z])(\d+)", column)
-    if match:
-        return f"{match[1]}_{{{match[2]}}}"
+    if match := re.fullmatch(r"([A-Za-z])(\d*)", column):
+        return f"{match[1]}_{{{match[2]}}}" if match[2] else column
     plain = "".join(_LATEX.get(letter, letter) for letter in " ".join(column.split()))
     return rf"\mathrm{{{plain}}}"
 
@@ -110,13 +99,7 @@ def noise_latex(formula: FormulaDenoiser, columns: Sequence[str]) -> tuple[str, 
 def level_latex(
     score: Sequence[Combination], level: int, columns: Sequence[str]
 ) -> tuple[str, ...]:
-    """Writes a score at one of its levels in LaTeX, constants to four digits.
-
-    Args:
-        score: The score's coordinates over levels.
-        level: Number of the level.
-        columns: Names of the coordinates.
-    """
+    """Writes a score at one of its levels, given by its number, as :func:`score_latex` does."""
     import sympy
 
     def number(part: Combination, atom: Atom | None) -> sympy.Expr:
@@ -126,7 +109,7 @@ def level_latex(
         return sympy.Symbol(f"x{index}", real=True)
 
     zero = sympy.Integer(0)
-    expressions = [part.fold(zero, number, coordinate, Atom.write) for part in score]
+    expressions = (part.fold(zero, number, coordinate, Atom.write) for part in score)
     return tuple(_latex(tidy(expression), columns) for expression in expressions)
 
 
@@ -154,12 +137,7 @@ def _code(expression: sympy.Expr) -> str:
 
 
 def formula_program(formula: FormulaDenoiser, title: str) -> str:
-    """Writes a formula as a module with ``score`` and ``predicted_noise``.
-
-    Args:
-        formula: The formula.
-        title: Title of the module, one line.
-    """
+    """Writes a formula as a module with ``score`` and ``predicted_noise``, under a title."""
     lines = [f"s{i} = {_code(expression)}" for i, expression in enumerate(formula.expressions())]
     unpacked = "".join(f"x{i}, " for i in range(formula.data_dim)).strip()
     body = textwrap.indent("\n".join(lines), "    ")
@@ -221,9 +199,9 @@ def _pieces(layer: ReadableLayer, edge: Edge) -> tuple[float, float, list[list[f
             f"their grid, not for basis '{basis.name}'"
         )
     packed = curves.weight.view(curves.out_features, curves.in_features, -1)
-    weights = packed[edge.output, edge.input].detach().double()
-    base = float(weights[0]) if curves.base_activation is not None else 0.0
-    coefficients = weights[1:] if curves.base_activation is not None else weights
+    coefficients, base = packed[edge.output, edge.input].detach().double(), 0.0
+    if curves.base_activation is not None:
+        base, coefficients = float(coefficients[0]), coefficients[1:]
     one = basis.one_input(edge.input).double()
     origin, step = float(one.grid_origin[0]), float(one.grid_step[0])
     z = torch.linspace(0.05, 0.95, basis.order + 1, dtype=torch.float64)
@@ -254,19 +232,13 @@ def _edge_code(layer: ReadableLayer, edge: Edge, source: str) -> str:
 
 
 def _feature_code(feature: InputFeature) -> str:
-    number = "tau" if feature.coordinate is None else f"x[..., {feature.coordinate}]"
-    return (
-        f"np.{feature.wave}({np.pi * feature.frequency!r} * {number})" if feature.wave else number
-    )
+    code = "tau" if feature.coordinate is None else f"x[..., {feature.coordinate}]"
+    return f"np.{feature.wave}({np.pi * feature.frequency!r} * {code})" if feature.wave else code
 
 
 @torch.no_grad()
 def network_program(denoiser: ReadableDenoiser, title: str) -> str:
-    """Writes a network with formulas as a module with ``prediction``.
-
-    Args:
-        denoiser: The network.
-        title: Title of the module, one line.
+    """Writes a network with formulas as a module with ``prediction``, under a title.
 
     Raises:
         KanDiffusionError: A curve is left that is no B-spline.
@@ -286,13 +258,9 @@ def network_program(denoiser: ReadableDenoiser, title: str) -> str:
     unit = 0
     for number, layer in enumerate(denoiser.layers):
         for output in range(layer.out_features):
-            parts = [repr(float(layer.bias[output]))]
-            parts += [
-                _edge_code(layer, edge, f"u{number}_{edge.input}")
-                for edge in layer.edges
-                if edge.output == output
-            ]
-            value = " + ".join(parts)
+            edges = [edge for edge in layer.edges if edge.output == output]
+            parts = [_edge_code(layer, edge, f"u{number}_{edge.input}") for edge in edges]
+            value = " + ".join([repr(float(layer.bias[output])), *parts])
             if modulation is not None and number < len(config.hidden):
                 value = f"(1 + m[..., {unit}]) * ({value}) + m[..., {total + unit}]"
                 unit += 1

@@ -54,15 +54,16 @@ class Batch(NamedTuple):
 class Batches:
     """The batch of every step, a function of the seed and the step.
 
+    The draws are made on the CPU, the same everywhere.
+
     Args:
         points: Clean samples with shape (N, *shape).
         labels: Their labels with shape (N,), or None.
         process: Noising process.
         batch_size: Points a step.
-        batches: ``"replacement"`` draws every batch afresh; ``"epochs"`` goes through the points in
-            random order, the last batch of an epoch being what is left.
+        batches: As in :class:`~kan_diffusion.training.TrainingConfig`.
         seed: What all draws derive from.
-        device: Where the batches are wanted. The draws are made on the CPU, the same everywhere.
+        device: Where the batches are wanted.
     """
 
     def __init__(
@@ -132,5 +133,5 @@ class Batches:
         alpha, sigma = (level.index_select(0, timesteps) for level in self._levels)
         noised = alpha * clean + sigma * noise
         target = self._process.target(clean, noise, alpha, sigma)
-        parts_of_all = noised.split(sizes), timesteps.split(sizes), labels, target.split(sizes)
-        return [Batch(*parts) for parts in zip(*parts_of_all, strict=True)]
+        columns = noised.split(sizes), timesteps.split(sizes), labels, target.split(sizes)
+        return [Batch(*parts) for parts in zip(*columns, strict=True)]

@@ -124,11 +124,11 @@ def train(
         raise KanDiffusionError(
             f"points must have shape ({wanted}), N > 0, not {tuple(points.shape)}"
         )
-    if labels is not None and labels.shape != points.shape[:1]:
-        raise KanDiffusionError(
-            f"labels must have shape ({len(points)},), one a point, not {tuple(labels.shape)}"
-        )
     if labels is not None:
+        if labels.shape != points.shape[:1]:
+            raise KanDiffusionError(
+                f"labels must have shape ({len(points)},), one a point, not {tuple(labels.shape)}"
+            )
         denoiser.require_labels(labels)
     where = resolve_device(device)
     accelerator = make_accelerator(where, config.mixed_precision, log_folder)

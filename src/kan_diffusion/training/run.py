@@ -78,12 +78,11 @@ class TrainingConfig(Settings):
 _WATCHED_ROWS = 256
 """Points of a batch that the penalty looks at: it then costs less than the step itself."""
 
+_PROGRESS = ("step", "seconds", "cpu_seconds")
+
 
 class EdgeWatch:
     """Remembers what the KAN layers of a module were given.
-
-    Args:
-        module: The module, which has at least one KAN layer.
 
     Raises:
         KanDiffusionError: It has none.
@@ -121,12 +120,6 @@ class TrainingRun:
     """The state of one training run, everything a checkpoint holds, and the parts of a step.
 
     The denoiser's parameters are views of one vector until :meth:`release`.
-
-    Args:
-        denoiser: The network.
-        process: Noising process.
-        config: How to train.
-        accelerator: Where to compute, and in which precision.
     """
 
     def __init__(
@@ -149,10 +142,9 @@ class TrainingRun:
             if self._edges is not None:
                 self._edges.release()
             raise
-        optimizer = torch.optim.Adam([self.weights.vector], lr=config.learning_rate, fused=True)
-        self.learning_rates = learning_rates(
-            optimizer, config.schedule, config.learning_rate, config.warmup_steps, config.steps
-        )
+        peak, warmup = config.learning_rate, config.warmup_steps
+        optimizer = torch.optim.Adam([self.weights.vector], lr=peak, fused=True)
+        self.learning_rates = learning_rates(optimizer, config.schedule, peak, warmup, config.steps)
         self._rates: list[float] = self.learning_rates.tolist()
         # accelerate's own step and backward look for packages on the disk every time they are
         # called; only scaled gradients (fp16) need them.
@@ -169,8 +161,6 @@ class TrainingRun:
         self._losses = torch.zeros(config.steps, device=accelerator.device)
         self._recent: list[Tensor] = []  # losses not yet written into _losses
         self._num_checked = 0  # how many of the losses are known to be finite
-
-    # The parts of a step
 
     def advance(self, batch: Batch) -> None:
         """Takes one optimiser step."""
@@ -220,8 +210,6 @@ class TrainingRun:
         if self.average is not None:
             self.average.update()
 
-    # What there is to know about it
-
     def losses(self) -> Tensor:
         """The losses of the steps taken, with shape (step,)."""
         if self._recent:
@@ -244,24 +232,20 @@ class TrainingRun:
 
     def require_finite(self, checkpoint: Path | None) -> None:
         """Raises when a loss or a parameter is not finite."""
-        fault = self.fault()
-        if fault is None:
-            return
-        kept = "no checkpoint was kept"
-        if checkpoint is not None and checkpoint.exists():
-            kept = f"the last good state is kept in '{checkpoint}'"
-        raise NonFiniteLossError(
-            f"the {fault} of {self.config.steps:,} with learning rate "
-            f"{self.config.learning_rate:g}; {kept}; lower the learning rate"
-        )
+        if fault := self.fault():
+            kept = "no checkpoint was kept"
+            if checkpoint is not None and checkpoint.exists():
+                kept = f"the last good state is kept in '{checkpoint}'"
+            raise NonFiniteLossError(
+                f"the {fault} of {self.config.steps:,} with learning rate "
+                f"{self.config.learning_rate:g}; {kept}; lower the learning rate"
+            )
 
     def out_of_range(self, batch: Batch, rows: int | None = None) -> dict[str, float]:
         """Fraction of out-of-range inputs of each KAN layer on the first rows of a batch."""
         labels = None if batch.labels is None else batch.labels[:rows]
         inputs = batch.noised[:rows], batch.timesteps[:rows], labels
         return out_of_range_fractions(self.denoiser, *inputs, False)  # a tuple, as in a step
-
-    # Checkpoints
 
     def save(self, path: Path, identity: str) -> None:
         """Writes the state to ``path``, whole or not at all."""
@@ -274,16 +258,9 @@ class TrainingRun:
             parts = self.weights.split(self.average.values)
             tensors |= {f"ema.{index}": part for index, part in enumerate(parts)}
         tensors["losses"] = self.losses()
-        tensors = {
-            name: tensor.detach().to("cpu", copy=True).contiguous()
-            for name, tensor in tensors.items()
-        }
-        progress = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "cpu_seconds": self.cpu_seconds,
-            "ema_step": None if self.average is None else self.average.num_updates,
-        }
+        tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+        progress = {name: getattr(self, name) for name in _PROGRESS}
+        progress["ema_step"] = None if self.average is None else self.average.num_updates
         metadata = {"identity": identity, "progress": json.dumps(progress)}
         write_bytes(path, safetensors_bytes(tensors, metadata=metadata))
 
@@ -309,27 +286,25 @@ class TrainingRun:
         except FileNotFoundError:
             return False
         self.whole = False
-        self.denoiser.load_state_dict(_strip(tensors, "denoiser."))
-        moments = _strip(tensors, "optimizer.")
-        indices = range(len(self.weights))
-        if moments:
-            joined = {
-                name: self.weights.join([moments[f"{index}.{name}"] for index in indices])
-                for name in ("exp_avg", "exp_avg_sq")
-            }
-            self.optimizer.state[self.weights.vector] = {"step": moments["0.step"], **joined}
+        own = "denoiser."
+        state = {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}
+        self.denoiser.load_state_dict(state)
+
+        def joined(name: str) -> Tensor:
+            return self.weights.join([tensors[name.format(i)] for i in range(len(self.weights))])
+
+        if "optimizer.0.step" in tensors:
+            moments = {n: joined(f"optimizer.{{}}.{n}") for n in ("exp_avg", "exp_avg_sq")}
+            step = tensors["optimizer.0.step"]
+            self.optimizer.state[self.weights.vector] = {"step": step, **moments}
         if self.average is not None:
-            shadows = _strip(tensors, "ema.")
-            self.average.values = self.weights.join([shadows[str(index)] for index in indices])
+            self.average.values = joined("ema.{}")
             self.average.num_updates = progress["ema_step"]
-        self.step = progress["step"]
-        self.seconds = progress["seconds"]
-        self.cpu_seconds = progress["cpu_seconds"]
+        for name in _PROGRESS:
+            setattr(self, name, progress[name])
         self._losses[: self.step] = tensors["losses"]
         self.whole = True
         return True
-
-    # Showing and handing over the denoiser
 
     def show(self, callback: MomentCallback) -> None:
         """Hands the denoiser to a callback with its EMA weights in place."""
@@ -363,10 +338,6 @@ class TrainingRun:
         if self._edges is not None:
             self._edges.release()
         self.weights.release()
-
-
-def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def read_checkpoint_identity(path: Path) -> str:

@@ -35,10 +35,10 @@ from kan_diffusion.denoisers.formula import SMALLEST_SIGNAL, FormulaDenoiser, fo
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.symbolic.averaged import draw_averaged
+from kan_diffusion.symbolic.averaged import AveragedPoints, draw_averaged
 from kan_diffusion.symbolic.combination import compose, score_of
-from kan_diffusion.symbolic.context import Context, Progress
-from kan_diffusion.symbolic.levels.coordinate import CoordinateFormula, LevelPoints, first_formula
+from kan_diffusion.symbolic.context import Context, Progress, tell_nobody
+from kan_diffusion.symbolic.levels.coordinate import CoordinateFormula, first_formula
 from kan_diffusion.symbolic.levels.forms import LevelForm
 from kan_diffusion.symbolic.levels.search import best_forms, tie_constants
 
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     import sympy
 
 __all__ = ["LevelForm", "formula_over_levels", "reading_levels"]
-
-Array = NDArray[np.float64]
 
 _NUM_LEVELS = 64
 _SAMPLES = 256
@@ -65,26 +63,16 @@ def reading_levels(process: Process) -> NDArray[np.int64]:
     return np.unique(places.round().astype(np.int64))
 
 
-def _draw(context: Context, clean: Tensor, purpose: str) -> LevelPoints:
-    process = context.process
-    usable = int((process.levels()[0] >= 10 * SMALLEST_SIGNAL).sum())
-    drawn = draw_averaged(
+def _draw(context: Context, clean: Tensor, purpose: str) -> AveragedPoints:
+    usable = int((context.process.levels()[0] >= 10 * SMALLEST_SIGNAL).sum())
+    return draw_averaged(
         clean,
-        process,
+        context.process,
         _BATCHES * min(_NOISED, len(clean)),
         torch_generator("points for a formula", context.seed, purpose),
         batch=_BATCH,
         num_noised=_NOISED,
         num_timesteps=usable,
-    )
-    alpha, sigma = (level[:, 0].numpy() for level in (drawn.alpha, drawn.sigma))
-    return LevelPoints(
-        drawn.noised.numpy(),
-        alpha,
-        sigma,
-        drawn.target.numpy(),
-        drawn.spread,
-        drawn.num_clean,
     )
 
 
@@ -108,8 +96,7 @@ def formula_over_levels(
     Returns:
         The formula; None where no form fits within the tolerance.
     """
-    process = context.process
-    say = on_progress or (lambda what, done: None)
+    process, say = context.process, on_progress or tell_nobody
     if process.is_flow:
         say("coefficients of flow matching are not among the forms: a formula at each level", 1.0)
         return None
@@ -121,36 +108,31 @@ def formula_over_levels(
         return None
     # The change of the prediction for a unit change of the score.
     factor = sigma / np.abs(process.noise_coefficients(alpha, sigma)[0])
-    x = _points(context, timesteps)
+    clean, noise = context.draw.clean[:_SAMPLES].numpy(), context.draw.noise[-_SAMPLES:].numpy()
+    x = alpha[:, None, None] * clean + sigma[:, None, None] * noise
     order = torch.randperm(len(points), generator=torch_generator("halves", context.seed))
     # Forms are not judged on what they were fitted to.
-    one, other = (
-        _draw(context, points[rows], name)
-        for rows, name in zip(order.chunk(2), ("one half", "the other half"), strict=True)
+    of_one, of_other = order.chunk(2)
+    halves = (
+        _draw(context, points[of_one], "one half"),
+        _draw(context, points[of_other], "the other half"),
     )
     final = _draw(context, points, "final")
     formulas = []
     for coordinate, score in enumerate(scores):
         until = time.monotonic() + seconds / len(scores)
         formula = first_formula(coordinate, score, alpha, x, factor)
-        formula = best_forms(formula, (one, other), process, until)
-        formula = tie_constants(formula, (one, other), process, until)
-        formulas.append(_fitted_again(formula, final, process))
+        formula = best_forms(formula, halves, process, until)
+        formula = tie_constants(formula, halves, process, until)
+        again = replace(formula, constants=formula.constants.copy())
+        again.fit(final, process)
+        formulas.append(again if again.is_regular else formula)
         what = f"coordinate x{coordinate}: a formula of {formula.num_constants} constants"
         say(what, (coordinate + 1) / len(scores))
     made = _joined(formulas, process)
     limit, loss = context.loss(denoiser) + tolerance, context.loss(made)
     say(f"one formula for all levels: loss {loss:.5f}, at most {limit:.5f} is allowed", 1.0)
     return made if loss <= limit else None
-
-
-def _fitted_again(
-    formula: CoordinateFormula, final: LevelPoints, process: Process
-) -> CoordinateFormula:
-    """Fits the constants of a formula to other points, unless that brings a pole."""
-    again = replace(formula, constants=formula.constants.copy())
-    again.fit(final, process)
-    return again if again.is_regular else formula
 
 
 def _joined(formulas: list[CoordinateFormula], process: Process) -> FormulaDenoiser:
@@ -167,12 +149,3 @@ def _joined(formulas: list[CoordinateFormula], process: Process) -> FormulaDenoi
                 constants[groups[group]] = float(value)
         expressions.append(formula.expression([groups[group] for group in formula.ties]))
     return formula_denoiser(expressions, constants, process)
-
-
-def _points(context: Context, timesteps: NDArray[np.int64]) -> Array:
-    """Draws noised points as they occur at each level: (L, n, d)."""
-    clean = context.draw.clean[:_SAMPLES].numpy()
-    noise = context.draw.noise[-_SAMPLES:].numpy()
-    alpha, sigma = (level.numpy()[timesteps, None, None] for level in context.process.levels())
-    points: Array = alpha * clean + sigma * noise
-    return points

@@ -7,7 +7,7 @@ by Levenberg-Marquardt to the averaged targets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,44 +16,19 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from kan_diffusion.processes import Process
+from kan_diffusion.symbolic.averaged import AveragedPoints
 from kan_diffusion.symbolic.combination import Atom, Combination
 from kan_diffusion.symbolic.levels.forms import LevelForm, first_fit, forms_of
 
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["CoordinateFormula", "LevelPoints", "Slot", "first_formula"]
+__all__ = ["CoordinateFormula", "Slot", "first_formula"]
 
 Array = NDArray[np.float64]
 
 _NEGLIGIBLE = 0.02
 """Effect on the prediction below which a coefficient counts as 0."""
-
-
-@dataclass(frozen=True)
-class LevelPoints:
-    """Noised points with averaged targets, as arrays.
-
-    Attributes:
-        x: Noised points with shape (n, d).
-        alpha: Signal levels with shape (n,).
-        sigma: Noise levels with shape (n,).
-        target: Averaged targets with shape (n, d).
-        spread: Variance of single targets about these.
-        num_clean: Number of clean points behind them.
-    """
-
-    x: Array
-    alpha: Array
-    sigma: Array
-    target: Array
-    spread: float
-    num_clean: int
-
-    def every(self, step: int) -> LevelPoints:
-        """Takes one in ``step`` points."""
-        parts = {name: getattr(self, name)[::step] for name in ("x", "alpha", "sigma", "target")}
-        return replace(self, **parts)
 
 
 @dataclass
@@ -93,7 +68,7 @@ def _copy(part: Combination) -> Combination:
     terms = {}
     for atom, numbers in part.terms.items():
         inner = None if atom.inner is None else _copy(atom.inner)
-        terms[Atom(atom.coordinate, atom.name, atom.function, inner, atom.curve)] = numbers
+        terms[replace(atom, inner=inner)] = numbers
     return Combination(part.constant, terms)
 
 
@@ -152,11 +127,7 @@ class CoordinateFormula:
         return all(form.is_regular(self.constants[place]) for _, form, place in self._places())
 
     def _places(self) -> Iterator[tuple[Slot, LevelForm, slice]]:
-        """Goes through the coefficients.
-
-        Yields:
-            A coefficient, its form, and the place of its constants.
-        """
+        """Goes through the coefficients, with their forms and the places of their constants."""
         start = 0
         for slot, form in zip(self.slots, self.forms, strict=True):
             yield slot, form, slice(start, start + form.size)
@@ -167,82 +138,75 @@ class CoordinateFormula:
         """Number of different constants."""
         return int(self.ties.max()) + 1 if len(self.ties) else 0
 
-    def predict(self, points: LevelPoints, process: Process) -> Array:
+    def predict(self, points: AveragedPoints, process: Process) -> Array:
         """Predicts its coordinate, with shape (n,)."""
+        x, alpha, sigma, _ = points.arrays()
         values = {
-            (id(slot.holder), slot.atom): form.values(points.alpha, self.constants[place])
+            (id(slot.holder), slot.atom): form.values(alpha, self.constants[place])
             for slot, form, place in self._places()
         }
         score = self.score.fold(
-            np.zeros(len(points.x)),
+            np.zeros(len(x)),
             lambda part, atom: values.get((id(part), atom)),
-            lambda coordinate: points.x[:, coordinate],
+            lambda coordinate: x[:, coordinate],
             Atom.apply,
         )
-        a, b = process.noise_coefficients(points.alpha, points.sigma)
-        return np.asarray((-points.sigma * score - b * points.x[:, self.coordinate]) / a)
+        a, b = process.noise_coefficients(alpha, sigma)
+        return np.asarray((-sigma * score - b * x[:, self.coordinate]) / a)
 
     def values(self) -> Array:
         """Gives the different constants."""
-        count = self.num_constants
-        return np.array([self.constants[self.ties == k].mean() for k in range(count)])
+        return np.array([self.constants[self.ties == k].mean() for k in range(self.num_constants)])
 
-    def fit(self, points: LevelPoints, process: Process, max_steps: int = 40) -> None:
+    def _errors(self, points: AveragedPoints, process: Process) -> Array:
+        return self.predict(points, process) - points.arrays()[-1][:, self.coordinate]
+
+    def fit(self, points: AveragedPoints, process: Process) -> None:
         """Fits its constants to noised points."""
         if self.num_constants == 0:
             return
-        first = self.values()
-        target = points.target[:, self.coordinate]
 
         def residuals(p: Array) -> Array:
             self.constants = p[self.ties]
-            left = self.predict(points, process) - target
+            left = self._errors(points, process)
             return np.asarray(np.where(np.isfinite(left), left, 1e3))
 
-        found = least_squares(
-            residuals, first, method="lm", max_nfev=max_steps, xtol=1e-6, ftol=1e-7
-        )
-        self.constants = found.x[self.ties]
+        limits = {"max_nfev": 40, "xtol": 1e-6, "ftol": 1e-7}
+        self.constants = least_squares(residuals, self.values(), method="lm", **limits).x[self.ties]
 
-    def loss(self, points: LevelPoints, process: Process) -> float:
+    def loss(self, points: AveragedPoints, process: Process) -> float:
         """Computes the mean squared error of its prediction; infinite where it is not a number."""
-        left = self.predict(points, process) - points.target[:, self.coordinate]
-        loss = float(np.mean(left**2))
+        loss = float(np.mean(self._errors(points, process) ** 2))
         return loss if np.isfinite(loss) else float("inf")
 
-    def _with(
-        self, slots: list[Slot], picks: list[int], constants: Sequence[Array]
+    def changed(
+        self, picks: list[int], anew: Collection[int], without: int | None = None
     ) -> CoordinateFormula:
-        """Replaces coefficients, their forms and constants; no constants are tied."""
-        joined = np.concatenate([*constants, np.zeros(0)])
-        return replace(
-            self, slots=slots, picks=picks, constants=joined, ties=np.arange(len(joined))
-        )
+        """Takes other forms; no constants are tied.
 
-    def changed(self, picks: list[int], anew: Sequence[int]) -> CoordinateFormula:
-        """Takes other forms; the coefficients ``anew`` start from the network's numbers."""
-        constants = [
-            slot.starts[picks[number]] if number in anew else self.constants[place]
-            for number, (slot, _, place) in enumerate(self._places())
+        Args:
+            picks: The form of each coefficient.
+            anew: Coefficients whose constants start from the network's numbers.
+            without: A coefficient that is set to 0.
+        """
+        parts = [
+            (slot, pick, slot.starts[pick] if number in anew else self.constants[place])
+            for number, ((slot, _, place), pick) in enumerate(
+                zip(self._places(), picks, strict=True)
+            )
+            if number != without
         ]
-        return self._with(self.slots, picks, constants)
-
-    def without(self, number: int) -> CoordinateFormula:
-        """Sets a coefficient to 0."""
-        kept = [k for k in range(len(self.slots)) if k != number]
-        places = [place for _, _, place in self._places()]
-        return self._with(
-            [self.slots[k] for k in kept],
-            [self.picks[k] for k in kept],
-            [self.constants[places[k]] for k in kept],
+        joined = np.concatenate([*(constants for _, _, constants in parts), np.zeros(0)])
+        return replace(
+            self,
+            slots=[slot for slot, _, _ in parts],
+            picks=[pick for _, pick, _ in parts],
+            constants=joined,
+            ties=np.arange(len(joined)),
         )
 
     def expression(self, symbols: Sequence[sympy.Symbol]) -> sympy.Expr:
-        """Writes the score of its coordinate in SymPy.
-
-        Args:
-            symbols: A symbol for each constant; tied constants may share one.
-        """
+        """Writes the score in SymPy, with a symbol for each constant; tied ones may share it."""
         import sympy
 
         alpha = sympy.Symbol("alpha", real=True)

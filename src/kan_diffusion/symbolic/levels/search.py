@@ -23,13 +23,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 from dataclasses import replace
+from operator import itemgetter
 
 import numpy as np
 
 from kan_diffusion.processes import Process
-from kan_diffusion.symbolic.levels.coordinate import CoordinateFormula, LevelPoints
+from kan_diffusion.symbolic.averaged import AveragedPoints
+from kan_diffusion.symbolic.levels.coordinate import CoordinateFormula
 from kan_diffusion.symbolic.levels.forms import LevelForm
 
 __all__ = ["best_forms", "tie_constants"]
@@ -46,10 +47,13 @@ _SWEEPS = 3
 _CLIMBED = 3
 """Number of ends of the first search from which forms change one by one."""
 
-Halves = tuple[LevelPoints, LevelPoints]
+Halves = tuple[AveragedPoints, AveragedPoints]
 """Points of one half of the data and of the other."""
 Move = dict[int, int]
 """New picks, by the number of the coefficient."""
+Found = tuple[float, CoordinateFormula]
+"""A formula after its cost."""
+_by_cost = itemgetter(0)
 
 
 class _Judge:
@@ -81,7 +85,10 @@ class _Judge:
         return loss + self.price * formula.num_constants
 
 
-Found = tuple[float, CoordinateFormula]
+def _moved(formula: CoordinateFormula, move: Move) -> CoordinateFormula | None:
+    """Makes a move; None where it changes nothing."""
+    picks = [move.get(k, pick) for k, pick in enumerate(formula.picks)]
+    return None if picks == formula.picks else formula.changed(picks, move)
 
 
 def _climb(found: Found, moves: list[Move], judge: _Judge) -> Found:
@@ -89,12 +96,9 @@ def _climb(found: Found, moves: list[Move], judge: _Judge) -> Found:
     for _ in range(_SWEEPS):
         before = found[0]
         for move in moves:
-            formula = found[1]
-            if judge.is_over or all(formula.picks[k] == pick for k, pick in move.items()):
-                continue
-            picks = [move.get(k, pick) for k, pick in enumerate(formula.picks)]
-            changed = formula.changed(picks, list(move))
-            found = min(found, (judge.cost(changed), changed), key=lambda pair: pair[0])
+            changed = None if judge.is_over else _moved(found[1], move)
+            if changed is not None:
+                found = min(found, (judge.cost(changed), changed), key=_by_cost)
         if found[0] > before - judge.price:
             break
     return found
@@ -102,13 +106,8 @@ def _climb(found: Found, moves: list[Move], judge: _Judge) -> Found:
 
 def _pick(forms: list[LevelForm], below: tuple[int, ...], power: int, numerator: bool) -> int:
     """Finds a form; the one without a numerator where there is none with it."""
-    alike = [
-        index
-        for index, form in enumerate(forms)
-        if form.denominator == below and form.power == power
-    ]
-    with_it = [index for index in alike if forms[index].numerator == numerator]
-    return (with_it or alike)[0]
+    alike = [k for k, f in enumerate(forms) if (f.denominator, f.power) == (below, power)]
+    return next((k for k in alike if forms[k].numerator == numerator), alike[0])
 
 
 def _moves_of_roles(formula: CoordinateFormula, below: tuple[int, ...]) -> list[Move]:
@@ -132,12 +131,10 @@ def _likely_moves(formula: CoordinateFormula, few: _Judge) -> list[Move]:
     """Lists the moves that cost least on few points."""
     costs = []
     for move in _moves_one_by_one(formula):
-        if few.is_over:
-            break
-        picks = [move.get(k, pick) for k, pick in enumerate(formula.picks)]
-        if picks != formula.picks:
-            costs.append((few.cost(formula.changed(picks, list(move))), move))
-    return [move for _, move in sorted(costs, key=lambda pair: pair[0])[:_LIKELY]]
+        changed = None if few.is_over else _moved(formula, move)
+        if changed is not None:
+            costs.append((few.cost(changed), move))
+    return [move for _, move in sorted(costs, key=_by_cost)[:_LIKELY]]
 
 
 def best_forms(
@@ -154,59 +151,44 @@ def best_forms(
     Returns:
         The formula with the forms found, its constants fitted.
     """
-    one, other = (half.every(_SCREENED) for half in halves)
-    few = _Judge((one, other), process, until)
+    few = _Judge((halves[0].every(_SCREENED), halves[1].every(_SCREENED)), process, until)
     everything = range(len(formula.slots))
     first = formula.changed(formula.picks, everything)
     ends = [(few.cost(first), first)]
     for below, inner, outer in itertools.product(((2,), (4,)), (0, 1), (1, 2)):
         if few.is_over:
             break
-        picks = [
-            _pick(
-                slot.forms,
-                below,
-                0 if slot.forms[0].own else inner if slot.role.endswith("inside") else outer,
-                False,
-            )
-            for slot in formula.slots
-        ]
+        picks = []
+        for slot in formula.slots:
+            power = inner if slot.role.endswith("inside") else outer
+            picks.append(_pick(slot.forms, below, 0 if slot.forms[0].own else power, False))
         start = formula.changed(picks, everything)
         ends.append(_climb((few.cost(start), start), _moves_of_roles(start, below), few))
-    climbed = [
-        _climb(end, _moves_one_by_one(end[1]), few)
-        for end in sorted(ends, key=lambda pair: pair[0])[:_CLIMBED]
-    ]
-    _, best = min(climbed, key=lambda pair: pair[0])
+    ends = sorted(ends, key=_by_cost)[:_CLIMBED]
+    _, best = min((_climb(end, _moves_one_by_one(end[1]), few) for end in ends), key=_by_cost)
     judge = _Judge(halves, process, until)
     found = _climb((judge.cost(best), best), _likely_moves(best, few), judge)
     return _without_idle(found, judge)[1]
 
 
-def _smaller(formula: CoordinateFormula) -> Iterator[CoordinateFormula]:
-    """Takes a coefficient away; that of a point's own coordinate becomes -1 instead.
-
-    Yields:
-        The formula without each of its coefficients.
-    """
+def _smaller(formula: CoordinateFormula) -> list[CoordinateFormula]:
+    """Takes each coefficient away; that of a point's own coordinate becomes -1 instead."""
+    made = []
     for k, (slot, form) in enumerate(zip(formula.slots, formula.forms, strict=True)):
         if not form.own:
-            yield formula.without(k)
+            made.append(formula.changed(formula.picks, [], without=k))
         elif form.size:
-            picks = [*formula.picks]
-            picks[k] = next(i for i, other in enumerate(slot.forms) if other.size == 0)
-            yield formula.changed(picks, [k])
+            plain = next(i for i, other in enumerate(slot.forms) if other.size == 0)
+            made.append(formula.changed([*formula.picks[:k], plain, *formula.picks[k + 1 :]], [k]))
+    return made
 
 
 def _without_idle(found: Found, judge: _Judge) -> Found:
     """Takes coefficients away that are not missed."""
     while np.isfinite(found[0]):
-        tried = [
-            (judge.cost(candidate), candidate)
-            for candidate in _smaller(found[1])
-            if not judge.is_over
-        ]
-        best = min(tried, key=lambda pair: pair[0], default=None)
+        smaller = (formula for formula in _smaller(found[1]) if not judge.is_over)
+        tried = [(judge.cost(formula), formula) for formula in smaller]
+        best = min(tried, key=_by_cost, default=None)
         if best is None or best[0] > found[0]:
             break
         found = best
@@ -216,16 +198,9 @@ def _without_idle(found: Found, judge: _Judge) -> Found:
 def tie_constants(
     formula: CoordinateFormula, halves: Halves, process: Process, until: float
 ) -> CoordinateFormula:
-    """Makes nearly equal constants one where that costs less than having two.
+    """Makes nearly equal constants of a fitted formula one where that costs less than two.
 
-    Args:
-        formula: The formula, fitted.
-        halves: Points of each half of the data, independent of the other's.
-        process: The process.
-        until: Time to stop at, by the monotonic clock.
-
-    Returns:
-        The formula with tied constants, fitted.
+    The arguments are those of :func:`best_forms`.
     """
     judge = _Judge(halves, process, until)
     formula = formula.changed(formula.picks, [])
