@@ -135,21 +135,6 @@ def draw_noised_points(
     return NoisedPoints(clean, noise, timesteps, alpha, sigma, noised, means)
 
 
-@torch.no_grad()
-def _predict(denoiser: Denoiser, draw: NoisedPoints) -> Tensor:
-    parts = [
-        denoiser(
-            noised.to(denoiser.device, denoiser.dtype),
-            timesteps.to(denoiser.device),
-            return_dict=False,
-        )[0]
-        for noised, timesteps in zip(
-            draw.noised.split(_BATCH), draw.timesteps.split(_BATCH), strict=True
-        )
-    ]
-    return torch.cat(parts).to("cpu", torch.float64)
-
-
 def floor(draw: NoisedPoints, process: Process) -> float | None:
     """The oracle's loss on a draw.
 
@@ -205,6 +190,7 @@ def _levels(
     return scores
 
 
+@torch.no_grad()
 def measure_denoising(
     denoiser: Denoiser, draw: NoisedPoints, process: Process, num_levels: int = 10
 ) -> DenoisingScores:
@@ -216,7 +202,13 @@ def measure_denoising(
         process: The process the denoiser was trained for.
         num_levels: Number of ranges of timesteps that loss and excess are split into.
     """
-    prediction = _predict(denoiser, draw)
+    device, dtype = denoiser.device, denoiser.dtype
+    batches = zip(draw.noised.split(_BATCH), draw.timesteps.split(_BATCH), strict=True)
+    predictions = [
+        denoiser(noised.to(device, dtype), timesteps.to(device), return_dict=False)[0]
+        for noised, timesteps in batches
+    ]
+    prediction = torch.cat(predictions).to("cpu", torch.float64)
     target = process.target(draw.clean, draw.noise, draw.alpha, draw.sigma)
     predicted_noise = process.predicted_noise(prediction, draw.noised, draw.alpha, draw.sigma)
     losses = process.loss_of(prediction, target, reduction="none").mean(dim=1)

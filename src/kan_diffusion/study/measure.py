@@ -160,38 +160,29 @@ def measure(
         row["nll_real"] = shared.nll
     generated = None
     if evaluation.num_samples:
-        generated, sampled = _sample(config, dataset, pipeline)
+        name = config.study_seed, config.seed
+        fresh = dataset.fresh(
+            evaluation.num_samples, torch_generator("fresh points", *name, dataset.name)
+        )
+        started = time.perf_counter()
+        generated = pipeline(
+            evaluation.num_samples,
+            config.sampling.steps,
+            generator=torch_generator("samples", *name),
+        ).samples
+        row["sample_seconds"] = time.perf_counter() - started
+        generated = dataset.standardizer.apply(generated.cpu().double())
+        sampled = sample_metrics(
+            generated[: len(fresh)],  # as many as in real-against-real
+            fresh,
+            numpy_generator("metrics", *name),
+            metrics_named(evaluation.metrics),
+        )
         for key in row.keys() & sampled.keys():
             raise KanDiffusionError(f"metric '{key}' has the key of a measure; give it another key")
         row |= sampled
         row |= {f"{name}_real": value for name, value in shared.real.items()}
     return finite(row), finite([asdict(level) for level in scores.levels]), generated
-
-
-def _sample(
-    config: TrialConfig, dataset: Dataset, pipeline: PointDiffusionPipeline
-) -> tuple[Tensor, Row]:
-    """Draws points, standardised, and measures how far they are from fresh ones."""
-    evaluation = config.evaluation
-    fresh = dataset.fresh(
-        evaluation.num_samples,
-        torch_generator("fresh points", config.study_seed, config.seed, dataset.name),
-    )
-    started = time.perf_counter()
-    generated = pipeline(
-        evaluation.num_samples,
-        config.sampling.steps,
-        generator=torch_generator("samples", config.study_seed, config.seed),
-    ).samples
-    row: Row = {"sample_seconds": time.perf_counter() - started}
-    generated = dataset.standardizer.apply(generated.cpu().double())
-    metrics = sample_metrics(
-        generated[: len(fresh)],  # as many as in real-against-real
-        fresh,
-        numpy_generator("metrics", config.study_seed, config.seed),
-        metrics_named(evaluation.metrics),
-    )
-    return generated, row | metrics
 
 
 def oracle_warning(row: Row) -> str | None:
