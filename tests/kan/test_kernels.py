@@ -212,16 +212,10 @@ def test_a_kernel_computes_what_torch_does(
     _compare(module, case.points(module, rows, seed))
 
 
-@cases([Case("rbf", base=False), Case("fourier", base=False)])
-def test_dense_kernels_without_a_base_activation(case: Case) -> None:
-    module = case.build(9, 11)
+@cases([Case(kind, base=False) for kind in ("rbf", "fourier", "activation")])
+def test_without_a_base_activation_and_with_more_units_than_a_tile(case: Case) -> None:
+    module = case.build(1100 if case.kind == "activation" else 9, 11)
     _compare(module, case.points(module, 40))
-
-
-def test_rows_of_units_may_be_longer_than_a_tile() -> None:
-    case = Case("activation", base=False)
-    module = case.build(1100)
-    _compare(module, case.points(module, 5))
 
 
 @each_case
@@ -810,8 +804,6 @@ def test_operands_changed_before_the_backward_pass_are_refused(case: Case) -> No
     module, x = _setup(case)
     x.requires_grad_()
     for operand in [*module.buffers(), *module.parameters()]:
-        if operand is getattr(module, "bias", None):
-            continue  # it is added
         output = module(x)
         operand.detach().add_(0.3)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -834,7 +826,8 @@ def _operator(case: Case, module: nn.Module) -> tuple[str, tuple[object, ...], t
         low, high = module.grid_range
         per_x = module.grid_size / (high - low)
         return "spline_activation", (module.coefficients,), (low, per_x, case.order)
-    operands = (module.weight, module.bias, module.grid_origin, module.grid_step)
+    bias = module.weight.new_zeros(module.out_features) if module.bias is None else module.bias
+    operands = (module.weight, bias, module.grid_origin, module.grid_step)
     if case.kind == "bspline":
         return "bspline_linear", operands, (case.base, case.order, case.mode)
     return "dense_linear", operands, (True, case.kind, case.mode)
@@ -854,8 +847,7 @@ def test_the_operators_are_what_torch_takes_them_for(case: Case, bias: bool) -> 
         gradients = torch.autograd.grad(output, _operands(module, x), direction)
         assert all(map(torch.equal, [output, *gradients], _run(module, x)))
     torch.library.opcheck(forward, (x, *operands, *settings))
-    kept = [t.detach() for t in (x, *operands) if t is not None and t is not
-            getattr(module, "bias", None)]  # fmt: skip
+    kept = [operand.detach() for operand in (x, *operands)]
     torch.library.opcheck(backward, (direction, *kept, *settings))
 
 

@@ -99,11 +99,15 @@ class EdgeLayer(MovingGrids):
         return self.basis
 
 
+def _edge_layers(module: nn.Module) -> dict[str, EdgeLayer]:
+    return {name: part for name, part in module.named_modules() if isinstance(part, EdgeLayer)}
+
+
 def _grid_layers(module: nn.Module) -> dict[str, EdgeLayer]:
     layers = {
         name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, EdgeLayer) and isinstance(layer.basis, GridBasis)
+        for name, layer in _edge_layers(module).items()
+        if isinstance(layer.basis, GridBasis)
     }
     if not layers:
         raise KanDiffusionError(f"{type(module).__name__} has no KAN layer with a grid to change")
@@ -228,29 +232,24 @@ def _first_tensor(output: object) -> Tensor:
     return output
 
 
-def _watch(
-    module: nn.Module, see: Callable[[str, EdgeLayer, Tensor], None], *inputs: object
-) -> Tensor:
-    """Runs the module and shows the input of each KAN layer; returns the module's output."""
+def _watch(module: nn.Module, *inputs: object) -> tuple[Tensor, dict[str, Tensor]]:
+    """Runs the module: its output, and the rows that reach each KAN layer, however often."""
+    seen: dict[str, list[Tensor]] = {}
 
-    def watcher(name: str, layer: EdgeLayer) -> torch.utils.hooks.RemovableHandle:
-        return layer.register_forward_pre_hook(
-            lambda _, arguments, keywords: see(
-                name, layer, (arguments[0] if arguments else keywords["input"]).detach()
-            ),
-            with_kwargs=True,
-        )
+    def watch(name: str, layer: EdgeLayer) -> torch.utils.hooks.RemovableHandle:
+        def see(_: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
+            x = arguments[0] if arguments else keywords["input"]
+            seen.setdefault(name, []).append(x.detach().reshape(-1, layer.in_features))
 
-    handles = [
-        watcher(name, layer)
-        for name, layer in module.named_modules()
-        if isinstance(layer, EdgeLayer)
-    ]
+        return layer.register_forward_pre_hook(see, with_kwargs=True)
+
+    handles = [watch(name, layer) for name, layer in _edge_layers(module).items()]
     try:
-        return _first_tensor(module(*inputs))
+        output = _first_tensor(module(*inputs))
     finally:
         for handle in handles:
             handle.remove()
+    return output, {name: torch.cat(parts) for name, parts in seen.items()}
 
 
 @torch.no_grad()
@@ -265,14 +264,10 @@ def out_of_range_fractions(module: nn.Module, *inputs: object) -> dict[str, floa
         The name of each layer with its fraction, from 0 to 1 (a NaN counts as inside; NaN where
         nothing came in); empty where there is no KAN layer.
     """
-    seen: dict[str, list[Tensor]] = {}
-
-    def see(name: str, layer: EdgeLayer, x: Tensor) -> None:
-        seen.setdefault(name, []).append(layer.basis.outside(x).flatten())
-
-    _watch(module, see, *inputs)
-    counts = {name: torch.cat(parts) for name, parts in seen.items()}
-    return {name: int(c.sum()) / len(c) if len(c) else math.nan for name, c in counts.items()}
+    layers = _edge_layers(module)
+    _, seen = _watch(module, *inputs)
+    outside = {name: layers[name].basis.outside(rows) for name, rows in seen.items()}
+    return {name: int(o.sum()) / o.numel() if len(o) else math.nan for name, o in outside.items()}
 
 
 @torch.no_grad()
@@ -351,16 +346,11 @@ def update_grid(
     if not 0 <= margin < math.inf:
         raise KanDiffusionError(f"margin must be zero or more, not {margin}")
     layers = _grid_layers(module)
-    seen: dict[str, list[Tensor]] = {}  # a layer may be used more than once
-
-    def see(name: str, layer: EdgeLayer, x: Tensor) -> None:
-        if name in layers:
-            seen.setdefault(name, []).append(x.reshape(-1, layer.in_features))
-
-    before = _watch(module, see, *inputs)
+    before, seen = _watch(module, *inputs)
     new_bases = {
-        name: _over_data(layers[name].grid, torch.cat(parts), margin, name or "the layer")
-        for name, parts in seen.items()
+        name: _over_data(layers[name].grid, rows, margin, name or "the layer")
+        for name, rows in seen.items()
+        if name in layers
     }
     _move(module, new_bases, optimizer, averages)
     change = float((_first_tensor(module(*inputs)) - before).abs().max())

@@ -35,8 +35,9 @@ Start = Literal["silu", "identity"]
 NUMERATOR_DEGREE = 5
 DENOMINATOR_DEGREE = 4
 
-_CURVATURE = 0.05
-"""c of the identity."""
+_CURVATURE = 0.05  # c
+_IDENTITY = (0.0, 1.0, 0.0, _CURVATURE, 0.0, 0.0), (0.0, _CURVATURE, 0.0, 0.0)
+"""Numerator and denominator of the identity."""
 
 
 @cache
@@ -58,13 +59,6 @@ def _silu_coefficients() -> tuple[tuple[float, ...], tuple[float, ...]]:
     solution = least_squares(errors, start, xtol=1e-12, ftol=1e-12).x
     numerator, denominator = np.split(solution, [NUMERATOR_DEGREE + 1])
     return tuple(map(float, numerator)), tuple(map(float, denominator))
-
-
-def _identity_coefficients() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    numerator = [0.0] * (NUMERATOR_DEGREE + 1)
-    denominator = [0.0] * DENOMINATOR_DEGREE
-    numerator[1], numerator[3], denominator[1] = 1.0, _CURVATURE, _CURVATURE
-    return tuple(numerator), tuple(denominator)
 
 
 class Rational(Basis):
@@ -107,22 +101,20 @@ class Rational(Basis):
         self.num_groups = min(num_groups, in_features)
         self.num_functions = self.num_active = 1
         self.flops_per_input = 2 * (NUMERATOR_DEGREE + DENOMINATOR_DEGREE) + 6
-        groups = self.num_groups
-        self.numerator = nn.Parameter(
-            torch.empty(groups, NUMERATOR_DEGREE + 1, device=device, dtype=dtype)
-        )
-        self.denominator = nn.Parameter(
-            torch.empty(groups, DENOMINATOR_DEGREE, device=device, dtype=dtype)
-        )
+
+        def parameter(count: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(self.num_groups, count, device=device, dtype=dtype))
+
+        self.numerator = parameter(NUMERATOR_DEGREE + 1)
+        self.denominator = parameter(DENOMINATOR_DEGREE)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Puts every function back to what it started as."""
-        identity = self.start == "identity"
-        numerator, denominator = _identity_coefficients() if identity else _silu_coefficients()
-        self.numerator.copy_(self.numerator.new_tensor(numerator).expand_as(self.numerator))
-        self.denominator.copy_(self.denominator.new_tensor(denominator).expand_as(self.denominator))
+        numerator, denominator = _IDENTITY if self.start == "identity" else _silu_coefficients()
+        self.numerator.copy_(self.numerator.new_tensor(numerator))
+        self.denominator.copy_(self.denominator.new_tensor(denominator))
 
     def forward(self, x: Tensor) -> Tensor:
         """The function of each input: (N, in) -> (N, in, 1)."""

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kan_diffusion.kan.kernels.runtime import INNER, addresses, chunks, compiled, run, source_digest
+from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
 from kan_diffusion.kan.kernels.simd import (
     array_at,
     compiled_by_type,
@@ -255,33 +255,27 @@ def _expand(
     Given gradients with that shape, that of x follows; its numbers mean nothing otherwise.
     """
     rows, inputs = x.shape
-    size, stride = x.element_size(), _stride(rows)
+    stride = _stride(rows)
     x, origin, step = x.contiguous(), origin.contiguous(), step.contiguous()
     functions, grad_x = x.new_empty(inputs * width, stride), torch.empty_like(x)
     kernel = _expansion(basis, x.dtype == torch.float64)
-    x_at, *grid, functions_at, grads_at, grad_x_at = addresses(
-        x, origin, step, functions, grads, grad_x
-    )
     intervals = (width - has_base) // 2 if basis == "fourier" else width - has_base - 1
-    settings = intervals, _MODES[extrapolation], stride, int(grads is not None)
-
-    def task(part: int, start: int, count: int) -> None:
-        # Parts begin at a whole vector.
-        start, count = start * _LANES, min(count * _LANES, rows - start * _LANES)
-        row, column = start * inputs * size, start * size
-        kernel(
-            x_at + row, *grid, functions_at + column, grads_at + column, grad_x_at + row, count,
-            inputs, width, int(has_base), *settings,
-        )  # fmt: skip
-
-    run(task, chunks(-(-rows // _LANES), _LANES * inputs * width))
+    operands = (x, inputs), (origin, 0), (step, 0), (functions, 1), (grads, 1), (grad_x, inputs)
+    # Parts begin at a whole vector.
+    parts = [
+        (start * _LANES, min(count * _LANES, rows - start * _LANES))
+        for start, count in chunks(-(-rows // _LANES), _LANES * inputs * width)
+    ]
+    backward = int(grads is not None)
+    settings = inputs, width, int(has_base), intervals, _MODES[extrapolation], stride, backward
+    launch(kernel, parts, operands, settings)
     return functions, grad_x
 
 
 def forward(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
+    bias: Tensor,
     origin: Tensor,
     step: Tensor,
     has_base: bool,
@@ -295,14 +289,14 @@ def forward(
     """
     width = weight.shape[1] // x.shape[1]
     functions, _ = _expand(x, origin, step, width, has_base, basis, extrapolation)
-    product = functions[:, : x.shape[0]].t(), weight.t()
-    return torch.mm(*product) if bias is None else torch.addmm(bias, *product)
+    return torch.addmm(bias, functions[:, : x.shape[0]].t(), weight.t())
 
 
 def backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
+    bias: Tensor,
     origin: Tensor,
     step: Tensor,
     has_base: bool,

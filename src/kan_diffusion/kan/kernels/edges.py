@@ -26,7 +26,7 @@ def _kernel(name: str, module: str, setting: str) -> FusedFunction:
     return FusedFunction(
         f"{name}_linear",
         module,
-        "Tensor x, Tensor weight, Tensor? bias, Tensor origin, Tensor step",
+        "Tensor x, Tensor weight, Tensor bias, Tensor origin, Tensor step",
         f"bool has_base, {setting}, str extrapolation",
         num_gradients=3,
         output_shape=lambda x, weight, *_: (x.shape[0], weight.shape[0]),
@@ -94,18 +94,19 @@ def edge_linear(
         Outputs with shape (N, out), differentiable twice in x, weight and bias.
     """
     known = _KERNELS.get(type(basis))
-    if known is not None and isinstance(basis, GridBasis) and not _autocasts(x):
+    if known is not None and isinstance(basis, GridBasis) and x.is_cpu and not _autocasts(x):
         kernel, setting = known
-        operands = x, weight, bias, basis.grid_origin, basis.grid_step
+        constants = weight.new_zeros(weight.shape[0]) if bias is None else bias
+        operands = x, weight, constants, basis.grid_origin, basis.grid_step
         if kernel.takes(operands):
 
             def reference(
-                x: Tensor, weight: Tensor, bias: Tensor | None, origin: Tensor, step: Tensor
+                x: Tensor, weight: Tensor, constants: Tensor, origin: Tensor, step: Tensor
             ) -> Tensor:
                 # The basis with the grid it had then, which torch.func may have lent it.
                 twin = copy.copy(basis)
                 twin._buffers = {**basis._buffers, "grid_origin": origin, "grid_step": step}
-                return linear(edge_features(x, twin, has_base).flatten(1), weight, bias)
+                return linear(edge_features(x, twin, has_base).flatten(1), weight, constants)
 
             settings = has_base, getattr(basis, setting), basis.extrapolation
             return kernel(operands, settings, reference)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
-from operator import itemgetter
+from itertools import compress
 from typing import Protocol, cast
 
 import torch
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 Setting = str | int | float | bool
 """An argument of a kernel that is no tensor."""
-Operands = Sequence[Tensor | None]
 Gradients = tuple[Tensor | None, ...]
 
 _HAS_NUMBA = find_spec("numba") is not None
@@ -38,9 +37,7 @@ _transforms_are_active = torch._C._are_functorch_transforms_active  # torch.func
 
 
 class _Kernel(Protocol):
-    """The output, given operands and settings; and gradients, given that of the output, the
-    operands that are not optional and settings.
-    """
+    """The output, given operands and settings; and gradients, given that of the output besides."""
 
     forward: Callable[..., Tensor]
     backward: Callable[..., tuple[Tensor, ...]]
@@ -86,8 +83,7 @@ class FusedFunction:
         name: Name of the operator.
         module: Name of the module in ``kan_diffusion.kan.kernels`` whose ``forward`` and
             ``backward`` are the kernel.
-        operands: The tensors as an operator's schema declares them. One that is optional
-            (``Tensor?``) is added to the output, so that the backward pass does not need it.
+        operands: The tensors as an operator's schema declares them.
         settings: The other arguments of the kernel, declared likewise.
         num_gradients: How many of the operands, the first ones, the kernel has gradients for.
         output_shape: Shape of the output, given the operands.
@@ -102,15 +98,10 @@ class FusedFunction:
         num_gradients: int,
         output_shape: Callable[..., tuple[int, ...]],
     ) -> None:
-        declared = operands.split(", ")
-        kept = [i for i, operand in enumerate(declared) if not operand.startswith("Tensor?")]
         self.module = module
-        self.kept = itemgetter(*kept)
-        self.num_operands = len(declared)
         self.num_gradients = num_gradients
-        self._places = {place: i for i, place in enumerate(kept)}
+        num_operands = operands.count("Tensor ")
         returned = ", ".join(["Tensor"] * num_gradients)
-        needed = ", ".join(self.kept(declared))
         forward = torch.library.custom_op(
             f"kan_diffusion::{name}",
             lambda *inputs: _require_kernel(module).forward(*inputs),
@@ -123,7 +114,7 @@ class FusedFunction:
             lambda *inputs: _require_kernel(module).backward(*inputs),
             mutates_args=(),
             device_types="cpu",
-            schema=f"(Tensor grad, {needed}, {settings}) -> ({returned})",
+            schema=f"(Tensor grad, {operands}, {settings}) -> ({returned})",
         )
 
         @forward.register_fake
@@ -131,15 +122,12 @@ class FusedFunction:
             return x.new_empty(output_shape(x, *rest))
 
         @backward.register_fake
-        def _(grad: Tensor, *rest: object) -> tuple[Tensor, ...]:
-            operands = self.with_gaps(cast("tuple[Tensor, ...]", rest))[:num_gradients]
-            return tuple(
-                grad.new_empty(grad.shape[-1:] if t is None else t.shape) for t in operands
-            )
+        def _(grad: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+            return tuple(grad.new_empty(operand.shape) for operand in rest[:num_gradients])
 
         def save(ctx, inputs: tuple[object, ...], output: Tensor) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-            ctx.save_for_backward(*self.kept(inputs))
-            ctx.settings = inputs[self.num_operands :]
+            ctx.save_for_backward(*inputs[:num_operands])
+            ctx.settings = inputs[num_operands:]
 
         def differentiate(ctx, grad: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
             found = backward(grad, *ctx.saved_tensors, *ctx.settings)
@@ -149,37 +137,28 @@ class FusedFunction:
         forward.register_autograd(differentiate, setup_context=save)
         self.operator: Callable[..., Tensor] = forward
 
-    def with_gaps(self, kept: tuple[Tensor, ...]) -> list[Tensor | None]:
-        """All operands, None for one that is optional."""
-        return [
-            kept[self._places[place]] if place in self._places else None
-            for place in range(self.num_operands)
-        ]
-
     def where_needed(self, found: tuple[Tensor, ...], needed: Sequence[bool]) -> Gradients:
         """The gradients of all operands, None where there is none or none is needed."""
         return tuple(
-            found[i] if needed[i] and i < self.num_gradients else None
-            for i in range(self.num_operands)
+            found[i] if need and i < self.num_gradients else None for i, need in enumerate(needed)
         )
 
-    def takes(self, operands: Operands) -> bool:
+    def takes(self, operands: Sequence[Tensor]) -> bool:
         """True where the kernel is for these operands and the gradients that they want."""
         x = operands[0]
-        assert x is not None
         dtype = x.dtype
         if not _HAS_NUMBA or dtype not in _DTYPES or _transforms_are_active():
             return False
-        if any(t is not None and t.requires_grad for t in operands[self.num_gradients :]):
+        if any(operand.requires_grad for operand in operands[self.num_gradients :]):
             return False  # a gradient that the kernel has not
         if torch.compiler.is_compiling():
             return (
                 not torch.compiler.is_exporting()
                 and x.device.type == "cpu"
-                and all(t is None or t.dtype == dtype for t in operands)
+                and all(operand.dtype == dtype for operand in operands)
             )
         return (
-            all(t is None or _is_plain(t, dtype) for t in operands)
+            all(_is_plain(operand, dtype) for operand in operands)
             and forward_ad._current_level < 0
             and not torch._C._get_tracing_state()
             and _kernel(self.module) is not None
@@ -187,11 +166,11 @@ class FusedFunction:
 
     def __call__(
         self,
-        operands: Operands,
+        operands: Sequence[Tensor],
         settings: tuple[Setting, ...],
         reference: Callable[..., Tensor],
     ) -> Tensor:
-        """Computes the output of operands that the kernel takes, None for one that is optional.
+        """Computes the output of operands that the kernel takes.
 
         It is as often differentiable as ``reference``, the same function in torch's operations.
         """
@@ -203,7 +182,7 @@ class FusedFunction:
     def gradients(
         self,
         grad: Tensor,
-        kept: tuple[Tensor, ...],
+        operands: tuple[Tensor, ...],
         settings: tuple[Setting, ...],
         reference: Callable[..., Tensor],
         needed: Sequence[bool],
@@ -216,22 +195,15 @@ class FusedFunction:
         if (
             not torch.is_grad_enabled()
             and not _transforms_are_active()
-            and _is_plain(grad, kept[0].dtype)
+            and _is_plain(grad, operands[0].dtype)
         ):
-            found = _require_kernel(self.module).backward(grad, *kept, *settings)
+            found = _require_kernel(self.module).backward(grad, *operands, *settings)
             return self.where_needed(found, needed)
         with torch.enable_grad():
-            operands = self.with_gaps(kept)
+            wanted = list(compress(operands, needed))
             output = reference(*operands)
-            wanted = [t for t, need in zip(operands, needed, strict=True) if need and t is not None]
-            derivatives = iter(
-                torch.autograd.grad(output, wanted, grad, create_graph=True) if wanted else ()
-            )
-        added = grad.sum(tuple(range(grad.ndim - 1)))
-        return tuple(
-            (added if operand is None else next(derivatives)) if need else None
-            for operand, need in zip(operands, needed, strict=True)
-        )
+            derivatives = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
+        return tuple(next(derivatives) if need else None for need in needed)
 
 
 class _Fused(torch.autograd.Function):
@@ -247,9 +219,9 @@ class _Fused(torch.autograd.Function):
         function: FusedFunction,
         settings: tuple[Setting, ...],
         reference: Callable[..., Tensor],
-        *operands: Tensor | None,
+        *operands: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(*function.kept(operands))
+        ctx.save_for_backward(*operands)
         ctx.function, ctx.settings, ctx.reference = function, settings, reference
         return _require_kernel(function.module).forward(*operands, *settings)
 

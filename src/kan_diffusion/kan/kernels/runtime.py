@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -26,10 +26,9 @@ __all__ = [
     "INNER",
     "OPTIONS",
     "PARALLEL_WORK",
-    "addresses",
     "chunks",
     "compiled",
-    "run",
+    "launch",
     "source_digest",
 ]
 
@@ -80,11 +79,6 @@ def compiled(function: Callable[..., None], **options: object) -> Callable[..., 
     return kernel
 
 
-def addresses(*tensors: Tensor | None) -> tuple[int, ...]:
-    """Where the numbers of contiguous tensors begin; 0 for None."""
-    return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
-
-
 _pool: Callable[[int], ThreadPoolExecutor] = cache(
     lambda workers: ThreadPoolExecutor(workers, thread_name_prefix="kan-kernel")
 )
@@ -101,12 +95,36 @@ def chunks(rows: int, multiplications: int) -> list[tuple[int, int]]:
     return [(start, end - start) for start, end in itertools.pairwise(ends)]
 
 
-def run(task: Callable[[int, int, int], None], parts: list[tuple[int, int]]) -> None:
-    """Calls ``task(part, first row, number of rows)`` side by side, the last on this thread."""
-    *others, own = ((part, *chunk) for part, chunk in enumerate(parts))
-    if not others:
-        task(*own)
+def launch(
+    kernel: Callable[..., None],
+    parts: list[tuple[int, int]],
+    operands: Sequence[tuple[Tensor | None, int]],
+    settings: Sequence[float],
+    totals: Sequence[Tensor] = (),
+) -> None:
+    """Runs a kernel on the parts of a batch side by side, the last on this thread.
+
+    Args:
+        kernel: Takes addresses of operands and totals, a number of rows, and settings.
+        parts: First row and number of rows of each part.
+        operands: Contiguous tensors, each with its numbers a row: 0 where all rows share them. The
+            address of None is 0.
+        settings: The other arguments.
+        totals: Tensors with one entry a part.
+    """
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor, _ in operands]
+    if len(parts) == 1:
+        kernel(*addresses, *[total.data_ptr() for total in totals], parts[0][1], *settings)
         return
+
+    def task(part: int, start: int, count: int) -> None:
+        places = [
+            at if tensor is None else at + start * row * tensor.element_size()
+            for at, (tensor, row) in zip(addresses, operands, strict=True)
+        ]
+        kernel(*places, *[total[part].data_ptr() for total in totals], count, *settings)
+
+    *others, own = ((part, *chunk) for part, chunk in enumerate(parts))
     futures = [_pool(len(others)).submit(task, *other) for other in others]
     task(*own)
     for future in futures:

@@ -31,7 +31,7 @@ from numba import types
 from torch import Tensor
 
 from kan_diffusion.kan.bases.spline import MAX_ORDER, piece_coefficients
-from kan_diffusion.kan.kernels.runtime import INNER, addresses, chunks, compiled, run, source_digest
+from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
 from kan_diffusion.kan.kernels.simd import (
     array_at,
     axpy,
@@ -410,22 +410,25 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
     return compiled(forward, **_FASTMATH), compiled(backward, **_FASTMATH)
 
 
-def _shape(x: Tensor, weight: Tensor, order: int, has_base: bool) -> tuple[int, int, int, int]:
-    """Rows, inputs, outputs and intervals."""
+def _settings(
+    x: Tensor, weight: Tensor, order: int, has_base: bool, extrapolation: str
+) -> tuple[int, int, int, tuple[int, ...]]:
+    """Rows, inputs and outputs, and what a kernel takes after the rows.
+
+    That is also the number of intervals, whether tangents continue the functions, and how far these
+    are followed.
+    """
     rows, inputs = x.shape
     outputs, width = weight.shape
-    return rows, inputs, outputs, width // inputs - order - has_base
-
-
-def _outside(order: int, extrapolation: str) -> tuple[int, int]:
-    """Tells a kernel whether tangents continue the functions, and how far these are followed."""
-    return int(extrapolation == "linear"), order if extrapolation == "zero" else 0
+    linear, reach = int(extrapolation == "linear"), order if extrapolation == "zero" else 0
+    intervals = width // inputs - order - has_base
+    return rows, inputs, outputs, (inputs, outputs, intervals, linear, reach)
 
 
 def forward(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
+    bias: Tensor,
     origin: Tensor,
     step: Tensor,
     has_base: bool,
@@ -437,7 +440,7 @@ def forward(
     Args:
         x: Inputs with shape (N, in); as all tensors float32 or float64 and on the CPU.
         weight: Packed weight with shape (out, in * (has_base + G + k)).
-        bias: Constants with shape (out,), or None.
+        bias: Constants with shape (out,).
         origin: Left end of each input's grid, with shape (in,).
         step: Width of an interval of each input's grid, with shape (in,), positive.
         has_base: Whether SiLU comes before the splines.
@@ -447,20 +450,12 @@ def forward(
     Returns:
         Outputs with shape (N, out).
     """
-    rows, inputs, outputs, intervals = _shape(x, weight, order, has_base)
+    rows, inputs, outputs, settings = _settings(x, weight, order, has_base, extrapolation)
     kernel, _ = _kernels(order, int(has_base), x.dtype == torch.float64)
-    bias = weight.new_zeros(outputs) if bias is None else bias
     read = [tensor.contiguous() for tensor in (x, weight, bias, origin, step)]
     y = x.new_empty(rows, outputs)
-    size = x.element_size()
-    x_at, *others, y_at = addresses(*read, y)
-    settings = inputs, outputs, intervals, *_outside(order, extrapolation)
-
-    def task(part: int, start: int, count: int) -> None:
-        row, to = start * inputs * size, start * outputs * size
-        kernel(x_at + row, *others, y_at + to, count, *settings)
-
-    run(task, chunks(rows, inputs * outputs * (order + 1)))
+    operands = *zip(read, (inputs, 0, 0, 0, 0), strict=True), (y, outputs)
+    launch(kernel, chunks(rows, inputs * outputs * (order + 1)), operands, settings)
     return y
 
 
@@ -468,6 +463,7 @@ def backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
+    bias: Tensor,
     origin: Tensor,
     step: Tensor,
     has_base: bool,
@@ -475,7 +471,7 @@ def backward(
     extrapolation: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Computes the gradients of x, weight and bias, given that of the output (N, out)."""
-    rows, inputs, outputs, intervals = _shape(x, weight, order, has_base)
+    rows, inputs, outputs, settings = _settings(x, weight, order, has_base, extrapolation)
     _, kernel = _kernels(order, int(has_base), x.dtype == torch.float64)
     read = [tensor.contiguous() for tensor in (grad, x, weight, origin, step)]
     parts = chunks(rows, 2 * inputs * outputs * (order + 1))
@@ -483,20 +479,8 @@ def backward(
     # One gradient a thread, added up in the order of the rows.
     grad_weight = weight.new_empty(len(parts), *weight.shape)
     grad_bias = weight.new_empty(len(parts), outputs)
-    size = x.element_size()
-    grad_at, x_at, *others, grad_x_at = addresses(*read, grad_x)
-    grad_weight_at, grad_bias_at = addresses(grad_weight, grad_bias)
-    settings = inputs, outputs, intervals, *_outside(order, extrapolation)
-
-    def task(part: int, start: int, count: int) -> None:
-        row = start * inputs * size
-        kernel(
-            grad_at + start * outputs * size, x_at + row, *others, grad_x_at + row,
-            grad_weight_at + part * weight.numel() * size, grad_bias_at + part * outputs * size,
-            count, *settings,
-        )  # fmt: skip
-
-    run(task, parts)
+    operands = *zip(read, (outputs, inputs, 0, 0, 0), strict=True), (grad_x, inputs)
+    launch(kernel, parts, operands, settings, (grad_weight, grad_bias))
     if len(parts) == 1:
         return grad_x, grad_weight[0], grad_bias[0]
     return grad_x, grad_weight.sum(0), grad_bias.sum(0)

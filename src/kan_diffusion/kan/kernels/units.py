@@ -28,7 +28,7 @@ from numba import types
 from torch import Tensor
 
 from kan_diffusion.kan.bases.spline import piece_coefficients
-from kan_diffusion.kan.kernels.runtime import INNER, addresses, chunks, compiled, run, source_digest
+from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
 from kan_diffusion.kan.kernels.simd import (
     array_at,
     axpy,
@@ -260,14 +260,9 @@ def forward(x: Tensor, coefficients: Tensor, low: float, per_x: float, order: in
     kernel, _ = _kernels(order, x.dtype == torch.float64)
     x, coefficients = x.contiguous(), coefficients.contiguous()
     y = x.new_empty(x.shape)
-    x_at, coefficients_at, y_at = addresses(x, coefficients, y)
-    row_size = units * x.element_size()
-
-    def task(part: int, start: int, count: int) -> None:
-        row = start * row_size
-        kernel(x_at + row, coefficients_at, y_at + row, count, units, functions - order, low, per_x)
-
-    run(task, chunks(x.numel() // units, units * _FORWARD_WORK))
+    operands = (x, units), (coefficients, 0), (y, units)
+    settings = units, functions - order, low, per_x
+    launch(kernel, chunks(x.numel() // units, units * _FORWARD_WORK), operands, settings)
     return y
 
 
@@ -282,18 +277,6 @@ def backward(
     grad_x = x.new_empty(x.shape)
     # One gradient a thread, added up in the order of the rows.
     totals = coefficients.new_empty(len(parts), units, functions)
-    grad_at, x_at, coefficients_at, grad_x_at, totals_at = addresses(
-        grad, x, coefficients, grad_x, totals
-    )
-    size = x.element_size()
-
-    def task(part: int, start: int, count: int) -> None:
-        row = start * units * size
-        kernel(
-            grad_at + row, x_at + row, coefficients_at, grad_x_at + row,
-            totals_at + part * units * functions * size, count, units, functions - order, low,
-            per_x,
-        )  # fmt: skip
-
-    run(task, parts)
+    operands = (grad, units), (x, units), (coefficients, 0), (grad_x, units)
+    launch(kernel, parts, operands, (units, functions - order, low, per_x), (totals,))
     return grad_x, totals[0] if len(parts) == 1 else totals.sum(0)
