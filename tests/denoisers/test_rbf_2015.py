@@ -118,13 +118,3 @@ def test_units_start_wide_enough_to_share_a_point(dim: int) -> None:
 def test_the_originals_size_is_the_default() -> None:
     # 16 units with two coordinates and a width; 40 readouts of 16 weights and a constant.
     assert RBF2015Denoiser(2).num_trainable == 16 * 3 + 40 * 2 * 17
-
-
-def test_it_compiles_to_one_graph_and_is_mapped_over_points() -> None:
-    denoiser = RBF2015Denoiser(2, (5, 4), num_train_timesteps=20)
-    points, steps = torch.randn(6, 2, generator=seeded(0)), torch.arange(6) * 3
-    expected = denoiser(points, steps).sample
-    compiled = torch.compile(denoiser, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(points, steps, return_dict=False)[0], expected)
-    one = torch.func.vmap(lambda x, t: denoiser(x.unsqueeze(0), t, return_dict=False)[0][0])
-    torch.testing.assert_close(one(points, steps), expected)
