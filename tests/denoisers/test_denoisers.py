@@ -170,6 +170,31 @@ def test_mlp_initialisations_are_those_of_torch_and_of_the_notebook() -> None:
     assert torch.equal(xavier.bias, torch.full((300,), 0.01))
 
 
+@pytest.mark.parametrize("timestep", [torch.arange(6), torch.arange(6) + 0.5, torch.tensor(3)])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (MLPDenoiser, {}),
+        (RBF2015Denoiser, {}),
+        (MLPDenoiser, {"modulated": True, "residual": True}),
+        (KANDenoiser, {"modulated": True, "residual": True}),
+    ],
+)
+def test_a_denoiser_compiles_to_one_graph_and_is_mapped_over_points(
+    kind: type[Denoiser], settings: dict[str, object], timestep: torch.Tensor
+) -> None:
+    torch.compiler.reset()  # or compilations of other denoisers count as this one's
+    denoiser, points = _denoiser(kind, **settings), _points()
+    if settings:
+        torch.nn.init.normal_(denoiser.stack.modulation.weight, generator=seeded(3))
+    expected = denoiser(points, timestep).sample
+    if kind is not KANDenoiser:
+        compiled = torch.compile(denoiser, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(points, timestep, return_dict=False)[0], expected)
+    one = torch.func.vmap(lambda x, t: denoiser(x.unsqueeze(0), t, return_dict=False)[0][0])
+    torch.testing.assert_close(one(points, timestep.expand(6)), expected)
+
+
 @each_class
 def test_copies_compute_the_same(kind: type[Denoiser]) -> None:
     denoiser = _denoiser(kind, num_classes=2)

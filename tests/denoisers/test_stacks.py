@@ -166,7 +166,7 @@ def test_plain_denoisers_keep_their_names_and_their_draws(kind: type[Denoiser]) 
     ("kind", "settings"),
     [(MLPDenoiser, {}), (KANDenoiser, {}), (KANDenoiser, {"scaled_inputs": True})],
 )
-def test_a_modulated_denoiser_is_saved_copied_and_compiled(
+def test_a_modulated_denoiser_is_saved_and_loaded(
     kind: type[Denoiser], settings: dict[str, object], tmp_path: Path
 ) -> None:
     denoiser = _denoiser(kind, modulated=True, residual=True, **settings).float()
@@ -176,11 +176,6 @@ def test_a_modulated_denoiser_is_saved_copied_and_compiled(
     expected = denoiser(points, steps).sample
     denoiser.save_pretrained(tmp_path)
     assert torch.equal(kind.from_pretrained(tmp_path)(points, steps).sample, expected)
-    if kind is MLPDenoiser:
-        compiled = torch.compile(denoiser, backend="eager", fullgraph=True)
-        torch.testing.assert_close(compiled(points, steps, return_dict=False)[0], expected)
-    one = torch.func.vmap(lambda x, t: denoiser(x.unsqueeze(0), t, return_dict=False)[0][0])
-    torch.testing.assert_close(one(points, steps), expected)
 
 
 def test_timesteps_that_are_not_as_many_as_the_points_are_an_error() -> None:
