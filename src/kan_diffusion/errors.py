@@ -11,6 +11,7 @@ __all__ = [
     "DataError",
     "KanDiffusionError",
     "NonFiniteLossError",
+    "NonFiniteSamplesError",
     "RunFolderError",
     "look_up",
     "require_known",
@@ -37,6 +38,10 @@ class RunFolderError(KanDiffusionError):
 
 class NonFiniteLossError(KanDiffusionError):
     """The training loss became NaN or infinite."""
+
+
+class NonFiniteSamplesError(KanDiffusionError):
+    """Points became NaN or infinite while they were drawn."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> KanDiffusionError:
