@@ -10,8 +10,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -24,6 +24,7 @@ __all__ = [
     "CHECKSUMS",
     "digest",
     "finite",
+    "json_bytes",
     "read_json",
     "require_file",
     "require_free_space",
@@ -46,6 +47,19 @@ _LARGEST_JSON = 100_000_000
 
 
 @contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Makes the folder of a file, and turns what goes wrong with the disk into a line."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
+            "folder with --out"
+        ) from error
+
+
+@contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path beside ``path``; renames it to ``path`` when the block succeeds.
 
@@ -60,26 +74,19 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             under ``path`` before is still there, untouched.
     """
     path = Path(path)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(path):
         descriptor, name = tempfile.mkstemp(
             prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent
         )
         os.close(descriptor)
         temporary = Path(name)
-        temporary.chmod(0o644)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunFolderError(
-            f"cannot write '{path}': {reason}; free some space or choose another folder with --out"
-        ) from error
-    finally:
-        if temporary is not None:
+        try:
+            temporary.chmod(0o644)
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        finally:
             temporary.unlink(missing_ok=True)
 
 
@@ -131,13 +138,13 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_checksums(folder: Path, files: Iterable[Path], **to_come: bytes) -> None:
+def write_checksums(folder: Path, files: Iterable[Path], to_come: Mapping[str, bytes]) -> None:
     """Lists the digests of files in ``SHA256SUMS``, as the program sha256sum writes and checks it.
 
     Args:
         folder: The folder.
         files: Files in it.
-        **to_come: Contents by name of files that will be written next.
+        to_come: Contents by name of files that will be written next.
 
     Raises:
         RunFolderError: The list cannot be written.
@@ -205,9 +212,14 @@ def read_json(path: Path, kind: str, remedy: str) -> dict[str, Any]:
         raise RunFolderError(f"'{path}' is not {kind} ({reason}); {remedy}") from error
 
 
+def json_bytes(content: object) -> bytes:
+    """Indented JSON (no NaN) as the bytes of a file."""
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: str | Path, content: object) -> None:
     """Writes ``content`` to ``path`` as indented JSON (no NaN), whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(content))
 
 
 def write_json_once(path: str | Path, content: object) -> bool:
@@ -219,20 +231,14 @@ def write_json_once(path: str | Path, content: object) -> bool:
         Whether it was written.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            whole = Path(folder) / path.name
-            write_json(whole, content)
+    hidden = f".{path.name}."
+    with _writing(path), tempfile.TemporaryDirectory(prefix=hidden, dir=path.parent) as folder:
+        whole = Path(folder) / path.name
+        write_json(whole, content)
+        with suppress(FileExistsError):
             os.link(whole, path)  # fails where the name is taken, unlike a renaming
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
-            "folder with --out"
-        ) from error
-    return True
+            return True
+    return False
 
 
 def write_parquet(path: str | Path, frame: pd.DataFrame) -> None:

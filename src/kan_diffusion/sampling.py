@@ -280,8 +280,9 @@ class PointDiffusionPipeline(DiffusionPipeline):
             )
         try:
             pipeline: Self = super().from_pretrained(root, **{**kwargs, **parts, **_SAFE})
-        except (KanDiffusionError, ValueError, TypeError) as error:
-            raise RunFolderError(f"'{root / cls.config_name}': {error}; {_REMEDY}") from error
+        except (ValueError, TypeError, OSError, RuntimeError, LookupError) as error:
+            reason = " ".join(str(error).split())
+            raise RunFolderError(f"'{root / cls.config_name}': {reason}; {_REMEDY}") from error
         return pipeline
 
     @classmethod

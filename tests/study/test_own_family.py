@@ -41,8 +41,9 @@ def test_a_family_of_one_line_goes_through_a_whole_study(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     # With two seeds there is no verdict, and that is said in words.
-    assert "paired difference (KAN minus MLP)" in " ".join(done.stdout.split())
-    assert "0.05 is out of reach" in " ".join(done.stdout.split())
+    said = " ".join(done.stdout.split())
+    assert "paired difference (KAN minus MLP)" in said
+    assert "0.05 is out of reach" in said
     rows = json.loads((tmp_path / "run" / "results.json").read_text())
     own = [row for row in rows if row["name"] == "Shallow"]
     assert [row["seed"] for row in own] == [0, 1]

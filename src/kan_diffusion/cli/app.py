@@ -25,6 +25,7 @@ from kan_diffusion.cli.options import (
     Params,
     Processes,
     Steps,
+    Unverified,
     What,
     Workers,
     own_code,
@@ -116,6 +117,7 @@ def compare(
     executor: Executor = "local",
     address: Address = None,
     out: Out = None,
+    unverified: Unverified = False,
 ) -> None:
     """Train KAN and MLP denoisers side by side and report who denoises better.
 
@@ -151,7 +153,12 @@ def compare(
     with show_study_progress(config.name) as progress:
         with open_executor(executor, workers=workers, device=device, address=address) as runner:
             results = run_study(
-                config, folder, executor=runner, on_plan=progress.start, on_event=progress.move
+                config,
+                folder,
+                executor=runner,
+                on_plan=progress.start,
+                on_event=progress.move,
+                verify=not unverified,
             )
         progress.draw()
         contents = report_contents(results, _command())
@@ -370,6 +377,7 @@ def sample(
         bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
     modules: Modules = None,
+    unverified: Unverified = False,
 ) -> None:
     """Draw points from a trained run, in the data's own units."""
     from kan_diffusion.data.tables import require_writable_ending, write_table
@@ -383,7 +391,7 @@ def sample(
         require_writable_ending(out)
         _require_absent(out, overwrite)
     _without_bars()
-    _, pipeline = load_run(run)
+    _, pipeline = load_run(run, verify=not unverified)
     pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
     _warn(signal_warning(pipeline.scheduler))
     if steps is None:
@@ -422,13 +430,14 @@ def evaluate(
         str | None, typer.Option(help="A file or toy to judge with; the run's own data by default.")
     ] = None,
     modules: Modules = None,
+    unverified: Unverified = False,
 ) -> None:
     """Judge a trained run: loss, floor, excess and sample metrics."""
     from kan_diffusion.cli.console import show_scores
     from kan_diffusion.study.measure import evaluate_run
 
     _without_bars()
-    row, used, warning = evaluate_run(run, data)
+    row, used, warning = evaluate_run(run, data, verify=not unverified)
     show_scores(row, f"{run} on {used}")
     _warn(warning)
 
@@ -454,6 +463,7 @@ def report(
         ),
     ] = None,
     modules: Modules = None,
+    unverified: Unverified = False,
 ) -> None:
     """Write a study's report again from its trials, or one of finished runs side by side."""
     from kan_diffusion.report.gather import report_contents, runs_contents
@@ -464,9 +474,9 @@ def report(
     if len(runs) == 1 and (runs[0] / "study.yaml").exists():
         (run,) = runs
         again = shlex.join(["kan-diffusion", "compare", str(run / "study.yaml"), "--out", str(run)])
-        contents = report_contents(load_study(run), again)
+        contents = report_contents(load_study(run, verify=not unverified), again)
     else:
-        contents = runs_contents(read_runs(runs), _command())
+        contents = runs_contents(read_runs(runs, verify=not unverified), _command())
     folder = runs[0] if len(runs) == 1 else Path("runs/side-by-side")
     typer.echo(f"Report: {write_report(contents, out or folder)}")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kan_diffusion.cli.options import Modules, own_code
+from kan_diffusion.cli.options import Modules, Unverified, own_code
 from kan_diffusion.errors import KanDiffusionError
 
 __all__ = ["EXPLAIN_EXAMPLES", "explain"]
@@ -71,6 +71,7 @@ def explain(
         typer.Option(help="Folder to write.", show_default="explanation in the run's folder"),
     ] = None,
     modules: Modules = None,
+    unverified: Unverified = False,
 ) -> None:
     """Look into a KAN: its edges, what can be left out, and formulas for its score."""
     import torch
@@ -108,7 +109,9 @@ def explain(
     folder = out if out is not None else run / "explanation"
     command = shlex.join(["kan-diffusion", *sys.argv[1:]])
     with show_phases(f"explaining {run}") as on_progress:
-        explanation, _ = explain_run(run, folder, options, command=command, on_progress=on_progress)
+        explanation, _ = explain_run(
+            run, folder, options, command=command, on_progress=on_progress, verify=not unverified
+        )
         on_progress("drawing", "pictures and page", 0.0)
         page = write_explanation(explanation, folder)
     show_standings(explanation)

@@ -21,6 +21,7 @@ __all__ = [
     "Out",
     "Params",
     "Steps",
+    "Unverified",
     "What",
     "Workers",
     "own_code",
@@ -50,6 +51,10 @@ Modules = Annotated[
         callback=_import,
         help="Modules of your own that the run needs, for its family or metrics.",
     ),
+]
+Unverified = Annotated[
+    bool,
+    typer.Option("--unverified", help="Read files that have changed since the run wrote them."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ... or auto: a GPU when there is one.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder.")]

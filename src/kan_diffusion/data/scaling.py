@@ -77,14 +77,7 @@ class Standardizer:
         Returns:
             Shape, dtype and device of x.
         """
-        if x.ndim != 2 or x.shape[1] != self.dim:
-            raise DataError(f"points must have shape (n, {self.dim}), got {tuple(x.shape)}")
-        dtype = (
-            torch.float32 if x.device.type == "mps" else torch.float64
-        )  # Apple's have no float64
-        mean, scale = (
-            torch.tensor(moment, dtype=dtype, device=x.device) for moment in (self.mean, self.scale)
-        )
+        mean, scale = self._like(x)
         return ((x.to(mean.dtype) - mean) / scale).to(x.dtype)
 
     def invert(self, z: Tensor) -> Tensor:
@@ -95,6 +88,16 @@ class Standardizer:
         """
         mean, scale = self._like(z)
         return z.to(mean.dtype) * scale + mean
+
+    def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale on the device of x, in float64 where the device has it."""
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise DataError(f"points must have shape (n, {self.dim}), got {tuple(x.shape)}")
+        dtype = torch.float32 if x.device.type == "mps" else torch.float64
+        return (
+            torch.tensor(self.mean, dtype=dtype, device=x.device),
+            torch.tensor(self.scale, dtype=dtype, device=x.device),
+        )
 
     def rescale(self, density: Density) -> Density:
         """The density of the standardised points."""

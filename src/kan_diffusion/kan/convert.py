@@ -77,12 +77,10 @@ class _Edges:
     knots: Tensor  # (in, G + 2k + 1)
 
     @property
-    def order(self) -> int:
-        return self.knots.shape[1] - self.spline.shape[2] - 1
-
-    @property
-    def grid_size(self) -> int:
-        return self.spline.shape[2] - self.order
+    def sizes(self) -> tuple[int, int]:
+        """Intervals and order."""
+        order = self.knots.shape[1] - self.spline.shape[2] - 1
+        return self.spline.shape[2] - order, order
 
 
 def _uniform_grid(edges: _Edges) -> tuple[Tensor, Tensor] | None:
@@ -103,7 +101,7 @@ def _uniform_grid(edges: _Edges) -> tuple[Tensor, Tensor] | None:
     rounding = 4 * torch.finfo(edges.knots.dtype).eps * knots.abs().amax(1)
     if not (error <= _GRID_TOLERANCE * step + rounding).all():
         return None
-    return knots[:, 0] + edges.order * step, step
+    return knots[:, 0] + edges.sizes[1] * step, step
 
 
 def _splines(x: NDArray[np.float64], knots: NDArray[np.float64], order: int) -> csr_array:
@@ -128,7 +126,7 @@ def _fitted(edges: _Edges, parts: int) -> tuple[_Edges, float]:
     Returns:
         The layer, and the largest error of an edge as a fraction of the layer's largest value.
     """
-    order, knots = edges.order, edges.knots.detach().double().cpu().numpy()
+    order, knots = edges.sizes[1], edges.knots.detach().double().cpu().numpy()
     num_intervals = parts * (knots.shape[1] - 1)
     scale = 1 if edges.scale is None else edges.scale.unsqueeze(-1)
     spline = edges.spline.detach().double().cpu().numpy()
@@ -170,7 +168,7 @@ def _on_uniform_grids(layers: Sequence[_Edges]) -> Sequence[_Edges]:
         "the grids of %s are not uniform: every spline was fitted on %d uniform intervals, and is "
         "off by at most %.2g %% of the largest value in its layer",
         " and ".join(uneven),
-        fits[0].grid_size,
+        fits[0].sizes[0],
         100 * max(errors),
     )
     return fits
@@ -180,20 +178,22 @@ def _build(layers: Sequence[_Edges], base_activation: bool) -> KAN:
     """The KAN with these edges, with their dtype and on their device."""
     first = layers[0]
     for edges in layers[1:]:
-        if (edges.grid_size, edges.order) != (first.grid_size, first.order):
+        if edges.sizes != first.sizes:
             raise KanDiffusionError(
-                f"{edges.name} has {edges.grid_size} intervals and order {edges.order}, but "
-                f"{first.name} {first.grid_size} and {first.order}; a KAN has one of each"
+                "{} has {} intervals and order {}, but {} {} and {}; a KAN has one of each".format(
+                    edges.name, *edges.sizes, first.name, *first.sizes
+                )
             )
     layers = _on_uniform_grids(layers)
     first = layers[0]
+    grid_size, order = first.sizes
     # The draws of the constructor are overwritten: they must not move the caller's stream.
     with torch.random.fork_rng(devices=[]):
         network = KAN(
             [first.base.shape[1], *(edges.base.shape[0] for edges in layers)],
             first.bias is not None,
-            grid_size=first.grid_size,
-            order=first.order,
+            grid_size=grid_size,
+            order=order,
             extrapolation="zero",
             base_activation="silu" if base_activation else None,
             edge_scale=first.scale is not None,

@@ -7,28 +7,43 @@ it was at moments of training) and ``trial.json`` (the configuration, the row of
 excess by noise level). ``trial.json`` is written last: where it is, the trial is finished and is
 not run again. While a trial runs its state is in ``checkpoint.safetensors``.
 
-Several processes, also on several machines, may write to one folder without a lock: each file is
-written under a name of its own and then renamed into its place, and what the same trial writes is
-the same, clocks aside, whoever runs it.
+``SHA256SUMS`` lists the digests of all of them, and a file that has changed since is refused.
+
+The process that runs a trial holds a lock on its folder (``.lock``), which the operating system
+releases when the process ends, also when it is killed. Each file is written under a name of its own
+and then renamed into its place.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from pydantic import FiniteFloat, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
-from kan_diffusion.files import require_free_space, whole_file, write_bytes
+from kan_diffusion.errors import RunFolderError, valid_settings
+from kan_diffusion.files import (
+    CHECKSUMS,
+    json_bytes,
+    read_json,
+    require_file,
+    require_free_space,
+    require_unchanged,
+    whole_file,
+    write_bytes,
+    write_checksums,
+    write_parquet,
+)
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
 
@@ -38,9 +53,13 @@ __all__ = [
     "RESULT",
     "REVERSE",
     "SAMPLES",
+    "Level",
     "Row",
     "TrialResult",
+    "TrialTakenError",
+    "claimed",
     "holds_run",
+    "keep_trial",
     "load_points",
     "load_trial",
     "prepare_trial_folder",
@@ -57,10 +76,33 @@ CURVES = "curves.parquet"
 
 _POINTS = "points"
 
+_FILES = (
+    "model_index.json",
+    "denoiser/*",
+    "scheduler/*",
+    CURVES,
+    SAMPLES,
+    f"{REVERSE}/*.safetensors",
+)
+"""What a trial writes, beside its result."""
+
+_AGAIN = "delete it and run again"
+
 _SPACE_NEEDED = 20_000_000
 
 Row = dict[str, str | int | float | None]
 """A trial's row of results: flat keys, plain values, None where nothing was measured."""
+
+Level = dict[str, float | None]
+"""Loss and excess in one range of noise levels."""
+
+
+_ROW = TypeAdapter(dict[str, str | int | FiniteFloat | None])
+_LEVELS = TypeAdapter(list[dict[str, FiniteFloat | None]])
+
+
+class TrialTakenError(RunFolderError):
+    """Another process is running the trial."""
 
 
 @dataclass(frozen=True)
@@ -80,27 +122,95 @@ class TrialResult:
     folder: Path
 
 
-def load_trial(folder: Path) -> TrialResult | None:
-    """Reads a finished trial; None where there is none.
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Holds a trial's folder, so that no other process runs the same trial meanwhile.
+
+    The operating system lets go of it when the process ends, however it ends.
 
     Raises:
-        RunFolderError: The folder's ``trial.json`` is damaged.
+        TrialTakenError: Another process holds it.
+    """
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise TrialTakenError(
+            f"another process is running the trial in '{folder}'; wait for it, or choose another "
+            "folder with --out"
+        ) from error
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write '{folder}': {error.strerror or error}; choose another folder with --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def keep_trial(
+    result: TrialResult,
+    pipeline: PointDiffusionPipeline | None = None,
+    curves: pd.DataFrame | None = None,
+    samples: Tensor | None = None,
+) -> None:
+    """Writes a finished trial into its folder, with the digests of all files, ``trial.json`` last.
+
+    Args:
+        result: The trial.
+        pipeline: Its denoiser with its sampler; None when its training failed.
+        curves: Loss and learning rate of each step.
+        samples: Generated points (n, d), standardised.
+
+    Raises:
+        RunFolderError: It cannot be written.
+    """
+    folder = result.folder
+    if pipeline is not None:
+        save_pipeline(pipeline, folder)
+    if curves is not None:
+        write_parquet(folder / CURVES, curves)
+    if samples is not None:
+        save_points(folder / SAMPLES, samples.float())
+    content = json_bytes(
+        {
+            "config": result.config.model_dump(mode="json"),
+            "row": result.row,
+            "levels": result.levels,
+        }
+    )
+    files = [path for name in _FILES for path in sorted(folder.glob(name)) if path.is_file()]
+    write_checksums(folder, files, {RESULT: content})
+    write_bytes(folder / RESULT, content)
+
+
+def load_trial(folder: Path, *, verify: bool = True) -> TrialResult | None:
+    """Reads a finished trial; None where there is none.
+
+    Args:
+        folder: Its folder.
+        verify: Whether to refuse files that have changed since they were written.
+
+    Raises:
+        RunFolderError: The folder's ``trial.json`` is damaged, or a file has changed.
         KanDiffusionError: One of its settings is wrong.
     """
     path = folder / RESULT
-    if not path.is_file():
+    if not path.exists():
         return None
+    if verify:
+        require_unchanged(folder)
+    content = read_json(path, "the result of a trial", _AGAIN)
     try:
-        content = json.loads(path.read_text())
         with valid_settings(f"'{path}'"):
             config = TrialConfig.model_validate(content["config"])
-        return TrialResult(config, content["row"], content["levels"], folder)
-    except KanDiffusionError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(
-            f"'{path}' is not the result of a trial ({error}); delete it and run again"
-        ) from error
+            row = _ROW.validate_python(content["row"], strict=True)
+            levels = _LEVELS.validate_python(content["levels"], strict=True)
+    except KeyError as error:
+        raise RunFolderError(f"'{path}' has no {error}; {_AGAIN}") from error
+    return TrialResult(config, row, levels, folder)
 
 
 def save_points(path: Path, points: Tensor) -> None:
@@ -115,6 +225,7 @@ def load_points(path: Path) -> NDArray[np.float32]:
         RunFolderError: The file is missing or damaged.
     """
     try:
+        require_file(path)
         with safe_open(path, framework="np") as file:
             points: NDArray[np.float32] = file.get_tensor(_POINTS)
     except (OSError, SafetensorError) as error:
@@ -183,11 +294,9 @@ def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool
 def _clear(folder: Path) -> None:
     """Deletes what a trial wrote into its folder."""
     try:
-        for name in (RESULT, CHECKPOINT, CURVES, SAMPLES, "model_index.json"):
-            (folder / name).unlink(missing_ok=True)
-        for name in (REVERSE, "denoiser", "scheduler"):
-            if (folder / name).is_dir():
-                shutil.rmtree(folder / name)
+        for name in (RESULT, CHECKSUMS, CHECKPOINT, *_FILES):
+            for path in sorted(folder.glob(name)):
+                path.unlink()
     except OSError as error:
         raise RunFolderError(f"'{folder}' cannot be cleared: {error}") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,19 +21,14 @@ from kan_diffusion.data.datasets import (
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
-from kan_diffusion.evaluation.metrics import (
-    Metric,
-    metrics_named,
-    real_against_real,
-    sample_metrics,
-)
+from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
 from kan_diffusion.files import finite
 from kan_diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import EvaluationConfig, TrialConfig
-from kan_diffusion.study.folder import Row, load_trial
+from kan_diffusion.study.folder import Level, Row, load_trial
 
 __all__ = [
     "Yardstick",
@@ -45,9 +39,6 @@ __all__ = [
     "yardstick",
 ]
 
-
-Level = dict[str, float | None]
-"""Loss and excess in one range of noise levels."""
 
 _LIKELIHOOD_NUMBERS = 4096
 """Most coordinates in all of the points whose likelihood is computed."""
@@ -77,7 +68,6 @@ def yardstick(
     evaluation: EvaluationConfig,
     study_seed: int,
     split: int = 0,
-    metrics: Iterable[Metric] | None = None,
 ) -> Yardstick:
     """Draws the points that all trials of a study on a data set are measured with.
 
@@ -87,11 +77,7 @@ def yardstick(
         evaluation: Numbers of points.
         study_seed: Seed of the draws.
         split: Number of the data set's split, where every seed has its own.
-        metrics: The sample metrics; all that ``evaluation`` asks for when None.
     """
-    known = metrics_named(evaluation.metrics)
-    if metrics is not None:
-        known = {metric.key: metric for metric in metrics}
     name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
     generator = torch_generator("real pairs", study_seed, *name)
     likely, nll = _likely_points(dataset, process, evaluation.num_likelihood, study_seed, split)
@@ -106,7 +92,7 @@ def yardstick(
             lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
             evaluation.num_real_pairs,
             numpy_generator("real pairs", study_seed, *name),
-            known,
+            metrics_named(evaluation.metrics),
         )
         if evaluation.num_samples
         else {},
@@ -171,38 +157,29 @@ def measure(
         row["nll_real"] = shared.nll
     generated = None
     if evaluation.num_samples:
-        generated, sampled = _sample(config, dataset, pipeline)
+        name = config.study_seed, config.seed
+        fresh = dataset.fresh(
+            evaluation.num_samples, torch_generator("fresh points", *name, dataset.name)
+        )
+        started = time.perf_counter()
+        generated = pipeline(
+            evaluation.num_samples,
+            config.sampling.steps,
+            generator=torch_generator("samples", *name),
+        ).samples
+        row["sample_seconds"] = time.perf_counter() - started
+        generated = dataset.standardizer.apply(generated.cpu().double())
+        sampled = sample_metrics(
+            generated[: len(fresh)],  # as many as in real-against-real
+            fresh,
+            numpy_generator("metrics", *name),
+            metrics_named(evaluation.metrics),
+        )
         for key in row.keys() & sampled.keys():
             raise KanDiffusionError(f"metric '{key}' has the key of a measure; give it another key")
         row |= sampled
         row |= {f"{name}_real": value for name, value in shared.real.items()}
     return finite(row), finite([asdict(level) for level in scores.levels]), generated
-
-
-def _sample(
-    config: TrialConfig, dataset: Dataset, pipeline: PointDiffusionPipeline
-) -> tuple[Tensor, Row]:
-    """Draws points, standardised, and measures how far they are from fresh ones."""
-    evaluation = config.evaluation
-    fresh = dataset.fresh(
-        evaluation.num_samples,
-        torch_generator("fresh points", config.study_seed, config.seed, dataset.name),
-    )
-    started = time.perf_counter()
-    generated = pipeline(
-        evaluation.num_samples,
-        config.sampling.steps,
-        generator=torch_generator("samples", config.study_seed, config.seed),
-    ).samples
-    row: Row = {"sample_seconds": time.perf_counter() - started}
-    generated = dataset.standardizer.apply(generated.cpu().double())
-    metrics = sample_metrics(
-        generated[: len(fresh)],  # as many as in real-against-real
-        fresh,
-        numpy_generator("metrics", config.study_seed, config.seed),
-        metrics_named(evaluation.metrics),
-    )
-    return generated, row | metrics
 
 
 def oracle_warning(row: Row) -> str | None:
@@ -217,13 +194,17 @@ def oracle_warning(row: Row) -> str | None:
     )
 
 
-def load_run(folder: Path) -> tuple[TrialConfig, PointDiffusionPipeline]:
+def load_run(folder: Path, *, verify: bool = True) -> tuple[TrialConfig, PointDiffusionPipeline]:
     """Reads a finished run: its configuration and its pipeline.
+
+    Args:
+        folder: The run's folder.
+        verify: Whether to refuse files that have changed since they were written.
 
     Raises:
         RunFolderError: There is no finished run with a denoiser in the folder.
     """
-    trial = load_trial(folder)
+    trial = load_trial(folder, verify=verify)
     if trial is None:
         remedy = "train one with 'kan-diffusion train'"
         if (folder / "study.yaml").exists():
@@ -235,29 +216,21 @@ def load_run(folder: Path) -> tuple[TrialConfig, PointDiffusionPipeline]:
         raise RunFolderError(f"'{folder}' holds no finished run: {remedy}")
     if trial.row["error"] is not None:
         raise RunFolderError(f"the run in '{folder}' failed: {trial.row['error']}")
-    try:
-        pipeline = PointDiffusionPipeline.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, TypeError, AttributeError, LookupError) as error:
-        raise RunFolderError(
-            f"the denoiser in '{folder}' cannot be read ({' '.join(str(error).split())}); train "
-            "it again"
-        ) from error
-    return trial.config, pipeline
+    return trial.config, PointDiffusionPipeline.from_pretrained(folder)
 
 
 def _dataset_to_judge_with(
     config: TrialConfig, pipeline: PointDiffusionPipeline, data: str | None
 ) -> Dataset:
-    other = config.data if data is None else data_from_name(data)
-    if isinstance(other, ToyData) and isinstance(config.data, ToyData):
-        same = other.toy == config.data.toy
-    elif isinstance(other, FileData) and isinstance(config.data, FileData):
-        own_digest = config.data.sha256 or config.data.pinned().sha256
-        same = data is None or other.sha256 == own_digest
-    elif isinstance(other, TableData) and isinstance(config.data, TableData):
-        same = other.table == config.data.table
-    else:
-        same = False
+    own = config.data
+    other = own if data is None else data_from_name(data)
+    same = data is None
+    if isinstance(other, ToyData) and isinstance(own, ToyData):
+        same = other.toy == own.toy
+    elif isinstance(other, FileData) and isinstance(own, FileData):
+        same = same or other.sha256 == (own.sha256 or own.pinned().sha256)
+    elif isinstance(other, TableData) and isinstance(own, TableData):
+        same = other.table == own.table
     if same:
         return load_dataset(config.data, config.study_seed, config.seed)
     # The pipeline knows the model's units: the data it was trained on need not be here any more.
@@ -285,13 +258,16 @@ def _dataset_to_judge_with(
     )
 
 
-def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str, str | None]:
+def evaluate_run(
+    folder: Path, data: str | None = None, *, verify: bool = True
+) -> tuple[Row, str, str | None]:
     """Judges a finished run.
 
     Args:
         folder: The run's folder.
         data: A file or a toy to judge it with; its own data when None. Of the very file it was
             trained on, only the rows that were held out are used.
+        verify: Whether to refuse files of the run that have changed since they were written.
 
     Returns:
         The measured row, one line that says which points were used, and a warning when the
@@ -301,7 +277,7 @@ def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str, str |
         RunFolderError: The folder holds no finished run.
         DataError: The data cannot be used.
     """
-    config, pipeline = load_run(folder)
+    config, pipeline = load_run(folder, verify=verify)
     dataset = _dataset_to_judge_with(config, pipeline, data)
     if dataset.density is not None:
         used = f"fresh points of '{dataset.name}', whose oracle is exact"

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -22,15 +21,22 @@ import pandas as pd
 from kan_diffusion._version import __version__
 from kan_diffusion.data.datasets import FileData, load_dataset
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.files import write_json, write_parquet, write_text
+from kan_diffusion.files import (
+    require_unchanged,
+    write_checksums,
+    write_json,
+    write_parquet,
+    write_text,
+)
 from kan_diffusion.study.calibration import (
+    CALIBRATION,
     estimate_seconds,
     read_calibration,
     shared_calibration,
 )
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
-from kan_diffusion.study.folder import CHECKPOINT, Row, TrialResult, holds_run, load_trial
+from kan_diffusion.study.folder import Row, TrialResult, holds_run, load_trial
 from kan_diffusion.study.trial import build
 
 __all__ = [
@@ -44,9 +50,9 @@ __all__ = [
 ]
 
 _TRIALS = "trials"
+_STUDY, _ENVIRONMENT = "study.yaml", "environment.json"
+_ROWS, _TABLE = "results.json", "results.parquet"
 _SPACE_A_TRIAL = 1_000_000
-_FRESH_SECONDS = 120.0
-"""A checkpoint younger than this may be another driver's at work."""
 _LIBRARIES = ("torch", "diffusers", "accelerate", "numpy", "scipy", "scikit-learn", "POT", "numba")
 
 
@@ -113,12 +119,10 @@ def environment() -> dict[str, str]:
 
 
 def _processor() -> str:
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
     return platform.processor() or "unknown"
 
 
@@ -132,9 +136,9 @@ def _require_folder(config: StudyConfig, folder: Path) -> None:
         RunFolderError: It may not.
     """
     space = _SPACE_A_TRIAL * len(config.trials())
-    if not holds_run(folder, "study", ("study.yaml",), space):
+    if not holds_run(folder, "study", (_STUDY,), space):
         return
-    before, now = _settings(read_study(folder / "study.yaml")), _settings(config)
+    before, now = _settings(read_study(folder / _STUDY)), _settings(config)
     may_change = ("seeds", "models", "budgets")
     differing = [key for key in now if key not in may_change and now[key] != before[key]]
     if differing:
@@ -158,7 +162,9 @@ def _trial_folder(folder: Path, trial: TrialConfig) -> Path:
     return folder / _TRIALS / trial.id
 
 
-def plan_study(config: StudyConfig, folder: Path, workers: int = 1) -> StudyPlan:
+def plan_study(
+    config: StudyConfig, folder: Path, workers: int = 1, *, verify: bool = True
+) -> StudyPlan:
     """Lists a study's trials, and finds models that cannot be built before any training.
 
     Args:
@@ -166,19 +172,31 @@ def plan_study(config: StudyConfig, folder: Path, workers: int = 1) -> StudyPlan
         folder: Its run folder. The calibration of a budget of time is taken from it, or made and
             kept there.
         workers: Number of trials that will run side by side.
+        verify: Whether to refuse finished trials whose files have changed.
 
     Raises:
         DataError: A data set cannot be used.
         KanDiffusionError: A model cannot be built.
     """
     config = config.pinned()
-    counts = _parameter_counts(config, config.trials())
+    datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
+    counts: dict[tuple[str, str], int] = {}
+    for trial in config.trials():
+        if _sized(trial) not in counts:
+            try:
+                counts[_sized(trial)] = build(trial, datasets[trial.data.name]).num_trainable
+            except KanDiffusionError as error:
+                raise KanDiffusionError(
+                    f"model '{trial.model.name}' on '{trial.data.name}': {error}"
+                ) from error
     trials = config.trials(shared_calibration(config, folder, workers))
     return StudyPlan(
         trials=tuple(trials),
         parameters={trial.id: counts[_sized(trial)] for trial in trials},
         finished=frozenset(
-            trial.id for trial in trials if load_trial(_trial_folder(folder, trial)) is not None
+            trial.id
+            for trial in trials
+            if load_trial(_trial_folder(folder, trial), verify=verify) is not None
         ),
         workers=workers,
     )
@@ -189,21 +207,6 @@ def _sized(trial: TrialConfig) -> tuple[str, str]:
     return trial.data.name, trial.model.model_dump_json()
 
 
-def _parameter_counts(config: StudyConfig, trials: list[TrialConfig]) -> dict[tuple[str, str], int]:
-    datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
-    counts: dict[tuple[str, str], int] = {}
-    for trial in trials:
-        key = _sized(trial)
-        if key not in counts:
-            try:
-                counts[key] = build(trial, datasets[trial.data.name]).num_trainable
-            except KanDiffusionError as error:
-                raise KanDiffusionError(
-                    f"model '{trial.model.name}' on '{trial.data.name}': {error}"
-                ) from error
-    return counts
-
-
 def run_plan(
     plan: StudyPlan,
     folder: Path,
@@ -212,8 +215,7 @@ def run_plan(
 ) -> dict[str, str]:
     """Runs the trials of a plan that are not finished.
 
-    Where another driver seems to be at work this one starts in the middle: without a lock, that is
-    what keeps the two apart.
+    A trial that another driver is running is left to it and looked at again in the end.
 
     Args:
         plan: The plan.
@@ -224,24 +226,13 @@ def run_plan(
     Returns:
         Ids of the trials that could not be run, with the reason.
     """
-    todo = plan.to_run
-    if any(_seems_alive(_trial_folder(folder, trial) / CHECKPOINT) for trial in todo):
-        half = len(todo) // 2
-        todo = todo[half:] + todo[:half]
     failures = {}
-    for event in executor.run(todo, folder / _TRIALS):
+    for event in executor.run(plan.to_run, folder / _TRIALS):
         if event.kind == "failed":
             failures[event.trial] = str(event.error)
         if on_event is not None:
             on_event(event)
     return failures
-
-
-def _seems_alive(checkpoint: Path) -> bool:
-    try:
-        return time.time() - checkpoint.stat().st_mtime < _FRESH_SECONDS
-    except OSError:
-        return False
 
 
 def run_study(
@@ -251,6 +242,7 @@ def run_study(
     executor: Executor | None = None,
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
+    verify: bool = True,
 ) -> StudyResults:
     """Runs all trials of a study that are not finished yet, and gathers the results.
 
@@ -261,6 +253,7 @@ def run_study(
             processes of this machine, one a CPU core, when None.
         on_plan: Told the trials before they are run, with an estimate of their time.
         on_event: Told the news of each trial.
+        verify: Whether to refuse finished trials whose files have changed.
 
     Returns:
         The study's results, failed trials included.
@@ -272,49 +265,59 @@ def run_study(
     config = config.pinned()
     _require_folder(config, folder)
     with open_executor() if executor is None else nullcontext(executor) as runner:
-        plan = plan_study(config, folder, runner.workers)
-        write_text(folder / "study.yaml", config.to_yaml())
-        write_json(folder / "environment.json", environment())
+        plan = plan_study(config, folder, runner.workers, verify=verify)
+        write_text(folder / _STUDY, config.to_yaml())
+        write_json(folder / _ENVIRONMENT, environment())
+        write_checksums(folder, [folder / name for name in (_STUDY, _ENVIRONMENT)], {})
         if on_plan is not None:
             on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, runner.workers)))
         failures = run_plan(plan, folder, runner, on_event)
-    results = _gather(config, folder, failures)
-    write_json(folder / "results.json", _plain_rows(results.rows))
-    write_parquet(folder / "results.parquet", results.rows)
+    results = _gather(config, folder, failures, verify)
+    plain = results.rows.astype(object).where(results.rows.notna(), None)
+    write_json(folder / _ROWS, plain.to_dict("records"))
+    write_parquet(folder / _TABLE, results.rows)
+    files = [folder / name for name in (_STUDY, _ENVIRONMENT, CALIBRATION, _ROWS, _TABLE)]
+    write_checksums(folder, [path for path in files if path.exists()], {})
     return results
 
 
-def _plain_rows(rows: pd.DataFrame) -> list[dict[str, object]]:
-    return [
-        {str(key): None if pd.isna(value) else value for key, value in row.items()}
-        for row in rows.astype(object).to_dict("records")
+def _gather(
+    config: StudyConfig, folder: Path, failures: dict[str, str], verify: bool
+) -> StudyResults:
+    planned = config.trials(read_calibration(folder))
+    results = [load_trial(_trial_folder(folder, trial), verify=verify) for trial in planned]
+    rows: list[Row] = [
+        {**trial.keys, "error": failures.get(trial.id, "not run")} if result is None else result.row
+        for trial, result in zip(planned, results, strict=True)
     ]
-
-
-def _gather(config: StudyConfig, folder: Path, failures: dict[str, str]) -> StudyResults:
-    trials: list[TrialResult] = []
-    rows: list[Row] = []
-    for trial in config.trials(read_calibration(folder)):
-        result = load_trial(_trial_folder(folder, trial))
-        if result is not None:
-            trials.append(result)
-            rows.append(result.row)
-        else:
-            rows.append({**trial.keys, "error": failures.get(trial.id, "not run")})
     frame = pd.DataFrame(rows)
     # Without a string type, which has NaN where a trial went well.
     frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)
-    return StudyResults(config, folder, tuple(trials), failures, frame)
+    finished = tuple(result for result in results if result is not None)
+    return StudyResults(config, folder, finished, failures, frame)
 
 
-def load_study(folder: Path) -> StudyResults:
+def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
     """Reads a study back from its run folder.
 
+    Args:
+        folder: The folder.
+        verify: Whether to refuse files that have changed since they were written.
+
     Raises:
-        RunFolderError: The folder holds no study.
+        RunFolderError: The folder holds no study, no trial of it is finished, or a file has
+            changed.
         KanDiffusionError: Its ``study.yaml`` is not one of this version.
     """
-    path = folder / "study.yaml"
+    path = folder / _STUDY
     if not path.is_file():
-        raise RunFolderError(f"'{folder}' holds no study (there is no study.yaml in it)")
-    return _gather(read_study(path), folder, failures={})
+        raise RunFolderError(f"'{folder}' holds no study (there is no {_STUDY} in it)")
+    if verify:
+        require_unchanged(folder)
+    results = _gather(read_study(path), folder, {}, verify)
+    if not results.trials:
+        raise RunFolderError(
+            f"no trial of the study in '{folder}' is finished; run it with 'kan-diffusion compare "
+            f"{path} --out {folder}'"
+        )
+    return results

@@ -16,25 +16,22 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.evaluation.metrics import Metric, metrics_named
-from kan_diffusion.files import write_json, write_parquet
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed, torch_generator
 from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
-    CURVES,
-    RESULT,
     REVERSE,
-    SAMPLES,
     Row,
     TrialResult,
+    claimed,
+    keep_trial,
     load_trial,
-    save_pipeline,
     save_points,
 )
-from kan_diffusion.study.measure import Level, Yardstick, measure, yardstick
-from kan_diffusion.training import ProgressCallback, TrainingConfig, TrainingResult, train
+from kan_diffusion.study.measure import Yardstick, measure, yardstick
+from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 
 __all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial"]
 
@@ -85,11 +82,14 @@ def _shared_yardstick(
     evaluation: EvaluationConfig,
     study_seed: int,
     split: int,
-    metrics: tuple[Metric, ...],
+    _metrics: tuple[Metric, ...],
 ) -> Yardstick:
-    """Makes the yardstick of a data set, or of one split of it; a worker keeps it."""
+    """Makes the yardstick of a data set, or of one split of it; a worker keeps it.
+
+    A program may add metrics while it runs, so those there are belong to the key.
+    """
     dataset = load_dataset(data, study_seed, trial_seed=split)
-    return yardstick(dataset, process, evaluation, study_seed, split, metrics)
+    return yardstick(dataset, process, evaluation, study_seed, split)
 
 
 def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
@@ -163,8 +163,20 @@ def run_trial(
     Raises:
         DataError: The data cannot be used.
         RunFolderError: The folder cannot be read or written, or holds another trial.
+        TrialTakenError: Another process is running it.
         KanDiffusionError: The model cannot be built.
     """
+    with claimed(folder):
+        return _run_claimed(config, folder, device, on_progress, log_folder)
+
+
+def _run_claimed(
+    config: TrialConfig,
+    folder: Path,
+    device: str,
+    on_progress: ProgressCallback | None,
+    log_folder: Path | None,
+) -> TrialResult:
     finished = load_trial(folder)
     if finished is not None:
         if finished.config.identity != config.identity:
@@ -173,46 +185,15 @@ def run_trial(
             )
         return finished
     dataset = load_dataset(config.data, config.study_seed, config.seed)
-    denoiser = build(config, dataset)
+    denoiser, steps = build(config, dataset), config.training.steps
     row: Row = {
         **config.keys,
         "parameters": denoiser.num_trainable,
         "flops": denoiser.flops,
         "flops_per_edge": denoiser.flops_per_edge,
-        "steps": config.training.steps,
+        "steps": steps,
         "error": None,
     }
-    try:
-        trained = _train(config, folder, dataset, denoiser, device, on_progress, log_folder)
-    except NonFiniteLossError as error:
-        return _keep(config, folder, row | {"error": str(error)}, [])
-    pipeline = _pipeline(config, dataset, denoiser)
-    measured, levels, generated = measure(config, dataset, pipeline, _yardstick(config, dataset))
-    save_pipeline(pipeline, folder)
-    _save_curves(folder, trained)
-    if generated is not None:
-        save_points(folder / SAMPLES, generated.float())
-    row |= {
-        "train_seconds": trained.seconds,
-        "train_cpu_seconds": trained.cpu_seconds,
-        # Of the layer that misses its grid most; None where there is no grid.
-        "out_of_range": max(trained.out_of_range.values(), default=None),
-        **measured,
-    }
-    return _keep(config, folder, row, levels)
-
-
-def _train(
-    config: TrialConfig,
-    folder: Path,
-    dataset: Dataset,
-    denoiser: Denoiser,
-    device: str,
-    on_progress: ProgressCallback | None,
-    log_folder: Path | None,
-) -> TrainingResult:
-    """Trains the denoiser in place, and records the reverse process at the trial's moments."""
-    steps = config.training.steps
 
     def record(step: int, current: Denoiser) -> None:
         # Into a file at once, so that a run that is killed later still has it when it resumes.
@@ -224,22 +205,51 @@ def _train(
         )
         save_points(folder / REVERSE / f"{step}.safetensors", panels)
 
-    _warm_up(config.model.model_dump_json(), dataset.dim, config.process)
-    return train(
-        denoiser,
+    try:
+        _warm_up(config.model.model_dump_json(), dataset.dim, config.process)
+        trained = train(
+            denoiser,
+            config.process,
+            dataset.train,
+            config.training,
+            seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
+            device=device,
+            checkpoint=folder / CHECKPOINT,
+            identity=config.identity,
+            resume=True,
+            on_progress=on_progress,
+            moments={round(fraction * steps) for fraction in config.evaluation.moments},
+            on_moment=record,
+            log_folder=log_folder,
+        )
+    except NonFiniteLossError as error:
+        # The last good state of a failed trial, its checkpoint, stays.
+        failed = TrialResult(config, row | {"error": str(error)}, [], folder)
+        keep_trial(failed)
+        return failed
+    pipeline = _pipeline(config, dataset, denoiser)
+    shared = _shared_yardstick(
+        config.data,
         config.process,
-        dataset.train,
-        config.training,
-        seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
-        device=device,
-        checkpoint=folder / CHECKPOINT,
-        identity=config.identity,
-        resume=True,
-        on_progress=on_progress,
-        moments={round(fraction * steps) for fraction in config.evaluation.moments},
-        on_moment=record,
-        log_folder=log_folder,
+        config.evaluation.model_copy(update={"moments": ()}),
+        config.study_seed,
+        config.seed if dataset.split_by_seed else 0,
+        tuple(metrics_named(config.evaluation.metrics).values()),
     )
+    measured, levels, generated = measure(config, dataset, pipeline, shared)
+    curves = pd.DataFrame({"loss": trained.losses, "learning_rate": trained.learning_rates})
+    curves.insert(0, "step", np.arange(1, len(curves) + 1))
+    row |= {
+        "train_seconds": trained.seconds,
+        "train_cpu_seconds": trained.cpu_seconds,
+        # Of the layer that misses its grid most; None where there is no grid.
+        "out_of_range": max(trained.out_of_range.values(), default=None),
+        **measured,
+    }
+    result = TrialResult(config, row, levels, folder)
+    keep_trial(result, pipeline, curves, generated)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return result
 
 
 def _pipeline(config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> PointDiffusionPipeline:
@@ -250,33 +260,3 @@ def _pipeline(config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> Poin
         dataset.standardizer.scale,
         dataset.columns,
     )
-
-
-def _yardstick(config: TrialConfig, dataset: Dataset) -> Yardstick:
-    return _shared_yardstick(
-        config.data,
-        config.process,
-        config.evaluation.model_copy(update={"moments": ()}),
-        config.study_seed,
-        config.seed if dataset.split_by_seed else 0,
-        tuple(metrics_named(config.evaluation.metrics).values()),
-    )
-
-
-def _save_curves(folder: Path, trained: TrainingResult) -> None:
-    steps = np.arange(1, len(trained.losses) + 1)
-    columns = {"step": steps, "loss": trained.losses, "learning_rate": trained.learning_rates}
-    write_parquet(folder / CURVES, pd.DataFrame(columns))
-
-
-def _keep(config: TrialConfig, folder: Path, row: Row, levels: list[Level]) -> TrialResult:
-    """Writes ``trial.json``, which finishes the trial, and removes its checkpoint."""
-    result = load_trial(folder)
-    if result is None or result.config.identity != config.identity:
-        content = {"config": config.model_dump(mode="json"), "row": row, "levels": levels}
-        write_json(folder / RESULT, content)
-        result = TrialResult(config, row, levels, folder)
-    # Else another driver of the same study was faster, and what it wrote stays.
-    if result.row["error"] is None:  # the last good state of a failed trial is kept
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-    return result

@@ -30,18 +30,10 @@ from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import metrics_named
-from kan_diffusion.files import finite, write_json, write_parquet, write_text
+from kan_diffusion.files import finite, write_json, write_text
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.folder import (
-    CURVES,
-    RESULT,
-    SAMPLES,
-    Row,
-    load_trial,
-    save_pipeline,
-    save_points,
-)
+from kan_diffusion.study.folder import Row, TrialResult, keep_trial, load_trial
 from kan_diffusion.study.measure import Yardstick, load_run, measure, yardstick
 from kan_diffusion.symbolic.combination import compose, score_of
 from kan_diffusion.symbolic.context import Context, Progress, make_context, tell_nobody
@@ -253,9 +245,10 @@ def explain_denoiser(
     search, tolerance = options.search, options.search.tolerance
     current = prune_in_rounds(network, context, options.prune, on_progress=phase("pruning"))
     context.tune(current, options.tune_steps, 1e-2)
-    if not options.formulas or len(current.edges) > search.max_edges:
-        if options.formulas:
-            phase("formulas")(_too_many(current, search.max_edges), 1.0)
+    if not options.formulas:
+        return Explained(network, current)
+    if len(current.edges) > search.max_edges:
+        phase("formulas")(_too_many(current, search.max_edges), 1.0)
         return Explained(network, current)
     current = straighten(current, context, tolerance=tolerance, on_progress=phase("lines"))
     context.tune(current, options.tune_steps, 1e-2)
@@ -326,10 +319,8 @@ class StageJudge:
     shared: Yardstick | None
 
     def _pipeline(self, denoiser: Denoiser) -> PointDiffusionPipeline:
-        like = self.pipeline.config
-        return PointDiffusionPipeline(
-            denoiser, self.pipeline.scheduler, like.mean, like.scale, like.columns
-        )
+        scheduler, like = self.pipeline.scheduler, self.pipeline.config
+        return PointDiffusionPipeline(denoiser, scheduler, like.mean, like.scale, like.columns)
 
     def judge(self, name: str, denoiser: Denoiser) -> Stage:
         """Judges a denoiser, by its loss alone where it cannot be sampled."""
@@ -346,10 +337,8 @@ class StageJudge:
                 evaluation = config.evaluation.model_copy(update={"num_samples": 0})
                 plain = config.model_copy(update={"evaluation": evaluation})
                 row, levels, _ = measure(plain, dataset, made, self.shared)
-        numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
-        if "heldout_loss" not in numbers:
-            scores = vars(self.context.scores(denoiser))
-            numbers = {k: v for k, v in scores.items() if isinstance(v, float)}
+        scores = row if row.get("heldout_loss") is not None else vars(self.context.scores(denoiser))
+        numbers = {k: float(v) for k, v in scores.items() if isinstance(v, int | float)}
         keys = metrics_named(self.config.evaluation.metrics)
         is_network = isinstance(denoiser, ReadableDenoiser)
         standing = Standing(
@@ -376,10 +365,6 @@ class StageJudge:
         """
         name, denoiser = stage.standing.name, stage.denoiser
         folder = _place(out, name)
-        save_pipeline(self._pipeline(denoiser), folder)
-        write_parquet(folder / CURVES, pd.DataFrame({"step": [], "loss": [], "learning_rate": []}))
-        if stage.samples is not None:
-            save_points(folder / SAMPLES, torch.from_numpy(stage.samples).float())
         config = self.config
         model = config.model.model_copy(update={"name": f"{config.model.name}, {name}"})
         trial = config.model_copy(update={"model": model})
@@ -397,8 +382,12 @@ class StageJudge:
             "error": None,
             **stage.row,
         }
-        content = {"config": trial.model_dump(mode="json"), "row": row, "levels": stage.levels}
-        write_json(folder / RESULT, content)
+        keep_trial(
+            TrialResult(trial, row, stage.levels, folder),
+            self._pipeline(denoiser),
+            pd.DataFrame({"step": [], "loss": [], "learning_rate": []}),
+            None if stage.samples is None else torch.from_numpy(stage.samples),
+        )
 
 
 def remove_stages(out: Path) -> None:
@@ -433,7 +422,7 @@ def _level_formulas(
 ) -> tuple[LevelFormula, ...]:
     """Writes the formula at single noise levels; there is none where curves are left."""
     levels = level_views(context.process, timesteps)
-    alpha, sigma = (np.array([getattr(v, name) for v in levels]) for name in ("alpha", "sigma"))
+    alpha, sigma = (level.numpy()[timesteps] for level in context.process.levels())
     scores = score_of(compose(denoiser, np.array(timesteps)), context.process, alpha, sigma)
     if not all(score.is_complete for score in scores):
         return ()
@@ -548,6 +537,7 @@ def explain_run(
     *,
     command: str = "",
     on_progress: PhaseProgress | None = None,
+    verify: bool = True,
 ) -> tuple[Explanation, Explained]:
     """Explains a finished run, and writes all but the pictures.
 
@@ -558,13 +548,14 @@ def explain_run(
         command: Command that makes this explanation again.
         on_progress: Told of every step in the phases of :func:`explain_denoiser`, "judging" and
             "looking".
+        verify: Whether to refuse files of the run that have changed since they were written.
 
     Raises:
         RunFolderError: There is no finished run, or the folder cannot be written.
         KanDiffusionError: The denoiser cannot be taken apart.
     """
     options, say = options or ExplainOptions(), on_progress or tell_nobody
-    config, pipeline = load_run(run)
+    config, pipeline = load_run(run, verify=verify)
     if not isinstance(pipeline.denoiser, KANDenoiser | ReadableDenoiser):
         raise KanDiffusionError(
             f"'{run}' is of family '{config.model.family}': only KANs have edges to read; train "
@@ -572,11 +563,12 @@ def explain_run(
         )
     process = config.process
     timesteps = list(options.levels or default_levels(process))
+    last = process.num_timesteps - 1
     for timestep in timesteps:
-        if not 0 <= timestep < process.num_timesteps:
+        if not 0 <= timestep <= last:
             raise KanDiffusionError(
-                f"timestep {timestep} is not one of the process, which has 0 to "
-                f"{process.num_timesteps - 1}; choose others with --levels"
+                f"timestep {timestep} is not one of the process, which has 0 to {last}; choose "
+                "others with --levels"
             )
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     context = make_context(dataset, process, config.study_seed)

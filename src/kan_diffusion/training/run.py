@@ -7,8 +7,9 @@ replaced whole.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -262,6 +263,7 @@ class TrainingRun:
         progress = {name: getattr(self, name) for name in _PROGRESS}
         progress["ema_step"] = None if self.average is None else self.average.num_updates
         metadata = {"identity": identity, "progress": json.dumps(progress)}
+        metadata["digest"] = _digest(tensors, metadata)
         write_bytes(path, safetensors_bytes(tensors, metadata=metadata))
 
     def load(self, path: Path, identity: str) -> bool:
@@ -282,7 +284,12 @@ class TrainingRun:
                 )
             with safe_open(path, framework="pt", device=str(self.accelerator.device)) as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                progress = json.loads(file.metadata()["progress"])
+                metadata = file.metadata()
+            if metadata.pop("digest", None) != _digest(tensors, metadata):
+                raise RunFolderError(
+                    f"'{path}' has changed since it was written; delete it to begin anew"
+                )
+            progress = json.loads(metadata["progress"])
         except FileNotFoundError:
             return False
         self.whole = False
@@ -338,6 +345,16 @@ class TrainingRun:
         if self._edges is not None:
             self._edges.release()
         self.weights.release()
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """The SHA-256 digest of a checkpoint's content."""
+    total = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].cpu().reshape(-1)
+        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        total.update(tensor.view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def read_checkpoint_identity(path: Path) -> str:

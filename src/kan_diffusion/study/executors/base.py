@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 NUM_ATTEMPTS = 3
 """Number of times a trial is tried whose worker dies; one that raises is not tried again."""
 
+_TAKEN_SECONDS = 0.5
+
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -51,9 +53,9 @@ class TrialEvent:
 
     Attributes:
         kind: ``"started"``: a worker took it up; ``"progressed"``; ``"finished"``: it has a result,
-            which may say that its training diverged; ``"failed"``: it could not be run; ``"lost"``:
-            its worker died, which executors tell :meth:`Executor.run` and nobody else. A trial
-            that is over soon may finish without other news.
+            which may say that its training diverged; ``"failed"``: it could not be run; and for
+            :meth:`Executor.run` alone ``"lost"``: its worker died; ``"taken"``: another driver is
+            running it. A trial that is over soon may finish without other news.
         trial: Its id.
         step: Number of finished steps.
         loss: Latest loss, NaN where there is none.
@@ -64,7 +66,7 @@ class TrialEvent:
         seconds: Wall-clock time its worker spent on it; NaN before it is finished.
     """
 
-    kind: Literal["started", "progressed", "finished", "failed", "lost"]
+    kind: Literal["started", "progressed", "finished", "failed", "lost", "taken"]
     trial: str
     step: int = 0
     loss: float = math.nan
@@ -77,6 +79,11 @@ class TrialEvent:
     def finished(self) -> bool:
         """Whether the trial is over, with or without success."""
         return self.kind in ("finished", "failed")
+
+    @property
+    def leaves_room(self) -> bool:
+        """Whether its worker can take up another trial."""
+        return self.finished or self.kind == "taken"
 
 
 class Executor(ABC):
@@ -108,7 +115,8 @@ class Executor(ABC):
         """Runs trials side by side.
 
         A trial that fails does not stop the others. A trial whose worker dies (killed, out of
-        memory) is tried again, three times in all, and goes on from its checkpoint.
+        memory) is tried again, three times in all, and goes on from its checkpoint. A trial that
+        another driver is running is asked for again when the others are done.
 
         Args:
             trials: The trials, in the order to start them.
@@ -137,13 +145,20 @@ class Executor(ABC):
             for event in self.collect():
                 if event.trial not in running:
                     continue  # late news of a trial that is over
+                if event.kind == "taken":
+                    waiting.append(running.pop(event.trial))
+                    continue
                 if event.kind == "lost":
                     waiting.appendleft(running.pop(event.trial))
                     num_lost[event.trial] += 1
                     if num_lost[event.trial] < NUM_ATTEMPTS:
                         continue
                     waiting.popleft()
-                    event = TrialEvent("failed", event.trial, error=_worker_lost(event.error))
+                    error = (
+                        f"its worker process died {NUM_ATTEMPTS} times ({event.error}); if memory "
+                        "was short, run the same command again with fewer --workers"
+                    )
+                    event = TrialEvent("failed", event.trial, error=error)
                 elif event.finished:
                     del running[event.trial]
                 events.append(event)
@@ -202,12 +217,13 @@ def attempt(task: Task, device: str, tell: Callable[[TrialEvent], None]) -> Tria
     Returns:
         The last event of the trial; an exception of the trial is one line in it.
     """
+    from kan_diffusion.study.folder import TrialTakenError
     from kan_diffusion.study.trial import run_trial
 
     trial, worker = task.config.id, f"{socket.gethostname()}:{os.getpid()}"
     tell(TrialEvent("started", trial, worker=worker))
     started, clock = time.time(), time.perf_counter()
-    kind: Literal["finished", "failed"] = "finished"
+    kind: Literal["finished", "failed", "taken"] = "finished"
     try:
         task.config.import_own()  # the driver has imported the same
         result = run_trial(
@@ -219,9 +235,14 @@ def attempt(task: Task, device: str, tell: Callable[[TrialEvent], None]) -> Tria
             ),
         )
         error = None if result.row["error"] is None else str(result.row["error"])
+    except TrialTakenError:
+        time.sleep(_TAKEN_SECONDS)  # where all that is left is taken, this is how often to ask
+        kind, error = "taken", None
     except Exception as fault:  # a user's own family may raise anything
         logger.debug("trial %s failed", trial, exc_info=fault)
-        kind, error = "failed", _line(fault)
+        kind, error = "failed", str(fault)
+        if not isinstance(fault, KanDiffusionError):
+            error = " ".join(f"{type(fault).__name__}: {fault}".split())
     return TrialEvent(
         kind,
         trial,
@@ -230,17 +251,4 @@ def attempt(task: Task, device: str, tell: Callable[[TrialEvent], None]) -> Tria
         worker=worker,
         started=started,
         seconds=time.perf_counter() - clock,
-    )
-
-
-def _line(error: Exception) -> str:
-    if isinstance(error, KanDiffusionError):
-        return str(error)
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _worker_lost(reason: str | None) -> str:
-    return (
-        f"its worker process died {NUM_ATTEMPTS} times ({reason}); if memory was short, run the "
-        "same command again with fewer --workers"
     )

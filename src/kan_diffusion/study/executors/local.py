@@ -107,7 +107,7 @@ class _Worker:
             while self._reachable and self.connection.poll():
                 message = self.connection.recv()
                 if isinstance(message, TrialEvent):
-                    if message.finished:
+                    if message.leaves_room:
                         self.task = None
                     yield message
                 else:
