@@ -8,21 +8,13 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "Address",
-    "Amount",
-    "Device",
-    "Executor",
-    "Families",
-    "Match",
-    "Out",
-    "Params",
-    "Steps",
-    "What",
-    "Workers",
-]
+    "Address", "Amount", "Device", "Executor", "Families", "Match", "Out", "Params",
+    "Processes", "Run", "Steps", "What", "Workers",
+]  # fmt: skip
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, ... or auto: a GPU when there is one.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder.")]
+Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 
 What = Annotated[
     str,
@@ -55,8 +47,7 @@ Families = Annotated[
     ),
 ]
 Params = Annotated[
-    int | None,
-    typer.Option(min=1, help="Parameters of each model.", show_default="2300"),
+    int | None, typer.Option(min=1, help="Parameters of each model.", show_default="2300")
 ]
 Processes = Annotated[
     str | None,

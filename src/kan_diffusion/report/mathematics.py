@@ -6,15 +6,14 @@ left as text. Long sums are broken before a ``+`` or ``-`` that stands in no bra
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import MathTextParser
 
+from kan_diffusion.report.images import saved_svg
 from kan_diffusion.report.style import INK, report_style
 
 __all__ = ["broken_sum", "formula_svg"]
@@ -95,13 +94,7 @@ def formula_svg(name: str, latex: str) -> bytes | None:
     for text, height in zip(texts, heights, strict=True):
         figure.text(0.0, -below, text, fontsize=_FONT_SIZE, color=INK, va="top")
         below += height
-    made = io.BytesIO()
-    with rc_context({"svg.hashsalt": "kan-diffusion", "svg.fonttype": "path"}):
-        figure.savefig(
-            made, format="svg", bbox_inches="tight", pad_inches=0.04, transparent=True,
-            metadata={"Date": None},
-        )  # fmt: skip
-    return made.getvalue()
+    return saved_svg(figure, "path", 0.04, transparent=True)
 
 
 def _heights(texts: Sequence[str]) -> list[float] | None:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from kan_diffusion.report.style import report_style
 
 __all__ = [
-    "Panels", "PointView", "Points", "bins", "panel_figure", "side_by_side_figure", "strips_figure",
+    "Panels", "PointView", "Points", "bins", "panel_figure", "row_counts", "side_by_side_figure",
+    "strips_figure",
 ]  # fmt: skip
 
 Points = NDArray[np.floating]
@@ -160,9 +161,8 @@ def side_by_side_figure(
     """
     count = len(pictures)
     many = count > _FEW
-    rows = -(-count // (6 if many else 5))
-    counts = [count // rows + (row < count % rows) for row in range(rows)]
     ratio = 0.75 if view.flat else 1.0
+    counts = row_counts(count, 6 if many else 5)
     figure, panels = panel_figure(counts, 10.5, ratio, (0.18, 0.75), (0.75, 0.65, 0.35))
     flat = [axes for row in panels for axes in row]
     for axes, (title, colour, points) in zip(flat, pictures, strict=True):
@@ -212,6 +212,12 @@ def strips_figure(
         title = {0.0: "t = 0", 1.0: "t = T"}.get(round(time, 3), f"{time:.2g} T")
         axes.set_title(title, loc="center", fontsize=9.5, fontweight="normal")
     return figure
+
+
+def row_counts(count: int, most: int) -> list[int]:
+    """Splits panels into as few rows of at most ``most`` as there can be, alike in length."""
+    rows = -(-count // most)
+    return [count // rows + (row < count % rows) for row in range(rows)]
 
 
 def panel_figure(

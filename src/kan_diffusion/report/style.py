@@ -20,18 +20,9 @@ from matplotlib.colors import to_hex, to_rgb
 from kan_diffusion.denoisers.registry import FAMILIES
 
 __all__ = [
-    "GRID",
-    "INK",
-    "MUTED",
-    "PALE",
-    "PALETTES",
-    "REAL",
-    "SEED_ALPHA",
-    "ModelStyle",
-    "family_styles",
-    "model_styles",
-    "report_style",
-]
+    "GRID", "INK", "MUTED", "PALE", "PALETTES", "REAL", "SEED_ALPHA", "ModelStyle",
+    "family_styles", "model_styles", "report_style",
+]  # fmt: skip
 
 INK = "#22262b"
 """Text and axes."""
