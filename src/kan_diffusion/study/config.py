@@ -483,11 +483,8 @@ def read_study(path: Path) -> StudyConfig:
 
 def preset_names() -> list[str]:
     """Lists the names of the built-in studies."""
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in _PRESETS.iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    files = (Path(entry.name) for entry in _PRESETS.iterdir())
+    return sorted(file.stem for file in files if file.suffix == ".yaml")
 
 
 def read_preset(name: str) -> StudyConfig:
