@@ -45,13 +45,19 @@ def test_the_notebooks_networks_have_its_numbers_of_parameters() -> None:
     assert mlp.num_trainable == 2_306
 
 
-def test_a_refined_denoiser_is_saved_as_it_is(tmp_path: Path) -> None:
-    denoiser = KANDenoiser(2, hidden=(6, 6), grid_size=4)
+@pytest.mark.parametrize("settings", [{}, {"residual": True, "modulated": True}], ids=str)
+def test_a_refined_denoiser_is_saved_as_it_is(settings: dict[str, object], tmp_path: Path) -> None:
+    denoiser = KANDenoiser(2, hidden=(6, 4, 7), grid_size=4, **settings)
+    if settings:
+        torch.nn.init.normal_(denoiser.stack.modulation.weight, std=0.3, generator=seeded(3))
     sample = _points(50)
     timestep = torch.arange(50)
     before = denoiser(sample, timestep).sample
     assert denoiser.refine(8, sample, timestep) < 1e-5
+    assert {layer.grid_size for layer in denoiser.layers} == {8}
     torch.testing.assert_close(denoiser(sample, timestep).sample, before, rtol=1e-4, atol=1e-5)
+    names = [f"network.layers.{index}" for index in range(4)]
+    assert list(denoiser.out_of_range_fractions(sample, timestep)) == names
     denoiser.update_grid(sample, timestep)
     denoiser.save_pretrained(tmp_path)
     loaded = KANDenoiser.from_pretrained(tmp_path)

@@ -184,19 +184,6 @@ def test_timesteps_that_are_not_as_many_as_the_points_are_an_error() -> None:
         denoiser(torch.zeros(1, 3), torch.arange(6))
 
 
-def test_a_residual_kans_grids_can_be_refined() -> None:
-    denoiser = KANDenoiser(3, hidden=HIDDEN, num_train_timesteps=T, residual=True, modulated=True)
-    _modulate(denoiser)
-    points, steps, _ = _batch()
-    points = points.float()
-    before = denoiser(points, steps).sample
-    assert denoiser.refine(10, points, steps) < 1e-4
-    assert {layer.grid_size for layer in denoiser.stack.layers} == {10}
-    torch.testing.assert_close(denoiser(points, steps).sample, before, atol=1e-4, rtol=1e-4)
-    names = [f"network.layers.{index}" for index in range(5)]
-    assert list(denoiser.out_of_range_fractions(points, steps)) == names
-
-
 @pytest.mark.parametrize("frequencies", [0, 2])
 def test_operations_of_scaled_inputs_are_counted(frequencies: int) -> None:
     scaled, plain = (
