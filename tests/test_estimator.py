@@ -11,7 +11,8 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from kan_diffusion import DiffusionEstimator, KanDiffusionError, PointDiffusionPipeline
+from helpers import refused
+from kan_diffusion import DiffusionEstimator, PointDiffusionPipeline
 
 QUICK = {"params": 2300, "steps": 3, "batch_size": 16, "device": "cpu", "random_state": 0}
 
@@ -102,9 +103,9 @@ def test_every_sampler_can_be_asked_for(fitted: DiffusionEstimator) -> None:
     usual = fitted.sample(20)
     assert np.isfinite(fitted.sample(20, scheduler="heun", steps=5)).all()
     np.testing.assert_array_equal(fitted.sample(20), usual)  # no trace is left
-    with pytest.raises(KanDiffusionError, match="did you mean 'heun'"):
+    with refused("did you mean 'heun'"):
         fitted.sample(20, scheduler="huen")
-    with pytest.raises(KanDiffusionError, match="at least 1 sample"):
+    with refused("at least 1 sample"):
         fitted.sample(0)
 
 
@@ -161,6 +162,5 @@ def test_points_that_cannot_be_used_are_refused(points: object, message: str) ->
 )
 def test_settings_are_checked_when_fitting(changes: dict[str, object], message: str) -> None:
     model = DiffusionEstimator(**{**QUICK, **changes})  # nothing is checked here
-    with pytest.raises(KanDiffusionError, match=message) as caught:
+    with refused(message):
         model.fit(_points(50))
-    assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -18,32 +19,20 @@ def python_hears() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def test_an_interrupt_is_heard_when_the_block_is_done() -> None:
+@pytest.mark.parametrize("inner", [nullcontext, interrupts_wait])
+def test_an_interrupt_is_heard_when_the_outermost_block_is_done(inner) -> None:
     done = []
 
     def interrupted() -> None:
         with interrupts_wait():
-            signal.raise_signal(signal.SIGINT)
+            with inner():
+                signal.raise_signal(signal.SIGINT)
             done.append("rest of the block")
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert done == ["rest of the block"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_blocks_within_blocks_wait_for_the_outermost() -> None:
-    done = []
-
-    def interrupted() -> None:
-        with interrupts_wait():
-            with interrupts_wait():
-                signal.raise_signal(signal.SIGINT)
-            done.append("outer block")
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert done == ["outer block"]
 
 
 def test_without_an_interrupt_nothing_happens_and_errors_pass() -> None:

@@ -7,8 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from helpers import seeded
-from kan_diffusion.errors import KanDiffusionError
+from helpers import refused, seeded
 from kan_diffusion.processes import (
     PROCESSES,
     SIGNAL_LIMIT,
@@ -22,17 +21,10 @@ each_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCES
 each_diffusion = pytest.mark.parametrize(
     "process", [process for process in PROCESSES.values() if not process.is_flow]
 )
-each_type = pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+KINDS = [Process(name=kind, prediction_type=kind) for kind in ("epsilon", "v_prediction", "sample")]
+each_type = pytest.mark.parametrize("process", KINDS, ids=lambda process: process.name)
 every_kind = pytest.mark.parametrize(
-    "process",
-    [
-        *(
-            Process(name=kind, prediction_type=kind)
-            for kind in ("epsilon", "v_prediction", "sample")
-        ),
-        get_process("flow"),
-    ],
-    ids=lambda process: process.name,
+    "process", [*KINDS, get_process("flow")], ids=lambda process: process.name
 )
 
 
@@ -121,8 +113,7 @@ def test_noise_coefficients_are_the_same_for_arrays(process: Process) -> None:
 
 
 @each_type
-def test_a_denoising_step_of_diffusers_reads_the_target_the_same_way(prediction_type: str) -> None:
-    process = Process(name="x", prediction_type=prediction_type)
+def test_a_denoising_step_of_diffusers_reads_the_target_the_same_way(process: Process) -> None:
     clean, noise, timesteps, alpha, sigma = _drawn(process, torch.float32)
     scheduler = process.scheduler()
     for t in (0, 300, 900):
@@ -191,7 +182,7 @@ def test_huber_loss_is_quadratic_near_and_linear_far() -> None:
 
 
 def test_unknown_names_and_fields_are_refused() -> None:
-    with pytest.raises(KanDiffusionError, match="did you mean 'cosine'"):
+    with refused("did you mean 'cosine'"):
         get_process("cosin")
     for wrong in (
         {"num_timesteps": 1},

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -32,6 +32,19 @@ T = TypeVar("T")
 
 
 @contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Makes the folder of a file, and turns what goes wrong with the disk into a line."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
+            "folder with --out"
+        ) from error
+
+
+@contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path beside ``path``; renames it to ``path`` when the block succeeds.
 
@@ -46,26 +59,19 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             under ``path`` before is still there, untouched.
     """
     path = Path(path)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(path):
         descriptor, name = tempfile.mkstemp(
             prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent
         )
         os.close(descriptor)
         temporary = Path(name)
-        temporary.chmod(0o644)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunFolderError(
-            f"cannot write '{path}': {reason}; free some space or choose another folder with --out"
-        ) from error
-    finally:
-        if temporary is not None:
+        try:
+            temporary.chmod(0o644)
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        finally:
             temporary.unlink(missing_ok=True)
 
 
@@ -110,20 +116,14 @@ def write_json_once(path: str | Path, content: object) -> bool:
         Whether it was written.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            whole = Path(folder) / path.name
-            write_json(whole, content)
+    hidden = f".{path.name}."
+    with _writing(path), tempfile.TemporaryDirectory(prefix=hidden, dir=path.parent) as folder:
+        whole = Path(folder) / path.name
+        write_json(whole, content)
+        with suppress(FileExistsError):
             os.link(whole, path)  # fails where the name is taken, unlike a renaming
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
-            "folder with --out"
-        ) from error
-    return True
+            return True
+    return False
 
 
 def write_parquet(path: str | Path, frame: pd.DataFrame) -> None:

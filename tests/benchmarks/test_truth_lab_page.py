@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from html_page import Page
+from made_lab import make_result
 from truth_lab.lab import LabResult, LabResults
 from truth_lab.page import constants_figure, lab_markdown, write_lab
 from truth_lab.truth import Recovered
@@ -17,27 +18,12 @@ HOSTILE = "</code><script>alert(1)</script> \\nonsense{ & \"quotes\" 'too'"
 
 
 def _result(toy: str, seed: int, **changes: object) -> LabResult:
-    content: dict[str, object] = {
-        "toy": toy,
-        "seed": seed,
-        "formula": ("- 0.5 x",),
-        "constants": (
-            Recovered("m", 0.25, 2.0, 2.02 + 0.03 * seed),
-            Recovered("m", 0.75, 2.0, 1.99),
-            Recovered("v", 0.25, -0.8, -0.8),
-        ),
-        "has_form": True,
-        "separate": toy != "correlated-gaussian",
-        "edges": 7,
-        "curves": 0,
-        "best_r2": math.nan,
-        "excess": {"network": 0.0123, "formula": 0.00456},
-        "energy": {"network": 0.002, "formula": 0.003},
-        "energy_real": 0.002,
-        "pykan": {},
-        "seconds": 12.5,
-    }
-    return LabResult(**{**content, **changes})
+    constants = (
+        Recovered("m", 0.25, 2.0, 2.02 + 0.03 * seed),
+        Recovered("m", 0.75, 2.0, 1.99),
+        Recovered("v", 0.25, -0.8, -0.8),
+    )
+    return make_result(toy, seed, **{"formula": ("- 0.5 x",), "constants": constants, **changes})
 
 
 PYKAN = {

@@ -4,18 +4,13 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
+from helpers import randn, refused, seeded
 from kan_diffusion.data import Standardizer, make_toy
 from kan_diffusion.errors import DataError
 
 
-def _points(seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    scale = torch.tensor([1e-3, 5.0, 1e6])
-    return torch.randn(500, 3, generator=generator, dtype=torch.float64) * scale + 7
-
-
 def test_agrees_with_scikit_learn() -> None:
-    points = _points()
+    points = randn(500, 3) * torch.tensor([1e-3, 5.0, 1e6]) + 7
     ours = Standardizer.from_points(points).apply(points)
     theirs = torch.from_numpy(StandardScaler().fit_transform(points.numpy()))
     torch.testing.assert_close(ours, theirs)
@@ -36,13 +31,12 @@ def test_density_and_its_points_are_standardised_alike() -> None:
     rescaled = standardizer.rescale(density)
     torch.testing.assert_close(rescaled.mean, torch.zeros(2, dtype=torch.float64))
     torch.testing.assert_close(rescaled.std, torch.ones(2, dtype=torch.float64))
-    sample = density.sample(20_000, torch.Generator().manual_seed(0))
+    sample = density.sample(20_000, seeded())
     from_points = Standardizer.from_points(sample)
     assert from_points.mean == pytest.approx(standardizer.mean, abs=0.2)
     assert from_points.scale == pytest.approx(standardizer.scale, rel=0.02)
     torch.testing.assert_close(
-        standardizer.apply(sample[:100]),
-        rescaled.sample(20_000, torch.Generator().manual_seed(0))[:100],
+        standardizer.apply(sample[:100]), rescaled.sample(20_000, seeded())[:100]
     )
 
 
@@ -61,5 +55,5 @@ def test_density_and_its_points_are_standardised_alike() -> None:
     ],
 )
 def test_unusable_moments_and_points_are_refused(make, words: str) -> None:
-    with pytest.raises(DataError, match=words):
+    with refused(words, DataError):
         make()

@@ -79,7 +79,7 @@ def test_every_format_gives_back_the_same_numbers(
     ],
 )
 def test_csv_dialects(tmp_path: Path, text: str, columns: tuple[str, ...], values: list) -> None:
-    table = read_table(_file(tmp_path, text))
+    table = read_table(str(_file(tmp_path, text)))
     assert table.columns == columns
     assert table.values.tolist() == values
 
@@ -100,12 +100,6 @@ def test_other_number_types_become_float64(tmp_path: Path) -> None:
     flat = read_table(_file(tmp_path, np.array([3, 1, 2], dtype=np.uint8)))
     assert flat.values.tolist() == [[3], [1], [2]]
     assert flat.columns == ("column_1",)
-
-
-def test_upper_case_ending_is_known(tmp_path: Path) -> None:
-    path = tmp_path / "POINTS.CSV"
-    path.write_text("1\n2\n")
-    assert read_table(str(path)).values.tolist() == [[1], [2]]
 
 
 @pytest.mark.parametrize(
@@ -234,26 +228,20 @@ def test_what_is_written_is_read_back_exactly(tmp_path: Path, ending: str) -> No
     np.testing.assert_array_equal(table.values, POINTS)
     if ending != ".npy":
         assert table.columns == COLUMNS
+        other_program = pd.read_parquet if ending == ".parquet" else pd.read_csv
+        pd.testing.assert_frame_equal(
+            other_program(path), pd.DataFrame(POINTS, columns=list(COLUMNS))
+        )
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_files_are_as_other_programs_read_them(tmp_path: Path) -> None:
-    for ending, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
-        path = tmp_path / f"points{ending}"
-        write_table(path, POINTS, COLUMNS)
-        pd.testing.assert_frame_equal(read(path), pd.DataFrame(POINTS, columns=list(COLUMNS)))
-
-
 @pytest.mark.parametrize("name", ["points.txt", "points", "points.csv.gz"])
-def test_unknown_endings_are_refused(tmp_path: Path, name: str) -> None:
+def test_places_that_cannot_be_written_are_refused(tmp_path: Path, name: str) -> None:
     with refused(r"ending must be \.csv, \.parquet, \.npy"):
         require_writable_ending(tmp_path / name)
     with refused("cannot write points"):
         write_table(tmp_path / name, POINTS, COLUMNS)
     assert not list(tmp_path.iterdir())
-
-
-def test_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").touch()
     with refused("cannot write", RunFolderError):
         write_table(tmp_path / "file" / "points.csv", POINTS, COLUMNS)

@@ -45,13 +45,19 @@ def test_the_notebooks_networks_have_its_numbers_of_parameters() -> None:
     assert mlp.num_trainable == 2_306
 
 
-def test_a_refined_denoiser_is_saved_as_it_is(tmp_path: Path) -> None:
-    denoiser = KANDenoiser(2, hidden=(6, 6), grid_size=4)
+@pytest.mark.parametrize("settings", [{}, {"residual": True, "modulated": True}], ids=str)
+def test_a_refined_denoiser_is_saved_as_it_is(settings: dict[str, object], tmp_path: Path) -> None:
+    denoiser = KANDenoiser(2, hidden=(6, 4, 7), grid_size=4, **settings)
+    if settings:
+        torch.nn.init.normal_(denoiser.stack.modulation.weight, std=0.3, generator=seeded(3))
     sample = _points(50)
     timestep = torch.arange(50)
     before = denoiser(sample, timestep).sample
     assert denoiser.refine(8, sample, timestep) < 1e-5
+    assert {layer.grid_size for layer in denoiser.layers} == {8}
     torch.testing.assert_close(denoiser(sample, timestep).sample, before, rtol=1e-4, atol=1e-5)
+    names = [f"network.layers.{index}" for index in range(4)]
+    assert list(denoiser.out_of_range_fractions(sample, timestep)) == names
     denoiser.update_grid(sample, timestep)
     denoiser.save_pretrained(tmp_path)
     loaded = KANDenoiser.from_pretrained(tmp_path)
@@ -168,6 +174,31 @@ def test_mlp_initialisations_are_those_of_torch_and_of_the_notebook() -> None:
     xavier = MLPDenoiser(2, hidden=(400, 300), init="xavier").network[2]
     assert float(xavier.weight.detach().std()) == pytest.approx(math.sqrt(2 / 700), rel=0.02)
     assert torch.equal(xavier.bias, torch.full((300,), 0.01))
+
+
+@pytest.mark.parametrize("timestep", [torch.arange(6), torch.arange(6) + 0.5, torch.tensor(3)])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (MLPDenoiser, {}),
+        (RBF2015Denoiser, {}),
+        (MLPDenoiser, {"modulated": True, "residual": True}),
+        (KANDenoiser, {"modulated": True, "residual": True}),
+    ],
+)
+def test_a_denoiser_compiles_to_one_graph_and_is_mapped_over_points(
+    kind: type[Denoiser], settings: dict[str, object], timestep: torch.Tensor
+) -> None:
+    torch.compiler.reset()  # or compilations of other denoisers count as this one's
+    denoiser, points = _denoiser(kind, **settings), _points()
+    if settings:
+        torch.nn.init.normal_(denoiser.stack.modulation.weight, generator=seeded(3))
+    expected = denoiser(points, timestep).sample
+    if kind is not KANDenoiser:
+        compiled = torch.compile(denoiser, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(points, timestep, return_dict=False)[0], expected)
+    one = torch.func.vmap(lambda x, t: denoiser(x.unsqueeze(0), t, return_dict=False)[0][0])
+    torch.testing.assert_close(one(points, timestep.expand(6)), expected)
 
 
 @each_class

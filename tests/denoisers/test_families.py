@@ -31,7 +31,7 @@ each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 @each_family
-@pytest.mark.parametrize("dim", [2, 8, 13])
+@pytest.mark.parametrize("dim", [2, 13])
 def test_every_family_fits_2300_parameters_in_its_own_depth(
     family: str, dim: int, tmp_path: Path
 ) -> None:
@@ -51,20 +51,6 @@ def test_every_family_fits_2300_parameters_in_its_own_depth(
     loaded = type(first).from_pretrained(tmp_path)
     assert torch.equal(loaded(points, steps).sample, output)
     assert loaded.flops_per_edge == first.flops_per_edge
-
-
-@pytest.mark.parametrize("family", ["kan", "mlp"])
-@pytest.mark.parametrize(("params", "depth"), [(2_300, 3), (20_000, 2), (4_433, 2)])
-@pytest.mark.parametrize("num_classes", [0, 3])
-def test_fitted_denoisers_have_the_parameters_asked_for(
-    family: str, params: int, depth: int, num_classes: int
-) -> None:
-    denoiser = build_denoiser(
-        family, 2, num_train_timesteps=1000, params=params, depth=depth, num_classes=num_classes
-    )
-    assert abs(denoiser.num_trainable - params) <= BUDGET_TOLERANCE * params
-    assert len(denoiser.config.hidden) == depth
-    assert denoiser(torch.zeros(3, 2), 0).sample.isfinite().all()
 
 
 def test_given_widths_and_settings_arrive() -> None:
@@ -98,11 +84,13 @@ def test_the_search_for_widths_draws_nothing() -> None:
         ({"params": 10}, r"budget of 10 is too small for the family 'mlp' with 5 hidden layers"),
         ({"params": 10, "depth": 1}, r"with 1 hidden layer: its smallest has 13; raise the budget"),
         ({"params": 50, "depth": 1}, r"within 2% of a budget of 50: the nearest has 46; try .* 46"),
+        ({"flops_per_edge": 50}, "budget of 50 FLOPs per edge is too small"),
         ({"params": 500, "depth": 0}, "at least 1 hidden layer, not 0"),
         ({}, "give one size .* not none"),
         ({"params": 500, "hidden": (4,)}, "give one size .* not more than one"),
         ({"params": 500, "flops": 900}, "give one size .* not more than one"),
         ({"params": 500, "settings": {"grid_size": 5}}, "family 'mlp': .*'grid_size'"),
+        ({"hidden": (4,), "settings": {"grid_size": 5}}, "settings of family 'mlp': .*'grid_size'"),
         ({"hidden": (4,), "settings": {"hidden": (5,)}}, "family 'mlp': .*'hidden'"),
         ({"hidden": (4,), "settings": {"activation": "rel"}}, "did you mean 'relu'"),
     ],

@@ -77,17 +77,6 @@ def test_the_table_is_no_part_of_a_checkpoint() -> None:
     assert torch.equal(copy.deepcopy(encode).table, encode.table)
 
 
-@pytest.mark.parametrize("timestep", [torch.arange(6), torch.arange(6) + 0.5, torch.tensor(3)])
-def test_a_denoiser_compiles_to_one_graph_and_is_mapped_over_points(timestep: torch.Tensor) -> None:
-    denoiser = build_denoiser("mlp", 2, num_train_timesteps=T, hidden=(8,))
-    compiled = torch.compile(denoiser, backend="eager", fullgraph=True)
-    points = torch.randn(6, 2, generator=seeded(0))
-    expected = denoiser(points, timestep).sample
-    assert torch.equal(compiled(points, timestep, return_dict=False)[0], expected)
-    one = torch.func.vmap(lambda x, t: denoiser(x.unsqueeze(0), t, return_dict=False)[0][0])
-    torch.testing.assert_close(one(points, timestep.expand(6)), expected)
-
-
 # Points
 
 

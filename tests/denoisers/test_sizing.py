@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from helpers import refused
-from kan_diffusion.denoisers import FAMILIES, Denoiser, Family, MLPDenoiser, build_denoiser
+from kan_diffusion.denoisers import FAMILIES, Denoiser, Family, build_denoiser
 from kan_diffusion.denoisers.sizing import BUDGET_TOLERANCE, widths_for_budget
 from kan_diffusion.errors import KanDiffusionError
 
@@ -86,9 +86,13 @@ def test_operations_are_fitted_as_parameters_are(family: str, countable: str, am
     assert abs(getattr(denoiser, countable) - amount) <= BUDGET_TOLERANCE * amount
 
 
-def test_a_budget_of_operations_too_small_says_so() -> None:
-    with refused("budget of 50 FLOPs per edge is too small"):
-        build_denoiser("mlp", 2, num_train_timesteps=10, flops_per_edge=50)
+@pytest.mark.parametrize("family", ["kan", "mlp"])
+@pytest.mark.parametrize(("params", "depth"), [(2_300, 3), (20_000, 2), (4_433, 2)])
+def test_depth_and_classes_are_fitted_with(family: str, params: int, depth: int) -> None:
+    options = {"params": params, "depth": depth, "num_classes": 3}
+    denoiser = build_denoiser(family, 2, num_train_timesteps=1000, **options)
+    assert abs(denoiser.num_trainable - params) <= BUDGET_TOLERANCE * params
+    assert len(denoiser.config.hidden) == depth
 
 
 class _Counted(Denoiser):
@@ -152,10 +156,3 @@ def test_lists_and_tuples_are_one_setting_but_true_and_one_are_two(searches) -> 
     assert searches(family, settings={"ends": (-3.0, 3.0)}) == (as_list, False)
     assert searches(family, settings={"bias": True})[1]
     assert searches(family, settings={"bias": 1})[1]
-
-
-def test_a_wrong_setting_is_told_whether_counted_or_built() -> None:
-    for size in ({"params": 2_000}, {"hidden": (4,)}):
-        with refused(r"settings of family 'mlp': .*'grid_size'"):
-            build_denoiser("mlp", 2, num_train_timesteps=10, settings={"grid_size": 5}, **size)
-    assert isinstance(build_denoiser("mlp", 2, num_train_timesteps=10, hidden=(4,)), MLPDenoiser)

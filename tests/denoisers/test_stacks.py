@@ -166,7 +166,7 @@ def test_plain_denoisers_keep_their_names_and_their_draws(kind: type[Denoiser]) 
     ("kind", "settings"),
     [(MLPDenoiser, {}), (KANDenoiser, {}), (KANDenoiser, {"scaled_inputs": True})],
 )
-def test_a_modulated_denoiser_is_saved_copied_and_compiled(
+def test_a_modulated_denoiser_is_saved_and_loaded(
     kind: type[Denoiser], settings: dict[str, object], tmp_path: Path
 ) -> None:
     denoiser = _denoiser(kind, modulated=True, residual=True, **settings).float()
@@ -176,30 +176,12 @@ def test_a_modulated_denoiser_is_saved_copied_and_compiled(
     expected = denoiser(points, steps).sample
     denoiser.save_pretrained(tmp_path)
     assert torch.equal(kind.from_pretrained(tmp_path)(points, steps).sample, expected)
-    if kind is MLPDenoiser:
-        compiled = torch.compile(denoiser, backend="eager", fullgraph=True)
-        torch.testing.assert_close(compiled(points, steps, return_dict=False)[0], expected)
-    one = torch.func.vmap(lambda x, t: denoiser(x.unsqueeze(0), t, return_dict=False)[0][0])
-    torch.testing.assert_close(one(points, steps), expected)
 
 
 def test_timesteps_that_are_not_as_many_as_the_points_are_an_error() -> None:
     denoiser = MLPDenoiser(3, hidden=(4,), modulated=True)
     with pytest.raises(RuntimeError, match="expand"):
         denoiser(torch.zeros(1, 3), torch.arange(6))
-
-
-def test_a_residual_kans_grids_can_be_refined() -> None:
-    denoiser = KANDenoiser(3, hidden=HIDDEN, num_train_timesteps=T, residual=True, modulated=True)
-    _modulate(denoiser)
-    points, steps, _ = _batch()
-    points = points.float()
-    before = denoiser(points, steps).sample
-    assert denoiser.refine(10, points, steps) < 1e-4
-    assert {layer.grid_size for layer in denoiser.stack.layers} == {10}
-    torch.testing.assert_close(denoiser(points, steps).sample, before, atol=1e-4, rtol=1e-4)
-    names = [f"network.layers.{index}" for index in range(5)]
-    assert list(denoiser.out_of_range_fractions(points, steps)) == names
 
 
 @pytest.mark.parametrize("frequencies", [0, 2])

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import refused
 from kan_diffusion.denoisers.trees import check_tree, evaluate, to_sympy, to_tree
-from kan_diffusion.errors import KanDiffusionError
 
 X, Y = sympy.symbols("x0 alpha", real=True)
 C = sympy.symbols("c0:3", real=True)
@@ -75,14 +75,10 @@ def test_an_expression_survives_unchanged() -> None:
     assert to_sympy(to_tree(expression, C), C) == expression
 
 
-@pytest.mark.parametrize("function", [sympy.Abs, sympy.sign, sympy.tan, sympy.sinh, sympy.cosh])
-def test_other_functions_are_those_of_sympy(function) -> None:
-    np.testing.assert_allclose(_evaluated(to_tree(function(X / 2), C)), _by_sympy(function(X / 2)))
-
-
-@pytest.mark.parametrize("function", [sympy.acos, sympy.asin])
-def test_inverse_functions_are_those_of_sympy(function) -> None:
-    np.testing.assert_allclose(_evaluated(to_tree(function(X / 2), C)), _by_sympy(function(X / 2)))
+@pytest.mark.parametrize("name", ["Abs", "sign", "tan", "sinh", "cosh", "acos", "asin"])
+def test_other_functions_are_those_of_sympy(name: str) -> None:
+    expression = getattr(sympy, name)(X / 2)
+    np.testing.assert_allclose(_evaluated(to_tree(expression, C)), _by_sympy(expression))
 
 
 def test_gradients_reach_constants_and_points() -> None:
@@ -108,9 +104,8 @@ def test_gradients_reach_constants_and_points() -> None:
     ],
 )
 def test_what_a_formula_cannot_have_is_refused(expression: sympy.Expr, message: str) -> None:
-    with pytest.raises(KanDiffusionError, match=message) as caught:
+    with refused(message):
         to_tree(expression, C)
-    assert "\n" not in str(caught.value)
 
 
 def _nested(depth: int) -> list:
@@ -161,16 +156,15 @@ def test_damaged_trees_are_refused_in_one_line(tree: object) -> None:
         lambda: _evaluated(tree),
         lambda: to_sympy(tree, C),
     ):
-        with pytest.raises(KanDiffusionError, match="its file is damaged") as caught:
+        with refused("its file is damaged") as caught:
             use()
-        assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 200
 
 
 def test_another_symbol_is_refused_where_it_has_no_value() -> None:
     tree = ["add", ["symbol", "x0"], ["symbol", "x7"]]
     assert to_sympy(tree, C) == X + sympy.Symbol("x7", real=True)
-    with pytest.raises(KanDiffusionError, match="'x7'"):
+    with refused("'x7'"):
         _evaluated(tree)
 
 
@@ -181,7 +175,7 @@ def test_nothing_of_a_damaged_tree_is_evaluated(monkeypatch: pytest.MonkeyPatch)
     from kan_diffusion.denoisers import trees
 
     monkeypatch.setitem(trees._CALLS, "tanh", fails)
-    with pytest.raises(KanDiffusionError, match="damaged"):
+    with refused("damaged"):
         _evaluated(["add", _nested(3), ["call", "exec", ["symbol", "x0"]]])
 
 

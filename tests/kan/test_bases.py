@@ -34,29 +34,14 @@ MODES = ("linear", "clamp", "zero")
 GRID_BASES = [kind for kind in BASES.values() if issubclass(kind, GridBasis)]
 each_basis = pytest.mark.parametrize("name", BASES)
 each_grid_basis = pytest.mark.parametrize("kind", GRID_BASES)
-each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 Grid = tuple[float, float]
 """Left end and step of one input's grid."""
 
 
-def _make(
-    name: str,
-    in_features: int = 2,
-    grid_size: int = 4,
-    order: int = 3,
-    mode: str = "linear",
-    dtype: torch.dtype = torch.float64,
-) -> Basis:
-    return make_basis(
-        name,
-        in_features,
-        grid_size=grid_size,
-        order=order,
-        grid_range=(-1.0, 1.0),
-        extrapolation=mode,
-        dtype=dtype,
-    )
+def _make(name: str, in_features: int, **settings: object) -> Basis:
+    defaults = {"grid_size": 4, "order": 3, "extrapolation": "linear", "dtype": torch.float64}
+    return make_basis(name, in_features, grid_range=(-1.0, 1.0), **{**defaults, **settings})
 
 
 def _placed(basis: GridBasis, grids: list[Grid]) -> GridBasis:
@@ -78,10 +63,10 @@ def grids(draw: st.DrawFn, num_intervals: int) -> list[Grid]:
 def placed_bases(draw: st.DrawFn, mode: str = "linear") -> GridBasis:
     """A basis with a grid, of any kind and size, with grids that differ between its inputs."""
     name = draw(st.sampled_from([kind.name for kind in GRID_BASES if mode in kind.extrapolations]))
-    num_intervals = draw(st.integers(1, 12))
-    basis = _make(name, 3, num_intervals, draw(st.integers(1, MAX_ORDER)), mode)
+    size, order = draw(st.integers(1, 12)), draw(st.integers(1, MAX_ORDER))
+    basis = _make(name, 3, grid_size=size, order=order, extrapolation=mode)
     assert isinstance(basis, GridBasis)
-    return _placed(basis, draw(grids(num_intervals)))
+    return _placed(basis, draw(grids(size)))
 
 
 @st.composite
@@ -355,7 +340,7 @@ def test_rational_functions_learn_their_coefficients() -> None:
 
 
 @each_basis
-@each_dtype
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_nan_reaches_the_functions_of_its_own_input_only(name: str, dtype: torch.dtype) -> None:
     basis = _make(name, 3, dtype=dtype)
     x = torch.randn(6, 3, generator=seeded(0), dtype=dtype)
@@ -438,15 +423,6 @@ def test_outside_is_beyond_either_end_of_an_inputs_own_grid(basis: GridBasis, se
     share = torch.tensor([[-0.1], [-1e-6], [1e-6], [1 - 1e-6], [1 + 1e-6], [9.0]])
     outside = basis.outside(basis.grid_origin + share.double() * width)
     assert (outside == ((share < 0) | (share > 1))).all()
-
-
-@each_grid_basis
-def test_grids_travel_as_buffers(kind: type[GridBasis]) -> None:
-    basis = kind(2, 4, grid_range=(-3.0, 5.0))
-    assert set(basis.state_dict()) == {"grid_origin", "grid_step"}
-    assert basis.grid_origin.tolist() == [-3, -3]
-    assert basis.grid_step.tolist() == [2, 2]
-    assert basis.grid_end.tolist() == [5, 5]
 
 
 class Lower(RBF):

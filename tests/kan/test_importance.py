@@ -11,12 +11,7 @@ from torch import Tensor
 
 from helpers import randn, random_layer
 from kan_diffusion.kan.bases import BASES
-from kan_diffusion.kan.importance import (
-    attribution,
-    edge_sizes,
-    layer_entropy,
-    sparsity_penalty,
-)
+from kan_diffusion.kan.importance import attribution, edge_sizes, layer_entropy, sparsity_penalty
 
 each_basis = pytest.mark.parametrize("basis", BASES)
 seeds = st.integers(0, 10_000)

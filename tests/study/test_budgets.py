@@ -7,7 +7,6 @@ import pytest
 
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.study.budgets import Budget
 from kan_diffusion.study.calibration import (
     CALIBRATION,
     calibrate,
@@ -83,6 +82,8 @@ def test_budgets_may_be_for_some_data_and_models_only() -> None:
     fewer = study.with_data(["mixture-8d"])
     assert [budget.amount for budget in fewer.budgets] == [600]
     assert study.with_families(["kan"]).budgets == study.budgets[:1]
+    with pytest.raises(KanDiffusionError, match="unknown data set of study 'tiny' 'elsewhere'"):
+        study.with_data(["elsewhere"])
 
 
 @pytest.mark.parametrize(
@@ -162,10 +163,3 @@ def test_a_damaged_calibration_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="cannot be read"):
         read_calibration(tmp_path)
     assert read_calibration(tmp_path / "elsewhere") == {}
-
-
-def test_a_budget_gives_the_size_it_names() -> None:
-    assert Budget(match="flops-per-edge", amount=900).size == {"flops_per_edge": 900}
-    assert Budget(match="time", amount=9, params=3).size == {"params": 3}
-    with pytest.raises(KanDiffusionError):
-        _study(budgets=[{"match": "params", "amount": 600}]).with_data(["elsewhere"])

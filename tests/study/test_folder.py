@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import randn, refused
 from kan_diffusion.denoisers.registry import build_denoiser
-from kan_diffusion.errors import KanDiffusionError, RunFolderError
+from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import write_json
 from kan_diffusion.processes import get_process
 from kan_diffusion.sampling import PointDiffusionPipeline
@@ -53,13 +54,12 @@ def test_a_trial_is_read_back_where_there_is_one(tmp_path: Path, config: TrialCo
 )
 def test_damaged_trial_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "trial.json").write_text(text)
-    with pytest.raises(KanDiffusionError, match=r"trial\.json'") as caught:
+    with refused(r"trial\.json'"):
         load_trial(tmp_path)
-    assert "\n" not in str(caught.value)
 
 
 def test_points_are_read_back(tmp_path: Path) -> None:
-    points = torch.randn(3, 7, 2, generator=torch.Generator().manual_seed(0))
+    points = randn(3, 7, 2, dtype=torch.float32)
     # Not contiguous, as slices of larger tensors are.
     save_points(tmp_path / "reverse" / "5.safetensors", points.transpose(0, 1))
     read = load_points(tmp_path / "reverse" / "5.safetensors")
@@ -98,18 +98,15 @@ def test_a_trial_is_cleared_and_other_files_stay(tmp_path: Path, config: TrialCo
 
 
 def test_folders_that_are_refused(tmp_path: Path, config: TrialConfig) -> None:
-    def refused(message: str, folder: Path) -> None:
-        with pytest.raises(RunFolderError, match=message) as caught:
-            prepare_trial_folder(folder, config)
-        assert "\n" not in str(caught.value)
-
     (tmp_path / "file").write_text("")
-    refused("is a file; choose a folder", tmp_path / "file")
-    refused("holds other files and no run", tmp_path)
-    folder = tmp_path / "run"
-    other = config.model_copy(update={"seed": 9})
-    _finish(folder, other)
-    refused(r"holds another run \(moons · MLP · seed 9\)", folder)
+    _finish(tmp_path / "run", config.model_copy(update={"seed": 9}))
+    for name, message in (
+        ("file", "is a file; choose a folder"),
+        (".", "holds other files and no run"),
+        ("run", r"holds another run \(moons · MLP · seed 9\)"),
+    ):
+        with refused(message, RunFolderError):
+            prepare_trial_folder(tmp_path / name, config)
 
 
 def test_full_disk_is_known_before_training(
@@ -162,10 +159,7 @@ def test_a_pipeline_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) ->
     scheduler.unlink()
     scheduler.mkdir()  # a folder in the place of a file cannot be replaced by one
     (scheduler / "file").write_text("")
-    with pytest.raises(
-        RunFolderError, match=r"scheduler_config\.json': .* free some space"
-    ) as caught:
+    with refused(r"scheduler_config\.json': .* free some space", RunFolderError):
         save_pipeline(_pipeline(2.0), tmp_path)
-    assert "\n" not in str(caught.value)
     assert (scheduler / "file").exists()
     assert not list(tmp_path.glob(".pipeline*"))

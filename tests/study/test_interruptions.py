@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 import troubles
 from kan_diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import Executor
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import run_trial
@@ -24,10 +25,10 @@ from tiny import tiny_study, trial_content
 from troubles import PACE
 
 EVERY = 50
-STEPS = 400
+STEPS = 200
 PATIENCE = 300.0
 SLOWLY = 0.01
-"""Seconds of a step of a trial that is to be found at work: it then takes 4 at least."""
+"""Seconds of a step of a trial that is to be found at work: it then takes 2 at least."""
 
 STUDY = tiny_study(
     seeds=2,
@@ -84,10 +85,11 @@ def _hear_interrupts() -> None:
 class Command:
     """``kan-diffusion compare`` on one folder, as often as wanted."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, study: StudyConfig) -> None:
         self.folder = place / "run"
-        self._study = place / "tiny.yaml"
-        self._study.write_text(STUDY.to_yaml())
+        self.study = study
+        self._file = place / "tiny.yaml"
+        self._file.write_text(study.to_yaml())
 
     def start(
         self, executor: str, *, file_size: int | None = None, pace: float = 0.0
@@ -99,7 +101,7 @@ class Command:
             file_size: Largest size of a file it can write, which is how its disk is full.
             pace: The least seconds that a step takes.
         """
-        command = [sys.executable, "-m", "kan_diffusion", "compare", str(self._study)]
+        command = [sys.executable, "-m", "kan_diffusion", "compare", str(self._file)]
         options = {"out": self.folder, "device": "cpu", "workers": 1, "executor": executor}
         command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
         if file_size is not None:
@@ -134,7 +136,7 @@ class Command:
                 if (path.parent / "trial.json").exists():
                     continue
                 step = _step(path)
-                if step is None or not EVERY <= step < STEPS // 2:
+                if step is None or not EVERY <= step < STEPS - EVERY:
                     continue
                 try:
                     if path.stat().st_mtime_ns > since:
@@ -161,11 +163,6 @@ class Command:
         assert kept > saved
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> Command:
-    return Command(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study's trials, run in this process."""
@@ -176,15 +173,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _require_same(command: Command, undisturbed: Path) -> None:
-    assert len(command.finished()) == len(STUDY.trials())
+    assert len(command.finished()) == len(command.study.trials())
     for folder in command.finished():
         assert trial_content(folder) == trial_content(undisturbed / folder.name)
         PointDiffusionPipeline.from_pretrained(folder)
 
 
 def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
-    command: Command, undisturbed: Path, executor: Executor
+    tmp_path: Path, undisturbed: Path, executor: Executor
 ) -> None:
+    command = Command(tmp_path, STUDY)
     started = time.time_ns()
     killed = command.start("local", pace=SLOWLY)
     checkpoint = command.wait_for_training(killed, started, finished=1)
@@ -218,19 +216,21 @@ def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
 
 
 def test_a_study_that_is_interrupted_on_ray_goes_on_here(
-    command: Command, undisturbed: Path, executor: Executor
+    tmp_path: Path, undisturbed: Path, executor: Executor
 ) -> None:
     pytest.importorskip("ray")
+    command = Command(tmp_path, STUDY.model_copy(update={"seeds": 1}))
     started = time.time_ns()
     interrupted = command.start("ray", pace=SLOWLY)
     command.interrupt(interrupted, command.wait_for_training(interrupted, started))
-    run_study(STUDY, command.folder, executor=executor)
+    run_study(command.study, command.folder, executor=executor)
     _require_same(command, undisturbed)
 
 
 def test_a_full_disk_is_one_line_and_trials_go_on_when_there_is_room(
-    command: Command, undisturbed: Path
+    tmp_path: Path, undisturbed: Path
 ) -> None:
+    command = Command(tmp_path, STUDY.with_families(["troubles:UNDISTURBED"]))
     full = command.start("local", file_size=10_240)
     _, said = full.communicate(timeout=PATIENCE)
     assert full.returncode == 1, said
@@ -241,6 +241,6 @@ def test_a_full_disk_is_one_line_and_trials_go_on_when_there_is_room(
     assert "free some space" in last
     assert command.finished() == []
     assert not [path for path in command.folder.rglob("*") if ".tmp" in path.name]
-    for trial in STUDY.trials():
+    for trial in command.study.trials():
         run_trial(trial, command.folder / "trials" / trial.id, device="cpu")
     _require_same(command, undisturbed)

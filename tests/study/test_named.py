@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from helpers import refused
 from kan_diffusion.data.datasets import FileData, ToyData, load_dataset
 from kan_diffusion.denoisers.registry import FAMILIES, build_denoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
@@ -30,7 +31,7 @@ def test_preset_and_study_file_are_themselves(tmp_path: Path) -> None:
     )
     assert study_for(str(path)).name == "mine"
     for what in ("notebook", str(path)):
-        with pytest.raises(KanDiffusionError, match=r"fixes the sizes .* leave --params, --match"):
+        with refused(r"fixes the sizes .* leave --params, --match"):
             study_for(what, params=100)
 
 
@@ -51,7 +52,7 @@ def test_all_families_but_those_that_cannot_be_fitted(caplog: pytest.LogCaptureF
     some = study_for("mixture-32d", 800, families=["all"])
     assert 0 < len(some.models) < len(FAMILIES)
     assert caplog.text.count("left out: ") == len(FAMILIES) - len(some.models)
-    with pytest.raises(KanDiffusionError, match="no family has that size on 'mixture-32d': a budg"):
+    with refused("no family has that size on 'mixture-32d': a budg"):
         study_for("mixture-32d", 40, families=["all"])
     # What was asked for by name is not left out in silence: building it says what is wrong.
     asked = study_for("mixture-32d", 40, families=["kan"])
@@ -95,9 +96,8 @@ def test_a_models_training_time_may_be_the_budget(monkeypatch: pytest.MonkeyPatc
     ids=str,
 )
 def test_budgets_that_make_no_sense_are_one_line(options: dict[str, object], message: str) -> None:
-    with pytest.raises(KanDiffusionError, match=message) as caught:
+    with refused(message):
         study_for("moons", **options)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_budget_takes_the_place_of_a_presets() -> None:
@@ -128,7 +128,7 @@ def test_processes_are_named_beside_any_study() -> None:
         assert [process.name for process in study.process] == ["cosine", "flow"]
         samplers = {trial.process.name: trial.sampling.scheduler for trial in study.trials()}
         assert samplers == {"cosine": "dpm-solver++", "flow": "flow-heun"}
-    with pytest.raises(KanDiffusionError, match="unknown process 'flwo', did you mean 'flow'"):
+    with refused("unknown process 'flwo', did you mean 'flow'"):
         study_for("moons", processes=["flwo"])
 
 
@@ -143,7 +143,7 @@ def test_processes_are_named_beside_any_study() -> None:
     ],
 )
 def test_what_is_not_there_is_named(what: str, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+    with refused(message, error):
         study_for(what)
 
 
@@ -157,6 +157,8 @@ def test_single_trial_uses_the_familys_learning_rate_unless_told() -> None:
 
 
 def test_single_trial_keeps_the_holdout(points: Path) -> None:
+    with refused(r"holdout = 1\.5: .*less than 1"):
+        single_trial(str(points), family="mlp", params=400, holdout=1.5)
     data = single_trial(str(points), family="mlp", params=400, holdout=0.3).data
     assert isinstance(data, FileData)
     assert data.holdout == 0.3
@@ -178,11 +180,5 @@ def test_single_trial_keeps_the_holdout(points: Path) -> None:
     ids=str,
 )
 def test_wrong_options_are_one_line(options: dict[str, object], message: str) -> None:
-    with pytest.raises(KanDiffusionError, match=message) as caught:
+    with refused(message):
         single_trial("moons", **{"family": "mlp", "params": 400, **options})
-    assert "\n" not in str(caught.value)
-
-
-def test_wrong_holdout_is_one_line(points: Path) -> None:
-    with pytest.raises(KanDiffusionError, match=r"holdout = 1\.5: .*less than 1"):
-        single_trial(str(points), family="mlp", params=400, holdout=1.5)

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from helpers import seeded
 from kan_diffusion.denoisers import KANDenoiser
-from kan_diffusion.denoisers.edges import Edge
-from kan_diffusion.denoisers.readable import CurveSettings, ReadableDenoiser
+from kan_diffusion.denoisers.edges import CURVE, Edge
+from kan_diffusion.denoisers.readable import CurveSettings, ReadableDenoiser, readable
 
 T = 100
+FOURIER = {"time_encoding": "fourier", "num_time_frequencies": 2}
+MODULATED = {**FOURIER, "modulated": True}
 
 
 def stir(module: torch.nn.Module, seed: int = 0, spread: float = 0.4) -> None:
@@ -61,3 +63,40 @@ def everything(widths: Sequence[int], kind: str = "curve") -> list[list]:
 
 def without(denoiser: ReadableDenoiser, *places: tuple[int, int, int]) -> list[Edge]:
     return [edge for edge in denoiser.edges if edge.place not in places]
+
+
+def mixed(num_inputs: int) -> list[list[tuple[int, int, str, bool]]]:
+    """Two layers of curves, lines and functions, from every input."""
+    kinds = [(CURVE, False), ("tanh", True), ("linear", True), ("gaussian", False), ("sin", False)]
+    first = [(i, o, *kinds[(i + 2 * o) % 5]) for i in range(num_inputs) for o in range(3)]
+    second = [(i, o, *kinds[(2 * i + o) % 5]) for i in range(3) for o in range(2)]
+    return [first, second]
+
+
+def mixed_networks() -> dict[str, ReadableDenoiser]:
+    """Readable networks of every kind of input and modulation, by name."""
+    return {
+        "raw time": network(mixed(3), [3]),
+        "time": network(mixed(6), [3], **FOURIER),
+        "modulated": network(mixed(2), [3], **MODULATED),
+        "scaled inputs": network(mixed(2), [3], **MODULATED, scaled_inputs=True),
+        "Fourier inputs": network(mixed(11), [3], num_input_frequencies=2),
+        "Fourier and scaled": network(
+            mixed(10), [3], **MODULATED, scaled_inputs=True, num_input_frequencies=2
+        ),
+        "some inputs": network(
+            mixed(4), [3], **MODULATED, num_input_frequencies=2, inputs=[1, 3, 6, 9]
+        ),
+        "curves": readable(kan(modulated=True, scaled_inputs=True)),
+        "deep": network(
+            [
+                *mixed(2)[:1],
+                [(0, 0, "tanh", True), (1, 1, "square", False), (2, 1, CURVE, False)],
+                [(0, 0, "exp", False), (1, 0, "linear", True), (1, 1, "abs", True)],
+            ],
+            [3, 2],
+            **MODULATED,
+        ),
+        "no hidden layer": network([[(0, 0, "tanh", True), (1, 1, CURVE, False)]], []),
+        "no edge": network([[], [(0, 0, "tanh", True), (1, 1, "linear", True)]], [2], **MODULATED),
+    }

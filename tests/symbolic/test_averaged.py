@@ -15,6 +15,14 @@ PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 100})
 USED = 90
 
 
+def _best(
+    density: Density, drawn: AveragedPoints, noised: torch.Tensor, process: Process = PROCESS
+) -> torch.Tensor:
+    """The best prediction at points of the levels of a draw."""
+    mean = density.posterior_mean(noised, drawn.alpha[:, 0], drawn.sigma[:, 0])
+    return process.prediction_of_mean(mean, noised, drawn.alpha, drawn.sigma)
+
+
 def _single(
     density: Density, drawn: AveragedPoints, generator: torch.Generator, process: Process = PROCESS
 ) -> torch.Tensor:
@@ -22,9 +30,8 @@ def _single(
     clean = density.sample(len(drawn.noised), generator)
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     noised = drawn.alpha * clean + drawn.sigma * noise
-    mean = density.posterior_mean(noised, drawn.alpha[:, 0], drawn.sigma[:, 0])
-    best = process.prediction_of_mean(mean, noised, drawn.alpha, drawn.sigma)
-    return process.target(clean, noise, drawn.alpha, drawn.sigma) - best
+    target = process.target(clean, noise, drawn.alpha, drawn.sigma)
+    return target - _best(density, drawn, noised, process)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
@@ -34,10 +41,7 @@ def test_averages_have_the_mean_of_single_targets_and_a_small_part_of_their_vari
     points = density.sample(100_000, seeded())
     drawn = draw_averaged(points, process, 20_000, seeded(1), num_timesteps=USED)
     assert int(drawn.timesteps.max()) == USED - 1
-    alpha, sigma = drawn.alpha[:, 0], drawn.sigma[:, 0]
-    mean = density.posterior_mean(drawn.noised, alpha, sigma)
-    exact = process.prediction_of_mean(mean, drawn.noised, drawn.alpha, drawn.sigma)
-    off = drawn.target - exact
+    off = drawn.target - _best(density, drawn, drawn.noised, process)
     single = _single(density, drawn, seeded(2), process)
     assert float(off.square().mean()) < float(single.square().mean()) / 50
     # The same mean everywhere: nothing is left of either side, sign or size of the points.
@@ -54,10 +58,7 @@ def test_averages_of_a_few_points_are_right_because_the_source_is_among_them() -
     points = density.sample(36_000, seeded())
     drawn = draw_averaged(points, PROCESS, 12_000, seeded(1), batch=3, num_noised=1)
     assert drawn.num_clean == 36_000
-    alpha, sigma = drawn.alpha[:, 0], drawn.sigma[:, 0]
-    mean = density.posterior_mean(drawn.noised, alpha, sigma)
-    exact = PROCESS.prediction_of_mean(mean, drawn.noised, drawn.alpha, drawn.sigma)
-    off = drawn.target - exact
+    off = drawn.target - _best(density, drawn, drawn.noised)
     for weight in (torch.ones_like(off), drawn.noised, drawn.noised**3, drawn.noised.tanh()):
         product = off * weight
         assert abs(float(product.mean())) < 4 * float(product.std()) / 12_000**0.5

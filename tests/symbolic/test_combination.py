@@ -5,84 +5,38 @@ import pytest
 import torch
 
 from kan_diffusion.denoisers.edges import CURVE
-from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.processes import get_process
 from kan_diffusion.symbolic.combination import Atom, Combination, compose, score_of
-from networks import T, batch, kan, network
+from networks import T, batch, mixed_networks, network
 
 STEPS = np.array([0, 3, 31, 64, 98, 99])
-FOURIER = {"time_encoding": "fourier", "num_time_frequencies": 2}
-MODULATED = {**FOURIER, "modulated": True}
-
-
-def _mixed(num_inputs: int) -> list[list[tuple[int, int, str, bool]]]:
-    """Two layers of curves, lines and functions, from every input."""
-    kinds = [(CURVE, False), ("tanh", True), ("linear", True), ("gaussian", False), ("sin", False)]
-    first = [(i, o, *kinds[(i + 2 * o) % 5]) for i in range(num_inputs) for o in range(3)]
-    second = [(i, o, *kinds[(2 * i + o) % 5]) for i in range(3) for o in range(2)]
-    return [first, second]
-
-
-def _networks() -> dict[str, ReadableDenoiser]:
-    return {
-        "raw time": network(_mixed(3), [3]),
-        "time": network(_mixed(6), [3], **FOURIER),
-        "modulated": network(_mixed(2), [3], **MODULATED),
-        "scaled inputs": network(_mixed(2), [3], **MODULATED, scaled_inputs=True),
-        "Fourier inputs": network(_mixed(11), [3], num_input_frequencies=2),
-        "Fourier and scaled": network(
-            _mixed(10), [3], **MODULATED, scaled_inputs=True, num_input_frequencies=2
-        ),
-        "some inputs": network(
-            _mixed(4), [3], **MODULATED, num_input_frequencies=2, inputs=[1, 3, 6, 9]
-        ),
-        "curves": readable(kan(modulated=True, scaled_inputs=True)),
-        "deep": network(
-            [
-                *_mixed(2)[:1],
-                [(0, 0, "tanh", True), (1, 1, "square", False), (2, 1, CURVE, False)],
-                [(0, 0, "exp", False), (1, 0, "linear", True), (1, 1, "abs", True)],
-            ],
-            [3, 2],
-            **MODULATED,
-        ),
-        "no hidden layer": network([[(0, 0, "tanh", True), (1, 1, CURVE, False)]], []),
-        "no edge": network([[], [(0, 0, "tanh", True), (1, 1, "linear", True)]], [2], **MODULATED),
-    }
-
-
-each_network = pytest.mark.parametrize("name", list(_networks()))
-
-
-def _points(num: int = 40) -> torch.Tensor:
-    return batch(num=num)[0]
+each_network = pytest.mark.parametrize("name", mixed_networks())
 
 
 @each_network
 def test_a_combination_is_the_prediction_at_every_level(name: str) -> None:
-    denoiser = _networks()[name]
-    points = _points()
+    denoiser = mixed_networks()[name]
+    points, _ = batch()
     parts = compose(denoiser, STEPS)
     x = points.numpy()[None].repeat(len(STEPS), 0)
     found = np.stack([part.values(x) for part in parts], -1)
     with torch.no_grad():
         expected = np.stack([denoiser(points, int(step)).sample.numpy() for step in STEPS])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    complete = not any(edge.kind == CURVE for edge in denoiser.edges)
-    if complete:
+    if not any(edge.kind == CURVE for edge in denoiser.edges):
         assert all(part.is_complete for part in parts)
 
 
 @each_network
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_the_score_is_that_of_the_process(name: str, prediction_type: str) -> None:
-    denoiser = _networks()[name]
+    denoiser = mixed_networks()[name]
     process = get_process("cosine").model_copy(
         update={"prediction_type": prediction_type, "num_timesteps": T}
     )
     alpha, sigma = (level[torch.from_numpy(STEPS)] for level in process.levels())
     scores = score_of(compose(denoiser, STEPS), process, alpha.numpy(), sigma.numpy())
-    points = _points()
+    points, _ = batch()
     x = points.numpy()[None].repeat(len(STEPS), 0)
     found = np.stack([score.values(x) for score in scores], -1)
     for number, step in enumerate(STEPS):

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sympy
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import refused
 from kan_diffusion.denoisers.edges import Match
 from kan_diffusion.denoisers.library import LIBRARY, LINEAR, EdgeFunction
-from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.symbolic.match import match_curve
 
 CURVED = [name for name in LIBRARY if name != LINEAR]
@@ -109,18 +110,10 @@ def test_matches_are_sorted_by_cost_and_limited_by_complexity() -> None:
     for match in matches:
         expected = LIBRARY[match.name].complexity + (match.has_slope and match.name != LINEAR)
         assert match.complexity == expected
-    limited = match_curve(x, y, max_complexity=3)
+    # The same samples give the same matches, as a list, too.
+    limited = match_curve(x.tolist(), y.tolist(), max_complexity=3)
     assert limited == [m for m in matches if m.complexity <= 3]
     assert match_curve(x, y, max_complexity=0) == []
-
-
-def test_the_same_samples_give_the_same_matches() -> None:
-    x = _samples(4)
-    y = np.exp(-(x**2)) + 0.1 * x
-    few = {name: LIBRARY[name] for name in ("tanh", "gaussian")}
-    first = match_curve(x, y, few)
-    assert match_curve(x.tolist(), y.tolist(), few) == first
-    assert match_curve(x.copy(), y.copy(), few) == first
 
 
 def test_units_of_the_curve_do_not_matter() -> None:
@@ -165,19 +158,14 @@ def test_samples_that_make_functions_overflow_are_no_trouble() -> None:
 def test_samples_that_cannot_be_matched_are_refused(
     x: np.ndarray, y: np.ndarray, message: str
 ) -> None:
-    with pytest.raises(KanDiffusionError, match=message) as caught:
+    with refused(message):
         match_curve(x, y)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_function_of_ones_own() -> None:
-    import sympy
-
-    own = EdgeFunction(
-        "softplus", torch.nn.functional.softplus, lambda z: sympy.log(1 + sympy.exp(z)), 3
-    )
+    softplus = torch.nn.functional.softplus
+    own = EdgeFunction("softplus", softplus, lambda z: sympy.log(1 + sympy.exp(z)), 3)
     x = _samples(8)
-    y = 0.7 * np.log1p(np.exp(3 * x - 1))
-    best = match_curve(x, y, {**LIBRARY, "softplus": own})[0]
+    best = match_curve(x, 0.7 * np.log1p(np.exp(3 * x - 1)), {**LIBRARY, "softplus": own})[0]
     assert best.name == "softplus"
     assert best.r2 > 1 - 1e-6

@@ -1,11 +1,12 @@
 r"""Toy densities with exact oracles.
 
 Every toy is one of three things: points c(u) on a curve, u uniform, plus N(0, noise^2 I); a
-mixture of Gaussians; or uniform boxes. So the score, the log-density and the posterior mean of
-each are known at every noise level. The toys keep the units of their sources; standardise them
-with `kan_diffusion.data.Standardizer.from_density`. Most have two coordinates; the names of the
-others end in the number of theirs. What is fixed at random in them comes from named streams, so
-that a toy is the same everywhere.
+mixture of Gaussians; or uniform boxes. ``noise`` is the standard deviation of that noise, ``std``
+that of each Gaussian of a mixture; both are positive. So the score, the log-density and the
+posterior mean of each are known at every noise level. The toys keep the units of their sources;
+standardise them with `kan_diffusion.data.Standardizer.from_density`. Most have two coordinates; the
+names of the others end in the number of theirs. What is fixed at random in them comes from named
+streams, so that a toy is the same everywhere.
 """
 
 from __future__ import annotations
@@ -73,9 +74,6 @@ def swiss_roll(noise: float = 0.2) -> CurveDensity:
     """The curve (t cos t, t sin t), t uniform in [1.5 pi, 4.5 pi], plus noise.
 
     Columns 0 and 2 of scikit-learn's ``make_swiss_roll(noise=noise)``, in its units.
-
-    Args:
-        noise: Standard deviation of the Gaussian noise, positive.
     """
     return CurveDensity([CurveSegment(_spiral, 1.5 * math.pi, 4.5 * math.pi)], noise)
 
@@ -84,9 +82,6 @@ def moons(noise: float = 0.1) -> CurveDensity:
     """Two half circles, (cos t, sin t) and (1 - cos t, 1/2 - sin t), t uniform in [0, pi].
 
     scikit-learn's ``make_moons(noise=noise)``, in its units.
-
-    Args:
-        noise: Standard deviation of the Gaussian noise, positive.
     """
     lower = partial(_on_circle, centre=(1.0, 0.5))
     return CurveDensity(
@@ -118,9 +113,6 @@ def s_curve(noise: float = 0.1) -> CurveDensity:
     """The curve (sin t, sign(t) (cos t - 1)), t uniform in [-1.5 pi, 1.5 pi], plus noise.
 
     Columns 0 and 2 of scikit-learn's ``make_s_curve(noise=noise)``, in its units.
-
-    Args:
-        noise: Standard deviation of the Gaussian noise, positive.
     """
     # The curvature jumps at t = 0, so each half is a segment of its own.
     return CurveDensity(
@@ -184,9 +176,6 @@ def two_spirals(noise: float = 0.25) -> CurveDensity:
     """Two arms +-(t cos t, t sin t), t^2 uniform in [(pi / 2)^2, (3 pi)^2], plus noise.
 
     With t^2 uniform the points lie almost evenly along an arm; the arms are pi apart.
-
-    Args:
-        noise: Standard deviation of the Gaussian noise, positive.
     """
     bounds = ((math.pi / 2) ** 2, (3 * math.pi) ** 2)
     return CurveDensity(
@@ -269,29 +258,18 @@ def two_modes(std: float = 0.5) -> GaussianMixture:
 
     With v = alpha^2 std^2 + sigma^2 and m = alpha, the score of noised points is
     (-x + m tanh(m x / v)) / v.
-
-    Args:
-        std: Standard deviation of each, positive.
     """
     return GaussianMixture([[-1.0], [1.0]], variances=_variance(std))
 
 
 def four_modes(std: float = 0.5) -> GaussianMixture:
-    """Four Gaussians at (-1 or 1, -1 or 1): its coordinates have nothing to do with each other.
-
-    Args:
-        std: Standard deviation of each, positive.
-    """
+    """Four Gaussians at (-1 or 1, -1 or 1): its coordinates have nothing to do with each other."""
     centres = [[x, y] for x in (-1.0, 1.0) for y in (-1.0, 1.0)]
     return GaussianMixture(centres, variances=_variance(std))
 
 
 def narrow_modes(std: float = 0.35) -> GaussianMixture:
-    """The Gaussians of `two_modes`, narrower: their score bends more sharply.
-
-    Args:
-        std: Standard deviation of each, positive.
-    """
+    """The Gaussians of `two_modes`, narrower: their score bends more sharply."""
     return two_modes(std)
 
 
@@ -315,9 +293,6 @@ def oblique_modes(std: float = 0.5) -> GaussianMixture:
 
     Their score bends along a direction that is no coordinate's, so it is no sum of functions of one
     coordinate each.
-
-    Args:
-        std: Standard deviation of each, positive.
     """
     return GaussianMixture([[1.0, 0.5], [-1.0, -0.5]], variances=_variance(std))
 
@@ -333,9 +308,6 @@ def swiss_roll_16d(noise: float = 0.2) -> CurveDensity:
 
     The plane is spanned by the first two rows of a fixed random rotation, so that every coordinate
     has a share of the curve.
-
-    Args:
-        noise: Standard deviation of the Gaussian noise, positive.
     """
     curve = partial(_laid_out, curve=_spiral, axes=_rotation(16, "swiss-roll-16d")[:2])
     return CurveDensity([CurveSegment(curve, 1.5 * math.pi, 4.5 * math.pi)], noise)

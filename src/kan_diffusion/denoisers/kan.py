@@ -75,16 +75,7 @@ class KANDenoiser(StackDenoiser, MovingGrids):
         scaled_inputs: bool = False,
     ) -> None:
         super().__init__()
-        num_inputs = self._setup_inputs(
-            data_dim,
-            num_train_timesteps,
-            time_encoding,
-            num_time_frequencies,
-            num_classes,
-            num_input_frequencies,
-        )
-        num_time_features = self.time_features.num_features if modulated else 0
-        num_inputs -= num_time_features
+        num_inputs, num_time_features = self._setup_stack()
         low, high = grid_range
         network = KAN(
             [num_inputs, *hidden, data_dim],

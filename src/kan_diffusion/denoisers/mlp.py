@@ -94,16 +94,7 @@ class MLPDenoiser(StackDenoiser):
         super().__init__()
         require_known("activation", activation, _ACTIVATIONS)
         require_known("init", init, get_args(MLPInitialization))
-        num_inputs = self._setup_inputs(
-            data_dim,
-            num_train_timesteps,
-            time_encoding,
-            num_time_frequencies,
-            num_classes,
-            num_input_frequencies,
-        )
-        num_time_features = self.time_features.num_features if modulated else 0
-        num_inputs -= num_time_features
+        num_inputs, num_time_features = self._setup_stack()
         make_activation, self._activation_flops, self._activation_flops_per_edge = _ACTIVATIONS[
             activation
         ]

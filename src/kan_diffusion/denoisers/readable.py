@@ -111,16 +111,8 @@ class ReadableDenoiser(StackDenoiser):
         curves: CurveSettings | None = None,
     ) -> None:
         super().__init__()
-        num_features = self._setup_inputs(
-            data_dim,
-            num_train_timesteps,
-            time_encoding,
-            num_time_frequencies,
-            0,
-            num_input_frequencies,
-        )
-        num_time_features = self.time_features.num_features if modulated else 0
-        kept = list(range(num_features - num_time_features)) if inputs is None else list(inputs)
+        num_features, num_time_features = self._setup_stack()
+        kept = list(range(num_features)) if inputs is None else list(inputs)
         self.register_buffer("input_index", torch.tensor(kept, dtype=torch.long), persistent=False)
         widths = [len(kept), *hidden, data_dim]
         if len(edges) != len(widths) - 1:

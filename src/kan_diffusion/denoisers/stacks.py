@@ -156,6 +156,20 @@ class Stack(nn.Module):
 class StackDenoiser(Denoiser):
     """Base of the denoisers whose network is a chain of layers, or a :class:`Stack` of them."""
 
+    def _setup_stack(self) -> tuple[int, int]:
+        """Prepares the features; returns how many the layers, and how many the modulation take."""
+        c = self.config
+        num_features = self._setup_inputs(
+            c.data_dim,
+            c.num_train_timesteps,
+            c.time_encoding,
+            c.num_time_frequencies,
+            c.get("num_classes", 0),
+            c.num_input_frequencies,
+        )
+        num_time_features = self.time_features.num_features if c.modulated else 0
+        return num_features - num_time_features, num_time_features
+
     @property
     def stack(self) -> Stack | None:
         """The network where it is residual or modulated, else None."""

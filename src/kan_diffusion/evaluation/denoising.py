@@ -135,21 +135,6 @@ def draw_noised_points(
     return NoisedPoints(clean, noise, timesteps, alpha, sigma, noised, means)
 
 
-@torch.no_grad()
-def _predict(denoiser: Denoiser, draw: NoisedPoints) -> Tensor:
-    parts = [
-        denoiser(
-            noised.to(denoiser.device, denoiser.dtype),
-            timesteps.to(denoiser.device),
-            return_dict=False,
-        )[0]
-        for noised, timesteps in zip(
-            draw.noised.split(_BATCH), draw.timesteps.split(_BATCH), strict=True
-        )
-    ]
-    return torch.cat(parts).to("cpu", torch.float64)
-
-
 def floor(draw: NoisedPoints, process: Process) -> float | None:
     """The oracle's loss on a draw.
 
@@ -174,11 +159,6 @@ def floor(draw: NoisedPoints, process: Process) -> float | None:
         return float((first * second).mean())
     mean_prediction = torch.stack(predictions).mean(0)
     return float(process.loss_of(mean_prediction, target))
-
-
-def _excess_of_rows(predicted_noise: Tensor, draw: NoisedPoints) -> Tensor:
-    oracles = [noise_of_mean(mean, draw.noised, draw.alpha, draw.sigma) for mean in draw.means]
-    return excess_by_pair(predicted_noise, oracles[0], oracles[-1])
 
 
 def _mean_and_error(rows: Tensor) -> tuple[float, float]:
@@ -210,6 +190,7 @@ def _levels(
     return scores
 
 
+@torch.no_grad()
 def measure_denoising(
     denoiser: Denoiser, draw: NoisedPoints, process: Process, num_levels: int = 10
 ) -> DenoisingScores:
@@ -221,12 +202,18 @@ def measure_denoising(
         process: The process the denoiser was trained for.
         num_levels: Number of ranges of timesteps that loss and excess are split into.
     """
-    prediction = _predict(denoiser, draw)
+    device, dtype = denoiser.device, denoiser.dtype
+    batches = zip(draw.noised.split(_BATCH), draw.timesteps.split(_BATCH), strict=True)
+    predictions = [
+        denoiser(noised.to(device, dtype), timesteps.to(device), return_dict=False)[0]
+        for noised, timesteps in batches
+    ]
+    prediction = torch.cat(predictions).to("cpu", torch.float64)
     target = process.target(draw.clean, draw.noise, draw.alpha, draw.sigma)
     predicted_noise = process.predicted_noise(prediction, draw.noised, draw.alpha, draw.sigma)
     losses = process.loss_of(prediction, target, reduction="none").mean(dim=1)
-    has_oracle = draw.oracle != "none"
-    excesses = _excess_of_rows(predicted_noise, draw) if has_oracle else None
+    oracles = [noise_of_mean(mean, draw.noised, draw.alpha, draw.sigma) for mean in draw.means]
+    excesses = excess_by_pair(predicted_noise, oracles[0], oracles[-1]) if oracles else None
     excess, error = (None, None) if excesses is None else _mean_and_error(excesses)
     return DenoisingScores(
         heldout_loss=float(losses.mean()),

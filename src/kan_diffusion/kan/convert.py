@@ -62,12 +62,10 @@ class _Edges:
     knots: Tensor  # (in, G + 2k + 1)
 
     @property
-    def order(self) -> int:
-        return self.knots.shape[1] - self.spline.shape[2] - 1
-
-    @property
-    def grid_size(self) -> int:
-        return self.spline.shape[2] - self.order
+    def sizes(self) -> tuple[int, int]:
+        """Intervals and order."""
+        order = self.knots.shape[1] - self.spline.shape[2] - 1
+        return self.spline.shape[2] - order, order
 
 
 def _uniform_grid(edges: _Edges, remedy: str) -> tuple[Tensor, Tensor]:
@@ -86,25 +84,27 @@ def _uniform_grid(edges: _Edges, remedy: str) -> tuple[Tensor, Tensor]:
             f"{edges.name}: the grid of input {i} is not uniform, as a KANLinear's is (a knot is "
             f"{float(error[i] / step[i]):.2g} steps from its place); {remedy}"
         )
-    return knots[:, 0] + edges.order * step, step
+    return knots[:, 0] + edges.sizes[1] * step, step
 
 
 def _build(layers: Sequence[_Edges], base_activation: bool, remedy: str) -> KAN:
     """The KAN with these edges, with their dtype and on their device."""
     first = layers[0]
+    grid_size, order = first.sizes
     for edges in layers[1:]:
-        if (edges.grid_size, edges.order) != (first.grid_size, first.order):
+        if edges.sizes != first.sizes:
             raise KanDiffusionError(
-                f"{edges.name} has {edges.grid_size} intervals and order {edges.order}, but "
-                f"{first.name} {first.grid_size} and {first.order}; a KAN has one of each"
+                "{} has {} intervals and order {}, but {} {} and {}; a KAN has one of each".format(
+                    edges.name, *edges.sizes, first.name, *first.sizes
+                )
             )
     # The draws of the constructor are overwritten: they must not move the caller's stream.
     with torch.random.fork_rng(devices=[]):
         network = KAN(
             [first.base.shape[1], *(edges.base.shape[0] for edges in layers)],
             first.bias is not None,
-            grid_size=first.grid_size,
-            order=first.order,
+            grid_size=grid_size,
+            order=order,
             extrapolation="zero",
             base_activation="silu" if base_activation else None,
             edge_scale=first.scale is not None,

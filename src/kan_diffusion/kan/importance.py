@@ -31,10 +31,6 @@ __all__ = ["Attribution", "attribution", "edge_sizes", "layer_entropy", "sparsit
 _TINY = 1e-12
 
 
-def _centred(outputs: Tensor) -> Tensor:
-    return outputs - outputs.mean(0, keepdim=True)
-
-
 def edge_sizes(outputs: Tensor) -> Tensor:
     """Mean absolute deviation of what each edge gives.
 
@@ -44,7 +40,7 @@ def edge_sizes(outputs: Tensor) -> Tensor:
     Returns:
         Sizes with shape (out, in).
     """
-    return _centred(outputs).abs().mean(0)
+    return (outputs - outputs.mean(0, keepdim=True)).abs().mean(0)
 
 
 def layer_entropy(sizes: Tensor) -> Tensor:

@@ -199,14 +199,17 @@ class KANLinear(EdgeLayer):
         """The packed weight by edge: (out, in, features_per_input), a view."""
         return self.weight.view(self.out_features, self.in_features, self.features_per_input)
 
-    def _packed_weight(self) -> Tensor:
-        """The weight with the edge scales multiplied in: (out, in * features_per_input)."""
+    def _scaled_edges(self) -> Tensor:
+        """The weight by edge, with the edge scales multiplied in."""
         if self.scale is None:
-            return self.weight
-        scale = self.scale.unsqueeze(-1)
+            return self._edges
         first = int(self._has_base)
         base, coefficients = self._edges[..., :first], self._edges[..., first:]
-        return torch.cat([base, coefficients * scale], dim=-1).flatten(1)
+        return torch.cat([base, coefficients * self.scale.unsqueeze(-1)], dim=-1)
+
+    def _packed_weight(self) -> Tensor:
+        """The same, with shape (out, in * features_per_input)."""
+        return self.weight if self.scale is None else self._scaled_edges().flatten(1)
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (*, in_features) to (*, out_features).
@@ -236,8 +239,7 @@ class KANLinear(EdgeLayer):
         Returns:
             Outputs with shape (n, out_features). Differentiable.
         """
-        weight = self._packed_weight().view(self.out_features, self.in_features, -1)
-        kept = (weight * mask.unsqueeze(-1)).flatten(1)
+        kept = (self._scaled_edges() * mask.unsqueeze(-1)).flatten(1)
         return edge_linear(self._rows(input), kept, self.bias, self.basis, self._has_base)
 
     def edge_outputs(self, input: Tensor) -> Tensor:
@@ -254,8 +256,7 @@ class KANLinear(EdgeLayer):
             layer's output. Differentiable.
         """
         features = edge_features(self._rows(input), self.basis, self._has_base)
-        edges = self._packed_weight().view(self.out_features, self.in_features, -1)
-        return torch.einsum("nif,oif->noi", features, edges)
+        return torch.einsum("nif,oif->noi", features, self._scaled_edges())
 
     @torch.no_grad()
     def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:
@@ -278,8 +279,7 @@ class KANLinear(EdgeLayer):
                 f"{self.out_features} outputs"
             )
         features = edge_features(x.reshape(-1, 1), self.basis.one_input(i), self._has_base)
-        edges = self._packed_weight().view(self.out_features, self.in_features, -1)
-        return (features[:, 0] @ edges[j, i]).view(x.shape)
+        return (features[:, 0] @ self._scaled_edges()[j, i]).view(x.shape)
 
     @torch.no_grad()
     def out_of_range_per_input(self, input: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -297,11 +297,12 @@ class StudyConfig(Settings):
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:
-        for kind, names in (
-            ("models", [model.name for model in self.models]),
-            ("data sets", [data.name for data in self.data]),
-            ("processes", [process.name for process in self.process]),
+        for kind, named in (
+            ("models", self.models),
+            ("data sets", self.data),
+            ("processes", self.process),
         ):
+            names = [each.name for each in named]
             for name in names:
                 if names.count(name) > 1:
                     raise KanDiffusionError(f"two {kind} are called '{name}'; rename one")
@@ -312,14 +313,12 @@ class StudyConfig(Settings):
     @model_validator(mode="after")
     def _budgets_fit(self) -> Self:
         datas = [data.name for data in self.data]
-        models = {model.name: model for model in self.models}
+        models = [model.name for model in self.models]
         for budget in self.budgets:
-            for kind, asked, known in (
-                ("data set", budget.data or (), datas),
-                ("model", budget.models or (), models),
-            ):
-                for name in asked:
-                    require_known(f"{kind} in a budget of {budget.match}", name, known)
+            for name in budget.data or ():
+                require_known(f"data set in a budget of {budget.match}", name, datas)
+            for name in budget.models or ():
+                require_known(f"model in a budget of {budget.match}", name, models)
         for model in self.models:
             theirs = [b for b in self.budgets if model.name in (b.models or models)]
             for given in [b.size for b in theirs] if self.budgets else [{}]:
@@ -342,47 +341,38 @@ class StudyConfig(Settings):
             calibration: Seconds of a training step by :attr:`TrialConfig.workload`. A trial with a
                 budget of time that it does not know has the study's number of steps.
         """
-        models = [model.resolved(self.training) for model in self.models]
         trials = []
         for seed, process, budget, data, model in product(
-            range(self.seeds), self.process, self.budgets or (None,), self.data, models
+            range(self.seeds),
+            self.process,
+            self.budgets or (None,),
+            self.data,
+            self._resolved().models,
         ):
             if budget is not None and not budget.includes(data.name, model.name):
                 continue
-            trials.append(self._trial(seed, process, budget, data, model, calibration or {}))
+            training: dict[str, object] = {"learning_rate": model.learning_rate}
+            if model.steps is not None:
+                training["steps"] = model.steps
+            trial = TrialConfig(
+                study_seed=self.seed,
+                seed=seed,
+                match=None if budget is None else budget.match,
+                budget=None if budget is None else budget.amount,
+                data=data,
+                process=process,
+                model=model if budget is None else model.model_copy(update=budget.size),
+                training=self.training.model_copy(update=training),
+                sampling=self.sampling.resolved(process),
+                evaluation=self.evaluation.model_copy(update={"moments": ()} if seed else {}),
+            )
+            seconds = (calibration or {}).get(trial.workload)
+            if budget is not None and budget.match == "time" and seconds is not None:
+                steps = {"steps": max(1, round(budget.amount / seconds))}
+                timed = trial.training.model_copy(update=steps)
+                trial = trial.model_copy(update={"training": timed})
+            trials.append(trial)
         return trials
-
-    def _trial(
-        self,
-        seed: int,
-        process: Process,
-        budget: Budget | None,
-        data: DataConfig,
-        model: ModelConfig,
-        calibration: Calibration,
-    ) -> TrialConfig:
-        training: dict[str, object] = {"learning_rate": model.learning_rate}
-        if model.steps is not None:
-            training["steps"] = model.steps
-        evaluation = self.evaluation
-        trial = TrialConfig(
-            study_seed=self.seed,
-            seed=seed,
-            match=None if budget is None else budget.match,
-            budget=None if budget is None else budget.amount,
-            data=data,
-            process=process,
-            model=model if budget is None else model.model_copy(update=budget.size),
-            training=self.training.model_copy(update=training),
-            sampling=self.sampling.resolved(process),
-            evaluation=evaluation if seed == 0 else evaluation.model_copy(update={"moments": ()}),
-        )
-        if budget is None or budget.match != "time" or trial.workload not in calibration:
-            return trial
-        steps = max(1, round(budget.amount / calibration[trial.workload]))
-        return trial.model_copy(
-            update={"training": trial.training.model_copy(update={"steps": steps})}
-        )
 
     def with_families(self, families: Sequence[str]) -> Self:
         """Keeps the models of some families only.
@@ -397,10 +387,7 @@ class StudyConfig(Settings):
                     f"study '{self.name}' has no model of family '{family}'; it has "
                     + ", ".join(sorted({model.family for model in self.models}))
                 )
-        models = tuple(model for model in self.models if model.family in families)
-        names = {model.name for model in models}
-        budgets = tuple(kept for each in self.budgets if (kept := each.only("models", names)))
-        return self.model_copy(update={"models": models, "budgets": budgets})
+        return self._only("models", [model for model in self.models if model.family in families])
 
     def with_data(self, names: Sequence[str]) -> Self:
         """Keeps some of its data sets, with the budgets that are for them.
@@ -411,9 +398,15 @@ class StudyConfig(Settings):
         known = {data.name: data for data in self.data}
         for name in names:
             require_known(f"data set of study '{self.name}'", name, known)
-        data = tuple(known[name] for name in names)
-        budgets = tuple(kept for each in self.budgets if (kept := each.only("data", names)))
-        return self.model_copy(update={"data": data, "budgets": budgets})
+        return self._only("data", [known[name] for name in names])
+
+    def _only(
+        self, key: Literal["data", "models"], kept: Sequence[DataConfig | ModelConfig]
+    ) -> Self:
+        """Keeps some data sets or models, and the budgets that are for them."""
+        names = [each.name for each in kept]
+        budgets = tuple(own for each in self.budgets if (own := each.only(key, names)))
+        return self.model_copy(update={key: tuple(kept), "budgets": budgets})
 
     def with_length(self, *, steps: int | None = None, epochs: int | None = None) -> Self:
         """Trains for another number of steps, or of epochs.
@@ -463,8 +456,7 @@ class StudyConfig(Settings):
     def to_yaml(self) -> str:
         """Writes the study with every setting spelled out."""
         settings = self._resolved().model_dump(mode="json")
-        text: str = yaml.safe_dump(settings, sort_keys=False, width=100)
-        return text
+        return str(yaml.safe_dump(settings, sort_keys=False, width=100))
 
 
 def _parse(text: str, where: str) -> StudyConfig:
@@ -491,11 +483,8 @@ def read_study(path: Path) -> StudyConfig:
 
 def preset_names() -> list[str]:
     """Lists the names of the built-in studies."""
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in _PRESETS.iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    files = (Path(entry.name) for entry in _PRESETS.iterdir())
+    return sorted(file.stem for file in files if file.suffix == ".yaml")
 
 
 def read_preset(name: str) -> StudyConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,12 +21,7 @@ from kan_diffusion.data.datasets import (
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
-from kan_diffusion.evaluation.metrics import (
-    Metric,
-    metrics_named,
-    real_against_real,
-    sample_metrics,
-)
+from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
 from kan_diffusion.files import finite
 from kan_diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.processes import Process
@@ -77,7 +71,6 @@ def yardstick(
     evaluation: EvaluationConfig,
     study_seed: int,
     split: int = 0,
-    metrics: Iterable[Metric] | None = None,
 ) -> Yardstick:
     """Draws the points that all trials of a study on a data set are measured with.
 
@@ -87,14 +80,20 @@ def yardstick(
         evaluation: Numbers of points.
         study_seed: Seed of the draws.
         split: Number of the data set's split, where every seed has its own.
-        metrics: The sample metrics; all that ``evaluation`` asks for when None.
     """
-    known = metrics_named(evaluation.metrics)
-    if metrics is not None:
-        known = {metric.key: metric for metric in metrics}
     name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
     generator = torch_generator("real pairs", study_seed, *name)
-    likely, nll = _likely_points(dataset, process, evaluation.num_likelihood, study_seed, split)
+    # The divergence takes d backward passes, so that the work grows as d times the points.
+    num = min(evaluation.num_likelihood, max(1, _LIKELIHOOD_NUMBERS // dataset.dim))
+    draws = torch_generator("likely points", study_seed, dataset.name, split)
+    likely = dataset.points_to_noise(num, draws).double()
+    if dataset.density is None:
+        likely = likely[: len(dataset.untrained())]  # each held-out row once is enough
+    sigma = first_noise(process)
+    likely += sigma * torch.randn(likely.shape, generator=draws, dtype=torch.float64)
+    nll = None
+    if dataset.density is not None and len(likely):
+        nll = -float(dataset.density.log_density(likely, 1.0, sigma).mean())
     return Yardstick(
         draw=draw_noised_points(
             dataset,
@@ -106,30 +105,13 @@ def yardstick(
             lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
             evaluation.num_real_pairs,
             numpy_generator("real pairs", study_seed, *name),
-            known,
+            metrics_named(evaluation.metrics),
         )
         if evaluation.num_samples
         else {},
         likely=likely,
         nll=nll,
     )
-
-
-def _likely_points(
-    dataset: Dataset, process: Process, num: int, study_seed: int, split: int
-) -> tuple[Tensor, float | None]:
-    """Points with the first timestep's noise, and their mean negative log-density if known."""
-    # The divergence takes d backward passes, so that the work grows as d times the points.
-    num = min(num, max(1, _LIKELIHOOD_NUMBERS // dataset.dim))
-    generator = torch_generator("likely points", study_seed, dataset.name, split)
-    points = dataset.points_to_noise(num, generator).double()
-    if dataset.density is None:
-        points = points[: len(dataset.untrained())]  # each held-out row once is enough
-    sigma = first_noise(process)
-    points += sigma * torch.randn(points.shape, generator=generator, dtype=torch.float64)
-    if dataset.density is None or not len(points):
-        return points, None
-    return points, -float(dataset.density.log_density(points, 1.0, sigma).mean())
 
 
 def measure(
@@ -171,38 +153,29 @@ def measure(
         row["nll_real"] = shared.nll
     generated = None
     if evaluation.num_samples:
-        generated, sampled = _sample(config, dataset, pipeline)
+        name = config.study_seed, config.seed
+        fresh = dataset.fresh(
+            evaluation.num_samples, torch_generator("fresh points", *name, dataset.name)
+        )
+        started = time.perf_counter()
+        generated = pipeline(
+            evaluation.num_samples,
+            config.sampling.steps,
+            generator=torch_generator("samples", *name),
+        ).samples
+        row["sample_seconds"] = time.perf_counter() - started
+        generated = dataset.standardizer.apply(generated.cpu().double())
+        sampled = sample_metrics(
+            generated[: len(fresh)],  # as many as in real-against-real
+            fresh,
+            numpy_generator("metrics", *name),
+            metrics_named(evaluation.metrics),
+        )
         for key in row.keys() & sampled.keys():
             raise KanDiffusionError(f"metric '{key}' has the key of a measure; give it another key")
         row |= sampled
         row |= {f"{name}_real": value for name, value in shared.real.items()}
     return finite(row), finite([asdict(level) for level in scores.levels]), generated
-
-
-def _sample(
-    config: TrialConfig, dataset: Dataset, pipeline: PointDiffusionPipeline
-) -> tuple[Tensor, Row]:
-    """Draws points, standardised, and measures how far they are from fresh ones."""
-    evaluation = config.evaluation
-    fresh = dataset.fresh(
-        evaluation.num_samples,
-        torch_generator("fresh points", config.study_seed, config.seed, dataset.name),
-    )
-    started = time.perf_counter()
-    generated = pipeline(
-        evaluation.num_samples,
-        config.sampling.steps,
-        generator=torch_generator("samples", config.study_seed, config.seed),
-    ).samples
-    row: Row = {"sample_seconds": time.perf_counter() - started}
-    generated = dataset.standardizer.apply(generated.cpu().double())
-    metrics = sample_metrics(
-        generated[: len(fresh)],  # as many as in real-against-real
-        fresh,
-        numpy_generator("metrics", config.study_seed, config.seed),
-        metrics_named(evaluation.metrics),
-    )
-    return generated, row | metrics
 
 
 def oracle_warning(row: Row) -> str | None:
@@ -248,16 +221,15 @@ def load_run(folder: Path) -> tuple[TrialConfig, PointDiffusionPipeline]:
 def _dataset_to_judge_with(
     config: TrialConfig, pipeline: PointDiffusionPipeline, data: str | None
 ) -> Dataset:
-    other = config.data if data is None else data_from_name(data)
-    if isinstance(other, ToyData) and isinstance(config.data, ToyData):
-        same = other.toy == config.data.toy
-    elif isinstance(other, FileData) and isinstance(config.data, FileData):
-        own_digest = config.data.sha256 or config.data.pinned().sha256
-        same = data is None or other.sha256 == own_digest
-    elif isinstance(other, TableData) and isinstance(config.data, TableData):
-        same = other.table == config.data.table
-    else:
-        same = False
+    own = config.data
+    other = own if data is None else data_from_name(data)
+    same = data is None
+    if isinstance(other, ToyData) and isinstance(own, ToyData):
+        same = other.toy == own.toy
+    elif isinstance(other, FileData) and isinstance(own, FileData):
+        same = same or other.sha256 == (own.sha256 or own.pinned().sha256)
+    elif isinstance(other, TableData) and isinstance(own, TableData):
+        same = other.table == own.table
     if same:
         return load_dataset(config.data, config.study_seed, config.seed)
     # The pipeline knows the model's units: the data it was trained on need not be here any more.

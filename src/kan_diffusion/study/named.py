@@ -15,14 +15,14 @@ from kan_diffusion.data.datasets import (
     TABLES,
     DataConfig,
     FileData,
-    TableData,
+    ToyData,
     data_from_name,
     load_dataset,
 )
 from kan_diffusion.data.toys import TOYS
 from kan_diffusion.denoisers.registry import FAMILIES, build_denoiser, get_family
-from kan_diffusion.errors import KanDiffusionError, require_known, unknown_name, valid_settings
-from kan_diffusion.processes import Process, get_process
+from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
+from kan_diffusion.processes import get_process
 from kan_diffusion.study.budgets import MATCHES, Budget, Match
 from kan_diffusion.study.calibration import calibrate
 from kan_diffusion.study.config import (
@@ -49,29 +49,6 @@ _VERDICT_SEEDS = 10
 """Twenty trials of this length take two cores two or three minutes, and can reach p < 0.05."""
 
 _STUDY_HOLDOUT = 0.5
-
-
-def _named_families(families: Sequence[str] | None) -> list[str]:
-    if families is None:
-        return list(_DEFAULT_FAMILIES)
-    return list(FAMILIES) if list(families) == ["all"] else list(dict.fromkeys(families))
-
-
-def _misfit(family: str, data: DataConfig, process: Process, budget: Budget) -> str | None:
-    """Gives the reason why a family cannot have that size on the data, or None."""
-    size = budget.size
-    try:
-        build_denoiser(
-            family,
-            load_dataset(data, 0, 0).dim,
-            num_train_timesteps=process.num_timesteps,
-            params=size.get("params"),
-            flops=size.get("flops"),
-            flops_per_edge=size.get("flops_per_edge"),
-        )
-    except KanDiffusionError as error:
-        return str(error)
-    return None
 
 
 def parse_budget(
@@ -140,18 +117,33 @@ def _amount_of_model(match: Match, family: str, hidden: Sequence[float], data: D
 
 def _matched_study(data: DataConfig, budget: Budget, families: Sequence[str] | None) -> StudyConfig:
     """Makes the study of some families at one budget, each with its own settings."""
-    process = get_process("cosine")
-    names = _named_families(families)
+    everything = families is not None and list(families) == ["all"]
+    asked = _DEFAULT_FAMILIES if families is None else families
+    names = list(FAMILIES if everything else dict.fromkeys(asked))
+    if everything or families is None:  # those asked for by name must fit
+        dim, size = load_dataset(data, 0, 0).dim, budget.size
+        reasons = {}
+        for name in names:
+            try:
+                build_denoiser(
+                    name,
+                    dim,
+                    num_train_timesteps=get_process("cosine").num_timesteps,
+                    params=size.get("params"),
+                    flops=size.get("flops"),
+                    flops_per_edge=size.get("flops_per_edge"),
+                )
+            except KanDiffusionError as error:
+                reasons[name] = str(error)
+        if len(reasons) == len(names):
+            raise KanDiffusionError(
+                f"no family has that size on '{data.name}': {reasons[names[0]]}"
+            )
+        for reason in reasons.values():
+            logger.warning("left out: %s", reason)
+        names = [name for name in names if name not in reasons]
     for name in names:
         get_family(name)
-    if families is None or list(families) == ["all"]:  # those asked for by name must fit
-        misfits = {name: _misfit(name, data, process, budget) for name in names}
-        reasons = [reason for reason in misfits.values() if reason is not None]
-        if len(reasons) == len(names):
-            raise KanDiffusionError(f"no family has that size on '{data.name}': {reasons[0]}")
-        for reason in reasons:
-            logger.warning("left out: %s", reason)
-        names = [name for name in names if misfits[name] is None]
     return StudyConfig(
         name=data.name,
         title=f"KAN and MLP denoisers on {data.name}",
@@ -226,9 +218,8 @@ def study_for(
 
 def _named_data(what: str) -> DataConfig:
     known = [*TOYS, *TABLES]
-    if what not in known and not Path(what).suffix and not Path(what).exists():
-        error = unknown_name("study, data set or file", what, [*preset_names(), *known])
-        raise error
+    if not Path(what).suffix and not Path(what).exists():
+        require_known("study, data set or file", what, [*preset_names(), *known])
     data = data_from_name(what)
     if isinstance(data, FileData):
         return data.model_copy(update={"holdout": _STUDY_HOLDOUT})
@@ -273,11 +264,8 @@ def single_trial(
     chosen = get_process(process)
     points = data_from_name(data)
     with valid_settings("settings"):
-        kept = {} if holdout is None else {"holdout": holdout}
-        if isinstance(points, FileData):
-            points = FileData(path=points.path, sha256=points.sha256, **kept)
-        elif isinstance(points, TableData):
-            points = TableData(table=points.table, **kept)
+        if holdout is not None and not isinstance(points, ToyData):
+            points = type(points).model_validate({**dict(points), "holdout": holdout})
         training = TrainingConfig(
             steps=steps,
             batch_size=batch_size,

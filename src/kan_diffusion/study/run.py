@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -113,12 +113,10 @@ def environment() -> dict[str, str]:
 
 
 def _processor() -> str:
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
     return platform.processor() or "unknown"
 
 
@@ -172,7 +170,16 @@ def plan_study(config: StudyConfig, folder: Path, workers: int = 1) -> StudyPlan
         KanDiffusionError: A model cannot be built.
     """
     config = config.pinned()
-    counts = _parameter_counts(config, config.trials())
+    datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
+    counts: dict[tuple[str, str], int] = {}
+    for trial in config.trials():
+        if _sized(trial) not in counts:
+            try:
+                counts[_sized(trial)] = build(trial, datasets[trial.data.name]).num_trainable
+            except KanDiffusionError as error:
+                raise KanDiffusionError(
+                    f"model '{trial.model.name}' on '{trial.data.name}': {error}"
+                ) from error
     trials = config.trials(shared_calibration(config, folder, workers))
     return StudyPlan(
         trials=tuple(trials),
@@ -187,21 +194,6 @@ def plan_study(config: StudyConfig, folder: Path, workers: int = 1) -> StudyPlan
 def _sized(trial: TrialConfig) -> tuple[str, str]:
     """A trial's data set and its model in JSON: its number of parameters follows from them."""
     return trial.data.name, trial.model.model_dump_json()
-
-
-def _parameter_counts(config: StudyConfig, trials: list[TrialConfig]) -> dict[tuple[str, str], int]:
-    datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
-    counts: dict[tuple[str, str], int] = {}
-    for trial in trials:
-        key = _sized(trial)
-        if key not in counts:
-            try:
-                counts[key] = build(trial, datasets[trial.data.name]).num_trainable
-            except KanDiffusionError as error:
-                raise KanDiffusionError(
-                    f"model '{trial.model.name}' on '{trial.data.name}': {error}"
-                ) from error
-    return counts
 
 
 def run_plan(
@@ -238,10 +230,9 @@ def run_plan(
 
 
 def _seems_alive(checkpoint: Path) -> bool:
-    try:
+    with suppress(OSError):
         return time.time() - checkpoint.stat().st_mtime < _FRESH_SECONDS
-    except OSError:
-        return False
+    return False
 
 
 def run_study(
@@ -279,32 +270,24 @@ def run_study(
             on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, runner.workers)))
         failures = run_plan(plan, folder, runner, on_event)
     results = _gather(config, folder, failures)
-    write_json(folder / "results.json", _plain_rows(results.rows))
+    plain = results.rows.astype(object).where(results.rows.notna(), None)
+    write_json(folder / "results.json", plain.to_dict("records"))
     write_parquet(folder / "results.parquet", results.rows)
     return results
 
 
-def _plain_rows(rows: pd.DataFrame) -> list[dict[str, object]]:
-    return [
-        {str(key): None if pd.isna(value) else value for key, value in row.items()}
-        for row in rows.astype(object).to_dict("records")
-    ]
-
-
 def _gather(config: StudyConfig, folder: Path, failures: dict[str, str]) -> StudyResults:
-    trials: list[TrialResult] = []
-    rows: list[Row] = []
-    for trial in config.trials(read_calibration(folder)):
-        result = load_trial(_trial_folder(folder, trial))
-        if result is not None:
-            trials.append(result)
-            rows.append(result.row)
-        else:
-            rows.append({**trial.keys, "error": failures.get(trial.id, "not run")})
+    planned = config.trials(read_calibration(folder))
+    results = [load_trial(_trial_folder(folder, trial)) for trial in planned]
+    rows: list[Row] = [
+        {**trial.keys, "error": failures.get(trial.id, "not run")} if result is None else result.row
+        for trial, result in zip(planned, results, strict=True)
+    ]
     frame = pd.DataFrame(rows)
     # Without a string type, which has NaN where a trial went well.
     frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)
-    return StudyResults(config, folder, tuple(trials), failures, frame)
+    finished = tuple(result for result in results if result is not None)
+    return StudyResults(config, folder, finished, failures, frame)
 
 
 def load_study(folder: Path) -> StudyResults:

@@ -34,7 +34,7 @@ from kan_diffusion.study.folder import (
     save_points,
 )
 from kan_diffusion.study.measure import Level, Yardstick, measure, yardstick
-from kan_diffusion.training import ProgressCallback, TrainingConfig, TrainingResult, train
+from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 
 __all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial"]
 
@@ -85,11 +85,14 @@ def _shared_yardstick(
     evaluation: EvaluationConfig,
     study_seed: int,
     split: int,
-    metrics: tuple[Metric, ...],
+    _metrics: tuple[Metric, ...],
 ) -> Yardstick:
-    """Makes the yardstick of a data set, or of one split of it; a worker keeps it."""
+    """Makes the yardstick of a data set, or of one split of it; a worker keeps it.
+
+    A program may add metrics while it runs, so those there are belong to the key.
+    """
     dataset = load_dataset(data, study_seed, trial_seed=split)
-    return yardstick(dataset, process, evaluation, study_seed, split, metrics)
+    return yardstick(dataset, process, evaluation, study_seed, split)
 
 
 def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
@@ -173,23 +176,59 @@ def run_trial(
             )
         return finished
     dataset = load_dataset(config.data, config.study_seed, config.seed)
-    denoiser = build(config, dataset)
+    denoiser, steps = build(config, dataset), config.training.steps
     row: Row = {
         **config.keys,
         "parameters": denoiser.num_trainable,
         "flops": denoiser.flops,
         "flops_per_edge": denoiser.flops_per_edge,
-        "steps": config.training.steps,
+        "steps": steps,
         "error": None,
     }
+
+    def record(step: int, current: Denoiser) -> None:
+        # Into a file at once, so that a run that is killed later still has it when it resumes.
+        panels = record_reverse(
+            _pipeline(config, dataset, current),
+            config.evaluation.num_drawn,
+            config.sampling.steps,
+            torch_generator("reverse process", config.study_seed, config.data.name),
+        )
+        save_points(folder / REVERSE / f"{step}.safetensors", panels)
+
     try:
-        trained = _train(config, folder, dataset, denoiser, device, on_progress, log_folder)
+        _warm_up(config.model.model_dump_json(), dataset.dim, config.process)
+        trained = train(
+            denoiser,
+            config.process,
+            dataset.train,
+            config.training,
+            seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
+            device=device,
+            checkpoint=folder / CHECKPOINT,
+            identity=config.identity,
+            resume=True,
+            on_progress=on_progress,
+            moments={round(fraction * steps) for fraction in config.evaluation.moments},
+            on_moment=record,
+            log_folder=log_folder,
+        )
     except NonFiniteLossError as error:
         return _keep(config, folder, row | {"error": str(error)}, [])
     pipeline = _pipeline(config, dataset, denoiser)
-    measured, levels, generated = measure(config, dataset, pipeline, _yardstick(config, dataset))
+    shared = _shared_yardstick(
+        config.data,
+        config.process,
+        config.evaluation.model_copy(update={"moments": ()}),
+        config.study_seed,
+        config.seed if dataset.split_by_seed else 0,
+        tuple(metrics_named(config.evaluation.metrics).values()),
+    )
+    measured, levels, generated = measure(config, dataset, pipeline, shared)
     save_pipeline(pipeline, folder)
-    _save_curves(folder, trained)
+    curves = pd.DataFrame({"loss": trained.losses, "learning_rate": trained.learning_rates})
+    curves.insert(0, "step", np.arange(1, len(curves) + 1))
+    write_parquet(folder / CURVES, curves)
     if generated is not None:
         save_points(folder / SAMPLES, generated.float())
     row |= {
@@ -202,46 +241,6 @@ def run_trial(
     return _keep(config, folder, row, levels)
 
 
-def _train(
-    config: TrialConfig,
-    folder: Path,
-    dataset: Dataset,
-    denoiser: Denoiser,
-    device: str,
-    on_progress: ProgressCallback | None,
-    log_folder: Path | None,
-) -> TrainingResult:
-    """Trains the denoiser in place, and records the reverse process at the trial's moments."""
-    steps = config.training.steps
-
-    def record(step: int, current: Denoiser) -> None:
-        # Into a file at once, so that a run that is killed later still has it when it resumes.
-        panels = record_reverse(
-            _pipeline(config, dataset, current),
-            config.evaluation.num_drawn,
-            config.sampling.steps,
-            torch_generator("reverse process", config.study_seed, config.data.name),
-        )
-        save_points(folder / REVERSE / f"{step}.safetensors", panels)
-
-    _warm_up(config.model.model_dump_json(), dataset.dim, config.process)
-    return train(
-        denoiser,
-        config.process,
-        dataset.train,
-        config.training,
-        seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
-        device=device,
-        checkpoint=folder / CHECKPOINT,
-        identity=config.identity,
-        resume=True,
-        on_progress=on_progress,
-        moments={round(fraction * steps) for fraction in config.evaluation.moments},
-        on_moment=record,
-        log_folder=log_folder,
-    )
-
-
 def _pipeline(config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> PointDiffusionPipeline:
     return PointDiffusionPipeline(
         denoiser,
@@ -250,23 +249,6 @@ def _pipeline(config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> Poin
         dataset.standardizer.scale,
         dataset.columns,
     )
-
-
-def _yardstick(config: TrialConfig, dataset: Dataset) -> Yardstick:
-    return _shared_yardstick(
-        config.data,
-        config.process,
-        config.evaluation.model_copy(update={"moments": ()}),
-        config.study_seed,
-        config.seed if dataset.split_by_seed else 0,
-        tuple(metrics_named(config.evaluation.metrics).values()),
-    )
-
-
-def _save_curves(folder: Path, trained: TrainingResult) -> None:
-    steps = np.arange(1, len(trained.losses) + 1)
-    columns = {"step": steps, "loss": trained.losses, "learning_rate": trained.learning_rates}
-    write_parquet(folder / CURVES, pd.DataFrame(columns))
 
 
 def _keep(config: TrialConfig, folder: Path, row: Row, levels: list[Level]) -> TrialResult:

@@ -24,7 +24,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,35 +108,14 @@ def tune(
     write_json(folder / "environment.json", environment())
     searches = _open_searches(config, folder, storage)
     with open_executor() if executor is None else nullcontext(executor) as runner:
-        while running := [
-            _Try(search, found, _chosen_model(search.model, found.params))
-            for search in searches
-            if (found := _next_try(search, tries)) is not None
-        ]:
+        while running := [search for search in searches if search.begin(tries)]:
             _run_round(config, folder, running, runner, on_plan, on_event)
-    table = _table(folder, searches)
+    table = pd.DataFrame([row for search in searches for row in search.rows(folder)])
     write_json(folder / "tuning.json", json.loads(table.to_json(orient="records")))
-    best = {search.model.family: _best(search) for search in searches}
+    best = {search.model.family: search.best() for search in searches}
     path = folder / "tuned.json"
     write_json(path, best)
     return Tuned(best, table, path)
-
-
-@dataclass(frozen=True)
-class _Search:
-    """The search of one model: its Optuna study, whose space is that of the model's family."""
-
-    model: ModelConfig
-    optuna: optuna.Study
-
-
-@dataclass(frozen=True)
-class _Try:
-    """A try of a search that is being trained, and the model with its settings."""
-
-    search: _Search
-    found: optuna.Trial
-    model: ModelConfig
 
 
 def _searched(config: StudyConfig, tries: int) -> StudyConfig:
@@ -149,28 +128,25 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
             "--budget, or a study with budgets"
         )
     families = [model.family for model in config.models]
-    for model in config.models:
-        if families.count(model.family) > 1:
+    for family in families:
+        if families.count(family) > 1:
+            raise KanDiffusionError(f"family '{family}' is there more than once; tune it once")
+        if not get_family(family).space:
             raise KanDiffusionError(
-                f"family '{model.family}' is there more than once; tune it once"
+                f"family '{family}' has no space to search; give its Family one"
             )
-        if not get_family(model.family).space:
-            raise KanDiffusionError(
-                f"family '{model.family}' has no space to search; give its Family one"
-            )
-    evaluation = config.evaluation.model_copy(
-        update={"num_samples": 0, "num_likelihood": 0, "moments": ()}
-    )
-    models = tuple(
-        model.resolved(config.training, untuned_family(model.family)) for model in config.models
-    )
     return config.model_copy(
         update={
             "data": config.pinned().data,
-            "models": models,
+            "models": tuple(
+                model.resolved(config.training, untuned_family(model.family))
+                for model in config.models
+            ),
             "seed": config.seed + _SEED_SHIFT,
             "seeds": 1,
-            "evaluation": evaluation,
+            "evaluation": config.evaluation.model_copy(
+                update={"num_samples": 0, "num_likelihood": 0, "moments": ()}
+            ),
             "budgets": config.budgets[:1],
         }
     )
@@ -195,7 +171,7 @@ def _open_searches(config: StudyConfig, folder: Path, storage: str | None) -> li
         ) from error
     searches = []
     for model in config.models:
-        search = optuna.create_study(
+        study = optuna.create_study(
             storage=database,
             study_name=f"{config.name}/{model.name}",
             sampler=optuna.samplers.TPESampler(
@@ -204,76 +180,154 @@ def _open_searches(config: StudyConfig, folder: Path, storage: str | None) -> li
             ),
             load_if_exists=True,
         )
-        if not search.get_trials(deepcopy=False):
-            search.enqueue_trial(_own_values(model), skip_if_exists=True)
-        searches.append(_Search(model, search))
+        search = _Search(model, study)
+        if not search.tries():
+            study.enqueue_trial(search.own_values(), skip_if_exists=True)
+        searches.append(search)
     return searches
 
 
-def _own_values(model: ModelConfig) -> dict[str, object]:
-    """Expresses a model's settings as values of its space, as far as they are in it."""
-    space = get_family(model.family).space
-    now: dict[str, object] = {
-        **model.settings,
-        "learning_rate": model.learning_rate,
-        "depth": model.depth,
-    }
-    values: dict[str, object] = {}
-    for name, dimension in space.items():
-        value = now.get(name)
-        if isinstance(dimension, Choice):
-            if any(_written(value) == _written(choice) for choice in dimension.values):
-                values[name] = _written(value)
-        elif isinstance(value, (int, float)) and dimension.low <= value <= dimension.high:
-            values[name] = value
-    return values
+class _Search:
+    """The search of one model: its Optuna study, and the try that is being trained.
+
+    Attributes:
+        model: The model, with the settings it was registered with.
+        chosen: The same with those of the try.
+    """
+
+    def __init__(self, model: ModelConfig, study: optuna.Study) -> None:
+        self.model = self.chosen = model
+        self._study = study
+        self._space = get_family(model.family).space
+        self._try: optuna.Trial | None = None
+
+    def tries(self) -> list[optuna.trial.FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def own_values(self) -> dict[str, object]:
+        """The model's settings as values of its space, as far as they are in it."""
+        model = self.model
+        now: dict[str, object] = {
+            **model.settings,
+            "learning_rate": model.learning_rate,
+            "depth": model.depth,
+        }
+        values: dict[str, object] = {}
+        for name, dimension in self._space.items():
+            value = now.get(name)
+            if isinstance(dimension, Choice):
+                if any(_written(value) == _written(choice) for choice in dimension.values):
+                    values[name] = _written(value)
+            elif isinstance(value, (int, float)) and dimension.low <= value <= dimension.high:
+                values[name] = value
+        return values
+
+    def begin(self, tries: int) -> bool:
+        """Takes up a try that was lost, or asks for a new one; false when there are enough."""
+        from optuna import Trial
+        from optuna.trial import TrialState
+
+        known = self.tries()
+        lost = next((t for t in known if t.state == TrialState.RUNNING and _is_lost(t)), None)
+        if lost is not None:
+            self._try = Trial(self._study, lost._trial_id)
+        elif sum(t.state != TrialState.WAITING for t in known) >= tries:
+            return False
+        else:
+            self._try = self._study.ask(self._distributions())
+        self.sign()
+        self.chosen = self._with(self._try.params)
+        return True
+
+    def sign(self) -> None:
+        """Notes who runs the try, and that it is alive."""
+        assert self._try is not None
+        self._try.set_user_attr("host", socket.gethostname())
+        self._try.set_user_attr("pid", os.getpid())
+        self._try.set_user_attr("seen", time.time())
+
+    def tell(self, value: float | None, trials: Sequence[str], reason: str | None) -> None:
+        """Tells the value of the try, or the reason why it has none."""
+        from optuna.trial import TrialState
+
+        assert self._try is not None
+        if reason is None:
+            self._try.set_user_attr("trials", list(trials))
+        else:
+            self._try.set_user_attr("error", reason)
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        # Another driver that took it for lost may have told it already.
+        self._study.tell(self._try.number, value, state, skip_if_finished=True)
+
+    def rows(self, folder: Path) -> Iterator[dict[str, object]]:
+        """A row for each try that is over."""
+        for found in self.tries():
+            if not found.state.is_finished():
+                continue
+            ids = found.user_attrs.get("trials", [])
+            results = [load_trial(folder / "trials" / trial) for trial in ids]
+            yield {
+                "family": self.model.family,
+                "try": found.number,
+                "value": found.value,
+                "error": found.user_attrs.get("error"),
+                **{str(each.row["data"]): _judged(each.row) for each in results if each},
+                "settings": self._values(found.params),
+                "trials": ids,
+            }
+
+    def best(self) -> dict[str, object]:
+        """The settings of the best try, as far as they are not the family's own."""
+        complete = [found for found in self.tries() if found.value is not None]
+        if not complete:
+            first = next((found.user_attrs.get("error") for found in self.tries()), None)
+            raise KanDiffusionError(
+                f"no try of '{self.model.name}' gave a result; the first failed with: {first}"
+            )
+        chosen = self._with(min(complete, key=lambda found: (found.value, found.number)).params)
+        own = untuned_family(self.model.family).settings
+        changed = {
+            key: value
+            for key, value in chosen.settings.items()
+            if key not in own or _written(own[key]) != _written(value)
+        }
+        return {"depth": chosen.depth, "learning_rate": chosen.learning_rate, "settings": changed}
+
+    def _distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        made: dict[str, optuna.distributions.BaseDistribution] = {}
+        for name, dimension in self._space.items():
+            if isinstance(dimension, Range):
+                made[name] = FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+            elif isinstance(dimension, IntRange):
+                made[name] = IntDistribution(dimension.low, dimension.high)
+            else:
+                made[name] = CategoricalDistribution([_written(v) for v in dimension.values])
+        return made
+
+    def _values(self, params: Mapping[str, object]) -> dict[str, Setting]:
+        """Reads the values of a try, as the database keeps them, as settings."""
+        return {
+            name: json.loads(str(value))
+            if isinstance(self._space[name], Choice)
+            else cast("Setting", value)
+            for name, value in params.items()
+        }
+
+    def _with(self, params: Mapping[str, object]) -> ModelConfig:
+        """Puts the values of a try into the model."""
+        values = self._values(params)
+        changes: dict[str, object] = {
+            name: values.pop(name) for name in ("learning_rate", "depth") if name in values
+        }
+        settings = {**self.model.settings, **values}
+        return self.model.model_copy(update={**changes, "settings": settings})
 
 
 def _written(value: object) -> str:
     """Writes a choice as JSON: Optuna's categories are plain values."""
     return json.dumps(value)
-
-
-def _distributions(model: ModelConfig) -> dict[str, optuna.distributions.BaseDistribution]:
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
-    made: dict[str, optuna.distributions.BaseDistribution] = {}
-    for name, dimension in get_family(model.family).space.items():
-        if isinstance(dimension, Range):
-            made[name] = FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-        elif isinstance(dimension, IntRange):
-            made[name] = IntDistribution(dimension.low, dimension.high)
-        else:
-            made[name] = CategoricalDistribution([_written(v) for v in dimension.values])
-    return made
-
-
-def _next_try(search: _Search, tries: int) -> optuna.Trial | None:
-    """Takes up a try that was lost, or asks for a new one; None when there are enough."""
-    from optuna import Trial
-    from optuna.trial import TrialState
-
-    all_tries = search.optuna.get_trials(deepcopy=False)
-    lost = next((t for t in all_tries if t.state == TrialState.RUNNING and _is_lost(t)), None)
-    if lost is not None:
-        found = Trial(search.optuna, lost._trial_id)
-    elif sum(t.state != TrialState.WAITING for t in all_tries) >= tries:
-        return None
-    else:
-        found = search.optuna.ask(_distributions(search.model))
-    _sign(found)
-    return found
-
-
-def _sign(found: optuna.Trial) -> None:
-    """Notes who runs a try, and that it is alive."""
-    found.set_user_attr("host", socket.gethostname())
-    found.set_user_attr("pid", os.getpid())
-    found.set_user_attr("seen", time.time())
 
 
 def _is_lost(found: optuna.trial.FrozenTrial) -> bool:
@@ -291,29 +345,10 @@ def _is_lost(found: optuna.trial.FrozenTrial) -> bool:
     return False
 
 
-def _chosen_model(model: ModelConfig, params: Mapping[str, object]) -> ModelConfig:
-    """Puts the values of a try into a model."""
-    values = _values_of(model.family, params)
-    changes: dict[str, object] = {
-        name: values.pop(name) for name in ("learning_rate", "depth") if name in values
-    }
-    return model.model_copy(update={**changes, "settings": {**model.settings, **values}})
-
-
-def _values_of(family: str, params: Mapping[str, object]) -> dict[str, Setting]:
-    """Reads the values of a try, as the database keeps them, as settings."""
-    space = get_family(family).space
-    values: dict[str, Setting] = {}
-    for name, value in params.items():
-        chosen = isinstance(space[name], Choice)
-        values[name] = json.loads(str(value)) if chosen else cast("Setting", value)
-    return values
-
-
 def _run_round(
     config: StudyConfig,
     folder: Path,
-    running: Sequence[_Try],
+    running: Sequence[_Search],
     executor: Executor,
     on_plan: Callable[[StudyPlan], None] | None,
     on_event: Callable[[TrialEvent], None] | None,
@@ -321,10 +356,10 @@ def _run_round(
     """Trains one try of each model and tells the searches the outcome."""
     plans: dict[str, StudyPlan] = {}
     refused: dict[str, str] = {}
-    for each in running:
-        name = each.model.name
+    for search in running:
+        name = search.model.name
         budgets = tuple(b.model_copy(update={"models": (name,)}) for b in config.budgets)
-        study = config.model_copy(update={"models": (each.model,), "budgets": budgets})
+        study = config.model_copy(update={"models": (search.chosen,), "budgets": budgets})
         try:
             plans[name] = plan_study(study, folder, executor.workers)
         except KanDiffusionError as error:  # a depth that misses the budget, say
@@ -343,38 +378,19 @@ def _run_round(
         nonlocal last_signed
         if time.monotonic() - last_signed > _SILENT_SECONDS / 10:
             last_signed = time.monotonic()
-            for each in running:
-                _sign(each.found)
+            for search in running:
+                search.sign()
         if on_event is not None:
             on_event(event)
 
     failures = run_plan(plan, folder, executor, pass_on)
-    for each in running:
-        name = each.model.name
+    for search in running:
+        name = search.model.name
         trials = plans[name].trials if name in plans else ()
-        _tell(each, folder, trials, failures, refused.get(name))
-
-
-def _tell(
-    done: _Try,
-    folder: Path,
-    trials: Sequence[TrialConfig],
-    failures: Mapping[str, str],
-    reason: str | None,
-) -> None:
-    """Tells a search the value of a try, or the reason why it has none."""
-    from optuna.trial import TrialState
-
-    value: float | None = None
-    if reason is None:
-        value, reason = _value(folder, trials, failures)
-    if reason is not None:
-        done.found.set_user_attr("error", reason)
-    else:
-        done.found.set_user_attr("trials", [trial.id for trial in trials])
-    state = TrialState.FAIL if value is None else TrialState.COMPLETE
-    # Another driver that took it for lost may have told it already.
-    done.search.optuna.tell(done.found.number, value, state, skip_if_finished=True)
+        value, reason = None, refused.get(name)
+        if reason is None:
+            value, reason = _value(folder, trials, failures)
+        search.tell(value, [trial.id for trial in trials], reason)
 
 
 def _value(
@@ -397,51 +413,6 @@ def _value(
 def _judged(row: Mapping[str, object]) -> float | None:
     value = row["excess" if row["oracle"] == "exact" else "heldout_loss"]
     return float(value) if isinstance(value, (int, float)) else None
-
-
-def _table(folder: Path, searches: Sequence[_Search]) -> pd.DataFrame:
-    rows = []
-    for search in searches:
-        family = search.model.family
-        for found in search.optuna.get_trials(deepcopy=False):
-            if not found.state.is_finished():
-                continue
-            row: dict[str, object] = {
-                "family": family,
-                "try": found.number,
-                "value": found.value,
-                "error": found.user_attrs.get("error"),
-            }
-            ids = found.user_attrs.get("trials", [])
-            for trial in ids:
-                result = load_trial(folder / "trials" / trial)
-                if result is not None:
-                    row[str(result.row["data"])] = _judged(result.row)
-            row["settings"] = _values_of(family, found.params)
-            row["trials"] = ids
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _best(search: _Search) -> dict[str, object]:
-    from optuna.trial import TrialState
-
-    complete = search.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not complete:
-        tries = search.optuna.get_trials(deepcopy=False)
-        first = next((found.user_attrs.get("error") for found in tries), None)
-        raise KanDiffusionError(
-            f"no try of '{search.model.name}' gave a result; the first failed with: {first}"
-        )
-    best = min(complete, key=lambda found: (found.value, found.number))
-    chosen = _chosen_model(search.model, best.params)
-    own = untuned_family(search.model.family).settings
-    changed = {
-        key: value
-        for key, value in chosen.settings.items()
-        if key not in own or _written(own[key]) != _written(value)
-    }
-    return {"depth": chosen.depth, "learning_rate": chosen.learning_rate, "settings": changed}
 
 
 def read_tuned(path: Path) -> dict[str, dict[str, object]]:

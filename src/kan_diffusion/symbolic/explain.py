@@ -253,9 +253,10 @@ def explain_denoiser(
     search, tolerance = options.search, options.search.tolerance
     current = prune_in_rounds(network, context, options.prune, on_progress=phase("pruning"))
     context.tune(current, options.tune_steps, 1e-2)
-    if not options.formulas or len(current.edges) > search.max_edges:
-        if options.formulas:
-            phase("formulas")(_too_many(current, search.max_edges), 1.0)
+    if not options.formulas:
+        return Explained(network, current)
+    if len(current.edges) > search.max_edges:
+        phase("formulas")(_too_many(current, search.max_edges), 1.0)
         return Explained(network, current)
     current = straighten(current, context, tolerance=tolerance, on_progress=phase("lines"))
     context.tune(current, options.tune_steps, 1e-2)
@@ -326,10 +327,8 @@ class StageJudge:
     shared: Yardstick | None
 
     def _pipeline(self, denoiser: Denoiser) -> PointDiffusionPipeline:
-        like = self.pipeline.config
-        return PointDiffusionPipeline(
-            denoiser, self.pipeline.scheduler, like.mean, like.scale, like.columns
-        )
+        scheduler, like = self.pipeline.scheduler, self.pipeline.config
+        return PointDiffusionPipeline(denoiser, scheduler, like.mean, like.scale, like.columns)
 
     def judge(self, name: str, denoiser: Denoiser) -> Stage:
         """Judges a denoiser, by its loss alone where it cannot be sampled."""
@@ -346,10 +345,8 @@ class StageJudge:
                 evaluation = config.evaluation.model_copy(update={"num_samples": 0})
                 plain = config.model_copy(update={"evaluation": evaluation})
                 row, levels, _ = measure(plain, dataset, made, self.shared)
-        numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
-        if "heldout_loss" not in numbers:
-            scores = vars(self.context.scores(denoiser))
-            numbers = {k: v for k, v in scores.items() if isinstance(v, float)}
+        scores = row if row.get("heldout_loss") is not None else vars(self.context.scores(denoiser))
+        numbers = {k: float(v) for k, v in scores.items() if isinstance(v, int | float)}
         keys = metrics_named(self.config.evaluation.metrics)
         is_network = isinstance(denoiser, ReadableDenoiser)
         standing = Standing(
@@ -433,7 +430,7 @@ def _level_formulas(
 ) -> tuple[LevelFormula, ...]:
     """Writes the formula at single noise levels; there is none where curves are left."""
     levels = level_views(context.process, timesteps)
-    alpha, sigma = (np.array([getattr(v, name) for v in levels]) for name in ("alpha", "sigma"))
+    alpha, sigma = (level.numpy()[timesteps] for level in context.process.levels())
     scores = score_of(compose(denoiser, np.array(timesteps)), context.process, alpha, sigma)
     if not all(score.is_complete for score in scores):
         return ()
@@ -572,11 +569,12 @@ def explain_run(
         )
     process = config.process
     timesteps = list(options.levels or default_levels(process))
+    last = process.num_timesteps - 1
     for timestep in timesteps:
-        if not 0 <= timestep < process.num_timesteps:
+        if not 0 <= timestep <= last:
             raise KanDiffusionError(
-                f"timestep {timestep} is not one of the process, which has 0 to "
-                f"{process.num_timesteps - 1}; choose others with --levels"
+                f"timestep {timestep} is not one of the process, which has 0 to {last}; choose "
+                "others with --levels"
             )
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     context = make_context(dataset, process, config.study_seed)

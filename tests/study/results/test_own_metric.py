@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from torch import Tensor
 
 from html_page import Page, write_quickly
@@ -17,53 +16,21 @@ from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.tables import summary_table, trial_table
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import open_executor
-from kan_diffusion.study.results import Results, compare, read_results
-from kan_diffusion.study.run import StudyResults, load_study, run_study
+from kan_diffusion.study.results import compare, read_results
+from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import run_trial
+from tiny import EVALUATION, tiny_study
 
 DOCS = Path(__file__).parents[3] / "docs" / "comparisons.md"
 
 
 def study(**evaluation: object) -> StudyConfig:
-    sizes = {"num_noised": 100, "num_samples": 60, "num_real_pairs": 1, "num_drawn": 20}
-    return StudyConfig.model_validate(
-        {
-            "name": "own",
-            "title": "Own",
-            "seeds": 1,
-            "data": [{"toy": "two-modes", "num_points": 100}],
-            "training": {"steps": 5, "batch_size": 32},
-            "models": [
-                {"name": "MLP", "family": "mlp"},
-                {"name": "ReLU", "family": "mlp-relu"},
-            ],
-            "budgets": [{"match": "params", "amount": 300}],
-            "sampling": {"steps": 3},
-            "evaluation": {**sizes, "moments": [], **evaluation},
-        }
+    return tiny_study(
+        training={"steps": 5, "batch_size": 32},
+        models=[{"name": "MLP", "family": "mlp"}, {"name": "ReLU", "family": "mlp-relu"}],
+        budgets=[{"match": "params", "amount": 300}],
+        evaluation={**EVALUATION, "moments": [], **evaluation},
     )
-
-
-def require_everywhere(results: StudyResults, key: str, label: str) -> None:
-    """Checks that a metric of a finished study is wherever a built-in one is."""
-    read = Results.of(results.rows, results.config.evaluation.metrics)
-    # In the rows and the tables of text.
-    assert read.rows[[key, f"{key}_real"]].notna().all(axis=None)
-    assert key in summary_table(read)
-    assert {key, f"{key}_real"} <= set(trial_table(read))
-    # In the statistics.
-    (setting,) = read.settings()
-    (comparison,) = compare(read, setting, key)
-    values = read.rows.set_index("name")[key]
-    expected = values[comparison.model] - values[comparison.baseline]
-    assert comparison.interval.mean == pytest.approx(expected)
-    assert comparison.better == read.metrics[key].better
-    # In the report.
-    contents = report_contents(results, "again")
-    page = Page(write_quickly(contents, results.folder).read_text())
-    shown = page.values(f"Models, {setting.label}", "ReLU")
-    assert shown[label] == pytest.approx(values["ReLU"])
-    assert f"{label}, real" in page.tables["All trials"][0]
 
 
 @pytest.fixture
@@ -82,31 +49,32 @@ def test_a_metric_that_a_study_names_is_measured_by_its_workers(
     with open_executor("local", workers=1, device="cpu") as executor:
         results = run_study(config, tmp_path / "run", executor=executor)
     assert not results.failures
-    require_everywhere(results, "coverage", "Cov")
     # Whoever reads the folder knows it from the study's settings.
     read = read_results(tmp_path / "run")
     assert read.metrics["coverage"].title == "coverage of real points"
     assert "coverage" not in SAMPLE_METRICS
+    # In the rows and the tables of text.
+    assert read.rows[["coverage", "coverage_real"]].notna().all(axis=None)
+    assert "coverage" in summary_table(read)
+    assert {"coverage", "coverage_real"} <= set(trial_table(read))
+    # In the statistics.
+    (setting,) = read.settings()
+    (comparison,) = compare(read, setting, "coverage")
+    values = read.rows.set_index("name")["coverage"]
+    expected = values[comparison.model] - values[comparison.baseline]
+    assert comparison.interval.mean == pytest.approx(expected)
+    assert comparison.better == "higher"
+    # In the report.
+    page = Page(write_quickly(report_contents(results, "again"), results.folder).read_text())
+    shown = page.values(f"Models, {setting.label}", "ReLU")
+    assert shown["Cov"] == pytest.approx(values["ReLU"])
+    assert "Cov, real" in page.tables["All trials"][0]
     # Built-in metrics keep their values.
     plain = run_trial(study().trials()[0], tmp_path / "plain", device="cpu")
     row = results.trials[0].row
     assert {key: row[key] for key in SAMPLE_METRICS} == {
         key: plain.row[key] for key in SAMPLE_METRICS
     }
-
-
-def test_a_metric_can_be_added_while_a_program_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def shift(x: Tensor, y: Tensor, generator: np.random.Generator) -> float:
-        return float(torch.linalg.vector_norm(x.mean(dim=0) - y.mean(dim=0)))
-
-    monkeypatch.setitem(SAMPLE_METRICS, "shift", Metric("shift", "Δ", "lower", shift))
-    config = study()
-    for trial in config.trials():
-        run_trial(trial, tmp_path / "trials" / trial.id, device="cpu")
-    (tmp_path / "study.yaml").write_text(config.to_yaml())
-    require_everywhere(load_study(tmp_path), "shift", "Δ")
 
 
 def test_what_is_no_metric_is_refused(module: str) -> None:

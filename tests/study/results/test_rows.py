@@ -230,8 +230,7 @@ def test_a_model_that_is_trained_otherwise_is_another(train: Train) -> None:
 
 
 def test_a_trial_of_a_budgeted_study_beside_a_run_of_train(train: Train, tmp_path: Path) -> None:
-    other = tmp_path / "trial"
-    shutil.copytree(train("larger", params=200), other)
+    other = shutil.copytree(train("larger", params=200), tmp_path / "trial")
     content = json.loads((other / "trial.json").read_text())
     content["row"] |= {"match": "params", "budget": 200}
     (other / "trial.json").write_text(json.dumps(content))
@@ -261,8 +260,7 @@ def test_stages_on_rows_that_chose_them_are_said_to_be(train: Train, tmp_path: P
     points = np.random.default_rng(0).standard_normal((300, 1))
     pd.DataFrame(points, columns=["x"]).to_csv(path, index=False)
     plain = train("of-file", data=str(path))
-    stage = tmp_path / "stage"
-    shutil.copytree(plain, stage)
+    stage = shutil.copytree(plain, tmp_path / "stage")
     content = json.loads((stage / "trial.json").read_text())
     content["row"]["stage"] = "formula"
     content["config"]["model"]["name"] = content["row"]["name"] = "MLP, formula"
@@ -274,8 +272,7 @@ def test_stages_on_rows_that_chose_them_are_said_to_be(train: Train, tmp_path: P
 
 
 def test_the_same_model_and_seed_twice(train: Train, tmp_path: Path) -> None:
-    other = tmp_path / "copy"
-    shutil.copytree(train("mlp"), other)
+    other = shutil.copytree(train("mlp"), tmp_path / "copy")
     with pytest.raises(KanDiffusionError, match="both of 'MLP' with seed 0") as caught:
         read_runs([train("mlp"), other])
     assert str(other) in str(caught.value)
@@ -308,15 +305,11 @@ def test_what_is_no_finished_run(train: Train, tmp_path: Path) -> None:
         read_runs([train("mlp"), tmp_path])
     (tmp_path / "study.yaml").unlink()
     content = json.loads((train("mlp") / "trial.json").read_text())
-    for key, value, message in (
-        ("error", "it diverged", "failed: it diverged"),
-        (None, None, "--num"),
+    judged = {**content["row"], "seed": 5}
+    for row, message in (
+        ({**judged, "error": "it diverged"}, "failed: it diverged"),
+        ({key: judged[key] for key in judged.keys() - {"heldout_loss"}}, "--num"),
     ):
-        row = {**content["row"], "seed": 5}
-        if key is None:
-            del row["heldout_loss"]
-        else:
-            row[key] = value
         (tmp_path / "trial.json").write_text(json.dumps({**content, "row": row}))
         with pytest.raises(RunFolderError, match=message):
             read_runs([train("mlp"), tmp_path])

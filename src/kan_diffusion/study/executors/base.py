@@ -143,7 +143,11 @@ class Executor(ABC):
                     if num_lost[event.trial] < NUM_ATTEMPTS:
                         continue
                     waiting.popleft()
-                    event = TrialEvent("failed", event.trial, error=_worker_lost(event.error))
+                    error = (
+                        f"its worker process died {NUM_ATTEMPTS} times ({event.error}); if memory "
+                        "was short, run the same command again with fewer --workers"
+                    )
+                    event = TrialEvent("failed", event.trial, error=error)
                 elif event.finished:
                     del running[event.trial]
                 events.append(event)
@@ -220,7 +224,9 @@ def attempt(task: Task, device: str, tell: Callable[[TrialEvent], None]) -> Tria
         error = None if result.row["error"] is None else str(result.row["error"])
     except Exception as fault:  # a user's own family may raise anything
         logger.debug("trial %s failed", trial, exc_info=fault)
-        kind, error = "failed", _line(fault)
+        kind, error = "failed", str(fault)
+        if not isinstance(fault, KanDiffusionError):
+            error = " ".join(f"{type(fault).__name__}: {fault}".split())
     return TrialEvent(
         kind,
         trial,
@@ -229,17 +235,4 @@ def attempt(task: Task, device: str, tell: Callable[[TrialEvent], None]) -> Tria
         worker=worker,
         started=started,
         seconds=time.perf_counter() - clock,
-    )
-
-
-def _line(error: Exception) -> str:
-    if isinstance(error, KanDiffusionError):
-        return str(error)
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _worker_lost(reason: str | None) -> str:
-    return (
-        f"its worker process died {NUM_ATTEMPTS} times ({reason}); if memory was short, run the "
-        "same command again with fewer --workers"
     )

@@ -21,8 +21,6 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.study.executors.base import Executor, Task, TrialEvent, attempt, use_one_thread
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
@@ -76,19 +74,6 @@ def _remote_task(device: str, news: ActorHandle[_News]) -> Callable[[Task], Tria
     return work
 
 
-def _import_ray() -> ModuleType:
-    # Ray would try a trial for ever that is too large for memory. It reads this as it is imported.
-    os.environ.setdefault("RAY_task_oom_retries", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise KanDiffusionError(
-            "executor 'ray' needs Ray, which is not installed; install it with: pip install ray, "
-            "or use executor 'local'"
-        ) from error
-    return ray
-
-
 def task_needs(device: str, resources: dict[str, float], workers: int | None) -> dict[str, float]:
     """The resources a task asks of a cluster.
 
@@ -128,7 +113,16 @@ class RayExecutor(Executor):
         self, *, workers: int | None = None, device: str = "auto", address: str | None = None
     ) -> None:
         super().__init__(workers=workers, device=device, address=address)
-        self._ray = _import_ray()
+        # Ray would try for ever a trial too large for memory. It reads this as it is imported.
+        os.environ.setdefault("RAY_task_oom_retries", "0")
+        try:
+            import ray
+        except ImportError as error:
+            raise KanDiffusionError(
+                "executor 'ray' needs Ray, which is not installed; install it with: pip install "
+                "ray, or use executor 'local'"
+            ) from error
+        self._ray = ray
         self._running: dict[ObjectRef[TrialEvent], str] = {}
         self._connected = False
         self._own_connection = False
@@ -189,7 +183,7 @@ class RayExecutor(Executor):
         if self._connected:
             return
         if not self._ray.is_initialized():
-            self._open_connection()
+            self._open()
         workers = self.workers if self.address is None else None
         needs = task_needs(self.device, self._ray.cluster_resources(), workers)
         self._news = self._ray.remote(_News).options(num_cpus=0, max_restarts=-1).remote()
@@ -200,24 +194,21 @@ class RayExecutor(Executor):
         )
         self._connected = True
 
-    def _open_connection(self) -> None:
-        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-        try:
-            if self.address is None:
-                os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-                self._ray.init(
-                    address="local",
-                    num_cpus=self.workers,
-                    include_dashboard=False,
-                    object_store_memory=_STORE_BYTES,
-                    **quiet,
-                )
-            else:
-                self._ray.init(address=self.address, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
+    def _open(self) -> None:
+        settings: dict[str, object] = {"address": self.address}
+        what = f"be reached at '{self.address}'"
+        if self.address is None:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             what = "be started here"
-            if self.address is not None:
-                what = f"be reached at '{self.address}'"
+            settings = {
+                "address": "local",
+                "num_cpus": self.workers,
+                "include_dashboard": False,
+                "object_store_memory": _STORE_BYTES,
+            }
+        try:
+            self._ray.init(**settings, log_to_driver=False, logging_level="ERROR")
+        except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise KanDiffusionError(
                 f"Ray cannot {what} ({reason}); start a cluster with 'ray start --head' and give "

@@ -25,7 +25,7 @@ import pandas as pd
 from kan_diffusion.data.datasets import FileData
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.metrics import Metric, metrics_named
-from kan_diffusion.study.config import EvaluationConfig, StudyConfig, TrialConfig, read_study
+from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.folder import TrialResult, load_trial
 from kan_diffusion.study.run import StudyResults, load_study
 
@@ -77,7 +77,17 @@ class Setting:
     @property
     def amount(self) -> str:
         """Process and resource held equal, such as ``2,300 parameters``; may be empty."""
-        return ", ".join(part for part in (self.process, self._budget()) if part)
+        said = [self.process] if self.process else []
+        if self.match is not None:
+            known, unknown = _AMOUNTS[self.match]
+            if self.budget is None:
+                said.append(unknown)
+            elif self.match != "time":
+                said.append(known.format(f"{self.budget:,.0f}"))
+            else:
+                short, long = f"{self.budget:.4g} s", f"{self.budget / 60:.3g} min"
+                said.append(known.format(short if self.budget < 120 else long))
+        return ", ".join(said)
 
     @property
     def label(self) -> str:
@@ -88,17 +98,6 @@ class Setting:
     def budgeted(self) -> tuple[str | None, str | None, float | None]:
         """Process, match and budget: the same for settings that differ in data alone."""
         return self.process, self.match, self.budget
-
-    def _budget(self) -> str:
-        if self.match is None:
-            return ""
-        known, unknown = _AMOUNTS[self.match]
-        if self.budget is None:
-            return unknown
-        if self.match != "time":
-            return known.format(f"{self.budget:,.0f}")
-        short = self.budget < 120
-        return known.format(f"{self.budget:.4g} s" if short else f"{self.budget / 60:.3g} min")
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,22 +284,16 @@ def _read(folder: Path) -> TrialResult:
     return trial
 
 
-def _judging(evaluation: EvaluationConfig) -> EvaluationConfig:
-    """Resets the settings of an evaluation that change no number."""
-    return evaluation.model_copy(update={"moments": (), "num_drawn": 1})
-
-
 def _require_alike(first: TrialResult, other: TrialResult) -> None:
-    def parts(config: TrialConfig) -> dict[str, object]:
-        return {
-            "a process": config.process,
-            "a sampler": config.sampling,
-            "a way of judging": _judging(config.evaluation),
-        }
-
-    theirs = parts(other.config)
-    for what, own in parts(first.config).items():
-        if own != theirs[what]:
+    a, b = first.config, other.config
+    no_number: dict[str, object] = {"moments": (), "num_drawn": 1}
+    judging = [each.evaluation.model_copy(update=no_number) for each in (a, b)]
+    for what, same in (
+        ("a process", a.process == b.process),
+        ("a sampler", a.sampling == b.sampling),
+        ("a way of judging", judging[0] == judging[1]),
+    ):
+        if not same:
             raise KanDiffusionError(
                 f"the runs in '{first.folder}' and '{other.folder}' do not have {what} in common, "
                 "so their numbers cannot be compared; train or explain one of them again with the "
@@ -345,12 +338,9 @@ def _with_common_data(trials: list[TrialResult]) -> list[TrialResult]:
         data = trial.config.data
         first = known.setdefault(data.name, trial)
         theirs = first.config.data
-        same = data == theirs or (
-            isinstance(data, FileData)
-            and isinstance(theirs, FileData)
-            and data.model_copy(update={"path": theirs.path}) == theirs
-        )
-        if not same:
+        if isinstance(data, FileData) and isinstance(theirs, FileData):
+            data = data.model_copy(update={"path": theirs.path})
+        if data != theirs:
             raise KanDiffusionError(
                 f"the runs in '{first.folder}' and '{trial.folder}' have different data of one "
                 f"name, '{data.name}' (other points, or another number of them), so their numbers "
@@ -367,16 +357,19 @@ def _rate(config: TrialConfig) -> float:
 
 def _differences(trials: Sequence[TrialResult]) -> list[tuple[str, ...]]:
     """Says of each trial in what its model differs from others of the same name."""
-    columns = [
-        [f"{trial.row['parameters']:,} parameters" for trial in trials],
-        [f"{trial.config.training.steps:,} steps" for trial in trials],
-        [f"batches of {trial.config.training.batch_size:,}" for trial in trials],
-        [f"learning rate {_rate(trial.config):.3g}" for trial in trials],
-        [f"sparsify {trial.config.training.sparsify:g}" for trial in trials],
+    parts = [
+        (
+            f"{trial.row['parameters']:,} parameters",
+            f"{trial.config.training.steps:,} steps",
+            f"batches of {trial.config.training.batch_size:,}",
+            f"learning rate {_rate(trial.config):.3g}",
+            f"sparsify {trial.config.training.sparsify:g}",
+        )
+        for trial in trials
     ]
-    columns = [column for column in columns if len(set(column)) > 1]
+    columns = [column for column in zip(*parts, strict=True) if len(set(column)) > 1]
     if len(set(zip(*columns, strict=True))) < len(trials):
-        columns.append([f"no. {number}" for number, _ in enumerate(trials, 1)])
+        columns.append(tuple(f"no. {number}" for number, _ in enumerate(trials, 1)))
     return list(zip(*columns, strict=True))
 
 

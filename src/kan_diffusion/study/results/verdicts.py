@@ -259,8 +259,9 @@ def decide(results: Results) -> Decision:
     fields = [_Field.of(results, setting) for setting in results.settings()]
     comparisons = [c for field in fields for c in compare(results, field.setting)]
     verdicts = [_verdict(field, comparisons) for field in fields]
-    pairs = [(c, (c.setting.budgeted, c.model)) for c in comparisons]
-    p_holm = _holm_by_group([(c.p_value, group) for c, group in pairs])
+    p_holm = _holm_by_group(
+        [c.p_value for c in comparisons], [(c.setting.budgeted, c.model) for c in comparisons]
+    )
     return Decision(
         {verdict.setting.label: verdict for verdict in _corrected(verdicts)},
         [replace(c, p_holm=p) for c, p in zip(comparisons, p_holm, strict=True)],
@@ -299,49 +300,45 @@ def _verdict(field: _Field, comparisons: Sequence[Comparison]) -> Verdict:
 
 def _corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Corrects p-values over the data sets at each budget, and decides."""
-    tests, extremes = [], []
+    p_values, smallest_ps = [], []
     for verdict in verdicts:
-        p_value, group = math.nan, verdict.setting.budgeted
+        p_value = smallest = math.nan
         if verdict.outcome is not None and verdict.difference is not None:
             p_value = verdict.difference.p_value
-        tests.append((p_value, group))
-        # Holm's values grow with each p: with the smallest p's that are possible they are, too.
-        smallest = p_value
-        if not math.isnan(p_value) and verdict.difference is not None:
-            smallest = smallest_permutation_p(verdict.difference.interval.n)
-        extremes.append((smallest, group))
-    made = [group for p_value, group in tests if not math.isnan(p_value)]
+            if not math.isnan(p_value):
+                smallest = smallest_permutation_p(verdict.difference.interval.n)
+        p_values.append(p_value)
+        smallest_ps.append(smallest)
+    groups = [verdict.setting.budgeted for verdict in verdicts]
+    made = [group for p, group in zip(p_values, groups, strict=True) if not math.isnan(p)]
     found = []
+    # Holm's values grow with each p: with the smallest p's that are possible they are, too.
     for verdict, p_holm, smallest in zip(
-        verdicts, _holm_by_group(tests), _holm_by_group(extremes), strict=True
+        verdicts, _holm_by_group(p_values, groups), _holm_by_group(smallest_ps, groups), strict=True
     ):
-        if verdict.outcome is None or verdict.difference is None:
-            found.append(verdict)
-            continue
-        difference = replace(verdict.difference, p_holm=p_holm)
-        outcome: Outcome = "not distinguishable"
-        if difference.interval.low is None or math.isnan(p_holm):
-            outcome = "undecided"
-        elif difference.winner is not None:
-            outcome = "KAN better" if difference.winner == difference.model else "MLP better"
-        count = made.count(verdict.setting.budgeted)
-        found.append(
-            replace(
+        if verdict.outcome is not None and verdict.difference is not None:
+            difference = replace(verdict.difference, p_holm=p_holm)
+            outcome: Outcome = "not distinguishable"
+            if difference.interval.low is None or math.isnan(p_holm):
+                outcome = "undecided"
+            elif difference.winner is not None:
+                outcome = "KAN better" if difference.winner == difference.model else "MLP better"
+            verdict = replace(
                 verdict,
                 outcome=outcome,
                 difference=difference,
-                num_tests=count,
+                num_tests=made.count(verdict.setting.budgeted),
                 smallest_p=smallest,
             )
-        )
+        found.append(verdict)
     return found
 
 
-def _holm_by_group(tests: Sequence[tuple[float, Hashable]]) -> list[float]:
-    """P-values with a group each, corrected over those of one group."""
-    corrected = [math.nan] * len(tests)
-    for group in dict.fromkeys(group for _, group in tests):
-        indices = [index for index, (_, own) in enumerate(tests) if own == group]
-        for index, p in zip(indices, holm(tests[i][0] for i in indices), strict=True):
+def _holm_by_group(p_values: Sequence[float], groups: Sequence[Hashable]) -> list[float]:
+    """P-values corrected over those of one group."""
+    corrected = [math.nan] * len(groups)
+    for group in dict.fromkeys(groups):
+        indices = [index for index, own in enumerate(groups) if own == group]
+        for index, p in zip(indices, holm(p_values[i] for i in indices), strict=True):
             corrected[index] = p
     return corrected

@@ -54,20 +54,20 @@ class LevelForm:
         if self.numerator:
             result *= 1 + rest.pop(0) * square
         if self.denominator:
-            below = np.ones_like(alpha)
-            for c, k in zip(rest, self.denominator, strict=True):
-                below += c * (square if k == 2 else square * square)
-            result /= np.maximum(below, _SMALLEST)
+            result /= np.maximum(self._below(square, rest), _SMALLEST)
         return result
+
+    def _below(self, square: Array, constants: Sequence[float]) -> Array:
+        """Computes the denominator at squares of signal levels."""
+        below = np.ones_like(square)
+        for c, k in zip(constants, self.denominator, strict=True):
+            below += c * (square if k == 2 else square * square)
+        return below
 
     def is_regular(self, constants: Array) -> bool:
         """Whether the denominator is positive at all signal levels, 0 to 1."""
-        square = np.linspace(0, 1, 201)
-        below = np.ones_like(square)
-        start = len(constants) - len(self.denominator)
-        for c, k in zip(constants[start:], self.denominator, strict=True):
-            below += c * square ** (k // 2)
-        return bool(below.min() >= _SMALLEST)
+        last = list(constants[len(constants) - len(self.denominator) :])
+        return bool(self._below(np.linspace(0, 1, 201), last).min() >= _SMALLEST)
 
     def expression(self, alpha: sympy.Expr, constants: Sequence[sympy.Expr]) -> sympy.Expr:
         """Writes the form in SymPy, with given constants."""
@@ -96,11 +96,11 @@ def forms_of(own: bool, least_power: int) -> list[LevelForm]:
 
 def first_fit(form: LevelForm, alpha: Array, values: Array, weights: Array) -> Array:
     """Fits the constants of a form to a coefficient's numbers."""
-    best: tuple[float, Array] | None = None
 
     def residuals(p: Array) -> Array:
         return weights * (form.values(alpha, p) - values)
 
+    fits = []
     for start in _STARTS:
         first = np.full(form.size, start)
         if not form.own:
@@ -109,8 +109,5 @@ def first_fit(form: LevelForm, alpha: Array, values: Array, weights: Array) -> A
             first[0] = float(base @ (weights * values)) / max(float(base @ base), 1e-12)
         if form.size == 0:
             return first
-        found = least_squares(residuals, first, method="lm", max_nfev=100)
-        if best is None or found.cost < best[0]:
-            best = float(found.cost), found.x
-    assert best is not None
-    return best[1]
+        fits.append(least_squares(residuals, first, method="lm", max_nfev=100))
+    return np.asarray(min(fits, key=lambda fit: float(fit.cost)).x)
