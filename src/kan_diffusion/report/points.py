@@ -89,11 +89,8 @@ class PointView:
         Half a percent on each side may fall outside, so that one stray point cannot squeeze the
         rest into a corner.
         """
-        spans = []
-        for part in points:
-            drawn = self.project(part)
-            if len(drawn):
-                spans.append(np.quantile(drawn, (0.005, 0.995), axis=0))
+        drawn = (self.project(part) for part in points)
+        spans = [np.quantile(part, (0.005, 0.995), axis=0) for part in drawn if len(part)]
         if not spans:
             return np.tile([-1.0, 1.0], (len(self.labels), 1))
         low, high = np.min([s[0] for s in spans], axis=0), np.max([s[1] for s in spans], axis=0)
@@ -248,19 +245,11 @@ def panel_figure(
     tall = ratio * side
     height = bottom + top + len(counts) * (tall + down) - down
     figure = Figure(figsize=(width, height))
-    panels = []
+    panels: list[list[Axes]] = []
     for row, count in enumerate(counts):
         start = left + (max(counts) - count) * (side + across) / 2
         y = height - top - (row + 1) * tall - row * down
-        panels.append(
-            [
-                figure.add_axes(
-                    (
-                        (start + column * (side + across)) / width, y / height,
-                        side / width, tall / height,
-                    )
-                )
-                for column in range(count)
-            ]
-        )  # fmt: skip
+        size = y / height, side / width, tall / height
+        places = ((start + column * (side + across)) / width for column in range(count))
+        panels.append([figure.add_axes((x, *size)) for x in places])
     return figure, panels

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 
 import numpy as np
 import pandas as pd
@@ -191,13 +192,7 @@ def trial_table(results: Results) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as a cell names it.
-
-    Attributes:
-        seed: Its seed.
-        id: Its id.
-        anchor: The anchor of its row among all trials; empty where it has none.
-    """
+    """A trial as a cell names it, with the anchor of its row among all trials."""
 
     seed: str
     id: str
@@ -287,10 +282,8 @@ class Anchors:
         if words not in self._given:
             taken = set(self._given.values())
             slug = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-") or "part"
-            number = 1
-            while (unique := slug if number == 1 else f"{slug}-{number}") in taken:
-                number += 1
-            self._given[words] = unique
+            others = (f"{slug}-{number}" for number in count(2))
+            self._given[words] = next(name for name in chain([slug], others) if name not in taken)
         return self._given[words]
 
 
