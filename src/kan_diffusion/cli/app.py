@@ -243,7 +243,7 @@ def train(
         int | None, typer.Option(min=1, help="Hidden layers; the family's own.")
     ] = None,
     process: Annotated[
-        str, typer.Option(help="Noising process: cosine, ddpm, flow or notebook.")
+        str, typer.Option(help="Noising process, such as cosine, ddpm or flow.")
     ] = "cosine",
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
     batch_size: Annotated[

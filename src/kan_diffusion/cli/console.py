@@ -89,6 +89,9 @@ def show_summary(results: Results) -> None:
     metrics = {key: metric.label for key, metric in results.metrics.items()}
     for label, part in summary_table(results, format_half_width).groupby("setting", sort=False):
         models = part[part["model"] != REAL_ROW]
+        if models["heldout_loss"].isin(["", MISSING]).all():
+            console.print(f"\n{label}: no trial finished", markup=False)
+            continue
         tables = (
             ("denoising (± half of the 95 % interval)", models, _DENOISING),
             ("samples against fresh data", part, {"model": "model", **metrics}),
