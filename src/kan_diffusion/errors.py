@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 __all__ = [
+    "BudgetError",
     "DataError",
     "KanDiffusionError",
     "NoGridError",
@@ -34,6 +35,10 @@ class DataError(KanDiffusionError):
 
 class RunFolderError(KanDiffusionError):
     """A run folder cannot be read or written as asked."""
+
+
+class BudgetError(KanDiffusionError):
+    """The smallest denoiser there is of a family and depth is over the budget."""
 
 
 class NoGridError(KanDiffusionError, AttributeError):

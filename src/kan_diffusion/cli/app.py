@@ -240,7 +240,7 @@ def tune(
     epilog="Examples:\n\n"
     "`kan-diffusion train points.csv --family kan --params 2300 --out runs/mine`\n\n"
     "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`\n\n"
-    "`kan-diffusion train two-modes --family readable-kan --params 150 --sparsify 0.001`"
+    "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001`"
 )
 def train(
     data: Annotated[str, typer.Argument(help="A file of points (.csv, .parquet, .npy) or a toy.")],
@@ -250,7 +250,7 @@ def train(
             callback=own_code, help="Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ..."
         ),
     ] = "kan",
-    params: Annotated[int, typer.Option(min=1, help="Trainable parameters, within 2 %.")] = 2300,
+    params: Annotated[int, typer.Option(min=1, help="Trainable parameters, at most.")] = 2300,
     depth: Annotated[
         int | None, typer.Option(min=1, help="Hidden layers; the family's own.")
     ] = None,
@@ -415,7 +415,7 @@ def evaluate(
 
 @app.command(
     epilog="Examples:\n\n"
-    "`kan-diffusion train two-modes --family readable-kan --params 150 --sparsify 0.001 "
+    "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001 "
     "--out runs/two-modes`, then\n\n"
     "`kan-diffusion explain runs/two-modes`: pictures, formulas, programs\n\n"
     "`kan-diffusion explain runs/mine --prune 0.1 --library linear,tanh,sin --max-complexity 4`\n\n"
