@@ -5,6 +5,7 @@ torch and diffusers load when a model is fitted, so that importing the estimator
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
@@ -15,7 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from kan_diffusion.errors import DataError, valid_settings
+from kan_diffusion.errors import valid_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from kan_diffusion.training import ProgressCallback
 
 __all__ = ["DiffusionEstimator"]
+
+logger = logging.getLogger(__name__)
 
 
 class DiffusionEstimator(BaseEstimator):
@@ -102,13 +105,13 @@ class DiffusionEstimator(BaseEstimator):
             The fitted estimator.
 
         Raises:
-            DataError: A column is constant.
+            DataError: A column is constant, or its values are out of the range of float64.
             KanDiffusionError: A setting is unknown or out of range, or the budget too small.
             ValueError: The points are not finite numbers in two dimensions.
         """
         import torch
 
-        from kan_diffusion.data.scaling import Standardizer
+        from kan_diffusion.data.scaling import Standardizer, precision_warning
         from kan_diffusion.denoisers import build_denoiser, get_family
         from kan_diffusion.processes import get_process
         from kan_diffusion.progress import show_training
@@ -118,16 +121,13 @@ class DiffusionEstimator(BaseEstimator):
 
         points = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         values = torch.tensor(points)
-        constant = np.flatnonzero(np.ptp(points, axis=0) == 0)
-        if len(constant):
-            names = getattr(self, "feature_names_in_", np.arange(points.shape[1]))
-            raise DataError(
-                f"column {names[constant[0]]} is constant at {points[0, constant[0]]:g}; leave it "
-                "out"
-            )
+        names = getattr(self, "feature_names_in_", np.arange(points.shape[1])).astype(str).tolist()
         family = get_family(self.family, importing=True)
         process = get_process(self.process)
-        standardizer = Standardizer.from_points(values)
+        standardizer = Standardizer.from_points(values, names)
+        doubt = precision_warning(points, names, "")
+        if doubt is not None:
+            logger.warning(doubt)
         seed = self._seed()
         denoiser = build_denoiser(
             self.family,
@@ -157,13 +157,12 @@ class DiffusionEstimator(BaseEstimator):
                 on_progress=on_progress or bar,
             )
         self.loss_curve_ = result.losses
-        names = getattr(self, "feature_names_in_", None)
         self.pipeline_ = PointDiffusionPipeline(
             denoiser,
             make_scheduler(None, process.scheduler()),
             standardizer.mean,
             standardizer.scale,
-            None if names is None else [str(name) for name in names],
+            names if hasattr(self, "feature_names_in_") else None,
         )
         return self
 
