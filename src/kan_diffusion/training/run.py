@@ -275,7 +275,7 @@ class TrainingRun:
         return out_of_range_fractions(self.denoiser, *inputs, False)  # a tuple, as in a step
 
     def save(self, path: Path, identity: str) -> None:
-        """Writes the state to ``path``, whole or not at all; the first of several processes does."""
+        """Writes the state to ``path``, whole or not at all; of several processes the first."""
         if not self.accelerator.is_main_process:
             return
         tensors = {f"denoiser.{k}": v for k, v in self.denoiser.state_dict().items()}
