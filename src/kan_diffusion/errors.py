@@ -10,6 +10,7 @@ from typing import TypeVar
 __all__ = [
     "DataError",
     "KanDiffusionError",
+    "NoGridError",
     "NonFiniteLossError",
     "RunFolderError",
     "look_up",
@@ -33,6 +34,10 @@ class DataError(KanDiffusionError):
 
 class RunFolderError(KanDiffusionError):
     """A run folder cannot be read or written as asked."""
+
+
+class NoGridError(KanDiffusionError, AttributeError):
+    """A layer was asked for its grid, and its basis has none."""
 
 
 class NonFiniteLossError(KanDiffusionError):

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 import kan_diffusion
 from command_line import QUICK, SMALL, WARNING, Cli, Outcome, call_command
@@ -21,6 +20,7 @@ from kan_diffusion.study import named
 from kan_diffusion.study.config import EvaluationConfig, read_study
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.trial import run_trial
+from tiny import tiny_study
 
 COMMANDS = ["compare", "tune", "train", "sample", "evaluate", "explain", "report"]
 
@@ -58,18 +58,13 @@ def run(trained: Path, tmp_path: Path) -> Path:
 def _study(folder: Path, **changes: object) -> Path:
     """A study file, and beside it a run folder in which all of its trials are finished."""
     settings = {
-        "name": "tiny",
-        "title": "Tiny",
-        "seeds": 1,
         "data": [{"toy": "gaussian-mixture", "num_points": 100}],
         "training": {"steps": 20, "batch_size": 64},
         "models": [{"name": "MLP", "family": "mlp", "params": 300}],
-        "sampling": {"steps": 3},
         "evaluation": {**SMALL, "moments": []},
-        **changes,
     }
     path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(tiny_study(**{**settings, **changes}).to_yaml())
     for trial in read_study(path).pinned().trials():
         run_trial(trial, folder / "study" / "trials" / trial.id, device="cpu")
     (folder / "study" / "study.yaml").write_text(read_study(path).pinned().to_yaml())
