@@ -88,6 +88,33 @@ def test_samples_are_in_data_units_and_follow_the_data(fitted: DiffusionEstimato
     assert np.corrcoef(samples.T)[0, 1] == pytest.approx(expected, abs=0.15)
 
 
+def _far_from_zero(num: int = 400) -> np.ndarray:
+    """Time stamps with three decimals over an hour, and columns of sizes float32 has not."""
+    generator = np.random.default_rng(0)
+    stamps = np.round(1.7e9 + generator.uniform(0, 3600, num), 3)
+    return np.column_stack([stamps, *(generator.normal(3, 1, (2, num)).T * [1e-300, 1e299]).T])
+
+
+def test_columns_far_from_zero_come_back_with_their_decimals(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    points = _far_from_zero()
+    model = DiffusionEstimator("mlp", steps=300, batch_size=128, device="cpu", random_state=0)
+    samples = model.fit(points).sample(2000)
+    assert not caplog.records
+    assert set(np.round(1000 * samples[:, 0]) % 10) == set(range(10))  # the third decimal
+    scaled = (samples - [1.7e9 + 1800, 3e-300, 3e299]) / [1e3, 1e-300, 1e299]
+    assert (np.median(np.abs(scaled), axis=0) < 1.5).all()
+
+
+def test_a_column_of_lost_decimals_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    stamps = np.round(1.7e9 + np.random.default_rng(0).uniform(0, 3e8, 50), 3)
+    points = pd.DataFrame({"mass": _points(50)[:, 0], "time": stamps})
+    DiffusionEstimator(**QUICK).fit(points)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("column 'time' has steps of 0.001")
+
+
 def test_fit_lowers_the_loss(fitted: DiffusionEstimator) -> None:
     assert fitted.loss_curve_.shape == (300,)
     assert fitted.loss_curve_[-50:].mean() < 0.9 * fitted.loss_curve_[:10].mean()
@@ -171,8 +198,9 @@ def _with(row: int, column: int, value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        (np.column_stack([np.arange(9.0), np.full(9, 2.5)]), "column 1 is constant at 2.5"),
-        (pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 3.0]}), "column b is constant at 3"),
+        (np.column_stack([np.arange(9.0), np.full(9, 2.5)]), "column '1' is constant at 2.5"),
+        (pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 3.0]}), "column 'b' is constant at 3"),
+        (_with(3, 0, 1e301), "column '0' has values beyond 1e"),
         (_with(3, 0, np.nan), "NaN"),
         (_with(3, 1, np.inf), "infinity"),
         (np.arange(5.0), "Expected 2D array, got 1D"),

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from kan_diffusion.errors import BudgetError, DataError, valid_settings
+from kan_diffusion.errors import BudgetError, valid_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,14 +135,14 @@ class DiffusionEstimator(BaseEstimator):
             The fitted estimator.
 
         Raises:
-            DataError: A column is constant.
+            DataError: A column is constant, or its values are out of the range of float64.
             KanDiffusionError: A setting is unknown or out of range, or the budget too small even
                 for one column.
             ValueError: The points are not finite numbers in two dimensions.
         """
         import torch
 
-        from kan_diffusion.data.scaling import Standardizer
+        from kan_diffusion.data.scaling import Standardizer, precision_warning
         from kan_diffusion.denoisers import get_family
         from kan_diffusion.processes import get_process
         from kan_diffusion.progress import show_training
@@ -152,16 +152,13 @@ class DiffusionEstimator(BaseEstimator):
 
         points = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         values = torch.tensor(points)
-        constant = np.flatnonzero(np.ptp(points, axis=0) == 0)
-        if len(constant):
-            names = getattr(self, "feature_names_in_", np.arange(points.shape[1]))
-            raise DataError(
-                f"column {names[constant[0]]} is constant at {points[0, constant[0]]:g}; leave it "
-                "out"
-            )
+        names = getattr(self, "feature_names_in_", np.arange(points.shape[1])).astype(str).tolist()
         family = get_family(self.family, importing=True)
         process = get_process(self.process)
-        standardizer = Standardizer.from_points(values)
+        standardizer = Standardizer.from_points(values, names)
+        doubt = precision_warning(points, names, "")
+        if doubt is not None:
+            logger.warning(doubt)
         seed = self._seed()
         denoiser = self._denoiser(
             points.shape[1], process.num_timesteps, torch_generator("parameters", seed)
@@ -187,13 +184,12 @@ class DiffusionEstimator(BaseEstimator):
                 on_progress=on_progress or bar,
             )
         self.loss_curve_ = result.losses
-        names = getattr(self, "feature_names_in_", None)
         self.pipeline_ = PointDiffusionPipeline(
             denoiser,
             make_scheduler(None, process.scheduler()),
             standardizer.mean,
             standardizer.scale,
-            None if names is None else [str(name) for name in names],
+            names if hasattr(self, "feature_names_in_") else None,
         )
         return self
 

@@ -123,6 +123,32 @@ def test_points_become_a_run_and_a_run_becomes_points(cli: Cli, tmp_path: Path) 
     assert f"{row['heldout_loss']:.3g}"[:4] in outcome.out
 
 
+def test_columns_of_any_size_come_back_and_lost_decimals_are_said(cli: Cli, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    columns = {
+        "time": np.round(1.7e9 + generator.uniform(0, 3600, 300), 3),
+        "tiny": 1e-300 * generator.normal(3, 1, 300),
+        "huge": 1e299 * generator.normal(3, 1, 300),
+    }
+    path, folder = tmp_path / "points.csv", tmp_path / "run"
+    pd.DataFrame(columns).to_csv(path, index=False)
+    outcome = cli("train", path, *QUICK, "--steps", 150, "--out", folder)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert cli("sample", folder, "--num", 500).code == 0
+    samples = pd.read_csv(folder / "samples.csv")
+    assert set(np.round(1000 * samples["time"]) % 10) == set(range(10))  # the third decimal
+    for name, centre, spread in (("time", 1.7e9 + 1800, 1e3), ("tiny", 3e-300, 1e-300)):
+        assert np.median(np.abs(samples[name] - centre) / spread) < 1.5
+    assert np.median(np.abs(samples["huge"] / 1e299 - 3)) < 1.5
+
+    columns["time"] = np.round(1.7e9 + generator.uniform(0, 3e8, 300), 3)
+    pd.DataFrame(columns).to_csv(path, index=False)
+    outcome = cli("train", path, *QUICK, "--out", tmp_path / "years")
+    assert outcome.code == 0
+    assert outcome.err.count("WARNING") == 1
+    assert "column 'time' has steps of 0.001" in " ".join(outcome.err.split())
+
+
 def test_samples_are_those_of_their_seed(cli: Cli, trained: Path, tmp_path: Path) -> None:
     def samples(*options: object) -> np.ndarray:
         path = tmp_path / "samples.npy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ from kan_diffusion.cli.options import (
     own_code,
 )
 from kan_diffusion.errors import KanDiffusionError, valid_settings
+from kan_diffusion.ranks import leads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -309,7 +311,8 @@ def train(
         batch_size=batch_size, learning_rate=lr, holdout=holdout, seed=seed, sparsify=sparsify,
     )  # fmt: skip
     folder = out if out is not None else Path("runs/train") / f"{config.data.name}-{family}"
-    prepare_trial_folder(folder, config, fresh=fresh)
+    if leads():
+        prepare_trial_folder(folder, config, fresh=fresh)
     _warn(signal_warning(config.process.scheduler()))
     floor = known_floor(config.data, config.process)
     with show_training(config.label, config.training.steps, floor) as on_progress:
@@ -320,6 +323,8 @@ def train(
             on_progress=on_progress,
             log_folder=folder / "tensorboard" if tensorboard else None,
         )
+    if not leads():
+        return
     if result.row["error"] is not None:
         raise KanDiffusionError(str(result.row["error"]))
     show_scores(result.row, f"{config.model.name} on {config.data.name}")
@@ -590,6 +595,8 @@ def main() -> None:
     """Runs the command line; errors a user can act on are one line on standard error."""
     from rich.console import Console
 
+    if not leads():  # of several processes that train one model the first speaks
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         with valid_settings("settings"):
             app()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.evaluation.metrics import Metric, metrics_named
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed, torch_generator
+from kan_diffusion.ranks import leads
 from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
 from kan_diffusion.study.folder import (
@@ -157,7 +159,8 @@ def run_trial(
         log_folder: Folder for TensorBoard's event files.
 
     Returns:
-        The finished trial. One whose loss became non-finite is finished, too: its row has the
+        The finished trial, not measured where several processes train one model and this is not
+        the first of them. One whose loss became non-finite is finished, too: its row has the
         reason under ``"error"`` and no measurements.
 
     Raises:
@@ -166,7 +169,7 @@ def run_trial(
         TrialTakenError: Another process is running it.
         KanDiffusionError: The model cannot be built.
     """
-    with claimed(folder):
+    with claimed(folder) if leads() else nullcontext():
         return _run_claimed(config, folder, device, on_progress, log_folder)
 
 
@@ -223,10 +226,14 @@ def _run_claimed(
             log_folder=log_folder,
         )
     except NonFiniteLossError as error:
+        if not leads():
+            raise
         # The last good state of a failed trial, its checkpoint, stays.
         failed = TrialResult(config, row | {"error": str(error)}, [], folder)
         keep_trial(failed)
         return failed
+    if not leads():  # the first of several processes judges and keeps the model
+        return TrialResult(config, row, [], folder)
     pipeline = _pipeline(config, dataset, denoiser)
     shared = _shared_yardstick(
         config.data,
