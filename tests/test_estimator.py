@@ -9,10 +9,10 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from helpers import refused
-from kan_diffusion import DiffusionEstimator, PointDiffusionPipeline
+from kan_diffusion import FAMILIES, DiffusionEstimator, PointDiffusionPipeline
 
 QUICK = {"params": 2300, "steps": 3, "batch_size": 16, "device": "cpu", "random_state": 0}
 
@@ -26,9 +26,49 @@ def _points(num: int = 400) -> np.ndarray:
 
 # Skipped by scikit-learn itself unless SCIPY_ARRAY_API is set.
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@parametrize_with_checks([DiffusionEstimator(family=family, **QUICK) for family in ("kan", "mlp")])
+@parametrize_with_checks(
+    [
+        DiffusionEstimator(family=family, **{**QUICK, "params": params})
+        for family, params in (("kan", 2300), ("kan-fourier-inputs", 200), ("rbf-2015", 20_000))
+    ]
+)
 def test_scikit_learn_accepts_it(estimator: DiffusionEstimator, check: object) -> None:
     check(estimator)
+
+
+@pytest.mark.hard
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@pytest.mark.parametrize("params", [200, 2300, 20_000])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scikit_learn_accepts_every_family_in_every_size(family: str, params: int) -> None:
+    model = DiffusionEstimator(family=family, **{**QUICK, "params": params})
+    results = check_estimator(model, on_fail=None)
+    assert [result for result in results if result["status"] == "failed"] == []
+    assert sum(result["status"] == "passed" for result in results) >= 30
+
+
+@pytest.mark.parametrize("params", [200, 2300])
+def test_a_budget_is_an_upper_bound_and_no_table_is_too_wide_for_it(
+    params: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = np.random.default_rng(0)
+    for family in ("kan", "kan-fourier-inputs", "modulated-kan", "mlp"):
+        for dim in (1, 2, 5, 30):
+            caplog.clear()
+            model = DiffusionEstimator(family, **{**QUICK, "params": params, "steps": 1})
+            model.fit(generator.normal(size=(20, dim)))
+            denoiser = model.pipeline_.denoiser
+            assert model.n_parameters_ == denoiser.num_trainable
+            if model.n_parameters_ > params:
+                assert set(denoiser.config.hidden) == {1}
+                (record,) = caplog.records
+                message = record.getMessage()
+                assert "\n" not in message
+                assert f"its smallest has {model.n_parameters_:,}" in message
+                assert "the smallest is taken" in message
+            else:
+                assert model.n_parameters_ > 0.75 * params or dim > 1
+                assert caplog.records == []
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +86,33 @@ def test_samples_are_in_data_units_and_follow_the_data(fitted: DiffusionEstimato
     np.testing.assert_allclose(samples.std(0), points.std(0), rtol=0.25)
     expected = np.corrcoef(points.T)[0, 1]
     assert np.corrcoef(samples.T)[0, 1] == pytest.approx(expected, abs=0.15)
+
+
+def _far_from_zero(num: int = 400) -> np.ndarray:
+    """Time stamps with three decimals over an hour, and columns of sizes float32 has not."""
+    generator = np.random.default_rng(0)
+    stamps = np.round(1.7e9 + generator.uniform(0, 3600, num), 3)
+    return np.column_stack([stamps, *(generator.normal(3, 1, (2, num)).T * [1e-300, 1e299]).T])
+
+
+def test_columns_far_from_zero_come_back_with_their_decimals(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    points = _far_from_zero()
+    model = DiffusionEstimator("mlp", steps=300, batch_size=128, device="cpu", random_state=0)
+    samples = model.fit(points).sample(2000)
+    assert not caplog.records
+    assert set(np.round(1000 * samples[:, 0]) % 10) == set(range(10))  # the third decimal
+    scaled = (samples - [1.7e9 + 1800, 3e-300, 3e299]) / [1e3, 1e-300, 1e299]
+    assert (np.median(np.abs(scaled), axis=0) < 1.5).all()
+
+
+def test_a_column_of_lost_decimals_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    stamps = np.round(1.7e9 + np.random.default_rng(0).uniform(0, 3e8, 50), 3)
+    points = pd.DataFrame({"mass": _points(50)[:, 0], "time": stamps})
+    DiffusionEstimator(**QUICK).fit(points)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("column 'time' has steps of 0.001")
 
 
 def test_fit_lowers_the_loss(fitted: DiffusionEstimator) -> None:
@@ -131,8 +198,9 @@ def _with(row: int, column: int, value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        (np.column_stack([np.arange(9.0), np.full(9, 2.5)]), "column 1 is constant at 2.5"),
-        (pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 3.0]}), "column b is constant at 3"),
+        (np.column_stack([np.arange(9.0), np.full(9, 2.5)]), "column '1' is constant at 2.5"),
+        (pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 3.0]}), "column 'b' is constant at 3"),
+        (_with(3, 0, 1e301), "column '0' has values beyond 1e"),
         (_with(3, 0, np.nan), "NaN"),
         (_with(3, 1, np.inf), "infinity"),
         (np.arange(5.0), "Expected 2D array, got 1D"),

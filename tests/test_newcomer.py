@@ -17,7 +17,7 @@ from kan_diffusion.denoisers import Family, KANDenoiser
 from kan_diffusion.denoisers.registry import FAMILIES
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric
 from kan_diffusion.kan.bases import BASES, GridBasis
-from kan_diffusion.processes import PROCESSES, Process
+from kan_diffusion.processes import PROCESSES, SCHEDULES, Process
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.study.executors import EXECUTORS, open_executor
 from kan_diffusion.study.run import run_study
@@ -51,7 +51,12 @@ def three_spots(std: float = 0.3) -> GaussianMixture:
     return GaussianMixture([[-2.0, 0.0], [0.0, 0.0], [2.0, 0.0]], variances=std**2)
 
 
-SHORT = Process(name="short", num_timesteps=100)
+def sigmoid(process: Process) -> list[float]:
+    """Betas whose alpha_t^2 falls from 1 to a thousandth along a sigmoid."""
+    fall = 1 / (1 + np.exp(np.linspace(-3, 3, process.num_timesteps + 1)))
+    kept = 1e-3 + (1 - 1e-3) * (fall - fall[-1]) / (fall[0] - fall[-1])
+    return (1 - kept[1:] / kept[:-1]).tolist()
+
 
 BELL_KAN = Family(
     "bell-kan",
@@ -72,7 +77,9 @@ def shift(generated: Tensor, real: Tensor, generator: np.random.Generator) -> fl
 def test_a_study_runs_with_one_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BASES, Bells.name, Bells)
     monkeypatch.setitem(TOYS, "three-spots", three_spots)
-    monkeypatch.setitem(PROCESSES, SHORT.name, SHORT)
+    monkeypatch.setitem(SCHEDULES, "sigmoid", sigmoid)
+    short = Process(name="short", schedule="sigmoid", num_timesteps=200)
+    monkeypatch.setitem(PROCESSES, short.name, short)
     monkeypatch.setitem(FAMILIES, BELL_KAN.name, BELL_KAN)
     monkeypatch.setitem(SAMPLE_METRICS, "shift", Metric("shift", "shift of means", "lower", shift))
     monkeypatch.setitem(EXECUTORS, "one-by-one", OneByOne)
@@ -100,7 +107,7 @@ def test_the_table_names_files_and_registries_that_are_there() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     rows = re.findall(r"^\| (\w+) \|.*\| `([A-Z_]+)` in `([\w/.]+)` \|$", text, re.MULTILINE)
     assert [kind for kind, *_ in rows] == [
-        "basis", "toy", "process", "family", "metric", "executor",
+        "basis", "toy", "process", "schedule", "family", "metric", "executor",
     ]  # fmt: skip
     for _, registry, file in rows:
         source = (ROOT / "src/kan_diffusion" / file).read_text()

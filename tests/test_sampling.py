@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,34 @@ def test_batches_add_up_and_keep_their_labels(batch_size: int) -> None:
     assert samples.shape == (10, 2)
     assert torch.equal(samples[:, 0] > 0, labels == 1)
     assert len(torch.unique(samples, dim=0)) == 10
+
+
+@pytest.mark.parametrize("name", ["dpm-solver++", "ddpm"])
+@pytest.mark.parametrize("batch_size", [1, 4, 10])
+def test_a_generator_for_each_point_gives_it_whatever_the_batch(name: str, batch_size: int) -> None:
+    pipeline = _exact_pipeline(name)
+
+    def drawn(**options: int) -> torch.Tensor:
+        generators = [seeded(number) for number in range(10)]
+        return pipeline(10, 10, generator=generators, **options).samples
+
+    torch.testing.assert_close(drawn(batch_size=batch_size), drawn())
+    alone = pipeline(1, 10, generator=[seeded(7)]).samples
+    torch.testing.assert_close(drawn()[7:8], alone)
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_the_step_is_named_where_samples_stopped_being_numbers(step: int) -> None:
+    pipeline = _exact_pipeline("ddim")
+
+    def spoil(_, index: int, timestep: torch.Tensor, state: dict[str, torch.Tensor]):
+        levels.append(float(timestep))
+        return {"sample": state["sample"] * (math.nan if index == step else 1)}
+
+    levels: list[float] = []
+    with refused(rf"infinite or NaN at timestep .*, step {step + 1} of 5") as caught:
+        pipeline(10, 5, generator=seeded(0), callback_on_step_end=spoil)
+    assert f"at timestep {levels[step]:g}," in str(caught.value)
 
 
 def test_the_callback_sees_every_step_of_every_batch() -> None:

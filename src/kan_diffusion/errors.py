@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 __all__ = [
+    "BudgetError",
     "DataError",
     "KanDiffusionError",
+    "NoGridError",
     "NonFiniteLossError",
     "NonFiniteSamplesError",
     "RunFolderError",
@@ -34,6 +36,14 @@ class DataError(KanDiffusionError):
 
 class RunFolderError(KanDiffusionError):
     """A run folder cannot be read or written as asked."""
+
+
+class BudgetError(KanDiffusionError):
+    """The smallest denoiser there is of a family and depth is over the budget."""
+
+
+class NoGridError(KanDiffusionError, AttributeError):
+    """A layer was asked for its grid, and its basis has none."""
 
 
 class NonFiniteLossError(KanDiffusionError):

@@ -5,6 +5,7 @@ torch and diffusers load when a model is fitted, so that importing the estimator
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
@@ -15,15 +16,20 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from kan_diffusion.errors import DataError, valid_settings
+from kan_diffusion.errors import BudgetError, valid_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
+    from kan_diffusion.denoisers import Denoiser
     from kan_diffusion.denoisers.family import Setting
     from kan_diffusion.training import ProgressCallback
 
 __all__ = ["DiffusionEstimator"]
+
+logger = logging.getLogger(__name__)
 
 
 class DiffusionEstimator(BaseEstimator):
@@ -32,7 +38,9 @@ class DiffusionEstimator(BaseEstimator):
     Args:
         family: Kind of denoiser, a name of ``FAMILIES`` such as ``"kan"`` or ``"mlp"``, or
             ``"package.module:NAME"`` for one of your own.
-        params: Number of trainable parameters, met within 2 %.
+        params: Number of trainable parameters at most; the family's nearest size below it is taken.
+            Where the table has so many columns that even the smallest is larger, that one is taken,
+            and a warning is logged.
         process: Noising process, a name of ``PROCESSES`` such as ``"cosine"`` or ``"flow"``.
         steps: Optimiser steps.
         batch_size: Points a step, drawn with replacement.
@@ -46,6 +54,7 @@ class DiffusionEstimator(BaseEstimator):
     Attributes:
         pipeline_: The trained :class:`~kan_diffusion.PointDiffusionPipeline`.
         loss_curve_: Training loss of every step, with shape (steps,).
+        n_parameters_: Number of trainable parameters of its denoiser.
         n_features_in_: Number of columns seen in ``fit``.
         feature_names_in_: Their names, when they had any.
 
@@ -85,6 +94,30 @@ class DiffusionEstimator(BaseEstimator):
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
+    def _denoiser(self, dim: int, num_timesteps: int, generator: torch.Generator) -> Denoiser:
+        """The family's largest denoiser within the budget, or its smallest with a warning."""
+        from kan_diffusion.denoisers import build_denoiser, get_family
+
+        def build(dim: int, hidden: tuple[int, ...] | None = None) -> Denoiser:
+            return build_denoiser(
+                self.family,
+                dim,
+                num_train_timesteps=num_timesteps,
+                params=self.params if hidden is None else None,
+                hidden=hidden,
+                depth=self.depth,
+                settings=self.settings,
+                generator=generator,
+                at_most=True,
+            )
+
+        try:
+            return build(dim)
+        except BudgetError as error:
+            build(1)  # or it is too small for every table
+            logger.warning("%s; the smallest is taken", error)
+            return build(dim, (1,) * (self.depth or get_family(self.family).depth))
+
     def fit(
         self,
         X: ArrayLike,  # noqa: N803
@@ -102,14 +135,15 @@ class DiffusionEstimator(BaseEstimator):
             The fitted estimator.
 
         Raises:
-            DataError: A column is constant.
-            KanDiffusionError: A setting is unknown or out of range, or the budget too small.
+            DataError: A column is constant, or its values are out of the range of float64.
+            KanDiffusionError: A setting is unknown or out of range, or the budget too small even
+                for one column.
             ValueError: The points are not finite numbers in two dimensions.
         """
         import torch
 
-        from kan_diffusion.data.scaling import Standardizer
-        from kan_diffusion.denoisers import build_denoiser, get_family
+        from kan_diffusion.data.scaling import Standardizer, precision_warning
+        from kan_diffusion.denoisers import get_family
         from kan_diffusion.processes import get_process
         from kan_diffusion.progress import show_training
         from kan_diffusion.randomness import stream_seed, torch_generator
@@ -118,26 +152,18 @@ class DiffusionEstimator(BaseEstimator):
 
         points = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         values = torch.tensor(points)
-        constant = np.flatnonzero(np.ptp(points, axis=0) == 0)
-        if len(constant):
-            names = getattr(self, "feature_names_in_", np.arange(points.shape[1]))
-            raise DataError(
-                f"column {names[constant[0]]} is constant at {points[0, constant[0]]:g}; leave it "
-                "out"
-            )
+        names = getattr(self, "feature_names_in_", np.arange(points.shape[1])).astype(str).tolist()
         family = get_family(self.family, importing=True)
         process = get_process(self.process)
-        standardizer = Standardizer.from_points(values)
+        standardizer = Standardizer.from_points(values, names)
+        doubt = precision_warning(points, names, "")
+        if doubt is not None:
+            logger.warning(doubt)
         seed = self._seed()
-        denoiser = build_denoiser(
-            self.family,
-            points.shape[1],
-            num_train_timesteps=process.num_timesteps,
-            params=self.params,
-            depth=self.depth,
-            settings=self.settings,
-            generator=torch_generator("parameters", seed),
+        denoiser = self._denoiser(
+            points.shape[1], process.num_timesteps, torch_generator("parameters", seed)
         )
+        self.n_parameters_ = denoiser.num_trainable
         rate = self.learning_rate
         with valid_settings("settings"):
             config = TrainingConfig(
@@ -145,7 +171,8 @@ class DiffusionEstimator(BaseEstimator):
                 batch_size=self.batch_size,
                 learning_rate=family.learning_rate if rate is None else rate,
             )
-        shown = show_training(self.family, self.steps) if self.verbose else nullcontext()
+        title = f"{self.family}, {self.n_parameters_:,} parameters"
+        shown = show_training(title, self.steps) if self.verbose else nullcontext()
         with shown as bar:
             result = train(
                 denoiser,
@@ -157,13 +184,12 @@ class DiffusionEstimator(BaseEstimator):
                 on_progress=on_progress or bar,
             )
         self.loss_curve_ = result.losses
-        names = getattr(self, "feature_names_in_", None)
         self.pipeline_ = PointDiffusionPipeline(
             denoiser,
             make_scheduler(None, process.scheduler()),
             standardizer.mean,
             standardizer.scale,
-            None if names is None else [str(name) for name in names],
+            names if hasattr(self, "feature_names_in_") else None,
         )
         return self
 

@@ -32,7 +32,7 @@ sample, or one for all, and broadcast over the trailing dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import numpy as np
@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from kan_diffusion.errors import KanDiffusionError, look_up
+from kan_diffusion.errors import KanDiffusionError, look_up, require_known
 from kan_diffusion.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_TIMESTEPS",
     "PROCESSES",
+    "SCHEDULES",
     "SIGNAL_LIMIT",
     "PredictionType",
     "Process",
@@ -114,14 +115,24 @@ def _prediction(kind: PredictionType, alpha: Levels, sigma: Levels) -> tuple[Lev
     return one, one, one
 
 
+SCHEDULES: dict[str, Callable[[Process], list[float]] | None] = {
+    "squaredcos_cap_v2": None,
+    "linear": None,
+    "constant": lambda process: [process.beta_start] * process.num_timesteps,
+    "flow": None,
+}
+"""Schedules by name: what gives the T betas of a process, each between 0 and 1, or None where
+diffusers' schedulers know the schedule by this name; ``"flow"`` is the straight line of flow
+matching."""
+
+
 class Process(Settings):
     """A noising process: schedule, prediction type and loss.
 
     Attributes:
         name: Name of the process, as users write it.
         num_timesteps: Number T of steps.
-        schedule: Schedule of the betas by diffusers' name, ``"constant"``, or ``"flow"`` for the
-            straight lines of flow matching.
+        schedule: A name in `SCHEDULES`.
         beta_start: First beta of ``"linear"``, or the one beta of ``"constant"``.
         beta_end: Last beta of ``"linear"``.
         prediction_type: ``"epsilon"``, ``"v_prediction"`` or ``"sample"``; ``"flow"`` for the
@@ -131,7 +142,7 @@ class Process(Settings):
 
     name: str
     num_timesteps: int = Field(1000, ge=2, le=MOST_TIMESTEPS)
-    schedule: Literal["squaredcos_cap_v2", "linear", "constant", "flow"] = "squaredcos_cap_v2"
+    schedule: str = "squaredcos_cap_v2"
     beta_start: float = Field(1e-4, gt=0, lt=1)
     beta_end: float = Field(2e-2, gt=0, lt=1)
     prediction_type: PredictionType = "v_prediction"
@@ -139,6 +150,7 @@ class Process(Settings):
 
     @model_validator(mode="after")
     def _schedule_fits_prediction(self) -> Self:
+        require_known("schedule", self.schedule, SCHEDULES)
         if (self.schedule == "flow") != (self.prediction_type == "flow"):
             raise KanDiffusionError(
                 f"schedule '{self.schedule}' does not go with prediction_type "
@@ -161,7 +173,7 @@ class Process(Settings):
 
         if self.is_flow:
             return FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.num_timesteps)
-        constant = self.schedule == "constant"
+        betas = SCHEDULES[self.schedule]
         return DDPMScheduler(
             num_train_timesteps=self.num_timesteps,
             beta_start=self.beta_start,
@@ -170,8 +182,8 @@ class Process(Settings):
             variance_type="fixed_large",
             clip_sample=False,
             timestep_spacing="trailing",
-            beta_schedule="linear" if constant else self.schedule,
-            trained_betas=[self.beta_start] * self.num_timesteps if constant else None,
+            beta_schedule=self.schedule if betas is None else "linear",
+            trained_betas=None if betas is None else betas(self),
         )
 
     def levels(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

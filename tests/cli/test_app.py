@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 import kan_diffusion
 from command_line import QUICK, SMALL, WARNING, Cli, Outcome, call_command
@@ -22,6 +21,7 @@ from kan_diffusion.study.config import EvaluationConfig, read_study
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.run import run_study
 from one_by_one import OneByOne
+from tiny import tiny_study
 
 COMMANDS = ["compare", "tune", "train", "sample", "evaluate", "explain", "report"]
 
@@ -59,18 +59,13 @@ def run(trained: Path, tmp_path: Path) -> Path:
 def _study(folder: Path, **changes: object) -> Path:
     """A study file, and beside it a run folder in which all of its trials are finished."""
     settings = {
-        "name": "tiny",
-        "title": "Tiny",
-        "seeds": 1,
         "data": [{"toy": "gaussian-mixture", "num_points": 100}],
         "training": {"steps": 20, "batch_size": 64},
         "models": [{"name": "MLP", "family": "mlp", "params": 300}],
-        "sampling": {"steps": 3},
         "evaluation": {**SMALL, "moments": []},
-        **changes,
     }
     path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(tiny_study(**{**settings, **changes}).to_yaml())
     run_study(read_study(path), folder / "study", executor=OneByOne(workers=1, device="cpu"))
     return path
 
@@ -125,6 +120,32 @@ def test_points_become_a_run_and_a_run_becomes_points(cli: Cli, tmp_path: Path) 
     row = load_trial(folder).row
     assert row["excess"] is None  # without an oracle
     assert f"{row['heldout_loss']:.3g}"[:4] in outcome.out
+
+
+def test_columns_of_any_size_come_back_and_lost_decimals_are_said(cli: Cli, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    columns = {
+        "time": np.round(1.7e9 + generator.uniform(0, 3600, 300), 3),
+        "tiny": 1e-300 * generator.normal(3, 1, 300),
+        "huge": 1e299 * generator.normal(3, 1, 300),
+    }
+    path, folder = tmp_path / "points.csv", tmp_path / "run"
+    pd.DataFrame(columns).to_csv(path, index=False)
+    outcome = cli("train", path, *QUICK, "--steps", 150, "--out", folder)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert cli("sample", folder, "--num", 500).code == 0
+    samples = pd.read_csv(folder / "samples.csv")
+    assert set(np.round(1000 * samples["time"]) % 10) == set(range(10))  # the third decimal
+    for name, centre, spread in (("time", 1.7e9 + 1800, 1e3), ("tiny", 3e-300, 1e-300)):
+        assert np.median(np.abs(samples[name] - centre) / spread) < 1.5
+    assert np.median(np.abs(samples["huge"] / 1e299 - 3)) < 1.5
+
+    columns["time"] = np.round(1.7e9 + generator.uniform(0, 3e8, 300), 3)
+    pd.DataFrame(columns).to_csv(path, index=False)
+    outcome = cli("train", path, *QUICK, "--out", tmp_path / "years")
+    assert outcome.code == 0
+    assert outcome.err.count("WARNING") == 1
+    assert "column 'time' has steps of 0.001" in " ".join(outcome.err.split())
 
 
 def test_samples_are_those_of_their_seed(cli: Cli, trained: Path, tmp_path: Path) -> None:

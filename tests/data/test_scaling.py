@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
 from helpers import randn, refused, seeded
 from kan_diffusion.data import Standardizer, make_toy
+from kan_diffusion.data.scaling import precision_warning
 from kan_diffusion.errors import DataError
 
 
@@ -23,6 +25,67 @@ def test_float32_points_are_scaled_in_float64() -> None:
     z = standardizer.apply(x)
     assert z.dtype == torch.float32
     assert float(z) == pytest.approx(-0.03, abs=1e-6)
+
+
+def test_moments_of_ordinary_points_are_those_of_torch_to_the_bit() -> None:
+    points = randn(999, 4) * torch.tensor([1e-3, 5.0, 1e6, 7e9]) + torch.tensor([0, 3, -1e6, 2e10])
+    standardizer = Standardizer.from_points(points)
+    mean, scale = points.mean(dim=0), points.std(dim=0, correction=0)
+    assert standardizer.mean == tuple(mean.tolist())
+    assert standardizer.scale == tuple(scale.tolist())
+    assert torch.equal(standardizer.apply(points), (points - mean) / scale)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e200, 1e299])
+def test_columns_of_any_size_are_scaled_and_come_back(size: float) -> None:
+    points = (randn(1000, 1) + 3) * size
+    standardizer = Standardizer.from_points(points)
+    scaled = standardizer.apply(points)
+    assert scaled.mean().item() == pytest.approx(0, abs=1e-9)
+    assert scaled.std(correction=0).item() == pytest.approx(1, abs=1e-9)
+    torch.testing.assert_close(standardizer.invert(scaled) / size, points / size)
+
+
+def _since_1970(span: float, decimals: int) -> np.ndarray:
+    return np.round(1.7e9 + np.random.default_rng(0).uniform(0, span, 500), decimals)
+
+
+def test_time_stamps_of_an_hour_keep_three_decimals_in_float32() -> None:
+    stamps = torch.from_numpy(_since_1970(3600, 3))[:, None]
+    standardizer = Standardizer.from_points(stamps)
+    returned = standardizer.invert(standardizer.apply(stamps).float())
+    assert (returned - stamps).abs().max() < 5e-4
+    assert precision_warning(stamps.numpy(), ["time"], "") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [(_since_1970(3e7, 3), "0.001"), (_since_1970(3e9, 0), "1"), (_since_1970(3600, 6), "1e-06")],
+)
+def test_a_column_whose_decimals_float32_loses_is_named(values: np.ndarray, step: str) -> None:
+    plain = np.random.default_rng(1).normal(size=len(values))
+    line = precision_warning(np.column_stack([plain, values]), ["plain", "time"], "'a.csv': ")
+    assert line is not None
+    assert line.startswith(f"'a.csv': column 'time' has steps of {step}, ")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("num", [2, 5, 300])
+def test_continuous_numbers_have_no_decimals_to_lose(dtype: type[np.floating], num: int) -> None:
+    generator = np.random.default_rng(0)
+    for spread, offset in ((1.0, 0.0), (1e-4, 0.0), (1e4, 0.0), (1.0, 2e3), (1e3, 2e4)):
+        draws = (generator.normal(size=(num, 40)), np.exp(3 * generator.normal(size=(num, 40))))
+        for draw in draws:
+            with np.errstate(over="ignore"):
+                values = (spread * draw + offset).astype(dtype).astype(np.float64)
+            usable = np.isfinite(values).all(axis=0) & (values.max(axis=0) > values.min(axis=0))
+            names = [str(place) for place in range(usable.sum())]
+            assert precision_warning(values[:, usable], names, "") is None
+
+
+def _column(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)[:, None]
 
 
 def test_density_and_its_points_are_standardised_alike() -> None:
@@ -48,9 +111,11 @@ def test_density_and_its_points_are_standardised_alike() -> None:
         (lambda: Standardizer((float("nan"),), (1.0,)), "NaN or infinite"),
         (lambda: Standardizer((0.0, 1.0), (1.0,)), "one number for each coordinate"),
         (lambda: Standardizer((), ()), "one number for each coordinate"),
-        (lambda: Standardizer.from_points(torch.full((10, 2), 0.1)), "is it constant"),
+        (lambda: Standardizer.from_points(_column(0.1, 0.1)), "column '0' is constant at 0.1"),
         (lambda: Standardizer.from_points(torch.zeros(5)), r"shape \(n, d\)"),
         (lambda: Standardizer.from_points(torch.tensor([[1.0], [float("inf")]])), "infinite"),
+        (lambda: Standardizer.from_points(_column(1, 1e301)), "values beyond 1e"),
+        (lambda: Standardizer.from_points(_column(0, 1e-310)), "'0' has a spread below"),
         (lambda: Standardizer((0.0, 0.0), (1.0, 1.0)).apply(torch.zeros(4, 3)), r"shape \(n, 2\)"),
     ],
 )

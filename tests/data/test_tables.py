@@ -126,7 +126,7 @@ def test_other_number_types_become_float64(tmp_path: Path) -> None:
         ("x,y\n1,2\n,\n3,4\n", r"1 row \(line 3;"),
         ("x\n" + "nan\n" * 9 + "1\n2\n", r"9 rows \(lines 2, 3, 4, 5, 6, \.\.\.; 'x'\)"),
         ("x\n1\n1e400\n", r"infinite values in 1 row \(line 3"),
-        ("x\n1\n1e39\n", r"beyond the range of float32 \(3.4e38\) in 1 row \(line 3"),
+        ("x\n1\n1e301\n", r"values beyond 1e\+300 in 1 row \(line 3"),
         ("x,y,z\n1,2,3\n1,4,3\n", "constant columns: 'x', 'z'"),
         ("x,x\n1,2\n3,4\n", "same name: 'x'"),
         (b"x,y\n1,2\n3,\xff\xfe4\n", r"not UTF-8 text \(line 3\)"),
@@ -145,7 +145,7 @@ def test_other_number_types_become_float64(tmp_path: Path) -> None:
         ({"x": [1.0]}, "a single row"),
         ({"x": np.array([])}, "no rows"),
         ({}, "no columns"),
-        ({"x": [1.0, 1e39]}, "beyond the range of float32"),
+        ({"x": [1.0, 1e301]}, r"beyond 1e\+300"),
         (np.array([[1, "a"]], dtype=object), "Python objects, which are not loaded"),
         (np.array([["a", "b"]]), "type <U1, not real numbers"),
         (np.ones((3, 2), dtype=complex), "complex128, not real"),
@@ -157,7 +157,7 @@ def test_other_number_types_become_float64(tmp_path: Path) -> None:
         (np.array([[1.0, 2.0]]), "a single row"),
         (np.array([1.0, np.nan, 2.0]), r"1 row \(row 2; 'column_1'\)"),
         (np.array([[1.0, 2.0], [1.0, 3.0]]), "constant columns: 'column_1'"),
-        (np.array([1.0, -1e300]), "beyond the range of float32"),
+        (np.array([1.0, -1.1e300]), r"beyond 1e\+300"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_place(

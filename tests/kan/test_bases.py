@@ -33,7 +33,7 @@ from kan_diffusion.kan.bases import (
 MODES = ("linear", "clamp", "zero")
 GRID_BASES = [kind for kind in BASES.values() if issubclass(kind, GridBasis)]
 each_basis = pytest.mark.parametrize("name", BASES)
-each_grid_basis = pytest.mark.parametrize("kind", GRID_BASES)
+each_grid_basis = pytest.mark.parametrize("kind", GRID_BASES, ids=lambda kind: kind.name)
 
 Grid = tuple[float, float]
 """Left end and step of one input's grid."""

@@ -6,8 +6,10 @@ import copy
 import itertools
 import logging
 import random
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.interpolate import BSpline
 from torch import nn
 
 from helpers import assert_same_state, refused, seeded
@@ -23,6 +26,20 @@ from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.convert import from_efficient_kan, from_pykan, to_pykan
 
 StateDict = dict[str, torch.Tensor]
+
+
+@contextmanager
+def _warnings_of(name: str) -> Iterator[list[str]]:
+    """What a logger warns of; Hypothesis wants no fixture that lasts over its examples."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logging.getLogger(name).addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logging.getLogger(name).removeHandler(handler)
+
 
 seeds = st.integers(0, 2**32 - 1)
 widths = st.lists(st.integers(1, 4), min_size=2, max_size=4)
@@ -165,8 +182,8 @@ def test_a_grid_is_as_even_as_its_numbers_allow() -> None:
     assert float(layer.grid_step[0]) == pytest.approx(0.13, abs=1e-4)
 
 
-def _uneven(state: StateDict) -> None:
-    state["layers.1.grid"][2, 4] += 1e-3
+def _falling(state: StateDict) -> None:
+    state["layers.1.grid"][2, 4] = state["layers.1.grid"][2, 6]
 
 
 def _put(key: str, value: Any) -> Callable[[StateDict], None]:
@@ -208,9 +225,12 @@ def _put(key: str, value: Any) -> Callable[[StateDict], None]:
             lambda state: state.update(_efficient_state([2, 3], 5, 2)),
             r"layers\.1 has 4 intervals and order 3, but layers\.0 5 and 2",
         ),
-        (_uneven, r"layers\.1: the grid of input 2 is not uniform, .* grid_eps = 1 first"),
-        (_put("layers.0.grid", torch.full((2, 11), torch.nan)), r"layers\.0: .* not uniform"),
-        (_put("layers.0.grid", torch.zeros(2, 11)), r"layers\.0: .* input 0 is not uniform"),
+        (_falling, r"layers\.1: the knots of input 2 are no grid: .* do not fall; lay it anew"),
+        (
+            _put("layers.0.grid", torch.full((2, 11), torch.nan)),
+            r"layers\.0: .* input 0 are no grid",
+        ),
+        (_put("layers.0.grid", torch.zeros(2, 11)), r"layers\.0: .* input 0 are no grid"),
     ],
 )
 def test_a_state_dict_that_is_not_an_efficient_kans_is_refused(
@@ -223,8 +243,108 @@ def test_a_state_dict_that_is_not_an_efficient_kans_is_refused(
         from_efficient_kan(state)
 
 
+class _EfficientLayer(nn.Module):
+    """A layer of efficient-KAN: its parameters and, as an attribute, its base activation."""
+
+    def __init__(self, tensors: StateDict, base_activation: object) -> None:
+        super().__init__()
+        self.base_activation = base_activation
+        for name, value in tensors.items():
+            self.register_buffer(name, value)
+
+
+def _efficient_network(state: StateDict, *base_activations: object) -> nn.Module:
+    network = nn.Module()
+    network.layers = nn.ModuleList(
+        _EfficientLayer(
+            {name: state[f"layers.{index}.{name}"] for name in EFFICIENT_NAMES}, activation
+        )
+        for index, activation in enumerate(base_activations)
+    )
+    return network
+
+
+EFFICIENT_NAMES = ("base_weight", "spline_weight", "grid", "spline_scaler")
+
+
+def test_the_base_activation_of_an_efficient_kan_is_silu_or_it_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    state = _efficient_state([2, 3, 1])
+    silus = nn.SiLU(), nn.functional.silu
+    expected = from_efficient_kan(state, base_activation="silu")
+    assert_same_state(from_efficient_kan(_efficient_network(state, *silus)), expected)
+    assert caplog.records == []
+    with refused(r"layers\.1 has the base activation GELU\(.*; train with base_activation=torch"):
+        from_efficient_kan(_efficient_network(state, nn.SiLU(), nn.GELU()))
+    with refused(r"base_activation = 'gelu' has no equal"):
+        from_efficient_kan(state, base_activation="gelu")
+    # Who does not say so is told what is taken to be.
+    assert_same_state(from_efficient_kan(state), expected)
+    (record,) = caplog.records
+    assert "taken to be SiLU: pass base_activation='silu'" in record.getMessage()
+
+
+def _uneven_knots(
+    num_inputs: int, grid_size: int, order: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Knots whose distances differ by up to a factor of five, drawn for each input."""
+    count = grid_size + 2 * order
+    steps = 0.2 + 0.8 * torch.rand(num_inputs, count, generator=generator, dtype=torch.float64)
+    knots = torch.cat([torch.zeros(num_inputs, 1, dtype=torch.float64), steps.cumsum(1)], dim=1)
+    return 4 * knots / knots[:, -1:] - 2
+
+
+@given(order=st.integers(1, 5), grid_size=st.integers(1, 8), scaled=st.booleans(), seed=seeds)
+def test_splines_on_uneven_knots_are_fitted_and_the_error_is_told(
+    order: int, grid_size: int, scaled: bool, seed: int
+) -> None:
+    generator = seeded(seed)
+    state = _efficient_state([2, 3], grid_size, order, scaled, seed=seed)
+    knots = state["layers.0.grid"] = _uneven_knots(2, grid_size, order, generator)
+    with _warnings_of("kan_diffusion.kan.convert") as messages:
+        network = from_efficient_kan(state, base_activation="silu")
+    (message,) = messages
+    told = float(re.search(r"at most (\S+) %", message)[1]) / 100
+    intervals = network.layers[0].grid_size
+    assert (
+        f"the grids of layers.0 are not uniform: every spline was fitted on {intervals} " in message
+    )
+    assert intervals % (grid_size + 2 * order) == 0
+    assert told <= 1e-4 or intervals == 16 * (grid_size + 2 * order)
+
+    # The splines by SciPy, each function for itself: zero outside of its own knots.
+    x = torch.linspace(-2.5, 2.5, 2001, dtype=torch.float64)
+    weight = state["layers.0.spline_weight"] * (
+        state["layers.0.spline_scaler"][..., None] if scaled else 1
+    )
+    curves = np.zeros((2001, 3, 2))
+    for i, g in itertools.product(range(2), range(grid_size + order)):
+        element = BSpline.basis_element(knots[i, g : g + order + 2].numpy(), extrapolate=False)
+        curves[:, :, i] += np.outer(np.nan_to_num(element(x)), weight[:, i, g])
+    base = nn.functional.silu(x)[:, None, None] * state["layers.0.base_weight"]
+    found = network.layers[0].edge_outputs(x[:, None].expand(-1, 2)).detach() - base
+    error = np.abs(found.numpy() - curves).max() / np.abs(curves).max()
+    assert error <= 1.5 * told + 1e-6  # told of other points, with two digits
+    outside = (x < -2) | (x > 2)
+    assert float(found[outside].abs().max()) < 1e-12
+
+
+def test_uneven_knots_that_finer_even_ones_contain_lose_nothing() -> None:
+    state = _efficient_state([1, 2], grid_size=4, order=3)
+    state["layers.0.grid"] = torch.arange(11.0, dtype=torch.float64).unsqueeze(0)
+    even = from_efficient_kan(state, base_activation="silu")
+    state["layers.0.grid"][0, 5] += 0.5
+    with _warnings_of("kan_diffusion.kan.convert") as messages:
+        network = from_efficient_kan(state, base_activation="silu")
+    assert network.layers[0].grid_size == 20
+    assert float(re.search(r"at most (\S+) %", messages[0])[1]) < 1e-10
+    x = torch.linspace(-1, 11, 500, dtype=torch.float64).unsqueeze(1)
+    assert float((network(x) - even(x)).abs().max().detach()) > 0.01
+
+
 def test_a_file_or_an_order_that_there_is_not_is_refused() -> None:
-    with refused(r"not a str; read a file with torch\.load\("):
+    with refused(r"takes a network or its state dict, not a str; read a file with torch\.load\("):
         from_efficient_kan("model.pt")
     with refused(r"order must be 1 to 5, not 0"):
         from_efficient_kan(_efficient_state([2, 1], order=0))
@@ -322,8 +442,10 @@ def test_a_pykan_network_that_was_refined_pruned_and_moved_converts(
     with torch.random.fork_rng(devices=[]):
         model = pykan(width=[3, 4, 1], grid=4, k=3, auto_save=False)
         model.update_grid(x)  # to quantiles
-        with refused(r"not uniform, .* set grid_eps = 1 in each of"):
-            from_pykan(model)
+        fitted = from_pykan(model)
+        assert fitted.layers[0].grid_size == fitted.layers[1].grid_size >= 4 + 2 * 3
+        found, expected = fitted(2 * x).detach(), model(2 * x).detach()
+        assert float((found - expected).norm() / expected.norm()) < 5e-3
         for act in model.act_fun:
             act.grid_eps = 1.0
         model.update_grid(x)
@@ -337,6 +459,24 @@ def test_a_pykan_network_that_was_refined_pruned_and_moved_converts(
     assert [layer.in_features for layer in network.layers] == [3, 2]
     assert network.layers[0].grid_size == 9
     torch.testing.assert_close(network(2 * x), model(2 * x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_pykan_network_converts_as_its_training_leaves_it(
+    pykan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = torch.randn(300, 2, generator=seeded(0))
+    y = (3 * x[:, :1]).sin() + x[:, 1:].square() / 3
+    points = {"train_input": x, "train_label": y, "test_input": x, "test_label": y}
+    with torch.random.fork_rng(devices=[]):
+        model = pykan(width=[2, 4, 1], grid=5, k=3, auto_save=False)
+        model.fit(points, opt="LBFGS", steps=12, update_grid=True)  # with its own grid_eps
+    network = from_pykan(model)
+    (record,) = caplog.records
+    assert "the grids of act_fun[0] and act_fun[1] are not uniform" in record.getMessage()
+    found, expected = network(x).detach(), model(x).detach()
+    assert float((found - expected).norm() / (expected - expected.mean()).norm()) < 5e-3
+    assert float((network(4 * x) - model(4 * x)).abs().max().detach()) < 0.02 * float(y.std())
 
 
 def test_pykan_trains_what_the_network_trains(pykan: Any) -> None:
@@ -406,7 +546,7 @@ def test_nothing_but_the_network_comes_out_of_a_conversion(
         random.seed(7)
         if convert:
             from_pykan(to_pykan(network))
-            from_efficient_kan(state)
+            from_efficient_kan(state, base_activation="silu")
         return [stream() for stream in streams]
 
     kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
@@ -470,9 +610,9 @@ def _select_inputs(model: Any) -> None:
     model.input_id = torch.tensor([2, 0])
 
 
-def _move_a_knot(model: Any) -> None:
+def _lose_a_knot(model: Any) -> None:
     with torch.no_grad():
-        model.act_fun[1].grid[2, 4] += 1e-3
+        model.act_fun[1].grid[2, 4] = torch.nan
 
 
 @pytest.mark.parametrize(
@@ -482,7 +622,7 @@ def _move_a_knot(model: Any) -> None:
         ({"grid": [3, 4]}, None, r"act_fun\[1\] has 4 intervals and order 3, but .* 3 and 3"),
         ({"k": 6}, None, r"order must be 1 to 5, not 6"),
         ({}, _select_inputs, r"selects columns \[2, 0\] .* torch\.arange\(2\)"),
-        ({}, _move_a_knot, r"act_fun\[1\]: the grid of input 2 is not uniform, .* grid_eps = 1"),
+        ({}, _lose_a_knot, r"act_fun\[1\]: the knots of input 2 are no grid: .* with update_grid"),
     ],
 )
 def test_a_pykan_network_that_no_kan_equals_is_refused(

@@ -63,7 +63,7 @@ def _glorot_std(power: float) -> float:
 
 
 def _power(basis: str, size: int, scipy_basis: Callable[..., np.ndarray]) -> float:
-    """The mean over the grid of the functions' sum of squares, without the package.
+    """The mean over the grid of the functions' sum of squares, without the package where it can be.
 
     Rational functions, which have no grid and start as SiLU: the mean for unit normal inputs.
     """
@@ -76,9 +76,11 @@ def _power(basis: str, size: int, scipy_basis: Callable[..., np.ndarray]) -> flo
         functions = np.cos(np.arange(size + 1) * np.arccos(2 * u / size - 1)[:, None])
     elif basis == "fourier":
         return float(size)  # cos^2 + sin^2, for each harmonic
-    else:
+    elif basis == "rational":
         density = stats.norm.pdf
         return quad(lambda z: (z / (1 + np.exp(-z))) ** 2 * density(z), -12, 12)[0]
+    else:
+        functions = BASES[basis](1, size, (0.0, float(size))).values(torch.from_numpy(u)).numpy()
     return float((functions**2).sum(-1).mean())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import itertools
 import os
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 
-from helpers import seeded
-from kan_diffusion.kan import KAN, KANLinear
-from kan_diffusion.kan.bases import BASES
+from helpers import refused, seeded
+from kan_diffusion.kan import KAN, KANLinear, SplineActivation
+from kan_diffusion.kan.bases import BASES, GridBasis
 
 each_basis = pytest.mark.parametrize("basis", BASES)
 
@@ -365,3 +366,66 @@ def test_a_gpu_gives_the_same_numbers(basis: str, extrapolation: str, dtype: tor
     network.refine(10, x)
     network.update_grid(x)
     torch.testing.assert_close(made(x.cuda()).cpu(), network(x), rtol=0, atol=1e-3)
+
+
+# Other ways to look at a module
+
+
+LAYERS = {**{name: KANLinear(3, 2, basis=name) for name in BASES}, "units": SplineActivation(3)}
+each_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+
+
+@each_layer
+def test_all_attributes_of_a_layer_can_be_listed(layer: nn.Module) -> None:
+    members = dict(inspect.getmembers(layer))
+    assert members.keys() >= {"forward", "weight" if isinstance(layer, KANLinear) else "order"}
+    if isinstance(layer, KANLinear):
+        has_grid = isinstance(layer.basis, GridBasis)
+        for name in ("grid", "grid_size", "grid_origin", "grid_step"):
+            assert hasattr(layer, name) == (name in members) == has_grid
+    assert not hasattr(layer, "grid_sise")
+
+
+@each_layer
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool, torch.complex64])
+def test_numbers_that_are_not_real_are_refused_by_every_basis(
+    layer: nn.Module, dtype: torch.dtype
+) -> None:
+    name = type(layer).__name__
+    with refused(f"this {name} takes floating-point numbers.* not {dtype}; convert them with"):
+        layer(torch.ones(4, 3, dtype=dtype))
+    with pytest.raises(RuntimeError):
+        nn.Linear(3, 2)(torch.ones(4, 3, dtype=dtype))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@each_layer
+def test_a_layer_traced_for_torchscript_does_what_it_did(layer: nn.Module) -> None:
+    traced = torch.jit.trace(layer, _points(5))
+    for rows in (5, 40, 1, 0):
+        torch.testing.assert_close(traced(_points(rows)), layer(_points(rows)))
+    buffer = io.BytesIO()
+    torch.jit.save(traced, buffer)
+    buffer.seek(0)
+    torch.testing.assert_close(torch.jit.load(buffer)(_points()), layer(_points()))
+
+
+@each_layer
+def test_a_layer_is_a_leaf_of_a_symbolic_graph(layer: nn.Module) -> None:
+    module = nn.Sequential(nn.Linear(3, 3), layer, nn.Tanh())
+    graph = torch.fx.symbolic_trace(module)
+    calls = [(node.op, node.target) for node in graph.graph.nodes]
+    assert calls[1:-1] == [("call_module", name) for name in "012"]
+    graph.graph.lint()
+    for twin in (graph, pickle.loads(pickle.dumps(graph)), copy.deepcopy(graph)):
+        assert torch.equal(twin(_points()), module(_points()))
+    with refused(f"a {type(layer).__name__} is a leaf of torch.fx .* the module that holds it"):
+        torch.fx.symbolic_trace(layer)
+
+
+def test_a_symbolic_graph_of_a_network_is_its_layers_and_trains_them() -> None:
+    network = _network()
+    graph = torch.fx.symbolic_trace(network)
+    assert [node.target for node in graph.graph.nodes][1:-1] == ["layers.0", "layers.1"]
+    _assert_close(_results(graph, network, _points()), _results(network, network, _points()), 0)

@@ -261,8 +261,10 @@ def test_what_names_hold_cannot_break_the_page(tmp_path):
     rows = hostile.results.rows.replace(
         {"wine": "<i>\"a'</i>", "KAN": '"><script>alert(1)</script>'}
     )
-    text = write_quickly(ReportContents("t", "q", Results.of(rows)), tmp_path).read_text()
+    said = ReportContents("<script>2</script>", "q", Results.of(rows), warnings=["a < b & c"])
+    text = write_quickly(said, tmp_path).read_text()
     assert text.count("<script>") == 1
+    assert "a &lt; b &amp; c" in text
     assert "<i>" not in text
     read = Page(text)
     assert set(read.links) <= set(read.ids)

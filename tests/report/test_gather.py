@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from html_page import Page, write_quickly
+from html_page import Page
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import get_process
@@ -21,6 +20,7 @@ from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, StudyCo
 from kan_diffusion.study.folder import load_points
 from kan_diffusion.study.run import StudyResults, load_study, run_study
 from one_by_one import OneByOne
+from tiny import tiny_study
 
 SMALL = EvaluationConfig(num_noised=200, num_samples=100, num_real_pairs=1, num_drawn=50)
 
@@ -32,20 +32,14 @@ def _run(study: StudyConfig, folder: Path) -> StudyResults:
 
 
 def _tiny(**changes: object) -> StudyConfig:
-    return StudyConfig.model_validate(
-        {
-            "name": "tiny",
-            "title": "A tiny study",
-            "question": "Is it small?",
-            "seeds": 1,
-            "data": [{"toy": "moons", "num_points": 100}],
-            "training": {"steps": 20, "batch_size": 64},
-            "models": [{"name": "MLP", "family": "mlp", "params": 300}],
-            "sampling": {"steps": 3},
-            "evaluation": SMALL.model_dump(),
-            **changes,
-        }
-    )
+    settings = {
+        "data": [{"toy": "moons", "num_points": 100}],
+        "training": {"steps": 20, "batch_size": 64},
+        "models": [{"name": "MLP", "family": "mlp", "params": 300}],
+        "sampling": {"steps": 3},
+        "evaluation": SMALL.model_dump(),
+    }
+    return tiny_study(**{**settings, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +64,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny_study(tiny_folder: Path, tmp_path: Path) -> StudyResults:
+def one_trial(tiny_folder: Path, tmp_path: Path) -> StudyResults:
     """A study of one trial, to be changed at will."""
     return load_study(Path(shutil.copytree(tiny_folder, tmp_path / "tiny")))
 
 
-def test_report_holds_every_picture_of_the_notebook(
-    notebook_study: StudyResults,
-) -> None:
+def test_report_holds_every_picture_of_the_notebook(notebook_study: StudyResults) -> None:
     contents = report_contents(notebook_study, "kan-diffusion compare notebook")
     page = write_report(contents, notebook_study.folder)
     models = ["KAN 32-32-32", "MLP 32-32-32", "KAN 32"]
@@ -170,24 +162,24 @@ def test_study_in_which_everything_failed_is_reported(tmp_path: Path) -> None:
     assert "lower the learning rate" in page.read_text()
 
 
-def test_trials_that_were_not_run_are_said(tiny_study: StudyResults) -> None:
-    folder = tiny_study.folder
+def test_trials_that_were_not_run_are_said(one_trial: StudyResults) -> None:
+    folder = one_trial.folder
     (folder / "study.yaml").write_text(_tiny(seeds=2).pinned().to_yaml())
     with pytest.raises(RunFolderError, match=r"study\.yaml' is not what the run wrote"):
         load_study(folder)
     more = load_study(folder, verify=False)
     assert more.rows["error"].tolist() == [None, "not run"]
     assert report_contents(more, "again").results.rows["failed"].tolist() == [False, True]
-    pd.testing.assert_series_equal(more.rows["excess"][:1], tiny_study.rows["excess"])
+    pd.testing.assert_series_equal(more.rows["excess"][:1], one_trial.rows["excess"])
 
 
-def test_environment_is_that_of_the_run(tiny_study: StudyResults) -> None:
-    path = tiny_study.folder / "environment.json"
+def test_environment_is_that_of_the_run(one_trial: StudyResults) -> None:
+    path = one_trial.folder / "environment.json"
     path.write_text(json.dumps({"processor": "an abacus"}))
-    assert report_contents(tiny_study, "again").environment == {"processor": "an abacus"}
+    assert report_contents(one_trial, "again").environment == {"processor": "an abacus"}
     path.write_text("[")
     with pytest.raises(RunFolderError, match=r"environment\.json' is not a list of versions"):
-        report_contents(tiny_study, "again")
+        report_contents(one_trial, "again")
 
 
 @pytest.mark.parametrize(
@@ -200,11 +192,11 @@ def test_environment_is_that_of_the_run(tiny_study: StudyResults) -> None:
     ],
 )
 def test_damaged_files_of_a_trial_are_named(
-    tiny_study: StudyResults, name: str, damage: Callable[[Path], object]
+    one_trial: StudyResults, name: str, damage: Callable[[Path], object]
 ) -> None:
-    damage(tiny_study.trials[0].folder / name)
+    damage(one_trial.trials[0].folder / name)
     with pytest.raises(RunFolderError, match=f"{name}' cannot be read") as caught:
-        report_contents(tiny_study, "again")
+        report_contents(one_trial, "again")
     assert "\n" not in str(caught.value)
 
 
@@ -260,23 +252,3 @@ def test_curves_are_the_smoothed_losses_of_the_trials(budgeted: StudyResults) ->
     steps, losses = smoothed_curve(raw["step"].to_numpy(), raw["loss"].to_numpy())
     np.testing.assert_allclose(curve["step"], steps)
     np.testing.assert_allclose(curve["loss"], losses)
-
-
-def test_points_of_a_table_were_not_trained_on(budgeted: StudyResults) -> None:
-    contents = report_contents(budgeted, "again")
-    dataset = load_dataset(budgeted.config.data[1], budgeted.config.seed, 0)
-    trained = {tuple(row) for row in dataset.train.double().numpy().round(5)}
-    drawn = contents.originals["iris"]
-    assert drawn.shape[1] == 4
-    fresh = [tuple(row) not in trained for row in drawn.round(5)]
-    assert np.mean(fresh) > 0.9  # the table has a few flowers twice
-
-
-def test_report_of_budgets_has_a_page_a_data_set(budgeted: StudyResults) -> None:
-    html = write_quickly(report_contents(budgeted, "again"), budgeted.folder).read_text()
-    assert re.findall(r'<article id="(.*?)"', html) == [
-        "data-moons", "data-iris", "trials", "settings",
-    ]  # fmt: skip
-    for trial in budgeted.trials:
-        assert html.count(f'href="#trial-{trial.config.id}"') == 1
-        assert html.count(f'<tr id="trial-{trial.config.id}"') == 1

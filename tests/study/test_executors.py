@@ -11,9 +11,10 @@ import pytest
 
 from helpers import refused
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.executors import EXECUTORS, Executor, Task, TrialEvent, open_executor
+from kan_diffusion.study.executors import EXECUTORS, Task, TrialEvent, open_executor
 from kan_diffusion.study.executors.ray import task_needs
 from kan_diffusion.study.trial import run_trial
+from one_by_one import OneByOne
 from tiny import EVALUATION, tiny_study, trial_content
 from troubles import CALM, FOLDER, PACE
 
@@ -44,7 +45,7 @@ def _trials(families: dict[str, str] = FAMILIES) -> dict[str, TrialConfig]:
     return {trial.model.name: trial for trial in study.trials()}
 
 
-class Scripted(Executor):
+class Scripted(OneByOne):
     """Ends the attempts at each trial as its script says, without running anything."""
 
     def __init__(self, script: dict[str, list[str]], workers: int) -> None:
@@ -52,18 +53,17 @@ class Scripted(Executor):
         self.script = script
         self.submitted: list[Task] = []
         self.closed = False
-        self._running: list[str] = []
 
     def room(self) -> int:
-        return self.workers - len(self._running)
+        return self.workers - len(self.tasks)
 
     def submit(self, task: Task) -> None:
+        super().submit(task)
         self.submitted.append(task)
-        self._running.append(task.config.id)
-        assert len(self._running) <= self.workers
+        assert len(self.tasks) <= self.workers
 
     def collect(self) -> Iterable[TrialEvent]:
-        trial = self._running.pop(0)
+        trial = self.tasks.pop(0).config.id
         kind = self.script[trial].pop(0)
         error = None if kind == "finished" else "SIGKILL"
         late = TrialEvent("progressed", trial, 2)  # on a cluster news may come after the end

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from kan_diffusion.sampling import PointDiffusionPipeline
+from tiny import tiny_study
 
 FAMILY = """\
 from kan_diffusion.denoisers import Family, MLPDenoiser
@@ -23,16 +24,9 @@ SHALLOW = Family("shallow", MLPDenoiser, depth=1, learning_rate=1e-2, kind="mlp"
 @pytest.mark.slow
 def test_a_family_of_one_line_goes_through_a_whole_study(tmp_path: Path) -> None:
     (tmp_path / "my_families.py").write_text(FAMILY)
-    study = {
-        "name": "own",
-        "title": "Own",
-        "seeds": 2,
-        "data": [{"toy": "moons", "num_points": 300}],
-        "training": {"steps": 20, "batch_size": 32},
-        "models": [{"family": "kan"}, {"family": "my_families:SHALLOW"}],
-        "budgets": [{"amount": 700}],
-        "evaluation": {"num_noised": 100, "num_samples": 50, "num_likelihood": 20},
-    }
+    study = tiny_study(seeds=2).model_dump(mode="json")
+    study["models"] = [{"family": "kan"}, {"family": "my_families:SHALLOW"}]
+    study["budgets"] = [{"amount": 700}]
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(study))
     command = [sys.executable, "-m", "kan_diffusion", "compare", "own.yaml", "--out", "run"]
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # as the console script has it

@@ -213,9 +213,9 @@ def test_what_cannot_be_run_is_known_before_training(
 def test_parameters_are_counted_for_each_data_set(tmp_path: Path) -> None:
     path = tmp_path / "wide.npy"
     np.save(path, np.random.default_rng(0).normal(size=(40, 6)))
-    models = [{"name": "fitted", "family": "mlp", "params": 900}]
-    models += [
-        {"name": "fixed", "family": "mlp", "hidden": [10], "settings": {"time_encoding": "raw"}}
+    models = [
+        {"name": "fitted", "family": "mlp", "params": 900},
+        {"name": "fixed", "family": "mlp", "hidden": [10], "settings": {"time_encoding": "raw"}},
     ]
     study = _study(data=[{"toy": "moons"}, {"path": str(path)}], models=models)
     plan = plan_study(study, tmp_path / "run")

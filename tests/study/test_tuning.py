@@ -8,8 +8,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from helpers import refused
 from kan_diffusion.denoisers.registry import untuned_family
-from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import load_trial
@@ -106,7 +106,7 @@ def test_a_try_that_fails_counts_and_says_why(tmp_path: Path) -> None:
         data=[{"toy": "moons", "num_points": 300}],
         budgets=[{"amount": 3}],
     )
-    with pytest.raises(KanDiffusionError, match=r"no try of 'MLP' gave a result; .*too small"):
+    with refused(r"no try of 'MLP' gave a result; .*too small"):
         tune(study, tmp_path, tries=2)
 
 
@@ -121,14 +121,13 @@ def test_a_try_that_fails_counts_and_says_why(tmp_path: Path) -> None:
 def test_what_cannot_be_tuned_is_one_line(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(KanDiffusionError, match=message):
+    with refused(message):
         tune(_study(**changes), tmp_path, tries=1)
 
 
 def test_a_database_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(KanDiffusionError, match="the database 'nonsense' cannot be used") as caught:
+    with refused("the database 'nonsense' cannot be used"):
         tune(_study(), tmp_path, tries=1, storage="nonsense")
-    assert "\n" not in str(caught.value)
 
 
 def test_tuned_settings_go_into_a_study(found: Tuned) -> None:
@@ -148,5 +147,5 @@ def test_a_file_of_other_things_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "tuned.json"
     for content in ("[1]", "{", json.dumps({"kan": {"depth": 3}})):
         path.write_text(content)
-        with pytest.raises(KanDiffusionError, match="is not a file of tuned settings"):
+        with refused("is not a file of tuned settings"):
             read_tuned(path)

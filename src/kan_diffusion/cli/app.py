@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +13,6 @@ import typer
 from typer.core import TyperGroup
 
 from kan_diffusion._version import __version__
-from kan_diffusion.cli.explain import EXPLAIN_EXAMPLES, explain
 from kan_diffusion.cli.options import (
     Address,
     Amount,
@@ -24,6 +24,7 @@ from kan_diffusion.cli.options import (
     Out,
     Params,
     Processes,
+    Run,
     Steps,
     Unverified,
     What,
@@ -31,6 +32,7 @@ from kan_diffusion.cli.options import (
     own_code,
 )
 from kan_diffusion.errors import KanDiffusionError, valid_settings
+from kan_diffusion.ranks import leads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,13 +136,9 @@ def compare(
     from kan_diffusion.study.tuning import apply_tuned, read_tuned
 
     config: StudyConfig = study_for(
-        what,
-        params,
-        match=match,
-        budget=budget,
-        families=_listed(families),
+        what, params, match=match, budget=budget, families=_listed(families),
         processes=_listed(processes),
-    )
+    )  # fmt: skip
     config = config.with_length(steps=steps, epochs=epochs)
     if tuned is not None:
         config = apply_tuned(config, read_tuned(tuned))
@@ -232,14 +230,9 @@ def tune(
         show_study_progress(f"tuning {config.name}") as progress,
     ):
         tuned = search(
-            config,
-            folder,
-            tries=tries,
-            storage=storage,
-            executor=runner,
-            on_plan=progress.start,
-            on_event=progress.move,
-        )
+            config, folder, tries=tries, storage=storage, executor=runner,
+            on_plan=progress.start, on_event=progress.move,
+        )  # fmt: skip
     show_tuned(tuned.tries)
     use = f"kan-diffusion compare {what} --tuned {tuned.path}"
     typer.echo(f"\nSettings: {tuned.path}\nUse them: {use}")
@@ -249,7 +242,7 @@ def tune(
     epilog="Examples:\n\n"
     "`kan-diffusion train points.csv --family kan --params 2300 --out runs/mine`\n\n"
     "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`\n\n"
-    "`kan-diffusion train two-modes --family readable-kan --params 150 --sparsify 0.001`"
+    "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001`"
 )
 def train(
     data: Annotated[str, typer.Argument(help="A file of points (.csv, .parquet, .npy) or a toy.")],
@@ -259,12 +252,12 @@ def train(
             callback=own_code, help="Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ..."
         ),
     ] = "kan",
-    params: Annotated[int, typer.Option(min=1, help="Trainable parameters, within 2 %.")] = 2300,
+    params: Annotated[int, typer.Option(min=1, help="Trainable parameters, at most.")] = 2300,
     depth: Annotated[
         int | None, typer.Option(min=1, help="Hidden layers; the family's own.")
     ] = None,
     process: Annotated[
-        str, typer.Option(help="Noising process: cosine, ddpm, flow or notebook.")
+        str, typer.Option(help="Noising process, such as cosine, ddpm or flow.")
     ] = "cosine",
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
     batch_size: Annotated[
@@ -314,20 +307,12 @@ def train(
 
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     config: TrialConfig = single_trial(
-        data,
-        family=family,
-        params=params,
-        depth=depth,
-        process=process,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=lr,
-        holdout=holdout,
-        seed=seed,
-        sparsify=sparsify,
-    )
+        data, family=family, params=params, depth=depth, process=process, steps=steps,
+        batch_size=batch_size, learning_rate=lr, holdout=holdout, seed=seed, sparsify=sparsify,
+    )  # fmt: skip
     folder = out if out is not None else Path("runs/train") / f"{config.data.name}-{family}"
-    prepare_trial_folder(folder, config, fresh=fresh)
+    if leads():
+        prepare_trial_folder(folder, config, fresh=fresh)
     _warn(signal_warning(config.process.scheduler()))
     floor = known_floor(config.data, config.process)
     with show_training(config.label, config.training.steps, floor) as on_progress:
@@ -338,6 +323,8 @@ def train(
             on_progress=on_progress,
             log_folder=folder / "tensorboard" if tensorboard else None,
         )
+    if not leads():
+        return
     if result.row["error"] is not None:
         raise KanDiffusionError(str(result.row["error"]))
     show_scores(result.row, f"{config.model.name} on {config.data.name}")
@@ -352,7 +339,7 @@ def train(
     "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`"
 )
 def sample(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Run,
     num: Annotated[int, typer.Option(min=1, help="Number of points.")] = 1000,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of the sampler; 20, or all timesteps for ddpm.")
@@ -389,7 +376,8 @@ def sample(
 
     if out is not None:
         require_writable_ending(out)
-        _require_absent(out, overwrite)
+        if out.exists() and not overwrite:
+            raise KanDiffusionError(f"'{out}' exists; choose another --out, or add --overwrite")
     _without_bars()
     _, pipeline = load_run(run, verify=not unverified)
     pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
@@ -399,24 +387,12 @@ def sample(
     pipeline.to(resolve_device(device))
     generator = torch_generator("samples", seed)
     points = pipeline(num, steps, generator=generator).samples
-    path = out or _next_samples(run, overwrite)
-    write_table(path, points.cpu().double().numpy(), pipeline.config.columns)
-    typer.echo(f"{num:,} points: {path}")
-
-
-def _require_absent(path: Path, overwrite: bool) -> None:
-    """Refuses a file that exists and is not to be overwritten."""
-    if path.exists() and not overwrite:
-        raise KanDiffusionError(f"'{path}' exists; choose another --out, or add --overwrite")
-
-
-def _next_samples(run: Path, overwrite: bool) -> Path:
-    """The first of samples.csv, samples-2.csv, ... in a run's folder that may be written."""
-    path, count = run / "samples.csv", 1
-    while path.exists() and not overwrite:
+    path, count = out or run / "samples.csv", 1
+    while out is None and path.exists() and not overwrite:
         count += 1
         path = run / f"samples-{count}.csv"
-    return path
+    write_table(path, points.cpu().double().numpy(), pipeline.config.columns)
+    typer.echo(f"{num:,} points: {path}")
 
 
 @app.command(
@@ -425,7 +401,7 @@ def _next_samples(run: Path, overwrite: bool) -> Path:
     "`kan-diffusion evaluate runs/mine --data points.csv`"
 )
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Run,
     data: Annotated[
         str | None, typer.Option(help="A file or toy to judge with; the run's own data by default.")
     ] = None,
@@ -442,7 +418,120 @@ def evaluate(
     _warn(warning)
 
 
-app.command(epilog=EXPLAIN_EXAMPLES)(explain)
+@app.command(
+    epilog="Examples:\n\n"
+    "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001 "
+    "--out runs/two-modes`, then\n\n"
+    "`kan-diffusion explain runs/two-modes`: pictures, formulas, programs\n\n"
+    "`kan-diffusion explain runs/mine --prune 0.1 --library linear,tanh,sin --max-complexity 4`\n\n"
+    "`kan-diffusion explain runs/mine --no-simplify`: look at the network as it is\n\n"
+    "`kan-diffusion sample runs/two-modes/explanation/formula`: sample from the formula"
+)
+def explain(
+    run: Run,
+    simplify: Annotated[
+        bool, typer.Option(help="Prune and straighten edges, and look for formulas.")
+    ] = True,
+    prune: Annotated[
+        float, typer.Option(min=0, help="Edges with less attribution than this are taken away.")
+    ] = 0.05,
+    formulas: Annotated[bool, typer.Option(help="Look for formulas.")] = True,
+    library: Annotated[
+        str | None,
+        typer.Option(
+            callback=own_code,
+            help="Functions to try, such as linear,tanh,sin; package.module:NAME for your own.",
+            show_default="all",
+        ),
+    ] = None,
+    min_r2: Annotated[
+        float, typer.Option(max=1, help="Held-out R² below which a match is refused.")
+    ] = 0.99,
+    max_complexity: Annotated[
+        int | None, typer.Option(min=1, help="Highest complexity of a function: 1 is a line.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="By how much the loss may rise, stage by stage.")
+    ] = 1e-3,
+    max_edges: Annotated[
+        int, typer.Option(min=1, help="Networks with more edges get no formulas.")
+    ] = 64,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Time budget of the search for formulas.")
+    ] = 600.0,
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            help="Timesteps to look at, such as 50,300,800.", show_default="six noise levels"
+        ),
+    ] = None,
+    num: Annotated[
+        int, typer.Option(min=0, help="Points to generate from each stage; 0 for none.")
+    ] = 5000,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write.", show_default="explanation in the run's folder"),
+    ] = None,
+    modules: Modules = None,
+    unverified: Unverified = False,
+) -> None:
+    """Look into a KAN: its edges, what can be left out, and formulas for its score."""
+    import torch
+
+    from kan_diffusion.cli.console import show_standings
+    from kan_diffusion.cli.progress import show_phases
+    from kan_diffusion.denoisers.library import LIBRARY, get_functions
+    from kan_diffusion.report.explanation import write_explanation
+    from kan_diffusion.symbolic.explain import ExplainOptions, explain_run, explainable_trials
+    from kan_diffusion.symbolic.match import SearchOptions
+
+    torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
+    _without_bars()
+    if (run / "study.yaml").is_file() and (trials := explainable_trials(run)):
+        typer.echo(f"'{run}' is a study; explain one of its trials:")
+        for trial, config in trials.items():
+            typer.echo(f"kan-diffusion explain {shlex.quote(str(trial))}  # {config.label}")
+        raise typer.Exit(1)
+    names = _listed(library)
+    options = ExplainOptions(
+        prune=prune if simplify else None,
+        formulas=formulas,
+        search=SearchOptions(
+            library=dict(LIBRARY) if names is None else get_functions(names, importing=True),
+            min_r2=min_r2,
+            max_complexity=max_complexity,
+            tolerance=tolerance,
+            max_edges=max_edges,
+            seconds=seconds,
+        ),
+        levels=None if levels is None else _timesteps(levels),
+        num_samples=num,
+    )
+    folder = out if out is not None else run / "explanation"
+    with show_phases(f"explaining {run}") as on_progress:
+        explanation, _ = explain_run(
+            run,
+            folder,
+            options,
+            command=_command(),
+            on_progress=on_progress,
+            verify=not unverified,
+        )
+        on_progress("drawing", "pictures and page", 0.0)
+        page = write_explanation(explanation, folder)
+    show_standings(explanation)
+    for sentence in explanation.sentences:
+        typer.echo(sentence)
+    typer.echo(f"\nExplanation: {page}")
+
+
+def _timesteps(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise KanDiffusionError(
+            f"--levels '{text}' is not a list of timesteps such as 50,300,800"
+        ) from error
 
 
 @app.command(
@@ -506,6 +595,8 @@ def main() -> None:
     """Runs the command line; errors a user can act on are one line on standard error."""
     from rich.console import Console
 
+    if not leads():  # of several processes that train one model the first speaks
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         with valid_settings("settings"):
             app()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -32,17 +33,26 @@ def _console() -> Console:
     return Console(highlight=False)
 
 
+def _table(title: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
+    """A table with columns of words, then columns of numbers."""
+    table = Table(
+        *words, title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )  # fmt: skip
+    for head in numbers:
+        table.add_column(head, justify="right")
+    return table
+
+
 def show_standings(explanation: Explanation) -> None:
     """A table of what an explanation made of a network, and how each stage does."""
-    table = Table(box=SIMPLE_HEAD, title=explanation.title, title_justify="left")
-    table.add_column("stage")
     # The page has the others: a table of all of them is wider than a terminal.
     metrics = [
         name for name in ("energy",) if any(name in s.metrics for s in explanation.standings)
     ]
     columns = ("edges", "constants", "held-out loss", "excess")
-    for column in (*columns, *(SAMPLE_METRICS[name].title for name in metrics)):
-        table.add_column(column, justify="right")
+    titles = (SAMPLE_METRICS[name].title for name in metrics)
+    table = _table(explanation.title, ["stage"], [*columns, *titles])
     for standing in explanation.standings:
         table.add_row(
             standing.name,
@@ -79,22 +89,21 @@ def show_summary(results: Results) -> None:
     metrics = {key: metric.label for key, metric in results.metrics.items()}
     for label, part in summary_table(results, format_half_width).groupby("setting", sort=False):
         models = part[part["model"] != REAL_ROW]
+        if models["heldout_loss"].isin(["", MISSING]).all():
+            console.print(f"\n{label}: no trial finished", markup=False)
+            continue
         tables = (
             ("denoising (± half of the 95 % interval)", models, _DENOISING),
             ("samples against fresh data", part, {"model": "model", **metrics}),
         )
         for title, records, heads in tables:
-            table = Table(
-                title=f"{label}: {title}",
-                title_justify="left",
-                title_style="bold",
-                box=SIMPLE_HEAD,
-                padding=(0, 1),
-            )
-            shown = [key for key in heads if _is_worth_a_column(records, key)]
-            for key in shown:
-                side: Literal["left", "right"] = "left" if key == "model" else "right"
-                table.add_column(heads[key], justify=side)
+            shown = [
+                key
+                for key in heads
+                if key in records and not records[key].isin(["", MISSING]).all()
+            ]
+            numbers = [heads[key] for key in shown[1:]]
+            table = _table(f"{label}: {title}", [heads["model"]], numbers)
             for record in records.to_dict("records"):
                 style = "dim" if record["model"] == REAL_ROW else ""
                 table.add_row(*(str(record[key]) for key in shown), style=style)
@@ -105,11 +114,6 @@ def show_summary(results: Results) -> None:
         if named:
             text = "; ".join(f"{metric.label}: {metric.title}" for metric in named)
             console.print(f"{better.capitalize()} is better: {text}", style="dim")
-
-
-def _is_worth_a_column(records: pd.DataFrame, key: str) -> bool:
-    """Whether any model has that number."""
-    return key in records.columns and not records[key].isin(["", MISSING]).all()
 
 
 def show_conclusions(decision: Decision) -> None:
@@ -153,15 +157,9 @@ def show_scores(row: Row, title: str) -> None:
 
 def show_tuned(tries: pd.DataFrame) -> None:
     """Prints the best try of each family, and how much the search gained."""
-    table = Table(
-        title="Best settings of each family", title_justify="left", title_style="bold",
-        box=SIMPLE_HEAD, padding=(0, 1),
-    )  # fmt: skip
     fixed = {"family", "try", "value", "error", "settings", "trials"}
     datas = [column for column in tries.columns if column not in fixed]
-    table.add_column("family")
-    for head in ("tries", *datas):
-        table.add_column(head, justify="right")
+    table = _table("Best settings of each family", ["family"], ["tries", *datas])
     table.add_column("settings")
     for family, group in tries.groupby("family", sort=False):
         best = group.sort_values("value").iloc[0]

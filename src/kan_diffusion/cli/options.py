@@ -11,21 +11,9 @@ import typer
 from kan_diffusion.imports import import_own, is_place
 
 __all__ = [
-    "Address",
-    "Amount",
-    "Device",
-    "Executor",
-    "Families",
-    "Match",
-    "Modules",
-    "Out",
-    "Params",
-    "Steps",
-    "Unverified",
-    "What",
-    "Workers",
-    "own_code",
-]
+    "Address", "Amount", "Device", "Executor", "Families", "Match", "Modules", "Out", "Params",
+    "Processes", "Run", "Steps", "Unverified", "What", "Workers", "own_code",
+]  # fmt: skip
 
 
 def own_code(given: str | None) -> str | None:
@@ -58,6 +46,7 @@ Unverified = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ... or auto: a GPU when there is one.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder.")]
+Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 
 What = Annotated[
     str,
@@ -93,8 +82,7 @@ Families = Annotated[
     ),
 ]
 Params = Annotated[
-    int | None,
-    typer.Option(min=1, help="Parameters of each model.", show_default="2300"),
+    int | None, typer.Option(min=1, help="Parameters of each model.", show_default="2300")
 ]
 Processes = Annotated[
     str | None,

@@ -16,6 +16,7 @@ Everything is standardised with the moments of the density, or of the training r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import Tensor
 
 from kan_diffusion.data.densities import Density
-from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.data.scaling import Standardizer, precision_warning
 from kan_diffusion.data.tables import TABLES, Table, are_names, read_table
 from kan_diffusion.data.toys import TOYS, make_toy
 from kan_diffusion.errors import DataError, require_known, unknown_name
@@ -48,6 +49,8 @@ __all__ = [
     "load_dataset",
 ]
 
+logger = logging.getLogger(__name__)
+
 FEWEST_FOR_ORACLE = 4_000
 """Held-out rows below which a file has no oracle. Two fifths of them are a reference sample, so
 sparse with fewer that at small noise the nearest row alone decides the posterior mean; the floor
@@ -57,6 +60,7 @@ OracleKind = Literal["exact", "estimated", "none"]
 """Source of the posterior mean: a density, two reference samples, or none."""
 
 _FEWEST_ROWS = 10
+_BOTH = "train on some and judge with others"
 _COORDINATES = ("x", "y", "z")
 
 
@@ -112,10 +116,18 @@ class FileData(Settings):
     def pinned(self) -> Self:
         """The same with the file's digest, and its path from the root of the file system.
 
+        Says which column has decimals that float32 cannot carry.
+
         Raises:
             DataError: The file cannot be used.
         """
-        digest = self.sha256 or read_table(self.path).sha256
+        digest = self.sha256
+        if not digest:
+            table = _read_rows(self.path, _BOTH)
+            digest = table.sha256
+            doubt = precision_warning(table.values, table.columns, f"'{self.path}': ")
+            if doubt is not None:
+                logger.warning(doubt)
         return self.model_copy(update={"sha256": digest, "path": self.path.absolute()})
 
 
@@ -335,7 +347,7 @@ def _load_file(config: FileData, study_seed: int, trial_seed: int) -> Dataset:
             f"there is no file '{config.path}', which this run was set up with; put it there again "
             f"(its SHA-256 is {config.sha256})"
         )
-    table = _read_rows(config.path, "train on some and judge with others")
+    table = _read_rows(config.path, _BOTH)
     if config.sha256 and table.sha256 != config.sha256:
         raise DataError(
             f"'{config.path}' has changed since this run was set up; put the file back as it was "
@@ -375,8 +387,9 @@ def _split(
             f"{where}: column '{constant[0]}' is constant among the rows trained on; leave it out "
             "or hold out fewer rows"
         )
-    standardizer = Standardizer.from_points(train)
-    noised, references = _heldout_parts(standardizer.apply(heldout), has_oracle)
+    standardizer = Standardizer.from_points(train, columns, f"{where}: ")
+    judged = standardizer.apply_near(heldout, columns, f"{where}: ")
+    noised, references = _heldout_parts(judged, has_oracle)
     return Dataset(
         name=name,
         columns=columns,
@@ -419,7 +432,8 @@ def fresh_dataset(
     points = torch.from_numpy(table.values)[:, order]
     points = points[torch.randperm(len(points), generator=torch_generator("split", seed))]
     noised, references = _heldout_parts(
-        standardizer.apply(points), has_oracle=len(points) >= FEWEST_FOR_ORACLE
+        standardizer.apply_near(points, columns, f"'{path}': "),
+        has_oracle=len(points) >= FEWEST_FOR_ORACLE,
     )
     return Dataset(
         name=path.stem,

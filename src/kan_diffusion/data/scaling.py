@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +16,15 @@ from kan_diffusion.errors import DataError
 if TYPE_CHECKING:
     from kan_diffusion.data.densities import Density
 
-__all__ = ["Standardizer"]
+__all__ = ["LARGEST", "Standardizer", "precision_warning"]
+
+LARGEST = 1e300
+"""Largest value of a column; samples far out of its range are still numbers of float64."""
+
+_SMALLEST_SPREAD = 1e-305
+_FARTHEST = 1e12
+_MOST_DECIMALS = 15
+_LOOK = 1000
 
 
 @dataclass(frozen=True)
@@ -47,16 +57,43 @@ class Standardizer:
                 )
 
     @classmethod
-    def from_points(cls, points: Tensor) -> Self:
-        """Mean and standard deviation (of the sample, divided by n) of points (n, d)."""
+    def from_points(
+        cls, points: Tensor, columns: Sequence[object] | None = None, where: str = ""
+    ) -> Self:
+        """Mean and standard deviation (of the sample, divided by n) of points.
+
+        Args:
+            points: Shape (n, d), n at least 1.
+            columns: Names of the coordinates in errors; their numbers from 0 when None.
+            where: What errors begin with, such as the name of a file and a colon.
+
+        Raises:
+            DataError: The shape is another, or a column is constant, not finite, larger than
+                1e300 or of a spread below 1e-305.
+        """
         if points.ndim != 2 or len(points) == 0:
             raise DataError(f"points must have shape (n, d), n > 0, got {tuple(points.shape)}")
         values = points.detach().to("cpu").double()
+        low, high = values.amin(dim=0), values.amax(dim=0)
+        largest = torch.maximum(low.abs(), high.abs())
+        # In units of a power of two no square overflows or vanishes, and no bit is another.
+        unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
+        mean = (values / unit).mean(dim=0) * unit
         # Rounding can leave a constant coordinate a tiny positive spread; its range is exact.
-        spread = torch.where(
-            values.amax(dim=0) == values.amin(dim=0), 0.0, values.std(dim=0, correction=0)
-        )
-        return cls(tuple(values.mean(dim=0).tolist()), tuple(spread.tolist()))
+        spread = torch.where(low == high, 0.0, (values / unit).std(dim=0, correction=0) * unit)
+        for place, name in enumerate(range(values.shape[1]) if columns is None else columns):
+            problem = None
+            if not largest[place].isfinite():
+                problem = "has values that are NaN or infinite; remove or fill them"
+            elif low[place] == high[place]:
+                problem = f"is constant at {low[place]:g}; leave it out"
+            elif largest[place] > LARGEST:
+                problem = f"has values beyond {LARGEST:g}; rescale it"
+            elif spread[place] < _SMALLEST_SPREAD:
+                problem = f"has a spread below {_SMALLEST_SPREAD:g}; rescale it"
+            if problem is not None:
+                raise DataError(f"{where}column '{name}' {problem}")
+        return cls(tuple(mean.tolist()), tuple(spread.tolist()))
 
     @classmethod
     def from_density(cls, density: Density) -> Self:
@@ -78,7 +115,28 @@ class Standardizer:
             Shape, dtype and device of x.
         """
         mean, scale = self._like(x)
-        return ((x.to(mean.dtype) - mean) / scale).to(x.dtype)
+        # A quarter of everything: the difference of two large numbers is one, too.
+        return ((x.to(mean.dtype) / 4 - mean / 4) / (scale / 4)).to(x.dtype)
+
+    def apply_near(self, x: Tensor, columns: Sequence[str], where: str) -> Tensor:
+        """What :meth:`apply` does, for points whose distances shall be numbers of float32.
+
+        Args:
+            x: Shape (n, dim), any floating dtype.
+            columns: Names of the coordinates in errors.
+            where: What errors begin with.
+
+        Raises:
+            DataError: A value is more than 10^12 scales from the mean.
+        """
+        z = self.apply(x)
+        far = (z.abs() > _FARTHEST).any(dim=0).tolist()
+        if any(far):
+            raise DataError(
+                f"{where}column '{columns[far.index(True)]}' has values more than {_FARTHEST:g} "
+                "times the spread of the rows trained on away from them; remove those"
+            )
+        return z
 
     def invert(self, z: Tensor) -> Tensor:
         """From model units to data units, in float64 where the device has it.
@@ -105,3 +163,53 @@ class Standardizer:
             torch.tensor(self.mean, dtype=torch.float64),
             torch.tensor(self.scale, dtype=torch.float64),
         )
+
+
+def precision_warning(points: np.ndarray, columns: Sequence[str], where: str) -> str | None:
+    """Names a column of decimals that are lost in float32, in which networks compute.
+
+    Its values are multiples of a power of ten (for continuous numbers that would be chance), and
+    once scaled to float32 and back some are nearer to another multiple.
+
+    Args:
+        points: Shape (n, d), finite, no column constant.
+        columns: Names of the columns.
+        where: What the line begins with.
+
+    Returns:
+        One line on the column that loses most, compared with its decimals; None if there is none.
+    """
+    worst, line = 0.0, None
+    for name, values in zip(columns, np.asarray(points, dtype=np.float64).T, strict=True):
+        decimals = _decimals(values)
+        if decimals is None:
+            continue
+        column = torch.from_numpy(values.copy())[:, None]
+        scaling = Standardizer.from_points(column, [name], where)
+        error = (scaling.invert(scaling.apply(column).float()) - column).abs().max().item()
+        lost = error * 2 * 10.0**decimals
+        if lost > max(1, worst):
+            worst = lost
+            line = (
+                f"{where}column '{name}' has steps of {10.0**-decimals:g}, and over its range "
+                f"float32, in which networks compute, is off by up to {error:.1g}; if that matters "
+                "split it into a coarse and a fine column"
+            )
+    return line
+
+
+@np.errstate(over="ignore")  # large numbers are no multiples of small steps
+def _decimals(values: np.ndarray) -> int | None:
+    """The decimals that all values have, where fewer than they could be by chance; else None."""
+    distinct = np.unique(np.abs(values[values != 0]))
+    bits = 24 if (distinct.astype(np.float32) == distinct).all() else 53
+    # Numbers of so many bits are multiples of a step of theirs by a chance below one in a million.
+    spare = max(2, math.ceil(20 / len(distinct)))
+    most = 2.0 ** (bits - spare)
+    for decimals in range(_MOST_DECIMALS + 1):
+        step = 10.0**-decimals
+        if np.median(distinct) > most * step:
+            return None
+        if all((np.round(part, decimals) == part).all() for part in (distinct[:_LOOK], distinct)):
+            return decimals
+    return None

@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kan_diffusion.data.scaling import LARGEST
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.files import whole_file
 
@@ -40,7 +41,6 @@ __all__ = ["TABLES", "Table", "are_names", "read_table", "require_writable_endin
 
 _EMPTY = "'{}' is empty; give a file with at least two rows of numbers"
 _SHOWN = 5  # rows and columns listed in an error before "..."
-_LARGEST = float(np.finfo(np.float32).max)  # networks compute in float32
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>", "-nan", "#n/a"})
 
 
@@ -84,8 +84,8 @@ def read_table(path: str | Path) -> Table:
 
     Raises:
         DataError: The file is missing, unreadable, broken or of an unknown kind; it has fewer than
-            two rows; a value is not a number, is missing, NaN or infinite, or too large for
-            float32; or a column is constant.
+            two rows; a value is not a number, is missing, NaN or infinite, or beyond 1e300; or a
+            column is constant.
     """
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())
@@ -116,7 +116,7 @@ def _check(path: Path, raw: _Raw) -> None:
         raise DataError(f"'{path}' has {count} of numbers; at least two are needed")
     for refused, problem, remedy in (
         (~np.isfinite(raw.values), "missing, NaN or infinite values", "remove or fill them"),
-        (np.abs(raw.values) > _LARGEST, "values beyond the range of float32 (3.4e38)", "rescale"),
+        (np.abs(raw.values) > LARGEST, f"values beyond {LARGEST:g}", "rescale them"),
     ):
         if refused.any():
             rows = refused.any(axis=1)

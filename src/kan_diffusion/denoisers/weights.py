@@ -11,16 +11,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from diffusers import ConfigMixin
 from safetensors import SafetensorError, safe_open
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json, require_file
-
-if TYPE_CHECKING:
-    from kan_diffusion.denoisers.base import Denoiser
 
 __all__ = ["LARGEST_NUMBER", "require_sound"]
 
@@ -30,7 +27,7 @@ LARGEST_NUMBER = 10_000_000
 _MOST_ENTRIES = 1_000_000
 
 
-def require_sound(kind: type[Denoiser], folder: Path, pattern: str) -> None:
+def require_sound(kind: type[ConfigMixin], folder: Path, pattern: str) -> None:
     """Checks a denoiser's folder.
 
     Args:

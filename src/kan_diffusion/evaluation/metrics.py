@@ -247,17 +247,18 @@ class Metric:
 
 
 _UNIT = "standardised units"
-_METRICS = (
-    Metric(
-        "energy", "D²", "lower", lambda x, y, _: energy_distance(x, y), "energy distance", _UNIT
-    ),
-    Metric("sliced_w2", "SW2", "lower", sliced_wasserstein2, "sliced W2", _UNIT),
-    Metric("w2", "W2", "lower", wasserstein2, "exact W2", _UNIT),
-    Metric("mmd", "MMD²", "lower", mmd, "maximum mean discrepancy"),
-    Metric("c2st", "C2ST", "lower", c2st, "classifier two-sample test", "accuracy"),
-)
-
-SAMPLE_METRICS: dict[str, Metric] = {metric.key: metric for metric in _METRICS}
+SAMPLE_METRICS: dict[str, Metric] = {
+    metric.key: metric
+    for metric in (
+        Metric(
+            "energy", "D²", "lower", lambda x, y, _: energy_distance(x, y), "energy distance", _UNIT
+        ),
+        Metric("sliced_w2", "SW2", "lower", sliced_wasserstein2, "sliced W2", _UNIT),
+        Metric("w2", "W2", "lower", wasserstein2, "exact W2", _UNIT),
+        Metric("mmd", "MMD²", "lower", mmd, "maximum mean discrepancy"),
+        Metric("c2st", "C2ST", "lower", c2st, "classifier two-sample test", "accuracy"),
+    )
+}
 """The metrics that every study measures, by key.
 
 An entry more appears in rows, tables, statistics and the report. One that is added while a program

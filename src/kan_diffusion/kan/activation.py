@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.functional import silu
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import BSpline, piece_coefficients
+from kan_diffusion.kan.inputs import leaf, require_input
 from kan_diffusion.kan.kernels.fused import FusedFunction
 
 __all__ = ["SplineActivation"]
@@ -124,13 +126,11 @@ class SplineActivation(nn.Module):
         """Maps (*, num_units) to (*, num_units).
 
         Raises:
-            KanDiffusionError: The input has another last dimension.
+            KanDiffusionError: The input has another last dimension, or is no floating-point tensor.
         """
-        if input.ndim == 0 or input.shape[-1] != self.num_units:
-            raise KanDiffusionError(
-                f"this SplineActivation takes inputs with shape (*, {self.num_units}), not "
-                f"{tuple(input.shape)}"
-            )
+        if isinstance(input, Proxy):
+            return leaf(self, input)
+        require_input(self, input, self.num_units)
         # The place in a cell is told in no less than the precision of the coefficients.
         x = input.to(torch.promote_types(input.dtype, self.coefficients.dtype))
         operands = x, self.coefficients

@@ -11,8 +11,16 @@ out to zero (``extrapolation="zero"`` here). In efficient-KAN w is ``base_weight
 
 .. math:: y_o = n_o \bigl(a_o \textstyle\sum_i m_{o,i}\,\phi_{o,i}(x_i) + b_o\bigr) + d_o,
 
-which fold into w, s and a bias. Knots at uneven distances, which both may have, are refused: no
-spline on uniform ones is the same function.
+which fold into w, s and a bias.
+
+Knots at uneven distances, which both packages may lay, have no equal here: their splines are fitted
+on finer, even knots, by least squares over the whole support of the splines,
+
+.. math:: \min_{c'} \sum_n \Bigl( \sum_h c'_h\, B'_h(x_n) - \sum_g c_g\, B_g(x_n) \Bigr)^2,
+
+with as many points :math:`x_n` in each old interval as in any other, and in each new one. The grid
+covers the whole support, and the functions that reach past it have no part, so that the fit, too,
+is zero outside. How far it is from the splines is logged.
 """
 
 from __future__ import annotations
@@ -22,12 +30,13 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError
@@ -38,6 +47,7 @@ from kan_diffusion.kan.network import KAN
 if TYPE_CHECKING:
     from kan.KANLayer import KANLayer
     from kan.MultKAN import MultKAN
+    from scipy.sparse import csr_array
 
 __all__ = ["from_efficient_kan", "from_pykan", "random_states_kept", "to_pykan"]
 
@@ -45,6 +55,11 @@ logger = logging.getLogger(__name__)
 
 # How far, in steps, a knot may be from where a uniform grid has it.
 _GRID_TOLERANCE = 1e-4
+# A fit is fine enough when it is this near, as a fraction of its layer's largest value. Each of the
+# old intervals is divided into so many at most, in the mean.
+_FIT_TOLERANCE = 1e-4
+_MOST_PARTS = 16
+_POINTS_PER_INTERVAL = 8
 _NAMES = ("base_weight", "spline_weight", "grid", "spline_scaler")  # the last is optional
 _EXPECTED = "layers.<n>.base_weight, .spline_weight, .grid and perhaps .spline_scaler"
 _KEY = re.compile(rf"(?P<prefix>(.+\.)?)layers\.(?P<index>\d+)\.(?P<name>{'|'.join(_NAMES)})")
@@ -68,29 +83,100 @@ class _Edges:
         return self.spline.shape[2] - order, order
 
 
-def _uniform_grid(edges: _Edges, remedy: str) -> tuple[Tensor, Tensor]:
-    """Origin and step of each input's grid, both (in,), from its knots."""
+def _uniform_grid(edges: _Edges) -> tuple[Tensor, Tensor] | None:
+    """Origin and step of each input's grid, both (in,), from its knots; None if not uniform."""
     knots = edges.knots.detach().double().cpu()
     count = knots.shape[1]
-    step = (knots[:, -1] - knots[:, 0]) / (count - 1)
+    width = knots[:, -1] - knots[:, 0]
+    usable = (knots.diff(dim=1) >= 0).all(1) & (width > 0) & width.isfinite()
+    if not usable.all():
+        raise KanDiffusionError(
+            f"{edges.name}: the knots of input {int(usable.int().argmin())} are no grid: they must "
+            "be finite numbers that do not fall; lay it anew, with update_grid"
+        )
+    step = width / (count - 1)
     even = knots[:, :1] + step[:, None] * torch.arange(count)
     error = (knots - even).abs().amax(1)
-    # Knots far from zero cannot be more even than their dtype has numbers for. A NaN fails.
+    # Knots far from zero cannot be more even than their dtype has numbers for.
     rounding = 4 * torch.finfo(edges.knots.dtype).eps * knots.abs().amax(1)
-    uniform = (step > 0) & (error <= _GRID_TOLERANCE * step + rounding)
-    if not uniform.all():
-        i = int(uniform.int().argmin())
-        raise KanDiffusionError(
-            f"{edges.name}: the grid of input {i} is not uniform, as a KANLinear's is (a knot is "
-            f"{float(error[i] / step[i]):.2g} steps from its place); {remedy}"
-        )
+    if not (error <= _GRID_TOLERANCE * step + rounding).all():
+        return None
     return knots[:, 0] + edges.sizes[1] * step, step
 
 
-def _build(layers: Sequence[_Edges], base_activation: bool, remedy: str) -> KAN:
+def _splines(x: NDArray[np.float64], knots: NDArray[np.float64], order: int) -> csr_array:
+    """B-splines (n, functions) of points (n,) anywhere between the first knot and the last."""
+    from scipy.interpolate import BSpline as Splines
+
+    # SciPy evaluates all functions between knot k and the last but k: so there are k more of them.
+    reach = (knots[-1] - knots[0]) * np.arange(1, order + 1)
+    longer = np.concatenate([knots[0] - reach[::-1], knots, knots[-1] + reach])
+    return Splines.design_matrix(x, longer, order)[:, order : len(longer) - 2 * order - 1]
+
+
+def _between(knots: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points evenly inside each interval."""
+    share = (np.arange(_POINTS_PER_INTERVAL) + 0.5) / _POINTS_PER_INTERVAL
+    return (knots[:-1] + np.multiply.outer(share, np.diff(knots))).ravel()
+
+
+def _fitted(edges: _Edges, parts: int) -> tuple[_Edges, float]:
+    """A layer on uniform knots, with ``parts`` times as many intervals over all of its knots.
+
+    Returns:
+        The layer, and the largest error of an edge as a fraction of the layer's largest value.
+    """
+    order, knots = edges.sizes[1], edges.knots.detach().double().cpu().numpy()
+    num_intervals = parts * (knots.shape[1] - 1)
+    scale = 1 if edges.scale is None else edges.scale.unsqueeze(-1)
+    spline = edges.spline.detach().double().cpu().numpy()
+    actual = (edges.spline * scale).detach().double().cpu().numpy()
+    number = np.arange(-order, num_intervals + order + 1)
+    fitted = np.zeros((*spline.shape[:2], num_intervals + order))
+    even = np.empty((len(knots), len(number)))
+    error = largest = 0.0
+    for i, old in enumerate(knots):
+        even[i] = old[0] + (old[-1] - old[0]) / num_intervals * number
+        inside = even[i, order : len(number) - order]
+        x = np.concatenate([_between(old), _between(inside)])
+        before, after = _splines(x, old, order), _splines(x, inside, order)
+        moved = np.linalg.solve((after.T @ after).toarray(), (after.T @ before).toarray())
+        fitted[:, i, order:num_intervals] = spline[:, i] @ moved.T
+        curves = before @ actual[:, i].T
+        error = max(error, float(np.abs(after @ (moved @ actual[:, i].T) - curves).max()))
+        largest = max(largest, float(np.abs(curves).max()))
+    layer = replace(
+        edges,
+        spline=torch.from_numpy(fitted).to(edges.spline),
+        knots=torch.from_numpy(even).to(edges.spline),
+    )
+    return layer, error / largest if largest else 0.0
+
+
+def _on_uniform_grids(layers: Sequence[_Edges]) -> Sequence[_Edges]:
+    """The layers as they are, or fitted where a grid is not uniform."""
+    uneven = [edges.name for edges in layers if _uniform_grid(edges) is None]
+    if not uneven:
+        return layers
+    parts = 1
+    while True:
+        fits, errors = zip(*(_fitted(edges, parts) for edges in layers), strict=True)
+        if max(errors) <= _FIT_TOLERANCE or parts == _MOST_PARTS:
+            break
+        parts *= 2
+    logger.warning(
+        "the grids of %s are not uniform: every spline was fitted on %d uniform intervals, and is "
+        "off by at most %.2g %% of the largest value in its layer",
+        " and ".join(uneven),
+        fits[0].sizes[0],
+        100 * max(errors),
+    )
+    return fits
+
+
+def _build(layers: Sequence[_Edges], base_activation: bool) -> KAN:
     """The KAN with these edges, with their dtype and on their device."""
     first = layers[0]
-    grid_size, order = first.sizes
     for edges in layers[1:]:
         if edges.sizes != first.sizes:
             raise KanDiffusionError(
@@ -98,6 +184,9 @@ def _build(layers: Sequence[_Edges], base_activation: bool, remedy: str) -> KAN:
                     edges.name, *edges.sizes, first.name, *first.sizes
                 )
             )
+    layers = _on_uniform_grids(layers)
+    first = layers[0]
+    grid_size, order = first.sizes
     # The draws of the constructor are overwritten: they must not move the caller's stream.
     with torch.random.fork_rng(devices=[]):
         network = KAN(
@@ -121,19 +210,51 @@ def _build(layers: Sequence[_Edges], base_activation: bool, remedy: str) -> KAN:
             for own, other in ((layer.scale, edges.scale), (layer.bias, edges.bias)):
                 if own is not None and other is not None:
                     own.copy_(other)
-            origin, step = _uniform_grid(edges, remedy)
+            grid = _uniform_grid(edges)
+            assert grid is not None
+            origin, step = grid
             layer.grid_origin.copy_(origin)
             layer.grid_step.copy_(step)
     return network.to(first.base.device)
 
 
+def _efficient_state(
+    network: nn.Module | Mapping[str, Tensor], base_activation: str | None
+) -> Mapping[str, Tensor]:
+    """The state dict of a network whose base activation is SiLU, as far as can be known."""
+    if isinstance(network, nn.Module):
+        for name, part in network.named_modules():
+            base = getattr(part, "base_activation", None)
+            if (
+                base is not None
+                and not isinstance(base, nn.SiLU)
+                and base is not nn.functional.silu
+            ):
+                raise KanDiffusionError(
+                    f"{name or 'the layer'} has the base activation {base}, and a KAN's is SiLU; "
+                    "train with base_activation=torch.nn.SiLU"
+                )
+        return network.state_dict()
+    if not isinstance(network, Mapping):
+        raise KanDiffusionError(
+            f"from_efficient_kan takes a network or its state dict, not a "
+            f"{type(network).__name__}; read a file with torch.load(path, weights_only=True) first"
+        )
+    if base_activation is None:
+        logger.warning(
+            "a state dict does not name its base activation, which is taken to be SiLU: pass "
+            "base_activation='silu' if it is, or the network itself to have it checked"
+        )
+    elif base_activation != "silu":
+        raise KanDiffusionError(
+            f"base_activation = {base_activation!r} has no equal, a KAN's is SiLU; train with "
+            "base_activation=torch.nn.SiLU"
+        )
+    return network
+
+
 def _efficient_layers(state_dict: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """The tensors of each layer by their last names; the keys are checked, the shapes are not."""
-    if not isinstance(state_dict, Mapping):
-        raise KanDiffusionError(
-            f"from_efficient_kan takes a state dict, not a {type(state_dict).__name__}; read a "
-            "file with torch.load(path, weights_only=True) first"
-        )
     bare = set(state_dict) <= set(_NAMES)
     layers: dict[int, dict[str, Tensor]] = {0: {}}
     prefix: str | None = None
@@ -184,26 +305,32 @@ def _efficient_edges(index: int, tensors: Mapping[str, Tensor]) -> _Edges:
     return _Edges(f"layers.{index}", base, spline, scale, None, knots)
 
 
-def from_efficient_kan(state_dict: Mapping[str, Tensor]) -> KAN:
-    """Builds a network from an efficient-KAN's state dict.
+def from_efficient_kan(
+    network: nn.Module | Mapping[str, Tensor], base_activation: Literal["silu"] | None = None
+) -> KAN:
+    """Builds a network from an efficient-KAN.
 
-    Order and number of intervals are read off the shapes. The base activation is taken to be SiLU,
-    that package's default: a state dict does not name it. The spline scaler, where there is one,
-    stays a parameter of its own (``edge_scale=True``); there is no bias.
+    Order and number of intervals are read off the shapes. The spline scaler, where there is one,
+    stays a parameter of its own (``edge_scale=True``); there is no bias. Splines on knots at uneven
+    distances are fitted, as those of :func:`from_pykan`.
 
     Args:
-        state_dict: ``layers.<n>.base_weight`` (out, in), ``.spline_weight`` (out, in, G + k),
-            ``.grid`` (in, G + 2k + 1) and perhaps ``.spline_scaler`` (out, in), all behind one
-            prefix or none; or the names of a single layer, without ``layers.<n>.``. The tensors
-            are copied, and decide dtype and device.
+        network: The network, or its state dict: ``layers.<n>.base_weight`` (out, in),
+            ``.spline_weight`` (out, in, G + k), ``.grid`` (in, G + 2k + 1) and perhaps
+            ``.spline_scaler`` (out, in), all behind one prefix or none; or the names of a single
+            layer, without ``layers.<n>.``. The tensors are copied, and decide dtype and device.
+        base_activation: What the network was trained with, where a state dict is given, which does
+            not name it. When None it is taken to be SiLU, that package's default, and a warning is
+            logged.
 
     Returns:
         The network, with ``extrapolation="zero"``: its outputs are equal everywhere.
 
     Raises:
-        KanDiffusionError: Keys or shapes are not as above, or a grid is not uniform.
+        KanDiffusionError: Keys or shapes are not as above, knots are no grid, or the base
+            activation is not SiLU.
     """
-    tensors = _efficient_layers(state_dict)
+    tensors = _efficient_layers(_efficient_state(network, base_activation))
     layers = [_efficient_edges(index, of_layer) for index, of_layer in enumerate(tensors)]
     for before, after in pairwise(layers):
         if before.base.shape[0] != after.base.shape[1]:
@@ -211,7 +338,7 @@ def from_efficient_kan(state_dict: Mapping[str, Tensor]) -> KAN:
                 f"{before.name} has {before.base.shape[0]} outputs, {after.name} "
                 f"{after.base.shape[1]} inputs; pass the layers of one network"
             )
-    return _build(layers, True, "call update_grid with every layer's grid_eps = 1 first")
+    return _build(layers, True)
 
 
 def _multkan() -> type[MultKAN]:
@@ -272,17 +399,23 @@ def from_pykan(model: MultKAN) -> KAN:
     Masks and affine maps are folded into the weights, so an edge that a mask keeps at zero in pykan
     starts at zero here, and is trained like any other. Every layer has a bias and edge scales.
 
+    Where a grid is not uniform, as ``update_grid`` leaves it unless ``grid_eps`` is 1, the splines
+    of all layers are fitted on finer, uniform ones: m (G + 2k) intervals over all knots, m the
+    first of 1, 2, 4, 8 and 16 with which no fit is further off than 0.01 % of the largest value in
+    its layer, or 16. A warning says how far they are.
+
     Args:
         model: The pykan network, which is left as it is; it decides dtype and device.
 
     Returns:
-        The network, with ``extrapolation="zero"``: its outputs are equal everywhere. It has
-        ``base_activation=None`` where pykan's ``base_fun`` is ``"zero"``.
+        The network, with ``extrapolation="zero"``: its outputs are equal everywhere, where grids
+        are uniform to rounding. It has ``base_activation=None`` where pykan's ``base_fun`` is
+        ``"zero"``.
 
     Raises:
         KanDiffusionError: pykan is not installed, or the network has multiplication nodes, edges
             that are formulas, a base function other than SiLU, columns of its input selected,
-            several grid sizes or a grid that is not uniform.
+            several grid sizes or knots that are no grid.
     """
     if not isinstance(model, _multkan()):
         raise KanDiffusionError(
@@ -301,8 +434,7 @@ def from_pykan(model: MultKAN) -> KAN:
         )
     layers = [_pykan_edges(model, index) for index in range(model.depth)]
     silu = any(_has_silu(act, index) for index, act in enumerate(model.act_fun))
-    remedy = "set grid_eps = 1 in each of model.act_fun and call model.update_grid(x) first"
-    return _build(layers, silu, remedy)
+    return _build(layers, silu)
 
 
 @contextmanager

@@ -22,13 +22,13 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, NoGridError
 from kan_diffusion.kan.bases import Basis, GridBasis
 
 __all__ = ["Average", "EdgeLayer", "MovingGrids", "out_of_range_fractions", "refine", "update_grid"]
@@ -90,13 +90,22 @@ class EdgeLayer(MovingGrids):
         """The basis, where it has a grid.
 
         Raises:
-            KanDiffusionError: It has none.
+            NoGridError: It has none.
         """
         if not isinstance(self.basis, GridBasis):
-            raise KanDiffusionError(
+            raise NoGridError(
                 f"basis '{self.basis.name}' has no grid; choose another, such as 'bspline'"
             )
         return self.basis
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as torch has it
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            own = getattr(type(self), name, None)
+            if isinstance(own, property) and own.fget is not None:
+                return own.fget(self)  # raises its own error, which torch hides
+            raise
 
 
 def _edge_layers(module: nn.Module) -> dict[str, EdgeLayer]:

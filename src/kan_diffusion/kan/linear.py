@@ -15,11 +15,13 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from kan_diffusion.errors import KanDiffusionError, unknown_name
 from kan_diffusion.kan.bases import BASES, Basis, BasisName, Extrapolation, make_basis
 from kan_diffusion.kan.grids import EdgeLayer
 from kan_diffusion.kan.initialization import Initialization, initialize
+from kan_diffusion.kan.inputs import leaf, require_input
 from kan_diffusion.kan.kernels import edge_features, edge_linear
 
 __all__ = ["BaseActivation", "KANLinear"]
@@ -215,18 +217,17 @@ class KANLinear(EdgeLayer):
         """Maps (*, in_features) to (*, out_features).
 
         Raises:
-            KanDiffusionError: The input has another last dimension.
+            KanDiffusionError: The input has another last dimension, or is no floating-point
+                tensor: whole numbers are refused whatever the basis is, as ``nn.Linear`` does.
         """
+        if isinstance(input, Proxy):
+            return leaf(self, input)
         rows = self._rows(input)
         output = edge_linear(rows, self._packed_weight(), self.bias, self.basis, self._has_base)
         return output if input.ndim == 2 else output.view(*input.shape[:-1], self.out_features)
 
     def _rows(self, input: Tensor) -> Tensor:
-        if input.ndim == 0 or input.shape[-1] != self.in_features:
-            raise KanDiffusionError(
-                f"this KANLinear takes inputs with shape (*, {self.in_features}), not "
-                f"{tuple(input.shape)}"
-            )
+        require_input(self, input, self.in_features)
         return input if input.ndim == 2 else input.reshape(-1, self.in_features)
 
     def masked(self, input: Tensor, mask: Tensor) -> Tensor:

@@ -14,13 +14,7 @@ from kan_diffusion.report.points import Panels, Points
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.verdicts import Decision, decide
 
-__all__ = [
-    "CURVE_COLUMNS",
-    "LEVEL_COLUMNS",
-    "MANY_MODELS",
-    "ReportContents",
-    "smoothed_curve",
-]
+__all__ = ["CURVE_COLUMNS", "LEVEL_COLUMNS", "MANY_MODELS", "ReportContents", "smoothed_curve"]
 
 MANY_MODELS = 6
 """With more models than this a figure is cut by kind and its legend stands beside it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from kan_diffusion.report.contents import (
     ReportContents,
     smoothed_curve,
 )
-from kan_diffusion.report.points import Panels, Points
+from kan_diffusion.report.points import Panels
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.folder import (
     CURVES,
@@ -47,9 +48,7 @@ def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Pan
     """Moves points (n, d) through evenly spaced moments of the forward process."""
     alpha, sigma = process.levels()
     noise = torch.randn(
-        points.shape,
-        generator=torch_generator("corruption", dataset.name),
-        dtype=points.dtype,
+        points.shape, generator=torch_generator("corruption", dataset.name), dtype=points.dtype
     )
     panels: Panels = []
     for fraction in np.linspace(0, 1, NUM_PANELS):
@@ -87,26 +86,20 @@ def _curve(trial: TrialResult, label: str) -> pd.DataFrame:
         reason = " ".join(str(error).split())
         raise RunFolderError(f"'{path}' cannot be read ({reason}); run the trial again") from error
     steps, losses = smoothed_curve(*columns)
-    curve = pd.DataFrame({"step": steps, "loss": losses})
-    place = {"setting": label, "name": trial.row["name"], "seed": trial.row["seed"]}
-    return curve.assign(**place)[list(CURVE_COLUMNS)]
+    return _placed(pd.DataFrame({"step": steps, "loss": losses}), trial, label, CURVE_COLUMNS)
 
 
 def _levels(trial: TrialResult, label: str) -> pd.DataFrame:
     levels = pd.DataFrame(trial.levels)
+    levels["t_mid"] = (levels["t_low"] + levels["t_high"]) / 2
+    return _placed(levels, trial, label, LEVEL_COLUMNS)
+
+
+def _placed(
+    frame: pd.DataFrame, trial: TrialResult, label: str, columns: Sequence[str]
+) -> pd.DataFrame:
     place = {"setting": label, "name": trial.row["name"], "seed": trial.row["seed"]}
-    levels = levels.assign(t_mid=(levels["t_low"] + levels["t_high"]) / 2, **place)
-    return levels[list(LEVEL_COLUMNS)]
-
-
-def _drawn(trial: TrialResult) -> Points | None:
-    """Reads some of a trial's generated points; None where none were asked for."""
-    evaluation = trial.config.evaluation
-    if not evaluation.num_samples:
-        return None
-    if trial.row.get("sample_seconds") is None:
-        return None  # of a stage of an explanation that could not be sampled
-    return load_points(trial.folder / SAMPLES)[: evaluation.num_drawn]
+    return frame.assign(**place)[list(columns)]
 
 
 def _unseen(dataset: Dataset, num: int) -> torch.Tensor:
@@ -225,9 +218,11 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         key = label, str(trial.row["name"])
         if key in contents.samples:  # pictures show the first seed
             continue
-        samples = _drawn(trial)
-        if samples is not None:
-            contents.samples[key] = samples
+        evaluation = trial.config.evaluation
+        # A stage of an explanation may be one that cannot be sampled.
+        if evaluation.num_samples and trial.row.get("sample_seconds") is not None:
+            points = load_points(trial.folder / SAMPLES)
+            contents.samples[key] = points[: evaluation.num_drawn]
         trajectories = _trajectories(trial)
         if trajectories:
             contents.trajectories[key] = trajectories

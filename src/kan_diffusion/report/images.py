@@ -10,6 +10,7 @@ import base64
 import io
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -17,9 +18,9 @@ from PIL import Image
 
 from kan_diffusion.report.style import report_style
 
-__all__ = ["LARGEST_SVG", "Picture", "embedded", "embedded_svg", "figure_png", "figure_svg"]
+__all__ = ["Picture", "embedded", "embedded_svg", "figure_png", "figure_svg", "saved_svg"]
 
-LARGEST_SVG = 150_000
+_LARGEST_SVG = 150_000
 """Bytes from which a figure is embedded as pixels."""
 _DPI = 192
 _PADDING = 0.08
@@ -56,17 +57,25 @@ def figure_svg(figure: Figure) -> bytes:
     Args:
         figure: The figure. The same figure gives the same bytes.
     """
+    with report_style():
+        return saved_svg(figure, "none", _PADDING)
+
+
+def saved_svg(
+    figure: Figure, text: Literal["none", "path"], padding: float, transparent: bool = False
+) -> bytes:
+    """Writes a figure as SVG: its text as text (``"none"``) or as outlines (``"path"``)."""
     file = io.BytesIO()
     # Ids are counted up by name; the salt makes them the same in every process.
-    with report_style(), rc_context({"svg.hashsalt": "kan-diffusion", "svg.fonttype": "none"}):
+    with rc_context({"svg.hashsalt": "kan-diffusion", "svg.fonttype": text}):
         figure.savefig(
-            file, format="svg", dpi=144, bbox_inches="tight", pad_inches=_PADDING,
-            metadata={"Date": None},
+            file, format="svg", dpi=144, bbox_inches="tight", pad_inches=padding,
+            transparent=transparent, metadata={"Date": None},
         )  # fmt: skip
     return file.getvalue()
 
 
-def embedded(figure: Figure, largest_svg: int = LARGEST_SVG, dpi: int = 144) -> Picture:
+def embedded(figure: Figure, largest_svg: int = _LARGEST_SVG, dpi: int = 144) -> Picture:
     """Embeds a figure: as SVG where that is small, as WebP where it is not.
 
     Args:

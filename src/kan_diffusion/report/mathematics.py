@@ -6,15 +6,13 @@ left as text. Long sums are broken before a ``+`` or ``-`` that stands in no bra
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Sequence
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import MathTextParser
 
+from kan_diffusion.report.images import saved_svg
 from kan_diffusion.report.style import INK, report_style
 
 __all__ = ["broken_sum", "formula_svg"]
@@ -24,6 +22,8 @@ _LONGEST = 4_000
 _WIDEST_LINE = 95
 """Marks of a line that are seen, roughly."""
 _FONT_SIZE = 13.0
+_AIR = 0.14
+"""Inches between two lines."""
 _TOKEN = re.compile(r"\\(?:left|right)\s*(?:\\[a-zA-Z]+|\\.|.)|\\[a-zA-Z]+|\\.|.", re.DOTALL)
 _REPLACED = (
     (re.compile(r"\\operatorname\{([^{}]*)\}"), r"\\mathrm{\1}"),
@@ -87,31 +87,14 @@ def formula_svg(name: str, latex: str) -> bytes | None:
         latex = pattern.sub(replacement, latex)
     lines = broken_sum(latex)
     texts = [f"${name} = {lines[0]}$", *(rf"$\quad {line}$" for line in lines[1:])]
-    heights = _heights(texts)
-    if heights is None:
+    parser, font = MathTextParser("path"), FontProperties(size=_FONT_SIZE)
+    try:
+        heights = [parser.parse(text, dpi=72, prop=font).height / 72 + _AIR for text in texts]
+    except (ValueError, RecursionError):
         return None
     figure = Figure(figsize=(1.0, 1.0))
     below = 0.0
     for text, height in zip(texts, heights, strict=True):
         figure.text(0.0, -below, text, fontsize=_FONT_SIZE, color=INK, va="top")
         below += height
-    made = io.BytesIO()
-    with rc_context({"svg.hashsalt": "kan-diffusion", "svg.fonttype": "path"}):
-        figure.savefig(
-            made, format="svg", bbox_inches="tight", pad_inches=0.04, transparent=True,
-            metadata={"Date": None},
-        )  # fmt: skip
-    return made.getvalue()
-
-
-def _heights(texts: Sequence[str]) -> list[float] | None:
-    """Measures lines in inches, with some air; None where one cannot be set."""
-    parser = MathTextParser("path")
-    heights = []
-    for text in texts:
-        try:
-            parsed = parser.parse(text, dpi=72, prop=FontProperties(size=_FONT_SIZE))
-        except (ValueError, RecursionError):
-            return None
-        heights.append(parsed.height / 72 + 0.14)
-    return heights
+    return saved_svg(figure, "path", 0.04, transparent=True)

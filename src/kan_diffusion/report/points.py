@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from kan_diffusion.report.style import report_style
 
 __all__ = [
-    "Panels", "PointView", "Points", "bins", "panel_figure", "side_by_side_figure", "strips_figure",
+    "Panels", "PointView", "Points", "bins", "panel_figure", "row_counts", "side_by_side_figure",
+    "strips_figure",
 ]  # fmt: skip
 
 Points = NDArray[np.floating]
@@ -88,11 +89,8 @@ class PointView:
         Half a percent on each side may fall outside, so that one stray point cannot squeeze the
         rest into a corner.
         """
-        spans = []
-        for part in points:
-            drawn = self.project(part)
-            if len(drawn):
-                spans.append(np.quantile(drawn, (0.005, 0.995), axis=0))
+        drawn = (self.project(part) for part in points)
+        spans = [np.quantile(part, (0.005, 0.995), axis=0) for part in drawn if len(part)]
         if not spans:
             return np.tile([-1.0, 1.0], (len(self.labels), 1))
         low, high = np.min([s[0] for s in spans], axis=0), np.max([s[1] for s in spans], axis=0)
@@ -160,9 +158,8 @@ def side_by_side_figure(
     """
     count = len(pictures)
     many = count > _FEW
-    rows = -(-count // (6 if many else 5))
-    counts = [count // rows + (row < count % rows) for row in range(rows)]
     ratio = 0.75 if view.flat else 1.0
+    counts = row_counts(count, 6 if many else 5)
     figure, panels = panel_figure(counts, 10.5, ratio, (0.18, 0.75), (0.75, 0.65, 0.35))
     flat = [axes for row in panels for axes in row]
     for axes, (title, colour, points) in zip(flat, pictures, strict=True):
@@ -214,6 +211,12 @@ def strips_figure(
     return figure
 
 
+def row_counts(count: int, most: int) -> list[int]:
+    """Splits panels into as few rows of at most ``most`` as there can be, alike in length."""
+    rows = -(-count // most)
+    return [count // rows + (row < count % rows) for row in range(rows)]
+
+
 def panel_figure(
     counts: Sequence[int],
     width: float,
@@ -242,19 +245,11 @@ def panel_figure(
     tall = ratio * side
     height = bottom + top + len(counts) * (tall + down) - down
     figure = Figure(figsize=(width, height))
-    panels = []
+    panels: list[list[Axes]] = []
     for row, count in enumerate(counts):
         start = left + (max(counts) - count) * (side + across) / 2
         y = height - top - (row + 1) * tall - row * down
-        panels.append(
-            [
-                figure.add_axes(
-                    (
-                        (start + column * (side + across)) / width, y / height,
-                        side / width, tall / height,
-                    )
-                )
-                for column in range(count)
-            ]
-        )  # fmt: skip
+        size = y / height, side / width, tall / height
+        places = ((start + column * (side + across)) / width for column in range(count))
+        panels.append([figure.add_axes((x, *size)) for x in places])
     return figure, panels

@@ -10,17 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kan_diffusion.files import write_bytes
-from kan_diffusion.report.charts import (
-    by_level_figure,
-    corruption_figure,
-    data_figure,
-    differences_figure,
-    forest_figure,
-    loss_figure,
-    metrics_figure,
-    reverse_figure,
-    samples_figure,
-)
+from kan_diffusion.report import charts
 from kan_diffusion.report.charts.lines import level_measure
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.html import Page, Section
@@ -161,7 +151,7 @@ class _Report:
             name = f"differences {amount}" if number else "differences"
             losses = {self.results.judged(setting.label) for setting in settings} != {"excess"}
             self._draw(
-                section, name, partial(differences_figure, self.contents, settings),
+                section, name, partial(charts.differences_figure, self.contents, settings),
                 f"Excess of each model{at} as a multiple of that of the best MLP of the data set "
                 "(vertical line), on a log axis; left is better. Small marks are seeds, the large "
                 "mark is the ratio of the means, the line the 95 % bootstrap interval of the "
@@ -201,8 +191,9 @@ class _Report:
             part.text(self._explanation(), kind="note")
         used = time_use(self.contents, setting.label, self.page.anchors)
         if used is not None:
+            table, sentence, large = used
             times = part.section("Time really used", "time", setting.label)
-            times.text(used.sentence, kind="flag" if used.large else "").table(used.table, True)
+            times.text(sentence, kind="flag" if large else "").table(table, True)
 
     def _explanation(self) -> str:
         """Explains the columns of a table of models."""
@@ -244,7 +235,7 @@ class _Report:
         figures: list[tuple[str, str, Callable[..., Figure], str, str]] = []
         if any(key[0] == label for key in contents.samples):
             figures.append((
-                "What the models generate", f"samples {label}", samples_figure,
+                "What the models generate", f"samples {label}", charts.samples_figure,
                 "Generated points beside real ones",
                 "fresh real points, which no model was trained on, beside those that each model "
                 f"generates (first seed), on the same axes.{self._view_note(setting.data)}",
@@ -259,7 +250,7 @@ class _Report:
             alone = ". The line is the 95 % interval of the mean (Student’s t over seeds)"
             compared = bool(self.decision.of_setting(label))
             figures.append((
-                "How the models compare", f"forest{suffix}", forest_figure,
+                "How the models compare", f"forest{suffix}", charts.forest_figure,
                 f"{_capital(judged)} of each model",
                 f"{judged} of each model{against if compared else alone}; an arrowhead says that "
                 "it goes on beyond the axis. Left is better. Small marks are seeds, the large mark "
@@ -269,7 +260,7 @@ class _Report:
         if len(levels) and levels[level_measure(levels)].notna().any():
             shown = f"{_capital(MEASURES[level_measure(levels)])} by noise level"
             figures.append((
-                shown, f"excess by level{suffix}", by_level_figure, shown,
+                shown, f"excess by level{suffix}", charts.by_level_figure, shown,
                 "mean over seeds in bins of noise levels, against the logarithm of the "
                 "signal-to-noise ratio: noise on the left, data on the right"
                 f"{behind or '; band: 95 % interval'}. Bins whose estimate is not above 0 are not "
@@ -281,14 +272,14 @@ class _Report:
                 "average; a running mean that dips below it by chance is not drawn above it."
             )
             figures.append((
-                "Training losses", f"loss {label}", loss_figure, "Training losses",
+                "Training losses", f"loss {label}", charts.loss_figure, "Training losses",
                 "training loss as a running mean over windows that grow with the step, so that "
                 "late values average many batches; mean over seeds"
                 f"{behind or '; band: their range'}.{floor if label in contents.floors else ''}",
             ))  # fmt: skip
         if rows[list(self.results.metrics)].notna().any(axis=None):
             figures.append((
-                "Sample metrics", f"metrics {label}", metrics_figure, "Sample metrics",
+                "Sample metrics", f"metrics {label}", charts.metrics_figure, "Sample metrics",
                 "distance of generated points from fresh real ones, relative to the best MLP "
                 "(vertical line); further left is better unless a title says otherwise. Dashed: "
                 "two fresh real samples of the same size, which no model can be expected to beat. "
@@ -305,12 +296,12 @@ class _Report:
         section = part.section("Data and process", "part", data, "process")
         if data in contents.originals:
             self._draw(
-                section, f"data {data}", partial(data_figure, contents, data),
+                section, f"data {data}", partial(charts.data_figure, contents, data),
                 f"{data}: real points.{self._view_note(data)}", f"Real points, {data}",
             )  # fmt: skip
         if contents.corruption.get(data):
             self._draw(
-                section, f"corruption {data}", partial(corruption_figure, contents, data),
+                section, f"corruption {data}", partial(charts.corruption_figure, contents, data),
                 f"{data}, forward process: the same points with more and more noise, from t = 0 "
                 "to T. Sampling starts from pure noise, so the last panel must look like it.",
                 f"The forward process, {data}",
@@ -319,7 +310,7 @@ class _Report:
             if contents.data_of(label) == data:
                 self._draw(
                     section, f"reverse {label} {name}",
-                    partial(reverse_figure, contents, label, name),
+                    partial(charts.reverse_figure, contents, label, name),
                     f"{label}, reverse process of {name}: from noise at t = T to a sample at "
                     "t = 0, one row for each moment of training.",
                     f"The reverse process of {name}, {label}",

@@ -20,18 +20,9 @@ from matplotlib.colors import to_hex, to_rgb
 from kan_diffusion.denoisers.registry import FAMILIES
 
 __all__ = [
-    "GRID",
-    "INK",
-    "MUTED",
-    "PALE",
-    "PALETTES",
-    "REAL",
-    "SEED_ALPHA",
-    "ModelStyle",
-    "family_styles",
-    "model_styles",
-    "report_style",
-]
+    "GRID", "INK", "MUTED", "PALE", "PALETTES", "REAL", "SEED_ALPHA", "ModelStyle",
+    "family_styles", "model_styles", "report_style",
+]  # fmt: skip
 
 INK = "#22262b"
 """Text and axes."""
@@ -82,14 +73,10 @@ class ModelStyle:
 def _style(kind: str, place: int) -> ModelStyle:
     """Gives the style of the ``place``-th family of a kind; over a hundred of them differ."""
     colours = PALETTES.get(kind, PALETTES["other"])
-    number = len(_MARKERS)
     # The two cycles have no common divisor; MLPs start elsewhere, for prints without colours.
-    start = {"kan": 0, "mlp": 1}.get(kind, 2)
-    return ModelStyle(
-        colours[place % len(colours)],
-        _MARKERS[(start + place) % number],
-        _LINES[(start + place) % len(_LINES)],
-    )
+    later = place + {"kan": 0, "mlp": 1}.get(kind, 2)
+    marker, line = _MARKERS[later % len(_MARKERS)], _LINES[later % len(_LINES)]
+    return ModelStyle(colours[place % len(colours)], marker, line)
 
 
 def family_styles() -> dict[str, ModelStyle]:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 
 import numpy as np
 import pandas as pd
@@ -17,29 +18,11 @@ from kan_diffusion.study.results.statistics import Interval, mean_interval
 from kan_diffusion.study.results.verdicts import Comparison, Outcome
 
 __all__ = [
-    "BADGES",
-    "MISSING",
-    "REAL_ROW",
-    "Anchors",
-    "Cell",
-    "Head",
-    "Line",
-    "Table",
-    "TimeUse",
-    "Trial",
-    "format_half_width",
-    "format_interval",
-    "format_number",
-    "format_p",
-    "format_seconds",
-    "model_table",
-    "number_cell",
-    "summary_table",
-    "time_use",
-    "trial_table",
-    "trials_table",
+    "BADGES", "MISSING", "REAL_ROW", "Anchors", "Cell", "Head", "Line", "Table", "Trial",
+    "format_half_width", "format_interval", "format_number", "format_p", "format_seconds",
+    "model_table", "number_cell", "summary_table", "time_use", "trial_table", "trials_table",
     "verdict_table",
-]
+]  # fmt: skip
 
 REAL_ROW = "real against real"
 """The line of a table that holds what a perfect model would score."""
@@ -160,30 +143,23 @@ def summary_table(
         the metrics between two fresh real samples.
     """
     records: list[dict[str, str]] = []
-    for (label, name), group in results.rows.groupby(["setting", "name"], sort=False):
-        record = {"setting": str(label), "model": str(name)}
-        record |= {column: _count(group[column]) for column in ("parameters", "flops")}
-        record["seeds"] = _seeds(group)
-        record["floor"] = format_number(group["floor"].mean())
-        for column in ("heldout_loss", "excess", *results.metrics):
-            record[column] = show(mean_interval(group[column]))
-        record["train time"] = format_seconds(group["train_seconds"].mean())
-        record["sample time"] = format_seconds(group["sample_seconds"].mean())
-        records.append(record)
+    for label, rows in results.rows.groupby("setting", sort=False):
+        for name, group in rows.groupby("name", sort=False):
+            record = {"setting": str(label), "model": str(name), "seeds": _seeds(group)}
+            record |= {column: _count(group[column]) for column in ("parameters", "flops")}
+            record["floor"] = format_number(group["floor"].mean())
+            for column in ("heldout_loss", "excess", *results.metrics):
+                record[column] = show(mean_interval(group[column]))
+            record["train time"] = format_seconds(group["train_seconds"].mean())
+            record["sample time"] = format_seconds(group["sample_seconds"].mean())
+            records.append(record)
+        real = {key: rows[f"{key}_real"].mean() for key in results.metrics}
+        if any(map(math.isfinite, real.values())):
+            scores = {key: format_number(value) for key, value in real.items()}
+            records.append({"setting": str(label), "model": REAL_ROW, **scores})
     columns = ["setting", "model", "parameters", "flops", "seeds", "heldout_loss", "floor"]
     columns += ["excess", *results.metrics, "train time", "sample time"]
-    table = pd.DataFrame(records, columns=columns)
-    parts = []
-    for label, part in table.groupby("setting", sort=False):
-        means = {
-            key: results.of_setting(str(label))[f"{key}_real"].mean() for key in results.metrics
-        }
-        parts.append(part)
-        if any(math.isfinite(value) for value in means.values()):
-            real = dict.fromkeys(columns, "") | {"setting": str(label), "model": REAL_ROW}
-            real |= {key: format_number(value) for key, value in means.items()}
-            parts.append(pd.DataFrame([real]))
-    return pd.concat(parts, ignore_index=True) if parts else table
+    return pd.DataFrame(records, columns=columns).fillna("")
 
 
 def trial_table(results: Results) -> pd.DataFrame:
@@ -216,13 +192,7 @@ def trial_table(results: Results) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as a cell names it.
-
-    Attributes:
-        seed: Its seed.
-        id: Its id.
-        anchor: The anchor of its row among all trials; empty where it has none.
-    """
+    """A trial as a cell names it, with the anchor of its row among all trials."""
 
     seed: str
     id: str
@@ -301,21 +271,6 @@ class Table:
     kind: str = "summary"
 
 
-@dataclass(frozen=True)
-class TimeUse:
-    """The time that models of a setting with a budget of time really used.
-
-    Attributes:
-        table: A line a model.
-        sentence: The largest deviation in words.
-        large: Whether it is above 10 %.
-    """
-
-    table: Table
-    sentence: str
-    large: bool
-
-
 class Anchors:
     """Ids within a page, each given once."""
 
@@ -327,10 +282,8 @@ class Anchors:
         if words not in self._given:
             taken = set(self._given.values())
             slug = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-") or "part"
-            number = 1
-            while (unique := slug if number == 1 else f"{slug}-{number}") in taken:
-                number += 1
-            self._given[words] = unique
+            others = (f"{slug}-{number}" for number in count(2))
+            self._given[words] = next(name for name in chain([slug], others) if name not in taken)
         return self._given[words]
 
 
@@ -400,20 +353,16 @@ def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
             text = format_number(mean, _DIGITS[verdict.measure])
             note = f"{text} (of {verdict.count(kind)})"
             sides.append(Cell(name, note, link=anchors(label, name), colour=styles[name].colour))
-        lines.append(
-            Line(
-                [
-                    Cell(label, f"by {MEASURES[verdict.measure]}", link=anchors("setting", label)),
-                    *sides,
-                    _interval_cell(difference.interval),
-                    number_cell(difference.ratio, _ratio_text(difference)),
-                    number_cell(difference.interval.n, str(difference.interval.n)),
-                    _p_cell(difference.p_value),
-                    _p_cell(difference.p_holm),
-                    Cell(verdict.outcome, badge=BADGES[verdict.outcome]),
-                ]
-            )
-        )
+        cells = [
+            Cell(label, f"by {MEASURES[verdict.measure]}", link=anchors("setting", label)),
+            *sides,
+            _interval_cell(difference.interval),
+            number_cell(difference.ratio, _ratio_text(difference)),
+            number_cell(difference.interval.n, str(difference.interval.n)),
+            *(_p_cell(p) for p in (difference.p_value, difference.p_holm)),
+            Cell(verdict.outcome, badge=BADGES[verdict.outcome]),
+        ]
+        lines.append(Line(cells))
     return Table(heads, lines, caption="Best KAN against best MLP", kind="summary verdicts")
 
 
@@ -434,18 +383,21 @@ def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table
     lines = []
     for name in contents.model_names(label):
         group = rows[rows["name"] == name]
-        trials = _trials(group, anchors)
+        trials = tuple(
+            Trial(_plain(float(seed)), str(trial), anchors("trial", str(trial)))
+            for seed, trial in zip(group["seed"], group["trial"], strict=True)
+            if trial is not None
+        )
         cells = [Cell(name, f"seeds: {_seeds(group)}", colour=styles[name].colour, trials=trials)]
         cells += [number_cell(group[column].mean(), _count(group[column])) for column in sizes]
         cells.append(_mean_cell(group, measure))
         if name in differences:
             difference = differences[name]
             ratio = f"ratio {_ratio_text(difference)}" if math.isfinite(difference.ratio) else ""
-            cells.append(_interval_cell(difference.interval, [ratio]))
-            cells.append(_p_cell(difference.p_holm))
+            cells += [_interval_cell(difference.interval, [ratio]), _p_cell(difference.p_holm)]
         elif differences:
-            cells.append(Cell("best MLP", key="0.0") if name in baselines else Cell(MISSING))
-            cells.append(Cell(MISSING))
+            best = Cell("best MLP", key="0.0") if name in baselines else Cell(MISSING)
+            cells += [best, Cell(MISSING)]
         cells += [_mean_cell(group, column) for column in others]
         sampling = group["sample_seconds"].mean()
         note = f"sampling {format_seconds(sampling)}" if math.isfinite(sampling) else ""
@@ -463,22 +415,8 @@ def _mean_cell(group: pd.DataFrame, column: str) -> Cell:
     return number_cell(interval.mean, text, half)
 
 
-def _trials(group: pd.DataFrame, anchors: Anchors) -> tuple[Trial, ...]:
-    return tuple(
-        Trial(_plain(float(seed)), str(trial), anchors("trial", str(trial)))
-        for seed, trial in zip(group["seed"], group["trial"], strict=True)
-        if trial is not None
-    )
-
-
 def _feet(results: Results, label: str, columns: Sequence[str]) -> list[Line]:
-    """The scores of the exact optimum and of two real samples, where they are known.
-
-    Args:
-        results: The study.
-        label: A setting.
-        columns: The columns after the first, ``""`` for those in which they have no score.
-    """
+    """The scores of the exact optimum and of two real samples; none in a column ``""``."""
     rows = results.of_setting(label)
     optimum = {"heldout_loss": rows["floor"].mean(), "nll": rows["nll_real"].mean()}
     if math.isfinite(optimum["heldout_loss"]) and results.judged(label) == "excess":
@@ -496,8 +434,15 @@ def _feet(results: Results, label: str, columns: Sequence[str]) -> list[Line]:
     return feet
 
 
-def time_use(contents: ReportContents, label: str, anchors: Anchors) -> TimeUse | None:
-    """Compares the time that models used with a budget of time; None for other budgets."""
+def time_use(
+    contents: ReportContents, label: str, anchors: Anchors
+) -> tuple[Table, str, bool] | None:
+    """Compares the time that models used with a budget of time.
+
+    Returns:
+        A table with a line a model, the largest deviation in words, and whether it is above 10 %;
+        None for other budgets.
+    """
     rows = contents.results.of_setting(label)
     used = rows[rows[_TIME].notna()]
     if not len(used) or used["match"].iloc[0] != "time":
@@ -518,15 +463,10 @@ def time_use(contents: ReportContents, label: str, anchors: Anchors) -> TimeUse 
         share = float(shares[abs(shares).argmax()])
         worst = max(worst, (abs(share), name))
         values = (budget, seconds.mean(), seconds.min(), seconds.max())
-        lines.append(
-            Line(
-                [
-                    Cell(name, link=anchors(label, name), colour=styles[name].colour),
-                    *(number_cell(value, format_number(value, 4)) for value in values),
-                    number_cell(abs(share), f"{share:+.1%}".replace("-", "−").replace("%", " %")),
-                ]
-            )
-        )
+        cells = [Cell(name, link=anchors(label, name), colour=styles[name].colour)]
+        cells += [number_cell(value, format_number(value, 4)) for value in values]
+        deviation = f"{share:+.1%}".replace("-", "−").replace("%", " %")
+        lines.append(Line([*cells, number_cell(abs(share), deviation)]))
     large = worst[0] > _LARGE_DEVIATION
     sentence = f"The largest deviation of a trial from the budget is {worst[0]:.1%} ({worst[1]})."
     sentence = sentence.replace("%", " %")
@@ -534,7 +474,7 @@ def time_use(contents: ReportContents, label: str, anchors: Anchors) -> TimeUse 
         sentence += (
             " That is more than 10 %: times were not equal here, so read this setting with care."
         )
-    return TimeUse(Table(heads, lines, caption=f"Time used, {label}", kind="time"), sentence, large)
+    return Table(heads, lines, caption=f"Time used, {label}", kind="time"), sentence, large
 
 
 def trials_table(results: Results, anchors: Anchors) -> Table:

@@ -529,11 +529,8 @@ def read_study(path: Path, *, importing: bool = False) -> StudyConfig:
 
 def preset_names() -> list[str]:
     """Lists the names of the built-in studies."""
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in _PRESETS.iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    files = (Path(entry.name) for entry in _PRESETS.iterdir())
+    return sorted(file.stem for file in files if file.suffix == ".yaml")
 
 
 def read_preset(name: str) -> StudyConfig:

@@ -80,7 +80,17 @@ def yardstick(
     """
     name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
     generator = torch_generator("real pairs", study_seed, *name)
-    likely, nll = _likely_points(dataset, process, evaluation.num_likelihood, study_seed, split)
+    # The divergence takes d backward passes, so that the work grows as d times the points.
+    num = min(evaluation.num_likelihood, max(1, _LIKELIHOOD_NUMBERS // dataset.dim))
+    draws = torch_generator("likely points", study_seed, dataset.name, split)
+    likely = dataset.points_to_noise(num, draws).double()
+    if dataset.density is None:
+        likely = likely[: len(dataset.untrained())]  # each held-out row once is enough
+    sigma = first_noise(process)
+    likely += sigma * torch.randn(likely.shape, generator=draws, dtype=torch.float64)
+    nll = None
+    if dataset.density is not None and len(likely):
+        nll = -float(dataset.density.log_density(likely, 1.0, sigma).mean())
     return Yardstick(
         draw=draw_noised_points(
             dataset,
@@ -99,23 +109,6 @@ def yardstick(
         likely=likely,
         nll=nll,
     )
-
-
-def _likely_points(
-    dataset: Dataset, process: Process, num: int, study_seed: int, split: int
-) -> tuple[Tensor, float | None]:
-    """Points with the first timestep's noise, and their mean negative log-density if known."""
-    # The divergence takes d backward passes, so that the work grows as d times the points.
-    num = min(num, max(1, _LIKELIHOOD_NUMBERS // dataset.dim))
-    generator = torch_generator("likely points", study_seed, dataset.name, split)
-    points = dataset.points_to_noise(num, generator).double()
-    if dataset.density is None:
-        points = points[: len(dataset.untrained())]  # each held-out row once is enough
-    sigma = first_noise(process)
-    points += sigma * torch.randn(points.shape, generator=generator, dtype=torch.float64)
-    if dataset.density is None or not len(points):
-        return points, None
-    return points, -float(dataset.density.log_density(points, 1.0, sigma).mean())
 
 
 def measure(

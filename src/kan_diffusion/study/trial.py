@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from kan_diffusion.errors import (
 from kan_diffusion.evaluation.metrics import Metric, metrics_named
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed, torch_generator
+from kan_diffusion.ranks import leads
 from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
 from kan_diffusion.study.folder import (
@@ -165,8 +167,9 @@ def run_trial(
         log_folder: Folder for TensorBoard's event files.
 
     Returns:
-        The finished trial. One whose loss or samples became non-finite is finished, too: its row
-        has the reason under ``"error"`` and no measurements.
+        The finished trial, not measured where several processes train one model and this is not
+        the first of them. One whose loss or samples became non-finite is finished, too: its row has
+        the reason under ``"error"`` and no measurements.
 
     Raises:
         DataError: The data cannot be used.
@@ -178,7 +181,7 @@ def run_trial(
         return finished
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     denoiser = build(config, dataset)
-    with claimed(folder):
+    with claimed(folder) if leads() else nullcontext():
         # Another process may have finished it by now.
         return _finished(config, folder) or _run_claimed(
             config, folder, dataset, denoiser, device, on_progress, log_folder
@@ -255,8 +258,12 @@ def _run_claimed(
             log_folder=log_folder,
         )
     except NonFiniteLossError as error:
+        if not leads():
+            raise
         # The last good state of a failed trial, its checkpoint, stays.
         return failed(error)
+    if not leads():  # the first of several processes judges and keeps the model
+        return TrialResult(config, row, [], folder)
     pipeline = _pipeline(config, dataset, denoiser)
     shared = _shared_yardstick(
         config.data,

@@ -11,8 +11,9 @@ exponential moving average (EMA) of the parameters, which is what the trained de
 
 What step k draws is a function of the seed and k alone (:mod:`kan_diffusion.training.batches`). A
 run that is killed and resumed from its checkpoint therefore ends, on a CPU, with the very
-parameters of a run that was not. The parts of a step and the checkpoint are in
-:mod:`kan_diffusion.training.run`, what becomes of a gradient in
+parameters of a run that was not. Processes that train together (``torchrun``) take equal parts of
+each batch and share their gradients, so that they train the model that one would. The parts of a
+step and the checkpoint are in :mod:`kan_diffusion.training.run`, what becomes of a gradient in
 :mod:`kan_diffusion.training.optimization`.
 """
 
@@ -141,6 +142,11 @@ def train(
         seed=seed,
         device=where,
     )
+    if accelerator.num_processes > config.batch_size:
+        raise KanDiffusionError(
+            f"{accelerator.num_processes} processes share a batch of {config.batch_size}; raise "
+            "batch_size or start fewer"
+        )
     run = TrainingRun(denoiser, process, config, accelerator)
     last_report = 0.0
     shown = set(moments) if on_moment is not None else set()
@@ -149,6 +155,7 @@ def train(
         if resume and checkpoint is not None and run.load(checkpoint, identity):
             logger.info("resuming at step %d of %d", run.step, config.steps)
         resumed_from = run.step
+        accelerator.wait_for_everyone()  # until all have read what the first will replace
         if checkpoint is not None and run.step == 0:
             run.save(checkpoint, identity)  # shows from the start whose folder this is
         while run.step < config.steps:

@@ -136,7 +136,8 @@ class TrainingRun:
         self.process = process
         self.accelerator = accelerator
         self.denoiser = denoiser.to(accelerator.device).train()
-        self.model = accelerator.prepare(self.denoiser)
+        # Several processes share the gradient of the vector instead of one for each parameter.
+        self.model = accelerator.prepare_model(self.denoiser, evaluation_mode=True)
         try:
             self.weights = ParameterVector(self.denoiser)
         except KanDiffusionError:
@@ -165,7 +166,10 @@ class TrainingRun:
 
     def advance(self, batch: Batch) -> None:
         """Takes one optimiser step."""
+        batch, share = self.own_part(batch)
         loss = self.forward(batch)
+        if share != 1:
+            loss = loss * share
         edges = self._edges
         self.backward(loss if edges is None else loss + self.config.sparsify * edges.penalty())
         self.collect()
@@ -174,9 +178,28 @@ class TrainingRun:
             self.whole = False
             self.optimize()
             self.update_average()
-            self._recent.append(loss.detach())
+            self._recent.append(self.shared(loss.detach()))
             self.step += 1
             self.whole = True
+
+    def own_part(self, batch: Batch) -> tuple[Batch, float]:
+        """The rows of a batch for this process, and their weight in the mean over processes."""
+        total, count = len(batch.noised), self.accelerator.num_processes
+        if count == 1:
+            return batch, 1.0
+        index = self.accelerator.process_index
+        rows = slice(total * index // count, total * (index + 1) // count)
+        noised, timesteps, labels, target = batch
+        own_labels = None if labels is None else labels[rows]
+        part = Batch(noised[rows], timesteps[rows], own_labels, target[rows])
+        return part, len(part.noised) * count / total
+
+    def shared(self, values: Tensor) -> Tensor:
+        """The mean of a tensor over the processes that train together."""
+        if self.accelerator.num_processes == 1:
+            return values
+        mean: Tensor = self.accelerator.reduce(values, "mean")
+        return mean
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss of a batch."""
@@ -193,6 +216,9 @@ class TrainingRun:
     def collect(self) -> None:
         """Moves the gradients, in their true size, to the vector of parameters."""
         self.weights.collect_gradients()
+        if self.accelerator.num_processes > 1:
+            assert self.weights.vector.grad is not None
+            self.weights.vector.grad.copy_(self.shared(self.weights.vector.grad))
         if self.scaled:
             self.accelerator.unscale_gradients(self.optimizer)
 
@@ -249,7 +275,9 @@ class TrainingRun:
         return out_of_range_fractions(self.denoiser, *inputs, False)  # a tuple, as in a step
 
     def save(self, path: Path, identity: str) -> None:
-        """Writes the state to ``path``, whole or not at all."""
+        """Writes the state to ``path``, whole or not at all; of several processes the first."""
+        if not self.accelerator.is_main_process:
+            return
         tensors = {f"denoiser.{k}": v for k, v in self.denoiser.state_dict().items()}
         # The vector's layout is no business of the file's: everything is kept by parameter.
         for name, value in self.optimizer.state.get(self.weights.vector, {}).items():
@@ -314,7 +342,9 @@ class TrainingRun:
         return True
 
     def show(self, callback: MomentCallback) -> None:
-        """Hands the denoiser to a callback with its EMA weights in place."""
+        """Hands the denoiser to a callback with its EMA weights in place, in one process."""
+        if not self.accelerator.is_main_process:
+            return
         self.denoiser.eval()
         values = self.weights.vector.detach()
         if self.average is not None and self.average.num_updates > 0:

@@ -37,7 +37,8 @@ class Basis(nn.Module, ABC):
 
     Attributes:
         name: Name in options and configurations.
-        local: Whether the functions are local, so that a base activation should go with them.
+        local: Whether the functions vanish away from their places, or all of them at the ends of
+            the grid, so that an edge needs a base activation beside them; then SiLU is the default.
         in_features: Number of inputs.
         num_functions: Number of functions an input, which is the number of parameters an edge.
         num_active: Most functions of an input that differ from zero at a time.
@@ -96,7 +97,8 @@ class GridBasis(Basis):
     """A basis whose functions are placed by a uniform grid for each input.
 
     A user-defined one defines ``name``, ``sizes``, ``values`` and ``slopes``, and
-    ``extrapolations`` without ``"zero"`` where its functions do not run out to zero by themselves.
+    ``extrapolations`` without ``"zero"`` where its functions do not run out to zero faster than any
+    power (the tests of all bases look as far as a million intervals away).
 
     Args:
         in_features: Number of inputs.

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from kan_diffusion.report.charts.axes import value_axis
 from kan_diffusion.report.contents import ReportContents
-from kan_diffusion.report.points import panel_figure
+from kan_diffusion.report.points import panel_figure, row_counts
 from kan_diffusion.report.style import (
     INK,
     MUTED,
@@ -59,16 +59,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Panel:
-    """One axis of a forest plot.
-
-    Attributes:
-        title: Its title.
-        label: The label of its axis.
-        rows: The models that are drawn, by name.
-        log: Whether the axis is logarithmic.
-        baseline: The model that the others are compared with; None where there is none.
-        real: Score of two fresh real samples on this axis; NaN where it is not known.
-    """
+    """One axis of a forest plot, and ``real``: the score of two fresh real samples on it."""
 
     title: str
     label: str
@@ -224,8 +215,7 @@ def _drawn(
 ) -> Figure:
     """Draws panels in rows of at most ``most``; the models' names stand left of each row."""
     styles = model_styles(contents.results.rows)
-    rows = -(-len(panels) // most)
-    counts = [len(panels) // rows + (row < len(panels) % rows) for row in range(rows)]
+    counts = row_counts(len(panels), most)
     columns = max(counts)
     above = 0.5 if any(math.isfinite(panel.real) for panel in panels) else 0.0
     beside = (1.95, 1.95, 1.6, 0.5)[columns - 1]

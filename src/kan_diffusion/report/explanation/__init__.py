@@ -6,10 +6,6 @@ from kan_diffusion.report.explanation.page import write_explanation
 from kan_diffusion.report.explanation.scores import samples_figure, score_figure
 
 __all__ = [
-    "contributions_figure",
-    "curves_figure",
-    "network_figure",
-    "samples_figure",
-    "score_figure",
+    "contributions_figure", "curves_figure", "network_figure", "samples_figure", "score_figure",
     "write_explanation",
-]
+]  # fmt: skip

@@ -17,7 +17,7 @@ from kan_diffusion.report.explanation.looks import (
     level_label,
     shortened,
 )
-from kan_diffusion.report.points import panel_figure
+from kan_diffusion.report.points import panel_figure, row_counts
 from kan_diffusion.report.style import MUTED, REAL
 from kan_diffusion.symbolic.views import EdgeView, NetworkView
 
@@ -37,11 +37,7 @@ def _title(view: NetworkView, edge: EdgeView) -> str:
 
 
 @explanation_style()
-def curves_figure(
-    view: NetworkView,
-    levels: Sequence[int] | None = None,
-    most: int = 12,
-) -> Figure:
+def curves_figure(view: NetworkView, levels: Sequence[int] | None = None, most: int = 12) -> Figure:
     """Draws the most important edges, a panel each: the curve at several noise levels.
 
     Args:
@@ -51,11 +47,8 @@ def curves_figure(
     """
     shown = list(range(len(view.levels))) if levels is None else list(levels)
     edges = sorted(view.edges, key=lambda edge: -edge.importance)[:most]
-    rows = max(-(-len(edges) // _COLUMNS), 1)
-    counts = [len(edges) // rows + (row < len(edges) % rows) for row in range(rows)]
-    figure, panels = panel_figure(
-        [max(count, 1) for count in counts], 11.8, 0.62, (0.6, 1.05), (0.7, 1.0, 0.6)
-    )
+    counts = row_counts(max(len(edges), 1), _COLUMNS)
+    figure, panels = panel_figure(counts, 11.8, 0.62, (0.6, 1.05), (0.7, 1.0, 0.6))
     colours = level_colours(view.levels)
     for axes, edge in zip([axes for row in panels for axes in row], edges, strict=False):
         beneath = axes.get_xaxis_transform()

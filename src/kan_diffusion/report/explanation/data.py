@@ -101,12 +101,8 @@ def _view(
     edges: list[Json] = []
     for index, edge in enumerate(view.edges):
         made: dict[str, Json] = {
-            "layer": edge.layer,
-            "input": edge.input,
-            "output": edge.output,
-            "kind": kind_of(edge.kind),
-            "function": edge.kind,
-            "text": edge.text,
+            **{key: getattr(edge, key) for key in ("layer", "input", "output")},
+            **{"kind": kind_of(edge.kind), "function": edge.kind, "text": edge.text},
             "importance": _number(edge.importance),
             "size": _number(edge.size),
             "byLevel": _numbers(edge.importance_by_level),

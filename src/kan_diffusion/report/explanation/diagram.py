@@ -133,9 +133,7 @@ def _row(
     side = min(_LARGEST_BOX, 0.88 * step * rows)
     return {
         index: Box(
-            _MARGIN + step * (place + 0.5),
-            bottom + _GAP + _ROW_HEIGHT * (place % rows + 0.5),
-            side,
+            _MARGIN + step * (place + 0.5), bottom + _GAP + _ROW_HEIGHT * (place % rows + 0.5), side
         )
         for place, index in enumerate(sorted(part, key=order))
     }

@@ -20,19 +20,9 @@ from kan_diffusion.report.style import PALETTES, report_style
 from kan_diffusion.symbolic.views import LevelView
 
 __all__ = [
-    "FAINTEST",
-    "INPUT_COLOURS",
-    "KINDS",
-    "KindStyle",
-    "denoiser_style",
-    "explanation_style",
-    "fading",
-    "kind_of",
-    "level_colours",
-    "level_label",
-    "shortened",
-    "spread_out",
-]
+    "FAINTEST", "INPUT_COLOURS", "KINDS", "KindStyle", "denoiser_style", "explanation_style",
+    "fading", "kind_of", "level_colours", "level_label", "shortened", "spread_out",
+]  # fmt: skip
 
 FAINTEST = 0.14
 """The opacity of an edge without importance."""

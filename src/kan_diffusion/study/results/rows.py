@@ -363,8 +363,11 @@ def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
     def kind(trial: TrialResult) -> str:
         config = trial.config
         training = config.training.model_copy(update={"learning_rate": _rate(config)})
-        model = config.model.model_dump_json(exclude={"learning_rate", "steps"})
-        return model + training.model_dump_json(exclude={"checkpoint_every"})
+        # By its size as it was built: a study names a budget, `train` the widths it fitted to one.
+        asked = {"params", "flops", "flops_per_edge", "hidden", "depth"}
+        model = config.model.model_dump_json(exclude={"learning_rate", "steps", *asked})
+        built = f"{trial.row['parameters']} {trial.row['flops']} {trial.row['flops_per_edge']}"
+        return model + built + training.model_dump_json(exclude={"checkpoint_every"})
 
     kinds: dict[str, dict[str, TrialResult]] = {}
     for trial in trials:

@@ -1,0 +1,52 @@
+"""What a layer is called with: floating-point numbers of its width, or a proxy of torch.fx.
+
+``torch.fx.symbolic_trace`` calls a module with proxies, of which neither shape nor dtype is known.
+A layer looks at both, and at whether a compiled kernel takes the numbers, so it is a leaf of the
+graph: a node that calls the module.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+from torch.fx import Proxy, Tracer
+
+from kan_diffusion.errors import KanDiffusionError
+
+__all__ = ["leaf", "require_input"]
+
+
+def require_input(layer: nn.Module, input: Tensor, width: int) -> None:
+    """Checks what a layer is called with.
+
+    Raises:
+        KanDiffusionError: It has not the shape (*, width), or does not hold floating-point numbers.
+    """
+    name = type(layer).__name__
+    if input.ndim == 0 or input.shape[-1] != width:
+        raise KanDiffusionError(
+            f"this {name} takes inputs with shape (*, {width}), not {tuple(input.shape)}"
+        )
+    if not input.is_floating_point():
+        raise KanDiffusionError(
+            f"this {name} takes floating-point numbers, as nn.Linear does, not {input.dtype}; "
+            "convert them with .float()"
+        )
+
+
+def leaf(layer: nn.Module, input: Proxy) -> Tensor:
+    """Puts a call of the layer into the graph that torch.fx is tracing.
+
+    Raises:
+        KanDiffusionError: The layer itself is what is traced.
+    """
+    tracer = input.tracer
+    assert isinstance(tracer, Tracer)
+    path = tracer.path_of_module(layer)
+    if not path:
+        raise KanDiffusionError(
+            f"a {type(layer).__name__} is a leaf of torch.fx and has no graph of its own; trace "
+            "the module that holds it"
+        )
+    return cast("Tensor", tracer.create_proxy("call_module", path, (input,), {}))

@@ -1,0 +1,14 @@
+"""Several processes that train one model, as ``torchrun`` and ``mpirun`` start them."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["leads"]
+
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
+
+
+def leads() -> bool:
+    """Whether this process is the first of them, which writes files and speaks; one alone is."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
