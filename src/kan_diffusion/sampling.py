@@ -15,6 +15,7 @@ Classifier-free guidance mixes a prediction with a label and one without,
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers import UNLABELLED, Denoiser
 from kan_diffusion.errors import KanDiffusionError, RunFolderError, look_up
 from kan_diffusion.files import read_json
+from kan_diffusion.limits import MOST_VALUES
 from kan_diffusion.processes import MOST_TIMESTEPS, PredictionType
 
 __all__ = [
@@ -393,6 +395,12 @@ class PointDiffusionPipeline(DiffusionPipeline):
             raise KanDiffusionError(
                 "sampling needs at least 1 sample, 1 step and batches of 1, not "
                 f"{num_samples}, {num_steps} and {batch_size}"
+            )
+        num_values = num_samples * math.prod(self.denoiser.sample_shape)
+        if num_values > MOST_VALUES:
+            raise KanDiffusionError(
+                f"{num_samples:,} samples are {num_values:,} values; draw at most {MOST_VALUES:,} "
+                "at once"
             )
         timesteps = self.scheduler.config.num_train_timesteps
         if num_steps > timesteps:

@@ -36,7 +36,7 @@ import pandas as pd
 from kan_diffusion.denoisers.family import Choice, IntRange, Range
 from kan_diffusion.denoisers.registry import Setting, get_family, untuned_family
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.files import require_free_space, write_json, write_text
+from kan_diffusion.files import read_json, require_free_space, write_json, write_text
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.study.config import ModelConfig, StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
@@ -421,8 +421,9 @@ def read_tuned(path: Path) -> dict[str, dict[str, object]]:
     Raises:
         KanDiffusionError: It is missing or holds something else.
     """
+    remedy = "make one with 'kan-diffusion tune'"
+    content = read_json(path, "a file of tuned settings", remedy)
     try:
-        content = json.loads(path.read_text())
         return {
             str(family): {
                 "depth": chosen["depth"],
@@ -431,10 +432,9 @@ def read_tuned(path: Path) -> dict[str, dict[str, object]]:
             }
             for family, chosen in content.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise KanDiffusionError(
-            f"'{path}' is not a file of tuned settings ({error}); make one with 'kan-diffusion "
-            "tune'"
+            f"'{path}' is not a file of tuned settings ({error}); {remedy}"
         ) from error
 
 
