@@ -255,8 +255,8 @@ class PointDiffusionPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: Its folder.
-            **kwargs: Options of diffusers, such as ``dtype``, or a ``denoiser`` or ``scheduler`` of
-                one's own.
+            **kwargs: Options of diffusers, such as ``dtype`` or ``device_map`` (also ``"auto"``),
+                or a ``denoiser`` or ``scheduler`` of one's own, neither of which is optional.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
@@ -269,12 +269,18 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 f"{cls.__name__}; read it with its own class"
             )
         parts: dict[str, object] = {}
-        if "denoiser" not in kwargs:
-            options = ("dtype", "torch_dtype", "device_map", "variant", "low_cpu_mem_usage")
+        if kwargs.get("denoiser") is None:
+            known = ("dtype", "torch_dtype", "device_map", "variant", "low_cpu_mem_usage")
+            options = {key: kwargs[key] for key in known if key in kwargs}
+            for key, given in options.items():
+                if isinstance(given, Mapping):  # dtypes by the names of parts
+                    options[key] = given.get("denoiser", given.get("default", torch.float32))
             parts["denoiser"] = _saved_class(root, index, "denoiser", Denoiser).from_pretrained(
-                root / "denoiser", **{key: kwargs[key] for key in options if key in kwargs}
+                root / "denoiser", **options
             )
-        if "scheduler" not in kwargs:
+            if kwargs.get("device_map") == "auto":  # which diffusers has for models alone
+                del kwargs["device_map"]
+        if kwargs.get("scheduler") is None:
             parts["scheduler"] = _read_scheduler(
                 _saved_class(root, index, "scheduler", SchedulerMixin), root / "scheduler"
             )
@@ -293,7 +299,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
             pipeline: The pipeline to copy; its denoiser and scheduler are shared.
             **kwargs: Arguments of the class that differ.
         """
-        config = {key: pipeline.config[key] for key in ("mean", "scale", "columns")}
+        config = {key: pipeline.config[key] for key in ("mean", "scale", "columns", "flow")}
         return cls(**{**pipeline.components, **config, **kwargs})
 
     @torch.no_grad()
