@@ -13,6 +13,7 @@ __all__ = [
     "KanDiffusionError",
     "NoGridError",
     "NonFiniteLossError",
+    "NonFiniteSamplesError",
     "RunFolderError",
     "look_up",
     "require_known",
@@ -47,6 +48,10 @@ class NoGridError(KanDiffusionError, AttributeError):
 
 class NonFiniteLossError(KanDiffusionError):
     """The training loss became NaN or infinite."""
+
+
+class NonFiniteSamplesError(KanDiffusionError):
+    """Points became NaN or infinite while they were drawn."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> KanDiffusionError:

@@ -40,7 +40,7 @@ from torch import Tensor
 # All of the package: diffusers finds the class of a saved denoiser only if it is imported.
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers import UNLABELLED, Denoiser
-from kan_diffusion.errors import KanDiffusionError, RunFolderError, look_up
+from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError, RunFolderError, look_up
 from kan_diffusion.files import read_json
 from kan_diffusion.processes import MOST_TIMESTEPS, PredictionType
 
@@ -338,8 +338,8 @@ class PointDiffusionPipeline(DiffusionPipeline):
 
         Raises:
             KanDiffusionError: A number of samples, steps or generators is out of range, labels are
-                not known to the denoiser, the scheduler is not one of its process, or the samples
-                became infinite or NaN.
+                not known to the denoiser, or the scheduler is not one of its process.
+            NonFiniteSamplesError: The samples became infinite or NaN.
         """
         self._require_sampler(num_samples, num_inference_steps, batch_size)
         if isinstance(generator, list) and len(generator) != num_samples:
@@ -448,7 +448,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 bar.update()
         if not finite[-1]:
             first = int(torch.stack(finite).int().argmin())
-            raise KanDiffusionError(
+            raise NonFiniteSamplesError(
                 f"the samples became infinite or NaN at timestep "
                 f"{float(scheduler.timesteps[first]):g}, step {first + 1} of {len(finite)}; take "
                 "more steps or another scheduler, or train longer"
