@@ -9,10 +9,10 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from helpers import refused
-from kan_diffusion import DiffusionEstimator, PointDiffusionPipeline
+from kan_diffusion import FAMILIES, DiffusionEstimator, PointDiffusionPipeline
 
 QUICK = {"params": 2300, "steps": 3, "batch_size": 16, "device": "cpu", "random_state": 0}
 
@@ -26,9 +26,49 @@ def _points(num: int = 400) -> np.ndarray:
 
 # Skipped by scikit-learn itself unless SCIPY_ARRAY_API is set.
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@parametrize_with_checks([DiffusionEstimator(family=family, **QUICK) for family in ("kan", "mlp")])
+@parametrize_with_checks(
+    [
+        DiffusionEstimator(family=family, **{**QUICK, "params": params})
+        for family, params in (("kan", 2300), ("kan-fourier-inputs", 200), ("rbf-2015", 20_000))
+    ]
+)
 def test_scikit_learn_accepts_it(estimator: DiffusionEstimator, check: object) -> None:
     check(estimator)
+
+
+@pytest.mark.hard
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@pytest.mark.parametrize("params", [200, 2300, 20_000])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scikit_learn_accepts_every_family_in_every_size(family: str, params: int) -> None:
+    model = DiffusionEstimator(family=family, **{**QUICK, "params": params})
+    results = check_estimator(model, on_fail=None)
+    assert [result for result in results if result["status"] == "failed"] == []
+    assert sum(result["status"] == "passed" for result in results) >= 30
+
+
+@pytest.mark.parametrize("params", [200, 2300])
+def test_a_budget_is_an_upper_bound_and_no_table_is_too_wide_for_it(
+    params: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = np.random.default_rng(0)
+    for family in ("kan", "kan-fourier-inputs", "modulated-kan", "mlp"):
+        for dim in (1, 2, 5, 30):
+            caplog.clear()
+            model = DiffusionEstimator(family, **{**QUICK, "params": params, "steps": 1})
+            model.fit(generator.normal(size=(20, dim)))
+            denoiser = model.pipeline_.denoiser
+            assert model.n_parameters_ == denoiser.num_trainable
+            if model.n_parameters_ > params:
+                assert set(denoiser.config.hidden) == {1}
+                (record,) = caplog.records
+                message = record.getMessage()
+                assert "\n" not in message
+                assert f"its smallest has {model.n_parameters_:,}" in message
+                assert "the smallest is taken" in message
+            else:
+                assert model.n_parameters_ > 0.75 * params or dim > 1
+                assert caplog.records == []
 
 
 @pytest.fixture(scope="module")

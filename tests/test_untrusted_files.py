@@ -19,6 +19,7 @@ from kan_diffusion.denoisers import MLPDenoiser, build_denoiser
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import get_process
 from kan_diffusion.sampling import PointDiffusionPipeline
+from tiny import reseal
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 INDEX, DENOISER, SCHEDULER = (
@@ -194,6 +195,7 @@ def test_a_family_in_a_run_is_not_imported_but_on_request(
     trial = json.loads(Path("run/trial.json").read_text())
     trial["config"]["model"]["family"] = "evil_family:MINE"
     Path("run/trial.json").write_text(json.dumps(trial))
+    reseal(Path("run"))
     for words in (
         ("sample", "run"),
         ("evaluate", "run"),

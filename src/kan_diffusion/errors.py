@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 __all__ = [
+    "BudgetError",
     "DataError",
     "KanDiffusionError",
     "NoGridError",
     "NonFiniteLossError",
+    "NonFiniteSamplesError",
     "RunFolderError",
     "look_up",
     "one_line",
@@ -56,12 +58,20 @@ class RunFolderError(KanDiffusionError):
     """A run folder cannot be read or written as asked."""
 
 
+class BudgetError(KanDiffusionError):
+    """The smallest denoiser there is of a family and depth is over the budget."""
+
+
 class NoGridError(KanDiffusionError, AttributeError):
     """A layer was asked for its grid, and its basis has none."""
 
 
 class NonFiniteLossError(KanDiffusionError):
     """The training loss became NaN or infinite."""
+
+
+class NonFiniteSamplesError(KanDiffusionError):
+    """Points became NaN or infinite while they were drawn."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> KanDiffusionError:

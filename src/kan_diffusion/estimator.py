@@ -16,11 +16,14 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from kan_diffusion.errors import valid_settings
+from kan_diffusion.errors import BudgetError, valid_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
+    from kan_diffusion.denoisers import Denoiser
     from kan_diffusion.denoisers.family import Setting
     from kan_diffusion.training import ProgressCallback
 
@@ -35,7 +38,9 @@ class DiffusionEstimator(BaseEstimator):
     Args:
         family: Kind of denoiser, a name of ``FAMILIES`` such as ``"kan"`` or ``"mlp"``, or
             ``"package.module:NAME"`` for one of your own.
-        params: Number of trainable parameters, met within 2 %.
+        params: Number of trainable parameters at most; the family's nearest size below it is taken.
+            Where the table has so many columns that even the smallest is larger, that one is taken,
+            and a warning is logged.
         process: Noising process, a name of ``PROCESSES`` such as ``"cosine"`` or ``"flow"``.
         steps: Optimiser steps.
         batch_size: Points a step, drawn with replacement.
@@ -49,6 +54,7 @@ class DiffusionEstimator(BaseEstimator):
     Attributes:
         pipeline_: The trained :class:`~kan_diffusion.PointDiffusionPipeline`.
         loss_curve_: Training loss of every step, with shape (steps,).
+        n_parameters_: Number of trainable parameters of its denoiser.
         n_features_in_: Number of columns seen in ``fit``.
         feature_names_in_: Their names, when they had any.
 
@@ -88,6 +94,30 @@ class DiffusionEstimator(BaseEstimator):
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
+    def _denoiser(self, dim: int, num_timesteps: int, generator: torch.Generator) -> Denoiser:
+        """The family's largest denoiser within the budget, or its smallest with a warning."""
+        from kan_diffusion.denoisers import build_denoiser, get_family
+
+        def build(dim: int, hidden: tuple[int, ...] | None = None) -> Denoiser:
+            return build_denoiser(
+                self.family,
+                dim,
+                num_train_timesteps=num_timesteps,
+                params=self.params if hidden is None else None,
+                hidden=hidden,
+                depth=self.depth,
+                settings=self.settings,
+                generator=generator,
+                at_most=True,
+            )
+
+        try:
+            return build(dim)
+        except BudgetError as error:
+            build(1)  # or it is too small for every table
+            logger.warning("%s; the smallest is taken", error)
+            return build(dim, (1,) * (self.depth or get_family(self.family).depth))
+
     def fit(
         self,
         X: ArrayLike,  # noqa: N803
@@ -106,13 +136,14 @@ class DiffusionEstimator(BaseEstimator):
 
         Raises:
             DataError: A column is constant, or its values are out of the range of float64.
-            KanDiffusionError: A setting is unknown or out of range, or the budget too small.
+            KanDiffusionError: A setting is unknown or out of range, or the budget too small even
+                for one column.
             ValueError: The points are not finite numbers in two dimensions.
         """
         import torch
 
         from kan_diffusion.data.scaling import Standardizer, precision_warning
-        from kan_diffusion.denoisers import build_denoiser, get_family
+        from kan_diffusion.denoisers import get_family
         from kan_diffusion.processes import get_process
         from kan_diffusion.progress import show_training
         from kan_diffusion.randomness import stream_seed, torch_generator
@@ -129,15 +160,10 @@ class DiffusionEstimator(BaseEstimator):
         if doubt is not None:
             logger.warning(doubt)
         seed = self._seed()
-        denoiser = build_denoiser(
-            self.family,
-            points.shape[1],
-            num_train_timesteps=process.num_timesteps,
-            params=self.params,
-            depth=self.depth,
-            settings=self.settings,
-            generator=torch_generator("parameters", seed),
+        denoiser = self._denoiser(
+            points.shape[1], process.num_timesteps, torch_generator("parameters", seed)
         )
+        self.n_parameters_ = denoiser.num_trainable
         rate = self.learning_rate
         with valid_settings("settings"):
             config = TrainingConfig(
@@ -145,7 +171,8 @@ class DiffusionEstimator(BaseEstimator):
                 batch_size=self.batch_size,
                 learning_rate=family.learning_rate if rate is None else rate,
             )
-        shown = show_training(self.family, self.steps) if self.verbose else nullcontext()
+        title = f"{self.family}, {self.n_parameters_:,} parameters"
+        shown = show_training(title, self.steps) if self.verbose else nullcontext()
         with shown as bar:
             result = train(
                 denoiser,

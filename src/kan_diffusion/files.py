@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pydantic import TypeAdapter, ValidationError
+
 from kan_diffusion.errors import RunFolderError
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ __all__ = [
     "digest",
     "finite",
     "json_bytes",
+    "read_as",
     "read_json",
     "require_file",
     "require_free_space",
@@ -44,6 +47,7 @@ CHECKSUMS = "SHA256SUMS"
 """Name of the list of a folder's files with their digests."""
 
 _LARGEST_JSON = 100_000_000
+_OBJECT = TypeAdapter(dict[str, Any])
 
 
 @contextmanager
@@ -189,26 +193,32 @@ def require_unchanged(folder: Path) -> None:
 
 
 def read_json(path: Path, kind: str, remedy: str) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Reads a JSON object; arguments and errors are those of :func:`read_as`."""
+    return read_as(_OBJECT, path, kind, remedy)
+
+
+def read_as(shape: TypeAdapter[T], path: Path, kind: str, remedy: str) -> T:
+    """Reads a JSON file, and checks what is in it.
 
     Args:
+        shape: What it must hold, to the type of every value.
         path: The file.
         kind: What it should be, such as ``"the result of a trial"``, for messages.
         remedy: What helps when it is not.
 
     Raises:
-        RunFolderError: It is missing, too large, damaged or not an object.
+        RunFolderError: It is missing, too large, damaged or holds something else.
     """
     try:
         require_file(path)
         if path.stat().st_size > _LARGEST_JSON:
             raise ValueError(f"{path.stat().st_size / 1e6:.0f} MB are too many")
-        content = json.loads(path.read_text("utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
-        return content
+        return shape.validate_python(json.loads(path.read_text("utf-8")), strict=True)
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = ": ".join([".".join(map(str, first["loc"])), first["msg"]]).strip(": ")
         raise RunFolderError(f"'{path}' is not {kind} ({reason}); {remedy}") from error
 
 

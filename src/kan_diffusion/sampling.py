@@ -41,7 +41,7 @@ from torch import Tensor
 # All of the package: diffusers finds the class of a saved denoiser only if it is imported.
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers import UNLABELLED, Denoiser
-from kan_diffusion.errors import KanDiffusionError, RunFolderError, look_up
+from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError, RunFolderError, look_up
 from kan_diffusion.files import read_json
 from kan_diffusion.limits import MOST_VALUES
 from kan_diffusion.processes import MOST_TIMESTEPS, PredictionType
@@ -257,8 +257,8 @@ class PointDiffusionPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: Its folder.
-            **kwargs: Options of diffusers, such as ``dtype``, or a ``denoiser`` or ``scheduler`` of
-                one's own.
+            **kwargs: Options of diffusers, such as ``dtype`` or ``device_map`` (also ``"auto"``),
+                or a ``denoiser`` or ``scheduler`` of one's own, neither of which is optional.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
@@ -271,12 +271,18 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 f"{cls.__name__}; read it with its own class"
             )
         parts: dict[str, object] = {}
-        if "denoiser" not in kwargs:
-            options = ("dtype", "torch_dtype", "device_map", "variant", "low_cpu_mem_usage")
+        if kwargs.get("denoiser") is None:
+            known = ("dtype", "torch_dtype", "device_map", "variant", "low_cpu_mem_usage")
+            options = {key: kwargs[key] for key in known if key in kwargs}
+            for key, given in options.items():
+                if isinstance(given, Mapping):  # dtypes by the names of parts
+                    options[key] = given.get("denoiser", given.get("default", torch.float32))
             parts["denoiser"] = _saved_class(root, index, "denoiser", Denoiser).from_pretrained(
-                root / "denoiser", **{key: kwargs[key] for key in options if key in kwargs}
+                root / "denoiser", **options
             )
-        if "scheduler" not in kwargs:
+            if kwargs.get("device_map") == "auto":  # which diffusers has for models alone
+                del kwargs["device_map"]
+        if kwargs.get("scheduler") is None:
             parts["scheduler"] = _read_scheduler(
                 _saved_class(root, index, "scheduler", SchedulerMixin), root / "scheduler"
             )
@@ -295,7 +301,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
             pipeline: The pipeline to copy; its denoiser and scheduler are shared.
             **kwargs: Arguments of the class that differ.
         """
-        config = {key: pipeline.config[key] for key in ("mean", "scale", "columns")}
+        config = {key: pipeline.config[key] for key in ("mean", "scale", "columns", "flow")}
         return cls(**{**pipeline.components, **config, **kwargs})
 
     @torch.no_grad()
@@ -334,8 +340,8 @@ class PointDiffusionPipeline(DiffusionPipeline):
 
         Raises:
             KanDiffusionError: A number of samples, steps or generators is out of range, labels are
-                not known to the denoiser, the scheduler is not one of its process, or the samples
-                became infinite or NaN.
+                not known to the denoiser, or the scheduler is not one of its process.
+            NonFiniteSamplesError: The samples became infinite or NaN.
         """
         self._require_sampler(num_samples, num_inference_steps, batch_size)
         if isinstance(generator, list) and len(generator) != num_samples:
@@ -450,7 +456,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 bar.update()
         if not finite[-1]:
             first = int(torch.stack(finite).int().argmin())
-            raise KanDiffusionError(
+            raise NonFiniteSamplesError(
                 f"the samples became infinite or NaN at timestep "
                 f"{float(scheduler.timesteps[first]):g}, step {first + 1} of {len(finite)}; take "
                 "more steps or another scheduler, or train longer"

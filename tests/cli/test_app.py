@@ -19,7 +19,8 @@ from command_line import QUICK, SMALL, WARNING, Cli, Outcome, call_command
 from kan_diffusion.study import named
 from kan_diffusion.study.config import EvaluationConfig, read_study
 from kan_diffusion.study.folder import load_trial
-from kan_diffusion.study.trial import run_trial
+from kan_diffusion.study.run import run_study
+from one_by_one import OneByOne
 from tiny import tiny_study
 
 COMMANDS = ["compare", "tune", "train", "sample", "evaluate", "explain", "report"]
@@ -65,9 +66,7 @@ def _study(folder: Path, **changes: object) -> Path:
     }
     path = folder / "tiny.yaml"
     path.write_text(tiny_study(**{**settings, **changes}).to_yaml())
-    for trial in read_study(path).pinned().trials():
-        run_trial(trial, folder / "study" / "trials" / trial.id, device="cpu")
-    (folder / "study" / "study.yaml").write_text(read_study(path).pinned().to_yaml())
+    run_study(read_study(path), folder / "study", executor=OneByOne(workers=1, device="cpu"))
     return path
 
 
@@ -288,16 +287,17 @@ def test_a_study_is_no_run_and_a_run_no_study(cli: Cli, trained: Path, tmp_path:
         ("trial.json", "{", "is not the result of a trial"),
         ("trial.json", "[]", "is not the result of a trial"),
         ("denoiser/diffusion_pytorch_model.safetensors", "no", "cannot be read"),
-        ("denoiser/config.json", "no", "cannot be read"),
-        ("model_index.json", "no", "cannot be read"),
+        ("denoiser/config.json", "no", "is not the configuration of a denoiser"),
+        ("model_index.json", "no", "is not the index of a pipeline"),
     ],
 )
 def test_damaged_runs_are_one_line(
     cli: Cli, run: Path, tmp_path: Path, name: str, content: str, message: str
 ) -> None:
     (run / name).write_text(content)
-    assert message in cli("sample", run, "--out", tmp_path / "new.csv").error
-    assert message in cli("evaluate", run).error
+    for words in (("sample", run, "--out", tmp_path / "new.csv"), ("evaluate", run)):
+        assert f"{name}' is not what the run wrote" in cli(*words).error
+        assert message in cli(*words, "--unverified").error
     assert not (tmp_path / "new.csv").exists()
 
 
@@ -458,5 +458,5 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
     assert "checkpoint.safetensors" in error
     assert "File too large" in error
     assert "choose another folder with --out" in error
-    left = [entry for entry in (tmp_path / "run").rglob("*") if entry.is_file()]
-    assert left == []
+    left = [entry.name for entry in (tmp_path / "run").rglob("*") if entry.is_file()]
+    assert left == [".lock"]

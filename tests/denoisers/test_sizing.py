@@ -58,6 +58,33 @@ def test_one_hidden_layer_gets_the_nearest_width_there_is(
         assert abs(count(widths_for_budget(count, 1, budget)) - budget) == miss
 
 
+@given(
+    st.integers(1, 14),
+    st.integers(1, 20),
+    st.integers(1, 12),
+    st.integers(1, 5),
+    st.integers(20, 30_000),
+)
+def test_an_upper_bound_is_kept_and_no_layer_can_be_wider(
+    per_edge: int, inputs: int, outputs: int, depth: int, budget: int
+) -> None:
+    count = _Count(per_edge, inputs, outputs)
+    ones = (1,) * depth
+    if count(ones) > budget:
+        with refused(f"a budget of {budget:,} is too small .* smallest has {count(ones):,};"):
+            widths_for_budget(count, depth, budget, at_most=True)
+        return
+    widths = widths_for_budget(count, depth, budget, at_most=True)
+    assert count(widths) <= budget
+    for layer in range(depth):
+        wider = tuple(width + (index == layer) for index, width in enumerate(widths))
+        assert count(wider) > budget
+    if depth == 1:
+        assert count(widths) == max(
+            number for width in range(1, budget) if (number := count((width,))) <= budget
+        )
+
+
 def test_a_count_that_does_not_grow_with_a_layer_is_refused() -> None:
     # Such a layer could be widened for ever.
     with refused(r"1,000 FLOPs.* hidden layer 2; give hidden"):

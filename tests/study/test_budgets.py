@@ -160,6 +160,6 @@ def test_the_first_calibration_of_a_folder_stays(
 
 def test_a_damaged_calibration_is_one_line(tmp_path: Path) -> None:
     (tmp_path / CALIBRATION).write_text("[1]")
-    with pytest.raises(RunFolderError, match="cannot be read"):
+    with pytest.raises(RunFolderError, match="is not a calibration"):
         read_calibration(tmp_path)
     assert read_calibration(tmp_path / "elsewhere") == {}

@@ -12,11 +12,12 @@ import torch
 from helpers import randn, refused
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import RunFolderError
-from kan_diffusion.files import write_json
 from kan_diffusion.processes import get_process
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import (
+    TrialResult,
+    keep_trial,
     load_points,
     load_trial,
     prepare_trial_folder,
@@ -33,10 +34,7 @@ def config() -> TrialConfig:
 
 
 def _finish(folder: Path, config: TrialConfig, error: str | None = None) -> None:
-    row = {"name": config.model.name, "error": error}
-    write_json(
-        folder / "trial.json", {"config": config.model_dump(mode="json"), "row": row, "levels": []}
-    )
+    keep_trial(TrialResult(config, {"name": config.model.name, "error": error}, [], folder))
 
 
 def test_a_trial_is_read_back_where_there_is_one(tmp_path: Path, config: TrialConfig) -> None:
@@ -54,8 +52,9 @@ def test_a_trial_is_read_back_where_there_is_one(tmp_path: Path, config: TrialCo
 )
 def test_damaged_trial_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "trial.json").write_text(text)
-    with refused(r"trial\.json'"):
-        load_trial(tmp_path)
+    for verify in (True, False):
+        with refused(r"trial\.json'" if not verify else "SHA256SUMS"):
+            load_trial(tmp_path, verify=verify)
 
 
 def test_points_are_read_back(tmp_path: Path) -> None:

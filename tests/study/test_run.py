@@ -51,6 +51,7 @@ def test_everything_a_run_folder_holds(undisturbed: StudyResults) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "study.yaml",
         "environment.json",
+        "SHA256SUMS",
         "trials",
         "results.json",
         "results.parquet",

@@ -57,6 +57,8 @@ def test_everything_a_finished_trial_holds(finished: TrialResult) -> None:
         "samples.safetensors",
         *(f"reverse/{step}.safetensors" for step in (0, 10, 20, 30)),
         "trial.json",
+        "SHA256SUMS",
+        ".lock",
     }
     curves = pd.read_parquet(folder / "curves.parquet")
     assert curves["step"].tolist() == list(range(1, STEPS + 1))
@@ -120,7 +122,7 @@ def test_folder_is_a_pipeline_that_samples(finished: TrialResult) -> None:
         callback_on_step_end=lambda _, index, timestep, state: states.append(state["sample"]),
     )
     density = config.data.density()
-    torch.testing.assert_close(points, (states[-1] * density.std + density.mean).float())
+    torch.testing.assert_close(points, states[-1].double() * density.std + density.mean)
 
 
 def test_recorded_reverse_process_goes_from_noise_to_samples(finished: TrialResult) -> None:
@@ -259,26 +261,32 @@ def test_an_estimated_oracle_that_cannot_be_is_doubted(floor: float | None, doub
 
 
 @pytest.mark.parametrize(
-    ("file", "content"),
+    ("file", "content", "message"),
     [
-        ("denoiser/diffusion_pytorch_model.safetensors", b"\x10"),
-        ("denoiser/diffusion_pytorch_model.safetensors", None),
-        ("denoiser/config.json", b"{"),
-        ("model_index.json", b"[]"),
-        ("model_index.json", None),
-        ("denoiser/config.json", {"hidden": [3]}),
+        ("denoiser/diffusion_pytorch_model.safetensors", b"\x10", "cannot be read"),
+        ("denoiser/diffusion_pytorch_model.safetensors", None, "holds no weights"),
+        ("denoiser/config.json", b"{", "is not the configuration of a denoiser"),
+        ("model_index.json", b"[]", "is not the index of a pipeline"),
+        ("model_index.json", None, "is not the index of a pipeline"),
+        ("denoiser/config.json", {"hidden": [3]}, "are not those of 'config.json'"),
     ],
     ids=["short", "no weights", "config", "index", "no index", "other widths"],
 )
 def test_damaged_denoiser_is_one_line(
-    finished: TrialResult, tmp_path: Path, file: str, content: bytes | dict[str, object] | None
+    finished: TrialResult,
+    tmp_path: Path,
+    file: str,
+    content: bytes | dict[str, object] | None,
+    message: str,
 ) -> None:
     folder = shutil.copytree(finished.folder, tmp_path / "copy")
     if isinstance(content, dict):
         content = json.dumps({**json.loads((folder / file).read_text()), **content}).encode()
     (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
-    with refused(r"the denoiser in .* cannot be read", RunFolderError):
+    with refused(f"'{folder / file}' (cannot be read|is not what the run wrote)", RunFolderError):
         load_run(folder)
+    with refused(message, RunFolderError):
+        load_run(folder, verify=False)
 
 
 def test_small_evaluations_are_written(tmp_path: Path) -> None:

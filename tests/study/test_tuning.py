@@ -38,12 +38,12 @@ def test_every_family_gets_as_many_tries_and_the_best_one_wins(found: Tuned) -> 
     for family, chosen in found.best.items():
         rows = good[good["family"] == family]
         best = rows.loc[rows["value"].astype(float).idxmin(), "settings"]
-        assert chosen["learning_rate"] == best["learning_rate"]
-        assert chosen["depth"] == best["depth"]
+        assert chosen.learning_rate == best["learning_rate"]
+        assert chosen.depth == best["depth"]
         own = untuned_family(family).settings
         for key, value in best.items():
             if key not in ("learning_rate", "depth"):
-                assert list_of(chosen["settings"].get(key, own.get(key))) == list_of(value)
+                assert list_of(chosen.settings.get(key, own.get(key))) == list_of(value)
 
 
 def list_of(value: object) -> object:
@@ -134,9 +134,9 @@ def test_tuned_settings_go_into_a_study(found: Tuned) -> None:
     tuned = apply_tuned(_study(), read_tuned(found.path))
     for trial in tuned.trials():
         best, model = found.best[trial.model.family], trial.model
-        assert trial.training.learning_rate == best["learning_rate"]
-        assert model.depth == best["depth"]
-        own = {**untuned_family(model.family).settings, **best["settings"]}
+        assert trial.training.learning_rate == best.learning_rate
+        assert model.depth == best.depth
+        own = {**untuned_family(model.family).settings, **best.settings}
         assert {key: list_of(value) for key, value in model.settings.items()} == {
             key: list_of(value) for key, value in own.items()
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from kan_diffusion.files import CHECKSUMS, write_checksums
 from kan_diffusion.study.config import StudyConfig
 
 EVALUATION = {
@@ -54,6 +55,12 @@ def trial_content(folder: Path) -> dict[str, object]:
         "row": without_clock(content["row"]),
         "weights": weights.read_bytes() if weights.exists() else None,
     }
+
+
+def reseal(folder: Path) -> None:
+    """Lists the digests of a run's files again, as somebody would who has changed them."""
+    names = [line.split("  ")[1] for line in (folder / CHECKSUMS).read_text().splitlines()]
+    write_checksums(folder, [folder / name for name in names if (folder / name).is_file()], {})
 
 
 def written(folder: Path) -> dict[Path, int]:

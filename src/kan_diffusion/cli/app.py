@@ -256,7 +256,7 @@ def tune(
     epilog="Examples:\n\n"
     "`kan-diffusion train points.csv --family kan --params 2300 --out runs/mine`\n\n"
     "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`\n\n"
-    "`kan-diffusion train two-modes --family readable-kan --params 150 --sparsify 0.001`"
+    "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001`"
 )
 def train(
     data: Annotated[str, typer.Argument(help="A file of points (.csv, .parquet, .npy) or a toy.")],
@@ -267,7 +267,7 @@ def train(
         ),
     ] = "kan",
     params: Annotated[
-        int, typer.Option(min=1, max=MOST_PARAMETERS, help="Trainable parameters, within 2 %.")
+        int, typer.Option(min=1, max=MOST_PARAMETERS, help="Trainable parameters, at most.")
     ] = 2300,
     depth: Annotated[
         int | None,
@@ -437,7 +437,7 @@ def evaluate(
 
 @app.command(
     epilog="Examples:\n\n"
-    "`kan-diffusion train two-modes --family readable-kan --params 150 --sparsify 0.001 "
+    "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001 "
     "--out runs/two-modes`, then\n\n"
     "`kan-diffusion explain runs/two-modes`: pictures, formulas, programs\n\n"
     "`kan-diffusion explain runs/mine --prune 0.1 --library linear,tanh,sin --max-complexity 4`\n\n"

@@ -133,6 +133,7 @@ def build_denoiser(
     generator: torch.Generator | None = None,
     flops: int | None = None,
     flops_per_edge: int | None = None,
+    at_most: bool = False,
 ) -> Denoiser:
     """Builds a denoiser of a family, fitted to a budget or of given widths.
 
@@ -151,11 +152,14 @@ def build_denoiser(
         flops: Operations of a forward pass of one point to fit, as this package computes them.
         flops_per_edge: The same where every edge evaluates its functions for itself, see
             :mod:`kan_diffusion.denoisers.flops`.
+        at_most: Whether the size to fit is an upper bound: the nearest below it is taken, however
+            far it is.
 
     Returns:
         A freshly initialised denoiser.
 
     Raises:
+        BudgetError: The family's smallest denoiser of this depth is over the budget.
         KanDiffusionError: Unknown family or setting, no size or more than one, or a budget that
             cannot be met.
     """
@@ -213,7 +217,7 @@ def build_denoiser(
         # As written: a setting of 1 is not one of True, which would be equal.
         written = repr(sorted((name, _frozen(value)) for name, value in options.items()))
         sizes = data_dim, num_train_timesteps, num_classes
-        key = kind.name, kind.denoiser_class, *sizes, written, countable, layers, amount
+        key = kind.name, kind.denoiser_class, *sizes, written, countable, layers, amount, at_most
         if key not in _FOUND:
             with torch.device("meta"):  # where parameters have shapes and no values
                 _FOUND[key] = widths_for_budget(
@@ -222,6 +226,7 @@ def build_denoiser(
                     amount,
                     f"family '{kind.name}'",
                     unit,
+                    at_most,
                 )
             require_room(_FOUND[key])
         hidden = _FOUND[key]

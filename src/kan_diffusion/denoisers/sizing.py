@@ -1,17 +1,19 @@
 """Fitting a family's one free size, its widths, to a budget.
 
 Widths are found by :func:`widths_for_budget`; single layers may differ in width, because at 2,300
-parameters one unit more in every layer is a quarter more parameters.
+parameters one unit more in every layer is a quarter more parameters. Models that are compared need
+equal sizes, within ``BUDGET_TOLERANCE``; for one alone a budget is an upper bound.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Literal
 
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import BudgetError, KanDiffusionError
 
 __all__ = ["BUDGET_TOLERANCE", "COUNTABLES", "Countable", "widths_for_budget"]
 
@@ -33,9 +35,9 @@ COUNTABLES: Mapping[Countable, tuple[Callable[[Denoiser], int], str]] = {
 
 
 def _widened(
-    count: Callable[[tuple[int, ...]], int],
+    miss: Callable[[tuple[int, ...]], float],
+    fits: Callable[[tuple[int, ...]], bool],
     start: tuple[int, ...],
-    budget: int,
     fixed: int | None = None,
 ) -> tuple[int, ...]:
     """Widens one layer at a time, the narrowest that still fits first; returns the nearest seen.
@@ -50,9 +52,9 @@ def _widened(
             if layer == fixed:
                 continue
             wider = tuple(width + (index == layer) for index, width in enumerate(widths))
-            if abs(count(wider) - budget) < abs(count(best) - budget):
+            if miss(wider) < miss(best):
                 best = wider
-            if count(wider) <= budget:
+            if fits(wider):
                 widths, grown = wider, True
                 break
     return best
@@ -68,6 +70,7 @@ def widths_for_budget(
     budget: int,
     name: str = "network",
     unit: str = "",
+    at_most: bool = False,
 ) -> tuple[int, ...]:
     """Widths of ``depth`` hidden layers whose count comes nearest to a budget.
 
@@ -81,19 +84,30 @@ def widths_for_budget(
         budget: What the count should come to.
         name: What to call the network in an error.
         unit: What is counted, in an error, with a space before it; nothing for parameters.
+        at_most: Whether the budget is an upper bound, however far below it the nearest count is.
 
     Returns:
         The hidden widths.
 
     Raises:
-        KanDiffusionError: Even one unit a layer is over the budget, no widths come within
-            ``BUDGET_TOLERANCE`` of it, or the count does not grow with a width.
+        BudgetError: Even one unit a layer is over the budget.
+        KanDiffusionError: No widths come within ``BUDGET_TOLERANCE`` of the budget, where it is no
+            upper bound, or the count does not grow with a width.
     """
     counted: Callable[[tuple[int, ...]], int] = cache(count)
+
+    def fits(widths: tuple[int, ...]) -> bool:
+        return counted(widths) <= budget
+
+    def miss(widths: tuple[int, ...]) -> float:
+        if at_most and not fits(widths):
+            return math.inf
+        return abs(counted(widths) - budget) / budget
+
     ones = (1,) * depth
     smallest = counted(ones)
     if smallest > budget:
-        raise KanDiffusionError(
+        raise BudgetError(
             f"a budget of {budget:,}{unit} is too small for the {name} with {_layers(depth)}: its "
             f"smallest has {smallest:,}; raise the budget or make it shallower"
         )
@@ -104,27 +118,26 @@ def widths_for_budget(
                 f"does not grow with hidden layer {layer + 1}; give hidden widths instead"
             )
     low, high = 1, 2
-    while counted((high,) * depth) <= budget:
+    while fits((high,) * depth):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        if counted((middle,) * depth) <= budget:
+        if fits((middle,) * depth):
             low = middle
         else:
             high = middle
-    best = _widened(counted, (low,) * depth, budget)
+    best = _widened(miss, fits, (low,) * depth)
     # Steps of one unit are coarse in a KAN: hold one layer narrower, as little as will do, and
     # widen the others.
     for width in range(low - 1, max(0, low - 1 - _LOPSIDED), -1):
-        if abs(counted(best) - budget) <= BUDGET_TOLERANCE * budget:
+        if miss(best) <= BUDGET_TOLERANCE:
             break
         for layer in range(depth):
             start = tuple(width if index == layer else low for index in range(depth))
-            candidate = _widened(counted, start, budget, fixed=layer)
-            if abs(counted(candidate) - budget) < abs(counted(best) - budget):
+            candidate = _widened(miss, fits, start, fixed=layer)
+            if miss(candidate) < miss(best):
                 best = candidate
-    miss = abs(counted(best) - budget) / budget
-    if miss > BUDGET_TOLERANCE:
+    if miss(best) > BUDGET_TOLERANCE and not at_most:
         raise KanDiffusionError(
             f"no {name} with {_layers(depth)} comes within {BUDGET_TOLERANCE:.0%} of a budget of "
             f"{budget:,}{unit}: the nearest has {counted(best):,}; try a budget of "

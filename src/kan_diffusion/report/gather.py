@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from pyarrow import parquet
+from pyarrow import ArrowException, parquet
+from pydantic import TypeAdapter
 
 from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
 from kan_diffusion.errors import RunFolderError
+from kan_diffusion.files import read_as, require_file
 from kan_diffusion.processes import Process, signal_warning
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.contents import (
@@ -33,12 +34,14 @@ from kan_diffusion.study.folder import (
     recorded_steps,
 )
 from kan_diffusion.study.measure import oracle_warning
-from kan_diffusion.study.results.rows import Results, read_results
+from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.wording import listed
 from kan_diffusion.study.run import StudyResults, environment
 from kan_diffusion.study.trial import NUM_PANELS
 
 __all__ = ["report_contents", "runs_contents"]
+
+_ENVIRONMENT = TypeAdapter(dict[str, str])
 
 
 def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Panels:
@@ -74,10 +77,15 @@ def _curve(trial: TrialResult, label: str) -> pd.DataFrame:
     """Reads a trial's losses, smoothed at once: a study's raw ones may be millions."""
     path = trial.folder / CURVES
     try:
+        require_file(path)
         table = parquet.read_table(path, columns=["step", "loss"])
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
-    steps, losses = smoothed_curve(*(table[name].to_numpy() for name in ("step", "loss")))
+        columns = [table[name].to_numpy().astype(float) for name in ("step", "loss")]
+        if not all(np.isfinite(column).all() for column in columns):
+            raise ValueError("a step or a loss is no number")
+    except (OSError, ValueError, TypeError, LookupError, ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise RunFolderError(f"'{path}' cannot be read ({reason}); run the trial again") from error
+    steps, losses = smoothed_curve(*columns)
     return _placed(pd.DataFrame({"step": steps, "loss": losses}), trial, label, CURVE_COLUMNS)
 
 
@@ -107,11 +115,7 @@ def _environment(folder: Path) -> dict[str, str]:
     path = folder / "environment.json"
     if not path.exists():
         return environment()
-    try:
-        content = json.loads(path.read_text())
-        return {str(key): str(value) for key, value in content.items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"'{path}' cannot be read ({error}); delete it") from error
+    return read_as(_ENVIRONMENT, path, "a list of versions", "restore it")
 
 
 def _settings(config: StudyConfig) -> list[tuple[str, str]]:
@@ -183,16 +187,10 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         RunFolderError: A file of a finished trial is missing or damaged.
     """
     config = results.config
-    # Of a study whose trials were not kept, the rows in its results.json can be reported.
-    kept = results.trials or not (results.folder / "results.json").is_file()
     contents = ReportContents(
         title=config.title,
         question=config.question,
-        results=(
-            Results.of(results.rows, config.evaluation.metrics)
-            if kept
-            else read_results(results.folder)
-        ),
+        results=Results.of(results.rows, config.evaluation.metrics),
         command=command,
         environment=_environment(results.folder),
         settings=_settings(config),

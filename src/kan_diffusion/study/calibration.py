@@ -6,7 +6,6 @@ with c the processor time of one step; the c of every workload is kept in the st
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
@@ -14,12 +13,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import torch
+from pydantic import Field, TypeAdapter
 
 from kan_diffusion.data.datasets import load_dataset
-from kan_diffusion.errors import NonFiniteLossError, RunFolderError
-from kan_diffusion.files import write_json, write_json_once
+from kan_diffusion.errors import NonFiniteLossError
+from kan_diffusion.files import read_as, write_json, write_json_once
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.trial import build
 from kan_diffusion.training import train
@@ -37,6 +38,8 @@ CALIBRATION = "calibration.json"
 _ROUNDS = 5
 _STEPS_A_ROUND = 60
 _WARM_UP = 20
+
+_SECONDS = TypeAdapter(dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]])
 
 _START_SECONDS = 8.0
 _JUDGING_SECONDS = 4.0
@@ -146,14 +149,8 @@ def read_calibration(folder: Path) -> dict[str, float]:
     path = folder / CALIBRATION
     if not path.exists():
         return {}
-    try:
-        content = json.loads(path.read_text())
-        return {str(key): float(value) for key, value in content.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise RunFolderError(
-            f"'{path}' cannot be read ({error}); delete it, and the trials of the budget of time "
-            "are run again"
-        ) from error
+    remedy = "delete it, and the trials of the budget of time are run again"
+    return read_as(_SECONDS, path, "a calibration", remedy)
 
 
 def shared_calibration(config: StudyConfig, folder: Path, workers: int) -> dict[str, float]:

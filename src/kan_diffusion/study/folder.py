@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -297,6 +297,9 @@ def _clear(folder: Path) -> None:
         for name in (RESULT, CHECKSUMS, CHECKPOINT, *_FILES):
             for path in sorted(folder.glob(name)):
                 path.unlink()
+        for place in {(folder / name).parent for name in _FILES} - {folder}:
+            with suppress(OSError):  # it holds other files, or is not there
+                place.rmdir()
     except OSError as error:
         raise RunFolderError(f"'{folder}' cannot be cleared: {error}") from error
 

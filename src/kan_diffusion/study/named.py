@@ -246,7 +246,8 @@ def single_trial(
     Args:
         data: A toy, a table of scikit-learn's or a file of points.
         family: Kind of denoiser.
-        params: Number of trainable parameters, within 2 %.
+        params: Number of trainable parameters at most; the trial has the widths of the family's
+            nearest size below it.
         depth: Number of hidden layers; the family's own when None.
         process: Name of a process.
         steps: Optimiser steps.
@@ -273,12 +274,22 @@ def single_trial(
             learning_rate=kind.learning_rate if learning_rate is None else learning_rate,
             sparsify=sparsify,
         )
+        asked = ModelConfig(family=family, params=params, depth=depth)
+        fitted = build_denoiser(
+            family,
+            load_dataset(points, seed).dim,
+            num_train_timesteps=chosen.num_timesteps,
+            params=params,
+            depth=depth,
+            at_most=True,
+        )
+        size = {"params": None, "depth": None, "hidden": tuple(fitted.config.hidden)}
         return TrialConfig(
             study_seed=seed,
             seed=0,
             data=points,
             process=chosen,
-            model=ModelConfig(family=family, params=params, depth=depth).resolved(training),
+            model=asked.model_copy(update=size).resolved(training),
             training=training,
             sampling=SamplingConfig().resolved(chosen),
             evaluation=EvaluationConfig(moments=()),

@@ -17,11 +17,13 @@ from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
+from pydantic import TypeAdapter
 
 from kan_diffusion._version import __version__
 from kan_diffusion.data.datasets import FileData, load_dataset
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import (
+    read_as,
     require_unchanged,
     write_checksums,
     write_json,
@@ -52,6 +54,7 @@ __all__ = [
 _TRIALS = "trials"
 _STUDY, _ENVIRONMENT = "study.yaml", "environment.json"
 _ROWS, _TABLE = "results.json", "results.parquet"
+_ALL_ROWS = TypeAdapter(list[Row])
 _SPACE_A_TRIAL = 1_000_000
 _LIBRARIES = ("torch", "diffusers", "accelerate", "numpy", "scipy", "scikit-learn", "POT", "numba")
 
@@ -301,7 +304,7 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
     """Reads a study back from its run folder.
 
     Args:
-        folder: The folder.
+        folder: The folder. Its finished trials count; where none were kept, its ``results.json``.
         verify: Whether to refuse files that have changed since they were written.
 
     Raises:
@@ -315,6 +318,9 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
     if verify:
         require_unchanged(folder)
     results = _gather(read_study(path), folder, {}, verify)
+    if not results.trials and (folder / _ROWS).exists() and not (folder / _TRIALS).exists():
+        rows = read_as(_ALL_ROWS, folder / _ROWS, "the results of a study", "run it again")
+        return replace(results, rows=pd.DataFrame(rows))
     if not results.trials:
         raise RunFolderError(
             f"no trial of the study in '{folder}' is finished; run it with 'kan-diffusion compare "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,12 @@ from torch import Tensor
 from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.registry import build_denoiser
-from kan_diffusion.errors import NonFiniteLossError, RunFolderError
+from kan_diffusion.errors import (
+    KanDiffusionError,
+    NonFiniteLossError,
+    NonFiniteSamplesError,
+    RunFolderError,
+)
 from kan_diffusion.evaluation.metrics import Metric, metrics_named
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed, torch_generator
@@ -36,6 +42,8 @@ from kan_diffusion.study.measure import Yardstick, measure, yardstick
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 
 __all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial"]
+
+logger = logging.getLogger(__name__)
 
 NUM_PANELS = 11
 """Number of timesteps at which pictures of a process are drawn, both ends included."""
@@ -160,8 +168,8 @@ def run_trial(
 
     Returns:
         The finished trial, not measured where several processes train one model and this is not
-        the first of them. One whose loss became non-finite is finished, too: its row has the
-        reason under ``"error"`` and no measurements.
+        the first of them. One whose loss or samples became non-finite is finished, too: its row has
+        the reason under ``"error"`` and no measurements.
 
     Raises:
         DataError: The data cannot be used.
@@ -169,26 +177,41 @@ def run_trial(
         TrialTakenError: Another process is running it.
         KanDiffusionError: The model cannot be built.
     """
+    if (finished := _finished(config, folder)) is not None:
+        return finished
+    dataset = load_dataset(config.data, config.study_seed, config.seed)
+    denoiser = build(config, dataset)
     with claimed(folder) if leads() else nullcontext():
-        return _run_claimed(config, folder, device, on_progress, log_folder)
+        # Another process may have finished it by now.
+        return _finished(config, folder) or _run_claimed(
+            config, folder, dataset, denoiser, device, on_progress, log_folder
+        )
+
+
+def _finished(config: TrialConfig, folder: Path) -> TrialResult | None:
+    """Reads a trial that is finished; None where it is not.
+
+    Raises:
+        RunFolderError: The folder holds another trial, or one whose files have changed.
+    """
+    finished = load_trial(folder)
+    if finished is not None and finished.config.identity != config.identity:
+        raise RunFolderError(
+            f"'{folder}' holds another trial ({finished.config.label}); choose another folder"
+        )
+    return finished
 
 
 def _run_claimed(
     config: TrialConfig,
     folder: Path,
+    dataset: Dataset,
+    denoiser: Denoiser,
     device: str,
     on_progress: ProgressCallback | None,
     log_folder: Path | None,
 ) -> TrialResult:
-    finished = load_trial(folder)
-    if finished is not None:
-        if finished.config.identity != config.identity:
-            raise RunFolderError(
-                f"'{folder}' holds another trial ({finished.config.label}); choose another folder"
-            )
-        return finished
-    dataset = load_dataset(config.data, config.study_seed, config.seed)
-    denoiser, steps = build(config, dataset), config.training.steps
+    steps = config.training.steps
     row: Row = {
         **config.keys,
         "parameters": denoiser.num_trainable,
@@ -200,13 +223,22 @@ def _run_claimed(
 
     def record(step: int, current: Denoiser) -> None:
         # Into a file at once, so that a run that is killed later still has it when it resumes.
-        panels = record_reverse(
-            _pipeline(config, dataset, current),
-            config.evaluation.num_drawn,
-            config.sampling.steps,
-            torch_generator("reverse process", config.study_seed, config.data.name),
-        )
+        try:
+            panels = record_reverse(
+                _pipeline(config, dataset, current),
+                config.evaluation.num_drawn,
+                config.sampling.steps,
+                torch_generator("reverse process", config.study_seed, config.data.name),
+            )
+        except NonFiniteSamplesError as error:
+            logger.info("no picture of the reverse process at step %d: %s", step, error)
+            return
         save_points(folder / REVERSE / f"{step}.safetensors", panels)
+
+    def failed(error: KanDiffusionError) -> TrialResult:
+        result = TrialResult(config, row | {"error": str(error)}, [], folder)
+        keep_trial(result)
+        return result
 
     try:
         _warm_up(config.model.model_dump_json(), dataset.dim, config.process)
@@ -229,9 +261,7 @@ def _run_claimed(
         if not leads():
             raise
         # The last good state of a failed trial, its checkpoint, stays.
-        failed = TrialResult(config, row | {"error": str(error)}, [], folder)
-        keep_trial(failed)
-        return failed
+        return failed(error)
     if not leads():  # the first of several processes judges and keeps the model
         return TrialResult(config, row, [], folder)
     pipeline = _pipeline(config, dataset, denoiser)
@@ -243,7 +273,10 @@ def _run_claimed(
         config.seed if dataset.split_by_seed else 0,
         tuple(metrics_named(config.evaluation.metrics).values()),
     )
-    measured, levels, generated = measure(config, dataset, pipeline, shared)
+    try:
+        measured, levels, generated = measure(config, dataset, pipeline, shared)
+    except NonFiniteSamplesError as error:
+        return failed(error)
     curves = pd.DataFrame({"loss": trained.losses, "learning_rate": trained.learning_rates})
     curves.insert(0, "step", np.arange(1, len(curves) + 1))
     row |= {

@@ -32,12 +32,14 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, TypeAdapter
 
 from kan_diffusion.denoisers.family import Choice, IntRange, Range
 from kan_diffusion.denoisers.registry import Setting, get_family, untuned_family
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.files import read_json, require_free_space, write_json, write_text
+from kan_diffusion.files import read_as, require_free_space, write_json, write_text
 from kan_diffusion.randomness import stream_seed
+from kan_diffusion.settings import Settings
 from kan_diffusion.study.config import ModelConfig, StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import load_trial
@@ -46,7 +48,7 @@ from kan_diffusion.study.run import StudyPlan, environment, plan_study, run_plan
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Tuned", "apply_tuned", "read_tuned", "tune"]
+__all__ = ["Tuned", "TunedSettings", "apply_tuned", "read_tuned", "tune"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,18 +59,35 @@ _SILENT_SECONDS = 600.0
 """A try of another machine without news for so long is taken for lost."""
 
 
+class TunedSettings(Settings):
+    """Settings that a search has found for a family.
+
+    Attributes:
+        depth: Number of hidden layers; None for families without a choice.
+        learning_rate: Peak learning rate.
+        settings: Settings of the denoiser that differ from the family's own.
+    """
+
+    depth: int | None = Field(ge=1)
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    settings: dict[str, Setting]
+
+
+_TUNED = TypeAdapter(dict[str, TunedSettings])
+
+
 @dataclass(frozen=True)
 class Tuned:
     """Result of a search.
 
     Attributes:
-        best: Best settings of each family: ``depth``, ``learning_rate``, ``settings``.
+        best: Best settings of each family.
         tries: One row a try: ``family``, ``try``, ``value``, the judged measure on each data set,
             the settings tried, the ids of its trials and, where it gave nothing, the ``error``.
         path: File of the best settings, as ``--tuned`` takes it.
     """
 
-    best: dict[str, dict[str, object]]
+    best: dict[str, TunedSettings]
     tries: pd.DataFrame
     path: Path
 
@@ -114,7 +133,7 @@ def tune(
     write_json(folder / "tuning.json", json.loads(table.to_json(orient="records")))
     best = {search.model.family: search.best() for search in searches}
     path = folder / "tuned.json"
-    write_json(path, best)
+    write_json(path, {family: chosen.model_dump() for family, chosen in best.items()})
     return Tuned(best, table, path)
 
 
@@ -276,7 +295,7 @@ class _Search:
                 "trials": ids,
             }
 
-    def best(self) -> dict[str, object]:
+    def best(self) -> TunedSettings:
         """The settings of the best try, as far as they are not the family's own."""
         complete = [found for found in self.tries() if found.value is not None]
         if not complete:
@@ -291,7 +310,9 @@ class _Search:
             for key, value in chosen.settings.items()
             if key not in own or _written(own[key]) != _written(value)
         }
-        return {"depth": chosen.depth, "learning_rate": chosen.learning_rate, "settings": changed}
+        return TunedSettings(
+            depth=chosen.depth, learning_rate=chosen.learning_rate, settings=changed
+        )
 
     def _distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -415,41 +436,26 @@ def _judged(row: Mapping[str, object]) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def read_tuned(path: Path) -> dict[str, dict[str, object]]:
+def read_tuned(path: Path) -> dict[str, TunedSettings]:
     """Reads a file of tuned settings.
 
     Raises:
         KanDiffusionError: It is missing or holds something else.
     """
     remedy = "make one with 'kan-diffusion tune'"
-    content = read_json(path, "a file of tuned settings", remedy)
-    try:
-        return {
-            str(family): {
-                "depth": chosen["depth"],
-                "learning_rate": float(chosen["learning_rate"]),
-                "settings": dict(chosen["settings"]),
-            }
-            for family, chosen in content.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise KanDiffusionError(
-            f"'{path}' is not a file of tuned settings ({error}); {remedy}"
-        ) from error
+    return read_as(_TUNED, path, "a file of tuned settings", remedy)
 
 
-def apply_tuned(config: StudyConfig, tuned: Mapping[str, Mapping[str, object]]) -> StudyConfig:
+def apply_tuned(config: StudyConfig, tuned: Mapping[str, TunedSettings]) -> StudyConfig:
     """Puts tuned settings in the place of the models' own, where there are some."""
     models = []
     for model in config.models:
         found = tuned.get(model.family)
         if found is not None:
-            settings = found["settings"]
-            assert isinstance(settings, Mapping)
             changes = {
-                "depth": None if model.hidden is not None else found["depth"],
-                "learning_rate": found["learning_rate"],
-                "settings": {**model.settings, **settings},
+                "depth": None if model.hidden is not None else found.depth,
+                "learning_rate": found.learning_rate,
+                "settings": {**model.settings, **found.settings},
             }
             model = ModelConfig.model_validate({**model.model_dump(), **changes})
         models.append(model)

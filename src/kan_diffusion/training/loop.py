@@ -160,6 +160,7 @@ def train(
             run.save(checkpoint, identity)  # shows from the start whose folder this is
         while run.step < config.steps:
             if run.step in shown and on_moment is not None:
+                run.require_finite(checkpoint)
                 run.show(on_moment)
             started, cpu_started = time.perf_counter(), time.process_time()
             batch = batches.at(run.step)

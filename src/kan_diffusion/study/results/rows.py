@@ -13,7 +13,6 @@ can be compared; those of one seed share the draws they were judged on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ import pandas as pd
 from kan_diffusion.data.datasets import FileData
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.metrics import Metric, metrics_named
-from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
+from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.folder import TrialResult, load_trial
 from kan_diffusion.study.run import StudyResults, load_study
 
@@ -200,28 +199,10 @@ def _settings(table: pd.DataFrame) -> list[Setting]:
     ]
 
 
-def read_results(folder: Path) -> Results:
-    """Reads the results of a study from its folder.
-
-    Args:
-        folder: A run folder. Its finished trials count; without them its ``results.json``.
-
-    Raises:
-        RunFolderError: The folder holds no study, or nothing of it has been run.
-        KanDiffusionError: Its ``study.yaml`` is not one of this version.
-    """
-    if (folder / "trials").is_dir():
-        study = load_study(folder)
-        return Results.of(study.rows, study.config.evaluation.metrics)
-    path = folder / "study.yaml"
-    if not path.is_file():
-        raise RunFolderError(f"'{folder}' holds no study (there is no study.yaml in it)")
-    config = read_study(path)
-    try:
-        rows = pd.DataFrame(json.loads((folder / "results.json").read_text()))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"'{folder}' holds no results ({error}); run its study") from error
-    return Results.of(rows, config.evaluation.metrics)
+def read_results(folder: Path, *, verify: bool = True) -> Results:
+    """Reads the results of a study from its folder; arguments and errors are `load_study`'s."""
+    study = load_study(folder, verify=verify)
+    return Results.of(study.rows, study.config.evaluation.metrics)
 
 
 def read_runs(
@@ -382,8 +363,11 @@ def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
     def kind(trial: TrialResult) -> str:
         config = trial.config
         training = config.training.model_copy(update={"learning_rate": _rate(config)})
-        model = config.model.model_dump_json(exclude={"learning_rate", "steps"})
-        return model + training.model_dump_json(exclude={"checkpoint_every"})
+        # By its size as it was built: a study names a budget, `train` the widths it fitted to one.
+        asked = {"params", "flops", "flops_per_edge", "hidden", "depth"}
+        model = config.model.model_dump_json(exclude={"learning_rate", "steps", *asked})
+        built = f"{trial.row['parameters']} {trial.row['flops']} {trial.row['flops_per_edge']}"
+        return model + built + training.model_dump_json(exclude={"checkpoint_every"})
 
     kinds: dict[str, dict[str, TrialResult]] = {}
     for trial in trials:
