@@ -16,6 +16,15 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
     assert str(error) == "unknown family 'kann', did you mean 'kan'? known: kan, mlp"
 
 
+def test_whatever_stands_in_an_error_is_one_line_that_can_be_seen() -> None:
+    error = DataError("column 'a\nb\x1b[2J\u202e\udcff' is bad; rename it")
+    assert str(error) == r"column 'a b\x1b[2J\u202e\udcff' is bad; rename it"
+    long = str(DataError(f"column '{'x' * 10**6}' is bad; rename it"))
+    assert len(long) < 1000
+    assert long.startswith("column 'xxx")
+    assert long.endswith("' is bad; rename it")
+
+
 def test_a_name_like_no_other_gets_the_list_alone() -> None:
     error = unknown_name("process", "quux", iter(["ddpm", "cosine"]))
     assert str(error) == "unknown process 'quux'; known: cosine, ddpm"

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from kan_diffusion._version import __version__
+from kan_diffusion.registration import offer
 
 if TYPE_CHECKING:
     from kan_diffusion.data.datasets import FileData as FileData
@@ -95,3 +96,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+offer("diffusers", "PointDiffusionPipeline", lambda: __getattr__("PointDiffusionPipeline"))

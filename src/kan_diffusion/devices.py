@@ -23,7 +23,7 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-        torch.empty(0, device=resolved)
+        torch.zeros(1, device=resolved).item()  # the device "meta" has no values
     except (RuntimeError, AssertionError) as error:
         raise KanDiffusionError(
             f"device '{device}' cannot be used here; choose cpu or auto"

@@ -16,6 +16,7 @@ __all__ = [
     "NonFiniteSamplesError",
     "RunFolderError",
     "look_up",
+    "one_line",
     "require_known",
     "unknown_name",
     "valid_settings",
@@ -24,10 +25,29 @@ __all__ = [
 T = TypeVar("T")
 
 _LONGEST_VALUE = 80
+_LONGEST_START, _LONGEST_END = 600, 300
+
+
+def one_line(text: str) -> str:
+    """A text on one line of at most about 900 characters, all of which can be seen."""
+    line = " ".join(text[:_LONGEST_START].split())
+    if len(text) > _LONGEST_START + _LONGEST_END:
+        line += f" ... {' '.join(text[-_LONGEST_END:].split())}"
+    elif len(text) > _LONGEST_START:
+        line = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 class KanDiffusionError(ValueError):
-    """Base of every error the package raises on purpose; the command line prints it as one line."""
+    """Base of every error the package raises on purpose: one line, whatever names stand in it.
+
+    Args:
+        message: What is wrong, where, and the remedy. Line breaks become spaces, characters that
+            are not seen are escaped, and the middle of what is longer than a thousand is left out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class DataError(KanDiffusionError):

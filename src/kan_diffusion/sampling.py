@@ -15,6 +15,7 @@ Classifier-free guidance mixes a prediction with a label and one without,
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers import UNLABELLED, Denoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError, RunFolderError, look_up
 from kan_diffusion.files import read_json
+from kan_diffusion.limits import MOST_VALUES
 from kan_diffusion.processes import MOST_TIMESTEPS, PredictionType
 
 __all__ = [
@@ -255,8 +257,8 @@ class PointDiffusionPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: Its folder.
-            **kwargs: Options of diffusers, such as ``dtype``, or a ``denoiser`` or ``scheduler`` of
-                one's own.
+            **kwargs: Options of diffusers, such as ``dtype`` or ``device_map`` (also ``"auto"``),
+                or a ``denoiser`` or ``scheduler`` of one's own, neither of which is optional.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
@@ -269,12 +271,18 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 f"{cls.__name__}; read it with its own class"
             )
         parts: dict[str, object] = {}
-        if "denoiser" not in kwargs:
-            options = ("dtype", "torch_dtype", "device_map", "variant", "low_cpu_mem_usage")
+        if kwargs.get("denoiser") is None:
+            known = ("dtype", "torch_dtype", "device_map", "variant", "low_cpu_mem_usage")
+            options = {key: kwargs[key] for key in known if key in kwargs}
+            for key, given in options.items():
+                if isinstance(given, Mapping):  # dtypes by the names of parts
+                    options[key] = given.get("denoiser", given.get("default", torch.float32))
             parts["denoiser"] = _saved_class(root, index, "denoiser", Denoiser).from_pretrained(
-                root / "denoiser", **{key: kwargs[key] for key in options if key in kwargs}
+                root / "denoiser", **options
             )
-        if "scheduler" not in kwargs:
+            if kwargs.get("device_map") == "auto":  # which diffusers has for models alone
+                del kwargs["device_map"]
+        if kwargs.get("scheduler") is None:
             parts["scheduler"] = _read_scheduler(
                 _saved_class(root, index, "scheduler", SchedulerMixin), root / "scheduler"
             )
@@ -293,7 +301,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
             pipeline: The pipeline to copy; its denoiser and scheduler are shared.
             **kwargs: Arguments of the class that differ.
         """
-        config = {key: pipeline.config[key] for key in ("mean", "scale", "columns")}
+        config = {key: pipeline.config[key] for key in ("mean", "scale", "columns", "flow")}
         return cls(**{**pipeline.components, **config, **kwargs})
 
     @torch.no_grad()
@@ -393,6 +401,12 @@ class PointDiffusionPipeline(DiffusionPipeline):
             raise KanDiffusionError(
                 "sampling needs at least 1 sample, 1 step and batches of 1, not "
                 f"{num_samples}, {num_steps} and {batch_size}"
+            )
+        num_values = num_samples * math.prod(self.denoiser.sample_shape)
+        if num_values > MOST_VALUES:
+            raise KanDiffusionError(
+                f"{num_samples:,} samples are {num_values:,} values; draw at most {MOST_VALUES:,} "
+                "at once"
             )
         timesteps = self.scheduler.config.num_train_timesteps
         if num_steps > timesteps:

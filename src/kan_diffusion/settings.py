@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
-from kan_diffusion.errors import require_known
+from kan_diffusion.errors import KanDiffusionError, require_known
+from kan_diffusion.limits import LONGEST_NAME
 
-__all__ = ["Settings"]
+__all__ = ["Name", "Settings", "require_name"]
+
+
+def require_name(name: str) -> str:
+    """Checks that a name can be that of a folder and stand in a line.
+
+    Raises:
+        KanDiffusionError: It has separators of folders, two dots in a row or characters that are
+            not seen, or is longer than 100 characters.
+    """
+    if len(name) > LONGEST_NAME:
+        raise KanDiffusionError(
+            f"a name has at most {LONGEST_NAME} characters, not {len(name):,}; shorten it"
+        )
+    if not name.isprintable() or ".." in name or set(name) & set("/\\"):
+        raise KanDiffusionError(
+            "a name has no '/', '\\', '..' or characters that are not seen; choose another"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(require_name)]
+"""A name of a study, model or process: it may become that of a folder."""
 
 
 class Settings(BaseModel):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -131,7 +132,11 @@ def test_other_number_types_become_float64(tmp_path: Path) -> None:
         ("x,x\n1,2\n3,4\n", "same name: 'x'"),
         (b"x,y\n1,2\n3,\xff\xfe4\n", r"not UTF-8 text \(line 3\)"),
         (b"x,y\n1,2\n\0\0\0,4\n", "not a text file"),
-        ('x,y\n1,2\n"3,4\n5,6\n', r"broken CSV file \(line 4\)"),
+        ('x,y\n1,2\n"3,4\n5,6\n', "quotation mark is opened in line 3 and never closed"),
+        ('x,y\n1,"2\n"\n3,4\n5,"6\n', "quotation mark is opened in line 5 and never"),
+        ('x;y\r\n1;2\r\n"3;4\r\n', "quotation mark is opened in line 3 and never"),
+        ('x,y\n1,2\n"3"4,5\n', "broken CSV file: line 3: .* expected after"),
+        (",".join(map(str, range(10_001))) + "\n", "10,001 columns; a table has at most 10,000"),
         ('1\n2\n"\n', "broken CSV file"),
         ("x,y\n1,2\n3,4\n5\n6,7,8\n", r"line 4 \(1 for 2 columns\)"),
         ({"x": [1.0, 2.0], "label": ["a", "b"]}, "column 'label', row 1 holds 'a'"),
@@ -154,6 +159,8 @@ def test_other_number_types_become_float64(tmp_path: Path) -> None:
         (np.array(1.0), r"shape \(\); reshape"),
         (np.empty((0, 2)), "no rows"),
         (np.empty((5, 0)), "no columns"),
+        (np.empty((0, 10**9)), "1,000,000,000 columns; a table has at most 10,000"),
+        (np.empty((0, 2, 2)), "shape"),
         (np.array([[1.0, 2.0]]), "a single row"),
         (np.array([1.0, np.nan, 2.0]), r"1 row \(row 2; 'column_1'\)"),
         (np.array([[1.0, 2.0], [1.0, 3.0]]), "constant columns: 'column_1'"),
@@ -204,6 +211,18 @@ def test_missing_file_folder_and_unknown_ending(tmp_path: Path) -> None:
         (tmp_path / name).write_text("1\n2\n")
         with refused(r"\.csv, \.parquet, \.npy", DataError):
             read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npy"])
+def test_what_is_no_file_is_refused_and_not_read(tmp_path: Path, ending: str) -> None:
+    pipe, zeros = tmp_path / f"pipe{ending}", tmp_path / f"zeros{ending}"
+    os.mkfifo(pipe)  # reading it would never end
+    zeros.symlink_to("/dev/zero")
+    for path in (pipe, zeros):
+        with refused("cannot be read: it is no file", DataError):
+            read_table(path)
+    with refused("File name too long", DataError):
+        read_table(tmp_path / f"{'x' * 300}{ending}")
 
 
 def test_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

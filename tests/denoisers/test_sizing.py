@@ -183,3 +183,19 @@ def test_lists_and_tuples_are_one_setting_but_true_and_one_are_two(searches) -> 
     assert searches(family, settings={"ends": (-3.0, 3.0)}) == (as_list, False)
     assert searches(family, settings={"bias": True})[1]
     assert searches(family, settings={"bias": 1})[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"hidden": (10**7, 10**7)}, "would have 800,.* parameters .* at most 100,000,000"),
+        ({"hidden": (8,) * 101}, "at most 100 hidden layers, not 101"),
+        ({"params": 2300, "depth": 10**9}, "from 1 to 100 hidden layers, not 1,000,000,000"),
+        ({"params": 10**9}, "would have 9.* parameters .* at most 100,000,000"),
+        ({"flops": 10**15}, "at most 1,000,000,000,000 FLOPs"),
+        ({"hidden": (8,), "settings": {"grid_size": 10**9}}, "at most 100,000,000"),
+    ],
+)
+def test_what_no_machine_has_room_for_is_refused_before_it_is_made(options, words: str) -> None:
+    with refused(words):
+        build_denoiser("kan", 2, num_train_timesteps=1000, **options)

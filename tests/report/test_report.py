@@ -1,12 +1,13 @@
 """The page of a small study, its figures' files, and the tables of the terminal."""
 
+import base64
 import re
 
 import pandas as pd
 import pytest
 
 from html_page import Page, write_quickly
-from kan_diffusion.report import ReportContents, summary_table, trial_table, write_report
+from kan_diffusion.report import ReportContents, charts, summary_table, trial_table, write_report
 from kan_diffusion.report.tables import (
     REAL_ROW,
     format_half_width,
@@ -125,6 +126,33 @@ def test_one_seed_of_one_model_makes_a_report(tmp_path):
         points.clear()
     text = write_report(contents, tmp_path).read_text()
     assert "there is no second model to compare" in text
+
+
+def test_names_of_mathematics_are_drawn_as_they_are_written(tmp_path):
+    made = make_contents(("wine",), ("KAN", "MLP"), 2, count=9)
+    names = {"wine": r"$\frac$ a$b", "KAN": r"$\unknown{$", "MLP": "$x$"}
+    rows = made.results.rows.replace(names)
+    page = write_report(ReportContents("$", "q", Results.of(rows)), tmp_path).read_text()
+    assert "could not be drawn" not in page
+    drawn = [
+        base64.b64decode(found).decode()
+        for found in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)
+    ]
+    assert any(r"$\unknown{$" in svg for svg in drawn)
+    assert any("$x$" in svg for svg in drawn)
+
+
+def test_a_figure_that_fails_costs_the_figure(contents, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("no such glyph\n  ^")
+
+    monkeypatch.setattr(charts, "forest_figure", fail)
+    page = Page(write_report(contents, tmp_path).read_text())
+    lost = [line for line in page.text if "could not be drawn" in line]
+    assert len(lost) == len(contents.results.settings())
+    assert "(ValueError: no such glyph ^)" in lost[0]
+    assert not list((tmp_path / "figures").glob("forest*"))
+    assert list((tmp_path / "figures").glob("metrics*"))
 
 
 def test_a_report_written_again_replaces_the_old_one(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from helpers import refused
-from kan_diffusion.data.datasets import ToyData, load_dataset
+from kan_diffusion.data.datasets import ToyData, data_from_name, load_dataset
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import StudyConfig, preset_names, read_preset, read_study
 from kan_diffusion.study.trial import build
@@ -219,6 +219,52 @@ def test_a_file_that_is_no_study_is_one_line(
     with refused(message) as caught:
         read_study(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../../x", "no '/'"),
+        ("a/b", "no '/'"),
+        ("a\\b", "no '/'"),
+        ("..", "no '/'"),
+        ("a\0b", "not seen"),
+        ("a\nb", "not seen"),
+        ("x" * 101, "at most 100 characters, not 101"),
+    ],
+)
+def test_names_that_are_no_names_of_folders_are_refused(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    for change in ({"name": name}, {"models": [{**BASE["models"][0], "name": name}]}):
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({**BASE, **change}))
+        with refused(reason):
+            read_study(path)
+    with refused("at most 100 characters"):
+        data_from_name("n" * 101 + ".csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "bound"),
+    [
+        ({"seeds": 10**9}, 10_000),
+        ({"data": [{"toy": "moons", "num_points": 10**12}]}, 10_000_000),
+        ({"training": {"steps": 10**12}}, 10_000_000),
+        ({"training": {"batch_size": 10**12}}, 10_000_000),
+        ({"evaluation": {"num_noised": 10**12}}, 10_000_000),
+        ({"evaluation": {"num_samples": 10**12}}, 10_000_000),
+        ({"sampling": {"steps": 10**9}}, 100_000),
+        ({"models": [{"family": "mlp", "params": 10**12}]}, 100_000_000),
+        ({"models": [{"family": "mlp", "hidden": [8] * 200_000}]}, 100),
+        ({"models": [{"family": "mlp", "params": 400, "depth": 10**9}]}, 100),
+    ],
+)
+def test_sizes_beyond_every_machine_are_refused_with_their_bound(
+    change: dict[str, object], bound: int
+) -> None:
+    with pytest.raises(ValueError, match=rf"(less than or equal to|at most) {bound}\b"):
+        StudyConfig.model_validate({**BASE, **change})
 
 
 def test_studies_cannot_be_changed_in_place() -> None:

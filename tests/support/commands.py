@@ -69,12 +69,20 @@ class Ended:
             assert len(errors[0]) < 1000, self
 
 
-def run_command(*words: object, folder: Path, seconds: float = SECONDS) -> Ended:
-    """Runs ``kan-diffusion`` with some words in a folder, within limits of time and memory."""
+def run_command(
+    *words: object,
+    folder: Path,
+    seconds: float = SECONDS,
+    largest_file: int = resource.RLIM_INFINITY,
+) -> Ended:
+    """Runs ``kan-diffusion`` with some words in a folder, within limits of time and memory.
+
+    No file grows beyond ``largest_file`` bytes, as on a full disk.
+    """
     said = tuple(map(str, words))
     with tempfile.TemporaryDirectory() as place:
         out, err = Path(place) / "out", Path(place) / "err"
-        process = context.Process(target=_run, args=(said, folder, out, err))
+        process = context.Process(target=_run, args=(said, folder, out, err, largest_file))
         process.start()
         process.join(PATIENCE * seconds)
         late = process.is_alive()
@@ -85,7 +93,7 @@ def run_command(*words: object, folder: Path, seconds: float = SECONDS) -> Ended
         return Ended(said, code, out.read_text(errors="replace"), err.read_text(errors="replace"))
 
 
-def _run(words: tuple[str, ...], folder: Path, out: Path, err: Path) -> None:
+def _run(words: tuple[str, ...], folder: Path, out: Path, err: Path, largest_file: int) -> None:
     for stream, path in ((1, out), (2, err)):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(descriptor, stream)
@@ -96,6 +104,7 @@ def _run(words: tuple[str, ...], folder: Path, out: Path, err: Path) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
     sys.argv = ["kan-diffusion", *words]
     from kan_diffusion.cli import app
 

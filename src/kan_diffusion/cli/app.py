@@ -31,7 +31,16 @@ from kan_diffusion.cli.options import (
     Workers,
     own_code,
 )
-from kan_diffusion.errors import KanDiffusionError, valid_settings
+from kan_diffusion.errors import KanDiffusionError, one_line, valid_settings
+from kan_diffusion.limits import (
+    MOST_LAYERS,
+    MOST_PARAMETERS,
+    MOST_POINTS,
+    MOST_SECONDS,
+    MOST_STEPS,
+    MOST_TRIALS,
+    MOST_VALUES,
+)
 from kan_diffusion.ranks import leads
 
 if TYPE_CHECKING:
@@ -107,12 +116,15 @@ def compare(
     match: Match = None,
     budget: Amount = None,
     families: Families = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Trials a model.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=MOST_TRIALS, help="Trials a model.")
+    ] = None,
     params: Params = None,
     processes: Processes = None,
     steps: Steps = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Training epochs (for studies that have them).")
+        int | None,
+        typer.Option(min=1, max=MOST_STEPS, help="Training epochs (for studies that have them)."),
     ] = None,
     tuned: Annotated[
         Path | None, typer.Option(help="Settings of the families, as 'tune' writes them.")
@@ -190,7 +202,9 @@ def _require_success(rows: pd.DataFrame) -> None:
 )
 def tune(
     what: What,
-    tries: Annotated[int, typer.Option(min=1, help="Tries a family, equally many for all.")] = 12,
+    tries: Annotated[
+        int, typer.Option(min=1, max=MOST_TRIALS, help="Tries a family, equally many for all.")
+    ] = 12,
     match: Match = None,
     budget: Amount = None,
     families: Families = None,
@@ -255,16 +269,19 @@ def train(
             callback=own_code, help="Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ..."
         ),
     ] = "kan",
-    params: Annotated[int, typer.Option(min=1, help="Trainable parameters, at most.")] = 2300,
+    params: Annotated[
+        int, typer.Option(min=1, max=MOST_PARAMETERS, help="Trainable parameters, at most.")
+    ] = 2300,
     depth: Annotated[
-        int | None, typer.Option(min=1, help="Hidden layers; the family's own.")
+        int | None,
+        typer.Option(min=1, max=MOST_LAYERS, help="Hidden layers; the family's own."),
     ] = None,
     process: Annotated[
         str, typer.Option(help="Noising process, such as cosine, ddpm or flow.")
     ] = "cosine",
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
+    steps: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Training steps.")] = 4000,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Points a step, drawn with replacement.")
+        int, typer.Option(min=1, max=MOST_POINTS, help="Points a step, drawn with replacement.")
     ] = 1024,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; the family's own.")] = None,
     holdout: Annotated[
@@ -343,7 +360,7 @@ def train(
 )
 def sample(
     run: Run,
-    num: Annotated[int, typer.Option(min=1, help="Number of points.")] = 1000,
+    num: Annotated[int, typer.Option(min=1, max=MOST_VALUES, help="Number of points.")] = 1000,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of the sampler; 20, or all timesteps for ddpm.")
     ] = None,
@@ -460,7 +477,8 @@ def explain(
         int, typer.Option(min=1, help="Networks with more edges get no formulas.")
     ] = 64,
     seconds: Annotated[
-        float, typer.Option(min=1, help="Time budget of the search for formulas.")
+        float,
+        typer.Option(min=1, max=MOST_SECONDS, help="Time budget of the search for formulas."),
     ] = 600.0,
     levels: Annotated[
         str | None,
@@ -469,7 +487,10 @@ def explain(
         ),
     ] = None,
     num: Annotated[
-        int, typer.Option(min=0, help="Points to generate from each stage; 0 for none.")
+        int,
+        typer.Option(
+            min=0, max=MOST_POINTS, help="Points to generate from each stage; 0 for none."
+        ),
     ] = 5000,
     out: Annotated[
         Path | None,
@@ -603,7 +624,23 @@ def main() -> None:
     try:
         with valid_settings("settings"):
             app()
-    except KanDiffusionError as error:
+    except (KanDiffusionError, OSError, MemoryError, RuntimeError) as error:
         console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-        console.print(f"error: {error}")
+        console.print(f"error: {_in_words(error)}")
         raise SystemExit(1) from error
+
+
+def _in_words(error: Exception) -> str:
+    """An error a user can act on as one line.
+
+    Raises:
+        RuntimeError: It is none.
+    """
+    if isinstance(error, KanDiffusionError):
+        return str(error)
+    if isinstance(error, OSError):
+        name = f"'{error.filename}': " if error.filename is not None else ""
+        return one_line(f"{name}{error.strerror or error}; check the path, or choose another")
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "the memory does not suffice; take fewer points, or a smaller network or batch"
+    raise error

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kan_diffusion.imports import import_own, is_place
+from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 
 __all__ = [
     "Address", "Amount", "Device", "Executor", "Families", "Match", "Modules", "Out", "Params",
@@ -82,7 +83,8 @@ Families = Annotated[
     ),
 ]
 Params = Annotated[
-    int | None, typer.Option(min=1, help="Parameters of each model.", show_default="2300")
+    int | None,
+    typer.Option(min=1, max=MOST_PARAMETERS, help="Parameters of each model.", show_default="2300"),
 ]
 Processes = Annotated[
     str | None,
@@ -92,9 +94,10 @@ Processes = Annotated[
         show_default="cosine, or the study's",
     ),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Training steps.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=MOST_STEPS, help="Training steps.")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Trials side by side; one a core by default.")
+    int | None,
+    typer.Option(min=1, max=MOST_WORKERS, help="Trials side by side; one a core by default."),
 ]
 Executor = Annotated[str, typer.Option(help="Where trials run: local or ray.")]
 Address = Annotated[

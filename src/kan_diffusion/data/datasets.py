@@ -31,9 +31,10 @@ from kan_diffusion.data.densities import Density
 from kan_diffusion.data.scaling import Standardizer, precision_warning
 from kan_diffusion.data.tables import TABLES, Table, are_names, read_table
 from kan_diffusion.data.toys import TOYS, make_toy
-from kan_diffusion.errors import DataError, require_known, unknown_name
+from kan_diffusion.errors import DataError, require_known, unknown_name, valid_settings
+from kan_diffusion.limits import MOST_POINTS
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.settings import Settings
+from kan_diffusion.settings import Settings, require_name
 
 __all__ = [
     "FEWEST_FOR_ORACLE",
@@ -75,9 +76,9 @@ class ToyData(Settings):
     """
 
     toy: str
-    noise: float | None = Field(None, gt=0)
-    num_points: int = Field(50_000, ge=1)
-    divide_by: float | None = Field(None, gt=0)
+    noise: float | None = Field(None, ge=1e-6, le=1e6)
+    num_points: int = Field(50_000, ge=1, le=MOST_POINTS)
+    divide_by: float | None = Field(None, ge=1e-6, le=1e6)
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -107,6 +108,11 @@ class FileData(Settings):
     path: Path
     sha256: str = ""
     holdout: float = Field(0.2, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        require_name(self.name)
+        return self
 
     @property
     def name(self) -> str:
@@ -275,7 +281,9 @@ def data_from_name(name: str, **options: float) -> DataConfig:
     if name in TABLES:
         return TableData(table=name, **options)
     if Path(name).suffix or Path(name).exists() or "/" in name:
-        return FileData(path=Path(name), **options).pinned()
+        with valid_settings("data"):
+            file = FileData(path=Path(name), **options)
+        return file.pinned()
     raise unknown_name("data set (neither toy, table nor file)", name, [*TOYS, *TABLES])
 
 

@@ -23,6 +23,7 @@ import io
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -35,7 +36,8 @@ import pandas as pd
 
 from kan_diffusion.data.scaling import LARGEST
 from kan_diffusion.errors import DataError, KanDiffusionError
-from kan_diffusion.files import whole_file
+from kan_diffusion.files import require_file, whole_file
+from kan_diffusion.limits import MOST_COLUMNS, MOST_VALUES
 
 __all__ = ["TABLES", "Table", "are_names", "read_table", "require_writable_ending", "write_table"]
 
@@ -89,17 +91,20 @@ def read_table(path: str | Path) -> Table:
     """
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())
-    if path.is_dir():
-        raise DataError(f"'{path}' is a folder; give a file in it ({_KNOWN})")
-    if not path.exists():
-        raise DataError(f"there is no file '{path}'; check the path")
-    if reader is None:
-        ending = f"the ending '{path.suffix}'" if path.suffix else "no ending"
-        raise DataError(f"'{path}' has {ending}; a table is one of {_KNOWN}")
     try:
+        if path.is_dir():
+            raise DataError(f"'{path}' is a folder; give a file in it ({_KNOWN})")
+        if not path.exists():
+            raise DataError(f"there is no file '{path}'; check the path")
+        if reader is None:
+            ending = f"the ending '{path.suffix}'" if path.suffix else "no ending"
+            raise DataError(f"'{path}' has {ending}; a table is one of {_KNOWN}")
+        require_file(path)
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"'{path}' cannot be read: {error.strerror or error}; give another file"
+        ) from error
     if not content.strip():
         raise DataError(_EMPTY.format(path))
     raw = reader(path, content)
@@ -107,10 +112,23 @@ def read_table(path: str | Path) -> Table:
     return Table(raw.values, raw.columns, hashlib.sha256(content).hexdigest(), path)
 
 
-def _check(path: Path, raw: _Raw) -> None:
-    num_rows, num_columns = raw.values.shape
+def _require_size(path: Path, num_rows: int, num_columns: int) -> None:
+    """Refuses a table that is too large or has no columns, before it is made."""
     if num_columns == 0:
         raise DataError(f"'{path}' has no columns; give at least one column of numbers")
+    if num_columns > MOST_COLUMNS:
+        raise DataError(
+            f"'{path}' has {num_columns:,} columns; a table has at most {MOST_COLUMNS:,}"
+        )
+    if num_rows * num_columns > MOST_VALUES:
+        raise DataError(
+            f"'{path}' has {num_rows:,} rows of {num_columns:,} columns; take fewer rows, at most "
+            f"{MOST_VALUES:,} values"
+        )
+
+
+def _check(path: Path, raw: _Raw) -> None:
+    num_rows = len(raw.values)
     if num_rows < 2:
         count = "no rows" if num_rows == 0 else "a single row"
         raise DataError(f"'{path}' has {count} of numbers; at least two are needed")
@@ -141,19 +159,22 @@ def _read_csv(path: Path, content: bytes) -> _Raw:
         raise DataError(f"'{path}' is not UTF-8 text (line {line}); save it as UTF-8") from error
     if "\0" in text:
         raise DataError(f"'{path}' is not a text file (it holds zero bytes); save it as CSV")
-    delimiter, decimal = _dialect(path, text)
-    lines = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
-    )
     columns: tuple[str, ...] = ()
     rows: list[list[float | None]] = []
     numbers: list[int] = []
+    begun = 0  # lines before the row that is read
     try:
+        delimiter, decimal = _dialect(path, text)
+        lines = csv.reader(
+            io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
+        )
         for cells in lines:
+            begun = lines.line_num
             if not "".join(cells).strip() and len(cells) < 2:  # a blank line
                 continue
             parsed = [_number(cell, decimal) for cell in cells]
             if not columns:
+                _require_size(path, 1, len(cells))
                 header = all(number is None or math.isnan(number) for number in parsed)
                 columns = _names(path, cells) if header else _numbered(len(cells))
                 if header:
@@ -172,12 +193,23 @@ def _read_csv(path: Path, content: bytes) -> _Raw:
             numbers.append(lines.line_num)
     except csv.Error as error:
         raise DataError(
-            f"'{path}' is a broken CSV file (line {lines.line_num}): {error}"
+            f"'{path}' is a broken CSV file: {_opened(text, begun, str(error))}"
         ) from error
     if not columns:
         raise DataError(_EMPTY.format(path))
     values = np.array(rows, dtype=np.float64).reshape(len(rows), len(columns))
     return _Raw(values, columns, "line", np.array(numbers))
+
+
+def _opened(text: str, begun: int, error: str) -> str:
+    """What is wrong with the row after some lines of a CSV file, and in which line."""
+    rest = "".join(io.StringIO(text, newline="").readlines()[begun:])
+    # What is between quotation marks, closed or not, where a value may begin.
+    for value in re.finditer(r'(?:^|[,;\t\r\n]) *"((?:[^"]|"")*)("?)', rest):
+        if not value[2]:
+            line = begun + 1 + len(re.findall(r"\r\n?|\n", rest[: value.start(1)]))
+            return f"a quotation mark is opened in line {line} and never closed; close it"
+    return f"line {begun + 1}: {error}; correct that line"
 
 
 def _dialect(path: Path, text: str) -> tuple[str, str]:
@@ -192,14 +224,17 @@ def _dialect(path: Path, text: str) -> tuple[str, str]:
     lines = [line for line in text.splitlines() if line.strip()][:2]
     delimiter = ","
     for candidate in ";\t":
-        counts = {len(cells) for cells in csv.reader(lines, delimiter=candidate)}
+        try:
+            counts = {len(cells) for cells in csv.reader(lines, delimiter=candidate)}
+        except csv.Error:  # a value that is too long, if this were the separator
+            continue
         if len(counts) == 1 and counts != {1}:
             delimiter = candidate
             break
     body = text.partition("\n")[2]
     if delimiter == "," or "." in body:
         return delimiter, "."
-    numbers = re.findall(rf"[^{delimiter}\s\"]*,[^{delimiter}\s\"]*", body)
+    numbers = [cell for cell in re.split(rf"[{delimiter}\s\"]+", body) if "," in cell]
     if numbers and all(re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", number) for number in numbers):
         raise DataError(
             f"'{path}' separates columns by '{delimiter}' and has numbers such as '{numbers[0]}', "
@@ -228,8 +263,14 @@ def _not_numeric(path: Path, column: str, place: str, value: str, note: str = ""
 
 
 def _read_parquet(path: Path, content: bytes) -> _Raw:
+    from pyarrow import parquet
+
     try:
+        head = parquet.read_metadata(io.BytesIO(content))
+        _require_size(path, head.num_rows, head.num_columns)
         frame = pd.read_parquet(io.BytesIO(content))
+    except DataError:
+        raise
     except Exception as error:  # pyarrow raises many kinds for a broken file
         raise DataError(
             f"'{path}' is not a readable Parquet file: {_one_line(error)}; write it again"
@@ -278,6 +319,7 @@ def _read_npy(path: Path, content: bytes) -> _Raw:
         raise DataError(
             f"'{path}' holds an array of shape {array.shape}; reshape it to (rows, columns)"
         )
+    _require_size(path, len(array), 1 if array.ndim == 1 else array.shape[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # long doubles that overflow are refused
         values = array[:, None] if array.ndim == 1 else array
@@ -306,7 +348,7 @@ def _names(path: Path, cells: Sequence[str]) -> tuple[str, ...]:
     """Column names, numbered where empty; two that are equal are an error."""
     numbered = _numbered(len(cells))
     names = tuple(cell.strip() or number for cell, number in zip(cells, numbered, strict=True))
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(
             f"'{path}' has columns of the same name: {_listed(_quoted(repeated))}; rename them"

@@ -115,7 +115,7 @@ class Denoiser(ModelMixin, ConfigMixin):
             )
         folder = root / str(kwargs.get("subfolder") or "")
         infix = f".{kwargs['variant']}" if kwargs.get("variant") else ""
-        require_sound(cls, folder, f"diffusion_pytorch_model{infix}*.safetensors")
+        require_sound(cls, folder, f"diffusion_pytorch_model{infix}")
         safe = {"use_safetensors": True, "local_files_only": True}
         denoiser: Self = super().from_pretrained(root, **{**kwargs, **safe})
         for name, tensor in denoiser.state_dict().items():
@@ -125,6 +125,31 @@ class Denoiser(ModelMixin, ConfigMixin):
                     "denoiser again"
                 )
         return denoiser
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """What ``device_map="auto"`` leaves on one device: a denoiser is small, so every part."""
+        return [type(part).__name__ for part in self.children()]
+
+    def enable_layerwise_casting(self, *args: object, **kwargs: object) -> None:
+        """Casts weights to a small dtype and back around each use, in networks of ``nn.Linear``.
+
+        Args:
+            *args: As diffusers takes them: ``storage_dtype``, ``compute_dtype`` and so on.
+            **kwargs: The same by name.
+
+        Raises:
+            KanDiffusionError: Other layers have weights, which would not be cast.
+        """
+        for name, part in self.named_modules():
+            if not isinstance(part, nn.Linear) and any(
+                True for _ in part.parameters(recurse=False)
+            ):
+                raise KanDiffusionError(
+                    f"layerwise casting casts nn.Linear alone, and '{name}' is a "
+                    f"{type(part).__name__}; cast all of it, with .to(torch.bfloat16)"
+                )
+        super().enable_layerwise_casting(*args, **kwargs)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

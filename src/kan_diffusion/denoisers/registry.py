@@ -29,6 +29,7 @@ from kan_diffusion.denoisers.sizing import (
 from kan_diffusion.denoisers.spline_mlp import SPLINE_MLP
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.imports import find_object, is_place
+from kan_diffusion.limits import MOST_LAYERS, MOST_OPERATIONS, MOST_PARAMETERS
 
 __all__ = [
     "BUDGET_TOLERANCE",
@@ -188,13 +189,30 @@ def build_denoiser(
         except TypeError as error:
             raise KanDiffusionError(f"settings of family '{kind.name}': {error}") from error
 
+    def require_room(widths: Sequence[int]) -> None:
+        if len(widths) > MOST_LAYERS:
+            raise KanDiffusionError(
+                f"a denoiser has at most {MOST_LAYERS} hidden layers, not {len(widths):,}"
+            )
+        with torch.device("meta"):
+            size = make(widths).num_trainable
+        if size > MOST_PARAMETERS:
+            raise KanDiffusionError(
+                f"family '{kind.name}' would have {size:,} parameters with hidden widths "
+                f"{', '.join(map(str, widths))}; a denoiser has at most {MOST_PARAMETERS:,}"
+            )
+
     if hidden is None:
         ((countable, amount),) = given
         count, unit = COUNTABLES[countable]
         layers = kind.depth if depth is None else depth
-        if layers < 1:
+        if not 1 <= layers <= MOST_LAYERS:
             raise KanDiffusionError(
-                f"a fitted denoiser needs at least 1 hidden layer, not {layers}"
+                f"a fitted denoiser has from 1 to {MOST_LAYERS} hidden layers, not {layers:,}"
+            )
+        if amount > MOST_OPERATIONS:
+            raise KanDiffusionError(
+                f"a denoiser's size is at most {MOST_OPERATIONS:,}{unit}, not {amount:,}"
             )
         # As written: a setting of 1 is not one of True, which would be equal.
         written = repr(sorted((name, _frozen(value)) for name, value in options.items()))
@@ -210,7 +228,10 @@ def build_denoiser(
                     unit,
                     at_most,
                 )
+            require_room(_FOUND[key])
         hidden = _FOUND[key]
+    else:
+        require_room(hidden)
     denoiser = make(hidden)
     denoiser.reset_parameters(generator)
     return denoiser

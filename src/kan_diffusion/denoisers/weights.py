@@ -26,14 +26,25 @@ LARGEST_NUMBER = 10_000_000
 
 _MOST_ENTRIES = 1_000_000
 
+_OF_AVERAGES = (
+    "decay",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "update_after_step",
+    "use_ema_warmup",
+)
+"""What diffusers' ``EMAModel`` writes beside the settings of the model whose averages it has."""
 
-def require_sound(kind: type[ConfigMixin], folder: Path, pattern: str) -> None:
+
+def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:
     """Checks a denoiser's folder.
 
     Args:
         kind: Class of the denoiser.
         folder: The folder.
-        pattern: Name of the files of weights, with ``*`` where there may be several.
+        stem: Name of the file of weights without its ending, with which the names of shards begin.
 
     Raises:
         RunFolderError: The configuration is not one of this class, a number in it is out of range,
@@ -46,7 +57,11 @@ def require_sound(kind: type[ConfigMixin], folder: Path, pattern: str) -> None:
             f"'{path}' is of class {config.get('_class_name')!r}, not {kind.__name__}; train it "
             "again"
         )
-    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    settings = {
+        key: value
+        for key, value in config.items()
+        if not key.startswith("_") and key not in _OF_AVERAGES
+    }
     known = inspect.signature(kind.__init__).parameters
     unknown = sorted(settings.keys() - known.keys())
     if unknown:
@@ -55,7 +70,7 @@ def require_sound(kind: type[ConfigMixin], folder: Path, pattern: str) -> None:
             "again"
         )
     _require_bounds(settings, path)
-    found = _shapes(folder, pattern)
+    found = _shapes(folder, stem)
     hidden = settings.get("hidden", [])
     if not isinstance(hidden, list) or not all(isinstance(w, int) and w > 0 for w in hidden):
         raise RunFolderError(
@@ -100,12 +115,14 @@ def _require_bounds(settings: Mapping[str, object], path: Path) -> None:
             )
 
 
-def _shapes(folder: Path, pattern: str) -> dict[str, tuple[int, ...]]:
+def _shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the saved tensors by name, from the heads of their files."""
-    files = sorted(folder.glob(pattern))
+    patterns = f"{stem}.safetensors", f"{stem}-*-of-*.safetensors"
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
     if not files:
         raise RunFolderError(
-            f"'{folder}' holds no weights ({pattern}); other formats can run code and are not read"
+            f"'{folder}' holds no weights ({patterns[0]}); other formats can run code and are not "
+            "read"
         )
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:

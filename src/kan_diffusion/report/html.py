@@ -11,7 +11,8 @@ inside. It can be read in full without scripts, and everything written into it i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -20,6 +21,7 @@ import jinja2
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
+from kan_diffusion.errors import KanDiffusionError, one_line
 from kan_diffusion.files import write_text
 from kan_diffusion.report.images import Picture, embedded_svg
 from kan_diffusion.report.mathematics import formula_svg
@@ -129,6 +131,24 @@ class Section:
             alternative: What it shows, for those who cannot see it.
         """
         return self._add("figure", picture, caption, alternative)
+
+    @contextmanager
+    def keeping_going(self, name: str) -> Iterator[None]:
+        """Draws a figure inside the block; one that cannot be drawn costs a line of the page.
+
+        Args:
+            name: What the figure shows.
+
+        Raises:
+            KanDiffusionError: A file cannot be written.
+        """
+        try:
+            yield
+        except KanDiffusionError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the page has more than pictures
+            reason = one_line(f"{type(error).__name__}: {error}")
+            self.text(f"The figure “{name}” could not be drawn ({reason}).", kind="flag")
 
     def formula(self, symbol: str, latex: str, name: str) -> Self:
         """Adds a formula as a picture, or as text where it cannot be set, with its source.

@@ -95,6 +95,6 @@ def formula_svg(name: str, latex: str) -> bytes | None:
     figure = Figure(figsize=(1.0, 1.0))
     below = 0.0
     for text, height in zip(texts, heights, strict=True):
-        figure.text(0.0, -below, text, fontsize=_FONT_SIZE, color=INK, va="top")
+        figure.text(0.0, -below, text, fontsize=_FONT_SIZE, color=INK, va="top", parse_math=True)
         below += height
     return saved_svg(figure, "path", 0.04, transparent=True)

@@ -111,9 +111,11 @@ class _Report:
         self, part: Section, name: str, draw: Callable[[], Figure], caption: str, alternative: str
     ) -> None:
         """Draws a figure, into the page and into a file of its own."""
-        figure = draw()
-        write_bytes(self.folder / "figures" / f"{self.names(name)}.png", figure_png(figure))
-        part.figure(embedded(figure, self.largest, self.sharpness), caption, alternative)
+        with part.keeping_going(alternative):
+            figure = draw()
+            picture = embedded(figure, self.largest, self.sharpness)
+            write_bytes(self.folder / "figures" / f"{self.names(name)}.png", figure_png(figure))
+            part.figure(picture, caption, alternative)
 
     def _add_answer(self) -> None:
         found = list(self.decision.verdicts.values())

@@ -144,6 +144,7 @@ def report_style() -> Iterator[None]:
             # Verdana is as wide as DejaVu Sans, and stands in for it where an SVG is read.
             "font.sans-serif": ["DejaVu Sans", "Verdana"],
             "font.size": 10,
+            "text.parse_math": False,  # names have dollars in them
             "axes.titlesize": 10.5,
             "axes.titleweight": "bold",
             "axes.titlelocation": "left",

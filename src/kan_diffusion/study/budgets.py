@@ -20,6 +20,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.limits import MOST_OPERATIONS, MOST_PARAMETERS, MOST_SECONDS
 from kan_diffusion.settings import Settings
 
 __all__ = ["MATCHES", "Budget", "Calibration", "Match"]
@@ -27,6 +28,13 @@ __all__ = ["MATCHES", "Budget", "Calibration", "Match"]
 Match = Literal["params", "flops", "flops-per-edge", "time"]
 MATCHES: tuple[str, ...] = get_args(Match)
 """The resources that can be held equal."""
+
+_MOST: Mapping[Match, int] = {
+    "params": MOST_PARAMETERS,
+    "flops": MOST_OPERATIONS,
+    "flops-per-edge": MOST_OPERATIONS,
+    "time": MOST_SECONDS,
+}
 
 Calibration = Mapping[str, float]
 """Seconds of processor time of one training step, by :meth:`TrialConfig.workload`."""
@@ -45,7 +53,7 @@ class Budget(Settings):
 
     match: Match = "params"
     amount: float = Field(gt=0, allow_inf_nan=False)
-    params: int | None = Field(None, ge=1)
+    params: int | None = Field(None, ge=1, le=MOST_PARAMETERS)
     data: tuple[str, ...] | None = None
     models: tuple[str, ...] | None = None
 
@@ -56,6 +64,10 @@ class Budget(Settings):
                 raise KanDiffusionError(f"a budget of {self.match} has no params beside it")
             if self.amount != int(self.amount):
                 raise KanDiffusionError(f"a budget of {self.match} is a whole number")
+        if self.amount > _MOST[self.match]:
+            raise KanDiffusionError(
+                f"a budget of {self.match} is at most {_MOST[self.match]:,}; lower it"
+            )
         return self
 
     @property

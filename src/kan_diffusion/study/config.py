@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -23,10 +23,19 @@ from kan_diffusion.data.datasets import DataConfig, FileData, ToyData
 from kan_diffusion.denoisers.registry import Family, Setting, get_family
 from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
 from kan_diffusion.evaluation.metrics import metrics_named
+from kan_diffusion.files import require_file
 from kan_diffusion.imports import is_place
-from kan_diffusion.processes import Process, get_process
+from kan_diffusion.limits import (
+    MOST_LAYERS,
+    MOST_OPERATIONS,
+    MOST_PARAMETERS,
+    MOST_POINTS,
+    MOST_STEPS,
+    MOST_TRIALS,
+)
+from kan_diffusion.processes import MOST_TIMESTEPS, Process, get_process
 from kan_diffusion.sampling import SCHEDULERS, fitting_samplers
-from kan_diffusion.settings import Settings
+from kan_diffusion.settings import Name, Settings
 from kan_diffusion.study.budgets import Budget, Calibration, Match
 from kan_diffusion.training import TrainingConfig
 
@@ -42,6 +51,7 @@ __all__ = [
 ]
 
 _MOST_SETTINGS = 100_000
+_LARGEST_STUDY = 250_000  # bytes, which take seconds to parse
 _PRESETS = resources.files("kan_diffusion.study") / "presets"
 
 
@@ -66,15 +76,17 @@ class ModelConfig(Settings):
     """
 
     family: str
-    name: str = ""
-    params: int | None = Field(None, ge=1)
-    flops: int | None = Field(None, ge=1)
-    flops_per_edge: int | None = Field(None, ge=1)
-    hidden: tuple[int, ...] | None = None
-    depth: int | None = Field(None, ge=1)
+    name: Name = ""
+    params: int | None = Field(None, ge=1, le=MOST_PARAMETERS)
+    flops: int | None = Field(None, ge=1, le=MOST_OPERATIONS)
+    flops_per_edge: int | None = Field(None, ge=1, le=MOST_OPERATIONS)
+    hidden: tuple[Annotated[int, Field(ge=1, le=MOST_PARAMETERS)], ...] | None = Field(
+        None, max_length=MOST_LAYERS
+    )
+    depth: int | None = Field(None, ge=1, le=MOST_LAYERS)
     settings: dict[str, Setting] = Field(default_factory=dict)
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, le=MOST_STEPS)
 
     @model_validator(mode="after")
     def _known_and_sized(self) -> Self:
@@ -126,7 +138,7 @@ class SamplingConfig(Settings):
     """
 
     scheduler: str | None = None
-    steps: int = Field(20, ge=1)
+    steps: int = Field(20, ge=1, le=MOST_TIMESTEPS)
 
     @field_validator("scheduler")
     @classmethod
@@ -170,13 +182,15 @@ class EvaluationConfig(Settings):
             ``"package.module:NAME"``.
     """
 
-    num_noised: int = Field(20_000, ge=10)
-    num_levels: int = Field(10, ge=1)
-    num_samples: int = Field(5_000, ge=0)
-    num_likelihood: int = Field(1_000, ge=0)
-    num_real_pairs: int = Field(3, ge=1)
-    moments: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
-    num_drawn: int = Field(1_000, ge=1)
+    num_noised: int = Field(20_000, ge=10, le=MOST_POINTS)
+    num_levels: int = Field(10, ge=1, le=1_000)
+    num_samples: int = Field(5_000, ge=0, le=MOST_POINTS)
+    num_likelihood: int = Field(1_000, ge=0, le=MOST_POINTS)
+    num_real_pairs: int = Field(3, ge=1, le=1_000)
+    moments: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0, 0.25, 0.5, 0.75), max_length=100
+    )
+    num_drawn: int = Field(1_000, ge=1, le=MOST_POINTS)
     metrics: tuple[str, ...] = ()
 
     @field_validator("metrics")
@@ -285,11 +299,11 @@ class StudyConfig(Settings):
         evaluation: Settings of the evaluation.
     """
 
-    name: str
+    name: Annotated[Name, Field(min_length=1)]
     title: str
     question: str = ""
     seed: int = 0
-    seeds: int = Field(3, ge=1)
+    seeds: int = Field(3, ge=1, le=MOST_TRIALS)
     data: tuple[DataConfig, ...] = Field(min_length=1)
     process: tuple[Process, ...] = Field(
         default_factory=lambda: (get_process("cosine"),), min_length=1
@@ -432,8 +446,11 @@ class StudyConfig(Settings):
             raise KanDiffusionError("give either --steps or --epochs, not both")
         if epochs is not None:
             steps = epochs * self.steps_per_epoch()
-        if steps is None or steps < 1:
-            raise KanDiffusionError("training needs at least 1 step; raise --steps or --epochs")
+        if steps is None or not 1 <= steps <= MOST_STEPS:
+            raise KanDiffusionError(
+                f"training needs at least 1 step and at most {MOST_STEPS:,}, not {steps or 0:,}; "
+                "change --steps or --epochs"
+            )
         training = self.training.model_copy(update={"steps": steps})
         return self.model_copy(update={"training": training})
 
@@ -521,9 +538,15 @@ def read_study(path: Path, *, importing: bool = False) -> StudyConfig:
         KanDiffusionError: The file is missing, is not YAML or has a setting that is wrong.
     """
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise KanDiffusionError(f"study file '{path}' cannot be read: {error}") from error
+        require_file(path)
+        if path.stat().st_size > _LARGEST_STUDY:
+            raise ValueError(f"a study has at most {_LARGEST_STUDY // 1000} kB")
+        text = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise KanDiffusionError(
+            f"study file '{path}' cannot be read: {reason}; give another"
+        ) from error
     return _parse(text, f"study file '{path}'", importing)
 
 

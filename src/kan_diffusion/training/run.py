@@ -26,6 +26,7 @@ from kan_diffusion.files import write_bytes
 from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.kan import KANLinear, out_of_range_fractions
 from kan_diffusion.kan.importance import sparsity_penalty
+from kan_diffusion.limits import MOST_POINTS, MOST_STEPS
 from kan_diffusion.processes import Process
 from kan_diffusion.settings import Settings
 from kan_diffusion.training.batches import Batch
@@ -63,15 +64,15 @@ class TrainingConfig(Settings):
             (:mod:`kan_diffusion.kan.importance`) beside the loss; 0 for none.
     """
 
-    steps: int = Field(4000, ge=1)
-    batch_size: int = Field(1024, ge=1)
+    steps: int = Field(4000, ge=1, le=MOST_STEPS)
+    batch_size: int = Field(1024, ge=1, le=MOST_POINTS)
     batches: Literal["replacement", "epochs"] = "replacement"
     learning_rate: float = Field(5e-3, gt=0, allow_inf_nan=False)
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int = Field(100, ge=0)
+    warmup_steps: int = Field(100, ge=0, le=MOST_STEPS)
     ema_decay: float | None = Field(0.999, gt=0, lt=1)
     max_grad_norm: float | None = Field(1.0, gt=0)
-    checkpoint_every: int = Field(1000, ge=1)
+    checkpoint_every: int = Field(1000, ge=1, le=MOST_STEPS)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     sparsify: float = Field(0.0, ge=0, allow_inf_nan=False)
 

@@ -12,13 +12,12 @@ from matplotlib.patches import Patch
 
 from kan_diffusion.report.explanation.looks import (
     INPUT_COLOURS,
-    explanation_style,
     level_colours,
     level_label,
     shortened,
 )
 from kan_diffusion.report.points import panel_figure, row_counts
-from kan_diffusion.report.style import MUTED, REAL
+from kan_diffusion.report.style import MUTED, REAL, report_style
 from kan_diffusion.symbolic.views import EdgeView, NetworkView
 
 __all__ = ["contributions_figure", "curves_figure"]
@@ -36,7 +35,7 @@ def _title(view: NetworkView, edge: EdgeView) -> str:
     return f"{source} to {shortened(view.units[edge.layer + 1][edge.output])}"
 
 
-@explanation_style()
+@report_style()
 def curves_figure(view: NetworkView, levels: Sequence[int] | None = None, most: int = 12) -> Figure:
     """Draws the most important edges, a panel each: the curve at several noise levels.
 
@@ -97,7 +96,7 @@ def _broken(text: str) -> str:
     return "\n".join(lines if len(lines) <= 2 else [lines[0], f"{lines[1][:-1]}…"])
 
 
-@explanation_style()
+@report_style()
 def contributions_figure(view: NetworkView) -> Figure:
     """Draws the share of each input in the outputs at each noise level.
 

@@ -19,13 +19,12 @@ from matplotlib.patches import Rectangle
 
 from kan_diffusion.report.explanation.looks import (
     KINDS,
-    explanation_style,
     fading,
     kind_of,
     level_label,
     shortened,
 )
-from kan_diffusion.report.style import INK, MUTED
+from kan_diffusion.report.style import INK, MUTED, report_style
 from kan_diffusion.symbolic.views import EdgeCurve, EdgeView, NetworkView
 
 __all__ = [
@@ -139,7 +138,7 @@ def _row(
     }
 
 
-@explanation_style()
+@report_style()
 def network_figure(
     view: NetworkView,
     level: int | None = None,

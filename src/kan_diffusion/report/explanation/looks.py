@@ -6,8 +6,7 @@ do not. Noise levels run from dark to light along a scale whose lightness alone 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -16,11 +15,11 @@ from matplotlib.colors import to_hex
 
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.library import LINEAR
-from kan_diffusion.report.style import PALETTES, report_style
+from kan_diffusion.report.style import PALETTES
 from kan_diffusion.symbolic.views import LevelView
 
 __all__ = [
-    "FAINTEST", "INPUT_COLOURS", "KINDS", "KindStyle", "denoiser_style", "explanation_style",
+    "FAINTEST", "INPUT_COLOURS", "KINDS", "KindStyle", "denoiser_style",
     "fading", "kind_of", "level_colours", "level_label", "shortened", "spread_out",
 ]  # fmt: skip
 
@@ -70,13 +69,6 @@ INPUT_COLOURS = (
     *(_BLUES[1], _ORANGES[0], _OTHERS[4], _OTHERS[3]),
 )
 """Colours of inputs, in their order."""
-
-
-@contextmanager
-def explanation_style() -> Iterator[None]:
-    """Sets Matplotlib's look as for reports, with ``$`` in names taken literally."""
-    with report_style(), mpl.rc_context({"text.parse_math": False}):
-        yield
 
 
 def shortened(name: str, most: int = 20) -> str:

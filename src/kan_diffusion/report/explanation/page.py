@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -65,32 +66,35 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
     _add_formulas(page, explanation, names)
     page.section("What became of each edge", "edges").table(_edge_table(explanation), narrow=True)
     section = page.section("Figures")
-    for name, figure, alternative, caption in _figures(explanation):
-        for ending, content in (("png", figure_png(figure)), ("svg", figure_svg(figure))):
-            write_bytes(folder / "figures" / f"{name}.{ending}", content)
-        section.figure(embedded(figure), caption, alternative)
+    for name, draw, alternative, caption in _figures(explanation):
+        with section.keeping_going(alternative):
+            figure = draw()
+            picture = embedded(figure)
+            for ending, content in (("png", figure_png(figure)), ("svg", figure_svg(figure))):
+                write_bytes(folder / "figures" / f"{name}.{ending}", content)
+            section.figure(picture, caption, alternative)
     page.section("Make it again", "command").code(explanation.command)
     return page.write(folder / "explanation.html")
 
 
-def _figures(explanation: Explanation) -> Iterator[tuple[str, Figure, str, str]]:
-    """Draws all figures, in the order in which they are read.
+def _figures(explanation: Explanation) -> Iterator[tuple[str, Callable[[], Figure], str, str]]:
+    """Lists all figures, in the order in which they are read.
 
     Yields:
-        The name of its file, the figure, a text in its place, and its caption.
+        The name of its file, what draws it, a text in its place, and its caption.
     """
     views, columns = named_views(explanation), explanation.columns
     for name, view in views.items():
         yield (
             name.replace(" ", "-"),
-            network_figure(view, None, name, columns),
+            partial(network_figure, view, None, name, columns),
             f"The network's diagram, {name}",
             f"{name[0].upper()}{name[1:]}: {len(view.edges)} edges, from the inputs below to the "
             "outputs above. Fainter edges matter less.",
         )
     yield (
         "curves",
-        curves_figure(list(views.values())[-1]),
+        partial(curves_figure, list(views.values())[-1]),
         f"The most important curves, {list(views)[-1]}",
         f"The most important edges ({list(views)[-1]}) over the inputs that they really have at "
         "each noise level. Each curve is drawn around its mean, so curves of one function at two "
@@ -98,7 +102,7 @@ def _figures(explanation: Explanation) -> Iterator[tuple[str, Figure, str, str]]
     )
     yield (
         "contributions",
-        contributions_figure(explanation.network),
+        partial(contributions_figure, explanation.network),
         "The share of each input at each noise level",
         "Contributions of the trained network's inputs to its outputs at each noise level.",
     )
@@ -106,14 +110,14 @@ def _figures(explanation: Explanation) -> Iterator[tuple[str, Figure, str, str]]
         beside = "" if explanation.score.exact is None else " beside the exact one"
         yield (
             "score",
-            score_figure(explanation.score, columns),
+            partial(score_figure, explanation.score, columns),
             f"The learned score{beside}",
             f"The learned score{beside}: it points to where points get denser.",
         )
     if explanation.samples:
         yield (
             "samples",
-            samples_figure(explanation.samples, columns),
+            partial(samples_figure, explanation.samples, columns),
             "Generated points beside real ones",
             "Real points and generated ones, on the same axes.",
         )

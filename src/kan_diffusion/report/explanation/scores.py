@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from kan_diffusion.report.explanation.looks import (
     denoiser_style,
-    explanation_style,
     level_colours,
     level_label,
     shortened,
     spread_out,
 )
 from kan_diffusion.report.points import PointView, panel_figure, side_by_side_figure
-from kan_diffusion.report.style import INK, MUTED, REAL
+from kan_diffusion.report.style import INK, MUTED, REAL, report_style
 from kan_diffusion.symbolic.views import ScoreView
 
 __all__ = ["arrow_scale", "axis_names", "grid_side", "samples_figure", "score_figure"]
@@ -58,7 +57,7 @@ def arrow_scale(score: Array) -> float:
     return scale if scale > 0 else 1.0
 
 
-@explanation_style()
+@report_style()
 def score_figure(score: ScoreView, columns: Sequence[str] = ()) -> Figure:
     """Draws learned scores and the exact one.
 
@@ -213,7 +212,7 @@ def _against(score: ScoreView, names: Sequence[str]) -> Figure:
     return figure
 
 
-@explanation_style()
+@report_style()
 def samples_figure(samples: Mapping[str, Array], columns: Sequence[str] = ()) -> Figure:
     """Draws real and generated points side by side, on the same axes.
 

@@ -1,0 +1,54 @@
+"""The largest numbers of settings and options: far above what one machine does in a week.
+
+A slip of the finger such as ``--steps 10000000000`` would otherwise train for years or fill the
+memory; with a bound it is said at once.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "LONGEST_NAME",
+    "MOST_COLUMNS",
+    "MOST_LAYERS",
+    "MOST_OPERATIONS",
+    "MOST_PARAMETERS",
+    "MOST_POINTS",
+    "MOST_SECONDS",
+    "MOST_STEPS",
+    "MOST_TRIALS",
+    "MOST_VALUES",
+    "MOST_WORKERS",
+]
+
+LONGEST_NAME = 100
+"""Characters of a name; with an ending it is still the name of a file."""
+
+MOST_STEPS = 10_000_000
+"""Optimiser steps of a training run, and hours of a small network on one core."""
+
+MOST_PARAMETERS = 100_000_000
+"""Parameters of a denoiser; their training takes 2 GB."""
+
+MOST_OPERATIONS = 1_000_000_000_000
+"""Floating-point operations of one forward pass of one point."""
+
+MOST_LAYERS = 100
+"""Hidden layers of a denoiser."""
+
+MOST_POINTS = 10_000_000
+"""Points of a batch, of a toy's training set and of an evaluation."""
+
+MOST_VALUES = 200_000_000
+"""Numbers, rows times columns, that are read from a file or sampled at once; 1.6 GB."""
+
+MOST_COLUMNS = 10_000
+"""Columns of a table."""
+
+MOST_SECONDS = 10_000_000
+"""Seconds of a budget of time, nearly four months."""
+
+MOST_TRIALS = 10_000
+"""Seeds of a model, and tries of a search."""
+
+MOST_WORKERS = 1_024
+"""Trials side by side."""

@@ -1,0 +1,66 @@
+"""The pipeline among the names of diffusers, whichever of the two packages is imported first.
+
+``DiffusionPipeline.from_pretrained`` looks the class of a saved pipeline up by name in the module
+``diffusers``. That module gets a ``__getattr__`` (PEP 562) that knows the name: at once if it is
+imported already, else by a finder that waits for it. Neither imports anything.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+__all__ = ["offer"]
+
+
+class _AfterImport(MetaPathFinder):
+    """Finds a module as the other finders do, and has something done after its import."""
+
+    def __init__(self, module: str, then: Callable[[], None]) -> None:
+        self._module = module
+        self._then = then
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Finds the one module, with a loader that does what is to be done."""
+        if name != self._module:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_then(module: ModuleType) -> None:
+                load(module)
+                self._then()
+
+            spec.loader.exec_module = load_and_then  # type: ignore[method-assign]
+        return spec
+
+
+def offer(module: str, name: str, get: Callable[[], object]) -> None:
+    """Gives a module a name that it looks up when it is asked for.
+
+    Args:
+        module: Name of the module, which need not be imported yet and is not imported.
+        name: The name.
+        get: Gives what it stands for.
+    """
+
+    def add() -> None:
+        def look_up(asked: str) -> object:
+            if asked == name:
+                return get()
+            raise AttributeError(f"module '{module}' has no attribute '{asked}'")
+
+        sys.modules[module].__getattr__ = look_up  # type: ignore[method-assign]
+
+    if module in sys.modules:
+        add()
+    else:
+        sys.meta_path.insert(0, _AfterImport(module, add))
