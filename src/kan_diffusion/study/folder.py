@@ -104,7 +104,7 @@ _ROW = TypeAdapter(dict[str, str | int | FiniteFloat | None])
 _LEVELS = TypeAdapter(list[dict[str, FiniteFloat | None]])
 
 _WORDS = ("data", "process", "match", "family", "kind", "name", "trial", "oracle", "error", "stage")
-_OWN_KEYS = ("data", "process", "name", "seed", "trial")
+_OWN_KEYS = ("data", "process", "name", "seed")
 """Keys of a row that follow from the trial's configuration, whatever was made of its denoiser."""
 _LEVEL_KEYS = {field.name for field in fields(LevelScore)}
 
@@ -250,7 +250,7 @@ def _require_row(config: TrialConfig, row: Row) -> None:
     for key in _OWN_KEYS:
         if row[key] != config.keys[key]:
             raise RunFolderError(f"row.{key} = {str(row[key])[:80]!r} is not that of 'config'")
-    needed = {"error", "match", "budget", "family", "kind", "parameters"}
+    needed = {"error", "trial", "match", "budget", "family", "kind", "parameters"}
     if "heldout_loss" in row and row["error"] is None:
         needed |= {"oracle", "floor", "excess", "excess_se"}
     if missing := sorted(needed - row.keys()):
