@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 __all__ = ["offer"]
 
 
-class _AfterImport(MetaPathFinder):
+class _AfterImport:
     """Finds a module as the other finders do, and has something done after its import."""
 
     def __init__(self, module: str, then: Callable[[], None]) -> None:
