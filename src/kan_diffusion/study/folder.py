@@ -198,9 +198,13 @@ def keep_trial(
             "levels": result.levels,
         }
     )
-    files = [path for name in _FILES for path in sorted(folder.glob(name)) if path.is_file()]
-    write_checksums(folder, files, {RESULT: content})
+    write_checksums(folder, _written_files(folder), {RESULT: content})
     write_bytes(folder / RESULT, content)
+
+
+def _written_files(folder: Path) -> list[Path]:
+    """The files of a trial but its result."""
+    return [path for name in _FILES for path in sorted(folder.glob(name)) if path.is_file()]
 
 
 def load_trial(folder: Path, *, verify: bool = True) -> TrialResult | None:
@@ -218,7 +222,7 @@ def load_trial(folder: Path, *, verify: bool = True) -> TrialResult | None:
     if not path.exists():
         return None
     if verify:
-        require_unchanged(folder)
+        require_unchanged(folder, [path, *_written_files(folder)])
     content = read_json(path, "the result of a trial", _AGAIN)
     try:
         with valid_settings(f"'{path}'"):
