@@ -308,6 +308,8 @@ def test_a_saved_pipeline_draws_the_same_samples(family: str, tmp_path: Path) ->
         ({"num_samples": 0}, "at least 1 sample"),
         ({"num_samples": 5, "num_inference_steps": 0}, "1 step"),
         ({"num_samples": 5, "batch_size": 0}, "batches of 1"),
+        ({"num_samples": 10**12}, "2,000,000,000,000 values; draw at most 200,000,000 at once"),
+        ({"num_samples": 5, "num_inference_steps": 2000}, "take at most 1,000"),
         ({"num_samples": 5, "class_labels": [0, 1]}, "one for each of the 5 samples, not 2"),
         ({"num_samples": 2, "class_labels": [0, 2]}, "label 2 is unknown"),
         ({"num_samples": 2, "class_labels": -2}, "label -2 is unknown"),

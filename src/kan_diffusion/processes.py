@@ -33,7 +33,7 @@ sample, or one for all, and broadcast over the trailing dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kan_diffusion.errors import KanDiffusionError, look_up, require_known
-from kan_diffusion.settings import Settings
+from kan_diffusion.settings import Name, Settings
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -140,7 +140,7 @@ class Process(Settings):
         loss: ``"mse"``, or ``"huber"`` with a threshold of 1.
     """
 
-    name: str
+    name: Annotated[Name, Field(min_length=1)]
     num_timesteps: int = Field(1000, ge=2, le=MOST_TIMESTEPS)
     schedule: str = "squaredcos_cap_v2"
     beta_start: float = Field(1e-4, gt=0, lt=1)

@@ -412,6 +412,7 @@ _STUDIES: tuple[tuple[str, Content, str], ...] = (
      _study("family: mlp,", "family: kan, settings: {grid_size: x},"), "settings of family"),
     ("a setting unknown",
      _study("family: mlp,", "family: mlp, settings: {nonsense: 1},"), "nonsense"),
+    ("process above", _study("seeds: 1", "process: {name: ../x}"), "no '/'"),
     ("a timestep too many",
      _study("seeds: 1", f"process: {{name: x, num_timesteps: {10**9}}}"), "100000"),
     ("noise of nothing", _study("num_points: 100", "num_points: 100, noise: 1e-300"), "noise"),

@@ -1,8 +1,9 @@
-"""Run folders in which something is wrong: one line that says so, or a right result.
+"""Damaged folders of runs and studies: one line that says so, or a right result.
 
-Each case takes a finished run, changes one thing in one of its files (a bit, a length, a value, a
-key, the kind of file) and gives it to a command. With `make test-hard` all of them run, and a
-few in `make test`.
+Each case takes a finished run or study, changes one thing in one of its files (a bit, a length, a
+value, a key, a shape, the kind of file) and gives it to a command: as it is, which must be refused
+where the command reads the file; with ``--unverified``; or with digests that are right again, as a
+stranger's would be. With `make test-hard` all of them run, and a few in `make test`.
 """
 
 from __future__ import annotations
@@ -12,27 +13,42 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
 
 from command_line import call_quietly
 from commands import Ended, run_command
+from kan_diffusion.files import CHECKSUMS
+from kan_diffusion.study import calibration
+from kan_diffusion.study.folder import RESULT
+from kan_diffusion.study.run import run_study
+from one_by_one import OneByOne
+from tiny import reseal, tiny_study
 
-NUM_HARD, NUM_ALWAYS = 520, 12
+NUM_RUNS, NUM_STUDIES, NUM_ALWAYS = 320, 240, 8
 NUM_POINTS = 20
 
+SAMPLE = ("--num", str(NUM_POINTS), "--steps", "3", "--out", "samples.npy")
+LOOK = ("--no-simplify", "--num", "0", "--out", "explained")
 RUN_COMMANDS: tuple[tuple[str, ...], ...] = (
-    ("sample", "run", "--num", str(NUM_POINTS), "--steps", "3", "--out", "samples.npy"),
-    ("evaluate", "run"),
+    *(("sample", "run", *SAMPLE),) * 3,
+    *(("evaluate", "run"),) * 2,
+    ("explain", "run", *LOOK),
     ("report", "run", "--out", "page"),
 )
 
 VALUES: tuple[object, ...] = (
     None, True, 0, -1, 0.5, 1e308, -1e308, math.nan, math.inf, 10**9, 10**12, 10**30, "", "x",
-    "../../x", "os:system", "$x$", "x" * 100_000, [], {}, [[]], [0] * 100_000, {"a": {"b": {}}},
+    "..", "~", "../../x", "a\0b", "os:system", "$x$", "x" * 100_000, [], {}, [[]], [0] * 100_000,
+    {"a": {"b": {}}},
 )  # fmt: skip
 TEXTS = ("", "{}", "[]", "null", "3", "{", "[" * 100_000, "\0\0", '{"a": NaN}', "a: *b")
 
@@ -48,8 +64,9 @@ def _places(content: object, place: tuple[object, ...] = ()) -> Iterator[tuple[o
         yield from _places(value, (*place, key))
 
 
-def _change_json(path: Path, random: Random) -> str:
-    content = json.loads(path.read_text())
+def _change_value(path: Path, random: Random) -> str:
+    is_json = path.suffix == ".json"
+    content = json.loads(path.read_text()) if is_json else yaml.safe_load(path.read_text())
     place = random.choice(list(_places(content)))
     holder = content
     for key in place[:-1]:
@@ -62,8 +79,45 @@ def _change_json(path: Path, random: Random) -> str:
         value = holder.pop(place[-1])
         if kind == "rename" and isinstance(holder, dict):
             holder[f"{place[-1]}_"] = value
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content) if is_json else yaml.safe_dump(content, sort_keys=False))
     return f"{kind} {'.'.join(map(str, place))} in"
+
+
+def _change_tensor(path: Path, random: Random) -> str:
+    tensors = load_file(path)
+    name = random.choice(sorted(tensors))
+    tensor = tensors[name].clone()
+    changed: dict[str, torch.Tensor | None] = {
+        "NaN in": tensor.index_fill(0, torch.tensor([0]), math.nan),
+        "infinity in": tensor.index_fill(0, torch.tensor([0]), math.inf),
+        "a row less in": tensor[1:].clone(),
+        "one axis of": tensor.reshape(-1).clone(),
+        "one axis more in": tensor[None].clone(),
+        "whole numbers for": tensor.long(),
+        "no": None,
+    }
+    how = random.choice(list(changed))
+    tensors.pop(name)
+    if (made := changed[how]) is not None:
+        tensors[name] = made
+    save_file(tensors, path)
+    return f"{how} {name} in"
+
+
+def _change_table(path: Path, random: Random) -> str:
+    table = pd.read_parquet(path)
+    name = random.choice(list(table.columns))
+    changed: dict[str, pd.DataFrame] = {
+        "no": table.drop(columns=name),
+        "NaN in": table.assign(**{name: math.nan}),
+        "words in": table.assign(**{name: "x"}),
+        "lists in": table.assign(**{name: [[1.0, 2.0]] * len(table)}),
+        "the rows reversed in": table[::-1],
+        "no rows in": table[:0],
+    }
+    how = random.choice(list(changed))
+    changed[how].to_parquet(path, index=False)
+    return f"{how} {name} in"
 
 
 def _flip(path: Path, random: Random) -> str:
@@ -127,17 +181,30 @@ def _swap(path: Path, random: Random) -> str:
 
 
 ANY = (_flip, _flip, _cut, _lengthen, _garble, _delete, _folder, _pipe, _loop, _swap)
+WAYS: dict[str, tuple[Callable[[Path, Random], str], ...]] = {
+    ".json": (_rewrite, *(_change_value,) * 25),
+    ".yaml": (_rewrite, *(_change_value,) * 25),
+    ".safetensors": (_change_tensor,) * 10,
+    ".parquet": (_change_table,) * 10,
+}
 
 
 def mutate(run: Path, random: Random) -> str:
     """Changes one file of a folder, and says how."""
-    files = sorted(path for path in run.rglob("*") if path.is_file())
+    files = sorted(path for path in run.rglob("*") if path.is_file() and path.stat().st_size)
     path = random.choice(files)
-    ways: tuple[Callable[[Path, Random], str], ...] = ANY
-    if path.suffix == ".json":
-        ways = (*ANY, _rewrite, *(_change_json,) * 25)
+    ways: tuple[Callable[[Path, Random], str], ...] = (*ANY, *WAYS.get(path.suffix, ()))
     change = random.choice(ways)(path, random)
     return f"{change} {path.relative_to(run)}"
+
+
+def _state(folder: Path) -> dict[Path, bytes | None]:
+    """The content of each file; None of what is none any more."""
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if path.is_file() or path.is_symlink() or path.is_fifo()
+    }
 
 
 def require_right(ended: Ended, folder: Path) -> None:
@@ -151,6 +218,39 @@ def require_right(ended: Ended, folder: Path) -> None:
             assert "excess" in ended.out, ended
         case "report":
             assert len((folder / "page" / "report.html").read_text()) > 20_000, ended
+        case "compare":
+            assert len((folder / "study" / "report.html").read_text()) > 20_000, ended
+            rows = json.loads((folder / "study" / "results.json").read_text())
+            assert [row["name"] for row in rows] == ["KAN", "MLP"], ended
+        case "explain":
+            assert len((folder / "explained" / "explanation.html").read_text()) > 20_000, ended
+
+
+def require_answer(words: tuple[str, ...], place: Path, random: Random, reads: Path) -> None:
+    """Changes a file below a folder and checks how a command answers.
+
+    Args:
+        words: The command.
+        place: The folder it is given in.
+        random: Source of the change.
+        reads: Folder below which the command reads all files.
+    """
+    before = _state(reads)
+    change = mutate(random.choice([place, reads]) if reads != place else place, random)
+    trust = random.choice(("as it is", "unverified", "digests are right"))
+    if trust == "unverified":
+        words = (*words, "--unverified")
+    elif trust == "digests are right":
+        for sums in sorted(place.rglob(CHECKSUMS)):
+            with suppress(OSError, UnicodeDecodeError, IndexError):  # the list itself was changed
+                reseal(sums.parent)
+    after = _state(reads)
+    ended = run_command(*words, folder=place)
+    print(change, trust, ended, sep="\n")
+    ended.require_answer()
+    if ended.code == 0:
+        require_right(ended, place)
+        assert trust != "as it is" or before == after, f"{change} went unnoticed: {ended}"
 
 
 @pytest.fixture(scope="module")
@@ -161,25 +261,57 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _numbers(hard: int, always: int) -> list[object]:
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two models with a budget of time, whose file lies beside its folder."""
+    folder = tmp_path_factory.mktemp("study")
+    config = tiny_study(
+        data=[{"toy": "moons", "num_points": 200}],
+        models=[
+            {"name": name, "family": name.lower(), "params": 300, "learning_rate": 0.01}
+            for name in ("KAN", "MLP")
+        ],
+        budgets=[{"match": "time", "amount": 0.1}],
+    ).pinned()
+    (folder / "given.yaml").write_text(config.to_yaml())
+    with pytest.MonkeyPatch.context() as patch:
+        seconds = {trial.workload: 0.01 for trial in config.trials()}
+        patch.setattr(calibration, "calibrate", lambda trials, workers: seconds)
+        run_study(config, folder / "study", executor=OneByOne(workers=1, device="cpu"))
+    return folder
+
+
+def _numbers(count: int) -> list[object]:
     return [
-        number if number < always else pytest.param(number, marks=pytest.mark.hard)
-        for number in range(hard)
+        number if number < NUM_ALWAYS else pytest.param(number, marks=pytest.mark.hard)
+        for number in range(count)
     ]
 
 
-@pytest.mark.parametrize("number", _numbers(NUM_HARD, NUM_ALWAYS))
+@pytest.mark.parametrize("number", _numbers(NUM_RUNS))
 def test_a_changed_run_is_answered_in_one_line_or_rightly(
     number: int, finished: Path, tmp_path: Path
 ) -> None:
     random = Random(number)
     shutil.copytree(finished / "run", tmp_path / "run")
-    change = mutate(tmp_path / "run", random)
-    words = random.choice(RUN_COMMANDS)
-    if random.random() < 0.5:
-        words = (*words, "--unverified")
-    ended = run_command(*words, folder=tmp_path)
-    print(change, ended, sep="\n")
-    ended.require_answer()
-    if ended.code == 0:
-        require_right(ended, tmp_path)
+    require_answer(random.choice(RUN_COMMANDS), tmp_path, random, tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", _numbers(NUM_STUDIES))
+def test_a_changed_study_is_answered_in_one_line_or_rightly(
+    number: int, study: Path, tmp_path: Path
+) -> None:
+    random = Random(number)
+    shutil.copytree(study, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "study"
+    trial = min(t for t in (folder / "trials").iterdir() if "KAN" in (t / RESULT).read_text())
+    name = str(trial.relative_to(tmp_path))
+    words, reads = random.choice(
+        [
+            (("report", "study", "--out", "page"), folder),
+            (("compare", "given.yaml", "--out", "study", "--workers", "1"), folder / "trials"),
+            (("explain", name, *LOOK), trial),
+            (("sample", name, *SAMPLE), trial),
+        ]
+    )
+    require_answer(words, tmp_path, random, reads)

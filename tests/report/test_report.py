@@ -128,9 +128,9 @@ def test_one_seed_of_one_model_makes_a_report(tmp_path):
     assert "there is no second model to compare" in text
 
 
-def test_names_of_mathematics_are_drawn_as_they_are_written(tmp_path):
+def test_names_of_mathematics_and_in_any_script_are_drawn_as_they_are_written(tmp_path):
     made = make_contents(("wine",), ("KAN", "MLP"), 2, count=9)
-    names = {"wine": r"$\frac$ a$b", "KAN": r"$\unknown{$", "MLP": "$x$"}
+    names = {"wine": r"$\frac$ a$b", "KAN": r"$\unknown{$", "MLP": "$x$ 质量 😀"}
     rows = made.results.rows.replace(names)
     page = write_report(ReportContents("$", "q", Results.of(rows)), tmp_path).read_text()
     assert "could not be drawn" not in page
@@ -139,7 +139,7 @@ def test_names_of_mathematics_are_drawn_as_they_are_written(tmp_path):
         for found in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)
     ]
     assert any(r"$\unknown{$" in svg for svg in drawn)
-    assert any("$x$" in svg for svg in drawn)
+    assert any("$x$ 质量 😀" in svg for svg in drawn)
 
 
 def test_a_figure_that_fails_costs_the_figure(contents, tmp_path, monkeypatch):

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SECONDS = 20
-"""No command may take longer to find out that it cannot work."""
+"""No command may compute for longer to find out that it cannot work."""
+PATIENCE = 6
+"""Times as long it may take on a machine that has other things to do."""
 MEMORY = 2 * 2**30
 
 _PRELOADED = (
@@ -28,8 +30,8 @@ _PRELOADED = (
     "pyarrow.parquet",
 )
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([*_PRELOADED, __name__])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload([*_PRELOADED, __name__])
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ def run_command(
     said = tuple(map(str, words))
     with tempfile.TemporaryDirectory() as place:
         out, err = Path(place) / "out", Path(place) / "err"
-        process = _context.Process(target=_run, args=(said, folder, out, err, largest_file))
+        process = context.Process(target=_run, args=(said, folder, out, err, largest_file))
         process.start()
-        process.join(seconds)
+        process.join(PATIENCE * seconds)
         late = process.is_alive()
         if late:
             process.kill()
@@ -101,6 +103,7 @@ def _run(words: tuple[str, ...], folder: Path, out: Path, err: Path, largest_fil
     os.environ["COLUMNS"] = "100"
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
     sys.argv = ["kan-diffusion", *words]
     from kan_diffusion.cli import app

@@ -51,17 +51,20 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 
+_RESUMED = ("compare", "tune", "train")
+
+
 class _Commands(TyperGroup):
-    """The commands; one that is interrupted says how to go on."""
+    """The commands; one that is interrupted says whether it can go on."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo(
-                "interrupted; what is finished is kept: give the same command again to go on",
-                err=True,
-            )
+            kept = "nothing is kept: give the same command again to begin anew"
+            if ctx.invoked_subcommand in _RESUMED:
+                kept = "what is finished is kept: give the same command again to go on"
+            typer.echo(f"interrupted; {kept}", err=True)
             raise typer.Exit(130) from None
 
 

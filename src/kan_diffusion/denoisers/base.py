@@ -118,6 +118,12 @@ class Denoiser(ModelMixin, ConfigMixin):
         require_sound(cls, folder, f"diffusion_pytorch_model{infix}")
         safe = {"use_safetensors": True, "local_files_only": True}
         denoiser: Self = super().from_pretrained(root, **{**kwargs, **safe})
+        for name, tensor in denoiser.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise RunFolderError(
+                    f"the weights in '{folder}' are infinite or no numbers ('{name}'); train the "
+                    "denoiser again"
+                )
         return denoiser
 
     @property

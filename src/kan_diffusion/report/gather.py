@@ -58,11 +58,12 @@ def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Pan
     return panels
 
 
-def _trajectories(trial: TrialResult) -> list[tuple[str, Panels]]:
+def _trajectories(trial: TrialResult, dim: int) -> list[tuple[str, Panels]]:
     training = trial.config.training
     moments = []
     for step in recorded_steps(trial.folder):
-        states = load_points(trial.folder / REVERSE / f"{step}.safetensors")
+        path = trial.folder / REVERSE / f"{step}.safetensors"
+        states = load_points(path, NUM_PANELS, None, dim)
         label = f"step {step:,}"
         data = trial.config.data
         if training.batches == "epochs" and hasattr(data, "num_points"):
@@ -80,8 +81,10 @@ def _curve(trial: TrialResult, label: str) -> pd.DataFrame:
         require_file(path)
         table = parquet.read_table(path, columns=["step", "loss"])
         columns = [table[name].to_numpy().astype(float) for name in ("step", "loss")]
-        if not all(np.isfinite(column).all() for column in columns):
-            raise ValueError("a step or a loss is no number")
+        if not np.array_equal(columns[0], np.arange(1, len(table) + 1)):
+            raise ValueError("the steps are not 1, 2, 3, ...")
+        if not np.isfinite(columns[1]).all():
+            raise ValueError("a loss is infinite or no number")
     except (OSError, ValueError, TypeError, LookupError, ArrowException) as error:
         reason = " ".join(str(error).split())
         raise RunFolderError(f"'{path}' cannot be read ({reason}); run the trial again") from error
@@ -219,11 +222,12 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         if key in contents.samples:  # pictures show the first seed
             continue
         evaluation = trial.config.evaluation
+        dim = len(contents.columns[trial.config.data.name])
         # A stage of an explanation may be one that cannot be sampled.
         if evaluation.num_samples and trial.row.get("sample_seconds") is not None:
-            points = load_points(trial.folder / SAMPLES)
+            points = load_points(trial.folder / SAMPLES, evaluation.num_samples, dim)
             contents.samples[key] = points[: evaluation.num_drawn]
-        trajectories = _trajectories(trial)
+        trajectories = _trajectories(trial, dim)
         if trajectories:
             contents.trajectories[key] = trajectories
     return contents

@@ -8,6 +8,7 @@ of colour vision (Okabe & Ito 2008).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,34 +139,41 @@ def _variant(style: ModelStyle, number: int) -> ModelStyle:
 
 @contextmanager
 def report_style() -> Iterator[None]:
-    """Sets Matplotlib's look of a page's figures inside the block and nowhere else."""
-    with mpl.rc_context(
-        {
-            # Verdana is as wide as DejaVu Sans, and stands in for it where an SVG is read.
-            "font.sans-serif": ["DejaVu Sans", "Verdana"],
-            "font.size": 10,
-            "text.parse_math": False,  # names have dollars in them
-            "axes.titlesize": 10.5,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.titlepad": 8,
-            "xtick.labelsize": 9,
-            "ytick.labelsize": 9,
-            "legend.fontsize": 9.5,
-            "legend.frameon": False,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-            "axes.edgecolor": "#9aa1ab",
-            "axes.titlecolor": INK,
-            "xtick.color": MUTED,
-            "ytick.color": MUTED,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": GRID,
-            "lines.linewidth": 1.8,
-            "figure.facecolor": "white",
-        }
+    """Sets Matplotlib's look of a page's figures inside the block and nowhere else.
+
+    Letters that its fonts do not have are boxes in a PNG; in an SVG the reader's fonts have them.
+    """
+    with (
+        warnings.catch_warnings(),
+        mpl.rc_context(
+            {
+                # Verdana is as wide as DejaVu Sans, and stands in for it where an SVG is read.
+                "font.sans-serif": ["DejaVu Sans", "Verdana"],
+                "font.size": 10,
+                "text.parse_math": False,  # names have dollars in them
+                "axes.titlesize": 10.5,
+                "axes.titleweight": "bold",
+                "axes.titlelocation": "left",
+                "axes.titlepad": 8,
+                "xtick.labelsize": 9,
+                "ytick.labelsize": 9,
+                "legend.fontsize": 9.5,
+                "legend.frameon": False,
+                "text.color": INK,
+                "axes.labelcolor": INK,
+                "axes.edgecolor": "#9aa1ab",
+                "axes.titlecolor": INK,
+                "xtick.color": MUTED,
+                "ytick.color": MUTED,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.grid": True,
+                "axes.axisbelow": True,
+                "grid.color": GRID,
+                "lines.linewidth": 1.8,
+                "figure.facecolor": "white",
+            }
+        ),
     ):
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         yield

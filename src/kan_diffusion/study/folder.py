@@ -16,10 +16,11 @@ and then renamed into its place.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from kan_diffusion.errors import RunFolderError, valid_settings
+from kan_diffusion.evaluation.denoising import LevelScore
 from kan_diffusion.files import (
     CHECKSUMS,
     json_bytes,
@@ -75,14 +77,15 @@ SAMPLES = "samples.safetensors"
 CURVES = "curves.parquet"
 
 _POINTS = "points"
+_HALF_SAVED = ".pipeline"
 
 _FILES = (
     "model_index.json",
-    "denoiser/*",
-    "scheduler/*",
+    "denoiser/[!.]*",
+    "scheduler/[!.]*",
     CURVES,
     SAMPLES,
-    f"{REVERSE}/*.safetensors",
+    f"{REVERSE}/[!.]*.safetensors",
 )
 """What a trial writes, beside its result."""
 
@@ -99,6 +102,11 @@ Level = dict[str, float | None]
 
 _ROW = TypeAdapter(dict[str, str | int | FiniteFloat | None])
 _LEVELS = TypeAdapter(list[dict[str, FiniteFloat | None]])
+
+_WORDS = ("data", "process", "match", "family", "kind", "name", "trial", "oracle", "error", "stage")
+_OWN_KEYS = ("data", "process", "name", "seed")
+"""Keys of a row that follow from the trial's configuration, whatever was made of its denoiser."""
+_LEVEL_KEYS = {field.name for field in fields(LevelScore)}
 
 
 class TrialTakenError(RunFolderError):
@@ -145,9 +153,18 @@ def claimed(folder: Path) -> Iterator[None]:
             f"cannot write '{folder}': {error.strerror or error}; choose another folder with --out"
         ) from error
     try:
+        _sweep(folder)
         yield
     finally:
         lock.release()
+
+
+def _sweep(folder: Path) -> None:
+    """Deletes what a process that was killed was about to write."""
+    for place in {folder, *((folder / name).parent for name in _FILES)}:
+        for left in (*place.glob(".*.tmp*"), *place.glob(f"{_HALF_SAVED}*")):
+            with suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def keep_trial(
@@ -208,9 +225,36 @@ def load_trial(folder: Path, *, verify: bool = True) -> TrialResult | None:
             config = TrialConfig.model_validate(content["config"])
             row = _ROW.validate_python(content["row"], strict=True)
             levels = _LEVELS.validate_python(content["levels"], strict=True)
+            _require_row(config, row)
     except KeyError as error:
         raise RunFolderError(f"'{path}' has no {error}; {_AGAIN}") from error
+    except RunFolderError as error:
+        raise RunFolderError(f"'{path}': {error}; {_AGAIN}") from error
+    if any(level.keys() != _LEVEL_KEYS for level in levels):
+        raise RunFolderError(
+            f"'{path}': a level has not the keys {', '.join(sorted(_LEVEL_KEYS))}; {_AGAIN}"
+        )
     return TrialResult(config, row, levels, folder)
+
+
+def _require_row(config: TrialConfig, row: Row) -> None:
+    """Checks that a row has words and numbers in their places, and is of its configuration.
+
+    Raises:
+        RunFolderError: It has not, or is not.
+        KeyError: A key is missing.
+    """
+    for key, value in row.items():
+        if value is not None and isinstance(value, str) != (key in _WORDS):
+            raise RunFolderError(f"row.{key} = {str(value)[:80]!r} is of the wrong kind")
+    for key in _OWN_KEYS:
+        if row[key] != config.keys[key]:
+            raise RunFolderError(f"row.{key} = {str(row[key])[:80]!r} is not that of 'config'")
+    needed = {"error", "trial", "match", "budget", "family", "kind", "parameters"}
+    if "heldout_loss" in row and row["error"] is None:
+        needed |= {"oracle", "floor", "excess", "excess_se"}
+    if missing := sorted(needed - row.keys()):
+        raise KeyError(f"row.{missing[0]}")
 
 
 def save_points(path: Path, points: Tensor) -> None:
@@ -218,17 +262,29 @@ def save_points(path: Path, points: Tensor) -> None:
     write_bytes(path, safetensors_bytes({_POINTS: points.contiguous()}))
 
 
-def load_points(path: Path) -> NDArray[np.float32]:
+def load_points(path: Path, *shape: int | None) -> NDArray[np.float32]:
     """Reads a set of points that :func:`save_points` wrote.
 
+    Args:
+        path: The file.
+        *shape: Shape the points must have, with None for any number; not looked at when not given.
+
     Raises:
-        RunFolderError: The file is missing or damaged.
+        RunFolderError: The file is missing or damaged, or holds no such points.
     """
     try:
         require_file(path)
         with safe_open(path, framework="np") as file:
             points: NDArray[np.float32] = file.get_tensor(_POINTS)
-    except (OSError, SafetensorError) as error:
+        found = points.shape
+        fits = len(found) == len(shape) and all(
+            wanted in (None, there) for there, wanted in zip(found, shape, strict=True)
+        )
+        if shape and not fits:
+            raise ValueError(f"points of shape {found}")
+        if not (np.issubdtype(points.dtype, np.floating) and np.isfinite(points).all()):
+            raise ValueError("points that are infinite or no numbers")
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
     return points
 
@@ -315,7 +371,7 @@ def save_pipeline(pipeline: PointDiffusionPipeline, folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".pipeline", dir=folder) as temporary:
+        with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
             pipeline.save_pretrained(temporary)
             files = [path for path in Path(temporary).rglob("*") if path.is_file()]
             for path in sorted(files, key=lambda path: len(path.parts), reverse=True):

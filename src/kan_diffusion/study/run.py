@@ -161,8 +161,19 @@ def _settings(config: StudyConfig) -> dict[str, object]:
     return settings
 
 
-def _trial_folder(folder: Path, trial: TrialConfig) -> Path:
-    return folder / _TRIALS / trial.id
+def _finished(folder: Path, trial: TrialConfig, verify: bool) -> TrialResult | None:
+    """Reads a trial of a study; None where it is not finished.
+
+    Raises:
+        RunFolderError: Its files are damaged or have changed, or are those of another trial.
+    """
+    place = folder / _TRIALS / trial.id
+    result = load_trial(place, verify=verify)
+    if result is not None and result.config.identity != trial.identity:
+        raise RunFolderError(
+            f"'{place}' holds another trial ({result.config.label}); delete it and run again"
+        )
+    return result
 
 
 def plan_study(
@@ -197,9 +208,7 @@ def plan_study(
         trials=tuple(trials),
         parameters={trial.id: counts[_sized(trial)] for trial in trials},
         finished=frozenset(
-            trial.id
-            for trial in trials
-            if load_trial(_trial_folder(folder, trial), verify=verify) is not None
+            trial.id for trial in trials if _finished(folder, trial, verify) is not None
         ),
         workers=workers,
     )
@@ -288,7 +297,7 @@ def _gather(
     config: StudyConfig, folder: Path, failures: dict[str, str], verify: bool
 ) -> StudyResults:
     planned = config.trials(read_calibration(folder))
-    results = [load_trial(_trial_folder(folder, trial), verify=verify) for trial in planned]
+    results = [_finished(folder, trial, verify) for trial in planned]
     rows: list[Row] = [
         {**trial.keys, "error": failures.get(trial.id, "not run")} if result is None else result.row
         for trial, result in zip(planned, results, strict=True)

@@ -33,7 +33,7 @@ from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import finite, write_json, write_text
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.folder import Row, TrialResult, keep_trial, load_trial
+from kan_diffusion.study.folder import RESULT, Row, TrialResult, keep_trial, load_trial
 from kan_diffusion.study.measure import Yardstick, load_run, measure, yardstick
 from kan_diffusion.symbolic.combination import compose, score_of
 from kan_diffusion.symbolic.context import Context, Progress, make_context, tell_nobody
@@ -390,13 +390,25 @@ class StageJudge:
         )
 
 
+def stages_in(out: Path) -> list[Path]:
+    """Finds the folders of the stages that an earlier explanation left.
+
+    Raises:
+        RunFolderError: One of them is damaged.
+    """
+    found = []
+    for name in STAGES:
+        trial = load_trial(_place(out, name), verify=False)
+        if trial is not None and trial.config.model.name.endswith(f", {name}"):
+            found.append(trial.folder)
+    return found
+
+
 def remove_stages(out: Path) -> None:
     """Removes what an earlier explanation left and the next one may not have, and nothing else."""
-    for name in STAGES:
-        folder = _place(out, name)
-        trial = load_trial(folder)
-        if trial is not None and trial.config.model.name.endswith(f", {name}"):
-            shutil.rmtree(folder)
+    for folder in stages_in(out):
+        (folder / RESULT).unlink()  # first: what is half removed is no finished run
+        shutil.rmtree(folder)
     for name in ("formula.tex", "formula.py", "network.py"):
         (out / name).unlink(missing_ok=True)
 
@@ -572,6 +584,7 @@ def explain_run(
             )
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     context = make_context(dataset, process, config.study_seed)
+    stages_in(out)  # a damaged one is better known before the search than after it
     explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
     remove_stages(out)
     sampled = {"num_samples": options.num_samples, "moments": ()}

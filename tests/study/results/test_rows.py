@@ -271,7 +271,8 @@ def test_stages_on_rows_that_chose_them_are_said_to_be(train: Train, tmp_path: P
     trial = _trial(stage)
     model = trial.config.model.model_copy(update={"name": "MLP, formula"})
     config = trial.config.model_copy(update={"model": model})
-    keep_trial(replace(trial, config=config, row={**trial.row, "stage": "formula", "name": model.name}))
+    row = {**trial.row, **config.keys, "stage": "formula"}
+    keep_trial(replace(trial, config=config, row=row))
     contents = runs_contents(read_runs([plain, stage]), "")
     assert any("MLP, formula came about by choices" in text for text in contents.warnings)
     contents = runs_contents(read_runs([plain]), "")
@@ -311,8 +312,10 @@ def test_what_is_no_finished_run(train: Train, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="give some of its trials"):
         read_runs([train("mlp"), tmp_path])
     (tmp_path / "study.yaml").unlink()
-    trial = replace(_trial(train("mlp")), folder=tmp_path)
-    judged = {**trial.row, "seed": 5}
+    trial = _trial(train("mlp"))
+    config = trial.config.model_copy(update={"seed": 5})
+    trial = replace(trial, folder=tmp_path, config=config)
+    judged = {**trial.row, **config.keys}
     for row, message in (
         ({**judged, "error": "it diverged"}, "failed: it diverged"),
         ({key: judged[key] for key in judged.keys() - {"heldout_loss"}}, "--num"),
