@@ -40,16 +40,7 @@ SHORTER = {
     "train": ["--steps", "20"],
     "compare": ["--steps", "20", "--seeds", "1"],
     "tune": ["--steps", "20", "--tries", "1"],
-    "explain": [
-        "--num",
-        str(SMALL["num_samples"]),
-        "--library",
-        "linear,tanh",
-        "--seconds",
-        "5",
-        "--levels",
-        "300",
-    ],
+    "explain": ["--num", "100", "--library", "linear,tanh", "--seconds", "5", "--levels", "300"],
 }
 LONG_ENOUGH_TO_READ = ["--steps", "1000"]
 
