@@ -40,7 +40,7 @@ SHORTER = {
     "train": ["--steps", "20"],
     "compare": ["--steps", "20", "--seeds", "1"],
     "tune": ["--steps", "20", "--tries", "1"],
-    "explain": ["--num", str(SMALL["num_samples"]), "--library", "linear,tanh", "--seconds", "5"],
+    "explain": ["--num", "100", "--library", "linear,tanh", "--seconds", "5", "--levels", "300"],
 }
 LONG_ENOUGH_TO_READ = ["--steps", "1000"]
 
@@ -107,7 +107,7 @@ def test_commands_programs_and_study_files_work(page: Path, desk: Path, cli: Cli
             exec(block, names)
         elif language == "yaml":
             assert file is not None, "a YAML block begins with the name of its file"
-            read_study(desk / file[1])
+            read_study(desk / file[1], importing=True)
             small = re.sub(r"(\w+): \d+", _less_to_judge, block)
             (desk / file[1]).write_text(small)
         elif language == "console":

@@ -159,12 +159,18 @@ def write_checksums(folder: Path, files: Iterable[Path], to_come: Mapping[str, b
     write_text(folder / CHECKSUMS, "".join(lines))
 
 
-def require_unchanged(folder: Path) -> None:
+def require_unchanged(folder: Path, files: Iterable[Path]) -> None:
     """Checks that a folder's files are those that were written, by their digests.
 
+    Args:
+        folder: The folder.
+        files: Files in it that must be listed.
+
     Raises:
-        RunFolderError: A file is missing or has changed, or the list of digests is no such list.
+        RunFolderError: A file is missing, is not listed or has changed, or the list of digests is
+            no such list.
     """
+    listed = set()
     remedy = "restore it, or add --unverified to go on all the same"
     place = folder / CHECKSUMS
     try:
@@ -174,6 +180,7 @@ def require_unchanged(folder: Path) -> None:
             if not name or {"..", ""} & set(name.split("/")):
                 raise ValueError(f"{line[:80]!r} is no digest of a file")
             path = folder / name
+            listed.add(path)
             try:
                 found = digest(path)
             except OSError as error:
@@ -190,6 +197,9 @@ def require_unchanged(folder: Path) -> None:
             raise
         reason = error.strerror if isinstance(error, OSError) else error
         raise RunFolderError(f"'{place}' cannot be read ({reason}); {remedy}") from error
+    for path in files:
+        if path not in listed:
+            raise RunFolderError(f"'{place}' has no digest of '{path.name}'; {remedy}")
 
 
 def read_json(path: Path, kind: str, remedy: str) -> dict[str, Any]:

@@ -16,12 +16,13 @@ import pytest
 
 import kan_diffusion
 from command_line import QUICK, SMALL, WARNING, Cli, Outcome, call_command
+from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study import named
 from kan_diffusion.study.config import EvaluationConfig, read_study
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.run import run_study
 from one_by_one import OneByOne
-from tiny import tiny_study
+from tiny import tiny_study, written
 
 COMMANDS = ["compare", "tune", "train", "sample", "evaluate", "explain", "report"]
 
@@ -372,6 +373,22 @@ def test_interrupted_training_goes_on(
     for key, value in rows[0].items():
         if not key.endswith("_seconds"):
             assert value == rows[1][key], key
+
+
+def test_interrupted_sampling_keeps_nothing_and_does_not_say_so(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PointDiffusionPipeline, "__call__", interrupt)
+    before = written(run)
+    for command in ("sample", "evaluate"):
+        outcome = cli(command, run)
+        assert outcome.code == 130
+        assert outcome.err.startswith("interrupted; nothing is kept")
+        assert len(outcome.err.splitlines()) == 1
+    assert written(run) == before
 
 
 def test_diverging_training_is_one_line(cli: Cli, trained: Path, tmp_path: Path) -> None:

@@ -242,8 +242,9 @@ def require_answer(words: tuple[str, ...], place: Path, random: Random, reads: P
         words = (*words, "--unverified")
     elif trust == "digests are right":
         for sums in sorted(place.rglob(CHECKSUMS)):
-            with suppress(OSError, UnicodeDecodeError, IndexError):  # the list itself was changed
-                reseal(sums.parent)
+            if sums.is_file():
+                with suppress(OSError, ValueError, IndexError):  # the list itself was changed
+                    reseal(sums.parent)
     after = _state(reads)
     ended = run_command(*words, folder=place)
     print(change, trust, ended, sep="\n")

@@ -119,7 +119,8 @@ class Denoiser(ModelMixin, ConfigMixin):
         safe = {"use_safetensors": True, "local_files_only": True}
         denoiser: Self = super().from_pretrained(root, **{**kwargs, **safe})
         for name, tensor in denoiser.state_dict().items():
-            if not bool(tensor.isfinite().all()):
+            # On the meta device are those that a device map leaves on the disk until they are used.
+            if not tensor.is_meta and not bool(tensor.isfinite().all()):
                 raise RunFolderError(
                     f"the weights in '{folder}' are infinite or no numbers ('{name}'); train the "
                     "denoiser again"

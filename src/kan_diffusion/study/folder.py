@@ -104,7 +104,7 @@ _ROW = TypeAdapter(dict[str, str | int | FiniteFloat | None])
 _LEVELS = TypeAdapter(list[dict[str, FiniteFloat | None]])
 
 _WORDS = ("data", "process", "match", "family", "kind", "name", "trial", "oracle", "error", "stage")
-_OWN_KEYS = ("data", "process", "name", "seed", "trial")
+_OWN_KEYS = ("data", "process", "name", "seed")
 """Keys of a row that follow from the trial's configuration, whatever was made of its denoiser."""
 _LEVEL_KEYS = {field.name for field in fields(LevelScore)}
 
@@ -198,9 +198,13 @@ def keep_trial(
             "levels": result.levels,
         }
     )
-    files = [path for name in _FILES for path in sorted(folder.glob(name)) if path.is_file()]
-    write_checksums(folder, files, {RESULT: content})
+    write_checksums(folder, _written_files(folder), {RESULT: content})
     write_bytes(folder / RESULT, content)
+
+
+def _written_files(folder: Path) -> list[Path]:
+    """The files of a trial but its result."""
+    return [path for name in _FILES for path in sorted(folder.glob(name)) if path.is_file()]
 
 
 def load_trial(folder: Path, *, verify: bool = True) -> TrialResult | None:
@@ -218,7 +222,7 @@ def load_trial(folder: Path, *, verify: bool = True) -> TrialResult | None:
     if not path.exists():
         return None
     if verify:
-        require_unchanged(folder)
+        require_unchanged(folder, [path, *_written_files(folder)])
     content = read_json(path, "the result of a trial", _AGAIN)
     try:
         with valid_settings(f"'{path}'"):
@@ -250,7 +254,7 @@ def _require_row(config: TrialConfig, row: Row) -> None:
     for key in _OWN_KEYS:
         if row[key] != config.keys[key]:
             raise RunFolderError(f"row.{key} = {str(row[key])[:80]!r} is not that of 'config'")
-    needed = {"error", "match", "budget", "family", "kind", "parameters"}
+    needed = {"error", "trial", "match", "budget", "family", "kind", "parameters"}
     if "heldout_loss" in row and row["error"] is None:
         needed |= {"oracle", "floor", "excess", "excess_se"}
     if missing := sorted(needed - row.keys()):

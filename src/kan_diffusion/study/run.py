@@ -280,7 +280,7 @@ def run_study(
         plan = plan_study(config, folder, runner.workers, verify=verify)
         write_text(folder / _STUDY, config.to_yaml())
         write_json(folder / _ENVIRONMENT, environment())
-        write_checksums(folder, [folder / name for name in (_STUDY, _ENVIRONMENT)], {})
+        write_checksums(folder, _written_files(folder), {})
         if on_plan is not None:
             on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, runner.workers)))
         failures = run_plan(plan, folder, runner, on_event)
@@ -288,9 +288,14 @@ def run_study(
     plain = results.rows.astype(object).where(results.rows.notna(), None)
     write_json(folder / _ROWS, plain.to_dict("records"))
     write_parquet(folder / _TABLE, results.rows)
-    files = [folder / name for name in (_STUDY, _ENVIRONMENT, CALIBRATION, _ROWS, _TABLE)]
-    write_checksums(folder, [path for path in files if path.exists()], {})
+    write_checksums(folder, _written_files(folder), {})
     return results
+
+
+def _written_files(folder: Path) -> list[Path]:
+    """The files of a study beside its trials."""
+    names = (_STUDY, _ENVIRONMENT, CALIBRATION, _ROWS, _TABLE)
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _gather(
@@ -325,7 +330,7 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
     if not path.is_file():
         raise RunFolderError(f"'{folder}' holds no study (there is no {_STUDY} in it)")
     if verify:
-        require_unchanged(folder)
+        require_unchanged(folder, _written_files(folder))
     results = _gather(read_study(path), folder, {}, verify)
     if not results.trials and (folder / _ROWS).exists() and not (folder / _TRIALS).exists():
         rows = read_as(_ALL_ROWS, folder / _ROWS, "the results of a study", "run it again")
