@@ -83,6 +83,8 @@ def run_command(
     with tempfile.TemporaryDirectory() as place:
         out, err = Path(place) / "out", Path(place) / "err"
         process = context.Process(target=_run, args=(said, folder, out, err, largest_file))
+        out.touch()
+        err.touch()
         process.start()
         process.join(PATIENCE * seconds)
         late = process.is_alive()
