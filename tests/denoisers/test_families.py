@@ -86,7 +86,7 @@ def test_the_search_for_widths_draws_nothing() -> None:
         ({"params": 10, "depth": 1}, r"with 1 hidden layer: its smallest has 13; raise the budget"),
         ({"params": 50, "depth": 1}, r"within 2% of a budget of 50: the nearest has 46; try .* 46"),
         ({"flops_per_edge": 50}, "budget of 50 FLOPs per edge is too small"),
-        ({"params": 500, "depth": 0}, "at least 1 hidden layer, not 0"),
+        ({"params": 500, "depth": 0}, "from 1 to 100 hidden layers, not 0"),
         ({}, "give one size .* not none"),
         ({"params": 500, "hidden": (4,)}, "give one size .* not more than one"),
         ({"params": 500, "flops": 900}, "give one size .* not more than one"),
