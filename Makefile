@@ -47,7 +47,7 @@ bench: $(STAMP)-bench  ## Time the KAN layer beside others into results/kan_laye
 test: $(STAMP)-test  ## Run the tests (ARGS="-k sampling" picks some)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto $(ARGS)
 
-test-hard: $(STAMP)-test  ## Run hundreds of damaged folders, bad files and sizes: about half an hour
+test-hard: $(STAMP)-test  ## Run hundreds of damaged folders, bad files and sizes: ten minutes
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m hard $(ARGS)
 
 lint: $(STAMP)-lint  ## Check style, types, the direction of imports and dead code
