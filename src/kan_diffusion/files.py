@@ -171,7 +171,7 @@ def require_unchanged(folder: Path, files: Iterable[Path]) -> None:
             no such list.
     """
     listed = set()
-    remedy = "restore it, or add --unverified to go on all the same"
+    remedy = "restore it, delete it and run again, or read it all the same with --unverified"
     place = folder / CHECKSUMS
     try:
         require_file(place)
@@ -192,9 +192,9 @@ def require_unchanged(folder: Path, files: Iterable[Path]) -> None:
                     f"'{path}' is not what the run wrote (its SHA-256 is not that of "
                     f"'{CHECKSUMS}'); {remedy}"
                 )
+    except RunFolderError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, RunFolderError):
-            raise
         reason = error.strerror if isinstance(error, OSError) else error
         raise RunFolderError(f"'{place}' cannot be read ({reason}); {remedy}") from error
     for path in files:

@@ -7,6 +7,7 @@ memory; with a bound it is said at once.
 from __future__ import annotations
 
 __all__ = [
+    "LARGEST_SETTING",
     "LONGEST_NAME",
     "MOST_COLUMNS",
     "MOST_LAYERS",
@@ -15,6 +16,7 @@ __all__ = [
     "MOST_POINTS",
     "MOST_SECONDS",
     "MOST_STEPS",
+    "MOST_TIMESTEPS",
     "MOST_TRIALS",
     "MOST_VALUES",
     "MOST_WORKERS",
@@ -22,6 +24,12 @@ __all__ = [
 
 LONGEST_NAME = 100
 """Characters of a name; with an ending it is still the name of a file."""
+
+LARGEST_SETTING = 10_000_000
+"""A number among the settings of a saved denoiser: widths, timesteps, intervals of a grid."""
+
+MOST_TIMESTEPS = 100_000
+"""Steps of a noising process, and of a sampler."""
 
 MOST_STEPS = 10_000_000
 """Optimiser steps of a training run, and hours of a small network on one core."""

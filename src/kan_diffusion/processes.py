@@ -42,13 +42,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kan_diffusion.errors import KanDiffusionError, look_up, require_known
+from kan_diffusion.limits import MOST_TIMESTEPS
 from kan_diffusion.settings import Name, Settings
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 __all__ = [
-    "MOST_TIMESTEPS",
     "PROCESSES",
     "SCHEDULES",
     "SIGNAL_LIMIT",
@@ -60,9 +60,6 @@ __all__ = [
     "signal_left",
     "signal_warning",
 ]
-
-MOST_TIMESTEPS = 100_000
-"""No process has more steps."""
 
 SIGNAL_LIMIT = 0.05
 """Largest fraction of signal, alpha_T, with which a process counts as reaching noise."""

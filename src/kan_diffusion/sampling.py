@@ -38,13 +38,14 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-# All of the package: diffusers finds the class of a saved denoiser only if it is imported.
 from kan_diffusion.data.scaling import Standardizer
+
+# All of the package: the class of a saved denoiser is found only if it is imported.
 from kan_diffusion.denoisers import UNLABELLED, Denoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError, RunFolderError, look_up
 from kan_diffusion.files import read_json
-from kan_diffusion.limits import MOST_VALUES
-from kan_diffusion.processes import MOST_TIMESTEPS, PredictionType
+from kan_diffusion.limits import MOST_TIMESTEPS, MOST_VALUES
+from kan_diffusion.processes import PredictionType
 
 __all__ = [
     "SCHEDULERS",
@@ -186,8 +187,7 @@ def _read_scheduler(kind: type[SchedulerMixin], folder: Path) -> SchedulerMixin:
     try:
         return kind(**known)
     except (ValueError, TypeError, RuntimeError, NotImplementedError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())
-        raise RunFolderError(f"'{path}' is not a scheduler ({reason}); {_REMEDY}") from error
+        raise RunFolderError(f"'{path}' is not a scheduler ({error}); {_REMEDY}") from error
 
 
 def _are_betas(given: object, num: int) -> bool:
@@ -289,8 +289,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
         try:
             pipeline: Self = super().from_pretrained(root, **{**kwargs, **parts, **_SAFE})
         except (ValueError, TypeError, OSError, RuntimeError, LookupError) as error:
-            reason = " ".join(str(error).split())
-            raise RunFolderError(f"'{root / cls.config_name}': {reason}; {_REMEDY}") from error
+            raise RunFolderError(f"'{root / cls.config_name}': {error}; {_REMEDY}") from error
         return pipeline
 
     @classmethod

@@ -18,11 +18,9 @@ from safetensors import SafetensorError, safe_open
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json, require_file
+from kan_diffusion.limits import LARGEST_SETTING
 
-__all__ = ["LARGEST_NUMBER", "require_sound"]
-
-LARGEST_NUMBER = 10_000_000
-"""No setting of a denoiser is larger: widths, timesteps, grid intervals."""
+__all__ = ["require_sound"]
 
 _MOST_ENTRIES = 1_000_000
 
@@ -87,8 +85,7 @@ def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:
                 name: tuple(tensor.shape) for name, tensor in kind(**settings).state_dict().items()
             }
     except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())
-        raise RunFolderError(f"'{path}' is not a denoiser ({reason}); train it again") from error
+        raise RunFolderError(f"'{path}' is not a denoiser ({error}); train it again") from error
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             there, wanted = found.get(name, "missing"), expected.get(name, "unknown")
@@ -108,10 +105,10 @@ def _require_bounds(settings: Mapping[str, object], path: Path) -> None:
             waiting += [(name, entry) for entry in value]
         elif isinstance(value, dict):
             waiting += [(f"{name}.{key}", entry) for key, entry in value.items()]
-        elif isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
+        elif isinstance(value, int | float) and not abs(value) <= LARGEST_SETTING:
             raise RunFolderError(
                 f"'{path}': {name} = {value} is out of range; no setting is larger than "
-                f"{LARGEST_NUMBER:,}"
+                f"{LARGEST_SETTING:,}"
             )
 
 

@@ -31,9 +31,10 @@ from kan_diffusion.limits import (
     MOST_PARAMETERS,
     MOST_POINTS,
     MOST_STEPS,
+    MOST_TIMESTEPS,
     MOST_TRIALS,
 )
-from kan_diffusion.processes import MOST_TIMESTEPS, Process, get_process
+from kan_diffusion.processes import Process, get_process
 from kan_diffusion.sampling import SCHEDULERS, fitting_samplers
 from kan_diffusion.settings import Name, Settings
 from kan_diffusion.study.budgets import Budget, Calibration, Match

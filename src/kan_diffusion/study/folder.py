@@ -99,7 +99,6 @@ Row = dict[str, str | int | float | None]
 Level = dict[str, float | None]
 """Loss and excess in one range of noise levels."""
 
-
 _ROW = TypeAdapter(dict[str, str | int | FiniteFloat | None])
 _LEVELS = TypeAdapter(list[dict[str, FiniteFloat | None]])
 
@@ -126,7 +125,7 @@ class TrialResult:
 
     config: TrialConfig
     row: Row
-    levels: list[dict[str, float | None]]
+    levels: list[Level]
     folder: Path
 
 
@@ -207,15 +206,19 @@ def _written_files(folder: Path) -> list[Path]:
     return [path for name in _FILES for path in sorted(folder.glob(name)) if path.is_file()]
 
 
-def load_trial(folder: Path, *, verify: bool = True) -> TrialResult | None:
+def load_trial(
+    folder: Path, expected: TrialConfig | None = None, *, verify: bool = True
+) -> TrialResult | None:
     """Reads a finished trial; None where there is none.
 
     Args:
         folder: Its folder.
+        expected: The trial it should be, if that is known.
         verify: Whether to refuse files that have changed since they were written.
 
     Raises:
-        RunFolderError: The folder's ``trial.json`` is damaged, or a file has changed.
+        RunFolderError: The folder's ``trial.json`` is damaged, a file has changed, or it is another
+            trial.
         KanDiffusionError: One of its settings is wrong.
     """
     path = folder / RESULT
@@ -237,6 +240,10 @@ def load_trial(folder: Path, *, verify: bool = True) -> TrialResult | None:
     if any(level.keys() != _LEVEL_KEYS for level in levels):
         raise RunFolderError(
             f"'{path}': a level has not the keys {', '.join(sorted(_LEVEL_KEYS))}; {_AGAIN}"
+        )
+    if expected is not None and config.identity != expected.identity:
+        raise RunFolderError(
+            f"'{folder}' holds another trial ({config.label}); choose another folder, or delete it"
         )
     return TrialResult(config, row, levels, folder)
 
@@ -367,8 +374,7 @@ def _clear(folder: Path) -> None:
 def save_pipeline(pipeline: PointDiffusionPipeline, folder: Path) -> None:
     """Saves a pipeline, each of its files whole or not at all, and what describes it last.
 
-    Nothing is ever taken away, not even for a moment: another process may be saving or reading
-    the pipeline of the same trial.
+    Nothing is ever taken away, not even for a moment: another process may be reading it.
 
     Raises:
         RunFolderError: It cannot be written.

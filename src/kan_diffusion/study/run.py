@@ -162,18 +162,8 @@ def _settings(config: StudyConfig) -> dict[str, object]:
 
 
 def _finished(folder: Path, trial: TrialConfig, verify: bool) -> TrialResult | None:
-    """Reads a trial of a study; None where it is not finished.
-
-    Raises:
-        RunFolderError: Its files are damaged or have changed, or are those of another trial.
-    """
-    place = folder / _TRIALS / trial.id
-    result = load_trial(place, verify=verify)
-    if result is not None and result.config.identity != trial.identity:
-        raise RunFolderError(
-            f"'{place}' holds another trial ({result.config.label}); delete it and run again"
-        )
-    return result
+    """Reads a trial of a study; None where it is not finished."""
+    return load_trial(folder / _TRIALS / trial.id, trial, verify=verify)
 
 
 def plan_study(

@@ -20,7 +20,6 @@ from kan_diffusion.errors import (
     KanDiffusionError,
     NonFiniteLossError,
     NonFiniteSamplesError,
-    RunFolderError,
 )
 from kan_diffusion.evaluation.metrics import Metric, metrics_named
 from kan_diffusion.processes import Process
@@ -177,29 +176,15 @@ def run_trial(
         TrialTakenError: Another process is running it.
         KanDiffusionError: The model cannot be built.
     """
-    if (finished := _finished(config, folder)) is not None:
+    if (finished := load_trial(folder, config)) is not None:
         return finished
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     denoiser = build(config, dataset)
     with claimed(folder) if leads() else nullcontext():
         # Another process may have finished it by now.
-        return _finished(config, folder) or _run_claimed(
+        return load_trial(folder, config) or _run_claimed(
             config, folder, dataset, denoiser, device, on_progress, log_folder
         )
-
-
-def _finished(config: TrialConfig, folder: Path) -> TrialResult | None:
-    """Reads a trial that is finished; None where it is not.
-
-    Raises:
-        RunFolderError: The folder holds another trial, or one whose files have changed.
-    """
-    finished = load_trial(folder)
-    if finished is not None and finished.config.identity != config.identity:
-        raise RunFolderError(
-            f"'{folder}' holds another trial ({finished.config.label}); choose another folder"
-        )
-    return finished
 
 
 def _run_claimed(

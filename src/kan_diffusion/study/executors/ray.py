@@ -209,9 +209,8 @@ class RayExecutor(Executor):
         try:
             self._ray.init(**settings, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
             raise KanDiffusionError(
-                f"Ray cannot {what} ({reason}); start a cluster with 'ray start --head' and give "
+                f"Ray cannot {what} ({error}); start a cluster with 'ray start --head' and give "
                 "its --address, or use executor 'local'"
             ) from error
         self._own_connection = True
