@@ -8,7 +8,7 @@ from kan_diffusion.data.densities import (
     UniformBoxes,
 )
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.tables import TABLES, Table, read_table
+from kan_diffusion.data.tables import TABLES, FrameFile, read_frame
 from kan_diffusion.data.toys import TOYS, make_toy
 
 __all__ = [
@@ -17,10 +17,10 @@ __all__ = [
     "CurveDensity",
     "CurveSegment",
     "Density",
+    "FrameFile",
     "GaussianMixture",
     "Standardizer",
-    "Table",
     "UniformBoxes",
     "make_toy",
-    "read_table",
+    "read_frame",
 ]
