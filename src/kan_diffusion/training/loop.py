@@ -6,8 +6,9 @@ takes one Adam step on
 .. math:: \mathrm{loss}\big(\mathrm{denoiser}(\alpha_t x_0 + \sigma_t \varepsilon, t),\;
     \mathrm{target}(x_0, \varepsilon, t)\big),
 
-with linear warm-up and cosine decay of the learning rate, clipping of the gradient's norm and an
-exponential moving average (EMA) of the parameters, which is what the trained denoiser keeps.
+the coordinates that it is told left out, with linear warm-up and cosine decay of the learning rate,
+clipping of the gradient's norm and an exponential moving average (EMA) of the parameters, which is
+what the trained denoiser keeps.
 
 What step k draws is a function of the seed and k alone (:mod:`kan_diffusion.training.batches`). A
 run that is killed and resumed from its checkpoint therefore ends, on a CPU, with the very
@@ -141,6 +142,7 @@ def train(
         batches=config.batches,
         seed=seed,
         device=where,
+        blocks=denoiser.blocks,
     )
     if accelerator.num_processes > config.batch_size:
         raise KanDiffusionError(
