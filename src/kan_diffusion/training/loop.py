@@ -6,9 +6,10 @@ takes one Adam step on
 .. math:: \mathrm{loss}\big(\mathrm{denoiser}(\alpha_t x_0 + \sigma_t \varepsilon, t),\;
     \mathrm{target}(x_0, \varepsilon, t)\big),
 
-with linear warm-up and cosine decay of the learning rate, clipping of the gradient's norm and an
-exponential moving average (EMA) of the parameters, which is what the trained denoiser keeps: where
-there are held-out points, as it was when their loss was lowest.
+the coordinates that it is told left out, with linear warm-up and cosine decay of the learning rate,
+clipping of the gradient's norm and an exponential moving average (EMA) of the parameters, which is
+what the trained denoiser keeps: where there are held-out points, as it was when their loss was
+lowest.
 
 What step k draws is a function of the seed and k alone (:mod:`kan_diffusion.training.batches`). A
 run that is killed and resumed from its checkpoint therefore ends, on a CPU, with the very
@@ -155,7 +156,13 @@ def train(
         denoiser.require_labels(labels)
     where = resolve_device(device)
     accelerator = make_accelerator(where, config.mixed_precision, log_folder)
-    make = partial(Batches, process=process, batch_size=config.batch_size, device=where)
+    make = partial(
+        Batches,
+        process=process,
+        batch_size=config.batch_size,
+        device=where,
+        blocks=denoiser.blocks,
+    )
     batches = make(points, labels, batches=config.batches, seed=seed)
     heldout_batches = None
     if heldout is not None:

@@ -45,7 +45,7 @@ from kan_diffusion.kan.importance import sparsity_penalty
 from kan_diffusion.limits import MOST_POINTS, MOST_SECONDS, MOST_STEPS
 from kan_diffusion.processes import Process
 from kan_diffusion.settings import Settings
-from kan_diffusion.training.batches import Batch
+from kan_diffusion.training.batches import TOLD_SHARE, Batch
 from kan_diffusion.training.optimization import ParameterVector, WeightAverage, learning_rates
 
 __all__ = [
@@ -247,9 +247,7 @@ class TrainingRun:
             return batch, 1.0
         index = self.accelerator.process_index
         rows = slice(total * index // count, total * (index + 1) // count)
-        noised, timesteps, labels, target = batch
-        own_labels = None if labels is None else labels[rows]
-        part = Batch(noised[rows], timesteps[rows], own_labels, target[rows])
+        part = Batch(*(None if given is None else given[rows] for given in batch))  # type: ignore[arg-type]
         return part, len(part.noised) * count / total
 
     def shared(self, values: Tensor) -> Tensor:
@@ -363,9 +361,14 @@ class TrainingRun:
             self._best = self._average_values().clone()
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of a batch."""
-        prediction = self.model(batch.noised, batch.timesteps, batch.labels, return_dict=False)[0]
-        return self.process.loss_of(prediction, batch.target)
+        """The loss of a batch, a mean over the coordinates that are not told."""
+        given = batch.noised, batch.timesteps, batch.labels, batch.observed
+        prediction = self.model(*given, return_dict=False)[0]
+        if batch.observed is None:
+            return self.process.loss_of(prediction, batch.target)
+        prediction = torch.where(batch.observed.isnan(), prediction, batch.target)
+        # Divided by the expected share: that of the batch would be another in each process.
+        return self.process.loss_of(prediction, batch.target) / (1 - TOLD_SHARE)
 
     def backward(self, loss: Tensor) -> None:
         """Leaves the gradients at the parameters."""
@@ -431,8 +434,8 @@ class TrainingRun:
 
     def out_of_range(self, batch: Batch, rows: int | None = None) -> dict[str, float]:
         """Fraction of out-of-range inputs of each KAN layer on the first rows of a batch."""
-        labels = None if batch.labels is None else batch.labels[:rows]
-        inputs = batch.noised[:rows], batch.timesteps[:rows], labels
+        given = batch.noised, batch.timesteps, batch.labels, batch.observed
+        inputs = (None if values is None else values[:rows] for values in given)
         return out_of_range_fractions(self.denoiser, *inputs, False)  # a tuple, as in a step
 
     def save(self, path: Path, identity: str) -> None:
