@@ -1,5 +1,6 @@
-"""Data: toy densities with exact oracles, tables from files and scikit-learn, standardisation."""
+"""Data: toy densities with exact oracles, tables and their codec, standardisation."""
 
+from kan_diffusion.data.codec import Block, TableCodec
 from kan_diffusion.data.densities import (
     CurveDensity,
     CurveSegment,
@@ -14,12 +15,14 @@ from kan_diffusion.data.toys import TOYS, make_toy
 __all__ = [
     "TABLES",
     "TOYS",
+    "Block",
     "CurveDensity",
     "CurveSegment",
     "Density",
     "FrameFile",
     "GaussianMixture",
     "Standardizer",
+    "TableCodec",
     "UniformBoxes",
     "make_toy",
     "read_frame",
