@@ -24,6 +24,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -243,6 +244,13 @@ class Dataset:
         return len(self.columns)
 
     @property
+    def blocks(self) -> tuple[int, ...]:
+        """Widths of the blocks of coordinates that a denoiser may be told."""
+        if self.codec is None:
+            return (1,) * self.dim
+        return tuple(block.stop - block.start for block in self.codec.blocks)
+
+    @property
     def oracle(self) -> OracleKind:
         """Source of the posterior mean."""
         if self.density is not None:
@@ -340,7 +348,10 @@ def load_dataset(
         return _load_toy(config, study_seed, trial_seed)
     if isinstance(config, TableData):
         return _load_table(config, study_seed, trial_seed)
-    return _load_file(config, study_seed, trial_seed)
+    files = config.path.rglob("*") if config.path.is_dir() else [config.path]
+    stats = [file.stat() for file in sorted(files) if file.is_file()]
+    stamp = tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
+    return _load_file(config, study_seed, trial_seed, stamp)
 
 
 def _load_toy(config: ToyData, study_seed: int, trial_seed: int) -> Dataset:
@@ -416,7 +427,11 @@ def _encoded(file: FrameFile, codec: TableCodec, seed: int) -> Tensor:
     return rows
 
 
-def _load_file(config: FileData, study_seed: int, trial_seed: int) -> Dataset:
+@lru_cache(maxsize=1)
+def _load_file(
+    config: FileData, study_seed: int, trial_seed: int, _stamp: tuple[tuple[int, int], ...]
+) -> Dataset:
+    """Reads, encodes and splits a file; the last is kept until its files are others by stamp."""
     if config.sha256 and not config.path.exists():
         raise DataError(
             f"there is no file '{config.path}', which this run was set up with; put it there again "

@@ -22,13 +22,14 @@ from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
-from kan_diffusion.files import finite
+from kan_diffusion.files import finite, read_json
 from kan_diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import EvaluationConfig, TrialConfig
 from kan_diffusion.study.folder import Level, Row, load_trial
+from kan_diffusion.table_pipeline import TableDiffusionPipeline
 
 __all__ = [
     "Yardstick",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 
+_AGAIN = "train it again"
 _LIKELIHOOD_NUMBERS = 4096
 """Most coordinates in all of the points whose likelihood is computed."""
 
@@ -209,7 +211,10 @@ def load_run(folder: Path, *, verify: bool = True) -> tuple[TrialConfig, PointDi
         raise RunFolderError(f"'{folder}' holds no finished run: {remedy}")
     if trial.row["error"] is not None:
         raise RunFolderError(f"the run in '{folder}' failed: {trial.row['error']}")
-    return trial.config, PointDiffusionPipeline.from_pretrained(folder)
+    index = read_json(folder / PointDiffusionPipeline.config_name, "the index of a pipeline", _AGAIN)
+    kinds = (PointDiffusionPipeline, TableDiffusionPipeline)
+    kind = next((k for k in kinds if k.__name__ == index.get("_class_name")), kinds[0])
+    return trial.config, kind.from_pretrained(folder)
 
 
 def _dataset_to_judge_with(
@@ -227,20 +232,22 @@ def _dataset_to_judge_with(
     if same:
         return load_dataset(config.data, config.study_seed, config.seed)
     # The pipeline knows the model's units: the data it was trained on need not be here any more.
+    table = pipeline.codec if isinstance(pipeline, TableDiffusionPipeline) else None
     columns = tuple(pipeline.config.columns)
     standardizer = Standardizer(tuple(pipeline.config.mean), tuple(pipeline.config.scale))
     if isinstance(other, FileData):
-        return fresh_dataset(other.path, columns, standardizer, config.study_seed)
+        return fresh_dataset(other.path, columns, table or standardizer, config.study_seed)
     if isinstance(other, TableData):
         raise DataError(
             f"table '{other.name}' is not what the model was trained on; judge it with its own "
             "data or a file of the same columns"
         )
     density = other.density()
-    if density.dim != len(columns):
+    if table is not None or density.dim != len(columns):
+        what = f"{len(columns)}" if table is None else f"{len(columns)} of the rows of a table"
         raise DataError(
-            f"toy '{other.name}' has {density.dim} coordinates and the model was trained on "
-            f"{len(columns)}; judge it with its own data or a file of the same columns"
+            f"toy '{other.name}' has {density.dim} coordinates and the model was trained on {what}; "
+            "judge it with its own data or a file of the same columns"
         )
     return Dataset(
         name=other.name,
