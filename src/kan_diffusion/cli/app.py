@@ -411,7 +411,7 @@ def sample(
     while out is None and path.exists() and not overwrite:
         count += 1
         path = run / f"samples-{count}.csv"
-    write_table(path, points.cpu().double().numpy(), pipeline.config.columns)
+    write_table(path, points.cpu().double().numpy(), pipeline.columns)
     typer.echo(f"{num:,} points: {path}")
 
 
