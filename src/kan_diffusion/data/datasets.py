@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,10 +37,16 @@ from torch import Tensor
 from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.columns import Kind
 from kan_diffusion.data.densities import Density
-from kan_diffusion.data.scaling import Standardizer, precision_warning
+from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.tables import TABLES, FrameFile, read_frame
 from kan_diffusion.data.toys import TOYS, make_toy
-from kan_diffusion.errors import DataError, require_known, unknown_name, valid_settings
+from kan_diffusion.errors import (
+    DataError,
+    KanDiffusionError,
+    require_known,
+    unknown_name,
+    valid_settings,
+)
 from kan_diffusion.limits import MOST_POINTS
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.settings import Settings, require_name
@@ -60,8 +66,6 @@ __all__ = [
     "fresh_dataset",
     "load_dataset",
 ]
-
-logger = logging.getLogger(__name__)
 
 FEWEST_FOR_ORACLE = 4_000
 """Held-out rows below which a file has no oracle. Two fifths of them are a reference sample, so
@@ -149,7 +153,7 @@ class FileData(Settings):
     def pinned(self) -> Self:
         """The same with the file's digest, and its path from the root of the file system.
 
-        Says which column has decimals that float32 cannot carry.
+        Warns of columns that the codec has doubts about.
 
         Raises:
             DataError: The file cannot be used.
@@ -157,12 +161,8 @@ class FileData(Settings):
         digest = self.sha256
         if not digest:
             file = _read_rows(self.path, _BOTH)
+            fit_codec(file, self.kinds)
             digest = file.sha256
-            rows = file.sample(MOST_TO_FIT, numpy_generator("codec")).select_dtypes("number")
-            numbers = rows.to_numpy(dtype=np.float64, na_value=np.nan)
-            doubt = precision_warning(numbers, tuple(rows.columns), f"'{self.path}': ")
-            if doubt is not None:
-                logger.warning(doubt)
         return self.model_copy(update={"sha256": digest, "path": self.path.absolute()})
 
 
@@ -304,24 +304,29 @@ class Dataset:
         return torch.cat([self.heldout, *(self.references or ())])
 
 
-def data_from_name(name: str, **options: float) -> DataConfig:
+def data_from_name(
+    name: str, kinds: Mapping[str, Kind] | None = None, **options: float
+) -> DataConfig:
     """Makes the configuration of a toy or a table by its name, or of a file by its path.
 
     Args:
         name: What the user wrote.
+        kinds: Kinds of a file's columns that shall not be found from what is in them.
         **options: Settings of :class:`ToyData`, :class:`TableData` or :class:`FileData`.
 
     Raises:
         DataError: The file cannot be used.
-        KanDiffusionError: Neither a known toy, nor a table, nor a file.
+        KanDiffusionError: Neither a known toy, nor a table, nor a file, or kinds for no file.
     """
+    if kinds and name in {*TOYS, *TABLES}:
+        raise KanDiffusionError(f"kinds are for the columns of a file, and '{name}' is none")
     if name in TOYS:
         return ToyData(toy=name, **options)
     if name in TABLES:
         return TableData(table=name, **options)
     if Path(name).suffix or Path(name).exists() or "/" in name:
         with valid_settings("data"):
-            file = FileData(path=Path(name), **options)
+            file = FileData(path=Path(name), kinds=tuple((kinds or {}).items()), **options)
         return file.pinned()
     raise unknown_name("data set (neither toy, table nor file)", name, [*TOYS, *TABLES])
 
@@ -407,6 +412,23 @@ def fit_codec(file: FrameFile, kinds: Kinds = ()) -> TableCodec:
 
 
 @contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps warnings of the codec back."""
+    loggers = [logging.getLogger(f"kan_diffusion.data.{name}") for name in ("codec", "columns")]
+    for each in loggers:
+        each.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        for each in loggers:
+            each.removeFilter(_nothing)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
+
+
+@contextmanager
 def _about(path: Path) -> Iterator[None]:
     """Lets errors about a file's rows begin with its name."""
     try:
@@ -443,7 +465,8 @@ def _load_file(
             f"'{config.path}' has changed since this run was set up; put the file back as it was "
             "or start a new run in another folder with --out"
         )
-    codec = fit_codec(file, config.kinds)
+    with _silent() if config.sha256 else nullcontext():  # what it warns of was said by then
+        codec = fit_codec(file, config.kinds)
     num_heldout = _num_heldout(file.num_rows, config.holdout)
     has_oracle = num_heldout >= FEWEST_FOR_ORACLE
     stream = torch_generator("split", study_seed, *(() if has_oracle else (trial_seed,)))

@@ -18,7 +18,6 @@ from kan_diffusion.data.datasets import (
     fresh_dataset,
     load_dataset,
 )
-from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
@@ -211,7 +210,9 @@ def load_run(folder: Path, *, verify: bool = True) -> tuple[TrialConfig, PointDi
         raise RunFolderError(f"'{folder}' holds no finished run: {remedy}")
     if trial.row["error"] is not None:
         raise RunFolderError(f"the run in '{folder}' failed: {trial.row['error']}")
-    index = read_json(folder / PointDiffusionPipeline.config_name, "the index of a pipeline", _AGAIN)
+    index = read_json(
+        folder / PointDiffusionPipeline.config_name, "the index of a pipeline", _AGAIN
+    )
     kinds = (PointDiffusionPipeline, TableDiffusionPipeline)
     kind = next((k for k in kinds if k.__name__ == index.get("_class_name")), kinds[0])
     return trial.config, kind.from_pretrained(folder)
@@ -233,8 +234,8 @@ def _dataset_to_judge_with(
         return load_dataset(config.data, config.study_seed, config.seed)
     # The pipeline knows the model's units: the data it was trained on need not be here any more.
     table = pipeline.codec if isinstance(pipeline, TableDiffusionPipeline) else None
-    columns = tuple(pipeline.config.columns)
-    standardizer = Standardizer(tuple(pipeline.config.mean), tuple(pipeline.config.scale))
+    columns = tuple(pipeline.columns)
+    standardizer = pipeline.standardizer
     if isinstance(other, FileData):
         return fresh_dataset(other.path, columns, table or standardizer, config.study_seed)
     if isinstance(other, TableData):
@@ -246,8 +247,8 @@ def _dataset_to_judge_with(
     if table is not None or density.dim != len(columns):
         what = f"{len(columns)}" if table is None else f"{len(columns)} of the rows of a table"
         raise DataError(
-            f"toy '{other.name}' has {density.dim} coordinates and the model was trained on {what}; "
-            "judge it with its own data or a file of the same columns"
+            f"toy '{other.name}' has {density.dim} coordinates and the model was trained on "
+            f"{what}; judge it with its own data or a file of the same columns"
         )
     return Dataset(
         name=other.name,

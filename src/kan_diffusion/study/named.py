@@ -268,14 +268,8 @@ def single_trial(
     """
     kind = get_family(family, importing=True)
     chosen = get_process(process)
-    points = data_from_name(data)
-    if kinds and not isinstance(points, FileData):
-        raise KanDiffusionError(
-            f"columns of a file have kinds, and '{data}' is none; leave --columns out"
-        )
+    points = data_from_name(data, kinds)
     with valid_settings("settings"):
-        if kinds:
-            points = FileData.model_validate({**dict(points), "kinds": kinds})
         if holdout is not None and not isinstance(points, ToyData):
             points = type(points).model_validate({**dict(points), "holdout": holdout})
         training = TrainingConfig(
