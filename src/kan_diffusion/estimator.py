@@ -5,7 +5,6 @@ torch and diffusers load when a model is fitted, so that importing the estimator
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -22,7 +21,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from kan_diffusion.errors import (
     BudgetError,
     DataError,
-    KanDiffusionError,
     RunFolderError,
     valid_settings,
 )
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from kan_diffusion.data.columns import Kind
     from kan_diffusion.denoisers import Denoiser
     from kan_diffusion.denoisers.family import Setting
-    from kan_diffusion.table_pipeline import TableDiffusionPipeline
     from kan_diffusion.training import ProgressCallback
 
 __all__ = ["DiffusionEstimator"]
@@ -106,7 +103,7 @@ class DiffusionEstimator(BaseEstimator):
         batch_size: int | None = None,
         learning_rate: float | None = None,
         max_seconds: float | None = None,
-        columns: Mapping[object, Kind] | None = None,
+        columns: Mapping[str | int, Kind] | None = None,
         merge_below: int = 0,
         depth: int | None = None,
         settings: Mapping[str, Setting] | None = None,
@@ -133,19 +130,22 @@ class DiffusionEstimator(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.input_tags.string = True
-        tags.input_tags.categorical = True
+        # Not categorical: scikit-learn would check densities of tables without a number.
         return tags
 
     def _frame(self, X: ArrayLike | pd.DataFrame, reset: bool = False) -> pd.DataFrame:  # noqa: N803
         """Rows as a frame; the columns of an array are numbered from 0."""
+        from kan_diffusion.data.codec import require_frame
+
         if isinstance(X, pd.DataFrame):
+            require_frame(X)
             validate_data(self, X, reset=reset, skip_check_array=True)
             return X
         rows = validate_data(
             self,
             X,
             reset=reset,
-            dtype=None if getattr(X, "dtype", None) == object else "numeric",
+            dtype=None if getattr(getattr(X, "dtype", None), "kind", "") == "O" else "numeric",
             ensure_all_finite="allow-nan",
             ensure_min_samples=2 if reset else 1,
         )
@@ -163,16 +163,8 @@ class DiffusionEstimator(BaseEstimator):
                 f"y has {len(values):,} values and X {len(frame):,} rows; give one a row"
             )
         column = values.set_axis(frame.index)
+        assert self.y_name_ is not None
         return pd.concat([frame, column.rename(self.y_name_)], axis=1)
-
-    def _whole(self, X: ArrayLike | pd.DataFrame, y: object) -> pd.DataFrame:  # noqa: N803
-        """Rows of X, with the column y where there was one in ``fit``."""
-        frame = self._frame(X)
-        if self.y_name_ is None:
-            return frame
-        if y is None:
-            raise DataError("this model was fitted with y; give y here, too")
-        return self._with_y(frame, y)
 
     def _given_back(self, frame: pd.DataFrame) -> Rows:
         """Rows as they were given to ``fit``, without y."""
@@ -250,27 +242,29 @@ class DiffusionEstimator(BaseEstimator):
         from kan_diffusion.processes import get_process
         from kan_diffusion.progress import show_training
         from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
+        from kan_diffusion.sampling import make_scheduler
         from kan_diffusion.table_pipeline import TableDiffusionPipeline
         from kan_diffusion.training import TrainingConfig, train
 
         frame = self._frame(X, reset=True)
         self.array_dtype_ = None if isinstance(X, pd.DataFrame) else _array_dtype(X)
-        self.y_name_: object = None
-        kinds = dict(self.columns or {})
+        self.y_name_: str | int | None = None
+        kinds = {str(name): kind for name, kind in (self.columns or {}).items()}
         if y is not None:
             self.y_name_ = _free_name(frame, y)
             frame = self._with_y(frame, y)
             if _is_label(frame[self.y_name_]):
-                kinds.setdefault(self.y_name_, "categorical")
+                kinds.setdefault(str(self.y_name_), "categorical")
         family = get_family(self.family, importing=True)
         process = get_process(self.process)
         seed = self._seed()
         codec = TableCodec.fit(frame, kinds, merge_below=self.merge_below)
+        codec.require_content()
         rows = codec.encode(frame, numpy_generator("encoding", seed))
         num_heldout = min(len(rows) // 10, _MOST_HELD_OUT)
         order = numpy_generator("split", seed).permutation(len(rows))
         heldout, train_rows = rows[order[:num_heldout]], rows[order[num_heldout:]]
-        params = self.params or 2300
+        params = 2300 if self.params is None else self.params
         denoiser = self._denoiser(
             codec, params, process.num_timesteps, torch_generator("parameters", seed)
         )
@@ -278,9 +272,10 @@ class DiffusionEstimator(BaseEstimator):
         rate = self.learning_rate
         with valid_settings("settings"):
             config = TrainingConfig(
-                steps=self.steps or 4000,
-                batch_size=self.batch_size or 1024,
+                steps=4000 if self.steps is None else self.steps,
+                batch_size=1024 if self.batch_size is None else self.batch_size,
                 learning_rate=family.learning_rate if rate is None else rate,
+                max_seconds=self.max_seconds,
             )
         title = f"{self.family}, {self.n_parameters_:,} parameters"
         shown = show_training(title, config.steps) if self.verbose else nullcontext()
@@ -291,11 +286,15 @@ class DiffusionEstimator(BaseEstimator):
                 train_rows,
                 config,
                 seed=stream_seed("training", seed),
+                heldout=heldout if len(heldout) else None,
                 device=self.device,
                 on_progress=on_progress or bar,
             )
         self.loss_curve_ = result.losses
-        self.pipeline_ = TableDiffusionPipeline(denoiser, None, codec, process)
+        self.heldout_curve_ = np.array(result.heldout_losses).reshape(-1, 2)
+        self.pipeline_ = TableDiffusionPipeline(
+            denoiser, make_scheduler(None, process.scheduler()), codec, process
+        )
         return self
 
     @property
@@ -309,7 +308,7 @@ class DiffusionEstimator(BaseEstimator):
         n_samples: int = 1,
         *,
         conditions: Mapping[object, object] | None = None,
-        y: object = None,
+        y: ArrayLike | pd.Series | None = None,
         like: pd.DataFrame | None = None,
         steps: int = 20,
         scheduler: str | None = None,
@@ -347,10 +346,10 @@ class DiffusionEstimator(BaseEstimator):
         if y is not None:
             if self.y_name_ is None:
                 raise DataError("this model was fitted without y; leave y out or fit it with one")
-            if np.ndim(y) == 0:  # type: ignore[call-overload]
+            if np.ndim(y) == 0:
                 wanted[self.y_name_] = y
             else:
-                values = list(y)  # type: ignore[call-overload]
+                values = np.asarray(y).tolist()
                 told = self._y_cells(values)
                 rest = [] if like is None else [like.reset_index(drop=True)]
                 like = pd.concat([*rest, told], axis=1)
@@ -418,7 +417,8 @@ class DiffusionEstimator(BaseEstimator):
 
         Args:
             X: Rows as in ``fit``.
-            y: Where ``fit`` had one, the column y.
+            y: Where ``fit`` had one, the column y. Without it the density is summed over the
+                classes, where y is one of them and all other columns are continuous.
 
         Returns:
             Natural logarithms with shape (n_samples,), in the units of the data. Up to 16
@@ -426,15 +426,34 @@ class DiffusionEstimator(BaseEstimator):
 
         Raises:
             NotFittedError: ``fit`` has not been called.
-            DataError: A column is missing, new or of another type, or none is continuous.
+            DataError: A column is missing, new or of another type, none is continuous, or y is
+                needed.
         """
+        from scipy.special import logsumexp
+
         from kan_diffusion.randomness import torch_generator
 
         check_is_fitted(self)
-        density: NDArray[np.float64] = self.pipeline_.log_density(
-            self._whole(X, y), generator=torch_generator("density")
-        )
-        return density
+        frame = self._frame(X)
+
+        def density(rows: pd.DataFrame) -> NDArray[np.float64]:
+            return self.pipeline_.log_density(rows, generator=torch_generator("density"))
+
+        if self.y_name_ is None:
+            return density(frame)
+        if y is not None:
+            return density(self._with_y(frame, y))
+        column = self.codec_.column(self.y_name_)
+        others = [block for block in self.codec_.blocks if block.column != str(self.y_name_)]
+        if not column.is_discrete or column.missing or any(block.discrete for block in others):
+            raise DataError("this model was fitted with y, which a density here needs; give y")
+        parts = [
+            density(self._with_y(frame, [value] * len(frame)))
+            for value in column.storage.from_scalars(column.categories).tolist()
+        ]
+        shares = np.log(column.frequencies)
+        total: NDArray[np.float64] = logsumexp(np.array(parts) + shares[:, None], axis=0)
+        return total
 
     def score(
         self,
@@ -519,12 +538,12 @@ def _array_dtype(X: object) -> str:  # noqa: N803
     return str(dtype) if str(dtype) in _ARRAY_DTYPES else "float64"
 
 
-def _free_name(frame: pd.DataFrame, y: object) -> object:
+def _free_name(frame: pd.DataFrame, y: object) -> str | int:
     """The name of y beside the columns of a frame."""
     if all(isinstance(name, int | np.integer) for name in frame.columns):
         return len(frame.columns)
     name = getattr(y, "name", None)
-    name = "y" if name is None else name
+    name = name if isinstance(name, str | int) else "y"
     if name in frame.columns:
         raise DataError(f"y is called '{name}' as a column of X is; rename one of them")
     return name

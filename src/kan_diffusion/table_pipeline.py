@@ -35,7 +35,7 @@ from kan_diffusion.denoisers import Denoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.likelihood import log_likelihood
 from kan_diffusion.processes import Process
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
+from kan_diffusion.sampling import PointDiffusionPipeline
 
 __all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
 
@@ -71,10 +71,13 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
     def __init__(
         self,
         denoiser: Denoiser,
-        scheduler: SchedulerMixin | None,
-        codec: TableCodec | Mapping[str, object],
-        process: Process | Mapping[str, object],
+        scheduler: SchedulerMixin,
+        codec: TableCodec | Mapping[str, object] | None = None,
+        process: Process | Mapping[str, object] | None = None,
     ) -> None:
+        super(PointDiffusionPipeline, self).__init__()
+        if codec is None or process is None:  # diffusers takes what has no default for a module
+            raise KanDiffusionError("a pipeline of tables needs a codec and a process; give both")
         self.codec = codec if isinstance(codec, TableCodec) else TableCodec.from_dict(codec)
         self.process = (
             process if isinstance(process, Process) else Process.model_validate(dict(process))
@@ -82,7 +85,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         dim = self.codec.dim
         self._setup(
             denoiser,
-            make_scheduler(None, self.process.scheduler()) if scheduler is None else scheduler,
+            scheduler,
             Standardizer((0.0,) * dim, (1.0,) * dim),
             self.codec.names,
             self.process.is_flow,
@@ -288,7 +291,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
                 if gaps[name].isna().any():
                     column = whole[name].copy()
                     column.iloc[rows] = part[name].array
-                    whole.isetitem(place, column)
+                    whole.isetitem(place, column.array)
         return filled
 
     def log_density(

@@ -30,7 +30,7 @@ from kan_diffusion.errors import DataError, valid_settings
 from kan_diffusion.limits import MOST_COLUMNS, MOST_VALUES
 from kan_diffusion.settings import Settings
 
-__all__ = ["Block", "TableCodec"]
+__all__ = ["Block", "TableCodec", "require_frame"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class TableCodec(Settings):
             DataError: The frame is empty, names are double or no text, a dtype cannot be carried, a
                 column mixes types or has infinite values, or a kind does not fit its column.
         """
-        _require_frame(frame)
+        require_frame(frame)
         given = {str(name): kind for name, kind in (kinds or {}).items()}
         names = [str(name) for name in frame.columns]
         for name in given:
@@ -325,6 +325,18 @@ class TableCodec(Settings):
             numbers[:, value] &= (states < 0).all(dim=1, keepdim=True)
         return rows, numbers
 
+    def require_content(self) -> None:
+        """Refuses a table of which nothing is learned.
+
+        Raises:
+            DataError: All columns are constant or identifiers.
+        """
+        if not self.dim:
+            raise DataError(
+                "there is nothing to learn: every column is constant or identifies rows; give a "
+                "column that varies"
+            )
+
     def require_columns(self, frame: pd.DataFrame, some: bool = False) -> None:
         """Refuses a frame with other columns than those trained on.
 
@@ -335,7 +347,7 @@ class TableCodec(Settings):
         Raises:
             DataError: A column is missing or new.
         """
-        _require_frame(frame)
+        require_frame(frame)
         known = self._names()
         given = [str(name) for name in frame.columns]
         for name in given:
@@ -352,7 +364,15 @@ def _some(names: list[str]) -> str:
     return f"columns: {listed}{', ...' if len(names) > 10 else ''}"
 
 
-def _require_frame(frame: pd.DataFrame) -> None:
+def require_frame(frame: pd.DataFrame) -> None:
+    """Refuses what is no table.
+
+    Args:
+        frame: Shape (n, columns).
+
+    Raises:
+        DataError: It is no frame, is empty or too large, or two columns have one name.
+    """
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"a table is a pandas DataFrame, got {type(frame).__name__}")
     if len(frame) == 0 or frame.shape[1] == 0:

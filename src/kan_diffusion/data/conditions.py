@@ -25,11 +25,10 @@ __all__ = ["Condition", "cells", "conditions_from_texts", "read_conditions"]
 
 _SHOWN = 8
 _SOME = 33
-_TEXT = re.compile(
-    r"(?:(?P<low>[^<>=]+?)\s*(?P<above><=|<)\s*)?(?P<name>.+?)\s*"
-    r"(?:(?P<sign><=|>=|=|<|>)\s*(?P<value>.*)|\sin\s+(?P<values>.+))?",
-    re.DOTALL,
-)
+_WITHIN = re.compile(r"([^<>=]+?)(<=|<)(.+?)(<=|<)([^<>=]+)", re.DOTALL)
+_AMONG = re.compile(r"(.+?)\sin\s(.+)", re.DOTALL)
+_BESIDE = re.compile(r"(.+?)(<=|>=|=|<|>)(.*)", re.DOTALL)
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "="}
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -161,12 +160,9 @@ def _value(column: Column, given: object) -> object:
                 number = float(given)  # type: ignore[arg-type]
                 if not math.isfinite(number) or (holds == "whole" and not number.is_integer()):
                     raise ValueError
-                return (
-                    int(given)
-                    if holds == "whole" and isinstance(given, int)
-                    # type: ignore[call-overload]
-                    else (int(number) if holds == "whole" else number)
-                )
+                if holds == "real":
+                    return number
+                return given if isinstance(given, int) else int(number)
             case "moment":
                 stamp = pd.Timestamp(given)  # type: ignore[arg-type]
                 stamp = stamp.tz_convert("UTC").tz_localize(None) if stamp.tzinfo else stamp
@@ -227,20 +223,21 @@ def _between(
             raise DataError(f"no value of column '{column.name}' is from {low} to {high}")
         return Condition(column, known[start:stop])
     dtype = column.storage.empty(1).dtype
-    if dtype.kind in "iu":  # ends may lie between whole numbers
-        dtype = np.dtype(np.float64)
 
-    def end(value: object, beyond: bool, side: int) -> np.ndarray | None:
-        if value is None:
+    def end(given: object, beyond: bool, side: int) -> np.ndarray | None:
+        """An end that belongs to the range; ends of whole numbers may be given between them."""
+        if given is None:
             return None
-        if dtype.kind == "f":
-            try:
-                array = np.array(float(value))  # type: ignore[arg-type]
-            except (TypeError, ValueError) as error:
-                raise DataError(f"column '{column.name}' holds numbers, not '{value}'") from error
-            return np.nextafter(array, side * np.inf) if beyond else array
-        array = np.array(_value(column, value), dtype=dtype)
-        return array + side if beyond else array
+        if dtype.kind not in "iuf":
+            return np.array(_value(column, given), dtype=dtype) + side * beyond
+        try:
+            number = float(given)  # type: ignore[arg-type]
+            if dtype.kind == "f":
+                return np.array(np.nextafter(number, side * np.inf) if beyond else number)
+            inside = side * math.ceil(side * number)
+            return np.array(inside + side * (beyond and inside == number), dtype=dtype)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"column '{column.name}' holds numbers, not '{given}'") from error
 
     return _range(column, end(low, above, 1), end(high, below, -1))
 
@@ -303,20 +300,27 @@ def conditions_from_texts(texts: Sequence[str], codec: TableCodec) -> dict[objec
 
 
 def _from_text(text: str, codec: TableCodec) -> Condition:
-    match = _TEXT.fullmatch(text.strip())
-    if match is None or not (match["sign"] or match["values"] or match["low"]):
-        raise _no_condition(text)
-    low, sign, value = match["low"], match["sign"], (match["value"] or "").strip()
-    column = _column(codec, match["name"].strip())
-    if low is None and match["values"] is not None:
-        values = next(csv.reader([match["values"]], skipinitialspace=True))
-        return _values(column, [entry.strip() for entry in values])
-    if low is None and sign == "=":
-        return _values(column, [value or None])
-    if low is None and sign in (">", ">="):
-        return _between(column, value, None, above=sign == ">")
-    if sign in ("<", "<=", None) and match["values"] is None:
-        return _between(column, low, value or None, match["above"] == "<", sign == "<")
+    if match := _WITHIN.fullmatch(text):
+        low, above, name, below, high = (part.strip() for part in match.groups())
+        return _between(_column(codec, name), low, high, above == "<", below == "<")
+    names = {str(column.name) for column in codec.columns}
+    if match := _BESIDE.fullmatch(text):
+        name, sign, value = (part.strip() for part in match.groups())
+        if name not in names and value in names:
+            name, sign, value = value, _MIRRORED[sign], name
+        if value.startswith(("<", ">", "=")) or (sign != "=" and not value):
+            raise _no_condition(text)
+        column = _column(codec, name)
+        match sign:
+            case "=":
+                return _values(column, [value or None])
+            case "<" | "<=":
+                return _between(column, None, value, below=sign == "<")
+            case _:
+                return _between(column, value, None, above=sign == ">")
+    if match := _AMONG.fullmatch(text):
+        entries = next(csv.reader([match[2].strip()], skipinitialspace=True))
+        return _values(_column(codec, match[1].strip()), [entry.strip() for entry in entries])
     raise _no_condition(text)
 
 
