@@ -9,7 +9,7 @@ from kan_diffusion.data.densities import (
     UniformBoxes,
 )
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.tables import TABLES, Table, read_table
+from kan_diffusion.data.tables import TABLES, FrameFile, read_frame
 from kan_diffusion.data.toys import TOYS, make_toy
 
 __all__ = [
@@ -19,11 +19,11 @@ __all__ = [
     "CurveDensity",
     "CurveSegment",
     "Density",
+    "FrameFile",
     "GaussianMixture",
     "Standardizer",
-    "Table",
     "TableCodec",
     "UniformBoxes",
     "make_toy",
-    "read_table",
+    "read_frame",
 ]
