@@ -311,6 +311,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
         *,
         generator: torch.Generator | list[torch.Generator] | None = None,
         class_labels: Tensor | Sequence[int] | int | None = None,
+        observed: Tensor | None = None,
         guidance_scale: float = 1.0,
         batch_size: int = 65_536,
         callback_on_step_end: StepCallback | None = None,
@@ -325,6 +326,8 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 timesteps; Heun evaluates the denoiser twice a step.
             generator: Where the noise comes from, or one a sample; torch's default when None.
             class_labels: One label for all points or one each, with shape (num_samples,).
+            observed: Standardised coordinates that the denoiser is told, with shape (num_samples,
+                d), NaN where one is to be drawn; samples have them as they are.
             guidance_scale: Strength s of classifier-free guidance; 1 is the plain conditional.
             batch_size: Largest number of points moved at once.
             callback_on_step_end: Called after every step of each batch with the pipeline, the
@@ -363,6 +366,13 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 )
             labels = labels.reshape(-1).expand(num_samples)
             self.denoiser.require_labels(labels)
+        if observed is not None:
+            if observed.shape != (num_samples, *self.denoiser.sample_shape):
+                raise KanDiffusionError(
+                    f"observed must have shape {(num_samples, *self.denoiser.sample_shape)}, NaN "
+                    f"where a coordinate is to be drawn, not {tuple(observed.shape)}"
+                )
+            observed = observed.to(self.device, self.denoiser.dtype)
 
         def notify(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
             if callback_on_step_end is None:
@@ -383,6 +393,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
                         num_inference_steps,
                         generator[part] if isinstance(generator, list) else generator,
                         None if labels is None else labels[part],
+                        None if observed is None else observed[part],
                         guidance_scale,
                         notify,
                     )
@@ -426,6 +437,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
         num_inference_steps: int,
         generator: torch.Generator | list[torch.Generator] | None,
         labels: Tensor | None,
+        observed: Tensor | None,
         guidance_scale: float,
         notify: Callable[[int, Tensor, Tensor], Tensor],
     ) -> Tensor:
@@ -448,7 +460,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
             for index, timestep in enumerate(scheduler.timesteps):
                 model_input = sample if is_flow else scheduler.scale_model_input(sample, timestep)
                 at = timestep - 1 if is_flow else timestep
-                prediction = self._predict(model_input, at, labels, guidance_scale)
+                prediction = self._predict(model_input, at, labels, observed, guidance_scale)
                 sample = scheduler.step(prediction, timestep, sample, **options).prev_sample
                 sample = notify(index, timestep, sample)
                 finite.append(sample.isfinite().all())
@@ -460,14 +472,20 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 f"{float(scheduler.timesteps[first]):g}, step {first + 1} of {len(finite)}; take "
                 "more steps or another scheduler, or train longer"
             )
-        return sample
+        return sample if observed is None else torch.where(observed.isnan(), sample, observed)
 
     def _predict(
-        self, sample: Tensor, timestep: Tensor, labels: Tensor | None, guidance_scale: float
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        labels: Tensor | None,
+        observed: Tensor | None,
+        guidance_scale: float,
     ) -> Tensor:
-        prediction: Tensor = self.denoiser(sample, timestep, labels, return_dict=False)[0]
+        given = sample, timestep
+        prediction: Tensor = self.denoiser(*given, labels, observed, return_dict=False)[0]
         if labels is None or guidance_scale == 1.0:
             return prediction
         none = torch.full_like(labels, UNLABELLED)
-        unconditional = self.denoiser(sample, timestep, none, return_dict=False)[0]
+        unconditional = self.denoiser(*given, none, observed, return_dict=False)[0]
         return unconditional + guidance_scale * (prediction - unconditional)
