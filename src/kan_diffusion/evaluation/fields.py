@@ -1,7 +1,8 @@
 r"""A table's columns as numbers that any two tables share, whichever model made them.
 
-A number or a date (in seconds since 1970) stays what it is, a category becomes its place in a list,
-a gap is NaN. For distances rows become points: a number its normal score among the real rows,
+A number stays what it is, a date is in seconds since 1970, a span in seconds, a category is its
+place in a list, a gap is NaN. For distances rows become points: a number its normal score among the
+real rows,
 
     z(x) = Φ⁻¹((#{r < x} + #{r = x} / 2) / n), read off linearly between real values,
 
@@ -20,14 +21,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from kan_diffusion.data.codec import TableCodec
+from kan_diffusion.data.columns import Kind
 from kan_diffusion.errors import DataError
 
 __all__ = ["Embedding", "Field", "fields_of", "rows_of"]
 
 _Array = NDArray[np.float64]
 
-_CATEGORIES = frozenset({"categorical", "ordinal", "boolean"})
-_NOT_JUDGED = frozenset({"identifier", "constant"})
+_LISTED = frozenset({"categorical", "ordinal", "boolean", "constant"})
+"""Kinds whose values are names in a list."""
 _MOST_COORDINATES = 64
 """Coordinates of a column; rarer categories share the last one."""
 
@@ -44,43 +47,49 @@ class Field:
     """
 
     name: str
-    kind: str
+    kind: Kind
     labels: tuple[Hashable, ...] | None
 
 
 def fields_of(
-    frames: Mapping[str, pd.DataFrame], kinds: Mapping[str, str]
+    frames: Mapping[str, pd.DataFrame], kinds: Mapping[str, Kind]
 ) -> tuple[list[Field], tuple[str, ...]]:
     """Decides how each column is judged.
 
     Args:
-        frames: Tables by name, with the same columns; the first one decides on kinds.
+        frames: Tables by name, with the same columns; the last one decides on kinds.
         kinds: Kinds that differ from what is inferred.
 
     Returns:
-        The columns that are judged, and the names of the others: identifiers and constant ones.
+        The columns that are judged, and the names of the others: identifiers, and columns with one
+        and the same value in all rows of all tables.
 
     Raises:
-        DataError: A table has other columns, or no column can be judged.
+        DataError: A table has other columns or cannot be a table, or no column can be judged.
     """
     first, *others = frames
-    real = frames[first]
+    *_, last = frames.values()
     for name in others:
-        missing = [str(column) for column in real.columns if column not in frames[name].columns]
+        missing = [str(column) for column in last.columns if column not in frames[name].columns]
         if missing:
             raise DataError(
                 f"the {name} rows have no column '{missing[0]}', which the {first} rows have; give "
                 "tables with the same columns"
             )
-    known = _kinds(real, kinds)
+    known = {str(name): kind for name, kind in kinds.items()}
+    if any(str(column) not in known for column in last.columns):
+        codec = TableCodec.fit(last, known)
+        known = {str(column.name): column.kind for column in codec.columns}
     fields, left_out = [], []
-    for column in real.columns:
-        kind = known[str(column)]
-        if kind in _NOT_JUDGED:
-            left_out.append(str(column))
-            continue
-        labels = _labels([frame[column] for frame in frames.values()], kind)
-        fields.append(Field(str(column), kind, labels))
+    for column in last.columns:
+        name, kind = str(column), known[str(column)]
+        cells = [frame[column] for frame in frames.values()]
+        labels = _labels(cells, kind) if kind in _LISTED else None
+        same = labels is not None and len(labels) < 2 and not any(c.isna().any() for c in cells)
+        if kind == "identifier" or same:
+            left_out.append(name)
+        else:
+            fields.append(Field(name, kind, labels))
     if not fields:
         raise DataError(
             "no column can be judged: all are constant or identifiers; give their kinds"
@@ -88,17 +97,15 @@ def fields_of(
     return fields, tuple(left_out)
 
 
-def _labels(columns: Sequence[pd.Series], kind: str) -> tuple[Hashable, ...] | None:
-    """The categories of a column on all sides; None where it has none."""
-    if kind not in _CATEGORIES:
-        return None
+def _labels(columns: Sequence[pd.Series], kind: Kind) -> tuple[Hashable, ...]:
+    """The categories of a column in all tables."""
     own = columns[0].dtype
     values = [column.astype(object).dropna() for column in columns]
     # A dictionary keeps the order in which categories are first named.
     named: dict[Hashable, None] = {}
     if isinstance(own, pd.CategoricalDtype) and own.ordered:
         named |= dict.fromkeys(own.categories.astype(object))
-    elif kind == "ordinal" or (kind == "boolean"):
+    elif kind in ("ordinal", "boolean"):
         everything = pd.concat(values).unique()
         named |= dict.fromkeys(sorted(everything, key=_sorting))
     for column in values:
@@ -149,12 +156,14 @@ def rows_of(fields: Sequence[Field], frame: pd.DataFrame, name: str) -> _Array:
 
 def _values(field: Field, column: pd.Series) -> _Array:
     if field.labels is not None:
-        places = pd.Index(field.labels, dtype=object).get_indexer(column.astype(object))
+        places = pd.Index(field.labels, dtype=object).get_indexer(pd.Index(column, dtype=object))
         return np.where(places < 0, np.nan, places.astype(np.float64))
     if field.kind == "datetime":
         dates = pd.to_datetime(column.astype(object), utc=True).dt.tz_localize(None)
         micros = dates.to_numpy("datetime64[us]")
         return np.where(np.isnat(micros), np.nan, micros.astype(np.int64) / 1e6)
+    if column.dtype.kind == "m":
+        column = column.dt.total_seconds()
     return column.to_numpy(np.float64, na_value=np.nan)
 
 
@@ -214,9 +223,7 @@ class Embedding:
             fields: The D columns.
             rows: Real rows, shape (n, D).
         """
-        return cls(
-            tuple(_Coordinates.fit(field, rows[:, i]) for i, field in enumerate(fields))
-        )
+        return cls(tuple(_Coordinates.fit(field, rows[:, i]) for i, field in enumerate(fields)))
 
     def __call__(self, rows: _Array, without: int | None = None) -> _Array:
         """Maps rows (n, D) to points (n, d), leaving one column out where asked to."""
@@ -226,22 +233,3 @@ class Embedding:
     def column(self, index: int, rows: _Array) -> _Array:
         """Maps a single column of rows (n, D) to its coordinates."""
         return self.columns[index](rows[:, index])
-
-
-def _kinds(real: pd.DataFrame, kinds: Mapping[str, str]) -> dict[str, str]:
-    """Infers kinds."""
-    found = {}
-    for column in real.columns:
-        series = real[column]
-        if series.nunique() <= 1 and not series.isna().any():
-            kind = "constant"
-        elif pd.api.types.is_bool_dtype(series.dtype):
-            kind = "boolean"
-        elif pd.api.types.is_datetime64_any_dtype(series.dtype):
-            kind = "datetime"
-        elif pd.api.types.is_numeric_dtype(series.dtype):
-            kind = "continuous"
-        else:
-            kind = "categorical"
-        found[str(column)] = kinds.get(str(column), kind)
-    return found

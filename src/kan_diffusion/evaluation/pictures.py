@@ -1,13 +1,13 @@
 """Real beside synthetic as counts that can be drawn: shares of bins, of categories and of pairs.
 
 A picture holds shares and no row. Bins are of equal width between the real rows' 0.5 % and 99.5 %
-quantiles (to their ends, where those are near), of equal ratio where positive values span more than
-two decades, and never narrower than the step of the values, so that whole numbers leave no comb.
+quantiles (to their ends, where those are near); of equal ratio where positive values span more than
+two decades and most are in the lowest tenth; and each holds equally many steps of values that have
+some, so that whole numbers leave no comb.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,31 +136,34 @@ def column_picture(field: Field, real: _Array, synthetic: _Array) -> Picture:
         real: Its real cells as numbers, shape (n,), NaN for a gap.
         synthetic: Its synthetic cells, shape (m,).
     """
-    numbers = len(real), len(synthetic)
+    sides = [column[~np.isnan(column)] for column in (real, synthetic)]
     gaps = float(np.isnan(real).mean()), float(np.isnan(synthetic).mean())
     if field.labels is not None:
-        kept, labels = _named(field, real, _BARS)
-        shares = [_category_shares(column, kept, len(labels)) for column in (real, synthetic)]
-        if any(gaps):
-            labels = (*labels, GAP)
-            shares = [np.append(s, gap) for s, gap in zip(shares, gaps, strict=True)]
-        return Bars(labels, *shares, numbers)
-    apart = []
-    sides = [column[~np.isnan(column)] for column in (real, synthetic)]
+        bars, labels = _bars(field, real, _BARS)
+        shares = [
+            np.append(np.bincount(bars[cells.astype(np.int64)], minlength=len(labels)), 0) / count
+            for cells, count in zip(sides, (len(real), len(synthetic)), strict=True)
+        ]
+        for share, gap in zip(shares, gaps, strict=True):
+            share[-1] = gap
+        end = len(labels) + any(gaps)
+        return Bars(
+            (*labels, GAP)[:end], shares[0][:end], shares[1][:end], (len(real), len(synthetic))
+        )
+    apart: list[tuple[str, float, float]] = []
     if field.kind == "mostly-zero" and (sides[0] != 0).any():
-        zeros = [float((column == 0).mean()) for column in (real, synthetic)]
-        apart.append(("zero", *zeros))
-        sides = [column[column != 0] for column in sides]
+        apart.append(("zero", float((real == 0).mean()), float((synthetic == 0).mean())))
+        sides = [cells[cells != 0] for cells in sides]
     if any(gaps):
         apart.append((GAP, *gaps))
     edges, log = outline(sides[0], _BINS)
-    shares, beyond = [], []
-    for column in sides:
-        counts = np.histogram(column, edges)[0]
-        shares.append(counts / max(len(column), 1))
-        beyond.append(1 - float(counts.sum()) / len(column) if len(column) else 0.0)
+    first, second = (np.histogram(cells, edges)[0] / max(len(cells), 1) for cells in sides)
+    beyond = [
+        max(0.0, 1.0 - float(share.sum())) if len(cells) else 0.0
+        for cells, share in zip(sides, (first, second), strict=True)
+    ]
     return Histogram(
-        edges, shares[0], shares[1], (beyond[0], beyond[1]), log, field.kind == "datetime",
+        edges, first, second, (beyond[0], beyond[1]), log, field.kind == "datetime",
         tuple(apart), (len(sides[0]), len(sides[1])),
     )  # fmt: skip
 
@@ -174,35 +177,26 @@ def joint_picture(first: Field, second: Field, real: _Array, synthetic: _Array) 
         real: Their real cells, shape (n, 2).
         synthetic: Their synthetic cells, shape (m, 2).
     """
-    sides, codes = [], ([], [])
+    sides, ends = [], []
+    cells = [real.copy(), synthetic.copy()]
     for index, field in enumerate((first, second)):
-        column = real[:, index]
         if field.labels is None:
-            edges, log = outline(column[~np.isnan(column)], _JOINT_BINS)
-            side = Side(field.name, edges, (), field.kind == "datetime", log)
-            count = len(edges) - 1
+            known = real[~np.isnan(real[:, index]), index]
+            edges, log = outline(known, _JOINT_BINS)
+            sides.append(Side(field.name, edges, (), field.kind == "datetime", log))
         else:
-            kept, labels = _named(field, column, _JOINT_BARS)
-            side = Side(field.name, None, labels, False, False)
-            count = len(labels)
-        sides.append(side)
-        for rows, into in zip((real, synthetic), codes, strict=True):
-            cells = rows[:, index]
-            if field.labels is None:
-                # The last bin holds its upper end, as in a histogram.
-                places = np.searchsorted(edges, cells, side="right") - 1
-                places = np.where(cells == edges[-1], count - 1, places)
-                inside = (places >= 0) & (places < count)
-            else:
-                inside = ~np.isnan(cells)
-                places = kept[np.where(inside, cells, 0).astype(np.int64)]
-            into.append((np.where(inside, places, 0), inside, count))
+            bars, labels = _bars(field, real[:, index], _JOINT_BARS)
+            sides.append(Side(field.name, None, labels, False, False))
+            edges = np.arange(len(labels) + 1, dtype=np.float64) - 0.5
+            for rows in cells:
+                known = ~np.isnan(rows[:, index])
+                rows[known, index] = bars[rows[known, index].astype(np.int64)]
+        ends.append(edges)
     shares = []
-    for (rows, inside, a), (columns, also, b) in codes:
-        both = inside & also
-        counts = np.bincount((rows * b + columns)[both], minlength=a * b).reshape(a, b)
-        shares.append(counts / max(1, int(counts.sum())))
-    return Joint(*sides, *shares)
+    for rows in cells:
+        counts = np.histogram2d(rows[:, 0], rows[:, 1], bins=ends)[0]
+        shares.append(counts / max(1.0, float(counts.sum())))
+    return Joint(sides[0], sides[1], shares[0], shares[1])
 
 
 def distance_picture(train: _Array, heldout: _Array) -> Distances:
@@ -235,7 +229,7 @@ def outline(values: _Array, count: int) -> tuple[_Array, bool]:
     if low == high:
         margin = 0.5 * max(abs(low), 1.0)
         return np.array([low - margin, high + margin]), False
-    if low > 0 and high / low > _DECADES:
+    if low > 0 and high / low > _DECADES and np.median(values) < high / 10:
         return np.geomspace(low, high, count + 1), True
     inside = distinct[(distinct >= low) & (distinct <= high)]
     step = float(np.diff(inside).min()) if len(inside) > 1 else high - low
@@ -248,7 +242,7 @@ def outline(values: _Array, count: int) -> tuple[_Array, bool]:
     return edges, False
 
 
-def _named(field: Field, real: _Array, most: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _bars(field: Field, real: _Array, most: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """The bar of each category, and the bars' names; rare categories are one bar, the last."""
     assert field.labels is not None
     known = real[~np.isnan(real)].astype(np.int64)
@@ -262,9 +256,3 @@ def _named(field: Field, real: _Array, most: int) -> tuple[NDArray[np.int64], tu
     if len(kept) < len(counts):
         labels.append(_OTHERS.format(f"{len(counts) - len(kept):,}"))
     return bars, tuple(labels)
-
-
-def _category_shares(column: _Array, kept: Sequence[int] | NDArray[np.int64], count: int) -> _Array:
-    known = column[~np.isnan(column)].astype(np.int64)
-    bars = np.asarray(kept)[known]
-    return np.bincount(bars, minlength=count) / len(column)

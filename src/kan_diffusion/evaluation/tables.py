@@ -9,18 +9,10 @@ was trained on (without them R is halved at random, and T is the other half):
 - gaps             1 - |g_R - g_S| with the share g of gaps; and 1 - |r_R - r_S| / 2 of two columns'
 - C2ST             how often gradient-boosted trees tell rows of R from rows of S
 - usefulness       how well learners that were trained on S predict a column of R
-- α-precision      1 - 2 ∫ |P(α) - α| dα, P(α) the share of S in the ball around R's centre that
-                   holds a share α of R
-- β-recall         1 - 2 ∫ |B(β) - β| dβ, B(β) the share of R that is no farther from its nearest row
-                   of S than from its nearest one of R, that row being in the ball around S's centre
-                   that holds a share β of S
-- closest record   the share of S whose nearest row among T and R, equally many, is one of T
-- membership       how often a row of T is nearer to S than a row of R is (the area under a curve)
+- closeness        whether synthetic rows lie where real ones do, and whether they are copies:
+                   see :mod:`kan_diffusion.evaluation.closeness`
 
-Shapes, trends and gaps are those of SDMetrics. C2ST: Lopez-Paz & Oquab 2017. α-precision and
-β-recall: Alaa et al. 2022 (arXiv:2102.08921), on standardised rows rather than on a learned
-embedding. Closest record: Platzer & Reutterer 2021 (arXiv:2104.00635). Membership: the attack on
-samples alone of GAN-Leaks (Chen et al. 2020, arXiv:1909.03935).
+Shapes, trends and gaps are those of SDMetrics. C2ST: Lopez-Paz & Oquab 2017.
 
 Every number has a perfect one beside it: the same with T in the place of S, since T are real rows.
 """
@@ -36,7 +28,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
+from kan_diffusion.data.columns import Kind
 from kan_diffusion.errors import DataError
+from kan_diffusion.evaluation.closeness import closest_record, membership, precision_and_recall
 from kan_diffusion.evaluation.fields import Embedding, Field, fields_of, rows_of
 from kan_diffusion.evaluation.pictures import (
     Distances,
@@ -84,8 +78,8 @@ class Score:
         label: Its name in a table.
         value: The number.
         perfect: What real rows that the model was not trained on score.
-        margin: Half the width of the interval, around ``perfect``, that holds 95 % of what chance
-            alone makes of it; None where that is not known.
+        margin: Half the width of the interval, around ``perfect``, that holds about 95 % of what
+            chance alone makes of it; None where that is not known.
     """
 
     key: str
@@ -109,7 +103,7 @@ class ColumnScore:
     """
 
     name: str
-    kind: str
+    kind: Kind
     shape: float | None
     perfect: float | None
     gaps: tuple[float, float]
@@ -180,7 +174,7 @@ class TableScores:
         pairs: A score a pair of columns, the worst first.
         usefulness: A score for each target and learner.
         names: The judged columns, in the table's order.
-        left_out: Columns that are not judged: identifiers and constant ones.
+        left_out: Columns that are not judged: identifiers, and those with one value everywhere.
         rows: Numbers of real rows judged with, of synthetic rows, and of training rows (0 where
             they are not known).
         joints: Pictures of the pairs that are met worst.
@@ -211,7 +205,7 @@ def table_scores(
     synthetic: pd.DataFrame,
     *,
     train: pd.DataFrame | None = None,
-    kinds: Mapping[str, str] | None = None,
+    kinds: Mapping[str, Kind] | None = None,
     targets: Sequence[str] | None = None,
     generator: np.random.Generator | int,
     on_progress: Callable[[str, float], None] | None = None,
@@ -223,7 +217,8 @@ def table_scores(
         synthetic: Synthetic rows with the same columns, at least 10.
         train: The rows that the model was trained on. Without them nothing is said about copies,
             and half of ``real`` is what perfect scores come from.
-        kinds: Kinds of columns that differ from what is inferred.
+        kinds: Kinds of columns that differ from what is inferred from ``train``, or without it
+            from ``real``.
         targets: Columns that learners predict; by default three of those that are numbers or have
             2 to 20 categories: the table's last one, which is usually meant, and the two that
             depend most on another column (by correlation or Cramér's V among the real rows).
@@ -302,7 +297,7 @@ def table_scores(
         usefulness=useful,
         names=tuple(field.name for field in fields),
         left_out=left_out,
-        rows=(len(judged), len(synthetic), 0 if train is None else len(train)),
+        rows=(len(real), len(synthetic), 0 if train is None else len(train)),
         joints=joints,
         distances=distances,
     )
@@ -362,7 +357,9 @@ def _shape(field: Field, real: _Array, other: _Array) -> float | None:
         return 0.0
     if field.labels is None:
         return 1.0 - float(ks_2samp(real, other, method="asymp").statistic)
-    shares = [np.bincount(codes.astype(int), minlength=len(field.labels)) for codes in (real, other)]
+    shares = [
+        np.bincount(codes.astype(int), minlength=len(field.labels)) for codes in (real, other)
+    ]
     return _similarity(shares[0] / len(real), shares[1] / len(other))
 
 
@@ -424,9 +421,7 @@ def _correlations(rows: _Array) -> _Array:
     return pd.DataFrame(rows).corr().to_numpy()
 
 
-def _codes(
-    fields: Sequence[Field], sides: _Sides
-) -> tuple[list[NDArray[np.int64]], list[int]]:
+def _codes(fields: Sequence[Field], sides: _Sides) -> tuple[list[NDArray[np.int64]], list[int]]:
     """All columns as bins or categories, a gap being one more, and how many each column has."""
     codes = [np.empty(side.shape, np.int64) for side in vars(sides).values()]
     counts = []
@@ -640,62 +635,15 @@ def _auc(learner: object, rows: _Array, answers: _Array, tests: _Array, truth: _
     return float(np.average(areas, weights=counts))
 
 
-# --- distances --------------------------------------------------------------------------------
-
-
-def _nearest(rows: _Array, others: _Array, itself: bool = False) -> tuple[NDArray[np.int64], _Array]:
-    """The nearest one of ``others`` to each row, and its distance.
-
-    Args:
-        rows: Shape (n, d).
-        others: Shape (m, d).
-        itself: Whether ``others`` are the rows, of which none is its own nearest.
-    """
-    places, distances = np.empty(len(rows), np.int64), np.empty(len(rows))
-    norms = (others**2).sum(axis=1)
-    step = max(1, 20_000_000 // len(others))
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        squares = (part**2).sum(axis=1)[:, None] + norms - 2 * part @ others.T
-        if itself:
-            squares[np.arange(len(part)), np.arange(start, start + len(part))] = np.inf
-        nearest = squares.argmin(axis=1)
-        places[start : start + step] = nearest
-        # Differences of close rows, exact to the last digits: copies are at distance 0.
-        distances[start : start + step] = np.linalg.norm(part - others[nearest], axis=1)
-    return places, distances
+# --- privacy ----------------------------------------------------------------------------------
 
 
 def _precision_and_recall(real: _Array, synthetic: _Array, reference: _Array) -> list[Score]:
-    _, among = _nearest(real, real, itself=True)
-    found = []
-    for other in (synthetic, reference):
-        inside = _quantiles(real, other)
-        nearest, distance = _nearest(real, other)
-        reached = np.where(distance <= among, _quantiles(other, other)[nearest], np.inf)
-        found.append((_agreement(inside), _agreement(reached)))
-    (precision, recall), perfect = found
+    values, perfect = (precision_and_recall(real, other) for other in (synthetic, reference))
     return [
-        Score("precision", "α-precision", precision, perfect[0]),
-        Score("recall", "β-recall", recall, perfect[1]),
+        Score("precision", "α-precision", values[0], perfect[0]),
+        Score("recall", "β-recall", values[1], perfect[1]),
     ]
-
-
-def _quantiles(rows: _Array, others: _Array) -> _Array:
-    """The share of ``rows`` that is nearer to their centre than each of the others is, (m,)."""
-    centre = rows.mean(axis=0)
-    radii = np.sort(np.linalg.norm(rows - centre, axis=1))
-    far = np.linalg.norm(others - centre, axis=1)
-    # The middle of what is nearer and what is as near.
-    sides = [np.searchsorted(radii, far, side=side) for side in ("left", "right")]
-    return (sides[0] + sides[1]) / (2 * len(rows))
-
-
-def _agreement(levels: _Array) -> float:
-    """1 - 2 ∫ |F(a) - a| da over (0, 1), with F(a) the share of levels up to a."""
-    grid = np.linspace(0.0, 1.0, 1_001)
-    share = np.searchsorted(np.sort(levels), grid, side="right") / len(levels)
-    return 1.0 - 2.0 * float(np.trapezoid(np.abs(share - grid), grid))
 
 
 def _privacy(
@@ -712,32 +660,15 @@ def _privacy(
     )
     size = min(len(train), len(heldout), _MOST_JUDGED)
     own, fresh = (embedding(_thinned(rows, size, generator)) for rows in (train, heldout))
-    rows = embedding(_thinned(synthetic, 2 * _MOST_JUDGED, generator))
-    (to_own, own_distance), (to_fresh, fresh_distance) = _nearest(rows, own), _nearest(rows, fresh)
-    nearer = np.sign(fresh_distance - own_distance)
-    closest = float((1 + nearer).mean()) / 2
-    # Were the halves drawn anew from the same rows, the share would vary with how many synthetic
-    # rows have one and the same record as their nearest.
-    weights = np.zeros(2 * size)
-    np.add.at(weights, to_own, (1 + nearer) / (2 * len(rows)))
-    np.add.at(weights, size + to_fresh, (1 - nearer) / (2 * len(rows)))
-    spread = np.sqrt(((weights - weights.mean()) ** 2).sum() * size / (2 * (2 * size - 1)))
-    members, strangers = (_nearest(real, rows)[1] for real in (own, fresh))
-    attack = _advantage(members, strangers)
-    by_chance = np.sqrt((2 * size + 1) / (12 * size**2))
+    points = embedding(_thinned(synthetic, 2 * _MOST_JUDGED, generator))
+    closest, distances = closest_record(points, own, fresh)
+    attack = membership(points, own, fresh)
     scores = [
-        Score("closest", "closest record", closest, 0.5, _SURE * float(spread)),
-        Score("attack", "membership", attack, 0.5, _SURE * float(by_chance)),
+        Score("closest", "closest record", closest.value, 0.5, closest.margin),
+        Score("attack", "membership", attack.value, 0.5, attack.margin),
         Score("copies", "identical rows", copies, chance),
     ]
-    return scores, distance_picture(own_distance, fresh_distance)
-
-
-def _advantage(members: _Array, strangers: _Array) -> float:
-    """How often a member is nearer than a stranger is, ties counting half: the area under ROC."""
-    ordered = np.sort(strangers)
-    below, upto = (np.searchsorted(ordered, members, side=side) for side in ("left", "right"))
-    return 1.0 - float((below + upto).mean()) / (2 * len(strangers))
+    return scores, distance_picture(*distances.T)
 
 
 def _digests(rows: _Array) -> list[int]:

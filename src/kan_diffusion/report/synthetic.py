@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from kan_diffusion.evaluation.pictures import Bars
@@ -72,7 +71,9 @@ def say_scores(scores: TableScores) -> list[str]:
     assert c2st.margin is not None
     told = f"Trees tell synthetic rows from real ones in {100 * c2st.value:.0f} % of cases"
     seen = c2st.value - c2st.perfect > c2st.margin
-    said.append(f"{told}; {'a guess is right in 50 %' if seen else 'that is no more than a guess'}.")
+    said.append(
+        f"{told}; {'a guess is right in 50 %' if seen else 'that is no more than a guess'}."
+    )
     if "usefulness" in scores:
         useful = scores["usefulness"]
         said.append(
@@ -159,7 +160,9 @@ def _score_table(scores: TableScores) -> Table:
 def _explanation(scores: TableScores, used: str) -> str:
     real, synthetic, train = scores.rows
     text = f"{used} " if used else ""
-    text += f"{real:,} real rows are compared with {synthetic:,} synthetic ones, equally many a side"
+    text += (
+        f"{real:,} real rows are compared with {synthetic:,} synthetic ones, equally many a side"
+    )
     text += f"; the model was trained on {train:,}." if train else "."
     text += (
         " Perfect: the same number for real rows in the place of the synthetic ones, from "
@@ -170,7 +173,7 @@ def _explanation(scores: TableScores, used: str) -> str:
         names = ", ".join(shortened(name) for name in scores.left_out[:5])
         more = len(scores.left_out) - 5
         names += f" and {more:,} more" if more > 0 else ""
-        text += f" Not judged, since constant or identifiers: {names}."
+        text += f" Not judged, since they identify rows or have one value everywhere: {names}."
     return text
 
 
@@ -215,14 +218,14 @@ def _caption(column: ColumnScore) -> str:
     if any(column.gaps):
         text += f" Gaps: {_percent(column.gaps[0])} real, {_percent(column.gaps[1])} synthetic."
     picture = column.picture
-    if picture is not None and not isinstance(picture, Bars) and any(picture.beyond):
+    if picture is not None and not isinstance(picture, Bars) and max(picture.beyond) >= 0.0005:
         real, synthetic = map(_percent, picture.beyond)
         text += f" Outside the picture: {real} real, {synthetic} synthetic."
     return text
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _column_table(columns: Sequence[ColumnScore]) -> Table:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from kan_diffusion.evaluation.pictures import Bars, Distances, Histogram, Joint, Picture, Side
@@ -31,9 +31,12 @@ _LARGEST = 1e6
 
 
 def shortened(text: str, most: int = _LONGEST_TITLE) -> str:
-    """A text of at most ``most`` letters on one line, with an ellipsis where it is longer."""
+    """A text of at most ``most`` letters on one line: a longer one loses its middle."""
     text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+    ending = (most - 1) // 2
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 1 - ending].rstrip()}…{text[-ending:].lstrip()}"
 
 
 @report_style()
@@ -59,7 +62,7 @@ def column_figure(name: str, picture: Picture) -> Figure:
     else:
         axes = figure.subplots()
         _draw_histogram(axes, picture)
-    axes.set_title(shortened(name))
+    figure.suptitle(shortened(name), x=0.02, ha="left", fontsize=10.5, fontweight="bold")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
@@ -70,7 +73,12 @@ def _draw_histogram(axes: Axes, picture: Histogram) -> None:
     spread = 100 * _by_chance(picture.real, picture.numbers)
     axes.stairs(real, edges, fill=True, color=REAL, alpha=_FILLED, label="real")
     axes.stairs(
-        real + spread, edges, baseline=np.maximum(real - spread, 0), fill=True, color=REAL, alpha=0.35
+        real + spread,
+        edges,
+        baseline=np.maximum(real - spread, 0),
+        fill=True,
+        color=REAL,
+        alpha=0.35,
     )
     axes.stairs(synthetic, edges, color=SYNTHETIC, linewidth=1.6, label="synthetic")
     axes.set_ylabel("share of values (%)")
@@ -95,6 +103,8 @@ def _value_axis(axes: Axes, which: str, date: bool, log: bool, edges: _Array) ->
         return "date"
     if log:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+        axis.set_major_locator(LogLocator(numticks=6))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axis.set_minor_locator(NullLocator())
         return "value (log axis)"
     axis.set_major_locator(MaxNLocator(5))
@@ -117,7 +127,7 @@ def _draw_apart(axes: Axes, picture: Histogram) -> None:
     """Draws the shares of cells that are no number of the histogram."""
     names = [name for name, _, _ in picture.apart]
     for shift, side, colour in ((-0.2, 1, REAL), (0.2, 2, SYNTHETIC)):
-        heights = [100 * float(entry[side]) for entry in picture.apart]  # type: ignore[arg-type]
+        heights = [100 * float(entry[side]) for entry in picture.apart]
         axes.bar(
             np.arange(len(names)) + shift, heights, 0.4, color=colour,
             alpha=_FILLED if colour == REAL else 1.0,
@@ -148,13 +158,11 @@ def _draw_bars(axes: Axes, picture: Bars) -> None:
 def _by_chance(shares: _Array, numbers: tuple[int, int]) -> _Array:
     """Half the width of what holds 95 % of the differences of two samples' shares."""
     each = sum(1 / max(number, 1) for number in numbers)
-    return _SURE * np.sqrt(shares * (1 - shares) * each)
+    return np.sqrt(_SURE**2 * each * shares * (1 - shares))
 
 
 @report_style()
-def dependence_figure(
-    names: Sequence[str], pairs: Sequence[PairScore], what: str
-) -> Figure:
+def dependence_figure(names: Sequence[str], pairs: Sequence[PairScore], what: str) -> Figure:
     """Draws how strongly columns depend on each other, as a square of colours.
 
     Args:
@@ -196,7 +204,9 @@ def joint_figure(joint: Joint) -> Figure:
     for axes, shares, title in zip(
         panels, (joint.real, joint.synthetic), ("real", "synthetic"), strict=True
     ):
-        drawn = axes.pcolormesh(across, down, 100 * shares, cmap="cividis", vmin=0, vmax=top)
+        drawn = axes.pcolormesh(
+            across, down, 100 * shares, cmap="cividis", vmin=0, vmax=top, rasterized=True
+        )
         axes.set_title(title)
         axes.grid(visible=False)
         axes.set_xlabel(shortened(joint.second.name, 24))
@@ -211,7 +221,7 @@ def joint_figure(joint: Joint) -> Figure:
 
 def _ends(side: Side) -> _Array:
     if side.edges is None:
-        return np.arange(len(side.labels) + 1) - 0.5
+        return np.arange(len(side.labels) + 1, dtype=np.float64) - 0.5
     return _drawn(side.edges, side.date)
 
 
