@@ -288,7 +288,10 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         for number, whole in enumerate(filled):
             part = drawn.iloc[number * len(gaps) : (number + 1) * len(gaps)]
             for place, name in enumerate(frame.columns):
-                if gaps[name].isna().any():
+                if gaps[name].isna().all() and len(gaps) == len(whole):
+                    # What holds nothing may be of any dtype.
+                    whole.isetitem(place, part[name].array)
+                elif gaps[name].isna().any():
                     column = whole[name].copy()
                     column.iloc[rows] = part[name].array
                     whole.isetitem(place, column.array)

@@ -305,13 +305,14 @@ class Dataset:
 
 
 def data_from_name(
-    name: str, kinds: Mapping[str, Kind] | None = None, **options: float
+    name: str, kinds: Mapping[str, Kind] | None = None, *, pinned: bool = True, **options: float
 ) -> DataConfig:
     """Makes the configuration of a toy or a table by its name, or of a file by its path.
 
     Args:
         name: What the user wrote.
         kinds: Kinds of a file's columns that shall not be found from what is in them.
+        pinned: Whether a file is read, to pin its content.
         **options: Settings of :class:`ToyData`, :class:`TableData` or :class:`FileData`.
 
     Raises:
@@ -327,7 +328,7 @@ def data_from_name(
     if Path(name).suffix or Path(name).exists() or "/" in name:
         with valid_settings("data"):
             file = FileData(path=Path(name), kinds=tuple((kinds or {}).items()), **options)
-        return file.pinned()
+        return file.pinned() if pinned else file
     raise unknown_name("data set (neither toy, table nor file)", name, [*TOYS, *TABLES])
 
 

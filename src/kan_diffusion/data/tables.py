@@ -140,10 +140,18 @@ class FrameFile:
         return self.take(np.union1d(drawn, np.array(shown, dtype=drawn.dtype)))
 
     def named_like(self, columns: Sequence[str]) -> Self:
-        """The same table under names of others, if as many, where it or they have none."""
-        own = are_names(self.columns) and are_names(columns)
-        if own or len(self.columns) != len(columns):
+        """The same table under the names of a model's columns, where it or they have none.
+
+        Raises:
+            DataError: There are more or fewer.
+        """
+        if are_names(self.columns) and are_names(columns):
             return self
+        if len(self.columns) != len(columns):
+            raise DataError(
+                f"'{self.path}' has {len(self.columns)} columns and the model was trained on "
+                f"{len(columns)} ({', '.join(columns)}); give a file with the same columns"
+            )
         names = tuple(columns)
         return replace(self, columns=names, source=self.frame.set_axis(list(names), axis=1))
 

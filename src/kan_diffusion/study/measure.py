@@ -18,6 +18,7 @@ from kan_diffusion.data.datasets import (
     fresh_dataset,
     load_dataset,
 )
+from kan_diffusion.data.tables import read_frame
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
@@ -222,12 +223,12 @@ def _dataset_to_judge_with(
     config: TrialConfig, pipeline: PointDiffusionPipeline, data: str | None
 ) -> Dataset:
     own = config.data
-    other = own if data is None else data_from_name(data)
+    other = own if data is None else data_from_name(data, pinned=False)
     same = data is None
     if isinstance(other, ToyData) and isinstance(own, ToyData):
         same = other.toy == own.toy
     elif isinstance(other, FileData) and isinstance(own, FileData):
-        same = same or other.sha256 == (own.sha256 or own.pinned().sha256)
+        same = same or read_frame(other.path).sha256 == (own.sha256 or own.pinned().sha256)
     elif isinstance(other, TableData) and isinstance(own, TableData):
         same = other.table == own.table
     if same:
