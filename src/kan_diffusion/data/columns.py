@@ -118,7 +118,8 @@ class Lattice(Settings):
             origin = max(low // unit * unit, limits[0])
         if counts[-1] < _SHARING:
             last = min(-(-high // unit) * unit, limits[1])
-        step = _step(whole, values.dtype.kind)
+        ticks = values.dtype.kind in "mM" and calendar is None
+        step = _step(whole, np.datetime_data(values.dtype)[0] if ticks else None)
         origin = low - (low - origin) // step * step
         return lattice.model_copy(
             update={"origin": origin, "step": step, "last": (last - origin) // step}
@@ -352,7 +353,7 @@ class Column(Settings):
         else:
             cells = np.empty(shape, dtype=np.float32)
         if generator is not None and len(rows) < num and self.width:
-            other = np.flatnonzero(zero) if partial else np.setdiff1d(np.arange(num), rows)
+            other = np.flatnonzero(zero if partial else zero | missing)
             cells[other] = generator.standard_normal((len(other), self.width), dtype=np.float32)
         if self.width and self.is_discrete:
             count = len(self.categories)
@@ -449,7 +450,7 @@ class Column(Settings):
 
     def _places(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The places of values among the categories; of a number between two levels, the lower."""
-        if not self.is_discrete and values.dtype.kind in "iuf":
+        if not self.is_discrete and self.storage.values is None and values.dtype.kind in "iuf":
             last = len(self.categories) - 1
             return np.clip(np.searchsorted(self._known, values, "right") - 1, 0, last)
         places = pd.Index(self._known).get_indexer(pd.Index(values))
