@@ -52,7 +52,8 @@ def inside(figure):
 def test_the_page_says_everything_worst_first(loose, tmp_path):
     page = Read(write_table_page(loose, tmp_path / "tables.html", "people").read_text())
     headline = page.tables["Scores"]
-    assert [line[0] for line in headline[1:]] == [score.label for score in loose.scores]
+    for line, score in zip(headline[1:], loose.scores, strict=True):
+        assert line[0].startswith(score.label)
     assert [line[1] for line in headline[1:]] == [score_texts(score)[0] for score in loose.scores]
     columns = [line[0] for line in page.tables["All columns"][1:]]
     assert columns == [column.name for column in loose.columns]
