@@ -124,6 +124,15 @@ def test_many_columns_are_folded_and_stay_readable(tmp_path):
     inside(column_figure(names[0], scores.columns[0].picture))
 
 
+@pytest.mark.parametrize("count", [4, 9])
+def test_a_handful_of_rows_makes_a_page(count, tmp_path):
+    train, real = people(count, 1), people(count, 2)
+    page = write_table_page(
+        table_scores(real, train, train=train, generator=0), tmp_path / "tables.html", "few"
+    )
+    assert Read(page.read_text()).empty == []
+
+
 def test_hostile_names_stay_text(tmp_path):
     name = "</script><img src=x onerror=alert(1)> $x^2$"
     frame = pd.DataFrame({name: np.arange(60.0) ** 2, "<b>": ["<i>", "</td>", "&amp;"] * 20})

@@ -99,7 +99,7 @@ def _value_axis(
     """Sets the scale and ticks of an axis of values, and gives its label."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     if date:
-        locator = AutoDateLocator(minticks=3, maxticks=ticks + 1)
+        locator = AutoDateLocator(minticks=2, maxticks=ticks + 2)
         axis.axis_date()
         axis.set_major_locator(locator)
         axis.set_major_formatter(ConciseDateFormatter(locator))
