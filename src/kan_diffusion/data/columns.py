@@ -33,8 +33,7 @@ from kan_diffusion.data.storage import Scalar, Storage, Values
 from kan_diffusion.data.transforms import (
     Transform,
     category_codes,
-    category_coordinates,
-    category_width,
+    codebook,
     fit_levels,
     fit_numbers,
 )
@@ -264,7 +263,7 @@ class Column(Settings):
         """Number of coordinates of a value."""
         if self.kind in ("constant", "identifier"):
             return 0
-        return category_width(len(self.categories)) if self.is_discrete else 1
+        return codebook(len(self.categories)).shape[1] if self.is_discrete else 1
 
     @cached_property
     def _known(self) -> np.ndarray:
@@ -356,9 +355,8 @@ class Column(Settings):
             other = np.flatnonzero(zero if partial else zero | missing)
             cells[other] = generator.standard_normal((len(other), self.width), dtype=np.float32)
         if self.width and self.is_discrete:
-            count = len(self.categories)
-            rank = np.argsort(self._ranks)
-            cells[rows] = category_coordinates(rank[self._places(values[rows], rows)], count)
+            book = codebook(len(self.categories))[np.argsort(self._ranks)]
+            cells[rows] = book[self._places(values[rows], rows)]
         elif self.transform is not None:
             z = self.transform.forward(self._numbers(values[rows], rows, generator))
             cells[rows, 0] = z

@@ -27,7 +27,7 @@ the nearest known category.
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Self
 
 import numpy as np
@@ -45,8 +45,7 @@ __all__ = [
     "Spline",
     "Transform",
     "category_codes",
-    "category_coordinates",
-    "category_width",
+    "codebook",
     "fit_levels",
     "fit_numbers",
 ]
@@ -377,22 +376,19 @@ def _growth(expected: np.ndarray, away: np.ndarray) -> float:
     return low
 
 
-def category_width(count: int) -> int:
-    """Number of coordinates of a column with so many categories."""
-    return max(1, math.ceil(math.log2(count)))
-
-
-def category_coordinates(codes: np.ndarray, count: int) -> np.ndarray:
-    """Coordinates of categories.
+@cache
+def codebook(count: int) -> np.ndarray:
+    """The coordinates of each category: the one place that says how categories are encoded.
 
     Args:
-        codes: Shape (n,), ranks by frequency from 0 to count - 1.
-        count: Number of categories.
+        count: Number of categories K.
 
     Returns:
-        Shape (n, width), each -1 or +1, float32.
+        Shape (K, width), each -1 or +1 with rows that differ, float32: row r is the category that
+        is the r-th most frequent.
     """
-    bits = (codes[:, None] >> np.arange(category_width(count))) & 1
+    width = max(1, math.ceil(math.log2(count)))
+    bits = (np.arange(count)[:, None] >> np.arange(width)) & 1
     return (2 * bits - 1).astype(np.float32)
 
 
@@ -406,11 +402,15 @@ def category_codes(coordinates: np.ndarray, count: int) -> np.ndarray:
     Returns:
         Shape (n,), int64, ranks from 0 to count - 1.
     """
-    codes = ((coordinates > 0) << np.arange(coordinates.shape[1])).sum(axis=1)
-    known = category_coordinates(np.arange(count), count).T
-    unknown = np.flatnonzero(codes >= count)
+    book = codebook(count)
+    powers = 1 << np.arange(book.shape[1])
+    # Rows whose signs are a category's need no search; most that a model draws are such.
+    place = np.full(1 << len(powers), -1)
+    place[(book > 0) @ powers] = np.arange(count)
+    codes = place[(coordinates > 0) @ powers]
+    unknown = np.flatnonzero(codes < 0)
     size = max(1, _NEAREST_AT_ONCE // count)
     for start in range(0, len(unknown), size):
         rows = unknown[start : start + size]
-        codes[rows] = np.argmax(coordinates[rows] @ known, axis=1)  # all have one length
+        codes[rows] = np.argmax(coordinates[rows] @ book.T, axis=1)  # all rows have one length
     return codes
