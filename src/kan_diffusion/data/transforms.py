@@ -58,6 +58,7 @@ _WIDEST_GAP = 0.5  # between knots of levels, in normal scores
 _MOST_CURVATURE = 4.0
 _NEAR_BOUND = 3.0  # in normal scores
 _HALVINGS = 20
+_FARTHEST = 8.0  # normal score of a row
 _NEAREST = 1e-12  # width of an interval in that of the next one
 _MOST_BEND = 1.5
 _MILD_SKEWNESS, _MILD_KURTOSIS, _MILD_RANGE, _MILD_BOUND = 0.5, 1.0, 6.0, 3.0
@@ -334,8 +335,8 @@ def _curvature(
     """Curvature of an upper tail, at which dx/dz grows by its share each unit of z.
 
     It is the mean of two: that of the body's outer tenth, and the one with which the tail's rows
-    lie as far out as their normal scores say. Where no growth is seen, or a bound is near, the
-    tail approaches the bound.
+    lie as far out as their normal scores say, and more where a row would be beyond a score of 8.
+    Where no growth is seen, or a bound is near, the tail approaches the bound.
 
     Args:
         x: Knots, the outermost first.
@@ -356,7 +357,12 @@ def _curvature(
     found = (max(growth, 0.0) + _growth(np.maximum(scores - z[0], 0), away)) / 2
     if bound is not None and (found <= 0 or room < _NEAR_BOUND):
         return -1 / max(room, 1e-9)
-    return float(f"{min(max(found, 0.0), _MOST_CURVATURE):.2g}")
+    found = min(found, _MOST_CURVATURE)
+    if len(away) and away.max() > _FARTHEST - z[0]:
+        found = max(found, 0.1)
+        while math.log1p(found * away.max()) / found > _FARTHEST - z[0]:
+            found *= 1.2
+    return float(f"{found:.3g}")
 
 
 def _growth(expected: np.ndarray, away: np.ndarray) -> float:
