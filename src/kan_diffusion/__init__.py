@@ -13,6 +13,7 @@ from kan_diffusion._version import __version__
 from kan_diffusion.registration import offer
 
 if TYPE_CHECKING:
+    from kan_diffusion.data.codec import TableCodec as TableCodec
     from kan_diffusion.data.datasets import FileData as FileData
     from kan_diffusion.data.datasets import TableData as TableData
     from kan_diffusion.data.datasets import ToyData as ToyData
@@ -54,10 +55,12 @@ if TYPE_CHECKING:
     from kan_diffusion.study.run import run_study as run_study
     from kan_diffusion.symbolic.explain import ExplainOptions as ExplainOptions
     from kan_diffusion.symbolic.explain import explain_run as explain_run
+    from kan_diffusion.table_pipeline import TableDiffusionPipeline as TableDiffusionPipeline
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
 
 _NAMES = {
+    "data.codec": ["TableCodec"],
     "data.datasets": ["FileData", "TableData", "ToyData", "load_dataset"],
     "data.densities": ["GaussianMixture"],
     "data.toys": ["TOYS", "make_toy"],
@@ -77,6 +80,7 @@ _NAMES = {
     "report.gather": ["report_contents"],
     "report.study": ["write_report"],
     "sampling": ["SCHEDULERS", "PointDiffusionPipeline", "make_scheduler"],
+    "table_pipeline": ["TableDiffusionPipeline"],
     "study.config": ["StudyConfig", "read_preset", "read_study"],
     "study.results": ["compare", "decide", "read_results", "say"],
     "study.run": ["run_study"],
@@ -98,4 +102,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-offer("diffusers", "PointDiffusionPipeline", lambda: __getattr__("PointDiffusionPipeline"))
+offer("diffusers", ("PointDiffusionPipeline", "TableDiffusionPipeline"), __getattr__)

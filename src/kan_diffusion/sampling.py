@@ -209,6 +209,11 @@ class PointDiffusionPipeline(DiffusionPipeline):
         columns: Names of the coordinates.
         flow: Whether the denoiser was trained for flow matching; as the scheduler is when None.
 
+    Attributes:
+        standardizer: The map between the data's units and standardised ones.
+        columns: Names of the coordinates.
+        flow: Whether the denoiser was trained for flow matching.
+
     Raises:
         KanDiffusionError: Mean, scale or columns are not d finite numbers or names, a scale is not
             positive.
@@ -228,26 +233,47 @@ class PointDiffusionPipeline(DiffusionPipeline):
         flow: bool | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(denoiser=denoiser, scheduler=scheduler)
-        self.set_progress_bar_config(disable=True)  # points are drawn in seconds
         dim = denoiser.data_dim
-        self.standardizer = Standardizer(
+        standardizer = Standardizer(
             tuple(float(value) for value in (mean if mean is not None else [0.0] * dim)),
             tuple(float(value) for value in (scale if scale is not None else [1.0] * dim)),
         )
         names = list(columns) if columns is not None else [f"x{i}" for i in range(dim)]
-        distinct = {name for name in names if isinstance(name, str)}
-        if not self.standardizer.dim == len(names) == len(distinct) == dim:
+        self._setup(
+            denoiser,
+            scheduler,
+            standardizer,
+            names,
+            isinstance(scheduler, _FLOW) if flow is None else flow,
+        )
+        self.register_to_config(
+            mean=list(standardizer.mean),
+            scale=list(standardizer.scale),
+            columns=names,
+            flow=self.flow,
+        )
+
+    def _setup(
+        self,
+        denoiser: Denoiser,
+        scheduler: SchedulerMixin,
+        standardizer: Standardizer,
+        columns: Sequence[str],
+        flow: bool,
+    ) -> None:
+        """Takes the parts, and what a class keeps in its own words in the configuration."""
+        self.register_modules(denoiser=denoiser, scheduler=scheduler)
+        self.set_progress_bar_config(disable=True)  # points are drawn in seconds
+        self.standardizer = standardizer
+        self.columns = tuple(columns)
+        self.flow = flow
+        dim = denoiser.data_dim
+        distinct = {name for name in columns if isinstance(name, str)}
+        if not standardizer.dim == len(columns) == len(distinct) == dim:
             raise KanDiffusionError(
                 f"a denoiser of {dim} coordinates needs as many numbers of mean and scale and "
-                f"distinct names of columns, not {self.standardizer.dim} and {len(distinct)}"
+                f"distinct names of columns, not {standardizer.dim} and {len(distinct)}"
             )
-        self.register_to_config(
-            mean=list(self.standardizer.mean),
-            scale=list(self.standardizer.scale),
-            columns=names,
-            flow=isinstance(scheduler, _FLOW) if flow is None else flow,
-        )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
@@ -300,8 +326,9 @@ class PointDiffusionPipeline(DiffusionPipeline):
             pipeline: The pipeline to copy; its denoiser and scheduler are shared.
             **kwargs: Arguments of the class that differ.
         """
-        config = {key: pipeline.config[key] for key in ("mean", "scale", "columns", "flow")}
-        return cls(**{**pipeline.components, **config, **kwargs})
+        accepted = inspect.signature(cls.__init__).parameters
+        config = {key: value for key, value in pipeline.config.items() if key in accepted}
+        return cls(**{**config, **pipeline.components, **kwargs})
 
     @torch.no_grad()
     def __call__(
@@ -424,8 +451,8 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 f"{num_steps:,} steps are more than the process has timesteps; take at most "
                 f"{timesteps:,}"
             )
-        if isinstance(self.scheduler, _FLOW) != self.config.flow:
-            wanted = "flow matching" if self.config.flow else "diffusion"
+        if isinstance(self.scheduler, _FLOW) != self.flow:
+            wanted = "flow matching" if self.flow else "diffusion"
             raise KanDiffusionError(
                 f"the denoiser was trained for {wanted} and {type(self.scheduler).__name__} is not "
                 f"a sampler of that; make one with make_scheduler"

@@ -413,7 +413,7 @@ def sample(
     while out is None and path.exists() and not overwrite:
         count += 1
         path = run / f"samples-{count}.csv"
-    columns = list(pipeline.config.columns)
+    columns = list(pipeline.columns)
     write_frame(path, pd.DataFrame(points.cpu().double().numpy(), columns=columns))
     typer.echo(f"{num:,} points: {path}")
 

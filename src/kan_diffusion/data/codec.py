@@ -14,7 +14,7 @@ may come back a step off.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
@@ -30,7 +30,7 @@ from kan_diffusion.errors import DataError, valid_settings
 from kan_diffusion.limits import MOST_COLUMNS, MOST_VALUES
 from kan_diffusion.settings import Settings
 
-__all__ = ["Block", "TableCodec"]
+__all__ = ["Block", "TableCodec", "require_frame"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class TableCodec(Settings):
             DataError: The frame is empty, names are double or no text, a dtype cannot be carried, a
                 column mixes types or has infinite values, or a kind does not fit its column.
         """
-        _require_frame(frame)
+        require_frame(frame)
         given = {str(name): kind for name, kind in (kinds or {}).items()}
         names = [str(name) for name in frame.columns]
         for name in given:
@@ -106,6 +106,19 @@ class TableCodec(Settings):
                 logger.info("column '%s' has rare categories, merged into '%s'", name, OTHER)
             columns.append(column)
         return cls(columns=tuple(columns))
+
+    def column(self, name: object) -> Column:
+        """The column of a name.
+
+        Raises:
+            DataError: There is none.
+        """
+        for column in self.columns:
+            if str(column.name) == str(name):
+                return column
+        raise DataError(
+            f"there is no column '{name}'; {_some([str(column.name) for column in self.columns])}"
+        )
 
     @property
     def dim(self) -> int:
@@ -162,10 +175,15 @@ class TableCodec(Settings):
             DataError: Columns are missing or new, or a cell is not what its column held: the
                 message names the column and the row, counted from 1.
         """
-        self._require_columns(frame, partial=False)
-        return self._coordinates(frame, generator, partial=False)
+        self.require_columns(frame)
+        return self._coordinates(frame, generator, set())
 
-    def observe(self, frame: pd.DataFrame, generator: np.random.Generator | None = None) -> Tensor:
+    def observe(
+        self,
+        frame: pd.DataFrame,
+        generator: np.random.Generator | None = None,
+        gaps: Collection[object] = (),
+    ) -> Tensor:
         """Coordinates of what is known of rows: NaN where a cell is missing or a column absent.
 
         A cell that is missing is told to have a value, which is what filling gaps asks for.
@@ -173,6 +191,7 @@ class TableCodec(Settings):
         Args:
             frame: Shape (n, columns): some of the columns trained on, in any order.
             generator: As in :meth:`encode`.
+            gaps: Names of columns whose missing cells are known to be missing.
 
         Returns:
             Shape (n, d), float32.
@@ -180,12 +199,13 @@ class TableCodec(Settings):
         Raises:
             DataError: Columns are new, or a cell is not what its column held.
         """
-        self._require_columns(frame, partial=True)
-        return self._coordinates(frame, generator, partial=True)
+        self.require_columns(frame, some=True)
+        return self._coordinates(frame, generator, set(self._names()) - set(map(str, gaps)))
 
     def _coordinates(
-        self, frame: pd.DataFrame, generator: np.random.Generator | None, partial: bool
+        self, frame: pd.DataFrame, generator: np.random.Generator | None, open: set[str]
     ) -> Tensor:
+        """Coordinates (n, d); in the columns ``open`` missing cells may have a value."""
         rows = np.full((len(frame), self.dim), np.nan, dtype=np.float32)
         places = {str(name): place for place, name in enumerate(frame.columns)}
         start = 0
@@ -194,6 +214,7 @@ class TableCodec(Settings):
             stop = middle + column.width
             place = places.get(str(column.name))
             if place is not None:
+                partial = str(column.name) in open
                 states, cells = column.encode(frame.iloc[:, place], generator, partial)
                 rows[:, start:middle], rows[:, middle:stop] = states, cells
             start = stop
@@ -245,12 +266,22 @@ class TableCodec(Settings):
         Raises:
             DataError: As :meth:`encode`.
         """
-        self._require_columns(frame, partial=False)
+        self.require_columns(frame)
         places = {str(name): place for place, name in enumerate(frame.columns)}
         total = np.zeros(len(frame))
         for column in self.columns:
             total += column.log_scale(frame.iloc[:, places[str(column.name)]])
         return total
+
+    def _names(self) -> list[str]:
+        return [str(column.name) for column in self.columns]
+
+    def _starts(self) -> Iterator[tuple[Column, int]]:
+        """The columns, each with its first coordinate."""
+        start = 0
+        for column in self.columns:
+            yield column, start
+            start += len(column.states) + column.width
 
     def describe(self) -> pd.DataFrame:
         """A row a column: name, kind, dtype, gaps (share), values, coordinates (number of)."""
@@ -270,16 +301,60 @@ class TableCodec(Settings):
         with valid_settings("codec"):
             return cls.model_validate(content)
 
-    def _require_columns(self, frame: pd.DataFrame, partial: bool) -> None:
-        """Refuses a frame with other columns."""
-        _require_frame(frame)
-        known = [str(column.name) for column in self.columns]
+    def place(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
+        """Coordinates of rows, each number in the middle of its step, and which are continuous.
+
+        Args:
+            frame: Shape (n, columns), as for :meth:`encode`.
+
+        Returns:
+            Coordinates and, as booleans, which of them are a number's and no category's, state's
+            or missing cell's; both with shape (n, d).
+
+        Raises:
+            DataError: As :meth:`encode`.
+        """
+        rows = self.encode(frame)
+        numbers = torch.zeros(rows.shape, dtype=torch.bool)
+        for block in self.blocks:
+            if block.role == "value" and not block.discrete:
+                numbers[:, block.start : block.stop] = True
+        for column, start in self._starts():
+            states = rows[:, start : start + len(column.states)]
+            value = slice(start + len(column.states), start + len(column.states) + column.width)
+            numbers[:, value] &= (states < 0).all(dim=1, keepdim=True)
+        return rows, numbers
+
+    def require_content(self) -> None:
+        """Refuses a table of which nothing is learned.
+
+        Raises:
+            DataError: All columns are constant or identifiers.
+        """
+        if not self.dim:
+            raise DataError(
+                "there is nothing to learn: every column is constant or identifies rows; give a "
+                "column that varies"
+            )
+
+    def require_columns(self, frame: pd.DataFrame, some: bool = False) -> None:
+        """Refuses a frame with other columns than those trained on.
+
+        Args:
+            frame: The frame.
+            some: Whether it may have some of them alone.
+
+        Raises:
+            DataError: A column is missing or new.
+        """
+        require_frame(frame)
+        known = self._names()
         given = [str(name) for name in frame.columns]
         for name in given:
             if name not in known:
                 raise DataError(f"column '{name}' is new; leave it out ({_some(known)})")
         for name in known:
-            if name not in given and not partial:
+            if name not in given and not some:
                 raise DataError(f"column '{name}' of the rows trained on is missing; add it")
 
 
@@ -289,7 +364,15 @@ def _some(names: list[str]) -> str:
     return f"columns: {listed}{', ...' if len(names) > 10 else ''}"
 
 
-def _require_frame(frame: pd.DataFrame) -> None:
+def require_frame(frame: pd.DataFrame) -> None:
+    """Refuses what is no table.
+
+    Args:
+        frame: Shape (n, columns).
+
+    Raises:
+        DataError: It is no frame, is empty or too large, or two columns have one name.
+    """
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"a table is a pandas DataFrame, got {type(frame).__name__}")
     if len(frame) == 0 or frame.shape[1] == 0:

@@ -15,6 +15,7 @@ least five rows share them and rounded outwards otherwise, never across zero.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from decimal import Decimal
@@ -41,6 +42,8 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 
 __all__ = ["KINDS", "OTHER", "Column", "Kind", "Lattice"]
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal[
     "continuous",
@@ -115,7 +118,8 @@ class Lattice(Settings):
             origin = max(low // unit * unit, limits[0])
         if counts[-1] < _SHARING:
             last = min(-(-high // unit) * unit, limits[1])
-        step = _step(whole, values.dtype.kind)
+        ticks = values.dtype.kind in "mM" and calendar is None
+        step = _step(whole, np.datetime_data(values.dtype)[0] if ticks else None)
         origin = low - (low - origin) // step * step
         return lattice.model_copy(
             update={"origin": origin, "step": step, "last": (last - origin) // step}
@@ -349,7 +353,7 @@ class Column(Settings):
         else:
             cells = np.empty(shape, dtype=np.float32)
         if generator is not None and len(rows) < num and self.width:
-            other = np.flatnonzero(zero) if partial else np.setdiff1d(np.arange(num), rows)
+            other = np.flatnonzero(zero if partial else zero | missing)
             cells[other] = generator.standard_normal((len(other), self.width), dtype=np.float32)
         if self.width and self.is_discrete:
             count = len(self.categories)
@@ -597,6 +601,7 @@ class Column(Settings):
             within = np.arange(len(x)) - np.repeat(first, each)
             spread = x + (within + 0.5) / np.repeat(each, each)
             transform = fit_numbers(spread, 0.0, lattice.last + 1.0, where)
+            _warn_of_lost_steps(self.name, self.storage.unit, lattice, transform, x)
             return parts | {"lattice": lattice, "transform": transform}
         low, high = float(distinct[0]), float(distinct[-1])
         closed = (bool(counts[0] >= _SHARING), bool(counts[-1] >= _SHARING))
@@ -623,6 +628,27 @@ def _outward(bound: float, span: float, rounding: Callable[[Decimal], int]) -> f
     exponent = math.floor(math.log10(span)) - 1
     shifted = Decimal(bound).scaleb(-exponent)
     return float(Decimal(rounding(shifted)).scaleb(exponent))
+
+
+def _warn_of_lost_steps(
+    name: object, unit: str | None, lattice: Lattice, transform: Transform, k: np.ndarray
+) -> None:
+    """Says so where steps are too fine over the column's range for float32."""
+    if lattice.last < 2**20:
+        return
+    back = transform.inverse(transform.forward(k + 0.5).astype(np.float32).astype(np.float64))
+    lost = float(np.abs(back - k - 0.5).max())
+    if lost > 1:
+        step = lattice.step / lattice.per
+        logger.warning(
+            "column '%s' has steps of %g%s, and over its range float32, in which networks "
+            "compute, is off by up to %.1g; if that matters split it into a coarse and a fine "
+            "column",
+            name,
+            step,
+            "" if unit is None else f" {unit}",
+            lost * step,
+        )
 
 
 def _share(cells: np.ndarray) -> float:

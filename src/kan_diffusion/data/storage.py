@@ -336,8 +336,8 @@ def read(column: pd.Series, name: object) -> Values:
             return _EMPTY["text"](len(codes)), missing
         return values[np.maximum(codes, 0)], missing
     if isinstance(dtype, pd.StringDtype):
-        values = np.array(column.to_numpy(dtype=object), dtype=object)
-        values[missing] = ""
+        codes, texts = pd.factorize(column)  # much faster than a text for each cell
+        values = np.append(texts.to_numpy(dtype=object), "")[codes]
     elif isinstance(dtype, pd.ArrowDtype):
         values = _from_arrow(column, _holds(dtype, name))
     elif isinstance(dtype, np.dtype) and dtype.kind == "O":
@@ -470,7 +470,8 @@ def _from_arrow(column: pd.Series, holds: Holds) -> np.ndarray:
 
     array = pa.chunked_array(pa.array(column.array, from_pandas=True))
     if holds == "text":
-        return array.fill_null("").to_numpy().astype(object)
+        codes, texts = pd.factorize(column)
+        return np.append(texts.to_numpy(dtype=object), "")[codes]
     if holds in ("moment", "span"):
         if pa.types.is_date(array.type):
             array = array.cast(pa.timestamp("s"))

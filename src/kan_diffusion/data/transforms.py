@@ -12,7 +12,7 @@ arXiv:1906.04032),
 
 which is monotone, has a continuous derivative for any positive slopes and is inverted by a
 quadratic. A slope is the geometric mean of the two secants, each to the power of the other
-interval's share.
+interval's share of the height.
 
 Beyond the last knots x moves away from the knot by s (exp(c t) - 1) / c, where t is the distance in
 z and s = dx/dz there: linear tails for curvature c = 0, exponential ones (c > 0, heavy columns) and
@@ -52,9 +52,15 @@ __all__ = [
 ]
 
 _MOST_KNOTS = 33
-_TAIL_ROWS = 5  # rows beyond the last knot: none of them can be read off the knots
+_TAIL_ROWS = 10  # rows beyond the last knot, unless they are a tenth of all
+_ROWS_BETWEEN = 10  # two knots, where there are a hundred rows
+_TAIL_BODY = 1.28  # normal score of the outer tenth
 _WIDEST_GAP = 0.5  # between knots of levels, in normal scores
-_MOST_CURVATURE = 20.0
+_MOST_CURVATURE = 4.0
+_NEAR_BOUND = 3.0  # in normal scores
+_HALVINGS = 20
+_NEAREST = 1e-12  # width of an interval in that of the next one
+_MOST_BEND = 1.5
 _MILD_SKEWNESS, _MILD_KURTOSIS, _MILD_RANGE, _MILD_BOUND = 0.5, 1.0, 6.0, 3.0
 _NEAREST_AT_ONCE = 1 << 24
 
@@ -108,7 +114,7 @@ class Spline(Settings):
         if len(self.x) != len(self.z):
             raise DataError(f"{len(self.x)} knots need as many scores, got {len(self.z)}")
         x, z = np.array(self.x), np.array(self.z)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", divide="ignore"):
             secants = np.diff(z) / np.diff(x)
         if not (np.isfinite(secants) & (secants > 0) & (np.diff(x) > 0)).all():
             raise DataError("knots and scores must increase; fit the codec anew")
@@ -118,62 +124,60 @@ class Spline(Settings):
     def _pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Knots, scores, and the slope dz/dx at each knot."""
         x, z = np.array(self.x), np.array(self.z)
-        width, secant = np.diff(x), np.log(np.diff(z)) - np.log(np.diff(x))
-        # The share of the other interval; an eighth, for their sum may be too large a number.
-        share = (width[1:] / 8) / (width[1:] / 8 + width[:-1] / 8)
-        inner = share * secant[:-1] + (1 - share) * secant[1:]
-        return x, z, np.exp(np.concatenate([secant[:1], inner, secant[-1:]]))
+        return x, z, _slopes(x, z)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """From numbers of shape (n,) to about N(0, 1), in float64."""
-        return self._evaluate(x)[0]
+        knots, scores, slopes = self._pieces
+        place, _, a, b = self._within(x, knots)
+        xi = np.clip((x - knots[place]) / np.diff(knots)[place], 0, 1)
+        mixed = xi * (1 - xi)
+        rise = (xi * xi + a * mixed) / (1 + (a + b - 2) * mixed)
+        z = scores[place] + np.diff(scores)[place] * rise
+        for beyond, sign, end, curvature in self._tails(x, knots):
+            away = np.abs(x[beyond] - knots[end]) * slopes[end]
+            if curvature:
+                away = np.log1p(_growth_within_bound(curvature * away)) / curvature
+            z[beyond] = scores[end] + sign * away
+        return z
 
     def log_slope(self, x: np.ndarray) -> np.ndarray:
         """The logarithm of dz/dx at numbers of shape (n,)."""
-        return self._evaluate(x)[1]
-
-    def _evaluate(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        knots, scores, slopes = self._pieces
-        place = np.clip(np.searchsorted(knots, x, "right") - 1, 0, len(knots) - 2)
-        width, height = np.diff(knots)[place], np.diff(scores)[place]
-        secant = height / width
-        a, b = slopes[place] / secant, slopes[place + 1] / secant
-        xi = np.clip((x - knots[place]) / width, 0, 1)
+        knots, _, slopes = self._pieces
+        place, secant, a, b = self._within(x, knots)
+        xi = np.clip((x - knots[place]) / np.diff(knots)[place], 0, 1)
         mixed = xi * (1 - xi)
-        bottom = 1 + (a + b - 2) * mixed
-        z = scores[place] + height * (xi * xi + a * mixed) / bottom
         top = b * xi * xi + 2 * mixed + a * (1 - xi) ** 2
-        log_slope = np.log(secant) + np.log(top) - 2 * np.log(bottom)
-        for beyond, sign, end, curvature in self._tails(x, knots):
-            if beyond.any():
-                with np.errstate(over="ignore"):
-                    away = np.abs(x[beyond] - knots[end]) * slopes[end]
-                # What is past a bound is far away, and no further.
-                growth = np.maximum(curvature * away, -1 + 1e-12)
-                z[beyond] = scores[end] + sign * (
-                    np.log1p(growth) / curvature if curvature else away
-                )
-                log_slope[beyond] = np.log(slopes[end]) - np.log1p(growth)
-        return z, log_slope
+        slope = np.log(secant) + np.log(top) - 2 * np.log1p((a + b - 2) * mixed)
+        for beyond, _, end, curvature in self._tails(x, knots):
+            away = np.abs(x[beyond] - knots[end]) * slopes[end]
+            slope[beyond] = np.log(slopes[end]) - np.log1p(_growth_within_bound(curvature * away))
+        return slope
 
     def inverse(self, z: np.ndarray) -> np.ndarray:
         """From z of shape (n,) to numbers; those too large for float64 are infinite."""
         knots, scores, slopes = self._pieces
-        place = np.clip(np.searchsorted(scores, z, "right") - 1, 0, len(knots) - 2)
-        width, height = np.diff(knots)[place], np.diff(scores)[place]
-        secant = height / width
-        a, b = slopes[place] / secant, slopes[place + 1] / secant
-        y = np.clip((z - scores[place]) / height, 0, 1)
+        place, _, a, b = self._within(z, scores)
+        y = np.clip((z - scores[place]) / np.diff(scores)[place], 0, 1)
         linear = a - y * (a + b - 2)
         root = np.sqrt(linear**2 + 4 * (1 - linear) * y)
-        x = knots[place] + width * np.clip(2 * y / (linear + root), 0, 1)
-        for beyond, sign, end, curvature in self._tails(z, scores):
-            if beyond.any():
-                with np.errstate(over="ignore"):
-                    away = np.abs(z[beyond] - scores[end])
-                    away = np.expm1(curvature * away) / curvature if curvature else away
-                    x[beyond] = knots[end] + sign * away / slopes[end]
+        x = knots[place] + np.diff(knots)[place] * np.clip(2 * y / (linear + root), 0, 1)
+        with np.errstate(over="ignore"):
+            for beyond, sign, end, curvature in self._tails(z, scores):
+                away = np.abs(z[beyond] - scores[end])
+                if curvature:
+                    away = np.expm1(curvature * away) / curvature
+                x[beyond] = knots[end] + sign * away / slopes[end]
         return x
+
+    def _within(
+        self, values: np.ndarray, ends: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The interval of each value, its secant, and in units of that the slopes at its ends."""
+        knots, scores, slopes = self._pieces
+        place = np.clip(np.searchsorted(ends, values, "right") - 1, 0, len(ends) - 2)
+        secants = np.diff(scores) / np.diff(knots)
+        return place, secants[place], (slopes[:-1] / secants)[place], (slopes[1:] / secants)[place]
 
     def _tails(
         self, values: np.ndarray, ends: np.ndarray
@@ -183,6 +187,22 @@ class Spline(Settings):
             (values < ends[0], -1, 0, self.lower),
             (values > ends[-1], 1, -1, self.upper),
         )
+
+
+def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """The slope dz/dx at each knot; at the ends as far from the secant as at the other end."""
+    height, secant = np.diff(z), np.log(np.diff(z)) - np.log(np.diff(x))
+    share = height[1:] / (height[1:] + height[:-1])
+    inner = share * secant[:-1] + (1 - share) * secant[1:]
+    if not len(inner):
+        return np.exp(np.repeat(secant, 2))
+    ends = secant[[0, -1]] + np.clip(secant[[0, -1]] - inner[[0, -1]], -_MOST_BEND, _MOST_BEND)
+    return np.exp(np.concatenate([ends[:1], inner, ends[1:]]))
+
+
+def _growth_within_bound(growth: np.ndarray) -> np.ndarray:
+    """What is past a bound is far away, and no further."""
+    return np.maximum(growth, -1 + 1e-12)
 
 
 Transform = Linear | Spline
@@ -211,27 +231,17 @@ def fit_numbers(
     if _is_mild(linear, values, low, high):
         return linear
     ordered = np.sort(values)
-    count = len(ordered)
-    outside = min(0.1, _TAIL_ROWS / count)
-    knots = int(np.clip(count // _TAIL_ROWS, 4, _MOST_KNOTS))
-    z = np.linspace(ndtri(outside), -ndtri(outside), knots)
+    z = _scores(len(ordered))
     x, z = _distinct(_rounded(np.quantile(ordered, ndtr(z), method="hazen")), z)
     inside = (x > (-np.inf if low is None else low)) & (x < (np.inf if high is None else high))
     x, z = x[inside], z[inside]
     if len(x) < 2:
         return linear
-    spline = Spline(x=tuple(x.tolist()), z=tuple(z.tolist()))
-    slopes = spline._pieces[2]
-    scores = ndtri((np.arange(count) + 0.5) / count)
+    scores = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
     below, above = ordered < x[0], ordered > x[-1]
-    return spline.model_copy(
-        update={
-            "lower": _curvature(x[0] - ordered[below], z[0] - scores[below], slopes[0], x[0], low),
-            "upper": _curvature(
-                ordered[above] - x[-1], scores[above] - z[-1], slopes[-1], x[-1], high
-            ),
-        }
-    )
+    lower = _curvature(-x, -z, -ordered[below], -scores[below], None if low is None else -low)
+    upper = _curvature(x[::-1], z[::-1], ordered[above], scores[above], high)
+    return Spline(x=tuple(x.tolist()), z=tuple(z.tolist()), lower=lower, upper=upper)
 
 
 def fit_levels(frequencies: np.ndarray) -> Transform:
@@ -279,57 +289,92 @@ def _is_mild(linear: Linear, values: np.ndarray, low: float | None, high: float 
     )
 
 
+def _scores(count: int) -> np.ndarray:
+    """Normal scores of the knots of so many rows: even, and some rows between any two."""
+    end = -ndtri(min(0.1, _TAIL_ROWS / count))
+    z = np.linspace(-end, end, _MOST_KNOTS)
+    rows = count * ndtr(z[: _MOST_KNOTS // 2])
+    apart = max(3, min(_ROWS_BETWEEN, count // 10))
+    kept = [0]
+    for place in range(1, len(rows)):
+        if min(rows[place] - rows[kept[-1]], count / 2 - rows[place]) >= apart:
+            kept.append(place)
+    return np.concatenate([z[kept], [0.0], -z[kept][::-1]])
+
+
 def _distinct(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One knot for each x, at the mean of its scores, and no two of about the same score."""
+    """One knot for each x, at the mean of its scores, none too near for the numbers of float64."""
     unique, place, counts = np.unique(x, return_inverse=True, return_counts=True)
     scores = np.bincount(place, z) / counts
-    kept = np.concatenate([[True], np.diff(scores) > 1e-9])
-    return unique[kept], scores[kept]
+    while len(unique) > 2:
+        width = np.diff(unique)
+        beside = np.maximum(np.append(width[1:], 0), np.insert(width[:-1], 0, 0))
+        near = (width < _NEAREST * beside) | (np.diff(scores) < 1e-9)
+        if not near.any():
+            break
+        gone = max(1, int(np.argmax(near)))  # the right one, so that the first stays
+        unique, scores = np.delete(unique, gone), np.delete(scores, gone)
+    return unique, scores
 
 
 def _rounded(x: np.ndarray) -> np.ndarray:
-    """Knots to about a fiftieth of their distance, so that they are no cells of anybody's."""
+    """Knots, inwards to about a fiftieth of their distance, so that they are nobody's cells."""
     gaps = np.diff(x)
     near = np.minimum(np.append(gaps, np.inf), np.insert(gaps, 0, np.inf))
-    rounded = x.copy()
-    some = (near > 1e-12 * np.abs(x)) & (near > 1e-300)
+    some = (near > 1e-12 * np.abs(x)) & (near > 1e-304)
     unit = 10.0 ** np.floor(np.log10(near[some] / 50))
-    rounded[some] = np.round(x[some] / unit) * unit
+    lower = np.arange(len(x))[some] < len(x) / 2
+    rounded = x.copy()
+    rounded[some] = np.where(lower, np.ceil(x[some] / unit), np.floor(x[some] / unit)) * unit
     return rounded
 
 
 def _curvature(
-    away: np.ndarray, score: np.ndarray, slope: float, knot: float, bound: float | None
+    x: np.ndarray, z: np.ndarray, rows: np.ndarray, scores: np.ndarray, bound: float | None
 ) -> float:
-    """Curvature of a tail: that of its bound, or the one with which its rows lie as normal ones.
+    """Curvature of an upper tail, at which dx/dz grows by its share each unit of z.
+
+    It is the mean of two: that of the body's outer tenth, and the one with which the tail's rows
+    lie as far out as their normal scores say. Where no growth is seen, or a bound is near, the
+    tail approaches the bound.
 
     Args:
-        away: Distances of the tail's rows from its knot, shape (m,).
-        score: Distances of their normal scores from the knot's.
-        slope: dz/dx at the knot.
-        knot: The knot.
-        bound: What a tail of curvature 0 would cross.
+        x: Knots, the outermost first.
+        z: Their scores.
+        rows: Values beyond the outermost knot.
+        scores: Their normal scores.
+        bound: What they may not reach; None if there is nothing.
     """
-    found = 0.0
-    reached = np.maximum(score, 0)
+    slope = 1 / _slopes(x[::-1], z[::-1])[-1]
+    room = np.inf if bound is None else (bound - x[0]) / slope
+    inner = max(1, min(len(z) - 2, int((z > min(_TAIL_BODY, z[0])).sum())))
+    growth = 0.0
+    if len(z) > 2:
+        before = (x[inner] - x[inner + 1]) / (z[inner] - z[inner + 1])
+        growth = math.log(slope / before) / (z[0] - (z[inner] + z[inner + 1]) / 2)
     with np.errstate(over="ignore"):
-        wanted = float(
-            np.minimum(away * slope, LARGEST / max(1, len(away))).mean() if len(away) else 0
-        )
-    if len(away) and wanted > reached.mean() > 0:
-        from scipy.optimize import brentq
+        away = np.minimum((rows - x[0]) / slope, LARGEST / max(1, len(rows)))
+    found = (max(growth, 0.0) + _growth(np.maximum(scores - z[0], 0), away)) / 2
+    if bound is not None and (found <= 0 or room < _NEAR_BOUND):
+        return -1 / max(room, 1e-9)
+    return float(f"{min(max(found, 0.0), _MOST_CURVATURE):.2g}")
 
-        def excess(curvature: float) -> float:
-            return math.log(float(np.expm1(curvature * reached).mean()) / curvature / wanted)
 
-        most = min(_MOST_CURVATURE, 600 / float(reached.max()))
-        if excess(most) <= 0:
-            found = most
-        elif excess(1e-6) < 0:
-            found = float(brentq(excess, 1e-6, most))
-    if found == 0 and bound is not None:
-        return -1 / (slope * abs(knot - bound))
-    return float(f"{found:.2g}")
+def _growth(expected: np.ndarray, away: np.ndarray) -> float:
+    """The c with which (exp(c t) - 1) / c is on average what is found, 0 where it would be less.
+
+    Args:
+        expected: Distances t of rows from a knot by their normal scores, shape (m,).
+        away: Distances found, in units of dx/dz at the knot.
+    """
+    if not len(away) or away.mean() <= expected.mean() or not expected.any():
+        return 0.0
+    low, high = 0.0, _MOST_CURVATURE
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        larger = (np.expm1(middle * expected) / middle).mean() < away.mean()
+        low, high = (middle, high) if larger else (low, middle)
+    return low
 
 
 def category_width(count: int) -> int:
