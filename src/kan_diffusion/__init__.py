@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from kan_diffusion.evaluation.denoising import measure_denoising as measure_denoising
     from kan_diffusion.evaluation.metrics import SAMPLE_METRICS as SAMPLE_METRICS
     from kan_diffusion.evaluation.metrics import Metric as Metric
+    from kan_diffusion.evaluation.tables import TableScores as TableScores
+    from kan_diffusion.evaluation.tables import table_scores as table_scores
     from kan_diffusion.kan.linear import KANLinear as KANLinear
     from kan_diffusion.kan.network import KAN as KAN
     from kan_diffusion.likelihood import log_likelihood as log_likelihood
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from kan_diffusion.processes import get_process as get_process
     from kan_diffusion.report.gather import report_contents as report_contents
     from kan_diffusion.report.study import write_report as write_report
+    from kan_diffusion.report.synthetic import write_table_page as write_table_page
     from kan_diffusion.sampling import SCHEDULERS as SCHEDULERS
     from kan_diffusion.sampling import PointDiffusionPipeline as PointDiffusionPipeline
     from kan_diffusion.sampling import make_scheduler as make_scheduler
@@ -73,11 +76,13 @@ _NAMES = {
     "estimator": ["DiffusionEstimator"],
     "evaluation.denoising": ["draw_noised_points", "measure_denoising"],
     "evaluation.metrics": ["SAMPLE_METRICS", "Metric"],
+    "evaluation.tables": ["TableScores", "table_scores"],
     "kan.linear": ["KANLinear"],
     "kan.network": ["KAN"],
     "likelihood": ["log_likelihood"],
     "processes": ["PROCESSES", "Process", "get_process"],
     "report.gather": ["report_contents"],
+    "report.synthetic": ["write_table_page"],
     "report.study": ["write_report"],
     "sampling": ["SCHEDULERS", "PointDiffusionPipeline", "make_scheduler"],
     "table_pipeline": ["TableDiffusionPipeline"],

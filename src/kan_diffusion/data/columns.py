@@ -450,7 +450,7 @@ class Column(Settings):
 
     def _places(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The places of values among the categories; of a number between two levels, the lower."""
-        if not self.is_discrete and values.dtype.kind in "iuf":
+        if not self.is_discrete and self.storage.values is None and values.dtype.kind in "iuf":
             last = len(self.categories) - 1
             return np.clip(np.searchsorted(self._known, values, "right") - 1, 0, last)
         places = pd.Index(self._known).get_indexer(pd.Index(values))
