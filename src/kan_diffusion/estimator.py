@@ -44,7 +44,6 @@ Rows = pd.DataFrame | NDArray[np.generic]
 RandomState = int | np.random.RandomState | None
 
 _SETTINGS = "estimator.json"
-_MOST_HELD_OUT = 5000
 _MOST_CLASSES = 20
 _ARRAY_DTYPES = ("float64", "float32", "int64", "int32", "bool")
 
@@ -239,12 +238,15 @@ class DiffusionEstimator(BaseEstimator):
         """
         from kan_diffusion.data.codec import TableCodec
         from kan_diffusion.denoisers import get_family
+        from kan_diffusion.devices import one_thread
+        from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
         from kan_diffusion.processes import get_process
         from kan_diffusion.progress import show_training
         from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
         from kan_diffusion.sampling import make_scheduler
         from kan_diffusion.table_pipeline import TableDiffusionPipeline
         from kan_diffusion.training import TrainingConfig, train
+        from kan_diffusion.training.defaults import suggested
 
         frame = self._frame(X, reset=True)
         self.array_dtype_ = None if isinstance(X, pd.DataFrame) else _array_dtype(X)
@@ -255,31 +257,32 @@ class DiffusionEstimator(BaseEstimator):
             frame = self._with_y(frame, y)
             if _is_label(frame[self.y_name_]):
                 kinds.setdefault(str(self.y_name_), "categorical")
-        family = get_family(self.family, importing=True)
+        get_family(self.family, importing=True)
         process = get_process(self.process)
         seed = self._seed()
         codec = TableCodec.fit(frame, kinds, merge_below=self.merge_below)
         codec.require_content()
         rows = codec.encode(frame, numpy_generator("encoding", seed))
-        num_heldout = min(len(rows) // 10, _MOST_HELD_OUT)
+        suits = suggested(len(rows), codec.dim, self.family, self.params)
         order = numpy_generator("split", seed).permutation(len(rows))
-        heldout, train_rows = rows[order[:num_heldout]], rows[order[num_heldout:]]
-        params = 2300 if self.params is None else self.params
+        heldout, train_rows = rows[order].tensor_split([suits.heldout_rows])
         denoiser = self._denoiser(
-            codec, params, process.num_timesteps, torch_generator("parameters", seed)
+            codec, suits.params, process.num_timesteps, torch_generator("parameters", seed)
         )
         self.n_parameters_ = denoiser.num_trainable
-        rate = self.learning_rate
         with valid_settings("settings"):
             config = TrainingConfig(
-                steps=4000 if self.steps is None else self.steps,
-                batch_size=1024 if self.batch_size is None else self.batch_size,
-                learning_rate=family.learning_rate if rate is None else rate,
+                steps=suits.steps if self.steps is None else self.steps,
+                batch_size=suits.batch_size if self.batch_size is None else self.batch_size,
+                learning_rate=(
+                    suits.learning_rate if self.learning_rate is None else self.learning_rate
+                ),
+                patience=suits.patience,
                 max_seconds=self.max_seconds,
             )
         title = f"{self.family}, {self.n_parameters_:,} parameters"
         shown = show_training(title, config.steps) if self.verbose else nullcontext()
-        with shown as bar:
+        with shown as bar, one_thread():
             result = train(
                 denoiser,
                 process,
@@ -295,6 +298,13 @@ class DiffusionEstimator(BaseEstimator):
         self.pipeline_ = TableDiffusionPipeline(
             denoiser, make_scheduler(None, process.scheduler()), codec, process
         )
+        if len(heldout):
+            num_drawn = min(len(heldout), TOLD_APART_ROWS)
+            drawn = self.pipeline_(num_drawn, generator=torch_generator("doubt", seed)).samples
+            random = numpy_generator("doubt", seed)
+            doubt = training_doubt(result, config, self.n_parameters_, drawn, heldout, random)
+            if doubt is not None:
+                logger.warning(doubt)
         return self
 
     @property

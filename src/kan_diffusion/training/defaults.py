@@ -51,7 +51,9 @@ class Suggestion:
     heldout_rows: int
 
 
-def suggested(num_rows: int, dim: int, family: str = "kan", params: int | None = None) -> Suggestion:
+def suggested(
+    num_rows: int, dim: int, family: str = "kan", params: int | None = None
+) -> Suggestion:
     """Suggests settings for a table.
 
     Args:

@@ -313,6 +313,11 @@ class TrainingRun:
                     self._look(heldout)
             self.paused = self.step
 
+    def conclude(self, heldout: Callable[[int], Batch] | None) -> None:
+        """At the end: looks at the held-out loss, where the clock left no time for it."""
+        if heldout is not None and self.step > self.paused:
+            self._look(heldout)
+
     @property
     def _num_looked(self) -> int:
         """Batches of a look, settled with the number of steps."""
