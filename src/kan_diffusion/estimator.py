@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kan_diffusion.denoisers import Denoiser
     from kan_diffusion.denoisers.family import Setting
     from kan_diffusion.training import ProgressCallback
+    from kan_diffusion.training.defaults import Suggestion
 
 __all__ = ["DiffusionEstimator"]
 
@@ -60,7 +61,8 @@ class DiffusionEstimator(BaseEstimator):
             ``"package.module:NAME"`` for one of your own.
         params: Number of trainable parameters at most; the family's nearest size below it is taken.
             Where the table has so many columns that even the smallest is larger, that one is taken,
-            and a warning is logged. As many as suit the table when None.
+            and a warning is logged. As many as suit the table when None: 300 times the root of
+            its number of encoded values, 500,000 at most.
         process: Noising process, a name of ``PROCESSES`` such as ``"cosine"`` or ``"flow"``.
         steps: Optimiser steps at most; as suits the table when None.
         batch_size: Rows a step, drawn with replacement; as suits the table when None.
@@ -69,7 +71,7 @@ class DiffusionEstimator(BaseEstimator):
         columns: Kinds of columns that shall not be as inferred, by name:
             ``{"age": "integer", "zip code": "categorical"}``. Of an array, by number.
         merge_below: Categories of fewer rows are merged into one, "other"; 0 for none.
-        depth: Number of hidden layers; the family's own when None.
+        depth: Number of hidden layers; as suits the family and the table when None.
         settings: Settings of the denoiser that differ from the family's.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         random_state: A whole number, a NumPy ``RandomState`` or None, as scikit-learn has it.
@@ -79,7 +81,8 @@ class DiffusionEstimator(BaseEstimator):
     Attributes:
         pipeline_: The trained :class:`~kan_diffusion.TableDiffusionPipeline`.
         codec_: Its :class:`~kan_diffusion.data.codec.TableCodec`, which knows the kinds of columns.
-        loss_curve_: Training loss of every step, with shape (steps,).
+        loss_curve_: Training loss of every step taken, with shape (k,): training stops when the
+            held-out loss has long not improved.
         heldout_curve_: Step and loss on held-out rows, with shape (looks, 2).
         n_parameters_: Number of trainable parameters of its denoiser.
         n_features_in_: Number of columns seen in ``fit``.
@@ -182,10 +185,12 @@ class DiffusionEstimator(BaseEstimator):
         return int(check_random_state(given).randint(2**31 - 1))
 
     def _denoiser(
-        self, codec: TableCodec, params: int, num_timesteps: int, generator: torch.Generator
+        self, codec: TableCodec, suits: Suggestion, num_timesteps: int, generator: torch.Generator
     ) -> Denoiser:
         """The family's largest denoiser within the budget, or its smallest with a warning."""
         from kan_diffusion.denoisers import build_denoiser, get_family
+
+        depth = suits.depth if self.depth is None else self.depth
 
         def build(
             dim: int, blocks: tuple[int, ...], hidden: tuple[int, ...] | None = None
@@ -194,9 +199,9 @@ class DiffusionEstimator(BaseEstimator):
                 self.family,
                 dim,
                 num_train_timesteps=num_timesteps,
-                params=params if hidden is None else None,
+                params=suits.params if hidden is None else None,
                 hidden=hidden,
-                depth=self.depth,
+                depth=depth,
                 blocks=blocks,
                 settings=self.settings,
                 generator=generator,
@@ -209,8 +214,8 @@ class DiffusionEstimator(BaseEstimator):
         except BudgetError as error:
             build(1, (1,))  # or it is too small for every table
             logger.warning("%s; the smallest is taken", error)
-            depth = self.depth or get_family(self.family).depth
-            return build(codec.dim, blocks, (1,) * depth)
+            ones = (1,) * (depth or get_family(self.family).depth)
+            return build(codec.dim, blocks, ones)
 
     def fit(
         self,
@@ -267,7 +272,7 @@ class DiffusionEstimator(BaseEstimator):
         order = numpy_generator("split", seed).permutation(len(rows))
         heldout, train_rows = rows[order].tensor_split([suits.heldout_rows])
         denoiser = self._denoiser(
-            codec, suits.params, process.num_timesteps, torch_generator("parameters", seed)
+            codec, suits, process.num_timesteps, torch_generator("parameters", seed)
         )
         self.n_parameters_ = denoiser.num_trainable
         with valid_settings("settings"):
