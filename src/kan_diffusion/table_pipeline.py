@@ -45,7 +45,8 @@ EXACT_DIMENSIONS = 16
 """Free coordinates up to which the divergence is exact; beyond, it is estimated."""
 
 _PROBES = 16
-_MOST_AT_ONCE = 2**18
+_AT_ONCE = 2**13  # rows that fit a cache
+_MOST_TRIED = 2**18
 _FEWEST_DRAWN = 4096
 _MOST_DRAWN_FOR_ONE = 64
 _NEAR = 0.5  # coordinates of about N(0, 1)
@@ -169,7 +170,9 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
     ) -> pd.DataFrame:
         """Rows with the cells that are told, one each; in some columns they are told to be gaps."""
         observed = self.codec.observe(told, random, gaps) if len(told.columns) else None
-        rows = self(len(told), steps, observed=observed, generator=generator).samples
+        rows = self(
+            len(told), steps, observed=observed, generator=generator, batch_size=_AT_ONCE
+        ).samples
         frame = self.codec.decode(rows.cpu(), random)
         for name in told.columns:
             if name not in gaps:
@@ -193,7 +196,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         while len(waiting) and drawn < most:
             # As many tries for each row as one that passes has taken so far.
             tries = 4 if not drawn else min(math.ceil(1.2 * drawn / max(passed, 1)), 4096)
-            tries = max(1, min(tries, -(-most // len(waiting)), _MOST_AT_ONCE // len(waiting)))
+            tries = max(1, min(tries, -(-most // len(waiting)), _MOST_TRIED // len(waiting)))
             rows = np.repeat(waiting, tries)
             part = told.iloc[rows].reset_index(drop=True)
             frame = self._given(part, gaps, steps, generator, random)
