@@ -7,12 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import logsumexp
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
-from helpers import refused
-from kan_diffusion import FAMILIES, DiffusionEstimator, PointDiffusionPipeline
+from helpers import refused, seeded
+from kan_diffusion import FAMILIES, DiffusionEstimator
+from kan_diffusion.data.densities import GaussianMixture
+from kan_diffusion.errors import KanDiffusionError, RunFolderError
+from kan_diffusion.table_pipeline import TableDiffusionPipeline
 
 QUICK = {"params": 2300, "steps": 3, "batch_size": 16, "device": "cpu", "random_state": 0}
 
@@ -137,6 +144,208 @@ def test_random_state_decides_everything() -> None:
     assert not np.array_equal(outcome(shared)[0], outcome(shared)[0])
 
 
+def _people(num: int = 600) -> pd.DataFrame:
+    """A mixed table: the older the richer, students are poor, and the rich do not say so."""
+    generator = np.random.default_rng(5)
+    age = generator.integers(18, 80, num)
+    job = np.where(age < 26, "student", generator.choice(["baker", "clerk, senior"], num))
+    income = np.exp(7 + age / 40 + 0.3 * generator.normal(size=num)) * (job != "student")
+    frame = pd.DataFrame(
+        {
+            "id": [f"p-{row:05d}" for row in range(num)],
+            "age": age,
+            "job": pd.Categorical(job),
+            "income": np.round(income, 2),
+            "children": pd.array(generator.poisson(age / 40), dtype="Int64"),
+            "since": pd.Timestamp("2020-01-01") + pd.to_timedelta(age, unit="D"),
+            "member": pd.array(age > 40, dtype="boolean"),
+            "planet": "Earth",
+        }
+    )
+    gaps = generator.random(num) < np.where(frame["income"] > 3000, 0.6, 0.05)
+    frame.loc[gaps, "income"] = np.nan
+    frame.loc[generator.random(num) < 0.1, "children"] = pd.NA
+    return frame
+
+
+@pytest.fixture(scope="module")
+def people() -> DiffusionEstimator:
+    settings = {"params": 12_000, "steps": 1500, "batch_size": 256, "learning_rate": 5e-3}
+    model = DiffusionEstimator("mlp", **settings, device="cpu", random_state=0)
+    return model.fit(_people())
+
+
+def test_a_frame_comes_out_as_it_went_in(people: DiffusionEstimator) -> None:
+    real, drawn = _people(), people.sample(2000)
+    assert isinstance(drawn, pd.DataFrame)
+    assert drawn.dtypes.equals(real.dtypes)
+    assert drawn["id"].is_unique
+    assert (drawn["planet"] == "Earth").all()
+    assert set(drawn["job"].unique()) == set(real["job"].unique())
+    for name in ("age", "children", "since", "income"):
+        assert drawn[name].min() >= real[name].min()
+    assert drawn["income"].isna().mean() == pytest.approx(real["income"].isna().mean(), abs=0.08)
+    # What is missing, and what goes together, is learned.
+    old, young = drawn["age"] > 60, drawn["age"] < 26
+    assert drawn.loc[old, "income"].isna().mean() > 2 * drawn.loc[young, "income"].isna().mean()
+    assert (drawn.loc[young, "job"] == "student").mean() > 0.8
+    assert (drawn["member"] == (drawn["age"] > 40)).mean() > 0.9
+    rounded = drawn["income"].dropna()
+    np.testing.assert_allclose(rounded, rounded.round(2))
+
+
+def test_conditions_hold_and_the_rest_follows(people: DiffusionEstimator) -> None:
+    rows = people.sample(300, conditions={"job": "student", "age": (18, 22)})
+    assert (rows["job"] == "student").all()
+    assert rows["age"].between(18, 22).all()
+    assert rows["income"].dropna().median() < 200
+    rows = people.sample(200, conditions={"income": None, "member": True})
+    assert rows["income"].isna().all()
+    assert rows["member"].all()
+    rows = people.sample(200, conditions={"job": ["baker", "student"], "children": (2, None)})
+    assert set(rows["job"]) <= {"baker", "student"}
+    assert (rows["children"] >= 2).all()
+    like = pd.DataFrame({"age": [20, 70, 71], "job": ["student", None, "baker"]})
+    rows = people.sample(like=like)
+    assert rows["age"].tolist() == [20, 70, 71]
+    assert rows["job"].tolist()[::2] == ["student", "baker"]
+    assert rows.dtypes.equals(_people().dtypes)
+
+
+def test_conditions_that_nothing_comes_near_are_extrapolation(
+    people: DiffusionEstimator, caplog: pytest.LogCaptureFixture
+) -> None:
+    early = pd.Timestamp("2019-01-01"), pd.Timestamp("2019-02-01")
+    rows = people.sample(20, conditions={"job": ["student", "baker"], "since": early})
+    assert rows["job"].isin(["student", "baker"]).all()
+    assert rows["since"].between(*early).all()
+    assert "20 rows are extrapolation" in caplog.text
+    caplog.clear()
+    rows = people.sample(5, conditions={"age": 19, "member": True})
+    assert (rows["age"] == 19).all()
+    assert "comes near" in caplog.text
+    caplog.clear()
+    people.sample(50, conditions={"job": "student"})
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ({"jobs": "baker"}, "no column 'jobs'; known: id, age"),
+        ({"job": "king"}, "no value 'king'; known: baker, clerk"),
+        ({"age": (30, 20)}, "from 30.0 to 20.0"),
+        ({"age": "old"}, "holds whole numbers, not 'old'"),
+        ({"age": None}, "has no gaps"),
+        ({"id": "p-00001"}, "identifiers, which are made anew"),
+        ({"job": ("a", "b")}, "categories and no ranges"),
+        ({"planet": "Mars"}, "no value 'Mars'; known: Earth"),
+        ({"job": []}, "set of values of column 'job' is empty"),
+    ],
+    ids=str,
+)
+def test_conditions_that_cannot_be_met_are_refused(
+    people: DiffusionEstimator, conditions: dict[str, object], message: str
+) -> None:
+    with refused(message):
+        people.sample(3, conditions=conditions)
+
+
+def test_gaps_are_filled_and_what_was_there_stays(people: DiffusionEstimator) -> None:
+    frame = _people().iloc[::-1].set_axis(range(7, 607))
+    filled = people.impute(frame, draws=8)
+    assert len(filled) == 8
+    for whole in filled:
+        assert not whole.isna().any().any()
+        assert whole.dtypes.equals(frame.dtypes)
+        assert whole.index.equals(frame.index)
+        there = frame.notna()
+        assert whole[there].equals(frame[there])
+    gaps = frame["income"].isna()
+    draws = np.array([whole.loc[gaps, "income"] for whole in filled])
+    assert (draws.std(axis=0) > 0).mean() > 0.9
+    truth = np.exp(7 + frame.loc[gaps, "age"] / 40) * (frame.loc[gaps, "job"] != "student")
+    assert np.corrcoef(draws.mean(axis=0), truth)[0, 1] > 0.6
+    one = people.impute(frame.iloc[:20])
+    assert isinstance(one, pd.DataFrame)
+    with refused("column 'job' of the rows trained on is missing"):
+        people.impute(frame.drop(columns="job"))
+    with refused("column 'king' is new"):
+        people.impute(frame.assign(king=1))
+    with refused("at least once, not 0"):
+        people.impute(frame, draws=0)
+
+
+def test_a_saved_model_is_the_same_and_holds_no_row(
+    people: DiffusionEstimator, tmp_path: Path
+) -> None:
+    people.save(tmp_path / "model")
+    again = DiffusionEstimator.load((tmp_path / "model").rename(tmp_path / "moved"))
+    pd.testing.assert_frame_equal(
+        again.sample(30, random_state=4), people.sample(30, random_state=4)
+    )
+    np.testing.assert_allclose(again.score(_people(40)), people.score(_people(40)))
+    assert again.get_params()["steps"] == 1500
+    text = "".join(path.read_text() for path in (tmp_path / "moved").rglob("*.json"))
+    assert "p-00" not in text
+    incomes = _people()["income"].dropna().drop_duplicates(keep=False).sort_values()
+    assert sum(f"{income!r}" in text for income in incomes[incomes > 100]) <= 2
+    for name, damage in (("estimator.json", '{"settings": {"a": 1}}'), ("model_index.json", "{}")):
+        (tmp_path / "moved" / name).write_text(damage)
+        with refused(name, RunFolderError):
+            DiffusionEstimator.load(tmp_path / "moved")
+
+
+def test_arrays_stay_arrays_and_y_is_a_column_to_condition_on() -> None:
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, 2, 500)
+    points = np.column_stack([generator.normal(4.0 * y), generator.normal(size=500)])
+    settings = {"params": 4000, "steps": 400, "batch_size": 256, "learning_rate": 1e-2}
+    model = DiffusionEstimator("mlp", **settings, device="cpu", random_state=0).fit(points, y)
+    drawn = model.sample(400, y=1)
+    assert isinstance(drawn, np.ndarray)
+    assert drawn.shape == (400, 2)
+    assert drawn[:, 0].mean() == pytest.approx(4, abs=0.4)
+    classes = np.repeat([0, 1], 200)
+    drawn = model.sample(y=classes)
+    assert drawn[:200, 0].mean() == pytest.approx(0, abs=0.4)
+    assert drawn[200:, 0].mean() == pytest.approx(4, abs=0.4)
+    # The density without y is the sum over its classes.
+    parts = [model.score_samples(points[:20], np.full(20, label)) for label in (0, 1)]
+    shares = np.log([[(y == label).mean()] for label in (0, 1)])
+    whole = logsumexp(np.array(parts) + shares, axis=0)
+    np.testing.assert_allclose(model.score_samples(points[:20]), whole, atol=1e-3)
+    with refused("fitted without y"):
+        DiffusionEstimator(**QUICK).fit(points).sample(3, y=1)
+    with refused("2 values and X 500 rows"):
+        DiffusionEstimator(**QUICK).fit(points, [1, 2])
+
+
+def test_densities_are_those_of_a_known_mixture_and_integrate_to_one() -> None:
+    mixture = GaussianMixture([[-1.5, 0.0], [1.5, 1.0]], variances=0.5)
+    points = mixture.sample(20_000, seeded()).numpy()
+    settings = {"params": 4000, "steps": 1500, "batch_size": 512, "learning_rate": 1e-2}
+    model = DiffusionEstimator("mlp", **settings, device="cpu", random_state=0).fit(points)
+    fresh = mixture.sample(300, seeded(1))
+    exact = mixture.log_density(fresh, 1.0, 1e-9).numpy()
+    error = model.score_samples(fresh.numpy()) - exact
+    assert abs(error.mean()) < 0.03
+    assert np.abs(error).mean() < 0.12
+    axes = np.linspace(-6, 7, 53)
+    grid = np.stack(np.meshgrid(axes, axes), axis=-1).reshape(-1, 2)
+    total = np.exp(model.score_samples(grid)).sum() * (axes[1] - axes[0]) ** 2
+    assert total == pytest.approx(1, abs=0.02)
+
+
+def test_it_is_searched_over_and_stands_in_a_pipeline() -> None:
+    search = GridSearchCV(DiffusionEstimator("mlp", **QUICK), {"steps": [1, 30]}, cv=2)
+    assert search.fit(_points(60)).best_params_ == {"steps": 30}
+    scaler = StandardScaler().set_output(transform="pandas")
+    chain = make_pipeline(scaler, DiffusionEstimator("mlp", **QUICK))
+    drawn = chain.fit(pd.DataFrame(_points(60), columns=["a", "b"]))[-1].sample(5)
+    assert drawn.columns.tolist() == ["a", "b"]
+
+
 def test_frames_give_their_column_names(tmp_path: Path) -> None:
     frame = pd.DataFrame(_points(50), columns=["mass", "age"])
     model = DiffusionEstimator(**QUICK).fit(frame)
@@ -145,9 +354,9 @@ def test_frames_give_their_column_names(tmp_path: Path) -> None:
     array = DiffusionEstimator(**QUICK).fit(frame.to_numpy())
     np.testing.assert_array_equal(array.loss_curve_, model.loss_curve_)
     model.save(tmp_path)
-    pipeline = PointDiffusionPipeline.from_pretrained(tmp_path)
-    assert pipeline.config.columns == ["mass", "age"]
-    assert pipeline.config.mean == pytest.approx(frame.mean().tolist())
+    pipeline = TableDiffusionPipeline.from_pretrained(tmp_path)
+    assert pipeline.columns == ("mass", "age")
+    assert model.codec_.columns[0].transform.mean == pytest.approx(frame["mass"].mean())
 
 
 def test_parameters_are_kept_as_given_and_cloned() -> None:
@@ -172,7 +381,7 @@ def test_every_sampler_can_be_asked_for(fitted: DiffusionEstimator) -> None:
     np.testing.assert_array_equal(fitted.sample(20), usual)  # no trace is left
     with refused("did you mean 'heun'"):
         fitted.sample(20, scheduler="huen")
-    with refused("at least 1 sample"):
+    with refused("at least 1 row"):
         fitted.sample(0)
 
 
@@ -198,20 +407,23 @@ def _with(row: int, column: int, value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        (np.column_stack([np.arange(9.0), np.full(9, 2.5)]), "column '1' is constant at 2.5"),
-        (pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 3.0]}), "column 'b' is constant at 3"),
-        (_with(3, 0, 1e301), "column '0' has values beyond 1e"),
-        (_with(3, 0, np.nan), "NaN"),
+        (np.full((9, 2), 2.5), "nothing to learn"),
+        (pd.DataFrame({"a": ["x", "x"], "b": [3.0, 3.0]}), "nothing to learn"),
+        (_with(3, 0, 1e301), "column '0' has 1e.301 in row 4, beyond 1e"),
+        (pd.DataFrame({"a": [1.0, np.inf, 2.0]}), "column 'a' has inf in row 2, beyond 1e"),
+        (pd.DataFrame({"a": [1.0, "x", 2.0]}), "column 'a' mixes types: row 2 holds str"),
+        (pd.DataFrame([[1, 2], [3, 5]], columns=["a", "a"]), "two columns are named 'a'"),
+        (pd.DataFrame({"a": []}), "0 rows"),
         (_with(3, 1, np.inf), "infinity"),
         (np.arange(5.0), "Expected 2D array, got 1D"),
         (np.zeros((0, 2)), "0 sample"),
         (np.ones((1, 2)), "1 sample"),
         (np.zeros((5, 0)), r"0 feature"),
-        ([["a", "b"], ["c", "d"]], "could not convert"),
+        (pd.DataFrame({"a": [[1], [2]]}), "column 'a' holds objects of type list"),
     ],
 )
 def test_points_that_cannot_be_used_are_refused(points: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, KanDiffusionError), match=message):
         DiffusionEstimator(**QUICK).fit(points)
 
 

@@ -129,7 +129,7 @@ def test_trained_state_is_left_alone() -> None:
         (torch.zeros(2), {}, DataError, r"give points of shape \(n, 2\)"),
         (torch.tensor([[0.0, math.nan]]), {}, DataError, "points must be finite"),
         (torch.zeros(1, 2), {"num_steps": 0}, KanDiffusionError, "at least 1 step"),
-        (torch.zeros(1, 2), {"batch_rows": 0}, KanDiffusionError, "batches of 1, not 50 and 0"),
+        (torch.zeros(1, 2), {"batch_rows": 0}, KanDiffusionError, "1 probe, not 50, 0"),
     ],
 )
 def test_unusable_arguments_are_refused_in_one_line(points, settings, kind, words) -> None:

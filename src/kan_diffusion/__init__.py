@@ -13,6 +13,7 @@ from kan_diffusion._version import __version__
 from kan_diffusion.registration import offer
 
 if TYPE_CHECKING:
+    from kan_diffusion.data.codec import TableCodec as TableCodec
     from kan_diffusion.data.datasets import FileData as FileData
     from kan_diffusion.data.datasets import TableData as TableData
     from kan_diffusion.data.datasets import ToyData as ToyData
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from kan_diffusion.evaluation.denoising import measure_denoising as measure_denoising
     from kan_diffusion.evaluation.metrics import SAMPLE_METRICS as SAMPLE_METRICS
     from kan_diffusion.evaluation.metrics import Metric as Metric
+    from kan_diffusion.evaluation.tables import TableScores as TableScores
+    from kan_diffusion.evaluation.tables import table_scores as table_scores
     from kan_diffusion.kan.linear import KANLinear as KANLinear
     from kan_diffusion.kan.network import KAN as KAN
     from kan_diffusion.likelihood import log_likelihood as log_likelihood
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from kan_diffusion.processes import get_process as get_process
     from kan_diffusion.report.gather import report_contents as report_contents
     from kan_diffusion.report.study import write_report as write_report
+    from kan_diffusion.report.synthetic import write_table_page as write_table_page
     from kan_diffusion.sampling import SCHEDULERS as SCHEDULERS
     from kan_diffusion.sampling import PointDiffusionPipeline as PointDiffusionPipeline
     from kan_diffusion.sampling import make_scheduler as make_scheduler
@@ -54,10 +58,12 @@ if TYPE_CHECKING:
     from kan_diffusion.study.run import run_study as run_study
     from kan_diffusion.symbolic.explain import ExplainOptions as ExplainOptions
     from kan_diffusion.symbolic.explain import explain_run as explain_run
+    from kan_diffusion.table_pipeline import TableDiffusionPipeline as TableDiffusionPipeline
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
 
 _NAMES = {
+    "data.codec": ["TableCodec"],
     "data.datasets": ["FileData", "TableData", "ToyData", "load_dataset"],
     "data.densities": ["GaussianMixture"],
     "data.toys": ["TOYS", "make_toy"],
@@ -70,13 +76,16 @@ _NAMES = {
     "estimator": ["DiffusionEstimator"],
     "evaluation.denoising": ["draw_noised_points", "measure_denoising"],
     "evaluation.metrics": ["SAMPLE_METRICS", "Metric"],
+    "evaluation.tables": ["TableScores", "table_scores"],
     "kan.linear": ["KANLinear"],
     "kan.network": ["KAN"],
     "likelihood": ["log_likelihood"],
     "processes": ["PROCESSES", "Process", "get_process"],
     "report.gather": ["report_contents"],
+    "report.synthetic": ["write_table_page"],
     "report.study": ["write_report"],
     "sampling": ["SCHEDULERS", "PointDiffusionPipeline", "make_scheduler"],
+    "table_pipeline": ["TableDiffusionPipeline"],
     "study.config": ["StudyConfig", "read_preset", "read_study"],
     "study.results": ["compare", "decide", "read_results", "say"],
     "study.run": ["run_study"],
@@ -98,4 +107,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-offer("diffusers", "PointDiffusionPipeline", lambda: __getattr__("PointDiffusionPipeline"))
+offer("diffusers", ("PointDiffusionPipeline", "TableDiffusionPipeline"), __getattr__)

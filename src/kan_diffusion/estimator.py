@@ -1,4 +1,4 @@
-"""``fit`` and ``sample``: a diffusion model as a scikit-learn estimator.
+"""``fit``, ``sample`` and ``impute``: a diffusion model of a table as a scikit-learn estimator.
 
 torch and diffusers load when a model is fitted, so that importing the estimator stays quick.
 """
@@ -6,23 +6,30 @@ torch and diffusers load when a model is fitted, so that importing the estimator
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from kan_diffusion.errors import BudgetError, valid_settings
+from kan_diffusion.errors import (
+    BudgetError,
+    DataError,
+    RunFolderError,
+    valid_settings,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
+    from kan_diffusion.data.codec import TableCodec
+    from kan_diffusion.data.columns import Kind
     from kan_diffusion.denoisers import Denoiser
     from kan_diffusion.denoisers.family import Setting
     from kan_diffusion.training import ProgressCallback
@@ -31,52 +38,77 @@ __all__ = ["DiffusionEstimator"]
 
 logger = logging.getLogger(__name__)
 
+Rows = pd.DataFrame | NDArray[np.generic]
+"""Rows of a table: a frame where a frame was fitted, an array where an array was."""
+
+RandomState = int | np.random.RandomState | None
+
+_SETTINGS = "estimator.json"
+_MOST_HELD_OUT = 5000
+_MOST_CLASSES = 20
+_ARRAY_DTYPES = ("float64", "float32", "int64", "int32", "bool")
+
 
 class DiffusionEstimator(BaseEstimator):
-    """A diffusion model of points or of a table's continuous columns.
+    """A diffusion model of a table: numbers, categories, dates and gaps.
+
+    It learns the rows of a data frame or an array, and then draws new ones, with some cells given
+    or not, fills gaps and computes densities. What goes in as a frame comes out as one, with the
+    same columns, order and dtypes; an array stays an array.
 
     Args:
         family: Kind of denoiser, a name of ``FAMILIES`` such as ``"kan"`` or ``"mlp"``, or
             ``"package.module:NAME"`` for one of your own.
         params: Number of trainable parameters at most; the family's nearest size below it is taken.
             Where the table has so many columns that even the smallest is larger, that one is taken,
-            and a warning is logged.
+            and a warning is logged. As many as suit the table when None.
         process: Noising process, a name of ``PROCESSES`` such as ``"cosine"`` or ``"flow"``.
-        steps: Optimiser steps.
-        batch_size: Points a step, drawn with replacement.
-        learning_rate: Peak learning rate; the family's own when None.
+        steps: Optimiser steps at most; as suits the table when None.
+        batch_size: Rows a step, drawn with replacement; as suits the table when None.
+        learning_rate: Peak learning rate; as suits the family and size when None.
+        max_seconds: Seconds that training may take; None for no limit.
+        columns: Kinds of columns that shall not be as inferred, by name:
+            ``{"age": "integer", "zip code": "categorical"}``. Of an array, by number.
+        merge_below: Categories of fewer rows are merged into one, "other"; 0 for none.
         depth: Number of hidden layers; the family's own when None.
         settings: Settings of the denoiser that differ from the family's.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         random_state: A whole number, a NumPy ``RandomState`` or None, as scikit-learn has it.
-        verbose: Whether ``fit`` shows the phase, the loss and the time left on a terminal.
+        verbose: Whether ``fit`` shows the kinds of columns, then the phase, the loss and the time
+            left on a terminal.
 
     Attributes:
-        pipeline_: The trained :class:`~kan_diffusion.PointDiffusionPipeline`.
+        pipeline_: The trained :class:`~kan_diffusion.TableDiffusionPipeline`.
+        codec_: Its :class:`~kan_diffusion.data.codec.TableCodec`, which knows the kinds of columns.
         loss_curve_: Training loss of every step, with shape (steps,).
+        heldout_curve_: Step and loss on held-out rows, with shape (looks, 2).
         n_parameters_: Number of trainable parameters of its denoiser.
         n_features_in_: Number of columns seen in ``fit``.
-        feature_names_in_: Their names, when they had any.
+        feature_names_in_: Their names, when all of them are texts.
 
     Example:
         >>> from kan_diffusion import DiffusionEstimator
-        >>> model = DiffusionEstimator(family="kan", params=2300).fit(points)  # doctest: +SKIP
-        >>> new_points = model.sample(1000)  # doctest: +SKIP
+        >>> model = DiffusionEstimator().fit(people)  # doctest: +SKIP
+        >>> rows = model.sample(1000, conditions={"age": (18, 30)})  # doctest: +SKIP
+        >>> filled = model.impute(people_with_gaps, draws=20)  # doctest: +SKIP
     """
 
     def __init__(
         self,
         family: str = "kan",
         *,
-        params: int = 2300,
+        params: int | None = None,
         process: str = "cosine",
-        steps: int = 4000,
-        batch_size: int = 1024,
+        steps: int | None = None,
+        batch_size: int | None = None,
         learning_rate: float | None = None,
+        max_seconds: float | None = None,
+        columns: Mapping[str | int, Kind] | None = None,
+        merge_below: int = 0,
         depth: int | None = None,
         settings: Mapping[str, Setting] | None = None,
         device: str = "auto",
-        random_state: int | np.random.RandomState | None = None,
+        random_state: RandomState = None,
         verbose: bool = False,
     ) -> None:
         self.family = family
@@ -85,130 +117,223 @@ class DiffusionEstimator(BaseEstimator):
         self.steps = steps
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.max_seconds = max_seconds
+        self.columns = columns
+        self.merge_below = merge_below
         self.depth = depth
         self.settings = settings
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
 
-    def _seed(self) -> int:
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        # Not categorical: scikit-learn would check densities of tables without a number.
+        return tags
 
-    def _denoiser(self, dim: int, num_timesteps: int, generator: torch.Generator) -> Denoiser:
+    def _frame(self, X: ArrayLike | pd.DataFrame, reset: bool = False) -> pd.DataFrame:  # noqa: N803
+        """Rows as a frame; the columns of an array are numbered from 0."""
+        from kan_diffusion.data.codec import require_frame
+
+        if isinstance(X, pd.DataFrame):
+            require_frame(X)
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            return X
+        rows = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=None if getattr(getattr(X, "dtype", None), "kind", "") == "O" else "numeric",
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=2 if reset else 1,
+        )
+        return pd.DataFrame(rows).infer_objects()
+
+    def _with_y(self, frame: pd.DataFrame, y: object) -> pd.DataFrame:
+        """Rows with the column y behind their own.
+
+        Raises:
+            DataError: y has another number of rows.
+        """
+        values = y if isinstance(y, pd.Series) else pd.Series(np.asarray(y).tolist())
+        if len(values) != len(frame):
+            raise DataError(
+                f"y has {len(values):,} values and X {len(frame):,} rows; give one a row"
+            )
+        column = values.set_axis(frame.index)
+        assert self.y_name_ is not None
+        return pd.concat([frame, column.rename(self.y_name_)], axis=1)
+
+    def _given_back(self, frame: pd.DataFrame) -> Rows:
+        """Rows as they were given to ``fit``, without y."""
+        rows = frame if self.y_name_ is None else frame.drop(columns=[self.y_name_])
+        if self.array_dtype_ is None:
+            return rows
+        return rows.to_numpy(dtype=np.dtype(self.array_dtype_), na_value=np.nan)
+
+    def _y_cells(self, values: Sequence[object]) -> pd.Series:
+        from kan_diffusion.data.conditions import cells
+
+        return cells(self.codec_.column(self.y_name_), values)
+
+    def _seed(self, random_state: RandomState = None) -> int:
+        given = self.random_state if random_state is None else random_state
+        return int(check_random_state(given).randint(2**31 - 1))
+
+    def _denoiser(
+        self, codec: TableCodec, params: int, num_timesteps: int, generator: torch.Generator
+    ) -> Denoiser:
         """The family's largest denoiser within the budget, or its smallest with a warning."""
         from kan_diffusion.denoisers import build_denoiser, get_family
 
-        def build(dim: int, hidden: tuple[int, ...] | None = None) -> Denoiser:
+        def build(
+            dim: int, blocks: tuple[int, ...], hidden: tuple[int, ...] | None = None
+        ) -> Denoiser:
             return build_denoiser(
                 self.family,
                 dim,
                 num_train_timesteps=num_timesteps,
-                params=self.params if hidden is None else None,
+                params=params if hidden is None else None,
                 hidden=hidden,
                 depth=self.depth,
+                blocks=blocks,
                 settings=self.settings,
                 generator=generator,
                 at_most=True,
             )
 
+        blocks = tuple(block.stop - block.start for block in codec.blocks)
         try:
-            return build(dim)
+            return build(codec.dim, blocks)
         except BudgetError as error:
-            build(1)  # or it is too small for every table
+            build(1, (1,))  # or it is too small for every table
             logger.warning("%s; the smallest is taken", error)
-            return build(dim, (1,) * (self.depth or get_family(self.family).depth))
+            depth = self.depth or get_family(self.family).depth
+            return build(codec.dim, blocks, (1,) * depth)
 
     def fit(
         self,
-        X: ArrayLike,  # noqa: N803
-        y: None = None,
+        X: ArrayLike | pd.DataFrame,  # noqa: N803
+        y: ArrayLike | pd.Series | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> Self:
-        """Trains on points.
+        """Trains on the rows of a table.
 
         Args:
-            X: Points with shape (n_samples, n_features), finite, no column constant.
-            y: Ignored.
+            X: A frame, or an array with shape (n_samples, n_features), of at least two rows. Gaps
+                are learned and drawn as everything else.
+            y: One more column, with shape (n_samples,), to condition on: see :meth:`sample`.
             on_progress: Told the number of finished steps and the loss a few times a second.
 
         Returns:
             The fitted estimator.
 
         Raises:
-            DataError: A column is constant, or its values are out of the range of float64.
+            DataError: A column holds infinite values or several types, two have one name, there is
+                nothing to learn, or y has another number of rows.
             KanDiffusionError: A setting is unknown or out of range, or the budget too small even
                 for one column.
-            ValueError: The points are not finite numbers in two dimensions.
+            ValueError: X is neither a frame nor an array in two dimensions.
         """
-        import torch
-
-        from kan_diffusion.data.scaling import Standardizer, precision_warning
+        from kan_diffusion.data.codec import TableCodec
         from kan_diffusion.denoisers import get_family
         from kan_diffusion.processes import get_process
         from kan_diffusion.progress import show_training
-        from kan_diffusion.randomness import stream_seed, torch_generator
-        from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
+        from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
+        from kan_diffusion.sampling import make_scheduler
+        from kan_diffusion.table_pipeline import TableDiffusionPipeline
         from kan_diffusion.training import TrainingConfig, train
 
-        points = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        values = torch.tensor(points)
-        names = getattr(self, "feature_names_in_", np.arange(points.shape[1])).astype(str).tolist()
+        frame = self._frame(X, reset=True)
+        self.array_dtype_ = None if isinstance(X, pd.DataFrame) else _array_dtype(X)
+        self.y_name_: str | int | None = None
+        kinds = {str(name): kind for name, kind in (self.columns or {}).items()}
+        if y is not None:
+            self.y_name_ = _free_name(frame, y)
+            frame = self._with_y(frame, y)
+            if _is_label(frame[self.y_name_]):
+                kinds.setdefault(str(self.y_name_), "categorical")
         family = get_family(self.family, importing=True)
         process = get_process(self.process)
-        standardizer = Standardizer.from_points(values, names)
-        doubt = precision_warning(points, names, "")
-        if doubt is not None:
-            logger.warning(doubt)
         seed = self._seed()
+        codec = TableCodec.fit(frame, kinds, merge_below=self.merge_below)
+        codec.require_content()
+        rows = codec.encode(frame, numpy_generator("encoding", seed))
+        num_heldout = min(len(rows) // 10, _MOST_HELD_OUT)
+        order = numpy_generator("split", seed).permutation(len(rows))
+        heldout, train_rows = rows[order[:num_heldout]], rows[order[num_heldout:]]
+        params = 2300 if self.params is None else self.params
         denoiser = self._denoiser(
-            points.shape[1], process.num_timesteps, torch_generator("parameters", seed)
+            codec, params, process.num_timesteps, torch_generator("parameters", seed)
         )
         self.n_parameters_ = denoiser.num_trainable
         rate = self.learning_rate
         with valid_settings("settings"):
             config = TrainingConfig(
-                steps=self.steps,
-                batch_size=self.batch_size,
+                steps=4000 if self.steps is None else self.steps,
+                batch_size=1024 if self.batch_size is None else self.batch_size,
                 learning_rate=family.learning_rate if rate is None else rate,
+                max_seconds=self.max_seconds,
             )
         title = f"{self.family}, {self.n_parameters_:,} parameters"
-        shown = show_training(title, self.steps) if self.verbose else nullcontext()
+        shown = show_training(title, config.steps) if self.verbose else nullcontext()
         with shown as bar:
             result = train(
                 denoiser,
                 process,
-                standardizer.apply(values),
+                train_rows,
                 config,
                 seed=stream_seed("training", seed),
+                heldout=heldout if len(heldout) else None,
                 device=self.device,
                 on_progress=on_progress or bar,
             )
         self.loss_curve_ = result.losses
-        self.pipeline_ = PointDiffusionPipeline(
-            denoiser,
-            make_scheduler(None, process.scheduler()),
-            standardizer.mean,
-            standardizer.scale,
-            names if hasattr(self, "feature_names_in_") else None,
+        self.heldout_curve_ = np.array(result.heldout_losses).reshape(-1, 2)
+        self.pipeline_ = TableDiffusionPipeline(
+            denoiser, make_scheduler(None, process.scheduler()), codec, process
         )
         return self
 
+    @property
+    def codec_(self) -> TableCodec:
+        """The codec of the table, which knows the kinds of its columns."""
+        check_is_fitted(self)
+        return self.pipeline_.codec
+
     def sample(
-        self, n_samples: int = 1, *, steps: int = 20, scheduler: str | None = None
-    ) -> NDArray[np.float64]:
-        """Draws points in the data's own units.
+        self,
+        n_samples: int = 1,
+        *,
+        conditions: Mapping[object, object] | None = None,
+        y: ArrayLike | pd.Series | None = None,
+        like: pd.DataFrame | None = None,
+        steps: int = 20,
+        scheduler: str | None = None,
+        random_state: RandomState = None,
+    ) -> Rows:
+        """Draws rows.
 
         Args:
-            n_samples: Number of points.
+            n_samples: Number of rows.
+            conditions: What the cells of some columns must be: a value (None for a gap), a list
+                of values, or a pair (low, high) with None for an open end.
+            y: Where ``fit`` had one, its value for all rows, or one each.
+            like: Rows whose cells are kept, for some of the columns, each to be completed once;
+                ``n_samples`` is then left out.
             steps: Steps of the sampler.
             scheduler: Name of the sampler, see :data:`kan_diffusion.SCHEDULERS`; the process's
                 default when None.
+            random_state: Source of the noise; the estimator's own when None.
 
         Returns:
-            Points with shape (n_samples, n_features).
+            Rows as ``fit`` had them: a frame with the same columns, order and dtypes, or an array.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
+            DataError: A column or category is not known, or conditions contradict each other.
             KanDiffusionError: The sampler is unknown or does not fit the process, or a number below
                 1.
         """
@@ -217,12 +342,216 @@ class DiffusionEstimator(BaseEstimator):
 
         check_is_fitted(self)
         self.pipeline_.scheduler = make_scheduler(scheduler, self.pipeline_.scheduler)
-        generator = torch_generator("samples", self._seed())
-        samples = self.pipeline_(n_samples, steps, generator=generator).samples
-        points: NDArray[np.float64] = samples.cpu().double().numpy()
-        return points
+        wanted = dict(conditions or {})
+        if y is not None:
+            if self.y_name_ is None:
+                raise DataError("this model was fitted without y; leave y out or fit it with one")
+            if np.ndim(y) == 0:
+                wanted[self.y_name_] = y
+            else:
+                values = np.asarray(y).tolist()
+                told = self._y_cells(values)
+                rest = [] if like is None else [like.reset_index(drop=True)]
+                like = pd.concat([*rest, told], axis=1)
+                if n_samples not in (1, len(values)):
+                    raise DataError(
+                        f"y has {len(values):,} values for {n_samples:,} rows; give one each"
+                    )
+        frame = self.pipeline_.draw(
+            None if like is not None else n_samples,
+            conditions=wanted,
+            like=like,
+            steps=steps,
+            generator=torch_generator("samples", self._seed(random_state)),
+        )
+        return self._given_back(frame)
+
+    def impute(
+        self,
+        X: ArrayLike | pd.DataFrame,  # noqa: N803
+        draws: int = 1,
+        *,
+        steps: int = 20,
+        random_state: RandomState = None,
+    ) -> Rows | list[Rows]:
+        """Fills gaps with draws of the missing cells given the others of their row.
+
+        Args:
+            X: Rows as in ``fit``, with gaps; where ``fit`` had y, it counts as unknown.
+            draws: How many times to fill them: the spread between draws says how sure a cell is.
+            steps: Steps of the sampler.
+            random_state: Source of the noise; the estimator's own when None.
+
+        Returns:
+            The filled rows, cells that were there as they were; of several draws a list.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+            DataError: A column is missing, new or of another type.
+            KanDiffusionError: The number of draws is below 1.
+        """
+        from kan_diffusion.randomness import torch_generator
+
+        check_is_fitted(self)
+        frame = X if isinstance(X, pd.DataFrame) else self._frame(X)
+        if self.y_name_ is not None:
+            frame = pd.concat(
+                [frame, self._y_cells([None] * len(frame)).set_axis(frame.index)],
+                axis=1,
+            )
+        filled = self.pipeline_.impute(
+            frame,
+            draws,
+            steps=steps,
+            generator=torch_generator("imputation", self._seed(random_state)),
+        )
+        rows = [self._given_back(part) for part in filled]
+        return rows[0] if draws == 1 else rows
+
+    def score_samples(
+        self,
+        X: ArrayLike | pd.DataFrame,  # noqa: N803
+        y: ArrayLike | pd.Series | None = None,
+    ) -> NDArray[np.float64]:
+        """Computes the log-density of the continuous cells of rows, given their other cells.
+
+        Args:
+            X: Rows as in ``fit``.
+            y: Where ``fit`` had one, the column y. Without it the density is summed over the
+                classes, where y is one of them and all other columns are continuous.
+
+        Returns:
+            Natural logarithms with shape (n_samples,), in the units of the data. Up to 16
+            continuous columns they are exact for the model, beyond that an unbiased estimate.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+            DataError: A column is missing, new or of another type, none is continuous, or y is
+                needed.
+        """
+        from scipy.special import logsumexp
+
+        from kan_diffusion.randomness import torch_generator
+
+        check_is_fitted(self)
+        frame = self._frame(X)
+
+        def density(rows: pd.DataFrame) -> NDArray[np.float64]:
+            return self.pipeline_.log_density(rows, generator=torch_generator("density"))
+
+        if self.y_name_ is None:
+            return density(frame)
+        if y is not None:
+            return density(self._with_y(frame, y))
+        column = self.codec_.column(self.y_name_)
+        others = [block for block in self.codec_.blocks if block.column != str(self.y_name_)]
+        if not column.is_discrete or column.missing or any(block.discrete for block in others):
+            raise DataError("this model was fitted with y, which a density here needs; give y")
+        parts = [
+            density(self._with_y(frame, [value] * len(frame)))
+            for value in column.storage.from_scalars(column.categories).tolist()
+        ]
+        shares = np.log(column.frequencies)
+        total: NDArray[np.float64] = logsumexp(np.array(parts) + shares[:, None], axis=0)
+        return total
+
+    def score(
+        self,
+        X: ArrayLike | pd.DataFrame,  # noqa: N803
+        y: ArrayLike | pd.Series | None = None,
+    ) -> float:
+        """The mean of :meth:`score_samples`, so that higher is better."""
+        return float(self.score_samples(X, y).mean())
 
     def save(self, folder: str | Path) -> None:
-        """Saves the trained pipeline, to be read by ``PointDiffusionPipeline.from_pretrained``."""
+        """Saves the model: JSON and safetensors, and no row of the table.
+
+        Args:
+            folder: Where to, made when missing; :meth:`load` reads it, and the pipeline in it
+                ``TableDiffusionPipeline.from_pretrained``.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+        """
+        from kan_diffusion.files import write_json
+
         check_is_fitted(self)
         self.pipeline_.save_pretrained(folder)
+        settings = {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name != "columns" and isinstance(value, str | int | float | None)
+        }
+        write_json(
+            Path(folder) / _SETTINGS,
+            {
+                "settings": settings,
+                "array_dtype": self.array_dtype_,
+                "y": None if self.y_name_ is None else [self.y_name_],
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Reads a model that :meth:`save` wrote; no code in the folder is run.
+
+        Args:
+            folder: The folder.
+
+        Raises:
+            RunFolderError: The folder or a file in it is missing, damaged or of something else.
+        """
+        from kan_diffusion.files import read_json
+        from kan_diffusion.table_pipeline import TableDiffusionPipeline
+
+        path = Path(folder) / _SETTINGS
+        found = read_json(path, "the settings of an estimator", "fit and save it again")
+        pipeline = TableDiffusionPipeline.from_pretrained(folder)
+        settings, dtype, y = (found.get(key) for key in ("settings", "array_dtype", "y"))
+        known = cls().get_params(deep=False)
+        names = [column.name for column in pipeline.codec.columns]
+        if (
+            not isinstance(settings, dict)
+            or not settings.keys() <= known.keys()
+            or not (y is None or (isinstance(y, list) and len(y) == 1 and y[0] in names))
+            or dtype not in (None, "object", *_ARRAY_DTYPES)
+        ):
+            raise RunFolderError(
+                f"'{path}' is not as an estimator writes it; fit and save it again"
+            )
+        model = cls(**settings)
+        model.pipeline_, model.array_dtype_ = pipeline, dtype
+        model.y_name_ = None if y is None else y[0]
+        own = [name for name in names if y is None or name != y[0]]
+        model.n_features_in_ = len(own)
+        if dtype is None and all(isinstance(name, str) for name in own):
+            model.feature_names_in_ = np.array(own, dtype=object)
+        model.n_parameters_ = pipeline.denoiser.num_trainable
+        return model
+
+
+def _array_dtype(X: object) -> str:  # noqa: N803
+    """The dtype of an array of rows, as :meth:`DiffusionEstimator.sample` gives it back."""
+    dtype = np.asarray(X).dtype
+    if dtype.kind == "O":
+        return "object"
+    return str(dtype) if str(dtype) in _ARRAY_DTYPES else "float64"
+
+
+def _free_name(frame: pd.DataFrame, y: object) -> str | int:
+    """The name of y beside the columns of a frame."""
+    if all(isinstance(name, int | np.integer) for name in frame.columns):
+        return len(frame.columns)
+    name = getattr(y, "name", None)
+    name = name if isinstance(name, str | int) else "y"
+    if name in frame.columns:
+        raise DataError(f"y is called '{name}' as a column of X is; rename one of them")
+    return name
+
+
+def _is_label(y: pd.Series) -> bool:
+    """Whether y says classes and not amounts."""
+    if isinstance(y.dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(y.dtype):
+        return not pd.api.types.is_datetime64_any_dtype(y.dtype)
+    values = y.dropna().unique()
+    return len(values) <= _MOST_CLASSES and bool((values == np.round(values)).all())

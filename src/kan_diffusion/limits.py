@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "LARGEST_SETTING",
     "LONGEST_NAME",
+    "MOST_BYTES",
     "MOST_COLUMNS",
     "MOST_LAYERS",
     "MOST_OPERATIONS",
@@ -48,6 +49,9 @@ MOST_POINTS = 10_000_000
 
 MOST_VALUES = 200_000_000
 """Numbers, rows times columns, that are read from a file or sampled at once; 1.6 GB."""
+
+MOST_BYTES = 2_000_000_000
+"""Bytes that a packed file may hold."""
 
 MOST_COLUMNS = 10_000
 """Columns of a table."""

@@ -1,7 +1,7 @@
-"""The pipeline among the names of diffusers, whichever of the two packages is imported first.
+"""The pipelines among the names of diffusers, whichever of the two packages is imported first.
 
 ``DiffusionPipeline.from_pretrained`` looks the class of a saved pipeline up by name in the module
-``diffusers``. That module gets a ``__getattr__`` (PEP 562) that knows the name: at once if it is
+``diffusers``. That module gets a ``__getattr__`` (PEP 562) that knows the names: at once if it is
 imported already, else by a finder that waits for it. Neither imports anything.
 """
 
@@ -45,19 +45,19 @@ class _AfterImport:
         return spec
 
 
-def offer(module: str, name: str, get: Callable[[], object]) -> None:
-    """Gives a module a name that it looks up when it is asked for.
+def offer(module: str, names: Sequence[str], get: Callable[[str], object]) -> None:
+    """Gives a module names that it looks up when it is asked for them.
 
     Args:
         module: Name of the module, which need not be imported yet and is not imported.
-        name: The name.
-        get: Gives what it stands for.
+        names: The names.
+        get: Gives what a name stands for.
     """
 
     def add() -> None:
         def look_up(asked: str) -> object:
-            if asked == name:
-                return get()
+            if asked in names:
+                return get(asked)
             raise AttributeError(f"module '{module}' has no attribute '{asked}'")
 
         sys.modules[module].__getattr__ = look_up  # type: ignore[method-assign]

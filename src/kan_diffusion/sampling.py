@@ -209,6 +209,11 @@ class PointDiffusionPipeline(DiffusionPipeline):
         columns: Names of the coordinates.
         flow: Whether the denoiser was trained for flow matching; as the scheduler is when None.
 
+    Attributes:
+        standardizer: The map between the data's units and standardised ones.
+        columns: Names of the coordinates.
+        flow: Whether the denoiser was trained for flow matching.
+
     Raises:
         KanDiffusionError: Mean, scale or columns are not d finite numbers or names, a scale is not
             positive.
@@ -228,26 +233,47 @@ class PointDiffusionPipeline(DiffusionPipeline):
         flow: bool | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(denoiser=denoiser, scheduler=scheduler)
-        self.set_progress_bar_config(disable=True)  # points are drawn in seconds
         dim = denoiser.data_dim
-        self.standardizer = Standardizer(
+        standardizer = Standardizer(
             tuple(float(value) for value in (mean if mean is not None else [0.0] * dim)),
             tuple(float(value) for value in (scale if scale is not None else [1.0] * dim)),
         )
         names = list(columns) if columns is not None else [f"x{i}" for i in range(dim)]
-        distinct = {name for name in names if isinstance(name, str)}
-        if not self.standardizer.dim == len(names) == len(distinct) == dim:
+        self._setup(
+            denoiser,
+            scheduler,
+            standardizer,
+            names,
+            isinstance(scheduler, _FLOW) if flow is None else flow,
+        )
+        self.register_to_config(
+            mean=list(standardizer.mean),
+            scale=list(standardizer.scale),
+            columns=names,
+            flow=self.flow,
+        )
+
+    def _setup(
+        self,
+        denoiser: Denoiser,
+        scheduler: SchedulerMixin,
+        standardizer: Standardizer,
+        columns: Sequence[str],
+        flow: bool,
+    ) -> None:
+        """Takes the parts, and what a class keeps in its own words in the configuration."""
+        self.register_modules(denoiser=denoiser, scheduler=scheduler)
+        self.set_progress_bar_config(disable=True)  # points are drawn in seconds
+        self.standardizer = standardizer
+        self.columns = tuple(columns)
+        self.flow = flow
+        dim = denoiser.data_dim
+        distinct = {name for name in columns if isinstance(name, str)}
+        if not standardizer.dim == len(columns) == len(distinct) == dim:
             raise KanDiffusionError(
                 f"a denoiser of {dim} coordinates needs as many numbers of mean and scale and "
-                f"distinct names of columns, not {self.standardizer.dim} and {len(distinct)}"
+                f"distinct names of columns, not {standardizer.dim} and {len(distinct)}"
             )
-        self.register_to_config(
-            mean=list(self.standardizer.mean),
-            scale=list(self.standardizer.scale),
-            columns=names,
-            flow=isinstance(scheduler, _FLOW) if flow is None else flow,
-        )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
@@ -300,8 +326,9 @@ class PointDiffusionPipeline(DiffusionPipeline):
             pipeline: The pipeline to copy; its denoiser and scheduler are shared.
             **kwargs: Arguments of the class that differ.
         """
-        config = {key: pipeline.config[key] for key in ("mean", "scale", "columns", "flow")}
-        return cls(**{**pipeline.components, **config, **kwargs})
+        accepted = inspect.signature(cls.__init__).parameters
+        config = {key: value for key, value in pipeline.config.items() if key in accepted}
+        return cls(**{**config, **pipeline.components, **kwargs})
 
     @torch.no_grad()
     def __call__(
@@ -311,6 +338,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
         *,
         generator: torch.Generator | list[torch.Generator] | None = None,
         class_labels: Tensor | Sequence[int] | int | None = None,
+        observed: Tensor | None = None,
         guidance_scale: float = 1.0,
         batch_size: int = 65_536,
         callback_on_step_end: StepCallback | None = None,
@@ -325,6 +353,8 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 timesteps; Heun evaluates the denoiser twice a step.
             generator: Where the noise comes from, or one a sample; torch's default when None.
             class_labels: One label for all points or one each, with shape (num_samples,).
+            observed: Standardised coordinates that the denoiser is told, with shape (num_samples,
+                d), NaN where one is to be drawn; samples have them as they are.
             guidance_scale: Strength s of classifier-free guidance; 1 is the plain conditional.
             batch_size: Largest number of points moved at once.
             callback_on_step_end: Called after every step of each batch with the pipeline, the
@@ -363,6 +393,13 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 )
             labels = labels.reshape(-1).expand(num_samples)
             self.denoiser.require_labels(labels)
+        if observed is not None:
+            if observed.shape != (num_samples, *self.denoiser.sample_shape):
+                raise KanDiffusionError(
+                    f"observed must have shape {(num_samples, *self.denoiser.sample_shape)}, NaN "
+                    f"where a coordinate is to be drawn, not {tuple(observed.shape)}"
+                )
+            observed = observed.to(self.device, self.denoiser.dtype)
 
         def notify(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
             if callback_on_step_end is None:
@@ -383,6 +420,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
                         num_inference_steps,
                         generator[part] if isinstance(generator, list) else generator,
                         None if labels is None else labels[part],
+                        None if observed is None else observed[part],
                         guidance_scale,
                         notify,
                     )
@@ -413,8 +451,8 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 f"{num_steps:,} steps are more than the process has timesteps; take at most "
                 f"{timesteps:,}"
             )
-        if isinstance(self.scheduler, _FLOW) != self.config.flow:
-            wanted = "flow matching" if self.config.flow else "diffusion"
+        if isinstance(self.scheduler, _FLOW) != self.flow:
+            wanted = "flow matching" if self.flow else "diffusion"
             raise KanDiffusionError(
                 f"the denoiser was trained for {wanted} and {type(self.scheduler).__name__} is not "
                 f"a sampler of that; make one with make_scheduler"
@@ -426,6 +464,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
         num_inference_steps: int,
         generator: torch.Generator | list[torch.Generator] | None,
         labels: Tensor | None,
+        observed: Tensor | None,
         guidance_scale: float,
         notify: Callable[[int, Tensor, Tensor], Tensor],
     ) -> Tensor:
@@ -448,7 +487,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
             for index, timestep in enumerate(scheduler.timesteps):
                 model_input = sample if is_flow else scheduler.scale_model_input(sample, timestep)
                 at = timestep - 1 if is_flow else timestep
-                prediction = self._predict(model_input, at, labels, guidance_scale)
+                prediction = self._predict(model_input, at, labels, observed, guidance_scale)
                 sample = scheduler.step(prediction, timestep, sample, **options).prev_sample
                 sample = notify(index, timestep, sample)
                 finite.append(sample.isfinite().all())
@@ -460,14 +499,20 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 f"{float(scheduler.timesteps[first]):g}, step {first + 1} of {len(finite)}; take "
                 "more steps or another scheduler, or train longer"
             )
-        return sample
+        return sample if observed is None else torch.where(observed.isnan(), sample, observed)
 
     def _predict(
-        self, sample: Tensor, timestep: Tensor, labels: Tensor | None, guidance_scale: float
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        labels: Tensor | None,
+        observed: Tensor | None,
+        guidance_scale: float,
     ) -> Tensor:
-        prediction: Tensor = self.denoiser(sample, timestep, labels, return_dict=False)[0]
+        given = sample, timestep
+        prediction: Tensor = self.denoiser(*given, labels, observed, return_dict=False)[0]
         if labels is None or guidance_scale == 1.0:
             return prediction
         none = torch.full_like(labels, UNLABELLED)
-        unconditional = self.denoiser(sample, timestep, none, return_dict=False)[0]
+        unconditional = self.denoiser(*given, none, observed, return_dict=False)[0]
         return unconditional + guidance_scale * (prediction - unconditional)

@@ -223,7 +223,7 @@ def test_files_that_cannot_be_used_are_one_line(
         (["compare", "notebook", "--params", "300"], "leave --params, --match and --budget out"),
         (["compare", "missing.yaml"], "study file 'missing.yaml' cannot be read"),
         (["sample", "nowhere"], "'nowhere' holds no finished run"),
-        (["sample", "nowhere", "--out", "points.txt"], "ending must be .csv, .parquet, .npy"),
+        (["sample", "nowhere", "--out", "points.txt"], "ending must be .csv, .csv.gz, .tsv,"),
         (["evaluate", "nowhere"], "'nowhere' holds no finished run"),
         (["report", "nowhere"], "'nowhere' holds neither a study nor a finished run"),
     ],

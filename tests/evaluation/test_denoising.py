@@ -28,6 +28,7 @@ class ZeroPredictor(ExactDenoiser):
         sample: Tensor,
         timestep: Tensor | float,
         class_labels: Tensor | None = None,
+        observed: Tensor | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor]:
         return (torch.zeros_like(sample),)

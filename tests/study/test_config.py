@@ -107,6 +107,15 @@ def test_trial_id_does_not_change_with_what_decides_nothing() -> None:
     assert first.id == renamed.id == alone.id
 
 
+@pytest.mark.parametrize("key", ["patience", "max_seconds"])
+def test_trial_id_is_what_it_was_before_there_were_endings(key: str) -> None:
+    (first, *_), (ending, *_) = (
+        _study(training={"steps": 10, key: value}).trials() for value in (None, 0.5)
+    )
+    assert key not in first.identity
+    assert ending.id != first.id
+
+
 def test_ids_of_a_study_are_distinct_and_grow_with_its_seeds() -> None:
     few, many = ([trial.id for trial in _study(seeds=seeds).trials()] for seeds in (2, 5))
     assert len(set(many)) == len(many) == 10

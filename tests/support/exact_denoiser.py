@@ -57,6 +57,7 @@ class ExactDenoiser(Denoiser):
         sample: Tensor,
         timestep: Tensor | float,
         class_labels: Tensor | None = None,
+        observed: Tensor | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor]:
         steps = np.broadcast_to(np.asarray(timestep, dtype=np.float64), (len(sample),))

@@ -146,11 +146,11 @@ class Recorder(MLPDenoiser):
         self.calls: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self.weights: list[list[Tensor]] = []
 
-    def forward(self, sample, timestep, class_labels=None, return_dict=True):
+    def forward(self, sample, timestep, class_labels=None, observed=None, return_dict=True):
         if self.training:
             self.calls.append((sample, timestep, class_labels))
             self.weights.append([p.detach().clone() for p in self.parameters()])
-        return super().forward(sample, timestep, class_labels, return_dict)
+        return super().forward(sample, timestep, class_labels, observed, return_dict)
 
 
 # A process so nearly without noise that the rows drawn can be read off the noised points.

@@ -387,7 +387,9 @@ def sample(
     unverified: Unverified = False,
 ) -> None:
     """Draw points from a trained run, in the data's own units."""
-    from kan_diffusion.data.tables import require_writable_ending, write_table
+    import pandas as pd
+
+    from kan_diffusion.data.tables import require_writable_ending, write_frame
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
@@ -411,7 +413,8 @@ def sample(
     while out is None and path.exists() and not overwrite:
         count += 1
         path = run / f"samples-{count}.csv"
-    write_table(path, points.cpu().double().numpy(), pipeline.config.columns)
+    columns = list(pipeline.columns)
+    write_frame(path, pd.DataFrame(points.cpu().double().numpy(), columns=columns))
     typer.echo(f"{num:,} points: {path}")
 
 

@@ -1,5 +1,6 @@
-"""Data: toy densities with exact oracles, tables from files and scikit-learn, standardisation."""
+"""Data: toy densities with exact oracles, tables and their codec, standardisation."""
 
+from kan_diffusion.data.codec import Block, TableCodec
 from kan_diffusion.data.densities import (
     CurveDensity,
     CurveSegment,
@@ -8,19 +9,21 @@ from kan_diffusion.data.densities import (
     UniformBoxes,
 )
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.tables import TABLES, Table, read_table
+from kan_diffusion.data.tables import TABLES, FrameFile, read_frame
 from kan_diffusion.data.toys import TOYS, make_toy
 
 __all__ = [
     "TABLES",
     "TOYS",
+    "Block",
     "CurveDensity",
     "CurveSegment",
     "Density",
+    "FrameFile",
     "GaussianMixture",
     "Standardizer",
-    "Table",
+    "TableCodec",
     "UniformBoxes",
     "make_toy",
-    "read_table",
+    "read_frame",
 ]

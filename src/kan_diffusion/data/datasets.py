@@ -24,12 +24,13 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import Tensor
 
 from kan_diffusion.data.densities import Density
 from kan_diffusion.data.scaling import Standardizer, precision_warning
-from kan_diffusion.data.tables import TABLES, Table, are_names, read_table
+from kan_diffusion.data.tables import TABLES, FrameFile, are_names, read_frame
 from kan_diffusion.data.toys import TOYS, make_toy
 from kan_diffusion.errors import DataError, require_known, unknown_name, valid_settings
 from kan_diffusion.limits import MOST_POINTS
@@ -117,7 +118,7 @@ class FileData(Settings):
     @property
     def name(self) -> str:
         """Name of the data set in tables and figures."""
-        return self.path.stem
+        return self.path.name.removesuffix(".gz").rpartition(".")[0] or self.path.name
 
     def pinned(self) -> Self:
         """The same with the file's digest, and its path from the root of the file system.
@@ -129,9 +130,9 @@ class FileData(Settings):
         """
         digest = self.sha256
         if not digest:
-            table = _read_rows(self.path, _BOTH)
-            digest = table.sha256
-            doubt = precision_warning(table.values, table.columns, f"'{self.path}': ")
+            file = _read_rows(self.path, _BOTH)
+            digest = file.sha256
+            doubt = precision_warning(_numbers(file), file.columns, f"'{self.path}': ")
             if doubt is not None:
                 logger.warning(doubt)
         return self.model_copy(update={"sha256": digest, "path": self.path.absolute()})
@@ -332,21 +333,39 @@ def _load_toy(config: ToyData, study_seed: int, trial_seed: int) -> Dataset:
 
 
 def _load_table(config: TableData, study_seed: int, trial_seed: int) -> Dataset:
-    values, columns = TABLES[config.table]()
-    num_heldout = _num_heldout(len(values), config.holdout)
+    frame = TABLES[config.table]()
+    num_heldout = _num_heldout(len(frame), config.holdout)
     stream = torch_generator("split", study_seed, trial_seed)
+    values, columns = np.array(frame), tuple(frame.columns)
     return _split(config.name, columns, values, num_heldout, stream, repr(config.name), False)
 
 
-def _read_rows(path: Path, purpose: str) -> Table:
+def _read_rows(path: Path, purpose: str) -> FrameFile:
     """Reads a file and refuses one with too few rows for a purpose."""
-    table = read_table(path)
-    if len(table.values) < _FEWEST_ROWS:
-        raise DataError(
-            f"'{path}' has {len(table.values)} rows; at least {_FEWEST_ROWS} are needed to "
-            f"{purpose}"
-        )
-    return table
+    file = read_frame(path)
+    if file.num_rows < _FEWEST_ROWS:
+        count = f"{file.num_rows} rows" if file.num_rows > 1 else "a single row"
+        raise DataError(f"'{path}' has {count}; at least {_FEWEST_ROWS} are needed to {purpose}")
+    return file
+
+
+def _numbers(file: FrameFile) -> np.ndarray:
+    """The rows (n, d) of a file of numbers without gaps, float64."""
+    frame = file.frame
+    for name, column in frame.items():
+        if not is_numeric_dtype(column.dtype) or is_bool_dtype(column.dtype):
+            raise DataError(
+                f"'{file.path}' is not numeric: column '{name}', row 1 holds '{column.iloc[0]}'; "
+                "replace it by a number or leave the column out"
+            )
+        if column.isna().any():
+            row = int(column.isna().to_numpy().argmax()) + 1
+            raise DataError(
+                f"'{file.path}' has missing, NaN values (row {row}; '{name}'); remove or fill them"
+            )
+        if column.min() == column.max():
+            raise DataError(f"'{file.path}' has constant columns: '{name}'; leave them out")
+    return np.array(frame, dtype=np.float64)
 
 
 def _load_file(config: FileData, study_seed: int, trial_seed: int) -> Dataset:
@@ -361,11 +380,12 @@ def _load_file(config: FileData, study_seed: int, trial_seed: int) -> Dataset:
             f"'{config.path}' has changed since this run was set up; put the file back as it was "
             "or start a new run in another folder with --out"
         )
-    num_heldout = _num_heldout(len(table.values), config.holdout)
+    values = _numbers(table)
+    num_heldout = _num_heldout(len(values), config.holdout)
     has_oracle = num_heldout >= FEWEST_FOR_ORACLE
     stream = torch_generator("split", study_seed, *(() if has_oracle else (trial_seed,)))
     where = f"'{config.path}'"
-    return _split(config.name, table.columns, table.values, num_heldout, stream, where, has_oracle)
+    return _split(config.name, table.columns, values, num_heldout, stream, where, has_oracle)
 
 
 def _num_heldout(num_rows: int, holdout: float) -> int:
@@ -437,7 +457,7 @@ def fresh_dataset(
             f"'{path}' has no column '{missing}', which the model was trained on; give a file with "
             f"the columns {', '.join(columns)}"
         )
-    points = torch.from_numpy(table.values)[:, order]
+    points = torch.from_numpy(_numbers(table))[:, order]
     points = points[torch.randperm(len(points), generator=torch_generator("split", seed))]
     noised, references = _heldout_parts(
         standardizer.apply_near(points, columns, f"'{path}': "),

@@ -16,7 +16,7 @@ from kan_diffusion.errors import DataError
 if TYPE_CHECKING:
     from kan_diffusion.data.densities import Density
 
-__all__ = ["LARGEST", "Standardizer", "precision_warning"]
+__all__ = ["LARGEST", "Standardizer", "decimals", "precision_warning"]
 
 LARGEST = 1e300
 """Largest value of a column; samples far out of its range are still numbers of float64."""
@@ -181,17 +181,17 @@ def precision_warning(points: np.ndarray, columns: Sequence[str], where: str) ->
     """
     worst, line = 0.0, None
     for name, values in zip(columns, np.asarray(points, dtype=np.float64).T, strict=True):
-        decimals = _decimals(values)
-        if decimals is None:
+        places = decimals(values)
+        if places is None:
             continue
         column = torch.from_numpy(values.copy())[:, None]
         scaling = Standardizer.from_points(column, [name], where)
         error = (scaling.invert(scaling.apply(column).float()) - column).abs().max().item()
-        lost = error * 2 * 10.0**decimals
+        lost = error * 2 * 10.0**places
         if lost > max(1, worst):
             worst = lost
             line = (
-                f"{where}column '{name}' has steps of {10.0**-decimals:g}, and over its range "
+                f"{where}column '{name}' has steps of {10.0**-places:g}, and over its range "
                 f"float32, in which networks compute, is off by up to {error:.1g}; if that matters "
                 "split it into a coarse and a fine column"
             )
@@ -199,17 +199,27 @@ def precision_warning(points: np.ndarray, columns: Sequence[str], where: str) ->
 
 
 @np.errstate(over="ignore")  # large numbers are no multiples of small steps
-def _decimals(values: np.ndarray) -> int | None:
-    """The decimals that all values have, where fewer than they could be by chance; else None."""
-    distinct = np.unique(np.abs(values[values != 0]))
+def decimals(values: np.ndarray) -> int | None:
+    """The decimals that all values have, where fewer than they could be by chance; else None.
+
+    Args:
+        values: Shape (n,), finite, float32 (as which decimals are then meant) or float64.
+    """
+    kind = values.dtype
+    distinct = np.unique(np.abs(values[values != 0])).astype(np.float64)
+    if not len(distinct):
+        return 0
     bits = 24 if (distinct.astype(np.float32) == distinct).all() else 53
     # Numbers of so many bits are multiples of a step of theirs by a chance below one in a million.
     spare = max(2, math.ceil(20 / len(distinct)))
     most = 2.0 ** (bits - spare)
-    for decimals in range(_MOST_DECIMALS + 1):
-        step = 10.0**-decimals
+    for places in range(_MOST_DECIMALS + 1):
+        step = 10.0**-places
         if np.median(distinct) > most * step:
             return None
-        if all((np.round(part, decimals) == part).all() for part in (distinct[:_LOOK], distinct)):
-            return decimals
+        if all(
+            (np.round(part, places).astype(kind) == part).all()
+            for part in (distinct[:_LOOK], distinct)
+        ):
+            return places
     return None

@@ -1,7 +1,12 @@
-"""Tables of numbers: files read with every value checked and written whole, and scikit-learn's.
+"""Tables of mixed columns: files read with every value checked and written whole, and
+scikit-learn's.
 
-A table is n rows of d finite numbers, no column constant, in a ``.csv``, ``.parquet`` or ``.npy``
-file. An error is one line that names the file, the place in it and the remedy.
+A table is n rows of d columns, each of numbers, text, truth values or dates, in a ``.csv``,
+``.csv.gz``, ``.tsv``, ``.parquet`` or ``.npy`` file or in a folder of Parquet files. What columns
+of text say is read by the rules of :mod:`kan_diffusion.data.cells`.
+
+An error is one line that names the file, the place in it and the remedy. Parquet files are read in
+pieces, so that a table need not fit in memory.
 
 ``TABLES`` are real measurements that come with scikit-learn and need no network: continuous columns
 in their own units and under their own names, rounded as they were written down. What each is
@@ -18,104 +23,148 @@ usually made to predict, a class or the course of a disease, is left out.
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
-import math
 import re
 import warnings
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import partial
-from numbers import Real
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from kan_diffusion.data.cells import NUMBER, typed, with_points
 from kan_diffusion.data.scaling import LARGEST
 from kan_diffusion.errors import DataError, KanDiffusionError
-from kan_diffusion.files import require_file, whole_file
-from kan_diffusion.limits import MOST_COLUMNS, MOST_VALUES
+from kan_diffusion.files import digest, require_file, whole_file
+from kan_diffusion.limits import MOST_BYTES, MOST_COLUMNS, MOST_VALUES
 
-__all__ = ["TABLES", "Table", "are_names", "read_table", "require_writable_ending", "write_table"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow.dataset import Dataset as ArrowDataset
 
-_EMPTY = "'{}' is empty; give a file with at least two rows of numbers"
+__all__ = [
+    "TABLES",
+    "FrameFile",
+    "are_names",
+    "read_frame",
+    "require_writable_ending",
+    "write_frame",
+]
+
+_EMPTY = "'{}' is empty; give a file with rows"
 _SHOWN = 5  # rows and columns listed in an error before "..."
-_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>", "-nan", "#n/a"})
+_BATCH = 65_536  # rows that are looked at together
 
 
 @dataclass(frozen=True)
-class Table:
-    """Numbers from a file.
+class FrameFile:
+    """A table from a file, or from a folder of Parquet files.
 
     Attributes:
-        values: Shape (n, d), float64, finite, n at least 2.
+        path: The file or folder.
+        sha256: Hexadecimal digest of the file's bytes; of a folder, of their list.
         columns: Name of each column; "column_1", ... where the file has no names.
-        sha256: Hexadecimal digest of the file's bytes.
-        path: The file.
+        num_rows: Number of rows, at least 1.
+        source: The rows, or the Parquet files that have them.
+        gaps: Columns of Parquet files with missing cells.
     """
 
-    values: np.ndarray
-    columns: tuple[str, ...]
-    sha256: str
     path: Path
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """The content of a file before it is checked: numbers, names, and how to point at a row."""
-
-    values: np.ndarray  # (n, d) float64, NaN where the file has nothing
+    sha256: str
     columns: tuple[str, ...]
-    row_word: str  # "row" or "line"
-    row_numbers: np.ndarray  # (n,), counted from 1
+    num_rows: int
+    source: pd.DataFrame | ArrowDataset
+    gaps: frozenset[str] = frozenset()
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """All rows, numbered from 0; of Parquet files they are read anew each time."""
+        if isinstance(self.source, pd.DataFrame):
+            return self.source
+        return _to_frame(self.source.to_table(columns=list(self.columns)), self.gaps)
+
+    def batches(self, num_rows: int = _BATCH) -> Iterator[pd.DataFrame]:
+        """Yields all rows in order, ``num_rows`` or fewer at a time."""
+        if isinstance(self.source, pd.DataFrame):
+            for start in range(0, self.num_rows, num_rows):
+                yield self.source.iloc[start : start + num_rows]
+        else:
+            for batch in _batches(self.source, self.columns, num_rows):
+                yield _to_frame(batch, self.gaps)
+
+    def take(self, rows: np.ndarray) -> pd.DataFrame:
+        """Some of the rows.
+
+        Args:
+            rows: Their numbers from 0, ascending.
+        """
+        if isinstance(self.source, pd.DataFrame):
+            return self.source.iloc[rows].reset_index(drop=True)
+        import pyarrow as pa
+
+        taken, start = [], 0
+        for batch in _batches(self.source, self.columns, _BATCH):
+            first, last = np.searchsorted(rows, [start, start + len(batch)])
+            taken.append(batch.take(pa.array(rows[first:last] - start)))
+            start += len(batch)
+        return _to_frame(pa.concat_tables(taken), self.gaps)
 
 
-def read_table(path: str | Path) -> Table:
-    """Reads and checks a table of numbers.
+def read_frame(path: str | Path) -> FrameFile:
+    """Reads and checks a table.
 
     Args:
-        path: A ``.csv`` file (UTF-8; columns separated by commas, or by semicolons or tabs, where
-            numbers may have decimal commas; the first line is a header when no cell of it is a
-            number), a ``.parquet`` file, or a ``.npy`` file with an array of shape (n, d) or (n,).
+        path: A ``.csv``, ``.csv.gz`` or ``.tsv`` file (UTF-8; columns separated by commas, or by
+            semicolons or tabs, where numbers may have decimal commas; the first line is a header
+            when no cell of it is a number), a ``.parquet`` file, a folder of such files with the
+            same columns, or a ``.npy`` file with an array of shape (n, d) or (n,).
 
     Returns:
         The table.
 
     Raises:
-        DataError: The file is missing, unreadable, broken or of an unknown kind; it has fewer than
-            two rows; a value is not a number, is missing, NaN or infinite, or beyond 1e300; or a
-            column is constant.
+        DataError: The file is missing, unreadable, broken or of an unknown kind; it has no rows or
+            no columns, two columns of one name, or a column of another kind of values; a column
+            mixes numbers or dates with text; or a number is infinite or beyond 1e300.
     """
     path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
+    reader = _READERS.get(_ending(path))
     try:
         if path.is_dir():
-            raise DataError(f"'{path}' is a folder; give a file in it ({_KNOWN})")
+            return _read_parquet(path)
         if not path.exists():
             raise DataError(f"there is no file '{path}'; check the path")
         if reader is None:
             ending = f"the ending '{path.suffix}'" if path.suffix else "no ending"
             raise DataError(f"'{path}' has {ending}; a table is one of {_KNOWN}")
         require_file(path)
-        content = path.read_bytes()
+        if path.stat().st_size == 0:
+            raise DataError(_EMPTY.format(path))
+        return reader(path)
     except OSError as error:
         raise DataError(
             f"'{path}' cannot be read: {error.strerror or error}; give another file"
         ) from error
-    if not content.strip():
-        raise DataError(_EMPTY.format(path))
-    raw = reader(path, content)
-    _check(path, raw)
-    return Table(raw.values, raw.columns, hashlib.sha256(content).hexdigest(), path)
+
+
+def _ending(path: Path) -> str:
+    """The ending of a file's name in small letters, with both parts of ``.csv.gz``."""
+    endings = [part.lower() for part in path.suffixes[-2:]]
+    return ".csv.gz" if endings == [".csv", ".gz"] else endings[-1] if endings else ""
 
 
 def _require_size(path: Path, num_rows: int, num_columns: int) -> None:
-    """Refuses a table that is too large or has no columns, before it is made."""
+    """Refuses a table that is too large or empty, before it is made."""
     if num_columns == 0:
-        raise DataError(f"'{path}' has no columns; give at least one column of numbers")
+        raise DataError(f"'{path}' has no columns; give at least one")
     if num_columns > MOST_COLUMNS:
         raise DataError(
             f"'{path}' has {num_columns:,} columns; a table has at most {MOST_COLUMNS:,}"
@@ -125,85 +174,161 @@ def _require_size(path: Path, num_rows: int, num_columns: int) -> None:
             f"'{path}' has {num_rows:,} rows of {num_columns:,} columns; take fewer rows, at most "
             f"{MOST_VALUES:,} values"
         )
+    if num_rows == 0:
+        raise DataError(f"'{path}' has no rows; give a file with rows")
 
 
-def _check(path: Path, raw: _Raw) -> None:
-    num_rows = len(raw.values)
-    if num_rows < 2:
-        count = "no rows" if num_rows == 0 else "a single row"
-        raise DataError(f"'{path}' has {count} of numbers; at least two are needed")
-    for refused, problem, remedy in (
-        (~np.isfinite(raw.values), "missing, NaN or infinite values", "remove or fill them"),
-        (np.abs(raw.values) > LARGEST, f"values beyond {LARGEST:g}", "rescale them"),
-    ):
-        if refused.any():
-            rows = refused.any(axis=1)
-            where = _listed([str(number) for number in raw.row_numbers[rows]])
-            names = _listed(_quoted(np.array(raw.columns)[refused.any(axis=0)]))
-            ending = "s" if rows.sum() > 1 else ""
-            raise DataError(
-                f"'{path}' has {problem} in {rows.sum()} row{ending} "
-                f"({raw.row_word}{ending} {where}; {names}); {remedy}"
-            )
-    constant = raw.values.max(axis=0) == raw.values.min(axis=0)
-    if constant.any():
-        names = _listed(_quoted(np.array(raw.columns)[constant]))
-        raise DataError(f"'{path}' has constant columns: {names}; leave them out")
+def _require_finite(path: Path, tables: Iterable[pa.Table], place: Callable[[int], str]) -> None:
+    """Refuses infinite and enormous numbers; ``place`` names a row, counted from 0."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows: list[int] = []
+    names: dict[str, None] = {}
+    start, infinite = 0, False
+    for table in tables:
+        wrong = np.zeros(len(table), dtype=bool)
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if not pa.types.is_floating(column.type) or column.null_count == len(column):
+                continue
+            values = column.cast(pa.float64())
+            low, high = pc.min_max(values).as_py().values()
+            if max(abs(low), abs(high)) <= LARGEST:
+                continue
+            sizes = np.abs(values.to_numpy())
+            if (sizes > LARGEST).any():
+                names[name] = None
+                infinite |= bool(np.isinf(sizes).any())
+                wrong |= sizes > LARGEST
+        rows += (start + np.flatnonzero(wrong)).tolist()
+        start += len(table)
+    if rows:
+        what = "infinite values" if infinite else f"values beyond {LARGEST:g}"
+        remedy = "remove or replace them" if infinite else "rescale them"
+        ending = "s" if len(rows) > 1 else ""
+        places = [place(row) for row in rows[: _SHOWN + 1]]
+        numbers = _listed([where.split()[1] for where in places])
+        raise DataError(
+            f"'{path}' has {what} in {len(rows)} row{ending} ({places[0].split()[0]}{ending} "
+            f"{numbers}; {_listed(_quoted(names))}); {remedy}"
+        )
 
 
-def _read_csv(path: Path, content: bytes) -> _Raw:
+def _whole(path: Path, content: bytes, source: pd.DataFrame) -> FrameFile:
+    sha256 = hashlib.sha256(content).hexdigest()
+    return FrameFile(path, sha256, tuple(source.columns), len(source), source)
+
+
+# --- text -------------------------------------------------------------------------------------
+
+
+def _read_text(path: Path, delimiter: str | None = None, packed: bool = False) -> FrameFile:
+    """Reads a file of cells with a separator between them; found out where it is None."""
+    import pyarrow as pa
+
+    content = path.read_bytes()
+    text = _unpacked(path, content) if packed else content
+    _require_text(path, text)
+    delimiter = delimiter or _delimiter(text)
+    first = next(_records(path, text, delimiter), None)
+    if first is None:
+        raise DataError(_EMPTY.format(path))
+    skipped, cells = first
+    _require_size(path, 1, len(cells))
+    header = not any(re.match(NUMBER, cell.replace(",", ".").strip()) for cell in cells)
+    names = _names(path, cells) if header else _numbered(len(cells))
+
+    def place(row: int) -> str:
+        """The line in which a row ends."""
+        records = _records(path, text, delimiter)
+        return f"line {next(islice(records, row + header, None))[0]}"
+
+    columns = _split_quickly(text, delimiter, names, skipped if header else 0)
+    if columns is None:
+        columns = _split(path, text, delimiter, names, header)
+    _require_size(path, len(columns[0]), len(columns))
+    if delimiter != ",":
+        columns = with_points(path, columns, delimiter)
+    note = "" if header else " (a header line has no number in any cell)"
+    # One after the other, so that little is there twice.
+    table = pa.table([typed(path, name, columns.pop(0), place, note) for name in names], names)
+    _require_finite(path, [table], place)
+    gaps = frozenset(name for name in names if table[name].null_count)
+    return _whole(path, content, _to_frame(table, gaps))
+
+
+def _unpacked(path: Path, content: bytes) -> bytes:
+    """What is in a gzip file."""
+    parts = []
+    room, rest = MOST_BYTES, content
     try:
-        text = content.decode("utf-8-sig")
+        while rest:
+            member = zlib.decompressobj(wbits=31)
+            parts.append(member.decompress(rest, room))
+            room -= len(parts[-1])
+            if member.unconsumed_tail:
+                raise DataError(
+                    f"'{path}' holds more than {MOST_BYTES:,} bytes; give a folder of Parquet files"
+                )
+            if not member.eof:
+                raise zlib.error("it is cut")
+            rest = member.unused_data
+    except zlib.error as error:
+        raise DataError(f"'{path}' is a broken gzip file: {error}; pack it again") from error
+    return b"".join(parts)
+
+
+def _require_text(path: Path, text: bytes) -> None:
+    if not re.search(rb"\S", text.removeprefix(b"\xef\xbb\xbf")):
+        raise DataError(_EMPTY.format(path))
+    try:
+        text.decode()
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = text.count(b"\n", 0, error.start) + 1
         raise DataError(f"'{path}' is not UTF-8 text (line {line}); save it as UTF-8") from error
-    if "\0" in text:
+    if b"\0" in text:
         raise DataError(f"'{path}' is not a text file (it holds zero bytes); save it as CSV")
-    columns: tuple[str, ...] = ()
-    rows: list[list[float | None]] = []
-    numbers: list[int] = []
+
+
+def _lines(text: bytes, newline: str | None) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(text), "utf-8-sig", newline=newline)
+
+
+def _delimiter(text: bytes) -> str:
+    """The separator that cuts the first two lines into equally many cells."""
+    lines = list(islice((line for line in _lines(text, None) if line.strip()), 2))
+    for candidate in ";\t":
+        try:
+            counts = {len(cells) for cells in csv.reader(lines, delimiter=candidate)}
+        except csv.Error:  # a value that is too long, if this were the separator
+            continue
+        if len(counts) == 1 and counts != {1}:
+            return candidate
+    return ","
+
+
+def _records(path: Path, text: bytes, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields the last line of each row that is not blank, and its cells.
+
+    Raises:
+        DataError: The file is broken.
+    """
+    reader = csv.reader(_lines(text, ""), delimiter=delimiter, skipinitialspace=True, strict=True)
     begun = 0  # lines before the row that is read
     try:
-        delimiter, decimal = _dialect(path, text)
-        lines = csv.reader(
-            io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
-        )
-        for cells in lines:
-            begun = lines.line_num
-            if not "".join(cells).strip() and len(cells) < 2:  # a blank line
-                continue
-            parsed = [_number(cell, decimal) for cell in cells]
-            if not columns:
-                _require_size(path, 1, len(cells))
-                header = all(number is None or math.isnan(number) for number in parsed)
-                columns = _names(path, cells) if header else _numbered(len(cells))
-                if header:
-                    continue
-            place = f"line {lines.line_num}"
-            if len(cells) != len(columns):
-                raise DataError(
-                    f"'{path}' has the wrong number of values in {place} ({len(cells)} for "
-                    f"{len(columns)} columns); correct that line"
-                )
-            if None in parsed:
-                column = parsed.index(None)
-                note = "" if rows or header else " (a header line has no number in any cell)"
-                raise _not_numeric(path, columns[column], place, cells[column], note)
-            rows.append(parsed)
-            numbers.append(lines.line_num)
+        for cells in reader:
+            begun = reader.line_num
+            if len(cells) > 1 or (cells and cells[0].strip()):
+                yield begun, cells
     except csv.Error as error:
         raise DataError(
             f"'{path}' is a broken CSV file: {_opened(text, begun, str(error))}"
         ) from error
-    if not columns:
-        raise DataError(_EMPTY.format(path))
-    values = np.array(rows, dtype=np.float64).reshape(len(rows), len(columns))
-    return _Raw(values, columns, "line", np.array(numbers))
 
 
-def _opened(text: str, begun: int, error: str) -> str:
+def _opened(text: bytes, begun: int, error: str) -> str:
     """What is wrong with the row after some lines of a CSV file, and in which line."""
-    rest = "".join(io.StringIO(text, newline="").readlines()[begun:])
+    rest = "".join(islice(_lines(text, ""), begun, None))
     # What is between quotation marks, closed or not, where a value may begin.
     for value in re.finditer(r'(?:^|[,;\t\r\n]) *"((?:[^"]|"")*)("?)', rest):
         if not value[2]:
@@ -212,92 +337,216 @@ def _opened(text: str, begun: int, error: str) -> str:
     return f"line {begun + 1}: {error}; correct that line"
 
 
-def _dialect(path: Path, text: str) -> tuple[str, str]:
-    """Finds the separator that cuts the first two lines into equally many columns.
+def _split_quickly(
+    text: bytes, delimiter: str, names: Sequence[str], skipped: int
+) -> list[pa.ChunkedArray] | None:
+    """The columns of a file without quotation marks as text; None where a line is not as it should.
 
-    Returns:
-        The separator of columns, and that of decimals.
-
-    Raises:
-        DataError: Commas may separate decimals or thousands.
+    Args:
+        text: The file.
+        delimiter: What separates cells.
+        names: Names of the columns.
+        skipped: Lines before the rows.
     """
-    lines = [line for line in text.splitlines() if line.strip()][:2]
-    delimiter = ","
-    for candidate in ";\t":
-        try:
-            counts = {len(cells) for cells in csv.reader(lines, delimiter=candidate)}
-        except csv.Error:  # a value that is too long, if this were the separator
-            continue
-        if len(counts) == 1 and counts != {1}:
-            delimiter = candidate
-            break
-    body = text.partition("\n")[2]
-    if delimiter == "," or "." in body:
-        return delimiter, "."
-    numbers = [cell for cell in re.split(rf"[{delimiter}\s\"]+", body) if "," in cell]
-    if numbers and all(re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", number) for number in numbers):
-        raise DataError(
-            f"'{path}' separates columns by '{delimiter}' and has numbers such as '{numbers[0]}', "
-            "where the comma may mark decimals or thousands; write them with decimal points"
-        )
-    return delimiter, ","
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
 
-
-def _number(cell: str, decimal: str) -> float | None:
-    """The number in a cell, NaN where it says that there is none; None for any other text."""
-    if "_" in cell:  # Python reads 1_000 as a number, other programs do not
+    if b'"' in text:
         return None
     try:
-        return float(cell.replace(decimal, "."))
-    except ValueError:
-        return math.nan if cell.strip().lower() in _MISSING else None
+        table = arrow_csv.read_csv(
+            pa.BufferReader(text),
+            arrow_csv.ReadOptions(column_names=list(names), skip_rows=skipped),
+            arrow_csv.ParseOptions(delimiter=delimiter, quote_char=False),
+            arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), null_values=[]
+            ),
+        )
+    except pa.ArrowException:
+        return None
+    return list(table.columns)
 
 
-def _not_numeric(path: Path, column: str, place: str, value: str, note: str = "") -> DataError:
-    text = " ".join(value.split())
-    shown = text if len(text) <= 40 else text[:37] + "..."
-    return DataError(
-        f"'{path}' is not numeric: column '{column}', {place} holds '{shown}'; replace it by a "
-        f"number or leave the column out{note}"
-    )
+def _split(
+    path: Path, text: bytes, delimiter: str, names: Sequence[str], header: bool
+) -> list[pa.ChunkedArray]:
+    """The columns of a file as text.
+
+    Raises:
+        DataError: The file is broken, or a row has another number of cells.
+    """
+    import pyarrow as pa
+
+    parts: list[list[pa.Array]] = [[] for _ in names]
+    records = islice(_records(path, text, delimiter), int(header), None)
+    while part := list(islice(records, _BATCH)):
+        for line, cells in part:
+            if len(cells) != len(names):
+                raise DataError(
+                    f"'{path}' has the wrong number of values in line {line} ({len(cells)} for "
+                    f"{len(names)} columns); correct that line"
+                )
+        columns = zip(*(cells for _, cells in part), strict=True)
+        for made, column in zip(parts, columns, strict=True):
+            made.append(pa.array(column, pa.string()))
+    return [pa.chunked_array(part, pa.string()) for part in parts]
 
 
-def _read_parquet(path: Path, content: bytes) -> _Raw:
-    from pyarrow import parquet
+# --- Parquet ----------------------------------------------------------------------------------
 
+
+def _read_parquet(path: Path) -> FrameFile:
+    """Opens a Parquet file or a folder of them, and looks through the rows."""
+    from pyarrow import dataset, parquet
+
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*.parquet") if not file.is_dir())
+        if not files:
+            raise DataError(
+                f"'{path}' is a folder without Parquet files; give a file ({_KNOWN}) or one "
+                "with .parquet files"
+            )
+    sums = []
+    for file in files:
+        require_file(file)
+        if file.stat().st_size == 0:
+            raise DataError(_EMPTY.format(file))
+        sums.append(digest(file))
+    sha256 = sums[0]
+    if path.is_dir():
+        listed = "".join(
+            f"{one}  {file.relative_to(path).as_posix()}\n"
+            for one, file in zip(sums, files, strict=True)
+        )
+        sha256 = hashlib.sha256(listed.encode()).hexdigest()
+    file = files[0]
     try:
-        head = parquet.read_metadata(io.BytesIO(content))
-        _require_size(path, head.num_rows, head.num_columns)
-        frame = pd.read_parquet(io.BytesIO(content))
+        schemas = []
+        num_rows = 0
+        for file in files:
+            metadata = parquet.read_metadata(file)
+            schemas.append(metadata.schema.to_arrow_schema())
+            num_rows += metadata.num_rows
+        columns = _parquet_columns(files, schemas)
+        _require_size(path, num_rows, len(columns))
+        schema = _common_schema(files, schemas)
+        source = dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
+        gaps: set[str] = set()
+
+        def seen() -> Iterator[pa.Table]:
+            for table in _batches(source, columns, _BATCH):
+                gaps.update(name for name in columns if table[name].null_count)
+                yield table
+
+        _require_finite(path, seen(), lambda row: f"row {row + 1}")
     except DataError:
         raise
     except Exception as error:  # pyarrow raises many kinds for a broken file
         raise DataError(
-            f"'{path}' is not a readable Parquet file: {_one_line(error)}; write it again"
+            f"'{file}' is not a readable Parquet file: {_one_line(error)}; write it again"
         ) from error
-    columns = _names(path, [str(name) for name in frame.columns])
-    series = [_float_column(path, name, frame.iloc[:, place]) for place, name in enumerate(columns)]
-    values = np.stack(series, axis=1) if series else np.empty((len(frame), 0))
-    return _Raw(values, columns, "row", np.arange(1, len(values) + 1))
+    return FrameFile(path, sha256, columns, num_rows, source, frozenset(gaps))
 
 
-def _float_column(path: Path, name: str, column: pd.Series) -> np.ndarray:
-    """One Parquet column as float64, NaN where it has no value."""
-    kind = column.dtype
-    if pd.api.types.is_numeric_dtype(kind) and not (
-        pd.api.types.is_bool_dtype(kind) or pd.api.types.is_complex_dtype(kind)
+def _parquet_columns(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> tuple[str, ...]:
+    """The columns of Parquet files without those that pandas takes as an index.
+
+    Raises:
+        DataError: Two have one name, the files have different ones, or the values of one are of no
+            kind that a table has.
+    """
+    import pyarrow as pa
+
+    found: list[list[str]] = []
+    for file, schema in zip(files, schemas, strict=True):
+        index = (schema.pandas_metadata or {}).get("index_columns", [])
+        found.append([name for name in schema.names if name not in index])
+        _require_distinct(file, found[-1])
+        for name in found[-1]:
+            kind = schema.field(name).type
+            inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if not any(is_kind(inner) for is_kind in (
+                pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal,
+                pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string,
+                pa.types.is_date, pa.types.is_timestamp, pa.types.is_null,
+            )):  # fmt: skip
+                raise DataError(
+                    f"'{file}' has a column '{name}' of type {inner}; leave it out, or save it as "
+                    "numbers, text or dates"
+                )
+        if sorted(found[-1]) != sorted(found[0]):
+            odd = sorted(set(found[-1]) ^ set(found[0]))[0]
+            raise DataError(
+                f"'{file}' and '{files[0]}' have different columns ('{odd}' is in one of them); "
+                "give a folder of files with the same"
+            )
+    return tuple(found[0])
+
+
+def _common_schema(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Types of columns that hold the values of all files."""
+    import pyarrow as pa
+
+    common = schemas[0]
+    for file, schema in zip(files[1:], schemas[1:], strict=True):
+        try:
+            common = pa.unify_schemas([common, schema], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(
+                f"'{file}' and '{files[0]}' have columns of different types: {_one_line(error)}; "
+                "write them alike"
+            ) from error
+    return common
+
+
+def _batches(source: ArrowDataset, columns: Sequence[str], num_rows: int) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    # Little is read ahead: what waits is memory.
+    for batch in source.to_batches(
+        columns=list(columns), batch_size=num_rows, batch_readahead=2, fragment_readahead=1
     ):
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    present = column.dropna()
-    for row, value in zip(np.flatnonzero(column.notna()), present, strict=True):
-        if isinstance(value, bool | np.bool_) or not isinstance(value, Real | Decimal):
-            raise _not_numeric(path, name, f"row {row + 1}", str(value))
-    values = np.full(len(column), np.nan)
-    values[column.notna().to_numpy()] = [float(value) for value in present]
-    return values
+        yield pa.Table.from_batches([batch])
 
 
-def _read_npy(path: Path, content: bytes) -> _Raw:
+def _to_frame(table: pa.Table, gaps: frozenset[str]) -> pd.DataFrame:
+    """A frame with the dtypes that pandas wrote, or would take.
+
+    Args:
+        table: The rows.
+        gaps: Columns with missing cells in these rows or others; integers and truth values among
+            them become pandas' nullable ones.
+    """
+    import pyarrow as pa
+
+    def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+        if pa.types.is_decimal(column.type):
+            return column.cast(pa.float64())
+        return column.cast(pa.timestamp("s")) if pa.types.is_date(column.type) else column
+
+    names = table.column_names
+    made = pa.table([plain(column) for column in table.columns], names)
+    frame = made.replace_schema_metadata(table.schema.metadata).to_pandas()
+    frame = frame.reset_index(drop=True).set_axis(names, axis=1)
+    for name in names:
+        kind = made[name].type
+        whole, truth = pa.types.is_integer(kind), pa.types.is_boolean(kind)
+        numpys = isinstance(frame[name].dtype, np.dtype)
+        if name in gaps and numpys and (whole or truth):
+            nullable = str(kind).replace("int", "Int").replace("uI", "UI") if whole else "boolean"
+            dtype = pd.api.types.pandas_dtype(nullable)
+            frame[name] = made[name].to_pandas(types_mapper={kind: dtype}.get)
+    return frame
+
+
+# --- arrays -----------------------------------------------------------------------------------
+
+
+def _read_npy(path: Path) -> FrameFile:
+    import pyarrow as pa
+
+    content = path.read_bytes()
     if not content.startswith(np.lib.format.MAGIC_PREFIX):
         raise DataError(f"'{path}' is not a NumPy array file; write it with numpy.save")
     try:
@@ -323,12 +572,19 @@ def _read_npy(path: Path, content: bytes) -> _Raw:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # long doubles that overflow are refused
         values = array[:, None] if array.ndim == 1 else array
-        values = values.astype(np.float64)
-    return _Raw(values, _numbered(values.shape[1]), "row", np.arange(1, len(values) + 1))
+        values = values.astype(
+            np.float64 if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
+        )
+    names = _numbered(values.shape[1])
+    columns = pa.table([pa.array(column) for column in values.T], list(names))
+    _require_finite(path, [columns], lambda row: f"row {row + 1}")
+    return _whole(path, content, pd.DataFrame(values, columns=list(names)))
 
 
-_READERS: dict[str, Callable[[Path, bytes], _Raw]] = {
-    ".csv": _read_csv,
+_READERS: dict[str, Callable[[Path], FrameFile]] = {
+    ".csv": _read_text,
+    ".csv.gz": partial(_read_text, packed=True),
+    ".tsv": partial(_read_text, delimiter="\t"),
     ".parquet": _read_parquet,
     ".npy": _read_npy,
 }
@@ -348,12 +604,16 @@ def _names(path: Path, cells: Sequence[str]) -> tuple[str, ...]:
     """Column names, numbered where empty; two that are equal are an error."""
     numbered = _numbered(len(cells))
     names = tuple(cell.strip() or number for cell, number in zip(cells, numbered, strict=True))
+    _require_distinct(path, names)
+    return names
+
+
+def _require_distinct(path: Path, names: Iterable[str]) -> None:
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(
             f"'{path}' has columns of the same name: {_listed(_quoted(repeated))}; rename them"
         )
-    return names
 
 
 def _quoted(names: Iterable[str]) -> list[str]:
@@ -372,50 +632,69 @@ def require_writable_ending(path: Path) -> None:
     """Checks that a table can be written to a file of this name.
 
     Raises:
-        KanDiffusionError: The ending is not one of .csv, .parquet and .npy.
+        KanDiffusionError: The ending is none that is read, either.
     """
-    if path.suffix.lower() not in _READERS:
-        raise KanDiffusionError(f"cannot write points to '{path}': the ending must be {_KNOWN}")
+    if _ending(path) not in _READERS:
+        raise KanDiffusionError(f"cannot write rows to '{path}': the ending must be {_KNOWN}")
 
 
-def write_table(path: Path, points: np.ndarray, columns: Sequence[str]) -> None:
-    """Writes points to a file, whole or not at all.
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Writes a table to a file, whole or not at all.
+
+    :func:`read_frame` reads the same values from it, and of Parquet the same dtypes (with dates in
+    milliseconds where they were in seconds).
 
     Args:
-        path: A .csv, .parquet or .npy file.
-        points: Points with shape (n, d).
-        columns: Names of the d coordinates; a .npy file has none.
+        path: A .csv, .csv.gz, .tsv, .parquet or .npy file.
+        frame: The table; only numbers without names go into a .npy file.
 
     Raises:
-        KanDiffusionError: The ending is unknown.
+        KanDiffusionError: The ending is unknown, or text or dates are to go into a .npy file.
         RunFolderError: The file cannot be written.
     """
     require_writable_ending(path)
-    frame = pd.DataFrame(points, columns=list(columns))
+    ending = _ending(path)
+    if ending == ".npy":
+        for name, dtype in frame.dtypes.items():
+            if not pd.api.types.is_numeric_dtype(dtype):
+                raise KanDiffusionError(
+                    f"cannot write column '{name}' to '{path}', which takes numbers only; choose "
+                    "another ending"
+                )
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        match path.suffix.lower():
-            case ".csv":
-                frame.to_csv(file, index=False)
-            case ".parquet":
-                frame.to_parquet(file, index=False)
-            case _:
-                np.save(file, points, allow_pickle=False)
+        if ending == ".parquet":
+            frame.to_parquet(file, index=False)
+        elif ending == ".npy":
+            np.save(file, _numeric_array(frame), allow_pickle=False)
+        else:
+            packed = ending == ".csv.gz"
+            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) if packed else file as text:
+                frame.to_csv(
+                    text,
+                    index=False,
+                    sep="\t" if ending == ".tsv" else ",",
+                    na_rep="NA" if frame.shape[1] == 1 else "",  # an empty line is no row
+                )
 
 
-Rows = tuple[np.ndarray, tuple[str, ...]]
+def _numeric_array(frame: pd.DataFrame) -> np.ndarray:
+    integers = all(pd.api.types.is_integer_dtype(kind) for kind in frame.dtypes)
+    if integers and not frame.isna().to_numpy().any():
+        return frame.to_numpy(dtype=np.int64)
+    return frame.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _bundled(loader: str, left_out: tuple[str, ...] = (), **options: bool) -> Rows:
-    """Rows (n, d), float64, and column names that a loader of ``sklearn.datasets`` gives."""
+def _bundled(loader: str, left_out: tuple[str, ...] = (), **options: bool) -> pd.DataFrame:
+    """The continuous columns that a loader of ``sklearn.datasets`` gives, float64."""
     from sklearn import datasets
 
     table = getattr(datasets, loader)(**options)
-    kept = [place for place, name in enumerate(table.feature_names) if name not in left_out]
-    values = np.asarray(table.data[:, kept], dtype=np.float64)
-    return values, tuple(str(table.feature_names[place]) for place in kept)
+    names = [str(name) for name in table.feature_names]
+    frame = pd.DataFrame(np.asarray(table.data, dtype=np.float64), columns=names)
+    return frame.drop(columns=list(left_out))
 
 
-TABLES: Mapping[str, Callable[[], Rows]] = {
+TABLES: Mapping[str, Callable[[], pd.DataFrame]] = {
     "iris": partial(_bundled, "load_iris"),
     "wine": partial(_bundled, "load_wine"),
     "breast-cancer": partial(_bundled, "load_breast_cancer"),

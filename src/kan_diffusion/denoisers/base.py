@@ -4,6 +4,12 @@ A denoiser is a function of the noised points, the timestep and, when there are 
 
 .. math:: (x_t, t, c) \mapsto \mathrm{net}([x_t, \mathrm{features}(t), \mathrm{onehot}(c)]).
 
+It may also be told some coordinates as they are. These come in blocks, each told or not as a whole;
+told coordinates take the place of the noised ones, and m says which blocks they are:
+
+.. math:: (x_t, t, c, o) \mapsto \mathrm{net}([m \odot o + (1 - m) \odot x_t,
+    \mathrm{features}(t), \mathrm{onehot}(c), m]).
+
 What it predicts (noise, velocity or clean points) is the process's affair, not the network's. The
 one-hot block is all zero where no label is given, which is the unconditional model of
 classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598). The points may come with Fourier
@@ -14,7 +20,9 @@ timestep in another way (:mod:`kan_diffusion.denoisers.stacks`,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Self
 
@@ -54,6 +62,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     Attributes:
         network: Maps (B, num_inputs) to (B, d).
         point_features: Fourier features of the points, or None.
+        blocks: Widths of the blocks of coordinates that it may be told; empty for none.
         flops: Floating-point operations of one forward pass for one point, as computed here.
         flops_per_edge: The same where every edge evaluates its functions for itself; what either
             counts: :mod:`kan_diffusion.denoisers.flops`.
@@ -62,24 +71,40 @@ class Denoiser(ModelMixin, ConfigMixin):
     config_name = "config.json"
     network: nn.Module
     point_features: nn.Module | None
+    _block_starts: Tensor
 
-    def _setup_points(self, data_dim: int, num_classes: int, num_input_frequencies: int = 0) -> int:
-        """Prepares the features of points and labels and returns how many there are."""
+    def _setup_points(
+        self,
+        data_dim: int,
+        num_classes: int,
+        num_input_frequencies: int = 0,
+        blocks: Sequence[int] = (),
+    ) -> int:
+        """Prepares the features of points, labels and mask and returns how many there are."""
         if data_dim < 1 or num_classes < 0:
             raise KanDiffusionError(
                 "a denoiser needs data_dim of at least 1 and num_classes of at least 0, not "
                 f"{data_dim} and {num_classes}"
             )
+        if blocks and (min(blocks) < 1 or sum(blocks) != data_dim):
+            raise KanDiffusionError(
+                f"blocks must be widths of at least 1 that sum to data_dim = {data_dim}, not "
+                f"{tuple(blocks)}"
+            )
         self.num_classes = num_classes
         self.data_dim = data_dim
+        self.blocks = tuple(blocks)
+        starts = torch.tensor([0, *accumulate(blocks)][:-1] if blocks else [], dtype=torch.long)
+        self.register_buffer("_block_starts", starts, persistent=False)
         self._input_flops = 0
         self.point_features = None
+        num_told = num_classes + len(blocks)
         if num_input_frequencies == 0:
-            return data_dim + num_classes
+            return data_dim + num_told
         features = PointFeatures(data_dim, num_input_frequencies)
         self._input_flops = features.flops
         self.point_features = features
-        return features.num_features + num_classes
+        return features.num_features + num_told
 
     def _setup_inputs(
         self,
@@ -89,9 +114,10 @@ class Denoiser(ModelMixin, ConfigMixin):
         num_time_frequencies: int,
         num_classes: int,
         num_input_frequencies: int = 0,
+        blocks: Sequence[int] = (),
     ) -> int:
         """Prepares all input features, the timestep's included, and returns how many there are."""
-        num_features = self._setup_points(data_dim, num_classes, num_input_frequencies)
+        num_features = self._setup_points(data_dim, num_classes, num_input_frequencies, blocks)
         self.time_features = TimeFeatures(time_encoding, num_train_timesteps, num_time_frequencies)
         return num_features + self.time_features.num_features
 
@@ -216,13 +242,30 @@ class Denoiser(ModelMixin, ConfigMixin):
             1, labels.clamp(min=0).unsqueeze(-1), labelled.to(sample.dtype).unsqueeze(-1)
         )
 
+    def _insert(self, observed: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """The sample with told coordinates in place, and 1 for each told block, (B, blocks)."""
+        if not self.blocks:
+            raise KanDiffusionError(
+                "this denoiser was not built to be told coordinates; leave observed out or build "
+                "it with blocks"
+            )
+        if observed.shape != sample.shape:
+            raise KanDiffusionError(
+                f"observed must have the shape {tuple(sample.shape)} of the points, NaN where "
+                f"nothing is told, not {tuple(observed.shape)}"
+            )
+        free = observed.isnan()
+        told = 1 - free[:, self._block_starts].to(sample.dtype)
+        return torch.where(free, sample, observed.to(sample.dtype)), told
+
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
         """The network's answer; a family that takes the timestep in another way overrides this.
 
         Args:
             points: Features of the noised points with shape (B, p).
             steps: Timesteps with shape (B,), or (1,) where all points have one.
-            labels: One-hot labels with shape (B, num_classes), or None without classes.
+            labels: One-hot labels, then 1 for each told block and else 0, with shape
+                (B, num_classes + blocks), or None without classes and blocks.
 
         Returns:
             The prediction with shape (B, d).
@@ -236,6 +279,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         sample: Tensor,
         timestep: Tensor | float,
         class_labels: Tensor | None = None,
+        observed: Tensor | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor]:
         """Predicts for noised points.
@@ -245,14 +289,16 @@ class Denoiser(ModelMixin, ConfigMixin):
             timestep: One timestep for all points, or one each with shape (B,); whole numbers from
                 0 to T - 1, or fractions between them for samplers that ask for such.
             class_labels: Labels with shape (B,), -1 where there is none; or None.
+            observed: Coordinates that are told, with shape (B, d), whole blocks of them, NaN
+                where a coordinate is not told; or None.
             return_dict: Whether to return a :class:`DenoiserOutput` or a tuple.
 
         Returns:
             The prediction with shape (B, d), as ``.sample`` or in a tuple.
 
         Raises:
-            KanDiffusionError: The points have the wrong number of coordinates, or labels were
-                given to a denoiser without classes.
+            KanDiffusionError: The points have the wrong number of coordinates, or labels or told
+                coordinates were given to a denoiser that was built without them.
         """
         if sample.ndim != 2 or sample.shape[-1] != self.data_dim:
             raise KanDiffusionError(
@@ -260,9 +306,14 @@ class Denoiser(ModelMixin, ConfigMixin):
                 f"{tuple(sample.shape)}"
             )
         steps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        told = sample.new_zeros(len(sample), len(self.blocks))
+        if observed is not None:
+            sample, told = self._insert(observed, sample)
         points = sample if self.point_features is None else self.point_features(sample)
         labels = None
         if self.num_classes or class_labels is not None:
             labels = self._label_features(class_labels, sample)
+        if self.blocks:
+            labels = told if labels is None else torch.cat([labels, told], dim=-1)
         prediction = self._predict(points, steps, labels)
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)

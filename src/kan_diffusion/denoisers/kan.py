@@ -49,6 +49,7 @@ class KANDenoiser(StackDenoiser, MovingGrids):
         modulated: Whether the timestep scales and shifts the hidden layers' outputs instead of
             being an input.
         scaled_inputs: Whether, in a modulated denoiser, the timestep scales the inputs, too.
+        blocks: Widths of the blocks of coordinates that it may be told; empty for none.
     """
 
     @register_to_config
@@ -73,6 +74,7 @@ class KANDenoiser(StackDenoiser, MovingGrids):
         residual: bool = False,
         modulated: bool = False,
         scaled_inputs: bool = False,
+        blocks: Sequence[int] = (),
     ) -> None:
         super().__init__()
         num_inputs, num_time_features = self._setup_stack()
@@ -90,13 +92,14 @@ class KANDenoiser(StackDenoiser, MovingGrids):
             init=init,
         )
         self.network = network
-        if residual or modulated or scaled_inputs:
+        if residual or modulated or scaled_inputs or blocks:
             self.network = Stack(
                 list(network.layers),
                 hidden,
                 residual=residual,
                 num_time_features=num_time_features,
                 num_scaled_inputs=num_inputs if scaled_inputs else 0,
+                num_blocks=len(blocks),
             )
 
     def refine(

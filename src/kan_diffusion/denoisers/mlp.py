@@ -71,6 +71,7 @@ class MLPDenoiser(StackDenoiser):
             :mod:`kan_diffusion.denoisers.stacks`.
         modulated: Whether the timestep scales and shifts the hidden units, ahead of their
             activation, instead of being an input.
+        blocks: Widths of the blocks of coordinates that it may be told; empty for none.
 
     Raises:
         KanDiffusionError: An activation or initialisation of an unknown name.
@@ -90,6 +91,7 @@ class MLPDenoiser(StackDenoiser):
         num_input_frequencies: int = 0,
         residual: bool = False,
         modulated: bool = False,
+        blocks: Sequence[int] = (),
     ) -> None:
         super().__init__()
         require_known("activation", activation, _ACTIVATIONS)
@@ -100,13 +102,14 @@ class MLPDenoiser(StackDenoiser):
         ]
         self._init: MLPInitialization = init
         linears = [nn.Linear(a, b) for a, b in pairwise([num_inputs, *hidden, data_dim])]
-        if residual or modulated:
+        if residual or modulated or blocks:
             self.network = Stack(
                 linears,
                 hidden,
                 activation=make_activation(),
                 residual=residual,
                 num_time_features=num_time_features,
+                num_blocks=len(blocks),
             )
         else:
             layers: list[nn.Module] = []

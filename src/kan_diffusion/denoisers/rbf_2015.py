@@ -123,6 +123,7 @@ class RBF2015Denoiser(Denoiser):
         num_classes: Number of class labels, 0 for an unconditional model.
         num_input_frequencies: Number of frequencies of the points' own Fourier features
             (:mod:`kan_diffusion.denoisers.features`), 0 for the points alone.
+        blocks: Widths of the blocks of coordinates that it may be told; empty for none.
 
     Raises:
         KanDiffusionError: ``hidden`` is not two numbers of at least 1.
@@ -138,6 +139,7 @@ class RBF2015Denoiser(Denoiser):
         num_train_timesteps: int = 1000,
         num_classes: int = 0,
         num_input_frequencies: int = 0,
+        blocks: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if len(hidden) != 2 or min(hidden) < 1:
@@ -149,7 +151,7 @@ class RBF2015Denoiser(Denoiser):
             raise KanDiffusionError(
                 f"num_train_timesteps must be at least 1, not {num_train_timesteps}"
             )
-        num_inputs = self._setup_points(data_dim, num_classes, num_input_frequencies)
+        num_inputs = self._setup_points(data_dim, num_classes, num_input_frequencies, blocks)
         self.num_train_timesteps = num_train_timesteps
         num_units, num_readouts = hidden
         self.num_readouts = num_readouts

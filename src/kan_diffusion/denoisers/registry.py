@@ -129,6 +129,7 @@ def build_denoiser(
     hidden: Sequence[int] | None = None,
     depth: int | None = None,
     num_classes: int = 0,
+    blocks: Sequence[int] = (),
     settings: Mapping[str, Setting] | None = None,
     generator: torch.Generator | None = None,
     flops: int | None = None,
@@ -147,6 +148,7 @@ def build_denoiser(
         hidden: Widths of the hidden layers.
         depth: Number of hidden layers when fitting; the family's own when None.
         num_classes: Number of class labels.
+        blocks: Widths of the blocks of coordinates that it may be told; empty for none.
         settings: Settings of the denoiser class that override the family's.
         generator: Where the initial parameters come from; torch's default when None.
         flops: Operations of a forward pass of one point to fit, as this package computes them.
@@ -176,6 +178,8 @@ def build_denoiser(
             f"{'more than one' if given else 'none'}"
         )
     options = {**kind.settings, **(settings or {})}
+    if blocks:
+        options["blocks"] = tuple(blocks)
 
     def make(widths: Sequence[int]) -> Denoiser:
         try:

@@ -43,6 +43,7 @@ class SplineMLPDenoiser(Denoiser):
         grid_range: Ends of their grids.
         num_input_frequencies: Number of frequencies of the points' own Fourier features
             (:mod:`kan_diffusion.denoisers.features`), 0 for the points alone.
+        blocks: Widths of the blocks of coordinates that it may be told; empty for none.
     """
 
     @register_to_config
@@ -58,6 +59,7 @@ class SplineMLPDenoiser(Denoiser):
         order: int = 3,
         grid_range: tuple[float, float] = (-3.0, 3.0),
         num_input_frequencies: int = 0,
+        blocks: Sequence[int] = (),
     ) -> None:
         super().__init__()
         num_inputs = self._setup_inputs(
@@ -67,6 +69,7 @@ class SplineMLPDenoiser(Denoiser):
             num_time_frequencies,
             num_classes,
             num_input_frequencies,
+            blocks,
         )
         low, high = grid_range
         layers: list[nn.Module] = []

@@ -14,6 +14,10 @@ MLP before the activation, in a KAN at the output of the layer, which is the inp
 functions. It may scale the network's inputs, too (as the preconditioning of Karras et al. 2022,
 arXiv:2206.00364, does by a given rule). All scales and shifts are one linear map of :math:`\tau`,
 which starts at zero.
+
+*Told*: which blocks of coordinates a network is told shifts the first hidden layer by a linear map
+of the mask, which starts at zero. In an MLP that is the mask as a further input; in a KAN, whose
+edges would need a whole function each for a number that is 0 or 1, it is that for less.
 """
 
 from __future__ import annotations
@@ -51,14 +55,16 @@ class Stack(nn.Module):
         num_time_features: Number of features of the timestep that modulate the hidden layers; 0
             for no modulation.
         num_scaled_inputs: Number of inputs, where the timestep scales these, too; else 0.
+        num_blocks: Number of blocks of coordinates that may be told; 0 for none.
 
     Attributes:
         layers: The layers.
         modulation: The linear map from features of the timestep to the scales of all hidden units,
             then their shifts, then the scales of the inputs where they have such; or None.
+        told: The linear map from the mask of told blocks to shifts of the first layer; or None.
 
     Raises:
-        KanDiffusionError: There is no hidden layer to modulate.
+        KanDiffusionError: There is no hidden layer to modulate or shift.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class Stack(nn.Module):
         residual: bool = False,
         num_time_features: int = 0,
         num_scaled_inputs: int = 0,
+        num_blocks: int = 0,
     ) -> None:
         super().__init__()
         if num_time_features and not hidden:
@@ -89,6 +96,12 @@ class Stack(nn.Module):
             raise KanDiffusionError(
                 "inputs that the timestep scales need modulation; set modulated, too"
             )
+        if num_blocks and not hidden:
+            raise KanDiffusionError(
+                "a denoiser that is told coordinates needs at least one hidden layer; give hidden "
+                "one width or more"
+            )
+        self.told = nn.Linear(num_blocks, hidden[0], bias=False) if num_blocks else None
         self.reset_parameters()
 
     @property
@@ -101,13 +114,17 @@ class Stack(nn.Module):
             # One plus the scale, the product and, for units, the sum.
             total += linear_flops([self.modulation]) + 3 * sum(self.hidden)
             total += 2 * self.num_scaled_inputs
+        if self.told is not None:
+            total += linear_flops([self.told]) + self.hidden[0]
         return total
 
     def reset_parameters(self) -> None:
-        """Puts the modulation back to none; the layers are left as they are."""
+        """Puts modulation and shifts back to none; the layers are left as they are."""
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
+        if self.told is not None:
+            nn.init.zeros_(self.told.weight)
 
     def modulations(self, time: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
         """Computes the factors and shifts that a timestep sets.
@@ -126,13 +143,16 @@ class Stack(nn.Module):
         of_input = 1 + all_of_them[..., 2 * total :] if self.num_scaled_inputs else None
         return (1 + scale).split(self.hidden, dim=-1), shift.split(self.hidden, dim=-1), of_input
 
-    def forward(self, input: Tensor, time: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, time: Tensor | None = None, told: Tensor | None = None
+    ) -> Tensor:
         """Maps (B, n) to (B, m).
 
         Args:
             input: Inputs of the first layer, with shape (B, n).
             time: Features of the timesteps with shape (B, num_time_features), or (1,
                 num_time_features) where all rows have one; not looked at without modulation.
+            told: 1 for each told block and else 0, with shape (B, num_blocks); None where none is.
 
         Returns:
             Outputs of the last layer, with shape (B, m).
@@ -145,6 +165,8 @@ class Stack(nn.Module):
             state = input if of_input is None else input * of_input
         for index in range(len(self.hidden)):
             output = self.layers[index](state)
+            if self.told is not None and told is not None and index == 0:
+                output = output + self.told(told)
             if scales:
                 output = torch.addcmul(shifts[index], output, scales[index])
             if self.activation is not None:
@@ -166,9 +188,10 @@ class StackDenoiser(Denoiser):
             c.num_time_frequencies,
             c.get("num_classes", 0),
             c.num_input_frequencies,
+            c.get("blocks", ()),
         )
         num_time_features = self.time_features.num_features if c.modulated else 0
-        return num_features - num_time_features, num_time_features
+        return num_features - num_time_features - len(self.blocks), num_time_features
 
     @property
     def stack(self) -> Stack | None:
@@ -183,9 +206,15 @@ class StackDenoiser(Denoiser):
 
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
         stack = self.stack
-        if stack is None or stack.modulation is None:
+        if stack is None:
             return super()._predict(points, steps, labels)
-        input = points if labels is None else torch.cat([points, labels], dim=-1)
         time = self.time_features(steps, points.dtype)
         # One timestep for all points is modulated once; as many as points, or it is an error.
-        return stack(input, time if len(time) == 1 else time.expand(len(points), -1))
+        if len(time) > 1 or stack.modulation is None:
+            time = time.expand(len(points), -1)
+        parts = [points] if stack.modulation is not None else [points, time]
+        told = None
+        if labels is not None:
+            classes, told = labels.split([self.num_classes, len(self.blocks)], dim=-1)
+            parts.append(classes)
+        return stack(torch.cat(parts, dim=-1), time, told)

@@ -11,7 +11,7 @@ inside. It can be read in full without scripts, and everything written into it i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -131,6 +131,20 @@ class Section:
             alternative: What it shows, for those who cannot see it.
         """
         return self._add("figure", picture, caption, alternative)
+
+    def gallery(self, figures: Iterable[tuple[Picture, str, str]], folded: str = "") -> Self:
+        """Adds figures side by side, as many as there is room for.
+
+        Args:
+            figures: Of each, what is seen, its caption and its alternative.
+            folded: A title; the figures are seen once it is opened. None where empty.
+        """
+        shown = list(figures)
+        return self._add("gallery", shown, folded) if shown else self
+
+    def legend(self, colours: Mapping[str, str]) -> Self:
+        """Adds the names of the colours that figures below it have in common."""
+        return self._add("legend", colours)
 
     @contextmanager
     def keeping_going(self, name: str) -> Iterator[None]:

@@ -21,7 +21,7 @@ from matplotlib.colors import to_hex, to_rgb
 from kan_diffusion.denoisers.registry import FAMILIES
 
 __all__ = [
-    "GRID", "INK", "MUTED", "PALE", "PALETTES", "REAL", "SEED_ALPHA", "ModelStyle",
+    "GRID", "INK", "MUTED", "PALE", "PALETTES", "REAL", "SEED_ALPHA", "SYNTHETIC", "ModelStyle",
     "family_styles", "model_styles", "report_style",
 ]  # fmt: skip
 
@@ -35,6 +35,8 @@ PALE = "#cfd3d9"
 """Models of another kind than those a panel is about."""
 REAL = "#7a7f87"
 """Real data, and everything measured on it."""
+SYNTHETIC = "#0072b2"
+"""Synthetic rows of a table, beside real ones."""
 SEED_ALPHA = 0.55
 """The opacity of the mark of a single seed."""
 

@@ -233,6 +233,9 @@ class TrialConfig(Settings):
             settings["data"]["path"] = self.data.name
         if not self.evaluation.metrics:
             del settings["evaluation"]["metrics"]
+        for unused in ("patience", "max_seconds"):
+            if settings["training"][unused] is None:
+                del settings["training"][unused]
         return json.dumps(settings, sort_keys=True)
 
     @property

@@ -18,7 +18,6 @@ from kan_diffusion.data.datasets import (
     fresh_dataset,
     load_dataset,
 )
-from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
@@ -227,8 +226,8 @@ def _dataset_to_judge_with(
     if same:
         return load_dataset(config.data, config.study_seed, config.seed)
     # The pipeline knows the model's units: the data it was trained on need not be here any more.
-    columns = tuple(pipeline.config.columns)
-    standardizer = Standardizer(tuple(pipeline.config.mean), tuple(pipeline.config.scale))
+    columns = tuple(pipeline.columns)
+    standardizer = pipeline.standardizer
     if isinstance(other, FileData):
         return fresh_dataset(other.path, columns, standardizer, config.study_seed)
     if isinstance(other, TableData):

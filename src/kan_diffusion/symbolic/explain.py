@@ -609,7 +609,7 @@ def explain_run(
     if samples:
         samples = {"real": context.draw.clean[:1000].numpy(), **samples}
     say("looking", "at every noise level", 0.0)
-    columns = tuple(pipeline.config.columns)
+    columns = tuple(pipeline.columns)
     explanation = Explanation(
         title=f"{config.model.name} on {config.data.name}",
         columns=columns,

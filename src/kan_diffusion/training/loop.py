@@ -6,8 +6,10 @@ takes one Adam step on
 .. math:: \mathrm{loss}\big(\mathrm{denoiser}(\alpha_t x_0 + \sigma_t \varepsilon, t),\;
     \mathrm{target}(x_0, \varepsilon, t)\big),
 
-with linear warm-up and cosine decay of the learning rate, clipping of the gradient's norm and an
-exponential moving average (EMA) of the parameters, which is what the trained denoiser keeps.
+the coordinates that it is told left out, with linear warm-up and cosine decay of the learning rate,
+clipping of the gradient's norm and an exponential moving average (EMA) of the parameters, which is
+what the trained denoiser keeps: where there are held-out points, as it was when their loss was
+lowest.
 
 What step k draws is a function of the seed and k alone (:mod:`kan_diffusion.training.batches`). A
 run that is killed and resumed from its checkpoint therefore ends, on a CPU, with the very
@@ -23,6 +25,7 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +35,9 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.devices import make_accelerator, resolve_device
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import Process
+from kan_diffusion.randomness import stream_seed
 from kan_diffusion.training.batches import Batches
-from kan_diffusion.training.run import MomentCallback, TrainingConfig, TrainingRun
+from kan_diffusion.training.run import Ending, MomentCallback, TrainingConfig, TrainingRun
 
 __all__ = ["ProgressCallback", "TrainingResult", "train"]
 
@@ -53,10 +57,15 @@ class TrainingResult:
     """Results of training beside the denoiser.
 
     Attributes:
-        losses: Training loss of every step, with shape (steps,).
-        learning_rates: Learning rate of every step, with shape (steps,).
-        seconds: Wall-clock seconds of the steps, checkpoints and callbacks left out; over all
-            parts of a run that was resumed.
+        losses: Training loss of every step taken, with shape (steps,).
+        learning_rates: Learning rate of every step taken, with shape (steps,).
+        heldout_losses: Step and held-out loss of every look at it, some 40 in a run; empty without
+            held-out points.
+        best_step: Steps after which the weights were what the denoiser keeps.
+        ending: ``"finished"``: all steps were taken; ``"early"``: the held-out loss had not
+            improved for long; ``"time"``: ``max_seconds`` left fewer steps, or ran out.
+        seconds: Wall-clock seconds of the steps and looks, checkpoints and callbacks left out;
+            over all parts of a run that was resumed.
         cpu_seconds: Processor time of the same steps, of all threads together: what other
             processes on the machine take is not in it.
         resumed_from: Step the run was resumed from, 0 when it was not.
@@ -66,6 +75,9 @@ class TrainingResult:
 
     losses: np.ndarray
     learning_rates: np.ndarray
+    heldout_losses: tuple[tuple[int, float], ...]
+    best_step: int
+    ending: Ending
     seconds: float
     cpu_seconds: float
     resumed_from: int
@@ -84,6 +96,7 @@ def train(
     *,
     seed: int,
     labels: Tensor | None = None,
+    heldout: Tensor | None = None,
     device: str = "auto",
     checkpoint: Path | None = None,
     identity: str = "",
@@ -95,6 +108,8 @@ def train(
 ) -> TrainingResult:
     """Trains a denoiser in place; it ends with its EMA weights, on ``device``, in eval mode.
 
+    With held-out points it ends with the EMA weights of the moment when their loss was lowest.
+
     Args:
         denoiser: The network; its initial parameters are its own affair.
         process: Noising process.
@@ -103,6 +118,8 @@ def train(
         seed: What all draws of the run derive from.
         labels: Class labels with shape (N,), whole numbers from 0; a tenth of them is dropped at
             random so that the unconditional model is trained too.
+        heldout: Standardised clean samples with shape (M, *shape) that are not trained on; their
+            loss is computed some 40 times. None for none.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         checkpoint: File to keep the state in; None keeps none.
         identity: What the checkpoint is a checkpoint of; one with another identity is refused.
@@ -113,17 +130,23 @@ def train(
         log_folder: Folder for TensorBoard's event files; None logs nothing.
 
     Returns:
-        Losses, learning rates, the time taken and what fell outside the grids of KAN layers.
+        Losses, learning rates, why and when it ended, the time taken and what fell outside the
+        grids of KAN layers.
 
     Raises:
         NonFiniteLossError: The loss became NaN or infinite; the last good checkpoint is kept.
         RunFolderError: The checkpoint cannot be written or belongs to another run.
         KanDiffusionError: The device, points, labels or parameters cannot be used.
     """
-    if len(points) == 0 or points.shape[1:] != denoiser.sample_shape:
-        wanted = ", ".join(["N", *map(str, denoiser.sample_shape)])
+    for name, given in {"points": points, "held-out points": heldout}.items():
+        if given is not None and (len(given) == 0 or given.shape[1:] != denoiser.sample_shape):
+            wanted = ", ".join(["N", *map(str, denoiser.sample_shape)])
+            raise KanDiffusionError(
+                f"{name} must have shape ({wanted}), N > 0, not {tuple(given.shape)}"
+            )
+    if config.patience is not None and heldout is None:
         raise KanDiffusionError(
-            f"points must have shape ({wanted}), N > 0, not {tuple(points.shape)}"
+            "patience is about the loss on held-out points; give heldout or leave patience out"
         )
     if labels is not None:
         if labels.shape != points.shape[:1]:
@@ -133,15 +156,18 @@ def train(
         denoiser.require_labels(labels)
     where = resolve_device(device)
     accelerator = make_accelerator(where, config.mixed_precision, log_folder)
-    batches = Batches(
-        points,
-        labels,
-        process,
+    make = partial(
+        Batches,
+        process=process,
         batch_size=config.batch_size,
-        batches=config.batches,
-        seed=seed,
         device=where,
+        blocks=denoiser.blocks,
     )
+    batches = make(points, labels, batches=config.batches, seed=seed)
+    heldout_batches = None
+    if heldout is not None:
+        fixed = stream_seed("held-out", seed)
+        heldout_batches = make(heldout, None, batches="replacement", seed=fixed).at
     if accelerator.num_processes > config.batch_size:
         raise KanDiffusionError(
             f"{accelerator.num_processes} processes share a batch of {config.batch_size}; raise "
@@ -153,29 +179,29 @@ def train(
 
     try:
         if resume and checkpoint is not None and run.load(checkpoint, identity):
-            logger.info("resuming at step %d of %d", run.step, config.steps)
+            logger.info("resuming at step %d of %d", run.step, run.steps)
         resumed_from = run.step
         accelerator.wait_for_everyone()  # until all have read what the first will replace
         if checkpoint is not None and run.step == 0:
             run.save(checkpoint, identity)  # shows from the start whose folder this is
-        while run.step < config.steps:
+        while True:
+            run.pause(heldout_batches)
+            if (ending := run.ending) is not None:
+                break
             if run.step in shown and on_moment is not None:
                 run.require_finite(checkpoint)
                 run.show(on_moment)
-            started, cpu_started = time.perf_counter(), time.process_time()
-            batch = batches.at(run.step)
-            run.advance(batch)
-            now = time.perf_counter()
-            run.seconds += now - started
-            run.cpu_seconds += time.process_time() - cpu_started
-            last = run.step == config.steps
+            with run.timed():
+                batch = batches.at(run.step)
+                run.advance(batch)
+            last = run.step == run.steps
             saving = checkpoint is not None and run.step % config.checkpoint_every == 0
             if saving or last or run.step % _FINITE_CHECK_EVERY == 0:
                 run.require_finite(checkpoint)
             if saving and checkpoint is not None:
                 run.save(checkpoint, identity)
-            if now - last_report > _PROGRESS_SECONDS or last:
-                last_report = now
+            if time.perf_counter() - last_report > _PROGRESS_SECONDS or last:
+                last_report = time.perf_counter()
                 loss = float(run.losses()[-1])
                 if on_progress is not None:
                     on_progress(run.step, loss)
@@ -184,11 +210,12 @@ def train(
                     outside = {} if last else run.out_of_range(batch, _LOGGED_ROWS)
                     values = {"loss": loss, "learning_rate": rate, **_prefixed(outside)}
                     accelerator.log(values, step=run.step)
+        run.require_finite(checkpoint)
         run.unwrap()
         if run.step in shown and on_moment is not None:
             run.show(on_moment)
         run.settle()
-        outside = run.out_of_range(batches.at(config.steps))
+        outside = run.out_of_range(batches.at(run.step))
         if outside:
             shares = ", ".join(f"{name} {share:.2%}" for name, share in outside.items())
             logger.info("inputs outside the grid of each KAN layer: %s", shares)
@@ -206,6 +233,9 @@ def train(
     return TrainingResult(
         losses=run.losses().cpu().numpy(),
         learning_rates=run.learning_rates,
+        heldout_losses=tuple(run.looks),
+        best_step=run.step if heldout is None else run.best_step,
+        ending=ending,
         seconds=run.seconds,
         cpu_seconds=run.cpu_seconds,
         resumed_from=resumed_from,

@@ -1,18 +1,34 @@
-"""A training run: its settings, its state, the parts of a step and its checkpoints.
+r"""A training run: its settings, its state, the parts of a step and its checkpoints.
+
+A run with held-out points stops looking for better weights in time. At steps
+:math:`s_1 < s_2 < \dots` it computes the loss of the averaged weights on one fixed draw of
+held-out points, timesteps and noise, and keeps the weights of the lowest loss.
+
+A run with a time limit S settles its number of steps after the first few: with t(s) the seconds
+until step s and p the seconds a step, it will take
+
+.. math:: K = s + (0.95\, S - t(s)) / p
+
+steps, and its learning rate decays to zero at step K. Where the machine becomes slower, K shrinks
+later on and what is left of the schedule is compressed into it.
 
 A checkpoint is one safetensors file with everything a run needs to go on as if it had never
-stopped: parameters, Adam's moments, the moving average, the losses so far and the step. It is
-replaced whole.
+stopped: parameters, Adam's moments, the moving average, the best weights, the losses so far, the
+step, and the number of steps as it was settled. It is replaced whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import Field
@@ -26,19 +42,24 @@ from kan_diffusion.files import write_bytes
 from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.kan import KANLinear, out_of_range_fractions
 from kan_diffusion.kan.importance import sparsity_penalty
-from kan_diffusion.limits import MOST_POINTS, MOST_STEPS
+from kan_diffusion.limits import MOST_POINTS, MOST_SECONDS, MOST_STEPS
 from kan_diffusion.processes import Process
 from kan_diffusion.settings import Settings
-from kan_diffusion.training.batches import Batch
+from kan_diffusion.training.batches import TOLD_SHARE, Batch
 from kan_diffusion.training.optimization import ParameterVector, WeightAverage, learning_rates
 
 __all__ = [
     "EdgeWatch",
+    "Ending",
     "MomentCallback",
     "TrainingConfig",
     "TrainingRun",
     "read_checkpoint_identity",
 ]
+
+Ending = Literal["finished", "early", "time"]
+"""Why a run ended: all steps were taken; the held-out loss had not fallen for long; the time limit
+left fewer steps than were asked for, or ran out."""
 
 MomentCallback = Callable[[int, Denoiser], None]
 """Called at chosen steps with the step and the denoiser as it is then, EMA weights in place."""
@@ -62,6 +83,11 @@ class TrainingConfig(Settings):
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as accelerate has it.
         sparsify: Weight of a penalty on sizes and entropies of the edges of KAN layers
             (:mod:`kan_diffusion.kan.importance`) beside the loss; 0 for none.
+        patience: Training stops when the held-out loss has not improved for this fraction of the
+            steps; None never stops early. Needs held-out points.
+        max_seconds: Wall-clock seconds that training may take, compilation of kernels included;
+            the number of steps then follows from the machine's speed and is ``steps`` at most. Two
+            runs of one seed then differ. None for no limit.
     """
 
     steps: int = Field(4000, ge=1, le=MOST_STEPS)
@@ -75,12 +101,35 @@ class TrainingConfig(Settings):
     checkpoint_every: int = Field(1000, ge=1, le=MOST_STEPS)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     sparsify: float = Field(0.0, ge=0, allow_inf_nan=False)
+    patience: float | None = Field(None, gt=0, le=1)
+    max_seconds: float | None = Field(None, gt=0, le=MOST_SECONDS)
 
 
 _WATCHED_ROWS = 256
 """Points of a batch that the penalty looks at: it then costs less than the step itself."""
 
-_PROGRESS = ("step", "seconds", "cpu_seconds")
+_PROGRESS = ("step", "seconds", "cpu_seconds", "warm_seconds", "paused", "best_step")
+
+_PAUSES = 40
+"""Most looks at the held-out loss and the clock in a run."""
+
+_FEWEST_LOOKED, _MOST_LOOKED = 256, 8192
+"""Held-out points of a look; between these, ``_LOOKED_SHARE`` of the points of all steps."""
+
+_LOOKED_SHARE = 1 / 400
+
+_STEPS_A_LOOKED_BATCH = 7
+"""Steps between two looks for each batch of a look: it has no backward pass and costs a third of a
+step, so that all looks take 5 % of the time at most."""
+
+_WARM_STEPS, _TIMED_STEPS = 5, 30
+"""The steps between these two are timed: compilation and cold caches come before them."""
+
+_TIMED_SHARE = 0.1
+"""Share of a time limit after which fewer timed steps must do."""
+
+_RESERVE = 0.05
+"""Share of a time limit that the settled number of steps leaves free."""
 
 
 class EdgeWatch:
@@ -145,14 +194,16 @@ class TrainingRun:
             if self._edges is not None:
                 self._edges.release()
             raise
-        peak, warmup = config.learning_rate, config.warmup_steps
-        optimizer = torch.optim.Adam([self.weights.vector], lr=peak, fused=True)
-        self.learning_rates = learning_rates(optimizer, config.schedule, peak, warmup, config.steps)
-        self._rates: list[float] = self.learning_rates.tolist()
+        self._adam = torch.optim.Adam([self.weights.vector], lr=config.learning_rate, fused=True)
+        self.steps = config.steps
+        """Steps the run will take, if it does not end before."""
+        self.plans: list[tuple[int, int]] = []
+        """Step at which the number of steps was settled, and that number."""
+        self._rates = self._schedule(config.steps)
         # accelerate's own step and backward look for packages on the disk every time they are
         # called; only scaled gradients (fp16) need them.
         self.scaled = accelerator.scaler is not None
-        self.optimizer = accelerator.prepare(optimizer) if self.scaled else optimizer
+        self.optimizer = accelerator.prepare(self._adam) if self.scaled else self._adam
         self.average: WeightAverage | None = None
         if config.ema_decay is not None:
             self.average = WeightAverage(self.weights.vector, config.ema_decay)
@@ -161,6 +212,12 @@ class TrainingRun:
         """False while a step or a swap of weights is under way: no state to save then."""
         self.seconds = 0.0
         self.cpu_seconds = 0.0
+        self.warm_seconds = 0.0  # of the steps before those that are timed
+        self.paused = 0  # step of the last look at clock and held-out loss
+        self.looks: list[tuple[int, float]] = []
+        self.best_step = 0
+        self._best: Tensor | None = None
+        self._heldout: list[Batch] = []
         self._losses = torch.zeros(config.steps, device=accelerator.device)
         self._recent: list[Tensor] = []  # losses not yet written into _losses
         self._num_checked = 0  # how many of the losses are known to be finite
@@ -190,9 +247,7 @@ class TrainingRun:
             return batch, 1.0
         index = self.accelerator.process_index
         rows = slice(total * index // count, total * (index + 1) // count)
-        noised, timesteps, labels, target = batch
-        own_labels = None if labels is None else labels[rows]
-        part = Batch(noised[rows], timesteps[rows], own_labels, target[rows])
+        part = Batch(*(None if given is None else given[rows] for given in batch))  # type: ignore[arg-type]
         return part, len(part.noised) * count / total
 
     def shared(self, values: Tensor) -> Tensor:
@@ -202,10 +257,118 @@ class TrainingRun:
         mean: Tensor = self.accelerator.reduce(values, "mean")
         return mean
 
+    def _schedule(self, steps: int) -> list[float]:
+        config = self.config
+        peak, warmup = config.learning_rate, config.warmup_steps
+        rates: list[float] = learning_rates(
+            self._adam, config.schedule, peak, warmup, steps
+        ).tolist()
+        return rates
+
+    @property
+    def learning_rates(self) -> np.ndarray:
+        """The learning rate of every step taken, with shape (step,)."""
+        return np.array(self._rates[: self.step])
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the run is over; None while it is not."""
+        patience, limit = self.config.patience, self.config.max_seconds
+        if self.step >= self.steps:
+            return "finished" if self.steps == self.config.steps else "time"
+        if limit is not None and self._elapsed() >= limit:
+            return "time"
+        if patience is not None and self.step - self.best_step >= patience * self.steps:
+            return "early"
+        return None
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Adds what is done in it to the seconds of the run."""
+        started, cpu_started = time.perf_counter(), time.process_time()
+        yield
+        self.seconds += time.perf_counter() - started
+        self.cpu_seconds += time.process_time() - cpu_started
+
+    def pause(self, heldout: Callable[[int], Batch] | None) -> None:
+        """Between two steps: settles the number of steps, and looks at the held-out loss, in time.
+
+        Args:
+            heldout: Gives batches of held-out points by number; None where there are none.
+        """
+        limit = self.config.max_seconds
+        if self.step == _WARM_STEPS:
+            self.warm_seconds = self.seconds
+        if limit is not None and not self.plans and self.step < self.steps:
+            hurried = self.step > _WARM_STEPS and self._elapsed() > _TIMED_SHARE * limit
+            if hurried or self.step >= _TIMED_STEPS:
+                self._settle_steps(limit)
+        elif self.step > self.paused and (
+            self.step == self.steps or self.step - self.paused >= self._stretch
+        ):
+            if limit is not None and self.plans:
+                self._settle_steps(limit)
+            if heldout is not None:
+                with self.timed():
+                    self._look(heldout)
+            self.paused = self.step
+
+    @property
+    def _num_looked(self) -> int:
+        """Batches of a look, settled with the number of steps."""
+        size = self.config.batch_size
+        steps = self.plans[0][1] if self.plans else self.config.steps
+        points = min(max(_LOOKED_SHARE * steps * size, _FEWEST_LOOKED), _MOST_LOOKED)
+        return math.ceil(points / size)
+
+    @property
+    def _stretch(self) -> int:
+        """Steps between two pauses."""
+        return max(self.steps // _PAUSES, _STEPS_A_LOOKED_BATCH * self._num_looked)
+
+    def _elapsed(self) -> float:
+        """Seconds so far, the mean over processes: all of them must decide alike."""
+        return float(self.shared(torch.tensor(self.seconds, device=self.accelerator.device)))
+
+    def _settle_steps(self, limit: float) -> None:
+        elapsed = self._elapsed()
+        pace = (elapsed - self.warm_seconds) / (self.step - _WARM_STEPS)
+        if not self.plans or elapsed + pace * (self.steps - self.step) > limit:
+            affordable = max(0.0, (1 - _RESERVE) * limit - elapsed) / pace
+            self._follow(self.step, min(self.steps, self.step + int(affordable)))
+
+    def _follow(self, step: int, steps: int) -> None:
+        """Settles the number of steps: the first time with a new schedule, then by compression."""
+        ahead = self._rates[step:]
+        if not self.plans:
+            ahead = self._schedule(steps)[step:]
+        elif ahead:
+            places = np.linspace(0, len(ahead) - 1, steps - step)
+            ahead = np.interp(places, np.arange(len(ahead)), ahead).tolist()
+        self._rates[step:] = ahead
+        self.steps = steps
+        self.plans.append((step, steps))
+
+    def _look(self, heldout: Callable[[int], Batch]) -> None:
+        """Computes the held-out loss of the averaged weights; the best weights are kept."""
+        if not self._heldout:
+            self._heldout = [heldout(number) for number in range(self._num_looked)]
+        with self._averaged():
+            loss = float(torch.stack([self.forward(batch) for batch in self._heldout]).mean())
+        self.looks.append((self.step, loss if math.isfinite(loss) else math.inf))
+        if loss <= min(known for _, known in self.looks):
+            self.best_step = self.step
+            self._best = self._average_values().clone()
+
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of a batch."""
-        prediction = self.model(batch.noised, batch.timesteps, batch.labels, return_dict=False)[0]
-        return self.process.loss_of(prediction, batch.target)
+        """The loss of a batch, a mean over the coordinates that are not told."""
+        given = batch.noised, batch.timesteps, batch.labels, batch.observed
+        prediction = self.model(*given, return_dict=False)[0]
+        if batch.observed is None:
+            return self.process.loss_of(prediction, batch.target)
+        prediction = torch.where(batch.observed.isnan(), prediction, batch.target)
+        # Divided by the expected share: that of the batch would be another in each process.
+        return self.process.loss_of(prediction, batch.target) / (1 - TOLD_SHARE)
 
     def backward(self, loss: Tensor) -> None:
         """Leaves the gradients at the parameters."""
@@ -265,14 +428,14 @@ class TrainingRun:
             if checkpoint is not None and checkpoint.exists():
                 kept = f"the last good state is kept in '{checkpoint}'"
             raise NonFiniteLossError(
-                f"the {fault} of {self.config.steps:,} with learning rate "
+                f"the {fault} of {self.steps:,} with learning rate "
                 f"{self.config.learning_rate:g}; {kept}; lower the learning rate"
             )
 
     def out_of_range(self, batch: Batch, rows: int | None = None) -> dict[str, float]:
         """Fraction of out-of-range inputs of each KAN layer on the first rows of a batch."""
-        labels = None if batch.labels is None else batch.labels[:rows]
-        inputs = batch.noised[:rows], batch.timesteps[:rows], labels
+        given = batch.noised, batch.timesteps, batch.labels, batch.observed
+        inputs = (None if values is None else values[:rows] for values in given)
         return out_of_range_fractions(self.denoiser, *inputs, False)  # a tuple, as in a step
 
     def save(self, path: Path, identity: str) -> None:
@@ -287,9 +450,13 @@ class TrainingRun:
         if self.average is not None:
             parts = self.weights.split(self.average.values)
             tensors |= {f"ema.{index}": part for index, part in enumerate(parts)}
+        if self._best is not None:
+            parts = self.weights.split(self._best)
+            tensors |= {f"best.{index}": part for index, part in enumerate(parts)}
         tensors["losses"] = self.losses()
         tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
         progress = {name: getattr(self, name) for name in _PROGRESS}
+        progress |= {"plans": self.plans, "looks": self.looks}
         progress["ema_step"] = None if self.average is None else self.average.num_updates
         metadata = {"identity": identity, "progress": json.dumps(progress)}
         metadata["digest"] = _digest(tensors, metadata)
@@ -336,8 +503,13 @@ class TrainingRun:
         if self.average is not None:
             self.average.values = joined("ema.{}")
             self.average.num_updates = progress["ema_step"]
+        if "best.0" in tensors:
+            self._best = joined("best.{}")
         for name in _PROGRESS:
             setattr(self, name, progress[name])
+        self.looks = [(step, loss) for step, loss in progress["looks"]]
+        for step, steps in progress["plans"]:
+            self._follow(step, steps)
         self._losses[: self.step] = tensors["losses"]
         self.whole = True
         return True
@@ -346,14 +518,23 @@ class TrainingRun:
         """Hands the denoiser to a callback with its EMA weights in place, in one process."""
         if not self.accelerator.is_main_process:
             return
-        self.denoiser.eval()
-        values = self.weights.vector.detach()
+        with self._averaged():
+            callback(self.step, self.denoiser)
+
+    def _average_values(self) -> Tensor:
+        """The averaged weights, with shape (P,); those in training where there is no average."""
         if self.average is not None and self.average.num_updates > 0:
-            values = self.average.values
+            return self.average.values
+        return self.weights.vector.detach()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Puts the averaged weights in place, in eval mode and without gradients."""
+        self.denoiser.eval()
         self.whole = False
         try:
-            with torch.no_grad(), self.weights.lent(values):
-                callback(self.step, self.denoiser)
+            with torch.no_grad(), self.weights.lent(self._average_values()):
+                yield
         finally:  # a callback that is interrupted leaves the weights in training as they were
             self.whole = True
         self.denoiser.train()
@@ -364,10 +545,10 @@ class TrainingRun:
         vars(self.denoiser).pop("forward", None)
 
     def settle(self) -> None:
-        """Puts the EMA weights in place for good."""
+        """Puts the best weights, or without held-out points the EMA weights, in place for good."""
         self.whole = False
-        if self.average is not None:
-            self.weights.vector.detach().copy_(self.average.values)
+        best = self._average_values() if self._best is None else self._best
+        self.weights.vector.detach().copy_(best)
         self.denoiser.eval()
 
     def release(self) -> None:

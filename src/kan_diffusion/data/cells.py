@@ -1,0 +1,199 @@
+"""What columns of text say: whole and other numbers, truth values, dates, or text after all.
+
+Spaces around a cell are no part of it, and one that is empty or says NA, NaN, null, None or n/a is
+a gap. A column is of the first kind that all its other cells are of:
+
+* whole numbers; where some are padded (01234) they are codes, which are text;
+* other numbers;
+* dates or times as ISO 8601 writes them (2024-05-31, 2024-05-31 10:30, 2024-05-31T10:30:00Z);
+* True and False in small, large or mixed letters;
+* text.
+
+Where at least half of the cells are numbers, or dates, and others are not, one cell out of place
+would make text of them all: that is an error which names the cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kan_diffusion.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["NUMBER", "typed", "with_points"]
+
+NUMBER = r"^(?i:[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?))$"
+"""What a number is, as a regular expression."""
+
+_GAPS = [
+    "", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A",
+]  # fmt: skip
+_NUMERIC_GAPS = [*{word.lower() for word in _GAPS}, "+nan"]  # in any case, among numbers
+_WHOLE = r"^[+-]?[0-9]+$"
+_PADDED = r"^[+-]?0[0-9]"
+_COMMAS = r"^[+-]?(?:[0-9]+(?:,[0-9]*)+|,[0-9]+)(?:[eE][+-]?[0-9]+)?$"
+_THOUSANDS = r"^[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+$"
+_DATE = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?$"
+)
+
+
+def with_points(
+    path: Path, columns: list[pa.ChunkedArray], delimiter: str
+) -> list[pa.ChunkedArray]:
+    """The columns with decimal points, where they have decimal commas.
+
+    Raises:
+        DataError: The commas may mark decimals or thousands.
+    """
+    import pyarrow.compute as pc
+
+    commas: dict[int, pa.ChunkedArray] = {}
+    for number, column in enumerate(columns):
+        cells = pc.utf8_trim_whitespace(column)
+        plain = pc.match_substring_regex(cells, NUMBER)
+        comma = pc.match_substring_regex(cells, _COMMAS)
+        gaps = pc.is_in(pc.utf8_lower(cells), pc.cast(_NUMERIC_GAPS, "string"))
+        count = len(cells) - _count(gaps)
+        if 2 * (_count(plain) + _count(comma)) < count:
+            continue
+        if _count(pc.and_(plain, pc.match_substring(cells, "."))):
+            return columns
+        if _count(comma):
+            commas[number] = comma
+    found = [columns[number].filter(comma) for number, comma in commas.items()]
+    trimmed = [pc.utf8_trim_whitespace(cells) for cells in found]
+    if found and all(
+        pc.all(pc.match_substring_regex(cells, _THOUSANDS)).as_py() for cells in trimmed
+    ):
+        raise DataError(
+            f"'{path}' separates columns by '{delimiter}' and has numbers such as "
+            f"'{trimmed[0][0]}', where the comma may mark decimals or thousands; write them with "
+            "decimal points"
+        )
+    return [
+        pc.if_else(commas[number], pc.replace_substring(column, ",", "."), column)
+        if number in commas
+        else column
+        for number, column in enumerate(columns)
+    ]
+
+
+def _count(mask: pa.ChunkedArray) -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.sum(mask, min_count=0).as_py())
+
+
+def typed(
+    path: Path, name: str, column: pa.ChunkedArray, place: Callable[[int], str], note: str
+) -> pa.ChunkedArray:
+    """A column of text as what it says.
+
+    Args:
+        path: The file.
+        name: Name of the column.
+        column: Its cells.
+        place: Names a row, counted from 0.
+        note: End of the error that the first row leads to.
+
+    Returns:
+        Whole numbers, other numbers, truth values, dates or text, null where there are gaps.
+
+    Raises:
+        DataError: Numbers or dates are mixed with text.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def among(cells: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:
+        return pc.is_in(cells, pa.array(words, pa.string()))
+
+    def without(cells: pa.ChunkedArray, gaps: pa.ChunkedArray) -> pa.ChunkedArray:
+        return pc.if_else(gaps, pa.scalar(None, pa.string()), cells)
+
+    cells = pc.utf8_trim_whitespace(column)
+    lowered = pc.utf8_lower(cells)
+    known = without(cells, among(lowered, _NUMERIC_GAPS))
+    count = len(known) - known.null_count
+    text = without(cells, among(cells, _GAPS))
+    if count == 0:
+        nothing = text.null_count == len(text)
+        return pa.chunked_array([pa.nulls(len(text), pa.float64())]) if nothing else text
+    numbers = pc.match_substring_regex(known, NUMBER)
+    if _count(numbers) == count:
+        return text if _are_codes(known) else _numbers(known)
+    dates = pc.match_substring_regex(known, _DATE)
+    made, odd = _dates(known) if _count(dates) == count else (None, None)
+    if made is not None:
+        return made
+    for kind, fits in (("number", numbers), ("date", dates)):
+        if 2 * _count(fits) < count:
+            continue
+        row = pc.index(fits, value=False).as_py() if odd is None else odd
+        shown = " ".join(str(known[row]).split())
+        shown = shown if len(shown) <= 40 else shown[:37] + "..."
+        raise DataError(
+            f"'{path}' mixes {kind}s and text: column '{name}', {place(row)} holds '{shown}'; "
+            f"replace it by a {kind} or leave the column out{'' if row else note}"
+        )
+    if _count(among(lowered, ("true", "false"))) == count:
+        return without(lowered, pc.is_null(known)).cast(pa.bool_())
+    return text
+
+
+def _are_codes(cells: pa.ChunkedArray) -> bool:
+    """Tells whether numbers are codes: whole, and some padded with zeros."""
+    import pyarrow.compute as pc
+
+    whole = pc.all(pc.match_substring_regex(cells, _WHOLE)).as_py()
+    return whole and pc.any(pc.match_substring_regex(cells, _PADDED)).as_py()
+
+
+def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Numbers in text as integers, or as floats where they are not whole or too large."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    cells = pc.utf8_ltrim(cells, "+")
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            return cells.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return pa.chunked_array(  # what other versions of Arrow do not read, such as 1e400
+        [pa.array([None if cell is None else float(cell) for cell in cells.to_pylist()])]
+    )
+
+
+def _dates(cells: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None, int | None]:
+    """Text that looks like dates as such; or None, and the first row that is no date."""
+    import pyarrow as pa
+
+    kinds = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
+
+    def fits(part: pa.ChunkedArray | pa.Scalar) -> pa.ChunkedArray | pa.Scalar | None:
+        for kind in kinds:
+            try:
+                return part.cast(kind)
+            except pa.ArrowInvalid:
+                continue
+        return None
+
+    if (made := fits(cells)) is not None:
+        return made, None
+    zoned = next(fits(cell) for cell in cells if cell.is_valid)
+    return None, next(
+        (
+            row
+            for row, cell in enumerate(cells)
+            if (date := fits(cell)) is None
+            or (cell.is_valid and zoned is not None and date.type.tz != zoned.type.tz)
+        ),
+        0,
+    )

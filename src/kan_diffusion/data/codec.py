@@ -1,0 +1,398 @@
+"""Tables as points: each row of a data frame is a row of d coordinates, about N(0, 1) or -1 and +1.
+
+A column has a coordinate of -1 or +1 for each state that its cells may be in instead of having a
+value ("age is missing", "income is zero"), and coordinates of its value: analog bits of a category,
+one number for everything else, none for constants and identifiers. The value's coordinates of a
+cell that has none are fresh N(0, 1) noise, so they carry nothing and their density is known.
+
+The map x -> z of a number is smooth, so densities follow from log p(x) = log p(z) + log |dz/dx|.
+Whole numbers, decimals, dates and levels are spread evenly over their step first, and come back as
+they were as far as float32 goes: a column with more than a hundred thousand steps within its bulk
+may come back a step off.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import Tensor
+
+from kan_diffusion.data.columns import OTHER, Column, Kind
+from kan_diffusion.errors import DataError, valid_settings
+from kan_diffusion.limits import MOST_COLUMNS, MOST_VALUES
+from kan_diffusion.settings import Settings
+
+__all__ = ["Block", "TableCodec", "require_frame"]
+
+logger = logging.getLogger(__name__)
+
+
+class Block(BaseModel):
+    """Coordinates that belong together: a state of a column's cells, or their value.
+
+    Attributes:
+        column: Name of the column, as text.
+        role: "state" or "value".
+        start: First coordinate.
+        stop: The one after the last.
+        discrete: Whether they are -1 or +1.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    column: str
+    role: Literal["state", "value"]
+    start: int
+    stop: int
+    discrete: bool
+
+
+class TableCodec(Settings):
+    """What is known of a table's columns, and the map between its rows and coordinates.
+
+    Attributes:
+        columns: The columns, in the frame's order.
+    """
+
+    columns: Annotated[tuple[Column, ...], Len(1, MOST_COLUMNS)]
+
+    @model_validator(mode="after")
+    def _require_names(self) -> Self:
+        _require_different([column.name for column in self.columns])
+        return self
+
+    @classmethod
+    def fit(
+        cls, frame: pd.DataFrame, kinds: Mapping[str, Kind] | None = None, *, merge_below: int = 0
+    ) -> Self:
+        """Finds the kinds of a frame's columns and what is kept of each.
+
+        Args:
+            frame: Shape (n, columns), n > 0.
+            kinds: Kinds of columns by name, where they shall not be found.
+            merge_below: Categories of text in fewer rows than this become the category "other".
+
+        Raises:
+            DataError: The frame is empty, names are double or no text, a dtype cannot be carried, a
+                column mixes types or has infinite values, or a kind does not fit its column.
+        """
+        require_frame(frame)
+        given = {str(name): kind for name, kind in (kinds or {}).items()}
+        names = [str(name) for name in frame.columns]
+        for name in given:
+            if name not in names:
+                raise DataError(f"there is no column '{name}' to have a kind; {_some(names)}")
+        columns = []
+        for place, name in enumerate(frame.columns):
+            kept = int(name) if isinstance(name, int | np.integer) else str(name)
+            column = Column.fit(
+                kept, frame.iloc[:, place], given.get(str(name)), merge_below=merge_below
+            )
+            if column.kind == "identifier" and str(name) not in given:
+                logger.warning(
+                    "column '%s' identifies rows: it is not learned, and made anew in the same "
+                    "pattern; give it another kind to learn it",
+                    name,
+                )
+            if column.merged:
+                logger.info("column '%s' has rare categories, merged into '%s'", name, OTHER)
+            columns.append(column)
+        return cls(columns=tuple(columns))
+
+    def column(self, name: object) -> Column:
+        """The column of a name.
+
+        Raises:
+            DataError: There is none.
+        """
+        for column in self.columns:
+            if str(column.name) == str(name):
+                return column
+        raise DataError(
+            f"there is no column '{name}'; {_some([str(column.name) for column in self.columns])}"
+        )
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates d."""
+        return len(self.names)
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Blocks of coordinates, in order, together exactly 0 to d - 1."""
+        blocks: list[Block] = []
+        start = 0
+        for column in self.columns:
+            parts = [("state", 1, True)] * len(column.states)
+            if column.width:
+                parts.append(("value", column.width, column.is_discrete))
+            for role, width, discrete in parts:
+                blocks.append(
+                    Block(
+                        column=str(column.name),
+                        role=role,
+                        start=start,
+                        stop=start + width,
+                        discrete=discrete,
+                    )
+                )
+                start += width
+        return tuple(blocks)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the coordinates: "age", "job 1", "age is missing", "income is zero"."""
+        names: list[str] = []
+        for column in self.columns:
+            names += [f"{column.name} is {state}" for state in column.states]
+            if column.width == 1:
+                names.append(str(column.name))
+            else:
+                names += [f"{column.name} {place}" for place in range(1, column.width + 1)]
+        return tuple(names)
+
+    def encode(self, frame: pd.DataFrame, generator: np.random.Generator | None = None) -> Tensor:
+        """Coordinates of a frame's rows.
+
+        Args:
+            frame: Shape (n, columns): the columns trained on, in any order.
+            generator: What spreads whole numbers, decimals, dates and levels over their step and
+                fills the coordinates of cells without a value. None for the middle of each step
+                and zeros: always the same coordinates, those that :meth:`log_scale` speaks of.
+
+        Returns:
+            Shape (n, d), float32.
+
+        Raises:
+            DataError: Columns are missing or new, or a cell is not what its column held: the
+                message names the column and the row, counted from 1.
+        """
+        self.require_columns(frame)
+        return self._coordinates(frame, generator, set())
+
+    def observe(
+        self,
+        frame: pd.DataFrame,
+        generator: np.random.Generator | None = None,
+        gaps: Collection[object] = (),
+    ) -> Tensor:
+        """Coordinates of what is known of rows: NaN where a cell is missing or a column absent.
+
+        A cell that is missing is told to have a value, which is what filling gaps asks for.
+
+        Args:
+            frame: Shape (n, columns): some of the columns trained on, in any order.
+            generator: As in :meth:`encode`.
+            gaps: Names of columns whose missing cells are known to be missing.
+
+        Returns:
+            Shape (n, d), float32.
+
+        Raises:
+            DataError: Columns are new, or a cell is not what its column held.
+        """
+        self.require_columns(frame, some=True)
+        return self._coordinates(frame, generator, set(self._names()) - set(map(str, gaps)))
+
+    def _coordinates(
+        self, frame: pd.DataFrame, generator: np.random.Generator | None, open: set[str]
+    ) -> Tensor:
+        """Coordinates (n, d); in the columns ``open`` missing cells may have a value."""
+        rows = np.full((len(frame), self.dim), np.nan, dtype=np.float32)
+        places = {str(name): place for place, name in enumerate(frame.columns)}
+        start = 0
+        for column in self.columns:
+            middle = start + len(column.states)
+            stop = middle + column.width
+            place = places.get(str(column.name))
+            if place is not None:
+                partial = str(column.name) in open
+                states, cells = column.encode(frame.iloc[:, place], generator, partial)
+                rows[:, start:middle], rows[:, middle:stop] = states, cells
+            start = stop
+        return torch.from_numpy(rows)
+
+    def decode(self, rows: Tensor, generator: np.random.Generator) -> pd.DataFrame:
+        """Rows of a table from coordinates.
+
+        Args:
+            rows: Shape (n, d), finite.
+            generator: What makes identifiers anew.
+
+        Returns:
+            Shape (n, columns): columns, order and dtypes of the frame trained on.
+
+        Raises:
+            DataError: The shape is another, or a coordinate is not finite.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.dim:
+            raise DataError(f"rows must have shape (n, {self.dim}), got {tuple(rows.shape)}")
+        coordinates = rows.detach().to("cpu", torch.float32).numpy()
+        if not np.isfinite(coordinates).all():
+            row = int(np.argmax(~np.isfinite(coordinates).all(axis=1)))
+            raise DataError(f"row {row + 1} has coordinates that are NaN or infinite")
+        series, start = [], 0
+        for column in self.columns:
+            middle = start + len(column.states)
+            stop = middle + column.width
+            states, cells = coordinates[:, start:middle], coordinates[:, middle:stop]
+            series.append(column.decode(states, cells, generator))
+            start = stop
+        frame = pd.concat(series, axis=1)
+        frame.columns = pd.Index([column.name for column in self.columns])
+        return frame
+
+    def log_scale(self, frame: pd.DataFrame) -> np.ndarray:
+        """Sum of log |dz/dx| over a row's numbers: log p(x) = log p(z) + log_scale.
+
+        x is in the units of its column. A number that was spread over a step counts at the middle
+        of it, as :meth:`encode` has it without a generator, and x counts steps where a column
+        holds levels, dates or time spans. Categories, constants and missing cells add nothing.
+
+        Args:
+            frame: Shape (n, columns), as for :meth:`encode`.
+
+        Returns:
+            Shape (n,), float64.
+
+        Raises:
+            DataError: As :meth:`encode`.
+        """
+        self.require_columns(frame)
+        places = {str(name): place for place, name in enumerate(frame.columns)}
+        total = np.zeros(len(frame))
+        for column in self.columns:
+            total += column.log_scale(frame.iloc[:, places[str(column.name)]])
+        return total
+
+    def _names(self) -> list[str]:
+        return [str(column.name) for column in self.columns]
+
+    def _starts(self) -> Iterator[tuple[Column, int]]:
+        """The columns, each with its first coordinate."""
+        start = 0
+        for column in self.columns:
+            yield column, start
+            start += len(column.states) + column.width
+
+    def describe(self) -> pd.DataFrame:
+        """A row a column: name, kind, dtype, gaps (share), values, coordinates (number of)."""
+        return pd.DataFrame([column.describe() for column in self.columns])
+
+    def to_dict(self) -> dict[str, object]:
+        """The codec as JSON has it."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, object]) -> Self:
+        """The codec of :meth:`to_dict`, every value checked.
+
+        Raises:
+            KanDiffusionError: A value is missing, unknown or cannot be.
+        """
+        with valid_settings("codec"):
+            return cls.model_validate(content)
+
+    def place(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
+        """Coordinates of rows, each number in the middle of its step, and which are continuous.
+
+        Args:
+            frame: Shape (n, columns), as for :meth:`encode`.
+
+        Returns:
+            Coordinates and, as booleans, which of them are a number's and no category's, state's
+            or missing cell's; both with shape (n, d).
+
+        Raises:
+            DataError: As :meth:`encode`.
+        """
+        rows = self.encode(frame)
+        numbers = torch.zeros(rows.shape, dtype=torch.bool)
+        for block in self.blocks:
+            if block.role == "value" and not block.discrete:
+                numbers[:, block.start : block.stop] = True
+        for column, start in self._starts():
+            states = rows[:, start : start + len(column.states)]
+            value = slice(start + len(column.states), start + len(column.states) + column.width)
+            numbers[:, value] &= (states < 0).all(dim=1, keepdim=True)
+        return rows, numbers
+
+    def require_content(self) -> None:
+        """Refuses a table of which nothing is learned.
+
+        Raises:
+            DataError: All columns are constant or identifiers.
+        """
+        if not self.dim:
+            raise DataError(
+                "there is nothing to learn: every column is constant or identifies rows; give a "
+                "column that varies"
+            )
+
+    def require_columns(self, frame: pd.DataFrame, some: bool = False) -> None:
+        """Refuses a frame with other columns than those trained on.
+
+        Args:
+            frame: The frame.
+            some: Whether it may have some of them alone.
+
+        Raises:
+            DataError: A column is missing or new.
+        """
+        require_frame(frame)
+        known = self._names()
+        given = [str(name) for name in frame.columns]
+        for name in given:
+            if name not in known:
+                raise DataError(f"column '{name}' is new; leave it out ({_some(known)})")
+        for name in known:
+            if name not in given and not some:
+                raise DataError(f"column '{name}' of the rows trained on is missing; add it")
+
+
+def _some(names: list[str]) -> str:
+    """Names of columns, of many the first."""
+    listed = ", ".join(f"'{name}'" for name in names[:10])
+    return f"columns: {listed}{', ...' if len(names) > 10 else ''}"
+
+
+def require_frame(frame: pd.DataFrame) -> None:
+    """Refuses what is no table.
+
+    Args:
+        frame: Shape (n, columns).
+
+    Raises:
+        DataError: It is no frame, is empty or too large, or two columns have one name.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"a table is a pandas DataFrame, got {type(frame).__name__}")
+    if len(frame) == 0 or frame.shape[1] == 0:
+        raise DataError(
+            f"the table has {len(frame)} rows and {frame.shape[1]} columns; give at least one each"
+        )
+    if frame.shape[1] > MOST_COLUMNS or frame.size > MOST_VALUES:
+        raise DataError(
+            f"the table has {len(frame):,} rows of {frame.shape[1]:,} columns; a table has at most "
+            f"{MOST_COLUMNS:,} columns and {MOST_VALUES:,} values"
+        )
+    for name in frame.columns:
+        if isinstance(name, bool) or not isinstance(name, str | int | np.integer):
+            raise DataError(f"column name {name!r} is no text and no whole number; rename it")
+    _require_different(list(frame.columns))
+
+
+def _require_different(names: list[object]) -> None:
+    seen: set[str] = set()
+    for name in map(str, names):
+        if name in seen:
+            raise DataError(f"two columns are named '{name}'; rename one of them")
+        seen.add(name)

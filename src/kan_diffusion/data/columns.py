@@ -1,0 +1,741 @@
+"""Kinds of columns, and what of each is kept: never a row, only shares, categories and knots.
+
+A cell is in one of the states value, missing and zero, as far as its column has them. A value is
+
+* a category of K, by rank of frequency;
+* a level of K in order (ordinal columns, and numbers of which few are different), spread evenly
+  over the step above it: l + U(0, 1);
+* a number on a lattice, v = (origin + step k) / per with whole k: whole numbers, decimals, dates in
+  their resolution, spread over the step as well: k + U(0, 1);
+* or a number as it is.
+
+Levels, lattices and numbers then go through a transform to about N(0, 1). Bounds are exact where at
+least five rows share them and rounded outwards otherwise, never across zero.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from functools import cached_property
+from typing import Annotated, Literal, Self, get_args
+
+import numpy as np
+import pandas as pd
+from annotated_types import Len
+from pydantic import Field, FiniteFloat, model_validator
+
+from kan_diffusion.data.identifiers import Identifier
+from kan_diffusion.data.scaling import LARGEST, decimals
+from kan_diffusion.data.storage import WORDS, Holds, Scalar, Storage, Values
+from kan_diffusion.data.transforms import (
+    Transform,
+    category_codes,
+    codebook,
+    fit_levels,
+    fit_numbers,
+)
+from kan_diffusion.errors import DataError, require_known
+from kan_diffusion.settings import Settings
+
+__all__ = ["KINDS", "OTHER", "Column", "Kind", "Lattice"]
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal[
+    "continuous",
+    "integer",
+    "count",
+    "categorical",
+    "ordinal",
+    "boolean",
+    "datetime",
+    "constant",
+    "identifier",
+    "mostly-zero",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+OTHER = "other"
+"""The category into which rare ones are merged."""
+
+MOST_CATEGORIES = 10_000
+_FEW = 32  # different numbers that are levels ...
+_ROWS_A_LEVEL = 10  # ... where each has so many rows on average
+_FEWEST_UNIQUE = 20  # rows of an identifier, and different numbers of which a step is a pattern
+_SHARING = 5  # rows that share a bound which is kept exactly
+_MOSTLY = 0.5
+_SOME = 0.02
+_SHOWN = 5
+_MARGIN = 0.01  # of a step at each end, so that rounding to float32 does not leave it
+
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+
+
+class Lattice(Settings):
+    """Numbers (origin + step k) / per with whole k from 0 to last.
+
+    Attributes:
+        origin: The smallest, times ``per``.
+        step: Distance of two, times ``per``.
+        last: The largest k.
+        per: A power of ten: decimals.
+        calendar: Whether origin and step are months or years since 1970; else they are in the
+            column's own unit.
+    """
+
+    origin: Annotated[int, Field(ge=-(2**63), lt=2**64)]
+    step: Annotated[int, Field(ge=1, lt=2**63)]
+    last: Annotated[int, Field(ge=0, lt=2**64)]
+    per: Annotated[int, Field(ge=1, le=10**15)] = 1
+    calendar: Literal["M", "Y"] | None = None
+
+    @classmethod
+    def of(cls, values: np.ndarray, limits: tuple[int, int]) -> Self | None:
+        """The lattice of values, None where they are none.
+
+        Args:
+            values: Shape (n,), n > 0: whole numbers, real ones, moments or spans.
+            limits: Smallest and largest number of the dtype.
+        """
+        per, calendar = 1, None
+        if values.dtype.kind == "f":
+            places = decimals(values)
+            if places is None or np.abs(values).max() * 10.0**places >= 2.0**52:
+                return None
+            per = 10**places
+        if values.dtype.kind == "M":
+            calendar = _calendar(values)
+        lattice = cls(origin=0, step=1, last=0, per=per, calendar=calendar)
+        whole, counts = np.unique(lattice._whole(values), return_counts=True)
+        low, high = int(whole[0]), int(whole[-1])
+        origin, last = low, high
+        unit = max(1, 10 ** (len(str(high - low)) - 2))
+        if counts[0] < _SHARING:
+            origin = max(low // unit * unit, limits[0])
+        if counts[-1] < _SHARING:
+            last = min(-(-high // unit) * unit, limits[1])
+        ticks = values.dtype.kind in "mM" and calendar is None
+        step = _step(whole, np.datetime_data(values.dtype)[0] if ticks else None)
+        origin = low - (low - origin) // step * step
+        return lattice.model_copy(
+            update={"origin": origin, "step": step, "last": (last - origin) // step}
+        )
+
+    def steps(self, values: np.ndarray) -> np.ndarray:
+        """The k of values, of shape (n,), in float64; those beyond the ends are outside 0, last."""
+        whole = self._whole(values)
+        kind = np.uint64 if self.origin > np.iinfo(np.int64).max else whole.dtype.type
+        origin = kind(self.origin)
+        above = whole >= origin
+        # The difference of two numbers of 64 bits is one without a sign.
+        ahead = whole.astype(np.uint64) - np.asarray(origin).astype(np.uint64)
+        behind = np.asarray(origin).astype(np.uint64) - whole.astype(np.uint64)
+        return np.where(above, ahead, behind).astype(np.float64) / np.where(
+            above, self.step, -self.step
+        )
+
+    def values(self, steps: np.ndarray, like: np.dtype[np.generic]) -> np.ndarray:
+        """The values of k, of shape (n,), cut to 0, last; as whole or real numbers, or moments.
+
+        Args:
+            steps: The k, real numbers that are rounded down.
+            like: Dtype of the values.
+        """
+        k = np.floor(np.clip(steps, 0, self.last))
+        whole = np.minimum(k.astype(np.uint64), np.uint64(self.last)) * np.uint64(self.step)
+        start = np.array(self.origin % 2**64, dtype=np.uint64)
+        whole = whole + start
+        if like.kind == "f":
+            return whole.view(np.int64) / self.per
+        if like.kind in "mM":
+            kind = f"M8[{self.calendar}]" if self.calendar else like
+            return whole.view(kind).astype(like)
+        return whole if like == np.uint64 else whole.view(np.int64)
+
+    def _whole(self, values: np.ndarray) -> np.ndarray:
+        """Values times ``per`` in 64 bits."""
+        if values.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                scaled = np.rint(values.astype(np.float64) * self.per)
+            return np.clip(scaled, -(2.0**62), 2.0**62).astype(np.int64)
+        if values.dtype.kind in "mM":
+            if self.calendar is not None:
+                values = values.astype(f"datetime64[{self.calendar}]")
+            return values.view(np.int64)
+        return values.astype(np.int64) if values.dtype.kind == "b" else values
+
+
+def _calendar(moments: np.ndarray) -> Literal["M", "Y"] | None:
+    """Whether moments are beginnings of years or months, of which there are at least three."""
+    if len(np.unique(moments)) >= 3:
+        for unit in ("Y", "M"):
+            if (moments.astype(f"datetime64[{unit}]").astype(moments.dtype) == moments).all():
+                return unit
+    return None
+
+
+def _step(whole: np.ndarray, unit: str | None) -> int:
+    """The step of whole numbers, sorted and different.
+
+    Args:
+        whole: Shape (m,).
+        unit: What they count, if they are moments or spans: days, ... are then steps of few, too.
+    """
+    step = 1
+    if unit in _TICKS:
+        whole_day = 86_400 * _TICKS[unit]
+        for parts in (1, 24, 1_440, 86_400, 86_400_000, 86_400_000_000):
+            if whole_day % parts == 0 and not (whole % (whole_day // parts)).any():
+                step = whole_day // parts
+                break
+    if len(whole) >= _FEWEST_UNIQUE:
+        gaps = whole[1:].astype(np.uint64) - whole[:-1].astype(np.uint64)
+        step = max(step, int(np.gcd.reduce(gaps)))
+    return min(step, 2**63 - 1)
+
+
+_TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # a second
+
+
+class Column(Settings):
+    """A column of a table: how its cells are kept, what they are, and how they become coordinates.
+
+    Attributes:
+        name: Name of the column.
+        storage: Its dtype and what its cells hold.
+        kind: Its kind.
+        missing: Share of missing cells, 0 to 1.
+        zero: Share of zeros, where they are a state of their own.
+        categories: Its values in their order, where they are categories, levels or one constant.
+        frequencies: Share of each of them among the cells that are not missing.
+        merged: Whether rare categories are merged into "other".
+        low: Smallest number, None where there is none: exact where five rows have it, otherwise
+            rounded outwards.
+        high: Largest number, likewise.
+        closed: Whether samples go no further than ``low`` and ``high``, since many rows are there.
+        lattice: Where its numbers lie, None where they are as fine as float64.
+        transform: Map of its numbers or levels to about N(0, 1).
+        identifier: Pattern of its identifiers.
+    """
+
+    name: str | int
+    storage: Storage
+    kind: Kind
+    missing: Share = 0.0
+    zero: Share = 0.0
+    categories: Annotated[tuple[Scalar, ...], Len(0, MOST_CATEGORIES)] = ()
+    frequencies: Annotated[tuple[Share, ...], Len(0, MOST_CATEGORIES)] = ()
+    merged: bool = False
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
+    closed: tuple[bool, bool] = (False, False)
+    lattice: Lattice | None = None
+    transform: Transform | None = None
+    identifier: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _require_parts(self) -> Self:
+        if len(self.categories) != len(self.frequencies):
+            raise DataError(f"column '{self.name}' has categories without frequencies")
+        if len(set(self.categories)) != len(self.categories):
+            raise DataError(f"column '{self.name}' has a category twice")
+        needs_transform = self.kind not in ("constant", "identifier") and not self.is_discrete
+        if needs_transform != (self.transform is not None):
+            raise DataError(f"column '{self.name}' of kind {self.kind} has the wrong transform")
+        if (self.kind == "identifier") != (self.identifier is not None):
+            raise DataError(f"column '{self.name}' of kind {self.kind} has the wrong identifier")
+        if self.is_discrete and not self.categories:
+            raise DataError(f"column '{self.name}' of kind {self.kind} has no categories")
+        return self
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether its values are categories without order, or just two."""
+        return self.kind in ("categorical", "boolean") or (
+            self.kind not in ("constant", "identifier") and len(self.categories) == 2
+        )
+
+    @property
+    def width(self) -> int:
+        """Number of coordinates of a value."""
+        if self.kind in ("constant", "identifier"):
+            return 0
+        return codebook(len(self.categories)).shape[1] if self.is_discrete else 1
+
+    @cached_property
+    def _known(self) -> np.ndarray:
+        """The categories as values."""
+        return self.storage.from_scalars(self.categories)
+
+    @cached_property
+    def _ranks(self) -> np.ndarray:
+        """The places of categories, most frequent first."""
+        return np.argsort(-np.array(self.frequencies), kind="stable")
+
+    # Reading.
+
+    def read(self, series: pd.Series) -> Values:
+        """Values of a column of another frame, and which are missing.
+
+        Raises:
+            DataError: It does not hold what this column held.
+        """
+        values, missing = self.storage.read(series, self.name)
+        if self.storage.holds == "whole" and values.dtype.kind == "f":
+            self._require_whole(values, missing)
+            values = values.astype(np.int64)
+        if self.storage.holds == "truth":
+            values = values.astype(bool)
+        return values, missing
+
+    def _require_whole(self, values: np.ndarray, missing: np.ndarray) -> None:
+        wrong = (values != np.rint(values)) & ~missing | (np.abs(values) >= 2.0**63)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise DataError(
+                f"column '{self.name}' has {values[row]:g} in row {row + 1}, and only whole "
+                "numbers in the rows trained on; round it or remove the row"
+            )
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """What a cell may be besides a value: "missing", "zero"."""
+        # Where all are missing there is nothing to tell.
+        shares = (
+            ("missing", self.missing if self.missing < 1 or self.categories else 0),
+            ("zero", self.zero),
+        )
+        return tuple(state for state, share in shares if share > 0)
+
+    def encode(
+        self, series: pd.Series, generator: np.random.Generator | None, partial: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates of a column's cells.
+
+        Args:
+            series: Shape (n,).
+            generator: What spreads levels and lattices over their steps and fills the coordinates
+                of cells without a value; None for the middle of each step and zeros.
+            partial: Whether missing cells are unknown ones, NaN, that may have a value.
+
+        Returns:
+            Coordinates of the states, shape (n, number of states), and of values, shape
+            (n, width), both float32.
+
+        Raises:
+            DataError: A cell is not what this column held, or is missing where none was.
+        """
+        values, missing = self.read(series)
+        num = len(values)
+        if missing.any() and not partial and not self.missing:
+            raise DataError(
+                f"column '{self.name}' has a gap in row {int(np.argmax(missing)) + 1}, and had "
+                "none in the rows trained on; fill it or remove the row"
+            )
+        zero = (values == 0) & ~missing if self.zero else np.zeros(num, dtype=bool)
+        states = np.full((num, len(self.states)), -1, dtype=np.float32)
+        for place, state in enumerate(self.states):
+            if state == "zero":
+                states[zero, place] = 1
+                states[missing & partial, place] = np.nan
+            elif not partial:
+                states[missing, place] = 1
+        rows = np.flatnonzero(~missing & ~zero)
+        shape = (num, self.width)
+        if partial:
+            cells = np.full(shape, np.nan, dtype=np.float32)
+        elif generator is None:
+            cells = np.zeros(shape, dtype=np.float32)
+        else:
+            cells = np.empty(shape, dtype=np.float32)
+        if generator is not None and len(rows) < num and self.width:
+            other = np.flatnonzero(zero if partial else zero | missing)
+            cells[other] = generator.standard_normal((len(other), self.width), dtype=np.float32)
+        if self.width and self.is_discrete:
+            book = codebook(len(self.categories))[np.argsort(self._ranks)]
+            cells[rows] = book[self._places(values[rows], rows)]
+        elif self.transform is not None:
+            z = self.transform.forward(self._numbers(values[rows], rows, generator))
+            cells[rows, 0] = z
+        return states, cells
+
+    def log_scale(self, series: pd.Series) -> np.ndarray:
+        """Logarithm of dz/dx of each cell, of shape (n,): 0 where it has no number.
+
+        A cell on a lattice stands for the middle of its step. x is in the units of the column,
+        but for levels, moments and spans, where it counts levels and steps.
+        """
+        result = np.zeros(len(series))
+        if self.transform is not None:
+            values, missing = self.read(series)
+            rows = np.flatnonzero(~missing & ~((values == 0) & bool(self.zero)))
+            slope = self.transform.log_slope(self._numbers(values[rows], rows, None))
+            if self.lattice is not None and values.dtype.kind not in "mM":
+                slope = slope + math.log(self.lattice.per) - math.log(self.lattice.step)
+            result[rows] = slope
+        return result
+
+    def decode(
+        self, states: np.ndarray, cells: np.ndarray, generator: np.random.Generator
+    ) -> pd.Series:
+        """A column from coordinates.
+
+        Args:
+            states: Shape (n, number of states).
+            cells: Shape (n, width).
+            generator: What makes identifiers anew.
+        """
+        num = len(states)
+        missing = np.zeros(num, dtype=bool)
+        zero = missing
+        for place, state in enumerate(self.states):
+            if state == "missing":
+                missing = states[:, place] > 0
+            else:
+                zero = (states[:, place] > 0) & ~missing
+        if self.identifier is not None:
+            text = self.storage.holds == "text"
+            values = self.identifier.draw(num, text, generator)
+        elif self.kind == "constant":
+            known = self._known if self.categories else self.storage.empty(1)
+            values = np.repeat(known, num)
+            missing = missing if self.categories else np.ones(num, dtype=bool)
+        else:
+            values = self._values(cells)
+        if zero.any():
+            values[zero] = 0
+        return self.storage.restore(values, missing)
+
+    def _values(self, cells: np.ndarray) -> np.ndarray:
+        """Values of coordinates of shape (n, width)."""
+        if self.is_discrete:
+            codes = category_codes(cells, len(self.categories))
+            return self._known[self._ranks[codes]]
+        assert self.transform is not None
+        x = self.transform.inverse(cells[:, 0].astype(np.float64))
+        if self.categories:
+            last = len(self.categories) - 1
+            return self._known[np.clip(np.floor(x), 0, last).astype(np.int64)]
+        if self.lattice is not None:
+            return self.lattice.values(x, self.storage.empty(1).dtype)
+        assert self.low is not None
+        assert self.high is not None
+        # Open ends let samples go as far again, but not across zero.
+        span = self.high - self.low
+        smallest, largest = self.storage.limits
+        low = max(self.low - span, 0.0 if self.low >= 0 else smallest)
+        high = min(self.high + span, 0.0 if self.high <= 0 else largest)
+        return np.clip(
+            x, self.low if self.closed[0] else low, self.high if self.closed[1] else high
+        )
+
+    def _numbers(
+        self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
+    ) -> np.ndarray:
+        """What goes through the transform: numbers, or levels and steps with a spread of one."""
+        if self.categories:
+            places = self._places(values, rows)
+        elif self.lattice is not None:
+            places = np.floor(self.lattice.steps(values))
+        else:
+            return values.astype(np.float64)
+        if generator is None:
+            return places + 0.5
+        return places + _MARGIN + (1 - 2 * _MARGIN) * generator.random(len(values))
+
+    def _places(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The places of values among the categories; of a number between two levels, the lower."""
+        if not self.is_discrete and self.storage.values is None and values.dtype.kind in "iuf":
+            last = len(self.categories) - 1
+            return np.clip(np.searchsorted(self._known, values, "right") - 1, 0, last)
+        places = pd.Index(self._known).get_indexer(pd.Index(values))
+        unknown = places < 0
+        if unknown.any():
+            if not self.merged:
+                first = int(np.argmax(unknown))
+                known = ", ".join(f"'{value}'" for value in self._known[:10])
+                more = ", ..." if len(self._known) > 10 else ""
+                raise DataError(
+                    f"column '{self.name}' has '{values[first]}' in row {int(rows[first]) + 1}, "
+                    f"which is not in the rows trained on; known: {known}{more}"
+                )
+            places[unknown] = self.categories.index(OTHER)
+        return places
+
+    def describe(self) -> dict[str, object]:
+        """Name, kind, dtype, share of gaps, values and number of coordinates."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "dtype": self.storage.dtype,
+            "gaps": self.missing,
+            "values": self._range(),
+            "coordinates": len(self.states) + self.width,
+        }
+
+    def _range(self) -> str:
+        """Bounds, or the categories, of many the first."""
+        if self.identifier is not None:
+            return "unique"
+        if self.categories:
+            values = self._known
+        elif self.lattice is not None:
+            ends = np.array([0.0, self.lattice.last])
+            values = self.lattice.values(ends, self.storage.empty(1).dtype)
+        elif self.low is not None:
+            values = np.array([self.low, self.high])
+        else:
+            return ""
+        texts = [str(value) for value in values[:_SHOWN]]
+        if not self.categories:
+            return " to ".join(texts)
+        return ", ".join(texts) + (f", ... ({len(values)})" if len(values) > _SHOWN else "")
+
+    # Fitting.
+
+    @classmethod
+    def fit(
+        cls, name: str | int, series: pd.Series, kind: Kind | None = None, merge_below: int = 0
+    ) -> Self:
+        """Finds the kind of a column and what is kept of it.
+
+        Args:
+            name: Its name.
+            series: Its cells, shape (n,), n > 0.
+            kind: Its kind; found when None.
+            merge_below: Categories of text in fewer rows than this are merged into "other".
+
+        Raises:
+            DataError: Its dtype cannot be carried, or the kind does not fit the cells.
+        """
+        if kind is not None:
+            require_known("kind", kind, KINDS)
+        numbers = kind is not None and "real" in _MAY_HOLD.get(kind, ())
+        storage = Storage.of(series, name, numbers)
+        values, missing = storage.read(series, name)
+        if values.dtype.kind == "f" and storage.limits[1] > LARGEST:
+            values = values.astype(np.float64)
+        present = values[~missing]
+        found = _kind_of(present, storage)
+        if kind is None:
+            kind = found
+        else:
+            _require_fitting(kind, found, values, missing, storage, name)
+        column = cls.model_construct(
+            name=name,
+            storage=storage,
+            kind=kind,
+            missing=_share(missing),
+        )
+        if kind == "identifier":
+            parts: dict[str, object] = {"identifier": Identifier.of(present)}
+        elif len(present) == 0:
+            parts = {"kind": "constant"}
+        elif kind in ("categorical", "boolean", "constant", "ordinal"):
+            parts = column._categories(present, merge_below if kind == "categorical" else 0)
+        else:
+            parts = column._fit_numbers(present, levels=kind != "continuous" or found == kind)
+        settings = {"name": name, "storage": storage, "kind": kind, "missing": column.missing}
+        return cls(**(settings | parts))
+
+    def _categories(self, present: np.ndarray, merge_below: int) -> dict[str, object]:
+        """Categories with their shares, rare ones merged, and the transform of levels."""
+        known, counts, storage, merged = *_counted(present, self.storage), self.storage, False
+        rare = counts < merge_below
+        if rare.any():
+            if storage.holds != "text":
+                raise DataError(
+                    f"column '{self.name}' has categories that are no text and in fewer than "
+                    f"{merge_below} rows, which cannot be called '{OTHER}'; turn it into text"
+                )
+            merged = True
+            others = rare | (known == OTHER)
+            known = np.append(known[~others], OTHER)
+            counts = np.append(counts[~others], counts[others].sum())
+            if storage.values is not None:
+                kept = [v for v in storage.values if v in set(known)]
+                kept += [OTHER] if OTHER not in kept else []
+                storage = storage.model_copy(update={"values": tuple(kept)})
+        if len(known) > MOST_CATEGORIES:
+            raise DataError(
+                f"column '{self.name}' has {len(known):,} different values, and a column has at "
+                f"most {MOST_CATEGORIES:,} categories; leave it out or call it an identifier"
+            )
+        shares = counts / counts.sum()
+        parts = {
+            "storage": storage,
+            "merged": merged,
+            "categories": tuple(storage.scalars(known)),
+            "frequencies": tuple(_digits(share) for share in shares),
+        }
+        if self.kind == "ordinal" and len(known) > 2:
+            parts["transform"] = fit_levels(shares)
+        return parts
+
+    def _fit_numbers(self, present: np.ndarray, levels: bool) -> dict[str, object]:
+        """Zeros, bounds, levels or lattice, and the transform of numbers."""
+        parts: dict[str, object] = {}
+        if self.kind == "mostly-zero":
+            zero = present == 0
+            parts["zero"] = _share(zero)
+            present = present[~zero]
+        distinct, counts = np.unique(present, return_counts=True)
+        few = len(distinct) <= min(_FEW, max(2, len(present) / _ROWS_A_LEVEL))
+        if levels and few and self.kind != "datetime":
+            shares = counts / counts.sum()
+            return parts | {
+                "categories": tuple(self.storage.scalars(distinct)),
+                "frequencies": tuple(_digits(share) for share in shares),
+                "transform": fit_levels(shares) if len(distinct) > 2 else None,
+            }
+        lattice = None
+        if levels or present.dtype.kind != "f":
+            smallest, largest = self.storage.limits
+            lattice = Lattice.of(present, (int(smallest), int(largest)))
+        where = str(self.name)
+        if lattice is not None:
+            x = np.sort(np.floor(lattice.steps(present)))
+            _, first, each = np.unique(x, return_index=True, return_counts=True)
+            within = np.arange(len(x)) - np.repeat(first, each)
+            spread = x + (within + 0.5) / np.repeat(each, each)
+            transform = fit_numbers(spread, 0.0, lattice.last + 1.0, where)
+            _warn_of_lost_steps(self.name, self.storage.unit, lattice, transform, x)
+            return parts | {"lattice": lattice, "transform": transform}
+        low, high = float(distinct[0]), float(distinct[-1])
+        closed = (bool(counts[0] >= _SHARING), bool(counts[-1] >= _SHARING))
+        bounds = (
+            low if closed[0] else _outward(low, high - low, math.floor),
+            high if closed[1] else _outward(high, high - low, math.ceil),
+        )
+        transform = fit_numbers(
+            present.astype(np.float64),
+            0.0 if low > 0 and not closed[0] else None,
+            0.0 if high < 0 and not closed[1] else None,
+            where,
+        )
+        return parts | {
+            "low": bounds[0],
+            "high": bounds[1],
+            "closed": closed,
+            "transform": transform,
+        }
+
+
+def _outward(bound: float, span: float, rounding: Callable[[Decimal], int]) -> float:
+    """A bound, rounded to two digits of the span."""
+    exponent = math.floor(math.log10(span)) - 1
+    shifted = Decimal(bound).scaleb(-exponent)
+    return float(Decimal(rounding(shifted)).scaleb(exponent))
+
+
+def _warn_of_lost_steps(
+    name: object, unit: str | None, lattice: Lattice, transform: Transform, k: np.ndarray
+) -> None:
+    """Says so where steps are too fine over the column's range for float32."""
+    if lattice.last < 2**20:
+        return
+    back = transform.inverse(transform.forward(k + 0.5).astype(np.float32).astype(np.float64))
+    lost = float(np.abs(back - k - 0.5).max())
+    if lost > 1:
+        step = lattice.step / lattice.per
+        logger.warning(
+            "column '%s' has steps of %g%s, and over its range float32, in which networks "
+            "compute, is off by up to %.1g; if that matters split it into a coarse and a fine "
+            "column",
+            name,
+            step,
+            "" if unit is None else f" {unit}",
+            lost * step,
+        )
+
+
+def _share(cells: np.ndarray) -> float:
+    """Share of cells that are true, of which those that are not 0 are at least a ten-thousandth."""
+    return max(_digits(float(cells.mean())), 1e-4) if cells.any() else 0.0
+
+
+def _digits(share: float) -> float:
+    """A share to four digits after the point, or two of its own."""
+    return float(f"{share:.4f}") if share >= 0.01 else float(f"{share:.2g}")
+
+
+def _counted(present: np.ndarray, storage: Storage) -> tuple[np.ndarray, np.ndarray]:
+    """The different values and how often each is there, in the order of their dtype or sorted."""
+    codes, known = pd.factorize(present, sort=storage.values is None)
+    counts = np.bincount(codes, minlength=len(known))
+    if storage.values is not None and storage.inner is not None:
+        order = pd.Index(storage.inner.from_scalars(storage.values)).get_indexer(pd.Index(known))
+        return np.asarray(known)[np.argsort(order)], counts[np.argsort(order)]
+    return np.asarray(known), counts
+
+
+def _kind_of(present: np.ndarray, storage: Storage) -> Kind:
+    """The kind that a column's values are of when nobody says."""
+    distinct = pd.unique(present)
+    count, num = len(distinct), len(present)
+    if count <= 1:
+        return "constant"
+    if storage.dtype == "category":
+        return "ordinal" if storage.ordered and count > 2 else "categorical"
+    holds = storage.holds
+    if holds == "truth":
+        return "boolean"
+    if holds == "text":
+        return "identifier" if count == num and num >= _FEWEST_UNIQUE else "categorical"
+    if holds == "moment":
+        return "datetime"
+    if holds == "span":
+        return "continuous"
+    low, high = distinct.min(), distinct.max()
+    if count == 2:
+        return "boolean" if low == 0 and high == 1 else "categorical"
+    whole = holds == "whole" or _are_whole(distinct)
+    if whole and count == num >= _FEWEST_UNIQUE and int(high) - int(low) == num - 1:
+        return "identifier"
+    zeros = float((present == 0).mean())
+    fine = count > _FEW
+    if fine and (zeros >= _MOSTLY or (zeros >= _SOME and decimals(present) is None)):
+        return "mostly-zero"
+    if whole:
+        return "count" if low in (0, 1) else "integer"
+    return "continuous"
+
+
+def _are_whole(numbers: np.ndarray) -> bool:
+    return bool((numbers == np.rint(numbers)).all() and np.abs(numbers).max() < 2**53)
+
+
+_MAY_HOLD: dict[Kind, tuple[Holds, ...]] = {
+    "continuous": ("whole", "real", "span"),
+    "integer": ("whole", "real"),
+    "count": ("whole", "real"),
+    "mostly-zero": ("whole", "real"),
+    "datetime": ("moment",),
+    "identifier": ("whole", "text"),
+}
+
+
+def _require_fitting(
+    kind: Kind, found: Kind, values: np.ndarray, missing: np.ndarray, storage: Storage, name: object
+) -> None:
+    """Refuses a kind that a column's values cannot be of."""
+    problem = None
+    count = len(pd.unique(values[~missing]))
+    if storage.holds not in _MAY_HOLD.get(kind, (storage.holds,)):
+        problem = f"holds {WORDS[storage.holds]}"
+    elif kind == "ordinal" and storage.holds == "text" and not storage.ordered:
+        problem = "is text without an order, and may be made an ordered category"
+    elif count > {"boolean": 2, "constant": 1}.get(kind, count):
+        problem = f"has {count:,} different values"
+    elif kind in ("integer", "count"):
+        wrong = ~missing & ((values != np.rint(values)) | ((values < 0) & (kind == "count")))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            problem = f"has {values[row]:g} in row {row + 1}"
+    if problem is not None:
+        raise DataError(
+            f"column '{name}' cannot be of kind '{kind}': it {problem}; by itself it is '{found}'"
+        )

@@ -1,0 +1,105 @@
+"""Identifiers: unique in the rows trained on, never learned, made anew in the same pattern.
+
+Whole numbers that follow each other are counted on from the same start. Text keeps at each place
+the character that all rows share there, or draws one of the same class: digits, hexadecimal digits,
+small or capital letters, or any of these. Text of several lengths is the shared beginning and a
+number.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import Annotated, Self
+
+import numpy as np
+from annotated_types import Len
+from pydantic import Field
+
+from kan_diffusion.limits import LARGEST_SETTING
+from kan_diffusion.settings import Settings
+
+__all__ = ["Identifier"]
+
+_CLASSES = (
+    string.digits,
+    string.digits + "abcdef",
+    string.digits + "ABCDEF",
+    string.ascii_lowercase,
+    string.ascii_uppercase,
+    string.ascii_letters + string.digits,
+)
+
+
+class Identifier(Settings):
+    """How the identifiers of a column look.
+
+    Attributes:
+        start: First of the whole numbers that follow each other, also of those after a beginning.
+        places: Of text of one length, the characters that may stand at each place.
+        beginning: Of text of several lengths, what all begin with.
+    """
+
+    start: Annotated[int, Field(ge=-(2**63), lt=2**64)] = 1
+    places: Annotated[tuple[str, ...], Len(0, 1_000)] = ()
+    beginning: str = ""
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Self:
+        """Finds the pattern of unique values, whole numbers or text, of shape (n,)."""
+        if values.dtype.kind != "O":
+            return cls(start=int(values.min()))
+        lengths = {len(value) for value in values}
+        if len(lengths) > 1 or lengths > {1_000}:
+            first, last = str(values.min()), str(values.max())
+            shared = 0
+            while first[shared : shared + 1] == last[shared : shared + 1] != "":
+                shared += 1
+            return cls(beginning=first[:shared].rstrip(string.digits))
+        texts = values.astype(str)
+        cells = texts.view("U1").reshape(len(texts), -1)
+        return cls(places=tuple(_class(set(np.unique(column))) for column in cells.T))
+
+    def draw(self, count: int, text: bool, generator: np.random.Generator) -> np.ndarray:
+        """Draws different identifiers.
+
+        Args:
+            count: How many.
+            text: Whether they are text.
+            generator: What draws characters.
+
+        Returns:
+            Shape (count,), text or int64.
+        """
+        numbers = np.arange(count, dtype=np.int64) + np.int64(self.start)
+        if not text:
+            return numbers
+        if not self.places:
+            return np.char.add(self.beginning, numbers.astype(str)).astype(object)
+        room = 1.0
+        for place in self.places:
+            room *= len(place)
+        if count > min(room / 2, LARGEST_SETTING):  # a pattern with too few of them
+            shared = "".join(place for place in self.places if len(place) == 1)
+            return np.char.add(shared, numbers.astype(str)).astype(object)
+        found = np.empty(0, dtype=str)
+        while len(found) < count:
+            size = 2 * (count - len(found))
+            cells = np.stack(
+                [np.array(list(p))[generator.integers(len(p), size=size)] for p in self.places],
+                axis=1,
+            )
+            texts = np.ascontiguousarray(cells).view(f"U{len(self.places)}")[:, 0]
+            together = np.concatenate([found, texts])
+            _, first = np.unique(together, return_index=True)
+            found = together[np.sort(first)][:count]
+        return found.astype(object)
+
+
+def _class(characters: set[str]) -> str:
+    """The characters that may stand where these did."""
+    if len(characters) == 1:
+        return characters.pop()
+    for known in _CLASSES:
+        if characters <= set(known):
+            return known
+    return "".join(sorted(characters))

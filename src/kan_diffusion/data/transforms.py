@@ -1,0 +1,422 @@
+r"""Smooth monotone maps of a column of numbers to about N(0, 1), and categories as analog bits.
+
+**Linear**, z = (x - mean) / std, where the shape is mild: a skewness within 1/2, an excess kurtosis
+of at most 1, no cell beyond six standard deviations, and no bound within three of the mean.
+
+**Spline** otherwise. Knots are quantiles x_i = Q(Phi(z_i)) at normal scores z_i; between two of
+them, with w = x_{i+1} - x_i, h = z_{i+1} - z_i, xi = (x - x_i) / w and slopes a and b at the two
+ends in units of h / w (Gregory and Delbourgo 1982; as in the flows of Durkan et al. 2019,
+arXiv:1906.04032),
+
+    z = z_i + h (xi^2 + a xi (1 - xi)) / (1 + (a + b - 2) xi (1 - xi)),
+
+which is monotone, has a continuous derivative for any positive slopes and is inverted by a
+quadratic. A slope is the geometric mean of the two secants, each to the power of the other
+interval's share of the height.
+
+Beyond the last knots x moves away from the knot by s (exp(c t) - 1) / c, where t is the distance in
+z and s = dx/dz there: linear tails for curvature c = 0, exponential ones (c > 0, heavy columns) and
+such that approach a bound and never reach it (c = -s / distance). So nothing piles up at the ends,
+and a column that is never negative stays so.
+
+**Categories** are analog bits (Chen, Zhang and Hinton 2022, arXiv:2208.04202): the category of rank
+r by frequency is the binary number r, with -1 for 0 and +1 for 1; whatever a model draws is read as
+the nearest known category.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache, cached_property
+from typing import Annotated, Self
+
+import numpy as np
+import torch
+from annotated_types import Len
+from pydantic import Field, FiniteFloat, model_validator
+from scipy.special import ndtr, ndtri
+
+from kan_diffusion.data.scaling import LARGEST, Standardizer
+from kan_diffusion.errors import DataError
+from kan_diffusion.settings import Settings
+
+__all__ = [
+    "Linear",
+    "Spline",
+    "Transform",
+    "category_codes",
+    "codebook",
+    "fit_levels",
+    "fit_numbers",
+]
+
+_MOST_KNOTS = 33
+_TAIL_ROWS = 10  # rows beyond the last knot, unless they are a tenth of all
+_ROWS_BETWEEN = 10  # two knots, where there are a hundred rows
+_TAIL_BODY = 1.28  # normal score of the outer tenth
+_WIDEST_GAP = 0.5  # between knots of levels, in normal scores
+_MOST_CURVATURE = 4.0
+_NEAR_BOUND = 3.0  # in normal scores
+_HALVINGS = 20
+_FARTHEST = 8.0  # normal score of a row
+_NEAREST = 1e-12  # width of an interval in that of the next one
+_MOST_BEND = 1.5
+_MILD_SKEWNESS, _MILD_KURTOSIS, _MILD_RANGE, _MILD_BOUND = 0.5, 1.0, 6.0, 3.0
+_NEAREST_AT_ONCE = 1 << 24
+
+
+class Linear(Settings):
+    """The map z = (x - mean) / scale.
+
+    Attributes:
+        mean: What is subtracted.
+        scale: What is then divided by, positive.
+    """
+
+    mean: FiniteFloat
+    scale: Annotated[FiniteFloat, Field(gt=0)]
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """From numbers of shape (n,) to about N(0, 1), in float64."""
+        return (x / 4 - self.mean / 4) / (self.scale / 4)
+
+    def inverse(self, z: np.ndarray) -> np.ndarray:
+        """From z of shape (n,) to numbers; those too large for float64 are its largest."""
+        with np.errstate(over="ignore"):
+            return z * self.scale + self.mean
+
+    def log_slope(self, x: np.ndarray) -> np.ndarray:
+        """The logarithm of dz/dx at numbers of shape (n,)."""
+        return np.full(len(x), -math.log(self.scale))
+
+
+Knots = Annotated[tuple[FiniteFloat, ...], Len(2, 1_000)]
+
+
+class Spline(Settings):
+    """A monotone rational-quadratic spline with smooth tails.
+
+    Attributes:
+        x: Increasing knots, in the units of the numbers.
+        z: Their normal scores, increasing.
+        lower: Curvature of the tail below the first knot: 0 is linear, positive exponential, and
+            negative approaches a bound.
+        upper: Curvature of the tail above the last knot.
+    """
+
+    x: Knots
+    z: Knots
+    lower: FiniteFloat = 0.0
+    upper: FiniteFloat = 0.0
+
+    @model_validator(mode="after")
+    def _require_increasing(self) -> Self:
+        if len(self.x) != len(self.z):
+            raise DataError(f"{len(self.x)} knots need as many scores, got {len(self.z)}")
+        x, z = np.array(self.x), np.array(self.z)
+        with np.errstate(over="ignore", divide="ignore"):
+            secants = np.diff(z) / np.diff(x)
+        if not (np.isfinite(secants) & (secants > 0) & (np.diff(x) > 0)).all():
+            raise DataError("knots and scores must increase; fit the codec anew")
+        return self
+
+    @cached_property
+    def _pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Knots, scores, and the slope dz/dx at each knot."""
+        x, z = np.array(self.x), np.array(self.z)
+        return x, z, _slopes(x, z)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """From numbers of shape (n,) to about N(0, 1), in float64."""
+        knots, scores, slopes = self._pieces
+        place, _, a, b = self._within(x, knots)
+        xi = np.clip((x - knots[place]) / np.diff(knots)[place], 0, 1)
+        mixed = xi * (1 - xi)
+        rise = (xi * xi + a * mixed) / (1 + (a + b - 2) * mixed)
+        z = scores[place] + np.diff(scores)[place] * rise
+        for beyond, sign, end, curvature in self._tails(x, knots):
+            away = np.abs(x[beyond] - knots[end]) * slopes[end]
+            if curvature:
+                away = np.log1p(_growth_within_bound(curvature * away)) / curvature
+            z[beyond] = scores[end] + sign * away
+        return z
+
+    def log_slope(self, x: np.ndarray) -> np.ndarray:
+        """The logarithm of dz/dx at numbers of shape (n,)."""
+        knots, _, slopes = self._pieces
+        place, secant, a, b = self._within(x, knots)
+        xi = np.clip((x - knots[place]) / np.diff(knots)[place], 0, 1)
+        mixed = xi * (1 - xi)
+        top = b * xi * xi + 2 * mixed + a * (1 - xi) ** 2
+        slope = np.log(secant) + np.log(top) - 2 * np.log1p((a + b - 2) * mixed)
+        for beyond, _, end, curvature in self._tails(x, knots):
+            away = np.abs(x[beyond] - knots[end]) * slopes[end]
+            slope[beyond] = np.log(slopes[end]) - np.log1p(_growth_within_bound(curvature * away))
+        return slope
+
+    def inverse(self, z: np.ndarray) -> np.ndarray:
+        """From z of shape (n,) to numbers; those too large for float64 are infinite."""
+        knots, scores, slopes = self._pieces
+        place, _, a, b = self._within(z, scores)
+        y = np.clip((z - scores[place]) / np.diff(scores)[place], 0, 1)
+        linear = a - y * (a + b - 2)
+        root = np.sqrt(linear**2 + 4 * (1 - linear) * y)
+        x = knots[place] + np.diff(knots)[place] * np.clip(2 * y / (linear + root), 0, 1)
+        with np.errstate(over="ignore"):
+            for beyond, sign, end, curvature in self._tails(z, scores):
+                away = np.abs(z[beyond] - scores[end])
+                if curvature:
+                    away = np.expm1(curvature * away) / curvature
+                x[beyond] = knots[end] + sign * away / slopes[end]
+        return x
+
+    def _within(
+        self, values: np.ndarray, ends: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The interval of each value, its secant, and in units of that the slopes at its ends."""
+        knots, scores, slopes = self._pieces
+        place = np.clip(np.searchsorted(ends, values, "right") - 1, 0, len(ends) - 2)
+        secants = np.diff(scores) / np.diff(knots)
+        return place, secants[place], (slopes[:-1] / secants)[place], (slopes[1:] / secants)[place]
+
+    def _tails(
+        self, values: np.ndarray, ends: np.ndarray
+    ) -> tuple[tuple[np.ndarray, int, int, float], ...]:
+        """Of each tail: which values are in it, its direction, its knot and its curvature."""
+        return (
+            (values < ends[0], -1, 0, self.lower),
+            (values > ends[-1], 1, -1, self.upper),
+        )
+
+
+def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """The slope dz/dx at each knot; at the ends as far from the secant as at the other end."""
+    height, secant = np.diff(z), np.log(np.diff(z)) - np.log(np.diff(x))
+    share = height[1:] / (height[1:] + height[:-1])
+    inner = share * secant[:-1] + (1 - share) * secant[1:]
+    if not len(inner):
+        return np.exp(np.repeat(secant, 2))
+    ends = secant[[0, -1]] + np.clip(secant[[0, -1]] - inner[[0, -1]], -_MOST_BEND, _MOST_BEND)
+    return np.exp(np.concatenate([ends[:1], inner, ends[1:]]))
+
+
+def _growth_within_bound(growth: np.ndarray) -> np.ndarray:
+    """What is past a bound is far away, and no further."""
+    return np.maximum(growth, -1 + 1e-12)
+
+
+Transform = Linear | Spline
+
+
+def fit_numbers(
+    values: np.ndarray,
+    low: float | None = None,
+    high: float | None = None,
+    where: str = "",
+) -> Transform:
+    """Fits the map of a column: linear where its shape is mild, else a spline.
+
+    Args:
+        values: Shape (n,), finite, not all equal.
+        low: What all values are above and samples should be; None if there is nothing.
+        high: What all values are below; None if there is nothing.
+        where: What the line of an error names, such as a column.
+
+    Raises:
+        DataError: The values are beyond 1e300 or have a spread below 1e-305.
+    """
+    column = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))[:, None]
+    standard = Standardizer.from_points(column, [where])
+    linear = Linear(mean=standard.mean[0], scale=standard.scale[0])
+    if _is_mild(linear, values, low, high):
+        return linear
+    ordered = np.sort(values)
+    z = _scores(len(ordered))
+    x, z = _distinct(_rounded(np.quantile(ordered, ndtr(z), method="hazen")), z)
+    inside = (x > (-np.inf if low is None else low)) & (x < (np.inf if high is None else high))
+    x, z = x[inside], z[inside]
+    if len(x) < 2:
+        return linear
+    scores = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
+    below, above = ordered < x[0], ordered > x[-1]
+    lower = _curvature(-x, -z, -ordered[below], -scores[below], None if low is None else -low)
+    upper = _curvature(x[::-1], z[::-1], ordered[above], scores[above], high)
+    return Spline(x=tuple(x.tolist()), z=tuple(z.tolist()), lower=lower, upper=upper)
+
+
+def fit_levels(frequencies: np.ndarray) -> Transform:
+    """Fits the map of levels 0, 1, ..., K - 1, each spread evenly over the step above it.
+
+    The edges between levels are knots, so normal numbers give each level in its frequency.
+
+    Args:
+        frequencies: Shape (K,), positive, K at least 2.
+    """
+    shares = np.cumsum(frequencies / frequencies.sum())[:-1]
+    x, z = _distinct(np.arange(1.0, len(frequencies)), ndtri(np.clip(shares, 1e-9, 1 - 1e-9)))
+    if len(x) > _MOST_KNOTS:
+        chosen = np.unique(np.searchsorted(z, np.linspace(z[0], z[-1], _MOST_KNOTS)))
+        x, z = x[chosen], z[chosen]
+    # A knot within the first and the last level: a sixteenth of it is beyond.
+    ends = ndtri(np.array([ndtr(z[0]) / 16, 1 - (1 - ndtr(z[-1])) / 16]))
+    first, last = x[0] / 16, (len(frequencies) - x[-1]) / 16
+    x = np.concatenate([[first], x, [len(frequencies) - last]])
+    z = np.concatenate([ends[:1], z, ends[1:]])
+    # Within a wide level the dequantised numbers are even, which normal scores are not.
+    finer_x, finer_z = [x[:1]], [z[:1]]
+    for i in range(len(x) - 1):
+        pieces = math.ceil((z[i + 1] - z[i]) / _WIDEST_GAP)
+        between = np.linspace(z[i], z[i + 1], pieces + 1)[1:]
+        p, start, stop = ndtr(between), ndtr(z[i]), ndtr(z[i + 1])
+        finer_x.append(x[i] + (x[i + 1] - x[i]) * np.clip((p - start) / (stop - start), 0, 1))
+        finer_z.append(between)
+    x, z = _distinct(np.concatenate(finer_x), np.concatenate(finer_z))
+    spline = Spline(x=tuple(x.tolist()), z=tuple(z.tolist()))
+    slopes = spline._pieces[2]
+    return spline.model_copy(
+        update={"lower": -1 / (slopes[0] * first), "upper": -1 / (slopes[-1] * last)}
+    )
+
+
+def _is_mild(linear: Linear, values: np.ndarray, low: float | None, high: float | None) -> bool:
+    z = linear.forward(np.asarray(values, dtype=np.float64))
+    bounds = [float(linear.forward(np.array([b]))[0]) for b in (low, high) if b is not None]
+    return bool(
+        abs((z**3).mean()) <= _MILD_SKEWNESS
+        and (z**4).mean() - 3 <= _MILD_KURTOSIS
+        and np.abs(z).max() <= _MILD_RANGE
+        and all(abs(bound) >= _MILD_BOUND for bound in bounds)
+    )
+
+
+def _scores(count: int) -> np.ndarray:
+    """Normal scores of the knots of so many rows: even, and some rows between any two."""
+    end = -ndtri(min(0.1, _TAIL_ROWS / count))
+    z = np.linspace(-end, end, _MOST_KNOTS)
+    rows = count * ndtr(z[: _MOST_KNOTS // 2])
+    apart = max(3, min(_ROWS_BETWEEN, count // 10))
+    kept = [0]
+    for place in range(1, len(rows)):
+        if min(rows[place] - rows[kept[-1]], count / 2 - rows[place]) >= apart:
+            kept.append(place)
+    return np.concatenate([z[kept], [0.0], -z[kept][::-1]])
+
+
+def _distinct(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One knot for each x, at the mean of its scores, none too near for the numbers of float64."""
+    unique, place, counts = np.unique(x, return_inverse=True, return_counts=True)
+    scores = np.bincount(place, z) / counts
+    while len(unique) > 2:
+        width = np.diff(unique)
+        beside = np.maximum(np.append(width[1:], 0), np.insert(width[:-1], 0, 0))
+        near = (width < _NEAREST * beside) | (np.diff(scores) < 1e-9)
+        if not near.any():
+            break
+        gone = max(1, int(np.argmax(near)))  # the right one, so that the first stays
+        unique, scores = np.delete(unique, gone), np.delete(scores, gone)
+    return unique, scores
+
+
+def _rounded(x: np.ndarray) -> np.ndarray:
+    """Knots, inwards to about a fiftieth of their distance, so that they are nobody's cells."""
+    gaps = np.diff(x)
+    near = np.minimum(np.append(gaps, np.inf), np.insert(gaps, 0, np.inf))
+    some = (near > 1e-12 * np.abs(x)) & (near > 1e-304)
+    unit = 10.0 ** np.floor(np.log10(near[some] / 50))
+    lower = np.arange(len(x))[some] < len(x) / 2
+    rounded = x.copy()
+    rounded[some] = np.where(lower, np.ceil(x[some] / unit), np.floor(x[some] / unit)) * unit
+    return rounded
+
+
+def _curvature(
+    x: np.ndarray, z: np.ndarray, rows: np.ndarray, scores: np.ndarray, bound: float | None
+) -> float:
+    """Curvature of an upper tail, at which dx/dz grows by its share each unit of z.
+
+    It is the mean of two: that of the body's outer tenth, and the one with which the tail's rows
+    lie as far out as their normal scores say, and more where a row would be beyond a score of 8.
+    Where no growth is seen, or a bound is near, the tail approaches the bound.
+
+    Args:
+        x: Knots, the outermost first.
+        z: Their scores.
+        rows: Values beyond the outermost knot.
+        scores: Their normal scores.
+        bound: What they may not reach; None if there is nothing.
+    """
+    slope = 1 / _slopes(x[::-1], z[::-1])[-1]
+    room = np.inf if bound is None else (bound - x[0]) / slope
+    inner = max(1, min(len(z) - 2, int((z > min(_TAIL_BODY, z[0])).sum())))
+    growth = 0.0
+    if len(z) > 2:
+        before = (x[inner] - x[inner + 1]) / (z[inner] - z[inner + 1])
+        growth = math.log(slope / before) / (z[0] - (z[inner] + z[inner + 1]) / 2)
+    with np.errstate(over="ignore"):
+        away = np.minimum((rows - x[0]) / slope, LARGEST / max(1, len(rows)))
+    found = (max(growth, 0.0) + _growth(np.maximum(scores - z[0], 0), away)) / 2
+    if bound is not None and (found <= 0 or room < _NEAR_BOUND):
+        return -1 / max(room, 1e-9)
+    found = min(found, _MOST_CURVATURE)
+    if len(away) and away.max() > _FARTHEST - z[0]:
+        found = max(found, 0.1)
+        while math.log1p(found * away.max()) / found > _FARTHEST - z[0]:
+            found *= 1.2
+    return float(f"{found:.3g}")
+
+
+def _growth(expected: np.ndarray, away: np.ndarray) -> float:
+    """The c with which (exp(c t) - 1) / c is on average what is found, 0 where it would be less.
+
+    Args:
+        expected: Distances t of rows from a knot by their normal scores, shape (m,).
+        away: Distances found, in units of dx/dz at the knot.
+    """
+    if not len(away) or away.mean() <= expected.mean() or not expected.any():
+        return 0.0
+    low, high = 0.0, _MOST_CURVATURE
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        larger = (np.expm1(middle * expected) / middle).mean() < away.mean()
+        low, high = (middle, high) if larger else (low, middle)
+    return low
+
+
+@cache
+def codebook(count: int) -> np.ndarray:
+    """The coordinates of each category: the one place that says how categories are encoded.
+
+    Args:
+        count: Number of categories K.
+
+    Returns:
+        Shape (K, width), each -1 or +1 with rows that differ, float32: row r is the category that
+        is the r-th most frequent.
+    """
+    width = max(1, math.ceil(math.log2(count)))
+    bits = (np.arange(count)[:, None] >> np.arange(width)) & 1
+    return (2 * bits - 1).astype(np.float32)
+
+
+def category_codes(coordinates: np.ndarray, count: int) -> np.ndarray:
+    """The category nearest to each row of coordinates, the most frequent of several.
+
+    Args:
+        coordinates: Shape (n, width).
+        count: Number of categories.
+
+    Returns:
+        Shape (n,), int64, ranks from 0 to count - 1.
+    """
+    book = codebook(count)
+    powers = 1 << np.arange(book.shape[1])
+    # Rows whose signs are a category's need no search; most that a model draws are such.
+    place = np.full(1 << len(powers), -1)
+    place[(book > 0) @ powers] = np.arange(count)
+    codes = place[(coordinates > 0) @ powers]
+    unknown = np.flatnonzero(codes < 0)
+    size = max(1, _NEAREST_AT_ONCE // count)
+    for start in range(0, len(unknown), size):
+        rows = unknown[start : start + size]
+        codes[rows] = np.argmax(coordinates[rows] @ book.T, axis=1)  # all rows have one length
+    return codes

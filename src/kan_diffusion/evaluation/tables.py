@@ -1,0 +1,676 @@
+r"""Is a synthetic table good, and is it a copy? Numbers beside what real rows score themselves.
+
+With real rows R that no model has seen, synthetic rows S, and as many rows T as S that the model
+was trained on (without them R is halved at random, and T is the other half):
+
+- column shapes    1 - sup|F_R - F_S| of numbers and dates, 1 - sum|p_R - p_S| / 2 of categories
+- pair trends      1 - |r_R - r_S| / 2 with Pearson's r of two numbers, else 1 - sum|p_R - p_S| / 2
+                   of the joint shares, a number being ten bins of equal width over R
+- gaps             1 - |g_R - g_S| with the share g of gaps; and 1 - |r_R - r_S| / 2 of two columns'
+- C2ST             how often gradient-boosted trees tell rows of R from rows of S
+- usefulness       how well learners that were trained on S predict a column of R
+- closeness        whether synthetic rows lie where real ones do, and whether they are copies:
+                   see :mod:`kan_diffusion.evaluation.closeness`
+
+Shapes, trends and gaps are those of SDMetrics. C2ST: Lopez-Paz & Oquab 2017.
+
+Every number has a perfect one beside it: the same with T in the place of S, since T are real rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import ks_2samp
+
+from kan_diffusion.data.columns import Kind
+from kan_diffusion.errors import DataError
+from kan_diffusion.evaluation.closeness import closest_record, membership, precision_and_recall
+from kan_diffusion.evaluation.fields import Embedding, Field, fields_of, rows_of
+from kan_diffusion.evaluation.pictures import (
+    Distances,
+    Joint,
+    Picture,
+    column_picture,
+    distance_picture,
+    joint_picture,
+)
+
+__all__ = [
+    "ColumnScore",
+    "PairScore",
+    "Score",
+    "TableScores",
+    "UsefulnessScore",
+    "table_scores",
+]
+
+_Array = NDArray[np.float64]
+
+_FEWEST_ROWS = 10
+"""Rows below which nothing can be said."""
+_MOST_JUDGED = 5_000
+"""Rows of each side for what compares every row with every other."""
+_MOST_LEARNED = 4_000
+"""Rows of each side for what trains learners."""
+_MOST_TARGETS = 3
+_MOST_CLASSES = 20
+"""Categories of a column that learners may be asked to predict, at most."""
+_FOLDS = 5
+_PAIR_BINS = 10
+_LARGE_JOINT = 50_000
+_PICTURED_PAIRS = 6
+_SURE = 1.96
+"""Standard deviations on either side that hold 95 % of a normal variable."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number about a synthetic table.
+
+    Attributes:
+        key: Its name in code.
+        label: Its name in a table.
+        value: The number.
+        perfect: What real rows that the model was not trained on score.
+        margin: Half the width of the interval, around ``perfect``, that holds about 95 % of what
+            chance alone makes of it; None where that is not known.
+    """
+
+    key: str
+    label: str
+    value: float
+    perfect: float
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class ColumnScore:
+    """How well one column is met.
+
+    Attributes:
+        name: The column.
+        kind: Its kind.
+        shape: Similarity of its values, from 0 to 1; None where the real column has none.
+        perfect: What real rows score.
+        gaps: Shares of gaps among the real and the synthetic rows, from 0 to 1.
+        picture: Its values, real beside synthetic; None where there are none.
+    """
+
+    name: str
+    kind: Kind
+    shape: float | None
+    perfect: float | None
+    gaps: tuple[float, float]
+    picture: Picture | None
+
+    @property
+    def shortfall(self) -> float:
+        """How much worse it is than real rows: the larger one of shape and of gaps."""
+        shape = 0.0 if self.shape is None or self.perfect is None else self.perfect - self.shape
+        return max(shape, abs(self.gaps[0] - self.gaps[1]))
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """How well the dependence of two columns is met.
+
+    Attributes:
+        first: The one column.
+        second: The other one.
+        measure: ``"correlation"`` of two numbers or dates, else ``"contingency"``.
+        score: Similarity, from 0 to 1.
+        perfect: What real rows score.
+        real: Pearson's correlation, or Cramér's V, among the real rows; NaN where undefined.
+        synthetic: The same among the synthetic rows.
+    """
+
+    first: str
+    second: str
+    measure: str
+    score: float
+    perfect: float
+    real: float
+    synthetic: float
+
+    @property
+    def shortfall(self) -> float:
+        """How much worse it is than real rows."""
+        return self.perfect - self.score
+
+
+@dataclass(frozen=True)
+class UsefulnessScore:
+    """How well one learner predicts one column of real rows.
+
+    Attributes:
+        target: The predicted column.
+        learner: The learner.
+        measure: ``"AUC"`` of a category against the others, a mean weighted by frequency; or
+            ``"R²"`` of a number's normal scores.
+        synthetic: After training on synthetic rows.
+        real: After training on as many real rows.
+    """
+
+    target: str
+    learner: str
+    measure: str
+    synthetic: float
+    real: float
+
+
+@dataclass(frozen=True)
+class TableScores:
+    """What is to be said of a synthetic table. It holds counts and shares, and no row.
+
+    Attributes:
+        scores: The headline, a score a line.
+        columns: A score a column, the worst first.
+        pairs: A score a pair of columns, the worst first.
+        usefulness: A score for each target and learner.
+        names: The judged columns, in the table's order.
+        left_out: Columns that are not judged: identifiers, and those with one value everywhere.
+        rows: Numbers of real rows judged with, of synthetic rows, and of training rows (0 where
+            they are not known).
+        joints: Pictures of the pairs that are met worst.
+        distances: Distances of synthetic rows to the closest record; None without training rows.
+    """
+
+    scores: tuple[Score, ...]
+    columns: tuple[ColumnScore, ...]
+    pairs: tuple[PairScore, ...]
+    usefulness: tuple[UsefulnessScore, ...]
+    names: tuple[str, ...]
+    left_out: tuple[str, ...]
+    rows: tuple[int, int, int]
+    joints: tuple[Joint, ...] = ()
+    distances: Distances | None = None
+
+    def __getitem__(self, key: str) -> Score:
+        """Gives a score of the headline by its key."""
+        return next(score for score in self.scores if score.key == key)
+
+    def __contains__(self, key: object) -> bool:
+        """Reports whether the headline has a score of that key."""
+        return any(score.key == key for score in self.scores)
+
+
+def table_scores(
+    real: pd.DataFrame,
+    synthetic: pd.DataFrame,
+    *,
+    train: pd.DataFrame | None = None,
+    kinds: Mapping[str, Kind] | None = None,
+    targets: Sequence[str] | None = None,
+    generator: np.random.Generator | int,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> TableScores:
+    """Judges a synthetic table by real rows that its model was not trained on.
+
+    Args:
+        real: Held-out real rows, at least 10.
+        synthetic: Synthetic rows with the same columns, at least 10.
+        train: The rows that the model was trained on. Without them nothing is said about copies,
+            and half of ``real`` is what perfect scores come from.
+        kinds: Kinds of columns that differ from what is inferred from ``train``, or without it
+            from ``real``.
+        targets: Columns that learners predict; by default three of those that are numbers or have
+            2 to 20 categories: the table's last one, which is usually meant, and the two that
+            depend most on another column (by correlation or Cramér's V among the real rows).
+        generator: Draws subsamples, folds and learners; a number is taken as a seed.
+        on_progress: Told what is done next, and the share of all that is done, from 0 to 1.
+
+    Returns:
+        The scores, in which equally many synthetic and real rows are compared: as many as the
+        smaller one of the two has.
+
+    Raises:
+        DataError: A frame has too few rows or other columns, a column holds something else than
+            its kind says, or a target is no such column.
+    """
+    root = int(np.random.default_rng(generator).integers(2**63))
+
+    def stream(key: str) -> np.random.Generator:
+        # A stream of its own for each score: adding one leaves the others as they were.
+        return np.random.default_rng([root, *key.encode()])
+
+    def tell(what: str, done: float) -> None:
+        if on_progress is not None:
+            on_progress(what, done)
+
+    frames = {"real": real, "synthetic": synthetic, **({} if train is None else {"train": train})}
+    for name, frame in frames.items():
+        if len(frame) < _FEWEST_ROWS:
+            raise DataError(
+                f"{len(frame)} {name} rows are too few to judge a table by; give at least "
+                f"{_FEWEST_ROWS}"
+            )
+    fields, left_out = fields_of(frames, kinds or {})
+    rows = {name: rows_of(fields, frame, name) for name, frame in frames.items()}
+    judged, reference = rows["real"], rows.get("train")
+    if reference is None:
+        halves = stream("halves").permutation(len(judged))
+        judged, reference = judged[halves[::2]], judged[halves[1::2]]
+    size = min(len(reference), len(rows["synthetic"]))
+    sides = _Sides(
+        judged,
+        _thinned(rows["synthetic"], size, stream("synthetic")),
+        _thinned(reference, size, stream("reference")),
+    )
+    tell("columns", 0.0)
+    columns = _column_scores(fields, sides)
+    tell("pairs", 0.05)
+    pairs, joints = _pair_scores(fields, sides)
+    scores = [*_column_means(columns, sides), *_pair_means(pairs), *_gap_trends(sides)]
+    few = sides.thinned(_MOST_LEARNED, _MOST_LEARNED, stream("few"))
+    tell("two-sample test", 0.2)
+    scores.append(_two_sample(fields, few, stream("c2st")))
+    embedding = Embedding.fit(fields, np.concatenate((sides.real, sides.reference)))
+    tell("usefulness", 0.4)
+    chosen = _targets(fields, pairs, targets)
+    useful = _usefulness(fields, few, embedding, chosen, stream("usefulness"))
+    if useful:
+        values = np.array([(one.synthetic, one.real) for one in useful]).mean(axis=0)
+        scores.append(Score("usefulness", "usefulness", *map(float, values)))
+    tell("precision and recall", 0.8)
+    # Among more synthetic rows than real ones, all would have a near neighbour.
+    size = min(len(sides.real), _MOST_JUDGED)
+    even = sides.thinned(size, size, stream("precision"))
+    scores += _precision_and_recall(*(embedding(side) for side in vars(even).values()))
+    distances = None
+    if "train" in rows:
+        tell("privacy", 0.9)
+        found, distances = _privacy(
+            embedding, rows["train"], judged, rows["synthetic"], stream("privacy")
+        )
+        scores += found
+    tell("privacy", 1.0)
+    return TableScores(
+        scores=tuple(scores),
+        columns=tuple(sorted(columns, key=lambda one: -one.shortfall)),
+        pairs=pairs,
+        usefulness=useful,
+        names=tuple(field.name for field in fields),
+        left_out=left_out,
+        rows=(len(real), len(synthetic), 0 if train is None else len(train)),
+        joints=joints,
+        distances=distances,
+    )
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Rows of all judged columns, each with shape (n, D): float64, NaN for a gap."""
+
+    real: _Array
+    synthetic: _Array
+    reference: _Array
+
+    def thinned(self, real: int, others: int, generator: np.random.Generator) -> _Sides:
+        """At most so many real rows, and so many of the others."""
+        return _Sides(
+            _thinned(self.real, real, generator),
+            _thinned(self.synthetic, others, generator),
+            _thinned(self.reference, others, generator),
+        )
+
+
+def _thinned(rows: _Array, size: int, generator: np.random.Generator) -> _Array:
+    if len(rows) <= size:
+        return rows
+    return rows[np.sort(generator.choice(len(rows), size, replace=False))]
+
+
+# --- columns ----------------------------------------------------------------------------------
+
+
+def _column_scores(fields: Sequence[Field], sides: _Sides) -> list[ColumnScore]:
+    scores = []
+    for index, field in enumerate(fields):
+        real, synthetic, reference = (side[:, index] for side in vars(sides).values())
+        gaps = float(np.isnan(real).mean()), float(np.isnan(synthetic).mean())
+        shape = _shape(field, real, synthetic)
+        scores.append(
+            ColumnScore(
+                field.name,
+                field.kind,
+                shape,
+                _shape(field, real, reference),
+                gaps,
+                None if shape is None else column_picture(field, real, synthetic),
+            )
+        )
+    return scores
+
+
+def _shape(field: Field, real: _Array, other: _Array) -> float | None:
+    """Similarity of one column's values, gaps left out; None where there is no real value."""
+    real, other = real[~np.isnan(real)], other[~np.isnan(other)]
+    if not len(real):
+        return None
+    if not len(other):
+        return 0.0
+    if field.labels is None:
+        return 1.0 - float(ks_2samp(real, other, method="asymp").statistic)
+    shares = [
+        np.bincount(codes.astype(int), minlength=len(field.labels)) for codes in (real, other)
+    ]
+    return _similarity(shares[0] / len(real), shares[1] / len(other))
+
+
+def _similarity(one: _Array, other: _Array) -> float:
+    """The complement of the total variation distance of shares."""
+    return 1.0 - float(np.abs(one - other).sum()) / 2
+
+
+def _column_means(columns: Sequence[ColumnScore], sides: _Sides) -> list[Score]:
+    known = [(one.shape, one.perfect) for one in columns if one.shape is not None]
+    shape, perfect = np.array(known, dtype=np.float64).mean(axis=0)
+    scores = [Score("shapes", "column shapes", float(shape), float(perfect))]
+    gaps = np.array([np.isnan(side).mean(axis=0) for side in vars(sides).values()])
+    if gaps.any():
+        real, synthetic, reference = gaps[:, gaps.any(axis=0)]
+        values = (1.0 - float(np.abs(real - other).mean()) for other in (synthetic, reference))
+        scores.append(Score("gaps", "gaps", *values))
+    return scores
+
+
+# --- pairs ------------------------------------------------------------------------------------
+
+
+def _pair_scores(
+    fields: Sequence[Field], sides: _Sides
+) -> tuple[tuple[PairScore, ...], tuple[Joint, ...]]:
+    continuous = [index for index, field in enumerate(fields) if field.labels is None]
+    correlations = [_correlations(side[:, continuous]) for side in vars(sides).values()]
+    place = {index: position for position, index in enumerate(continuous)}
+    codes, counts = _codes(fields, sides)
+    found: list[tuple[PairScore, int, int]] = []
+    for i, j in combinations(range(len(fields)), 2):
+        if i in place and j in place:
+            values = [float(matrix[place[i], place[j]]) for matrix in correlations]
+            if np.isnan(values[0]):
+                continue
+            # A column without spread has no correlation: what is not there counts as 0.
+            r, s, t = np.nan_to_num(values)
+            similar, perfect = 1 - abs(r - s) / 2, 1 - abs(r - t) / 2
+            measure, real, synthetic = "correlation", values[0], values[1]
+        else:
+            tables = _shares([(side[:, i], side[:, j]) for side in codes], counts[i], counts[j])
+            similar, perfect = (_similarity(tables[0].shares, t.shares) for t in tables[1:])
+            measure, (real, synthetic) = "contingency", (table.cramers_v() for table in tables[:2])
+        one = PairScore(
+            fields[i].name, fields[j].name, measure, float(similar), float(perfect), real, synthetic
+        )
+        found.append((one, i, j))
+    found.sort(key=lambda entry: -entry[0].shortfall)
+    joints = tuple(
+        joint_picture(fields[i], fields[j], sides.real[:, [i, j]], sides.synthetic[:, [i, j]])
+        for _, i, j in found[:_PICTURED_PAIRS]
+    )
+    return tuple(one for one, _, _ in found), joints
+
+
+def _correlations(rows: _Array) -> _Array:
+    """Pearson's correlation of each pair, over the rows without a gap in either, shape (k, k)."""
+    return pd.DataFrame(rows).corr().to_numpy()
+
+
+def _codes(fields: Sequence[Field], sides: _Sides) -> tuple[list[NDArray[np.int64]], list[int]]:
+    """All columns as bins or categories, a gap being one more, and how many each column has."""
+    codes = [np.empty(side.shape, np.int64) for side in vars(sides).values()]
+    counts = []
+    for index, field in enumerate(fields):
+        if field.labels is None:
+            values = sides.real[:, index]
+            edges = np.histogram_bin_edges(values[~np.isnan(values)], _PAIR_BINS)[1:-1]
+            count = _PAIR_BINS
+        else:
+            edges, count = None, len(field.labels)
+        for side, into in zip(vars(sides).values(), codes, strict=True):
+            column = side[:, index]
+            gaps = np.isnan(column)
+            known = np.where(gaps, 0.0, column)
+            binned = known if edges is None else np.digitize(known, edges)
+            into[:, index] = np.where(gaps, count, binned)
+        counts.append(count + 1)
+    return codes, counts
+
+
+@dataclass(frozen=True)
+class _JointShares:
+    """Shares of the combinations of two columns' codes."""
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    shares: _Array
+
+    def cramers_v(self) -> float:
+        """Cramér's V, from 0 to 1: the root of chi² / n over its largest value."""
+        rows, columns = np.bincount(self.first, self.shares), np.bincount(self.second, self.shares)
+        least = min(np.count_nonzero(rows), np.count_nonzero(columns)) - 1
+        if least < 1:
+            return float("nan")
+        expected = rows[self.first] * columns[self.second]
+        inside = self.shares > 0
+        chi2 = float((self.shares[inside] ** 2 / expected[inside]).sum()) - 1.0
+        return float(np.sqrt(max(chi2, 0.0) / least))
+
+
+def _shares(
+    pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], rows: int, columns: int
+) -> list[_JointShares]:
+    """Joint shares of two columns on several sides, over the same combinations."""
+    keys = [first * columns + second for first, second in pairs]
+    known = np.arange(rows * columns)
+    if len(known) > _LARGE_JOINT:
+        known, places = np.unique(np.concatenate(keys), return_inverse=True)
+        keys = np.split(places, np.cumsum([len(key) for key in keys])[:-1])
+    first, second = np.divmod(known, columns)
+    return [
+        _JointShares(first, second, np.bincount(key, minlength=len(known)) / len(key))
+        for key in keys
+    ]
+
+
+def _pair_means(pairs: Sequence[PairScore]) -> list[Score]:
+    if not pairs:
+        return []
+    value, perfect = np.array([(pair.score, pair.perfect) for pair in pairs]).mean(axis=0)
+    return [Score("trends", "pair trends", float(value), float(perfect))]
+
+
+def _gap_trends(sides: _Sides) -> list[Score]:
+    """Similarity of the correlations of gaps; nothing where fewer than two columns have some."""
+    gaps = [np.isnan(side) for side in vars(sides).values()]
+    some = [index for index in range(gaps[0].shape[1]) if 0 < gaps[0][:, index].mean() < 1]
+    if len(some) < 2:
+        return []
+    pairs = np.triu_indices(len(some), 1)
+    real, *others = (
+        np.nan_to_num(_correlations(side[:, some].astype(np.float64))[pairs]) for side in gaps
+    )
+    values = (1.0 - float(np.abs(real - other).mean()) / 2 for other in others)
+    return [Score("gap_trends", "gaps together", *values)]
+
+
+# --- learners ---------------------------------------------------------------------------------
+
+
+def _two_sample(fields: Sequence[Field], few: _Sides, generator: np.random.Generator) -> Score:
+    seed = int(generator.integers(2**31))
+    size = min(len(few.real), len(few.synthetic))
+    # Both are told apart from the same real rows, by the same folds and trees.
+    value, perfect = (
+        _told_apart(fields, few.real[:size], other[:size], seed)
+        for other in (few.synthetic, few.reference)
+    )
+    return Score("c2st", "C2ST", value, perfect, _SURE * float(np.sqrt(0.25 / (2 * size))))
+
+
+def _told_apart(fields: Sequence[Field], real: _Array, other: _Array, seed: int) -> float:
+    """The cross-validated accuracy with which boosted trees tell two samples of a size apart."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    most = 254  # categories that its bins can hold
+    rows = np.concatenate((real, other))
+    named = [field.labels is not None for field in fields]
+    rows[:, named] = np.minimum(rows[:, named], most - 1)
+    classifier = HistGradientBoostingClassifier(
+        categorical_features=named,
+        max_iter=60,
+        max_leaf_nodes=15,
+        min_samples_leaf=max(2, min(20, len(real) // 20)),
+        early_stopping=False,
+        random_state=seed,
+    )
+    labels = np.repeat([0, 1], [len(real), len(other)])
+    folds = StratifiedKFold(min(_FOLDS, len(real)), shuffle=True, random_state=seed)
+    return float(cross_val_score(classifier, rows, labels, cv=folds).mean())
+
+
+def _targets(
+    fields: Sequence[Field], pairs: Sequence[PairScore], asked: Sequence[str] | None
+) -> list[int]:
+    """Places of the columns that learners predict."""
+    places = {
+        field.name: index
+        for index, field in enumerate(fields)
+        if field.kind != "datetime"
+        and (field.labels is None or 2 <= len(field.labels) <= _MOST_CLASSES)
+    }
+    if asked is None:
+        strongest = dict.fromkeys(places, 0.0)
+        for pair in pairs:
+            for name in (pair.first, pair.second):
+                if name in places and not np.isnan(pair.real):
+                    strongest[name] = max(strongest[name], abs(pair.real))
+        last = list(places)[-1:]
+        others = sorted(places.keys() - last, key=lambda name: (-strongest[name], places[name]))
+        return [places[name] for name in (*last, *others[: _MOST_TARGETS - 1])]
+    for name in asked:
+        if name not in places:
+            raise DataError(
+                f"column '{name}' cannot be a target; give a number or a column of 2 to "
+                f"{_MOST_CLASSES} categories, one of {', '.join(places) or 'none here'}"
+            )
+    return [places[name] for name in asked]
+
+
+def _usefulness(
+    fields: Sequence[Field],
+    few: _Sides,
+    embedding: Embedding,
+    targets: Sequence[int],
+    generator: np.random.Generator,
+) -> tuple[UsefulnessScore, ...]:
+    from sklearn.ensemble import (
+        ExtraTreesClassifier,
+        ExtraTreesRegressor,
+        HistGradientBoostingClassifier,
+        HistGradientBoostingRegressor,
+    )
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    if len(fields) < 2:
+        return ()
+    seed = int(generator.integers(2**31))
+    forest = {"n_estimators": 60, "min_samples_leaf": 3, "max_features": 0.4, "random_state": seed}
+    boosted = {"max_iter": 60, "max_leaf_nodes": 15, "early_stopping": False, "random_state": seed}
+    learners = {
+        "linear": (LogisticRegression(max_iter=2_000), Ridge()),
+        "forest": (ExtraTreesClassifier(**forest), ExtraTreesRegressor(**forest)),
+        "boosted trees": (
+            HistGradientBoostingClassifier(**boosted),
+            HistGradientBoostingRegressor(**boosted),
+        ),
+    }
+    scores = []
+    for target in targets:
+        is_number = fields[target].labels is None
+        sides = []
+        for rows in vars(few).values():
+            known = rows[~np.isnan(rows[:, target])]
+            answers = embedding.column(target, known)[:, 0] if is_number else known[:, target]
+            sides.append((embedding(known, without=target), answers))
+        test, synthetic, real = sides
+        if min(len(answers) for _, answers in sides) < _FEWEST_ROWS or np.ptp(test[1]) == 0:
+            continue
+        for name, (classifier, regressor) in learners.items():
+            learner = regressor if is_number else classifier
+            judge = _r2 if is_number else _auc
+            values = [judge(learner, *trained, *test) for trained in (synthetic, real)]
+            measure = "R²" if is_number else "AUC"
+            scores.append(UsefulnessScore(fields[target].name, name, measure, *values))
+    return tuple(scores)
+
+
+def _r2(learner: object, rows: _Array, answers: _Array, tests: _Array, truth: _Array) -> float:
+    from sklearn.base import clone
+    from sklearn.metrics import r2_score
+
+    return float(r2_score(truth, clone(learner).fit(rows, answers).predict(tests)))
+
+
+def _auc(learner: object, rows: _Array, answers: _Array, tests: _Array, truth: _Array) -> float:
+    """The area under the curve of each category against the others, weighted by frequency."""
+    from sklearn.base import clone
+    from sklearn.metrics import roc_auc_score
+
+    classes = np.unique(answers)
+    likely = {}
+    if len(classes) > 1:
+        fitted = clone(learner).fit(rows, answers)
+        likely = dict(zip(fitted.classes_, fitted.predict_proba(tests).T, strict=True))
+    # A category that the learner has never seen is as likely everywhere.
+    nowhere = np.zeros(len(tests))
+    names, counts = np.unique(truth, return_counts=True)
+    areas = [roc_auc_score(truth == name, likely.get(name, nowhere)) for name in names]
+    return float(np.average(areas, weights=counts))
+
+
+# --- privacy ----------------------------------------------------------------------------------
+
+
+def _precision_and_recall(real: _Array, synthetic: _Array, reference: _Array) -> list[Score]:
+    values, perfect = (precision_and_recall(real, other) for other in (synthetic, reference))
+    return [
+        Score("precision", "α-precision", values[0], perfect[0]),
+        Score("recall", "β-recall", values[1], perfect[1]),
+    ]
+
+
+def _privacy(
+    embedding: Embedding,
+    train: _Array,
+    heldout: _Array,
+    synthetic: _Array,
+    generator: np.random.Generator,
+) -> tuple[list[Score], Distances]:
+    known = set(_digests(train))
+    copies, chance = (
+        float(np.mean([digest in known for digest in _digests(rows)]))
+        for rows in (synthetic, heldout)
+    )
+    size = min(len(train), len(heldout), _MOST_JUDGED)
+    own, fresh = (embedding(_thinned(rows, size, generator)) for rows in (train, heldout))
+    points = embedding(_thinned(synthetic, 2 * _MOST_JUDGED, generator))
+    closest, distances = closest_record(points, own, fresh)
+    attack = membership(points, own, fresh)
+    scores = [
+        Score("closest", "closest record", closest.value, 0.5, closest.margin),
+        Score("attack", "membership", attack.value, 0.5, attack.margin),
+        Score("copies", "identical rows", copies, chance),
+    ]
+    return scores, distance_picture(*distances.T)
+
+
+def _digests(rows: _Array) -> list[int]:
+    """A number for each row, the same for rows that are the same."""
+    return list(pd.util.hash_pandas_object(pd.DataFrame(rows), index=False))

@@ -1,0 +1,356 @@
+r"""The pipeline of tables: rows drawn under conditions, gaps filled, densities.
+
+The denoiser models encoded rows z (:mod:`kan_diffusion.data.codec`) and may be told any blocks of
+them. So rows with given cells are drawn from p(z_free given z_told), by telling the denoiser what
+is known at every step of the sampler; gaps are filled in the same way.
+
+A set of values or a range is met by rejection: rows are drawn and those outside are thrown away,
+which gives the model's own p(z given that it is met). Where almost no row passes, cells within are
+drawn from the column's own distribution and told, as if they did not depend on other conditions.
+
+With v the coordinates of numbers and dates and s those of categories and gaps, the log-density of
+the continuous cells x given all others is
+
+.. math:: \log p(x \mid s) = \log p(v \mid s) + \sum_j \log |dv_j / dx_j|,
+
+the first term by the probability-flow ODE (:mod:`kan_diffusion.likelihood`) of a denoiser that is
+told s, the second by the codec.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import SchedulerMixin
+
+from kan_diffusion.data.codec import TableCodec
+from kan_diffusion.data.conditions import Condition, read_conditions
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.denoisers import Denoiser
+from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.likelihood import log_likelihood
+from kan_diffusion.processes import Process
+from kan_diffusion.sampling import PointDiffusionPipeline
+
+__all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
+
+logger = logging.getLogger(__name__)
+
+EXACT_DIMENSIONS = 16
+"""Free coordinates up to which the divergence is exact; beyond, it is estimated."""
+
+_PROBES = 16
+_AT_ONCE = 2**13  # rows that fit a cache
+_MOST_TRIED = 2**18
+_FEWEST_DRAWN = 4096
+_MOST_DRAWN_FOR_ONE = 64
+_NEAR = 0.5  # coordinates of about N(0, 1)
+_LOOK = 4096
+_DOUBTED = 8
+
+
+class TableDiffusionPipeline(PointDiffusionPipeline):
+    """Draws rows of a table from a trained denoiser.
+
+    Called, it gives encoded rows as any pipeline of points gives points; :meth:`draw` gives frames.
+
+    Args:
+        denoiser: The trained network; conditions need one that was built with the codec's blocks.
+        scheduler: Any diffusers scheduler of the process.
+        codec: The codec of the table, or what its ``to_dict`` gives.
+        process: The process the denoiser was trained for, or its settings.
+
+    Raises:
+        KanDiffusionError: The denoiser has another number of coordinates than the codec.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        scheduler: SchedulerMixin,
+        codec: TableCodec | Mapping[str, object] | None = None,
+        process: Process | Mapping[str, object] | None = None,
+    ) -> None:
+        super(PointDiffusionPipeline, self).__init__()
+        if codec is None or process is None:  # diffusers takes what has no default for a module
+            raise KanDiffusionError("a pipeline of tables needs a codec and a process; give both")
+        self.codec = codec if isinstance(codec, TableCodec) else TableCodec.from_dict(codec)
+        self.process = (
+            process if isinstance(process, Process) else Process.model_validate(dict(process))
+        )
+        dim = self.codec.dim
+        self._setup(
+            denoiser,
+            scheduler,
+            Standardizer((0.0,) * dim, (1.0,) * dim),
+            self.codec.names,
+            self.process.is_flow,
+        )
+        self.register_to_config(
+            codec=self.codec.to_dict(), process=self.process.model_dump(mode="json")
+        )
+
+    def draw(
+        self,
+        num_rows: int | None = None,
+        *,
+        conditions: Mapping[object, object] | None = None,
+        like: pd.DataFrame | None = None,
+        steps: int = 20,
+        generator: torch.Generator | None = None,
+    ) -> pd.DataFrame:
+        """Draws rows.
+
+        Args:
+            num_rows: How many; those of ``like``, which are one each, when None.
+            conditions: What the cells of some columns must be, see
+                :func:`kan_diffusion.data.conditions.read_conditions`.
+            like: Rows whose cells are kept, for some of the columns; gaps in it are drawn.
+            steps: Steps of the sampler.
+            generator: Source of the noise; torch's default generator when None.
+
+        Returns:
+            A frame with the columns, order and dtypes of the table.
+
+        Raises:
+            DataError: A column or category is not known, or conditions contradict each other.
+            KanDiffusionError: A number is out of range, or the denoiser was trained without
+                conditions.
+            NonFiniteSamplesError: The samples became infinite or NaN.
+        """
+        wanted = read_conditions(conditions or {}, self.codec)
+        if like is not None:
+            if num_rows not in (None, len(like)):
+                raise KanDiffusionError(
+                    f"a row is drawn for each of the {len(like):,} given, not {num_rows:,}; leave "
+                    "the number out"
+                )
+            clash = [name for name in like.columns if name in wanted]
+            if clash:
+                raise DataError(f"column '{clash[0]}' is given twice, by a row and by a condition")
+            num_rows = len(like)
+        if num_rows is None or num_rows < 1:
+            raise KanDiffusionError(f"sampling needs at least 1 row, not {num_rows}")
+        random = _numpy_generator(generator)
+        told = pd.DataFrame(index=range(num_rows)) if like is None else like.reset_index(drop=True)
+        single = {name: given for name, given in wanted.items() if given.is_value}
+        several = {name: given for name, given in wanted.items() if not given.is_value}
+        for name, condition in single.items():
+            one = condition.some()
+            told[name] = one.iloc[np.zeros(num_rows, dtype=int)].reset_index(drop=True)
+        gaps = [name for name, condition in single.items() if condition.gap]
+        if len(told.columns) or several:
+            self._require_conditions()
+        doubt = self._doubt(told, gaps, like is not None, random) if len(told.columns) else None
+        if doubt is not None:
+            logger.warning(doubt)
+        if several:
+            return self._restricted(told, gaps, several, steps, generator, random)
+        return self._given(told, gaps, steps, generator, random)
+
+    def _require_conditions(self) -> None:
+        if not self.denoiser.blocks:
+            raise KanDiffusionError(
+                "this model was trained without conditions, so that it draws whole rows alone; "
+                "train one with 'kan-diffusion train' or DiffusionEstimator"
+            )
+
+    def _given(
+        self,
+        told: pd.DataFrame,
+        gaps: Collection[object],
+        steps: int,
+        generator: torch.Generator | None,
+        random: np.random.Generator,
+    ) -> pd.DataFrame:
+        """Rows with the cells that are told, one each; in some columns they are told to be gaps."""
+        observed = self.codec.observe(told, random, gaps) if len(told.columns) else None
+        rows = self(
+            len(told), steps, observed=observed, generator=generator, batch_size=_AT_ONCE
+        ).samples
+        frame = self.codec.decode(rows.cpu(), random)
+        for name in told.columns:
+            if name not in gaps:
+                frame[name] = _kept(told[name], frame[name])
+        return frame
+
+    def _restricted(
+        self,
+        told: pd.DataFrame,
+        gaps: Collection[object],
+        conditions: Mapping[object, Condition],
+        steps: int,
+        generator: torch.Generator | None,
+        random: np.random.Generator,
+    ) -> pd.DataFrame:
+        """Rows with told cells whose others meet conditions: by rejection while that goes on."""
+        waiting = np.arange(len(told))
+        found: list[pd.DataFrame] = []
+        drawn = passed = 0
+        most = _MOST_DRAWN_FOR_ONE * len(told) + _FEWEST_DRAWN
+        while len(waiting) and drawn < most:
+            # As many tries for each row as one that passes has taken so far.
+            tries = 4 if not drawn else min(math.ceil(1.2 * drawn / max(passed, 1)), 4096)
+            tries = max(1, min(tries, -(-most // len(waiting)), _MOST_TRIED // len(waiting)))
+            rows = np.repeat(waiting, tries)
+            part = told.iloc[rows].reset_index(drop=True)
+            frame = self._given(part, gaps, steps, generator, random)
+            met = np.logical_and.reduce(
+                [condition.holds(frame[name]) for name, condition in conditions.items()]
+            )
+            drawn, passed = drawn + len(rows), passed + int(met.sum())
+            frame = frame[met].set_axis(rows[met]).loc[lambda f: ~f.index.duplicated()]
+            found.append(frame)
+            waiting = np.setdiff1d(waiting, frame.index)
+        if len(waiting):
+            asked = ", ".join(map(str, conditions.values()))
+            logger.warning(
+                f"{passed:,} of {drawn:,} rows drawn meet '{asked}', so that {len(waiting):,} rows "
+                "are extrapolation: their cells there are drawn without regard to the others"
+            )
+            rest = told.iloc[waiting].reset_index(drop=True)
+            for name, condition in conditions.items():
+                rest[name] = self._within(name, condition, len(rest), random)
+            found.append(self._given(rest, gaps, steps, generator, random).set_axis(waiting))
+        return pd.concat(found).sort_index().reset_index(drop=True)
+
+    def _within(
+        self, name: object, condition: Condition, num: int, random: np.random.Generator
+    ) -> pd.Series:
+        """Cells of one column that meet a condition, from the column's own distribution."""
+        rows = torch.from_numpy(random.standard_normal((_LOOK, self.codec.dim)))
+        cells = self.codec.decode(rows.float(), random)[name]
+        cells = cells[condition.holds(cells)]
+        if not len(cells):
+            cells = condition.some()
+        return cells.iloc[random.integers(len(cells), size=num)].reset_index(drop=True)
+
+    def _doubt(
+        self, told: pd.DataFrame, gaps: Collection[object], like: bool, random: np.random.Generator
+    ) -> str | None:
+        """A sentence where no row that the model draws comes near the first told cells."""
+        given = self.codec.observe(told.iloc[:_DOUBTED], random, gaps)
+        near = self(
+            _LOOK, generator=torch.Generator().manual_seed(int(random.integers(2**31)))
+        ).samples
+        near = near.cpu()
+        for place, row in enumerate(given):
+            known = ~row.isnan()
+            distance = (near[:, known] - row[known]).abs().amax(dim=1)
+            if not bool((distance < _NEAR).any()):
+                where = f"row {place + 1} of those given" if like else "the conditions"
+                return (
+                    f"none of {_LOOK:,} rows drawn without conditions comes near {where}; what is "
+                    "drawn is extrapolation"
+                )
+        return None
+
+    def impute(
+        self,
+        frame: pd.DataFrame,
+        draws: int = 1,
+        *,
+        steps: int = 20,
+        generator: torch.Generator | None = None,
+    ) -> list[pd.DataFrame]:
+        """Fills gaps, several times over, so that their spread says how sure the filling is.
+
+        Args:
+            frame: Rows of the table with gaps; all of its columns.
+            draws: How many times to fill them.
+            steps: Steps of the sampler.
+            generator: Source of the noise; torch's default generator when None.
+
+        Returns:
+            As many frames as draws; cells that were there are as they were.
+
+        Raises:
+            DataError: A column is missing, new, or of another type.
+            KanDiffusionError: The number of draws is out of range, or the denoiser was trained
+                without conditions.
+            NonFiniteSamplesError: The samples became infinite or NaN.
+        """
+        if draws < 1:
+            raise KanDiffusionError(f"gaps are filled at least once, not {draws} times")
+        self._require_conditions()
+        self.codec.require_columns(frame)
+        rows = np.flatnonzero(frame.isna().any(axis=1).to_numpy())
+        filled = [frame.copy() for _ in range(draws)]
+        if not len(rows):
+            return filled
+        random = _numpy_generator(generator)
+        gaps = frame.iloc[rows].reset_index(drop=True)
+        # Draw after draw of all rows.
+        several = pd.concat([gaps] * draws, ignore_index=True) if draws > 1 else gaps
+        drawn = self._given(several, (), steps, generator, random)
+        for number, whole in enumerate(filled):
+            part = drawn.iloc[number * len(gaps) : (number + 1) * len(gaps)]
+            for place, name in enumerate(frame.columns):
+                if gaps[name].isna().any():
+                    column = whole[name].copy()
+                    column.iloc[rows] = part[name].array
+                    whole.isetitem(place, column.array)
+        return filled
+
+    def log_density(
+        self,
+        frame: pd.DataFrame,
+        *,
+        generator: torch.Generator | None = None,
+        num_steps: int = 50,
+    ) -> np.ndarray:
+        """Computes the log-density of the continuous cells of rows, given all their other cells.
+
+        Args:
+            frame: Rows with all columns of the table. Numbers on a lattice, such as whole numbers
+                and dates, have the density of their cell's middle.
+            generator: Source of the estimate's directions, where there are more than
+                ``EXACT_DIMENSIONS`` continuous coordinates; torch's default generator when None.
+            num_steps: Steps of the ODE's solver.
+
+        Returns:
+            Natural logarithms with shape (n,), in the units of the data.
+
+        Raises:
+            DataError: A column is missing, new, or of another type, or the table has no continuous
+                columns.
+            KanDiffusionError: There are other cells, too, and the denoiser was trained without
+                conditions.
+        """
+        self.codec.require_columns(frame)
+        rows, free = self.codec.place(frame)
+        if not bool(free.any()):
+            raise DataError(
+                "a density is that of continuous columns, and there are none in this table"
+            )
+        observed = None
+        if not bool(free.all()):
+            self._require_conditions()
+            observed = torch.where(free, torch.nan, rows)
+        most = int(free.sum(dim=1).max())
+        density = log_likelihood(
+            self.denoiser,
+            self.process,
+            rows,
+            observed=observed,
+            num_probes=None if most <= EXACT_DIMENSIONS else _PROBES,
+            generator=generator,
+            num_steps=num_steps,
+        )
+        return density.numpy() + self.codec.log_scale(frame)
+
+
+def _kept(given: pd.Series, drawn: pd.Series) -> pd.Series:
+    """Given cells, and drawn ones where there are gaps among the given."""
+    return given.where(given.notna().to_numpy(), drawn).astype(drawn.dtype)
+
+
+def _numpy_generator(generator: torch.Generator | None) -> np.random.Generator:
+    """A generator for what NumPy draws, which follows from torch's."""
+    seed = torch.randint(2**62, (), generator=generator, dtype=torch.int64)
+    return np.random.default_rng(int(seed))

@@ -1,0 +1,208 @@
+"""Held-out loss, early stopping and time limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from helpers import assert_same_state, refused, seeded
+from kan_diffusion.denoisers import Denoiser, MLPDenoiser, build_denoiser
+from kan_diffusion.processes import get_process
+from kan_diffusion.training import TrainingConfig, TrainingResult, run, train
+
+FEW = torch.randn(6, 2, generator=seeded(1))
+OTHERS = torch.randn(400, 2, generator=seeded(2))
+# Six points are learned by heart in these steps, and the loss on others rises again.
+OVERFIT = TrainingConfig(
+    steps=400, batch_size=256, warmup_steps=10, learning_rate=2e-2, ema_decay=0.9
+)
+
+
+def _denoiser() -> Denoiser:
+    return build_denoiser("mlp", 2, num_train_timesteps=1000, hidden=(24, 24), generator=seeded(0))
+
+
+def _train(denoiser: Denoiser, config: TrainingConfig, **options: object) -> TrainingResult:
+    options = {"seed": 7, "device": "cpu", **options}
+    return train(denoiser, get_process("cosine"), options.pop("points", FEW), config, **options)
+
+
+def test_looking_at_held_out_points_changes_no_step() -> None:
+    plain, watched = (_train(_denoiser(), OVERFIT, heldout=h) for h in (None, OTHERS))
+    assert (plain.losses == watched.losses).all()
+    assert (plain.learning_rates == watched.learning_rates).all()
+    assert plain.heldout_losses == ()
+    assert (plain.best_step, plain.ending) == (400, "finished")
+    steps = [step for step, _ in watched.heldout_losses]
+    assert steps == list(range(10, 401, 10))
+    assert watched.ending == "finished"
+
+
+@pytest.mark.parametrize("patience", [None, 0.3])
+@pytest.mark.parametrize("ema_decay", [0.9, None])
+def test_the_weights_of_the_lowest_held_out_loss_are_kept(
+    patience: float | None, ema_decay: float | None
+) -> None:
+    states: dict[int, dict[str, torch.Tensor]] = {}
+
+    def keep(step: int, shown: Denoiser) -> None:
+        states[step] = {name: value.clone() for name, value in shown.state_dict().items()}
+
+    config = OVERFIT.model_copy(update={"patience": patience, "ema_decay": ema_decay})
+    undisturbed = config.model_copy(update={"patience": None})
+    _train(_denoiser(), undisturbed, moments=range(401), on_moment=keep)
+    denoiser = _denoiser()
+    result = _train(denoiser, config, heldout=OTHERS)
+    looks = dict(result.heldout_losses)
+    assert result.best_step == min(looks, key=looks.__getitem__)
+    assert result.best_step < 300
+    assert looks[max(looks)] > 1.1 * looks[result.best_step]
+    assert_same_state(denoiser, states[result.best_step])
+    assert result.ending == ("finished" if patience is None else "early")
+    assert len(result.losses) == (400 if patience is None else result.best_step + 120)
+    assert len(result.learning_rates) == len(result.losses)
+
+
+def test_the_held_out_loss_is_the_mean_loss_on_those_points() -> None:
+    process, denoiser = get_process("cosine"), _denoiser()
+    config = OVERFIT.model_copy(update={"steps": 40})
+    result = _train(denoiser, config, heldout=OTHERS)
+    generator = seeded(5)
+    clean = OTHERS[torch.randint(len(OTHERS), (100_000,), generator=generator)]
+    timesteps = torch.randint(1000, (len(clean),), generator=generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    alpha, sigma = (level.float()[timesteps, None] for level in process.levels(clean.device))
+    with torch.no_grad():
+        answer = denoiser(alpha * clean + sigma * noise, timesteps).sample
+    errors = (answer - process.target(clean, noise, alpha, sigma)).square().mean(dim=1)
+    bound = 4.5 * float(errors.std()) / 256**0.5  # at least 256 points are looked at
+    assert dict(result.heldout_losses)[result.best_step] == pytest.approx(
+        float(errors.mean()), abs=bound
+    )
+
+
+class Timed(MLPDenoiser):
+    """Takes some seconds for a training step, and a third of them for a batch of a look."""
+
+    def __init__(self, pace: Callable[[int], float], step: int = 0) -> None:
+        super().__init__(2, hidden=(24, 24))
+        self.reset_parameters(seeded(0))
+        self.pace, self.step, self.now = pace, step, 0.0
+
+    def forward(self, *args, **options):
+        self.now += self.pace(self.step) / (1 if self.training else 3)
+        self.step += self.training
+        return super().forward(*args, **options)
+
+
+def _timed(
+    denoiser: Timed, config: TrainingConfig | None = None, **options: object
+) -> TrainingResult:
+    clock = SimpleNamespace(perf_counter=lambda: denoiser.now, process_time=lambda: 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "time", clock)
+        return _train(denoiser, config or OVERFIT.model_copy(update={"max_seconds": 10}), **options)
+
+
+def test_the_number_of_steps_follows_from_the_time_they_take() -> None:
+    # Compiling takes two seconds of the first step, each step a tenth.
+    result = _timed(Timed(lambda step: 0.1 if step else 2.0))
+    assert len(result.losses) == pytest.approx(30 + (9.5 - 4.9) / 0.1, abs=1)
+    assert result.ending == "time"
+    assert result.seconds == pytest.approx(9.5, abs=0.2)
+    steps = np.arange(30, len(result.losses))
+    shares = (steps - 10) / (len(result.losses) - 10)
+    expected = OVERFIT.learning_rate * (1 + np.cos(np.pi * shares)) / 2
+    assert result.learning_rates[30:] == pytest.approx(expected)
+    # Where there is time enough, nothing changes.
+    plain = _train(_denoiser(), OVERFIT)
+    fast = _timed(Timed(lambda _: 0.01))
+    assert fast.ending == "finished"
+    assert (fast.learning_rates == plain.learning_rates).all()
+    assert len(fast.losses) == len(plain.losses)
+
+
+@hypothesis_settings(max_examples=8, deadline=None)
+@given(
+    paces=st.lists(st.floats(0.02, 0.5), min_size=1, max_size=8),
+    heldout=st.sampled_from([None, OTHERS]),
+)
+def test_a_machine_of_changing_speed_ends_in_time_and_with_a_small_learning_rate(
+    paces: list[float], heldout: torch.Tensor | None
+) -> None:
+    denoiser = Timed(lambda step: paces[step // 40 % len(paces)])
+    result = _timed(denoiser, heldout=heldout)
+    assert result.seconds <= 10 + 1.5 * max(paces)  # a step and a look
+    assert result.ending == ("finished" if len(result.losses) == 400 else "time")
+    rates = result.learning_rates[30:]
+    assert (np.diff(rates) <= 0).all()
+    # Whatever the clock says, it decays to zero, unless all time is spent before it is known.
+    if result.seconds < 10:
+        assert len(rates) == 0 or rates[-1] < 0.05 * OVERFIT.learning_rate
+
+
+def test_steps_that_are_slow_beyond_hope_stop_at_the_clock() -> None:
+    result = _timed(Timed(lambda _: 3.0), heldout=OTHERS)
+    assert len(result.losses) == 4
+    assert result.ending == "time"
+
+
+class Stop(Exception):  # noqa: N818
+    """Not an error: a way out of the loop."""
+
+
+@pytest.mark.parametrize("at", [3, 12, 33, 50, 65])
+def test_a_resumed_run_keeps_its_best_weights_and_its_plan(at: int, tmp_path: Path) -> None:
+    def pace(step: int) -> float:  # the plan changes soon after step 45
+        return 0.1 if step < 45 else 0.15
+
+    def stop(step: int, _: Denoiser) -> None:
+        raise Stop
+
+    config = OVERFIT.model_copy(
+        update={"max_seconds": 15.0, "patience": 0.5, "checkpoint_every": 3}
+    )
+    undisturbed = Timed(pace)
+    expected = _timed(undisturbed, config, heldout=OTHERS)
+    assert expected.best_step < len(expected.losses)
+    kept = {"checkpoint": tmp_path / "state.safetensors", "identity": "a", "heldout": OTHERS}
+    with pytest.raises(Stop):
+        _timed(Timed(pace), config, **kept, moments=[at], on_moment=stop)
+    resumed = Timed(pace, step=at - at % 3)
+    result = _timed(resumed, config, **kept, resume=True)
+    assert result.resumed_from == at - at % 3
+    assert_same_state(resumed, undisturbed)
+    assert (result.losses == expected.losses).all()
+    assert (result.learning_rates == expected.learning_rates).all()
+    assert result.heldout_losses == expected.heldout_losses
+    assert (result.best_step, result.ending) == (expected.best_step, expected.ending)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heldout": torch.zeros(0, 2)}, r"held-out points must have shape \(N, 2\), N > 0"),
+        ({"heldout": torch.zeros(5, 3)}, r"held-out points must have .* not \(5, 3\)"),
+        ({}, "patience is about the loss on held-out points; give heldout"),
+    ],
+)
+def test_what_cannot_be_held_out_is_refused(options: dict[str, object], message: str) -> None:
+    with refused(message):
+        _train(_denoiser(), OVERFIT.model_copy(update={"patience": 0.2}), **options)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"patience": 0.0}, {"patience": 1.5}, {"max_seconds": 0.0}, {"max_seconds": 1e30}]
+)
+def test_unusable_endings_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        TrainingConfig(**wrong)
