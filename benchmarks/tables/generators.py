@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ctgan import CTGAN, TVAE
     from ForestDiffusion import ForestDiffusionModel
 
-__all__ = ["GENERATORS", "OURS", "REFERENCE", "Generator", "Ours", "Smote"]
+__all__ = ["GENERATORS", "OURS", "REFERENCE", "UNTIMED", "Generator", "Ours", "Smote"]
 
 
 class Generator(Protocol):
@@ -346,6 +346,8 @@ OURS = ("kan", "mlp")
 """Families of this project that are compared."""
 
 REFERENCE = "rows"
+UNTIMED = ("forest-diffusion-in-full",)
+"""Methods that take as long as they take."""
 
 GENERATORS: dict[str, Callable[[], Generator]] = {
     **{family: lambda family=family: Ours(family) for family in OURS},
@@ -354,7 +356,7 @@ GENERATORS: dict[str, Callable[[], Generator]] = {
     "tvae": lambda: Adversarial("TVAE"),
     "ctgan": lambda: Adversarial("CTGAN"),
     "forest-diffusion": Forest,
-    "forest-diffusion-in-full": lambda: Forest(in_full=True),
+    UNTIMED[0]: lambda: Forest(in_full=True),
     REFERENCE: Rows,
 }
 """Methods by name."""

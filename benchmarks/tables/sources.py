@@ -36,8 +36,6 @@ __all__ = ["TABLES", "Source", "Split", "make_customers"]
 
 Task = Literal["classification", "regression"]
 
-_TEST_SHARE = 0.25
-
 
 @dataclass(frozen=True)
 class Split:
@@ -75,10 +73,10 @@ class Source:
     origin: str
 
     def split(self, seed: int) -> Split:
-        """Holds out a quarter of the rows, drawn at random by the seed."""
+        """Holds out half of the rows, drawn at random by the seed."""
         frame = self.load()
         order = numpy_generator("benchmark split", self.name, seed).permutation(len(frame))
-        held_out = round(_TEST_SHARE * len(frame))
+        held_out = len(frame) // 2
         test, train = (
             frame.iloc[np.sort(part)].reset_index(drop=True)
             for part in (order[:held_out], order[held_out:])
