@@ -121,8 +121,8 @@ def mean_ranks(results: Sequence[Result]) -> pd.DataFrame:
         results: Results, of any tables, methods and seeds.
 
     Returns:
-        A row a method, a column a group of measures and ``all``, for methods that make rows the mean
-        over the groups that they have part in; the best first.
+        A row a method, a column a group of measures, and ``all``: for methods that make rows, the
+        mean over the groups that they have part in. The best comes first.
     """
     ranked = [one for one in results if one.method not in _UNRANKED]
     groups = {}
