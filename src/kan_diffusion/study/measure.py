@@ -129,7 +129,7 @@ def measure(
 
     Returns:
         The measured part of a trial's row, the same by noise level (a dictionary a level), and the
-        generated points (n, d), standardised, float64; None where no samples are asked for. A
+        generated points (n, d), standardised or encoded, float64; None where none are asked for. A
         value that came out infinite or NaN is None.
 
     Raises:
@@ -164,6 +164,9 @@ def measure(
         ).samples
         row["sample_seconds"] = time.perf_counter() - started
         generated = dataset.standardizer.apply(generated.cpu().double())
+        if dataset.codec is not None:
+            random = numpy_generator("encoding", *name)
+            generated = dataset.codec.settle(generated, random).double()
         sampled = sample_metrics(
             generated[: len(fresh)],  # as many as in real-against-real
             fresh,

@@ -21,9 +21,10 @@ from kan_diffusion.errors import (
     NonFiniteLossError,
     NonFiniteSamplesError,
 )
+from kan_diffusion.evaluation.doubts import training_doubt
 from kan_diffusion.evaluation.metrics import Metric, metrics_named
 from kan_diffusion.processes import Process
-from kan_diffusion.randomness import stream_seed, torch_generator
+from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import leads
 from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
@@ -40,6 +41,7 @@ from kan_diffusion.study.folder import (
 from kan_diffusion.study.measure import Yardstick, measure, yardstick
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
+from kan_diffusion.training.defaults import suggested
 
 __all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial"]
 
@@ -229,14 +231,19 @@ def _run_claimed(
         keep_trial(result)
         return result
 
+    points, early = dataset.train, None
+    if config.training.patience is not None:
+        num_early = suggested(len(points), dataset.dim, config.model.family).heldout_rows
+        early, points = points.tensor_split([num_early])
     try:
         _warm_up(config.model.model_dump_json(), dataset.dim, denoiser.blocks, config.process)
         trained = train(
             denoiser,
             config.process,
-            dataset.train,
+            points,
             config.training,
             seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
+            heldout=early,
             device=device,
             checkpoint=folder / CHECKPOINT,
             identity=config.identity,
@@ -266,6 +273,17 @@ def _run_claimed(
         measured, levels, generated = measure(config, dataset, pipeline, shared)
     except NonFiniteSamplesError as error:
         return failed(error)
+    if early is not None and generated is not None:
+        doubt = training_doubt(
+            trained,
+            config.training,
+            denoiser.num_trainable,
+            generated,
+            early,
+            numpy_generator("doubt", config.study_seed, config.seed),
+        )
+        if doubt is not None:
+            logger.warning(doubt)
     curves = pd.DataFrame({"loss": trained.losses, "learning_rate": trained.learning_rates})
     curves.insert(0, "step", np.arange(1, len(curves) + 1))
     row |= {
