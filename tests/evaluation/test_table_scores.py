@@ -226,7 +226,7 @@ def test_learners_predict_the_columns_they_are_asked_to(fresh):
     ("changes", "message"),
     [
         ({"synthetic": TRAIN.drop(columns="job")}, "synthetic rows have no column 'job'"),
-        ({"synthetic": TRAIN.head(5)}, "5 synthetic rows are too few"),
+        ({"synthetic": TRAIN.head(3)}, "3 synthetic rows are too few"),
         ({"targets": ["since"]}, "column 'since' cannot be a target"),
         ({"synthetic": TRAIN.assign(age="old")}, "column 'age' of the synthetic rows .* numbers"),
         ({"synthetic": TRAIN.assign(since="x")}, "column 'since' of the synthetic rows .* dates"),

@@ -52,8 +52,10 @@ __all__ = [
 
 _Array = NDArray[np.float64]
 
-_FEWEST_ROWS = 10
+_FEWEST_ROWS = 4
 """Rows below which nothing can be said."""
+_FEWEST_LEARNED = 10
+"""Rows below which no learner is trained."""
 _MOST_JUDGED = 5_000
 """Rows of each side for what compares every row with every other."""
 _MOST_LEARNED = 4_000
@@ -213,8 +215,8 @@ def table_scores(
     """Judges a synthetic table by real rows that its model was not trained on.
 
     Args:
-        real: Held-out real rows, at least 10.
-        synthetic: Synthetic rows with the same columns, at least 10.
+        real: Held-out real rows, at least 4.
+        synthetic: Synthetic rows with the same columns, at least 4.
         train: The rows that the model was trained on. Without them nothing is said about copies,
             and half of ``real`` is what perfect scores come from.
         kinds: Kinds of columns that differ from what is inferred from ``train``, or without it
@@ -600,7 +602,7 @@ def _usefulness(
             answers = embedding.column(target, known)[:, 0] if is_number else known[:, target]
             sides.append((embedding(known, without=target), answers))
         test, synthetic, real = sides
-        if min(len(answers) for _, answers in sides) < _FEWEST_ROWS or np.ptp(test[1]) == 0:
+        if min(len(answers) for _, answers in sides) < _FEWEST_LEARNED or np.ptp(test[1]) == 0:
             continue
         for name, (classifier, regressor) in learners.items():
             learner = regressor if is_number else classifier
