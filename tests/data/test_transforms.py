@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -14,8 +15,7 @@ from kan_diffusion.data.transforms import (
     Linear,
     Spline,
     category_codes,
-    category_coordinates,
-    category_width,
+    codebook,
     fit_levels,
     fit_numbers,
 )
@@ -169,16 +169,13 @@ def test_normal_numbers_give_each_level_in_its_frequency(counts: list[int]) -> N
 
 @given(st.integers(2, 1100), st.integers(0, 10_000))
 def test_every_category_comes_back_and_noise_is_a_known_one(count: int, seed: int) -> None:
-    codes = np.arange(count)
-    coordinates = category_coordinates(codes, count)
-    assert coordinates.shape == (count, category_width(count))
-    assert set(np.unique(coordinates)) <= {-1.0, 1.0}
-    assert np.array_equal(category_codes(coordinates, count), codes)
-    noise = np.random.default_rng(seed).normal(size=(500, category_width(count)))
+    book = codebook(count)
+    assert book.shape == (count, max(1, math.ceil(math.log2(count))))
+    assert set(np.unique(book)) <= {-1.0, 1.0}
+    assert np.array_equal(category_codes(book, count), np.arange(count))
+    noise = np.random.default_rng(seed).normal(size=(500, book.shape[1]))
     found = category_codes(noise, count)
-    assert found.min() >= 0
-    assert found.max() < count
-    distance = ((noise[:, None] - coordinates[None]) ** 2).sum(axis=2)
+    distance = ((noise[:, None] - book[None]) ** 2).sum(axis=2)
     best = distance.min(axis=1)
     np.testing.assert_allclose(distance[np.arange(500), found], best)
 

@@ -29,16 +29,15 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from kan_diffusion.data.identifiers import Identifier
 from kan_diffusion.data.scaling import LARGEST, decimals
-from kan_diffusion.data.storage import Scalar, Storage, Values
+from kan_diffusion.data.storage import WORDS, Holds, Scalar, Storage, Values
 from kan_diffusion.data.transforms import (
     Transform,
     category_codes,
-    category_coordinates,
-    category_width,
+    codebook,
     fit_levels,
     fit_numbers,
 )
-from kan_diffusion.errors import DataError
+from kan_diffusion.errors import DataError, require_known
 from kan_diffusion.settings import Settings
 
 __all__ = ["KINDS", "OTHER", "Column", "Kind", "Lattice"]
@@ -68,6 +67,7 @@ _ROWS_A_LEVEL = 10  # ... where each has so many rows on average
 _FEWEST_UNIQUE = 20  # rows of an identifier, and different numbers of which a step is a pattern
 _SHARING = 5  # rows that share a bound which is kept exactly
 _MOSTLY = 0.5
+_MEANT_DECIMALS = 1000  # finer ones are how a number was printed
 _SOME = 0.02
 _SHOWN = 5
 _MARGIN = 0.01  # of a step at each end, so that rounding to float32 does not leave it
@@ -264,7 +264,7 @@ class Column(Settings):
         """Number of coordinates of a value."""
         if self.kind in ("constant", "identifier"):
             return 0
-        return category_width(len(self.categories)) if self.is_discrete else 1
+        return codebook(len(self.categories)).shape[1] if self.is_discrete else 1
 
     @cached_property
     def _known(self) -> np.ndarray:
@@ -356,9 +356,8 @@ class Column(Settings):
             other = np.flatnonzero(zero if partial else zero | missing)
             cells[other] = generator.standard_normal((len(other), self.width), dtype=np.float32)
         if self.width and self.is_discrete:
-            count = len(self.categories)
-            rank = np.argsort(self._ranks)
-            cells[rows] = category_coordinates(rank[self._places(values[rows], rows)], count)
+            book = codebook(len(self.categories))[np.argsort(self._ranks)]
+            cells[rows] = book[self._places(values[rows], rows)]
         elif self.transform is not None:
             z = self.transform.forward(self._numbers(values[rows], rows, generator))
             cells[rows, 0] = z
@@ -513,7 +512,10 @@ class Column(Settings):
         Raises:
             DataError: Its dtype cannot be carried, or the kind does not fit the cells.
         """
-        storage = Storage.of(series, name)
+        if kind is not None:
+            require_known("kind", kind, KINDS)
+        numbers = kind is not None and "real" in _MAY_HOLD.get(kind, ())
+        storage = Storage.of(series, name, numbers)
         values, missing = storage.read(series, name)
         if values.dtype.kind == "f" and storage.limits[1] > LARGEST:
             values = values.astype(np.float64)
@@ -522,7 +524,7 @@ class Column(Settings):
         if kind is None:
             kind = found
         else:
-            _require_fitting(kind, found, present, storage, name)
+            _require_fitting(kind, found, values, missing, storage, name)
         column = cls.model_construct(
             name=name,
             storage=storage,
@@ -634,7 +636,7 @@ def _warn_of_lost_steps(
     name: object, unit: str | None, lattice: Lattice, transform: Transform, k: np.ndarray
 ) -> None:
     """Says so where steps are too fine over the column's range for float32."""
-    if lattice.last < 2**20:
+    if lattice.last < 2**20 or lattice.per > _MEANT_DECIMALS:
         return
     back = transform.inverse(transform.forward(k + 0.5).astype(np.float32).astype(np.float64))
     lost = float(np.abs(back - k - 0.5).max())
@@ -707,27 +709,34 @@ def _are_whole(numbers: np.ndarray) -> bool:
     return bool((numbers == np.rint(numbers)).all() and np.abs(numbers).max() < 2**53)
 
 
+_MAY_HOLD: dict[Kind, tuple[Holds, ...]] = {
+    "continuous": ("whole", "real", "span"),
+    "integer": ("whole", "real"),
+    "count": ("whole", "real"),
+    "mostly-zero": ("whole", "real"),
+    "datetime": ("moment",),
+    "identifier": ("whole", "text"),
+}
+
+
 def _require_fitting(
-    kind: Kind, found: Kind, present: np.ndarray, storage: Storage, name: object
+    kind: Kind, found: Kind, values: np.ndarray, missing: np.ndarray, storage: Storage, name: object
 ) -> None:
     """Refuses a kind that a column's values cannot be of."""
-    holds, numbers = storage.holds, storage.holds in ("whole", "real")
     problem = None
-    if kind in ("continuous", "integer", "count", "mostly-zero") and not numbers:
-        if not (kind == "continuous" and holds == "span"):
-            problem = f"holds {holds} and no numbers"
-    elif kind == "datetime" and holds != "moment":
-        problem = f"holds {holds} and no dates"
-    elif kind == "identifier" and holds not in ("whole", "text"):
-        problem = f"holds {holds}, and identifiers are whole numbers or text"
-    elif kind in ("integer", "count") and len(present) and not _are_whole(present):
-        row = int(np.argmax(present != np.rint(present)))
-        problem = f"has {present[row]:g}, which is not whole"
-    elif kind == "count" and len(present) and present.min() < 0:
-        problem = f"has {present.min():g}, which is negative"
-    elif kind == "ordinal" and holds == "text" and not storage.ordered:
-        problem = "is text without an order; make it an ordered category"
-    elif len(pd.unique(present)) > {"boolean": 2, "constant": 1}.get(kind, len(present)):
-        problem = f"has {len(pd.unique(present))} different values"
+    count = len(pd.unique(values[~missing]))
+    if storage.holds not in _MAY_HOLD.get(kind, (storage.holds,)):
+        problem = f"holds {WORDS[storage.holds]}"
+    elif kind == "ordinal" and storage.holds == "text" and not storage.ordered:
+        problem = "is text without an order, and may be made an ordered category"
+    elif count > {"boolean": 2, "constant": 1}.get(kind, count):
+        problem = f"has {count:,} different values"
+    elif kind in ("integer", "count"):
+        wrong = ~missing & ((values != np.rint(values)) | ((values < 0) & (kind == "count")))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            problem = f"has {values[row]:g} in row {row + 1}"
     if problem is not None:
-        raise DataError(f"column '{name}' cannot be of kind '{kind}': it {problem}")
+        raise DataError(
+            f"column '{name}' cannot be of kind '{kind}': it {problem}; by itself it is '{found}'"
+        )

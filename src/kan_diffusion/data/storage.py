@@ -22,7 +22,7 @@ from kan_diffusion.data.scaling import LARGEST
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 
-__all__ = ["Holds", "Scalar", "Storage", "Values"]
+__all__ = ["WORDS", "Holds", "Scalar", "Storage", "Values"]
 
 Holds = Literal["whole", "real", "truth", "text", "moment", "span"]
 """What the cells of a column are."""
@@ -30,7 +30,7 @@ Holds = Literal["whole", "real", "truth", "text", "moment", "span"]
 Scalar = str | bool | int | float
 """A value in JSON: moments and spans are whole numbers of their unit."""
 
-Item = Literal["str", "bool", "int", "float", "date", "datetime", "timedelta", "Decimal"]
+Item = Literal["str", "bool", "int", "float", "date", "datetime", "instant", "timedelta", "Decimal"]
 _ITEMS: dict[str, tuple[Item, Holds]] = {  # by the name that pandas gives to what it infers
     "string": ("str", "text"),
     "empty": ("str", "text"),
@@ -71,6 +71,7 @@ class Storage(Settings):
         backend: What holds the text of a string dtype.
         gap: How a column of text or objects writes a missing cell.
         item: What a column of objects holds.
+        zone: Time zone in which moments are days, where they all are midnights there.
         written: How a column of text writes its numbers ("%d", "%.2f") or dates ("%Y-%m-%d").
         unit: Unit of moments and spans.
         values: The categories of a categorical dtype, in their order, used or not.
@@ -84,6 +85,7 @@ class Storage(Settings):
     gap: Literal["nan", "NA", "None"] | None = None
     item: Item | None = None
     written: str | None = None
+    zone: str | None = None
     unit: Literal["s", "ms", "us", "ns"] | None = None
     values: tuple[Scalar, ...] | None = None
     inner: Storage | None = None
@@ -99,12 +101,13 @@ class Storage(Settings):
         return self
 
     @classmethod
-    def of(cls, column: pd.Series, name: object) -> Self:
+    def of(cls, column: pd.Series, name: object, numbers: bool = False) -> Self:
         """Describes a column.
 
         Args:
             column: The column.
             name: Its name in errors.
+            numbers: Whether text that writes numbers is read as such even if few are different.
 
         Raises:
             DataError: Its dtype cannot be carried, or it mixes types.
@@ -112,7 +115,10 @@ class Storage(Settings):
         dtype = column.dtype
         if isinstance(dtype, pd.CategoricalDtype):
             categories = pd.Series(dtype.categories)
-            inner = cls.of(categories, name).model_copy(update={"written": None})
+            if isinstance(categories.dtype, pd.IntervalDtype):
+                inner = cls(dtype=str(categories.dtype), holds="text")
+            else:
+                inner = cls.of(categories, name).model_copy(update={"written": None})
             known = tuple(inner.scalars(read(categories, name)[0]))
             return cls(
                 dtype="category",
@@ -138,14 +144,21 @@ class Storage(Settings):
             if len(gaps):
                 first = gaps.iloc[0]
                 gap = "None" if first is None else "NA" if first is pd.NA else "nan"
+            if item == "datetime" and column.dropna().iloc[0].tzinfo is not None:
+                item = "instant"
             storage = cls(dtype="object", holds=holds, item=item, gap=gap)
         else:
             storage = cls(dtype=str(dtype), holds=_holds(dtype, name))
         if storage.holds == "text":
-            storage = storage.model_copy(update=_how_written(column))
+            storage = storage.model_copy(update=_how_written(column, numbers))
         if storage.holds in ("moment", "span"):
-            unit = np.datetime_data(storage.read(column, name)[0].dtype)[0]
-            storage = storage.model_copy(update={"unit": unit if unit in _UNITS else "s"})
+            values, missing = storage.read(column, name)
+            unit = np.datetime_data(values.dtype)[0]
+            update = {
+                "unit": unit if unit in _UNITS else "s",
+                "zone": _zone_of_days(dtype, values[~missing]),
+            }
+            storage = storage.model_copy(update=update)
         return storage
 
     def pandas_dtype(self) -> np.dtype[np.generic] | ExtensionDtype:
@@ -158,7 +171,7 @@ class Storage(Settings):
         if self.dtype.endswith("[pyarrow]"):
             return _arrow_dtype(self.dtype.removesuffix("[pyarrow]"))
         dtype = pd.api.types.pandas_dtype(self.dtype)
-        if dtype != np.dtype(object):
+        if dtype != np.dtype(object) and not isinstance(dtype, pd.IntervalDtype):
             _holds(dtype, self.dtype)
         return dtype
 
@@ -184,13 +197,13 @@ class Storage(Settings):
         elif self.holds != held and not {self.holds, held} <= {"whole", "real", "truth"}:
             row = int(np.flatnonzero(~missing)[0]) + 1
             raise DataError(
-                f"column '{name}' held {_WORDS[self.holds]} in the rows trained on, and row {row} "
-                f"holds {_WORDS[held]}; give what it held"
+                f"column '{name}' held {WORDS[self.holds]} in the rows trained on, and row {row} "
+                f"holds {WORDS[held]}; give what it held"
             )
         if self.unit is not None:
             kind = "datetime64" if self.holds == "moment" else "timedelta64"
             values = values.astype(f"{kind}[{self.unit}]")
-        return values, missing
+        return (values if self.zone is None else _wall_time(values, self.zone)), missing
 
     def empty(self, count: int) -> np.ndarray:
         """Values of shape (count,) that stand where there are none."""
@@ -236,6 +249,8 @@ class Storage(Settings):
         """
         if self.written is not None:
             values = _texts(values, self.written)
+        if self.zone is not None:
+            values = _universal_time(values, self.zone)
         if self.dtype == "category":
             assert self.values is not None
             assert self.inner is not None
@@ -258,6 +273,11 @@ class Storage(Settings):
             plain = values.astype(f"datetime64[{dtype.unit}]")
             plain[missing] = np.datetime64("NaT")
             return pd.Series(plain).dt.tz_localize("UTC").dt.tz_convert(dtype.tz)
+        if isinstance(dtype, pd.IntervalDtype):
+            ends = np.array([text[1:-1].split(", ") for text in values], dtype=float).T
+            closed = dtype.closed or "right"
+            intervals = pd.arrays.IntervalArray.from_arrays(ends[0], ends[1], closed=closed)
+            return pd.Series(intervals.astype(dtype))
         if isinstance(dtype, pd.PeriodDtype):
             moments = pd.Series(values)
             moments[missing] = pd.NaT
@@ -275,8 +295,8 @@ class Storage(Settings):
 
     def _objects(self, values: np.ndarray, missing: np.ndarray) -> pd.Series:
         cells: np.ndarray
-        if self.item in ("date", "datetime"):
-            moments = pd.Series(values)
+        if self.item in ("date", "datetime", "instant"):
+            moments = pd.Series(values).dt.tz_localize("UTC" if self.item == "instant" else None)
             cells = np.asarray(moments.dt.date if self.item == "date" else moments.astype(object))
         elif self.item == "timedelta":
             cells = np.asarray(pd.Series(values).astype(object))
@@ -302,7 +322,7 @@ _KINDS: dict[str, Holds] = {
     "M": "moment",
     "m": "span",
 }
-_WORDS = {
+WORDS = {
     "whole": "numbers",
     "real": "numbers",
     "truth": "truth values",
@@ -318,6 +338,30 @@ _EMPTY: dict[Holds, Callable[[int], np.ndarray]] = {
     "moment": lambda n: np.zeros(n, dtype="datetime64[ns]"),
     "span": lambda n: np.zeros(n, dtype="timedelta64[ns]"),
 }
+
+
+def _zone_of_days(dtype: object, moments: np.ndarray) -> str | None:
+    """The time zone in which all moments are midnights, where they are not in UTC already."""
+    arrow = dtype.pyarrow_dtype if isinstance(dtype, pd.ArrowDtype) else None
+    zone = getattr(arrow, "tz", None) or getattr(dtype, "tz", None)
+    if zone is None or not len(moments) or not (moments.astype("datetime64[D]") != moments).any():
+        return None
+    wall = _wall_time(moments, str(zone))
+    return None if (wall.astype("datetime64[D]") != wall).any() else str(zone)
+
+
+def _wall_time(moments: np.ndarray, zone: str) -> np.ndarray:
+    there = pd.Series(moments).dt.tz_localize("UTC").dt.tz_convert(zone)
+    return there.dt.tz_localize(None).to_numpy()
+
+
+def _universal_time(moments: np.ndarray, zone: str) -> np.ndarray:
+    there = pd.Series(moments).dt.tz_localize(
+        zone, ambiguous=np.ones(len(moments), dtype=bool), nonexistent="shift_forward"
+    )
+    return there.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy(copy=True)
+
+
 _UNITS = ("s", "ms", "us", "ns")
 
 
@@ -342,6 +386,8 @@ def read(column: pd.Series, name: object) -> Values:
         values = _from_arrow(column, _holds(dtype, name))
     elif isinstance(dtype, np.dtype) and dtype.kind == "O":
         values = _from_objects(column, missing, name)
+    elif isinstance(dtype, pd.IntervalDtype):
+        values = np.array(column.astype(str), dtype=object)
     elif isinstance(dtype, pd.PeriodDtype):
         values = column.dt.to_timestamp().to_numpy(copy=True)
     elif isinstance(dtype, pd.DatetimeTZDtype):
@@ -435,6 +481,7 @@ def _holds(dtype: object, name: object) -> Holds:
             (types.is_boolean, "truth"),
             (types.is_string, "text"),
             (types.is_large_string, "text"),
+            (types.is_dictionary, "text"),
             (types.is_timestamp, "moment"),
             (types.is_date, "moment"),
             (types.is_duration, "span"),
@@ -460,6 +507,8 @@ def _arrow_dtype(text: str) -> pd.ArrowDtype:
         return pd.ArrowDtype(pa.decimal128(int(decimal[1]), int(decimal[2])))
     if moment := re.fullmatch(r"timestamp\[(\w+)(?:, tz=(.+))?\]", text):
         return pd.ArrowDtype(pa.timestamp(moment[1], moment[2]))
+    if text == _ARROW_CATEGORIES:
+        return pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string()))
     dtype = pd.ArrowDtype(pa.type_for_alias(text))
     _holds(dtype, text)
     return dtype
@@ -470,6 +519,10 @@ def _from_arrow(column: pd.Series, holds: Holds) -> np.ndarray:
 
     array = pa.chunked_array(pa.array(column.array, from_pandas=True))
     if holds == "text":
+        if pa.types.is_dictionary(array.type):
+            if str(array.type) != _ARROW_CATEGORIES:
+                raise DataError(f"column has dtype {array.type}; turn it into text")
+            column = pd.Series(pd.arrays.ArrowExtensionArray(array.cast(pa.string())))
         codes, texts = pd.factorize(column)
         return np.append(texts.to_numpy(dtype=object), "")[codes]
     if holds in ("moment", "span"):
@@ -485,6 +538,9 @@ def _from_arrow(column: pd.Series, holds: Holds) -> np.ndarray:
         return np.array(array.fill_null(False).to_numpy()).astype(bool)
     wide = pa.uint64() if array.type == pa.uint64() else pa.int64()
     return np.array(array.cast(wide).fill_null(0).to_numpy())
+
+
+_ARROW_CATEGORIES = "dictionary<values=string, indices=int32, ordered=0>"
 
 
 def _arrow_series(values: np.ndarray, missing: np.ndarray, dtype: pd.ArrowDtype) -> pd.Series:
@@ -504,7 +560,7 @@ def _arrow_series(values: np.ndarray, missing: np.ndarray, dtype: pd.ArrowDtype)
     return pd.Series(pd.arrays.ArrowExtensionArray(array), dtype=dtype)
 
 
-def _how_written(column: pd.Series) -> dict[str, object]:
+def _how_written(column: pd.Series, numbers: bool) -> dict[str, object]:
     """How a column of text writes numbers or dates, if it does."""
     texts = pd.unique(column.dropna().to_numpy(dtype=object))
     if not len(texts):
@@ -513,7 +569,7 @@ def _how_written(column: pd.Series) -> dict[str, object]:
     first = str(texts[0])
     if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?", first):
         decimals = len(first.partition(".")[2])
-        if len(texts) >= _FEWEST_WRITTEN:
+        if numbers or len(texts) >= _FEWEST_WRITTEN:
             candidates.append(f"%.{decimals}f" if decimals else "%d")
     for pattern, form in _DATE_FORMATS.items():
         if re.fullmatch(pattern, first):

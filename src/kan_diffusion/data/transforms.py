@@ -27,7 +27,7 @@ the nearest known category.
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Self
 
 import numpy as np
@@ -45,8 +45,7 @@ __all__ = [
     "Spline",
     "Transform",
     "category_codes",
-    "category_coordinates",
-    "category_width",
+    "codebook",
     "fit_levels",
     "fit_numbers",
 ]
@@ -59,6 +58,7 @@ _WIDEST_GAP = 0.5  # between knots of levels, in normal scores
 _MOST_CURVATURE = 4.0
 _NEAR_BOUND = 3.0  # in normal scores
 _HALVINGS = 20
+_FARTHEST = 8.0  # normal score of a row
 _NEAREST = 1e-12  # width of an interval in that of the next one
 _MOST_BEND = 1.5
 _MILD_SKEWNESS, _MILD_KURTOSIS, _MILD_RANGE, _MILD_BOUND = 0.5, 1.0, 6.0, 3.0
@@ -335,8 +335,8 @@ def _curvature(
     """Curvature of an upper tail, at which dx/dz grows by its share each unit of z.
 
     It is the mean of two: that of the body's outer tenth, and the one with which the tail's rows
-    lie as far out as their normal scores say. Where no growth is seen, or a bound is near, the
-    tail approaches the bound.
+    lie as far out as their normal scores say, and more where a row would be beyond a score of 8.
+    Where no growth is seen, or a bound is near, the tail approaches the bound.
 
     Args:
         x: Knots, the outermost first.
@@ -357,7 +357,12 @@ def _curvature(
     found = (max(growth, 0.0) + _growth(np.maximum(scores - z[0], 0), away)) / 2
     if bound is not None and (found <= 0 or room < _NEAR_BOUND):
         return -1 / max(room, 1e-9)
-    return float(f"{min(max(found, 0.0), _MOST_CURVATURE):.2g}")
+    found = min(found, _MOST_CURVATURE)
+    if len(away) and away.max() > _FARTHEST - z[0]:
+        found = max(found, 0.1)
+        while math.log1p(found * away.max()) / found > _FARTHEST - z[0]:
+            found *= 1.2
+    return float(f"{found:.3g}")
 
 
 def _growth(expected: np.ndarray, away: np.ndarray) -> float:
@@ -377,22 +382,19 @@ def _growth(expected: np.ndarray, away: np.ndarray) -> float:
     return low
 
 
-def category_width(count: int) -> int:
-    """Number of coordinates of a column with so many categories."""
-    return max(1, math.ceil(math.log2(count)))
-
-
-def category_coordinates(codes: np.ndarray, count: int) -> np.ndarray:
-    """Coordinates of categories.
+@cache
+def codebook(count: int) -> np.ndarray:
+    """The coordinates of each category: the one place that says how categories are encoded.
 
     Args:
-        codes: Shape (n,), ranks by frequency from 0 to count - 1.
-        count: Number of categories.
+        count: Number of categories K.
 
     Returns:
-        Shape (n, width), each -1 or +1, float32.
+        Shape (K, width), each -1 or +1 with rows that differ, float32: row r is the category that
+        is the r-th most frequent.
     """
-    bits = (codes[:, None] >> np.arange(category_width(count))) & 1
+    width = max(1, math.ceil(math.log2(count)))
+    bits = (np.arange(count)[:, None] >> np.arange(width)) & 1
     return (2 * bits - 1).astype(np.float32)
 
 
@@ -406,11 +408,15 @@ def category_codes(coordinates: np.ndarray, count: int) -> np.ndarray:
     Returns:
         Shape (n,), int64, ranks from 0 to count - 1.
     """
-    codes = ((coordinates > 0) << np.arange(coordinates.shape[1])).sum(axis=1)
-    known = category_coordinates(np.arange(count), count).T
-    unknown = np.flatnonzero(codes >= count)
+    book = codebook(count)
+    powers = 1 << np.arange(book.shape[1])
+    # Rows whose signs are a category's need no search; most that a model draws are such.
+    place = np.full(1 << len(powers), -1)
+    place[(book > 0) @ powers] = np.arange(count)
+    codes = place[(coordinates > 0) @ powers]
+    unknown = np.flatnonzero(codes < 0)
     size = max(1, _NEAREST_AT_ONCE // count)
     for start in range(0, len(unknown), size):
         rows = unknown[start : start + size]
-        codes[rows] = np.argmax(coordinates[rows] @ known, axis=1)  # all have one length
+        codes[rows] = np.argmax(coordinates[rows] @ book.T, axis=1)  # all rows have one length
     return codes
