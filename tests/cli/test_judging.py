@@ -10,6 +10,8 @@ import pytest
 from command_line import QUICK, Cli, call_quietly, cli  # noqa: F401
 from html_page import Page
 from kan_diffusion.data.datasets import FileData, TableData, load_dataset, split_frames
+from kan_diffusion.study.folder import load_points
+from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.synthetic import judge_run
 from mixed_tables import people
 
@@ -97,3 +99,13 @@ def test_rows_are_split_as_they_are_encoded(tmp_path: Path, seed: int) -> None:
                     np.sort(decoded[name]), np.sort(frame[name]), rtol=1e-4, err_msg=name
                 )
         assert len(split_frames(config, 7, seed, 10)[0]) == 10
+
+
+def test_what_metrics_compare_are_rows_of_the_table(trained: Path) -> None:
+    _, pipeline = load_run(trained)
+    samples = load_points(trained / "samples.safetensors")
+    discrete = [block for block in pipeline.codec.blocks if block.discrete]
+    assert {block.column for block in discrete} >= {"job", "smokes", "score"}
+    for block in discrete:
+        if block.role == "state":
+            assert set(np.unique(samples[:, block.start : block.stop])) <= {-1.0, 1.0}
