@@ -279,6 +279,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             raise KanDiffusionError(f"gaps are filled at least once, not {draws} times")
         self._require_conditions()
         self.codec.require_columns(frame)
+        self.codec.observe(frame)  # of all rows, so that an error has the number of its own
         rows = np.flatnonzero(frame.isna().any(axis=1).to_numpy())
         filled = [frame.copy() for _ in range(draws)]
         if not len(rows):

@@ -10,6 +10,8 @@ import pytest
 
 from command_line import QUICK, Cli, call_quietly
 from kan_diffusion.data.tables import read_frame, write_frame
+from kan_diffusion.study.run import run_study
+from one_by_one import OneByOne
 from tiny import tiny_study
 
 NUM = 200
@@ -255,16 +257,19 @@ def test_points_have_no_conditions(cli: Cli, tmp_path: Path) -> None:
     assert "only models of tables fill gaps" in cli(*words).error
 
 
-def test_models_are_compared_on_a_table(cli: Cli, tmp_path: Path) -> None:
+def test_models_are_compared_on_a_table_without_conditions(
+    cli: Cli, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_frame(tmp_path / "people.csv", _people(60))
     data = {"path": str(tmp_path / "people.csv"), "kinds": {"member": "categorical"}}
-    study = tiny_study(data=[data], training={"steps": 10, "batch_size": 64})
-    (tmp_path / "study.yaml").write_text(study.to_yaml())
-    outcome = cli("compare", tmp_path / "study.yaml", "--out", tmp_path / "study")
-    assert outcome.code == 0, outcome.err
-    assert (tmp_path / "study" / "report.html").is_file()
-    assert outcome.err.count("column 'number' identifies rows") == 1  # once for all trials
-    (trial, _) = (tmp_path / "study" / "trials").iterdir()
+    models = [{"family": "mlp", "params": 400, "name": name} for name in ("one", "two")]
+    study = tiny_study(data=[data], training={"steps": 10, "batch_size": 64}, models=models)
+    results = run_study(
+        study.pinned(), tmp_path / "study", executor=OneByOne(workers=1, device="cpu")
+    )
+    assert results.rows["error"].isna().all()
+    assert caplog.text.count("column 'number' identifies rows") == 1  # once for all trials
+    trial = results.trials[0].folder
     assert cli("sample", trial, "--num", 20, "--out", tmp_path / "rows.csv").code == 0
     _is_like_people(read_frame(tmp_path / "rows.csv").frame)
     error = cli("sample", trial, "--where", "job=nurse").error
