@@ -307,6 +307,7 @@ class DiffusionEstimator(BaseEstimator):
             num_drawn = min(len(heldout), TOLD_APART_ROWS)
             drawn = self.pipeline_(num_drawn, generator=torch_generator("doubt", seed)).samples
             random = numpy_generator("doubt", seed)
+            drawn = codec.settle(drawn, random)
             doubt = training_doubt(result, config, self.n_parameters_, drawn, heldout, random)
             if doubt is not None:
                 logger.warning(doubt)

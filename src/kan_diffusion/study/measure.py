@@ -167,10 +167,7 @@ def measure(
         row["sample_seconds"] = time.perf_counter() - started
         generated = dataset.standardizer.apply(generated.cpu().double())
         if dataset.codec is not None:
-            # As rows that a user gets: a network's bits are near -1 and 1, which tells them apart.
-            random = numpy_generator("rows", *name)
-            frame = dataset.codec.decode(generated.float(), random)
-            generated = dataset.codec.encode(frame, random).double()
+            generated = dataset.codec.settle(generated, numpy_generator("rows", *name)).double()
         sampled = sample_metrics(
             generated[: len(fresh)],  # as many as in real-against-real
             fresh,
