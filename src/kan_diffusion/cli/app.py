@@ -338,11 +338,11 @@ def train(
     """
     import torch
 
-    from kan_diffusion.cli.console import show_columns, show_scores
+    from kan_diffusion.cli.console import show_scores
     from kan_diffusion.cli.progress import known_floor
     from kan_diffusion.data.datasets import FileData, data_from_name, load_dataset
     from kan_diffusion.processes import signal_warning
-    from kan_diffusion.progress import show_training
+    from kan_diffusion.progress import show_columns, show_training
     from kan_diffusion.study.folder import prepare_trial_folder
     from kan_diffusion.study.measure import oracle_warning
     from kan_diffusion.study.named import single_trial

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from kan_diffusion.symbolic.explain import Explanation
 
 __all__ = [
-    "show_columns",
     "show_conclusions",
     "show_scores",
     "show_standings",
@@ -55,25 +54,6 @@ def _table(title: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
     for head in numbers:
         table.add_column(head, justify="right")
     return table
-
-
-def show_columns(columns: pd.DataFrame, title: str) -> None:
-    """Prints what is known of a table's columns, a row each.
-
-    Args:
-        columns: What ``TableCodec.describe`` gives.
-        title: Name of the table.
-    """
-    table = _table(title, [], [])
-    for head in ("column", "kind", "values"):
-        table.add_column(head, overflow="fold", ratio={"values": 2}.get(head, 1))
-    for head in ("gaps", "coordinates"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for column in columns.to_dict("records"):
-        words = (escape(str(column[key])) for key in ("name", "kind", "values"))
-        gaps = f"{column['gaps']:.1%}" if column["gaps"] else ""
-        table.add_row(*words, gaps, str(column["coordinates"]))
-    _console().print(table)
 
 
 def show_standings(explanation: Explanation) -> None:
