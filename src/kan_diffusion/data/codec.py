@@ -251,7 +251,9 @@ class TableCodec(Settings):
         return frame
 
     def settle(self, rows: Tensor, generator: np.random.Generator) -> Tensor:
-        """Coordinates of the rows that coordinates stand for, in which categories are -1 or +1.
+        """Coordinates of the rows that coordinates stand for.
+
+        A network's bits are near -1 and 1, which tells them from those of real rows.
 
         Args:
             rows: Shape (n, d), finite.
