@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
@@ -26,7 +27,14 @@ from kan_diffusion.study.results.wording import sentences
 if TYPE_CHECKING:
     from kan_diffusion.symbolic.explain import Explanation
 
-__all__ = ["show_conclusions", "show_scores", "show_standings", "show_summary", "show_tuned"]
+__all__ = [
+    "show_columns",
+    "show_conclusions",
+    "show_scores",
+    "show_standings",
+    "show_summary",
+    "show_tuned",
+]
 
 
 def _console() -> Console:
@@ -42,6 +50,25 @@ def _table(title: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
     for head in numbers:
         table.add_column(head, justify="right")
     return table
+
+
+def show_columns(columns: pd.DataFrame, title: str) -> None:
+    """Prints what is known of a table's columns, a row each.
+
+    Args:
+        columns: What ``TableCodec.describe`` gives.
+        title: Name of the table.
+    """
+    table = _table(title, [], [])
+    for head in ("column", "kind", "values"):
+        table.add_column(head, overflow="fold", ratio={"values": 2}.get(head, 1))
+    for head in ("gaps", "coordinates"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for column in columns.to_dict("records"):
+        words = (escape(str(column[key])) for key in ("name", "kind", "values"))
+        gaps = f"{column['gaps']:.1%}" if column["gaps"] else ""
+        table.add_row(*words, gaps, str(column["coordinates"]))
+    _console().print(table)
 
 
 def show_standings(explanation: Explanation) -> None:

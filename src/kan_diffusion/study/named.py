@@ -6,11 +6,13 @@ processes are asked for: then it is the toy, and the study is made for it.
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from kan_diffusion.data.columns import Kind
 from kan_diffusion.data.datasets import (
     TABLES,
     DataConfig,
@@ -253,6 +255,7 @@ def single_trial(
     learning_rate: float | None = None,
     max_seconds: float | None = None,
     holdout: float | None = None,
+    kinds: Mapping[str, Kind] | None = None,
     seed: int = 0,
     sparsify: float = 0.0,
 ) -> TrialConfig:
@@ -273,6 +276,7 @@ def single_trial(
         max_seconds: Seconds that training may take; None for no limit.
         holdout: Fraction of the rows of a file or table that is not trained on; 0.2 and 0.3 when
             None.
+        kinds: Kinds of a file's columns that shall not be found from what is in them.
         seed: Seed of all randomness.
         sparsify: Weight of the penalty that makes edges of KAN layers few; 0 for none.
 
@@ -282,7 +286,7 @@ def single_trial(
     """
     kind = get_family(family, importing=True)
     chosen = get_process(process)
-    points = data_from_name(data)
+    points = data_from_name(data, kinds)
     with valid_settings("settings"):
         if holdout is not None and not isinstance(points, ToyData):
             points = type(points).model_validate({**dict(points), "holdout": holdout})
@@ -301,13 +305,17 @@ def single_trial(
         )
         params = suits.params if params is None else params
         depth = suits.depth if depth is None else depth
-        asked = ModelConfig(family=family, params=params, depth=depth)
+        # A table's model may be told columns, where the family can be.
+        told = "blocks" in inspect.signature(kind.denoiser_class).parameters
+        told &= not isinstance(points, ToyData)
+        asked = ModelConfig(family=family, params=params, depth=depth, conditions=told)
         fitted = build_denoiser(
             family,
             dataset.dim,
             num_train_timesteps=chosen.num_timesteps,
             params=params,
             depth=depth,
+            blocks=dataset.blocks if told else (),
             at_most=True,
         )
         size = {"params": None, "depth": None, "hidden": tuple(fitted.config.hidden)}
