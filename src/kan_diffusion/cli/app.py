@@ -375,11 +375,11 @@ def train(
     """
     import torch
 
-    from kan_diffusion.cli.console import show_columns, show_scores
+    from kan_diffusion.cli.console import show_scores
     from kan_diffusion.cli.progress import known_floor
     from kan_diffusion.data.datasets import FileData, data_from_name, load_dataset
     from kan_diffusion.processes import signal_warning
-    from kan_diffusion.progress import show_training
+    from kan_diffusion.progress import show_columns, show_training
     from kan_diffusion.study.folder import prepare_trial_folder
     from kan_diffusion.study.measure import oracle_warning
     from kan_diffusion.study.named import single_trial
@@ -606,24 +606,50 @@ def _kinds(text: str | None) -> dict[str, Kind]:
 @app.command(
     epilog="Examples:\n\n"
     "`kan-diffusion evaluate runs/mine`: with the rows that were held out\n\n"
-    "`kan-diffusion evaluate runs/mine --data points.csv`"
+    "`kan-diffusion evaluate runs/people --data real.csv --out people.html`"
 )
 def evaluate(
     run: Run,
     data: Annotated[
         str | None, typer.Option(help="A file or toy to judge with; the run's own data by default.")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Page to write, of a run of a table.",
+            show_default="tables.html in the run's folder",
+        ),
+    ] = None,
     modules: Modules = None,
     unverified: Unverified = False,
 ) -> None:
-    """Judge a trained run: loss, floor, excess and sample metrics."""
-    from kan_diffusion.cli.console import show_scores
+    """Judge a trained run: loss and sample metrics; of a table also its rows, on a page."""
+    from kan_diffusion.cli.console import show_scores, show_table_scores
+    from kan_diffusion.cli.progress import show_phases
+    from kan_diffusion.report.synthetic import write_table_page
     from kan_diffusion.study.measure import evaluate_run
+    from kan_diffusion.study.synthetic import judge_run
 
     _without_bars()
     row, used, warning = evaluate_run(run, data, verify=not unverified)
     show_scores(row, f"{run} on {used}")
     _warn(warning)
+    with show_phases(f"judging {run}") as show:
+        judged = judge_run(
+            run,
+            data,
+            verify=not unverified,
+            on_progress=lambda what, done: show("rows", what, done),
+        )
+        if judged is None:
+            if out is not None:
+                raise KanDiffusionError(f"'{run}' is a model of points; --out is for tables")
+            return
+        scores, source = judged
+        show("page", "", 0.0)
+        page = write_table_page(scores, out or run / "tables.html", f"Rows of {run}", source)
+    show_table_scores(scores, f"Synthetic rows of {run} beside real ones")
+    typer.echo(f"\nPage: {page}")
 
 
 @app.command(

@@ -25,16 +25,20 @@ from kan_diffusion.study.results.verdicts import Decision
 from kan_diffusion.study.results.wording import sentences
 
 if TYPE_CHECKING:
+    from kan_diffusion.evaluation.tables import TableScores
     from kan_diffusion.symbolic.explain import Explanation
 
 __all__ = [
-    "show_columns",
     "show_conclusions",
     "show_scores",
     "show_standings",
     "show_summary",
+    "show_table_scores",
     "show_tuned",
 ]
+
+_WORST = 3
+"""Columns that are named."""
 
 
 def _console() -> Console:
@@ -50,25 +54,6 @@ def _table(title: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
     for head in numbers:
         table.add_column(head, justify="right")
     return table
-
-
-def show_columns(columns: pd.DataFrame, title: str) -> None:
-    """Prints what is known of a table's columns, a row each.
-
-    Args:
-        columns: What ``TableCodec.describe`` gives.
-        title: Name of the table.
-    """
-    table = _table(title, [], [])
-    for head in ("column", "kind", "values"):
-        table.add_column(head, overflow="fold", ratio={"values": 2}.get(head, 1))
-    for head in ("gaps", "coordinates"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for column in columns.to_dict("records"):
-        words = (escape(str(column[key])) for key in ("name", "kind", "values"))
-        gaps = f"{column['gaps']:.1%}" if column["gaps"] else ""
-        table.add_row(*words, gaps, str(column["coordinates"]))
-    _console().print(table)
 
 
 def show_standings(explanation: Explanation) -> None:
@@ -180,6 +165,22 @@ def show_scores(row: Row, title: str) -> None:
     console = _console()
     console.print()
     console.print(table)
+
+
+def show_table_scores(scores: TableScores, title: str) -> None:
+    """Prints what is to be said of a synthetic table, each score beside a perfect model's."""
+    from kan_diffusion.report.synthetic import say_scores, score_texts
+
+    table = _table(escape(title), ["score"], ["synthetic", "perfect"])
+    for score in scores.scores:
+        table.add_row(score.label, *score_texts(score)[:2])
+    console = _console()
+    console.print()
+    console.print(table)
+    worst = [column.name for column in scores.columns if column.shortfall > 0][:_WORST]
+    columns = f"Columns that are met worst: {', '.join(worst)}."
+    for sentence in (*say_scores(scores), *([columns] if worst else [])):
+        console.print(sentence, markup=False)
 
 
 def show_tuned(tries: pd.DataFrame) -> None:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag, model_validator
@@ -65,6 +66,7 @@ __all__ = [
     "fit_codec",
     "fresh_dataset",
     "load_dataset",
+    "split_frames",
 ]
 
 FEWEST_FOR_ORACLE = 4_000
@@ -383,9 +385,7 @@ def _load_table(config: TableData, study_seed: int, trial_seed: int) -> Dataset:
     frame = TABLES[config.table]()
     codec = TableCodec.fit(frame)
     rows = codec.encode(frame, numpy_generator("encoding", study_seed))
-    stream = torch_generator("split", study_seed, trial_seed)
-    num_heldout = _num_heldout(len(rows), config.holdout)
-    return _split(config.name, codec, rows, num_heldout, stream, has_oracle=False)
+    return _split(config, codec, rows, study_seed, trial_seed)
 
 
 def _read_rows(path: Path, purpose: str) -> FrameFile:
@@ -455,6 +455,14 @@ def _load_file(
     config: FileData, study_seed: int, trial_seed: int, _stamp: tuple[tuple[int, int], ...]
 ) -> Dataset:
     """Reads, encodes and splits a file; the last is kept until its files are others by stamp."""
+    file = _own_file(config)
+    with _silent() if config.sha256 else nullcontext():  # what it warns of was said by then
+        codec = fit_codec(file, config.kinds)
+    return _split(config, codec, _encoded(file, codec, study_seed), study_seed, trial_seed)
+
+
+def _own_file(config: FileData) -> FrameFile:
+    """Reads the file that a run was set up with."""
     if config.sha256 and not config.path.exists():
         raise DataError(
             f"there is no file '{config.path}', which this run was set up with; put it there again "
@@ -466,33 +474,61 @@ def _load_file(
             f"'{config.path}' has changed since this run was set up; put the file back as it was "
             "or start a new run in another folder with --out"
         )
-    with _silent() if config.sha256 else nullcontext():  # what it warns of was said by then
-        codec = fit_codec(file, config.kinds)
-    num_heldout = _num_heldout(file.num_rows, config.holdout)
-    has_oracle = num_heldout >= FEWEST_FOR_ORACLE
-    stream = torch_generator("split", study_seed, *(() if has_oracle else (trial_seed,)))
-    rows = _encoded(file, codec, study_seed)
-    return _split(config.name, codec, rows, num_heldout, stream, has_oracle)
+    return file
 
 
-def _num_heldout(num_rows: int, holdout: float) -> int:
+def split_frames(
+    config: FileData | TableData, study_seed: int, trial_seed: int, most: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of a file or table as they are there, split as :func:`load_dataset` does.
+
+    Args:
+        config: Where they come from.
+        study_seed: As in :func:`load_dataset`.
+        trial_seed: As in :func:`load_dataset`.
+        most: Rows of each part at most; of more those are taken that come first in the split.
+
+    Returns:
+        Rows that are trained on, and rows that are held out.
+
+    Raises:
+        DataError: The file cannot be used, or has changed since the run was set up.
+    """
+    file = _own_file(config) if isinstance(config, FileData) else None
+    frame = TABLES[config.table]() if isinstance(config, TableData) else pd.DataFrame()
+    num_rows = len(frame) if file is None else file.num_rows
+    order, num_heldout, _ = _order(num_rows, config, study_seed, trial_seed)
+    train, heldout = (
+        np.sort(part[:most].numpy()) for part in (order[num_heldout:], order[:num_heldout])
+    )
+    if file is None:
+        return frame.iloc[train], frame.iloc[heldout]
+    return file.take(train), file.take(heldout)
+
+
+def _order(
+    num_rows: int, config: FileData | TableData, study_seed: int, trial_seed: int
+) -> tuple[Tensor, int, bool]:
+    """A random order of rows, how many of the first are held out, and whether for an oracle."""
     # Real against real takes two samples of at least two rows.
-    return min(max(round(holdout * num_rows), 4), num_rows - 2)
+    num_heldout = min(max(round(config.holdout * num_rows), 4), num_rows - 2)
+    has_oracle = isinstance(config, FileData) and num_heldout >= FEWEST_FOR_ORACLE
+    stream = torch_generator("split", study_seed, *(() if has_oracle else (trial_seed,)))
+    return torch.randperm(num_rows, generator=stream), num_heldout, has_oracle
 
 
 def _split(
-    name: str,
+    config: FileData | TableData,
     codec: TableCodec,
     rows: Tensor,
-    num_heldout: int,
-    generator: torch.Generator,
-    has_oracle: bool,
+    study_seed: int,
+    trial_seed: int,
 ) -> Dataset:
     """Encoded rows (n, d) as a data set, some held out at random."""
-    order = torch.randperm(len(rows), generator=generator)
+    order, num_heldout, has_oracle = _order(len(rows), config, study_seed, trial_seed)
     heldout, references = _heldout_parts(rows[order[:num_heldout]].double(), has_oracle)
     return Dataset(
-        name=name,
+        name=config.name,
         columns=codec.names,
         standardizer=_identity(codec.dim),
         train=rows[order[num_heldout:]],

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kan_diffusion.data.datasets import (
+    DataConfig,
     Dataset,
     FileData,
     TableData,
@@ -37,6 +38,7 @@ __all__ = [
     "load_run",
     "measure",
     "oracle_warning",
+    "same_data",
     "yardstick",
 ]
 
@@ -164,6 +166,8 @@ def measure(
         ).samples
         row["sample_seconds"] = time.perf_counter() - started
         generated = dataset.standardizer.apply(generated.cpu().double())
+        if dataset.codec is not None:
+            generated = dataset.codec.settle(generated, numpy_generator("rows", *name)).double()
         sampled = sample_metrics(
             generated[: len(fresh)],  # as many as in real-against-real
             fresh,
@@ -219,19 +223,27 @@ def load_run(folder: Path, *, verify: bool = True) -> tuple[TrialConfig, PointDi
     return trial.config, kind.from_pretrained(folder)
 
 
+def same_data(own: DataConfig, other: DataConfig) -> bool:
+    """Reports whether the data that a run is judged with are those that it was trained on.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    if own is other:
+        return True
+    if isinstance(other, ToyData) and isinstance(own, ToyData):
+        return other.toy == own.toy
+    if isinstance(other, FileData) and isinstance(own, FileData):
+        return read_frame(other.path).sha256 == (own.sha256 or own.pinned().sha256)
+    return isinstance(other, TableData) and isinstance(own, TableData) and other.table == own.table
+
+
 def _dataset_to_judge_with(
     config: TrialConfig, pipeline: PointDiffusionPipeline, data: str | None
 ) -> Dataset:
     own = config.data
     other = own if data is None else data_from_name(data, pinned=False)
-    same = data is None
-    if isinstance(other, ToyData) and isinstance(own, ToyData):
-        same = other.toy == own.toy
-    elif isinstance(other, FileData) and isinstance(own, FileData):
-        same = same or read_frame(other.path).sha256 == (own.sha256 or own.pinned().sha256)
-    elif isinstance(other, TableData) and isinstance(own, TableData):
-        same = other.table == own.table
-    if same:
+    if same_data(own, other):
         return load_dataset(config.data, config.study_seed, config.seed)
     # The pipeline knows the model's units: the data it was trained on need not be here any more.
     table = pipeline.codec if isinstance(pipeline, TableDiffusionPipeline) else None
