@@ -393,6 +393,16 @@ def test_progress_is_told() -> None:
     assert np.isfinite(seen[-1][1])
 
 
+def test_a_verbose_fit_shows_the_kinds_of_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    DiffusionEstimator(**QUICK, verbose=True).fit(_people(60))
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name, kind in (("job", "categorical"), ("since", "datetime"), ("id", "identifier")):
+        assert any(line.split()[:2] == [name, kind] for line in lines)
+
+
 def test_unfitted_model_has_no_samples(tmp_path: Path) -> None:
     for use in (lambda m: m.sample(1), lambda m: m.save(tmp_path)):
         with pytest.raises(NotFittedError):

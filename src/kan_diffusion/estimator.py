@@ -246,7 +246,7 @@ class DiffusionEstimator(BaseEstimator):
         from kan_diffusion.devices import one_thread
         from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
         from kan_diffusion.processes import get_process
-        from kan_diffusion.progress import show_training
+        from kan_diffusion.progress import show_columns, show_training
         from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
         from kan_diffusion.sampling import make_scheduler
         from kan_diffusion.table_pipeline import TableDiffusionPipeline
@@ -267,6 +267,8 @@ class DiffusionEstimator(BaseEstimator):
         seed = self._seed()
         codec = TableCodec.fit(frame, kinds, merge_below=self.merge_below)
         codec.require_content()
+        if self.verbose:
+            show_columns(codec.describe(), f"{len(frame):,} rows", stderr=True)
         rows = codec.encode(frame, numpy_generator("encoding", seed))
         suits = suggested(len(rows), codec.dim, self.family, self.params)
         order = numpy_generator("split", seed).permutation(len(rows))
@@ -307,6 +309,7 @@ class DiffusionEstimator(BaseEstimator):
             num_drawn = min(len(heldout), TOLD_APART_ROWS)
             drawn = self.pipeline_(num_drawn, generator=torch_generator("doubt", seed)).samples
             random = numpy_generator("doubt", seed)
+            drawn = codec.settle(drawn, random)
             doubt = training_doubt(result, config, self.n_parameters_, drawn, heldout, random)
             if doubt is not None:
                 logger.warning(doubt)
