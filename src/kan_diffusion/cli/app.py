@@ -288,7 +288,7 @@ def train(
             min=1,
             max=MOST_PARAMETERS,
             help="Trainable parameters, at most.",
-            show_default="what suits the rows; 2300 for a toy",
+            show_default="as suits the table; 2300 of a toy",
         ),
     ] = None,
     depth: Annotated[
@@ -297,7 +297,7 @@ def train(
             min=1,
             max=MOST_LAYERS,
             help="Hidden layers.",
-            show_default="what suits the rows, or the family's own",
+            show_default="as suits the family and the table",
         ),
     ] = None,
     process: Annotated[
@@ -309,7 +309,7 @@ def train(
             min=1,
             max=MOST_STEPS,
             help="Training steps, at most.",
-            show_default="what suits the rows; 4000 for a toy",
+            show_default="as suits the table; 4000 of a toy",
         ),
     ] = None,
     batch_size: Annotated[
@@ -317,17 +317,22 @@ def train(
         typer.Option(
             min=1,
             max=MOST_POINTS,
-            help="Points a step, drawn with replacement.",
-            show_default="what suits the rows; 1024 for a toy",
+            help="Rows a step, drawn with replacement.",
+            show_default="as suits the table; 1024 of a toy",
         ),
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate.", show_default="the family's, and what suits"),
+        typer.Option(help="Peak learning rate.", show_default="as suits the family and its size"),
     ] = None,
     max_seconds: Annotated[
         float | None,
-        typer.Option(help="Time that training may take; the number of steps follows from it."),
+        typer.Option(
+            max=MOST_SECONDS,
+            help="Seconds that training may take: the number of steps then follows from the "
+            "machine's speed.",
+            show_default="no limit",
+        ),
     ] = None,
     holdout: Annotated[
         float | None,

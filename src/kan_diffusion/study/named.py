@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -49,10 +48,6 @@ logger = logging.getLogger(__name__)
 _DEFAULT_PARAMS = 2300
 _DEFAULT_FAMILIES = ("kan", "mlp")
 _DEFAULT_STEPS = 2000
-_TOY = Suggestion(
-    params=2300, depth=None, steps=4000, batch_size=1024, learning_rate=1.0, patience=None,
-    heldout_rows=0,
-)  # fmt: skip
 _VERDICT_SEEDS = 10
 """Twenty trials of this length take two cores two or three minutes, and can reach p < 0.05."""
 
@@ -235,6 +230,19 @@ def _named_data(what: str) -> DataConfig:
     return data
 
 
+def _suits_a_toy(learning_rate: float) -> Suggestion:
+    """What is trained on a toy, so that it is like the trials of studies."""
+    return Suggestion(
+        params=_DEFAULT_PARAMS,
+        depth=None,
+        steps=4000,
+        batch_size=1024,
+        learning_rate=learning_rate,
+        patience=None,
+        heldout_rows=0,
+    )
+
+
 def single_trial(
     data: str,
     *,
@@ -253,22 +261,19 @@ def single_trial(
 ) -> TrialConfig:
     """Makes a trial that stands on its own.
 
-    What is None follows from the rows of a file or table: see
-    :func:`kan_diffusion.training.defaults.suggested`. A tenth of the rows trained on then says when
-    to stop. A toy has 2,300 parameters, the family's depth and learning rate, and 4,000 steps of
-    1,024 points.
-
     Args:
         data: A toy, a table of scikit-learn's or a file of points.
         family: Kind of denoiser.
         params: Number of trainable parameters at most; the trial has the widths of the family's
-            nearest size below it.
+            nearest size below it. What is None of this and what follows suits a file or table
+            (:mod:`kan_diffusion.training.defaults`); of a toy it is 2,300 parameters, the family's
+            depth and learning rate, and 4,000 steps of 1,024 points.
         depth: Number of hidden layers.
         process: Name of a process.
-        steps: Optimiser steps.
+        steps: Optimiser steps, at most.
         batch_size: Points a step.
         learning_rate: Peak learning rate.
-        max_seconds: Wall-clock seconds that training may take; None for no limit.
+        max_seconds: Seconds that training may take; None for no limit.
         holdout: Fraction of the rows of a file or table that is not trained on; 0.2 and 0.3 when
             None.
         kinds: Kinds of a file's columns that shall not be found from what is in them.
@@ -285,26 +290,26 @@ def single_trial(
     with valid_settings("settings"):
         if holdout is not None and not isinstance(points, ToyData):
             points = type(points).model_validate({**dict(points), "holdout": holdout})
-        asked = ModelConfig(family=family, params=params, depth=depth)
         dataset = load_dataset(points, seed)
         if isinstance(points, ToyData):
-            suits = replace(_TOY, learning_rate=kind.learning_rate)
+            suits = _suits_a_toy(kind.learning_rate)
         else:
             suits = suggested(len(dataset.train), dataset.dim, family, params)
         training = TrainingConfig(
             steps=suits.steps if steps is None else steps,
             batch_size=suits.batch_size if batch_size is None else batch_size,
             learning_rate=suits.learning_rate if learning_rate is None else learning_rate,
-            sparsify=sparsify,
             # Few edges take all steps, whatever the loss says.
             patience=None if sparsify else suits.patience,
             max_seconds=max_seconds,
+            sparsify=sparsify,
         )
+        params = suits.params if params is None else params
+        depth = suits.depth if depth is None else depth
         # A table's model may be told columns, where the family can be.
         told = "blocks" in inspect.signature(kind.denoiser_class).parameters
         told &= not isinstance(points, ToyData)
-        params = suits.params if params is None else params
-        depth = suits.depth if depth is None else depth
+        asked = ModelConfig(family=family, params=params, depth=depth, conditions=told)
         fitted = build_denoiser(
             family,
             dataset.dim,
@@ -314,8 +319,7 @@ def single_trial(
             blocks=dataset.blocks if told else (),
             at_most=True,
         )
-        widths = tuple(fitted.config.hidden)
-        size = {"params": None, "depth": None, "hidden": widths, "conditions": told}
+        size = {"params": None, "depth": None, "hidden": tuple(fitted.config.hidden)}
         return TrialConfig(
             study_seed=seed,
             seed=0,

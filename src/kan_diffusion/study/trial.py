@@ -41,7 +41,7 @@ from kan_diffusion.study.folder import (
 from kan_diffusion.study.measure import Yardstick, measure, yardstick
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
-from kan_diffusion.training.defaults import suggested
+from kan_diffusion.training.defaults import num_held_out
 
 __all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial"]
 
@@ -212,6 +212,11 @@ def _run_claimed(
         "error": None,
     }
 
+    # What judges the trial must not have decided when it ended.
+    points, heldout = dataset.train, None
+    if config.training.patience is not None:
+        heldout, points = points.tensor_split([num_held_out(len(points))])
+
     def record(step: int, current: Denoiser) -> None:
         # Into a file at once, so that a run that is killed later still has it when it resumes.
         try:
@@ -231,10 +236,6 @@ def _run_claimed(
         keep_trial(result)
         return result
 
-    points, early = dataset.train, None
-    if config.training.patience is not None:
-        num_early = suggested(len(points), dataset.dim, config.model.family).heldout_rows
-        early, points = points.tensor_split([num_early])
     try:
         _warm_up(config.model.model_dump_json(), dataset.dim, denoiser.blocks, config.process)
         trained = train(
@@ -242,8 +243,8 @@ def _run_claimed(
             config.process,
             points,
             config.training,
+            heldout=heldout,
             seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
-            heldout=early,
             device=device,
             checkpoint=folder / CHECKPOINT,
             identity=config.identity,
@@ -273,20 +274,21 @@ def _run_claimed(
         measured, levels, generated = measure(config, dataset, pipeline, shared)
     except NonFiniteSamplesError as error:
         return failed(error)
-    if early is not None and generated is not None:
+    if heldout is not None and dataset.heldout is not None and generated is not None:
         doubt = training_doubt(
             trained,
             config.training,
             denoiser.num_trainable,
             generated,
-            early,
-            numpy_generator("doubt", config.study_seed, config.seed),
+            dataset.heldout,
+            numpy_generator("doubt", config.study_seed),
         )
         if doubt is not None:
             logger.warning(doubt)
     curves = pd.DataFrame({"loss": trained.losses, "learning_rate": trained.learning_rates})
     curves.insert(0, "step", np.arange(1, len(curves) + 1))
     row |= {
+        "steps": len(trained.losses),
         "train_seconds": trained.seconds,
         "train_cpu_seconds": trained.cpu_seconds,
         # Of the layer that misses its grid most; None where there is no grid.
