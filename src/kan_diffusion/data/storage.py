@@ -166,8 +166,12 @@ class Storage(Settings):
         if self.dtype == "category":
             return pd.CategoricalDtype(ordered=self.ordered)
         if self.dtype == "string":
-            missing = pd.NA if self.gap == "NA" else np.nan
-            return pd.StringDtype(self.backend, na_value=missing)
+            if self.gap == "NA":
+                return pd.StringDtype(self.backend)
+            try:
+                return pd.StringDtype(self.backend, na_value=np.nan)
+            except TypeError:  # pandas 2.2
+                return pd.StringDtype("pyarrow_numpy")  # type: ignore[call-overload]
         if self.dtype.endswith("[pyarrow]"):
             return _arrow_dtype(self.dtype.removesuffix("[pyarrow]"))
         dtype = pd.api.types.pandas_dtype(self.dtype)
