@@ -299,7 +299,10 @@ class TableCodec(Settings):
             KanDiffusionError: A value is missing, unknown or cannot be.
         """
         with valid_settings("codec"):
-            return cls.model_validate(content)
+            codec = cls.model_validate(content)
+            for column in codec.columns:
+                column.require_usable()
+            return codec
 
     def place(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
         """Coordinates of rows, each number in the middle of its step, and which are continuous.

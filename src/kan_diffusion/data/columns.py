@@ -242,14 +242,26 @@ class Column(Settings):
             raise DataError(f"column '{self.name}' has categories without frequencies")
         if len(set(self.categories)) != len(self.categories):
             raise DataError(f"column '{self.name}' has a category twice")
-        needs_transform = self.kind not in ("constant", "identifier") and not self.is_discrete
-        if needs_transform != (self.transform is not None):
-            raise DataError(f"column '{self.name}' of kind {self.kind} has the wrong transform")
-        if (self.kind == "identifier") != (self.identifier is not None):
-            raise DataError(f"column '{self.name}' of kind {self.kind} has the wrong identifier")
-        if self.is_discrete and not self.categories:
-            raise DataError(f"column '{self.name}' of kind {self.kind} has no categories")
         return self
+
+    def require_usable(self) -> None:
+        """Refuses a column whose parts do not belong together, by decoding a few cells.
+
+        Raises:
+            DataError: They do not.
+        """
+        try:
+            cells = np.repeat(np.linspace(-9, 9, 19)[:, None], self.width, axis=1)
+            for sign in (-1, 1):
+                states = np.full((len(cells), len(self.states)), sign)
+                series = self.decode(states, cells, np.random.default_rng(0))
+                self.encode(series, None, partial=True)
+            self.describe()
+        except Exception as error:
+            raise DataError(
+                f"column '{self.name}' of kind '{self.kind}' cannot be decoded "
+                f"({type(error).__name__}: {error}); fit the codec anew"
+            ) from error
 
     @property
     def is_discrete(self) -> bool:
