@@ -69,6 +69,10 @@ class TableCodec(Settings):
         _require_different([column.name for column in self.columns])
         return self
 
+    def __eq__(self, other: object) -> bool:
+        # What is computed from the fields, once it was asked for, does not count.
+        return isinstance(other, TableCodec) and self.to_dict() == other.to_dict()
+
     @classmethod
     def fit(
         cls, frame: pd.DataFrame, kinds: Mapping[str, Kind] | None = None, *, merge_below: int = 0

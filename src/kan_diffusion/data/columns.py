@@ -31,10 +31,9 @@ from kan_diffusion.data.identifiers import Identifier
 from kan_diffusion.data.scaling import LARGEST, decimals
 from kan_diffusion.data.storage import WORDS, Holds, Scalar, Storage, Values
 from kan_diffusion.data.transforms import (
+    Codebook,
     Transform,
-    category_codes,
-    codebook,
-    fit_levels,
+    encoding,
     fit_numbers,
 )
 from kan_diffusion.errors import DataError, require_known
@@ -217,7 +216,7 @@ class Column(Settings):
         high: Largest number, likewise.
         closed: Whether samples go no further than ``low`` and ``high``, since many rows are there.
         lattice: Where its numbers lie, None where they are as fine as float64.
-        transform: Map of its numbers or levels to about N(0, 1).
+        transform: Map of its numbers to about N(0, 1); that of levels follows from frequencies.
         identifier: Pattern of its identifiers.
     """
 
@@ -267,15 +266,24 @@ class Column(Settings):
     def is_discrete(self) -> bool:
         """Whether its values are categories without order, or just two."""
         return self.kind in ("categorical", "boolean") or (
-            self.kind not in ("constant", "identifier") and len(self.categories) == 2
+            self.kind != "constant" and 0 < len(self.categories) <= 2
         )
+
+    @cached_property
+    def _map(self) -> Codebook | Transform | None:
+        """The map of values to coordinates; None for what has none."""
+        if self.kind in ("constant", "identifier"):
+            return None
+        if self.categories:
+            return encoding(np.array(self.frequencies)[self._order])
+        return self.transform
 
     @property
     def width(self) -> int:
         """Number of coordinates of a value."""
-        if self.kind in ("constant", "identifier"):
+        if self._map is None:
             return 0
-        return codebook(len(self.categories)).shape[1] if self.is_discrete else 1
+        return self._map.corners.shape[1] if isinstance(self._map, Codebook) else 1
 
     @cached_property
     def _known(self) -> np.ndarray:
@@ -283,9 +291,11 @@ class Column(Settings):
         return self.storage.from_scalars(self.categories)
 
     @cached_property
-    def _ranks(self) -> np.ndarray:
-        """The places of categories, most frequent first."""
-        return np.argsort(-np.array(self.frequencies), kind="stable")
+    def _order(self) -> np.ndarray:
+        """The places of categories as they are encoded: by frequency where they have no order."""
+        if self.is_discrete:
+            return np.argsort(-np.array(self.frequencies), kind="stable")
+        return np.arange(len(self.categories))
 
     # Reading.
 
@@ -366,12 +376,11 @@ class Column(Settings):
         if generator is not None and len(rows) < num and self.width:
             other = np.flatnonzero(zero if partial else zero | missing)
             cells[other] = generator.standard_normal((len(other), self.width), dtype=np.float32)
-        if self.width and self.is_discrete:
-            book = codebook(len(self.categories))[np.argsort(self._ranks)]
-            cells[rows] = book[self._places(values[rows], rows)]
-        elif self.transform is not None:
-            z = self.transform.forward(self._numbers(values[rows], rows, generator))
-            cells[rows, 0] = z
+        x = self._numbers(values[rows], rows, generator)
+        if isinstance(self._map, Codebook):
+            cells[rows] = self._map.forward(x)
+        elif self._map is not None:
+            cells[rows, 0] = self._map.forward(x)
         return states, cells
 
     def log_scale(self, series: pd.Series) -> np.ndarray:
@@ -381,10 +390,10 @@ class Column(Settings):
         but for levels, moments and spans, where it counts levels and steps.
         """
         result = np.zeros(len(series))
-        if self.transform is not None:
+        if self._map is not None and not isinstance(self._map, Codebook) and not self.is_discrete:
             values, missing = self.read(series)
             rows = np.flatnonzero(~missing & ~((values == 0) & bool(self.zero)))
-            slope = self.transform.log_slope(self._numbers(values[rows], rows, None))
+            slope = self._map.log_slope(self._numbers(values[rows], rows, None))
             if self.lattice is not None and values.dtype.kind not in "mM":
                 slope = slope + math.log(self.lattice.per) - math.log(self.lattice.step)
             result[rows] = slope
@@ -423,14 +432,14 @@ class Column(Settings):
 
     def _values(self, cells: np.ndarray) -> np.ndarray:
         """Values of coordinates of shape (n, width)."""
-        if self.is_discrete:
-            codes = category_codes(cells, len(self.categories))
-            return self._known[self._ranks[codes]]
-        assert self.transform is not None
-        x = self.transform.inverse(cells[:, 0].astype(np.float64))
+        if isinstance(self._map, Codebook):
+            x = self._map.inverse(cells)
+        else:
+            assert self._map is not None
+            x = self._map.inverse(cells[:, 0].astype(np.float64))
         if self.categories:
             last = len(self.categories) - 1
-            return self._known[np.clip(np.floor(x), 0, last).astype(np.int64)]
+            return self._known[self._order[np.clip(np.floor(x), 0, last).astype(np.int64)]]
         if self.lattice is not None:
             return self.lattice.values(x, self.storage.empty(1).dtype)
         assert self.low is not None
@@ -447,9 +456,11 @@ class Column(Settings):
     def _numbers(
         self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
     ) -> np.ndarray:
-        """What goes through the transform: numbers, or levels and steps with a spread of one."""
+        """What goes through the map: numbers, or levels and steps with a spread of one."""
+        if self._map is None:
+            return np.zeros(len(values))
         if self.categories:
-            places = self._places(values, rows)
+            places = np.argsort(self._order)[self._places(values, rows)]
         elif self.lattice is not None:
             places = np.floor(self.lattice.steps(values))
         else:
@@ -577,21 +588,20 @@ class Column(Settings):
                 f"most {MOST_CATEGORIES:,} categories; leave it out or call it an identifier"
             )
         shares = counts / counts.sum()
-        parts = {
+        return {
             "storage": storage,
             "merged": merged,
             "categories": tuple(storage.scalars(known)),
             "frequencies": tuple(_digits(share) for share in shares),
         }
-        if self.kind == "ordinal" and len(known) > 2:
-            parts["transform"] = fit_levels(shares)
-        return parts
 
     def _fit_numbers(self, present: np.ndarray, levels: bool) -> dict[str, object]:
         """Zeros, bounds, levels or lattice, and the transform of numbers."""
         parts: dict[str, object] = {}
         if self.kind == "mostly-zero":
             zero = present == 0
+            if zero.all():
+                return self._categories(present, 0) | {"kind": "constant"}
             parts["zero"] = _share(zero)
             present = present[~zero]
         distinct, counts = np.unique(present, return_counts=True)
@@ -601,7 +611,6 @@ class Column(Settings):
             return parts | {
                 "categories": tuple(self.storage.scalars(distinct)),
                 "frequencies": tuple(_digits(share) for share in shares),
-                "transform": fit_levels(shares) if len(distinct) > 2 else None,
             }
         lattice = None
         if levels or present.dtype.kind != "f":

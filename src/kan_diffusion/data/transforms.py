@@ -27,7 +27,7 @@ the nearest known category.
 from __future__ import annotations
 
 import math
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Annotated, Self
 
 import numpy as np
@@ -41,11 +41,11 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 
 __all__ = [
+    "Codebook",
     "Linear",
     "Spline",
     "Transform",
-    "category_codes",
-    "codebook",
+    "encoding",
     "fit_levels",
     "fit_numbers",
 ]
@@ -382,41 +382,39 @@ def _growth(expected: np.ndarray, away: np.ndarray) -> float:
     return low
 
 
-@cache
-def codebook(count: int) -> np.ndarray:
-    """The coordinates of each category: the one place that says how categories are encoded.
+class Codebook:
+    """Categories as corners of a cube.
 
     Args:
-        count: Number of categories K.
-
-    Returns:
-        Shape (K, width), each -1 or +1 with rows that differ, float32: row r is the category that
-        is the r-th most frequent.
+        corners: Shape (K, width), each -1 or +1, with rows that differ: that of each category.
     """
-    width = max(1, math.ceil(math.log2(count)))
-    bits = (np.arange(count)[:, None] >> np.arange(width)) & 1
-    return (2 * bits - 1).astype(np.float32)
+
+    def __init__(self, corners: np.ndarray) -> None:
+        self.corners = corners.astype(np.float32)
+
+    @classmethod
+    def of_bits(cls, count: int) -> Self:
+        """Analog bits: category r is the binary number r, with -1 for 0."""
+        bits = (np.arange(count)[:, None] >> np.arange(max(1, math.ceil(math.log2(count))))) & 1
+        return cls(2 * bits - 1)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """Corners, of shape (n, width), of categories x rounded down, of shape (n,)."""
+        return self.corners[x.astype(np.int64)]
+
+    def inverse(self, z: np.ndarray) -> np.ndarray:
+        """The category whose corner is nearest to each z of shape (n, width), plus a half."""
+        nearest = np.empty(len(z))
+        size = max(1, _NEAREST_AT_ONCE // len(self.corners))
+        for start in range(0, len(z), size):  # all corners have one length
+            nearest[start : start + size] = np.argmax(z[start : start + size] @ self.corners.T, 1)
+        return nearest + 0.5
 
 
-def category_codes(coordinates: np.ndarray, count: int) -> np.ndarray:
-    """The category nearest to each row of coordinates, the most frequent of several.
+def encoding(frequencies: np.ndarray) -> Codebook | Transform:
+    """How a column of categories becomes coordinates: this alone decides it.
 
     Args:
-        coordinates: Shape (n, width).
-        count: Number of categories.
-
-    Returns:
-        Shape (n,), int64, ranks from 0 to count - 1.
+        frequencies: Shape (K,), positive: of levels in their order, of others falling.
     """
-    book = codebook(count)
-    powers = 1 << np.arange(book.shape[1])
-    # Rows whose signs are a category's need no search; most that a model draws are such.
-    place = np.full(1 << len(powers), -1)
-    place[(book > 0) @ powers] = np.arange(count)
-    codes = place[(coordinates > 0) @ powers]
-    unknown = np.flatnonzero(codes < 0)
-    size = max(1, _NEAREST_AT_ONCE // count)
-    for start in range(0, len(unknown), size):
-        rows = unknown[start : start + size]
-        codes[rows] = np.argmax(coordinates[rows] @ book.T, axis=1)  # all rows have one length
-    return codes
+    return Codebook.of_bits(len(frequencies)) if len(frequencies) <= 2 else fit_levels(frequencies)
