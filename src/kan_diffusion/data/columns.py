@@ -66,6 +66,7 @@ _ROWS_A_LEVEL = 10  # ... where each has so many rows on average
 _FEWEST_UNIQUE = 20  # rows of an identifier, and different numbers of which a step is a pattern
 _SHARING = 5  # rows that share a bound which is kept exactly
 _MOSTLY = 0.5
+_MEANT_DECIMALS = 1000  # finer ones are how a number was printed
 _SOME = 0.02
 _SHOWN = 5
 _MARGIN = 0.01  # of a step at each end, so that rounding to float32 does not leave it
@@ -656,7 +657,7 @@ def _warn_of_lost_steps(
     name: object, unit: str | None, lattice: Lattice, transform: Transform, k: np.ndarray
 ) -> None:
     """Says so where steps are too fine over the column's range for float32."""
-    if lattice.last < 2**20:
+    if lattice.last < 2**20 or lattice.per > _MEANT_DECIMALS:
         return
     back = transform.inverse(transform.forward(k + 0.5).astype(np.float32).astype(np.float64))
     lost = float(np.abs(back - k - 0.5).max())

@@ -1,0 +1,134 @@
+"""Tables that other generators stumble over go in, and rows with the same schema come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kan_diffusion import DiffusionEstimator
+from kan_diffusion.errors import KanDiffusionError
+
+QUICK = {"params": 3000, "steps": 30, "batch_size": 64, "device": "cpu", "random_state": 0}
+
+
+def _random() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def _thousand_categories() -> pd.DataFrame:
+    codes = _random().integers(0, 1000, 3000)
+    return pd.DataFrame({"code": [f"c{code}" for code in codes], "x": codes * 0.1})
+
+
+def _two_hundred_columns() -> pd.DataFrame:
+    values = _random().normal(size=(100, 200)) * 10.0 ** np.arange(-100, 100)
+    return pd.DataFrame(values, columns=[f"column {place}" for place in range(200)])
+
+
+def _hundred_bits() -> pd.DataFrame:
+    return pd.DataFrame(_random().integers(0, 2, (200, 100)))
+
+
+def _thirty_rows() -> pd.DataFrame:
+    random = _random()
+    return pd.DataFrame({"a": random.normal(size=30), "b": random.choice(["x", "y"], 30)})
+
+
+def _all_categories() -> pd.DataFrame:
+    random = _random()
+    frame = pd.DataFrame({"a": random.choice(list("abcde"), 90), "b": random.choice([3, 9], 90)})
+    return frame.assign(c=pd.Categorical(frame["a"].str.upper(), list("EDCBA"), ordered=True))
+
+
+def _one_column() -> pd.DataFrame:
+    return pd.DataFrame({"only": _random().exponential(size=80)})
+
+
+def _strange_names() -> pd.DataFrame:
+    words = ["naïve, yes", 'say "no"', "日本", "", " a\nb"]
+    frame = pd.DataFrame({"größe, cm": _random().normal(170, 9, 60)})
+    return frame.assign(**{'"quoted"': (words * 12), "🙂": np.arange(60) % 7})
+
+
+def _duplicates() -> pd.DataFrame:
+    return pd.DataFrame({"a": [1.5, 2.5] * 40, "b": ["u", "v"] * 40})
+
+
+def _one_value_beside_gaps() -> pd.DataFrame:
+    some = [None, "yes"] * 30
+    numbers = pd.array([7 if p % 3 else None for p in range(60)], dtype="Int64")
+    return pd.DataFrame({"a": some, "b": numbers, "c": np.nan, "d": np.arange(60) * 0.37 % 1})
+
+
+def _many_gaps() -> pd.DataFrame:
+    frame = pd.DataFrame(_random().normal(size=(100, 5)), columns=list("abcde"))
+    return frame.mask(_random().random(frame.shape) < 0.9)
+
+
+def _heavy_tails() -> pd.DataFrame:
+    random = _random()
+    return pd.DataFrame(
+        {"cauchy": random.standard_cauchy(500), "power": random.pareto(0.3, 500)}
+    ).assign(spike=lambda f: np.where(f["power"] > 1, f["cauchy"], 0.0))
+
+
+def _clocks() -> pd.DataFrame:
+    hours = pd.to_timedelta(_random().integers(0, 9000, 120), unit="h")
+    zone = pd.Timestamp("2023-03-01", tz="Europe/Paris") + hours
+    return pd.DataFrame({"when": zone, "took": hours, "day": zone.tz_localize(None).normalize()})
+
+
+@pytest.mark.parametrize("family", ["kan", "mlp"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        _thousand_categories,
+        _two_hundred_columns,
+        _hundred_bits,
+        _thirty_rows,
+        _all_categories,
+        _one_column,
+        _strange_names,
+        _duplicates,
+        _one_value_beside_gaps,
+        _many_gaps,
+        _heavy_tails,
+        _clocks,
+    ],
+)
+def test_odd_tables_are_learned_drawn_and_filled(
+    make: Callable[[], pd.DataFrame], family: str
+) -> None:
+    frame = make()
+    model = DiffusionEstimator(family, **QUICK).fit(frame)
+    rows = model.sample(150)
+    assert isinstance(rows, pd.DataFrame)
+    assert rows.columns.equals(frame.columns)
+    assert rows.dtypes.equals(frame.dtypes)
+    for name in frame.columns:
+        drawn, known = rows[name].dropna(), frame[name].dropna()
+        if pd.api.types.is_float_dtype(frame[name].dtype):
+            assert np.isfinite(drawn).all()
+        if frame[name].dtype == object or isinstance(frame[name].dtype, pd.CategoricalDtype):
+            assert set(drawn) <= set(known)
+        if frame[name].notna().all():
+            assert rows[name].notna().all()
+    holes = frame.mask(_random().random(frame.shape) < 0.2)
+    filled = model.impute(holes)
+    assert isinstance(filled, pd.DataFrame)
+    learned = [name for name in frame.columns if frame[name].notna().any()]
+    assert filled[learned].notna().all().all()
+    for name in frame.columns:
+        there = holes[name].notna()
+        assert filled.loc[there, name].tolist() == frame.loc[there, name].tolist()
+
+
+def test_a_network_that_cannot_be_told_says_so() -> None:
+    frame = _thirty_rows()
+    model = DiffusionEstimator("mlp", **QUICK).fit(frame)
+    model.pipeline_.denoiser.blocks = ()
+    with pytest.raises(KanDiffusionError, match="trained without conditions"):
+        model.sample(3, conditions={"b": "x"})
