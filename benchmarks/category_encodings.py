@@ -83,7 +83,8 @@ def tables() -> dict[str, pd.DataFrame]:
 def gray(count: int) -> Codebook:
     """Bits of rank ^ (rank >> 1)."""
     ranks = np.arange(count)
-    return Codebook(Codebook.of_bits(count).corners[ranks ^ (ranks >> 1)])
+    every = Codebook.of_bits(1 << Codebook.of_bits(count).corners.shape[1])
+    return Codebook(every.corners[ranks ^ (ranks >> 1)])
 
 
 def one_hot(count: int) -> Codebook:
