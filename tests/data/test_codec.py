@@ -246,6 +246,39 @@ def test_other_frames_are_refused(change, words: str) -> None:
         TableCodec.fit(frame).encode(change(frame))
 
 
+_PLACE = tuple[str | int, ...]
+
+
+def _places(content: object, place: _PLACE = ()) -> list[_PLACE]:
+    """Where the values of nested lists and dictionaries are."""
+    inner: list[_PLACE] = []
+    if isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            inner += [(*place, key), *_places(value, (*place, key))]
+    return inner
+
+
+_ODD = [None, True, -1, 0, 2, 0.5, 1e308, 2**63, "", "x", "%9999999d", "text", "int64", [], [1], {}]
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from(_ODD))
+def test_a_damaged_codec_is_refused_or_decodes(random, value: object) -> None:
+    codec = TableCodec.fit(_mixed(100))
+    content = json.loads(json.dumps(codec.to_dict()))
+    place = random.choice(_places(content))
+    inner = content
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    try:
+        damaged = TableCodec.from_dict(content)
+    except KanDiffusionError as error:
+        assert str(error).startswith("codec: ")  # noqa: PT017
+        assert "\n" not in str(error)  # noqa: PT017
+        return
+    assert len(damaged.decode(torch.randn(5, damaged.dim), _rng())) == 5
+
+
 def test_a_damaged_codec_is_refused() -> None:
     content = TableCodec.fit(_mixed()).to_dict()
     content["columns"][0]["transform"]["scale"] = float("nan")
