@@ -5,9 +5,11 @@ columns of text or few values are all told to be categories:
 
 * bits: the rank by frequency as a binary number, ceil(log2 K) coordinates of -1 and +1 (Chen,
   Zhang and Hinton 2022, arXiv:2208.04202);
-* gray: the same with a Gray code, so that neighbours in rank differ in one coordinate;
 * one-hot: K coordinates, +1 for the category and -1 for the others, up to K = 8; bits beyond;
-* scalar: one coordinate, the rank by frequency spread over its step and mapped to N(0, 1).
+* level by frequency: one coordinate, the rank by frequency spread over its step and mapped to
+  N(0, 1);
+* level by association: the same, in the order of reciprocal averaging, in which neighbours go with
+  the same other cells (Hill 1973). This is what the codec does.
 
 Judged by C2ST (accuracy of gradient boosting that tells drawn rows from real ones, five folds; 0.5
 is perfect) and by the contingency similarity of pairs of categories (1 minus the total variation
@@ -19,7 +21,6 @@ distance of their joint frequencies; 1 is perfect). Seeds are shared, so differe
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from itertools import combinations, product
 from pathlib import Path
 from unittest.mock import patch
@@ -31,7 +32,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import cross_val_score
 
 from kan_diffusion import DiffusionEstimator
-from kan_diffusion.data.transforms import Codebook, Transform, fit_levels
+from kan_diffusion.data.codec import arranged
+from kan_diffusion.data.columns import Column
+from kan_diffusion.data.transforms import Codebook, encoding
 from kan_diffusion.files import write_json
 
 MOST_CATEGORIES = 30
@@ -80,27 +83,27 @@ def tables() -> dict[str, pd.DataFrame]:
     }
 
 
-def gray(count: int) -> Codebook:
-    """Bits of rank ^ (rank >> 1)."""
-    ranks = np.arange(count)
-    every = Codebook.of_bits(1 << Codebook.of_bits(count).corners.shape[1])
-    return Codebook(every.corners[ranks ^ (ranks >> 1)])
-
-
 def one_hot(count: int) -> Codebook:
     """+1 for the category, -1 for the others, where there are three to eight."""
     few = 2 < count <= 8
     return Codebook(2 * np.eye(count) - 1) if few else Codebook.of_bits(count)
 
 
-Encoding = Callable[[np.ndarray], Codebook | Transform]
-ENCODINGS: dict[str, Encoding] = {
-    "bits": lambda frequencies: Codebook.of_bits(len(frequencies)),
-    "gray": lambda frequencies: gray(len(frequencies)),
-    "one-hot": lambda frequencies: one_hot(len(frequencies)),
-    "scalar": lambda frequencies: (
-        Codebook.of_bits(2) if len(frequencies) == 2 else fit_levels(frequencies)
-    ),
+def by_frequency(columns: tuple[Column, ...], _: pd.DataFrame) -> tuple[Column, ...]:
+    """Puts categories without an order in that of their frequencies."""
+    return tuple(
+        column.in_order(np.argsort(-np.array(column.frequencies), kind="stable"))
+        if column.is_discrete
+        else column
+        for column in columns
+    )
+
+
+ENCODINGS = {
+    "bits": (lambda frequencies: Codebook.of_bits(len(frequencies)), by_frequency),
+    "one-hot": (lambda frequencies: one_hot(len(frequencies)), by_frequency),
+    "level by frequency": (encoding, by_frequency),
+    "level by association": (encoding, arranged),
 }
 
 
@@ -138,11 +141,15 @@ def contingency(real: pd.DataFrame, drawn: pd.DataFrame) -> float:
 
 
 def run(
-    name: str, frame: pd.DataFrame, encoding: str, seed: int, params: int, steps: int
+    table: str, frame: pd.DataFrame, name: str, seed: int, params: int, steps: int
 ) -> dict[str, object]:
     """Trains and judges one model."""
     real = frame.sample(n=min(MOST_ROWS, len(frame)), random_state=seed, ignore_index=True)
-    with patch("kan_diffusion.data.columns.encoding", ENCODINGS[encoding]):
+    encode, order = ENCODINGS[name]
+    with (
+        patch("kan_diffusion.data.columns.encoding", encode),
+        patch("kan_diffusion.data.codec.arranged", order),
+    ):
         model = DiffusionEstimator(
             params=params,
             steps=steps,
@@ -155,8 +162,8 @@ def run(
         drawn = model.sample(len(real), random_state=seed)
     drawn = drawn.astype(real.dtypes)
     return {
-        "table": name,
-        "encoding": encoding,
+        "table": table,
+        "encoding": name,
         "seed": seed,
         "coordinates": model.codec_.dim,
         "parameters": model.n_parameters_,
@@ -175,21 +182,22 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for seed, (name, frame), encoding in product(range(options.seeds), tables().items(), ENCODINGS):
-        rows.append(run(name, frame, encoding, seed, options.params, options.steps))
-        print(rows[-1], flush=True)
-    found = pd.DataFrame(rows)
-    means = found.groupby(["table", "encoding"])[["coordinates", "c2st", "contingency"]].mean()
-    print(means.round(4).to_string())
-    write_json(
-        options.out,
-        {
-            "params": options.params,
-            "steps": options.steps,
-            "rows": rows,
-            "means": means.round(4).reset_index().to_dict("records"),
-        },
-    )
+    for seed in range(options.seeds):
+        for (table, frame), name in product(tables().items(), ENCODINGS):
+            rows.append(run(table, frame, name, seed, options.params, options.steps))
+            print(rows[-1], flush=True)
+        found = pd.DataFrame(rows).groupby(["table", "encoding"], sort=False)
+        means = found[["coordinates", "c2st", "contingency"]].mean().round(4)
+        write_json(
+            options.out,
+            {
+                "params": options.params,
+                "steps": options.steps,
+                "rows": rows,
+                "means": means.reset_index().to_dict("records"),
+            },
+        )
+    print(means.to_string())
 
 
 if __name__ == "__main__":

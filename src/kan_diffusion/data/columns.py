@@ -150,7 +150,7 @@ class Column(Settings):
         if self.kind in ("constant", "identifier"):
             return None
         if self.categories:
-            return encoding(np.array(self.frequencies)[self._order])
+            return encoding(np.array(self.frequencies))
         return self.transform
 
     @property
@@ -165,12 +165,33 @@ class Column(Settings):
         """The categories as values."""
         return self.storage.from_scalars(self.categories)
 
-    @cached_property
-    def _order(self) -> np.ndarray:
-        """The places of categories as they are encoded: by frequency where they have no order."""
+    @property
+    def order_is_given(self) -> bool:
+        """Whether its categories, if it has any, have an order of their own or are just two."""
+        return not self.is_discrete or len(self.categories) <= 2
+
+    def in_order(self, places: np.ndarray) -> Self:
+        """The column with its categories in another order, by their places, shape (K,)."""
+        # A new column, which computes anew what follows from the order.
+        ordered = {
+            "categories": tuple(self.categories[place] for place in places),
+            "frequencies": tuple(self.frequencies[place] for place in places),
+        }
+        return type(self)(**(dict(self) | ordered))
+
+    def scores(self, series: pd.Series) -> np.ndarray | None:
+        """Places of categories, -1 where missing, or about normal numbers, NaN where missing."""
+        if self._map is None:
+            return None
+        values, missing = self.read(series)
+        rows = np.flatnonzero(~missing)
         if self.is_discrete:
-            return np.argsort(-np.array(self.frequencies), kind="stable")
-        return np.arange(len(self.categories))
+            codes = np.full(len(values), -1)
+            codes[rows] = self._places(values[rows], rows)
+            return codes
+        numbers = np.full(len(values), np.nan)
+        numbers[rows] = self._map.forward(self._numbers(values[rows], rows, None))
+        return numbers
 
     # Reading.
 
@@ -314,7 +335,7 @@ class Column(Settings):
             x = self._map.inverse(cells[:, 0].astype(np.float64))
         if self.categories:
             last = len(self.categories) - 1
-            return self._known[self._order[np.clip(np.floor(x), 0, last).astype(np.int64)]]
+            return self._known[np.clip(np.floor(x), 0, last).astype(np.int64)]
         if self.lattice is not None:
             return self.lattice.values(x, self.storage.empty(1).dtype)
         assert self.low is not None
@@ -335,7 +356,7 @@ class Column(Settings):
         if self._map is None:
             return np.zeros(len(values))
         if self.categories:
-            places = np.argsort(self._order)[self._places(values, rows)]
+            places = self._places(values, rows)
         elif self.lattice is not None:
             places = np.floor(self.lattice.steps(values))
         else:

@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 _MOST_KNOTS = 33
+_MOST_EDGES = 2_000  # of levels, which no file holds
 _TAIL_ROWS = 10  # rows beyond the last knot, unless they are a tenth of all
 _ROWS_BETWEEN = 10  # two knots, where there are a hundred rows
 _TAIL_BODY = 1.28  # normal score of the outer tenth
@@ -90,7 +91,7 @@ class Linear(Settings):
         return np.full(len(x), -math.log(self.scale))
 
 
-Knots = Annotated[tuple[FiniteFloat, ...], Len(2, 1_000)]
+Knots = Annotated[tuple[FiniteFloat, ...], Len(2, 3_000)]
 
 
 class Spline(Settings):
@@ -254,8 +255,8 @@ def fit_levels(frequencies: np.ndarray) -> Transform:
     """
     shares = np.cumsum(frequencies / frequencies.sum())[:-1]
     x, z = _distinct(np.arange(1.0, len(frequencies)), ndtri(np.clip(shares, 1e-9, 1 - 1e-9)))
-    if len(x) > _MOST_KNOTS:
-        chosen = np.unique(np.searchsorted(z, np.linspace(z[0], z[-1], _MOST_KNOTS)))
+    if len(x) > _MOST_EDGES:
+        chosen = np.unique(np.searchsorted(z, np.linspace(z[0], z[-1], _MOST_EDGES)))
         x, z = x[chosen], z[chosen]
     # A knot within the first and the last level: a sixteenth of it is beyond.
     ends = ndtri(np.array([ndtr(z[0]) / 16, 1 - (1 - ndtr(z[-1])) / 16]))
