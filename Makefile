@@ -3,12 +3,15 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare notebook-study pilot pilot-tuning lab notebook bench test test-hard lint dist format clean
+.PHONY: help compare notebook-study pilot pilot-tuning lab tables notebook bench test test-hard lint dist format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# What tables are compared with needs an older pandas, so it has an environment of its own.
+TABLES := .venv-tables
 
 # Small networks train faster on one thread, and tests run side by side.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
@@ -37,9 +40,14 @@ pilot-tuning: $(STAMP)-tune  ## Search the settings the pilot uses, with equal e
 lab: $(STAMP)-lab  ## Read scores that are known exactly: half an hour on two cores (ARGS="...")
 	PYTHONPATH=benchmarks $(BIN)/python -m truth_lab $(ARGS)
 
-notebook: $(STAMP)-test  ## Run the example notebook into runs/kan-diffusion.ipynb
+tables: $(TABLES)/.installed  ## Compare what makes synthetic rows: two hours on two cores (ARGS="...")
+	PYTHONPATH=benchmarks $(TABLES)/bin/python -m tables $(ARGS)
+
+notebook: $(STAMP)-test  ## Run the example notebooks into runs/
 	@mkdir -p runs
-	$(BIN)/jupyter execute examples/kan-diffusion.ipynb --output=$(CURDIR)/runs/kan-diffusion.ipynb
+	for name in kan-diffusion tables; do \
+		$(BIN)/jupyter execute examples/$$name.ipynb --output=$(CURDIR)/runs/$$name.ipynb || exit 1; \
+	done
 
 bench: $(STAMP)-bench  ## Time the KAN layer beside others into results/kan_layer (ARGS="--quick")
 	$(BIN)/python benchmarks/kan_layer.py $(ARGS)
@@ -72,7 +80,7 @@ format: $(STAMP)-lint  ## Put style and formatting right where that is automatic
 	$(BIN)/ruff format .
 
 clean:  ## Remove .venv, caches and builds; runs/ is kept
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TABLES) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks examples -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 		-prune -exec rm -rf {} +
 
@@ -86,6 +94,12 @@ $(STAMP)-lab: EXTRAS := [pykan]
 $(STAMP)-run $(STAMP)-test $(STAMP)-lint $(STAMP)-dist $(STAMP)-bench $(STAMP)-tune $(STAMP)-lab: pyproject.toml | $(VENV)/.made
 	@echo "Installing kan-diffusion$(EXTRAS) into $(VENV) ..."
 	@$(PIP) install --editable '.$(EXTRAS)'
+	@touch $@
+
+$(TABLES)/.installed: pyproject.toml | $(VENV)/.made
+	@echo "Installing kan-diffusion[tables] into $(TABLES) ..."
+	@$(BIN)/python -m venv $(TABLES)
+	@$(TABLES)/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[tables]'
 	@touch $@
 
 $(VENV)/.made:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import typer
@@ -75,6 +76,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, count in (("points", 400), ("other-points", 60)):
         points = np.random.default_rng(0).normal([100, -0.5], [10, 0.01], (count, 2))
         np.savetxt(tmp_path / f"{name}.csv", points, delimiter=",", header="mass,age", comments="")
+    age = np.random.default_rng(1).integers(18, 80, 300)
+    job = np.where(age < 26, "student", "baker")
+    pd.DataFrame({"age": age, "job": job}).to_csv(tmp_path / "people.csv", index=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     estimator = partial(kan_diffusion.DiffusionEstimator, steps=20)

@@ -123,7 +123,8 @@ def test_a_column_of_lost_decimals_is_named_once(caplog: pytest.LogCaptureFixtur
 
 
 def test_fit_lowers_the_loss(fitted: DiffusionEstimator) -> None:
-    assert fitted.loss_curve_.shape == (300,)
+    assert 100 < len(fitted.loss_curve_) <= 300
+    assert fitted.heldout_curve_[-1, 1] <= 0.9 * fitted.heldout_curve_[0, 1]
     assert fitted.loss_curve_[-50:].mean() < 0.9 * fitted.loss_curve_[:10].mean()
 
 
@@ -390,6 +391,16 @@ def test_progress_is_told() -> None:
     DiffusionEstimator(**QUICK).fit(_points(50), on_progress=lambda *news: seen.append(news))
     assert seen[-1][0] == 3
     assert np.isfinite(seen[-1][1])
+
+
+def test_a_verbose_fit_shows_the_kinds_of_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    DiffusionEstimator(**QUICK, verbose=True).fit(_people(60))
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name, kind in (("job", "categorical"), ("since", "datetime"), ("id", "identifier")):
+        assert any(line.split()[:2] == [name, kind] for line in lines)
 
 
 def test_unfitted_model_has_no_samples(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The example notebook runs from top to bottom, shortened, and is kept clean of outputs."""
+"""The example notebooks run from top to bottom, shortened, and are kept clean of outputs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-NOTEBOOK = Path(__file__).parents[1] / "examples" / "kan-diffusion.ipynb"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def _images(cell: dict) -> list[bytes]:
@@ -28,28 +29,35 @@ def _tables(cell: dict) -> list[str]:
     return [html for html in found if "<table" in html]
 
 
-@pytest.mark.slow
-def test_notebook_runs_from_top_to_bottom_and_every_picture_and_table_is_there(tmp_path):
+def _run(name: str, folder: Path, **short: str) -> list[dict]:
+    """Code cells of a notebook after it has run in a folder, every picture with something in it."""
     client = NotebookClient(
-        nbformat.read(NOTEBOOK, as_version=4),
+        nbformat.read(EXAMPLES / name, as_version=4),
         timeout=300,
         kernel_name="python3",
-        resources={"metadata": {"path": str(tmp_path)}},
+        resources={"metadata": {"path": str(folder)}},
     )
-    short = {"KAN_DIFFUSION_NOTEBOOK_EPOCHS": "2", "OMP_NUM_THREADS": "1"}
-    cells = [c for c in client.execute(env=os.environ | short).cells if c.cell_type == "code"]
-
-    pictures, tables = 0, []
+    env = os.environ | short | {"OMP_NUM_THREADS": "1"}
+    cells = [c for c in client.execute(env=env).cells if c.cell_type == "code"]
     for cell in cells:
         for output in cell["outputs"]:
             assert output["output_type"] != "error", output
             assert "Warning" not in output.get("text", ""), f"cell '{cell['id']}'"
+        for image in _images(cell):
+            pixels = np.asarray(Image.open(io.BytesIO(image)).convert("L"))
+            assert pixels.std() > 5, f"cell '{cell['id']}' shows an empty picture"
+    return cells
+
+
+@pytest.mark.slow
+def test_notebook_runs_from_top_to_bottom_and_every_picture_and_table_is_there(tmp_path):
+    cells = _run("kan-diffusion.ipynb", tmp_path, KAN_DIFFUSION_NOTEBOOK_EPOCHS="2")
+
+    pictures, tables = 0, []
+    for cell in cells:
         images = _images(cell)
         asked = len(re.findall(r"^show\(", cell["source"], flags=re.MULTILINE))
         assert len(images) == asked, f"cell '{cell['id']}'"
-        for image in images:
-            pixels = np.asarray(Image.open(io.BytesIO(image)).convert("L"))
-            assert pixels.std() > 5, f"cell '{cell['id']}' shows an empty picture"
         pictures += asked
         tables += _tables(cell)
 
@@ -62,8 +70,26 @@ def test_notebook_runs_from_top_to_bottom_and_every_picture_and_table_is_there(t
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_notebook_is_kept_without_outputs_and_without_traces_of_a_machine():
-    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+@pytest.mark.slow
+def test_notebook_of_tables_goes_from_a_file_to_rows_a_report_and_filled_gaps(tmp_path):
+    cells = _run("tables.ipynb", tmp_path, KAN_DIFFUSION_NOTEBOOK_SECONDS="2")
+
+    assert sum(len(_images(cell)) for cell in cells) == 4
+    assert all(_tables(cell) for cell in cells if "display(\n" in cell["source"])
+    files = {"people.csv", "people.html", "people-model", "synthetic.csv", "filled.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == files
+    given, synthetic, filled = (
+        pd.read_csv(tmp_path / f"{name}.csv") for name in ("people", "synthetic", "filled")
+    )
+    assert list(synthetic) == list(filled) == list(given)
+    assert len(synthetic) == 3_000
+    assert filled["income"].notna().all()
+    pd.testing.assert_frame_equal(filled[given.notna()], given)
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(EXAMPLES.glob("*.ipynb"))])
+def test_notebook_is_kept_without_outputs_and_without_traces_of_a_machine(name):
+    notebook = json.loads((EXAMPLES / name).read_text(encoding="utf-8"))
     nbformat.validate(notebook)
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     assert set(notebook["metadata"]) == {"kernelspec", "language_info"}

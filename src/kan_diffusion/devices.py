@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,7 +12,7 @@ from accelerate.state import AcceleratorState, PartialState
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["make_accelerator", "resolve_device"]
+__all__ = ["make_accelerator", "one_thread", "resolve_device"]
 
 
 def resolve_device(device: str) -> torch.device:
@@ -65,3 +67,18 @@ def make_accelerator(
             "pip install tensorboard"
         ) from error
     return accelerator
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Lets torch compute with one thread, and afterwards with as many as before.
+
+    A step of a small network gains nothing from a second thread, and where another program runs,
+    too, the two wait for each other: the step takes twenty times as long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

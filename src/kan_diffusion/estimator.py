@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kan_diffusion.denoisers import Denoiser
     from kan_diffusion.denoisers.family import Setting
     from kan_diffusion.training import ProgressCallback
+    from kan_diffusion.training.defaults import Suggestion
 
 __all__ = ["DiffusionEstimator"]
 
@@ -44,7 +45,6 @@ Rows = pd.DataFrame | NDArray[np.generic]
 RandomState = int | np.random.RandomState | None
 
 _SETTINGS = "estimator.json"
-_MOST_HELD_OUT = 5000
 _MOST_CLASSES = 20
 _ARRAY_DTYPES = ("float64", "float32", "int64", "int32", "bool")
 
@@ -61,7 +61,8 @@ class DiffusionEstimator(BaseEstimator):
             ``"package.module:NAME"`` for one of your own.
         params: Number of trainable parameters at most; the family's nearest size below it is taken.
             Where the table has so many columns that even the smallest is larger, that one is taken,
-            and a warning is logged. As many as suit the table when None.
+            and a warning is logged. As many as suit the table when None: 300 times the root of
+            its number of encoded values, 500,000 at most.
         process: Noising process, a name of ``PROCESSES`` such as ``"cosine"`` or ``"flow"``.
         steps: Optimiser steps at most; as suits the table when None.
         batch_size: Rows a step, drawn with replacement; as suits the table when None.
@@ -70,7 +71,7 @@ class DiffusionEstimator(BaseEstimator):
         columns: Kinds of columns that shall not be as inferred, by name:
             ``{"age": "integer", "zip code": "categorical"}``. Of an array, by number.
         merge_below: Categories of fewer rows are merged into one, "other"; 0 for none.
-        depth: Number of hidden layers; the family's own when None.
+        depth: Number of hidden layers; as suits the family and the table when None.
         settings: Settings of the denoiser that differ from the family's.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         random_state: A whole number, a NumPy ``RandomState`` or None, as scikit-learn has it.
@@ -80,7 +81,8 @@ class DiffusionEstimator(BaseEstimator):
     Attributes:
         pipeline_: The trained :class:`~kan_diffusion.TableDiffusionPipeline`.
         codec_: Its :class:`~kan_diffusion.data.codec.TableCodec`, which knows the kinds of columns.
-        loss_curve_: Training loss of every step, with shape (steps,).
+        loss_curve_: Training loss of every step taken, with shape (k,): training stops when the
+            held-out loss has long not improved.
         heldout_curve_: Step and loss on held-out rows, with shape (looks, 2).
         n_parameters_: Number of trainable parameters of its denoiser.
         n_features_in_: Number of columns seen in ``fit``.
@@ -183,10 +185,12 @@ class DiffusionEstimator(BaseEstimator):
         return int(check_random_state(given).randint(2**31 - 1))
 
     def _denoiser(
-        self, codec: TableCodec, params: int, num_timesteps: int, generator: torch.Generator
+        self, codec: TableCodec, suits: Suggestion, num_timesteps: int, generator: torch.Generator
     ) -> Denoiser:
         """The family's largest denoiser within the budget, or its smallest with a warning."""
         from kan_diffusion.denoisers import build_denoiser, get_family
+
+        depth = suits.depth if self.depth is None else self.depth
 
         def build(
             dim: int, blocks: tuple[int, ...], hidden: tuple[int, ...] | None = None
@@ -195,9 +199,9 @@ class DiffusionEstimator(BaseEstimator):
                 self.family,
                 dim,
                 num_train_timesteps=num_timesteps,
-                params=params if hidden is None else None,
+                params=suits.params if hidden is None else None,
                 hidden=hidden,
-                depth=self.depth,
+                depth=depth,
                 blocks=blocks,
                 settings=self.settings,
                 generator=generator,
@@ -210,8 +214,8 @@ class DiffusionEstimator(BaseEstimator):
         except BudgetError as error:
             build(1, (1,))  # or it is too small for every table
             logger.warning("%s; the smallest is taken", error)
-            depth = self.depth or get_family(self.family).depth
-            return build(codec.dim, blocks, (1,) * depth)
+            ones = (1,) * (depth or get_family(self.family).depth)
+            return build(codec.dim, blocks, ones)
 
     def fit(
         self,
@@ -239,12 +243,15 @@ class DiffusionEstimator(BaseEstimator):
         """
         from kan_diffusion.data.codec import TableCodec
         from kan_diffusion.denoisers import get_family
+        from kan_diffusion.devices import one_thread
+        from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
         from kan_diffusion.processes import get_process
-        from kan_diffusion.progress import show_training
+        from kan_diffusion.progress import show_columns, show_training
         from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
         from kan_diffusion.sampling import make_scheduler
         from kan_diffusion.table_pipeline import TableDiffusionPipeline
         from kan_diffusion.training import TrainingConfig, train
+        from kan_diffusion.training.defaults import suggested
 
         frame = self._frame(X, reset=True)
         self.array_dtype_ = None if isinstance(X, pd.DataFrame) else _array_dtype(X)
@@ -255,31 +262,34 @@ class DiffusionEstimator(BaseEstimator):
             frame = self._with_y(frame, y)
             if _is_label(frame[self.y_name_]):
                 kinds.setdefault(str(self.y_name_), "categorical")
-        family = get_family(self.family, importing=True)
+        get_family(self.family, importing=True)
         process = get_process(self.process)
         seed = self._seed()
         codec = TableCodec.fit(frame, kinds, merge_below=self.merge_below)
         codec.require_content()
+        if self.verbose:
+            show_columns(codec.describe(), f"{len(frame):,} rows", stderr=True)
         rows = codec.encode(frame, numpy_generator("encoding", seed))
-        num_heldout = min(len(rows) // 10, _MOST_HELD_OUT)
+        suits = suggested(len(rows), codec.dim, self.family, self.params)
         order = numpy_generator("split", seed).permutation(len(rows))
-        heldout, train_rows = rows[order[:num_heldout]], rows[order[num_heldout:]]
-        params = 2300 if self.params is None else self.params
+        heldout, train_rows = rows[order].tensor_split([suits.heldout_rows])
         denoiser = self._denoiser(
-            codec, params, process.num_timesteps, torch_generator("parameters", seed)
+            codec, suits, process.num_timesteps, torch_generator("parameters", seed)
         )
         self.n_parameters_ = denoiser.num_trainable
-        rate = self.learning_rate
         with valid_settings("settings"):
             config = TrainingConfig(
-                steps=4000 if self.steps is None else self.steps,
-                batch_size=1024 if self.batch_size is None else self.batch_size,
-                learning_rate=family.learning_rate if rate is None else rate,
+                steps=suits.steps if self.steps is None else self.steps,
+                batch_size=suits.batch_size if self.batch_size is None else self.batch_size,
+                learning_rate=(
+                    suits.learning_rate if self.learning_rate is None else self.learning_rate
+                ),
+                patience=suits.patience,
                 max_seconds=self.max_seconds,
             )
         title = f"{self.family}, {self.n_parameters_:,} parameters"
         shown = show_training(title, config.steps) if self.verbose else nullcontext()
-        with shown as bar:
+        with shown as bar, one_thread():
             result = train(
                 denoiser,
                 process,
@@ -295,6 +305,14 @@ class DiffusionEstimator(BaseEstimator):
         self.pipeline_ = TableDiffusionPipeline(
             denoiser, make_scheduler(None, process.scheduler()), codec, process
         )
+        if len(heldout):
+            num_drawn = min(len(heldout), TOLD_APART_ROWS)
+            drawn = self.pipeline_(num_drawn, generator=torch_generator("doubt", seed)).samples
+            random = numpy_generator("doubt", seed)
+            drawn = codec.settle(drawn, random)
+            doubt = training_doubt(result, config, self.n_parameters_, drawn, heldout, random)
+            if doubt is not None:
+                logger.warning(doubt)
         return self
 
     @property

@@ -279,6 +279,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             raise KanDiffusionError(f"gaps are filled at least once, not {draws} times")
         self._require_conditions()
         self.codec.require_columns(frame)
+        self.codec.observe(frame)  # of all rows, so that an error has the number of its own
         rows = np.flatnonzero(frame.isna().any(axis=1).to_numpy())
         filled = [frame.copy() for _ in range(draws)]
         if not len(rows):
@@ -291,7 +292,10 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         for number, whole in enumerate(filled):
             part = drawn.iloc[number * len(gaps) : (number + 1) * len(gaps)]
             for place, name in enumerate(frame.columns):
-                if gaps[name].isna().any():
+                if gaps[name].isna().all() and len(gaps) == len(whole):
+                    # What holds nothing may be of any dtype.
+                    whole.isetitem(place, part[name].array)
+                elif gaps[name].isna().any():
                     column = whole[name].copy()
                     column.iloc[rows] = part[name].array
                     whole.isetitem(place, column.array)

@@ -24,6 +24,8 @@ from kan_diffusion.data.datasets import (
     fresh_dataset,
     load_dataset,
 )
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.data.tables import write_frame
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import DataError
@@ -47,8 +49,9 @@ def _csv(folder: Path, rows: np.ndarray, name: str = "points.csv") -> Path:
 
 
 def _in_data_units(dataset: Dataset, points: torch.Tensor) -> np.ndarray:
-    scale, mean = np.array(dataset.standardizer.scale), np.array(dataset.standardizer.mean)
-    return points.double().numpy() * scale + mean
+    assert dataset.codec is not None
+    frame = dataset.codec.decode(points, np.random.default_rng(0))
+    return frame.to_numpy(dtype=np.float64)
 
 
 def _sorted(rows: np.ndarray) -> np.ndarray:
@@ -74,8 +77,8 @@ def test_split_is_disjoint_and_complete(
     assert abs(num_heldout - holdout * num_rows) <= 0.5 or num_heldout in (4, num_rows - 2)
     parts = [dataset.train, dataset.heldout, *(dataset.references or ())]
     together = np.concatenate([_in_data_units(dataset, part) for part in parts])
-    # float32 training rows come back to within rounding
-    np.testing.assert_allclose(_sorted(together), _sorted(rows), rtol=0, atol=2e-6)
+    # float32 rows come back to within rounding
+    np.testing.assert_allclose(_sorted(together), _sorted(rows), rtol=0, atol=2e-5)
     assert all(len(part) >= 1 for part in parts)
     assert torch.equal(dataset.untrained(), torch.cat(parts[1:]))
     if num_heldout < max(fewest, 5):
@@ -98,7 +101,7 @@ def test_oracle_takes_enough_heldout_rows(tmp_path: Path, missing: int, oracle: 
     assert own.oracle == oracle
     # Of a file that is judged with only, all rows count.
     np.save(tmp_path / "half.npy", _rows(num_rows // 2))
-    other = fresh_dataset(tmp_path / "half.npy", own.columns, own.standardizer, 0)
+    other = fresh_dataset(tmp_path / "half.npy", own.columns, own.codec, 0)
     assert other.oracle == oracle
     assert len(other.untrained()) == num_rows // 2
 
@@ -130,7 +133,8 @@ def test_without_an_oracle_ten_seeds_are_ten_splits(tmp_path: Path, kind: str) -
     assert all(split.split_by_seed for split in splits)
     rows = [_training_rows(split) for split in splits]
     assert len({frozenset(part) for part in rows}) == 10
-    assert all(split.standardizer != splits[0].standardizer for split in splits[1:])
+    codecs = [split.codec.to_dict() for split in splits if split.codec is not None]
+    assert codecs == [codecs[0]] * 10  # that of all rows
     # Rows are held out independently: no more often together than chance has it.
     fraction = len(rows[0]) / (len(rows[0]) + len(splits[0].untrained()))
     common = [len(rows[i] & rows[j]) / len(rows[0]) for i in range(10) for j in range(i)]
@@ -157,7 +161,7 @@ def test_tables_are_scikit_learns(name: str) -> None:
     assert all(type(column) is str for column in dataset.columns)  # not NumPy's
     rows = torch.cat([dataset.train.double(), dataset.untrained()])
     ours, expected = _in_data_units(dataset, rows), theirs.data[:, kept]
-    scale = np.array(dataset.standardizer.scale)
+    scale = expected.std(axis=0)
     # Column by column and in their products, so that rows are whole.
     np.testing.assert_allclose(
         np.sort(ours, axis=0) / scale, np.sort(expected, axis=0) / scale, rtol=0, atol=1e-5
@@ -183,15 +187,72 @@ def test_tables_have_no_oracle_and_noise_every_heldout_row() -> None:
     assert torch.equal(often, 100 * counts)  # iris has the same flower twice
 
 
-def test_training_rows_are_standardised_with_their_own_moments(tmp_path: Path) -> None:
+def test_rows_are_encoded_and_need_no_further_units(tmp_path: Path) -> None:
     dataset = load_dataset(FileData(path=_csv(tmp_path, _rows(300, dim=3))), 0, 0)
-    train = dataset.train.double()
-    assert float(train.mean(0).abs().max()) < 1e-6
-    assert float((train.std(0, correction=0) - 1).abs().max()) < 1e-6
+    assert dataset.train.dtype == torch.float32
+    rows = torch.cat([dataset.train.double(), dataset.untrained()])
+    assert float(rows.mean(0).abs().max()) < 0.05
+    assert float((rows.std(0) - 1).abs().max()) < 0.1
     assert dataset.columns == ("a", "b", "c")
-    # Held-out rows are moved by the same map, not by moments of their own.
-    untrained = dataset.untrained()
-    assert float(untrained.mean(0).abs().max()) > 1e-3
+    assert dataset.standardizer == Standardizer((0.0,) * 3, (1.0,) * 3)
+
+
+def _people(num: int) -> pd.DataFrame:
+    """People with an age, a job, gaps and dates; two of them, at random places, are unlike all."""
+    generator = np.random.default_rng(3)
+    people = pd.DataFrame(
+        {
+            "age": generator.integers(18, 90, num),
+            "job": generator.choice(["nurse", "teacher"], num),
+            "income": np.where(generator.random(num) < 0.2, np.nan, generator.lognormal(size=num)),
+            "since": pd.Timestamp("2020-01-01")
+            + pd.to_timedelta(generator.integers(0, 9, num), "D"),
+            "planet": "earth",
+        }
+    )
+    people.loc[generator.integers(num), "job"] = "astronaut"
+    people.loc[generator.integers(num), "age"] = 130
+    return people
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_people_come_back_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    # The codec sees a few rows at random, and whatever is unlike these.
+    monkeypatch.setattr("kan_diffusion.data.datasets.MOST_TO_FIT", 30)
+    monkeypatch.setattr("kan_diffusion.data.tables._BATCH", 37)
+    people, path = _people(200), tmp_path / f"people.{ending}"
+    write_frame(path, people)
+    dataset = load_dataset(FileData(path=path))
+    assert dataset.columns == ("age", "job 1", "job 2", "income is missing", "income", "since")
+    assert dataset.codec is not None
+    parts = [dataset.codec.decode(part, np.random.default_rng(0)) for part in (
+        dataset.train, dataset.untrained()
+    )]  # fmt: skip
+    assert [len(part) for part in parts] == [160, 40]
+    back = pd.concat(parts).sort_values(list(people)).reset_index(drop=True)
+    expected = people.sort_values(list(people)).reset_index(drop=True)
+    pd.testing.assert_frame_equal(back, expected, check_dtype=False, rtol=1e-4)
+
+
+def test_kinds_of_columns_are_given(tmp_path: Path) -> None:
+    write_frame(tmp_path / "people.csv", _people(200))
+    config = FileData(path=tmp_path / "people.csv", kinds={"age": "continuous"})
+    assert config == FileData.model_validate_json(config.model_dump_json())
+    assert config.model_dump(mode="json")["kinds"] == {"age": "continuous"}
+    dataset = load_dataset(config)
+    assert dataset.codec is not None
+    kinds = dataset.codec.describe().set_index("name")["kind"]
+    assert kinds["age"] == "continuous"
+    for kinds, words in (
+        ({"job": "integer"}, "people.csv': column 'job' cannot be of kind 'integer'"),
+        ({"jobs": "integer"}, "people.csv': there is no column 'jobs'"),
+    ):
+        with refused(words, DataError):
+            load_dataset(config.model_copy(update={"kinds": tuple(kinds.items())}))
+    with pytest.raises(ValidationError, match="kinds"):
+        FileData(path=tmp_path / "people.csv", kinds={"age": "number"})
 
 
 def test_toys_are_standardised_with_exact_moments() -> None:
@@ -247,20 +308,19 @@ def test_changed_file_is_refused(tmp_path: Path) -> None:
     load_dataset(config, 0, 0)
 
 
-def test_column_constant_among_training_rows_is_refused(tmp_path: Path) -> None:
-    rows = _rows(12)
-    rows[:, 1] = 5.0
+def test_constant_columns_are_no_coordinates(tmp_path: Path) -> None:
+    rows = _rows(12, dim=3)
+    rows[:, 1:] = 5.0
     rows[3, 1] = 6.0  # a single row differs: in some split it is held out
     path = _csv(tmp_path, rows)
-    outcomes = set()
     for study_seed in range(12):
-        try:
-            load_dataset(FileData(path=path, holdout=0.5), study_seed, 0)
-            outcomes.add("trained")
-        except DataError as error:
-            assert "column 'b' is constant among the rows trained on" in str(error)  # noqa: PT017
-            outcomes.add("refused")
-    assert outcomes == {"trained", "refused"}
+        dataset = load_dataset(FileData(path=path, holdout=0.5), study_seed, 0)
+        assert dataset.columns == ("a", "b")
+        together = torch.cat([dataset.train.double(), dataset.untrained()])
+        assert (_in_data_units(dataset, together)[:, 2] == 5).all()
+    _csv(tmp_path, np.full((12, 2), 5.0))
+    with refused("points.csv': all columns are constants or identifiers", DataError):
+        load_dataset(FileData(path=path))
 
 
 def test_the_smallest_file_can_be_trained_on_and_judged_with(tmp_path: Path) -> None:
@@ -301,18 +361,44 @@ def test_fresh_pairs_share_no_row(tmp_path_factory: pytest.TempPathFactory, num:
 
 def test_fresh_dataset_keeps_the_models_units_and_order_of_columns(tmp_path: Path) -> None:
     own = load_dataset(_csv(tmp_path, _rows(50)))
-    shifted = _rows(40) + 1.0
+    shifted = 0.9 * _rows(50)[5:45] + np.array([0.3, -2.0])
     path = _csv(tmp_path, shifted, "other.csv")
-    other = fresh_dataset(path, own.columns, own.standardizer, 0)
+    other = fresh_dataset(path, own.columns, own.codec, 0)
     assert other.name == "other"
-    assert other.standardizer == own.standardizer
+    assert (other.standardizer, other.codec) == (own.standardizer, own.codec)
     np.testing.assert_allclose(
-        _sorted(_in_data_units(other, other.untrained())), _sorted(shifted), rtol=0, atol=1e-12
+        _sorted(_in_data_units(other, other.untrained())), _sorted(shifted), rtol=0, atol=2e-5
     )
     table, turned = pd.read_csv(path), tmp_path / "turned.csv"
     table[table.columns[::-1]].to_csv(turned, index=False)
-    reordered = fresh_dataset(turned, own.columns, own.standardizer, 0)
+    reordered = fresh_dataset(turned, own.columns, own.codec, 0)
     torch.testing.assert_close(reordered.untrained(), other.untrained())
+    # Names that a file has not are those of the model.
+    np.save(tmp_path / "nameless.npy", shifted)
+    nameless = fresh_dataset(tmp_path / "nameless.npy", own.columns, own.codec, 0)
+    torch.testing.assert_close(nameless.untrained(), other.untrained())
+
+
+def test_a_model_of_points_is_judged_in_its_own_units(tmp_path: Path) -> None:
+    units = Standardizer((3.0, -20.0), (2.0, 0.1))
+    rows = _rows(40)
+    path = _csv(tmp_path, rows)
+    other = fresh_dataset(path, ("b", "a"), units, 0)
+    assert (other.standardizer, other.codec) == (units, None)
+    expected = (rows[:, ::-1] - units.mean) / units.scale
+    np.testing.assert_allclose(_sorted(other.untrained().numpy()), _sorted(expected))
+    for frame, words in (
+        (_people(20), "has 5 columns and the model was trained on 2"),
+        (
+            _people(20)[["age", "job"]].set_axis(["a", "b"], axis=1),
+            "without a number in column 'b'",
+        ),
+        (_people(20)[["income", "age"]].set_axis(["a", "b"], axis=1), "a number in column 'a'"),
+        (_people(20)[["age", "income"]], "has no column 'b'"),
+    ):
+        write_frame(path, frame)
+        with refused(words, DataError):
+            fresh_dataset(path, ("b", "a"), units, 0)
 
 
 def test_few_rows_and_other_columns_are_refused(tmp_path: Path) -> None:
@@ -324,11 +410,12 @@ def test_few_rows_and_other_columns_are_refused(tmp_path: Path) -> None:
         load_dataset(FileData(path=short), 0, 0)
     for path, message in (
         (short, few),
-        (_csv(tmp_path, _rows(50, dim=3), "wide.csv"), r"wide\.csv' has 3 columns .* \(a, b\)"),
-        (renamed, "no column 'a'"),
+        (_csv(tmp_path, _rows(50, dim=3), "wide.csv"), r"wide\.csv': column 'c' is new"),
+        (_csv(tmp_path, _rows(50, dim=1), "narrow.csv"), r"narrow\.csv': column 'b' .* missing"),
+        (renamed, "column 'weight' is new"),
     ):
         with refused(message, DataError):
-            fresh_dataset(path, own.columns, own.standardizer, 0)
+            fresh_dataset(path, own.columns, own.codec, 0)
 
 
 def test_names_are_toys_tables_or_files(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 import shlex
@@ -22,16 +23,18 @@ from kan_diffusion.cli.options import (
     Match,
     Modules,
     Out,
+    Overwrite,
     Params,
     Processes,
     Run,
+    SamplerSteps,
     Steps,
     Unverified,
     What,
     Workers,
     own_code,
 )
-from kan_diffusion.errors import KanDiffusionError, one_line, valid_settings
+from kan_diffusion.errors import KanDiffusionError, one_line, require_known, valid_settings
 from kan_diffusion.limits import (
     MOST_LAYERS,
     MOST_PARAMETERS,
@@ -46,7 +49,9 @@ from kan_diffusion.ranks import leads
 if TYPE_CHECKING:
     import pandas as pd
 
+    from kan_diffusion.data.columns import Kind
     from kan_diffusion.study.config import StudyConfig, TrialConfig
+    from kan_diffusion.table_pipeline import TableDiffusionPipeline
 
 __all__ = ["app", "main"]
 
@@ -257,12 +262,20 @@ def tune(
 
 @app.command(
     epilog="Examples:\n\n"
-    "`kan-diffusion train points.csv --family kan --params 2300 --out runs/mine`\n\n"
+    "`kan-diffusion train people.csv --out runs/people`\n\n"
+    "`kan-diffusion train people.csv --describe`: the kinds of its columns\n\n"
+    "`kan-diffusion train people.csv --columns 'age=integer,zip=categorical'`\n\n"
     "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`\n\n"
     "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001`"
 )
 def train(
-    data: Annotated[str, typer.Argument(help="A file of points (.csv, .parquet, .npy) or a toy.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A file of rows (.csv, .csv.gz, .tsv, .parquet, .npy), a folder of Parquet files, "
+            "a table or a toy."
+        ),
+    ],
     family: Annotated[
         str,
         typer.Option(
@@ -291,6 +304,16 @@ def train(
             show_default="0.2; 0.3 of a table",
         ),
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Kinds of columns, such as age=integer,zip=categorical; found by default.",
+            show_default=False,
+        ),
+    ] = None,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Show the kinds of the columns, and train nothing.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     sparsify: Annotated[
         float,
@@ -309,7 +332,7 @@ def train(
     ] = False,
     out: Out = None,
 ) -> None:
-    """Train one denoiser on your points or on a toy, and judge it.
+    """Train one denoiser on your rows or on a toy, and judge it.
 
     The same command goes on where it was interrupted.
     """
@@ -317,18 +340,26 @@ def train(
 
     from kan_diffusion.cli.console import show_scores
     from kan_diffusion.cli.progress import known_floor
-    from kan_diffusion.data.datasets import FileData
+    from kan_diffusion.data.datasets import FileData, data_from_name, load_dataset
     from kan_diffusion.processes import signal_warning
-    from kan_diffusion.progress import show_training
+    from kan_diffusion.progress import show_columns, show_training
     from kan_diffusion.study.folder import prepare_trial_folder
     from kan_diffusion.study.measure import oracle_warning
     from kan_diffusion.study.named import single_trial
     from kan_diffusion.study.trial import run_trial
 
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
+    kinds = _kinds(columns)
+    if describe:
+        codec = load_dataset(data_from_name(data, kinds)).codec
+        if codec is None:
+            raise KanDiffusionError(f"'{data}' is a toy, whose coordinates are all numbers")
+        show_columns(codec.describe(), data)
+        return
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
-        batch_size=batch_size, learning_rate=lr, holdout=holdout, seed=seed, sparsify=sparsify,
+        batch_size=batch_size, learning_rate=lr, holdout=holdout, kinds=kinds, seed=seed,
+        sparsify=sparsify,
     )  # fmt: skip
     folder = out if out is not None else Path("runs/train") / f"{config.data.name}-{family}"
     if leads():
@@ -356,14 +387,30 @@ def train(
 @app.command(
     epilog="Examples:\n\n"
     "`kan-diffusion sample runs/mine --num 1000`: into runs/mine/samples.csv\n\n"
+    "`kan-diffusion sample runs/iris --where 'species=setosa' --where '1.0<=petal length<=1.5'`\n\n"
+    "`kan-diffusion sample runs/people --like some.csv`: a row for each, its cells kept\n\n"
     "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`"
 )
 def sample(
     run: Run,
-    num: Annotated[int, typer.Option(min=1, max=MOST_VALUES, help="Number of points.")] = 1000,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the sampler; 20, or all timesteps for ddpm.")
+    num: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=MOST_VALUES, help="Number of rows.", show_default="1000; as many as --like"
+        ),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a column must be, such as species=setosa, 1.0<=length<=1.5, or 'species in "
+            "setosa, virginica'; may be given several times."
+        ),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="File of rows, of some of the columns, to be completed as they are."),
+    ] = None,
+    steps: SamplerSteps = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -376,30 +423,28 @@ def sample(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File to write: .csv, .parquet or .npy.",
+            help="File to write: .csv, .csv.gz, .tsv, .parquet or .npy.",
             show_default="samples.csv in the run's folder, then samples-2.csv, ...",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     modules: Modules = None,
     unverified: Unverified = False,
 ) -> None:
-    """Draw points from a trained run, in the data's own units."""
+    """Draw rows from a trained run, in the data's own units; of a table also under conditions."""
     import pandas as pd
 
-    from kan_diffusion.data.tables import require_writable_ending, write_frame
+    from kan_diffusion.data.conditions import conditions_from_texts
+    from kan_diffusion.data.tables import write_frame
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
     from kan_diffusion.sampling import make_scheduler
     from kan_diffusion.study.measure import load_run
+    from kan_diffusion.table_pipeline import TableDiffusionPipeline
 
     if out is not None:
-        require_writable_ending(out)
-        if out.exists() and not overwrite:
-            raise KanDiffusionError(f"'{out}' exists; choose another --out, or add --overwrite")
+        _require_place(out, overwrite)
     _without_bars()
     _, pipeline = load_run(run, verify=not unverified)
     pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
@@ -408,37 +453,166 @@ def sample(
         steps = pipeline.scheduler.config.num_train_timesteps if scheduler == "ddpm" else 20
     pipeline.to(resolve_device(device))
     generator = torch_generator("samples", seed)
-    points = pipeline(num, steps, generator=generator).samples
+    if isinstance(pipeline, TableDiffusionPipeline):
+        rows = None if like is None else _rows(like, pipeline)
+        conditions = conditions_from_texts(where or [], pipeline.codec)
+        if rows is None and num is None:
+            num = 1000
+        frame = pipeline.draw(
+            num, conditions=conditions, like=rows, steps=steps, generator=generator
+        )
+    elif where or like is not None:
+        raise KanDiffusionError(
+            f"'{run}' is a model of points; --where and --like are for models of tables"
+        )
+    else:
+        points = pipeline(num or 1000, steps, generator=generator).samples
+        frame = pd.DataFrame(points.cpu().double().numpy(), columns=list(pipeline.columns))
     path, count = out or run / "samples.csv", 1
     while out is None and path.exists() and not overwrite:
         count += 1
         path = run / f"samples-{count}.csv"
-    columns = list(pipeline.columns)
-    write_frame(path, pd.DataFrame(points.cpu().double().numpy(), columns=columns))
-    typer.echo(f"{num:,} points: {path}")
+    write_frame(path, frame)
+    typer.echo(f"{len(frame):,} rows: {path}")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`kan-diffusion impute runs/people gaps.csv --out filled.csv`\n\n"
+    "`kan-diffusion impute runs/people gaps.csv --draws 20 --out filled.parquet`: twenty fillings, "
+    "whose spread says how sure they are"
+)
+def impute(
+    run: Run,
+    data: Annotated[Path, typer.Argument(help="File of rows with gaps, of all columns.")],
+    out: Annotated[
+        Path, typer.Option(help="File to write: .csv, .csv.gz, .tsv, .parquet or .npy.")
+    ],
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=MOST_POINTS,
+            help="Fillings of each gap; of several, column 'draw' has the number.",
+        ),
+    ] = 1,
+    steps: SamplerSteps = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    modules: Modules = None,
+    unverified: Unverified = False,
+) -> None:
+    """Fill the gaps of rows with what a trained run thinks likely; all other cells stay."""
+    import pandas as pd
+
+    from kan_diffusion.data.tables import write_frame
+    from kan_diffusion.devices import resolve_device
+    from kan_diffusion.randomness import torch_generator
+    from kan_diffusion.study.measure import load_run
+    from kan_diffusion.table_pipeline import TableDiffusionPipeline
+
+    _require_place(out, overwrite)
+    _without_bars()
+    _, pipeline = load_run(run, verify=not unverified)
+    if not isinstance(pipeline, TableDiffusionPipeline):
+        raise KanDiffusionError(f"'{run}' is a model of points; only models of tables fill gaps")
+    pipeline.to(resolve_device(device))
+    frames = pipeline.impute(
+        _rows(data, pipeline), draws, steps=steps or 20, generator=torch_generator("gaps", seed)
+    )
+    filled = frames[0]
+    if draws > 1:
+        number = next(name for name in ("draw", "draw_", "draw__") if name not in filled)
+        for draw, frame in enumerate(frames, start=1):
+            frame.insert(0, number, draw)
+        filled = pd.concat(frames, ignore_index=True)
+    write_frame(out, filled)
+    typer.echo(f"{len(filled):,} rows: {out}")
+
+
+def _require_place(out: Path, overwrite: bool) -> None:
+    """Checks before any work that a table can be written there."""
+    from kan_diffusion.data.tables import require_writable_ending
+
+    require_writable_ending(out)
+    if out.exists() and not overwrite:
+        raise KanDiffusionError(f"'{out}' exists; choose another --out, or add --overwrite")
+
+
+def _rows(path: Path, pipeline: TableDiffusionPipeline) -> pd.DataFrame:
+    """The rows of a file; columns without names have those of a table with as many."""
+    from kan_diffusion.data.tables import read_frame
+
+    known = [str(column.name) for column in pipeline.codec.columns]
+    return read_frame(path).named_like(known).frame
+
+
+def _kinds(text: str | None) -> dict[str, Kind]:
+    """Kinds of columns as a user writes them; names with commas in quotation marks."""
+    from typing import cast
+
+    from kan_diffusion.data.columns import KINDS
+
+    kinds: dict[str, Kind] = {}
+    for part in next(csv.reader([text or ""], skipinitialspace=True)):
+        name, sign, kind = part.rpartition("=")
+        if not sign:
+            raise KanDiffusionError(
+                f"--columns has '{part}', which is no kind of a column such as age=integer"
+            )
+        require_known("kind of a column", kind.strip(), KINDS)
+        kinds[name.strip()] = cast("Kind", kind.strip())
+    return kinds
 
 
 @app.command(
     epilog="Examples:\n\n"
     "`kan-diffusion evaluate runs/mine`: with the rows that were held out\n\n"
-    "`kan-diffusion evaluate runs/mine --data points.csv`"
+    "`kan-diffusion evaluate runs/people --data real.csv --out people.html`"
 )
 def evaluate(
     run: Run,
     data: Annotated[
         str | None, typer.Option(help="A file or toy to judge with; the run's own data by default.")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Page to write, of a run of a table.",
+            show_default="tables.html in the run's folder",
+        ),
+    ] = None,
     modules: Modules = None,
     unverified: Unverified = False,
 ) -> None:
-    """Judge a trained run: loss, floor, excess and sample metrics."""
-    from kan_diffusion.cli.console import show_scores
+    """Judge a trained run: loss and sample metrics; of a table also its rows, on a page."""
+    from kan_diffusion.cli.console import show_scores, show_table_scores
+    from kan_diffusion.cli.progress import show_phases
+    from kan_diffusion.report.synthetic import write_table_page
     from kan_diffusion.study.measure import evaluate_run
+    from kan_diffusion.study.synthetic import judge_run
 
     _without_bars()
     row, used, warning = evaluate_run(run, data, verify=not unverified)
     show_scores(row, f"{run} on {used}")
     _warn(warning)
+    with show_phases(f"judging {run}") as show:
+        judged = judge_run(
+            run,
+            data,
+            verify=not unverified,
+            on_progress=lambda what, done: show("rows", what, done),
+        )
+        if judged is None:
+            if out is not None:
+                raise KanDiffusionError(f"'{run}' is a model of points; --out is for tables")
+            return
+        scores, source = judged
+        show("page", "", 0.0)
+        page = write_table_page(scores, out or run / "tables.html", f"Rows of {run}", source)
+    show_table_scores(scores, f"Synthetic rows of {run} beside real ones")
+    typer.echo(f"\nPage: {page}")
 
 
 @app.command(

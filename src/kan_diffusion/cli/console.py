@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
@@ -24,9 +25,20 @@ from kan_diffusion.study.results.verdicts import Decision
 from kan_diffusion.study.results.wording import sentences
 
 if TYPE_CHECKING:
+    from kan_diffusion.evaluation.tables import TableScores
     from kan_diffusion.symbolic.explain import Explanation
 
-__all__ = ["show_conclusions", "show_scores", "show_standings", "show_summary", "show_tuned"]
+__all__ = [
+    "show_conclusions",
+    "show_scores",
+    "show_standings",
+    "show_summary",
+    "show_table_scores",
+    "show_tuned",
+]
+
+_WORST = 3
+"""Columns that are named."""
 
 
 def _console() -> Console:
@@ -153,6 +165,22 @@ def show_scores(row: Row, title: str) -> None:
     console = _console()
     console.print()
     console.print(table)
+
+
+def show_table_scores(scores: TableScores, title: str) -> None:
+    """Prints what is to be said of a synthetic table, each score beside a perfect model's."""
+    from kan_diffusion.report.synthetic import say_scores, score_texts
+
+    table = _table(escape(title), ["score"], ["synthetic", "perfect"])
+    for score in scores.scores:
+        table.add_row(score.label, *score_texts(score)[:2])
+    console = _console()
+    console.print()
+    console.print(table)
+    worst = [column.name for column in scores.columns if column.shortfall > 0][:_WORST]
+    columns = f"Columns that are met worst: {', '.join(worst)}."
+    for sentence in (*say_scores(scores), *([columns] if worst else [])):
+        console.print(sentence, markup=False)
 
 
 def show_tuned(tries: pd.DataFrame) -> None:

@@ -12,8 +12,9 @@ from kan_diffusion.imports import import_own, is_place
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 
 __all__ = [
-    "Address", "Amount", "Device", "Executor", "Families", "Match", "Modules", "Out", "Params",
-    "Processes", "Run", "Steps", "Unverified", "What", "Workers", "own_code",
+    "Address", "Amount", "Device", "Executor", "Families", "Match", "Modules", "Out", "Overwrite",
+    "Params", "Processes", "Run", "SamplerSteps", "Steps", "Unverified", "What", "Workers",
+    "own_code",
 ]  # fmt: skip
 
 
@@ -47,6 +48,10 @@ Unverified = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ... or auto: a GPU when there is one.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")]
+SamplerSteps = Annotated[
+    int | None, typer.Option(min=1, help="Steps of the sampler; 20, or all timesteps for ddpm.")
+]
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 
 What = Annotated[
@@ -54,8 +59,8 @@ What = Annotated[
     typer.Argument(
         callback=own_code,
         help="A built-in study (swiss-roll, notebook, pilot), a study file (.yaml), a toy, a table "
-        "of scikit-learn's (iris, wine, breast-cancer, diabetes), or a file of points (.csv, "
-        ".parquet, .npy).",
+        "of scikit-learn's (iris, wine, breast-cancer, diabetes), a file of rows (.csv, .csv.gz, "
+        ".tsv, .parquet, .npy), or a folder of Parquet files.",
     ),
 ]
 Match = Annotated[

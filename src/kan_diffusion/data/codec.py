@@ -257,6 +257,20 @@ class TableCodec(Settings):
         frame.columns = pd.Index([column.name for column in self.columns])
         return frame
 
+    def settle(self, rows: Tensor, generator: np.random.Generator) -> Tensor:
+        """Coordinates of the rows that coordinates stand for.
+
+        A network's bits are near -1 and 1, which tells them from those of real rows.
+
+        Args:
+            rows: Shape (n, d), finite.
+            generator: As in :meth:`encode`.
+
+        Returns:
+            Shape (n, d), float32.
+        """
+        return self.encode(self.decode(rows, generator), generator)
+
     def log_scale(self, frame: pd.DataFrame) -> np.ndarray:
         """Sum of log |dz/dx| over a row's numbers: log p(x) = log p(z) + log_scale.
 

@@ -11,34 +11,50 @@ some are trained on, the others are held out.
   it is with the tables. Each trial seed is then a split of its own (all models of a seed share it),
   so that a comparison over seeds is one over splits of the rows, too.
 
-Everything is standardised with the moments of the density, or of the training rows.
+Toys are standardised with the moments of the density. Rows, of mixed columns, are encoded by a
+codec (:mod:`kan_diffusion.data.codec`) that is fitted to all of them, since it has to know every
+category and whether there are gaps; of a file of more than `MOST_TO_FIT` rows to that many at
+random, with all categories and the ends of numbers among them. Its draws follow from the study's
+seed, so that all trials of a study see the same coordinates.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag, model_validator
 from torch import Tensor
 
+from kan_diffusion.data.codec import TableCodec
+from kan_diffusion.data.columns import Kind
 from kan_diffusion.data.densities import Density
-from kan_diffusion.data.scaling import Standardizer, precision_warning
-from kan_diffusion.data.tables import TABLES, FrameFile, are_names, read_frame
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.data.tables import TABLES, FrameFile, read_frame
 from kan_diffusion.data.toys import TOYS, make_toy
-from kan_diffusion.errors import DataError, require_known, unknown_name, valid_settings
+from kan_diffusion.errors import (
+    DataError,
+    KanDiffusionError,
+    require_known,
+    unknown_name,
+    valid_settings,
+)
 from kan_diffusion.limits import MOST_POINTS
-from kan_diffusion.randomness import torch_generator
+from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.settings import Settings, require_name
 
 __all__ = [
     "FEWEST_FOR_ORACLE",
+    "MOST_TO_FIT",
     "TABLES",
     "DataConfig",
     "Dataset",
@@ -47,16 +63,19 @@ __all__ = [
     "TableData",
     "ToyData",
     "data_from_name",
+    "fit_codec",
     "fresh_dataset",
     "load_dataset",
+    "split_frames",
 ]
-
-logger = logging.getLogger(__name__)
 
 FEWEST_FOR_ORACLE = 4_000
 """Held-out rows below which a file has no oracle. Two fifths of them are a reference sample, so
 sparse with fewer that at small noise the nearest row alone decides the posterior mean; the floor
 can then come out below zero or above a denoiser's loss."""
+
+MOST_TO_FIT = 200_000
+"""Rows that a codec is fitted to."""
 
 OracleKind = Literal["exact", "estimated", "none"]
 """Source of the posterior mean: a density, two reference samples, or none."""
@@ -96,19 +115,32 @@ class ToyData(Settings):
         return make_toy(self.toy, **({} if self.noise is None else {"noise": self.noise}))
 
 
+def _pairs(kinds: object) -> object:
+    return tuple(kinds.items()) if isinstance(kinds, Mapping) else kinds
+
+
+Kinds = Annotated[
+    tuple[tuple[str, Kind], ...], BeforeValidator(_pairs), PlainSerializer(dict, dict[str, str])
+]
+"""Kinds of columns by name; a mapping in files and arguments."""
+
+
 class FileData(Settings):
-    """Points of a file.
+    """Rows of a file.
 
     Attributes:
-        path: A .csv, .parquet or .npy file of numbers, a point a row.
+        path: A file of a table, or a folder of Parquet files: see
+            :func:`kan_diffusion.data.tables.read_frame`.
         sha256: Digest of the file when the run was set up, see :meth:`pinned`; a file that has
             changed since is refused.
         holdout: Fraction of the rows that is not trained on.
+        kinds: Kinds of columns that shall not be found from what is in them.
     """
 
     path: Path
     sha256: str = ""
     holdout: float = Field(0.2, gt=0, lt=1)
+    kinds: Kinds = ()
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -123,7 +155,7 @@ class FileData(Settings):
     def pinned(self) -> Self:
         """The same with the file's digest, and its path from the root of the file system.
 
-        Says which column has decimals that float32 cannot carry.
+        Warns of columns that the codec has doubts about.
 
         Raises:
             DataError: The file cannot be used.
@@ -131,10 +163,8 @@ class FileData(Settings):
         digest = self.sha256
         if not digest:
             file = _read_rows(self.path, _BOTH)
+            fit_codec(file, self.kinds)
             digest = file.sha256
-            doubt = precision_warning(_numbers(file), file.columns, f"'{self.path}': ")
-            if doubt is not None:
-                logger.warning(doubt)
         return self.model_copy(update={"sha256": digest, "path": self.path.absolute()})
 
 
@@ -185,18 +215,20 @@ DataConfig = Annotated[
 
 @dataclass(frozen=True)
 class Dataset:
-    """Points to train on and to judge with, in standardised units.
+    """Points to train on and to judge with, in standardised units or encoded.
 
     Attributes:
         name: Name of the data set.
         columns: Names of the coordinates.
-        standardizer: The map between the data's own units and standardised ones.
+        standardizer: The map between the data's own units and standardised ones; of encoded rows
+            the identity.
         train: Training points with shape (N, d), float32.
         density: The exact density of standardised points, or None for rows of a file or table.
         heldout: Points to noise, with shape (m, d), float64; None for a toy, which has no end of
             fresh ones.
         references: Two independent samples with shapes (a, d) and (b, d), float64; None for a toy,
             and where there are too few rows for an oracle.
+        codec: The map between rows of a file or table and points; None for a toy.
     """
 
     name: str
@@ -206,11 +238,19 @@ class Dataset:
     density: Density | None = None
     heldout: Tensor | None = None
     references: tuple[Tensor, Tensor] | None = None
+    codec: TableCodec | None = None
 
     @property
     def dim(self) -> int:
         """Number d of coordinates."""
         return len(self.columns)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Widths of the blocks of coordinates that a denoiser may be told."""
+        if self.codec is None:
+            return (1,) * self.dim
+        return tuple(block.stop - block.start for block in self.codec.blocks)
 
     @property
     def oracle(self) -> OracleKind:
@@ -266,25 +306,31 @@ class Dataset:
         return torch.cat([self.heldout, *(self.references or ())])
 
 
-def data_from_name(name: str, **options: float) -> DataConfig:
+def data_from_name(
+    name: str, kinds: Mapping[str, Kind] | None = None, *, pinned: bool = True, **options: float
+) -> DataConfig:
     """Makes the configuration of a toy or a table by its name, or of a file by its path.
 
     Args:
         name: What the user wrote.
+        kinds: Kinds of a file's columns that shall not be found from what is in them.
+        pinned: Whether a file is read, to pin its content.
         **options: Settings of :class:`ToyData`, :class:`TableData` or :class:`FileData`.
 
     Raises:
         DataError: The file cannot be used.
-        KanDiffusionError: Neither a known toy, nor a table, nor a file.
+        KanDiffusionError: Neither a known toy, nor a table, nor a file, or kinds for no file.
     """
+    if kinds and name in {*TOYS, *TABLES}:
+        raise KanDiffusionError(f"kinds are for the columns of a file, and '{name}' is none")
     if name in TOYS:
         return ToyData(toy=name, **options)
     if name in TABLES:
         return TableData(table=name, **options)
     if Path(name).suffix or Path(name).exists() or "/" in name:
         with valid_settings("data"):
-            file = FileData(path=Path(name), **options)
-        return file.pinned()
+            file = FileData(path=Path(name), kinds=tuple((kinds or {}).items()), **options)
+        return file.pinned() if pinned else file
     raise unknown_name("data set (neither toy, table nor file)", name, [*TOYS, *TABLES])
 
 
@@ -310,7 +356,10 @@ def load_dataset(
         return _load_toy(config, study_seed, trial_seed)
     if isinstance(config, TableData):
         return _load_table(config, study_seed, trial_seed)
-    return _load_file(config, study_seed, trial_seed)
+    files = config.path.rglob("*") if config.path.is_dir() else [config.path]
+    stats = [file.stat() for file in sorted(files) if file.is_file()]
+    stamp = tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
+    return _load_file(config, study_seed, trial_seed, stamp)
 
 
 def _load_toy(config: ToyData, study_seed: int, trial_seed: int) -> Dataset:
@@ -334,10 +383,9 @@ def _load_toy(config: ToyData, study_seed: int, trial_seed: int) -> Dataset:
 
 def _load_table(config: TableData, study_seed: int, trial_seed: int) -> Dataset:
     frame = TABLES[config.table]()
-    num_heldout = _num_heldout(len(frame), config.holdout)
-    stream = torch_generator("split", study_seed, trial_seed)
-    values, columns = np.array(frame), tuple(frame.columns)
-    return _split(config.name, columns, values, num_heldout, stream, repr(config.name), False)
+    codec = TableCodec.fit(frame)
+    rows = codec.encode(frame, numpy_generator("encoding", study_seed))
+    return _split(config, codec, rows, study_seed, trial_seed)
 
 
 def _read_rows(path: Path, purpose: str) -> FrameFile:
@@ -349,120 +397,176 @@ def _read_rows(path: Path, purpose: str) -> FrameFile:
     return file
 
 
-def _numbers(file: FrameFile) -> np.ndarray:
-    """The rows (n, d) of a file of numbers without gaps, float64."""
-    frame = file.frame
-    for name, column in frame.items():
-        if not is_numeric_dtype(column.dtype) or is_bool_dtype(column.dtype):
-            raise DataError(
-                f"'{file.path}' is not numeric: column '{name}', row 1 holds '{column.iloc[0]}'; "
-                "replace it by a number or leave the column out"
-            )
-        if column.isna().any():
-            row = int(column.isna().to_numpy().argmax()) + 1
-            raise DataError(
-                f"'{file.path}' has missing, NaN values (row {row}; '{name}'); remove or fill them"
-            )
-        if column.min() == column.max():
-            raise DataError(f"'{file.path}' has constant columns: '{name}'; leave them out")
-    return np.array(frame, dtype=np.float64)
+def fit_codec(file: FrameFile, kinds: Kinds = ()) -> TableCodec:
+    """Finds the kinds of a file's columns, and how their cells become coordinates.
+
+    Raises:
+        DataError: A column cannot be used, or is not of the kind it shall be of, or none has
+            anything to learn.
+    """
+    frame = file.sample(MOST_TO_FIT, numpy_generator("codec"))
+    with _about(file.path):
+        codec = TableCodec.fit(frame, dict(kinds))
+        if codec.dim == 0:
+            raise DataError("all columns are constants or identifiers; there is nothing to learn")
+        return codec
 
 
-def _load_file(config: FileData, study_seed: int, trial_seed: int) -> Dataset:
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps warnings of the codec back."""
+    loggers = [logging.getLogger(f"kan_diffusion.data.{name}") for name in ("codec", "columns")]
+    for each in loggers:
+        each.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        for each in loggers:
+            each.removeFilter(_nothing)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Lets errors about a file's rows begin with its name."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"'{path}': {error}") from error
+
+
+def _encoded(file: FrameFile, codec: TableCodec, seed: int) -> Tensor:
+    """The rows of a file, encoded a batch at a time, with shape (n, d), float32."""
+    generator = numpy_generator("encoding", seed)
+    rows = torch.empty(file.num_rows, codec.dim)
+    start = 0
+    with _about(file.path):
+        for batch in file.batches():
+            rows[start : start + len(batch)] = codec.encode(batch, generator)
+            start += len(batch)
+    return rows
+
+
+@lru_cache(maxsize=1)
+def _load_file(
+    config: FileData, study_seed: int, trial_seed: int, _stamp: tuple[tuple[int, int], ...]
+) -> Dataset:
+    """Reads, encodes and splits a file; the last is kept until its files are others by stamp."""
+    file = _own_file(config)
+    with _silent() if config.sha256 else nullcontext():  # what it warns of was said by then
+        codec = fit_codec(file, config.kinds)
+    return _split(config, codec, _encoded(file, codec, study_seed), study_seed, trial_seed)
+
+
+def _own_file(config: FileData) -> FrameFile:
+    """Reads the file that a run was set up with."""
     if config.sha256 and not config.path.exists():
         raise DataError(
             f"there is no file '{config.path}', which this run was set up with; put it there again "
             f"(its SHA-256 is {config.sha256})"
         )
-    table = _read_rows(config.path, _BOTH)
-    if config.sha256 and table.sha256 != config.sha256:
+    file = _read_rows(config.path, _BOTH)
+    if config.sha256 and file.sha256 != config.sha256:
         raise DataError(
             f"'{config.path}' has changed since this run was set up; put the file back as it was "
             "or start a new run in another folder with --out"
         )
-    values = _numbers(table)
-    num_heldout = _num_heldout(len(values), config.holdout)
-    has_oracle = num_heldout >= FEWEST_FOR_ORACLE
-    stream = torch_generator("split", study_seed, *(() if has_oracle else (trial_seed,)))
-    where = f"'{config.path}'"
-    return _split(config.name, table.columns, values, num_heldout, stream, where, has_oracle)
+    return file
 
 
-def _num_heldout(num_rows: int, holdout: float) -> int:
+def split_frames(
+    config: FileData | TableData, study_seed: int, trial_seed: int, most: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of a file or table as they are there, split as :func:`load_dataset` does.
+
+    Args:
+        config: Where they come from.
+        study_seed: As in :func:`load_dataset`.
+        trial_seed: As in :func:`load_dataset`.
+        most: Rows of each part at most; of more those are taken that come first in the split.
+
+    Returns:
+        Rows that are trained on, and rows that are held out.
+
+    Raises:
+        DataError: The file cannot be used, or has changed since the run was set up.
+    """
+    file = _own_file(config) if isinstance(config, FileData) else None
+    frame = TABLES[config.table]() if isinstance(config, TableData) else pd.DataFrame()
+    num_rows = len(frame) if file is None else file.num_rows
+    order, num_heldout, _ = _order(num_rows, config, study_seed, trial_seed)
+    train, heldout = (
+        np.sort(part[:most].numpy()) for part in (order[num_heldout:], order[:num_heldout])
+    )
+    if file is None:
+        return frame.iloc[train], frame.iloc[heldout]
+    return file.take(train), file.take(heldout)
+
+
+def _order(
+    num_rows: int, config: FileData | TableData, study_seed: int, trial_seed: int
+) -> tuple[Tensor, int, bool]:
+    """A random order of rows, how many of the first are held out, and whether for an oracle."""
     # Real against real takes two samples of at least two rows.
-    return min(max(round(holdout * num_rows), 4), num_rows - 2)
+    num_heldout = min(max(round(config.holdout * num_rows), 4), num_rows - 2)
+    has_oracle = isinstance(config, FileData) and num_heldout >= FEWEST_FOR_ORACLE
+    stream = torch_generator("split", study_seed, *(() if has_oracle else (trial_seed,)))
+    return torch.randperm(num_rows, generator=stream), num_heldout, has_oracle
 
 
 def _split(
-    name: str,
-    columns: tuple[str, ...],
-    rows: np.ndarray,
-    num_heldout: int,
-    generator: torch.Generator,
-    where: str,
-    has_oracle: bool,
+    config: FileData | TableData,
+    codec: TableCodec,
+    rows: Tensor,
+    study_seed: int,
+    trial_seed: int,
 ) -> Dataset:
-    """Rows (n, d) as a data set, some held out at random; ``where`` names them in an error."""
-    points = torch.from_numpy(rows)[torch.randperm(len(rows), generator=generator)]
-    heldout, train = points[:num_heldout], points[num_heldout:]
-    constant = [
-        column
-        for column, values in zip(columns, train.T, strict=True)
-        if bool((values == values[0]).all())
-    ]
-    if constant:
-        raise DataError(
-            f"{where}: column '{constant[0]}' is constant among the rows trained on; leave it out "
-            "or hold out fewer rows"
-        )
-    standardizer = Standardizer.from_points(train, columns, f"{where}: ")
-    judged = standardizer.apply_near(heldout, columns, f"{where}: ")
-    noised, references = _heldout_parts(judged, has_oracle)
+    """Encoded rows (n, d) as a data set, some held out at random."""
+    order, num_heldout, has_oracle = _order(len(rows), config, study_seed, trial_seed)
+    heldout, references = _heldout_parts(rows[order[:num_heldout]].double(), has_oracle)
     return Dataset(
-        name=name,
-        columns=columns,
-        standardizer=standardizer,
-        train=standardizer.apply(train).float(),
-        heldout=noised,
+        name=config.name,
+        columns=codec.names,
+        standardizer=_identity(codec.dim),
+        train=rows[order[num_heldout:]],
+        heldout=heldout,
         references=references,
+        codec=codec,
     )
 
 
+def _identity(dim: int) -> Standardizer:
+    return Standardizer((0.0,) * dim, (1.0,) * dim)
+
+
 def fresh_dataset(
-    path: Path, columns: tuple[str, ...], standardizer: Standardizer, seed: int
+    path: Path, columns: tuple[str, ...], units: Standardizer | TableCodec, seed: int
 ) -> Dataset:
     """The rows of a file, none of them trained on, in the units of a trained model.
 
     Args:
         path: The file.
-        columns: The columns the model was trained on, in order; the file's are put in this order.
-        standardizer: The model's units.
+        columns: Names of the model's coordinates.
+        units: What makes coordinates of the model of the file's columns, which are put in the order
+            of the model's where both have names.
         seed: What the split into points to noise and reference samples derives from.
 
     Raises:
         DataError: The file cannot be used or has other columns.
     """
-    table = _read_rows(path, "judge a model")
-    if len(table.columns) != len(columns):
-        raise DataError(
-            f"'{path}' has {len(table.columns)} columns and the model was trained on "
-            f"{len(columns)} ({', '.join(columns)}); give a file with the same columns"
-        )
-    order = list(range(len(columns)))
-    if sorted(table.columns) == sorted(columns):
-        order = [table.columns.index(name) for name in columns]
-    elif are_names(table.columns) and are_names(columns):
-        missing = next(name for name in columns if name not in table.columns)
-        raise DataError(
-            f"'{path}' has no column '{missing}', which the model was trained on; give a file with "
-            f"the columns {', '.join(columns)}"
-        )
-    points = torch.from_numpy(_numbers(table))[:, order]
+    file = _read_rows(path, "judge a model")
+    if isinstance(units, TableCodec):
+        codec, standardizer = units, _identity(units.dim)
+        known = [str(column.name) for column in units.columns]
+        points = _encoded(file.named_like(known), units, seed).double()
+    else:
+        codec, standardizer = None, units
+        points = units.apply_near(_numbers(file, columns), columns, f"'{path}': ")
     points = points[torch.randperm(len(points), generator=torch_generator("split", seed))]
-    noised, references = _heldout_parts(
-        standardizer.apply_near(points, columns, f"'{path}': "),
-        has_oracle=len(points) >= FEWEST_FOR_ORACLE,
-    )
+    noised, references = _heldout_parts(points, has_oracle=len(points) >= FEWEST_FOR_ORACLE)
     return Dataset(
         name=path.stem,
         columns=columns,
@@ -470,7 +574,35 @@ def fresh_dataset(
         train=torch.empty(0, len(columns)),
         heldout=noised,
         references=references,
+        codec=codec,
     )
+
+
+def _numbers(file: FrameFile, columns: tuple[str, ...]) -> Tensor:
+    """The rows (n, d) of a file as coordinates, float64; its columns are put in their order.
+
+    Raises:
+        DataError: It has other columns, or one with gaps or without numbers.
+    """
+    if len(file.columns) != len(columns):
+        raise DataError(
+            f"'{file.path}' has {len(file.columns)} columns and the model was trained on "
+            f"{len(columns)} ({', '.join(columns)}); give a file with the same columns"
+        )
+    frame = file.named_like(columns).frame
+    for name in columns:
+        if name not in frame:
+            raise DataError(
+                f"'{file.path}' has no column '{name}', which the model was trained on; give a "
+                f"file with the columns {', '.join(columns)}"
+            )
+        dtype = frame[name].dtype
+        if not is_numeric_dtype(dtype) or is_bool_dtype(dtype) or frame[name].isna().any():
+            raise DataError(
+                f"'{file.path}' has cells without a number in column '{name}', and the model was "
+                "trained on points; remove or fill them"
+            )
+    return torch.from_numpy(np.array(frame[list(columns)], dtype=np.float64))
 
 
 def _heldout_parts(points: Tensor, has_oracle: bool) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:

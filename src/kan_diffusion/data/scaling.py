@@ -172,7 +172,7 @@ def precision_warning(points: np.ndarray, columns: Sequence[str], where: str) ->
     once scaled to float32 and back some are nearer to another multiple.
 
     Args:
-        points: Shape (n, d), finite, no column constant.
+        points: Shape (n, d), NaN where there is a gap; other values are finite.
         columns: Names of the columns.
         where: What the line begins with.
 
@@ -181,6 +181,9 @@ def precision_warning(points: np.ndarray, columns: Sequence[str], where: str) ->
     """
     worst, line = 0.0, None
     for name, values in zip(columns, np.asarray(points, dtype=np.float64).T, strict=True):
+        values = values[~np.isnan(values)]
+        if not len(values) or values.min() == values.max():
+            continue
         places = decimals(values)
         if places is None:
             continue

@@ -31,11 +31,11 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pandas as pd
@@ -62,6 +62,7 @@ __all__ = [
 _EMPTY = "'{}' is empty; give a file with rows"
 _SHOWN = 5  # rows and columns listed in an error before "..."
 _BATCH = 65_536  # rows that are looked at together
+_MOST_NUMBERS, _MOST_TEXTS = 64, 10_000  # different values of a column that a sample shows all
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,71 @@ class FrameFile:
             taken.append(batch.take(pa.array(rows[first:last] - start)))
             start += len(batch)
         return _to_frame(pa.concat_tables(taken), self.gaps)
+
+    def sample(self, num_rows: int, generator: np.random.Generator) -> pd.DataFrame:
+        """Some of the rows that show all that there is in a column.
+
+        Args:
+            num_rows: How many are drawn at random; all where there are no more. Besides, there are
+                the first row with a gap, those with the smallest and the largest number or date,
+                and the first with each text or truth value of a column.
+            generator: Source of the draws.
+        """
+        if num_rows >= self.num_rows:
+            return self.frame
+        views = {name: _View() for name in self.columns}
+        start = 0
+        for batch in self.batches():
+            for name, view in views.items():
+                view.look(batch[name], start)
+            start += len(batch)
+        shown = [row for view in views.values() for row in view.rows()]
+        drawn = generator.choice(self.num_rows, num_rows, replace=False)
+        return self.take(np.union1d(drawn, np.array(shown, dtype=drawn.dtype)))
+
+    def named_like(self, columns: Sequence[str]) -> Self:
+        """The same table under the names of a model's columns, where it or they have none.
+
+        Raises:
+            DataError: There are more or fewer.
+        """
+        if are_names(self.columns) and are_names(columns):
+            return self
+        if len(self.columns) != len(columns):
+            raise DataError(
+                f"'{self.path}' has {len(self.columns)} columns and the model was trained on "
+                f"{len(columns)} ({', '.join(columns)}); give a file with the same columns"
+            )
+        names = tuple(columns)
+        return replace(self, columns=names, source=self.frame.set_axis(list(names), axis=1))
+
+
+class _View:
+    """The rows that show all that there is in a column, found batch by batch."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, pd.Series] = {}  # cells by the number of their row
+
+    def look(self, cells: pd.Series, start: int) -> None:
+        """Looks at the cells of rows from ``start`` on."""
+        cells = cells.set_axis(range(start, start + len(cells)))
+        present, kind = cells.dropna(), pd.api.types
+        number = kind.is_numeric_dtype(cells.dtype) and not kind.is_bool_dtype(cells.dtype)
+        self._rows["gap"] = self._with("gap", cells[cells.isna()])[:1]
+        if len(present) and (number or kind.is_datetime64_any_dtype(cells.dtype)):
+            ends = self._with("ends", present)
+            self._rows["ends"] = ends.iloc[[int(ends.argmin()), int(ends.argmax())]]
+        values = self._with("values", present.drop_duplicates()).drop_duplicates()
+        # Of more there is but a start: numbers have their ends, and others are no categories.
+        self._rows["values"] = values[: _MOST_NUMBERS if number else _MOST_TEXTS]
+
+    def _with(self, name: str, cells: pd.Series) -> pd.Series:
+        before = self._rows.get(name)
+        return cells if before is None or not len(before) else pd.concat([before, cells])
+
+    def rows(self) -> list[int]:
+        """Numbers of the rows."""
+        return [row for cells in self._rows.values() for row in cells.index.tolist()]
 
 
 def read_frame(path: str | Path) -> FrameFile:

@@ -26,6 +26,8 @@ _BINS = 30
 _JOINT_BINS = 16
 _BARS = 9
 _JOINT_BARS = 8
+_FEW = 8
+"""Different numbers that are drawn as bars."""
 _DECADES = 100.0
 _OTHERS = "{} others"
 GAP = "gap"
@@ -136,6 +138,7 @@ def column_picture(field: Field, real: _Array, synthetic: _Array) -> Picture:
         real: Its real cells as numbers, shape (n,), NaN for a gap.
         synthetic: Its synthetic cells, shape (m,).
     """
+    field, real, synthetic = _listed(field, real, synthetic)
     sides = [column[~np.isnan(column)] for column in (real, synthetic)]
     gaps = float(np.isnan(real).mean()), float(np.isnan(synthetic).mean())
     if field.labels is not None:
@@ -179,13 +182,15 @@ def joint_picture(first: Field, second: Field, real: _Array, synthetic: _Array) 
     """
     sides, ends = [], []
     cells = [real.copy(), synthetic.copy()]
-    for index, field in enumerate((first, second)):
+    for index, column in enumerate((first, second)):
+        field, *listed = _listed(column, real[:, index], synthetic[:, index])
+        for rows, values in zip(cells, listed, strict=True):
+            rows[:, index] = values
         if field.labels is None:
-            known = real[~np.isnan(real[:, index]), index]
-            edges, log = outline(known, _JOINT_BINS)
+            edges, log = outline(listed[0][~np.isnan(listed[0])], _JOINT_BINS)
             sides.append(Side(field.name, edges, (), field.kind == "datetime", log))
         else:
-            bars, labels = _bars(field, real[:, index], _JOINT_BARS)
+            bars, labels = _bars(field, listed[0], _JOINT_BARS)
             sides.append(Side(field.name, None, labels, False, False))
             edges = np.arange(len(labels) + 1, dtype=np.float64) - 0.5
             for rows in cells:
@@ -240,6 +245,23 @@ def outline(values: _Array, count: int) -> tuple[_Array, bool]:
     each = -(-steps // count)
     edges = low - step / 2 + each * step * np.arange(-(-steps // each) + 1)
     return edges, False
+
+
+def _listed(field: Field, real: _Array, synthetic: _Array) -> tuple[Field, _Array, _Array]:
+    """Numbers of which few are different, as categories; anything else as it is."""
+    values = np.unique(real[~np.isnan(real)])
+    if field.labels is not None or field.kind == "datetime" or not 0 < len(values) <= _FEW:
+        return field, real, synthetic
+    places = [np.searchsorted(values, column).astype(np.float64) for column in (real, synthetic)]
+    for column, place in zip((real, synthetic), places, strict=True):
+        known = ~np.isnan(column)
+        elsewhere = values[np.minimum(place, len(values) - 1).astype(np.int64)] != column
+        place[known & elsewhere] = len(values)
+        place[~known] = np.nan
+    labels = [f"{value:.6g}" for value in values]
+    if any((place == len(values)).any() for place in places):
+        labels.append("other values")
+    return Field(field.name, field.kind, tuple(labels)), places[0], places[1]
 
 
 def _bars(field: Field, real: _Array, most: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:

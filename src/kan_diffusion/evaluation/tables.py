@@ -52,8 +52,12 @@ __all__ = [
 
 _Array = NDArray[np.float64]
 
-_FEWEST_ROWS = 10
+_FEWEST_ROWS = 4
 """Rows below which nothing can be said."""
+_FEWEST_LEARNED = 10
+"""Rows below which no learner is trained."""
+_MOST_COMPARED = 20_000
+"""Rows of each side for columns and pairs."""
 _MOST_JUDGED = 5_000
 """Rows of each side for what compares every row with every other."""
 _MOST_LEARNED = 4_000
@@ -61,6 +65,8 @@ _MOST_LEARNED = 4_000
 _MOST_TARGETS = 3
 _MOST_CLASSES = 20
 """Categories of a column that learners may be asked to predict, at most."""
+_MOST_TOLD = 254
+"""Categories that boosted trees tell from each other; rarer ones are one."""
 _FOLDS = 5
 _PAIR_BINS = 10
 _LARGE_JOINT = 50_000
@@ -213,8 +219,8 @@ def table_scores(
     """Judges a synthetic table by real rows that its model was not trained on.
 
     Args:
-        real: Held-out real rows, at least 10.
-        synthetic: Synthetic rows with the same columns, at least 10.
+        real: Held-out real rows, at least 4.
+        synthetic: Synthetic rows with the same columns, at least 4.
         train: The rows that the model was trained on. Without them nothing is said about copies,
             and half of ``real`` is what perfect scores come from.
         kinds: Kinds of columns that differ from what is inferred from ``train``, or without it
@@ -226,8 +232,8 @@ def table_scores(
         on_progress: Told what is done next, and the share of all that is done, from 0 to 1.
 
     Returns:
-        The scores, in which equally many synthetic and real rows are compared: as many as the
-        smaller one of the two has.
+        The scores, in which equally many synthetic and training rows are compared with the real
+        ones: as many as the smaller one of the two has, and at most 20,000.
 
     Raises:
         DataError: A frame has too few rows or other columns, a column holds something else than
@@ -256,9 +262,9 @@ def table_scores(
     if reference is None:
         halves = stream("halves").permutation(len(judged))
         judged, reference = judged[halves[::2]], judged[halves[1::2]]
-    size = min(len(reference), len(rows["synthetic"]))
+    size = min(len(reference), len(rows["synthetic"]), _MOST_COMPARED)
     sides = _Sides(
-        judged,
+        _thinned(judged, _MOST_COMPARED, stream("real")),
         _thinned(rows["synthetic"], size, stream("synthetic")),
         _thinned(reference, size, stream("reference")),
     )
@@ -270,7 +276,8 @@ def table_scores(
     few = sides.thinned(_MOST_LEARNED, _MOST_LEARNED, stream("few"))
     tell("two-sample test", 0.2)
     scores.append(_two_sample(fields, few, stream("c2st")))
-    embedding = Embedding.fit(fields, np.concatenate((sides.real, sides.reference)))
+    # Fitted to neither of the two that are compared with the real rows, so that it favours none.
+    embedding = Embedding.fit(fields, sides.real)
     tell("usefulness", 0.4)
     chosen = _targets(fields, pairs, targets)
     useful = _usefulness(fields, few, embedding, chosen, stream("usefulness"))
@@ -286,7 +293,7 @@ def table_scores(
     if "train" in rows:
         tell("privacy", 0.9)
         found, distances = _privacy(
-            embedding, rows["train"], judged, rows["synthetic"], stream("privacy")
+            fields, rows["train"], rows["real"], rows["synthetic"], stream("privacy")
         )
         scores += found
     tell("privacy", 1.0)
@@ -518,10 +525,14 @@ def _told_apart(fields: Sequence[Field], real: _Array, other: _Array, seed: int)
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-    most = 254  # categories that its bins can hold
     rows = np.concatenate((real, other))
     named = [field.labels is not None for field in fields]
-    rows[:, named] = np.minimum(rows[:, named], most - 1)
+    for index in np.flatnonzero(named):
+        known = ~np.isnan(rows[:, index])
+        # Ranked among both: a rank among the real rows would tell which side a row is from.
+        _, places, counts = np.unique(rows[known, index], return_inverse=True, return_counts=True)
+        ranks = np.argsort(np.argsort(-counts, kind="stable"), kind="stable")
+        rows[known, index] = np.minimum(ranks[places], _MOST_TOLD - 1)
     classifier = HistGradientBoostingClassifier(
         categorical_features=named,
         max_iter=60,
@@ -600,7 +611,7 @@ def _usefulness(
             answers = embedding.column(target, known)[:, 0] if is_number else known[:, target]
             sides.append((embedding(known, without=target), answers))
         test, synthetic, real = sides
-        if min(len(answers) for _, answers in sides) < _FEWEST_ROWS or np.ptp(test[1]) == 0:
+        if min(len(answers) for _, answers in sides) < _FEWEST_LEARNED or np.ptp(test[1]) == 0:
             continue
         for name, (classifier, regressor) in learners.items():
             learner = regressor if is_number else classifier
@@ -647,7 +658,7 @@ def _precision_and_recall(real: _Array, synthetic: _Array, reference: _Array) ->
 
 
 def _privacy(
-    embedding: Embedding,
+    fields: Sequence[Field],
     train: _Array,
     heldout: _Array,
     synthetic: _Array,
@@ -659,7 +670,9 @@ def _privacy(
         for rows in (synthetic, heldout)
     )
     size = min(len(train), len(heldout), _MOST_JUDGED)
-    own, fresh = (embedding(_thinned(rows, size, generator)) for rows in (train, heldout))
+    own, fresh = (_thinned(rows, size, generator) for rows in (train, heldout))
+    embedding = Embedding.fit(fields, np.concatenate((own, fresh)))
+    own, fresh = embedding(own), embedding(fresh)
     points = embedding(_thinned(synthetic, 2 * _MOST_JUDGED, generator))
     closest, distances = closest_record(points, own, fresh)
     attack = membership(points, own, fresh)

@@ -142,16 +142,14 @@ def _score_table(scores: TableScores) -> Table:
         Head("score", words=True),
         Head("synthetic"),
         Head("perfect", "What real rows score that no model was trained on"),
-        Head("what it says", words=True),
     ]
     lines = []
     for score in scores.scores:
         value, perfect, meaning = score_texts(score)
         cells = [
-            Cell(score.label),
+            Cell(score.label, meaning),
             number_cell(score.value, value),
             number_cell(score.perfect, perfect),
-            Cell(meaning),
         ]
         lines.append(Line(cells))
     return Table(heads, lines, caption="Scores", kind="summary wrapped")

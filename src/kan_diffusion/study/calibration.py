@@ -19,6 +19,7 @@ import torch
 from pydantic import Field, TypeAdapter
 
 from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.devices import one_thread
 from kan_diffusion.errors import NonFiniteLossError
 from kan_diffusion.files import read_as, write_json, write_json_once
 from kan_diffusion.study.config import StudyConfig, TrialConfig
@@ -118,17 +119,13 @@ def estimate_seconds(trials: Sequence[TrialConfig], workers: int) -> float:
     """
     if not trials:
         return 0.0
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        timed: dict[str, float] = {}
+    timed: dict[str, float] = {}
+    with one_thread():
         for trial in trials:
             if trial.model.name not in timed:
                 timed[trial.model.name] = 0.0  # of a model that diverges at once
                 with suppress(NonFiniteLossError):
                     timed[trial.model.name] = _seconds_a_step(trial, 1, _WARM_UP)
-    finally:
-        torch.set_num_threads(threads)
     total = sum(
         trial.training.steps * timed[trial.model.name]
         + _JUDGING_SECONDS * trial.evaluation.num_samples / _USUAL_SAMPLES

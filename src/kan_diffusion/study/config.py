@@ -74,6 +74,7 @@ class ModelConfig(Settings):
         learning_rate: Peak learning rate; when None the study's where it gives one, else the
             family's own.
         steps: Number of optimiser steps; the study's when None.
+        conditions: Whether it is trained to be told any of the columns, and draws the others.
     """
 
     family: str
@@ -88,6 +89,7 @@ class ModelConfig(Settings):
     settings: dict[str, Setting] = Field(default_factory=dict)
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     steps: int | None = Field(None, ge=1, le=MOST_STEPS)
+    conditions: bool = False
 
     @model_validator(mode="after")
     def _known_and_sized(self) -> Self:
@@ -226,11 +228,15 @@ class TrialConfig(Settings):
     def identity(self) -> str:
         """The settings that decide the outcome, as canonical JSON.
 
-        A file counts by its name and its content, wherever it lies.
+        A file counts by its name and its content, wherever it lies, and rows as encoded ones.
         """
         settings = self.model_dump(mode="json")
         if isinstance(self.data, FileData):
             settings["data"]["path"] = self.data.name
+        if not isinstance(self.data, ToyData):
+            settings["data"]["rows"] = "encoded"
+        if not self.model.conditions:
+            del settings["model"]["conditions"]
         if not self.evaluation.metrics:
             del settings["evaluation"]["metrics"]
         for unused in ("patience", "max_seconds"):
@@ -277,7 +283,8 @@ class TrialConfig(Settings):
         """The data, model and batch in words: they decide how long a training step takes."""
         size = ", ".join(f"{key} {value}" for key, value in self.model.size.items())
         settings = json.dumps(self.model.settings, sort_keys=True)
-        digest = hashlib.sha256(f"{self.model.depth} {settings}".encode()).hexdigest()[:8]
+        told = " conditions" if self.model.conditions else ""
+        digest = hashlib.sha256(f"{self.model.depth} {settings}{told}".encode()).hexdigest()[:8]
         batch = f"batches of {self.training.batch_size}"
         return f"{self.data.name}: {self.model.family}, {size}, {batch}, settings {digest}"
 

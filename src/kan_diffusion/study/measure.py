@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kan_diffusion.data.datasets import (
+    DataConfig,
     Dataset,
     FileData,
     TableData,
@@ -18,16 +19,18 @@ from kan_diffusion.data.datasets import (
     fresh_dataset,
     load_dataset,
 )
+from kan_diffusion.data.tables import read_frame
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
-from kan_diffusion.files import finite
+from kan_diffusion.files import finite, read_json
 from kan_diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import EvaluationConfig, TrialConfig
 from kan_diffusion.study.folder import Level, Row, load_trial
+from kan_diffusion.table_pipeline import TableDiffusionPipeline
 
 __all__ = [
     "Yardstick",
@@ -35,10 +38,12 @@ __all__ = [
     "load_run",
     "measure",
     "oracle_warning",
+    "same_data",
     "yardstick",
 ]
 
 
+_AGAIN = "train it again"
 _LIKELIHOOD_NUMBERS = 4096
 """Most coordinates in all of the points whose likelihood is computed."""
 
@@ -161,6 +166,8 @@ def measure(
         ).samples
         row["sample_seconds"] = time.perf_counter() - started
         generated = dataset.standardizer.apply(generated.cpu().double())
+        if dataset.codec is not None:
+            generated = dataset.codec.settle(generated, numpy_generator("rows", *name)).double()
         sampled = sample_metrics(
             generated[: len(fresh)],  # as many as in real-against-real
             fresh,
@@ -208,38 +215,53 @@ def load_run(folder: Path, *, verify: bool = True) -> tuple[TrialConfig, PointDi
         raise RunFolderError(f"'{folder}' holds no finished run: {remedy}")
     if trial.row["error"] is not None:
         raise RunFolderError(f"the run in '{folder}' failed: {trial.row['error']}")
-    return trial.config, PointDiffusionPipeline.from_pretrained(folder)
+    index = read_json(
+        folder / PointDiffusionPipeline.config_name, "the index of a pipeline", _AGAIN
+    )
+    kinds = (PointDiffusionPipeline, TableDiffusionPipeline)
+    kind = next((k for k in kinds if k.__name__ == index.get("_class_name")), kinds[0])
+    return trial.config, kind.from_pretrained(folder)
+
+
+def same_data(own: DataConfig, other: DataConfig) -> bool:
+    """Reports whether the data that a run is judged with are those that it was trained on.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    if own is other:
+        return True
+    if isinstance(other, ToyData) and isinstance(own, ToyData):
+        return other.toy == own.toy
+    if isinstance(other, FileData) and isinstance(own, FileData):
+        return read_frame(other.path).sha256 == (own.sha256 or own.pinned().sha256)
+    return isinstance(other, TableData) and isinstance(own, TableData) and other.table == own.table
 
 
 def _dataset_to_judge_with(
     config: TrialConfig, pipeline: PointDiffusionPipeline, data: str | None
 ) -> Dataset:
     own = config.data
-    other = own if data is None else data_from_name(data)
-    same = data is None
-    if isinstance(other, ToyData) and isinstance(own, ToyData):
-        same = other.toy == own.toy
-    elif isinstance(other, FileData) and isinstance(own, FileData):
-        same = same or other.sha256 == (own.sha256 or own.pinned().sha256)
-    elif isinstance(other, TableData) and isinstance(own, TableData):
-        same = other.table == own.table
-    if same:
+    other = own if data is None else data_from_name(data, pinned=False)
+    if same_data(own, other):
         return load_dataset(config.data, config.study_seed, config.seed)
     # The pipeline knows the model's units: the data it was trained on need not be here any more.
+    table = pipeline.codec if isinstance(pipeline, TableDiffusionPipeline) else None
     columns = tuple(pipeline.columns)
     standardizer = pipeline.standardizer
     if isinstance(other, FileData):
-        return fresh_dataset(other.path, columns, standardizer, config.study_seed)
+        return fresh_dataset(other.path, columns, table or standardizer, config.study_seed)
     if isinstance(other, TableData):
         raise DataError(
             f"table '{other.name}' is not what the model was trained on; judge it with its own "
             "data or a file of the same columns"
         )
     density = other.density()
-    if density.dim != len(columns):
+    if table is not None or density.dim != len(columns):
+        what = f"{len(columns)}" if table is None else f"{len(columns)} of the rows of a table"
         raise DataError(
             f"toy '{other.name}' has {density.dim} coordinates and the model was trained on "
-            f"{len(columns)}; judge it with its own data or a file of the same columns"
+            f"{what}; judge it with its own data or a file of the same columns"
         )
     return Dataset(
         name=other.name,

@@ -6,11 +6,13 @@ processes are asked for: then it is the toy, and the study is made for it.
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from kan_diffusion.data.columns import Kind
 from kan_diffusion.data.datasets import (
     TABLES,
     DataConfig,
@@ -238,6 +240,7 @@ def single_trial(
     batch_size: int = 1024,
     learning_rate: float | None = None,
     holdout: float | None = None,
+    kinds: Mapping[str, Kind] | None = None,
     seed: int = 0,
     sparsify: float = 0.0,
 ) -> TrialConfig:
@@ -255,6 +258,7 @@ def single_trial(
         learning_rate: Peak learning rate; the family's own when None.
         holdout: Fraction of the rows of a file or table that is not trained on; 0.2 and 0.3 when
             None.
+        kinds: Kinds of a file's columns that shall not be found from what is in them.
         seed: Seed of all randomness.
         sparsify: Weight of the penalty that makes edges of KAN layers few; 0 for none.
 
@@ -264,7 +268,7 @@ def single_trial(
     """
     kind = get_family(family, importing=True)
     chosen = get_process(process)
-    points = data_from_name(data)
+    points = data_from_name(data, kinds)
     with valid_settings("settings"):
         if holdout is not None and not isinstance(points, ToyData):
             points = type(points).model_validate({**dict(points), "holdout": holdout})
@@ -274,13 +278,18 @@ def single_trial(
             learning_rate=kind.learning_rate if learning_rate is None else learning_rate,
             sparsify=sparsify,
         )
-        asked = ModelConfig(family=family, params=params, depth=depth)
+        # A table's model may be told columns, where the family can be.
+        told = "blocks" in inspect.signature(kind.denoiser_class).parameters
+        told &= not isinstance(points, ToyData)
+        asked = ModelConfig(family=family, params=params, depth=depth, conditions=told)
+        dataset = load_dataset(points, seed)
         fitted = build_denoiser(
             family,
-            load_dataset(points, seed).dim,
+            dataset.dim,
             num_train_timesteps=chosen.num_timesteps,
             params=params,
             depth=depth,
+            blocks=dataset.blocks if told else (),
             at_most=True,
         )
         size = {"params": None, "depth": None, "hidden": tuple(fitted.config.hidden)}

@@ -155,7 +155,7 @@ def _settings(config: StudyConfig) -> dict[str, object]:
     """A study's settings, its files by name and content, as in a trial's identity."""
     settings: dict[str, object] = config.model_dump(mode="json")
     settings["data"] = [
-        (data.name, data.sha256, data.holdout) if isinstance(data, FileData) else data
+        (data.name, data.sha256, data.holdout, data.kinds) if isinstance(data, FileData) else data
         for data in config.data
     ]
     return settings

@@ -38,6 +38,7 @@ from kan_diffusion.study.folder import (
     save_points,
 )
 from kan_diffusion.study.measure import Yardstick, measure, yardstick
+from kan_diffusion.table_pipeline import TableDiffusionPipeline
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 
 __all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial"]
@@ -117,13 +118,14 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
         flops_per_edge=model.flops_per_edge,
         hidden=model.hidden,
         depth=model.depth,
+        blocks=dataset.blocks if model.conditions else (),
         settings=model.settings,
         generator=torch_generator("parameters", config.study_seed, config.seed, model.name),
     )
 
 
 @lru_cache(maxsize=256)
-def _warm_up(model: str, dim: int, process: Process) -> None:
+def _warm_up(model: str, dim: int, blocks: tuple[int, ...], process: Process) -> None:
     """Trains a model for two steps, once a worker.
 
     Kernels are loaded or compiled then, and torch loads what it needs for a first step: none of
@@ -132,6 +134,7 @@ def _warm_up(model: str, dim: int, process: Process) -> None:
     Args:
         model: The model in JSON.
         dim: Number of coordinates.
+        blocks: Widths of those that may be told.
         process: Noising process.
     """
     config = ModelConfig.model_validate_json(model)
@@ -141,6 +144,7 @@ def _warm_up(model: str, dim: int, process: Process) -> None:
         num_train_timesteps=process.num_timesteps,
         **config.size,  # type: ignore[arg-type]
         depth=config.depth,
+        blocks=blocks,
         settings=config.settings,
         generator=torch_generator("warm-up"),
     )
@@ -226,7 +230,7 @@ def _run_claimed(
         return result
 
     try:
-        _warm_up(config.model.model_dump_json(), dataset.dim, config.process)
+        _warm_up(config.model.model_dump_json(), dataset.dim, denoiser.blocks, config.process)
         trained = train(
             denoiser,
             config.process,
@@ -278,9 +282,12 @@ def _run_claimed(
 
 
 def _pipeline(config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> PointDiffusionPipeline:
+    scheduler = make_scheduler(config.sampling.scheduler, config.process.scheduler())
+    if dataset.codec is not None:
+        return TableDiffusionPipeline(denoiser, scheduler, dataset.codec, config.process)
     return PointDiffusionPipeline(
         denoiser,
-        make_scheduler(config.sampling.scheduler, config.process.scheduler()),
+        scheduler,
         dataset.standardizer.mean,
         dataset.standardizer.scale,
         dataset.columns,

@@ -319,8 +319,7 @@ class StageJudge:
     shared: Yardstick | None
 
     def _pipeline(self, denoiser: Denoiser) -> PointDiffusionPipeline:
-        scheduler, like = self.pipeline.scheduler, self.pipeline.config
-        return PointDiffusionPipeline(denoiser, scheduler, like.mean, like.scale, like.columns)
+        return type(self.pipeline).from_pipe(self.pipeline, denoiser=denoiser)
 
     def judge(self, name: str, denoiser: Denoiser) -> Stage:
         """Judges a denoiser, by its loss alone where it cannot be sampled."""

@@ -211,6 +211,7 @@ def train(
                     values = {"loss": loss, "learning_rate": rate, **_prefixed(outside)}
                     accelerator.log(values, step=run.step)
         run.require_finite(checkpoint)
+        run.conclude(heldout_batches)
         run.unwrap()
         if run.step in shown and on_moment is not None:
             run.show(on_moment)

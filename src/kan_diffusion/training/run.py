@@ -113,6 +113,9 @@ _PROGRESS = ("step", "seconds", "cpu_seconds", "warm_seconds", "paused", "best_s
 _PAUSES = 40
 """Most looks at the held-out loss and the clock in a run."""
 
+_LOOKS_OF_PATIENCE = 3
+"""Fewest looks without a better loss after which a run ends."""
+
 _FEWEST_LOOKED, _MOST_LOOKED = 256, 8192
 """Held-out points of a look; between these, ``_LOOKED_SHARE`` of the points of all steps."""
 
@@ -278,8 +281,10 @@ class TrainingRun:
             return "finished" if self.steps == self.config.steps else "time"
         if limit is not None and self._elapsed() >= limit:
             return "time"
-        if patience is not None and self.step - self.best_step >= patience * self.steps:
-            return "early"
+        if patience is not None:
+            waited = self.step - self.best_step
+            if waited >= max(patience * self.steps, _LOOKS_OF_PATIENCE * self._stretch):
+                return "early"
         return None
 
     @contextmanager
@@ -312,6 +317,11 @@ class TrainingRun:
                 with self.timed():
                     self._look(heldout)
             self.paused = self.step
+
+    def conclude(self, heldout: Callable[[int], Batch] | None) -> None:
+        """At the end: looks at the held-out loss, where the clock left no time for it."""
+        if heldout is not None and self.step > self.paused:
+            self._look(heldout)
 
     @property
     def _num_looked(self) -> int:

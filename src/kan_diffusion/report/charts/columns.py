@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -92,22 +93,24 @@ def _drawn(edges: _Array, date: bool) -> _Array:
     return edges / _DAY if date else edges
 
 
-def _value_axis(axes: Axes, which: str, date: bool, log: bool, edges: _Array) -> str:
+def _value_axis(
+    axes: Axes, which: str, date: bool, log: bool, edges: _Array, ticks: int = 5
+) -> str:
     """Sets the scale and ticks of an axis of values, and gives its label."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     if date:
-        locator = AutoDateLocator(minticks=3, maxticks=6)
+        locator = AutoDateLocator(minticks=2, maxticks=ticks + 2)
         axis.axis_date()
         axis.set_major_locator(locator)
         axis.set_major_formatter(ConciseDateFormatter(locator))
         return "date"
     if log:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-        axis.set_major_locator(LogLocator(numticks=6))
+        axis.set_major_locator(LogLocator(numticks=ticks + 1))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axis.set_minor_locator(NullLocator())
         return "value (log axis)"
-    axis.set_major_locator(MaxNLocator(5))
+    axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     step = float(np.ptp(edges)) / 5
     axis.set_major_formatter(FuncFormatter(lambda value, _: _written(value, step)))
     return "value"
@@ -205,7 +208,7 @@ def joint_figure(joint: Joint) -> Figure:
         panels, (joint.real, joint.synthetic), ("real", "synthetic"), strict=True
     ):
         drawn = axes.pcolormesh(
-            across, down, 100 * shares, cmap="cividis", vmin=0, vmax=top, rasterized=True
+            across, down, 100 * shares, cmap="cividis", norm=PowerNorm(0.5, 0, top), rasterized=True
         )
         axes.set_title(title)
         axes.grid(visible=False)
@@ -227,9 +230,7 @@ def _ends(side: Side) -> _Array:
 
 def _side_axis(axes: Axes, which: str, side: Side) -> None:
     if side.edges is not None:
-        _value_axis(axes, which, side.date, side.log, side.edges)
-        if which == "x" and not side.date:
-            axes.tick_params(axis="x", rotation=30)
+        _value_axis(axes, which, side.date, side.log, side.edges, 3 if which == "x" else 5)
         return
     labels = [shortened(label, 12) for label in side.labels]
     if which == "x":

@@ -1,0 +1,1 @@
+"""The benchmark of tables: what makes synthetic rows, and fills gaps, beside what."""

@@ -1,0 +1,80 @@
+"""Judges the rows that a finished run of a table draws, by the rows it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from kan_diffusion.data.datasets import FileData, ToyData, data_from_name, split_frames
+from kan_diffusion.data.tables import read_frame
+from kan_diffusion.errors import DataError
+from kan_diffusion.evaluation.tables import TableScores, table_scores
+from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.study.measure import load_run, same_data
+from kan_diffusion.table_pipeline import TableDiffusionPipeline
+
+__all__ = ["judge_run"]
+
+_MOST_ROWS = 20_000
+"""Rows that are judged, of each kind."""
+_FEWEST_DRAWN = 1_000
+
+
+def judge_run(
+    folder: Path,
+    data: str | None = None,
+    *,
+    verify: bool = True,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> tuple[TableScores, str] | None:
+    """Draws rows from a run and judges them.
+
+    Args:
+        folder: The run's folder.
+        data: A file to judge it with; its own data when None. Of the very file it was trained on,
+            only the rows that were held out are used.
+        verify: Whether to refuse files of the run that have changed since they were written.
+        on_progress: As in :func:`kan_diffusion.table_scores`.
+
+    Returns:
+        The scores and a sentence that says where real rows come from; None for a run of points. The
+        rows that the run was trained on count where the file is still what it was.
+
+    Raises:
+        RunFolderError: The folder holds no finished run.
+        DataError: The data cannot be used.
+    """
+    config, pipeline = load_run(folder, verify=verify)
+    own = config.data
+    if not isinstance(pipeline, TableDiffusionPipeline) or isinstance(own, ToyData):
+        return None
+    other = own if data is None else data_from_name(data, pinned=False)
+    if isinstance(other, FileData) and not same_data(own, other):
+        known = [str(column.name) for column in pipeline.codec.columns]
+        file = read_frame(other.path).named_like(known)
+        places = numpy_generator("judged rows").permutation(file.num_rows)[:_MOST_ROWS]
+        places.sort()
+        real, used = file.take(places), f"Real rows are those of '{other.name}'."
+        try:
+            train, _ = split_frames(own, config.study_seed, config.seed, _MOST_ROWS)
+        except DataError:  # the file is not what it was, or not there
+            train = None
+    else:
+        train, real = split_frames(own, config.study_seed, config.seed, _MOST_ROWS)
+        used = f"Real rows are those of '{own.name}' that were held out."
+    if on_progress is not None:
+        on_progress("drawing rows", 0.0)
+    synthetic = pipeline.draw(
+        min(max(len(real if train is None else train), _FEWEST_DRAWN), _MOST_ROWS),
+        steps=config.sampling.steps,
+        generator=torch_generator("judged rows", config.study_seed, config.seed),
+    )
+    scores = table_scores(
+        real,
+        synthetic,
+        train=train,
+        kinds={str(column.name): column.kind for column in pipeline.codec.columns},
+        generator=numpy_generator("scores of a table", config.study_seed, config.seed),
+        on_progress=on_progress,
+    )
+    return scores, used

@@ -1,0 +1,91 @@
+r"""Size, steps, batch and learning rate that suit a table.
+
+With n rows of d coordinates, V = n d values, P parameters and :math:`\eta` the learning rate of the
+family, which was tuned at 2,300 parameters,
+
+.. math:: P = 300 \sqrt V, \qquad \eta_P = \eta\, (2300 / P)^{1/4},
+
+P at most 500,000. Exponents and factors are measured, on tables from 30 x 5 to 100,000 x 50
+(benchmarks/table_defaults.py, results/tables/defaults.json). A network that is too small costs much
+more than one that is too large, since the weights that are kept are those of the lowest held-out
+loss; and in small tables with many columns two hidden layers of a KAN do far better than four.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kan_diffusion.denoisers import get_family
+from kan_diffusion.errors import KanDiffusionError
+
+__all__ = ["Suggestion", "suggested"]
+
+_FACTOR = 300
+_MOST = 500_000
+_TUNED_AT = 2_300
+_HELD_OUT = 0.1
+_MOST_HELD_OUT = 5_000
+_FEW_ROWS = 5_000
+_SHALLOW = 2
+_FEWEST_ROWS = 10
+"""Rows below which none is held out: too few would be left to learn from."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Settings of a denoiser and its training.
+
+    Attributes:
+        params: Number of trainable parameters at most.
+        depth: Number of hidden layers; the family's own when None.
+        steps: Optimiser steps at most.
+        batch_size: Rows a step.
+        learning_rate: Peak learning rate.
+        patience: Fraction of the steps without a better held-out loss after which training stops;
+            None where no row is held out.
+        heldout_rows: Number of rows to hold out of training.
+    """
+
+    params: int
+    depth: int | None
+    steps: int
+    batch_size: int
+    learning_rate: float
+    patience: float | None
+    heldout_rows: int
+
+
+def suggested(
+    num_rows: int, dim: int, family: str = "kan", params: int | None = None
+) -> Suggestion:
+    """Suggests settings for a table.
+
+    Args:
+        num_rows: Number n of rows, those that will be held out included.
+        dim: Number d of coordinates of an encoded row.
+        family: Kind of denoiser.
+        params: Number of parameters, where it is settled: the learning rate follows from it.
+
+    Raises:
+        KanDiffusionError: The family is not known, or a number is below 1.
+    """
+    if min(num_rows, dim) < 1:
+        raise KanDiffusionError(
+            f"a table has at least one row and one coordinate, not {num_rows:,} and {dim:,}"
+        )
+    if params is None:
+        params = min(round(_FACTOR * (num_rows * dim) ** 0.5), _MOST)
+    kind = get_family(family)
+    shallow = kind.kind == "kan" and num_rows < _FEW_ROWS
+    heldout = 0
+    if num_rows >= _FEWEST_ROWS:
+        heldout = min(round(_HELD_OUT * num_rows), _MOST_HELD_OUT)
+    return Suggestion(
+        params=params,
+        depth=min(kind.depth, _SHALLOW) if shallow else None,
+        steps=3000 if num_rows < _FEW_ROWS else 4000 if num_rows < 50_000 else 6000,
+        batch_size=128 if num_rows < 1_000 else 256,
+        learning_rate=kind.learning_rate * min(1.0, (_TUNED_AT / params) ** 0.25),
+        patience=0.4 if heldout else None,
+        heldout_rows=heldout,
+    )

@@ -1,0 +1,285 @@
+"""The benchmark of tables: its tables, its simple methods, its scores and its going on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kan_diffusion.errors import RunFolderError
+from tables import bench
+from tables.bench import RESULTS, Result, read_results, run_benchmark, run_one
+from tables.gaps import IMPUTERS, MECHANISMS, gap_scores, hide
+from tables.generators import GENERATORS, Smote
+from tables.page import mean_ranks, results_markdown
+from tables.plain import Plain, is_number
+from tables.sources import TABLES, Split, make_customers
+
+
+def _two_columns(num: int, seed: int) -> pd.DataFrame:
+    """A linear relation with noise of standard deviation 0.1, and a category by its sign."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=num)
+    y = 2 * x + 0.1 * rng.normal(size=num)
+    return pd.DataFrame({"x": x, "y": y, "sign": np.where(x > 0, "plus", "minus")})
+
+
+@pytest.fixture(scope="module")
+def linear() -> Split:
+    return Split(_two_columns(800, 0), _two_columns(400, 1), "sign", "classification")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_has_its_target_and_is_split_without_a_row_left_or_shared(name: str) -> None:
+    source = TABLES[name]
+    frame = source.load()
+    assert frame[source.target].notna().all()
+    assert is_number(frame[source.target]) == (source.task == "regression")
+    first, other = source.split(0), source.split(1)
+    again = pd.concat([first.train, first.test])
+    columns = list(frame)
+    pd.testing.assert_frame_equal(
+        again.sort_values(columns, ignore_index=True), frame.sort_values(columns, ignore_index=True)
+    )
+    assert abs(len(first.train) - len(first.test)) <= 1
+    assert not first.train.equals(other.train)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_comes_back_from_numbers_and_codes_as_it_was(name: str) -> None:
+    frame = TABLES[name].load()
+    plain = Plain.of(frame)
+    written = plain.write(frame)
+    assert not written.isna().any().any()
+    assert all(written[column].max() == count - 1 for column, count in plain.counts.items())
+    pd.testing.assert_frame_equal(plain.read(written), frame)
+
+
+def test_numbers_come_back_rounded_within_the_range_and_codes_within_the_known() -> None:
+    frame = make_customers(300)
+    plain = Plain.of(frame)
+    rng = np.random.default_rng(0)
+    written = plain.write(frame)
+    made = plain.read(written + rng.normal(size=written.shape) * 3 * written.std().to_numpy())
+    pd.testing.assert_series_equal(made.dtypes, frame.dtypes)
+    assert made["age"].between(frame["age"].min(), frame["age"].max()).all()
+    assert (made["income"].dropna() % 1 == 0).all()
+    assert made["joined"].dt.normalize().eq(made["joined"]).all()
+    assert set(made["city"]) <= set(frame["city"])
+
+
+def test_the_made_table_is_the_same_every_time_and_its_gaps_follow_other_columns() -> None:
+    frame = make_customers()
+    pd.testing.assert_frame_equal(frame, make_customers())
+    assert frame.shape == (10_000, 15)
+    missing = frame["income"].isna()
+    assert frame["age"][missing].mean() > frame["age"][~missing].mean() + 3
+    assert frame["last seen"].isna().eq(frame["visits"] == 0).all()
+    assert frame["income"].skew() > 1
+    assert frame["city"].str.split("-").str[0].eq(frame["region"].astype(str)).all()
+
+
+def test_smote_draws_points_between_two_near_rows_of_a_class() -> None:
+    rng = np.random.default_rng(0)
+    centres = {"left": -10.0, "right": 10.0}
+    train = pd.DataFrame(
+        {
+            "x": np.concatenate([rng.normal(c, 1, 100) for c in centres.values()]),
+            "side": np.repeat(list(centres), 100),
+        }
+    )
+    smote = Smote()
+    smote.fit(Split(train, train, "side", "classification"), 0.0, 0)
+    made = smote.sample(500, 1)
+    pd.testing.assert_frame_equal(made, smote.sample(500, 1))
+    assert np.sign(made["x"]).eq(made["side"].map(centres) / 10).all()
+    # One of the five nearest is within five gaps of the sorted values, so no point is farther from
+    # the nearest row than half the widest gap, and hardly any is a copy.
+    known = np.sort(train["x"].to_numpy())
+    far = np.abs(made["x"].to_numpy()[:, None] - known).min(axis=1)
+    inside = np.diff(known)[np.diff(known) < 5]
+    assert far.max() <= inside.max() / 2
+    assert np.mean(far > 0) > 0.95
+
+
+def test_smote_repeats_a_class_of_one_row() -> None:
+    train = pd.DataFrame({"x": [0.0, 1.0, 2.0, 9.5], "kind": ["a", "a", "a", "b"]})
+    smote = Smote()
+    smote.fit(Split(train, train, "kind", "classification"), 0.0, 0)
+    made = smote.sample(100, 0)
+    assert set(made["x"][made["kind"] == "b"]) == {9.5}
+    assert made["x"][made["kind"] == "a"].max() <= 2
+
+
+def test_hidden_cells_are_as_many_as_meant_and_known() -> None:
+    frame = make_customers(2000)
+    hidden = hide(frame, "mcar", 0)
+    assert not (hidden & frame.isna().to_numpy()).any()
+    known = frame.notna().to_numpy().sum()
+    assert abs(hidden.sum() / known - 0.2) < 5 * np.sqrt(0.2 * 0.8 / known)
+
+    hidden = hide(frame, "mar", 0)
+    columns = hidden.any(axis=0)
+    assert columns.sum() == 7
+    # The mean rank of all is one half, so 0.3 are hidden; ranks vary less than chance does.
+    share = hidden[:, columns].sum() / frame.notna().to_numpy()[:, columns].sum()
+    assert share == pytest.approx(0.3, abs=0.02)
+
+
+def test_what_is_hidden_at_random_depends_on_what_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=5000), "b": rng.normal(size=5000)})
+    hidden = hide(frame, "mar", 0)
+    (seen,) = np.nonzero(~hidden.any(axis=0))
+    reason = frame.iloc[:, seen[0]]
+    missing = hidden[:, 1 - seen[0]]
+    # Under a chance of 0.6 r, missing cells have mean rank ∫ r · 2r dr = 2/3.
+    assert reason.rank(pct=True)[missing].mean() == pytest.approx(2 / 3, abs=0.03)
+    assert not np.array_equal(missing, hide(frame, "mar", 1).any(axis=1))
+
+
+def test_truth_scores_perfectly_and_calibrated_draws_cover_nine_tenths(linear: Split) -> None:
+    exact = gap_scores(linear, lambda frame, draws: [linear.test], "mcar", 0)
+    assert exact == {"error": 0.0, "accuracy": 1.0}
+
+    rng = np.random.default_rng(0)
+    normal = [pd.DataFrame(rng.normal(size=(2000, 4)), columns=list("abcd")) for _ in range(2)]
+    split = Split(*normal, "a", "regression")
+
+    def guess(frame: pd.DataFrame, draws: int) -> list[pd.DataFrame]:
+        noise = (
+            pd.DataFrame(rng.normal(size=frame.shape), columns=frame.columns) for _ in range(draws)
+        )
+        return [frame.fillna(one) for one in noise]
+
+    scores = gap_scores(split, guess, "mcar", 0, most_rows=2000)
+    hidden = hide(split.test, "mcar", 0).sum()
+    # 21 exchangeable numbers: the truth is outside the 1.05th to 19.95th of 20 in 2.1 of 21 cases.
+    assert scores["coverage"] == pytest.approx(0.9, abs=5 * np.sqrt(0.9 * 0.1 / hidden))
+    # The variance of a number and of the mean of 20.
+    assert scores["error"] == pytest.approx(np.sqrt(1 + 1 / 20), abs=5 / np.sqrt(2 * hidden))
+
+
+def test_a_gap_that_is_left_is_an_error(linear: Split) -> None:
+    with pytest.raises(ValueError, match="gaps are left in 'x'"):
+        gap_scores(linear, lambda frame, draws: [frame], "mcar", 0)
+
+
+def test_regressions_find_what_means_do_not(linear: Split) -> None:
+    scores = {
+        name: gap_scores(linear, IMPUTERS[name](linear, 1.0, 0), "mcar", 0)
+        for name in ("mean", "iterative", "iterative-posterior")
+    }
+    assert scores["mean"]["error"] == pytest.approx(1.0, abs=0.15)
+    assert scores["mean"]["accuracy"] < 0.65
+    for name in ("iterative", "iterative-posterior"):
+        assert scores[name]["error"] < 0.6
+        assert scores[name]["accuracy"] > 0.8
+    assert 0.8 <= scores["iterative-posterior"]["coverage"] <= 1.0
+    assert "coverage" not in scores["iterative"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    folder = tmp_path_factory.mktemp("tables")
+    asked = {"tables": ["iris"], "methods": ["mlp", "smote", "rows", "mean"], "seeds": 1}
+    results = run_benchmark(folder, seconds=1.0, **asked)
+    return folder, asked, {one.method: one for one in results}
+
+
+def test_every_method_has_the_scores_of_its_kind(finished) -> None:
+    _, _, results = finished
+    assert {one.error for one in results.values()} == {""}
+    for name in ("mlp", "smote", "rows"):
+        assert {"shapes", "trends", "c2st", "usefulness", "closest"} <= set(results[name].scores)
+        assert set(results[name].perfect) == set(results[name].scores)
+    assert {f"{name} error" for name in MECHANISMS} <= set(results["mean"].gaps)
+    assert {f"{name} coverage" for name in MECHANISMS} <= set(results["mlp"].gaps)
+    assert results["mean"].scores == {}
+    assert results["rows"].scores["closest"] == pytest.approx(1.0, abs=0.05)
+    assert results["rows"].scores["copies"] == 1.0
+    assert "parameters" in results["mlp"].held
+
+
+def test_what_is_finished_is_not_run_again_and_what_failed_is(finished, tmp_path) -> None:
+    folder, asked, results = finished
+    before = (folder / RESULTS).read_bytes()
+    told: list[str] = []
+    again = run_benchmark(
+        folder, seconds=1.0, on_progress=lambda *what: told.append(what[1]), **asked
+    )
+    assert told == []
+    assert {one.method: one for one in again} == results
+    assert (folder / RESULTS).read_bytes() == before
+
+    lines = before.decode().splitlines(keepends=True)
+    failed = Result("iris", "rows", 0, 1.0, error="lost")
+    bench._write_results(
+        tmp_path, [*(one for one in results.values() if one.method != "rows"), failed]
+    )
+    run_benchmark(tmp_path, seconds=1.0, on_progress=lambda *what: told.append(what[1]), **asked)
+    assert told == ["iris, rows, seed 0"]
+    assert len(read_results(tmp_path)) == len(lines)
+    assert not any(one.error for one in read_results(tmp_path))
+
+
+def test_results_of_another_budget_and_damaged_ones_are_refused(finished, tmp_path) -> None:
+    folder, asked, _ = finished
+    with pytest.raises(RunFolderError, match="1 seconds a fit"):
+        run_benchmark(folder, seconds=2.0, **asked)
+    (tmp_path / RESULTS).write_text('{"table": "iris"}\n')
+    with pytest.raises(RunFolderError, match="results of the benchmark"):
+        read_results(tmp_path)
+
+
+def test_a_method_that_fails_is_a_result_with_its_reason(monkeypatch) -> None:
+    class Broken(Smote):
+        def fit(self, split: Split, seconds: float, seed: int) -> None:
+            raise ArithmeticError("it\nbroke")
+
+    monkeypatch.setitem(GENERATORS, "smote", Broken)
+    result = run_one("iris", "smote", 0, 1.0)
+    assert result.error == "ArithmeticError: it broke"
+    assert result.scores == {}
+
+
+def _made(table: str, method: str, shapes: float, error: float | None = None) -> Result:
+    scores = {"shapes": shapes, "trends": shapes, "c2st": 1.5 - shapes, "usefulness": shapes}
+    gaps = {} if error is None else {"mcar error": error}
+    return Result(table, method, 0, 1.0, 1.0, 1.0, "", scores, dict.fromkeys(scores, 1.0), gaps)
+
+
+RESULTS_MADE = [
+    _made("iris", "kan", 0.9, 0.5),
+    _made("iris", "mlp", 0.8, 0.5),
+    _made("iris", "smote", 0.7),
+    Result("iris", "mean", 0, 1.0, gaps={"mcar error": 1.0}),
+    _made("iris", "rows", 1.0),
+    _made("wine", "kan", 0.6, 0.7),
+    _made("wine", "mlp", 0.8, 0.9),
+    Result("wine", "smote", 0, 1.0, error="a | b"),
+    Result("wine", "mean", 0, 1.0, gaps={"mcar error": 0.8}),
+    _made("diabetes", "smote", 0.9),
+]
+
+
+def test_ranks_are_means_over_tables_that_all_were_run_on() -> None:
+    ranks = mean_ranks(RESULTS_MADE)
+    # kan 1st and 2nd, mlp 2nd and 1st, smote 3rd and failed; diabetes lacks the other two.
+    assert ranks["fidelity"].dropna().to_dict() == {"kan": 1.5, "mlp": 1.5, "smote": 3.0}
+    assert ranks["usefulness"].dropna().to_dict() == {"kan": 1.5, "mlp": 1.5, "smote": 3.0}
+    # A tie for the first place, then the third; 1st, 3rd and 2nd.
+    assert ranks["imputation"].dropna().to_dict() == {"kan": 1.25, "mlp": 2.25, "mean": 2.5}
+    assert ranks.loc["kan", "all"] == pytest.approx((1.5 + 1.5 + 1.25) / 3)
+    assert np.isnan(ranks.loc["mean", "all"])
+    assert list(ranks.index)[:3] == ["kan", "mlp", "smote"]
+
+
+def test_the_page_marks_the_best_and_says_what_failed() -> None:
+    text = results_markdown(RESULTS_MADE, {"cores": "2"}, {"fit": 12.5})
+    shapes = text.split("## Column shapes")[1].split("##")[0]
+    assert "| iris | **0.900** | 0.800 | 0.700 | 1.000 | 1.000 |" in shapes
+    assert "| wine | 0.600 | **0.800** | – | – | 1.000 |" in shapes
+    assert "a \\| b" in text
+    assert "12.5 s" in text
+    assert "nan" not in text
