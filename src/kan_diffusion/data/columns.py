@@ -2,8 +2,8 @@
 
 A cell is in one of the states value, missing and zero, as far as its column has them. A value is
 
-* a category of K, by rank of frequency;
-* a level of K in order (ordinal columns, and numbers of which few are different), spread evenly
+* one of two categories, -1 or +1;
+* a level l of K (categories in an order, and numbers of which few are different), spread evenly
   over the step above it: l + U(0, 1);
 * a number on a lattice, v = (origin + step k) / per with whole k: whole numbers, decimals, dates in
   their resolution, spread over the step as well: k + U(0, 1);

@@ -1,4 +1,4 @@
-r"""Smooth monotone maps of a column of numbers to about N(0, 1), and categories as analog bits.
+r"""Smooth monotone maps of numbers and levels to about N(0, 1), and back.
 
 **Linear**, z = (x - mean) / std, where the shape is mild: a skewness within 1/2, an excess kurtosis
 of at most 1, no cell beyond six standard deviations, and no bound within three of the mean.
@@ -19,9 +19,10 @@ z and s = dx/dz there: linear tails for curvature c = 0, exponential ones (c > 0
 such that approach a bound and never reach it (c = -s / distance). So nothing piles up at the ends,
 and a column that is never negative stays so.
 
-**Categories** are analog bits (Chen, Zhang and Hinton 2022, arXiv:2208.04202): the category of rank
-r by frequency is the binary number r, with -1 for 0 and +1 for 1; whatever a model draws is read as
-the nearest known category.
+**Levels** 0, ..., K - 1 are spread evenly over the step above them, and the spline has the edges
+between them as knots, so that normal numbers give each in its frequency. Categories are levels,
+too, as :func:`encoding` decides; what was measured against it is the analog bits of Chen, Zhang and
+Hinton (2022, arXiv:2208.04202), with -1 for 0 and +1 for 1 (:class:`Codebook`).
 """
 
 from __future__ import annotations
@@ -416,6 +417,6 @@ def encoding(frequencies: np.ndarray) -> Codebook | Transform:
     """How a column of categories becomes coordinates: this alone decides it.
 
     Args:
-        frequencies: Shape (K,), positive: of levels in their order, of others falling.
+        frequencies: Shape (K,), positive.
     """
     return Codebook.of_bits(len(frequencies)) if len(frequencies) <= 2 else fit_levels(frequencies)
