@@ -518,7 +518,7 @@ class Column(Settings):
             _, first, each = np.unique(x, return_index=True, return_counts=True)
             within = np.arange(len(x)) - np.repeat(first, each)
             spread = x + (within + 0.5) / np.repeat(each, each)
-            transform = fit_numbers(spread, 0.0, lattice.last + 1.0, where)
+            transform = fit_numbers(spread, *lattice.bounds, where)
             _warn_of_lost_steps(self.name, self.storage.unit, lattice, transform, x)
             return parts | {"lattice": lattice, "transform": transform}
         low, high = float(distinct[0]), float(distinct[-1])
