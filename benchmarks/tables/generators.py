@@ -10,7 +10,7 @@ its own way:
                      training (Chawla et al. 2002; the strong simple baseline of TabDDPM,
                      arXiv:2209.15421)
 - forest-diffusion   fewer noised copies of each row, noise levels and trees than its 100, 50 and
-                     100, as many as some timed trees say fit
+                     100: the most of which a fit, tried before, takes the time
 - ctgan, tvae        epochs until the time is over, be it fewer or more than their 300
 
 ``forest-diffusion-in-full`` is not held to any time. ``rows`` gives training rows back: nothing is
@@ -44,8 +44,11 @@ __all__ = ["GENERATORS", "OURS", "REFERENCE", "UNTIMED", "Generator", "Ours", "S
 class Generator(Protocol):
     """A method that makes synthetic rows."""
 
-    held: str
+    held: str = ""
     """How it was held to its time, once it is fitted."""
+
+    seconds: float | None = None
+    """Seconds of its last call, where these are not all that this process took for it."""
 
     def fit(self, split: Split, seconds: float, seed: int) -> None:
         """Learns from the training rows of a split, for about ``seconds`` of one core."""
@@ -54,7 +57,7 @@ class Generator(Protocol):
         """Draws rows with the columns and dtypes of the training rows."""
 
 
-class Ours:
+class Ours(Generator):
     """The estimator of this project.
 
     Args:
@@ -63,7 +66,6 @@ class Ours:
 
     def __init__(self, family: str) -> None:
         self.family = family
-        self.held = ""
 
     def fit(self, split: Split, seconds: float, seed: int) -> None:
         """Trains until the held-out loss no longer falls, or the time is over."""
@@ -83,7 +85,7 @@ class Ours:
         return filled
 
 
-class Rows:
+class Rows(Generator):
     """Training rows themselves."""
 
     held = "no training"
@@ -100,7 +102,7 @@ class Rows:
         return self._rows.iloc[order].reset_index(drop=True)
 
 
-class Smote:
+class Smote(Generator):
     """Interpolation between near rows."""
 
     held = "no training"
@@ -152,7 +154,7 @@ class Smote:
         return self._plain.read(pd.DataFrame(made))
 
 
-class Copula:
+class Copula(Generator):
     """A Gaussian copula with the marginal distributions that ``copulas`` selects.
 
     Beyond 1,000 rows it selects among parametric ones: quantiles of its kernel densities would take
@@ -197,7 +199,7 @@ class Copula:
         return self._plain.read(rows)
 
 
-class Adversarial:
+class Adversarial(Generator):
     """CTGAN or TVAE of ``ctgan``.
 
     Args:
@@ -206,7 +208,6 @@ class Adversarial:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.held = ""
 
     def fit(self, split: Split, seconds: float, seed: int) -> None:
         """Trains for as many whole epochs as the time has, encoding included."""
@@ -240,7 +241,7 @@ class Adversarial:
         return self._plain.read(self._model.sample(num).reset_index(drop=True))
 
 
-class Forest:
+class Forest(Generator):
     """Flow matching with boosted trees, of ``ForestDiffusion``.
 
     Args:
@@ -248,21 +249,19 @@ class Forest:
     """
 
     efforts = (
-        *((100, 50, 100), (50, 50, 100), (25, 50, 100), (10, 50, 100), (10, 30, 100)),
-        *((5, 30, 100), (5, 20, 100), (3, 20, 100), (3, 15, 50), (2, 15, 50), (1, 15, 50)),
-        *((1, 10, 50), (1, 10, 25), (1, 10, 10), (1, 5, 10), (1, 5, 5)),
+        *((1, 5, 5), (1, 10, 10), (1, 10, 25), (1, 15, 50), (2, 20, 50), (3, 20, 100)),
+        *((5, 30, 100), (10, 30, 100), (20, 50, 100), (50, 50, 100), (100, 50, 100)),
     )
-    """Copies of a row, noise levels and trees, from its defaults down."""
+    """Copies of a row, noise levels and trees, up to its defaults."""
 
     def __init__(self, in_full: bool = False) -> None:
         self.in_full = in_full
-        self.held = ""
 
     def fit(self, split: Split, seconds: float, seed: int) -> None:
         """Fits trees for every noise level, and each class, as its authors advise.
 
-        Time is (a + b · copies) · levels · trees with a and b from timed fits; the first of
-        ``efforts`` that fits is made, or the last one.
+        Held to a time, it is fitted with one of ``efforts`` after the other while these take less;
+        the last that did is kept, and the first in any case.
         """
         self._plain = Plain.of(split.train)
         rows = self._plain.write(split.train)
@@ -294,37 +293,24 @@ class Forest:
                 seed=seeds,
             )
 
-        effort = self.efforts[0]
-        if not self.in_full:
-            effort = self._effort(train, seconds)
-        self._model = train(*effort)
-        self.held = "{} copies of a row (its default: 100), {} levels (50), {} trees (100)".format(
-            *effort
-        )
-
-    def _effort(
-        self, train: Callable[[int, int, int], object], seconds: float
-    ) -> tuple[int, int, int]:
-        """The first of ``efforts`` that fits, by timed trees of 1, 4, 16, ... copies."""
-        levels, trees = 2, 5
-        tried = [(0, 0.0)]
-        for copies in (1, 4, 16, 64):
-            taken = _timed(lambda copies=copies: train(copies, levels, trees))
-            tried.append((copies, taken / (levels * trees)))
-            if taken > seconds / 20:
+        for effort in self.efforts[-1:] if self.in_full else self.efforts:
+            start = time.process_time()
+            model = train(*effort)
+            taken = time.process_time() - start
+            if self.seconds is None or taken <= seconds:
+                self._model, self.seconds = model, taken
+                self.held = (
+                    "{} copies of a row (its default: 100), {} levels (50), {} trees (100)".format(
+                        *effort
+                    )
+                )
+            # The next one is three times the work and takes at least half as long again.
+            if 1.5 * taken > seconds:
                 break
-        (fewer, less), (most, longest) = tried[-2:]
-        slope = max(0.0, (longest - less) / (most - fewer))
-        costs = [
-            levels * trees * (longest + slope * (copies - most))
-            for copies, levels, trees in self.efforts
-        ]
-        left = seconds - sum(taken * levels * trees for _, taken in tried)
-        fits = (effort for effort, cost in zip(self.efforts, costs, strict=True) if cost <= left)
-        return next(fits, self.efforts[-1])
 
     def sample(self, num: int, seed: int) -> pd.DataFrame:
         """Integrates the flow from noise."""
+        self.seconds = None
         # Its draws come from NumPy's global generator.
         state = np.random.get_state()  # noqa: NPY002
         np.random.seed(stream_seed("forest rows", seed) % 2**32)  # noqa: NPY002
@@ -334,12 +320,6 @@ class Forest:
             np.random.set_state(state)  # noqa: NPY002
         names = [*self._names, *([self._label] if self._label else [])]
         return self._plain.read(pd.DataFrame(made, columns=names))
-
-
-def _timed(run: Callable[[], object]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
 
 
 OURS = ("kan", "mlp")

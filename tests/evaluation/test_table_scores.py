@@ -122,6 +122,15 @@ def test_sdmetrics_agrees():
         assert pair.score == pytest.approx(expected, abs=1e-9), names
 
 
+def test_the_order_of_rows_does_not_tell_samples_apart():
+    rows = pd.DataFrame({"a": np.arange(900.0), "b": np.arange(900) % 7})
+    rows = rows.sample(frac=1, random_state=0)
+    real, train = rows[:200].sort_values("a"), rows[200:].sort_values("a")
+    score = table_scores(real, train, train=train, generator=0)["c2st"]
+    for value in (score.value, score.perfect):
+        assert abs(value - 0.5) < 2.5 * score.margin
+
+
 def test_the_same_seed_gives_the_same_scores(fresh):
     assert table_scores(REAL, people(1_200, 3), train=TRAIN, generator=0).scores == fresh.scores
 

@@ -513,10 +513,10 @@ def _gap_trends(sides: _Sides) -> list[Score]:
 def _two_sample(fields: Sequence[Field], few: _Sides, generator: np.random.Generator) -> Score:
     seed = int(generator.integers(2**31))
     size = min(len(few.real), len(few.synthetic))
-    few = few.thinned(size, size, generator)  # as files may be sorted, no first rows of them
+    even = few.thinned(size, size, generator)  # at random: a file may be sorted
     # Both are told apart from the same real rows, by the same folds and trees.
     value, perfect = (
-        _told_apart(fields, few.real, other, seed) for other in (few.synthetic, few.reference)
+        _told_apart(fields, even.real, other, seed) for other in (even.synthetic, even.reference)
     )
     return Score("c2st", "C2ST", value, perfect, _SURE * float(np.sqrt(0.25 / (2 * size))))
 
