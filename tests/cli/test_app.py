@@ -98,7 +98,8 @@ def test_points_become_a_run_and_a_run_becomes_points(cli: Cli, tmp_path: Path) 
     assert outcome.code == 0
     assert "held-out loss" in outcome.out
     assert f"kan-diffusion sample {folder}" in outcome.out
-    assert outcome.err == ""
+    # So few steps may be too few, and then it says so.
+    assert outcome.err == "" or "raise steps from 150 to 600" in " ".join(outcome.err.split())
 
     written = tmp_path / "new.parquet"
     outcome = cli("sample", folder, "--num", 500, "--out", written)

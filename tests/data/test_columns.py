@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from helpers import refused
 from kan_diffusion.data.codec import TableCodec
@@ -244,3 +245,22 @@ def test_the_scale_of_densities_is_that_of_the_coordinates() -> None:
         codec.log_scale(frame),
         codec.columns[0].log_scale(frame["x"]) + codec.columns[1].log_scale(frame["k"]),
     )
+
+
+def test_categories_are_put_in_the_order_of_what_they_go_with() -> None:
+    rng = _rng()
+    hidden = rng.integers(0, 12, 3000)
+    names = np.array(rng.permutation([f"city {k}" for k in range(12)]))
+    size = np.array(["small", "middle", "large", "huge"])[hidden // 3]
+    frame = pd.DataFrame({"city": names[hidden], "size": size, "rent": rng.normal(hidden, 2)})
+    codec = TableCodec.fit(frame)
+    place = {name: k for k, name in enumerate(names)}
+    order = [place[name] for name in codec.column("city").categories]
+    assert order in (sorted(order), sorted(order, reverse=True))
+    assert codec.column("size").categories[0] in ("small", "huge")
+    pd.testing.assert_frame_equal(codec.decode(codec.encode(frame, rng), rng), frame, rtol=1e-4)
+    shares = codec.decode(torch.from_numpy(rng.normal(size=(30_000, codec.dim))), rng)[
+        "city"
+    ].value_counts(normalize=True)
+    real = frame["city"].value_counts(normalize=True)
+    assert (shares - real).abs().max() < 0.01

@@ -283,20 +283,57 @@ def train(
         ),
     ] = "kan",
     params: Annotated[
-        int, typer.Option(min=1, max=MOST_PARAMETERS, help="Trainable parameters, at most.")
-    ] = 2300,
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_PARAMETERS,
+            help="Trainable parameters, at most.",
+            show_default="as suits the table; 2300 of a toy",
+        ),
+    ] = None,
     depth: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST_LAYERS, help="Hidden layers; the family's own."),
+        typer.Option(
+            min=1,
+            max=MOST_LAYERS,
+            help="Hidden layers.",
+            show_default="as suits the family and the table",
+        ),
     ] = None,
     process: Annotated[
         str, typer.Option(help="Noising process, such as cosine, ddpm or flow.")
     ] = "cosine",
-    steps: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Training steps.")] = 4000,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_STEPS,
+            help="Training steps, at most.",
+            show_default="as suits the table; 4000 of a toy",
+        ),
+    ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, max=MOST_POINTS, help="Points a step, drawn with replacement.")
-    ] = 1024,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate; the family's own.")] = None,
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_POINTS,
+            help="Rows a step, drawn with replacement.",
+            show_default="as suits the table; 1024 of a toy",
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate.", show_default="as suits the family and its size"),
+    ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            max=MOST_SECONDS,
+            help="Seconds that training may take: the number of steps then follows from the "
+            "machine's speed.",
+            show_default="no limit",
+        ),
+    ] = None,
     holdout: Annotated[
         float | None,
         typer.Option(
@@ -358,8 +395,8 @@ def train(
         return
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
-        batch_size=batch_size, learning_rate=lr, holdout=holdout, kinds=kinds, seed=seed,
-        sparsify=sparsify,
+        batch_size=batch_size, learning_rate=lr, max_seconds=max_seconds, holdout=holdout,
+        kinds=kinds, seed=seed, sparsify=sparsify,
     )  # fmt: skip
     folder = out if out is not None else Path("runs/train") / f"{config.data.name}-{family}"
     if leads():

@@ -39,6 +39,7 @@ from kan_diffusion.study.config import (
 )
 from kan_diffusion.study.trial import build
 from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.defaults import Suggestion, suggested
 
 __all__ = ["parse_budget", "single_trial", "study_for"]
 
@@ -229,16 +230,30 @@ def _named_data(what: str) -> DataConfig:
     return data
 
 
+def _suits_a_toy(learning_rate: float) -> Suggestion:
+    """What is trained on a toy, so that it is like the trials of studies."""
+    return Suggestion(
+        params=_DEFAULT_PARAMS,
+        depth=None,
+        steps=4000,
+        batch_size=1024,
+        learning_rate=learning_rate,
+        patience=None,
+        heldout_rows=0,
+    )
+
+
 def single_trial(
     data: str,
     *,
     family: str,
-    params: int,
+    params: int | None = None,
     depth: int | None = None,
     process: str = "cosine",
-    steps: int = 4000,
-    batch_size: int = 1024,
+    steps: int | None = None,
+    batch_size: int | None = None,
     learning_rate: float | None = None,
+    max_seconds: float | None = None,
     holdout: float | None = None,
     kinds: Mapping[str, Kind] | None = None,
     seed: int = 0,
@@ -250,12 +265,15 @@ def single_trial(
         data: A toy, a table of scikit-learn's or a file of points.
         family: Kind of denoiser.
         params: Number of trainable parameters at most; the trial has the widths of the family's
-            nearest size below it.
-        depth: Number of hidden layers; the family's own when None.
+            nearest size below it. What is None of this and what follows suits a file or table
+            (:mod:`kan_diffusion.training.defaults`); of a toy it is 2,300 parameters, the family's
+            depth and learning rate, and 4,000 steps of 1,024 points.
+        depth: Number of hidden layers.
         process: Name of a process.
-        steps: Optimiser steps.
+        steps: Optimiser steps, at most.
         batch_size: Points a step.
-        learning_rate: Peak learning rate; the family's own when None.
+        learning_rate: Peak learning rate.
+        max_seconds: Seconds that training may take; None for no limit.
         holdout: Fraction of the rows of a file or table that is not trained on; 0.2 and 0.3 when
             None.
         kinds: Kinds of a file's columns that shall not be found from what is in them.
@@ -272,17 +290,26 @@ def single_trial(
     with valid_settings("settings"):
         if holdout is not None and not isinstance(points, ToyData):
             points = type(points).model_validate({**dict(points), "holdout": holdout})
+        dataset = load_dataset(points, seed)
+        if isinstance(points, ToyData):
+            suits = _suits_a_toy(kind.learning_rate)
+        else:
+            suits = suggested(len(dataset.train), dataset.dim, family, params)
         training = TrainingConfig(
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=kind.learning_rate if learning_rate is None else learning_rate,
+            steps=suits.steps if steps is None else steps,
+            batch_size=suits.batch_size if batch_size is None else batch_size,
+            learning_rate=suits.learning_rate if learning_rate is None else learning_rate,
+            # Few edges take all steps, whatever the loss says.
+            patience=None if sparsify else suits.patience,
+            max_seconds=max_seconds,
             sparsify=sparsify,
         )
+        params = suits.params if params is None else params
+        depth = suits.depth if depth is None else depth
         # A table's model may be told columns, where the family can be.
         told = "blocks" in inspect.signature(kind.denoiser_class).parameters
         told &= not isinstance(points, ToyData)
         asked = ModelConfig(family=family, params=params, depth=depth, conditions=told)
-        dataset = load_dataset(points, seed)
         fitted = build_denoiser(
             family,
             dataset.dim,

@@ -21,9 +21,10 @@ from kan_diffusion.errors import (
     NonFiniteLossError,
     NonFiniteSamplesError,
 )
+from kan_diffusion.evaluation.doubts import training_doubt
 from kan_diffusion.evaluation.metrics import Metric, metrics_named
 from kan_diffusion.processes import Process
-from kan_diffusion.randomness import stream_seed, torch_generator
+from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import leads
 from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
@@ -40,6 +41,7 @@ from kan_diffusion.study.folder import (
 from kan_diffusion.study.measure import Yardstick, measure, yardstick
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
+from kan_diffusion.training.defaults import num_held_out
 
 __all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial"]
 
@@ -210,6 +212,11 @@ def _run_claimed(
         "error": None,
     }
 
+    # What judges the trial must not have decided when it ended.
+    points, heldout = dataset.train, None
+    if config.training.patience is not None:
+        heldout, points = points.tensor_split([num_held_out(len(points))])
+
     def record(step: int, current: Denoiser) -> None:
         # Into a file at once, so that a run that is killed later still has it when it resumes.
         try:
@@ -234,8 +241,9 @@ def _run_claimed(
         trained = train(
             denoiser,
             config.process,
-            dataset.train,
+            points,
             config.training,
+            heldout=heldout,
             seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
             device=device,
             checkpoint=folder / CHECKPOINT,
@@ -266,9 +274,21 @@ def _run_claimed(
         measured, levels, generated = measure(config, dataset, pipeline, shared)
     except NonFiniteSamplesError as error:
         return failed(error)
+    if heldout is not None and dataset.heldout is not None and generated is not None:
+        doubt = training_doubt(
+            trained,
+            config.training,
+            denoiser.num_trainable,
+            generated,
+            dataset.heldout,
+            numpy_generator("doubt", config.study_seed),
+        )
+        if doubt is not None:
+            logger.warning(doubt)
     curves = pd.DataFrame({"loss": trained.losses, "learning_rate": trained.learning_rates})
     curves.insert(0, "step", np.arange(1, len(curves) + 1))
     row |= {
+        "steps": len(trained.losses),
         "train_seconds": trained.seconds,
         "train_cpu_seconds": trained.cpu_seconds,
         # Of the layer that misses its grid most; None where there is no grid.

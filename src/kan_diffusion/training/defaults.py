@@ -8,7 +8,7 @@ family, which was tuned at 2,300 parameters,
 P at most 500,000. Exponents and factors are measured, on tables from 30 x 5 to 100,000 x 50
 (benchmarks/table_defaults.py, results/tables/defaults.json). A network that is too small costs much
 more than one that is too large, since the weights that are kept are those of the lowest held-out
-loss; and in small tables with many columns two hidden layers of a KAN do far better than four.
+loss. In tables of few rows and many columns two hidden layers of a KAN do far better than four.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from kan_diffusion.denoisers import get_family
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["Suggestion", "suggested"]
+__all__ = ["Suggestion", "num_held_out", "suggested"]
 
 _FACTOR = 300
 _MOST = 500_000
 _TUNED_AT = 2_300
-_HELD_OUT = 0.1
+_ENOUGH_HELD_OUT = 50
 _MOST_HELD_OUT = 5_000
 _FEW_ROWS = 5_000
 _SHALLOW = 2
@@ -55,6 +55,16 @@ class Suggestion:
     heldout_rows: int
 
 
+def num_held_out(num_rows: int) -> int:
+    """Number of rows to hold out of training, so that it can stop early.
+
+    A tenth, 5,000 at most; of few rows up to a fifth, since the loss of ten rows is luck.
+    """
+    if num_rows < _FEWEST_ROWS:
+        return 0
+    return min(max(num_rows // 10, min(num_rows // 5, _ENOUGH_HELD_OUT)), _MOST_HELD_OUT)
+
+
 def suggested(
     num_rows: int, dim: int, family: str = "kan", params: int | None = None
 ) -> Suggestion:
@@ -73,13 +83,13 @@ def suggested(
         raise KanDiffusionError(
             f"a table has at least one row and one coordinate, not {num_rows:,} and {dim:,}"
         )
+    if params is not None and params < 1:
+        raise KanDiffusionError(f"params must be at least 1, not {params:,}")
     if params is None:
         params = min(round(_FACTOR * (num_rows * dim) ** 0.5), _MOST)
     kind = get_family(family)
     shallow = kind.kind == "kan" and num_rows < _FEW_ROWS
-    heldout = 0
-    if num_rows >= _FEWEST_ROWS:
-        heldout = min(round(_HELD_OUT * num_rows), _MOST_HELD_OUT)
+    heldout = num_held_out(num_rows)
     return Suggestion(
         params=params,
         depth=min(kind.depth, _SHALLOW) if shallow else None,
