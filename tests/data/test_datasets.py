@@ -319,7 +319,7 @@ def test_constant_columns_are_no_coordinates(tmp_path: Path) -> None:
         together = torch.cat([dataset.train.double(), dataset.untrained()])
         assert (_in_data_units(dataset, together)[:, 2] == 5).all()
     _csv(tmp_path, np.full((12, 2), 5.0))
-    with refused("points.csv': all columns are constants or identifiers", DataError):
+    with refused("points.csv': there is nothing to learn", DataError):
         load_dataset(FileData(path=path))
 
 

@@ -14,6 +14,7 @@ from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.trial import build
 from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.defaults import suggested
 
 
 @pytest.fixture
@@ -154,6 +155,32 @@ def test_single_trial_uses_the_familys_learning_rate_unless_told() -> None:
         trial.training.model_copy(update={"learning_rate": 0.5})
     )
     assert trial.evaluation.moments == ()
+
+
+def test_a_table_is_trained_as_suits_its_rows(points: Path) -> None:
+    trial, dataset = single_trial(str(points), family="mlp"), load_dataset(points)
+    suits = suggested(len(dataset.train), dataset.dim, "mlp")
+    training = trial.training
+    assert (training.steps, training.batch_size) == (suits.steps, suits.batch_size)
+    assert (training.learning_rate, training.patience) == (suits.learning_rate, suits.patience)
+    assert trial.model.conditions
+    denoiser = build(trial, dataset)
+    assert denoiser.blocks == dataset.blocks
+    assert 0.5 * suits.params < denoiser.num_trainable <= suits.params
+    told = single_trial(
+        str(points), family="mlp", params=300, depth=1, steps=7, batch_size=5, learning_rate=0.5,
+        max_seconds=9.0,
+    )  # fmt: skip
+    assert told.training.model_dump(include={"steps", "batch_size", "learning_rate"}) == (
+        {"steps": 7, "batch_size": 5, "learning_rate": 0.5}
+    )
+    assert told.training.max_seconds == 9
+    assert len(told.model.hidden) == 1
+    assert build(told, dataset).num_trainable <= 300
+    # Edges become few over all steps, and a toy's points are ever new.
+    for one in (single_trial(str(points), family="kan", sparsify=1e-3),
+                single_trial("moons", family="mlp")):  # fmt: skip
+        assert one.training.patience is None
 
 
 def test_single_trial_keeps_the_holdout(points: Path) -> None:

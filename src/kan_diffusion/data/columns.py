@@ -40,7 +40,7 @@ from kan_diffusion.data.transforms import (
 from kan_diffusion.errors import DataError, require_known
 from kan_diffusion.settings import Settings
 
-__all__ = ["KINDS", "OTHER", "Column", "Kind"]
+__all__ = ["KINDS", "OTHER", "Column", "Kind", "kind_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -587,6 +587,21 @@ def _counted(present: np.ndarray, storage: Storage) -> tuple[np.ndarray, np.ndar
         order = place_among(storage.inner.from_scalars(storage.values), np.asarray(known))
         return np.asarray(known)[np.argsort(order)], counts[np.argsort(order)]
     return np.asarray(known), counts
+
+
+def kind_of(series: pd.Series, name: str | int) -> Kind:
+    """Finds the kind of a column.
+
+    Args:
+        series: Its cells, shape (n,).
+        name: Its name in errors.
+
+    Raises:
+        DataError: Its dtype cannot be carried, it mixes types, or a value is infinite.
+    """
+    storage = Storage.of(series, name)
+    values, missing = storage.read(series, name)
+    return _kind_of(values[~missing], storage)
 
 
 def _kind_of(present: np.ndarray, storage: Storage) -> Kind:

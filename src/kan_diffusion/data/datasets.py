@@ -407,8 +407,7 @@ def fit_codec(file: FrameFile, kinds: Kinds = ()) -> TableCodec:
     frame = file.sample(MOST_TO_FIT, numpy_generator("codec"))
     with _about(file.path):
         codec = TableCodec.fit(frame, dict(kinds))
-        if codec.dim == 0:
-            raise DataError("all columns are constants or identifiers; there is nothing to learn")
+        codec.require_content()
         return codec
 
 
