@@ -211,13 +211,6 @@ def test_many_rare_categories_do_not_tell_real_rows_from_real_rows():
     assert abs(score.value - 0.5) < 2.5 * score.margin  # 5 standard deviations
 
 
-def test_the_order_of_rows_does_not_matter():
-    train, synthetic = (people(900, seed).sort_values("income") for seed in (1, 3))
-    score = table_scores(people(300, 2), synthetic, train=train, generator=0)["c2st"]
-    for value in (score.value, score.perfect):
-        assert abs(value - 0.5) < 2.5 * score.margin  # 5 standard deviations
-
-
 def test_what_is_the_same_in_all_rows_is_left_out_and_a_new_value_is_not():
     frame = people(300, 0).assign(country="here")
     scores = table_scores(frame, frame, generator=0)

@@ -417,11 +417,13 @@ def _pair_scores(
         )
         found.append((one, i, j))
     found.sort(key=lambda entry: -entry[0].shortfall)
-    joints = tuple(
-        joint_picture(fields[i], fields[j], sides.real[:, [i, j]], sides.synthetic[:, [i, j]])
-        for _, i, j in found[:_PICTURED_PAIRS]
-    )
-    return tuple(one for one, _, _ in found), joints
+    joints = []
+    for _, i, j in found[:_PICTURED_PAIRS]:
+        # A category stands at the side, where there is room for its names.
+        first, second = (j, i) if fields[i].labels is None else (i, j)
+        cells = [side[:, [first, second]] for side in (sides.real, sides.synthetic)]
+        joints.append(joint_picture(fields[first], fields[second], cells[0], cells[1]))
+    return tuple(one for one, _, _ in found), tuple(joints)
 
 
 def _correlations(rows: _Array) -> _Array:

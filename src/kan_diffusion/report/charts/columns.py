@@ -218,8 +218,8 @@ def joint_figure(joint: Joint) -> Figure:
         )
         axes.set_title(title)
         axes.grid(visible=False)
-        axes.set_xlabel(shortened(joint.second.name, 24))
         _side_axis(axes, "x", joint.second)
+    figure.supxlabel(shortened(joint.second.name), fontsize=10)
     panels[0].set_ylabel(shortened(joint.first.name, 24))
     _side_axis(panels[0], "y", joint.first)
     if joint.first.edges is None:
@@ -238,7 +238,7 @@ def _side_axis(axes: Axes, which: str, side: Side) -> None:
     if side.edges is not None:
         _value_axis(axes, which, side.date, side.log, side.edges, 3 if which == "x" else 5)
         return
-    labels = [shortened(label, 12) for label in side.labels]
+    labels = [shortened(label, 9 if which == "x" else 14) for label in side.labels]
     if which == "x":
         axes.set_xticks(range(len(labels)), labels, rotation=90)
     else:
