@@ -30,7 +30,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from kan_diffusion.data.identifiers import Identifier
 from kan_diffusion.data.lattice import SHARING, Lattice
 from kan_diffusion.data.scaling import LARGEST, decimals
-from kan_diffusion.data.storage import WORDS, Holds, Scalar, Storage, Values
+from kan_diffusion.data.storage import WORDS, Holds, Scalar, Storage, Values, place_among
 from kan_diffusion.data.transforms import (
     Codebook,
     Transform,
@@ -370,7 +370,7 @@ class Column(Settings):
         if not self.is_discrete and self.storage.values is None and values.dtype.kind in "iuf":
             last = len(self.categories) - 1
             return np.clip(np.searchsorted(self._known, values, "right") - 1, 0, last)
-        places = pd.Index(self._known).get_indexer(pd.Index(values))
+        places = place_among(self._known, values)
         unknown = places < 0
         if unknown.any():
             if not self.merged:
@@ -518,7 +518,7 @@ class Column(Settings):
             _, first, each = np.unique(x, return_index=True, return_counts=True)
             within = np.arange(len(x)) - np.repeat(first, each)
             spread = x + (within + 0.5) / np.repeat(each, each)
-            transform = fit_numbers(spread, 0.0, lattice.last + 1.0, where)
+            transform = fit_numbers(spread, *lattice.bounds, where)
             _warn_of_lost_steps(self.name, self.storage.unit, lattice, transform, x)
             return parts | {"lattice": lattice, "transform": transform}
         low, high = float(distinct[0]), float(distinct[-1])
@@ -584,7 +584,7 @@ def _counted(present: np.ndarray, storage: Storage) -> tuple[np.ndarray, np.ndar
     codes, known = pd.factorize(present, sort=storage.values is None)
     counts = np.bincount(codes, minlength=len(known))
     if storage.values is not None and storage.inner is not None:
-        order = pd.Index(storage.inner.from_scalars(storage.values)).get_indexer(pd.Index(known))
+        order = place_among(storage.inner.from_scalars(storage.values), np.asarray(known))
         return np.asarray(known)[np.argsort(order)], counts[np.argsort(order)]
     return np.asarray(known), counts
 

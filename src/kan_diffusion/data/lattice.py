@@ -30,6 +30,9 @@ class Lattice(Settings):
         origin: The smallest, times ``per``.
         step: Distance of two, times ``per``.
         last: The largest k.
+        below: How many steps samples may go below the origin: none but for decimals, and never
+            across zero.
+        above: How many they may go beyond the last.
         per: A power of ten: decimals.
         calendar: Whether origin and step are months or years since 1970; else they are in the
             column's own unit.
@@ -38,6 +41,8 @@ class Lattice(Settings):
     origin: Annotated[int, Field(ge=-(2**63), lt=2**64)]
     step: Annotated[int, Field(ge=1, lt=2**63)]
     last: Annotated[int, Field(ge=0, lt=2**64)]
+    below: Annotated[int, Field(ge=0, lt=2**60)] = 0
+    above: Annotated[int, Field(ge=0, lt=2**60)] = 0
     per: Annotated[int, Field(ge=1, le=10**15)] = 1
     calendar: Literal["M", "Y"] | None = None
 
@@ -69,9 +74,29 @@ class Lattice(Settings):
         ticks = values.dtype.kind in "mM" and calendar is None
         step = _step(whole, np.datetime_data(values.dtype)[0] if ticks else None)
         origin = low - (low - origin) // step * step
-        return lattice.model_copy(
-            update={"origin": origin, "step": step, "last": (last - origin) // step}
+        num = (last - origin) // step
+        last = origin + num * step
+        below = above = 0
+        if per > 1 and counts[0] < SHARING:
+            below = min(num, origin // step) if origin >= 0 else num
+        if per > 1 and counts[-1] < SHARING:
+            above = min(num, -last // step) if last <= 0 else num
+        return cls(
+            origin=origin,
+            step=step,
+            last=num,
+            below=below,
+            above=above,
+            per=per,
+            calendar=calendar,
         )
+
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """What no k + 1 steps may be below and beyond, None where samples have room."""
+        has_room = (self.below == self.last and self.origin < 0, self.above == self.last)
+        low, high = -float(self.below), self.last + 1.0 + self.above
+        return None if has_room[0] else low, None if has_room[1] else high
 
     def steps(self, values: np.ndarray) -> np.ndarray:
         """The k of values, of shape (n,), in float64; those beyond the ends are outside 0, last."""
@@ -87,16 +112,19 @@ class Lattice(Settings):
         )
 
     def values(self, steps: np.ndarray, like: np.dtype[np.generic]) -> np.ndarray:
-        """The values of k, of shape (n,), cut to 0, last; as whole or real numbers, or moments.
+        """The values of k, of shape (n,), cut to where samples may be.
 
         Args:
             steps: The k, real numbers that are rounded down.
-            like: Dtype of the values.
+            like: Dtype of the values: whole or real numbers, moments or spans.
         """
-        k = np.floor(np.clip(steps, 0, self.last))
-        whole = np.minimum(k.astype(np.uint64), np.uint64(self.last)) * np.uint64(self.step)
+        k = np.floor(np.clip(steps, -self.below, self.last + self.above))
+        away = np.minimum(
+            np.abs(k).astype(np.uint64), np.uint64(self.last + self.above + self.below)
+        )
+        away *= np.uint64(self.step)
         start = np.array(self.origin % 2**64, dtype=np.uint64)
-        whole = whole + start
+        whole = np.where(k < 0, start - away, start + away)
         if like.kind == "f":
             return whole.view(np.int64) / self.per
         if like.kind in "mM":

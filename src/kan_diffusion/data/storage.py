@@ -22,7 +22,7 @@ from kan_diffusion.data.scaling import LARGEST
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 
-__all__ = ["WORDS", "Holds", "Scalar", "Storage", "Values"]
+__all__ = ["WORDS", "Holds", "Scalar", "Storage", "Values", "place_among"]
 
 Holds = Literal["whole", "real", "truth", "text", "moment", "span"]
 """What the cells of a column are."""
@@ -264,7 +264,7 @@ class Storage(Settings):
             assert self.values is not None
             assert self.inner is not None
             known = self.inner.from_scalars(self.values)
-            codes = pd.Index(known).get_indexer(pd.Index(values))
+            codes = place_among(known, values)
             codes[missing] = -1
             kept = self.inner.restore(known, np.zeros(len(known), dtype=bool))
             categories = pd.CategoricalDtype(pd.Index(kept), ordered=self.ordered)
@@ -372,6 +372,13 @@ def _universal_time(moments: np.ndarray, zone: str) -> np.ndarray:
 
 
 _UNITS = ("s", "ms", "us", "ns")
+
+
+def place_among(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The place of each value, of shape (n,), among different ones; -1 where it is none of them."""
+    # With the dtypes as they are: text would be turned into a string dtype first.
+    index = pd.Index(known, dtype=known.dtype)
+    return index.get_indexer(pd.Index(values, dtype=values.dtype))
 
 
 def read(column: pd.Series, name: object) -> Values:
