@@ -14,6 +14,7 @@ from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.trial import build
 from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.defaults import suggested
 
 
 @pytest.fixture
@@ -154,6 +155,21 @@ def test_single_trial_uses_the_familys_learning_rate_unless_told() -> None:
         trial.training.model_copy(update={"learning_rate": 0.5})
     )
     assert trial.evaluation.moments == ()
+
+
+def test_single_trial_suits_its_table_and_a_toy_is_as_in_studies() -> None:
+    table = single_trial("iris", family="kan", max_seconds=20)
+    suits = suggested(150 - 45, 4, "kan")  # three tenths of the rows judge
+    assert table.training.steps == suits.steps
+    assert table.training.batch_size == suits.batch_size
+    assert table.training.learning_rate == suits.learning_rate
+    assert (table.training.patience, table.training.max_seconds) == (suits.patience, 20)
+    assert len(table.model.hidden or ()) == suits.depth
+    given = single_trial("iris", family="kan", params=900, steps=7, batch_size=8, depth=3)
+    assert (given.training.steps, given.training.batch_size) == (7, 8)
+    assert len(given.model.hidden or ()) == 3
+    toy = single_trial("moons", family="mlp").training
+    assert (toy.steps, toy.batch_size, toy.patience) == (4000, 1024, None)
 
 
 def test_single_trial_keeps_the_holdout(points: Path) -> None:
