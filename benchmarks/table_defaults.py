@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="Tables whose name contains this.")
     arguments = parser.parse_args()
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    results["command"] = "python benchmarks/table_defaults.py"
     rows = results.setdefault("fits", [])
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(1, maxtasksperchild=1) as pool:
