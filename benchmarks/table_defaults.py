@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import multiprocessing
 import os
 import resource
@@ -86,10 +85,6 @@ def measure(name: str, seed: int, settings: dict[str, object]) -> dict[str, obje
     frame, num_fitted = load(name)
     order = np.random.default_rng(seed).permutation(len(frame))
     fitted, fresh = frame.iloc[order[:num_fitted]], frame.iloc[order[num_fitted:]]
-    doubts: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: doubts.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("kan_diffusion").addHandler(handler)
     started, wall = time.process_time(), time.perf_counter()
     model = DiffusionEstimator(random_state=seed, device="cpu", **settings).fit(fitted)
     seconds, wall = time.process_time() - started, time.perf_counter() - wall
@@ -115,7 +110,6 @@ def measure(name: str, seed: int, settings: dict[str, object]) -> dict[str, obje
         "fit_seconds": wall,
         "load": os.getloadavg()[0],
         "c2st_real": c2st(points(fitted)[:size], judged, seed),
-        "doubts": doubts,
     }
     for steps in (20, 50):
         started = time.process_time()

@@ -12,6 +12,7 @@ its own way:
 - forest-diffusion   fewer noised copies of each row, noise levels and trees than its 100, 50 and
                      100: the most of which a fit, tried before, takes the time
 - ctgan, tvae        epochs until the time is over, be it fewer or more than their 300
+- tabddpm            as many epochs as some timed ones say fit, fewer or more than its 1,000
 
 ``forest-diffusion-in-full`` is not held to any time. ``rows`` gives training rows back: nothing is
 more faithful, and every row is a copy.
@@ -19,8 +20,15 @@ more faithful, and every row is a copy.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from unittest import mock
 
@@ -29,6 +37,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kan_diffusion import DiffusionEstimator
+from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.randomness import numpy_generator, stream_seed
 from tables.plain import Plain
 from tables.sources import Split
@@ -38,7 +47,7 @@ if TYPE_CHECKING:
     from ctgan import CTGAN, TVAE
     from ForestDiffusion import ForestDiffusionModel
 
-__all__ = ["GENERATORS", "OURS", "REFERENCE", "UNTIMED", "Generator", "Ours", "Smote"]
+__all__ = ["GENERATORS", "OURS", "REFERENCE", "SYNTHCITY", "UNTIMED", "Generator", "Ours", "Smote"]
 
 
 class Generator(Protocol):
@@ -157,11 +166,8 @@ class Smote(Generator):
 class Copula(Generator):
     """A Gaussian copula with the marginal distributions that ``copulas`` selects.
 
-    Beyond 1,000 rows it selects among parametric ones: quantiles of its kernel densities would take
-    a quarter of an hour for 10,000.
-
-    A code k is a uniform number of its interval: as long as the code is frequent, the intervals
-    side by side, as SDV has it.
+    Beyond 1,000 rows it selects among parametric ones: to draw n rows from kernel densities of n
+    rows takes time that grows with n².
     """
 
     held = "no iterations"
@@ -266,8 +272,8 @@ class Forest(Generator):
         self._plain = Plain.of(split.train)
         rows = self._plain.write(split.train)
         self._label = split.target if split.task == "classification" else None
-        # Its columns of one category are found by the beginning of their names, and "1" begins
-        # "10", too: categories come first, and ten of them at most.
+        # Its columns of one category are those whose names have "1_" in them, as "11_0" has, too:
+        # categories come first, and ten of them at most.
         counts = {k: v for k, v in self._plain.counts.items() if k != self._label}
         self._names = sorted(
             rows.drop(columns=[self._label] if self._label else []), key=lambda n: n not in counts
@@ -322,10 +328,73 @@ class Forest(Generator):
         return self._plain.read(pd.DataFrame(made, columns=names))
 
 
+class TabDdpm(Generator):
+    """TabDDPM of ``synthcity``, in an environment of its own.
+
+    ``SYNTHCITY_PYTHON`` in the environment is the interpreter there.
+    """
+
+    def fit(self, split: Split, seconds: float, seed: int) -> None:
+        """Trains for as many epochs as the time has; its learning rate falls over all of them."""
+        self._plain = Plain.of(split.train)
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        rows = Path(self._folder.name) / "rows.csv"
+        self._plain.write(split.train).to_csv(rows, index=False)
+        worker = Path(__file__).with_name("tabddpm_worker.py")
+        self._worker = subprocess.Popen(
+            [os.environ[SYNTHCITY], worker],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=self._folder.name,  # where it keeps what it likes
+            text=True,
+        )
+        weakref.finalize(self, _end, self._worker, self._folder)
+        answer = self._ask(
+            train=str(rows),
+            target=split.target,
+            classes=split.task == "classification",
+            codes=list(self._plain.counts),
+            seconds=seconds,
+            seed=stream_seed("tabddpm", seed) % 2**31,
+        )
+        self.held = str(answer["held"])
+
+    def sample(self, num: int, seed: int) -> pd.DataFrame:
+        """Draws rows by all of its steps."""
+        made = Path(self._folder.name) / "made.csv"
+        self._ask(num=num, seed=stream_seed("tabddpm rows", seed) % 2**31, out=str(made))
+        return self._plain.read(pd.read_csv(made))
+
+    def _ask(self, **request: object) -> dict[str, object]:
+        assert self._worker.stdin is not None
+        assert self._worker.stdout is not None
+        line = ""
+        with suppress(BrokenPipeError):
+            self._worker.stdin.write(json.dumps(request) + "\n")
+            self._worker.stdin.flush()
+            line = self._worker.stdout.readline()
+        if not line:
+            raise KanDiffusionError(
+                f"synthcity ended without an answer; see whether `{os.environ[SYNTHCITY]} -c "
+                '"import synthcity.plugins"` works'
+            )
+        answer: dict[str, object] = json.loads(line)
+        self.seconds = float(str(answer["seconds"]))
+        return answer
+
+
+def _end(worker: subprocess.Popen[str], folder: tempfile.TemporaryDirectory[str]) -> None:
+    worker.kill()
+    worker.communicate()
+    folder.cleanup()
+
+
 OURS = ("kan", "mlp")
 """Families of this project that are compared."""
 
 REFERENCE = "rows"
+SYNTHCITY = "SYNTHCITY_PYTHON"
 UNTIMED = ("forest-diffusion-in-full",)
 """Methods that take as long as they take."""
 
@@ -336,6 +405,7 @@ GENERATORS: dict[str, Callable[[], Generator]] = {
     "tvae": lambda: Adversarial("TVAE"),
     "ctgan": lambda: Adversarial("CTGAN"),
     "forest-diffusion": Forest,
+    "tabddpm": TabDdpm,
     UNTIMED[0]: lambda: Forest(in_full=True),
     REFERENCE: Rows,
 }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from kan_diffusion.errors import RunFolderError
+from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from tables import bench
+from tables.__main__ import main
 from tables.bench import RESULTS, Result, read_results, run_benchmark, run_one
 from tables.gaps import IMPUTERS, MECHANISMS, gap_scores, hide
-from tables.generators import GENERATORS, Smote
+from tables.generators import GENERATORS, SYNTHCITY, Smote
 from tables.page import mean_ranks, results_markdown
 from tables.plain import Plain, is_number
 from tables.sources import TABLES, Split, make_customers
@@ -241,6 +244,27 @@ def test_a_method_that_fails_is_a_result_with_its_reason(monkeypatch) -> None:
     result = run_one("iris", "smote", 0, 1.0)
     assert result.error == "ArithmeticError: it broke"
     assert result.scores == {}
+
+
+def test_a_worker_that_cannot_start_is_a_result_that_says_what_to_try(monkeypatch) -> None:
+    monkeypatch.setenv(SYNTHCITY, sys.executable)  # which has no synthcity
+    result = run_one("iris", "tabddpm", 0, 1.0)
+    assert "import synthcity.plugins" in result.error
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--tables", "iris,titanic"], "no table 'titanic'; known are iris, wine"),
+        (["--methods", "gan"], "no method 'gan'"),
+        (["--methods", "tabddpm"], "needs SYNTHCITY_PYTHON"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_is(monkeypatch, option, message) -> None:
+    monkeypatch.delenv(SYNTHCITY, raising=False)
+    monkeypatch.setattr("sys.argv", ["tables", *option])
+    with pytest.raises(KanDiffusionError, match=message):
+        main()
 
 
 def _made(table: str, method: str, shapes: float, error: float | None = None) -> Result:

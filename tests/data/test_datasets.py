@@ -215,6 +215,18 @@ def _people(num: int) -> pd.DataFrame:
     return people
 
 
+def test_of_large_files_most_rows_are_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kan_diffusion.data.datasets.MOST_HELDOUT", 15)
+    path = _csv(tmp_path, _rows(100))
+    dataset = load_dataset(FileData(path=path, holdout=0.5))
+    assert (len(dataset.train), len(dataset.untrained())) == (85, 15)
+    assert dataset.codec is not None
+    other = fresh_dataset(path, dataset.columns, dataset.codec, 0)
+    assert len(other.untrained()) == 15
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_people_come_back_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
@@ -225,7 +237,7 @@ def test_people_come_back_as_they_were(
     people, path = _people(200), tmp_path / f"people.{ending}"
     write_frame(path, people)
     dataset = load_dataset(FileData(path=path))
-    assert dataset.columns == ("age", "job 1", "job 2", "income is missing", "income", "since")
+    assert dataset.columns == ("age", "job", "income is missing", "income", "since")
     assert dataset.codec is not None
     parts = [dataset.codec.decode(part, np.random.default_rng(0)) for part in (
         dataset.train, dataset.untrained()
@@ -319,7 +331,7 @@ def test_constant_columns_are_no_coordinates(tmp_path: Path) -> None:
         together = torch.cat([dataset.train.double(), dataset.untrained()])
         assert (_in_data_units(dataset, together)[:, 2] == 5).all()
     _csv(tmp_path, np.full((12, 2), 5.0))
-    with refused("points.csv': all columns are constants or identifiers", DataError):
+    with refused("points.csv': there is nothing to learn", DataError):
         load_dataset(FileData(path=path))
 
 

@@ -12,10 +12,9 @@ from scipy import integrate, stats
 from helpers import refused
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.transforms import (
+    Codebook,
     Linear,
     Spline,
-    category_codes,
-    codebook,
     fit_levels,
     fit_numbers,
 )
@@ -169,15 +168,15 @@ def test_normal_numbers_give_each_level_in_its_frequency(counts: list[int]) -> N
 
 @given(st.integers(2, 1100), st.integers(0, 10_000))
 def test_every_category_comes_back_and_noise_is_a_known_one(count: int, seed: int) -> None:
-    book = codebook(count)
-    assert book.shape == (count, max(1, math.ceil(math.log2(count))))
-    assert set(np.unique(book)) <= {-1.0, 1.0}
-    assert np.array_equal(category_codes(book, count), np.arange(count))
-    noise = np.random.default_rng(seed).normal(size=(500, book.shape[1]))
-    found = category_codes(noise, count)
-    distance = ((noise[:, None] - book[None]) ** 2).sum(axis=2)
-    best = distance.min(axis=1)
-    np.testing.assert_allclose(distance[np.arange(500), found], best)
+    book = Codebook.of_bits(count)
+    assert book.corners.shape == (count, max(1, math.ceil(math.log2(count))))
+    assert set(np.unique(book.corners)) <= {-1.0, 1.0}
+    codes = np.arange(count)
+    assert np.array_equal(book.inverse(book.forward(codes + 0.9)), codes + 0.5)
+    noise = np.random.default_rng(seed).normal(size=(500, book.corners.shape[1]))
+    distance = ((noise[:, None] - book.corners[None]) ** 2).sum(axis=2)
+    found = book.inverse(noise).astype(int)
+    np.testing.assert_allclose(distance[np.arange(500), found], distance.min(axis=1), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,10 @@ def test_learners_predict_the_columns_they_are_asked_to(fresh):
     [
         ({"synthetic": TRAIN.drop(columns="job")}, "synthetic rows have no column 'job'"),
         ({"synthetic": TRAIN.head(3)}, "3 synthetic rows are too few"),
+        (
+            {"synthetic": pd.concat([TRAIN, TRAIN["job"]], axis=1)},
+            "synthetic rows have two columns 'job'",
+        ),
         ({"targets": ["since"]}, "column 'since' cannot be a target"),
         ({"synthetic": TRAIN.assign(age="old")}, "column 'age' of the synthetic rows .* numbers"),
         ({"synthetic": TRAIN.assign(since="x")}, "column 'since' of the synthetic rows .* dates"),

@@ -121,7 +121,7 @@ _TABLES: tuple[tuple[str, str, Content, str], ...] = (
     ("header only", "a.csv", "a,b\n", "no rows"),
     ("one row", "a.csv", "a,b\n1,2\n", "single row"),
     ("few rows", "a.csv", "a,b\n1,2\n3,4\n", "at least 10"),
-    ("only commas", "a.csv", ",,,\n" * 20, "missing"),
+    ("only commas", "a.csv", ",,,\n" * 20, "nothing to learn"),
     ("only quotes", "a.csv", '"' * 1001, "line 1"),
     ("binary csv", "a.csv", _noise(5000), "'a.csv' is not"),
     ("zero bytes", "a.csv", b"\0" * 5000, "zero bytes"),
@@ -149,11 +149,11 @@ _TABLES: tuple[tuple[str, str, Content, str], ...] = (
     ("a minus sign", "a.csv", _with_cell("−1"), "'−1'"),
     ("zero width space", "a.csv", _with_cell("1\u200b"), "line 5"),
     ("right to left", "a.csv", _with_cell("\u202e1"), "line 5"),
-    ("line separator", "a.csv", _with_cell("\u2028"), "line 5"),
+    ("line separator", "a.csv", _with_cell("\u2028"), ""),
     ("emoji", "a.csv", _with_cell("😀"), "line 5"),
     ("escape codes", "a.csv", _with_cell("\x1b[2J\x1b[31mred"), "line 5"),
     ("escape codes in names", "a.csv", _csv(names=("\x1b[2J", "b")).replace(_BODY[2], "x,y"), ""),
-    *((f"missing as {text!r}", "a.csv", _with_cell(text), "missing, NaN")
+    *((f"missing as {text!r}", "a.csv", _with_cell(text), "")
       for text in ("", "NaN", "nan", "NA", "N/A", "null", "None", "<NA>", "-nan", "#N/A", "+NaN")),
     *((f"infinite as {text!r}", "a.csv", _with_cell(text), "infinite")
       for text in ("inf", "-Infinity", "1e400", "-1e99999", "9" * 400)),
@@ -163,7 +163,7 @@ _TABLES: tuple[tuple[str, str, Content, str], ...] = (
     ("very small", "a.csv", _csv(_rows() * 1e-299), ""),
     ("too small", "a.csv", _csv(_rows() * 1e-310), "column 'a' has a spread"),
     ("an outlier", "a.csv", _with_cell("1e250"), ""),
-    ("constant", "a.csv", "a,b\n" + "1,5\n2,5\n" * 9, "constant columns: 'b'"),
+    ("constant", "a.csv", "a,b\n" + "1,5\n2,5\n" * 9, ""),
     ("nearly constant", "a.csv", "a,b\n" + "1,0\n2,0\n" * 9 + "3,1\n", ""),
     ("all the same", "a.csv", "1,1\n" * 50, "constant"),
     ("names twice", "a.csv", _csv(names=("a", "a")), "same name: 'a'"),
@@ -180,8 +180,8 @@ _TABLES: tuple[tuple[str, str, Content, str], ...] = (
     ("a line of 50 MB with semicolons", "a.csv", "a;b\n" + "1" * 50_000_000 + ";2\n", "line 2"),
     ("50 MB of spaces", "a.csv", " " * 50_000_000, "is empty"),
     ("ambiguous commas", "a.csv", "a;b\n" + "1,234;2,345\n" * 20, "decimals or thousands"),
-    ("pipes", "a.csv", _csv().replace(",", "|"), "line"),
-    ("html", "a.csv", "<!doctype html>\n<html><body>404</body></html>\n" * 10, "'a.csv'"),
+    ("pipes", "a.csv", _csv().replace(",", "|"), ""),
+    ("html", "a.csv", "<!doctype html>\n<html><body>404</body></html>\n" * 10, ""),
     ("carriage returns", "a.csv", _csv().replace("\n", "\r"), ""),
     ("mixed line ends", "a.csv", _csv().replace("\n", "\r\n", 7), ""),
     ("a zip", "a.csv", b"PK\x03\x04" + _noise(2000, 1), "'a.csv' is not"),
@@ -201,13 +201,13 @@ _TABLES: tuple[tuple[str, str, Content, str], ...] = (
     ("structures", "a.parquet", _parquet({"a": [{"x": 1.0}] * 20}), "column 'a'"),
     ("maps", "a.parquet",
      _parquet({"a": pa.array([[("x", 1)]] * 20, pa.map_(pa.string(), pa.int64()))}), "column 'a'"),
-    ("words in parquet", "a.parquet", _parquet({"a": ["x"] * 20}), "column 'a', row 1"),
+    ("words in parquet", "a.parquet", _parquet({"a": ["x"] * 20}), "nothing to learn"),
     ("bytes", "a.parquet", _parquet({"a": [b"\0\xff"] * 20}), "column 'a'"),
-    ("booleans", "a.parquet", _parquet({"a": [True, False] * 10}), "column 'a'"),
-    ("dates", "a.parquet", _parquet({"a": pd.date_range("2024", periods=20)}), "column 'a'"),
+    ("booleans", "a.parquet", _parquet({"a": [True, False] * 10}), ""),
+    ("dates", "a.parquet", _parquet({"a": pd.date_range("2024", periods=20)}), ""),
     ("times of day", "a.parquet",
      _parquet({"a": pa.array(range(20), pa.time64("us"))}), "column 'a'"),
-    ("nothing but nulls", "a.parquet", _parquet({"a": pa.nulls(20)}), "missing"),
+    ("nothing but nulls", "a.parquet", _parquet({"a": pa.nulls(20)}), "nothing to learn"),
     ("no columns", "a.parquet", _parquet({}), "no"),
     ("no rows", "a.parquet", _parquet({"a": pa.array([], pa.float64())}), "no rows"),
     ("large decimals", "a.parquet",
@@ -235,7 +235,7 @@ _TABLES: tuple[tuple[str, str, Content, str], ...] = (
     ("npy of objects", "a.npy",
      _bytes(lambda f: np.save(f, np.array([None, {}] * 10), allow_pickle=True)), "can run code"),
     ("npy of dates", "a.npy", np.arange("2024-01", "2026-01", dtype="datetime64[M]"), "datetime64"),
-    ("npy of not a number", "a.npy", np.where(_rows() > 1, np.nan, _rows()), "NaN"),
+    ("npy of not a number", "a.npy", np.where(_rows() > 1, np.nan, _rows()), ""),
     ("npy of long doubles", "a.npy", _rows().astype(np.longdouble) * np.longdouble("1e400"), "inf"),
     ("npy of Fortran order", "a.npy", np.asfortranarray(_rows()), ""),
     ("npy of other byte order", "a.npy", _rows().astype(">f8"), ""),
@@ -533,7 +533,7 @@ def _require_right(ended: Ended, folder: Path) -> None:
             assert result is not None, ended
             assert np.isfinite(result.row["heldout_loss"]), ended
         case "sample":
-            assert "points:" in ended.out, ended
+            assert "rows:" in ended.out, ended
         case "evaluate":
             assert "held-out loss" in ended.out, ended
 

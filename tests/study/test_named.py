@@ -157,19 +157,30 @@ def test_single_trial_uses_the_familys_learning_rate_unless_told() -> None:
     assert trial.evaluation.moments == ()
 
 
-def test_single_trial_suits_its_table_and_a_toy_is_as_in_studies() -> None:
-    table = single_trial("iris", family="kan", max_seconds=20)
-    suits = suggested(150 - 45, 4, "kan")  # three tenths of the rows judge
-    assert table.training.steps == suits.steps
-    assert table.training.batch_size == suits.batch_size
-    assert table.training.learning_rate == suits.learning_rate
-    assert (table.training.patience, table.training.max_seconds) == (suits.patience, 20)
-    assert len(table.model.hidden or ()) == suits.depth
-    given = single_trial("iris", family="kan", params=900, steps=7, batch_size=8, depth=3)
-    assert (given.training.steps, given.training.batch_size) == (7, 8)
-    assert len(given.model.hidden or ()) == 3
-    toy = single_trial("moons", family="mlp").training
-    assert (toy.steps, toy.batch_size, toy.patience) == (4000, 1024, None)
+def test_a_table_is_trained_as_suits_its_rows(points: Path) -> None:
+    trial, dataset = single_trial(str(points), family="mlp"), load_dataset(points)
+    suits = suggested(len(dataset.train), dataset.dim, "mlp")
+    training = trial.training
+    assert (training.steps, training.batch_size) == (suits.steps, suits.batch_size)
+    assert (training.learning_rate, training.patience) == (suits.learning_rate, suits.patience)
+    assert trial.model.conditions
+    denoiser = build(trial, dataset)
+    assert denoiser.blocks == dataset.blocks
+    assert 0.5 * suits.params < denoiser.num_trainable <= suits.params
+    told = single_trial(
+        str(points), family="mlp", params=300, depth=1, steps=7, batch_size=5, learning_rate=0.5,
+        max_seconds=9.0,
+    )  # fmt: skip
+    assert told.training.model_dump(include={"steps", "batch_size", "learning_rate"}) == (
+        {"steps": 7, "batch_size": 5, "learning_rate": 0.5}
+    )
+    assert told.training.max_seconds == 9
+    assert len(told.model.hidden) == 1
+    assert build(told, dataset).num_trainable <= 300
+    # Edges become few over all steps, and a toy's points are ever new.
+    for one in (single_trial(str(points), family="kan", sparsify=1e-3),
+                single_trial("moons", family="mlp")):  # fmt: skip
+        assert one.training.patience is None
 
 
 def test_single_trial_keeps_the_holdout(points: Path) -> None:

@@ -2,8 +2,8 @@
 
 A cell is in one of the states value, missing and zero, as far as its column has them. A value is
 
-* a category of K, by rank of frequency;
-* a level of K in order (ordinal columns, and numbers of which few are different), spread evenly
+* one of two categories, -1 or +1;
+* a level l of K (categories in an order, and numbers of which few are different), spread evenly
   over the step above it: l + U(0, 1);
 * a number on a lattice, v = (origin + step k) / per with whole k: whole numbers, decimals, dates in
   their resolution, spread over the step as well: k + U(0, 1);
@@ -28,19 +28,19 @@ from annotated_types import Len
 from pydantic import Field, FiniteFloat, model_validator
 
 from kan_diffusion.data.identifiers import Identifier
+from kan_diffusion.data.lattice import SHARING, Lattice
 from kan_diffusion.data.scaling import LARGEST, decimals
-from kan_diffusion.data.storage import WORDS, Holds, Scalar, Storage, Values
+from kan_diffusion.data.storage import WORDS, Holds, Scalar, Storage, Values, place_among
 from kan_diffusion.data.transforms import (
+    Codebook,
     Transform,
-    category_codes,
-    codebook,
-    fit_levels,
+    encoding,
     fit_numbers,
 )
 from kan_diffusion.errors import DataError, require_known
 from kan_diffusion.settings import Settings
 
-__all__ = ["KINDS", "OTHER", "Column", "Kind", "Lattice"]
+__all__ = ["KINDS", "OTHER", "Column", "Kind", "kind_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,7 @@ OTHER = "other"
 MOST_CATEGORIES = 10_000
 _FEW = 32  # different numbers that are levels ...
 _ROWS_A_LEVEL = 10  # ... where each has so many rows on average
-_FEWEST_UNIQUE = 20  # rows of an identifier, and different numbers of which a step is a pattern
-_SHARING = 5  # rows that share a bound which is kept exactly
+_FEWEST_UNIQUE = 20  # rows of an identifier
 _MOSTLY = 0.5
 _MEANT_DECIMALS = 1000  # finer ones are how a number was printed
 _SOME = 0.02
@@ -73,132 +72,6 @@ _SHOWN = 5
 _MARGIN = 0.01  # of a step at each end, so that rounding to float32 does not leave it
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
-
-
-class Lattice(Settings):
-    """Numbers (origin + step k) / per with whole k from 0 to last.
-
-    Attributes:
-        origin: The smallest, times ``per``.
-        step: Distance of two, times ``per``.
-        last: The largest k.
-        per: A power of ten: decimals.
-        calendar: Whether origin and step are months or years since 1970; else they are in the
-            column's own unit.
-    """
-
-    origin: Annotated[int, Field(ge=-(2**63), lt=2**64)]
-    step: Annotated[int, Field(ge=1, lt=2**63)]
-    last: Annotated[int, Field(ge=0, lt=2**64)]
-    per: Annotated[int, Field(ge=1, le=10**15)] = 1
-    calendar: Literal["M", "Y"] | None = None
-
-    @classmethod
-    def of(cls, values: np.ndarray, limits: tuple[int, int]) -> Self | None:
-        """The lattice of values, None where they are none.
-
-        Args:
-            values: Shape (n,), n > 0: whole numbers, real ones, moments or spans.
-            limits: Smallest and largest number of the dtype.
-        """
-        per, calendar = 1, None
-        if values.dtype.kind == "f":
-            places = decimals(values)
-            if places is None or np.abs(values).max() * 10.0**places >= 2.0**52:
-                return None
-            per = 10**places
-        if values.dtype.kind == "M":
-            calendar = _calendar(values)
-        lattice = cls(origin=0, step=1, last=0, per=per, calendar=calendar)
-        whole, counts = np.unique(lattice._whole(values), return_counts=True)
-        low, high = int(whole[0]), int(whole[-1])
-        origin, last = low, high
-        unit = max(1, 10 ** (len(str(high - low)) - 2))
-        if counts[0] < _SHARING:
-            origin = max(low // unit * unit, limits[0])
-        if counts[-1] < _SHARING:
-            last = min(-(-high // unit) * unit, limits[1])
-        ticks = values.dtype.kind in "mM" and calendar is None
-        step = _step(whole, np.datetime_data(values.dtype)[0] if ticks else None)
-        origin = low - (low - origin) // step * step
-        return lattice.model_copy(
-            update={"origin": origin, "step": step, "last": (last - origin) // step}
-        )
-
-    def steps(self, values: np.ndarray) -> np.ndarray:
-        """The k of values, of shape (n,), in float64; those beyond the ends are outside 0, last."""
-        whole = self._whole(values)
-        kind = np.uint64 if self.origin > np.iinfo(np.int64).max else whole.dtype.type
-        origin = kind(self.origin)
-        above = whole >= origin
-        # The difference of two numbers of 64 bits is one without a sign.
-        ahead = whole.astype(np.uint64) - np.asarray(origin).astype(np.uint64)
-        behind = np.asarray(origin).astype(np.uint64) - whole.astype(np.uint64)
-        return np.where(above, ahead, behind).astype(np.float64) / np.where(
-            above, self.step, -self.step
-        )
-
-    def values(self, steps: np.ndarray, like: np.dtype[np.generic]) -> np.ndarray:
-        """The values of k, of shape (n,), cut to 0, last; as whole or real numbers, or moments.
-
-        Args:
-            steps: The k, real numbers that are rounded down.
-            like: Dtype of the values.
-        """
-        k = np.floor(np.clip(steps, 0, self.last))
-        whole = np.minimum(k.astype(np.uint64), np.uint64(self.last)) * np.uint64(self.step)
-        start = np.array(self.origin % 2**64, dtype=np.uint64)
-        whole = whole + start
-        if like.kind == "f":
-            return whole.view(np.int64) / self.per
-        if like.kind in "mM":
-            kind = f"M8[{self.calendar}]" if self.calendar else like
-            return whole.view(kind).astype(like)
-        return whole if like == np.uint64 else whole.view(np.int64)
-
-    def _whole(self, values: np.ndarray) -> np.ndarray:
-        """Values times ``per`` in 64 bits."""
-        if values.dtype.kind == "f":
-            with np.errstate(over="ignore"):
-                scaled = np.rint(values.astype(np.float64) * self.per)
-            return np.clip(scaled, -(2.0**62), 2.0**62).astype(np.int64)
-        if values.dtype.kind in "mM":
-            if self.calendar is not None:
-                values = values.astype(f"datetime64[{self.calendar}]")
-            return values.view(np.int64)
-        return values.astype(np.int64) if values.dtype.kind == "b" else values
-
-
-def _calendar(moments: np.ndarray) -> Literal["M", "Y"] | None:
-    """Whether moments are beginnings of years or months, of which there are at least three."""
-    if len(np.unique(moments)) >= 3:
-        for unit in ("Y", "M"):
-            if (moments.astype(f"datetime64[{unit}]").astype(moments.dtype) == moments).all():
-                return unit
-    return None
-
-
-def _step(whole: np.ndarray, unit: str | None) -> int:
-    """The step of whole numbers, sorted and different.
-
-    Args:
-        whole: Shape (m,).
-        unit: What they count, if they are moments or spans: days, ... are then steps of few, too.
-    """
-    step = 1
-    if unit in _TICKS:
-        whole_day = 86_400 * _TICKS[unit]
-        for parts in (1, 24, 1_440, 86_400, 86_400_000, 86_400_000_000):
-            if whole_day % parts == 0 and not (whole % (whole_day // parts)).any():
-                step = whole_day // parts
-                break
-    if len(whole) >= _FEWEST_UNIQUE:
-        gaps = whole[1:].astype(np.uint64) - whole[:-1].astype(np.uint64)
-        step = max(step, int(np.gcd.reduce(gaps)))
-    return min(step, 2**63 - 1)
-
-
-_TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # a second
 
 
 class Column(Settings):
@@ -218,7 +91,7 @@ class Column(Settings):
         high: Largest number, likewise.
         closed: Whether samples go no further than ``low`` and ``high``, since many rows are there.
         lattice: Where its numbers lie, None where they are as fine as float64.
-        transform: Map of its numbers or levels to about N(0, 1).
+        transform: Map of its numbers to about N(0, 1); that of levels follows from frequencies.
         identifier: Pattern of its identifiers.
     """
 
@@ -243,38 +116,82 @@ class Column(Settings):
             raise DataError(f"column '{self.name}' has categories without frequencies")
         if len(set(self.categories)) != len(self.categories):
             raise DataError(f"column '{self.name}' has a category twice")
-        needs_transform = self.kind not in ("constant", "identifier") and not self.is_discrete
-        if needs_transform != (self.transform is not None):
-            raise DataError(f"column '{self.name}' of kind {self.kind} has the wrong transform")
-        if (self.kind == "identifier") != (self.identifier is not None):
-            raise DataError(f"column '{self.name}' of kind {self.kind} has the wrong identifier")
-        if self.is_discrete and not self.categories:
-            raise DataError(f"column '{self.name}' of kind {self.kind} has no categories")
         return self
+
+    def require_usable(self) -> None:
+        """Refuses a column whose parts do not belong together, by decoding a few cells.
+
+        Raises:
+            DataError: They do not.
+        """
+        try:
+            cells = np.repeat(np.linspace(-9, 9, 19)[:, None], self.width, axis=1)
+            for sign in (-1, 1):
+                states = np.full((len(cells), len(self.states)), sign)
+                series = self.decode(states, cells, np.random.default_rng(0))
+                self.encode(series, None, partial=True)
+            self.describe()
+        except Exception as error:
+            raise DataError(
+                f"codec: column '{self.name}' of kind '{self.kind}' cannot be decoded "
+                f"({type(error).__name__}: {error}); fit the codec anew"
+            ) from error
 
     @property
     def is_discrete(self) -> bool:
         """Whether its values are categories without order, or just two."""
         return self.kind in ("categorical", "boolean") or (
-            self.kind not in ("constant", "identifier") and len(self.categories) == 2
+            self.kind != "constant" and 0 < len(self.categories) <= 2
         )
+
+    @cached_property
+    def _map(self) -> Codebook | Transform | None:
+        """The map of values to coordinates; None for what has none."""
+        if self.kind in ("constant", "identifier"):
+            return None
+        if self.categories:
+            return encoding(np.array(self.frequencies))
+        return self.transform
 
     @property
     def width(self) -> int:
         """Number of coordinates of a value."""
-        if self.kind in ("constant", "identifier"):
+        if self._map is None:
             return 0
-        return codebook(len(self.categories)).shape[1] if self.is_discrete else 1
+        return self._map.corners.shape[1] if isinstance(self._map, Codebook) else 1
 
     @cached_property
     def _known(self) -> np.ndarray:
         """The categories as values."""
         return self.storage.from_scalars(self.categories)
 
-    @cached_property
-    def _ranks(self) -> np.ndarray:
-        """The places of categories, most frequent first."""
-        return np.argsort(-np.array(self.frequencies), kind="stable")
+    @property
+    def order_is_given(self) -> bool:
+        """Whether its categories, if it has any, have an order of their own or are just two."""
+        return not self.is_discrete or len(self.categories) <= 2
+
+    def in_order(self, places: np.ndarray) -> Self:
+        """The column with its categories in another order, by their places, shape (K,)."""
+        # A new column, which computes anew what follows from the order.
+        ordered = {
+            "categories": tuple(self.categories[place] for place in places),
+            "frequencies": tuple(self.frequencies[place] for place in places),
+        }
+        return type(self)(**(dict(self) | ordered))
+
+    def scores(self, series: pd.Series) -> np.ndarray | None:
+        """Places of categories, -1 where missing, or about normal numbers, NaN where missing."""
+        if self._map is None:
+            return None
+        values, missing = self.read(series)
+        rows = np.flatnonzero(~missing)
+        if self.is_discrete:
+            codes = np.full(len(values), -1)
+            codes[rows] = self._places(values[rows], rows)
+            return codes
+        numbers = np.full(len(values), np.nan)
+        numbers[rows] = self._map.forward(self._numbers(values[rows], rows, None))
+        return numbers
 
     # Reading.
 
@@ -355,12 +272,11 @@ class Column(Settings):
         if generator is not None and len(rows) < num and self.width:
             other = np.flatnonzero(zero if partial else zero | missing)
             cells[other] = generator.standard_normal((len(other), self.width), dtype=np.float32)
-        if self.width and self.is_discrete:
-            book = codebook(len(self.categories))[np.argsort(self._ranks)]
-            cells[rows] = book[self._places(values[rows], rows)]
-        elif self.transform is not None:
-            z = self.transform.forward(self._numbers(values[rows], rows, generator))
-            cells[rows, 0] = z
+        x = self._numbers(values[rows], rows, generator)
+        if isinstance(self._map, Codebook):
+            cells[rows] = self._map.forward(x)
+        elif self._map is not None:
+            cells[rows, 0] = self._map.forward(x)
         return states, cells
 
     def log_scale(self, series: pd.Series) -> np.ndarray:
@@ -370,10 +286,10 @@ class Column(Settings):
         but for levels, moments and spans, where it counts levels and steps.
         """
         result = np.zeros(len(series))
-        if self.transform is not None:
+        if self._map is not None and not isinstance(self._map, Codebook) and not self.is_discrete:
             values, missing = self.read(series)
             rows = np.flatnonzero(~missing & ~((values == 0) & bool(self.zero)))
-            slope = self.transform.log_slope(self._numbers(values[rows], rows, None))
+            slope = self._map.log_slope(self._numbers(values[rows], rows, None))
             if self.lattice is not None and values.dtype.kind not in "mM":
                 slope = slope + math.log(self.lattice.per) - math.log(self.lattice.step)
             result[rows] = slope
@@ -412,11 +328,11 @@ class Column(Settings):
 
     def _values(self, cells: np.ndarray) -> np.ndarray:
         """Values of coordinates of shape (n, width)."""
-        if self.is_discrete:
-            codes = category_codes(cells, len(self.categories))
-            return self._known[self._ranks[codes]]
-        assert self.transform is not None
-        x = self.transform.inverse(cells[:, 0].astype(np.float64))
+        if isinstance(self._map, Codebook):
+            x = self._map.inverse(cells)
+        else:
+            assert self._map is not None
+            x = self._map.inverse(cells[:, 0].astype(np.float64))
         if self.categories:
             last = len(self.categories) - 1
             return self._known[np.clip(np.floor(x), 0, last).astype(np.int64)]
@@ -436,7 +352,9 @@ class Column(Settings):
     def _numbers(
         self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
     ) -> np.ndarray:
-        """What goes through the transform: numbers, or levels and steps with a spread of one."""
+        """What goes through the map: numbers, or levels and steps with a spread of one."""
+        if self._map is None:
+            return np.zeros(len(values))
         if self.categories:
             places = self._places(values, rows)
         elif self.lattice is not None:
@@ -452,7 +370,7 @@ class Column(Settings):
         if not self.is_discrete and self.storage.values is None and values.dtype.kind in "iuf":
             last = len(self.categories) - 1
             return np.clip(np.searchsorted(self._known, values, "right") - 1, 0, last)
-        places = pd.Index(self._known).get_indexer(pd.Index(values))
+        places = place_among(self._known, values)
         unknown = places < 0
         if unknown.any():
             if not self.merged:
@@ -566,21 +484,20 @@ class Column(Settings):
                 f"most {MOST_CATEGORIES:,} categories; leave it out or call it an identifier"
             )
         shares = counts / counts.sum()
-        parts = {
+        return {
             "storage": storage,
             "merged": merged,
             "categories": tuple(storage.scalars(known)),
             "frequencies": tuple(_digits(share) for share in shares),
         }
-        if self.kind == "ordinal" and len(known) > 2:
-            parts["transform"] = fit_levels(shares)
-        return parts
 
     def _fit_numbers(self, present: np.ndarray, levels: bool) -> dict[str, object]:
         """Zeros, bounds, levels or lattice, and the transform of numbers."""
         parts: dict[str, object] = {}
         if self.kind == "mostly-zero":
             zero = present == 0
+            if zero.all():
+                return self._categories(present, 0) | {"kind": "constant"}
             parts["zero"] = _share(zero)
             present = present[~zero]
         distinct, counts = np.unique(present, return_counts=True)
@@ -590,7 +507,6 @@ class Column(Settings):
             return parts | {
                 "categories": tuple(self.storage.scalars(distinct)),
                 "frequencies": tuple(_digits(share) for share in shares),
-                "transform": fit_levels(shares) if len(distinct) > 2 else None,
             }
         lattice = None
         if levels or present.dtype.kind != "f":
@@ -602,11 +518,11 @@ class Column(Settings):
             _, first, each = np.unique(x, return_index=True, return_counts=True)
             within = np.arange(len(x)) - np.repeat(first, each)
             spread = x + (within + 0.5) / np.repeat(each, each)
-            transform = fit_numbers(spread, 0.0, lattice.last + 1.0, where)
+            transform = fit_numbers(spread, *lattice.bounds, where)
             _warn_of_lost_steps(self.name, self.storage.unit, lattice, transform, x)
             return parts | {"lattice": lattice, "transform": transform}
         low, high = float(distinct[0]), float(distinct[-1])
-        closed = (bool(counts[0] >= _SHARING), bool(counts[-1] >= _SHARING))
+        closed = (bool(counts[0] >= SHARING), bool(counts[-1] >= SHARING))
         bounds = (
             low if closed[0] else _outward(low, high - low, math.floor),
             high if closed[1] else _outward(high, high - low, math.ceil),
@@ -668,9 +584,24 @@ def _counted(present: np.ndarray, storage: Storage) -> tuple[np.ndarray, np.ndar
     codes, known = pd.factorize(present, sort=storage.values is None)
     counts = np.bincount(codes, minlength=len(known))
     if storage.values is not None and storage.inner is not None:
-        order = pd.Index(storage.inner.from_scalars(storage.values)).get_indexer(pd.Index(known))
+        order = place_among(storage.inner.from_scalars(storage.values), np.asarray(known))
         return np.asarray(known)[np.argsort(order)], counts[np.argsort(order)]
     return np.asarray(known), counts
+
+
+def kind_of(series: pd.Series, name: str | int) -> Kind:
+    """Finds the kind of a column.
+
+    Args:
+        series: Its cells, shape (n,).
+        name: Its name in errors.
+
+    Raises:
+        DataError: Its dtype cannot be carried, it mixes types, or a value is infinite.
+    """
+    storage = Storage.of(series, name)
+    values, missing = storage.read(series, name)
+    return _kind_of(values[~missing], storage)
 
 
 def _kind_of(present: np.ndarray, storage: Storage) -> Kind:

@@ -54,6 +54,7 @@ from kan_diffusion.settings import Settings, require_name
 
 __all__ = [
     "FEWEST_FOR_ORACLE",
+    "MOST_HELDOUT",
     "MOST_TO_FIT",
     "TABLES",
     "DataConfig",
@@ -76,6 +77,10 @@ can then come out below zero or above a denoiser's loss."""
 
 MOST_TO_FIT = 200_000
 """Rows that a codec is fitted to."""
+
+MOST_HELDOUT = 100_000
+"""Rows that are held out of a large file, or taken of one to judge with: an estimated oracle looks
+at every pair of a noised point and a row."""
 
 OracleKind = Literal["exact", "estimated", "none"]
 """Source of the posterior mean: a density, two reference samples, or none."""
@@ -133,7 +138,7 @@ class FileData(Settings):
             :func:`kan_diffusion.data.tables.read_frame`.
         sha256: Digest of the file when the run was set up, see :meth:`pinned`; a file that has
             changed since is refused.
-        holdout: Fraction of the rows that is not trained on.
+        holdout: Fraction of the rows that is not trained on, of at most `MOST_HELDOUT` rows.
         kinds: Kinds of columns that shall not be found from what is in them.
     """
 
@@ -407,8 +412,7 @@ def fit_codec(file: FrameFile, kinds: Kinds = ()) -> TableCodec:
     frame = file.sample(MOST_TO_FIT, numpy_generator("codec"))
     with _about(file.path):
         codec = TableCodec.fit(frame, dict(kinds))
-        if codec.dim == 0:
-            raise DataError("all columns are constants or identifiers; there is nothing to learn")
+        codec.require_content()
         return codec
 
 
@@ -511,7 +515,7 @@ def _order(
 ) -> tuple[Tensor, int, bool]:
     """A random order of rows, how many of the first are held out, and whether for an oracle."""
     # Real against real takes two samples of at least two rows.
-    num_heldout = min(max(round(config.holdout * num_rows), 4), num_rows - 2)
+    num_heldout = min(max(round(config.holdout * num_rows), 4), num_rows - 2, MOST_HELDOUT)
     has_oracle = isinstance(config, FileData) and num_heldout >= FEWEST_FOR_ORACLE
     stream = torch_generator("split", study_seed, *(() if has_oracle else (trial_seed,)))
     return torch.randperm(num_rows, generator=stream), num_heldout, has_oracle
@@ -565,7 +569,8 @@ def fresh_dataset(
     else:
         codec, standardizer = None, units
         points = units.apply_near(_numbers(file, columns), columns, f"'{path}': ")
-    points = points[torch.randperm(len(points), generator=torch_generator("split", seed))]
+    order = torch.randperm(len(points), generator=torch_generator("split", seed))
+    points = points[order[:MOST_HELDOUT]]
     noised, references = _heldout_parts(points, has_oracle=len(points) >= FEWEST_FOR_ORACLE)
     return Dataset(
         name=path.stem,

@@ -16,13 +16,13 @@ from typing import Literal, NoReturn, Self
 import numpy as np
 import pandas as pd
 from pandas.api.extensions import ExtensionDtype
-from pydantic import ValidationInfo, model_validator
+from pydantic import model_validator
 
 from kan_diffusion.data.scaling import LARGEST
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 
-__all__ = ["WORDS", "Holds", "Scalar", "Storage", "Values"]
+__all__ = ["WORDS", "Holds", "Scalar", "Storage", "Values", "place_among"]
 
 Holds = Literal["whole", "real", "truth", "text", "moment", "span"]
 """What the cells of a column are."""
@@ -92,12 +92,17 @@ class Storage(Settings):
     ordered: bool = False
 
     @model_validator(mode="after")
-    def _require_dtype(self, info: ValidationInfo) -> Self:
-        """Refuses a dtype of a file that pandas does not know, or that holds something else."""
+    def _require_dtype(self) -> Self:
+        """Refuses a dtype that pandas does not know, and other ways to write than those found."""
         try:
             self.pandas_dtype()
         except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
             raise DataError(f"unknown dtype '{self.dtype}'; fit the codec anew") from error
+        if self.written is not None and not (
+            re.fullmatch(r"%d|%\.\d\d?f", self.written)
+            or self.written in {*_DATE_FORMATS.values(), _AMERICAN}
+        ):
+            raise DataError(f"unknown way to write '{self.written}'; fit the codec anew")
         return self
 
     @classmethod
@@ -166,8 +171,12 @@ class Storage(Settings):
         if self.dtype == "category":
             return pd.CategoricalDtype(ordered=self.ordered)
         if self.dtype == "string":
-            missing = pd.NA if self.gap == "NA" else np.nan
-            return pd.StringDtype(self.backend, na_value=missing)
+            if self.gap == "NA":
+                return pd.StringDtype(self.backend)
+            try:
+                return pd.StringDtype(self.backend, na_value=np.nan)
+            except TypeError:  # pandas 2.2
+                return pd.StringDtype("pyarrow_numpy")  # type: ignore[call-overload]
         if self.dtype.endswith("[pyarrow]"):
             return _arrow_dtype(self.dtype.removesuffix("[pyarrow]"))
         dtype = pd.api.types.pandas_dtype(self.dtype)
@@ -255,7 +264,7 @@ class Storage(Settings):
             assert self.values is not None
             assert self.inner is not None
             known = self.inner.from_scalars(self.values)
-            codes = pd.Index(known).get_indexer(pd.Index(values))
+            codes = place_among(known, values)
             codes[missing] = -1
             kept = self.inner.restore(known, np.zeros(len(known), dtype=bool))
             categories = pd.CategoricalDtype(pd.Index(kept), ordered=self.ordered)
@@ -363,6 +372,13 @@ def _universal_time(moments: np.ndarray, zone: str) -> np.ndarray:
 
 
 _UNITS = ("s", "ms", "us", "ns")
+
+
+def place_among(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The place of each value, of shape (n,), among different ones; -1 where it is none of them."""
+    # With the dtypes as they are: text would be turned into a string dtype first.
+    index = pd.Index(known, dtype=known.dtype)
+    return index.get_indexer(pd.Index(values, dtype=values.dtype))
 
 
 def read(column: pd.Series, name: object) -> Values:

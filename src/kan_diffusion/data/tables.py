@@ -189,9 +189,9 @@ def read_frame(path: str | Path) -> FrameFile:
 
     Args:
         path: A ``.csv``, ``.csv.gz`` or ``.tsv`` file (UTF-8; columns separated by commas, or by
-            semicolons or tabs, where numbers may have decimal commas; the first line is a header
-            when no cell of it is a number), a ``.parquet`` file, a folder of such files with the
-            same columns, or a ``.npy`` file with an array of shape (n, d) or (n,).
+            semicolons, tabs or bars, where numbers may have decimal commas; the first line is a
+            header when no cell of it is a number), a ``.parquet`` file, a folder of such files with
+            the same columns, or a ``.npy`` file with an array of shape (n, d) or (n,).
 
     Returns:
         The table.
@@ -363,7 +363,7 @@ def _lines(text: bytes, newline: str | None) -> io.TextIOWrapper:
 def _delimiter(text: bytes) -> str:
     """The separator that cuts the first two lines into equally many cells."""
     lines = list(islice((line for line in _lines(text, None) if line.strip()), 2))
-    for candidate in ";\t":
+    for candidate in ";\t|":
         try:
             counts = {len(cells) for cells in csv.reader(lines, delimiter=candidate)}
         except csv.Error:  # a value that is too long, if this were the separator
@@ -396,7 +396,7 @@ def _opened(text: bytes, begun: int, error: str) -> str:
     """What is wrong with the row after some lines of a CSV file, and in which line."""
     rest = "".join(islice(_lines(text, ""), begun, None))
     # What is between quotation marks, closed or not, where a value may begin.
-    for value in re.finditer(r'(?:^|[,;\t\r\n]) *"((?:[^"]|"")*)("?)', rest):
+    for value in re.finditer(r'(?:^|[,;\t|\r\n]) *"((?:[^"]|"")*)("?)', rest):
         if not value[2]:
             line = begun + 1 + len(re.findall(r"\r\n?|\n", rest[: value.start(1)]))
             return f"a quotation mark is opened in line {line} and never closed; close it"

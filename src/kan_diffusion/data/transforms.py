@@ -1,4 +1,4 @@
-r"""Smooth monotone maps of a column of numbers to about N(0, 1), and categories as analog bits.
+r"""Smooth monotone maps of numbers and levels to about N(0, 1), and back.
 
 **Linear**, z = (x - mean) / std, where the shape is mild: a skewness within 1/2, an excess kurtosis
 of at most 1, no cell beyond six standard deviations, and no bound within three of the mean.
@@ -19,15 +19,16 @@ z and s = dx/dz there: linear tails for curvature c = 0, exponential ones (c > 0
 such that approach a bound and never reach it (c = -s / distance). So nothing piles up at the ends,
 and a column that is never negative stays so.
 
-**Categories** are analog bits (Chen, Zhang and Hinton 2022, arXiv:2208.04202): the category of rank
-r by frequency is the binary number r, with -1 for 0 and +1 for 1; whatever a model draws is read as
-the nearest known category.
+**Levels** 0, ..., K - 1 are spread evenly over the step above them, and the spline has the edges
+between them as knots, so that normal numbers give each in its frequency. Categories are levels,
+too, as :func:`encoding` decides; what was measured against it is the analog bits of Chen, Zhang and
+Hinton (2022, arXiv:2208.04202), with -1 for 0 and +1 for 1 (:class:`Codebook`).
 """
 
 from __future__ import annotations
 
 import math
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Annotated, Self
 
 import numpy as np
@@ -41,16 +42,17 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 
 __all__ = [
+    "Codebook",
     "Linear",
     "Spline",
     "Transform",
-    "category_codes",
-    "codebook",
+    "encoding",
     "fit_levels",
     "fit_numbers",
 ]
 
 _MOST_KNOTS = 33
+_MOST_EDGES = 2_000  # of levels, which no file holds
 _TAIL_ROWS = 10  # rows beyond the last knot, unless they are a tenth of all
 _ROWS_BETWEEN = 10  # two knots, where there are a hundred rows
 _TAIL_BODY = 1.28  # normal score of the outer tenth
@@ -90,7 +92,7 @@ class Linear(Settings):
         return np.full(len(x), -math.log(self.scale))
 
 
-Knots = Annotated[tuple[FiniteFloat, ...], Len(2, 1_000)]
+Knots = Annotated[tuple[FiniteFloat, ...], Len(2, 3_000)]
 
 
 class Spline(Settings):
@@ -254,8 +256,8 @@ def fit_levels(frequencies: np.ndarray) -> Transform:
     """
     shares = np.cumsum(frequencies / frequencies.sum())[:-1]
     x, z = _distinct(np.arange(1.0, len(frequencies)), ndtri(np.clip(shares, 1e-9, 1 - 1e-9)))
-    if len(x) > _MOST_KNOTS:
-        chosen = np.unique(np.searchsorted(z, np.linspace(z[0], z[-1], _MOST_KNOTS)))
+    if len(x) > _MOST_EDGES:
+        chosen = np.unique(np.searchsorted(z, np.linspace(z[0], z[-1], _MOST_EDGES)))
         x, z = x[chosen], z[chosen]
     # A knot within the first and the last level: a sixteenth of it is beyond.
     ends = ndtri(np.array([ndtr(z[0]) / 16, 1 - (1 - ndtr(z[-1])) / 16]))
@@ -382,41 +384,39 @@ def _growth(expected: np.ndarray, away: np.ndarray) -> float:
     return low
 
 
-@cache
-def codebook(count: int) -> np.ndarray:
-    """The coordinates of each category: the one place that says how categories are encoded.
+class Codebook:
+    """Categories as corners of a cube.
 
     Args:
-        count: Number of categories K.
-
-    Returns:
-        Shape (K, width), each -1 or +1 with rows that differ, float32: row r is the category that
-        is the r-th most frequent.
+        corners: Shape (K, width), each -1 or +1, with rows that differ: that of each category.
     """
-    width = max(1, math.ceil(math.log2(count)))
-    bits = (np.arange(count)[:, None] >> np.arange(width)) & 1
-    return (2 * bits - 1).astype(np.float32)
+
+    def __init__(self, corners: np.ndarray) -> None:
+        self.corners = corners.astype(np.float32)
+
+    @classmethod
+    def of_bits(cls, count: int) -> Self:
+        """Analog bits: category r is the binary number r, with -1 for 0."""
+        bits = (np.arange(count)[:, None] >> np.arange(max(1, math.ceil(math.log2(count))))) & 1
+        return cls(2 * bits - 1)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """Corners, of shape (n, width), of categories x rounded down, of shape (n,)."""
+        return self.corners[x.astype(np.int64)]
+
+    def inverse(self, z: np.ndarray) -> np.ndarray:
+        """The category whose corner is nearest to each z of shape (n, width), plus a half."""
+        nearest = np.empty(len(z))
+        size = max(1, _NEAREST_AT_ONCE // len(self.corners))
+        for start in range(0, len(z), size):  # all corners have one length
+            nearest[start : start + size] = np.argmax(z[start : start + size] @ self.corners.T, 1)
+        return nearest + 0.5
 
 
-def category_codes(coordinates: np.ndarray, count: int) -> np.ndarray:
-    """The category nearest to each row of coordinates, the most frequent of several.
+def encoding(frequencies: np.ndarray) -> Codebook | Transform:
+    """How a column of categories becomes coordinates: this alone decides it.
 
     Args:
-        coordinates: Shape (n, width).
-        count: Number of categories.
-
-    Returns:
-        Shape (n,), int64, ranks from 0 to count - 1.
+        frequencies: Shape (K,), positive.
     """
-    book = codebook(count)
-    powers = 1 << np.arange(book.shape[1])
-    # Rows whose signs are a category's need no search; most that a model draws are such.
-    place = np.full(1 << len(powers), -1)
-    place[(book > 0) @ powers] = np.arange(count)
-    codes = place[(coordinates > 0) @ powers]
-    unknown = np.flatnonzero(codes < 0)
-    size = max(1, _NEAREST_AT_ONCE // count)
-    for start in range(0, len(unknown), size):
-        rows = unknown[start : start + size]
-        codes[rows] = np.argmax(coordinates[rows] @ book.T, axis=1)  # all rows have one length
-    return codes
+    return Codebook.of_bits(len(frequencies)) if len(frequencies) <= 2 else fit_levels(frequencies)

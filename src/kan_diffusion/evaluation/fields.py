@@ -21,8 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from kan_diffusion.data.codec import TableCodec
-from kan_diffusion.data.columns import Kind
+from kan_diffusion.data.columns import Kind, kind_of
 from kan_diffusion.errors import DataError
 
 __all__ = ["Embedding", "Field", "fields_of", "rows_of"]
@@ -76,13 +75,15 @@ def fields_of(
                 f"the {name} rows have no column '{missing[0]}', which the {first} rows have; give "
                 "tables with the same columns"
             )
+    for name, frame in frames.items():
+        twice = frame.columns[frame.columns.duplicated()]
+        if len(twice):
+            raise DataError(f"the {name} rows have two columns '{twice[0]}'; rename one of them")
     known = {str(name): kind for name, kind in kinds.items()}
-    if any(str(column) not in known for column in last.columns):
-        codec = TableCodec.fit(last, known)
-        known = {str(column.name): column.kind for column in codec.columns}
     fields, left_out = [], []
     for column in last.columns:
-        name, kind = str(column), known[str(column)]
+        name = str(column)
+        kind = known.get(name) or kind_of(last[column], name)
         cells = [frame[column] for frame in frames.values()]
         labels = _labels(cells, kind) if kind in _LISTED else None
         same = labels is not None and len(labels) < 2 and not any(c.isna().any() for c in cells)

@@ -226,8 +226,9 @@ def table_scores(
         kinds: Kinds of columns that differ from what is inferred from ``train``, or without it
             from ``real``.
         targets: Columns that learners predict; by default three of those that are numbers or have
-            2 to 20 categories: the table's last one, which is usually meant, and the two that
-            depend most on another column (by correlation or Cramér's V among the real rows).
+            2 to 20 categories, and are not mostly gaps: the table's last one, which is usually
+            meant, and the two that depend most on another column (by correlation or Cramér's V
+            among the real rows).
         generator: Draws subsamples, folds and learners; a number is taken as a seed.
         on_progress: Told what is done next, and the share of all that is done, from 0 to 1.
 
@@ -279,7 +280,7 @@ def table_scores(
     # Fitted to neither of the two that are compared with the real rows, so that it favours none.
     embedding = Embedding.fit(fields, sides.real)
     tell("usefulness", 0.4)
-    chosen = _targets(fields, pairs, targets)
+    chosen = _targets(fields, np.isnan(sides.real).mean(axis=0), pairs, targets)
     useful = _usefulness(fields, few, embedding, chosen, stream("usefulness"))
     if useful:
         values = np.array([(one.synthetic, one.real) for one in useful]).mean(axis=0)
@@ -416,11 +417,13 @@ def _pair_scores(
         )
         found.append((one, i, j))
     found.sort(key=lambda entry: -entry[0].shortfall)
-    joints = tuple(
-        joint_picture(fields[i], fields[j], sides.real[:, [i, j]], sides.synthetic[:, [i, j]])
-        for _, i, j in found[:_PICTURED_PAIRS]
-    )
-    return tuple(one for one, _, _ in found), joints
+    joints = []
+    for _, i, j in found[:_PICTURED_PAIRS]:
+        # A category stands at the side, where there is room for its names.
+        first, second = (j, i) if fields[i].labels is None else (i, j)
+        cells = [side[:, [first, second]] for side in (sides.real, sides.synthetic)]
+        joints.append(joint_picture(fields[first], fields[second], cells[0], cells[1]))
+    return tuple(one for one, _, _ in found), tuple(joints)
 
 
 def _correlations(rows: _Array) -> _Array:
@@ -547,7 +550,10 @@ def _told_apart(fields: Sequence[Field], real: _Array, other: _Array, seed: int)
 
 
 def _targets(
-    fields: Sequence[Field], pairs: Sequence[PairScore], asked: Sequence[str] | None
+    fields: Sequence[Field],
+    gaps: _Array,
+    pairs: Sequence[PairScore],
+    asked: Sequence[str] | None,
 ) -> list[int]:
     """Places of the columns that learners predict."""
     places = {
@@ -557,13 +563,13 @@ def _targets(
         and (field.labels is None or 2 <= len(field.labels) <= _MOST_CLASSES)
     }
     if asked is None:
-        strongest = dict.fromkeys(places, 0.0)
+        strongest = {name: 0.0 for name, place in places.items() if gaps[place] <= 0.5}
         for pair in pairs:
             for name in (pair.first, pair.second):
-                if name in places and not np.isnan(pair.real):
+                if name in strongest and not np.isnan(pair.real):
                     strongest[name] = max(strongest[name], abs(pair.real))
-        last = list(places)[-1:]
-        others = sorted(places.keys() - last, key=lambda name: (-strongest[name], places[name]))
+        last = list(strongest)[-1:]
+        others = sorted(strongest.keys() - last, key=lambda name: (-strongest[name], places[name]))
         return [places[name] for name in (*last, *others[: _MOST_TARGETS - 1])]
     for name in asked:
         if name not in places:

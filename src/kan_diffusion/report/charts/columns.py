@@ -107,7 +107,7 @@ def _value_axis(
     if log:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
         axis.set_major_locator(LogLocator(numticks=ticks + 1))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
         axis.set_minor_locator(NullLocator())
         return "value (log axis)"
     axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
@@ -119,11 +119,17 @@ def _value_axis(
 def _written(value: float, step: float) -> str:
     """A tick with the digits that tell it from the next one."""
     if abs(value) >= _LARGEST or (value and abs(value) < 1e-4):
-        return f"{value:.4g}".replace("-", "−")
+        return _short(value)
     digits = max(0, 1 - math.floor(math.log10(step))) if step > 0 else 0
     text = f"{value:,.{min(digits, 6)}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return ("0" if text == "-0" else text).replace("-", "−")
+
+
+def _short(value: float) -> str:
+    """A number of a few letters, such as 2,000, 2e8 or 5e−9."""
+    digits, exponent, power = f"{value:,.6g}".partition("e")
+    return f"{digits}{exponent}{int(power) if power else ''}".replace("-", "−")
 
 
 def _draw_apart(axes: Axes, picture: Histogram) -> None:
@@ -212,8 +218,8 @@ def joint_figure(joint: Joint) -> Figure:
         )
         axes.set_title(title)
         axes.grid(visible=False)
-        axes.set_xlabel(shortened(joint.second.name, 24))
         _side_axis(axes, "x", joint.second)
+    figure.supxlabel(shortened(joint.second.name), fontsize=10)
     panels[0].set_ylabel(shortened(joint.first.name, 24))
     _side_axis(panels[0], "y", joint.first)
     if joint.first.edges is None:
@@ -232,7 +238,7 @@ def _side_axis(axes: Axes, which: str, side: Side) -> None:
     if side.edges is not None:
         _value_axis(axes, which, side.date, side.log, side.edges, 3 if which == "x" else 5)
         return
-    labels = [shortened(label, 12) for label in side.labels]
+    labels = [shortened(label, 9 if which == "x" else 14) for label in side.labels]
     if which == "x":
         axes.set_xticks(range(len(labels)), labels, rotation=90)
     else:
