@@ -166,11 +166,8 @@ class Smote(Generator):
 class Copula(Generator):
     """A Gaussian copula with the marginal distributions that ``copulas`` selects.
 
-    Beyond 1,000 rows it selects among parametric ones: quantiles of its kernel densities would take
-    a quarter of an hour for 10,000.
-
-    A code k is a uniform number of its interval: as long as the code is frequent, the intervals
-    side by side, as SDV has it.
+    Beyond 1,000 rows it selects among parametric ones: to draw n rows from kernel densities of n
+    rows takes time that grows with n².
     """
 
     held = "no iterations"
@@ -275,8 +272,8 @@ class Forest(Generator):
         self._plain = Plain.of(split.train)
         rows = self._plain.write(split.train)
         self._label = split.target if split.task == "classification" else None
-        # Its columns of one category are found by the beginning of their names, and "1" begins
-        # "10", too: categories come first, and ten of them at most.
+        # Its columns of one category are those whose names have "1_" in them, as "11_0" has, too:
+        # categories come first, and ten of them at most.
         counts = {k: v for k, v in self._plain.counts.items() if k != self._label}
         self._names = sorted(
             rows.drop(columns=[self._label] if self._label else []), key=lambda n: n not in counts

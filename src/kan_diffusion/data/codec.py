@@ -6,8 +6,12 @@ about normal for everything else, none for constants and identifiers. The value'
 cell that has none is fresh N(0, 1) noise, so it carries nothing and its density is known.
 
 Three or more categories are levels of one number, in an order in which neighbours go with the same
-other cells (:func:`arranged`). ``benchmarks/category_encodings.py`` measures that beside other
-encodings with equal parameters and steps.
+other cells (:func:`arranged`). With equal parameters and steps, on four tables and two seeds,
+C2ST was 0.69 to 0.74 with that, 0.72 to 0.78 with levels in the order of their frequencies, 0.77 to
+0.84 with analog bits and 0.75 to 0.91 with one-hot coordinates; joint frequencies of pairs were
+nearer to the data's, too (``benchmarks/category_encodings.py``,
+``results/tables/category_encodings.json``). All were of KANs of 20,000 parameters and at most 4,000
+rows, and the categories of two of the tables are ordered by nature.
 
 The map x -> z of a number is smooth, so densities follow from log p(x) = log p(z) + log |dz/dx|.
 Whole numbers, decimals, dates and levels are spread evenly over their step first, and come back as

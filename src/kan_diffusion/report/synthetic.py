@@ -71,9 +71,7 @@ def say_scores(scores: TableScores) -> list[str]:
     assert c2st.margin is not None
     told = f"Trees tell synthetic rows from real ones in {100 * c2st.value:.0f} % of cases"
     seen = c2st.value - max(c2st.perfect, 0.5) > c2st.margin
-    said.append(
-        f"{told}; {'a guess is right in 50 %' if seen else 'that is no more than a guess'}."
-    )
+    said.append(f"{told}; {'a guess is right in 50 %' if seen else 'chance alone may do that'}.")
     if "usefulness" in scores:
         useful = scores["usefulness"]
         said.append(
