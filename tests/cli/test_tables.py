@@ -154,7 +154,7 @@ def test_rows_like_others_keep_their_cells(cli: Cli, trained: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--where", "job=astronaut"], "'astronaut'; known: clerk, nurse, teacher"),
+        (["--where", "job=astronaut"], "column 'job' has no value 'astronaut'; known: "),
         (["--where", "jobs=nurse"], "no column 'jobs'; known: number, age, in years, job"),
         (["--where", "job"], "'job' is no condition"),
         (["--where", "job=nurse", "--where", "job=clerk"], "contradict"),
@@ -172,7 +172,10 @@ def test_conditions_that_cannot_be_are_one_line(
     write_frame(Path("new.csv"), pd.DataFrame({"job": ["nurse"], "shoe size": [42]}))
     write_frame(Path("unseen.csv"), pd.DataFrame({"job": ["nurse", "astronaut"]}))
     write_frame(Path("good.csv"), pd.DataFrame({"job": ["nurse", "clerk"]}))
-    assert message in cli("sample", trained, *options, "--out", "rows.csv").error
+    error = cli("sample", trained, *options, "--out", "rows.csv").error
+    assert message in error
+    if "'; known: " in message:
+        assert set(error.rpartition("known: ")[2].split(", ")) == {"clerk", "nurse", "teacher"}
     assert not Path("rows.csv").exists()
 
 
