@@ -43,6 +43,12 @@ def _all_categories() -> pd.DataFrame:
     return frame.assign(c=pd.Categorical(frame["a"].str.upper(), list("EDCBA"), ordered=True))
 
 
+def _digits_as_names() -> pd.DataFrame:
+    digits = (_random().integers(0, 40, 200) + 10).astype(str)
+    frame = pd.DataFrame({"code": pd.Categorical(digits), "zip": digits + "00"})
+    return frame.assign(day=pd.Categorical("2024-01-" + pd.Series(digits).str[:1] + "1"))
+
+
 def _one_column() -> pd.DataFrame:
     return pd.DataFrame({"only": _random().exponential(size=80)})
 
@@ -90,6 +96,7 @@ def _clocks() -> pd.DataFrame:
         _hundred_bits,
         _thirty_rows,
         _all_categories,
+        _digits_as_names,
         _one_column,
         _strange_names,
         _duplicates,

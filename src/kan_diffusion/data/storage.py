@@ -123,7 +123,10 @@ class Storage(Settings):
             if isinstance(categories.dtype, pd.IntervalDtype):
                 inner = cls(dtype=str(categories.dtype), holds="text")
             else:
-                inner = cls.of(categories, name).model_copy(update={"written": None})
+                inner = cls.of(categories, name)
+                if inner.written is not None:  # categories are names, whatever they write
+                    as_names = {"written": None, "holds": "text", "unit": None}
+                    inner = inner.model_copy(update=as_names)
             known = tuple(inner.scalars(read(categories, name)[0]))
             return cls(
                 dtype="category",
