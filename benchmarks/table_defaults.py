@@ -132,11 +132,8 @@ JOBS: list[tuple[str, int, dict[str, object]]] = [
     # What else they might have been.
     ("16000x20", 0, {"params": 2300, "batch_size": 1024, "learning_rate": 2.3e-2}),
     ("16000x20", 0, {"params": 60_000}),
-    ("16000x20", 0, {"params": 60_000, "learning_rate": 2.3e-2}),
-    ("16000x20", 0, {"depth": 2}),
     *(("breast_cancer", 0, {"depth": depth}) for depth in (3, 4)),
     *(("breast_cancer", 0, {"params": params}) for params in (9_000, 81_000)),
-    *(("iris", 0, {"params": params}) for params in (1_500, 15_000)),
 ]
 
 
