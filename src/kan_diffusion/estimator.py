@@ -465,12 +465,11 @@ class DiffusionEstimator(BaseEstimator):
         others = [block for block in self.codec_.blocks if block.column != str(self.y_name_)]
         if not column.is_discrete or column.missing or any(block.discrete for block in others):
             raise DataError("this model was fitted with y, which a density here needs; give y")
-        parts = [
-            density(self._with_y(frame, [value] * len(frame)))
-            for value in column.storage.from_scalars(column.categories).tolist()
-        ]
-        shares = np.log(column.frequencies)
-        total: NDArray[np.float64] = logsumexp(np.array(parts) + shares[:, None], axis=0)
+        classes = column.storage.from_scalars(column.categories).tolist()
+        rows = pd.concat([frame] * len(classes), ignore_index=True)
+        parts = density(self._with_y(rows, np.repeat(np.array(classes), len(frame))))
+        shares = np.log(column.frequencies)[:, None]
+        total: NDArray[np.float64] = logsumexp(parts.reshape(len(classes), -1) + shares, axis=0)
         return total
 
     def score(

@@ -234,15 +234,25 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         self, told: pd.DataFrame, gaps: Collection[object], like: bool, random: np.random.Generator
     ) -> str | None:
         """A sentence where no row that the model draws comes near the first told cells."""
-        given = self.codec.observe(told.iloc[:_DOUBTED], random, gaps)
-        near = self(
-            _LOOK, generator=torch.Generator().manual_seed(int(random.integers(2**31)))
-        ).samples
-        near = near.cpu()
+        told = told.iloc[:_DOUBTED]
+        given = self.codec.observe(told, random, gaps)
+        seed = int(random.integers(2**31))
+        drawn = self(_LOOK, generator=torch.Generator().manual_seed(seed), batch_size=_AT_ONCE)
+        rows = drawn.samples.cpu()
+        cells = self.codec.decode(rows, random)
         for place, row in enumerate(given):
-            known = ~row.isnan()
-            distance = (near[:, known] - row[known]).abs().amax(dim=1)
-            if not bool((distance < _NEAR).any()):
+            near = torch.ones(_LOOK, dtype=torch.bool)
+            for block in self.codec.blocks:
+                part = slice(block.start, block.stop)
+                if bool(row[part].isnan().any()):
+                    continue
+                if block.discrete and block.role == "value":  # one category is near to no other
+                    name = self.codec.column(block.column).name
+                    same = (cells[name] == told[name].iloc[place]).to_numpy(bool, na_value=False)
+                    near &= torch.tensor(same)
+                else:
+                    near &= ((rows[:, part] - row[part]).abs() < _NEAR).all(dim=1)
+            if not bool(near.any()):
                 where = f"row {place + 1} of those given" if like else "the conditions"
                 return (
                     f"none of {_LOOK:,} rows drawn without conditions comes near {where}; what is "

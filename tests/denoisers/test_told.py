@@ -149,13 +149,13 @@ def test_densities_of_one_coordinate_given_the_other_are_those_of_the_gaussian(
 
 def test_random_signs_estimate_the_divergence_without_bias() -> None:
     process, density = get_process("cosine"), _gaussian()
-    points = density.sample(50, seeded())
+    points = density.sample(20, seeded())
     denoiser = ExactDenoiser(process, density)
     exact = density.log_density(points, 1.0, first_noise(process))
     estimates = torch.stack(
         [
             log_likelihood(denoiser, process, points, num_probes=4, generator=seeded(seed))
-            for seed in range(20)
+            for seed in range(10)
         ]
     )
     error = estimates - exact

@@ -192,7 +192,8 @@ def _values(column: Column, given: Sequence[object]) -> Condition:
         unknown = values[~np.isin(values, known)]
         if len(unknown):
             raise DataError(
-                f"column '{column.name}' has no value '{unknown[0]}'; known: {_listed(known)}"
+                f"column '{column.name}' has no value '{unknown[0]}'; known: "
+                f"{_listed(np.sort(known))}"
             )
     return Condition(column, np.unique(values), gap)
 
