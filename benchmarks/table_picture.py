@@ -1,0 +1,51 @@
+"""Draws the columns of a table beside those that a model with all defaults generates.
+
+The table is statsmodels' `fair`: 6,366 women in 1974, their marriage, work and affairs.
+
+    python benchmarks/table_picture.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import statsmodels.api as sm
+from PIL import Image
+
+from kan_diffusion import DiffusionEstimator, table_scores
+from kan_diffusion.files import whole_file
+from kan_diffusion.report.charts.columns import column_figure
+
+ACROSS = 3
+
+
+def main() -> None:
+    """Fits, samples, judges and draws."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("results/tables/fair-columns.png"))
+    path: Path = parser.parse_args().out
+    rows = sm.datasets.fair.load_pandas().data.sample(frac=1, random_state=0)
+    real, train = rows[: len(rows) // 5], rows[len(rows) // 5 :]
+    model = DiffusionEstimator(random_state=0, verbose=True).fit(train)
+    scores = table_scores(real, model.sample(len(train)), train=train, generator=0)
+    for score in scores.scores:
+        print(f"{score.label}: {score.value:.3f}, perfect {score.perfect:.3f}")
+    pictures = []
+    for column in scores.columns:
+        buffer = io.BytesIO()
+        column_figure(str(column.name), column.picture).savefig(buffer, dpi=110)
+        pictures.append(Image.open(buffer))
+    width, height = pictures[0].size
+    down = -(-len(pictures) // ACROSS)
+    whole = Image.new("RGB", (ACROSS * width, down * height), "white")
+    for place, picture in enumerate(pictures):
+        whole.paste(picture, (place % ACROSS * width, place // ACROSS * height))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        whole.save(temporary, "PNG")
+
+
+if __name__ == "__main__":
+    main()
