@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from functools import cached_property
@@ -408,7 +409,7 @@ class Column(Settings):
             values = np.array([self.low, self.high])
         else:
             return ""
-        texts = [str(value) for value in values[:_SHOWN]]
+        texts = [re.sub(r"T00:00:00(\.0+)?$", "", str(value)) for value in values[:_SHOWN]]
         if not self.categories:
             return " to ".join(texts)
         return ", ".join(texts) + (f", ... ({len(values)})" if len(values) > _SHOWN else "")
