@@ -44,7 +44,7 @@ Progress = Callable[[str, str, float], None]
 
 @dataclass(frozen=True)
 class Result:
-    """What one method came to on one table with one seed.
+    """Result of one method on one table with one seed.
 
     Attributes:
         table: The table.
@@ -76,7 +76,7 @@ class Result:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What it is a result of."""
+        """Table, method and seed of the result."""
         return self.table, self.method, self.seed
 
 

@@ -217,4 +217,4 @@ IMPUTERS: dict[str, Callable[[Split, float, int], Fill]] = {
     "iterative-posterior": partial(_iterative, posterior=True),
     "miceforest": _miceforest,
 }
-"""What fills gaps and makes no rows, by name; made of a split, seconds of one core and a seed."""
+"""Imputers that make no rows, by name; made of a split, seconds of one core and a seed."""

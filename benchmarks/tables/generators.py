@@ -1,4 +1,4 @@
-r"""What makes synthetic rows: this project's estimator and what others reach for.
+r"""Generators of synthetic rows: this project's estimator and other libraries'.
 
 Each has its own defaults and about the same seconds of one processor core, and is held to them in
 its own way:

@@ -1,4 +1,4 @@
-"""What a terminal shows of work: columns of a table, phase, time left, and loss beside its floor.
+"""Shows work on a terminal: columns of a table, phase, time left, and loss beside its floor.
 
 Bars are drawn on a terminal and in a notebook with ipywidgets; anywhere else nothing is shown.
 """

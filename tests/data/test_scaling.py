@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
 from helpers import randn, refused, seeded
 from kan_diffusion.data import Standardizer, make_toy
-from kan_diffusion.data.scaling import precision_warning
+from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.errors import DataError
 
 
@@ -50,29 +51,37 @@ def _since_1970(span: float, decimals: int) -> np.ndarray:
     return np.round(1.7e9 + np.random.default_rng(0).uniform(0, span, 500), decimals)
 
 
-def test_time_stamps_of_an_hour_keep_three_decimals_in_float32() -> None:
+def test_time_stamps_of_an_hour_keep_three_decimals_in_float32(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     stamps = torch.from_numpy(_since_1970(3600, 3))[:, None]
     standardizer = Standardizer.from_points(stamps)
     returned = standardizer.invert(standardizer.apply(stamps).float())
     assert (returned - stamps).abs().max() < 5e-4
-    assert precision_warning(stamps.numpy(), ["time"], "") is None
+    TableCodec.fit(pd.DataFrame({"time": stamps[:, 0].numpy()}))
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
     ("values", "step"),
     [(_since_1970(3e7, 3), "0.001"), (_since_1970(3e9, 0), "1"), (_since_1970(3600, 6), "1e-06")],
 )
-def test_a_column_whose_decimals_float32_loses_is_named(values: np.ndarray, step: str) -> None:
+def test_a_column_whose_decimals_float32_loses_is_named(
+    values: np.ndarray, step: str, caplog: pytest.LogCaptureFixture
+) -> None:
     plain = np.random.default_rng(1).normal(size=len(values))
-    line = precision_warning(np.column_stack([plain, values]), ["plain", "time"], "'a.csv': ")
-    assert line is not None
-    assert line.startswith(f"'a.csv': column 'time' has steps of {step}, ")
+    TableCodec.fit(pd.DataFrame({"plain": plain, "time": values}))
+    (record,) = caplog.records
+    line = record.getMessage()
+    assert line.startswith(f"column 'time' has steps of {step}, ")
     assert "\n" not in line
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 @pytest.mark.parametrize("num", [2, 5, 300])
-def test_continuous_numbers_have_no_decimals_to_lose(dtype: type[np.floating], num: int) -> None:
+def test_continuous_numbers_have_no_decimals_to_lose(
+    dtype: type[np.floating], num: int, caplog: pytest.LogCaptureFixture
+) -> None:
     generator = np.random.default_rng(0)
     for spread, offset in ((1.0, 0.0), (1e-4, 0.0), (1e4, 0.0), (1.0, 2e3), (1e3, 2e4)):
         draws = (generator.normal(size=(num, 40)), np.exp(3 * generator.normal(size=(num, 40))))
@@ -80,8 +89,9 @@ def test_continuous_numbers_have_no_decimals_to_lose(dtype: type[np.floating], n
             with np.errstate(over="ignore"):
                 values = (spread * draw + offset).astype(dtype).astype(np.float64)
             usable = np.isfinite(values).all(axis=0) & (values.max(axis=0) > values.min(axis=0))
-            names = [str(place) for place in range(usable.sum())]
-            assert precision_warning(values[:, usable], names, "") is None
+            if usable.any():
+                TableCodec.fit(pd.DataFrame(values[:, usable]))
+            assert not caplog.records
 
 
 def _column(*values: float) -> torch.Tensor:

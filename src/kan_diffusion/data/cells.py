@@ -1,4 +1,4 @@
-"""What columns of text say: whole and other numbers, truth values, dates, or text after all.
+"""Types of text columns: whole and other numbers, truth values, dates, or text after all.
 
 Spaces around a cell are no part of it, and one that is empty or says NA, NaN, null, None or n/a is
 a gap. A column is of the first kind that all its other cells are of:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["NUMBER", "typed", "with_points"]
 
 NUMBER = r"^(?i:[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?))$"
-"""What a number is, as a regular expression."""
+"""Regular expression of a number."""
 
 _GAPS = [
     "", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A",

@@ -67,7 +67,7 @@ class Block(BaseModel):
 
 
 class TableCodec(Settings):
-    """What is known of a table's columns, and the map between its rows and coordinates.
+    """Describes a table's columns, and maps its rows to coordinates and back.
 
     Attributes:
         columns: The columns, in the frame's order.

@@ -67,7 +67,7 @@ _FEW = 32  # different numbers that are levels ...
 _ROWS_A_LEVEL = 10  # ... where each has so many rows on average
 _FEWEST_UNIQUE = 20  # rows of an identifier
 _MOSTLY = 0.5
-_MEANT_DECIMALS = 1000  # finer ones are how a number was printed
+_FLOAT32_PRINTED = 10**9  # nine digits are all that a printed float32 has: no step is meant
 _SOME = 0.02
 _SHOWN = 5
 _MARGIN = 0.01  # of a step at each end, so that rounding to float32 does not leave it
@@ -221,7 +221,7 @@ class Column(Settings):
 
     @property
     def states(self) -> tuple[str, ...]:
-        """What a cell may be besides a value: "missing", "zero"."""
+        """States of a cell besides having a value: "missing", "zero"."""
         # Where all are missing there is nothing to tell.
         shares = (
             ("missing", self.missing if self.missing < 1 or self.categories else 0),
@@ -353,7 +353,7 @@ class Column(Settings):
     def _numbers(
         self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
     ) -> np.ndarray:
-        """What goes through the map: numbers, or levels and steps with a spread of one."""
+        """Inputs of the map: numbers, or levels and steps with a spread of one."""
         if self._map is None:
             return np.zeros(len(values))
         if self.categories:
@@ -553,7 +553,8 @@ def _warn_of_lost_steps(
     name: object, unit: str | None, lattice: Lattice, transform: Transform, k: np.ndarray
 ) -> None:
     """Says so where steps are too fine over the column's range for float32."""
-    if lattice.last < 2**20 or lattice.per > _MEANT_DECIMALS:
+    largest = max(abs(lattice.origin), abs(lattice.origin + lattice.step * lattice.last))
+    if lattice.last < 2**20 or largest < _FLOAT32_PRINTED * lattice.step:
         return
     back = transform.inverse(transform.forward(k + 0.5).astype(np.float32).astype(np.float64))
     lost = float(np.abs(back - k - 0.5).max())

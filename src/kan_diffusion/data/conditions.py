@@ -34,7 +34,7 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 @dataclass(frozen=True)
 class Condition:
-    """What the cells of a column must be: one of some values, or within a range.
+    """Requires the cells of a column to be one of some values, or within a range.
 
     Attributes:
         column: The column.

@@ -93,7 +93,7 @@ class Lattice(Settings):
 
     @property
     def bounds(self) -> tuple[float | None, float | None]:
-        """What no k + 1 steps may be below and beyond, None where samples have room."""
+        """Smallest and largest steps of a sample, None where samples have room."""
         has_room = (self.below == self.last and self.origin < 0, self.above == self.last)
         low, high = -float(self.below), self.last + 1.0 + self.above
         return None if has_room[0] else low, None if has_room[1] else high

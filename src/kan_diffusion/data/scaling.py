@@ -16,7 +16,7 @@ from kan_diffusion.errors import DataError
 if TYPE_CHECKING:
     from kan_diffusion.data.densities import Density
 
-__all__ = ["LARGEST", "Standardizer", "decimals", "precision_warning"]
+__all__ = ["LARGEST", "Standardizer", "decimals"]
 
 LARGEST = 1e300
 """Largest value of a column; samples far out of its range are still numbers of float64."""
@@ -119,7 +119,7 @@ class Standardizer:
         return ((x.to(mean.dtype) / 4 - mean / 4) / (scale / 4)).to(x.dtype)
 
     def apply_near(self, x: Tensor, columns: Sequence[str], where: str) -> Tensor:
-        """What :meth:`apply` does, for points whose distances shall be numbers of float32.
+        """Applies the map to points whose distances must be numbers of float32.
 
         Args:
             x: Shape (n, dim), any floating dtype.
@@ -163,42 +163,6 @@ class Standardizer:
             torch.tensor(self.mean, dtype=torch.float64),
             torch.tensor(self.scale, dtype=torch.float64),
         )
-
-
-def precision_warning(points: np.ndarray, columns: Sequence[str], where: str) -> str | None:
-    """Names a column of decimals that are lost in float32, in which networks compute.
-
-    Its values are multiples of a power of ten (for continuous numbers that would be chance), and
-    once scaled to float32 and back some are nearer to another multiple.
-
-    Args:
-        points: Shape (n, d), NaN where there is a gap; other values are finite.
-        columns: Names of the columns.
-        where: What the line begins with.
-
-    Returns:
-        One line on the column that loses most, compared with its decimals; None if there is none.
-    """
-    worst, line = 0.0, None
-    for name, values in zip(columns, np.asarray(points, dtype=np.float64).T, strict=True):
-        values = values[~np.isnan(values)]
-        if not len(values) or values.min() == values.max():
-            continue
-        places = decimals(values)
-        if places is None:
-            continue
-        column = torch.from_numpy(values.copy())[:, None]
-        scaling = Standardizer.from_points(column, [name], where)
-        error = (scaling.invert(scaling.apply(column).float()) - column).abs().max().item()
-        lost = error * 2 * 10.0**places
-        if lost > max(1, worst):
-            worst = lost
-            line = (
-                f"{where}column '{name}' has steps of {10.0**-places:g}, and over its range "
-                f"float32, in which networks compute, is off by up to {error:.1g}; if that matters "
-                "split it into a coarse and a fine column"
-            )
-    return line
 
 
 @np.errstate(over="ignore")  # large numbers are no multiples of small steps

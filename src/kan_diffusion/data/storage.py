@@ -25,7 +25,7 @@ from kan_diffusion.settings import Settings
 __all__ = ["WORDS", "Holds", "Scalar", "Storage", "Values", "place_among"]
 
 Holds = Literal["whole", "real", "truth", "text", "moment", "span"]
-"""What the cells of a column are."""
+"""Type of a column's values."""
 
 Scalar = str | bool | int | float
 """A value in JSON: moments and spans are whole numbers of their unit."""
@@ -482,7 +482,7 @@ def _refuse_objects(column: pd.Series, name: object) -> NoReturn:
 
 
 def _holds(dtype: object, name: object) -> Holds:
-    """What the cells of a dtype are.
+    """Finds the type of a dtype's values.
 
     Raises:
         DataError: They are nothing that tables carry.
@@ -608,7 +608,7 @@ def _how_written(column: pd.Series, numbers: bool) -> dict[str, object]:
 
 
 def _parse(texts: np.ndarray, written: str) -> tuple[np.ndarray, np.ndarray]:
-    """What texts say, and which of them say nothing."""
+    """Reads the values that texts write, and which texts write none."""
     if "%Y" in written:
         moments = pd.to_datetime(pd.Series(texts, dtype=object), format=written, errors="coerce")
         if moments.dt.tz is not None:

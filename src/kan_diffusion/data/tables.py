@@ -324,7 +324,7 @@ def _read_text(path: Path, delimiter: str | None = None, packed: bool = False) -
 
 
 def _unpacked(path: Path, content: bytes) -> bytes:
-    """What is in a gzip file."""
+    """Unpacks the content of a gzip file."""
     parts = []
     room, rest = MOST_BYTES, content
     try:
@@ -393,7 +393,7 @@ def _records(path: Path, text: bytes, delimiter: str) -> Iterator[tuple[int, lis
 
 
 def _opened(text: bytes, begun: int, error: str) -> str:
-    """What is wrong with the row after some lines of a CSV file, and in which line."""
+    """Explains the fault of the row after some lines of a CSV file, and names its line."""
     rest = "".join(islice(_lines(text, ""), begun, None))
     # What is between quotation marks, closed or not, where a value may begin.
     for value in re.finditer(r'(?:^|[,;\t|\r\n]) *"((?:[^"]|"")*)("?)', rest):

@@ -203,7 +203,7 @@ def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 
 def _growth_within_bound(growth: np.ndarray) -> np.ndarray:
-    """What is past a bound is far away, and no further."""
+    """Replaces infinite growth of a tail by a finite number."""
     return np.maximum(growth, -1 + 1e-12)
 
 

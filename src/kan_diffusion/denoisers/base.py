@@ -155,7 +155,7 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """What ``device_map="auto"`` leaves on one device: a denoiser is small, so every part."""
+        """Parts that ``device_map="auto"`` leaves on one device: all, since a denoiser is small."""
         return [type(part).__name__ for part in self.children()]
 
     def enable_layerwise_casting(self, *args: object, **kwargs: object) -> None:

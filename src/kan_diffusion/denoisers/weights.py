@@ -33,7 +33,7 @@ _OF_AVERAGES = (
     "update_after_step",
     "use_ema_warmup",
 )
-"""What diffusers' ``EMAModel`` writes beside the settings of the model whose averages it has."""
+"""Keys that diffusers' ``EMAModel`` writes beside the settings of the averaged model."""
 
 
 def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:

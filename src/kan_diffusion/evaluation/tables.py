@@ -172,7 +172,7 @@ class UsefulnessScore:
 
 @dataclass(frozen=True)
 class TableScores:
-    """What is to be said of a synthetic table. It holds counts and shares, and no row.
+    """Scores of a synthetic table. They hold counts and shares, and no row.
 
     Attributes:
         scores: The headline, a score a line.

@@ -79,7 +79,7 @@ class MovingGrids(nn.Module):
 
 
 class EdgeLayer(MovingGrids):
-    """What is known here of a layer: the coefficients come last in the weights of an edge."""
+    """A layer whose coefficients come last in the weights of an edge."""
 
     basis: Basis
     weight: nn.Parameter

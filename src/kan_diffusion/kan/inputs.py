@@ -1,4 +1,4 @@
-"""What a layer is called with: floating-point numbers of its width, or a proxy of torch.fx.
+"""Inputs of a layer: floating-point numbers of its width, or a proxy of torch.fx.
 
 ``torch.fx.symbolic_trace`` calls a module with proxies, of which neither shape nor dtype is known.
 A layer looks at both, and at whether a compiled kernel takes the numbers, so it is a leaf of the

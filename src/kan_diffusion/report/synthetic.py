@@ -40,7 +40,7 @@ _MEANINGS = {
     "attack": "how well rows that were trained on are found out: 0.5 is a guess",
     "copies": "share of synthetic rows that are a training row, cell by cell",
 }
-"""What each score says."""
+"""The meaning of each score, by key."""
 
 _UNPROMISED = (
     "None of these numbers is a promise of privacy. They are averages over rows: they can look "

@@ -87,7 +87,7 @@ _FILES = (
     SAMPLES,
     f"{REVERSE}/[!.]*.safetensors",
 )
-"""What a trial writes, beside its result."""
+"""Files of a trial beside its result."""
 
 _AGAIN = "delete it and run again"
 

@@ -231,7 +231,7 @@ def _named_data(what: str) -> DataConfig:
 
 
 def _suits_a_toy(learning_rate: float) -> Suggestion:
-    """What is trained on a toy, so that it is like the trials of studies."""
+    """Suggests for a toy what trials of studies have."""
     return Suggestion(
         params=_DEFAULT_PARAMS,
         depth=None,
