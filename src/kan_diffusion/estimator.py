@@ -208,7 +208,7 @@ class DiffusionEstimator(BaseEstimator):
                 at_most=True,
             )
 
-        blocks = tuple(block.stop - block.start for block in codec.blocks)
+        blocks = codec.block_widths
         try:
             return build(codec.dim, blocks)
         except BudgetError as error:

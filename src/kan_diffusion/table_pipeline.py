@@ -83,11 +83,10 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         self.process = (
             process if isinstance(process, Process) else Process.model_validate(dict(process))
         )
-        dim = self.codec.dim
         self._setup(
             denoiser,
             scheduler,
-            Standardizer((0.0,) * dim, (1.0,) * dim),
+            Standardizer.identity(self.codec.dim),
             self.codec.names,
             self.process.is_flow,
         )

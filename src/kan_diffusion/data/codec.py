@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
@@ -30,7 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from kan_diffusion.data.columns import OTHER, Column, Kind
@@ -46,7 +47,8 @@ _LOOK = 20_000
 _ROUNDS = 20
 
 
-class Block(BaseModel):
+@dataclass(frozen=True)
+class Block:
     """Coordinates that belong together: a state of a column's cells, or their value.
 
     Attributes:
@@ -54,10 +56,8 @@ class Block(BaseModel):
         role: "state" or "value".
         start: First coordinate.
         stop: The one after the last.
-        discrete: Whether they are -1 or +1.
+        discrete: Whether they are a state's or a category's, and no number's.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     column: str
     role: Literal["state", "value"]
@@ -146,6 +146,7 @@ class TableCodec(Settings):
         blocks: list[Block] = []
         start = 0
         for column in self.columns:
+            parts: list[tuple[Literal["state", "value"], int, bool]]
             parts = [("state", 1, True)] * len(column.states)
             if column.width:
                 parts.append(("value", column.width, column.is_discrete))
@@ -161,6 +162,11 @@ class TableCodec(Settings):
                 )
                 start += width
         return tuple(blocks)
+
+    @property
+    def block_widths(self) -> tuple[int, ...]:
+        """Number of coordinates of each block."""
+        return tuple(block.stop - block.start for block in self.blocks)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

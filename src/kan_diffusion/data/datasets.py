@@ -255,7 +255,7 @@ class Dataset:
         """Widths of the blocks of coordinates that a denoiser may be told."""
         if self.codec is None:
             return (1,) * self.dim
-        return tuple(block.stop - block.start for block in self.codec.blocks)
+        return self.codec.block_widths
 
     @property
     def oracle(self) -> OracleKind:
@@ -534,16 +534,12 @@ def _split(
     return Dataset(
         name=config.name,
         columns=codec.names,
-        standardizer=_identity(codec.dim),
+        standardizer=Standardizer.identity(codec.dim),
         train=rows[order[num_heldout:]],
         heldout=heldout,
         references=references,
         codec=codec,
     )
-
-
-def _identity(dim: int) -> Standardizer:
-    return Standardizer((0.0,) * dim, (1.0,) * dim)
 
 
 def fresh_dataset(
@@ -563,7 +559,7 @@ def fresh_dataset(
     """
     file = _read_rows(path, "judge a model")
     if isinstance(units, TableCodec):
-        codec, standardizer = units, _identity(units.dim)
+        codec, standardizer = units, Standardizer.identity(units.dim)
         known = [str(column.name) for column in units.columns]
         points = _encoded(file.named_like(known), units, seed).double()
     else:

@@ -96,6 +96,11 @@ class Standardizer:
         return cls(tuple(mean.tolist()), tuple(spread.tolist()))
 
     @classmethod
+    def identity(cls, dim: int) -> Self:
+        """The map that changes nothing, of ``dim`` coordinates."""
+        return cls((0.0,) * dim, (1.0,) * dim)
+
+    @classmethod
     def from_density(cls, density: Density) -> Self:
         """The exact mean and standard deviation of a density."""
         return cls(tuple(density.mean.tolist()), tuple(density.std.tolist()))
