@@ -81,7 +81,10 @@ def kan_flops_per_edge(layers: Iterable[nn.Module]) -> int:
 
 def linear_flops(layers: Iterable[nn.Linear]) -> int:
     """Operations of linear layers with their biases, each product and sum counted."""
-    return sum(2 * layer.weight.numel() + layer.out_features for layer in layers)
+    return sum(
+        2 * layer.weight.numel() + layer.out_features * (layer.bias is not None)
+        for layer in layers
+    )
 
 
 def linear_flops_per_edge(layers: Iterable[nn.Linear]) -> int:

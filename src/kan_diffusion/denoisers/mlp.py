@@ -49,7 +49,8 @@ def draw_linears(
         else:
             bound = 1 / math.sqrt(linear.in_features)
             linear.weight.uniform_(-bound, bound, generator=generator)
-            linear.bias.uniform_(-bound, bound, generator=generator)
+            if linear.bias is not None:
+                linear.bias.uniform_(-bound, bound, generator=generator)
 
 
 class MLPDenoiser(StackDenoiser):

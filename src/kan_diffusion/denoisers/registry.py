@@ -17,6 +17,7 @@ import torch
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Setting
+from kan_diffusion.denoisers.gated import GATED_FAMILIES
 from kan_diffusion.denoisers.kan import KAN_FAMILIES
 from kan_diffusion.denoisers.mlp import MLP_FAMILIES
 from kan_diffusion.denoisers.rbf_2015 import RBF_2015
@@ -72,7 +73,7 @@ def with_tuned(
     return by_name
 
 
-_BUILT_IN = (*KAN_FAMILIES, *MLP_FAMILIES, SPLINE_MLP, RBF_2015)
+_BUILT_IN = (*GATED_FAMILIES, *KAN_FAMILIES, *MLP_FAMILIES, SPLINE_MLP, RBF_2015)
 """All families of the package, as they were registered."""
 
 _KNOWN = with_tuned(

@@ -23,7 +23,7 @@ from kan_diffusion.denoisers.flops import (
     spline_flops_per_edge,
 )
 from kan_diffusion.denoisers.mlp import draw_linears
-from kan_diffusion.kan.activation import SplineActivation
+from kan_diffusion.kan.functions import LearnedFunctions
 
 __all__ = ["SPLINE_MLP", "ModelMixin", "SplineMLPDenoiser"]
 
@@ -76,7 +76,7 @@ class SplineMLPDenoiser(Denoiser):
         for fan_in, fan_out in pairwise([num_inputs, *hidden]):
             layers.append(nn.Linear(fan_in, fan_out))
             layers.append(
-                SplineActivation(fan_out, grid_size=grid_size, order=order, grid_range=(low, high))
+                LearnedFunctions(fan_out, grid_size=grid_size, order=order, grid_range=(low, high))
             )
         layers.append(nn.Linear([num_inputs, *hidden][-1], data_dim))
         self.network = nn.Sequential(*layers)
@@ -86,8 +86,8 @@ class SplineMLPDenoiser(Denoiser):
     def _linears(self) -> list[nn.Linear]:
         return [layer for layer in self.network.children() if isinstance(layer, nn.Linear)]
 
-    def _activations(self) -> list[SplineActivation]:
-        return [layer for layer in self.network.children() if isinstance(layer, SplineActivation)]
+    def _activations(self) -> list[LearnedFunctions]:
+        return [layer for layer in self.network.children() if isinstance(layer, LearnedFunctions)]
 
     @property
     def flops(self) -> int:

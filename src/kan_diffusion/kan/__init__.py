@@ -1,9 +1,11 @@
 """KAN layers, usable without diffusion."""
 
-from kan_diffusion.kan.activation import SplineActivation
 from kan_diffusion.kan.bases import RBF, Basis, BSpline, Chebyshev, Fourier, GridBasis, Rational
 from kan_diffusion.kan.convert import from_efficient_kan, from_pykan, to_pykan
+from kan_diffusion.kan.functions import LearnedFunctions
+from kan_diffusion.kan.gated import GatedKANLinear, GatedLinear
 from kan_diffusion.kan.grids import out_of_range_fractions, refine, update_grid
+from kan_diffusion.kan.grouped import GroupedKANLinear
 from kan_diffusion.kan.linear import KANLinear
 from kan_diffusion.kan.network import KAN
 
@@ -15,9 +17,12 @@ __all__ = [
     "Chebyshev",
     "Fourier",
     "GridBasis",
+    "GatedKANLinear",
+    "GatedLinear",
+    "GroupedKANLinear",
     "KANLinear",
+    "LearnedFunctions",
     "Rational",
-    "SplineActivation",
     "from_efficient_kan",
     "from_pykan",
     "out_of_range_fractions",

@@ -22,7 +22,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -82,8 +82,22 @@ class EdgeLayer(MovingGrids):
     """A layer whose coefficients come last in the weights of an edge."""
 
     basis: Basis
-    weight: nn.Parameter
     in_features: int
+    _packed: ClassVar[str] = "weight"
+
+    @property
+    def packed(self) -> nn.Parameter:
+        """The parameter with the coefficients of the basis in its last dimension."""
+        parameter: nn.Parameter = getattr(self, self._packed)
+        return parameter
+
+    def grid_rows(self, input: Tensor) -> Tensor:
+        """Inputs (*, in_features) as rows of one number a grid."""
+        return input.reshape(-1, self.in_features)
+
+    def on_grids(self, rows: Tensor) -> Tensor:
+        """Inputs with the numbers of rows, which have one a grid, at the inputs of that grid."""
+        return rows
 
     @property
     def grid(self) -> GridBasis:
@@ -150,11 +164,11 @@ def _coefficient_map(old: GridBasis, new: GridBasis) -> Tensor:
 
 def _carried_over(weight: Tensor, layer: EdgeLayer, matrices: Tensor) -> Tensor:
     """A packed weight, or an average of one, with its coefficients on the new grid."""
-    edges = weight.detach().view(weight.shape[0], layer.in_features, -1)
+    edges = weight.detach().view(weight.shape[0], layer.basis.in_features, -1)
     first = edges.shape[2] - matrices.shape[2]
     coefficients = torch.einsum("ifg,oig->oif", matrices, edges[..., first:].cpu().double())
     moved = torch.cat([edges[..., :first], coefficients.to(weight)], dim=-1)
-    return moved.flatten(1)
+    return moved.reshape(*weight.shape[:-1], -1)
 
 
 def _put(
@@ -165,12 +179,13 @@ def _put(
 ) -> None:
     """Gives a layer its new grid and weight: the same parameter where it has the same shape."""
     layer.basis = basis
-    old = layer.weight
+    old = layer.packed
     if moved.shape == old.shape:
         old.copy_(moved)
         new = old
     else:
-        new = layer.weight = nn.Parameter(moved, requires_grad=old.requires_grad)
+        new = nn.Parameter(moved, requires_grad=old.requires_grad)
+        setattr(layer, layer._packed, new)
     if optimizer is None:
         return
     optimizer.state.pop(old, None)
@@ -220,15 +235,15 @@ def _move(
             layer = layers[name]
             if isinstance(average, nn.Module):
                 other = _same_layer(average, name, layer)
-                moved = _carried_over(other.weight, other, maps[name])
+                moved = _carried_over(other.packed, other, maps[name])
                 changes.append(partial(_put, other, copy.deepcopy(new), moved))
             else:
-                place = places[id(layer.weight)]
+                place = places[id(layer.packed)]
                 moved = _carried_over(average.shadow_params[place], layer, maps[name])
                 changes.append(partial(average.shadow_params.__setitem__, place, moved))
     for name, new in new_bases.items():
         layer = layers[name]
-        moved = _carried_over(layer.weight, layer, maps[name])
+        moved = _carried_over(layer.packed, layer, maps[name])
         changes.append(partial(_put, layer, new, moved, optimizer))
     for change in changes:
         change()
@@ -247,8 +262,7 @@ def _watch(module: nn.Module, *inputs: object) -> tuple[Tensor, dict[str, Tensor
 
     def watch(name: str, layer: EdgeLayer) -> torch.utils.hooks.RemovableHandle:
         def see(_: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
-            x = arguments[0] if arguments else keywords["input"]
-            seen.setdefault(name, []).append(x.detach().reshape(-1, layer.in_features))
+            seen.setdefault(name, []).append(layer.grid_rows(*arguments, **keywords).detach())
 
         return layer.register_forward_pre_hook(see, with_kwargs=True)
 
@@ -312,7 +326,7 @@ def refine(
     new_bases = {name: layer.grid.with_intervals(num_intervals) for name, layer in layers.items()}
     calls: list[tuple[nn.Module, tuple[object, ...]]] = [(module, inputs)]
     if not inputs:
-        calls = [(layer, (_over_grid(layer.grid),)) for layer in layers.values()]
+        calls = [(layer, (layer.on_grids(_over_grid(layer.grid)),)) for layer in layers.values()]
     before = [_first_tensor(called(*given)) for called, given in calls]
     _move(module, new_bases, optimizer, averages)
     after = [_first_tensor(called(*given)) for called, given in calls]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch.nn.functional import linear, silu
 from kan_diffusion.kan.bases import RBF, Basis, BSpline, Chebyshev, Fourier, GridBasis
 from kan_diffusion.kan.kernels.fused import FusedFunction
 
-__all__ = ["edge_features", "edge_linear"]
+__all__ = ["autocasts", "edge_features", "edge_linear", "in_full_precision", "with_grid"]
 
 
 def _kernel(name: str, module: str, setting: str) -> FusedFunction:
@@ -29,7 +30,7 @@ def _kernel(name: str, module: str, setting: str) -> FusedFunction:
         "Tensor x, Tensor weight, Tensor bias, Tensor origin, Tensor step",
         f"bool has_base, {setting}, str extrapolation",
         num_gradients=3,
-        output_shape=lambda x, weight, *_: (x.shape[0], weight.shape[0]),
+        output_shapes=lambda x, weight, *_: ((x.shape[0], weight.shape[0]),),
     )
 
 
@@ -47,11 +48,24 @@ Rational functions, user-defined bases and subclasses of these have none.
 """
 
 
-def _autocasts(x: Tensor) -> bool:
+def autocasts(x: Tensor) -> bool:
+    """Whether torch chooses the precision of products with this tensor."""
     if not torch._C._is_any_autocast_enabled():
         return False
     kind = x.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def in_full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which functions of this tensor keep its precision under autocast, too."""
+    return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
+
+
+def with_grid(basis: Basis, origin: Tensor, step: Tensor) -> Basis:
+    """The basis with another grid, which torch.func may have lent it."""
+    twin = copy.copy(basis)
+    twin._buffers = {**basis._buffers, "grid_origin": origin, "grid_step": step}
+    return twin
 
 
 def edge_features(x: Tensor, basis: Basis, has_base: bool) -> Tensor:
@@ -68,9 +82,9 @@ def edge_features(x: Tensor, basis: Basis, has_base: bool) -> Tensor:
     Returns:
         Features with shape (N, in, has_base + functions), differentiable in x.
     """
-    if _autocasts(x):
+    if autocasts(x):
         dtype = next((t.dtype for t in (*basis.buffers(), *basis.parameters())), x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
+        with in_full_precision(x):
             return edge_features(x.to(dtype), basis, has_base)
     functions: Tensor = basis(x)
     if not has_base:
@@ -94,7 +108,7 @@ def edge_linear(
         Outputs with shape (N, out), differentiable twice in x, weight and bias.
     """
     known = _KERNELS.get(type(basis))
-    if known is not None and isinstance(basis, GridBasis) and x.is_cpu and not _autocasts(x):
+    if known is not None and isinstance(basis, GridBasis) and x.is_cpu and not autocasts(x):
         kernel, setting = known
         constants = weight.new_zeros(weight.shape[0]) if bias is None else bias
         operands = x, weight, constants, basis.grid_origin, basis.grid_step
@@ -103,10 +117,9 @@ def edge_linear(
             def reference(
                 x: Tensor, weight: Tensor, constants: Tensor, origin: Tensor, step: Tensor
             ) -> Tensor:
-                # The basis with the grid it had then, which torch.func may have lent it.
-                twin = copy.copy(basis)
-                twin._buffers = {**basis._buffers, "grid_origin": origin, "grid_step": step}
-                return linear(edge_features(x, twin, has_base).flatten(1), weight, constants)
+                # With the grid that the layer had then.
+                features = edge_features(x, with_grid(basis, origin, step), has_base)
+                return linear(features.flatten(1), weight, constants)
 
             settings = has_base, getattr(basis, setting), basis.extrapolation
             return kernel(operands, settings, reference)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import compress
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -25,9 +25,11 @@ __all__ = ["FusedFunction", "Setting"]
 
 logger = logging.getLogger(__name__)
 
-Setting = str | int | float | bool
+Setting = str | int | float | bool | tuple[int, ...]
 """An argument of a kernel that is no tensor."""
 Gradients = tuple[Tensor | None, ...]
+Output = Tensor | tuple[Tensor, ...]
+Shape = tuple[int, ...]
 
 _HAS_NUMBA = find_spec("numba") is not None
 _DTYPES = (torch.float32, torch.float64)
@@ -37,9 +39,9 @@ _transforms_are_active = torch._C._are_functorch_transforms_active  # torch.func
 
 
 class _Kernel(Protocol):
-    """The output, given operands and settings; and gradients, given that of the output besides."""
+    """The output or outputs, given operands and settings; and gradients, given theirs besides."""
 
-    forward: Callable[..., Tensor]
+    forward: Callable[..., Output]
     backward: Callable[..., tuple[Tensor, ...]]
 
 
@@ -47,11 +49,18 @@ class _Kernel(Protocol):
 def _kernel(name: str) -> _Kernel | None:
     """The module of a kernel, or None where numba does not work."""
     try:
-        from kan_diffusion.kan.kernels import dense, spline, units
+        from kan_diffusion.kan.kernels import dense, functions, gated, grouped, spline
     except ImportError as error:
         logger.warning("KAN layers run without their compiled kernel: %s", error)
         return None
-    return cast("_Kernel", {"dense": dense, "spline": spline, "units": units}[name])
+    known = {
+        "dense": dense,
+        "functions": functions,
+        "gated": gated,
+        "grouped": grouped,
+        "spline": spline,
+    }
+    return cast("_Kernel", known[name])
 
 
 def _require_kernel(name: str) -> _Kernel:
@@ -83,10 +92,11 @@ class FusedFunction:
         name: Name of the operator.
         module: Name of the module in ``kan_diffusion.kan.kernels`` whose ``forward`` and
             ``backward`` are the kernel.
-        operands: The tensors as an operator's schema declares them.
+        operands: The tensors as an operator's schema declares them; ``Tensor?`` may be None.
         settings: The other arguments of the kernel, declared likewise.
         num_gradients: How many of the operands, the first ones, the kernel has gradients for.
-        output_shape: Shape of the output, given the operands.
+        output_shapes: Shapes of the outputs, given the operands; a function of one output may
+            give a tensor.
     """
 
     def __init__(
@@ -96,46 +106,54 @@ class FusedFunction:
         operands: str,
         settings: str,
         num_gradients: int,
-        output_shape: Callable[..., tuple[int, ...]],
+        output_shapes: Callable[..., tuple[Shape, ...]],
+        num_outputs: int = 1,
     ) -> None:
         self.module = module
         self.num_gradients = num_gradients
-        num_operands = operands.count("Tensor ")
+        num_operands = len(operands.split(","))
         returned = ", ".join(["Tensor"] * num_gradients)
+        given = "Tensor" if num_outputs == 1 else f"({', '.join(['Tensor'] * num_outputs)})"
+        arriving = ", ".join(f"Tensor grad{index}" for index in range(num_outputs))
         forward = torch.library.custom_op(
             f"kan_diffusion::{name}",
             lambda *inputs: _require_kernel(module).forward(*inputs),
             mutates_args=(),
             device_types="cpu",
-            schema=f"({operands}, {settings}) -> Tensor",
+            schema=f"({operands}, {settings}) -> {given}",
         )
         backward = torch.library.custom_op(
             f"kan_diffusion::{name}_backward",
             lambda *inputs: _require_kernel(module).backward(*inputs),
             mutates_args=(),
             device_types="cpu",
-            schema=f"(Tensor grad, {operands}, {settings}) -> ({returned})",
+            schema=f"({arriving}, {operands}, {settings}) -> ({returned})",
         )
 
         @forward.register_fake
-        def _(x: Tensor, *rest: object) -> Tensor:
-            return x.new_empty(output_shape(x, *rest))
+        def _(x: Tensor, *rest: object) -> Output:
+            made = tuple(x.new_empty(shape) for shape in output_shapes(x, *rest))
+            return made[0] if num_outputs == 1 else made
 
         @backward.register_fake
-        def _(grad: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-            return tuple(grad.new_empty(operand.shape) for operand in rest[:num_gradients])
+        def _(grad: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
+            first = num_outputs - 1
+            return tuple(
+                grad.new_empty(0 if operand is None else operand.shape)
+                for operand in rest[first : first + num_gradients]
+            )
 
-        def save(ctx, inputs: tuple[object, ...], output: Tensor) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        def save(ctx, inputs: tuple[object, ...], output: Output) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
             ctx.save_for_backward(*inputs[:num_operands])
             ctx.settings = inputs[num_operands:]
 
-        def differentiate(ctx, grad: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
-            found = backward(grad, *ctx.saved_tensors, *ctx.settings)
+        def differentiate(ctx, *grads: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            found = backward(*grads, *ctx.saved_tensors, *ctx.settings)
             gradients = self.where_needed(found, ctx.needs_input_grad)
             return *gradients, *(None for _ in ctx.settings)
 
         forward.register_autograd(differentiate, setup_context=save)
-        self.operator: Callable[..., Tensor] = forward
+        self.operator: Callable[..., Any] = forward
 
     def where_needed(self, found: tuple[Tensor, ...], needed: Sequence[bool]) -> Gradients:
         """The gradients of all operands, None where there is none or none is needed."""
@@ -143,22 +161,24 @@ class FusedFunction:
             found[i] if need and i < self.num_gradients else None for i, need in enumerate(needed)
         )
 
-    def takes(self, operands: Sequence[Tensor]) -> bool:
+    def takes(self, operands: Sequence[Tensor | None]) -> bool:
         """True where the kernel is for these operands and the gradients that they want."""
         x = operands[0]
+        assert x is not None
         dtype = x.dtype
         if not _HAS_NUMBA or dtype not in _DTYPES or _transforms_are_active():
             return False
-        if any(operand.requires_grad for operand in operands[self.num_gradients :]):
+        if any(operand.requires_grad for operand in operands[self.num_gradients :] if operand is not None):
             return False  # a gradient that the kernel has not
+        given = [operand for operand in operands if operand is not None]
         if torch.compiler.is_compiling():
             return (
                 not torch.compiler.is_exporting()
                 and x.device.type == "cpu"
-                and all(operand.dtype == dtype for operand in operands)
+                and all(operand.dtype == dtype for operand in given)
             )
         return (
-            all(_is_plain(operand, dtype) for operand in operands)
+            all(_is_plain(operand, dtype) for operand in given)
             and forward_ad._current_level < 0
             and not torch._C._get_tracing_state()
             and _kernel(self.module) is not None
@@ -166,25 +186,24 @@ class FusedFunction:
 
     def __call__(
         self,
-        operands: Sequence[Tensor],
+        operands: Sequence[Tensor | None],
         settings: tuple[Setting, ...],
-        reference: Callable[..., Tensor],
-    ) -> Tensor:
+        reference: Callable[..., Output],
+    ) -> Any:  # noqa: ANN401  # a tensor, or a tuple where the function has several outputs
         """Computes the output of operands that the kernel takes.
 
         It is as often differentiable as ``reference``, the same function in torch's operations.
         """
         if torch.compiler.is_compiling():
             return self.operator(*operands, *settings)
-        output: Tensor = _Fused.apply(self, settings, reference, *operands)
-        return output
+        return _Fused.apply(self, settings, reference, *operands)
 
     def gradients(
         self,
-        grad: Tensor,
-        operands: tuple[Tensor, ...],
+        grads: Sequence[Tensor],
+        operands: tuple[Tensor | None, ...],
         settings: tuple[Setting, ...],
-        reference: Callable[..., Tensor],
+        reference: Callable[..., Output],
         needed: Sequence[bool],
     ) -> Gradients:
         """Gradients of all operands.
@@ -195,14 +214,18 @@ class FusedFunction:
         if (
             not torch.is_grad_enabled()
             and not _transforms_are_active()
-            and _is_plain(grad, operands[0].dtype)
+            and all(_is_plain(grad, operands[0].dtype) for grad in grads)
         ):
-            found = _require_kernel(self.module).backward(grad, *operands, *settings)
+            found = _require_kernel(self.module).backward(*grads, *operands, *settings)
             return self.where_needed(found, needed)
         with torch.enable_grad():
             wanted = list(compress(operands, needed))
             output = reference(*operands)
-            derivatives = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
+            outputs = (output,) if isinstance(output, Tensor) else output
+            found = torch.autograd.grad(
+                outputs, wanted, tuple(grads), create_graph=True, allow_unused=True
+            )
+            derivatives = iter(found)
         return tuple(next(derivatives) if need else None for need in needed)
 
 
@@ -218,17 +241,17 @@ class _Fused(torch.autograd.Function):
         ctx,  # noqa: ANN001
         function: FusedFunction,
         settings: tuple[Setting, ...],
-        reference: Callable[..., Tensor],
-        *operands: Tensor,
-    ) -> Tensor:
+        reference: Callable[..., Output],
+        *operands: Tensor | None,
+    ) -> Output:
         ctx.save_for_backward(*operands)
         ctx.function, ctx.settings, ctx.reference = function, settings, reference
         return _require_kernel(function.module).forward(*operands, *settings)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def backward(ctx, *grads: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
         function: FusedFunction = ctx.function
         gradients = function.gradients(
-            grad, ctx.saved_tensors, ctx.settings, ctx.reference, ctx.needs_input_grad[3:]
+            grads, ctx.saved_tensors, ctx.settings, ctx.reference, ctx.needs_input_grad[3:]
         )
         return None, None, None, *gradients

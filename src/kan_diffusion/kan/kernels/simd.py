@@ -29,6 +29,7 @@ __all__ = [
     "array_at",
     "axpy",
     "compiled_by_type",
+    "copy_rows",
     "dot",
     "exp2",
     "floor",
@@ -400,6 +401,23 @@ def transpose(source, at, source_stride, target, to, target_stride, rows, column
     for r in range(rows):
         for c in range(even_columns if r < even_rows else 0, columns):
             target[to + c * target_stride + r] = source[at + r * source_stride + c]
+
+
+@numba.njit(**INNER)
+def copy_rows(source, at, source_stride, target, to, target_stride, rows, count):
+    """Copies ``count`` numbers of each of some rows."""
+    for r in range(rows):
+        o = 0
+        while o + 8 <= count:
+            store(target, to + r * target_stride + o, load(source, at + r * source_stride + o, 8))
+            o += 8
+        if o < count and count > 8:  # the last eight, some of them once more
+            o = count - 8
+            store(target, to + r * target_stride + o, load(source, at + r * source_stride + o, 8))
+            o = count
+        while o < count:
+            store(target, to + r * target_stride + o, get(source, at + r * source_stride + o))
+            o += 1
 
 
 @compiled_by_type(inline="always")

@@ -36,6 +36,7 @@ from kan_diffusion.kan.kernels.simd import (
     array_at,
     axpy,
     compiled_by_type,
+    copy_rows,
     dot,
     floor,
     fma,
@@ -83,19 +84,6 @@ _INNER = {**INNER, **_FASTMATH}
 def block_lanes(left):
     """How many outputs the next block of a row takes when ``left`` are left."""
     return 32 if left >= 32 else (16 if left >= 16 else 8)
-
-
-@numba.njit(**_INNER)
-def copy_rows(source, at, source_stride, target, to, target_stride, rows, count):
-    """Copies ``count`` numbers of each of some rows."""
-    for r in range(rows):
-        o = 0
-        while o + 8 <= count:
-            store(target, to + r * target_stride + o, load(source, at + r * source_stride + o, 8))
-            o += 8
-        while o < count:
-            target[to + r * target_stride + o] = source[at + r * source_stride + o]
-            o += 1
 
 
 @numba.njit(**_INNER)

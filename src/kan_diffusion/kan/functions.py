@@ -1,0 +1,353 @@
+r"""``LearnedFunctions``: a few learned functions of each input, which inputs share in groups.
+
+.. math:: h_{i,r} = f_{\gamma(i),r}(x_i), \qquad f_{g,r}(x) = \sum_b c_{r,g,b}\, B_b(x),
+    \qquad r = 1, \dots, R,
+
+with :math:`\gamma(i)` the group of input i, B the functions of a basis on one grid a group
+(:mod:`kan_diffusion.kan.bases`). With R = 1 this is an activation
+whose units learn their functions (Bohra et al. 2020, "Learning activation functions in deep
+(spline) neural networks"); with more, an expansion of inputs that is learned. Times a weight it is
+a layer (:mod:`kan_diffusion.kan.grouped`).
+
+The functions are fitted to given ones at the start, by least squares over the grid. A compiled
+kernel evaluates splines on a CPU (:mod:`kan_diffusion.kan.kernels.functions` says how), elsewhere
+torch's own operations do (:mod:`kan_diffusion.kan.kernels.fused` says when).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import zip_longest
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn.functional import silu
+
+from kan_diffusion.errors import KanDiffusionError, look_up
+from kan_diffusion.kan.bases import Basis, BasisName, BSpline, Extrapolation, GridBasis, make_basis
+from kan_diffusion.kan.grids import EdgeLayer
+from kan_diffusion.kan.inputs import leaf, require_input
+from kan_diffusion.kan.kernels import in_full_precision, with_grid
+from kan_diffusion.kan.kernels.fused import FusedFunction
+
+__all__ = ["STARTS", "LearnedFunctions", "Start", "waves"]
+
+Function = Callable[[Tensor], Tensor]
+"""A function of numbers, number by number."""
+
+Start = str | Sequence[Function]
+"""A name in ``STARTS``, or R functions."""
+
+_POINTS = 16
+"""Points of a fit for each function of the basis."""
+
+_WORST_FIT = 0.1
+"""Largest root mean square error of a start, relative to the function it is fitted to."""
+
+
+def _wave(function: Function, turns: float, x: Tensor) -> Tensor:
+    return function(2 * math.pi * turns * x)
+
+
+def waves(functions: int, lowest: float) -> list[Function]:
+    """Cosines and sines in turn, each pair of twice the frequency of the one before.
+
+    Args:
+        functions: Number of functions.
+        lowest: Turns of the first pair in one unit of x.
+    """
+    return [
+        partial(_wave, (torch.cos, torch.sin)[index % 2], lowest * 2 ** (index // 2))
+        for index in range(functions)
+    ]
+
+
+STARTS: Mapping[str, Callable[[int, float], list[Function]]] = {
+    "silu": lambda functions, width: [silu] * functions,
+    "identity": lambda functions, width: [torch.clone] * functions,
+    "waves": lambda functions, width: [torch.clone, *waves(functions - 1, 1 / width)],
+}
+"""Starts by name, given R and the width of the grid: SiLU; the input itself; the input, then cosines
+and sines, the first of which go once round over the grid."""
+
+KERNEL = FusedFunction(
+    "learned_functions",
+    "functions",
+    "Tensor x, Tensor coefficients, Tensor origin, Tensor step",
+    "int[] group_of, int order",
+    num_gradients=2,
+    output_shapes=lambda x, c, *_: ((x.shape[0], x.shape[1] * c.shape[0]),),
+)
+
+
+class LearnedFunctions(EdgeLayer):
+    """Learned functions of each input: (*, in_features) -> (*, in_features * functions).
+
+    Args:
+        in_features: Size of the last dimension of the input.
+        functions: Number R of functions of an input, at most as many as the basis has.
+        groups: Number of groups of inputs that share functions, which the inputs are in by turns;
+            the group of each input, counted from 0; or None for one group an input.
+        basis: The functions that a learned one is made of, by name in ``BASES``.
+        grid_size: Number G of intervals of the grid, or what the basis takes in its place.
+        order: Degree k of the splines, 1 to 5.
+        grid_range: Ends of the grid, the same for every group at the start.
+        extrapolation: What happens outside the grid, see :mod:`kan_diffusion.kan.bases.base`.
+        start: The functions that the learned ones start as: ``"silu"``, ``"identity"``, ``"waves"``
+            (the input, then cosines and sines), or R functions of a tensor.
+        noise: Standard deviation of what is added to each coefficient at the start, by which
+            functions that start alike differ.
+        device: Device of the coefficients.
+        dtype: Floating dtype of the coefficients.
+
+    Attributes:
+        coefficients: Coefficients with shape (R, groups, functions of the basis).
+        basis: The functions that the learned ones are made of, with one grid a group.
+        group_of: Group of each input.
+
+    Raises:
+        KanDiffusionError: A size, a range or a name is not usable; there are more functions than
+            the basis has; the groups do not divide the inputs; or the basis cannot be fitted to the
+            start.
+    """
+
+    _packed: ClassVar[str] = "coefficients"
+    coefficients: nn.Parameter
+    _members: Tensor
+    _places: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        functions: int = 1,
+        groups: int | Sequence[int] | None = None,
+        *,
+        basis: BasisName = "bspline",
+        grid_size: int = 8,
+        order: int = 3,
+        grid_range: tuple[float, float] = (-3.0, 3.0),
+        extrapolation: Extrapolation = "linear",
+        start: Start = "silu",
+        noise: float = 1e-3,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if in_features < 1 or functions < 1:
+            raise KanDiffusionError(
+                f"a {name} needs at least one input and one function, not {in_features} and "
+                f"{functions}"
+            )
+        self.in_features = in_features
+        self.group_of = _assignment(in_features, groups)
+        num_groups = max(self.group_of) + 1
+        self.basis: Basis = make_basis(
+            basis,
+            num_groups,
+            grid_size=grid_size,
+            order=order,
+            grid_range=grid_range,
+            extrapolation=extrapolation,
+            device=device,
+            dtype=dtype,
+        )
+        known = self.basis.num_functions
+        if functions > known:
+            raise KanDiffusionError(
+                f"a {name} has at most as many functions an input as its basis, {known} with "
+                f"grid_size={grid_size}, not {functions}; raise grid_size"
+            )
+        self.functions = functions
+        self.start = start
+        self.noise = noise
+        self._grid_range = float(grid_range[0]), float(grid_range[1])
+        # Rows of one input from each group, the last ones repeated where a group is smaller.
+        members = [[i for i, g in enumerate(self.group_of) if g == group] for group in range(num_groups)]
+        rows = [
+            [member if member is not None else members[group][-1] for group, member in enumerate(row)]
+            for row in zip_longest(*members)
+        ]
+        flat = [member for row in rows for member in row]
+        self._in_turn = flat == list(range(in_features))
+        self.register_buffer("_members", torch.tensor(flat, device=device), persistent=False)
+        places = [flat.index(i) for i in range(in_features)]
+        self.register_buffer("_places", torch.tensor(places, device=device), persistent=False)
+        self.coefficients = nn.Parameter(
+            torch.empty(functions, num_groups, known, device=device, dtype=dtype)
+        )
+        if type(self) is LearnedFunctions:
+            self.reset_parameters()
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of inputs."""
+        return self.basis.in_features
+
+    @property
+    def grid_size(self) -> int:
+        """Number of intervals of the grid."""
+        return self.grid.num_intervals
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Fits every function to its start and adds the noise.
+
+        Args:
+            generator: Where the noise comes from; torch's default generator when None.
+
+        Raises:
+            KanDiffusionError: The basis does not come within a tenth of a function of the start.
+        """
+        self.basis.reset_parameters()
+        if self.coefficients.is_meta:
+            return
+        fitted = self._fit_start()
+        self.coefficients.normal_(0, self.noise, generator=generator)
+        self.coefficients.add_(fitted.unsqueeze(1).to(self.coefficients))
+
+    def _fit_start(self) -> Tensor:
+        """Coefficients (R, functions of the basis) of the start, by least squares in float64."""
+        low, high = self._grid_range
+        start = self.start
+        if isinstance(start, str):
+            start = look_up("start", start, STARTS)(self.functions, high - low)
+        if len(start) != self.functions:
+            raise KanDiffusionError(
+                f"a start of {len(start)} functions is not one of {self.functions}; give one for "
+                "each"
+            )
+        alone = self.basis.one_input(0).cpu().double()
+        count = _POINTS * self.basis.num_functions + 1
+        x = torch.linspace(low, high, count, dtype=torch.float64, device="cpu")
+        design = alone(x.unsqueeze(1))[:, 0]
+        targets = torch.stack([function(x) for function in start], dim=1)
+        solution = torch.linalg.lstsq(design, targets, driver="gelsd").solution
+        errors = (design @ solution - targets).square().mean(0).sqrt()
+        sizes = targets.square().mean(0).sqrt()
+        worst = int((errors - _WORST_FIT * sizes).argmax())
+        if errors[worst] > _WORST_FIT * sizes[worst]:
+            raise KanDiffusionError(
+                f"basis '{self.basis.name}' with {self.basis.num_functions} functions cannot start "
+                f"as function {worst + 1} of start={self.start!r}: it is off by "
+                f"{float(errors[worst] / sizes[worst]):.0%}; raise grid_size or choose another "
+                "start"
+            )
+        return solution.T
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one forward pass for one row of input.
+
+        An input costs 3 to find its cell and the place in it, and a spline of it 2k for the
+        polynomial of degree k in k steps of Horner's scheme. The polynomials of the cells are made
+        once a batch and not counted. Another basis costs its functions and their sum.
+        """
+        if isinstance(self.basis, BSpline):
+            return self.in_features * (3 + 2 * self.basis.order * self.functions)
+        sums = 2 * self.basis.num_active * self.functions
+        return self.in_features * (self.basis.flops_per_input + sums)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (*, in_features) to (*, in_features * functions), those of an input side by side.
+
+        Raises:
+            KanDiffusionError: The input has another last dimension, or is no floating-point tensor.
+        """
+        if isinstance(input, Proxy):
+            return leaf(self, input)
+        return self._functions(self._rows(input)).view(*input.shape[:-1], -1)
+
+    def _rows(self, input: Tensor) -> Tensor:
+        """Rows of inputs in no less than the precision of the coefficients."""
+        require_input(self, input, self.in_features)
+        rows = input.reshape(math.prod(input.shape[:-1]), self.in_features)
+        return rows.to(torch.promote_types(input.dtype, self.coefficients.dtype))
+
+    def _grid(self) -> tuple[Tensor, Tensor] | None:
+        """The grid, where there is a kernel for the basis."""
+        basis = self.basis
+        if type(basis) is BSpline and basis.extrapolation == "linear":
+            return basis.grid_origin, basis.grid_step
+        return None
+
+    def _functions(self, x: Tensor) -> Tensor:
+        """The functions (N, in * R) of rows of inputs."""
+        grid = self._grid()
+        if grid is None:
+            return self._spread(x, self.coefficients)
+        operands = x, self.coefficients, *grid
+        if KERNEL.takes(operands):
+            assert isinstance(self.basis, BSpline)
+            return KERNEL(operands, (self.group_of, self.basis.order), self._spread)
+        return self._spread(*operands)
+
+    def _spread(self, x: Tensor, coefficients: Tensor, *grid: Tensor) -> Tensor:
+        """The same in torch's own operations, with the grid it had then."""
+        basis = with_grid(self.basis, *grid) if grid else self.basis
+        with in_full_precision(x):
+            values = basis(self._by_group(x))  # (N * inputs of a group, groups, basis)
+            h = torch.einsum("ngb,rgb->ngr", values, coefficients.to(values.dtype))
+            h = h.reshape(x.shape[0], len(self._members), self.functions)
+            if not self._in_turn:
+                h = h[:, self._places]
+            return h.flatten(1)
+
+    def _by_group(self, x: Tensor) -> Tensor:
+        """Rows with one input of each group, some repeated: (N, in) -> (M, groups)."""
+        if not self._in_turn:
+            x = x[:, self._members]
+        return x.reshape(x.shape[0] * (len(self._members) // self.groups), self.groups)
+
+    def grid_rows(self, input: Tensor) -> Tensor:
+        """Inputs as rows of one number a grid."""
+        return self._by_group(input.reshape(-1, self.in_features))
+
+    def on_grids(self, rows: Tensor) -> Tensor:
+        """Inputs that have the numbers of their grid's in rows (N, groups)."""
+        return rows[:, list(self.group_of)]
+
+    @torch.no_grad()
+    def out_of_range_per_input(self, input: Tensor) -> Tensor:
+        """The fraction of each input's values that lie outside its grid; NaN counts as inside.
+
+        Args:
+            input: Inputs with shape (*, in_features).
+
+        Returns:
+            Fractions with shape (in_features,), from 0 to 1; NaN for an empty input.
+        """
+        x = self._rows(input)
+        outside = self.basis.outside(self._by_group(x)).reshape(len(x), -1)
+        return outside[:, self._places].to(self.coefficients.dtype).mean(0)
+
+    def extra_repr(self) -> str:
+        """The settings that differ between modules, for ``print``."""
+        return f"{self.in_features}, functions={self.functions}, groups={self.groups}"
+
+
+def _assignment(in_features: int, groups: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The group of each input."""
+    if groups is None:
+        return tuple(range(in_features))
+    if isinstance(groups, int):
+        if groups < 1 or in_features % groups:
+            raise KanDiffusionError(
+                f"groups must divide the {in_features} inputs, and {groups} does not; choose one "
+                "of "
+                + ", ".join(str(n) for n in range(1, in_features + 1) if in_features % n == 0)
+                + ", or give the group of each input"
+            )
+        return tuple(i % groups for i in range(in_features))
+    chosen = tuple(int(group) for group in groups)
+    if len(chosen) != in_features or set(chosen) != set(range(max(chosen, default=-1) + 1)):
+        raise KanDiffusionError(
+            f"groups must give each of the {in_features} inputs a group, 0, 1, ... without a gap, "
+            f"not {list(chosen)}"
+        )
+    return chosen

@@ -1,0 +1,213 @@
+r"""``GroupedKANLinear``: a KAN layer whose edges are sums of a few functions that they share.
+
+.. math:: y_o = \beta_o + \sum_i \phi_{o,i}(x_i), \qquad
+    \phi_{o,i}(x) = \sum_{r \le R} a_{o,i,r}\, f_{\gamma(i),r}(x),
+
+with the learned functions f of :mod:`kan_diffusion.kan.functions`, R of each group of inputs. An edge has R numbers of its own instead of a
+:class:`~kan_diffusion.kan.linear.KANLinear`'s G + k. With R = G + k and one group an input it is
+that layer again; with R = 1 each input has one learned function, as a unit of an MLP has its
+activation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn.functional import linear
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan.bases import BasisName, BSpline, Extrapolation
+from kan_diffusion.kan.functions import LearnedFunctions, Start
+from kan_diffusion.kan.inputs import leaf
+from kan_diffusion.kan.kernels import autocasts
+from kan_diffusion.kan.kernels.fused import FusedFunction
+
+__all__ = ["GroupedKANLinear"]
+
+_KERNEL = FusedFunction(
+    "grouped_linear",
+    "grouped",
+    "Tensor x, Tensor coefficients, Tensor weight, Tensor? bias, Tensor origin, Tensor step",
+    "int[] group_of, int order",
+    num_gradients=4,
+    output_shapes=lambda x, coefficients, weight, *_: ((x.shape[0], weight.shape[0]),),
+)
+
+
+class GroupedKANLinear(LearnedFunctions):
+    """A KAN layer whose edges share a few learned functions, used where ``nn.Linear`` would be.
+
+    Args:
+        in_features: Size of the last dimension of the input.
+        out_features: Size of the last dimension of the output.
+        bias: Whether to add a learned constant to each output.
+        functions: Number R of functions of an input, at most as many as the basis has.
+        groups: Number of groups of inputs that share functions, which the inputs are in by turns;
+            the group of each input, counted from 0; or None for one group an input.
+        basis: The functions that a learned one is made of, by name in ``BASES``.
+        grid_size: Number G of intervals of the grid, or what the basis takes in its place.
+        order: Degree k of the splines, 1 to 5.
+        grid_range: Ends of the grid, the same for every group at the start.
+        extrapolation: What happens outside the grid, see :mod:`kan_diffusion.kan.bases.base`.
+        start: The functions that the learned ones start as, see
+            :class:`~kan_diffusion.kan.functions.LearnedFunctions`.
+        noise: Standard deviation of what is added to each coefficient at the start.
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
+
+    Attributes:
+        coefficients: Coefficients of the functions with shape (R, groups, functions of the basis).
+        weight: Weights a of the functions with shape (out, in * R), those of an input side by side.
+        bias: Constants with shape (out,), or None.
+
+    Raises:
+        KanDiffusionError: A size, a range or a name is not usable; there are more functions than
+            the basis has; the groups do not divide the inputs; or the basis cannot be fitted to the
+            start.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        functions: int = 1,
+        groups: int | Sequence[int] | None = None,
+        basis: BasisName = "bspline",
+        grid_size: int = 8,
+        order: int = 3,
+        grid_range: tuple[float, float] = (-3.0, 3.0),
+        extrapolation: Extrapolation = "linear",
+        start: Start = "silu",
+        noise: float = 1e-3,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_features,
+            functions,
+            groups,
+            basis=basis,
+            grid_size=grid_size,
+            order=order,
+            grid_range=grid_range,
+            extrapolation=extrapolation,
+            start=start,
+            noise=noise,
+            device=device,
+            dtype=dtype,
+        )
+        if out_features < 1:
+            raise KanDiffusionError(
+                f"a GroupedKANLinear needs at least one output, not {out_features}"
+            )
+        self.out_features = out_features
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+
+        self.weight = parameter(out_features, in_features * functions)
+        self.bias = parameter(out_features) if bias else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Fits the functions to their start and draws weights and constants as ``nn.Linear`` does.
+
+        Args:
+            generator: Where the draws come from; torch's default generator when None.
+        """
+        super().reset_parameters(generator)
+        bound = 1 / math.sqrt(self.in_features * self.functions)
+        self.weight.uniform_(-bound, bound, generator=generator)
+        if self.bias is not None:
+            self.bias.uniform_(-bound, bound, generator=generator)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one forward pass for one row of input."""
+        constants = self.out_features if self.bias is not None else 0
+        return super().flops + 2 * self.weight.numel() + constants
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (*, in_features) to (*, out_features).
+
+        Raises:
+            KanDiffusionError: The input has another last dimension, or is no floating-point tensor.
+        """
+        if isinstance(input, Proxy):
+            return leaf(self, input)
+        x = self._rows(input)
+        grid = self._grid()
+        output = None
+        if grid is not None and not autocasts(x):
+            operands = x, self.coefficients, self.weight, self.bias, *grid
+            if _KERNEL.takes(operands):
+                assert isinstance(self.basis, BSpline)
+                output = _KERNEL(operands, (self.group_of, self.basis.order), self._product)
+        if output is None:
+            output = linear(self._functions(x), self.weight, self.bias)
+        return output if input.ndim == 2 else output.view(*input.shape[:-1], self.out_features)
+
+    def _product(
+        self, x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor
+    ) -> Tensor:
+        return linear(self._spread(x, coefficients, *grid), weight, bias)
+
+    def edge_outputs(self, input: Tensor) -> Tensor:
+        """Computes the contribution of each edge to its output.
+
+        It holds (n, out, in) numbers at once, so it is meant for inspecting a layer. The bias is
+        left out.
+
+        Args:
+            input: Inputs with shape (n, in_features).
+
+        Returns:
+            phi_{o,i}(x_i) with shape (n, out, in); their sum over inputs and the bias are the
+            layer's output. Differentiable.
+        """
+        h = self._functions(self._rows(input)).unflatten(1, (self.in_features, self.functions))
+        return torch.einsum("nir,oir->noi", h, self._edges)
+
+    @property
+    def _edges(self) -> Tensor:
+        """The weight by edge: (out, in, R), a view."""
+        return self.weight.view(self.out_features, self.in_features, self.functions)
+
+    @torch.no_grad()
+    def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:
+        """The learned function of one edge, bias left out.
+
+        Args:
+            i: Index of the input the edge leaves.
+            j: Index of the output the edge enters.
+            x: Where to evaluate, with any shape.
+
+        Returns:
+            phi_{j,i}(x) with the shape of x.
+
+        Raises:
+            IndexError: There is no such edge.
+        """
+        if not (0 <= i < self.in_features and 0 <= j < self.out_features):
+            raise IndexError(
+                f"edge ({i}, {j}) does not exist in a layer with {self.in_features} inputs and "
+                f"{self.out_features} outputs"
+            )
+        group = self.group_of[i]
+        values = self.basis.one_input(group)(x.reshape(-1, 1))[:, 0]
+        curves = values @ self.coefficients[:, group].T.to(values.dtype)
+        return (curves @ self._edges[j, i].to(values.dtype)).view(x.shape)
+
+    def extra_repr(self) -> str:
+        """The settings that differ between layers, for ``print``."""
+        return (
+            f"{self.in_features}, {self.out_features}, functions={self.functions}, "
+            f"groups={self.groups}, bias={self.bias is not None}"
+        )

@@ -1,0 +1,417 @@
+r"""Learned splines that inputs share in groups, on the CPU.
+
+Input i is in group :math:`\gamma(i)`, and group g has R splines with coefficients c on one grid.
+At the start of a call these become one polynomial a cell m,
+:math:`a_{g,m,d,r} = \sum_j c_{r,g,m+j}\, p_{j,d}` with the pieces
+:math:`p_j(f) = \sum_d p_{j,d} f^d` of :mod:`kan_diffusion.kan.bases.spline`: a batch is much longer
+than a grid. The tangents are two more cells, -1 and G, of which only :math:`a_0` and :math:`a_1`
+differ from zero. Let f be the place in a cell, from 0 to 1 inside the grid and without an end in
+the cells of the tangents, and :math:`\bar f` that place kept from 0 to 1. Then, with step
+:math:`\Delta` of the grid,
+
+.. math:: h_r = a_{0,r} + f\,(a_{1,r} + \bar f\,(a_{2,r} + \dots)), \qquad
+    \partial a_{d,r} \mathrel{+}= f^d\,\partial h_r, \qquad
+    \partial x = \tfrac 1\Delta \sum_r \partial h_r\,
+    (a_{1,r} + \bar f\,(2 a_{2,r} + \bar f\,(3 a_{3,r} + \dots))),
+
+where an infinite or huge f meets no zero, and the gradient of the coefficients follows from that of
+the polynomials by the transposed sum. Cells and places are found for a tile of rows at once, in
+vectors. The functions of an input are a vector; where there is one, its gradients are, along d.
+Nothing but x is kept for the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from torch import Tensor
+
+from kan_diffusion.kan.bases.spline import piece_coefficients
+from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
+from kan_diffusion.kan.kernels.simd import (
+    array_at,
+    axpy,
+    compiled_by_type,
+    dot,
+    floor,
+    fma,
+    get,
+    load,
+    maximum,
+    minimum,
+    nan_or_zero,
+    splat,
+    store,
+    store_as_int,
+)
+
+__all__ = ["backward", "forward", "gather", "groups_tensor", "tabulate"]
+
+_LANES = 16  # of the search for cells
+_TILE = 1024  # numbers that are placed at once, where a row has no more
+_WIDTH = 8  # functions of an input that are one vector, where there is more than one
+
+_FORWARD_WORK, _BACKWARD_WORK = 16, 32
+"""Cost of a function of a number in multiplications of a layer, by which threads are counted."""
+
+
+@numba.njit(**INNER)
+def _place(x, origin, per_x, intervals, scratch, room, cells, at):
+    """Writes the cells of ``_LANES`` numbers, counted from the left tangent's, and the places."""
+    u = (x - load(origin, at, _LANES)) * load(per_x, at, _LANES)
+    cell = minimum(maximum(floor(u), -1), intervals)  # -1 for NaN
+    f = u - maximum(cell, 0)
+    store(scratch, at, f)
+    store(scratch, room + at, minimum(maximum(f, 0), 1) + nan_or_zero(f))
+    store_as_int(cells, at, cell + 1)
+
+
+@numba.njit(**INNER)
+def _place_tile(x, start, count, origin, per_x, intervals, scratch, room, cells):
+    """The same of ``count`` numbers of x from ``start`` on."""
+    whole = count // _LANES * _LANES
+    for at in range(0, whole, _LANES):
+        _place(
+            load(x, start + at, _LANES), origin, per_x, intervals, scratch, room, cells, at
+        )
+    if whole < count:
+        for at in range(whole, count):
+            scratch[2 * room + at - whole] = x[start + at]
+        rest = load(scratch, 2 * room, _LANES)
+        _place(rest, origin, per_x, intervals, scratch, room, cells, whole)
+
+
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def tabulate(order, powers, coefficients, table, groups, functions, width, intervals):
+    """Writes the polynomials of all cells."""
+    if not isinstance(order, types.IntegerLiteral):
+        return None
+    degree = order.literal_value
+    pieces = piece_coefficients(degree)
+
+    def loop(order, powers, coefficients, table, groups, functions, width, intervals):
+        real = table.dtype.type
+        step = powers * width
+        for group in range(groups):
+            for r in range(functions):
+                first = (r * groups + group) * (intervals + degree)
+                left = group * (intervals + 2) * step + r
+                last = left + intervals * step
+                for cell in range(intervals):
+                    for d in range(degree + 1):
+                        total = real(0)
+                        for j in range(degree + 1):
+                            total += real(pieces[j][d]) * coefficients[first + cell + j]
+                        table[left + (cell + 1) * step + d * width] = total
+                value, slope = real(0), real(0)
+                for d in range(degree + 1):
+                    value += table[last + d * width]
+                    slope += real(d) * table[last + d * width]
+                table[left] = table[left + step]
+                table[left + width] = table[left + step + width]
+                table[last + step], table[last + step + width] = value, slope
+
+    return loop
+
+
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def gather(order, powers, table, grad_coefficients, groups, functions, width, intervals):
+    """The gradient of the coefficients from that of the polynomials."""
+    if not isinstance(order, types.IntegerLiteral):
+        return None
+    degree = order.literal_value
+    pieces = piece_coefficients(degree)
+
+    def loop(order, powers, table, grad_coefficients, groups, functions, width, intervals):
+        real = table.dtype.type
+        step = powers * width
+        for group in range(groups):
+            for r in range(functions):
+                first = (r * groups + group) * (intervals + degree)
+                left = group * (intervals + 2) * step + r
+                last = left + intervals * step
+                table[left + step] += table[left]
+                table[left + step + width] += table[left + width]
+                for d in range(degree + 1):
+                    slope = real(d) * table[last + step + width]
+                    table[last + d * width] += table[last + step] + slope
+                for function in range(intervals + degree):
+                    grad_coefficients[first + function] = 0
+                for cell in range(intervals):
+                    for j in range(degree + 1):
+                        total = real(0)
+                        for d in range(degree + 1):
+                            total += real(pieces[j][d]) * table[left + (cell + 1) * step + d * width]
+                        grad_coefficients[first + cell + j] += total
+
+    return loop
+
+
+@numba.njit(**INNER)
+def _lay_out(origins, steps, group_of, inputs, size, origin, per_x, offsets, stride):
+    """Writes the grid of each number of a tile's rows, and where each input's table begins."""
+    for i in range(inputs):
+        group = get(group_of, i)
+        store(offsets, i, group * stride)
+        store(origin, i, get(origins, group))
+        store(per_x, i, per_x.dtype.type(1) / get(steps, group))
+    for at in range(inputs, size):
+        store(origin, at, get(origin, at - inputs))
+        store(per_x, at, get(per_x, at - inputs))
+
+
+@cache
+def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None], ...]:
+    """The compiled forward and backward pass, for one function of an input or for several."""
+    zero = np.float64(0) if double else np.float32(0)
+    digest = source_digest()
+    powers = 2 if order == 1 else 4 if order <= 3 else 8  # a polynomial is one vector
+    lanes = 1 if single else _WIDTH
+
+    def forward(
+        x_at, coefficients_at, origin_at, step_at, group_at, h_at,
+        rows, inputs, groups, functions, intervals,
+    ):  # fmt: skip
+        len(digest)
+        blocks = (functions + lanes - 1) // lanes
+        width = blocks * lanes
+        cell_step = powers * width
+        x = array_at(x_at, rows * inputs, zero)
+        coefficients = array_at(coefficients_at, functions * groups * (intervals + order), zero)
+        origins = array_at(origin_at, groups, zero)
+        steps = array_at(step_at, groups, zero)
+        group_of = array_at(group_at, inputs, np.int64(0))
+        h = array_at(h_at, rows * inputs * functions, zero)
+        table = np.zeros(groups * (intervals + 2) * cell_step, x.dtype)
+        tabulate(order, powers, coefficients, table, groups, functions, width, intervals)
+        height = max(1, _TILE // inputs)
+        room = height * inputs + _LANES
+        origin, per_x = np.empty(room, x.dtype), np.empty(room, x.dtype)
+        offsets = np.empty(inputs, np.int64)
+        stride = (intervals + 2) * cell_step  # of a group
+        _lay_out(origins, steps, group_of, inputs, room, origin, per_x, offsets, stride)
+        scratch = np.zeros(2 * room + _LANES, x.dtype)
+        cells = np.empty(room, np.int32)
+        spare = np.zeros(lanes, x.dtype)
+        for r0 in range(0, rows, height):
+            n = min(height, rows - r0)
+            _place_tile(x, r0 * inputs, n * inputs, origin, per_x, intervals, scratch, room, cells)
+            k = 0
+            for _ in range(n):
+                for i in range(inputs):
+                    a = get(offsets, i) + get(cells, k) * cell_step
+                    f, kept = get(scratch, k), get(scratch, room + k)
+                    number = r0 * inputs + k
+                    if lanes == 1:
+                        one = get(table, a + order)
+                        for d in range(order - 1, 0, -1):
+                            one = one * kept + get(table, a + d)
+                        one = one * f + get(table, a)
+                        store(h, number, one)
+                    else:
+                        for block in range(blocks):
+                            at = a + block * lanes
+                            value = load(table, at + order * width, lanes)
+                            for d in range(order - 1, 0, -1):
+                                value = fma(value, kept, load(table, at + d * width, lanes))
+                            value = fma(value, f, load(table, at, lanes))
+                            to = number * functions + block * lanes
+                            left = functions - block * lanes
+                            if left >= lanes:
+                                store(h, to, value)
+                            else:
+                                store(spare, 0, value)
+                                for r in range(left):
+                                    store(h, to + r, get(spare, r))
+                    k += 1
+
+    def backward(
+        grad_at, x_at, coefficients_at, origin_at, step_at, group_at, h_at, grad_x_at,
+        grad_coefficients_at, rows, inputs, groups, functions, intervals,
+    ):  # fmt: skip
+        len(digest)
+        blocks = (functions + lanes - 1) // lanes
+        width = blocks * lanes
+        cell_step = powers * width
+        grad = array_at(grad_at, rows * inputs * functions, zero)
+        x = array_at(x_at, rows * inputs, zero)
+        coefficients = array_at(coefficients_at, functions * groups * (intervals + order), zero)
+        origins = array_at(origin_at, groups, zero)
+        steps = array_at(step_at, groups, zero)
+        group_of = array_at(group_at, inputs, np.int64(0))
+        h = array_at(h_at, rows * inputs * functions, zero)
+        grad_x = array_at(grad_x_at, rows * inputs, zero)
+        grad_coefficients = array_at(
+            grad_coefficients_at, functions * groups * (intervals + order), zero
+        )
+        real = x.dtype.type
+        table = np.zeros(groups * (intervals + 2) * cell_step, x.dtype)
+        tabulate(order, powers, coefficients, table, groups, functions, width, intervals)
+        totals = np.zeros(groups * (intervals + 2) * cell_step, x.dtype)
+        # A vector of powers is the product of those with one bit of the exponent set or not.
+        bits = np.zeros(6 * powers, x.dtype)
+        for bit in range(3):
+            for d in range(powers):
+                bits[2 * bit * powers + d] = (d >> bit) & 1
+                bits[(2 * bit + 1) * powers + d] = 1 - ((d >> bit) & 1)
+        ones_on, ones_off = load(bits, 0, powers), load(bits, powers, powers)
+        twos_on, twos_off = load(bits, 2 * powers, powers), load(bits, 3 * powers, powers)
+        fours_on, fours_off = load(bits, 4 * powers, powers), load(bits, 5 * powers, powers)
+        height = max(1, _TILE // inputs)
+        room = height * inputs + _LANES
+        origin, per_x = np.empty(room, x.dtype), np.empty(room, x.dtype)
+        offsets = np.empty(inputs, np.int64)
+        stride = (intervals + 2) * cell_step  # of a group
+        _lay_out(origins, steps, group_of, inputs, room, origin, per_x, offsets, stride)
+        scratch = np.zeros(2 * room + _LANES, x.dtype)
+        cells = np.empty(room, np.int32)
+        spare = np.zeros(2 * lanes, x.dtype)
+        for r0 in range(0, rows, height):
+            n = min(height, rows - r0)
+            _place_tile(x, r0 * inputs, n * inputs, origin, per_x, intervals, scratch, room, cells)
+            k = 0
+            for _ in range(n):
+                for i in range(inputs):
+                    a = get(offsets, i) + get(cells, k) * cell_step
+                    f, kept = get(scratch, k), get(scratch, room + k)
+                    number = r0 * inputs + k
+                    if lanes == 1:
+                        g = get(grad, number)
+                        one = get(table, a + order)
+                        rise = real(order) * one
+                        for d in range(order - 1, 0, -1):
+                            c = get(table, a + d)
+                            one = one * kept + c
+                            rise = rise * kept + real(d) * c
+                        one = one * f + get(table, a)
+                        if h_at:
+                            store(h, number, one)
+                        store(grad_x, number, g * rise * get(per_x, k))
+                        exponents = axpy(scratch, k, ones_on, ones_off)
+                        if powers > 2:
+                            square = kept * kept  # not of f, which may overflow
+                            exponents = exponents * fma(splat(square, powers), twos_on, twos_off)
+                        if powers > 4:
+                            fourth = square * square
+                            exponents = exponents * fma(splat(fourth, powers), fours_on, fours_off)
+                        total = load(totals, a, powers)
+                        store(totals, a, fma(exponents, splat(g, powers), total))
+                    else:
+                        to_x = real(0)
+                        for block in range(blocks):
+                            at = a + block * lanes
+                            to = number * functions + block * lanes
+                            left = functions - block * lanes
+                            if left >= lanes:
+                                g_r = load(grad, to, lanes)
+                            else:
+                                for r in range(left):
+                                    store(spare, r, get(grad, to + r))
+                                g_r = load(spare, 0, lanes)
+                            value = load(table, at + order * width, lanes)
+                            slope = value * real(order)
+                            for d in range(order - 1, 0, -1):
+                                c_r = load(table, at + d * width, lanes)
+                                value = fma(value, kept, c_r)
+                                slope = fma(slope, kept, c_r * real(d))
+                            value = fma(value, f, load(table, at, lanes))
+                            to_x += dot(slope, g_r)
+                            if h_at:
+                                if left >= lanes:
+                                    store(h, to, value)
+                                else:
+                                    store(spare, lanes, value)
+                                    for r in range(left):
+                                        store(h, to + r, get(spare, lanes + r))
+                            store(totals, at, load(totals, at, lanes) + g_r)
+                            power = g_r * f
+                            for d in range(1, order + 1):
+                                total = load(totals, at + d * width, lanes)
+                                store(totals, at + d * width, total + power)
+                                power = power * kept
+                        store(grad_x, number, to_x * get(per_x, k))
+                    k += 1
+        gather(order, powers, totals, grad_coefficients, groups, functions, width, intervals)
+
+    return compiled(forward), compiled(backward)
+
+
+@cache
+def groups_tensor(group_of: tuple[int, ...]) -> Tensor:
+    """The group of each input."""
+    return torch.tensor(group_of)
+
+
+def forward(
+    x: Tensor,
+    coefficients: Tensor,
+    origin: Tensor,
+    step: Tensor,
+    group_of: tuple[int, ...],
+    order: int,
+) -> Tensor:
+    """Computes the learned functions of each input.
+
+    Args:
+        x: Inputs with shape (N, in); as all tensors float32 or float64 and on the CPU.
+        coefficients: Coefficients with shape (R, groups, G + k).
+        origin: Left end of each group's grid, with shape (groups,).
+        step: Width of an interval of each group's grid, with shape (groups,), positive.
+        group_of: Group of each input.
+        order: Degree k of the splines, 1 to 5.
+
+    Returns:
+        Outputs with shape (N, in * R), the functions of an input side by side.
+    """
+    rows, inputs = x.shape
+    functions, groups, width = coefficients.shape
+    kernel, _ = _kernels(order, functions == 1, x.dtype == torch.float64)
+    h = x.new_empty(rows, inputs * functions)
+    operands = (
+        (x.contiguous(), inputs),
+        *((tensor.contiguous(), 0) for tensor in (coefficients, origin, step)),
+        (groups_tensor(tuple(group_of)), 0),
+        (h, inputs * functions),
+    )
+    parts = chunks(rows, inputs * functions * _FORWARD_WORK)
+    launch(kernel, parts, operands, (inputs, groups, functions, width - order))
+    return h
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    coefficients: Tensor,
+    origin: Tensor,
+    step: Tensor,
+    group_of: tuple[int, ...],
+    order: int,
+    h: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Computes the gradients of x and coefficients, given that of the output.
+
+    The output is computed once more and written into ``h``, where that is given.
+    """
+    rows, inputs = x.shape
+    functions, groups, width = coefficients.shape
+    _, kernel = _kernels(order, functions == 1, x.dtype == torch.float64)
+    parts = chunks(rows, inputs * functions * _BACKWARD_WORK)
+    grad_x = x.new_empty(rows, inputs)
+    # One gradient a thread, added up in the order of the rows.
+    totals = x.new_empty(len(parts), functions, groups, width)
+    operands = (
+        (grad.contiguous(), inputs * functions),
+        (x.contiguous(), inputs),
+        *((tensor.contiguous(), 0) for tensor in (coefficients, origin, step)),
+        (groups_tensor(tuple(group_of)), 0),
+        (h, inputs * functions),
+        (grad_x, inputs),
+    )
+    launch(kernel, parts, operands, (inputs, groups, functions, width - order), (totals,))
+    return grad_x, totals[0] if len(parts) == 1 else totals.sum(0)
+

@@ -1,0 +1,477 @@
+r"""A gated layer with learned functions or SiLU, modulated and residual, on the CPU.
+
+With unit values y and gates q of a row, what it carries along c, its code k, and
+:math:`S, T` the scales and shifts of the modulation,
+
+.. math:: z = (1 + S_0 + k^\top S) \odot y + T_0 + k^\top T + c, \qquad
+    h = f(z) \odot q, \qquad \mathrm{output} = h W^\top + \beta.
+
+One pass over a tile of rows makes z and h, a vector of units at a time, and torch's GEMM the
+output. The backward pass takes :math:`\partial h = \partial\mathrm{output}\, W`, makes h once more,
+and
+
+.. math::
+    \partial z &\mathrel{+}= f'(z) \odot q \odot \partial h, &
+    \partial q &= f(z) \odot \partial h, &
+    \partial y &= (1 + S_0 + k^\top S) \odot \partial z, &
+    \partial c &= \partial z, \\
+    \partial T_j &= \textstyle\sum k_j\, \partial z, &
+    \partial S_j &= \textstyle\sum k_j\, y \odot \partial z, &
+    \partial k_j &= S_j \cdot (y \odot \partial z) + T_j \cdot \partial z,
+
+in another. Scales and shifts of a row are never in memory, and nothing but the layer's inputs is
+kept. Splines and their gradients are those of :mod:`kan_diffusion.kan.kernels.functions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from torch import Tensor
+
+from kan_diffusion.kan.kernels.functions import gather, groups_tensor, tabulate
+from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
+from kan_diffusion.kan.kernels.simd import (
+    array_at,
+    axpy,
+    compiled_by_type,
+    copy_rows,
+    dot,
+    floor,
+    fma,
+    get,
+    load,
+    maximum,
+    minimum,
+    nan_or_zero,
+    sigmoid_and_silu,
+    splat,
+    store,
+    store_as_int,
+)
+
+__all__ = ["backward", "forward"]
+
+_TILE = 512  # units of a tile, where a row has no more
+
+_FORWARD_WORK, _BACKWARD_WORK = 16, 32
+"""Cost of a unit in multiplications of a layer, by which threads are counted."""
+
+
+@numba.njit(**INNER)
+def _next_block(at, lanes, units):
+    """Where the next vector of a row begins; the last overlaps the one before it."""
+    return at + lanes if at + 2 * lanes <= units or at + lanes == units else units - lanes
+
+
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def _states(
+    lanes, spline, source, first, stride, before, code, modulation, rank, rows, units, origin,
+    per_x, intervals, z, f, kept, cells,
+):  # fmt: skip
+    """Writes z of a tile's units and, for splines, their cells and places.
+
+    Cells are counted from the left tangent's.
+    """
+    if not isinstance(lanes, types.IntegerLiteral) or not isinstance(spline, types.IntegerLiteral):
+        return None
+    width, has_grid = lanes.literal_value, spline.literal_value
+
+    def loop(
+        lanes, spline, source, first, stride, before, code, modulation, rank, rows, units, origin,
+        per_x, intervals, z, f, kept, cells,
+    ):  # fmt: skip
+        for r in range(rows):
+            at = 0
+            while at < units:
+                k, own = r * units + at, (first + r) * rank
+                shift = load(before, k, width)
+                value = load(source, (first + r) * stride + at, width)
+                if rank >= 0:
+                    row = 2 * rank * units + at
+                    factor = load(modulation, row, width) + 1
+                    shift = shift + load(modulation, row + units, width)
+                    for j in range(rank):
+                        row = 2 * j * units + at
+                        factor = axpy(code, own + j, load(modulation, row, width), factor)
+                        shift = axpy(code, own + j, load(modulation, row + units, width), shift)
+                    value = value * factor
+                value = value + shift
+                store(z, k, value)
+                if has_grid:
+                    u = (value - load(origin, at, width)) * load(per_x, at, width)
+                    cell = minimum(maximum(floor(u), -1), intervals)  # -1 for NaN
+                    within = u - maximum(cell, 0)
+                    store(f, k, within)
+                    store(kept, k, minimum(maximum(within, 0), 1) + nan_or_zero(within))
+                    store_as_int(cells, k, cell + 1)
+                at = _next_block(at, width, units)
+
+    return loop
+
+
+@numba.njit(**INNER)
+def _lay_out(origins, steps, group_of, units, stride, origin, per_x, offsets):
+    """Writes the grid of each unit, and where its table begins."""
+    for u in range(units):
+        group = get(group_of, u)
+        store(offsets, u, group * stride)
+        store(origin, u, get(origins, group))
+        store(per_x, u, per_x.dtype.type(1) / get(steps, group))
+
+
+@cache
+def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None], ...]:
+    """The compiled forward and backward pass; order 0 stands for SiLU.
+
+    Vectors of ``lanes`` units cover a row, the last from the row's end on: what it has in common
+    with the one before is computed twice and counted once.
+    """
+    zero = np.float64(0) if double else np.float32(0)
+    digest = source_digest()
+    powers = 2 if order == 1 else 4 if order <= 3 else 8  # a polynomial is one vector
+    spline = int(order > 0)
+    degree = max(order, 1)
+
+    def forward(
+        input_at, carried_at, code_at, modulation_at, coefficients_at, origin_at, step_at, group_at,
+        h_at, state_at, rows, units, stride, reach, groups, intervals, rank,
+    ):  # fmt: skip
+        len(digest)
+        source = array_at(input_at, rows * stride, zero)
+        carried = array_at(carried_at, rows * reach, zero)
+        code = array_at(code_at, rows * max(rank, 0), zero)
+        modulation = array_at(modulation_at, 2 * (rank + 1) * units, zero)
+        coefficients = array_at(coefficients_at, groups * (intervals + order), zero)
+        origins, steps = array_at(origin_at, groups, zero), array_at(step_at, groups, zero)
+        group_of = array_at(group_at, units, np.int64(0))
+        h = array_at(h_at, rows * units, zero)
+        state = array_at(state_at, rows * units, zero)
+        table = np.zeros(groups * (intervals + 2) * powers, h.dtype)
+        origin, per_x = np.zeros(units, h.dtype), np.zeros(units, h.dtype)
+        offsets = np.zeros(units, np.int64)
+        if spline:
+            tabulate(degree, powers, coefficients, table, groups, 1, 1, intervals)
+            stretch = (intervals + 2) * powers
+            _lay_out(origins, steps, group_of, units, stretch, origin, per_x, offsets)
+        height = max(1, _TILE // units)
+        size = height * units
+        z, f, kept = np.empty(size, h.dtype), np.empty(size, h.dtype), np.empty(size, h.dtype)
+        cells = np.empty(size, np.int32)
+        before = np.zeros(size, h.dtype)
+        gated = stride > units
+        for r0 in range(0, rows, height):
+            n = min(height, rows - r0)
+            if carried_at:
+                reached = min(reach, units)
+                copy_rows(carried, r0 * reach, reach, before, 0, units, n, reached)
+            _states(
+                lanes, spline, source, r0, stride, before, code, modulation, rank, n, units, origin,
+                per_x, intervals, z, f, kept, cells,
+            )  # fmt: skip
+            copy_rows(z, 0, 0, state, r0 * units, 0, 1, n * units)
+            if not spline:
+                for row in range(r0, r0 + n):
+                    at = 0
+                    while at < units:
+                        _, silu = sigmoid_and_silu(load(z, (row - r0) * units + at, lanes))
+                        if gated:
+                            silu = silu * load(source, row * stride + units + at, lanes)
+                        store(h, row * units + at, silu)
+                        at = _next_block(at, lanes, units)
+            if spline:
+                k = 0
+                for row in range(r0, r0 + n):
+                    for u in range(units):
+                        a = get(offsets, u) + get(cells, k) * powers
+                        within = get(kept, k)
+                        value = get(table, a + degree)
+                        for d in range(degree - 1, 0, -1):
+                            value = value * within + get(table, a + d)
+                        value = value * get(f, k) + get(table, a)
+                        if gated:
+                            value = value * get(source, row * stride + units + u)
+                        store(h, row * units + u, value)
+                        k += 1
+
+    def backward(
+        grad_h_at, grad_state_at, input_at, carried_at, code_at, modulation_at, coefficients_at,
+        origin_at, step_at, group_at, h_at, grad_input_at, grad_carried_at, grad_code_at,
+        grad_modulation_at, grad_coefficients_at, rows, units, stride, reach, groups, intervals,
+        rank,
+    ):  # fmt: skip
+        len(digest)
+        grad_h = array_at(grad_h_at, rows * units, zero)
+        grad_state = array_at(grad_state_at, rows * units, zero)
+        source = array_at(input_at, rows * stride, zero)
+        carried = array_at(carried_at, rows * reach, zero)
+        code = array_at(code_at, rows * max(rank, 0), zero)
+        modulation = array_at(modulation_at, 2 * (rank + 1) * units, zero)
+        coefficients = array_at(coefficients_at, groups * (intervals + order), zero)
+        origins, steps = array_at(origin_at, groups, zero), array_at(step_at, groups, zero)
+        group_of = array_at(group_at, units, np.int64(0))
+        h = array_at(h_at, rows * units, zero)
+        grad_input = array_at(grad_input_at, rows * stride, zero)
+        grad_carried = array_at(grad_carried_at, rows * reach, zero)
+        grad_code = array_at(grad_code_at, rows * max(rank, 0), zero)
+        grad_modulation = array_at(grad_modulation_at, 2 * (rank + 1) * units, zero)
+        grad_coefficients = array_at(grad_coefficients_at, groups * (intervals + order), zero)
+        real = h.dtype.type
+        for j in range(2 * (rank + 1) * units):
+            grad_modulation[j] = 0
+        table = np.zeros(groups * (intervals + 2) * powers, h.dtype)
+        totals = np.zeros(groups * (intervals + 2) * powers, h.dtype)
+        origin, per_x = np.zeros(units, h.dtype), np.zeros(units, h.dtype)
+        offsets = np.zeros(units, np.int64)
+        # A vector of powers is the product of those with one bit of the exponent set or not.
+        bits = np.zeros(6 * powers, h.dtype)
+        for bit in range(3):
+            for d in range(powers):
+                bits[2 * bit * powers + d] = (d >> bit) & 1
+                bits[(2 * bit + 1) * powers + d] = 1 - ((d >> bit) & 1)
+        ones_on, ones_off = load(bits, 0, powers), load(bits, powers, powers)
+        twos_on, twos_off = load(bits, 2 * powers, powers), load(bits, 3 * powers, powers)
+        fours_on, fours_off = load(bits, 4 * powers, powers), load(bits, 5 * powers, powers)
+        if spline:
+            tabulate(degree, powers, coefficients, table, groups, 1, 1, intervals)
+            stretch = (intervals + 2) * powers
+            _lay_out(origins, steps, group_of, units, stretch, origin, per_x, offsets)
+        # Which units of a row's last vector are counted with it.
+        counted = np.ones(lanes, h.dtype)
+        for lane in range(-units % lanes):
+            counted[lane] = 0
+        height = max(1, _TILE // units)
+        size = height * units
+        z, f, kept = np.empty(size, h.dtype), np.empty(size, h.dtype), np.empty(size, h.dtype)
+        slopes, before = np.empty(size, h.dtype), np.zeros(size, h.dtype)
+        of_states = np.empty(size, h.dtype)
+        cells = np.empty(size, np.int32)
+        gated = stride > units
+        for r0 in range(0, rows, height):
+            n = min(height, rows - r0)
+            if carried_at:
+                reached = min(reach, units)
+                copy_rows(carried, r0 * reach, reach, before, 0, units, n, reached)
+            _states(
+                lanes, spline, source, r0, stride, before, code, modulation, rank, n, units, origin,
+                per_x, intervals, z, f, kept, cells,
+            )  # fmt: skip
+            if spline:
+                k = 0
+                for row in range(r0, r0 + n):
+                    for u in range(units):
+                        a = get(offsets, u) + get(cells, k) * powers
+                        within = get(kept, k)
+                        value = get(table, a + degree)
+                        slope = real(degree) * value
+                        for d in range(degree - 1, 0, -1):
+                            coefficient = get(table, a + d)
+                            value = value * within + coefficient
+                            slope = slope * within + real(d) * coefficient
+                        value = value * get(f, k) + get(table, a)
+                        g = get(grad_h, row * units + u)
+                        if gated:
+                            q = get(source, row * stride + units + u)
+                            store(grad_input, row * stride + units + u, g * value)
+                            value = value * q
+                            g = g * q
+                        store(h, row * units + u, value)
+                        store(slopes, k, g * slope * get(per_x, u))
+                        exponents = axpy(f, k, ones_on, ones_off)
+                        if powers > 2:
+                            square = within * within  # not of f, which may overflow
+                            exponents = exponents * fma(splat(square, powers), twos_on, twos_off)
+                        if powers > 4:
+                            fourth = square * square
+                            exponents = exponents * fma(splat(fourth, powers), fours_on, fours_off)
+                        total = load(totals, a, powers)
+                        store(totals, a, fma(exponents, splat(g, powers), total))
+                        k += 1
+            for row in range(r0, r0 + n):
+                for j in range(rank):
+                    grad_code[row * rank + j] = 0
+                at = 0
+                while at < units:
+                    k = row * units + at
+                    if spline:
+                        of_z = load(slopes, k - r0 * units, lanes)
+                    else:
+                        sigmoid, silu = sigmoid_and_silu(load(z, k - r0 * units, lanes))
+                        g = load(grad_h, k, lanes)
+                        if gated:
+                            q = load(source, row * stride + units + at, lanes)
+                            store(grad_input, row * stride + units + at, g * silu)
+                            store(h, k, silu * q)
+                            g = g * q
+                        else:
+                            store(h, k, silu)
+                        of_z = g * (sigmoid + silu * (1 - sigmoid))
+                    if grad_state_at:
+                        of_z = of_z + load(grad_state, k, lanes)
+                    store(of_states, k - r0 * units, of_z)
+                    of_scale = of_z * load(source, row * stride + at, lanes)
+                    if rank >= 0:
+                        m = 2 * rank * units + at
+                        factor = load(modulation, m, lanes) + 1
+                        for j in range(rank):
+                            own, m = row * rank + j, 2 * j * units + at
+                            factor = axpy(code, own, load(modulation, m, lanes), factor)
+                        store(grad_input, row * stride + at, of_z * factor)
+                    else:
+                        store(grad_input, row * stride + at, of_z)
+                    if rank >= 0:
+                        of_shift = of_z
+                        if at + lanes == units and at % lanes:
+                            of_scale = of_scale * load(counted, 0, lanes)
+                            of_shift = of_shift * load(counted, 0, lanes)
+                        m = 2 * rank * units + at
+                        store(grad_modulation, m, load(grad_modulation, m, lanes) + of_scale)
+                        m += units
+                        store(grad_modulation, m, load(grad_modulation, m, lanes) + of_shift)
+                        for j in range(rank):
+                            own, m = row * rank + j, 2 * j * units + at
+                            total = load(modulation, m, lanes) * of_scale
+                            total = fma(load(modulation, m + units, lanes), of_shift, total)
+                            grad_code[own] += dot(total, splat(real(1), lanes))
+                            of_row = load(grad_modulation, m, lanes)
+                            store(grad_modulation, m, axpy(code, own, of_scale, of_row))
+                            m += units
+                            of_row = load(grad_modulation, m, lanes)
+                            store(grad_modulation, m, axpy(code, own, of_shift, of_row))
+                    at = _next_block(at, lanes, units)
+            if carried_at:
+                reached = min(reach, units)
+                copy_rows(of_states, 0, units, grad_carried, r0 * reach, reach, n, reached)
+        if spline:
+            gather(degree, powers, totals, grad_coefficients, groups, 1, 1, intervals)
+
+    return compiled(forward), compiled(backward)
+
+
+def _lanes(units: int) -> int:
+    return 16 if units >= 16 else 8 if units >= 8 else 1
+
+
+def _settings(
+    input: Tensor,
+    carried: Tensor | None,
+    modulation: Tensor | None,
+    coefficients: Tensor | None,
+    units: int,
+    order: int,
+) -> tuple[int, ...]:
+    """Numbers that both passes take after the rows."""
+    reach = 0 if carried is None else carried.shape[1]
+    groups = 0 if coefficients is None else coefficients.shape[1]
+    intervals = 0 if coefficients is None else coefficients.shape[2] - order
+    rank = -1 if modulation is None else len(modulation) - 1
+    return units, input.shape[1], reach, groups, intervals, rank
+
+
+def _contiguous(tensors: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def forward(
+    input: Tensor,
+    carried: Tensor | None,
+    code: Tensor | None,
+    modulation: Tensor | None,
+    coefficients: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    origin: Tensor | None,
+    step: Tensor | None,
+    group_of: tuple[int, ...],
+    order: int,
+) -> tuple[Tensor, Tensor]:
+    """Computes the output of a gated layer and its state.
+
+    Args:
+        input: Unit values and gates side by side with shape (N, 2 in), or unit values alone (N,
+            in); as all tensors float32 or float64 and on the CPU.
+        carried: The state that is added, with shape (N, m), or None; where m is another number than
+            that of units, it is cut off or continued by zeros.
+        code: Codes with shape (N, rank), or None.
+        modulation: Scales and shifts for each number of a code, then those for all, with shape
+            (rank + 1, 2, in); or None.
+        coefficients: Coefficients of splines with shape (1, groups, G + k); None for SiLU.
+        weight: Weights with shape (out, in).
+        bias: Constants with shape (out,), or None.
+        origin: Left end of each group's grid, with shape (groups,), or None.
+        step: Width of an interval of each group's grid, with shape (groups,), or None.
+        group_of: Group of each unit.
+        order: Degree k of the splines, 1 to 5; 0 for SiLU.
+
+    Returns:
+        The output (N, out) and the state z with shape (N, in).
+    """
+    rows, units = len(input), weight.shape[1]
+    kernel, _ = _kernels(order, _lanes(units), input.dtype == torch.float64)
+    settings = _settings(input, carried, modulation, coefficients, units, order)
+    h, state = input.new_empty(rows, units), input.new_empty(rows, units)
+    given = input, carried, code, modulation, coefficients, origin, step
+    strides = input.shape[1], settings[2], max(settings[-1], 0), 0, 0, 0, 0
+    operands = (
+        *zip(_contiguous(given), strides, strict=True),
+        (groups_tensor(tuple(group_of)), 0),
+        (h, units),
+        (state, units),
+    )
+    launch(kernel, chunks(rows, units * _FORWARD_WORK), operands, settings)
+    output = h @ weight.t() if bias is None else torch.addmm(bias, h, weight.t())
+    return output, state
+
+
+def backward(
+    grad: Tensor,
+    grad_state: Tensor | None,
+    input: Tensor,
+    carried: Tensor | None,
+    code: Tensor | None,
+    modulation: Tensor | None,
+    coefficients: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    origin: Tensor | None,
+    step: Tensor | None,
+    group_of: tuple[int, ...],
+    order: int,
+) -> tuple[Tensor, ...]:
+    """Computes the gradients of the first seven operands, given those of output and state."""
+    rows, units = len(input), weight.shape[1]
+    _, kernel = _kernels(order, _lanes(units), input.dtype == torch.float64)
+    settings = _settings(input, carried, modulation, coefficients, units, order)
+    grad_h = grad @ weight
+    h = input.new_empty(rows, units)
+
+    def like(tensor: Tensor | None) -> Tensor:
+        return input.new_empty(0 if tensor is None else tensor.shape)
+
+    of_rows = [like(tensor) for tensor in (input, carried, code)]
+    if settings[2] > units:
+        of_rows[1][:, units:] = 0
+    parts = chunks(rows, units * _BACKWARD_WORK)
+    # One gradient a thread, added up in the order of the rows.
+    totals = [
+        input.new_empty(len(parts), *((0,) if tensor is None else tensor.shape))
+        for tensor in (modulation, coefficients)
+    ]
+    given = grad_h, grad_state, input, carried, code, modulation, coefficients, origin, step
+    rank = max(settings[-1], 0)
+    strides = units, units, input.shape[1], settings[2], rank, 0, 0, 0, 0
+    operands = (
+        *zip(_contiguous(given), strides, strict=True),
+        (groups_tensor(tuple(group_of)), 0),
+        (h, units),
+        *zip(of_rows, (input.shape[1], settings[2], rank), strict=True),
+    )
+    launch(kernel, parts, operands, settings, totals)
+    shared = [total[0] if len(parts) == 1 else total.sum(0) for total in totals]
+    grad_bias = like(None) if bias is None else grad.sum(0)
+    return *of_rows, *shared, grad.t() @ h, grad_bias
