@@ -158,22 +158,22 @@ def test_a_study_goes_on_from_its_rows_alone(
     assert len(plan.to_run) == 6
 
 
-def test_rows_are_kept_while_a_study_runs(tmp_path: Path) -> None:
-    class Stopped(Exception):
+def test_rows_are_kept_while_a_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class StoppedError(Exception):
         pass
 
     def stop(event: TrialEvent) -> None:
         if len(rows()) == 1:
-            raise Stopped
+            raise StoppedError
 
     def rows() -> list[dict[str, object]]:
         path = tmp_path / "run" / "results.json"
         return json.loads(path.read_text()) if path.exists() else []
 
     study = _study(models=[DIVERGING], seeds=3)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("kan_diffusion.study.run._SECONDS_BETWEEN", 0.0)
-        executor = OneByOne(workers=1, device="cpu")
+    monkeypatch.setattr("kan_diffusion.study.run._SECONDS_BETWEEN", 0.0)
+    executor = OneByOne(workers=1, device="cpu")
+    with pytest.raises(StoppedError):
         run_study(study, tmp_path / "run", executor=executor, on_event=stop, keep_rows=True)
     assert [row["seed"] for row in rows()] == [0]
     shutil.rmtree(tmp_path / "run" / "trials")
