@@ -56,7 +56,17 @@ _STUDY, _ENVIRONMENT = "study.yaml", "environment.json"
 _ROWS, _TABLE = "results.json", "results.parquet"
 _ALL_ROWS = TypeAdapter(list[Row])
 _SPACE_A_TRIAL = 1_000_000
-_LIBRARIES = ("torch", "diffusers", "accelerate", "numpy", "scipy", "scikit-learn", "POT", "numba")
+_LIBRARIES = (
+    "torch",
+    "diffusers",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "POT",
+    "numba",
+    "pytorch-optimizer",
+)
 
 
 @dataclass(frozen=True)
