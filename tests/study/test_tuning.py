@@ -47,6 +47,23 @@ def test_every_family_gets_as_many_tries_and_the_best_one_wins(found: Tuned) -> 
                 assert list_of(chosen.settings.get(key, own.get(key))) == list_of(value)
 
 
+def test_optimizers_are_tuned_like_other_settings(executor: Executor, tmp_path: Path) -> None:
+    study = _study(models=[{"family": "mlp"}], data=[{"toy": "moons", "num_points": 300}])
+    names = ("soap", "muon")
+    found = tune(study, tmp_path, tries=3, optimizers=names, executor=executor)
+    for row in found.tries.to_dict("records"):
+        (trial,) = (load_trial(tmp_path / "trials" / trial) for trial in row["trials"])
+        assert trial.config.training.optimizer == row["settings"]["optimizer"]
+        assert trial.config.training.optimizer in names
+    tuned = apply_tuned(study, read_tuned(found.path)).trials()[0]
+    assert tuned.training.optimizer == found.best["mlp"].optimizer
+    # A search without that choice in the same folder is another one.
+    plain = tune(study, tmp_path, tries=1, executor=executor)
+    assert plain.best["mlp"].optimizer == "adam"
+    with refused("unknown optimizer 'sgd'"):
+        tune(study, tmp_path, tries=1, optimizers=["sgd"])
+
+
 def list_of(value: object) -> object:
     return list(value) if isinstance(value, (tuple, list)) else value
 

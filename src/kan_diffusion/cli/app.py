@@ -222,6 +222,13 @@ def tune(
     data: Annotated[
         str | None, typer.Option(help="Of a study with several data sets, those to tune on.")
     ] = None,
+    optimizers: Annotated[
+        str | None,
+        typer.Option(
+            help="Optimisers to choose from, such as adam,soap,muon.",
+            show_default="that of the study",
+        ),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -256,7 +263,8 @@ def tune(
         show_study_progress(f"tuning {config.name}") as progress,
     ):
         tuned = search(
-            config, folder, tries=tries, storage=storage, executor=runner,
+            config, folder, tries=tries, optimizers=_listed(optimizers) or (), storage=storage,
+            executor=runner,
             on_plan=progress.start, on_event=progress.move,
         )  # fmt: skip
     show_tuned(tuned.tries)
@@ -325,6 +333,9 @@ def train(
             show_default="as suits the table; 1024 of a toy",
         ),
     ] = None,
+    optimizer: Annotated[
+        str, typer.Option(help="Optimiser: adam, soap, muon or lbfgs; see docs/studies.md.")
+    ] = "adam",
     lr: Annotated[
         float | None,
         typer.Option(help="Peak learning rate.", show_default="as suits the family and its size"),
@@ -399,8 +410,8 @@ def train(
         return
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
-        batch_size=batch_size, learning_rate=lr, max_seconds=max_seconds, holdout=holdout,
-        kinds=kinds, seed=seed, sparsify=sparsify,
+        batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
+        holdout=holdout, kinds=kinds, seed=seed, sparsify=sparsify,
     )  # fmt: skip
     folder = out if out is not None else Path("runs/train") / f"{config.data.name}-{family}"
     if leads():

@@ -66,7 +66,17 @@ _ALL_ROWS = TypeAdapter(list[Row])
 _SPACE_A_TRIAL = 1_000_000
 _SECONDS_BETWEEN = 5.0
 """Time between two writings of rows while trials finish."""
-_LIBRARIES = ("torch", "diffusers", "accelerate", "numpy", "scipy", "scikit-learn", "POT", "numba")
+_LIBRARIES = (
+    "torch",
+    "diffusers",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "POT",
+    "numba",
+    "pytorch-optimizer",
+)
 
 
 @dataclass(frozen=True)

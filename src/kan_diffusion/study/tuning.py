@@ -8,7 +8,8 @@ reported trial uses. Its value is
 with :math:`m_d` the judged measure (the excess where the oracle is exact, else the held-out loss):
 a logarithm, so that each data set counts alike whatever its scale. The first try of a family has
 the settings it was registered with; the others are chosen by Optuna's tree-structured Parzen
-estimator (Bergstra et al. 2011), for each family from its own tries alone.
+estimator (Bergstra et al. 2011), for each family from its own tries alone. Optimisers are searched,
+where there is a choice of them, like everything else of a family's space.
 
 Tries are kept in a database (an SQLite file in the run folder, or any URL Optuna takes, for many
 machines) and their trainings as trials in the run folder: what is finished is not run again, and a
@@ -37,9 +38,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, TypeAdapter
 
-from kan_diffusion.denoisers.family import Choice, IntRange, Range
+from kan_diffusion.denoisers.family import Choice, IntRange, Range, Space
 from kan_diffusion.denoisers.registry import Setting, get_family, untuned_family
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.files import read_as, require_free_space, write_json, write_text
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.settings import Settings
@@ -47,6 +48,7 @@ from kan_diffusion.study.config import ModelConfig, StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import Row, load_trial
 from kan_diffusion.study.run import StudyPlan, environment, kept_rows, plan_study, run_plan
+from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
 
 if TYPE_CHECKING:
     import optuna
@@ -54,6 +56,9 @@ if TYPE_CHECKING:
 __all__ = ["Tuned", "TunedSettings", "apply_tuned", "read_tuned", "tune"]
 
 logger = logging.getLogger(__name__)
+
+_OF_MODEL = ("depth", "optimizer", "learning_rate")
+"""Settings of a model that a search may choose, beside those of the denoiser."""
 
 _SEED_SHIFT = 1_000_000
 """Added to a study's seed, so that tuning sees other data, noise and initial parameters."""
@@ -67,11 +72,13 @@ class TunedSettings(Settings):
 
     Attributes:
         depth: Number of hidden layers; None for families without a choice.
+        optimizer: Optimiser.
         learning_rate: Peak learning rate.
         settings: Settings of the denoiser that differ from the family's own.
     """
 
     depth: int | None = Field(ge=1)
+    optimizer: OptimizerName = "adam"
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     settings: dict[str, Setting]
 
@@ -100,6 +107,7 @@ def tune(
     folder: Path,
     *,
     tries: int = 12,
+    optimizers: Sequence[str] = (),
     storage: str | None = None,
     executor: Executor | None = None,
     on_plan: Callable[[StudyPlan], None] | None = None,
@@ -112,6 +120,7 @@ def tune(
         config: The study: its models' families, data sets, training and its first budget.
         folder: Run folder of the search.
         tries: Number of tries a model.
+        optimizers: Optimisers to choose from; that of each model when empty.
         storage: URL of a database; an SQLite file in the folder when None.
         executor: Executor of the trainings; processes of this machine when None.
         on_plan: Told each round's trials before they are run.
@@ -127,11 +136,13 @@ def tune(
             cannot be tuned, or no try of a family gave a result.
         RunFolderError: The folder cannot be written.
     """
+    for name in optimizers:
+        require_known("optimizer", name, OPTIMIZERS)
     config = _searched(config, tries)
     require_free_space(folder, 1_000_000 * tries * len(config.models) * len(config.data))
     write_text(folder / "study.yaml", config.to_yaml())
     write_json(folder / "environment.json", environment())
-    searches = _open_searches(config, folder, storage)
+    searches = _open_searches(config, folder, storage, optimizers)
     with open_executor() if executor is None else nullcontext(executor) as runner:
         while running := [search for search in searches if search.begin(tries)]:
             _run_round(config, folder, running, runner, on_plan, on_event, keep_rows)
@@ -165,7 +176,9 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
         update={
             "data": config.pinned().data,
             "models": tuple(
-                model.resolved(config.training, untuned_family(model.family))
+                model.resolved(config.training, untuned_family(model.family)).model_copy(
+                    update={"optimizer": model.optimizer or config.training.optimizer}
+                )
                 for model in config.models
             ),
             "seed": config.seed + _SEED_SHIFT,
@@ -178,7 +191,9 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
     )
 
 
-def _open_searches(config: StudyConfig, folder: Path, storage: str | None) -> list[_Search]:
+def _open_searches(
+    config: StudyConfig, folder: Path, storage: str | None, optimizers: Sequence[str]
+) -> list[_Search]:
     """Opens the search of each model; its first try has the model's own settings."""
     try:
         import optuna
@@ -195,14 +210,15 @@ def _open_searches(config: StudyConfig, folder: Path, storage: str | None) -> li
             f"the database '{url}' cannot be used ({' '.join(str(error).split())[:200]}); give "
             "another --storage"
         ) from error
+    shared: Space = {"optimizer": Choice(tuple(optimizers))} if optimizers else {}
     searches = []
     for model in config.models:
         study = optuna.create_study(
             storage=database,
-            study_name=f"{config.name}/{model.name}",
+            study_name="/".join([config.name, model.name, *optimizers]),
             load_if_exists=True,
         )
-        search = _Search(model, study, config.seed)
+        search = _Search(model, study, {**get_family(model.family).space, **shared}, config.seed)
         if not search.tries():
             study.enqueue_trial(search.own_values(), skip_if_exists=True)
         searches.append(search)
@@ -217,11 +233,11 @@ class _Search:
         chosen: The same with those of the try.
     """
 
-    def __init__(self, model: ModelConfig, study: optuna.Study, seed: int) -> None:
+    def __init__(self, model: ModelConfig, study: optuna.Study, space: Space, seed: int) -> None:
         self.model = self.chosen = model
         self._study = study
+        self._space = space
         self._seed = seed
-        self._space = get_family(model.family).space
         self._try: optuna.Trial | None = None
 
     def tries(self) -> list[optuna.trial.FrozenTrial]:
@@ -232,8 +248,7 @@ class _Search:
         model = self.model
         now: dict[str, object] = {
             **model.settings,
-            "learning_rate": model.learning_rate,
-            "depth": model.depth,
+            **{name: getattr(model, name) for name in _OF_MODEL},
         }
         values: dict[str, object] = {}
         for name, dimension in self._space.items():
@@ -317,9 +332,8 @@ class _Search:
             for key, value in chosen.settings.items()
             if key not in own or _written(own[key]) != _written(value)
         }
-        return TunedSettings(
-            depth=chosen.depth, learning_rate=chosen.learning_rate, settings=changed
-        )
+        of_model = {name: getattr(chosen, name) for name in _OF_MODEL}
+        return TunedSettings.model_validate({**of_model, "settings": changed})
 
     def _distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -347,7 +361,7 @@ class _Search:
         """Puts the values of a try into the model."""
         values = self._values(params)
         changes: dict[str, object] = {
-            name: values.pop(name) for name in ("learning_rate", "depth") if name in values
+            name: values.pop(name) for name in _OF_MODEL if name in values
         }
         settings = {**self.model.settings, **values}
         return self.model.model_copy(update={**changes, "settings": settings})
@@ -475,6 +489,7 @@ def apply_tuned(config: StudyConfig, tuned: Mapping[str, TunedSettings]) -> Stud
         if found is not None:
             changes = {
                 "depth": None if model.hidden is not None else found.depth,
+                "optimizer": found.optimizer,
                 "learning_rate": found.learning_rate,
                 "settings": {**model.settings, **found.settings},
             }
