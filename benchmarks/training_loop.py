@@ -9,6 +9,8 @@ of the weights as work, too. The time of a step is from runs without clocks, tak
 others.
 
     OMP_NUM_THREADS=1 python benchmarks/training_loop.py
+
+``--optimizers`` times whole steps by each optimiser instead, beside Adam's in turn.
 """
 
 from __future__ import annotations
@@ -33,11 +35,13 @@ from kan_diffusion.files import write_json
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.run import environment
 from kan_diffusion.training.batches import Batches
+from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName, suitable_rate
 from kan_diffusion.training.run import TrainingRun
 
 PARAMS = 2300
 FAMILIES = ("mlp", "kan")
 BATCH_SIZES = (256, 1024)
+OPTIMIZERS_BATCH = 1024
 
 PARTS: dict[str, tuple[type, str]] = {
     "forward": (TrainingRun, "forward"),
@@ -76,8 +80,10 @@ def clocks() -> Iterator[Seconds]:
         yield spent
 
 
-def run(family: str, batch_size: int, steps: int) -> float:
-    """Trains a fresh denoiser and returns the seconds that the call of ``train`` took."""
+def run(
+    family: str, batch_size: int, steps: int, optimizer: OptimizerName = "adam"
+) -> tuple[float, float]:
+    """Trains a fresh denoiser; returns the seconds of the call of ``train`` and of its steps."""
     process = get_process("cosine")
     denoiser = build_denoiser(
         family,
@@ -86,11 +92,16 @@ def run(family: str, batch_size: int, steps: int) -> float:
         params=PARAMS,
         generator=torch_generator("training loop", family),
     )
-    config = TrainingConfig(steps=steps, batch_size=batch_size)
+    config = TrainingConfig(
+        steps=steps,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        learning_rate=suitable_rate(optimizer, 5e-3),
+    )
     points = load_dataset(ToyData(toy="swiss-roll"), 0, 0).train
     started = time.perf_counter()
-    train(denoiser, process, points, config, seed=0, device="cpu")
-    return time.perf_counter() - started
+    result = train(denoiser, process, points, config, seed=0, device="cpu")
+    return time.perf_counter() - started, result.seconds
 
 
 def measure(family: str, batch_size: int, steps: int, repeats: int) -> dict[str, object]:
@@ -100,9 +111,9 @@ def measure(family: str, batch_size: int, steps: int, repeats: int) -> dict[str,
     clocked: list[float] = []
     parts: dict[str, list[float]] = {part: [] for part in (*PARTS, "rest")}
     for _ in range(repeats):
-        plain.append(run(family, batch_size, steps))
+        plain.append(run(family, batch_size, steps)[0])
         with clocks() as spent:
-            wall = run(family, batch_size, steps)
+            wall, _ = run(family, batch_size, steps)
         clocked.append(wall)
         for part in PARTS:
             parts[part].append(spent[part] / wall)
@@ -120,6 +131,39 @@ def measure(family: str, batch_size: int, steps: int, repeats: int) -> dict[str,
         "strict_range": [round(min(strict), 4), round(max(strict), 4)],
         "lenient": round(median(lenient), 4),
     }
+
+
+def compare_optimizers(family: str, steps: int, repeats: int) -> list[dict[str, object]]:
+    """Microseconds of a step by each optimiser, and how many times that of Adam: medians."""
+    # A step of L-BFGS is some twenty iterations.
+    lengths = {name: max(1, steps // 20 if name == "lbfgs" else steps) for name in OPTIMIZERS}
+    taken: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
+    for repeat in range(repeats + 1):
+        for name, length in lengths.items():
+            seconds = run(family, OPTIMIZERS_BATCH, length, name)[1] / length
+            if repeat:  # the first compiles and imports
+                taken[name].append(seconds)
+    return [
+        {
+            "family": family,
+            "optimizer": name,
+            "microseconds_a_step": round(1e6 * median(seconds), 1),
+            "times_adam": round(
+                median(own / adam for own, adam in zip(seconds, taken["adam"], strict=True)), 2
+            ),
+        }
+        for name, seconds in taken.items()
+    ]
+
+
+def show_optimizers(rows: list[dict[str, object]]) -> None:
+    """Prints the rows as a table."""
+    table = Table(title=f"A step of {OPTIMIZERS_BATCH:,} points, {PARAMS:,} parameters, one thread")
+    for name in ("family", "optimizer", "µs a step", "times Adam"):
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)
 
 
 def show(rows: list[dict[str, object]]) -> None:
@@ -150,14 +194,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="steps a run")
     parser.add_argument("--repeats", type=int, default=7, help="runs with and without clocks")
     parser.add_argument("--out", type=Path, default=Path("results/training_loop"))
+    parser.add_argument("--optimizers", action="store_true", help="time the optimisers instead")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [
-        measure(family, batch_size, arguments.steps, arguments.repeats)
-        for batch_size in BATCH_SIZES
-        for family in FAMILIES
-    ]
-    show(rows)
+    if arguments.optimizers:
+        file = "optimizers.json"
+        rows = [
+            row
+            for family in FAMILIES
+            for row in compare_optimizers(family, arguments.steps, arguments.repeats)
+        ]
+        show_optimizers(rows)
+    else:
+        file = "training_loop.json"
+        rows = [
+            measure(family, batch_size, arguments.steps, arguments.repeats)
+            for batch_size in BATCH_SIZES
+            for family in FAMILIES
+        ]
+        show(rows)
     about = {key: environment()[key] for key in ("processor", "system", "python", "torch")}
     content = {
         "environment": {**about, "threads": torch.get_num_threads()},
@@ -166,7 +221,7 @@ def main() -> None:
         "repeats": arguments.repeats,
         "rows": rows,
     }
-    write_json(arguments.out / "training_loop.json", content)
+    write_json(arguments.out / file, content)
 
 
 if __name__ == "__main__":

@@ -448,6 +448,7 @@ def test_points_that_cannot_be_used_are_refused(points: object, message: str) ->
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
         ({"steps": 0}, "steps"),
         ({"learning_rate": -1.0}, "learning_rate"),
+        ({"optimizer": "sgd"}, "optimizer = 'sgd': .*'adam', 'soap', 'muon' or 'lbfgs'"),
     ],
     ids=str,
 )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kan_diffusion.denoisers.family import Setting
     from kan_diffusion.training import ProgressCallback
     from kan_diffusion.training.defaults import Suggestion
+    from kan_diffusion.training.optimization import OptimizerName
 
 __all__ = ["DiffusionEstimator"]
 
@@ -66,6 +67,8 @@ class DiffusionEstimator(BaseEstimator):
         process: Noising process, a name of ``PROCESSES`` such as ``"cosine"`` or ``"flow"``.
         steps: Optimiser steps at most; as suits the table when None.
         batch_size: Rows a step, drawn with replacement; as suits the table when None.
+        optimizer: ``"adam"``, ``"soap"``, ``"muon"`` or ``"lbfgs"``, see
+            :mod:`kan_diffusion.training.optimization`.
         learning_rate: Peak learning rate; as suits the family and size when None.
         max_seconds: Seconds that training may take; None for no limit.
         columns: Kinds of columns that shall not be as inferred, by name:
@@ -103,6 +106,7 @@ class DiffusionEstimator(BaseEstimator):
         process: str = "cosine",
         steps: int | None = None,
         batch_size: int | None = None,
+        optimizer: OptimizerName = "adam",
         learning_rate: float | None = None,
         max_seconds: float | None = None,
         columns: Mapping[str | int, Kind] | None = None,
@@ -118,6 +122,7 @@ class DiffusionEstimator(BaseEstimator):
         self.process = process
         self.steps = steps
         self.batch_size = batch_size
+        self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.max_seconds = max_seconds
         self.columns = columns
@@ -252,6 +257,7 @@ class DiffusionEstimator(BaseEstimator):
         from kan_diffusion.table_pipeline import TableDiffusionPipeline
         from kan_diffusion.training import TrainingConfig, train
         from kan_diffusion.training.defaults import suggested
+        from kan_diffusion.training.optimization import suitable_rate
 
         frame = self._frame(X, reset=True)
         self.array_dtype_ = None if isinstance(X, pd.DataFrame) else _array_dtype(X)
@@ -281,8 +287,11 @@ class DiffusionEstimator(BaseEstimator):
             config = TrainingConfig(
                 steps=suits.steps if self.steps is None else self.steps,
                 batch_size=suits.batch_size if self.batch_size is None else self.batch_size,
+                optimizer=self.optimizer,
                 learning_rate=(
-                    suits.learning_rate if self.learning_rate is None else self.learning_rate
+                    suitable_rate(self.optimizer, suits.learning_rate)
+                    if self.learning_rate is None
+                    else self.learning_rate
                 ),
                 patience=suits.patience,
                 max_seconds=self.max_seconds,

@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
+import numba
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,7 +31,7 @@ from torch.nn.functional import linear
 
 from helpers import seeded
 from kan_diffusion.kan import KAN, RBF, KANLinear, SplineActivation, kernels
-from kan_diffusion.kan.kernels import edge_features, fused, runtime
+from kan_diffusion.kan.kernels import edge_features, fused, runtime, simd, team
 
 SINGLE, DOUBLE = torch.float32, torch.float64
 
@@ -497,9 +499,49 @@ def _total(layer: nn.Module, x: Tensor, results: multiprocessing.Queue[float]) -
         results.put(float(layer(x).sum()))
 
 
+@each_kernel
+def test_without_openmp_the_parts_of_a_batch_follow_each_other(
+    case: Case, set_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_threads(3)
+    module = case.build(9, 11)
+    x = case.points(module, 50)
+    together = _run(module, x)
+    monkeypatch.setattr(team, "_parallel", lambda: None)
+    assert all(map(torch.equal, _run(module, x), together))
+
+
+@numba.njit(nogil=True)
+def _note(marks_at: int, number: int, factor: float) -> None:
+    marks = simd.array_at(marks_at, 100, np.float64(0))
+    if number < 0:
+        raise ValueError("a negative number")
+    marks[number] += factor * number
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("calls", [1, 3, 100])
+def test_a_team_makes_each_call_once(
+    threads: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    marks = torch.zeros(100, dtype=DOUBLE)
+    team.run_together(_note, [(marks.data_ptr(), number, 0.5) for number in range(calls)])
+    assert torch.equal(marks[:calls], 0.5 * torch.arange(calls, dtype=DOUBLE))
+    assert float(marks[calls:].abs().sum()) == 0
+
+
+def test_the_reason_why_a_call_failed_is_raised() -> None:
+    marks = torch.zeros(100, dtype=DOUBLE)
+    with pytest.raises(ValueError, match="a negative number"):
+        team.run_together(_note, [(marks.data_ptr(), number, 0.5) for number in (1, -1, 2)])
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_forked_process_starts_threads_of_its_own(set_threads: Callable[[int], None]) -> None:
+def test_a_forked_process_waits_for_no_threads_of_its_parent(
+    set_threads: Callable[[int], None],
+) -> None:
     set_threads(2)
     layer = CUBIC.build()
     x = CUBIC.points(layer, 20)

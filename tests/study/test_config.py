@@ -86,6 +86,7 @@ def test_unknown_preset_suggests_the_nearest() -> None:
         {"training": {"steps": 3}},
         {"training": {"learning_rate": 0.123}},
         {"training": {"ema_decay": None}},
+        {"training": {"optimizer": "soap"}},
         {"models": [{"name": "KAN", "family": "kan", "params": 601}]},
         {"models": [{"name": "KAN", "family": "kan", "hidden": [5]}]},
         {"models": [{"name": "KAN", "family": "kan", "params": 600, "settings": {"grid_size": 7}}]},
@@ -116,6 +117,24 @@ def test_trial_id_is_what_it_was_before_there_were_endings(key: str) -> None:
     assert ending.id != first.id
 
 
+def test_trials_by_adam_have_the_ids_of_before_there_was_a_choice() -> None:
+    kan, mlp = BASE["models"]
+    plain = _study().trials()[0]
+    assert "optimizer" not in plain.identity
+    named, other = (
+        _study(models=[{**kan, "optimizer": name, "learning_rate": rate}, mlp]).trials()[:2]
+        for name, rate in (("adam", None), ("muon", plain.training.learning_rate))
+    )
+    assert [trial.id for trial in named] == [trial.id for trial in _study().trials()[:2]]
+    assert [trial.training.optimizer for trial in other] == ["muon", "adam"]
+    assert other[0].id != plain.id
+    assert other[0].workload != plain.workload
+    # A model's own is that of a study all of whose models have it.
+    of_study = _study(training={"optimizer": "muon"}).trials()
+    assert of_study[0].id == other[0].id
+    assert of_study[1].training.optimizer == "muon"
+
+
 def test_ids_of_a_study_are_distinct_and_grow_with_its_seeds() -> None:
     few, many = ([trial.id for trial in _study(seeds=seeds).trials()] for seeds in (2, 5))
     assert len(set(many)) == len(many) == 10
@@ -141,6 +160,8 @@ def test_learning_rate_of_a_model_is_its_own() -> None:
         training={"learning_rate": 0.25},
     )
     assert [trial.training.learning_rate for trial in study.trials()[:2]] == [0.25, 0.5]
+    (first, _) = _study(models=[{**BASE["models"][0], "optimizer": "lbfgs"}]).trials()[:2]
+    assert first.training.learning_rate == 1.0
 
 
 def test_only_the_first_seed_records_pictures() -> None:

@@ -155,6 +155,12 @@ def test_single_trial_uses_the_familys_learning_rate_unless_told() -> None:
         trial.training.model_copy(update={"learning_rate": 0.5})
     )
     assert trial.evaluation.moments == ()
+    by_muon = single_trial("moons", family="mlp", params=400, optimizer="muon")
+    assert by_muon.training == trial.training.model_copy(update={"optimizer": "muon"})
+    by_lbfgs = single_trial("moons", family="mlp", params=400, optimizer="lbfgs")
+    assert by_lbfgs.training.learning_rate == 1.0
+    with refused("unknown optimizer 'mun', did you mean 'muon'"):
+        single_trial("moons", family="mlp", optimizer="mun")
 
 
 def test_a_table_is_trained_as_suits_its_rows(points: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import optuna
+import pandas as pd
 import pytest
 
 from helpers import refused
@@ -46,6 +47,23 @@ def test_every_family_gets_as_many_tries_and_the_best_one_wins(found: Tuned) -> 
                 assert list_of(chosen.settings.get(key, own.get(key))) == list_of(value)
 
 
+def test_optimizers_are_tuned_like_other_settings(executor: Executor, tmp_path: Path) -> None:
+    study = _study(models=[{"family": "mlp"}], data=[{"toy": "moons", "num_points": 300}])
+    names = ("soap", "muon")
+    found = tune(study, tmp_path, tries=3, optimizers=names, executor=executor)
+    for row in found.tries.to_dict("records"):
+        (trial,) = (load_trial(tmp_path / "trials" / trial) for trial in row["trials"])
+        assert trial.config.training.optimizer == row["settings"]["optimizer"]
+        assert trial.config.training.optimizer in names
+    tuned = apply_tuned(study, read_tuned(found.path)).trials()[0]
+    assert tuned.training.optimizer == found.best["mlp"].optimizer
+    # A search without that choice in the same folder is another one.
+    plain = tune(study, tmp_path, tries=1, executor=executor)
+    assert plain.best["mlp"].optimizer == "adam"
+    with refused("unknown optimizer 'sgd'"):
+        tune(study, tmp_path, tries=1, optimizers=["sgd"])
+
+
 def list_of(value: object) -> object:
     return list(value) if isinstance(value, (tuple, list)) else value
 
@@ -80,6 +98,29 @@ def test_a_finished_search_is_not_run_again_and_a_longer_one_goes_on(
     assert longer.tries["value"].tolist()[:3] == (
         found.tries[found.tries["family"] == "mlp"]["value"].tolist()
     )
+
+
+def test_a_search_goes_on_from_its_rows_alone(
+    found: Tuned, executor: Executor, tmp_path: Path
+) -> None:
+    tune(_study(), tmp_path, tries=1, executor=executor, keep_rows=True)
+    # Of what a search leaves, its rows alone are carried to another machine.
+    for path in tmp_path.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "results.json":
+            path.unlink()
+    events: list[TrialEvent] = []
+    again = tune(
+        _study(), tmp_path, tries=3, executor=executor, on_event=events.append, keep_rows=True
+    )
+    # It ends as one that was never interrupted, and the first try is not trained again.
+    pd.testing.assert_frame_equal(again.tries, found.tries)
+    assert again.best == found.best
+    trained = {trial for row in found.tries.to_dict("records") for trial in row["trials"]}
+    first = {t for row in found.tries[found.tries["try"] == 0].to_dict("records")
+             for t in row["trials"]}  # fmt: skip
+    assert {event.trial for event in events} == trained - first
 
 
 def test_a_try_whose_driver_died_is_taken_up(tmp_path: Path, executor: Executor) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -8,7 +11,16 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from helpers import refused, seeded
-from kan_diffusion.training.optimization import ParameterVector, WeightAverage, learning_rates
+from kan_diffusion.training.optimization import (
+    OPTIMIZERS,
+    OptimizerName,
+    ParameterVector,
+    WeightAverage,
+    learning_rates,
+    make_optimizers,
+    restore_state,
+    state_of,
+)
 
 
 class Tied(nn.Module):
@@ -189,3 +201,105 @@ def test_learning_rates_leave_no_step_out() -> None:
     assert rates.argmax() == 10  # the warm-up is cut to a quarter
     assert rates.max() == pytest.approx(0.1)
     assert (rates[11:] < rates[10:-1]).all()
+
+
+def _moved(module: nn.Module, name: OptimizerName, steps: int, rate: float = 0.01) -> nn.Module:
+    """Trains a module with an optimiser by its loss on fixed batches."""
+    weights = ParameterVector(module)
+    made = make_optimizers(name, weights, rate)
+    for step in range(steps):
+
+        def again(step: int = step) -> float:
+            loss = module.loss(step)
+            loss.backward()
+            weights.collect_gradients()
+            return float(loss.detach())
+
+        again()
+        for optimizer in made:
+            optimizer.step(again if name == "lbfgs" else None)
+    weights.release()
+    return module
+
+
+class Quadratic(nn.Module):
+    """A loss of a matrix and a vector whose minimum is known, in a rotated frame of the matrix."""
+
+    def __init__(self, rotation: Tensor) -> None:
+        super().__init__()
+        self.rotation = rotation
+        self.inputs = torch.randn(3, 7, 5, generator=seeded(1))
+        self.matrix = nn.Parameter(rotation @ torch.randn(4, 5, generator=seeded(2)))
+        self.vector = nn.Parameter(torch.ones(4))
+
+    def loss(self, step: int) -> Tensor:
+        outputs = self.inputs[step % 3] @ self.matrix.T @ self.rotation
+        wanted = self.inputs[step % 3, :, :4]
+        return (outputs - wanted).square().mean() + self.vector.square().mean()
+
+
+def test_soap_takes_the_same_way_in_every_rotated_frame_and_adam_does_not() -> None:
+    rotation = torch.linalg.qr(torch.randn(4, 4, generator=seeded(3)))[0]
+
+    def gap(name: OptimizerName) -> float:
+        plain, rotated = (
+            _moved(Quadratic(frame), name, 25).matrix for frame in (torch.eye(4), rotation)
+        )
+        return float((plain - rotation.T @ rotated).detach().abs().max())
+
+    assert gap("soap") < 1e-4
+    assert gap("adam") > 1e-2
+
+
+def test_a_step_of_muon_turns_and_stretches_alike_in_all_directions() -> None:
+    before, after = Quadratic(torch.eye(4)), _moved(Quadratic(torch.eye(4)), "muon", 1)
+    change = (after.matrix - before.matrix).detach()
+    lengths = torch.linalg.svdvals(change) / (0.01 * 0.2 * math.sqrt(5))
+    assert lengths.min() > 0.5  # five Newton-Schulz iterations leave 0.7 to 1.2 or so
+    assert lengths.max() < 1.5
+    # The vector has taken a first step of Adam.
+    torch.testing.assert_close(after.vector.detach(), before.vector.detach() - 0.01)
+
+
+def test_a_step_of_lbfgs_reaches_the_minimum_of_a_quadratic() -> None:
+    module = _moved(Quadratic(torch.eye(4)), "lbfgs", 1, rate=1.0)
+    inputs = module.inputs[0]
+    best = torch.linalg.lstsq(inputs, inputs[:, :4]).solution.T
+    torch.testing.assert_close(module.matrix.detach(), best, atol=1e-3, rtol=0)
+    torch.testing.assert_close(module.vector.detach(), torch.zeros(4), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_state_survives_json_and_a_module_without_matrices_or_with_more_dimensions(
+    name: OptimizerName,
+) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cube = nn.Parameter(torch.randn(3, 2, 5, generator=seeded(0)))
+            self.scale = nn.Parameter(torch.ones(()))
+
+    def step(weights: ParameterVector, made: Sequence[torch.optim.Optimizer], number: int) -> None:
+        wanted = weights.join(weights.split(torch.randn(99, generator=seeded(number))))
+
+        def again() -> float:
+            weights.vector.grad.copy_(weights.vector.detach() - wanted)
+            return float(weights.vector.grad.square().sum() / 2)
+
+        again()
+        for optimizer in made:
+            optimizer.step(again if name == "lbfgs" else None)
+
+    first, second = ParameterVector(Odd()), ParameterVector(Odd())
+    made, others = make_optimizers(name, first, 0.1), make_optimizers(name, second, 0.1)
+    for number in range(12):
+        step(first, made, number)
+    states, tensors = state_of(made, first)
+    copies = {key: tensor.clone().contiguous() for key, tensor in tensors.items()}
+    second.vector.detach().copy_(first.vector.detach())
+    restore_state(others, second, json.loads(json.dumps(states)), copies)
+    for number in range(12, 24):
+        step(first, made, number)
+        step(second, others, number)
+    assert torch.equal(first.vector, second.vector)
+    assert not torch.equal(first.split(first.vector)[0], Odd().cube)

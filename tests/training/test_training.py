@@ -41,6 +41,7 @@ from kan_diffusion.training import (
     read_checkpoint_identity,
     train,
 )
+from kan_diffusion.training.optimization import OptimizerName, suitable_rate
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and file size limits are POSIX")
 each_kind_of_batches = pytest.mark.parametrize("batches", ["replacement", "epochs"])
@@ -416,12 +417,19 @@ def _raise_at(step: int, error: type[BaseException]):
     return {"moments": [step], "on_moment": callback}
 
 
-@each_kind_of_batches
-@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    ("error", "batches", "optimizer"),
+    [
+        *itertools.product((Stop, KeyboardInterrupt), ("replacement", "epochs"), ("adam",)),
+        (Stop, "replacement", "soap"),
+        (Stop, "replacement", "muon"),
+        (KeyboardInterrupt, "epochs", "lbfgs"),
+    ],
+)
 def test_an_interrupted_run_resumes_to_the_same_bits(
-    batches: str, error: type[BaseException], tmp_path: Path
+    error: type[BaseException], batches: str, optimizer: OptimizerName, tmp_path: Path
 ) -> None:
-    config = TrainingConfig(**SHORT, batches=batches, checkpoint_every=7)
+    config = TrainingConfig(**SHORT, batches=batches, checkpoint_every=7, optimizer=optimizer)
     undisturbed = _denoiser("kan")
     expected = _train(undisturbed, config)
     checkpoint = tmp_path / "state.safetensors"
@@ -541,6 +549,69 @@ def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> N
     assert _digest(resumed) == _digest(undisturbed)
 
 
+# Optimisers
+
+
+@pytest.mark.parametrize("optimizer", ["soap", "muon", "lbfgs"])
+def test_an_optimizer_learns_and_is_another_one_than_adam(optimizer: OptimizerName) -> None:
+    config = TrainingConfig(
+        **SHORT | {"batch_size": 100},
+        optimizer=optimizer,
+        learning_rate=suitable_rate(optimizer, 0.02),
+    )
+    denoiser, by_adam = _denoiser("kan"), _denoiser("kan")
+    points = 0.1 * _points() + 1
+    result = _train(denoiser, config, points=points, heldout=points)
+    assert result.heldout_losses[-1][1] < 0.5 * result.losses[0]
+    _train(by_adam, config.model_copy(update={"optimizer": "adam"}), points=points)
+    assert _digest(denoiser) != _digest(by_adam)
+
+
+@pytest.mark.parametrize("optimizer", ["soap", "muon"])
+def test_optimizers_of_matrices_obey_the_schedule_and_the_limit_of_gradients(
+    optimizer: OptimizerName,
+) -> None:
+    norms: list[float] = []
+
+    def look(made: torch.optim.Optimizer, *_: object) -> None:
+        (group,) = made.param_groups
+        rates.setdefault(type(made), []).append(group["lr"])
+        norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in group["params"]])))
+
+    rates: dict[type, list[float]] = {}
+    config = TrainingConfig(**SHORT, optimizer=optimizer, max_grad_norm=1e-3)
+    handle = register_optimizer_step_post_hook(look)
+    try:
+        result = _train(_denoiser("kan"), config)
+    finally:
+        handle.remove()
+    assert len(rates) == {"soap": 1, "muon": 2}[optimizer]
+    assert all(seen == result.learning_rates.tolist() for seen in rates.values())
+    assert max(norms) <= 1e-3 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "precision", "message"),
+    [
+        ("lbfgs", "bf16", "optimizer 'lbfgs' .*mixed precision bf16; choose adam, soap or muon"),
+        ("muon", "fp16", "optimizer 'muon' cannot use .*; set mixed_precision to bf16"),
+    ],
+)
+def test_an_optimizer_that_cannot_train_in_a_precision_is_refused(
+    optimizer: OptimizerName, precision: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = _denoiser()
+    config = TrainingConfig(**SHORT, optimizer=optimizer, mixed_precision=precision)
+    try:
+        if precision == "fp16":
+            monkeypatch.setattr(loop, "make_accelerator", _fp16_on_the_cpu)
+        with refused(message):
+            _train(denoiser, config)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    _train(denoiser)  # unharmed
+
+
 # Refusals
 
 
@@ -640,6 +711,7 @@ def test_auto_is_a_device_that_is_there() -> None:
         {"learning_rate": float("inf")},
         {"ema_decay": 1.0},
         {"batches": "all"},
+        {"optimizer": "sgd"},
         {"learning_rte": 0.1},
     ],
 )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import logging
 import os
 import shlex
 import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,7 +148,7 @@ def compare(
 
     Finished trials are kept: the same command goes on where it was interrupted.
     """
-    from kan_diffusion.cli.console import show_conclusions, show_summary
+    from kan_diffusion.cli.console import show_conclusions, show_forest, show_summary
     from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.gather import report_contents
@@ -182,6 +185,7 @@ def compare(
         contents = report_contents(results, _command())
         page = write_report(contents, folder)
     show_summary(contents.results)
+    show_forest(contents)
     show_conclusions(contents.decision)
     typer.echo(f"\nReport: {page}")
     _require_success(results.rows)
@@ -218,6 +222,13 @@ def tune(
     data: Annotated[
         str | None, typer.Option(help="Of a study with several data sets, those to tune on.")
     ] = None,
+    optimizers: Annotated[
+        str | None,
+        typer.Option(
+            help="Optimisers to choose from, such as adam,soap,muon.",
+            show_default="that of the study",
+        ),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -252,7 +263,8 @@ def tune(
         show_study_progress(f"tuning {config.name}") as progress,
     ):
         tuned = search(
-            config, folder, tries=tries, storage=storage, executor=runner,
+            config, folder, tries=tries, optimizers=_listed(optimizers) or (), storage=storage,
+            executor=runner,
             on_plan=progress.start, on_event=progress.move,
         )  # fmt: skip
     show_tuned(tuned.tries)
@@ -321,6 +333,9 @@ def train(
             show_default="as suits the table; 1024 of a toy",
         ),
     ] = None,
+    optimizer: Annotated[
+        str, typer.Option(help="Optimiser: adam, soap, muon or lbfgs; see docs/studies.md.")
+    ] = "adam",
     lr: Annotated[
         float | None,
         typer.Option(help="Peak learning rate.", show_default="as suits the family and its size"),
@@ -395,8 +410,8 @@ def train(
         return
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
-        batch_size=batch_size, learning_rate=lr, max_seconds=max_seconds, holdout=holdout,
-        kinds=kinds, seed=seed, sparsify=sparsify,
+        batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
+        holdout=holdout, kinds=kinds, seed=seed, sparsify=sparsify,
     )  # fmt: skip
     folder = out if out is not None else Path("runs/train") / f"{config.data.name}-{family}"
     if leads():
@@ -829,9 +844,26 @@ def _command() -> str:
     return shlex.join(["kan-diffusion", *sys.argv[1:]])
 
 
+_PLAIN = str.maketrans({"±": "~", "−": "-", "–": "-", "’": "'", "“": '"', "”": '"', "…": "..."})
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """Writes what a terminal has no letters for in those of ASCII, accents left out."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    letters = (unicodedata.normalize("NFKD", letter) for letter in text)
+    return "".join(each.encode("ascii", "ignore").decode() or "?" for each in letters), error.end
+
+
 def main() -> None:
     """Runs the command line; errors a user can act on are one line on standard error."""
     from rich.console import Console
+
+    codecs.register_error("plain", _in_plain_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
 
     if not leads():  # of several processes that train one model the first speaks
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115

@@ -86,7 +86,8 @@ class Choice:
 
 
 Space = Mapping[str, Range | IntRange | Choice]
-"""Search space of tuning: values of ``"learning_rate"``, ``"depth"`` or settings of the class."""
+"""Search space of tuning: values of ``"learning_rate"``, ``"depth"``, ``"optimizer"`` or settings
+of the class."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class Family:
         compared: Whether ``FAMILIES`` lists it; if not, it is known by name alone.
 
     Raises:
-        KanDiffusionError: The space has a key that is neither ``"learning_rate"`` nor ``"depth"``
-            nor a setting of the class.
+        KanDiffusionError: The space has a key that is neither ``"learning_rate"``, ``"depth"`` nor
+            ``"optimizer"`` nor a setting of the class.
     """
 
     name: str
@@ -122,6 +123,11 @@ class Family:
     def __post_init__(self) -> None:
         if not self.title:
             object.__setattr__(self, "title", self.name)
-        known = {"learning_rate", "depth", *inspect.signature(self.denoiser_class).parameters}
+        known = {
+            "learning_rate",
+            "depth",
+            "optimizer",
+            *inspect.signature(self.denoiser_class).parameters,
+        }
         for key in self.space:
             require_known(f"setting in the space of family '{self.name}'", key, known)

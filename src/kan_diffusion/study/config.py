@@ -39,6 +39,7 @@ from kan_diffusion.sampling import SCHEDULERS, fitting_samplers
 from kan_diffusion.settings import Name, Settings
 from kan_diffusion.study.budgets import Budget, Calibration, Match
 from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.optimization import OptimizerName, suitable_rate
 
 __all__ = [
     "EvaluationConfig",
@@ -71,8 +72,9 @@ class ModelConfig(Settings):
         hidden: Widths of its hidden layers.
         depth: Number of hidden layers when fitted; the family's own when None.
         settings: Settings of the denoiser that differ from the family's.
+        optimizer: Optimiser; the study's when None.
         learning_rate: Peak learning rate; when None the study's where it gives one, else the
-            family's own.
+            family's own, as far as it suits the optimiser.
         steps: Number of optimiser steps; the study's when None.
         conditions: Whether it is trained to be told any of the columns, and draws the others.
     """
@@ -87,6 +89,7 @@ class ModelConfig(Settings):
     )
     depth: int | None = Field(None, ge=1, le=MOST_LAYERS)
     settings: dict[str, Setting] = Field(default_factory=dict)
+    optimizer: OptimizerName | None = None
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     conditions: bool = False
@@ -120,7 +123,8 @@ class ModelConfig(Settings):
         rate = self.learning_rate
         if rate is None:
             of_study = "learning_rate" in training.model_fields_set
-            rate = training.learning_rate if of_study else family.learning_rate
+            usual = suitable_rate(self.optimizer or training.optimizer, family.learning_rate)
+            rate = training.learning_rate if of_study else usual
         fitted = self.depth is None and self.hidden is None
         return self.model_copy(
             update={
@@ -237,6 +241,9 @@ class TrialConfig(Settings):
             settings["data"]["rows"] = "encoded"
         if not self.model.conditions:
             del settings["model"]["conditions"]
+        del settings["model"]["optimizer"]  # that of the training is what counts
+        if self.training.optimizer == "adam":
+            del settings["training"]["optimizer"]
         if not self.evaluation.metrics:
             del settings["evaluation"]["metrics"]
         for unused in ("patience", "max_seconds"):
@@ -286,6 +293,8 @@ class TrialConfig(Settings):
         told = " conditions" if self.model.conditions else ""
         digest = hashlib.sha256(f"{self.model.depth} {settings}{told}".encode()).hexdigest()[:8]
         batch = f"batches of {self.training.batch_size}"
+        if self.training.optimizer != "adam":
+            batch += f" by {self.training.optimizer}"
         return f"{self.data.name}: {self.model.family}, {size}, {batch}, settings {digest}"
 
 
@@ -390,6 +399,8 @@ class StudyConfig(Settings):
             training: dict[str, object] = {"learning_rate": model.learning_rate}
             if model.steps is not None:
                 training["steps"] = model.steps
+            if model.optimizer is not None:
+                training["optimizer"] = model.optimizer
             trial = TrialConfig(
                 study_seed=self.seed,
                 seed=seed,

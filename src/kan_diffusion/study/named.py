@@ -40,6 +40,7 @@ from kan_diffusion.study.config import (
 from kan_diffusion.study.trial import build
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.defaults import Suggestion, suggested
+from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName, suitable_rate
 
 __all__ = ["parse_budget", "single_trial", "study_for"]
 
@@ -252,6 +253,7 @@ def single_trial(
     process: str = "cosine",
     steps: int | None = None,
     batch_size: int | None = None,
+    optimizer: str = "adam",
     learning_rate: float | None = None,
     max_seconds: float | None = None,
     holdout: float | None = None,
@@ -272,6 +274,7 @@ def single_trial(
         process: Name of a process.
         steps: Optimiser steps, at most.
         batch_size: Points a step.
+        optimizer: Name of an optimiser.
         learning_rate: Peak learning rate.
         max_seconds: Seconds that training may take; None for no limit.
         holdout: Fraction of the rows of a file or table that is not trained on; 0.2 and 0.3 when
@@ -287,6 +290,8 @@ def single_trial(
     kind = get_family(family, importing=True)
     chosen = get_process(process)
     points = data_from_name(data, kinds)
+    require_known("optimizer", optimizer, OPTIMIZERS)
+    way = cast("OptimizerName", optimizer)
     with valid_settings("settings"):
         if holdout is not None and not isinstance(points, ToyData):
             points = type(points).model_validate({**dict(points), "holdout": holdout})
@@ -298,7 +303,10 @@ def single_trial(
         training = TrainingConfig(
             steps=suits.steps if steps is None else steps,
             batch_size=suits.batch_size if batch_size is None else batch_size,
-            learning_rate=suits.learning_rate if learning_rate is None else learning_rate,
+            optimizer=way,
+            learning_rate=(
+                suitable_rate(way, suits.learning_rate) if learning_rate is None else learning_rate
+            ),
             # Few edges take all steps, whatever the loss says.
             patience=None if sparsify else suits.patience,
             max_seconds=max_seconds,

@@ -4,13 +4,18 @@ The folder holds ``study.yaml`` (every setting spelled out), ``environment.json`
 and, when all trials are through, ``results.json`` and ``results.parquet`` (a row a trial). A study
 that was interrupted goes on where it was: finished trials are read, unfinished ones resume from
 their checkpoints.
+
+With ``keep_rows``, ``results.json`` is written as the trials finish, and a trial whose row is in it
+counts as finished where its own folder is not there: a study goes on from its rows alone, in a
+fresh clone of what was committed of it, say.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -23,8 +28,10 @@ from kan_diffusion._version import __version__
 from kan_diffusion.data.datasets import FileData, load_dataset
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import (
+    json_bytes,
     read_as,
     require_unchanged,
+    write_bytes,
     write_checksums,
     write_json,
     write_parquet,
@@ -45,6 +52,7 @@ __all__ = [
     "StudyPlan",
     "StudyResults",
     "environment",
+    "kept_rows",
     "load_study",
     "plan_study",
     "run_plan",
@@ -56,7 +64,19 @@ _STUDY, _ENVIRONMENT = "study.yaml", "environment.json"
 _ROWS, _TABLE = "results.json", "results.parquet"
 _ALL_ROWS = TypeAdapter(list[Row])
 _SPACE_A_TRIAL = 1_000_000
-_LIBRARIES = ("torch", "diffusers", "accelerate", "numpy", "scipy", "scikit-learn", "POT", "numba")
+_SECONDS_BETWEEN = 5.0
+"""Time between two writings of rows while trials finish."""
+_LIBRARIES = (
+    "torch",
+    "diffusers",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "POT",
+    "numba",
+    "pytorch-optimizer",
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +85,7 @@ class StudyPlan:
 
     Attributes:
         trials: All of them.
-        parameters: Number of trainable parameters, by trial id.
+        parameters: Number of trainable parameters of those that are not finished, by trial id.
         finished: Ids of those that are finished.
         workers: Number of trials that run at once.
         seconds: Estimate of the wall-clock time the others take; None where there is none.
@@ -95,7 +115,7 @@ class StudyResults:
     Attributes:
         config: The study.
         folder: Its run folder.
-        trials: Finished trials, in the order of ``config.trials()``.
+        trials: Finished trials whose folders are there, in the order of ``config.trials()``.
         failures: Ids of the trials that could not be run, with the reason.
         rows: One row a trial with flat keys; a failed trial has its reason under ``error``.
     """
@@ -166,8 +186,33 @@ def _finished(folder: Path, trial: TrialConfig, verify: bool) -> TrialResult | N
     return load_trial(folder / _TRIALS / trial.id, trial, verify=verify)
 
 
+def kept_rows(folder: Path) -> dict[str, Row]:
+    """Reads the rows of finished trials that a folder's ``results.json`` holds, by trial id.
+
+    Raises:
+        RunFolderError: The file is there and cannot be read.
+    """
+    if not (folder / _ROWS).exists():
+        return {}
+    rows = read_as(_ALL_ROWS, folder / _ROWS, "the results of a study", "run it again")
+    # A trial that could not be run has a reason and nothing else.
+    return {str(row.get("trial")): row for row in rows if row.get("parameters") is not None}
+
+
+def _write_rows(folder: Path, rows: Iterable[Row]) -> None:
+    content = json_bytes(list(rows))
+    others = [path for path in _written_files(folder) if path.name != _ROWS]
+    write_checksums(folder, others, {_ROWS: content})
+    write_bytes(folder / _ROWS, content)
+
+
 def plan_study(
-    config: StudyConfig, folder: Path, workers: int = 1, *, verify: bool = True
+    config: StudyConfig,
+    folder: Path,
+    workers: int = 1,
+    *,
+    verify: bool = True,
+    kept: Mapping[str, Row] | None = None,
 ) -> StudyPlan:
     """Lists a study's trials, and finds models that cannot be built before any training.
 
@@ -177,6 +222,7 @@ def plan_study(
             kept there.
         workers: Number of trials that will run side by side.
         verify: Whether to refuse finished trials whose files have changed.
+        kept: Rows of trials that count as finished without a folder, by trial id.
 
     Raises:
         DataError: A data set cannot be used.
@@ -185,8 +231,14 @@ def plan_study(
     config = config.pinned()
     datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
     counts: dict[tuple[str, str], int] = {}
-    for trial in config.trials():
-        if _sized(trial) not in counts:
+    planned = config.trials(read_calibration(folder))
+    finished = frozenset(
+        trial.id
+        for trial in planned
+        if trial.id in (kept or {}) or _finished(folder, trial, verify) is not None
+    )
+    for trial in planned:
+        if trial.id not in finished and _sized(trial) not in counts:
             try:
                 counts[_sized(trial)] = build(trial, datasets[trial.data.name]).num_trainable
             except KanDiffusionError as error:
@@ -196,10 +248,8 @@ def plan_study(
     trials = config.trials(shared_calibration(config, folder, workers))
     return StudyPlan(
         trials=tuple(trials),
-        parameters={trial.id: counts[_sized(trial)] for trial in trials},
-        finished=frozenset(
-            trial.id for trial in trials if _finished(folder, trial, verify) is not None
-        ),
+        parameters={t.id: counts[_sized(t)] for t in trials if t.id not in finished},
+        finished=finished,
         workers=workers,
     )
 
@@ -214,6 +264,8 @@ def run_plan(
     folder: Path,
     executor: Executor,
     on_event: Callable[[TrialEvent], None] | None = None,
+    *,
+    keep_rows: bool = False,
 ) -> dict[str, str]:
     """Runs the trials of a plan that are not finished.
 
@@ -224,16 +276,27 @@ def run_plan(
         folder: Run folder of its study.
         executor: Executor of the trials.
         on_event: Told the news of each trial.
+        keep_rows: Whether to write the rows of finished trials as they come.
 
     Returns:
         Ids of the trials that could not be run, with the reason.
     """
     failures = {}
+    rows, written = kept_rows(folder) if keep_rows else {}, time.monotonic()
     for event in executor.run(plan.to_run, folder / _TRIALS):
         if event.kind == "failed":
             failures[event.trial] = str(event.error)
+        elif event.kind == "finished" and keep_rows:
+            result = load_trial(folder / _TRIALS / event.trial, verify=False)
+            assert result is not None
+            rows[event.trial] = result.row
+            if time.monotonic() - written > _SECONDS_BETWEEN:
+                _write_rows(folder, rows.values())
+                written = time.monotonic()
         if on_event is not None:
             on_event(event)
+    if keep_rows and plan.to_run:
+        _write_rows(folder, rows.values())
     return failures
 
 
@@ -245,6 +308,7 @@ def run_study(
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
     verify: bool = True,
+    keep_rows: bool = False,
 ) -> StudyResults:
     """Runs all trials of a study that are not finished yet, and gathers the results.
 
@@ -256,6 +320,8 @@ def run_study(
         on_plan: Told the trials before they are run, with an estimate of their time.
         on_event: Told the news of each trial.
         verify: Whether to refuse finished trials whose files have changed.
+        keep_rows: Whether to write the rows of finished trials as they come, and to count a trial
+            as finished whose row was written and whose folder is not there.
 
     Returns:
         The study's results, failed trials included.
@@ -267,14 +333,16 @@ def run_study(
     config = config.pinned()
     _require_folder(config, folder)
     with open_executor() if executor is None else nullcontext(executor) as runner:
-        plan = plan_study(config, folder, runner.workers, verify=verify)
+        kept = kept_rows(folder) if keep_rows else {}
+        plan = plan_study(config, folder, runner.workers, verify=verify, kept=kept)
         write_text(folder / _STUDY, config.to_yaml())
         write_json(folder / _ENVIRONMENT, environment())
         write_checksums(folder, _written_files(folder), {})
         if on_plan is not None:
             on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, runner.workers)))
-        failures = run_plan(plan, folder, runner, on_event)
-    results = _gather(config, folder, failures, verify)
+        failures = run_plan(plan, folder, runner, on_event, keep_rows=keep_rows)
+    kept = kept_rows(folder) if keep_rows else {}
+    results = _gather(config, folder, failures, verify, kept)
     plain = results.rows.astype(object).where(results.rows.notna(), None)
     write_json(folder / _ROWS, plain.to_dict("records"))
     write_parquet(folder / _TABLE, results.rows)
@@ -289,12 +357,21 @@ def _written_files(folder: Path) -> list[Path]:
 
 
 def _gather(
-    config: StudyConfig, folder: Path, failures: dict[str, str], verify: bool
+    config: StudyConfig,
+    folder: Path,
+    failures: dict[str, str],
+    verify: bool,
+    kept: Mapping[str, Row],
 ) -> StudyResults:
     planned = config.trials(read_calibration(folder))
     results = [_finished(folder, trial, verify) for trial in planned]
     rows: list[Row] = [
-        {**trial.keys, "error": failures.get(trial.id, "not run")} if result is None else result.row
+        result.row
+        if result is not None
+        # What the configuration says counts, whatever a file of rows says.
+        else {**kept[trial.id], **trial.keys}
+        if trial.id in kept
+        else {**trial.keys, "error": failures.get(trial.id, "not run")}
         for trial, result in zip(planned, results, strict=True)
     ]
     frame = pd.DataFrame(rows)
@@ -308,7 +385,8 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
     """Reads a study back from its run folder.
 
     Args:
-        folder: The folder. Its finished trials count; where none were kept, its ``results.json``.
+        folder: The folder. Its finished trials count, and of those whose folders were not kept the
+            rows in its ``results.json``.
         verify: Whether to refuse files that have changed since they were written.
 
     Raises:
@@ -321,11 +399,11 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
         raise RunFolderError(f"'{folder}' holds no study (there is no {_STUDY} in it)")
     if verify:
         require_unchanged(folder, _written_files(folder))
-    results = _gather(read_study(path), folder, {}, verify)
-    if not results.trials and (folder / _ROWS).exists() and not (folder / _TRIALS).exists():
-        rows = read_as(_ALL_ROWS, folder / _ROWS, "the results of a study", "run it again")
-        return replace(results, rows=pd.DataFrame(rows))
-    if not results.trials:
+    kept = kept_rows(folder)
+    results = _gather(read_study(path), folder, {}, verify, kept)
+    if not results.trials and not kept.keys() & set(results.rows["trial"]):
+        if kept and not (folder / _TRIALS).exists():  # of a version that had other ids
+            return replace(results, rows=pd.DataFrame(list(kept.values())))
         raise RunFolderError(
             f"no trial of the study in '{folder}' is finished; run it with 'kan-diffusion compare "
             f"{path} --out {folder}'"

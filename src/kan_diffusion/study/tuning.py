@@ -8,12 +8,16 @@ reported trial uses. Its value is
 with :math:`m_d` the judged measure (the excess where the oracle is exact, else the held-out loss):
 a logarithm, so that each data set counts alike whatever its scale. The first try of a family has
 the settings it was registered with; the others are chosen by Optuna's tree-structured Parzen
-estimator (Bergstra et al. 2011), for each family from its own tries alone.
+estimator (Bergstra et al. 2011), for each family from its own tries alone. Optimisers are searched,
+where there is a choice of them, like everything else of a family's space.
 
 Tries are kept in a database (an SQLite file in the run folder, or any URL Optuna takes, for many
 machines) and their trainings as trials in the run folder: what is finished is not run again, and a
 try whose driver died is taken up by the next one. One round runs one try of every family, so that
-a family's tries follow one another and a search of one driver is a function of its seed.
+a family's tries follow one another and a search of one driver is a function of its seed, wherever
+it was interrupted: what draws a try depends on the family and the try's number alone. So the rows
+of its trials are enough to take a search up (``keep_rows``): the tries are asked for anew, and find
+their trials finished.
 """
 
 from __future__ import annotations
@@ -34,16 +38,17 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, TypeAdapter
 
-from kan_diffusion.denoisers.family import Choice, IntRange, Range
+from kan_diffusion.denoisers.family import Choice, IntRange, Range, Space
 from kan_diffusion.denoisers.registry import Setting, get_family, untuned_family
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.files import read_as, require_free_space, write_json, write_text
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.settings import Settings
 from kan_diffusion.study.config import ModelConfig, StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
-from kan_diffusion.study.folder import load_trial
-from kan_diffusion.study.run import StudyPlan, environment, plan_study, run_plan
+from kan_diffusion.study.folder import Row, load_trial
+from kan_diffusion.study.run import StudyPlan, environment, kept_rows, plan_study, run_plan
+from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
 
 if TYPE_CHECKING:
     import optuna
@@ -51,6 +56,9 @@ if TYPE_CHECKING:
 __all__ = ["Tuned", "TunedSettings", "apply_tuned", "read_tuned", "tune"]
 
 logger = logging.getLogger(__name__)
+
+_OF_MODEL = ("depth", "optimizer", "learning_rate")
+"""Settings of a model that a search may choose, beside those of the denoiser."""
 
 _SEED_SHIFT = 1_000_000
 """Added to a study's seed, so that tuning sees other data, noise and initial parameters."""
@@ -64,11 +72,13 @@ class TunedSettings(Settings):
 
     Attributes:
         depth: Number of hidden layers; None for families without a choice.
+        optimizer: Optimiser.
         learning_rate: Peak learning rate.
         settings: Settings of the denoiser that differ from the family's own.
     """
 
     depth: int | None = Field(ge=1)
+    optimizer: OptimizerName = "adam"
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     settings: dict[str, Setting]
 
@@ -97,10 +107,12 @@ def tune(
     folder: Path,
     *,
     tries: int = 12,
+    optimizers: Sequence[str] = (),
     storage: str | None = None,
     executor: Executor | None = None,
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
+    keep_rows: bool = False,
 ) -> Tuned:
     """Searches the settings of every model of a study.
 
@@ -108,10 +120,13 @@ def tune(
         config: The study: its models' families, data sets, training and its first budget.
         folder: Run folder of the search.
         tries: Number of tries a model.
+        optimizers: Optimisers to choose from; that of each model when empty.
         storage: URL of a database; an SQLite file in the folder when None.
         executor: Executor of the trainings; processes of this machine when None.
         on_plan: Told each round's trials before they are run.
         on_event: Told the news of each trial.
+        keep_rows: Whether to write the rows of finished trials into ``results.json`` as they come,
+            and to train no trial again whose row is there.
 
     Returns:
         The best settings, which are in the folder's ``tuned.json``, too.
@@ -121,15 +136,18 @@ def tune(
             cannot be tuned, or no try of a family gave a result.
         RunFolderError: The folder cannot be written.
     """
+    for name in optimizers:
+        require_known("optimizer", name, OPTIMIZERS)
     config = _searched(config, tries)
     require_free_space(folder, 1_000_000 * tries * len(config.models) * len(config.data))
     write_text(folder / "study.yaml", config.to_yaml())
     write_json(folder / "environment.json", environment())
-    searches = _open_searches(config, folder, storage)
+    searches = _open_searches(config, folder, storage, optimizers)
     with open_executor() if executor is None else nullcontext(executor) as runner:
         while running := [search for search in searches if search.begin(tries)]:
-            _run_round(config, folder, running, runner, on_plan, on_event)
-    table = pd.DataFrame([row for search in searches for row in search.rows(folder)])
+            _run_round(config, folder, running, runner, on_plan, on_event, keep_rows)
+    kept = kept_rows(folder) if keep_rows else {}
+    table = pd.DataFrame([row for search in searches for row in search.rows(folder, kept)])
     write_json(folder / "tuning.json", json.loads(table.to_json(orient="records")))
     best = {search.model.family: search.best() for search in searches}
     path = folder / "tuned.json"
@@ -158,7 +176,9 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
         update={
             "data": config.pinned().data,
             "models": tuple(
-                model.resolved(config.training, untuned_family(model.family))
+                model.resolved(config.training, untuned_family(model.family)).model_copy(
+                    update={"optimizer": model.optimizer or config.training.optimizer}
+                )
                 for model in config.models
             ),
             "seed": config.seed + _SEED_SHIFT,
@@ -171,7 +191,9 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
     )
 
 
-def _open_searches(config: StudyConfig, folder: Path, storage: str | None) -> list[_Search]:
+def _open_searches(
+    config: StudyConfig, folder: Path, storage: str | None, optimizers: Sequence[str]
+) -> list[_Search]:
     """Opens the search of each model; its first try has the model's own settings."""
     try:
         import optuna
@@ -188,18 +210,15 @@ def _open_searches(config: StudyConfig, folder: Path, storage: str | None) -> li
             f"the database '{url}' cannot be used ({' '.join(str(error).split())[:200]}); give "
             "another --storage"
         ) from error
+    shared: Space = {"optimizer": Choice(tuple(optimizers))} if optimizers else {}
     searches = []
     for model in config.models:
         study = optuna.create_study(
             storage=database,
-            study_name=f"{config.name}/{model.name}",
-            sampler=optuna.samplers.TPESampler(
-                seed=stream_seed("tuning", config.seed, model.name) % 2**32,
-                n_startup_trials=6,
-            ),
+            study_name="/".join([config.name, model.name, *optimizers]),
             load_if_exists=True,
         )
-        search = _Search(model, study)
+        search = _Search(model, study, {**get_family(model.family).space, **shared}, config.seed)
         if not search.tries():
             study.enqueue_trial(search.own_values(), skip_if_exists=True)
         searches.append(search)
@@ -214,10 +233,11 @@ class _Search:
         chosen: The same with those of the try.
     """
 
-    def __init__(self, model: ModelConfig, study: optuna.Study) -> None:
+    def __init__(self, model: ModelConfig, study: optuna.Study, space: Space, seed: int) -> None:
         self.model = self.chosen = model
         self._study = study
-        self._space = get_family(model.family).space
+        self._space = space
+        self._seed = seed
         self._try: optuna.Trial | None = None
 
     def tries(self) -> list[optuna.trial.FrozenTrial]:
@@ -228,8 +248,7 @@ class _Search:
         model = self.model
         now: dict[str, object] = {
             **model.settings,
-            "learning_rate": model.learning_rate,
-            "depth": model.depth,
+            **{name: getattr(model, name) for name in _OF_MODEL},
         }
         values: dict[str, object] = {}
         for name, dimension in self._space.items():
@@ -244,15 +263,18 @@ class _Search:
     def begin(self, tries: int) -> bool:
         """Takes up a try that was lost, or asks for a new one; false when there are enough."""
         from optuna import Trial
+        from optuna.samplers import TPESampler
         from optuna.trial import TrialState
 
         known = self.tries()
         lost = next((t for t in known if t.state == TrialState.RUNNING and _is_lost(t)), None)
         if lost is not None:
             self._try = Trial(self._study, lost._trial_id)
-        elif sum(t.state != TrialState.WAITING for t in known) >= tries:
+        elif (asked := sum(t.state != TrialState.WAITING for t in known)) >= tries:
             return False
         else:
+            draws = stream_seed("tuning", self._seed, self.model.name, asked)
+            self._study.sampler = TPESampler(seed=draws % 2**32, n_startup_trials=6)
             self._try = self._study.ask(self._distributions())
         self.sign()
         self.chosen = self._with(self._try.params)
@@ -278,19 +300,19 @@ class _Search:
         # Another driver that took it for lost may have told it already.
         self._study.tell(self._try.number, value, state, skip_if_finished=True)
 
-    def rows(self, folder: Path) -> Iterator[dict[str, object]]:
+    def rows(self, folder: Path, kept: Mapping[str, Row]) -> Iterator[dict[str, object]]:
         """A row for each try that is over."""
         for found in self.tries():
             if not found.state.is_finished():
                 continue
             ids = found.user_attrs.get("trials", [])
-            results = [load_trial(folder / "trials" / trial) for trial in ids]
+            rows = [_row(folder, trial, kept) for trial in ids]
             yield {
                 "family": self.model.family,
                 "try": found.number,
                 "value": found.value,
                 "error": found.user_attrs.get("error"),
-                **{str(each.row["data"]): _judged(each.row) for each in results if each},
+                **{str(row["data"]): _judged(row) for row in rows if row},
                 "settings": self._values(found.params),
                 "trials": ids,
             }
@@ -310,9 +332,8 @@ class _Search:
             for key, value in chosen.settings.items()
             if key not in own or _written(own[key]) != _written(value)
         }
-        return TunedSettings(
-            depth=chosen.depth, learning_rate=chosen.learning_rate, settings=changed
-        )
+        of_model = {name: getattr(chosen, name) for name in _OF_MODEL}
+        return TunedSettings.model_validate({**of_model, "settings": changed})
 
     def _distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -340,7 +361,7 @@ class _Search:
         """Puts the values of a try into the model."""
         values = self._values(params)
         changes: dict[str, object] = {
-            name: values.pop(name) for name in ("learning_rate", "depth") if name in values
+            name: values.pop(name) for name in _OF_MODEL if name in values
         }
         settings = {**self.model.settings, **values}
         return self.model.model_copy(update={**changes, "settings": settings})
@@ -373,8 +394,10 @@ def _run_round(
     executor: Executor,
     on_plan: Callable[[StudyPlan], None] | None,
     on_event: Callable[[TrialEvent], None] | None,
+    keep_rows: bool,
 ) -> None:
     """Trains one try of each model and tells the searches the outcome."""
+    kept = kept_rows(folder) if keep_rows else {}
     plans: dict[str, StudyPlan] = {}
     refused: dict[str, str] = {}
     for search in running:
@@ -382,7 +405,7 @@ def _run_round(
         budgets = tuple(b.model_copy(update={"models": (name,)}) for b in config.budgets)
         study = config.model_copy(update={"models": (search.chosen,), "budgets": budgets})
         try:
-            plans[name] = plan_study(study, folder, executor.workers)
+            plans[name] = plan_study(study, folder, executor.workers, kept=kept)
         except KanDiffusionError as error:  # a depth that misses the budget, say
             refused[name] = str(error)
     plan = StudyPlan(
@@ -404,27 +427,39 @@ def _run_round(
         if on_event is not None:
             on_event(event)
 
-    failures = run_plan(plan, folder, executor, pass_on)
+    failures = run_plan(plan, folder, executor, pass_on, keep_rows=keep_rows)
+    kept = kept_rows(folder) if keep_rows else {}
     for search in running:
         name = search.model.name
         trials = plans[name].trials if name in plans else ()
         value, reason = None, refused.get(name)
         if reason is None:
-            value, reason = _value(folder, trials, failures)
+            value, reason = _value(folder, trials, failures, kept)
         search.tell(value, [trial.id for trial in trials], reason)
 
 
+def _row(folder: Path, trial: str, kept: Mapping[str, Row]) -> Row | None:
+    """The row of a finished trial, kept or in its own folder."""
+    if trial in kept:
+        return kept[trial]
+    result = load_trial(folder / "trials" / trial)
+    return None if result is None else result.row
+
+
 def _value(
-    folder: Path, trials: Sequence[TrialConfig], failures: Mapping[str, str]
+    folder: Path,
+    trials: Sequence[TrialConfig],
+    failures: Mapping[str, str],
+    kept: Mapping[str, Row],
 ) -> tuple[float | None, str | None]:
     """Computes the value of a try from its trials, or the reason why it has none."""
     logs = []
     for trial in trials:
-        result = load_trial(folder / "trials" / trial.id)
-        if result is None or result.row["error"] is not None:
-            reason = failures.get(trial.id) if result is None else result.row["error"]
+        row = _row(folder, trial.id, kept)
+        if row is None or row["error"] is not None:
+            reason = failures.get(trial.id) if row is None else row["error"]
             return None, f"{trial.data.name}: {reason}"
-        measured = _judged(result.row)
+        measured = _judged(row)
         if measured is None or not measured > 0:
             return None, f"{trial.data.name}: the judged measure is {measured}"
         logs.append(math.log(measured))
@@ -454,6 +489,7 @@ def apply_tuned(config: StudyConfig, tuned: Mapping[str, TunedSettings]) -> Stud
         if found is not None:
             changes = {
                 "depth": None if model.hidden is not None else found.depth,
+                "optimizer": found.optimizer,
                 "learning_rate": found.learning_rate,
                 "settings": {**model.settings, **found.settings},
             }

@@ -1,10 +1,10 @@
-r"""Updates of the parameters in a training step: clipping, Adam and the moving average.
+r"""Updates of the parameters in a training step: clipping, an optimiser and the moving average.
 
 With g the gradient of the loss at the parameters :math:`\theta`, step k = 0, 1, ... computes
 
 .. math::
     g &\leftarrow g \min(1,\; c / \lVert g \rVert), \\
-    \theta &\leftarrow \mathrm{Adam}(\theta, g), \\
+    \theta &\leftarrow \mathrm{optimiser}(\theta, g), \\
     \bar\theta &\leftarrow d_k \bar\theta + (1 - d_k)\, \theta, \qquad
     d_k = \min\!\big(d,\; (1 + k) / (10 + k)\big), \quad d_0 = 0,
 
@@ -12,22 +12,52 @@ the average with the warm-up of ``diffusers.training_utils.EMAModel``. A small n
 small tensors, and an operation on a small tensor costs its call rather than its arithmetic.
 :class:`ParameterVector` therefore lays the parameters side by side in one vector, of which they are
 views as long as they are trained: each line above is then one call.
+
+The optimisers, with G the gradient of a matrix of parameters and m, v moving averages of what they
+are given and of its square:
+
+- ``adam`` (Kingma & Ba 2015, arXiv:1412.6980): :math:`m(g) / \sqrt{v(g)}`, for the whole vector;
+- ``soap`` (Vyas et al. 2024, arXiv:2409.11321): the same in the bases :math:`Q_L, Q_R` of the
+  eigenvectors of :math:`m(G G^\top)` and :math:`m(G^\top G)`, that is
+  :math:`Q_L \big( Q_L^\top m(G) Q_R / \sqrt{v(Q_L^\top G Q_R)} \big) Q_R^\top`, the bases renewed
+  every ten steps; vectors as with Adam;
+- ``muon`` (Jordan et al. 2024): :math:`0.2 \sqrt{\max(n, m)}\; U V^\top` for the singular value
+  decomposition :math:`U S V^\top` of the momentum of an n by m matrix, by five Newton-Schulz
+  iterations, in the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982); vectors by Adam;
+- ``lbfgs`` (Liu & Nocedal 1989): up to 20 quasi-Newton iterations on the batch of the step, each
+  with a line search, the curvature remembered from earlier ones. It suits batches so large that
+  their losses hardly differ. The line search needs the gradient of the loss: none is clipped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["ParameterVector", "WeightAverage", "learning_rates"]
+__all__ = [
+    "OPTIMIZERS",
+    "OptimizerName",
+    "ParameterVector",
+    "WeightAverage",
+    "learning_rates",
+    "make_optimizers",
+    "restore_state",
+    "state_of",
+    "suitable_rate",
+]
+
+OptimizerName = Literal["adam", "soap", "muon", "lbfgs"]
+OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
+"""The optimisers by name."""
 
 _ALIGNMENT = 64
 """Bytes at multiples of which a parameter starts, for the vector units to load it at full speed."""
@@ -87,6 +117,20 @@ class ParameterVector:
 
     def __len__(self) -> int:
         return len(self._parameters)
+
+    def matrices(self) -> list[nn.Parameter]:
+        """The parameters as optimisers of matrices take them, in the vector's memory.
+
+        Each has two dimensions, the first its own and the others laid side by side, or one; its
+        gradient is that of the vector.
+        """
+        made = []
+        for view, gradient in zip(self._views, self._gradients, strict=True):
+            first = min(view.ndim, 2) - 1  # flattened from there on
+            part = nn.Parameter(view.flatten(max(first, 0)))
+            part.grad = gradient.flatten(max(first, 0))
+            made.append(part)
+        return made
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Views of a vector with shape (P,), each with the shape of its parameter."""
@@ -169,6 +213,133 @@ class WeightAverage:
         decay = min(self.decay, (1 + count) / (10 + count)) if count else 0.0
         self.values.lerp_(self._vector, 1 - decay)
         self.num_updates = count + 1
+
+
+def suitable_rate(name: OptimizerName, of_adam: float) -> float:
+    """The learning rate that suits an optimiser where one is known that suits Adam."""
+    return 1.0 if name == "lbfgs" else of_adam
+
+
+def make_optimizers(
+    name: OptimizerName, weights: ParameterVector, learning_rate: float
+) -> tuple[Optimizer, ...]:
+    """Makes the optimisers that move all parameters between them, most often one.
+
+    Args:
+        name: One of :data:`OPTIMIZERS`.
+        weights: The parameters.
+        learning_rate: Learning rate, in the size that suits Adam; of ``lbfgs`` the first length
+            that its line search tries.
+
+    Raises:
+        KanDiffusionError: This torch does not have it, or cannot compute it on the device.
+    """
+    device = weights.vector.device
+    if name == "adam":
+        return (torch.optim.Adam([weights.vector], lr=learning_rate, fused=True),)
+    if name == "lbfgs":
+        return (
+            torch.optim.LBFGS([weights.vector], lr=learning_rate, line_search_fn="strong_wolfe"),
+        )
+    if name == "soap":
+        from pytorch_optimizer import SOAP  # takes seconds
+
+        try:
+            torch.linalg.eigh(torch.eye(1, device=device))
+        except (RuntimeError, NotImplementedError) as error:
+            raise KanDiffusionError(
+                f"optimizer 'soap' needs eigenvectors, which torch cannot compute on {device}; "
+                "choose another optimizer or --device cpu"
+            ) from error
+        return (SOAP(weights.matrices(), lr=learning_rate, weight_decay=0.0),)
+    try:
+        from torch.optim import Muon
+    except ImportError as error:
+        raise KanDiffusionError(
+            f"optimizer 'muon' needs torch 2.9 or later, and this is {torch.__version__}; "
+            "choose another optimizer or upgrade torch"
+        ) from error
+    parts = weights.matrices()
+    flat = [part for part in parts if part.ndim == 1]
+    full = [part for part in parts if part.ndim == 2]
+    made: list[Optimizer] = []
+    if full:
+        made.append(Muon(full, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+    if flat:
+        made.append(torch.optim.Adam(flat, lr=learning_rate, fused=True))
+    return tuple(made)
+
+
+def state_of(
+    optimizers: Sequence[Optimizer], weights: ParameterVector
+) -> tuple[list[object], dict[str, Tensor]]:
+    """Takes the states of optimisers apart, into what JSON and what safetensors hold.
+
+    In the JSON ``{"tensor": name, "strides": ...}`` stands for a tensor, as it lies in memory, and
+    ``{"vector": [name, ...]}`` for one in the layout of the parameters, which is no business of a
+    file's.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def saved(value: object, name: str) -> object:
+        match value:
+            case Tensor() if value.shape == weights.vector.shape:
+                parts = {f"{name}.{index}": part for index, part in enumerate(weights.split(value))}
+                tensors.update(parts)
+                return {"vector": list(parts)}
+            case Tensor():
+                tensors[name] = value
+                return {"tensor": name, "strides": value.stride()}
+            case dict():
+                return {str(key): saved(each, f"{name}.{key}") for key, each in value.items()}
+            case list():
+                return [saved(each, f"{name}.{index}") for index, each in enumerate(value)]
+        return value
+
+    states = []
+    for number, optimizer in enumerate(optimizers):
+        state = optimizer.state_dict()
+        # What else is in a group is settings, but for SOAP's count of steps.
+        steps = [group.get("step") for group in state["param_groups"]]
+        states.append(saved({"state": state["state"], "steps": steps}, f"optimizer.{number}"))
+    return states, tensors
+
+
+def restore_state(
+    optimizers: Sequence[Optimizer],
+    weights: ParameterVector,
+    states: Sequence[object],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Puts what :func:`state_of` has taken apart together, in optimisers made alike."""
+
+    def restored(value: object) -> object:
+        match value:
+            case {"tensor": name, "strides": strides}:
+                # Products with a matrix that lies in another order have other last digits.
+                tensor = tensors[name]
+                return torch.empty_strided(
+                    tensor.shape, strides, dtype=tensor.dtype, device=tensor.device
+                ).copy_(tensor)
+            case {"vector": names}:
+                return weights.join([tensors[name] for name in names])
+            case dict():
+                return {
+                    int(key) if key.isdecimal() else key: restored(each)
+                    for key, each in value.items()
+                }
+            case list():
+                return [restored(each) for each in value]
+        return value
+
+    for optimizer, kept in zip(optimizers, states, strict=True):
+        state = restored(kept)
+        assert isinstance(state, dict)
+        groups = optimizer.state_dict()["param_groups"]
+        for group, step in zip(groups, state["steps"], strict=True):
+            if step is not None:
+                group["step"] = step
+        optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
 
 
 def learning_rates(

@@ -13,8 +13,9 @@ steps, and its learning rate decays to zero at step K. Where the machine becomes
 later on and what is left of the schedule is compressed into it.
 
 A checkpoint is one safetensors file with everything a run needs to go on as if it had never
-stopped: parameters, Adam's moments, the moving average, the best weights, the losses so far, the
-step, and the number of steps as it was settled. It is replaced whole.
+stopped: parameters, the optimiser's state, the moving average, the best weights, the losses so far,
+the step, and the numbers of steps and threads (:mod:`kan_diffusion.training.threads`) as they were
+settled. It is replaced whole.
 """
 
 from __future__ import annotations
@@ -46,7 +47,16 @@ from kan_diffusion.limits import MOST_POINTS, MOST_SECONDS, MOST_STEPS
 from kan_diffusion.processes import Process
 from kan_diffusion.settings import Settings
 from kan_diffusion.training.batches import TOLD_SHARE, Batch
-from kan_diffusion.training.optimization import ParameterVector, WeightAverage, learning_rates
+from kan_diffusion.training.optimization import (
+    OptimizerName,
+    ParameterVector,
+    WeightAverage,
+    learning_rates,
+    make_optimizers,
+    restore_state,
+    state_of,
+)
+from kan_diffusion.training.threads import Threads
 
 __all__ = [
     "EdgeWatch",
@@ -73,12 +83,14 @@ class TrainingConfig(Settings):
         batch_size: Points a step; with ``batches="replacement"`` it may exceed the data's rows.
         batches: ``"replacement"`` draws every batch afresh; ``"epochs"`` goes through the data in
             random order, the last batch of an epoch being what is left.
-        learning_rate: Peak learning rate of Adam.
+        optimizer: ``"adam"``, ``"soap"``, ``"muon"`` or ``"lbfgs"``, see :mod:`.optimization`.
+        learning_rate: Peak learning rate, in the size that suits Adam; of L-BFGS the first length
+            of a line search, where 1 is a whole quasi-Newton step.
         schedule: ``"cosine"`` decays to zero after the warm-up, ``"constant"`` stays at the peak.
         warmup_steps: Steps over which the learning rate rises linearly from zero.
         ema_decay: Decay of the moving average of the parameters; None turns it off. The decay
             itself warms up as (1 + k) / (10 + k).
-        max_grad_norm: Norm to which the gradient is clipped; None turns it off.
+        max_grad_norm: Norm to which the gradient is clipped; None turns it off, and so does L-BFGS.
         checkpoint_every: Steps between checkpoints.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as accelerate has it.
         sparsify: Weight of a penalty on sizes and entropies of the edges of KAN layers
@@ -93,6 +105,7 @@ class TrainingConfig(Settings):
     steps: int = Field(4000, ge=1, le=MOST_STEPS)
     batch_size: int = Field(1024, ge=1, le=MOST_POINTS)
     batches: Literal["replacement", "epochs"] = "replacement"
+    optimizer: OptimizerName = "adam"
     learning_rate: float = Field(5e-3, gt=0, allow_inf_nan=False)
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = Field(100, ge=0, le=MOST_STEPS)
@@ -108,7 +121,7 @@ class TrainingConfig(Settings):
 _WATCHED_ROWS = 256
 """Points of a batch that the penalty looks at: it then costs less than the step itself."""
 
-_PROGRESS = ("step", "seconds", "cpu_seconds", "warm_seconds", "paused", "best_step")
+_PROGRESS = ("step", "seconds", "cpu_seconds", "warm_steps", "warm_seconds", "paused", "best_step")
 
 _PAUSES = 40
 """Most looks at the held-out loss and the clock in a run."""
@@ -126,7 +139,8 @@ _STEPS_A_LOOKED_BATCH = 7
 step, so that all looks take 5 % of the time at most."""
 
 _WARM_STEPS, _TIMED_STEPS = 5, 30
-"""The steps between these two are timed: compilation and cold caches come before them."""
+"""The steps between these two are timed: compilation and cold caches come before them, and so does
+the choice of the number of threads, which may take longer."""
 
 _TIMED_SHARE = 0.1
 """Share of a time limit after which fewer timed steps must do."""
@@ -183,6 +197,7 @@ class TrainingRun:
         config: TrainingConfig,
         accelerator: Accelerator,
     ) -> None:
+        _require_able(config.optimizer, accelerator)
         # A denoiser that has no edges to watch is refused before anything of it is changed.
         self._edges = EdgeWatch(denoiser) if config.sparsify > 0 else None
         self.config = config
@@ -193,11 +208,15 @@ class TrainingRun:
         self.model = accelerator.prepare_model(self.denoiser, evaluation_mode=True)
         try:
             self.weights = ParameterVector(self.denoiser)
+            try:
+                self._plain = make_optimizers(config.optimizer, self.weights, config.learning_rate)
+            except KanDiffusionError:
+                self.weights.release()
+                raise
         except KanDiffusionError:
             if self._edges is not None:
                 self._edges.release()
             raise
-        self._adam = torch.optim.Adam([self.weights.vector], lr=config.learning_rate, fused=True)
         self.steps = config.steps
         """Steps the run will take, if it does not end before."""
         self.plans: list[tuple[int, int]] = []
@@ -206,16 +225,20 @@ class TrainingRun:
         # accelerate's own step and backward look for packages on the disk every time they are
         # called; only scaled gradients (fp16) need them.
         self.scaled = accelerator.scaler is not None
-        self.optimizer = accelerator.prepare(self._adam) if self.scaled else self._adam
+        self.optimizers = (
+            tuple(accelerator.prepare(each) for each in self._plain) if self.scaled else self._plain
+        )
         self.average: WeightAverage | None = None
         if config.ema_decay is not None:
             self.average = WeightAverage(self.weights.vector, config.ema_decay)
+        on_cpu, alone = accelerator.device.type == "cpu", accelerator.num_processes == 1
+        self.threads = Threads(choosing=on_cpu and alone)
         self.step = 0
         self.whole = True
         """False while a step or a swap of weights is under way: no state to save then."""
         self.seconds = 0.0
         self.cpu_seconds = 0.0
-        self.warm_seconds = 0.0  # of the steps before those that are timed
+        self.warm_steps, self.warm_seconds = 0, 0.0  # before those that are timed
         self.paused = 0  # step of the last look at clock and held-out loss
         self.looks: list[tuple[int, float]] = []
         self.best_step = 0
@@ -228,20 +251,27 @@ class TrainingRun:
     def advance(self, batch: Batch) -> None:
         """Takes one optimiser step."""
         batch, share = self.own_part(batch)
+        with self.threads.taking(self.step):
+            loss, _ = self.differentiate(batch, share)
+            with interrupts_wait():  # half an update is no state to save
+                self.whole = False
+                self.optimize(lambda: float(self.differentiate(batch, share)[1].detach()))
+                self.update_average()
+                self._recent.append(self.shared(loss.detach()))
+                self.step += 1
+                self.whole = True
+
+    def differentiate(self, batch: Batch, share: float) -> tuple[Tensor, Tensor]:
+        """Computes the loss of a batch, its gradient, clipped, and what the gradient is of."""
         loss = self.forward(batch)
         if share != 1:
             loss = loss * share
         edges = self._edges
-        self.backward(loss if edges is None else loss + self.config.sparsify * edges.penalty())
+        minimised = loss if edges is None else loss + self.config.sparsify * edges.penalty()
+        self.backward(minimised)
         self.collect()
         self.clip()
-        with interrupts_wait():  # half an update is no state to save
-            self.whole = False
-            self.optimize()
-            self.update_average()
-            self._recent.append(self.shared(loss.detach()))
-            self.step += 1
-            self.whole = True
+        return loss, minimised
 
     def own_part(self, batch: Batch) -> tuple[Batch, float]:
         """The rows of a batch for this process, and their weight in the mean over processes."""
@@ -264,7 +294,7 @@ class TrainingRun:
         config = self.config
         peak, warmup = config.learning_rate, config.warmup_steps
         rates: list[float] = learning_rates(
-            self._adam, config.schedule, peak, warmup, steps
+            self._plain[0], config.schedule, peak, warmup, steps
         ).tolist()
         return rates
 
@@ -302,11 +332,15 @@ class TrainingRun:
             heldout: Gives batches of held-out points by number; None where there are none.
         """
         limit = self.config.max_seconds
-        if self.step == _WARM_STEPS:
-            self.warm_seconds = self.seconds
         if limit is not None and not self.plans and self.step < self.steps:
-            hurried = self.step > _WARM_STEPS and self._elapsed() > _TIMED_SHARE * limit
-            if hurried or self.step >= _TIMED_STEPS:
+            late = self._elapsed() > _TIMED_SHARE * limit
+            if late and self.step >= _WARM_STEPS:
+                self.threads.choose()
+            if self.threads.chosen is None or self.step < _WARM_STEPS:
+                pass
+            elif not self.warm_steps:
+                self.warm_steps, self.warm_seconds = self.step, self.seconds
+            elif late or self.step >= _TIMED_STEPS:
                 self._settle_steps(limit)
         elif self.step > self.paused and (
             self.step == self.steps or self.step - self.paused >= self._stretch
@@ -342,7 +376,7 @@ class TrainingRun:
 
     def _settle_steps(self, limit: float) -> None:
         elapsed = self._elapsed()
-        pace = (elapsed - self.warm_seconds) / (self.step - _WARM_STEPS)
+        pace = (elapsed - self.warm_seconds) / (self.step - self.warm_steps)
         if not self.plans or elapsed + pace * (self.steps - self.step) > limit:
             affordable = max(0.0, (1 - _RESERVE) * limit - elapsed) / pace
             self._follow(self.step, min(self.steps, self.step + int(affordable)))
@@ -394,17 +428,25 @@ class TrainingRun:
             assert self.weights.vector.grad is not None
             self.weights.vector.grad.copy_(self.shared(self.weights.vector.grad))
         if self.scaled:
-            self.accelerator.unscale_gradients(self.optimizer)
+            self.accelerator.unscale_gradients(self.optimizers[0])
 
     def clip(self) -> None:
         """Clips the gradient's norm."""
-        if self.config.max_grad_norm is not None:
+        if self.config.max_grad_norm is not None and self.config.optimizer != "lbfgs":
             self.weights.clip_gradient(self.config.max_grad_norm)
 
-    def optimize(self) -> None:
-        """Lets Adam move the parameters."""
-        self.optimizer.param_groups[0]["lr"] = self._rates[self.step]
-        self.optimizer.step()
+    def optimize(self, again: Callable[[], float]) -> None:
+        """Lets the optimiser move the parameters.
+
+        Args:
+            again: Computes the loss of the step's batch and its gradient where the parameters are.
+        """
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = self._rates[self.step]
+            if self.config.optimizer == "lbfgs":
+                optimizer.step(again)
+            else:
+                optimizer.step()
 
     def update_average(self) -> None:
         """Takes the parameters into their moving average."""
@@ -454,9 +496,8 @@ class TrainingRun:
             return
         tensors = {f"denoiser.{k}": v for k, v in self.denoiser.state_dict().items()}
         # The vector's layout is no business of the file's: everything is kept by parameter.
-        for name, value in self.optimizer.state.get(self.weights.vector, {}).items():
-            parts = self.weights.split(value) if value.ndim else [value] * len(self.weights)
-            tensors |= {f"optimizer.{index}.{name}": part for index, part in enumerate(parts)}
+        states, moments = state_of(self._plain, self.weights)
+        tensors |= moments
         if self.average is not None:
             parts = self.weights.split(self.average.values)
             tensors |= {f"ema.{index}": part for index, part in enumerate(parts)}
@@ -466,7 +507,8 @@ class TrainingRun:
         tensors["losses"] = self.losses()
         tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
         progress = {name: getattr(self, name) for name in _PROGRESS}
-        progress |= {"plans": self.plans, "looks": self.looks}
+        progress |= {"plans": self.plans, "looks": self.looks, "optimizers": states}
+        progress["threads"] = self.threads.state()
         progress["ema_step"] = None if self.average is None else self.average.num_updates
         metadata = {"identity": identity, "progress": json.dumps(progress)}
         metadata["digest"] = _digest(tensors, metadata)
@@ -506,10 +548,7 @@ class TrainingRun:
         def joined(name: str) -> Tensor:
             return self.weights.join([tensors[name.format(i)] for i in range(len(self.weights))])
 
-        if "optimizer.0.step" in tensors:
-            moments = {n: joined(f"optimizer.{{}}.{n}") for n in ("exp_avg", "exp_avg_sq")}
-            step = tensors["optimizer.0.step"]
-            self.optimizer.state[self.weights.vector] = {"step": step, **moments}
+        restore_state(self._plain, self.weights, progress["optimizers"], tensors)
         if self.average is not None:
             self.average.values = joined("ema.{}")
             self.average.num_updates = progress["ema_step"]
@@ -520,6 +559,7 @@ class TrainingRun:
         self.looks = [(step, loss) for step, loss in progress["looks"]]
         for step, steps in progress["plans"]:
             self._follow(step, steps)
+        self.threads.load(progress["threads"], self.step)
         self._losses[: self.step] = tensors["losses"]
         self.whole = True
         return True
@@ -562,11 +602,28 @@ class TrainingRun:
         self.denoiser.eval()
 
     def release(self) -> None:
-        """Makes the denoiser an ordinary module again."""
+        """Makes the denoiser an ordinary module again, and lets torch use its own threads."""
+        self.threads.release()
         self.unwrap()
         if self._edges is not None:
             self._edges.release()
         self.weights.release()
+
+
+def _require_able(optimizer: OptimizerName, accelerator: Accelerator) -> None:
+    """Raises where an optimiser cannot train in this way."""
+    precision = accelerator.mixed_precision
+    if optimizer == "lbfgs" and (precision != "no" or accelerator.num_processes > 1):
+        raise KanDiffusionError(
+            "optimizer 'lbfgs' compares losses that differ little, in one process and in full "
+            f"precision, not in {accelerator.num_processes} with mixed precision {precision}; "
+            "choose adam, soap or muon"
+        )
+    if optimizer == "muon" and accelerator.scaler is not None:
+        raise KanDiffusionError(
+            "optimizer 'muon' cannot use the scaled gradients of fp16; set mixed_precision to bf16 "
+            "or choose another optimizer"
+        )
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -235,6 +235,8 @@ def test_a_model_that_is_trained_otherwise_is_another(train: Train) -> None:
         "MLP (batches of 32, learning rate 0.0157)",
         "MLP (batches of 16, learning rate 0.1)",
     ]
+    both = read_runs([train("mlp"), train("by-muon", optimizer="muon")])
+    assert list(both.rows["name"]) == ["MLP (adam)", "MLP (muon)"]
 
 
 def test_a_trial_of_a_budgeted_study_beside_a_run_of_train(train: Train, tmp_path: Path) -> None:

@@ -403,7 +403,8 @@ def backward(
     parts = chunks(rows, inputs * functions * _BACKWARD_WORK)
     grad_x = x.new_empty(rows, inputs)
     # One gradient a thread, added up in the order of the rows.
-    totals = x.new_empty(len(parts), functions, groups, width)
+    each = (len(parts),) if len(parts) > 1 else ()
+    totals = x.new_empty(*each, functions, groups, width)
     operands = (
         (grad.contiguous(), inputs * functions),
         (x.contiguous(), inputs),
@@ -413,5 +414,5 @@ def backward(
         (grad_x, inputs),
     )
     launch(kernel, parts, operands, (inputs, groups, functions, width - order), (totals,))
-    return grad_x, totals[0] if len(parts) == 1 else totals.sum(0)
+    return grad_x, totals.sum(0) if each else totals
 

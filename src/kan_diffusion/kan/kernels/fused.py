@@ -9,11 +9,11 @@ differentiated once more.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import compress
-from typing import Any, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["FusedFunction", "Setting"]
+__all__ = ["FusedFunction", "Setting", "Step", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +95,8 @@ class FusedFunction:
         operands: The tensors as an operator's schema declares them; ``Tensor?`` may be None.
         settings: The other arguments of the kernel, declared likewise.
         num_gradients: How many of the operands, the first ones, the kernel has gradients for.
-        output_shapes: Shapes of the outputs, given the operands; a function of one output may
-            give a tensor.
+        output_shapes: Shapes of the outputs, given the operands.
+        num_outputs: Number of outputs. As many operands, the first ones, may come from a step before.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class FusedFunction:
     ) -> None:
         self.module = module
         self.num_gradients = num_gradients
+        self.num_outputs = num_outputs
         num_operands = len(operands.split(","))
         returned = ", ".join(["Tensor"] * num_gradients)
         given = "Tensor" if num_outputs == 1 else f"({', '.join(['Tensor'] * num_outputs)})"
@@ -137,10 +138,10 @@ class FusedFunction:
 
         @backward.register_fake
         def _(grad: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
-            first = num_outputs - 1
+            own = rest[num_outputs - 1 :]
             return tuple(
                 grad.new_empty(0 if operand is None else operand.shape)
-                for operand in rest[first : first + num_gradients]
+                for operand in own[:num_gradients]
             )
 
         def save(ctx, inputs: tuple[object, ...], output: Output) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -149,17 +150,11 @@ class FusedFunction:
 
         def differentiate(ctx, *grads: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
             found = backward(*grads, *ctx.saved_tensors, *ctx.settings)
-            gradients = self.where_needed(found, ctx.needs_input_grad)
-            return *gradients, *(None for _ in ctx.settings)
+            own = _where_given(found, ctx.saved_tensors)
+            return *own, *(None for _ in ctx.needs_input_grad[num_gradients:])
 
         forward.register_autograd(differentiate, setup_context=save)
-        self.operator: Callable[..., Any] = forward
-
-    def where_needed(self, found: tuple[Tensor, ...], needed: Sequence[bool]) -> Gradients:
-        """The gradients of all operands, None where there is none or none is needed."""
-        return tuple(
-            found[i] if need and i < self.num_gradients else None for i, need in enumerate(needed)
-        )
+        self.operator: Callable[..., Output] = forward
 
     def takes(self, operands: Sequence[Tensor | None]) -> bool:
         """True where the kernel is for these operands and the gradients that they want."""
@@ -168,18 +163,20 @@ class FusedFunction:
         dtype = x.dtype
         if not _HAS_NUMBA or dtype not in _DTYPES or _transforms_are_active():
             return False
-        if any(operand.requires_grad for operand in operands[self.num_gradients :] if operand is not None):
-            return False  # a gradient that the kernel has not
-        given = [operand for operand in operands if operand is not None]
+        for operand in operands[self.num_gradients :]:
+            if operand is not None and operand.requires_grad:
+                return False  # a gradient that the kernel has not
         if torch.compiler.is_compiling():
             return (
                 not torch.compiler.is_exporting()
                 and x.device.type == "cpu"
-                and all(operand.dtype == dtype for operand in given)
+                and all(operand is None or operand.dtype == dtype for operand in operands)
             )
+        for operand in operands:
+            if operand is not None and not _is_plain(operand, dtype):
+                return False
         return (
-            all(_is_plain(operand, dtype) for operand in given)
-            and forward_ad._current_level < 0
+            forward_ad._current_level < 0
             and not torch._C._get_tracing_state()
             and _kernel(self.module) is not None
         )
@@ -189,69 +186,128 @@ class FusedFunction:
         operands: Sequence[Tensor | None],
         settings: tuple[Setting, ...],
         reference: Callable[..., Output],
-    ) -> Any:  # noqa: ANN401  # a tensor, or a tuple where the function has several outputs
+    ) -> Output:
         """Computes the output of operands that the kernel takes.
 
         It is as often differentiable as ``reference``, the same function in torch's operations.
         """
-        if torch.compiler.is_compiling():
-            return self.operator(*operands, *settings)
-        return _Fused.apply(self, settings, reference, *operands)
+        values, rest = operands[: self.num_outputs], tuple(operands[self.num_outputs :])
+        return run([Step(self, rest, settings, reference)], *values)
 
-    def gradients(
-        self,
-        grads: Sequence[Tensor],
-        operands: tuple[Tensor | None, ...],
-        settings: tuple[Setting, ...],
-        reference: Callable[..., Output],
-        needed: Sequence[bool],
-    ) -> Gradients:
-        """Gradients of all operands.
 
-        Where gradients are enabled, the result is to be differentiated once more: then, and
-        wherever the kernel steps aside, they are those of the reference.
-        """
-        if (
-            not torch.is_grad_enabled()
-            and not _transforms_are_active()
-            and all(_is_plain(grad, operands[0].dtype) for grad in grads)
-        ):
-            found = _require_kernel(self.module).backward(*grads, *operands, *settings)
-            return self.where_needed(found, needed)
-        with torch.enable_grad():
-            wanted = list(compress(operands, needed))
-            output = reference(*operands)
-            outputs = (output,) if isinstance(output, Tensor) else output
-            found = torch.autograd.grad(
-                outputs, wanted, tuple(grads), create_graph=True, allow_unused=True
-            )
-            derivatives = iter(found)
-        return tuple(next(derivatives) if need else None for need in needed)
+def _where_given(found: Iterable[Tensor], operands: Iterable[Tensor | None]) -> list[Tensor | None]:
+    """Gradients, None for operands that are None."""
+    return [
+        None if operand is None else one for one, operand in zip(found, operands, strict=False)
+    ]
+
+
+class Step(NamedTuple):
+    """A fused function of the outputs of the step before.
+
+    Attributes:
+        function: The function.
+        operands: Its operands but those, which its kernel takes.
+        settings: The other arguments of its kernel.
+        reference: The same function, of all operands, in torch's operations.
+    """
+
+    function: FusedFunction
+    operands: tuple[Tensor | None, ...]
+    settings: tuple[Setting, ...]
+    reference: Callable[..., Output]
+
+
+def _as_tuple(output: Output) -> tuple[Tensor, ...]:
+    return (output,) if isinstance(output, Tensor) else output
+
+
+def run(steps: Sequence[Step], *values: Tensor | None) -> Output:
+    """Computes steps one after another, the first of ``values``; of the last all outputs.
+
+    To autograd they are one function: what it does for a function takes longer than a small layer.
+    """
+    if torch.compiler.is_compiling():
+        for step in steps:
+            values = _as_tuple(step.function.operator(*values, *step.operands, *step.settings))
+        return values[0] if len(values) == 1 else values  # type: ignore[return-value]
+    operands = (one for step in steps for one in step.operands)
+    output: Output = _Fused.apply(steps, *values, *operands)
+    return output
 
 
 class _Fused(torch.autograd.Function):
-    """A fused function under autograd.
+    """Steps under autograd.
 
-    Not its operator: the way through torch's dispatcher costs more than a small layer. Nor
+    Not as operators: the way through torch's dispatcher costs more than a small layer. Nor with
     ``setup_context``, for which torch inspects a signature at every call.
     """
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
         ctx,  # noqa: ANN001
-        function: FusedFunction,
-        settings: tuple[Setting, ...],
-        reference: Callable[..., Output],
-        *operands: Tensor | None,
+        steps: Sequence[Step],
+        *tensors: Tensor | None,
     ) -> Output:
-        ctx.save_for_backward(*operands)
-        ctx.function, ctx.settings, ctx.reference = function, settings, reference
-        return _require_kernel(function.module).forward(*operands, *settings)
+        count = steps[0].function.num_outputs
+        values, operands = tensors[:count], tensors[count:]
+        inputs: list[Tensor | None] = []
+        for step in steps:
+            inputs += values
+            kernel = _require_kernel(step.function.module)
+            values = _as_tuple(kernel.forward(*values, *step.operands, *step.settings))
+        ctx.save_for_backward(*inputs, *operands)
+        ctx.set_materialize_grads(False)
+        ctx.steps = steps
+        return values[0] if count == 1 else values  # type: ignore[return-value]
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        function: FusedFunction = ctx.function
-        gradients = function.gradients(
-            grads, ctx.saved_tensors, ctx.settings, ctx.reference, ctx.needs_input_grad[3:]
+    def backward(ctx, *grads: Tensor | None) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        steps: Sequence[Step] = ctx.steps
+        count = steps[0].function.num_outputs
+        end = count * len(steps)
+        inputs, operands = ctx.saved_tensors[:end], ctx.saved_tensors[end:]
+        # Where gradients are enabled, the result is to be differentiated once more.
+        if (
+            torch.is_grad_enabled()
+            or _transforms_are_active()
+            or not all(grad is None or _is_plain(grad, inputs[0].dtype) for grad in grads)
+        ):
+            needed = ctx.needs_input_grad[1:]
+            return None, *_by_reference(steps, (*inputs[:count], *operands), grads, needed)
+        gradients: list[Tensor | None] = []
+        last = len(operands)
+        for step in reversed(steps):
+            own = operands[last - len(step.operands) : last]
+            values = inputs[end - count : end]
+            kernel = _require_kernel(step.function.module)
+            found = _where_given(
+                kernel.backward(*grads, *values, *own, *step.settings), (*values, *own)
+            )
+            grads, of_own = tuple(found[:count]), found[count:]
+            gradients = [*of_own, *[None] * (len(own) - len(of_own)), *gradients]
+            last -= len(own)
+            end -= count
+        return None, *grads, *gradients
+
+
+def _by_reference(
+    steps: Sequence[Step],
+    operands: tuple[Tensor | None, ...],
+    grads: Sequence[Tensor | None],
+    needed: Sequence[bool],
+) -> Gradients:
+    """Differentiable gradients of the operands of all steps, None where none is needed."""
+    with torch.enable_grad():
+        count = steps[0].function.num_outputs
+        values, rest = operands[:count], operands[count:]
+        for step in steps:
+            size = len(step.operands)
+            values, rest = _as_tuple(step.reference(*values, *rest[:size])), rest[size:]
+        wanted = list(compress(operands, needed))
+        reached = [(value, grad) for value, grad in zip(values, grads, strict=True) if grad is not None]
+        outputs, directions = zip(*reached, strict=True)
+        derivatives = iter(
+            torch.autograd.grad(outputs, wanted, directions, create_graph=True, allow_unused=True)
         )
-        return None, None, None, *gradients
+    return tuple(next(derivatives) if need else None for need in needed)

@@ -429,7 +429,7 @@ def forward(
 
 
 def backward(
-    grad: Tensor,
+    grad: Tensor | None,
     grad_state: Tensor | None,
     input: Tensor,
     carried: Tensor | None,
@@ -447,6 +447,8 @@ def backward(
     rows, units = len(input), weight.shape[1]
     _, kernel = _kernels(order, _lanes(units), input.dtype == torch.float64)
     settings = _settings(input, carried, modulation, coefficients, units, order)
+    if grad is None:
+        grad = input.new_zeros(rows, len(weight))
     grad_h = grad @ weight
     h = input.new_empty(rows, units)
 
@@ -458,8 +460,9 @@ def backward(
         of_rows[1][:, units:] = 0
     parts = chunks(rows, units * _BACKWARD_WORK)
     # One gradient a thread, added up in the order of the rows.
+    each = (len(parts),) if len(parts) > 1 else ()
     totals = [
-        input.new_empty(len(parts), *((0,) if tensor is None else tensor.shape))
+        input.new_empty(*each, *((0,) if tensor is None else tensor.shape))
         for tensor in (modulation, coefficients)
     ]
     given = grad_h, grad_state, input, carried, code, modulation, coefficients, origin, step
@@ -472,6 +475,6 @@ def backward(
         *zip(of_rows, (input.shape[1], settings[2], rank), strict=True),
     )
     launch(kernel, parts, operands, settings, totals)
-    shared = [total[0] if len(parts) == 1 else total.sum(0) for total in totals]
+    shared = [total.sum(0) for total in totals] if each else totals
     grad_bias = like(None) if bias is None else grad.sum(0)
     return *of_rows, *shared, grad.t() @ h, grad_bias

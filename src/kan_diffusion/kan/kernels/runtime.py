@@ -12,15 +12,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 import numba
 import torch
 from torch import Tensor
+
+from kan_diffusion.kan.kernels.team import run_together
 
 __all__ = [
     "INNER",
@@ -41,7 +41,7 @@ OPTIONS = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy
 INNER = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """Numba's options of what only kernels call."""
 
-PARALLEL_WORK = 2**21
+PARALLEL_WORK = 2**19
 """Multiplications below which a second thread costs more than it saves."""
 
 
@@ -79,13 +79,6 @@ def compiled(function: Callable[..., None], **options: object) -> Callable[..., 
     return kernel
 
 
-_pool: Callable[[int], ThreadPoolExecutor] = cache(
-    lambda workers: ThreadPoolExecutor(workers, thread_name_prefix="kan-kernel")
-)
-if hasattr(os, "register_at_fork"):  # threads do not survive a fork
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # type: ignore[attr-defined]
-
-
 def chunks(rows: int, multiplications: int) -> list[tuple[int, int]]:
     """Splits rows of so many multiplications each into parts (first, number), one a thread."""
     threads = min(torch.get_num_threads(), 1 + rows * multiplications // PARALLEL_WORK, rows)
@@ -102,7 +95,7 @@ def launch(
     settings: Sequence[float],
     totals: Sequence[Tensor] = (),
 ) -> None:
-    """Runs a kernel on the parts of a batch side by side, the last on this thread.
+    """Runs a kernel on the parts of a batch side by side.
 
     Args:
         kernel: Takes addresses of operands and totals, a number of rows, and settings.
@@ -110,22 +103,21 @@ def launch(
         operands: Contiguous tensors, each with its numbers a row: 0 where all rows share them. The
             address of None is 0.
         settings: The other arguments.
-        totals: Tensors with one entry a part.
+        totals: Tensors with one entry a part, or of a single part the entry alone.
     """
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor, _ in operands]
     if len(parts) == 1:
         kernel(*addresses, *[total.data_ptr() for total in totals], parts[0][1], *settings)
         return
-
-    def task(part: int, start: int, count: int) -> None:
-        places = [
-            at if tensor is None else at + start * row * tensor.element_size()
-            for at, (tensor, row) in zip(addresses, operands, strict=True)
-        ]
-        kernel(*places, *[total[part].data_ptr() for total in totals], count, *settings)
-
-    *others, own = ((part, *chunk) for part, chunk in enumerate(parts))
-    futures = [_pool(len(others)).submit(task, *other) for other in others]
-    task(*own)
-    for future in futures:
-        future.result()
+    steps = [0 if tensor is None else row * tensor.element_size() for tensor, row in operands]
+    sums = [(total.data_ptr(), total.stride(0) * total.element_size()) for total in totals]
+    calls = [
+        (
+            *[at + start * step for at, step in zip(addresses, steps, strict=True)],
+            *[at + part * step for at, step in sums],
+            count,
+            *settings,
+        )
+        for part, (start, count) in enumerate(parts)
+    ]
+    run_together(kernel, calls)

@@ -346,6 +346,7 @@ def _differences(trials: Sequence[TrialResult]) -> list[tuple[str, ...]]:
             f"{trial.row['parameters']:,} parameters",
             f"{trial.config.training.steps:,} steps",
             f"batches of {trial.config.training.batch_size:,}",
+            trial.config.training.optimizer,
             f"learning rate {_rate(trial.config):.3g}",
             f"sparsify {trial.config.training.sparsify:g}",
         )
@@ -365,7 +366,8 @@ def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
         training = config.training.model_copy(update={"learning_rate": _rate(config)})
         # By its size as it was built: a study names a budget, `train` the widths it fitted to one.
         asked = {"params", "flops", "flops_per_edge", "hidden", "depth"}
-        model = config.model.model_dump_json(exclude={"learning_rate", "steps", *asked})
+        trained = {"optimizer", "learning_rate", "steps"}
+        model = config.model.model_dump_json(exclude=trained | asked)
         built = f"{trial.row['parameters']} {trial.row['flops']} {trial.row['flops_per_edge']}"
         return model + built + training.model_dump_json(exclude={"checkpoint_every"})
 

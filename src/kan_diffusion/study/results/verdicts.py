@@ -17,6 +17,9 @@ many each was chosen from: among models that are all alike, ten seeds have one s
 cancels, but in 12 % of the best of 8 with a lone opponent. One of the two is called better only if
 the p-value, corrected by Holm's method over the data sets at that budget, is below 0.05 and the 95
 % interval leaves out 0.
+
+Several data sets of one budget are summed up by a *lead*: on how many of those with an exact oracle
+a model, or the best KAN of each, has less excess than the best MLP, and the median of the ratios.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from kan_diffusion.study.results.rows import Judged, Results, Setting
 from kan_diffusion.study.results.statistics import (
@@ -34,11 +39,12 @@ from kan_diffusion.study.results.statistics import (
     Interval,
     bootstrap_interval,
     holm,
+    median_ratio,
     paired_permutation_p,
     smallest_permutation_p,
 )
 
-__all__ = ["Comparison", "Decision", "Outcome", "Verdict", "compare", "decide"]
+__all__ = ["Comparison", "Decision", "Lead", "Outcome", "Verdict", "compare", "decide"]
 
 Outcome = Literal["KAN better", "MLP better", "not distinguishable", "undecided"]
 """``undecided``: fewer than two paired seeds, or a kind without a model that has half of them."""
@@ -132,6 +138,36 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Lead:
+    """The excess of a model against that of the best MLP, over the data sets of one budget.
+
+    Attributes:
+        model: The model; None for the best KAN of each data set.
+        comparisons: Its comparisons, one for each data set with an exact oracle.
+        ratio: Median of their ratios as ``mean``, with its 95 % bootstrap interval over seeds.
+    """
+
+    model: str | None
+    comparisons: tuple[Comparison, ...]
+    ratio: Interval
+
+    @property
+    def ahead(self) -> list[str]:
+        """The data sets on which its mean is the lower one."""
+        return [c.setting.data for c in self.comparisons if c.ratio < 1]
+
+    @property
+    def better(self) -> list[str]:
+        """The data sets on which it is called better."""
+        return [c.setting.data for c in self.comparisons if c.winner == c.model]
+
+    @property
+    def worse(self) -> list[str]:
+        """The data sets on which the best MLP is called better."""
+        return [c.setting.data for c in self.comparisons if c.winner == c.baseline]
+
+
+@dataclass(frozen=True)
 class Decision:
     """Everything a study concludes.
 
@@ -141,10 +177,13 @@ class Decision:
             judged measure. Holm's correction is over the data sets at one budget on which the same
             model is compared; it does not cover the number of models, so these are to be looked at,
             and the verdicts are what to conclude from.
+        leads: Of each budget with two data sets or more whose oracle is exact, that of the best
+            KANs, then those of the models that are no MLPs and were compared on all of them.
     """
 
     verdicts: dict[str, Verdict]
     comparisons: list[Comparison]
+    leads: list[Lead]
 
     def of_setting(self, label: str) -> dict[str, Comparison]:
         """The comparisons of one setting, by model."""
@@ -262,10 +301,39 @@ def decide(results: Results) -> Decision:
     p_holm = _holm_by_group(
         [c.p_value for c in comparisons], [(c.setting.budgeted, c.model) for c in comparisons]
     )
+    verdicts = _corrected(verdicts)
+    comparisons = [replace(c, p_holm=p) for c, p in zip(comparisons, p_holm, strict=True)]
     return Decision(
-        {verdict.setting.label: verdict for verdict in _corrected(verdicts)},
-        [replace(c, p_holm=p) for c, p in zip(comparisons, p_holm, strict=True)],
+        {verdict.setting.label: verdict for verdict in verdicts},
+        comparisons,
+        _leads(results, verdicts, comparisons),
     )
+
+
+def _leads(
+    results: Results, verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]
+) -> list[Lead]:
+    """Sums up the excesses at each budget."""
+    kinds = results.models()
+    best = [v.difference for v in verdicts if v.outcome and v.difference and not v.lacking]
+    found: dict[Hashable, dict[str | None, list[Comparison]]] = {}
+    for model, compared in [(None, best), *((name, comparisons) for name in kinds)]:
+        for c in compared:
+            of_it = model is None or (c.model == model and kinds[model] != "mlp")
+            if of_it and c.measure == "excess" and math.isfinite(c.ratio):
+                found.setdefault(c.setting.budgeted, {}).setdefault(model, []).append(c)
+    return [
+        Lead(model, tuple(own), median_ratio([_pairs(results, c) for c in own]))
+        for of_budget in found.values()
+        for model, own in of_budget.items()
+        if len(own) > 1 and len(own) == max(map(len, of_budget.values()))
+    ]
+
+
+def _pairs(results: Results, comparison: Comparison) -> NDArray[np.float64]:
+    """The values behind a comparison, shape (seeds, 2)."""
+    values = results.values(comparison.setting.label, comparison.measure)
+    return values[[comparison.model, comparison.baseline]].dropna().to_numpy(np.float64)
 
 
 def _verdict(field: _Field, comparisons: Sequence[Comparison]) -> Verdict:

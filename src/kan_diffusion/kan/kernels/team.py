@@ -1,0 +1,125 @@
+"""Calls of a kernel side by side, on the threads that torch's own operations use.
+
+OpenMP's threads wait for their next task in a loop before they sleep, and those of any other pool
+would compete with them for the cores. So it is torch's OpenMP that makes the calls: n calls have
+the numbers 0 to n - 1, and each thread of a team takes the next number until none is left. All are
+made, however many threads there are: one inside of another team, fewer than asked for under a
+limit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numba
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.ccallback import CFunc
+from numba.extending import intrinsic
+
+__all__ = ["run_together"]
+
+_NEXT, _CALLS, _KERNEL, _FAILURES, _HEAD = range(5)
+"""Places, of eight bytes each, of what a team knows beside the arguments, which follow."""
+
+_process = os.getpid()
+
+
+@cache
+def _parallel() -> Callable[..., None] | None:
+    """OpenMP's function that runs another on every thread of a team; None where there is none.
+
+    GNU's library has it, which torch comes with on Linux, and LLVM's and Intel's have it, too.
+    """
+    try:
+        function: Callable[..., None] = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):  # Windows has no handle of everything loaded
+        return None
+    return function
+
+
+@cache
+def _entries(kernel: Callable[..., None], layout: str) -> tuple[ctypes.c_void_p, int]:
+    """The addresses of what each thread of a team runs, and of a kernel for these arguments."""
+    kinds = tuple(types.float64 if letter == "d" else types.int64 for letter in layout)
+    kernel.compile(kinds)  # type: ignore[attr-defined]
+    compiled = kernel.overloads[kinds]  # type: ignore[attr-defined]
+    address: int = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+    return ctypes.c_void_p(_member(layout).address), address
+
+
+@cache
+def _member(layout: str) -> CFunc:
+    """The compiled function that makes calls with such arguments until none is left."""
+
+    @intrinsic
+    def take(typingctx, work):
+        """The number of the next call."""
+
+        def codegen(context, builder, signature, args):
+            return builder.atomic_rmw("add", args[0], ir.Constant(ir.IntType(64), 1), "monotonic")
+
+        return types.int64(work), codegen
+
+    @intrinsic
+    def call(typingctx, work, at):
+        """Calls the kernel with the arguments from ``work[at]`` on; other than 0 if that fails."""
+
+        def codegen(context, builder, signature, args):
+            integer, address = ir.IntType(64), ir.IntType(8).as_pointer()
+
+            def entry(place):
+                return builder.load(builder.gep(args[0], [place]))
+
+            # Compiled functions are told first where to leave a result and the reason of a failure.
+            arguments = [cgutils.alloca_once(builder, address) for _ in range(2)]
+            for place, letter in enumerate(layout):
+                value = entry(builder.add(args[1], ir.Constant(integer, place)))
+                real = letter == "d"
+                arguments.append(builder.bitcast(value, ir.DoubleType()) if real else value)
+            function = ir.FunctionType(ir.IntType(32), [value.type for value in arguments])
+            kernel = entry(ir.Constant(integer, _KERNEL))
+            return builder.call(builder.inttoptr(kernel, function.as_pointer()), arguments)
+
+        return types.int32(work, types.int64), codegen
+
+    size = len(layout)
+
+    def member(work):
+        number = take(work)
+        while number < work[_CALLS]:
+            if call(work, _HEAD + number * size) != 0:
+                work[_FAILURES] = 1
+            number = take(work)
+
+    # Not cached on disk: it takes a tenth of a second.
+    return numba.cfunc(types.void(types.CPointer(types.int64)))(member)
+
+
+def run_together(kernel: Callable[..., None], calls: Sequence[tuple[float, ...]]) -> None:
+    """Makes calls of a kernel side by side, or one after another where there is no OpenMP.
+
+    Args:
+        kernel: Compiled; made again, a call does the same.
+        calls: Whole numbers and floats that each call gives it, of the same types in all.
+    """
+    parallel = _parallel()
+    # A forked process has none of the threads that its OpenMP believes in.
+    if parallel is not None and os.getpid() == _process:
+        layout = "".join("d" if isinstance(value, float) else "q" for value in calls[0])
+        member, address = _entries(kernel, layout)
+        arguments = [value for call in calls for value in call]
+        packed = struct.pack("=4q" + layout * len(calls), 0, len(calls), address, 0, *arguments)
+        work = (ctypes.c_int64 * (len(packed) // 8)).from_buffer_copy(packed)
+        # As many threads as torch's operations have: OpenMP ends those that a smaller team leaves.
+        parallel(member, work, torch.get_num_threads(), 0)
+        if not work[_FAILURES]:
+            return
+    for call in calls:  # also after a failure: the reason is raised here
+        kernel(*call)
