@@ -30,7 +30,7 @@ from kan_diffusion.denoisers.flops import linear_flops, linear_flops_per_edge, s
 from kan_diffusion.denoisers.mlp import draw_linears
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.functions import LearnedFunctions
-from kan_diffusion.kan.gated import GatedKANLinear, GatedLinear
+from kan_diffusion.kan.gated import GatedKANLinear, GatedLinear, gated_chain
 from kan_diffusion.kan.grids import MovingGrids
 
 __all__ = ["GATED_FAMILIES", "GatedDenoiser", "ModelMixin"]
@@ -71,10 +71,11 @@ class _GatedNetwork(nn.Module):
     def forward(self, inputs: Tensor, time: Tensor) -> Tensor:
         """Maps features (B, n) and those of the timestep, (B, m) or (1, m), to (B, d)."""
         code = None if self.code is None else self.code(time).expand(len(inputs), -1)
-        output, state = self.first(inputs), None
+        output: Tensor = self.first(inputs)
+        if self.residual:
+            return gated_chain(list(self.layers), output, code)
         for layer in self.layers:
-            output, reached = layer(output, state, code)
-            state = reached if self.residual else None
+            output, _ = layer(output, None, code)
         return output
 
 

@@ -29,9 +29,9 @@ from kan_diffusion.kan.functions import Start
 from kan_diffusion.kan.grouped import GroupedKANLinear
 from kan_diffusion.kan.inputs import require_input
 from kan_diffusion.kan.kernels import autocasts
-from kan_diffusion.kan.kernels.fused import FusedFunction
+from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
-__all__ = ["GatedKANLinear", "GatedLinear"]
+__all__ = ["GatedKANLinear", "GatedLinear", "gated_chain"]
 
 _KERNEL = FusedFunction(
     "gated_linear",
@@ -107,16 +107,22 @@ class _Gated(nn.Module):
             raise KanDiffusionError(
                 f"a layer with rank={self.rank} takes {'no' if code is not None else 'a'} code"
             )
-        own = self._curve_operands()
-        if own is not None and not autocasts(input):
-            coefficients, grid, group_of, order = own
-            operands = (
-                input, carried, code, self.modulation, coefficients, self.weight, self.bias, *grid
-            )  # fmt: skip
-            if _KERNEL.takes(operands):
-                output, state = _KERNEL(operands, (group_of, order), self._reference)
-                return output, state
+        step = self._step(input, carried, code)
+        if step is not None:
+            output, state = run([step], input, carried)
+            return output, state
         return self._by_torch(input, carried, code, self.modulation, self.weight, self.bias)
+
+    def _step(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> Step | None:
+        """The layer as its kernel has it, or None where it has none for such inputs."""
+        own = self._curve_operands()
+        if own is None or autocasts(input):
+            return None
+        coefficients, grid, group_of, order = own
+        operands = code, self.modulation, coefficients, self.weight, self.bias, *grid
+        if not _KERNEL.takes((input, carried, *operands)):
+            return None
+        return Step(_KERNEL, operands, (group_of, order), self._reference)
 
     def _by_torch(
         self,
@@ -174,6 +180,26 @@ class _Gated(nn.Module):
     def _curves(self, state: Tensor, *curves: Tensor) -> Tensor:
         """The function of each unit, with coefficients and a grid where they are given."""
         raise NotImplementedError
+
+
+def gated_chain(layers: Sequence[_Gated], input: Tensor, code: Tensor | None) -> Tensor:
+    """Computes the output of gated layers one after another, each of which carries its state on.
+
+    Where all have a kernel they are computed at one go.
+
+    Args:
+        layers: The layers, each of which gives as many values as the next one takes.
+        input: Values and gates of the first layer.
+        code: Codes with shape (N, rank); None without a modulation.
+    """
+    if not any(layer._forward_pre_hooks or layer._forward_hooks for layer in layers):
+        steps = [step for layer in layers if (step := layer._step(input, None, code)) is not None]
+        if len(steps) == len(layers):
+            return run(steps, input, None)[0]
+    state: Tensor | None = None
+    for layer in layers:
+        input, state = layer(input, state, code)
+    return input
 
 
 class GatedLinear(_Gated):

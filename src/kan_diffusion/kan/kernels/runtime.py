@@ -55,7 +55,7 @@ def source_digest() -> str:
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     digest.update((package / "bases" / "spline.py").read_bytes())
-    for name in ("runtime", "simd", "spline", "dense", "functions"):
+    for name in ("runtime", "simd", "spline", "dense", "functions", "gated"):
         digest.update((package / "kernels" / f"{name}.py").read_bytes())
     return digest.hexdigest()
 
