@@ -31,12 +31,7 @@ from diffusers import ConfigMixin, ModelMixin  # see the note in Denoiser
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.features import (
-    PointFeatures,
-    TimeEncoding,
-    TimeFeatures,
-    learned_point_features,
-)
+from kan_diffusion.denoisers.features import PointFeatures, TimeEncoding, TimeFeatures
 from kan_diffusion.denoisers.weights import require_sound
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 
@@ -66,7 +61,7 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     Attributes:
         network: Maps (B, num_inputs) to (B, d).
-        point_features: Fourier features of the points, or learned ones; or None.
+        point_features: Fourier features of the points, or None.
         blocks: Widths of the blocks of coordinates that it may be told; empty for none.
         flops: Floating-point operations of one forward pass for one point, as computed here.
         flops_per_edge: The same where every edge evaluates its functions for itself; what either
@@ -84,7 +79,6 @@ class Denoiser(ModelMixin, ConfigMixin):
         num_classes: int,
         num_input_frequencies: int = 0,
         blocks: Sequence[int] = (),
-        learned: bool = False,
     ) -> int:
         """Prepares the features of points, labels and mask and returns how many there are."""
         if data_dim < 1 or num_classes < 0:
@@ -105,13 +99,12 @@ class Denoiser(ModelMixin, ConfigMixin):
         self._input_flops = 0
         self.point_features = None
         num_told = num_classes + len(blocks)
-        if num_input_frequencies == 0 and not learned:
+        if num_input_frequencies == 0:
             return data_dim + num_told
-        make = learned_point_features if learned else PointFeatures
-        features = make(data_dim, num_input_frequencies)
+        features = PointFeatures(data_dim, num_input_frequencies)
         self._input_flops = features.flops
         self.point_features = features
-        return data_dim * (1 + 2 * num_input_frequencies) + num_told
+        return features.num_features + num_told
 
     def _setup_inputs(
         self,
@@ -122,14 +115,10 @@ class Denoiser(ModelMixin, ConfigMixin):
         num_classes: int,
         num_input_frequencies: int = 0,
         blocks: Sequence[int] = (),
-        learned: bool = False,
     ) -> int:
         """Prepares all input features, the timestep's included, and returns how many there are."""
-        num_features = self._setup_points(
-            data_dim, num_classes, num_input_frequencies, blocks, learned
-        )
+        num_features = self._setup_points(data_dim, num_classes, num_input_frequencies, blocks)
         self.time_features = TimeFeatures(time_encoding, num_train_timesteps, num_time_frequencies)
-        self._input_flops += self.time_features.flops
         return num_features + self.time_features.num_features
 
     @classmethod

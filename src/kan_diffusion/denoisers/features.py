@@ -13,11 +13,9 @@ steps of noise); networks see the fraction :math:`\tau = (t + 1) / T \in (0, 1]`
 
 - ``"raw"``: :math:`\tau` itself, one more coordinate, as the original notebook does;
 - ``"fourier"``: :math:`\cos(2^{m-1} \pi \tau), \sin(2^{m-1} \pi \tau)` for m = 0, ..., M - 1,
-  all in [-1, 1]. The lowest pair is a quarter turn, so that no two timesteps look alike;
-- ``"learned"``: 2 M splines of :math:`\tau` that start as those.
+  all in [-1, 1]. The lowest pair is a quarter turn, so that no two timesteps look alike.
 
-The features of all whole timesteps are computed once and looked up afterwards, if they are not
-learned. The features of points may be learned, too: splines that start as x and its waves.
+The features of all whole timesteps are computed once and looked up afterwards.
 """
 
 from __future__ import annotations
@@ -29,34 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, require_known
-from kan_diffusion.kan.functions import LearnedFunctions, waves
 
-__all__ = ["PointFeatures", "TimeEncoding", "TimeFeatures", "learned_point_features"]
+__all__ = ["PointFeatures", "TimeEncoding", "TimeFeatures"]
 
-TimeEncoding = Literal["raw", "fourier", "learned"]
-
-POINT_INTERVALS, POINT_RANGE = 16, (-4.0, 4.0)
-"""Grid of learned features of a coordinate."""
-
-TIME_INTERVALS, TIME_RANGE = 8, (0.0, 1.0)
-"""Grid of learned features of a timestep."""
-
-
-def learned_point_features(data_dim: int, num_frequencies: int) -> LearnedFunctions:
-    """Splines of each coordinate that start as it and its waves: (B, d) -> (B, d (1 + 2 M)).
-
-    Args:
-        data_dim: Number d of coordinates of a point.
-        num_frequencies: M, at least 0.
-    """
-    return LearnedFunctions(
-        data_dim,
-        1 + 2 * num_frequencies,
-        grid_size=POINT_INTERVALS,
-        grid_range=POINT_RANGE,
-        start="waves",
-        noise=0.0,
-    )
+TimeEncoding = Literal["raw", "fourier"]
 
 
 class PointFeatures(nn.Module):
@@ -103,12 +77,9 @@ class TimeFeatures(nn.Module):
     """Timesteps (B,) -> features (B, num_features).
 
     Args:
-        encoding: ``"raw"``, ``"fourier"`` or ``"learned"``.
+        encoding: ``"raw"`` or ``"fourier"``.
         num_train_timesteps: T, the number of steps of the process.
-        num_frequencies: M, not used by ``"raw"``.
-
-    Attributes:
-        splines: The learned functions of ``"learned"``, else None.
+        num_frequencies: M, used by ``"fourier"`` only.
     """
 
     octaves: Tensor
@@ -127,17 +98,6 @@ class TimeFeatures(nn.Module):
         self.encoding = encoding
         self.num_train_timesteps = num_train_timesteps
         self.num_frequencies = num_frequencies
-        self.splines: LearnedFunctions | None = None
-        if encoding == "learned":
-            self.splines = LearnedFunctions(
-                1,
-                2 * num_frequencies,
-                grid_size=TIME_INTERVALS,
-                grid_range=TIME_RANGE,
-                start=waves(2 * num_frequencies, 1 / 4),
-                noise=0.0,
-            )
-            return
         # Powers of two, which every floating dtype a denoiser is converted to holds exactly.
         octaves = 2.0 ** (torch.arange(num_frequencies, dtype=torch.float32) - 1)
         self.register_buffer("octaves", octaves, persistent=False)
@@ -149,17 +109,9 @@ class TimeFeatures(nn.Module):
         """Number of features a timestep is expanded into."""
         return 1 if self.encoding == "raw" else 2 * self.num_frequencies
 
-    @property
-    def flops(self) -> int:
-        """Operations of features that are learned; others are looked up."""
-        return 0 if self.splines is None else self.splines.flops
-
     def _encode(self, timestep: Tensor) -> Tensor:
         """Features (B, num_features), float32, of timesteps (B,)."""
         fraction = ((timestep.to(torch.float32) + 1) / self.num_train_timesteps).unsqueeze(-1)
-        if self.splines is not None:
-            learned: Tensor = self.splines(fraction)
-            return learned
         if self.encoding == "raw":
             return fraction
         angles = fraction * (math.pi * self.octaves.to(torch.float32))
@@ -170,7 +122,7 @@ class TimeFeatures(nn.Module):
 
         A whole number is one by its dtype; one outside 0, ..., T - 1 counts as the nearest inside.
         """
-        if timestep.is_floating_point() or self.splines is not None:
+        if timestep.is_floating_point():
             return self._encode(timestep).to(dtype)
         rows = timestep.long().clamp(0, self.num_train_timesteps - 1)
         return self.table.index_select(0, rows).to(dtype)

@@ -1,17 +1,19 @@
 r"""The gated denoiser: a grouped KAN, and its twin, an MLP with the same tricks; and their families.
 
-With p the features of the points and :math:`\tau` those of the timestep, L linear maps, and scales
-s and shifts b of the modulation (a linear map of low rank of :math:`\tau`),
+With p features of the points and the timestep, L linear maps, :math:`\tau` a fraction of time, and
+scales s and shifts b that depend linearly on a code of a few functions of :math:`\tau`,
 
 .. math::
-    (y_1, q_1) &= L_1(p, \tau), \qquad (y_{k+1}, q_{k+1}) = L_{k+1}\big(f_k(z_k) \odot q_k\big), \\
+    (y_1, q_1) &= L_1\,p(x, \tau), \qquad (y_{k+1}, q_{k+1}) = L_{k+1}\big(f_k(z_k) \odot q_k\big), \\
     z_k &= (1 + s_k(\tau)) \odot y_k + b_k(\tau) + z_{k-1}, \qquad
     \mathrm{prediction} = L_{n+1}\big(f_n(z_n) \odot q_n\big).
 
-In the *grouped KAN* p, :math:`\tau` and f are learned splines: a few of each coordinate and of the
-timestep, which start as the coordinate and as waves, and a few of each layer, shared by its units
-by turns, which start as SiLU. An edge then is a weighted sum of few functions
-(:mod:`kan_diffusion.kan.grouped`). In the *gated MLP* they are fixed at these starts.
+In the *grouped KAN* p, code and f are learned splines: a few functions of each coordinate and of
+the timestep, which start as the input itself and waves of it, and a few of each layer, shared by
+its units by turns, which start as SiLU. Every layer is one of
+:mod:`kan_diffusion.kan.grouped`, in which an edge is a weighted sum of few functions. In the
+*gated MLP* they are fixed: waves (:mod:`kan_diffusion.denoisers.features`), a linear map of these,
+SiLU.
 """
 
 from __future__ import annotations
@@ -25,53 +27,60 @@ from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import Denoiser, ModelMixin
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Space
-from kan_diffusion.denoisers.features import TimeEncoding
 from kan_diffusion.denoisers.flops import linear_flops, linear_flops_per_edge, spline_flops_per_edge
 from kan_diffusion.denoisers.mlp import draw_linears
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan.bases import BSpline
 from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.kan.gated import GatedKANLinear, GatedLinear, gated_chain
 from kan_diffusion.kan.grids import MovingGrids
+from kan_diffusion.kan.grouped import GroupedKANLinear
 
 __all__ = ["GATED_FAMILIES", "GatedDenoiser", "ModelMixin"]
 
 _NOISE = 0.05
 """Standard deviation of what is added to the coefficients of SiLU, by which functions differ."""
 
+_INPUT_RANGE = -4.0, 4.0
+"""Grid of learned features: nearly all standardised and noised points lie in it."""
+
 _SILU_PER_UNIT = 5
 """Operations of SiLU by the convention of Yu et al."""
 
 
 class _GatedNetwork(nn.Module):
-    """The linear map of the features, then gated layers.
+    """Features of points and timestep, then gated layers.
 
     Args:
-        num_inputs: Number of features of points and labels.
-        num_time_features: Number of features of the timestep.
+        first: The first layer, from inputs or features of them to values and gates.
+        code: From the timestep, or features of it, to the numbers that modulate the layers; None
+            for no modulation.
         layers: The gated layers.
-        rank: How many numbers of the timestep modulate the layers; None for no modulation.
+        num_told: Number of labels and told blocks, which shift the first layer's output.
         residual: Whether layers add the state of the layer before to theirs.
     """
 
     def __init__(
         self,
-        num_inputs: int,
-        num_time_features: int,
+        first: GroupedKANLinear | nn.Linear,
+        code: LearnedFunctions | nn.Linear | None,
         layers: Sequence[GatedKANLinear | GatedLinear],
-        rank: int | None,
+        num_told: int,
         residual: bool,
     ) -> None:
         super().__init__()
-        self.residual = residual
-        first = layers[0]
-        self.first = nn.Linear(num_inputs, (1 + int(first.gated)) * first.in_features)
-        self.code = None if rank is None else nn.Linear(num_time_features, rank, bias=False)
+        self.first = first
+        self.code = code
         self.layers = nn.ModuleList(layers)
+        self.told = nn.Linear(num_told, first.out_features, bias=False) if num_told else None
+        self.residual = residual
 
-    def forward(self, inputs: Tensor, time: Tensor) -> Tensor:
-        """Maps features (B, n) and those of the timestep, (B, m) or (1, m), to (B, d)."""
+    def forward(self, inputs: Tensor, time: Tensor, told: Tensor | None) -> Tensor:
+        """Maps inputs (B, n) and what the code takes, (B, m) or (1, m), to (B, d)."""
         code = None if self.code is None else self.code(time).expand(len(inputs), -1)
         output: Tensor = self.first(inputs)
+        if self.told is not None and told is not None:
+            output = output + self.told(told)
         if self.residual:
             return gated_chain(list(self.layers), output, code)
         for layer in self.layers:
@@ -86,11 +95,11 @@ class GatedDenoiser(Denoiser, MovingGrids):
         data_dim: Number d of coordinates of a point.
         hidden: Widths of the hidden layers.
         num_train_timesteps: Number T of steps of the process.
-        time_encoding: ``"learned"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.features`.
-        num_time_frequencies: Number of frequencies of the timestep.
         num_classes: Number of class labels, 0 for an unconditional model.
-        learned_inputs: Whether the features of the points are learned.
-        num_input_frequencies: Number of frequencies of the points' features.
+        learned_inputs: Whether the features of points and timestep are learned.
+        num_input_frequencies: Number of frequencies of features, learned ones of the timestep too.
+        num_time_frequencies: Number of frequencies of the timestep where they are fixed.
+        input_grid_size: Number of intervals of the grids of learned features.
         learned_functions: Whether the layers' functions are learned.
         num_functions: Number of functions that the units of a layer share.
         grid_size: Number of intervals of their grids.
@@ -110,11 +119,11 @@ class GatedDenoiser(Denoiser, MovingGrids):
         data_dim: int,
         hidden: Sequence[int] = (16, 16, 16),
         num_train_timesteps: int = 1000,
-        time_encoding: TimeEncoding = "learned",
-        num_time_frequencies: int = 4,
         num_classes: int = 0,
         learned_inputs: bool = True,
-        num_input_frequencies: int = 2,
+        num_input_frequencies: int = 3,
+        num_time_frequencies: int = 4,
+        input_grid_size: int = 16,
         learned_functions: bool = True,
         num_functions: int = 4,
         grid_size: int = 8,
@@ -126,16 +135,6 @@ class GatedDenoiser(Denoiser, MovingGrids):
         blocks: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        num_inputs = self._setup_inputs(
-            data_dim,
-            num_train_timesteps,
-            time_encoding,
-            num_time_frequencies,
-            num_classes,
-            num_input_frequencies,
-            blocks,
-            learned_inputs,
-        )
         if not hidden:
             raise KanDiffusionError(
                 "a gated denoiser needs at least one hidden layer; give hidden one width or more"
@@ -159,8 +158,34 @@ class GatedDenoiser(Denoiser, MovingGrids):
             else:
                 layer = GatedLinear(units, fan_out, gated=gated, rank=rank)
             layers.append(layer)
-        num_time_features = self.time_features.num_features
-        self.network = _GatedNetwork(num_inputs, num_time_features, layers, rank, residual)
+        num_told = num_classes + len(blocks)
+        frequencies = 0 if learned_inputs else num_input_frequencies
+        num_features = self._setup_inputs(
+            data_dim,
+            num_train_timesteps,
+            "raw" if learned_inputs else "fourier",
+            num_time_frequencies,
+            num_classes,
+            frequencies,
+            blocks,
+        )
+        num_features -= num_told
+        first: GroupedKANLinear | nn.Linear
+        code: LearnedFunctions | nn.Linear | None = None
+        width = (1 + int(gated)) * hidden[0]
+        if learned_inputs:
+            splines = {"grid_size": input_grid_size, "grid_range": _INPUT_RANGE, "noise": 0.0}
+            functions = 1 + 2 * num_input_frequencies
+            first = GroupedKANLinear(
+                num_features, width, functions=functions, start="waves", **splines
+            )
+            if rank:
+                code = LearnedFunctions(1, rank, start="waves", **splines)
+        else:
+            first = nn.Linear(num_features, width)
+            if rank:
+                code = nn.Linear(self.time_features.num_features, rank, bias=False)
+        self.network = _GatedNetwork(first, code, layers, num_told, residual)
         self.reset_parameters()
 
     @property
@@ -176,30 +201,45 @@ class GatedDenoiser(Denoiser, MovingGrids):
 
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
         time = self.time_features(steps, points.dtype)
-        parts = [points, time.expand(len(points), -1)] + [labels] * (labels is not None)
-        return self._network(torch.cat(parts, dim=-1), time)
+        if self.config.learned_inputs:
+            low, high = _INPUT_RANGE
+            time = low + (high - low) * time
+        inputs = torch.cat([points, time.expand(len(points), -1)], dim=-1)
+        return self._network(inputs, time, labels)
 
     @property
     def _linears(self) -> list[nn.Linear]:
         network = self._network
-        return [network.first] + [network.code] * (network.code is not None)
+        parts = network.first, network.code, network.told
+        return [part for part in parts if isinstance(part, nn.Linear)]
+
+    @property
+    def _learned(self) -> list[LearnedFunctions]:
+        return [part for part in self.modules() if isinstance(part, LearnedFunctions)]
 
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
-        return linear_flops(self._linears) + sum(layer.flops for layer in self.layers) + self._input_flops
+        fixed = [layer.flops for layer in self.layers if isinstance(layer, GatedLinear)]
+        learned = [part.flops for part in self._learned]
+        return linear_flops(self._linears) + sum(fixed) + sum(learned) + self._input_flops
 
     @property
     def flops_per_edge(self) -> int:
-        """The same where every unit evaluates its spline by the recursion."""
-        spline = spline_flops_per_edge(self.config.grid_size, self.config.order)
-        layers = sum(
-            2 * layer.weight.numel()
-            + layer.in_features * (spline if isinstance(layer, GatedKANLinear) else _SILU_PER_UNIT)
-            + layer.flops_of_states
-            for layer in self.layers
-        )
-        return linear_flops_per_edge(self._linears) + layers + self._input_flops
+        """The same where every unit evaluates its splines by the recursion."""
+        total = linear_flops_per_edge(self._linears) + self._input_flops
+        for part in self._learned:
+            assert isinstance(part.basis, BSpline)
+            spline = spline_flops_per_edge(part.grid_size, part.basis.order)
+            total += part.in_features * part.functions * spline
+        for layer in self.modules():
+            if isinstance(layer, GatedLinear):
+                total += layer.in_features * _SILU_PER_UNIT
+            if isinstance(layer, GatedLinear | GatedKANLinear):
+                total += layer.flops_of_states
+            if isinstance(layer, GatedLinear | GroupedKANLinear):
+                total += 2 * layer.weight.numel()
+        return total
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters from ``generator`` (torch's default one when None)."""
@@ -207,12 +247,13 @@ class GatedDenoiser(Denoiser, MovingGrids):
             if isinstance(part, LearnedFunctions | GatedLinear):
                 part.reset_parameters(generator)
         draw_linears(self._linears, generator=generator)
+        if self._network.told is not None:
+            nn.init.zeros_(self._network.told.weight)
 
 
 _SPACE: Space = {
     "learning_rate": Range(5e-3, 5e-2, log=True),
     "depth": IntRange(2, 4),
-    "num_time_frequencies": IntRange(2, 5),
     "num_input_frequencies": IntRange(1, 4),
 }
 
@@ -236,10 +277,10 @@ GATED_FAMILIES: tuple[Family, ...] = (
         GatedDenoiser,
         depth=3,
         learning_rate=2e-2,
-        settings={"time_encoding": "fourier", "learned_inputs": False, "learned_functions": False},
+        settings={"learned_inputs": False, "learned_functions": False, "num_input_frequencies": 2},
         kind="mlp",
         title="gated MLP",
-        space=_SPACE,
+        space={**_SPACE, "num_time_frequencies": IntRange(2, 5)},
     ),
 )
 """The grouped KAN and its twin with fixed functions."""
