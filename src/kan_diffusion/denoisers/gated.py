@@ -277,7 +277,7 @@ GATED_FAMILIES: tuple[Family, ...] = (
         GatedDenoiser,
         depth=3,
         learning_rate=2e-2,
-        settings={"learned_inputs": False, "learned_functions": False, "num_input_frequencies": 2},
+        settings={"learned_inputs": False, "learned_functions": False},
         kind="mlp",
         title="gated MLP",
         space={**_SPACE, "num_time_frequencies": IntRange(2, 5)},
