@@ -15,7 +15,8 @@ from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.study.config import StudyConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.measure import evaluate_run
-from kan_diffusion.study.run import StudyPlan, StudyResults, load_study, plan_study, run_study
+from kan_diffusion.study.planning import StudyPlan, plan_study
+from kan_diffusion.study.run import StudyResults, load_study, run_study
 from kan_diffusion.study.trial import run_trial
 from tiny import tiny_study, written
 

@@ -20,8 +20,8 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from kan_diffusion._version import __version__
-from kan_diffusion.data.datasets import FileData, load_dataset
-from kan_diffusion.errors import KanDiffusionError, RunFolderError
+from kan_diffusion.data.datasets import FileData
+from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import (
     read_as,
     require_unchanged,
@@ -30,26 +30,14 @@ from kan_diffusion.files import (
     write_parquet,
     write_text,
 )
-from kan_diffusion.study.calibration import (
-    CALIBRATION,
-    estimate_seconds,
-    read_calibration,
-    shared_calibration,
-)
-from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
+from kan_diffusion.study.calibration import CALIBRATION, estimate_seconds, read_calibration
+from kan_diffusion.study.config import StudyConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
-from kan_diffusion.study.folder import Row, TrialResult, holds_run, load_trial
-from kan_diffusion.study.trial import build
+from kan_diffusion.study.folder import Row, TrialResult, holds_run
+from kan_diffusion.study.planning import StudyPlan, finished_trial, plan_study, run_plan
+from kan_diffusion.study.rehearsal import CHOSEN_SIZES, rehearse
 
-__all__ = [
-    "StudyPlan",
-    "StudyResults",
-    "environment",
-    "load_study",
-    "plan_study",
-    "run_plan",
-    "run_study",
-]
+__all__ = ["StudyResults", "environment", "load_study", "run_study"]
 
 _TRIALS = "trials"
 _STUDY, _ENVIRONMENT = "study.yaml", "environment.json"
@@ -67,35 +55,6 @@ _LIBRARIES = (
     "numba",
     "pytorch-optimizer",
 )
-
-
-@dataclass(frozen=True)
-class StudyPlan:
-    """The trials of a study before it is run.
-
-    Attributes:
-        trials: All of them.
-        parameters: Number of trainable parameters, by trial id.
-        finished: Ids of those that are finished.
-        workers: Number of trials that run at once.
-        seconds: Estimate of the wall-clock time the others take; None where there is none.
-    """
-
-    trials: tuple[TrialConfig, ...]
-    parameters: dict[str, int]
-    finished: frozenset[str]
-    workers: int = 1
-    seconds: float | None = None
-
-    @property
-    def to_run(self) -> list[TrialConfig]:
-        """The trials that are not finished, in the order to run them.
-
-        Seed after seed, so that an interrupted study has whole comparisons; the longest of a seed
-        first, so that no worker starts one when the others are done.
-        """
-        todo = [trial for trial in self.trials if trial.id not in self.finished]
-        return sorted(todo, key=lambda t: (t.seed, -t.training.steps * self.parameters[t.id]))
 
 
 @dataclass(frozen=True)
@@ -171,82 +130,6 @@ def _settings(config: StudyConfig) -> dict[str, object]:
     return settings
 
 
-def _finished(folder: Path, trial: TrialConfig, verify: bool) -> TrialResult | None:
-    """Reads a trial of a study; None where it is not finished."""
-    return load_trial(folder / _TRIALS / trial.id, trial, verify=verify)
-
-
-def plan_study(
-    config: StudyConfig, folder: Path, workers: int = 1, *, verify: bool = True
-) -> StudyPlan:
-    """Lists a study's trials, and finds models that cannot be built before any training.
-
-    Args:
-        config: The study.
-        folder: Its run folder. The calibration of a budget of time is taken from it, or made and
-            kept there.
-        workers: Number of trials that will run side by side.
-        verify: Whether to refuse finished trials whose files have changed.
-
-    Raises:
-        DataError: A data set cannot be used.
-        KanDiffusionError: A model cannot be built.
-    """
-    config = config.pinned()
-    datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
-    counts: dict[tuple[str, str], int] = {}
-    for trial in config.trials():
-        if _sized(trial) not in counts:
-            try:
-                counts[_sized(trial)] = build(trial, datasets[trial.data.name]).num_trainable
-            except KanDiffusionError as error:
-                raise KanDiffusionError(
-                    f"model '{trial.model.name}' on '{trial.data.name}': {error}"
-                ) from error
-    trials = config.trials(shared_calibration(config, folder, workers))
-    return StudyPlan(
-        trials=tuple(trials),
-        parameters={trial.id: counts[_sized(trial)] for trial in trials},
-        finished=frozenset(
-            trial.id for trial in trials if _finished(folder, trial, verify) is not None
-        ),
-        workers=workers,
-    )
-
-
-def _sized(trial: TrialConfig) -> tuple[str, str]:
-    """A trial's data set and its model in JSON: its number of parameters follows from them."""
-    return trial.data.name, trial.model.model_dump_json()
-
-
-def run_plan(
-    plan: StudyPlan,
-    folder: Path,
-    executor: Executor,
-    on_event: Callable[[TrialEvent], None] | None = None,
-) -> dict[str, str]:
-    """Runs the trials of a plan that are not finished.
-
-    A trial that another driver is running is left to it and looked at again in the end.
-
-    Args:
-        plan: The plan.
-        folder: Run folder of its study.
-        executor: Executor of the trials.
-        on_event: Told the news of each trial.
-
-    Returns:
-        Ids of the trials that could not be run, with the reason.
-    """
-    failures = {}
-    for event in executor.run(plan.to_run, folder / _TRIALS):
-        if event.kind == "failed":
-            failures[event.trial] = str(event.error)
-        if on_event is not None:
-            on_event(event)
-    return failures
-
-
 def run_study(
     config: StudyConfig,
     folder: Path,
@@ -277,6 +160,10 @@ def run_study(
     config = config.pinned()
     _require_folder(config, folder)
     with open_executor() if executor is None else nullcontext(executor) as runner:
+        timed = any(budget.match == "time" for budget in config.budgets)
+        if timed and not (folder / _STUDY).exists():  # shows whose folder rehearsals are in
+            write_text(folder / _STUDY, config.to_yaml())
+        config = rehearse(config, folder, runner, on_plan, on_event)
         plan = plan_study(config, folder, runner.workers, verify=verify)
         write_text(folder / _STUDY, config.to_yaml())
         write_json(folder / _ENVIRONMENT, environment())
@@ -294,7 +181,7 @@ def run_study(
 
 def _written_files(folder: Path) -> list[Path]:
     """The files of a study beside its trials."""
-    names = (_STUDY, _ENVIRONMENT, CALIBRATION, _ROWS, _TABLE)
+    names = (_STUDY, _ENVIRONMENT, CALIBRATION, CHOSEN_SIZES, _ROWS, _TABLE)
     return [folder / name for name in names if (folder / name).is_file()]
 
 
@@ -302,7 +189,7 @@ def _gather(
     config: StudyConfig, folder: Path, failures: dict[str, str], verify: bool
 ) -> StudyResults:
     planned = config.trials(read_calibration(folder))
-    results = [_finished(folder, trial, verify) for trial in planned]
+    results = [finished_trial(folder, trial, verify) for trial in planned]
     rows: list[Row] = [
         {**trial.keys, "error": failures.get(trial.id, "not run")} if result is None else result.row
         for trial, result in zip(planned, results, strict=True)
