@@ -251,7 +251,7 @@ def _means(results: Results, settings: Sequence[Setting]) -> str:
 
 def _comparisons(comparisons: Sequence[Comparison]) -> str:
     """Comparisons one by one: difference with interval, ratio, tests."""
-    thousand = 1000.0 if comparisons[0].measure == "excess" else 1.0
+    thousand = 1.0 if comparisons[0].measure == "c2st" else 1000.0
     lines = []
     for c in comparisons:
         ends = c.ratio_interval or (None, None)
@@ -267,7 +267,8 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
             str(c.interval.n), format_p(c.p_value), format_p(c.p_holm),
             c.winner or "not distinguishable",
         ))  # fmt: skip
-    heads = ("data", "model", "against", "difference", "ratio", "seeds", "p", "p, Holm", "better")
+    difference = "difference × 1,000" if thousand > 1 else "difference"
+    heads = ("data", "model", "against", difference, "ratio", "seeds", "p", "p, Holm", "better")
     return _table(heads, lines)
 
 
