@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -49,6 +50,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
         assert call_command("train", path, *QUICK, "--out", folder / "run", "--device", "cpu") == 0
     return folder / "run"
+
+
+def test_a_terminal_without_letters_for_it_gets_others(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "stderr", shown)
+    assert call_command("evaluate", trained.parent / "Läufe – ½ ± ☃") == 1
+    shown.seek(0)
+    assert "/Laufe - 12 ~ ?'" in shown.read().replace("1?2", "12")
 
 
 @pytest.fixture

@@ -90,6 +90,7 @@ def test_a_loss_that_rises_again_is_that_of_rows_learned_by_heart() -> None:
         ending="finished",
         seconds=1.0,
         cpu_seconds=1.0,
+        threads=1,
         resumed_from=0,
         out_of_range={},
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -36,6 +37,71 @@ def test_a_kan_is_the_composition_of_its_layers(basis: str) -> None:
     x = 2 * randn(2, 6, 3)
     assert torch.equal(network(x), layers[2](layers[1](layers[0](x))))
     assert network.flops == sum(layer.flops for layer in layers)
+
+
+def _gradients(network: KAN, x: torch.Tensor, output: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(output.square().sum(), [x, *network.parameters()])
+
+
+@pytest.mark.parametrize("edge_scale", [False, True])
+@pytest.mark.parametrize("basis", ["bspline", "rbf"])
+def test_layers_computed_in_one_go_are_the_layers(basis: str, edge_scale: bool) -> None:
+    network = KAN([3, 5, 4, 2], basis=basis, edge_scale=edge_scale, dtype=torch.float64)
+    x = (2 * randn(7, 3)).requires_grad_()
+    joined, apart = network(x), x
+    for layer in network.layers:
+        apart = layer(apart)
+    assert joined.grad_fn.next_functions[0][0].variable is x  # nothing comes between them
+    assert torch.equal(joined, apart)
+    pairs = zip(_gradients(network, x, joined), _gradients(network, x, apart), strict=True)
+    assert all(itertools.starmap(torch.equal, pairs))
+    assert torch.autograd.gradcheck(network, x)
+    assert torch.autograd.gradgradcheck(network, x)
+
+
+def test_a_frozen_layer_lets_gradients_through() -> None:
+    network = KAN([3, 5, 2], dtype=torch.float64)
+    network.layers[1].requires_grad_(False)
+    x = randn(7, 3)
+    network(x).sum().backward()
+    assert network.layers[1].weight.grad is None
+    assert float(network.layers[0].weight.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda layer, hook: layer.register_forward_pre_hook(hook),
+        lambda layer, hook: layer.register_forward_hook(hook),
+        lambda layer, hook: layer.register_full_backward_hook(hook),
+        lambda layer, hook: layer.register_full_backward_pre_hook(hook),
+        lambda layer, hook: torch.nn.modules.module.register_module_forward_hook(hook),
+    ],
+)
+def test_hooks_of_layers_are_called(
+    register: Callable[..., torch.utils.hooks.RemovableHandle],
+) -> None:
+    network = KAN([3, 5, 2])
+    called = []
+    handle = register(network.layers[1], lambda module, *_: called.append(module))
+    try:
+        network(torch.randn(7, 3)).sum().backward()
+    finally:
+        handle.remove()
+    assert network.layers[1] in called
+
+
+def test_what_takes_the_place_of_a_layer_is_called() -> None:
+    network = KAN([3, 3, 2])
+    x = torch.randn(7, 3, generator=seeded(0))
+    last = network.layers[1](x)
+    network.layers[0].forward = lambda input: input
+    assert torch.equal(network(x), last)
+    network.layers[0] = torch.nn.Identity()
+    assert torch.equal(network(x), last)
+    network.layers[0] = KANLinear(3, 4)
+    with refused(r"shape \(\*, 3\), not \(7, 4\)"):
+        network(x)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Figures of a study: what they draw, and that it can be read."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,9 @@ from kan_diffusion.report.charts import (
     data_figure,
     differences_figure,
     forest_figure,
+    forest_lines,
+    lead_figure,
+    lead_lines,
     loss_figure,
     metrics_figure,
     reverse_figure,
@@ -114,6 +118,46 @@ def test_a_forest_plot_shows_the_ratios_to_the_best_mlp(contents):
         assert reference.get_color() == styles[baseline].colour
 
 
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("label", [LABEL, WINE])
+def test_a_terminal_shows_the_same_rows_in_plain_characters(contents, label, width):
+    lines = forest_lines(contents, label, width)
+    text = "\n".join(lines)
+    assert text.isascii()
+    assert max(map(len, lines)) <= width
+    rows = {name: line for line in lines for name in FAMILIES if line.startswith(f"{name}  ")}
+    assert list(rows) == list(FAMILIES)
+    reference = {line.index("|") for line in rows.values() if "|" in line}
+    assert len(reference) == 1  # the best MLP stands in one column
+    decision = contents.decision.of_setting(label)
+    for name, comparison in decision.items():
+        ratio = comparison.measure == "excess"
+        line, value = rows[name], comparison.ratio if ratio else comparison.interval.mean
+        # The mean is on the side of the best MLP where its number is, or on it.
+        side = np.sign(line.index("o", len(name)) - min(reference))
+        assert side in (0, np.sign(value - 1.0 if ratio else value))
+        assert line.endswith("*") == (comparison.p_holm < 0.05)
+    (baseline,) = {comparison.baseline for comparison in decision.values()}
+    assert rows[baseline].endswith("best MLP")
+    assert ("after Holm" in text) == any(line.endswith("*") for line in rows.values())
+
+
+def test_a_lead_has_a_row_for_each_data_set_and_their_median(contents):
+    lead = next(found for found in contents.decision.leads if found.model is None)
+    (axes,) = lead_figure(contents, lead).axes
+    datas = [comparison.setting.data for comparison in lead.comparisons]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [*datas, "median"]
+    numbers = [float(text.get_text().split()[0]) for text in axes.texts]
+    ratios = [comparison.ratio for comparison in lead.comparisons]
+    assert numbers == pytest.approx([*ratios, lead.ratio.mean], rel=0.01)
+    lines = lead_lines(contents, lead)
+    assert max(map(len, lines)) <= 80
+    drawn = {line.split("  ")[0]: line for line in lines}
+    for name, number in zip([*datas, "median"], [*ratios, lead.ratio.mean], strict=True):
+        (written,) = re.findall(r"(\d+\.\d\d) \[", drawn[name])
+        assert float(written) == pytest.approx(number, abs=0.005)
+
+
 def test_times_that_were_held_equal_are_not_drawn(contents):
     assert len(forest_figure(contents, LABEL).axes) == 2
     assert len(forest_figure(contents, TIMED).axes) == 1
@@ -183,6 +227,12 @@ def test_intervals_that_leave_the_axis_end_in_arrowheads():
     low, _ = axes.get_xlim()
     assert low > 0
     assert all(np.min(drawn.get_xdata()) >= low for drawn in axes.get_lines())
+
+
+def test_in_plain_characters_too_an_interval_ends_in_an_arrowhead():
+    contents = two_models([0.0001, 0.4, 0.0002], [0.1, 0.1, 0.1])
+    (line,) = [line for line in forest_lines(contents) if line.startswith("kan")]
+    assert re.match(r"kan  <-+\|?-*o-*>? ", line)
 
 
 def test_an_excess_below_zero_has_no_ratio():

@@ -241,6 +241,21 @@ def test_contents_are_told_apart_by_budget(budgeted: StudyResults) -> None:
     assert any("No oracle is known for iris" in warning for warning in contents.warnings)
 
 
+def test_rows_without_their_trials_count_and_are_said(
+    budgeted: StudyResults, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(budgeted.folder, tmp_path / "budgeted"))
+    for trial in budgeted.trials:
+        if trial.config.seed > 0:
+            shutil.rmtree(folder / "trials" / trial.config.id)
+    contents, whole = (report_contents(r, "again") for r in (load_study(folder), budgeted))
+    pd.testing.assert_frame_equal(contents.results.rows, whole.results.rows, check_dtype=False)
+    assert set(contents.curves["seed"]) == {0}
+    (said,) = [warning for warning in contents.warnings if "rows alone" in warning]
+    assert said.startswith("Of 6 of 12 trials the rows alone were kept")
+    assert not any("rows alone" in warning for warning in whole.warnings)
+
+
 def test_curves_are_the_smoothed_losses_of_the_trials(budgeted: StudyResults) -> None:
     contents = report_contents(budgeted, "again")
     trial = budgeted.trials[0]

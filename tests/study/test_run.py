@@ -18,6 +18,7 @@ from kan_diffusion.study.measure import evaluate_run
 from kan_diffusion.study.planning import StudyPlan, plan_study
 from kan_diffusion.study.run import StudyResults, load_study, run_study
 from kan_diffusion.study.trial import run_trial
+from one_by_one import OneByOne
 from tiny import tiny_study, written
 
 DIVERGING = {"name": "diverging", "family": "mlp", "params": 300, "learning_rate": 1e30}
@@ -125,6 +126,65 @@ def test_a_study_may_grow(undisturbed: StudyResults, tmp_path: Path, executor: E
     assert plan.seconds is not None
     assert plan.seconds > 0
     assert {event.trial for event in events if event.finished} == {t.id for t in plan.to_run}
+
+
+def test_a_study_goes_on_from_its_rows_alone(
+    undisturbed: StudyResults, tmp_path: Path, executor: Executor
+) -> None:
+    # What is committed of a study: its files, and no folder of a trial.
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("study.yaml", "results.json"):
+        shutil.copy(undisturbed.folder / name, folder)
+    assert run_study(_study(), folder, executor=executor, keep_rows=True).trials == ()
+    assert not (folder / "trials").exists()
+    read = load_study(folder)
+    pd.testing.assert_frame_equal(read.rows, undisturbed.rows, check_dtype=False)
+
+    events: list[TrialEvent] = []
+    grown = run_study(
+        _study(seeds=2), folder, executor=executor, on_event=events.append, keep_rows=True
+    )
+    assert {event.trial for event in events} == {t.id for t in grown.config.trials() if t.seed}
+    assert grown.failures == {}
+    pd.testing.assert_frame_equal(
+        grown.rows.iloc[:3], undisturbed.rows, check_dtype=False, check_names=False
+    )
+    assert grown.rows["excess"].notna().tolist() == [False, True, True] * 2
+    # The rows that came last need their folders no longer, either.
+    shutil.rmtree(folder / "trials")
+    pd.testing.assert_frame_equal(load_study(folder).rows, grown.rows, check_dtype=False)
+    # Who does not ask for rows has every trial whose folder is gone run again.
+    plan = plan_study(_study(seeds=2), folder)
+    assert len(plan.to_run) == 6
+
+
+def test_rows_are_kept_while_a_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(event: TrialEvent) -> None:
+        if len(rows()) == 1:
+            raise StoppedError
+
+    def rows() -> list[dict[str, object]]:
+        path = tmp_path / "run" / "results.json"
+        return json.loads(path.read_text()) if path.exists() else []
+
+    study = _study(models=[DIVERGING], seeds=3)
+    monkeypatch.setattr("kan_diffusion.study.planning._SECONDS_BETWEEN", 0.0)
+    executor = OneByOne(workers=1, device="cpu")
+    with pytest.raises(StoppedError):
+        run_study(study, tmp_path / "run", executor=executor, on_event=stop, keep_rows=True)
+    assert [row["seed"] for row in rows()] == [0]
+    shutil.rmtree(tmp_path / "run" / "trials")
+    events: list[TrialEvent] = []
+    results = run_study(
+        study, tmp_path / "run", executor=OneByOne(workers=1, device="cpu"),
+        on_event=events.append, keep_rows=True,
+    )  # fmt: skip
+    assert [event.trial for event in events] == [t.id for t in study.trials() if t.seed > 0]
+    assert results.rows["error"].str.contains("lower the learning rate").all()
 
 
 def test_processes_are_compared_side_by_side(tmp_path: Path, executor: Executor) -> None:

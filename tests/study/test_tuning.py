@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import optuna
+import pandas as pd
 import pytest
 
 from helpers import refused
@@ -121,6 +122,29 @@ def test_a_finished_search_is_not_run_again_and_a_longer_one_goes_on(
     assert longer.tries["value"].tolist()[:3] == (
         found.tries[found.tries["family"] == "mlp"]["value"].tolist()
     )
+
+
+def test_a_search_goes_on_from_its_rows_alone(
+    found: Tuned, executor: Executor, tmp_path: Path
+) -> None:
+    tune(_study(), tmp_path, tries=1, executor=executor, keep_rows=True)
+    # Of what a search leaves, its rows alone are carried to another machine.
+    for path in tmp_path.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "results.json":
+            path.unlink()
+    events: list[TrialEvent] = []
+    again = tune(
+        _study(), tmp_path, tries=3, executor=executor, on_event=events.append, keep_rows=True
+    )
+    # It ends as one that was never interrupted, and the first try is not trained again.
+    pd.testing.assert_frame_equal(again.tries, found.tries)
+    assert again.best == found.best
+    trained = {trial for row in found.tries.to_dict("records") for trial in row["trials"]}
+    first = {t for row in found.tries[found.tries["try"] == 0].to_dict("records")
+             for t in row["trials"]}  # fmt: skip
+    assert {event.trial for event in events} == trained - first
 
 
 def test_a_try_whose_driver_died_is_taken_up(tmp_path: Path, executor: Executor) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import logging
 import os
 import shlex
 import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,7 +148,7 @@ def compare(
 
     Finished trials are kept: the same command goes on where it was interrupted.
     """
-    from kan_diffusion.cli.console import show_conclusions, show_summary
+    from kan_diffusion.cli.console import show_conclusions, show_forest, show_summary
     from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.gather import report_contents
@@ -182,6 +185,7 @@ def compare(
         contents = report_contents(results, _command())
         page = write_report(contents, folder)
     show_summary(contents.results)
+    show_forest(contents)
     show_conclusions(contents.decision)
     typer.echo(f"\nReport: {page}")
     _require_success(results.rows)
@@ -840,9 +844,26 @@ def _command() -> str:
     return shlex.join(["kan-diffusion", *sys.argv[1:]])
 
 
+_PLAIN = str.maketrans({"±": "~", "−": "-", "–": "-", "’": "'", "“": '"', "”": '"', "…": "..."})
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """Writes what a terminal has no letters for in those of ASCII, accents left out."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    letters = (unicodedata.normalize("NFKD", letter) for letter in text)
+    return "".join(each.encode("ascii", "ignore").decode() or "?" for each in letters), error.end
+
+
 def main() -> None:
     """Runs the command line; errors a user can act on are one line on standard error."""
     from rich.console import Console
+
+    codecs.register_error("plain", _in_plain_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
 
     if not leads():  # of several processes that train one model the first speaks
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115

@@ -26,10 +26,12 @@ from kan_diffusion.study.results.wording import sentences
 
 if TYPE_CHECKING:
     from kan_diffusion.evaluation.tables import TableScores
+    from kan_diffusion.report.contents import ReportContents
     from kan_diffusion.symbolic.explain import Explanation
 
 __all__ = [
     "show_conclusions",
+    "show_forest",
     "show_scores",
     "show_standings",
     "show_summary",
@@ -126,6 +128,22 @@ def show_summary(results: Results) -> None:
         if named:
             text = "; ".join(f"{metric.label}: {metric.title}" for metric in named)
             console.print(f"{better.capitalize()} is better: {text}", style="dim")
+
+
+def show_forest(contents: ReportContents) -> None:
+    """Prints forest plots: the best KAN on every data set, or every model where they are no sum."""
+    from kan_diffusion.report import charts
+
+    console = _console()
+    width = min(console.width, 80)
+    best = [lead for lead in contents.decision.leads if lead.model is None]
+    plots = [charts.lead_lines(contents, lead, width) for lead in best]
+    if not best:
+        compared = dict.fromkeys(c.setting.label for c in contents.decision.comparisons)
+        plots = [charts.forest_lines(contents, label, width) for label in compared]
+    for lines in plots:
+        console.print()
+        console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def show_conclusions(decision: Decision) -> None:

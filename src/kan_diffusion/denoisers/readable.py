@@ -434,7 +434,7 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
         made.modulation.load_state_dict(denoiser.stack.modulation.state_dict())
     for mine, theirs in zip(made.layers, layers, strict=True):
         assert mine.curves is not None
-        mine.curves.weight.copy_(theirs._packed_weight())
+        mine.curves.weight.copy_(theirs.edges().weight)
         mine.curves.grid.grid_origin.copy_(theirs.grid.grid_origin)
         mine.curves.grid.grid_step.copy_(theirs.grid.grid_step)
         if theirs.bias is not None:

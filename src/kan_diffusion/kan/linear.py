@@ -11,20 +11,22 @@ All edges that leave input i share the functions :math:`B_g` of a basis
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.nn.modules.module import _has_any_global_hook
 
 from kan_diffusion.errors import KanDiffusionError, unknown_name
 from kan_diffusion.kan.bases import BASES, Basis, BasisName, Extrapolation, make_basis
 from kan_diffusion.kan.grids import EdgeLayer
 from kan_diffusion.kan.initialization import Initialization, initialize
 from kan_diffusion.kan.inputs import leaf, require_input
-from kan_diffusion.kan.kernels import edge_features, edge_linear
+from kan_diffusion.kan.kernels import Edges, edge_chain, edge_features, edge_linear
 
-__all__ = ["BaseActivation", "KANLinear"]
+__all__ = ["BaseActivation", "KANLinear", "in_one_go"]
 
 BaseActivation = Literal["silu", "auto"] | None
 """SiLU, none, or the choice that suits the basis."""
@@ -209,9 +211,10 @@ class KANLinear(EdgeLayer):
         base, coefficients = self._edges[..., :first], self._edges[..., first:]
         return torch.cat([base, coefficients * self.scale.unsqueeze(-1)], dim=-1)
 
-    def _packed_weight(self) -> Tensor:
-        """The same, with shape (out, in * features_per_input)."""
-        return self.weight if self.scale is None else self._scaled_edges().flatten(1)
+    def edges(self) -> Edges:
+        """The layer as kernels take it, with the edge scales multiplied in."""
+        weight = self.weight if self.scale is None else self._scaled_edges().flatten(1)
+        return Edges(weight, self.bias, self.basis, self._has_base)
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (*, in_features) to (*, out_features).
@@ -222,8 +225,7 @@ class KANLinear(EdgeLayer):
         """
         if isinstance(input, Proxy):
             return leaf(self, input)
-        rows = self._rows(input)
-        output = edge_linear(rows, self._packed_weight(), self.bias, self.basis, self._has_base)
+        output = edge_linear(self._rows(input), self.edges())
         return output if input.ndim == 2 else output.view(*input.shape[:-1], self.out_features)
 
     def _rows(self, input: Tensor) -> Tensor:
@@ -241,7 +243,8 @@ class KANLinear(EdgeLayer):
             Outputs with shape (n, out_features). Differentiable.
         """
         kept = (self._scaled_edges() * mask.unsqueeze(-1)).flatten(1)
-        return edge_linear(self._rows(input), kept, self.bias, self.basis, self._has_base)
+        edges = Edges(kept, self.bias, self.basis, self._has_base)
+        return edge_linear(self._rows(input), edges)
 
     def edge_outputs(self, input: Tensor) -> Tensor:
         """Computes the contribution of each edge to its output, base branch and scale included.
@@ -301,3 +304,40 @@ class KANLinear(EdgeLayer):
             f"base_activation={self.base_activation!r}, edge_scale={self.scale is not None}, "
             f"bias={self.bias is not None}"
         )
+
+
+def in_one_go(layers: Iterable[nn.Module], input: Tensor) -> Tensor | None:
+    """Computes layers one after another, without what a call of each costs.
+
+    Args:
+        layers: Layers, of which the first takes the input.
+        input: Their input.
+
+    Returns:
+        The output with shape (n, out), or None where the layers have to be called: some may be
+        other modules, have hooks or a ``forward`` of their own, or not fit together.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or isinstance(input, Proxy)
+        or input.ndim != 2
+        or not input.is_floating_point()
+        or _has_any_global_hook()
+    ):
+        return None
+    chain: list[Edges] = []
+    width = input.shape[1]
+    for layer in layers:
+        if (
+            type(layer) is not KANLinear
+            or layer.in_features != width
+            or layer._forward_pre_hooks
+            or layer._forward_hooks
+            or layer._backward_pre_hooks
+            or layer._backward_hooks
+            or "forward" in vars(layer)
+        ):
+            return None
+        chain.append(layer.edges())
+        width = chain[-1].weight.shape[0]
+    return edge_chain(input, chain)

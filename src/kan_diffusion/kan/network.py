@@ -17,7 +17,7 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import Basis, BasisName, Extrapolation, Rational
 from kan_diffusion.kan.grids import MovingGrids
 from kan_diffusion.kan.initialization import Initialization
-from kan_diffusion.kan.linear import BaseActivation, KANLinear
+from kan_diffusion.kan.linear import BaseActivation, KANLinear, in_one_go
 
 __all__ = ["KAN"]
 
@@ -105,6 +105,9 @@ class KAN(MovingGrids):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layers one after another."""
+        joined = in_one_go(self.layers, input)
+        if joined is not None:
+            return joined
         output = input
         for layer in self.layers:
             output = layer(output)

@@ -200,6 +200,12 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         warnings=_warnings(config, results.trials),
     )
     measured = [trial for trial in results.trials if trial.row["error"] is None]
+    num_rows = int(results.rows["error"].isna().sum())
+    if 0 < len(measured) < num_rows:
+        contents.warnings.append(
+            f"Of {num_rows - len(measured):,} of {num_rows:,} trials the rows alone were kept: "
+            "what is drawn of losses, noise levels and samples is of the others, all else of all."
+        )
     rows = contents.results.rows
     labels = dict(zip(rows["trial"], rows["setting"], strict=True))
     if measured:

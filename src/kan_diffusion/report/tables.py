@@ -20,8 +20,8 @@ from kan_diffusion.study.results.verdicts import Comparison, Outcome
 __all__ = [
     "BADGES", "MISSING", "REAL_ROW", "Anchors", "Cell", "Head", "Line", "Table", "Trial",
     "format_half_width", "format_interval", "format_number", "format_p", "format_seconds",
-    "model_table", "number_cell", "summary_table", "time_use", "trial_table", "trials_table",
-    "verdict_table",
+    "lead_table", "model_table", "number_cell", "summary_table", "time_use", "trial_table",
+    "trials_table", "verdict_table",
 ]  # fmt: skip
 
 REAL_ROW = "real against real"
@@ -364,6 +364,34 @@ def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
         ]
         lines.append(Line(cells))
     return Table(heads, lines, caption="Best KAN against best MLP", kind="summary verdicts")
+
+
+def lead_table(contents: ReportContents) -> Table | None:
+    """The leads of a study, a line for each model at each budget; None where it has none."""
+    leads = contents.decision.leads
+    if not leads:
+        return None
+    heads = [
+        Head("model", words=True), Head("ahead on", "data sets with the lower mean excess"),
+        Head("better on", "data sets on which it is called better", words=True),
+        Head("worse on", "data sets on which the best MLP is called better", words=True),
+        Head("median ratio", "of its mean excess to that of the best MLP"),
+    ]  # fmt: skip
+    styles = model_styles(contents.results.rows)
+    lines = []
+    for lead in leads:
+        colour = "" if lead.model is None else styles[lead.model].colour
+        cells = [
+            Cell(lead.model or "best KAN", lead.comparisons[0].setting.amount, colour=colour),
+            number_cell(len(lead.ahead), f"{len(lead.ahead)} of {len(lead.comparisons)}"),
+            *(
+                Cell(f"{len(names)}", ", ".join(names), key=f"{len(names)}")
+                for names in (lead.better, lead.worse)
+            ),
+            _interval_cell(lead.ratio),
+        ]
+        lines.append(Line(cells))
+    return Table(heads, lines, caption="Models over all data sets")
 
 
 def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table:

@@ -19,7 +19,7 @@ settle is in its ``sizes.json`` and ``calibration.json``, and is not settled aga
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -36,13 +36,18 @@ from kan_diffusion.study.budgets import SIZES, Budget, Calibration
 from kan_diffusion.study.calibration import CALIBRATION, estimate_seconds, read_calibration
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
-from kan_diffusion.study.folder import TrialResult
-from kan_diffusion.study.planning import StudyPlan, finished_trial, plan_study, run_plan
+from kan_diffusion.study.folder import Row, TrialResult
+from kan_diffusion.study.planning import (
+    CHOSEN_SIZES,
+    StudyPlan,
+    finished_trial,
+    plan_study,
+    run_plan,
+)
 from kan_diffusion.study.trial import build
 
-__all__ = ["CHOSEN_SIZES", "judged", "mean_log", "rehearse", "unreported"]
+__all__ = ["judged", "mean_log", "rehearse", "unreported"]
 
-CHOSEN_SIZES = "sizes.json"
 _REHEARSALS = "rehearsals"
 _SIZES = TypeAdapter(dict[str, Annotated[int, Field(ge=1, le=MOST_PARAMETERS)]])
 
@@ -70,22 +75,24 @@ def judged(row: Mapping[str, object]) -> float | None:
 
 
 def mean_log(
-    folder: Path, trials: Sequence[TrialConfig], failures: Mapping[str, str]
+    trials: Sequence[TrialConfig],
+    row_of: Callable[[TrialConfig], Row | None],
+    failures: Mapping[str, str],
 ) -> tuple[float | None, str | None]:
     """Computes the mean log of what some trials measured, or the reason why it has none.
 
     Args:
-        folder: Run folder of the trials.
         trials: The trials.
+        row_of: Reads the row of a trial that is finished.
         failures: Ids of trials that could not be run, with the reason.
     """
     logs = []
     for trial in trials:
-        result = finished_trial(folder, trial, verify=True)
-        if result is None or result.row["error"] is not None:
-            reason = failures.get(trial.id) if result is None else result.row["error"]
+        row = row_of(trial)
+        if row is None or row["error"] is not None:
+            reason = failures.get(trial.id) if row is None else row["error"]
             return None, f"{trial.data.name}: {reason}"
-        measured = judged(result.row)
+        measured = judged(row)
         if measured is None or not measured > 0:
             return None, f"{trial.data.name}: the judged measure is {measured}"
         logs.append(math.log(measured))
@@ -128,11 +135,11 @@ def rehearse(
     if on_plan is not None:
         on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, executor.workers)))
     failures = run_plan(plan, place, executor, on_event)
-    chosen = _best(config, plan.trials, place, failures)
+    found = {trial.id: finished_trial(place, trial, verify=True) for trial in plan.trials}
+    results = {key: result for key, result in found.items() if result is not None}
+    chosen = _best(config, plan.trials, results, failures)
     settled = _sized(config, chosen)
-    finished = [finished_trial(place, trial, verify=True) for trial in plan.trials]
-    results = [result for result in finished if result is not None]
-    paces = {**read_calibration(place), **_paces(results)}
+    paces = {**read_calibration(place), **_paces(results.values())}
     reported = {trial.workload for trial in _timed(settled)}
     if chosen:
         write_json(path, chosen)
@@ -211,9 +218,16 @@ def _ladder(config: StudyConfig) -> list[Budget]:
 
 
 def _best(
-    config: StudyConfig, trials: Sequence[TrialConfig], folder: Path, failures: Mapping[str, str]
+    config: StudyConfig,
+    trials: Sequence[TrialConfig],
+    results: Mapping[str, TrialResult],
+    failures: Mapping[str, str],
 ) -> dict[str, int]:
     """The size that served best, by budget, data set and model in words."""
+
+    def row_of(trial: TrialConfig) -> Row | None:
+        return results[trial.id].row if trial.id in results else None
+
     chosen = {}
     for budget, data, model in _free(config):
         values, reason = {}, None
@@ -225,7 +239,7 @@ def _best(
                 and trial.model.params == size
             ]
             if theirs:
-                value, why = mean_log(folder, theirs, failures)
+                value, why = mean_log(theirs, row_of, failures)
                 reason = why or reason
                 if value is not None:
                     values[size] = value
@@ -238,7 +252,7 @@ def _best(
     return chosen
 
 
-def _paces(results: Sequence[TrialResult]) -> Calibration:
+def _paces(results: Iterable[TrialResult]) -> Calibration:
     """Processor seconds a step of whole trials, by workload."""
     paces: dict[str, list[float]] = {}
     for result in results:

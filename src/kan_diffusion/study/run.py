@@ -4,45 +4,55 @@ The folder holds ``study.yaml`` (every setting spelled out), ``environment.json`
 and, when all trials are through, ``results.json`` and ``results.parquet`` (a row a trial). A study
 that was interrupted goes on where it was: finished trials are read, unfinished ones resume from
 their checkpoints.
+
+With ``keep_rows``, ``results.json`` is written as the trials finish, and a trial whose row is in it
+counts as finished where its own folder is not there: a study goes on from its rows alone, in a
+fresh clone of what was committed of it, say.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
-from pydantic import TypeAdapter
 
 from kan_diffusion._version import __version__
 from kan_diffusion.data.datasets import FileData
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import (
-    read_as,
     require_unchanged,
     write_checksums,
     write_json,
     write_parquet,
     write_text,
 )
-from kan_diffusion.study.calibration import CALIBRATION, estimate_seconds, read_calibration
+from kan_diffusion.study.calibration import estimate_seconds, read_calibration
 from kan_diffusion.study.config import StudyConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import Row, TrialResult, holds_run
-from kan_diffusion.study.planning import StudyPlan, finished_trial, plan_study, run_plan
-from kan_diffusion.study.rehearsal import CHOSEN_SIZES, rehearse
+from kan_diffusion.study.planning import (
+    ENVIRONMENT,
+    ROWS,
+    STUDY,
+    TABLE,
+    TRIALS,
+    StudyPlan,
+    finished_trial,
+    kept_rows,
+    plan_study,
+    run_plan,
+    written_files,
+)
+from kan_diffusion.study.rehearsal import rehearse
 
 __all__ = ["StudyResults", "environment", "load_study", "run_study"]
 
-_TRIALS = "trials"
-_STUDY, _ENVIRONMENT = "study.yaml", "environment.json"
-_ROWS, _TABLE = "results.json", "results.parquet"
-_ALL_ROWS = TypeAdapter(list[Row])
 _SPACE_A_TRIAL = 1_000_000
 _LIBRARIES = (
     "torch",
@@ -64,7 +74,7 @@ class StudyResults:
     Attributes:
         config: The study.
         folder: Its run folder.
-        trials: Finished trials, in the order of ``config.trials()``.
+        trials: Finished trials whose folders are there, in the order of ``config.trials()``.
         failures: Ids of the trials that could not be run, with the reason.
         rows: One row a trial with flat keys; a failed trial has its reason under ``error``.
     """
@@ -108,9 +118,9 @@ def _require_folder(config: StudyConfig, folder: Path) -> None:
         RunFolderError: It may not.
     """
     space = _SPACE_A_TRIAL * len(config.trials())
-    if not holds_run(folder, "study", (_STUDY,), space):
+    if not holds_run(folder, "study", (STUDY,), space):
         return
-    before, now = _settings(read_study(folder / _STUDY)), _settings(config)
+    before, now = _settings(read_study(folder / STUDY)), _settings(config)
     may_change = ("seeds", "models", "budgets")
     differing = [key for key in now if key not in may_change and now[key] != before[key]]
     if differing:
@@ -138,6 +148,7 @@ def run_study(
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
     verify: bool = True,
+    keep_rows: bool = False,
 ) -> StudyResults:
     """Runs all trials of a study that are not finished yet, and gathers the results.
 
@@ -149,6 +160,8 @@ def run_study(
         on_plan: Told the trials before they are run, with an estimate of their time.
         on_event: Told the news of each trial.
         verify: Whether to refuse finished trials whose files have changed.
+        keep_rows: Whether to write the rows of finished trials as they come, and to count a trial
+            as finished whose row was written and whose folder is not there.
 
     Returns:
         The study's results, failed trials included.
@@ -161,37 +174,42 @@ def run_study(
     _require_folder(config, folder)
     with open_executor() if executor is None else nullcontext(executor) as runner:
         timed = any(budget.match == "time" for budget in config.budgets)
-        if timed and not (folder / _STUDY).exists():  # shows whose folder rehearsals are in
-            write_text(folder / _STUDY, config.to_yaml())
+        if timed and not (folder / STUDY).exists():  # shows whose folder rehearsals are in
+            write_text(folder / STUDY, config.to_yaml())
         config = rehearse(config, folder, runner, on_plan, on_event)
-        plan = plan_study(config, folder, runner.workers, verify=verify)
-        write_text(folder / _STUDY, config.to_yaml())
-        write_json(folder / _ENVIRONMENT, environment())
-        write_checksums(folder, _written_files(folder), {})
+        kept = kept_rows(folder) if keep_rows else {}
+        plan = plan_study(config, folder, runner.workers, verify=verify, kept=kept)
+        write_text(folder / STUDY, config.to_yaml())
+        write_json(folder / ENVIRONMENT, environment())
+        write_checksums(folder, written_files(folder), {})
         if on_plan is not None:
             on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, runner.workers)))
-        failures = run_plan(plan, folder, runner, on_event)
-    results = _gather(config, folder, failures, verify)
+        failures = run_plan(plan, folder, runner, on_event, keep_rows=keep_rows)
+    kept = kept_rows(folder) if keep_rows else {}
+    results = _gather(config, folder, failures, verify, kept)
     plain = results.rows.astype(object).where(results.rows.notna(), None)
-    write_json(folder / _ROWS, plain.to_dict("records"))
-    write_parquet(folder / _TABLE, results.rows)
-    write_checksums(folder, _written_files(folder), {})
+    write_json(folder / ROWS, plain.to_dict("records"))
+    write_parquet(folder / TABLE, results.rows)
+    write_checksums(folder, written_files(folder), {})
     return results
 
 
-def _written_files(folder: Path) -> list[Path]:
-    """The files of a study beside its trials."""
-    names = (_STUDY, _ENVIRONMENT, CALIBRATION, CHOSEN_SIZES, _ROWS, _TABLE)
-    return [folder / name for name in names if (folder / name).is_file()]
-
-
 def _gather(
-    config: StudyConfig, folder: Path, failures: dict[str, str], verify: bool
+    config: StudyConfig,
+    folder: Path,
+    failures: dict[str, str],
+    verify: bool,
+    kept: Mapping[str, Row],
 ) -> StudyResults:
     planned = config.trials(read_calibration(folder))
     results = [finished_trial(folder, trial, verify) for trial in planned]
     rows: list[Row] = [
-        {**trial.keys, "error": failures.get(trial.id, "not run")} if result is None else result.row
+        result.row
+        if result is not None
+        # What the configuration says counts, whatever a file of rows says.
+        else {**kept[trial.id], **trial.keys}
+        if trial.id in kept
+        else {**trial.keys, "error": failures.get(trial.id, "not run")}
         for trial, result in zip(planned, results, strict=True)
     ]
     frame = pd.DataFrame(rows)
@@ -205,7 +223,8 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
     """Reads a study back from its run folder.
 
     Args:
-        folder: The folder. Its finished trials count; where none were kept, its ``results.json``.
+        folder: The folder. Its finished trials count, and of those whose folders were not kept the
+            rows in its ``results.json``.
         verify: Whether to refuse files that have changed since they were written.
 
     Raises:
@@ -213,16 +232,16 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
             changed.
         KanDiffusionError: Its ``study.yaml`` is not one of this version.
     """
-    path = folder / _STUDY
+    path = folder / STUDY
     if not path.is_file():
-        raise RunFolderError(f"'{folder}' holds no study (there is no {_STUDY} in it)")
+        raise RunFolderError(f"'{folder}' holds no study (there is no {STUDY} in it)")
     if verify:
-        require_unchanged(folder, _written_files(folder))
-    results = _gather(read_study(path), folder, {}, verify)
-    if not results.trials and (folder / _ROWS).exists() and not (folder / _TRIALS).exists():
-        rows = read_as(_ALL_ROWS, folder / _ROWS, "the results of a study", "run it again")
-        return replace(results, rows=pd.DataFrame(rows))
-    if not results.trials:
+        require_unchanged(folder, written_files(folder))
+    kept = kept_rows(folder)
+    results = _gather(read_study(path), folder, {}, verify, kept)
+    if not results.trials and not kept.keys() & set(results.rows["trial"]):
+        if kept and not (folder / TRIALS).exists():  # of a version that had other ids
+            return replace(results, rows=pd.DataFrame(list(kept.values())))
         raise RunFolderError(
             f"no trial of the study in '{folder}' is finished; run it with 'kan-diffusion compare "
             f"{path} --out {folder}'"

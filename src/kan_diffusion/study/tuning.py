@@ -14,7 +14,10 @@ there is a choice, and the size, where a budget of time leaves it free, are sear
 Tries are kept in a database (an SQLite file in the run folder, or any URL Optuna takes, for many
 machines) and their trainings as trials in the run folder: what is finished is not run again, and a
 try whose driver died is taken up by the next one. One round runs one try of every family, so that
-a family's tries follow one another and a search of one driver is a function of its seed.
+a family's tries follow one another and a search of one driver is a function of its seed, wherever
+it was interrupted: what draws a try depends on the family and the try's number alone. So the rows
+of its trials are enough to take a search up (``keep_rows``): the tries are asked for anew, and find
+their trials finished.
 """
 
 from __future__ import annotations
@@ -43,8 +46,8 @@ from kan_diffusion.settings import Settings
 from kan_diffusion.study.budgets import SIZES
 from kan_diffusion.study.config import ModelConfig, StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
-from kan_diffusion.study.folder import load_trial
-from kan_diffusion.study.planning import StudyPlan, plan_study, run_plan
+from kan_diffusion.study.folder import Row, load_trial
+from kan_diffusion.study.planning import StudyPlan, kept_rows, plan_study, run_plan
 from kan_diffusion.study.rehearsal import judged, mean_log, unreported
 from kan_diffusion.study.run import environment
 from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
@@ -113,6 +116,7 @@ def tune(
     executor: Executor | None = None,
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
+    keep_rows: bool = False,
 ) -> Tuned:
     """Searches the settings of every model of a study.
 
@@ -125,6 +129,8 @@ def tune(
         executor: Executor of the trainings; processes of this machine when None.
         on_plan: Told each round's trials before they are run.
         on_event: Told the news of each trial.
+        keep_rows: Whether to write the rows of finished trials into ``results.json`` as they come,
+            and to train no trial again whose row is there.
 
     Returns:
         The best settings, which are in the folder's ``tuned.json``, too.
@@ -143,8 +149,9 @@ def tune(
     searches = _open_searches(config, folder, storage, optimizers)
     with open_executor() if executor is None else nullcontext(executor) as runner:
         while running := [search for search in searches if search.begin(tries)]:
-            _run_round(config, folder, running, runner, on_plan, on_event)
-    table = pd.DataFrame([row for search in searches for row in search.rows(folder)])
+            _run_round(config, folder, running, runner, on_plan, on_event, keep_rows)
+    kept = kept_rows(folder) if keep_rows else {}
+    table = pd.DataFrame([row for search in searches for row in search.rows(folder, kept)])
     write_json(folder / "tuning.json", json.loads(table.to_json(orient="records")))
     best = {search.model.family: search.best() for search in searches}
     path = folder / "tuned.json"
@@ -206,13 +213,10 @@ def _open_searches(
         study = optuna.create_study(
             storage=database,
             study_name="/".join([config.name, model.name, *optimizers, *size]),
-            sampler=optuna.samplers.TPESampler(
-                seed=stream_seed("tuning", config.seed, model.name) % 2**32,
-                n_startup_trials=6,
-            ),
             load_if_exists=True,
         )
-        search = _Search(model, study, {**get_family(model.family).space, **shared, **size})
+        space = {**get_family(model.family).space, **shared, **size}
+        search = _Search(model, study, space, config.seed)
         if not search.tries():
             study.enqueue_trial(search.own_values(), skip_if_exists=True)
         searches.append(search)
@@ -227,10 +231,11 @@ class _Search:
         chosen: The same with those of the try.
     """
 
-    def __init__(self, model: ModelConfig, study: optuna.Study, space: Space) -> None:
+    def __init__(self, model: ModelConfig, study: optuna.Study, space: Space, seed: int) -> None:
         self.model = self.chosen = model
         self._study = study
         self._space = space
+        self._seed = seed
         self._try: optuna.Trial | None = None
 
     def tries(self) -> list[optuna.trial.FrozenTrial]:
@@ -257,15 +262,18 @@ class _Search:
     def begin(self, tries: int) -> bool:
         """Takes up a try that was lost, or asks for a new one; false when there are enough."""
         from optuna import Trial
+        from optuna.samplers import TPESampler
         from optuna.trial import TrialState
 
         known = self.tries()
         lost = next((t for t in known if t.state == TrialState.RUNNING and _is_lost(t)), None)
         if lost is not None:
             self._try = Trial(self._study, lost._trial_id)
-        elif sum(t.state != TrialState.WAITING for t in known) >= tries:
+        elif (asked := sum(t.state != TrialState.WAITING for t in known)) >= tries:
             return False
         else:
+            draws = stream_seed("tuning", self._seed, self.model.name, asked)
+            self._study.sampler = TPESampler(seed=draws % 2**32, n_startup_trials=6)
             self._try = self._study.ask(self._distributions())
         self.sign()
         self.chosen = self._with(self._try.params)
@@ -291,19 +299,19 @@ class _Search:
         # Another driver that took it for lost may have told it already.
         self._study.tell(self._try.number, value, state, skip_if_finished=True)
 
-    def rows(self, folder: Path) -> Iterator[dict[str, object]]:
+    def rows(self, folder: Path, kept: Mapping[str, Row]) -> Iterator[dict[str, object]]:
         """A row for each try that is over."""
         for found in self.tries():
             if not found.state.is_finished():
                 continue
             ids = found.user_attrs.get("trials", [])
-            results = [load_trial(folder / "trials" / trial) for trial in ids]
+            rows = [_row(folder, trial, kept) for trial in ids]
             yield {
                 "family": self.model.family,
                 "try": found.number,
                 "value": found.value,
                 "error": found.user_attrs.get("error"),
-                **{str(each.row["data"]): judged(each.row) for each in results if each},
+                **{str(row["data"]): judged(row) for row in rows if row},
                 "settings": self._values(found.params),
                 "trials": ids,
             }
@@ -385,8 +393,10 @@ def _run_round(
     executor: Executor,
     on_plan: Callable[[StudyPlan], None] | None,
     on_event: Callable[[TrialEvent], None] | None,
+    keep_rows: bool,
 ) -> None:
     """Trains one try of each model and tells the searches the outcome."""
+    kept = kept_rows(folder) if keep_rows else {}
     plans: dict[str, StudyPlan] = {}
     refused: dict[str, str] = {}
     for search in running:
@@ -394,7 +404,7 @@ def _run_round(
         budgets = tuple(b.model_copy(update={"models": (name,)}) for b in config.budgets)
         study = config.model_copy(update={"models": (search.chosen,), "budgets": budgets})
         try:
-            plans[name] = plan_study(study, folder, executor.workers)
+            plans[name] = plan_study(study, folder, executor.workers, kept=kept)
         except KanDiffusionError as error:  # a depth that misses the budget, say
             refused[name] = str(error)
     plan = StudyPlan(
@@ -416,14 +426,23 @@ def _run_round(
         if on_event is not None:
             on_event(event)
 
-    failures = run_plan(plan, folder, executor, pass_on)
+    failures = run_plan(plan, folder, executor, pass_on, keep_rows=keep_rows)
+    kept = kept_rows(folder) if keep_rows else {}
     for search in running:
         name = search.model.name
         trials = plans[name].trials if name in plans else ()
         value, reason = None, refused.get(name)
         if reason is None:
-            value, reason = mean_log(folder, trials, failures)
+            value, reason = mean_log(trials, lambda t: _row(folder, t.id, kept), failures)
         search.tell(value, [trial.id for trial in trials], reason)
+
+
+def _row(folder: Path, trial: str, kept: Mapping[str, Row]) -> Row | None:
+    """The row of a finished trial, kept or in its own folder."""
+    if trial in kept:
+        return kept[trial]
+    result = load_trial(folder / "trials" / trial)
+    return None if result is None else result.row
 
 
 def read_tuned(path: Path) -> dict[str, TunedSettings]:

@@ -68,6 +68,8 @@ class TrainingResult:
             over all parts of a run that was resumed.
         cpu_seconds: Processor time of the same steps, of all threads together: what other
             processes on the machine take is not in it.
+        threads: Threads it ended with: on a CPU the faster of one and all, as the first steps
+            showed (:mod:`kan_diffusion.training.threads`).
         resumed_from: Step the run was resumed from, 0 when it was not.
         out_of_range: Of each KAN layer, by its name, the fraction of its inputs that fall outside
             its grid, on a fresh batch given to the trained denoiser; empty without KAN layers.
@@ -80,6 +82,7 @@ class TrainingResult:
     ending: Ending
     seconds: float
     cpu_seconds: float
+    threads: int
     resumed_from: int
     out_of_range: dict[str, float]
 
@@ -239,6 +242,7 @@ def train(
         ending=ending,
         seconds=run.seconds,
         cpu_seconds=run.cpu_seconds,
+        threads=run.threads.chosen or run.threads.most,
         resumed_from=resumed_from,
         out_of_range=outside,
     )

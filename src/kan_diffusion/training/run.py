@@ -14,7 +14,8 @@ later on and what is left of the schedule is compressed into it.
 
 A checkpoint is one safetensors file with everything a run needs to go on as if it had never
 stopped: parameters, the optimiser's state, the moving average, the best weights, the losses so far,
-the step, and the number of steps as it was settled. It is replaced whole.
+the step, and the numbers of steps and threads (:mod:`kan_diffusion.training.threads`) as they were
+settled. It is replaced whole.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ from kan_diffusion.training.optimization import (
     restore_state,
     state_of,
 )
+from kan_diffusion.training.threads import Threads
 
 __all__ = [
     "EdgeWatch",
@@ -119,7 +121,7 @@ class TrainingConfig(Settings):
 _WATCHED_ROWS = 256
 """Points of a batch that the penalty looks at: it then costs less than the step itself."""
 
-_PROGRESS = ("step", "seconds", "cpu_seconds", "warm_seconds", "paused", "best_step")
+_PROGRESS = ("step", "seconds", "cpu_seconds", "warm_steps", "warm_seconds", "paused", "best_step")
 
 _PAUSES = 40
 """Most looks at the held-out loss and the clock in a run."""
@@ -137,7 +139,8 @@ _STEPS_A_LOOKED_BATCH = 7
 step, so that all looks take 5 % of the time at most."""
 
 _WARM_STEPS, _TIMED_STEPS = 5, 30
-"""The steps between these two are timed: compilation and cold caches come before them."""
+"""The steps between these two are timed: compilation and cold caches come before them, and so does
+the choice of the number of threads, which may take longer."""
 
 _TIMED_SHARE = 0.1
 """Share of a time limit after which fewer timed steps must do."""
@@ -228,12 +231,14 @@ class TrainingRun:
         self.average: WeightAverage | None = None
         if config.ema_decay is not None:
             self.average = WeightAverage(self.weights.vector, config.ema_decay)
+        on_cpu, alone = accelerator.device.type == "cpu", accelerator.num_processes == 1
+        self.threads = Threads(choosing=on_cpu and alone)
         self.step = 0
         self.whole = True
         """False while a step or a swap of weights is under way: no state to save then."""
         self.seconds = 0.0
         self.cpu_seconds = 0.0
-        self.warm_seconds = 0.0  # of the steps before those that are timed
+        self.warm_steps, self.warm_seconds = 0, 0.0  # before those that are timed
         self.paused = 0  # step of the last look at clock and held-out loss
         self.looks: list[tuple[int, float]] = []
         self.best_step = 0
@@ -246,14 +251,15 @@ class TrainingRun:
     def advance(self, batch: Batch) -> None:
         """Takes one optimiser step."""
         batch, share = self.own_part(batch)
-        loss, _ = self.differentiate(batch, share)
-        with interrupts_wait():  # half an update is no state to save
-            self.whole = False
-            self.optimize(lambda: float(self.differentiate(batch, share)[1].detach()))
-            self.update_average()
-            self._recent.append(self.shared(loss.detach()))
-            self.step += 1
-            self.whole = True
+        with self.threads.taking(self.step):
+            loss, _ = self.differentiate(batch, share)
+            with interrupts_wait():  # half an update is no state to save
+                self.whole = False
+                self.optimize(lambda: float(self.differentiate(batch, share)[1].detach()))
+                self.update_average()
+                self._recent.append(self.shared(loss.detach()))
+                self.step += 1
+                self.whole = True
 
     def differentiate(self, batch: Batch, share: float) -> tuple[Tensor, Tensor]:
         """Computes the loss of a batch, its gradient, clipped, and what the gradient is of."""
@@ -326,11 +332,15 @@ class TrainingRun:
             heldout: Gives batches of held-out points by number; None where there are none.
         """
         limit = self.config.max_seconds
-        if self.step == _WARM_STEPS:
-            self.warm_seconds = self.seconds
         if limit is not None and not self.plans and self.step < self.steps:
-            hurried = self.step > _WARM_STEPS and self._elapsed() > _TIMED_SHARE * limit
-            if hurried or self.step >= _TIMED_STEPS:
+            late = self._elapsed() > _TIMED_SHARE * limit
+            if late and self.step >= _WARM_STEPS:
+                self.threads.choose()
+            if self.threads.chosen is None or self.step < _WARM_STEPS:
+                pass
+            elif not self.warm_steps:
+                self.warm_steps, self.warm_seconds = self.step, self.seconds
+            elif late or self.step >= _TIMED_STEPS:
                 self._settle_steps(limit)
         elif self.step > self.paused and (
             self.step == self.steps or self.step - self.paused >= self._stretch
@@ -366,7 +376,7 @@ class TrainingRun:
 
     def _settle_steps(self, limit: float) -> None:
         elapsed = self._elapsed()
-        pace = (elapsed - self.warm_seconds) / (self.step - _WARM_STEPS)
+        pace = (elapsed - self.warm_seconds) / (self.step - self.warm_steps)
         if not self.plans or elapsed + pace * (self.steps - self.step) > limit:
             affordable = max(0.0, (1 - _RESERVE) * limit - elapsed) / pace
             self._follow(self.step, min(self.steps, self.step + int(affordable)))
@@ -498,6 +508,7 @@ class TrainingRun:
         tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
         progress = {name: getattr(self, name) for name in _PROGRESS}
         progress |= {"plans": self.plans, "looks": self.looks, "optimizers": states}
+        progress["threads"] = self.threads.state()
         progress["ema_step"] = None if self.average is None else self.average.num_updates
         metadata = {"identity": identity, "progress": json.dumps(progress)}
         metadata["digest"] = _digest(tensors, metadata)
@@ -548,6 +559,7 @@ class TrainingRun:
         self.looks = [(step, loss) for step, loss in progress["looks"]]
         for step, steps in progress["plans"]:
             self._follow(step, steps)
+        self.threads.load(progress["threads"], self.step)
         self._losses[: self.step] = tensors["losses"]
         self.whole = True
         return True
@@ -590,7 +602,8 @@ class TrainingRun:
         self.denoiser.eval()
 
     def release(self) -> None:
-        """Makes the denoiser an ordinary module again."""
+        """Makes the denoiser an ordinary module again, and lets torch use its own threads."""
+        self.threads.release()
         self.unwrap()
         if self._edges is not None:
             self._edges.release()

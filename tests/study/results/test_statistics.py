@@ -13,6 +13,7 @@ from kan_diffusion.study.results.statistics import (
     bootstrap_interval,
     holm,
     mean_interval,
+    median_ratio,
     paired_permutation_p,
     smallest_permutation_p,
 )
@@ -168,3 +169,39 @@ def test_holm_raises_keeps_order_and_leaves_out_what_was_not_tested(p_values):
                 break
             rejected += 1
         assert sum(q <= level for _, q in tested) == rejected
+
+
+def test_the_median_ratio_takes_data_sets_as_they_are_and_seeds_as_drawn():
+    generator = np.random.default_rng(0)
+    pairs = [np.exp(generator.normal(size=(10, 2))) for _ in range(5)]
+    ratios = [values[:, 0].mean() / values[:, 1].mean() for values in pairs]
+    found = median_ratio(pairs)
+    assert found.mean == pytest.approx(sorted(ratios)[2])
+    assert found.n == 5
+    assert found.low < found.mean < found.high
+    # The unit of a data set has no say.
+    scaled = median_ratio([values * 10.0**power for power, values in enumerate(pairs)])
+    assert (scaled.low, scaled.high) == pytest.approx((found.low, found.high))
+    # Models that differ by one factor in every seed differ by it in every draw of seeds.
+    shared = [values[:, 1:] * [0.8, 1.0] for values in pairs]
+    exact = median_ratio(shared)
+    assert (exact.low, exact.mean, exact.high) == pytest.approx((0.8, 0.8, 0.8))
+    # One seed is no spread, and no data set no number.
+    assert median_ratio([values[:1] for values in pairs]).low is None
+    assert math.isnan(median_ratio([]).mean)
+
+
+def test_the_interval_of_a_median_ratio_covers_the_true_one():
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(100):
+        # Seeds of a pair share most of their scatter, as models that see the same data do.
+        pairs = [
+            np.exp(0.3 * generator.normal(size=(10, 1)) + 0.1 * generator.normal(size=(10, 2)))
+            * [0.8, 1.0]
+            for _ in range(13)
+        ]
+        found = median_ratio(pairs, resamples=400)
+        covered += found.low <= 0.8 <= found.high
+    # 95 of 100, less what ten seeds cannot know; 85 is 4.6 standard deviations below 95.
+    assert covered >= 85

@@ -15,7 +15,7 @@ from kan_diffusion.study.results.statistics import (
     paired_permutation_p,
 )
 from kan_diffusion.study.results.verdicts import compare, decide
-from kan_diffusion.study.results.wording import overall, say, sentences
+from kan_diffusion.study.results.wording import overall, say, say_lead, sentences
 
 KINDS = {"KAN": "kan", "modulated KAN": "kan", "MLP": "mlp", "MLP ReLU": "mlp", "RBF": "other"}
 
@@ -73,7 +73,8 @@ def test_the_better_kind_is_found_on_every_data_set():
     assert [v.difference.p_holm for v in found] == holm(p_values)
     together = (
         "Of 3 data sets at 2,300 parameters the best KAN is better on 1 (moons), the best MLP on 1 "
-        "(circles); on 1 they are not distinguishable."
+        "(circles); on 1 they are not distinguishable; the ratio of their excesses is 0.95 "
+        "[0.86, 1.04] in the median."
     )
     assert overall(decision) == together
     assert sentences(decision) == [*(say(verdict) for verdict in found), together]
@@ -334,3 +335,53 @@ def test_any_measure_is_compared_with_the_mlp_that_is_judged_best():
         (1 + kan.interval.low / mean, 1 + kan.interval.high / mean)
     )
     assert compare(results, setting)[0].measure == "excess"
+
+
+def test_leads_sum_up_the_data_sets_with_an_exact_oracle():
+    exact = study(
+        {
+            "moons": {
+                "KAN": around(0.002, seed=1),
+                "modulated KAN": around(0.004, seed=2),
+                "MLP": around(0.003, seed=3),
+                "MLP ReLU": around(0.009, seed=4),
+            },
+            "circles": {
+                "KAN": around(0.004, seed=5),
+                "modulated KAN": around(0.003, seed=6),
+                "MLP": around(0.008, seed=7),
+                "MLP ReLU": around(0.002, seed=8),
+            },
+            "rings": {
+                "KAN": around(0.001, seed=9),
+                "modulated KAN": around(0.002, seed=10),
+                "MLP": around(0.004, seed=11),
+                "MLP ReLU": around(0.005, seed=12),
+            },
+        }
+    )
+    table = study(
+        {"wine": {"KAN": around(0.9), "MLP": around(0.7, seed=13)}},
+        measure="heldout_loss",
+        oracle="none",
+    )
+    decision = decide(Results.of(pd.concat([exact, table])))
+    assert [lead.model for lead in decision.leads] == [None, "KAN", "modulated KAN"]
+    best, kan, _ = decision.leads
+    # The best KAN of each data set against the best MLP there, whichever those are.
+    assert [(c.model, c.baseline) for c in best.comparisons] == [
+        ("KAN", "MLP"),
+        ("modulated KAN", "MLP ReLU"),
+        ("KAN", "MLP"),
+    ]
+    assert kan.ratio.mean == sorted(c.ratio for c in kan.comparisons)[1]
+    assert kan.ratio.low < kan.ratio.mean < kan.ratio.high
+    assert (kan.ahead, kan.better, kan.worse) == (["moons", "rings"],) * 2 + (["circles"],)
+    low, high = kan.ratio.low, kan.ratio.high
+    assert say_lead(kan) == (
+        "At 2,300 parameters KAN has less excess than the best MLP on 2 of 3 data sets. It is "
+        "called better on 2 (moons, rings) and worse on 1 (circles). The ratio is "
+        f"{kan.ratio.mean:.2f} [{low:.2f}, {high:.2f}] in the median."
+    )
+    # One data set is no sum.
+    assert not decide(Results.of(exact[exact["data"] == "moons"])).leads

@@ -10,16 +10,17 @@ weight, in torch's own operations.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.kan.bases import RBF, Basis, BSpline, Chebyshev, Fourier, GridBasis
-from kan_diffusion.kan.kernels.fused import FusedFunction
+from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
-__all__ = ["edge_features", "edge_linear"]
+__all__ = ["Edges", "edge_chain", "edge_features", "edge_linear"]
 
 
 def _kernel(name: str, module: str, setting: str) -> FusedFunction:
@@ -78,36 +79,76 @@ def edge_features(x: Tensor, basis: Basis, has_base: bool) -> Tensor:
     return torch.cat([silu(x).unsqueeze(-1), functions], dim=-1)
 
 
-def edge_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, basis: Basis, has_base: bool
-) -> Tensor:
-    """Computes the output of a layer.
+class Edges(NamedTuple):
+    """The edges of a layer.
 
-    Args:
-        x: Inputs with shape (N, in).
+    Attributes:
         weight: Packed weight with shape (out, in * (has_base + functions)).
         bias: Constants with shape (out,), or None.
         basis: The functions.
         has_base: Whether SiLU comes before them.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    basis: Basis
+    has_base: bool
+
+
+def _step(x: Tensor, edges: Edges) -> Step | None:
+    """The layer as its kernel has it, or None where it has none for such inputs."""
+    weight, bias, basis, has_base = edges
+    known = _KERNELS.get(type(basis))
+    if known is None or not isinstance(basis, GridBasis) or not x.is_cpu or _autocasts(x):
+        return None
+    kernel, setting = known
+    constants = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    operands = weight, constants, basis.grid_origin, basis.grid_step
+    if not kernel.takes((x, *operands)):
+        return None
+
+    def reference(
+        x: Tensor, weight: Tensor, constants: Tensor, origin: Tensor, step: Tensor
+    ) -> Tensor:
+        # The basis with the grid it had then, which torch.func may have lent it.
+        twin = copy.copy(basis)
+        twin._buffers = {**basis._buffers, "grid_origin": origin, "grid_step": step}
+        return linear(edge_features(x, twin, has_base).flatten(1), weight, constants)
+
+    settings = has_base, getattr(basis, setting), basis.extrapolation
+    return Step(kernel, operands, settings, reference)
+
+
+def edge_linear(x: Tensor, edges: Edges) -> Tensor:
+    """Computes the output of a layer.
+
+    Args:
+        x: Inputs with shape (N, in).
+        edges: The layer.
 
     Returns:
         Outputs with shape (N, out), differentiable twice in x, weight and bias.
     """
-    known = _KERNELS.get(type(basis))
-    if known is not None and isinstance(basis, GridBasis) and x.is_cpu and not _autocasts(x):
-        kernel, setting = known
-        constants = weight.new_zeros(weight.shape[0]) if bias is None else bias
-        operands = x, weight, constants, basis.grid_origin, basis.grid_step
-        if kernel.takes(operands):
+    step = _step(x, edges)
+    if step is not None:
+        return run([step], x)
+    features = edge_features(x, edges.basis, edges.has_base)
+    return linear(features.flatten(1), edges.weight, edges.bias)
 
-            def reference(
-                x: Tensor, weight: Tensor, constants: Tensor, origin: Tensor, step: Tensor
-            ) -> Tensor:
-                # The basis with the grid it had then, which torch.func may have lent it.
-                twin = copy.copy(basis)
-                twin._buffers = {**basis._buffers, "grid_origin": origin, "grid_step": step}
-                return linear(edge_features(x, twin, has_base).flatten(1), weight, constants)
 
-            settings = has_base, getattr(basis, setting), basis.extrapolation
-            return kernel(operands, settings, reference)
-    return linear(edge_features(x, basis, has_base).flatten(1), weight, bias)
+def edge_chain(x: Tensor, layers: Sequence[Edges]) -> Tensor:
+    """Computes the output of layers one after another, where all have a kernel at one go.
+
+    Args:
+        x: Inputs with shape (N, in).
+        layers: The layers, each with as many inputs as the one before has outputs.
+
+    Returns:
+        Outputs with shape (N, out), differentiable as those of one layer.
+    """
+    steps = [step for edges in layers if (step := _step(x, edges)) is not None]
+    if len(steps) == len(layers):
+        return run(steps, x)
+    for edges in layers:
+        x = edge_linear(x, edges)
+    return x

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import compress
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["FusedFunction", "Setting"]
+__all__ = ["FusedFunction", "Setting", "Step", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -131,17 +131,10 @@ class FusedFunction:
 
         def differentiate(ctx, grad: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
             found = backward(grad, *ctx.saved_tensors, *ctx.settings)
-            gradients = self.where_needed(found, ctx.needs_input_grad)
-            return *gradients, *(None for _ in ctx.settings)
+            return *found, *(None for _ in ctx.needs_input_grad[num_gradients:])
 
         forward.register_autograd(differentiate, setup_context=save)
         self.operator: Callable[..., Tensor] = forward
-
-    def where_needed(self, found: tuple[Tensor, ...], needed: Sequence[bool]) -> Gradients:
-        """The gradients of all operands, None where there is none or none is needed."""
-        return tuple(
-            found[i] if need and i < self.num_gradients else None for i, need in enumerate(needed)
-        )
 
     def takes(self, operands: Sequence[Tensor]) -> bool:
         """True where the kernel is for these operands and the gradients that they want."""
@@ -149,17 +142,20 @@ class FusedFunction:
         dtype = x.dtype
         if not _HAS_NUMBA or dtype not in _DTYPES or _transforms_are_active():
             return False
-        if any(operand.requires_grad for operand in operands[self.num_gradients :]):
-            return False  # a gradient that the kernel has not
+        for operand in operands[self.num_gradients :]:
+            if operand.requires_grad:
+                return False  # a gradient that the kernel has not
         if torch.compiler.is_compiling():
             return (
                 not torch.compiler.is_exporting()
                 and x.device.type == "cpu"
                 and all(operand.dtype == dtype for operand in operands)
             )
+        for operand in operands:
+            if not _is_plain(operand, dtype):
+                return False
         return (
-            all(_is_plain(operand, dtype) for operand in operands)
-            and forward_ad._current_level < 0
+            forward_ad._current_level < 0
             and not torch._C._get_tracing_state()
             and _kernel(self.module) is not None
         )
@@ -174,61 +170,93 @@ class FusedFunction:
 
         It is as often differentiable as ``reference``, the same function in torch's operations.
         """
-        if torch.compiler.is_compiling():
-            return self.operator(*operands, *settings)
-        output: Tensor = _Fused.apply(self, settings, reference, *operands)
-        return output
+        return run([Step(self, tuple(operands[1:]), settings, reference)], operands[0])
 
-    def gradients(
-        self,
-        grad: Tensor,
-        operands: tuple[Tensor, ...],
-        settings: tuple[Setting, ...],
-        reference: Callable[..., Tensor],
-        needed: Sequence[bool],
-    ) -> Gradients:
-        """Gradients of all operands.
 
-        Where gradients are enabled, the result is to be differentiated once more: then, and
-        wherever the kernel steps aside, they are those of the reference.
-        """
-        if (
-            not torch.is_grad_enabled()
-            and not _transforms_are_active()
-            and _is_plain(grad, operands[0].dtype)
-        ):
-            found = _require_kernel(self.module).backward(grad, *operands, *settings)
-            return self.where_needed(found, needed)
-        with torch.enable_grad():
-            wanted = list(compress(operands, needed))
-            output = reference(*operands)
-            derivatives = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
-        return tuple(next(derivatives) if need else None for need in needed)
+class Step(NamedTuple):
+    """A fused function of the output of the step before.
+
+    Attributes:
+        function: The function.
+        operands: Its operands but the first, which its kernel takes.
+        settings: The other arguments of its kernel.
+        reference: The same function, of all operands, in torch's operations.
+    """
+
+    function: FusedFunction
+    operands: tuple[Tensor, ...]
+    settings: tuple[Setting, ...]
+    reference: Callable[..., Tensor]
+
+
+def run(steps: Sequence[Step], x: Tensor) -> Tensor:
+    """Computes steps one after another, the first of ``x``.
+
+    To autograd they are one function: what it does for a function takes longer than a small layer.
+    """
+    if torch.compiler.is_compiling():
+        for step in steps:
+            x = step.function.operator(x, *step.operands, *step.settings)
+        return x
+    output: Tensor = _Fused.apply(steps, x, *(one for step in steps for one in step.operands))
+    return output
 
 
 class _Fused(torch.autograd.Function):
-    """A fused function under autograd.
+    """Steps under autograd.
 
-    Not its operator: the way through torch's dispatcher costs more than a small layer. Nor
+    Not as operators: the way through torch's dispatcher costs more than a small layer. Nor with
     ``setup_context``, for which torch inspects a signature at every call.
     """
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
         ctx,  # noqa: ANN001
-        function: FusedFunction,
-        settings: tuple[Setting, ...],
-        reference: Callable[..., Tensor],
+        steps: Sequence[Step],
+        x: Tensor,
         *operands: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(*operands)
-        ctx.function, ctx.settings, ctx.reference = function, settings, reference
-        return _require_kernel(function.module).forward(*operands, *settings)
+        inputs = []
+        for step in steps:
+            inputs.append(x)
+            kernel = _require_kernel(step.function.module)
+            x = kernel.forward(x, *step.operands, *step.settings)
+        ctx.save_for_backward(*inputs, *operands)
+        ctx.steps = steps
+        return x
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        function: FusedFunction = ctx.function
-        gradients = function.gradients(
-            grad, ctx.saved_tensors, ctx.settings, ctx.reference, ctx.needs_input_grad[3:]
-        )
-        return None, None, None, *gradients
+        steps: Sequence[Step] = ctx.steps
+        inputs, operands = ctx.saved_tensors[: len(steps)], ctx.saved_tensors[len(steps) :]
+        # Where gradients are enabled, the result is to be differentiated once more.
+        if (
+            torch.is_grad_enabled()
+            or _transforms_are_active()
+            or not _is_plain(grad, inputs[0].dtype)
+        ):
+            needed = ctx.needs_input_grad[1:]
+            return None, *_by_reference(steps, (inputs[0], *operands), grad, needed)
+        gradients: list[Tensor | None] = []
+        end = len(operands)
+        for step, x in zip(reversed(steps), reversed(inputs), strict=True):
+            own = operands[end - len(step.operands) : end]
+            kernel = _require_kernel(step.function.module)
+            grad, *found = kernel.backward(grad, x, *own, *step.settings)
+            gradients = [*found, *[None] * (len(own) - len(found)), *gradients]
+            end -= len(own)
+        return None, grad, *gradients
+
+
+def _by_reference(
+    steps: Sequence[Step], operands: tuple[Tensor, ...], grad: Tensor, needed: Sequence[bool]
+) -> Gradients:
+    """Differentiable gradients of the operands of all steps, None where none is needed."""
+    with torch.enable_grad():
+        output, *rest = operands
+        for step in steps:
+            count = len(step.operands)
+            output, rest = step.reference(output, *rest[:count]), rest[count:]
+        wanted = list(compress(operands, needed))
+        derivatives = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
+    return tuple(next(derivatives) if need else None for need in needed)

@@ -103,17 +103,21 @@ def launch(
         operands: Contiguous tensors, each with its numbers a row: 0 where all rows share them. The
             address of None is 0.
         settings: The other arguments.
-        totals: Tensors with one entry a part.
+        totals: Tensors with one entry a part, or of a single part the entry alone.
     """
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor, _ in operands]
     if len(parts) == 1:
         kernel(*addresses, *[total.data_ptr() for total in totals], parts[0][1], *settings)
         return
-    calls = []
-    for part, (start, count) in enumerate(parts):
-        places = [
-            at if tensor is None else at + start * row * tensor.element_size()
-            for at, (tensor, row) in zip(addresses, operands, strict=True)
-        ]
-        calls.append((*places, *[total[part].data_ptr() for total in totals], count, *settings))
+    steps = [0 if tensor is None else row * tensor.element_size() for tensor, row in operands]
+    sums = [(total.data_ptr(), total.stride(0) * total.element_size()) for total in totals]
+    calls = [
+        (
+            *[at + start * step for at, step in zip(addresses, steps, strict=True)],
+            *[at + part * step for at, step in sums],
+            count,
+            *settings,
+        )
+        for part, (start, count) in enumerate(parts)
+    ]
     run_together(kernel, calls)

@@ -477,10 +477,11 @@ def backward(
     parts = chunks(rows, 2 * inputs * outputs * (order + 1))
     grad_x = x.new_empty(rows, inputs)
     # One gradient a thread, added up in the order of the rows.
-    grad_weight = weight.new_empty(len(parts), *weight.shape)
-    grad_bias = weight.new_empty(len(parts), outputs)
+    each = (len(parts),) if len(parts) > 1 else ()
+    grad_weight = weight.new_empty(*each, *weight.shape)
+    grad_bias = weight.new_empty(*each, outputs)
     operands = *zip(read, (outputs, inputs, 0, 0, 0), strict=True), (grad_x, inputs)
     launch(kernel, parts, operands, settings, (grad_weight, grad_bias))
-    if len(parts) == 1:
-        return grad_x, grad_weight[0], grad_bias[0]
-    return grad_x, grad_weight.sum(0), grad_bias.sum(0)
+    if each:
+        return grad_x, grad_weight.sum(0), grad_bias.sum(0)
+    return grad_x, grad_weight, grad_bias

@@ -276,7 +276,8 @@ def backward(
     parts = chunks(x.numel() // units, units * _BACKWARD_WORK)
     grad_x = x.new_empty(x.shape)
     # One gradient a thread, added up in the order of the rows.
-    totals = coefficients.new_empty(len(parts), units, functions)
+    each = (len(parts),) if len(parts) > 1 else ()
+    totals = coefficients.new_empty(*each, units, functions)
     operands = (grad, units), (x, units), (coefficients, 0), (grad_x, units)
     launch(kernel, parts, operands, (units, functions - order, low, per_x), (totals,))
-    return grad_x, totals[0] if len(parts) == 1 else totals.sum(0)
+    return grad_x, totals.sum(0) if each else totals

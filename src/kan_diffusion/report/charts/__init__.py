@@ -6,10 +6,18 @@ from kan_diffusion.report.charts.clouds import (
     reverse_figure,
     samples_figure,
 )
-from kan_diffusion.report.charts.forest import differences_figure, forest_figure, metrics_figure
+from kan_diffusion.report.charts.forest import (
+    differences_figure,
+    forest_figure,
+    forest_lines,
+    lead_figure,
+    lead_lines,
+    metrics_figure,
+)
 from kan_diffusion.report.charts.lines import by_level_figure, loss_figure
 
 __all__ = [
     "by_level_figure", "corruption_figure", "data_figure", "differences_figure",
-    "forest_figure", "loss_figure", "metrics_figure", "reverse_figure", "samples_figure",
+    "forest_figure", "forest_lines", "lead_figure", "lead_lines", "loss_figure",
+    "metrics_figure", "reverse_figure", "samples_figure",
 ]  # fmt: skip

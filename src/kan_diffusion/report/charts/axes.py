@@ -4,16 +4,75 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-__all__ = ["value_axis"]
+__all__ = ["Scale", "value_axis", "value_scale"]
 
 # Digits of the ticks of a decade, from many to few.
 _TICKS = ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The ends of an axis and its ticks.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+        log: Whether it is logarithmic.
+        ticks: Round numbers between the ends.
+    """
+
+    low: float
+    high: float
+    log: bool
+    ticks: tuple[float, ...]
+
+    def place(self, value: float) -> float:
+        """Where a value lies, from 0 at the lower end to 1 at the upper one."""
+        low, high, at = (math.log(x) if self.log else x for x in (self.low, self.high, value))
+        return (at - low) / (high - low)
+
+
+def value_scale(
+    values: Sequence[float],
+    log: bool = True,
+    wishes: Sequence[float] = (),
+    most_ticks: int = 6,
+    least_factor: float = 4.0,
+) -> Scale:
+    """Chooses a scale: logarithmic where wanted and all values are above 0, else linear.
+
+    Args:
+        values: Values that must be seen.
+        log: Whether a log axis is wanted at all.
+        wishes: Values that should be seen where that costs no more than a doubling of the range.
+        most_ticks: The largest number of ticks.
+        least_factor: Upper over lower end of a log axis at the least, so that noise looks small.
+    """
+    finite = np.array([value for value in values if math.isfinite(value)])
+    if not len(finite):
+        finite = np.array([0.1, 1.0])
+    low, high = float(finite.min()), float(finite.max())
+    inside = [wish for wish in wishes if math.isfinite(wish)]
+    if not log or low <= 0:
+        span = high - low
+        low = min([low, *(max(wish, low - span) for wish in inside)])
+        high = max([high, *(min(wish, high + span) for wish in inside)])
+        margin = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
+        low, high = low - margin, high + margin
+        ticks = MaxNLocator(most_ticks - 1).tick_values(low, high)
+        return Scale(low, high, False, tuple(float(t) for t in ticks if low <= t <= high))
+    low = min([low, *(max(wish, low / 2) for wish in inside)])
+    high = max([high, *(min(wish, high * 2) for wish in inside)])
+    widen = max(1.15, math.sqrt(least_factor * low / high))
+    low, high = low / widen, high * widen
+    return Scale(low, high, True, tuple(_log_ticks(low, high, most_ticks)))
 
 
 def value_axis(
@@ -25,47 +84,21 @@ def value_axis(
     most_ticks: int = 6,
     least_factor: float = 4.0,
 ) -> tuple[float, float]:
-    """Scales an axis: logarithmic where wanted and all values are above 0, else linear.
-
-    Args:
-        axes: The axes whose axis to scale.
-        which: The axis along x or along y.
-        values: Values that must be seen.
-        log: Whether a log axis is wanted at all.
-        wishes: Values that should be seen where that costs no more than a doubling of the range.
-        most_ticks: The largest number of ticks.
-        least_factor: Upper over lower end of a log axis at the least, so that noise looks small.
+    """Scales an axis; its arguments are those of `value_scale` after the axis along x or y.
 
     Returns:
         The limits that were set.
     """
-    finite = np.array([value for value in values if math.isfinite(value)])
-    if not len(finite):
-        finite = np.array([0.1, 1.0])
-    low, high = float(finite.min()), float(finite.max())
+    scale = value_scale(values, log, wishes, most_ticks, least_factor)
     axis = axes.xaxis if which == "x" else axes.yaxis
-    set_limits = axes.set_xlim if which == "x" else axes.set_ylim
-    inside = [wish for wish in wishes if math.isfinite(wish)]
-    if not log or low <= 0:
-        span = high - low
-        low = min([low, *(max(wish, low - span) for wish in inside)])
-        high = max([high, *(min(wish, high + span) for wish in inside)])
-        margin = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
-        axis.set_major_locator(MaxNLocator(most_ticks - 1))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: _written(value)))
-        set_limits(low - margin, high + margin)
-        return low - margin, high + margin
-    low = min([low, *(max(wish, low / 2) for wish in inside)])
-    high = max([high, *(min(wish, high * 2) for wish in inside)])
-    widen = max(1.15, math.sqrt(least_factor * low / high))
-    low, high = low / widen, high * widen
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    axis.set_major_locator(FixedLocator(_log_ticks(low, high, most_ticks)))
+    if scale.log:
+        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_locator(FixedLocator(scale.ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: _written(value)))
-    axis.set_minor_formatter(NullFormatter())
-    axis.set_minor_locator(NullLocator())
-    set_limits(low, high)
-    return low, high
+    (axes.set_xlim if which == "x" else axes.set_ylim)(scale.low, scale.high)
+    return scale.low, scale.high
 
 
 def _written(value: float) -> str:

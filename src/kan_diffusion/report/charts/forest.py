@@ -1,5 +1,8 @@
 """Forest plots: models in rows, their seeds as pale marks, the mean and its interval on top.
 
+A lead has a data set in each row and the median of them below. A terminal shows the same rows in
+plain characters.
+
 Where a setting has an MLP, everything is relative to the best one. With v_s(a) the measure of model
 a and seed s, the excess and the training time are drawn as ratios v_s(a) / v_s(b) on a log axis,
 all other measures as differences v_s(a) - v_s(b). Intervals are those of the mean paired difference
@@ -20,12 +23,13 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETLEFT, CARETRIGHT
 from numpy.typing import NDArray
 
-from kan_diffusion.report.charts.axes import value_axis
+from kan_diffusion.report.charts.axes import value_axis, value_scale
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.points import panel_figure, row_counts
 from kan_diffusion.report.style import (
     INK,
     MUTED,
+    PALETTES,
     REAL,
     SEED_ALPHA,
     ModelStyle,
@@ -35,15 +39,21 @@ from kan_diffusion.report.style import (
 from kan_diffusion.report.tables import format_number
 from kan_diffusion.study.results.rows import MEASURES, Results, Setting
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, Interval, mean_interval
-from kan_diffusion.study.results.verdicts import Comparison, compare
+from kan_diffusion.study.results.verdicts import Comparison, Lead, compare
 
-__all__ = ["differences_figure", "forest_figure", "metrics_figure"]
+__all__ = [
+    "differences_figure", "forest_figure", "forest_lines", "lead_figure", "lead_lines",
+    "metrics_figure",
+]  # fmt: skip
 
 _TIME = "train_cpu_seconds"
 _RATIOS = ("excess", _TIME)
 _LINE = 0.3
 _LETTER = 0.075
 _WIDTH = 11.4
+_BEST_MLP = "best MLP"
+_MEDIAN = "median"
+_LEAST_PLOT = 16
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ def forest_figure(contents: ReportContents, label: str | None = None) -> Figure:
     if setting.match != "time" and (results.of_setting(setting.label)[_TIME] > 0).any():
         measures.append(_TIME)
     panels = [_panel(contents, setting, measure) for measure in measures]
-    return _drawn(contents, contents.model_names(setting.label), panels, 2)
+    return _drawn(_styles(contents), contents.model_names(setting.label), panels, 2)
 
 
 @report_style()
@@ -103,7 +113,7 @@ def metrics_figure(contents: ReportContents, label: str | None = None) -> Figure
     rows = contents.results.of_setting(setting.label)
     measured = [key for key in contents.results.metrics if rows[key].notna().any()]
     panels = [_panel(contents, setting, key) for key in measured]
-    return _drawn(contents, contents.model_names(setting.label), panels, 3)
+    return _drawn(_styles(contents), contents.model_names(setting.label), panels, 3)
 
 
 @report_style()
@@ -121,7 +131,52 @@ def differences_figure(contents: ReportContents, settings: Sequence[Setting]) ->
         panels.append(replace(panel, title=f"{setting.data}, n = {number}"))
     compared = {name for panel in panels for name in (*panel.rows, panel.baseline)}
     names = [name for name in contents.model_names() if name in compared]
-    return _drawn(contents, names, panels, 4)
+    return _drawn(_styles(contents), names, panels, 4)
+
+
+@report_style()
+def lead_figure(contents: ReportContents, lead: Lead) -> Figure:
+    """Draws the ratio of a lead on every data set, and their median.
+
+    Args:
+        contents: The study.
+        lead: One of its leads.
+    """
+    models, styles = _styles(contents), {_BEST_MLP: ModelStyle(PALETTES["mlp"][0], "s", "-")}
+    styles |= {c.setting.data: models[c.model] for c in lead.comparisons}
+    styles[_MEDIAN] = ModelStyle(INK, "D", "-")
+    panel = _lead_panel(contents, lead)
+    return _drawn(styles, list(panel.rows), [panel], 2)
+
+
+def forest_lines(contents: ReportContents, label: str | None = None, width: int = 80) -> list[str]:
+    """Draws what `forest_figure` does of the judged measure, in ASCII.
+
+    Args:
+        contents: The study.
+        label: The setting; the first one when None.
+        width: Number of columns.
+
+    Returns:
+        Lines without colour: a title, a line for each model, and the axis. A mean is ``o``, its
+        interval ``---`` with ``<`` or ``>`` where it goes on beyond the axis, and the best MLP
+        ``|``.
+    """
+    setting = _setting(contents, label)
+    panel = _panel(contents, setting, contents.results.judged(setting.label))
+    return _lines(setting.label, contents.model_names(setting.label), panel, width)
+
+
+def lead_lines(contents: ReportContents, lead: Lead, width: int = 80) -> list[str]:
+    """Draws a lead in ASCII, a line for each data set; otherwise as `forest_lines`."""
+    panel = _lead_panel(contents, lead)
+    amount = lead.comparisons[0].setting.amount
+    side = panel.title + (f" at {amount}" if amount else "")
+    return _lines(side, list(panel.rows), panel, width)
+
+
+def _styles(contents: ReportContents) -> dict[str, ModelStyle]:
+    return model_styles(contents.results.rows)
 
 
 def _setting(contents: ReportContents, label: str | None) -> Setting:
@@ -156,6 +211,18 @@ def _panel(contents: ReportContents, setting: Setting, measure: str) -> _Panel:
     scale = " ".join(part for part in (power, unit) if part)
     label = f"{word} minus the best MLP’s" + (f"\n({scale})" if scale else "")
     return _Panel(title, label, rows, False, baseline, real)
+
+
+def _lead_panel(contents: ReportContents, lead: Lead) -> _Panel:
+    """The ratios of a lead, a row for each data set, and their median."""
+    values = contents.results.values
+    rows = {
+        c.setting.data: _compared(c, values(c.setting.label, c.measure)) for c in lead.comparisons
+    }
+    rows[_MEDIAN] = _Row(lead.ratio.mean, _ends(lead.ratio), np.empty(0), lead.ratio.n)
+    side = lead.model or "best KAN"
+    title = f"{side[:1].upper()}{side[1:]} against the best MLP"
+    return _Panel(title, "excess / that of the best MLP", rows, True, _BEST_MLP)
 
 
 def _scaled(rows: dict[str, _Row], real: float) -> tuple[dict[str, _Row], float, str]:
@@ -211,10 +278,9 @@ def _compared(comparison: Comparison, values: pd.DataFrame) -> _Row:
 
 
 def _drawn(
-    contents: ReportContents, names: Sequence[str], panels: Sequence[_Panel], most: int
+    styles: dict[str, ModelStyle], names: Sequence[str], panels: Sequence[_Panel], most: int
 ) -> Figure:
     """Draws panels in rows of at most ``most``; the models' names stand left of each row."""
-    styles = model_styles(contents.results.rows)
     counts = row_counts(len(panels), most)
     columns = max(counts)
     above = 0.5 if any(math.isfinite(panel.real) for panel in panels) else 0.0
@@ -309,13 +375,77 @@ def _draw_real(axes: Axes, real: float, limits: tuple[float, float]) -> None:
 
 def _text(row: _Row, panel: _Panel, columns: int) -> str:
     """Writes a row's numbers, as many as there is room for: mean, interval, number of seeds."""
+    mean, interval = _numbers(row, _decimals(row, 2 if panel.log and columns <= 2 else 1))
+    if columns > 3:
+        return mean
+    return f"{mean}{interval}" + (f", n = {row.number}" if columns <= 2 else "")
+
+
+def _decimals(row: _Row, digits: int) -> int:
+    """Decimals that show ``digits`` digits beyond the first of a row's largest number."""
     largest = max(abs(value) for value in (row.mean, *(row.ends or ())))
-    digits = 2 if panel.log and columns <= 2 else 1
-    decimals = max(0, digits - math.floor(math.log10(largest))) if largest > 0 else 0
+    return max(0, digits - math.floor(math.log10(largest))) if largest > 0 else 0
+
+
+def _numbers(row: _Row, decimals: int) -> tuple[str, str]:
+    """Writes a mean, and its interval in brackets."""
     # Adding 0 takes the sign off a zero.
     values = (round(value, decimals) + 0.0 for value in (row.mean, *(row.ends or ())))
     mean, *ends = (f"{value:,.{decimals}f}".replace("-", "−") for value in values)
-    if columns > 3:
-        return mean
-    interval = f" [{', '.join(ends)}]" if ends else ""
-    return f"{mean}{interval}" + (f", n = {row.number}" if columns <= 2 else "")
+    return mean, f" [{', '.join(ends)}]" if ends else ""
+
+
+def _lines(title: str, names: Sequence[str], panel: _Panel, width: int) -> list[str]:
+    """Draws a panel in plain characters, at most ``width`` of them in a line."""
+    shown = {name: panel.rows[name] for name in names if name in panel.rows}
+    shown = {name: row for name, row in shown.items() if math.isfinite(row.mean)}
+    # As many decimals in all rows, so that they can be read down the column.
+    decimals = 2 if panel.log else min((_decimals(row, 2) for row in shown.values()), default=0)
+    texts = {name: "".join(_numbers(row, decimals)) for name, row in shown.items()}
+    texts = {name: text + " *" * shown[name].strong for name, text in texts.items()}
+    if panel.baseline is not None and panel.baseline in names:
+        texts[panel.baseline] = _BEST_MLP
+    left = min(max(map(len, names)), 24)
+    right = max((len(text) for text in texts.values()), default=1)
+    room = max(width - left - right - 4, _LEAST_PLOT)
+    reference = [] if panel.baseline is None else [panel.reference]
+    ends = [end for row in shown.values() for end in row.ends or ()]
+    scale = value_scale(
+        [*(row.mean for row in shown.values()), *reference], panel.log, ends, room // 9, 2.0
+    )
+
+    def column(value: float) -> int:
+        return round(scale.place(value) * (room - 1))
+
+    label = " ".join(panel.label.split()).replace("10⁻", "10^-")
+    lines = [title, f"{label}; further left is better" if reference else label]
+    for name in names:
+        marks = [" "] * room
+        for value in reference:
+            marks[column(value)] = "|"
+        if (row := shown.get(name)) is not None:
+            low, high = row.ends or (row.mean, row.mean)
+            inside = max(low, scale.low), min(high, scale.high)
+            for place in range(column(inside[0]), column(inside[1]) + 1):
+                marks[place] = "-"
+            if low < scale.low:
+                marks[0] = "<"
+            if high > scale.high:
+                marks[-1] = ">"
+            marks[column(row.mean)] = "o"
+        text = texts.get(name, "-")
+        head = name if len(name) <= left else f"{name[: left - 2]}.."
+        lines.append(f"{head:<{left}}  {''.join(marks)}  {text}".rstrip())
+    ruler, numbers = ["-"] * room, [" "] * room
+    for tick in scale.ticks:
+        ruler[column(tick)] = "+"
+        number = f"{tick:g}"
+        start = min(max(column(tick) - len(number) // 2, 0), room - len(number))
+        if all(mark == " " for mark in numbers[max(start - 1, 0) : start + len(number) + 1]):
+            numbers[start : start + len(number)] = number
+    margin = " " * (left + 2)
+    lines += [margin + "".join(ruler), (margin + "".join(numbers)).rstrip()]
+    if any(row.strong for row in shown.values()):
+        lines.append("* p below 0.05 after Holm's correction over data sets")
+    plain = str.maketrans("−’⁰¹²³⁴⁵⁶⁷⁸⁹", "-'0123456789")
+    return [line.translate(plain) for line in lines]

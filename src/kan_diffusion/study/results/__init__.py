@@ -6,11 +6,12 @@ and the documentation show these words.
 """
 
 from kan_diffusion.study.results.rows import Results, Setting, read_results
-from kan_diffusion.study.results.verdicts import Comparison, Verdict, compare, decide
-from kan_diffusion.study.results.wording import say
+from kan_diffusion.study.results.verdicts import Comparison, Lead, Verdict, compare, decide
+from kan_diffusion.study.results.wording import say, say_lead
 
 __all__ = [
     "Comparison",
+    "Lead",
     "Results",
     "Setting",
     "Verdict",
@@ -18,4 +19,5 @@ __all__ = [
     "decide",
     "read_results",
     "say",
+    "say_lead",
 ]

@@ -17,6 +17,9 @@ many each was chosen from: among models that are all alike, ten seeds have one s
 cancels, but in 12 % of the best of 8 with a lone opponent. One of the two is called better only if
 the p-value, corrected by Holm's method over the data sets at that budget, is below 0.05 and the 95
 % interval leaves out 0.
+
+Several data sets of one budget are summed up by a *lead*: on how many of those with an exact oracle
+a model, or the best KAN of each, has less excess than the best MLP, and the median of the ratios.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from kan_diffusion.study.results.rows import Judged, Results, Setting
 from kan_diffusion.study.results.statistics import (
@@ -34,11 +39,22 @@ from kan_diffusion.study.results.statistics import (
     Interval,
     bootstrap_interval,
     holm,
+    median_ratio,
     paired_permutation_p,
     smallest_permutation_p,
 )
 
-__all__ = ["Comparison", "Decision", "Outcome", "Verdict", "compare", "decide"]
+__all__ = [
+    "Comparison",
+    "Decision",
+    "Lead",
+    "Outcome",
+    "Verdict",
+    "compare",
+    "correct",
+    "decide",
+    "lead",
+]
 
 Outcome = Literal["KAN better", "MLP better", "not distinguishable", "undecided"]
 """``undecided``: fewer than two paired seeds, or a kind without a model that has half of them."""
@@ -132,6 +148,36 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Lead:
+    """The excess of a model against that of the best MLP, over the data sets of one budget.
+
+    Attributes:
+        model: The model; None for the best KAN of each data set.
+        comparisons: Its comparisons, one for each data set with an exact oracle.
+        ratio: Median of their ratios as ``mean``, with its 95 % bootstrap interval over seeds.
+    """
+
+    model: str | None
+    comparisons: tuple[Comparison, ...]
+    ratio: Interval
+
+    @property
+    def ahead(self) -> list[str]:
+        """The data sets on which its mean is the lower one."""
+        return [c.setting.data for c in self.comparisons if c.ratio < 1]
+
+    @property
+    def better(self) -> list[str]:
+        """The data sets on which it is called better."""
+        return [c.setting.data for c in self.comparisons if c.winner == c.model]
+
+    @property
+    def worse(self) -> list[str]:
+        """The data sets on which the best MLP is called better."""
+        return [c.setting.data for c in self.comparisons if c.winner == c.baseline]
+
+
+@dataclass(frozen=True)
 class Decision:
     """Everything a study concludes.
 
@@ -141,10 +187,13 @@ class Decision:
             judged measure. Holm's correction is over the data sets at one budget on which the same
             model is compared; it does not cover the number of models, so these are to be looked at,
             and the verdicts are what to conclude from.
+        leads: Of each budget with two data sets or more whose oracle is exact, that of the best
+            KANs, then those of the models that are no MLPs and were compared on all of them.
     """
 
     verdicts: dict[str, Verdict]
     comparisons: list[Comparison]
+    leads: list[Lead]
 
     def of_setting(self, label: str) -> dict[str, Comparison]:
         """The comparisons of one setting, by model."""
@@ -223,8 +272,10 @@ def _comparable(results: Results, setting: Setting) -> list[str]:
     return [name for name in models if name in largest]
 
 
-def compare(results: Results, setting: Setting, measure: str | None = None) -> list[Comparison]:
-    """Compares every comparable model of a setting with the best MLP there, paired by seed.
+def compare(
+    results: Results, setting: Setting, measure: str | None = None, baseline: str | None = None
+) -> list[Comparison]:
+    """Compares every comparable model of a setting with one of them, paired by seed.
 
     The best MLP is that of the judged measure, whatever the measure compared. Models without a seed
     in common with it are included, with NaN; where no MLP has half of the seeds there is nothing.
@@ -233,13 +284,14 @@ def compare(results: Results, setting: Setting, measure: str | None = None) -> l
         results: The study.
         setting: One of its settings.
         measure: A column that measures a denoiser, such as ``"energy"``; the judged one when None.
+        baseline: Name of the model that the others are compared with; the best MLP when None.
 
     Returns:
-        A comparison for each model but that MLP, in the order of the rows. P-values are not
+        A comparison for each model but that one, in the order of the rows. P-values are not
         corrected.
     """
     context = _Field.of(results, setting)
-    baseline = context.best("mlp")
+    baseline = baseline or context.best("mlp")
     if baseline is None:
         return []
     others = (name for name in context.models if name != baseline)
@@ -259,13 +311,51 @@ def decide(results: Results) -> Decision:
     fields = [_Field.of(results, setting) for setting in results.settings()]
     comparisons = [c for field in fields for c in compare(results, field.setting)]
     verdicts = [_verdict(field, comparisons) for field in fields]
-    p_holm = _holm_by_group(
-        [c.p_value for c in comparisons], [(c.setting.budgeted, c.model) for c in comparisons]
-    )
+    verdicts, comparisons = _corrected(verdicts), correct(comparisons)
     return Decision(
-        {verdict.setting.label: verdict for verdict in _corrected(verdicts)},
-        [replace(c, p_holm=p) for c, p in zip(comparisons, p_holm, strict=True)],
+        {verdict.setting.label: verdict for verdict in verdicts},
+        comparisons,
+        _leads(results, verdicts, comparisons),
     )
+
+
+def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Corrects p-values over the settings at one budget in which the same models are compared."""
+    groups = [(c.setting.budgeted, c.model) for c in comparisons]
+    p_holm = _holm_by_group([c.p_value for c in comparisons], groups)
+    return [replace(c, p_holm=p) for c, p in zip(comparisons, p_holm, strict=True)]
+
+
+def lead(results: Results, model: str | None, comparisons: Sequence[Comparison]) -> Lead:
+    """Sums comparisons of positive measures up, one for each data set."""
+    pairs = [_pairs(results, comparison) for comparison in comparisons]
+    return Lead(model, tuple(comparisons), median_ratio(pairs))
+
+
+def _leads(
+    results: Results, verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]
+) -> list[Lead]:
+    """Sums up the excesses at each budget."""
+    kinds = results.models()
+    best = [v.difference for v in verdicts if v.outcome and v.difference and not v.lacking]
+    found: dict[Hashable, dict[str | None, list[Comparison]]] = {}
+    for model, compared in [(None, best), *((name, comparisons) for name in kinds)]:
+        for c in compared:
+            of_it = model is None or (c.model == model and kinds[model] != "mlp")
+            if of_it and c.measure == "excess" and math.isfinite(c.ratio):
+                found.setdefault(c.setting.budgeted, {}).setdefault(model, []).append(c)
+    return [
+        lead(results, model, own)
+        for of_budget in found.values()
+        for model, own in of_budget.items()
+        if len(own) > 1 and len(own) == max(map(len, of_budget.values()))
+    ]
+
+
+def _pairs(results: Results, comparison: Comparison) -> NDArray[np.float64]:
+    """The values behind a comparison, shape (seeds, 2)."""
+    values = results.values(comparison.setting.label, comparison.measure)
+    return values[[comparison.model, comparison.baseline]].dropna().to_numpy(np.float64)
 
 
 def _verdict(field: _Field, comparisons: Sequence[Comparison]) -> Verdict:

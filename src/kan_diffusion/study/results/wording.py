@@ -11,9 +11,9 @@ from collections.abc import Hashable, Sequence
 
 from kan_diffusion.study.results.rows import MEASURES
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
-from kan_diffusion.study.results.verdicts import Comparison, Decision, Outcome, Verdict
+from kan_diffusion.study.results.verdicts import Comparison, Decision, Lead, Outcome, Verdict
 
-__all__ = ["listed", "overall", "say", "sentences"]
+__all__ = ["listed", "overall", "say", "say_lead", "sentences"]
 
 _KINDS = {"kan": "KAN", "mlp": "MLP"}
 _ENDINGS: dict[Outcome, str] = {
@@ -51,7 +51,35 @@ def overall(decision: Decision) -> str:
         if verdict.outcome is not None:
             group = groups.setdefault(verdict.setting.budgeted, [])
             group.append((verdict, verdict.outcome))
-    return " ".join(_of_budget(group) for group in groups.values())
+    leads: dict[Hashable, Lead] = {
+        lead.comparisons[0].setting.budgeted: lead for lead in decision.leads if not lead.model
+    }
+    return " ".join(_of_budget(group, leads.get(key)) for key, group in groups.items())
+
+
+def say_lead(lead: Lead) -> str:
+    """Says how far a model is ahead of the best MLPs over the data sets of a budget."""
+    amount = lead.comparisons[0].setting.amount
+    side = "the best KAN" if lead.model is None else lead.model
+    ratios = [comparison.ratio for comparison in lead.comparisons]
+    text = (
+        f"{f'At {amount} ' if amount else ''}{side} has less excess than the best MLP on "
+        f"{len(lead.ahead)} of {len(ratios)} data sets. It is called better on "
+        f"{_counted(lead.better)} and worse on {_counted(lead.worse)}. "
+    )
+    return text[:1].upper() + text[1:] + f"The ratio is {_median(lead)}."
+
+
+def _median(lead: Lead) -> str:
+    """The median of a lead's ratios with its interval."""
+    low, high = lead.ratio.low, lead.ratio.high
+    middle, *ends = _fixed([lead.ratio.mean, low or 0.0, high or 0.0], 0.01)
+    interval = f" [{', '.join(ends)}]" if low is not None else ""
+    return f"{middle}{interval} in the median"
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names)})" if names else "none"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -107,7 +135,7 @@ def _ranking(verdict: Verdict) -> str:
     return f"{text}. There is {why}, so no verdict.{tail}"
 
 
-def _of_budget(verdicts: Sequence[tuple[Verdict, Outcome]]) -> str:
+def _of_budget(verdicts: Sequence[tuple[Verdict, Outcome]], lead: Lead | None) -> str:
     """The verdicts of all settings of one budget, one or more, in one sentence."""
     amount = verdicts[0][0].setting.amount
     where = f" at {amount}" if amount else ""
@@ -117,10 +145,7 @@ def _of_budget(verdicts: Sequence[tuple[Verdict, Outcome]]) -> str:
     datas: dict[Outcome, list[str]] = {outcome: [] for outcome in _ENDINGS}
     for verdict, outcome in verdicts:
         datas[outcome].append(verdict.setting.data)
-    kan, mlp = (
-        f"{len(names)} ({', '.join(names)})" if names else "none"
-        for names in (datas["KAN better"], datas["MLP better"])
-    )
+    kan, mlp = _counted(datas["KAN better"]), _counted(datas["MLP better"])
     text = (
         f"Of {len(verdicts)} data sets{where} the best KAN is better on {kan}, "
         f"the best MLP on {mlp}"
@@ -130,6 +155,8 @@ def _of_budget(verdicts: Sequence[tuple[Verdict, Outcome]]) -> str:
         text += f"; on {level} they are not distinguishable"
     if undecided:
         text += f"; {undecided} {'is' if undecided == 1 else 'are'} undecided"
+    if lead is not None:
+        text += f"; the ratio of their excesses is {_median(lead)}"
     return text + "."
 
 
