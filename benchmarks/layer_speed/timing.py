@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from baselines import CONTENDERS, Case, Contender, own_network
+from baselines import CONTENDERS, FAMILY_CONTENDERS, Case, Contender, own_network
 from layer_speed.plan import BLOCK_SECONDS, LEAST_REPEATS, LONG_STEP, Pace, Task
 from layer_speed.steps import TrainingStep, plain_reason, require_affordable
 
@@ -142,7 +142,9 @@ def _reference(entry: _Entry, entries: Sequence[_Entry], part: str) -> _Entry | 
             if other.contender.name == entry.contender.name:
                 return other
         else:
-            ours = own_network(entry.contender.name) if part == "kernels" else "ours"
+            ours = {"timing": "ours", "families": FAMILY_CONTENDERS[0].name}.get(
+                part, own_network(entry.contender.name)
+            )
             if other.contender.name == ours and other.case == entry.case:
                 return other
     return None

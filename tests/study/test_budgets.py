@@ -90,7 +90,6 @@ def test_budgets_may_be_for_some_data_and_models_only() -> None:
     ("changes", "message"),
     [
         ({}, "model 'KAN' needs either params or hidden widths, or a budget with a size"),
-        ({"budgets": [{"match": "time", "amount": 3}]}, "'KAN' needs either params"),
         (
             {
                 "budgets": [{"amount": 600}],

@@ -79,7 +79,9 @@ def test_a_models_training_time_may_be_the_budget(monkeypatch: pytest.MonkeyPatc
     (budget,) = study_for("moons", match="time", budget="mlp:8-8", families=["mlp"]).budgets
     assert budget.match == "time"
     assert budget.amount == 0.002 * TrainingConfig().steps
-    assert budget.params == 2300
+    assert budget.params is None  # the size is free
+    (sized,) = study_for("moons", 2300, match="time", budget="6", families=["mlp"]).budgets
+    assert (sized.amount, sized.params) == (6, 2300)
 
 
 @pytest.mark.parametrize(

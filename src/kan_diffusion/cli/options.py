@@ -89,7 +89,12 @@ Families = Annotated[
 ]
 Params = Annotated[
     int | None,
-    typer.Option(min=1, max=MOST_PARAMETERS, help="Parameters of each model.", show_default="2300"),
+    typer.Option(
+        min=1,
+        max=MOST_PARAMETERS,
+        help="Parameters of each model.",
+        show_default="2300; with --match time those that serve it best",
+    ),
 ]
 Processes = Annotated[
     str | None,

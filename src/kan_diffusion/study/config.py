@@ -366,8 +366,9 @@ class StudyConfig(Settings):
                 require_known(f"model in a budget of {budget.match}", name, models)
         for model in self.models:
             theirs = [b for b in self.budgets if model.name in (b.models or models)]
-            for given in [b.size for b in theirs] if self.budgets else [{}]:
-                if not model.size and not given:
+            given_by = [(b.size, b.match == "time") for b in theirs]
+            for given, free in given_by if self.budgets else [({}, False)]:
+                if not model.size and not given and not free:
                     raise KanDiffusionError(
                         f"model '{model.name}' needs either params or hidden widths, or a budget "
                         "with a size"

@@ -87,6 +87,8 @@ class FusedFunction:
         settings: The other arguments of the kernel, declared likewise.
         num_gradients: How many of the operands, the first ones, the kernel has gradients for.
         output_shape: Shape of the output, given the operands.
+        may_leave_x: Whether the kernel's ``backward`` takes, last, if the gradient of the first
+            operand is wanted.
     """
 
     def __init__(
@@ -97,8 +99,10 @@ class FusedFunction:
         settings: str,
         num_gradients: int,
         output_shape: Callable[..., tuple[int, ...]],
+        may_leave_x: bool = False,
     ) -> None:
         self.module = module
+        self.may_leave_x = may_leave_x
         self.num_gradients = num_gradients
         num_operands = operands.count("Tensor ")
         returned = ", ".join(["Tensor"] * num_gradients)
@@ -242,7 +246,10 @@ class _Fused(torch.autograd.Function):
         for step, x in zip(reversed(steps), reversed(inputs), strict=True):
             own = operands[end - len(step.operands) : end]
             kernel = _require_kernel(step.function.module)
-            grad, *found = kernel.backward(grad, x, *own, *step.settings)
+            settings = step.settings
+            if step.function.may_leave_x:
+                settings = *settings, x is not inputs[0] or ctx.needs_input_grad[1]
+            grad, *found = kernel.backward(grad, x, *own, *settings)
             gradients = [*found, *[None] * (len(own) - len(found)), *gradients]
             end -= len(own)
         return None, grad, *gradients
