@@ -36,11 +36,12 @@ from kan_diffusion.study.budgets import SIZES, Budget, Calibration
 from kan_diffusion.study.calibration import CALIBRATION, estimate_seconds, read_calibration
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
-from kan_diffusion.study.folder import Row, TrialResult
+from kan_diffusion.study.folder import Row
 from kan_diffusion.study.planning import (
     CHOSEN_SIZES,
     StudyPlan,
     finished_trial,
+    kept_rows,
     plan_study,
     run_plan,
 )
@@ -105,6 +106,8 @@ def rehearse(
     executor: Executor,
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
+    *,
+    keep_rows: bool = False,
 ) -> StudyConfig:
     """Settles the sizes and the seconds a step of a study's budgets of time.
 
@@ -114,6 +117,8 @@ def rehearse(
         executor: Executor of the rehearsals.
         on_plan: Told the rehearsals before they are run, with an estimate of their time.
         on_event: Told the news of each rehearsal.
+        keep_rows: Whether to write the rows of finished rehearsals as they come, and to train none
+            again whose row was written.
 
     Returns:
         The study, in which every budget of time has a size for each model that has none.
@@ -131,15 +136,18 @@ def rehearse(
         return settled
     place = folder / _REHEARSALS
     study = unreported(config, _ladder(config))
-    plan = plan_study(study, place, executor.workers)
+    kept = kept_rows(place) if keep_rows else {}
+    plan = plan_study(study, place, executor.workers, kept=kept)
     if on_plan is not None:
         on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, executor.workers)))
-    failures = run_plan(plan, place, executor, on_event)
-    found = {trial.id: finished_trial(place, trial, verify=True) for trial in plan.trials}
-    results = {key: result for key, result in found.items() if result is not None}
-    chosen = _best(config, plan.trials, results, failures)
+    failures = run_plan(plan, place, executor, on_event, keep_rows=keep_rows)
+    rows = kept_rows(place) if keep_rows else {}
+    for trial in plan.trials:
+        if trial.id not in rows and (result := finished_trial(place, trial, verify=True)):
+            rows[trial.id] = result.row
+    chosen = _best(config, plan.trials, rows, failures)
     settled = _sized(config, chosen)
-    paces = {**read_calibration(place), **_paces(results.values())}
+    paces = {**read_calibration(place), **_paces(plan.trials, rows)}
     reported = {trial.workload for trial in _timed(settled)}
     if chosen:
         write_json(path, chosen)
@@ -220,14 +228,10 @@ def _ladder(config: StudyConfig) -> list[Budget]:
 def _best(
     config: StudyConfig,
     trials: Sequence[TrialConfig],
-    results: Mapping[str, TrialResult],
+    rows: Mapping[str, Row],
     failures: Mapping[str, str],
 ) -> dict[str, int]:
     """The size that served best, by budget, data set and model in words."""
-
-    def row_of(trial: TrialConfig) -> Row | None:
-        return results[trial.id].row if trial.id in results else None
-
     chosen = {}
     for budget, data, model in _free(config):
         values, reason = {}, None
@@ -239,7 +243,7 @@ def _best(
                 and trial.model.params == size
             ]
             if theirs:
-                value, why = mean_log(theirs, row_of, failures)
+                value, why = mean_log(theirs, lambda trial: rows.get(trial.id), failures)
                 reason = why or reason
                 if value is not None:
                     values[size] = value
@@ -252,13 +256,14 @@ def _best(
     return chosen
 
 
-def _paces(results: Iterable[TrialResult]) -> Calibration:
+def _paces(trials: Iterable[TrialConfig], rows: Mapping[str, Row]) -> Calibration:
     """Processor seconds a step of whole trials, by workload."""
     paces: dict[str, list[float]] = {}
-    for result in results:
-        if result.row["error"] is None:
-            seconds, steps = result.row["train_cpu_seconds"], result.row["steps"]
+    for trial in trials:
+        row = rows.get(trial.id)
+        if row is not None and row["error"] is None:
+            seconds, steps = row["train_cpu_seconds"], row["steps"]
             assert isinstance(seconds, (int, float))
             assert isinstance(steps, (int, float))
-            paces.setdefault(result.config.workload, []).append(seconds / steps)
+            paces.setdefault(trial.workload, []).append(seconds / steps)
     return {workload: float(np.mean(each)) for workload, each in paces.items()}
