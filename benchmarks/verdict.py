@@ -27,6 +27,7 @@ from kan_diffusion.files import write_bytes, write_text
 from kan_diffusion.report import ReportContents, charts
 from kan_diffusion.report.images import figure_png
 from kan_diffusion.report.tables import format_half_width, format_interval, format_number, format_p
+from kan_diffusion.study.budgets import SIZES
 from kan_diffusion.study.calibration import estimate_seconds
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_preset
 from kan_diffusion.study.executors import Executor, default_workers, open_executor
@@ -145,6 +146,18 @@ def plan_table(parts: Sequence[Part], results: Path, workers: int) -> str:
             first = own[0]
             amount = Setting(first.data.name, first.match, first.budget).amount
             hours = times * _seconds(own, workers) / 3600
+            if first.match == "time":
+                pairs = {(_data(trial), _model(trial)) for trial in own}
+                tried = len(SIZES) * len(pairs)
+                seconds = tried * (first.budget or 0.0) / workers
+                lines.append(
+                    (
+                        "search for sizes", amount, str(len({data for data, _ in pairs})),
+                        str(len({model for _, model in pairs})), f"{len(SIZES)} sizes", str(tried),
+                        f"{seconds / 3600:.2f}",
+                    )
+                )  # fmt: skip
+                whole, all_trials = whole + seconds / 3600, all_trials + tried
             whole, all_trials = whole + hours, all_trials + times * len(own)
             counts = [len({key(t) for t in own}) for key in (_data, _model)]
             seeds = (
@@ -379,10 +392,14 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
             if (folder / "tuning.json").exists():
                 text += f"\n## Found by the {part.title}\n\n{_searched(folder)}"
             continue
-        if not (folder / "results.parquet").exists():
+        if not (folder / "results.json").exists():
             continue
         found = read_results(folder)
         text += f"\n## {part.title[:1].upper()}{part.title[1:]}\n"
+        missing = int((found.rows["error"] == "not run").sum())
+        if missing:
+            done = len(found.rows) - missing
+            text += f"\nSo far {done:,} of {len(found.rows):,} trials are finished.\n"
         if part.name.startswith("ablation"):
             text += f"\n{_ablation(found)}"
             continue
@@ -390,7 +407,7 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
         leads = {
             own.comparisons[0].setting.match: own for own in decision.leads if own.model == name
         }
-        if not first and "params" in leads:
+        if not (first or missing) and "params" in leads:
             first = f"{judge_target(leads['params'])} {say_lead(leads['params'])}\n"
             if "time" in leads:
                 first += f"{judge_time(leads['time'])}\n"
@@ -398,7 +415,7 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
         for settings in _budgets(found):
             text += _of_budget(found, settings, figures, page) + _samples(found, settings)
     if not first:
-        first = "Nothing is finished yet.\n"
+        first = "Not finished yet.\n"
     _fill(page, _FOUND, f"\n{first}{text}\n")
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -99,6 +100,19 @@ def test_what_has_a_size_keeps_it(tmp_path: Path, executor: Executor) -> None:
     plain = _study(models=models[1:], budgets=[{"amount": 700}])
     assert rehearse(plain, tmp_path / "plain", executor) == plain
     assert not (tmp_path / "plain").exists()
+
+
+def test_rehearsals_are_settled_again_from_their_rows_alone(
+    tmp_path: Path, executor: Executor
+) -> None:
+    settled = rehearse(_study(), tmp_path, executor, keep_rows=True)
+    # A rehearsal that was not over has no sizes yet, and a clone of it no trials.
+    shutil.rmtree(tmp_path / "rehearsals" / "trials")
+    (tmp_path / CHOSEN_SIZES).unlink()
+    events: list[TrialEvent] = []
+    again = rehearse(_study(), tmp_path, executor, on_event=events.append, keep_rows=True)
+    assert events == []
+    assert again == settled
 
 
 def test_rehearsals_that_settle_nothing_are_one_line(

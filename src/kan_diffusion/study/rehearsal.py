@@ -31,11 +31,12 @@ from kan_diffusion.study.budgets import SIZES, Budget
 from kan_diffusion.study.calibration import estimate_seconds
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
-from kan_diffusion.study.folder import Row, TrialResult
+from kan_diffusion.study.folder import Row
 from kan_diffusion.study.planning import (
     CHOSEN_SIZES,
     StudyPlan,
     finished_trial,
+    kept_rows,
     plan_study,
     run_plan,
 )
@@ -100,6 +101,8 @@ def rehearse(
     executor: Executor,
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
+    *,
+    keep_rows: bool = False,
 ) -> StudyConfig:
     """Settles the sizes that a study's budgets of time leave free.
 
@@ -109,6 +112,8 @@ def rehearse(
         executor: Executor of the rehearsals.
         on_plan: Told the rehearsals before they are run, with an estimate of their time.
         on_event: Told the news of each rehearsal.
+        keep_rows: Whether to write the rows of finished rehearsals as they come, and to train none
+            again whose row was written.
 
     Returns:
         The study, in which every budget of time has a size for each model that has none.
@@ -125,13 +130,17 @@ def rehearse(
     if not any(_free(settled)):
         return settled
     place = folder / _REHEARSALS
-    plan = plan_study(unreported(config, _ladder(settled)), place, executor.workers)
+    kept = kept_rows(place) if keep_rows else {}
+    study = unreported(config, _ladder(settled))
+    plan = plan_study(study, place, executor.workers, kept=kept)
     if on_plan is not None:
         on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, executor.workers)))
-    failures = run_plan(plan, place, executor, on_event)
-    found = {trial.id: finished_trial(place, trial, verify=True) for trial in plan.trials}
-    results = {key: result for key, result in found.items() if result is not None}
-    chosen |= _best(settled, plan.trials, results, failures)
+    failures = run_plan(plan, place, executor, on_event, keep_rows=keep_rows)
+    rows = kept_rows(place) if keep_rows else {}
+    for trial in plan.trials:
+        if trial.id not in rows and (result := finished_trial(place, trial, verify=True)):
+            rows[trial.id] = result.row
+    chosen |= _best(settled, plan.trials, rows, failures)
     write_json(path, chosen)  # a second driver has rehearsed the very same trials
     return _sized(config, chosen)
 
@@ -200,14 +209,10 @@ def _ladder(config: StudyConfig) -> list[Budget]:
 def _best(
     config: StudyConfig,
     trials: Sequence[TrialConfig],
-    results: Mapping[str, TrialResult],
+    rows: Mapping[str, Row],
     failures: Mapping[str, str],
 ) -> dict[str, int]:
     """The size that served best, by budget, data set and model in words."""
-
-    def row_of(trial: TrialConfig) -> Row | None:
-        return results[trial.id].row if trial.id in results else None
-
     chosen = {}
     for budget, data, model in _free(config):
         values, reason = {}, None
@@ -219,7 +224,7 @@ def _best(
                 and trial.model.params == size
             ]
             if theirs:
-                value, why = mean_log(theirs, row_of, failures)
+                value, why = mean_log(theirs, lambda trial: rows.get(trial.id), failures)
                 reason = why or reason
                 if value is not None:
                     values[size] = value

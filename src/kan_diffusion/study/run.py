@@ -176,7 +176,7 @@ def run_study(
         free = any(not budget.size for budget in config.budgets)
         if free and not (folder / STUDY).exists():  # shows whose folder rehearsals are in
             write_text(folder / STUDY, config.to_yaml())
-        config = rehearse(config, folder, runner, on_plan, on_event)
+        config = rehearse(config, folder, runner, on_plan, on_event, keep_rows=keep_rows)
         kept = kept_rows(folder) if keep_rows else {}
         plan = plan_study(config, folder, runner.workers, verify=verify, kept=kept)
         write_text(folder / STUDY, config.to_yaml())
