@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from itertools import pairwise
@@ -9,37 +10,33 @@ import pytest
 
 from helpers import refused
 from kan_diffusion.errors import RunFolderError
-from kan_diffusion.study import calibration, rehearsal
+from kan_diffusion.study import rehearsal
 from kan_diffusion.study.budgets import SIZES, Budget
-from kan_diffusion.study.calibration import read_calibration
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import TrialResult, load_trial
-from kan_diffusion.study.planning import StudyPlan
-from kan_diffusion.study.rehearsal import CHOSEN_SIZES, rehearse
+from kan_diffusion.study.planning import CHOSEN_SIZES, StudyPlan
+from kan_diffusion.study.rehearsal import rehearse
 from kan_diffusion.study.run import load_study, run_study
 from tiny import tiny_study
 
 SMALL, LARGE = 600, 900
-GUESS = 5e-4
+BUDGET = {"match": "time", "amount": 0.1}
 
 
 @pytest.fixture(autouse=True)
-def _two_sizes_and_a_first_guess(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One size that nothing has and two more, and a guess for the timing before rehearsals."""
+def _two_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One size that nothing has and two more."""
     monkeypatch.setattr(rehearsal, "SIZES", (3, SMALL, LARGE))
-    monkeypatch.setattr(
-        calibration, "calibrate", lambda trials, workers: {t.workload: GUESS for t in trials}
-    )
 
 
 def _study(**changes: object) -> StudyConfig:
-    """Two models of free size, with the time that 60 steps are guessed to take."""
+    """Two models of free size with a tenth of a second."""
     return tiny_study(
         **{
             "data": [{"toy": "moons", "num_points": 200}],
             "models": [{"family": "kan"}, {"family": "mlp"}],
-            "budgets": [{"match": "time", "amount": 60 * GUESS}],
+            "budgets": [BUDGET],
             **changes,
         }
     ).pinned()
@@ -50,27 +47,22 @@ def _rehearsals(folder: Path) -> list[TrialResult]:
     return [trial for trial in found if trial is not None]
 
 
-def test_each_model_keeps_the_size_that_served_it_best_and_the_pace_of_its_rehearsal(
-    tmp_path: Path, executor: Executor
-) -> None:
+def test_each_model_keeps_the_size_that_served_it_best(tmp_path: Path, executor: Executor) -> None:
     results = run_study(_study(seeds=2), tmp_path, executor=executor)
     rehearsals = _rehearsals(tmp_path)
     places: dict[tuple[str, str], list[TrialResult]] = {}
     for trial in rehearsals:
         assert trial.config.study_seed == 1_000_000  # of no reported trial
-        assert trial.config.training.steps == 60
         places.setdefault((trial.config.data.name, trial.config.model.name), []).append(trial)
     assert len(places) == 2
     for (data, model), tried in places.items():
         assert {trial.config.model.params for trial in tried} == {SMALL, LARGE}
         best = min(tried, key=lambda trial: trial.row["excess"])
-        pace = best.row["train_cpu_seconds"] / best.row["steps"]
         reported = [t for t in results.trials if (t.row["data"], t.row["name"]) == (data, model)]
         assert len(reported) == 2
         for trial in reported:
             assert trial.config.model.params == best.config.model.params
             assert trial.row["parameters"] == best.row["parameters"]
-            assert trial.row["steps"] == max(1, round(60 * GUESS / pace))
             assert trial.config.study_seed == 0
     again = load_study(tmp_path)
     assert [trial.config for trial in again.trials] == [trial.config for trial in results.trials]
@@ -84,7 +76,6 @@ def test_each_model_keeps_the_size_that_served_it_best_and_the_pace_of_its_rehea
     assert [len(plan.to_run) for plan in plans] == [0]
 
     # One more model is rehearsed alone; the others stay as they were.
-    before = read_calibration(tmp_path)
     deep = {"family": "mlp", "name": "deep", "depth": 7}
     more = _study(seeds=2, models=[{"family": "kan"}, {"family": "mlp"}, deep])
     settled = rehearse(more, tmp_path, executor, **told)
@@ -92,28 +83,20 @@ def test_each_model_keeps_the_size_that_served_it_best_and_the_pace_of_its_rehea
         trial.config.id for trial in _rehearsals(tmp_path) if trial.config.model.name == "deep"
     }
     assert events
-    after = read_calibration(tmp_path)
-    assert {key: after[key] for key in before} == before
-    assert len(after) == 3
-    assert {trial.id for trial in settled.trials(after)} >= {t.config.id for t in results.trials}
+    assert {trial.id for trial in settled.trials()} >= {t.config.id for t in results.trials}
+    assert len(json.loads((tmp_path / CHOSEN_SIZES).read_text())) == 3
 
 
-def test_what_has_a_size_keeps_it_and_is_rehearsed_for_its_pace_alone(
-    tmp_path: Path, executor: Executor
-) -> None:
-    budget = {"match": "time", "amount": 60 * GUESS}
+def test_what_has_a_size_keeps_it(tmp_path: Path, executor: Executor) -> None:
     models = [{"family": "mlp", "params": 700}, {"family": "mlp", "name": "free"}]
-    settled = rehearse(_study(models=models, budgets=[budget]), tmp_path, executor)
-    first, second = settled.trials(read_calibration(tmp_path))
+    settled = rehearse(_study(models=models, budgets=[BUDGET]), tmp_path, executor)
+    first, second = settled.trials()
     assert (first.model.params, second.model.params in (SMALL, LARGE)) == (700, True)
-    assert len(_rehearsals(tmp_path)) == 3
-    for trial in (first, second):
-        assert trial.training.steps != 40
-    given = [{**budget, "params": 700}, {"amount": 700}]
+    assert {trial.config.model.name for trial in _rehearsals(tmp_path)} == {"free"}
+    given = [{**BUDGET, "params": 700}, {"amount": 700}]
     sized = _study(models=models[1:], budgets=given)
     assert rehearse(sized, tmp_path / "given", executor) == sized
-    assert len(_rehearsals(tmp_path / "given")) == 1
-    assert not (tmp_path / "given" / CHOSEN_SIZES).exists()
+    assert not (tmp_path / "given").exists()
     plain = _study(models=models[1:], budgets=[{"amount": 700}])
     assert rehearse(plain, tmp_path / "plain", executor) == plain
     assert not (tmp_path / "plain").exists()
@@ -123,16 +106,13 @@ def test_rehearsals_are_settled_again_from_their_rows_alone(
     tmp_path: Path, executor: Executor
 ) -> None:
     settled = rehearse(_study(), tmp_path, executor, keep_rows=True)
-    paces = read_calibration(tmp_path)
     # A rehearsal that was not over has no sizes yet, and a clone of it no trials.
     shutil.rmtree(tmp_path / "rehearsals" / "trials")
-    for name in (CHOSEN_SIZES, calibration.CALIBRATION):
-        (tmp_path / name).unlink()
+    (tmp_path / CHOSEN_SIZES).unlink()
     events: list[TrialEvent] = []
     again = rehearse(_study(), tmp_path, executor, on_event=events.append, keep_rows=True)
     assert events == []
     assert again == settled
-    assert read_calibration(tmp_path) == paces
 
 
 def test_rehearsals_that_settle_nothing_are_one_line(

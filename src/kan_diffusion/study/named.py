@@ -26,7 +26,7 @@ from kan_diffusion.denoisers.registry import FAMILIES, build_denoiser, get_famil
 from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match
-from kan_diffusion.study.calibration import calibrate
+from kan_diffusion.study.calibration import step_seconds
 from kan_diffusion.study.config import (
     EvaluationConfig,
     ModelConfig,
@@ -108,8 +108,7 @@ def _amount_of_model(match: Match, family: str, hidden: Sequence[float], data: D
         evaluation=EvaluationConfig(),
     )
     if match == "time":
-        (seconds,) = calibrate([trial], workers=1).values()
-        return round(seconds * trial.training.steps, 3)
+        return round(step_seconds(trial) * trial.training.steps, 3)
     denoiser = build(trial, load_dataset(data, 0, 0))
     return {
         "params": denoiser.num_trainable,

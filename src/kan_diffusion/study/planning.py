@@ -16,7 +16,6 @@ from pydantic import TypeAdapter
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import json_bytes, read_as, write_bytes, write_checksums
-from kan_diffusion.study.calibration import CALIBRATION, read_calibration, shared_calibration
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import Row, TrialResult, load_trial
@@ -112,8 +111,7 @@ def plan_study(
 
     Args:
         config: The study.
-        folder: Its run folder. The calibration of a budget of time is taken from it, or made and
-            kept there.
+        folder: Its run folder.
         workers: Number of trials that will run side by side.
         verify: Whether to refuse finished trials whose files have changed.
         kept: Rows of trials that count as finished without a folder, by trial id.
@@ -125,7 +123,7 @@ def plan_study(
     config = config.pinned()
     datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
     counts: dict[tuple[str, str], int] = {}
-    planned = config.trials(read_calibration(folder))
+    planned = config.trials()
     finished = frozenset(
         trial.id
         for trial in planned
@@ -139,10 +137,9 @@ def plan_study(
                 raise KanDiffusionError(
                     f"model '{trial.model.name}' on '{trial.data.name}': {error}"
                 ) from error
-    trials = config.trials(shared_calibration(config, folder, workers))
     return StudyPlan(
-        trials=tuple(trials),
-        parameters={t.id: counts[_sized(t)] for t in trials if t.id not in finished},
+        trials=tuple(planned),
+        parameters={t.id: counts[_sized(t)] for t in planned if t.id not in finished},
         finished=finished,
         workers=workers,
     )
@@ -196,5 +193,5 @@ def run_plan(
 
 def written_files(folder: Path) -> list[Path]:
     """The files of a study beside its trials."""
-    names = (STUDY, ENVIRONMENT, CALIBRATION, CHOSEN_SIZES, ROWS, TABLE)
+    names = (STUDY, ENVIRONMENT, CHOSEN_SIZES, ROWS, TABLE)
     return [folder / name for name in names if (folder / name).is_file()]

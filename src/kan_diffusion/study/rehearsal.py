@@ -1,4 +1,4 @@
-r"""Trainings on seeds that no reported trial uses, and the rehearsal of a budget of time.
+r"""Trainings on seeds that no reported trial uses, and the sizes that serve a budget of time best.
 
 A budget of S seconds is met by the size of a model and its number of steps together. Before a study
 each model whose size is free is trained for the budget at every size of a ladder, on each data set,
@@ -7,19 +7,14 @@ and keeps the size with the lowest
 .. math:: \frac1P \sum_{p=1}^{P} \log m_p,
 
 with :math:`m_p` the judged measure under the p-th process (the excess where the oracle is exact,
-else the held-out loss). The seconds c that a step of a rehearsal took give the number of steps of
-the reported trials, :math:`\operatorname{round}(S / c)`: whole trials, on the study's own workers
-and beside one another, tell what a few steps on a quiet machine do not. A model whose size is given
-is rehearsed at that one.
-
-Rehearsals are trials in a run folder of their own within the study's, ``rehearsals/``; what they
-settle is in its ``sizes.json`` and ``calibration.json``, and is not settled again.
+else the held-out loss). These rehearsals are trials in a run folder of their own within the
+study's, ``rehearsals/``; what they settle is in its ``sizes.json``, and is not settled again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -32,8 +27,8 @@ from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import read_as, write_json
 from kan_diffusion.limits import MOST_PARAMETERS
-from kan_diffusion.study.budgets import SIZES, Budget, Calibration
-from kan_diffusion.study.calibration import CALIBRATION, estimate_seconds, read_calibration
+from kan_diffusion.study.budgets import SIZES, Budget
+from kan_diffusion.study.calibration import estimate_seconds
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import Row
@@ -109,7 +104,7 @@ def rehearse(
     *,
     keep_rows: bool = False,
 ) -> StudyConfig:
-    """Settles the sizes and the seconds a step of a study's budgets of time.
+    """Settles the sizes that a study's budgets of time leave free.
 
     Args:
         config: The study, pinned.
@@ -127,16 +122,16 @@ def rehearse(
         DataError: A data set cannot be used.
         KanDiffusionError: A model fits no size, or no rehearsal of it gave a result.
     """
-    path, known = folder / CHOSEN_SIZES, read_calibration(folder)
+    path = folder / CHOSEN_SIZES
     chosen: dict[str, int] = {}
     if path.exists():
         chosen = read_as(_SIZES, path, "a file of sizes", "delete it to choose them again")
     settled = _sized(config, chosen)
-    if not (_unsettled(settled) or any(t.workload not in known for t in _timed(settled))):
+    if not any(_free(settled)):
         return settled
     place = folder / _REHEARSALS
-    study = unreported(config, _ladder(config))
     kept = kept_rows(place) if keep_rows else {}
+    study = unreported(config, _ladder(settled))
     plan = plan_study(study, place, executor.workers, kept=kept)
     if on_plan is not None:
         on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, executor.workers)))
@@ -145,23 +140,9 @@ def rehearse(
     for trial in plan.trials:
         if trial.id not in rows and (result := finished_trial(place, trial, verify=True)):
             rows[trial.id] = result.row
-    chosen = _best(config, plan.trials, rows, failures)
-    settled = _sized(config, chosen)
-    paces = {**read_calibration(place), **_paces(plan.trials, rows)}
-    reported = {trial.workload for trial in _timed(settled)}
-    if chosen:
-        write_json(path, chosen)
-    # A second driver has rehearsed the very same trials.
-    write_json(folder / CALIBRATION, {key: paces[key] for key in sorted(reported)} | known)
-    return settled
-
-
-def _timed(config: StudyConfig) -> list[TrialConfig]:
-    return [trial for trial in config.trials() if trial.match == "time"]
-
-
-def _unsettled(config: StudyConfig) -> bool:
-    return any(not trial.model.size for trial in _timed(config))
+    chosen |= _best(settled, plan.trials, rows, failures)
+    write_json(path, chosen)  # a second driver has rehearsed the very same trials
+    return _sized(config, chosen)
 
 
 def _free(config: StudyConfig) -> Iterator[tuple[Budget, str, str]]:
@@ -204,8 +185,8 @@ def _sized(config: StudyConfig, chosen: Mapping[str, int]) -> StudyConfig:
 
 
 def _ladder(config: StudyConfig) -> list[Budget]:
-    """The budgets of time with each size that a model without one can have."""
-    budgets = [rest for b in config.budgets if b.match == "time" for rest in _rest(config, b)]
+    """The free budgets with each size that the model can have."""
+    budgets: list[Budget] = []
     for budget, data, model in _free(config):
         tried = [_at(budget, data, model, size) for size in SIZES]
         dataset, reason, fitting = None, "", []
@@ -254,16 +235,3 @@ def _best(
             )
         chosen[_place(budget, data, model)] = min(values, key=lambda size: (values[size], size))
     return chosen
-
-
-def _paces(trials: Iterable[TrialConfig], rows: Mapping[str, Row]) -> Calibration:
-    """Processor seconds a step of whole trials, by workload."""
-    paces: dict[str, list[float]] = {}
-    for trial in trials:
-        row = rows.get(trial.id)
-        if row is not None and row["error"] is None:
-            seconds, steps = row["train_cpu_seconds"], row["steps"]
-            assert isinstance(seconds, (int, float))
-            assert isinstance(steps, (int, float))
-            paces.setdefault(trial.workload, []).append(seconds / steps)
-    return {workload: float(np.mean(each)) for workload, each in paces.items()}

@@ -32,7 +32,7 @@ from kan_diffusion.files import (
     write_parquet,
     write_text,
 )
-from kan_diffusion.study.calibration import estimate_seconds, read_calibration
+from kan_diffusion.study.calibration import estimate_seconds
 from kan_diffusion.study.config import StudyConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import Row, TrialResult, holds_run
@@ -173,8 +173,8 @@ def run_study(
     config = config.pinned()
     _require_folder(config, folder)
     with open_executor() if executor is None else nullcontext(executor) as runner:
-        timed = any(budget.match == "time" for budget in config.budgets)
-        if timed and not (folder / STUDY).exists():  # shows whose folder rehearsals are in
+        free = any(not budget.size for budget in config.budgets)
+        if free and not (folder / STUDY).exists():  # shows whose folder rehearsals are in
             write_text(folder / STUDY, config.to_yaml())
         config = rehearse(config, folder, runner, on_plan, on_event, keep_rows=keep_rows)
         kept = kept_rows(folder) if keep_rows else {}
@@ -201,7 +201,7 @@ def _gather(
     verify: bool,
     kept: Mapping[str, Row],
 ) -> StudyResults:
-    planned = config.trials(read_calibration(folder))
+    planned = config.trials()
     results = [finished_trial(folder, trial, verify) for trial in planned]
     rows: list[Row] = [
         result.row
