@@ -198,15 +198,13 @@ def _seconds(trials: Sequence[TrialConfig], workers: int) -> float:
 def judge_target(found: Lead) -> str:
     """Says which side wins at equal parameters, and whether the target was met."""
     count, better, worse = len(found.comparisons), len(found.better), len(found.worse)
-    if worse > better:
-        first = f"**The MLP wins**: it is called better on {worse} of {count} data sets, the KAN on"
-        first += f" {better or 'none'}."
-    elif better > worse:
-        first = f"**The KAN wins**: it is called better on {better} of {count} data sets, the best "
-        first += f"MLP on {worse or 'none'}."
-    else:
-        first = f"**Neither wins**: each is called better on {better or 'none'} of {count} data "
-        first += "sets."
+    winner = (
+        "The MLP wins" if worse > better else "The KAN wins" if better > worse else "Neither wins"
+    )
+    first = (
+        f"**{winner} at {found.comparisons[0].setting.amount}**: of {count} data sets the KAN is "
+        f"called better on {better or 'none'}, the best MLP on {worse or 'none'}."
+    )
     judged = (("target", MEDIAN), ("moonshot", MOONSHOT))
     met = {name: better >= BETTER_ON and found.ratio.mean <= ratio for name, ratio in judged}
     said = (
@@ -407,7 +405,7 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
         leads = {
             own.comparisons[0].setting.match: own for own in decision.leads if own.model == name
         }
-        if not (first or missing) and "params" in leads:
+        if part is PARTS[1] and not missing and "params" in leads:
             first = f"{judge_target(leads['params'])} {say_lead(leads['params'])}\n"
             if "time" in leads:
                 first += f"{judge_time(leads['time'])}\n"

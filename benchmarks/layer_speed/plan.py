@@ -30,7 +30,7 @@ BLOCK_SECONDS = 0.02
 CLOSELY = 5.0
 """How many times longer contenders may take that targets compare closely."""
 LONG_STEP = 0.3
-"""A step that needs no second one to know how long it takes."""
+"""A step that is tried no third time to know how long it takes."""
 LEAST_REPEATS = 3
 """Repeats of even the slowest contender."""
 TRIED_SHARE = 16
@@ -153,7 +153,7 @@ class Plan:
                 continue
             measured = pace.repeats * max(1.3 * step, 1.5 * BLOCK_SECONDS)
             total += max(min(measured, pace.seconds_for(contender)), LEAST_REPEATS * step)
-            total += (1 if step > LONG_STEP else 3) * step + _COMPILE_SECONDS * contender.compiled
+            total += (2 if step > LONG_STEP else 3) * step + _COMPILE_SECONDS * contender.compiled
         return total
 
 

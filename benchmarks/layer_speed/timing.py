@@ -109,9 +109,10 @@ def _prepare(contender: Contender, case: Case, pace: Pace, device: torch.device)
         step = TrainingStep(contender, case, device)
         if contender.try_small:
             require_affordable(step, device, pace.slowest)
-        entry.first = seconds = step.seconds()
-        if contender.compiled or seconds < LONG_STEP:
-            seconds = min(step.seconds(), step.seconds())
+        entry.first = step.seconds()  # with what is compiled or loaded then, which tells nothing
+        seconds = step.seconds()
+        if seconds < LONG_STEP:
+            seconds = min(seconds, step.seconds())
     except Exception as error:  # noqa: BLE001  (others' code may raise anything; it is a result)
         entry.reason = plain_reason(error)
         return entry

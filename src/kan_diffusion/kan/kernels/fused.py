@@ -232,7 +232,8 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
         steps: Sequence[Step] = ctx.steps
-        inputs, operands = ctx.saved_tensors[: len(steps)], ctx.saved_tensors[len(steps) :]
+        saved = ctx.saved_tensors
+        inputs, operands = saved[: len(steps)], saved[len(steps) :]
         # Where gradients are enabled, the result is to be differentiated once more.
         if (
             torch.is_grad_enabled()
