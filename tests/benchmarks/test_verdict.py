@@ -132,6 +132,24 @@ def test_the_plan_counts_what_would_be_run(tmp_path: Path, monkeypatch: pytest.M
     ]
 
 
+def test_models_are_left_out_where_they_do_not_come_in_the_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [{"family": "kan", "settings": {"grid_size": 20}, "depth": 4}, {"family": "mlp"}]
+    data = [{"toy": "moons"}, {"toy": "mixture-32d"}, {"toy": "circles"}]
+    time = {"match": "time", "amount": 1.0}
+    study = tiny_study(models=models, data=data, budgets=[{"amount": 700}, time])
+    found = verdict._buildable(study)
+    kept = {(t.data.name, t.model.name) for t in found.trials() if t.match == "params"}
+    assert kept == {("moons", "KAN"), ("moons", "MLP"), ("mixture-32d", "MLP"),
+                    ("circles", "KAN"), ("circles", "MLP")}  # fmt: skip
+    assert found.budgets[-1] == study.budgets[-1]
+    # A study that was begun stays what it is, whatever is found later.
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.yaml").write_text(found.to_yaml())
+    assert verdict.PARTS[1].study(tmp_path) == found.pinned()
+
+
 @pytest.mark.parametrize(
     ("better", "worse", "ratio", "said"),
     [
