@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -22,20 +23,22 @@ import numpy as np
 import pandas as pd
 
 from kan_diffusion.cli.progress import show_study_progress
+from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import write_bytes, write_text
 from kan_diffusion.report import ReportContents, charts
 from kan_diffusion.report.images import figure_png
 from kan_diffusion.report.tables import format_half_width, format_interval, format_number, format_p
-from kan_diffusion.study.budgets import SIZES
+from kan_diffusion.study.budgets import SIZES, Budget
 from kan_diffusion.study.calibration import estimate_seconds
-from kan_diffusion.study.config import StudyConfig, TrialConfig, read_preset
+from kan_diffusion.study.config import StudyConfig, TrialConfig, read_preset, read_study
 from kan_diffusion.study.executors import Executor, default_workers, open_executor
 from kan_diffusion.study.results.rows import Results, Setting, read_results
 from kan_diffusion.study.results.statistics import mean_interval
 from kan_diffusion.study.results.verdicts import Comparison, Lead, compare, correct, decide, lead
 from kan_diffusion.study.results.wording import listed, overall, say_lead
 from kan_diffusion.study.run import run_study
+from kan_diffusion.study.trial import build
 from kan_diffusion.study.tuning import apply_tuned, read_tuned, tune
 
 __all__ = ["PARTS", "Part", "judge_target", "run_parts", "write_results"]
@@ -73,11 +76,14 @@ class Part:
     title: str
 
     def study(self, results: Path) -> StudyConfig:
-        """Its study, with the settings that were found for it.
+        """Its study, with the settings that were found for it; as it was begun, once it was.
 
         Raises:
             KanDiffusionError: They have not been found yet.
         """
+        begun = results / self.name / "study.yaml"
+        if self.tuned is not None and begun.exists():
+            return read_study(begun)
         study = read_preset(self.preset)
         if self.tuned is None:
             return study.with_data(TUNED_ON)
@@ -87,7 +93,29 @@ class Part:
             model.model_copy(update={"settings": {**model.settings, **own.settings}})
             for model, own in zip(found.models, study.models, strict=True)
         ]
-        return found.model_copy(update={"models": tuple(models)})
+        return _buildable(found.model_copy(update={"models": tuple(models)}).pinned())
+
+
+def _buildable(study: StudyConfig) -> StudyConfig:
+    """Leaves models out of a budget where they do not come in its size.
+
+    A budget of time is left as it is: its sizes are chosen among those that can be built.
+    """
+    datasets = {data.name: load_dataset(data, study.seed, 0) for data in study.data}
+    budgets: list[Budget] = []
+    for budget in study.budgets:
+        if budget.match == "time":
+            budgets.append(budget)
+            continue
+        fitting: dict[str, list[str]] = {}
+        for trial in study.model_copy(update={"seeds": 1, "budgets": (budget,)}).trials():
+            with suppress(KanDiffusionError):
+                build(trial, datasets[trial.data.name])
+                fitting.setdefault(trial.data.name, []).append(trial.model.name)
+        for models, group in groupby(fitting.items(), lambda pair: pair[1]):
+            names = tuple(name for name, _ in group)
+            budgets.append(budget.model_copy(update={"data": names, "models": tuple(models)}))
+    return study.model_copy(update={"budgets": tuple(budgets)})
 
 
 PARTS = (
@@ -198,15 +226,13 @@ def _seconds(trials: Sequence[TrialConfig], workers: int) -> float:
 def judge_target(found: Lead) -> str:
     """Says which side wins at equal parameters, and whether the target was met."""
     count, better, worse = len(found.comparisons), len(found.better), len(found.worse)
-    if worse > better:
-        first = f"**The MLP wins**: it is called better on {worse} of {count} data sets, the KAN on"
-        first += f" {better or 'none'}."
-    elif better > worse:
-        first = f"**The KAN wins**: it is called better on {better} of {count} data sets, the best "
-        first += f"MLP on {worse or 'none'}."
-    else:
-        first = f"**Neither wins**: each is called better on {better or 'none'} of {count} data "
-        first += "sets."
+    winner = (
+        "The MLP wins" if worse > better else "The KAN wins" if better > worse else "Neither wins"
+    )
+    first = (
+        f"**{winner} at {found.comparisons[0].setting.amount}**: of {count} data sets the KAN is "
+        f"called better on {better or 'none'}, the best MLP on {worse or 'none'}."
+    )
     judged = (("target", MEDIAN), ("moonshot", MOONSHOT))
     met = {name: better >= BETTER_ON and found.ratio.mean <= ratio for name, ratio in judged}
     said = (
@@ -305,6 +331,11 @@ def _of_budget(results: Results, settings: Sequence[Setting], figures: Path, pag
         "Means over seeds ± half of Student's 95 % interval, excesses in thousandths, tables by "
         "held-out loss; in bold the best of each kind.\n\n"
     )
+    everyone = {n for s in settings for n in results.models(s.label)}
+    for setting in settings:
+        absent = [n for n in everyone if n not in results.models(setting.label)]
+        if absent:
+            text += f"On {setting.data} no {listed(sorted(absent))} comes in this size.\n\n"
     text += _means(results, settings) + "\n" + _comparisons(own) + "\n"
     heads = ("model", "ahead on", "better on", "worse on", "median ratio")
     lines = [
@@ -407,7 +438,7 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
         leads = {
             own.comparisons[0].setting.match: own for own in decision.leads if own.model == name
         }
-        if not (first or missing) and "params" in leads:
+        if part is PARTS[1] and not missing and "params" in leads:
             first = f"{judge_target(leads['params'])} {say_lead(leads['params'])}\n"
             if "time" in leads:
                 first += f"{judge_time(leads['time'])}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ import verdict
 from helpers import refused
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import Task
-from kan_diffusion.study.results.rows import Results, read_results
+from kan_diffusion.study.results.rows import Results, Setting, read_results
 from kan_diffusion.study.results.statistics import Interval
-from kan_diffusion.study.results.verdicts import Lead, decide
+from kan_diffusion.study.results.verdicts import Comparison, Lead, decide
 from one_by_one import OneByOne
 from tiny import EVALUATION, tiny_study
 
@@ -131,24 +132,49 @@ def test_the_plan_counts_what_would_be_run(tmp_path: Path, monkeypatch: pytest.M
     ]
 
 
+def test_models_are_left_out_where_they_do_not_come_in_the_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [{"family": "kan", "settings": {"grid_size": 20}, "depth": 4}, {"family": "mlp"}]
+    data = [{"toy": "moons"}, {"toy": "mixture-32d"}, {"toy": "circles"}]
+    time = {"match": "time", "amount": 1.0}
+    study = tiny_study(models=models, data=data, budgets=[{"amount": 700}, time])
+    found = verdict._buildable(study)
+    kept = {(t.data.name, t.model.name) for t in found.trials() if t.match == "params"}
+    assert kept == {("moons", "KAN"), ("moons", "MLP"), ("mixture-32d", "MLP"),
+                    ("circles", "KAN"), ("circles", "MLP")}  # fmt: skip
+    assert found.budgets[-1] == study.budgets[-1]
+    # A study that was begun stays what it is, whatever is found later.
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.yaml").write_text(found.to_yaml())
+    assert verdict.PARTS[1].study(tmp_path) == found.pinned()
+
+
 @pytest.mark.parametrize(
     ("better", "worse", "ratio", "said"),
     [
-        (9, 1, 0.8, "**The KAN wins**.*The target .* is met. The moonshot .* is not met."),
-        (10, 0, 0.7, "**The KAN wins**.*The target .* is met. The moonshot .* is met."),
-        (8, 0, 0.6, "**The KAN wins**.* The target .* is not met.$"),
-        (9, 0, 0.81, "**The KAN wins**.* The target .* is not met.$"),
-        (2, 3, 0.9, "**The MLP wins**: it is called better on 3 of 13.*, the KAN on 2"),
-        (0, 0, 0.9, "**Neither wins**: each is called better on none of 13"),
+        (9, 1, 0.8, "**The KAN wins at .*The target .* is met. The moonshot .* is not met."),
+        (10, 0, 0.7, "**The KAN wins at .*The target .* is met. The moonshot .* is met."),
+        (8, 0, 0.6, "**The KAN wins at .* The target .* is not met.$"),
+        (9, 0, 0.81, "**The KAN wins at .* The target .* is not met.$"),
+        (
+            2,
+            3,
+            0.9,
+            "**The MLP wins at 2,300 parameters**: of 13 .* KAN .* on 2, the best MLP on 3",
+        ),
+        (0, 0, 0.9, "**Neither wins at .*better on none, the best MLP on none"),
     ],
 )
 def test_the_first_sentence_says_who_wins(better: int, worse: int, ratio: float, said: str) -> None:
-    class Counted(Lead):
-        better = [""] * 0
-        worse = [""] * 0
-
-    Counted.better, Counted.worse = [""] * better, [""] * worse  # type: ignore[method-assign]
-    found = Counted("KAN", (None,) * 13, Interval(ratio, None, None, 13))  # type: ignore[arg-type]
+    setting = Setting("data", "params", 2300.0)
+    level = Comparison(
+        setting, "excess", "lower", "KAN", "MLP", (1.0, 1.0), Interval(0.0, -1.0, 1.0, 10), 1.0, 1.0
+    )
+    won = replace(level, interval=Interval(-1.0, -2.0, -0.5, 10), p_holm=0.01)
+    lost = replace(level, interval=Interval(1.0, 0.5, 2.0, 10), p_holm=0.01)
+    all_of_them = (won,) * better + (lost,) * worse + (level,) * (13 - better - worse)
+    found = Lead("KAN", all_of_them, Interval(ratio, None, None, 13))
     assert re.match(said.replace("**", r"\*\*"), verdict.judge_target(found))
 
 

@@ -348,10 +348,16 @@ class _Search:
         return made
 
     def _values(self, params: Mapping[str, object]) -> dict[str, Setting]:
-        """Reads the values of a try, as the database keeps them, as settings."""
+        """Reads the values of a try, as the database keeps them, as settings.
+
+        Numbers have six digits: a sampler's last ones differ between processors, and trials shall
+        be recognised on all of them.
+        """
         return {
             name: json.loads(str(value))
             if isinstance(self._space[name], Choice)
+            else float(f"{value:.6g}")
+            if isinstance(value, float)
             else cast("Setting", value)
             for name, value in params.items()
         }

@@ -635,8 +635,8 @@ def _require_able(optimizer: OptimizerName, accelerator: Accelerator) -> None:
     precision = accelerator.mixed_precision
     if optimizer == "lbfgs" and (precision != "no" or accelerator.num_processes > 1):
         raise KanDiffusionError(
-            "optimizer 'lbfgs' compares losses that differ little, in one process and in full "
-            f"precision, not in {accelerator.num_processes} with mixed precision {precision}; "
+            "optimizer 'lbfgs' compares losses that differ little: it needs one process and full "
+            f"precision, and has {accelerator.num_processes} and mixed precision {precision}; "
             "choose adam, soap or muon"
         )
     if optimizer == "muon" and accelerator.scaler is not None:

@@ -188,7 +188,7 @@ class Decision:
             model is compared; it does not cover the number of models, so these are to be looked at,
             and the verdicts are what to conclude from.
         leads: Of each budget with two data sets or more whose oracle is exact, that of the best
-            KANs, then those of the models that are no MLPs and were compared on all of them.
+            KANs, then those of the models that are no MLPs and were compared on two or more.
     """
 
     verdicts: dict[str, Verdict]
@@ -348,7 +348,7 @@ def _leads(
         lead(results, model, own)
         for of_budget in found.values()
         for model, own in of_budget.items()
-        if len(own) > 1 and len(own) == max(map(len, of_budget.values()))
+        if len(own) > 1
     ]
 
 
