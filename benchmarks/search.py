@@ -1,4 +1,4 @@
-"""Trains denoisers on toys with an exact oracle, one setting against another.
+r"""Trains denoisers on toys with an exact oracle, one setting against another.
 
 What the search for a KAN that wins tries goes through here: families, optimisers, sizes, steps and
 single settings, on seeds that no study reports (101 and up). Each training is a row of
