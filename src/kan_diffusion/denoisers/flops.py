@@ -82,8 +82,7 @@ def kan_flops_per_edge(layers: Iterable[nn.Module]) -> int:
 def linear_flops(layers: Iterable[nn.Linear]) -> int:
     """Operations of linear layers with their biases, each product and sum counted."""
     return sum(
-        2 * layer.weight.numel() + layer.out_features * (layer.bias is not None)
-        for layer in layers
+        2 * layer.weight.numel() + layer.out_features * (layer.bias is not None) for layer in layers
     )
 
 

@@ -1,25 +1,24 @@
-r"""The gated denoiser: a grouped KAN, and its twin, an MLP with the same tricks; and their families.
+r"""The gated denoiser: a grouped KAN, and its twin, an MLP with the same tricks; their families.
 
 With p features of the points and the timestep, L linear maps, :math:`\tau` a fraction of time, and
 scales s and shifts b that depend linearly on a code of a few functions of :math:`\tau`,
 
 .. math::
-    (y_1, q_1) &= L_1\,p(x, \tau), \qquad (y_{k+1}, q_{k+1}) = L_{k+1}\big(f_k(z_k) \odot q_k\big), \\
+    (y_1, q_1) &= L_1\,p(x, \tau), \qquad
+    (y_{k+1}, q_{k+1}) = L_{k+1}\big(f_k(z_k) \odot q_k\big), \\
     z_k &= (1 + s_k(\tau)) \odot y_k + b_k(\tau) + z_{k-1}, \qquad
     \mathrm{prediction} = L_{n+1}\big(f_n(z_n) \odot q_n\big).
 
-In the *grouped KAN* p, code and f are learned splines: a few functions of each coordinate and of
-the timestep, which start as the input itself and waves of it, and a few of each layer, shared by
-its units by turns, which start as SiLU. Every layer is one of
-:mod:`kan_diffusion.kan.grouped`, in which an edge is a weighted sum of few functions. In the
-*gated MLP* they are fixed: waves (:mod:`kan_diffusion.denoisers.features`), a linear map of these,
-SiLU.
+In the *grouped KAN* p, the code and f are learned splines: a few functions of each coordinate and
+of the timestep, which start as the input itself and waves of it, and a few of each layer, shared by
+its units by turns, which start as SiLU (:mod:`kan_diffusion.kan.grouped`,
+:mod:`kan_diffusion.kan.gated`): an edge is a weighted sum of few functions. In the *gated MLP* they
+are fixed: waves (:mod:`kan_diffusion.denoisers.features`), a linear map of these, SiLU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -30,10 +29,11 @@ from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Spac
 from kan_diffusion.denoisers.flops import linear_flops, linear_flops_per_edge, spline_flops_per_edge
 from kan_diffusion.denoisers.mlp import draw_linears
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan import grids
 from kan_diffusion.kan.bases import BSpline
 from kan_diffusion.kan.functions import LearnedFunctions
-from kan_diffusion.kan.gated import GatedKANLinear, GatedLinear, gated_chain
-from kan_diffusion.kan.grids import MovingGrids
+from kan_diffusion.kan.gated import GatedLinear, gated_chain
+from kan_diffusion.kan.grids import Average, MovingGrids
 from kan_diffusion.kan.grouped import GroupedKANLinear
 
 __all__ = ["GATED_FAMILIES", "GatedDenoiser", "ModelMixin"]
@@ -64,7 +64,7 @@ class _GatedNetwork(nn.Module):
         self,
         first: GroupedKANLinear | nn.Linear,
         code: LearnedFunctions | nn.Linear | None,
-        layers: Sequence[GatedKANLinear | GatedLinear],
+        layers: Sequence[GatedLinear],
         num_told: int,
         residual: bool,
     ) -> None:
@@ -81,11 +81,17 @@ class _GatedNetwork(nn.Module):
         output: Tensor = self.first(inputs)
         if self.told is not None and told is not None:
             output = output + self.told(told)
+        layers = self.gated_layers
         if self.residual:
-            return gated_chain(list(self.layers), output, code)
-        for layer in self.layers:
+            return gated_chain(layers, output, code)
+        for layer in layers:
             output, _ = layer(output, None, code)
         return output
+
+    @property
+    def gated_layers(self) -> list[GatedLinear]:
+        """The gated layers, inputs first."""
+        return [layer for layer in self.layers if isinstance(layer, GatedLinear)]
 
 
 class GatedDenoiser(Denoiser, MovingGrids):
@@ -140,23 +146,21 @@ class GatedDenoiser(Denoiser, MovingGrids):
                 "a gated denoiser needs at least one hidden layer; give hidden one width or more"
             )
         low, high = grid_range
-        layers: list[GatedKANLinear | GatedLinear] = []
-        for index, (units, following) in enumerate(pairwise([*hidden, data_dim])):
-            fan_out = following if index == len(hidden) - 1 else (1 + int(gated)) * following
+        layers = []
+        for index, units in enumerate(hidden):
+            last = index == len(hidden) - 1
+            fan_out = data_dim if last else (1 + int(gated)) * hidden[index + 1]
+            functions = None
             if learned_functions:
-                layer = GatedKANLinear(
+                functions = LearnedFunctions(
                     units,
-                    fan_out,
-                    gated=gated,
-                    rank=rank,
                     groups=[unit % num_functions for unit in range(units)],
                     grid_size=grid_size,
                     order=order,
                     grid_range=(low, high),
                     noise=_NOISE,
                 )
-            else:
-                layer = GatedLinear(units, fan_out, gated=gated, rank=rank)
+            layer = GatedLinear(units, fan_out, gated=gated, rank=rank, functions=functions)
             layers.append(layer)
         num_told = num_classes + len(blocks)
         frequencies = 0 if learned_inputs else num_input_frequencies
@@ -174,13 +178,24 @@ class GatedDenoiser(Denoiser, MovingGrids):
         code: LearnedFunctions | nn.Linear | None = None
         width = (1 + int(gated)) * hidden[0]
         if learned_inputs:
-            splines = {"grid_size": input_grid_size, "grid_range": _INPUT_RANGE, "noise": 0.0}
-            functions = 1 + 2 * num_input_frequencies
             first = GroupedKANLinear(
-                num_features, width, functions=functions, start="waves", **splines
+                num_features,
+                width,
+                functions=1 + 2 * num_input_frequencies,
+                grid_size=input_grid_size,
+                grid_range=_INPUT_RANGE,
+                start="waves",
+                noise=0.0,
             )
             if rank:
-                code = LearnedFunctions(1, rank, start="waves", **splines)
+                code = LearnedFunctions(
+                    1,
+                    rank,
+                    grid_size=input_grid_size,
+                    grid_range=_INPUT_RANGE,
+                    start="waves",
+                    noise=0.0,
+                )
         else:
             first = nn.Linear(num_features, width)
             if rank:
@@ -193,15 +208,25 @@ class GatedDenoiser(Denoiser, MovingGrids):
         assert isinstance(self.network, _GatedNetwork)
         return self.network
 
-    @property
-    def layers(self) -> list[GatedKANLinear | GatedLinear]:
-        """The gated layers, inputs first."""
-        layers = self._network.layers
-        return [layer for layer in layers if isinstance(layer, GatedKANLinear | GatedLinear)]
+    def refine(
+        self,
+        num_intervals: int,
+        *inputs: object,
+        optimizer: torch.optim.Optimizer | None = None,
+        averages: Iterable[Average] = (),
+    ) -> float:
+        """Gives every grid another number of intervals: :func:`kan_diffusion.kan.refine`.
+
+        The configuration follows, so that the denoiser is saved and loaded as it is.
+        """
+        change = grids.refine(self, num_intervals, *inputs, optimizer=optimizer, averages=averages)
+        sizes = {"grid_size": num_intervals, "input_grid_size": num_intervals}
+        self.register_to_config(**sizes)  # type: ignore[operator]
+        return change
 
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
         time = self.time_features(steps, points.dtype)
-        if self.config.learned_inputs:
+        if isinstance(self._network.first, GroupedKANLinear):
             low, high = _INPUT_RANGE
             time = low + (high - low) * time
         inputs = torch.cat([points, time.expand(len(points), -1)], dim=-1)
@@ -213,42 +238,43 @@ class GatedDenoiser(Denoiser, MovingGrids):
         parts = network.first, network.code, network.told
         return [part for part in parts if isinstance(part, nn.Linear)]
 
-    @property
     def _learned(self) -> list[LearnedFunctions]:
         return [part for part in self.modules() if isinstance(part, LearnedFunctions)]
 
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
-        fixed = [layer.flops for layer in self.layers if isinstance(layer, GatedLinear)]
-        learned = [part.flops for part in self._learned]
-        return linear_flops(self._linears) + sum(fixed) + sum(learned) + self._input_flops
+        network = self._network
+        total = linear_flops(self._linears) + self._input_flops
+        for part in (network.first, network.code):
+            total += part.flops if isinstance(part, LearnedFunctions) else 0
+        return total + sum(layer.flops for layer in network.gated_layers)
 
     @property
     def flops_per_edge(self) -> int:
-        """The same where every unit evaluates its splines by the recursion."""
+        """The same where every function of every input is evaluated by the recursion."""
+        network = self._network
         total = linear_flops_per_edge(self._linears) + self._input_flops
-        for part in self._learned:
+        for part in self._learned():
             assert isinstance(part.basis, BSpline)
             spline = spline_flops_per_edge(part.grid_size, part.basis.order)
             total += part.in_features * part.functions * spline
-        for layer in self.modules():
-            if isinstance(layer, GatedLinear):
-                total += layer.in_features * _SILU_PER_UNIT
-            if isinstance(layer, GatedLinear | GatedKANLinear):
-                total += layer.flops_of_states
-            if isinstance(layer, GatedLinear | GroupedKANLinear):
-                total += 2 * layer.weight.numel()
+        if isinstance(network.first, GroupedKANLinear):
+            total += 2 * network.first.weight.numel()
+        for layer in network.gated_layers:
+            fixed = _SILU_PER_UNIT * layer.in_features * (layer.functions is None)
+            total += 2 * layer.weight.numel() + layer.flops_of_states + fixed
         return total
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters from ``generator`` (torch's default one when None)."""
-        for part in self.modules():
+        network = self._network
+        for part in (network.first, network.code, *network.gated_layers):
             if isinstance(part, LearnedFunctions | GatedLinear):
                 part.reset_parameters(generator)
         draw_linears(self._linears, generator=generator)
-        if self._network.told is not None:
-            nn.init.zeros_(self._network.told.weight)
+        if network.told is not None:
+            nn.init.zeros_(network.told.weight)
 
 
 _SPACE: Space = {
@@ -277,7 +303,7 @@ GATED_FAMILIES: tuple[Family, ...] = (
         GatedDenoiser,
         depth=3,
         learning_rate=2e-2,
-        settings={"learned_inputs": False, "learned_functions": False, "num_input_frequencies": 2},
+        settings={"learned_inputs": False, "learned_functions": False},
         kind="mlp",
         title="gated MLP",
         space={**_SPACE, "num_time_frequencies": IntRange(2, 5)},

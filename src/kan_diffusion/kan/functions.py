@@ -16,7 +16,6 @@ torch's own operations do (:mod:`kan_diffusion.kan.kernels.fused` says when).
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,11 +28,11 @@ from torch.fx import Proxy
 from torch.nn.functional import silu
 
 from kan_diffusion.errors import KanDiffusionError, look_up
-from kan_diffusion.kan.bases import Basis, BasisName, BSpline, Extrapolation, GridBasis, make_basis
+from kan_diffusion.kan.bases import Basis, BasisName, BSpline, Extrapolation, make_basis
 from kan_diffusion.kan.grids import EdgeLayer
 from kan_diffusion.kan.inputs import leaf, require_input
 from kan_diffusion.kan.kernels import in_full_precision, with_grid
-from kan_diffusion.kan.kernels.fused import FusedFunction
+from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
 __all__ = ["STARTS", "LearnedFunctions", "Start", "waves"]
 
@@ -72,10 +71,10 @@ STARTS: Mapping[str, Callable[[int, float], list[Function]]] = {
     "identity": lambda functions, width: [torch.clone] * functions,
     "waves": lambda functions, width: [torch.clone, *waves(functions - 1, 1 / width)],
 }
-"""Starts by name, given R and the width of the grid: SiLU; the input itself; the input, then cosines
-and sines, the first of which go once round over the grid."""
+"""Starts by name, given R and the width of the grid: SiLU; the input itself; the input, then
+cosines and sines, the first of which go once round over the grid."""
 
-KERNEL = FusedFunction(
+_KERNEL = FusedFunction(
     "learned_functions",
     "functions",
     "Tensor x, Tensor coefficients, Tensor origin, Tensor step",
@@ -168,9 +167,14 @@ class LearnedFunctions(EdgeLayer):
         self.noise = noise
         self._grid_range = float(grid_range[0]), float(grid_range[1])
         # Rows of one input from each group, the last ones repeated where a group is smaller.
-        members = [[i for i, g in enumerate(self.group_of) if g == group] for group in range(num_groups)]
+        members = [
+            [i for i, g in enumerate(self.group_of) if g == group] for group in range(num_groups)
+        ]
         rows = [
-            [member if member is not None else members[group][-1] for group, member in enumerate(row)]
+            [
+                member if member is not None else members[group][-1]
+                for group, member in enumerate(row)
+            ]
             for row in zip_longest(*members)
         ]
         flat = [member for row in rows for member in row]
@@ -269,26 +273,26 @@ class LearnedFunctions(EdgeLayer):
         rows = input.reshape(math.prod(input.shape[:-1]), self.in_features)
         return rows.to(torch.promote_types(input.dtype, self.coefficients.dtype))
 
-    def _grid(self) -> tuple[Tensor, Tensor] | None:
-        """The grid, where there is a kernel for the basis."""
+    def kernel_grid(self) -> tuple[Tensor, Tensor, int] | None:
+        """Origins and steps of the grids and the order, where there is a kernel for the basis."""
         basis = self.basis
         if type(basis) is BSpline and basis.extrapolation == "linear":
-            return basis.grid_origin, basis.grid_step
+            return basis.grid_origin, basis.grid_step, basis.order
         return None
 
     def _functions(self, x: Tensor) -> Tensor:
         """The functions (N, in * R) of rows of inputs."""
-        grid = self._grid()
-        if grid is None:
-            return self._spread(x, self.coefficients)
-        operands = x, self.coefficients, *grid
-        if KERNEL.takes(operands):
-            assert isinstance(self.basis, BSpline)
-            return KERNEL(operands, (self.group_of, self.basis.order), self._spread)
-        return self._spread(*operands)
+        grid = self.kernel_grid()
+        if grid is not None:
+            *own, order = grid
+            operands = x, self.coefficients, *own
+            if _KERNEL.takes(operands):
+                step = Step(_KERNEL, operands[1:], (self.group_of, order), self.by_torch)
+                return run([step], x)[0]
+        return self.by_torch(x, self.coefficients)
 
-    def _spread(self, x: Tensor, coefficients: Tensor, *grid: Tensor) -> Tensor:
-        """The same in torch's own operations, with the grid it had then."""
+    def by_torch(self, x: Tensor, coefficients: Tensor, *grid: Tensor) -> Tensor:
+        """The functions of rows of inputs in torch's own operations, with other parameters."""
         basis = with_grid(self.basis, *grid) if grid else self.basis
         with in_full_precision(x):
             values = basis(self._by_group(x))  # (N * inputs of a group, groups, basis)

@@ -7,11 +7,11 @@ the state of that layer and k a code of a few numbers (of a timestep, say),
     \mathrm{output} = W \big(f(z) \odot q\big) + \beta.
 
 :class:`GatedKANLinear` learns f, a few splines that the units share
-(:mod:`kan_diffusion.kan.grouped` with R = 1); in :class:`GatedLinear` it is SiLU. Gates are those of
-Dauphin et al. 2017 (arXiv:1612.08083), the state is a residual connection (He et al. 2016,
-arXiv:1512.03385), and the scales and shifts, zero at first, are those of FiLM (Perez et al. 2018,
-arXiv:1709.07871), of low rank. Each layer is one call of a compiled kernel on a CPU
-(:mod:`kan_diffusion.kan.kernels.gated`).
+(:mod:`kan_diffusion.kan.functions`); in :class:`GatedLinear` it is SiLU, where nothing else is
+given. Gates are those of Dauphin et al. 2017 (arXiv:1612.08083), the state is a residual connection
+(He et al. 2016, arXiv:1512.03385), and the scales and shifts, zero at first, are those of FiLM
+(Perez et al. 2018, arXiv:1709.07871), of low rank. A layer is one call of a compiled kernel on a
+CPU (:mod:`kan_diffusion.kan.kernels.gated`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import BasisName, BSpline, Extrapolation
-from kan_diffusion.kan.functions import Start
-from kan_diffusion.kan.grouped import GroupedKANLinear
+from kan_diffusion.kan.bases import BasisName, Extrapolation
+from kan_diffusion.kan.functions import LearnedFunctions, Start
+from kan_diffusion.kan.grids import MovingGrids
 from kan_diffusion.kan.inputs import require_input
 from kan_diffusion.kan.kernels import autocasts
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
@@ -48,27 +48,97 @@ _KERNEL = FusedFunction(
 )
 
 
-class _Gated(nn.Module):
-    """The forward pass that both layers have in common."""
+class GatedLinear(MovingGrids):
+    """A linear map of gated units, modulated and residual.
 
-    in_features: int
-    out_features: int
-    gated: bool
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-    modulation: nn.Parameter | None
+    Args:
+        in_features: Number of units.
+        out_features: Size of the last dimension of the output.
+        bias: Whether to add a learned constant to each output.
+        gated: Whether units have gates.
+        rank: How many numbers modulate the units, beside constants; None for no modulation.
+        functions: The learned function of each unit; None for SiLU.
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
 
-    def _setup(
-        self, gated: bool, rank: int | None, device: torch.device | str | None, dtype: torch.dtype | None
+    Attributes:
+        weight: Weights with shape (out, in).
+        bias: Constants with shape (out,), or None.
+        modulation: Scales and shifts for each number of a code, then those for all, with shape
+            (rank + 1, 2, in); or None.
+
+    Raises:
+        KanDiffusionError: A size or the rank is not usable, or the functions are not one for each
+            unit.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        gated: bool = True,
+        rank: int | None = None,
+        functions: LearnedFunctions | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if in_features < 1 or out_features < 1:
+            raise KanDiffusionError(
+                f"a {name} needs at least one input and one output, not {in_features} and "
+                f"{out_features}"
+            )
         if rank is not None and rank < 0:
             raise KanDiffusionError(f"rank must be at least 0, or None, not {rank}")
+        if functions is not None and (functions.in_features, functions.functions) != (
+            in_features,
+            1,
+        ):
+            raise KanDiffusionError(
+                f"a {name} of {in_features} units needs one function for each, not "
+                f"{functions.functions} for {functions.in_features}"
+            )
+        self.in_features = in_features
+        self.out_features = out_features
         self.gated = gated
         self.rank = rank
-        self.modulation = None
-        if rank is not None:
-            empty = torch.zeros(rank + 1, 2, self.in_features, device=device, dtype=dtype)
-            self.modulation = nn.Parameter(empty)
+        self.functions = functions
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+
+        self.weight = parameter(out_features, in_features)
+        self.bias = parameter(out_features) if bias else None
+        self.modulation = None if rank is None else parameter(rank + 1, 2, in_features)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws the parameters, weights and constants as ``nn.Linear`` does.
+
+        The modulation is zero, and the functions are fitted to their start.
+
+        Args:
+            generator: Where the draws come from; torch's default generator when None.
+        """
+        if self.functions is not None:
+            self.functions.reset_parameters(generator)
+        bound = 1 / math.sqrt(self.in_features)
+        for drawn in (self.weight, self.bias):
+            if drawn is not None:
+                drawn.uniform_(-bound, bound, generator=generator)
+        if self.modulation is not None:
+            self.modulation.zero_()
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one forward pass for one row of input; SiLU counts 4."""
+        functions = 4 * self.in_features if self.functions is None else self.functions.flops
+        constants = self.out_features if self.bias is not None else 0
+        return 2 * self.weight.numel() + constants + functions + self.flops_of_states
 
     @property
     def flops_of_states(self) -> int:
@@ -107,36 +177,37 @@ class _Gated(nn.Module):
             raise KanDiffusionError(
                 f"a layer with rank={self.rank} takes {'no' if code is not None else 'a'} code"
             )
-        step = self._step(input, carried, code)
+        step = self.step(input, carried, code)
         if step is not None:
             output, state = run([step], input, carried)
             return output, state
-        return self._by_torch(input, carried, code, self.modulation, self.weight, self.bias)
+        state, gate = self._state(input, carried, code, self.modulation)
+        h = silu(state) if self.functions is None else self.functions(state)
+        return linear(h if gate is None else h * gate, self.weight, self.bias), state
 
-    def _step(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> Step | None:
-        """The layer as its kernel has it, or None where it has none for such inputs."""
-        own = self._curve_operands()
-        if own is None or autocasts(input):
+    def step(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> Step | None:
+        """The layer as its kernel has it, or None where it has none for such inputs.
+
+        Hooks of the functions are called: with them it has none.
+        """
+        if input.ndim != 2 or autocasts(input):
             return None
-        coefficients, grid, group_of, order = own
-        operands = code, self.modulation, coefficients, self.weight, self.bias, *grid
+        curves: tuple[Tensor | None, ...] = None, None, None
+        settings: tuple[tuple[int, ...], int] = (0,) * self.in_features, 0
+        if self.functions is not None:
+            grid = self.functions.kernel_grid()
+            if grid is None or self.functions._forward_pre_hooks or self.functions._forward_hooks:
+                return None
+            *own, order = grid
+            curves = self.functions.coefficients, *own
+            settings = self.functions.group_of, order
+        coefficients, origin, step = curves
+        operands = (
+            code, self.modulation, coefficients, self.weight, self.bias, origin, step
+        )  # fmt: skip
         if not _KERNEL.takes((input, carried, *operands)):
             return None
-        return Step(_KERNEL, operands, (group_of, order), self._reference)
-
-    def _by_torch(
-        self,
-        input: Tensor,
-        carried: Tensor | None,
-        code: Tensor | None,
-        modulation: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        *curves: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        state, gate = self._state(input, carried, code, modulation)
-        h = self._curves(state, *curves)
-        return linear(h if gate is None else h * gate, weight, bias), state
+        return Step(_KERNEL, operands, settings, self._reference)
 
     def _reference(
         self,
@@ -147,10 +218,15 @@ class _Gated(nn.Module):
         coefficients: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
-        *grid: Tensor | None,
+        *grid: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        curves = [tensor for tensor in (coefficients, *grid) if tensor is not None]
-        return self._by_torch(input, carried, code, modulation, weight, bias, *curves)
+        """The same in torch's own operations, with the parameters it had then."""
+        state, gate = self._state(input, carried, code, modulation)
+        if self.functions is None or coefficients is None:
+            h = silu(state)
+        else:
+            h = self.functions.by_torch(state, coefficients, *grid)
+        return linear(h if gate is None else h * gate, weight, bias), state
 
     def _state(
         self,
@@ -171,119 +247,12 @@ class _Gated(nn.Module):
             state = state + nn.functional.pad(carried[:, :wide], (0, self.in_features - wide))
         return state, gate
 
-    def _curve_operands(
-        self,
-    ) -> tuple[Tensor | None, tuple[Tensor | None, ...], tuple[int, ...], int] | None:
-        """Coefficients, grid, groups and order as the kernel takes them; None where it does not."""
-        raise NotImplementedError
-
-    def _curves(self, state: Tensor, *curves: Tensor) -> Tensor:
-        """The function of each unit, with coefficients and a grid where they are given."""
-        raise NotImplementedError
-
-
-def gated_chain(layers: Sequence[_Gated], input: Tensor, code: Tensor | None) -> Tensor:
-    """Computes the output of gated layers one after another, each of which carries its state on.
-
-    Where all have a kernel they are computed at one go.
-
-    Args:
-        layers: The layers, each of which gives as many values as the next one takes.
-        input: Values and gates of the first layer.
-        code: Codes with shape (N, rank); None without a modulation.
-    """
-    if not any(layer._forward_pre_hooks or layer._forward_hooks for layer in layers):
-        steps = [step for layer in layers if (step := layer._step(input, None, code)) is not None]
-        if len(steps) == len(layers):
-            return run(steps, input, None)[0]
-    state: Tensor | None = None
-    for layer in layers:
-        input, state = layer(input, state, code)
-    return input
-
-
-class GatedLinear(_Gated):
-    """A linear map of gated SiLU units, modulated and residual.
-
-    Args:
-        in_features: Number of units.
-        out_features: Size of the last dimension of the output.
-        bias: Whether to add a learned constant to each output.
-        gated: Whether units have gates.
-        rank: How many numbers modulate the units, beside constants; None for no modulation.
-        device: Device of the parameters.
-        dtype: Floating dtype of the parameters.
-
-    Attributes:
-        weight: Weights with shape (out, in).
-        bias: Constants with shape (out,), or None.
-        modulation: Scales and shifts for each number of a code, then those for all, with shape
-            (rank + 1, 2, in); or None.
-
-    Raises:
-        KanDiffusionError: A size or the rank is not usable.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        gated: bool = True,
-        rank: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise KanDiffusionError(
-                f"a GatedLinear needs at least one input and one output, not {in_features} and "
-                f"{out_features}"
-            )
-        self.in_features = in_features
-        self.out_features = out_features
-        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
-        self.bias = None
-        if bias:
-            self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
-        self._setup(gated, rank, device, dtype)
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws weights and constants as ``nn.Linear`` does; the modulation is zero.
-
-        Args:
-            generator: Where the draws come from; torch's default generator when None.
-        """
-        bound = 1 / math.sqrt(self.in_features)
-        for parameter in (self.weight, self.bias):
-            if parameter is not None:
-                parameter.uniform_(-bound, bound, generator=generator)
-        if self.modulation is not None:
-            self.modulation.zero_()
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one forward pass for one row of input; SiLU counts 4."""
-        constants = self.out_features if self.bias is not None else 0
-        return 2 * self.weight.numel() + constants + 4 * self.in_features + self.flops_of_states
-
-    def _curve_operands(
-        self,
-    ) -> tuple[Tensor | None, tuple[Tensor | None, ...], tuple[int, ...], int]:
-        return None, (None, None), (0,) * self.in_features, 0
-
-    def _curves(self, state: Tensor, *curves: Tensor) -> Tensor:
-        return silu(state)
-
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""
         return f"{self.in_features}, {self.out_features}, gated={self.gated}, rank={self.rank}"
 
 
-class GatedKANLinear(_Gated, GroupedKANLinear):
+class GatedKANLinear(GatedLinear):
     """A grouped KAN layer of one function a unit, with gates, modulated and residual.
 
     Args:
@@ -292,7 +261,7 @@ class GatedKANLinear(_Gated, GroupedKANLinear):
         bias: Whether to add a learned constant to each output.
         gated: Whether units have gates.
         rank: How many numbers modulate the units, beside constants; None for no modulation.
-        groups: As all that follow, see :class:`~kan_diffusion.kan.grouped.GroupedKANLinear`.
+        groups: As all that follow, see :class:`~kan_diffusion.kan.functions.LearnedFunctions`.
         basis: The functions that a learned one is made of.
         grid_size: Number of intervals of the grid.
         order: Degree of the splines.
@@ -302,10 +271,6 @@ class GatedKANLinear(_Gated, GroupedKANLinear):
         noise: Standard deviation of what is added to each coefficient at the start.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
-
-    Attributes:
-        modulation: Scales and shifts for each number of a code, then those for all, with shape
-            (rank + 1, 2, in); or None.
 
     Raises:
         KanDiffusionError: A size, a range, a name or the rank is not usable.
@@ -330,12 +295,10 @@ class GatedKANLinear(_Gated, GroupedKANLinear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        GroupedKANLinear.__init__(
-            self,
+        functions = LearnedFunctions(
             in_features,
-            out_features,
-            bias,
-            groups=groups,
+            1,
+            groups,
             basis=basis,
             grid_size=grid_size,
             order=order,
@@ -346,47 +309,36 @@ class GatedKANLinear(_Gated, GroupedKANLinear):
             device=device,
             dtype=dtype,
         )
-        self._setup(gated, rank, device, dtype)
+        super().__init__(
+            in_features,
+            out_features,
+            bias,
+            gated=gated,
+            rank=rank,
+            functions=functions,
+            device=device,
+            dtype=dtype,
+        )
 
-    @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws the parameters of the layer; the modulation is zero.
 
-        Args:
-            generator: Where the draws come from; torch's default generator when None.
-        """
-        GroupedKANLinear.reset_parameters(self, generator)
-        if getattr(self, "modulation", None) is not None:
-            self.modulation.zero_()
+def gated_chain(layers: Sequence[GatedLinear], input: Tensor, code: Tensor | None) -> Tensor:
+    """Computes the output of gated layers one after another, each of which carries its state on.
 
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one forward pass for one row of input."""
-        return super().flops + self.flops_of_states
+    Where all have a kernel they are computed at one go.
 
-    def _curve_operands(
-        self,
-    ) -> tuple[Tensor | None, tuple[Tensor | None, ...], tuple[int, ...], int] | None:
-        grid = self._grid()
-        if grid is None:
-            return None
-        assert isinstance(self.basis, BSpline)
-        return self.coefficients, grid, self.group_of, self.basis.order
+    Args:
+        layers: The layers, each of which gives as many values as the next one takes.
+        input: Values and gates of the first layer.
+        code: Codes with shape (N, rank); None without a modulation.
 
-    def _curves(self, state: Tensor, *curves: Tensor) -> Tensor:
-        return self._spread(state, *curves) if curves else self._functions(state)
-
-    def grid_rows(
-        self, input: Tensor, carried: Tensor | None = None, code: Tensor | None = None
-    ) -> Tensor:
-        """States as rows of one number a grid."""
-        return self._by_group(self._state(input, carried, code, self.modulation)[0])
-
-    def on_grids(self, rows: Tensor) -> Tensor:
-        """Inputs that have the numbers of their grid's in rows (N, groups), with gates of one."""
-        values = super().on_grids(rows)
-        return torch.cat([values, torch.ones_like(values)], dim=-1) if self.gated else values
-
-    def extra_repr(self) -> str:
-        """The settings that differ between layers, for ``print``."""
-        return f"{super().extra_repr()}, gated={self.gated}, rank={self.rank}"
+    Returns:
+        The output of the last layer.
+    """
+    if not any(layer._forward_pre_hooks or layer._forward_hooks for layer in layers):
+        steps = [step for layer in layers if (step := layer.step(input, None, code)) is not None]
+        if len(steps) == len(layers):
+            return run(steps, input, None)[0]
+    state: Tensor | None = None
+    for layer in layers:
+        input, state = layer(input, state, code)
+    return input

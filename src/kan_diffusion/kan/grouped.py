@@ -3,10 +3,10 @@ r"""``GroupedKANLinear``: a KAN layer whose edges are sums of a few functions th
 .. math:: y_o = \beta_o + \sum_i \phi_{o,i}(x_i), \qquad
     \phi_{o,i}(x) = \sum_{r \le R} a_{o,i,r}\, f_{\gamma(i),r}(x),
 
-with the learned functions f of :mod:`kan_diffusion.kan.functions`, R of each group of inputs. An edge has R numbers of its own instead of a
-:class:`~kan_diffusion.kan.linear.KANLinear`'s G + k. With R = G + k and one group an input it is
-that layer again; with R = 1 each input has one learned function, as a unit of an MLP has its
-activation.
+with the learned functions f of :mod:`kan_diffusion.kan.functions`, R of each group of inputs. An
+edge has R numbers of its own, where one of :class:`~kan_diffusion.kan.linear.KANLinear` has G + k.
+With R = G + k and one group an input it is that layer again; with R = 1 each input has one learned
+function, as a unit of an MLP has its activation.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch.fx import Proxy
 from torch.nn.functional import linear
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import BasisName, BSpline, Extrapolation
+from kan_diffusion.kan.bases import BasisName, Extrapolation
 from kan_diffusion.kan.functions import LearnedFunctions, Start
 from kan_diffusion.kan.inputs import leaf
 from kan_diffusion.kan.kernels import autocasts
-from kan_diffusion.kan.kernels.fused import FusedFunction
+from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
 __all__ = ["GroupedKANLinear"]
 
@@ -142,22 +142,24 @@ class GroupedKANLinear(LearnedFunctions):
         """
         if isinstance(input, Proxy):
             return leaf(self, input)
-        x = self._rows(input)
-        grid = self._grid()
-        output = None
-        if grid is not None and not autocasts(x):
-            operands = x, self.coefficients, self.weight, self.bias, *grid
-            if _KERNEL.takes(operands):
-                assert isinstance(self.basis, BSpline)
-                output = _KERNEL(operands, (self.group_of, self.basis.order), self._product)
-        if output is None:
-            output = linear(self._functions(x), self.weight, self.bias)
+        output = self._output(self._rows(input))
         return output if input.ndim == 2 else output.view(*input.shape[:-1], self.out_features)
+
+    def _output(self, x: Tensor) -> Tensor:
+        """The output (N, out) for rows of inputs."""
+        grid = self.kernel_grid()
+        if grid is not None and not autocasts(x):
+            *own, order = grid
+            operands = x, self.coefficients, self.weight, self.bias, *own
+            if _KERNEL.takes(operands):
+                step = Step(_KERNEL, operands[1:], (self.group_of, order), self._product)
+                return run([step], x)[0]
+        return linear(self._functions(x), self.weight, self.bias)
 
     def _product(
         self, x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor
     ) -> Tensor:
-        return linear(self._spread(x, coefficients, *grid), weight, bias)
+        return linear(self.by_torch(x, coefficients, *grid), weight, bias)
 
     def edge_outputs(self, input: Tensor) -> Tensor:
         """Computes the contribution of each edge to its output.

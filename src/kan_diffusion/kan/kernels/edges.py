@@ -152,7 +152,7 @@ def edge_linear(x: Tensor, edges: Edges) -> Tensor:
     """
     step = _step(x, edges)
     if step is not None:
-        return run([step], x)
+        return run([step], x)[0]
     features = edge_features(x, edges.basis, edges.has_base)
     return linear(features.flatten(1), edges.weight, edges.bias)
 
@@ -169,7 +169,7 @@ def edge_chain(x: Tensor, layers: Sequence[Edges]) -> Tensor:
     """
     steps = [step for edges in layers if (step := _step(x, edges)) is not None]
     if len(steps) == len(layers):
-        return run(steps, x)
+        return run(steps, x)[0]
     for edges in layers:
         x = edge_linear(x, edges)
     return x

@@ -76,9 +76,7 @@ def _place_tile(x, start, count, origin, per_x, intervals, scratch, room, cells)
     """The same of ``count`` numbers of x from ``start`` on."""
     whole = count // _LANES * _LANES
     for at in range(0, whole, _LANES):
-        _place(
-            load(x, start + at, _LANES), origin, per_x, intervals, scratch, room, cells, at
-        )
+        _place(load(x, start + at, _LANES), origin, per_x, intervals, scratch, room, cells, at)
     if whole < count:
         for at in range(whole, count):
             scratch[2 * room + at - whole] = x[start + at]
@@ -146,7 +144,9 @@ def gather(order, powers, table, grad_coefficients, groups, functions, width, in
                     for j in range(degree + 1):
                         total = real(0)
                         for d in range(degree + 1):
-                            total += real(pieces[j][d]) * table[left + (cell + 1) * step + d * width]
+                            total += (
+                                real(pieces[j][d]) * table[left + (cell + 1) * step + d * width]
+                            )
                         grad_coefficients[first + cell + j] += total
 
     return loop
@@ -415,4 +415,3 @@ def backward(
     )
     launch(kernel, parts, operands, (inputs, groups, functions, width - order), (totals,))
     return grad_x, totals.sum(0) if each else totals
-

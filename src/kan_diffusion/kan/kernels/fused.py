@@ -181,25 +181,10 @@ class FusedFunction:
             and _kernel(self.module) is not None
         )
 
-    def __call__(
-        self,
-        operands: Sequence[Tensor | None],
-        settings: tuple[Setting, ...],
-        reference: Callable[..., Output],
-    ) -> Output:
-        """Computes the output of operands that the kernel takes.
-
-        It is as often differentiable as ``reference``, the same function in torch's operations.
-        """
-        values, rest = operands[: self.num_outputs], tuple(operands[self.num_outputs :])
-        return run([Step(self, rest, settings, reference)], *values)
-
 
 def _where_given(found: Iterable[Tensor], operands: Iterable[Tensor | None]) -> list[Tensor | None]:
     """Gradients, None for operands that are None."""
-    return [
-        None if operand is None else one for one, operand in zip(found, operands, strict=False)
-    ]
+    return [None if operand is None else one for one, operand in zip(found, operands, strict=False)]
 
 
 class Step(NamedTuple):
@@ -222,18 +207,17 @@ def _as_tuple(output: Output) -> tuple[Tensor, ...]:
     return (output,) if isinstance(output, Tensor) else output
 
 
-def run(steps: Sequence[Step], *values: Tensor | None) -> Output:
-    """Computes steps one after another, the first of ``values``; of the last all outputs.
+def run(steps: Sequence[Step], *values: Tensor | None) -> tuple[Tensor, ...]:
+    """Computes steps one after another, the first of ``values``: all outputs of the last.
 
     To autograd they are one function: what it does for a function takes longer than a small layer.
     """
     if torch.compiler.is_compiling():
         for step in steps:
             values = _as_tuple(step.function.operator(*values, *step.operands, *step.settings))
-        return values[0] if len(values) == 1 else values  # type: ignore[return-value]
+        return cast("tuple[Tensor, ...]", values)
     operands = (one for step in steps for one in step.operands)
-    output: Output = _Fused.apply(steps, *values, *operands)
-    return output
+    return _as_tuple(_Fused.apply(steps, *values, *operands))
 
 
 class _Fused(torch.autograd.Function):
@@ -248,7 +232,7 @@ class _Fused(torch.autograd.Function):
         ctx,  # noqa: ANN001
         steps: Sequence[Step],
         *tensors: Tensor | None,
-    ) -> Output:
+    ) -> tuple[Tensor | None, ...]:
         count = steps[0].function.num_outputs
         values, operands = tensors[:count], tensors[count:]
         inputs: list[Tensor | None] = []
@@ -259,10 +243,12 @@ class _Fused(torch.autograd.Function):
         ctx.save_for_backward(*inputs, *operands)
         ctx.set_materialize_grads(False)
         ctx.steps = steps
-        return values[0] if count == 1 else values  # type: ignore[return-value]
+        return values
 
     @staticmethod
     def backward(ctx, *grads: Tensor | None) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        if all(grad is None for grad in grads):
+            return (None,) * len(ctx.needs_input_grad)
         steps: Sequence[Step] = ctx.steps
         count = steps[0].function.num_outputs
         end = count * len(steps)
@@ -304,8 +290,10 @@ def _by_reference(
         for step in steps:
             size = len(step.operands)
             values, rest = _as_tuple(step.reference(*values, *rest[:size])), rest[size:]
-        wanted = list(compress(operands, needed))
-        reached = [(value, grad) for value, grad in zip(values, grads, strict=True) if grad is not None]
+        wanted = [one for one in compress(operands, needed) if one is not None]
+        reached = [
+            (value, grad) for value, grad in zip(values, grads, strict=True) if grad is not None
+        ]
         outputs, directions = zip(*reached, strict=True)
         derivatives = iter(
             torch.autograd.grad(outputs, wanted, directions, create_graph=True, allow_unused=True)
