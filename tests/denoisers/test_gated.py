@@ -107,9 +107,7 @@ def test_a_refined_denoiser_is_saved_as_it_is(tmp_path: Path) -> None:
     before = denoiser(points, timestep).sample
     scale = float(before.detach().abs().max())
     assert denoiser.refine(32, points, timestep) < 1e-5 * scale
-    torch.testing.assert_close(
-        denoiser(points, timestep).sample, before, rtol=0, atol=1e-5 * scale
-    )
+    torch.testing.assert_close(denoiser(points, timestep).sample, before, rtol=0, atol=1e-5 * scale)
     names = ["network.first", *(f"network.layers.{place}.functions" for place in range(3))]
     fractions = denoiser.out_of_range_fractions(points, timestep)
     assert sorted(fractions) == sorted([*names, "network.code"])

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from helpers import function_by_function, randn, refused, scrambled, seeded
-from kan_diffusion.kan import LearnedFunctions
+from kan_diffusion.kan import LearnedFunctions, refine, update_grid
 from kan_diffusion.kan.bases import BASES, GridBasis
 from kan_diffusion.kan.functions import STARTS, waves
 
@@ -326,6 +327,32 @@ def test_a_grid_of_a_group_covers_all_its_inputs(basis: str) -> None:
     assert float(module.out_of_range_per_input(x).max()) == 0
     assert torch.equal(average.grid.grid_step, module.grid.grid_step)
     torch.testing.assert_close(average.coefficients, module.coefficients)
+
+
+@pytest.mark.parametrize("basis", ["bspline", "chebyshev"])
+def test_averages_keep_their_functions_as_the_module_does(basis: str) -> None:
+    functions = _module(5, 3, UNEVEN, basis=basis, grid_size=6)
+    module = nn.Sequential(nn.LayerNorm(5, dtype=DOUBLE), functions, nn.Linear(15, 2, dtype=DOUBLE))
+    ema, twin = EMAModel(module.parameters()), copy.deepcopy(module)
+    for seed, average in enumerate([*twin[1:].parameters(), *ema.shadow_params[2:]]):
+        average.detach().normal_(generator=seeded(seed))
+    shadow = copy.deepcopy(module)
+    x = randn(100, 5)
+
+    def outputs() -> list[Tensor]:
+        shadow[1].basis = copy.deepcopy(functions.basis)
+        shadow[1].coefficients = nn.Parameter(functions.coefficients.detach().clone())
+        ema.copy_to(shadow.parameters())
+        return [each(x).detach() for each in (module, twin, shadow)]
+
+    update_grid(module, x, margin=0.5, averages=[ema, twin])
+    before = outputs()
+    assert not any(torch.allclose(before[a], before[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    refine(module, 12, x, averages=[ema, twin])
+    torch.testing.assert_close(outputs(), before, rtol=0, atol=1e-11)
+    if basis == "chebyshev":  # a polynomial is the same on any grid
+        update_grid(module, x, margin=0.0, averages=[ema, twin])
+        torch.testing.assert_close(outputs(), before, rtol=0, atol=1e-9)
 
 
 # What is refused

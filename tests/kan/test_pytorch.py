@@ -77,14 +77,12 @@ def _network(
     """
     network: nn.Module
     if basis in LEARNED:
-        network = LEARNED[basis](dtype=settings.get("dtype"))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = LEARNED[basis](dtype=settings.get("dtype"))
     else:
         network = KAN(sizes, basis=basis, **settings)
-    for module in network.modules():
-        if isinstance(module, EdgeLayer | nn.Linear | GatedLinear):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                module.reset_parameters()
+        network.reset_parameters(seeded(seed))
     for place, parameter in enumerate(network.parameters()):
         generator = seeded(100 * seed + place)
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
