@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare notebook-study pilot pilot-tuning lab tables notebook bench test test-hard lint dist format clean
+.PHONY: help compare notebook-study pilot pilot-tuning verdict lab tables notebook bench test test-hard lint dist format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,6 +36,9 @@ pilot: $(STAMP)-run  ## Run the pilot, all families on six data sets: an hour or
 
 pilot-tuning: $(STAMP)-tune  ## Search the settings the pilot uses, with equal effort (ARGS="...")
 	$(BIN)/kan-diffusion tune pilot --data swiss-roll,checkerboard $(ARGS)
+
+verdict: $(STAMP)-tune  ## Run the verdict, six hours on two cores, and write docs/verdict.md (ARGS="--plan")
+	$(BIN)/python benchmarks/verdict.py $(ARGS)
 
 lab: $(STAMP)-lab  ## Read scores that are known exactly: half an hour on two cores (ARGS="...")
 	PYTHONPATH=benchmarks $(BIN)/python -m truth_lab $(ARGS)

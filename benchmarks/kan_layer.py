@@ -3,13 +3,15 @@
     python benchmarks/kan_layer.py                 # everything, about half an hour
     python benchmarks/kan_layer.py --quick         # a smoke test
     python benchmarks/kan_layer.py --contenders ours gemm mlp --parts timing
+    python benchmarks/kan_layer.py --parts families          # denoisers, about two minutes
 
 Forward, backward and Adam step of layer stacks at several sizes, with one and two threads; the
-growth of the time with the grid, the width and the batch; the kernels of other bases and of learned
-activations against torch, eager and compiled; peak memory; the first use. All timings of a case are
-of one run, interleaved repeat by repeat. Results go to ``--out``: JSON with all rows, a page of
-Markdown with the verdict on every target, and figures. A contender that is missing or
-fails is a row that says why; ``make bench`` installs those of others.
+growth of the time with the grid, the width and the batch; denoisers of the KAN and the MLP family
+of equal size; the kernels of other bases and of learned activations against torch, eager and
+compiled; peak memory; the first use. All timings of a case are of one run, interleaved repeat by
+repeat. Results go to ``--out``: JSON with all rows, a page of Markdown with the verdict on every
+target, and figures; parts that ``--parts`` leaves out stay there as they are. A contender that is
+missing or fails is a row that says why; ``make bench`` installs those of others.
 """
 
 from __future__ import annotations
@@ -29,14 +31,14 @@ from rich.table import Table
 
 from baselines import CONTENDERS, default_contenders
 from kan_diffusion.errors import KanDiffusionError
-from layer_speed.output import find_results, read_results, write_results
+from layer_speed.output import PARTS, find_results, keep_others, read_results, write_results
 from layer_speed.plan import CLOSELY, LEAST_REPEATS, Pace, Plan, Task, full_plan, quick_plan
 from layer_speed.processes import WorkerError, run_single, run_tasks, worker_environment
 from layer_speed.tables import format_value, target_records
 from layer_speed.targets import Results
 from layer_speed.timing import Row
 
-_PARTS = ("timing", "growth", "kernels", "memory", "first-use")
+_PARTS = tuple(part.replace("_", "-") for part in PARTS)
 _MEMORY = ("ours", "ours-compiled", "mlp", "recursion")
 _CACHES = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _MEMORY_SECONDS, _FIRST_USE_SECONDS = 10.0, 20.0
@@ -53,6 +55,7 @@ def main() -> None:
             head, results = read_results(find_results(arguments.out))
         else:
             head, results = _measure(arguments)
+            keep_others(arguments.out, head, results)
         plan = _plan(bool(head["quick"]), arguments)
         written = write_results(arguments.out, head, results, plan)
     except (WorkerError, KanDiffusionError, FileNotFoundError) as error:
@@ -121,7 +124,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[Row, Results]:
     singles = [("memory", n) for n in _MEMORY if n in names and "memory" in parts]
     singles += [("first-use", n) for n in plan.first_users if n in names and "first-use" in parts]
     total = len(arguments.threads) * sum(costs.values()) + sum(_cost(kind) for kind, _ in singles)
-    results: Results = {"timing": [], "growth": [], "kernels": [], "memory": [], "first_use": []}
+    results: Results = {part: [] for part in PARTS}
     with _progress(total) as advance:
         for threads in arguments.threads if tasks else ():
             rows = run_tasks(tasks, plan.pace, device, threads, _follow(costs, threads, advance))
@@ -136,7 +139,10 @@ def _measure(arguments: argparse.Namespace) -> tuple[Row, Results]:
             advance(f"{kind} of {CONTENDERS[name].label}", _cost(kind))
     head: Row = {
         "title": f"KAN layers on {environment.get('card', 'the CPU')}",
-        "command": _command(arguments),
+        "parts": {
+            part.replace("-", "_"): {"command": _command(arguments), "environment": environment}
+            for part in parts
+        },
         "quick": arguments.quick,
         "device": device,
         "threads": arguments.threads,

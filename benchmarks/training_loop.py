@@ -83,7 +83,7 @@ def clocks() -> Iterator[Seconds]:
 def run(
     family: str, batch_size: int, steps: int, optimizer: OptimizerName = "adam"
 ) -> tuple[float, float]:
-    """Trains a fresh denoiser; returns the seconds of the call of ``train`` and of its steps."""
+    """Trains a fresh denoiser; returns the seconds of ``train`` and processor seconds of steps."""
     process = get_process("cosine")
     denoiser = build_denoiser(
         family,
@@ -101,7 +101,7 @@ def run(
     points = load_dataset(ToyData(toy="swiss-roll"), 0, 0).train
     started = time.perf_counter()
     result = train(denoiser, process, points, config, seed=0, device="cpu")
-    return time.perf_counter() - started, result.seconds
+    return time.perf_counter() - started, result.cpu_seconds
 
 
 def measure(family: str, batch_size: int, steps: int, repeats: int) -> dict[str, object]:
@@ -134,7 +134,7 @@ def measure(family: str, batch_size: int, steps: int, repeats: int) -> dict[str,
 
 
 def compare_optimizers(family: str, steps: int, repeats: int) -> list[dict[str, object]]:
-    """Microseconds of a step by each optimiser, and how many times that of Adam: medians."""
+    """Processor time of a step by each optimiser, and how many times that of Adam: medians."""
     # A step of L-BFGS is some twenty iterations.
     lengths = {name: max(1, steps // 20 if name == "lbfgs" else steps) for name in OPTIMIZERS}
     taken: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}

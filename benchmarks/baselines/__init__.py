@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from baselines.contender import Case, Contender, NetworkWorkload, Workload
+from baselines.families import FAMILY_CONTENDERS
 from baselines.flashkan import FLASHKAN, FLASHKAN_EAGER
 from baselines.gemm import GEMM
 from baselines.inkan import INKAN, INKAN_EAGER
@@ -14,6 +15,7 @@ from baselines.recursion import RECURSION, RecursionKANLinear
 
 __all__ = [
     "CONTENDERS",
+    "FAMILY_CONTENDERS",
     "KERNELS",
     "Case",
     "Contender",
@@ -30,6 +32,7 @@ CONTENDERS: dict[str, Contender] = {
         *(OURS, OURS_COMPILED, GEMM, MLP),
         *(INKAN, INKAN_EAGER, FLASHKAN, FLASHKAN_EAGER, RECURSION, PYKAN),
         *KERNEL_CONTENDERS,
+        *FAMILY_CONTENDERS,
     )
 }
 """Every contender, in the order in which tables show them."""
@@ -40,8 +43,7 @@ def default_contenders(device: str) -> list[str]:
 
     Compiling our own network is of interest on a GPU only, where no kernel of ours stands in.
     """
-    return [
-        name
-        for name in CONTENDERS
-        if own_network(name) not in KERNELS and (device != "cpu" or name != OURS_COMPILED.name)
-    ]
+    others = {contender.name for contender in FAMILY_CONTENDERS}
+    if device == "cpu":
+        others.add(OURS_COMPILED.name)
+    return [name for name in CONTENDERS if own_network(name) not in KERNELS and name not in others]

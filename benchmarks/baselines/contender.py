@@ -7,7 +7,7 @@ that follows is the benchmark's and the same for all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -27,25 +27,30 @@ class Case:
         widths: Sizes of the input, the hidden layers and the output.
         batch: Number of rows.
         grid_size: Number G of intervals of the grid.
+        parameters: Number of parameters by which the widths between are chosen; 0 where they are
+            given.
     """
 
     widths: tuple[int, ...]
     batch: int
     grid_size: int
+    parameters: int = 0
 
     @classmethod
-    def of(cls, widths: Sequence[int], batch: int, grid_size: int) -> Case:
+    def of(cls, widths: Sequence[int], *others: int) -> Case:
         """A case from any sequence of widths (JSON has lists only)."""
-        return cls(tuple(widths), batch, grid_size)
+        return cls(tuple(widths), *others)
 
     @property
     def layers(self) -> str:
-        """The widths as they are written in tables: 3-32-32-32-2."""
+        """The sizes as they are written in tables: 3-32-32-32-2, or 2,300 parameters."""
+        if self.parameters:
+            return f"{self.parameters:,} parameters"
         return "-".join(map(str, self.widths))
 
     def with_batch(self, batch: int) -> Case:
         """The same networks at another batch size."""
-        return Case(self.widths, batch, self.grid_size)
+        return replace(self, batch=batch)
 
 
 class Workload(Protocol):

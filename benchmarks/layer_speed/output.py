@@ -14,9 +14,10 @@ from layer_speed.tables import markdown_page, target_records
 from layer_speed.targets import Results, measured
 from layer_speed.timing import Row
 
-__all__ = ["find_results", "read_results", "write_results"]
+__all__ = ["PARTS", "find_results", "keep_others", "read_results", "write_results"]
 
-_PARTS = ("timing", "growth", "kernels", "memory", "first_use")
+PARTS = ("timing", "growth", "kernels", "families", "memory", "first_use")
+"""Keys of the rows of each part."""
 _STEM = "kan_layer"
 
 
@@ -87,6 +88,21 @@ def find_results(folder: Path) -> Path:
 def read_results(path: Path) -> tuple[Row, Results]:
     """The head and the rows that :func:`write_results` wrote."""
     content = json.loads(path.read_text())
-    results = {part: content.pop(part, []) for part in _PARTS}
+    results = {part: content.pop(part, []) for part in PARTS}
     content.pop("targets")
     return content, results
+
+
+def keep_others(folder: Path, head: Row, results: Results) -> None:
+    """Adds the parts that were not run, as they are in ``folder``, to the results of a run."""
+    try:
+        earlier, rows = read_results(find_results(folder))
+    except FileNotFoundError:
+        return
+    if (earlier["quick"], earlier["device"]) != (head["quick"], head["device"]):
+        return
+    runs, others = head["parts"], earlier["parts"]
+    assert isinstance(runs, dict)
+    assert isinstance(others, dict)
+    for part in others.keys() - runs.keys():
+        results[part], runs[part] = rows[part], others[part]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from baselines import CONTENDERS, KERNELS, Case, Contender, own_network
+from baselines import CONTENDERS, FAMILY_CONTENDERS, KERNELS, Case, Contender, own_network
 
 __all__ = [
     "BLOCK_SECONDS",
@@ -30,7 +30,7 @@ BLOCK_SECONDS = 0.02
 CLOSELY = 5.0
 """How many times longer contenders may take that targets compare closely."""
 LONG_STEP = 0.3
-"""A step that needs no second one to know how long it takes."""
+"""A step that is tried no third time to know how long it takes."""
 LEAST_REPEATS = 3
 """Repeats of even the slowest contender."""
 TRIED_SHARE = 16
@@ -93,6 +93,7 @@ class Plan:
         timing: Cases at which all contenders are timed.
         growth: Series for the growth of the time.
         kernels: Cases at which the kernels of other bases are timed.
+        families: Cases at which denoisers of equal size are timed.
         memory: The case whose peak memory is measured.
         first_use: The case whose first steps are timed.
         pace: How often.
@@ -102,6 +103,7 @@ class Plan:
     timing: tuple[Case, ...]
     growth: tuple[Series, ...]
     kernels: tuple[Case, ...]
+    families: tuple[Case, ...]
     memory: Case
     first_use: Case
     pace: Pace
@@ -128,13 +130,21 @@ class Plan:
                     Task("kernels", kernel, tuple((name, case) for name in names))
                     for case in self.kernels
                 ]
+        if "families" in parts:
+            names = [contender.name for contender in FAMILY_CONTENDERS]
+            tasks += [
+                Task("families", case.layers, tuple((name, case) for name in names))
+                for case in self.families
+            ]
         return tasks
 
     def expected_seconds(self, task: Task) -> float:
         """A rough guess of a task's duration, for the time left."""
         total = 0.0
         for name, case in task.entries:
-            products = sum(a * b for a, b in pairwise(case.widths)) * (case.grid_size + 4)
+            products = case.parameters or sum(
+                a * b * (case.grid_size + 4) for a, b in pairwise(case.widths)
+            )
             rate = 2e-10 if max(case.widths) < 64 else 1e-10  # wide products run faster
             step = (5e-4 + case.batch * products * rate) * _SLOWNESS.get(name, 1.0)
             pace, contender = self.pace, CONTENDERS[name]
@@ -143,7 +153,7 @@ class Plan:
                 continue
             measured = pace.repeats * max(1.3 * step, 1.5 * BLOCK_SECONDS)
             total += max(min(measured, pace.seconds_for(contender)), LEAST_REPEATS * step)
-            total += (1 if step > LONG_STEP else 3) * step + _COMPILE_SECONDS * contender.compiled
+            total += (2 if step > LONG_STEP else 3) * step + _COMPILE_SECONDS * contender.compiled
         return total
 
 
@@ -152,7 +162,7 @@ class Task:
     """Contenders and cases whose repeats are interleaved.
 
     Attributes:
-        part: ``"timing"``, ``"growth"`` or ``"kernels"``.
+        part: ``"timing"``, ``"growth"``, ``"kernels"`` or ``"families"``.
         name: The layers, the name of the series, or the kernel.
         entries: Names of contenders, each with its case.
     """
@@ -167,6 +177,8 @@ class Task:
         if self.part == "growth":
             return f"growth with {self.name}"
         case = self.entries[0][1]
+        if case.parameters:
+            return f"{case.layers}, batch {case.batch:,}"
         kernel = f"{self.name}: " if self.part == "kernels" else ""
         return f"{kernel}{case.layers}, batch {case.batch:,}, G = {case.grid_size}"
 
@@ -206,6 +218,11 @@ def full_plan(pace: Pace) -> Plan:
             Case(SMALL, 8192, 5),
             Case(LARGE, 1024, 5),
         ),
+        families=tuple(
+            Case((2, 2), batch, 0, parameters)
+            for parameters in (2300, 20_000)
+            for batch in (256, 1024, 8192)
+        ),
         memory=Case(LARGE, 36_864, 5),
         first_use=Case(SMALL, 1024, 5),
         pace=pace,
@@ -222,6 +239,7 @@ def quick_plan(pace: Pace) -> Plan:
             Series("batch", "batch", tuple(Case(SMALL, n, 5) for n in (64, 256, 1024))),
         ),
         kernels=(Case(SMALL, 256, 5),),
+        families=(Case((2, 2), 256, 0, 2300),),
         memory=Case(LARGE, 2048, 5),
         first_use=Case(SMALL, 256, 5),
         pace=pace,

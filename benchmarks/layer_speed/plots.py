@@ -34,7 +34,7 @@ def _styles() -> dict[str, ModelStyle]:
     }
     rows = pd.DataFrame({"name": list(families), "family": list(families.values())})
     styles = model_styles(rows)
-    return {name: styles[own_network(name)] for name in CONTENDERS}
+    return {name: styles[own_network(name)] for name in CONTENDERS if own_network(name) in styles}
 
 
 @report_style()

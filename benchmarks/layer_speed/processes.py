@@ -137,8 +137,8 @@ def _tagged(task: Task, row: Row) -> Row:
     return {"part": task.part, "series": task.name, **row}
 
 
-def _plain(case: Case) -> tuple[list[int], int, int]:
-    return list(case.widths), case.batch, case.grid_size
+def _plain(case: Case) -> tuple[list[int], int, int, int]:
+    return list(case.widths), case.batch, case.grid_size, case.parameters
 
 
 def _events(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
-from baselines import CONTENDERS
+from baselines import CONTENDERS, FAMILY_CONTENDERS
 from kan_diffusion.report.tables import format_number
 from layer_speed.targets import TARGETS, Observation, Results, Target, measured
 from layer_speed.timing import Row
@@ -60,10 +60,7 @@ def markdown_page(report: Row, results: Results) -> str:
         report: The results' head: title, environment, settings and names of the figures.
         results: Rows by part.
     """
-    environment = report["environment"]
-    assert isinstance(environment, dict)
-    versions = ", ".join(f"{key} {value}" for key, value in environment.items())
-    parts = [f"# {report['title']}", f"Measured with `{report['command']}` on: {versions}."]
+    parts = [f"# {report['title']}", *_origins(report)]
     if report["quick"]:
         parts.append(
             "**A quick run: these figures show that the benchmark works and nothing more.**"
@@ -79,11 +76,26 @@ def markdown_page(report: Row, results: Results) -> str:
         parts += ["## Growth", *_growth_tables(results["growth"])]
     if results["kernels"]:
         parts += ["## Kernels of other bases", *_kernel_tables(results["kernels"])]
+    if results["families"]:
+        parts += ["## Families at equal parameters", *_family_tables(results["families"])]
     if results["memory"]:
         parts += ["## Peak memory of a training step", _memory_table(results["memory"])]
     if results["first_use"]:
         parts += ["## First use", *_first_use_table(results["first_use"])]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _origins(report: Row) -> Iterable[str]:
+    """What was run, where; a line for each run whose parts are on the page."""
+    parts = report["parts"]
+    assert isinstance(parts, dict)
+    runs: dict[tuple[str, str], list[str]] = {}
+    for part, run in parts.items():
+        versions = ", ".join(f"{key} {value}" for key, value in run["environment"].items())
+        runs.setdefault((run["command"], versions), []).append(part)
+    for (command, versions), names in runs.items():
+        what = "Measured" if len(runs) == 1 else f"Measured ({', '.join(names)})"
+        yield f"{what} with `{command}` on: {versions}."
 
 
 def _summary(results: Results) -> str:
@@ -149,8 +161,7 @@ def _time_tables(rows: Sequence[Row]) -> Iterable[str]:
     most = max((int(str(row["repeats"])) for row in measured(rows, "repeats")), default=0)
 
     def cell(row: Row) -> str:
-        middle, low, high = (format_value(row[key]) for key in ("ms", "ms_low", "ms_high"))
-        text = f"{middle} ({low}–{high})"
+        text = _with_quartiles(row)
         return text if row["repeats"] == most else f"{text}, {row['repeats']} repeats"
 
     def place(row: Row) -> str:
@@ -161,6 +172,11 @@ def _time_tables(rows: Sequence[Row]) -> Iterable[str]:
         yield f"### Milliseconds a step: {title}"
         yield f"Medians of {most} repeats where no other number stands."
         yield _by_grid(group, cell, "ms")
+
+
+def _with_quartiles(row: Row) -> str:
+    middle, low, high = (format_value(row[key]) for key in ("ms", "ms_low", "ms_high"))
+    return f"{middle} ({low}–{high})"
 
 
 def _by_grid(rows: Sequence[Row], cell: Callable[[Row], str], key: str) -> str:
@@ -228,6 +244,29 @@ def _kernel_tables(rows: Sequence[Row]) -> Iterable[str]:
             ],
             numbers=range(1, 5),
         )
+
+
+def _family_tables(rows: Sequence[Row]) -> Iterable[str]:
+    yield (
+        "Whole denoisers of plane points, features of the timestep included, of families with "
+        "their default settings and as nearly as widths allow the same number of parameters."
+    )
+    first = FAMILY_CONTENDERS[0]
+    yield _table(
+        ("denoiser", "parameters", "batch", "threads", "ms (quartiles)", f"{first.label} / it"),
+        [
+            (
+                CONTENDERS[str(row["contender"])].label,
+                f"{row['parameters']:,}" if "parameters" in row else "–",
+                f"{row['batch']:,}",
+                row["threads"],
+                _with_quartiles(row) if "ms" in row else _reason(row),
+                format_value(row["inverse_ratio"]) if "inverse_ratio" in row else "1",
+            )
+            for row in sorted(rows, key=lambda row: row["threads"])
+        ],
+        numbers=range(1, 6),
+    )
 
 
 def _memory_table(rows: Sequence[Row]) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from baselines import FAMILY_CONTENDERS
 from layer_speed.timing import Row
 
 __all__ = ["LIBRARIES", "TARGETS", "Observation", "Results", "Target", "measured"]
 
 Results = dict[str, list[Row]]
-"""Rows by part: timing, growth, kernels, memory, first_use."""
+"""Rows by part: timing, growth, kernels, families, memory, first_use."""
 
 LIBRARIES = ("inkan", "inkan-eager", "flashkan", "flashkan-eager")
 """The fast layers of others, whose best mode counts."""
@@ -157,6 +158,31 @@ def _against_torch(*paths: str) -> Callable[[Results], list[Observation]]:
     return observe
 
 
+def _families(parameters: int) -> Callable[[Results], list[Observation]]:
+    """The first of the families against the others of that size."""
+
+    def observe(results: Results) -> list[Observation]:
+        return [
+            _observation(row, row["inverse_ratio"], str(row["contender"]), whole_grid=True)
+            for row in measured(results["families"], "inverse_ratio")
+            if row["layers"] == f"{parameters:,} parameters"
+        ]
+
+    return observe
+
+
+def _second_thread(results: Results) -> list[Observation]:
+    """The first of the families with two threads against itself with one, in another process."""
+    first = FAMILY_CONTENDERS[0].name
+    own = [row for row in measured(results["families"], "ms") if row["contender"] == first]
+    alone = {(row["layers"], row["batch"]): row for row in own if row["threads"] == 1}
+    return [
+        _observation(row, float(str(row["ms"])) / float(str(one["ms"])), whole_grid=True)
+        for row in own
+        if row["threads"] == 2 and (one := alone.get((row["layers"], row["batch"])))
+    ]
+
+
 TARGETS = (
     Target(
         "gemm", "ours / the same GEMMs, features given", True, 1.3, None,
@@ -182,6 +208,16 @@ TARGETS = (
     Target(
         "compiled", "torch, compiled / a kernel of another basis", False, 1.3, None,
         _against_torch("compiled"),
+    ),
+    Target(
+        "families-small", "KAN / MLP, families of 2,300 parameters", True, 1.15, 1.0,
+        _families(2300),
+    ),
+    Target(
+        "families", "KAN / MLP, families of 20,000 parameters", True, 1.0, None, _families(20_000),
+    ),
+    Target(
+        "second-thread", "KAN family on two threads / on one", True, 1.0, None, _second_thread,
     ),
     Target("memory", "peak memory of ours / of the MLP", True, 2.0, None, _memory),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from baselines import CONTENDERS, Case, Contender, own_network
+from baselines import CONTENDERS, FAMILY_CONTENDERS, Case, Contender, own_network
 from layer_speed.plan import BLOCK_SECONDS, LEAST_REPEATS, LONG_STEP, Pace, Task
 from layer_speed.steps import TrainingStep, plain_reason, require_affordable
 
@@ -109,9 +109,10 @@ def _prepare(contender: Contender, case: Case, pace: Pace, device: torch.device)
         step = TrainingStep(contender, case, device)
         if contender.try_small:
             require_affordable(step, device, pace.slowest)
-        entry.first = seconds = step.seconds()
-        if contender.compiled or seconds < LONG_STEP:
-            seconds = min(step.seconds(), step.seconds())
+        entry.first = step.seconds()  # with what is compiled or loaded then, which tells nothing
+        seconds = step.seconds()
+        if seconds < LONG_STEP:
+            seconds = min(seconds, step.seconds())
     except Exception as error:  # noqa: BLE001  (others' code may raise anything; it is a result)
         entry.reason = plain_reason(error)
         return entry
@@ -142,7 +143,9 @@ def _reference(entry: _Entry, entries: Sequence[_Entry], part: str) -> _Entry | 
             if other.contender.name == entry.contender.name:
                 return other
         else:
-            ours = own_network(entry.contender.name) if part == "kernels" else "ours"
+            ours = {"timing": "ours", "families": FAMILY_CONTENDERS[0].name}.get(
+                part, own_network(entry.contender.name)
+            )
             if other.contender.name == ours and other.case == entry.case:
                 return other
     return None

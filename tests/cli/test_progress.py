@@ -12,7 +12,7 @@ from kan_diffusion import DiffusionEstimator
 from kan_diffusion.cli.progress import StudyProgress, known_floor
 from kan_diffusion.progress import TrainingBar
 from kan_diffusion.study.executors import TrialEvent
-from kan_diffusion.study.run import StudyPlan
+from kan_diffusion.study.planning import StudyPlan
 from tiny import tiny_study
 
 

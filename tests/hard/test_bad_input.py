@@ -309,6 +309,8 @@ _OPTIONS: tuple[tuple[str, str], ...] = (
     (f"compare moons --budget mlp:{'-'.join(['8'] * 1000)}", "at most 100"),
     ("compare moons --match time --budget 1e30", "at most 10,000,000"),
     ("compare moons --match nonsense --budget 3", "--match"),
+    ("tune moons --optimizers adam,sgd", "unknown optimizer 'sgd'"),
+    ("train moons --optimizer sopa", "did you mean 'soap'"),
     ("compare moons --families ''", "family"),
     ("compare moons --families kan,,mlp", "family"),
     ("compare moons --process cosine,cosine", "rename one"),

@@ -27,7 +27,6 @@ from safetensors.torch import load_file, save_file
 from command_line import call_quietly
 from commands import Ended, run_command
 from kan_diffusion.files import CHECKSUMS
-from kan_diffusion.study import calibration
 from kan_diffusion.study.folder import RESULT
 from kan_diffusion.study.run import run_study
 from one_by_one import OneByOne
@@ -275,10 +274,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         budgets=[{"match": "time", "amount": 0.1}],
     ).pinned()
     (folder / "given.yaml").write_text(config.to_yaml())
-    with pytest.MonkeyPatch.context() as patch:
-        seconds = {trial.workload: 0.01 for trial in config.trials()}
-        patch.setattr(calibration, "calibrate", lambda trials, workers: seconds)
-        run_study(config, folder / "study", executor=OneByOne(workers=1, device="cpu"))
+    run_study(config, folder / "study", executor=OneByOne(workers=1, device="cpu"))
     return folder
 
 

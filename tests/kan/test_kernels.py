@@ -541,6 +541,16 @@ def _total(layer: nn.Module, x: Tensor, results: multiprocessing.Queue[float]) -
         results.put(float(layer(x).sum()))
 
 
+@cases([*SPLINES, *DENSE])
+def test_inputs_without_a_gradient_change_no_other(case: Case) -> None:
+    module = case.build(9, 11)
+    x = case.points(module, 40)
+    output = module(x)
+    assert _is_fused(output)
+    found = torch.autograd.grad(output, list(module.parameters()), _direction(output))
+    assert all(map(torch.equal, found, _run(module, x)[2:]))
+
+
 @each_kernel
 def test_without_openmp_the_parts_of_a_batch_follow_each_other(
     case: Case, set_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch

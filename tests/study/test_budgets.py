@@ -1,22 +1,18 @@
 from __future__ import annotations
 
-import json
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kan_diffusion.data.datasets import load_dataset
-from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.study.calibration import (
-    CALIBRATION,
-    calibrate,
-    estimate_seconds,
-    read_calibration,
-    shared_calibration,
-)
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.study.calibration import estimate_seconds, step_seconds
 from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.trial import build
-from tiny import tiny_study
+from kan_diffusion.study.trial import build, run_trial
+from kan_diffusion.training import run as training
+from tiny import EVALUATION, tiny_study
 
 
 def _study(**changes: object) -> StudyConfig:
@@ -46,17 +42,35 @@ def test_every_model_meets_the_budget_within_two_percent(
         assert (trial.match, trial.budget) == (match, amount)
 
 
-def test_time_is_met_by_the_number_of_steps() -> None:
+def test_a_budget_of_time_is_for_the_clock_of_each_trial() -> None:
     study = _study(budgets=[{"match": "time", "amount": 10, "params": 600}])
-    uncalibrated = study.trials()
-    assert {trial.training.steps for trial in uncalibrated} == {40}
-    seconds = {trial.workload: 0.001 * (1 + i) for i, trial in enumerate(uncalibrated[:4])}
-    assert len(seconds) == 4  # another one for each model and data set, the same for each seed
-    trials = study.trials(seconds)
-    assert [trial.training.steps for trial in trials] == [10_000, 5_000, 3_333, 2_500] * 2
+    trials = study.trials()
+    assert {trial.training.processor_seconds for trial in trials} == {10}
     assert {trial.model.params for trial in trials} == {600}
-    # The steps decide the outcome, so they are in the id.
-    assert {trial.id for trial in trials}.isdisjoint(trial.id for trial in uncalibrated)
+    # The seconds decide the outcome, so they are in the id; how fast the machine is does not.
+    plain = _study(budgets=[{"match": "params", "amount": 600}]).trials()
+    assert {trial.training.processor_seconds for trial in plain} == {None}
+    longer = _study(budgets=[{"match": "time", "amount": 11, "params": 600}]).trials()
+    assert len({trial.id for trial in (*trials, *plain, *longer)}) == 24
+    assert "processor_seconds" not in plain[0].identity
+
+
+def test_a_trial_ends_at_its_budget_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The clock is read before and after each step, which therefore takes a hundredth of a second.
+    ticks = count()
+    clock = SimpleNamespace(perf_counter=lambda: 0.0, process_time=lambda: next(ticks) / 100)
+    monkeypatch.setattr(training, "time", clock)
+    budget = {"match": "time", "amount": 1.5, "params": 600}
+    evaluation = {**EVALUATION, "num_samples": 0, "moments": [0, 0.5]}
+    study = _study(models=[{"family": "mlp"}], budgets=[budget], evaluation=evaluation)
+    trial = study.with_data(["moons"]).trials()[0]
+    assert trial.training.steps == 40  # seconds, not steps, decide
+    result = run_trial(trial, tmp_path, device="cpu")
+    assert result.row["steps"] == 150
+    assert result.row["train_cpu_seconds"] == pytest.approx(1.5)
+    assert {path.stem for path in (tmp_path / "reverse").iterdir()} == {"0", "75"}
 
 
 def test_budgets_may_be_for_some_data_and_models_only() -> None:
@@ -90,7 +104,6 @@ def test_budgets_may_be_for_some_data_and_models_only() -> None:
     ("changes", "message"),
     [
         ({}, "model 'KAN' needs either params or hidden widths, or a budget with a size"),
-        ({"budgets": [{"match": "time", "amount": 3}]}, "'KAN' needs either params"),
         (
             {
                 "budgets": [{"amount": 600}],
@@ -116,13 +129,9 @@ def test_budgets_that_make_no_sense_are_refused(changes: dict[str, object], mess
         _study(**changes)
 
 
-def test_calibration_has_one_positive_time_for_each_workload() -> None:
-    models = [{"family": "mlp", "name": str(width), "hidden": [width]} for width in (4, 8)]
-    study = _study(models=models, budgets=[{"match": "time", "amount": 1}]).with_data(["moons"])
-    seconds = calibrate(study.trials(), workers=1)
-    assert set(seconds) == {trial.workload for trial in study.trials()}
-    assert all(0 < each < 1 for each in seconds.values())
-    assert calibrate([], workers=1) == {}
+def test_a_step_takes_a_positive_time() -> None:
+    study = _study(models=[{"family": "mlp", "hidden": [4]}]).with_data(["moons"])
+    assert 0 < step_seconds(study.trials()[0], rounds=1, steps=5) < 1
 
 
 def test_an_estimate_grows_with_what_is_to_be_done() -> None:
@@ -132,34 +141,5 @@ def test_an_estimate_grows_with_what_is_to_be_done() -> None:
     one, many = (estimate_seconds(trials[:num], 1) for num in (1, 4))
     assert 0 < one < many
     assert estimate_seconds(study.with_length(steps=10**6).trials(), 1) > 2 * many
-
-
-def test_the_first_calibration_of_a_folder_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = _study(budgets=[{"match": "time", "amount": 1, "params": 600}])
-    calls: list[set[str]] = []
-
-    def measured(trials: list[object], workers: int) -> dict[str, float]:
-        found = {trial.workload for trial in trials}
-        calls.append(found)
-        return dict.fromkeys(found, 0.01 * len(calls))
-
-    monkeypatch.setattr("kan_diffusion.study.calibration.calibrate", measured)
-    only_kan = study.with_families(["kan"])
-    first = shared_calibration(only_kan, tmp_path, 1)
-    assert set(first.values()) == {0.01}
-    both = shared_calibration(study, tmp_path, 1)
-    assert calls[1].isdisjoint(first)
-    assert {key: both[key] for key in first} == first
-    assert set(both.values()) == {0.01, 0.02}
-    assert shared_calibration(study, tmp_path, 1) == both
-    assert len(calls) == 2
-    assert json.loads((tmp_path / CALIBRATION).read_text()) == both
-
-
-def test_a_damaged_calibration_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / CALIBRATION).write_text("[1]")
-    with pytest.raises(RunFolderError, match="is not a calibration"):
-        read_calibration(tmp_path)
-    assert read_calibration(tmp_path / "elsewhere") == {}
+    timed = _study(budgets=[{"match": "time", "amount": 100, "params": 600}]).trials()
+    assert estimate_seconds(timed, 4) - estimate_seconds(timed, 8) == pytest.approx(100, rel=0.01)

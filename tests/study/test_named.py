@@ -74,12 +74,13 @@ def test_a_model_may_be_the_budget(match: str) -> None:
 
 
 def test_a_models_training_time_may_be_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = lambda trials, workers: {trial.workload: 0.002 for trial in trials}  # noqa: E731
-    monkeypatch.setattr("kan_diffusion.study.named.calibrate", seconds)
+    monkeypatch.setattr("kan_diffusion.study.named.step_seconds", lambda trial: 0.002)
     (budget,) = study_for("moons", match="time", budget="mlp:8-8", families=["mlp"]).budgets
     assert budget.match == "time"
     assert budget.amount == 0.002 * TrainingConfig().steps
-    assert budget.params == 2300
+    assert budget.params is None  # the size is free
+    (sized,) = study_for("moons", 2300, match="time", budget="6", families=["mlp"]).budgets
+    assert (sized.amount, sized.params) == (6, 2300)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.study.config import StudyConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.measure import evaluate_run
-from kan_diffusion.study.run import StudyPlan, StudyResults, load_study, plan_study, run_study
+from kan_diffusion.study.planning import StudyPlan, plan_study
+from kan_diffusion.study.run import StudyResults, load_study, run_study
 from kan_diffusion.study.trial import run_trial
 from one_by_one import OneByOne
 from tiny import tiny_study, written
@@ -171,7 +172,7 @@ def test_rows_are_kept_while_a_study_runs(tmp_path: Path, monkeypatch: pytest.Mo
         return json.loads(path.read_text()) if path.exists() else []
 
     study = _study(models=[DIVERGING], seeds=3)
-    monkeypatch.setattr("kan_diffusion.study.run._SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kan_diffusion.study.planning._SECONDS_BETWEEN", 0.0)
     executor = OneByOne(workers=1, device="cpu")
     with pytest.raises(StoppedError):
         run_study(study, tmp_path / "run", executor=executor, on_event=stop, keep_rows=True)

@@ -11,6 +11,7 @@ import pytest
 
 from helpers import refused
 from kan_diffusion.denoisers.registry import untuned_family
+from kan_diffusion.study import tuning
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import load_trial
@@ -62,6 +63,26 @@ def test_optimizers_are_tuned_like_other_settings(executor: Executor, tmp_path: 
     assert plain.best["mlp"].optimizer == "adam"
     with refused("unknown optimizer 'sgd'"):
         tune(study, tmp_path, tries=1, optimizers=["sgd"])
+
+
+def test_a_free_size_is_tuned_like_other_settings(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "SIZES", (900, 2300))
+    study = _study(
+        models=[{"family": "mlp"}],
+        data=[{"toy": "moons", "num_points": 300}],
+        budgets=[{"match": "time", "amount": 0.05}],
+    )
+    found = tune(study, tmp_path, tries=4, executor=executor)
+    tried = found.tries["settings"].tolist()
+    assert tried[0]["params"] == 2300
+    assert {each["params"] for each in tried} == {900, 2300}
+    best = found.best["mlp"].params
+    assert [trial.model.params for trial in apply_tuned(study, found.best).trials()] == [best]
+    # A study that gives sizes itself keeps them.
+    sized = study.model_copy(update={"budgets": _study().budgets})
+    assert [trial.model.params for trial in apply_tuned(sized, found.best).trials()] == [900]
 
 
 def list_of(value: object) -> object:
@@ -137,7 +158,9 @@ def test_a_try_whose_driver_died_is_taken_up(tmp_path: Path, executor: Executor)
     lost.set_user_attr("seen", 0.0)
     rows = tune(study, tmp_path, tries=2, executor=executor).tries
     assert rows["try"].tolist() == [0, 1]
-    assert rows["settings"].tolist()[1]["learning_rate"] == lost.params["learning_rate"]
+    # With six digits, so that another processor's last ones make no other trial.
+    rate = float(f"{lost.params['learning_rate']:.6g}")
+    assert rows["settings"].tolist()[1]["learning_rate"] == rate
 
 
 def test_a_try_that_fails_counts_and_says_why(tmp_path: Path) -> None:

@@ -107,10 +107,14 @@ class Timed(MLPDenoiser):
 def _timed(
     denoiser: Timed, config: TrainingConfig | None = None, **options: object
 ) -> TrainingResult:
-    clock = SimpleNamespace(perf_counter=lambda: denoiser.now, process_time=lambda: 0.0)
+    config = config or OVERFIT.model_copy(update={"max_seconds": 10})
+    wall, processor = (lambda: denoiser.now), (lambda: 0.0)
+    if config.processor_seconds is not None:
+        wall, processor = processor, wall
+    clock = SimpleNamespace(perf_counter=wall, process_time=processor)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "time", clock)
-        return _train(denoiser, config or OVERFIT.model_copy(update={"max_seconds": 10}), **options)
+        return _train(denoiser, config, **options)
 
 
 def test_the_number_of_steps_follows_from_the_time_they_take() -> None:
@@ -148,6 +152,27 @@ def test_a_machine_of_changing_speed_ends_in_time_and_with_a_small_learning_rate
     # Whatever the clock says, it has decayed, unless all time is spent before it is known.
     if result.seconds < 10:
         assert len(rates) == 0 or rates[-1] < 0.3 * OVERFIT.learning_rate
+
+
+@hypothesis_settings(max_examples=8, deadline=None)
+@given(
+    paces=st.lists(st.floats(0.02, 0.06), min_size=1, max_size=8), steps=st.sampled_from([1, 900])
+)
+def test_seconds_of_the_processor_are_met_whatever_the_speed_and_the_steps_asked_for(
+    paces: list[float], steps: int
+) -> None:
+    denoiser = Timed(lambda step: paces[step // 40 % len(paces)])
+    config = OVERFIT.model_copy(update={"processor_seconds": 10, "steps": steps})
+    moments: list[int] = []
+    asked = {"moments": [0, steps], "on_moment": lambda step, _: moments.append(step)}
+    result = _timed(denoiser, config, **asked)
+    assert result.cpu_seconds == pytest.approx(10, rel=0.05)
+    assert moments == [0, len(result.losses)]
+    assert result.losses.all()
+    rates = result.learning_rates
+    assert len(rates) == len(result.losses)
+    assert (np.diff(rates[30:]) <= 0).all()
+    assert rates[-1] < 0.01 * OVERFIT.learning_rate
 
 
 def test_steps_that_are_slow_beyond_hope_stop_at_the_clock() -> None:
@@ -188,6 +213,30 @@ def test_a_resumed_run_keeps_its_best_weights_and_its_plan(at: int, tmp_path: Pa
     assert (result.best_step, result.ending) == (expected.best_step, expected.ending)
 
 
+def test_a_resumed_run_of_processor_seconds_ends_with_the_same_bits(tmp_path: Path) -> None:
+    def pace(step: int) -> float:
+        return 0.04 if step < 60 else 0.06
+
+    def stop(step: int, _: Denoiser) -> None:
+        stopped.append(step)
+        raise Stop
+
+    stopped: list[int] = []
+    config = OVERFIT.model_copy(update={"processor_seconds": 8, "checkpoint_every": 1})
+    undisturbed = Timed(pace)
+    expected = _timed(undisturbed, config)
+    kept = {"checkpoint": tmp_path / "state.safetensors", "identity": "a"}
+    with pytest.raises(Stop):
+        _timed(Timed(pace), config, **kept, moments=[200], on_moment=stop)
+    (at,) = stopped
+    resumed = Timed(pace, step=at)
+    result = _timed(resumed, config, **kept, resume=True)
+    assert result.resumed_from == at != 200
+    assert_same_state(resumed, undisturbed)
+    assert (result.losses == expected.losses).all()
+    assert (result.learning_rates == expected.learning_rates).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -207,3 +256,8 @@ def test_what_cannot_be_held_out_is_refused(options: dict[str, object], message:
 def test_unusable_endings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         TrainingConfig(**wrong)
+
+
+def test_two_clocks_are_one_too_many() -> None:
+    with pytest.raises(ValidationError, match="max_seconds and processor_seconds both settle"):
+        TrainingConfig(max_seconds=1, processor_seconds=1)

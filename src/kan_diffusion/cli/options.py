@@ -58,9 +58,9 @@ What = Annotated[
     str,
     typer.Argument(
         callback=own_code,
-        help="A built-in study (swiss-roll, notebook, pilot), a study file (.yaml), a toy, a table "
-        "of scikit-learn's (iris, wine, breast-cancer, diabetes), a file of rows (.csv, .csv.gz, "
-        ".tsv, .parquet, .npy), or a folder of Parquet files.",
+        help="A built-in study (swiss-roll, notebook, pilot, verdict), a study file (.yaml), a "
+        "toy, a table of scikit-learn's (iris, wine, breast-cancer, diabetes), a file of rows "
+        "(.csv, .csv.gz, .tsv, .parquet, .npy), or a folder of Parquet files.",
     ),
 ]
 Match = Annotated[
@@ -89,7 +89,12 @@ Families = Annotated[
 ]
 Params = Annotated[
     int | None,
-    typer.Option(min=1, max=MOST_PARAMETERS, help="Parameters of each model.", show_default="2300"),
+    typer.Option(
+        min=1,
+        max=MOST_PARAMETERS,
+        help="Parameters of each model.",
+        show_default="2300; with --match time those that serve it best",
+    ),
 ]
 Processes = Annotated[
     str | None,

@@ -15,7 +15,7 @@ from kan_diffusion.progress import TrainingBar, progress_bars
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.executors import TrialEvent
-from kan_diffusion.study.run import StudyPlan
+from kan_diffusion.study.planning import StudyPlan
 
 __all__ = ["StudyProgress", "known_floor", "show_phases", "show_study_progress"]
 

@@ -8,8 +8,9 @@
 - ``time``: seconds of processor time of training, one thread.
 
 The first three are met by the widths of the hidden layers, within 2 %. The last is met by the
-number of steps (:mod:`.calibration`), for models whose size is given beside it. What a trial really
-used is in its row.
+number of steps, which each trial settles by its own clock, for models whose size is given beside it
+or is chosen, among :data:`SIZES`, for what it makes of the time (:mod:`.rehearsal`). What a trial
+really used is in its row.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.limits import MOST_OPERATIONS, MOST_PARAMETERS, MOST_SECONDS
 from kan_diffusion.settings import Settings
 
-__all__ = ["MATCHES", "Budget", "Calibration", "Match"]
+__all__ = ["MATCHES", "SIZES", "Budget", "Match"]
 
 Match = Literal["params", "flops", "flops-per-edge", "time"]
 MATCHES: tuple[str, ...] = get_args(Match)
@@ -36,8 +37,8 @@ _MOST: Mapping[Match, int] = {
     "time": MOST_SECONDS,
 }
 
-Calibration = Mapping[str, float]
-"""Seconds of processor time of one training step, by :meth:`TrialConfig.workload`."""
+SIZES = (1_100, 2_300, 5_600, 12_000, 28_000)
+"""Numbers of parameters among which a budget of time chooses, where the size is free."""
 
 
 class Budget(Settings):
@@ -46,7 +47,8 @@ class Budget(Settings):
     Attributes:
         match: Resource held equal.
         amount: Amount: parameters, operations, or seconds.
-        params: With ``time``, the number of parameters of models that have no size of their own.
+        params: With ``time``, the number of parameters of models that have no size of their own;
+            None leaves the size free.
         data: Names of the data sets it is for; all when None.
         models: Names of the models it is for; all when None.
     """

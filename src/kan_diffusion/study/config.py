@@ -37,7 +37,7 @@ from kan_diffusion.limits import (
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.sampling import SCHEDULERS, fitting_samplers
 from kan_diffusion.settings import Name, Settings
-from kan_diffusion.study.budgets import Budget, Calibration, Match
+from kan_diffusion.study.budgets import Budget, Match
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.optimization import OptimizerName, suitable_rate
 
@@ -246,7 +246,7 @@ class TrialConfig(Settings):
             del settings["training"]["optimizer"]
         if not self.evaluation.metrics:
             del settings["evaluation"]["metrics"]
-        for unused in ("patience", "max_seconds"):
+        for unused in ("patience", "max_seconds", "processor_seconds"):
             if settings["training"][unused] is None:
                 del settings["training"][unused]
         return json.dumps(settings, sort_keys=True)
@@ -284,18 +284,6 @@ class TrialConfig(Settings):
     def label(self) -> str:
         """The trial's name in progress and errors."""
         return f"{self.data.name} · {self.model.name} · seed {self.seed}"
-
-    @property
-    def workload(self) -> str:
-        """The data, model and batch in words: they decide how long a training step takes."""
-        size = ", ".join(f"{key} {value}" for key, value in self.model.size.items())
-        settings = json.dumps(self.model.settings, sort_keys=True)
-        told = " conditions" if self.model.conditions else ""
-        digest = hashlib.sha256(f"{self.model.depth} {settings}{told}".encode()).hexdigest()[:8]
-        batch = f"batches of {self.training.batch_size}"
-        if self.training.optimizer != "adam":
-            batch += f" by {self.training.optimizer}"
-        return f"{self.data.name}: {self.model.family}, {size}, {batch}, settings {digest}"
 
 
 class StudyConfig(Settings):
@@ -366,8 +354,9 @@ class StudyConfig(Settings):
                 require_known(f"model in a budget of {budget.match}", name, models)
         for model in self.models:
             theirs = [b for b in self.budgets if model.name in (b.models or models)]
-            for given in [b.size for b in theirs] if self.budgets else [{}]:
-                if not model.size and not given:
+            given_by = [(b.size, b.match == "time") for b in theirs]
+            for given, free in given_by if self.budgets else [({}, False)]:
+                if not model.size and not given and not free:
                     raise KanDiffusionError(
                         f"model '{model.name}' needs either params or hidden widths, or a budget "
                         "with a size"
@@ -379,13 +368,8 @@ class StudyConfig(Settings):
                     )
         return self
 
-    def trials(self, calibration: Calibration | None = None) -> list[TrialConfig]:
-        """Lists the trials: the first seed of every process, budget, data set and model first.
-
-        Args:
-            calibration: Seconds of a training step by :attr:`TrialConfig.workload`. A trial with a
-                budget of time that it does not know has the study's number of steps.
-        """
+    def trials(self) -> list[TrialConfig]:
+        """Lists the trials: the first seed of every process, budget, data set and model first."""
         trials = []
         for seed, process, budget, data, model in product(
             range(self.seeds),
@@ -401,6 +385,8 @@ class StudyConfig(Settings):
                 training["steps"] = model.steps
             if model.optimizer is not None:
                 training["optimizer"] = model.optimizer
+            if budget is not None and budget.match == "time":
+                training["processor_seconds"] = budget.amount
             trial = TrialConfig(
                 study_seed=self.seed,
                 seed=seed,
@@ -413,11 +399,6 @@ class StudyConfig(Settings):
                 sampling=self.sampling.resolved(process),
                 evaluation=self.evaluation.model_copy(update={"moments": ()} if seed else {}),
             )
-            seconds = (calibration or {}).get(trial.workload)
-            if budget is not None and budget.match == "time" and seconds is not None:
-                steps = {"steps": max(1, round(budget.amount / seconds))}
-                timed = trial.training.model_copy(update=steps)
-                trial = trial.model_copy(update={"training": timed})
             trials.append(trial)
         return trials
 

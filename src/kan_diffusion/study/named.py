@@ -25,8 +25,8 @@ from kan_diffusion.data.toys import TOYS
 from kan_diffusion.denoisers.registry import FAMILIES, build_denoiser, get_family
 from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
 from kan_diffusion.processes import get_process
-from kan_diffusion.study.budgets import MATCHES, Budget, Match
-from kan_diffusion.study.calibration import calibrate
+from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match
+from kan_diffusion.study.calibration import step_seconds
 from kan_diffusion.study.config import (
     EvaluationConfig,
     ModelConfig,
@@ -66,17 +66,15 @@ def parse_budget(
             whose size, or training time on this machine, all models get; None for a budget of
             parameters that ``params`` gives.
         data: The data sets, the first of which a model given as the budget is for.
-        params: Number of parameters of each model, where they are not what ``text`` says; 2,300
-            when None.
+        params: Number of parameters of each model, where they are not what ``text`` says; when None
+            2,300, and free in a budget of time.
 
     Raises:
         KanDiffusionError: It is not a budget, or the model cannot be built.
     """
     require_known("--match", match, MATCHES)
     kind = cast("Match", match)
-    if match == "time":
-        params = _DEFAULT_PARAMS if params is None else params
-    elif params is not None:
+    if match != "time" and params is not None:
         if text is not None or match != "params":
             raise KanDiffusionError(f"--params says the size, and so does --match {match} --budget")
         text, params = str(params), None
@@ -110,8 +108,7 @@ def _amount_of_model(match: Match, family: str, hidden: Sequence[float], data: D
         evaluation=EvaluationConfig(),
     )
     if match == "time":
-        (seconds,) = calibrate([trial], workers=1).values()
-        return round(seconds * trial.training.steps, 3)
+        return round(step_seconds(trial) * trial.training.steps, 3)
     denoiser = build(trial, load_dataset(data, 0, 0))
     return {
         "params": denoiser.num_trainable,
@@ -126,7 +123,8 @@ def _matched_study(data: DataConfig, budget: Budget, families: Sequence[str] | N
     asked = _DEFAULT_FAMILIES if families is None else families
     names = list(FAMILIES if everything else dict.fromkeys(asked))
     if everything or families is None:  # those asked for by name must fit
-        dim, size = load_dataset(data, 0, 0).dim, budget.size
+        # A free size may be any of a ladder: its largest has the fewest that cannot be built.
+        dim, size = load_dataset(data, 0, 0).dim, budget.size or {"params": SIZES[-1]}
         reasons = {}
         for name in names:
             try:

@@ -14,58 +14,46 @@ from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
-from pydantic import TypeAdapter
 
 from kan_diffusion._version import __version__
-from kan_diffusion.data.datasets import FileData, load_dataset
-from kan_diffusion.errors import KanDiffusionError, RunFolderError
+from kan_diffusion.data.datasets import FileData
+from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import (
-    json_bytes,
-    read_as,
     require_unchanged,
-    write_bytes,
     write_checksums,
     write_json,
     write_parquet,
     write_text,
 )
-from kan_diffusion.study.calibration import (
-    CALIBRATION,
-    estimate_seconds,
-    read_calibration,
-    shared_calibration,
-)
-from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
+from kan_diffusion.study.calibration import estimate_seconds
+from kan_diffusion.study.config import StudyConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
-from kan_diffusion.study.folder import Row, TrialResult, holds_run, load_trial
-from kan_diffusion.study.trial import build
+from kan_diffusion.study.folder import Row, TrialResult, holds_run
+from kan_diffusion.study.planning import (
+    ENVIRONMENT,
+    ROWS,
+    STUDY,
+    TABLE,
+    TRIALS,
+    StudyPlan,
+    finished_trial,
+    kept_rows,
+    plan_study,
+    run_plan,
+    written_files,
+)
+from kan_diffusion.study.rehearsal import rehearse
 
-__all__ = [
-    "StudyPlan",
-    "StudyResults",
-    "environment",
-    "kept_rows",
-    "load_study",
-    "plan_study",
-    "run_plan",
-    "run_study",
-]
+__all__ = ["StudyResults", "environment", "load_study", "run_study"]
 
-_TRIALS = "trials"
-_STUDY, _ENVIRONMENT = "study.yaml", "environment.json"
-_ROWS, _TABLE = "results.json", "results.parquet"
-_ALL_ROWS = TypeAdapter(list[Row])
 _SPACE_A_TRIAL = 1_000_000
-_SECONDS_BETWEEN = 5.0
-"""Time between two writings of rows while trials finish."""
 _LIBRARIES = (
     "torch",
     "diffusers",
@@ -77,35 +65,6 @@ _LIBRARIES = (
     "numba",
     "pytorch-optimizer",
 )
-
-
-@dataclass(frozen=True)
-class StudyPlan:
-    """The trials of a study before it is run.
-
-    Attributes:
-        trials: All of them.
-        parameters: Number of trainable parameters of those that are not finished, by trial id.
-        finished: Ids of those that are finished.
-        workers: Number of trials that run at once.
-        seconds: Estimate of the wall-clock time the others take; None where there is none.
-    """
-
-    trials: tuple[TrialConfig, ...]
-    parameters: dict[str, int]
-    finished: frozenset[str]
-    workers: int = 1
-    seconds: float | None = None
-
-    @property
-    def to_run(self) -> list[TrialConfig]:
-        """The trials that are not finished, in the order to run them.
-
-        Seed after seed, so that an interrupted study has whole comparisons; the longest of a seed
-        first, so that no worker starts one when the others are done.
-        """
-        todo = [trial for trial in self.trials if trial.id not in self.finished]
-        return sorted(todo, key=lambda t: (t.seed, -t.training.steps * self.parameters[t.id]))
 
 
 @dataclass(frozen=True)
@@ -159,9 +118,9 @@ def _require_folder(config: StudyConfig, folder: Path) -> None:
         RunFolderError: It may not.
     """
     space = _SPACE_A_TRIAL * len(config.trials())
-    if not holds_run(folder, "study", (_STUDY,), space):
+    if not holds_run(folder, "study", (STUDY,), space):
         return
-    before, now = _settings(read_study(folder / _STUDY)), _settings(config)
+    before, now = _settings(read_study(folder / STUDY)), _settings(config)
     may_change = ("seeds", "models", "budgets")
     differing = [key for key in now if key not in may_change and now[key] != before[key]]
     if differing:
@@ -179,125 +138,6 @@ def _settings(config: StudyConfig) -> dict[str, object]:
         for data in config.data
     ]
     return settings
-
-
-def _finished(folder: Path, trial: TrialConfig, verify: bool) -> TrialResult | None:
-    """Reads a trial of a study; None where it is not finished."""
-    return load_trial(folder / _TRIALS / trial.id, trial, verify=verify)
-
-
-def kept_rows(folder: Path) -> dict[str, Row]:
-    """Reads the rows of finished trials that a folder's ``results.json`` holds, by trial id.
-
-    Raises:
-        RunFolderError: The file is there and cannot be read.
-    """
-    if not (folder / _ROWS).exists():
-        return {}
-    rows = read_as(_ALL_ROWS, folder / _ROWS, "the results of a study", "run it again")
-    # A trial that could not be run has a reason and nothing else.
-    return {str(row.get("trial")): row for row in rows if row.get("parameters") is not None}
-
-
-def _write_rows(folder: Path, rows: Iterable[Row]) -> None:
-    content = json_bytes(list(rows))
-    others = [path for path in _written_files(folder) if path.name != _ROWS]
-    write_checksums(folder, others, {_ROWS: content})
-    write_bytes(folder / _ROWS, content)
-
-
-def plan_study(
-    config: StudyConfig,
-    folder: Path,
-    workers: int = 1,
-    *,
-    verify: bool = True,
-    kept: Mapping[str, Row] | None = None,
-) -> StudyPlan:
-    """Lists a study's trials, and finds models that cannot be built before any training.
-
-    Args:
-        config: The study.
-        folder: Its run folder. The calibration of a budget of time is taken from it, or made and
-            kept there.
-        workers: Number of trials that will run side by side.
-        verify: Whether to refuse finished trials whose files have changed.
-        kept: Rows of trials that count as finished without a folder, by trial id.
-
-    Raises:
-        DataError: A data set cannot be used.
-        KanDiffusionError: A model cannot be built.
-    """
-    config = config.pinned()
-    datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
-    counts: dict[tuple[str, str], int] = {}
-    planned = config.trials(read_calibration(folder))
-    finished = frozenset(
-        trial.id
-        for trial in planned
-        if trial.id in (kept or {}) or _finished(folder, trial, verify) is not None
-    )
-    for trial in planned:
-        if trial.id not in finished and _sized(trial) not in counts:
-            try:
-                counts[_sized(trial)] = build(trial, datasets[trial.data.name]).num_trainable
-            except KanDiffusionError as error:
-                raise KanDiffusionError(
-                    f"model '{trial.model.name}' on '{trial.data.name}': {error}"
-                ) from error
-    trials = config.trials(shared_calibration(config, folder, workers))
-    return StudyPlan(
-        trials=tuple(trials),
-        parameters={t.id: counts[_sized(t)] for t in trials if t.id not in finished},
-        finished=finished,
-        workers=workers,
-    )
-
-
-def _sized(trial: TrialConfig) -> tuple[str, str]:
-    """A trial's data set and its model in JSON: its number of parameters follows from them."""
-    return trial.data.name, trial.model.model_dump_json()
-
-
-def run_plan(
-    plan: StudyPlan,
-    folder: Path,
-    executor: Executor,
-    on_event: Callable[[TrialEvent], None] | None = None,
-    *,
-    keep_rows: bool = False,
-) -> dict[str, str]:
-    """Runs the trials of a plan that are not finished.
-
-    A trial that another driver is running is left to it and looked at again in the end.
-
-    Args:
-        plan: The plan.
-        folder: Run folder of its study.
-        executor: Executor of the trials.
-        on_event: Told the news of each trial.
-        keep_rows: Whether to write the rows of finished trials as they come.
-
-    Returns:
-        Ids of the trials that could not be run, with the reason.
-    """
-    failures = {}
-    rows, written = kept_rows(folder) if keep_rows else {}, time.monotonic()
-    for event in executor.run(plan.to_run, folder / _TRIALS):
-        if event.kind == "failed":
-            failures[event.trial] = str(event.error)
-        elif event.kind == "finished" and keep_rows:
-            result = load_trial(folder / _TRIALS / event.trial, verify=False)
-            assert result is not None
-            rows[event.trial] = result.row
-            if time.monotonic() - written > _SECONDS_BETWEEN:
-                _write_rows(folder, rows.values())
-                written = time.monotonic()
-        if on_event is not None:
-            on_event(event)
-    if keep_rows and plan.to_run:
-        _write_rows(folder, rows.values())
-    return failures
 
 
 def run_study(
@@ -333,27 +173,25 @@ def run_study(
     config = config.pinned()
     _require_folder(config, folder)
     with open_executor() if executor is None else nullcontext(executor) as runner:
+        free = any(not budget.size for budget in config.budgets)
+        if free and not (folder / STUDY).exists():  # shows whose folder rehearsals are in
+            write_text(folder / STUDY, config.to_yaml())
+        config = rehearse(config, folder, runner, on_plan, on_event, keep_rows=keep_rows)
         kept = kept_rows(folder) if keep_rows else {}
         plan = plan_study(config, folder, runner.workers, verify=verify, kept=kept)
-        write_text(folder / _STUDY, config.to_yaml())
-        write_json(folder / _ENVIRONMENT, environment())
-        write_checksums(folder, _written_files(folder), {})
+        write_text(folder / STUDY, config.to_yaml())
+        write_json(folder / ENVIRONMENT, environment())
+        write_checksums(folder, written_files(folder), {})
         if on_plan is not None:
             on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, runner.workers)))
         failures = run_plan(plan, folder, runner, on_event, keep_rows=keep_rows)
     kept = kept_rows(folder) if keep_rows else {}
     results = _gather(config, folder, failures, verify, kept)
     plain = results.rows.astype(object).where(results.rows.notna(), None)
-    write_json(folder / _ROWS, plain.to_dict("records"))
-    write_parquet(folder / _TABLE, results.rows)
-    write_checksums(folder, _written_files(folder), {})
+    write_json(folder / ROWS, plain.to_dict("records"))
+    write_parquet(folder / TABLE, results.rows)
+    write_checksums(folder, written_files(folder), {})
     return results
-
-
-def _written_files(folder: Path) -> list[Path]:
-    """The files of a study beside its trials."""
-    names = (_STUDY, _ENVIRONMENT, CALIBRATION, _ROWS, _TABLE)
-    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _gather(
@@ -363,8 +201,8 @@ def _gather(
     verify: bool,
     kept: Mapping[str, Row],
 ) -> StudyResults:
-    planned = config.trials(read_calibration(folder))
-    results = [_finished(folder, trial, verify) for trial in planned]
+    planned = config.trials()
+    results = [finished_trial(folder, trial, verify) for trial in planned]
     rows: list[Row] = [
         result.row
         if result is not None
@@ -394,15 +232,15 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
             changed.
         KanDiffusionError: Its ``study.yaml`` is not one of this version.
     """
-    path = folder / _STUDY
+    path = folder / STUDY
     if not path.is_file():
-        raise RunFolderError(f"'{folder}' holds no study (there is no {_STUDY} in it)")
+        raise RunFolderError(f"'{folder}' holds no study (there is no {STUDY} in it)")
     if verify:
-        require_unchanged(folder, _written_files(folder))
+        require_unchanged(folder, written_files(folder))
     kept = kept_rows(folder)
     results = _gather(read_study(path), folder, {}, verify, kept)
     if not results.trials and not kept.keys() & set(results.rows["trial"]):
-        if kept and not (folder / _TRIALS).exists():  # of a version that had other ids
+        if kept and not (folder / TRIALS).exists():  # of a version that had other ids
             return replace(results, rows=pd.DataFrame(list(kept.values())))
         raise RunFolderError(
             f"no trial of the study in '{folder}' is finished; run it with 'kan-diffusion compare "

@@ -8,8 +8,8 @@ reported trial uses. Its value is
 with :math:`m_d` the judged measure (the excess where the oracle is exact, else the held-out loss):
 a logarithm, so that each data set counts alike whatever its scale. The first try of a family has
 the settings it was registered with; the others are chosen by Optuna's tree-structured Parzen
-estimator (Bergstra et al. 2011), for each family from its own tries alone. Optimisers are searched,
-where there is a choice of them, like everything else of a family's space.
+estimator (Bergstra et al. 2011), for each family from its own tries alone. The optimiser, where
+there is a choice, and the size, where a budget of time leaves it free, are searched like the rest.
 
 Tries are kept in a database (an SQLite file in the run folder, or any URL Optuna takes, for many
 machines) and their trainings as trials in the run folder: what is finished is not run again, and a
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import socket
 import time
@@ -34,7 +33,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import pandas as pd
 from pydantic import Field, TypeAdapter
 
@@ -42,12 +40,16 @@ from kan_diffusion.denoisers.family import Choice, IntRange, Range, Space
 from kan_diffusion.denoisers.registry import Setting, get_family, untuned_family
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.files import read_as, require_free_space, write_json, write_text
+from kan_diffusion.limits import MOST_PARAMETERS
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.settings import Settings
-from kan_diffusion.study.config import ModelConfig, StudyConfig, TrialConfig
+from kan_diffusion.study.budgets import SIZES
+from kan_diffusion.study.config import ModelConfig, StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import Row, load_trial
-from kan_diffusion.study.run import StudyPlan, environment, kept_rows, plan_study, run_plan
+from kan_diffusion.study.planning import StudyPlan, kept_rows, plan_study, run_plan
+from kan_diffusion.study.rehearsal import judged, mean_log, unreported
+from kan_diffusion.study.run import environment
 from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
 
 if TYPE_CHECKING:
@@ -57,11 +59,11 @@ __all__ = ["Tuned", "TunedSettings", "apply_tuned", "read_tuned", "tune"]
 
 logger = logging.getLogger(__name__)
 
-_OF_MODEL = ("depth", "optimizer", "learning_rate")
-"""Settings of a model that a search may choose, beside those of the denoiser."""
+_USUAL_SIZE = 2300
+"""Parameters of the first try, where the size is free: what families were registered for."""
 
-_SEED_SHIFT = 1_000_000
-"""Added to a study's seed, so that tuning sees other data, noise and initial parameters."""
+_OF_MODEL = ("params", "depth", "optimizer", "learning_rate")
+"""Settings of a model that a search may choose, beside those of the denoiser."""
 
 _SILENT_SECONDS = 600.0
 """A try of another machine without news for so long is taken for lost."""
@@ -71,12 +73,14 @@ class TunedSettings(Settings):
     """Settings that a search has found for a family.
 
     Attributes:
+        params: Number of parameters, where the budget left it free; else None.
         depth: Number of hidden layers; None for families without a choice.
         optimizer: Optimiser.
         learning_rate: Peak learning rate.
         settings: Settings of the denoiser that differ from the family's own.
     """
 
+    params: int | None = Field(None, ge=1, le=MOST_PARAMETERS)
     depth: int | None = Field(ge=1)
     optimizer: OptimizerName = "adam"
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
@@ -172,23 +176,14 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
             raise KanDiffusionError(
                 f"family '{family}' has no space to search; give its Family one"
             )
-    return config.model_copy(
-        update={
-            "data": config.pinned().data,
-            "models": tuple(
-                model.resolved(config.training, untuned_family(model.family)).model_copy(
-                    update={"optimizer": model.optimizer or config.training.optimizer}
-                )
-                for model in config.models
-            ),
-            "seed": config.seed + _SEED_SHIFT,
-            "seeds": 1,
-            "evaluation": config.evaluation.model_copy(
-                update={"num_samples": 0, "num_likelihood": 0, "moments": ()}
-            ),
-            "budgets": config.budgets[:1],
-        }
+    models = tuple(
+        model.resolved(config.training, untuned_family(model.family)).model_copy(
+            update={"optimizer": model.optimizer or config.training.optimizer}
+        )
+        for model in config.models
     )
+    searched = config.model_copy(update={"data": config.pinned().data, "models": models})
+    return unreported(searched, config.budgets[:1])
 
 
 def _open_searches(
@@ -213,12 +208,15 @@ def _open_searches(
     shared: Space = {"optimizer": Choice(tuple(optimizers))} if optimizers else {}
     searches = []
     for model in config.models:
+        free = not (config.budgets[0].size or model.size)
+        size: Space = {"params": Choice(SIZES)} if free else {}
         study = optuna.create_study(
             storage=database,
-            study_name="/".join([config.name, model.name, *optimizers]),
+            study_name="/".join([config.name, model.name, *optimizers, *size]),
             load_if_exists=True,
         )
-        search = _Search(model, study, {**get_family(model.family).space, **shared}, config.seed)
+        space = {**get_family(model.family).space, **shared, **size}
+        search = _Search(model, study, space, config.seed)
         if not search.tries():
             study.enqueue_trial(search.own_values(), skip_if_exists=True)
         searches.append(search)
@@ -249,6 +247,7 @@ class _Search:
         now: dict[str, object] = {
             **model.settings,
             **{name: getattr(model, name) for name in _OF_MODEL},
+            "params": model.params or _USUAL_SIZE,
         }
         values: dict[str, object] = {}
         for name, dimension in self._space.items():
@@ -312,7 +311,7 @@ class _Search:
                 "try": found.number,
                 "value": found.value,
                 "error": found.user_attrs.get("error"),
-                **{str(row["data"]): _judged(row) for row in rows if row},
+                **{str(row["data"]): judged(row) for row in rows if row},
                 "settings": self._values(found.params),
                 "trials": ids,
             }
@@ -349,10 +348,16 @@ class _Search:
         return made
 
     def _values(self, params: Mapping[str, object]) -> dict[str, Setting]:
-        """Reads the values of a try, as the database keeps them, as settings."""
+        """Reads the values of a try, as the database keeps them, as settings.
+
+        Numbers have six digits: a sampler's last ones differ between processors, and trials shall
+        be recognised on all of them.
+        """
         return {
             name: json.loads(str(value))
             if isinstance(self._space[name], Choice)
+            else float(f"{value:.6g}")
+            if isinstance(value, float)
             else cast("Setting", value)
             for name, value in params.items()
         }
@@ -434,7 +439,7 @@ def _run_round(
         trials = plans[name].trials if name in plans else ()
         value, reason = None, refused.get(name)
         if reason is None:
-            value, reason = _value(folder, trials, failures, kept)
+            value, reason = mean_log(trials, lambda t: _row(folder, t.id, kept), failures)
         search.tell(value, [trial.id for trial in trials], reason)
 
 
@@ -444,31 +449,6 @@ def _row(folder: Path, trial: str, kept: Mapping[str, Row]) -> Row | None:
         return kept[trial]
     result = load_trial(folder / "trials" / trial)
     return None if result is None else result.row
-
-
-def _value(
-    folder: Path,
-    trials: Sequence[TrialConfig],
-    failures: Mapping[str, str],
-    kept: Mapping[str, Row],
-) -> tuple[float | None, str | None]:
-    """Computes the value of a try from its trials, or the reason why it has none."""
-    logs = []
-    for trial in trials:
-        row = _row(folder, trial.id, kept)
-        if row is None or row["error"] is not None:
-            reason = failures.get(trial.id) if row is None else row["error"]
-            return None, f"{trial.data.name}: {reason}"
-        measured = _judged(row)
-        if measured is None or not measured > 0:
-            return None, f"{trial.data.name}: the judged measure is {measured}"
-        logs.append(math.log(measured))
-    return float(np.mean(logs)), None
-
-
-def _judged(row: Mapping[str, object]) -> float | None:
-    value = row["excess" if row["oracle"] == "exact" else "heldout_loss"]
-    return float(value) if isinstance(value, (int, float)) else None
 
 
 def read_tuned(path: Path) -> dict[str, TunedSettings]:
@@ -484,10 +464,12 @@ def read_tuned(path: Path) -> dict[str, TunedSettings]:
 def apply_tuned(config: StudyConfig, tuned: Mapping[str, TunedSettings]) -> StudyConfig:
     """Puts tuned settings in the place of the models' own, where there are some."""
     models = []
+    free = bool(config.budgets) and not any(budget.size for budget in config.budgets)
     for model in config.models:
         found = tuned.get(model.family)
         if found is not None:
             changes = {
+                "params": model.params if model.size or not free else found.params,
                 "depth": None if model.hidden is not None else found.depth,
                 "optimizer": found.optimizer,
                 "learning_rate": found.learning_rate,

@@ -127,8 +127,9 @@ def train(
         checkpoint: File to keep the state in; None keeps none.
         identity: What the checkpoint is a checkpoint of; one with another identity is refused.
         resume: Whether to go on from ``checkpoint`` where it exists.
-        on_progress: Told the number of finished steps and the loss a few times a second.
-        moments: Steps (0 is before training) at which ``on_moment`` is called.
+        on_progress: Told the number of finished steps and the loss a few times a second. Where
+            seconds of processor time are given, steps are counted as shares of ``config.steps``.
+        moments: Steps (0 is before training) at which ``on_moment`` is called, counted likewise.
         on_moment: Handed the denoiser at the moments.
         log_folder: Folder for TensorBoard's event files; None logs nothing.
 
@@ -178,11 +179,24 @@ def train(
         )
     run = TrainingRun(denoiser, process, config, accelerator)
     last_report = 0.0
-    shown = set(moments) if on_moment is not None else set()
+    waiting = sorted(set(moments)) if on_moment is not None else []
+
+    def finished_steps() -> float:
+        """Steps taken, as a share of those asked for where the clock settles their number."""
+        if config.processor_seconds is None:
+            return run.step
+        return config.steps * run.step / run.steps
+
+    def moment_has_come() -> bool:
+        """Whether the next moment is here; those that are over are dropped."""
+        due = [moment for moment in waiting if moment <= finished_steps()]
+        del waiting[: len(due)]
+        return bool(due)
 
     try:
         if resume and checkpoint is not None and run.load(checkpoint, identity):
             logger.info("resuming at step %d of %d", run.step, run.steps)
+            waiting = [moment for moment in waiting if moment >= finished_steps()]
         resumed_from = run.step
         accelerator.wait_for_everyone()  # until all have read what the first will replace
         if checkpoint is not None and run.step == 0:
@@ -191,7 +205,7 @@ def train(
             run.pause(heldout_batches)
             if (ending := run.ending) is not None:
                 break
-            if run.step in shown and on_moment is not None:
+            if on_moment is not None and moment_has_come():
                 run.require_finite(checkpoint)
                 run.show(on_moment)
             with run.timed():
@@ -207,7 +221,7 @@ def train(
                 last_report = time.perf_counter()
                 loss = float(run.losses()[-1])
                 if on_progress is not None:
-                    on_progress(run.step, loss)
+                    on_progress(round(finished_steps()), loss)
                 if log_folder is not None:
                     rate = float(run.learning_rates[run.step - 1])
                     outside = {} if last else run.out_of_range(batch, _LOGGED_ROWS)
@@ -216,7 +230,7 @@ def train(
         run.require_finite(checkpoint)
         run.conclude(heldout_batches)
         run.unwrap()
-        if run.step in shown and on_moment is not None:
+        if on_moment is not None and moment_has_come():
             run.show(on_moment)
         run.settle()
         outside = run.out_of_range(batches.at(run.step))

@@ -10,7 +10,8 @@ until step s and p the seconds a step, it will take
 .. math:: K = s + (0.95\, S - t(s)) / p
 
 steps, and its learning rate decays to zero at step K. Where the machine becomes slower, K shrinks
-later on and what is left of the schedule is compressed into it.
+later on and what is left of the schedule is compressed into it. A run that shall take S seconds of
+processor time, no less and no more, counts those, reserves nothing, and corrects K both ways.
 
 A checkpoint is one safetensors file with everything a run needs to go on as if it had never
 stopped: parameters, the optimiser's state, the moving average, the best weights, the losses so far,
@@ -27,12 +28,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
@@ -100,6 +101,9 @@ class TrainingConfig(Settings):
         max_seconds: Wall-clock seconds that training may take, compilation of kernels included;
             the number of steps then follows from the machine's speed and is ``steps`` at most. Two
             runs of one seed then differ. None for no limit.
+        processor_seconds: Seconds of processor time that the steps take, met within a few per cent
+            by their number, whatever ``steps`` says. Two runs of one seed then differ. None leaves
+            the number of steps as it is.
     """
 
     steps: int = Field(4000, ge=1, le=MOST_STEPS)
@@ -116,6 +120,15 @@ class TrainingConfig(Settings):
     sparsify: float = Field(0.0, ge=0, allow_inf_nan=False)
     patience: float | None = Field(None, gt=0, le=1)
     max_seconds: float | None = Field(None, gt=0, le=MOST_SECONDS)
+    processor_seconds: float | None = Field(None, gt=0, le=MOST_SECONDS)
+
+    @model_validator(mode="after")
+    def _one_clock(self) -> Self:
+        if self.max_seconds is not None and self.processor_seconds is not None:
+            raise KanDiffusionError(
+                "max_seconds and processor_seconds both settle the number of steps; give one"
+            )
+        return self
 
 
 _WATCHED_ROWS = 256
@@ -219,9 +232,11 @@ class TrainingRun:
             raise
         self.steps = config.steps
         """Steps the run will take, if it does not end before."""
+        if config.processor_seconds is not None:  # a first guess, which must not end it
+            self.steps = max(config.steps, 2 * _TIMED_STEPS)
         self.plans: list[tuple[int, int]] = []
         """Step at which the number of steps was settled, and that number."""
-        self._rates = self._schedule(config.steps)
+        self._rates = self._schedule(self.steps)
         # accelerate's own step and backward look for packages on the disk every time they are
         # called; only scaled gradients (fp16) need them.
         self.scaled = accelerator.scaler is not None
@@ -244,7 +259,7 @@ class TrainingRun:
         self.best_step = 0
         self._best: Tensor | None = None
         self._heldout: list[Batch] = []
-        self._losses = torch.zeros(config.steps, device=accelerator.device)
+        self._losses = torch.zeros(self.steps, device=accelerator.device)
         self._recent: list[Tensor] = []  # losses not yet written into _losses
         self._num_checked = 0  # how many of the losses are known to be finite
 
@@ -331,7 +346,7 @@ class TrainingRun:
         Args:
             heldout: Gives batches of held-out points by number; None where there are none.
         """
-        limit = self.config.max_seconds
+        limit = self.config.max_seconds or self.config.processor_seconds
         if limit is not None and not self.plans and self.step < self.steps:
             late = self._elapsed() > _TIMED_SHARE * limit
             if late and self.step >= _WARM_STEPS:
@@ -339,13 +354,13 @@ class TrainingRun:
             if self.threads.chosen is None or self.step < _WARM_STEPS:
                 pass
             elif not self.warm_steps:
-                self.warm_steps, self.warm_seconds = self.step, self.seconds
+                self.warm_steps, self.warm_seconds = self.step, self._elapsed()
             elif late or self.step >= _TIMED_STEPS:
                 self._settle_steps(limit)
         elif self.step > self.paused and (
             self.step == self.steps or self.step - self.paused >= self._stretch
         ):
-            if limit is not None and self.plans:
+            if limit is not None and self.plans and self.step < self.steps:
                 self._settle_steps(limit)
             if heldout is not None:
                 with self.timed():
@@ -372,17 +387,20 @@ class TrainingRun:
 
     def _elapsed(self) -> float:
         """Seconds so far, the mean over processes: all of them must decide alike."""
-        return float(self.shared(torch.tensor(self.seconds, device=self.accelerator.device)))
+        own = self.seconds if self.config.processor_seconds is None else self.cpu_seconds
+        return float(self.shared(torch.tensor(own, device=self.accelerator.device)))
 
     def _settle_steps(self, limit: float) -> None:
         elapsed = self._elapsed()
         pace = (elapsed - self.warm_seconds) / (self.step - self.warm_steps)
-        if not self.plans or elapsed + pace * (self.steps - self.step) > limit:
+        if self.config.processor_seconds is not None:
+            self._follow(self.step, self.step + max(0, round((limit - elapsed) / pace)))
+        elif not self.plans or elapsed + pace * (self.steps - self.step) > limit:
             affordable = max(0.0, (1 - _RESERVE) * limit - elapsed) / pace
             self._follow(self.step, min(self.steps, self.step + int(affordable)))
 
     def _follow(self, step: int, steps: int) -> None:
-        """Settles the number of steps: the first time with a new schedule, then by compression."""
+        """Settles the number of steps: with a new schedule first, then by stretching the rest."""
         ahead = self._rates[step:]
         if not self.plans:
             ahead = self._schedule(steps)[step:]
@@ -390,6 +408,8 @@ class TrainingRun:
             places = np.linspace(0, len(ahead) - 1, steps - step)
             ahead = np.interp(places, np.arange(len(ahead)), ahead).tolist()
         self._rates[step:] = ahead
+        if steps > len(self._losses):
+            self._losses = torch.cat([self._losses, self._losses.new_zeros(steps)])
         self.steps = steps
         self.plans.append((step, steps))
 
@@ -615,8 +635,8 @@ def _require_able(optimizer: OptimizerName, accelerator: Accelerator) -> None:
     precision = accelerator.mixed_precision
     if optimizer == "lbfgs" and (precision != "no" or accelerator.num_processes > 1):
         raise KanDiffusionError(
-            "optimizer 'lbfgs' compares losses that differ little, in one process and in full "
-            f"precision, not in {accelerator.num_processes} with mixed precision {precision}; "
+            "optimizer 'lbfgs' compares losses that differ little: it needs one process and full "
+            f"precision, and has {accelerator.num_processes} and mixed precision {precision}; "
             "choose adam, soap or muon"
         )
     if optimizer == "muon" and accelerator.scaler is not None:

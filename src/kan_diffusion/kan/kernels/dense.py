@@ -302,13 +302,19 @@ def backward(
     has_base: bool,
     basis: str,
     extrapolation: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes the gradients of x, weight and bias, given that of the output (N, out)."""
+    for_x: bool = True,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Computes the gradients of x, where asked ``for_x``, weight and bias.
+
+    That of the output is given, with shape (N, out).
+    """
     rows, inputs = x.shape
     columns = weight.shape[1]
-    grads = x.new_zeros(columns, _stride(rows))
-    torch.mm(weight.t(), grad.t(), out=grads[:, :rows])
+    grads = None
+    if for_x:
+        grads = x.new_zeros(columns, _stride(rows))
+        torch.mm(weight.t(), grad.t(), out=grads[:, :rows])
     functions, grad_x = _expand(
         x, origin, step, columns // inputs, has_base, basis, extrapolation, grads
     )
-    return grad_x, grad.t() @ functions[:, :rows].t(), grad.sum(0)
+    return grad_x if for_x else None, grad.t() @ functions[:, :rows].t(), grad.sum(0)

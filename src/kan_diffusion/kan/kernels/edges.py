@@ -40,6 +40,7 @@ def _kernel(name: str, module: str, setting: str) -> FusedFunction:
         f"bool has_base, {setting}, str extrapolation",
         num_gradients=3,
         output_shapes=lambda x, weight, *_: ((x.shape[0], weight.shape[0]),),
+        may_leave_x=True,
     )
 
 

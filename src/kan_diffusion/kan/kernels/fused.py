@@ -96,7 +96,9 @@ class FusedFunction:
         settings: The other arguments of the kernel, declared likewise.
         num_gradients: How many of the operands, the first ones, the kernel has gradients for.
         output_shapes: Shapes of the outputs, given the operands.
-        num_outputs: Number of outputs. As many operands, the first ones, may come from a step before.
+        num_outputs: Number of outputs, and of the operands that may come from a step before.
+        may_leave_x: Whether the kernel's ``backward`` takes, last, if the gradient of the first
+            operand is wanted.
     """
 
     def __init__(
@@ -108,8 +110,10 @@ class FusedFunction:
         num_gradients: int,
         output_shapes: Callable[..., tuple[Shape, ...]],
         num_outputs: int = 1,
+        may_leave_x: bool = False,
     ) -> None:
         self.module = module
+        self.may_leave_x = may_leave_x
         self.num_gradients = num_gradients
         self.num_outputs = num_outputs
         num_operands = len(operands.split(","))
@@ -251,8 +255,9 @@ class _Fused(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         steps: Sequence[Step] = ctx.steps
         count = steps[0].function.num_outputs
+        saved = ctx.saved_tensors
         end = count * len(steps)
-        inputs, operands = ctx.saved_tensors[:end], ctx.saved_tensors[end:]
+        inputs, operands = saved[:end], saved[end:]
         # Where gradients are enabled, the result is to be differentiated once more.
         if (
             torch.is_grad_enabled()
@@ -267,8 +272,11 @@ class _Fused(torch.autograd.Function):
             own = operands[last - len(step.operands) : last]
             values = inputs[end - count : end]
             kernel = _require_kernel(step.function.module)
+            settings = step.settings
+            if step.function.may_leave_x:
+                settings = *settings, end > count or ctx.needs_input_grad[1]
             found = _where_given(
-                kernel.backward(*grads, *values, *own, *step.settings), (*values, *own)
+                kernel.backward(*grads, *values, *own, *settings), (*values, *own)
             )
             grads, of_own = tuple(found[:count]), found[count:]
             gradients = [*of_own, *[None] * (len(own) - len(of_own)), *gradients]

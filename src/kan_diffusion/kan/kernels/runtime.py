@@ -41,7 +41,7 @@ OPTIONS = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy
 INNER = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """Numba's options of what only kernels call."""
 
-PARALLEL_WORK = 2**19
+PARALLEL_WORK = 2**20
 """Multiplications below which a second thread costs more than it saves."""
 
 

@@ -219,36 +219,40 @@ def outputs(order, first, lanes, cells, scratch, table, t, y, y_at, rows, column
 
 @compiled_by_type(prefer_literal=True, jit_options=_INNER)
 def gradients(
-    order, first, lanes, cells, scratch, table, t, grad, g_at, grad_u, rows, columns, stride
-):
-    """Adds a tile's products to the gradients of the weights and of u."""
+    order, first, lanes, cells, scratch, table, t, grad, g_at, grad_u, rows, columns, stride,
+    slopes,
+):  # fmt: skip
+    """Adds a tile's products to the gradients of the weights and, with its ``slopes``, of u."""
     if not _is_literal(order, first, lanes):
         return None
     pieces, with_base, width = order.literal_value + 1, first.literal_value, lanes.literal_value
 
     def loop(
-        order, first, lanes, cells, scratch, table, t, grad, g_at, grad_u, rows, columns, stride
-    ):
+        order, first, lanes, cells, scratch, table, t, grad, g_at, grad_u, rows, columns, stride,
+        slopes,
+    ):  # fmt: skip
         for r in range(rows):
             g = load(grad, g_at + r * width, width)
             row = t
             for i in range(columns):
                 at = r * columns + i
                 cell = row + (get(cells, at) + with_base) * 2 * width
-                slope = zeros(grad, width)
+                if slopes:
+                    slope = zeros(grad, width)
+                    if with_base:
+                        slope = axpy(scratch, _BASE_SLOPES + at, load(table, row, width), slope)
+                    for j in range(pieces):
+                        weight = load(table, cell + 2 * j * width, width)
+                        slope = axpy(scratch, _SLOPES + j * _CAPACITY + at, weight, slope)
+                    grad_u[at] += dot(slope, g)
                 if with_base:
-                    slope = axpy(scratch, _BASE_SLOPES + at, load(table, row, width), slope)
                     total = load(table, row + width, width)
                     store(table, row + width, axpy(scratch, _BASES + at, g, total))
                 for j in range(pieces):
-                    place = cell + 2 * j * width
-                    weight = load(table, place, width)
-                    slope = axpy(scratch, _SLOPES + j * _CAPACITY + at, weight, slope)
-                    place += width
+                    place = cell + (2 * j + 1) * width
                     total = load(table, place, width)
                     total = axpy(scratch, _PIECES + j * _CAPACITY + at, g, total)
                     store(table, place, total)
-                grad_u[at] += dot(slope, g)
                 row += stride * 2 * width
 
     return loop
@@ -330,6 +334,7 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
         origin = array_at(origin_at, inputs, zero)
         step = array_at(step_at, inputs, zero)
         grad_x = array_at(grad_x_at, rows * inputs, zero)
+        slopes = grad_x_at != 0  # without, nobody asks for the gradient of x
         grad_weight = array_at(grad_weight_at, outputs_ * inputs * width, zero)
         grad_bias = array_at(grad_bias_at, outputs_, zero)
         for o in range(outputs_):
@@ -360,8 +365,8 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
             for i0 in range(0, inputs, columns):
                 m = min(columns, inputs - i0)
                 place(x, r0 * inputs + i0, inputs, origin, inverse_step, i0, m, n, scratch)
-                expand(order, first, scratch, cells, n * m, intervals, linear, reach, True)
-                if first:
+                expand(order, first, scratch, cells, n * m, intervals, linear, reach, slopes)
+                if first and slopes:
                     # The gradient is gathered in units of the grid's step.
                     for r in range(n):
                         for i in range(m):
@@ -376,20 +381,20 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
                     if lanes == 32:
                         gradients(
                             order, first, 32, cells, scratch, table, t, block, at, grad_u, n, m,
-                            stride,
+                            stride, slopes,
                         )  # fmt: skip
                     elif lanes == 16:
                         gradients(
                             order, first, 16, cells, scratch, table, t, block, at, grad_u, n, m,
-                            stride,
+                            stride, slopes,
                         )  # fmt: skip
                     else:
                         gradients(
                             order, first, 8, cells, scratch, table, t, block, at, grad_u, n, m,
-                            stride,
+                            stride, slopes,
                         )  # fmt: skip
                     column += lanes
-                for r in range(n):
+                for r in range(n if slopes else 0):
                     for i in range(m):
                         u = grad_u[r * m + i]
                         grad_x[(r0 + r) * inputs + i0 + i] = u * inverse_step[i0 + i]
@@ -440,9 +445,11 @@ def forward(
     """
     rows, inputs, outputs, settings = _settings(x, weight, order, has_base, extrapolation)
     kernel, _ = _kernels(order, int(has_base), x.dtype == torch.float64)
-    read = [tensor.contiguous() for tensor in (x, weight, bias, origin, step)]
     y = x.new_empty(rows, outputs)
-    operands = *zip(read, (inputs, 0, 0, 0, 0), strict=True), (y, outputs)
+    operands = (
+        *((x.contiguous(), inputs), (weight.contiguous(), 0), (bias.contiguous(), 0)),
+        *((origin.contiguous(), 0), (step.contiguous(), 0), (y, outputs)),
+    )
     launch(kernel, chunks(rows, inputs * outputs * (order + 1)), operands, settings)
     return y
 
@@ -457,18 +464,24 @@ def backward(
     has_base: bool,
     order: int,
     extrapolation: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes the gradients of x, weight and bias, given that of the output (N, out)."""
+    for_x: bool = True,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Computes the gradients of x, where asked ``for_x``, weight and bias.
+
+    That of the output is given, with shape (N, out).
+    """
     rows, inputs, outputs, settings = _settings(x, weight, order, has_base, extrapolation)
     _, kernel = _kernels(order, int(has_base), x.dtype == torch.float64)
-    read = [tensor.contiguous() for tensor in (grad, x, weight, origin, step)]
     parts = chunks(rows, 2 * inputs * outputs * (order + 1))
-    grad_x = x.new_empty(rows, inputs)
+    grad_x = x.new_empty(rows, inputs) if for_x else None
     # One gradient a thread, added up in the order of the rows.
     each = (len(parts),) if len(parts) > 1 else ()
     grad_weight = weight.new_empty(*each, *weight.shape)
     grad_bias = weight.new_empty(*each, outputs)
-    operands = *zip(read, (outputs, inputs, 0, 0, 0), strict=True), (grad_x, inputs)
+    operands = (
+        *((grad.contiguous(), outputs), (x.contiguous(), inputs), (weight.contiguous(), 0)),
+        *((origin.contiguous(), 0), (step.contiguous(), 0), (grad_x, inputs)),
+    )
     launch(kernel, parts, operands, settings, (grad_weight, grad_bias))
     if each:
         return grad_x, grad_weight.sum(0), grad_bias.sum(0)

@@ -164,7 +164,8 @@ def forest_lines(contents: ReportContents, label: str | None = None, width: int 
     """
     setting = _setting(contents, label)
     panel = _panel(contents, setting, contents.results.judged(setting.label))
-    return _lines(setting.label, contents.model_names(setting.label), panel, width)
+    several = len(contents.results.settings()) > 1
+    return _lines(setting.label, contents.model_names(setting.label), panel, width, several)
 
 
 def lead_lines(contents: ReportContents, lead: Lead, width: int = 80) -> list[str]:
@@ -395,7 +396,9 @@ def _numbers(row: _Row, decimals: int) -> tuple[str, str]:
     return mean, f" [{', '.join(ends)}]" if ends else ""
 
 
-def _lines(title: str, names: Sequence[str], panel: _Panel, width: int) -> list[str]:
+def _lines(
+    title: str, names: Sequence[str], panel: _Panel, width: int, several: bool = True
+) -> list[str]:
     """Draws a panel in plain characters, at most ``width`` of them in a line."""
     shown = {name: panel.rows[name] for name in names if name in panel.rows}
     shown = {name: row for name, row in shown.items() if math.isfinite(row.mean)}
@@ -446,6 +449,7 @@ def _lines(title: str, names: Sequence[str], panel: _Panel, width: int) -> list[
     margin = " " * (left + 2)
     lines += [margin + "".join(ruler), (margin + "".join(numbers)).rstrip()]
     if any(row.strong for row in shown.values()):
-        lines.append("* p below 0.05 after Holm's correction over data sets")
+        corrected = " after Holm's correction over data sets" if several else ""
+        lines.append(f"* p below 0.05{corrected}")
     plain = str.maketrans("−’⁰¹²³⁴⁵⁶⁷⁸⁹", "-'0123456789")
     return [line.translate(plain) for line in lines]

@@ -44,7 +44,17 @@ from kan_diffusion.study.results.statistics import (
     smallest_permutation_p,
 )
 
-__all__ = ["Comparison", "Decision", "Lead", "Outcome", "Verdict", "compare", "decide"]
+__all__ = [
+    "Comparison",
+    "Decision",
+    "Lead",
+    "Outcome",
+    "Verdict",
+    "compare",
+    "correct",
+    "decide",
+    "lead",
+]
 
 Outcome = Literal["KAN better", "MLP better", "not distinguishable", "undecided"]
 """``undecided``: fewer than two paired seeds, or a kind without a model that has half of them."""
@@ -178,7 +188,7 @@ class Decision:
             model is compared; it does not cover the number of models, so these are to be looked at,
             and the verdicts are what to conclude from.
         leads: Of each budget with two data sets or more whose oracle is exact, that of the best
-            KANs, then those of the models that are no MLPs and were compared on all of them.
+            KANs, then those of the models that are no MLPs and were compared on two or more.
     """
 
     verdicts: dict[str, Verdict]
@@ -262,8 +272,10 @@ def _comparable(results: Results, setting: Setting) -> list[str]:
     return [name for name in models if name in largest]
 
 
-def compare(results: Results, setting: Setting, measure: str | None = None) -> list[Comparison]:
-    """Compares every comparable model of a setting with the best MLP there, paired by seed.
+def compare(
+    results: Results, setting: Setting, measure: str | None = None, baseline: str | None = None
+) -> list[Comparison]:
+    """Compares every comparable model of a setting with one of them, paired by seed.
 
     The best MLP is that of the judged measure, whatever the measure compared. Models without a seed
     in common with it are included, with NaN; where no MLP has half of the seeds there is nothing.
@@ -272,13 +284,14 @@ def compare(results: Results, setting: Setting, measure: str | None = None) -> l
         results: The study.
         setting: One of its settings.
         measure: A column that measures a denoiser, such as ``"energy"``; the judged one when None.
+        baseline: Name of the model that the others are compared with; the best MLP when None.
 
     Returns:
-        A comparison for each model but that MLP, in the order of the rows. P-values are not
+        A comparison for each model but that one, in the order of the rows. P-values are not
         corrected.
     """
     context = _Field.of(results, setting)
-    baseline = context.best("mlp")
+    baseline = baseline or context.best("mlp")
     if baseline is None:
         return []
     others = (name for name in context.models if name != baseline)
@@ -298,16 +311,25 @@ def decide(results: Results) -> Decision:
     fields = [_Field.of(results, setting) for setting in results.settings()]
     comparisons = [c for field in fields for c in compare(results, field.setting)]
     verdicts = [_verdict(field, comparisons) for field in fields]
-    p_holm = _holm_by_group(
-        [c.p_value for c in comparisons], [(c.setting.budgeted, c.model) for c in comparisons]
-    )
-    verdicts = _corrected(verdicts)
-    comparisons = [replace(c, p_holm=p) for c, p in zip(comparisons, p_holm, strict=True)]
+    verdicts, comparisons = _corrected(verdicts), correct(comparisons)
     return Decision(
         {verdict.setting.label: verdict for verdict in verdicts},
         comparisons,
         _leads(results, verdicts, comparisons),
     )
+
+
+def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Corrects p-values over the settings at one budget in which the same models are compared."""
+    groups = [(c.setting.budgeted, c.model) for c in comparisons]
+    p_holm = _holm_by_group([c.p_value for c in comparisons], groups)
+    return [replace(c, p_holm=p) for c, p in zip(comparisons, p_holm, strict=True)]
+
+
+def lead(results: Results, model: str | None, comparisons: Sequence[Comparison]) -> Lead:
+    """Sums comparisons of positive measures up, one for each data set."""
+    pairs = [_pairs(results, comparison) for comparison in comparisons]
+    return Lead(model, tuple(comparisons), median_ratio(pairs))
 
 
 def _leads(
@@ -323,10 +345,10 @@ def _leads(
             if of_it and c.measure == "excess" and math.isfinite(c.ratio):
                 found.setdefault(c.setting.budgeted, {}).setdefault(model, []).append(c)
     return [
-        Lead(model, tuple(own), median_ratio([_pairs(results, c) for c in own]))
+        lead(results, model, own)
         for of_budget in found.values()
         for model, own in of_budget.items()
-        if len(own) > 1 and len(own) == max(map(len, of_budget.values()))
+        if len(own) > 1
     ]
 
 

@@ -1,0 +1,197 @@
+"""Trials of a study before and while they are run: what there is to do, and who does it.
+
+With ``keep_rows``, ``results.json`` is written as the trials finish, and a trial whose row is in it
+counts as finished where its own folder is not there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.files import json_bytes, read_as, write_bytes, write_checksums
+from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.executors import Executor, TrialEvent
+from kan_diffusion.study.folder import Row, TrialResult, load_trial
+from kan_diffusion.study.trial import build
+
+__all__ = [
+    "CHOSEN_SIZES",
+    "ENVIRONMENT",
+    "ROWS",
+    "STUDY",
+    "TABLE",
+    "TRIALS",
+    "StudyPlan",
+    "finished_trial",
+    "kept_rows",
+    "plan_study",
+    "run_plan",
+    "written_files",
+]
+
+TRIALS = "trials"
+STUDY, ENVIRONMENT = "study.yaml", "environment.json"
+ROWS, TABLE = "results.json", "results.parquet"
+_ALL_ROWS = TypeAdapter(list[Row])
+CHOSEN_SIZES = "sizes.json"
+_SECONDS_BETWEEN = 5.0
+"""Time between two writings of rows while trials finish."""
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The trials of a study before it is run.
+
+    Attributes:
+        trials: All of them.
+        parameters: Number of trainable parameters of those that are not finished, by trial id.
+        finished: Ids of those that are finished.
+        workers: Number of trials that run at once.
+        seconds: Estimate of the wall-clock time the others take; None where there is none.
+    """
+
+    trials: tuple[TrialConfig, ...]
+    parameters: dict[str, int]
+    finished: frozenset[str]
+    workers: int = 1
+    seconds: float | None = None
+
+    @property
+    def to_run(self) -> list[TrialConfig]:
+        """The trials that are not finished, in the order to run them.
+
+        Seed after seed, so that an interrupted study has whole comparisons; the longest of a seed
+        first, so that no worker starts one when the others are done.
+        """
+        todo = [trial for trial in self.trials if trial.id not in self.finished]
+        return sorted(todo, key=lambda t: (t.seed, -t.training.steps * self.parameters[t.id]))
+
+
+def finished_trial(folder: Path, trial: TrialConfig, verify: bool) -> TrialResult | None:
+    """Reads a trial of a study; None where it is not finished."""
+    return load_trial(folder / TRIALS / trial.id, trial, verify=verify)
+
+
+def kept_rows(folder: Path) -> dict[str, Row]:
+    """Reads the rows of finished trials that a folder's ``results.json`` holds, by trial id.
+
+    Raises:
+        RunFolderError: The file is there and cannot be read.
+    """
+    if not (folder / ROWS).exists():
+        return {}
+    rows = read_as(_ALL_ROWS, folder / ROWS, "the results of a study", "run it again")
+    # A trial that could not be run has a reason and nothing else.
+    return {str(row.get("trial")): row for row in rows if row.get("parameters") is not None}
+
+
+def _write_rows(folder: Path, rows: Iterable[Row]) -> None:
+    content = json_bytes(list(rows))
+    others = [path for path in written_files(folder) if path.name != ROWS]
+    write_checksums(folder, others, {ROWS: content})
+    write_bytes(folder / ROWS, content)
+
+
+def plan_study(
+    config: StudyConfig,
+    folder: Path,
+    workers: int = 1,
+    *,
+    verify: bool = True,
+    kept: Mapping[str, Row] | None = None,
+) -> StudyPlan:
+    """Lists a study's trials, and finds models that cannot be built before any training.
+
+    Args:
+        config: The study.
+        folder: Its run folder.
+        workers: Number of trials that will run side by side.
+        verify: Whether to refuse finished trials whose files have changed.
+        kept: Rows of trials that count as finished without a folder, by trial id.
+
+    Raises:
+        DataError: A data set cannot be used.
+        KanDiffusionError: A model cannot be built.
+    """
+    config = config.pinned()
+    datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
+    counts: dict[tuple[str, str], int] = {}
+    planned = config.trials()
+    finished = frozenset(
+        trial.id
+        for trial in planned
+        if trial.id in (kept or {}) or finished_trial(folder, trial, verify) is not None
+    )
+    for trial in planned:
+        if trial.id not in finished and _sized(trial) not in counts:
+            try:
+                counts[_sized(trial)] = build(trial, datasets[trial.data.name]).num_trainable
+            except KanDiffusionError as error:
+                raise KanDiffusionError(
+                    f"model '{trial.model.name}' on '{trial.data.name}': {error}"
+                ) from error
+    return StudyPlan(
+        trials=tuple(planned),
+        parameters={t.id: counts[_sized(t)] for t in planned if t.id not in finished},
+        finished=finished,
+        workers=workers,
+    )
+
+
+def _sized(trial: TrialConfig) -> tuple[str, str]:
+    """A trial's data set and its model in JSON: its number of parameters follows from them."""
+    return trial.data.name, trial.model.model_dump_json()
+
+
+def run_plan(
+    plan: StudyPlan,
+    folder: Path,
+    executor: Executor,
+    on_event: Callable[[TrialEvent], None] | None = None,
+    *,
+    keep_rows: bool = False,
+) -> dict[str, str]:
+    """Runs the trials of a plan that are not finished.
+
+    A trial that another driver is running is left to it and looked at again in the end.
+
+    Args:
+        plan: The plan.
+        folder: Run folder of its study.
+        executor: Executor of the trials.
+        on_event: Told the news of each trial.
+        keep_rows: Whether to write the rows of finished trials as they come.
+
+    Returns:
+        Ids of the trials that could not be run, with the reason.
+    """
+    failures = {}
+    rows, written = kept_rows(folder) if keep_rows else {}, time.monotonic()
+    for event in executor.run(plan.to_run, folder / TRIALS):
+        if event.kind == "failed":
+            failures[event.trial] = str(event.error)
+        elif event.kind == "finished" and keep_rows:
+            result = load_trial(folder / TRIALS / event.trial, verify=False)
+            assert result is not None
+            rows[event.trial] = result.row
+            if time.monotonic() - written > _SECONDS_BETWEEN:
+                _write_rows(folder, rows.values())
+                written = time.monotonic()
+        if on_event is not None:
+            on_event(event)
+    if keep_rows and plan.to_run:
+        _write_rows(folder, rows.values())
+    return failures
+
+
+def written_files(folder: Path) -> list[Path]:
+    """The files of a study beside its trials."""
+    names = (STUDY, ENVIRONMENT, CHOSEN_SIZES, ROWS, TABLE)
+    return [folder / name for name in names if (folder / name).is_file()]

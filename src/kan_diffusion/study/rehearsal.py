@@ -1,0 +1,237 @@
+r"""Trainings on seeds that no reported trial uses, and the sizes that serve a budget of time best.
+
+A budget of S seconds is met by the size of a model and its number of steps together. Before a study
+each model whose size is free is trained for the budget at every size of a ladder, on each data set,
+and keeps the size with the lowest
+
+.. math:: \frac1P \sum_{p=1}^{P} \log m_p,
+
+with :math:`m_p` the judged measure under the p-th process (the excess where the oracle is exact,
+else the held-out loss). These rehearsals are trials in a run folder of their own within the
+study's, ``rehearsals/``; what they settle is in its ``sizes.json``, and is not settled again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, TypeAdapter
+
+from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.files import read_as, write_json
+from kan_diffusion.limits import MOST_PARAMETERS
+from kan_diffusion.study.budgets import SIZES, Budget
+from kan_diffusion.study.calibration import estimate_seconds
+from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.executors import Executor, TrialEvent
+from kan_diffusion.study.folder import Row
+from kan_diffusion.study.planning import (
+    CHOSEN_SIZES,
+    StudyPlan,
+    finished_trial,
+    kept_rows,
+    plan_study,
+    run_plan,
+)
+from kan_diffusion.study.trial import build
+
+__all__ = ["judged", "mean_log", "rehearse", "unreported"]
+
+_REHEARSALS = "rehearsals"
+_SIZES = TypeAdapter(dict[str, Annotated[int, Field(ge=1, le=MOST_PARAMETERS)]])
+
+_SEED_SHIFT = 1_000_000
+"""Added to a study's seed, so that tuning sees other data, noise and initial parameters."""
+
+
+def unreported(config: StudyConfig, budgets: Sequence[Budget]) -> StudyConfig:
+    """Makes the study of trainings that are only judged: one seed, other draws, no samples."""
+    unsampled = {"num_samples": 0, "num_likelihood": 0, "moments": ()}
+    return config.model_copy(
+        update={
+            "seed": config.seed + _SEED_SHIFT,
+            "seeds": 1,
+            "evaluation": config.evaluation.model_copy(update=unsampled),
+            "budgets": tuple(budgets),
+        }
+    )
+
+
+def judged(row: Mapping[str, object]) -> float | None:
+    """The judged measure of a row; None where there is none."""
+    value = row["excess" if row["oracle"] == "exact" else "heldout_loss"]
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def mean_log(
+    trials: Sequence[TrialConfig],
+    row_of: Callable[[TrialConfig], Row | None],
+    failures: Mapping[str, str],
+) -> tuple[float | None, str | None]:
+    """Computes the mean log of what some trials measured, or the reason why it has none.
+
+    Args:
+        trials: The trials.
+        row_of: Reads the row of a trial that is finished.
+        failures: Ids of trials that could not be run, with the reason.
+    """
+    logs = []
+    for trial in trials:
+        row = row_of(trial)
+        if row is None or row["error"] is not None:
+            reason = failures.get(trial.id) if row is None else row["error"]
+            return None, f"{trial.data.name}: {reason}"
+        measured = judged(row)
+        if measured is None or not measured > 0:
+            return None, f"{trial.data.name}: the judged measure is {measured}"
+        logs.append(math.log(measured))
+    return float(np.mean(logs)), None
+
+
+def rehearse(
+    config: StudyConfig,
+    folder: Path,
+    executor: Executor,
+    on_plan: Callable[[StudyPlan], None] | None = None,
+    on_event: Callable[[TrialEvent], None] | None = None,
+    *,
+    keep_rows: bool = False,
+) -> StudyConfig:
+    """Settles the sizes that a study's budgets of time leave free.
+
+    Args:
+        config: The study, pinned.
+        folder: Its run folder. What is settled there stays.
+        executor: Executor of the rehearsals.
+        on_plan: Told the rehearsals before they are run, with an estimate of their time.
+        on_event: Told the news of each rehearsal.
+        keep_rows: Whether to write the rows of finished rehearsals as they come, and to train none
+            again whose row was written.
+
+    Returns:
+        The study, in which every budget of time has a size for each model that has none.
+
+    Raises:
+        DataError: A data set cannot be used.
+        KanDiffusionError: A model fits no size, or no rehearsal of it gave a result.
+    """
+    path = folder / CHOSEN_SIZES
+    chosen: dict[str, int] = {}
+    if path.exists():
+        chosen = read_as(_SIZES, path, "a file of sizes", "delete it to choose them again")
+    settled = _sized(config, chosen)
+    if not any(_free(settled)):
+        return settled
+    place = folder / _REHEARSALS
+    kept = kept_rows(place) if keep_rows else {}
+    study = unreported(config, _ladder(settled))
+    plan = plan_study(study, place, executor.workers, kept=kept)
+    if on_plan is not None:
+        on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, executor.workers)))
+    failures = run_plan(plan, place, executor, on_event, keep_rows=keep_rows)
+    rows = kept_rows(place) if keep_rows else {}
+    for trial in plan.trials:
+        if trial.id not in rows and (result := finished_trial(place, trial, verify=True)):
+            rows[trial.id] = result.row
+    chosen |= _best(settled, plan.trials, rows, failures)
+    write_json(path, chosen)  # a second driver has rehearsed the very same trials
+    return _sized(config, chosen)
+
+
+def _free(config: StudyConfig) -> Iterator[tuple[Budget, str, str]]:
+    """Each budget, data set and model without a size, the latter two by name."""
+    for budget, data, model in product(config.budgets, config.data, config.models):
+        free = budget.match == "time" and not (budget.size or model.size)
+        if free and budget.includes(data.name, model.name):
+            yield budget, data.name, model.name
+
+
+def _rest(config: StudyConfig, budget: Budget) -> list[Budget]:
+    """A budget for the models to which it leaves no size open, or nothing."""
+    if budget.match != "time" or budget.size:
+        return [budget]
+    asked = budget.models or tuple(model.name for model in config.models)
+    sized = tuple(m.name for m in config.models if m.size and m.name in asked)
+    return [budget.model_copy(update={"models": sized})] if sized else []
+
+
+def _place(budget: Budget, data: str, model: str) -> str:
+    return f"{data}: {model}, {budget.amount:g} s"
+
+
+def _at(budget: Budget, data: str, model: str, params: int | None) -> Budget:
+    """A budget of one data set and model with a size."""
+    return budget.model_copy(update={"params": params, "data": (data,), "models": (model,)})
+
+
+def _sized(config: StudyConfig, chosen: Mapping[str, int]) -> StudyConfig:
+    """Puts the sizes that were chosen in the place of free ones."""
+    budgets: list[Budget] = []
+    for budget in config.budgets:
+        budgets += _rest(config, budget)
+        budgets += [
+            _at(budget, data, model, chosen.get(_place(budget, data, model)))
+            for own, data, model in _free(config)
+            if own == budget
+        ]
+    return config.model_copy(update={"budgets": tuple(budgets)})
+
+
+def _ladder(config: StudyConfig) -> list[Budget]:
+    """The free budgets with each size that the model can have."""
+    budgets: list[Budget] = []
+    for budget, data, model in _free(config):
+        tried = [_at(budget, data, model, size) for size in SIZES]
+        dataset, reason, fitting = None, "", []
+        for each in tried:
+            (trial, *_) = unreported(config, [each]).trials()
+            if dataset is None:
+                dataset = load_dataset(trial.data, trial.study_seed, 0)
+            try:
+                build(trial, dataset)
+            except KanDiffusionError as error:
+                reason = str(error)
+            else:
+                fitting.append(each)
+        if not fitting:
+            raise KanDiffusionError(f"model '{model}' on '{data}' fits no size: {reason}")
+        budgets += fitting
+    return budgets
+
+
+def _best(
+    config: StudyConfig,
+    trials: Sequence[TrialConfig],
+    rows: Mapping[str, Row],
+    failures: Mapping[str, str],
+) -> dict[str, int]:
+    """The size that served best, by budget, data set and model in words."""
+    chosen = {}
+    for budget, data, model in _free(config):
+        values, reason = {}, None
+        for size in SIZES:
+            theirs = [
+                trial
+                for trial in trials
+                if (trial.budget, trial.data.name, trial.model.name) == (budget.amount, data, model)
+                and trial.model.params == size
+            ]
+            if theirs:
+                value, why = mean_log(theirs, lambda trial: rows.get(trial.id), failures)
+                reason = why or reason
+                if value is not None:
+                    values[size] = value
+        if not values:
+            raise KanDiffusionError(
+                f"no rehearsal of '{model}' on '{data}' gave a result; the last failed with: "
+                f"{reason}"
+            )
+        chosen[_place(budget, data, model)] = min(values, key=lambda size: (values[size], size))
+    return chosen

@@ -1,0 +1,185 @@
+"""The verdict on a tiny study: it goes on from its rows alone, and writes what they say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import verdict
+from helpers import refused
+from kan_diffusion.study.config import StudyConfig
+from kan_diffusion.study.executors import Task
+from kan_diffusion.study.results.rows import Results, Setting, read_results
+from kan_diffusion.study.results.statistics import Interval
+from kan_diffusion.study.results.verdicts import Comparison, Lead, decide
+from one_by_one import OneByOne
+from tiny import EVALUATION, tiny_study
+
+PAGE = (
+    "# The plan\n\n<!-- hours: written by `make verdict ARGS=--plan` -->\n<!-- end of hours -->\n\n"
+    "<!-- results: written by `make verdict` -->\n<!-- end of results -->\n\nThe end.\n"
+)
+
+
+def _study(name: str) -> StudyConfig:
+    """The verdict's own families on less data, and trained for a moment."""
+    toys = [{"toy": toy, "num_points": 200} for toy in ("moons", "circles")]
+    return tiny_study(
+        name=name,
+        seeds=2,
+        data=[*toys, {"table": "iris"}],
+        models=[{"family": "kan"}, {"family": "mlp"}],
+        budgets=[{"amount": 600}],
+        training={"steps": 5, "batch_size": 32},
+        evaluation={**EVALUATION, "num_samples": 0, "num_likelihood": 0, "moments": []},
+    )
+
+
+class NoTraining(OneByOne):
+    """An executor that nothing may be given to."""
+
+    def submit(self, task: Task) -> None:
+        raise AssertionError(f"{task.config.label} is trained again")
+
+
+def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdict, "read_preset", _study)
+    monkeypatch.setattr(verdict, "TUNED_ON", ("moons",))
+    monkeypatch.setattr(verdict, "TRIES", 2)
+    monkeypatch.setattr(verdict, "OPTIMIZERS", ("adam",))
+    results, page = tmp_path / "results", tmp_path / "docs" / "verdict.md"
+    page.parent.mkdir()
+    page.write_text(PAGE)
+    parts = verdict.PARTS[:2]
+    with refused("tuned.json"):
+        verdict.run_parts(parts[1:], results, OneByOne(workers=1, device="cpu"))
+    verdict.run_parts(parts, results, OneByOne(workers=1, device="cpu"))
+    verdict.write_results(parts, results, page)
+    written = page.read_text()
+
+    # A clone has what is committed: no trial, and no database of the search.
+    for folder in (results / part.name for part in parts):
+        shutil.rmtree(folder / "trials")
+    (results / "tuning" / "tuning.db").unlink()
+    verdict.run_parts(parts, results, NoTraining(workers=1, device="cpu"))
+    # A search that was not over begins its tries anew, and trains none of them again.
+    before = (results / "tuning" / "tuned.json").read_text()
+    (results / "tuning" / "tuned.json").unlink()
+    verdict.run_parts(parts[:1], results, NoTraining(workers=1, device="cpu"))
+    assert (results / "tuning" / "tuned.json").read_text() == before
+    verdict.write_results(parts, results, page)
+    assert page.read_text() == written
+
+    before, found, after = re.split(r"<!-- (?:results|end of results).*\n", written)
+    assert before + after == re.sub(r"<!-- (results|end of results).*\n", "", PAGE)
+    rows = read_results(results / "study").rows
+    for data in ("moons", "circles"):
+        values = rows[rows["data"] == data]
+        (line,) = re.findall(r"^\| KAN \| \*\*.*", found, re.MULTILINE)[:1]
+        mean = 1000 * values[values["name"] == "KAN"]["excess"].mean()
+        assert f"{mean:.1f}"[:2] in line
+    (figure,) = set(re.findall(r"\((\S*600-parameters\.png)\)", found))
+    assert (page.parent / figure).read_bytes()[:4] == b"\x89PNG"
+    assert decide(read_results(results / "study")).leads
+
+
+def test_tables_are_told_by_what_a_classifier_sees() -> None:
+    generator = np.random.default_rng(0)
+    rows = [
+        {
+            "data": data, "match": "params", "budget": 600.0, "name": name, "family": name.lower(),
+            "kind": name.lower(), "seed": seed, "oracle": "none", "error": None,
+            "heldout_loss": 1.0 + generator.normal(), "c2st": shift + 0.01 * generator.normal(),
+        }
+        for data in ("iris", "wine")
+        for name, shift in (("KAN", 0.6), ("MLP", 0.7))
+        for seed in range(10)
+    ]  # fmt: skip
+    results = Results.of(pd.DataFrame(rows))
+    head, _, *lines = verdict._samples(results, results.settings()).splitlines()[3:]
+    assert len(lines) == 2
+    for line in lines:
+        cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+        assert float(cells["difference"].split()[0].replace("−", "-")) == pytest.approx(
+            -0.1, abs=0.01
+        )
+        # Ten seeds that agree have p = 2 / 2^10, and two data sets were tested.
+        assert (cells["p"], cells["p, Holm"]) == ("0.002", "0.0039")
+
+
+def test_the_plan_counts_what_would_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flops = {"match": "flops", "amount": 1200, "data": ["moons", "circles"]}
+    study = StudyConfig.model_validate(
+        {**dict(_study("two")), "budgets": [{"amount": 600}, flops], "seeds": 6}
+    )
+    monkeypatch.setattr(verdict, "read_preset", lambda name: study)
+    monkeypatch.setattr(verdict, "TUNED_ON", ("moons",))
+    monkeypatch.setattr(verdict, "estimate_seconds", lambda trials, workers: 36.0)
+    table = verdict.plan_table(verdict.PARTS[:2], tmp_path, 2).splitlines()
+    assert [line.split(" | ")[2:] for line in table[2:]] == [
+        ["1", "2", "24 tries", "48", "0.24 |"],
+        ["2", "2", "6 seeds", "24", "0.01 |"],
+        ["3", "2", "6 seeds", "36", "0.01 |"],
+        ["", "", "", "108", "0.3 |"],
+    ]
+
+
+def test_models_are_left_out_where_they_do_not_come_in_the_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [{"family": "kan", "settings": {"grid_size": 20}, "depth": 4}, {"family": "mlp"}]
+    data = [{"toy": "moons"}, {"toy": "mixture-32d"}, {"toy": "circles"}]
+    time = {"match": "time", "amount": 1.0}
+    study = tiny_study(models=models, data=data, budgets=[{"amount": 700}, time])
+    found = verdict._buildable(study)
+    kept = {(t.data.name, t.model.name) for t in found.trials() if t.match == "params"}
+    assert kept == {("moons", "KAN"), ("moons", "MLP"), ("mixture-32d", "MLP"),
+                    ("circles", "KAN"), ("circles", "MLP")}  # fmt: skip
+    assert found.budgets[-1] == study.budgets[-1]
+    # A study that was begun stays what it is, whatever is found later.
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.yaml").write_text(found.to_yaml())
+    assert verdict.PARTS[1].study(tmp_path) == found.pinned()
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "ratio", "said"),
+    [
+        (9, 1, 0.8, "**The KAN wins at .*The target .* is met. The moonshot .* is not met."),
+        (10, 0, 0.7, "**The KAN wins at .*The target .* is met. The moonshot .* is met."),
+        (8, 0, 0.6, "**The KAN wins at .* The target .* is not met.$"),
+        (9, 0, 0.81, "**The KAN wins at .* The target .* is not met.$"),
+        (
+            2,
+            3,
+            0.9,
+            "**The MLP wins at 2,300 parameters**: of 13 .* KAN .* on 2, the best MLP on 3",
+        ),
+        (0, 0, 0.9, "**Neither wins at .*better on none, the best MLP on none"),
+    ],
+)
+def test_the_first_sentence_says_who_wins(better: int, worse: int, ratio: float, said: str) -> None:
+    setting = Setting("data", "params", 2300.0)
+    level = Comparison(
+        setting, "excess", "lower", "KAN", "MLP", (1.0, 1.0), Interval(0.0, -1.0, 1.0, 10), 1.0, 1.0
+    )
+    won = replace(level, interval=Interval(-1.0, -2.0, -0.5, 10), p_holm=0.01)
+    lost = replace(level, interval=Interval(1.0, 0.5, 2.0, 10), p_holm=0.01)
+    all_of_them = (won,) * better + (lost,) * worse + (level,) * (13 - better - worse)
+    found = Lead("KAN", all_of_them, Interval(ratio, None, None, 13))
+    assert re.match(said.replace("**", r"\*\*"), verdict.judge_target(found))
+
+
+def test_marks_that_are_missing_are_one_line(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Nothing to fill\n")
+    with refused("has not the lines .*restore them"):
+        verdict.write_results((), tmp_path, page)
