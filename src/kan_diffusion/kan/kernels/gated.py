@@ -33,10 +33,12 @@ import numpy as np
 import torch
 from numba import types
 from torch import Tensor
+from torch.nn.functional import linear
 
 from kan_diffusion.kan.kernels.functions import gather, groups_tensor, tabulate
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
 from kan_diffusion.kan.kernels.simd import (
+    add_product,
     array_at,
     axpy,
     compiled_by_type,
@@ -53,14 +55,24 @@ from kan_diffusion.kan.kernels.simd import (
     splat,
     store,
     store_as_int,
+    transpose,
+    zeros,
 )
 
 __all__ = ["backward", "forward"]
 
 _TILE = 512  # units of a tile, where a row has no more
 
+_MAX_WIDTH = 64
+"""Most units and outputs of a layer whose products are made here: torch's GEMM is slow for few."""
+
 _FORWARD_WORK, _BACKWARD_WORK = 16, 32
 """Cost of a unit in multiplications of a layer, by which threads are counted."""
+
+
+@numba.njit(**INNER)
+def _round_up(count):
+    return (count + 15) // 16 * 16
 
 
 @numba.njit(**INNER)
@@ -139,8 +151,9 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
     degree = max(order, 1)
 
     def forward(
-        input_at, carried_at, code_at, modulation_at, coefficients_at, origin_at, step_at, group_at,
-        h_at, state_at, rows, units, stride, reach, groups, intervals, rank,
+        input_at, carried_at, code_at, modulation_at, coefficients_at, origin_at, step_at,
+        weight_at, bias_at, group_at, h_at, output_at, state_at, rows, units, outputs, stride,
+        reach, groups, intervals, rank,
     ):  # fmt: skip
         len(digest)
         source = array_at(input_at, rows * stride, zero)
@@ -151,7 +164,17 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         origins, steps = array_at(origin_at, groups, zero), array_at(step_at, groups, zero)
         group_of = array_at(group_at, units, np.int64(0))
         h = array_at(h_at, rows * units, zero)
+        output = array_at(output_at, rows * outputs, zero)
         state = array_at(state_at, rows * units, zero)
+        # With a one beside h, constants are one more row of the weight.
+        width, wide = _round_up(units + 1), _round_up(outputs)
+        weights = np.zeros(width * wide, h.dtype)
+        if weight_at:
+            weight = array_at(weight_at, outputs * units, zero)
+            transpose(weight, 0, units, weights, 0, wide, outputs, units)
+        if bias_at:
+            bias = array_at(bias_at, outputs, zero)
+            copy_rows(bias, 0, 0, weights, units * wide, 0, 1, outputs)
         table = np.zeros(groups * (intervals + 2) * powers, h.dtype)
         origin, per_x = np.zeros(units, h.dtype), np.zeros(units, h.dtype)
         offsets = np.zeros(units, np.int64)
@@ -164,6 +187,8 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         z, f, kept = np.empty(size, h.dtype), np.empty(size, h.dtype), np.empty(size, h.dtype)
         cells = np.empty(size, np.int32)
         before = np.zeros(size, h.dtype)
+        products = np.ones(height * width, h.dtype)
+        block = np.empty(height * wide, h.dtype)
         gated = stride > units
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
@@ -182,7 +207,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                         _, silu = sigmoid_and_silu(load(z, (row - r0) * units + at, lanes))
                         if gated:
                             silu = silu * load(source, row * stride + units + at, lanes)
-                        store(h, row * units + at, silu)
+                        store(products, (row - r0) * width + at, silu)
                         at = _next_block(at, lanes, units)
             if spline:
                 k = 0
@@ -196,17 +221,24 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                         value = value * get(f, k) + get(table, a)
                         if gated:
                             value = value * get(source, row * stride + units + u)
-                        store(h, row * units + u, value)
+                        store(products, (row - r0) * width + u, value)
                         k += 1
+            if weight_at:
+                block[:] = 0
+                add_product(products, 0, width, 1, weights, wide, block, n, units + 1)
+                copy_rows(block, 0, wide, output, r0 * outputs, outputs, n, outputs)
+            else:
+                copy_rows(products, 0, width, h, r0 * units, units, n, units)
 
     def backward(
-        grad_h_at, grad_state_at, input_at, carried_at, code_at, modulation_at, coefficients_at,
-        origin_at, step_at, group_at, h_at, grad_input_at, grad_carried_at, grad_code_at,
-        grad_modulation_at, grad_coefficients_at, rows, units, stride, reach, groups, intervals,
-        rank,
+        grad_at, grad_h_at, grad_state_at, input_at, carried_at, code_at, modulation_at,
+        coefficients_at, origin_at, step_at, weight_at, group_at, h_at, grad_input_at,
+        grad_carried_at, grad_code_at, grad_modulation_at, grad_coefficients_at, grad_weight_at,
+        grad_bias_at, rows, units, outputs, stride, reach, groups, intervals, rank,
     ):  # fmt: skip
         len(digest)
-        grad_h = array_at(grad_h_at, rows * units, zero)
+        grad = array_at(grad_at, rows * outputs, zero)
+        given_grad_h = array_at(grad_h_at, rows * units, zero)
         grad_state = array_at(grad_state_at, rows * units, zero)
         source = array_at(input_at, rows * stride, zero)
         carried = array_at(carried_at, rows * reach, zero)
@@ -221,9 +253,19 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         grad_code = array_at(grad_code_at, rows * max(rank, 0), zero)
         grad_modulation = array_at(grad_modulation_at, 2 * (rank + 1) * units, zero)
         grad_coefficients = array_at(grad_coefficients_at, groups * (intervals + order), zero)
+        width = _round_up(units + 1)
+        weights, grad_weights = (
+            np.zeros(outputs * width, h.dtype), np.zeros(outputs * width, h.dtype)
+        )  # fmt: skip
+        if weight_at:
+            weight = array_at(weight_at, outputs * units, zero)
+            copy_rows(weight, 0, units, weights, 0, width, outputs, units)
         real = h.dtype.type
-        for j in range(2 * (rank + 1) * units):
-            grad_modulation[j] = 0
+        # Scales and shifts lie side by side in whole vectors, each row one of a code's numbers.
+        pair = 2 * _round_up(units)
+        modulations = np.zeros((rank + 1) * pair, h.dtype)
+        grad_modulations = np.zeros((rank + 1) * pair, h.dtype)
+        copy_rows(modulation, 0, units, modulations, 0, pair // 2, 2 * (rank + 1), units)
         table = np.zeros(groups * (intervals + 2) * powers, h.dtype)
         totals = np.zeros(groups * (intervals + 2) * powers, h.dtype)
         origin, per_x = np.zeros(units, h.dtype), np.zeros(units, h.dtype)
@@ -241,16 +283,16 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
             tabulate(degree, powers, coefficients, table, groups, 1, 1, intervals)
             stretch = (intervals + 2) * powers
             _lay_out(origins, steps, group_of, units, stretch, origin, per_x, offsets)
-        # Which units of a row's last vector are counted with it.
-        counted = np.ones(lanes, h.dtype)
-        for lane in range(-units % lanes):
-            counted[lane] = 0
         height = max(1, _TILE // units)
         size = height * units
         z, f, kept = np.empty(size, h.dtype), np.empty(size, h.dtype), np.empty(size, h.dtype)
         slopes, before = np.empty(size, h.dtype), np.zeros(size, h.dtype)
         of_states = np.empty(size, h.dtype)
         cells = np.empty(size, np.int32)
+        products = np.ones(height * width, h.dtype)
+        grad_h = np.empty(height * width, h.dtype)
+        of_rows = np.zeros(height * pair, h.dtype)
+        codes = np.ones(height * (rank + 1), h.dtype)
         gated = stride > units
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
@@ -261,6 +303,11 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                 lanes, spline, source, r0, stride, before, code, modulation, rank, n, units, origin,
                 per_x, intervals, z, f, kept, cells,
             )  # fmt: skip
+            if weight_at:
+                grad_h[:] = 0
+                add_product(grad, r0 * outputs, outputs, 1, weights, width, grad_h, n, outputs)
+            else:
+                copy_rows(given_grad_h, r0 * units, units, grad_h, 0, width, n, units)
             if spline:
                 k = 0
                 for row in range(r0, r0 + n):
@@ -274,13 +321,13 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                             value = value * within + coefficient
                             slope = slope * within + real(d) * coefficient
                         value = value * get(f, k) + get(table, a)
-                        g = get(grad_h, row * units + u)
+                        g = get(grad_h, (row - r0) * width + u)
                         if gated:
                             q = get(source, row * stride + units + u)
                             store(grad_input, row * stride + units + u, g * value)
                             value = value * q
                             g = g * q
-                        store(h, row * units + u, value)
+                        store(products, (row - r0) * width + u, value)
                         store(slopes, k, g * slope * get(per_x, u))
                         exponents = axpy(f, k, ones_on, ones_off)
                         if powers > 2:
@@ -293,8 +340,6 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                         store(totals, a, fma(exponents, splat(g, powers), total))
                         k += 1
             for row in range(r0, r0 + n):
-                for j in range(rank):
-                    grad_code[row * rank + j] = 0
                 at = 0
                 while at < units:
                     k = row * units + at
@@ -302,53 +347,59 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                         of_z = load(slopes, k - r0 * units, lanes)
                     else:
                         sigmoid, silu = sigmoid_and_silu(load(z, k - r0 * units, lanes))
-                        g = load(grad_h, k, lanes)
+                        own = (row - r0) * width + at
+                        g = load(grad_h, own, lanes)
                         if gated:
                             q = load(source, row * stride + units + at, lanes)
                             store(grad_input, row * stride + units + at, g * silu)
-                            store(h, k, silu * q)
+                            store(products, own, silu * q)
                             g = g * q
                         else:
-                            store(h, k, silu)
+                            store(products, own, silu)
                         of_z = g * (sigmoid + silu * (1 - sigmoid))
                     if grad_state_at:
                         of_z = of_z + load(grad_state, k, lanes)
                     store(of_states, k - r0 * units, of_z)
-                    of_scale = of_z * load(source, row * stride + at, lanes)
                     if rank >= 0:
-                        m = 2 * rank * units + at
-                        factor = load(modulation, m, lanes) + 1
+                        own = (row - r0) * pair + at
+                        store(of_rows, own, of_z * load(source, row * stride + at, lanes))
+                        store(of_rows, own + pair // 2, of_z)
+                        factor = load(modulations, rank * pair + at, lanes) + 1
                         for j in range(rank):
-                            own, m = row * rank + j, 2 * j * units + at
-                            factor = axpy(code, own, load(modulation, m, lanes), factor)
-                        store(grad_input, row * stride + at, of_z * factor)
-                    else:
-                        store(grad_input, row * stride + at, of_z)
-                    if rank >= 0:
-                        of_shift = of_z
-                        if at + lanes == units and at % lanes:
-                            of_scale = of_scale * load(counted, 0, lanes)
-                            of_shift = of_shift * load(counted, 0, lanes)
-                        m = 2 * rank * units + at
-                        store(grad_modulation, m, load(grad_modulation, m, lanes) + of_scale)
-                        m += units
-                        store(grad_modulation, m, load(grad_modulation, m, lanes) + of_shift)
-                        for j in range(rank):
-                            own, m = row * rank + j, 2 * j * units + at
-                            total = load(modulation, m, lanes) * of_scale
-                            total = fma(load(modulation, m + units, lanes), of_shift, total)
-                            grad_code[own] += dot(total, splat(real(1), lanes))
-                            of_row = load(grad_modulation, m, lanes)
-                            store(grad_modulation, m, axpy(code, own, of_scale, of_row))
-                            m += units
-                            of_row = load(grad_modulation, m, lanes)
-                            store(grad_modulation, m, axpy(code, own, of_shift, of_row))
+                            scale = load(modulations, j * pair + at, lanes)
+                            factor = axpy(code, row * rank + j, scale, factor)
+                        of_z = of_z * factor
+                    store(grad_input, row * stride + at, of_z)
                     at = _next_block(at, lanes, units)
+            if rank >= 0:
+                copy_rows(code, r0 * rank, rank, codes, 0, rank + 1, n, rank)
+                add_product(
+                    codes, 0, 1, rank + 1, of_rows, pair, grad_modulations, rank + 1, n
+                )  # fmt: skip
+                for r in range(n):
+                    for j in range(rank):
+                        total = zeros(of_rows, 16)
+                        for at in range(0, pair, 16):
+                            row = load(modulations, j * pair + at, 16)
+                            total = fma(row, load(of_rows, r * pair + at, 16), total)
+                        grad_code[(r0 + r) * rank + j] = dot(total, splat(real(1), 16))
+            if weight_at:
+                add_product(grad, r0 * outputs, 1, outputs, products, width, grad_weights, outputs, n)
+            else:
+                copy_rows(products, 0, width, h, r0 * units, units, n, units)
             if carried_at:
                 reached = min(reach, units)
                 copy_rows(of_states, 0, units, grad_carried, r0 * reach, reach, n, reached)
         if spline:
             gather(degree, powers, totals, grad_coefficients, groups, 1, 1, intervals)
+        half = pair // 2
+        copy_rows(grad_modulations, 0, half, grad_modulation, 0, units, 2 * (rank + 1), units)
+        if weight_at:
+            grad_weight = array_at(grad_weight_at, outputs * units, zero)
+            grad_bias = array_at(grad_bias_at, outputs, zero)
+            copy_rows(grad_weights, 0, width, grad_weight, 0, units, outputs, units)
+            if grad_bias_at:
+                copy_rows(grad_weights, units, width, grad_bias, 0, 1, outputs, 1)
 
     return compiled(forward), compiled(backward)
 
@@ -362,7 +413,7 @@ def _settings(
     carried: Tensor | None,
     modulation: Tensor | None,
     coefficients: Tensor | None,
-    units: int,
+    weight: Tensor,
     order: int,
 ) -> tuple[int, ...]:
     """Numbers that both passes take after the rows."""
@@ -370,11 +421,17 @@ def _settings(
     groups = 0 if coefficients is None else coefficients.shape[1]
     intervals = 0 if coefficients is None else coefficients.shape[2] - order
     rank = -1 if modulation is None else len(modulation) - 1
-    return units, input.shape[1], reach, groups, intervals, rank
+    outputs, units = weight.shape
+    return units, outputs, input.shape[1], reach, groups, intervals, rank
 
 
-def _contiguous(tensors: tuple[Tensor | None, ...]) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+def _multiplies(weight: Tensor) -> bool:
+    """True where the kernel itself multiplies by the weight."""
+    return max(weight.shape) <= _MAX_WIDTH
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
 
 
 def forward(
@@ -411,20 +468,29 @@ def forward(
     Returns:
         The output (N, out) and the state z with shape (N, in).
     """
-    rows, units = len(input), weight.shape[1]
+    rows, (outputs, units) = len(input), weight.shape
     kernel, _ = _kernels(order, _lanes(units), input.dtype == torch.float64)
-    settings = _settings(input, carried, modulation, coefficients, units, order)
-    h, state = input.new_empty(rows, units), input.new_empty(rows, units)
-    given = input, carried, code, modulation, coefficients, origin, step
-    strides = input.shape[1], settings[2], max(settings[-1], 0), 0, 0, 0, 0
+    settings = _settings(input, carried, modulation, coefficients, weight, order)
+    _, _, stride, reach, _, _, rank = settings
+    state = input.new_empty(rows, units)
+    multiplies = _multiplies(weight)
+    h = None if multiplies else input.new_empty(rows, units)
+    output = input.new_empty(rows, outputs) if multiplies else None
+    shared = modulation, coefficients, origin, step
+    factors = (weight, bias) if multiplies else (None, None)
     operands = (
-        *zip(_contiguous(given), strides, strict=True),
+        (_contiguous(input), stride),
+        (_contiguous(carried), reach),
+        (_contiguous(code), max(rank, 0)),
+        *((_contiguous(tensor), 0) for tensor in (*shared, *factors)),
         (groups_tensor(tuple(group_of)), 0),
         (h, units),
+        (output, outputs),
         (state, units),
     )
     launch(kernel, chunks(rows, units * _FORWARD_WORK), operands, settings)
-    output = h @ weight.t() if bias is None else torch.addmm(bias, h, weight.t())
+    if output is None:
+        output = linear(h, weight, bias)
     return output, state
 
 
@@ -444,37 +510,44 @@ def backward(
     order: int,
 ) -> tuple[Tensor, ...]:
     """Computes the gradients of the first seven operands, given those of output and state."""
-    rows, units = len(input), weight.shape[1]
+    rows, (outputs, units) = len(input), weight.shape
     _, kernel = _kernels(order, _lanes(units), input.dtype == torch.float64)
-    settings = _settings(input, carried, modulation, coefficients, units, order)
+    settings = _settings(input, carried, modulation, coefficients, weight, order)
+    _, _, stride, reach, _, _, rank = settings
     if grad is None:
-        grad = input.new_zeros(rows, len(weight))
-    grad_h = grad @ weight
-    h = input.new_empty(rows, units)
+        grad = input.new_zeros(rows, outputs)
+    multiplies = _multiplies(weight)
+    grad_h = None if multiplies else grad @ weight
+    h = None if multiplies else input.new_empty(rows, units)
+    parts = chunks(rows, units * _BACKWARD_WORK)
+    # One gradient of what rows share a thread, added up in the order of the rows.
+    each = (len(parts),) if len(parts) > 1 else ()
 
-    def like(tensor: Tensor | None) -> Tensor:
-        return input.new_empty(0 if tensor is None else tensor.shape)
+    def like(tensor: Tensor | None, *first: int) -> Tensor:
+        return input.new_empty(0) if tensor is None else input.new_empty(*first, *tensor.shape)
 
     of_rows = [like(tensor) for tensor in (input, carried, code)]
-    if settings[2] > units:
+    if reach > units:
         of_rows[1][:, units:] = 0
-    parts = chunks(rows, units * _BACKWARD_WORK)
-    # One gradient a thread, added up in the order of the rows.
-    each = (len(parts),) if len(parts) > 1 else ()
-    totals = [
-        input.new_empty(*each, *((0,) if tensor is None else tensor.shape))
-        for tensor in (modulation, coefficients)
-    ]
-    given = grad_h, grad_state, input, carried, code, modulation, coefficients, origin, step
-    rank = max(settings[-1], 0)
-    strides = units, units, input.shape[1], settings[2], rank, 0, 0, 0, 0
+    factors = (weight, bias) if multiplies else (None, None)
+    totals = [like(tensor, *each) for tensor in (modulation, coefficients, *factors)]
+    shared = modulation, coefficients, origin, step, factors[0]
+    rank = max(rank, 0)
     operands = (
-        *zip(_contiguous(given), strides, strict=True),
+        (grad.contiguous(), outputs),
+        (grad_h, units),
+        (_contiguous(grad_state), units),
+        (_contiguous(input), stride),
+        (_contiguous(carried), reach),
+        (_contiguous(code), rank),
+        *((_contiguous(tensor), 0) for tensor in shared),
         (groups_tensor(tuple(group_of)), 0),
         (h, units),
-        *zip(of_rows, (input.shape[1], settings[2], rank), strict=True),
+        *zip(of_rows, (stride, reach, rank), strict=True),
     )
     launch(kernel, parts, operands, settings, totals)
-    shared = [total.sum(0) for total in totals] if each else totals
-    grad_bias = like(None) if bias is None else grad.sum(0)
-    return *of_rows, *shared, grad.t() @ h, grad_bias
+    if each:
+        totals = [total if total.numel() == 0 else total.sum(0) for total in totals]
+    if h is not None:
+        totals[2:] = grad.t() @ h, like(None) if bias is None else grad.sum(0)
+    return *of_rows, *totals

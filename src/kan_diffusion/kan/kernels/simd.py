@@ -26,6 +26,7 @@ from numba.extending import intrinsic, lower_builtin, models, overload, register
 from kan_diffusion.kan.kernels.runtime import INNER
 
 __all__ = [
+    "add_product",
     "array_at",
     "axpy",
     "compiled_by_type",
@@ -418,6 +419,38 @@ def copy_rows(source, at, source_stride, target, to, target_stride, rows, count)
         while o < count:
             store(target, to + r * target_stride + o, get(source, at + r * source_stride + o))
             o += 1
+
+
+@numba.njit(**INNER)
+def add_product(left, at, stride, step, right, width, result, rows, inner):
+    """Adds the product of two small matrices to a third.
+
+    Numbers of the left one's rows are ``stride`` apart and those of its columns ``step``; the
+    others' rows lie side by side, each of ``width`` numbers, a multiple of 16.
+    """
+    fours = rows // 4 * 4
+    for column in range(0, width, 16):
+        for r in range(0, fours, 4):
+            to, own = r * width + column, at + r * stride
+            first, second = load(result, to, 16), load(result, to + width, 16)
+            third, fourth = load(result, to + 2 * width, 16), load(result, to + 3 * width, 16)
+            for k in range(inner):
+                row = load(right, k * width + column, 16)
+                first = axpy(left, own, row, first)
+                second = axpy(left, own + stride, row, second)
+                third = axpy(left, own + 2 * stride, row, third)
+                fourth = axpy(left, own + 3 * stride, row, fourth)
+                own += step
+            store(result, to, first)
+            store(result, to + width, second)
+            store(result, to + 2 * width, third)
+            store(result, to + 3 * width, fourth)
+        for r in range(fours, rows):
+            total = load(result, r * width + column, 16)
+            for k in range(inner):
+                own = at + r * stride + k * step
+                total = axpy(left, own, load(right, k * width + column, 16), total)
+            store(result, r * width + column, total)
 
 
 @compiled_by_type(inline="always")
