@@ -158,14 +158,27 @@ def _against_torch(*paths: str) -> Callable[[Results], list[Observation]]:
     return observe
 
 
-def _families(parameters: int) -> Callable[[Results], list[Observation]]:
-    """The first of the families against the others of that size."""
+def _families(
+    parameters: int, family: str, other: str = "mlp"
+) -> Callable[[Results], list[Observation]]:
+    """The step of a family against that of another of that size, by their medians."""
 
     def observe(results: Results) -> list[Observation]:
-        return [
-            _observation(row, row["inverse_ratio"], str(row["contender"]), whole_grid=True)
-            for row in measured(results["families"], "inverse_ratio")
+        rows = [
+            row
+            for row in measured(results["families"], "ms")
             if row["layers"] == f"{parameters:,} parameters"
+        ]
+        times = {
+            (row["batch"], row["threads"]): float(str(row["ms"]))
+            for row in rows
+            if row["contender"] == f"family-{other}"
+        }
+        return [
+            _observation(row, float(str(row["ms"])) / time, f"{family} / {other}", whole_grid=True)
+            for row in rows
+            if row["contender"] == f"family-{family}"
+            and (time := times.get((row["batch"], row["threads"])))
         ]
 
     return observe
@@ -211,10 +224,15 @@ TARGETS = (
     ),
     Target(
         "families-small", "KAN / MLP, families of 2,300 parameters", True, 1.15, 1.0,
-        _families(2300),
+        _families(2300, "kan"),
     ),
     Target(
-        "families", "KAN / MLP, families of 20,000 parameters", True, 1.0, None, _families(20_000),
+        "grouped", "grouped KAN / MLP, families of 2,300 parameters", True, 1.15, 1.0,
+        _families(2300, "grouped-kan"),
+    ),
+    Target(
+        "families", "KAN / MLP, families of 20,000 parameters", True, 1.0, None,
+        _families(20_000, "kan"),
     ),
     Target(
         "second-thread", "KAN family on two threads / on one", True, 1.0, None, _second_thread,

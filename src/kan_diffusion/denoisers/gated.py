@@ -78,10 +78,12 @@ class _GatedNetwork(nn.Module):
     def forward(self, inputs: Tensor, time: Tensor, told: Tensor | None) -> Tensor:
         """Maps inputs (B, n) and what the code takes, (B, m) or (1, m), to (B, d)."""
         code = None if self.code is None else self.code(time).expand(inputs.shape[0], -1)
+        layers = self.gated_layers
+        if self.residual and told is None and isinstance(self.first, GroupedKANLinear):
+            return gated_chain(layers, inputs, code, self.first)
         output: Tensor = self.first(inputs)
         if self.told is not None and told is not None:
             output = output + self.told(told)
-        layers = self.gated_layers
         if self.residual:
             return gated_chain(layers, output, code)
         for layer in layers:

@@ -27,6 +27,7 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import BasisName, Extrapolation
 from kan_diffusion.kan.functions import LearnedFunctions, Start
 from kan_diffusion.kan.grids import MovingGrids
+from kan_diffusion.kan.grouped import GroupedKANLinear
 from kan_diffusion.kan.inputs import require_input
 from kan_diffusion.kan.kernels import autocasts
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
@@ -321,23 +322,34 @@ class GatedKANLinear(GatedLinear):
         )
 
 
-def gated_chain(layers: Sequence[GatedLinear], input: Tensor, code: Tensor | None) -> Tensor:
+def gated_chain(
+    layers: Sequence[GatedLinear],
+    input: Tensor,
+    code: Tensor | None,
+    first: GroupedKANLinear | None = None,
+) -> Tensor:
     """Computes the output of gated layers one after another, each of which carries its state on.
 
     Where all have a kernel they are computed at one go.
 
     Args:
         layers: The layers, each of which gives as many values as the next one takes.
-        input: Values and gates of the first layer.
+        input: Values and gates of the first layer with shape (N, n), or what ``first`` takes.
         code: Codes with shape (N, rank); None without a modulation.
+        first: The layer that values and gates of the first gated one come from, or None.
 
     Returns:
         The output of the last layer.
     """
-    if not any(layer._forward_pre_hooks or layer._forward_hooks for layer in layers):
-        steps = [step for layer in layers if (step := layer.step(input, None, code)) is not None]
-        if len(steps) == len(layers):
-            return run(steps, input, None)[0]
+    chain = layers if first is None else (first, *layers)
+    if not any(layer._forward_pre_hooks or layer._forward_hooks for layer in chain):
+        before = [] if first is None else [first.step(input)]
+        steps = [*before, *(layer.step(input, None, code) for layer in layers)]
+        ready = [step for step in steps if step is not None]
+        if len(ready) == len(chain):
+            return run(ready, input, *(None,) * (first is None))[0]
+    if first is not None:
+        input = first(input)
     state: Tensor | None = None
     for layer in layers:
         input, state = layer(input, state, code)

@@ -142,19 +142,24 @@ class GroupedKANLinear(LearnedFunctions):
         """
         if isinstance(input, Proxy):
             return leaf(self, input)
-        output = self._output(self._rows(input))
+        x = self._rows(input)
+        step = self.step(x)
+        if step is None:
+            output = linear(self._functions(x), self.weight, self.bias)
+        else:
+            output = run([step], x)[0]
         return output if input.ndim == 2 else output.view(*input.shape[:-1], self.out_features)
 
-    def _output(self, x: Tensor) -> Tensor:
-        """The output (N, out) for rows of inputs."""
+    def step(self, x: Tensor) -> Step | None:
+        """The layer as its kernel has it, for rows of inputs; None where it has none for such."""
         grid = self.kernel_grid()
-        if grid is not None and not autocasts(x):
-            *own, order = grid
-            operands = x, self.coefficients, self.weight, self.bias, *own
-            if _KERNEL.takes(operands):
-                step = Step(_KERNEL, operands[1:], (self.group_of, order), self._product)
-                return run([step], x)[0]
-        return linear(self._functions(x), self.weight, self.bias)
+        if grid is None or autocasts(x):
+            return None
+        *own, order = grid
+        operands = self.coefficients, self.weight, self.bias, *own
+        if not _KERNEL.takes((x, *operands)):
+            return None
+        return Step(_KERNEL, operands, (self.group_of, order), self._product)
 
     def _product(
         self, x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor

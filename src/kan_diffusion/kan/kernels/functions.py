@@ -34,9 +34,11 @@ from torch import Tensor
 from kan_diffusion.kan.bases.spline import piece_coefficients
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
 from kan_diffusion.kan.kernels.simd import (
+    add_product,
     array_at,
     axpy,
     compiled_by_type,
+    copy_rows,
     dot,
     floor,
     fma,
@@ -48,16 +50,33 @@ from kan_diffusion.kan.kernels.simd import (
     splat,
     store,
     store_as_int,
+    transpose,
 )
 
-__all__ = ["backward", "forward", "gather", "groups_tensor", "tabulate"]
+__all__ = [
+    "backward",
+    "contiguous",
+    "forward",
+    "gather",
+    "groups_tensor",
+    "is_small",
+    "round_up",
+    "tabulate",
+]
 
 _LANES = 16  # of the search for cells
-_TILE = 1024  # numbers that are placed at once, where a row has no more
+_TILE = 512  # numbers that are placed at once, where a row has no more
 _WIDTH = 8  # functions of an input that are one vector, where there is more than one
+_MAX_WIDTH = 64  # inputs and outputs of a weight that kernels multiply by: torch's GEMM is slow
 
 _FORWARD_WORK, _BACKWARD_WORK = 16, 32
 """Cost of a function of a number in multiplications of a layer, by which threads are counted."""
+
+
+@numba.njit(**INNER)
+def round_up(count):
+    """The next multiple of 16."""
+    return (count + 15) // 16 * 16
 
 
 @numba.njit(**INNER)
@@ -165,6 +184,25 @@ def _lay_out(origins, steps, group_of, inputs, size, origin, per_x, offsets, str
         store(per_x, at, get(per_x, at - inputs))
 
 
+@numba.njit(**INNER)
+def _repack(tile, row_size, width, h, r0, rows, inputs, functions, unpack):
+    """Copies functions, which a tile has in whole vectors, side by side, or with unpack back."""
+    size = inputs * functions
+    if width == functions:
+        at = r0 * size
+        if unpack:
+            copy_rows(h, at, size, tile, 0, row_size, rows, size)
+        else:
+            copy_rows(tile, 0, row_size, h, at, size, rows, size)
+        return
+    for i in range(inputs):
+        at = r0 * size + i * functions
+        if unpack:
+            copy_rows(h, at, size, tile, i * width, row_size, rows, functions)
+        else:
+            copy_rows(tile, i * width, row_size, h, at, size, rows, functions)
+
+
 @cache
 def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None], ...]:
     """The compiled forward and backward pass, for one function of an input or for several."""
@@ -174,8 +212,8 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
     lanes = 1 if single else _WIDTH
 
     def forward(
-        x_at, coefficients_at, origin_at, step_at, group_at, h_at,
-        rows, inputs, groups, functions, intervals,
+        x_at, coefficients_at, origin_at, step_at, weight_at, bias_at, group_at, h_at, y_at, rows,
+        inputs, groups, functions, intervals, outputs,
     ):  # fmt: skip
         len(digest)
         blocks = (functions + lanes - 1) // lanes
@@ -197,42 +235,54 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         _lay_out(origins, steps, group_of, inputs, room, origin, per_x, offsets, stride)
         scratch = np.zeros(2 * room + _LANES, x.dtype)
         cells = np.empty(room, np.int32)
-        spare = np.zeros(lanes, x.dtype)
+        # With a one beside the functions, constants are one more row of the weight.
+        inner = inputs * width
+        row_size, wide = round_up(inner + 1), round_up(outputs)
+        weights = np.zeros(row_size * wide, x.dtype)
+        if weight_at:
+            weight = array_at(weight_at, outputs * inputs * functions, zero)
+            for i in range(inputs):
+                to = i * width * wide
+                transpose(
+                    weight, i * functions, inputs * functions, weights, to, wide, outputs, functions
+                )
+        if bias_at:
+            copy_rows(array_at(bias_at, outputs, zero), 0, 0, weights, inner * wide, 0, 1, outputs)
+        y = array_at(y_at, rows * outputs, zero)
+        tile = np.ones(height * row_size, x.dtype)
+        block = np.empty(height * wide, x.dtype)
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
             _place_tile(x, r0 * inputs, n * inputs, origin, per_x, intervals, scratch, room, cells)
             k = 0
-            for _ in range(n):
+            for row in range(n):
                 for i in range(inputs):
                     a = get(offsets, i) + get(cells, k) * cell_step
                     f, kept = get(scratch, k), get(scratch, room + k)
-                    number = r0 * inputs + k
+                    to = row * row_size + i * width
                     if lanes == 1:
                         one = get(table, a + order)
                         for d in range(order - 1, 0, -1):
                             one = one * kept + get(table, a + d)
-                        one = one * f + get(table, a)
-                        store(h, number, one)
+                        store(tile, to, one * f + get(table, a))
                     else:
-                        for block in range(blocks):
-                            at = a + block * lanes
-                            value = load(table, at + order * width, lanes)
+                        for part in range(0, width, lanes):
+                            value = load(table, a + part + order * width, lanes)
                             for d in range(order - 1, 0, -1):
-                                value = fma(value, kept, load(table, at + d * width, lanes))
-                            value = fma(value, f, load(table, at, lanes))
-                            to = number * functions + block * lanes
-                            left = functions - block * lanes
-                            if left >= lanes:
-                                store(h, to, value)
-                            else:
-                                store(spare, 0, value)
-                                for r in range(left):
-                                    store(h, to + r, get(spare, r))
+                                value = fma(value, kept, load(table, a + part + d * width, lanes))
+                            store(tile, to + part, fma(value, f, load(table, a + part, lanes)))
                     k += 1
+            if weight_at:
+                block[:] = 0
+                add_product(tile, 0, row_size, 1, weights, wide, block, n, inner + 1)
+                copy_rows(block, 0, wide, y, r0 * outputs, outputs, n, outputs)
+            else:
+                _repack(tile, row_size, width, h, r0, n, inputs, functions, False)
 
     def backward(
-        grad_at, x_at, coefficients_at, origin_at, step_at, group_at, h_at, grad_x_at,
-        grad_coefficients_at, rows, inputs, groups, functions, intervals,
+        grad_at, grad_y_at, x_at, coefficients_at, origin_at, step_at, weight_at, group_at, h_at,
+        grad_x_at, grad_coefficients_at, grad_weight_at, grad_bias_at, rows, inputs, groups,
+        functions, intervals, outputs,
     ):  # fmt: skip
         len(digest)
         blocks = (functions + lanes - 1) // lanes
@@ -270,27 +320,41 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         _lay_out(origins, steps, group_of, inputs, room, origin, per_x, offsets, stride)
         scratch = np.zeros(2 * room + _LANES, x.dtype)
         cells = np.empty(room, np.int32)
-        spare = np.zeros(2 * lanes, x.dtype)
+        inner = inputs * width
+        row_size = round_up(inner + 1)
+        weights = np.zeros(outputs * row_size, x.dtype)
+        grad_weights = np.zeros(outputs * row_size, x.dtype)
+        if weight_at:
+            weight = array_at(weight_at, outputs * inputs * functions, zero)
+            _repack(weights, row_size, width, weight, 0, outputs, inputs, functions, True)
+        grad_y = array_at(grad_y_at, rows * outputs, zero)
+        tile = np.ones(height * row_size, x.dtype)
+        grads = np.zeros(height * row_size, x.dtype)
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
             _place_tile(x, r0 * inputs, n * inputs, origin, per_x, intervals, scratch, room, cells)
+            if weight_at:
+                grads[:] = 0
+                add_product(
+                    grad_y, r0 * outputs, outputs, 1, weights, row_size, grads, n, outputs
+                )  # fmt: skip
+            else:
+                _repack(grads, row_size, width, grad, r0, n, inputs, functions, True)
             k = 0
-            for _ in range(n):
+            for row in range(n):
                 for i in range(inputs):
                     a = get(offsets, i) + get(cells, k) * cell_step
                     f, kept = get(scratch, k), get(scratch, room + k)
-                    number = r0 * inputs + k
+                    number, own = r0 * inputs + k, row * row_size + i * width
                     if lanes == 1:
-                        g = get(grad, number)
+                        g = get(grads, own)
                         one = get(table, a + order)
                         rise = real(order) * one
                         for d in range(order - 1, 0, -1):
                             c = get(table, a + d)
                             one = one * kept + c
                             rise = rise * kept + real(d) * c
-                        one = one * f + get(table, a)
-                        if h_at:
-                            store(h, number, one)
+                        store(tile, own, one * f + get(table, a))
                         store(grad_x, number, g * rise * get(per_x, k))
                         exponents = axpy(scratch, k, ones_on, ones_off)
                         if powers > 2:
@@ -303,31 +367,17 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
                         store(totals, a, fma(exponents, splat(g, powers), total))
                     else:
                         to_x = real(0)
-                        for block in range(blocks):
-                            at = a + block * lanes
-                            to = number * functions + block * lanes
-                            left = functions - block * lanes
-                            if left >= lanes:
-                                g_r = load(grad, to, lanes)
-                            else:
-                                for r in range(left):
-                                    store(spare, r, get(grad, to + r))
-                                g_r = load(spare, 0, lanes)
+                        for part in range(0, width, lanes):
+                            at = a + part
+                            g_r = load(grads, own + part, lanes)
                             value = load(table, at + order * width, lanes)
                             slope = value * real(order)
                             for d in range(order - 1, 0, -1):
                                 c_r = load(table, at + d * width, lanes)
                                 value = fma(value, kept, c_r)
                                 slope = fma(slope, kept, c_r * real(d))
-                            value = fma(value, f, load(table, at, lanes))
+                            store(tile, own + part, fma(value, f, load(table, at, lanes)))
                             to_x += dot(slope, g_r)
-                            if h_at:
-                                if left >= lanes:
-                                    store(h, to, value)
-                                else:
-                                    store(spare, lanes, value)
-                                    for r in range(left):
-                                        store(h, to + r, get(spare, lanes + r))
                             store(totals, at, load(totals, at, lanes) + g_r)
                             power = g_r * f
                             for d in range(1, order + 1):
@@ -336,7 +386,21 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
                                 power = power * kept
                         store(grad_x, number, to_x * get(per_x, k))
                     k += 1
+            if weight_at:
+                add_product(
+                    grad_y, r0 * outputs, 1, outputs, tile, row_size, grad_weights, outputs, n
+                )  # fmt: skip
+            elif h_at:
+                _repack(tile, row_size, width, h, r0, n, inputs, functions, False)
         gather(order, powers, totals, grad_coefficients, groups, functions, width, intervals)
+        if weight_at:
+            grad_weight = array_at(grad_weight_at, outputs * inputs * functions, zero)
+            _repack(
+                grad_weights, row_size, width, grad_weight, 0, outputs, inputs, functions, False
+            )
+        if grad_bias_at:
+            grad_bias = array_at(grad_bias_at, outputs, zero)
+            copy_rows(grad_weights, inner, row_size, grad_bias, 0, 1, outputs, 1)
 
     return compiled(forward), compiled(backward)
 
@@ -347,6 +411,16 @@ def groups_tensor(group_of: tuple[int, ...]) -> Tensor:
     return torch.tensor(group_of)
 
 
+def contiguous(tensor: Tensor | None) -> Tensor | None:
+    """A tensor in the order of its memory, or None."""
+    return None if tensor is None else tensor.contiguous()
+
+
+def is_small(weight: Tensor) -> bool:
+    """True where a kernel itself multiplies by a weight (out, in)."""
+    return max(weight.shape) <= _MAX_WIDTH
+
+
 def forward(
     x: Tensor,
     coefficients: Tensor,
@@ -354,8 +428,10 @@ def forward(
     step: Tensor,
     group_of: tuple[int, ...],
     order: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """Computes the learned functions of each input.
+    """Computes the learned functions of each input, or a layer's output.
 
     Args:
         x: Inputs with shape (N, in); as all tensors float32 or float64 and on the CPU.
@@ -364,23 +440,29 @@ def forward(
         step: Width of an interval of each group's grid, with shape (groups,), positive.
         group_of: Group of each input.
         order: Degree k of the splines, 1 to 5.
+        weight: Weights of the functions with shape (out, in * R), a small matrix; or None.
+        bias: Constants with shape (out,), or None.
 
     Returns:
-        Outputs with shape (N, in * R), the functions of an input side by side.
+        Functions with shape (N, in * R), those of an input side by side; given a weight, the output
+        with shape (N, out) in their place.
     """
     rows, inputs = x.shape
     functions, groups, width = coefficients.shape
     kernel, _ = _kernels(order, functions == 1, x.dtype == torch.float64)
-    h = x.new_empty(rows, inputs * functions)
+    outputs = 0 if weight is None else len(weight)
+    found = x.new_empty(rows, outputs or inputs * functions)
+    h, y = (found, None) if weight is None else (None, found)
     operands = (
         (x.contiguous(), inputs),
-        *((tensor.contiguous(), 0) for tensor in (coefficients, origin, step)),
+        *((contiguous(one), 0) for one in (coefficients, origin, step, weight, bias)),
         (groups_tensor(tuple(group_of)), 0),
         (h, inputs * functions),
+        (y, outputs),
     )
     parts = chunks(rows, inputs * functions * _FORWARD_WORK)
-    launch(kernel, parts, operands, (inputs, groups, functions, width - order))
-    return h
+    launch(kernel, parts, operands, (inputs, groups, functions, width - order, outputs))
+    return found
 
 
 def backward(
@@ -392,10 +474,13 @@ def backward(
     group_of: tuple[int, ...],
     order: int,
     h: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Computes the gradients of x and coefficients, given that of the output.
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Computes the gradients of x and coefficients, and those of a weight and constants.
 
-    The output is computed once more and written into ``h``, where that is given.
+    That of the functions is given or, with a weight, that of the output. The functions are computed
+    once more and written into ``h``, where that is given.
     """
     rows, inputs = x.shape
     functions, groups, width = coefficients.shape
@@ -404,14 +489,20 @@ def backward(
     grad_x = x.new_empty(rows, inputs)
     # One gradient a thread, added up in the order of the rows.
     each = (len(parts),) if len(parts) > 1 else ()
-    totals = x.new_empty(*each, functions, groups, width)
+    shared = coefficients, weight, bias
+    totals = [None if one is None else x.new_empty(*each, *one.shape) for one in shared]
+    outputs = 0 if weight is None else len(weight)
+    grad = grad.contiguous()
     operands = (
-        (grad.contiguous(), inputs * functions),
+        (grad if weight is None else None, inputs * functions),
+        (None if weight is None else grad, outputs),
         (x.contiguous(), inputs),
-        *((tensor.contiguous(), 0) for tensor in (coefficients, origin, step)),
+        *((contiguous(one), 0) for one in (coefficients, origin, step, weight)),
         (groups_tensor(tuple(group_of)), 0),
         (h, inputs * functions),
         (grad_x, inputs),
     )
-    launch(kernel, parts, operands, (inputs, groups, functions, width - order), (totals,))
-    return grad_x, totals.sum(0) if each else totals
+    settings = inputs, groups, functions, width - order, outputs
+    launch(kernel, parts, operands, settings, totals)
+    found = [total for total in totals if total is not None]
+    return grad_x, *([total.sum(0) for total in found] if each else found)

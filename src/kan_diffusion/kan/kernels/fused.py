@@ -207,6 +207,11 @@ class Step(NamedTuple):
     reference: Callable[..., Output]
 
 
+def _given(function: FusedFunction, values: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """The first operands of a function: outputs of the step before, then None."""
+    return *values, *(None,) * (function.num_outputs - len(values))
+
+
 def _as_tuple(output: Output) -> tuple[Tensor, ...]:
     return (output,) if isinstance(output, Tensor) else output
 
@@ -218,6 +223,7 @@ def run(steps: Sequence[Step], *values: Tensor | None) -> tuple[Tensor, ...]:
     """
     if torch.compiler.is_compiling():
         for step in steps:
+            values = _given(step.function, values)
             values = _as_tuple(step.function.operator(*values, *step.operands, *step.settings))
         return cast("tuple[Tensor, ...]", values)
     operands = (one for step in steps for one in step.operands)
@@ -241,6 +247,7 @@ class _Fused(torch.autograd.Function):
         values, operands = tensors[:count], tensors[count:]
         inputs: list[Tensor | None] = []
         for step in steps:
+            values = _given(step.function, values)
             inputs += values
             kernel = _require_kernel(step.function.module)
             values = _as_tuple(kernel.forward(*values, *step.operands, *step.settings))
@@ -256,7 +263,7 @@ class _Fused(torch.autograd.Function):
         steps: Sequence[Step] = ctx.steps
         count = steps[0].function.num_outputs
         saved = ctx.saved_tensors
-        end = count * len(steps)
+        end = sum(step.function.num_outputs for step in steps)
         inputs, operands = saved[:end], saved[end:]
         # Where gradients are enabled, the result is to be differentiated once more.
         if (
@@ -270,6 +277,8 @@ class _Fused(torch.autograd.Function):
         last = len(operands)
         for step in reversed(steps):
             own = operands[last - len(step.operands) : last]
+            count = step.function.num_outputs
+            grads = grads[:count]
             values = inputs[end - count : end]
             kernel = _require_kernel(step.function.module)
             settings = step.settings
@@ -295,6 +304,7 @@ def _by_reference(
         values, rest = operands[:count], operands[count:]
         for step in steps:
             size = len(step.operands)
+            values = _given(step.function, values)
             values, rest = _as_tuple(step.reference(*values, *rest[:size])), rest[size:]
         wanted = [one for one in compress(operands, needed) if one is not None]
         reached = [

@@ -6,9 +6,9 @@ With unit values y and gates q of a row, what it carries along c, its code k, an
 .. math:: z = (1 + S_0 + k^\top S) \odot y + T_0 + k^\top T + c, \qquad
     h = f(z) \odot q, \qquad \mathrm{output} = h W^\top + \beta.
 
-One pass over a tile of rows makes z and h, a vector of units at a time, and torch's GEMM the
-output. The backward pass takes :math:`\partial h = \partial\mathrm{output}\, W`, makes h once more,
-and
+One pass over a tile of rows makes z and h, a vector of units at a time, and the output too where
+the weight is small, which torch's GEMM is slow for; a large one is left to that GEMM. The backward
+pass takes :math:`\partial h = \partial\mathrm{output}\, W`, makes h once more, and
 
 .. math::
     \partial z &\mathrel{+}= f'(z) \odot q \odot \partial h, &
@@ -35,7 +35,14 @@ from numba import types
 from torch import Tensor
 from torch.nn.functional import linear
 
-from kan_diffusion.kan.kernels.functions import gather, groups_tensor, tabulate
+from kan_diffusion.kan.kernels.functions import (
+    contiguous,
+    gather,
+    groups_tensor,
+    is_small,
+    round_up,
+    tabulate,
+)
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
 from kan_diffusion.kan.kernels.simd import (
     add_product,
@@ -63,16 +70,8 @@ __all__ = ["backward", "forward"]
 
 _TILE = 512  # units of a tile, where a row has no more
 
-_MAX_WIDTH = 64
-"""Most units and outputs of a layer whose products are made here: torch's GEMM is slow for few."""
-
 _FORWARD_WORK, _BACKWARD_WORK = 16, 32
 """Cost of a unit in multiplications of a layer, by which threads are counted."""
-
-
-@numba.njit(**INNER)
-def _round_up(count):
-    return (count + 15) // 16 * 16
 
 
 @numba.njit(**INNER)
@@ -167,7 +166,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         output = array_at(output_at, rows * outputs, zero)
         state = array_at(state_at, rows * units, zero)
         # With a one beside h, constants are one more row of the weight.
-        width, wide = _round_up(units + 1), _round_up(outputs)
+        width, wide = round_up(units + 1), round_up(outputs)
         weights = np.zeros(width * wide, h.dtype)
         if weight_at:
             weight = array_at(weight_at, outputs * units, zero)
@@ -253,7 +252,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         grad_code = array_at(grad_code_at, rows * max(rank, 0), zero)
         grad_modulation = array_at(grad_modulation_at, 2 * (rank + 1) * units, zero)
         grad_coefficients = array_at(grad_coefficients_at, groups * (intervals + order), zero)
-        width = _round_up(units + 1)
+        width = round_up(units + 1)
         weights, grad_weights = (
             np.zeros(outputs * width, h.dtype), np.zeros(outputs * width, h.dtype)
         )  # fmt: skip
@@ -262,7 +261,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
             copy_rows(weight, 0, units, weights, 0, width, outputs, units)
         real = h.dtype.type
         # Scales and shifts lie side by side in whole vectors, each row one of a code's numbers.
-        pair = 2 * _round_up(units)
+        pair = 2 * round_up(units)
         modulations = np.zeros((rank + 1) * pair, h.dtype)
         grad_modulations = np.zeros((rank + 1) * pair, h.dtype)
         copy_rows(modulation, 0, units, modulations, 0, pair // 2, 2 * (rank + 1), units)
@@ -384,7 +383,9 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                             total = fma(row, load(of_rows, r * pair + at, 16), total)
                         grad_code[(r0 + r) * rank + j] = dot(total, splat(real(1), 16))
             if weight_at:
-                add_product(grad, r0 * outputs, 1, outputs, products, width, grad_weights, outputs, n)
+                add_product(
+                    grad, r0 * outputs, 1, outputs, products, width, grad_weights, outputs, n
+                )
             else:
                 copy_rows(products, 0, width, h, r0 * units, units, n, units)
             if carried_at:
@@ -423,15 +424,6 @@ def _settings(
     rank = -1 if modulation is None else len(modulation) - 1
     outputs, units = weight.shape
     return units, outputs, input.shape[1], reach, groups, intervals, rank
-
-
-def _multiplies(weight: Tensor) -> bool:
-    """True where the kernel itself multiplies by the weight."""
-    return max(weight.shape) <= _MAX_WIDTH
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
 
 
 def forward(
@@ -473,16 +465,16 @@ def forward(
     settings = _settings(input, carried, modulation, coefficients, weight, order)
     _, _, stride, reach, _, _, rank = settings
     state = input.new_empty(rows, units)
-    multiplies = _multiplies(weight)
+    multiplies = is_small(weight)
     h = None if multiplies else input.new_empty(rows, units)
     output = input.new_empty(rows, outputs) if multiplies else None
     shared = modulation, coefficients, origin, step
     factors = (weight, bias) if multiplies else (None, None)
     operands = (
-        (_contiguous(input), stride),
-        (_contiguous(carried), reach),
-        (_contiguous(code), max(rank, 0)),
-        *((_contiguous(tensor), 0) for tensor in (*shared, *factors)),
+        (contiguous(input), stride),
+        (contiguous(carried), reach),
+        (contiguous(code), max(rank, 0)),
+        *((contiguous(tensor), 0) for tensor in (*shared, *factors)),
         (groups_tensor(tuple(group_of)), 0),
         (h, units),
         (output, outputs),
@@ -516,7 +508,7 @@ def backward(
     _, _, stride, reach, _, _, rank = settings
     if grad is None:
         grad = input.new_zeros(rows, outputs)
-    multiplies = _multiplies(weight)
+    multiplies = is_small(weight)
     grad_h = None if multiplies else grad @ weight
     h = None if multiplies else input.new_empty(rows, units)
     parts = chunks(rows, units * _BACKWARD_WORK)
@@ -530,24 +522,25 @@ def backward(
     if reach > units:
         of_rows[1][:, units:] = 0
     factors = (weight, bias) if multiplies else (None, None)
-    totals = [like(tensor, *each) for tensor in (modulation, coefficients, *factors)]
+    owners = modulation, coefficients, *factors
+    totals = [None if tensor is None else like(tensor, *each) for tensor in owners]
     shared = modulation, coefficients, origin, step, factors[0]
     rank = max(rank, 0)
     operands = (
         (grad.contiguous(), outputs),
         (grad_h, units),
-        (_contiguous(grad_state), units),
-        (_contiguous(input), stride),
-        (_contiguous(carried), reach),
-        (_contiguous(code), rank),
-        *((_contiguous(tensor), 0) for tensor in shared),
+        (contiguous(grad_state), units),
+        (contiguous(input), stride),
+        (contiguous(carried), reach),
+        (contiguous(code), rank),
+        *((contiguous(tensor), 0) for tensor in shared),
         (groups_tensor(tuple(group_of)), 0),
         (h, units),
         *zip(of_rows, (stride, reach, rank), strict=True),
     )
     launch(kernel, parts, operands, settings, totals)
     if each:
-        totals = [total if total.numel() == 0 else total.sum(0) for total in totals]
+        totals = [None if total is None else total.sum(0) for total in totals]
     if h is not None:
-        totals[2:] = grad.t() @ h, like(None) if bias is None else grad.sum(0)
-    return *of_rows, *totals
+        totals[2:] = grad.t() @ h, None if bias is None else grad.sum(0)
+    return *of_rows, *(like(None) if total is None else total for total in totals)

@@ -1,15 +1,15 @@
 r"""A layer of learned functions that inputs share in groups, on the CPU.
 
-The functions of :mod:`kan_diffusion.kan.kernels.functions`, h, are multiplied by torch's
-GEMM, :math:`y = h W^\top + \beta`. The backward pass computes h once more while it turns
-:math:`\partial h = \partial y\,W` into the gradients of inputs and coefficients, so that nothing
-but the layer's inputs is kept.
+The functions of :mod:`kan_diffusion.kan.kernels.functions`, h, are multiplied by the weight,
+:math:`y = h W^\top + \beta`: a small one in the same pass, another by torch's GEMM. The backward
+pass computes h once more while it turns :math:`\partial h = \partial y\,W` into the gradients of
+inputs and coefficients, so that nothing but the layer's inputs is kept.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from kan_diffusion.kan.kernels import functions
 
@@ -31,8 +31,9 @@ def forward(
     Arguments as those of the functions' kernel, with a weight (out, in * R) and constants (out,) or
     None.
     """
-    h = functions.forward(x, coefficients, origin, step, group_of, order)
-    return h @ weight.t() if bias is None else torch.addmm(bias, h, weight.t())
+    if functions.is_small(weight):
+        return functions.forward(x, coefficients, origin, step, group_of, order, weight, bias)
+    return linear(functions.forward(x, coefficients, origin, step, group_of, order), weight, bias)
 
 
 def backward(
@@ -45,10 +46,15 @@ def backward(
     step: Tensor,
     group_of: tuple[int, ...],
     order: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Computes the gradients of x, coefficients, weight and bias, given the output's."""
+    if functions.is_small(weight):
+        found = functions.backward(
+            grad, x, coefficients, origin, step, group_of, order, None, weight, bias
+        )
+        return found if bias is not None else (*found, x.new_empty(0))
     h = x.new_empty(x.shape[0], weight.shape[1])
     grad_h = grad @ weight
     of_inputs = functions.backward(grad_h, x, coefficients, origin, step, group_of, order, h)
     grad_bias = x.new_empty(0) if bias is None else grad.sum(0)
-    return *of_inputs, grad.t() @ h, grad_bias
+    return *of_inputs[:2], grad.t() @ h, grad_bias

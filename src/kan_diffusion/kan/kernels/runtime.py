@@ -93,7 +93,7 @@ def launch(
     parts: list[tuple[int, int]],
     operands: Sequence[tuple[Tensor | None, int]],
     settings: Sequence[float],
-    totals: Sequence[Tensor] = (),
+    totals: Sequence[Tensor | None] = (),
 ) -> None:
     """Runs a kernel on the parts of a batch side by side.
 
@@ -103,18 +103,22 @@ def launch(
         operands: Contiguous tensors, each with its numbers a row: 0 where all rows share them. The
             address of None is 0.
         settings: The other arguments.
-        totals: Tensors with one entry a part, or of a single part the entry alone.
+        totals: Tensors with one entry a part, or of a single part the entry alone; or None.
     """
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor, _ in operands]
     if len(parts) == 1:
-        kernel(*addresses, *[total.data_ptr() for total in totals], parts[0][1], *settings)
+        sums = [0 if total is None else total.data_ptr() for total in totals]
+        kernel(*addresses, *sums, parts[0][1], *settings)
         return
     steps = [0 if tensor is None else row * tensor.element_size() for tensor, row in operands]
-    sums = [(total.data_ptr(), total.stride(0) * total.element_size()) for total in totals]
+    entries = [
+        (0, 0) if total is None else (total.data_ptr(), total.stride(0) * total.element_size())
+        for total in totals
+    ]
     calls = [
         (
             *[at + start * step for at, step in zip(addresses, steps, strict=True)],
-            *[at + part * step for at, step in sums],
+            *[at + part * step for at, step in entries],
             count,
             *settings,
         )
