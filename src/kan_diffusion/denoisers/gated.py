@@ -151,8 +151,6 @@ class GatedDenoiser(Denoiser, MovingGrids):
         blocks: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        if rank is not None and rank < 1:
-            raise KanDiffusionError(f"rank must be at least 1, or None, not {rank}")
         if num_input_frequencies is None:
             num_input_frequencies = _frequencies(data_dim)
         if not hidden:
