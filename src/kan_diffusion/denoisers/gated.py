@@ -52,7 +52,7 @@ _SILU_PER_UNIT = 5
 
 
 def _frequencies(data_dim: int) -> int:
-    """Frequencies of each coordinate that give no more features of all inputs than ``_FEATURES``."""
+    """Frequencies of an input with which all inputs have no more than ``_FEATURES`` features."""
     functions = _FEATURES // (data_dim + 1)
     return max(0, min(_MOST_FREQUENCIES, (functions - 1) // 2))
 
