@@ -314,7 +314,6 @@ GATED_FAMILIES: tuple[Family, ...] = (
         title="grouped KAN",
         space={
             **_SPACE,
-            "num_input_frequencies": IntRange(1, 3),  # a grid of 16 intervals has no finer waves
             "num_functions": IntRange(2, 8),
             "grid_size": IntRange(4, 12),
             "grid_range": Choice(((-3.0, 3.0), (-4.0, 4.0))),
