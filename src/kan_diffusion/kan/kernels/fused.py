@@ -275,9 +275,7 @@ class _Fused(torch.autograd.Function):
             settings = step.settings
             if step.function.may_leave_x:
                 settings = *settings, end > count or ctx.needs_input_grad[1]
-            found = _where_given(
-                kernel.backward(*grads, *values, *own, *settings), (*values, *own)
-            )
+            found = _where_given(kernel.backward(*grads, *values, *own, *settings), (*values, *own))
             grads, of_own = tuple(found[:count]), found[count:]
             gradients = [*of_own, *[None] * (len(own) - len(of_own)), *gradients]
             last -= len(own)
