@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from baselines.contender import Case, Contender, NetworkWorkload
-from kan_diffusion.kan import KANLinear, SplineActivation
+from kan_diffusion.kan import KANLinear, LearnedFunctions
 from kan_diffusion.kan.kernels import edge_features
 
 __all__ = ["KERNELS", "KERNEL_CONTENDERS", "own_network"]
@@ -39,8 +39,8 @@ def _by_torch(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, KANLinear):
         features = edge_features(x, layer.basis, layer.base_activation is not None)
         return nn.functional.linear(features.flatten(1), layer.weight, layer.bias)
-    if isinstance(layer, SplineActivation):
-        return layer._splines(x, layer.coefficients)
+    if isinstance(layer, LearnedFunctions):
+        return layer.by_torch(x, layer.coefficients)
     return layer(x)
 
 
@@ -50,7 +50,7 @@ def _layers(kernel: str, case: Case) -> list[nn.Module]:
         return [KANLinear(a, b, basis=kernel, grid_size=case.grid_size) for a, b in pairs]
     layers: list[nn.Module] = []
     for a, b in pairs:
-        layers += [nn.Linear(a, b), SplineActivation(b, grid_size=case.grid_size)]
+        layers += [nn.Linear(a, b), LearnedFunctions(b, grid_size=case.grid_size)]
     return layers[:-1]
 
 

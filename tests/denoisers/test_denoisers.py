@@ -13,6 +13,7 @@ from helpers import assert_same_state, refused, seeded
 from kan_diffusion.denoisers import (
     UNLABELLED,
     Denoiser,
+    GatedDenoiser,
     KANDenoiser,
     MLPDenoiser,
     RBF2015Denoiser,
@@ -20,7 +21,7 @@ from kan_diffusion.denoisers import (
 )
 
 each_class = pytest.mark.parametrize(
-    "kind", [KANDenoiser, MLPDenoiser, SplineMLPDenoiser, RBF2015Denoiser]
+    "kind", [KANDenoiser, MLPDenoiser, SplineMLPDenoiser, RBF2015Denoiser, GatedDenoiser]
 )
 
 
@@ -184,6 +185,8 @@ def test_mlp_initialisations_are_those_of_torch_and_of_the_notebook() -> None:
         (RBF2015Denoiser, {}),
         (MLPDenoiser, {"modulated": True, "residual": True}),
         (KANDenoiser, {"modulated": True, "residual": True}),
+        (GatedDenoiser, {}),
+        (GatedDenoiser, {"learned_inputs": False, "learned_functions": False}),
     ],
 )
 def test_a_denoiser_compiles_to_one_graph_and_is_mapped_over_points(
@@ -191,7 +194,7 @@ def test_a_denoiser_compiles_to_one_graph_and_is_mapped_over_points(
 ) -> None:
     torch.compiler.reset()  # or compilations of other denoisers count as this one's
     denoiser, points = _denoiser(kind, **settings), _points()
-    if settings:
+    if "modulated" in settings:
         torch.nn.init.normal_(denoiser.stack.modulation.weight, generator=seeded(3))
     expected = denoiser(points, timestep).sample
     if kind is not KANDenoiser:

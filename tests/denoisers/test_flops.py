@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from kan_diffusion.denoisers import (
     Denoiser,
+    GatedDenoiser,
     KANDenoiser,
     MLPDenoiser,
     RBF2015Denoiser,
@@ -91,8 +92,38 @@ def test_an_edge_of_another_basis_evaluates_its_functions(
             4 * (6 + 7) + 4 + 2 * 4 * 5 * 2 + 5 * 2 + 3 * 2,
             4 * (6 + 7) + 4 + 2 * 4 * 5 * 2 + 5 * 2 + 3 * 2,
         ),
+        (
+            # Three functions of coordinates and time, two of time, one a unit; 8 and 10 values and
+            # gates; a unit has 2 x 2 scales and shifts, a gate and a state.
+            GatedDenoiser(2, (4, 5), num_input_frequencies=1, rank=2),
+            3 * 21 + 2 * 72 + 8 + 15 + (2 * 40 + 10) + (2 * 10 + 2) + (4 + 5) * (9 + 13),
+            # 27 (16 + 4.5) + 32 - 7.5 - 1 and 27 (8 + 4.5) + 16 - 7.5 - 1
+            (9 + 2) * 577 + 2 * (72 + 40 + 10) + (4 + 5) * (345 + 13),
+        ),
+        (
+            GatedDenoiser(
+                2,
+                (4, 5),
+                learned_inputs=False,
+                learned_functions=False,
+                num_input_frequencies=1,
+                num_time_frequencies=1,
+                rank=2,
+            ),
+            2 * (64 + 4 + 40 + 10) + (8 + 10 + 2) + 2 * 9 + (4 + 5) * (4 + 13),
+            2 * (64 + 4 + 40 + 10) + 2 * 9 + (4 + 5) * (5 + 13),
+        ),
     ],
-    ids=["kan", "mlp", "mlp-fourier-inputs", "residual-modulated-mlp", "spline-mlp", "rbf-2015"],
+    ids=[
+        "kan",
+        "mlp",
+        "mlp-fourier-inputs",
+        "residual-modulated-mlp",
+        "spline-mlp",
+        "rbf-2015",
+        "grouped-kan",
+        "gated-mlp",
+    ],
 )
 def test_a_small_network_counted_by_hand(
     denoiser: Denoiser, flops: int, flops_per_edge: int

@@ -13,7 +13,7 @@ import multiprocessing
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 from torch.nn.functional import linear
 
 from helpers import seeded
-from kan_diffusion.kan import KAN, RBF, KANLinear, SplineActivation, kernels
+from kan_diffusion.kan import KAN, RBF, GroupedKANLinear, KANLinear, LearnedFunctions, kernels
 from kan_diffusion.kan.kernels import edge_features, fused, runtime, simd, team
 
 SINGLE, DOUBLE = torch.float32, torch.float64
@@ -40,7 +40,7 @@ SINGLE, DOUBLE = torch.float32, torch.float64
 class Case:
     """A module with a kernel; each that differs in more than its mode costs seconds to compile."""
 
-    kind: str  # a basis, or "activation"
+    kind: str  # a basis, "functions" of each input, or some that groups share: "shared", "grouped"
     mode: str = "linear"
     dtype: torch.dtype = DOUBLE
     order: int = 3
@@ -51,43 +51,61 @@ class Case:
         return "-".join(words + ["silu"] * self.base)
 
     @property
-    def has_grid(self) -> bool:
-        return self.kind != "activation"
+    def is_learned(self) -> bool:
+        """Whether the module learns its functions, and casts its input."""
+        return self.kind in ("functions", "shared", "grouped")
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether outputs are sums over inputs."""
+        return self.kind not in ("functions", "shared")
 
     def build(
         self, inputs: int = 3, outputs: int = 5, size: int = 4, bias: bool = True, seed: int = 0
     ) -> nn.Module:
-        """The module with normal parameters and a grid of its own for each input of a layer."""
+        """The module with normal parameters and a grid of its own for each input or group.
+
+        Groups are uneven, and where functions are shared there are ``outputs`` of an input.
+        """
         generator = seeded(seed)
         shared = {"grid_size": size, "order": self.order, "dtype": self.dtype}
         module: nn.Module
-        if self.kind == "activation":
-            module = SplineActivation(inputs, grid_range=(-1.5, 2.0), **shared)
+        if self.is_learned:
+            known = size + self.order
+            groups = [i if i < 3 else (i * i) % 3 for i in range(inputs)]
+            own = {"extrapolation": self.mode, "start": [torch.zeros_like]}
+            if self.kind == "functions":
+                module = LearnedFunctions(inputs, **own, **shared)
+            elif self.kind == "shared":
+                own["start"] *= min(outputs, known)
+                module = LearnedFunctions(inputs, min(outputs, known), groups, **own, **shared)
+            else:
+                own["start"] *= min(5, known)
+                several = {"functions": min(5, known), "groups": groups}
+                module = GroupedKANLinear(inputs, outputs, bias, **several, **own, **shared)
         else:
             activation = "silu" if self.base else None
             own = {"extrapolation": self.mode, "base_activation": activation}
             module = KANLinear(inputs, outputs, bias, basis=self.kind, **own, **shared)
         for parameter in module.parameters():
             parameter.detach().normal_(generator=generator)
-        if self.has_grid:
-            module.grid_origin.uniform_(-2, 1, generator=generator)
-            module.grid_step.uniform_(0.1, 1, generator=generator)
+        module.grid.grid_origin.uniform_(-2, 1, generator=generator)
+        module.grid.grid_step.uniform_(0.1, 1, generator=generator)
         return module
 
     def points(self, module: nn.Module, rows: int, seed: int = 1, reach: int = 7) -> Tensor:
         """Points inside and up to ``reach`` intervals beyond each grid, none near a knot."""
         size = module.grid_size
-        shape = rows, getattr(module, "in_features", 0) or module.num_units
+        shape = rows, module.in_features
         cells = torch.randint(-reach, size + reach, shape, generator=seeded(seed))
         u = cells + 0.02 + 0.96 * torch.rand(shape, generator=seeded(seed + 1), dtype=DOUBLE)
         return self.places(module, u)
 
     def places(self, module: nn.Module, u: Tensor) -> Tensor:
         """The inputs at places u of the grids."""
-        if self.kind == "activation":
-            low, high = module.grid_range
-            return (low + (high - low) / module.grid_size * u).to(self.dtype)
-        return (module.grid_origin + module.grid_step * u).to(self.dtype)
+        grid_of = list(module.group_of) if self.is_learned else list(range(module.in_features))
+        grid = module.grid
+        return (grid.grid_origin[grid_of] + grid.grid_step[grid_of] * u).to(self.dtype)
 
 
 ORDERS = range(1, 6)
@@ -110,15 +128,21 @@ DENSE = [
     for mode in modes
     for dtype in (SINGLE, DOUBLE)
 ]
-UNITS = [
-    *(Case("activation", order=order, base=False) for order in ORDERS),
-    Case("activation", dtype=SINGLE, base=False),
+FUNCTIONS = [
+    *(Case("functions", order=order, base=False) for order in ORDERS),
+    Case("functions", dtype=SINGLE, base=False),
 ]
+SHARED = [
+    *(Case("shared", order=order, base=False) for order in (1, 3, 4)),
+    Case("shared", dtype=SINGLE, base=False),
+    *(Case("grouped", dtype=dtype, base=False) for dtype in (SINGLE, DOUBLE)),
+]
+ALL = [*SPLINES, *DENSE, *FUNCTIONS, *SHARED]
 CUBIC = Case("bspline")
 KERNELS = [
     CUBIC,
     *(Case(kind) for kind in ("rbf", "chebyshev", "fourier")),
-    Case("activation", base=False),
+    *(Case(kind, base=False) for kind in ("functions", "shared", "grouped")),
 ]
 
 
@@ -126,8 +150,8 @@ def cases(chosen: Sequence[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", chosen, ids=str)
 
 
-each_case = cases([*SPLINES, *DENSE, *UNITS])
-each_double = cases([case for case in (*SPLINES, *DENSE, *UNITS) if case.dtype == DOUBLE])
+each_case = cases(ALL)
+each_double = cases([case for case in ALL if case.dtype == DOUBLE])
 each_kernel = cases(KERNELS)
 by_torch = forward_ad.dual_level
 """Where kernels step aside, and nothing else changes."""
@@ -205,23 +229,19 @@ def test_a_kernel_computes_what_torch_does(
     _compare(module, case.points(module, rows, seed))
 
 
-@cases([Case(kind, base=False) for kind in ("rbf", "fourier", "activation")])
+@cases([Case(kind, base=False) for kind in ("rbf", "fourier", "functions")])
 def test_without_a_base_activation_and_with_more_units_than_a_tile(case: Case) -> None:
-    module = case.build(1100 if case.kind == "activation" else 9, 11)
+    module = case.build(1100 if case.kind == "functions" else 9, 11)
     _compare(module, case.points(module, 40))
 
 
 @each_case
 def test_knots_ends_and_zeros_are_where_they_are(case: Case) -> None:
     module = case.build(20, 7, size=8)
-    if case.has_grid:
-        # Steps and origins whose multiples are exact: an end is where both say it is.
-        module.grid_origin.copy_(torch.arange(20) / 4 - 3)
-        module.grid_step.fill_(0.25)
-    elif case.kind == "activation":
-        module = SplineActivation(
-            20, grid_size=8, order=case.order, grid_range=(-3.0, 1.0), dtype=case.dtype
-        )
+    # Steps and origins whose multiples are exact: an end is where both say it is.
+    origin, step = module.grid.grid_origin, module.grid.grid_step
+    origin.copy_(torch.arange(len(origin)) / 4 - 3)
+    step.fill_(0.25)
     knots = torch.arange(-8.0, 8 + 9).unsqueeze(1).expand(-1, 20)
     if case.kind == "bspline" and case.mode == "clamp":  # the slope is of either side at the ends
         knots = knots[(knots[:, 0] != 0) & (knots[:, 0] != 8)]
@@ -229,13 +249,13 @@ def test_knots_ends_and_zeros_are_where_they_are(case: Case) -> None:
     _compare(module, x.to(case.dtype))
 
 
-@cases([case for case in (*SPLINES, *DENSE, *UNITS) if case.dtype == SINGLE])
+@cases([case for case in ALL if case.dtype == SINGLE])
 def test_huge_inputs_extrapolate(case: Case) -> None:
     module = case.build(4, 9, bias=False)
     far = [1e6, -1e6, 88.0, -88.0, -104.0, 1e-45, -0.0]
     if case.mode in ("clamp", "zero"):
         far += [1e30, -1e30]
-    elif case.kind in ("bspline", "rbf", "chebyshev", "activation"):
+    elif case.kind != "fourier":
         far += [1e20, -1e20]
     if case.mode == "periodic":  # a place so far away is rounded to whole parts of a period
         module.grid_origin.zero_()
@@ -279,9 +299,8 @@ def test_float32_functions_are_those_of_float64(case: Case, size: int, seed: int
     width = layer.features_per_input
     layer.weight = nn.Parameter(torch.eye(width))
     layer.out_features = width
-    if case.has_grid:
-        layer.grid_origin.fill_(1)
-        layer.grid_step.fill_(0.5)
+    layer.grid_origin.fill_(1)
+    layer.grid_step.fill_(0.5)
     x = torch.randint(-3 * 512, 7 * 512, (300, 1), generator=seeded(seed)) / 512
     values = layer(x).double()
     expected = layer.double()(x.double())
@@ -295,13 +314,21 @@ def test_float32_functions_are_those_of_float64(case: Case, size: int, seed: int
 # Numbers that are not finite
 
 
-def _reached(case: Case, module: nn.Module, here: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs and weights that depend on the inputs marked."""
-    if case.kind == "activation":
-        return here, here.any(0).unsqueeze(1).expand_as(module.coefficients)
-    outputs = here.any(1, keepdim=True).expand(-1, module.out_features)
-    edges = module.weight.view(module.out_features, module.in_features, -1)
-    return outputs, here.any(0).view(1, -1, 1).expand_as(edges).flatten(1)
+def _reached(case: Case, module: nn.Module, here: Tensor) -> list[Tensor]:
+    """Outputs, inputs and numbers of each parameter whose values or gradients the marks reach."""
+    columns = here.any(0)
+    marked = {"bias": torch.zeros(module.out_features if case.is_layer else 0, dtype=torch.bool)}
+    outputs = here.any(1, keepdim=True).expand(-1, len(marked["bias"]))
+    if case.is_learned:
+        groups = torch.zeros(module.groups, dtype=torch.bool)
+        groups[[module.group_of[i] for i in columns.nonzero().flatten().tolist()]] = True
+        marked["coefficients"] = groups.unsqueeze(1).expand_as(module.coefficients)
+    if case.is_layer:
+        edges = module.weight.view(module.out_features, module.in_features, -1)
+        marked["weight"] = columns.view(1, -1, 1).expand_as(edges).flatten(1)
+    else:
+        outputs = here.repeat_interleave(module.functions, dim=1)
+    return [outputs, here, *(marked[name] for name, _ in module.named_parameters())]
 
 
 @each_case
@@ -315,20 +342,20 @@ def test_what_is_not_finite_stays_where_it_is(case: Case, value: float) -> None:
         poisoned[row, column] = value
         here = torch.zeros_like(x, dtype=torch.bool)
         here[row, column] = True
-        output, gradient, weight, *rest = _run(module, poisoned)
-        outputs, weights = _reached(case, module, here)
+        found = _run(module, poisoned)
+        reached = _reached(case, module, here)
         # What does not depend on it is what it was, to the bit.
-        assert torch.equal(output[~outputs], clean[0][~outputs])
-        assert torch.equal(gradient[~here], clean[1][~here])
-        assert torch.equal(weight[~weights], clean[2][~weights])
-        assert all(map(torch.equal, rest, clean[3:]))
+        for one, other, marks in zip(found, clean, reached, strict=True):
+            assert torch.equal(one[~marks], other[~marks])
+        output, gradient, first, *_ = found
+        outputs = reached[0]
         theirs = _run_by_torch(module, poisoned)
         if math.isnan(value):
             assert output[outputs].isnan().all()
             # The slope of order 1 does not depend on the place.
-            assert gradient[here].isnan() == (case.kind != "activation" or case.order > 1)
-            assert weight.isnan().any()
-        elif not case.base or case.kind in ("bspline", "activation"):
+            assert gradient[here].isnan() == (not case.is_learned or case.order > 1)
+            assert first.isnan().any()
+        elif not case.base or case.kind == "bspline":
             finite = theirs[0][outputs].isfinite()
             assert torch.equal(output[outputs].isfinite(), finite)
             torch.testing.assert_close(
@@ -340,13 +367,21 @@ def test_what_is_not_finite_stays_where_it_is(case: Case, value: float) -> None:
 def test_a_nan_in_the_gradient_stays_in_its_row_and_output(case: Case) -> None:
     module = case.build(20, 20)
     x = case.points(module, 40).requires_grad_()
-    direction = torch.ones(40, 20, dtype=DOUBLE)
+    output = module(x)
+    direction = torch.ones_like(output)
     direction[8, 3] = math.nan
-    gradient, *parameters = torch.autograd.grad(module(x), _operands(module, x), direction)
+    names = [name for name, _ in module.named_parameters()]
+    gradient, *found = torch.autograd.grad(output, _operands(module, x), direction)
     assert torch.equal(gradient.isnan().any(1), torch.arange(40) == 8)
-    for parameter in parameters[: 2 if case.kind != "activation" else 1]:
-        assert torch.equal(parameter.flatten(1).isnan().any(1) if parameter.ndim > 1 else
-                           parameter.isnan(), torch.arange(20) == 3)  # fmt: skip
+    parameters = dict(zip(names, found, strict=True))
+    if case.is_layer:
+        expected = torch.arange(20) == 3
+        assert torch.equal(parameters["weight"].isnan().any(1), expected)
+        assert torch.equal(parameters["bias"].isnan(), expected)
+    else:
+        reached = torch.zeros(module.functions, module.groups, dtype=torch.bool)
+        reached[3 % module.functions, module.group_of[3 // module.functions]] = True
+        assert torch.equal(parameters["coefficients"].isnan().any(2), reached)
 
 
 # Memory, gradients, threads
@@ -359,11 +394,18 @@ def _scattered(tensor: Tensor) -> Tensor:
     return room[..., ::2]
 
 
+def _floats(holder: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The buffers of a module itself that hold places."""
+    for name, buffer in holder.named_buffers(recurse=False):
+        if buffer.is_floating_point():
+            yield name, buffer
+
+
 @each_kernel
 def test_operands_need_not_be_contiguous_and_are_not_written(case: Case) -> None:
     module = case.build(9, 9)
     x = case.points(module, 30)
-    direction = torch.randn(30, 9, generator=seeded(3), dtype=DOUBLE)
+    direction = _direction(module(x), seed=3)
     expected = _run(module, x, direction)
 
     def check(x: Tensor, direction: Tensor) -> None:
@@ -377,7 +419,7 @@ def test_operands_need_not_be_contiguous_and_are_not_written(case: Case) -> None
     check(_scattered(x), direction.T.contiguous().T)
     check(x, _scattered(direction))
     for holder in module.modules():
-        for name, buffer in list(holder.named_buffers(recurse=False)):
+        for name, buffer in list(_floats(holder)):
             setattr(holder, name, _scattered(buffer))
         for name, parameter in list(holder.named_parameters(recurse=False)):
             setattr(holder, name, nn.Parameter(_scattered(parameter.detach())))
@@ -386,7 +428,7 @@ def test_operands_need_not_be_contiguous_and_are_not_written(case: Case) -> None
     # A gradient that is one number everywhere, as sum() makes it.
     leaf = x[:1].expand(30, 9).requires_grad_()
     (ones,) = torch.autograd.grad(module(leaf).sum(), leaf)
-    explicit = torch.ones(30, 9, dtype=DOUBLE)
+    explicit = torch.ones_like(direction)
     torch.testing.assert_close(ones, torch.autograd.grad(module(leaf), leaf, explicit)[0])
 
 
@@ -469,7 +511,7 @@ def test_several_threads_do_what_one_does(
     alone = _run(module, x)
     assert all(map(torch.equal, several, again))
     # Only sums over the batch may be rounded otherwise; a GEMM sums as it likes.
-    exact = 2 if case.kind in ("bspline", "activation") else 0
+    exact = 2 if case.kind in ("bspline", "functions", "shared") else 0
     assert all(map(torch.equal, several[:exact], alone[:exact]))
     tolerance = 1e-5 if case.dtype == SINGLE else 1e-13
     for one, other in zip(several[exact:], alone[exact:], strict=True):
@@ -579,8 +621,8 @@ def test_where_numba_does_not_import_the_module_is_torchs(
     compiled = module(x)
     assert _is_fused(compiled)
     fused._kernel.cache_clear()
-    monkeypatch.delattr(kernels, "units")
-    monkeypatch.setitem(sys.modules, "kan_diffusion.kan.kernels.units", None)
+    monkeypatch.delattr(kernels, "gated")
+    monkeypatch.setitem(sys.modules, "kan_diffusion.kan.kernels.gated", None)
     try:
         alone = module(x)
         assert not _is_fused(alone)
@@ -597,8 +639,8 @@ def test_without_numba_everything_works_and_nothing_imports_it() -> None:
         import sys
         sys.modules["numba"] = sys.modules["llvmlite"] = None
         import torch
-        from kan_diffusion.kan import KAN, SplineActivation
-        network = torch.nn.Sequential(KAN([2, 3]), SplineActivation(3), KAN([3, 1], basis="rbf"))
+        from kan_diffusion.kan import KAN, GatedKANLinear, LearnedFunctions
+        network = torch.nn.Sequential(KAN([2, 3]), LearnedFunctions(3), KAN([3, 1], basis="rbf"))
         x = torch.randn(5, 2)
         eager = network(x)
         eager.sum().backward()
@@ -606,6 +648,8 @@ def test_without_numba_everything_works_and_nothing_imports_it() -> None:
         compiled.sum().backward()
         torch.testing.assert_close(compiled, eager)
         network[0].refine(10)
+        output, state = GatedKANLinear(2, 3)(torch.randn(5, 4))
+        (output.sum() + state.sum()).backward()
     """
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True
@@ -632,9 +676,8 @@ def test_a_basis_of_ones_own_is_left_to_torch() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_modules_work_in_their_precision(case: Case, dtype: torch.dtype) -> None:
     module = case.build()
-    if case.has_grid:  # that half precision tells exactly
-        module.grid_origin.fill_(-1)
-        module.grid_step.fill_(0.5)
+    module.grid.grid_origin.fill_(-1)  # half precision tells the grid exactly
+    module.grid.grid_step.fill_(0.5)
     for parameter in module.parameters():
         parameter.detach().div_(4)
     half = copy.deepcopy(module).to(dtype)
@@ -690,7 +733,7 @@ def test_operands_of_two_dtypes_are_not_mistaken_for_one(case: Case) -> None:
     module = case.build()
     x = case.points(module, 10, reach=0)
     output = module(x.float())
-    assert not _is_fused(output) or case.kind == "activation"  # which casts its input
+    assert not _is_fused(output) or case.is_learned  # which casts its input
     assert output.dtype == DOUBLE
     torch.testing.assert_close(output, module(x.float().double()), rtol=0, atol=1e-3)
 
@@ -765,7 +808,7 @@ def test_a_transform_of_the_backward_pass_alone(case: Case) -> None:
     x.requires_grad_()
     output = module(x)
     assert _is_fused(output)
-    directions = torch.randn(4, 6, 3, generator=seeded(0), dtype=DOUBLE)
+    directions = torch.randn(4, *output.shape, generator=seeded(0), dtype=DOUBLE)
     operands = _operands(module, x)
     expected = [torch.autograd.grad(output, operands, d, retain_graph=True) for d in directions]
     batched: Callable[[Tensor], tuple[Tensor, ...]] = vmap(
@@ -789,20 +832,20 @@ def test_forward_mode_and_transforms_of_something_else(case: Case) -> None:
     with forward_ad.dual_level():
         output = forward_ad.unpack_dual(module(forward_ad.make_dual(x, tangent)))
         torch.testing.assert_close(output.tangent, expected)
-    weights = torch.ones(6, 3, dtype=DOUBLE)
+    weights = torch.ones_like(module(x))
     gradient = grad(lambda weights: (module(x) * weights).sum())(weights)
     torch.testing.assert_close(gradient, module(x))
 
 
-@cases([case for case in KERNELS if case.has_grid])
+@each_kernel
 def test_a_grid_that_wants_a_gradient_gets_one(case: Case) -> None:
-    layer = replace(case, mode="clamp").build(1)
+    layer = (case if case.is_learned else replace(case, mode="clamp")).build(1)
     x = case.points(layer, 6, reach=0)
 
     def total(step: Tensor) -> Tensor:
         return functional_call(layer, {"basis.grid_step": step}, x).sum()
 
-    assert torch.autograd.gradcheck(total, layer.grid_step.clone().requires_grad_())
+    assert torch.autograd.gradcheck(total, layer.grid.grid_step.clone().requires_grad_())
 
 
 @each_kernel
@@ -822,7 +865,7 @@ def test_a_graph_is_kept_where_it_is_wanted(case: Case) -> None:
 def test_operands_changed_before_the_backward_pass_are_refused(case: Case) -> None:
     module, x = _setup(case)
     x.requires_grad_()
-    for operand in [*module.buffers(), *module.parameters()]:
+    for operand in [*module.basis.buffers(), *module.parameters()]:
         output = module(x)
         operand.detach().add_(0.3)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -841,10 +884,13 @@ def test_devices_without_a_kernel_are_left_to_torch() -> None:
 
 def _operator(case: Case, module: nn.Module) -> tuple[str, tuple[object, ...], tuple[object, ...]]:
     """The operator of a module, its operands after x, and its settings."""
-    if case.kind == "activation":
-        low, high = module.grid_range
-        per_x = module.grid_size / (high - low)
-        return "spline_activation", (module.coefficients,), (low, per_x, case.order)
+    if case.is_learned:
+        grid, settings = module.grid, (module.group_of, case.order)
+        places = grid.grid_origin, grid.grid_step
+        if case.is_layer:
+            operands = module.coefficients, module.weight, module.bias, *places
+            return "grouped_linear", operands, settings
+        return "learned_functions", (module.coefficients, *places), settings
     bias = module.weight.new_zeros(module.out_features) if module.bias is None else module.bias
     operands = (module.weight, bias, module.grid_origin, module.grid_step)
     if case.kind == "bspline":
@@ -852,7 +898,7 @@ def _operator(case: Case, module: nn.Module) -> tuple[str, tuple[object, ...], t
     return "dense_linear", operands, (True, case.kind, case.mode)
 
 
-@cases([*DENSE, *UNITS[-2:], *SPLINES[6:9], *SPLINES[15:18]])
+@cases([*DENSE, *FUNCTIONS[-2:], *SHARED[-3:], *SPLINES[6:9], *SPLINES[15:18]])
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_operators_are_what_torch_takes_them_for(case: Case, bias: bool) -> None:
     module = case.build(3, 10, bias=bias)
@@ -866,7 +912,7 @@ def test_the_operators_are_what_torch_takes_them_for(case: Case, bias: bool) -> 
         gradients = torch.autograd.grad(output, _operands(module, x), direction)
         assert all(map(torch.equal, [output, *gradients], _run(module, x)))
     torch.library.opcheck(forward, (x, *operands, *settings))
-    kept = [operand.detach() for operand in (x, *operands)]
+    kept = [operand if operand is None else operand.detach() for operand in (x, *operands)]
     torch.library.opcheck(backward, (direction, *kept, *settings))
 
 

@@ -9,6 +9,7 @@ import itertools
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,45 @@ from torch import Tensor, nn
 from torch.func import grad, jacrev, vmap
 
 from helpers import refused, seeded
-from kan_diffusion.kan import KAN, KANLinear, SplineActivation
+from kan_diffusion.kan import KAN, GatedLinear, GroupedKANLinear, KANLinear, LearnedFunctions
 from kan_diffusion.kan.bases import BASES, GridBasis
+from kan_diffusion.kan.gated import gated_chain
+from kan_diffusion.kan.grids import EdgeLayer
+
+
+class Gated(nn.Module):
+    """Gated layers, of learned functions or SiLU, modulated by two of three inputs."""
+
+    def __init__(self, learned: bool, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 16, dtype=dtype)
+        self.layers = nn.ModuleList()
+        for outputs in (16, 2):
+            functions = LearnedFunctions(8, 1, [0, 1, 0, 0, 2, 1, 0, 0], dtype=dtype)
+            own = functions if learned else None
+            self.layers.append(GatedLinear(8, outputs, rank=2, functions=own, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gated_chain(list(self.layers), self.first(x), x[:, :2])
+
+
+LEARNED: dict[str, Callable[..., nn.Module]] = {
+    "functions": lambda dtype=None: nn.Sequential(
+        LearnedFunctions(3, dtype=dtype),
+        LearnedFunctions(3, 2, [0, 1, 0], dtype=dtype),
+        nn.Linear(6, 2, dtype=dtype),
+    ),
+    "grouped": lambda dtype=None: nn.Sequential(
+        GroupedKANLinear(3, 5, functions=2, groups=[0, 1, 0], dtype=dtype),
+        GroupedKANLinear(5, 2, functions=3, dtype=dtype),
+    ),
+    "gated": partial(Gated, True),
+    "gated-silu": partial(Gated, False),
+}
+"""Networks of layers whose functions are shared, or gated, from three inputs to two outputs."""
 
 each_basis = pytest.mark.parametrize("basis", BASES)
+each_network = pytest.mark.parametrize("basis", [*BASES, *LEARNED])
 
 # What the compiler's parts say of each other.
 compiling = pytest.mark.filterwarnings(
@@ -34,18 +70,28 @@ exporting = pytest.mark.filterwarnings(
 
 def _network(
     basis: str = "bspline", seed: int = 0, sizes: Sequence[int] = (3, 5, 2), **settings: object
-) -> KAN:
-    """A small network with grids and parameters that are not those of the start."""
-    network = KAN(sizes, basis=basis, **settings)
-    network.reset_parameters(seeded(seed))
+) -> nn.Module:
+    """A small network with grids and parameters that are not those of the start.
+
+    Those in ``LEARNED`` have none of the settings but a dtype.
+    """
+    network: nn.Module
+    if basis in LEARNED:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = LEARNED[basis](dtype=settings.get("dtype"))
+    else:
+        network = KAN(sizes, basis=basis, **settings)
+        network.reset_parameters(seeded(seed))
     for place, parameter in enumerate(network.parameters()):
         generator = seeded(100 * seed + place)
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         parameter.detach().add_(0.3 * noise)
-    for layer in network.layers:
-        if basis != "rational":
-            layer.grid_step.mul_(0.7)
-            layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(seed)))
+    for layer in network.modules():
+        if isinstance(layer, EdgeLayer) and isinstance(layer.basis, GridBasis):
+            layer.grid.grid_step.mul_(0.7)
+            count = layer.basis.in_features
+            layer.grid.grid_origin.add_(torch.rand(count, generator=seeded(seed)))
     return network
 
 
@@ -91,12 +137,12 @@ def test_a_compiled_network_does_what_it_did(basis: str) -> None:
 
 
 @compiling
-@each_basis
+@each_network
 @pytest.mark.usefixtures("fresh_compiler")
 def test_a_traced_network_does_what_it_did(basis: str) -> None:
     network = _network(basis, edge_scale=True, bias=False, base_activation="silu")
     traced = torch.compile(network, fullgraph=True, backend="aot_eager")
-    for rows in (40, 7, 0, 1) if basis == "bspline" else (40, 7):
+    for rows in (40, 7, 0, 1) if basis in ("bspline", *LEARNED) else (40, 7):
         x = _points(rows)
         _assert_close(_results(traced, network, x), _results(network, network, x), 1e-6)
 
@@ -149,6 +195,7 @@ EXPORTED = [
     ("bspline", "clamp"),
     ("bspline", "zero"),
     ("fourier", "periodic"),
+    *((name, "linear") for name in LEARNED),
 ]
 
 
@@ -204,7 +251,7 @@ def test_programs_and_onnx_models_survive_a_file_and_another_batch() -> None:
 # Transforms
 
 
-@each_basis
+@each_network
 def test_second_derivatives_of_a_network(basis: str) -> None:
     network = _network(basis, dtype=torch.float64)
     x = _points(3, dtype=torch.float64).requires_grad_()
@@ -215,7 +262,7 @@ def test_second_derivatives_of_a_network(basis: str) -> None:
 # Precision
 
 
-@each_basis
+@each_network
 def test_bfloat16_autocast_stays_near_float32(basis: str) -> None:
     network = _network(basis)
     x = _points(200) / 3
@@ -237,7 +284,7 @@ def test_bfloat16_autocast_stays_near_float32(basis: str) -> None:
 # Copies and files
 
 
-@each_basis
+@each_network
 def test_copies_of_a_network_compute_the_same_and_share_nothing(basis: str) -> None:
     network = _network(basis, extrapolation="clamp", edge_scale=True)
     x = _points()
@@ -371,18 +418,23 @@ def test_a_gpu_gives_the_same_numbers(basis: str, extrapolation: str, dtype: tor
 # Other ways to look at a module
 
 
-LAYERS = {**{name: KANLinear(3, 2, basis=name) for name in BASES}, "units": SplineActivation(3)}
+LAYERS: dict[str, EdgeLayer] = {
+    **{name: KANLinear(3, 2, basis=name) for name in BASES},
+    "functions": LearnedFunctions(3),
+    "shared": LearnedFunctions(3, 2, [0, 1, 0]),
+    "grouped": GroupedKANLinear(3, 2, functions=2, groups=[0, 1, 0]),
+}
 each_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 
 
 @each_layer
 def test_all_attributes_of_a_layer_can_be_listed(layer: nn.Module) -> None:
     members = dict(inspect.getmembers(layer))
-    assert members.keys() >= {"forward", "weight" if isinstance(layer, KANLinear) else "order"}
-    if isinstance(layer, KANLinear):
-        has_grid = isinstance(layer.basis, GridBasis)
-        for name in ("grid", "grid_size", "grid_origin", "grid_step"):
-            assert hasattr(layer, name) == (name in members) == has_grid
+    assert members.keys() >= {"forward", "packed", "flops"}
+    has_grid = isinstance(layer.basis, GridBasis)
+    names = ("grid", "grid_size", "grid_origin", "grid_step")
+    for name in names if isinstance(layer, KANLinear) else names[:2]:
+        assert hasattr(layer, name) == (name in members) == has_grid
     assert not hasattr(layer, "grid_sise")
 
 

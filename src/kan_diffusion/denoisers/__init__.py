@@ -3,6 +3,7 @@
 from kan_diffusion.denoisers.base import UNLABELLED, Denoiser, DenoiserOutput
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range
 from kan_diffusion.denoisers.formula import FormulaDenoiser
+from kan_diffusion.denoisers.gated import GatedDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.library import EdgeFunction
 from kan_diffusion.denoisers.mlp import MLPDenoiser
@@ -20,6 +21,7 @@ __all__ = [
     "EdgeFunction",
     "Family",
     "FormulaDenoiser",
+    "GatedDenoiser",
     "IntRange",
     "KANDenoiser",
     "MLPDenoiser",

@@ -77,7 +77,7 @@ class _GatedNetwork(nn.Module):
 
     def forward(self, inputs: Tensor, time: Tensor, told: Tensor | None) -> Tensor:
         """Maps inputs (B, n) and what the code takes, (B, m) or (1, m), to (B, d)."""
-        code = None if self.code is None else self.code(time).expand(len(inputs), -1)
+        code = None if self.code is None else self.code(time).expand(inputs.shape[0], -1)
         output: Tensor = self.first(inputs)
         if self.told is not None and told is not None:
             output = output + self.told(told)
@@ -144,6 +144,11 @@ class GatedDenoiser(Denoiser, MovingGrids):
         if not hidden:
             raise KanDiffusionError(
                 "a gated denoiser needs at least one hidden layer; give hidden one width or more"
+            )
+        if num_functions < 1 or rank == 0:
+            raise KanDiffusionError(
+                f"a gated denoiser needs num_functions and rank of at least 1, not {num_functions} "
+                f"and {rank}; give rank=None for no modulation"
             )
         low, high = grid_range
         layers = []
@@ -229,7 +234,7 @@ class GatedDenoiser(Denoiser, MovingGrids):
         if isinstance(self._network.first, GroupedKANLinear):
             low, high = _INPUT_RANGE
             time = low + (high - low) * time
-        inputs = torch.cat([points, time.expand(len(points), -1)], dim=-1)
+        inputs = torch.cat([points, time.expand(points.shape[0], -1)], dim=-1)
         return self._network(inputs, time, labels)
 
     @property
@@ -289,6 +294,12 @@ GATED_FAMILIES: tuple[Family, ...] = (
         GatedDenoiser,
         depth=3,
         learning_rate=2e-2,
+        settings={
+            "num_input_frequencies": 3,
+            "num_functions": 4,
+            "grid_size": 8,
+            "grid_range": (-4.0, 4.0),
+        },
         kind="kan",
         title="grouped KAN",
         space={
@@ -303,7 +314,12 @@ GATED_FAMILIES: tuple[Family, ...] = (
         GatedDenoiser,
         depth=3,
         learning_rate=2e-2,
-        settings={"learned_inputs": False, "learned_functions": False},
+        settings={
+            "learned_inputs": False,
+            "learned_functions": False,
+            "num_input_frequencies": 3,
+            "num_time_frequencies": 4,
+        },
         kind="mlp",
         title="gated MLP",
         space={**_SPACE, "num_time_frequencies": IntRange(2, 5)},

@@ -160,7 +160,7 @@ class LearnedFunctions(EdgeLayer):
         if functions > known:
             raise KanDiffusionError(
                 f"a {name} has at most as many functions an input as its basis, {known} with "
-                f"grid_size={grid_size}, not {functions}; raise grid_size"
+                f"grid_size={grid_size}, not {functions}; raise grid_size or choose another basis"
             )
         self.functions = functions
         self.start = start
@@ -231,6 +231,11 @@ class LearnedFunctions(EdgeLayer):
         x = torch.linspace(low, high, count, dtype=torch.float64, device="cpu")
         design = alone(x.unsqueeze(1))[:, 0]
         targets = torch.stack([function(x) for function in start], dim=1)
+        if not bool(targets.isfinite().all()):
+            raise KanDiffusionError(
+                f"a function of start={self.start!r} is not finite from {low:g} to {high:g}; "
+                "choose another start or grid_range"
+            )
         solution = torch.linalg.lstsq(design, targets, driver="gelsd").solution
         errors = (design @ solution - targets).square().mean(0).sqrt()
         sizes = targets.square().mean(0).sqrt()
@@ -265,7 +270,8 @@ class LearnedFunctions(EdgeLayer):
         """
         if isinstance(input, Proxy):
             return leaf(self, input)
-        return self._functions(self._rows(input)).view(*input.shape[:-1], -1)
+        h = self._functions(self._rows(input))
+        return h if input.ndim == 2 else h.view(*input.shape[:-1], h.shape[1])
 
     def _rows(self, input: Tensor) -> Tensor:
         """Rows of inputs in no less than the precision of the coefficients."""
@@ -327,7 +333,7 @@ class LearnedFunctions(EdgeLayer):
             Fractions with shape (in_features,), from 0 to 1; NaN for an empty input.
         """
         x = self._rows(input)
-        outside = self.basis.outside(self._by_group(x)).reshape(len(x), -1)
+        outside = self.basis.outside(self._by_group(x)).reshape(len(x), len(self._members))
         return outside[:, self._places].to(self.coefficients.dtype).mean(0)
 
     def extra_repr(self) -> str:

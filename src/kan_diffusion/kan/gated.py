@@ -165,18 +165,18 @@ class GatedLinear(MovingGrids):
             KanDiffusionError: An input has another shape, or is no floating-point tensor.
         """
         require_input(self, input, (1 + int(self.gated)) * self.in_features)
-        for name, tensor, width in (("carried", carried, "m"), ("code", code, self.rank)):
-            if tensor is None:
-                continue
-            fits = tensor.ndim == 2 and len(tensor) == len(input)
-            if not fits or (name == "code" and tensor.shape[1] != width):
-                raise KanDiffusionError(
-                    f"{name} must have shape ({len(input)}, {width}), not {tuple(tensor.shape)}"
-                )
         if (code is None) != (self.rank is None):
             raise KanDiffusionError(
                 f"a layer with rank={self.rank} takes {'no' if code is not None else 'a'} code"
             )
+        for name, tensor, width in (("carried", carried, "m"), ("code", code, self.rank)):
+            if tensor is None:
+                continue
+            fits = tensor.ndim == 2 and tensor.shape[0] == input.shape[0]
+            if not fits or (name == "code" and tensor.shape[1] != width):
+                raise KanDiffusionError(
+                    f"{name} must have shape ({len(input)}, {width}), not {tuple(tensor.shape)}"
+                )
         step = self.step(input, carried, code)
         if step is not None:
             output, state = run([step], input, carried)

@@ -1,0 +1,132 @@
+"""The gated denoiser, a grouped KAN or its twin with fixed functions, against its formula."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, silu
+
+from helpers import function_by_function, randn, refused, seeded
+from kan_diffusion.denoisers import GatedDenoiser
+from kan_diffusion.kan.functions import LearnedFunctions, waves
+
+FIXED = {"learned_inputs": False, "learned_functions": False}
+T = 100
+
+
+def _denoiser(**settings: object) -> GatedDenoiser:
+    """A float64 denoiser with no parameter at a special value."""
+    shape = {"hidden": (5, 4, 6), "num_train_timesteps": T, "num_functions": 3, **settings}
+    denoiser = GatedDenoiser(2, **shape).double()
+    for seed, parameter in enumerate(denoiser.parameters()):
+        parameter.detach().add_(0.3 * randn(*parameter.shape, seed=seed))
+    return denoiser
+
+
+def _by_formula(denoiser: GatedDenoiser, points: Tensor, timestep: Tensor) -> Tensor:
+    network, residual = denoiser.network, denoiser.config.residual
+    time = ((timestep + 1) / T).double().unsqueeze(1)
+    if denoiser.config.learned_inputs:
+        place = 8 * time - 4
+        first = function_by_function(network.first, torch.cat([points, place], 1)).flatten(1)
+        code = None
+        if network.code is not None:
+            code = function_by_function(network.code, place)[:, 0]
+    else:
+        waves_of_time = denoiser.time_features(timestep, torch.float64)
+        first = torch.cat([denoiser.point_features(points), waves_of_time], 1)
+        code = None if network.code is None else network.code(waves_of_time)
+    output = linear(first, network.first.weight, network.first.bias)
+    state = torch.zeros(len(points), 1, dtype=torch.float64)
+    for layer in network.layers:
+        values, gates = output, 1.0
+        if denoiser.config.gated:
+            values, gates = output[:, : layer.in_features], output[:, layer.in_features :]
+        if code is not None:
+            scales, shifts = layer.modulation.unbind(1)
+            values = (1 + scales[-1] + code @ scales[:-1]) * values
+            values = values + shifts[-1] + code @ shifts[:-1]
+        carried = torch.zeros_like(values)
+        wide = min(carried.shape[1], state.shape[1])
+        carried[:, :wide] = state[:, :wide] if residual else 0
+        state = values + carried
+        h = silu(state)
+        if layer.functions is not None:
+            h = function_by_function(layer.functions, state)[..., 0]
+        output = linear(h * gates, layer.weight, layer.bias)
+    return output
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"rank": None},
+        {"gated": False, "rank": 2},
+        {"residual": False},
+        FIXED,
+        {**FIXED, "rank": None, "residual": False},
+        {**FIXED, "learned_functions": True},
+        {"learned_functions": False},
+    ],
+    ids=str,
+)
+def test_it_is_its_formula(settings: dict[str, object]) -> None:
+    denoiser = _denoiser(**settings)
+    points, timestep = randn(20, 2), torch.randint(0, T, (20,), generator=seeded(1))
+    found = denoiser(points, timestep).sample
+    torch.testing.assert_close(found, _by_formula(denoiser, points, timestep))
+    # A timestep for all points is that of each.
+    same = denoiser(points, torch.full((20,), 7)).sample
+    torch.testing.assert_close(denoiser(points, 7).sample, same)
+
+
+def test_units_share_functions_by_turns() -> None:
+    denoiser = _denoiser(hidden=(5, 2))
+    groups = [layer.functions.group_of for layer in denoiser.network.layers]
+    assert groups == [(0, 1, 2, 0, 1), (0, 1)]
+
+
+def test_learned_features_start_as_the_input_and_waves_of_it() -> None:
+    denoiser = GatedDenoiser(2, num_input_frequencies=2, rank=3)
+    x = torch.linspace(-4, 4, 201).unsqueeze(1)
+    expected = torch.cat([x, *(function(x) for function in waves(4, 1 / 8))], dim=1)
+    for functions in (denoiser.network.first, denoiser.network.code):
+        h = LearnedFunctions.forward(functions, x.expand(-1, functions.in_features)).detach()
+        for place, one in enumerate(h.split(functions.functions, dim=1)):
+            error = (one - expected[:, : functions.functions]).square().mean(0).sqrt()
+            assert float(error.max()) < 0.05, place
+
+
+def test_a_refined_denoiser_is_saved_as_it_is(tmp_path: Path) -> None:
+    denoiser = _denoiser().float()
+    points, timestep = randn(50, 2, dtype=torch.float32), torch.arange(50)
+    before = denoiser(points, timestep).sample
+    scale = float(before.detach().abs().max())
+    assert denoiser.refine(32, points, timestep) < 1e-5 * scale
+    torch.testing.assert_close(denoiser(points, timestep).sample, before, rtol=0, atol=1e-5 * scale)
+    names = ["network.first", *(f"network.layers.{place}.functions" for place in range(3))]
+    fractions = denoiser.out_of_range_fractions(points, timestep)
+    assert sorted(fractions) == sorted([*names, "network.code"])
+    denoiser.update_grid(points, timestep)
+    denoiser.save_pretrained(tmp_path)
+    loaded = GatedDenoiser.from_pretrained(tmp_path)
+    assert (loaded.config.grid_size, loaded.config.input_grid_size) == (32, 32)
+    assert torch.equal(loaded(points, timestep).sample, denoiser(points, timestep).sample)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden": ()}, "at least one hidden layer; give hidden one width or more"),
+        ({"num_functions": 0}, "num_functions and rank of at least 1, not 0 and 3"),
+        ({"rank": 0}, "of at least 1, not 4 and 0; give rank=None for no modulation"),
+        ({"num_input_frequencies": 5, "input_grid_size": 6}, "raise grid_size"),
+    ],
+)
+def test_unusable_settings_are_refused(settings: dict[str, object], message: str) -> None:
+    with refused(message):
+        GatedDenoiser(2, **settings)

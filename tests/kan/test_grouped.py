@@ -1,0 +1,164 @@
+"""Layers whose edges share learned functions; test_kernels.py has their kernel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from helpers import function_by_function, randn, refused, scrambled, seeded
+from kan_diffusion.kan import GroupedKANLinear, KANLinear
+from kan_diffusion.kan.bases import BASES
+
+DOUBLE = torch.float64
+UNEVEN = [0, 1, 0, 0, 2]
+each_basis = pytest.mark.parametrize("basis", BASES)
+
+
+def _layer(
+    in_features: int = 5, out_features: int = 3, seed: int = 0, **settings: object
+) -> GroupedKANLinear:
+    """A float64 layer with normal parameters and a grid of its own a group."""
+    functions = 1 if settings.get("basis") == "rational" else 4
+    groups = UNEVEN if in_features == 5 else None
+    start = [torch.zeros_like] * settings.get("functions", functions)
+    shared = {"functions": functions, "groups": groups, "grid_size": 4, "dtype": DOUBLE}
+    layer = GroupedKANLinear(in_features, out_features, start=start, **{**shared, **settings})
+    return scrambled(layer, seed)
+
+
+# What they compute
+
+
+@each_basis
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_is_the_double_loop_over_its_edges(basis: str, bias: bool) -> None:
+    layer = _layer(basis=basis, bias=bias)
+    x = randn(40, 5, seed=1).requires_grad_()
+    h = function_by_function(layer, x)
+    edges = layer.weight.view(3, 5, layer.functions)
+    curves = torch.stack(
+        [torch.stack([(h[:, i] * edges[o, i]).sum(1) for i in range(5)], dim=1) for o in range(3)],
+        dim=1,
+    )
+    expected = curves.sum(2)
+    if layer.bias is not None:
+        expected = expected + layer.bias
+    found = layer(x)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(layer.edge_outputs(x), curves, rtol=1e-10, atol=1e-10)
+    for o in range(3):
+        for i in range(5):
+            curve = layer.edge_curve(i, o, x[:, i].detach())
+            torch.testing.assert_close(curve, curves[:, o, i].detach(), rtol=1e-10, atol=1e-10)
+    places = x.detach().view(40, 1, 5)[..., 0]  # of any shape
+    torch.testing.assert_close(layer.edge_curve(0, 0, places), curves[:, :1, 0].detach())
+    direction = randn(40, 3, seed=2)
+    own = (layer.coefficients, layer.weight, layer.bias)
+    operands = [x, *(parameter for parameter in own if parameter is not None)]
+    gradients = zip(
+        torch.autograd.grad(found, operands, direction),
+        torch.autograd.grad(expected, operands, direction),
+        strict=True,
+    )
+    for one, other in gradients:
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("functions", [1, 4])
+@pytest.mark.parametrize("basis", ["bspline", "rbf", "fourier"])
+def test_a_layer_is_a_kan_layer_of_weights_times_coefficients(functions: int, basis: str) -> None:
+    layer = _layer(functions=functions, basis=basis)
+    full = KANLinear(5, 3, basis=basis, grid_size=4, base_activation=None, dtype=DOUBLE)
+    full.grid_origin.copy_(layer.grid.grid_origin[UNEVEN])
+    full.grid_step.copy_(layer.grid.grid_step[UNEVEN])
+    edges = layer.weight.view(3, 5, functions)
+    weight = torch.einsum("oir,rib->oib", edges, layer.coefficients[:, UNEVEN])
+    full.weight = nn.Parameter(weight.detach().flatten(1))
+    full.bias = layer.bias
+    x = randn(40, 5, seed=1)
+    torch.testing.assert_close(layer(x), full(x), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(layer.edge_outputs(x), full.edge_outputs(x), rtol=1e-11, atol=1e-11)
+
+
+def test_with_as_many_functions_as_the_basis_it_is_a_kan_layer() -> None:
+    layer = _layer(functions=7, groups=None)
+    layer.coefficients = nn.Parameter(torch.eye(7, dtype=DOUBLE).unsqueeze(1).repeat(1, 5, 1))
+    full = KANLinear(5, 3, grid_size=4, base_activation=None, dtype=DOUBLE)
+    full.load_state_dict({k: v for k, v in layer.state_dict().items() if k != "coefficients"})
+    x = randn(40, 5, seed=1)
+    torch.testing.assert_close(layer(x), full(x), rtol=1e-12, atol=1e-12)
+
+
+def test_weights_and_constants_are_drawn_as_those_of_a_linear_layer() -> None:
+    layer = GroupedKANLinear(4, 50, functions=3, groups=2)
+    layer.reset_parameters(seeded(0))
+    bound = 1 / 12**0.5
+    for parameter in (layer.weight.detach(), layer.bias.detach()):
+        assert 0.9 * bound < float(parameter.abs().max()) <= bound
+    again = GroupedKANLinear(4, 50, functions=3, groups=2)
+    again.reset_parameters(seeded(0))
+    assert torch.equal(again.weight, layer.weight)
+    assert torch.equal(again.coefficients, layer.coefficients)
+
+
+# Derivatives
+
+
+@each_basis
+def test_first_and_second_derivatives(basis: str) -> None:
+    layer = _layer(basis=basis)
+    names = ["coefficients", "weight", "bias"]
+    leaves = [getattr(layer, name).detach().clone().requires_grad_() for name in names]
+    # None near a knot, where derivatives of the second order change.
+    x = (layer.grid.grid_origin[UNEVEN] if basis != "rational" else 0) + randn(2, 5, seed=3).abs()
+    if basis == "bspline":
+        step, origin = layer.grid.grid_step[UNEVEN], layer.grid.grid_origin[UNEVEN]
+        u = (x - origin) / step
+        x = origin + step * (u.floor() + 0.3 + 0.4 * (u - u.floor()))
+
+    def function(x: Tensor, *parameters: Tensor) -> Tensor:
+        given = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(layer, given, x)
+
+    operands = [x.detach().requires_grad_(), *leaves]
+    assert torch.autograd.gradcheck(function, operands)
+    assert torch.autograd.gradgradcheck(function, operands)
+
+
+# Settings
+
+
+def test_operations_are_those_of_the_product_and_the_functions() -> None:
+    layer = GroupedKANLinear(5, 7, functions=3, groups=[0, 1, 0, 0, 1])
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        nn.functional.linear(torch.zeros(1, 15), layer.weight)
+    assert counter.get_total_flops() == 2 * 7 * 15
+    assert layer.flops == counter.get_total_flops() + 7 + 5 * (3 + 3 * 2 * 3)
+    assert GroupedKANLinear(5, 7, bias=False).flops == 2 * 7 * 5 + 5 * 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"in_features": 0}, "a GroupedKANLinear needs at least one input and one function"),
+        ({"out_features": 0}, "a GroupedKANLinear needs at least one output, not 0"),
+        ({"functions": 12}, "a GroupedKANLinear has at most as many functions .* raise grid_size"),
+        ({"groups": 3}, "groups must divide the 2 inputs, and 3 does not; choose one of 1, 2"),
+    ],
+)
+def test_unusable_settings_are_refused(arguments: dict[str, object], message: str) -> None:
+    with refused(message):
+        GroupedKANLinear(**{"in_features": 2, "out_features": 2, **arguments})
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    layer = _layer()
+    for i, j in ((5, 0), (0, 3), (-1, 0)):
+        with pytest.raises(IndexError, match="5 inputs and 3 outputs"):
+            layer.edge_curve(i, j, torch.zeros(1, dtype=DOUBLE))
+    for shape in ((4, 6), (0, 2), ()):
+        with refused(r"this GroupedKANLinear takes inputs with shape \(\*, 5\)"):
+            layer(torch.zeros(shape, dtype=DOUBLE))
+    assert "5, 3, functions=4, groups=3, bias=True" in repr(layer)
