@@ -481,8 +481,9 @@ def forward(
         (state, units),
     )
     launch(kernel, chunks(rows, units * _FORWARD_WORK), operands, settings)
-    if output is None:
+    if h is not None:
         output = linear(h, weight, bias)
+    assert output is not None
     return output, state
 
 
