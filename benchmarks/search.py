@@ -5,9 +5,9 @@ single settings, on seeds that no study reports (101 and up). Each training is a
 ``results/search/results.jsonl``, written when it has ended; what is there is not trained again.
 ``docs/search.md`` says what came of it.
 
-    OMP_NUM_THREADS=1 python benchmarks/search.py --data two-spirals rings \\
+    OMP_NUM_THREADS=1 python benchmarks/search.py --data two-spirals rings \
         --models grouped-kan gated-mlp --optimizers adam soap --seeds 101 102 103 104 105
-    OMP_NUM_THREADS=1 python benchmarks/search.py --data rings \\
+    OMP_NUM_THREADS=1 python benchmarks/search.py --data rings \
         --models 'grouped-kan num_input_frequencies=2' --seeds 101
 """
 

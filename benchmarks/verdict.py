@@ -43,7 +43,7 @@ from kan_diffusion.study.tuning import apply_tuned, read_tuned, tune
 
 __all__ = ["PARTS", "Part", "judge_target", "run_parts", "write_results"]
 
-KAN = "kan"
+KAN = "grouped-kan"
 """The family that the target is about."""
 
 TRIES = 24
@@ -121,6 +121,7 @@ def _buildable(study: StudyConfig) -> StudyConfig:
 PARTS = (
     Part("tuning", "verdict", None, "search at 2,300 parameters"),
     Part("study", "verdict", "tuning", "17 data sets; equal operations and time on six"),
+    Part("ablation", "verdict-ablation", "tuning", "the ablation"),
     Part("tuning-22000", "verdict-22000", None, "search at 22,000 parameters"),
     Part("study-22000", "verdict-22000", "tuning-22000", "22,000 parameters, six data sets"),
 )
@@ -275,10 +276,8 @@ def _means(results: Results, settings: Sequence[Setting]) -> str:
         # Excesses in thousandths.
         scale = 1000.0 if results.judged(setting.label) == "excess" else 1.0
         means = values.mean()
-        best = {
-            means[[name for name in means.index if kinds[name] == kind]].idxmin()
-            for kind in ("kan", "mlp")
-        }
+        sides = [[name for name in values if kinds[name] == kind] for kind in ("kan", "mlp")]
+        best = {means[side].idxmin() for side in sides if side}
         columns[setting.data] = {
             name: f"**{text}**" if name in best else text
             for name in values

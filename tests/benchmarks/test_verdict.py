@@ -13,7 +13,9 @@ import pytest
 
 import verdict
 from helpers import refused
-from kan_diffusion.study.config import StudyConfig
+from kan_diffusion.denoisers.registry import get_family
+from kan_diffusion.report.tables import format_number
+from kan_diffusion.study.config import StudyConfig, read_preset
 from kan_diffusion.study.executors import Task
 from kan_diffusion.study.results.rows import Results, Setting, read_results
 from kan_diffusion.study.results.statistics import Interval
@@ -21,6 +23,7 @@ from kan_diffusion.study.results.verdicts import Comparison, Lead, decide
 from one_by_one import OneByOne
 from tiny import EVALUATION, tiny_study
 
+KAN = get_family(verdict.KAN).title
 PAGE = (
     "# The plan\n\n<!-- hours: written by `make verdict ARGS=--plan` -->\n<!-- end of hours -->\n\n"
     "<!-- results: written by `make verdict` -->\n<!-- end of results -->\n\nThe end.\n"
@@ -34,7 +37,7 @@ def _study(name: str) -> StudyConfig:
         name=name,
         seeds=2,
         data=[*toys, {"table": "iris"}],
-        models=[{"family": "kan"}, {"family": "mlp"}],
+        models=[{"family": verdict.KAN}, {"family": "mlp"}],
         budgets=[{"amount": 600}],
         training={"steps": 5, "batch_size": 32},
         evaluation={**EVALUATION, "num_samples": 0, "num_likelihood": 0, "moments": []},
@@ -81,11 +84,11 @@ def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(
     before, found, after = re.split(r"<!-- (?:results|end of results).*\n", written)
     assert before + after == re.sub(r"<!-- (results|end of results).*\n", "", PAGE)
     rows = read_results(results / "study").rows
-    for data in ("moons", "circles"):
-        values = rows[rows["data"] == data]
-        (line,) = re.findall(r"^\| KAN \| \*\*.*", found, re.MULTILINE)[:1]
-        mean = 1000 * values[values["name"] == "KAN"]["excess"].mean()
-        assert f"{mean:.1f}"[:2] in line
+    (line, *_) = re.findall(rf"^\| {KAN} \| \*\*.*", found, re.MULTILINE)
+    for data, cell in zip(("moons", "circles"), line.split(" | ")[1:], strict=False):
+        excesses = rows[(rows["data"] == data) & (rows["name"] == KAN)]["excess"]
+        written_mean = float(cell.strip("*").split()[0].replace(",", ""))
+        assert written_mean == pytest.approx(1000 * excesses.mean(), rel=5e-3)
     (figure,) = set(re.findall(r"\((\S*600-parameters\.png)\)", found))
     assert (page.parent / figure).read_bytes()[:4] == b"\x89PNG"
     assert decide(read_results(results / "study")).leads
@@ -95,12 +98,15 @@ def test_tables_are_told_by_what_a_classifier_sees() -> None:
     generator = np.random.default_rng(0)
     rows = [
         {
-            "data": data, "match": "params", "budget": 600.0, "name": name, "family": name.lower(),
-            "kind": name.lower(), "seed": seed, "oracle": "none", "error": None,
+            "data": data, "match": "params", "budget": 600.0, "name": name, "family": family,
+            "kind": kind, "seed": seed, "oracle": "none", "error": None,
             "heldout_loss": 1.0 + generator.normal(), "c2st": shift + 0.01 * generator.normal(),
         }
         for data in ("iris", "wine")
-        for name, shift in (("KAN", 0.6), ("MLP", 0.7))
+        for name, family, kind, shift in (
+            (KAN, verdict.KAN, "kan", 0.6),
+            ("MLP", "mlp", "mlp", 0.7),
+        )
         for seed in range(10)
     ]  # fmt: skip
     results = Results.of(pd.DataFrame(rows))
@@ -113,6 +119,36 @@ def test_tables_are_told_by_what_a_classifier_sees() -> None:
         )
         # Ten seeds that agree have p = 2 / 2^10, and two data sets were tested.
         assert (cells["p"], cells["p, Holm"]) == ("0.002", "0.0039")
+
+
+def test_an_ablation_sets_every_variant_beside_the_whole_of_its_kind() -> None:
+    study = read_preset("verdict-ablation")
+    kinds = [get_family(model.family).kind for model in study.models]
+    wholes = [kinds.index(kind) for kind in ("kan", "mlp")]
+    for number, (model, kind) in enumerate(zip(study.models, kinds, strict=True)):
+        settings = study.models[kinds.index(kind)].settings
+        if number not in wholes and model.settings:
+            # One ingredient is taken away, or given, by its own name or by leaving the other's out.
+            assert len(model.settings.items() ^ settings.items()) == 1, model.name
+    rows = [
+        {
+            "data": data, "match": "params", "budget": 600.0, "name": model.name, "seed": seed,
+            "family": model.family, "kind": kind, "oracle": "exact",
+            "excess": (1.0 if number in wholes else 0.5 + number) * (1 + 0.01 * seed),
+        }
+        for data in ("moons", "rings")
+        for number, (model, kind) in enumerate(zip(study.models, kinds, strict=True))
+        for seed in range(10)
+    ]  # fmt: skip
+    written = verdict._ablation(Results.of(pd.DataFrame(rows)))
+    for number, model in enumerate(study.models):
+        lines = re.findall(rf"^\| {model.name} \| (.*) \| (.*) \| (.*) \|$", written, re.MULTILINE)
+        if number in wholes:
+            assert lines == []
+        else:
+            # All seeds agree, and so do all draws of them.
+            ratio = format_number(0.5 + number)
+            assert lines == [(f"{ratio} *", f"{ratio} *", f"{ratio} [{ratio}, {ratio}]")]
 
 
 def test_the_plan_counts_what_would_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,11 +41,20 @@ __all__ = ["GATED_FAMILIES", "GatedDenoiser", "ModelMixin"]
 _NOISE = 0.05
 """Standard deviation of what is added to the coefficients of SiLU, by which functions differ."""
 
+_FEATURES, _MOST_FREQUENCIES = 21, 3
+"""Features of all inputs, and frequencies of one, where nothing is said."""
+
 _INPUT_RANGE = -4.0, 4.0
 """Grid of learned features: nearly all standardised and noised points lie in it."""
 
 _SILU_PER_UNIT = 5
 """Operations of SiLU by the convention of Yu et al."""
+
+
+def _frequencies(data_dim: int) -> int:
+    """Frequencies of an input with which all inputs have no more than ``_FEATURES`` features."""
+    functions = _FEATURES // (data_dim + 1)
+    return max(0, min(_MOST_FREQUENCIES, (functions - 1) // 2))
 
 
 class _GatedNetwork(nn.Module):
@@ -103,7 +112,8 @@ class GatedDenoiser(Denoiser, MovingGrids):
         num_train_timesteps: Number T of steps of the process.
         num_classes: Number of class labels, 0 for an unconditional model.
         learned_inputs: Whether the features of points and timestep are learned.
-        num_input_frequencies: Number of frequencies of features, learned ones of the timestep too.
+        num_input_frequencies: Number of frequencies of features, learned ones of the timestep too;
+            None for as many, up to three, as give no more than about twenty features.
         num_time_frequencies: Number of frequencies of the timestep where they are fixed.
         input_grid_size: Number of intervals of the grids of learned features.
         learned_functions: Whether the layers' functions are learned.
@@ -127,7 +137,7 @@ class GatedDenoiser(Denoiser, MovingGrids):
         num_train_timesteps: int = 1000,
         num_classes: int = 0,
         learned_inputs: bool = True,
-        num_input_frequencies: int = 3,
+        num_input_frequencies: int | None = None,
         num_time_frequencies: int = 4,
         input_grid_size: int = 16,
         learned_functions: bool = True,
@@ -141,6 +151,8 @@ class GatedDenoiser(Denoiser, MovingGrids):
         blocks: Sequence[int] = (),
     ) -> None:
         super().__init__()
+        if num_input_frequencies is None:
+            num_input_frequencies = _frequencies(data_dim)
         if not hidden:
             raise KanDiffusionError(
                 "a gated denoiser needs at least one hidden layer; give hidden one width or more"
@@ -192,7 +204,7 @@ class GatedDenoiser(Denoiser, MovingGrids):
                 start="waves",
                 noise=0.0,
             )
-            if rank:
+            if rank is not None:
                 code = LearnedFunctions(
                     1,
                     rank,
@@ -203,7 +215,7 @@ class GatedDenoiser(Denoiser, MovingGrids):
                 )
         else:
             first = nn.Linear(num_features, width)
-            if rank:
+            if rank is not None:
                 code = nn.Linear(self.time_features.num_features, rank, bias=False)
         self.network = _GatedNetwork(first, code, layers, num_told, residual)
         self.reset_parameters()
@@ -285,7 +297,6 @@ class GatedDenoiser(Denoiser, MovingGrids):
 _SPACE: Space = {
     "learning_rate": Range(5e-3, 5e-2, log=True),
     "depth": IntRange(2, 4),
-    "num_input_frequencies": IntRange(1, 4),
 }
 
 GATED_FAMILIES: tuple[Family, ...] = (
@@ -295,7 +306,6 @@ GATED_FAMILIES: tuple[Family, ...] = (
         depth=3,
         learning_rate=2e-2,
         settings={
-            "num_input_frequencies": 3,
             "num_functions": 4,
             "grid_size": 8,
             "grid_range": (-4.0, 4.0),
@@ -317,7 +327,6 @@ GATED_FAMILIES: tuple[Family, ...] = (
         settings={
             "learned_inputs": False,
             "learned_functions": False,
-            "num_input_frequencies": 3,
             "num_time_frequencies": 4,
         },
         kind="mlp",
