@@ -10,6 +10,7 @@ import torch
 from helpers import refused, seeded
 from kan_diffusion.denoisers import Denoiser, KANDenoiser, MLPDenoiser
 from kan_diffusion.denoisers.edges import CURVE, Edge, Match
+from kan_diffusion.denoisers.gated import GatedDenoiser
 from kan_diffusion.denoisers.library import LIBRARY
 from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.symbolic.match import match_curve
@@ -78,6 +79,7 @@ def test_a_moved_and_refined_grid_is_taken_along() -> None:
         (lambda: kan(basis="rational"), "basis 'rational' cannot be taken apart"),
         (lambda: kan(num_classes=3), "with classes cannot be taken apart"),
         (lambda: MLPDenoiser(2), "only KANs have edges to read, and this is a MLPDenoiser"),
+        (lambda: GatedDenoiser(2), "not read one at a time, and this is a GatedDenoiser"),
     ],
 )
 def test_what_cannot_be_taken_apart_is_refused_in_one_line(denoiser, message: str) -> None:

@@ -5,10 +5,12 @@ import torch
 
 from helpers import assert_same_state, refused, seeded
 from kan_diffusion.denoisers import Denoiser, build_denoiser
+from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.kan.importance import edge_sizes, layer_entropy, sparsity_penalty
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import TrainingConfig, TrainingResult, train
 from kan_diffusion.training.run import EdgeWatch
+from networks import network
 
 SHORT = {"steps": 60, "batch_size": 64, "warmup_steps": 5, "ema_decay": None}
 
@@ -35,7 +37,7 @@ def _edges(denoiser: Denoiser) -> list[torch.Tensor]:
     return outputs
 
 
-@pytest.mark.parametrize("family", ["kan", "modulated-kan", "kan-rational"])
+@pytest.mark.parametrize("family", ["kan", "modulated-kan", "kan-rational", "grouped-kan"])
 def test_a_weight_makes_the_penalty_smaller(family: str) -> None:
     plain, sparse = _denoiser(family), _denoiser(family)
     _train(plain)
@@ -72,6 +74,23 @@ def test_the_penalty_is_of_what_passed_through_the_layers() -> None:
         state = layer(state)
     torch.testing.assert_close(watch.penalty(), expected)
     watch.release()
+
+
+def test_edges_of_gated_layers_and_of_parts_of_a_layer_are_left_out() -> None:
+    grouped = _denoiser("grouped-kan")
+    (outputs,) = _edges(grouped)
+    first = grouped.network.first
+    assert outputs.shape[1:] == (first.out_features, first.in_features)
+    mixed = [[(0, 0, CURVE, False), (1, 1, "tanh", True)], [(0, 0, "linear", True)]]
+    readable = network(mixed, [2], data_dim=1)
+    watch = EdgeWatch(readable)
+    readable(torch.randn(50, 1, generator=seeded(2), dtype=torch.float64), torch.arange(50))
+    assert list(watch._inputs) == list(readable.layers)
+    assert bool(watch.penalty().isfinite())
+    watch.release()
+    assert _num_hooks(readable) == 0
+    with refused(r"GatedDenoiser has none \(those of gated layers are no functions of one input\)"):
+        EdgeWatch(_denoiser("gated-mlp"))
 
 
 def test_a_denoiser_without_edges_refuses_and_stays_usable() -> None:

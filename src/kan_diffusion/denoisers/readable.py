@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from kan_diffusion.denoisers.base import Denoiser, ModelMixin
 from kan_diffusion.denoisers.edges import CURVE, Edge, EdgeSetting, Match, ReadableLayer
 from kan_diffusion.denoisers.features import TimeEncoding
+from kan_diffusion.denoisers.gated import GatedDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.stacks import Stack, StackDenoiser
 from kan_diffusion.errors import KanDiffusionError
@@ -36,6 +37,7 @@ __all__ = [
     "InputFeature",
     "ModelMixin",
     "ReadableDenoiser",
+    "no_edges",
     "readable",
 ]
 
@@ -379,6 +381,16 @@ _SHARED = (
 )
 
 
+def no_edges(denoiser: Denoiser) -> str:
+    """The reason why a denoiser that is no stack of KAN layers cannot be taken apart."""
+    if isinstance(denoiser, GatedDenoiser):
+        return (
+            "edges of gated layers are weighted sums of a few functions, times gates, which are "
+            "not read one at a time"
+        )
+    return "only KANs have edges to read"
+
+
 @torch.no_grad()
 def readable(denoiser: Denoiser) -> ReadableDenoiser:
     """Takes a KAN denoiser apart: the same function, all of its edges curves.
@@ -397,8 +409,8 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
         return denoiser
     if not isinstance(denoiser, KANDenoiser):
         raise KanDiffusionError(
-            f"only KANs have edges to read, and this is a {type(denoiser).__name__}; train family "
-            "'kan' or 'modulated-kan'"
+            f"{no_edges(denoiser)}, and this is a {type(denoiser).__name__}; train family 'kan' or "
+            "'modulated-kan'"
         )
     if denoiser.config.residual:
         raise KanDiffusionError(

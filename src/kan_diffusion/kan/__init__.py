@@ -1,7 +1,14 @@
 """KAN layers, usable without diffusion."""
 
 from kan_diffusion.kan.bases import RBF, Basis, BSpline, Chebyshev, Fourier, GridBasis, Rational
-from kan_diffusion.kan.convert import from_efficient_kan, from_pykan, to_pykan
+from kan_diffusion.kan.convert import (
+    FitError,
+    from_efficient_kan,
+    from_kan_linear,
+    from_pykan,
+    to_kan_linear,
+    to_pykan,
+)
 from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.kan.gated import GatedKANLinear, GatedLinear
 from kan_diffusion.kan.grids import out_of_range_fractions, refine, update_grid
@@ -15,6 +22,7 @@ __all__ = [
     "BSpline",
     "Basis",
     "Chebyshev",
+    "FitError",
     "Fourier",
     "GatedKANLinear",
     "GatedLinear",
@@ -24,9 +32,11 @@ __all__ = [
     "LearnedFunctions",
     "Rational",
     "from_efficient_kan",
+    "from_kan_linear",
     "from_pykan",
     "out_of_range_fractions",
     "refine",
+    "to_kan_linear",
     "to_pykan",
     "update_grid",
 ]

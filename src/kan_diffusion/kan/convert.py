@@ -1,4 +1,4 @@
-r"""Networks from and for other KAN packages, with the same outputs.
+r"""Networks from and for other KAN packages, with the same outputs; layers that share functions.
 
 Efficient-KAN and pykan write the function of an edge as this package does, in other letters:
 
@@ -21,6 +21,24 @@ on finer, even knots, by least squares over the whole support of the splines,
 with as many points :math:`x_n` in each old interval as in any other, and in each new one. The grid
 covers the whole support, and the functions that reach past it have no part, so that the fit, too,
 is zero outside. How far it is from the splines is logged.
+
+A layer whose edges share functions (:mod:`kan_diffusion.kan.grouped`) is a KAN layer of
+coefficients :math:`C_{b,(o,i)} = \sum_r c_{r,b}\,a_{o,i,r}`, a matrix of rank R for each group of
+inputs. The other way, C are the coefficients of the edges of a group with one grid, on which SiLU
+is replaced by its projection P silu on the basis. With the Gram matrix of the basis in the mean
+over the grid, the R functions
+
+.. math:: M_{b,d} = \frac{1}{G h} \int B_b\,B_d\,dx = (L L^\top)_{b,d}, \qquad
+    L^\top C = U \Sigma V^\top, \qquad c^\top = L^{-\top} U_R, \qquad a^\top = U_R^\top L^\top C
+
+are orthonormal, and the best there are (Eckart & Young 1936): over edges, the mean squares of the
+errors over the grid sum to
+
+.. math:: \sum_{o,i} \| \phi_{o,i} - \phi'_{o,i} \|^2 = \sum_{r > R} \sigma_r^2
+    + \sum_{o,i} w_{o,i}^2\, \| \mathrm{silu} - P\,\mathrm{silu} \|^2.
+
+Integrals are Gauss-Legendre sums in each interval, in float64, and :math:`L^\top` is the
+triangular factor of the basis at their points times the roots of their weights.
 """
 
 from __future__ import annotations
@@ -40,7 +58,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import BSpline
+from kan_diffusion.kan.bases import BASES, BSpline
+from kan_diffusion.kan.grouped import GroupedKANLinear
+from kan_diffusion.kan.kernels import edge_features
 from kan_diffusion.kan.linear import KANLinear
 from kan_diffusion.kan.network import KAN
 
@@ -49,7 +69,15 @@ if TYPE_CHECKING:
     from kan.MultKAN import MultKAN
     from scipy.sparse import csr_array
 
-__all__ = ["from_efficient_kan", "from_pykan", "random_states_kept", "to_pykan"]
+__all__ = [
+    "FitError",
+    "from_efficient_kan",
+    "from_kan_linear",
+    "from_pykan",
+    "random_states_kept",
+    "to_kan_linear",
+    "to_pykan",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +88,7 @@ _GRID_TOLERANCE = 1e-4
 _FIT_TOLERANCE = 1e-4
 _MOST_PARTS = 16
 _POINTS_PER_INTERVAL = 8
+_QUADRATURE_POINTS = 16  # of an interval
 _NAMES = ("base_weight", "spline_weight", "grid", "spline_scaler")  # the last is optional
 _EXPECTED = "layers.<n>.base_weight, .spline_weight, .grid and perhaps .spline_scaler"
 _KEY = re.compile(rf"(?P<prefix>(.+\.)?)layers\.(?P<index>\d+)\.(?P<name>{'|'.join(_NAMES)})")
@@ -533,3 +562,183 @@ def to_pykan(network: KAN) -> MultKAN:
         number = torch.arange(-basis.order, basis.num_intervals + basis.order + 1).to(layer.weight)
         act.grid.copy_(basis.grid_origin[:, None] + basis.grid_step[:, None] * number)
     return model.to(first.weight.device)
+
+
+def _require_layer(layer: nn.Module, kind: type[nn.Module], function: str) -> None:
+    if not isinstance(layer, kind):
+        raise KanDiffusionError(
+            f"{function} takes a {kind.__name__}, not a {type(layer).__name__}; give it the layers "
+            "of a network one by one"
+        )
+
+
+def _quadrature(num_intervals: int) -> tuple[Tensor, Tensor]:
+    """Points from 0 to G and their weights, which sum to 1; the two ends weigh nothing."""
+    nodes, weights = np.polynomial.legendre.leggauss(_QUADRATURE_POINTS)
+    u = np.add.outer(np.arange(num_intervals), (nodes + 1) / 2).ravel()
+    shares = np.tile(weights, num_intervals) / (2 * num_intervals)
+    ends = [0.0, float(num_intervals)]
+    return torch.from_numpy(np.append(u, ends)), torch.from_numpy(np.append(shares, [0.0, 0.0]))
+
+
+def _best_functions(
+    design: Tensor, curves: Tensor, shares: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """The functions that curves are best made of, and the weights of these.
+
+    Args:
+        design: The basis at the points of a quadrature, with shape (points, basis).
+        curves: Curves there, with shape (points, curves).
+        shares: Weights of the points.
+        count: Number R of functions.
+
+    Returns:
+        Coefficients with shape (basis, R) and weights with shape (R, curves).
+    """
+    roots = shares.sqrt()[:, None]
+    orthonormal, triangle = torch.linalg.qr(roots * design)
+    places = orthonormal.T @ (roots * curves)
+    # Its left singular vectors are those of its factor, which is no larger than the basis; all of
+    # them, so that there are R where there are fewer curves.
+    factor = torch.linalg.qr(places.T, mode="r").R.T
+    chosen = torch.linalg.svd(factor, full_matrices=True).U[:, :count]
+    return torch.linalg.solve_triangular(triangle, chosen, upper=True), chosen.T @ places
+
+
+@torch.no_grad()
+def to_kan_linear(layer: GroupedKANLinear) -> KANLinear:
+    """Builds the KAN layer with the outputs of one whose edges share functions.
+
+    Args:
+        layer: The layer, which is left as it is; its basis has a grid.
+
+    Returns:
+        The layer, with ``base_activation=None`` and for each input the grid of its group. Outputs
+        are equal everywhere, to rounding.
+
+    Raises:
+        KanDiffusionError: It is another layer, or its basis has no grid (:class:`NoGridError`).
+    """
+    _require_layer(layer, GroupedKANLinear, "to_kan_linear")
+    group_of, (fan_out, fan_in) = list(layer.group_of), (layer.out_features, layer.in_features)
+    with torch.random.fork_rng(devices=[]):
+        full = KANLinear(
+            fan_in,
+            fan_out,
+            layer.bias is not None,
+            basis=layer.grid.for_inputs(fan_in).cpu(),
+            base_activation=None,
+            device="cpu",
+            dtype=layer.weight.dtype,
+        )
+    weights = layer.weight.cpu().double().view(fan_out, fan_in, -1)
+    functions = layer.coefficients[:, group_of].cpu().double()
+    full.weight.copy_(torch.einsum("oir,rib->oib", weights, functions).flatten(1))
+    if full.bias is not None and layer.bias is not None:
+        full.bias.copy_(layer.bias)
+    full.grid_origin.copy_(layer.grid.grid_origin[group_of])
+    full.grid_step.copy_(layer.grid.grid_step[group_of])
+    return full.to(layer.weight.device)
+
+
+@dataclass(frozen=True)
+class FitError:
+    """How far a fit is from a layer's edges, over their grids.
+
+    Attributes:
+        root_mean_square: Root of the mean square of the errors over all edges and grids, as a
+            fraction of that of the edges.
+        largest: Largest error at the points of the integrals and the ends of the grids, as a
+            fraction of the largest value there.
+    """
+
+    root_mean_square: float
+    largest: float
+
+
+@torch.no_grad()
+def from_kan_linear(
+    layer: KANLinear, functions: int, groups: int | Sequence[int] | None = None
+) -> tuple[GroupedKANLinear, FitError]:
+    """Fits a layer whose edges share functions to a KAN layer, by least squares over the grids.
+
+    Edge scales are multiplied in. SiLU beside the functions of the basis is fitted by these, over
+    the grid; outside, the fit goes on as the basis does. With all functions of the basis and
+    without SiLU the outputs are equal everywhere, to rounding.
+
+    Args:
+        layer: The layer, which is left as it is; its basis is one of ``BASES``, and has a grid.
+        functions: Number R of functions of an input, at most as many as the basis has.
+        groups: Inputs that share functions, as :class:`GroupedKANLinear` takes them; those of a
+            group have one grid.
+
+    Returns:
+        The layer, whose functions are orthonormal in the mean over their grid, and the error.
+        ``reset_parameters`` starts its functions near zero.
+
+    Raises:
+        KanDiffusionError: It is another layer, or has weights that are not finite; its basis has no
+            name or no grid; the grids of a group differ; or there cannot be such a number of
+            functions or groups.
+    """
+    _require_layer(layer, KANLinear, "from_kan_linear")
+    grid = layer.grid
+    if BASES.get(grid.name) is not type(grid):
+        raise KanDiffusionError(
+            f"layers that share functions take a basis by its name in BASES, and "
+            f"{type(grid).__name__} has none; fit a layer of another basis, such as 'bspline'"
+        )
+    edges = layer.edges().weight.cpu().double().unflatten(1, (layer.in_features, -1))
+    if not bool(edges.isfinite().all()):
+        raise KanDiffusionError(
+            "the KANLinear has weights that are not finite, which nothing can be fitted to; train "
+            "it anew"
+        )
+    with torch.random.fork_rng(devices=[]):
+        grouped = GroupedKANLinear(
+            layer.in_features,
+            layer.out_features,
+            layer.bias is not None,
+            functions=functions,
+            groups=groups,
+            basis=grid.name,
+            grid_size=grid.num_intervals,
+            order=grid.order if isinstance(grid, BSpline) else 3,
+            grid_range=grid.grid_range,
+            extrapolation=grid.extrapolation,
+            start=[torch.zeros_like] * functions,
+            device="cpu",
+            dtype=layer.weight.dtype,
+        )
+    u, shares = _quadrature(grid.num_intervals)
+    weights = grouped.weight.view(layer.out_features, layer.in_features, functions)
+    squares, largest = torch.zeros(2, 2, dtype=torch.float64)  # of errors, and of the edges
+    for group in range(grouped.groups):
+        members = [i for i, own in enumerate(grouped.group_of) if own == group]
+        grids = torch.stack([grid.grid_origin, grid.grid_step]).cpu()[:, members]
+        other = (grids != grids[:, :1]).any(0)
+        if other.any():
+            raise KanDiffusionError(
+                f"inputs {members[0]} and {members[int(other.int().argmax())]} are in group "
+                f"{group} but have different grids; give groups of inputs with one grid, or "
+                "groups=None"
+            )
+        origin, step = grids[:, 0]
+        grouped.grid.grid_origin[group], grouped.grid.grid_step[group] = origin, step
+        alone = grid.one_input(members[0]).cpu().double()
+        x = origin.double() + u * step.double()
+        features = edge_features(x[:, None], alone, layer.base_activation is not None)[:, 0]
+        curves = features @ edges[:, members].flatten(0, 1).T  # (points, out * members)
+        design = features[:, -grid.num_functions :]
+        fitted, own = _best_functions(design, curves, shares, functions)
+        grouped.coefficients[:, group] = fitted.T.to(weights)
+        weights[:, members] = own.T.view(layer.out_features, len(members), -1).to(weights)
+        both = torch.stack([curves - design @ fitted @ own, curves])
+        squares += (both.square() * shares[:, None]).sum((1, 2))
+        largest = largest.maximum(both.abs().amax((1, 2)))
+    if grouped.bias is not None and layer.bias is not None:
+        grouped.bias.copy_(layer.bias)
+    mean, most = (
+        float(error / whole) if whole else 0.0 for error, whole in (squares.sqrt(), largest)
+    )
+    return grouped.to(layer.weight.device), FitError(mean, most)

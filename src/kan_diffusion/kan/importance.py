@@ -22,13 +22,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-__all__ = ["Attribution", "attribution", "edge_sizes", "layer_entropy", "sparsity_penalty"]
+__all__ = [
+    "Attribution",
+    "EdgeOutputs",
+    "attribution",
+    "edge_sizes",
+    "layer_entropy",
+    "sparsity_penalty",
+]
 
 _TINY = 1e-12
+
+
+@runtime_checkable
+class EdgeOutputs(Protocol):
+    """A layer whose edges are functions of one input each, as those of gated layers are not."""
+
+    def edge_outputs(self, input: Tensor) -> Tensor:
+        """What the edges give, with shape (n, out, in), for inputs (n, in)."""
+        ...
 
 
 def edge_sizes(outputs: Tensor) -> Tensor:

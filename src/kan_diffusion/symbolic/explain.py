@@ -27,7 +27,7 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
-from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
+from kan_diffusion.denoisers.readable import ReadableDenoiser, no_edges, readable
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import finite, write_json, write_text
@@ -569,7 +569,7 @@ def explain_run(
     config, pipeline = load_run(run, verify=verify)
     if not isinstance(pipeline.denoiser, KANDenoiser | ReadableDenoiser):
         raise KanDiffusionError(
-            f"'{run}' is of family '{config.model.family}': only KANs have edges to read; train "
+            f"'{run}' is of family '{config.model.family}': {no_edges(pipeline.denoiser)}; train "
             "one with --family readable-kan, kan or modulated-kan"
         )
     process = config.process

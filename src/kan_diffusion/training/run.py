@@ -42,8 +42,8 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, RunFolderError
 from kan_diffusion.files import write_bytes
 from kan_diffusion.interrupts import interrupts_wait
-from kan_diffusion.kan import KANLinear, out_of_range_fractions
-from kan_diffusion.kan.importance import sparsity_penalty
+from kan_diffusion.kan import out_of_range_fractions
+from kan_diffusion.kan.importance import EdgeOutputs, sparsity_penalty
 from kan_diffusion.limits import MOST_POINTS, MOST_SECONDS, MOST_STEPS
 from kan_diffusion.processes import Process
 from kan_diffusion.settings import Settings
@@ -94,8 +94,8 @@ class TrainingConfig(Settings):
         max_grad_norm: Norm to which the gradient is clipped; None turns it off, and so does L-BFGS.
         checkpoint_every: Steps between checkpoints.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as accelerate has it.
-        sparsify: Weight of a penalty on sizes and entropies of the edges of KAN layers
-            (:mod:`kan_diffusion.kan.importance`) beside the loss; 0 for none.
+        sparsify: Weight of a penalty on sizes and entropies of the edges of KAN layers, gated ones
+            left out (:mod:`kan_diffusion.kan.importance`), beside the loss; 0 for none.
         patience: Training stops when the held-out loss has not improved for this fraction of the
             steps; None never stops early. Needs held-out points.
         max_seconds: Wall-clock seconds that training may take, compilation of kernels included;
@@ -163,24 +163,33 @@ _RESERVE = 0.05
 
 
 class EdgeWatch:
-    """Remembers what the KAN layers of a module were given.
+    """Remembers what the layers of a module were given whose edges are functions of one input.
+
+    Those of gated layers are not, and are left out.
 
     Raises:
         KanDiffusionError: It has none.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._inputs: dict[KANLinear, Tensor] = {}
-        layers = [layer for layer in module.modules() if isinstance(layer, KANLinear)]
+        self._inputs: dict[EdgeOutputs, Tensor] = {}
+        layers = [layer for layer in module.modules() if isinstance(layer, EdgeOutputs)]
+        # The curves of a readable layer are a KANLinear in it.
+        parts = {part for layer in layers for part in layer.children()}
         if not layers:
             raise KanDiffusionError(
                 f"sparsifying is for the edges of KAN layers, and {type(module).__name__} has "
-                "none; leave it out or choose another family, such as 'kan'"
+                "none (those of gated layers are no functions of one input); leave it out or "
+                "choose another family, such as 'kan'"
             )
-        self._handles = [layer.register_forward_pre_hook(self._remember) for layer in layers]
+        self._handles = [
+            layer.register_forward_pre_hook(self._remember)
+            for layer in layers
+            if layer not in parts
+        ]
 
     def _remember(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, KANLinear)
+        assert isinstance(layer, EdgeOutputs)
         self._inputs[layer] = inputs[0][:_WATCHED_ROWS]
 
     def penalty(self) -> Tensor:
