@@ -506,3 +506,20 @@ def test_unusable_settings_are_refused(kind: type[GatedLinear]) -> None:
 def test_functions_are_one_for_each_unit(functions: tuple[int, int]) -> None:
     with refused("of 3 units needs one function for each, not"):
         GatedLinear(3, 2, functions=LearnedFunctions(*functions))
+
+
+def test_wide_layers_compute_what_narrow_ones_do() -> None:
+    # A kernel multiplies by the weight of a narrow layer, torch by that of a wide one.
+    wide, narrow = (GatedLinear(5, out, rank=None) for out in (200, 4))
+    with torch.no_grad():
+        narrow.weight.copy_(wide.weight[:4])
+        narrow.bias.copy_(wide.bias[:4])
+    x = torch.linspace(-4, 4, 300).reshape(30, 10)
+    results = []
+    for layer in (wide, narrow):
+        inputs = x.clone().requires_grad_()
+        output = layer(inputs)[0][:, :4]
+        output.square().sum().backward()
+        results.append((output.detach(), inputs.grad, layer.weight.grad[:4], layer.bias.grad[:4]))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -293,3 +293,22 @@ def test_what_does_not_fit_is_refused() -> None:
         with refused(r"this GroupedKANLinear takes inputs with shape \(\*, 5\)"):
             layer(torch.zeros(shape, dtype=DOUBLE))
     assert "5, 3, functions=4, groups=3, bias=True" in repr(layer)
+
+
+def test_wide_layers_compute_what_narrow_ones_do() -> None:
+    # A kernel multiplies by the weight of a narrow layer, torch by that of a wide one.
+    wide, narrow = (GroupedKANLinear(2, out, functions=3) for out in (200, 4))
+    with torch.no_grad():
+        narrow.coefficients.copy_(wide.coefficients)
+        narrow.weight.copy_(wide.weight[:4])
+        narrow.bias.copy_(wide.bias[:4])
+    x = torch.linspace(-4, 4, 60).reshape(30, 2)
+    results = []
+    for layer in (wide, narrow):
+        inputs = x.clone().requires_grad_()
+        output = layer(inputs)[:, :4]
+        output.square().sum().backward()
+        grads = layer.coefficients.grad, layer.weight.grad[:4], layer.bias.grad[:4]
+        results.append((output.detach(), inputs.grad, *grads))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -67,7 +67,7 @@ __all__ = [
 _LANES = 16  # of the search for cells
 _TILE = 512  # numbers that are placed at once, where a row has no more
 _WIDTH = 8  # functions of an input that are one vector, where there is more than one
-_MAX_WIDTH = 64  # inputs and outputs of a weight that kernels multiply by: torch's GEMM is slow
+_MAX_WIDTH = 128  # inputs and outputs of a weight that kernels multiply by: torch's GEMM is slow
 
 _FORWARD_WORK, _BACKWARD_WORK = 16, 32
 """Cost of a function of a number in multiplications of a layer, by which threads are counted."""
