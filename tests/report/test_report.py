@@ -60,7 +60,7 @@ def test_every_figure_is_a_file_and_a_picture_in_the_page(page, written, content
     files = {path.name for path in (written.parent / "figures").iterdir()}
     kinds = ("samples", "forest", "excess-by-level", "loss", "metrics", "data", "corruption")
     expected = {f"{kind}-{data}.png" for kind in kinds for data in ("swiss-roll", "checkerboard")}
-    expected |= {"differences.png"}  # over the two
+    expected |= {"differences.png", "lead.png"}  # over the two
     expected |= {"reverse-swiss-roll-kan.png", "reverse-checkerboard-mlp.png"}
     assert files == expected
     assert len(page.pictures) == len(page.images) == len(files)
