@@ -86,7 +86,7 @@ def markdown_page(report: Row, results: Results) -> str:
 
 
 def _origins(report: Row) -> Iterable[str]:
-    """What was run, where; a line for each run whose parts are on the page."""
+    """The commands that were run and where; a line for each run whose parts are on the page."""
     parts = report["parts"]
     assert isinstance(parts, dict)
     runs: dict[tuple[str, str], list[str]] = {}

@@ -44,7 +44,7 @@ class EdgeOutputs(Protocol):
     """A layer whose edges are functions of one input each, as those of gated layers are not."""
 
     def edge_outputs(self, input: Tensor) -> Tensor:
-        """What the edges give, with shape (n, out, in), for inputs (n, in)."""
+        """Outputs of the edges with shape (n, out, in) for inputs (n, in)."""
         ...
 
 

@@ -79,7 +79,7 @@ class Threads:
         )
 
     def state(self) -> list[int | None]:
-        """What a resumed run needs: numbers in use and chosen."""
+        """Numbers of threads in use and chosen, which a resumed run goes on with."""
         return [self.most, self.chosen]
 
     def load(self, state: list[int | None], step: int) -> None:

@@ -285,7 +285,7 @@ def _drawn(
     counts = row_counts(len(panels), most)
     columns = max(counts)
     above = 0.5 if any(math.isfinite(panel.real) for panel in panels) else 0.0
-    beside = (1.95, 1.95, 1.6, 0.5)[columns - 1]
+    beside = (1.95, 2.25, 1.6, 0.5)[columns - 1]
     left = 0.45 + _LETTER * max(len(name) for name in names)
     side = min((_WIDTH - left) / columns - beside, 4.2)
     ratio = _LINE * (len(names) + 0.2 + above) / side
