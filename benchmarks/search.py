@@ -19,7 +19,7 @@ import time
 from collections import defaultdict
 from itertools import product
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -103,20 +103,33 @@ def run_one(row: Row) -> Row:
 
 
 def show(rows: list[Row], console: Console) -> None:
-    """Prints mean excesses times 1,000 by data set, with the number of seeds."""
-    found: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """Prints mean excesses times 1,000 by data set, and the seconds of a training.
+
+    In brackets stand the number of seeds and, from the second model of a group on, on how many of
+    them its excess is above that of the group's first.
+    """
+    groups: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         extra = f"{row['optimizer']}, {row['params']:,} parameters, {row['steps']:,} steps"
-        found[row["model"], extra][row["data"]].append(1000 * row["excess"])
+        groups[extra][row["model"]].append(row)
     names = sorted({row["data"] for row in rows})
-    table = Table("model", "", *names)
-    for (model, extra), by_data in found.items():
-        cells = [
-            f"{mean(by_data[name]):.3g} ({len(by_data[name])})" if name in by_data else "–"
-            for name in names
-        ]
-        table.add_row(model, extra, *cells)
-    console.print(table)
+    for extra, by_model in groups.items():
+        table = Table("model", *names, "processor seconds", title=extra)
+        first: dict[tuple[str, int], float] = {}
+        for model, own in by_model.items():
+            cells = []
+            for name in names:
+                found = {row["seed"]: 1000 * row["excess"] for row in own if row["data"] == name}
+                above = [
+                    first[name, seed] < x for seed, x in found.items() if (name, seed) in first
+                ]
+                counts = f"{len(found)}" + (f", above in {sum(above)}" if above else "")
+                cells.append(f"{mean(found.values()):.3g} ({counts})" if found else "–")
+                for seed, value in found.items():
+                    first.setdefault((name, seed), value)
+            seconds = median(row["processor_seconds"] for row in own)
+            table.add_row(model, *cells, f"{seconds:.3g}")
+        console.print(table)
 
 
 def main() -> None:

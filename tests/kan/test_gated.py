@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -20,13 +21,7 @@ from torch.nn.functional import silu
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import assert_same_state, function_by_function, randn, refused, scrambled, seeded
-from kan_diffusion.kan import (
-    GatedKANLinear,
-    GatedLinear,
-    LearnedFunctions,
-    refine,
-    update_grid,
-)
+from kan_diffusion.kan import GatedLinear, LearnedFunctions, refine, update_grid
 from kan_diffusion.kan.gated import gated_chain
 from kan_diffusion.kan.kernels import runtime
 
@@ -429,10 +424,15 @@ def test_grids_of_states_are_refined_and_follow_them() -> None:
 # Settings
 
 
+def _learned(units: int, outputs: int, bias: bool = True, **own: Any) -> GatedLinear:
+    """A layer of units that learn a function each."""
+    return GatedLinear(units, outputs, bias, functions=LearnedFunctions(units), **own)
+
+
 @each_kind
 def test_where_they_start(order: int) -> None:
     torch.manual_seed(0)
-    kind = GatedKANLinear if order else GatedLinear
+    kind = _learned if order else GatedLinear
     layer = kind(20, 30, rank=2)
     assert layer.modulation is not None
     assert bool((layer.modulation == 0).all())
@@ -455,7 +455,7 @@ def test_where_they_start(order: int) -> None:
 
 @each_kind
 def test_operations_are_those_of_the_product_and_the_states(order: int) -> None:
-    kind = GatedKANLinear if order else GatedLinear
+    kind = _learned if order else GatedLinear
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         nn.functional.linear(torch.zeros(1, 5), torch.zeros(7, 5))
     product = counter.get_total_flops()
@@ -491,13 +491,13 @@ def test_inputs_that_do_not_fit_are_refused(
         layer(*given)
 
 
-@pytest.mark.parametrize("kind", [GatedKANLinear, GatedLinear])
-def test_unusable_settings_are_refused(kind: type[GatedLinear]) -> None:
+@pytest.mark.parametrize("kind", [_learned, GatedLinear])
+def test_unusable_settings_are_refused(kind: Callable[..., GatedLinear]) -> None:
     with refused("rank must be at least 0, or None, not -1"):
         kind(3, 2, rank=-1)
     with refused("needs at least one input and one"):
         kind(0, 2)
-    with refused(f"a {kind.__name__} needs at least one input and one output, not 3 and 0"):
+    with refused("a GatedLinear needs at least one input and one output, not 3 and 0"):
         kind(3, 0)
     assert "3, 2, gated=True, rank=2" in repr(kind(3, 2, rank=2))
 

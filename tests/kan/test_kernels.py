@@ -639,7 +639,7 @@ def test_without_numba_everything_works_and_nothing_imports_it() -> None:
         import sys
         sys.modules["numba"] = sys.modules["llvmlite"] = None
         import torch
-        from kan_diffusion.kan import KAN, GatedKANLinear, LearnedFunctions
+        from kan_diffusion.kan import KAN, GatedLinear, LearnedFunctions
         network = torch.nn.Sequential(KAN([2, 3]), LearnedFunctions(3), KAN([3, 1], basis="rbf"))
         x = torch.randn(5, 2)
         eager = network(x)
@@ -648,7 +648,8 @@ def test_without_numba_everything_works_and_nothing_imports_it() -> None:
         compiled.sum().backward()
         torch.testing.assert_close(compiled, eager)
         network[0].refine(10)
-        output, state = GatedKANLinear(2, 3)(torch.randn(5, 4))
+        layer = GatedLinear(2, 3, functions=LearnedFunctions(2))
+        output, state = layer(torch.randn(5, 4))
         (output.sum() + state.sum()).backward()
     """
     result = subprocess.run(

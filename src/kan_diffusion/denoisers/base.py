@@ -20,11 +20,11 @@ timestep in another way (:mod:`kan_diffusion.denoisers.stacks`,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin  # see the note in Denoiser
@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from kan_diffusion.denoisers.features import PointFeatures, TimeEncoding, TimeFeatures
 from kan_diffusion.denoisers.weights import require_sound
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
+from kan_diffusion.kan.grids import Average, MovingGrids
 
-__all__ = ["UNLABELLED", "Denoiser", "DenoiserOutput", "ModelMixin"]
+__all__ = ["UNLABELLED", "Denoiser", "DenoiserOutput", "ModelMixin", "SavedGrids"]
 
 UNLABELLED = -1
 """The class label that stands for none."""
@@ -50,6 +51,32 @@ class DenoiserOutput(BaseOutput):
     """
 
     sample: Tensor
+
+
+class SavedGrids(MovingGrids):
+    """The methods of a denoiser whose grids can be changed, and are saved as they are.
+
+    Attributes:
+        grid_settings: Settings of its configuration that are a number of intervals.
+    """
+
+    grid_settings: ClassVar[tuple[str, ...]] = ("grid_size",)
+
+    def refine(
+        self,
+        num_intervals: int,
+        *inputs: object,
+        optimizer: torch.optim.Optimizer | None = None,
+        averages: Iterable[Average] = (),
+    ) -> float:
+        """Gives every grid another number of intervals: :func:`kan_diffusion.kan.refine`.
+
+        The configuration follows, so that the denoiser is saved and loaded as it is.
+        """
+        change = super().refine(num_intervals, *inputs, optimizer=optimizer, averages=averages)
+        sizes = dict.fromkeys(self.grid_settings, num_intervals)
+        self.register_to_config(**sizes)  # type: ignore[operator]
+        return change
 
 
 class Denoiser(ModelMixin, ConfigMixin):
@@ -306,7 +333,7 @@ class Denoiser(ModelMixin, ConfigMixin):
                 f"{tuple(sample.shape)}"
             )
         steps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
-        told = sample.new_zeros(len(sample), len(self.blocks))
+        told = sample.new_zeros(sample.shape[0], len(self.blocks))
         if observed is not None:
             sample, told = self._insert(observed, sample)
         points = sample if self.point_features is None else self.point_features(sample)

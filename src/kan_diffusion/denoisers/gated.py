@@ -18,22 +18,20 @@ are fixed: waves (:mod:`kan_diffusion.denoisers.features`), a linear map of thes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.base import Denoiser, ModelMixin
+from kan_diffusion.denoisers.base import Denoiser, ModelMixin, SavedGrids
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Space
 from kan_diffusion.denoisers.flops import linear_flops, linear_flops_per_edge, spline_flops_per_edge
 from kan_diffusion.denoisers.mlp import draw_linears
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan import grids
 from kan_diffusion.kan.bases import BSpline
 from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.kan.gated import GatedLinear, gated_chain
-from kan_diffusion.kan.grids import Average, MovingGrids
 from kan_diffusion.kan.grouped import GroupedKANLinear
 
 __all__ = ["GATED_FAMILIES", "GatedDenoiser", "ModelMixin"]
@@ -105,7 +103,7 @@ class _GatedNetwork(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, GatedLinear)]
 
 
-class GatedDenoiser(Denoiser, MovingGrids):
+class GatedDenoiser(Denoiser, SavedGrids):
     """A denoiser of gated layers with learned functions (a grouped KAN) or fixed ones.
 
     Args:
@@ -130,6 +128,8 @@ class GatedDenoiser(Denoiser, MovingGrids):
             modulation.
         blocks: Widths of the blocks of coordinates that it may be told; empty for none.
     """
+
+    grid_settings = "grid_size", "input_grid_size"
 
     @register_to_config
     def __init__(
@@ -226,22 +226,6 @@ class GatedDenoiser(Denoiser, MovingGrids):
     def _network(self) -> _GatedNetwork:
         assert isinstance(self.network, _GatedNetwork)
         return self.network
-
-    def refine(
-        self,
-        num_intervals: int,
-        *inputs: object,
-        optimizer: torch.optim.Optimizer | None = None,
-        averages: Iterable[Average] = (),
-    ) -> float:
-        """Gives every grid another number of intervals: :func:`kan_diffusion.kan.refine`.
-
-        The configuration follows, so that the denoiser is saved and loaded as it is.
-        """
-        change = grids.refine(self, num_intervals, *inputs, optimizer=optimizer, averages=averages)
-        sizes = {"grid_size": num_intervals, "input_grid_size": num_intervals}
-        self.register_to_config(**sizes)  # type: ignore[operator]
-        return change
 
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
         time = self.time_features(steps, points.dtype)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from diffusers.configuration_utils import register_to_config
 
-from kan_diffusion.denoisers.base import ModelMixin
+from kan_diffusion.denoisers.base import ModelMixin, SavedGrids
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Setting, Space
 from kan_diffusion.denoisers.features import TimeEncoding
 from kan_diffusion.denoisers.flops import kan_flops_per_edge
 from kan_diffusion.denoisers.stacks import Stack, StackDenoiser
-from kan_diffusion.kan import grids
 from kan_diffusion.kan.bases import BasisName, Extrapolation
-from kan_diffusion.kan.grids import Average, MovingGrids
 from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization
 from kan_diffusion.kan.linear import KANLinear
 from kan_diffusion.kan.network import KAN
@@ -23,7 +21,7 @@ from kan_diffusion.kan.network import KAN
 __all__ = ["KAN_FAMILIES", "KANDenoiser", "ModelMixin"]
 
 
-class KANDenoiser(StackDenoiser, MovingGrids):
+class KANDenoiser(StackDenoiser, SavedGrids):
     """A denoiser made of KAN layers.
 
     Args:
@@ -101,21 +99,6 @@ class KANDenoiser(StackDenoiser, MovingGrids):
                 num_scaled_inputs=num_inputs if scaled_inputs else 0,
                 num_blocks=len(blocks),
             )
-
-    def refine(
-        self,
-        num_intervals: int,
-        *inputs: object,
-        optimizer: torch.optim.Optimizer | None = None,
-        averages: Iterable[Average] = (),
-    ) -> float:
-        """Gives every grid another number of intervals: :func:`kan_diffusion.kan.refine`.
-
-        The configuration follows, so that the denoiser is saved and loaded as it is.
-        """
-        change = grids.refine(self, num_intervals, *inputs, optimizer=optimizer, averages=averages)
-        self.register_to_config(grid_size=num_intervals)  # type: ignore[operator]
-        return change
 
     @property
     def layers(self) -> list[KANLinear]:

@@ -10,7 +10,7 @@ from kan_diffusion.kan.convert import (
     to_pykan,
 )
 from kan_diffusion.kan.functions import LearnedFunctions
-from kan_diffusion.kan.gated import GatedKANLinear, GatedLinear
+from kan_diffusion.kan.gated import GatedLinear
 from kan_diffusion.kan.grids import out_of_range_fractions, refine, update_grid
 from kan_diffusion.kan.grouped import GroupedKANLinear
 from kan_diffusion.kan.linear import KANLinear
@@ -24,7 +24,6 @@ __all__ = [
     "Chebyshev",
     "FitError",
     "Fourier",
-    "GatedKANLinear",
     "GatedLinear",
     "GridBasis",
     "GroupedKANLinear",

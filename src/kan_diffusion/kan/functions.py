@@ -185,8 +185,7 @@ class LearnedFunctions(EdgeLayer):
         self.coefficients = nn.Parameter(
             torch.empty(functions, num_groups, known, device=device, dtype=dtype)
         )
-        if type(self) is LearnedFunctions:
-            self.reset_parameters()
+        LearnedFunctions.reset_parameters(self)  # a subclass has more, which it has not made yet
 
     @property
     def groups(self) -> int:

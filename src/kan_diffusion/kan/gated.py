@@ -1,4 +1,4 @@
-r"""Layers whose units have gates, a state that is carried along, and a modulation.
+r"""``GatedLinear``: units with gates, a state that is carried along, and a modulation.
 
 With y the values of the units and q their gates, which the layer before has given side by side, c
 the state of that layer and k a code of a few numbers (of a timestep, say),
@@ -6,12 +6,11 @@ the state of that layer and k a code of a few numbers (of a timestep, say),
 .. math:: z = \Big(1 + S_0 + \sum_j k_j S_j\Big) \odot y + T_0 + \sum_j k_j T_j + c, \qquad
     \mathrm{output} = W \big(f(z) \odot q\big) + \beta.
 
-:class:`GatedKANLinear` learns f, a few splines that the units share
-(:mod:`kan_diffusion.kan.functions`); in :class:`GatedLinear` it is SiLU, where nothing else is
-given. Gates are those of Dauphin et al. 2017 (arXiv:1612.08083), the state is a residual connection
-(He et al. 2016, arXiv:1512.03385), and the scales and shifts, zero at first, are those of FiLM
-(Perez et al. 2018, arXiv:1709.07871), of low rank. A layer is one call of a compiled kernel on a
-CPU (:mod:`kan_diffusion.kan.kernels.gated`).
+where f are learned functions, one a unit (:mod:`kan_diffusion.kan.functions`), which makes it a KAN
+layer, or SiLU. Gates are those of Dauphin et al. 2017 (arXiv:1612.08083), the state is a residual
+connection (He et al. 2016, arXiv:1512.03385), and the scales and shifts, zero at first, are those
+of FiLM (Perez et al. 2018, arXiv:1709.07871), of low rank. A layer is one call of a compiled kernel
+on a CPU (:mod:`kan_diffusion.kan.kernels.gated`).
 """
 
 from __future__ import annotations
@@ -24,15 +23,14 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import BasisName, Extrapolation
-from kan_diffusion.kan.functions import LearnedFunctions, Start
+from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.kan.grids import MovingGrids
 from kan_diffusion.kan.grouped import GroupedKANLinear
 from kan_diffusion.kan.inputs import require_input
 from kan_diffusion.kan.kernels import autocasts
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
-__all__ = ["GatedKANLinear", "GatedLinear", "gated_chain"]
+__all__ = ["GatedLinear", "gated_chain"]
 
 _KERNEL = FusedFunction(
     "gated_linear",
@@ -251,75 +249,6 @@ class GatedLinear(MovingGrids):
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""
         return f"{self.in_features}, {self.out_features}, gated={self.gated}, rank={self.rank}"
-
-
-class GatedKANLinear(GatedLinear):
-    """A grouped KAN layer of one function a unit, with gates, modulated and residual.
-
-    Args:
-        in_features: Number of units.
-        out_features: Size of the last dimension of the output.
-        bias: Whether to add a learned constant to each output.
-        gated: Whether units have gates.
-        rank: How many numbers modulate the units, beside constants; None for no modulation.
-        groups: As all that follow, see :class:`~kan_diffusion.kan.functions.LearnedFunctions`.
-        basis: The functions that a learned one is made of.
-        grid_size: Number of intervals of the grid.
-        order: Degree of the splines.
-        grid_range: Ends of the grid.
-        extrapolation: What happens outside the grid.
-        start: The function that the learned ones start as.
-        noise: Standard deviation of what is added to each coefficient at the start.
-        device: Device of the parameters.
-        dtype: Floating dtype of the parameters.
-
-    Raises:
-        KanDiffusionError: A size, a range, a name or the rank is not usable.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        gated: bool = True,
-        rank: int | None = None,
-        groups: int | Sequence[int] | None = None,
-        basis: BasisName = "bspline",
-        grid_size: int = 8,
-        order: int = 3,
-        grid_range: tuple[float, float] = (-3.0, 3.0),
-        extrapolation: Extrapolation = "linear",
-        start: Start = "silu",
-        noise: float = 1e-3,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        functions = LearnedFunctions(
-            in_features,
-            1,
-            groups,
-            basis=basis,
-            grid_size=grid_size,
-            order=order,
-            grid_range=grid_range,
-            extrapolation=extrapolation,
-            start=start,
-            noise=noise,
-            device=device,
-            dtype=dtype,
-        )
-        super().__init__(
-            in_features,
-            out_features,
-            bias,
-            gated=gated,
-            rank=rank,
-            functions=functions,
-            device=device,
-            dtype=dtype,
-        )
 
 
 def gated_chain(

@@ -22,7 +22,7 @@ from torch.nn.functional import linear
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import BasisName, Extrapolation
 from kan_diffusion.kan.functions import LearnedFunctions, Start
-from kan_diffusion.kan.inputs import leaf
+from kan_diffusion.kan.inputs import leaf, require_edge
 from kan_diffusion.kan.kernels import autocasts
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
@@ -202,11 +202,7 @@ class GroupedKANLinear(LearnedFunctions):
         Raises:
             IndexError: There is no such edge.
         """
-        if not (0 <= i < self.in_features and 0 <= j < self.out_features):
-            raise IndexError(
-                f"edge ({i}, {j}) does not exist in a layer with {self.in_features} inputs and "
-                f"{self.out_features} outputs"
-            )
+        require_edge(i, j, self.in_features, self.out_features)
         group = self.group_of[i]
         values = self.basis.one_input(group)(x.reshape(-1, 1))[:, 0]
         curves = values @ self.coefficients[:, group].T.to(values.dtype)

@@ -14,7 +14,7 @@ from torch.fx import Proxy, Tracer
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["leaf", "require_input"]
+__all__ = ["leaf", "require_edge", "require_input"]
 
 
 def require_input(layer: nn.Module, input: Tensor, width: int) -> None:
@@ -32,6 +32,18 @@ def require_input(layer: nn.Module, input: Tensor, width: int) -> None:
         raise KanDiffusionError(
             f"this {name} takes floating-point numbers, as nn.Linear does, not {input.dtype}; "
             "convert them with .float()"
+        )
+
+
+def require_edge(i: int, j: int, inputs: int, outputs: int) -> None:
+    """Checks that a layer has an edge from input ``i`` to output ``j``.
+
+    Raises:
+        IndexError: It has not.
+    """
+    if not (0 <= i < inputs and 0 <= j < outputs):
+        raise IndexError(
+            f"edge ({i}, {j}) does not exist in a layer with {inputs} inputs and {outputs} outputs"
         )
 
 

@@ -23,7 +23,7 @@ from kan_diffusion.errors import KanDiffusionError, unknown_name
 from kan_diffusion.kan.bases import BASES, Basis, BasisName, Extrapolation, make_basis
 from kan_diffusion.kan.grids import EdgeLayer
 from kan_diffusion.kan.initialization import Initialization, initialize
-from kan_diffusion.kan.inputs import leaf, require_input
+from kan_diffusion.kan.inputs import leaf, require_edge, require_input
 from kan_diffusion.kan.kernels import Edges, edge_chain, edge_features, edge_linear
 
 __all__ = ["BaseActivation", "KANLinear", "in_one_go"]
@@ -277,11 +277,7 @@ class KANLinear(EdgeLayer):
         Raises:
             IndexError: There is no such edge.
         """
-        if not (0 <= i < self.in_features and 0 <= j < self.out_features):
-            raise IndexError(
-                f"edge ({i}, {j}) does not exist in a layer with {self.in_features} inputs and "
-                f"{self.out_features} outputs"
-            )
+        require_edge(i, j, self.in_features, self.out_features)
         features = edge_features(x.reshape(-1, 1), self.basis.one_input(i), self._has_base)
         return (features[:, 0] @ self._scaled_edges()[j, i]).view(x.shape)
 

@@ -60,6 +60,9 @@ __all__ = [
     "gather",
     "groups_tensor",
     "is_small",
+    "lay_out",
+    "place",
+    "power_bits",
     "round_up",
     "tabulate",
 ]
@@ -80,27 +83,38 @@ def round_up(count):
 
 
 @numba.njit(**INNER)
-def _place(x, origin, per_x, intervals, scratch, room, cells, at):
-    """Writes the cells of ``_LANES`` numbers, counted from the left tangent's, and the places."""
-    u = (x - load(origin, at, _LANES)) * load(per_x, at, _LANES)
+def place(u, intervals, places, f_at, kept_at, cells, at):
+    """Writes cells, counted from the left tangent's, and places in them, of a vector of u."""
     cell = minimum(maximum(floor(u), -1), intervals)  # -1 for NaN
     f = u - maximum(cell, 0)
-    store(scratch, at, f)
-    store(scratch, room + at, minimum(maximum(f, 0), 1) + nan_or_zero(f))
+    store(places, f_at, f)
+    store(places, kept_at, minimum(maximum(f, 0), 1) + nan_or_zero(f))
     store_as_int(cells, at, cell + 1)
 
 
 @numba.njit(**INNER)
 def _place_tile(x, start, count, origin, per_x, intervals, scratch, room, cells):
-    """The same of ``count`` numbers of x from ``start`` on."""
+    """Writes those of ``count`` numbers of x from ``start`` on."""
     whole = count // _LANES * _LANES
-    for at in range(0, whole, _LANES):
-        _place(load(x, start + at, _LANES), origin, per_x, intervals, scratch, room, cells, at)
-    if whole < count:
-        for at in range(whole, count):
-            scratch[2 * room + at - whole] = x[start + at]
-        rest = load(scratch, 2 * room, _LANES)
-        _place(rest, origin, per_x, intervals, scratch, room, cells, whole)
+    copy_rows(x, start + whole, 0, scratch, 2 * room, 0, 1, count - whole)
+    for at in range(0, count, _LANES):
+        value = load(x, start + at, _LANES) if at < whole else load(scratch, 2 * room, _LANES)
+        u = (value - load(origin, at, _LANES)) * load(per_x, at, _LANES)
+        place(u, intervals, scratch, at, room + at, cells, at)
+
+
+@numba.njit(**INNER)
+def power_bits(powers, like):
+    """Masks of the bits of the exponents below ``powers``, each before what it leaves out.
+
+    A vector of powers is the product of those with one bit of the exponent set or not.
+    """
+    bits = np.zeros(6 * powers, like.dtype)
+    for bit in range(3):
+        for d in range(powers):
+            bits[2 * bit * powers + d] = (d >> bit) & 1
+            bits[(2 * bit + 1) * powers + d] = 1 - ((d >> bit) & 1)
+    return bits
 
 
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
@@ -172,7 +186,7 @@ def gather(order, powers, table, grad_coefficients, groups, functions, width, in
 
 
 @numba.njit(**INNER)
-def _lay_out(origins, steps, group_of, inputs, size, origin, per_x, offsets, stride):
+def lay_out(origins, steps, group_of, inputs, size, origin, per_x, offsets, stride):
     """Writes the grid of each number of a tile's rows, and where each input's table begins."""
     for i in range(inputs):
         group = get(group_of, i)
@@ -232,7 +246,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         origin, per_x = np.empty(room, x.dtype), np.empty(room, x.dtype)
         offsets = np.empty(inputs, np.int64)
         stride = (intervals + 2) * cell_step  # of a group
-        _lay_out(origins, steps, group_of, inputs, room, origin, per_x, offsets, stride)
+        lay_out(origins, steps, group_of, inputs, room, origin, per_x, offsets, stride)
         scratch = np.zeros(2 * room + _LANES, x.dtype)
         cells = np.empty(room, np.int32)
         # With a one beside the functions, constants are one more row of the weight.
@@ -303,12 +317,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         table = np.zeros(groups * (intervals + 2) * cell_step, x.dtype)
         tabulate(order, powers, coefficients, table, groups, functions, width, intervals)
         totals = np.zeros(groups * (intervals + 2) * cell_step, x.dtype)
-        # A vector of powers is the product of those with one bit of the exponent set or not.
-        bits = np.zeros(6 * powers, x.dtype)
-        for bit in range(3):
-            for d in range(powers):
-                bits[2 * bit * powers + d] = (d >> bit) & 1
-                bits[(2 * bit + 1) * powers + d] = 1 - ((d >> bit) & 1)
+        bits = power_bits(powers, totals)
         ones_on, ones_off = load(bits, 0, powers), load(bits, powers, powers)
         twos_on, twos_off = load(bits, 2 * powers, powers), load(bits, 3 * powers, powers)
         fours_on, fours_off = load(bits, 4 * powers, powers), load(bits, 5 * powers, powers)
@@ -317,7 +326,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         origin, per_x = np.empty(room, x.dtype), np.empty(room, x.dtype)
         offsets = np.empty(inputs, np.int64)
         stride = (intervals + 2) * cell_step  # of a group
-        _lay_out(origins, steps, group_of, inputs, room, origin, per_x, offsets, stride)
+        lay_out(origins, steps, group_of, inputs, room, origin, per_x, offsets, stride)
         scratch = np.zeros(2 * room + _LANES, x.dtype)
         cells = np.empty(room, np.int32)
         inner = inputs * width

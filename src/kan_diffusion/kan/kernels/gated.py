@@ -40,6 +40,9 @@ from kan_diffusion.kan.kernels.functions import (
     gather,
     groups_tensor,
     is_small,
+    lay_out,
+    place,
+    power_bits,
     round_up,
     tabulate,
 )
@@ -51,17 +54,12 @@ from kan_diffusion.kan.kernels.simd import (
     compiled_by_type,
     copy_rows,
     dot,
-    floor,
     fma,
     get,
     load,
-    maximum,
-    minimum,
-    nan_or_zero,
     sigmoid_and_silu,
     splat,
     store,
-    store_as_int,
     transpose,
     zeros,
 )
@@ -83,7 +81,7 @@ def _next_block(at, lanes, units):
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
 def _states(
     lanes, spline, source, first, stride, before, code, modulation, rank, rows, units, origin,
-    per_x, intervals, z, f, kept, cells,
+    per_x, intervals, z, scratch, room, cells,
 ):  # fmt: skip
     """Writes z of a tile's units and, for splines, their cells and places.
 
@@ -95,7 +93,7 @@ def _states(
 
     def loop(
         lanes, spline, source, first, stride, before, code, modulation, rank, rows, units, origin,
-        per_x, intervals, z, f, kept, cells,
+        per_x, intervals, z, scratch, room, cells,
     ):  # fmt: skip
         for r in range(rows):
             at = 0
@@ -116,24 +114,10 @@ def _states(
                 store(z, k, value)
                 if has_grid:
                     u = (value - load(origin, at, width)) * load(per_x, at, width)
-                    cell = minimum(maximum(floor(u), -1), intervals)  # -1 for NaN
-                    within = u - maximum(cell, 0)
-                    store(f, k, within)
-                    store(kept, k, minimum(maximum(within, 0), 1) + nan_or_zero(within))
-                    store_as_int(cells, k, cell + 1)
+                    place(u, intervals, scratch, k, room + k, cells, k)
                 at = _next_block(at, width, units)
 
     return loop
-
-
-@numba.njit(**INNER)
-def _lay_out(origins, steps, group_of, units, stride, origin, per_x, offsets):
-    """Writes the grid of each unit, and where its table begins."""
-    for u in range(units):
-        group = get(group_of, u)
-        store(offsets, u, group * stride)
-        store(origin, u, get(origins, group))
-        store(per_x, u, per_x.dtype.type(1) / get(steps, group))
 
 
 @cache
@@ -180,10 +164,10 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         if spline:
             tabulate(degree, powers, coefficients, table, groups, 1, 1, intervals)
             stretch = (intervals + 2) * powers
-            _lay_out(origins, steps, group_of, units, stretch, origin, per_x, offsets)
+            lay_out(origins, steps, group_of, units, units, origin, per_x, offsets, stretch)
         height = max(1, _TILE // units)
         size = height * units
-        z, f, kept = np.empty(size, h.dtype), np.empty(size, h.dtype), np.empty(size, h.dtype)
+        z, scratch = np.empty(size, h.dtype), np.empty(2 * size, h.dtype)
         cells = np.empty(size, np.int32)
         before = np.zeros(size, h.dtype)
         products = np.ones(height * width, h.dtype)
@@ -196,7 +180,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                 copy_rows(carried, r0 * reach, reach, before, 0, units, n, reached)
             _states(
                 lanes, spline, source, r0, stride, before, code, modulation, rank, n, units, origin,
-                per_x, intervals, z, f, kept, cells,
+                per_x, intervals, z, scratch, size, cells,
             )  # fmt: skip
             copy_rows(z, 0, 0, state, r0 * units, 0, 1, n * units)
             if not spline:
@@ -213,11 +197,11 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                 for row in range(r0, r0 + n):
                     for u in range(units):
                         a = get(offsets, u) + get(cells, k) * powers
-                        within = get(kept, k)
+                        within = get(scratch, size + k)
                         value = get(table, a + degree)
                         for d in range(degree - 1, 0, -1):
                             value = value * within + get(table, a + d)
-                        value = value * get(f, k) + get(table, a)
+                        value = value * get(scratch, k) + get(table, a)
                         if gated:
                             value = value * get(source, row * stride + units + u)
                         store(products, (row - r0) * width + u, value)
@@ -269,22 +253,17 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         totals = np.zeros(groups * (intervals + 2) * powers, h.dtype)
         origin, per_x = np.zeros(units, h.dtype), np.zeros(units, h.dtype)
         offsets = np.zeros(units, np.int64)
-        # A vector of powers is the product of those with one bit of the exponent set or not.
-        bits = np.zeros(6 * powers, h.dtype)
-        for bit in range(3):
-            for d in range(powers):
-                bits[2 * bit * powers + d] = (d >> bit) & 1
-                bits[(2 * bit + 1) * powers + d] = 1 - ((d >> bit) & 1)
+        bits = power_bits(powers, totals)
         ones_on, ones_off = load(bits, 0, powers), load(bits, powers, powers)
         twos_on, twos_off = load(bits, 2 * powers, powers), load(bits, 3 * powers, powers)
         fours_on, fours_off = load(bits, 4 * powers, powers), load(bits, 5 * powers, powers)
         if spline:
             tabulate(degree, powers, coefficients, table, groups, 1, 1, intervals)
             stretch = (intervals + 2) * powers
-            _lay_out(origins, steps, group_of, units, stretch, origin, per_x, offsets)
+            lay_out(origins, steps, group_of, units, units, origin, per_x, offsets, stretch)
         height = max(1, _TILE // units)
         size = height * units
-        z, f, kept = np.empty(size, h.dtype), np.empty(size, h.dtype), np.empty(size, h.dtype)
+        z, scratch = np.empty(size, h.dtype), np.empty(2 * size, h.dtype)
         slopes, before = np.empty(size, h.dtype), np.zeros(size, h.dtype)
         of_states = np.empty(size, h.dtype)
         cells = np.empty(size, np.int32)
@@ -300,7 +279,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                 copy_rows(carried, r0 * reach, reach, before, 0, units, n, reached)
             _states(
                 lanes, spline, source, r0, stride, before, code, modulation, rank, n, units, origin,
-                per_x, intervals, z, f, kept, cells,
+                per_x, intervals, z, scratch, size, cells,
             )  # fmt: skip
             if weight_at:
                 grad_h[:] = 0
@@ -312,14 +291,14 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                 for row in range(r0, r0 + n):
                     for u in range(units):
                         a = get(offsets, u) + get(cells, k) * powers
-                        within = get(kept, k)
+                        within = get(scratch, size + k)
                         value = get(table, a + degree)
                         slope = real(degree) * value
                         for d in range(degree - 1, 0, -1):
                             coefficient = get(table, a + d)
                             value = value * within + coefficient
                             slope = slope * within + real(d) * coefficient
-                        value = value * get(f, k) + get(table, a)
+                        value = value * get(scratch, k) + get(table, a)
                         g = get(grad_h, (row - r0) * width + u)
                         if gated:
                             q = get(source, row * stride + units + u)
@@ -328,7 +307,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                             g = g * q
                         store(products, (row - r0) * width + u, value)
                         store(slopes, k, g * slope * get(per_x, u))
-                        exponents = axpy(f, k, ones_on, ones_off)
+                        exponents = axpy(scratch, k, ones_on, ones_off)
                         if powers > 2:
                             square = within * within  # not of f, which may overflow
                             exponents = exponents * fma(splat(square, powers), twos_on, twos_off)
