@@ -161,7 +161,9 @@ def test_one_step_of_guidance_is_the_mix_of_two_predictions() -> None:
     x, t = torch.randn(6, 2, generator=seeded(0)), torch.tensor(500)
     labels = torch.tensor([0, 1, 0, 1, 1, 0])
     with torch.no_grad():
-        mixed = pipeline._predict(x, t, labels, None, 2.5)
+        mixed = pipeline._predict(
+            x, t, {"class_labels": labels}, {"class_labels": torch.full((6,), -1)}, 2.5
+        )
         conditional = pipeline.denoiser(x, t, labels).sample
         unconditional = pipeline.denoiser(x, t).sample
     torch.testing.assert_close(mixed, unconditional + 2.5 * (conditional - unconditional))

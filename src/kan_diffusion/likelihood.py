@@ -46,7 +46,7 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.points import PointDenoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
 
@@ -66,7 +66,7 @@ def first_noise(process: Process) -> float:
 class _Path:
     """The right-hand side of the ODE for the state (x, log-density), on the denoiser's device."""
 
-    def __init__(self, denoiser: Denoiser, process: Process, dtype: torch.dtype) -> None:
+    def __init__(self, denoiser: PointDenoiser, process: Process, dtype: torch.dtype) -> None:
         self.denoiser, self.process, self.dtype = denoiser, process, dtype
         self.observed: Tensor | None = None
         self.free: Tensor | None = None  # (n, d), 1 where a coordinate is not told
@@ -128,7 +128,7 @@ class _Path:
 
 @torch.no_grad()
 def log_likelihood(
-    denoiser: Denoiser,
+    denoiser: PointDenoiser,
     process: Process,
     points: Tensor,
     *,

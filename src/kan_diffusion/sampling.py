@@ -1,4 +1,4 @@
-r"""Sampling: a diffusers pipeline that turns noise into points, in the data's own units.
+r"""Sampling: diffusers pipelines that turn noise into samples; of points, in the data's own units.
 
 Any diffusers scheduler that fits the process drives it; those the command line knows by name are in
 :data:`SCHEDULERS`. The scheduler of a loaded pipeline can be replaced::
@@ -8,7 +8,7 @@ Any diffusers scheduler that fits the process drives it; those the command line 
 The flow schedulers of diffusers count timesteps from 1 to T, all others and the denoisers from 0 to
 T - 1; the pipeline takes the 1 off.
 
-Classifier-free guidance mixes a prediction with a label and one without,
+Classifier-free guidance mixes a prediction with conditions and one without,
 :math:`p_\varnothing + s\,(p_c - p_\varnothing)` (Ho and Salimans 2022, arXiv:2207.12598).
 """
 
@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar, get_args
+from typing import ClassVar, Self, TypeVar, get_args
 
 import torch
 from diffusers import (
@@ -41,7 +41,7 @@ from torch import Tensor
 from kan_diffusion.data.scaling import Standardizer
 
 # All of the package: the class of a saved denoiser is found only if it is imported.
-from kan_diffusion.denoisers import UNLABELLED, Denoiser
+from kan_diffusion.denoisers import Denoiser, PointDenoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError, RunFolderError, look_up
 from kan_diffusion.files import read_json
 from kan_diffusion.limits import MOST_TIMESTEPS, MOST_VALUES
@@ -51,6 +51,8 @@ __all__ = [
     "SCHEDULERS",
     "PointDiffusionPipeline",
     "PointDiffusionPipelineOutput",
+    "SamplePipeline",
+    "StepCallback",
     "fitting_samplers",
     "make_scheduler",
 ]
@@ -92,7 +94,7 @@ _OF_ONE_SAMPLER: Mapping[str, Mapping[str, object]] = {
 }
 
 StepCallback = Callable[
-    ["PointDiffusionPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None
+    [DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None
 ]
 
 T = TypeVar("T")
@@ -198,82 +200,28 @@ def _are_betas(given: object, num: int) -> bool:
     )
 
 
-class PointDiffusionPipeline(DiffusionPipeline):
-    """Draws points from a trained denoiser.
-
-    Args:
-        denoiser: The trained network.
-        scheduler: Any diffusers scheduler of the process the denoiser was trained for.
-        mean: Centre of the data, d numbers, by which standardised points are moved back.
-        scale: Scale of the data, d numbers.
-        columns: Names of the coordinates.
-        flow: Whether the denoiser was trained for flow matching; as the scheduler is when None.
+class SamplePipeline(DiffusionPipeline):
+    """Base of the pipelines: draws samples of any shape from a trained denoiser.
 
     Attributes:
-        standardizer: The map between the data's units and standardised ones.
-        columns: Names of the coordinates.
+        denoiser: The trained network.
+        scheduler: Any diffusers scheduler of the process the denoiser was trained for.
         flow: Whether the denoiser was trained for flow matching.
-
-    Raises:
-        KanDiffusionError: Mean, scale or columns are not d finite numbers or names, a scale is not
-            positive.
     """
 
     model_cpu_offload_seq = "denoiser"
     _callback_tensor_inputs = ("sample",)
     _optional_components: list[str] = []  # noqa: RUF012  # diffusers declares it so
+    _denoiser_class: ClassVar[type[Denoiser]] = Denoiser
+    flow: bool
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        scheduler: SchedulerMixin,
-        mean: Sequence[float] | None = None,
-        scale: Sequence[float] | None = None,
-        columns: Sequence[str] | None = None,
-        flow: bool | None = None,
+    def _setup_sampling(
+        self, denoiser: Denoiser, scheduler: SchedulerMixin, flow: bool | None, **parts: object
     ) -> None:
-        super().__init__()
-        dim = denoiser.data_dim
-        standardizer = Standardizer(
-            tuple(float(value) for value in (mean if mean is not None else [0.0] * dim)),
-            tuple(float(value) for value in (scale if scale is not None else [1.0] * dim)),
-        )
-        names = list(columns) if columns is not None else [f"x{i}" for i in range(dim)]
-        self._setup(
-            denoiser,
-            scheduler,
-            standardizer,
-            names,
-            isinstance(scheduler, _FLOW) if flow is None else flow,
-        )
-        self.register_to_config(
-            mean=list(standardizer.mean),
-            scale=list(standardizer.scale),
-            columns=names,
-            flow=self.flow,
-        )
-
-    def _setup(
-        self,
-        denoiser: Denoiser,
-        scheduler: SchedulerMixin,
-        standardizer: Standardizer,
-        columns: Sequence[str],
-        flow: bool,
-    ) -> None:
-        """Takes the parts, and what a class keeps in its own words in the configuration."""
-        self.register_modules(denoiser=denoiser, scheduler=scheduler)
-        self.set_progress_bar_config(disable=True)  # points are drawn in seconds
-        self.standardizer = standardizer
-        self.columns = tuple(columns)
-        self.flow = flow
-        dim = denoiser.data_dim
-        distinct = {name for name in columns if isinstance(name, str)}
-        if not standardizer.dim == len(columns) == len(distinct) == dim:
-            raise KanDiffusionError(
-                f"a denoiser of {dim} coordinates needs as many numbers of mean and scale and "
-                f"distinct names of columns, not {standardizer.dim} and {len(distinct)}"
-            )
+        """Takes the parts; the process is the scheduler's where ``flow`` does not say it."""
+        self.register_modules(denoiser=denoiser, scheduler=scheduler, **parts)
+        self.set_progress_bar_config(disable=True)  # samples are drawn in seconds
+        self.flow = isinstance(scheduler, _FLOW) if flow is None else flow
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
@@ -303,9 +251,9 @@ class PointDiffusionPipeline(DiffusionPipeline):
             for key, given in options.items():
                 if isinstance(given, Mapping):  # dtypes by the names of parts
                     options[key] = given.get("denoiser", given.get("default", torch.float32))
-            parts["denoiser"] = _saved_class(root, index, "denoiser", Denoiser).from_pretrained(
-                root / "denoiser", **options
-            )
+            parts["denoiser"] = _saved_class(
+                root, index, "denoiser", cls._denoiser_class
+            ).from_pretrained(root / "denoiser", **options)
             if kwargs.get("device_map") == "auto":  # which diffusers has for models alone
                 del kwargs["device_map"]
         if kwargs.get("scheduler") is None:
@@ -329,6 +277,224 @@ class PointDiffusionPipeline(DiffusionPipeline):
         accepted = inspect.signature(cls.__init__).parameters
         config = {key: value for key, value in pipeline.config.items() if key in accepted}
         return cls(**{**config, **pipeline.components, **kwargs})
+
+    def _draw_all(
+        self,
+        num_samples: int,
+        num_inference_steps: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        conditions: Mapping[str, Tensor],
+        absent: Mapping[str, Tensor],
+        guidance_scale: float,
+        batch_size: int,
+        callback: StepCallback | None,
+        callback_inputs: Sequence[str],
+    ) -> Tensor:
+        """Draws standardised samples with shape (num_samples, *shape), in batches.
+
+        Args:
+            num_samples: How many.
+            num_inference_steps: Steps of the scheduler.
+            generator: Where the noise comes from, or one a sample.
+            conditions: Conditions by name, one a sample.
+            absent: Conditions that guidance leads away from, which replace others of their names.
+            guidance_scale: Strength of guidance; 1 is the plain conditional.
+            batch_size: Largest number of samples moved at once.
+            callback: Called after every step of each batch.
+            callback_inputs: What the callback is given.
+        """
+        self._require_sampler(num_samples, num_inference_steps, batch_size)
+        if isinstance(generator, list) and len(generator) != num_samples:
+            raise KanDiffusionError(
+                f"generator must be one or a list of {num_samples}, one a sample, not of "
+                f"{len(generator)}"
+            )
+        unknown = set(callback_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise KanDiffusionError(
+                f"callback_on_step_end_tensor_inputs can be 'sample', not '{min(unknown)}'"
+            )
+
+        def notify(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
+            if callback is None:
+                return sample
+            given = {"sample": sample} if callback_inputs else {}
+            returned = callback(self, index, timestep, given)
+            return sample if returned is None else returned.get("sample", sample)
+
+        was_training = self.denoiser.training
+        self.denoiser.eval()
+        try:
+            batches = []
+            for start in range(0, num_samples, batch_size):
+                part = slice(start, min(start + batch_size, num_samples))
+                batches.append(
+                    self._draw(
+                        part.stop - start,
+                        num_inference_steps,
+                        generator[part] if isinstance(generator, list) else generator,
+                        {name: values[part] for name, values in conditions.items()},
+                        {name: values[part] for name, values in absent.items()},
+                        guidance_scale,
+                        notify,
+                    )
+                )
+        finally:
+            self.denoiser.train(was_training)
+        return torch.cat(batches)
+
+    def _require_sampler(self, num_samples: int, num_steps: int, batch_size: int) -> None:
+        """Checks the numbers of a call and that the scheduler is one of the process."""
+        if num_samples < 1 or num_steps < 1 or batch_size < 1:
+            raise KanDiffusionError(
+                "sampling needs at least 1 sample, 1 step and batches of 1, not "
+                f"{num_samples}, {num_steps} and {batch_size}"
+            )
+        num_values = num_samples * math.prod(self.denoiser.sample_shape)
+        if num_values > MOST_VALUES:
+            raise KanDiffusionError(
+                f"{num_samples:,} samples are {num_values:,} values; draw at most {MOST_VALUES:,} "
+                "at once"
+            )
+        timesteps = self.scheduler.config.num_train_timesteps
+        if num_steps > timesteps:
+            raise KanDiffusionError(
+                f"{num_steps:,} steps are more than the process has timesteps; take at most "
+                f"{timesteps:,}"
+            )
+        if isinstance(self.scheduler, _FLOW) != self.flow:
+            wanted = "flow matching" if self.flow else "diffusion"
+            raise KanDiffusionError(
+                f"the denoiser was trained for {wanted} and {type(self.scheduler).__name__} is not "
+                f"a sampler of that; make one with make_scheduler"
+            )
+
+    def _draw(
+        self,
+        num_samples: int,
+        num_inference_steps: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        conditions: Mapping[str, Tensor],
+        absent: Mapping[str, Tensor],
+        guidance_scale: float,
+        notify: Callable[[int, Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Draws one batch of standardised samples with shape (num_samples, *shape)."""
+        # Multistep schedulers carry state from step to step: a fresh one every time.
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler.set_timesteps(num_inference_steps, device=self.device)
+        options = {}
+        if "generator" in inspect.signature(scheduler.step).parameters:
+            options["generator"] = generator
+        is_flow = isinstance(scheduler, _FLOW)
+        shape = (num_samples, *self.denoiser.sample_shape)
+        sample = randn_tensor(
+            shape, generator=generator, device=self.device, dtype=self.denoiser.dtype
+        )
+        if not is_flow:
+            sample = sample * scheduler.init_noise_sigma
+        finite = []  # looked at in the end, so that a GPU need not wait for it at each step
+        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
+            for index, timestep in enumerate(scheduler.timesteps):
+                model_input = sample if is_flow else scheduler.scale_model_input(sample, timestep)
+                at = timestep - 1 if is_flow else timestep
+                prediction = self._predict(model_input, at, conditions, absent, guidance_scale)
+                sample = scheduler.step(prediction, timestep, sample, **options).prev_sample
+                sample = notify(index, timestep, sample)
+                finite.append(sample.isfinite().all())
+                bar.update()
+        if not finite[-1]:
+            first = int(torch.stack(finite).int().argmin())
+            raise NonFiniteSamplesError(
+                f"the samples became infinite or NaN at timestep "
+                f"{float(scheduler.timesteps[first]):g}, step {first + 1} of {len(finite)}; take "
+                "more steps or another scheduler, or train longer"
+            )
+        observed = conditions.get("observed")
+        return sample if observed is None else torch.where(observed.isnan(), sample, observed)
+
+    def _predict(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        conditions: Mapping[str, Tensor],
+        absent: Mapping[str, Tensor],
+        guidance_scale: float,
+    ) -> Tensor:
+        prediction: Tensor = self.denoiser(sample, timestep, **conditions, return_dict=False)[0]
+        if not absent or guidance_scale == 1.0:
+            return prediction
+        without = {**conditions, **absent}
+        unconditional = self.denoiser(sample, timestep, **without, return_dict=False)[0]
+        return unconditional + guidance_scale * (prediction - unconditional)
+
+
+class PointDiffusionPipeline(SamplePipeline):
+    """Draws points from a trained denoiser.
+
+    Args:
+        denoiser: The trained network.
+        scheduler: Any diffusers scheduler of the process the denoiser was trained for.
+        mean: Centre of the data, d numbers, by which standardised points are moved back.
+        scale: Scale of the data, d numbers.
+        columns: Names of the coordinates.
+        flow: Whether the denoiser was trained for flow matching; as the scheduler is when None.
+
+    Attributes:
+        standardizer: The map between the data's units and standardised ones.
+        columns: Names of the coordinates.
+        flow: Whether the denoiser was trained for flow matching.
+
+    Raises:
+        KanDiffusionError: Mean, scale or columns are not d finite numbers or names, a scale is not
+            positive.
+    """
+
+    _denoiser_class = PointDenoiser
+
+    def __init__(
+        self,
+        denoiser: PointDenoiser,
+        scheduler: SchedulerMixin,
+        mean: Sequence[float] | None = None,
+        scale: Sequence[float] | None = None,
+        columns: Sequence[str] | None = None,
+        flow: bool | None = None,
+    ) -> None:
+        super().__init__()
+        dim = denoiser.data_dim
+        standardizer = Standardizer(
+            tuple(float(value) for value in (mean if mean is not None else [0.0] * dim)),
+            tuple(float(value) for value in (scale if scale is not None else [1.0] * dim)),
+        )
+        names = list(columns) if columns is not None else [f"x{i}" for i in range(dim)]
+        self._setup(denoiser, scheduler, standardizer, names, flow)
+        self.register_to_config(
+            mean=list(standardizer.mean),
+            scale=list(standardizer.scale),
+            columns=names,
+            flow=self.flow,
+        )
+
+    def _setup(
+        self,
+        denoiser: PointDenoiser,
+        scheduler: SchedulerMixin,
+        standardizer: Standardizer,
+        columns: Sequence[str],
+        flow: bool | None,
+    ) -> None:
+        """Takes the parts, and what a class keeps in its own words in the configuration."""
+        self._setup_sampling(denoiser, scheduler, flow)
+        self.standardizer = standardizer
+        self.columns = tuple(columns)
+        dim = denoiser.data_dim
+        distinct = {name for name in columns if isinstance(name, str)}
+        if not standardizer.dim == len(columns) == len(distinct) == dim:
+            raise KanDiffusionError(
+                f"a denoiser of {dim} coordinates needs as many numbers of mean and scale and "
+                f"distinct names of columns, not {standardizer.dim} and {len(distinct)}"
+            )
 
     @torch.no_grad()
     def __call__(
@@ -372,18 +538,7 @@ class PointDiffusionPipeline(DiffusionPipeline):
                 not known to the denoiser, or the scheduler is not one of its process.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
-        self._require_sampler(num_samples, num_inference_steps, batch_size)
-        if isinstance(generator, list) and len(generator) != num_samples:
-            raise KanDiffusionError(
-                f"generator must be one or a list of {num_samples}, one a sample, not of "
-                f"{len(generator)}"
-            )
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise KanDiffusionError(
-                f"callback_on_step_end_tensor_inputs can be 'sample', not '{min(unknown)}'"
-            )
-        labels = None
+        conditions: dict[str, Tensor] = {}
         if class_labels is not None:
             labels = torch.as_tensor(class_labels, device=self.device)
             if labels.numel() not in (1, num_samples):
@@ -391,128 +546,25 @@ class PointDiffusionPipeline(DiffusionPipeline):
                     f"class_labels must be one label or one for each of the {num_samples} samples, "
                     f"not {labels.numel()}"
                 )
-            labels = labels.reshape(-1).expand(num_samples)
-            self.denoiser.require_labels(labels)
+            conditions["class_labels"] = labels.reshape(-1).expand(num_samples)
+            self.denoiser.require_conditions(conditions, num_samples)
         if observed is not None:
             if observed.shape != (num_samples, *self.denoiser.sample_shape):
                 raise KanDiffusionError(
                     f"observed must have shape {(num_samples, *self.denoiser.sample_shape)}, NaN "
                     f"where a coordinate is to be drawn, not {tuple(observed.shape)}"
                 )
-            observed = observed.to(self.device, self.denoiser.dtype)
-
-        def notify(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
-            if callback_on_step_end is None:
-                return sample
-            given = {"sample": sample} if callback_on_step_end_tensor_inputs else {}
-            returned = callback_on_step_end(self, index, timestep, given)
-            return sample if returned is None else returned.get("sample", sample)
-
-        was_training = self.denoiser.training
-        self.denoiser.eval()
-        try:
-            batches = []
-            for start in range(0, num_samples, batch_size):
-                part = slice(start, min(start + batch_size, num_samples))
-                batches.append(
-                    self._draw(
-                        part.stop - start,
-                        num_inference_steps,
-                        generator[part] if isinstance(generator, list) else generator,
-                        None if labels is None else labels[part],
-                        None if observed is None else observed[part],
-                        guidance_scale,
-                        notify,
-                    )
-                )
-        finally:
-            self.denoiser.train(was_training)
-        samples = self.standardizer.invert(torch.cat(batches))
+            conditions["observed"] = observed.to(self.device, self.denoiser.dtype)
+        absent = {
+            name: self.denoiser.absent[name].to(values.device).expand_as(values)
+            for name, values in conditions.items()
+            if name in self.denoiser.absent
+        }
+        drawn = self._draw_all(
+            num_samples, num_inference_steps, generator, conditions, absent, guidance_scale,
+            batch_size, callback_on_step_end, callback_on_step_end_tensor_inputs,
+        )  # fmt: skip
+        samples = self.standardizer.invert(drawn)
         if not return_dict:
             return (samples,)  # type: ignore[return-value]  # as all pipelines of diffusers do
         return PointDiffusionPipelineOutput(samples=samples)
-
-    def _require_sampler(self, num_samples: int, num_steps: int, batch_size: int) -> None:
-        """Checks the numbers of a call and that the scheduler is one of the process."""
-        if num_samples < 1 or num_steps < 1 or batch_size < 1:
-            raise KanDiffusionError(
-                "sampling needs at least 1 sample, 1 step and batches of 1, not "
-                f"{num_samples}, {num_steps} and {batch_size}"
-            )
-        num_values = num_samples * math.prod(self.denoiser.sample_shape)
-        if num_values > MOST_VALUES:
-            raise KanDiffusionError(
-                f"{num_samples:,} samples are {num_values:,} values; draw at most {MOST_VALUES:,} "
-                "at once"
-            )
-        timesteps = self.scheduler.config.num_train_timesteps
-        if num_steps > timesteps:
-            raise KanDiffusionError(
-                f"{num_steps:,} steps are more than the process has timesteps; take at most "
-                f"{timesteps:,}"
-            )
-        if isinstance(self.scheduler, _FLOW) != self.flow:
-            wanted = "flow matching" if self.flow else "diffusion"
-            raise KanDiffusionError(
-                f"the denoiser was trained for {wanted} and {type(self.scheduler).__name__} is not "
-                f"a sampler of that; make one with make_scheduler"
-            )
-
-    def _draw(
-        self,
-        num_samples: int,
-        num_inference_steps: int,
-        generator: torch.Generator | list[torch.Generator] | None,
-        labels: Tensor | None,
-        observed: Tensor | None,
-        guidance_scale: float,
-        notify: Callable[[int, Tensor, Tensor], Tensor],
-    ) -> Tensor:
-        """Draws one batch of standardised samples with shape (num_samples, *shape)."""
-        # Multistep schedulers carry state from step to step: a fresh one every time.
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)
-        scheduler.set_timesteps(num_inference_steps, device=self.device)
-        options = {}
-        if "generator" in inspect.signature(scheduler.step).parameters:
-            options["generator"] = generator
-        is_flow = isinstance(scheduler, _FLOW)
-        shape = (num_samples, *self.denoiser.sample_shape)
-        sample = randn_tensor(
-            shape, generator=generator, device=self.device, dtype=self.denoiser.dtype
-        )
-        if not is_flow:
-            sample = sample * scheduler.init_noise_sigma
-        finite = []  # looked at in the end, so that a GPU need not wait for it at each step
-        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
-            for index, timestep in enumerate(scheduler.timesteps):
-                model_input = sample if is_flow else scheduler.scale_model_input(sample, timestep)
-                at = timestep - 1 if is_flow else timestep
-                prediction = self._predict(model_input, at, labels, observed, guidance_scale)
-                sample = scheduler.step(prediction, timestep, sample, **options).prev_sample
-                sample = notify(index, timestep, sample)
-                finite.append(sample.isfinite().all())
-                bar.update()
-        if not finite[-1]:
-            first = int(torch.stack(finite).int().argmin())
-            raise NonFiniteSamplesError(
-                f"the samples became infinite or NaN at timestep "
-                f"{float(scheduler.timesteps[first]):g}, step {first + 1} of {len(finite)}; take "
-                "more steps or another scheduler, or train longer"
-            )
-        return sample if observed is None else torch.where(observed.isnan(), sample, observed)
-
-    def _predict(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        labels: Tensor | None,
-        observed: Tensor | None,
-        guidance_scale: float,
-    ) -> Tensor:
-        given = sample, timestep
-        prediction: Tensor = self.denoiser(*given, labels, observed, return_dict=False)[0]
-        if labels is None or guidance_scale == 1.0:
-            return prediction
-        none = torch.full_like(labels, UNLABELLED)
-        unconditional = self.denoiser(*given, none, observed, return_dict=False)[0]
-        return unconditional + guidance_scale * (prediction - unconditional)

@@ -31,7 +31,7 @@ from diffusers import SchedulerMixin
 from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.conditions import Condition, read_conditions
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.denoisers import Denoiser
+from kan_diffusion.denoisers import PointDenoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.likelihood import log_likelihood
 from kan_diffusion.processes import Process
@@ -71,7 +71,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: PointDenoiser,
         scheduler: SchedulerMixin,
         codec: TableCodec | Mapping[str, object] | None = None,
         process: Process | Mapping[str, object] | None = None,

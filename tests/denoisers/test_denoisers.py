@@ -115,13 +115,19 @@ def test_labels_a_denoiser_has_not_are_refused(kind: type[Denoiser]) -> None:
     with refused("built without classes"):
         without(_points(), 5, torch.zeros(6, dtype=torch.long))
     with refused("built without classes"):
-        without.require_labels(torch.tensor([0]))
-    denoiser.require_labels(torch.tensor([0, 1, -1]))
+        without.require_conditions({"class_labels": torch.tensor([0])}, 1)
+    denoiser.require_conditions({"class_labels": torch.tensor([0, 1, -1])}, 3)
     for wrong in (2, -2):
         with refused(rf"label {wrong} is unknown .* 0 to 1"):
-            denoiser.require_labels(torch.tensor([0, wrong]))
+            denoiser.require_conditions({"class_labels": torch.tensor([0, wrong])}, 2)
     with refused("whole numbers"):
-        denoiser.require_labels(torch.tensor([0.0]))
+        denoiser.require_conditions({"class_labels": torch.tensor([0.0])}, 1)
+    with refused("class_labels must be one a sample, 3, not 2"):
+        denoiser.require_conditions({"class_labels": torch.tensor([0, 1])}, 3)
+    with refused("takes class_labels, not encoder_hidden_states"):
+        denoiser.require_conditions({"encoder_hidden_states": torch.zeros(2, 1, 4)}, 2)
+    with refused("takes no prompts"):
+        denoiser(_points(), 5, encoder_hidden_states=torch.zeros(6, 1, 4))
 
 
 @each_class

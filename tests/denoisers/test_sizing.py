@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from helpers import refused
-from kan_diffusion.denoisers import FAMILIES, Denoiser, Family, build_denoiser
+from kan_diffusion.denoisers import FAMILIES, Family, PointDenoiser, build_denoiser
 from kan_diffusion.denoisers.sizing import BUDGET_TOLERANCE, widths_for_budget
 from kan_diffusion.errors import KanDiffusionError
 
@@ -122,7 +122,7 @@ def test_depth_and_classes_are_fitted_with(family: str, params: int, depth: int)
     assert len(denoiser.config.hidden) == depth
 
 
-class _Counted(Denoiser):
+class _Counted(PointDenoiser):
     """A linear layer in and one out; counts how often it is built."""
 
     built = 0

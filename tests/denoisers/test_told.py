@@ -79,7 +79,8 @@ def test_whole_blocks_are_told_clean_and_in_every_combination() -> None:
     points = torch.arange(1.0, 401.0).reshape(100, 4)
     batches = Batches(
         points,
-        None,
+        {},
+        {},
         get_process("cosine"),
         batch_size=2000,
         batches="replacement",

@@ -156,7 +156,14 @@ def test_a_model_is_read_and_cast_in_a_dtype(
 def test_a_model_is_called_as_models_are(family: str) -> None:
     denoiser = _denoiser(family)
     names = list(inspect.signature(denoiser.forward).parameters)
-    assert names == ["sample", "timestep", "class_labels", "observed", "return_dict"]
+    assert names == [
+        "sample",
+        "timestep",
+        "class_labels",
+        "encoder_hidden_states",
+        "observed",
+        "return_dict",
+    ]
     points, steps = _inputs()
     as_object = denoiser(points, steps)
     (as_tuple,) = denoiser(points, steps, return_dict=False)

@@ -28,6 +28,7 @@ class ZeroPredictor(ExactDenoiser):
         sample: Tensor,
         timestep: Tensor | float,
         class_labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
         observed: Tensor | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor]:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from kan_diffusion.data import Density
-from kan_diffusion.denoisers import UNLABELLED, Denoiser, DenoiserOutput
+from kan_diffusion.denoisers import UNLABELLED, DenoiserOutput, PointDenoiser
 from kan_diffusion.denoisers.base import ModelMixin
 from kan_diffusion.processes import Process
 
 __all__ = ["ExactDenoiser", "ModelMixin"]
 
 
-class ExactDenoiser(Denoiser):
+class ExactDenoiser(PointDenoiser):
     """Predicts from the exact posterior mean, at whole and fractional timesteps.
 
     Args:
@@ -57,6 +57,7 @@ class ExactDenoiser(Denoiser):
         sample: Tensor,
         timestep: Tensor | float,
         class_labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
         observed: Tensor | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor]:

@@ -13,6 +13,11 @@ CPU = torch.device("cpu")
 each_kind = pytest.mark.parametrize("kind", ["replacement", "epochs"])
 
 
+NOISED = ("noised", "timesteps", "target")
+
+ABSENT = {"label": torch.tensor(-1), "pair": torch.tensor([-3, 4])}
+
+
 def _process(prediction_type: str = "v_prediction") -> Process:
     schedule = "flow" if prediction_type == "flow" else "squaredcos_cap_v2"
     return Process(name="x", schedule=schedule, prediction_type=prediction_type)
@@ -25,17 +30,17 @@ def _points(num: int = 100) -> Tensor:
 def _batches(kind: str = "replacement", **options: object) -> Batches:
     points = options.pop("points", _points())
     process = options.pop("process", _process())
-    labels = options.pop("labels", torch.arange(len(points)))
+    # Conditions are the numbers of the rows, as labels and as rows of two numbers.
+    rows = torch.arange(len(points))
+    conditions = options.pop("conditions", {"label": rows, "pair": rows[:, None] + ABSENT["pair"]})
     settings = {"batch_size": 32, "seed": 3, "device": CPU, **options}
-    return Batches(points, labels, process, batches=kind, **settings)
+    return Batches(points, conditions, ABSENT, process, batches=kind, **settings)
 
 
 def _equal(one: Batch, other: Batch) -> bool:
-    assert one.observed is None
-    assert other.observed is None
-    pairs = zip(
-        one._replace(observed=one.target), other._replace(observed=other.target), strict=True
-    )
+    assert one.conditions.keys() == other.conditions.keys()
+    pairs = [(getattr(one, name), getattr(other, name)) for name in NOISED]
+    pairs += [(values, other.conditions[name]) for name, values in one.conditions.items()]
     return all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -65,9 +70,13 @@ def test_noised_samples_and_targets_are_those_of_rows_of_the_data(
     a, s = (level[batch.timesteps] for level in process.levels())
     noise = process.predicted_noise(batch.target.double(), batch.noised.double(), a, s)
     clean = (batch.noised - expand(s, noise) * noise) / expand(a, noise)
-    known = (batch.labels >= 0) & (a > 0.05)  # labels are the numbers of the rows
+    labels, pairs = batch.conditions["label"], batch.conditions["pair"]
+    dropped = labels < 0
+    assert torch.equal(pairs[~dropped], labels[~dropped, None] + ABSENT["pair"])
+    assert torch.equal(pairs[dropped], ABSENT["pair"].expand(int(dropped.sum()), 2))
+    known = ~dropped & (a > 0.05)
     assert known.sum() > 2
-    torch.testing.assert_close(clean[known], points[batch.labels[known]], atol=1e-3, rtol=0)
+    torch.testing.assert_close(clean[known], points[labels[known]], atol=1e-3, rtol=0)
     assert batch.noised.dtype == batch.target.dtype == torch.float32
 
 
@@ -81,8 +90,18 @@ def test_noise_is_standard_normal_and_independent_from_step_to_step() -> None:
     assert abs(float((noise[..., 0] * noise[..., 1]).mean())) < 4.5 / (num / 2) ** 0.5
 
 
-def test_labels_may_be_left_out_and_take_nothing_else_along() -> None:
-    without, labelled = _batches(labels=None).at(4), _batches().at(4)
-    assert without.labels is None
-    for name in ("noised", "timesteps", "target"):
+def test_logit_normal_timesteps_have_the_quantiles_of_their_density() -> None:
+    drawn = _batches(batch_size=4000, timesteps="logit-normal", points=_points(5)).at(2).timesteps
+    total = _process().num_timesteps
+    for share in (0.1, 0.5, 0.9):
+        quantile = float(torch.sigmoid(torch.special.ndtri(torch.tensor(share))))
+        below = float((drawn < quantile * total).double().mean())
+        assert abs(below - share) < 4.5 * (share * (1 - share) / len(drawn)) ** 0.5
+    assert 0 <= int(drawn.min()) <= int(drawn.max()) < total
+
+
+def test_conditions_may_be_left_out_and_take_nothing_else_along() -> None:
+    without, labelled = _batches(conditions={}).at(4), _batches().at(4)
+    assert without.conditions == {}
+    for name in NOISED:
         assert torch.equal(getattr(without, name), getattr(labelled, name))

@@ -122,7 +122,7 @@ def test_labels_make_samples_of_their_class_and_dropout_trains_the_rest() -> Non
     labels = torch.arange(2000) // 1000
     denoiser = _denoiser(num_classes=2, hidden=(48, 48))
     config = TrainingConfig(steps=700, batch_size=256, learning_rate=1e-2, ema_decay=0.99)
-    _train(denoiser, config, points=points, labels=labels)
+    _train(denoiser, config, points=points, conditions={"class_labels": labels})
     pipeline = PointDiffusionPipeline(
         denoiser, make_scheduler("dpm-solver++", get_process("cosine").scheduler())
     )
@@ -147,11 +147,11 @@ class Recorder(MLPDenoiser):
         self.calls: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self.weights: list[list[Tensor]] = []
 
-    def forward(self, sample, timestep, class_labels=None, observed=None, return_dict=True):
+    def forward(self, sample, timestep, class_labels=None, **given):
         if self.training:
             self.calls.append((sample, timestep, class_labels))
             self.weights.append([p.detach().clone() for p in self.parameters()])
-        return super().forward(sample, timestep, class_labels, observed, return_dict)
+        return super().forward(sample, timestep, class_labels, **given)
 
 
 # A process so nearly without noise that the rows drawn can be read off the noised points.
@@ -178,7 +178,9 @@ def test_drawing_with_replacement_is_uniform_over_points_timesteps_and_labels() 
     denoiser = Recorder(num_classes=10)
     config = TrainingConfig(steps=20, batch_size=1000, learning_rate=1e-6)
     labels = torch.arange(10)
-    _train(denoiser, config, points=_numbered(10), process=CLEAR, labels=labels)
+    _train(
+        denoiser, config, points=_numbered(10), process=CLEAR, conditions={"class_labels": labels}
+    )
     rows = torch.cat([call[0][:, 0] for call in denoiser.calls]).round().long()
     for count in Counter(rows.tolist()).values():
         assert abs(count - 2000) < 4.5 * 2000**0.5
@@ -709,9 +711,9 @@ def test_the_first_step_and_the_last_count_too() -> None:
         ({"points": torch.zeros(3)}, r"shape \(N, 2\), N > 0, not \(3,\)"),
         ({"points": torch.zeros(0, 2)}, r"not \(0, 2\)"),
         ({"points": torch.zeros(5, 3)}, r"not \(5, 3\)"),
-        ({"labels": torch.zeros(3, dtype=torch.long)}, r"labels must have shape \(100,\)"),
-        ({"labels": torch.full((100,), 2)}, "label 2 is unknown"),
-        ({"labels": torch.zeros(100)}, "whole numbers"),
+        ({"conditions": {"class_labels": torch.zeros(3).long()}}, "one a sample, 100, not 3"),
+        ({"conditions": {"class_labels": torch.full((100,), 2)}}, "label 2 is unknown"),
+        ({"conditions": {"class_labels": torch.zeros(100)}}, "whole numbers"),
         ({"device": "gpu"}, "device 'gpu' cannot be used here; choose cpu or auto"),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
     ],

@@ -7,6 +7,7 @@ from kan_diffusion.denoisers.gated import GatedDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.library import EdgeFunction
 from kan_diffusion.denoisers.mlp import MLPDenoiser
+from kan_diffusion.denoisers.points import PointDenoiser
 from kan_diffusion.denoisers.rbf_2015 import RBF2015Denoiser
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.denoisers.registry import FAMILIES, build_denoiser, get_family
@@ -25,6 +26,7 @@ __all__ = [
     "IntRange",
     "KANDenoiser",
     "MLPDenoiser",
+    "PointDenoiser",
     "RBF2015Denoiser",
     "Range",
     "ReadableDenoiser",

@@ -1,28 +1,18 @@
-r"""Base of all denoisers: inputs, conditioning and the diffusers interface.
+r"""Base of all denoisers: the diffusers interface, conditions and what is read from a file.
 
-A denoiser is a function of the noised points, the timestep and, when there are classes, a label:
+A denoiser is a function of a noised sample of any shape, the timestep and conditions c,
 
-.. math:: (x_t, t, c) \mapsto \mathrm{net}([x_t, \mathrm{features}(t), \mathrm{onehot}(c)]).
+.. math:: (x_t, t, c) \mapsto \mathrm{prediction},
 
-It may also be told some coordinates as they are. These come in blocks, each told or not as a whole;
-told coordinates take the place of the noised ones, and m says which blocks they are:
-
-.. math:: (x_t, t, c, o) \mapsto \mathrm{net}([m \odot o + (1 - m) \odot x_t,
-    \mathrm{features}(t), \mathrm{onehot}(c), m]).
-
-What it predicts (noise, velocity or clean points) is the process's affair, not the network's. The
-one-hot block is all zero where no label is given, which is the unconditional model of
-classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598). The points may come with Fourier
-features of their coordinates (:mod:`kan_diffusion.denoisers.features`); some families take the
-timestep in another way (:mod:`kan_diffusion.denoisers.stacks`,
-:mod:`kan_diffusion.denoisers.rbf_2015`).
+each of which may be absent: then it is the unconditional model of classifier-free guidance (Ho and
+Salimans 2022, arXiv:2207.12598). What it predicts (noise, velocity or clean samples) is the
+process's affair, not the network's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -31,7 +21,6 @@ from diffusers import ConfigMixin, ModelMixin  # see the note in Denoiser
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.features import PointFeatures, TimeEncoding, TimeFeatures
 from kan_diffusion.denoisers.weights import require_sound
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.kan.grids import Average, MovingGrids
@@ -47,7 +36,7 @@ class DenoiserOutput(BaseOutput):
     """Output of a denoiser.
 
     Attributes:
-        sample: The prediction, with the shape (B, d) of the noised points.
+        sample: The prediction, with the shape (B, *shape) of the noised samples.
     """
 
     sample: Tensor
@@ -80,73 +69,24 @@ class SavedGrids(MovingGrids):
 
 
 class Denoiser(ModelMixin, ConfigMixin):
-    """Base of the denoisers; a subclass sets ``network`` and registers its configuration.
+    """Base of the denoisers of samples of any shape.
 
-    A pipeline's ``from_pretrained`` finds a component's class by the dotted path of its module and
-    then looks for the name ``ModelMixin`` in that same module: a module that defines a denoiser
-    must import it (from here), and must keep its path.
+    A subclass sets ``network``, registers its configuration and has ``sample_shape``, ``absent``
+    and ``forward``. A pipeline's ``from_pretrained`` finds a component's class by the dotted path
+    of its module and then looks for the name ``ModelMixin`` in that same module: a module that
+    defines a denoiser must import it (from here), and must keep its path.
 
     Attributes:
-        network: Maps (B, num_inputs) to (B, d).
-        point_features: Fourier features of the points, or None.
+        network: What predicts.
         blocks: Widths of the blocks of coordinates that it may be told; empty for none.
-        flops: Floating-point operations of one forward pass for one point, as computed here.
+        flops: Floating-point operations of one forward pass for one sample, as computed here.
         flops_per_edge: The same where every edge evaluates its functions for itself; what either
             counts: :mod:`kan_diffusion.denoisers.flops`.
     """
 
     config_name = "config.json"
     network: nn.Module
-    point_features: nn.Module | None
-    _block_starts: Tensor
-
-    def _setup_points(
-        self,
-        data_dim: int,
-        num_classes: int,
-        num_input_frequencies: int = 0,
-        blocks: Sequence[int] = (),
-    ) -> int:
-        """Prepares the features of points, labels and mask and returns how many there are."""
-        if data_dim < 1 or num_classes < 0:
-            raise KanDiffusionError(
-                "a denoiser needs data_dim of at least 1 and num_classes of at least 0, not "
-                f"{data_dim} and {num_classes}"
-            )
-        if blocks and (min(blocks) < 1 or sum(blocks) != data_dim):
-            raise KanDiffusionError(
-                f"blocks must be widths of at least 1 that sum to data_dim = {data_dim}, not "
-                f"{tuple(blocks)}"
-            )
-        self.num_classes = num_classes
-        self.data_dim = data_dim
-        self.blocks = tuple(blocks)
-        starts = torch.tensor([0, *accumulate(blocks)][:-1] if blocks else [], dtype=torch.long)
-        self.register_buffer("_block_starts", starts, persistent=False)
-        self._input_flops = 0
-        self.point_features = None
-        num_told = num_classes + len(blocks)
-        if num_input_frequencies == 0:
-            return data_dim + num_told
-        features = PointFeatures(data_dim, num_input_frequencies)
-        self._input_flops = features.flops
-        self.point_features = features
-        return features.num_features + num_told
-
-    def _setup_inputs(
-        self,
-        data_dim: int,
-        num_train_timesteps: int,
-        time_encoding: TimeEncoding,
-        num_time_frequencies: int,
-        num_classes: int,
-        num_input_frequencies: int = 0,
-        blocks: Sequence[int] = (),
-    ) -> int:
-        """Prepares all input features, the timestep's included, and returns how many there are."""
-        num_features = self._setup_points(data_dim, num_classes, num_input_frequencies, blocks)
-        self.time_features = TimeFeatures(time_encoding, num_train_timesteps, num_time_frequencies)
-        return num_features + self.time_features.num_features
+    blocks: tuple[int, ...] = ()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
@@ -207,8 +147,36 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample: (d,) for points."""
-        return (self.data_dim,)
+        """Shape of one sample: (d,) of points, (C, H, W) of pictures."""
+        raise NotImplementedError
+
+    @property
+    def absent(self) -> dict[str, Tensor]:
+        """By the name of each condition it may be given: the value of one sample that has none."""
+        return {}
+
+    def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
+        """Checks conditions once, ahead of use: a forward pass on a GPU should not wait for it.
+
+        Args:
+            conditions: Values by the names of :attr:`absent`, one a sample.
+            num_samples: Number of samples.
+
+        Raises:
+            KanDiffusionError: A condition that this denoiser does not take, or of another shape,
+                or not one a sample.
+        """
+        known = self.absent
+        for name, values in conditions.items():
+            if name not in known:
+                raise KanDiffusionError(
+                    f"this {type(self).__name__} takes {' and '.join(known) or 'no conditions'}, "
+                    f"not {name}; leave it out or build one that does"
+                )
+            if len(values) != num_samples:
+                raise KanDiffusionError(
+                    f"{name} must be one a sample, {num_samples}, not {len(values)}"
+                )
 
     @property
     def flops(self) -> int:
@@ -229,118 +197,29 @@ class Denoiser(ModelMixin, ConfigMixin):
         """Draws fresh parameters from ``generator`` (torch's default one when None)."""
         raise NotImplementedError
 
-    def require_labels(self, class_labels: Tensor) -> None:
-        """Checks labels once, ahead of use: a forward pass on a GPU should not wait for it.
-
-        Args:
-            class_labels: Labels of any shape, -1 where there is none.
-
-        Raises:
-            KanDiffusionError: Labels this denoiser was not built for.
-        """
-        self._require_classes()
-        if class_labels.is_floating_point():
-            raise KanDiffusionError(
-                f"class labels must be whole numbers, not {class_labels.dtype}; convert them with "
-                ".long()"
-            )
-        wrong = class_labels[(class_labels < UNLABELLED) | (class_labels >= self.num_classes)]
-        if len(wrong):
-            raise KanDiffusionError(
-                f"class label {int(wrong[0])} is unknown to a denoiser of {self.num_classes} "
-                f"classes; labels go from 0 to {self.num_classes - 1}, {UNLABELLED} stands for none"
-            )
-
-    def _require_classes(self) -> None:
-        if self.num_classes == 0:
-            raise KanDiffusionError(
-                "this denoiser was built without classes; leave class_labels out or build it with "
-                "num_classes"
-            )
-
-    def _label_features(self, class_labels: Tensor | None, sample: Tensor) -> Tensor:
-        features = sample.new_zeros(sample.shape[0], self.num_classes)
-        if class_labels is None:
-            return features
-        self._require_classes()
-        labels = torch.as_tensor(class_labels, device=sample.device).expand(sample.shape[0])
-        labelled = labels != UNLABELLED
-        return features.scatter(
-            1, labels.clamp(min=0).unsqueeze(-1), labelled.to(sample.dtype).unsqueeze(-1)
-        )
-
-    def _insert(self, observed: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
-        """The sample with told coordinates in place, and 1 for each told block, (B, blocks)."""
-        if not self.blocks:
-            raise KanDiffusionError(
-                "this denoiser was not built to be told coordinates; leave observed out or build "
-                "it with blocks"
-            )
-        if observed.shape != sample.shape:
-            raise KanDiffusionError(
-                f"observed must have the shape {tuple(sample.shape)} of the points, NaN where "
-                f"nothing is told, not {tuple(observed.shape)}"
-            )
-        free = observed.isnan()
-        told = 1 - free[:, self._block_starts].to(sample.dtype)
-        return torch.where(free, sample, observed.to(sample.dtype)), told
-
-    def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
-        """The network's answer; a family that takes the timestep in another way overrides this.
-
-        Args:
-            points: Features of the noised points with shape (B, p).
-            steps: Timesteps with shape (B,), or (1,) where all points have one.
-            labels: One-hot labels, then 1 for each told block and else 0, with shape
-                (B, num_classes + blocks), or None without classes and blocks.
-
-        Returns:
-            The prediction with shape (B, d).
-        """
-        time = self.time_features(steps, points.dtype).expand(points.shape[0], -1)
-        parts = [points, time] if labels is None else [points, time, labels]
-        return self.network(torch.cat(parts, dim=-1))
-
     def forward(
         self,
         sample: Tensor,
         timestep: Tensor | float,
         class_labels: Tensor | None = None,
-        observed: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor]:
-        """Predicts for noised points.
+        """Predicts for noised samples.
 
         Args:
-            sample: Noised points with shape (B, d).
-            timestep: One timestep for all points, or one each with shape (B,); whole numbers from
+            sample: Noised samples with shape (B, *shape).
+            timestep: One timestep for all samples, or one each with shape (B,); whole numbers from
                 0 to T - 1, or fractions between them for samplers that ask for such.
             class_labels: Labels with shape (B,), -1 where there is none; or None.
-            observed: Coordinates that are told, with shape (B, d), whole blocks of them, NaN
-                where a coordinate is not told; or None.
+            encoder_hidden_states: Embedded prompts with shape (B, tokens, width); or None.
             return_dict: Whether to return a :class:`DenoiserOutput` or a tuple.
 
         Returns:
-            The prediction with shape (B, d), as ``.sample`` or in a tuple.
+            The prediction with shape (B, *shape), as ``.sample`` or in a tuple.
 
         Raises:
-            KanDiffusionError: The points have the wrong number of coordinates, or labels or told
-                coordinates were given to a denoiser that was built without them.
+            KanDiffusionError: The samples have another shape, or a condition was given to a
+                denoiser that was built without it.
         """
-        if sample.ndim != 2 or sample.shape[-1] != self.data_dim:
-            raise KanDiffusionError(
-                f"this denoiser takes points with shape (B, {self.data_dim}), not "
-                f"{tuple(sample.shape)}"
-            )
-        steps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
-        told = sample.new_zeros(sample.shape[0], len(self.blocks))
-        if observed is not None:
-            sample, told = self._insert(observed, sample)
-        points = sample if self.point_features is None else self.point_features(sample)
-        labels = None
-        if self.num_classes or class_labels is not None:
-            labels = self._label_features(class_labels, sample)
-        if self.blocks:
-            labels = told if labels is None else torch.cat([labels, told], dim=-1)
-        prediction = self._predict(points, steps, labels)
-        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        raise NotImplementedError

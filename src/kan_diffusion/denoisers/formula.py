@@ -15,7 +15,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.base import Denoiser, ModelMixin
+from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
 from kan_diffusion.denoisers.trees import Tree, check_tree, evaluate, to_sympy, to_tree
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import Process
@@ -29,7 +29,7 @@ SMALLEST_SIGNAL = 1e-4
 """Smallest signal level that predictions of v and of clean points are divided by."""
 
 
-class FormulaDenoiser(Denoiser):
+class FormulaDenoiser(PointDenoiser):
     """A denoiser whose score is a formula.
 
     Args:

@@ -24,10 +24,11 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.base import Denoiser, ModelMixin, SavedGrids
+from kan_diffusion.denoisers.base import ModelMixin, SavedGrids
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Space
 from kan_diffusion.denoisers.flops import linear_flops, linear_flops_per_edge, spline_flops_per_edge
 from kan_diffusion.denoisers.mlp import draw_linears
+from kan_diffusion.denoisers.points import PointDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import BSpline
 from kan_diffusion.kan.functions import LearnedFunctions
@@ -103,7 +104,7 @@ class _GatedNetwork(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, GatedLinear)]
 
 
-class GatedDenoiser(Denoiser, SavedGrids):
+class GatedDenoiser(PointDenoiser, SavedGrids):
     """A denoiser of gated layers with learned functions (a grouped KAN) or fixed ones.
 
     Args:

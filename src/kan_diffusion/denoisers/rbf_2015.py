@@ -26,8 +26,8 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.base import Denoiser, ModelMixin
 from kan_diffusion.denoisers.family import Family, Range
+from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
 from kan_diffusion.errors import KanDiffusionError
 
 __all__ = ["RBF_2015", "ModelMixin", "RBF2015Denoiser", "RBFNetwork"]
@@ -113,7 +113,7 @@ class RBFNetwork(nn.Module):
         return torch.lerp(first, readouts.gather(1, index + 1).squeeze(1), share)
 
 
-class RBF2015Denoiser(Denoiser):
+class RBF2015Denoiser(PointDenoiser):
     """A normalised radial basis function network whose readout changes with the timestep.
 
     Args:

@@ -14,7 +14,6 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from kan_diffusion.denoisers.base import Denoiser, ModelMixin
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range
 from kan_diffusion.denoisers.features import TimeEncoding
 from kan_diffusion.denoisers.flops import (
@@ -23,12 +22,13 @@ from kan_diffusion.denoisers.flops import (
     spline_flops_per_edge,
 )
 from kan_diffusion.denoisers.mlp import draw_linears
+from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
 from kan_diffusion.kan.functions import LearnedFunctions
 
 __all__ = ["SPLINE_MLP", "ModelMixin", "SplineMLPDenoiser"]
 
 
-class SplineMLPDenoiser(Denoiser):
+class SplineMLPDenoiser(PointDenoiser):
     """A denoiser made of linear layers with a learned spline at each hidden unit.
 
     Args:

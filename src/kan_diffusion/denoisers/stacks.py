@@ -27,8 +27,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.base import Denoiser, ModelMixin
 from kan_diffusion.denoisers.flops import linear_flops
+from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
 from kan_diffusion.errors import KanDiffusionError
 
 __all__ = ["ModelMixin", "Stack", "StackDenoiser"]
@@ -175,7 +175,7 @@ class Stack(nn.Module):
         return self.layers[-1](state)
 
 
-class StackDenoiser(Denoiser):
+class StackDenoiser(PointDenoiser):
     """Base of the denoisers whose network is a chain of layers, or a :class:`Stack` of them."""
 
     def _setup_stack(self) -> tuple[int, int]:

@@ -256,7 +256,7 @@ def _first_tensor(output: object) -> Tensor:
     return output
 
 
-def _watch(module: nn.Module, *inputs: object) -> tuple[Tensor, dict[str, Tensor]]:
+def _watch(module: nn.Module, *inputs: object, **options: object) -> tuple[Tensor, dict[str, Tensor]]:
     """Runs the module: its output, and the rows that reach each KAN layer, however often."""
     seen: dict[str, list[Tensor]] = {}
 
@@ -268,7 +268,7 @@ def _watch(module: nn.Module, *inputs: object) -> tuple[Tensor, dict[str, Tensor
 
     handles = [watch(name, layer) for name, layer in _edge_layers(module).items()]
     try:
-        output = _first_tensor(module(*inputs))
+        output = _first_tensor(module(*inputs, **options))
     finally:
         for handle in handles:
             handle.remove()
@@ -276,19 +276,22 @@ def _watch(module: nn.Module, *inputs: object) -> tuple[Tensor, dict[str, Tensor
 
 
 @torch.no_grad()
-def out_of_range_fractions(module: nn.Module, *inputs: object) -> dict[str, float]:
+def out_of_range_fractions(
+    module: nn.Module, *inputs: object, **options: object
+) -> dict[str, float]:
     """The fraction of input values of each KAN layer that lie outside its grid.
 
     Args:
         module: Any module that KAN layers are part of.
         inputs: What to call it with.
+        options: The same by name.
 
     Returns:
         The name of each layer with its fraction, from 0 to 1 (a NaN counts as inside; NaN where
         nothing came in); empty where there is no KAN layer.
     """
     layers = _edge_layers(module)
-    _, seen = _watch(module, *inputs)
+    _, seen = _watch(module, *inputs, **options)
     outside = {name: layers[name].basis.outside(rows) for name, rows in seen.items()}
     return {name: int(o.sum()) / o.numel() if len(o) else math.nan for name, o in outside.items()}
 

@@ -242,8 +242,9 @@ class TrialConfig(Settings):
         if not self.model.conditions:
             del settings["model"]["conditions"]
         del settings["model"]["optimizer"]  # that of the training is what counts
-        if self.training.optimizer == "adam":
-            del settings["training"]["optimizer"]
+        for later, default in (("optimizer", "adam"), ("timesteps", "uniform")):
+            if settings["training"][later] == default:
+                del settings["training"][later]
         if not self.evaluation.metrics:
             del settings["evaluation"]["metrics"]
         for unused in ("patience", "max_seconds", "processor_seconds"):

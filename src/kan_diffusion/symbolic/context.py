@@ -182,7 +182,7 @@ class Context:
         try:
             while run.step < steps:
                 rows = torch.randint(len(noised), (self.batch_size,), generator=generator)
-                run.advance(Batch(noised[rows], points.timesteps[rows], None, None, target[rows]))
+                run.advance(Batch(noised[rows], points.timesteps[rows], {}, target[rows]))
             run.require_finite(None)
             run.settle()
         finally:

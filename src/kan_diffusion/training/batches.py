@@ -1,4 +1,4 @@
-r"""Batches of training: noised samples, timesteps, labels and targets.
+r"""Batches of training: noised samples, timesteps, conditions and targets.
 
 A batch is
 
@@ -6,7 +6,10 @@ A batch is
     \mathrm{target}(x_0, \varepsilon, t)\big), \qquad
     t \sim U\{0, \dots, T - 1\}, \quad \varepsilon \sim N(0, I),
 
-with :math:`x_0` and its label c drawn from the data. Where a denoiser may be told blocks of
+with :math:`x_0` and its conditions c drawn from the data; those of a tenth of the samples are
+replaced by what stands for none. Timesteps may instead be :math:`\lfloor T / (1 + e^{-z}) \rfloor`
+with :math:`z \sim N(0, 1)`, which looks more often at the middle (*logit-normal*, Esser et al.
+2024, arXiv:2403.03206). Where a denoiser may be told blocks of
 coordinates, half of the rows are told none, and of each other row every block with a probability
 that is itself uniform on (0, 1), so that any set of blocks occurs. Small batches are made many at a
 time, a chunk of consecutive steps from one generator seeded with the number of the chunk. How many
@@ -17,17 +20,19 @@ its step, whatever was drawn before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from kan_diffusion.denoisers.base import UNLABELLED
 from kan_diffusion.processes import Process, expand
 from kan_diffusion.randomness import torch_generator
 
-__all__ = ["TOLD_SHARE", "Batch", "Batches"]
+__all__ = ["TOLD_SHARE", "Batch", "Batches", "Timesteps"]
+
+Timesteps = Literal["uniform", "logit-normal"]
 
 _CHUNK_VALUES = 2**14
 """Coordinates of points in a chunk: little enough for the arrays to stay in a core's cache."""
@@ -35,7 +40,8 @@ _CHUNK_VALUES = 2**14
 _MOST_TILED = 64
 """Coordinates up to which levels are stored once for each."""
 
-_LABEL_DROPOUT = 0.1
+_DROPPED = 0.1
+"""Share of the samples whose conditions are dropped."""
 
 _UNTOLD = 0.5
 """Share of the rows of which no block is told."""
@@ -44,23 +50,33 @@ TOLD_SHARE = (1 - _UNTOLD) / 2
 """Share of all blocks that is told."""
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Batch:
     """The data of one training step.
 
     Attributes:
         noised: Noised samples with shape (B, *shape).
         timesteps: Timesteps with shape (B,), int64.
-        labels: Labels with shape (B,), a tenth of them dropped; None where there are no classes.
-        observed: Told coordinates with shape (B, d), NaN where one is not told; None where the
-            denoiser may be told none.
+        conditions: Conditions by name, with shape (B, ...), a tenth of them dropped; among them
+            ``observed``, told coordinates with shape (B, d), NaN where one is not told, where the
+            denoiser may be told some.
         target: What the denoiser should predict, with shape (B, *shape).
     """
 
     noised: Tensor
     timesteps: Tensor
-    labels: Tensor | None
-    observed: Tensor | None
+    conditions: dict[str, Tensor]
     target: Tensor
+
+    @property
+    def observed(self) -> Tensor | None:
+        """Told coordinates; None where the denoiser may be told none."""
+        return self.conditions.get("observed")
+
+    def rows(self, rows: slice) -> Batch:
+        """Some of its samples."""
+        conditions = {name: values[rows] for name, values in self.conditions.items()}
+        return Batch(self.noised[rows], self.timesteps[rows], conditions, self.target[rows])
 
 
 class Batches:
@@ -69,20 +85,23 @@ class Batches:
     The draws are made on the CPU, the same everywhere.
 
     Args:
-        points: Clean samples with shape (N, *shape).
-        labels: Their labels with shape (N,), or None.
+        samples: Clean samples with shape (N, *shape).
+        conditions: Their conditions by name, each with shape (N, ...).
+        absent: What stands for no condition, by the same names.
         process: Noising process.
-        batch_size: Points a step.
+        batch_size: Samples a step.
         batches: As in :class:`~kan_diffusion.training.TrainingConfig`.
         seed: What all draws derive from.
         device: Where the batches are wanted.
         blocks: Widths of the blocks of coordinates that are told at random; none when empty.
+        timesteps: How they are drawn.
     """
 
     def __init__(
         self,
-        points: Tensor,
-        labels: Tensor | None,
+        samples: Tensor,
+        conditions: Mapping[str, Tensor],
+        absent: Mapping[str, Tensor],
         process: Process,
         *,
         batch_size: int,
@@ -90,16 +109,19 @@ class Batches:
         seed: int,
         device: torch.device,
         blocks: Sequence[int] = (),
+        timesteps: Timesteps = "uniform",
     ) -> None:
-        self._points = points.to("cpu", torch.float32)
-        self._labels = None if labels is None else labels.cpu()
+        self._samples = samples.to("cpu", torch.float32)
+        self._conditions = {name: values.cpu() for name, values in conditions.items()}
+        self._absent = {name: absent[name].cpu() for name in conditions}
+        self._timesteps = timesteps
         self._process = process
         # One column a coordinate where they are few: arrays of one shape are multiplied in a single
         # sweep, a column and points of two coordinates in sweeps of two.
-        width = points[0].numel()
-        tiled = points.shape[1:] if width <= _MOST_TILED else (1,) * (points.ndim - 1)
+        width = samples[0].numel()
+        tiled = samples.shape[1:] if width <= _MOST_TILED else (1,) * (samples.ndim - 1)
         self._levels = [
-            expand(level.float(), points).repeat(1, *tiled) for level in process.levels(device)
+            expand(level.float(), samples).repeat(1, *tiled) for level in process.levels(device)
         ]
         self._batch_size = batch_size
         self._with_replacement = batches == "replacement"
@@ -118,11 +140,11 @@ class Batches:
         return self._chunk[1][offset]
 
     def _rows_of_epochs(self, step: int) -> Tensor:
-        num_points, batch_size = len(self._points), self._batch_size
-        epoch, batch = divmod(step, math.ceil(num_points / batch_size))
+        num_samples, batch_size = len(self._samples), self._batch_size
+        epoch, batch = divmod(step, math.ceil(num_samples / batch_size))
         if self._order[0] != epoch:
             shuffler = torch_generator("epoch", self._seed, epoch)
-            self._order = epoch, torch.randperm(num_points, generator=shuffler)
+            self._order = epoch, torch.randperm(num_samples, generator=shuffler)
         return self._order[1][batch * batch_size : (batch + 1) * batch_size]
 
     def _told(self, clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -133,32 +155,41 @@ class Batches:
         told = torch.rand(count, len(self._blocks), generator=generator) < share
         return torch.where(told.repeat_interleave(self._blocks, dim=1), clean, torch.nan)
 
+    def _draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        total = self._process.num_timesteps
+        if self._timesteps == "uniform":
+            return torch.randint(total, (count,), generator=generator)
+        share = torch.sigmoid(torch.randn(count, generator=generator))
+        return (total * share).long().clamp(max=total - 1)
+
     def _draw(self, number: int) -> list[Batch]:
         generator = torch_generator("chunk", self._seed, number)
         if self._with_replacement:
             sizes = [self._batch_size] * self._length
-            rows = torch.randint(len(self._points), (sum(sizes),), generator=generator)
+            rows = torch.randint(len(self._samples), (sum(sizes),), generator=generator)
         else:
             start = number * self._length
-            parts = [self._rows_of_epochs(start + offset) for offset in range(self._length)]
-            sizes = [len(part) for part in parts]
-            rows = torch.cat(parts)
+            epochs = [self._rows_of_epochs(start + offset) for offset in range(self._length)]
+            sizes = [len(part) for part in epochs]
+            rows = torch.cat(epochs)
         device = self._device
-        clean = self._points.index_select(0, rows)
-        timesteps = torch.randint(self._process.num_timesteps, (len(rows),), generator=generator)
+        clean = self._samples.index_select(0, rows)
+        timesteps = self._draw_timesteps(len(rows), generator)
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        labels: tuple[Tensor, ...] | list[None] = [None] * self._length
-        observed: tuple[Tensor, ...] | list[None] = [None] * self._length
-        if self._labels is not None:
-            dropped = torch.rand(len(rows), generator=generator) < _LABEL_DROPOUT
-            drawn = self._labels.index_select(0, rows).masked_fill(dropped, UNLABELLED)
-            labels = drawn.to(device).split(sizes)
+        given: dict[str, Tensor] = {}
+        if self._conditions:
+            dropped = torch.rand(len(rows), generator=generator) < _DROPPED
+            for name, values in self._conditions.items():
+                drawn = values.index_select(0, rows)
+                drawn[dropped] = self._absent[name].to(drawn.dtype)
+                given[name] = drawn
         if len(self._blocks):
-            observed = self._told(clean, generator).to(device).split(sizes)
+            given["observed"] = self._told(clean, generator)
+        parts = {name: values.to(device).split(sizes) for name, values in given.items()}
+        conditions = [{name: part[i] for name, part in parts.items()} for i in range(len(sizes))]
         clean, timesteps = clean.to(device), timesteps.to(device)
         alpha, sigma = (level.index_select(0, timesteps) for level in self._levels)
         noised = alpha * clean + sigma * noise
         target = self._process.target(clean, noise, alpha, sigma)
-        given = noised.split(sizes), timesteps.split(sizes), labels, observed
-        columns = *given, target.split(sizes)
-        return [Batch(*parts) for parts in zip(*columns, strict=True)]
+        columns = noised.split(sizes), timesteps.split(sizes), conditions, target.split(sizes)
+        return [Batch(*batch) for batch in zip(*columns, strict=True)]

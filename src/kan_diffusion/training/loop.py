@@ -23,10 +23,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from torch import Tensor
@@ -94,11 +95,11 @@ def _prefixed(fractions: dict[str, float]) -> dict[str, float]:
 def train(
     denoiser: Denoiser,
     process: Process,
-    points: Tensor,
+    samples: Tensor,
     config: TrainingConfig,
     *,
     seed: int,
-    labels: Tensor | None = None,
+    conditions: Mapping[str, Tensor] = MappingProxyType({}),
     heldout: Tensor | None = None,
     device: str = "auto",
     checkpoint: Path | None = None,
@@ -116,11 +117,12 @@ def train(
     Args:
         denoiser: The network; its initial parameters are its own affair.
         process: Noising process.
-        points: Standardised clean samples with shape (N, *shape), the denoiser's shape.
+        samples: Standardised clean samples with shape (N, *shape), the denoiser's shape.
         config: How to train.
         seed: What all draws of the run derive from.
-        labels: Class labels with shape (N,), whole numbers from 0; a tenth of them is dropped at
-            random so that the unconditional model is trained too.
+        conditions: Conditions of the samples, each with shape (N, ...), by the names of
+            ``denoiser.absent``, such as ``class_labels``; those of a tenth of the samples are
+            dropped at random so that the unconditional model is trained too.
         heldout: Standardised clean samples with shape (M, *shape) that are not trained on; their
             loss is computed some 40 times. None for none.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
@@ -140,9 +142,9 @@ def train(
     Raises:
         NonFiniteLossError: The loss became NaN or infinite; the last good checkpoint is kept.
         RunFolderError: The checkpoint cannot be written or belongs to another run.
-        KanDiffusionError: The device, points, labels or parameters cannot be used.
+        KanDiffusionError: The device, samples, conditions or parameters cannot be used.
     """
-    for name, given in {"points": points, "held-out points": heldout}.items():
+    for name, given in {"samples": samples, "held-out samples": heldout}.items():
         if given is not None and (len(given) == 0 or given.shape[1:] != denoiser.sample_shape):
             wanted = ", ".join(["N", *map(str, denoiser.sample_shape)])
             raise KanDiffusionError(
@@ -152,12 +154,7 @@ def train(
         raise KanDiffusionError(
             "patience is about the loss on held-out points; give heldout or leave patience out"
         )
-    if labels is not None:
-        if labels.shape != points.shape[:1]:
-            raise KanDiffusionError(
-                f"labels must have shape ({len(points)},), one a point, not {tuple(labels.shape)}"
-            )
-        denoiser.require_labels(labels)
+    denoiser.require_conditions(conditions, len(samples))
     where = resolve_device(device)
     accelerator = make_accelerator(where, config.mixed_precision, log_folder)
     make = partial(
@@ -166,12 +163,14 @@ def train(
         batch_size=config.batch_size,
         device=where,
         blocks=denoiser.blocks,
+        absent=denoiser.absent,
+        timesteps=config.timesteps,
     )
-    batches = make(points, labels, batches=config.batches, seed=seed)
+    batches = make(samples, conditions, batches=config.batches, seed=seed)
     heldout_batches = None
     if heldout is not None:
         fixed = stream_seed("held-out", seed)
-        heldout_batches = make(heldout, None, batches="replacement", seed=fixed).at
+        heldout_batches = make(heldout, {}, batches="replacement", seed=fixed).at
     if accelerator.num_processes > config.batch_size:
         raise KanDiffusionError(
             f"{accelerator.num_processes} processes share a batch of {config.batch_size}; raise "

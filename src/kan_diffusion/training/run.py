@@ -47,7 +47,7 @@ from kan_diffusion.kan.importance import EdgeOutputs, sparsity_penalty
 from kan_diffusion.limits import MOST_POINTS, MOST_SECONDS, MOST_STEPS
 from kan_diffusion.processes import Process
 from kan_diffusion.settings import Settings
-from kan_diffusion.training.batches import TOLD_SHARE, Batch
+from kan_diffusion.training.batches import TOLD_SHARE, Batch, Timesteps
 from kan_diffusion.training.optimization import (
     OptimizerName,
     ParameterVector,
@@ -82,6 +82,7 @@ class TrainingConfig(Settings):
     Attributes:
         steps: Number of optimiser steps.
         batch_size: Points a step; with ``batches="replacement"`` it may exceed the data's rows.
+        timesteps: ``"uniform"``, or ``"logit-normal"``, see :mod:`.batches`.
         batches: ``"replacement"`` draws every batch afresh; ``"epochs"`` goes through the data in
             random order, the last batch of an epoch being what is left.
         optimizer: ``"adam"``, ``"soap"``, ``"muon"`` or ``"lbfgs"``, see :mod:`.optimization`.
@@ -109,6 +110,7 @@ class TrainingConfig(Settings):
     steps: int = Field(4000, ge=1, le=MOST_STEPS)
     batch_size: int = Field(1024, ge=1, le=MOST_POINTS)
     batches: Literal["replacement", "epochs"] = "replacement"
+    timesteps: Timesteps = "uniform"
     optimizer: OptimizerName = "adam"
     learning_rate: float = Field(5e-3, gt=0, allow_inf_nan=False)
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -304,7 +306,7 @@ class TrainingRun:
             return batch, 1.0
         index = self.accelerator.process_index
         rows = slice(total * index // count, total * (index + 1) // count)
-        part = Batch(*(None if given is None else given[rows] for given in batch))  # type: ignore[arg-type]
+        part = batch.rows(rows)
         return part, len(part.noised) * count / total
 
     def shared(self, values: Tensor) -> Tensor:
@@ -435,11 +437,11 @@ class TrainingRun:
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss of a batch, a mean over the coordinates that are not told."""
-        given = batch.noised, batch.timesteps, batch.labels, batch.observed
-        prediction = self.model(*given, return_dict=False)[0]
-        if batch.observed is None:
+        given = {**batch.conditions, "return_dict": False}
+        prediction = self.model(batch.noised, batch.timesteps, **given)[0]
+        if (observed := batch.observed) is None:
             return self.process.loss_of(prediction, batch.target)
-        prediction = torch.where(batch.observed.isnan(), prediction, batch.target)
+        prediction = torch.where(observed.isnan(), prediction, batch.target)
         # Divided by the expected share: that of the batch would be another in each process.
         return self.process.loss_of(prediction, batch.target) / (1 - TOLD_SHARE)
 
@@ -515,9 +517,9 @@ class TrainingRun:
 
     def out_of_range(self, batch: Batch, rows: int | None = None) -> dict[str, float]:
         """Fraction of out-of-range inputs of each KAN layer on the first rows of a batch."""
-        given = batch.noised, batch.timesteps, batch.labels, batch.observed
-        inputs = (None if values is None else values[:rows] for values in given)
-        return out_of_range_fractions(self.denoiser, *inputs, False)  # a tuple, as in a step
+        part = batch.rows(slice(rows))
+        given = {**part.conditions, "return_dict": False}  # a tuple, as in a step
+        return out_of_range_fractions(self.denoiser, part.noised, part.timesteps, **given)
 
     def save(self, path: Path, identity: str) -> None:
         """Writes the state to ``path``, whole or not at all; of several processes the first."""
