@@ -32,12 +32,12 @@ from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.mlp import MLPDenoiser
-from kan_diffusion.denoisers.weights import require_fit
 from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
 from kan_diffusion.files import json_bytes, read_json
 from kan_diffusion.processes import Process
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.settings import Settings
+from kan_diffusion.weights import require_fit
 
 __all__ = ["WebData", "WebModel", "read_web", "web_json"]
 

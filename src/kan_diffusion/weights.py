@@ -1,6 +1,6 @@
-"""A saved denoiser, checked before anything is allocated.
+"""A saved network, checked before anything is allocated.
 
-A denoiser's folder holds ``config.json``, the arguments of its class, and its parameters and
+Its folder holds ``config.json``, the arguments of its class, and its parameters and
 buffers as safetensors. Both are input: they may be damaged, or come from a stranger. The class is
 built on torch's meta device, which allocates nothing, and names and shapes of its tensors must be
 those of the file, all of them.
@@ -21,7 +21,7 @@ from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json, require_file
 from kan_diffusion.limits import LARGEST_SETTING
 
-__all__ = ["require_fit", "require_sound"]
+__all__ = ["require_bounds", "require_fit", "require_shapes", "require_sound", "saved_shapes"]
 
 _MOST_ENTRIES = 1_000_000
 
@@ -53,7 +53,7 @@ def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:
     """
     path = folder / kind.config_name
     config = read_json(path, "the configuration of a denoiser", _REMEDY)
-    require_fit(kind, config, _shapes(folder, stem), path)
+    require_fit(kind, config, saved_shapes(folder, stem), path)
 
 
 def require_fit(
@@ -94,7 +94,7 @@ def require_fit(
         raise RunFolderError(
             f"'{path}' has the setting '{unknown[0]}', which {kind.__name__} has not; {remedy}"
         )
-    _require_bounds(settings, path)
+    require_bounds(settings, path)
     hidden = settings.get("hidden", [])
     if not isinstance(hidden, list) or not all(isinstance(w, int) and w > 0 for w in hidden):
         raise RunFolderError(
@@ -112,6 +112,27 @@ def require_fit(
             }
     except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise RunFolderError(f"'{path}' is not a denoiser ({error}); {remedy}") from error
+    require_shapes(expected, found, path, remedy)
+    return settings
+
+
+def require_shapes(
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    path: Path,
+    remedy: str = _REMEDY,
+) -> None:
+    """Checks that saved tensors are those of a network.
+
+    Args:
+        expected: Shapes of the network's tensors by name.
+        found: Shapes of the saved ones.
+        path: The file of the network's configuration, which stands beside them.
+        remedy: What to do, for errors.
+
+    Raises:
+        RunFolderError: A name or a shape differs.
+    """
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             there, wanted = found.get(name, "missing"), expected.get(name, "unknown")
@@ -119,11 +140,18 @@ def require_fit(
                 f"the weights in '{path.parent}' are not those of '{path.name}': '{name}' is "
                 f"{there} there and {wanted} here; {remedy}"
             )
-    return settings
 
 
-def _require_bounds(settings: Mapping[str, object], path: Path) -> None:
-    """Refuses numbers and lists that no denoiser has, before one is built from them."""
+def require_bounds(settings: Mapping[str, object], path: Path) -> None:
+    """Refuses numbers and lists that no network has, before one is built from them.
+
+    Args:
+        settings: Contents of a configuration.
+        path: Its file.
+
+    Raises:
+        RunFolderError: A number is too large, or there are too many.
+    """
     waiting = list(settings.items())
     for count, (name, value) in enumerate(waiting):  # grows as it goes
         if count == _MOST_ENTRIES:
@@ -139,8 +167,19 @@ def _require_bounds(settings: Mapping[str, object], path: Path) -> None:
             )
 
 
-def _shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of the saved tensors by name, from the heads of their files."""
+def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
+    """Reads the shapes of saved tensors from the heads of their files.
+
+    Args:
+        folder: Where they are saved.
+        stem: Name of the file without its ending, with which the names of shards begin.
+
+    Returns:
+        The shapes by name.
+
+    Raises:
+        RunFolderError: There are no such files as safetensors, or one cannot be read.
+    """
     patterns = f"{stem}.safetensors", f"{stem}-*-of-*.safetensors"
     files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
     if not files:
