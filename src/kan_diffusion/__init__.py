@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from kan_diffusion.evaluation.tables import table_scores as table_scores
     from kan_diffusion.kan.linear import KANLinear as KANLinear
     from kan_diffusion.kan.network import KAN as KAN
+    from kan_diffusion.kanified.conversion import KanifyReport as KanifyReport
+    from kan_diffusion.kanified.conversion import kanify as kanify
+    from kan_diffusion.kanified.distillation import distill as distill
+    from kan_diffusion.kanified.saving import load_kanified as load_kanified
     from kan_diffusion.likelihood import log_likelihood as log_likelihood
     from kan_diffusion.processes import PROCESSES as PROCESSES
     from kan_diffusion.processes import Process as Process
@@ -79,6 +83,9 @@ _NAMES = {
     "evaluation.tables": ["TableScores", "table_scores"],
     "kan.linear": ["KANLinear"],
     "kan.network": ["KAN"],
+    "kanified.conversion": ["KanifyReport", "kanify"],
+    "kanified.distillation": ["distill"],
+    "kanified.saving": ["load_kanified"],
     "likelihood": ["log_likelihood"],
     "processes": ["PROCESSES", "Process", "get_process"],
     "report.gather": ["report_contents"],

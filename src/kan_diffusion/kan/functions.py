@@ -117,8 +117,6 @@ class LearnedFunctions(EdgeLayer):
 
     _packed: ClassVar[str] = "coefficients"
     coefficients: nn.Parameter
-    _members: Tensor
-    _places: Tensor
 
     def __init__(
         self,
@@ -179,9 +177,9 @@ class LearnedFunctions(EdgeLayer):
         ]
         flat = [member for row in rows for member in row]
         self._in_turn = flat == list(range(in_features))
-        self.register_buffer("_members", torch.tensor(flat, device=device), persistent=False)
-        places = [flat.index(i) for i in range(in_features)]
-        self.register_buffer("_places", torch.tensor(places, device=device), persistent=False)
+        # Not as buffers: a network built on the meta device would have to fill them once more.
+        self._members = flat
+        self._places = [flat.index(i) for i in range(in_features)]
         self.coefficients = nn.Parameter(
             torch.empty(functions, num_groups, known, device=device, dtype=dtype)
         )

@@ -1,6 +1,6 @@
-"""A saved denoiser, checked before anything is allocated.
+"""A saved network, checked before anything is allocated.
 
-A denoiser's folder holds ``config.json``, the arguments of its class, and its parameters and
+Its folder holds ``config.json``, the arguments of its class, and its parameters and
 buffers as safetensors. Both are input: they may be damaged, or come from a stranger. The class is
 built on torch's meta device, which allocates nothing, and names and shapes of its tensors must be
 those of the file, all of them.
@@ -20,7 +20,7 @@ from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json, require_file
 from kan_diffusion.limits import LARGEST_SETTING
 
-__all__ = ["require_sound"]
+__all__ = ["require_bounds", "require_shapes", "require_sound", "saved_shapes"]
 
 _MOST_ENTRIES = 1_000_000
 
@@ -67,8 +67,8 @@ def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:
             f"'{path}' has the setting '{unknown[0]}', which {kind.__name__} has not; train it "
             "again"
         )
-    _require_bounds(settings, path)
-    found = _shapes(folder, stem)
+    require_bounds(settings, path)
+    found = saved_shapes(folder, stem)
     hidden = settings.get("hidden", [])
     if not isinstance(hidden, list) or not all(isinstance(w, int) and w > 0 for w in hidden):
         raise RunFolderError(
@@ -86,17 +86,41 @@ def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:
             }
     except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise RunFolderError(f"'{path}' is not a denoiser ({error}); train it again") from error
+    require_shapes(expected, found, folder)
+
+
+def require_shapes(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], folder: Path
+) -> None:
+    """Checks that saved tensors are those of a network.
+
+    Args:
+        expected: Shapes of the network's tensors by name.
+        found: Shapes of the saved ones.
+        folder: Where they are saved.
+
+    Raises:
+        RunFolderError: A name or a shape differs.
+    """
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             there, wanted = found.get(name, "missing"), expected.get(name, "unknown")
             raise RunFolderError(
-                f"the weights in '{folder}' are not those of '{path.name}': '{name}' is {there} "
+                f"the weights in '{folder}' are not those of 'config.json': '{name}' is {there} "
                 f"there and {wanted} here; train it again"
             )
 
 
-def _require_bounds(settings: Mapping[str, object], path: Path) -> None:
-    """Refuses numbers and lists that no denoiser has, before one is built from them."""
+def require_bounds(settings: Mapping[str, object], path: Path) -> None:
+    """Refuses numbers and lists that no network has, before one is built from them.
+
+    Args:
+        settings: Contents of a configuration.
+        path: Its file.
+
+    Raises:
+        RunFolderError: A number is too large, or there are too many.
+    """
     waiting = list(settings.items())
     for count, (name, value) in enumerate(waiting):  # grows as it goes
         if count == _MOST_ENTRIES:
@@ -112,8 +136,19 @@ def _require_bounds(settings: Mapping[str, object], path: Path) -> None:
             )
 
 
-def _shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of the saved tensors by name, from the heads of their files."""
+def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
+    """Reads the shapes of saved tensors from the heads of their files.
+
+    Args:
+        folder: Where they are saved.
+        stem: Name of the file without its ending, with which the names of shards begin.
+
+    Returns:
+        The shapes by name.
+
+    Raises:
+        RunFolderError: There are no such files as safetensors, or one cannot be read.
+    """
     patterns = f"{stem}.safetensors", f"{stem}-*-of-*.safetensors"
     files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
     if not files:
