@@ -219,7 +219,7 @@ class _OfTransformers(KanifiedModel):
                 f"'{path}' is no {cls.__name__} ({error}); save it again"
             ) from error
         expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        require_shapes(expected, found, folder)
+        require_shapes(expected, found, path)
 
 
 def _valid(recipes: object) -> list[Recipe]:
