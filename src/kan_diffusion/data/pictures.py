@@ -419,7 +419,7 @@ def _read_files(
     notes = [f"{count:,} {change}" for change, count in done.items()]
     if len(modes) > 1:
         some = " and ".join(f"'{name}' is {each}" for each, name in modes.items())
-        notes.append(f"{some}: all are read as {mode}")
+        notes.append(f"{some}: all are read as {mode}, mode chooses another")
     return _Read(
         codec,
         codec.encode(squares),
