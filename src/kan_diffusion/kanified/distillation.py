@@ -22,6 +22,7 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.grids import EdgeLayer
 from kan_diffusion.kanified.blocks import Block, find_blocks
 from kan_diffusion.kanified.calls import Samples, run_calls, watched
+from kan_diffusion.kanified.layers import ActivatedLinear
 from kan_diffusion.kanified.tables import aligned
 
 __all__ = ["BlockFit", "DistillReport", "distill"]
@@ -114,10 +115,12 @@ def _counterpart(block: Block, student: nn.Module, paths: dict[int, str]) -> nn.
     try:
         owner = student.get_submodule(paths[id(block.owner)])
         names = dict.fromkeys([block.entry, block.slot, block.last])
-        own = nn.Sequential(*(owner.get_submodule(name) for name in names))
+        parts = {name: owner.get_submodule(name) for name in names}
     except AttributeError:  # the student has not the part, or its activation is a plain function
         return None
-    return own if any(isinstance(part, EdgeLayer) for part in own.modules()) else None
+    if not isinstance(parts[block.slot], EdgeLayer | ActivatedLinear | nn.Identity):
+        return None  # its maps may be those of a block beside it
+    return nn.Sequential(*parts.values())
 
 
 def _rows(teacher: nn.Module, block: Block, samples: Samples) -> tuple[Tensor, Tensor]:

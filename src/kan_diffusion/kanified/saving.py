@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
@@ -30,6 +31,7 @@ from kan_diffusion.kanified.recipe import Recipe, build, install
 
 __all__ = ["KanifiedModel", "class_of", "class_of_name", "load_kanified", "rebuild", "remember"]
 
+_RECIPES = TypeAdapter(list[Recipe])
 _PREFIX = "Kanified"
 _HOME = "kan_diffusion.kanified"
 _LIBRARIES = {"diffusers": "ModelMixin", "transformers": "PreTrainedModel"}
@@ -49,9 +51,7 @@ def rebuild(module: nn.Module, recipes: Iterable[Recipe | Mapping[str, object]])
         KanDiffusionError: A recipe is not usable, or the network has no such block.
     """
     blocks = find_blocks(module)
-    for given in recipes:
-        with valid_settings("kanified"):
-            recipe = Recipe.model_validate(given)
+    for recipe in _valid(recipes):
         block = blocks.pop(recipe.path, None)
         if block is None or block.refusal is not None:
             raise KanDiffusionError(
@@ -136,9 +136,7 @@ class KanifiedModel(MovingGrids):
     @property
     def recipes(self) -> list[Recipe]:
         """What was replaced, as its configuration has it."""
-        given = getattr(self.config, "kanified", None) or ()
-        with valid_settings("kanified"):
-            return [Recipe.model_validate(one) for one in given]
+        return _valid(getattr(self.config, "kanified", None) or ())
 
     def _set_recipes(self, recipes: Iterable[Recipe | Mapping[str, object]]) -> None:
         raise NotImplementedError
@@ -224,9 +222,15 @@ class _OfTransformers(KanifiedModel):
         require_shapes(expected, found, path)
 
 
+def _valid(recipes: object) -> list[Recipe]:
+    """Recipes that are recipes, or their JSON."""
+    with valid_settings("kanified"):
+        return _RECIPES.validate_python(recipes)
+
+
 def _json(recipes: Iterable[Recipe | Mapping[str, object]]) -> list[dict[str, object]]:
     """Recipes as the configuration has them."""
-    return [Recipe.model_validate(recipe).model_dump(mode="json") for recipe in recipes]
+    return [recipe.model_dump(mode="json") for recipe in _valid(recipes)]
 
 
 @cache
