@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help compare notebook-study pilot pilot-tuning verdict lab tables notebook bench test test-hard lint dist format clean
+.PHONY: playground playground-test help compare notebook-study pilot pilot-tuning verdict lab tables notebook bench test test-hard lint dist format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,6 +45,13 @@ lab: $(STAMP)-lab  ## Read scores that are known exactly: half an hour on two co
 
 tables: $(TABLES)/.installed  ## Compare what makes synthetic rows: two hours on two cores (ARGS="...")
 	PYTHONPATH=benchmarks $(TABLES)/bin/python -m tables $(ARGS)
+
+playground:  ## Serve the playground, diffusion in the browser, at http://127.0.0.1:8321/
+	@echo "The playground: http://127.0.0.1:8321/ (Ctrl-C ends it)"
+	@python3 -m http.server 8321 --bind 127.0.0.1 --directory playground/dist
+
+playground-test:  ## Test the playground, and drive it in Chromium; pictures in playground/screenshots
+	cd playground && npm ci --no-audit --no-fund && npm run check && npm test && npm run same && npm run browser
 
 notebook: $(STAMP)-test  ## Run the example notebooks into runs/
 	@mkdir -p runs

@@ -25,7 +25,9 @@ from kan_diffusion.study.run import run_study
 from one_by_one import OneByOne
 from tiny import tiny_study, written
 
-COMMANDS = ["compare", "tune", "train", "sample", "impute", "evaluate", "explain", "report"]
+COMMANDS = [
+    "compare", "tune", "train", "sample", "export", "impute", "evaluate", "explain", "report",
+]  # fmt: skip
 
 
 def _points(num: int = 60) -> np.ndarray:

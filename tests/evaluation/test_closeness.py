@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from kan_diffusion.evaluation.closeness import (
     closest_record,
+    copies,
     membership,
     nearest,
     precision_and_recall,
@@ -109,3 +110,21 @@ def test_the_attack_is_the_area_under_its_roc_curve():
     assert found.value > 0.5 + found.margin
     assert membership(train, train, heldout).value == 1.0
     assert membership(draw(200, 3), train, train).value == 0.5
+
+
+def test_copies_show() -> None:
+    rng = np.random.default_rng(0)
+    train, heldout, fresh = (rng.normal(size=(n, 6)) for n in (400, 100, 300))
+    honest = copies(fresh, train, heldout, rng)
+    copied = copies(train[:300], train, heldout, rng)
+    near = copies(train[:300] + 0.05 * fresh, train, heldout, rng)
+    assert honest.identical == copied.identical_real == 0.0
+    assert abs(honest.closest.value - 0.5) < honest.closest.margin
+    assert honest.nearest == pytest.approx(honest.nearest_real, rel=0.1)
+    assert copied.identical == 1.0
+    assert copied.nearest == 0.0
+    assert near.identical == 0.0
+    assert near.nearest < 0.2 * near.nearest_real
+    for scores in (copied, near):
+        # A quarter of the training rows are among those compared with: their copies are nearer.
+        assert scores.closest.value > 0.5 + scores.closest.margin

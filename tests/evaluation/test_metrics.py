@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.stats
 import torch
 from hypothesis import given, settings
@@ -9,12 +10,13 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from helpers import seeded
+from helpers import randn, refused, seeded
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.metrics import (
     SAMPLE_METRICS,
     c2st,
     energy_distance,
+    frechet_distance,
     mmd,
     real_against_real,
     sample_metrics,
@@ -198,3 +200,22 @@ def test_points_that_cannot_be_compared_are_named():
         c2st(normal(1, 2), normal(5, 2), 0)
     with pytest.raises(DataError, match="at least 1"):
         real_against_real(lambda _: (normal(5), normal(5)), 0, np.random.default_rng(0))
+
+
+def test_frechet_distance_is_that_of_the_matrix_root() -> None:
+    x, y = randn(300, 5), randn(400, 5, seed=1) @ randn(5, 5, seed=2) + 0.5
+    s, t = (np.cov(side.numpy().T) for side in (x, y))
+    means = (x.mean(dim=0) - y.mean(dim=0)).square().sum()
+    direct = float(means) + np.trace(s + t - 2 * scipy.linalg.sqrtm(s @ t).real)
+    assert frechet_distance(x, y) == pytest.approx(direct, rel=1e-8)
+    assert frechet_distance(x, x) == pytest.approx(0.0, abs=1e-8)
+    # Fewer points than dimensions: covariances without an inverse.
+    assert frechet_distance(randn(3, 8), randn(3, 8)) == pytest.approx(0.0, abs=1e-8)
+
+
+def test_frechet_distance_of_shifted_and_scaled_normals() -> None:
+    x = randn(1000, 1)
+    std = float(x.std())
+    assert frechet_distance(x, 3 * x + 2 - 2 * x.mean()) == pytest.approx(4 + 4 * std**2, rel=1e-9)
+    with refused("at least 2 points a side", DataError):
+        frechet_distance(x[:1], x)

@@ -12,7 +12,7 @@ from scipy.stats.contingency import association, crosstab
 
 from helpers import refused
 from kan_diffusion.errors import DataError
-from kan_diffusion.evaluation.pictures import Bars, Histogram, outline
+from kan_diffusion.evaluation.marginals import Bars, Histogram, outline
 from kan_diffusion.evaluation.tables import table_scores
 from mixed_tables import people, shuffled
 

@@ -441,10 +441,13 @@ def train(
     "`kan-diffusion sample runs/mine --num 1000`: into runs/mine/samples.csv\n\n"
     "`kan-diffusion sample runs/iris --where 'species=setosa' --where '1.0<=petal length<=1.5'`\n\n"
     "`kan-diffusion sample runs/people --like some.csv`: a row for each, its cells kept\n\n"
-    "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`"
+    "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`\n\n"
+    "`kan-diffusion sample model.json`: from a model that the playground saved"
 )
 def sample(
-    run: Run,
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a finished run, or a model of the playground (.json).")
+    ],
     num: Annotated[
         int | None,
         typer.Option(
@@ -494,11 +497,13 @@ def sample(
     from kan_diffusion.sampling import make_scheduler
     from kan_diffusion.study.measure import load_run
     from kan_diffusion.table_pipeline import TableDiffusionPipeline
+    from kan_diffusion.web import read_web
 
     if out is not None:
         _require_place(out, overwrite)
     _without_bars()
-    _, pipeline = load_run(run, verify=not unverified)
+    of_playground = run.suffix == ".json" and not run.is_dir()
+    pipeline = read_web(run).pipeline if of_playground else load_run(run, verify=not unverified)[1]
     pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
     _warn(signal_warning(pipeline.scheduler))
     if steps is None:
@@ -520,12 +525,49 @@ def sample(
     else:
         points = pipeline(num or 1000, steps, generator=generator).samples
         frame = pd.DataFrame(points.cpu().double().numpy(), columns=list(pipeline.columns))
-    path, count = out or run / "samples.csv", 1
+    folder = run.parent if of_playground else run
+    path, count = out or folder / "samples.csv", 1
     while out is None and path.exists() and not overwrite:
         count += 1
-        path = run / f"samples-{count}.csv"
+        path = folder / f"samples-{count}.csv"
     write_frame(path, frame)
     typer.echo(f"{len(frame):,} rows: {path}")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`kan-diffusion train swiss-roll --family full-kan --out runs/roll`, then\n\n"
+    "`kan-diffusion export runs/roll --to web`: runs/roll/playground.json, which the playground "
+    "opens\n\n"
+    "`kan-diffusion sample model.json`: what the playground saved, in Python"
+)
+def export(
+    run: Run,
+    to: Annotated[str, typer.Option(help="What to write: web, a model of the playground.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write.", show_default="playground.json in the run's folder"),
+    ] = None,
+    overwrite: Overwrite = False,
+    unverified: Unverified = False,
+) -> None:
+    """Write a trained run for other programs: as a model of the playground in the browser."""
+    from kan_diffusion.data.datasets import ToyData
+    from kan_diffusion.files import write_bytes
+    from kan_diffusion.study.measure import load_run
+    from kan_diffusion.web import WebData, WebModel, web_json
+
+    require_known("format of --to", to, ("web",))
+    _without_bars()
+    path = out or run / "playground.json"
+    if path.exists() and not overwrite:
+        raise KanDiffusionError(f"'{path}' exists; choose another --out, or add --overwrite")
+    config, pipeline = load_run(run, verify=not unverified)
+    # A toy with noise of its own is another density than the playground's of that name.
+    known = isinstance(config.data, ToyData) and config.data.noise is None
+    data = WebData(toy=config.data.name) if known else None
+    write_bytes(path, web_json(WebModel(pipeline, config.process, data)))
+    typer.echo(f"Model: {path}\nOpen it in the playground ('make playground')")
 
 
 @app.command(

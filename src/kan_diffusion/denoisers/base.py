@@ -21,9 +21,9 @@ from diffusers import ConfigMixin, ModelMixin  # see the note in Denoiser
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.weights import require_sound
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.kan.grids import Average, MovingGrids
+from kan_diffusion.weights import require_sound
 
 __all__ = ["UNLABELLED", "Denoiser", "DenoiserOutput", "ModelMixin", "SavedGrids"]
 

@@ -30,7 +30,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Share", "closest_record", "membership", "nearest", "precision_and_recall"]
+__all__ = [
+    "Copies",
+    "Share",
+    "closest_record",
+    "copies",
+    "membership",
+    "nearest",
+    "precision_and_recall",
+]
 
 _Array = NDArray[np.float64]
 
@@ -51,6 +59,26 @@ class Share:
 
     value: float
     margin: float
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How near generated samples are to training samples, beside held-out real ones.
+
+    Attributes:
+        nearest: Median distance of a generated sample to the nearest training sample.
+        nearest_real: The same of held-out samples: what no copying gives.
+        identical: Share of generated samples that are a training sample.
+        identical_real: The same of held-out samples; data may repeat themselves.
+        closest: Share of generated samples nearer to a training sample than to any held-out one,
+            among equally many of both; above its margin it is a copy.
+    """
+
+    nearest: float
+    nearest_real: float
+    identical: float
+    identical_real: float
+    closest: Share
 
 
 def nearest(rows: _Array, others: _Array, itself: bool = False) -> tuple[NDArray[np.int64], _Array]:
@@ -150,3 +178,28 @@ def membership(synthetic: _Array, train: _Array, heldout: _Array) -> Share:
     below, upto = (np.searchsorted(ordered, members, side=side) for side in ("left", "right"))
     spread = float(np.sqrt((2 * size + 1) / (12 * size**2)))
     return Share(1.0 - float((below + upto).mean()) / (2 * size), _SURE * spread)
+
+
+def copies(
+    synthetic: _Array, train: _Array, heldout: _Array, generator: np.random.Generator
+) -> Copies:
+    """Measures whether generated samples are copies of training samples.
+
+    Args:
+        synthetic: Shape (n, d); of pictures, rounded to the values that are shown.
+        train: Training samples, shape (m, d).
+        heldout: Held-out samples, shape (k, d); at most m are taken.
+        generator: Draws as many training samples as there are held-out ones for ``closest``.
+    """
+    heldout = heldout[: len(train)]
+    distances = [nearest(rows, train)[1] for rows in (synthetic, heldout)]
+    some = generator.choice(len(train), len(heldout), replace=False)
+    share, _ = closest_record(synthetic, train[some], heldout)
+    (own, own_real), (same, same_real) = (
+        [float(summary(each)) for each in distances] for summary in (np.median, _share_of_zero)
+    )
+    return Copies(own, own_real, same, same_real, share)
+
+
+def _share_of_zero(values: _Array) -> float:
+    return float((values == 0).mean())

@@ -8,10 +8,17 @@ A density is its own oracle (:meth:`kan_diffusion.data.densities.Density.posteri
 which differs from the posterior mean by an error of its own, largest at small noise;
 `excess_by_pair` takes the variance of that error out of the excess.
 
-Oracles work on standardised points.
+`SceneOracle` is exact for pictures of one thing (:mod:`kan_diffusion.data.shapes`), which are a
+finite mixture of renderings b + m (c - b) of coverages m, colours c and backgrounds b. The product
+of a picture with all of them follows from that with the coverages alone, and so does the mean.
+
+Oracles work on standardised points, and of pictures on samples in [-1, 1].
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -23,9 +30,20 @@ from kan_diffusion.data.densities import (
     row_chunks,
     shared_variance_logits,
 )
+from kan_diffusion.data.shapes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIZES,
+    Combinations,
+    is_held_out,
+    parse,
+    place_of,
+    renderings,
+)
 from kan_diffusion.errors import DataError
 
-__all__ = ["ReferenceOracle", "excess_by_pair"]
+__all__ = ["ReferenceOracle", "SceneOracle", "excess_by_pair"]
 
 
 class ReferenceOracle:
@@ -80,6 +98,133 @@ class ReferenceOracle:
                 )
                 mean[rows] = logits.softmax(dim=1) @ self.points
         return on_device_of(x, mean)
+
+
+class SceneOracle:
+    """The exact posterior mean of pictures of one thing, with or without a prompt.
+
+    A combination of shape, colour and size, the place of a thing of that size, and the background
+    are uniform and independent, as :func:`kan_diffusion.data.shapes.draw_scenes` draws them.
+
+    Args:
+        size: Pixels of a side S, 16 or 32.
+        combinations: Which combinations of shape, colour and size there are.
+
+    Raises:
+        DataError: Scenes are not drawn in that size.
+    """
+
+    def __init__(self, size: int, combinations: Combinations = "seen") -> None:
+        known = renderings(size)
+        self.size, self.combinations = size, combinations
+        self.masks = known.masks.double()
+        pairs = [(b, c) for b in range(len(BACKGROUNDS)) for c in range(len(COLOURS))]
+        backgrounds, colours = known.backgrounds.double(), known.colours.double()
+        self.shades = torch.stack([backgrounds[b] for b, _ in pairs])
+        self.steps = torch.stack([colours[c] - backgrounds[b] for b, c in pairs])
+        areas, squares = self.masks.sum(dim=1), self.masks.square().sum(dim=1)
+        self.norms = (
+            self.shades.square().sum(dim=1, keepdim=True) * size**2
+            + 2 * (self.shades * self.steps).sum(dim=1, keepdim=True) * areas
+            + self.steps.square().sum(dim=1, keepdim=True) * squares
+        )
+        self._kinds = torch.from_numpy(known.kinds)
+        self._places = [place_of(x, y) for x, y in known.centres.tolist()]
+        self._pairs = [(tuple(BACKGROUNDS)[b], tuple(COLOURS)[c]) for b, c in pairs]
+        rooms = self._kinds[:, 1].bincount() / len(SHAPES)
+        self.log_weights = -rooms.double().log()[self._kinds[:, 1]].repeat(len(pairs), 1)
+        for (i, shape), (j, name) in product(enumerate(SHAPES), enumerate(SIZES)):
+            masks = (self._kinds == torch.tensor((i, j))).all(dim=1)
+            for pair, (_, colour) in enumerate(self._pairs):
+                held_out = is_held_out(shape, colour, name)
+                if combinations != "all" and held_out == (combinations == "seen"):
+                    self.log_weights[pair, masks] = -torch.inf
+
+    def allowed(self, prompt: str) -> Tensor:
+        """Which pairs of background and colour, and coverages, a prompt allows, (12, m), bool.
+
+        Raises:
+            DataError: The prompt cannot be read, asks for several things, or allows no picture.
+        """
+        asked = parse(prompt)
+        if len(asked.things) > 1:
+            raise DataError(
+                f"'{prompt}' asks for {len(asked.things)} things; the oracle is exact for one alone"
+            )
+        thing = asked.things[0]
+        masks = torch.ones(len(self.masks), dtype=torch.bool)
+        for kind, (name, names) in enumerate(((thing.shape, SHAPES), (thing.size, tuple(SIZES)))):
+            if name is not None:
+                masks &= self._kinds[:, kind] == names.index(name)
+        if thing.place is not None:
+            masks &= torch.tensor([thing.place == place for place in self._places])
+        pairs = [
+            asked.background in (None, background) and thing.colour in (None, colour)
+            for background, colour in self._pairs
+        ]
+        allowed = torch.tensor(pairs)[:, None] & masks
+        if not bool((allowed & self.log_weights.isfinite()).any()):
+            raise DataError(
+                f"'{prompt}' is held out: no picture of these combinations is as it asks; take "
+                "combinations='all'"
+            )
+        return allowed
+
+    def posterior_mean(
+        self,
+        x: Tensor,
+        alpha: float | Tensor,
+        sigma: float | Tensor,
+        prompts: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Computes E[x_0 | alpha x_0 + sigma eps = x], and what the prompt says.
+
+        Args:
+            x: Noised pictures with shape (n, 3, S, S), or (n, 3 S S).
+            alpha: Signal level, at least 0; a number or shape (n,).
+            sigma: Noise level, positive; a number or shape (n,).
+            prompts: A caption for each picture; an empty one says nothing.
+
+        Returns:
+            The shape of x, float64, on its device.
+
+        Raises:
+            DataError: A shape does not fit, a level is out of range, or a prompt allows no picture.
+        """
+        flat, alphas, sigmas = noise_levels(x.flatten(1), alpha, sigma)
+        if flat.shape[1] != 3 * self.size**2:
+            raise DataError(
+                f"pictures must have shape (n, 3, {self.size}, {self.size}), got {tuple(x.shape)}"
+            )
+        if not bool((sigmas > 0).all()):
+            raise DataError("a finite mixture has no posterior mean at sigma = 0; use sigma > 0")
+        prompts = [""] * len(flat) if prompts is None else list(prompts)
+        if len(prompts) != len(flat):
+            raise DataError(f"{len(flat)} pictures and {len(prompts)} prompts; give one for each")
+        mean = torch.empty_like(flat)
+        with torch.no_grad():
+            for prompt in dict.fromkeys(prompts):
+                weights = self.log_weights
+                if prompt:
+                    weights = weights.masked_fill(~self.allowed(prompt), -torch.inf)
+                rows = torch.tensor([i for i, each in enumerate(prompts) if each == prompt])
+                for part in row_chunks(len(rows), weights.numel()):
+                    these = rows[part]
+                    mean[these] = self._mean(flat[these], alphas[these], sigmas[these], weights)
+        return on_device_of(x, mean.reshape(x.shape))
+
+    def _mean(self, x: Tensor, alpha: Tensor, sigma: Tensor, log_weights: Tensor) -> Tensor:
+        """Means (n, 3 S S) of a chunk under weights (12, m)."""
+        pixels = x.reshape(-1, self.size**2)
+        seen = (pixels @ self.masks.T).unflatten(0, (-1, 3))
+        sums = pixels.sum(dim=1).unflatten(0, (-1, 3))
+        products = (sums @ self.shades.T)[:, :, None] + self.steps @ seen
+        alpha, variance = alpha[:, :, None], sigma[:, :, None] ** 2
+        logits = (alpha * products - alpha**2 / 2 * self.norms) / variance + log_weights
+        weights = logits.flatten(1).softmax(dim=1).reshape(logits.shape)
+        shades = weights.sum(dim=2) @ self.shades
+        covered = (self.steps.T @ weights).flatten(0, 1) @ self.masks
+        return (shades.reshape(-1, 1) + covered).reshape(len(x), -1)
 
 
 def excess_by_pair(prediction: Tensor, mean_a: Tensor, mean_b: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from kan_diffusion.data.columns import Kind
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.closeness import closest_record, membership, precision_and_recall
 from kan_diffusion.evaluation.fields import Embedding, Field, fields_of, rows_of
-from kan_diffusion.evaluation.pictures import (
+from kan_diffusion.evaluation.marginals import (
     Distances,
     Joint,
     Picture,

@@ -117,8 +117,6 @@ class LearnedFunctions(EdgeLayer):
 
     _packed: ClassVar[str] = "coefficients"
     coefficients: nn.Parameter
-    _members: Tensor
-    _places: Tensor
 
     def __init__(
         self,
@@ -167,9 +165,9 @@ class LearnedFunctions(EdgeLayer):
         self.noise = noise
         self._grid_range = float(grid_range[0]), float(grid_range[1])
         # Rows of one input from each group, the last ones repeated where a group is smaller.
-        members = [
-            [i for i, g in enumerate(self.group_of) if g == group] for group in range(num_groups)
-        ]
+        members: list[list[int]] = [[] for _ in range(num_groups)]
+        for i, group in enumerate(self.group_of):
+            members[group].append(i)
         rows = [
             [
                 member if member is not None else members[group][-1]
@@ -179,9 +177,10 @@ class LearnedFunctions(EdgeLayer):
         ]
         flat = [member for row in rows for member in row]
         self._in_turn = flat == list(range(in_features))
-        self.register_buffer("_members", torch.tensor(flat, device=device), persistent=False)
-        places = [flat.index(i) for i in range(in_features)]
-        self.register_buffer("_places", torch.tensor(places, device=device), persistent=False)
+        # Not as buffers: a network built on the meta device would have to fill them once more.
+        self._members = flat
+        first = {member: place for place, member in reversed(list(enumerate(flat)))}
+        self._places = [first[i] for i in range(in_features)]
         self.coefficients = nn.Parameter(
             torch.empty(functions, num_groups, known, device=device, dtype=dtype)
         )

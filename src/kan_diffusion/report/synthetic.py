@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kan_diffusion.evaluation.pictures import Bars
+from kan_diffusion.evaluation.marginals import Bars
 from kan_diffusion.evaluation.tables import ColumnScore, PairScore, Score, TableScores
 from kan_diffusion.report.charts.columns import (
     column_figure,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from kan_diffusion.evaluation.pictures import Bars, Distances, Histogram, Joint, Picture, Side
+from kan_diffusion.evaluation.marginals import Bars, Distances, Histogram, Joint, Picture, Side
 from kan_diffusion.evaluation.tables import PairScore
 from kan_diffusion.report.style import INK, REAL, SYNTHETIC, report_style
 

@@ -1,6 +1,6 @@
-"""A saved denoiser, checked before anything is allocated.
+"""A saved network, checked before anything is allocated.
 
-A denoiser's folder holds ``config.json``, the arguments of its class, and its parameters and
+Its folder holds ``config.json``, the arguments of its class, and its parameters and
 buffers as safetensors. Both are input: they may be damaged, or come from a stranger. The class is
 built on torch's meta device, which allocates nothing, and names and shapes of its tensors must be
 those of the file, all of them.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin
@@ -20,9 +21,11 @@ from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json, require_file
 from kan_diffusion.limits import LARGEST_SETTING
 
-__all__ = ["require_sound"]
+__all__ = ["require_bounds", "require_fit", "require_shapes", "require_sound", "saved_shapes"]
 
 _MOST_ENTRIES = 1_000_000
+
+_REMEDY = "train it again"
 
 _OF_AVERAGES = (
     "decay",
@@ -49,11 +52,36 @@ def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:
             or the weights are missing, damaged or of another network.
     """
     path = folder / kind.config_name
-    config = read_json(path, "the configuration of a denoiser", "train it again")
+    config = read_json(path, "the configuration of a denoiser", _REMEDY)
+    require_fit(kind, config, saved_shapes(folder, stem), path)
+
+
+def require_fit(
+    kind: type[ConfigMixin],
+    config: Mapping[str, object],
+    found: Mapping[str, tuple[int, ...]],
+    path: Path,
+    remedy: str = _REMEDY,
+) -> dict[str, Any]:
+    """Checks that a configuration is one of a class, and of the network that weights are of.
+
+    Args:
+        kind: Class of the denoiser.
+        config: Its configuration, as a file has it.
+        found: Shapes of the tensors by name.
+        path: The file of the configuration, for errors.
+        remedy: What to do, for errors.
+
+    Returns:
+        The arguments of the class.
+
+    Raises:
+        RunFolderError: It is none, a number in it is out of range, or the weights are of another
+            network.
+    """
     if config.get("_class_name") != kind.__name__:
         raise RunFolderError(
-            f"'{path}' is of class {config.get('_class_name')!r}, not {kind.__name__}; train it "
-            "again"
+            f"'{path}' is of class {config.get('_class_name')!r}, not {kind.__name__}; {remedy}"
         )
     settings = {
         key: value
@@ -64,20 +92,18 @@ def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:
     unknown = sorted(settings.keys() - known.keys())
     if unknown:
         raise RunFolderError(
-            f"'{path}' has the setting '{unknown[0]}', which {kind.__name__} has not; train it "
-            "again"
+            f"'{path}' has the setting '{unknown[0]}', which {kind.__name__} has not; {remedy}"
         )
-    _require_bounds(settings, path)
-    found = _shapes(folder, stem)
+    require_bounds(settings, path)
     hidden = settings.get("hidden", [])
     if not isinstance(hidden, list) or not all(isinstance(w, int) and w > 0 for w in hidden):
         raise RunFolderError(
-            f"'{path}': hidden = {str(hidden)[:80]} is no list of widths; train it again"
+            f"'{path}': hidden = {str(hidden)[:80]} is no list of widths; {remedy}"
         )
     if len(hidden) > len(found):
         raise RunFolderError(
             f"'{path}' speaks of {len(hidden)} hidden layers and there are weights of "
-            f"{len(found)} tensors; train it again"
+            f"{len(found)} tensors; {remedy}"
         )
     try:
         with torch.device("meta"):
@@ -85,18 +111,47 @@ def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:
                 name: tuple(tensor.shape) for name, tensor in kind(**settings).state_dict().items()
             }
     except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise RunFolderError(f"'{path}' is not a denoiser ({error}); train it again") from error
+        raise RunFolderError(f"'{path}' is not a denoiser ({error}); {remedy}") from error
+    require_shapes(expected, found, path, remedy)
+    return settings
+
+
+def require_shapes(
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    path: Path,
+    remedy: str = _REMEDY,
+) -> None:
+    """Checks that saved tensors are those of a network.
+
+    Args:
+        expected: Shapes of the network's tensors by name.
+        found: Shapes of the saved ones.
+        path: The file of the network's configuration, which stands beside them.
+        remedy: What to do, for errors.
+
+    Raises:
+        RunFolderError: A name or a shape differs.
+    """
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             there, wanted = found.get(name, "missing"), expected.get(name, "unknown")
             raise RunFolderError(
-                f"the weights in '{folder}' are not those of '{path.name}': '{name}' is {there} "
-                f"there and {wanted} here; train it again"
+                f"the weights in '{path.parent}' are not those of '{path.name}': '{name}' is "
+                f"{there} there and {wanted} here; {remedy}"
             )
 
 
-def _require_bounds(settings: Mapping[str, object], path: Path) -> None:
-    """Refuses numbers and lists that no denoiser has, before one is built from them."""
+def require_bounds(settings: Mapping[str, object], path: Path) -> None:
+    """Refuses numbers and lists that no network has, before one is built from them.
+
+    Args:
+        settings: Contents of a configuration.
+        path: Its file.
+
+    Raises:
+        RunFolderError: A number is too large, or there are too many.
+    """
     waiting = list(settings.items())
     for count, (name, value) in enumerate(waiting):  # grows as it goes
         if count == _MOST_ENTRIES:
@@ -112,8 +167,19 @@ def _require_bounds(settings: Mapping[str, object], path: Path) -> None:
             )
 
 
-def _shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of the saved tensors by name, from the heads of their files."""
+def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
+    """Reads the shapes of saved tensors from the heads of their files.
+
+    Args:
+        folder: Where they are saved.
+        stem: Name of the file without its ending, with which the names of shards begin.
+
+    Returns:
+        The shapes by name.
+
+    Raises:
+        RunFolderError: There are no such files as safetensors, or one cannot be read.
+    """
     patterns = f"{stem}.safetensors", f"{stem}-*-of-*.safetensors"
     files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
     if not files:

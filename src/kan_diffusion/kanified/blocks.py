@@ -1,0 +1,275 @@
+r"""The feed-forward blocks of a network: two linear maps with an activation between them.
+
+.. math:: y = W_2\, a(W_1 x + b_1) + b_2 \qquad \text{or} \qquad
+    y = W_2 \big(v \odot a(q)\big) + b_2, \quad (v, q) = W_1 x + b_1,
+
+with gates q in the second form (Shazeer 2020, arXiv:2002.05202). They are found by what they are:
+
+* diffusers' ``FeedForward`` with GELU, GEGLU, SwiGLU and the others it has;
+* torch's ``TransformerEncoderLayer`` and ``TransformerDecoderLayer``;
+* any module whose parts are two linear maps, one activation and dropout, such as ``CLIPMLP``;
+* a linear map, an activation and a linear map one after another in an ``nn.Sequential``.
+
+A block is changed slot by slot: its owner and its ``forward`` stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, silu
+
+from kan_diffusion.kan import LearnedFunctions
+from kan_diffusion.kan.grids import EdgeLayer
+
+__all__ = ["Block", "Function", "find_blocks", "part_of", "put"]
+
+Function = Callable[[Tensor], Tensor]
+
+_BETWEEN = (nn.Dropout, nn.Identity)
+_PROBE = 16
+"""Numbers by which an activation is told from what mixes its inputs."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A feed-forward block.
+
+    Attributes:
+        path: Where it is in the network; in an ``nn.Sequential``, the path of its activation.
+        owner: The module it belongs to.
+        first: Name of the first linear map within the owner.
+        slot: Name of the activation within the owner.
+        last: Name of the second linear map within the owner.
+        activation: The function between them.
+        label: Name of the function, with its gates.
+        gated: Whether half of the first map's outputs are gates, to which the function applies.
+        joined: Whether the slot holds the first map, too.
+        embedding: Whether it embeds a timestep or a caption once a call, and is no layer of the
+            network proper.
+    """
+
+    path: str
+    owner: nn.Module
+    first: str
+    slot: str
+    last: str
+    activation: Function
+    label: str
+    gated: bool = False
+    joined: bool = False
+    embedding: bool = False
+
+    @property
+    def up(self) -> nn.Linear:
+        """The first linear map."""
+        return _linear(self.owner.get_submodule(self.first))
+
+    @property
+    def down(self) -> nn.Linear:
+        """The second linear map."""
+        return _linear(self.owner.get_submodule(self.last))
+
+    @property
+    def hidden(self) -> int:
+        """Number of hidden units."""
+        return self.down.in_features
+
+    @property
+    def entry(self) -> str:
+        """Name of the part that the block's input goes into."""
+        return self.slot if self.joined else self.first
+
+    @property
+    def parts(self) -> dict[str, object]:
+        """Its linear maps and its activation, or what stands there, by the names of their slots."""
+        return {name: part_of(self.owner, name) for name in (self.entry, self.slot, self.last)}
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it cannot be replaced, or None."""
+        return _why_not(self)
+
+
+def part_of(owner: nn.Module, name: str) -> object:
+    """A part by its name with dots; an activation need be no module."""
+    parent, _, last = name.rpartition(".")
+    return getattr(owner.get_submodule(parent), last)
+
+
+def put(owner: nn.Module, name: str, part: object) -> None:
+    """Puts a part in the place of another, by its name with dots."""
+    parent, _, last = name.rpartition(".")
+    holder = owner.get_submodule(parent)
+    if not isinstance(part, nn.Module):
+        delattr(holder, last)  # what is there is a module, which torch keeps elsewhere
+    setattr(holder, last, part)
+
+
+def find_blocks(module: nn.Module) -> dict[str, Block]:
+    """Finds the feed-forward blocks of a network.
+
+    Args:
+        module: The network, or a block itself.
+
+    Returns:
+        The blocks by path in the order of the network, those that cannot be replaced included.
+    """
+    return {
+        block.path: block
+        for path, owner in module.named_modules()
+        for block in _blocks_of(path, owner)
+    }
+
+
+def _blocks_of(path: str, owner: nn.Module) -> Iterator[Block]:
+    if _is(owner, "diffusers.models.attention", "FeedForward"):
+        yield _of_diffusers(path, owner)
+    elif isinstance(owner, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        label = _label(owner.activation)
+        yield Block(path, owner, "linear1", "activation", "linear2", owner.activation, label)
+    elif isinstance(owner, nn.Sequential):
+        yield from _of_sequential(path, owner)
+    else:
+        yield from _of_parts(path, owner)
+
+
+def _of_diffusers(path: str, owner: nn.Module) -> Block:
+    """The block of a ``FeedForward``: its first part is a linear map and the activation."""
+    part = owner.get_submodule("net.0")
+    label = type(part).__name__
+    functions: dict[str, Function] = {
+        "GELU": partial(gelu, approximate=getattr(part, "approximate", "none")),
+        "GEGLU": gelu,
+        "SwiGLU": silu,
+        "ApproximateGELU": _sigmoid_gelu,
+        "LinearActivation": getattr(part, "activation", silu),
+    }
+    known = _is(part, "diffusers.models.activations", label) and label in functions
+    gated = label in ("GEGLU", "SwiGLU")
+    if label == "LinearActivation":
+        label = _label(functions[label])
+    return Block(
+        path,
+        owner,
+        "net.0.proj" if known else "net.0",
+        "net.0",
+        "net.2",
+        functions[type(part).__name__] if known else _unknown,
+        label,
+        gated,
+        joined=True,
+    )
+
+
+def _of_sequential(path: str, owner: nn.Sequential) -> Iterator[Block]:
+    """Each activation with a linear map on both sides, dropout left out."""
+    parts = [(name, part) for name, part in owner.named_children() if not _passes(part)]
+    for (first, up), (slot, activation), (last, down) in zip(
+        parts, parts[1:], parts[2:], strict=False
+    ):
+        if _maps(up) and _maps(down) and _is_activation(activation):
+            own = f"{path}.{slot}" if path else slot
+            function: Function = activation
+            yield Block(own, owner, first, slot, last, function, _label(activation))
+
+
+def _of_parts(path: str, owner: nn.Module) -> Iterator[Block]:
+    """Two linear maps and an activation that are all a module has."""
+    parts = [(name, part) for name, part in owner.named_children() if not _passes(part)]
+    maps = [name for name, part in parts if _maps(part)]
+    activations = [(name, part) for name, part in parts if _is_activation(part)]
+    if len(parts) == 3 and len(maps) == 2 and len(activations) == 1:
+        (slot, activation), function = activations[0], activations[0][1]
+        embedding = type(owner).__module__.endswith(".embeddings")
+        label = _label(activation)
+        yield Block(path, owner, maps[0], slot, maps[1], function, label, embedding=embedding)
+
+
+def _is(part: nn.Module, module: str, name: str) -> bool:
+    """Whether a part is of a class or of a subclass, which need not be imported."""
+    return any((kind.__module__, kind.__name__) == (module, name) for kind in type(part).__mro__)
+
+
+def _linear(part: nn.Module) -> nn.Linear:
+    assert isinstance(part, nn.Linear)
+    return part
+
+
+def _passes(part: nn.Module) -> bool:
+    """Whether a part leaves its input as it is, but for dropout."""
+    return isinstance(part, _BETWEEN)
+
+
+def _maps(part: nn.Module) -> bool:
+    """Whether a part is a linear map, of whichever library."""
+    widths = getattr(part, "in_features", None), getattr(part, "out_features", None)
+    return all(isinstance(width, int) for width in widths)
+
+
+def _is_activation(part: object) -> bool:
+    """Whether a part is one function of numbers; it is tried on a few."""
+    if isinstance(part, LearnedFunctions):
+        return True
+    if not callable(part) or (isinstance(part, nn.Module) and _maps(part)):
+        return False
+    x = torch.linspace(-2, 2, _PROBE, device="cpu")
+    try:
+        with torch.no_grad():
+            whole, some = part(x.clone()), part(x[: _PROBE // 4].clone())
+    except Exception:  # noqa: BLE001  # another module may raise anything at such an input
+        return False
+    return (
+        isinstance(whole, Tensor)
+        and whole.shape == x.shape
+        and torch.equal(whole[: _PROBE // 4], some)
+        and not torch.equal(whole, x)
+    )
+
+
+def _label(activation: object) -> str:
+    return getattr(activation, "__name__", type(activation).__name__)
+
+
+def _sigmoid_gelu(x: Tensor) -> Tensor:
+    """GELU as ``ApproximateGELU`` of diffusers has it."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _unknown(x: Tensor) -> Tensor:
+    raise NotImplementedError
+
+
+def _why_not(block: Block) -> str | None:
+    """Why a block cannot be replaced, or None."""
+    if block.activation is _unknown:
+        return f"'{block.label}' is no activation that is known here"
+    learned = isinstance(part_of(block.owner, block.slot), LearnedFunctions)
+    for name in (block.first, block.last):
+        part = block.owner.get_submodule(name)
+        if learned or isinstance(part, EdgeLayer):
+            return "it is made of KAN layers already"
+        kind = type(part)
+        if hasattr(part, "base_layer"):
+            return (
+                f"'{name}' is wrapped by an adapter ({kind.__module__}.{kind.__name__}); merge or "
+                "unload it, and add adapters afterwards"
+            )
+        weight = getattr(part, "weight", None)
+        if kind is not nn.Linear or type(weight) is not nn.Parameter:
+            return (
+                f"'{name}' is a {kind.__module__}.{kind.__name__} and no plain nn.Linear; replace "
+                "blocks before they are quantised or wrapped"
+            )
+    if isinstance(block.activation, nn.Module) and any(True for _ in block.activation.parameters()):
+        return f"'{block.label}' is learned already"
+    if not _is_activation(block.activation):
+        return f"'{block.label}' is not one function of numbers"
+    units = block.up.out_features // (1 + int(block.gated))
+    if units != block.hidden:
+        return f"'{block.first}' gives {units} units and '{block.last}' takes {block.hidden}"
+    return None

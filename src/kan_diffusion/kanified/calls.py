@@ -1,0 +1,84 @@
+"""Samples that a network is run on, and what passes its parts on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from kan_diffusion.errors import KanDiffusionError
+
+__all__ = ["Call", "Samples", "outputs", "run_calls", "watched"]
+
+Call = Tensor | tuple[object, ...] | Mapping[str, object]
+"""What a network is called with: its first argument, all by place, or all by name."""
+
+Samples = Call | Sequence[Call]
+"""One call, or a list of them."""
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients; each part goes back to the mode it was in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def run_calls(module: nn.Module, samples: Samples) -> list[object]:
+    """The outputs of a network in evaluation mode, one a call.
+
+    Raises:
+        KanDiffusionError: There is no call, or the network does not take one.
+    """
+    calls = list(samples) if isinstance(samples, list) else [samples]
+    if not calls:
+        raise KanDiffusionError("samples has no call of the network; give at least one")
+    with _evaluating(module):
+        return [_call(module, call) for call in calls]
+
+
+def _call(module: nn.Module, call: object) -> object:
+    if isinstance(call, Mapping):
+        return module(**call)
+    if isinstance(call, tuple):
+        return module(*call)
+    if isinstance(call, Tensor):
+        return module(call)
+    raise KanDiffusionError(
+        "samples must be a tensor, a tuple of arguments, a dictionary of them by name, or a list "
+        f"of such calls, not {type(call).__name__}"
+    )
+
+
+def outputs(found: object) -> list[Tensor]:
+    """The floating-point tensors in what a network returns, or in a list of that."""
+    if isinstance(found, Tensor):
+        return [found] if found.is_floating_point() else []
+    if isinstance(found, Mapping):
+        found = list(found.values())
+    if isinstance(found, list | tuple):
+        return [tensor for part in found for tensor in outputs(part)]
+    return []
+
+
+@contextmanager
+def watched(parts: Mapping[nn.Module, Callable[[Tensor, Tensor], None]]) -> Iterator[None]:
+    """Hands the input and the output of each call of some parts to a function each."""
+
+    def watch(see: Callable[[Tensor, Tensor], None]) -> Callable[..., None]:
+        return lambda _, given, output: see(given[0].detach(), output.detach())
+
+    handles = [part.register_forward_hook(watch(see)) for part, see in parts.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

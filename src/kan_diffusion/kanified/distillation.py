@@ -1,0 +1,184 @@
+r"""``distill``: replaced blocks learn what the originals do, one after another.
+
+Each block g of the student is fitted to the block f of the teacher on the inputs x that reach f,
+
+.. math:: \min_g \; \frac{E\,|g(x) - f(x)|^2}{E\,|f(x) - \bar f|^2},
+
+the share of the block's variance that is missed (block-wise distillation, Hinton et al. 2015,
+arXiv:1503.02531, with the activations in the place of the labels): by Adam over rows drawn from
+what the samples give, with a rate that falls to zero along a cosine.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan.grids import EdgeLayer
+from kan_diffusion.kanified.blocks import Block, find_blocks
+from kan_diffusion.kanified.calls import Samples, run_calls, watched
+from kan_diffusion.kanified.layers import ActivatedLinear
+from kan_diffusion.kanified.tables import aligned
+
+__all__ = ["BlockFit", "DistillReport", "distill"]
+
+_MOST_ROWS = 262_144
+"""Rows that are kept of what reaches a block; later ones are left out."""
+
+
+@dataclass(frozen=True)
+class BlockFit:
+    """How well a replaced block does what the original does.
+
+    Attributes:
+        path: Path of the block.
+        before: Share of the variance of the original's outputs that was missed.
+        after: The same after the fit.
+    """
+
+    path: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class DistillReport:
+    """The fits of all replaced blocks, in the order of the network; ``str()`` is a table."""
+
+    fits: tuple[BlockFit, ...]
+
+    def __str__(self) -> str:
+        head = ("path", "missed before", "missed after")
+        rows = [(fit.path or ".", f"{fit.before:.2e}", f"{fit.after:.2e}") for fit in self.fits]
+        return "\n".join(aligned([head, *rows], words=1))
+
+
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    samples: Samples,
+    *,
+    steps: int = 500,
+    batch_size: int = 1024,
+    learning_rate: float = 3e-3,
+    generator: torch.Generator | None = None,
+) -> DistillReport:
+    """Fits each block that was replaced in a network to the original, one after another.
+
+    A block is fitted in float32 and changed only where that makes its error smaller.
+
+    Args:
+        teacher: The network as it was.
+        student: A copy of it that was kanified, changed in place.
+        samples: What the teacher is called with: a tensor, a tuple of arguments, a dictionary of
+            them by name, or a list of such calls.
+        steps: Steps of Adam a block.
+        batch_size: Rows, such as tokens, a step.
+        learning_rate: Rate of the first step.
+        generator: Where the choice of rows comes from, on the CPU; torch's default generator when
+            None.
+
+    Returns:
+        The error of each block before and after.
+
+    Raises:
+        KanDiffusionError: The student has no block that replaces one of the teacher's, the samples
+            do not reach one, or a setting is not usable.
+    """
+    if steps < 1 or batch_size < 1 or not 0 < learning_rate < math.inf:
+        raise KanDiffusionError(
+            "distill needs steps and batch_size of at least 1 and a learning_rate above 0, not "
+            f"{steps}, {batch_size} and {learning_rate}"
+        )
+    paths = {id(owner): path for path, owner in teacher.named_modules()}
+    fits: list[BlockFit] = []
+    for block in find_blocks(teacher).values():
+        own = _counterpart(block, student, paths)
+        if own is not None:
+            rows = _rows(teacher, block, samples)
+            fits.append(_fit(block, own, rows, steps, batch_size, learning_rate, generator))
+    if not fits:
+        raise KanDiffusionError(
+            "student has no block that replaces one of teacher's; make it with student = "
+            "copy.deepcopy(teacher) and kanify(student)"
+        )
+    return DistillReport(tuple(fits))
+
+
+def _counterpart(block: Block, student: nn.Module, paths: dict[int, str]) -> nn.Sequential | None:
+    """The parts of a student in the place of a block, one after another; None for the same."""
+    try:
+        owner = student.get_submodule(paths[id(block.owner)])
+        names = dict.fromkeys([block.entry, block.slot, block.last])
+        parts = {name: owner.get_submodule(name) for name in names}
+    except AttributeError:  # the student has not the part, or its activation is a plain function
+        return None
+    if not isinstance(parts[block.slot], EdgeLayer | ActivatedLinear | nn.Identity):
+        return None  # its maps may be those of a block beside it
+    return nn.Sequential(*parts.values())
+
+
+def _rows(teacher: nn.Module, block: Block, samples: Samples) -> tuple[Tensor, Tensor]:
+    """What goes into a block of the teacher and what comes out, as rows in float32."""
+    given: list[Tensor] = []
+    made: list[Tensor] = []
+
+    def keep(rows: list[Tensor], tensor: Tensor) -> None:
+        if sum(map(len, rows)) < _MOST_ROWS:
+            rows.append(tensor.flatten(0, -2).float())
+
+    with watched(
+        {
+            block.owner.get_submodule(block.entry): lambda input, _: keep(given, input),
+            block.down: lambda _, output: keep(made, output),
+        }
+    ):
+        run_calls(teacher, samples)
+    if not given:
+        raise KanDiffusionError(f"the samples do not reach block '{block.path}'; give others")
+    return torch.cat(given), torch.cat(made)
+
+
+def _fit(
+    block: Block,
+    own: nn.Sequential,
+    rows: tuple[Tensor, Tensor],
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    generator: torch.Generator | None,
+) -> BlockFit:
+    x, y = rows
+    variance = float((y - y.mean(0)).square().mean()) or 1.0
+    fitted = copy.deepcopy(own).float().requires_grad_(True)
+    before = _missed(fitted, x, y, batch_size) / variance
+    optimizer = torch.optim.Adam(fitted.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        chosen = torch.randint(len(x), (batch_size,), generator=generator).to(x.device)
+        with torch.enable_grad():
+            loss = (fitted(x[chosen]) - y[chosen]).square().mean() / variance
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+        schedule.step()
+    after = _missed(fitted, x, y, batch_size) / variance
+    if not after < before:
+        return BlockFit(block.path, before, before)
+    own.load_state_dict(fitted.state_dict())
+    return BlockFit(block.path, before, after)
+
+
+@torch.no_grad()
+def _missed(part: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> float:
+    """Mean squared error."""
+    total = sum(
+        float((part(a) - b).square().sum())
+        for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True)
+    )
+    return total / y.numel()

@@ -1,0 +1,267 @@
+"""Networks of diffusers and transformers that save and load what was replaced in them.
+
+Such a network becomes one of a subclass: ``KanifiedDiTTransformer2DModel`` is a
+``DiTTransformer2DModel`` whose configuration has one setting more, ``kanified``, the recipes
+(:mod:`kan_diffusion.kanified.recipe`). Built from its configuration it is built as the class it
+comes from and its blocks are replaced, so that everything that builds it - ``from_pretrained``,
+``EMAModel``, a pipeline - has the network as it was. The subclasses are made when they are asked
+for, by name, in ``kan_diffusion.kanified``: a pipeline's index names them there.
+
+The class they come from ignores the setting: its own ``from_pretrained`` gives the network with its
+activations, and warns of weights that it does not know.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
+from kan_diffusion.files import read_json
+from kan_diffusion.kan.grids import Average, MovingGrids
+from kan_diffusion.kanified.blocks import find_blocks
+from kan_diffusion.kanified.recipe import Recipe, build, install
+
+__all__ = ["KanifiedModel", "class_of", "class_of_name", "load_kanified", "rebuild", "remember"]
+
+_RECIPES = TypeAdapter(list[Recipe])
+_PREFIX = "Kanified"
+_HOME = "kan_diffusion.kanified"
+_LIBRARIES = {"diffusers": "ModelMixin", "transformers": "PreTrainedModel"}
+"""Libraries whose models are saved with a configuration, and the class of all of them."""
+
+
+def rebuild(module: nn.Module, recipes: Iterable[Recipe | Mapping[str, object]]) -> None:
+    """Replaces blocks of a network as recipes say, in place.
+
+    With the recipes of a report and a state dict it gives back any network that was kanified.
+
+    Args:
+        module: The network as it was before it was kanified.
+        recipes: What to replace, as recipes or as their JSON.
+
+    Raises:
+        KanDiffusionError: A recipe is not usable, or the network has no such block.
+    """
+    blocks = find_blocks(module)
+    for recipe in _valid(recipes):
+        block = blocks.pop(recipe.path, None)
+        if block is None or block.refusal is not None:
+            raise KanDiffusionError(
+                f"{type(module).__name__} has no block '{recipe.path}' to replace, which its "
+                "configuration names; it is of another network"
+            )
+        install(module, block, build(block, recipe))
+
+
+def remember(module: nn.Module, recipes: Iterable[Recipe]) -> None:
+    """Notes in a model of diffusers or transformers what was replaced; others have no place for it.
+
+    Args:
+        module: The network, already changed.
+        recipes: What was replaced.
+    """
+    kind: type = type(module)
+    if _library(kind) is None:
+        return
+    if not isinstance(module, KanifiedModel):
+        module.__class__ = class_of(kind)
+    assert isinstance(module, KanifiedModel)
+    module._set_recipes([*module.recipes, *recipes])
+
+
+def load_kanified(folder: str | Path, **options: object) -> nn.Module:
+    """Reads a network that was kanified, saved by ``save_pretrained``, after checking it.
+
+    Args:
+        folder: The folder.
+        **options: Options of ``from_pretrained`` of its library, such as ``dtype``.
+
+    Raises:
+        RunFolderError: The folder holds no such network, or is damaged.
+    """
+    path = Path(folder) / str(options.get("subfolder") or "") / "config.json"
+    config = read_json(path, "the configuration of a network", "save it again")
+    architectures = config.get("architectures")
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    name = str(config.get("_class_name", name))
+    found = class_of_name(name)
+    if found is None:
+        raise RunFolderError(
+            f"'{path}' is of class '{name}', which is no kanified network of diffusers or "
+            "transformers; read it with its own class"
+        )
+    network: nn.Module = found.from_pretrained(folder, **options)
+    return network
+
+
+def class_of_name(name: str) -> type[KanifiedModel] | None:
+    """Looks up a class such as ``KanifiedDiTTransformer2DModel``; None where there is none."""
+    plain = name.removeprefix(_PREFIX)
+    if plain == name:
+        return None
+    import diffusers
+
+    homes = [diffusers]
+    if plain not in dir(diffusers):
+        import transformers
+
+        homes = [transformers]
+    for home in homes:
+        kind = getattr(home, plain, None)
+        if isinstance(kind, type) and _library(kind) is not None:
+            return class_of(kind)
+    return None
+
+
+def _library(kind: type) -> str | None:
+    """The library of ``_LIBRARIES`` that a class is a model of."""
+    for base in kind.__mro__:
+        library = base.__module__.partition(".")[0]
+        if _LIBRARIES.get(library) == base.__name__:
+            return library
+    return None
+
+
+class KanifiedModel(MovingGrids):
+    """What a kanified model of diffusers or transformers has beside those of its class."""
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """What was replaced, as its configuration has it."""
+        return _valid(getattr(self.config, "kanified", None) or ())
+
+    def _set_recipes(self, recipes: Iterable[Recipe | Mapping[str, object]]) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:  # noqa: ANN401
+        """Reads a network that ``save_pretrained`` wrote; a folder is checked before it is read.
+
+        Only safetensors are read.
+
+        Args:
+            pretrained_model_name_or_path: Its folder, or its name on the Hugging Face Hub.
+            **kwargs: Options of its library, such as ``subfolder``, ``variant`` or ``dtype``.
+
+        Raises:
+            RunFolderError: The folder is damaged, or is of another network.
+        """
+        root = Path(pretrained_model_name_or_path)
+        if root.is_dir():
+            infix = f".{kwargs['variant']}" if kwargs.get("variant") else ""
+            cls._require_sound(root / str(kwargs.get("subfolder") or ""), infix)
+        safe = {**kwargs, "use_safetensors": True}
+        network: Self = super().from_pretrained(pretrained_model_name_or_path, **safe)  # type: ignore[misc]
+        return network
+
+    @classmethod
+    def _require_sound(cls, folder: Path, infix: str) -> None:
+        """Checks a folder; the infix stands in the name of the weights, before its ending."""
+        raise NotImplementedError
+
+    def refine(
+        self,
+        num_intervals: int,
+        *inputs: object,
+        optimizer: torch.optim.Optimizer | None = None,
+        averages: Iterable[Average] = (),
+    ) -> float:
+        """Gives every grid another number of intervals: :func:`kan_diffusion.kan.refine`.
+
+        The configuration follows, so that the network is saved and loaded as it is.
+        """
+        change = super().refine(num_intervals, *inputs, optimizer=optimizer, averages=averages)
+        sized = {"grid_size": num_intervals}
+        self._set_recipes(recipe.model_copy(update=sized) for recipe in self.recipes)
+        return change
+
+
+class _OfDiffusers(KanifiedModel):
+    """A kanified model of diffusers: the recipes are an argument that it is built with."""
+
+    def _set_recipes(self, recipes: Iterable[Recipe | Mapping[str, object]]) -> None:
+        self.register_to_config(kanified=_json(recipes))  # type: ignore[operator]
+
+    @classmethod
+    def _require_sound(cls, folder: Path, infix: str) -> None:
+        from kan_diffusion.weights import require_sound
+
+        require_sound(cls, folder, f"diffusion_pytorch_model{infix}")
+
+
+class _OfTransformers(KanifiedModel):
+    """A kanified model of transformers: the recipes are an entry of its configuration."""
+
+    def _set_recipes(self, recipes: Iterable[Recipe | Mapping[str, object]]) -> None:
+        vars(self.config)["kanified"] = _json(recipes)
+
+    @classmethod
+    def _require_sound(cls, folder: Path, infix: str) -> None:
+        from kan_diffusion.weights import require_bounds, require_shapes, saved_shapes
+
+        path = folder / "config.json"
+        settings = read_json(path, "the configuration of a network", "save it again")
+        require_bounds(settings, path)
+        found = saved_shapes(folder, f"model{infix}")
+        try:
+            with torch.device("meta"):
+                network = cls(cls.config_class.from_dict(settings))  # type: ignore[attr-defined]
+        except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+            raise RunFolderError(
+                f"'{path}' is no {cls.__name__} ({error}); save it again"
+            ) from error
+        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        require_shapes(expected, found, path)
+
+
+def _valid(recipes: object) -> list[Recipe]:
+    """Recipes that are recipes, or their JSON."""
+    with valid_settings("kanified"):
+        return _RECIPES.validate_python(recipes)
+
+
+def _json(recipes: Iterable[Recipe | Mapping[str, object]]) -> list[dict[str, object]]:
+    """Recipes as the configuration has them."""
+    return [recipe.model_dump(mode="json") for recipe in _valid(recipes)]
+
+
+@cache
+def class_of(kind: type) -> type[KanifiedModel]:
+    """The subclass of a model of diffusers or transformers that knows what was replaced in it."""
+    library = _of_diffusers if _library(kind) == "diffusers" else _of_transformers
+    home, build = library(kind)
+    names = {"__init__": build, "__module__": _HOME, "__doc__": f"A kanified {kind.__name__}."}
+    return type(f"{_PREFIX}{kind.__name__}", (home, kind), names)
+
+
+_Made = tuple[type[KanifiedModel], Callable[..., None]]
+
+
+def _of_diffusers(kind: type) -> _Made:
+    def build(self: _OfDiffusers, *args: object, **settings: Any) -> None:  # noqa: ANN401
+        recipes = settings.pop("kanified", ())
+        kind.__init__(self, *args, **settings)  # type: ignore[misc]
+        rebuild(self, recipes)
+        self._set_recipes(recipes)
+
+    known = inspect.signature(kind.__init__)  # type: ignore[misc]
+    setting = inspect.Parameter("kanified", inspect.Parameter.KEYWORD_ONLY, default=())
+    parameters = sorted([*known.parameters.values(), setting], key=lambda one: one.kind)
+    vars(build)["__signature__"] = known.replace(parameters=parameters)  # diffusers reads it
+    return _OfDiffusers, build
+
+
+def _of_transformers(kind: type) -> _Made:
+    def build(self: _OfTransformers, config: object, *args: object, **settings: object) -> None:
+        kind.__init__(self, config, *args, **settings)  # type: ignore[misc]
+        rebuild(self, getattr(config, "kanified", ()))
+
+    return _OfTransformers, build

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from helpers import refused, seeded
+from kan_diffusion.data.pictures import PictureData, load_pictures
+from kan_diffusion.errors import DataError
+from kan_diffusion.evaluation.features import PictureFeatures, picture_features
+from kan_diffusion.evaluation.metrics import PICTURE_METRICS, real_against_real, sample_metrics
+
+DIGITS = PictureData(pictures="digits", holdout=0.5)
+
+
+@pytest.fixture(scope="module")
+def halves() -> tuple[PictureFeatures, Tensor, Tensor]:
+    """Features, and two halves of the real digits that were not trained on."""
+    heldout = load_pictures(DIGITS).heldout
+    return picture_features(DIGITS), heldout[: len(heldout) // 2], heldout[len(heldout) // 2 :]
+
+
+def _scores(features: PictureFeatures, one: Tensor, other: Tensor) -> dict[str, float]:
+    return sample_metrics(features(one), features(other), np.random.default_rng(0), PICTURE_METRICS)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda x: x + 0.3 * torch.randn(x.shape, generator=seeded()),
+        lambda x: functional.avg_pool2d(x, 3, stride=1, padding=1),
+        lambda x: 0.9 * x,
+        lambda x: x.flip(2),
+        lambda x: x[torch.randint(20, (len(x),), generator=seeded())],
+        lambda x: x.mean(dim=0, keepdim=True) + 0.5 * (x - x.mean(dim=0, keepdim=True)),
+    ],
+    ids=["noise", "blur", "faded", "upside down", "twenty pictures", "narrowed"],
+)
+def test_features_tell_spoilt_pictures_from_real_ones(
+    halves: tuple[PictureFeatures, Tensor, Tensor], spoil: Callable[[Tensor], Tensor]
+) -> None:
+    features, one, other = halves
+    real = _scores(features, one, other)
+    spoilt = _scores(features, spoil(one), other)
+    assert spoilt["frechet"] > 2 * real["frechet"]
+    assert spoilt["c2st"] > real["c2st"] + 0.1
+    assert 0.4 < real["c2st"] < 0.6
+
+
+def test_a_perfect_model_scores_as_real_against_real(
+    halves: tuple[PictureFeatures, Tensor, Tensor],
+) -> None:
+    features, one, other = halves
+    real = real_against_real(
+        lambda _: (features(one), features(other)), 1, np.random.default_rng(0), PICTURE_METRICS
+    )
+    assert real == _scores(features, one, other)
+
+
+def test_features_are_standardised(halves: tuple[PictureFeatures, Tensor, Tensor]) -> None:
+    features = halves[0](load_pictures(DIGITS).train)
+    assert features.dtype == torch.float64
+    torch.testing.assert_close(
+        features.mean(dim=0), torch.zeros(64, dtype=torch.float64), rtol=0, atol=1e-4
+    )
+    torch.testing.assert_close(features.std(dim=0), torch.ones(64).double(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(4, 4), (3, 13), (3, 48), (1, 8)])
+def test_the_recipe_is_one_of_its_draws_alone(
+    monkeypatch: pytest.MonkeyPatch, channels: int, size: int
+) -> None:
+    monkeypatch.setattr("kan_diffusion.evaluation.features._STEPS", 3)
+    pictures = torch.rand(20, channels, size, size, generator=seeded()) * 2 - 1
+    torch.manual_seed(1)
+    one = PictureFeatures.fit(pictures, seeded(1))(pictures)
+    torch.manual_seed(2)
+    assert torch.equal(PictureFeatures.fit(pictures, seeded(1))(pictures), one)
+    assert not torch.equal(PictureFeatures.fit(pictures, seeded(2))(pictures), one)
+
+
+def test_other_pictures_are_refused(halves: tuple[PictureFeatures, Tensor, Tensor]) -> None:
+    with refused(r"features are of samples \(n, 1, 8, 8\), got \(2, 3, 8, 8\)", DataError):
+        halves[0](torch.zeros(2, 3, 8, 8))
+    with refused(r"shape \(n, C, S, S\)", DataError):
+        PictureFeatures.fit(torch.zeros(2, 3), seeded())

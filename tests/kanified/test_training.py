@@ -1,0 +1,156 @@
+"""Kanified networks are compiled, trained in half precision, adapted and distilled."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from helpers import refused, seeded
+from kan_diffusion.kan.grids import EdgeLayer
+from kan_diffusion.kanified import distill, kanify
+from picture_networks import change, make, output
+
+
+def loss_of(network: nn.Module, call: tuple[Tensor, ...]) -> Tensor:
+    found = network(*call)
+    found = found if isinstance(found, Tensor) else found[0]
+    return found.square().mean()
+
+
+def gradients(network: nn.Module, call: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    network.zero_grad()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # class labels are dropped at random
+        loss_of(network, call).backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["grouped", "full"])
+def test_a_compiled_network_does_the_same_in_one_graph(kind: str) -> None:
+    """As TorchDynamo and AOTAutograd have it; what Inductor makes of layers, tests/kan has."""
+    network, call = make("dit")
+    kanify(network, kind=kind)
+    known = gradients(network, call)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*call)[0], network(*call)[0])
+    found = gradients(compiled, call)
+    assert len(found) == len(known)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, known[name.removeprefix("_orig_mod.")])
+
+
+@pytest.mark.parametrize("kind", ["grouped", "full"])
+@pytest.mark.parametrize("name", ["dit", "unet", "encoder"])
+def test_autocast_is_as_near_as_it_was(name: str, kind: str) -> None:
+    network, call = make(name)
+    plain = copy.deepcopy(network)
+
+    def distance(one: nn.Module) -> float:
+        with torch.autocast("cpu", torch.bfloat16):
+            low = output(one, call)
+        return change(output(one, call), low)
+
+    kanify(network, kind=kind, generator=seeded())
+    assert distance(network) < max(3 * distance(plain), 0.02)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(network, call)
+    loss.backward()
+    for part in network.modules():
+        if isinstance(part, EdgeLayer):
+            assert part.packed.grad.isfinite().all()
+            assert part.packed.grad.dtype is part.packed.dtype
+
+
+@pytest.mark.parametrize("kind", ["grouped", "full"])
+@pytest.mark.parametrize("name", ["dit", "unet", "clip"])
+def test_gradient_checkpointing_gives_the_same_gradients(name: str, kind: str) -> None:
+    network, call = make(name)
+    kanify(network, kind=kind)
+    network.train()
+    known = gradients(network, call)
+    of_diffusers = hasattr(network, "enable_gradient_checkpointing")
+    if of_diffusers:
+        network.enable_gradient_checkpointing()
+    else:
+        network.activation_checkpointing_enable()
+    found = gradients(network, call)
+    assert (
+        network.is_gradient_checkpointing if of_diffusers else network.is_activation_checkpointing
+    )
+    assert known.keys() == found.keys()
+    for name_, gradient in known.items():
+        torch.testing.assert_close(found[name_], gradient)
+
+
+def test_adapters_train_on_the_linear_maps_that_stay() -> None:
+    from peft import LoraConfig
+
+    network, call = make("unet")
+    kanify(network, keep_function=True, samples=call)
+    before = output(network, call)
+    network.add_adapter(LoraConfig(r=2, target_modules=["to_q", "net.0.proj", "net.2"]))
+    trained = [name for name, p in network.named_parameters() if p.requires_grad]
+    assert sum("net.0.proj.lora" in name for name in trained) == 8
+    assert all("lora" in name for name in trained)
+    torch.testing.assert_close(output(network, call), before)  # an adapter starts at zero
+    network.train()
+    rate = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=1e-2)
+    first = loss_of(network, call)
+    for _ in range(3):
+        rate.zero_grad()
+        loss_of(network, call).backward()
+        rate.step()
+    assert loss_of(network, call) < first
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_adapters_of_peft_may_train_the_functions_too() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    network, call = make("clip")
+    kanify(network)
+    settings = LoraConfig(
+        r=2, target_modules=["q_proj", "fc1", "fc2"], modules_to_save=["activation_fn"]
+    )
+    adapted = get_peft_model(network, settings)
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert any("activation_fn" in name and name.endswith("coefficients") for name in trained)
+    assert any("fc1.lora_A" in name for name in trained)
+    loss_of(adapted, call).backward()
+
+
+@pytest.mark.parametrize("kind", ["grouped", "full"])
+@pytest.mark.parametrize("name", ["dit", "clip", "encoder", "sequential"])
+def test_distilled_blocks_come_nearer_to_the_originals(name: str, kind: str) -> None:
+    teacher, call = make(name)
+    student = copy.deepcopy(teacher)
+    report = kanify(student, kind=kind, generator=seeded(), match=None)
+    with torch.no_grad():
+        for part in student.modules():
+            if isinstance(part, EdgeLayer):
+                part.packed.add_(0.2 * torch.randn(part.packed.shape, generator=seeded()))
+    state = copy.deepcopy(student.state_dict())
+    before = change(output(teacher, call), output(student, call))
+    fits = distill(teacher, student, call, steps=100, batch_size=64, generator=seeded()).fits
+    assert [fit.path for fit in fits] == [one.recipe.path for one in report.replaced]
+    assert all(fit.after < 0.5 * fit.before for fit in fits)
+    assert change(output(teacher, call), output(student, call)) < before
+    blocks = tuple(one.recipe.path.rpartition(".")[0] for one in report.replaced)
+    for key, value in student.state_dict().items():
+        assert torch.equal(value, state[key]) or key.startswith(blocks)
+
+
+def test_what_cannot_be_distilled_is_said() -> None:
+    teacher, call = make("dit")
+    student = copy.deepcopy(teacher)
+    with refused("student has no block that replaces one of teacher's; make it with"):
+        distill(teacher, student, call)
+    kanify(student)
+    with refused("steps and batch_size of at least 1"):
+        distill(teacher, student, call, steps=0)
+    with refused("samples has no call"):
+        distill(teacher, student, [])
