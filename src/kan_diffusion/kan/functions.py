@@ -19,9 +19,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import zip_longest
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
@@ -167,20 +167,17 @@ class LearnedFunctions(EdgeLayer):
         self.noise = noise
         self._grid_range = float(grid_range[0]), float(grid_range[1])
         # Rows of one input from each group, the last ones repeated where a group is smaller.
-        members = [
-            [i for i, g in enumerate(self.group_of) if g == group] for group in range(num_groups)
-        ]
-        rows = [
-            [
-                member if member is not None else members[group][-1]
-                for group, member in enumerate(row)
-            ]
-            for row in zip_longest(*members)
-        ]
-        flat = [member for row in rows for member in row]
-        self._in_turn = flat == list(range(in_features))
+        group_of = np.array(self.group_of)
+        sizes = np.bincount(group_of)
+        ends = sizes.cumsum()
+        by_group = np.argsort(group_of, kind="stable")
+        row = np.minimum(np.arange(sizes.max())[:, None], sizes - 1)
+        flat = by_group[(ends - sizes) + row].reshape(-1)
+        self._in_turn = np.array_equal(flat, np.arange(in_features))
         self.register_buffer("_members", torch.tensor(flat, device=device), persistent=False)
-        places = [flat.index(i) for i in range(in_features)]
+        places = np.empty_like(by_group)
+        places[by_group] = np.arange(in_features) - np.repeat(ends - sizes, sizes)
+        places = places * num_groups + group_of
         self.register_buffer("_places", torch.tensor(places, device=device), persistent=False)
         self.coefficients = nn.Parameter(
             torch.empty(functions, num_groups, known, device=device, dtype=dtype)
