@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from kan_diffusion.kanified.distillation import distill as distill
     from kan_diffusion.kanified.saving import load_kanified as load_kanified
     from kan_diffusion.likelihood import log_likelihood as log_likelihood
+    from kan_diffusion.picture_pipeline import PictureDiffusionPipeline as PictureDiffusionPipeline
     from kan_diffusion.processes import PROCESSES as PROCESSES
     from kan_diffusion.processes import Process as Process
     from kan_diffusion.processes import get_process as get_process
@@ -67,6 +68,10 @@ if TYPE_CHECKING:
     from kan_diffusion.symbolic.explain import ExplainOptions as ExplainOptions
     from kan_diffusion.symbolic.explain import explain_run as explain_run
     from kan_diffusion.table_pipeline import TableDiffusionPipeline as TableDiffusionPipeline
+    from kan_diffusion.text import PromptedDenoiser as PromptedDenoiser
+    from kan_diffusion.text import make_text_encoder as make_text_encoder
+    from kan_diffusion.text import make_tokenizer as make_tokenizer
+    from kan_diffusion.text import tokenize as tokenize
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
 
@@ -93,6 +98,7 @@ _NAMES = {
     "kanified.distillation": ["distill"],
     "kanified.saving": ["load_kanified"],
     "likelihood": ["log_likelihood"],
+    "picture_pipeline": ["PictureDiffusionPipeline"],
     "processes": ["PROCESSES", "Process", "get_process"],
     "report.gather": ["report_contents"],
     "report.synthetic": ["write_table_page"],
@@ -103,6 +109,7 @@ _NAMES = {
     "study.results": ["compare", "decide", "read_results", "say"],
     "study.run": ["run_study"],
     "symbolic.explain": ["ExplainOptions", "explain_run"],
+    "text": ["PromptedDenoiser", "make_text_encoder", "make_tokenizer", "tokenize"],
     "training": ["TrainingConfig", "train"],
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}

@@ -21,6 +21,7 @@ __all__ = [
     "MOST_STEPS",
     "MOST_TIMESTEPS",
     "MOST_TRIALS",
+    "MOST_UNITS",
     "MOST_VALUES",
     "MOST_WORKERS",
 ]
@@ -36,6 +37,9 @@ MOST_TIMESTEPS = 100_000
 
 MOST_STEPS = 10_000_000
 """Optimiser steps of a training run, and hours of a small network on one core."""
+
+MOST_UNITS = 1_000_000
+"""Units of a hidden layer."""
 
 MOST_PARAMETERS = 100_000_000
 """Parameters of a denoiser; their training takes 2 GB."""

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,9 +28,10 @@ from kan_diffusion.denoisers.sizing import (
     widths_for_budget,
 )
 from kan_diffusion.denoisers.spline_mlp import SPLINE_MLP
+from kan_diffusion.denoisers.transformer import TRANSFORMER_FAMILIES
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.imports import find_object, is_place
-from kan_diffusion.limits import MOST_LAYERS, MOST_OPERATIONS, MOST_PARAMETERS
+from kan_diffusion.limits import MOST_LAYERS, MOST_OPERATIONS, MOST_PARAMETERS, MOST_UNITS
 
 __all__ = [
     "BUDGET_TOLERANCE",
@@ -74,7 +74,14 @@ def with_tuned(
     return by_name
 
 
-_BUILT_IN = (*GATED_FAMILIES, *KAN_FAMILIES, *MLP_FAMILIES, SPLINE_MLP, RBF_2015)
+_BUILT_IN = (
+    *GATED_FAMILIES,
+    *KAN_FAMILIES,
+    *MLP_FAMILIES,
+    SPLINE_MLP,
+    RBF_2015,
+    *TRANSFORMER_FAMILIES,
+)
 """All families of the package, as they were registered."""
 
 _KNOWN = with_tuned(
@@ -124,7 +131,7 @@ def _frozen(value: object) -> object:
 
 def build_denoiser(
     family: str,
-    data_dim: int,
+    data_dim: int | Sequence[int],
     *,
     num_train_timesteps: int,
     params: int | None = None,
@@ -144,7 +151,7 @@ def build_denoiser(
 
     Args:
         family: Name of the family, see :func:`get_family`.
-        data_dim: Number of coordinates of a point.
+        data_dim: Number of coordinates of a point, or channels, height and width of a picture.
         num_train_timesteps: Number of steps of the process.
         params: Number of trainable parameters to fit, within ``BUDGET_TOLERANCE``.
         hidden: Widths of the hidden layers.
@@ -182,11 +189,19 @@ def build_denoiser(
     options = {**kind.settings, **(settings or {})}
     if blocks:
         options["blocks"] = tuple(blocks)
+    shape: dict[str, object] = {"data_dim": data_dim}
+    if not isinstance(data_dim, int):
+        shape = {"shape": tuple(data_dim)}
 
     def make(widths: Sequence[int]) -> Denoiser:
+        if max(widths, default=0) > MOST_UNITS:
+            raise KanDiffusionError(
+                f"a hidden layer has at most {MOST_UNITS:,} units, and one of family "
+                f"'{kind.name}' would have {max(widths):,}; take a smaller size or more layers"
+            )
         try:
             return kind.denoiser_class(
-                data_dim=data_dim,
+                **shape,
                 hidden=tuple(widths),
                 num_train_timesteps=num_train_timesteps,
                 num_classes=num_classes,
@@ -200,14 +215,11 @@ def build_denoiser(
             raise KanDiffusionError(
                 f"a denoiser has at most {MOST_LAYERS} hidden layers, not {len(widths):,}"
             )
-        # Layers that follow each other are joined by a number for each pair of their units.
-        size = max(*widths, sum(a * b for a, b in pairwise(widths)), 0)
-        if size <= MOST_PARAMETERS:
-            with torch.device("meta"):
-                size = make(widths).num_trainable
+        with torch.device("meta"):
+            size = make(widths).num_trainable
         if size > MOST_PARAMETERS:
             raise KanDiffusionError(
-                f"family '{kind.name}' would have {size:,} parameters or more with hidden widths "
+                f"family '{kind.name}' would have {size:,} parameters with hidden widths "
                 f"{', '.join(map(str, widths))}; a denoiser has at most {MOST_PARAMETERS:,}"
             )
 
@@ -225,7 +237,7 @@ def build_denoiser(
             )
         # As written: a setting of 1 is not one of True, which would be equal.
         written = repr(sorted((name, _frozen(value)) for name, value in options.items()))
-        sizes = data_dim, num_train_timesteps, num_classes
+        sizes = repr(shape), num_train_timesteps, num_classes
         key = kind.name, kind.denoiser_class, *sizes, written, countable, layers, amount, at_most
         if key not in _FOUND:
             with torch.device("meta"):  # where parameters have shapes and no values

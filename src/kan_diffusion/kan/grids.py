@@ -256,7 +256,9 @@ def _first_tensor(output: object) -> Tensor:
     return output
 
 
-def _watch(module: nn.Module, *inputs: object, **options: object) -> tuple[Tensor, dict[str, Tensor]]:
+def _watch(
+    module: nn.Module, *inputs: object, **options: object
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Runs the module: its output, and the rows that reach each KAN layer, however often."""
     seen: dict[str, list[Tensor]] = {}
 

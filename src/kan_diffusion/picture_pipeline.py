@@ -1,0 +1,237 @@
+"""The pipeline of pictures: prompts or classes in, pictures out, called as diffusers' are.
+
+::
+
+    pipeline = PictureDiffusionPipeline.from_pretrained("runs/shapes")
+    pictures = pipeline("a small red circle", num_images_per_prompt=4, guidance_scale=3).images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+import torch
+from diffusers import SchedulerMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from kan_diffusion.data.pictures import PictureCodec
+from kan_diffusion.denoisers import Denoiser
+from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
+from kan_diffusion.sampling import SamplePipeline, StepCallback
+from kan_diffusion.text import tokenize
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import CLIPTextModel, PreTrainedTokenizerBase
+
+__all__ = ["PictureDiffusionPipeline", "PictureDiffusionPipelineOutput"]
+
+
+@dataclass
+class PictureDiffusionPipelineOutput(BaseOutput):
+    """Output of the pipeline.
+
+    Attributes:
+        images: Pictures, or samples with shape (n, C, S, S) where ``output_type`` is ``"pt"``;
+            those of one prompt stand together.
+    """
+
+    images: list[Image.Image] | Tensor
+
+
+class PictureDiffusionPipeline(SamplePipeline):
+    """Draws pictures from a trained denoiser.
+
+    Args:
+        denoiser: The trained network.
+        scheduler: Any diffusers scheduler of the process the denoiser was trained for.
+        text_encoder: What embeds prompts; None for a model without text.
+        tokenizer: Its tokenizer.
+        mode: Channels of the pictures, as Pillow names them.
+        classes: Names of the classes; empty for none.
+        flow: Whether the denoiser was trained for flow matching; as the scheduler is when None.
+
+    Attributes:
+        codec: The map between samples and pictures.
+        classes: Names of the classes.
+
+    Raises:
+        KanDiffusionError: The denoiser's pictures are of another mode, or the number of classes is
+            another.
+    """
+
+    model_cpu_offload_seq = "text_encoder->denoiser"
+    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  # diffusers declares it so
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        scheduler: SchedulerMixin,
+        text_encoder: CLIPTextModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        mode: str = "RGB",
+        classes: Sequence[str] = (),
+        flow: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self._setup_sampling(
+            denoiser, scheduler, flow, text_encoder=text_encoder, tokenizer=tokenizer
+        )
+        with valid_settings("a pipeline of pictures"):
+            self.codec = PictureCodec(size=denoiser.sample_shape[-1], mode=mode)
+        self.classes = tuple(classes)
+        if self.codec.shape != denoiser.sample_shape:
+            raise KanDiffusionError(
+                f"pictures of mode {mode} are samples of shape {self.codec.shape}, and the "
+                f"denoiser's are {denoiser.sample_shape}; give the mode it was trained with"
+            )
+        if (text_encoder is None) != (tokenizer is None):
+            raise KanDiffusionError("give a text encoder together with its tokenizer")
+        self.register_to_config(mode=mode, classes=list(classes), flow=self.flow)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
+        """Reads a pipeline that ``save_pretrained`` wrote, after checking its denoiser.
+
+        Only JSON and safetensors are read, from this machine alone.
+
+        Args:
+            pretrained_model_name_or_path: Its folder.
+            **kwargs: Options of diffusers, or parts of one's own by name.
+
+        Raises:
+            RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
+        """
+        root = Path(pretrained_model_name_or_path)
+        parts = dict(kwargs)
+        if (root / "text_encoder").is_dir() and "text_encoder" not in parts:
+            from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+            here = {"local_files_only": True}
+            try:
+                parts["tokenizer"] = PreTrainedTokenizerFast.from_pretrained(
+                    root / "tokenizer", **here
+                )
+                parts["text_encoder"] = CLIPTextModel.from_pretrained(
+                    root / "text_encoder", use_safetensors=True, **here
+                )
+            # Of the library tokenizers, some are plain exceptions.
+            except Exception as error:
+                raise RunFolderError(
+                    f"the text encoder or tokenizer in '{root}' cannot be read ({error}); train it "
+                    "again"
+                ) from error
+        return super().from_pretrained(root, **parts)
+
+    def _require_text(self) -> None:
+        if self.text_encoder is None:
+            raise KanDiffusionError(
+                "this pipeline was trained without text; leave prompts out"
+                + (", or ask for class_labels" if self.classes else "")
+            )
+
+    def _embedded(self, prompts: Sequence[str]) -> Tensor:
+        tokens = tokenize(self.tokenizer, prompts).to(self.device)
+        states: Tensor = self.text_encoder(tokens).last_hidden_state
+        return states.to(self.denoiser.dtype)
+
+    def _labels(self, asked: Sequence[int | str], count: int) -> Tensor:
+        if not self.classes:
+            raise KanDiffusionError("this pipeline was trained without classes; leave them out")
+        numbers = []
+        for label in asked:
+            known = self.classes.index(label) if label in self.classes else label
+            if isinstance(known, str) or not 0 <= int(known) < len(self.classes):
+                raise KanDiffusionError(
+                    f"class {label!r} is unknown; known: {', '.join(self.classes)}"
+                )
+            numbers.append(int(known))
+        return torch.tensor(numbers, device=self.device).repeat_interleave(count)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        num_inference_steps: int = 20,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        class_labels: Sequence[int | str] | int | str | None = None,
+        num_images_per_prompt: int = 1,
+        guidance_scale: float = 3.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        batch_size: int = 256,
+        output_type: Literal["pil", "pt"] = "pil",
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+        return_dict: bool = True,
+    ) -> PictureDiffusionPipelineOutput:
+        """Draws pictures.
+
+        Args:
+            prompt: What is asked for, one or several; empty or None asks for nothing.
+            num_inference_steps: Steps of the scheduler.
+            negative_prompt: What guidance leads away from, one or one a prompt; nothing when None.
+            class_labels: Numbers or names of classes, of a model with classes.
+            num_images_per_prompt: Pictures of each prompt or class; of a model without, how many.
+            guidance_scale: Strength of classifier-free guidance; 1 is the plain conditional.
+            generator: Where the noise comes from, or one a picture; torch's default when None.
+            batch_size: Largest number of pictures moved at once.
+            output_type: ``"pil"`` for Pillow's images, ``"pt"`` for samples in [-1, 1].
+            callback_on_step_end: Called after every step of each batch with the pipeline, the
+                number of the step, its timestep and ``{"sample": samples}``; samples it returns in
+                such a dictionary take their place.
+            callback_on_step_end_tensor_inputs: What the callback is given: ``"sample"`` or nothing.
+            return_dict: Whether to return an output object or a tuple.
+
+        Returns:
+            Pictures, those of one prompt together.
+
+        Raises:
+            KanDiffusionError: Prompts of a model without text, or classes of one without, or a
+                number out of range, or a prompt with more tokens than fit.
+            NonFiniteSamplesError: The samples became infinite or NaN.
+        """
+        if num_images_per_prompt < 1:
+            raise KanDiffusionError(
+                f"num_images_per_prompt must be at least 1, not {num_images_per_prompt}"
+            )
+        if output_type not in ("pil", "pt"):
+            raise KanDiffusionError(f"output_type must be 'pil' or 'pt', not {output_type!r}")
+        if prompt is not None and class_labels is not None:
+            raise KanDiffusionError("ask with a prompt or with class_labels, not with both")
+        conditions: dict[str, Tensor] = {}
+        absent: Mapping[str, Tensor] = {}
+        count = num_images_per_prompt
+        if class_labels is not None:
+            asked = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
+            labels = self._labels(asked, count)
+            conditions = {"class_labels": labels}
+            absent = {"class_labels": self.denoiser.absent["class_labels"].expand_as(labels)}
+        elif prompt is not None or negative_prompt is not None or self.text_encoder is not None:
+            self._require_text()
+            prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+            away = negative_prompt or ""
+            aways = [away] * len(prompts) if isinstance(away, str) else list(away)
+            if len(aways) != len(prompts) or not prompts:
+                raise KanDiffusionError(
+                    f"negative_prompt must be one or one for each of {len(prompts)} prompts, not "
+                    f"{len(aways)}"
+                )
+            name = "encoder_hidden_states"
+            conditions = {name: self._embedded(prompts).repeat_interleave(count, 0)}
+            absent = {name: self._embedded(aways).repeat_interleave(count, 0)}
+        elif guidance_scale != 1.0 and not self.classes:
+            guidance_scale = 1.0  # there is nothing to be guided by
+        total = len(next(iter(conditions.values()))) if conditions else count
+        samples = self._draw_all(
+            total, num_inference_steps, generator, conditions, absent, guidance_scale,
+            batch_size, callback_on_step_end, callback_on_step_end_tensor_inputs,
+        )  # fmt: skip
+        images = samples.clamp(-1, 1) if output_type == "pt" else self.codec.decode(samples)
+        if not return_dict:
+            return (images,)  # type: ignore[return-value]  # as all pipelines of diffusers do
+        return PictureDiffusionPipelineOutput(images=images)

@@ -1,0 +1,253 @@
+r"""Prompts: words as numbers, embedded by a small CLIP text model that is trained along.
+
+A prompt of words :math:`w_1, \dots, w_n` is the sequence start, :math:`w_1, \dots, w_n`, end,
+padded to a fixed length. transformers' ``CLIPTextModel`` maps it to the hidden states that a
+denoiser attends to (Radford et al. 2021, arXiv:2103.00020), so that a pretrained one drops in. The
+empty prompt stands for none: it replaces the prompts that training drops, and guidance leads away
+from it.
+
+The tokenizer knows the words of the captions it was made of, by the package tokenizers.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
+from kan_diffusion.denoisers.transformer import fresh_parameters
+from kan_diffusion.errors import DataError, KanDiffusionError
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+__all__ = ["PromptedDenoiser", "make_text_encoder", "make_tokenizer", "tokenize", "unknown_words"]
+
+_PAD, _UNKNOWN, _START, _END = _SPECIAL = "<pad>", "<unknown>", "<start>", "<end>"
+
+_ROOM = 8
+"""Tokens that a prompt may have more than the longest caption."""
+
+
+def make_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Makes a tokenizer of the words of captions, in lower case.
+
+    Args:
+        captions: The captions, at least one with a word.
+
+    Returns:
+        The tokenizer; its ``model_max_length`` leaves room for prompts longer than the captions.
+
+    Raises:
+        DataError: There is no word.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel(unk_token=_UNKNOWN))
+    words.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    words.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    )
+    trainer = trainers.WordLevelTrainer(special_tokens=list(_SPECIAL), show_progress=False)
+    words.train_from_iterator(captions, trainer)
+    if words.get_vocab_size() == len(_SPECIAL):
+        raise DataError("the captions have no words; give each picture one word or more")
+    words.post_processor = processors.TemplateProcessing(
+        single=f"{_START} $A {_END}",
+        special_tokens=[(token, words.token_to_id(token)) for token in (_START, _END)],
+    )
+    longest = max(len(encoded.ids) for encoded in words.encode_batch(list(captions)))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        model_max_length=longest + _ROOM,
+        pad_token=_PAD,
+        unk_token=_UNKNOWN,
+        bos_token=_START,
+        eos_token=_END,
+    )
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
+    """Turns prompts into numbers of tokens, padded to the tokenizer's length.
+
+    Args:
+        tokenizer: The tokenizer.
+        prompts: The prompts; an empty one stands for none.
+
+    Returns:
+        Shape (len(prompts), L), int64.
+
+    Raises:
+        KanDiffusionError: A prompt has more tokens than fit.
+    """
+    length = int(tokenizer.model_max_length)
+    lists = [list(ids) for ids in tokenizer(list(prompts))["input_ids"]]
+    for prompt, ids in zip(prompts, lists, strict=True):
+        if len(ids) > length:
+            raise KanDiffusionError(
+                f"the prompt '{_short(prompt)}' has {len(ids)} tokens and {length} fit; say it in "
+                "fewer words"
+            )
+    pad = tokenizer.pad_token_id
+    return torch.tensor([ids + [pad] * (length - len(ids)) for ids in lists])
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[str]:
+    """Says which words of prompts were in no caption, a sentence each.
+
+    Args:
+        tokenizer: A tokenizer of whole words, such as :func:`make_tokenizer` makes.
+        prompts: The prompts.
+
+    Returns:
+        Sentences such as ``'purple' was never seen; nearest known: purse``.
+    """
+    known = [word for word in tokenizer.get_vocab() if word not in _SPECIAL]
+    said: dict[str, str] = {}
+    for prompt in prompts:
+        encoded = tokenizer(prompt, return_offsets_mapping=True)
+        places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        for token, (start, end) in places:
+            word = prompt[start:end]
+            if token != tokenizer.unk_token_id or word in said:
+                continue
+            near = difflib.get_close_matches(word.lower(), known, 3, 0.5)
+            nearest = f"nearest known: {', '.join(near)}" if near else "no known word is near"
+            said[word] = f"'{_short(word)}' was never seen; {nearest}"
+    return list(said.values())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def make_text_encoder(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    width: int = 64,
+    depth: int = 2,
+    heads: int = 4,
+    generator: torch.Generator | None = None,
+) -> CLIPTextModel:
+    """Makes a small CLIP text model for a tokenizer, with fresh parameters.
+
+    Args:
+        tokenizer: The tokenizer.
+        width: Numbers of a hidden state; a multiple of ``heads``.
+        depth: Number of layers.
+        heads: Number of attention heads.
+        generator: Where parameters come from; torch's default generator when None.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            projection_dim=width,
+            num_hidden_layers=depth,
+            num_attention_heads=heads,
+            max_position_embeddings=int(tokenizer.model_max_length),
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    fresh_parameters(encoder, generator)
+    return encoder
+
+
+class PromptedDenoiser(Denoiser):
+    """A denoiser together with its text encoder, as they are trained: prompts are tokens.
+
+    Args:
+        denoiser: A denoiser that takes ``encoder_hidden_states``.
+        text_encoder: What embeds tokens.
+        tokenizer: What made the tokens; its empty prompt stands for none.
+        frozen: Whether the text encoder stays as it is, such as a pretrained one.
+
+    Raises:
+        KanDiffusionError: The denoiser takes no prompts of the encoder's width.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        text_encoder: CLIPTextModel,
+        tokenizer: PreTrainedTokenizerBase,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        wanted = getattr(denoiser, "text_width", 0)
+        if wanted != text_encoder.config.hidden_size:
+            raise KanDiffusionError(
+                f"the denoiser takes prompts of width {wanted}, not of the text encoder's "
+                f"{text_encoder.config.hidden_size}; build it with that text_width"
+            )
+        self.denoiser = denoiser
+        self.text_encoder = text_encoder.requires_grad_(not frozen)
+        self.register_buffer("empty", tokenize(tokenizer, [""])[0], persistent=False)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, the denoiser's."""
+        return self.denoiser.sample_shape
+
+    @property
+    def absent(self) -> dict[str, Tensor]:
+        """``input_ids`` of the empty prompt."""
+        empty = self.empty
+        assert isinstance(empty, Tensor)
+        return {"input_ids": empty}
+
+    def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
+        """Checks prompts once, ahead of use: tokens must be those of the tokenizer's length."""
+        super().require_conditions(conditions, num_samples)
+        tokens = conditions.get("input_ids")
+        length = len(self.absent["input_ids"])
+        if tokens is not None and (tokens.ndim != 2 or tokens.shape[1] != length):
+            raise KanDiffusionError(
+                f"input_ids must have shape (B, {length}), not {tuple(tokens.shape)}; make them "
+                "with tokenize"
+            )
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the denoiser's forward pass for one sample."""
+        return self.denoiser.flops
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        return_dict: bool = True,
+        *,
+        input_ids: Tensor | None = None,
+    ) -> DenoiserOutput | tuple[Tensor]:
+        """Predicts for noised samples.
+
+        Args:
+            sample: Noised samples with shape (B, *shape).
+            timestep: One timestep for all samples, or one each with shape (B,).
+            class_labels: None: samples are described by prompts.
+            encoder_hidden_states: Embedded prompts with shape (B, L, width); or None.
+            return_dict: Whether to return a :class:`.DenoiserOutput` or a tuple.
+            input_ids: Tokens of prompts with shape (B, L), which are embedded; or None.
+
+        Returns:
+            The prediction with shape (B, *shape), as ``.sample`` or in a tuple.
+        """
+        if input_ids is not None:
+            encoder_hidden_states = self.text_encoder(input_ids).last_hidden_state
+        prediction: DenoiserOutput | tuple[Tensor] = self.denoiser(
+            sample, timestep, class_labels, encoder_hidden_states, return_dict
+        )
+        return prediction

@@ -1,0 +1,219 @@
+"""Prompts, text encoders trained along, and the pipeline that draws what is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from helpers import randn, refused, seeded
+from kan_diffusion import TrainingConfig, build_denoiser, get_process, make_scheduler, train
+from kan_diffusion.errors import RunFolderError
+from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
+from kan_diffusion.text import (
+    PromptedDenoiser,
+    make_text_encoder,
+    make_tokenizer,
+    tokenize,
+    unknown_words,
+)
+
+CAPTIONS = ("a bright picture", "a dark picture", "Dark, it is")
+SHAPE = 1, 4, 4
+SETTINGS = {"width": 8, "heads": 2, "text_width": 8}
+
+
+def _parts() -> tuple:
+    tokenizer = make_tokenizer(CAPTIONS)
+    encoder = make_text_encoder(tokenizer, width=8, depth=1, heads=2, generator=seeded(1))
+    options = {"num_train_timesteps": 1000, "hidden": (8,), "settings": SETTINGS}
+    denoiser = build_denoiser("dit-kan", SHAPE, generator=seeded(2), **options)
+    return denoiser, encoder, tokenizer
+
+
+def _train(frozen: bool = False, steps: int = 250, **options: object):
+    """Bright and dark pictures, told apart by their captions alone."""
+    denoiser, encoder, tokenizer = _parts()
+    joint = PromptedDenoiser(denoiser, encoder, tokenizer, frozen=frozen)
+    brightness = torch.tensor([0.7, -0.7]).repeat(50)
+    samples = brightness[:, None, None, None] + 0.1 * randn(100, *SHAPE, dtype=torch.float32)
+    tokens = tokenize(tokenizer, [CAPTIONS[i % 2] for i in range(100)])
+    config = TrainingConfig(
+        steps=steps, batch_size=32, learning_rate=1e-2, ema_decay=0.98, checkpoint_every=3
+    )
+    process = get_process("flow")
+    given = {"seed": 3, "device": "cpu", "conditions": {"input_ids": tokens}, **options}
+    result = train(joint, process, samples, config, **given)
+    scheduler = make_scheduler(None, process.scheduler())
+    pipeline = PictureDiffusionPipeline(denoiser, scheduler, encoder.eval(), tokenizer, mode="L")
+    return pipeline, result
+
+
+@pytest.fixture(scope="module")
+def trained() -> PictureDiffusionPipeline:
+    return _train()[0]
+
+
+def _means(pipeline: PictureDiffusionPipeline, *prompt: object, **options: object) -> Tensor:
+    given = {"num_images_per_prompt": 16, "generator": seeded(4), "guidance_scale": 1.0, **options}
+    samples = pipeline(*prompt, output_type="pt", **given).images
+    return samples.mean((1, 2, 3))
+
+
+def test_it_draws_what_is_asked_and_both_when_nothing_is(trained: PictureDiffusionPipeline) -> None:
+    bright, dark = _means(trained, ["a bright picture", "a dark picture"]).split(16)
+    assert (bright > 0.3).float().mean() > 0.9
+    assert (dark < -0.3).float().mean() > 0.9
+    for nothing in ("", None):
+        means = _means(trained, nothing, num_images_per_prompt=64)
+        assert 0.2 < (means > 0).float().mean() < 0.8
+        assert means.abs().mean() > 0.2
+
+
+def test_guidance_leads_away_from_the_negative_prompt(trained: PictureDiffusionPipeline) -> None:
+    away = _means(trained, "", negative_prompt="a dark picture", guidance_scale=3.0)
+    assert (away > 0.3).float().mean() > 0.9
+
+
+def test_an_empty_prompt_is_none(trained: PictureDiffusionPipeline) -> None:
+    options = {"guidance_scale": 3.0, "num_images_per_prompt": 3}
+    said = _means(trained, "a dark picture", negative_prompt="", **options)
+    assert torch.equal(said, _means(trained, "a dark picture", **options))
+
+
+def test_pictures_are_those_of_the_samples(trained: PictureDiffusionPipeline) -> None:
+    options = {"num_images_per_prompt": 2, "num_inference_steps": 4}
+    pictures = trained("a dark picture", generator=seeded(1), **options).images
+    samples = trained("a dark picture", generator=seeded(1), output_type="pt", **options).images
+    levels = np.stack([np.array(picture) for picture in pictures])
+    expected = ((samples[:, 0].double() + 1) * 127.5).round().numpy()
+    assert np.array_equal(levels, expected)
+    assert {picture.mode for picture in pictures} == {"L"}
+
+
+def test_a_saved_pipeline_draws_the_same(trained: PictureDiffusionPipeline, tmp_path: Path) -> None:
+    trained.save_pretrained(tmp_path)
+    loaded = PictureDiffusionPipeline.from_pretrained(tmp_path)
+    assert torch.equal(_means(loaded, "a dark picture"), _means(trained, "a dark picture"))
+    assert loaded.flow
+    (tmp_path / "text_encoder" / "model.safetensors").write_bytes(b"no weights")
+    with refused("text encoder or tokenizer in .* cannot be read", RunFolderError):
+        PictureDiffusionPipeline.from_pretrained(tmp_path)
+
+
+class StoppedError(Exception):
+    """Raised in the middle of a run."""
+
+
+def test_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    kept = {"steps": 9, "checkpoint": tmp_path / "state.safetensors", "resume": True}
+    whole = _train(steps=9)[0]
+    with pytest.raises(StoppedError):
+        _train(**kept, moments=[7], on_moment=stop)
+    resumed, result = _train(**kept)
+    assert result.resumed_from == 6
+    for part in ("denoiser", "text_encoder"):
+        for one, other in zip(
+            getattr(whole, part).parameters(), getattr(resumed, part).parameters(), strict=True
+        ):
+            assert torch.equal(one, other)
+
+
+def test_a_frozen_encoder_stays_as_it_is() -> None:
+    pipeline, _ = _train(frozen=True, steps=3)
+    _, fresh, _ = _parts()
+    for one, other in zip(pipeline.text_encoder.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_words_are_told_apart_whatever_their_case_and_commas() -> None:
+    tokenizer = make_tokenizer(CAPTIONS)
+    assert sorted(tokenizer.get_vocab()) == sorted(
+        [
+            "<pad>",
+            "<unknown>",
+            "<start>",
+            "<end>",
+            "a",
+            "bright",
+            "picture",
+            "dark",
+            ",",
+            "it",
+            "is",
+        ]
+    )
+    wordings = ["A DARK picture", "a dark  picture", "a dark, picture"]
+    one, same, other = tokenize(tokenizer, wordings)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert tokenizer.decode(one, skip_special_tokens=True) == "a dark picture"
+
+
+def test_unknown_words_are_said_with_the_nearest_known() -> None:
+    tokenizer = make_tokenizer(CAPTIONS)
+    said = unknown_words(tokenizer, ["a Drak picture", "a dark xylophone", "drak, a bright"])
+    assert said == [
+        "'Drak' was never seen; nearest known: dark",
+        "'xylophone' was never seen; no known word is near",
+        "'drak' was never seen; nearest known: dark",
+    ]
+    assert unknown_words(tokenizer, ["", *CAPTIONS]) == []
+
+
+def test_what_cannot_be_asked_is_refused(trained: PictureDiffusionPipeline) -> None:
+    with refused("has 32 tokens and 14 fit; say it in fewer words"):
+        trained("dark " * 30)
+    with refused("trained without classes"):
+        trained(class_labels=0)
+    with refused("one for each of 2 prompts, not 3"):
+        trained(["a", "b"], negative_prompt=["a", "b", "c"])
+    with refused("output_type must be"):
+        trained("a", output_type="latent")
+    with refused("at least 1, not 0"):
+        trained("a", num_images_per_prompt=0)
+    denoiser, encoder, tokenizer = _parts()
+    scheduler = make_scheduler(None, get_process("flow").scheduler())
+    with refused("together with its tokenizer"):
+        PictureDiffusionPipeline(denoiser, scheduler, encoder, mode="L")
+    with refused("of mode RGB are samples of shape .3, 4, 4."):
+        PictureDiffusionPipeline(denoiser, scheduler, encoder, tokenizer)
+    plain = PictureDiffusionPipeline(
+        build_denoiser("dit", SHAPE, num_train_timesteps=1000, hidden=(8,)), scheduler, mode="L"
+    )
+    with refused("trained without text"):
+        plain("a dark picture")
+    with refused("takes prompts of width 0"):
+        PromptedDenoiser(plain.denoiser, encoder, tokenizer)
+    with refused(r"input_ids must have shape \(B, 14\), not \(2, 4\)"):
+        PromptedDenoiser(denoiser, encoder, tokenizer).require_conditions(
+            {"input_ids": torch.zeros(2, 4).long()}, 2
+        )
+
+
+def test_classes_are_asked_by_name_or_number() -> None:
+    options = {"num_train_timesteps": 1000, "hidden": (8,), "num_classes": 2}
+    settings = {"width": 8, "heads": 2}
+    denoiser = build_denoiser("dit", SHAPE, settings=settings, generator=seeded(0), **options)
+    scheduler = make_scheduler(None, get_process("cosine").scheduler())
+    pipeline = PictureDiffusionPipeline(denoiser, scheduler, mode="L", classes=("cat", "dog"))
+
+    def drawn(asked: object, scale: float = 3.0) -> Tensor:
+        given = {"class_labels": asked, "generator": seeded(1), "guidance_scale": scale}
+        images = pipeline(output_type="pt", num_inference_steps=3, **given).images
+        assert isinstance(images, Tensor)
+        return images
+
+    assert torch.equal(drawn("dog"), drawn(1))
+    assert torch.equal(drawn(["cat", 1]), drawn([0, "dog"]))
+    assert not torch.allclose(drawn("dog"), drawn("dog", 1.0))
+    with refused("class 'cow' is unknown; known: cat, dog"):
+        drawn("cow")
+    with refused("class 2 is unknown"):
+        drawn(2)
