@@ -16,8 +16,10 @@ from command_line import call_command
 from helpers import assert_same_state, randn, refused, scrambled, seeded
 from kan_diffusion import PROCESSES, PointDiffusionPipeline, make_scheduler
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.gated import GatedDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.mlp import MLPDenoiser
+from kan_diffusion.denoisers.spline_mlp import SplineMLPDenoiser
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.kan import KANLinear
 from kan_diffusion.web import WebData, WebModel, read_web, web_json
@@ -51,6 +53,7 @@ def written(tmp_path: Path, model: WebModel) -> Path:
         (lambda: KANDenoiser(2, (4, 3), grid_size=6, modulated=True), "cosine"),
         (lambda: KANDenoiser(2, (4,), order=2, bias=False, residual=True), "flow"),
         (lambda: MLPDenoiser(2, (5, 4), num_input_frequencies=2), "ddpm"),
+        (lambda: GatedDenoiser(2, (5, 4)), "cosine"),
         (lambda: MLPDenoiser(2, (5,), num_train_timesteps=250), "notebook"),
     ],
 )
@@ -103,7 +106,10 @@ def test_what_the_browser_saved_gives_the_same_here() -> None:
         ({"standardizer": {"mean": [0, float("nan")], "scale": [1, 1]}}, "standardizer.mean"),
         ({"columns": ["a", "a"]}, "distinct names"),
         ({"columns": ["a"]}, "columns"),
-        ({"denoiser": {"_class_name": "Popen"}}, "'Popen' is none of KANDenoiser, MLPDenoiser"),
+        (
+            {"denoiser": {"_class_name": "Popen"}},
+            "'Popen' is none of KANDenoiser, GatedDenoiser, MLPDenoiser",
+        ),
         ({"denoiser": {"_class_name": ["x"]}}, "is none of"),
         ({"denoiser": {"_class_name": "MLPDenoiser", "data_dim": 2, "evil": 1}}, "'evil'"),
         (
@@ -157,6 +163,7 @@ def test_missing_and_torn_files_are_refused(tmp_path: Path) -> None:
     ("denoiser", "message"),
     [
         (KANDenoiser(2, (3,), basis="rbf"), "basis = 'rbf'"),
+        (SplineMLPDenoiser(2, (3,)), "not a SplineMLPDenoiser"),
         (KANDenoiser(3, (3,)), "two coordinates, not 3"),
         (MLPDenoiser(2, (3,), num_classes=2), "num_classes = 2"),
         (MLPDenoiser(2, (3,), blocks=(1, 1)), "blocks"),
