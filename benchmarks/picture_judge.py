@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from kan_diffusion.data.pictures import PictureData, load_pictures
 from kan_diffusion.data.shapes import caption, draw_scenes, render, renderings
@@ -21,7 +22,7 @@ from kan_diffusion.evaluation.features import PictureFeatures
 from kan_diffusion.evaluation.metrics import PICTURE_METRICS, real_against_real, sample_metrics
 from kan_diffusion.evaluation.oracles import SceneOracle
 from kan_diffusion.evaluation.reading import ClassJudge, accuracy, read_scenes, score_scenes
-from kan_diffusion.files import write_json
+from kan_diffusion.files import whole_file, write_json
 from kan_diffusion.randomness import numpy_generator, torch_generator
 
 NOISES = (0.0, 0.3)
@@ -46,7 +47,7 @@ def reading(num: int) -> list[dict[str, float | None]]:
             for noise in NOISES:
                 generator = numpy_generator("judge", size, objects)
                 scores = accuracy(num, size, generator, objects, "all", noise)
-                rows.append({"size": size, "objects": objects, "noise": noise, **vars(scores)})
+                rows.append({"pixels": size, "things": objects, "noise": noise, **vars(scores)})
                 print(rows[-1], flush=True)
     return rows
 
@@ -133,6 +134,32 @@ def oracle(num: int) -> dict[str, float]:
     return {"all read as asked": score_scenes(x, prompts).all, **losses}
 
 
+def sheet(path: Path) -> None:
+    """Draws what there is: scenes of one, two and three things, digits and emoji."""
+    configs = [
+        PictureData(pictures="shapes", size=32, objects=3, num_pictures=200),
+        PictureData(pictures="digits"),
+        PictureData(pictures="emoji"),
+    ]
+    rows = []
+    for config in configs:
+        data = load_pictures(config)
+        pictures = [picture.convert("RGB") for picture in data.codec.decode(data.train[:200])]
+        if config.pictures == "shapes":
+            scenes = [len(read.scene.things) for read in read_scenes(data.train)]
+            rows += [[pictures[i] for i, n in enumerate(scenes) if n == k] for k in (1, 2, 3)]
+        else:
+            rows.append(pictures)
+    side, across = 64, 12
+    page = Image.new("RGB", (across * (side + 4), len(rows) * (side + 4)), "grey")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row[:across]):
+            large = picture.resize((side, side), Image.Resampling.NEAREST)
+            page.paste(large, (x * (side + 4) + 2, y * (side + 4) + 2))
+    with whole_file(path) as temporary:
+        page.save(temporary, "PNG")
+
+
 def main() -> None:
     """Measures everything and writes it to a file."""
     parser = argparse.ArgumentParser(
@@ -151,6 +178,7 @@ def main() -> None:
         f"oracle, {options.num // 4:,} pictures": oracle(options.num // 4),
     }
     write_json(options.out, found)
+    sheet(options.out.with_name("data.png"))
     print({key: value for key, value in found.items() if key != "scenes"})
 
 

@@ -11,7 +11,7 @@ import { type DataSpec, type FromWorker, makeDensity, type ToWorker } from "./me
 import { Denoiser, type DenoiserSettings, kanSettings, matchingMlp, mlpSettings } from "./model/denoiser";
 import { COSINE, Process, type ProcessSettings } from "./model/process";
 import { Random } from "./model/random";
-import { energyDistance, reverse } from "./model/sampling";
+import { energyDistance, meanDistance, reverse } from "./model/sampling";
 import { type Curve, drawChart } from "./view/chart";
 import { colour, digits, download, find, html } from "./view/dom";
 import { EdgesView } from "./view/edges";
@@ -24,6 +24,8 @@ const NAMES: Readonly<Record<Side, string>> = { kan: "KAN", mlp: "MLP" };
 const RATES: Readonly<Record<Side, number>> = { kan: 0.01, mlp: 0.02 };
 
 const SHOWN = 500;
+const REFERENCE = 2000;
+const REAL_DRAWS = 8;
 const PLAY_SECONDS = 4;
 const REST_SECONDS = 1.2;
 const DRAWING_FRAME: Frame = { centre: [0, 0], reach: REACH };
@@ -31,7 +33,6 @@ const DRAWING_FRAME: Frame = { centre: [0, 0], reach: REACH };
 /** A network on the page: what it has learned, and what it makes of noise. */
 interface Model {
   readonly denoiser: Denoiser;
-  readonly process: Process;
   readonly standardizer: Standardizer;
   readonly data: TrainedOn | null;
   states: readonly Float64Array[];
@@ -43,7 +44,6 @@ interface Model {
 }
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-const process = new Process(COSINE);
 const noise = new Random(7).normals(2 * SHOWN);
 
 const panels = {
@@ -63,14 +63,24 @@ const chart = find("#loss .chart", HTMLElement);
 const fileInput = find("#file", HTMLInputElement);
 const stepsSelect = find("#steps", HTMLSelectElement);
 const sizeSelect = find("#size", HTMLSelectElement);
-const edges = new EdgesView(find("#edges .layers", HTMLElement), find("#edges .detail", HTMLElement), keepLink);
+const edges = new EdgesView(find("#edges .layers", HTMLElement), () => {
+  followed = true;
+  keepLink();
+});
 
 let state: State = fromHash(location.hash);
 const drawing = new Drawing();
+/** The noising process of what is shown: that of training here, or of an opened model. */
+let process = new Process(COSINE);
+let timesteps = process.timesteps(SAMPLER_STEPS);
 let density: Density | null = null;
 /** Clean points that the data's picture shows, standardised, with the noise that is added to each. */
 let clean = new Float64Array(0);
 let floor: number | null = null;
+/** Real points that samples are compared with, and their mean distance. */
+let reference = { points: new Float64Array(0), within: 0 };
+/** Energy distance of as many real points as are shown: the value to reach. */
+let reachable = 0;
 let exact = new Map<number, Float64Array>();
 const models: Record<Side, Model | null> = { kan: null, mlp: null };
 const workers: Record<Side, Worker | null> = { kan: null, mlp: null };
@@ -80,6 +90,7 @@ let playing = false;
 let rested = 0;
 let pen: Place = [0, 0];
 let penDown = false;
+let followed = false;
 let keyboard = false;
 let stale = true;
 let edgesStale = true;
@@ -95,7 +106,7 @@ const standardizerOf = (side: Side | "data"): Standardizer | null =>
   side === "data" ? (density?.standardizer ?? SIDES.map((s) => models[s]?.standardizer).find((s) => s !== undefined) ?? null) : (models[side]?.standardizer ?? null);
 
 function keepLink(): void {
-  state = { ...state, points: isDrawing() ? drawing.points : [], time: Math.round(time), trained: hasModel(), edge: edges.chosen };
+  state = { ...state, points: isDrawing() ? drawing.points : [], time: Math.round(time), trained: hasModel(), edge: followed ? edges.chosen : null };
   history.replaceState(null, "", toHash(state));
 }
 
@@ -104,6 +115,14 @@ const dataSpec = (): DataSpec =>
 
 const trainedOn = (): TrainedOn =>
   isDrawing() ? { toy: null, points: drawing.points, spread: BRUSH } : { toy: state.data, points: [], spread: 0 };
+
+function drawPoints(from: Density, count: number, random: Random): Float64Array<ArrayBuffer> {
+  const points = new Float64Array(2 * count);
+  for (let n = 0; n < points.length; n += 2) [points[n], points[n + 1]] = from.draw(random);
+  return points;
+}
+
+const distanceOf = (points: Float64Array): number => energyDistance(points, reference.points, reference.within);
 
 /** Lays out what follows from the data: their density, its picture and the floor. */
 function refreshData(): void {
@@ -114,8 +133,11 @@ function refreshData(): void {
   clean = new Float64Array(0);
   if (density !== null) {
     const random = new Random(11);
-    clean = new Float64Array(2 * SHOWN);
-    for (let n = 0; n < clean.length; n += 2) [clean[n], clean[n + 1]] = density.draw(random);
+    clean = drawPoints(density, SHOWN, random);
+    const points = drawPoints(density, REFERENCE, random);
+    reference = { points, within: meanDistance(points, points) };
+    const real = Array.from({ length: REAL_DRAWS }, () => distanceOf(drawPoints(density!, SHOWN, random)));
+    reachable = real.reduce((sum, value) => sum + value, 0) / REAL_DRAWS;
     floor = floorOn(process, density, fixedDraws(process, density));
   }
   const standardizer = standardizerOf("data");
@@ -139,10 +161,16 @@ function stopWorkers(): void {
   paused = false;
 }
 
+function useProcess(settings: ProcessSettings): void {
+  process = new Process(settings);
+  timesteps = process.timesteps(SAMPLER_STEPS);
+}
+
 /** Forgets what was learned, which other data or sizes make meaningless. */
 function forget(): void {
   stopWorkers();
   models.kan = models.mlp = null;
+  useProcess(COSINE);
   refreshData();
   edges.show(null, noise, 0);
   showButtons();
@@ -177,7 +205,6 @@ function startWorker(side: Side): void {
   const denoiser = new Denoiser(settings);
   const model: Model = {
     denoiser,
-    process,
     standardizer: density!.standardizer,
     data: trainedOn(),
     states: [],
@@ -209,7 +236,7 @@ function startWorker(side: Side): void {
     model.field = null;
     if (data.states !== null) {
       model.states = data.states;
-      model.distance = energyDistance(data.states[data.states.length - 1], clean);
+      model.distance = distanceOf(data.states[data.states.length - 1]);
     }
     stale = chartStale = true;
     edgesStale ||= side === "kan";
@@ -275,12 +302,8 @@ function setPlaying(on: boolean): void {
 
 // What is drawn.
 
-const timesteps = process.timesteps(SAMPLER_STEPS);
 /** The timestep of a place of the slider; the last has hardly any noise left. */
-const timestepAt = (place: number, own: Process = process): number => {
-  const steps = own === process ? timesteps : own.timesteps(SAMPLER_STEPS);
-  return steps[Math.min(Math.round(place), SAMPLER_STEPS - 1)];
-};
+const timestepAt = (place: number): number => timesteps[Math.min(Math.round(place), SAMPLER_STEPS - 1)];
 
 /** sigma times the exact score: the negative noise of the posterior mean. */
 function exactField(place: number): Float64Array | null {
@@ -299,10 +322,10 @@ function exactField(place: number): Float64Array | null {
 function modelField(model: Model, frame: Frame, place: number): Float64Array {
   const at = Math.min(Math.round(place), SAMPLER_STEPS - 1);
   if (model.field?.at === at) return model.field.vectors;
-  const t = timestepAt(at, model.process);
+  const t = timestepAt(at);
   const places = fieldPlaces(frame, model.standardizer);
   const vectors = model.denoiser.forward(places, new Int32Array(places.length / 2).fill(t));
-  const [a, b] = model.process.noiseCoefficients(t);
+  const [a, b] = process.noiseCoefficients(t);
   for (let n = 0; n < vectors.length; n++) vectors[n] = -(a * vectors[n] + b * places[n]);
   model.field = { at, vectors };
   return vectors;
@@ -341,9 +364,10 @@ function drawData(): void {
     panel.words("The file does not say\nwhat it was trained on.");
   }
   if (isDrawing() && keyboard) panel.pen(pen);
+  const real = density === null ? "" : `\nenergy distance of real points ${digits(reachable, 2)}`;
   const count = isDrawing() ? `${drawing.size.toLocaleString("en")} of at most ${MOST_POINTS.toLocaleString("en")} points` : density === null ? "" : TOYS[state.data as ToyName].title;
-  const note = density === null ? "" : time >= SAMPLER_STEPS ? (showField ? "exact score" : "") : `noised${showField ? ", exact score" : ""}`;
-  panel.say(note, count, isDrawing() ? `Drawing, ${count}. Arrow keys move the pen, Space puts a point, Backspace undoes.` : `${count}: ${SHOWN} points${note === "" ? "" : `, ${note}`}`);
+  const note = keyboard ? "arrow keys, Space" : density === null ? "" : time >= SAMPLER_STEPS ? (showField ? "exact score" : "") : `noised${showField ? ", exact score" : ""}`;
+  panel.say(note, count + real, isDrawing() ? `Drawing, ${count}. Arrow keys move the pen, Space puts a point, Backspace undoes.` : `${count}: ${SHOWN} points${note === "" ? "" : `, ${note}`}`);
 }
 
 function drawSide(side: Side): void {
@@ -351,16 +375,17 @@ function drawSide(side: Side): void {
   const model = models[side];
   panel.begin();
   if (model === null || model.states.length === 0) {
-    panel.words(model === null ? "not trained yet" : "starting …");
-    const count = new Denoiser(settingsOf(side)).parameters.length;
-    panel.say("", `${count.toLocaleString("en")} parameters`, `${NAMES[side]}, not trained yet`);
+    const standardizer = standardizerOf("data");
+    if (standardizer !== null) panel.points(noise, standardizer, 0.25);
+    const count = new Denoiser(settingsOf(side)).parameters.length.toLocaleString("en");
+    panel.say(model === null ? "noise, not trained yet" : "starting", `${count} parameters`, `${NAMES[side]}, not trained yet`);
     return;
   }
   if (fieldBox.checked) panel.field(modelField(model, panel.frame, time), model.standardizer);
   panel.points(between(model.states, time), model.standardizer);
   const step = model.curve.at(-1)?.[0];
   const note = step !== undefined && step < model.steps ? `step ${step.toLocaleString("en")}` : time >= SAMPLER_STEPS ? "samples" : "from noise";
-  const distance = model.distance === null ? "" : ` · energy distance ${digits(model.distance, 2)}`;
+  const distance = model.distance === null ? "" : `\nenergy distance ${digits(model.distance, 2)}`;
   const facts = `${model.denoiser.parameters.length.toLocaleString("en")} parameters${distance}`;
   panel.say(note, facts, `${NAMES[side]}: ${SHOWN} points made of noise, ${note}. ${facts}`);
   panel.canvas.dataset["distance"] = String(model.distance ?? "");
@@ -406,7 +431,7 @@ function frame(now: number): void {
     edgesStale = false;
     edgesDrawn = now;
     if (kan === null || kan.states.length === 0) edges.show(null, noise, 0);
-    else edges.show(kan.denoiser, between(kan.states, time).subarray(0, 400), timestepAt(time, kan.process));
+    else edges.show(kan.denoiser, between(kan.states, time).subarray(0, 400), timestepAt(time));
   }
   requestAnimationFrame(frame);
 }
@@ -490,16 +515,14 @@ function describe(model: SavedModel): string {
   return `a${kind === "MLP" ? "n" : ""} ${kind} of ${model.denoiser.parameters.length.toLocaleString("en")} parameters${data}`;
 }
 
-const sameProcess = (one: ProcessSettings, two: ProcessSettings): boolean =>
-  one.schedule === two.schedule && one.num_timesteps === two.num_timesteps && one.prediction_type === two.prediction_type && one.beta_start === two.beta_start && one.beta_end === two.beta_end;
-
 /** Shows a saved model beside the other one, if that has learned the same data, else alone. */
 function show(saved: SavedModel): void {
   stopWorkers();
   const side: Side = saved.denoiser.settings._class_name === "KANDenoiser" ? "kan" : "mlp";
   const { data } = saved;
   const other = side === "kan" ? models.mlp : models.kan;
-  const same = other !== null && JSON.stringify(other.data) === JSON.stringify(data);
+  const alike = (one: unknown, two: unknown): boolean => JSON.stringify(one) === JSON.stringify(two);
+  const same = other !== null && alike(other.data, data) && alike(process.settings, saved.process);
   models[side === "kan" ? "mlp" : "kan"] = same ? other : null;
   const toy = data?.toy;
   if (toy !== null && toy !== undefined && isToy(toy)) selectData(toy);
@@ -507,15 +530,14 @@ function show(saved: SavedModel): void {
     drawing.replace(data.points);
     selectData("drawing");
   }
-  const own = sameProcess(saved.process, COSINE) ? process : new Process(saved.process);
+  useProcess(saved.process);
   const predict = (points: Float64Array, t: number): Float64Array => saved.denoiser.forward(points, new Int32Array(points.length / 2).fill(t));
   const known = data !== null && ((toy !== null && toy !== undefined && isToy(toy)) || data.points.length > 0);
   models[side] = {
     denoiser: saved.denoiser,
-    process: own,
     standardizer: saved.standardizer,
     data,
-    states: reverse(own, predict, noise, SAMPLER_STEPS),
+    states: reverse(process, predict, noise, SAMPLER_STEPS),
     curve: [],
     steps: state.steps,
     seconds: 0,
@@ -525,8 +547,8 @@ function show(saved: SavedModel): void {
   refreshData();
   const model = models[side];
   if (known && density !== null && model !== null) {
-    model.distance = energyDistance(model.states[SAMPLER_STEPS], clean);
-    if (own === process) model.curve = [[state.steps, lossOn(model.denoiser, fixedDraws(process, density))]];
+    model.distance = distanceOf(model.states[SAMPLER_STEPS]);
+    model.curve = [[state.steps, lossOn(model.denoiser, fixedDraws(process, density))]];
   }
   if (!known) {
     // Nobody knows its data: its own picture is all there is to see.
@@ -581,7 +603,7 @@ function saveFiles(side: Side): void {
   find(".json", HTMLButtonElement, panels[side].figure).addEventListener("click", () => {
     const model = models[side];
     if (model === null) return;
-    const saved = { denoiser: model.denoiser, process: model.process.settings, standardizer: model.standardizer, columns: ["x", "y"] as const, data: model.data };
+    const saved = { denoiser: model.denoiser, process: process.settings, standardizer: model.standardizer, columns: ["x", "y"] as const, data: model.data };
     download(`${stem()}.json`, "application/json", saveModel(saved));
     say(`Saved ${stem()}.json; in Python: kan-diffusion sample ${stem()}.json`);
   });
@@ -689,6 +711,7 @@ function start(): void {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (stale = true));
   const { edge, trained } = state;
   edges.chosen = edge;
+  followed = edge !== null;
   showButtons();
   requestAnimationFrame(frame);
   if (trained && density !== null) train();

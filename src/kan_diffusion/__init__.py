@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from kan_diffusion.data.datasets import ToyData as ToyData
     from kan_diffusion.data.datasets import load_dataset as load_dataset
     from kan_diffusion.data.densities import GaussianMixture as GaussianMixture
+    from kan_diffusion.data.pictures import PictureCodec as PictureCodec
+    from kan_diffusion.data.pictures import PictureData as PictureData
+    from kan_diffusion.data.pictures import load_pictures as load_pictures
     from kan_diffusion.data.toys import TOYS as TOYS
     from kan_diffusion.data.toys import make_toy as make_toy
     from kan_diffusion.denoisers.formula import FormulaDenoiser as FormulaDenoiser
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from kan_diffusion.evaluation.denoising import measure_denoising as measure_denoising
     from kan_diffusion.evaluation.metrics import SAMPLE_METRICS as SAMPLE_METRICS
     from kan_diffusion.evaluation.metrics import Metric as Metric
+    from kan_diffusion.evaluation.reading import score_scenes as score_scenes
     from kan_diffusion.evaluation.tables import TableScores as TableScores
     from kan_diffusion.evaluation.tables import table_scores as table_scores
     from kan_diffusion.kan.linear import KANLinear as KANLinear
@@ -70,6 +74,7 @@ _NAMES = {
     "data.codec": ["TableCodec"],
     "data.datasets": ["FileData", "TableData", "ToyData", "load_dataset"],
     "data.densities": ["GaussianMixture"],
+    "data.pictures": ["PictureCodec", "PictureData", "load_pictures"],
     "data.toys": ["TOYS", "make_toy"],
     "denoisers.formula": ["FormulaDenoiser"],
     "denoisers.kan": ["KANDenoiser"],
@@ -80,6 +85,7 @@ _NAMES = {
     "estimator": ["DiffusionEstimator"],
     "evaluation.denoising": ["draw_noised_points", "measure_denoising"],
     "evaluation.metrics": ["SAMPLE_METRICS", "Metric"],
+    "evaluation.reading": ["score_scenes"],
     "evaluation.tables": ["TableScores", "table_scores"],
     "kan.linear": ["KANLinear"],
     "kan.network": ["KAN"],

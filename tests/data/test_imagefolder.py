@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from helpers import refused
+from kan_diffusion.data.imagefolder import ImageFolder
 from kan_diffusion.data.pictures import PictureData, load_pictures
 from kan_diffusion.errors import DataError
 
@@ -123,7 +124,7 @@ def test_a_report_says_what_was_done(folder: Path) -> None:
         "1 put on white",
         "1 converted from RGBA to RGB",
         "1 converted from L to RGB",
-        "'00.png' is RGB and 'clear.png' is RGBA and 'grey.png' is L: all are read as RGB",
+        "'00.png' is RGB and 'clear.png' is RGBA and 'grey.png' is L: all are read as RGB, mode",
     ):
         assert part in report
 
@@ -266,6 +267,45 @@ def test_what_is_wrong_is_said_by_its_name(
     for read in (load_pictures, PictureData.pinned):
         with refused(message, DataError):
             read(config)
+
+
+@pytest.mark.parametrize(
+    ("form", "mode"),
+    [
+        ("png", "RGBA"),
+        ("png", "P"),
+        ("jpg", "RGB"),
+        ("gif", "P"),
+        ("tiff", "RGB"),
+        ("webp", "RGB"),
+        ("bmp", "RGB"),
+        ("ppm", "RGB"),
+    ],
+)
+def test_damaged_pictures_are_read_or_refused_in_a_line(
+    tmp_path: Path, form: str, mode: str
+) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(9):
+        _picture(tmp_path / f"{index}.png", index)
+    damaged = tmp_path / f"x.{form}"
+    _picture(damaged, 9, mode, (24, 24))
+    whole = damaged.read_bytes()
+    outcomes = set()
+    for trial in range(40):
+        content = bytearray(whole)
+        if trial % 2:
+            del content[rng.integers(len(content)) :]
+        for place in rng.integers(min(200, len(content) or 1), size=3):
+            content[place : place + 1] = rng.bytes(1)
+        damaged.write_bytes(content)
+        try:
+            for picture in ImageFolder.of(tmp_path).pictures():
+                assert picture.mode in ("L", "RGB", "RGBA")
+            outcomes.add("read")
+        except DataError as error:
+            outcomes.add(str(error)[: len(damaged.name) + 2])
+    assert f"'{damaged.name}'" in outcomes <= {"read", f"'{damaged.name}'"}
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:

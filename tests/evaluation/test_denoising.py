@@ -1,21 +1,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
-from torch import Tensor
+from torch import Tensor, nn
 
 from exact_denoiser import ExactDenoiser
 from helpers import seeded
 from kan_diffusion.data.datasets import Dataset, TableData, ToyData, load_dataset
 from kan_diffusion.data.densities import GaussianMixture
+from kan_diffusion.data.pictures import PictureData, load_pictures
 from kan_diffusion.denoisers.base import DenoiserOutput
-from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
-from kan_diffusion.processes import Process, get_process, noise_of_mean
+from kan_diffusion.evaluation.denoising import (
+    draw_noised_pictures,
+    draw_noised_points,
+    measure_denoising,
+)
+from kan_diffusion.evaluation.oracles import SceneOracle
+from kan_diffusion.processes import Process, expand, get_process, noise_of_mean
 
 each_kind = pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow"])
 
@@ -241,3 +248,59 @@ def test_huber_floor_of_the_seeds_experiment() -> None:
     expected = 2 * sum(integrate.quad(huber, *ends)[0] for ends in ((0, 1), (1, 12)))
     assert expected == pytest.approx(0.42, abs=0.005)
     assert scores.heldout_loss == pytest.approx(expected, abs=4 * 0.002)
+
+
+class ExactPainter(nn.Module):
+    """Predicts from the exact posterior mean of scenes of one thing, plus an offset of the noise.
+
+    Conditions are places in a list of captions.
+    """
+
+    def __init__(self, process: Process, captions: Sequence[str] = (), offset: float = 0.0) -> None:
+        super().__init__()
+        self.process, self.captions, self.offset = process, captions, offset
+        self.oracle = SceneOracle(16)
+        self.device, self.dtype = torch.device("cpu"), torch.float64
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> tuple[Tensor]:
+        told = None if class_labels is None else [self.captions[i] for i in class_labels.tolist()]
+        alpha, sigma = (level[timestep] for level in self.process.levels())
+        mean = self.oracle.posterior_mean(sample, alpha, sigma, told)
+        noise = noise_of_mean(mean, sample, alpha, sigma) + self.offset
+        mean = (sample - expand(sigma, sample) * noise) / expand(alpha, sample)
+        return (self.process.prediction_of_mean(mean, sample, alpha, sigma),)
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+def test_pictures_have_an_exact_floor_and_excess(prompted: bool) -> None:
+    scenes = load_pictures(PictureData(pictures="shapes", num_pictures=40, holdout=0.9))
+    process = _process("v_prediction")
+    draw = draw_noised_pictures(scenes, process, 60, seeded(), prompted=prompted)
+    assert draw.oracle == "exact"
+    assert draw.rows is not None
+    assert sorted(draw.rows.bincount().tolist()) == [1] * 12 + [2] * 24
+    assert torch.equal(draw.clean, scenes.heldout[draw.rows].double())
+    conditions = {"class_labels": draw.rows} if prompted else {}
+    captions = scenes.heldout_captions or ()
+    exact = measure_denoising(ExactPainter(process, captions), draw, process, 4, conditions)
+    assert exact.floor is not None
+    assert exact.heldout_loss == pytest.approx(exact.floor, rel=1e-9)
+    assert exact.excess == pytest.approx(0.0, abs=1e-12)
+    off = measure_denoising(ExactPainter(process, captions, 0.1), draw, process, 4, conditions)
+    assert off.excess == pytest.approx(0.01, rel=1e-9)
+    assert len(off.levels) == 4
+
+
+def test_other_pictures_have_a_loss_alone() -> None:
+    several = load_pictures(PictureData(pictures="shapes", objects=2, num_pictures=20))
+    draw = draw_noised_pictures(several, _process(), 10, seeded())
+    assert draw.oracle == "none"
+    scores = measure_denoising(ExactPainter(_process()), draw, _process(), 2)
+    assert scores.floor is scores.excess is None
+    assert scores.heldout_loss > 0

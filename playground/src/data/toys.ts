@@ -62,7 +62,7 @@ export const TOYS = {
       { curve: (t) => [Math.sin(t), Math.cos(t) - 1], lower: 0, upper: 1.5 * PI },
     ),
   },
-  checkerboard: { title: "Checkerboard", make: checkerboard },
+  checkerboard: { title: "Checker\u00adboard", make: checkerboard },
   pinwheel: {
     title: "Pinwheel",
     make: curves(
@@ -92,7 +92,7 @@ export const TOYS = {
       ...[1, 2, 3, 4].map((radius): CurveSegment => ({ curve: circle(radius), lower: 0, upper: 2 * PI, weight: radius })),
     ),
   },
-  "eight-gaussians": { title: "Eight Gaussians", make: eightGaussians },
+  "eight-gaussians": { title: "Eight Gauss\u00adians", make: eightGaussians },
 } as const satisfies Record<string, Toy>;
 
 export type ToyName = keyof typeof TOYS;

@@ -102,6 +102,6 @@ export class Process {
   /** Timesteps of a sampler of so many steps, the noisiest first ("trailing", as in diffusers). */
   timesteps(steps: number): number[] {
     const width = this.numTimesteps / steps;
-    return Array.from({ length: steps }, (_, i) => Math.round(this.numTimesteps - i * width) - 1);
+    return Array.from({ length: steps }, (_, i) => Math.max(0, Math.round(this.numTimesteps - i * width) - 1));
   }
 }

@@ -38,14 +38,24 @@ export function reverse(process: Process, predict: Predict, start: Float64Array,
   return states;
 }
 
-/** Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of two sets of points of the plane (V-statistic). */
-export function energyDistance(x: Float64Array, y: Float64Array): number {
-  const mean = (a: Float64Array, b: Float64Array): number => {
-    let sum = 0;
-    for (let i = 0; i < a.length; i += 2) {
-      for (let j = 0; j < b.length; j += 2) sum += Math.hypot(a[i] - b[j], a[i + 1] - b[j + 1]);
+/** Mean distance between points of the plane, E|x - y|. */
+export function meanDistance(x: Float64Array, y: Float64Array): number {
+  let sum = 0;
+  for (let i = 0; i < x.length; i += 2) {
+    for (let j = 0; j < y.length; j += 2) {
+      const dx = x[i] - y[j];
+      const dy = x[i + 1] - y[j + 1];
+      sum += Math.sqrt(dx * dx + dy * dy);
     }
-    return sum / ((a.length / 2) * (b.length / 2));
-  };
-  return Math.max(0, 2 * mean(x, y) - mean(x, x) - mean(y, y));
+  }
+  return sum / ((x.length / 2) * (y.length / 2));
+}
+
+/**
+ * Energy distance 2 E|x - y| - E|x - x'| - E|y - y'| of two sets of points (V-statistic).
+ *
+ * @param within E|y - y'|, where it is known.
+ */
+export function energyDistance(x: Float64Array, y: Float64Array, within = meanDistance(y, y)): number {
+  return Math.max(0, 2 * meanDistance(x, y) - meanDistance(x, x) - within);
 }

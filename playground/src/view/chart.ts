@@ -1,6 +1,6 @@
 /** The losses of both networks against the exact floor, with labels beside the lines. */
 
-import { digits, svg, ticks } from "./dom";
+import { digits, html, svg, ticks } from "./dom";
 
 export interface Curve {
   readonly name: string;
@@ -10,7 +10,7 @@ export interface Curve {
 }
 
 const HEIGHT = 250;
-const LEFT = 52;
+const LEFT = 60;
 const RIGHT = 96;
 const TOP = 12;
 const BOTTOM = 44;
@@ -21,7 +21,7 @@ function spread(places: readonly number[]): number[] {
   const order = places.map((_, n) => n).sort((a, b) => places[a] - places[b]);
   const out = [...places];
   for (let n = 1; n < order.length; n++) out[order[n]] = Math.max(out[order[n]], out[order[n - 1]] + LABEL);
-  const over = order.length > 0 ? Math.max(0, out[order[order.length - 1]] - (HEIGHT - BOTTOM + 6)) : 0;
+  const over = order.length > 0 ? Math.max(0, out[order[order.length - 1]] - (HEIGHT - BOTTOM - 6)) : 0;
   for (let n = order.length - 1, limit = Infinity; n >= 0; n--) {
     out[order[n]] = Math.min(out[order[n]] - (n === order.length - 1 ? over : 0), limit);
     limit = out[order[n]] - LABEL;
@@ -32,12 +32,16 @@ function spread(places: readonly number[]): number[] {
 export function drawChart(place: HTMLElement, curves: readonly Curve[], floor: number | null, steps: number): void {
   const width = Math.max(260, place.clientWidth);
   const drawn = curves.filter(({ points }) => points.length > 0);
+  if (drawn.length === 0 && floor === null) {
+    place.replaceChildren(html("p", { className: "quiet", textContent: "Train to see both lines fall." }));
+    return;
+  }
   const losses = drawn.flatMap(({ points }) => points.map(([, loss]) => loss));
   const lowest = Math.min(floor ?? Infinity, ...losses);
   const highest = Math.max(...losses, (floor ?? 0) + 0.1);
   const base = Number.isFinite(lowest) ? lowest : 0;
   const top = Number.isFinite(highest) && highest > base ? Math.min(highest, base + 1) : base + 1;
-  const low = base - 0.06 * (top - base);
+  const low = base - 0.12 * (top - base);
   const x = (step: number): number => LEFT + ((width - LEFT - RIGHT) * step) / steps;
   const y = (loss: number): number => TOP + ((HEIGHT - TOP - BOTTOM) * (top - Math.min(loss, top))) / (top - low);
   const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, height: HEIGHT, role: "img" });
@@ -56,7 +60,7 @@ export function drawChart(place: HTMLElement, curves: readonly Curve[], floor: n
   }
   picture.append(
     svg("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, "training step"),
-    svg("text", { x: 12, y: (TOP + bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(TOP + bottom) / 2})` }, "loss"),
+    svg("text", { x: 12, y: (TOP + bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(TOP + bottom) / 2})` }, "mean squared error"),
   );
   const labels: { text: string; colour: string; at: number }[] = [];
   if (floor !== null) {

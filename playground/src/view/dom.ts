@@ -40,7 +40,7 @@ export function download(name: string, type: string, content: string): void {
 export function ticks(low: number, high: number, wanted: number): number[] {
   const raw = (high - low) / wanted;
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * ([1, 2, 5].find((factor) => factor * power >= raw) ?? 10);
+  const step = power * ([1, 2, 5].find((factor) => factor * power >= 0.7 * raw) ?? 10);
   const first = Math.ceil(low / step - 1e-9);
   const count = Math.floor(high / step + 1e-9) - first + 1;
   return Array.from({ length: Math.max(0, count) }, (_, n) => Number(((first + n) * step).toPrecision(12)));

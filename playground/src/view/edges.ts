@@ -76,7 +76,7 @@ function makeWays(title: string): Ways {
 function makeParts() {
   const [title, picture, share] = [html("h3"), html("div"), html("p")];
   const [onward, backward] = [makeWays("It leads on to"), makeWays("It comes from")];
-  return { title, picture, share, onward, backward, box: html("div", {}, title, picture, share, onward.box, backward.box) };
+  return { title, picture, share, onward, backward, box: html("div", { className: "detail" }, title, picture, share, onward.box, backward.box) };
 }
 
 export class EdgesView {
@@ -89,7 +89,6 @@ export class EdgesView {
 
   constructor(
     private readonly layers: HTMLElement,
-    private readonly detail: HTMLElement,
     private readonly onChoose: () => void,
   ) {}
 
@@ -100,7 +99,6 @@ export class EdgesView {
       this.shape = "";
       this.cells = [];
       this.layers.replaceChildren(html("p", { className: "quiet", textContent: "Train, and the curves appear here." }));
-      this.detail.replaceChildren();
       return;
     }
     denoiser.forward(points, new Int32Array(points.length / 2).fill(timestep));
@@ -114,9 +112,9 @@ export class EdgesView {
     this.draw();
   }
 
-  /** Chooses an edge, when there is such a one. */
-  choose(id: EdgeId | null): void {
-    this.chosen = id !== null && this.activities.length > 0 && this.cell(id) === undefined ? null : id;
+  /** Chooses an edge. */
+  choose(id: EdgeId): void {
+    this.chosen = id;
     this.draw();
     this.onChoose();
   }
@@ -143,14 +141,17 @@ export class EdgesView {
           const path = svg("path", {});
           const id: EdgeId = [l, input, output];
           const button = html("button", { type: "button", className: "edge", tabIndex: -1 }, svg("svg", { viewBox: "0 0 32 32", "aria-hidden": "true" }, path));
-          button.addEventListener("click", () => this.choose(id));
+          button.addEventListener("click", () => {
+            this.choose(id);
+            this.parts.box.scrollIntoView({ block: "nearest" });
+          });
           cells.push({ id, button, path });
         }
       }
       return cells;
     });
-    const titles = (l: number, inputs: number, outputs: number): string =>
-      `${l === 0 ? (inputs === 2 ? "x, y" : "x, y, time") : `layer ${l}`} → ${l === numLayers - 1 ? "x, y" : `${outputs} units of layer ${l + 1}`}`;
+    const titles = (l: number, inputs: number): string =>
+      `${l > 0 ? `layer ${l}` : inputs === 2 ? "x, y" : "x, y, time"} → ${l === numLayers - 1 ? "x, y" : `layer ${l + 1}`}`;
     this.layers.replaceChildren(
       ...this.activities.map(({ layer: { inputs, outputs } }, l) => {
         const matrix = html("div", { className: "matrix" }, ...this.cells[l].map(({ button }) => button));
@@ -161,10 +162,15 @@ export class EdgesView {
         matrix.setAttribute("aria-label", `Edges of layer ${l + 1}: columns are inputs, rows outputs`);
         matrix.addEventListener("keydown", (event) => this.move(event, l, inputs, outputs));
         const body = this.cells[l].length > 0 ? matrix : html("p", { className: "quiet", textContent: `${inputs * outputs} edges, too many to draw.` });
-        return html("div", { className: "layer" }, html("h3", { textContent: titles(l, inputs, outputs) }), body);
+        return html("div", { className: "layer" }, html("h3", { textContent: titles(l, inputs) }), body);
       }),
     );
-    if (this.chosen !== null && this.cell(this.chosen) === undefined) this.chosen = null;
+    // Beneath the last of three layers, which has few rows, there is room for the chosen edge.
+    (numLayers === 3 ? this.layers.lastElementChild : this.layers)?.append(this.parts.box);
+    if (this.chosen === null || this.cell(this.chosen) === undefined) {
+      const first = this.cells[0].map(({ id }) => id);
+      this.chosen = this.strongest(first)[0]?.id ?? null;
+    }
     for (const cells of this.cells) if (cells.length > 0) cells[0].button.tabIndex = 0;
   }
 
@@ -257,14 +263,12 @@ export class EdgesView {
   private drawDetail(): void {
     const { chosen, denoiser } = this;
     if (denoiser === null) return;
-    if (chosen === null || this.cell(chosen) === undefined) {
-      this.detail.replaceChildren(html("p", { textContent: "No edge is chosen." }));
-      return;
-    }
+    this.parts.box.hidden = chosen === null || this.cell(chosen) === undefined;
+    if (chosen === null || this.cell(chosen) === undefined) return;
     const [layer, input, output] = chosen;
     const { layer: spline, inputs } = this.activities[layer];
     const curve = this.curve(chosen, 80);
-    const [width, height, left, top, bottom] = [250, 190, 40, 8, 40];
+    const [width, height, left, top, bottom] = [318, 200, 44, 8, 42];
     const [x0, x1] = [curve[0][0], curve[curve.length - 1][0]];
     const ys = curve.map(([, y]) => y);
     let [y0, y1] = [Math.min(...ys), Math.max(...ys)];
@@ -273,7 +277,7 @@ export class EdgesView {
     const sx = (x: number): number => left + ((width - left - 8) * (x - x0)) / (x1 - x0);
     const sy = (y: number): number => top + ((height - top - bottom) * (y1 - y)) / (y1 - y0);
     const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `The edge's curve: from ${digits(curve[0][1], 2)} at ${digits(x0, 2)} to ${digits(curve[80][1], 2)} at ${digits(x1, 2)}` });
-    for (const y of ticks(y0, y1, 3)) picture.append(svg("line", { class: "axis", x1: left, x2: width - 8, y1: sy(y), y2: sy(y) }), svg("text", { x: left - 6, y: sy(y) + 4, "text-anchor": "end" }, digits(y, 2).replace(/\.0$/, "")));
+    for (const y of ticks(y0, y1, 3)) picture.append(svg("line", { class: "axis", x1: left, x2: width - 8, y1: sy(y), y2: sy(y) }), svg("text", { x: left - 6, y: sy(y) + 4, "text-anchor": "end" }, String(y).replace("-", "−")));
     for (const x of ticks(x0, x1, 3)) picture.append(svg("text", { x: sx(x), y: height - bottom + 17, "text-anchor": "middle" }, String(x).replace("-", "−")));
     picture.append(svg("text", { x: (left + width) / 2, y: height - 5, "text-anchor": "middle" }, layer === 0 && input < 2 ? `${"xy"[input]} (standardised)` : "what comes in"));
     const rows = inputs.length / spline.inputs;
@@ -288,7 +292,6 @@ export class EdgesView {
     parts.share.textContent = `${Math.round(100 * this.share(chosen))} % of what moves ${this.name(layer + 1, output)} at this noise level.`;
     this.fill(parts.onward, this.onward(chosen), (id) => this.name(id[0] + 1, id[2]));
     this.fill(parts.backward, this.backward(chosen), (id) => this.name(id[0], id[1]));
-    if (parts.box.parentElement !== this.detail) this.detail.replaceChildren(parts.box);
   }
 
   /** Puts edges behind buttons that stay where they are, so that none moves away under a finger. */
@@ -302,7 +305,6 @@ export class EdgesView {
       if (button.textContent !== text) button.textContent = text;
       button.onclick = () => {
         this.choose(way.id);
-        this.focus(way.id);
       };
     });
   }

@@ -135,14 +135,15 @@ export class Panel {
    * @param vectors sigma times the score, (FIELD * FIELD, 2), standardised.
    */
   field(vectors: Float64Array, { scale }: Standardizer): void {
-    const cell = this.size / FIELD;
+    const every = this.size < 240 ? 2 : 1; // small pictures have room for fewer arrows
+    const cell = (every * this.size) / FIELD;
     const widest = Math.max(scale[0], scale[1]);
     const { context } = this;
     context.strokeStyle = context.fillStyle = colour(this.tone === "data" ? "muted" : this.tone);
     context.lineWidth = 1;
     context.globalAlpha = 0.55;
-    for (let row = 0; row < FIELD; row++) {
-      for (let column = 0; column < FIELD; column++) {
+    for (let row = every - 1; row < FIELD; row += every) {
+      for (let column = every - 1; column < FIELD; column += every) {
         const n = 2 * (row * FIELD + column);
         const vx = (vectors[n] * scale[0]) / widest;
         const vy = (vectors[n + 1] * scale[1]) / widest;
@@ -151,8 +152,8 @@ export class Panel {
         // As long as a cell at most: strong scores would cover their neighbours.
         const drawn = cell * 0.92 * Math.tanh(length / 1.6);
         const [ux, uy] = [vx / length, -vy / length];
-        const x = (column + 0.5) * cell - (ux * drawn) / 2;
-        const y = this.size - (row + 0.5) * cell - (uy * drawn) / 2;
+        const x = ((column + 0.5) * this.size) / FIELD - (ux * drawn) / 2;
+        const y = this.size - ((row + 0.5) * this.size) / FIELD - (uy * drawn) / 2;
         const head = Math.min(4, drawn * 0.4);
         const [tx, ty] = [x + ux * drawn, y + uy * drawn];
         context.beginPath();

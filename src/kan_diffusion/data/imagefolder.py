@@ -85,7 +85,7 @@ def plain(picture: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """What a folder of pictures holds, before a picture is opened.
+    """Content of a folder of pictures, before one is opened.
 
     Attributes:
         root: The folder.

@@ -217,6 +217,8 @@ class PictureDataset:
         heldout_class_labels: The same of those held out, with shape (M,).
         classes: Names of the classes; empty where there are none.
         report: What was done to the pictures to make them samples; empty for nothing.
+        has_oracle: Whether they are scenes of one thing, whose posterior mean is known exactly
+            (:class:`kan_diffusion.evaluation.oracles.SceneOracle`).
     """
 
     name: str
@@ -229,6 +231,7 @@ class PictureDataset:
     heldout_class_labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     report: str = ""
+    has_oracle: bool = False
 
 
 def load_pictures(
@@ -329,7 +332,13 @@ def _shapes(config: PictureData, study_seed: int, seed: int) -> PictureDataset:
         parts.append((samples, tuple(caption(scene, generator) for scene in scenes)))
     (train, captions), (heldout, heldout_captions) = parts
     return PictureDataset(
-        config.name, codec, train, heldout, captions=captions, heldout_captions=heldout_captions
+        config.name,
+        codec,
+        train,
+        heldout,
+        captions=captions,
+        heldout_captions=heldout_captions,
+        has_oracle=codec.mode == "RGB" and config.objects in (None, 1),
     )
 
 
@@ -410,7 +419,7 @@ def _read_files(
     notes = [f"{count:,} {change}" for change, count in done.items()]
     if len(modes) > 1:
         some = " and ".join(f"'{name}' is {each}" for each, name in modes.items())
-        notes.append(f"{some}: all are read as {mode}")
+        notes.append(f"{some}: all are read as {mode}, mode chooses another")
     return _Read(
         codec,
         codec.encode(squares),

@@ -175,7 +175,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in a picture.
+    """Content of a picture.
 
     Attributes:
         things: One to three of them, three places apart at least.
@@ -473,7 +473,7 @@ def caption(scene: Scene, generator: np.random.Generator | None = None) -> str:
 
 @dataclass(frozen=True)
 class AskedThing:
-    """What a prompt says of a thing; None where it says nothing.
+    """A thing as a prompt asks for it; None where the prompt says nothing.
 
     Attributes:
         shape: One of `SHAPES`.
@@ -496,7 +496,7 @@ class AskedThing:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a prompt asks for.
+    """Content of a prompt.
 
     Attributes:
         things: What it says of each thing, in its order.

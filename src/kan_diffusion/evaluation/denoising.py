@@ -9,33 +9,39 @@ numbers), every timestep equally often. With :math:`\hat\varepsilon` the predict
 and the *floor* is the loss of the oracle. With two reference samples instead of an exact oracle the
 square becomes the product of the distances to the two oracles, and the squared error of the floor
 likewise, which removes the variance (not the bias) of the reference samples. Without an oracle
-there is the loss alone, in total and by noise level.
+there is the loss alone, in total and by noise level. Pictures are measured as points are, their
+values being the coordinates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset, OracleKind
 from kan_diffusion.data.densities import Density
+from kan_diffusion.data.pictures import PictureDataset
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.evaluation.oracles import ReferenceOracle, excess_by_pair
-from kan_diffusion.processes import Process, noise_of_mean
+from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle, excess_by_pair
+from kan_diffusion.processes import Process, expand, noise_of_mean
 
 __all__ = [
     "DenoisingScores",
     "LevelScore",
     "NoisedPoints",
+    "draw_noised_pictures",
     "draw_noised_points",
     "floor",
     "measure_denoising",
 ]
 
 _BATCH = 8192
+_VALUES = 2**20
+"""Samples, and values of samples, that a denoiser is given at a time at most."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,15 @@ class NoisedPoints:
     """The draw that all denoisers of a comparison are measured on.
 
     Attributes:
-        clean: Clean points with shape (n, d), float64.
-        noise: Noise with shape (n, d), float64.
+        clean: Clean samples with shape (n, *shape), float64.
+        noise: Noise with shape (n, *shape), float64.
         timesteps: Timesteps with shape (n,), int64, each of the process's equally often.
         alpha: Signal levels with shape (n,), float64.
         sigma: Noise levels with shape (n,), float64.
-        noised: Noised points with shape (n, d), float64 values that float32 can hold.
-        means: Posterior means with shape (n, d): one of an exact oracle, two of independent
+        noised: Noised samples with shape (n, *shape), float64 values that float32 can hold.
+        means: Posterior means with shape (n, *shape): one of an exact oracle, two of independent
             reference samples, or none.
+        rows: Which held-out pictures the clean ones are, with shape (n,); None of points.
     """
 
     clean: Tensor
@@ -60,6 +67,7 @@ class NoisedPoints:
     sigma: Tensor
     noised: Tensor
     means: tuple[Tensor, ...]
+    rows: Tensor | None = None
 
     @property
     def oracle(self) -> OracleKind:
@@ -121,18 +129,58 @@ def draw_noised_points(
         generator: Where all draws come from.
     """
     clean = dataset.points_to_noise(num, generator).double()
-    timesteps = torch.arange(num) * process.num_timesteps // num
-    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
-    alpha, sigma = (level[timesteps] for level in process.levels())
-    # Networks see float32: let the oracle judge the very same points.
-    noised = (alpha[:, None] * clean + sigma[:, None] * noise).float().double()
+    draw = _noised(clean, process, generator)
     oracles: list[Density | ReferenceOracle] = [
         ReferenceOracle(points) for points in dataset.references or ()
     ]
     if dataset.density is not None:
         oracles = [dataset.density]
-    means = tuple(oracle.posterior_mean(noised, alpha, sigma) for oracle in oracles)
-    return NoisedPoints(clean, noise, timesteps, alpha, sigma, noised, means)
+    means = [oracle.posterior_mean(draw.noised, draw.alpha, draw.sigma) for oracle in oracles]
+    return replace(draw, means=tuple(means))
+
+
+def draw_noised_pictures(
+    dataset: PictureDataset,
+    process: Process,
+    num: int,
+    generator: torch.Generator,
+    *,
+    prompted: bool = False,
+) -> NoisedPoints:
+    """Draws the pictures, timesteps and noise that denoisers are measured on.
+
+    Held-out pictures are noised, each as often as the others. Scenes of one thing have an exact
+    oracle.
+
+    Args:
+        dataset: The pictures.
+        process: Noising process.
+        num: How many noised pictures.
+        generator: Where all draws come from.
+        prompted: Whether denoisers are told the captions, and so is the oracle.
+    """
+    rows = torch.arange(num) % len(dataset.heldout)
+    rows = rows[torch.randperm(num, generator=generator)]
+    draw = replace(_noised(dataset.heldout[rows].double(), process, generator), rows=rows)
+    if not dataset.has_oracle:
+        return draw
+    captions = None
+    if prompted and dataset.heldout_captions is not None:
+        captions = [dataset.heldout_captions[row] for row in rows.tolist()]
+    oracle = SceneOracle(dataset.codec.size)
+    mean = oracle.posterior_mean(draw.noised, draw.alpha, draw.sigma, captions)
+    return replace(draw, means=(mean,))
+
+
+def _noised(clean: Tensor, process: Process, generator: torch.Generator) -> NoisedPoints:
+    """Noises clean samples (n, *shape), without an oracle."""
+    num = len(clean)
+    timesteps = torch.arange(num) * process.num_timesteps // num
+    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    alpha, sigma = (level[timesteps] for level in process.levels())
+    # Networks see float32: let the oracle judge the very same samples.
+    noised = (expand(alpha, clean) * clean + expand(sigma, clean) * noise).float().double()
+    return NoisedPoints(clean, noise, timesteps, alpha, sigma, noised, ())
 
 
 def floor(draw: NoisedPoints, process: Process) -> float | None:
@@ -192,28 +240,46 @@ def _levels(
 
 @torch.no_grad()
 def measure_denoising(
-    denoiser: Denoiser, draw: NoisedPoints, process: Process, num_levels: int = 10
+    denoiser: Denoiser,
+    draw: NoisedPoints,
+    process: Process,
+    num_levels: int = 10,
+    conditions: Mapping[str, Tensor] | None = None,
 ) -> DenoisingScores:
     """Measures a denoiser on a draw.
 
     Args:
         denoiser: The trained network, on any device.
-        draw: Points shared by all denoisers of the comparison.
+        draw: Samples shared by all denoisers of the comparison.
         process: The process the denoiser was trained for.
         num_levels: Number of ranges of timesteps that loss and excess are split into.
+        conditions: What the denoiser is told of each sample, by the name of its argument, each with
+            shape (n, ...).
     """
     device, dtype = denoiser.device, denoiser.dtype
-    batches = zip(draw.noised.split(_BATCH), draw.timesteps.split(_BATCH), strict=True)
+    size = max(1, min(_BATCH, _VALUES // math.prod(draw.clean.shape[1:])))
+    told = {name: values.split(size) for name, values in (conditions or {}).items()}
     predictions = [
-        denoiser(noised.to(device, dtype), timesteps.to(device), return_dict=False)[0]
-        for noised, timesteps in batches
+        denoiser(
+            noised.to(device, dtype),
+            timesteps.to(device),
+            **{name: values[index].to(device) for name, values in told.items()},
+            return_dict=False,
+        )[0]
+        for index, (noised, timesteps) in enumerate(
+            zip(draw.noised.split(size), draw.timesteps.split(size), strict=True)
+        )
     ]
     prediction = torch.cat(predictions).to("cpu", torch.float64)
     target = process.target(draw.clean, draw.noise, draw.alpha, draw.sigma)
     predicted_noise = process.predicted_noise(prediction, draw.noised, draw.alpha, draw.sigma)
-    losses = process.loss_of(prediction, target, reduction="none").mean(dim=1)
-    oracles = [noise_of_mean(mean, draw.noised, draw.alpha, draw.sigma) for mean in draw.means]
-    excesses = excess_by_pair(predicted_noise, oracles[0], oracles[-1]) if oracles else None
+    losses = process.loss_of(prediction, target, reduction="none").flatten(1).mean(dim=1)
+    oracles = [
+        noise_of_mean(mean, draw.noised, draw.alpha, draw.sigma).flatten(1) for mean in draw.means
+    ]
+    excesses = None
+    if oracles:
+        excesses = excess_by_pair(predicted_noise.flatten(1), oracles[0], oracles[-1])
     excess, error = (None, None) if excesses is None else _mean_and_error(excesses)
     return DenoisingScores(
         heldout_loss=float(losses.mean()),

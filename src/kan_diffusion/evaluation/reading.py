@@ -46,7 +46,7 @@ from kan_diffusion.data.shapes import (
 from kan_diffusion.errors import DataError
 
 if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
+    from sklearn.svm import SVC
 
 __all__ = [
     "ClassJudge",
@@ -293,7 +293,7 @@ def score_scenes(samples: Tensor, prompts: Sequence[str], most: int = MOST_THING
 
 
 def _right(asked: Asked, scene: Scene) -> dict[str, bool]:
-    """What of a prompt holds, by kind, as far as the prompt says anything of it."""
+    """Says of each kind that a prompt speaks of whether it holds."""
     best: dict[str, bool] = {}
     padded: list[Thing | None] = [*scene.things]
     padded += [None] * (len(asked.things) - len(padded))
@@ -373,7 +373,7 @@ class ClassJudge:
         accuracy: Share of held-out pictures that it reads right.
     """
 
-    def __init__(self, classifier: Pipeline, accuracy: float, spreads: Tensor) -> None:
+    def __init__(self, classifier: SVC, accuracy: float, spreads: Tensor) -> None:
         self._classifier, self.accuracy, self._spreads = classifier, accuracy, spreads
 
     @classmethod
