@@ -306,3 +306,36 @@ def test_half_precision_rounds_as_the_activation_did() -> None:
     assert change(exact, after) < 1.5 * before
     assert report.output_error is not None
     assert report.output_error < 2 * before
+
+
+class Amplified(nn.Module):
+    """The small parts of a block's output, enlarged: it has no function that an error leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = make("sequential")[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (1e6 * self.block(x)).sin()
+
+
+def test_a_network_whose_outputs_would_change_is_left_as_it_was() -> None:
+    network, x = Amplified().eval(), randn(100, 8, dtype=torch.float32)
+    before, parts = output(network, (x,)), list(network.modules())
+    with refused(r"the outputs would change by \d.* more than 0.001"):
+        kanify(network, keep_function=True, samples=x)
+    assert list(network.modules()) == parts
+    assert torch.equal(output(network, (x,)), before)
+
+
+def test_an_encoder_whose_outputs_would_change_has_its_own_activation_again() -> None:
+    network, (x,) = make("encoder")
+    flags = [layer.activation_relu_or_gelu for layer in network.layers]
+    nested = network.use_nested_tensor
+    calls = iter([x, "no tensor"])
+    network.register_forward_pre_hook(lambda *_: (next(calls),))
+    with pytest.raises(AttributeError):
+        kanify(network, keep_function=True, samples=x)
+    assert [layer.activation_relu_or_gelu for layer in network.layers] == flags
+    assert network.use_nested_tensor == nested
+    assert all(layer.activation is nn.functional.gelu for layer in network.layers)

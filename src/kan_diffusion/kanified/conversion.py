@@ -249,19 +249,15 @@ def kanify(
             f"no feed-forward block of {type(module).__name__} can be replaced: "
             f"{_named(path)}: {why}"
         )
-    undo = [install(module, block, parts) for block, parts in changes]
     change: float | None = None
-    if keep_function and samples is not None:
-        change = _change(before, outputs(run_calls(module, samples)))
-        exact = all(torch.finfo(tensor.dtype).bits > 16 for tensor in before)
-        if exact and not change <= _AGREEMENT:
-            for put_back in reversed(undo):
-                put_back()
-            raise KanDiffusionError(
-                f"the outputs would change by {change:.1e} of their root mean square, more than "
-                f"{_AGREEMENT:g}, although the activations are kept to {_FIT:g}; keep fewer of "
-                "them, by layers"
-            )
+    undo = [install(module, block, parts) for block, parts in changes]
+    try:
+        if keep_function and samples is not None:
+            change = _agreement(before, outputs(run_calls(module, samples)))
+    except BaseException:
+        for put_back in reversed(undo):
+            put_back()
+        raise
     report = KanifyReport(tuple(replaced), refused, change)
     remember(module, report.recipes)
     return module, report
@@ -466,12 +462,20 @@ def _replacement(block: Block, parts: Parts, recipe: Recipe, error: float | None
     )
 
 
-def _change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """Root mean square of a change, as a share of that of what changed."""
+def _agreement(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Root mean square of a change, as a share of that of what changed; refuses a large one."""
     pairs = list(zip(before, after, strict=True))
     moved = sum(float((b.double() - a.double()).square().sum()) for b, a in pairs)
     size = sum(float(b.double().square().sum()) for b in before)
-    return (moved / size) ** 0.5 if size else math.inf if moved else 0.0
+    change = (moved / size) ** 0.5 if size else math.inf if moved else 0.0
+    exact = all(torch.finfo(tensor.dtype).bits > 16 for tensor in before)
+    if exact and not change <= _AGREEMENT:
+        raise KanDiffusionError(
+            f"the outputs would change by {change:.1e} of their root mean square, more than "
+            f"{_AGREEMENT:g}, although the activations are kept to {_FIT:g}; keep fewer of them, "
+            "by layers"
+        )
+    return change
 
 
 def _named(path: str) -> str:
