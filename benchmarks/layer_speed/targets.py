@@ -237,16 +237,16 @@ TARGETS = (
         _against_torch("compiled"),
     ),
     Target(
-        "families-small", "KAN / MLP, families of 2,300 parameters", True, 1.15, 1.0,
+        "full-small", "full KAN / MLP, families of 2,300 parameters", True, 1.15, 1.0,
+        _families(2300, "full-kan"),
+    ),
+    Target(
+        "small", "KAN / MLP, families of 2,300 parameters", True, 1.15, 1.0,
         _families(2300, "kan"),
     ),
     Target(
-        "grouped", "grouped KAN / MLP, families of 2,300 parameters", True, 1.15, 1.0,
-        _families(2300, "grouped-kan"),
-    ),
-    Target(
-        "families", "KAN / MLP, families of 20,000 parameters", True, 1.0, None,
-        _families(20_000, "kan"),
+        "full", "full KAN / MLP, families of 20,000 parameters", True, 1.0, None,
+        _families(20_000, "full-kan"),
     ),
     Target(
         "second-thread", "KAN family on two threads / on one", True, 1.0, None, _second_thread,

@@ -19,9 +19,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import zip_longest
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
@@ -171,22 +171,18 @@ class LearnedFunctions(EdgeLayer):
         self.noise = noise
         self._grid_range = float(grid_range[0]), float(grid_range[1])
         # Rows of one input from each group, the last ones repeated where a group is smaller.
-        members: list[list[int]] = [[] for _ in range(num_groups)]
-        for i, group in enumerate(self.group_of):
-            members[group].append(i)
-        rows = [
-            [
-                member if member is not None else members[group][-1]
-                for group, member in enumerate(row)
-            ]
-            for row in zip_longest(*members)
-        ]
-        flat = [member for row in rows for member in row]
-        self._in_turn = flat == list(range(in_features))
+        group_of = np.array(self.group_of)
+        sizes = np.bincount(group_of)
+        starts = sizes.cumsum() - sizes
+        by_group = np.argsort(group_of, kind="stable")
+        row = np.minimum(np.arange(sizes.max())[:, None], sizes - 1)
+        flat = by_group[starts + row].reshape(-1)
+        self._in_turn = np.array_equal(flat, np.arange(in_features))
         # Not as buffers: a network built on the meta device would have to fill them once more.
-        self._members = flat
-        first = {member: place for place, member in reversed(list(enumerate(flat)))}
-        self._places = [first[i] for i in range(in_features)]
+        self._members: list[int] = flat.tolist()
+        place = np.empty_like(by_group)
+        place[by_group] = np.arange(in_features) - np.repeat(starts, sizes)
+        self._places: list[int] = (place * num_groups + group_of).tolist()
         self.coefficients = nn.Parameter(
             torch.empty(functions, num_groups, known, device=device, dtype=dtype)
         )
