@@ -55,7 +55,7 @@ import hashlib, sys, torch
 from kan_diffusion import TrainingConfig, build_denoiser, get_process, make_toy, train
 torch.set_num_threads(1)
 points = make_toy("swiss-roll").sample(4096, torch.Generator().manual_seed(0)).float()
-for family in ("kan", "mlp"):
+for family in ("kan", "full-kan", "mlp"):
     denoiser = build_denoiser(family, 2, num_train_timesteps=1000, params=2300)
     denoiser.reset_parameters(torch.Generator().manual_seed(1))
     config = TrainingConfig(steps=int(sys.argv[1]), batch_size=512)

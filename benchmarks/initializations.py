@@ -51,7 +51,7 @@ def run(job: Job, steps: int) -> dict[str, object]:
         load_dataset(toy, SEED, -1), process, 20_000, torch_generator("draw", SEED, job.data)
     )
     denoiser = build_denoiser(
-        "kan",
+        "full-kan",
         dataset.dim,
         num_train_timesteps=process.num_timesteps,
         params=2300,

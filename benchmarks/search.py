@@ -6,9 +6,9 @@ single settings, on seeds that no study reports (101 and up). Each training is a
 ``docs/search.md`` says what came of it.
 
     OMP_NUM_THREADS=1 python benchmarks/search.py --data two-spirals rings \
-        --models grouped-kan gated-mlp --optimizers adam soap --seeds 101 102 103 104 105
+        --models kan gated-mlp --optimizers adam soap --seeds 101 102 103 104 105
     OMP_NUM_THREADS=1 python benchmarks/search.py --data rings \
-        --models 'grouped-kan num_input_frequencies=2' --seeds 101
+        --models 'kan num_input_frequencies=2' --seeds 101
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def main() -> None:
     """Trains what is missing and prints the table of all there is."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", nargs="+", default=["two-spirals", "checkerboard", "rings"])
-    parser.add_argument("--models", nargs="+", default=["grouped-kan", "gated-mlp"])
+    parser.add_argument("--models", nargs="+", default=["kan", "gated-mlp"])
     parser.add_argument("--optimizers", nargs="+", default=["adam"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[101])
     parser.add_argument("--params", type=int, default=2300)

@@ -39,7 +39,7 @@ from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName, suita
 from kan_diffusion.training.run import TrainingRun
 
 PARAMS = 2300
-FAMILIES = ("mlp", "kan")
+FAMILIES = ("mlp", "full-kan")
 BATCH_SIZES = (256, 1024)
 OPTIMIZERS_BATCH = 1024
 

@@ -58,7 +58,7 @@ def mlp_settings(random: np.random.Generator) -> Settings:
 
 
 SPACES: dict[str, Callable[[np.random.Generator], Settings]] = {
-    "kan": kan_settings,
+    "full-kan": kan_settings,
     "mlp": mlp_settings,
 }
 
@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=16, help="settings a family")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--families", default="kan,mlp")
+    parser.add_argument("--families", default="full-kan,mlp")
     parser.add_argument("--out", type=Path, default=Path("results/tuning"))
     arguments = parser.parse_args()
     jobs = []

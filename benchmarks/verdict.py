@@ -43,7 +43,7 @@ from kan_diffusion.study.tuning import apply_tuned, read_tuned, tune
 
 __all__ = ["PARTS", "Part", "judge_target", "run_parts", "write_results"]
 
-KAN = "grouped-kan"
+KAN = "kan"
 """The family that the target is about."""
 
 TRIES = 24

@@ -50,6 +50,6 @@ FAMILY_CONTENDERS = tuple(
         partial(_build, name),
         patient=True,
     )
-    for name in ("kan", "mlp", "grouped-kan", "gated-mlp")
+    for name in ("full-kan", "mlp", "kan", "gated-mlp")
 )
 """The families that are compared, the one that the others are compared with first."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from baselines import FAMILY_CONTENDERS
+from baselines import BLOCKS, FAMILY_CONTENDERS
 from layer_speed.timing import Row
 
 __all__ = ["LIBRARIES", "TARGETS", "Observation", "Results", "Target", "measured"]
 
 Results = dict[str, list[Row]]
-"""Rows by part: timing, growth, kernels, families, memory, first_use."""
+"""Rows by part: timing, growth, kernels, families, blocks, memory, first_use."""
 
 LIBRARIES = ("inkan", "inkan-eager", "flashkan", "flashkan-eager")
 """The fast layers of others, whose best mode counts."""
@@ -196,6 +196,20 @@ def _second_thread(results: Results) -> list[Observation]:
     ]
 
 
+def _blocks(kind: str) -> Callable[[Results], list[Observation]]:
+    """The step of kanified blocks against that of the plain one of as many parameters."""
+
+    def observe(results: Results) -> list[Observation]:
+        return [
+            _observation({**row, "layers": f"{block}, {row['layers']}"}, row["ratio"], "", True)
+            for row in measured(results["blocks"], "ratio")
+            for block in BLOCKS
+            if row["contender"] == f"{block}-{kind}"
+        ]
+
+    return observe
+
+
 TARGETS = (
     Target(
         "gemm", "ours / the same GEMMs, features given", True, 1.3, None,
@@ -223,19 +237,23 @@ TARGETS = (
         _against_torch("compiled"),
     ),
     Target(
-        "families-small", "KAN / MLP, families of 2,300 parameters", True, 1.15, 1.0,
+        "full-small", "full KAN / MLP, families of 2,300 parameters", True, 1.15, 1.0,
+        _families(2300, "full-kan"),
+    ),
+    Target(
+        "small", "KAN / MLP, families of 2,300 parameters", True, 1.15, 1.0,
         _families(2300, "kan"),
     ),
     Target(
-        "grouped", "grouped KAN / MLP, families of 2,300 parameters", True, 1.15, 1.0,
-        _families(2300, "grouped-kan"),
-    ),
-    Target(
-        "families", "KAN / MLP, families of 20,000 parameters", True, 1.0, None,
-        _families(20_000, "kan"),
+        "full", "full KAN / MLP, families of 20,000 parameters", True, 1.0, None,
+        _families(20_000, "full-kan"),
     ),
     Target(
         "second-thread", "KAN family on two threads / on one", True, 1.0, None, _second_thread,
     ),
+    Target(
+        "blocks-grouped", "kanified block, grouped / plain", True, 1.3, None, _blocks("grouped"),
+    ),
+    Target("blocks-full", "kanified block, full / plain", True, 1.5, None, _blocks("full")),
     Target("memory", "peak memory of ours / of the MLP", True, 2.0, None, _memory),
 )  # fmt: skip

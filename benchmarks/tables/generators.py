@@ -390,7 +390,7 @@ def _end(worker: subprocess.Popen[str], folder: tempfile.TemporaryDirectory[str]
     folder.cleanup()
 
 
-OURS = ("kan", "mlp")
+OURS = ("kan", "full-kan", "mlp")
 """Families of this project that are compared."""
 
 REFERENCE = "rows"

@@ -56,7 +56,9 @@ def test_every_family_fits_2300_parameters_in_its_own_depth(
 
 def test_given_widths_and_settings_arrive() -> None:
     settings = {"grid_size": 9, "order": 2, "extrapolation": "clamp"}
-    denoiser = build_denoiser("kan", 3, num_train_timesteps=250, hidden=(4, 5), settings=settings)
+    denoiser = build_denoiser(
+        "full-kan", 3, num_train_timesteps=250, hidden=(4, 5), settings=settings
+    )
     assert isinstance(denoiser, KANDenoiser)
     assert [layer.out_features for layer in denoiser.network.layers] == [4, 5, 3]
     assert {layer.grid_size for layer in denoiser.network.layers} == {9}
@@ -106,9 +108,9 @@ def test_what_cannot_be_built_is_refused_in_one_line(
 # What families there are
 
 
-def test_kan_and_mlp_are_registered_with_what_the_first_search_found() -> None:
+def test_full_kan_and_mlp_are_registered_with_what_the_first_search_found() -> None:
     # Published numbers were made with these: a change of them is a change of results.
-    kan, mlp = untuned_family("kan"), untuned_family("mlp")
+    kan, mlp = untuned_family("full-kan"), untuned_family("mlp")
     assert (kan.depth, kan.learning_rate) == (4, 2.3e-2)
     assert kan.settings == {
         "num_time_frequencies": 4,
@@ -166,7 +168,7 @@ def test_spaces_that_make_no_sense_are_refused() -> None:
 def test_an_unknown_family_is_answered_with_the_nearest() -> None:
     with refused("unknown family 'mpl', did you mean 'mlp'"):
         get_family("mpl")
-    with refused(r"known: gated-mlp, grouped-kan, kan, .*, mlp, .*spline-mlp"):
+    with refused(r"known: full-kan, gated-mlp, kan, .*, mlp, .*spline-mlp"):
         build_denoiser("transformer", 2, num_train_timesteps=10, params=2_000)
 
 

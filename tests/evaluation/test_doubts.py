@@ -28,7 +28,8 @@ def _rows(num: int, seed: int, dim: int = 3) -> Tensor:
 
 def _doubt(rows: Tensor, **changes: object) -> str | None:
     heldout = _rows(600, 1, rows.shape[1])
-    table = suggested(len(rows), rows.shape[1], params=changes.pop("params", None))
+    size = changes.pop("params", None)
+    table = suggested(len(rows), rows.shape[1], "full-kan", size)
     config = TrainingConfig(
         **{
             "steps": table.steps,
@@ -40,7 +41,7 @@ def _doubt(rows: Tensor, **changes: object) -> str | None:
     )
     process = get_process("cosine")
     denoiser = build_denoiser(
-        "kan",
+        "full-kan",
         rows.shape[1],
         num_train_timesteps=process.num_timesteps,
         params=table.params,

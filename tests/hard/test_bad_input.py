@@ -506,7 +506,7 @@ def _write(path: Path, content: Content) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    words = "train moons --family kan --params 400 --steps 30 --batch-size 64 --out"
+    words = "train moons --family full-kan --params 400 --steps 30 --batch-size 64 --out"
     assert call_quietly(*words.split(), folder / "run") == 0
     return folder / "run"
 

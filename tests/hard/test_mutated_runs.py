@@ -256,7 +256,7 @@ def require_answer(words: tuple[str, ...], place: Path, random: Random, reads: P
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    words = "train moons --family kan --params 400 --steps 30 --batch-size 64 --out"
+    words = "train moons --family full-kan --params 400 --steps 30 --batch-size 64 --out"
     assert call_quietly(*words.split(), folder / "run") == 0
     return folder
 

@@ -287,7 +287,7 @@ _SPACE: Space = {
 
 GATED_FAMILIES: tuple[Family, ...] = (
     Family(
-        "grouped-kan",
+        "kan",
         GatedDenoiser,
         depth=3,
         learning_rate=2e-2,
@@ -297,7 +297,7 @@ GATED_FAMILIES: tuple[Family, ...] = (
             "grid_range": (-4.0, 4.0),
         },
         kind="kan",
-        title="grouped KAN",
+        title="KAN",
         space={
             **_SPACE,
             "num_functions": IntRange(2, 8),
@@ -320,4 +320,4 @@ GATED_FAMILIES: tuple[Family, ...] = (
         space={**_SPACE, "num_time_frequencies": IntRange(2, 5)},
     ),
 )
-"""The grouped KAN and its twin with fixed functions."""
+"""The KAN of the comparisons, and its twin with fixed functions."""

@@ -158,7 +158,7 @@ KAN_FAMILIES: tuple[Family, ...] = (
     # The best of 16 settings on the swiss roll: benchmarks/tune_defaults.py, results/tuning/; the
     # initialisation is the best of benchmarks/initializations.py, results/initializations/. The
     # others began with its values.
-    _family("kan", "KAN", _LOCAL_SPACE, _LOCAL, learning_rate=2.3e-2),
+    _family("full-kan", "full KAN", _LOCAL_SPACE, _LOCAL, learning_rate=2.3e-2),
     _family("kan-rbf", "KAN RBF", _LOCAL_SPACE, {**_LOCAL, "basis": "rbf"}),
     _family(
         "kan-chebyshev",

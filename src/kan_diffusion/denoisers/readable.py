@@ -409,13 +409,13 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
         return denoiser
     if not isinstance(denoiser, KANDenoiser):
         raise KanDiffusionError(
-            f"{no_edges(denoiser)}, and this is a {type(denoiser).__name__}; train family 'kan' or "
-            "'modulated-kan'"
+            f"{no_edges(denoiser)}, and this is a {type(denoiser).__name__}; train family "
+            "'readable-kan', 'full-kan' or 'modulated-kan'"
         )
     if denoiser.config.residual:
         raise KanDiffusionError(
             "a residual KAN cannot be taken apart edge by edge: what passes its layers by is no "
-            "edge; train family 'kan' or 'modulated-kan'"
+            "edge; train family 'full-kan' or 'modulated-kan'"
         )
     if denoiser.num_classes:
         raise KanDiffusionError(

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -199,11 +200,14 @@ def build_denoiser(
             raise KanDiffusionError(
                 f"a denoiser has at most {MOST_LAYERS} hidden layers, not {len(widths):,}"
             )
-        with torch.device("meta"):
-            size = make(widths).num_trainable
+        # Layers that follow each other are joined by a number for each pair of their units.
+        size = max(*widths, sum(a * b for a, b in pairwise(widths)), 0)
+        if size <= MOST_PARAMETERS:
+            with torch.device("meta"):
+                size = make(widths).num_trainable
         if size > MOST_PARAMETERS:
             raise KanDiffusionError(
-                f"family '{kind.name}' would have {size:,} parameters with hidden widths "
+                f"family '{kind.name}' would have {size:,} parameters or more with hidden widths "
                 f"{', '.join(map(str, widths))}; a denoiser has at most {MOST_PARAMETERS:,}"
             )
 

@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import zip_longest
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
 
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.kan.bases import Basis, BasisName, BSpline, Extrapolation, make_basis
@@ -44,6 +45,11 @@ Start = str | Sequence[Function]
 
 _POINTS = 16
 """Points of a fit for each function of the basis."""
+
+_MOST_VALUES = 2**22
+"""Values of basis functions that torch's operations make at once."""
+
+_transforms_are_active = torch._C._are_functorch_transforms_active
 
 _WORST_FIT = 0.1
 """Largest root mean square error of a start, relative to the function it is fitted to."""
@@ -165,22 +171,18 @@ class LearnedFunctions(EdgeLayer):
         self.noise = noise
         self._grid_range = float(grid_range[0]), float(grid_range[1])
         # Rows of one input from each group, the last ones repeated where a group is smaller.
-        members: list[list[int]] = [[] for _ in range(num_groups)]
-        for i, group in enumerate(self.group_of):
-            members[group].append(i)
-        rows = [
-            [
-                member if member is not None else members[group][-1]
-                for group, member in enumerate(row)
-            ]
-            for row in zip_longest(*members)
-        ]
-        flat = [member for row in rows for member in row]
-        self._in_turn = flat == list(range(in_features))
+        group_of = np.array(self.group_of)
+        sizes = np.bincount(group_of)
+        starts = sizes.cumsum() - sizes
+        by_group = np.argsort(group_of, kind="stable")
+        row = np.minimum(np.arange(sizes.max())[:, None], sizes - 1)
+        flat = by_group[starts + row].reshape(-1)
+        self._in_turn = np.array_equal(flat, np.arange(in_features))
         # Not as buffers: a network built on the meta device would have to fill them once more.
-        self._members = flat
-        first = {member: place for place, member in reversed(list(enumerate(flat)))}
-        self._places = [first[i] for i in range(in_features)]
+        self._members: list[int] = flat.tolist()
+        place = np.empty_like(by_group)
+        place[by_group] = np.arange(in_features) - np.repeat(starts, sizes)
+        self._places: list[int] = (place * num_groups + group_of).tolist()
         self.coefficients = nn.Parameter(
             torch.empty(functions, num_groups, known, device=device, dtype=dtype)
         )
@@ -293,7 +295,17 @@ class LearnedFunctions(EdgeLayer):
             if _KERNEL.takes(operands):
                 step = Step(_KERNEL, operands[1:], (self.group_of, order), self.by_torch)
                 return run([step], x)[0]
-        return self.by_torch(x, self.coefficients)
+        return self._in_parts(x)
+
+    def _in_parts(self, x: Tensor) -> Tensor:
+        """The functions by torch; where they are many, in parts that keep their inputs alone."""
+        rows = max(1, _MOST_VALUES // (x.shape[1] * self.basis.num_functions))
+        if len(x) <= rows or torch.compiler.is_compiling() or _transforms_are_active():
+            return self.by_torch(x, self.coefficients)
+        evaluated = partial(
+            checkpoint, self.by_torch, use_reentrant=False, preserve_rng_state=False
+        )
+        return torch.cat([evaluated(part, self.coefficients) for part in x.split(rows)])
 
     def by_torch(self, x: Tensor, coefficients: Tensor, *grid: Tensor) -> Tensor:
         """The functions of rows of inputs in torch's own operations, with other parameters."""

@@ -570,7 +570,7 @@ def explain_run(
     if not isinstance(pipeline.denoiser, KANDenoiser | ReadableDenoiser):
         raise KanDiffusionError(
             f"'{run}' is of family '{config.model.family}': {no_edges(pipeline.denoiser)}; train "
-            "one with --family readable-kan, kan or modulated-kan"
+            "one with --family readable-kan, full-kan or modulated-kan"
         )
     process = config.process
     timesteps = list(options.levels or default_levels(process))

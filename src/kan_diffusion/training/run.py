@@ -180,7 +180,7 @@ class EdgeWatch:
             raise KanDiffusionError(
                 f"sparsifying is for the edges of KAN layers, and {type(module).__name__} has "
                 "none (those of gated layers are no functions of one input); leave it out or "
-                "choose another family, such as 'kan'"
+                "choose another family, such as 'full-kan'"
             )
         self._handles = [
             layer.register_forward_pre_hook(self._remember)

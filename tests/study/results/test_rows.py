@@ -173,8 +173,8 @@ def test_models_and_seeds_of_runs_make_a_study(train: Train) -> None:
     folders = [
         train("mlp"),
         train("mlp-1", number=1),
-        train("kan", family="kan", params=126, steps=7),
-        train("kan-1", family="kan", params=126, steps=7, number=1),
+        train("kan", family="full-kan", params=126, steps=7),
+        train("kan-1", family="full-kan", params=126, steps=7, number=1),
     ]
     results = read_runs(folders, "Two and two")
     assert results.config.title == "Two and two"
