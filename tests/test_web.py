@@ -94,6 +94,23 @@ def test_what_the_browser_saved_gives_the_same_here() -> None:
     assert np.median(nearest) < 2 * model.data.spread
 
 
+def test_what_the_page_is_held_to_is_what_the_package_computes(tmp_path: Path) -> None:
+    for fixture in json.loads((FIXTURES / "denoisers.json").read_text("utf-8")):
+        path = tmp_path / f"{fixture['name']}.json"
+        path.write_text(json.dumps(fixture["saved"]))
+        denoiser = read_web(path).pipeline.denoiser
+        points = torch.tensor(fixture["points"]).view(-1, 2)
+        output = denoiser(points, torch.tensor(fixture["timesteps"])).sample
+        target = torch.tensor(fixture["target"]).view(-1, 2)
+        loss = PROCESSES["cosine"].loss_of(output, target)
+        loss.backward()
+        np.testing.assert_allclose(output.detach().flatten(), fixture["output"], atol=2e-6)
+        assert loss.item() == pytest.approx(fixture["loss"], rel=1e-6)
+        for name, parameter in denoiser.named_parameters():
+            wanted = fixture["gradients"][name]
+            np.testing.assert_allclose(parameter.grad.flatten(), wanted, atol=2e-5, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import AllowInfNan, Field
+from pydantic import AllowInfNan, Field, JsonValue
 from torch import Tensor
 
 from kan_diffusion.data.scaling import Standardizer
@@ -99,7 +100,7 @@ class _Standardizer(Settings):
 class _File(Settings):
     format: Literal["kan-diffusion-web"]
     version: Literal[1]
-    denoiser: dict[str, Any]
+    denoiser: dict[str, JsonValue]
     process: Process
     standardizer: _Standardizer
     columns: tuple[str, str]
@@ -153,7 +154,7 @@ def web_json(model: WebModel) -> bytes:
     )
 
 
-def _require_shown(name: str, dim: int, settings: dict[str, Any]) -> None:
+def _require_shown(name: str, dim: int, settings: Mapping[str, object]) -> None:
     """Checks that the playground can show a denoiser.
 
     Raises:
