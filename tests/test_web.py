@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from command_line import call_command
+from command_line import QUICK, Cli, cli  # noqa: F401
 from helpers import assert_same_state, randn, refused, scrambled, seeded
 from kan_diffusion import PROCESSES, PointDiffusionPipeline, make_scheduler
 from kan_diffusion.denoisers.base import Denoiser
@@ -195,27 +195,21 @@ def test_what_the_page_cannot_show_is_said(denoiser: Denoiser, message: str) -> 
     assert "train one" in str(caught.value)
 
 
-def test_commands_write_and_read_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_write_and_read_models(tmp_path: Path, cli: Cli) -> None:  # noqa: F811
     run, file = tmp_path / "run", tmp_path / "model.json"
-    quick = ["--family", "mlp", "--params", 300, "--steps", 5, "--batch-size", 32, "--out", run]
-    assert call_command("train", "moons", *quick) == 0
-    assert call_command("export", run, "--to", "web", "--out", file) == 0
+    assert cli("train", "moons", *QUICK, "--out", run).code == 0
+    assert cli("export", run, "--to", "web", "--out", file).code == 0
     model = read_web(file)
     assert model.data == WebData(toy="moons")
     from_run, from_file = tmp_path / "run.npy", tmp_path / "file.npy"
-    assert call_command("sample", run, "--num", 20, "--out", from_run) == 0
-    assert call_command("sample", file, "--num", 20, "--out", from_file) == 0
+    assert cli("sample", run, "--num", 20, "--out", from_run).code == 0
+    assert cli("sample", file, "--num", 20, "--out", from_file).code == 0
     assert from_run.read_bytes() == from_file.read_bytes()
-    assert call_command("sample", file, "--num", 7) == 0
+    assert cli("sample", file, "--num", 7).code == 0
     assert len(pd.read_csv(tmp_path / "samples.csv")) == 7
-    capsys.readouterr()
-    for words, message in (
-        (("export", run, "--to", "web", "--out", file), "exists"),
-        (("export", run, "--to", "onnx"), "unknown format of --to 'onnx'"),
-        (("sample", tmp_path / "no.json"), "not a model of the playground"),
-    ):
-        assert call_command(*words) == 1
-        assert message in capsys.readouterr().err
+    assert "exists" in cli("export", run, "--to", "web", "--out", file).error
+    assert "unknown format of --to 'onnx'" in cli("export", run, "--to", "onnx").error
+    assert "not a model of the playground" in cli("sample", tmp_path / "no.json").error
 
 
 def test_predictions_do_not_depend_on_the_way(tmp_path: Path) -> None:

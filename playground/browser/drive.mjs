@@ -4,7 +4,7 @@
  */
 
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { extname, join, normalize } from "node:path";
@@ -129,6 +129,11 @@ async function check(name, run) {
   }
   for (const page of context.pages().slice(1)) await page.close();
 }
+
+await check("all files together have less than 100 kB", async () => {
+  const bytes = readdirSync(DIST).reduce((sum, name) => sum + statSync(join(DIST, name)).size, 0);
+  assert.ok(bytes < 100_000, `${bytes} bytes`);
+});
 
 let letterLink = "";
 let kanFile = "";
