@@ -8,7 +8,7 @@ import { openModel, Refusal, type SavedModel, saveModel, type TrainedOn } from "
 import { fixedDraws, floorOn, lossOn } from "./judging";
 import { fromHash, SAMPLER_STEPS, SIZES, type State, STEPS, toHash } from "./link";
 import { type DataSpec, type FromWorker, makeDensity, type ToWorker } from "./messages";
-import { Denoiser, type DenoiserSettings, kanSettings, matchingMlp, mlpSettings } from "./model/denoiser";
+import { Denoiser, type DenoiserSettings, kanSettings, matchingMlp, mlpSettings, type Network } from "./model/denoiser";
 import { COSINE, Process, type ProcessSettings } from "./model/process";
 import { Random } from "./model/random";
 import { energyDistance, meanDistance, reverse } from "./model/sampling";
@@ -20,7 +20,7 @@ import { type Frame, fieldPlaces, frameOf, Panel } from "./view/panel";
 type Side = "kan" | "mlp";
 const SIDES: readonly Side[] = ["kan", "mlp"];
 const NAMES: Readonly<Record<Side, string>> = { kan: "KAN", mlp: "MLP" };
-/** The best of 0.005, 0.01 and 0.02 on three toys for each network. */
+/** Peak learning rates. */
 const RATES: Readonly<Record<Side, number>> = { kan: 0.01, mlp: 0.02 };
 
 const SHOWN = 500;
@@ -32,7 +32,7 @@ const DRAWING_FRAME: Frame = { centre: [0, 0], reach: REACH };
 
 /** A network on the page: what it has learned, and what it makes of noise. */
 interface Model {
-  readonly denoiser: Denoiser;
+  readonly denoiser: Network;
   readonly standardizer: Standardizer;
   readonly data: TrainedOn | null;
   states: readonly Float64Array[];
@@ -386,7 +386,7 @@ function drawSide(side: Side): void {
   const step = model.curve.at(-1)?.[0];
   const note = step !== undefined && step < model.steps ? `step ${step.toLocaleString("en")}` : time >= SAMPLER_STEPS ? "samples" : "from noise";
   const distance = model.distance === null ? "" : `\nenergy distance ${digits(model.distance, 2)}`;
-  const facts = `${model.denoiser.parameters.length.toLocaleString("en")} parameters${distance}`;
+  const facts = `${model.denoiser.numParameters.toLocaleString("en")} parameters${distance}`;
   panel.say(note, facts, `${NAMES[side]}: ${SHOWN} points made of noise, ${note}. ${facts}`);
   panel.canvas.dataset["distance"] = String(model.distance ?? "");
 }
@@ -508,21 +508,26 @@ function undo(): void {
   keepLink();
 }
 
+function sideOf({ settings }: Network): Side {
+  if (settings._class_name === "GatedDenoiser") return settings.learned_inputs || settings.learned_functions ? "kan" : "mlp";
+  return settings._class_name === "KANDenoiser" ? "kan" : "mlp";
+}
+
 function describe(model: SavedModel): string {
-  const kind = model.denoiser.settings._class_name === "KANDenoiser" ? "KAN" : "MLP";
+  const kind = NAMES[sideOf(model.denoiser)];
   const toy = model.data?.toy;
   const data = toy !== null && toy !== undefined ? `, trained on ${isToy(toy) ? TOYS[toy].title : toy}` : (model.data?.points.length ?? 0) > 0 ? ", trained on a drawing" : "";
-  return `a${kind === "MLP" ? "n" : ""} ${kind} of ${model.denoiser.parameters.length.toLocaleString("en")} parameters${data}`;
+  return `a${kind === "MLP" ? "n" : ""} ${kind} of ${model.denoiser.numParameters.toLocaleString("en")} parameters${data}`;
 }
 
 /** Shows a saved model beside the other one, if that has learned the same data, else alone. */
 function show(saved: SavedModel): void {
   stopWorkers();
-  const side: Side = saved.denoiser.settings._class_name === "KANDenoiser" ? "kan" : "mlp";
+  const side = sideOf(saved.denoiser);
   const { data } = saved;
   const other = side === "kan" ? models.mlp : models.kan;
   const alike = (one: unknown, two: unknown): boolean => JSON.stringify(one) === JSON.stringify(two);
-  const same = other !== null && alike(other.data, data) && alike(process.settings, saved.process);
+  const same = other !== null && data !== null && alike(other.data, data) && alike(process.settings, saved.process);
   models[side === "kan" ? "mlp" : "kan"] = same ? other : null;
   const toy = data?.toy;
   if (toy !== null && toy !== undefined && isToy(toy)) selectData(toy);
