@@ -143,6 +143,19 @@ def test_gates_go_through_the_learned_functions_and_values_do_not(activation: st
     torch.testing.assert_close(part(x), values)
 
 
+@pytest.mark.parametrize("activation", ["gelu", "geglu"])
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_a_fresh_full_block_spreads_its_outputs_as_the_one_before(
+    activation: str, scale: float
+) -> None:
+    network = feed_forward(activation, scale=scale)
+    x = randn(2000, 16, dtype=torch.float32)
+    before = output(network, (x,)).var(0).mean()
+    kanify(network, kind="full", generator=seeded())
+    after = output(network, (x,)).var(0).mean()
+    assert 0.7 < after / before < 1.4  # 256 rows tell it
+
+
 def test_linear_maps_stay_where_the_width_does() -> None:
     network, _ = make("dit")
     weight = network.transformer_blocks[0].ff.net[0].proj.weight

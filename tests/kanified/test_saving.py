@@ -78,6 +78,17 @@ def test_what_is_replaced_later_is_added(tmp_path: Path) -> None:
     assert torch.equal(output(load_kanified(tmp_path), call), output(network, call))
 
 
+def test_models_within_others_are_noted_with_their_own_paths(tmp_path: Path) -> None:
+    network, call = make("dit")
+    text, tokens = make("clip")
+    kanify(nn.ModuleDict({"denoiser": torch.compile(network, backend="eager"), "text": text}))
+    for part, given, name in ((network, call, "dit"), (text, tokens, "clip")):
+        assert all(recipe.path in dict(part.named_modules()) for recipe in part.recipes)
+        assert len(part.recipes) == 2
+        part.save_pretrained(tmp_path / name)
+        assert torch.equal(output(load_kanified(tmp_path / name), given), output(part, given))
+
+
 def test_any_module_is_rebuilt_from_the_recipes_of_its_report() -> None:
     network, call = make("encoder")
     _, report = kanify(network, kind="full")

@@ -11,7 +11,8 @@ a layer (:mod:`kan_diffusion.kan.grouped`).
 
 The functions are fitted to given ones at the start, by least squares over the grid. A compiled
 kernel evaluates splines on a CPU (:mod:`kan_diffusion.kan.kernels.functions` says how), elsewhere
-torch's own operations do (:mod:`kan_diffusion.kan.kernels.fused` says when).
+torch's own operations do (:mod:`kan_diffusion.kan.kernels.fused` says when): for large inputs in
+parts, of which the backward pass keeps the inputs alone.
 """
 
 from __future__ import annotations
