@@ -9,6 +9,7 @@ import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
+import axe from "axe-core";
 import { chromium } from "playwright-core";
 
 const HERE = fileURLToPath(new URL("..", import.meta.url));
@@ -116,6 +117,13 @@ async function leastContrast(page) {
   });
 }
 
+/** What axe-core finds that keeps somebody out. */
+async function accessible(page) {
+  await page.evaluate(axe.source);
+  const found = await page.evaluate(async () => (await globalThis.axe.run(document)).violations.map(({ id, nodes }) => `${id}: ${nodes[0].html}`));
+  assert.deepEqual(found, []);
+}
+
 async function check(name, run) {
   const began = performance.now();
   try {
@@ -147,6 +155,14 @@ await check("a drawn letter comes back as samples within ten seconds of training
   await page.click("#train");
   await page.waitForFunction(() => Number(document.querySelector("#kan canvas").dataset.distance) > 0 && Number(document.querySelector("#mlp canvas").dataset.distance) > 0);
   console.log(`     first samples after ${((performance.now() - began) / 1000).toFixed(1)} s`);
+  assert.ok(await page.isEnabled("#kan .json"), "what is learned so far can be saved");
+  await page.click("#train");
+  assert.equal(await page.textContent("#train"), "Go on");
+  await page.waitForTimeout(600); // a report may be on its way
+  const step = await page.textContent("#kan .note");
+  await page.waitForTimeout(600);
+  assert.equal(await page.textContent("#kan .note"), step);
+  await page.click("#train");
   await trained(page);
   console.log(`     ${await message(page)}`);
   letterLink = await page.evaluate(() => location.hash);
@@ -207,6 +223,7 @@ await check("at 390 pixels, in the dark", async () => {
   await noSideways(page);
   const [contrast, where] = await leastContrast(page);
   assert.ok(contrast >= 4.5, `${contrast} at ${where}`);
+  await accessible(page);
   await page.screenshot({ path: join(PICTURES, "390-dark.png"), fullPage: true });
 });
 
@@ -227,6 +244,7 @@ await check("at 390 pixels, in the light, and at 1,400 in the dark", async () =>
 
 await check("by keyboard alone", async () => {
   const page = await open("#data=drawing");
+  await accessible(page);
   await page.focus("input[value=drawing]");
   await page.keyboard.press("Tab"); // train
   assert.equal(await page.evaluate(() => document.activeElement.id), "train");

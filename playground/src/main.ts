@@ -13,9 +13,10 @@ import { COSINE, Process, type ProcessSettings } from "./model/process";
 import { Random } from "./model/random";
 import { energyDistance, meanDistance, reverse } from "./model/sampling";
 import { type Curve, drawChart } from "./view/chart";
-import { colour, digits, download, find, html } from "./view/dom";
+import { digits, download, find, html } from "./view/dom";
 import { EdgesView } from "./view/edges";
 import { type Frame, fieldPlaces, frameOf, Panel } from "./view/panel";
+import { makeTile } from "./view/tiles";
 
 type Side = "kan" | "mlp";
 const SIDES: readonly Side[] = ["kan", "mlp"];
@@ -235,7 +236,9 @@ function startWorker(side: Side): void {
     model.curve.push([data.step, data.loss]);
     model.field = null;
     if (data.states !== null) {
+      const first = model.states.length === 0;
       model.states = data.states;
+      if (first) showButtons();
       model.distance = distanceOf(data.states[data.states.length - 1]);
     }
     stale = chartStale = true;
@@ -260,7 +263,8 @@ function finish(side: Side): void {
   workers[side] = null;
   if (!isTraining()) {
     const seconds = SIDES.map((s) => `${NAMES[s]} ${(models[s]?.seconds ?? 0).toFixed(1)} s`).join(", ");
-    say(`Trained for ${state.steps.toLocaleString("en")} steps: ${seconds}.`);
+    const steps = Math.max(...SIDES.map((s) => models[s]?.steps ?? 0));
+    say(`Trained for ${steps.toLocaleString("en")} steps: ${seconds}.`);
   }
   showButtons();
 }
@@ -623,46 +627,9 @@ function saveFiles(side: Side): void {
   });
 }
 
-function makeTiles(): void {
-  const tiles = find("#tiles", HTMLFieldSetElement);
-  const names = ["drawing", ...(Object.keys(TOYS) as ToyName[])] as const;
-  for (const name of names) {
-    const radio = html("input", { type: "radio", name: "data", value: name, checked: state.data === name });
-    const canvas = html("canvas", { width: 108, height: 108 });
-    canvas.setAttribute("aria-hidden", "true");
-    radio.addEventListener("change", () => setData(name));
-    tiles.append(html("label", { className: "tile" }, radio, canvas, html("span", { textContent: name === "drawing" ? "Draw" : TOYS[name].title })));
-    const paint = (): void => paintTile(canvas, name);
-    paint();
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
-  }
-}
-
-function paintTile(canvas: HTMLCanvasElement, name: ToyName | "drawing"): void {
-  const context = canvas.getContext("2d");
-  if (context === null) return;
-  context.clearRect(0, 0, 108, 108);
-  context.fillStyle = context.strokeStyle = colour(name === "drawing" ? "ink" : "data");
-  if (name === "drawing") {
-    context.lineWidth = 5;
-    context.lineCap = "round";
-    context.beginPath();
-    context.moveTo(22, 80);
-    context.bezierCurveTo(34, 10, 56, 20, 52, 56);
-    context.bezierCurveTo(48, 96, 74, 92, 86, 38);
-    context.stroke();
-    return;
-  }
-  const made = TOYS[name].make();
-  const random = new Random(3);
-  for (let n = 0; n < 260; n++) {
-    const [x, y] = made.draw(random);
-    context.fillRect(54 + 23 * x - 1, 54 - 23 * y - 1, 2.6, 2.6);
-  }
-}
-
 function start(): void {
-  makeTiles();
+  const names = ["drawing", ...(Object.keys(TOYS) as ToyName[])] as const;
+  find("#tiles", HTMLFieldSetElement).append(...names.map((name) => makeTile(name, state.data === name, () => setData(name))));
   timeSlider.max = String(SAMPLER_STEPS);
   for (const steps of STEPS) stepsSelect.append(html("option", { value: String(steps), textContent: steps.toLocaleString("en"), selected: steps === state.steps }));
   for (const hidden of SIZES) {
@@ -720,6 +687,7 @@ function start(): void {
   showButtons();
   requestAnimationFrame(frame);
   if (trained && density !== null) train();
+  else say(isDrawing() && density === null ? "Draw in the left square, then train." : "Train, and both networks learn these points within seconds; or draw your own.");
 }
 
 async function copyLink(): Promise<void> {

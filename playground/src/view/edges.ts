@@ -126,10 +126,11 @@ export class EdgesView {
     return this.denoiser?.nameOf(layer, unit) ?? "";
   }
 
-  /** Columns of a layer's field: its inputs, or its outputs where they are many and there is room. */
+  /** Columns of a layer's field: its inputs, or its outputs where a narrow field is better laid down. */
   private columns(inputs: number, outputs: number): number {
-    const turned = outputs > 12 && inputs < 6 && this.layers.clientWidth >= 26 * outputs;
-    return turned ? outputs : inputs;
+    const room = this.layers.clientWidth;
+    const narrow = outputs > 2 * inputs && (outputs > 12 || room < 500);
+    return narrow && room >= 26 * outputs ? outputs : inputs;
   }
 
   private build(): void {
