@@ -268,6 +268,21 @@ def test_what_is_no_plain_linear_map_is_refused_by_name(change_it: object, reaso
         kanify(network, layers="1")
 
 
+def test_gates_with_a_map_of_their_own_and_unknown_activations_are_refused() -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=9, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    with refused("'encoder.block.0.layer.1.DenseReluDense': its gates have a linear map of their"):
+        kanify(T5EncoderModel(config))
+    network = feed_forward("gelu")
+    network.net[0] = nn.PReLU()
+    with refused("'PReLU' is no activation that is known here"):
+        kanify(network)
+
+
 def test_a_kink_cannot_be_kept_by_splines() -> None:
     network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2), nn.Linear(2, 9))
     with refused(r"'1': ReLU is kept to .* and 1e-04 is needed; give samples, or keep_function"):
