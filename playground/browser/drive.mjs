@@ -314,6 +314,7 @@ await check("bad files and many points: a sentence, and nothing is lost", async 
   assert.match(await give("many.csv", `x,y\n${many}\n`), /2,000 of its 100,000 points/);
   assert.match(await give("kan.json", kanFile), /Opened kan.json: a KAN of 1,458 parameters, trained on a drawing/);
   assert.deepEqual(JSON.parse(await saved(page, "#kan .json")), model);
+  assert.doesNotMatch(await page.evaluate(() => location.hash), /trained/);
 });
 
 await check("a browser without workers", async () => {

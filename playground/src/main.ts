@@ -36,6 +36,8 @@ interface Model {
   readonly denoiser: Network;
   readonly standardizer: Standardizer;
   readonly data: TrainedOn | null;
+  /** Whether it comes from a file, which a link does not carry. */
+  readonly opened: boolean;
   states: readonly Float64Array[];
   curve: (readonly [number, number])[];
   steps: number;
@@ -107,7 +109,7 @@ const standardizerOf = (side: Side | "data"): Standardizer | null =>
   side === "data" ? (density?.standardizer ?? SIDES.map((s) => models[s]?.standardizer).find((s) => s !== undefined) ?? null) : (models[side]?.standardizer ?? null);
 
 function keepLink(): void {
-  state = { ...state, points: isDrawing() ? drawing.points : [], time: Math.round(time), trained: hasModel(), edge: followed ? edges.chosen : null };
+  state = { ...state, points: isDrawing() ? drawing.points : [], time: Math.round(time), trained: SIDES.some((side) => models[side]?.opened === false), edge: followed ? edges.chosen : null };
   history.replaceState(null, "", toHash(state));
 }
 
@@ -208,6 +210,7 @@ function startWorker(side: Side): void {
     denoiser,
     standardizer: density!.standardizer,
     data: trainedOn(),
+    opened: false,
     states: [],
     curve: [],
     steps: state.steps,
@@ -546,6 +549,7 @@ function show(saved: SavedModel): void {
     denoiser: saved.denoiser,
     standardizer: saved.standardizer,
     data,
+    opened: true,
     states: reverse(process, predict, noise, SAMPLER_STEPS),
     curve: [],
     steps: state.steps,
