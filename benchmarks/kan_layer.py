@@ -4,10 +4,12 @@
     python benchmarks/kan_layer.py --quick         # a smoke test
     python benchmarks/kan_layer.py --contenders ours gemm mlp --parts timing
     python benchmarks/kan_layer.py --parts families          # denoisers, about two minutes
+    python benchmarks/kan_layer.py --parts blocks            # feed-forwards, about two minutes
 
 Forward, backward and Adam step of layer stacks at several sizes, with one and two threads; the
 growth of the time with the grid, the width and the batch; denoisers of the KAN and the MLP family
-of equal size; the kernels of other bases and of learned activations against torch, eager and
+of equal size; feed-forward blocks of a picture transformer, plain and kanified; the kernels of
+other bases and of learned activations against torch, eager and
 compiled; peak memory; the first use. All timings of a case are of one run, interleaved repeat by
 repeat. Results go to ``--out``: JSON with all rows, a page of Markdown with the verdict on every
 target, and figures; parts that ``--parts`` leaves out stay there as they are. A contender that is

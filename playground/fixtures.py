@@ -16,6 +16,7 @@ from torch import Tensor
 from kan_diffusion.data import Standardizer
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.gated import GatedDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.mlp import MLPDenoiser
 from kan_diffusion.evaluation.metrics import energy_distance
@@ -40,6 +41,9 @@ DENOISERS: dict[str, Denoiser] = {
     "plain-mlp": MLPDenoiser(2, (7, 6), time_encoding="raw", activation="relu"),
     "residual-kan": KANDenoiser(2, (5, 4), residual=True, base_activation=None, bias=False),
     "readable-kan": KANDenoiser(2, (5,), modulated=True, scaled_inputs=True, grid_size=6),
+    "grouped-kan": GatedDenoiser(2, (5, 7, 6)),
+    "gated-mlp": GatedDenoiser(2, (5, 4), learned_inputs=False, learned_functions=False),
+    "ungated": GatedDenoiser(2, (3, 4), gated=False, residual=False, rank=None, order=2),
     "residual-mlp": MLPDenoiser(2, (6, 7, 5), residual=True, num_input_frequencies=2),
 }
 

@@ -79,6 +79,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     age = np.random.default_rng(1).integers(18, 80, 300)
     job = np.where(age < 26, "student", "baker")
     pd.DataFrame({"age": age, "job": job}).to_csv(tmp_path / "people.csv", index=False)
+    drawn = ROOT / "playground" / "tests" / "fixtures" / "browser-model.json"
+    (tmp_path / "kan-drawing.json").write_bytes(drawn.read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     estimator = partial(kan_diffusion.DiffusionEstimator, steps=20)

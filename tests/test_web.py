@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 import torch
 
-from command_line import call_command
+from command_line import QUICK, Cli, cli  # noqa: F401
 from helpers import assert_same_state, randn, refused, scrambled, seeded
 from kan_diffusion import PROCESSES, PointDiffusionPipeline, make_scheduler
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.gated import GatedDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.mlp import MLPDenoiser
+from kan_diffusion.denoisers.spline_mlp import SplineMLPDenoiser
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.kan import KANLinear
 from kan_diffusion.web import WebData, WebModel, read_web, web_json
@@ -51,6 +53,7 @@ def written(tmp_path: Path, model: WebModel) -> Path:
         (lambda: KANDenoiser(2, (4, 3), grid_size=6, modulated=True), "cosine"),
         (lambda: KANDenoiser(2, (4,), order=2, bias=False, residual=True), "flow"),
         (lambda: MLPDenoiser(2, (5, 4), num_input_frequencies=2), "ddpm"),
+        (lambda: GatedDenoiser(2, (5, 4)), "cosine"),
         (lambda: MLPDenoiser(2, (5,), num_train_timesteps=250), "notebook"),
     ],
 )
@@ -91,6 +94,23 @@ def test_what_the_browser_saved_gives_the_same_here() -> None:
     assert np.median(nearest) < 2 * model.data.spread
 
 
+def test_what_the_page_is_held_to_is_what_the_package_computes(tmp_path: Path) -> None:
+    for fixture in json.loads((FIXTURES / "denoisers.json").read_text("utf-8")):
+        path = tmp_path / f"{fixture['name']}.json"
+        path.write_text(json.dumps(fixture["saved"]))
+        denoiser = read_web(path).pipeline.denoiser
+        points = torch.tensor(fixture["points"]).view(-1, 2)
+        output = denoiser(points, torch.tensor(fixture["timesteps"])).sample
+        target = torch.tensor(fixture["target"]).view(-1, 2)
+        loss = PROCESSES["cosine"].loss_of(output, target)
+        loss.backward()
+        np.testing.assert_allclose(output.detach().flatten(), fixture["output"], atol=2e-6)
+        assert loss.item() == pytest.approx(fixture["loss"], rel=1e-6)
+        for name, parameter in denoiser.named_parameters():
+            wanted = fixture["gradients"][name]
+            np.testing.assert_allclose(parameter.grad.flatten(), wanted, atol=2e-5, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -103,7 +123,10 @@ def test_what_the_browser_saved_gives_the_same_here() -> None:
         ({"standardizer": {"mean": [0, float("nan")], "scale": [1, 1]}}, "standardizer.mean"),
         ({"columns": ["a", "a"]}, "distinct names"),
         ({"columns": ["a"]}, "columns"),
-        ({"denoiser": {"_class_name": "Popen"}}, "'Popen' is none of KANDenoiser, MLPDenoiser"),
+        (
+            {"denoiser": {"_class_name": "Popen"}},
+            "'Popen' is none of KANDenoiser, GatedDenoiser, MLPDenoiser",
+        ),
         ({"denoiser": {"_class_name": ["x"]}}, "is none of"),
         ({"denoiser": {"_class_name": "MLPDenoiser", "data_dim": 2, "evil": 1}}, "'evil'"),
         (
@@ -157,6 +180,7 @@ def test_missing_and_torn_files_are_refused(tmp_path: Path) -> None:
     ("denoiser", "message"),
     [
         (KANDenoiser(2, (3,), basis="rbf"), "basis = 'rbf'"),
+        (SplineMLPDenoiser(2, (3,)), "not a SplineMLPDenoiser"),
         (KANDenoiser(3, (3,)), "two coordinates, not 3"),
         (MLPDenoiser(2, (3,), num_classes=2), "num_classes = 2"),
         (MLPDenoiser(2, (3,), blocks=(1, 1)), "blocks"),
@@ -171,27 +195,21 @@ def test_what_the_page_cannot_show_is_said(denoiser: Denoiser, message: str) -> 
     assert "train one" in str(caught.value)
 
 
-def test_commands_write_and_read_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_write_and_read_models(tmp_path: Path, cli: Cli) -> None:  # noqa: F811
     run, file = tmp_path / "run", tmp_path / "model.json"
-    quick = ["--family", "mlp", "--params", 300, "--steps", 5, "--batch-size", 32, "--out", run]
-    assert call_command("train", "moons", *quick) == 0
-    assert call_command("export", run, "--to", "web", "--out", file) == 0
+    assert cli("train", "moons", *QUICK, "--out", run).code == 0
+    assert cli("export", run, "--to", "web", "--out", file).code == 0
     model = read_web(file)
     assert model.data == WebData(toy="moons")
     from_run, from_file = tmp_path / "run.npy", tmp_path / "file.npy"
-    assert call_command("sample", run, "--num", 20, "--out", from_run) == 0
-    assert call_command("sample", file, "--num", 20, "--out", from_file) == 0
+    assert cli("sample", run, "--num", 20, "--out", from_run).code == 0
+    assert cli("sample", file, "--num", 20, "--out", from_file).code == 0
     assert from_run.read_bytes() == from_file.read_bytes()
-    assert call_command("sample", file, "--num", 7) == 0
+    assert cli("sample", file, "--num", 7).code == 0
     assert len(pd.read_csv(tmp_path / "samples.csv")) == 7
-    capsys.readouterr()
-    for words, message in (
-        (("export", run, "--to", "web", "--out", file), "exists"),
-        (("export", run, "--to", "onnx"), "unknown format of --to 'onnx'"),
-        (("sample", tmp_path / "no.json"), "not a model of the playground"),
-    ):
-        assert call_command(*words) == 1
-        assert message in capsys.readouterr().err
+    assert "exists" in cli("export", run, "--to", "web", "--out", file).error
+    assert "unknown format of --to 'onnx'" in cli("export", run, "--to", "onnx").error
+    assert "not a model of the playground" in cli("sample", tmp_path / "no.json").error
 
 
 def test_predictions_do_not_depend_on_the_way(tmp_path: Path) -> None:

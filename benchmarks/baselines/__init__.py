@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from baselines.blocks import BLOCK_CONTENDERS, BLOCKS
 from baselines.contender import Case, Contender, NetworkWorkload, Workload
 from baselines.families import FAMILY_CONTENDERS
 from baselines.flashkan import FLASHKAN, FLASHKAN_EAGER
@@ -14,6 +15,8 @@ from baselines.pykan import PYKAN
 from baselines.recursion import RECURSION, RecursionKANLinear
 
 __all__ = [
+    "BLOCKS",
+    "BLOCK_CONTENDERS",
     "CONTENDERS",
     "FAMILY_CONTENDERS",
     "KERNELS",
@@ -33,6 +36,7 @@ CONTENDERS: dict[str, Contender] = {
         *(INKAN, INKAN_EAGER, FLASHKAN, FLASHKAN_EAGER, RECURSION, PYKAN),
         *KERNEL_CONTENDERS,
         *FAMILY_CONTENDERS,
+        *BLOCK_CONTENDERS,
     )
 }
 """Every contender, in the order in which tables show them."""
@@ -43,7 +47,7 @@ def default_contenders(device: str) -> list[str]:
 
     Compiling our own network is of interest on a GPU only, where no kernel of ours stands in.
     """
-    others = {contender.name for contender in FAMILY_CONTENDERS}
+    others = {contender.name for contender in FAMILY_CONTENDERS + BLOCK_CONTENDERS}
     if device == "cpu":
         others.add(OURS_COMPILED.name)
     return [name for name in CONTENDERS if own_network(name) not in KERNELS and name not in others]

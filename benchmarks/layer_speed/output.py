@@ -16,7 +16,7 @@ from layer_speed.timing import Row
 
 __all__ = ["PARTS", "find_results", "keep_others", "read_results", "write_results"]
 
-PARTS = ("timing", "growth", "kernels", "families", "memory", "first_use")
+PARTS = ("timing", "growth", "kernels", "families", "blocks", "memory", "first_use")
 """Keys of the rows of each part."""
 _STEM = "kan_layer"
 

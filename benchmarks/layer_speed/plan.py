@@ -6,7 +6,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from baselines import CONTENDERS, FAMILY_CONTENDERS, KERNELS, Case, Contender, own_network
+from baselines import (
+    BLOCKS,
+    CONTENDERS,
+    FAMILY_CONTENDERS,
+    KERNELS,
+    Case,
+    Contender,
+    own_network,
+)
+from baselines.blocks import TOKENS
 
 __all__ = [
     "BLOCK_SECONDS",
@@ -94,6 +103,7 @@ class Plan:
         growth: Series for the growth of the time.
         kernels: Cases at which the kernels of other bases are timed.
         families: Cases at which denoisers of equal size are timed.
+        blocks: Cases at which feed-forward blocks of equal size are timed.
         memory: The case whose peak memory is measured.
         first_use: The case whose first steps are timed.
         pace: How often.
@@ -104,6 +114,7 @@ class Plan:
     growth: tuple[Series, ...]
     kernels: tuple[Case, ...]
     families: tuple[Case, ...]
+    blocks: tuple[Case, ...]
     memory: Case
     first_use: Case
     pace: Pace
@@ -136,6 +147,13 @@ class Plan:
                 Task("families", case.layers, tuple((name, case) for name in names))
                 for case in self.families
             ]
+        if "blocks" in parts:
+            for block in BLOCKS:
+                names = [name for name in CONTENDERS if own_network(name) == block]
+                tasks += [
+                    Task("blocks", block, tuple((name, case) for name in names))
+                    for case in self.blocks
+                ]
         return tasks
 
     def expected_seconds(self, task: Task) -> float:
@@ -146,7 +164,8 @@ class Plan:
                 a * b * (case.grid_size + 4) for a, b in pairwise(case.widths)
             )
             rate = 2e-10 if max(case.widths) < 64 else 1e-10  # wide products run faster
-            step = (5e-4 + case.batch * products * rate) * _SLOWNESS.get(name, 1.0)
+            rows = case.batch * (TOKENS if own_network(name) in BLOCKS else 1)
+            step = (5e-4 + rows * products * rate) * _SLOWNESS.get(name, 1.0)
             pace, contender = self.pace, CONTENDERS[name]
             if step > pace.slowest:
                 total += 2 * step / TRIED_SHARE
@@ -162,8 +181,8 @@ class Task:
     """Contenders and cases whose repeats are interleaved.
 
     Attributes:
-        part: ``"timing"``, ``"growth"``, ``"kernels"`` or ``"families"``.
-        name: The layers, the name of the series, or the kernel.
+        part: ``"timing"``, ``"growth"``, ``"kernels"``, ``"families"`` or ``"blocks"``.
+        name: The layers, the name of the series, the kernel, or the block.
         entries: Names of contenders, each with its case.
     """
 
@@ -179,7 +198,7 @@ class Task:
         case = self.entries[0][1]
         if case.parameters:
             return f"{case.layers}, batch {case.batch:,}"
-        kernel = f"{self.name}: " if self.part == "kernels" else ""
+        kernel = f"{self.name}: " if self.part in ("kernels", "blocks") else ""
         return f"{kernel}{case.layers}, batch {case.batch:,}, G = {case.grid_size}"
 
     def without(self, lost: Collection[tuple[str, Case]]) -> Task:
@@ -223,6 +242,7 @@ def full_plan(pace: Pace) -> Plan:
             for parameters in (2300, 20_000)
             for batch in (256, 1024, 8192)
         ),
+        blocks=tuple(Case((128, 512, 128), batch, 0) for batch in (64, 256)),
         memory=Case(LARGE, 36_864, 5),
         first_use=Case(SMALL, 1024, 5),
         pace=pace,
@@ -240,6 +260,7 @@ def quick_plan(pace: Pace) -> Plan:
         ),
         kernels=(Case(SMALL, 256, 5),),
         families=(Case((2, 2), 256, 0, 2300),),
+        blocks=(Case((32, 128, 32), 8, 0),),
         memory=Case(LARGE, 2048, 5),
         first_use=Case(SMALL, 256, 5),
         pace=pace,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from baselines import CONTENDERS, FAMILY_CONTENDERS
+from baselines.blocks import TOKENS
 from kan_diffusion.report.tables import format_number
 from layer_speed.targets import TARGETS, Observation, Results, Target, measured
 from layer_speed.timing import Row
@@ -78,6 +79,8 @@ def markdown_page(report: Row, results: Results) -> str:
         parts += ["## Kernels of other bases", *_kernel_tables(results["kernels"])]
     if results["families"]:
         parts += ["## Families at equal parameters", *_family_tables(results["families"])]
+    if results["blocks"]:
+        parts += ["## Feed-forward blocks at equal parameters", *_block_tables(results["blocks"])]
     if results["memory"]:
         parts += ["## Peak memory of a training step", _memory_table(results["memory"])]
     if results["first_use"]:
@@ -266,6 +269,29 @@ def _family_tables(rows: Sequence[Row]) -> Iterable[str]:
             for row in sorted(rows, key=lambda row: row["threads"])
         ],
         numbers=range(1, 6),
+    )
+
+
+def _block_tables(rows: Sequence[Row]) -> Iterable[str]:
+    yield (
+        f"Blocks of a picture transformer, a batch of pictures of {TOKENS} tokens: diffusers' "
+        "`FeedForward` and the same by `kanify`."
+    )
+    yield _table(
+        ("block", "widths", "parameters", "batch", "threads", "ms (quartiles)", "it / plain"),
+        [
+            (
+                CONTENDERS[str(row["contender"])].label,
+                row["layers"],
+                f"{row['parameters']:,}" if "parameters" in row else "–",
+                f"{row['batch']:,}",
+                row["threads"],
+                _with_quartiles(row) if "ms" in row else _reason(row),
+                format_value(row["ratio"]) if "ratio" in row else "1",
+            )
+            for row in sorted(rows, key=lambda row: row["threads"])
+        ],
+        numbers=range(2, 7),
     )
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from baselines import FAMILY_CONTENDERS
+from baselines import BLOCKS, FAMILY_CONTENDERS
 from layer_speed.timing import Row
 
 __all__ = ["LIBRARIES", "TARGETS", "Observation", "Results", "Target", "measured"]
 
 Results = dict[str, list[Row]]
-"""Rows by part: timing, growth, kernels, families, memory, first_use."""
+"""Rows by part: timing, growth, kernels, families, blocks, memory, first_use."""
 
 LIBRARIES = ("inkan", "inkan-eager", "flashkan", "flashkan-eager")
 """The fast layers of others, whose best mode counts."""
@@ -196,6 +196,20 @@ def _second_thread(results: Results) -> list[Observation]:
     ]
 
 
+def _blocks(kind: str) -> Callable[[Results], list[Observation]]:
+    """The step of kanified blocks against that of the plain one of as many parameters."""
+
+    def observe(results: Results) -> list[Observation]:
+        return [
+            _observation({**row, "layers": f"{block}, {row['layers']}"}, row["ratio"], "", True)
+            for row in measured(results["blocks"], "ratio")
+            for block in BLOCKS
+            if row["contender"] == f"{block}-{kind}"
+        ]
+
+    return observe
+
+
 TARGETS = (
     Target(
         "gemm", "ours / the same GEMMs, features given", True, 1.3, None,
@@ -237,5 +251,9 @@ TARGETS = (
     Target(
         "second-thread", "KAN family on two threads / on one", True, 1.0, None, _second_thread,
     ),
+    Target(
+        "blocks-grouped", "kanified block, grouped / plain", True, 1.3, None, _blocks("grouped"),
+    ),
+    Target("blocks-full", "kanified block, full / plain", True, 1.5, None, _blocks("full")),
     Target("memory", "peak memory of ours / of the MLP", True, 2.0, None, _memory),
 )  # fmt: skip

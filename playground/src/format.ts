@@ -5,7 +5,8 @@
  */
 
 import type { Standardizer } from "./data/densities";
-import { Denoiser, type DenoiserSettings, kanSettings, mlpSettings, type StateDict } from "./model/denoiser";
+import { Denoiser, type DenoiserSettings, type GatedSettings, type Network, type StateDict } from "./model/denoiser";
+import { GatedDenoiser } from "./model/gated";
 import { PREDICTIONS, type ProcessSettings, SCHEDULES } from "./model/process";
 
 export const FORMAT = "kan-diffusion-web";
@@ -18,7 +19,7 @@ export interface TrainedOn {
 }
 
 export interface SavedModel {
-  readonly denoiser: Denoiser;
+  readonly denoiser: Network;
   readonly process: ProcessSettings;
   readonly standardizer: Standardizer;
   readonly columns: readonly [string, string];
@@ -76,27 +77,35 @@ const isText = (value: unknown): value is string => typeof value === "string";
 const WIDEST = 512;
 const MOST_PARAMETERS = 200_000;
 
-const CHECKS: Record<DenoiserSettings["_class_name"], Record<string, (value: unknown) => boolean>> = (() => {
-  const shared = {
+type Settings = DenoiserSettings | GatedSettings;
+
+const CHECKS: Record<Settings["_class_name"], Record<string, (value: unknown) => boolean>> = (() => {
+  const everybody = {
     data_dim: oneOf(2),
     hidden: (value: unknown) => Array.isArray(value) && value.length <= 16 && value.every((w) => isCount(w, 1, WIDEST)),
     num_train_timesteps: (value: unknown) => isCount(value, 2, 100_000),
-    time_encoding: oneOf("raw", "fourier"),
     num_time_frequencies: (value: unknown) => isCount(value, 1, 32),
     num_classes: oneOf(0),
-    num_input_frequencies: (value: unknown) => isCount(value, 0, 16),
     residual: isBoolean,
-    modulated: isBoolean,
     blocks: (value: unknown) => Array.isArray(value) && value.length === 0,
+  };
+  const shared = {
+    ...everybody,
+    time_encoding: oneOf("raw", "fourier"),
+    num_input_frequencies: (value: unknown) => isCount(value, 0, 16),
+    modulated: isBoolean,
+  };
+  const grids = {
+    grid_size: (value: unknown) => isCount(value, 1, 256),
+    order: (value: unknown) => isCount(value, 1, 5),
+    grid_range: (value: unknown) => isPair(value) && value[0] < value[1],
   };
   return {
     KANDenoiser: {
       ...shared,
       bias: isBoolean,
       basis: oneOf("bspline"),
-      grid_size: (value) => isCount(value, 1, 256),
-      order: (value) => isCount(value, 1, 5),
-      grid_range: (value) => isPair(value) && value[0] < value[1],
+      ...grids,
       extrapolation: oneOf("linear", "clamp"),
       base_activation: oneOf("silu", "auto", null),
       edge_scale: oneOf(false),
@@ -104,15 +113,26 @@ const CHECKS: Record<DenoiserSettings["_class_name"], Record<string, (value: unk
       scaled_inputs: isBoolean,
     },
     MLPDenoiser: { ...shared, activation: oneOf("silu", "relu"), init: isText },
+    GatedDenoiser: {
+      ...everybody,
+      ...grids,
+      learned_inputs: isBoolean,
+      num_input_frequencies: (value) => value === null || isCount(value, 0, 16),
+      input_grid_size: (value) => isCount(value, 1, 256),
+      learned_functions: isBoolean,
+      num_functions: (value) => isCount(value, 1, WIDEST),
+      gated: isBoolean,
+      rank: (value) => value === null || isCount(value, 1, 64),
+    },
   };
 })();
 
-function readSettings(given: unknown): DenoiserSettings {
+const isKnown = (name: unknown): name is Settings["_class_name"] => isText(name) && Object.hasOwn(CHECKS, name);
+
+function readNetwork(given: unknown): Network {
   if (!isObject(given)) throw new Refusal("it has no settings of a denoiser");
   const name = given["_class_name"];
-  if (name !== "KANDenoiser" && name !== "MLPDenoiser") {
-    throw new Refusal(`it is a ${String(name)}, and this page shows KANs of B-splines and MLPs`);
-  }
+  if (!isKnown(name)) throw new Refusal(`it is a ${String(name)}, and this page shows KANs of B-splines and MLPs`);
   const checks = CHECKS[name];
   // Python writes all settings; those of a later version that this page does not know change what it is.
   for (const key of Object.keys(given)) {
@@ -121,16 +141,19 @@ function readSettings(given: unknown): DenoiserSettings {
   for (const [key, check] of Object.entries(checks)) {
     if (!check(given[key])) throw new Refusal(`this page shows no denoiser with ${key} = ${JSON.stringify(given[key])}`);
   }
-  const known = Object.fromEntries(["_class_name", ...Object.keys(checks)].map((key) => [key, given[key]]));
-  const settings = { ...(name === "KANDenoiser" ? kanSettings([]) : mlpSettings([])), ...known } as DenoiserSettings;
+  const settings = given as unknown as Settings;
   const { hidden } = settings;
   const perEdge = settings._class_name === "KANDenoiser" ? settings.grid_size + settings.order + 1 : 1;
   const numEdges = hidden.reduce((sum, width, i) => sum + width * (hidden[i + 1] ?? 2), 0);
   if (numEdges * perEdge > MOST_PARAMETERS) throw new Refusal("its network is too large for this page");
+  if (settings._class_name === "GatedDenoiser") {
+    if (hidden.length === 0) throw new Refusal("a gated denoiser needs a hidden layer");
+    return new GatedDenoiser(settings);
+  }
   if (settings._class_name === "KANDenoiser" && settings.scaled_inputs && !settings.modulated) {
     throw new Refusal("its inputs are scaled and it is not modulated");
   }
-  return settings;
+  return new Denoiser(settings);
 }
 
 function readProcess(given: unknown): ProcessSettings {
@@ -144,7 +167,7 @@ function readProcess(given: unknown): ProcessSettings {
   return given as unknown as ProcessSettings;
 }
 
-function readWeights(given: unknown, denoiser: Denoiser): StateDict {
+function readWeights(given: unknown, denoiser: Network): StateDict {
   if (!isObject(given)) throw new Refusal("it has no weights");
   const state: StateDict = {};
   for (const [name, shape] of denoiser.shapes) {
@@ -194,7 +217,7 @@ export function openModel(text: string): SavedModel {
         "open it in the playground that comes with the kan-diffusion that wrote it",
     );
   }
-  const denoiser = new Denoiser(readSettings(given["denoiser"]));
+  const denoiser = readNetwork(given["denoiser"]);
   denoiser.loadStateDict(readWeights(given["weights"], denoiser));
   const process = readProcess(given["process"]);
   if (process.num_timesteps !== denoiser.settings.num_train_timesteps) {

@@ -1,7 +1,7 @@
 /** The fixed draws that losses and the floor are measured on, so that their differences say most. */
 
 import type { Density } from "./data/densities";
-import type { Denoiser } from "./model/denoiser";
+import type { Network } from "./model/denoiser";
 import type { Process } from "./model/process";
 import { Random } from "./model/random";
 import { type Batch, evenBatch, meanSquare } from "./model/training";
@@ -12,7 +12,7 @@ const SEED = 20_240_901;
 export const fixedDraws = (process: Process, density: Density): Batch =>
   evenBatch(process, density.draw, DRAWS, new Random(SEED));
 
-export const lossOn = (denoiser: Denoiser, draws: Batch): number =>
+export const lossOn = (denoiser: Network, draws: Batch): number =>
   meanSquare(denoiser.forward(draws.noised, draws.timesteps), draws.target);
 
 /** The loss of the exact posterior mean on the draws. */

@@ -8,19 +8,20 @@ import { openModel, Refusal, type SavedModel, saveModel, type TrainedOn } from "
 import { fixedDraws, floorOn, lossOn } from "./judging";
 import { fromHash, SAMPLER_STEPS, SIZES, type State, STEPS, toHash } from "./link";
 import { type DataSpec, type FromWorker, makeDensity, type ToWorker } from "./messages";
-import { Denoiser, type DenoiserSettings, kanSettings, matchingMlp, mlpSettings } from "./model/denoiser";
+import { Denoiser, type DenoiserSettings, kanSettings, matchingMlp, mlpSettings, type Network } from "./model/denoiser";
 import { COSINE, Process, type ProcessSettings } from "./model/process";
 import { Random } from "./model/random";
 import { energyDistance, meanDistance, reverse } from "./model/sampling";
 import { type Curve, drawChart } from "./view/chart";
-import { colour, digits, download, find, html } from "./view/dom";
+import { digits, download, find, html } from "./view/dom";
 import { EdgesView } from "./view/edges";
 import { type Frame, fieldPlaces, frameOf, Panel } from "./view/panel";
+import { makeTile } from "./view/tiles";
 
 type Side = "kan" | "mlp";
 const SIDES: readonly Side[] = ["kan", "mlp"];
 const NAMES: Readonly<Record<Side, string>> = { kan: "KAN", mlp: "MLP" };
-/** The best of 0.005, 0.01 and 0.02 on three toys for each network. */
+/** Peak learning rates. */
 const RATES: Readonly<Record<Side, number>> = { kan: 0.01, mlp: 0.02 };
 
 const SHOWN = 500;
@@ -32,9 +33,11 @@ const DRAWING_FRAME: Frame = { centre: [0, 0], reach: REACH };
 
 /** A network on the page: what it has learned, and what it makes of noise. */
 interface Model {
-  readonly denoiser: Denoiser;
+  readonly denoiser: Network;
   readonly standardizer: Standardizer;
   readonly data: TrainedOn | null;
+  /** Whether it comes from a file, which a link does not carry. */
+  readonly opened: boolean;
   states: readonly Float64Array[];
   curve: (readonly [number, number])[];
   steps: number;
@@ -106,7 +109,7 @@ const standardizerOf = (side: Side | "data"): Standardizer | null =>
   side === "data" ? (density?.standardizer ?? SIDES.map((s) => models[s]?.standardizer).find((s) => s !== undefined) ?? null) : (models[side]?.standardizer ?? null);
 
 function keepLink(): void {
-  state = { ...state, points: isDrawing() ? drawing.points : [], time: Math.round(time), trained: hasModel(), edge: followed ? edges.chosen : null };
+  state = { ...state, points: isDrawing() ? drawing.points : [], time: Math.round(time), trained: SIDES.some((side) => models[side]?.opened === false), edge: followed ? edges.chosen : null };
   history.replaceState(null, "", toHash(state));
 }
 
@@ -207,6 +210,7 @@ function startWorker(side: Side): void {
     denoiser,
     standardizer: density!.standardizer,
     data: trainedOn(),
+    opened: false,
     states: [],
     curve: [],
     steps: state.steps,
@@ -235,7 +239,9 @@ function startWorker(side: Side): void {
     model.curve.push([data.step, data.loss]);
     model.field = null;
     if (data.states !== null) {
+      const first = model.states.length === 0;
       model.states = data.states;
+      if (first) showButtons();
       model.distance = distanceOf(data.states[data.states.length - 1]);
     }
     stale = chartStale = true;
@@ -260,7 +266,8 @@ function finish(side: Side): void {
   workers[side] = null;
   if (!isTraining()) {
     const seconds = SIDES.map((s) => `${NAMES[s]} ${(models[s]?.seconds ?? 0).toFixed(1)} s`).join(", ");
-    say(`Trained for ${state.steps.toLocaleString("en")} steps: ${seconds}.`);
+    const steps = Math.max(...SIDES.map((s) => models[s]?.steps ?? 0));
+    say(`Trained for ${steps.toLocaleString("en")} steps: ${seconds}.`);
   }
   showButtons();
 }
@@ -386,7 +393,7 @@ function drawSide(side: Side): void {
   const step = model.curve.at(-1)?.[0];
   const note = step !== undefined && step < model.steps ? `step ${step.toLocaleString("en")}` : time >= SAMPLER_STEPS ? "samples" : "from noise";
   const distance = model.distance === null ? "" : `\nenergy distance ${digits(model.distance, 2)}`;
-  const facts = `${model.denoiser.parameters.length.toLocaleString("en")} parameters${distance}`;
+  const facts = `${model.denoiser.numParameters.toLocaleString("en")} parameters${distance}`;
   panel.say(note, facts, `${NAMES[side]}: ${SHOWN} points made of noise, ${note}. ${facts}`);
   panel.canvas.dataset["distance"] = String(model.distance ?? "");
 }
@@ -508,21 +515,26 @@ function undo(): void {
   keepLink();
 }
 
+function sideOf({ settings }: Network): Side {
+  if (settings._class_name === "GatedDenoiser") return settings.learned_inputs || settings.learned_functions ? "kan" : "mlp";
+  return settings._class_name === "KANDenoiser" ? "kan" : "mlp";
+}
+
 function describe(model: SavedModel): string {
-  const kind = model.denoiser.settings._class_name === "KANDenoiser" ? "KAN" : "MLP";
+  const kind = NAMES[sideOf(model.denoiser)];
   const toy = model.data?.toy;
   const data = toy !== null && toy !== undefined ? `, trained on ${isToy(toy) ? TOYS[toy].title : toy}` : (model.data?.points.length ?? 0) > 0 ? ", trained on a drawing" : "";
-  return `a${kind === "MLP" ? "n" : ""} ${kind} of ${model.denoiser.parameters.length.toLocaleString("en")} parameters${data}`;
+  return `a${kind === "MLP" ? "n" : ""} ${kind} of ${model.denoiser.numParameters.toLocaleString("en")} parameters${data}`;
 }
 
 /** Shows a saved model beside the other one, if that has learned the same data, else alone. */
 function show(saved: SavedModel): void {
   stopWorkers();
-  const side: Side = saved.denoiser.settings._class_name === "KANDenoiser" ? "kan" : "mlp";
+  const side = sideOf(saved.denoiser);
   const { data } = saved;
   const other = side === "kan" ? models.mlp : models.kan;
   const alike = (one: unknown, two: unknown): boolean => JSON.stringify(one) === JSON.stringify(two);
-  const same = other !== null && alike(other.data, data) && alike(process.settings, saved.process);
+  const same = other !== null && data !== null && alike(other.data, data) && alike(process.settings, saved.process);
   models[side === "kan" ? "mlp" : "kan"] = same ? other : null;
   const toy = data?.toy;
   if (toy !== null && toy !== undefined && isToy(toy)) selectData(toy);
@@ -537,6 +549,7 @@ function show(saved: SavedModel): void {
     denoiser: saved.denoiser,
     standardizer: saved.standardizer,
     data,
+    opened: true,
     states: reverse(process, predict, noise, SAMPLER_STEPS),
     curve: [],
     steps: state.steps,
@@ -618,46 +631,9 @@ function saveFiles(side: Side): void {
   });
 }
 
-function makeTiles(): void {
-  const tiles = find("#tiles", HTMLFieldSetElement);
-  const names = ["drawing", ...(Object.keys(TOYS) as ToyName[])] as const;
-  for (const name of names) {
-    const radio = html("input", { type: "radio", name: "data", value: name, checked: state.data === name });
-    const canvas = html("canvas", { width: 108, height: 108 });
-    canvas.setAttribute("aria-hidden", "true");
-    radio.addEventListener("change", () => setData(name));
-    tiles.append(html("label", { className: "tile" }, radio, canvas, html("span", { textContent: name === "drawing" ? "Draw" : TOYS[name].title })));
-    const paint = (): void => paintTile(canvas, name);
-    paint();
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
-  }
-}
-
-function paintTile(canvas: HTMLCanvasElement, name: ToyName | "drawing"): void {
-  const context = canvas.getContext("2d");
-  if (context === null) return;
-  context.clearRect(0, 0, 108, 108);
-  context.fillStyle = context.strokeStyle = colour(name === "drawing" ? "ink" : "data");
-  if (name === "drawing") {
-    context.lineWidth = 5;
-    context.lineCap = "round";
-    context.beginPath();
-    context.moveTo(22, 80);
-    context.bezierCurveTo(34, 10, 56, 20, 52, 56);
-    context.bezierCurveTo(48, 96, 74, 92, 86, 38);
-    context.stroke();
-    return;
-  }
-  const made = TOYS[name].make();
-  const random = new Random(3);
-  for (let n = 0; n < 260; n++) {
-    const [x, y] = made.draw(random);
-    context.fillRect(54 + 23 * x - 1, 54 - 23 * y - 1, 2.6, 2.6);
-  }
-}
-
 function start(): void {
-  makeTiles();
+  const names = ["drawing", ...(Object.keys(TOYS) as ToyName[])] as const;
+  find("#tiles", HTMLFieldSetElement).append(...names.map((name) => makeTile(name, state.data === name, () => setData(name))));
   timeSlider.max = String(SAMPLER_STEPS);
   for (const steps of STEPS) stepsSelect.append(html("option", { value: String(steps), textContent: steps.toLocaleString("en"), selected: steps === state.steps }));
   for (const hidden of SIZES) {
@@ -715,6 +691,7 @@ function start(): void {
   showButtons();
   requestAnimationFrame(frame);
   if (trained && density !== null) train();
+  else say(isDrawing() && density === null ? "Draw in the left square, then train." : "Train, and both networks learn these points within seconds; or draw your own.");
 }
 
 async function copyLink(): Promise<void> {

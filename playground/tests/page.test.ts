@@ -131,7 +131,7 @@ describe("a saved model", () => {
     [{ denoiser: { ...kanSettings([5, 5]), basis: "rbf" } }, /basis = "rbf"/],
     [{ denoiser: { ...kanSettings([5, 5]), hidden: [400, 400] } }, /too large/],
     [{ denoiser: { ...kanSettings([5, 5]), more: 1 } }, /does not know its setting more/],
-    [{ denoiser: { ...kanSettings([5, 5]), _class_name: "GatedDenoiser" } }, /GatedDenoiser/],
+    [{ denoiser: { ...kanSettings([5, 5]), _class_name: "FormulaDenoiser" } }, /FormulaDenoiser/],
     [{ denoiser: kanSettings([5, 6]) }, /not those of its network/],
     [{ weights: {} }, /not those of its network/],
     [{ data: { points: [[0, "a"]] } }, /data are damaged/],

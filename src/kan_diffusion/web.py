@@ -19,17 +19,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import AllowInfNan, Field
+from pydantic import AllowInfNan, Field, JsonValue
 from torch import Tensor
 
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.gated import GatedDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.mlp import MLPDenoiser
 from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
@@ -43,7 +45,9 @@ __all__ = ["WebData", "WebModel", "read_web", "web_json"]
 
 _FORMAT, _VERSION = "kan-diffusion-web", 1
 _WHAT, _REMEDY = "a model of the playground", "save it there again"
-_CLASSES: dict[str, type[Denoiser]] = {kind.__name__: kind for kind in (KANDenoiser, MLPDenoiser)}
+_CLASSES: dict[str, type[Denoiser]] = {
+    kind.__name__: kind for kind in (KANDenoiser, GatedDenoiser, MLPDenoiser)
+}
 _MOST_DRAWN = 10_000
 
 _Number = Annotated[float, AllowInfNan(False)]
@@ -96,7 +100,7 @@ class _Standardizer(Settings):
 class _File(Settings):
     format: Literal["kan-diffusion-web"]
     version: Literal[1]
-    denoiser: dict[str, Any]
+    denoiser: dict[str, JsonValue]
     process: Process
     standardizer: _Standardizer
     columns: tuple[str, str]
@@ -108,7 +112,7 @@ def web_json(model: WebModel) -> bytes:
     """Writes a model as the playground reads it.
 
     Args:
-        model: A KAN of B-splines or an MLP, of two coordinates.
+        model: A KAN of B-splines, a gated network or an MLP, of two coordinates.
 
     Returns:
         The content of a JSON file.
@@ -150,16 +154,17 @@ def web_json(model: WebModel) -> bytes:
     )
 
 
-def _require_shown(name: str, dim: int, settings: dict[str, Any]) -> None:
+def _require_shown(name: str, dim: int, settings: Mapping[str, object]) -> None:
     """Checks that the playground can show a denoiser.
 
     Raises:
         KanDiffusionError: It cannot.
     """
-    remedy = "train one of a toy of two coordinates with '--family full-kan' or '--family mlp'"
+    remedy = "train one of a toy of two coordinates with '--family kan' or '--family mlp'"
     if name not in _CLASSES:
         raise KanDiffusionError(
-            f"the playground shows KANs whose edges are B-splines and MLPs, not a {name}; {remedy}"
+            f"the playground shows KANs of B-splines, gated networks and MLPs, not a {name}; "
+            f"{remedy}"
         )
     if dim != 2:
         raise KanDiffusionError(

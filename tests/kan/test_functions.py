@@ -401,3 +401,26 @@ def test_unusable_settings_are_refused(arguments: dict[str, object], message: st
 def test_inputs_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
     with refused(r"this LearnedFunctions takes inputs with shape \(\*, 4\)"):
         _module()(torch.zeros(shape, dtype=DOUBLE))
+
+
+def test_torch_keeps_inputs_alone_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts that are computed again, with the numbers and gradients of one part."""
+    from kan_diffusion.kan import functions
+
+    module = scrambled(LearnedFunctions(6, 2, groups=3, dtype=torch.float64))
+    monkeypatch.setattr(functions.FusedFunction, "takes", lambda *_: False)
+    found = []
+    for most in (2**22, 500):
+        monkeypatch.setattr(functions, "_MOST_VALUES", most)
+        x = randn(100, 6).requires_grad_()
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, kept=kept: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+        ):
+            h = module(x)
+        gradients = torch.autograd.grad(h.sin().sum(), [x, module.coefficients])
+        found.append((h, *gradients, sum(kept)))
+    for one, other in zip(found[0][:3], found[1][:3], strict=True):
+        torch.testing.assert_close(one, other)
+    assert found[0][3] > 10 * x.numel()
+    assert found[1][3] < 3 * x.numel()

@@ -34,7 +34,7 @@ def test_outputs_of_the_whole_network_stay_when_the_function_is_kept(
 ) -> None:
     network, call = make(name)
     before = output(network, call)
-    report = kanify(network, keep_function=True, samples=call if measured else None)
+    _, report = kanify(network, keep_function=True, samples=call if measured else None)
     assert len(report.replaced) == BLOCKS[name]
     assert not report.refused
     moved = change(before, output(network, call))
@@ -55,7 +55,7 @@ def test_kept_functions_hold_on_inputs_far_outside_the_usual(
     hidden = network.net[0].proj(x)
     assert hidden.abs().max() > 20
     before = output(network, (x,))
-    report = kanify(network, keep_function=True, samples=x if measured else None)
+    _, report = kanify(network, keep_function=True, samples=x if measured else None)
     error = report.replaced[0].fit_error
     assert error is not None
     assert 0 < error <= 1e-4
@@ -66,7 +66,7 @@ def test_kept_functions_hold_on_inputs_far_outside_the_usual(
 def test_the_fit_error_is_the_largest_distance_from_the_activation(activation: str) -> None:
     network = feed_forward(activation)
     kept = copy.deepcopy(network)
-    report = kanify(kept, keep_function=True)
+    _, report = kanify(kept, keep_function=True)
     low, high = report.replaced[0].recipe.grid_range
     x = torch.linspace(low, high, 30_001, dtype=torch.float64)
     known = find_blocks(network)[""].activation(x)
@@ -81,7 +81,7 @@ def test_the_fit_error_is_the_largest_distance_from_the_activation(activation: s
 def test_parameters_are_within_two_percent_and_counted_right(name: str, kind: str) -> None:
     network, call = make(name)
     total = sum(p.numel() for p in network.parameters())
-    report = kanify(network, kind=kind, generator=seeded())
+    _, report = kanify(network, kind=kind, generator=seeded())
     now = sum(p.numel() for p in network.parameters())
     gained = sum(one.parameters_after - one.parameters_before for one in report.replaced)
     assert now - total == gained
@@ -114,7 +114,7 @@ def test_a_width_that_cannot_match_is_refused_with_the_nearest() -> None:
     with refused(r"no hidden width comes within 2% of its 76 parameters: \d+ has \d+"):
         kanify(network, kind="full", grid_size=20)
     assert network.state_dict().keys() == state.keys()
-    assert kanify(network, kind="full", grid_size=20, match=None).recipes[0].hidden == 8
+    assert kanify(network, kind="full", grid_size=20, match=None)[1].recipes[0].hidden == 8
 
 
 def test_grouped_is_the_layer_of_shared_functions() -> None:
@@ -141,6 +141,19 @@ def test_gates_go_through_the_learned_functions_and_values_do_not(activation: st
     with torch.no_grad():
         part.functions.coefficients.fill_(1.0)  # splines sum to one
     torch.testing.assert_close(part(x), values)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "geglu"])
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_a_fresh_full_block_spreads_its_outputs_as_the_one_before(
+    activation: str, scale: float
+) -> None:
+    network = feed_forward(activation, scale=scale)
+    x = randn(2000, 16, dtype=torch.float32)
+    before = output(network, (x,)).var(0).mean()
+    kanify(network, kind="full", generator=seeded())
+    after = output(network, (x,)).var(0).mean()
+    assert 0.7 < after / before < 1.4  # 256 rows tell it
 
 
 def test_linear_maps_stay_where_the_width_does() -> None:
@@ -195,7 +208,7 @@ def test_a_decoder_layer_is_found() -> None:
 )
 def test_layers_are_selected_by_pattern_or_predicate(layers: object, paths: list[str]) -> None:
     network, _ = make("dit")
-    report = kanify(network, layers=layers)
+    _, report = kanify(network, layers=layers)
     assert [one.recipe.path for one in report.replaced] == paths
     table = str(report)
     assert all(path in table for path in paths)
@@ -206,7 +219,7 @@ def test_layers_are_selected_by_pattern_or_predicate(layers: object, paths: list
 def test_embeddings_are_replaced_where_they_are_named_alone() -> None:
     network, _ = make("pixart")
     assert not any(b.embedding for b in map(find_blocks(network).get, ["transformer_blocks.0.ff"]))
-    report = kanify(copy.deepcopy(network), layers="caption_projection")
+    _, report = kanify(copy.deepcopy(network), layers="caption_projection")
     assert report.replaced[0].before == "GELU 12-16-16"
 
 
@@ -222,7 +235,7 @@ def test_a_network_without_blocks_says_what_it_has() -> None:
     )
     with refused(r"no feed-forward block, it has .* Conv2d, .* 'time_embedding' .* layers"):
         kanify(network)
-    assert kanify(network, layers="time_embedding").recipes[0].hidden == 64
+    assert kanify(network, layers="time_embedding")[1].recipes[0].hidden == 64
     with refused("has no feed-forward block, it has 1 Linear; choose another network"):
         kanify(nn.Linear(2, 2))
     with refused("layers='blocks.*' is no block of FeedForward; there are .the module."):
@@ -255,11 +268,26 @@ def test_what_is_no_plain_linear_map_is_refused_by_name(change_it: object, reaso
         kanify(network, layers="1")
 
 
+def test_gates_with_a_map_of_their_own_and_unknown_activations_are_refused() -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=9, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    with refused("'encoder.block.0.layer.1.DenseReluDense': its gates have a linear map of their"):
+        kanify(T5EncoderModel(config))
+    network = feed_forward("gelu")
+    network.net[0] = nn.PReLU()
+    with refused("'PReLU' is no activation that is known here"):
+        kanify(network)
+
+
 def test_a_kink_cannot_be_kept_by_splines() -> None:
     network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2), nn.Linear(2, 9))
     with refused(r"'1': ReLU is kept to .* and 1e-04 is needed; give samples, or keep_function"):
         kanify(network, keep_function=True)
-    report = kanify(network)
+    _, report = kanify(network)
     assert isinstance(network[1], LearnedActivation)
     assert report.replaced[0].before == "ReLU 4-16-2"
 
@@ -300,9 +328,42 @@ def test_half_precision_rounds_as_the_activation_did() -> None:
     call = tuple(x.bfloat16() if x.is_floating_point() else x for x in call)
     plain = network.bfloat16()
     before = change(exact, output(plain, call))
-    report = kanify(plain, keep_function=True, samples=call)
+    _, report = kanify(plain, keep_function=True, samples=call)
     after = output(plain, call)
     assert after.dtype is torch.bfloat16
     assert change(exact, after) < 1.5 * before
     assert report.output_error is not None
     assert report.output_error < 2 * before
+
+
+class Amplified(nn.Module):
+    """The small parts of a block's output, enlarged: it has no function that an error leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = make("sequential")[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (1e6 * self.block(x)).sin()
+
+
+def test_a_network_whose_outputs_would_change_is_left_as_it_was() -> None:
+    network, x = Amplified().eval(), randn(100, 8, dtype=torch.float32)
+    before, parts = output(network, (x,)), list(network.modules())
+    with refused(r"the outputs would change by \d.* more than 0.001"):
+        kanify(network, keep_function=True, samples=x)
+    assert list(network.modules()) == parts
+    assert torch.equal(output(network, (x,)), before)
+
+
+def test_an_encoder_whose_outputs_would_change_has_its_own_activation_again() -> None:
+    network, (x,) = make("encoder")
+    flags = [layer.activation_relu_or_gelu for layer in network.layers]
+    nested = network.use_nested_tensor
+    calls = iter([x, "no tensor"])
+    network.register_forward_pre_hook(lambda *_: (next(calls),))
+    with pytest.raises(AttributeError):
+        kanify(network, keep_function=True, samples=x)
+    assert [layer.activation_relu_or_gelu for layer in network.layers] == flags
+    assert network.use_nested_tensor == nested
+    assert all(layer.activation is nn.functional.gelu for layer in network.layers)

@@ -78,9 +78,20 @@ def test_what_is_replaced_later_is_added(tmp_path: Path) -> None:
     assert torch.equal(output(load_kanified(tmp_path), call), output(network, call))
 
 
+def test_models_within_others_are_noted_with_their_own_paths(tmp_path: Path) -> None:
+    network, call = make("dit")
+    text, tokens = make("clip")
+    kanify(nn.ModuleDict({"denoiser": torch.compile(network, backend="eager"), "text": text}))
+    for part, given, name in ((network, call, "dit"), (text, tokens, "clip")):
+        assert all(recipe.path in dict(part.named_modules()) for recipe in part.recipes)
+        assert len(part.recipes) == 2
+        part.save_pretrained(tmp_path / name)
+        assert torch.equal(output(load_kanified(tmp_path / name), given), output(part, given))
+
+
 def test_any_module_is_rebuilt_from_the_recipes_of_its_report() -> None:
     network, call = make("encoder")
-    report = kanify(network, kind="full")
+    _, report = kanify(network, kind="full")
     recipes = json.loads(json.dumps([recipe.model_dump(mode="json") for recipe in report.recipes]))
     other, _ = make("encoder", seed=1)
     rebuild(other, recipes)
@@ -97,8 +108,9 @@ def test_a_pipeline_is_saved_and_read_with_its_kanified_network(tmp_path: Path) 
     with torch.random.fork_rng(devices=[]):
         vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=8, latent_channels=3)
     pipeline = DiTPipeline(network, vae, DDIMScheduler())
-    kanify(pipeline.transformer)
-    DiTPipeline(pipeline.transformer, vae, DDIMScheduler()).save_pretrained(tmp_path)
+    pipeline.transformer, _ = kanify(pipeline.transformer)
+    assert pipeline.transformer is network
+    pipeline.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["transformer"] == ["kan_diffusion.kanified", "KanifiedDiTTransformer2DModel"]
     read = DiTPipeline.from_pretrained(tmp_path)

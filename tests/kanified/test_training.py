@@ -128,7 +128,7 @@ def test_adapters_of_peft_may_train_the_functions_too() -> None:
 def test_distilled_blocks_come_nearer_to_the_originals(name: str, kind: str) -> None:
     teacher, call = make(name)
     student = copy.deepcopy(teacher)
-    report = kanify(student, kind=kind, generator=seeded(), match=None)
+    _, report = kanify(student, kind=kind, generator=seeded(), match=None)
     with torch.no_grad():
         for part in student.modules():
             if isinstance(part, EdgeLayer):

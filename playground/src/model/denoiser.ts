@@ -41,7 +41,55 @@ export interface MlpSettings extends SharedSettings {
   readonly init: string;
 }
 
+/** Those that this page trains. */
 export type DenoiserSettings = KanSettings | MlpSettings;
+
+export interface GatedSettings {
+  readonly _class_name: "GatedDenoiser";
+  readonly data_dim: number;
+  readonly hidden: readonly number[];
+  readonly num_train_timesteps: number;
+  readonly num_classes: 0;
+  readonly learned_inputs: boolean;
+  readonly num_input_frequencies: number | null;
+  readonly num_time_frequencies: number;
+  readonly input_grid_size: number;
+  readonly learned_functions: boolean;
+  readonly num_functions: number;
+  readonly grid_size: number;
+  readonly order: number;
+  readonly grid_range: readonly [number, number];
+  readonly gated: boolean;
+  readonly residual: boolean;
+  readonly rank: number | null;
+  readonly blocks: readonly [];
+}
+
+/** A layer whose edges are functions of one input each. */
+export interface Curves {
+  readonly inputs: number;
+  readonly outputs: number;
+  edge(input: number, output: number, x: number): number;
+}
+
+/** A network that this page shows. */
+export interface Network {
+  readonly settings: DenoiserSettings | GatedSettings;
+  readonly numParameters: number;
+  /** Names and shapes of the tensors of the state dict, as torch has them. */
+  readonly shapes: ReadonlyMap<string, readonly number[]>;
+  stateDict(): StateDict;
+  /** Takes the tensors of a state dict, which has been checked to have these shapes. */
+  loadStateDict(state: StateDict): void;
+  /** Predictions (rows, 2) for points (rows, 2), each at its own whole timestep. */
+  forward(points: Float64Array, timesteps: ArrayLike<number>): Float64Array;
+  /** Its layers from the inputs on whose edges are curves. */
+  readonly curves: readonly Curves[];
+  /** What reached those layers in the last forward pass, (rows, inputs) each. */
+  readonly lastInputs: readonly Float64Array[];
+  /** The name of an input of a layer, counted from 0; the layer after the last has the outputs. */
+  nameOf(layer: number, unit: number): string;
+}
 
 /** A tensor of a state dict: its shape and its numbers, row by row. */
 export interface Tensor {
@@ -101,7 +149,7 @@ interface Trace {
   modulations: Float64Array | null;
 }
 
-export class Denoiser {
+export class Denoiser implements Network {
   readonly parameters: Float64Array;
   readonly gradients: Float64Array;
   readonly layers: Layer[];
@@ -183,7 +231,20 @@ export class Denoiser {
     });
   }
 
-  /** Names and shapes of the tensors of the state dict, as torch has them. */
+  get numParameters(): number {
+    return this.parameters.length;
+  }
+
+  get curves(): readonly Curves[] {
+    return this.layers.filter((layer) => layer instanceof SplineLayer);
+  }
+
+  nameOf(layer: number, unit: number): string {
+    if (layer === 0) return unit < 2 ? "xy"[unit] : `time ${unit - 1}`;
+    if (layer === this.layers.length) return unit === 0 ? "the x output" : "the y output";
+    return `unit ${unit + 1} of layer ${layer}`;
+  }
+
   get shapes(): ReadonlyMap<string, readonly number[]> {
     return new Map(this.names.map(({ name, shape }) => [name, shape]));
   }
@@ -192,7 +253,6 @@ export class Denoiser {
     return Object.fromEntries(this.names.map(({ name, shape, write }) => [name, { shape, values: write() }]));
   }
 
-  /** Takes the tensors of a state dict, which has been checked to have this denoiser's shapes. */
   loadStateDict(state: StateDict): void {
     for (const { name, read } of this.names) read(state[name].values);
   }
@@ -249,7 +309,6 @@ export class Denoiser {
     }
   }
 
-  /** Predictions (rows, d) for points (rows, d), each at its own whole timestep. */
   forward(points: Float64Array, timesteps: ArrayLike<number>): Float64Array {
     const s = this.settings;
     const rows = points.length / s.data_dim;
@@ -375,7 +434,6 @@ export class Denoiser {
     this.modulation.layer.backward(time, toModulation, rows, false);
   }
 
-  /** What reached each layer in the last forward pass, (rows, inputs) each. */
   get lastInputs(): readonly Float64Array[] {
     return this.trace?.states ?? [];
   }

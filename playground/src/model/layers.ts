@@ -85,6 +85,38 @@ function backward1(g: Float64Array, at: number, w: Float64Array, wg: Float64Arra
 
 const silu = (x: number): number => x / (1 + Math.exp(-x));
 
+/**
+ * A spline at a place u of its grid.
+ *
+ * @param coefficients Its coefficients, the first at start, each stride further.
+ */
+export function splineAt(
+  pieces: Float64Array,
+  order: number,
+  gridSize: number,
+  extrapolation: Extrapolation,
+  u: number,
+  coefficients: Float64Array,
+  start: number,
+  stride: number,
+): number {
+  const inside = Math.min(Math.max(u, 0), gridSize);
+  const cell = Math.min(Math.floor(inside), gridSize - 1);
+  const f = inside - cell;
+  const beyond = extrapolation === "linear" ? u - inside : 0;
+  let sum = 0;
+  for (let j = 0; j <= order; j++) {
+    let value = 0;
+    let slope = 0;
+    for (let degree = order; degree >= 0; degree--) {
+      slope = slope * f + value;
+      value = value * f + pieces[j * (order + 1) + degree];
+    }
+    sum += coefficients[start + (cell + j) * stride] * (value + beyond * slope);
+  }
+  return sum;
+}
+
 /** A layer whose every edge is w silu(x) + a B-spline: kan_diffusion.KANLinear. */
 export class SplineLayer implements Layer {
   /** Functions of an input: the base activation, if any, and the splines. */
@@ -219,19 +251,7 @@ export class SplineLayer implements Layer {
     const place = (f: number): number => (input * this.width + f) * this.outputs + output;
     let sum = base ? this.weight[place(0)] * silu(x) : 0;
     const u = (x - this.origin[input]) / this.step[input];
-    const inside = Math.min(Math.max(u, 0), this.gridSize);
-    const cell = Math.min(Math.floor(inside), this.gridSize - 1);
-    const f = inside - cell;
-    const beyond = this.extrapolation === "linear" ? u - inside : 0;
-    for (let j = 0; j <= this.order; j++) {
-      let value = 0;
-      let slope = 0;
-      for (let degree = this.order; degree >= 0; degree--) {
-        slope = slope * f + value;
-        value = value * f + this.pieces[j * (this.order + 1) + degree];
-      }
-      sum += this.weight[place(base + cell + j)] * (value + beyond * slope);
-    }
+    sum += splineAt(this.pieces, this.order, this.gridSize, this.extrapolation, u, this.weight, place(base), this.outputs);
     return sum;
   }
 }

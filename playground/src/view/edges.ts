@@ -3,8 +3,7 @@
  * output. A chosen edge is drawn large, with the edges that it leads to.
  */
 
-import type { Denoiser } from "../model/denoiser";
-import { SplineLayer } from "../model/layers";
+import type { Curves, Network } from "../model/denoiser";
 import { digits, html, svg, ticks } from "./dom";
 
 export type EdgeId = readonly [layer: number, input: number, output: number];
@@ -20,7 +19,7 @@ const LARGEST_LAYER = 400;
 
 /** What a layer does with the points that reach it. */
 interface Activity {
-  readonly layer: SplineLayer;
+  readonly layer: Curves;
   readonly low: Float64Array;
   readonly high: Float64Array;
   /** Inputs that reached it (rows, inputs). */
@@ -29,7 +28,7 @@ interface Activity {
   readonly shares: Float64Array;
 }
 
-function activity(layer: SplineLayer, inputs: Float64Array): Activity {
+function activity(layer: Curves, inputs: Float64Array): Activity {
   const { inputs: n, outputs: m } = layer;
   const rows = inputs.length / n;
   const low = new Float64Array(n).fill(Infinity);
@@ -85,7 +84,7 @@ export class EdgesView {
   private cells: Cell[][] = [];
   private shape = "";
   private activities: Activity[] = [];
-  private denoiser: Denoiser | null = null;
+  private denoiser: Network | null = null;
 
   constructor(
     private readonly layers: HTMLElement,
@@ -93,7 +92,7 @@ export class EdgesView {
   ) {}
 
   /** Shows the edges of a denoiser as they are for some points, each at the timestep. */
-  show(denoiser: Denoiser | null, points: Float64Array, timestep: number): void {
+  show(denoiser: Network | null, points: Float64Array, timestep: number): void {
     this.denoiser = denoiser;
     if (denoiser === null) {
       this.shape = "";
@@ -103,7 +102,7 @@ export class EdgesView {
     }
     denoiser.forward(points, new Int32Array(points.length / 2).fill(timestep));
     const inputs = denoiser.lastInputs;
-    this.activities = denoiser.layers.flatMap((layer, n) => (layer instanceof SplineLayer ? [activity(layer, inputs[n])] : []));
+    this.activities = denoiser.curves.map((layer, n) => activity(layer, inputs[n]));
     const shape = JSON.stringify(denoiser.settings);
     if (shape !== this.shape) {
       this.shape = shape;
@@ -123,12 +122,15 @@ export class EdgesView {
     return this.cells[layer]?.find(({ id }) => id[1] === input && id[2] === output);
   }
 
-  /** Names of the inputs of a layer. */
   private name(layer: number, unit: number): string {
-    const last = this.activities.length;
-    if (layer === 0) return unit < 2 ? "xy"[unit] : `time ${unit - 1}`;
-    if (layer === last) return unit === 0 ? "the x output" : "the y output";
-    return `unit ${unit + 1} of layer ${layer}`;
+    return this.denoiser?.nameOf(layer, unit) ?? "";
+  }
+
+  /** Columns of a layer's field: its inputs, or its outputs where a narrow field is better laid down. */
+  private columns(inputs: number, outputs: number): number {
+    const room = this.layers.clientWidth;
+    const narrow = outputs > 2 * inputs && (outputs > 12 || room < 500);
+    return narrow && room >= 26 * outputs ? outputs : inputs;
   }
 
   private build(): void {
@@ -136,10 +138,11 @@ export class EdgesView {
     this.cells = this.activities.map(({ layer: { inputs, outputs } }, l) => {
       if (inputs * outputs > LARGEST_LAYER) return [];
       const cells: Cell[] = [];
-      for (let output = 0; output < outputs; output++) {
-        for (let input = 0; input < inputs; input++) {
+      const columns = this.columns(inputs, outputs);
+      for (let row = 0; row < (inputs * outputs) / columns; row++) {
+        for (let column = 0; column < columns; column++) {
           const path = svg("path", {});
-          const id: EdgeId = [l, input, output];
+          const id: EdgeId = columns === inputs ? [l, column, row] : [l, row, column];
           const button = html("button", { type: "button", className: "edge", tabIndex: -1 }, svg("svg", { viewBox: "0 0 32 32", "aria-hidden": "true" }, path));
           button.addEventListener("click", () => {
             this.choose(id);
@@ -150,35 +153,40 @@ export class EdgesView {
       }
       return cells;
     });
+    const gated = this.denoiser?.settings._class_name === "GatedDenoiser";
+    const ends = gated ? "values and gates of layer 1" : "x, y";
     const titles = (l: number, inputs: number): string =>
-      `${l > 0 ? `layer ${l}` : inputs === 2 ? "x, y" : "x, y, time"} → ${l === numLayers - 1 ? "x, y" : `layer ${l + 1}`}`;
+      `${l > 0 ? `layer ${l}` : inputs === 2 ? "x, y" : "x, y, time"} → ${l === numLayers - 1 ? ends : `layer ${l + 1}`}`;
     this.layers.replaceChildren(
       ...this.activities.map(({ layer: { inputs, outputs } }, l) => {
         const matrix = html("div", { className: "matrix" }, ...this.cells[l].map(({ button }) => button));
-        const size = Math.max(20, Math.min(38, Math.floor(340 / Math.max(inputs, outputs))));
+        const columns = this.columns(inputs, outputs);
+        const fitting = columns === inputs ? 340 / Math.max(inputs, outputs) : this.layers.clientWidth / outputs - 2;
+        const size = Math.max(20, Math.min(38, Math.floor(fitting)));
         matrix.style.setProperty("--cell", `${size}px`);
-        matrix.style.gridTemplateColumns = `repeat(${inputs}, ${size}px)`;
+        matrix.style.gridTemplateColumns = `repeat(${columns}, ${size}px)`;
         matrix.setAttribute("role", "group");
-        matrix.setAttribute("aria-label", `Edges of layer ${l + 1}: columns are inputs, rows outputs`);
-        matrix.addEventListener("keydown", (event) => this.move(event, l, inputs, outputs));
+        matrix.setAttribute("aria-label", `Edges of layer ${l + 1}: ${columns === inputs ? "columns are inputs, rows outputs" : "rows are inputs, columns outputs"}`);
+        matrix.addEventListener("keydown", (event) => this.move(event, l, columns));
         const body = this.cells[l].length > 0 ? matrix : html("p", { className: "quiet", textContent: `${inputs * outputs} edges, too many to draw.` });
         return html("div", { className: "layer" }, html("h3", { textContent: titles(l, inputs) }), body);
       }),
     );
     // Beneath the last of three layers, which has few rows, there is room for the chosen edge.
     (numLayers === 3 ? this.layers.lastElementChild : this.layers)?.append(this.parts.box);
+    if (gated) this.layers.prepend(html("p", { className: "quiet", textContent: "A grouped KAN: the edges of deeper layers are multiplied by gates, and no curves of one input." }));
     if (this.chosen === null || this.cell(this.chosen) === undefined) {
-      const first = this.cells[0].map(({ id }) => id);
+      const first = (this.cells[0] ?? []).map(({ id }) => id);
       this.chosen = this.strongest(first)[0]?.id ?? null;
     }
     for (const cells of this.cells) if (cells.length > 0) cells[0].button.tabIndex = 0;
   }
 
   /** Moves among edges by arrow keys; Enter on the chosen edge follows the strongest one on. */
-  private move(event: KeyboardEvent, layer: number, inputs: number, outputs: number): void {
+  private move(event: KeyboardEvent, layer: number, columns: number): void {
     const at = this.cells[layer].findIndex(({ button }) => button === event.target);
     if (at < 0) return;
-    const [column, row] = [at % inputs, Math.floor(at / inputs)];
+    const [column, row] = [at % columns, Math.floor(at / columns)];
     if (event.key === "Enter" && this.isChosen(this.cells[layer][at].id)) {
       const next = this.onward(this.cells[layer][at].id)[0];
       if (next === undefined) return;
@@ -191,8 +199,9 @@ export class EdgesView {
     const step = steps[event.key];
     if (step === undefined) return;
     event.preventDefault();
-    const to = [Math.min(Math.max(column + step[0], 0), inputs - 1), Math.min(Math.max(row + step[1], 0), outputs - 1)];
-    this.focus([layer, to[0], to[1]]);
+    const rows = this.cells[layer].length / columns;
+    const to = [Math.min(Math.max(column + step[0], 0), columns - 1), Math.min(Math.max(row + step[1], 0), rows - 1)];
+    this.focus(this.cells[layer][to[1] * columns + to[0]].id);
   }
 
   private focus(id: EdgeId): void {

@@ -536,7 +536,7 @@ def sample(
 
 @app.command(
     epilog="Examples:\n\n"
-    "`kan-diffusion train swiss-roll --family full-kan --out runs/roll`, then\n\n"
+    "`kan-diffusion train swiss-roll --out runs/roll`, then\n\n"
     "`kan-diffusion export runs/roll --to web`: runs/roll/playground.json, which the playground "
     "opens\n\n"
     "`kan-diffusion sample model.json`: what the playground saved, in Python"

@@ -11,7 +11,8 @@ a layer (:mod:`kan_diffusion.kan.grouped`).
 
 The functions are fitted to given ones at the start, by least squares over the grid. A compiled
 kernel evaluates splines on a CPU (:mod:`kan_diffusion.kan.kernels.functions` says how), elsewhere
-torch's own operations do (:mod:`kan_diffusion.kan.kernels.fused` says when).
+torch's own operations do (:mod:`kan_diffusion.kan.kernels.fused` says when): for large inputs in
+parts, of which the backward pass keeps the inputs alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
 
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.kan.bases import Basis, BasisName, BSpline, Extrapolation, make_basis
@@ -44,6 +46,11 @@ Start = str | Sequence[Function]
 
 _POINTS = 16
 """Points of a fit for each function of the basis."""
+
+_MOST_VALUES = 2**22
+"""Values of basis functions that torch's operations make at once."""
+
+_transforms_are_active = torch._C._are_functorch_transforms_active
 
 _WORST_FIT = 0.1
 """Largest root mean square error of a start, relative to the function it is fitted to."""
@@ -289,7 +296,17 @@ class LearnedFunctions(EdgeLayer):
             if _KERNEL.takes(operands):
                 step = Step(_KERNEL, operands[1:], (self.group_of, order), self.by_torch)
                 return run([step], x)[0]
-        return self.by_torch(x, self.coefficients)
+        return self._in_parts(x)
+
+    def _in_parts(self, x: Tensor) -> Tensor:
+        """The functions by torch; where they are many, in parts that keep their inputs alone."""
+        rows = max(1, _MOST_VALUES // (x.shape[1] * self.basis.num_functions))
+        if len(x) <= rows or torch.compiler.is_compiling() or _transforms_are_active():
+            return self.by_torch(x, self.coefficients)
+        evaluated = partial(
+            checkpoint, self.by_torch, use_reentrant=False, preserve_rng_state=False
+        )
+        return torch.cat([evaluated(part, self.coefficients) for part in x.split(rows)])
 
     def by_torch(self, x: Tensor, coefficients: Tensor, *grid: Tensor) -> Tensor:
         """The functions of rows of inputs in torch's own operations, with other parameters."""

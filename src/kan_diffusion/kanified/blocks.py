@@ -51,6 +51,7 @@ class Block:
         joined: Whether the slot holds the first map, too.
         embedding: Whether it embeds a timestep or a caption once a call, and is no layer of the
             network proper.
+        obstacle: Why a block of its form cannot be replaced, or None.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Block:
     gated: bool = False
     joined: bool = False
     embedding: bool = False
+    obstacle: str | None = None
 
     @property
     def up(self) -> nn.Linear:
@@ -159,10 +161,11 @@ def _of_diffusers(path: str, owner: nn.Module) -> Block:
         "net.0.proj" if known else "net.0",
         "net.0",
         "net.2",
-        functions[type(part).__name__] if known else _unknown,
+        functions[type(part).__name__] if known else torch.clone,
         label,
         gated,
         joined=True,
+        obstacle=None if known else f"'{label}' is no activation that is known here",
     )
 
 
@@ -183,11 +186,20 @@ def _of_parts(path: str, owner: nn.Module) -> Iterator[Block]:
     parts = [(name, part) for name, part in owner.named_children() if not _passes(part)]
     maps = [name for name, part in parts if _maps(part)]
     activations = [(name, part) for name, part in parts if _is_activation(part)]
-    if len(parts) == 3 and len(maps) == 2 and len(activations) == 1:
-        (slot, activation), function = activations[0], activations[0][1]
-        embedding = type(owner).__module__.endswith(".embeddings")
-        label = _label(activation)
-        yield Block(path, owner, maps[0], slot, maps[1], function, label, embedding=embedding)
+    if len(activations) != 1 or len(parts) != 1 + len(maps) or len(maps) not in (2, 3):
+        return
+    (slot, activation), function = activations[0], activations[0][1]
+    yield Block(
+        path,
+        owner,
+        maps[0],
+        slot,
+        maps[-1],
+        function,
+        _label(activation),
+        embedding=type(owner).__module__.endswith(".embeddings"),
+        obstacle="its gates have a linear map of their own" if len(maps) == 3 else None,
+    )
 
 
 def _is(part: nn.Module, module: str, name: str) -> bool:
@@ -240,14 +252,10 @@ def _sigmoid_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-def _unknown(x: Tensor) -> Tensor:
-    raise NotImplementedError
-
-
 def _why_not(block: Block) -> str | None:
     """Why a block cannot be replaced, or None."""
-    if block.activation is _unknown:
-        return f"'{block.label}' is no activation that is known here"
+    if block.obstacle is not None:
+        return block.obstacle
     learned = isinstance(part_of(block.owner, block.slot), LearnedFunctions)
     for name in (block.first, block.last):
         part = block.owner.get_submodule(name)

@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -55,15 +55,16 @@ _AGREEMENT = 1e-3
 """Largest change of a network's outputs, by their root mean square, when its function is kept. It
 is not asked for in 16 bits, where another rounding of one number changes them by more."""
 
-_MOST_INTERVALS = 512
+_MOST_INTERVALS = 256
 _NARROWEST = 1e-3
 """Least room of a grid around its numbers."""
 _NOISE = 1e-3
 """Standard deviation of what is added to the coefficients of fresh functions."""
 
+_HALVES = 4.0, 8.0, 16.0, math.inf
+"""Halves of the ranges that are tried to keep a function: GELU and SiLU are straight beyond one."""
 _WIDE = -16.0, 16.0
-"""Range of an activation's inputs that is taken where there are no samples: GELU and SiLU are
-straight beyond."""
+"""Range of an activation's inputs that is taken where there are no samples."""
 
 _FRESH = {"grouped": (8, (-3.0, 3.0)), "full": (5, (-3.0, 3.0))}
 """Intervals and ends of the grid of a fresh layer."""
@@ -139,8 +140,11 @@ def _row(one: Replacement) -> tuple[str, ...]:
     )
 
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
 def kanify(
-    module: nn.Module,
+    module: Network,
     *,
     layers: Layers = None,
     kind: Kind = "grouped",
@@ -152,12 +156,13 @@ def kanify(
     order: int = 3,
     samples: Samples | None = None,
     generator: torch.Generator | None = None,
-) -> KanifyReport:
+) -> tuple[Network, KanifyReport]:
     """Replaces the feed-forward blocks of a network by KAN layers, in place.
 
-    The network is changed, as ``load_state_dict`` changes one, and what was done is returned. A
-    model of diffusers or transformers becomes one of a subclass, ``Kanified...``, whose
+    A model of diffusers or transformers becomes one of a subclass, ``Kanified...``, whose
     ``save_pretrained`` and ``from_pretrained`` know of it (:mod:`kan_diffusion.kanified.saving`).
+    A pipeline has noted the class of each part, so give the network back to it:
+    ``pipeline.unet, report = kanify(pipeline.unet)``.
 
     Args:
         module: The network: of diffusers, of transformers, or any module with such blocks
@@ -183,7 +188,7 @@ def kanify(
         generator: Where fresh parameters come from; torch's default generator when None.
 
     Returns:
-        What was replaced, and what was not.
+        The network itself, and what was replaced in it and what was not.
 
     Raises:
         KanDiffusionError: There is no such block, none can be replaced, a setting is not usable, or
@@ -244,22 +249,18 @@ def kanify(
             f"no feed-forward block of {type(module).__name__} can be replaced: "
             f"{_named(path)}: {why}"
         )
-    undo = [install(module, block, parts) for block, parts in changes]
     change: float | None = None
-    if keep_function and samples is not None:
-        change = _change(before, outputs(run_calls(module, samples)))
-        exact = all(torch.finfo(tensor.dtype).bits > 16 for tensor in before)
-        if exact and not change <= _AGREEMENT:
-            for put_back in reversed(undo):
-                put_back()
-            raise KanDiffusionError(
-                f"the outputs would change by {change:.1e} of their root mean square, more than "
-                f"{_AGREEMENT:g}, although the activations are kept to {_FIT:g}; keep fewer of "
-                "them, by layers"
-            )
+    undo = [install(module, block, parts) for block, parts in changes]
+    try:
+        if keep_function and samples is not None:
+            change = _agreement(before, outputs(run_calls(module, samples)))
+    except BaseException:
+        for put_back in reversed(undo):
+            put_back()
+        raise
     report = KanifyReport(tuple(replaced), refused, change)
     remember(module, report.recipes)
-    return report
+    return module, report
 
 
 def _chosen(module: nn.Module, layers: Layers) -> tuple[list[Block], dict[str, str]]:
@@ -391,8 +392,7 @@ def _fitted(
     """The recipe with the grid on which a learned function keeps the activation, and its error."""
     low, high = _WIDE if spread is None else spread.whole
     checked = (low, high) if spread is not None else (2 * low, 2 * high)
-    inner = max(low, _WIDE[0]), min(high, _WIDE[1])
-    ranges = [inner, (low, high)] if inner[0] < inner[1] else [(low, high)]
+    ranges = [(max(low, -half), min(high, half)) for half in _HALVES]
     sizes = [recipe.grid_size]
     while not fixed and sizes[-1] < _MOST_INTERVALS:
         sizes.append(2 * sizes[-1])
@@ -400,8 +400,10 @@ def _fitted(
     target = block.activation(x.clone())
     most = _FIT * min(1.0, float(target.abs().max()))
     smallest = math.inf
-    for ends in dict.fromkeys(ranges):
-        for size in sizes:
+    for size in sizes:
+        for ends in dict.fromkeys(ranges):
+            if not ends[0] < ends[1]:
+                continue
             tried = recipe.model_copy(update={"grid_range": ends, "grid_size": size})
             try:
                 error = float((_curve(block, tried, x) - target).abs().max())
@@ -460,12 +462,20 @@ def _replacement(block: Block, parts: Parts, recipe: Recipe, error: float | None
     )
 
 
-def _change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """Root mean square of a change, as a share of that of what changed."""
+def _agreement(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Root mean square of a change, as a share of that of what changed; refuses a large one."""
     pairs = list(zip(before, after, strict=True))
     moved = sum(float((b.double() - a.double()).square().sum()) for b, a in pairs)
     size = sum(float(b.double().square().sum()) for b in before)
-    return (moved / size) ** 0.5 if size else math.inf if moved else 0.0
+    change = (moved / size) ** 0.5 if size else math.inf if moved else 0.0
+    exact = all(torch.finfo(tensor.dtype).bits > 16 for tensor in before)
+    if exact and not change <= _AGREEMENT:
+        raise KanDiffusionError(
+            f"the outputs would change by {change:.1e} of their root mean square, more than "
+            f"{_AGREEMENT:g}, although the activations are kept to {_FIT:g}; keep fewer of them, "
+            "by layers"
+        )
+    return change
 
 
 def _named(path: str) -> str:

@@ -65,7 +65,7 @@ def distill(
     *,
     steps: int = 500,
     batch_size: int = 1024,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 1e-2,
     generator: torch.Generator | None = None,
 ) -> DistillReport:
     """Fits each block that was replaced in a network to the original, one after another.

@@ -28,9 +28,13 @@ __all__ = ["Kind", "Parts", "Recipe", "build", "install"]
 Kind = Literal["grouped", "full"]
 """Learned functions that hidden units share by turns, or a function for each edge."""
 
+_ROWS = 256
+"""Random inputs by which the outputs of a fresh block are scaled."""
+
 _Layer = TypeVar("_Layer", nn.Linear, KANLinear, LearnedActivation)
 
 _Size = Annotated[int, Field(ge=1, le=LARGEST_SETTING)]
+_Units = Annotated[int, Field(ge=1, le=1_000_000)]
 _End = Annotated[float, Field(ge=-LARGEST_SETTING, le=LARGEST_SETTING)]
 
 
@@ -51,7 +55,7 @@ class Recipe(Settings):
 
     path: str
     kind: Kind
-    hidden: _Size
+    hidden: _Units
     basis: str = "bspline"
     functions: _Size = 8
     grid_size: _Size = 8
@@ -127,6 +131,7 @@ def build(
 
         first = layer(up.in_features, recipe.hidden, up.bias is not None)
         last = layer(recipe.hidden, down.out_features, down.bias is not None)
+        _start_as_wide(block, first, last, generator)
         between = {} if block.joined else {block.slot: nn.Identity()}
         return Parts({block.entry: first, **between, block.last: last}, None)
     by_slot: dict[str, nn.Module] = {}
@@ -152,6 +157,30 @@ def build(
     if block.joined:
         by_slot.pop(block.first, None)
     return Parts({**by_slot, block.slot: part}, curves)
+
+
+@torch.no_grad()
+def _start_as_wide(
+    block: Block, first: KANLinear, last: KANLinear, generator: torch.Generator | None
+) -> None:
+    """Scales fresh layers so that their outputs spread as the block's do, on unit normal inputs.
+
+    Left as they are drawn, those of a transformer's blocks would be several times as wide.
+    """
+    weight = last.weight
+    if weight.is_meta:
+        return
+    x = torch.empty(_ROWS, first.in_features, dtype=weight.dtype, device=weight.device)
+    x.normal_(generator=generator)
+    hidden = block.up(x)
+    if block.gated:
+        values, gates = hidden.chunk(2, dim=-1)
+        hidden = values * block.activation(gates)
+    else:
+        hidden = block.activation(hidden)
+    wanted, found = (y.float().var(0).mean() for y in (block.down(hidden), last(first(x))))
+    if found > 0:
+        weight.mul_((wanted / found).sqrt())
 
 
 def _like(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:

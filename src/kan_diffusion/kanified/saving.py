@@ -14,7 +14,7 @@ activations, and warns of weights that it does not know.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -61,20 +61,29 @@ def rebuild(module: nn.Module, recipes: Iterable[Recipe | Mapping[str, object]])
         install(module, block, build(block, recipe))
 
 
-def remember(module: nn.Module, recipes: Iterable[Recipe]) -> None:
-    """Notes in a model of diffusers or transformers what was replaced; others have no place for it.
+def remember(module: nn.Module, recipes: Sequence[Recipe]) -> None:
+    """Notes what was replaced in the models of diffusers and transformers that it was replaced in.
 
     Args:
-        module: The network, already changed.
+        module: A model, already changed, or what holds some, such as a compiled one; other modules
+            have no place for it.
         recipes: What was replaced.
     """
-    kind: type = type(module)
-    if _library(kind) is None:
-        return
-    if not isinstance(module, KanifiedModel):
-        module.__class__ = class_of(kind)
-    assert isinstance(module, KanifiedModel)
-    module._set_recipes([*module.recipes, *recipes])
+    rest = list(recipes)
+    for path, part in list(module.named_modules()):  # those that hold others come first
+        kind: type = type(part)
+        if _library(kind) is None:
+            continue
+        start = f"{path}." if path else ""
+        own = [one for one in rest if one.path.startswith(start)]
+        if not own:
+            continue
+        rest = [one for one in rest if one not in own]
+        if not isinstance(part, KanifiedModel):
+            part.__class__ = class_of(kind)
+        assert isinstance(part, KanifiedModel)
+        inside = (one.model_copy(update={"path": one.path.removeprefix(start)}) for one in own)
+        part._set_recipes([*part.recipes, *inside])
 
 
 def load_kanified(folder: str | Path, **options: object) -> nn.Module:
