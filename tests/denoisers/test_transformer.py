@@ -1,4 +1,4 @@
-"""The transformer of pictures: sizes, conditions, saving, and that its parts do what they should."""
+"""The transformer of pictures: sizes, conditions, saving, and that its parts do their work."""
 
 from __future__ import annotations
 
