@@ -168,7 +168,7 @@ def test_spaces_that_make_no_sense_are_refused() -> None:
 def test_an_unknown_family_is_answered_with_the_nearest() -> None:
     with refused("unknown family 'mpl', did you mean 'mlp'"):
         get_family("mpl")
-    with refused(r"known: full-kan, gated-mlp, kan, .*, mlp, .*spline-mlp"):
+    with refused(r"known: .*full-kan, gated-mlp, kan, .*, mlp, .*spline-mlp"):
         build_denoiser("transformer", 2, num_train_timesteps=10, params=2_000)
 
 

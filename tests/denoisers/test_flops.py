@@ -115,13 +115,13 @@ def test_an_edge_of_another_basis_evaluates_its_functions(
         ),
     ],
     ids=[
-        "kan",
+        "full-kan",
         "mlp",
         "mlp-fourier-inputs",
         "residual-modulated-mlp",
         "spline-mlp",
         "rbf-2015",
-        "grouped-kan",
+        "kan",
         "gated-mlp",
     ],
 )

@@ -194,7 +194,7 @@ def test_lists_and_tuples_are_one_setting_but_true_and_one_are_two(searches) -> 
         ),
         ({"hidden": (8,) * 101}, "at most 100 hidden layers, not 101"),
         ({"params": 2300, "depth": 10**9}, "from 1 to 100 hidden layers, not 1,000,000,000"),
-        ({"params": 10**9}, "would have 4.* parameters .* at most 100,000,000"),
+        ({"params": 10**9}, "would have 1,000,.* parameters .* at most 100,000,000"),
         ({"flops": 10**15}, "at most 1,000,000,000,000 FLOPs"),
         ({"hidden": (8,), "settings": {"grid_size": 10**9}}, "at most 100,000,000"),
     ],

@@ -161,8 +161,8 @@ def test_a_model_is_called_as_models_are(family: str) -> None:
         "timestep",
         "class_labels",
         "encoder_hidden_states",
-        "observed",
         "return_dict",
+        "observed",
     ]
     points, steps = _inputs()
     as_object = denoiser(points, steps)
@@ -290,7 +290,7 @@ def test_a_model_whose_weights_are_elsewhere_does_what_it_did(family: str, tmp_p
     points, steps = _inputs()
 
     def assert_same(found: torch.Tensor) -> None:
-        if family == "grouped-kan":  # whose functions are called apart, which rounds otherwise
+        if family == "kan":  # whose functions are called apart, which rounds otherwise
             torch.testing.assert_close(found, expected)
         else:
             assert torch.equal(found, expected)
@@ -331,7 +331,7 @@ def test_layerwise_casting_casts_all_weights_or_is_refused(family: str) -> None:
 # Pipelines
 
 
-def _pipeline(family: str = "kan", process: str = "cosine", **options: object):
+def _pipeline(family: str = "full-kan", process: str = "cosine", **options: object):
     denoiser = _denoiser(family, **options)
     scheduler = make_scheduler(None, get_process(process).scheduler())
     return PointDiffusionPipeline(

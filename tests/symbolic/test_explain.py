@@ -184,8 +184,8 @@ def test_a_network_without_edges_to_read_is_refused(tmp_path: Path) -> None:
     run = _trained(tmp_path / "mlp", "mlp", 400, steps=10)
     with refused("'mlp': only KANs have edges to read.* --family readable-kan"):
         explain_run(run, tmp_path / "out")
-    run = _trained(tmp_path / "grouped", "grouped-kan", 800, steps=10)
-    with refused("'grouped-kan': edges of gated .* not read one at a time; .* --family readable"):
+    run = _trained(tmp_path / "grouped", "kan", 800, steps=10)
+    with refused("'kan': edges of gated .* not read one at a time; .* --family readable"):
         explain_run(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

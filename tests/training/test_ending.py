@@ -240,8 +240,8 @@ def test_a_resumed_run_of_processor_seconds_ends_with_the_same_bits(tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heldout": torch.zeros(0, 2)}, r"held-out points must have shape \(N, 2\), N > 0"),
-        ({"heldout": torch.zeros(5, 3)}, r"held-out points must have .* not \(5, 3\)"),
+        ({"heldout": torch.zeros(0, 2)}, r"held-out samples must have shape \(N, 2\), N > 0"),
+        ({"heldout": torch.zeros(5, 3)}, r"held-out samples must have .* not \(5, 3\)"),
         ({}, "patience is about the loss on held-out points; give heldout"),
     ],
 )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 LAUNCH = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 # A batch that two processes cannot halve, so that their parts have different weights.
-TRAIN = ["kan_diffusion", "train", "moons", "--params", "400", "--steps", "40"]
+TRAIN = ["kan_diffusion", "train", "moons", "--params", "800", "--steps", "40"]
 BATCH = ["--batch-size", "255", "--device", "cpu"]
 
 

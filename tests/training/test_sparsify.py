@@ -15,7 +15,7 @@ from networks import network
 SHORT = {"steps": 60, "batch_size": 64, "warmup_steps": 5, "ema_decay": None}
 
 
-def _denoiser(family: str = "kan") -> Denoiser:
+def _denoiser(family: str = "full-kan") -> Denoiser:
     return build_denoiser(family, 2, num_train_timesteps=1000, hidden=(5, 4), generator=seeded(0))
 
 
@@ -37,7 +37,7 @@ def _edges(denoiser: Denoiser) -> list[torch.Tensor]:
     return outputs
 
 
-@pytest.mark.parametrize("family", ["kan", "modulated-kan", "kan-rational", "grouped-kan"])
+@pytest.mark.parametrize("family", ["full-kan", "modulated-kan", "kan-rational", "kan"])
 def test_a_weight_makes_the_penalty_smaller(family: str) -> None:
     plain, sparse = _denoiser(family), _denoiser(family)
     _train(plain)
@@ -77,7 +77,7 @@ def test_the_penalty_is_of_what_passed_through_the_layers() -> None:
 
 
 def test_edges_of_gated_layers_and_of_parts_of_a_layer_are_left_out() -> None:
-    grouped = _denoiser("grouped-kan")
+    grouped = _denoiser("kan")
     (outputs,) = _edges(grouped)
     first = grouped.network.first
     assert outputs.shape[1:] == (first.out_features, first.in_features)

@@ -343,7 +343,8 @@ def test_moments_see_the_denoiser_as_it_is_and_change_nothing() -> None:
 def test_losses_and_out_of_range_inputs_are_reported_for_each_kan_layer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wide, narrow = (_denoiser("kan", settings={"grid_range": (-end, end)}) for end in (50.0, 0.5))
+    settings = [{"grid_range": (-end, end)} for end in (50.0, 0.5)]
+    wide, narrow = (_denoiser("full-kan", settings=given) for given in settings)
     with caplog.at_level(logging.INFO, logger="kan_diffusion"):
         assert set(_train(wide).out_of_range.values()) == {0.0}
         assert _train(_denoiser("mlp")).out_of_range == {}
