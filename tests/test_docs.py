@@ -85,6 +85,11 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     estimator = partial(kan_diffusion.DiffusionEstimator, steps=20)
     monkeypatch.setattr(kan_diffusion, "DiffusionEstimator", estimator, raising=False)
+
+    def short(**settings: object) -> TrainingConfig:
+        return TrainingConfig(**{**settings, "steps": 20})
+
+    monkeypatch.setattr(kan_diffusion, "TrainingConfig", short, raising=False)
     return tmp_path
 
 
