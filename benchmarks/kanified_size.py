@@ -1,4 +1,4 @@
-"""What KAN feed-forwards take in a network of Stable Diffusion's size: counted, nothing is run.
+"""Counts memory and operations of KAN feed-forwards in a network of Stable Diffusion's size.
 
     python benchmarks/kanified_size.py
 

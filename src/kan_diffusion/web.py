@@ -55,7 +55,7 @@ _Pair = tuple[_Number, _Number]
 
 
 class WebData(Settings):
-    """What a model of the playground was trained on.
+    """The training data of a model of the playground.
 
     Attributes:
         toy: Name of a toy of this package; None for a drawing.

@@ -133,13 +133,15 @@ def test_what_it_was_not_built_for_is_refused() -> None:
     x = _pictures()
     with refused(r"shape \(B, 3, 8, 8\), not \(4, 3, 8, 9\)"):
         denoiser(torch.zeros(4, 3, 8, 9), 0)
-    with refused("without class_labels; leave it out or build it with num_classes"):
+    with refused("built without classes; leave class_labels out or build it with num_classes"):
         denoiser(x, 0, torch.zeros(4).long())
-    with refused("without encoder_hidden_states; leave it out or build it with text_width"):
+    with refused(
+        "built without prompts; leave encoder_hidden_states out or build it with text_width"
+    ):
         told(x, 0, encoder_hidden_states=torch.zeros(4, 1, 6))
-    with refused("whole numbers from 0 to 1"):
+    with refused("class label 2 is unknown .* 0 to 1"):
         told.require_conditions({"class_labels": torch.tensor([2])}, 1)
-    with refused("takes no conditions, not class_labels"):
+    with refused("built without classes"):
         denoiser.require_conditions({"class_labels": torch.tensor([0])}, 1)
     with refused(r"shape \(B, tokens, 6\), not \(4, 2, 5\)"):
         _build(settings={"text_width": 6}).require_conditions(

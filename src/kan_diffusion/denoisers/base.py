@@ -78,6 +78,7 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     Attributes:
         network: What predicts.
+        num_classes: Number of class labels, 0 for a denoiser without classes.
         blocks: Widths of the blocks of coordinates that it may be told; empty for none.
         flops: Floating-point operations of one forward pass for one sample, as computed here.
         flops_per_edge: The same where every edge evaluates its functions for itself; what either
@@ -86,6 +87,7 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
     network: nn.Module
+    num_classes: int = 0
     blocks: tuple[int, ...] = ()
 
     @classmethod
@@ -153,21 +155,24 @@ class Denoiser(ModelMixin, ConfigMixin):
     @property
     def absent(self) -> dict[str, Tensor]:
         """By the name of each condition it may be given: the value of one sample that has none."""
-        return {}
+        return {"class_labels": torch.tensor(UNLABELLED)} if self.num_classes else {}
 
     def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
         """Checks conditions once, ahead of use: a forward pass on a GPU should not wait for it.
 
         Args:
-            conditions: Values by the names of :attr:`absent`, one a sample.
+            conditions: Values by the names of :attr:`absent`, one a sample; ``class_labels`` are
+                whole numbers, -1 where there is none.
             num_samples: Number of samples.
 
         Raises:
             KanDiffusionError: A condition that this denoiser does not take, or of another shape,
-                or not one a sample.
+                or not one a sample, or labels that it was not built for.
         """
         known = self.absent
         for name, values in conditions.items():
+            if name == "class_labels":
+                self._require_classes()
             if name not in known:
                 raise KanDiffusionError(
                     f"this {type(self).__name__} takes {' and '.join(known) or 'no conditions'}, "
@@ -177,6 +182,26 @@ class Denoiser(ModelMixin, ConfigMixin):
                 raise KanDiffusionError(
                     f"{name} must be one a sample, {num_samples}, not {len(values)}"
                 )
+        labels = conditions.get("class_labels")
+        if labels is None:
+            return
+        if labels.is_floating_point():
+            raise KanDiffusionError(
+                f"class labels must be whole numbers, not {labels.dtype}; convert them with .long()"
+            )
+        wrong = labels[(labels < UNLABELLED) | (labels >= self.num_classes)]
+        if len(wrong):
+            raise KanDiffusionError(
+                f"class label {int(wrong[0])} is unknown to a denoiser of {self.num_classes} "
+                f"classes; labels go from 0 to {self.num_classes - 1}, {UNLABELLED} stands for none"
+            )
+
+    def _require_classes(self) -> None:
+        if self.num_classes == 0:
+            raise KanDiffusionError(
+                "this denoiser was built without classes; leave class_labels out or build it with "
+                "num_classes"
+            )
 
     @property
     def flops(self) -> int:

@@ -18,7 +18,7 @@ timestep in another way (:mod:`kan_diffusion.denoisers.stacks`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
@@ -38,7 +38,6 @@ class PointDenoiser(Denoiser):
         network: Maps (B, num_inputs) to (B, d).
         point_features: Fourier features of the points, or None.
         data_dim: Number d of coordinates of a point.
-        num_classes: Number of class labels, 0 for an unconditional model.
     """
 
     point_features: nn.Module | None
@@ -96,46 +95,6 @@ class PointDenoiser(Denoiser):
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample: (d,) for points."""
         return (self.data_dim,)
-
-    @property
-    def absent(self) -> dict[str, Tensor]:
-        """By the name of each condition it may be given: the value of one sample that has none."""
-        return {"class_labels": torch.tensor(UNLABELLED)} if self.num_classes else {}
-
-    def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
-        """Checks conditions once, ahead of use: labels must be those this denoiser was built for.
-
-        Args:
-            conditions: ``class_labels`` with shape (num_samples,), -1 where there is none.
-            num_samples: Number of points.
-
-        Raises:
-            KanDiffusionError: Another condition, or labels this denoiser was not built for.
-        """
-        class_labels = conditions.get("class_labels")
-        if class_labels is not None:
-            self._require_classes()
-        super().require_conditions(conditions, num_samples)
-        if class_labels is None:
-            return
-        if class_labels.is_floating_point():
-            raise KanDiffusionError(
-                f"class labels must be whole numbers, not {class_labels.dtype}; convert them with "
-                ".long()"
-            )
-        wrong = class_labels[(class_labels < UNLABELLED) | (class_labels >= self.num_classes)]
-        if len(wrong):
-            raise KanDiffusionError(
-                f"class label {int(wrong[0])} is unknown to a denoiser of {self.num_classes} "
-                f"classes; labels go from 0 to {self.num_classes - 1}, {UNLABELLED} stands for none"
-            )
-
-    def _require_classes(self) -> None:
-        if self.num_classes == 0:
-            raise KanDiffusionError(
-                "this denoiser was built without classes; leave class_labels out or build it with "
-                "num_classes"
-            )
 
     def _label_features(self, class_labels: Tensor | None, sample: Tensor) -> Tensor:
         features = sample.new_zeros(sample.shape[0], self.num_classes)

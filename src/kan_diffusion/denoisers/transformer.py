@@ -137,22 +137,12 @@ class TransformerDenoiser(Denoiser):
     @property
     def absent(self) -> dict[str, Tensor]:
         """By the name of each condition it may be given: the value of one sample that has none."""
-        if self.num_classes:
-            return {"class_labels": torch.tensor(UNLABELLED)}
-        return {"encoder_hidden_states": torch.zeros(())} if self.text_width else {}
+        prompts = {"encoder_hidden_states": torch.zeros(())} if self.text_width else {}
+        return {**super().absent, **prompts}
 
     def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
         """Checks conditions once, ahead of use, see :class:`.Denoiser`."""
         super().require_conditions(conditions, num_samples)
-        labels = conditions.get("class_labels")
-        if labels is not None and not (
-            not labels.is_floating_point()
-            and bool(((labels >= UNLABELLED) & (labels < self.num_classes)).all())
-        ):
-            raise KanDiffusionError(
-                f"class labels must be whole numbers from 0 to {self.num_classes - 1}, or "
-                f"{UNLABELLED} for none"
-            )
         prompts = conditions.get("encoder_hidden_states")
         if prompts is not None and (prompts.ndim != 3 or prompts.shape[2] != self.text_width):
             raise KanDiffusionError(
@@ -164,20 +154,20 @@ class TransformerDenoiser(Denoiser):
         self, sample: Tensor, class_labels: Tensor | None, prompts: Tensor | None
     ) -> Tensor:
         """Embedded conditions with shape (B, tokens, width of the context)."""
-        if class_labels is not None and self.classes is not None:
+        if class_labels is not None:
+            self._require_classes()
+            assert self.classes is not None
             labels = class_labels.expand(len(sample))
             known = self.classes(labels.clamp(min=0))
             return (known * (labels != UNLABELLED)[:, None].to(known.dtype))[:, None]
-        if prompts is not None and self.text_width:
-            return prompts
-        given = {"class_labels": class_labels, "encoder_hidden_states": prompts}
-        for name, value in given.items():
-            if value is not None:
-                raise KanDiffusionError(
-                    f"this denoiser was built without {name}; leave it out or build it with "
-                    f"{'num_classes' if name == 'class_labels' else 'text_width'}"
-                )
-        return sample.new_zeros(len(sample), 1, self.text_width or self.config.width)
+        if prompts is None:
+            return sample.new_zeros(len(sample), 1, self.text_width or self.config.width)
+        if not self.text_width:
+            raise KanDiffusionError(
+                "this denoiser was built without prompts; leave encoder_hidden_states out or build "
+                "it with text_width"
+            )
+        return prompts
 
     def forward(
         self,

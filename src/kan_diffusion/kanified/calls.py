@@ -13,7 +13,7 @@ from kan_diffusion.errors import KanDiffusionError
 __all__ = ["Call", "Samples", "outputs", "run_calls", "watched"]
 
 Call = Tensor | tuple[object, ...] | Mapping[str, object]
-"""What a network is called with: its first argument, all by place, or all by name."""
+"""Arguments of a call of a network: the first alone, all by place, or all by name."""
 
 Samples = Call | Sequence[Call]
 """One call, or a list of them."""

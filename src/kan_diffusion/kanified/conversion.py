@@ -94,7 +94,7 @@ class Replacement:
 
 @dataclass(frozen=True)
 class KanifyReport:
-    """What was replaced in a network, and what was not; ``str()`` is a table.
+    """Replaced and refused blocks of a network; ``str()`` is a table.
 
     Attributes:
         replaced: The blocks that are made of KAN layers now, in the order of the network.
@@ -109,7 +109,7 @@ class KanifyReport:
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        """What stands in each place: enough to build the network again."""
+        """Recipe of each replacement: enough to build the network again."""
         return tuple(one.recipe for one in self.replaced)
 
     def __str__(self) -> str:
@@ -326,7 +326,7 @@ class _Spread:
 def _measured(
     module: nn.Module, blocks: Sequence[Block], samples: Samples, kind: Kind
 ) -> tuple[dict[str, _Spread], list[Tensor]]:
-    """What reaches the learned functions of each block, and the outputs of the network."""
+    """Measures the inputs of each block's learned functions, and the outputs of the network."""
     parts: dict[str, list[Tensor]] = {}
 
     def watch(block: Block) -> Callable[[Tensor, Tensor], None]:

@@ -124,7 +124,7 @@ def _counterpart(block: Block, student: nn.Module, paths: dict[int, str]) -> nn.
 
 
 def _rows(teacher: nn.Module, block: Block, samples: Samples) -> tuple[Tensor, Tensor]:
-    """What goes into a block of the teacher and what comes out, as rows in float32."""
+    """Inputs and outputs of a block of the teacher, as rows in float32."""
     given: list[Tensor] = []
     made: list[Tensor] = []
 

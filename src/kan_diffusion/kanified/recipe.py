@@ -1,4 +1,4 @@
-"""What stands in the place of a block, as numbers and names: enough to build it again.
+"""Recipes: the replacement of a block as numbers and names, enough to build it again.
 
 A recipe is JSON in the configuration of a saved network. It is input: it is checked, and a part is
 built from it that the block it names has room for.
@@ -39,7 +39,7 @@ _End = Annotated[float, Field(ge=-LARGEST_SETTING, le=LARGEST_SETTING)]
 
 
 class Recipe(Settings):
-    """What replaces one block.
+    """The replacement of one block.
 
     Attributes:
         path: Path of the block in the network.

@@ -140,11 +140,11 @@ def _library(kind: type) -> str | None:
 
 
 class KanifiedModel(MovingGrids):
-    """What a kanified model of diffusers or transformers has beside those of its class."""
+    """Methods of a kanified model of diffusers or transformers beside those of its class."""
 
     @property
     def recipes(self) -> list[Recipe]:
-        """What was replaced, as its configuration has it."""
+        """Recipes of the replaced blocks, as its configuration has them."""
         return _valid(getattr(self.config, "kanified", None) or ())
 
     def _set_recipes(self, recipes: Iterable[Recipe | Mapping[str, object]]) -> None:
