@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: playground playground-test help compare notebook-study pilot pilot-tuning verdict lab tables notebook bench test test-hard lint dist format clean
+.PHONY: playground playground-test help compare notebook-study pilot pilot-tuning verdict lab tables pictures notebook bench test test-hard lint dist format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,6 +53,9 @@ playground:  ## Serve the playground, diffusion in the browser, at http://127.0.
 playground-test:  ## Test the playground, and drive it in Chromium; pictures in playground/screenshots
 	cd playground && npm ci --no-audit --no-fund && npm run check && npm test && npm run same && npm run browser
 
+pictures: $(STAMP)-text  ## Train on pictures with prompts, draw and judge: half an hour on two cores (ARGS="...")
+	$(ONE_THREAD) $(BIN)/python benchmarks/pictures.py shapes $(ARGS)
+
 notebook: $(STAMP)-test  ## Run the example notebooks into runs/
 	@mkdir -p runs
 	for name in kan-diffusion tables; do \
@@ -101,7 +104,8 @@ $(STAMP)-dist: EXTRAS := [dist]
 $(STAMP)-bench: EXTRAS := [bench]
 $(STAMP)-tune: EXTRAS := [tune]
 $(STAMP)-lab: EXTRAS := [pykan]
-$(STAMP)-run $(STAMP)-test $(STAMP)-lint $(STAMP)-dist $(STAMP)-bench $(STAMP)-tune $(STAMP)-lab: pyproject.toml | $(VENV)/.made
+$(STAMP)-text: EXTRAS := [text]
+$(STAMP)-run $(STAMP)-test $(STAMP)-lint $(STAMP)-dist $(STAMP)-bench $(STAMP)-tune $(STAMP)-lab $(STAMP)-text: pyproject.toml | $(VENV)/.made
 	@echo "Installing kan-diffusion$(EXTRAS) into $(VENV) ..."
 	@$(PIP) install --editable '.$(EXTRAS)'
 	@touch $@

@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from kan_diffusion.data.pictures import PictureData, load_pictures
 from kan_diffusion.data.shapes import caption, draw_scenes, render, renderings
@@ -24,6 +23,7 @@ from kan_diffusion.evaluation.oracles import SceneOracle
 from kan_diffusion.evaluation.reading import ClassJudge, accuracy, read_scenes, score_scenes
 from kan_diffusion.files import whole_file, write_json
 from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.report.images import contact_sheet
 
 NOISES = (0.0, 0.3)
 
@@ -150,14 +150,8 @@ def sheet(path: Path) -> None:
             rows += [[pictures[i] for i, n in enumerate(scenes) if n == k] for k in (1, 2, 3)]
         else:
             rows.append(pictures)
-    side, across = 64, 12
-    page = Image.new("RGB", (across * (side + 4), len(rows) * (side + 4)), "grey")
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row[:across]):
-            large = picture.resize((side, side), Image.Resampling.NEAREST)
-            page.paste(large, (x * (side + 4) + 2, y * (side + 4) + 2))
     with whole_file(path) as temporary:
-        page.save(temporary, "PNG")
+        contact_sheet([row[:12] for row in rows]).save(temporary, "PNG")
 
 
 def main() -> None:

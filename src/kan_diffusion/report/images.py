@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,15 @@ from PIL import Image
 
 from kan_diffusion.report.style import report_style
 
-__all__ = ["Picture", "embedded", "embedded_svg", "figure_png", "figure_svg", "saved_svg"]
+__all__ = [
+    "Picture",
+    "contact_sheet",
+    "embedded",
+    "embedded_svg",
+    "figure_png",
+    "figure_svg",
+    "saved_svg",
+]
 
 _LARGEST_SVG = 150_000
 """Bytes from which a figure is embedded as pixels."""
@@ -26,6 +35,8 @@ _DPI = 192
 _PADDING = 0.08
 _WEBP_QUALITY = 80
 _CSS_DPI, _POINTS = 96, 72
+_SIDE, _GAP = 64, 2
+"""Pixels of a picture's longer side in a contact sheet at least, and about each."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,28 @@ def saved_svg(
             transparent=transparent, metadata={"Date": None},
         )  # fmt: skip
     return file.getvalue()
+
+
+def contact_sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Puts pictures side by side, small ones enlarged so that their pixels show.
+
+    Args:
+        rows: Pictures of one size, row by row from the left; at least one.
+
+    Returns:
+        One picture, RGB, on grey.
+    """
+    width, height = rows[0][0].size
+    times = -(-_SIDE // max(width, height))
+    across, down = times * width + 2 * _GAP, times * height + 2 * _GAP
+    sheet = Image.new("RGB", (across * max(map(len, rows)), down * len(rows)), "grey")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            large = picture.convert("RGB").resize(
+                (times * width, times * height), Image.Resampling.NEAREST
+            )
+            sheet.paste(large, (x * across + _GAP, y * down + _GAP))
+    return sheet
 
 
 def embedded(figure: Figure, largest_svg: int = _LARGEST_SVG, dpi: int = 144) -> Picture:
