@@ -130,3 +130,13 @@ def test_a_refined_denoiser_is_saved_as_it_is(tmp_path: Path) -> None:
 def test_unusable_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with refused(message):
         GatedDenoiser(2, **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, FIXED], ids=str)
+def test_far_away_it_is_what_it_is_at_the_end_of_its_grid(settings: dict[str, object]) -> None:
+    denoiser = _denoiser(**settings)
+    far = 1e6 * randn(20, 2)
+    expected = denoiser(4 * far.sign(), 7).sample
+    torch.testing.assert_close(denoiser(far, 7).sample, expected)
+    inside = denoiser(3.9 * far.sign(), 7).sample
+    assert not torch.allclose(inside, expected)

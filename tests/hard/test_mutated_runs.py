@@ -268,8 +268,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny_study(
         data=[{"toy": "moons", "num_points": 200}],
         models=[
-            {"name": name, "family": name.lower(), "params": 300, "learning_rate": 0.01}
-            for name in ("KAN", "MLP")
+            {"name": name, "family": family, "params": 300, "learning_rate": 0.01}
+            for name, family in (("KAN", "full-kan"), ("MLP", "mlp"))
         ],
         budgets=[{"match": "time", "amount": 0.1}],
     ).pinned()

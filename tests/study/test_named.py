@@ -103,9 +103,9 @@ def test_budgets_that_make_no_sense_are_one_line(options: dict[str, object], mes
 
 
 def test_a_budget_takes_the_place_of_a_presets() -> None:
-    study = study_for("pilot", match="flops", budget="9000", families=["kan", "mlp"])
+    study = study_for("pilot", match="flops", budget="9000", families=["full-kan", "mlp"])
     assert [(budget.match, budget.amount) for budget in study.budgets] == [("flops", 9000)]
-    assert [model.family for model in study.models] == ["kan", "mlp"]
+    assert [model.family for model in study.models] == ["full-kan", "mlp"]
 
 
 def test_a_file_is_pinned_and_half_of_it_held_out(points: Path) -> None:

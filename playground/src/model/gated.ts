@@ -91,8 +91,9 @@ export class GatedDenoiser implements Network {
     };
   }
 
-  forward(points: Values, timesteps: ArrayLike<number>): Values {
+  forward(given: Values, timesteps: ArrayLike<number>): Values {
     const s = this.settings;
+    const points = given.map((value) => Math.min(Math.max(value, INPUT_RANGE[0]), INPUT_RANGE[1]));
     const rows = points.length / 2;
     const numTime = this.times.length / s.num_train_timesteps;
     const time = (row: number, n: number): number => this.times[timesteps[row] * numTime + n];

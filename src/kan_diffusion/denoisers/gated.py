@@ -14,6 +14,8 @@ of the timestep, which start as the input itself and waves of it, and a few of e
 its units by turns, which start as SiLU (:mod:`kan_diffusion.kan.grouped`,
 :mod:`kan_diffusion.kan.gated`): an edge is a weighted sum of few functions. In the *gated MLP* they
 are fixed: waves (:mod:`kan_diffusion.denoisers.features`), a linear map of these, SiLU.
+In both the coordinates are held within [-4, 4], beyond which standardised and noised points hardly
+lie: products of values and gates, layer after layer, grow as a power of what they are given.
 """
 
 from __future__ import annotations
@@ -227,6 +229,9 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
     def _network(self) -> _GatedNetwork:
         assert isinstance(self.network, _GatedNetwork)
         return self.network
+
+    def _features(self, sample: Tensor) -> Tensor:
+        return super()._features(sample.clamp(*_INPUT_RANGE))
 
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
         time = self.time_features(steps, points.dtype)

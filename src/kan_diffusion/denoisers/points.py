@@ -123,6 +123,10 @@ class PointDenoiser(Denoiser):
         told = 1 - free[:, self._block_starts].to(sample.dtype)
         return torch.where(free, sample, observed.to(sample.dtype)), told
 
+    def _features(self, sample: Tensor) -> Tensor:
+        """Features (B, p) of noised points (B, d)."""
+        return sample if self.point_features is None else self.point_features(sample)
+
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
         """The network's answer; a family that takes the timestep in another way overrides this.
 
@@ -181,7 +185,7 @@ class PointDenoiser(Denoiser):
         told = sample.new_zeros(sample.shape[0], len(self.blocks))
         if observed is not None:
             sample, told = self._insert(observed, sample)
-        points = sample if self.point_features is None else self.point_features(sample)
+        points = self._features(sample)
         labels = None
         if self.num_classes or class_labels is not None:
             labels = self._label_features(class_labels, sample)

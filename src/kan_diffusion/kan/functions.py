@@ -300,8 +300,10 @@ class LearnedFunctions(EdgeLayer):
 
     def _in_parts(self, x: Tensor) -> Tensor:
         """The functions by torch; where they are many, in parts that keep their inputs alone."""
+        # Before the number of rows is looked at: a compiler would take it for a constant.
+        whole = torch.compiler.is_compiling() or _transforms_are_active()
         rows = max(1, _MOST_VALUES // (x.shape[1] * self.basis.num_functions))
-        if len(x) <= rows or torch.compiler.is_compiling() or _transforms_are_active():
+        if whole or len(x) <= rows:
             return self.by_torch(x, self.coefficients)
         evaluated = partial(
             checkpoint, self.by_torch, use_reentrant=False, preserve_rng_state=False

@@ -179,8 +179,8 @@ def test_models_and_seeds_of_runs_make_a_study(train: Train) -> None:
     results = read_runs(folders, "Two and two")
     assert results.config.title == "Two and two"
     assert results.config.seeds == 2
-    assert [model.name for model in results.config.models] == ["MLP", "KAN"]
-    assert list(results.rows["name"]) == ["MLP", "MLP", "KAN", "KAN"]
+    assert [model.name for model in results.config.models] == ["MLP", "full KAN"]
+    assert list(results.rows["name"]) == ["MLP", "MLP", "full KAN", "full KAN"]
     assert list(results.rows["seed"]) == [0, 1, 0, 1]
     for folder, (_, row) in zip(folders, results.rows.iterrows(), strict=True):
         written = json.loads((folder / "trial.json").read_text())["row"]
@@ -192,9 +192,9 @@ def test_models_and_seeds_of_runs_make_a_study(train: Train) -> None:
     assert settings["training of MLP"].startswith("steps: 5, batch_size: 32")
     assert contents.environment == {}
     # The losses of all steps, as the runs kept them.
-    kan = contents.curves[contents.curves["name"] == "KAN"]
+    kan = contents.curves[contents.curves["name"] == "full KAN"]
     assert kan["step"].max() <= 7
-    assert set(contents.samples) == {("two-modes", "MLP"), ("two-modes", "KAN")}
+    assert set(contents.samples) == {("two-modes", "MLP"), ("two-modes", "full KAN")}
     assert not contents.results.rows["failed"].any()
 
 
