@@ -53,7 +53,7 @@ playground:  ## Serve the playground, diffusion in the browser, at http://127.0.
 playground-test:  ## Test the playground, and drive it in Chromium; pictures in playground/screenshots
 	cd playground && npm ci --no-audit --no-fund && npm run check && npm test && npm run same && npm run browser
 
-pictures: $(STAMP)-text  ## Train on pictures with prompts, draw and judge: half an hour on two cores (ARGS="...")
+pictures: $(STAMP)-text  ## Train on shapes with prompts, draw and judge (ARGS="--seeds 3")
 	$(ONE_THREAD) $(BIN)/python benchmarks/pictures.py shapes $(ARGS)
 
 notebook: $(STAMP)-test  ## Run the example notebooks into runs/

@@ -99,9 +99,25 @@ def test_a_saved_pipeline_draws_the_same(trained: PictureDiffusionPipeline, tmp_
     loaded = PictureDiffusionPipeline.from_pretrained(tmp_path)
     assert torch.equal(_means(loaded, "a dark picture"), _means(trained, "a dark picture"))
     assert loaded.flow
-    (tmp_path / "text_encoder" / "model.safetensors").write_bytes(b"no weights")
-    with refused("text encoder or tokenizer in .* cannot be read", RunFolderError):
-        PictureDiffusionPipeline.from_pretrained(tmp_path)
+    config = tmp_path / "text_encoder" / "config.json"
+    as_saved, weights = config.read_text(), tmp_path / "text_encoder" / "model.safetensors"
+
+    def refuses(message: str) -> None:
+        with refused(message, RunFolderError):
+            PictureDiffusionPipeline.from_pretrained(tmp_path)
+
+    # Neither is built before it is compared with the weights.
+    config.write_text(as_saved.replace('"vocab_size": 11', '"vocab_size": 9000000'))
+    refuses(
+        r"weights in .* are not those of .*token_embedding.* \(11, 8\) there and \(9000000, 8\)"
+    )
+    config.write_text(as_saved.replace('"vocab_size": 11', '"vocab_size": 90000000000'))
+    refuses("vocab_size = 90000000000 is out of range")
+    config.write_text(as_saved)
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
+    refuses("the tokenizer in .* cannot be read")
+    weights.write_bytes(b"no weights")
+    refuses("model.safetensors' cannot be read")
 
 
 class StoppedError(Exception):
@@ -180,6 +196,9 @@ def test_what_cannot_be_asked_is_refused(trained: PictureDiffusionPipeline) -> N
         trained("a", num_images_per_prompt=0)
     denoiser, encoder, tokenizer = _parts()
     scheduler = make_scheduler(None, get_process("flow").scheduler())
+    with refused("makes 14 of 11; give the two that belong together"):
+        short = make_text_encoder(make_tokenizer(["a"]), width=8, heads=2)
+        PromptedDenoiser(denoiser, short, tokenizer)
     with refused("together with its tokenizer"):
         PictureDiffusionPipeline(denoiser, scheduler, encoder, mode="L")
     with refused("of mode RGB are samples of shape .3, 4, 4."):

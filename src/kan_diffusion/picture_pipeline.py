@@ -22,7 +22,8 @@ from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers import Denoiser
 from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
 from kan_diffusion.sampling import SamplePipeline, StepCallback
-from kan_diffusion.text import tokenize
+from kan_diffusion.text import require_pair, tokenize
+from kan_diffusion.weights import require_sound_transformer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -91,11 +92,13 @@ class PictureDiffusionPipeline(SamplePipeline):
             )
         if (text_encoder is None) != (tokenizer is None):
             raise KanDiffusionError("give a text encoder together with its tokenizer")
+        if text_encoder is not None and tokenizer is not None:
+            require_pair(text_encoder, tokenizer)
         self.register_to_config(mode=mode, classes=list(classes), flow=self.flow)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
-        """Reads a pipeline that ``save_pretrained`` wrote, after checking its denoiser.
+        """Reads a pipeline that ``save_pretrained`` wrote, after checking its networks.
 
         Only JSON and safetensors are read, from this machine alone.
 
@@ -111,19 +114,18 @@ class PictureDiffusionPipeline(SamplePipeline):
         if (root / "text_encoder").is_dir() and "text_encoder" not in parts:
             from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
+            require_sound_transformer(CLIPTextModel, root / "text_encoder")
             here = {"local_files_only": True}
+            parts["text_encoder"] = CLIPTextModel.from_pretrained(
+                root / "text_encoder", use_safetensors=True, **here
+            )
             try:
                 parts["tokenizer"] = PreTrainedTokenizerFast.from_pretrained(
                     root / "tokenizer", **here
                 )
-                parts["text_encoder"] = CLIPTextModel.from_pretrained(
-                    root / "text_encoder", use_safetensors=True, **here
-                )
-            # Of the library tokenizers, some are plain exceptions.
-            except Exception as error:
+            except Exception as error:  # the package tokenizers raises no narrower class
                 raise RunFolderError(
-                    f"the text encoder or tokenizer in '{root}' cannot be read ({error}); train it "
-                    "again"
+                    f"the tokenizer in '{root}' cannot be read ({error}); train it again"
                 ) from error
         return super().from_pretrained(root, **parts)
 

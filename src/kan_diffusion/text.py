@@ -25,7 +25,14 @@ from kan_diffusion.errors import DataError, KanDiffusionError
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-__all__ = ["PromptedDenoiser", "make_text_encoder", "make_tokenizer", "tokenize", "unknown_words"]
+__all__ = [
+    "PromptedDenoiser",
+    "make_text_encoder",
+    "make_tokenizer",
+    "require_pair",
+    "tokenize",
+    "unknown_words",
+]
 
 _PAD, _UNKNOWN, _START, _END = _SPECIAL = "<pad>", "<unknown>", "<start>", "<end>"
 
@@ -126,6 +133,26 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def require_pair(text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Checks that a text encoder has room for all that a tokenizer makes.
+
+    Args:
+        text_encoder: What embeds tokens.
+        tokenizer: What makes them.
+
+    Raises:
+        KanDiffusionError: The tokenizer makes longer prompts, or has more words.
+    """
+    config = text_encoder.config
+    length, words = int(tokenizer.model_max_length), len(tokenizer)
+    if length > config.max_position_embeddings or words > config.vocab_size:
+        raise KanDiffusionError(
+            f"the text encoder takes {config.max_position_embeddings:,} tokens of "
+            f"{config.vocab_size:,} words, and the tokenizer makes {length:,} of {words:,}; give "
+            "the two that belong together"
+        )
+
+
 def make_text_encoder(
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -173,7 +200,8 @@ class PromptedDenoiser(Denoiser):
         frozen: Whether the text encoder stays as it is, such as a pretrained one.
 
     Raises:
-        KanDiffusionError: The denoiser takes no prompts of the encoder's width.
+        KanDiffusionError: The denoiser takes no prompts of the encoder's width, or the tokenizer is
+            another encoder's.
     """
 
     def __init__(
@@ -184,6 +212,7 @@ class PromptedDenoiser(Denoiser):
         frozen: bool = False,
     ) -> None:
         super().__init__()
+        require_pair(text_encoder, tokenizer)
         wanted = getattr(denoiser, "text_width", 0)
         if wanted != text_encoder.config.hidden_size:
             raise KanDiffusionError(

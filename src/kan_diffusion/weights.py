@@ -21,7 +21,14 @@ from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json, require_file
 from kan_diffusion.limits import LARGEST_SETTING
 
-__all__ = ["require_bounds", "require_fit", "require_shapes", "require_sound", "saved_shapes"]
+__all__ = [
+    "require_bounds",
+    "require_fit",
+    "require_shapes",
+    "require_sound",
+    "require_sound_transformer",
+    "saved_shapes",
+]
 
 _MOST_ENTRIES = 1_000_000
 
@@ -54,6 +61,31 @@ def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:
     path = folder / kind.config_name
     config = read_json(path, "the configuration of a denoiser", _REMEDY)
     require_fit(kind, config, saved_shapes(folder, stem), path)
+
+
+def require_sound_transformer(kind: type, folder: Path, stem: str = "model") -> None:
+    """Checks a folder of a network of transformers, as :func:`require_sound` does a denoiser's.
+
+    Args:
+        kind: Class of the network.
+        folder: The folder.
+        stem: Name of the file of weights without its ending, with which the names of shards begin.
+
+    Raises:
+        RunFolderError: The configuration is not one of this class, a number in it is out of range,
+            or the weights are missing, damaged or of another network.
+    """
+    path, remedy = folder / "config.json", "save it again"
+    settings = read_json(path, "the configuration of a network", remedy)
+    require_bounds(settings, path)
+    found = saved_shapes(folder, stem)
+    try:
+        with torch.device("meta"):
+            network = kind(kind.config_class.from_dict(settings))  # type: ignore[attr-defined]
+    except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise RunFolderError(f"'{path}' is no {kind.__name__} ({error}); {remedy}") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    require_shapes(expected, found, path, remedy)
 
 
 def require_fit(

@@ -117,6 +117,8 @@ def test_operations_are_those_that_torch_counts() -> None:
     [
         ({"shape": (3, 8, 6)}, "squares of .* not 3 x 8 x 6"),
         ({"shape": (3, 9, 9)}, "a patch of 2 divides, not 3 x 9 x 9"),
+        ({"shape": (3, 10**6, 10**6)}, "pictures of 1,000,000 pixels .* are too large"),
+        ({"width": 10**7, "heads": 2}, "tokens of 10,000,000 numbers are too large"),
         ({"width": 15, "heads": 2}, "its 2 heads divide, not 4 and 15"),
         ({"hidden": ()}, "a block or more"),
         ({"num_classes": 2, "text_width": 4}, "give one of the two"),

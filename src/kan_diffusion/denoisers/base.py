@@ -11,7 +11,7 @@ process's affair, not the network's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -22,7 +22,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.kan.grids import Average, MovingGrids
+from kan_diffusion.kan.grids import MovingGrids
 from kan_diffusion.weights import require_sound
 
 __all__ = ["UNLABELLED", "Denoiser", "DenoiserOutput", "ModelMixin", "SavedGrids"]
@@ -51,21 +51,9 @@ class SavedGrids(MovingGrids):
 
     grid_settings: ClassVar[tuple[str, ...]] = ("grid_size",)
 
-    def refine(
-        self,
-        num_intervals: int,
-        *inputs: object,
-        optimizer: torch.optim.Optimizer | None = None,
-        averages: Iterable[Average] = (),
-    ) -> float:
-        """Gives every grid another number of intervals: :func:`kan_diffusion.kan.refine`.
-
-        The configuration follows, so that the denoiser is saved and loaded as it is.
-        """
-        change = super().refine(num_intervals, *inputs, optimizer=optimizer, averages=averages)
+    def _note_intervals(self, num_intervals: int) -> None:
         sizes = dict.fromkeys(self.grid_settings, num_intervals)
         self.register_to_config(**sizes)  # type: ignore[operator]
-        return change
 
 
 class Denoiser(ModelMixin, ConfigMixin):
@@ -205,7 +193,7 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one forward pass for one point."""
+        """Floating-point operations of one forward pass for one sample."""
         raise NotImplementedError
 
     @property

@@ -26,6 +26,7 @@ from kan_diffusion.denoisers.family import Family, Range, Setting, Space
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan import KANLinear, LearnedFunctions
 from kan_diffusion.kanified.saving import rebuild
+from kan_diffusion.limits import MOST_PARAMETERS, MOST_SIDE
 
 __all__ = ["TRANSFORMER_FAMILIES", "ModelMixin", "TransformerDenoiser", "fresh_parameters"]
 
@@ -86,6 +87,12 @@ class TransformerDenoiser(Denoiser):
             raise KanDiffusionError(
                 f"pictures must be squares of channels x pixels x pixels whose side a patch of "
                 f"{patch} divides, not {' x '.join(map(str, shape))}; choose another size or patch"
+            )
+        if shape[1] > MOST_SIDE or (shape[1] // patch) ** 2 * width > MOST_PARAMETERS:
+            raise KanDiffusionError(
+                f"pictures of {shape[1]:,} pixels in patches of {patch} with tokens of {width:,} "
+                f"numbers are too large; a side has at most {MOST_SIDE:,} pixels, and all tokens "
+                f"{MOST_PARAMETERS:,} numbers"
             )
         if width % heads or not hidden:
             raise KanDiffusionError(

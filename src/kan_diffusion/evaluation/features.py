@@ -95,18 +95,18 @@ class PictureFeatures(nn.Module):
         if train.ndim != 4 or train.shape[2] != train.shape[3] or not len(train):
             raise DataError(f"pictures must have shape (n, C, S, S), got {tuple(train.shape)}")
         network = cls(train.shape[1], train.shape[2], generator)
-        optimiser = torch.optim.Adam(network.parameters(), _RATE)
+        optimizer = torch.optim.Adam(network.parameters(), _RATE)
         for step in range(_STEPS):
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / _STEPS))
             rows = torch.randint(len(train), (_BATCH,), generator=generator)
             pictures, kinds = _spoilt(network.shrink(train[rows]), generator)
             codes = network.encoder(pictures)
             loss = functional.mse_loss(network.decoder(codes), pictures)
             loss = loss + _WEIGHT * functional.cross_entropy(network.classifier(codes), kinds)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         network.requires_grad_(False)
         features = network(train[:20_000])
         network.mean.copy_(features.mean(dim=0))

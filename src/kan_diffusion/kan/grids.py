@@ -60,8 +60,16 @@ class MovingGrids(nn.Module):
         optimizer: torch.optim.Optimizer | None = None,
         averages: Iterable[Average] = (),
     ) -> float:
-        """Gives the grids another number of intervals and keeps the function: :func:`refine`."""
-        return refine(self, num_intervals, *inputs, optimizer=optimizer, averages=averages)
+        """Gives the grids another number of intervals and keeps the function: :func:`refine`.
+
+        A module that is saved with its configuration is saved as it then is.
+        """
+        change = refine(self, num_intervals, *inputs, optimizer=optimizer, averages=averages)
+        self._note_intervals(num_intervals)
+        return change
+
+    def _note_intervals(self, num_intervals: int) -> None:
+        """Notes the number of intervals where a configuration has it; here there is none."""
 
     def update_grid(
         self,

@@ -19,13 +19,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from pydantic import TypeAdapter
 from torch import nn
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
 from kan_diffusion.files import read_json
-from kan_diffusion.kan.grids import Average, MovingGrids
+from kan_diffusion.kan.grids import MovingGrids
 from kan_diffusion.kanified.blocks import find_blocks
 from kan_diffusion.kanified.recipe import Recipe, build, install
 
@@ -176,21 +175,9 @@ class KanifiedModel(MovingGrids):
         """Checks a folder; the infix stands in the name of the weights, before its ending."""
         raise NotImplementedError
 
-    def refine(
-        self,
-        num_intervals: int,
-        *inputs: object,
-        optimizer: torch.optim.Optimizer | None = None,
-        averages: Iterable[Average] = (),
-    ) -> float:
-        """Gives every grid another number of intervals: :func:`kan_diffusion.kan.refine`.
-
-        The configuration follows, so that the network is saved and loaded as it is.
-        """
-        change = super().refine(num_intervals, *inputs, optimizer=optimizer, averages=averages)
+    def _note_intervals(self, num_intervals: int) -> None:
         sized = {"grid_size": num_intervals}
         self._set_recipes(recipe.model_copy(update=sized) for recipe in self.recipes)
-        return change
 
 
 class _OfDiffusers(KanifiedModel):
@@ -214,21 +201,9 @@ class _OfTransformers(KanifiedModel):
 
     @classmethod
     def _require_sound(cls, folder: Path, infix: str) -> None:
-        from kan_diffusion.weights import require_bounds, require_shapes, saved_shapes
+        from kan_diffusion.weights import require_sound_transformer
 
-        path = folder / "config.json"
-        settings = read_json(path, "the configuration of a network", "save it again")
-        require_bounds(settings, path)
-        found = saved_shapes(folder, f"model{infix}")
-        try:
-            with torch.device("meta"):
-                network = cls(cls.config_class.from_dict(settings))  # type: ignore[attr-defined]
-        except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-            raise RunFolderError(
-                f"'{path}' is no {cls.__name__} ({error}); save it again"
-            ) from error
-        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        require_shapes(expected, found, path)
+        require_sound_transformer(cls, folder, f"model{infix}")
 
 
 def _valid(recipes: object) -> list[Recipe]:
