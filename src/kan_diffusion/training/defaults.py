@@ -8,7 +8,8 @@ family, which was tuned at 2,300 parameters,
 P at most 500,000. Exponents and factors are measured, on tables from 30 x 5 to 100,000 x 50
 (benchmarks/table_defaults.py, results/tables/defaults.json). A network that is too small costs much
 more than one that is too large, since the weights that are kept are those of the lowest held-out
-loss. In tables of few rows and many columns two hidden layers of a KAN do far better than four.
+loss. In tables of few rows and many columns two hidden layers of a full KAN do far better than
+four; of ``kan`` they do about as well.
 """
 
 from __future__ import annotations
