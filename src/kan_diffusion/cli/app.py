@@ -442,11 +442,18 @@ def train(
     "`kan-diffusion sample runs/iris --where 'species=setosa' --where '1.0<=petal length<=1.5'`\n\n"
     "`kan-diffusion sample runs/people --like some.csv`: a row for each, its cells kept\n\n"
     "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`\n\n"
-    "`kan-diffusion sample model.json`: from a model that the playground saved"
+    "`kan-diffusion sample model.json`: from a model that the playground saved\n\n"
+    "`kan-diffusion sample runs/kan runs/mlp --animate both.gif`: how points come about, side by "
+    "side from the same noise"
 )
 def sample(
-    run: Annotated[
-        Path, typer.Argument(help="Folder of a finished run, or a model of the playground (.json).")
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folder of a finished run, or a model of the playground (.json); several with "
+            "--animate.",
+        ),
     ],
     num: Annotated[
         int | None,
@@ -482,6 +489,23 @@ def sample(
             show_default="samples.csv in the run's folder, then samples-2.csv, ...",
         ),
     ] = None,
+    animate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a table, the way from noise to points: a .gif, .mp4 or .html, of 60 "
+            "steps even in time unless said.",
+            show_default=False,
+        ),
+    ] = None,
+    trails: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MOST_POINTS,
+            help="With --animate, points whose paths are drawn.",
+            show_default="40 where processes differ, else 0",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     modules: Modules = None,
     unverified: Unverified = False,
@@ -499,6 +523,23 @@ def sample(
     from kan_diffusion.table_pipeline import TableDiffusionPipeline
     from kan_diffusion.web import read_web
 
+    if animate is not None:
+        if where or like is not None or out is not None:
+            raise KanDiffusionError(
+                "--animate draws whole rows and writes its own file; leave --where, --like and "
+                "--out out"
+            )
+        _animate(
+            runs, animate, num=num, steps=steps, scheduler=scheduler, seed=seed, trails=trails,
+            device=device, overwrite=overwrite, verify=not unverified,
+        )  # fmt: skip
+        return
+    if len(runs) > 1:
+        raise KanDiffusionError(
+            f"rows are drawn from one run, not from {len(runs)}; with --animate they are shown "
+            "side by side"
+        )
+    (run,) = runs
     if out is not None:
         _require_place(out, overwrite)
     _without_bars()
@@ -532,6 +573,43 @@ def sample(
         path = folder / f"samples-{count}.csv"
     write_frame(path, frame)
     typer.echo(f"{len(frame):,} rows: {path}")
+
+
+def _animate(
+    runs: list[Path],
+    path: Path,
+    *,
+    num: int | None,
+    steps: int | None,
+    scheduler: str | None,
+    seed: int,
+    trails: int | None,
+    device: str,
+    overwrite: bool,
+    verify: bool,
+) -> None:
+    """Writes the reverse processes of runs side by side."""
+    from kan_diffusion.devices import resolve_device
+    from kan_diffusion.processes import signal_warning
+    from kan_diffusion.report.motion import (
+        mover_of_run,
+        require_ending,
+        reverse_motion,
+        write_motion,
+    )
+
+    require_ending(path)
+    if path.exists() and not overwrite:
+        raise KanDiffusionError(f"'{path}' exists; choose another name, or add --overwrite")
+    _without_bars()
+    movers = [mover_of_run(run, verify=verify) for run in runs]
+    for mover in movers:
+        _warn(signal_warning(mover.pipeline.scheduler))
+        mover.pipeline.to(resolve_device(device))
+    motion = reverse_motion(
+        movers, num=num or 1000, steps=steps, scheduler=scheduler, seed=seed, trails=trails
+    )
+    typer.echo(write_motion(motion, path, "From noise to points"))
 
 
 @app.command(

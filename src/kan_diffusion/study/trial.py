@@ -26,7 +26,12 @@ from kan_diffusion.evaluation.metrics import Metric, metrics_named
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import leads
-from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
+from kan_diffusion.sampling import (
+    PointDiffusionPipeline,
+    fitting_samplers,
+    make_scheduler,
+    watched,
+)
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
@@ -67,22 +72,15 @@ def record_reverse(
     Returns:
         Standardised points with shape (panels, num_points, d).
     """
-    if not isinstance(pipeline.scheduler, DDPMScheduler):
-        even = "ddim" if "ddim" in fitting_samplers(pipeline.scheduler) else "flow-euler"
-        scheduler = make_scheduler(even, pipeline.scheduler)
-        pipeline = PointDiffusionPipeline(pipeline.denoiser, scheduler)
+    scheduler = pipeline.scheduler
+    if not isinstance(scheduler, DDPMScheduler):
+        even = "ddim" if "ddim" in fitting_samplers(scheduler) else "flow-euler"
+        scheduler = make_scheduler(even, scheduler)
         num_steps = 5 * (NUM_PANELS - 1)
-    before = generator.get_state()
-    start = torch.randn(num_points, pipeline.denoiser.data_dim, generator=generator)
-    generator.set_state(before)  # the pipeline starts from the very same noise
-    states = [start]
-
-    def keep(
-        _: PointDiffusionPipeline, index: int, timestep: Tensor, state: dict[str, Tensor]
-    ) -> None:
-        states.append(state["sample"].cpu())
-
-    pipeline(num_points, num_steps, generator=generator, callback_on_step_end=keep)
+    plain = PointDiffusionPipeline(pipeline.denoiser, scheduler)  # in standardised units
+    with watched(plain) as kept:
+        last = plain(num_points, num_steps, generator=generator).samples
+    states = [*kept.values(), last.cpu().to(plain.denoiser.dtype)]
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
     return torch.stack([states[pick] for pick in picks])
 
