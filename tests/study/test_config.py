@@ -124,7 +124,7 @@ def test_trial_id_is_what_it_was_before_there_was_a_setting(
     (first, *_), (changed, *_) = (
         _study(training={"steps": 10, key: value}).trials() for value in (default, other)
     )
-    assert key not in first.identity
+    assert f'"{key}"' not in first.identity
     assert changed.id != first.id
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import prompted_training
 import pytest
 import torch
 from safetensors.torch import load_file
+
+import prompted_training
 
 LAUNCH = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 # A batch that two processes cannot halve, so that their parts have different weights.
