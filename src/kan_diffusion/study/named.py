@@ -67,7 +67,7 @@ _VERDICT_SEEDS = 10
 
 _STUDY_HOLDOUT = 0.5
 
-_PICTURE_FAMILIES = ("dit", "dit-kan", "dit-full-kan")
+_PICTURE_FAMILIES = ("dit", "dit-kan", "dit-full-kan", "unet", "unet-kan")
 _PICTURE_SEEDS = {"digits": 5}
 _FEWEST_PICTURE_SEEDS = 3
 _PICTURE_HOLDOUT = 0.3
