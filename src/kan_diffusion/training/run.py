@@ -474,9 +474,11 @@ class TrainingRun:
         """
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = self._rates[self.step]
-            if self.config.optimizer == "lbfgs":
-                optimizer.step(again)
-            else:
+        if self.config.optimizer == "lbfgs":  # a line search that finds its own lengths
+            self.optimizers[0].step(again)
+            return
+        with self.weights.at_rates():
+            for optimizer in self.optimizers:
                 optimizer.step()
 
     def update_average(self) -> None:
