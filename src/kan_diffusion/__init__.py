@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from kan_diffusion.data.densities import GaussianMixture as GaussianMixture
     from kan_diffusion.data.pictures import PictureCodec as PictureCodec
     from kan_diffusion.data.pictures import PictureData as PictureData
-    from kan_diffusion.data.pictures import load_pictures as load_pictures
     from kan_diffusion.data.toys import TOYS as TOYS
     from kan_diffusion.data.toys import make_toy as make_toy
     from kan_diffusion.denoisers.formula import FormulaDenoiser as FormulaDenoiser
@@ -80,7 +79,7 @@ _NAMES = {
     "data.codec": ["TableCodec"],
     "data.datasets": ["FileData", "TableData", "ToyData", "load_dataset"],
     "data.densities": ["GaussianMixture"],
-    "data.pictures": ["PictureCodec", "PictureData", "load_pictures"],
+    "data.pictures": ["PictureCodec", "PictureData"],
     "data.toys": ["TOYS", "make_toy"],
     "denoisers.formula": ["FormulaDenoiser"],
     "denoisers.kan": ["KANDenoiser"],

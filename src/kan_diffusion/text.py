@@ -310,6 +310,7 @@ class PromptedDenoiser(Denoiser):
         self.denoiser = denoiser
         self.text_encoder = text_encoder.requires_grad_(not frozen)
         self._frozen = frozen
+        self.tokenizer = tokenizer
         self.register_buffer("empty", tokenize(tokenizer, [""])[0], persistent=False)
 
     def train(self, mode: bool = True) -> Self:

@@ -213,7 +213,11 @@ def test_length_is_in_steps_or_in_epochs() -> None:
         ({"sampling": {"scheduler": "huen"}}, "sampling.scheduler = 'huen'", "mean 'heun'"),
         ({"data": [{"toy": "mons"}]}, "data.0", "did you mean 'moons'"),
         ({"data": [{"path": "a.csv", "holdout": 3}]}, "holdout = 3", "less than 1"),
-        ({"data": [{"tyo": "moons"}]}, "data.0", "keys toy, path and table, not only tyo"),
+        (
+            {"data": [{"tyo": "moons"}]},
+            "data.0",
+            "path, table and pictures, not only tyo",
+        ),
         ({"data": [{"toy": "moons", "nois": 1}]}, "data.0.toy", "did you mean 'noise'"),
         ({"data": [{"path": "a.csv", "hold": 1}]}, "data.0.file", "did you mean 'holdout'"),
         ({"data": []}, "data = ", "at least 1 item"),
