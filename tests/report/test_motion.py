@@ -52,7 +52,7 @@ def _mover(family: str = "mlp", process: str = "cosine", data: ToyData | None = 
         denoiser, make_scheduler(None, chosen.scheduler()), toy.standardizer.mean,
         toy.standardizer.scale, toy.columns,
     )  # fmt: skip
-    return Mover(family, family, pipeline, chosen, data, f"runs/{family}")
+    return Mover(family, family, pipeline, chosen, data, source=f"runs/{family}")
 
 
 def _table(**columns: object) -> TableDiffusionPipeline:
@@ -179,7 +179,7 @@ def test_a_table_shows_its_first_two_columns_of_numbers_as_sample_gives_them() -
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
-    with refused("1 and 2 coordinates"):
+    with refused("1 and 2 numbers a sample"):
         reverse_motion([_mover(), _mover(data=ToyData(toy="two-modes"))], num=5, steps=2)
     with refused("at most 5,000 points"):
         reverse_motion([_mover()], num=5001)

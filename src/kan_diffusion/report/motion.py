@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -35,10 +36,11 @@ from kan_diffusion.data.datasets import ToyData
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.files import whole_file, write_bytes
+from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.html import Json, Page, Section
-from kan_diffusion.report.images import embedded, image_address
+from kan_diffusion.report.images import contact_sheet, embedded, image_address
 from kan_diffusion.report.points import PointView, bins, panel_figure
 from kan_diffusion.report.style import GRID, INK, MUTED, model_styles, report_style
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler, watched
@@ -48,8 +50,8 @@ from kan_diffusion.web import read_web
 
 __all__ = [
     "ENDINGS", "EXACT", "LARGEST_GIF", "MOST_FRAMES", "MOST_MOVING", "Motion", "Mover", "Panel",
-    "PicturePanel", "PointPanel", "Reverse", "add_player", "mover_of_run", "require_ending",
-    "reverse_motion", "reverse_process", "still_figure", "write_motion",
+    "PicturePanel", "PointPanel", "Reverse", "add_player", "mover_of_run", "picture_motion",
+    "require_ending", "reverse_motion", "reverse_process", "still_figure", "write_motion",
 ]  # fmt: skip
 
 ENDINGS = (".gif", ".mp4", ".html")
@@ -66,6 +68,7 @@ EXACT = "exact denoiser"
 
 _LARGEST_PLAYER = 600_000
 _TRAILS = 40
+_MOST_PICTURES = 144
 _NUMBERS = ("continuous", "integer", "count", "mostly-zero")
 _SECONDS = 4.0
 """The time that frames take, ends not counted."""
@@ -90,14 +93,16 @@ class Mover:
         pipeline: Its denoiser with its sampler.
         process: Its noising process.
         data: The toy it was trained on, whose exact denoiser is known; None of other data.
+        guidance: Strength of guidance of pictures; the pipeline's own when None.
         source: Where it comes from, which tells models of one name apart.
     """
 
     name: str
     family: str
-    pipeline: PointDiffusionPipeline
+    pipeline: PointDiffusionPipeline | PictureDiffusionPipeline
     process: Process
     data: ToyData | None = None
+    guidance: float | None = None
     source: str = ""
 
 
@@ -133,11 +138,12 @@ def mover_of_run(run: Path, *, verify: bool = True) -> Mover:
         family = {"KANDenoiser": "kan", "GatedDenoiser": "gated-mlp"}
         kind = family.get(type(model.pipeline.denoiser).__name__, "mlp")
         data = None if toy is None else ToyData(toy=toy)
-        return Mover(run.stem, kind, model.pipeline, model.process, data, str(run))
+        return Mover(run.stem, kind, model.pipeline, model.process, data, source=str(run))
     config, pipeline = load_run(run, verify=verify)
     data = config.data if isinstance(config.data, ToyData) else None
     made = config.model
-    return Mover(made.name, made.family, pipeline, config.process, data, str(run))
+    usual = config.sampling.guidance
+    return Mover(made.name, made.family, pipeline, config.process, data, usual, str(run))
 
 
 def reverse_process(
@@ -209,12 +215,7 @@ def reverse_motion(
     """
     if num > MOST_MOVING:
         raise KanDiffusionError(f"motion shows at most {MOST_MOVING:,} points, not {num:,}")
-    dims = sorted({mover.pipeline.denoiser.data_dim for mover in movers})
-    if len(dims) > 1:
-        raise KanDiffusionError(
-            f"models of {' and '.join(map(str, dims))} coordinates cannot start from the same "
-            "noise; draw them by themselves"
-        )
+    _require_one_shape(movers)
     processes = {mover.process.name for mover in movers}
     if trails is None:
         trails = _TRAILS if len(processes) > 1 else 0
@@ -222,22 +223,12 @@ def reverse_motion(
     drawn = [*movers, *map(_exact, exact.values())]
     reverses = []
     for mover in drawn:
-        pipeline = mover.pipeline
-        even = "flow-euler" if mover.process.is_flow else "ddim"
-        pipeline.scheduler = make_scheduler(scheduler or even, pipeline.scheduler)
-        usual = mover.process.num_timesteps if scheduler == "ddpm" else MOST_FRAMES - 1
+        pipeline, its_steps = _sampler(mover, scheduler, steps)
+        if not isinstance(pipeline, PointDiffusionPipeline):
+            raise KanDiffusionError(f"'{mover.name}' draws pictures and no points")
         generator = torch_generator("samples", seed)
-        reverses.append(reverse_process(pipeline, num, steps or usual, generator))
-    count = min(MOST_FRAMES, *(len(reverse.times) for reverse in reverses))
-    picks = [
-        np.linspace(0, len(reverse.times) - 1, count).round().astype(int) for reverse in reverses
-    ]
-    times = [
-        tuple(np.array(reverse.times)[pick]) for reverse, pick in zip(reverses, picks, strict=True)
-    ]
-    labels = [f"step {number} of {count - 1}" for number in range(count)]
-    if all(np.allclose(of_one, times[0]) for of_one in times):
-        labels = [f"t = {time:.2f} T" for time in times[0]]
+        reverses.append(reverse_process(pipeline, num, its_steps, generator))
+    labels, picks = _steps_of_all([reverse.times for reverse in reverses])
     views = [
         _view([other for other in zip(drawn, reverses, strict=True) if _alike(mover, other[0])])
         for mover in drawn
@@ -249,13 +240,111 @@ def reverse_motion(
         )
     ]
     axes = views[0][0].labels if all(_alike(mover, drawn[0]) for mover in drawn) else ()
-    return Motion(tuple(labels), tuple(panels), axes)
+    return Motion(labels, tuple(panels), axes)
+
+
+def picture_motion(
+    movers: Sequence[Mover],
+    *,
+    prompts: Sequence[str] = (),
+    classes: Sequence[str | int] = (),
+    num: int | None = None,
+    guidance: float | None = None,
+    steps: int | None = None,
+    scheduler: str | None = None,
+    seed: int = 0,
+) -> Motion:
+    """Draws how pictures come about, a sheet for each model, from the same noise.
+
+    Args:
+        movers: The models, of pictures of one size.
+        prompts: What is asked for, a row each.
+        classes: The same of models with classes.
+        num: Pictures of each prompt or class; when None 16 of one, 6 of several.
+        guidance: Strength of guidance; the usual one of each model when None.
+        steps: As of :func:`reverse_motion`.
+        scheduler: As of :func:`reverse_motion`.
+        seed: Seed of the noise, as of the command ``sample``.
+
+    Raises:
+        KanDiffusionError: Models draw pictures of several sizes or points, or cannot be asked so.
+        NonFiniteSamplesError: Samples became infinite or NaN.
+    """
+    _require_one_shape(movers)
+    rows = max(len(prompts) + len(classes), 1)
+    num = num or (16 if rows == 1 else 6)
+    if rows * num > _MOST_PICTURES:
+        raise KanDiffusionError(f"motion shows at most {_MOST_PICTURES} pictures, not {rows * num}")
+    across = math.ceil(math.sqrt(num)) if rows == 1 else num
+    times, sheets = [], []
+    for mover in movers:
+        pipeline, its_steps = _sampler(mover, scheduler, steps)
+        if not isinstance(pipeline, PictureDiffusionPipeline):
+            raise KanDiffusionError(f"'{mover.name}' draws points and no pictures")
+        with watched(pipeline) as kept:
+            last = pipeline(
+                list(prompts) or None,
+                its_steps,
+                class_labels=list(classes) or None,
+                num_images_per_prompt=num,
+                guidance_scale=mover.guidance if guidance is None and rows else guidance,
+                generator=torch_generator("samples", seed),
+            ).images
+        assert isinstance(last, list)
+        frames = [*map(pipeline.codec.decode, kept.values()), last]
+        times.append((*kept, 0.0))
+        sheets.append([
+            contact_sheet([frame[k : k + across] for k in range(0, len(frame), across)])
+            for frame in frames
+        ])  # fmt: skip
+    labels, picks = _steps_of_all(times)
+    return Motion(
+        labels,
+        tuple(
+            PicturePanel(title, [frames[number] for number in pick])
+            for title, frames, pick in zip(_titles(movers), sheets, picks, strict=True)
+        ),
+    )
+
+
+def _require_one_shape(movers: Sequence[Mover]) -> None:
+    shapes = {mover.pipeline.denoiser.sample_shape for mover in movers}
+    if len(shapes) > 1:
+        words = sorted(" x ".join(map(str, shape)) for shape in shapes)
+        raise KanDiffusionError(
+            f"models of {' and '.join(words)} numbers a sample cannot start from the same noise; "
+            "draw them by themselves"
+        )
+
+
+def _sampler(
+    mover: Mover, name: str | None, steps: int | None
+) -> tuple[PointDiffusionPipeline | PictureDiffusionPipeline, int]:
+    """The pipeline of a model with the sampler asked for, and its steps."""
+    pipeline = mover.pipeline
+    even = "flow-euler" if mover.process.is_flow else "ddim"
+    pipeline.scheduler = make_scheduler(name or even, pipeline.scheduler)
+    usual = mover.process.num_timesteps if name == "ddpm" else MOST_FRAMES - 1
+    return pipeline, steps or usual
+
+
+def _steps_of_all(
+    times: Sequence[Sequence[float]],
+) -> tuple[tuple[str, ...], list[NDArray[np.intp]]]:
+    """Names of frames, and which states of each process they show."""
+    count = min(MOST_FRAMES, *map(len, times))
+    picks = [np.linspace(0, len(each) - 1, count).round().astype(int) for each in times]
+    seen = [np.array(each)[pick] for each, pick in zip(times, picks, strict=True)]
+    if all(np.allclose(each, seen[0]) for each in seen):
+        return tuple(f"t = {time:.2f} T" for time in seen[0]), picks
+    return tuple(f"step {number} of {count - 1}" for number in range(count)), picks
 
 
 def _exact(mover: Mover) -> Mover:
     """The exact denoiser of a toy, with the same process and sampler."""
     assert mover.data is not None
     pipeline = mover.pipeline
+    assert isinstance(pipeline, PointDiffusionPipeline)
     density = pipeline.standardizer.rescale(mover.data.density())
     oracle = OracleDenoiser(density, mover.process)
     made = type(pipeline).from_pipe(pipeline, denoiser=oracle)
@@ -264,7 +353,8 @@ def _exact(mover: Mover) -> Mover:
 
 def _alike(one: Mover, other: Mover) -> bool:
     """Whether two models draw points in the same units."""
-    return (one.data, one.pipeline.columns) == (other.data, other.pipeline.columns)
+    units = [(m.data, getattr(m.pipeline, "columns", ())) for m in (one, other)]
+    return units[0] == units[1]
 
 
 def _view(group: Sequence[tuple[Mover, Reverse]]) -> tuple[PointView, NDArray[np.float64]]:

@@ -10,7 +10,7 @@ from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.devices import one_thread
 from kan_diffusion.errors import NonFiniteLossError
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.trial import build
+from kan_diffusion.study.trial import build, told
 from kan_diffusion.training import train
 
 __all__ = ["estimate_seconds", "step_seconds"]
@@ -42,7 +42,12 @@ def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_
             length = {"steps": steps if number else _WARM_UP, "processor_seconds": None}
             shortened = trial.training.model_copy(update=length)
             denoiser = build(trial, dataset)
-            result = train(denoiser, trial.process, dataset.train, shortened, seed=0, device="cpu")
+            result = train(
+                *(denoiser, trial.process, dataset.train, shortened),
+                seed=0,
+                conditions=told(denoiser, dataset),
+                device="cpu",
+            )
             if number:
                 seconds.append(result.cpu_seconds / steps)
     return median(seconds)
