@@ -732,7 +732,7 @@ def add_player(
         alternative: What it shows, for those who cannot see it.
         largest: Bytes that its data may have, roughly.
     """
-    stills = embedded(still_figure(motion), largest_svg=largest // 4, dpi=96)
+    stills = embedded(still_figure(motion), largest_svg=0, dpi=120)
     section.player(motion.content(largest), stills, caption, alternative)
 
 
