@@ -20,6 +20,7 @@ from kan_diffusion._version import __version__
 from kan_diffusion.cli.options import (
     Address,
     Amount,
+    Conditional,
     Device,
     Executor,
     Families,
@@ -117,6 +118,7 @@ def _common(
     "`kan-diffusion compare moons --match time --budget 6 --families kan,mlp`\n\n"
     "`kan-diffusion compare moons --match flops --budget mlp:32-32-32`\n\n"
     "`kan-diffusion compare moons --process cosine,flow`\n\n"
+    "`kan-diffusion compare moons --conditional`: told which moon\n\n"
     "`kan-diffusion compare study.yaml --executor ray --address auto --out /shared/mine`"
 )
 def compare(
@@ -129,6 +131,7 @@ def compare(
     ] = None,
     params: Params = None,
     processes: Processes = None,
+    conditional: Conditional = False,
     steps: Steps = None,
     epochs: Annotated[
         int | None,
@@ -160,7 +163,7 @@ def compare(
 
     config: StudyConfig = study_for(
         what, params, match=match, budget=budget, families=_listed(families),
-        processes=_listed(processes),
+        processes=_listed(processes), conditional=conditional,
     )  # fmt: skip
     config = config.with_length(steps=steps, epochs=epochs)
     if tuned is not None:
@@ -278,6 +281,7 @@ def tune(
     "`kan-diffusion train people.csv --describe`: the kinds of its columns\n\n"
     "`kan-diffusion train people.csv --columns 'age=integer,zip=categorical'`\n\n"
     "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`\n\n"
+    "`kan-diffusion train moons --conditional`, then `sample ... --class upper`\n\n"
     "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001`"
 )
 def train(
@@ -375,6 +379,7 @@ def train(
             "good start.",
         ),
     ] = 0.0,
+    conditional: Conditional = False,
     device: Device = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete the run that is in the folder and start anew.")
@@ -411,7 +416,7 @@ def train(
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
-        holdout=holdout, kinds=kinds, seed=seed, sparsify=sparsify,
+        holdout=holdout, kinds=kinds, seed=seed, sparsify=sparsify, conditional=conditional,
     )  # fmt: skip
     folder = out if out is not None else Path("runs/train") / f"{config.data.name}-{family}"
     if leads():
@@ -441,6 +446,7 @@ def train(
     "`kan-diffusion sample runs/mine --num 1000`: into runs/mine/samples.csv\n\n"
     "`kan-diffusion sample runs/iris --where 'species=setosa' --where '1.0<=petal length<=1.5'`\n\n"
     "`kan-diffusion sample runs/people --like some.csv`: a row for each, its cells kept\n\n"
+    "`kan-diffusion sample runs/moons --class upper --guidance 2`: points of one class\n\n"
     "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`\n\n"
     "`kan-diffusion sample model.json`: from a model that the playground saved"
 )
@@ -464,6 +470,20 @@ def sample(
     like: Annotated[
         Path | None,
         typer.Option(help="File of rows, of some of the columns, to be completed as they are."),
+    ] = None,
+    class_name: Annotated[
+        str | None,
+        typer.Option(
+            "--class", help="Class of the points, a name or a number.", show_default="any"
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Strength of classifier-free guidance towards the class.",
+            show_default="1, none",
+        ),
     ] = None,
     steps: SamplerSteps = None,
     scheduler: Annotated[
@@ -490,6 +510,7 @@ def sample(
     import pandas as pd
 
     from kan_diffusion.data.conditions import conditions_from_texts
+    from kan_diffusion.data.datasets import ToyData
     from kan_diffusion.data.tables import write_frame
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.processes import signal_warning
@@ -503,7 +524,15 @@ def sample(
         _require_place(out, overwrite)
     _without_bars()
     of_playground = run.suffix == ".json" and not run.is_dir()
-    pipeline = read_web(run).pipeline if of_playground else load_run(run, verify=not unverified)[1]
+    classes: tuple[str, ...] = ()
+    if of_playground:
+        pipeline = read_web(run).pipeline
+    else:
+        config, pipeline = load_run(run, verify=not unverified)
+        classes = config.data.classes if isinstance(config.data, ToyData) else ()
+    label = None if class_name is None else _label(class_name, classes, run)
+    if guidance is not None and label is None:
+        raise KanDiffusionError("--guidance is towards a class; give --class, or leave it out")
     pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
     _warn(signal_warning(pipeline.scheduler))
     if steps is None:
@@ -523,7 +552,13 @@ def sample(
             f"'{run}' is a model of points; --where and --like are for models of tables"
         )
     else:
-        points = pipeline(num or 1000, steps, generator=generator).samples
+        points = pipeline(
+            num or 1000,
+            steps,
+            generator=generator,
+            class_labels=label,
+            guidance_scale=1.0 if guidance is None else guidance,
+        ).samples
         frame = pd.DataFrame(points.cpu().double().numpy(), columns=list(pipeline.columns))
     folder = run.parent if of_playground else run
     path, count = out or folder / "samples.csv", 1
@@ -564,8 +599,8 @@ def export(
         raise KanDiffusionError(f"'{path}' exists; choose another --out, or add --overwrite")
     config, pipeline = load_run(run, verify=not unverified)
     # A toy with noise of its own is another density than the playground's of that name.
-    known = isinstance(config.data, ToyData) and config.data.noise is None
-    data = WebData(toy=config.data.name) if known else None
+    toy = config.data if isinstance(config.data, ToyData) else None
+    data = WebData(toy=toy.toy) if toy is not None and toy.noise is None else None
     write_bytes(path, web_json(WebModel(pipeline, config.process, data)))
     typer.echo(f"Model: {path}\nOpen it in the playground ('make playground')")
 
@@ -623,6 +658,23 @@ def impute(
         filled = pd.concat(frames, ignore_index=True)
     write_frame(out, filled)
     typer.echo(f"{len(filled):,} rows: {out}")
+
+
+def _label(text: str, classes: tuple[str, ...], run: Path) -> int:
+    """The label of a class, which is given by its name or number."""
+    if not classes:
+        raise KanDiffusionError(
+            f"'{run}' is a model that knows no classes; leave --class out, or train one with "
+            "--conditional"
+        )
+    numbers = [str(label) for label in range(len(classes))]
+    if text not in (*classes, *numbers):
+        named = classes[0] != "0"
+        known = [f"{n} ({name})" if named else n for n, name in enumerate(classes)]
+        raise KanDiffusionError(
+            f"'{run}' has no class '{text}'; give one of {', '.join(map(str, known))}"
+        )
+    return (classes if text in classes else numbers).index(text)
 
 
 def _require_place(out: Path, overwrite: bool) -> None:

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset, OracleKind
-from kan_diffusion.data.densities import Density
 from kan_diffusion.data.pictures import PictureDataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle, excess_by_pair
@@ -58,6 +57,8 @@ class NoisedPoints:
         means: Posterior means with shape (n, *shape): one of an exact oracle, two of independent
             reference samples, or none.
         rows: Which held-out pictures the clean ones are, with shape (n,); None of points.
+        conditions: Conditions of the samples, by the names of a denoiser's arguments, which the
+            oracle was told, too.
     """
 
     clean: Tensor
@@ -68,6 +69,7 @@ class NoisedPoints:
     noised: Tensor
     means: tuple[Tensor, ...]
     rows: Tensor | None = None
+    conditions: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def oracle(self) -> OracleKind:
@@ -128,15 +130,15 @@ def draw_noised_points(
         num: How many noised points.
         generator: Where all draws come from.
     """
-    clean = dataset.points_to_noise(num, generator).double()
-    draw = _noised(clean, process, generator)
-    oracles: list[Density | ReferenceOracle] = [
-        ReferenceOracle(points) for points in dataset.references or ()
-    ]
+    conditions = dataset.draw_conditions(num, generator)
+    clean = dataset.points_to_noise(num, generator, conditions).double()
+    draw = replace(_noised(clean, process, generator), conditions=conditions)
+    at = draw.noised, draw.alpha, draw.sigma
     if dataset.density is not None:
-        oracles = [dataset.density]
-    means = [oracle.posterior_mean(draw.noised, draw.alpha, draw.sigma) for oracle in oracles]
-    return replace(draw, means=tuple(means))
+        mean = dataset.density.posterior_mean(*at, conditions.get("class_labels"))
+        return replace(draw, means=(mean,))
+    oracles = [ReferenceOracle(points) for points in dataset.references or ()]
+    return replace(draw, means=tuple(oracle.posterior_mean(*at) for oracle in oracles))
 
 
 def draw_noised_pictures(
@@ -253,12 +255,13 @@ def measure_denoising(
         draw: Samples shared by all denoisers of the comparison.
         process: The process the denoiser was trained for.
         num_levels: Number of ranges of timesteps that loss and excess are split into.
-        conditions: What the denoiser is told of each sample, by the name of its argument, each with
-            shape (n, ...).
+        conditions: What the denoiser is told of each sample beside the draw's conditions, by the
+            name of its argument, each with shape (n, ...).
     """
     device, dtype = denoiser.device, denoiser.dtype
     size = max(1, min(_BATCH, _VALUES // math.prod(draw.clean.shape[1:])))
-    told = {name: values.split(size) for name, values in (conditions or {}).items()}
+    given = {**draw.conditions, **(conditions or {})}
+    told = {name: values.split(size) for name, values in given.items()}
     predictions = [
         denoiser(
             noised.to(device, dtype),

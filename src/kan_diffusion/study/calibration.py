@@ -42,7 +42,15 @@ def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_
             length = {"steps": steps if number else _WARM_UP, "processor_seconds": None}
             shortened = trial.training.model_copy(update=length)
             denoiser = build(trial, dataset)
-            result = train(denoiser, trial.process, dataset.train, shortened, seed=0, device="cpu")
+            result = train(
+                denoiser,
+                trial.process,
+                dataset.train,
+                shortened,
+                seed=0,
+                conditions=dataset.conditions,
+                device="cpu",
+            )
             if number:
                 seconds.append(result.cpu_seconds / steps)
     return median(seconds)

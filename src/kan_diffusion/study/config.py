@@ -239,6 +239,8 @@ class TrialConfig(Settings):
             settings["data"]["path"] = self.data.name
         if not isinstance(self.data, ToyData):
             settings["data"]["rows"] = "encoded"
+        elif not self.data.conditional:
+            del settings["data"]["conditional"]
         if not self.model.conditions:
             del settings["model"]["conditions"]
         del settings["model"]["optimizer"]  # that of the training is what counts

@@ -52,7 +52,11 @@ NUM_PANELS = 11
 
 
 def record_reverse(
-    pipeline: PointDiffusionPipeline, num_points: int, num_steps: int, generator: torch.Generator
+    pipeline: PointDiffusionPipeline,
+    num_points: int,
+    num_steps: int,
+    generator: torch.Generator,
+    class_labels: Tensor | None = None,
 ) -> Tensor:
     """Records the reverse process at ``NUM_PANELS`` timesteps, even in time, noise first.
 
@@ -63,6 +67,7 @@ def record_reverse(
         num_points: Number of points that are followed.
         num_steps: Steps of ``ddpm``.
         generator: Source of the noise.
+        class_labels: Classes of the points, with shape (num_points,).
 
     Returns:
         Standardised points with shape (panels, num_points, d).
@@ -82,7 +87,13 @@ def record_reverse(
     ) -> None:
         states.append(state["sample"].cpu())
 
-    pipeline(num_points, num_steps, generator=generator, callback_on_step_end=keep)
+    pipeline(
+        num_points,
+        num_steps,
+        generator=generator,
+        class_labels=class_labels,
+        callback_on_step_end=keep,
+    )
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
     return torch.stack([states[pick] for pick in picks])
 
@@ -120,6 +131,7 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
         flops_per_edge=model.flops_per_edge,
         hidden=model.hidden,
         depth=model.depth,
+        num_classes=len(dataset.classes),
         blocks=dataset.blocks if model.conditions else (),
         settings=model.settings,
         generator=torch_generator("parameters", config.study_seed, config.seed, model.name),
@@ -127,7 +139,9 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
 
 
 @lru_cache(maxsize=256)
-def _warm_up(model: str, dim: int, blocks: tuple[int, ...], process: Process) -> None:
+def _warm_up(
+    model: str, dim: int, num_classes: int, blocks: tuple[int, ...], process: Process
+) -> None:
     """Trains a model for two steps, once a worker.
 
     Kernels are loaded or compiled then, and torch loads what it needs for a first step: none of
@@ -136,6 +150,7 @@ def _warm_up(model: str, dim: int, blocks: tuple[int, ...], process: Process) ->
     Args:
         model: The model in JSON.
         dim: Number of coordinates.
+        num_classes: Number of class labels.
         blocks: Widths of those that may be told.
         process: Noising process.
     """
@@ -146,6 +161,7 @@ def _warm_up(model: str, dim: int, blocks: tuple[int, ...], process: Process) ->
         num_train_timesteps=process.num_timesteps,
         **config.size,  # type: ignore[arg-type]
         depth=config.depth,
+        num_classes=num_classes,
         blocks=blocks,
         settings=config.settings,
         generator=torch_generator("warm-up"),
@@ -214,17 +230,26 @@ def _run_claimed(
 
     # What judges the trial must not have decided when it ended.
     points, heldout = dataset.train, None
+    conditions, of_heldout = dataset.conditions, dict[str, Tensor]()
     if config.training.patience is not None:
-        heldout, points = points.tensor_split([num_held_out(len(points))])
+        num = num_held_out(len(points))
+        heldout, points = points.tensor_split([num])
+        of_heldout = {name: values[:num] for name, values in conditions.items()}
+        conditions = {name: values[num:] for name, values in conditions.items()}
+    drawn = config.evaluation.num_drawn
+    classes = dataset.draw_conditions(
+        drawn, torch_generator("drawn classes", config.study_seed, config.data.name)
+    )
 
     def record(step: int, current: Denoiser) -> None:
         # Into a file at once, so that a run that is killed later still has it when it resumes.
         try:
             panels = record_reverse(
                 _pipeline(config, dataset, current),
-                config.evaluation.num_drawn,
+                drawn,
                 config.sampling.steps,
                 torch_generator("reverse process", config.study_seed, config.data.name),
+                classes.get("class_labels"),
             )
         except NonFiniteSamplesError as error:
             logger.info("no picture of the reverse process at step %d: %s", step, error)
@@ -237,13 +262,21 @@ def _run_claimed(
         return result
 
     try:
-        _warm_up(config.model.model_dump_json(), dataset.dim, denoiser.blocks, config.process)
+        _warm_up(
+            config.model.model_dump_json(),
+            dataset.dim,
+            denoiser.num_classes,
+            denoiser.blocks,
+            config.process,
+        )
         trained = train(
             denoiser,
             config.process,
             points,
             config.training,
+            conditions=conditions,
             heldout=heldout,
+            heldout_conditions=of_heldout,
             seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
             device=device,
             checkpoint=folder / CHECKPOINT,
