@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
-from kan_diffusion.denoisers.transformer import fresh_parameters
+from kan_diffusion.denoisers.pictures import fresh_parameters
 from kan_diffusion.errors import DataError, KanDiffusionError
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ from kan_diffusion.denoisers.sizing import (
 )
 from kan_diffusion.denoisers.spline_mlp import SPLINE_MLP
 from kan_diffusion.denoisers.transformer import TRANSFORMER_FAMILIES
+from kan_diffusion.denoisers.unet import UNET_FAMILIES
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.imports import find_object, is_place
 from kan_diffusion.limits import MOST_LAYERS, MOST_OPERATIONS, MOST_PARAMETERS, MOST_UNITS
@@ -81,6 +82,7 @@ _BUILT_IN = (
     SPLINE_MLP,
     RBF_2015,
     *TRANSFORMER_FAMILIES,
+    *UNET_FAMILIES,
 )
 """All families of the package, as they were registered."""
 

@@ -1,0 +1,262 @@
+r"""Denoisers of pictures: what diffusers' networks share that are given a picture and a context.
+
+.. math:: (x_t, t, c) \mapsto \mathrm{prediction}, \qquad x_t \in \mathbb{R}^{C \times S \times S},
+
+with c the tokens that blocks of attention attend to: an embedded prompt, the learned embedding of a
+class label, or a zero where there is neither, which is the unconditional model.
+
+The feed-forwards of those blocks are the free size of a family, so that all of its kind have the
+same attention and the same convolutions. In a *KAN* their activation becomes learned functions that
+hidden units share; in a *full KAN* their two linear maps become layers with a function for each
+edge (:mod:`kan_diffusion.kanified`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from diffusers.models.attention import Attention, BasicTransformerBlock, FeedForward
+from torch import Tensor, nn
+
+from kan_diffusion.denoisers.base import UNLABELLED, Denoiser, DenoiserOutput
+from kan_diffusion.errors import KanDiffusionError, require_known
+from kan_diffusion.kan import KANLinear, LearnedFunctions
+from kan_diffusion.kanified.saving import rebuild
+from kan_diffusion.limits import MOST_PARAMETERS, MOST_SIDE
+
+__all__ = ["FeedForwards", "PictureDenoiser", "fresh_parameters"]
+
+FeedForwards = Literal["mlp", "grouped", "full"]
+"""Feed-forwards as diffusers has them, with functions that units share, or one for each edge."""
+
+_FEED_FORWARDS: Mapping[FeedForwards, Mapping[str, object]] = {
+    "mlp": {},
+    "grouped": {"kind": "grouped", "grid_size": 8},
+    "full": {"kind": "full", "grid_size": 5},
+}
+
+
+class PictureDenoiser(Denoiser):
+    """Base of the denoisers of pictures.
+
+    A subclass registers ``shape``, ``num_classes`` and ``text_width`` among its settings and calls
+    :meth:`_require_pictures` and :meth:`_take`.
+
+    Attributes:
+        network: A network of diffusers that is called with a picture, a timestep and a context.
+        num_classes: Number of class labels, 0 for none.
+        text_width: Width of embedded prompts, 0 for a model without text.
+        classes: Embeddings of the class labels; None for none.
+    """
+
+    classes: nn.Embedding | None
+    text_width: int
+    _context_width: int
+
+    @staticmethod
+    def _require_pictures(shape: Sequence[int], factor: int, density: float) -> None:
+        """Refuses shapes that are no pictures, or too large, ahead of building anything.
+
+        Args:
+            shape: Channels, height and width.
+            factor: A number that must divide the side.
+            density: Numbers of the widest layer for each pixel.
+
+        Raises:
+            KanDiffusionError: The network has no room for such pictures.
+        """
+        if len(shape) != 3 or min(shape) < 1 or shape[1] != shape[2] or shape[1] % factor:
+            raise KanDiffusionError(
+                "pictures must be squares of channels x pixels x pixels with a side that "
+                f"{factor} divides, not {' x '.join(map(str, shape))}; choose another size"
+            )
+        values = shape[1] ** 2 * density
+        if shape[1] > MOST_SIDE or values > MOST_PARAMETERS:
+            raise KanDiffusionError(
+                f"pictures of {shape[1]:,} pixels with {values:,.0f} numbers in the widest layer "
+                f"are too large; a side has at most {MOST_SIDE:,} pixels, and a layer "
+                f"{MOST_PARAMETERS:,} numbers"
+            )
+
+    def _take(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        text_width: int,
+        width: int,
+        hidden: Sequence[int],
+        activation: str,
+        feed_forward: FeedForwards,
+        functions: int,
+    ) -> None:
+        """Takes a network, gives its feed-forwards their size and kind, and draws parameters.
+
+        Args:
+            network: The network, with a transformer block for each number of ``hidden``.
+            num_classes: Number of class labels, 0 for none.
+            text_width: Width of embedded prompts, 0 for a model without text.
+            width: Width of the context that the network takes where there is no text.
+            hidden: Number of hidden units of each feed-forward.
+            activation: Name of their activation in diffusers.
+            feed_forward: What they become.
+            functions: Number of functions that hidden units share; for ``"grouped"``.
+
+        Raises:
+            KanDiffusionError: The kind is unknown, or both classes and text are asked for.
+        """
+        require_known("feed_forward", feed_forward, _FEED_FORWARDS)
+        if num_classes and text_width:
+            raise KanDiffusionError("pictures are told classes or prompts; give one of the two")
+        self.num_classes, self.text_width = num_classes, text_width
+        self._context_width = text_width or width
+        parts = network.named_modules()
+        blocks = {path: part for path, part in parts if isinstance(part, BasicTransformerBlock)}
+        for block, units in zip(blocks.values(), hidden, strict=True):
+            block.ff = FeedForward(block.dim, inner_dim=units, activation_fn=activation)
+        if made := _FEED_FORWARDS[feed_forward]:
+            paths = zip(blocks, hidden, strict=True)
+            own = [{"path": f"{path}.ff", "hidden": units} for path, units in paths]
+            rebuild(network, [{**one, "functions": functions, **made} for one in own])
+        self.network = network
+        self.classes = nn.Embedding(num_classes, width) if num_classes else None
+        self.reset_parameters()
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one picture: (C, H, W)."""
+        channels, height, width = self.config.shape
+        return channels, height, width
+
+    @property
+    def absent(self) -> dict[str, Tensor]:
+        """By the name of each condition it may be given: the value of one sample that has none."""
+        prompts = {"encoder_hidden_states": torch.zeros(())} if self.text_width else {}
+        return {**super().absent, **prompts}
+
+    def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
+        """Checks conditions once, ahead of use, see :class:`.Denoiser`."""
+        super().require_conditions(conditions, num_samples)
+        prompts = conditions.get("encoder_hidden_states")
+        if prompts is not None and (prompts.ndim != 3 or prompts.shape[2] != self.text_width):
+            raise KanDiffusionError(
+                f"encoder_hidden_states must have shape (B, tokens, {self.text_width}), not "
+                f"{tuple(prompts.shape)}"
+            )
+
+    def _context(
+        self, sample: Tensor, class_labels: Tensor | None, prompts: Tensor | None
+    ) -> Tensor:
+        """Embedded conditions with shape (B, tokens, width of the context)."""
+        if class_labels is not None:
+            self._require_classes()
+            assert self.classes is not None
+            labels = class_labels.expand(len(sample))
+            known = self.classes(labels.clamp(min=0))
+            return (known * (labels != UNLABELLED)[:, None].to(known.dtype))[:, None]
+        if prompts is None:
+            return sample.new_zeros(len(sample), 1, self._context_width)
+        if not self.text_width:
+            raise KanDiffusionError(
+                "this denoiser was built without prompts; leave encoder_hidden_states out or build "
+                "it with text_width"
+            )
+        return prompts
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> DenoiserOutput | tuple[Tensor]:
+        """Predicts for noised pictures.
+
+        Args:
+            sample: Noised pictures with shape (B, C, H, W).
+            timestep: One timestep for all pictures, or one each with shape (B,), from 0 to T - 1.
+            class_labels: Labels with shape (B,), -1 where there is none; or None.
+            encoder_hidden_states: Embedded prompts with shape (B, tokens, text_width), zero where
+                there is none; or None.
+            return_dict: Whether to return a :class:`.DenoiserOutput` or a tuple.
+
+        Returns:
+            The prediction with shape (B, C, H, W), as ``.sample`` or in a tuple.
+
+        Raises:
+            KanDiffusionError: The pictures have another shape, or a condition was given to a
+                denoiser that was built without it.
+        """
+        if sample.shape[1:] != self.sample_shape:
+            wanted = ", ".join(map(str, self.sample_shape))
+            raise KanDiffusionError(
+                f"this denoiser takes pictures with shape (B, {wanted}), not {tuple(sample.shape)}"
+            )
+        steps = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(len(sample))
+        context = self._context(sample, class_labels, encoder_hidden_states)
+        prediction: Tensor = self.network(
+            sample, timestep=steps, encoder_hidden_states=context, return_dict=False
+        )[0]
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one forward pass for one picture with a context of one."""
+        total = 0
+
+        def count(part: nn.Module, _: tuple[object, ...], output: Tensor) -> None:
+            nonlocal total
+            rows = output.numel() // output.shape[-1]
+            if isinstance(part, KANLinear | LearnedFunctions):
+                total += rows * part.flops
+            elif isinstance(part, nn.Linear):
+                total += 2 * rows * part.weight.numel()
+            elif isinstance(part, nn.Conv2d):
+                total += 2 * output.shape[-1] * output.shape[-2] * part.weight.numel()
+            elif isinstance(part, Attention):
+                others = 1 if part.is_cross_attention else output.shape[1]
+                total += 4 * output.shape[1] * others * part.inner_dim
+
+        counted = KANLinear | LearnedFunctions | nn.Linear | nn.Conv2d | Attention
+        parts = [part for part in self.modules() if isinstance(part, counted)]
+        handles = [part.register_forward_hook(count) for part in parts]
+        parameter = next(self.parameters())
+        try:
+            with torch.no_grad():
+                self(parameter.new_zeros(1, *self.sample_shape), 0)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return total
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws fresh parameters from ``generator`` (torch's default one when None)."""
+        fresh_parameters(self, generator)
+
+
+def fresh_parameters(module: nn.Module, generator: torch.Generator | None) -> None:
+    """Draws the parameters of a network of any layers from a generator, nearly as torch does.
+
+    Maps are uniform up to the square root of their inverse fan-in, without bias at first;
+    embeddings are standard normal; normalisations do nothing else at first.
+
+    Args:
+        module: The network.
+        generator: Where parameters come from; torch's default generator when None.
+    """
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, KANLinear | LearnedFunctions):
+                part.reset_parameters(generator)
+            elif isinstance(part, nn.Linear | nn.Conv2d):
+                bound = part.weight[0].numel() ** -0.5
+                part.weight.uniform_(-bound, bound, generator=generator)
+                if part.bias is not None:
+                    part.bias.zero_()
+            elif isinstance(part, nn.Embedding):
+                part.weight.normal_(generator=generator)
+            elif isinstance(part, nn.LayerNorm | nn.GroupNorm) and part.weight is not None:
+                part.weight.fill_(1.0)
+                part.bias.zero_()
