@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from kan_diffusion.data.pictures import PictureData, load_pictures
+from kan_diffusion.data.datasets import PictureData, load_dataset
 from kan_diffusion.data.shapes import caption, draw_scenes, render, renderings
 from kan_diffusion.evaluation.features import PictureFeatures
 from kan_diffusion.evaluation.metrics import PICTURE_METRICS, real_against_real, sample_metrics
@@ -34,7 +34,7 @@ def drawing() -> dict[str, float]:
     for size, objects in ((16, 1), (16, 3), (32, 1), (32, 3)):
         renderings.cache_clear()
         started = time.process_time()
-        load_pictures(PictureData(pictures="shapes", size=size, objects=objects))
+        load_dataset(PictureData(pictures="shapes", size=size, objects=objects))
         seconds[f"{size} pixels, up to {objects}"] = time.process_time() - started
     return seconds
 
@@ -70,7 +70,7 @@ def digits(splits: int) -> list[float]:
     """Accuracy of the judge of digits on the real ones of a split that it was not fitted to."""
     scores = []
     for seed in range(splits):
-        data = load_pictures(PictureData(pictures="digits", holdout=0.3), 0, seed)
+        data = load_dataset(PictureData(pictures="digits", holdout=0.3), 0, seed)
         assert data.class_labels is not None
         assert data.heldout_class_labels is not None
         parts = data.train, data.class_labels, data.heldout, data.heldout_class_labels
@@ -81,7 +81,7 @@ def digits(splits: int) -> list[float]:
 def features(name: str) -> dict[str, dict[str, float]]:
     """Metrics of features between real pictures, and of real ones that were spoilt."""
     config = PictureData(pictures=name, holdout=0.5 if name == "digits" else 0.1)
-    data = load_pictures(config)
+    data = load_dataset(config)
     started = time.process_time()
     network = PictureFeatures.fit(data.train, torch_generator("features", 0, config.name))
     seconds = time.process_time() - started
@@ -143,7 +143,7 @@ def sheet(path: Path) -> None:
     ]
     rows = []
     for config in configs:
-        data = load_pictures(config)
+        data = load_dataset(config)
         pictures = [picture.convert("RGB") for picture in data.codec.decode(data.train[:200])]
         if config.pictures == "shapes":
             scenes = [len(read.scene.things) for read in read_scenes(data.train)]

@@ -25,7 +25,7 @@ from kan_diffusion import (
     TrainingConfig,
     build_denoiser,
     get_process,
-    load_pictures,
+    load_dataset,
     make_scheduler,
     make_text_encoder,
     make_tokenizer,
@@ -33,7 +33,7 @@ from kan_diffusion import (
     tokenize,
     train,
 )
-from kan_diffusion.data.pictures import PictureDataset
+from kan_diffusion.data.pictures import Dataset
 from kan_diffusion.data.shapes import caption, draw_scenes
 from kan_diffusion.evaluation.reading import ClassJudge
 from kan_diffusion.files import whole_file, write_text
@@ -73,7 +73,7 @@ RECIPES = {
 
 
 def trained(
-    data: PictureDataset, family: str, seed: int, recipe: Recipe
+    data: Dataset, family: str, seed: int, recipe: Recipe
 ) -> tuple[PictureDiffusionPipeline, dict[str, object]]:
     """A pipeline trained on prompts, and what its training took."""
     assert data.captions is not None
@@ -131,9 +131,7 @@ def drawn(pipeline: PictureDiffusionPipeline, prompts: list[str], guidance: floa
     return samples
 
 
-def judged(
-    data: PictureDataset, pipeline: PictureDiffusionPipeline, guidance: float
-) -> dict[str, object]:
+def judged(data: Dataset, pipeline: PictureDiffusionPipeline, guidance: float) -> dict[str, object]:
     """How far pictures are as asked."""
     if data.has_oracle:
         scores = {}
@@ -150,7 +148,7 @@ def judged(
     return asdict(judge.score(drawn(pipeline, prompts, guidance), labels))
 
 
-def sheet(data: PictureDataset, pipeline: PictureDiffusionPipeline, guidance: float) -> Image.Image:
+def sheet(data: Dataset, pipeline: PictureDiffusionPipeline, guidance: float) -> Image.Image:
     """A contact sheet: a column a prompt, four pictures each."""
     if data.has_oracle:
         scenes = draw_scenes(SHOWN, numpy_generator("shown"), 1, "held-out")
@@ -183,7 +181,7 @@ def main() -> None:
             key["guidance"] = list(recipe.guidance)
             if any(all(row.get(name) == value for name, value in key.items()) for row in rows):
                 continue
-            data = load_pictures(given.data, seed=seed)
+            data = load_dataset(given.data, seed=seed)
             pipeline, took = trained(data, family, seed, recipe)
             scores = {f"{scale:g}": judged(data, pipeline, scale) for scale in recipe.guidance}
             rows.append({**key, **took, "scores": scores})

@@ -121,6 +121,7 @@ const CHECKS: Record<Settings["_class_name"], Record<string, (value: unknown) =>
       input_grid_size: (value) => isCount(value, 1, 256),
       learned_functions: isBoolean,
       num_functions: (value) => isCount(value, 1, WIDEST),
+      function_rate: (value) => isFinite(value) && value > 0,
       gated: isBoolean,
       rank: (value) => value === null || isCount(value, 1, 64),
     },

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from kan_diffusion.data.densities import GaussianMixture as GaussianMixture
     from kan_diffusion.data.pictures import PictureCodec as PictureCodec
     from kan_diffusion.data.pictures import PictureData as PictureData
-    from kan_diffusion.data.pictures import load_pictures as load_pictures
     from kan_diffusion.data.toys import TOYS as TOYS
     from kan_diffusion.data.toys import make_toy as make_toy
     from kan_diffusion.denoisers.formula import FormulaDenoiser as FormulaDenoiser
@@ -71,6 +70,7 @@ if TYPE_CHECKING:
     from kan_diffusion.text import PromptedDenoiser as PromptedDenoiser
     from kan_diffusion.text import make_text_encoder as make_text_encoder
     from kan_diffusion.text import make_tokenizer as make_tokenizer
+    from kan_diffusion.text import read_text_encoder as read_text_encoder
     from kan_diffusion.text import tokenize as tokenize
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
@@ -79,7 +79,7 @@ _NAMES = {
     "data.codec": ["TableCodec"],
     "data.datasets": ["FileData", "TableData", "ToyData", "load_dataset"],
     "data.densities": ["GaussianMixture"],
-    "data.pictures": ["PictureCodec", "PictureData", "load_pictures"],
+    "data.pictures": ["PictureCodec", "PictureData"],
     "data.toys": ["TOYS", "make_toy"],
     "denoisers.formula": ["FormulaDenoiser"],
     "denoisers.kan": ["KANDenoiser"],
@@ -109,7 +109,13 @@ _NAMES = {
     "study.results": ["compare", "decide", "read_results", "say"],
     "study.run": ["run_study"],
     "symbolic.explain": ["ExplainOptions", "explain_run"],
-    "text": ["PromptedDenoiser", "make_text_encoder", "make_tokenizer", "tokenize"],
+    "text": [
+        "PromptedDenoiser",
+        "make_text_encoder",
+        "make_tokenizer",
+        "read_text_encoder",
+        "tokenize",
+    ],
     "training": ["TrainingConfig", "train"],
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}

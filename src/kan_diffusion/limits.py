@@ -68,6 +68,9 @@ MOST_SIDE = 1_024
 MOST_COLUMNS = 10_000
 """Columns of a table."""
 
+MOST_GUIDANCE = 1_000
+"""Strength of classifier-free guidance."""
+
 MOST_SECONDS = 10_000_000
 """Seconds of a budget of time, nearly four months."""
 

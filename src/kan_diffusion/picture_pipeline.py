@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -20,16 +22,17 @@ from torch import Tensor
 
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers import Denoiser
-from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
+from kan_diffusion.errors import KanDiffusionError, valid_settings
 from kan_diffusion.sampling import SamplePipeline, StepCallback
-from kan_diffusion.text import require_pair, tokenize
-from kan_diffusion.weights import require_sound_transformer
+from kan_diffusion.text import read_text_encoder, require_pair, tokenize
 
 if TYPE_CHECKING:
     from PIL import Image
     from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 __all__ = ["PictureDiffusionPipeline", "PictureDiffusionPipelineOutput"]
+
+_GUIDANCE = 3.0
 
 
 @dataclass
@@ -42,6 +45,23 @@ class PictureDiffusionPipelineOutput(BaseOutput):
     """
 
     images: list[Image.Image] | Tensor
+
+
+@contextmanager
+def _without_bars(loaded: bool = True) -> Iterator[None]:
+    """Keeps the bars back that transformers draws about a file; not looked at unless loaded."""
+    if not loaded:
+        yield
+        return
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class PictureDiffusionPipeline(SamplePipeline):
@@ -97,6 +117,22 @@ class PictureDiffusionPipeline(SamplePipeline):
         self.register_to_config(mode=mode, classes=list(classes), flow=self.flow)
 
     @classmethod
+    def _get_signature_types(cls) -> dict[str, tuple[object, ...]]:
+        # Some name classes of transformers, which is imported only where there is text.
+        names = inspect.signature(cls.__init__).parameters
+        return {name: (inspect.Signature.empty,) for name in names if name != "self"}
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: object) -> None:
+        """Saves all parts, as JSON and safetensors.
+
+        Args:
+            save_directory: Folder to write.
+            **kwargs: Options of diffusers.
+        """
+        with _without_bars(self.text_encoder is not None):
+            super().save_pretrained(save_directory, **kwargs)
+
+    @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
         """Reads a pipeline that ``save_pretrained`` wrote, after checking its networks.
 
@@ -111,22 +147,8 @@ class PictureDiffusionPipeline(SamplePipeline):
         """
         root = Path(pretrained_model_name_or_path)
         parts = dict(kwargs)
-        if (root / "text_encoder").is_dir() and "text_encoder" not in parts:
-            from transformers import CLIPTextModel, PreTrainedTokenizerFast
-
-            require_sound_transformer(CLIPTextModel, root / "text_encoder")
-            here = {"local_files_only": True}
-            parts["text_encoder"] = CLIPTextModel.from_pretrained(
-                root / "text_encoder", use_safetensors=True, **here
-            )
-            try:
-                parts["tokenizer"] = PreTrainedTokenizerFast.from_pretrained(
-                    root / "tokenizer", **here
-                )
-            except Exception as error:  # the package tokenizers raises no narrower class
-                raise RunFolderError(
-                    f"the tokenizer in '{root}' cannot be read ({error}); train it again"
-                ) from error
+        if (root / "text_encoder").is_dir() and not parts.keys() & {"text_encoder", "tokenizer"}:
+            parts["text_encoder"], parts["tokenizer"] = read_text_encoder(root)
         return super().from_pretrained(root, **parts)
 
     def _require_text(self) -> None:
@@ -136,7 +158,20 @@ class PictureDiffusionPipeline(SamplePipeline):
                 + (", or ask for class_labels" if self.classes else "")
             )
 
-    def _embedded(self, prompts: Sequence[str]) -> Tensor:
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Embeds prompts as the denoiser is told them.
+
+        Args:
+            prompts: The prompts; an empty one stands for none.
+
+        Returns:
+            Shape (len(prompts), tokens, width), on the pipeline's device.
+
+        Raises:
+            KanDiffusionError: The model has no text, or a prompt has more tokens than fit.
+        """
+        self._require_text()
         tokens = tokenize(self.tokenizer, prompts).to(self.device)
         states: Tensor = self.text_encoder(tokens).last_hidden_state
         return states.to(self.denoiser.dtype)
@@ -163,7 +198,7 @@ class PictureDiffusionPipeline(SamplePipeline):
         negative_prompt: str | Sequence[str] | None = None,
         class_labels: Sequence[int | str] | int | str | None = None,
         num_images_per_prompt: int = 1,
-        guidance_scale: float = 3.0,
+        guidance_scale: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         batch_size: int = 256,
         output_type: Literal["pil", "pt"] = "pil",
@@ -179,7 +214,8 @@ class PictureDiffusionPipeline(SamplePipeline):
             negative_prompt: What guidance leads away from, one or one a prompt; nothing when None.
             class_labels: Numbers or names of classes, of a model with classes.
             num_images_per_prompt: Pictures of each prompt or class; of a model without, how many.
-            guidance_scale: Strength of classifier-free guidance; 1 is the plain conditional.
+            guidance_scale: Strength of classifier-free guidance; 1 is the plain conditional. When
+                None it is 3, and 1 where nothing is asked for that could guide.
             generator: Where the noise comes from, or one a picture; torch's default when None.
             batch_size: Largest number of pictures moved at once.
             output_type: ``"pil"`` for Pillow's images, ``"pt"`` for samples in [-1, 1].
@@ -193,8 +229,9 @@ class PictureDiffusionPipeline(SamplePipeline):
             Pictures, those of one prompt together.
 
         Raises:
-            KanDiffusionError: Prompts of a model without text, or classes of one without, or a
-                number out of range, or a prompt with more tokens than fit.
+            KanDiffusionError: Prompts of a model without text, or classes of one without, or
+                guidance where there is neither, or a number out of range, or a prompt with more
+                tokens than fit.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
         if num_images_per_prompt < 1:
@@ -214,7 +251,6 @@ class PictureDiffusionPipeline(SamplePipeline):
             conditions = {"class_labels": labels}
             absent = {"class_labels": self.denoiser.absent["class_labels"].expand_as(labels)}
         elif prompt is not None or negative_prompt is not None or self.text_encoder is not None:
-            self._require_text()
             prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
             away = negative_prompt or ""
             aways = [away] * len(prompts) if isinstance(away, str) else list(away)
@@ -224,10 +260,16 @@ class PictureDiffusionPipeline(SamplePipeline):
                     f"{len(aways)}"
                 )
             name = "encoder_hidden_states"
-            conditions = {name: self._embedded(prompts).repeat_interleave(count, 0)}
-            absent = {name: self._embedded(aways).repeat_interleave(count, 0)}
-        elif guidance_scale != 1.0 and not self.classes:
-            guidance_scale = 1.0  # there is nothing to be guided by
+            conditions = {name: self.embed(prompts).repeat_interleave(count, 0)}
+            absent = {name: self.embed(aways).repeat_interleave(count, 0)}
+        elif guidance_scale not in (None, 1.0):
+            asked_for = "ask for class_labels" if self.classes else "this model takes neither"
+            raise KanDiffusionError(
+                f"guidance leads towards a prompt or a class, and {asked_for}; leave guidance out "
+                "or give one"
+            )
+        if guidance_scale is None:
+            guidance_scale = _GUIDANCE if conditions else 1.0
         total = len(next(iter(conditions.values()))) if conditions else count
         samples = self._draw_all(
             total, num_inference_steps, generator, conditions, absent, guidance_scale,

@@ -458,7 +458,7 @@ def test_names_are_toys_tables_or_files(tmp_path: Path) -> None:
         ({"table": "irs"}, ("table",), "unknown table 'irs', did you mean 'iris'"),
         ({"table": "iris", "holdout": 0}, ("table", "holdout"), "greater than 0"),
         ({"table": "iris", "num_points": 5}, ("table",), "unknown key 'num_points'"),
-        ({}, (), "one of the keys toy, path and table"),
+        ({}, (), "one of the keys toy, path, table and pictures"),
     ],
 )
 def test_wrong_settings_are_named(

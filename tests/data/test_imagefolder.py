@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from helpers import refused
+from kan_diffusion.data.datasets import PictureData, load_dataset
 from kan_diffusion.data.imagefolder import ImageFolder
-from kan_diffusion.data.pictures import PictureData, load_pictures
 from kan_diffusion.errors import DataError
 
 NUM = 12
@@ -42,7 +42,7 @@ def _captions(root: Path, names: list[str] | None = None, *more: tuple[str, str]
 
 def _load(root: Path, **settings: object) -> tuple[dict[bytes, str | None], object]:
     """The caption or class of each picture by its values, and the data set."""
-    dataset = load_pictures(PictureData(pictures=str(root), **{"size": 8, **settings}))
+    dataset = load_dataset(PictureData(pictures=str(root), **{"size": 8, **settings}))
     told: dict[bytes, str | None] = {}
     for samples, captions, labels in (
         (dataset.train, dataset.captions, dataset.class_labels),
@@ -94,7 +94,7 @@ def test_folders_train_and_test_are_the_split(tmp_path: Path) -> None:
     for index in range(NUM):
         part = "test" if index % 4 == 0 else "train"
         _picture(tmp_path / part / ("a" if index % 2 else "b") / f"{index}.png", index)
-    dataset = load_pictures(PictureData(pictures=str(tmp_path), size=8))
+    dataset = load_dataset(PictureData(pictures=str(tmp_path), size=8))
     held_out = {picture.tobytes() for picture in dataset.codec.decode(dataset.heldout)}
     assert held_out == {_bytes(path) for path in (tmp_path / "test").rglob("*.png")}
     assert dataset.classes == ("a", "b")
@@ -163,17 +163,17 @@ def test_a_folder_is_pinned_by_its_content(folder: Path) -> None:
     config = PictureData(pictures=str(folder), size=8).pinned()
     assert len(config.sha256) == 64
     assert config.pinned() == config
-    load_pictures(config)
+    load_dataset(config)
     before = (folder / "metadata.csv").read_text()
     (folder / "metadata.csv").write_text(before.replace("picture 03", "picture 3"))
     with refused("'.*own' has changed since this run was set up; put its files back", DataError):
-        load_pictures(config)
+        load_dataset(config)
     (folder / "metadata.csv").write_text(before)
-    load_pictures(config)
+    load_dataset(config)
     (folder / "03.png").rename(folder / "003.png")
     _captions(folder)
     with refused("has changed since", DataError):
-        load_pictures(config)
+        load_dataset(config)
 
 
 def _bomb(path: Path) -> None:
@@ -264,7 +264,7 @@ def test_what_is_wrong_is_said_by_its_name(
 ) -> None:
     spoil(folder)
     config = PictureData(pictures=str(folder), size=8)
-    for read in (load_pictures, PictureData.pinned):
+    for read in (load_dataset, PictureData.pinned):
         with refused(message, DataError):
             read(config)
 
@@ -311,9 +311,9 @@ def test_damaged_pictures_are_read_or_refused_in_a_line(
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with refused("does not exist; give a folder", DataError):
-        load_pictures(tmp_path / "none")
+        load_dataset(PictureData(pictures=str(tmp_path / "none")))
     with refused("is a file, not a folder", DataError):
-        load_pictures(PictureData(pictures=str(tmp_path / "file")))
+        load_dataset(PictureData(pictures=str(tmp_path / "file")))
 
 
 def test_too_many_values_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,4 +321,4 @@ def test_too_many_values_are_refused(folder: Path, monkeypatch: pytest.MonkeyPat
     with refused(
         "12 pictures of 16 pixels .* fit, take fewer pictures or a smaller size", DataError
     ):
-        load_pictures(PictureData(pictures=str(folder), size=16))
+        load_dataset(PictureData(pictures=str(folder), size=16))

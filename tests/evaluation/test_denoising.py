@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from exact_denoiser import ExactDenoiser
 from helpers import seeded
-from kan_diffusion.data.datasets import Dataset, TableData, ToyData, load_dataset
+from kan_diffusion.data.datasets import Dataset, PictureData, TableData, ToyData, load_dataset
 from kan_diffusion.data.densities import GaussianMixture
-from kan_diffusion.data.pictures import PictureData, load_pictures
 from kan_diffusion.denoisers.base import DenoiserOutput
 from kan_diffusion.evaluation.denoising import (
-    draw_noised_pictures,
     draw_noised_points,
     measure_denoising,
 )
@@ -280,9 +278,9 @@ class ExactPainter(nn.Module):
 
 @pytest.mark.parametrize("prompted", [False, True])
 def test_pictures_have_an_exact_floor_and_excess(prompted: bool) -> None:
-    scenes = load_pictures(PictureData(pictures="shapes", num_pictures=40, holdout=0.9))
+    scenes = load_dataset(PictureData(pictures="shapes", num_pictures=40, holdout=0.9))
     process = _process("v_prediction")
-    draw = draw_noised_pictures(scenes, process, 60, seeded(), prompted=prompted)
+    draw = draw_noised_points(scenes, process, 60, seeded(), told=prompted)
     assert draw.oracle == "exact"
     assert draw.rows is not None
     assert sorted(draw.rows.bincount().tolist()) == [1] * 12 + [2] * 24
@@ -299,8 +297,8 @@ def test_pictures_have_an_exact_floor_and_excess(prompted: bool) -> None:
 
 
 def test_other_pictures_have_a_loss_alone() -> None:
-    several = load_pictures(PictureData(pictures="shapes", objects=2, num_pictures=20))
-    draw = draw_noised_pictures(several, _process(), 10, seeded())
+    several = load_dataset(PictureData(pictures="shapes", objects=2, num_pictures=20))
+    draw = draw_noised_points(several, _process(), 10, seeded())
     assert draw.oracle == "none"
     scores = measure_denoising(ExactPainter(_process()), draw, _process(), 2)
     assert scores.floor is scores.excess is None

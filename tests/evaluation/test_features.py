@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from helpers import refused, seeded
-from kan_diffusion.data.pictures import PictureData, load_pictures
+from kan_diffusion.data.datasets import PictureData, load_dataset
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.features import PictureFeatures, picture_features
 from kan_diffusion.evaluation.metrics import PICTURE_METRICS, real_against_real, sample_metrics
@@ -20,7 +20,7 @@ DIGITS = PictureData(pictures="digits", holdout=0.5)
 @pytest.fixture(scope="module")
 def halves() -> tuple[PictureFeatures, Tensor, Tensor]:
     """Features, and two halves of the real digits that were not trained on."""
-    heldout = load_pictures(DIGITS).heldout
+    heldout = load_dataset(DIGITS).heldout
     return picture_features(DIGITS), heldout[: len(heldout) // 2], heldout[len(heldout) // 2 :]
 
 
@@ -62,7 +62,7 @@ def test_a_perfect_model_scores_as_real_against_real(
 
 
 def test_features_are_standardised(halves: tuple[PictureFeatures, Tensor, Tensor]) -> None:
-    features = halves[0](load_pictures(DIGITS).train)
+    features = halves[0](load_dataset(DIGITS).train)
     assert features.dtype == torch.float64
     torch.testing.assert_close(
         features.mean(dim=0), torch.zeros(64, dtype=torch.float64), rtol=0, atol=1e-4

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from helpers import refused, seeded
-from kan_diffusion.data.pictures import PictureData, load_pictures
+from kan_diffusion.data.datasets import PictureData, load_dataset
 from kan_diffusion.data.shapes import Scene, Thing, draw_scenes, render, renderings
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.reading import ClassJudge, accuracy, read_scenes, score_scenes
@@ -158,7 +158,7 @@ def test_what_cannot_be_read_is_refused(call: object, message: str) -> None:
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[ClassJudge, Tensor, Tensor]:
-    dataset = load_pictures(PictureData(pictures="digits", holdout=0.3))
+    dataset = load_dataset(PictureData(pictures="digits", holdout=0.3))
     labels, others = dataset.class_labels, dataset.heldout_class_labels
     assert labels is not None
     assert others is not None

@@ -196,7 +196,9 @@ def test_models_without_an_mlp_to_compare_are_drawn_as_they_are():
 
 
 def test_a_metric_added_at_run_time_is_drawn(monkeypatch):
-    own = Metric("spread", "spread", "higher", lambda *_: 0.0, "spread of the points", "metres")
+    own = Metric(
+        "spread", "spread", "higher", lambda *_: 0.0, title="spread of the points", unit="metres"
+    )
     monkeypatch.setitem(SAMPLE_METRICS, "spread", own)
     contents = make_contents(("swiss roll",), ("KAN", "MLP"), 3, False, 9)
     rows = contents.results.rows.assign(spread=lambda table: 3.0 + table["seed"], spread_real=5.0)

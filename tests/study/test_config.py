@@ -109,13 +109,24 @@ def test_trial_id_does_not_change_with_what_decides_nothing() -> None:
     assert first.id == renamed.id == alone.id
 
 
-@pytest.mark.parametrize("key", ["patience", "max_seconds", "processor_seconds"])
-def test_trial_id_is_what_it_was_before_there_were_endings(key: str) -> None:
-    (first, *_), (ending, *_) = (
-        _study(training={"steps": 10, key: value}).trials() for value in (None, 0.5)
+@pytest.mark.parametrize(
+    ("key", "default", "other"),
+    [
+        ("patience", None, 0.5),
+        ("max_seconds", None, 0.5),
+        ("processor_seconds", None, 0.5),
+        ("timesteps", "uniform", "logit-normal"),
+        ("accumulation_steps", 1, 2),
+    ],
+)
+def test_trial_id_is_what_it_was_before_there_was_a_setting(
+    key: str, default: object, other: object
+) -> None:
+    (first, *_), (changed, *_) = (
+        _study(training={"steps": 10, key: value}).trials() for value in (default, other)
     )
-    assert key not in first.identity
-    assert ending.id != first.id
+    assert f'"{key}"' not in first.identity
+    assert changed.id != first.id
 
 
 def test_trials_by_adam_have_the_ids_of_before_there_was_a_choice() -> None:
@@ -203,7 +214,11 @@ def test_length_is_in_steps_or_in_epochs() -> None:
         ({"sampling": {"scheduler": "huen"}}, "sampling.scheduler = 'huen'", "mean 'heun'"),
         ({"data": [{"toy": "mons"}]}, "data.0", "did you mean 'moons'"),
         ({"data": [{"path": "a.csv", "holdout": 3}]}, "holdout = 3", "less than 1"),
-        ({"data": [{"tyo": "moons"}]}, "data.0", "keys toy, path and table, not only tyo"),
+        (
+            {"data": [{"tyo": "moons"}]},
+            "data.0",
+            "path, table and pictures, not only tyo",
+        ),
         ({"data": [{"toy": "moons", "nois": 1}]}, "data.0.toy", "did you mean 'noise'"),
         ({"data": [{"path": "a.csv", "hold": 1}]}, "data.0.file", "did you mean 'holdout'"),
         ({"data": []}, "data = ", "at least 1 item"),

@@ -11,6 +11,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from helpers import refused, seeded
+from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.training.optimization import (
     OPTIMIZERS,
     OptimizerName,
@@ -220,6 +221,33 @@ def _moved(module: nn.Module, name: OptimizerName, steps: int, rate: float = 0.0
             optimizer.step(again if name == "lbfgs" else None)
     weights.release()
     return module
+
+
+@pytest.mark.parametrize("rate", [0.25, 3.0])
+def test_learned_functions_have_a_learning_rate_of_their_own(rate: float) -> None:
+    def made() -> nn.Sequential:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            functions = LearnedFunctions(4, 2, rate=rate)
+            return nn.Sequential(nn.Linear(3, 4), functions, nn.Linear(8, 1))
+
+    ours, theirs = made(), made()
+    own = [theirs[1].coefficients]
+    others = [p for p in theirs.parameters() if p is not own[0]]
+    adam = torch.optim.Adam([{"params": others}, {"params": own, "lr": 0.01 * rate}], lr=0.01)
+    weights = ParameterVector(ours)
+    (our_adam,) = make_optimizers("adam", weights, 0.01)
+    for step in range(20):
+        _loss(theirs, step).backward()
+        adam.step()
+        adam.zero_grad()
+        _loss(ours, step).backward()
+        weights.collect_gradients()
+        with weights.at_rates():
+            our_adam.step()
+    weights.release()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-6)
 
 
 class Quadratic(nn.Module):

@@ -56,6 +56,7 @@ export interface GatedSettings {
   readonly input_grid_size: number;
   readonly learned_functions: boolean;
   readonly num_functions: number;
+  readonly function_rate: number; // of training in Python
   readonly grid_size: number;
   readonly order: number;
   readonly grid_range: readonly [number, number];

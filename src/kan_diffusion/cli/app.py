@@ -10,6 +10,8 @@ import os
 import shlex
 import sys
 import unicodedata
+from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +42,7 @@ from kan_diffusion.cli.options import (
 )
 from kan_diffusion.errors import KanDiffusionError, one_line, require_known, valid_settings
 from kan_diffusion.limits import (
+    MOST_GUIDANCE,
     MOST_LAYERS,
     MOST_PARAMETERS,
     MOST_POINTS,
@@ -52,8 +55,12 @@ from kan_diffusion.ranks import leads
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
+    from PIL import Image
 
     from kan_diffusion.data.columns import Kind
+    from kan_diffusion.data.datasets import Dataset
+    from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
     from kan_diffusion.study.config import StudyConfig, TrialConfig
     from kan_diffusion.table_pipeline import TableDiffusionPipeline
 
@@ -282,6 +289,7 @@ def tune(
     "`kan-diffusion train people.csv --columns 'age=integer,zip=categorical'`\n\n"
     "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`\n\n"
     "`kan-diffusion train moons --conditional`, then `sample ... --class upper`\n\n"
+    "`kan-diffusion train digits --out runs/digits`: pictures, by prompts, in about a minute\n\n"
     "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001`"
 )
 def train(
@@ -289,22 +297,25 @@ def train(
         str,
         typer.Argument(
             help="A file of rows (.csv, .csv.gz, .tsv, .parquet, .npy), a folder of Parquet files, "
-            "a table or a toy."
+            "a table or a toy; or pictures: digits, shapes, emoji, or a folder of them."
         ),
     ],
     family: Annotated[
-        str,
+        str | None,
         typer.Option(
-            callback=own_code, help="Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ..."
+            callback=own_code,
+            help="Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ...; of pictures dit-kan, "
+            "dit, ...",
+            show_default="kan; dit-kan of pictures",
         ),
-    ] = "kan",
+    ] = None,
     params: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=MOST_PARAMETERS,
             help="Trainable parameters, at most.",
-            show_default="as suits the table; 2300 of a toy",
+            show_default="as suits the table or pictures; 2300 of a toy",
         ),
     ] = None,
     depth: Annotated[
@@ -317,15 +328,19 @@ def train(
         ),
     ] = None,
     process: Annotated[
-        str, typer.Option(help="Noising process, such as cosine, ddpm or flow.")
-    ] = "cosine",
+        str | None,
+        typer.Option(
+            help="Noising process, such as cosine, ddpm or flow.",
+            show_default="cosine; flow of pictures",
+        ),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=MOST_STEPS,
             help="Training steps, at most.",
-            show_default="as suits the table; 4000 of a toy",
+            show_default="as suits the table or pictures; 4000 of a toy",
         ),
     ] = None,
     batch_size: Annotated[
@@ -333,8 +348,8 @@ def train(
         typer.Option(
             min=1,
             max=MOST_POINTS,
-            help="Rows a step, drawn with replacement.",
-            show_default="as suits the table; 1024 of a toy",
+            help="Rows or pictures a step, drawn with replacement.",
+            show_default="as suits the table or pictures; 1024 of a toy",
         ),
     ] = None,
     optimizer: Annotated[
@@ -356,9 +371,19 @@ def train(
     holdout: Annotated[
         float | None,
         typer.Option(
-            help="Fraction of the rows of a file or table kept to judge with.",
-            show_default="0.2; 0.3 of a table",
+            help="Fraction of the rows of a file or table, or of pictures, kept to judge with.",
+            show_default="0.2; 0.3 of a table; 0.1 of pictures",
         ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels of a side of pictures.",
+            show_default="8 of digits, 16 of shapes, 32 of others",
+        ),
+    ] = None,
+    objects: Annotated[
+        int | None, typer.Option(help="Things of a scene of shapes at most.", show_default="1")
     ] = None,
     columns: Annotated[
         str | None,
@@ -368,7 +393,11 @@ def train(
         ),
     ] = None,
     describe: Annotated[
-        bool, typer.Option("--describe", help="Show the kinds of the columns, and train nothing.")
+        bool,
+        typer.Option(
+            "--describe",
+            help="Show the kinds of the columns, or what pictures there are, and train nothing.",
+        ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     sparsify: Annotated[
@@ -389,7 +418,7 @@ def train(
     ] = False,
     out: Out = None,
 ) -> None:
-    """Train one denoiser on your rows or on a toy, and judge it.
+    """Train one denoiser on your rows or pictures or on a toy, and judge it.
 
     The same command goes on where it was interrupted.
     """
@@ -397,7 +426,8 @@ def train(
 
     from kan_diffusion.cli.console import show_scores
     from kan_diffusion.cli.progress import known_floor
-    from kan_diffusion.data.datasets import FileData, data_from_name, load_dataset
+    from kan_diffusion.data.codec import TableCodec
+    from kan_diffusion.data.datasets import FileData, PictureData, data_from_name, load_dataset
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.progress import show_columns, show_training
     from kan_diffusion.study.folder import prepare_trial_folder
@@ -408,21 +438,29 @@ def train(
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     kinds = _kinds(columns)
     if describe:
-        codec = load_dataset(data_from_name(data, kinds)).codec
-        if codec is None:
+        dataset = load_dataset(data_from_name(data, kinds))
+        if isinstance(dataset.codec, TableCodec):
+            show_columns(dataset.codec.describe(), data)
+        elif dataset.codec is not None:
+            typer.echo(_in_short(dataset))
+        else:
             raise KanDiffusionError(f"'{data}' is a toy, whose coordinates are all numbers")
-        show_columns(codec.describe(), data)
         return
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
-        holdout=holdout, kinds=kinds, seed=seed, sparsify=sparsify, conditional=conditional,
+        holdout=holdout, size=size, objects=objects, kinds=kinds, seed=seed, sparsify=sparsify,
+        conditional=conditional,
     )  # fmt: skip
-    folder = out if out is not None else Path("runs/train") / f"{config.data.name}-{family}"
+    name = f"{config.data.name}-{config.model.family}"
+    folder = out if out is not None else Path("runs/train") / name
     if leads():
         prepare_trial_folder(folder, config, fresh=fresh)
     _warn(signal_warning(config.process.scheduler()))
     floor = known_floor(config.data, config.process)
+    pictures = isinstance(config.data, PictureData)
+    if pictures:
+        typer.echo(_in_short(load_dataset(config.data, config.study_seed, config.seed)))
     with show_training(config.label, config.training.steps, floor) as on_progress:
         result = run_trial(
             config,
@@ -438,7 +476,28 @@ def train(
     show_scores(result.row, f"{config.model.name} on {config.data.name}")
     if isinstance(config.data, FileData):
         _warn(oracle_warning(result.row))
-    typer.echo(f"\nRun: {folder}\nSample from it: kan-diffusion sample {folder} --num 1000")
+    num = "--num 16" if pictures else "--num 1000"
+    typer.echo(f"\nRun: {folder}\nSample from it: kan-diffusion sample {folder} {num}")
+
+
+def _in_short(dataset: Dataset) -> str:
+    """Says what pictures there are, and what was done to them."""
+    from kan_diffusion.data.pictures import PictureCodec
+
+    assert isinstance(dataset.codec, PictureCodec)
+    assert dataset.heldout is not None
+    codec, words = dataset.codec, {"L": "grey", "RGB": "colour", "RGBA": "colour and opacity"}
+    parts = [
+        f"{len(dataset.train):,} pictures of {codec.size} x {codec.size} pixels in "
+        f"{words[codec.mode]} to train on, {len(dataset.heldout):,} held out"
+    ]
+    if dataset.captions:
+        parts.append(f"with captions such as '{dataset.captions[0]}'")
+    elif dataset.classes:
+        parts.append(f"of the classes {', '.join(dataset.classes)}")
+    else:
+        parts.append("without captions and classes")
+    return "; ".join([", ".join(parts), *([dataset.report] if dataset.report else [])])
 
 
 @app.command(
@@ -448,7 +507,9 @@ def train(
     "`kan-diffusion sample runs/people --like some.csv`: a row for each, its cells kept\n\n"
     "`kan-diffusion sample runs/moons --class upper --guidance 2`: points of one class\n\n"
     "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`\n\n"
-    "`kan-diffusion sample model.json`: from a model that the playground saved"
+    "`kan-diffusion sample model.json`: from a model that the playground saved\n\n"
+    "`kan-diffusion sample runs/digits --prompt 'a seven' --num 16 --guidance 2 --out sevens`: PNG "
+    "files and a contact sheet"
 )
 def sample(
     run: Annotated[
@@ -457,7 +518,31 @@ def sample(
     num: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MOST_VALUES, help="Number of rows.", show_default="1000; as many as --like"
+            min=1,
+            max=MOST_VALUES,
+            help="Number of rows, or of each prompt or class.",
+            show_default="1000; as many as --like; 16 pictures",
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="What a picture shall show; may be given several times."),
+    ] = None,
+    of_class: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            help="Class, by its name or number, of a model with classes; may be given several "
+            "times.",
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=MOST_GUIDANCE,
+            help="Strength of guidance towards prompt or class; 1 is none.",
+            show_default="as the run was judged",
         ),
     ] = None,
     where: Annotated[
@@ -470,20 +555,6 @@ def sample(
     like: Annotated[
         Path | None,
         typer.Option(help="File of rows, of some of the columns, to be completed as they are."),
-    ] = None,
-    class_name: Annotated[
-        str | None,
-        typer.Option(
-            "--class", help="Class of the points, a name or a number.", show_default="any"
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Strength of classifier-free guidance towards the class.",
-            show_default="1, none",
-        ),
     ] = None,
     steps: SamplerSteps = None,
     scheduler: Annotated[
@@ -498,47 +569,74 @@ def sample(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File to write: .csv, .csv.gz, .tsv, .parquet or .npy.",
-            show_default="samples.csv in the run's folder, then samples-2.csv, ...",
+            help="File to write: .csv, .csv.gz, .tsv, .parquet or .npy; of pictures a folder.",
+            show_default="samples.csv in the run's folder, then samples-2.csv, ...; pictures",
         ),
     ] = None,
     overwrite: Overwrite = False,
     modules: Modules = None,
     unverified: Unverified = False,
 ) -> None:
-    """Draw rows from a trained run, in the data's own units; of a table also under conditions."""
+    """Draw rows from a trained run, in the data's own units, under conditions; or pictures."""
     import pandas as pd
 
     from kan_diffusion.data.conditions import conditions_from_texts
     from kan_diffusion.data.datasets import ToyData
     from kan_diffusion.data.tables import write_frame
     from kan_diffusion.devices import resolve_device
+    from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
-    from kan_diffusion.sampling import make_scheduler
+    from kan_diffusion.report.pictures import write_pictures
+    from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
     from kan_diffusion.study.measure import load_run
     from kan_diffusion.table_pipeline import TableDiffusionPipeline
     from kan_diffusion.web import read_web
 
-    if out is not None:
-        _require_place(out, overwrite)
     _without_bars()
     of_playground = run.suffix == ".json" and not run.is_dir()
+    pipeline: PointDiffusionPipeline | PictureDiffusionPipeline
     classes: tuple[str, ...] = ()
+    usual = None
     if of_playground:
         pipeline = read_web(run).pipeline
     else:
         config, pipeline = load_run(run, verify=not unverified)
-        classes = config.data.classes if isinstance(config.data, ToyData) else ()
-    label = None if class_name is None else _label(class_name, classes, run)
-    if guidance is not None and label is None:
-        raise KanDiffusionError("--guidance is towards a class; give --class, or leave it out")
+        usual = config.sampling.guidance
+        if isinstance(config.data, ToyData):
+            classes = config.data.classes
+    of_pictures = isinstance(pipeline, PictureDiffusionPipeline)
+    if out is not None and not of_pictures:
+        _require_place(out, overwrite)
+    for_pictures: dict[str, object] = {"--prompt": prompt}
+    if isinstance(pipeline, TableDiffusionPipeline):
+        for_pictures |= {"--class": of_class, "--guidance": guidance}
+    for_tables: dict[str, object] = {"--where": where, "--like": like}
+    for option, value in (for_tables if of_pictures else for_pictures).items():
+        if value is not None:
+            kinds = ("pictures", "tables") if of_pictures else ("points", "pictures")
+            raise KanDiffusionError(
+                f"'{run}' is a model of {kinds[0]}; {option} is for models of {kinds[1]}"
+            )
     pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
     _warn(signal_warning(pipeline.scheduler))
     if steps is None:
         steps = pipeline.scheduler.config.num_train_timesteps if scheduler == "ddpm" else 20
     pipeline.to(resolve_device(device))
     generator = torch_generator("samples", seed)
+    if isinstance(pipeline, PictureDiffusionPipeline):
+        if prompt and of_class:
+            raise KanDiffusionError("ask with --prompt or with --class, not with both")
+        if guidance is None and (prompt or of_class):
+            guidance = usual
+        place = out or (run / "pictures" if overwrite else _free_place(run / "pictures"))
+        if not overwrite and place.exists() and (place.is_file() or any(place.iterdir())):
+            raise KanDiffusionError(f"'{place}' exists; choose another --out, or add --overwrite")
+        drawn = _draw_pictures(
+            pipeline, prompt or (), of_class or (), num or 16, guidance, steps, generator
+        )
+        typer.echo(f"{write_pictures(place, drawn):,} pictures: {place}")
+        return
     if isinstance(pipeline, TableDiffusionPipeline):
         rows = None if like is None else _rows(like, pipeline)
         conditions = conditions_from_texts(where or [], pipeline.codec)
@@ -552,21 +650,58 @@ def sample(
             f"'{run}' is a model of points; --where and --like are for models of tables"
         )
     else:
+        labels = [_label(each, classes, run) for each in of_class or ()]
+        if guidance is not None and not labels:
+            raise KanDiffusionError("--guidance is towards a class; give --class, or leave it out")
+        num = num or 1000
         points = pipeline(
-            num or 1000,
+            num * max(1, len(labels)),
             steps,
             generator=generator,
-            class_labels=label,
+            class_labels=[label for label in labels for _ in range(num)] or None,
             guidance_scale=1.0 if guidance is None else guidance,
         ).samples
         frame = pd.DataFrame(points.cpu().double().numpy(), columns=list(pipeline.columns))
-    folder = run.parent if of_playground else run
-    path, count = out or folder / "samples.csv", 1
-    while out is None and path.exists() and not overwrite:
-        count += 1
-        path = folder / f"samples-{count}.csv"
+    usual_place = (run.parent if of_playground else run) / "samples.csv"
+    path = out or (usual_place if overwrite else _free_place(usual_place))
     write_frame(path, frame)
     typer.echo(f"{len(frame):,} rows: {path}")
+
+
+def _free_place(path: Path) -> Path:
+    """The path, or the first of those with a number at the end of its stem, that is free."""
+    others = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(place for place in chain([path], others) if not place.exists())
+
+
+def _draw_pictures(
+    pipeline: PictureDiffusionPipeline,
+    prompts: Sequence[str],
+    classes: Sequence[str],
+    num: int,
+    guidance: float | None,
+    steps: int,
+    generator: torch.Generator,
+) -> dict[str, list[Image.Image]]:
+    """Draws pictures by what was asked for; says which words of prompts were never seen."""
+    if prompts and pipeline.tokenizer is not None:
+        from kan_diffusion.text import unknown_words
+
+        for sentence in unknown_words(pipeline.tokenizer, prompts):
+            _warn(sentence)
+    known = pipeline.classes
+    labels = [int(each) if each.isdigit() and each not in known else each for each in classes]
+    pictures = pipeline(
+        list(prompts) or None,
+        steps,
+        class_labels=labels or None,
+        num_images_per_prompt=num,
+        guidance_scale=guidance,
+        generator=generator,
+    ).images
+    assert isinstance(pictures, list)
+    asked = [*prompts, *classes] or [""]
+    return {what: pictures[place * num : (place + 1) * num] for place, what in enumerate(asked)}
 
 
 @app.command(
@@ -589,7 +724,7 @@ def export(
     """Write a trained run for other programs: as a model of the playground in the browser."""
     from kan_diffusion.data.datasets import ToyData
     from kan_diffusion.files import write_bytes
-    from kan_diffusion.study.measure import load_run
+    from kan_diffusion.study.measure import load_point_run
     from kan_diffusion.web import WebData, WebModel, web_json
 
     require_known("format of --to", to, ("web",))
@@ -597,7 +732,7 @@ def export(
     path = out or run / "playground.json"
     if path.exists() and not overwrite:
         raise KanDiffusionError(f"'{path}' exists; choose another --out, or add --overwrite")
-    config, pipeline = load_run(run, verify=not unverified)
+    config, pipeline = load_point_run(run, verify=not unverified)
     # A toy with noise of its own is another density than the playground's of that name.
     toy = config.data if isinstance(config.data, ToyData) else None
     data = WebData(toy=toy.toy) if toy is not None and toy.noise is None else None
@@ -638,12 +773,12 @@ def impute(
     from kan_diffusion.data.tables import write_frame
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.randomness import torch_generator
-    from kan_diffusion.study.measure import load_run
+    from kan_diffusion.study.measure import load_point_run
     from kan_diffusion.table_pipeline import TableDiffusionPipeline
 
     _require_place(out, overwrite)
     _without_bars()
-    _, pipeline = load_run(run, verify=not unverified)
+    _, pipeline = load_point_run(run, verify=not unverified)
     if not isinstance(pipeline, TableDiffusionPipeline):
         raise KanDiffusionError(f"'{run}' is a model of points; only models of tables fill gaps")
     pipeline.to(resolve_device(device))
@@ -752,7 +887,7 @@ def evaluate(
         )
         if judged is None:
             if out is not None:
-                raise KanDiffusionError(f"'{run}' is a model of points; --out is for tables")
+                raise KanDiffusionError(f"'{run}' is no model of a table; --out is for tables")
             return
         scores, source = judged
         show("page", "", 0.0)

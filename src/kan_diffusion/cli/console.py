@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
+from kan_diffusion.evaluation.pictures import PICTURE_SCORES
 from kan_diffusion.report.tables import (
     MISSING,
     REAL_ROW,
@@ -100,22 +101,24 @@ _DENOISING = {
 def show_summary(results: Results) -> None:
     """Prints a study's summary: two tables a setting, means with 95 % intervals over seeds."""
     console = _console()
-    metrics = {key: metric.label for key, metric in results.metrics.items()}
     for label, part in summary_table(results, format_half_width).groupby("setting", sort=False):
         models = part[part["model"] != REAL_ROW]
         if models["heldout_loss"].isin(["", MISSING]).all():
             console.print(f"\n{label}: no trial finished", markup=False)
             continue
-        tables = (
-            ("denoising (± half of the 95 % interval)", models, _DENOISING),
-            ("samples against fresh data", part, {"model": "model", **metrics}),
-        )
+        groups: dict[str, dict[str, str]] = {}
+        for key, score in results.metrics.items():
+            groups.setdefault(score.group, {"model": "model"})[key] = score.label
+        tables = [("denoising (± half of the 95 % interval)", models, _DENOISING)]
+        tables += [(title, part, heads) for title, heads in groups.items()]
         for title, records, heads in tables:
             shown = [
                 key
                 for key in heads
                 if key in records and not records[key].isin(["", MISSING]).all()
             ]
+            if shown == ["model"]:  # nothing of this was measured here
+                continue
             numbers = [heads[key] for key in shown[1:]]
             table = _table(f"{label}: {title}", [heads["model"]], numbers)
             for record in records.to_dict("records"):
@@ -178,7 +181,8 @@ def show_scores(row: Row, title: str) -> None:
         add("negative log-likelihood (exact)", row["nll"], row["nll_real"])
     for key in row:
         if key != "nll" and f"{key}_real" in row:
-            title = SAMPLE_METRICS[key].title if key in SAMPLE_METRICS else key
+            known = SAMPLE_METRICS.get(key) or PICTURE_SCORES.get(key)
+            title = key if known is None else known.title
             add(f"{title} (real against real)", row[key], row[f"{key}_real"])
     console = _console()
     console.print()

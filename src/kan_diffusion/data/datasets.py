@@ -1,15 +1,16 @@
 """Data sets: what a denoiser is trained on, and what it is judged with.
 
 A data set comes from a toy density, whose fresh points never run out and whose oracle is exact;
-from a file; or from a table that scikit-learn brings along. The rows of the latter two are split:
-some are trained on, the others are held out.
+from a file; from a table that scikit-learn brings along; or from pictures. The rows of files and
+tables are split, and so are pictures: some are trained on, the others are held out.
 
 * With at least `FEWEST_FOR_ORACLE` held-out rows a file is split once, for all trials of a study. A
   fifth of the held-out rows is noised to measure the denoiser; the rest makes two independent
   reference samples, A and B, for an oracle.
 * With fewer, such an oracle would say nothing, and there is none: all held-out rows are noised. So
-  it is with the tables. Each trial seed is then a split of its own (all models of a seed share it),
-  so that a comparison over seeds is one over splits of the rows, too.
+  it is with the tables, and with all pictures but scenes of one thing, whose oracle is exact. Each
+  trial seed is then a split of its own (all models of a seed share it), so that a comparison over
+  seeds is one over splits of the rows, too.
 
 Points of a *conditional* toy come with their classes, the components of its density; the exact
 oracle is then that of the class of each point.
@@ -24,6 +25,7 @@ seed, so that all trials of a study see the same coordinates.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -42,6 +44,8 @@ from torch import Tensor
 from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.columns import Kind
 from kan_diffusion.data.densities import Density
+from kan_diffusion.data.imagefolder import holds_pictures
+from kan_diffusion.data.pictures import PICTURES, PictureCodec, PictureData, read_pictures
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.tables import TABLES, FrameFile, read_frame
 from kan_diffusion.data.toys import CLASSES, TOYS, make_toy
@@ -60,11 +64,13 @@ __all__ = [
     "FEWEST_FOR_ORACLE",
     "MOST_HELDOUT",
     "MOST_TO_FIT",
+    "PICTURES",
     "TABLES",
     "DataConfig",
     "Dataset",
     "FileData",
     "OracleKind",
+    "PictureData",
     "TableData",
     "ToyData",
     "data_from_name",
@@ -213,48 +219,61 @@ class TableData(Settings):
         return self.table
 
 
+_SOURCES = {"toy": "toy", "path": "file", "table": "table", "pictures": "pictures"}
+"""Keys of which each data set has one, and what it then is."""
+
+
 def _kind(data: object) -> str:
-    """Finds out which of the three it is, so that an error speaks of the keys of that one."""
+    """Finds out which of the four it is, so that an error speaks of the keys of that one."""
     keys = data if isinstance(data, Mapping) else getattr(type(data), "model_fields", {})
-    return "file" if "path" in keys else "table" if "table" in keys else "toy"
+    return next((kind for key, kind in _SOURCES.items() if key in keys), "toy")
 
 
 def _require_source(data: object) -> object:
-    if isinstance(data, Mapping) and not {"toy", "path", "table"} & set(data):
+    if isinstance(data, Mapping) and not set(_SOURCES) & set(data):
         others = f", not only {', '.join(map(str, data))}" if data else ""
-        raise DataError(f"a data set has one of the keys toy, path and table{others}")
+        *first, last = _SOURCES
+        known = f"{', '.join(first)} and {last}"
+        raise DataError(f"a data set has one of the keys {known}{others}")
     return data
 
 
 DataConfig = Annotated[
     Annotated[ToyData, Tag("toy")]
     | Annotated[FileData, Tag("file")]
-    | Annotated[TableData, Tag("table")],
+    | Annotated[TableData, Tag("table")]
+    | Annotated[PictureData, Tag("pictures")],
     Discriminator(_kind),
     BeforeValidator(_require_source),
 ]
-"""Source of points: a toy, a file or a table."""
+"""Source of samples: a toy, a file, a table or pictures."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Points to train on and to judge with, in standardised units or encoded.
+    """Samples to train on and to judge with: points, standardised or encoded, or pictures.
 
     Attributes:
         name: Name of the data set.
-        columns: Names of the coordinates.
+        columns: Names of the coordinates; none of pictures.
         standardizer: The map between the data's own units and standardised ones; of encoded rows
-            the identity.
-        train: Training points with shape (N, d), float32.
-        density: The exact density of standardised points, or None for rows of a file or table.
-        heldout: Points to noise, with shape (m, d), float64; None for a toy, which has no end of
-            fresh ones.
-        references: Two independent samples with shapes (a, d) and (b, d), float64; None for a toy,
-            and where there are too few rows for an oracle.
-        codec: The map between rows of a file or table and points; None for a toy.
-        class_labels: Classes of the training points with shape (N,), int64, which are components of
-            the density; None where denoisers are told none.
-        classes: Names of the classes; empty where denoisers are told none.
+            and pictures the identity.
+        train: Training samples with shape (N, *shape), float32; pictures from -1 to 1.
+        density: The exact density of standardised points, or None for all but toys.
+        heldout: Samples to noise, with shape (m, *shape), points in float64; None for a toy, which
+            has no end of fresh ones.
+        references: Two independent samples with shapes (a, d) and (b, d), float64; None for a toy
+            or pictures, and where there are too few rows for an oracle.
+        codec: The map between rows of a file or table, or pictures, and samples; None for a toy.
+        captions: A caption for each training picture; None where there are none.
+        heldout_captions: The same of those held out.
+        class_labels: Places in ``classes`` of the training samples, with shape (N,), int64, which
+            are components of the density where there is one; None where there are no classes.
+        heldout_class_labels: The same of those held out, with shape (m,).
+        classes: Names of the classes; empty where there are none.
+        things: Things of a scene at most, where samples are scenes in colour; else 0. The posterior
+            mean of scenes of one thing is known exactly.
+        report: What was done to pictures to make them samples; empty for nothing.
     """
 
     name: str
@@ -264,26 +283,36 @@ class Dataset:
     density: Density | None = None
     heldout: Tensor | None = None
     references: tuple[Tensor, Tensor] | None = None
-    codec: TableCodec | None = None
+    codec: TableCodec | PictureCodec | None = None
+    captions: tuple[str, ...] | None = None
+    heldout_captions: tuple[str, ...] | None = None
     class_labels: Tensor | None = None
+    heldout_class_labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    things: int = 0
+    report: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a sample: (d,) of points, (C, S, S) of pictures."""
+        return tuple(self.train.shape[1:])
 
     @property
     def dim(self) -> int:
-        """Number d of coordinates."""
-        return len(self.columns)
+        """Number d of coordinates, of pictures of values."""
+        return math.prod(self.shape)
 
     @property
     def blocks(self) -> tuple[int, ...]:
         """Widths of the blocks of coordinates that a denoiser may be told."""
-        if self.codec is None:
-            return (1,) * self.dim
-        return self.codec.block_widths
+        if isinstance(self.codec, TableCodec):
+            return self.codec.block_widths
+        return (1,) * len(self.columns)
 
     @property
     def oracle(self) -> OracleKind:
         """Source of the posterior mean."""
-        if self.density is not None:
+        if self.density is not None or self.things == 1:
             return "exact"
         return "none" if self.references is None else "estimated"
 
@@ -292,16 +321,10 @@ class Dataset:
         """Whether every trial seed holds other rows out; what judges a trial must be its own."""
         return self.oracle == "none"
 
-    @property
-    def conditions(self) -> dict[str, Tensor]:
-        """Conditions of the training points, by the names of a denoiser's arguments."""
-        return {} if self.class_labels is None else {"class_labels": self.class_labels}
-
     def draw_conditions(self, num: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Conditions of ``num`` points at random: classes in their shares, or nothing."""
-        if not self.classes:
+        """Conditions of ``num`` fresh points at random: classes in their shares, or nothing."""
+        if self.density is None or not self.classes:
             return {}
-        assert self.density is not None
         return {"class_labels": self.density.draw_components(num, generator)}
 
     def _draw(
@@ -327,9 +350,13 @@ class Dataset:
         if self.density is not None:
             return self._draw(num, generator, conditions)
         assert self.heldout is not None
-        repeats = -(-num // len(self.heldout))
-        rows = torch.arange(len(self.heldout)).repeat(repeats)[:num]
-        return self.heldout[rows[torch.randperm(num, generator=generator)]]
+        return self.heldout[self.heldout_rows(num, generator)]
+
+    def heldout_rows(self, num: int, generator: torch.Generator) -> Tensor:
+        """Numbers (num,) of held-out samples, each as often as the others, in random order."""
+        assert self.heldout is not None
+        rows = torch.arange(num) % len(self.heldout)
+        return rows[torch.randperm(num, generator=generator)]
 
     def fresh_pair(
         self,
@@ -373,31 +400,43 @@ class Dataset:
 
 
 def data_from_name(
-    name: str, kinds: Mapping[str, Kind] | None = None, *, pinned: bool = True, **options: float
+    name: str,
+    kinds: Mapping[str, Kind] | None = None,
+    *,
+    pinned: bool = True,
+    **options: float | str | None,
 ) -> DataConfig:
-    """Makes the configuration of a toy or a table by its name, or of a file by its path.
+    """Makes the configuration of a toy, a table or pictures by name, or of files by their path.
 
     Args:
         name: What the user wrote.
         kinds: Kinds of a file's columns that shall not be found from what is in them.
-        pinned: Whether a file is read, to pin its content.
-        **options: Settings of :class:`ToyData`, :class:`TableData` or :class:`FileData`.
+        pinned: Whether a file or folder is read, to pin its content.
+        **options: Settings of :class:`ToyData`, :class:`TableData`, :class:`FileData` or
+            :class:`PictureData`.
 
     Raises:
-        DataError: The file cannot be used.
-        KanDiffusionError: Neither a known toy, nor a table, nor a file, or kinds for no file.
+        DataError: The file or folder cannot be used.
+        KanDiffusionError: Neither a known toy, nor a table, nor pictures, nor a file, or kinds for
+            no file.
     """
-    if kinds and name in {*TOYS, *TABLES}:
+    of_pictures = name in PICTURES or holds_pictures(Path(name))
+    if kinds and (name in {*TOYS, *TABLES} or of_pictures):
         raise KanDiffusionError(f"kinds are for the columns of a file, and '{name}' is none")
     if name in TOYS:
         return ToyData(toy=name, **options)
     if name in TABLES:
         return TableData(table=name, **options)
+    if of_pictures:
+        with valid_settings("data"):
+            pictures = PictureData.model_validate({"pictures": name, **options})
+        return pictures.pinned() if pinned else pictures
     if Path(name).suffix or Path(name).exists() or "/" in name:
         with valid_settings("data"):
             file = FileData(path=Path(name), kinds=tuple((kinds or {}).items()), **options)
         return file.pinned() if pinned else file
-    raise unknown_name("data set (neither toy, table nor file)", name, [*TOYS, *TABLES])
+    known = [*TOYS, *TABLES, *PICTURES]
+    raise unknown_name("data set (neither toy, table, pictures nor file)", name, known)
 
 
 def load_dataset(
@@ -406,15 +445,16 @@ def load_dataset(
     """Loads a data set.
 
     Args:
-        config: Where points come from, or the name of a toy or table, or the path of a file.
+        config: Where samples come from, or the name of a toy, a table or pictures, or the path of a
+            file or folder.
         study_seed: What all draws derive from. All trials of a study share the split of a file
             with an oracle.
-        trial_seed: What a toy's training points, and a split without an oracle, derive from as
-            well.
+        trial_seed: What training points of a toy, training pictures that are drawn, and a split
+            without an oracle derive from as well.
 
     Raises:
-        DataError: The file cannot be used, or has changed since the run was set up.
-        KanDiffusionError: The name is neither that of a toy nor of a table.
+        DataError: The file or folder cannot be used, or has changed since the run was set up.
+        KanDiffusionError: The name is unknown, or an extra is missing.
     """
     if isinstance(config, str | Path):
         config = data_from_name(str(config))
@@ -422,6 +462,8 @@ def load_dataset(
         return _load_toy(config, study_seed, trial_seed)
     if isinstance(config, TableData):
         return _load_table(config, study_seed, trial_seed)
+    if isinstance(config, PictureData):
+        return _load_pictures(config, study_seed, trial_seed)
     files = config.path.rglob("*") if config.path.is_dir() else [config.path]
     stats = [file.stat() for file in sorted(files) if file.is_file()]
     stamp = tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
@@ -455,6 +497,44 @@ def _load_table(config: TableData, study_seed: int, trial_seed: int) -> Dataset:
     codec = TableCodec.fit(frame)
     rows = codec.encode(frame, numpy_generator("encoding", study_seed))
     return _split(config, codec, rows, study_seed, trial_seed)
+
+
+def _load_pictures(config: PictureData, study_seed: int, trial_seed: int) -> Dataset:
+    read = read_pictures(config, study_seed, trial_seed)
+    if read.heldout is None:
+        order = torch.randperm(
+            len(read.samples), generator=torch_generator("split", study_seed, trial_seed)
+        )
+        num = _num_held_out(config.holdout, len(read.samples))
+        heldout, train = order[:num], order[num:]
+    else:
+        heldout, train = read.heldout.nonzero()[:, 0], (~read.heldout).nonzero()[:, 0]
+
+    def captions(rows: Tensor) -> tuple[str, ...] | None:
+        return read.captions and tuple(read.captions[row] for row in rows.tolist())
+
+    labels = read.labels
+    return Dataset(
+        name=config.name,
+        columns=(),
+        standardizer=Standardizer.identity(math.prod(read.codec.shape)),
+        train=read.samples[train],
+        heldout=read.samples[heldout],
+        codec=read.codec,
+        captions=captions(train),
+        heldout_captions=captions(heldout),
+        class_labels=None if labels is None else labels[train],
+        heldout_class_labels=None if labels is None else labels[heldout],
+        classes=read.classes,
+        things=read.things,
+        report=read.report,
+    )
+
+
+def _num_held_out(share: float, count: int) -> int:
+    """Number of samples to hold out of some."""
+    # Real against real takes two of at least two.
+    return min(max(round(share * count), 4), count - 2)
 
 
 def _read_rows(path: Path, purpose: str) -> FrameFile:
@@ -578,8 +658,7 @@ def _order(
     num_rows: int, config: FileData | TableData, study_seed: int, trial_seed: int
 ) -> tuple[Tensor, int, bool]:
     """A random order of rows, how many of the first are held out, and whether for an oracle."""
-    # Real against real takes two samples of at least two rows.
-    num_heldout = min(max(round(config.holdout * num_rows), 4), num_rows - 2, MOST_HELDOUT)
+    num_heldout = min(_num_held_out(config.holdout, num_rows), MOST_HELDOUT)
     has_oracle = isinstance(config, FileData) and num_heldout >= FEWEST_FOR_ORACLE
     stream = torch_generator("split", study_seed, *(() if has_oracle else (trial_seed,)))
     return torch.randperm(num_rows, generator=stream), num_heldout, has_oracle

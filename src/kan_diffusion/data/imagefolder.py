@@ -33,7 +33,7 @@ from torch import Tensor
 from kan_diffusion.errors import DataError
 from kan_diffusion.limits import MOST_BYTES, MOST_PIXELS
 
-__all__ = ["ImageFolder", "Mode", "plain", "plain_mode"]
+__all__ = ["ImageFolder", "Mode", "holds_pictures", "plain", "plain_mode"]
 
 Mode = Literal["L", "RGB", "RGBA"]
 """Grey, colour, or colour and opacity, as Pillow names them."""
@@ -55,6 +55,13 @@ _BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError,
     struct.error, zlib.error, NotImplementedError,
 )  # fmt: skip
+
+
+def holds_pictures(path: Path) -> bool:
+    """Tells whether a path is a folder with pictures, or their captions, and no Parquet files."""
+    names = [file.name for file in path.rglob("*")] if path.is_dir() else []
+    endings = {Path(name).suffix.lower() for name in names}
+    return bool(endings & _ENDINGS or {*names} & {*_METADATA}) and ".parquet" not in endings
 
 
 def plain_mode(picture: Image.Image) -> Mode:

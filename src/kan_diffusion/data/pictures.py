@@ -4,11 +4,11 @@ r"""Pictures as samples: 8-bit values v of C channels become x = v / 127.5 - 1 i
 and channels are converted. A picture that has the size and mode already is changed in no bit, and
 ``decode(encode(p)) == p``, since float32 carries v / 127.5 - 1 far more finely than in 256 steps.
 
-:func:`load_pictures` reads four kinds of pictures: the handwritten ``digits`` that scikit-learn
+:func:`read_pictures` reads four kinds of pictures: the handwritten ``digits`` that scikit-learn
 brings along, the ``shapes`` that :mod:`kan_diffusion.data.shapes` draws, the ``emoji`` of OpenMoji
 (extra ``emoji``; CC BY-SA 4.0), and a folder (:mod:`kan_diffusion.data.imagefolder`).
 
-Shapes have no end of fresh pictures, so those held out are drawn; all others are split at random.
+Shapes have no end of fresh pictures, so those held out are drawn.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from kan_diffusion.data.imagefolder import ImageFolder, Mode, plain, plain_mode
 from kan_diffusion.data.shapes import MOST_THINGS, SHAPE_SIDES, caption, draw_scenes, render
 from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
 from kan_diffusion.limits import MOST_POINTS, MOST_SIDE, MOST_VALUES
-from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import Settings, require_name
 
 __all__ = [
     "PICTURES",
     "PictureCodec",
     "PictureData",
-    "PictureDataset",
-    "load_pictures",
+    "Pictures",
+    "read_pictures",
 ]
 
 _CHANNELS: dict[Mode, int] = {"L": 1, "RGB": 3, "RGBA": 4}
@@ -96,10 +96,13 @@ class PictureCodec(Settings):
             )
         if not bool(samples.isfinite().all()):
             raise DataError("samples have values that are not finite; sample again or train longer")
-        levels = ((samples.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255)
-        values = levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        values = _levels(samples).to(torch.uint8).permute(0, 2, 3, 1).numpy()
         # Pillow finds the mode: two dimensions are grey, else the channels tell.
         return [Image.fromarray(value[..., 0] if self.mode == "L" else value) for value in values]
+
+    def rounded(self, samples: Tensor) -> Tensor:
+        """Samples (n, C, S, S) as they are after :meth:`decode` and :meth:`encode`, float32."""
+        return _levels(samples).float() / 127.5 - 1
 
     def changes(self, picture: Image.Image) -> tuple[str, ...]:
         """Says what :meth:`encode` does to a picture, such as ``"resized"``; empty for nothing."""
@@ -126,6 +129,11 @@ class PictureCodec(Settings):
             picture = ImageOps.fit(picture, (self.size, self.size), method=Image.Resampling.LANCZOS)
         values = np.array(picture, dtype=np.float32).reshape(self.size, self.size, -1)
         return torch.from_numpy(values / np.float32(127.5) - 1).permute(2, 0, 1).contiguous()
+
+
+def _levels(samples: Tensor) -> Tensor:
+    """The nearest whole values from 0 to 255, float64."""
+    return ((samples.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255)
 
 
 PICTURES = ("digits", "shapes", "emoji")
@@ -202,147 +210,91 @@ class PictureData(Settings):
 
 
 @dataclass(frozen=True)
-class PictureDataset:
-    """Pictures to train on and to judge with, as samples.
+class Pictures:
+    """Pictures as they were read.
 
     Attributes:
-        name: Name of the data set.
         codec: The map between pictures and samples.
-        train: Training samples with shape (N, C, S, S), float32, from -1 to 1.
-        heldout: Samples that are not trained on, with shape (M, C, S, S).
-        captions: A caption for each training sample; None where there are none.
-        heldout_captions: The same of those held out.
-        class_labels: Places in ``classes`` of the training samples, with shape (N,), int64; None
-            where there are no classes.
-        heldout_class_labels: The same of those held out, with shape (M,).
+        samples: Shape (n, C, S, S), float32, from -1 to 1.
+        captions: A caption for each; None where there are none.
+        labels: Places in ``classes``, with shape (n,), int64; None where there are no classes.
         classes: Names of the classes; empty where there are none.
+        heldout: Which are not to be trained on, with shape (n,), bool; None where that is free.
+        things: Things of a scene at most, where they are scenes in colour; else 0.
         report: What was done to the pictures to make them samples; empty for nothing.
-        has_oracle: Whether they are scenes of one thing, whose posterior mean is known exactly
-            (:class:`kan_diffusion.evaluation.oracles.SceneOracle`).
-    """
-
-    name: str
-    codec: PictureCodec
-    train: Tensor
-    heldout: Tensor
-    captions: tuple[str, ...] | None = None
-    heldout_captions: tuple[str, ...] | None = None
-    class_labels: Tensor | None = None
-    heldout_class_labels: Tensor | None = None
-    classes: tuple[str, ...] = ()
-    report: str = ""
-    has_oracle: bool = False
-
-
-def load_pictures(
-    config: PictureData | str | Path, study_seed: int = 0, seed: int = 0
-) -> PictureDataset:
-    """Loads pictures.
-
-    Args:
-        config: Which pictures, or their name, or the path of a folder.
-        study_seed: All draws derive from it.
-        seed: The training pictures of shapes, and the split of others, derive from it as well.
-
-    Raises:
-        DataError: A folder or a file in it cannot be used, or has changed since the run was set up.
-        KanDiffusionError: The name is unknown, or the extra ``emoji`` is missing.
-    """
-    if isinstance(config, Path):
-        config = f"{config}/"
-    if isinstance(config, str):
-        config = PictureData(pictures=config)
-    if config.pictures == "shapes":
-        return _shapes(config, study_seed, seed)
-    if config.pictures == "digits":
-        read = _read_digits(config, study_seed)
-    elif config.pictures == "emoji":
-        read = _read_emoji(config.size or _SIZES["emoji"], config.mode or "RGB")
-    else:
-        read = _read_folder(config)
-        if config.sha256 and read.sha256 != config.sha256:
-            raise DataError(
-                f"'{config.pictures}' has changed since this run was set up; put its files back as "
-                "they were or start a new run in another folder with --out"
-            )
-    return _split(config, read, study_seed, seed)
-
-
-@dataclass(frozen=True)
-class _Read:
-    """Pictures as they were read: samples, captions, labels, and which are held out if that says.
-
-    The digest is that of a folder's files.
+        sha256: Digest of a folder's files; empty of all else.
     """
 
     codec: PictureCodec
     samples: Tensor
-    captions: tuple[str, ...] | None
-    labels: Tensor | None
-    classes: tuple[str, ...]
+    captions: tuple[str, ...] | None = None
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
     heldout: Tensor | None = None
+    things: int = 0
     report: str = ""
     sha256: str = ""
 
 
-def _split(config: PictureData, read: _Read, study_seed: int, seed: int) -> PictureDataset:
-    count = len(read.samples)
-    if read.heldout is None:
-        order = torch.randperm(count, generator=torch_generator("split", study_seed, seed))
-        num = min(max(round(config.holdout * count), 4), count - 2)
-        heldout, train = order[:num], order[num:]
-    else:
-        heldout, train = read.heldout.nonzero()[:, 0], (~read.heldout).nonzero()[:, 0]
+def read_pictures(config: PictureData, study_seed: int = 0, seed: int = 0) -> Pictures:
+    """Reads pictures, or draws them.
 
-    def chosen(rows: Tensor) -> tuple[str, ...] | None:
-        return read.captions and tuple(read.captions[row] for row in rows.tolist())
+    Args:
+        config: Which pictures.
+        study_seed: All draws derive from it.
+        seed: The training pictures of shapes derive from it as well.
 
-    labels = read.labels
-    return PictureDataset(
-        name=config.name,
-        codec=read.codec,
-        train=read.samples[train],
-        heldout=read.samples[heldout],
-        captions=chosen(train),
-        heldout_captions=chosen(heldout),
-        class_labels=None if labels is None else labels[train],
-        heldout_class_labels=None if labels is None else labels[heldout],
-        classes=read.classes,
-        report=read.report,
-    )
+    Raises:
+        DataError: A folder or a file in it cannot be used, or has changed since the run was set up.
+        KanDiffusionError: The extra ``emoji`` is missing.
+    """
+    if config.pictures == "shapes":
+        return _draw_shapes(config, study_seed, seed)
+    if config.pictures == "digits":
+        return _read_digits(config, study_seed)
+    if config.pictures == "emoji":
+        return _read_emoji(config.size or _SIZES["emoji"], config.mode or "RGB")
+    read = _read_folder(config)
+    if config.sha256 and read.sha256 != config.sha256:
+        raise DataError(
+            f"'{config.pictures}' has changed since this run was set up; put its files back as "
+            "they were or start a new run in another folder with --out"
+        )
+    return read
 
 
-def _shapes(config: PictureData, study_seed: int, seed: int) -> PictureDataset:
+@lru_cache(maxsize=2)
+def _draw_shapes(config: PictureData, study_seed: int, seed: int) -> Pictures:
+    """Draws scenes to train on, and as many as are held out; the last ones are kept."""
     num = config.num_pictures or 20_000
     codec = PictureCodec(size=config.size or _SIZES["shapes"], mode=config.mode or "RGB")
     if num * math.prod(codec.shape) > MOST_VALUES:
         raise _too_many(num, codec)
-    parts = []
+    things, parts, captions = config.objects or 1, [], []
     for stream, count in (
         (("training pictures", study_seed, seed), num),
         (("held-out pictures", study_seed), max(4, round(config.holdout * num))),
     ):
         generator = numpy_generator("shapes", *stream)
-        scenes = draw_scenes(count, generator, config.objects or 1)
+        scenes = draw_scenes(count, generator, things)
         values = torch.from_numpy(render(scenes, codec.size)).permute(0, 3, 1, 2)
         samples = values.contiguous().float() / 127.5 - 1
         if codec.mode != "RGB":
             colour = PictureCodec(size=codec.size)
             samples = codec.encode(colour.decode(samples))
-        parts.append((samples, tuple(caption(scene, generator) for scene in scenes)))
-    (train, captions), (heldout, heldout_captions) = parts
-    return PictureDataset(
-        config.name,
+        parts.append(samples)
+        captions += [caption(scene, generator) for scene in scenes]
+    samples = torch.cat(parts)
+    return Pictures(
         codec,
-        train,
-        heldout,
-        captions=captions,
-        heldout_captions=heldout_captions,
-        has_oracle=codec.mode == "RGB" and config.objects in (None, 1),
+        samples,
+        tuple(captions),
+        heldout=torch.arange(len(samples)) >= num,
+        things=things if codec.mode == "RGB" else 0,
     )
 
 
-def _read_digits(config: PictureData, study_seed: int) -> _Read:
+def _read_digits(config: PictureData, study_seed: int) -> Pictures:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -355,11 +307,11 @@ def _read_digits(config: PictureData, study_seed: int) -> _Read:
         for wording, name in zip(wordings, (_DIGITS[i] for i in digits.target), strict=True)
     )
     samples = codec.encode([Image.fromarray(value) for value in values])
-    return _Read(codec, samples, captions, torch.from_numpy(digits.target).long(), _DIGITS)
+    return Pictures(codec, samples, captions, torch.from_numpy(digits.target).long(), _DIGITS)
 
 
 @lru_cache(maxsize=1)
-def _read_emoji(size: int, mode: Mode) -> _Read:
+def _read_emoji(size: int, mode: Mode) -> Pictures:
     """The pictures of OpenMoji that have a name, drawn in ``size`` pixels."""
     try:
         import emoji
@@ -384,10 +336,10 @@ def _read_emoji(size: int, mode: Mode) -> _Read:
             with Image.open(io.BytesIO(drawn), formats=("PNG",)) as picture:
                 samples.append(codec.encode([picture])[0])
             captions.append(str(entry["en"]).strip(":").replace("_", " "))
-    return _Read(codec, torch.stack(samples), tuple(captions), None, ())
+    return Pictures(codec, torch.stack(samples), tuple(captions))
 
 
-def _read_folder(config: PictureData) -> _Read:
+def _read_folder(config: PictureData) -> Pictures:
     folder = ImageFolder.of(Path(config.pictures))
     return _read_files(folder.root, config.size or _FOLDER_SIZE, config.mode, folder.stamp)
 
@@ -395,7 +347,7 @@ def _read_folder(config: PictureData) -> _Read:
 @lru_cache(maxsize=1)
 def _read_files(
     root: Path, size: int, mode: Mode | None, _stamp: tuple[tuple[str, int, int], ...]
-) -> _Read:
+) -> Pictures:
     """Reads the pictures of a folder; the last one is kept until its files are others by stamp."""
     folder = ImageFolder.of(root)
     modes = dict[Mode, str]()
@@ -420,7 +372,7 @@ def _read_files(
     if len(modes) > 1:
         some = " and ".join(f"'{name}' is {each}" for each, name in modes.items())
         notes.append(f"{some}: all are read as {mode}, mode chooses another")
-    return _Read(
+    return Pictures(
         codec,
         codec.encode(squares),
         folder.captions,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.points import PointDenoiser
 from kan_diffusion.errors import KanDiffusionError, require_known
 
 __all__ = ["Choice", "Family", "FamilyKind", "IntRange", "Range", "Setting", "Space"]
@@ -103,7 +104,8 @@ class Family:
         kind: ``"kan"`` and ``"mlp"`` are the two sides of a comparison, ``"other"`` is neither.
         title: What tables and figures write; the name when empty.
         space: What tuning searches; nothing when empty.
-        compared: Whether ``FAMILIES`` lists it; if not, it is known by name alone.
+        compared: Whether ``FAMILIES`` or ``PICTURE_FAMILIES`` lists it; if not, it is known by name
+            alone.
 
     Raises:
         KanDiffusionError: The space has a key that is neither ``"learning_rate"``, ``"depth"`` nor
@@ -119,6 +121,11 @@ class Family:
     title: str = ""
     space: Space = field(default_factory=dict)
     compared: bool = True
+
+    @property
+    def of_pictures(self) -> bool:
+        """Whether its denoisers take pictures; all others take points."""
+        return not issubclass(self.denoiser_class, PointDenoiser)
 
     def __post_init__(self) -> None:
         if not self.title:

@@ -124,6 +124,7 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
         grid_size: Number of intervals of their grids.
         order: Degree of their splines.
         grid_range: Ends of their grids.
+        function_rate: Learning rate of all learned functions relative to that of other parameters.
         gated: Whether hidden layers give gates.
         residual: Whether hidden layers after the first add their input to their output, see
             :mod:`kan_diffusion.denoisers.stacks`.
@@ -150,6 +151,7 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
         grid_size: int = 8,
         order: int = 3,
         grid_range: tuple[float, float] = (-4.0, 4.0),
+        function_rate: float = 1.0,
         gated: bool = True,
         residual: bool = True,
         rank: int | None = 3,
@@ -181,6 +183,7 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
                     order=order,
                     grid_range=(low, high),
                     noise=_NOISE,
+                    rate=function_rate,
                 )
             layer = GatedLinear(units, fan_out, gated=gated, rank=rank, functions=functions)
             layers.append(layer)
@@ -208,6 +211,7 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
                 grid_range=_INPUT_RANGE,
                 start="waves",
                 noise=0.0,
+                rate=function_rate,
             )
             if rank is not None:
                 code = LearnedFunctions(
@@ -217,6 +221,7 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
                     grid_range=_INPUT_RANGE,
                     start="waves",
                     noise=0.0,
+                    rate=function_rate,
                 )
         else:
             first = nn.Linear(num_features, width)
@@ -301,14 +306,16 @@ GATED_FAMILIES: tuple[Family, ...] = (
             "num_functions": 4,
             "grid_size": 8,
             "grid_range": (-4.0, 4.0),
+            "function_rate": 3.0,
         },
         kind="kan",
         title="KAN",
         space={
             **_SPACE,
             "num_functions": IntRange(2, 8),
-            "grid_size": IntRange(4, 12),
+            "grid_size": IntRange(4, 16),
             "grid_range": Choice(((-3.0, 3.0), (-4.0, 4.0))),
+            "function_rate": Range(1.0, 6.0, log=True),
         },
     ),
     Family(

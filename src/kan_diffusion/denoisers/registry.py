@@ -37,6 +37,7 @@ from kan_diffusion.limits import MOST_LAYERS, MOST_OPERATIONS, MOST_PARAMETERS, 
 __all__ = [
     "BUDGET_TOLERANCE",
     "FAMILIES",
+    "PICTURE_FAMILIES",
     "Choice",
     "Family",
     "IntRange",
@@ -91,9 +92,14 @@ _KNOWN = with_tuned(
 )
 
 FAMILIES: Mapping[str, Family] = {
-    name: family for name, family in _KNOWN.items() if family.compared
+    name: family for name, family in _KNOWN.items() if family.compared and not family.of_pictures
 }
-"""The families by name, all of which a comparison may have."""
+"""The families of points by name, all of which a comparison may have."""
+
+PICTURE_FAMILIES: Mapping[str, Family] = {
+    name: family for name, family in _KNOWN.items() if family.compared and family.of_pictures
+}
+"""The families of pictures by name, likewise."""
 
 
 def get_family(name: str, *, importing: bool = False) -> Family:
@@ -192,6 +198,12 @@ def build_denoiser(
     if blocks:
         options["blocks"] = tuple(blocks)
     shape: dict[str, object] = {"data_dim": data_dim}
+    if kind.of_pictures == isinstance(data_dim, int):
+        fitting = ", ".join(FAMILIES if isinstance(data_dim, int) else PICTURE_FAMILIES)
+        theirs, others = ("pictures", "points") if kind.of_pictures else ("points", "pictures")
+        raise KanDiffusionError(
+            f"family '{kind.name}' is for {theirs}; choose one for {others}: {fitting}"
+        )
     if not isinstance(data_dim, int):
         shape = {"shape": tuple(data_dim)}
 

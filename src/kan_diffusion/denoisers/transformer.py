@@ -105,7 +105,7 @@ _SPACE: Space = {"learning_rate": Range(5e-4, 1e-2, log=True)}
 
 
 def _family(name: str, title: str, kind: Literal["kan", "mlp"], **settings: Setting) -> Family:
-    return Family(name, TransformerDenoiser, 4, 3e-3, settings, kind, title, _SPACE, compared=False)
+    return Family(name, TransformerDenoiser, 4, 3e-3, settings, kind, title, _SPACE)
 
 
 TRANSFORMER_FAMILIES: tuple[Family, ...] = (

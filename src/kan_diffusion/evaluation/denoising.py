@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset, OracleKind
-from kan_diffusion.data.pictures import PictureDataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle, excess_by_pair
 from kan_diffusion.processes import Process, expand, noise_of_mean
@@ -32,7 +31,6 @@ __all__ = [
     "DenoisingScores",
     "LevelScore",
     "NoisedPoints",
-    "draw_noised_pictures",
     "draw_noised_points",
     "floor",
     "measure_denoising",
@@ -56,8 +54,8 @@ class NoisedPoints:
         noised: Noised samples with shape (n, *shape), float64 values that float32 can hold.
         means: Posterior means with shape (n, *shape): one of an exact oracle, two of independent
             reference samples, or none.
-        rows: Which held-out pictures the clean ones are, with shape (n,); None of points.
-        conditions: Conditions of the samples, by the names of a denoiser's arguments, which the
+        rows: Which held-out samples the clean ones are, with shape (n,); None of a toy.
+        conditions: Conditions of fresh samples, by the names of a denoiser's arguments, which the
             oracle was told, too.
     """
 
@@ -120,58 +118,43 @@ class DenoisingScores:
 
 
 def draw_noised_points(
-    dataset: Dataset, process: Process, num: int, generator: torch.Generator
-) -> NoisedPoints:
-    """Draws the points, timesteps and noise that denoisers are measured on.
-
-    Args:
-        dataset: Where clean points come from.
-        process: Noising process.
-        num: How many noised points.
-        generator: Where all draws come from.
-    """
-    conditions = dataset.draw_conditions(num, generator)
-    clean = dataset.points_to_noise(num, generator, conditions).double()
-    draw = replace(_noised(clean, process, generator), conditions=conditions)
-    at = draw.noised, draw.alpha, draw.sigma
-    if dataset.density is not None:
-        mean = dataset.density.posterior_mean(*at, conditions.get("class_labels"))
-        return replace(draw, means=(mean,))
-    oracles = [ReferenceOracle(points) for points in dataset.references or ()]
-    return replace(draw, means=tuple(oracle.posterior_mean(*at) for oracle in oracles))
-
-
-def draw_noised_pictures(
-    dataset: PictureDataset,
+    dataset: Dataset,
     process: Process,
     num: int,
     generator: torch.Generator,
     *,
-    prompted: bool = False,
+    told: bool = False,
 ) -> NoisedPoints:
-    """Draws the pictures, timesteps and noise that denoisers are measured on.
+    """Draws the samples, timesteps and noise that denoisers are measured on.
 
-    Held-out pictures are noised, each as often as the others. Scenes of one thing have an exact
-    oracle.
+    Clean samples are fresh ones of a toy, else held-out ones, each as often as the others.
 
     Args:
-        dataset: The pictures.
+        dataset: Where clean samples come from.
         process: Noising process.
-        num: How many noised pictures.
+        num: How many noised samples.
         generator: Where all draws come from.
-        prompted: Whether denoisers are told the captions, and so is the oracle.
+        told: Whether denoisers are told the captions, and so is the oracle.
     """
-    rows = torch.arange(num) % len(dataset.heldout)
-    rows = rows[torch.randperm(num, generator=generator)]
-    draw = replace(_noised(dataset.heldout[rows].double(), process, generator), rows=rows)
-    if not dataset.has_oracle:
-        return draw
-    captions = None
-    if prompted and dataset.heldout_captions is not None:
-        captions = [dataset.heldout_captions[row] for row in rows.tolist()]
-    oracle = SceneOracle(dataset.codec.size)
-    mean = oracle.posterior_mean(draw.noised, draw.alpha, draw.sigma, captions)
-    return replace(draw, means=(mean,))
+    rows, captions, conditions = None, None, dict[str, Tensor]()
+    if dataset.heldout is None:
+        conditions = dataset.draw_conditions(num, generator)
+        clean = dataset.points_to_noise(num, generator, conditions).double()
+    else:
+        rows = dataset.heldout_rows(num, generator)
+        clean = dataset.heldout[rows].double()
+    draw = replace(_noised(clean, process, generator), rows=rows, conditions=conditions)
+    levels = draw.noised, draw.alpha, draw.sigma
+    if dataset.things == 1:
+        if told and dataset.heldout_captions is not None and rows is not None:
+            captions = [dataset.heldout_captions[row] for row in rows.tolist()]
+        scenes = SceneOracle(dataset.shape[-1])
+        return replace(draw, means=(scenes.posterior_mean(*levels, captions),))
+    if dataset.density is not None:
+        mean = dataset.density.posterior_mean(*levels, conditions.get("class_labels"))
+        return replace(draw, means=(mean,))
+    oracles = [ReferenceOracle(points) for points in dataset.references or ()]
+    return replace(draw, means=tuple(oracle.posterior_mean(*levels) for oracle in oracles))
 
 
 def _noised(clean: Tensor, process: Process, generator: torch.Generator) -> NoisedPoints:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kan_diffusion.data.pictures import PictureData, load_pictures
+from kan_diffusion.data.datasets import PictureData, load_dataset
 from kan_diffusion.errors import DataError
 from kan_diffusion.randomness import torch_generator
 
@@ -163,5 +163,5 @@ def picture_features(config: PictureData, study_seed: int = 0) -> PictureFeature
     Raises:
         DataError: The pictures cannot be read.
     """
-    train = load_pictures(config, study_seed).train
+    train = load_dataset(config, study_seed).train
     return PictureFeatures.fit(train, torch_generator("features", study_seed, config.name))

@@ -18,7 +18,7 @@ perfect model scores is therefore measured, not assumed: `real_against_real`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -33,6 +33,7 @@ __all__ = [
     "PICTURE_METRICS",
     "SAMPLE_METRICS",
     "Metric",
+    "Score",
     "c2st",
     "energy_distance",
     "frechet_distance",
@@ -241,17 +242,16 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A number that says how far two samples are apart, and how to speak of it.
+class Score:
+    """A number that says how good samples are, and how to speak of it.
 
     Attributes:
         key: Column of a study's rows: a lower-case identifier.
         label: Short name, as in the head of a table.
         better: Whether ``"lower"`` or ``"higher"`` values are better.
-        function: Takes generated points (n, d), real points (m, d), both standardised, and a
-            generator for whatever it draws; returns the value.
         title: Name in a sentence; the label when empty.
         unit: Unit of the value, such as ``"accuracy"``; may be empty.
+        group: Title of the table of the terminal that it stands in.
 
     Raises:
         KanDiffusionError: The key is no lower-case identifier, or ``better`` is something else.
@@ -260,9 +260,9 @@ class Metric:
     key: str
     label: str
     better: Literal["lower", "higher"]
-    function: Callable[[Tensor, Tensor, np.random.Generator], float]
-    title: str = ""
-    unit: str = ""
+    title: str = field(default="", kw_only=True)
+    unit: str = field(default="", kw_only=True)
+    group: str = field(default="samples against fresh data", kw_only=True)
 
     def __post_init__(self) -> None:
         if not (self.key.isidentifier() and self.key.islower()):
@@ -278,17 +278,33 @@ class Metric:
             object.__setattr__(self, "title", self.label)
 
 
+@dataclass(frozen=True)
+class Metric(Score):
+    """A score that says how far two samples are apart.
+
+    Attributes:
+        function: Takes generated points (n, d), real points (m, d), both standardised, and a
+            generator for whatever it draws; returns the value.
+    """
+
+    function: Callable[[Tensor, Tensor, np.random.Generator], float]
+
+
 _UNIT = "standardised units"
 SAMPLE_METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
         Metric(
-            "energy", "D²", "lower", lambda x, y, _: energy_distance(x, y), "energy distance", _UNIT
+            *("energy", "D²", "lower", lambda x, y, _: energy_distance(x, y)),
+            title="energy distance",
+            unit=_UNIT,
         ),
-        Metric("sliced_w2", "SW2", "lower", sliced_wasserstein2, "sliced W2", _UNIT),
-        Metric("w2", "W2", "lower", wasserstein2, "exact W2", _UNIT),
-        Metric("mmd", "MMD²", "lower", mmd, "maximum mean discrepancy"),
-        Metric("c2st", "C2ST", "lower", c2st, "classifier two-sample test", "accuracy"),
+        Metric("sliced_w2", "SW2", "lower", sliced_wasserstein2, title="sliced W2", unit=_UNIT),
+        Metric("w2", "W2", "lower", wasserstein2, title="exact W2", unit=_UNIT),
+        Metric("mmd", "MMD²", "lower", mmd, title="maximum mean discrepancy"),
+        Metric(
+            *("c2st", "C2ST", "lower", c2st), title="classifier two-sample test", unit="accuracy"
+        ),
     )
 }
 """The metrics that every study measures, by key.
@@ -306,8 +322,8 @@ PICTURE_METRICS: dict[str, Metric] = {
         "FD",
         "lower",
         lambda x, y, _: frechet_distance(x, y),
-        "Fréchet distance",
-        "of features",
+        title="Fréchet distance",
+        unit="of features",
     ),
     "c2st": SAMPLE_METRICS["c2st"],
 }

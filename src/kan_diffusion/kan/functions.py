@@ -108,6 +108,8 @@ class LearnedFunctions(EdgeLayer):
             (the input, then cosines and sines), or R functions of a tensor.
         noise: Standard deviation of what is added to each coefficient at the start, by which
             functions that start alike differ.
+        rate: Learning rate of the coefficients relative to that of other parameters, for training
+            loops that ask for it (:class:`~kan_diffusion.training.optimization.ParameterVector`).
         device: Device of the coefficients.
         dtype: Floating dtype of the coefficients.
 
@@ -138,6 +140,7 @@ class LearnedFunctions(EdgeLayer):
         extrapolation: Extrapolation = "linear",
         start: Start = "silu",
         noise: float = 1e-3,
+        rate: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -170,6 +173,9 @@ class LearnedFunctions(EdgeLayer):
         self.functions = functions
         self.start = start
         self.noise = noise
+        if not 0 < rate < math.inf:
+            raise KanDiffusionError(f"rate must be a positive number, not {rate}")
+        self.rate = rate
         self._grid_range = float(grid_range[0]), float(grid_range[1])
         # Rows of one input from each group, the last ones repeated where a group is smaller.
         group_of = np.array(self.group_of)

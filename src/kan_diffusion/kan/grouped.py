@@ -56,6 +56,8 @@ class GroupedKANLinear(LearnedFunctions):
         start: The functions that the learned ones start as, see
             :class:`~kan_diffusion.kan.functions.LearnedFunctions`.
         noise: Standard deviation of what is added to each coefficient at the start.
+        rate: Learning rate of the coefficients relative to that of other parameters, see
+            :class:`~kan_diffusion.kan.functions.LearnedFunctions`.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -85,6 +87,7 @@ class GroupedKANLinear(LearnedFunctions):
         extrapolation: Extrapolation = "linear",
         start: Start = "silu",
         noise: float = 1e-3,
+        rate: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -99,6 +102,7 @@ class GroupedKANLinear(LearnedFunctions):
             extrapolation=extrapolation,
             start=start,
             noise=noise,
+            rate=rate,
             device=device,
             dtype=dtype,
         )

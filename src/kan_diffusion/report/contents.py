@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kan_diffusion.report.pictures import PictureRows
 from kan_diffusion.report.points import Panels, Points
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.verdicts import Decision, decide
@@ -60,6 +61,11 @@ class ReportContents:
         samples: Label of a setting and model to generated points, shape (n, d).
         originals: Data to fresh real points, shape (n, d).
         columns: Data to the names of its coordinates.
+        asked: Data to what its pictures that are shown ask for.
+        real: Data to a real picture of each, shape (n, 1, C, S, S).
+        drawn: Label of a setting and model to pictures of each, shape (n, each, C, S, S).
+        states: Label of a setting and model to moments of training, each with the reverse process
+            of a picture of each, shape (n, times, C, S, S).
     """
 
     title: str
@@ -77,6 +83,10 @@ class ReportContents:
     samples: dict[tuple[str, str], Points] = field(default_factory=dict)
     originals: dict[str, Points] = field(default_factory=dict)
     columns: dict[str, list[str]] = field(default_factory=dict)
+    asked: dict[str, list[str]] = field(default_factory=dict)
+    real: dict[str, PictureRows] = field(default_factory=dict)
+    drawn: dict[tuple[str, str], PictureRows] = field(default_factory=dict)
+    states: dict[tuple[str, str], list[tuple[str, PictureRows]]] = field(default_factory=dict)
 
     @cached_property
     def decision(self) -> Decision:

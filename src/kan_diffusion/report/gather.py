@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
+from numpy.typing import NDArray
 from pyarrow import ArrowException, parquet
 from pydantic import TypeAdapter
 
 from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
+from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.errors import RunFolderError
+from kan_diffusion.evaluation.pictures import EACH, shown
 from kan_diffusion.files import read_as, require_file
 from kan_diffusion.processes import Process, signal_warning
 from kan_diffusion.randomness import torch_generator
@@ -58,20 +61,29 @@ def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Pan
     return panels
 
 
-def _trajectories(trial: TrialResult, dim: int) -> list[tuple[str, Panels]]:
+def _states(
+    trial: TrialResult, num: int | None, shape: tuple[int, ...]
+) -> list[tuple[str, NDArray[np.float32]]]:
+    """Moments of training, each with the reverse process (panels, n, *shape) as it was then."""
     training = trial.config.training
     moments = []
     for step in recorded_steps(trial.folder):
         path = trial.folder / REVERSE / f"{step}.safetensors"
-        states = load_points(path, NUM_PANELS, None, dim)
+        states = load_points(path, NUM_PANELS, num, *shape)
         label = f"step {step:,}"
         data = trial.config.data
         if training.batches == "epochs" and hasattr(data, "num_points"):
             label = f"epoch {step // -(-data.num_points // training.batch_size):,}"
-        fractions = np.linspace(1, 0, NUM_PANELS)
-        panels = [(float(t), state) for t, state in zip(fractions, states, strict=True)]
-        moments.append((label, panels))
+        moments.append((label, states))
     return moments
+
+
+def _trajectories(trial: TrialResult, dim: int) -> list[tuple[str, Panels]]:
+    fractions = np.linspace(1, 0, NUM_PANELS)
+    return [
+        (label, [(float(t), state) for t, state in zip(fractions, states, strict=True)])
+        for label, states in _states(trial, None, (dim,))
+    ]
 
 
 def _curve(trial: TrialResult, label: str) -> pd.DataFrame:
@@ -216,6 +228,11 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
             contents.excess_by_level = pd.concat(levels, ignore_index=True)
     for data in config.data:
         dataset = load_dataset(data, config.seed, 0)
+        if isinstance(dataset.codec, PictureCodec):
+            asked, real = shown(dataset, config.evaluation.num_drawn)
+            contents.asked[data.name] = asked.words(dataset.classes)
+            contents.real[data.name] = real[:, None].numpy()
+            continue
         drawn = _unseen(dataset, config.evaluation.num_drawn)
         contents.originals[data.name] = drawn.numpy()
         contents.columns[data.name] = list(dataset.columns)
@@ -228,6 +245,9 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         if key in contents.samples:  # pictures show the first seed
             continue
         evaluation = trial.config.evaluation
+        if trial.config.data.name in contents.real:
+            _gather_pictures(contents, trial, key)
+            continue
         dim = len(contents.columns[trial.config.data.name])
         # A stage of an explanation may be one that cannot be sampled.
         if evaluation.num_samples and trial.row.get("sample_seconds") is not None:
@@ -237,6 +257,20 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         if trajectories:
             contents.trajectories[key] = trajectories
     return contents
+
+
+def _gather_pictures(contents: ReportContents, trial: TrialResult, key: tuple[str, str]) -> None:
+    """Adds the pictures that a trial drew, and how it drew them; the first seed's are shown."""
+    real = contents.real[trial.config.data.name]
+    num, _, *shape = real.shape
+    if key in contents.drawn:
+        return
+    if trial.row.get("sample_seconds") is not None:
+        pictures = load_points(trial.folder / SAMPLES, num * EACH, *shape)
+        contents.drawn[key] = pictures.reshape(num, EACH, *shape)
+    states = _states(trial, num, tuple(shape))
+    if states:
+        contents.states[key] = [(label, each.swapaxes(0, 1)) for label, each in states]
 
 
 def runs_contents(results: StudyResults, command: str) -> ReportContents:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -15,6 +16,7 @@ from kan_diffusion.report.charts.lines import level_measure
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import embedded, figure_png
+from kan_diffusion.report.pictures import asked_figure, process_figure
 from kan_diffusion.report.points import PointView
 from kan_diffusion.report.tables import (
     BADGES,
@@ -265,6 +267,13 @@ class _Report:
                 "fresh real points, which no model was trained on, beside those that each model "
                 f"generates (first seed), on the same axes.{self._view_note(setting.data)}",
             ))  # fmt: skip
+        if any(key[0] == label for key in contents.drawn):
+            figures.append((
+                "What the models draw", f"pictures {label}", _pictures_figure,
+                "Pictures that were asked for beside real ones",
+                "what was asked for, a real picture of it, and what each model draws (first seed), "
+                "from the same noise.",
+            ))  # fmt: skip
         judged = MEASURES[self.results.judged(label)]
         if rows[self.results.judged(label)].notna().any():
             against = (
@@ -341,6 +350,20 @@ class _Report:
                     f"The reverse process of {name}, {label}",
                 )  # fmt: skip
 
+        for (label, name), moments in contents.states.items():
+            if contents.data_of(label) == data:
+                for moment, states in moments:
+                    self._draw(
+                        section, f"reverse {label} {name} {moment}",
+                        partial(
+                            process_figure, contents.asked[data], states,
+                            np.linspace(1, 0, states.shape[1]).tolist(),
+                        ),
+                        f"{label}, reverse process of {name} after {moment}: from noise at t = T "
+                        "to a picture at t = 0, one row for each that was asked for.",
+                        f"The reverse process of {name}, {label}, {moment}",
+                    )  # fmt: skip
+
     def _add_trials(self) -> None:
         section = self.page.section("All trials", "trials")
         failures = self.results.rows[self.results.rows["failed"]].to_dict("records")
@@ -374,6 +397,16 @@ class _Report:
             f"two principal components of the real data, which holds {explained:.0%} of its "
             "variance."
         )
+
+
+def _pictures_figure(contents: ReportContents, label: str) -> Figure:
+    data = contents.data_of(label)
+    drawn = [
+        (name, contents.drawn[label, name])
+        for name in contents.model_names(label)
+        if (label, name) in contents.drawn
+    ]
+    return asked_figure(contents.asked[data], [("real", contents.real[data]), *drawn])
 
 
 def _badge(verdict: Verdict) -> Markup:

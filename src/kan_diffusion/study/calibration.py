@@ -10,7 +10,7 @@ from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.devices import one_thread
 from kan_diffusion.errors import NonFiniteLossError
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.trial import build
+from kan_diffusion.study.trial import build, told
 from kan_diffusion.training import train
 
 __all__ = ["estimate_seconds", "step_seconds"]
@@ -43,12 +43,9 @@ def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_
             shortened = trial.training.model_copy(update=length)
             denoiser = build(trial, dataset)
             result = train(
-                denoiser,
-                trial.process,
-                dataset.train,
-                shortened,
+                *(denoiser, trial.process, dataset.train, shortened),
                 seed=0,
-                conditions=dataset.conditions,
+                conditions=told(denoiser, dataset),
                 device="cpu",
             )
             if number:

@@ -19,13 +19,14 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from kan_diffusion.data.datasets import DataConfig, FileData, ToyData
+from kan_diffusion.data.datasets import DataConfig, FileData, PictureData, TableData, ToyData
 from kan_diffusion.denoisers.registry import Family, Setting, get_family
 from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import require_file
 from kan_diffusion.imports import is_place
 from kan_diffusion.limits import (
+    MOST_GUIDANCE,
     MOST_LAYERS,
     MOST_OPERATIONS,
     MOST_PARAMETERS,
@@ -142,10 +143,13 @@ class SamplingConfig(Settings):
     Attributes:
         scheduler: Name of the sampler; the process's own when None.
         steps: Number of its steps.
+        guidance: Strength of classifier-free guidance of pictures that are read; 1 is the plain
+            conditional.
     """
 
     scheduler: str | None = None
     steps: int = Field(20, ge=1, le=MOST_TIMESTEPS)
+    guidance: float = Field(1.0, ge=0, le=MOST_GUIDANCE)
 
     @field_validator("scheduler")
     @classmethod
@@ -237,14 +241,19 @@ class TrialConfig(Settings):
         settings = self.model_dump(mode="json")
         if isinstance(self.data, FileData):
             settings["data"]["path"] = self.data.name
-        if not isinstance(self.data, ToyData):
+        if isinstance(self.data, FileData | TableData):
             settings["data"]["rows"] = "encoded"
-        elif not self.data.conditional:
+        if isinstance(self.data, ToyData) and not self.data.conditional:
             del settings["data"]["conditional"]
+        if isinstance(self.data, PictureData):
+            settings["data"]["pictures"] = self.data.name
+        if self.sampling.guidance == 1.0:
+            del settings["sampling"]["guidance"]
         if not self.model.conditions:
             del settings["model"]["conditions"]
         del settings["model"]["optimizer"]  # that of the training is what counts
-        for later, default in (("optimizer", "adam"), ("timesteps", "uniform")):
+        laters = ("optimizer", "adam"), ("timesteps", "uniform"), ("accumulation_steps", 1)
+        for later, default in laters:
             if settings["training"][later] == default:
                 del settings["training"][later]
         if not self.evaluation.metrics:
@@ -480,7 +489,8 @@ class StudyConfig(Settings):
         Raises:
             DataError: A file cannot be used.
         """
-        data = tuple(d.pinned() if isinstance(d, FileData) else d for d in self.data)
+        files = FileData | PictureData
+        data = tuple(d.pinned() if isinstance(d, files) else d for d in self.data)
         return self._resolved().model_copy(update={"data": data})
 
     def _resolved(self) -> Self:

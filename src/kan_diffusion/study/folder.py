@@ -1,11 +1,12 @@
 """The folder of a trial: its files, and how they are read.
 
 A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``,
-``scheduler/``) with ``curves.parquet`` (loss and learning rate of every step),
-``samples.safetensors`` (generated points), ``reverse/<step>.safetensors`` (the reverse process as
-it was at moments of training) and ``trial.json`` (the configuration, the row of results and the
-excess by noise level). ``trial.json`` is written last: where it is, the trial is finished and is
-not run again. While a trial runs its state is in ``checkpoint.safetensors``.
+``scheduler/``, of captioned pictures ``text_encoder/`` and ``tokenizer/``) with ``curves.parquet``
+(loss and learning rate of every step), ``samples.safetensors`` (generated points or pictures),
+``reverse/<step>.safetensors`` (the reverse process as it was at moments of training) and
+``trial.json`` (the configuration, the row of results and the excess by noise level). ``trial.json``
+is written last: where it is, the trial is finished and is not run again. While a trial runs its
+state is in ``checkpoint.safetensors``.
 
 ``SHA256SUMS`` lists the digests of all of them, and a file that has changed since is refused.
 
@@ -46,7 +47,7 @@ from kan_diffusion.files import (
     write_checksums,
     write_parquet,
 )
-from kan_diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.sampling import SamplePipeline
 from kan_diffusion.study.config import TrialConfig
 
 __all__ = [
@@ -83,6 +84,8 @@ _FILES = (
     "model_index.json",
     "denoiser/[!.]*",
     "scheduler/[!.]*",
+    "text_encoder/[!.]*",
+    "tokenizer/[!.]*",
     CURVES,
     SAMPLES,
     f"{REVERSE}/[!.]*.safetensors",
@@ -168,7 +171,7 @@ def _sweep(folder: Path) -> None:
 
 def keep_trial(
     result: TrialResult,
-    pipeline: PointDiffusionPipeline | None = None,
+    pipeline: SamplePipeline | None = None,
     curves: pd.DataFrame | None = None,
     samples: Tensor | None = None,
 ) -> None:
@@ -178,7 +181,7 @@ def keep_trial(
         result: The trial.
         pipeline: Its denoiser with its sampler; None when its training failed.
         curves: Loss and learning rate of each step.
-        samples: Generated points (n, d), standardised.
+        samples: Generated points, standardised, or pictures, with shape (n, *shape).
 
     Raises:
         RunFolderError: It cannot be written.
@@ -371,7 +374,7 @@ def _clear(folder: Path) -> None:
         raise RunFolderError(f"'{folder}' cannot be cleared: {error}") from error
 
 
-def save_pipeline(pipeline: PointDiffusionPipeline, folder: Path) -> None:
+def save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
     """Saves a pipeline, each of its files whole or not at all, and what describes it last.
 
     Nothing is ever taken away, not even for a moment: another process may be reading it.

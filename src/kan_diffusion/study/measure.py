@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.datasets import (
     DataConfig,
     Dataset,
     FileData,
+    PictureData,
     TableData,
     ToyData,
     data_from_name,
@@ -22,9 +24,19 @@ from kan_diffusion.data.datasets import (
 from kan_diffusion.data.tables import read_frame
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
+from kan_diffusion.evaluation.features import PictureFeatures, picture_features
 from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
+from kan_diffusion.evaluation.pictures import (
+    EACH,
+    Request,
+    draw_pictures,
+    real_pictures,
+    score_pictures,
+    shown,
+)
 from kan_diffusion.files import finite, read_json
 from kan_diffusion.likelihood import first_noise, log_likelihood
+from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.sampling import PointDiffusionPipeline
@@ -35,6 +47,8 @@ from kan_diffusion.table_pipeline import TableDiffusionPipeline
 __all__ = [
     "Yardstick",
     "evaluate_run",
+    "features_of",
+    "load_point_run",
     "load_run",
     "measure",
     "oracle_warning",
@@ -57,15 +71,22 @@ class Yardstick:
         real: Real-against-real value of every sample metric; empty where none is asked for.
         likely: Clean points (n, d) with the first timestep's noise added, whose likelihood is
             computed.
-        told: Their classes with shape (n,); None where denoisers are told none.
         nll: Their mean negative log-density, exact; None where the density is not known.
+        told: Their classes with shape (n,); None where denoisers are told none.
+        features: What turns pictures into numbers; None of points.
     """
 
     draw: NoisedPoints
     real: dict[str, float]
     likely: Tensor
-    told: Tensor | None
     nll: float | None
+    told: Tensor | None = None
+    features: PictureFeatures | None = None
+
+
+def features_of(data: DataConfig, study_seed: int) -> PictureFeatures | None:
+    """The features that all models of a study on some pictures are judged with; None of points."""
+    return picture_features(data, study_seed) if isinstance(data, PictureData) else None
 
 
 def yardstick(
@@ -74,8 +95,9 @@ def yardstick(
     evaluation: EvaluationConfig,
     study_seed: int,
     split: int = 0,
+    features: PictureFeatures | None = None,
 ) -> Yardstick:
-    """Draws the points that all trials of a study on a data set are measured with.
+    """Draws the samples that all trials of a study on a data set are measured with.
 
     Args:
         dataset: The data set.
@@ -83,8 +105,19 @@ def yardstick(
         evaluation: Numbers of points.
         study_seed: Seed of the draws.
         split: Number of the data set's split, where every seed has its own.
+        features: What turns pictures into numbers; see :func:`features_of`.
     """
     name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
+    if features is not None:
+        noise = torch_generator("noised points", study_seed, *name)
+        num, pairs = evaluation.num_samples, evaluation.num_real_pairs
+        return Yardstick(
+            draw_noised_points(dataset, process, evaluation.num_noised, noise, told=True),
+            real_pictures(dataset, features, num, pairs, study_seed, split) if num else {},
+            likely=torch.empty(0),
+            nll=None,
+            features=features,
+        )
     generator = torch_generator("real pairs", study_seed, *name)
     # The divergence takes d backward passes, so that the work grows as d times the points.
     num = min(evaluation.num_likelihood, max(1, _LIKELIHOOD_NUMBERS // dataset.dim))
@@ -117,15 +150,15 @@ def yardstick(
         if evaluation.num_samples
         else {},
         likely=likely,
-        told=labels,
         nll=nll,
+        told=labels,
     )
 
 
 def measure(
     config: TrialConfig,
     dataset: Dataset,
-    pipeline: PointDiffusionPipeline,
+    pipeline: PointDiffusionPipeline | PictureDiffusionPipeline,
     shared: Yardstick,
 ) -> tuple[Row, list[Level], Tensor | None]:
     """Measures a trained denoiser.
@@ -138,15 +171,18 @@ def measure(
 
     Returns:
         The measured part of a trial's row, the same by noise level (a dictionary a level), and the
-        generated points (n, d), standardised, float64; None where no samples are asked for. A
-        value that came out infinite or NaN is None.
+        generated points (n, d), standardised, float64, or pictures to be shown; None where no
+        samples are asked for. A value that came out infinite or NaN is None.
 
     Raises:
         KanDiffusionError: A metric has the key of another measure.
     """
     evaluation = config.evaluation
+    conditions = {}
+    if isinstance(pipeline, PictureDiffusionPipeline):
+        conditions = _told(pipeline, dataset, shared.draw.rows)
     scores = measure_denoising(
-        pipeline.denoiser, shared.draw, config.process, evaluation.num_levels
+        pipeline.denoiser, shared.draw, config.process, evaluation.num_levels, conditions
     )
     row: Row = {
         "oracle": shared.draw.oracle,
@@ -155,6 +191,10 @@ def measure(
         "excess": scores.excess,
         "excess_se": scores.excess_se,
     }
+    if isinstance(pipeline, PictureDiffusionPipeline):
+        scored, generated = _draw_and_score(config, dataset, pipeline, shared)
+        row |= scored
+        return finite(row), finite([asdict(level) for level in scores.levels]), generated
     if evaluation.num_likelihood:
         likelihood = log_likelihood(
             pipeline.denoiser, config.process, shared.likely, class_labels=shared.told
@@ -177,7 +217,7 @@ def measure(
         ).samples
         row["sample_seconds"] = time.perf_counter() - started
         generated = dataset.standardizer.apply(generated.cpu().double())
-        if dataset.codec is not None:
+        if isinstance(dataset.codec, TableCodec):
             generated = dataset.codec.settle(generated, numpy_generator("rows", *name)).double()
         sampled = sample_metrics(
             generated[: len(fresh)],  # as many as in real-against-real
@@ -193,6 +233,51 @@ def measure(
     return finite(row), finite([asdict(level) for level in scores.levels]), generated
 
 
+def _told(
+    pipeline: PictureDiffusionPipeline, dataset: Dataset, rows: Tensor | None
+) -> dict[str, Tensor]:
+    """What a model of pictures is told of held-out ones, by the names of its conditions."""
+    assert rows is not None
+    asked = Request.of(dataset, rows)
+    if pipeline.text_encoder is not None and asked.prompts is not None:
+        return {"encoder_hidden_states": pipeline.embed(asked.prompts)}
+    if pipeline.classes and asked.labels is not None:
+        return {"class_labels": asked.labels}
+    return {}
+
+
+def _draw_and_score(
+    config: TrialConfig,
+    dataset: Dataset,
+    pipeline: PictureDiffusionPipeline,
+    shared: Yardstick,
+) -> tuple[Row, Tensor | None]:
+    """Scores of pictures that a model draws, and pictures to be shown; nothing where none are."""
+    evaluation, sampling = config.evaluation, config.sampling
+    if not evaluation.num_samples:
+        return {}, None
+    assert shared.features is not None
+    started = time.perf_counter()
+    scores = score_pictures(
+        pipeline,
+        dataset,
+        shared.features,
+        num=evaluation.num_samples,
+        steps=sampling.steps,
+        guidance=sampling.guidance,
+        study_seed=config.study_seed,
+        seed=config.seed,
+    )
+    row: Row = {"sample_seconds": time.perf_counter() - started, **scores}
+    row |= {f"{name}_real": value for name, value in shared.real.items()}
+    pictures = draw_pictures(
+        *(pipeline, shown(dataset, evaluation.num_drawn)[0], sampling.steps, sampling.guidance),
+        torch_generator("shown", config.study_seed),
+        EACH,
+    )
+    return row, pictures
+
+
 def oracle_warning(row: Row) -> str | None:
     """Warns of an estimated oracle whose loss no optimum can have: below 0, or above ours."""
     floor, loss = row.get("floor"), row.get("heldout_loss")
@@ -205,7 +290,9 @@ def oracle_warning(row: Row) -> str | None:
     )
 
 
-def load_run(folder: Path, *, verify: bool = True) -> tuple[TrialConfig, PointDiffusionPipeline]:
+def load_run(
+    folder: Path, *, verify: bool = True
+) -> tuple[TrialConfig, PointDiffusionPipeline | PictureDiffusionPipeline]:
     """Reads a finished run: its configuration and its pipeline.
 
     Args:
@@ -230,9 +317,27 @@ def load_run(folder: Path, *, verify: bool = True) -> tuple[TrialConfig, PointDi
     index = read_json(
         folder / PointDiffusionPipeline.config_name, "the index of a pipeline", _AGAIN
     )
-    kinds = (PointDiffusionPipeline, TableDiffusionPipeline)
+    kinds = (PointDiffusionPipeline, TableDiffusionPipeline, PictureDiffusionPipeline)
     kind = next((k for k in kinds if k.__name__ == index.get("_class_name")), kinds[0])
     return trial.config, kind.from_pretrained(folder)
+
+
+def load_point_run(
+    folder: Path, *, verify: bool = True
+) -> tuple[TrialConfig, PointDiffusionPipeline]:
+    """Reads a finished run of points or of a table, as :func:`load_run` does.
+
+    Raises:
+        RunFolderError: There is no finished run with a denoiser in the folder.
+        KanDiffusionError: It is one of pictures.
+    """
+    config, pipeline = load_run(folder, verify=verify)
+    if isinstance(pipeline, PictureDiffusionPipeline):
+        raise KanDiffusionError(
+            f"'{folder}' is a model of pictures, and this is for models of points and tables; draw "
+            "from it with 'kan-diffusion sample', judge it with 'kan-diffusion evaluate'"
+        )
+    return config, pipeline
 
 
 def same_data(own: DataConfig, other: DataConfig) -> bool:
@@ -247,16 +352,26 @@ def same_data(own: DataConfig, other: DataConfig) -> bool:
         return other.toy == own.toy
     if isinstance(other, FileData) and isinstance(own, FileData):
         return read_frame(other.path).sha256 == (own.sha256 or own.pinned().sha256)
+    if isinstance(other, PictureData) and isinstance(own, PictureData):
+        # A run of a folder has its digest, and its files are compared with that when they are read.
+        return Path(other.pictures).absolute() == Path(own.pictures).absolute()
     return isinstance(other, TableData) and isinstance(own, TableData) and other.table == own.table
 
 
 def _dataset_to_judge_with(
-    config: TrialConfig, pipeline: PointDiffusionPipeline, data: str | None
+    config: TrialConfig,
+    pipeline: PointDiffusionPipeline | PictureDiffusionPipeline,
+    data: str | None,
 ) -> Dataset:
     own = config.data
     other = own if data is None else data_from_name(data, pinned=False)
     if same_data(own, other):
         return load_dataset(config.data, config.study_seed, config.seed)
+    if isinstance(other, PictureData) or isinstance(pipeline, PictureDiffusionPipeline):
+        raise DataError(
+            f"a model of '{own.name}' cannot be judged with '{other.name}': pictures judge the "
+            "model that was trained on them; leave --data out"
+        )
     # The pipeline knows the model's units: the data it was trained on need not be here any more.
     table = pipeline.codec if isinstance(pipeline, TableDiffusionPipeline) else None
     columns = tuple(pipeline.columns)
@@ -305,16 +420,19 @@ def evaluate_run(
     """
     config, pipeline = load_run(folder, verify=verify)
     dataset = _dataset_to_judge_with(config, pipeline, data)
-    if dataset.density is not None:
+    count = 0 if dataset.heldout is None else len(dataset.untrained())
+    if isinstance(config.data, PictureData):
+        used = f"{count:,} pictures of '{dataset.name}' that were not trained on"
+    elif dataset.density is not None:
         used = f"fresh points of '{dataset.name}', whose oracle is exact"
     else:
-        count = len(dataset.untrained())
         used = f"{count:,} rows of '{dataset.name}' that were not trained on, " + (
             "too few for an oracle"
             if dataset.oracle == "none"
             else "with an oracle estimated from two reference samples among them"
         )
     split = config.seed if dataset.split_by_seed else 0
-    shared = yardstick(dataset, config.process, config.evaluation, config.study_seed, split)
-    row, _, _ = measure(config, dataset, pipeline, shared)
-    return row, used, None if dataset.density is not None else oracle_warning(row)
+    features = features_of(config.data, config.study_seed)
+    names = config.process, config.evaluation, config.study_seed
+    row, _, _ = measure(config, dataset, pipeline, yardstick(dataset, *names, split, features))
+    return row, used, None if dataset.oracle == "exact" else oracle_warning(row)

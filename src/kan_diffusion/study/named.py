@@ -14,17 +14,25 @@ from typing import cast
 
 from kan_diffusion.data.columns import Kind
 from kan_diffusion.data.datasets import (
+    PICTURES,
     TABLES,
     DataConfig,
     FileData,
+    PictureData,
     ToyData,
     data_from_name,
     load_dataset,
 )
 from kan_diffusion.data.toys import TOYS
-from kan_diffusion.denoisers.registry import FAMILIES, build_denoiser, get_family
+from kan_diffusion.denoisers.registry import (
+    FAMILIES,
+    PICTURE_FAMILIES,
+    Setting,
+    build_denoiser,
+    get_family,
+)
 from kan_diffusion.errors import DataError, KanDiffusionError, require_known, valid_settings
-from kan_diffusion.processes import get_process
+from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match
 from kan_diffusion.study.calibration import step_seconds
 from kan_diffusion.study.config import (
@@ -39,10 +47,15 @@ from kan_diffusion.study.config import (
 )
 from kan_diffusion.study.trial import build
 from kan_diffusion.training import TrainingConfig
-from kan_diffusion.training.defaults import Suggestion, suggested
+from kan_diffusion.training.defaults import (
+    PictureSuggestion,
+    Suggestion,
+    suggested,
+    suggested_for_pictures,
+)
 from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName, suitable_rate
 
-__all__ = ["parse_budget", "single_trial", "study_for"]
+__all__ = ["PICTURE_EVALUATION", "parse_budget", "single_trial", "study_for"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +66,18 @@ _VERDICT_SEEDS = 10
 """Twenty trials of this length take two cores two or three minutes, and can reach p < 0.05."""
 
 _STUDY_HOLDOUT = 0.5
+
+_PICTURE_FAMILIES = ("dit", "dit-kan", "dit-full-kan", "unet", "unet-kan")
+_PICTURE_SEEDS = {"digits": 5}
+_FEWEST_PICTURE_SEEDS = 3
+_PICTURE_HOLDOUT = 0.3
+"""Share of pictures that a study holds out, where they are no shapes, of which as many as are
+wanted are drawn."""
+
+_PICTURE_PROCESS = "flow"
+
+PICTURE_EVALUATION = {"num_noised": 2_000, "num_samples": 500, "num_likelihood": 0, "num_drawn": 10}
+"""Numbers of what is measured of pictures: fewer than of points, since they take longer."""
 
 
 def parse_budget(
@@ -117,9 +142,16 @@ def _amount_of_model(match: Match, family: str, hidden: Sequence[float], data: D
     }[match]
 
 
-def _matched_study(data: DataConfig, budget: Budget, families: Sequence[str] | None) -> StudyConfig:
+def _matched_study(
+    data: DataConfig, match: str, amount: str | None, params: int | None,
+    families: Sequence[str] | None,
+) -> StudyConfig:  # fmt: skip
     """Makes the study of some families at one budget, each with its own settings."""
     everything = families is not None and list(families) == ["all"]
+    if isinstance(data, PictureData):
+        asked = PICTURE_FAMILIES if everything else families or _PICTURE_FAMILIES
+        return _picture_study(data, match, amount, params, list(dict.fromkeys(asked)))
+    budget = parse_budget(match, amount, (data,), params)
     asked = _DEFAULT_FAMILIES if families is None else families
     names = list(FAMILIES if everything else dict.fromkeys(asked))
     if everything or families is None:  # those asked for by name must fit
@@ -160,6 +192,42 @@ def _matched_study(data: DataConfig, budget: Budget, families: Sequence[str] | N
     )
 
 
+def _picture_study(
+    data: PictureData, match: str, amount: str | None, params: int | None, families: Sequence[str]
+) -> StudyConfig:
+    """Makes the study of some families on pictures."""
+    suits = _suits_pictures(data)
+    if match == "time" or (match == "params" and amount is None):
+        params = params or suits.params
+    budget = parse_budget(match, amount, (data,), params)
+    return StudyConfig(
+        name=data.name,
+        title=f"KAN and MLP denoisers on {data.name}",
+        question=f"At equal {_EQUAL[budget.match]}, which denoises better?",
+        seeds=_PICTURE_SEEDS.get(data.name, _FEWEST_PICTURE_SEEDS),
+        data=(data,),
+        process=(get_process(_PICTURE_PROCESS),),
+        training=suits.training,
+        models=tuple(
+            ModelConfig(family=name, settings=_accepted(name, suits.settings)) for name in families
+        ),
+        budgets=(budget,),
+        sampling=SamplingConfig(guidance=suits.guidance),
+        evaluation=EvaluationConfig(**PICTURE_EVALUATION, moments=(1.0,)),
+    )
+
+
+def _suits_pictures(data: PictureData, seed: int = 0) -> PictureSuggestion:
+    dataset = load_dataset(data, seed)
+    return suggested_for_pictures(len(dataset.train), dataset.shape[-1], bool(dataset.classes))
+
+
+def _accepted(family: str, settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Those of some settings that the denoisers of a family have."""
+    known = inspect.signature(get_family(family, importing=True).denoiser_class).parameters
+    return {key: value for key, value in settings.items() if key in known}
+
+
 _EQUAL = {
     "params": "parameters",
     "flops": "arithmetic",
@@ -181,8 +249,8 @@ def study_for(
     """Makes or reads the study a user names.
 
     Args:
-        what: A preset, a study file (.yaml, .yml), a toy, a table of scikit-learn's, or a file of
-            points.
+        what: A preset, a study file (.yaml, .yml), a toy, a table of scikit-learn's, pictures, or a
+            file of points or folder of pictures.
         params: Number of parameters of each model.
         match: What is held equal, see :mod:`.budgets`; parameters when None.
         budget: How much of it, see :func:`parse_budget`.
@@ -220,9 +288,7 @@ def study_for(
             )
     else:
         data = _named_data(what, conditional)
-        study = _matched_study(
-            data, parse_budget(match or "params", budget, (data,), params), families
-        )
+        study = _matched_study(data, match or "params", budget, params, families)
     if processes is None:
         return study
     with valid_settings("--process"):
@@ -230,12 +296,14 @@ def study_for(
 
 
 def _named_data(what: str, conditional: bool) -> DataConfig:
-    known = [*TOYS, *TABLES]
+    known = [*TOYS, *TABLES, *PICTURES]
     if not Path(what).suffix and not Path(what).exists():
         require_known("study, data set or file", what, [*preset_names(), *known])
     data = _told(data_from_name(what), conditional)
     if isinstance(data, FileData):
         return data.model_copy(update={"holdout": _STUDY_HOLDOUT})
+    if isinstance(data, PictureData) and data.pictures != "shapes":
+        return data.model_copy(update={"holdout": _PICTURE_HOLDOUT})
     return data
 
 
@@ -272,16 +340,18 @@ def _suits_a_toy(learning_rate: float) -> Suggestion:
 def single_trial(
     data: str,
     *,
-    family: str,
+    family: str | None = None,
     params: int | None = None,
     depth: int | None = None,
-    process: str = "cosine",
+    process: str | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
     optimizer: str = "adam",
     learning_rate: float | None = None,
     max_seconds: float | None = None,
     holdout: float | None = None,
+    size: int | None = None,
+    objects: int | None = None,
     kinds: Mapping[str, Kind] | None = None,
     seed: int = 0,
     sparsify: float = 0.0,
@@ -290,21 +360,23 @@ def single_trial(
     """Makes a trial that stands on its own.
 
     Args:
-        data: A toy, a table of scikit-learn's or a file of points.
-        family: Kind of denoiser.
+        data: A toy, a table of scikit-learn's, a file of points, or pictures.
+        family: Kind of denoiser; ``kan`` when None, of pictures ``dit-kan``.
         params: Number of trainable parameters at most; the trial has the widths of the family's
             nearest size below it. What is None of this and what follows suits a file or table
-            (:mod:`kan_diffusion.training.defaults`); of a toy it is 2,300 parameters, the family's
-            depth and learning rate, and 4,000 steps of 1,024 points.
+            or pictures (:mod:`kan_diffusion.training.defaults`); of a toy it is 2,300 parameters,
+            the family's depth and learning rate, and 4,000 steps of 1,024 points.
         depth: Number of hidden layers.
-        process: Name of a process.
+        process: Name of a process; ``cosine`` when None, of pictures ``flow``.
         steps: Optimiser steps, at most.
         batch_size: Points a step.
         optimizer: Name of an optimiser.
         learning_rate: Peak learning rate.
         max_seconds: Seconds that training may take; None for no limit.
-        holdout: Fraction of the rows of a file or table that is not trained on; 0.2 and 0.3 when
-            None.
+        holdout: Fraction of the rows of a file or table, or of pictures, that is not trained on;
+            0.2, 0.3 and 0.1 when None.
+        size: Pixels of a side of pictures.
+        objects: Things of a scene of shapes at most.
         kinds: Kinds of a file's columns that shall not be found from what is in them.
         seed: Seed of all randomness.
         sparsify: Weight of the penalty that makes edges of KAN layers few; 0 for none.
@@ -314,14 +386,35 @@ def single_trial(
         DataError: The file cannot be used, or there are no classes to be conditional on.
         KanDiffusionError: A name is unknown or a number out of range.
     """
-    kind = get_family(family, importing=True)
-    chosen = get_process(process)
     points = _told(data_from_name(data, kinds), conditional)
+    of_pictures = isinstance(points, PictureData)
+    family = family or ("dit-kan" if of_pictures else "kan")
+    kind = get_family(family, importing=True)
+    chosen = get_process(process or (_PICTURE_PROCESS if of_pictures else "cosine"))
     require_known("optimizer", optimizer, OPTIMIZERS)
     way = cast("OptimizerName", optimizer)
     with valid_settings("settings"):
         if holdout is not None and not isinstance(points, ToyData):
             points = type(points).model_validate({**dict(points), "holdout": holdout})
+        if not (size is None and objects is None):
+            if not isinstance(points, PictureData):
+                raise KanDiffusionError("--size and --objects are for pictures; leave them out")
+            drawn = {"size": size or points.size, "objects": objects or points.objects}
+            points = PictureData.model_validate({**dict(points), **drawn})
+        if isinstance(points, PictureData):
+            if sparsify:
+                raise KanDiffusionError(
+                    "sparsifying makes the edges of small KANs few, to be read; leave --sparsify "
+                    "out for pictures"
+                )
+            given = {
+                "steps": steps,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate or suitable_rate(way, kind.learning_rate),
+                "max_seconds": max_seconds,
+                "optimizer": way,
+            }
+            return _picture_trial(points, family, params, depth, chosen, given, seed)
         dataset = load_dataset(points, seed)
         if isinstance(points, ToyData):
             suits = _suits_a_toy(kind.learning_rate)
@@ -355,14 +448,42 @@ def single_trial(
             blocks=dataset.blocks if told else (),
             at_most=True,
         )
-        size = {"params": None, "depth": None, "hidden": tuple(fitted.config.hidden)}
+        built = {"params": None, "depth": None, "hidden": tuple(fitted.config.hidden)}
         return TrialConfig(
             study_seed=seed,
             seed=0,
             data=points,
             process=chosen,
-            model=asked.model_copy(update=size).resolved(training),
+            model=asked.model_copy(update=built).resolved(training),
             training=training,
             sampling=SamplingConfig().resolved(chosen),
             evaluation=EvaluationConfig(moments=()),
         )
+
+
+def _picture_trial(
+    data: PictureData,
+    family: str,
+    params: int | None,
+    depth: int | None,
+    process: Process,
+    training: Mapping[str, int | float | str | None],
+    seed: int,
+) -> TrialConfig:
+    """Makes a trial of pictures; settings of training that are None are those that suit."""
+    suits = _suits_pictures(data, seed)
+    given = {key: value for key, value in training.items() if value is not None}
+    config = TrainingConfig.model_validate({**dict(suits.training), **given})
+    params = suits.params if params is None else params
+    settings = _accepted(family, suits.settings)
+    asked = ModelConfig(family=family, params=params, depth=depth, settings=settings)
+    return TrialConfig(
+        study_seed=seed,
+        seed=0,
+        data=data,
+        process=process,
+        model=asked.resolved(config),
+        training=config,
+        sampling=SamplingConfig(guidance=suits.guidance).resolved(process),
+        evaluation=EvaluationConfig(**PICTURE_EVALUATION, moments=()),
+    )

@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from kan_diffusion._version import __version__
-from kan_diffusion.data.datasets import FileData
+from kan_diffusion.data.datasets import FileData, PictureData
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import (
     require_unchanged,
@@ -134,7 +134,9 @@ def _settings(config: StudyConfig) -> dict[str, object]:
     """A study's settings, its files by name and content, as in a trial's identity."""
     settings: dict[str, object] = config.model_dump(mode="json")
     settings["data"] = [
-        (data.name, data.sha256, data.holdout, data.kinds) if isinstance(data, FileData) else data
+        (data.name, data.model_copy(update={place: ""}))
+        if (place := {FileData: "path", PictureData: "pictures"}.get(type(data)))
+        else data
         for data in config.data
     ]
     return settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kan_diffusion.data.datasets import FileData, ToyData, data_from_name, split_frames
+from kan_diffusion.data.datasets import FileData, TableData, data_from_name, split_frames
 from kan_diffusion.data.tables import read_frame
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.tables import TableScores, table_scores
@@ -37,8 +37,8 @@ def judge_run(
         on_progress: As in :func:`kan_diffusion.table_scores`.
 
     Returns:
-        The scores and a sentence that says where real rows come from; None for a run of points. The
-        rows that the run was trained on count where the file is still what it was.
+        The scores and a sentence that says where real rows come from; None for a run of points or
+        pictures. The rows that the run was trained on count where the file is still what it was.
 
     Raises:
         RunFolderError: The folder holds no finished run.
@@ -46,7 +46,7 @@ def judge_run(
     """
     config, pipeline = load_run(folder, verify=verify)
     own = config.data
-    if not isinstance(pipeline, TableDiffusionPipeline) or isinstance(own, ToyData):
+    if not (isinstance(pipeline, TableDiffusionPipeline) and isinstance(own, FileData | TableData)):
         return None
     other = own if data is None else data_from_name(data, pinned=False)
     if isinstance(other, FileData) and not same_data(own, other):

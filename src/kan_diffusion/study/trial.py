@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor
 
+from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
+from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import (
@@ -23,6 +25,8 @@ from kan_diffusion.errors import (
 )
 from kan_diffusion.evaluation.doubts import training_doubt
 from kan_diffusion.evaluation.metrics import Metric, metrics_named
+from kan_diffusion.evaluation.pictures import Request, draw_pictures, shown
+from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import leads
@@ -38,12 +42,13 @@ from kan_diffusion.study.folder import (
     load_trial,
     save_points,
 )
-from kan_diffusion.study.measure import Yardstick, measure, yardstick
+from kan_diffusion.study.measure import Yardstick, features_of, measure, yardstick
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
+from kan_diffusion.text import PromptedDenoiser, make_text_encoder, make_tokenizer, tokenize
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 from kan_diffusion.training.defaults import num_held_out
 
-__all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial"]
+__all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial", "told"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +57,11 @@ NUM_PANELS = 11
 
 
 def record_reverse(
-    pipeline: PointDiffusionPipeline,
-    num_points: int,
+    pipeline: PointDiffusionPipeline | PictureDiffusionPipeline,
+    asked: int | Request,
     num_steps: int,
     generator: torch.Generator,
-    class_labels: Tensor | None = None,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Records the reverse process at ``NUM_PANELS`` timesteps, even in time, noise first.
 
@@ -64,36 +69,41 @@ def record_reverse(
         pipeline: The denoiser with its sampler. Samplers other than ``ddpm`` place their steps
             unevenly in time; the pictures are then DDIM's, or Euler's for flow matching, of the
             same deterministic flow.
-        num_points: Number of points that are followed.
+        asked: Number of samples that are followed, or what is asked for: prompts or classes.
         num_steps: Steps of ``ddpm``.
         generator: Source of the noise.
-        class_labels: Classes of the points, with shape (num_points,).
+        guidance: Strength of guidance of pictures.
 
     Returns:
-        Standardised points with shape (panels, num_points, d).
+        Standardised samples with shape (panels, num, *shape).
     """
     if not isinstance(pipeline.scheduler, DDPMScheduler):
         even = "ddim" if "ddim" in fitting_samplers(pipeline.scheduler) else "flow-euler"
         scheduler = make_scheduler(even, pipeline.scheduler)
-        pipeline = PointDiffusionPipeline(pipeline.denoiser, scheduler)
+        if isinstance(pipeline, PictureDiffusionPipeline):
+            pipeline = PictureDiffusionPipeline.from_pipe(pipeline, scheduler=scheduler)
+        else:
+            pipeline = PointDiffusionPipeline(pipeline.denoiser, scheduler)
         num_steps = 5 * (NUM_PANELS - 1)
     before = generator.get_state()
-    start = torch.randn(num_points, pipeline.denoiser.data_dim, generator=generator)
+    asked = Request(asked) if isinstance(asked, int) else asked
+    start = torch.randn(asked.num, *pipeline.denoiser.sample_shape, generator=generator)
     generator.set_state(before)  # the pipeline starts from the very same noise
     states = [start]
 
-    def keep(
-        _: PointDiffusionPipeline, index: int, timestep: Tensor, state: dict[str, Tensor]
-    ) -> None:
+    def keep(_: DiffusionPipeline, index: int, timestep: Tensor, state: dict[str, Tensor]) -> None:
         states.append(state["sample"].cpu())
 
-    pipeline(
-        num_points,
-        num_steps,
-        generator=generator,
-        class_labels=class_labels,
-        callback_on_step_end=keep,
-    )
+    if isinstance(pipeline, PictureDiffusionPipeline):
+        draw_pictures(pipeline, asked, num_steps, guidance, generator, on_step=keep)
+    else:
+        pipeline(
+            asked.num,
+            num_steps,
+            generator=generator,
+            class_labels=asked.labels,
+            callback_on_step_end=keep,
+        )
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
     return torch.stack([states[pick] for pick in picks])
 
@@ -112,35 +122,59 @@ def _shared_yardstick(
     A program may add metrics while it runs, so those there are belong to the key.
     """
     dataset = load_dataset(data, study_seed, trial_seed=split)
-    return yardstick(dataset, process, evaluation, study_seed, split)
+    features = features_of(data, study_seed)
+    return yardstick(dataset, process, evaluation, study_seed, split, features)
 
 
 def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
-    """Builds a trial's denoiser, untrained.
+    """Builds a trial's denoiser, untrained: of captioned pictures with its text encoder.
 
     Raises:
         KanDiffusionError: It cannot be built, or not in this size.
     """
-    model = config.model
-    return build_denoiser(
+    model, names = config.model, (config.study_seed, config.seed)
+    settings, text = dict(model.settings), None
+    if dataset.captions is not None:
+        tokenizer = make_tokenizer(dataset.captions)
+        # The same for all models of a seed.
+        text = make_text_encoder(tokenizer, generator=torch_generator("text", *names)), tokenizer
+        settings["text_width"] = text[0].config.hidden_size
+    denoiser = build_denoiser(
         model.family,
-        dataset.dim,
+        _shape(dataset),
         num_train_timesteps=config.process.num_timesteps,
         params=model.params,
         flops=model.flops,
         flops_per_edge=model.flops_per_edge,
         hidden=model.hidden,
         depth=model.depth,
-        num_classes=len(dataset.classes),
+        num_classes=0 if text else len(dataset.classes),
         blocks=dataset.blocks if model.conditions else (),
-        settings=model.settings,
-        generator=torch_generator("parameters", config.study_seed, config.seed, model.name),
+        settings=settings,
+        generator=torch_generator("parameters", *names, model.name),
     )
+    return denoiser if text is None else PromptedDenoiser(denoiser, *text)
+
+
+def _shape(dataset: Dataset) -> int | tuple[int, ...]:
+    """What a family is built for: coordinates of points, the shape of pictures."""
+    return dataset.shape if isinstance(dataset.codec, PictureCodec) else dataset.dim
+
+
+def told(denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
+    """What a denoiser is told of each training sample, by the names of its conditions."""
+    if isinstance(denoiser, PromptedDenoiser):
+        assert dataset.captions is not None
+        return {"input_ids": tokenize(denoiser.tokenizer, dataset.captions)}
+    if denoiser.num_classes:
+        assert dataset.class_labels is not None
+        return {"class_labels": dataset.class_labels}
+    return {}
 
 
 @lru_cache(maxsize=256)
 def _warm_up(
-    model: str, dim: int, num_classes: int, blocks: tuple[int, ...], process: Process
+    model: str, shape: int | tuple[int, ...], blocks: tuple[int, ...], process: Process
 ) -> None:
     """Trains a model for two steps, once a worker.
 
@@ -149,24 +183,22 @@ def _warm_up(
 
     Args:
         model: The model in JSON.
-        dim: Number of coordinates.
-        num_classes: Number of class labels.
+        shape: Number of coordinates, or the shape of pictures.
         blocks: Widths of those that may be told.
         process: Noising process.
     """
     config = ModelConfig.model_validate_json(model)
     denoiser = build_denoiser(
         config.family,
-        dim,
+        shape,
         num_train_timesteps=process.num_timesteps,
         **config.size,  # type: ignore[arg-type]
         depth=config.depth,
-        num_classes=num_classes,
         blocks=blocks,
         settings=config.settings,
         generator=torch_generator("warm-up"),
     )
-    points = torch.randn(8, dim, generator=torch_generator("warm-up points"))
+    points = torch.randn(8, *denoiser.sample_shape, generator=torch_generator("warm-up points"))
     train(denoiser, process, points, TrainingConfig(steps=2, batch_size=8), seed=0, device="cpu")
 
 
@@ -219,9 +251,11 @@ def _run_claimed(
     log_folder: Path | None,
 ) -> TrialResult:
     steps = config.training.steps
+    # Models are held equal in what differs between them: all of a seed begin with one text encoder.
+    own = denoiser.denoiser if isinstance(denoiser, PromptedDenoiser) else denoiser
     row: Row = {
         **config.keys,
-        "parameters": denoiser.num_trainable,
+        "parameters": own.num_trainable,
         "flops": denoiser.flops,
         "flops_per_edge": denoiser.flops_per_edge,
         "steps": steps,
@@ -229,27 +263,23 @@ def _run_claimed(
     }
 
     # What judges the trial must not have decided when it ended.
-    points, heldout = dataset.train, None
-    conditions, of_heldout = dataset.conditions, dict[str, Tensor]()
+    samples, heldout = dataset.train, None
+    conditions, of_heldout = told(denoiser, dataset), dict[str, Tensor]()
     if config.training.patience is not None:
-        num = num_held_out(len(points))
-        heldout, points = points.tensor_split([num])
+        num = num_held_out(len(samples))
+        heldout, samples = samples.tensor_split([num])
         of_heldout = {name: values[:num] for name, values in conditions.items()}
         conditions = {name: values[num:] for name, values in conditions.items()}
-    drawn = config.evaluation.num_drawn
-    classes = dataset.draw_conditions(
-        drawn, torch_generator("drawn classes", config.study_seed, config.data.name)
-    )
 
     def record(step: int, current: Denoiser) -> None:
         # Into a file at once, so that a run that is killed later still has it when it resumes.
         try:
             panels = record_reverse(
                 _pipeline(config, dataset, current),
-                drawn,
+                _drawn(config, dataset),
                 config.sampling.steps,
                 torch_generator("reverse process", config.study_seed, config.data.name),
-                classes.get("class_labels"),
+                config.sampling.guidance,
             )
         except NonFiniteSamplesError as error:
             logger.info("no picture of the reverse process at step %d: %s", step, error)
@@ -262,17 +292,11 @@ def _run_claimed(
         return result
 
     try:
-        _warm_up(
-            config.model.model_dump_json(),
-            dataset.dim,
-            denoiser.num_classes,
-            denoiser.blocks,
-            config.process,
-        )
+        _warm_up(config.model.model_dump_json(), _shape(dataset), denoiser.blocks, config.process)
         trained = train(
             denoiser,
             config.process,
-            points,
+            samples,
             config.training,
             conditions=conditions,
             heldout=heldout,
@@ -334,9 +358,26 @@ def _run_claimed(
     return result
 
 
-def _pipeline(config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> PointDiffusionPipeline:
+def _drawn(config: TrialConfig, dataset: Dataset) -> Request:
+    """What pictures of the reverse process are asked to show."""
+    num = config.evaluation.num_drawn
+    if isinstance(dataset.codec, PictureCodec):
+        return shown(dataset, num)[0]
+    generator = torch_generator("drawn classes", config.study_seed, config.data.name)
+    return Request(num, labels=dataset.draw_conditions(num, generator).get("class_labels"))
+
+
+def _pipeline(
+    config: TrialConfig, dataset: Dataset, denoiser: Denoiser
+) -> PointDiffusionPipeline | PictureDiffusionPipeline:
     scheduler = make_scheduler(config.sampling.scheduler, config.process.scheduler())
-    if dataset.codec is not None:
+    if isinstance(dataset.codec, PictureCodec):
+        mode = dataset.codec.mode
+        if isinstance(denoiser, PromptedDenoiser):
+            parts = denoiser.denoiser, scheduler, denoiser.text_encoder, denoiser.tokenizer
+            return PictureDiffusionPipeline(*parts, mode=mode)
+        return PictureDiffusionPipeline(denoiser, scheduler, mode=mode, classes=dataset.classes)
+    if isinstance(dataset.codec, TableCodec):
         return TableDiffusionPipeline(denoiser, scheduler, dataset.codec, config.process)
     return PointDiffusionPipeline(
         denoiser,

@@ -34,7 +34,7 @@ from kan_diffusion.files import finite, write_json, write_text
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import RESULT, Row, TrialResult, keep_trial, load_trial
-from kan_diffusion.study.measure import Yardstick, load_run, measure, yardstick
+from kan_diffusion.study.measure import Yardstick, load_point_run, measure, yardstick
 from kan_diffusion.symbolic.combination import compose, score_of
 from kan_diffusion.symbolic.context import Context, Progress, make_context, tell_nobody
 from kan_diffusion.symbolic.levels import formula_over_levels
@@ -534,7 +534,7 @@ def explainable_trials(study: Path) -> dict[Path, TrialConfig]:
             name = trial.config.model.name
             if name not in can_be_read:
                 can_be_read[name] = False
-                readable(load_run(folder)[1].denoiser)
+                readable(load_point_run(folder)[1].denoiser)
                 can_be_read[name] = True
             if can_be_read[name]:
                 found[folder] = trial.config
@@ -566,7 +566,7 @@ def explain_run(
         KanDiffusionError: The denoiser cannot be taken apart.
     """
     options, say = options or ExplainOptions(), on_progress or tell_nobody
-    config, pipeline = load_run(run, verify=verify)
+    config, pipeline = load_point_run(run, verify=verify)
     if not isinstance(pipeline.denoiser, KANDenoiser | ReadableDenoiser):
         raise KanDiffusionError(
             f"'{run}' is of family '{config.model.family}': {no_edges(pipeline.denoiser)}; train "

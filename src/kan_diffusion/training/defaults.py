@@ -1,4 +1,4 @@
-r"""Size, steps, batch and learning rate that suit a table.
+r"""Size, steps, batch and learning rate that suit a table, or pictures.
 
 With n rows of d coordinates, V = n d values, P parameters and :math:`\eta` the learning rate of the
 family, which was tuned at 2,300 parameters,
@@ -10,6 +10,10 @@ P at most 500,000. Exponents and factors are measured, on tables from 30 x 5 to 
 more than one that is too large, since the weights that are kept are those of the lowest held-out
 loss. In tables of few rows and many columns two hidden layers of a full KAN do far better than
 four; of ``kan`` they do about as well.
+
+Of N pictures :math:`192000 \sqrt{N / 20000}` are seen in all, 64 a step where they have at most 16
+tokens, else 32: about what was found for 1,617 digits and for 20,000 scenes, between which the rule
+interpolates. A patch is such that a side has 8 tokens at most.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from dataclasses import dataclass
 
 from kan_diffusion.denoisers import get_family
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.training.run import TrainingConfig
 
-__all__ = ["Suggestion", "num_held_out", "suggested"]
+__all__ = ["PictureSuggestion", "Suggestion", "num_held_out", "suggested", "suggested_for_pictures"]
 
 _FACTOR = 300
 _MOST = 500_000
@@ -30,6 +35,9 @@ _FEW_ROWS = 5_000
 _SHALLOW = 2
 _FEWEST_ROWS = 10
 """Rows below which none is held out: too few would be left to learn from."""
+_MOST_TOKENS, _FEW_TOKENS = 8, 16
+"""Tokens of a picture's side at most, and of a picture that is cheap."""
+_SEEN, _SCENES, _FEWEST_STEPS = 192_000, 20_000, 300
 
 
 @dataclass(frozen=True)
@@ -99,4 +107,49 @@ def suggested(
         learning_rate=kind.learning_rate * min(1.0, (_TUNED_AT / params) ** 0.25),
         patience=0.4 if heldout else None,
         heldout_rows=heldout,
+    )
+
+
+@dataclass(frozen=True)
+class PictureSuggestion:
+    """Settings of a denoiser of pictures, its training and its sampling.
+
+    Attributes:
+        params: Number of trainable parameters, those of a text encoder left out.
+        settings: Settings of the denoiser.
+        training: How to train it by flow matching.
+        guidance: Strength of guidance.
+    """
+
+    params: int
+    settings: dict[str, int]
+    training: TrainingConfig
+    guidance: float
+
+
+def suggested_for_pictures(num: int, side: int, has_classes: bool = False) -> PictureSuggestion:
+    """Suggests settings for pictures.
+
+    Args:
+        num: Number N of training pictures.
+        side: Pixels of a side.
+        has_classes: Whether they have classes, which need less guidance than prompts that compose.
+    """
+    divisors = [each for each in range(2, side // 2 + 1) if side % each == 0]
+    patch = next((each for each in divisors if side // each <= _MOST_TOKENS), 1)
+    tokens = (side // patch) ** 2
+    batch_size = 64 if tokens <= _FEW_TOKENS else 32
+    steps = max(_FEWEST_STEPS, round(_SEEN * (num / _SCENES) ** 0.5 / batch_size, -2))
+    return PictureSuggestion(
+        params=250_000 if tokens <= _FEW_TOKENS else 320_000,
+        settings={"patch": patch},
+        training=TrainingConfig(
+            steps=int(steps),
+            batch_size=batch_size,
+            timesteps="logit-normal",
+            learning_rate=3e-3,
+            warmup_steps=50,
+            ema_decay=0.998,
+        ),
+        guidance=2.0 if has_classes else 4.0,
     )

@@ -4,14 +4,18 @@ With g the gradient of the loss at the parameters :math:`\theta`, step k = 0, 1,
 
 .. math::
     g &\leftarrow g \min(1,\; c / \lVert g \rVert), \\
-    \theta &\leftarrow \mathrm{optimiser}(\theta, g), \\
+    \theta &\leftarrow \theta + r \odot \big(\mathrm{optimiser}(\theta, g) - \theta\big), \\
     \bar\theta &\leftarrow d_k \bar\theta + (1 - d_k)\, \theta, \qquad
     d_k = \min\!\big(d,\; (1 + k) / (10 + k)\big), \quad d_0 = 0,
 
-the average with the warm-up of ``diffusers.training_utils.EMAModel``. A small network has dozens of
-small tensors, and an operation on a small tensor costs its call rather than its arithmetic.
-:class:`ParameterVector` therefore lays the parameters side by side in one vector, of which they are
-views as long as they are trained: each line above is then one call.
+the average with the warm-up of ``diffusers.training_utils.EMAModel``. The rates r are 1 but for
+coefficients of learned functions that ask for another (``rate`` of
+:class:`~kan_diffusion.kan.functions.LearnedFunctions`): coefficients are some times as large as the
+weights of a linear map, and an optimiser that moves all numbers alike bends splines slowly.
+
+A small network has dozens of small tensors, and an operation on a small tensor costs its call
+rather than its arithmetic. :class:`ParameterVector` therefore lays the parameters side by side in
+one vector, of which they are views as long as they are trained: each line above is then one call.
 
 The optimisers, with G the gradient of a matrix of parameters and m, v moving averages of what they
 are given and of its square:
@@ -42,6 +46,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan.functions import LearnedFunctions
 
 __all__ = [
     "OPTIMIZERS",
@@ -75,6 +80,8 @@ class ParameterVector:
 
     Attributes:
         vector: What an optimiser is given, with shape (P,).
+        rates: Learning rate of each entry relative to that of the others, with shape (P,); None
+            where all are 1.
 
     Raises:
         KanDiffusionError: The module has no trainable parameters, or some of different dtypes.
@@ -107,10 +114,22 @@ class ParameterVector:
         self._row = self._gradient.unsqueeze(0)
         self.vector.grad = self._gradient
         self._views = self.split(self.vector.detach())
-        for parameter, view in zip(self._parameters, self._views, strict=True):
+        for parameter, view in self._each():
             view.copy_(parameter.detach())
             parameter.data = view
             parameter.grad = None
+        rates = {
+            id(part.coefficients): part.rate
+            for part in module.modules()
+            if isinstance(part, LearnedFunctions) and part.rate != 1
+        }
+        self.rates: Tensor | None = None
+        if rates:
+            each = self._each()
+            self.rates = self.join([torch.full_like(v, rates.get(id(p), 1.0)) for p, v in each])
+
+    def _each(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        return zip(self._parameters, self._views, strict=True)
 
     def _trainable(self) -> list[nn.Parameter]:
         return [parameter for parameter in self._module.parameters() if parameter.requires_grad]
@@ -163,6 +182,17 @@ class ParameterVector:
         self._row.renorm_(2, 0, max_norm)
 
     @contextmanager
+    def at_rates(self) -> Iterator[None]:
+        """Multiplies by the rates how far the vector is moved meanwhile."""
+        if self.rates is None:
+            yield
+            return
+        values = self.vector.detach()
+        before = values.clone()
+        yield
+        torch.lerp(before, values, self.rates, out=values)
+
+    @contextmanager
     def lent(self, values: Tensor) -> Iterator[None]:
         """Gives the parameters values with shape (P,), copied; their own come back afterwards.
 
@@ -174,7 +204,7 @@ class ParameterVector:
         try:
             yield
         finally:
-            for parameter, view in zip(self._parameters, self._views, strict=True):
+            for parameter, view in self._each():
                 parameter.data = view
         if list(map(id, self._trainable())) != list(map(id, self._parameters)):
             raise KanDiffusionError(
@@ -184,7 +214,7 @@ class ParameterVector:
 
     def release(self) -> None:
         """Makes the parameters ordinary tensors again, each with memory of its own."""
-        for parameter, view in zip(self._parameters, self._views, strict=True):
+        for parameter, view in self._each():
             parameter.data = view.clone()
             parameter.grad = None
 

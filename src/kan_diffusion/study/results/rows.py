@@ -21,9 +21,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from kan_diffusion.data.datasets import FileData
+from kan_diffusion.data.datasets import FileData, PictureData
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
-from kan_diffusion.evaluation.metrics import Metric, metrics_named
+from kan_diffusion.evaluation.metrics import Score, metrics_named
+from kan_diffusion.evaluation.pictures import PICTURE_SCORES
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.folder import TrialResult, load_trial
 from kan_diffusion.study.run import StudyResults, load_study
@@ -107,11 +108,11 @@ class Results:
         rows: One row a trial. Columns that nobody measured hold NaN, words that nobody gave None,
             and a failed trial has no measurements. Two columns are derived: ``failed``, and
             ``setting``, the label of the row's setting.
-        metrics: The sample metrics that were measured, by key.
+        metrics: The sample metrics and other scores of samples that were measured, by key.
     """
 
     rows: pd.DataFrame
-    metrics: dict[str, Metric]
+    metrics: dict[str, Score]
 
     @classmethod
     def of(cls, rows: pd.DataFrame, metrics: Iterable[str] = ()) -> Results:
@@ -129,7 +130,7 @@ class Results:
         absent = [column for column in _KEYS if column not in rows]
         if absent and len(rows):
             raise DataError(f"the rows have no column '{absent[0]}'; give those of a study")
-        known = metrics_named(metrics)
+        known: dict[str, Score] = {**PICTURE_SCORES, **metrics_named(metrics)}
         scores = [*known, *(f"{key}_real" for key in known)]
         numbers = ["budget", *SIZES, *_TIMES, *_MEASURED, *scores]
         columns = dict.fromkeys([*_KEYS, *_WORDS, *numbers, *rows.columns])
@@ -324,6 +325,8 @@ def _with_common_data(trials: list[TrialResult]) -> list[TrialResult]:
         theirs = first.config.data
         if isinstance(data, FileData) and isinstance(theirs, FileData):
             data = data.model_copy(update={"path": theirs.path})
+        if isinstance(data, PictureData) and isinstance(theirs, PictureData):
+            data = data.model_copy(update={"pictures": theirs.pictures})
         if data != theirs:
             raise KanDiffusionError(
                 f"the runs in '{first.folder}' and '{trial.folder}' have different data of one "
