@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import kan_diffusion
 from command_line import QUICK, SMALL, WARNING, Cli, Outcome, call_command
@@ -522,5 +523,24 @@ def test_points_of_a_class_are_drawn_by_its_name_or_number(
         in cli("sample", run, "--class", "middle").error
     )
     assert "give --class, or leave it out" in cli("sample", run, "--guidance", 2).error
-    assert "knows no classes; leave --class out" in cli("sample", trained, "--class", 1).error
+    assert (
+        "--class is for models of points and pictures with classes"
+        in cli("sample", trained, "--class", 1).error
+    )
     assert "'s-curve' has no classes" in cli("train", "s-curve", "--conditional").error
+
+
+def test_runs_are_animated_side_by_side(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "both.gif"
+    told = cli("sample", trained, trained, "--animate", path, "--num", 20, "--steps", 4)
+    assert "5 frames, 0.0" in told.out
+    with Image.open(path) as image:
+        assert image.n_frames == 5
+    kept = path.read_bytes()
+    again = ("sample", trained, "--animate", path)
+    assert "exists" in cli(*again).error
+    assert "leave --where" in cli(*again, "--overwrite", "--where", "mass>1").error
+    assert "not from 2; with --animate" in cli("sample", trained, trained).error
+    assert ".gif, .mp4, .html" in cli("sample", trained, "--animate", tmp_path / "a.avi").error
+    assert path.read_bytes() == kept
+    assert [left.name for left in tmp_path.iterdir()] == ["both.gif"]
