@@ -216,3 +216,33 @@ def test_single_trial_keeps_the_holdout(points: Path) -> None:
 def test_wrong_options_are_one_line(options: dict[str, object], message: str) -> None:
     with refused(message):
         single_trial("moons", **{"family": "mlp", "params": 400, **options})
+
+
+def test_conditional_models_are_told_classes_within_the_same_budget() -> None:
+    study = study_for("checkerboard", 600, conditional=True)
+    (data,) = study.data
+    assert data == ToyData(toy="checkerboard", conditional=True)
+    for trial in study.trials()[:2]:
+        built = build(trial, load_dataset(data, 0, 0))
+        assert built.num_classes == 8
+        assert abs(built.num_trainable - 600) <= 0.02 * 600
+    trained = single_trial("moons", family="mlp", params=300, conditional=True)
+    dataset = load_dataset(trained.data, 0)
+    labels = build(trained, dataset)
+    without = build_denoiser("mlp", 2, num_train_timesteps=1000, hidden=trained.model.hidden)
+    # A weight for each label and unit of the first layer.
+    assert labels.num_trainable - without.num_trainable == 2 * trained.model.hidden[0]
+    assert labels.num_trainable <= 300
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("swiss-roll", "toy 'swiss-roll' has no classes .* moons, circles, checkerboard"),
+        ("iris", "'iris' has no classes of points"),
+        ("pilot", "study 'pilot' says itself which of its data are conditional"),
+    ],
+)
+def test_data_without_classes_are_refused_by_name(what: str, message: str) -> None:
+    with refused(message):
+        study_for(what, conditional=True)
