@@ -535,16 +535,19 @@ class PicturePanel(Panel):
         return lambda frame: shown.set_data(np.asarray(self.frames[frame].convert("RGB")))
 
     def content(self, largest: int) -> dict[str, Json]:
-        """Gives what the player draws: all frames, one below the other, in one picture."""
+        """Gives what the player draws: all frames in one picture, row by row."""
         width, height = self.frames[0].size
-        sheet = Image.new("RGB", (width, height * len(self.frames)))
+        across = math.ceil(math.sqrt(len(self.frames)))
+        sheet = Image.new("RGB", (width * across, height * -(-len(self.frames) // across)))
         for number, frame in enumerate(self.frames):
-            sheet.paste(frame.convert("RGB"), (0, number * height))
+            row, column = divmod(number, across)
+            sheet.paste(frame.convert("RGB"), (column * width, row * height))
         return {
             "kind": "pictures",
             "title": self.title,
             "width": width,
             "height": height,
+            "across": across,
             "sheet": image_address(sheet, largest),
         }
 
