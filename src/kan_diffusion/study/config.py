@@ -246,6 +246,8 @@ class TrialConfig(Settings):
             settings["data"]["path"] = self.data.name
         if isinstance(self.data, FileData | TableData):
             settings["data"]["rows"] = "encoded"
+        if isinstance(self.data, ToyData) and not self.data.conditional:
+            del settings["data"]["conditional"]
         if isinstance(self.data, PictureData):
             settings["data"]["pictures"] = self.data.name
         if self.sampling.guidance == 1.0:

@@ -75,7 +75,7 @@ def record_reverse(
         pipeline: The denoiser with its sampler. Samplers other than ``ddpm`` place their steps
             unevenly in time; the pictures are then DDIM's, or Euler's for flow matching, of the
             same deterministic flow.
-        asked: Number of points that are followed, or what is asked of pictures.
+        asked: Number of samples that are followed, or what is asked for: prompts or classes.
         num_steps: Steps of ``ddpm``.
         generator: Source of the noise.
         guidance: Strength of guidance of pictures.
@@ -92,20 +92,24 @@ def record_reverse(
             pipeline = PointDiffusionPipeline(pipeline.denoiser, scheduler)
         num_steps = 5 * (NUM_PANELS - 1)
     before = generator.get_state()
-    num = asked if isinstance(asked, int) else asked.num
-    start = torch.randn(num, *pipeline.denoiser.sample_shape, generator=generator)
+    asked = Request(asked) if isinstance(asked, int) else asked
+    start = torch.randn(asked.num, *pipeline.denoiser.sample_shape, generator=generator)
     generator.set_state(before)  # the pipeline starts from the very same noise
     states = [start]
 
     def keep(_: DiffusionPipeline, index: int, timestep: Tensor, state: dict[str, Tensor]) -> None:
         states.append(state["sample"].cpu())
 
-    if isinstance(asked, int):
-        assert isinstance(pipeline, PointDiffusionPipeline)
-        pipeline(asked, num_steps, generator=generator, callback_on_step_end=keep)
-    else:
-        assert isinstance(pipeline, PictureDiffusionPipeline)
+    if isinstance(pipeline, PictureDiffusionPipeline):
         draw_pictures(pipeline, asked, num_steps, guidance, generator, on_step=keep)
+    else:
+        pipeline(
+            asked.num,
+            num_steps,
+            generator=generator,
+            class_labels=asked.labels,
+            callback_on_step_end=keep,
+        )
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
     return torch.stack([states[pick] for pick in picks])
 
@@ -275,16 +279,19 @@ def _run_claimed(
 
     # What judges the trial must not have decided when it ended.
     samples, heldout = dataset.train, None
+    conditions, of_heldout = told(denoiser, dataset), dict[str, Tensor]()
     if config.training.patience is not None:
-        heldout, samples = samples.tensor_split([num_held_out(len(samples))])
+        num = num_held_out(len(samples))
+        heldout, samples = samples.tensor_split([num])
+        of_heldout = {name: values[:num] for name, values in conditions.items()}
+        conditions = {name: values[num:] for name, values in conditions.items()}
 
     def record(step: int, current: Denoiser) -> None:
         # Into a file at once, so that a run that is killed later still has it when it resumes.
-        num = config.evaluation.num_drawn
         try:
             panels = record_reverse(
                 _pipeline(config, dataset, current),
-                shown(dataset, num)[0] if isinstance(dataset.codec, PictureCodec) else num,
+                _drawn(config, dataset),
                 config.sampling.steps,
                 torch_generator("reverse process", config.study_seed, config.data.name),
                 config.sampling.guidance,
@@ -306,8 +313,9 @@ def _run_claimed(
             config.process,
             samples,
             config.training,
-            conditions=told(denoiser, dataset),
+            conditions=conditions,
             heldout=heldout,
+            heldout_conditions=of_heldout,
             seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
             device=device,
             checkpoint=folder / CHECKPOINT,
@@ -363,6 +371,15 @@ def _run_claimed(
     keep_trial(result, pipeline, curves, generated)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
+
+
+def _drawn(config: TrialConfig, dataset: Dataset) -> Request:
+    """What pictures of the reverse process are asked to show."""
+    num = config.evaluation.num_drawn
+    if isinstance(dataset.codec, PictureCodec):
+        return shown(dataset, num)[0]
+    generator = torch_generator("drawn classes", config.study_seed, config.data.name)
+    return Request(num, labels=dataset.draw_conditions(num, generator).get("class_labels"))
 
 
 def _pipeline(
