@@ -190,7 +190,7 @@ class EvaluationConfig(Settings):
             0 for none.
         num_real_pairs: Number of pairs of fresh samples behind the real-against-real values.
         moments: Moments of training, as fractions of it, at which the reverse process is recorded
-            (by the first seed of every model).
+            (by the first seed of every model), and at its end where there are any.
         num_drawn: Number of points a picture shows.
         metrics: Sample metrics of one's own beside `SAMPLE_METRICS`, each as
             ``"package.module:NAME"``.

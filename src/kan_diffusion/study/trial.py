@@ -17,6 +17,8 @@ from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.kan import KANDenoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import (
     KanDiffusionError,
@@ -35,12 +37,14 @@ from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfi
 from kan_diffusion.study.folder import (
     CHECKPOINT,
     REVERSE,
+    WEIGHTS,
     Row,
     TrialResult,
     claimed,
     keep_trial,
     load_trial,
     save_points,
+    save_weights,
 )
 from kan_diffusion.study.measure import Yardstick, features_of, measure, yardstick
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
@@ -60,6 +64,10 @@ logger = logging.getLogger(__name__)
 
 NUM_PANELS = 11
 """Number of timesteps at which pictures of a process are drawn, both ends included."""
+
+
+_SMALL = 10_000
+"""Parameters below which a KAN is kept as it was at moments of training: 40 kB each."""
 
 
 def record_reverse(
@@ -286,6 +294,8 @@ def _run_claimed(
         of_heldout = {name: values[:num] for name, values in conditions.items()}
         conditions = {name: values[num:] for name, values in conditions.items()}
 
+    moments = {round(fraction * steps) for fraction in config.evaluation.moments}
+
     def record(step: int, current: Denoiser) -> None:
         # Into a file at once, so that a run that is killed later still has it when it resumes.
         try:
@@ -300,6 +310,8 @@ def _run_claimed(
             logger.info("no picture of the reverse process at step %d: %s", step, error)
             return
         save_points(folder / REVERSE / f"{step}.safetensors", panels)
+        if isinstance(current, KANDenoiser | ReadableDenoiser) and current.num_trainable < _SMALL:
+            save_weights(folder / WEIGHTS / f"{step}.safetensors", current)
 
     def failed(error: KanDiffusionError) -> TrialResult:
         result = TrialResult(config, row | {"error": str(error)}, [], folder)
@@ -322,7 +334,7 @@ def _run_claimed(
             identity=config.identity,
             resume=True,
             on_progress=on_progress,
-            moments={round(fraction * steps) for fraction in config.evaluation.moments},
+            moments=moments and {*moments, steps},
             on_moment=record,
             log_folder=log_folder,
         )
