@@ -386,6 +386,13 @@ def train(
     objects: Annotated[
         int | None, typer.Option(help="Things of a scene of shapes at most.", show_default="1")
     ] = None,
+    text_encoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a pretrained CLIP text model for captions, which stays as it is.",
+            show_default="a small one that is trained along",
+        ),
+    ] = None,
     columns: Annotated[
         str | None,
         typer.Option(
@@ -459,8 +466,8 @@ def train(
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
-        holdout=holdout, size=size, objects=objects, kinds=kinds, seed=seed, sparsify=sparsify,
-        conditional=conditional,
+        holdout=holdout, size=size, objects=objects, text_encoder=text_encoder, kinds=kinds,
+        seed=seed, sparsify=sparsify, conditional=conditional,
     )  # fmt: skip
     if moments:
         recorded = {"moments": tuple(number / moments for number in range(moments))}

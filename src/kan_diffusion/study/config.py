@@ -79,6 +79,8 @@ class ModelConfig(Settings):
             family's own, as far as it suits the optimiser.
         steps: Number of optimiser steps; the study's when None.
         conditions: Whether it is trained to be told any of the columns, and draws the others.
+        text_encoder: Folder of a pretrained CLIP text model that embeds captions of pictures and
+            stays as it is; None for a small one that is trained along.
     """
 
     family: str
@@ -95,6 +97,7 @@ class ModelConfig(Settings):
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     conditions: bool = False
+    text_encoder: str | None = None
 
     @model_validator(mode="after")
     def _known_and_sized(self) -> Self:
@@ -250,8 +253,9 @@ class TrialConfig(Settings):
             settings["data"]["pictures"] = self.data.name
         if self.sampling.guidance == 1.0:
             del settings["sampling"]["guidance"]
-        if not self.model.conditions:
-            del settings["model"]["conditions"]
+        for unused in ("conditions", "text_encoder"):
+            if not settings["model"][unused]:
+                del settings["model"][unused]
         del settings["model"]["optimizer"]  # that of the training is what counts
         laters = ("optimizer", "adam"), ("timesteps", "uniform"), ("accumulation_steps", 1)
         for later, default in laters:

@@ -48,7 +48,13 @@ from kan_diffusion.study.folder import (
 )
 from kan_diffusion.study.measure import Yardstick, features_of, measure, yardstick
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
-from kan_diffusion.text import PromptedDenoiser, make_text_encoder, make_tokenizer, tokenize
+from kan_diffusion.text import (
+    PromptedDenoiser,
+    make_text_encoder,
+    make_tokenizer,
+    read_text_encoder,
+    tokenize,
+)
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 from kan_diffusion.training.defaults import num_held_out
 
@@ -142,10 +148,18 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
     """
     model, names = config.model, (config.study_seed, config.seed)
     settings, text = dict(model.settings), None
+    if model.text_encoder is not None and dataset.captions is None:
+        raise KanDiffusionError(
+            f"'{dataset.name}' has no captions for a text encoder to embed; leave it out"
+        )
     if dataset.captions is not None:
-        tokenizer = make_tokenizer(dataset.captions)
-        # The same for all models of a seed.
-        text = make_text_encoder(tokenizer, generator=torch_generator("text", *names)), tokenizer
+        if model.text_encoder is not None:
+            text = read_text_encoder(model.text_encoder, dataset.captions)
+        else:
+            tokenizer = make_tokenizer(dataset.captions)
+            # The same for all models of a seed.
+            generator = torch_generator("text", *names)
+            text = make_text_encoder(tokenizer, generator=generator), tokenizer
         settings["text_width"] = text[0].config.hidden_size
     denoiser = build_denoiser(
         model.family,
@@ -161,7 +175,8 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
         settings=settings,
         generator=torch_generator("parameters", *names, model.name),
     )
-    return denoiser if text is None else PromptedDenoiser(denoiser, *text)
+    frozen = model.text_encoder is not None
+    return denoiser if text is None else PromptedDenoiser(denoiser, *text, frozen=frozen)
 
 
 def _shape(dataset: Dataset) -> int | tuple[int, ...]:
