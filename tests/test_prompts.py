@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import randn, refused, seeded
+from helpers import assert_same_state, randn, refused, seeded
 from kan_diffusion import TrainingConfig, build_denoiser, get_process, make_scheduler, train
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
@@ -17,6 +20,7 @@ from kan_diffusion.text import (
     PromptedDenoiser,
     make_text_encoder,
     make_tokenizer,
+    read_text_encoder,
     tokenize,
     unknown_words,
 )
@@ -146,6 +150,97 @@ def test_a_frozen_encoder_stays_as_it_is() -> None:
     _, fresh, _ = _parts()
     for one, other in zip(pipeline.text_encoder.parameters(), fresh.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP with random weights and the files that the Hub has of it: all of it in one."""
+    from transformers import CLIPConfig, CLIPModel
+
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    small |= {"num_attention_heads": 2, "projection_dim": 8}
+    pieces = ["a", "b", "a</w>", "b</w>", "ab</w>", "<|startoftext|>", "<|endoftext|>"]
+    text = {**small, "vocab_size": len(pieces), "max_position_embeddings": 20}
+    vision = {**small, "image_size": 4, "patch_size": 2}
+    folder = tmp_path_factory.mktemp("clip")
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
+    return folder
+
+
+def test_a_pretrained_text_encoder_is_read_from_a_folder_of_clip_or_of_a_pipeline(
+    clip: Path, tmp_path: Path
+) -> None:
+    from transformers import CLIPModel
+
+    encoder, tokenizer = read_text_encoder(clip)
+    tokens = tokenize(tokenizer, ["ab A b", ""])
+    start, end = 5, 6
+    assert tokens[0, :6].tolist() == [start, 4, 2, 3, end, end]
+    assert tokens.shape == (2, 20)
+    whole = CLIPModel.from_pretrained(clip).eval()
+    with torch.no_grad():
+        states = encoder(tokens).last_hidden_state
+        assert torch.equal(states, whole.text_model(tokens).last_hidden_state)
+    assert unknown_words(tokenizer, ["ab a", ""]) == []
+    encoder.save_pretrained(tmp_path / "text_encoder")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    again, same = read_text_encoder(tmp_path, ["ab a"])
+    with torch.no_grad():
+        fewer = tokenize(same, ["ab A b", ""])
+        assert torch.equal(fewer, tokens[:, : 4 + 8])
+        shorter = again(fewer).last_hidden_state  # what is left of a word does not see the padding
+        torch.testing.assert_close(shorter, states[:, : 4 + 8])
+
+
+def test_a_pretrained_text_encoder_is_part_of_the_pipeline_and_is_not_trained(
+    clip: Path, tmp_path: Path
+) -> None:
+    encoder, tokenizer = read_text_encoder(clip, ["ab a"])
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    options = {"num_train_timesteps": 1000, "hidden": (8,), "settings": SETTINGS}
+    denoiser = build_denoiser("dit-kan", SHAPE, generator=seeded(2), **options)
+    joint = PromptedDenoiser(denoiser, encoder, tokenizer, frozen=True)
+    config = TrainingConfig(steps=3, batch_size=4)
+    tokens = tokenize(tokenizer, ["a", "b", "ab", ""])
+    process, samples = get_process("flow"), randn(4, *SHAPE, dtype=torch.float32)
+    conditions = {"input_ids": tokens}
+    train(joint, process, samples, config, seed=0, conditions=conditions, device="cpu")
+    assert_same_state(encoder, before)
+    joint.train()
+    assert not encoder.training
+    scheduler = make_scheduler(None, process.scheduler())
+    pipeline = PictureDiffusionPipeline(denoiser, scheduler, encoder, tokenizer, mode="L")
+    pipeline.save_pretrained(tmp_path)
+    loaded = PictureDiffusionPipeline.from_pretrained(tmp_path)
+    assert torch.equal(_means(loaded, "ab"), _means(pipeline, "ab"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "No such file or directory.; give a folder of CLIP"),
+        (lambda folder: (folder / "vocab.json").unlink(), "holds no tokenizer .* beside its text"),
+        (lambda folder: (folder / "vocab.json").write_text("{}"), "the tokenizer in .* cannot be"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "other formats can run code"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "t5"}'),
+            "is of no CLIP text model; give a folder of CLIP, or one with",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "clip"}'),
+            "is of no CLIP text model",
+        ),
+    ],
+)
+def test_a_folder_of_no_text_encoder_is_refused(
+    damage: Callable[[Path], object], message: str, clip: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(clip, tmp_path / "clip")
+    damage(folder)
+    with refused(message, RunFolderError):
+        read_text_encoder(folder)
 
 
 def test_words_are_told_apart_whatever_their_case_and_commas() -> None:

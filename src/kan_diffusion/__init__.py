@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from kan_diffusion.text import PromptedDenoiser as PromptedDenoiser
     from kan_diffusion.text import make_text_encoder as make_text_encoder
     from kan_diffusion.text import make_tokenizer as make_tokenizer
+    from kan_diffusion.text import read_text_encoder as read_text_encoder
     from kan_diffusion.text import tokenize as tokenize
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
@@ -108,7 +109,13 @@ _NAMES = {
     "study.results": ["compare", "decide", "read_results", "say"],
     "study.run": ["run_study"],
     "symbolic.explain": ["ExplainOptions", "explain_run"],
-    "text": ["PromptedDenoiser", "make_text_encoder", "make_tokenizer", "tokenize"],
+    "text": [
+        "PromptedDenoiser",
+        "make_text_encoder",
+        "make_tokenizer",
+        "read_text_encoder",
+        "tokenize",
+    ],
     "training": ["TrainingConfig", "train"],
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}

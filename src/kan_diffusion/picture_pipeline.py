@@ -22,10 +22,9 @@ from torch import Tensor
 
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers import Denoiser
-from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
+from kan_diffusion.errors import KanDiffusionError, valid_settings
 from kan_diffusion.sampling import SamplePipeline, StepCallback
-from kan_diffusion.text import require_pair, tokenize
-from kan_diffusion.weights import require_sound_transformer
+from kan_diffusion.text import read_text_encoder, require_pair, tokenize
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -148,23 +147,8 @@ class PictureDiffusionPipeline(SamplePipeline):
         """
         root = Path(pretrained_model_name_or_path)
         parts = dict(kwargs)
-        if (root / "text_encoder").is_dir() and "text_encoder" not in parts:
-            from transformers import CLIPTextModel, PreTrainedTokenizerFast
-
-            require_sound_transformer(CLIPTextModel, root / "text_encoder")
-            here = {"local_files_only": True}
-            with _without_bars():
-                parts["text_encoder"] = CLIPTextModel.from_pretrained(
-                    root / "text_encoder", use_safetensors=True, **here
-                )
-            try:
-                parts["tokenizer"] = PreTrainedTokenizerFast.from_pretrained(
-                    root / "tokenizer", **here
-                )
-            except Exception as error:  # the package tokenizers raises no narrower class
-                raise RunFolderError(
-                    f"the tokenizer in '{root}' cannot be read ({error}); train it again"
-                ) from error
+        if (root / "text_encoder").is_dir() and not parts.keys() & {"text_encoder", "tokenizer"}:
+            parts["text_encoder"], parts["tokenizer"] = read_text_encoder(root)
         return super().from_pretrained(root, **parts)
 
     def _require_text(self) -> None:

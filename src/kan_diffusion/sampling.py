@@ -17,7 +17,8 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar, get_args
@@ -36,7 +37,7 @@ from diffusers import (
 )
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from kan_diffusion.data.scaling import Standardizer
 
@@ -55,6 +56,7 @@ __all__ = [
     "StepCallback",
     "fitting_samplers",
     "make_scheduler",
+    "watched",
 ]
 
 SCHEDULERS: Mapping[str, type[SchedulerMixin]] = {
@@ -134,6 +136,34 @@ def make_scheduler(name: str | None, like: SchedulerMixin) -> SchedulerMixin:
     config = {key: like.config[key] for key in _OF_THE_PROCESS if key in like.config}
     config |= {**_OF_EVERY_SAMPLER, **_OF_ONE_SAMPLER.get(name, {})}
     return kind(**{key: value for key, value in config.items() if key in accepted})
+
+
+@contextmanager
+def watched(pipeline: SamplePipeline) -> Iterator[dict[float, Tensor]]:
+    """Keeps the states of the reverse process that a pipeline goes through inside the block.
+
+    They are what the denoiser is asked about, so that they are x_t of the process, whatever a
+    sampler computes with; where one corrects its first guess, the corrected state is kept.
+
+    Args:
+        pipeline: The pipeline, which shall draw one batch.
+
+    Yields:
+        Standardised samples (n, *shape) by their time as a fraction of T, noise (1.0) first. The
+        last state, time 0, is what the pipeline returns and not among them.
+    """
+    states: dict[float, Tensor] = {}
+    num_timesteps = pipeline.scheduler.config.num_train_timesteps
+
+    def keep(_: nn.Module, given: tuple[Tensor, Tensor]) -> None:
+        sample, timestep = given
+        states[(float(timestep) + 1) / num_timesteps] = sample.detach().cpu().clone()
+
+    hook = pipeline.denoiser.register_forward_pre_hook(keep)
+    try:
+        yield states
+    finally:
+        hook.remove()
 
 
 @dataclass

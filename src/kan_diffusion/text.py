@@ -2,25 +2,30 @@ r"""Prompts: words as numbers, embedded by a small CLIP text model that is train
 
 A prompt of words :math:`w_1, \dots, w_n` is the sequence start, :math:`w_1, \dots, w_n`, end,
 padded to a fixed length. transformers' ``CLIPTextModel`` maps it to the hidden states that a
-denoiser attends to (Radford et al. 2021, arXiv:2103.00020), so that a pretrained one drops in. The
-empty prompt stands for none: it replaces the prompts that training drops, and guidance leads away
-from it.
+denoiser attends to (Radford et al. 2021, arXiv:2103.00020). The empty prompt stands for none: it
+replaces the prompts that training drops, and guidance leads away from it.
 
-The tokenizer knows the words of the captions it was made of, by the package tokenizers.
+The tokenizer knows the words of the captions it was made of, by the package tokenizers. A
+pretrained CLIP text model from a folder brings its own tokenizer along, and stays as it is: the
+denoiser is built for its width, which the first of its layers maps to that of its own.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
 from kan_diffusion.denoisers.pictures import fresh_parameters
-from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
+from kan_diffusion.files import read_json
+from kan_diffusion.weights import require_sound_transformer, saved_files
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -29,6 +34,7 @@ __all__ = [
     "PromptedDenoiser",
     "make_text_encoder",
     "make_tokenizer",
+    "read_text_encoder",
     "require_pair",
     "tokenize",
     "unknown_words",
@@ -38,6 +44,9 @@ _PAD, _UNKNOWN, _START, _END = _SPECIAL = "<pad>", "<unknown>", "<start>", "<end
 
 _ROOM = 8
 """Tokens that a prompt may have more than the longest caption."""
+
+_PART = "text_model."
+"""What the names of a text model's tensors begin with in a folder of all of CLIP."""
 
 
 def make_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -121,7 +130,7 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) ->
         places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         for token, (start, end) in places:
             word = prompt[start:end]
-            if token != tokenizer.unk_token_id or word in said:
+            if token != tokenizer.unk_token_id or word in said or not word:  # CLIP's end, too
                 continue
             near = difflib.get_close_matches(word.lower(), known, 3, 0.5)
             nearest = f"nearest known: {', '.join(near)}" if near else "no known word is near"
@@ -190,6 +199,85 @@ def make_text_encoder(
     return encoder
 
 
+def read_text_encoder(
+    folder: str | Path, captions: Sequence[str] = ()
+) -> tuple[CLIPTextModel, PreTrainedTokenizerBase]:
+    """Reads a pretrained CLIP text model and its tokenizer, after checking them.
+
+    The folder is one of CLIP or of its text model with the tokenizer's files beside it, or one with
+    folders ``text_encoder`` and ``tokenizer``, such as of Stable Diffusion or of a run. Only JSON,
+    safetensors and merges of words are read, from this machine alone.
+
+    Args:
+        folder: The folder.
+        captions: Captions to leave room for, with eight tokens more, instead of all that the model
+            takes: a shorter prompt costs less.
+
+    Returns:
+        The text model, float32 and in eval mode, and its tokenizer.
+
+    Raises:
+        RunFolderError: The folder or a file in it is missing, damaged or of another network.
+        KanDiffusionError: The two do not belong together.
+    """
+    from transformers import CLIPTextModel
+
+    root = Path(folder)
+    own, words = (
+        root / name if (root / name).is_dir() else root for name in ("text_encoder", "tokenizer")
+    )
+    remedy = "give a folder of CLIP, or one with text_encoder and tokenizer"
+    wanted = CLIPTextModel.config_class.model_type
+    settings: object = read_json(own / "config.json", "the configuration of a text model", remedy)
+    if isinstance(settings, dict) and settings.get("model_type") == "clip":  # of all of CLIP
+        settings = settings.get("text_config")
+    if not isinstance(settings, dict) or settings.get("model_type") != wanted:
+        raise RunFolderError(f"'{own / 'config.json'}' is of no CLIP text model; {remedy}")
+    require_sound_transformer(CLIPTextModel, own, settings=settings, part=_PART)
+    encoder = CLIPTextModel(CLIPTextModel.config_class.from_dict(settings))
+    tensors = {
+        name.removeprefix(_PART): tensor
+        for file in saved_files(own, "model")
+        for name, tensor in load_file(file).items()
+    }
+    state = encoder.state_dict()
+    encoder.load_state_dict({name: tensors[name.removeprefix(_PART)] for name in state})
+    tokenizer = _read_tokenizer(words)
+    most = encoder.config.max_position_embeddings
+    if captions:
+        most = min(most, _ROOM + max(map(len, tokenizer(list(captions))["input_ids"])))
+    tokenizer.model_max_length = min(int(tokenizer.model_max_length), most)
+    require_pair(encoder, tokenizer)
+    return encoder.eval(), tokenizer
+
+
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Reads the tokenizer of a text model, CLIP's or one of whole words."""
+    from transformers import CLIPTokenizerFast, PreTrainedTokenizerFast
+
+    kind = PreTrainedTokenizerFast
+    if not (folder / "tokenizer.json").is_file():
+        kind = CLIPTokenizerFast
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / name).is_file():
+                raise RunFolderError(
+                    f"'{folder}' holds no tokenizer (tokenizer.json, or vocab.json and "
+                    "merges.txt); put it beside its text model"
+                )
+    try:
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the package tokenizers raises no narrower class
+        raise RunFolderError(
+            f"the tokenizer in '{folder}' cannot be read ({error}); save it again"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        raise RunFolderError(
+            f"the tokenizer in '{folder}' does not say what prompts are padded with; save it with "
+            "a pad_token"
+        )
+    return tokenizer
+
+
 class PromptedDenoiser(Denoiser):
     """A denoiser together with its text encoder, as they are trained: prompts are tokens.
 
@@ -221,8 +309,16 @@ class PromptedDenoiser(Denoiser):
             )
         self.denoiser = denoiser
         self.text_encoder = text_encoder.requires_grad_(not frozen)
+        self._frozen = frozen
         self.tokenizer = tokenizer
         self.register_buffer("empty", tokenize(tokenizer, [""])[0], persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets training or evaluation mode; a frozen text encoder stays in the latter."""
+        super().train(mode)
+        if self._frozen:
+            self.text_encoder.eval()
+        return self
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

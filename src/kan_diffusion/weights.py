@@ -27,6 +27,7 @@ __all__ = [
     "require_shapes",
     "require_sound",
     "require_sound_transformer",
+    "saved_files",
     "saved_shapes",
 ]
 
@@ -63,28 +64,42 @@ def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:
     require_fit(kind, config, saved_shapes(folder, stem), path)
 
 
-def require_sound_transformer(kind: type, folder: Path, stem: str = "model") -> None:
+def require_sound_transformer(
+    kind: type,
+    folder: Path,
+    stem: str = "model",
+    *,
+    settings: Mapping[str, object] | None = None,
+    part: str = "",
+) -> None:
     """Checks a folder of a network of transformers, as :func:`require_sound` does a denoiser's.
 
     Args:
         kind: Class of the network.
         folder: The folder.
         stem: Name of the file of weights without its ending, with which the names of shards begin.
+        settings: The network's configuration where that is not all of ``config.json``.
+        part: What names of the network's tensors may begin with, where the folder may be one of a
+            larger network: tensors of others are passed over.
 
     Raises:
         RunFolderError: The configuration is not one of this class, a number in it is out of range,
             or the weights are missing, damaged or of another network.
     """
     path, remedy = folder / "config.json", "save it again"
-    settings = read_json(path, "the configuration of a network", remedy)
+    if settings is None:
+        settings = read_json(path, "the configuration of a network", remedy)
     require_bounds(settings, path)
-    found = saved_shapes(folder, stem)
+    found = {name.removeprefix(part): shape for name, shape in saved_shapes(folder, stem).items()}
     try:
         with torch.device("meta"):
-            network = kind(kind.config_class.from_dict(settings))  # type: ignore[attr-defined]
+            network = kind(kind.config_class.from_dict(dict(settings)))  # type: ignore[attr-defined]
     except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise RunFolderError(f"'{path}' is no {kind.__name__} ({error}); {remedy}") from error
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    state = network.state_dict().items()
+    expected = {name.removeprefix(part): tuple(tensor.shape) for name, tensor in state}
+    if part:
+        found = {name: shape for name, shape in found.items() if name in expected}
     require_shapes(expected, found, path, remedy)
 
 
@@ -199,6 +214,26 @@ def require_bounds(settings: Mapping[str, object], path: Path) -> None:
             )
 
 
+def saved_files(folder: Path, stem: str) -> list[Path]:
+    """Finds the files of saved tensors.
+
+    Args:
+        folder: Where they are saved.
+        stem: Name of the file without its ending, with which the names of shards begin.
+
+    Raises:
+        RunFolderError: There are no such files as safetensors.
+    """
+    patterns = f"{stem}.safetensors", f"{stem}-*-of-*.safetensors"
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+    if not files:
+        raise RunFolderError(
+            f"'{folder}' holds no weights ({patterns[0]}); other formats can run code and are not "
+            "read"
+        )
+    return files
+
+
 def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
     """Reads the shapes of saved tensors from the heads of their files.
 
@@ -212,15 +247,8 @@ def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
     Raises:
         RunFolderError: There are no such files as safetensors, or one cannot be read.
     """
-    patterns = f"{stem}.safetensors", f"{stem}-*-of-*.safetensors"
-    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-    if not files:
-        raise RunFolderError(
-            f"'{folder}' holds no weights ({patterns[0]}); other formats can run code and are not "
-            "read"
-        )
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
+    for file in saved_files(folder, stem):
         try:
             require_file(file)
             with safe_open(file, framework="pt") as tensors:

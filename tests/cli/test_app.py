@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import kan_diffusion
 from command_line import QUICK, SMALL, WARNING, Cli, Outcome, call_command
@@ -492,3 +493,19 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
     assert "choose another folder with --out" in error
     left = [entry.name for entry in (tmp_path / "run").rglob("*") if entry.is_file()]
     assert left == [".lock"]
+
+
+def test_runs_are_animated_side_by_side(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "both.gif"
+    told = cli("sample", trained, trained, "--animate", path, "--num", 20, "--steps", 4)
+    assert "5 frames, 0.0" in told.out
+    with Image.open(path) as image:
+        assert image.n_frames == 5
+    kept = path.read_bytes()
+    again = ("sample", trained, "--animate", path)
+    assert "exists" in cli(*again).error
+    assert "leave --where" in cli(*again, "--overwrite", "--where", "mass>1").error
+    assert "not from 2; with --animate" in cli("sample", trained, trained).error
+    assert ".gif, .mp4, .html" in cli("sample", trained, "--animate", tmp_path / "a.avi").error
+    assert path.read_bytes() == kept
+    assert [left.name for left in tmp_path.iterdir()] == ["both.gif"]

@@ -108,13 +108,24 @@ def test_trial_id_does_not_change_with_what_decides_nothing() -> None:
     assert first.id == renamed.id == alone.id
 
 
-@pytest.mark.parametrize("key", ["patience", "max_seconds", "processor_seconds"])
-def test_trial_id_is_what_it_was_before_there_were_endings(key: str) -> None:
-    (first, *_), (ending, *_) = (
-        _study(training={"steps": 10, key: value}).trials() for value in (None, 0.5)
+@pytest.mark.parametrize(
+    ("key", "default", "other"),
+    [
+        ("patience", None, 0.5),
+        ("max_seconds", None, 0.5),
+        ("processor_seconds", None, 0.5),
+        ("timesteps", "uniform", "logit-normal"),
+        ("accumulation_steps", 1, 2),
+    ],
+)
+def test_trial_id_is_what_it_was_before_there_was_a_setting(
+    key: str, default: object, other: object
+) -> None:
+    (first, *_), (changed, *_) = (
+        _study(training={"steps": 10, key: value}).trials() for value in (default, other)
     )
-    assert key not in first.identity
-    assert ending.id != first.id
+    assert f'"{key}"' not in first.identity
+    assert changed.id != first.id
 
 
 def test_trials_by_adam_have_the_ids_of_before_there_was_a_choice() -> None:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import prompted_training
+
 LAUNCH = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 # A batch that two processes cannot halve, so that their parts have different weights.
 TRAIN = ["kan_diffusion", "train", "moons", "--params", "800", "--steps", "40"]
@@ -32,3 +34,27 @@ def test_two_processes_train_the_model_of_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
     for key, values in weights[0].items():
         torch.testing.assert_close(values, weights[1][key], atol=3e-3, rtol=0)
+
+
+@pytest.mark.slow
+def test_two_processes_with_parts_of_batches_train_prompted_pictures_as_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    prompted_training.run(one)
+    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    settings = ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    script = [prompted_training.__file__, str(two)]
+    words = [sys.executable, "-m", *launch, *settings, *script]
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    alone, together = (load_file(folder / "made.st") for folder in (one, two))
+    for made in (alone, together):
+        assert made["resumed.from"] == prompted_training.KEPT
+        for name in made:
+            if name.startswith("whole.") and name != "whole.from":
+                assert torch.equal(made[name], made[name.replace("whole", "resumed")]), name
+    for kind, rtol in (("whole", 1e-5), ("bf16", 1e-2)):
+        losses = f"{kind}.losses"
+        torch.testing.assert_close(together[losses], alone[losses], rtol=rtol, atol=0)
+    assert not torch.equal(alone["bf16.losses"], alone["whole.losses"])

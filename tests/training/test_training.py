@@ -249,6 +249,19 @@ def test_gradients_are_clipped_to_their_norm() -> None:
     assert float(norms[1]) > 0.1
 
 
+@each_kind_of_batches
+def test_gradients_of_parts_of_a_batch_add_up_to_that_of_the_whole(batches: str) -> None:
+    """Also of parts of different sizes, and of an epoch's last batch with fewer points."""
+    short = {**SHORT, "steps": 8, "batches": batches}
+    whole, parts = _denoiser(), _denoiser()
+    losses = _train(whole, TrainingConfig(**short)).losses
+    accumulated = _train(parts, TrainingConfig(**short, accumulation_steps=5)).losses
+    assert accumulated == pytest.approx(losses, rel=1e-5)
+    # Sums in another order, which Adam, whose first steps are signs, makes larger.
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
 def test_training_touches_nothing_global() -> None:
     denoiser, again, other = _denoiser(), _denoiser(), _denoiser()
     state, threads = torch.get_rng_state(), torch.get_num_threads()
@@ -715,6 +728,10 @@ def test_the_first_step_and_the_last_count_too() -> None:
         ({"conditions": {"class_labels": torch.zeros(3).long()}}, "one a sample, 100, not 3"),
         ({"conditions": {"class_labels": torch.full((100,), 2)}}, "label 2 is unknown"),
         ({"conditions": {"class_labels": torch.zeros(100)}}, "whole numbers"),
+        (
+            {"config": TrainingConfig(**SHORT, accumulation_steps=33)},
+            "batch of 32 cannot be divided into 33 parts, 33 for each process",
+        ),
         ({"device": "gpu"}, "device 'gpu' cannot be used here; choose cpu or auto"),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
     ],

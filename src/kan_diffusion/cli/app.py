@@ -502,11 +502,18 @@ def _in_short(dataset: Dataset) -> str:
     "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`\n\n"
     "`kan-diffusion sample model.json`: from a model that the playground saved\n\n"
     "`kan-diffusion sample runs/digits --prompt 'a seven' --num 16 --guidance 2 --out sevens`: PNG "
-    "files and a contact sheet"
+    "files and a contact sheet\n\n"
+    "`kan-diffusion sample runs/kan runs/mlp --animate both.gif`: how points come about, side by "
+    "side from the same noise"
 )
 def sample(
-    run: Annotated[
-        Path, typer.Argument(help="Folder of a finished run, or a model of the playground (.json).")
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folder of a finished run, or a model of the playground (.json); several with "
+            "--animate.",
+        ),
     ],
     num: Annotated[
         int | None,
@@ -566,6 +573,23 @@ def sample(
             show_default="samples.csv in the run's folder, then samples-2.csv, ...; pictures",
         ),
     ] = None,
+    animate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a table, the way from noise to points: a .gif, .mp4 or .html, of 60 "
+            "steps even in time unless said.",
+            show_default=False,
+        ),
+    ] = None,
+    trails: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MOST_POINTS,
+            help="With --animate, points whose paths are drawn.",
+            show_default="40 where processes differ, else 0",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     modules: Modules = None,
     unverified: Unverified = False,
@@ -585,6 +609,24 @@ def sample(
     from kan_diffusion.table_pipeline import TableDiffusionPipeline
     from kan_diffusion.web import read_web
 
+    if animate is not None:
+        if where or like is not None or out is not None:
+            raise KanDiffusionError(
+                "--animate draws whole rows and writes its own file; leave --where, --like and "
+                "--out out"
+            )
+        _animate(
+            runs, animate, prompts=prompt or (), classes=of_class or (), num=num,
+            guidance=guidance, steps=steps, scheduler=scheduler, seed=seed, trails=trails,
+            device=device, overwrite=overwrite, verify=not unverified,
+        )  # fmt: skip
+        return
+    if len(runs) > 1:
+        raise KanDiffusionError(
+            f"rows are drawn from one run, not from {len(runs)}; with --animate they are shown "
+            "side by side"
+        )
+    (run,) = runs
     _without_bars()
     of_playground = run.suffix == ".json" and not run.is_dir()
     pipeline: PointDiffusionPipeline | PictureDiffusionPipeline
@@ -645,10 +687,71 @@ def sample(
     typer.echo(f"{len(frame):,} rows: {path}")
 
 
+def _animate(
+    runs: list[Path],
+    path: Path,
+    *,
+    prompts: Sequence[str],
+    classes: Sequence[str],
+    num: int | None,
+    guidance: float | None,
+    steps: int | None,
+    scheduler: str | None,
+    seed: int,
+    trails: int | None,
+    device: str,
+    overwrite: bool,
+    verify: bool,
+) -> None:
+    """Writes the reverse processes of runs side by side."""
+    from kan_diffusion.devices import resolve_device
+    from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
+    from kan_diffusion.processes import signal_warning
+    from kan_diffusion.report.motion import (
+        mover_of_run,
+        picture_motion,
+        require_ending,
+        reverse_motion,
+        write_motion,
+    )
+
+    require_ending(path)
+    if path.exists() and not overwrite:
+        raise KanDiffusionError(f"'{path}' exists; choose another name, or add --overwrite")
+    _without_bars()
+    movers = [mover_of_run(run, verify=verify) for run in runs]
+    for mover in movers:
+        _warn(signal_warning(mover.pipeline.scheduler))
+        mover.pipeline.to(resolve_device(device))
+    if isinstance(movers[0].pipeline, PictureDiffusionPipeline):
+        motion = picture_motion(
+            movers, prompts=prompts, classes=_labels(movers[0].pipeline, classes), num=num,
+            guidance=guidance, steps=steps, scheduler=scheduler, seed=seed,
+        )  # fmt: skip
+        asked = ", ".join([*prompts, *classes]) or "pictures"
+    else:
+        if prompts or classes or guidance is not None:
+            raise KanDiffusionError(
+                f"'{runs[0]}' is a model of points; --prompt, --class and --guidance are for "
+                "models of pictures"
+            )
+        asked = "points"
+        motion = reverse_motion(
+            movers, num=num or 1000, steps=steps, scheduler=scheduler, seed=seed, trails=trails
+        )
+    typer.echo(write_motion(motion, path, f"From noise to {asked}"))
+
+
 def _free_place(path: Path) -> Path:
     """The path, or the first of those with a number at the end of its stem, that is free."""
     others = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
     return next(place for place in chain([path], others) if not place.exists())
+
+
+def _labels(pipeline: PictureDiffusionPipeline, classes: Sequence[str]) -> list[int | str]:
+    """Classes by their names, or by numbers where a name is none."""
+    known = pipeline.classes
+    return [int(each) if each.isdigit() and each not in known else each for each in classes]
 
 
 def _draw_pictures(
@@ -666,12 +769,10 @@ def _draw_pictures(
 
         for sentence in unknown_words(pipeline.tokenizer, prompts):
             _warn(sentence)
-    known = pipeline.classes
-    labels = [int(each) if each.isdigit() and each not in known else each for each in classes]
     pictures = pipeline(
         list(prompts) or None,
         steps,
-        class_labels=labels or None,
+        class_labels=_labels(pipeline, classes) or None,
         num_images_per_prompt=num,
         guidance_scale=guidance,
         generator=generator,

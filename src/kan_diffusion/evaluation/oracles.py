@@ -12,6 +12,8 @@ which differs from the posterior mean by an error of its own, largest at small n
 finite mixture of renderings b + m (c - b) of coverages m, colours c and backgrounds b. The product
 of a picture with all of them follows from that with the coverages alone, and so does the mean.
 
+`OracleDenoiser` makes a denoiser of a density, so that a sampler shows what the best one would do.
+
 Oracles work on standardised points, and of pictures on samples in [-1, 1].
 """
 
@@ -20,10 +22,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kan_diffusion.data.densities import (
+    Density,
     float64,
     noise_levels,
     on_device_of,
@@ -41,9 +45,60 @@ from kan_diffusion.data.shapes import (
     place_of,
     renderings,
 )
+from kan_diffusion.denoisers.base import DenoiserOutput
+from kan_diffusion.denoisers.points import PointDenoiser
 from kan_diffusion.errors import DataError
+from kan_diffusion.processes import Process
 
-__all__ = ["ReferenceOracle", "SceneOracle", "excess_by_pair"]
+__all__ = ["OracleDenoiser", "ReferenceOracle", "SceneOracle", "excess_by_pair"]
+
+
+class OracleDenoiser(PointDenoiser):
+    """The exact denoiser of a density: what a network would be that had learned all there is.
+
+    Timesteps between two of the process have levels between theirs: of diffusion linear in
+    log(sigma / alpha), of flow matching in sigma.
+
+    Args:
+        density: The density of clean points, standardised.
+        process: The noising process.
+    """
+
+    def __init__(self, density: Density, process: Process) -> None:
+        super().__init__()
+        self.density, self.process = density, process
+        self._levels = tuple(level.numpy() for level in process.levels())
+        self._setup_points(density.dim, num_classes=0)
+        # Of the dtype of trained networks, so that samplers start from the same noise.
+        self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        return_dict: bool = True,
+        *,
+        observed: Tensor | None = None,
+    ) -> DenoiserOutput | tuple[Tensor]:
+        """Predicts for noised points (B, d) at one timestep; conditions are not looked at."""
+        alpha, sigma = self._levels_at(float(timestep))
+        points = sample.double()
+        mean = self.density.posterior_mean(points, alpha, sigma)
+        prediction = self.process.prediction_of_mean(mean, points, alpha, sigma).to(sample.dtype)
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+
+    def _levels_at(self, timestep: float) -> tuple[Tensor, Tensor]:
+        """Signal and noise level, float64 with shape ()."""
+        alphas, sigmas = self._levels
+        timesteps = np.arange(len(sigmas))
+        if self.process.is_flow:
+            sigma = np.interp(timestep, timesteps, sigmas)
+            return torch.tensor(1 - sigma), torch.tensor(sigma)
+        ratio = np.exp(np.interp(timestep, timesteps, np.log(sigmas / alphas)))
+        alpha = 1 / np.hypot(1.0, ratio)
+        return torch.tensor(alpha), torch.tensor(ratio * alpha)
 
 
 class ReferenceOracle:

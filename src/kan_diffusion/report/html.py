@@ -132,6 +132,17 @@ class Section:
         """
         return self._add("figure", picture, caption, alternative)
 
+    def player(self, motion: Json, picture: Picture, caption: str, alternative: str) -> Self:
+        """Adds a figure that moves where scripts run.
+
+        Args:
+            motion: What moves, as the script of players takes it.
+            picture: What is seen without scripts and on paper.
+            caption: What to look for, and how it was measured.
+            alternative: What it shows, for those who cannot see it.
+        """
+        return self._add("player", _dumped(motion), picture, caption, alternative)
+
     def gallery(self, figures: Iterable[tuple[Picture, str, str]], folded: str = "") -> Self:
         """Adds figures side by side, as many as there is room for.
 
@@ -249,12 +260,7 @@ class Page(Section):
 
     def __html__(self) -> str:
         """Gives the whole page as HTML."""
-        dumped = Markup("")
-        if self._script:
-            # Escaped so that nothing in it ends the script.
-            dumped = htmlsafe_json_dumps(
-                self._data, dumps=json.dumps, allow_nan=False, separators=(",", ":")
-            )
+        dumped = _dumped(self._data) if self._script else Markup("")
         return _environment().get_template("page.html.j2").render(
             page=self, sections=[section for section in self._sections if section],
             script=self._script, data=dumped,
@@ -274,6 +280,11 @@ class Page(Section):
         """
         write_text(path, self.__html__())
         return path
+
+
+def _dumped(data: Json) -> Markup:
+    """Writes a script's data, escaped so that nothing in it ends the script."""
+    return htmlsafe_json_dumps(data, dumps=json.dumps, allow_nan=False, separators=(",", ":"))
 
 
 def plain_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

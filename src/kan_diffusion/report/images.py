@@ -26,6 +26,7 @@ __all__ = [
     "embedded_svg",
     "figure_png",
     "figure_svg",
+    "image_address",
     "saved_svg",
 ]
 
@@ -133,6 +134,18 @@ def embedded_svg(svg: bytes) -> Picture:
     found = re.search(rb'width="([0-9.]+)pt"', svg)
     width = float(found[1]) if found else 0.0
     return Picture(_address(svg, "svg+xml"), round(width * _CSS_DPI / _POINTS))
+
+
+def image_address(image: Image.Image, largest: int) -> str:
+    """Embeds a picture: each pixel as it is where that is small, nearly so where it is not.
+
+    Args:
+        image: The picture, RGB.
+        largest: Bytes from which its pixels may change a little.
+    """
+    exact = _encoded(image, "WEBP", lossless=True, method=6)
+    near = len(exact) > largest
+    return _address(_encoded(image, "WEBP", quality=_WEBP_QUALITY) if near else exact, "webp")
 
 
 def _address(content: bytes, kind: str) -> str:

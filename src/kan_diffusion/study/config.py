@@ -250,7 +250,8 @@ class TrialConfig(Settings):
         if not self.model.conditions:
             del settings["model"]["conditions"]
         del settings["model"]["optimizer"]  # that of the training is what counts
-        for later, default in (("optimizer", "adam"), ("timesteps", "uniform")):
+        laters = ("optimizer", "adam"), ("timesteps", "uniform"), ("accumulation_steps", 1)
+        for later, default in laters:
             if settings["training"][later] == default:
                 del settings["training"][later]
         if not self.evaluation.metrics:

@@ -13,8 +13,9 @@ lowest.
 
 What step k draws is a function of the seed and k alone (:mod:`kan_diffusion.training.batches`). A
 run that is killed and resumed from its checkpoint therefore ends, on a CPU, with the very
-parameters of a run that was not. Processes that train together (``torchrun``) take equal parts of
-each batch and share their gradients, so that they train the model that one would. The parts of a
+parameters of a run that was not. Processes that train together (``torchrun``, ``accelerate
+launch``) take equal parts of each batch and share their gradients, so that they train the model
+that one would, and each may take its part in several (``accumulation_steps``). The parts of a
 step and the checkpoint are in :mod:`kan_diffusion.training.run`, what becomes of a gradient in
 :mod:`kan_diffusion.training.optimization`.
 """
@@ -171,10 +172,11 @@ def train(
     if heldout is not None:
         fixed = stream_seed("held-out", seed)
         heldout_batches = make(heldout, {}, batches="replacement", seed=fixed).at
-    if accelerator.num_processes > config.batch_size:
+    if (parts := accelerator.num_processes * config.accumulation_steps) > config.batch_size:
         raise KanDiffusionError(
-            f"{accelerator.num_processes} processes share a batch of {config.batch_size}; raise "
-            "batch_size or start fewer"
+            f"a batch of {config.batch_size} cannot be divided into {parts} parts, "
+            f"{config.accumulation_steps} for each process; raise batch_size or lower "
+            "accumulation_steps"
         )
     run = TrainingRun(denoiser, process, config, accelerator)
     last_report = 0.0

@@ -25,8 +25,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Self
 
@@ -94,6 +95,9 @@ class TrainingConfig(Settings):
             itself warms up as (1 + k) / (10 + k).
         max_grad_norm: Norm to which the gradient is clipped; None turns it off, and so does L-BFGS.
         checkpoint_every: Steps between checkpoints.
+        accumulation_steps: Parts that each batch is divided into, whose gradients are added up one
+            after another, in less memory: the same step but for rounding, and for the penalty of
+            ``sparsify``, which is that of each part.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as accelerate has it.
         sparsify: Weight of a penalty on sizes and entropies of the edges of KAN layers, gated ones
             left out (:mod:`kan_diffusion.kan.importance`), beside the loss; 0 for none.
@@ -118,6 +122,7 @@ class TrainingConfig(Settings):
     ema_decay: float | None = Field(0.999, gt=0, lt=1)
     max_grad_norm: float | None = Field(1.0, gt=0)
     checkpoint_every: int = Field(1000, ge=1, le=MOST_STEPS)
+    accumulation_steps: int = Field(1, ge=1, le=MOST_POINTS)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     sparsify: float = Field(0.0, ge=0, allow_inf_nan=False)
     patience: float | None = Field(None, gt=0, le=1)
@@ -276,38 +281,52 @@ class TrainingRun:
 
     def advance(self, batch: Batch) -> None:
         """Takes one optimiser step."""
-        batch, share = self.own_part(batch)
+        parts = self.own_parts(batch)
         with self.threads.taking(self.step):
-            loss, _ = self.differentiate(batch, share)
+            loss, _ = self.differentiate(parts)
             with interrupts_wait():  # half an update is no state to save
                 self.whole = False
-                self.optimize(lambda: float(self.differentiate(batch, share)[1].detach()))
+                self.optimize(lambda: float(self.differentiate(parts)[1]))
                 self.update_average()
-                self._recent.append(self.shared(loss.detach()))
+                self._recent.append(self.shared(loss))
                 self.step += 1
                 self.whole = True
 
-    def differentiate(self, batch: Batch, share: float) -> tuple[Tensor, Tensor]:
-        """Computes the loss of a batch, its gradient, clipped, and what the gradient is of."""
-        loss = self.forward(batch)
-        if share != 1:
-            loss = loss * share
-        edges = self._edges
-        minimised = loss if edges is None else loss + self.config.sparsify * edges.penalty()
-        self.backward(minimised)
+    def differentiate(self, parts: Sequence[tuple[Batch, float]]) -> tuple[Tensor, Tensor]:
+        """Computes the loss of a batch, its gradient, clipped, and what the gradient is of.
+
+        Args:
+            parts: The parts of the batch and their weights in its mean.
+        """
+        losses, sums = [], []
+        for part, weight in parts:
+            loss = minimised = self.forward(part)
+            if self._edges is not None:
+                minimised = loss + self.config.sparsify * self._edges.penalty()
+            if weight != 1:
+                loss, minimised = weight * loss, weight * minimised
+            self.backward(minimised)
+            losses.append(loss.detach())
+            sums.append(minimised.detach())
         self.collect()
         self.clip()
-        return loss, minimised
+        return sum(losses[1:], losses[0]), sum(sums[1:], sums[0])
 
-    def own_part(self, batch: Batch) -> tuple[Batch, float]:
-        """The rows of a batch for this process, and their weight in the mean over processes."""
-        total, count = len(batch.noised), self.accelerator.num_processes
-        if count == 1:
-            return batch, 1.0
-        index = self.accelerator.process_index
-        rows = slice(total * index // count, total * (index + 1) // count)
-        part = batch.rows(rows)
-        return part, len(part.noised) * count / total
+    def own_parts(self, batch: Batch) -> list[tuple[Batch, float]]:
+        """The parts of a batch for this process, and their weights in the mean over processes."""
+        total, processes = len(batch.noised), self.accelerator.num_processes
+        each = self.config.accumulation_steps
+        if processes * each == 1:
+            return [(batch, 1.0)]
+        first = self.accelerator.process_index * each
+        ends = [total * part // (processes * each) for part in range(first, first + each + 1)]
+        parts = [
+            (batch.rows(slice(start, end)), (end - start) * processes / total)
+            for start, end in pairwise(ends)
+            if end > start
+        ]
+        # The last batch of an epoch may be too small for all: one row that counts nothing.
+        return parts or [(batch.rows(slice(1)), 0.0)]
 
     def shared(self, values: Tensor) -> Tensor:
         """The mean of a tensor over the processes that train together."""
