@@ -7,19 +7,28 @@ one latent of 64 x 64, which tells how many tokens reach each feed-forward. Prin
 feed-forwards together: parameters; floating-point operations of a forward pass, two for each weight
 and token and those of learned functions, GELU itself not counted; and the numbers that a backward
 pass needs, in MiB of float32, by our CPU kernels and by torch's own operations, as a GPU has them.
+
+Then the whole network as it is: operations as torch counts them, what it keeps for a backward pass,
+the maps of attention apart, which fused attention does not keep; and the parameters of the text
+encoder and the autoencoder beside it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from kan_diffusion.kan import KANLinear
 from kan_diffusion.kanified import ActivatedLinear, find_blocks, kanify
 
 _LATENT = (1, 4, 64, 64)
 _PROMPT = (1, 77, 768)
+_HEADS = 8
 
 
 def _unet() -> UNet2DConditionModel:
@@ -37,12 +46,49 @@ def _tokens(network: nn.Module) -> dict[str, int]:
                 seen[path] = given[0].shape[:-1].numel()
 
             block.owner.register_forward_pre_hook(see)
+    _call(network)
+    return seen
+
+
+def _call(network: nn.Module) -> None:
     network(
         torch.empty(_LATENT, device="meta"),
         torch.zeros((), device="meta"),
         torch.empty(_PROMPT, device="meta"),
     )
-    return seen
+
+
+def _whole(network: nn.Module) -> tuple[int, int, int]:
+    """Operations of a forward pass, and bytes kept for a backward one: maps of attention, others.
+
+    Torch's attention on the meta device is the one that keeps its maps, heads x tokens x tokens.
+    """
+    parameters = {one.untyped_storage()._cdata for one in network.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        place = tensor.untyped_storage()._cdata
+        if place not in parameters:
+            kept.setdefault(place, tensor)
+        return tensor
+
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        _call(network)
+    maps = others = 0
+    for tensor in kept.values():
+        is_map = tensor.ndim == 4 and tensor.shape[1] == _HEADS
+        size = tensor.untyped_storage().nbytes()
+        maps, others = maps + is_map * size, others + (not is_map) * size
+    return counter.get_total_flops(), maps, others
+
+
+def _millions(make: Callable[[], nn.Module]) -> float:
+    """Parameters of a network, in millions."""
+    with torch.device("meta"):
+        return sum(one.numel() for one in make().parameters()) / 1e6
 
 
 def _per_token(block: nn.Module) -> tuple[int, int, int]:
@@ -82,7 +128,18 @@ def main() -> None:
         )
         kept = " | ".join(f"{4 * number / 2**20:,.0f} MiB" for number in (own, torch_kept))
         print(f"| {name} | {parameters / 1e6:,.1f} M | {flops / 1e9:,.1f} G | {kept} |")
-    print(f"\n{len(tokens)} blocks; {sum(p.numel() for p in _unet().parameters()) / 1e6:,.0f} M")
+    flops, maps, others = _whole(_unet())
+    print(f"\nthe whole of {_millions(_unet):,.1f} M parameters: {flops / 1e9:,.1f} G operations,")
+    print(f"kept {others / 2**20:,.0f} MiB and {maps / 2**20:,.0f} MiB of maps of attention")
+    clip = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+    text = _millions(lambda: CLIPTextModel(CLIPTextConfig(**clip)))
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "layers_per_block": 2}
+    blocks |= {
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": [128, 256, 512, 512],
+    }
+    autoencoder = _millions(lambda: AutoencoderKL(**blocks))
+    print(f"text encoder {text:,.1f} M, autoencoder {autoencoder:,.1f} M\n{len(tokens)} blocks:")
     for path, count in tokens.items():
         print(path, count, _unet().get_submodule(path).net[2].in_features)
 

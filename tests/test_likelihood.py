@@ -136,3 +136,15 @@ def test_unusable_arguments_are_refused_in_one_line(points, settings, kind, word
     denoiser = build_denoiser("mlp", 2, num_train_timesteps=1000, params=600)
     with refused(words, kind):
         log_likelihood(denoiser, get_process("cosine"), points, **settings)
+
+
+def test_likelihood_under_a_class_is_that_of_the_class() -> None:
+    process, density = get_process("cosine"), _toy("oblique-modes")
+    labels = density.draw_components(12, seeded(2))
+    points = density.sample_given(labels, seeded(3))
+    denoiser = ExactDenoiser(process, density.component(0), density.component(1), density)
+    ours = log_likelihood(denoiser, process, points, class_labels=labels, batch_rows=8)
+    exact = density.log_density(points, 1.0, first_noise(process), labels)
+    torch.testing.assert_close(ours, exact, rtol=1e-3, atol=5e-3)
+    with refused("must be one a sample, 12, not 2"):
+        log_likelihood(denoiser, process, points, class_labels=labels[:2])

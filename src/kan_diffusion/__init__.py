@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from kan_diffusion.kanified.conversion import kanify as kanify
     from kan_diffusion.kanified.distillation import distill as distill
     from kan_diffusion.kanified.saving import load_kanified as load_kanified
+    from kan_diffusion.latents import LatentCodec as LatentCodec
+    from kan_diffusion.latents import read_vae as read_vae
     from kan_diffusion.likelihood import log_likelihood as log_likelihood
     from kan_diffusion.picture_pipeline import PictureDiffusionPipeline as PictureDiffusionPipeline
     from kan_diffusion.processes import PROCESSES as PROCESSES
@@ -97,6 +99,7 @@ _NAMES = {
     "kanified.conversion": ["KanifyReport", "kanify"],
     "kanified.distillation": ["distill"],
     "kanified.saving": ["load_kanified"],
+    "latents": ["LatentCodec", "read_vae"],
     "likelihood": ["log_likelihood"],
     "picture_pipeline": ["PictureDiffusionPipeline"],
     "processes": ["PROCESSES", "Process", "get_process"],

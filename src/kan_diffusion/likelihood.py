@@ -68,7 +68,7 @@ class _Path:
 
     def __init__(self, denoiser: PointDenoiser, process: Process, dtype: torch.dtype) -> None:
         self.denoiser, self.process, self.dtype = denoiser, process, dtype
-        self.observed: Tensor | None = None
+        self.conditions: dict[str, Tensor] = {}  # of the points being moved, by name
         self.free: Tensor | None = None  # (n, d), 1 where a coordinate is not told
         self.directions: Sequence[Tensor] = ()  # each (n, d), of norm 1 in expectation
         alpha, sigma = process.levels()
@@ -112,7 +112,7 @@ class _Path:
         with torch.enable_grad():
             x = state[0].detach().requires_grad_()
             prediction = self.denoiser(
-                x.to(self.denoiser.dtype), timestep, observed=self.observed, return_dict=False
+                x.to(self.denoiser.dtype), timestep, **self.conditions, return_dict=False
             )[0]
             velocity = self._velocity(prediction.to(self.dtype), x, float(time))
             if self.free is not None:
@@ -132,13 +132,14 @@ def log_likelihood(
     process: Process,
     points: Tensor,
     *,
+    class_labels: Tensor | None = None,
     observed: Tensor | None = None,
     num_probes: int | None = None,
     generator: torch.Generator | None = None,
     num_steps: int = 50,
     batch_rows: int = 8192,
 ) -> Tensor:
-    """Computes the log-density of points under a denoiser, without labels.
+    """Computes the log-density of points under a denoiser.
 
     The density is the denoiser's own at the process's first timestep, brought to the units of clean
     points: that of x_0 plus noise of standard deviation :func:`first_noise`, which also keeps it
@@ -150,6 +151,8 @@ def log_likelihood(
         denoiser: The trained network, on any device; run in its own dtype.
         process: The process it was trained for.
         points: Standardised points with shape (n, d), finite.
+        class_labels: Class that each point is told, with shape (n,): the density is then that of
+            its class.
         observed: Coordinates that the denoiser is told, with shape (n, d), NaN where one is not:
             the density is then that of the others, given these.
         num_probes: Number of random vectors that estimate the divergence, which is exact when None.
@@ -170,7 +173,8 @@ def log_likelihood(
     Raises:
         DataError: The points are no table of finite numbers with the denoiser's d columns, or
             ``observed`` has another shape.
-        KanDiffusionError: A number of steps or rows below 1.
+        KanDiffusionError: A number of steps or rows below 1, or labels are not one a point or
+            unknown to the denoiser.
     """
     dim = denoiser.data_dim
     if points.ndim != 2 or points.shape[1] != dim:
@@ -190,6 +194,8 @@ def log_likelihood(
             f"a likelihood needs at least 1 step, batches of 1 and 1 probe, not {num_steps}, "
             f"{batch_rows} and {num_probes}"
         )
+    if class_labels is not None:
+        denoiser.require_conditions({"class_labels": class_labels}, len(points))
     device = denoiser.device
     dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's have no float64
     path = _Path(denoiser, process, dtype)
@@ -200,10 +206,12 @@ def log_likelihood(
         start = alpha * points[rows].detach().to("cpu", torch.float64).to(device, dtype)
         count = torch.full((len(start),), float(dim), dtype=torch.float64)
         free = torch.ones_like(start)
+        if class_labels is not None:
+            path.conditions["class_labels"] = class_labels[rows].to(device)
         if observed is not None:
             told = observed[rows].to(device, denoiser.dtype)
             free = told.isnan().to(dtype)
-            path.observed, path.free = told, free
+            path.conditions["observed"], path.free = told, free
             start = torch.where(told.isnan(), start, 0.0)  # adds a constant to the prior
             count = free.sum(dim=1).cpu().double()
         path.directions = _directions(free, num_probes, generator)

@@ -23,10 +23,12 @@ from torch import Tensor
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers import Denoiser
 from kan_diffusion.errors import KanDiffusionError, valid_settings
+from kan_diffusion.latents import LatentCodec, read_vae
 from kan_diffusion.sampling import SamplePipeline, StepCallback
 from kan_diffusion.text import read_text_encoder, require_pair, tokenize
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
     from PIL import Image
     from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
@@ -40,8 +42,8 @@ class PictureDiffusionPipelineOutput(BaseOutput):
     """Output of the pipeline.
 
     Attributes:
-        images: Pictures, or samples with shape (n, C, S, S) where ``output_type`` is ``"pt"``;
-            those of one prompt stand together.
+        images: Pictures, or samples of pixels with shape (n, C, S, S) where ``output_type`` is
+            ``"pt"``; those of one prompt stand together.
     """
 
     images: list[Image.Image] | Tensor
@@ -75,9 +77,11 @@ class PictureDiffusionPipeline(SamplePipeline):
         mode: Channels of the pictures, as Pillow names them.
         classes: Names of the classes; empty for none.
         flow: Whether the denoiser was trained for flow matching; as the scheduler is when None.
+        vae: The autoencoder whose latents the denoiser was trained on; None for pixels.
 
     Attributes:
-        codec: The map between samples and pictures.
+        codec: The map between samples of pixels and pictures.
+        latents: The map between latents and these; None without an autoencoder.
         classes: Names of the classes.
 
     Raises:
@@ -85,8 +89,9 @@ class PictureDiffusionPipeline(SamplePipeline):
             another.
     """
 
-    model_cpu_offload_seq = "text_encoder->denoiser"
-    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  # diffusers declares it so
+    model_cpu_offload_seq = "text_encoder->denoiser->vae"
+    # diffusers declares it so
+    _optional_components = ["text_encoder", "tokenizer", "vae"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -97,18 +102,22 @@ class PictureDiffusionPipeline(SamplePipeline):
         mode: str = "RGB",
         classes: Sequence[str] = (),
         flow: bool | None = None,
+        vae: AutoencoderKL | None = None,
     ) -> None:
         super().__init__()
         self._setup_sampling(
-            denoiser, scheduler, flow, text_encoder=text_encoder, tokenizer=tokenizer
+            denoiser, scheduler, flow, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae
         )
+        factor = 1 if vae is None else LatentCodec.factor(vae)
         with valid_settings("a pipeline of pictures"):
-            self.codec = PictureCodec(size=denoiser.sample_shape[-1], mode=mode)
+            self.codec = PictureCodec(size=denoiser.sample_shape[-1] * factor, mode=mode)
+        self.latents = None if vae is None else LatentCodec(self.codec, vae)
         self.classes = tuple(classes)
-        if self.codec.shape != denoiser.sample_shape:
+        shape = (self.latents or self.codec).shape
+        if shape != denoiser.sample_shape:
             raise KanDiffusionError(
-                f"pictures of mode {mode} are samples of shape {self.codec.shape}, and the "
-                f"denoiser's are {denoiser.sample_shape}; give the mode it was trained with"
+                f"pictures of mode {mode} are samples of shape {shape}, and the denoiser's are "
+                f"{denoiser.sample_shape}; give the mode and the autoencoder it was trained with"
             )
         if (text_encoder is None) != (tokenizer is None):
             raise KanDiffusionError("give a text encoder together with its tokenizer")
@@ -149,6 +158,8 @@ class PictureDiffusionPipeline(SamplePipeline):
         parts = dict(kwargs)
         if (root / "text_encoder").is_dir() and not parts.keys() & {"text_encoder", "tokenizer"}:
             parts["text_encoder"], parts["tokenizer"] = read_text_encoder(root)
+        if (root / "vae").is_dir() and "vae" not in parts:
+            parts["vae"] = read_vae(root)
         return super().from_pretrained(root, **parts)
 
     def _require_text(self) -> None:
@@ -218,7 +229,7 @@ class PictureDiffusionPipeline(SamplePipeline):
                 None it is 3, and 1 where nothing is asked for that could guide.
             generator: Where the noise comes from, or one a picture; torch's default when None.
             batch_size: Largest number of pictures moved at once.
-            output_type: ``"pil"`` for Pillow's images, ``"pt"`` for samples in [-1, 1].
+            output_type: ``"pil"`` for Pillow's images, ``"pt"`` for samples of pixels in [-1, 1].
             callback_on_step_end: Called after every step of each batch with the pipeline, the
                 number of the step, its timestep and ``{"sample": samples}``; samples it returns in
                 such a dictionary take their place.
@@ -275,6 +286,8 @@ class PictureDiffusionPipeline(SamplePipeline):
             total, num_inference_steps, generator, conditions, absent, guidance_scale,
             batch_size, callback_on_step_end, callback_on_step_end_tensor_inputs,
         )  # fmt: skip
+        if self.latents is not None:
+            samples = self.latents.to_pixels(samples)
         images = samples.clamp(-1, 1) if output_type == "pt" else self.codec.decode(samples)
         if not return_dict:
             return (images,)  # type: ignore[return-value]  # as all pipelines of diffusers do

@@ -158,7 +158,7 @@ def require_fit(
                 name: tuple(tensor.shape) for name, tensor in kind(**settings).state_dict().items()
             }
     except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise RunFolderError(f"'{path}' is not a denoiser ({error}); {remedy}") from error
+        raise RunFolderError(f"'{path}' is no {kind.__name__} ({error}); {remedy}") from error
     require_shapes(expected, found, path, remedy)
     return settings
 

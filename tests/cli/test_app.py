@@ -495,6 +495,41 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
     assert left == [".lock"]
 
 
+def test_points_of_a_class_are_drawn_by_its_name_or_number(
+    cli: Cli, trained: Path, tmp_path: Path
+) -> None:
+    run, size = tmp_path / "moons", ("--family", "mlp", "--params", 400, "--batch-size", 256)
+    words = ("train", "moons", "--conditional", *size, "--steps", 300, "--lr", 0.01)
+    assert cli(*words, "--out", run, "--device", "cpu").code == 0
+    row = load_trial(run).row
+    assert row["data"] == "moons-conditional"
+    # Not known to be told the class, a perfect denoiser has a floor a third higher.
+    assert row["floor"] < row["heldout_loss"] < 1.3 * row["floor"]
+
+    def points(*options: object) -> np.ndarray:
+        path = tmp_path / "points.npy"
+        options = (*options, "--num", 400, "--out", path, "--overwrite")
+        assert cli("sample", run, *options).code == 0
+        return np.load(path)
+
+    upper, lower = points("--class", "upper"), points("--class", 1)
+    np.testing.assert_array_equal(points("--class", "lower"), lower)
+    assert upper[:, 1].mean() > 0.4
+    assert lower[:, 1].mean() < 0.1
+    guided = points("--class", 1, "--guidance", 3)
+    assert guided[:, 1].mean() < lower[:, 1].mean()  # further from what both have in common
+    assert (
+        "has no class 'middle'; give one of 0 (upper), 1 (lower)"
+        in cli("sample", run, "--class", "middle").error
+    )
+    assert "give --class, or leave it out" in cli("sample", run, "--guidance", 2).error
+    assert (
+        "--class is for models of points and pictures with classes"
+        in cli("sample", trained, "--class", 1).error
+    )
+    assert "'s-curve' has no classes" in cli("train", "s-curve", "--conditional").error
+
+
 def test_runs_are_animated_side_by_side(cli: Cli, trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "both.gif"
     told = cli("sample", trained, trained, "--animate", path, "--num", 20, "--steps", 4)

@@ -303,3 +303,18 @@ def test_other_pictures_have_a_loss_alone() -> None:
     scores = measure_denoising(ExactPainter(_process()), draw, _process(), 2)
     assert scores.floor is scores.excess is None
     assert scores.heldout_loss > 0
+
+
+def test_oracle_of_a_conditional_toy_is_that_of_each_points_class() -> None:
+    dataset = load_dataset(ToyData(toy="moons", num_points=10, conditional=True), 0, 0)
+    process, density = _process(), dataset.density
+    assert density is not None
+    draw = draw_noised_points(dataset, process, 2000, seeded())
+    told = ExactDenoiser(process, density.component(0), density.component(1), density)
+    scores = measure_denoising(told, draw, process)
+    assert 0 <= scores.excess < 1e-10
+    assert scores.heldout_loss == pytest.approx(scores.floor, rel=1e-9)
+    # Who is not told has the floor of all classes together, which is higher.
+    deaf = measure_denoising(ExactDenoiser(process, density, density, density), draw, process)
+    assert deaf.excess > 5 * deaf.excess_se > 0
+    assert deaf.heldout_loss > 1.1 * scores.floor

@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from helpers import randn, refused, seeded
+from kan_diffusion.data.toys import make_toy
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.metrics import (
     SAMPLE_METRICS,
@@ -219,3 +220,27 @@ def test_frechet_distance_of_shifted_and_scaled_normals() -> None:
     assert frechet_distance(x, 3 * x + 2 - 2 * x.mean()) == pytest.approx(4 + 4 * std**2, rel=1e-9)
     with refused("at least 2 points a side", DataError):
         frechet_distance(x[:1], x)
+
+
+def test_metrics_within_classes_see_classes_that_are_exchanged() -> None:
+    density = make_toy("two-modes")
+    modes = torch.arange(600) % 2
+    real, right, wrong = (
+        density.sample_given(which, seeded(seed))
+        for seed, which in enumerate((modes, modes, 1 - modes))
+    )
+    labels = modes.clone()
+    labels[0] = 2  # a class of a single point says nothing
+    energy = {"energy": SAMPLE_METRICS["energy"]}
+
+    def score(points: torch.Tensor, classes: torch.Tensor | None) -> float:
+        generator = np.random.default_rng(0)
+        return sample_metrics(points, real, generator, energy, classes)["energy"]
+
+    assert score(wrong, None) < 0.02
+    assert score(wrong, labels) > 100 * score(right, labels) > 0
+    parts = [labels == label for label in (0, 1)]
+    by_hand = [energy_distance(right[rows], real[rows]) for rows in parts]
+    assert score(right, labels) == pytest.approx(np.average(by_hand, weights=[299, 300]))
+    with refused("no class has two points", DataError):
+        score(right, torch.arange(600))

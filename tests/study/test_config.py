@@ -10,6 +10,7 @@ import yaml
 from helpers import refused
 from kan_diffusion.data.datasets import ToyData, data_from_name, load_dataset
 from kan_diffusion.denoisers.registry import get_family
+from kan_diffusion.errors import valid_settings
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import StudyConfig, preset_names, read_preset, read_study
 from kan_diffusion.study.trial import build
@@ -315,3 +316,18 @@ def test_studies_cannot_be_changed_in_place() -> None:
     study = _study()
     with pytest.raises(ValueError, match="frozen"):
         study.seeds = 9
+
+
+def test_a_conditional_toy_counts_as_other_data_and_a_plain_one_as_before() -> None:
+    plain = _study().trials()[0]
+    said, told = (
+        _study(data=[{"toy": "moons", "conditional": value}]).trials()[0] for value in (False, True)
+    )
+    assert "conditional" not in plain.identity
+    assert said.id == plain.id != told.id
+    assert told.data.name == "moons-conditional"
+    # Both may stand in one study.
+    both = _study(data=[{"toy": "moons"}, {"toy": "moons", "conditional": True}])
+    assert [data.name for data in both.data] == ["moons", "moons-conditional"]
+    with refused("toy 's-curve' has no classes"), valid_settings("study"):
+        _study(data=[{"toy": "s-curve", "conditional": True}])

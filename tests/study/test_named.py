@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.trial import build
+from kan_diffusion.text import PromptedDenoiser
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.defaults import suggested
+from picture_networks import save_clip
 
 
 @pytest.fixture
@@ -216,3 +219,54 @@ def test_single_trial_keeps_the_holdout(points: Path) -> None:
 def test_wrong_options_are_one_line(options: dict[str, object], message: str) -> None:
     with refused(message):
         single_trial("moons", **{"family": "mlp", "params": 400, **options})
+
+
+def test_conditional_models_are_told_classes_within_the_same_budget() -> None:
+    study = study_for("checkerboard", 600, conditional=True)
+    (data,) = study.data
+    assert data == ToyData(toy="checkerboard", conditional=True)
+    for trial in study.trials()[:2]:
+        built = build(trial, load_dataset(data, 0, 0))
+        assert built.num_classes == 8
+        assert abs(built.num_trainable - 600) <= 0.02 * 600
+    trained = single_trial("moons", family="mlp", params=300, conditional=True)
+    dataset = load_dataset(trained.data, 0)
+    labels = build(trained, dataset)
+    without = build_denoiser("mlp", 2, num_train_timesteps=1000, hidden=trained.model.hidden)
+    # A weight for each label and unit of the first layer.
+    assert labels.num_trainable - without.num_trainable == 2 * trained.model.hidden[0]
+    assert labels.num_trainable <= 300
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("swiss-roll", "toy 'swiss-roll' has no classes .* moons, circles, checkerboard"),
+        ("iris", "'iris' has no classes of points"),
+        ("pilot", "study 'pilot' says itself which of its data are conditional"),
+    ],
+)
+def test_data_without_classes_are_refused_by_name(what: str, message: str) -> None:
+    with refused(message):
+        study_for(what, conditional=True)
+
+
+def test_a_pretrained_text_encoder_takes_the_place_of_the_trained_one_and_is_frozen(
+    tmp_path: Path,
+) -> None:
+    folder = save_clip(tmp_path / "clip")
+    config = single_trial("digits", text_encoder=folder)
+    assert config.model.text_encoder == str(folder)
+    dataset = load_dataset(config.data, config.study_seed, config.seed)
+    model = build(config, dataset)
+    assert isinstance(model, PromptedDenoiser)
+    assert not any(one.requires_grad for one in model.text_encoder.parameters())
+    assert model.text_encoder.config.hidden_size == model.denoiser.config.text_width == 8
+    assert model.num_trainable == pytest.approx(config.model.params, rel=0.02)
+    own = single_trial("digits")
+    assert "text_encoder" not in own.identity
+    assert own.id != config.id
+    with refused("no captions for a text encoder to embed; leave it out"):
+        build(config, replace(dataset, captions=None))
+    with refused("--text-encoder is for captions of pictures; leave it out"):
+        single_trial("moons", text_encoder=folder)

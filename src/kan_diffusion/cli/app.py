@@ -22,6 +22,7 @@ from kan_diffusion._version import __version__
 from kan_diffusion.cli.options import (
     Address,
     Amount,
+    Conditional,
     Device,
     Executor,
     Families,
@@ -124,6 +125,7 @@ def _common(
     "`kan-diffusion compare moons --match time --budget 6 --families kan,mlp`\n\n"
     "`kan-diffusion compare moons --match flops --budget mlp:32-32-32`\n\n"
     "`kan-diffusion compare moons --process cosine,flow`\n\n"
+    "`kan-diffusion compare moons --conditional`: told which moon\n\n"
     "`kan-diffusion compare study.yaml --executor ray --address auto --out /shared/mine`"
 )
 def compare(
@@ -136,6 +138,7 @@ def compare(
     ] = None,
     params: Params = None,
     processes: Processes = None,
+    conditional: Conditional = False,
     steps: Steps = None,
     epochs: Annotated[
         int | None,
@@ -167,7 +170,7 @@ def compare(
 
     config: StudyConfig = study_for(
         what, params, match=match, budget=budget, families=_listed(families),
-        processes=_listed(processes),
+        processes=_listed(processes), conditional=conditional,
     )  # fmt: skip
     config = config.with_length(steps=steps, epochs=epochs)
     if tuned is not None:
@@ -285,6 +288,7 @@ def tune(
     "`kan-diffusion train people.csv --describe`: the kinds of its columns\n\n"
     "`kan-diffusion train people.csv --columns 'age=integer,zip=categorical'`\n\n"
     "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`\n\n"
+    "`kan-diffusion train moons --conditional`, then `sample ... --class upper`\n\n"
     "`kan-diffusion train digits --out runs/digits`: pictures, by prompts, in about a minute\n\n"
     "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001`"
 )
@@ -381,6 +385,13 @@ def train(
     objects: Annotated[
         int | None, typer.Option(help="Things of a scene of shapes at most.", show_default="1")
     ] = None,
+    text_encoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a pretrained CLIP text model for captions, which stays as it is.",
+            show_default="a small one that is trained along",
+        ),
+    ] = None,
     columns: Annotated[
         str | None,
         typer.Option(
@@ -404,6 +415,7 @@ def train(
             "good start.",
         ),
     ] = 0.0,
+    conditional: Conditional = False,
     device: Device = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete the run that is in the folder and start anew.")
@@ -444,7 +456,8 @@ def train(
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
-        holdout=holdout, size=size, objects=objects, kinds=kinds, seed=seed, sparsify=sparsify,
+        holdout=holdout, size=size, objects=objects, text_encoder=text_encoder, kinds=kinds,
+        seed=seed, sparsify=sparsify, conditional=conditional,
     )  # fmt: skip
     name = f"{config.data.name}-{config.model.family}"
     folder = out if out is not None else Path("runs/train") / name
@@ -499,6 +512,7 @@ def _in_short(dataset: Dataset) -> str:
     "`kan-diffusion sample runs/mine --num 1000`: into runs/mine/samples.csv\n\n"
     "`kan-diffusion sample runs/iris --where 'species=setosa' --where '1.0<=petal length<=1.5'`\n\n"
     "`kan-diffusion sample runs/people --like some.csv`: a row for each, its cells kept\n\n"
+    "`kan-diffusion sample runs/moons --class upper --guidance 2`: points of one class\n\n"
     "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`\n\n"
     "`kan-diffusion sample model.json`: from a model that the playground saved\n\n"
     "`kan-diffusion sample runs/digits --prompt 'a seven' --num 16 --guidance 2 --out sevens`: PNG "
@@ -520,7 +534,7 @@ def sample(
         typer.Option(
             min=1,
             max=MOST_VALUES,
-            help="Number of rows, or of pictures of each prompt or class.",
+            help="Number of rows, or of each prompt or class.",
             show_default="1000; as many as --like; 16 pictures",
         ),
     ] = None,
@@ -598,6 +612,7 @@ def sample(
     import pandas as pd
 
     from kan_diffusion.data.conditions import conditions_from_texts
+    from kan_diffusion.data.datasets import ToyData
     from kan_diffusion.data.tables import write_frame
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
@@ -630,22 +645,31 @@ def sample(
     _without_bars()
     of_playground = run.suffix == ".json" and not run.is_dir()
     pipeline: PointDiffusionPipeline | PictureDiffusionPipeline
+    classes: tuple[str, ...] = ()
     usual = None
     if of_playground:
         pipeline = read_web(run).pipeline
     else:
         config, pipeline = load_run(run, verify=not unverified)
         usual = config.sampling.guidance
+        if isinstance(config.data, ToyData):
+            classes = config.data.classes
     of_pictures = isinstance(pipeline, PictureDiffusionPipeline)
     if out is not None and not of_pictures:
         _require_place(out, overwrite)
-    for_pictures = {"--prompt": prompt, "--class": of_class, "--guidance": guidance}
-    for_tables = {"--where": where, "--like": like}
-    for option, value in (for_tables if of_pictures else for_pictures).items():
-        if value is not None:
-            kinds = ("pictures", "tables") if of_pictures else ("points", "pictures")
+    of_table = isinstance(pipeline, TableDiffusionPipeline)
+    with_classes = "points and pictures with classes"
+    for option, value, theirs, fits in (
+        ("--prompt", prompt, "pictures", of_pictures),
+        ("--class", of_class, with_classes, not of_table),
+        ("--guidance", guidance, with_classes, not of_table),
+        ("--where", where, "tables", of_table),
+        ("--like", like, "tables", of_table),
+    ):
+        if value is not None and not fits:
+            kind = "pictures" if of_pictures else "a table" if of_table else "points"
             raise KanDiffusionError(
-                f"'{run}' is a model of {kinds[0]}; {option} is for models of {kinds[1]}"
+                f"'{run}' is a model of {kind}; {option} is for models of {theirs}"
             )
     pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
     _warn(signal_warning(pipeline.scheduler))
@@ -674,12 +698,18 @@ def sample(
         frame = pipeline.draw(
             num, conditions=conditions, like=rows, steps=steps, generator=generator
         )
-    elif where or like is not None:
-        raise KanDiffusionError(
-            f"'{run}' is a model of points; --where and --like are for models of tables"
-        )
     else:
-        points = pipeline(num or 1000, steps, generator=generator).samples
+        labels = [_label(each, classes, run) for each in of_class or ()]
+        if guidance is not None and not labels:
+            raise KanDiffusionError("--guidance is towards a class; give --class, or leave it out")
+        num = num or 1000
+        points = pipeline(
+            num * max(1, len(labels)),
+            steps,
+            generator=generator,
+            class_labels=[label for label in labels for _ in range(num)] or None,
+            guidance_scale=1.0 if guidance is None else guidance,
+        ).samples
         frame = pd.DataFrame(points.cpu().double().numpy(), columns=list(pipeline.columns))
     usual_place = (run.parent if of_playground else run) / "samples.csv"
     path = out or (usual_place if overwrite else _free_place(usual_place))
@@ -812,8 +842,8 @@ def export(
         raise KanDiffusionError(f"'{path}' exists; choose another --out, or add --overwrite")
     config, pipeline = load_point_run(run, verify=not unverified)
     # A toy with noise of its own is another density than the playground's of that name.
-    known = isinstance(config.data, ToyData) and config.data.noise is None
-    data = WebData(toy=config.data.name) if known else None
+    toy = config.data if isinstance(config.data, ToyData) else None
+    data = WebData(toy=toy.toy) if toy is not None and toy.noise is None else None
     write_bytes(path, web_json(WebModel(pipeline, config.process, data)))
     typer.echo(f"Model: {path}\nOpen it in the playground ('make playground')")
 
@@ -871,6 +901,23 @@ def impute(
         filled = pd.concat(frames, ignore_index=True)
     write_frame(out, filled)
     typer.echo(f"{len(filled):,} rows: {out}")
+
+
+def _label(text: str, classes: tuple[str, ...], run: Path) -> int:
+    """The label of a class, which is given by its name or number."""
+    if not classes:
+        raise KanDiffusionError(
+            f"'{run}' is a model that knows no classes; leave --class out, or train one with "
+            "--conditional"
+        )
+    numbers = [str(label) for label in range(len(classes))]
+    if text not in (*classes, *numbers):
+        named = classes[0] != "0"
+        known = [f"{n} ({name})" if named else n for n, name in enumerate(classes)]
+        raise KanDiffusionError(
+            f"'{run}' has no class '{text}'; give one of {', '.join(map(str, known))}"
+        )
+    return (classes if text in classes else numbers).index(text)
 
 
 def _require_place(out: Path, overwrite: bool) -> None:

@@ -12,9 +12,9 @@ from kan_diffusion.imports import import_own, is_place
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 
 __all__ = [
-    "Address", "Amount", "Device", "Executor", "Families", "Match", "Modules", "Out", "Overwrite",
-    "Params", "Processes", "Run", "SamplerSteps", "Steps", "Unverified", "What", "Workers",
-    "own_code",
+    "Address", "Amount", "Conditional", "Device", "Executor", "Families", "Match", "Modules",
+    "Out", "Overwrite", "Params", "Processes", "Run", "SamplerSteps", "Steps", "Unverified",
+    "What", "Workers", "own_code",
 ]  # fmt: skip
 
 
@@ -102,6 +102,12 @@ Processes = Annotated[
         "--process",
         help="Noising processes, such as cosine,flow; models are compared within each.",
         show_default="cosine, or the study's",
+    ),
+]
+Conditional = Annotated[
+    bool,
+    typer.Option(
+        "--conditional", help="Tell the denoiser the class of each point: which moon, which square."
     ),
 ]
 Steps = Annotated[int | None, typer.Option(min=1, max=MOST_STEPS, help="Training steps.")]

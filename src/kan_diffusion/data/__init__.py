@@ -10,9 +10,10 @@ from kan_diffusion.data.densities import (
 )
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.tables import TABLES, FrameFile, read_frame
-from kan_diffusion.data.toys import TOYS, make_toy
+from kan_diffusion.data.toys import CLASSES, TOYS, make_toy
 
 __all__ = [
+    "CLASSES",
     "TABLES",
     "TOYS",
     "Block",

@@ -12,6 +12,9 @@ tables are split, and so are pictures: some are trained on, the others are held 
   trial seed is then a split of its own (all models of a seed share it), so that a comparison over
   seeds is one over splits of the rows, too.
 
+Points of a *conditional* toy come with their classes, the components of its density; the exact
+oracle is then that of the class of each point.
+
 Toys are standardised with the moments of the density. Rows, of mixed columns, are encoded by a
 codec (:mod:`kan_diffusion.data.codec`) that is fitted to all of them, since it has to know every
 category and whether there are gaps; of a file of more than `MOST_TO_FIT` rows to that many at
@@ -28,6 +31,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -44,7 +48,7 @@ from kan_diffusion.data.imagefolder import holds_pictures
 from kan_diffusion.data.pictures import PICTURES, PictureCodec, PictureData, read_pictures
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.tables import TABLES, FrameFile, read_frame
-from kan_diffusion.data.toys import TOYS, make_toy
+from kan_diffusion.data.toys import CLASSES, TOYS, make_toy
 from kan_diffusion.errors import (
     DataError,
     KanDiffusionError,
@@ -104,22 +108,36 @@ class ToyData(Settings):
         noise: Its noise, in the toy's own units; None for the toy's own default.
         num_points: Size of the training set.
         divide_by: Scale that points are divided by instead of being standardised.
+        conditional: Whether points come with their classes, which denoisers are told.
     """
 
     toy: str
     noise: float | None = Field(None, ge=1e-6, le=1e6)
     num_points: int = Field(50_000, ge=1, le=MOST_POINTS)
     divide_by: float | None = Field(None, ge=1e-6, le=1e6)
+    conditional: bool = False
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         require_known("toy", self.toy, TOYS)
+        if self.conditional and self.toy not in CLASSES:
+            raise DataError(
+                f"toy '{self.toy}' has no classes to be conditional on; toys that have: "
+                f"{', '.join(CLASSES)}"
+            )
         return self
 
     @property
     def name(self) -> str:
         """Name of the data set in tables and figures."""
-        return self.toy
+        return f"{self.toy}-conditional" if self.conditional else self.toy
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that denoisers are told, numbers where they have none."""
+        if not self.conditional:
+            return ()
+        return CLASSES[self.toy] or tuple(map(str, range(len(self.density().weights))))
 
     def density(self) -> Density:
         """The density in its own units."""
@@ -249,8 +267,8 @@ class Dataset:
         codec: The map between rows of a file or table, or pictures, and samples; None for a toy.
         captions: A caption for each training picture; None where there are none.
         heldout_captions: The same of those held out.
-        class_labels: Places in ``classes`` of the training samples, with shape (N,), int64; None
-            where there are no classes.
+        class_labels: Places in ``classes`` of the training samples, with shape (N,), int64, which
+            are components of the density where there is one; None where there are no classes.
         heldout_class_labels: The same of those held out, with shape (m,).
         classes: Names of the classes; empty where there are none.
         things: Things of a scene at most, where samples are scenes in colour; else 0. The posterior
@@ -303,14 +321,34 @@ class Dataset:
         """Whether every trial seed holds other rows out; what judges a trial must be its own."""
         return self.oracle == "none"
 
-    def points_to_noise(self, num: int, generator: torch.Generator) -> Tensor:
+    def draw_conditions(self, num: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Conditions of ``num`` fresh points at random: classes in their shares, or nothing."""
+        if self.density is None or not self.classes:
+            return {}
+        return {"class_labels": self.density.draw_components(num, generator)}
+
+    def _draw(
+        self, num: int, generator: torch.Generator, conditions: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Fresh points (num, d) of the density, under conditions where there are some."""
+        assert self.density is not None
+        if not conditions:
+            return self.density.sample(num, generator)
+        return self.density.sample_given(conditions["class_labels"], generator)
+
+    def points_to_noise(
+        self,
+        num: int,
+        generator: torch.Generator,
+        conditions: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Tensor:
         """Points with shape (num, d), float64, that no denoiser was trained on.
 
-        Fresh draws of the density; or the held-out rows, each as often as the others, in random
-        order.
+        Fresh draws of the density, under conditions as :meth:`draw_conditions` draws them; or the
+        held-out rows, each as often as the others, in random order.
         """
         if self.density is not None:
-            return self.density.sample(num, generator)
+            return self._draw(num, generator, conditions)
         assert self.heldout is not None
         return self.heldout[self.heldout_rows(num, generator)]
 
@@ -320,27 +358,39 @@ class Dataset:
         rows = torch.arange(num) % len(self.heldout)
         return rows[torch.randperm(num, generator=generator)]
 
-    def fresh_pair(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def fresh_pair(
+        self,
+        num: int,
+        generator: torch.Generator,
+        conditions: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> tuple[Tensor, Tensor]:
         """Two disjoint samples of points that no denoiser was trained on, float64.
 
-        Each has ``num`` points, or half of the untrained rows where there are fewer.
+        Each has ``num`` points, under the same conditions, or half of the untrained rows where
+        there are fewer.
         """
         if self.density is not None:
-            points = self.density.sample(2 * num, generator)
+            twice = {name: values.repeat(2) for name, values in conditions.items()}
+            points = self._draw(2 * num, generator, twice)
         else:
             points = self.untrained()
             points = points[torch.randperm(len(points), generator=generator)]
             num = min(num, len(points) // 2)
         return points[:num], points[num : 2 * num]
 
-    def fresh(self, num: int, generator: torch.Generator) -> Tensor:
+    def fresh(
+        self,
+        num: int,
+        generator: torch.Generator,
+        conditions: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Tensor:
         """At most ``num`` points that no denoiser was trained on, float64.
 
         Where there are fewer untrained rows than twice that, half of them: as many as each sample
         of :meth:`fresh_pair` has, so that metrics with either compare.
         """
         if self.density is not None:
-            return self.density.sample(num, generator)
+            return self._draw(num, generator, conditions)
         return self.fresh_pair(num, generator)[0]
 
     def untrained(self) -> Tensor:
@@ -430,12 +480,15 @@ def _load_toy(config: ToyData, study_seed: int, trial_seed: int) -> Dataset:
     standardised = standardizer.rescale(density)
     generator = torch_generator("training points", study_seed, trial_seed, config.toy)
     numbered = tuple(f"x{index}" for index in range(1, dim + 1))
+    labels = standardised.draw_components(config.num_points, generator)
     return Dataset(
         name=config.name,
         columns=_COORDINATES[:dim] if dim <= len(_COORDINATES) else numbered,
         standardizer=standardizer,
-        train=standardised.sample(config.num_points, generator).float(),
+        train=standardised.sample_given(labels, generator).float(),
         density=standardised,
+        class_labels=labels if config.conditional else None,
+        classes=config.classes,
     )
 
 

@@ -16,6 +16,11 @@ quadrature exact to about 1e-10), tied together by Tweedie's formula (Robbins 19
   Z = (x - alpha x_0) / sigma, given x, a standard normal truncated to
   [(x - alpha u) / sigma, (x - alpha l) / sigma].
 
+Each is a mixture of components (Gaussians, segments of a curve, boxes), and what is known of x_0 is
+known of one component as well: where every point comes with the number of its component, the
+density of x_t, the score and the posterior mean are those of that component alone,
+E[x_0 | x_t = x, component].
+
 alpha and sigma are any two levels; nothing asks that their squares sum to 1, and every row may have
 its own. All arithmetic is float64 on the CPU, answers are float64 on the device of x, and
 everything can be differentiated with respect to x.
@@ -132,17 +137,18 @@ class Density(ABC):
     Attributes:
         mean: Mean of the clean points, shape (dim,), float64.
         std: Standard deviation of each coordinate of the clean points, shape (dim,), float64.
+        weights: Shares of the components it is a mixture of, shape (k,), float64.
     """
 
     mean: Tensor
     std: Tensor
+    weights: Tensor
 
     @property
     def dim(self) -> int:
         """Number of coordinates."""
         return len(self.mean)
 
-    @abstractmethod
     def sample(self, num: int, generator: torch.Generator) -> Tensor:
         """Independent exact draws of clean points.
 
@@ -153,6 +159,29 @@ class Density(ABC):
         Returns:
             Shape (num, dim), float64.
         """
+        return self.sample_given(self.draw_components(num, generator), generator)
+
+    def draw_components(self, num: int, generator: torch.Generator) -> Tensor:
+        """Components of ``num`` points at random, in their shares: shape (num,), int64."""
+        if num == 0:
+            return torch.empty(0, dtype=torch.long)
+        return torch.multinomial(self.weights, num, replacement=True, generator=generator)
+
+    @abstractmethod
+    def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
+        """Independent exact draws of clean points, one of each given component.
+
+        Args:
+            components: Numbers of components, shape (n,), int64.
+            generator: A CPU generator; the only source of randomness.
+
+        Returns:
+            Shape (n, dim), float64.
+        """
+
+    @abstractmethod
+    def component(self, index: int) -> Self:
+        """The density of the clean points of one component."""
 
     @abstractmethod
     def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
@@ -164,7 +193,11 @@ class Density(ABC):
         """
 
     def log_density(
-        self, x: Tensor, alpha: float | Tensor = 1.0, sigma: float | Tensor = 0.0
+        self,
+        x: Tensor,
+        alpha: float | Tensor = 1.0,
+        sigma: float | Tensor = 0.0,
+        components: Tensor | None = None,
     ) -> Tensor:
         """Log p_t at x, the natural logarithm of the density of alpha x_0 + sigma eps.
 
@@ -172,27 +205,41 @@ class Density(ABC):
             x: Shape (n, dim).
             alpha: Signal level, at least 0; a number or shape (n,).
             sigma: Noise level, at least 0; a number or shape (n,).
+            components: Component of each point, shape (n,), int64, whose density is asked for
+                alone; that of all of them when None.
 
         Returns:
             Shape (n,), float64.
         """
-        return self._by_chunks(self._log_density, x, alpha, sigma)
+        return self._by_chunks(type(self)._log_density, x, alpha, sigma, components)
 
-    def score(self, x: Tensor, alpha: float | Tensor = 1.0, sigma: float | Tensor = 0.0) -> Tensor:
+    def score(
+        self,
+        x: Tensor,
+        alpha: float | Tensor = 1.0,
+        sigma: float | Tensor = 0.0,
+        components: Tensor | None = None,
+    ) -> Tensor:
         """Gradient of log p_t at x; arguments as in `log_density`.
 
         Returns:
             Shape (n, dim), float64.
         """
-        return self._by_chunks(self._score, x, alpha, sigma)
+        return self._by_chunks(type(self)._score, x, alpha, sigma, components)
 
-    def posterior_mean(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
+    def posterior_mean(
+        self,
+        x: Tensor,
+        alpha: float | Tensor,
+        sigma: float | Tensor,
+        components: Tensor | None = None,
+    ) -> Tensor:
         """E[x_0 | alpha x_0 + sigma eps = x]; arguments as in `log_density`.
 
         Returns:
             Shape (n, dim), float64. At sigma = 0 it is x / alpha, at alpha = 0 the mean.
         """
-        return self._by_chunks(self._posterior_mean, x, alpha, sigma)
+        return self._by_chunks(type(self)._posterior_mean, x, alpha, sigma, components)
 
     @property
     @abstractmethod
@@ -213,10 +260,11 @@ class Density(ABC):
 
     def _by_chunks(
         self,
-        function: Callable[[Tensor, Tensor, Tensor], Tensor],
+        function: Callable[[Self, Tensor, Tensor, Tensor], Tensor],
         x: Tensor,
         alpha: float | Tensor,
         sigma: float | Tensor,
+        components: Tensor | None,
     ) -> Tensor:
         points, alphas, sigmas = noise_levels(x, alpha, sigma)
         if points.shape[1] != self.dim:
@@ -224,16 +272,39 @@ class Density(ABC):
                 f"points have {points.shape[1]} coordinates and the density {self.dim}; "
                 f"give points of shape (n, {self.dim})"
             )
-        chunks = row_chunks(len(points), self._numbers_per_row) if len(points) else [slice(0, 0)]
-        answer = torch.cat([function(points[rows], alphas[rows], sigmas[rows]) for rows in chunks])
+        groups = [(self, torch.arange(len(points)))]
+        if components is not None and len(points):
+            which = self._checked(components, len(points))
+            groups = [
+                (self.component(index), (which == index).nonzero().flatten())
+                for index in which.unique().tolist()
+            ]
+        parts, order = [], []
+        for density, rows in groups:
+            chunks = row_chunks(len(rows), density._numbers_per_row) if len(rows) else [slice(0, 0)]
+            for these in (rows[chunk] for chunk in chunks):
+                parts.append(function(density, points[these], alphas[these], sigmas[these]))
+                order.append(these)
+        answer = torch.cat(parts)
+        if len(groups) > 1:
+            answer = answer[torch.cat(order).argsort()]
         return on_device_of(x, answer)
 
+    def _checked(self, components: Tensor, num: int) -> Tensor:
+        """Components (n,) of points, on the CPU.
 
-def draw_components(weights: Tensor, num: int, generator: torch.Generator) -> Tensor:
-    """Component of each of num points, shape (num,)."""
-    if num == 0:
-        return torch.empty(0, dtype=torch.long)
-    return torch.multinomial(weights, num, replacement=True, generator=generator)
+        Raises:
+            DataError: They are not one a point, or there is no such component.
+        """
+        which, known = components.cpu(), len(self.weights)
+        if which.shape != (num,):
+            raise DataError(
+                f"components must have shape ({num},), one for each point, got {tuple(which.shape)}"
+            )
+        wrong = which[(which < 0) | (which >= known)]
+        if wrong.numel():
+            raise DataError(f"there is no component {show(wrong)}; they go from 0 to {known - 1}")
+        return which
 
 
 def normalised(weights: Tensor | Sequence[float] | None, count: int) -> Tensor:
@@ -348,16 +419,20 @@ class GaussianMixture(Density):
             self.weights @ (centred**2 + torch.diagonal(self.covariances, dim1=1, dim2=2))
         ).sqrt()
 
-    def sample(self, num: int, generator: torch.Generator) -> Tensor:
-        """See `Density.sample`."""
-        which = draw_components(self.weights, num, generator)
-        noise = torch.randn(num, self.dim, dtype=torch.float64, generator=generator)
+    def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Density.sample_given`."""
+        shape = len(components), self.dim
+        noise = torch.randn(shape, dtype=torch.float64, generator=generator)
         roots = torch.linalg.cholesky(self.covariances)  # unlike eigenvectors, rescales with x_0
-        points = torch.empty(num, self.dim, dtype=torch.float64)
+        points = torch.empty(shape, dtype=torch.float64)
         for component in range(len(self.means)):
-            rows = which == component
+            rows = components == component
             points[rows] = self.means[component] + noise[rows] @ roots[component].T
         return points
+
+    def component(self, index: int) -> Self:
+        """See `Density.component`."""
+        return type(self)(self.means[[index]], self.covariances[[index]])
 
     def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
         """See `Density.rescaled`."""
@@ -460,22 +535,27 @@ class CurveDensity(Density):
             torch.ones(dim) if scale is None else scale,
             dim,
         )
-        self._shares = shares
+        self.weights = shares
         self._points = (points - self._shift) / self._scale
         self._log_weights = weights.log()
         self._variance = (self.noise / self._scale) ** 2
         self.mean = weights @ self._points
         self.std = (weights @ (self._points - self.mean) ** 2 + self._variance).sqrt()
 
-    def sample(self, num: int, generator: torch.Generator) -> Tensor:
-        """See `Density.sample`."""
-        which = draw_components(self._shares, num, generator)
+    def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Density.sample_given`."""
+        num = len(components)
         place = torch.rand(num, dtype=torch.float64, generator=generator)
         points = torch.randn(num, self.dim, dtype=torch.float64, generator=generator) * self.noise
         for index, piece in enumerate(self.segments):
-            rows = which == index
+            rows = components == index
             points[rows] += piece.curve(piece.lower + (piece.upper - piece.lower) * place[rows])
         return (points - self._shift) / self._scale
+
+    def component(self, index: int) -> Self:
+        """See `Density.component`."""
+        piece = self.segments[index]
+        return type(self)([piece], self.noise, shift=self._shift, scale=self._scale)
 
     def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
         """See `Density.rescaled`."""
@@ -550,11 +630,15 @@ class UniformBoxes(Density):
         self.mean = self.weights @ self._middle
         self.std = (self.weights @ ((self._middle - self.mean) ** 2 + self._half**2 / 3)).sqrt()
 
-    def sample(self, num: int, generator: torch.Generator) -> Tensor:
-        """See `Density.sample`."""
-        which = draw_components(self.weights, num, generator)
-        place = torch.rand(num, self.dim, dtype=torch.float64, generator=generator)
-        return self.lower[which] + (self.upper - self.lower)[which] * place
+    def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Density.sample_given`."""
+        shape = len(components), self.dim
+        place = torch.rand(shape, dtype=torch.float64, generator=generator)
+        return self.lower[components] + (self.upper - self.lower)[components] * place
+
+    def component(self, index: int) -> Self:
+        """See `Density.component`."""
+        return type(self)(self.lower[[index]], self.upper[[index]])
 
     def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
         """See `Density.rescaled`."""

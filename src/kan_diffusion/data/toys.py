@@ -5,7 +5,8 @@ mixture of Gaussians; or uniform boxes. ``noise`` is the standard deviation of t
 that of each Gaussian of a mixture; both are positive. So the score, the log-density and the
 posterior mean of each are known at every noise level. The toys keep the units of their sources;
 standardise them with `kan_diffusion.data.Standardizer.from_density`. Most have two coordinates; the
-names of the others end in the number of theirs. What is fixed at random in them comes from named
+names of the others end in the number of theirs. Those in `CLASSES` have classes by nature: which
+curve, which Gaussian, which square a point is of. What is fixed at random in them comes from named
 streams, so that a toy is the same everywhere.
 """
 
@@ -30,7 +31,7 @@ from kan_diffusion.data.densities import (
 from kan_diffusion.errors import DataError, look_up, require_known
 from kan_diffusion.randomness import numpy_generator
 
-__all__ = ["TOYS", "make_toy"]
+__all__ = ["CLASSES", "TOYS", "make_toy"]
 
 
 def _on_circle(
@@ -382,6 +383,27 @@ TOYS: dict[str, Callable[..., Density]] = {
     "swiss-roll-16d": swiss_roll_16d,
 }
 """The builders of the toy densities, by the name a user writes."""
+
+CLASSES: dict[str, tuple[str, ...]] = {
+    "moons": ("upper", "lower"),
+    "circles": ("outer", "inner"),
+    "checkerboard": (),
+    "pinwheel": (),
+    "two-spirals": (),
+    "rings": (),
+    "eight-gaussians": (),
+    "gaussian-mixture": (),
+    "two-modes": ("left", "right"),
+    "four-modes": (),
+    "narrow-modes": ("left", "right"),
+    "uneven-modes": ("left", "right"),
+    "oblique-modes": (),
+    "mixture-8d": (),
+    "mixture-32d": (),
+}
+"""Names of the components of the toys whose components are classes; empty where they have numbers.
+
+The labels of ``moons`` and ``circles`` are scikit-learn's."""
 
 
 def make_toy(name: str, **options: float) -> Density:

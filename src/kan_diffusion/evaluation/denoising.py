@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset, OracleKind
-from kan_diffusion.data.densities import Density
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle, excess_by_pair
 from kan_diffusion.processes import Process, expand, noise_of_mean
@@ -56,6 +55,8 @@ class NoisedPoints:
         means: Posterior means with shape (n, *shape): one of an exact oracle, two of independent
             reference samples, or none.
         rows: Which held-out samples the clean ones are, with shape (n,); None of a toy.
+        conditions: Conditions of fresh samples, by the names of a denoiser's arguments, which the
+            oracle was told, too.
     """
 
     clean: Tensor
@@ -66,6 +67,7 @@ class NoisedPoints:
     noised: Tensor
     means: tuple[Tensor, ...]
     rows: Tensor | None = None
+    conditions: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def oracle(self) -> OracleKind:
@@ -134,24 +136,24 @@ def draw_noised_points(
         generator: Where all draws come from.
         told: Whether denoisers are told the captions, and so is the oracle.
     """
-    rows, captions = None, None
+    rows, captions, conditions = None, None, dict[str, Tensor]()
     if dataset.heldout is None:
-        clean = dataset.points_to_noise(num, generator).double()
+        conditions = dataset.draw_conditions(num, generator)
+        clean = dataset.points_to_noise(num, generator, conditions).double()
     else:
         rows = dataset.heldout_rows(num, generator)
         clean = dataset.heldout[rows].double()
-    draw = replace(_noised(clean, process, generator), rows=rows)
+    draw = replace(_noised(clean, process, generator), rows=rows, conditions=conditions)
     levels = draw.noised, draw.alpha, draw.sigma
     if dataset.things == 1:
         if told and dataset.heldout_captions is not None and rows is not None:
             captions = [dataset.heldout_captions[row] for row in rows.tolist()]
         scenes = SceneOracle(dataset.shape[-1])
         return replace(draw, means=(scenes.posterior_mean(*levels, captions),))
-    oracles: list[Density | ReferenceOracle] = [
-        ReferenceOracle(points) for points in dataset.references or ()
-    ]
     if dataset.density is not None:
-        oracles = [dataset.density]
+        mean = dataset.density.posterior_mean(*levels, conditions.get("class_labels"))
+        return replace(draw, means=(mean,))
+    oracles = [ReferenceOracle(points) for points in dataset.references or ()]
     return replace(draw, means=tuple(oracle.posterior_mean(*levels) for oracle in oracles))
 
 
@@ -236,12 +238,13 @@ def measure_denoising(
         draw: Samples shared by all denoisers of the comparison.
         process: The process the denoiser was trained for.
         num_levels: Number of ranges of timesteps that loss and excess are split into.
-        conditions: What the denoiser is told of each sample, by the name of its argument, each with
-            shape (n, ...).
+        conditions: What the denoiser is told of each sample beside the draw's conditions, by the
+            name of its argument, each with shape (n, ...).
     """
     device, dtype = denoiser.device, denoiser.dtype
     size = max(1, min(_BATCH, _VALUES // math.prod(draw.clean.shape[1:])))
-    told = {name: values.split(size) for name, values in (conditions or {}).items()}
+    given = {**draw.conditions, **(conditions or {})}
+    told = {name: values.split(size) for name, values in given.items()}
     predictions = [
         denoiser(
             noised.to(device, dtype),

@@ -355,6 +355,7 @@ def sample_metrics(
     fresh: Tensor,
     generator: np.random.Generator,
     metrics: Mapping[str, Metric] = SAMPLE_METRICS,
+    class_labels: Tensor | None = None,
 ) -> dict[str, float]:
     """Computes metrics between generated and fresh points.
 
@@ -363,13 +364,17 @@ def sample_metrics(
         fresh: Real points no model has seen, shape (m, d).
         generator: Source of directions, subsamples, folds and trees.
         metrics: The metrics, by key.
+        class_labels: Class of each point of either, with shape (n,), n = m: the metrics are then
+            computed within each class of at least two points, and averaged by its share of these.
 
     Returns:
         Key to value.
 
     Raises:
-        DataError: The two do not hold finite points of one dimension.
+        DataError: The two do not hold finite points of one dimension, or no class has two points.
     """
+    if class_labels is not None:
+        return _within_classes(generated, fresh, generator, metrics, class_labels)
     # A stream of its own for each metric: adding one leaves the others' values as they were.
     root = int(generator.integers(2**63))
     return {
@@ -378,11 +383,31 @@ def sample_metrics(
     }
 
 
+def _within_classes(
+    generated: Tensor,
+    fresh: Tensor,
+    generator: np.random.Generator,
+    metrics: Mapping[str, Metric],
+    class_labels: Tensor,
+) -> dict[str, float]:
+    """The mean over classes of the metrics within each, weighted by its points."""
+    rows = [class_labels == label for label in class_labels.unique()]
+    rows = [inside for inside in rows if inside.sum() > 1]
+    if not rows:
+        raise DataError("no class has two points to compare; draw more")
+    scores = [
+        sample_metrics(generated[inside], fresh[inside], generator, metrics) for inside in rows
+    ]
+    weights = [int(inside.sum()) for inside in rows]
+    return {key: float(np.average([s[key] for s in scores], weights=weights)) for key in metrics}
+
+
 def real_against_real(
     draw: Callable[[int], tuple[Tensor, Tensor]],
     repeats: int,
     generator: np.random.Generator,
     metrics: Mapping[str, Metric] = SAMPLE_METRICS,
+    class_labels: Tensor | None = None,
 ) -> dict[str, float]:
     """Computes the score of a perfect model: every metric between two fresh real samples.
 
@@ -392,6 +417,7 @@ def real_against_real(
         repeats: Number of pairs to average over.
         generator: As in `sample_metrics`.
         metrics: The metrics, by key.
+        class_labels: As in `sample_metrics`, of every pair.
 
     Returns:
         Key to the metric's mean over the pairs.
@@ -401,7 +427,9 @@ def real_against_real(
     """
     if repeats < 1:
         raise DataError(f"real-against-real was asked for {repeats} pairs; ask for at least 1")
-    scores = [sample_metrics(*draw(index), generator, metrics) for index in range(repeats)]
+    scores = [
+        sample_metrics(*draw(index), generator, metrics, class_labels) for index in range(repeats)
+    ]
     return {key: float(np.mean([score[key] for score in scores])) for key in metrics}
 
 

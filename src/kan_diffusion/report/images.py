@@ -114,11 +114,10 @@ def embedded(figure: Figure, largest_svg: int = _LARGEST_SVG, dpi: int = 144) ->
 
     Args:
         figure: The figure.
-        largest_svg: Bytes from which it is a WebP.
+        largest_svg: Bytes from which it is a WebP; 0 makes it one at once.
         dpi: Pixels an inch of a WebP.
     """
-    svg = figure_svg(figure)
-    if len(svg) < largest_svg:
+    if largest_svg and len(svg := figure_svg(figure)) < largest_svg:
         return embedded_svg(svg)
     drawn = _pixels(figure, dpi)
     few = drawn.quantize(64, dither=Image.Dither.NONE).convert("RGB")

@@ -535,16 +535,19 @@ class PicturePanel(Panel):
         return lambda frame: shown.set_data(np.asarray(self.frames[frame].convert("RGB")))
 
     def content(self, largest: int) -> dict[str, Json]:
-        """Gives what the player draws: all frames, one below the other, in one picture."""
+        """Gives what the player draws: all frames in one picture, row by row."""
         width, height = self.frames[0].size
-        sheet = Image.new("RGB", (width, height * len(self.frames)))
+        across = math.ceil(math.sqrt(len(self.frames)))
+        sheet = Image.new("RGB", (width * across, height * -(-len(self.frames) // across)))
         for number, frame in enumerate(self.frames):
-            sheet.paste(frame.convert("RGB"), (0, number * height))
+            row, column = divmod(number, across)
+            sheet.paste(frame.convert("RGB"), (column * width, row * height))
         return {
             "kind": "pictures",
             "title": self.title,
             "width": width,
             "height": height,
+            "across": across,
             "sheet": image_address(sheet, largest),
         }
 
@@ -732,7 +735,7 @@ def add_player(
         alternative: What it shows, for those who cannot see it.
         largest: Bytes that its data may have, roughly.
     """
-    stills = embedded(still_figure(motion), largest_svg=largest // 4, dpi=96)
+    stills = embedded(still_figure(motion), largest_svg=0, dpi=120)
     section.player(motion.content(largest), stills, caption, alternative)
 
 

@@ -78,6 +78,8 @@ class ModelConfig(Settings):
             family's own, as far as it suits the optimiser.
         steps: Number of optimiser steps; the study's when None.
         conditions: Whether it is trained to be told any of the columns, and draws the others.
+        text_encoder: Folder of a pretrained CLIP text model that embeds captions of pictures and
+            stays as it is; None for a small one that is trained along.
     """
 
     family: str
@@ -94,6 +96,7 @@ class ModelConfig(Settings):
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     conditions: bool = False
+    text_encoder: str | None = None
 
     @model_validator(mode="after")
     def _known_and_sized(self) -> Self:
@@ -187,7 +190,7 @@ class EvaluationConfig(Settings):
             0 for none.
         num_real_pairs: Number of pairs of fresh samples behind the real-against-real values.
         moments: Moments of training, as fractions of it, at which the reverse process is recorded
-            (by the first seed of every model).
+            (by the first seed of every model), and at its end where there are any.
         num_drawn: Number of points a picture shows.
         metrics: Sample metrics of one's own beside `SAMPLE_METRICS`, each as
             ``"package.module:NAME"``.
@@ -243,12 +246,15 @@ class TrialConfig(Settings):
             settings["data"]["path"] = self.data.name
         if isinstance(self.data, FileData | TableData):
             settings["data"]["rows"] = "encoded"
+        if isinstance(self.data, ToyData) and not self.data.conditional:
+            del settings["data"]["conditional"]
         if isinstance(self.data, PictureData):
             settings["data"]["pictures"] = self.data.name
         if self.sampling.guidance == 1.0:
             del settings["sampling"]["guidance"]
-        if not self.model.conditions:
-            del settings["model"]["conditions"]
+        for unused in ("conditions", "text_encoder"):
+            if not settings["model"][unused]:
+                del settings["model"][unused]
         del settings["model"]["optimizer"]  # that of the training is what counts
         laters = ("optimizer", "adam"), ("timesteps", "uniform"), ("accumulation_steps", 1)
         for later, default in laters:

@@ -72,6 +72,7 @@ class Yardstick:
         likely: Clean points (n, d) with the first timestep's noise added, whose likelihood is
             computed.
         nll: Their mean negative log-density, exact; None where the density is not known.
+        told: Their classes with shape (n,); None where denoisers are told none.
         features: What turns pictures into numbers; None of points.
     """
 
@@ -79,6 +80,7 @@ class Yardstick:
     real: dict[str, float]
     likely: Tensor
     nll: float | None
+    told: Tensor | None = None
     features: PictureFeatures | None = None
 
 
@@ -120,14 +122,17 @@ def yardstick(
     # The divergence takes d backward passes, so that the work grows as d times the points.
     num = min(evaluation.num_likelihood, max(1, _LIKELIHOOD_NUMBERS // dataset.dim))
     draws = torch_generator("likely points", study_seed, dataset.name, split)
-    likely = dataset.points_to_noise(num, draws).double()
+    told = dataset.draw_conditions(num, draws)
+    likely = dataset.points_to_noise(num, draws, told).double()
+    labels = told.get("class_labels")
     if dataset.density is None:
         likely = likely[: len(dataset.untrained())]  # each held-out row once is enough
     sigma = first_noise(process)
     likely += sigma * torch.randn(likely.shape, generator=draws, dtype=torch.float64)
     nll = None
     if dataset.density is not None and len(likely):
-        nll = -float(dataset.density.log_density(likely, 1.0, sigma).mean())
+        nll = -float(dataset.density.log_density(likely, 1.0, sigma, labels).mean())
+    of_pairs = dataset.draw_conditions(evaluation.num_samples, generator)
     return Yardstick(
         draw=draw_noised_points(
             dataset,
@@ -136,15 +141,17 @@ def yardstick(
             torch_generator("noised points", study_seed, *name),
         ),
         real=real_against_real(
-            lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
+            lambda _: dataset.fresh_pair(evaluation.num_samples, generator, of_pairs),
             evaluation.num_real_pairs,
             numpy_generator("real pairs", study_seed, *name),
             metrics_named(evaluation.metrics),
+            of_pairs.get("class_labels"),
         )
         if evaluation.num_samples
         else {},
         likely=likely,
         nll=nll,
+        told=labels,
     )
 
 
@@ -189,20 +196,24 @@ def measure(
         row |= scored
         return finite(row), finite([asdict(level) for level in scores.levels]), generated
     if evaluation.num_likelihood:
-        likelihood = log_likelihood(pipeline.denoiser, config.process, shared.likely)
+        likelihood = log_likelihood(
+            pipeline.denoiser, config.process, shared.likely, class_labels=shared.told
+        )
         row["nll"] = -float(likelihood.mean())
         row["nll_real"] = shared.nll
     generated = None
     if evaluation.num_samples:
         name = config.study_seed, config.seed
-        fresh = dataset.fresh(
-            evaluation.num_samples, torch_generator("fresh points", *name, dataset.name)
-        )
+        fresh_points = torch_generator("fresh points", *name, dataset.name)
+        told = dataset.draw_conditions(evaluation.num_samples, fresh_points)
+        fresh = dataset.fresh(evaluation.num_samples, fresh_points, told)
+        labels = told.get("class_labels")
         started = time.perf_counter()
         generated = pipeline(
             evaluation.num_samples,
             config.sampling.steps,
             generator=torch_generator("samples", *name),
+            class_labels=labels,
         ).samples
         row["sample_seconds"] = time.perf_counter() - started
         generated = dataset.standardizer.apply(generated.cpu().double())
@@ -213,6 +224,7 @@ def measure(
             fresh,
             numpy_generator("metrics", *name),
             metrics_named(evaluation.metrics),
+            labels,
         )
         for key in row.keys() & sampled.keys():
             raise KanDiffusionError(f"metric '{key}' has the key of a measure; give it another key")

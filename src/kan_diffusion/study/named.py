@@ -31,7 +31,7 @@ from kan_diffusion.denoisers.registry import (
     build_denoiser,
     get_family,
 )
-from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
+from kan_diffusion.errors import DataError, KanDiffusionError, require_known, valid_settings
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match
 from kan_diffusion.study.calibration import step_seconds
@@ -156,14 +156,15 @@ def _matched_study(
     names = list(FAMILIES if everything else dict.fromkeys(asked))
     if everything or families is None:  # those asked for by name must fit
         # A free size may be any of a ladder: its largest has the fewest that cannot be built.
-        dim, size = load_dataset(data, 0, 0).dim, budget.size or {"params": SIZES[-1]}
+        dataset, size = load_dataset(data, 0, 0), budget.size or {"params": SIZES[-1]}
         reasons = {}
         for name in names:
             try:
                 build_denoiser(
                     name,
-                    dim,
+                    dataset.dim,
                     num_train_timesteps=get_process("cosine").num_timesteps,
+                    num_classes=len(dataset.classes),
                     params=size.get("params"),
                     flops=size.get("flops"),
                     flops_per_edge=size.get("flops_per_edge"),
@@ -243,6 +244,7 @@ def study_for(
     budget: str | None = None,
     families: Sequence[str] | None = None,
     processes: Sequence[str] | None = None,
+    conditional: bool = False,
 ) -> StudyConfig:
     """Makes or reads the study a user names.
 
@@ -255,15 +257,18 @@ def study_for(
         families: Families to compare, or ``["all"]``; of a preset or a study file, those of its
             models that stay.
         processes: Names of the noising processes; the study's own when None.
+        conditional: Whether denoisers are told the classes of a toy's points.
 
     Raises:
-        DataError: The file of points cannot be used.
+        DataError: The file of points cannot be used, or has no classes to be conditional on.
         KanDiffusionError: Nothing of that name, a study file that is wrong, or a budget for a
             study that fixes the sizes of its models.
     """
     sized = not (params is None and match is None and budget is None)
     is_file = Path(what).suffix in (".yaml", ".yml")
-    asks_for_a_toy = what in TOYS and (sized or families is not None or processes is not None)
+    asks_for_a_toy = what in TOYS and (
+        sized or conditional or families is not None or processes is not None
+    )
     if is_file or (what in preset_names() and not asks_for_a_toy):
         study = read_study(Path(what), importing=True) if is_file else read_preset(what)
         if sized:
@@ -276,8 +281,13 @@ def study_for(
             study = study.model_copy(update={"budgets": (given,)})
         if families is not None:
             study = study.with_families(families)
+        if conditional:
+            raise KanDiffusionError(
+                f"study '{what}' says itself which of its data are conditional; leave "
+                "--conditional out, or write 'conditional: true' beside a toy in a study file"
+            )
     else:
-        data = _named_data(what)
+        data = _named_data(what, conditional)
         study = _matched_study(data, match or "params", budget, params, families)
     if processes is None:
         return study
@@ -285,16 +295,33 @@ def study_for(
         return StudyConfig.model_validate({**dict(study), "process": tuple(processes)})
 
 
-def _named_data(what: str) -> DataConfig:
+def _named_data(what: str, conditional: bool) -> DataConfig:
     known = [*TOYS, *TABLES, *PICTURES]
     if not Path(what).suffix and not Path(what).exists():
         require_known("study, data set or file", what, [*preset_names(), *known])
-    data = data_from_name(what)
+    data = _told(data_from_name(what), conditional)
     if isinstance(data, FileData):
         return data.model_copy(update={"holdout": _STUDY_HOLDOUT})
     if isinstance(data, PictureData) and data.pictures != "shapes":
         return data.model_copy(update={"holdout": _PICTURE_HOLDOUT})
     return data
+
+
+def _told(data: DataConfig, conditional: bool) -> DataConfig:
+    """The same data, of a toy with their classes where they are asked for.
+
+    Raises:
+        KanDiffusionError: Classes are asked for, and there are none.
+    """
+    if not conditional:
+        return data
+    if not isinstance(data, ToyData):
+        raise DataError(
+            f"'{data.name}' has no classes of points to be conditional on; a model of a table is "
+            "told any column when it is asked for rows (sample --where)"
+        )
+    with valid_settings("--conditional"):
+        return ToyData.model_validate({**dict(data), "conditional": True})
 
 
 def _suits_a_toy(learning_rate: float) -> Suggestion:
@@ -325,9 +352,11 @@ def single_trial(
     holdout: float | None = None,
     size: int | None = None,
     objects: int | None = None,
+    text_encoder: Path | None = None,
     kinds: Mapping[str, Kind] | None = None,
     seed: int = 0,
     sparsify: float = 0.0,
+    conditional: bool = False,
 ) -> TrialConfig:
     """Makes a trial that stands on its own.
 
@@ -349,15 +378,17 @@ def single_trial(
             0.2, 0.3 and 0.1 when None.
         size: Pixels of a side of pictures.
         objects: Things of a scene of shapes at most.
+        text_encoder: Folder of a pretrained text model for captions of pictures.
         kinds: Kinds of a file's columns that shall not be found from what is in them.
         seed: Seed of all randomness.
         sparsify: Weight of the penalty that makes edges of KAN layers few; 0 for none.
+        conditional: Whether the denoiser is told the classes of a toy's points.
 
     Raises:
-        DataError: The file cannot be used.
+        DataError: The file cannot be used, or there are no classes to be conditional on.
         KanDiffusionError: A name is unknown or a number out of range.
     """
-    points = data_from_name(data, kinds)
+    points = _told(data_from_name(data, kinds), conditional)
     of_pictures = isinstance(points, PictureData)
     family = family or ("dit-kan" if of_pictures else "kan")
     kind = get_family(family, importing=True)
@@ -385,7 +416,11 @@ def single_trial(
                 "max_seconds": max_seconds,
                 "optimizer": way,
             }
-            return _picture_trial(points, family, params, depth, chosen, given, seed)
+            own = None if text_encoder is None else str(text_encoder.absolute())
+            asked = ModelConfig(family=family, params=params, depth=depth, text_encoder=own)
+            return _picture_trial(points, asked, chosen, given, seed)
+        if text_encoder is not None:
+            raise KanDiffusionError("--text-encoder is for captions of pictures; leave it out")
         dataset = load_dataset(points, seed)
         if isinstance(points, ToyData):
             suits = _suits_a_toy(kind.learning_rate)
@@ -415,6 +450,7 @@ def single_trial(
             num_train_timesteps=chosen.num_timesteps,
             params=params,
             depth=depth,
+            num_classes=len(dataset.classes),
             blocks=dataset.blocks if told else (),
             at_most=True,
         )
@@ -433,20 +469,18 @@ def single_trial(
 
 def _picture_trial(
     data: PictureData,
-    family: str,
-    params: int | None,
-    depth: int | None,
+    model: ModelConfig,
     process: Process,
     training: Mapping[str, int | float | str | None],
     seed: int,
 ) -> TrialConfig:
-    """Makes a trial of pictures; settings of training that are None are those that suit."""
+    """Makes a trial of pictures; a size and settings of training that are None are what suits."""
     suits = _suits_pictures(data, seed)
     given = {key: value for key, value in training.items() if value is not None}
     config = TrainingConfig.model_validate({**dict(suits.training), **given})
-    params = suits.params if params is None else params
-    settings = _accepted(family, suits.settings)
-    asked = ModelConfig(family=family, params=params, depth=depth, settings=settings)
+    size = {} if model.size else {"params": suits.params}
+    settings = _accepted(model.family, suits.settings)
+    asked = model.model_copy(update={**size, "settings": settings})
     return TrialConfig(
         study_seed=seed,
         seed=0,

@@ -17,6 +17,8 @@ from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.kan import KANDenoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import (
     KanDiffusionError,
@@ -35,16 +37,24 @@ from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfi
 from kan_diffusion.study.folder import (
     CHECKPOINT,
     REVERSE,
+    WEIGHTS,
     Row,
     TrialResult,
     claimed,
     keep_trial,
     load_trial,
     save_points,
+    save_weights,
 )
 from kan_diffusion.study.measure import Yardstick, features_of, measure, yardstick
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
-from kan_diffusion.text import PromptedDenoiser, make_text_encoder, make_tokenizer, tokenize
+from kan_diffusion.text import (
+    PromptedDenoiser,
+    make_text_encoder,
+    make_tokenizer,
+    read_text_encoder,
+    tokenize,
+)
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 from kan_diffusion.training.defaults import num_held_out
 
@@ -54,6 +64,10 @@ logger = logging.getLogger(__name__)
 
 NUM_PANELS = 11
 """Number of timesteps at which pictures of a process are drawn, both ends included."""
+
+
+_SMALL = 10_000
+"""Parameters below which a KAN is kept as it was at moments of training: 40 kB each."""
 
 
 def record_reverse(
@@ -69,7 +83,7 @@ def record_reverse(
         pipeline: The denoiser with its sampler. Samplers other than ``ddpm`` place their steps
             unevenly in time; the pictures are then DDIM's, or Euler's for flow matching, of the
             same deterministic flow.
-        asked: Number of points that are followed, or what is asked of pictures.
+        asked: Number of samples that are followed, or what is asked for: prompts or classes.
         num_steps: Steps of ``ddpm``.
         generator: Source of the noise.
         guidance: Strength of guidance of pictures.
@@ -86,20 +100,24 @@ def record_reverse(
             pipeline = PointDiffusionPipeline(pipeline.denoiser, scheduler)
         num_steps = 5 * (NUM_PANELS - 1)
     before = generator.get_state()
-    num = asked if isinstance(asked, int) else asked.num
-    start = torch.randn(num, *pipeline.denoiser.sample_shape, generator=generator)
+    asked = Request(asked) if isinstance(asked, int) else asked
+    start = torch.randn(asked.num, *pipeline.denoiser.sample_shape, generator=generator)
     generator.set_state(before)  # the pipeline starts from the very same noise
     states = [start]
 
     def keep(_: DiffusionPipeline, index: int, timestep: Tensor, state: dict[str, Tensor]) -> None:
         states.append(state["sample"].cpu())
 
-    if isinstance(asked, int):
-        assert isinstance(pipeline, PointDiffusionPipeline)
-        pipeline(asked, num_steps, generator=generator, callback_on_step_end=keep)
-    else:
-        assert isinstance(pipeline, PictureDiffusionPipeline)
+    if isinstance(pipeline, PictureDiffusionPipeline):
         draw_pictures(pipeline, asked, num_steps, guidance, generator, on_step=keep)
+    else:
+        pipeline(
+            asked.num,
+            num_steps,
+            generator=generator,
+            class_labels=asked.labels,
+            callback_on_step_end=keep,
+        )
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
     return torch.stack([states[pick] for pick in picks])
 
@@ -130,10 +148,18 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
     """
     model, names = config.model, (config.study_seed, config.seed)
     settings, text = dict(model.settings), None
+    if model.text_encoder is not None and dataset.captions is None:
+        raise KanDiffusionError(
+            f"'{dataset.name}' has no captions for a text encoder to embed; leave it out"
+        )
     if dataset.captions is not None:
-        tokenizer = make_tokenizer(dataset.captions)
-        # The same for all models of a seed.
-        text = make_text_encoder(tokenizer, generator=torch_generator("text", *names)), tokenizer
+        if model.text_encoder is not None:
+            text = read_text_encoder(model.text_encoder, dataset.captions)
+        else:
+            tokenizer = make_tokenizer(dataset.captions)
+            # The same for all models of a seed.
+            generator = torch_generator("text", *names)
+            text = make_text_encoder(tokenizer, generator=generator), tokenizer
         settings["text_width"] = text[0].config.hidden_size
     denoiser = build_denoiser(
         model.family,
@@ -149,7 +175,8 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
         settings=settings,
         generator=torch_generator("parameters", *names, model.name),
     )
-    return denoiser if text is None else PromptedDenoiser(denoiser, *text)
+    frozen = model.text_encoder is not None
+    return denoiser if text is None else PromptedDenoiser(denoiser, *text, frozen=frozen)
 
 
 def _shape(dataset: Dataset) -> int | tuple[int, ...]:
@@ -260,16 +287,21 @@ def _run_claimed(
 
     # What judges the trial must not have decided when it ended.
     samples, heldout = dataset.train, None
+    conditions, of_heldout = told(denoiser, dataset), dict[str, Tensor]()
     if config.training.patience is not None:
-        heldout, samples = samples.tensor_split([num_held_out(len(samples))])
+        num = num_held_out(len(samples))
+        heldout, samples = samples.tensor_split([num])
+        of_heldout = {name: values[:num] for name, values in conditions.items()}
+        conditions = {name: values[num:] for name, values in conditions.items()}
+
+    moments = {round(fraction * steps) for fraction in config.evaluation.moments}
 
     def record(step: int, current: Denoiser) -> None:
         # Into a file at once, so that a run that is killed later still has it when it resumes.
-        num = config.evaluation.num_drawn
         try:
             panels = record_reverse(
                 _pipeline(config, dataset, current),
-                shown(dataset, num)[0] if isinstance(dataset.codec, PictureCodec) else num,
+                _drawn(config, dataset),
                 config.sampling.steps,
                 torch_generator("reverse process", config.study_seed, config.data.name),
                 config.sampling.guidance,
@@ -278,6 +310,8 @@ def _run_claimed(
             logger.info("no picture of the reverse process at step %d: %s", step, error)
             return
         save_points(folder / REVERSE / f"{step}.safetensors", panels)
+        if isinstance(current, KANDenoiser | ReadableDenoiser) and current.num_trainable < _SMALL:
+            save_weights(folder / WEIGHTS / f"{step}.safetensors", current)
 
     def failed(error: KanDiffusionError) -> TrialResult:
         result = TrialResult(config, row | {"error": str(error)}, [], folder)
@@ -291,15 +325,16 @@ def _run_claimed(
             config.process,
             samples,
             config.training,
-            conditions=told(denoiser, dataset),
+            conditions=conditions,
             heldout=heldout,
+            heldout_conditions=of_heldout,
             seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
             device=device,
             checkpoint=folder / CHECKPOINT,
             identity=config.identity,
             resume=True,
             on_progress=on_progress,
-            moments={round(fraction * steps) for fraction in config.evaluation.moments},
+            moments=moments and {*moments, steps},
             on_moment=record,
             log_folder=log_folder,
         )
@@ -348,6 +383,15 @@ def _run_claimed(
     keep_trial(result, pipeline, curves, generated)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
+
+
+def _drawn(config: TrialConfig, dataset: Dataset) -> Request:
+    """What pictures of the reverse process are asked to show."""
+    num = config.evaluation.num_drawn
+    if isinstance(dataset.codec, PictureCodec):
+        return shown(dataset, num)[0]
+    generator = torch_generator("drawn classes", config.study_seed, config.data.name)
+    return Request(num, labels=dataset.draw_conditions(num, generator).get("class_labels"))
 
 
 def _pipeline(

@@ -102,6 +102,7 @@ def train(
     seed: int,
     conditions: Mapping[str, Tensor] = MappingProxyType({}),
     heldout: Tensor | None = None,
+    heldout_conditions: Mapping[str, Tensor] = MappingProxyType({}),
     device: str = "auto",
     checkpoint: Path | None = None,
     identity: str = "",
@@ -126,6 +127,7 @@ def train(
             dropped at random so that the unconditional model is trained too.
         heldout: Standardised clean samples with shape (M, *shape) that are not trained on; their
             loss is computed some 40 times. None for none.
+        heldout_conditions: Theirs, dropped and named as ``conditions``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         checkpoint: File to keep the state in; None keeps none.
         identity: What the checkpoint is a checkpoint of; one with another identity is refused.
@@ -156,6 +158,8 @@ def train(
             "patience is about the loss on held-out points; give heldout or leave patience out"
         )
     denoiser.require_conditions(conditions, len(samples))
+    if heldout is not None:
+        denoiser.require_conditions(heldout_conditions, len(heldout))
     where = resolve_device(device)
     accelerator = make_accelerator(where, config.mixed_precision, log_folder)
     make = partial(
@@ -171,7 +175,7 @@ def train(
     heldout_batches = None
     if heldout is not None:
         fixed = stream_seed("held-out", seed)
-        heldout_batches = make(heldout, {}, batches="replacement", seed=fixed).at
+        heldout_batches = make(heldout, heldout_conditions, batches="replacement", seed=fixed).at
     if (parts := accelerator.num_processes * config.accumulation_steps) > config.batch_size:
         raise KanDiffusionError(
             f"a batch of {config.batch_size} cannot be divided into {parts} parts, "
