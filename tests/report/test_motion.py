@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import subprocess
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -308,3 +309,46 @@ def test_a_study_of_pictures_moves_too() -> None:
     one, other = (motion.panels[0].frames[-1] for motion in (process, training))
     assert one.tobytes() == other.tobytes()
     assert one.size == (18, 12)  # three across, two down, of four pixels with a line about each
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+_CLOCK = """<head><script>
+// A browser without a screen draws when it likes: here each 16 milliseconds of its virtual time.
+requestAnimationFrame = draw => setTimeout(() => draw(performance.now()), 16);
+cancelAnimationFrame = clearTimeout;
+</script>"""
+_DRIVER = """<script>
+addEventListener("error", event => document.title = "error: " + event.message);
+const [button, slider] = document.querySelectorAll("figure.player button, figure.player input");
+const seen = [slider.value];
+button.click();
+setTimeout(() => { seen.push(slider.value, button.textContent); }, 700);
+setTimeout(() => {
+  seen.push(slider.value, button.textContent, document.querySelector("output").textContent);
+  const data = document.querySelector("canvas").getContext("2d").getImageData(0, 0, 150, 150).data;
+  seen.push(String(data.some(value => value)));
+  document.body.dataset.seen = seen.join("|");
+}, 6000);
+</script></body>"""
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium")
+def test_the_player_plays_in_a_browser(both: Motion, tmp_path: Path) -> None:
+    path = tmp_path / "both.html"
+    write_motion(both, path, "Both")
+    page = path.read_text().replace("<head>", _CLOCK).replace("</body>", _DRIVER)
+    path.write_text(page)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=9000"]
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    ended = subprocess.run(
+        [CHROMIUM, *options, profile, "--dump-dom", path.as_uri()],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "<title>Both</title>" in ended.stdout  # no error
+    (seen,) = re.findall('data-seen="([^"]*)"', ended.stdout)
+    start, midway, pausing, end, playing, label, drawn = seen.split("|")
+    assert (float(start), float(end)) == (6, 6)
+    assert 0 < float(midway) < 6
+    assert (pausing, playing) == ("❚❚ Pause", "▶ Play")
+    assert (label, drawn) == ("t = 0.00 T", "true")
+    assert ended.stdout.count("<canvas") == len(both.panels)
