@@ -407,6 +407,11 @@ class Panel(ABC):
     def num_frames(self) -> int:
         """Number F of frames."""
 
+    @property
+    def aspect(self) -> float:
+        """Its height over its width."""
+        return 1.0
+
     @abstractmethod
     def put(self, axes: Axes) -> Callable[[int], None]:
         """Puts it into axes, and gives what shows a frame by its number."""
@@ -527,6 +532,11 @@ class PicturePanel(Panel):
         """Number F of frames."""
         return len(self.frames)
 
+    @property
+    def aspect(self) -> float:
+        """Its height over its width."""
+        return self.frames[0].height / self.frames[0].width
+
     def put(self, axes: Axes) -> Callable[[int], None]:
         """Puts it into axes, and gives what shows a frame by its number."""
         axes.set_axis_off()
@@ -601,7 +611,8 @@ def _moving_figure(motion: Motion) -> tuple[Figure, Callable[[int], None]]:
     """Makes a figure with a panel each, and what shows a frame of it."""
     count = len(motion.panels)
     rows, columns = -(-count // 4), min(count, 4)
-    width, height = 3.15 * columns + 0.35, 3.5 * rows + 0.4
+    tall = 3.0 * max(panel.aspect for panel in motion.panels)
+    width, height = 3.15 * columns + 0.35, (tall + 0.5) * rows + 0.4
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(
         rows, columns, squeeze=False,
@@ -643,7 +654,9 @@ def still_figure(motion: Motion) -> Figure:
     count = len(motion.labels)
     shown = np.unique(np.linspace(0, count - 1, min(_STILLS, count)).round().astype(int)).tolist()
     counts = [len(shown)] * len(motion.panels)
-    figure, rows = panel_figure(counts, 10.5, 1.0, (0.06, 0.3), (0.05, 0.05, 0.55), 1.7)
+    aspect = max(panel.aspect for panel in motion.panels)
+    side = 1.7 if len(counts) <= 6 else 1.1
+    figure, rows = panel_figure(counts, 10.5, aspect, (0.06, 0.3), (0.05, 0.05, 0.55), side)
     for row, panel in zip(rows, motion.panels, strict=True):
         for axes, frame in zip(row, shown, strict=True):
             panel.put(axes)(frame)

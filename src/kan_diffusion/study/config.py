@@ -28,6 +28,7 @@ from kan_diffusion.imports import is_place
 from kan_diffusion.limits import (
     MOST_GUIDANCE,
     MOST_LAYERS,
+    MOST_MOMENTS,
     MOST_OPERATIONS,
     MOST_PARAMETERS,
     MOST_POINTS,
@@ -202,7 +203,7 @@ class EvaluationConfig(Settings):
     num_likelihood: int = Field(1_000, ge=0, le=MOST_POINTS)
     num_real_pairs: int = Field(3, ge=1, le=1_000)
     moments: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
-        (0.0, 0.25, 0.5, 0.75), max_length=100
+        (0.0, 0.25, 0.5, 0.75), max_length=MOST_MOMENTS
     )
     num_drawn: int = Field(1_000, ge=1, le=MOST_POINTS)
     metrics: tuple[str, ...] = ()
