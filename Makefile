@@ -53,8 +53,9 @@ playground:  ## Serve the playground, diffusion in the browser, at http://127.0.
 playground-test:  ## Test the playground, and drive it in Chromium; pictures in playground/screenshots
 	cd playground && npm ci --no-audit --no-fund && npm run check && npm test && npm run same && npm run browser
 
-pictures: $(STAMP)-text  ## Train on shapes with prompts, draw and judge (ARGS="--seeds 3")
-	$(ONE_THREAD) $(BIN)/python benchmarks/pictures.py shapes $(ARGS)
+pictures: $(STAMP)-text  ## Train on shapes with prompts, judge and draw (ARGS="--steps 2000")
+	$(BIN)/kan-diffusion train shapes --out runs/shapes $(ARGS)
+	$(BIN)/kan-diffusion sample runs/shapes --prompt "a small red circle" --prompt "a blue square at the top left" --prompt "a large green star on white" --prompt "a purple circle" --num 8 --out runs/shapes/pictures --overwrite
 
 notebook: $(STAMP)-test  ## Run the example notebooks into runs/
 	@mkdir -p runs
