@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from kan_diffusion.text import (
     tokenize,
     unknown_words,
 )
+from picture_networks import save_clip
 
 CAPTIONS = ("a bright picture", "a dark picture", "Dark, it is")
 SHAPE = 1, 4, 4
@@ -154,19 +154,7 @@ def test_a_frozen_encoder_stays_as_it_is() -> None:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CLIP with random weights and the files that the Hub has of it: all of it in one."""
-    from transformers import CLIPConfig, CLIPModel
-
-    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
-    small |= {"num_attention_heads": 2, "projection_dim": 8}
-    pieces = ["a", "b", "a</w>", "b</w>", "ab</w>", "<|startoftext|>", "<|endoftext|>"]
-    text = {**small, "vocab_size": len(pieces), "max_position_embeddings": 20}
-    vision = {**small, "image_size": 4, "patch_size": 2}
-    folder = tmp_path_factory.mktemp("clip")
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
-    (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
-    return folder
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_a_pretrained_text_encoder_is_read_from_a_folder_of_clip_or_of_a_pipeline(

@@ -12,6 +12,7 @@ __all__ = [
     "MOST_BYTES",
     "MOST_COLUMNS",
     "MOST_LAYERS",
+    "MOST_MOMENTS",
     "MOST_OPERATIONS",
     "MOST_PARAMETERS",
     "MOST_PIXELS",
@@ -70,6 +71,9 @@ MOST_COLUMNS = 10_000
 
 MOST_GUIDANCE = 1_000
 """Strength of classifier-free guidance."""
+
+MOST_MOMENTS = 100
+"""Moments of training that a trial records."""
 
 MOST_SECONDS = 10_000_000
 """Seconds of a budget of time, nearly four months."""

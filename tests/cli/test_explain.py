@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from command_line import QUICK, SMALL, Cli, call_command
+from helpers import assert_same_state, refused
+from kan_diffusion.errors import RunFolderError
 from kan_diffusion.report import explanation
 from kan_diffusion.study import named
 from kan_diffusion.study.config import EvaluationConfig
+from kan_diffusion.study.folder import WEIGHTS, load_weights, recorded_steps
+from kan_diffusion.study.measure import load_run
 
 TINY = ["--family", "readable-kan", "--params", "150", "--steps", "20", "--batch-size", "64"]
 
@@ -22,11 +29,38 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
         shared = ["--device", "cpu", "--out"]
         kan = call_command(
-            "train", "two-modes", *TINY, "--sparsify", "0.001", *shared, folder / "kan"
-        )
+            "train", "two-modes", *TINY, "--sparsify", "0.001", "--moments", 2, *shared,
+            folder / "kan",
+        )  # fmt: skip
         mlp = call_command("train", "two-modes", *QUICK, *shared, folder / "mlp")
     assert (kan, mlp) == (0, 0)
     return folder
+
+
+def test_training_that_was_recorded_is_played(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    kan = runs / "kan"
+    assert recorded_steps(kan) == recorded_steps(kan, WEIGHTS) == [0, 10, 20]
+    denoiser = load_run(kan)[1].denoiser
+    last = load_weights(kan / WEIGHTS / "20.safetensors", denoiser)
+    assert_same_state(last, denoiser)
+    first = load_weights(kan / WEIGHTS / "0.safetensors", denoiser)
+    assert not torch.equal(*(next(each.parameters()) for each in (first, denoiser)))
+    with refused("cannot be read", RunFolderError):
+        load_weights(kan / "samples.safetensors", denoiser)
+    words = ["explain", kan, "--no-simplify", "--num", 30, "--levels", "50"]
+    assert cli(*words, "--out", tmp_path / "there").code == 0
+    page = (tmp_path / "there" / "explanation.html").read_text()
+    stages, training = re.findall(
+        r'<figure class="player">.*?<script type="application/json">(.*?)</script>', page, re.DOTALL
+    )
+    titles = [panel["title"] for panel in json.loads(stages)["panels"]]
+    assert titles == ["network", "exact"]
+    assert json.loads(training)["labels"] == ["step 0", "step 10", "step 20"]
+    samples, *edges = json.loads(training)["panels"]
+    assert (samples["title"], samples["kind"]) == ("samples", "bars")
+    assert edges
+    assert {edge["kind"] for edge in edges} == {"curve"}
+    assert len({edge["title"] for edge in edges}) == len(edges)
 
 
 @pytest.mark.parametrize("levels", ["ten", "1,,2", "1.5", "", "-3", "20,1000"])

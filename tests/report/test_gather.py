@@ -85,7 +85,7 @@ def test_report_holds_every_picture_of_the_notebook(notebook_study: StudyResults
         *(f"reverse-swiss-roll-{name.lower().replace(' ', '-')}" for name in models),
     }
     read = Page(page.read_text())
-    assert len(read.images) == len(figures)
+    assert len(read.images) == len(figures) + 2  # of what moves there are stills
     assert all(load.startswith("data:image/") for load in read.loads)
     text = " ".join(read.text)
     assert "92.5% of the signal is left" in text
@@ -106,13 +106,16 @@ def test_contents_are_what_the_trials_left(notebook_study: StudyResults) -> None
         key = ("swiss-roll", row["name"])
         assert contents.samples[key].shape == (50, 2)
         labels, panels = zip(*contents.trajectories[key], strict=True)
-        assert labels == ("epoch 0", "epoch 3", "epoch 6", "epoch 9")
+        assert labels == ("epoch 0", "epoch 3", "epoch 6", "epoch 9", "epoch 12")
         for moment in panels:
             times, states = zip(*moment, strict=True)
             assert times == pytest.approx(np.linspace(1, 0, 11))
             assert len(states) == 11
             # All start from the same noise.
             np.testing.assert_array_equal(states[0], panels[0][0][1])
+        times, exact = zip(*contents.exact["swiss-roll"], strict=True)
+        assert times == pytest.approx(np.linspace(1, 0, 11))
+        np.testing.assert_array_equal(exact[0], panels[0][0][1])
     settings = dict(contents.settings)
     assert settings["training"].startswith("steps: 24, batch_size: 128, batches: epochs")
     assert settings["data"].startswith("toy: swiss-roll, noise: 0.2, num_points: 200")

@@ -25,6 +25,7 @@ from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.processes import get_process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report import motion as moving
+from kan_diffusion.report.charts import process_motion, training_motion
 from kan_diffusion.report.motion import (
     EXACT,
     Motion,
@@ -37,6 +38,7 @@ from kan_diffusion.report.motion import (
 )
 from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
+from synthetic_study import make_contents
 
 ROLL = ToyData(toy="swiss-roll", num_points=10)
 
@@ -272,3 +274,37 @@ def test_pictures_move_as_one_sheet(tmp_path: Path) -> None:
     (panel,) = motion.content()["panels"]
     assert (panel["width"], panel["height"]) == (12, 8)
     assert panel["sheet"].startswith("data:image/webp;base64,")
+
+
+def test_a_study_moves_from_noise_and_with_training() -> None:
+    contents = make_contents(("swiss roll",), count=40)
+    names = list(dict.fromkeys(name for _, name in contents.trajectories))
+    process = process_motion(contents, "swiss roll")
+    assert [panel.title for panel in process.panels] == names
+    assert process.labels == tuple(f"t = {k / 10:.1f} T" for k in range(10, -1, -1))
+    training = training_motion(contents, "swiss roll")
+    assert training.labels == ("step 0", "step 1,000", "step 5,000")
+    assert np.array_equal(process.panels[0].frames[-1], training.panels[0].frames[-1])
+    assert not np.allclose(training.panels[0].frames[0], training.panels[0].frames[-1])
+    contents.exact["swiss roll"] = contents.trajectories["swiss roll", names[0]][-1][1]
+    assert process_motion(contents, "swiss roll").panels[-1].title == EXACT
+    # Steps that differ, as in a budget of time, have no names in common.
+    contents.trajectories["swiss roll", names[0]][1] = (
+        "step 7", contents.trajectories["swiss roll", names[0]][1][1],
+    )  # fmt: skip
+    assert training_motion(contents, "swiss roll").labels[0] == "moment 1 of 3"
+    contents.trajectories.clear()
+    assert process_motion(contents, "swiss roll") is None
+    assert training_motion(contents, "swiss roll") is None
+
+
+def test_a_study_of_pictures_moves_too() -> None:
+    contents = make_contents(("swiss roll",), ("MLP",), count=9)
+    contents.trajectories.clear()
+    states = np.random.default_rng(0).uniform(-1, 1, (5, 11, 1, 4, 4)).astype(np.float32)
+    contents.states["swiss roll", "MLP"] = [("step 0", -states), ("step 9", states)]
+    process, training = (f(contents, "swiss roll") for f in (process_motion, training_motion))
+    assert (len(process.labels), training.labels) == (11, ("step 0", "step 9"))
+    one, other = (motion.panels[0].frames[-1] for motion in (process, training))
+    assert one.tobytes() == other.tobytes()
+    assert one.size == (18, 12)  # three across, two down, of four pixels with a line about each

@@ -63,7 +63,11 @@ def test_every_figure_is_a_file_and_a_picture_in_the_page(page, written, content
     expected |= {"differences.png", "lead.png"}  # over the two
     expected |= {"reverse-swiss-roll-kan.png", "reverse-checkerboard-mlp.png"}
     assert files == expected
-    assert len(page.pictures) == len(page.images) == len(files)
+    moving = ("From noise to samples", "What training changes")
+    assert {f"{title}, {data}" for title in moving for data in contents.data_names()} <= set(
+        page.pictures
+    )
+    assert len(page.pictures) == len(page.images) == len(files) + 4
     charts = [image for image in page.images if image.startswith("data:image/svg+xml;base64,")]
     assert len(charts) >= 9
     assert all(load.startswith("data:image/") for load in page.loads)

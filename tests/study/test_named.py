@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.trial import build
+from kan_diffusion.text import PromptedDenoiser
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.defaults import suggested
+from picture_networks import save_clip
 
 
 @pytest.fixture
@@ -246,3 +249,24 @@ def test_conditional_models_are_told_classes_within_the_same_budget() -> None:
 def test_data_without_classes_are_refused_by_name(what: str, message: str) -> None:
     with refused(message):
         study_for(what, conditional=True)
+
+
+def test_a_pretrained_text_encoder_takes_the_place_of_the_trained_one_and_is_frozen(
+    tmp_path: Path,
+) -> None:
+    folder = save_clip(tmp_path / "clip")
+    config = single_trial("digits", text_encoder=folder)
+    assert config.model.text_encoder == str(folder)
+    dataset = load_dataset(config.data, config.study_seed, config.seed)
+    model = build(config, dataset)
+    assert isinstance(model, PromptedDenoiser)
+    assert not any(one.requires_grad for one in model.text_encoder.parameters())
+    assert model.text_encoder.config.hidden_size == model.denoiser.config.text_width == 8
+    assert model.num_trainable == pytest.approx(config.model.params, rel=0.02)
+    own = single_trial("digits")
+    assert "text_encoder" not in own.identity
+    assert own.id != config.id
+    with refused("no captions for a text encoder to embed; leave it out"):
+        build(config, replace(dataset, captions=None))
+    with refused("--text-encoder is for captions of pictures; leave it out"):
+        single_trial("moons", text_encoder=folder)

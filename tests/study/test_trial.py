@@ -55,7 +55,7 @@ def test_everything_a_finished_trial_holds(finished: TrialResult) -> None:
         "scheduler/scheduler_config.json",
         "curves.parquet",
         "samples.safetensors",
-        *(f"reverse/{step}.safetensors" for step in (0, 10, 20, 30)),
+        *(f"reverse/{step}.safetensors" for step in (0, 10, 20, 30, 40)),
         "trial.json",
         "SHA256SUMS",
         ".lock",
@@ -66,7 +66,7 @@ def test_everything_a_finished_trial_holds(finished: TrialResult) -> None:
     # Cosine decay: the rate ends well below its peak.
     assert curves["learning_rate"].iloc[-1] < 0.02 * curves["learning_rate"].max()
     assert load_points(folder / "samples.safetensors").shape == (100, 2)
-    assert recorded_steps(folder) == [0, 10, 20, 30]
+    assert recorded_steps(folder) == [0, 10, 20, 30, 40]
     assert load_points(folder / "reverse" / "20.safetensors").shape == (NUM_PANELS, 50, 2)
 
 

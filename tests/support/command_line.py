@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import pytest
 
 from kan_diffusion.cli import app as command_line
+from kan_diffusion.evaluation import features
 from kan_diffusion.study import named
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.executors import EXECUTORS
@@ -18,6 +20,7 @@ from one_by_one import OneByOne
 
 QUICK = ["--family", "mlp", "--params", "400", "--steps", "20", "--batch-size", "64"]
 SMALL = {"num_noised": 200, "num_samples": 100, "num_real_pairs": 1, "num_drawn": 50}
+FEW_PICTURES = {"num_noised": 60, "num_samples": 12, "num_likelihood": 0, "num_drawn": 4}
 WARNING = "92.5% of the signal is left"
 
 
@@ -63,8 +66,18 @@ def call_command(*words: object) -> int:
     return int(stop.value.code or 0)
 
 
+@contextmanager
+def few_pictures() -> Iterator[None]:
+    """Lets pictures be judged by few of them, and by features that are hardly trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "_STEPS", 3)
+        patch.setattr(named, "PICTURE_EVALUATION", FEW_PICTURES)
+        yield
+    features.picture_features.cache_clear()
+
+
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
     monkeypatch.setitem(EXECUTORS, "local", OneByOne)
@@ -75,11 +88,12 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 
-    return call
+    with few_pictures():
+        yield call
 
 
 def call_quietly(*words: object) -> int:
     """Runs the command line in this process with few points to judge with, and no fixture."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, few_pictures():
         patch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
         return call_command(*words)

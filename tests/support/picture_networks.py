@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -112,3 +114,18 @@ def output(network: nn.Module, call: Call) -> Tensor:
 def change(before: Tensor, after: Tensor) -> float:
     """Root mean square of a difference, as a share."""
     return float((before.double() - after.double()).norm() / before.double().norm())
+
+
+def save_clip(folder: Path) -> Path:
+    """All of a tiny CLIP, whose pieces of words are a, b and ab, as the Hub has it."""
+    from transformers import CLIPConfig, CLIPModel
+
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    small |= {"num_attention_heads": 2, "projection_dim": 8}
+    pieces = ["a", "b", "a</w>", "b</w>", "ab</w>", "<|startoftext|>", "<|endoftext|>"]
+    text = {**small, "vocab_size": len(pieces), "max_position_embeddings": 20}
+    vision = {**small, "image_size": 4, "patch_size": 2}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
+    return folder

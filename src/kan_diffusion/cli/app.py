@@ -44,6 +44,7 @@ from kan_diffusion.errors import KanDiffusionError, one_line, require_known, val
 from kan_diffusion.limits import (
     MOST_GUIDANCE,
     MOST_LAYERS,
+    MOST_MOMENTS,
     MOST_PARAMETERS,
     MOST_POINTS,
     MOST_SECONDS,
@@ -385,6 +386,13 @@ def train(
     objects: Annotated[
         int | None, typer.Option(help="Things of a scene of shapes at most.", show_default="1")
     ] = None,
+    text_encoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a pretrained CLIP text model for captions, which stays as it is.",
+            show_default="a small one that is trained along",
+        ),
+    ] = None,
     columns: Annotated[
         str | None,
         typer.Option(
@@ -409,6 +417,15 @@ def train(
         ),
     ] = 0.0,
     conditional: Conditional = False,
+    moments: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=MOST_MOMENTS,
+            help="Moments of training to record beside its end, which 'explain' and 'report' then "
+            "play.",
+        ),
+    ] = 0,
     device: Device = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete the run that is in the folder and start anew.")
@@ -449,9 +466,13 @@ def train(
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
-        holdout=holdout, size=size, objects=objects, kinds=kinds, seed=seed, sparsify=sparsify,
-        conditional=conditional,
+        holdout=holdout, size=size, objects=objects, text_encoder=text_encoder, kinds=kinds,
+        seed=seed, sparsify=sparsify, conditional=conditional,
     )  # fmt: skip
+    if moments:
+        recorded = {"moments": tuple(number / moments for number in range(moments))}
+        evaluation = config.evaluation.model_copy(update=recorded)
+        config = config.model_copy(update={"evaluation": evaluation})
     name = f"{config.data.name}-{config.model.family}"
     folder = out if out is not None else Path("runs/train") / name
     if leads():

@@ -41,8 +41,8 @@ _FEED_FORWARDS: Mapping[FeedForwards, Mapping[str, object]] = {
 class PictureDenoiser(Denoiser):
     """Base of the denoisers of pictures.
 
-    A subclass registers ``shape``, ``num_classes`` and ``text_width`` among its settings and calls
-    :meth:`_require_pictures` and :meth:`_take`.
+    A subclass registers ``shape``, ``hidden``, ``num_classes``, ``text_width``, ``feed_forward``
+    and ``functions`` among its settings, and calls :meth:`_require_pictures` and :meth:`_take`.
 
     Attributes:
         network: A network of diffusers that is called with a picture, a timestep and a context.
@@ -80,47 +80,35 @@ class PictureDenoiser(Denoiser):
                 f"{MOST_PARAMETERS:,} numbers"
             )
 
-    def _take(
-        self,
-        network: nn.Module,
-        num_classes: int,
-        text_width: int,
-        width: int,
-        hidden: Sequence[int],
-        activation: str,
-        feed_forward: FeedForwards,
-        functions: int,
-    ) -> None:
-        """Takes a network, gives its feed-forwards their size and kind, and draws parameters.
+    def _take(self, network: nn.Module, width: int, activation: str) -> None:
+        """Takes a network and makes its feed-forwards what the configuration says.
 
         Args:
             network: The network, with a transformer block for each number of ``hidden``.
-            num_classes: Number of class labels, 0 for none.
-            text_width: Width of embedded prompts, 0 for a model without text.
-            width: Width of the context that the network takes where there is no text.
-            hidden: Number of hidden units of each feed-forward.
-            activation: Name of their activation in diffusers.
-            feed_forward: What they become.
-            functions: Number of functions that hidden units share; for ``"grouped"``.
+            width: Width of the context that it takes where there is no text.
+            activation: Name in diffusers of the activation of plain feed-forwards.
 
         Raises:
-            KanDiffusionError: The kind is unknown, or both classes and text are asked for.
+            KanDiffusionError: The kind of feed-forwards is unknown, or both classes and text are
+                asked for.
         """
-        require_known("feed_forward", feed_forward, _FEED_FORWARDS)
-        if num_classes and text_width:
+        config = self.config
+        require_known("feed_forward", config.feed_forward, _FEED_FORWARDS)
+        if config.num_classes and config.text_width:
             raise KanDiffusionError("pictures are told classes or prompts; give one of the two")
-        self.num_classes, self.text_width = num_classes, text_width
-        self._context_width = text_width or width
+        self.num_classes, self.text_width = config.num_classes, config.text_width
+        self._context_width = config.text_width or width
         parts = network.named_modules()
         blocks = {path: part for path, part in parts if isinstance(part, BasicTransformerBlock)}
-        for block, units in zip(blocks.values(), hidden, strict=True):
+        for block, units in zip(blocks.values(), config.hidden, strict=True):
             block.ff = FeedForward(block.dim, inner_dim=units, activation_fn=activation)
-        if made := _FEED_FORWARDS[feed_forward]:
-            paths = zip(blocks, hidden, strict=True)
-            own = [{"path": f"{path}.ff", "hidden": units} for path, units in paths]
-            rebuild(network, [{**one, "functions": functions, **made} for one in own])
+        if made := _FEED_FORWARDS[config.feed_forward]:
+            recipe = {"functions": config.functions, **made}
+            sizes = zip(blocks, config.hidden, strict=True)
+            own = [{"path": f"{path}.ff", "hidden": units, **recipe} for path, units in sizes]
+            rebuild(network, own)
         self.network = network
-        self.classes = nn.Embedding(num_classes, width) if num_classes else None
+        self.classes = nn.Embedding(config.num_classes, width) if config.num_classes else None
         self.reset_parameters()
 
     @property

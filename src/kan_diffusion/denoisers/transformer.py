@@ -83,10 +83,7 @@ class TransformerDenoiser(PictureDenoiser):
             caption_channels=text_width or width,
             use_additional_conditions=False,
         )
-        activation = "gelu-approximate"
-        self._take(
-            network, num_classes, text_width, width, hidden, activation, feed_forward, functions
-        )
+        self._take(network, width, "gelu-approximate")
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters from ``generator`` (torch's default one when None)."""

@@ -91,9 +91,7 @@ class UNetDenoiser(PictureDenoiser):
             encoder_hid_dim_type="text_proj" if text_width else None,
             attention_head_dim=heads,  # the number of heads, under the name of their width
         )
-        self._take(
-            network, num_classes, text_width, width, hidden, "geglu", feed_forward, functions
-        )
+        self._take(network, width, "geglu")
 
 
 _SPACE: Space = {"learning_rate": Range(5e-4, 1e-2, log=True)}

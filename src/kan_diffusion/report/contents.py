@@ -58,6 +58,8 @@ class ReportContents:
         corruption: Data to panels of the forward process.
         trajectories: Label of a setting and model to moments of training, each with panels of the
             reverse process from noise to data.
+        exact: Label of a setting to the reverse process of the exact denoiser, from the same noise
+            as `trajectories`, where its density is known.
         samples: Label of a setting and model to generated points, shape (n, d).
         originals: Data to fresh real points, shape (n, d).
         columns: Data to the names of its coordinates.
@@ -80,6 +82,7 @@ class ReportContents:
     floors: dict[str, float] = field(default_factory=dict)
     corruption: dict[str, Panels] = field(default_factory=dict)
     trajectories: dict[tuple[str, str], list[tuple[str, Panels]]] = field(default_factory=dict)
+    exact: dict[str, Panels] = field(default_factory=dict)
     samples: dict[tuple[str, str], Points] = field(default_factory=dict)
     originals: dict[str, Points] = field(default_factory=dict)
     columns: dict[str, list[str]] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.errors import RunFolderError
+from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.evaluation.pictures import EACH, shown
 from kan_diffusion.files import read_as, require_file
 from kan_diffusion.processes import Process, signal_warning
@@ -27,7 +28,8 @@ from kan_diffusion.report.contents import (
     smoothed_curve,
 )
 from kan_diffusion.report.points import Panels
-from kan_diffusion.study.config import StudyConfig
+from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
+from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CURVES,
     REVERSE,
@@ -40,7 +42,7 @@ from kan_diffusion.study.measure import oracle_warning
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.wording import listed
 from kan_diffusion.study.run import StudyResults, environment
-from kan_diffusion.study.trial import NUM_PANELS
+from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 
 __all__ = ["report_contents", "runs_contents"]
 
@@ -256,7 +258,26 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         trajectories = _trajectories(trial, dim)
         if trajectories:
             contents.trajectories[key] = trajectories
+            if label not in contents.exact and isinstance(trial.config.data, ToyData):
+                contents.exact[label] = _exact(trial.config)
     return contents
+
+
+def _exact(config: TrialConfig) -> Panels:
+    """Draws the reverse process of a toy's exact denoiser, from the noise of its trials."""
+    dataset = load_dataset(config.data, config.study_seed, config.seed)
+    assert dataset.density is not None
+    pipeline = PointDiffusionPipeline(
+        OracleDenoiser(dataset.density, config.process),
+        make_scheduler(config.sampling.scheduler, config.process.scheduler()),
+    )
+    states = record_reverse(
+        pipeline,
+        config.evaluation.num_drawn,
+        config.sampling.steps,
+        torch_generator("reverse process", config.study_seed, config.data.name),
+    )
+    return list(zip(np.linspace(1, 0, NUM_PANELS).tolist(), states.numpy(), strict=True))
 
 
 def _gather_pictures(contents: ReportContents, trial: TrialResult, key: tuple[str, str]) -> None:

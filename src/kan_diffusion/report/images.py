@@ -120,12 +120,11 @@ def embedded(figure: Figure, largest_svg: int = _LARGEST_SVG, dpi: int = 144) ->
 
     Args:
         figure: The figure.
-        largest_svg: Bytes from which it is a WebP.
+        largest_svg: Bytes from which it is a WebP; 0 makes it one at once.
         dpi: Pixels an inch of a WebP.
     """
-    svg = figure_svg(figure)
     least = _LEAST_LETTERS / _smallest_letters(figure)
-    if len(svg) < largest_svg:
+    if largest_svg and len(svg := figure_svg(figure)) < largest_svg:
         picture = embedded_svg(svg)
         return replace(picture, least=round(min(1.0, least) * picture.width))
     drawn = _pixels(figure, dpi)

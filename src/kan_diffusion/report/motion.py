@@ -407,6 +407,11 @@ class Panel(ABC):
     def num_frames(self) -> int:
         """Number F of frames."""
 
+    @property
+    def aspect(self) -> float:
+        """Its height over its width."""
+        return 1.0
+
     @abstractmethod
     def put(self, axes: Axes) -> Callable[[int], None]:
         """Puts it into axes, and gives what shows a frame by its number."""
@@ -527,6 +532,11 @@ class PicturePanel(Panel):
         """Number F of frames."""
         return len(self.frames)
 
+    @property
+    def aspect(self) -> float:
+        """Its height over its width."""
+        return self.frames[0].height / self.frames[0].width
+
     def put(self, axes: Axes) -> Callable[[int], None]:
         """Puts it into axes, and gives what shows a frame by its number."""
         axes.set_axis_off()
@@ -535,16 +545,19 @@ class PicturePanel(Panel):
         return lambda frame: shown.set_data(np.asarray(self.frames[frame].convert("RGB")))
 
     def content(self, largest: int) -> dict[str, Json]:
-        """Gives what the player draws: all frames, one below the other, in one picture."""
+        """Gives what the player draws: all frames in one picture, row by row."""
         width, height = self.frames[0].size
-        sheet = Image.new("RGB", (width, height * len(self.frames)))
+        across = math.ceil(math.sqrt(len(self.frames)))
+        sheet = Image.new("RGB", (width * across, height * -(-len(self.frames) // across)))
         for number, frame in enumerate(self.frames):
-            sheet.paste(frame.convert("RGB"), (0, number * height))
+            row, column = divmod(number, across)
+            sheet.paste(frame.convert("RGB"), (column * width, row * height))
         return {
             "kind": "pictures",
             "title": self.title,
             "width": width,
             "height": height,
+            "across": across,
             "sheet": image_address(sheet, largest),
         }
 
@@ -598,7 +611,8 @@ def _moving_figure(motion: Motion) -> tuple[Figure, Callable[[int], None]]:
     """Makes a figure with a panel each, and what shows a frame of it."""
     count = len(motion.panels)
     rows, columns = -(-count // 4), min(count, 4)
-    width, height = 3.15 * columns + 0.35, 3.5 * rows + 0.4
+    tall = 3.0 * max(panel.aspect for panel in motion.panels)
+    width, height = 3.15 * columns + 0.35, (tall + 0.5) * rows + 0.4
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(
         rows, columns, squeeze=False,
@@ -640,7 +654,9 @@ def still_figure(motion: Motion) -> Figure:
     count = len(motion.labels)
     shown = np.unique(np.linspace(0, count - 1, min(_STILLS, count)).round().astype(int)).tolist()
     counts = [len(shown)] * len(motion.panels)
-    figure, rows = panel_figure(counts, 10.5, 1.0, (0.06, 0.3), (0.05, 0.05, 0.55), 1.7)
+    aspect = max(panel.aspect for panel in motion.panels)
+    side = 1.7 if len(counts) <= 6 else 1.1
+    figure, rows = panel_figure(counts, 10.5, aspect, (0.06, 0.3), (0.05, 0.05, 0.55), side)
     for row, panel in zip(rows, motion.panels, strict=True):
         for axes, frame in zip(row, shown, strict=True):
             panel.put(axes)(frame)
@@ -732,7 +748,7 @@ def add_player(
         alternative: What it shows, for those who cannot see it.
         largest: Bytes that its data may have, roughly.
     """
-    stills = embedded(still_figure(motion), largest_svg=largest // 4, dpi=96)
+    stills = embedded(still_figure(motion), largest_svg=0, dpi=120)
     section.player(motion.content(largest), stills, caption, alternative)
 
 

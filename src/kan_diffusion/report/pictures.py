@@ -17,7 +17,7 @@ from kan_diffusion.files import whole_file
 from kan_diffusion.report.images import contact_sheet
 from kan_diffusion.report.style import report_style
 
-__all__ = ["SHEET", "PictureRows", "asked_figure", "process_figure", "write_pictures"]
+__all__ = ["SHEET", "PictureRows", "asked_figure", "mosaic", "process_figure", "write_pictures"]
 
 PictureRows = NDArray[np.floating]
 """Samples in [-1, 1], a row for all that is asked for, shape (rows, each, C, S, S)."""
@@ -76,7 +76,7 @@ def asked_figure(asked: Sequence[str], columns: Sequence[tuple[str, PictureRows]
         asked: What each row asks for; empty where nothing is asked for.
         columns: Title and pictures of each column.
     """
-    return _figure(asked, [(title, _mosaic(rows)) for title, rows in columns], {})
+    return _figure(asked, [(title, mosaic(rows)) for title, rows in columns], {})
 
 
 @report_style()
@@ -90,7 +90,7 @@ def process_figure(asked: Sequence[str], states: PictureRows, times: Sequence[fl
     """
     ends = {0.0: "t = 0", 1.0: "t = T"}
     names = [ends.get(round(time, 3), f"{time:.2g} T") for time in times]
-    return _figure(asked, [("", _mosaic(states))], dict(enumerate(names)))
+    return _figure(asked, [("", mosaic(states))], dict(enumerate(names)))
 
 
 def _figure(
@@ -131,8 +131,8 @@ def _name_rows(axes: Axes, lines: Sequence[str], cell: float) -> None:
     axes.tick_params(axis="y", length=0, labelsize=8.5)
 
 
-def _mosaic(samples: PictureRows) -> NDArray[np.uint8]:
-    """Pictures (rows, each, C, S, S) as one, in 8 bits and colour, a pixel of white about each."""
+def mosaic(samples: PictureRows) -> NDArray[np.uint8]:
+    """Puts pictures (rows, each, C, S, S) into one of 8 bits and colour, white lines between."""
     values = ((np.clip(samples, -1, 1) + 1) * 127.5).round()
     if values.shape[2] == 4:  # on white
         opacity = values[:, :, 3:] / 255

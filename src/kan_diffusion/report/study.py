@@ -16,6 +16,7 @@ from kan_diffusion.report.charts.lines import level_measure
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import embedded, figure_png
+from kan_diffusion.report.motion import add_player
 from kan_diffusion.report.pictures import asked_figure, process_figure
 from kan_diffusion.report.points import PointView
 from kan_diffusion.report.tables import (
@@ -323,6 +324,32 @@ class _Report:
             section = part.section(title, "part", label, title)
             draws = partial(draw, contents, label)
             self._draw(section, name, draws, f"{label}: {caption}", f"{alternative}, {label}")
+        self._add_motion(part, label)
+
+    def _add_motion(self, part: Section, label: str) -> None:
+        """Adds players of the reverse processes of a setting's models, and of their training."""
+        contents = self.contents
+        exact = " beside that of the exact denoiser" if label in contents.exact else ""
+        motions = (
+            (
+                "From noise to samples", charts.process_motion,
+                f"the reverse process of every model after training{exact}, all from the same "
+                "noise (first seed). Between recorded times, a tenth of T apart, what is seen "
+                "moves straight.",
+            ),
+            (
+                "What training changes", charts.training_motion,
+                "what every model draws from the same noise at moments of its training (first "
+                "seed).",
+            ),
+        )  # fmt: skip
+        for title, moving, caption in motions:
+            motion = moving(contents, label)
+            if motion is not None:
+                section = part.section(title, "part", label, title)
+                with section.keeping_going(title):
+                    words = f"{label}: {caption}"
+                    add_player(section, motion, words, f"{title}, {label}", 2 * self.largest)
 
     def _add_process(self, part: Section, data: str) -> None:
         """Adds the figures of a data set, of the process, and of its reversal."""

@@ -28,6 +28,7 @@ from kan_diffusion.imports import is_place
 from kan_diffusion.limits import (
     MOST_GUIDANCE,
     MOST_LAYERS,
+    MOST_MOMENTS,
     MOST_OPERATIONS,
     MOST_PARAMETERS,
     MOST_POINTS,
@@ -78,6 +79,8 @@ class ModelConfig(Settings):
             family's own, as far as it suits the optimiser.
         steps: Number of optimiser steps; the study's when None.
         conditions: Whether it is trained to be told any of the columns, and draws the others.
+        text_encoder: Folder of a pretrained CLIP text model that embeds captions of pictures and
+            stays as it is; None for a small one that is trained along.
     """
 
     family: str
@@ -94,6 +97,7 @@ class ModelConfig(Settings):
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     conditions: bool = False
+    text_encoder: str | None = None
 
     @model_validator(mode="after")
     def _known_and_sized(self) -> Self:
@@ -187,7 +191,7 @@ class EvaluationConfig(Settings):
             0 for none.
         num_real_pairs: Number of pairs of fresh samples behind the real-against-real values.
         moments: Moments of training, as fractions of it, at which the reverse process is recorded
-            (by the first seed of every model).
+            (by the first seed of every model), and at its end where there are any.
         num_drawn: Number of points a picture shows.
         metrics: Sample metrics of one's own beside `SAMPLE_METRICS`, each as
             ``"package.module:NAME"``.
@@ -199,7 +203,7 @@ class EvaluationConfig(Settings):
     num_likelihood: int = Field(1_000, ge=0, le=MOST_POINTS)
     num_real_pairs: int = Field(3, ge=1, le=1_000)
     moments: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
-        (0.0, 0.25, 0.5, 0.75), max_length=100
+        (0.0, 0.25, 0.5, 0.75), max_length=MOST_MOMENTS
     )
     num_drawn: int = Field(1_000, ge=1, le=MOST_POINTS)
     metrics: tuple[str, ...] = ()
@@ -249,8 +253,9 @@ class TrialConfig(Settings):
             settings["data"]["pictures"] = self.data.name
         if self.sampling.guidance == 1.0:
             del settings["sampling"]["guidance"]
-        if not self.model.conditions:
-            del settings["model"]["conditions"]
+        for unused in ("conditions", "text_encoder"):
+            if not settings["model"][unused]:
+                del settings["model"][unused]
         del settings["model"]["optimizer"]  # that of the training is what counts
         laters = ("optimizer", "adam"), ("timesteps", "uniform"), ("accumulation_steps", 1)
         for later, default in laters:

@@ -17,12 +17,14 @@ and then renamed into its place.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,10 +32,11 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
-from kan_diffusion.errors import RunFolderError, valid_settings
+from kan_diffusion.errors import RunFolderError, one_line, valid_settings
 from kan_diffusion.evaluation.denoising import LevelScore
 from kan_diffusion.files import (
     CHECKSUMS,
@@ -56,6 +59,7 @@ __all__ = [
     "RESULT",
     "REVERSE",
     "SAMPLES",
+    "WEIGHTS",
     "Level",
     "Row",
     "TrialResult",
@@ -65,16 +69,19 @@ __all__ = [
     "keep_trial",
     "load_points",
     "load_trial",
+    "load_weights",
     "prepare_trial_folder",
     "recorded_steps",
     "save_pipeline",
     "save_points",
+    "save_weights",
 ]
 
 CHECKPOINT = "checkpoint.safetensors"
 RESULT = "trial.json"
 REVERSE = "reverse"
 SAMPLES = "samples.safetensors"
+WEIGHTS = "weights"
 CURVES = "curves.parquet"
 
 _POINTS = "points"
@@ -89,12 +96,15 @@ _FILES = (
     CURVES,
     SAMPLES,
     f"{REVERSE}/[!.]*.safetensors",
+    f"{WEIGHTS}/[!.]*.safetensors",
 )
 """Files of a trial beside its result."""
 
 _AGAIN = "delete it and run again"
 
 _SPACE_NEEDED = 20_000_000
+
+Denoising = TypeVar("Denoising", bound=nn.Module)
 
 Row = dict[str, str | int | float | None]
 """A trial's row of results: flat keys, plain values, None where nothing was measured."""
@@ -303,9 +313,35 @@ def load_points(path: Path, *shape: int | None) -> NDArray[np.float32]:
     return points
 
 
-def recorded_steps(folder: Path) -> list[int]:
-    """Steps at which a trial recorded its reverse process, in order."""
-    return sorted(int(path.stem) for path in (folder / REVERSE).glob("[0-9]*.safetensors"))
+def save_weights(path: Path, denoiser: nn.Module) -> None:
+    """Saves what a network has learned, whole or not at all."""
+    state = {name: value.contiguous() for name, value in denoiser.state_dict().items()}
+    write_bytes(path, safetensors_bytes(state))
+
+
+def load_weights(path: Path, denoiser: Denoising) -> Denoising:
+    """Gives a copy of a network with the weights that :func:`save_weights` wrote.
+
+    Args:
+        path: The file.
+        denoiser: A network with the same settings.
+
+    Raises:
+        RunFolderError: The file is damaged, or of another network.
+    """
+    then = copy.deepcopy(denoiser)
+    try:
+        require_file(path)
+        then.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = one_line(str(error))
+        raise RunFolderError(f"'{path}' cannot be read ({reason}); run the trial again") from error
+    return then
+
+
+def recorded_steps(folder: Path, what: str = REVERSE) -> list[int]:
+    """Steps at which a trial recorded its reverse process, or its weights, in order."""
+    return sorted(int(path.stem) for path in (folder / what).glob("[0-9]*.safetensors"))
 
 
 def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = False) -> None:

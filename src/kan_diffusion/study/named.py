@@ -352,6 +352,7 @@ def single_trial(
     holdout: float | None = None,
     size: int | None = None,
     objects: int | None = None,
+    text_encoder: Path | None = None,
     kinds: Mapping[str, Kind] | None = None,
     seed: int = 0,
     sparsify: float = 0.0,
@@ -377,6 +378,7 @@ def single_trial(
             0.2, 0.3 and 0.1 when None.
         size: Pixels of a side of pictures.
         objects: Things of a scene of shapes at most.
+        text_encoder: Folder of a pretrained text model for captions of pictures.
         kinds: Kinds of a file's columns that shall not be found from what is in them.
         seed: Seed of all randomness.
         sparsify: Weight of the penalty that makes edges of KAN layers few; 0 for none.
@@ -414,7 +416,11 @@ def single_trial(
                 "max_seconds": max_seconds,
                 "optimizer": way,
             }
-            return _picture_trial(points, family, params, depth, chosen, given, seed)
+            own = None if text_encoder is None else str(text_encoder.absolute())
+            asked = ModelConfig(family=family, params=params, depth=depth, text_encoder=own)
+            return _picture_trial(points, asked, chosen, given, seed)
+        if text_encoder is not None:
+            raise KanDiffusionError("--text-encoder is for captions of pictures; leave it out")
         dataset = load_dataset(points, seed)
         if isinstance(points, ToyData):
             suits = _suits_a_toy(kind.learning_rate)
@@ -463,20 +469,18 @@ def single_trial(
 
 def _picture_trial(
     data: PictureData,
-    family: str,
-    params: int | None,
-    depth: int | None,
+    model: ModelConfig,
     process: Process,
     training: Mapping[str, int | float | str | None],
     seed: int,
 ) -> TrialConfig:
-    """Makes a trial of pictures; settings of training that are None are those that suit."""
+    """Makes a trial of pictures; a size and settings of training that are None are what suits."""
     suits = _suits_pictures(data, seed)
     given = {key: value for key, value in training.items() if value is not None}
     config = TrainingConfig.model_validate({**dict(suits.training), **given})
-    params = suits.params if params is None else params
-    settings = _accepted(family, suits.settings)
-    asked = ModelConfig(family=family, params=params, depth=depth, settings=settings)
+    size = {} if model.size else {"params": suits.params}
+    settings = _accepted(model.family, suits.settings)
+    asked = model.model_copy(update={**size, "settings": settings})
     return TrialConfig(
         study_seed=seed,
         seed=0,

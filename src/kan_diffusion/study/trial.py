@@ -17,6 +17,8 @@ from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.kan import KANDenoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import (
     KanDiffusionError,
@@ -35,16 +37,24 @@ from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfi
 from kan_diffusion.study.folder import (
     CHECKPOINT,
     REVERSE,
+    WEIGHTS,
     Row,
     TrialResult,
     claimed,
     keep_trial,
     load_trial,
     save_points,
+    save_weights,
 )
 from kan_diffusion.study.measure import Yardstick, features_of, measure, yardstick
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
-from kan_diffusion.text import PromptedDenoiser, make_text_encoder, make_tokenizer, tokenize
+from kan_diffusion.text import (
+    PromptedDenoiser,
+    make_text_encoder,
+    make_tokenizer,
+    read_text_encoder,
+    tokenize,
+)
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 from kan_diffusion.training.defaults import num_held_out
 
@@ -54,6 +64,10 @@ logger = logging.getLogger(__name__)
 
 NUM_PANELS = 11
 """Number of timesteps at which pictures of a process are drawn, both ends included."""
+
+
+_SMALL = 10_000
+"""Parameters below which a KAN is kept as it was at moments of training: 40 kB each."""
 
 
 def record_reverse(
@@ -134,10 +148,18 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
     """
     model, names = config.model, (config.study_seed, config.seed)
     settings, text = dict(model.settings), None
+    if model.text_encoder is not None and dataset.captions is None:
+        raise KanDiffusionError(
+            f"'{dataset.name}' has no captions for a text encoder to embed; leave it out"
+        )
     if dataset.captions is not None:
-        tokenizer = make_tokenizer(dataset.captions)
-        # The same for all models of a seed.
-        text = make_text_encoder(tokenizer, generator=torch_generator("text", *names)), tokenizer
+        if model.text_encoder is not None:
+            text = read_text_encoder(model.text_encoder, dataset.captions)
+        else:
+            tokenizer = make_tokenizer(dataset.captions)
+            # The same for all models of a seed.
+            generator = torch_generator("text", *names)
+            text = make_text_encoder(tokenizer, generator=generator), tokenizer
         settings["text_width"] = text[0].config.hidden_size
     denoiser = build_denoiser(
         model.family,
@@ -153,7 +175,8 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
         settings=settings,
         generator=torch_generator("parameters", *names, model.name),
     )
-    return denoiser if text is None else PromptedDenoiser(denoiser, *text)
+    frozen = model.text_encoder is not None
+    return denoiser if text is None else PromptedDenoiser(denoiser, *text, frozen=frozen)
 
 
 def _shape(dataset: Dataset) -> int | tuple[int, ...]:
@@ -271,6 +294,8 @@ def _run_claimed(
         of_heldout = {name: values[:num] for name, values in conditions.items()}
         conditions = {name: values[num:] for name, values in conditions.items()}
 
+    moments = {round(fraction * steps) for fraction in config.evaluation.moments}
+
     def record(step: int, current: Denoiser) -> None:
         # Into a file at once, so that a run that is killed later still has it when it resumes.
         try:
@@ -285,6 +310,8 @@ def _run_claimed(
             logger.info("no picture of the reverse process at step %d: %s", step, error)
             return
         save_points(folder / REVERSE / f"{step}.safetensors", panels)
+        if isinstance(current, KANDenoiser | ReadableDenoiser) and current.num_trainable < _SMALL:
+            save_weights(folder / WEIGHTS / f"{step}.safetensors", current)
 
     def failed(error: KanDiffusionError) -> TrialResult:
         result = TrialResult(config, row | {"error": str(error)}, [], folder)
@@ -307,7 +334,7 @@ def _run_claimed(
             identity=config.identity,
             resume=True,
             on_progress=on_progress,
-            moments={round(fraction * steps) for fraction in config.evaluation.moments},
+            moments=moments and {*moments, steps},
             on_moment=record,
             log_folder=log_folder,
         )

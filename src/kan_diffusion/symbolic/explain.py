@@ -28,13 +28,27 @@ from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.readable import ReadableDenoiser, no_edges, readable
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError
 from kan_diffusion.evaluation.metrics import metrics_named
+from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.files import finite, write_json, write_text
-from kan_diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.randomness import torch_generator
+from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.folder import RESULT, Row, TrialResult, keep_trial, load_trial
+from kan_diffusion.study.folder import (
+    RESULT,
+    REVERSE,
+    WEIGHTS,
+    Row,
+    TrialResult,
+    keep_trial,
+    load_points,
+    load_trial,
+    load_weights,
+    recorded_steps,
+)
 from kan_diffusion.study.measure import Yardstick, load_point_run, measure, yardstick
+from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 from kan_diffusion.symbolic.combination import compose, score_of
 from kan_diffusion.symbolic.context import Context, Progress, make_context, tell_nobody
 from kan_diffusion.symbolic.levels import formula_over_levels
@@ -63,6 +77,7 @@ __all__ = [
     "Explained",
     "Explanation",
     "LevelFormula",
+    "Moment",
     "Stage",
     "StageJudge",
     "Standing",
@@ -79,6 +94,8 @@ PhaseProgress = Callable[[str, str, float], None]
 STAGES = ("simplified", "with formulas", "formula")
 """Denoisers that an explanation may make of a network, in order."""
 
+_MOVING = 400
+"""Points that are seen to move."""
 _NO_EFFECT = 0.005
 """Attribution below which edges go without a trial."""
 
@@ -127,6 +144,21 @@ class Standing:
     trouble: str = ""
 
 
+@dataclass(frozen=True)
+class Moment:
+    """The network at a moment of its training.
+
+    Attributes:
+        step: Number of finished steps.
+        samples: Standardised points (n, d) that it drew, from the same noise at each moment.
+        network: Its edges at one noise level.
+    """
+
+    step: int
+    samples: NDArray[np.floating]
+    network: NetworkView
+
+
 @dataclass
 class Explanation:
     """Everything found out about a trained denoiser, ready to be shown and saved.
@@ -147,6 +179,9 @@ class Explanation:
         noise: Coordinates of the predicted noise, likewise.
         level_formulas: Formulas at single levels; empty where curves are left.
         samples: Generated points in standardised coordinates, by name; real ones under ``"real"``.
+        reverse: States of reverse processes with shape (times, n, d), even in time from noise to
+            samples, by name, all from the same noise; the exact one under ``"exact"``.
+        training: Moments of training; empty where none were recorded.
     """
 
     title: str
@@ -163,6 +198,8 @@ class Explanation:
     noise: tuple[str, ...] | None = None
     level_formulas: tuple[LevelFormula, ...] = ()
     samples: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    reverse: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    training: tuple[Moment, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -605,6 +642,7 @@ def explain_run(
             samples[name] = stage.samples[:1000]
         if name != "network":
             judge.save(stage, out)
+    reverse = _reverse(judge, stages) if options.num_samples else {}
     if samples:
         samples = {"real": context.draw.clean[:1000].numpy(), **samples}
     say("looking", "at every noise level", 0.0)
@@ -619,6 +657,8 @@ def explain_run(
         standings=tuple(standings),
         sentences=_sentences(explained, standings, columns, options, dataset.density is None),
         samples=samples,
+        reverse=reverse,
+        training=_training(run, pipeline.denoiser, context, timesteps[len(timesteps) // 2]),
     )
     if explained.simplified is not None:
         explanation.simplified = view_network(explained.simplified, context, timesteps)
@@ -630,6 +670,39 @@ def explain_run(
         explanation.noise = noise_latex(explained.formula, columns)
     _write(explanation, explained, out)
     return explanation, explained
+
+
+def _reverse(judge: StageJudge, stages: Mapping[str, Denoiser]) -> dict[str, NDArray[np.float64]]:
+    """Records reverse processes of stages, and of the exact denoiser where it is known."""
+    config, density = judge.config, judge.context.dataset.density
+    exact = {} if density is None else {"exact": OracleDenoiser(density, config.process)}
+    scheduler = make_scheduler(config.sampling.scheduler, config.process.scheduler())
+    recorded = {}
+    for name, denoiser in {**stages, **exact}.items():
+        generator = torch_generator("reverse process", config.study_seed, config.data.name)
+        with suppress(NonFiniteSamplesError):  # which is said where it is judged
+            recorded[name] = (
+                record_reverse(
+                    PointDiffusionPipeline(denoiser, scheduler), _MOVING, config.sampling.steps,
+                    generator,
+                )
+                .double()
+                .numpy()
+            )  # fmt: skip
+    return recorded
+
+
+def _training(run: Path, denoiser: Denoiser, context: Context, timestep: int) -> tuple[Moment, ...]:
+    """Reads what a run recorded while it was trained, and looks at its edges at one level."""
+    moments = []
+    for step in recorded_steps(run, WEIGHTS):
+        file = f"{step}.safetensors"
+        then = load_weights(run / WEIGHTS / file, denoiser)
+        shape = NUM_PANELS, None, context.dataset.dim
+        samples = load_points(run / REVERSE / file, *shape)[-1][:_MOVING]
+        network = view_network(readable(then), context, [timestep])
+        moments.append(Moment(step, samples, network))
+    return tuple(moments)
 
 
 def _write(explanation: Explanation, explained: Explained, out: Path) -> None:

@@ -11,9 +11,9 @@ more than one that is too large, since the weights that are kept are those of th
 loss. In tables of few rows and many columns two hidden layers of a full KAN do far better than
 four; of ``kan`` they do about as well.
 
-Of N pictures :math:`192000 \sqrt{N / 20000}` are seen in all, 64 a step where they have at most 16
-tokens, else 32: about what was found for 1,617 digits and for 20,000 scenes, between which the rule
-interpolates. A patch is such that a side has 8 tokens at most.
+Of N pictures :math:`192000 \sqrt{N / 20000}` are seen in all, 50,000 at least, 64 a step where
+they have at most 16 tokens, else 32: about what was found for 1,617 digits and for 20,000 scenes,
+between which the rule interpolates. A patch is such that a side has 8 tokens at most.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FEWEST_ROWS = 10
 """Rows below which none is held out: too few would be left to learn from."""
 _MOST_TOKENS, _FEW_TOKENS = 8, 16
 """Tokens of a picture's side at most, and of a picture that is cheap."""
-_SEEN, _SCENES, _FEWEST_STEPS = 192_000, 20_000, 300
+_SEEN, _SCENES, _FEWEST_SEEN = 192_000, 20_000, 50_000
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,12 @@ def suggested_for_pictures(num: int, side: int, has_classes: bool = False) -> Pi
     patch = next((each for each in divisors if side // each <= _MOST_TOKENS), 1)
     tokens = (side // patch) ** 2
     batch_size = 64 if tokens <= _FEW_TOKENS else 32
-    steps = max(_FEWEST_STEPS, round(_SEEN * (num / _SCENES) ** 0.5 / batch_size, -2))
+    seen = max(_FEWEST_SEEN, _SEEN * (num / _SCENES) ** 0.5)
     return PictureSuggestion(
         params=250_000 if tokens <= _FEW_TOKENS else 320_000,
         settings={"patch": patch},
         training=TrainingConfig(
-            steps=int(steps),
+            steps=int(round(seen / batch_size, -2)),
             batch_size=batch_size,
             timesteps="logit-normal",
             learning_rate=3e-3,

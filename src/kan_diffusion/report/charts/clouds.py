@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.points import (
@@ -14,7 +16,9 @@ from kan_diffusion.report.points import (
 )
 from kan_diffusion.report.style import REAL, model_styles, report_style
 
-__all__ = ["corruption_figure", "data_figure", "reverse_figure", "samples_figure"]
+__all__ = [
+    "corruption_figure", "data_figure", "point_view", "reverse_figure", "samples_figure",
+]  # fmt: skip
 
 
 @report_style()
@@ -58,14 +62,27 @@ def reverse_figure(contents: ReportContents, label: str, name: str) -> Figure:
         label: The setting.
         name: The model.
     """
-    moments = contents.trajectories[label, name]
+    colour = model_styles(contents.results.rows)[name].colour
+    return strips_figure(contents.trajectories[label, name], colour, *point_view(contents, label))
+
+
+def point_view(contents: ReportContents, label: str) -> tuple[PointView, NDArray[np.float64]]:
+    """Chooses how the reverse processes of a setting are seen, and the limits of their axes.
+
+    Args:
+        contents: The study.
+        label: The setting.
+    """
     view = _view(contents, contents.data_of(label), label)
     # A model that diverges must not shrink the others: the start and the data set the limits.
     real = contents.originals.get(contents.data_of(label))
-    starts = [panels[0][1] for _, panels in moments]
-    limits = view.limits(starts if real is None else [real, *starts])
-    colour = model_styles(contents.results.rows)[name].colour
-    return strips_figure(moments, colour, view, limits)
+    starts = [
+        panels[0][1]
+        for (of, _), moments in contents.trajectories.items()
+        if of == label
+        for _, panels in moments
+    ]
+    return view, view.limits(starts if real is None else [real, *starts])
 
 
 def samples_figure(contents: ReportContents, label: str | None = None) -> Figure:

@@ -13,6 +13,7 @@ the axis has an arrowhead at the edge.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -49,7 +50,7 @@ __all__ = [
 _TIME = "train_cpu_seconds"
 _RATIOS = ("excess", _TIME)
 _LINE = 0.3
-_LETTER = 0.075
+_LETTER, _BOLD_LETTER, _TITLE_LINE = 0.075, 0.1, 0.18
 _WIDTH = 11.4
 _BEST_MLP = "best MLP"
 _MEDIAN = "median"
@@ -289,10 +290,15 @@ def _drawn(
     left = 0.45 + _LETTER * max(len(name) for name in names)
     side = min((_WIDTH - left) / columns - beside, 4.2)
     ratio = _LINE * (len(names) + 0.2 + above) / side
-    figure, grid = panel_figure(counts, _WIDTH, ratio, (beside, 1.1), (left, 0.75, 0.35), side)
+    letters = int((side + beside) / _BOLD_LETTER)
+    titles = [textwrap.wrap(panel.title, letters) for panel in panels]
+    more = _TITLE_LINE * (max(map(len, titles)) - 1)
+    gaps, margins = (beside, 1.1 + more), (left, 0.75, 0.35 + more)
+    figure, grid = panel_figure(counts, _WIDTH, ratio, gaps, margins, side)
     flat = [axes for row in grid for axes in row]
-    for axes, panel in zip(flat, panels, strict=True):
+    for axes, panel, title in zip(flat, panels, titles, strict=True):
         _draw(axes, names, panel, styles, columns)
+        axes.set_title("\n".join(title))
         axes.set_ylim(len(names) - 0.4, -0.6 - above)
         axes.tick_params(axis="y", labelleft=any(axes is row[0] for row in grid))
     return figure
@@ -329,7 +335,6 @@ def _draw(
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
     axes.grid(axis="y", visible=False)
-    axes.set_title(panel.title)
     axes.set_xlabel(panel.label if columns <= 3 else panel.label.replace("that of the ", ""))
 
 

@@ -14,9 +14,15 @@ from kan_diffusion.report.explanation.curves import contributions_figure, curves
 from kan_diffusion.report.explanation.data import named_views, page_data
 from kan_diffusion.report.explanation.diagram import network_figure
 from kan_diffusion.report.explanation.looks import KINDS, kind_of, level_label
+from kan_diffusion.report.explanation.motions import (
+    stages_motion,
+    training_level,
+    training_motion,
+)
 from kan_diffusion.report.explanation.scores import axis_names, samples_figure, score_figure
 from kan_diffusion.report.html import Page
 from kan_diffusion.report.images import embedded, figure_png, figure_svg
+from kan_diffusion.report.motion import add_player
 from kan_diffusion.report.tables import (
     MISSING,
     REAL_ROW,
@@ -63,6 +69,7 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
         field=bool(explanation.score.scores) and len(names) <= 2,
         exact=explanation.score.exact is not None,
     )
+    _add_motion(page, explanation)
     _add_formulas(page, explanation, names)
     page.section("What became of each edge", "edges").table(_edge_table(explanation), narrow=True)
     section = page.section("Figures")
@@ -75,6 +82,27 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
             section.figure(picture, caption, alternative)
     page.section("Make it again", "command").code(explanation.command)
     return page.write(folder / "explanation.html")
+
+
+def _add_motion(page: Page, explanation: Explanation) -> None:
+    """Adds players of the reverse processes, and of the training where it was recorded."""
+    section = page.section("In motion", "motion")
+    stages, training = stages_motion(explanation), training_motion(explanation)
+    if stages is not None:
+        exact = " beside the exact denoiser’s" if "exact" in explanation.reverse else ""
+        add_player(
+            section, stages,
+            f"The reverse process of each stage{exact}, from the same noise. Between recorded "
+            "times, a tenth of T apart, points move straight.",
+            "Reverse processes from noise to samples",
+        )  # fmt: skip
+    if training is not None:
+        add_player(
+            section, training,
+            "Training: what the network draws from the same noise, and its most important edges "
+            f"at {training_level(explanation)}, over the inputs that they then have.",
+            "Samples and edges at moments of training",
+        )  # fmt: skip
 
 
 def _figures(explanation: Explanation) -> Iterator[tuple[str, Callable[[], Figure], str, str]]:

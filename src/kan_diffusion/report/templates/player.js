@@ -76,12 +76,14 @@ for (const figure of document.querySelectorAll("figure.player")) {
       return (context, size) => {
         if (!sheet.complete) return;
         context.imageSmoothingEnabled = false;
-        context.drawImage(sheet, 0, Math.round(place) * panel.height, panel.width, panel.height, 0, 0, size, size * panel.height / panel.width);
+        const { width, height, across } = panel, frame = Math.round(place);
+        const x = frame % across * width, y = Math.floor(frame / across) * height;
+        context.drawImage(sheet, x, y, width, height, 0, 0, size, size * height / width);
       };
     },
   };
 
-  const stage = make("div", { className: "stage" });
+  const stage = make("div", { className: motion.panels.length > 6 ? "stage many" : "stage" });
   const panels = motion.panels.map(panel => {
     const canvas = make("canvas", { className: panel.kind === "pictures" ? "" : "ink" });
     canvas.setAttribute("role", "img");

@@ -1,0 +1,105 @@
+"""Motion of an explanation: reverse processes of its stages, and edges that bend in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kan_diffusion.report.explanation.looks import KINDS, denoiser_style, level_label, shortened
+from kan_diffusion.report.motion import Motion, Panel, PointPanel
+from kan_diffusion.report.points import PointView
+from kan_diffusion.report.style import INK
+from kan_diffusion.symbolic.explain import Explanation
+from kan_diffusion.symbolic.views import EdgeCurve, EdgeView
+
+__all__ = ["stages_motion", "training_level", "training_motion"]
+
+Array = NDArray[np.float64]
+
+_EDGES = 11
+_CURVE_POINTS = 31
+
+
+def stages_motion(explanation: Explanation) -> Motion | None:
+    """Shows the reverse processes of all stages beside the exact one, from the same noise.
+
+    Args:
+        explanation: The explanation.
+
+    Returns:
+        A frame a time; None where nothing was sampled.
+    """
+    if not explanation.reverse:
+        return None
+    count = len(next(iter(explanation.reverse.values())))
+    panels = _clouds(explanation, explanation.reverse)
+    labels = tuple(f"t = {time:.1f} T" for time in np.linspace(1, 0, count))
+    return Motion(labels, tuple(panels), _names(explanation))
+
+
+def training_motion(explanation: Explanation) -> Motion | None:
+    """Shows what the network draws, and its most important edges, at moments of its training.
+
+    Args:
+        explanation: The explanation.
+
+    Returns:
+        A frame a moment; None where fewer than two were recorded.
+    """
+    moments = explanation.training
+    if len(moments) < 2:
+        return None
+    samples = np.stack([moment.samples for moment in moments]).astype(np.float64)
+    panels: list[Panel] = _clouds(explanation, {"samples": samples})
+    networks = [
+        {(edge.layer, edge.input, edge.output): edge for edge in moment.network.edges}
+        for moment in moments
+    ]
+    units = moments[-1].network.units
+    order = sorted(networks[-1], key=lambda place: -networks[-1][place].importance)
+    for layer, source, target in order[:_EDGES]:
+        title = f"{shortened(units[layer][source])} to {shortened(units[layer + 1][target])}"
+        panels.append(_bending(title, [edges[layer, source, target] for edges in networks]))
+    return Motion(tuple(f"step {moment.step:,}" for moment in moments), tuple(panels))
+
+
+def training_level(explanation: Explanation) -> str:
+    """Names the noise level at which edges are seen in training."""
+    return level_label(explanation.training[-1].network.levels[0])
+
+
+def _names(explanation: Explanation) -> tuple[str, ...]:
+    return tuple(f"{shortened(name)} (standardised)" for name in explanation.columns[:2])
+
+
+def _clouds(explanation: Explanation, states: Mapping[str, Array]) -> list[Panel]:
+    """Panels of points (F, n, d), in the first two coordinates as the samples are drawn."""
+    dim = len(explanation.columns)
+    view = PointView(_names(explanation), np.zeros(dim), np.eye(dim)[:, :2], 1.0)
+    real = explanation.samples.get("real")
+    first = next(iter(states.values()))[0]
+    limits = view.limits([first] if real is None else [first, real])
+    looks = {name: denoiser_style(name).colour for name in states} | {"exact": INK}
+    looks["samples"] = denoiser_style("network").colour
+    return [
+        PointPanel.of(name, looks[name], list(frames), view, limits)
+        for name, frames in states.items()
+    ]
+
+
+def _bending(title: str, edges: Sequence[EdgeView]) -> Panel:
+    """A panel of one edge's curve at each moment, over the inputs that it then has."""
+    frames = np.stack([_few(edge.curves[0]) for edge in edges])
+    low, high = frames.min(axis=(0, 1)), frames.max(axis=(0, 1))
+    margin = np.maximum(0.08 * (high - low), 1e-3)
+    limits = np.stack((low - margin, high + margin), axis=1)
+    return PointPanel(title, KINDS["curve"].colour, frames, limits, joined=True)
+
+
+def _few(curve: EdgeCurve) -> Array:
+    """A curve as few points (m, 2), evenly apart; an input that does not vary is one place."""
+    places = np.linspace(0, len(curve.x) - 1, _CURVE_POINTS)
+    numbers = np.arange(len(curve.x))
+    return np.stack([np.interp(places, numbers, each) for each in (curve.x, curve.y)], axis=1)

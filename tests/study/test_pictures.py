@@ -1,0 +1,293 @@
+"""Pictures in trials and studies: what models are told, how they are judged, what is kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from command_line import FEW_PICTURES, few_pictures
+from helpers import refused
+from kan_diffusion.data.datasets import FileData, PictureData, data_from_name, load_dataset
+from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.evaluation.pictures import PICTURE_SCORES, Request, shown
+from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
+from kan_diffusion.report.gather import report_contents
+from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.executors import Executor
+from kan_diffusion.study.folder import TrialResult
+from kan_diffusion.study.measure import (
+    evaluate_run,
+    features_of,
+    load_point_run,
+    load_run,
+    measure,
+    yardstick,
+)
+from kan_diffusion.study.named import single_trial, study_for
+from kan_diffusion.study.results.rows import Results, read_runs
+from kan_diffusion.study.run import StudyResults, run_study
+from kan_diffusion.study.trial import build, run_trial
+from kan_diffusion.text import PromptedDenoiser
+from kan_diffusion.training.defaults import suggested_for_pictures
+from picture_folders import NAMES, Told, write_pictures
+
+TINY = {"width": 8, "heads": 2}
+KINDS: tuple[Told, ...] = ("captions", "classes", "nothing")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with few_pictures():
+        yield
+
+
+def _config(data: str, told: Told | None = None) -> TrialConfig:
+    trial = single_trial(data, steps=3, batch_size=8, size=8 if told else None)
+    model = {"params": None, "hidden": (8, 8), "settings": {**trial.model.settings, **TINY}}
+    sampling = trial.sampling.model_copy(update={"steps": 3})
+    update = {"model": trial.model.model_copy(update=model), "sampling": sampling}
+    return trial.model_copy(update=update)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[Told, TrialResult]:
+    """A short trial of pictures with captions, with classes, and with neither."""
+    root = tmp_path_factory.mktemp("pictures")
+    return {
+        told: run_trial(
+            _config(str(write_pictures(root / told, told)), told),
+            root / f"{told}-run",
+            device="cpu",
+        )
+        for told in KINDS
+    }
+
+
+@pytest.mark.parametrize("told", KINDS)
+def test_a_model_is_told_what_there_is(runs: dict[Told, TrialResult], told: Told) -> None:
+    config = runs[told].config
+    denoiser = build(config, load_dataset(config.data, config.study_seed, config.seed))
+    assert isinstance(denoiser, PromptedDenoiser) == (told == "captions")
+    assert denoiser.num_classes == (2 if told == "classes" else 0)
+    _, pipeline = load_run(runs[told].folder)
+    assert isinstance(pipeline, PictureDiffusionPipeline)
+    assert (pipeline.text_encoder is not None) == (told == "captions")
+    assert pipeline.classes == (NAMES if told == "classes" else ())
+    # The models held equal are without their text encoders.
+    assert runs[told].row["parameters"] == pipeline.denoiser.num_trainable
+
+
+@pytest.mark.parametrize("told", KINDS)
+def test_the_row_has_each_score_beside_that_of_real_pictures(
+    runs: dict[Told, TrialResult], told: Told
+) -> None:
+    row = runs[told].row
+    assert row["error"] is None
+    assert row["oracle"] == "none"
+    expected = {"frechet", "c2st", "nearest", "closer"}
+    if told == "classes":
+        expected |= {"read", "read_plain", "spread"}
+    scored = {key for key in PICTURE_SCORES if row.get(key) is not None}
+    assert scored == expected
+    assert all(row.get(f"{key}_real") is not None for key in scored)
+    if told == "classes":
+        assert row["read_real"] == 1.0
+
+
+@pytest.mark.parametrize("told", KINDS)
+def test_a_finished_run_is_judged_again_to_the_same_row(
+    runs: dict[Told, TrialResult], told: Told
+) -> None:
+    row, used, warning = evaluate_run(runs[told].folder)
+    assert warning is None
+    assert used == f"4 pictures of '{told}' that were not trained on"
+    assert {key: runs[told].row[key] for key in row if key != "sample_seconds"} == pytest.approx(
+        {key: value for key, value in row.items() if key != "sample_seconds"}, nan_ok=True
+    )
+
+
+def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(
+    runs: dict[Told, TrialResult], tmp_path: Path
+) -> None:
+    """Held-out losses are of denoisers that are told the captions of held-out pictures."""
+    config = runs["captions"].config
+    longer = {"steps": 100, "learning_rate": 1e-2, "ema_decay": 0.9, "warmup_steps": 5}
+    training = config.training.model_copy(update=longer)
+    learnt = config.model_copy(update={"training": training})
+    result = run_trial(learnt, tmp_path / "run", device="cpu")
+    _, pipeline = load_run(tmp_path / "run")
+    assert isinstance(pipeline, PictureDiffusionPipeline)
+    pipeline.embed = lambda prompts: type(pipeline).embed(pipeline, [""] * len(prompts))
+    dataset = load_dataset(config.data, config.study_seed, config.seed)
+    judging = config.process, config.evaluation.model_copy(update={"num_samples": 0}), 0, 0
+    shared = yardstick(dataset, *judging, features_of(config.data, 0))
+    untold, _, _ = measure(learnt, dataset, pipeline, shared)
+    assert isinstance(untold["heldout_loss"], float)
+    assert isinstance(result.row["heldout_loss"], float)
+    assert result.row["heldout_loss"] < untold["heldout_loss"]
+
+
+def test_a_run_does_not_depend_on_where_its_folder_lies(
+    runs: dict[Told, TrialResult], tmp_path: Path
+) -> None:
+    there = runs["classes"].config.data
+    assert isinstance(there, PictureData)
+    shutil.copytree(there.pictures, tmp_path / "classes")
+    moved = _config(str(tmp_path / "classes"), "classes")
+    assert moved.id == runs["classes"].config.id
+    (next((tmp_path / "classes" / "dark").iterdir())).unlink()
+    assert _config(str(tmp_path / "classes"), "classes").id != moved.id
+    with refused("has changed since this run was set up", DataError):
+        load_dataset(moved.data)
+
+
+def test_runs_of_points_are_asked_for_where_pictures_are_no_use(
+    runs: dict[Told, TrialResult],
+) -> None:
+    with refused("is a model of pictures, and this is for models of points and tables"):
+        load_point_run(runs["captions"].folder)
+    with refused("cannot be judged with 'moons': pictures judge", DataError):
+        evaluate_run(runs["captions"].folder, "moons")
+
+
+@pytest.mark.parametrize("told", KINDS)
+def test_names_and_folders_of_pictures_are_known(runs: dict[Told, TrialResult], told: Told) -> None:
+    config = runs[told].config.data
+    assert isinstance(config, PictureData)
+    assert data_from_name(config.pictures) == PictureData(pictures=config.pictures).pinned()
+    assert data_from_name("digits") == PictureData(pictures="digits")
+    with refused("kinds are for the columns of a file"):
+        data_from_name("digits", {"a": "integer"})
+
+
+def test_a_folder_with_parquet_files_is_a_table(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "both", "nothing")
+    (tmp_path / "both" / "rows.parquet").write_bytes(b"")
+    config = data_from_name(str(tmp_path / "both"), pinned=False)
+    assert isinstance(config, FileData)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": "digits", "family": "mlp"}, "family 'mlp' is for points; choose one for"),
+        ({"data": "moons", "family": "dit"}, "family 'dit' is for pictures; choose one for"),
+        ({"data": "digits", "sparsify": 0.1}, "leave --sparsify out for pictures"),
+        ({"data": "digits", "objects": 2}, "num_pictures and objects are for shapes"),
+        ({"data": "moons", "size": 8}, "--size and --objects are for pictures"),
+        ({"data": "shapes", "size": 20}, "16 or 32 pixels, not 20"),
+        ({"data": "digits", "kinds": {"a": "count"}}, "kinds are for the columns of a file"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(settings: dict[str, object], message: str) -> None:
+    with refused(message):
+        trial = single_trial(**settings)
+        build(trial, load_dataset(trial.data))
+
+
+def test_defaults_are_about_the_recipes_they_rest_on() -> None:
+    digits = suggested_for_pictures(1_617, 8, has_classes=True)
+    assert (digits.training.steps, digits.training.batch_size) == (900, 64)
+    shapes = suggested_for_pictures(20_000, 16)
+    assert (shapes.training.steps, shapes.training.batch_size) == (6_000, 32)
+    few = suggested_for_pictures(20, 16).training
+    assert few.steps * few.batch_size >= 50_000
+    for side in (8, 12, 16, 28, 32, 64, 96):
+        patch = suggested_for_pictures(1_000, side).settings["patch"]
+        assert side % patch == 0
+        assert side // patch <= 8
+    assert suggested_for_pictures(1_000, 13).settings["patch"] == 1  # a prime is cut by no other
+
+
+@pytest.mark.parametrize(("data", "seeds", "holdout"), [("digits", 5, 0.3), ("shapes", 3, 0.1)])
+def test_a_comparison_of_pictures_has_families_of_pictures(
+    data: str, seeds: int, holdout: float
+) -> None:
+    study = study_for(data)
+    families = [model.family for model in study.models]
+    assert families == ["dit", "dit-kan", "dit-full-kan", "unet", "unet-kan"]
+    assert study.seeds == seeds
+    assert [each.name for each in study.process] == ["flow"]
+    assert study.data[0].holdout == holdout
+    in_time = study_for(data, match="time", budget="30", families=["dit"])
+    assert in_time.budgets[0].params == study.budgets[0].amount
+    assert {m.family for m in study_for(data, families=["all"]).models} >= set(families)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory, executor: Executor) -> StudyResults:
+    """A study of two families on scenes of one thing."""
+    config = StudyConfig.model_validate(
+        {
+            "name": "scenes",
+            "title": "Scenes",
+            "seeds": 1,
+            "data": [{"pictures": "shapes", "num_pictures": 60, "holdout": 0.5}],
+            "process": "flow",
+            "training": {"steps": 3, "batch_size": 8, "timesteps": "logit-normal"},
+            "models": [
+                {"family": name, "hidden": [8, 8], "settings": {**TINY, "patch": 4}}
+                for name in ("dit", "dit-kan")
+            ],
+            "sampling": {"steps": 2, "guidance": 2},
+            "evaluation": {**FEW_PICTURES, "moments": [1.0]},
+        }
+    )
+    return run_study(config, tmp_path_factory.mktemp("scenes") / "run", executor=executor)
+
+
+def test_scenes_have_an_excess_and_are_read(scenes: StudyResults) -> None:
+    results = Results.of(scenes.rows)
+    for row in results.rows.to_dict("records"):
+        assert row["oracle"] == "exact"
+        assert 0 < row["floor"] < row["heldout_loss"]
+        assert row["excess"] > 0
+        for which in ("seen", "unseen"):
+            kinds = ("shape", "colour", "size", "all")
+            assert all(0 <= row[f"{which}_{kind}"] <= 1 for kind in kinds)
+            assert all(row[f"{which}_{kind}_real"] == 1.0 for kind in kinds)
+            assert f"{which}_count" not in results.metrics
+            assert row[f"{which}_all"] <= min(row[f"{which}_{kind}"] for kind in kinds)
+    # What is drawn and judged starts from the same noise, and real pictures are the same.
+    real = [key for key in results.rows if key.endswith("_real")]
+    assert (results.rows[real].nunique() <= 1).all()
+
+
+def test_a_report_shows_what_was_asked_for_and_drawn(scenes: StudyResults) -> None:
+    contents = report_contents(scenes, "command")
+    assert len(contents.asked["shapes"]) == 4
+    assert contents.real["shapes"].shape == (4, 1, 3, 16, 16)
+    assert [each.shape for each in contents.drawn.values()] == [(4, 4, 3, 16, 16)] * 2
+    for key, ((label, states),) in contents.states.items():
+        assert label == "step 3"
+        assert states.shape == (4, 11, 3, 16, 16)
+        noises = [moments[0][1][:, 0] for moments in contents.states.values()]
+        assert (noises[0] == noises[1]).all(), key
+    together = read_runs([trial.folder for trial in scenes.trials])
+    assert list(report_contents(together, "command").drawn) == list(contents.drawn)
+
+
+def test_pictures_that_are_shown_are_one_of_each_class_and_half_of_held_out_scenes() -> None:
+    digits = load_dataset("digits")
+    asked, real = shown(digits, 10)
+    assert asked.labels is not None
+    assert asked.labels.tolist() == list(range(10))
+    assert real.shape == (10, 1, 8, 8)
+    assert asked.words(digits.classes) == list(asked.prompts or ())
+    plain = Request(2, labels=torch.tensor([3, 1]))
+    assert plain.words(digits.classes) == ["three", "one"]
+
+
+def test_guidance_of_a_model_without_conditions_is_refused(runs: dict[Told, TrialResult]) -> None:
+    _, pipeline = load_run(runs["nothing"].folder)
+    assert isinstance(pipeline, PictureDiffusionPipeline)
+    with refused("and this model takes neither; leave guidance out", KanDiffusionError):
+        pipeline(guidance_scale=2.0)
+    _, classes = load_run(runs["classes"].folder)
+    assert isinstance(classes, PictureDiffusionPipeline)
+    with refused("and ask for class_labels"):
+        classes(guidance_scale=2.0)
