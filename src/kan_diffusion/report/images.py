@@ -123,10 +123,9 @@ def embedded(figure: Figure, largest_svg: int = _LARGEST_SVG, dpi: int = 144) ->
         largest_svg: Bytes from which it is a WebP; 0 makes it one at once.
         dpi: Pixels an inch of a WebP.
     """
-    least = _LEAST_LETTERS / _smallest_letters(figure)
     if largest_svg and len(svg := figure_svg(figure)) < largest_svg:
         picture = embedded_svg(svg)
-        return replace(picture, least=round(min(1.0, least) * picture.width))
+        return replace(picture, least=_least_width(figure, picture.width))
     drawn = _pixels(figure, dpi)
     few = drawn.quantize(64, dither=Image.Dither.NONE).convert("RGB")
     webps = (
@@ -135,14 +134,15 @@ def embedded(figure: Figure, largest_svg: int = _LARGEST_SVG, dpi: int = 144) ->
     )
     width = drawn.width * _CSS_DPI // dpi
     address = _address(min(webps, key=len), "webp")
-    return Picture(address, width, round(min(1.0, least) * width))
+    return Picture(address, width, _least_width(figure, width))
 
 
-def _smallest_letters(figure: Figure) -> float:
-    """Size of a figure's smallest text in CSS pixels; without text infinite."""
+def _least_width(figure: Figure, width: int) -> int:
+    """The least width of a figure that has been drawn, at which its ticks have their texts."""
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     sizes = [text.get_fontsize() for text in texts if text.get_text() and text.get_visible()]
-    return min(sizes, default=math.inf) * _CSS_DPI / _POINTS
+    smallest = min(sizes, default=math.inf) * _CSS_DPI / _POINTS
+    return round(min(1.0, _LEAST_LETTERS / smallest) * width)
 
 
 def embedded_svg(svg: bytes) -> Picture:
