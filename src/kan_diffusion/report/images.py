@@ -140,7 +140,7 @@ def embedded(figure: Figure, largest_svg: int = _LARGEST_SVG, dpi: int = 144) ->
 def _least_width(figure: Figure, width: int) -> int:
     """The least width of a figure that has been drawn, at which its ticks have their texts."""
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
-    sizes = [text.get_fontsize() for text in texts if text.get_text() and text.get_visible()]
+    sizes = [float(text.get_fontsize()) for text in texts if text.get_text() and text.get_visible()]
     smallest = min(sizes, default=math.inf) * _CSS_DPI / _POINTS
     return round(min(1.0, _LEAST_LETTERS / smallest) * width)
 
