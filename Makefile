@@ -55,8 +55,9 @@ playground-test: $(STAMP)-test  ## Test the playground and report pages in Chrom
 	$(ONE_THREAD) $(BIN)/python playground/pages.py playground/screenshots/pages
 	cd playground && npm run pages
 
-pictures: $(STAMP)-text  ## Train on shapes with prompts, draw and judge (ARGS="--seeds 3")
-	$(ONE_THREAD) $(BIN)/python benchmarks/pictures.py shapes $(ARGS)
+pictures: $(STAMP)-text  ## Train on shapes with prompts, judge and draw (ARGS="--steps 2000")
+	$(BIN)/kan-diffusion train shapes --out runs/shapes $(ARGS)
+	$(BIN)/kan-diffusion sample runs/shapes --prompt "a small red circle" --prompt "a blue square at the top left" --prompt "a large green star on white" --prompt "a purple circle" --num 8 --out runs/shapes/pictures --overwrite
 
 notebook: $(STAMP)-test  ## Run the example notebooks into runs/
 	@mkdir -p runs
