@@ -50,8 +50,10 @@ playground:  ## Serve the playground, diffusion in the browser, at http://127.0.
 	@echo "The playground: http://127.0.0.1:8321/ (Ctrl-C ends it)"
 	@python3 -m http.server 8321 --bind 127.0.0.1 --directory playground/dist
 
-playground-test:  ## Test the playground, and drive it in Chromium; pictures in playground/screenshots
+playground-test: $(STAMP)-test  ## Test the playground and report pages in Chromium; pictures in playground/screenshots
 	cd playground && npm ci --no-audit --no-fund && npm run check && npm test && npm run same && npm run browser
+	$(ONE_THREAD) $(BIN)/python playground/pages.py playground/screenshots/pages
+	cd playground && npm run pages
 
 pictures: $(STAMP)-text  ## Train on shapes with prompts, judge and draw (ARGS="--steps 2000")
 	$(BIN)/kan-diffusion train shapes --out runs/shapes $(ARGS)

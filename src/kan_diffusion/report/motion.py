@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import textwrap
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -79,6 +80,7 @@ _SLOWEST, _FASTEST = 2, 15  # frames a second
 _PAUSES = 700, 1800
 """Milliseconds for which the first and the last frame stay."""
 _STILLS = 6
+_LETTERS = 31  # of a title, on one line
 _DPI = 100
 _SHRUNK = tuple((scale, colours) for scale in (1.0, 0.8, 0.64, 0.5) for colours in (64, 24))
 """Sizes and numbers of colours that a GIF is tried with, until it is small enough."""
@@ -626,12 +628,12 @@ def _moving_figure(motion: Motion) -> tuple[Figure, Callable[[int], None]]:
     count = len(motion.panels)
     rows, columns = -(-count // 4), min(count, 4)
     tall = 3.0 * max(panel.aspect for panel in motion.panels)
-    width, height = 3.15 * columns + 0.35, (tall + 0.5) * rows + 0.4
+    width, height = 3.15 * columns + 0.35, (tall + 0.5) * rows + 0.55
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(
         rows, columns, squeeze=False,
         gridspec_kw={
-            "left": 0.35 / width, "right": 1 - 0.15 / width, "top": 1 - 0.4 / height,
+            "left": 0.35 / width, "right": 1 - 0.15 / width, "top": 1 - 0.55 / height,
             "bottom": 0.65 / height, "wspace": 0.05, "hspace": 0.22,
         },
     )  # fmt: skip
@@ -640,7 +642,7 @@ def _moving_figure(motion: Motion) -> tuple[Figure, Callable[[int], None]]:
     shows = []
     for panel, axes in zip(motion.panels, grid.flat, strict=False):
         shows.append(panel.put(axes))
-        axes.set_title(panel.title, fontsize=10.5)
+        axes.set_title("\n".join(textwrap.wrap(panel.title, _LETTERS)[:2]), fontsize=10.5)
         if motion.axes:
             axes.set_xlabel(motion.axes[0], fontsize=9)
     if len(motion.axes) > 1:

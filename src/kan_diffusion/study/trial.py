@@ -58,7 +58,9 @@ from kan_diffusion.text import (
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 from kan_diffusion.training.defaults import num_held_out
 
-__all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial", "told", "without_text"]
+__all__ = [
+    "NUM_PANELS", "build", "followed", "record_reverse", "run_trial", "told", "without_text",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -304,7 +306,7 @@ def _run_claimed(
         try:
             panels = record_reverse(
                 _pipeline(config, dataset, current),
-                _drawn(config, dataset),
+                followed(config, dataset),
                 config.sampling.steps,
                 torch_generator("reverse process", config.study_seed, config.data.name),
                 config.sampling.guidance,
@@ -388,8 +390,8 @@ def _run_claimed(
     return result
 
 
-def _drawn(config: TrialConfig, dataset: Dataset) -> Request:
-    """What pictures of the reverse process are asked to show."""
+def followed(config: TrialConfig, dataset: Dataset) -> Request:
+    """Chooses what the recorded reverse process draws: prompts, or classes in their shares."""
     num = config.evaluation.num_drawn
     if isinstance(dataset.codec, PictureCodec):
         return shown(dataset, num)[0]
