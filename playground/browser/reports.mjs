@@ -12,7 +12,7 @@ import axe from "axe-core";
 import { chromium } from "playwright-core";
 
 const FOLDER = resolve(process.argv[2]);
-const PAGES = process.env.ONLY ? JSON.parse(process.env.ONLY) : {
+const PAGES = {
   "many-models": "many-models/report.html",
   "short-study": "short-study/report.html",
   explanation: "explanation/explanation.html",
