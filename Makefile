@@ -50,11 +50,14 @@ playground:  ## Serve the playground, diffusion in the browser, at http://127.0.
 	@echo "The playground: http://127.0.0.1:8321/ (Ctrl-C ends it)"
 	@python3 -m http.server 8321 --bind 127.0.0.1 --directory playground/dist
 
-playground-test:  ## Test the playground, and drive it in Chromium; pictures in playground/screenshots
+playground-test: $(STAMP)-test  ## Test the playground and report pages in Chromium; pictures in playground/screenshots
 	cd playground && npm ci --no-audit --no-fund && npm run check && npm test && npm run same && npm run browser
+	$(ONE_THREAD) $(BIN)/python playground/pages.py playground/screenshots/pages
+	cd playground && npm run pages
 
-pictures: $(STAMP)-text  ## Train on shapes with prompts, draw and judge (ARGS="--seeds 3")
-	$(ONE_THREAD) $(BIN)/python benchmarks/pictures.py shapes $(ARGS)
+pictures: $(STAMP)-text  ## Train on shapes with prompts, judge and draw (ARGS="--steps 2000")
+	$(BIN)/kan-diffusion train shapes --out runs/shapes $(ARGS)
+	$(BIN)/kan-diffusion sample runs/shapes --prompt "a small red circle" --prompt "a blue square at the top left" --prompt "a large green star on white" --prompt "a purple circle" --num 8 --out runs/shapes/pictures --overwrite
 
 notebook: $(STAMP)-test  ## Run the example notebooks into runs/
 	@mkdir -p runs

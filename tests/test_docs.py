@@ -21,7 +21,7 @@ import typer
 import kan_diffusion
 from command_line import SMALL, Cli, cli  # noqa: F401
 from kan_diffusion.cli.app import app
-from kan_diffusion.data.datasets import FileData, TableData, ToyData
+from kan_diffusion.data.datasets import FileData, PictureData, TableData, ToyData
 from kan_diffusion.processes import Process
 from kan_diffusion.study.budgets import Budget
 from kan_diffusion.study.config import (
@@ -170,6 +170,6 @@ def test_links_lead_somewhere() -> None:
 def test_the_study_file_has_every_key() -> None:
     ((_, block),) = _blocks(ROOT / "docs" / "studies.md", "yaml")
     keys = set(re.findall(r"^[ #-]*(\w+):", block, re.MULTILINE))
-    data = (ToyData, FileData, TableData, Process)
+    data = (ToyData, FileData, TableData, PictureData, Process)
     parts = (StudyConfig, ModelConfig, Budget, TrainingConfig, SamplingConfig, EvaluationConfig)
     assert {key for part in (*parts, *data) for key in part.model_fields} <= keys

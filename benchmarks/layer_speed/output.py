@@ -68,8 +68,8 @@ def write_results(folder: Path, head: Row, results: Results, plan: Plan) -> list
     page, data = folder / f"{stem}.md", folder / f"{stem}.json"
     for name, png in pictures.items():
         write_bytes(folder / name, png)
-    write_text(page, markdown_page(head, results))
     write_json(data, {**head, "targets": target_records(results), **results})
+    write_text(page, markdown_page(head, results))
     return [page, data, *(folder / name for name in pictures)]
 
 

@@ -10,7 +10,9 @@ from helpers import randn, refused, seeded
 from kan_diffusion.data import CLASSES, TOYS, make_toy
 from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
 from kan_diffusion.errors import DataError, valid_settings
-from kan_diffusion.evaluation.oracles import ReferenceOracle
+from kan_diffusion.evaluation.oracles import OracleDenoiser, ReferenceOracle
+from kan_diffusion.processes import get_process
+from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 
 
 def _conditional(toy: str, num: int = 4_000) -> Dataset:
@@ -98,3 +100,16 @@ def test_toys_without_classes_are_refused_and_those_with_are_named() -> None:
         density.posterior_mean(x, 0.5, 0.5, torch.zeros(1).long())
     with refused("there is no component 2; they go from 0 to 1", DataError):
         density.posterior_mean(x, 0.5, 0.5, torch.tensor([0, 2]))
+
+
+def test_the_exact_denoiser_draws_points_of_the_class_it_is_told() -> None:
+    dataset, process = _conditional("two-modes", 10), get_process("cosine")
+    assert dataset.density is not None
+    oracle = OracleDenoiser(dataset.density, process)
+    pipeline = PointDiffusionPipeline(oracle, make_scheduler("ddim", process.scheduler()))
+    labels = torch.arange(40) % 2
+    drawn = pipeline(40, 10, generator=seeded(), class_labels=labels).samples[:, 0]
+    assert (drawn[labels == 0] < 0).double().mean() > 0.9
+    assert (drawn[labels == 1] > 0).double().mean() > 0.9
+    free = pipeline(40, 10, generator=seeded(), class_labels=-1).samples
+    torch.testing.assert_close(free, pipeline(40, 10, generator=seeded()).samples)

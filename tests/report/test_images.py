@@ -1,11 +1,13 @@
-"""Contact sheets: every pixel of every picture, where it belongs."""
+"""Contact sheets: every pixel of every picture, where it belongs; and figures that can be read."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from kan_diffusion.report.images import contact_sheet
+from kan_diffusion.report.images import contact_sheet, embedded
 
 
 def test_every_pixel_of_a_picture_is_a_square_in_its_cell() -> None:
@@ -21,3 +23,20 @@ def test_every_pixel_of_a_picture_is_a_square_in_its_cell() -> None:
         assert (cell[2:-2, 2:-2] == expected).all()
         assert (cell[:2] == grey).all()
     assert (sheet[68:, 2 * 68 :] == grey).all()
+
+
+@pytest.mark.parametrize("largest_svg", [150_000, 0], ids=["as an SVG", "as pixels"])
+def test_a_picture_is_as_wide_as_its_smallest_letters_need(largest_svg: int) -> None:
+    figure = Figure(figsize=(6, 2))
+    figure.text(0.1, 0.5, "large", fontsize=18)
+    figure.add_axes((0.3, 0.6, 0.4, 0.3)).tick_params(labelsize=12)  # texts of ticks come late
+    figure.text(0.9, 0.5, "", fontsize=1)
+    alone = embedded(figure, largest_svg)
+    figure.text(0.5, 0.5, "small", fontsize=9)
+    both = embedded(figure, largest_svg)
+    # Letters of 12 and 9 points are 16 and 12 pixels, and shall have 9.
+    assert alone.least == pytest.approx(alone.width * 9 / 16, abs=1)
+    assert both.least == pytest.approx(both.width * 9 / 12, abs=1)
+    figure.text(0.5, 0.1, "tiny", fontsize=4)
+    assert embedded(figure, largest_svg).least == both.width  # never larger than it is drawn
+    assert embedded(Figure(figsize=(6, 2)), largest_svg).least == 0

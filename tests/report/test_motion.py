@@ -23,16 +23,19 @@ from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.datasets import ToyData, load_dataset
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.evaluation.oracles import OracleDenoiser
+from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import get_process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report import motion as moving
 from kan_diffusion.report.charts import process_motion, training_motion
+from kan_diffusion.report.images import contact_sheet
 from kan_diffusion.report.motion import (
     EXACT,
     Motion,
     Mover,
     PicturePanel,
     PointPanel,
+    picture_motion,
     reverse_motion,
     reverse_process,
     write_motion,
@@ -209,16 +212,18 @@ def test_a_gif_has_a_frame_for_each_state_and_is_small(both: Motion, tmp_path: P
     assert [left.name for left in tmp_path.iterdir()] == ["both.gif"]
 
 
-def test_a_gif_shrinks_until_it_is_small_enough_and_says_so(both: Motion, tmp_path: Path) -> None:
-    path = tmp_path / "both.gif"
-    write_motion(both, path, "Both")
+def test_a_gif_shrinks_until_it_is_small_enough_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "few.gif"
+    frames = np.random.default_rng(0).normal(size=(2, 300, 2))
+    few = Motion(("a", "b"), (PointPanel("a", "#0072b2", frames, np.array([[-3.0, 3.0]] * 2)),))
+    assert "shrunk" not in write_motion(few, path, "Few")
     whole = path.stat().st_size
-    said = write_motion(both, path, "Both", largest=whole)
+    said = write_motion(few, path, "Few", largest=whole)
     assert re.search(r"shrunk to \d+% of its size and \d+ colours", said)
     assert path.stat().st_size < whole
     kept = path.read_bytes()
     with refused("take fewer runs"):
-        write_motion(both, path, "Both", largest=1000)
+        write_motion(few, path, "Few", largest=1000)
     assert path.read_bytes() == kept
 
 
@@ -275,6 +280,53 @@ def test_pictures_move_as_one_sheet(tmp_path: Path) -> None:
     (panel,) = motion.content()["panels"]
     assert (panel["width"], panel["height"]) == (12, 8)
     assert panel["sheet"].startswith("data:image/webp;base64,")
+
+
+def test_pictures_come_from_noise_to_what_the_pipeline_draws() -> None:
+    flow = get_process("flow")
+    denoiser = build_denoiser(
+        "dit", (1, 8, 8), num_train_timesteps=1000, params=200_000, generator=seeded()
+    )
+    pipeline = PictureDiffusionPipeline(denoiser, flow.scheduler(), mode="L")
+    mover = Mover("DiT", "dit", pipeline, flow)
+    motion = picture_motion([mover, replace(mover, name="the same")], num=5, steps=3)
+    assert (len(motion.labels), motion.labels[0]) == (4, "t = 1.00 T")
+    one, other = motion.panels
+    assert (one.title, other.title) == ("DiT", "the same")
+    assert [frame.tobytes() for frame in one.frames] == [f.tobytes() for f in other.frames]
+    last = pipeline(None, 3, num_images_per_prompt=5, generator=torch_generator("samples", 0))
+    assert one.frames[-1].tobytes() == contact_sheet([last.images[:3], last.images[3:]]).tobytes()
+    noise = torch.randn(5, 1, 8, 8, generator=torch_generator("samples", 0))
+    first = pipeline.codec.decode(noise)
+    assert one.frames[0].tobytes() == contact_sheet([first[:3], first[3:]]).tobytes()
+    with refused("8 x 8 and 2 numbers a sample"):
+        picture_motion([mover, _mover()])
+    with refused("'mlp' draws points and no pictures"):
+        picture_motion([_mover()], num=1)
+    with refused("'DiT' draws pictures and no points"):
+        reverse_motion([mover], num=1)
+    with refused("at most 144 pictures"):
+        picture_motion([mover], num=145)
+
+
+def test_models_keep_their_samplers() -> None:
+    mover = _mover()
+    before = mover.pipeline.scheduler
+    reverse_motion([mover], num=2, steps=2)
+    assert mover.pipeline.scheduler is before
+
+
+@pytest.mark.skipif(not moving.FFMpegWriter.isAvailable(), reason="there is no ffmpeg")
+def test_a_film_is_one(both: Motion, tmp_path: Path) -> None:
+    write_motion(both, tmp_path / "both.mp4", "Both")
+    assert (tmp_path / "both.mp4").read_bytes()[4:8] == b"ftyp"
+    assert [left.name for left in tmp_path.iterdir()] == ["both.mp4"]
+
+
+def test_one_dimension_far_outside_of_its_axes_is_no_error() -> None:
+    frames = np.full((2, 4, 1), 9.0)
+    panel = PointPanel("a", "#000000", frames, np.array([[-1.0, 1.0]]))
+    moving.still_figure(Motion(("x", "y"), (panel,)))
 
 
 def test_a_study_moves_from_noise_and_with_training() -> None:

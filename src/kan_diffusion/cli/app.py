@@ -127,6 +127,7 @@ def _common(
     "`kan-diffusion compare moons --match flops --budget mlp:32-32-32`\n\n"
     "`kan-diffusion compare moons --process cosine,flow`\n\n"
     "`kan-diffusion compare moons --conditional`: told which moon\n\n"
+    "`kan-diffusion compare digits`: pictures by prompts, plain and KAN transformers and U-Nets\n\n"
     "`kan-diffusion compare study.yaml --executor ray --address auto --out /shared/mine`"
 )
 def compare(

@@ -60,7 +60,8 @@ What = Annotated[
         callback=own_code,
         help="A built-in study (swiss-roll, notebook, pilot, verdict), a study file (.yaml), a "
         "toy, a table of scikit-learn's (iris, wine, breast-cancer, diabetes), a file of rows "
-        "(.csv, .csv.gz, .tsv, .parquet, .npy), or a folder of Parquet files.",
+        "(.csv, .csv.gz, .tsv, .parquet, .npy), or a folder of Parquet files; or pictures: digits, "
+        "shapes, emoji, or a folder of them.",
     ),
 ]
 Match = Annotated[
@@ -76,7 +77,7 @@ Amount = Annotated[
     typer.Option(
         "--budget",
         help="Amount of it: a number, or a model such as mlp:32-32-32 to be like.",
-        show_default="2300 for params",
+        show_default="2300 for params; as suits pictures",
     ),
 ]
 Families = Annotated[
@@ -93,7 +94,7 @@ Params = Annotated[
         min=1,
         max=MOST_PARAMETERS,
         help="Parameters of each model.",
-        show_default="2300; with --match time those that serve it best",
+        show_default="2300; with --match time those that serve it best; as suits pictures",
     ),
 ]
 Processes = Annotated[
@@ -101,7 +102,7 @@ Processes = Annotated[
     typer.Option(
         "--process",
         help="Noising processes, such as cosine,flow; models are compared within each.",
-        show_default="cosine, or the study's",
+        show_default="cosine, flow of pictures, or the study's",
     ),
 ]
 Conditional = Annotated[

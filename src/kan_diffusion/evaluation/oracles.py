@@ -68,7 +68,7 @@ class OracleDenoiser(PointDenoiser):
         super().__init__()
         self.density, self.process = density, process
         self._levels = tuple(level.numpy() for level in process.levels())
-        self._setup_points(density.dim, num_classes=0)
+        self._setup_points(density.dim, num_classes=len(density.weights))
         # Of the dtype of trained networks, so that samplers start from the same noise.
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
 
@@ -82,10 +82,13 @@ class OracleDenoiser(PointDenoiser):
         *,
         observed: Tensor | None = None,
     ) -> DenoiserOutput | tuple[Tensor]:
-        """Predicts for noised points (B, d) at one timestep; conditions are not looked at."""
+        """Predicts for noised points (B, d) at one timestep, of their components where told."""
         alpha, sigma = self._levels_at(float(timestep))
         points = sample.double()
         mean = self.density.posterior_mean(points, alpha, sigma)
+        if class_labels is not None:
+            told = class_labels >= 0
+            mean[told] = self.density.posterior_mean(points[told], alpha, sigma, class_labels[told])
         prediction = self.process.prediction_of_mean(mean, points, alpha, sigma).to(sample.dtype)
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
 

@@ -42,7 +42,7 @@ from kan_diffusion.study.measure import oracle_warning
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.wording import listed
 from kan_diffusion.study.run import StudyResults, environment
-from kan_diffusion.study.trial import NUM_PANELS, record_reverse
+from kan_diffusion.study.trial import NUM_PANELS, followed, record_reverse
 
 __all__ = ["report_contents", "runs_contents"]
 
@@ -273,7 +273,7 @@ def _exact(config: TrialConfig) -> Panels:
     )
     states = record_reverse(
         pipeline,
-        config.evaluation.num_drawn,
+        followed(config, dataset),
         config.sampling.steps,
         torch_generator("reverse process", config.study_seed, config.data.name),
     )

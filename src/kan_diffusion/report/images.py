@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from kan_diffusion.report.style import report_style
@@ -36,6 +38,8 @@ _DPI = 192
 _PADDING = 0.08
 _WEBP_QUALITY = 80
 _CSS_DPI, _POINTS = 96, 72
+_LEAST_LETTERS = 9.0
+"""CSS pixels that the smallest letters of a figure have on the narrowest screen."""
 _SIDE, _GAP = 64, 2
 """Pixels of a picture's longer side in a contact sheet at least, and about each."""
 
@@ -47,10 +51,12 @@ class Picture:
     Attributes:
         address: Its ``data:`` address, which holds it whole.
         width: Its width in CSS pixels, of which an inch has 96.
+        least: The width below which its smallest letters cannot be read, at most ``width``.
     """
 
     address: str
     width: int
+    least: int = 0
 
 
 def figure_png(figure: Figure, dpi: int = _DPI) -> bytes:
@@ -118,14 +124,25 @@ def embedded(figure: Figure, largest_svg: int = _LARGEST_SVG, dpi: int = 144) ->
         dpi: Pixels an inch of a WebP.
     """
     if largest_svg and len(svg := figure_svg(figure)) < largest_svg:
-        return embedded_svg(svg)
+        picture = embedded_svg(svg)
+        return replace(picture, least=_least_width(figure, picture.width))
     drawn = _pixels(figure, dpi)
     few = drawn.quantize(64, dither=Image.Dither.NONE).convert("RGB")
     webps = (
         _encoded(drawn, "WEBP", quality=_WEBP_QUALITY, method=6),
         _encoded(few, "WEBP", lossless=True, method=6),
     )
-    return Picture(_address(min(webps, key=len), "webp"), drawn.width * _CSS_DPI // dpi)
+    width = drawn.width * _CSS_DPI // dpi
+    address = _address(min(webps, key=len), "webp")
+    return Picture(address, width, _least_width(figure, width))
+
+
+def _least_width(figure: Figure, width: int) -> int:
+    """The least width of a figure that has been drawn, at which its ticks have their texts."""
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    sizes = [float(text.get_fontsize()) for text in texts if text.get_text() and text.get_visible()]
+    smallest = min(sizes, default=math.inf) * _CSS_DPI / _POINTS
+    return round(min(1.0, _LEAST_LETTERS / smallest) * width)
 
 
 def embedded_svg(svg: bytes) -> Picture:

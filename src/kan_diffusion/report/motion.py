@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import textwrap
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,6 +34,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kan_diffusion.data.datasets import ToyData
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.gated import GatedDenoiser
+from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.files import whole_file, write_bytes
@@ -76,321 +80,12 @@ _SLOWEST, _FASTEST = 2, 15  # frames a second
 _PAUSES = 700, 1800
 """Milliseconds for which the first and the last frame stay."""
 _STILLS = 6
+_LETTERS = 31  # of a title, on one line
 _DPI = 100
 _SHRUNK = tuple((scale, colours) for scale in (1.0, 0.8, 0.64, 0.5) for colours in (64, 24))
 """Sizes and numbers of colours that a GIF is tried with, until it is small enough."""
 _ABSENT = 65_535
 """What stands in a player's data for a coordinate that is no number."""
-
-
-@dataclass(frozen=True)
-class Mover:
-    """A model whose reverse process is drawn.
-
-    Attributes:
-        name: Its name above the panel.
-        family: Its family, which gives the colour.
-        pipeline: Its denoiser with its sampler.
-        process: Its noising process.
-        data: The toy it was trained on, whose exact denoiser is known; None of other data.
-        guidance: Strength of guidance of pictures; the pipeline's own when None.
-        source: Where it comes from, which tells models of one name apart.
-    """
-
-    name: str
-    family: str
-    pipeline: PointDiffusionPipeline | PictureDiffusionPipeline
-    process: Process
-    data: ToyData | None = None
-    guidance: float | None = None
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class Reverse:
-    """A reverse process, in the data's own units.
-
-    Attributes:
-        times: Time of each state as a fraction of T, with shape (F,), from 1 for noise to 0.
-        states: Points at these times, with shape (F, n, d), float64; the last are the samples that
-            the pipeline returns, to the bit.
-        columns: Names of the d coordinates.
-    """
-
-    times: tuple[float, ...]
-    states: NDArray[np.float64]
-    columns: tuple[str, ...]
-
-
-def mover_of_run(run: Path, *, verify: bool = True) -> Mover:
-    """Reads a finished run, or a model of the playground, to be drawn.
-
-    Args:
-        run: The run's folder, or a ``.json`` file.
-        verify: Whether to refuse files that have changed since they were written.
-
-    Raises:
-        RunFolderError: There is no such run or model.
-    """
-    if run.suffix == ".json" and not run.is_dir():
-        model = read_web(run)
-        toy = model.data.toy if model.data is not None else None
-        family = {"KANDenoiser": "kan", "GatedDenoiser": "gated-mlp"}
-        kind = family.get(type(model.pipeline.denoiser).__name__, "mlp")
-        data = None if toy is None else ToyData(toy=toy)
-        return Mover(run.stem, kind, model.pipeline, model.process, data, source=str(run))
-    config, pipeline = load_run(run, verify=verify)
-    data = config.data if isinstance(config.data, ToyData) else None
-    made = config.model
-    usual = config.sampling.guidance
-    return Mover(made.name, made.family, pipeline, config.process, data, usual, str(run))
-
-
-def reverse_process(
-    pipeline: PointDiffusionPipeline, num: int, steps: int, generator: torch.Generator
-) -> Reverse:
-    """Draws points or rows and keeps all states on the way.
-
-    Args:
-        pipeline: The denoiser with its sampler. Of a table, its first two columns of numbers are
-            kept.
-        num: How many.
-        steps: Steps of the sampler.
-        generator: Source of the noise; the same one gives the samples that the pipeline draws
-            without being watched.
-
-    Raises:
-        KanDiffusionError: A number is out of range, or a table has fewer than two columns of
-            numbers.
-        NonFiniteSamplesError: The samples became infinite or NaN.
-    """
-    if not isinstance(pipeline, TableDiffusionPipeline):
-        with watched(pipeline) as kept:
-            last = pipeline(num, steps, generator=generator).samples.cpu().double()
-        before = (pipeline.standardizer.invert(state.double()) for state in kept.values())
-        states = torch.stack([*before, last]).numpy()
-        return Reverse((*kept, 0.0), states, pipeline.columns)
-    named = {column.name: str(column.name) for column in pipeline.codec.columns
-             if column.kind in _NUMBERS}  # fmt: skip
-    if len(named) < 2:
-        raise KanDiffusionError(
-            f"motion needs two columns of numbers and the table has {len(named)}; draw "
-            "its rows without it"
-        )
-    shown = list(named)[:2]
-    with watched(pipeline) as kept:
-        frame = pipeline.draw(num, steps=steps, generator=generator)
-    random = np.random.default_rng(0)  # for identifiers, which are not seen
-    frames = [*(pipeline.codec.decode(state, random) for state in kept.values()), frame]
-    rows = [each[shown].to_numpy(np.float64, na_value=np.nan) for each in frames]
-    return Reverse((*kept, 0.0), np.stack(rows), tuple(named[name] for name in shown))
-
-
-def reverse_motion(
-    movers: Sequence[Mover],
-    *,
-    num: int = 1000,
-    steps: int | None = None,
-    scheduler: str | None = None,
-    seed: int = 0,
-    trails: int | None = None,
-) -> Motion:
-    """Draws the reverse processes of models side by side, from the same noise.
-
-    Models of different processes have different times; their frames are then numbered by steps.
-
-    Args:
-        movers: The models, of data with the same number of coordinates. Where a density is known,
-            its exact denoiser's process comes last.
-        num: Points of each.
-        steps: Steps of the samplers; one a frame when None, and all timesteps of ``"ddpm"``.
-        scheduler: Name of the sampler; when None DDIM, or Euler's method for flow matching, whose
-            steps are even in time.
-        seed: Seed of the noise, as of the command ``sample``.
-        trails: Points whose paths are drawn; when None a few where processes differ, else none.
-
-    Raises:
-        KanDiffusionError: Models have different dimensions, or :func:`reverse_process` fails.
-        NonFiniteSamplesError: Samples became infinite or NaN.
-    """
-    if num > MOST_MOVING:
-        raise KanDiffusionError(f"motion shows at most {MOST_MOVING:,} points, not {num:,}")
-    _require_one_shape(movers)
-    processes = {mover.process.name for mover in movers}
-    if trails is None:
-        trails = _TRAILS if len(processes) > 1 else 0
-    exact = {(mover.process, mover.data): mover for mover in movers if mover.data is not None}
-    drawn = [*movers, *map(_exact, exact.values())]
-    reverses = []
-    for mover in drawn:
-        pipeline, its_steps = _sampler(mover, scheduler, steps)
-        if not isinstance(pipeline, PointDiffusionPipeline):
-            raise KanDiffusionError(f"'{mover.name}' draws pictures and no points")
-        generator = torch_generator("samples", seed)
-        reverses.append(reverse_process(pipeline, num, its_steps, generator))
-    labels, picks = _steps_of_all([reverse.times for reverse in reverses])
-    views = [
-        _view([other for other in zip(drawn, reverses, strict=True) if _alike(mover, other[0])])
-        for mover in drawn
-    ]
-    panels = [
-        PointPanel.of(title, colour, list(reverse.states[pick]), *view, trails)
-        for title, colour, reverse, pick, view in zip(
-            _titles(drawn), _colours(drawn), reverses, picks, views, strict=True
-        )
-    ]
-    axes = views[0][0].labels if all(_alike(mover, drawn[0]) for mover in drawn) else ()
-    return Motion(labels, tuple(panels), axes)
-
-
-def picture_motion(
-    movers: Sequence[Mover],
-    *,
-    prompts: Sequence[str] = (),
-    classes: Sequence[str | int] = (),
-    num: int | None = None,
-    guidance: float | None = None,
-    steps: int | None = None,
-    scheduler: str | None = None,
-    seed: int = 0,
-) -> Motion:
-    """Draws how pictures come about, a sheet for each model, from the same noise.
-
-    Args:
-        movers: The models, of pictures of one size.
-        prompts: What is asked for, a row each.
-        classes: The same of models with classes.
-        num: Pictures of each prompt or class; when None 16 of one, 6 of several.
-        guidance: Strength of guidance; the usual one of each model when None.
-        steps: As of :func:`reverse_motion`.
-        scheduler: As of :func:`reverse_motion`.
-        seed: Seed of the noise, as of the command ``sample``.
-
-    Raises:
-        KanDiffusionError: Models draw pictures of several sizes or points, or cannot be asked so.
-        NonFiniteSamplesError: Samples became infinite or NaN.
-    """
-    _require_one_shape(movers)
-    rows = max(len(prompts) + len(classes), 1)
-    num = num or (16 if rows == 1 else 6)
-    if rows * num > _MOST_PICTURES:
-        raise KanDiffusionError(f"motion shows at most {_MOST_PICTURES} pictures, not {rows * num}")
-    across = math.ceil(math.sqrt(num)) if rows == 1 else num
-    times, sheets = [], []
-    for mover in movers:
-        pipeline, its_steps = _sampler(mover, scheduler, steps)
-        if not isinstance(pipeline, PictureDiffusionPipeline):
-            raise KanDiffusionError(f"'{mover.name}' draws points and no pictures")
-        with watched(pipeline) as kept:
-            last = pipeline(
-                list(prompts) or None,
-                its_steps,
-                class_labels=list(classes) or None,
-                num_images_per_prompt=num,
-                guidance_scale=mover.guidance if guidance is None and rows else guidance,
-                generator=torch_generator("samples", seed),
-            ).images
-        assert isinstance(last, list)
-        frames = [*map(pipeline.codec.decode, kept.values()), last]
-        times.append((*kept, 0.0))
-        sheets.append([
-            contact_sheet([frame[k : k + across] for k in range(0, len(frame), across)])
-            for frame in frames
-        ])  # fmt: skip
-    labels, picks = _steps_of_all(times)
-    return Motion(
-        labels,
-        tuple(
-            PicturePanel(title, [frames[number] for number in pick])
-            for title, frames, pick in zip(_titles(movers), sheets, picks, strict=True)
-        ),
-    )
-
-
-def _require_one_shape(movers: Sequence[Mover]) -> None:
-    shapes = {mover.pipeline.denoiser.sample_shape for mover in movers}
-    if len(shapes) > 1:
-        words = sorted(" x ".join(map(str, shape)) for shape in shapes)
-        raise KanDiffusionError(
-            f"models of {' and '.join(words)} numbers a sample cannot start from the same noise; "
-            "draw them by themselves"
-        )
-
-
-def _sampler(
-    mover: Mover, name: str | None, steps: int | None
-) -> tuple[PointDiffusionPipeline | PictureDiffusionPipeline, int]:
-    """The pipeline of a model with the sampler asked for, and its steps."""
-    pipeline = mover.pipeline
-    even = "flow-euler" if mover.process.is_flow else "ddim"
-    pipeline.scheduler = make_scheduler(name or even, pipeline.scheduler)
-    usual = mover.process.num_timesteps if name == "ddpm" else MOST_FRAMES - 1
-    return pipeline, steps or usual
-
-
-def _steps_of_all(
-    times: Sequence[Sequence[float]],
-) -> tuple[tuple[str, ...], list[NDArray[np.intp]]]:
-    """Names of frames, and which states of each process they show."""
-    count = min(MOST_FRAMES, *map(len, times))
-    picks = [np.linspace(0, len(each) - 1, count).round().astype(int) for each in times]
-    seen = [np.array(each)[pick] for each, pick in zip(times, picks, strict=True)]
-    if all(np.allclose(each, seen[0]) for each in seen):
-        return tuple(f"t = {time:.2f} T" for time in seen[0]), picks
-    return tuple(f"step {number} of {count - 1}" for number in range(count)), picks
-
-
-def _exact(mover: Mover) -> Mover:
-    """The exact denoiser of a toy, with the same process and sampler."""
-    assert mover.data is not None
-    pipeline = mover.pipeline
-    assert isinstance(pipeline, PointDiffusionPipeline)
-    density = pipeline.standardizer.rescale(mover.data.density())
-    oracle = OracleDenoiser(density, mover.process)
-    made = type(pipeline).from_pipe(pipeline, denoiser=oracle)
-    return replace(mover, name=EXACT, pipeline=made, source="")
-
-
-def _alike(one: Mover, other: Mover) -> bool:
-    """Whether two models draw points in the same units."""
-    units = [(m.data, getattr(m.pipeline, "columns", ())) for m in (one, other)]
-    return units[0] == units[1]
-
-
-def _view(group: Sequence[tuple[Mover, Reverse]]) -> tuple[PointView, NDArray[np.float64]]:
-    """How the points of models in the same units are seen, and the limits of their axes."""
-    # A model that diverges must not shrink the others.
-    lasts = [reverse.states[-1] for mover, reverse in group if mover.name == EXACT]
-    lasts = lasts or [reverse.states[-1] for _, reverse in group]
-    view = PointView.of(lasts[0], group[0][1].columns)
-    return view, view.limits([group[0][1].states[0], *lasts])
-
-
-def _titles(movers: Sequence[Mover]) -> list[str]:
-    """Names of models with what tells them apart."""
-    processes = {mover.process.name for mover in movers}
-    sets = {mover.data for mover in movers}
-    titles = [
-        mover.name
-        + (f", {mover.process.name}" if len(processes) > 1 else "")
-        + (f", {mover.data.name}" if len(sets) > 1 and mover.data is not None else "")
-        for mover in movers
-    ]
-    counts = Counter(titles)
-    return [
-        f"{title} ({mover.source})" if counts[title] > 1 and mover.source else title
-        for title, mover in zip(titles, movers, strict=True)
-    ]
-
-
-def _colours(movers: Sequence[Mover]) -> list[str]:
-    """Colours of models: those of their families, and ink for the exact denoiser."""
-    models = [{"name": str(place), "family": m.family} for place, m in enumerate(movers)]
-    styles = model_styles(pd.DataFrame(models))
-    return [
-        INK if mover.name == EXACT else styles[str(place)].colour
-        for place, mover in enumerate(movers)
-    ]
 
 
 class Panel(ABC):
@@ -471,7 +166,7 @@ class PointPanel(Panel):
             edges = bins(self.limits[0])
 
             def heights(frame: int) -> NDArray[np.float64]:
-                return np.histogram(self.frames[frame, :, 0], edges, density=True)[0]
+                return np.histogram(self.frames[frame, :, 0], edges)[0] / self.frames.shape[1]
 
             axes.set_ylim(0.0, 1.15 * max(heights(0).max(), heights(-1).max(), 1e-9))
             bars = axes.stairs(heights(0), edges, fill=True, color=self.colour)
@@ -606,18 +301,339 @@ class Motion:
         }
 
 
+@dataclass(frozen=True)
+class Mover:
+    """A model whose reverse process is drawn.
+
+    Attributes:
+        name: Its name above the panel.
+        family: Its family, which gives the colour.
+        pipeline: Its denoiser with its sampler.
+        process: Its noising process.
+        data: The toy it was trained on, whose exact denoiser is known; None of other data.
+        guidance: Strength of guidance of pictures; the pipeline's own when None.
+        source: Where it comes from, which tells models of one name apart.
+    """
+
+    name: str
+    family: str
+    pipeline: PointDiffusionPipeline | PictureDiffusionPipeline
+    process: Process
+    data: ToyData | None = None
+    guidance: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Reverse:
+    """A reverse process, in the data's own units.
+
+    Attributes:
+        times: Time of each state as a fraction of T, with shape (F,), from 1 for noise to 0.
+        states: Points at these times, with shape (F, n, d), float64; the last are the samples that
+            the pipeline returns, to the bit.
+        columns: Names of the d coordinates.
+    """
+
+    times: tuple[float, ...]
+    states: NDArray[np.float64]
+    columns: tuple[str, ...]
+
+
+def mover_of_run(run: Path, *, verify: bool = True) -> Mover:
+    """Reads a finished run, or a model of the playground, to be drawn.
+
+    Args:
+        run: The run's folder, or a ``.json`` file.
+        verify: Whether to refuse files that have changed since they were written.
+
+    Raises:
+        RunFolderError: There is no such run or model.
+    """
+    if run.suffix == ".json" and not run.is_dir():
+        model = read_web(run)
+        toy = model.data.toy if model.data is not None else None
+        data = None if toy is None else ToyData(toy=toy)
+        family = _family(model.pipeline.denoiser)
+        return Mover(run.stem, family, model.pipeline, model.process, data, source=str(run))
+    config, pipeline = load_run(run, verify=verify)
+    data = config.data if isinstance(config.data, ToyData) else None
+    made = config.model
+    usual = config.sampling.guidance
+    return Mover(made.name, made.family, pipeline, config.process, data, usual, str(run))
+
+
+def _family(denoiser: Denoiser) -> str:
+    """The family of a model of the playground."""
+    if isinstance(denoiser, GatedDenoiser):
+        return "kan" if denoiser.config["learned_functions"] else "gated-mlp"
+    return "full-kan" if isinstance(denoiser, KANDenoiser) else "mlp"
+
+
+def reverse_process(
+    pipeline: PointDiffusionPipeline, num: int, steps: int, generator: torch.Generator
+) -> Reverse:
+    """Draws points or rows and keeps all states on the way.
+
+    Args:
+        pipeline: The denoiser with its sampler. Of a table, its first two columns of numbers are
+            kept.
+        num: How many.
+        steps: Steps of the sampler.
+        generator: Source of the noise; the same one gives the samples that the pipeline draws
+            without being watched.
+
+    Raises:
+        KanDiffusionError: A number is out of range, or a table has fewer than two columns of
+            numbers.
+        NonFiniteSamplesError: The samples became infinite or NaN.
+    """
+    if not isinstance(pipeline, TableDiffusionPipeline):
+        with watched(pipeline) as kept:
+            last = pipeline(num, steps, generator=generator).samples.cpu().double()
+        before = (pipeline.standardizer.invert(state.double()) for state in kept.values())
+        states = torch.stack([*before, last]).numpy()
+        return Reverse((*kept, 0.0), states, pipeline.columns)
+    named = {column.name: str(column.name) for column in pipeline.codec.columns
+             if column.kind in _NUMBERS}  # fmt: skip
+    if len(named) < 2:
+        raise KanDiffusionError(
+            f"motion needs two columns of numbers and the table has {len(named)}; draw "
+            "its rows without it"
+        )
+    shown = list(named)[:2]
+    with watched(pipeline) as kept:
+        frame = pipeline.draw(num, steps=steps, generator=generator)
+    random = np.random.default_rng(0)  # for identifiers, which are not seen
+    frames = [*(pipeline.codec.decode(state, random) for state in kept.values()), frame]
+    rows = [each[shown].to_numpy(np.float64, na_value=np.nan) for each in frames]
+    return Reverse((*kept, 0.0), np.stack(rows), tuple(named[name] for name in shown))
+
+
+def reverse_motion(
+    movers: Sequence[Mover],
+    *,
+    num: int = 1000,
+    steps: int | None = None,
+    scheduler: str | None = None,
+    seed: int = 0,
+    trails: int | None = None,
+) -> Motion:
+    """Draws the reverse processes of models side by side, from the same noise.
+
+    Models of different processes have different times; their frames are then numbered by steps.
+
+    Args:
+        movers: The models, of data with the same number of coordinates. Where a density is known,
+            its exact denoiser's process comes last.
+        num: Points of each.
+        steps: Steps of the samplers; one a frame when None, and all timesteps of ``"ddpm"``.
+        scheduler: Name of the sampler; when None DDIM, or Euler's method for flow matching, whose
+            steps are even in time.
+        seed: Seed of the noise, as of the command ``sample``.
+        trails: Points whose paths are drawn; when None a few where processes differ, else none.
+
+    Raises:
+        KanDiffusionError: Models have different dimensions, or :func:`reverse_process` fails.
+        NonFiniteSamplesError: Samples became infinite or NaN.
+    """
+    if num > MOST_MOVING:
+        raise KanDiffusionError(
+            f"motion shows at most {MOST_MOVING:,} points, not {num:,}; take fewer"
+        )
+    _require_one_shape(movers)
+    processes = {mover.process.name for mover in movers}
+    if trails is None:
+        trails = _TRAILS if len(processes) > 1 else 0
+    exact = {(mover.process, mover.data): mover for mover in movers if mover.data is not None}
+    drawn = [*movers, *map(_exact, exact.values())]
+    reverses = []
+    for mover in drawn:
+        pipeline, its_steps = _sampler(mover, scheduler, steps)
+        if not isinstance(pipeline, PointDiffusionPipeline):
+            raise KanDiffusionError(f"'{mover.name}' draws pictures and no points")
+        generator = torch_generator("samples", seed)
+        reverses.append(reverse_process(pipeline, num, its_steps, generator))
+    labels, picks = _steps_of_all([reverse.times for reverse in reverses])
+    views = [
+        _view([other for other in zip(drawn, reverses, strict=True) if _alike(mover, other[0])])
+        for mover in drawn
+    ]
+    panels = [
+        PointPanel.of(title, colour, list(reverse.states[pick]), *view, trails)
+        for title, colour, reverse, pick, view in zip(
+            _titles(drawn), _colours(drawn), reverses, picks, views, strict=True
+        )
+    ]
+    axes = views[0][0].labels if all(_alike(mover, drawn[0]) for mover in drawn) else ()
+    return Motion(labels, tuple(panels), axes)
+
+
+def picture_motion(
+    movers: Sequence[Mover],
+    *,
+    prompts: Sequence[str] = (),
+    classes: Sequence[str | int] = (),
+    num: int | None = None,
+    guidance: float | None = None,
+    steps: int | None = None,
+    scheduler: str | None = None,
+    seed: int = 0,
+) -> Motion:
+    """Draws how pictures come about, a sheet for each model, from the same noise.
+
+    Args:
+        movers: The models, of pictures of one size.
+        prompts: What is asked for, a row each.
+        classes: The same of models with classes.
+        num: Pictures of each prompt or class; when None 16 of one, 6 of several.
+        guidance: Strength of guidance; the usual one of each model when None.
+        steps: As of :func:`reverse_motion`.
+        scheduler: As of :func:`reverse_motion`.
+        seed: Seed of the noise, as of the command ``sample``.
+
+    Raises:
+        KanDiffusionError: Models draw pictures of several sizes or points, or cannot be asked so.
+        NonFiniteSamplesError: Samples became infinite or NaN.
+    """
+    _require_one_shape(movers)
+    rows = max(len(prompts) + len(classes), 1)
+    num = num or (16 if rows == 1 else 6)
+    if rows * num > _MOST_PICTURES:
+        raise KanDiffusionError(
+            f"motion shows at most {_MOST_PICTURES} pictures, not {rows * num}; take fewer"
+        )
+    across = math.ceil(math.sqrt(num)) if rows == 1 else num
+    times, sheets = [], []
+    for mover in movers:
+        pipeline, its_steps = _sampler(mover, scheduler, steps)
+        if not isinstance(pipeline, PictureDiffusionPipeline):
+            raise KanDiffusionError(f"'{mover.name}' draws points and no pictures")
+        usual = mover.guidance if prompts or classes else None
+        with watched(pipeline) as kept:
+            last = pipeline(
+                list(prompts) or None,
+                its_steps,
+                class_labels=list(classes) or None,
+                num_images_per_prompt=num,
+                guidance_scale=usual if guidance is None else guidance,
+                generator=torch_generator("samples", seed),
+            ).images
+        assert isinstance(last, list)
+        frames = [*map(pipeline.codec.decode, kept.values()), last]
+        times.append((*kept, 0.0))
+        sheets.append([
+            contact_sheet([frame[k : k + across] for k in range(0, len(frame), across)])
+            for frame in frames
+        ])  # fmt: skip
+    labels, picks = _steps_of_all(times)
+    return Motion(
+        labels,
+        tuple(
+            PicturePanel(title, [frames[number] for number in pick])
+            for title, frames, pick in zip(_titles(movers), sheets, picks, strict=True)
+        ),
+    )
+
+
+def _require_one_shape(movers: Sequence[Mover]) -> None:
+    shapes = {mover.pipeline.denoiser.sample_shape for mover in movers}
+    if len(shapes) > 1:
+        words = sorted(" x ".join(map(str, shape)) for shape in shapes)
+        raise KanDiffusionError(
+            f"models of {' and '.join(words)} numbers a sample cannot start from the same noise; "
+            "draw them by themselves"
+        )
+
+
+def _sampler(
+    mover: Mover, name: str | None, steps: int | None
+) -> tuple[PointDiffusionPipeline | PictureDiffusionPipeline, int]:
+    """A pipeline of the same model with the sampler asked for, and its steps."""
+    even = "flow-euler" if mover.process.is_flow else "ddim"
+    scheduler = make_scheduler(name or even, mover.pipeline.scheduler)
+    pipeline = type(mover.pipeline).from_pipe(mover.pipeline, scheduler=scheduler)
+    usual = mover.process.num_timesteps if name == "ddpm" else MOST_FRAMES - 1
+    return pipeline, steps or usual
+
+
+def _steps_of_all(
+    times: Sequence[Sequence[float]],
+) -> tuple[tuple[str, ...], list[NDArray[np.intp]]]:
+    """Names of frames, and which states of each process they show."""
+    count = min(MOST_FRAMES, *map(len, times))
+    picks = [np.linspace(0, len(each) - 1, count).round().astype(int) for each in times]
+    seen = [np.array(each)[pick] for each, pick in zip(times, picks, strict=True)]
+    if all(np.allclose(each, seen[0]) for each in seen):
+        return tuple(f"t = {time:.2f} T" for time in seen[0]), picks
+    return tuple(f"step {number} of {count - 1}" for number in range(count)), picks
+
+
+def _exact(mover: Mover) -> Mover:
+    """The exact denoiser of a toy, with the same process and sampler."""
+    assert mover.data is not None
+    pipeline = mover.pipeline
+    assert isinstance(pipeline, PointDiffusionPipeline)
+    density = pipeline.standardizer.rescale(mover.data.density())
+    oracle = OracleDenoiser(density, mover.process)
+    made = type(pipeline).from_pipe(pipeline, denoiser=oracle)
+    return replace(mover, name=EXACT, pipeline=made, source="")
+
+
+def _alike(one: Mover, other: Mover) -> bool:
+    """Whether two models draw points in the same units."""
+    units = [(m.data, getattr(m.pipeline, "columns", ())) for m in (one, other)]
+    return units[0] == units[1]
+
+
+def _view(group: Sequence[tuple[Mover, Reverse]]) -> tuple[PointView, NDArray[np.float64]]:
+    """How the points of models in the same units are seen, and the limits of their axes."""
+    # A model that diverges must not shrink the others.
+    lasts = [reverse.states[-1] for mover, reverse in group if mover.name == EXACT]
+    lasts = lasts or [reverse.states[-1] for _, reverse in group]
+    view = PointView.of(lasts[0], group[0][1].columns)
+    return view, view.limits([group[0][1].states[0], *lasts])
+
+
+def _titles(movers: Sequence[Mover]) -> list[str]:
+    """Names of models with what tells them apart."""
+    processes = {mover.process.name for mover in movers}
+    sets = {mover.data for mover in movers}
+    titles = [
+        mover.name
+        + (f", {mover.process.name}" if len(processes) > 1 else "")
+        + (f", {mover.data.name}" if len(sets) > 1 and mover.data is not None else "")
+        for mover in movers
+    ]
+    counts = Counter(titles)
+    return [
+        f"{title} ({mover.source})" if counts[title] > 1 and mover.source else title
+        for title, mover in zip(titles, movers, strict=True)
+    ]
+
+
+def _colours(movers: Sequence[Mover]) -> list[str]:
+    """Colours of models: those of their families, and ink for the exact denoiser."""
+    models = [{"name": str(place), "family": m.family} for place, m in enumerate(movers)]
+    styles = model_styles(pd.DataFrame(models))
+    return [
+        INK if mover.name == EXACT else styles[str(place)].colour
+        for place, mover in enumerate(movers)
+    ]
+
+
 @report_style()
 def _moving_figure(motion: Motion) -> tuple[Figure, Callable[[int], None]]:
     """Makes a figure with a panel each, and what shows a frame of it."""
     count = len(motion.panels)
     rows, columns = -(-count // 4), min(count, 4)
     tall = 3.0 * max(panel.aspect for panel in motion.panels)
-    width, height = 3.15 * columns + 0.35, (tall + 0.5) * rows + 0.4
+    width, height = 3.15 * columns + 0.35, (tall + 0.5) * rows + 0.55
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(
         rows, columns, squeeze=False,
         gridspec_kw={
-            "left": 0.35 / width, "right": 1 - 0.15 / width, "top": 1 - 0.4 / height,
+            "left": 0.35 / width, "right": 1 - 0.15 / width, "top": 1 - 0.55 / height,
             "bottom": 0.65 / height, "wspace": 0.05, "hspace": 0.22,
         },
     )  # fmt: skip
@@ -626,7 +642,7 @@ def _moving_figure(motion: Motion) -> tuple[Figure, Callable[[int], None]]:
     shows = []
     for panel, axes in zip(motion.panels, grid.flat, strict=False):
         shows.append(panel.put(axes))
-        axes.set_title(panel.title, fontsize=10.5)
+        axes.set_title("\n".join(textwrap.wrap(panel.title, _LETTERS)[:2]), fontsize=10.5)
         if motion.axes:
             axes.set_xlabel(motion.axes[0], fontsize=9)
     if len(motion.axes) > 1:

@@ -307,9 +307,9 @@ def _pair_table(pairs: Sequence[PairScore], caption: str) -> Table:
         Head("and", words=True),
         Head("similarity"),
         Head("real rows"),
-        Head("measure", words=True),
         Head("real"),
         Head("synthetic"),
+        Head("measure", words=True),
     ]
     lines = [
         Line(
@@ -318,9 +318,9 @@ def _pair_table(pairs: Sequence[PairScore], caption: str) -> Table:
                 Cell(shortened(pair.second, 28)),
                 number_cell(pair.score),
                 number_cell(pair.perfect),
-                Cell("correlation" if pair.measure == "correlation" else "Cramér’s V"),
                 number_cell(pair.real, format_number(pair.real, 2)),
                 number_cell(pair.synthetic, format_number(pair.synthetic, 2)),
+                Cell("correlation" if pair.measure == "correlation" else "Cramér’s V"),
             ]
         )
         for pair in pairs

@@ -333,12 +333,11 @@ def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
     if len(found) < 2:
         return None
     heads = [
-        Head("setting", words=True), Head("best KAN", words=True),
+        Head("setting", words=True), Head("verdict", words=True), Head("best KAN", words=True),
         Head("best MLP", words=True), Head("KAN minus MLP", "paired difference of the means"),
+        Head("p (Holm)", "corrected over the data sets at that budget"),
         Head("ratio", "mean of the KAN over mean of the MLP"),
         Head("seeds", "seeds that both finished"), Head("p", "sign-flip test over paired seeds"),
-        Head("p (Holm)", "corrected over the data sets at that budget"),
-        Head("verdict", words=True),
     ]  # fmt: skip
     styles = model_styles(contents.results.rows)
     lines = []
@@ -355,12 +354,13 @@ def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
             sides.append(Cell(name, note, link=anchors(label, name), colour=styles[name].colour))
         cells = [
             Cell(label, f"by {MEASURES[verdict.measure]}", link=anchors("setting", label)),
+            Cell(verdict.outcome, badge=BADGES[verdict.outcome]),
             *sides,
             _interval_cell(difference.interval),
+            _p_cell(difference.p_holm),
             number_cell(difference.ratio, _ratio_text(difference)),
             number_cell(difference.interval.n, str(difference.interval.n)),
-            *(_p_cell(p) for p in (difference.p_value, difference.p_holm)),
-            Cell(verdict.outcome, badge=BADGES[verdict.outcome]),
+            _p_cell(difference.p_value),
         ]
         lines.append(Line(cells))
     return Table(heads, lines, caption="Best KAN against best MLP", kind="summary verdicts")
@@ -395,18 +395,18 @@ def lead_table(contents: ReportContents) -> Table | None:
 
 
 def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table:
-    """The models of a setting: sizes, judged measure and difference, other measures, time."""
+    """The models of a setting: parameters, judged measure, difference, then all else."""
     results = contents.results
     rows, measure = results.of_setting(label), results.judged(label)
-    sizes = [column for column in SIZES if rows[column].notna().any()]
-    others = [m for m in (*MEASURES, *results.metrics) if m != measure and rows[m].notna().any()]
+    first, *sizes = [column for column in SIZES if rows[column].notna().any()]
+    others = [m for m in (*results.metrics, *MEASURES) if m != measure and rows[m].notna().any()]
     differences = contents.decision.of_setting(label)
     styles, known = model_styles(results.rows), _heads(results)
-    heads = [Head("model", words=True), *(known[column] for column in (*sizes, measure))]
+    heads = [Head("model", words=True), *(known[column] for column in (first, measure))]
     if differences:
         heads.append(Head("− best MLP", f"paired difference of the {MEASURES[measure]}"))
         heads.append(Head("p (Holm)", "corrected over the data sets at that budget"))
-    heads += [known[column] for column in (*others, _TIME)]
+    heads += [known[column] for column in (*others, _TIME, *sizes)]
     baselines = {comparison.baseline for comparison in differences.values()}
     lines = []
     for name in contents.model_names(label):
@@ -417,8 +417,8 @@ def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table
             if trial is not None
         )
         cells = [Cell(name, f"seeds: {_seeds(group)}", colour=styles[name].colour, trials=trials)]
-        cells += [number_cell(group[column].mean(), _count(group[column])) for column in sizes]
-        cells.append(_mean_cell(group, measure))
+        counts = [number_cell(group[s].mean(), _count(group[s])) for s in (first, *sizes)]
+        cells += [counts[0], _mean_cell(group, measure)]
         if name in differences:
             difference = differences[name]
             ratio = f"ratio {_ratio_text(difference)}" if math.isfinite(difference.ratio) else ""
@@ -426,12 +426,12 @@ def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table
         elif differences:
             best = Cell("best MLP", key="0.0") if name in baselines else Cell(MISSING)
             cells += [best, Cell(MISSING)]
-        cells += [_mean_cell(group, column) for column in others]
         sampling = group["sample_seconds"].mean()
         note = f"sampling {format_seconds(sampling)}" if math.isfinite(sampling) else ""
-        cells.append(number_cell(group[_TIME].mean(), note=note))
+        cells += [_mean_cell(group, column) for column in others]
+        cells += [number_cell(group[_TIME].mean(), note=note), *counts[1:]]
         lines.append(Line(cells, anchors(label, name)))
-    shown = [*sizes, measure, *([""] * 2 if differences else []), *others, ""]
+    shown = [first, measure, *([""] * 2 if differences else []), *others, "", *sizes]
     feet = _feet(results, label, shown)
     return Table(heads, lines, feet, caption=f"Models, {label}", kind="summary models")
 

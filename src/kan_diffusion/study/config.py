@@ -193,7 +193,7 @@ class EvaluationConfig(Settings):
         moments: Moments of training, as fractions of it, at which the reverse process is recorded
             (by the first seed of every model), and at its end where there are any.
         num_drawn: Number of points a picture shows.
-        metrics: Sample metrics of one's own beside `SAMPLE_METRICS`, each as
+        metrics: Sample metrics of points of one's own beside `SAMPLE_METRICS`, each as
             ``"package.module:NAME"``.
     """
 

@@ -3,7 +3,8 @@
 A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``,
 ``scheduler/``, of captioned pictures ``text_encoder/`` and ``tokenizer/``) with ``curves.parquet``
 (loss and learning rate of every step), ``samples.safetensors`` (generated points or pictures),
-``reverse/<step>.safetensors`` (the reverse process as it was at moments of training) and
+``reverse/<step>.safetensors`` (the reverse process as it was at moments of training),
+``weights/<step>.safetensors`` (the weights then, of a small KAN whose edges can be read) and
 ``trial.json`` (the configuration, the row of results and the excess by noise level). ``trial.json``
 is written last: where it is, the trial is finished and is not run again. While a trial runs its
 state is in ``checkpoint.safetensors``.

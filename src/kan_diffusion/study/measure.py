@@ -21,6 +21,7 @@ from kan_diffusion.data.datasets import (
     fresh_dataset,
     load_dataset,
 )
+from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.data.tables import read_frame
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
@@ -108,12 +109,14 @@ def yardstick(
         features: What turns pictures into numbers; see :func:`features_of`.
     """
     name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
-    if features is not None:
+    if isinstance(dataset.codec, PictureCodec):
         noise = torch_generator("noised points", study_seed, *name)
         num, pairs = evaluation.num_samples, evaluation.num_real_pairs
         return Yardstick(
             draw_noised_points(dataset, process, evaluation.num_noised, noise, told=True),
-            real_pictures(dataset, features, num, pairs, study_seed, split) if num else {},
+            {}
+            if features is None or not num
+            else real_pictures(dataset, features, num, pairs, study_seed, split),
             likely=torch.empty(0),
             nll=None,
             features=features,

@@ -45,7 +45,7 @@ from kan_diffusion.study.config import (
     read_preset,
     read_study,
 )
-from kan_diffusion.study.trial import build
+from kan_diffusion.study.trial import build, without_text
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.defaults import (
     PictureSuggestion,
@@ -134,7 +134,7 @@ def _amount_of_model(match: Match, family: str, hidden: Sequence[float], data: D
     )
     if match == "time":
         return round(step_seconds(trial) * trial.training.steps, 3)
-    denoiser = build(trial, load_dataset(data, 0, 0))
+    denoiser = without_text(build(trial, load_dataset(data, 0, 0)))
     return {
         "params": denoiser.num_trainable,
         "flops": denoiser.flops,

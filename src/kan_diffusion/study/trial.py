@@ -58,7 +58,9 @@ from kan_diffusion.text import (
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 from kan_diffusion.training.defaults import num_held_out
 
-__all__ = ["NUM_PANELS", "build", "record_reverse", "run_trial", "told"]
+__all__ = [
+    "NUM_PANELS", "build", "followed", "record_reverse", "run_trial", "told", "without_text",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +138,7 @@ def _shared_yardstick(
     A program may add metrics while it runs, so those there are belong to the key.
     """
     dataset = load_dataset(data, study_seed, trial_seed=split)
-    features = features_of(data, study_seed)
+    features = features_of(data, study_seed) if evaluation.num_samples else None
     return yardstick(dataset, process, evaluation, study_seed, split, features)
 
 
@@ -182,6 +184,11 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
 def _shape(dataset: Dataset) -> int | tuple[int, ...]:
     """What a family is built for: coordinates of points, the shape of pictures."""
     return dataset.shape if isinstance(dataset.codec, PictureCodec) else dataset.dim
+
+
+def without_text(denoiser: Denoiser) -> Denoiser:
+    """What models are held equal in: all of a seed have one text encoder beside it."""
+    return denoiser.denoiser if isinstance(denoiser, PromptedDenoiser) else denoiser
 
 
 def told(denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
@@ -274,11 +281,9 @@ def _run_claimed(
     log_folder: Path | None,
 ) -> TrialResult:
     steps = config.training.steps
-    # Models are held equal in what differs between them: all of a seed begin with one text encoder.
-    own = denoiser.denoiser if isinstance(denoiser, PromptedDenoiser) else denoiser
     row: Row = {
         **config.keys,
-        "parameters": own.num_trainable,
+        "parameters": without_text(denoiser).num_trainable,
         "flops": denoiser.flops,
         "flops_per_edge": denoiser.flops_per_edge,
         "steps": steps,
@@ -301,7 +306,7 @@ def _run_claimed(
         try:
             panels = record_reverse(
                 _pipeline(config, dataset, current),
-                _drawn(config, dataset),
+                followed(config, dataset),
                 config.sampling.steps,
                 torch_generator("reverse process", config.study_seed, config.data.name),
                 config.sampling.guidance,
@@ -385,8 +390,8 @@ def _run_claimed(
     return result
 
 
-def _drawn(config: TrialConfig, dataset: Dataset) -> Request:
-    """What pictures of the reverse process are asked to show."""
+def followed(config: TrialConfig, dataset: Dataset) -> Request:
+    """Chooses what the recorded reverse process draws: prompts, or classes in their shares."""
     num = config.evaluation.num_drawn
     if isinstance(dataset.codec, PictureCodec):
         return shown(dataset, num)[0]

@@ -214,7 +214,7 @@ def joint_figure(joint: Joint) -> Figure:
         panels, (joint.real, joint.synthetic), ("real", "synthetic"), strict=True
     ):
         drawn = axes.pcolormesh(
-            across, down, 100 * shares, cmap="cividis", norm=PowerNorm(0.5, 0, top), rasterized=True
+            across, down, 100 * shares, cmap="Blues", norm=PowerNorm(0.5, 0, top), rasterized=True
         )
         axes.set_title(title)
         axes.grid(visible=False)

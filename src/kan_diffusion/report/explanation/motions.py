@@ -66,8 +66,9 @@ def training_motion(explanation: Explanation) -> Motion | None:
 
 
 def training_level(explanation: Explanation) -> str:
-    """Names the noise level at which edges are seen in training."""
-    return level_label(explanation.training[-1].network.levels[0])
+    """Names the noise level at which edges are seen in training; nothing where it is not."""
+    levels = [moment.network.levels[0] for moment in explanation.training[-1:]]
+    return level_label(levels[0]) if levels else ""
 
 
 def _names(explanation: Explanation) -> tuple[str, ...]:

@@ -87,22 +87,24 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
 def _add_motion(page: Page, explanation: Explanation) -> None:
     """Adds players of the reverse processes, and of the training where it was recorded."""
     section = page.section("In motion", "motion")
-    stages, training = stages_motion(explanation), training_motion(explanation)
-    if stages is not None:
-        exact = " beside the exact denoiser’s" if "exact" in explanation.reverse else ""
-        add_player(
-            section, stages,
+    exact = " beside the exact denoiser’s" if "exact" in explanation.reverse else ""
+    motions = (
+        (
+            "Reverse processes from noise to samples", stages_motion,
             f"The reverse process of each stage{exact}, from the same noise. Between recorded "
             "times, a tenth of T apart, points move straight.",
-            "Reverse processes from noise to samples",
-        )  # fmt: skip
-    if training is not None:
-        add_player(
-            section, training,
+        ),
+        (
+            "Samples and edges at moments of training", training_motion,
             "Training: what the network draws from the same noise, and its most important edges "
             f"at {training_level(explanation)}, over the inputs that they then have.",
-            "Samples and edges at moments of training",
-        )  # fmt: skip
+        ),
+    )  # fmt: skip
+    for alternative, moving, caption in motions:
+        with section.keeping_going(alternative):
+            motion = moving(explanation)
+            if motion is not None:
+                add_player(section, motion, caption, alternative)
 
 
 def _figures(explanation: Explanation) -> Iterator[tuple[str, Callable[[], Figure], str, str]]:

@@ -74,6 +74,9 @@
     network.replaceChildren();
     network.setAttribute("viewBox", `0 0 ${of.width * SCALE} ${(of.height + up + down) * SCALE}`);
     network.setAttribute("width", of.width * SCALE);
+    // On a narrow screen it rolls where its letters would be smaller than nine pixels.
+    const ends = [of.units[0], of.units.at(-1)].map(layer => layer.names.length);
+    network.style.minWidth = `${of.width * SCALE * 9 / (Math.max(...ends) > 11 ? 11 : 13)}px`;
     const order = of.edges.map((_, i) => i).sort((a, b) => of.edges[a].importance - of.edges[b].importance);
     const groups = [];
     for (const index of order) {

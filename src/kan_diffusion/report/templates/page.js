@@ -4,6 +4,8 @@ const pages = [...document.querySelectorAll("[data-page]")];
 function show() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   const page = target?.closest("[data-page]") ?? pages[0];
+  const fold = target?.closest("details");
+  if (fold) fold.open = true;
   for (const other of pages) other.classList.toggle("current", other === page);
   for (const link of document.querySelectorAll("nav.pages a")) {
     if (link.hash === "#" + page.id) link.setAttribute("aria-current", "page");

@@ -84,6 +84,7 @@ for (const figure of document.querySelectorAll("figure.player")) {
   };
 
   const stage = make("div", { className: motion.panels.length > 6 ? "stage many" : "stage" });
+  stage.style.setProperty("--panels", motion.panels.length);
   const panels = motion.panels.map(panel => {
     const canvas = make("canvas", { className: panel.kind === "pictures" ? "" : "ink" });
     canvas.setAttribute("role", "img");

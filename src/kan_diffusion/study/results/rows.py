@@ -130,7 +130,8 @@ class Results:
         absent = [column for column in _KEYS if column not in rows]
         if absent and len(rows):
             raise DataError(f"the rows have no column '{absent[0]}'; give those of a study")
-        known: dict[str, Score] = {**PICTURE_SCORES, **metrics_named(metrics)}
+        own = metrics_named(metrics)
+        known: dict[str, Score] = {**own, **PICTURE_SCORES, **own}  # in the order of the first
         scores = [*known, *(f"{key}_real" for key in known)]
         numbers = ["budget", *SIZES, *_TIMES, *_MEASURED, *scores]
         columns = dict.fromkeys([*_KEYS, *_WORDS, *numbers, *rows.columns])
