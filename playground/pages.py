@@ -73,7 +73,7 @@ def explanation(folder: Path) -> None:
     """Makes the page of a network that was trained for a few steps."""
     run = folder / "explanation" / "run"
     trial = single_trial("oblique-modes", family="readable-kan", params=140, steps=150, seed=1)
-    few = trial.evaluation.model_copy(update=FEW)
+    few = trial.evaluation.model_copy(update={**FEW, "moments": (0.0, 0.5)})
     run_trial(trial.model_copy(update={"evaluation": few}), run, device="cpu")
     library = {name: LIBRARY[name] for name in ("linear", "tanh")}
     search = SearchOptions(library=library, seconds=2.0)
