@@ -231,18 +231,17 @@ def score_pictures(
     }
     real = dataset.heldout[rows]
     if dataset.things:
-        scenes = draw_scenes(num, numpy_generator("asked", *names), dataset.things, "held-out")
-        others, size = Request.of_scenes(scenes), dataset.shape[-1]
-        parts = (
-            ("seen", asked, drawn(asked, guidance, "guided"), real),
-            ("unseen", others, drawn(others, guidance, "unseen"), _rendered(scenes, size)),
-        )
-        for which, what, samples, of_real in parts:
-            for end, judged in (("", samples), ("_real", of_real)):
+        kinds: tuple[tuple[str, Combinations], ...] = (("seen", "seen"), ("unseen", "held-out"))
+        for which, combinations in kinds:
+            generator = numpy_generator("asked", which, *names)
+            scenes = draw_scenes(num, generator, dataset.things, combinations)
+            what = Request.of_scenes(scenes)  # says all that was held out, or could have been
+            samples = drawn(what, guidance, which)
+            for end, judged in (("", samples), ("_real", _rendered(scenes, dataset.shape[-1]))):
                 scores = _read(judged, what, dataset.things)
                 found |= {f"{which}_{kind}{end}": value for kind, value in scores.items()}
         found["read_plain"] = _read(plain, asked, dataset.things)["all"]
-        found["read_plain_real"] = found["seen_all_real"]
+        found["read_plain_real"] = _read(real, asked, dataset.things)["all"]
     elif (judge := _class_judge(dataset)) is not None and asked.labels is not None:
         guided = judge.score(drawn(asked, guidance, "guided"), asked.labels)
         found |= {"read": guided.right, "read_real": judge.accuracy}
