@@ -239,7 +239,6 @@ def test_files_that_cannot_be_used_are_one_line(
         (["compare", "notebook", "--params", "300"], "leave --params, --match and --budget out"),
         (["compare", "missing.yaml"], "study file 'missing.yaml' cannot be read"),
         (["sample", "nowhere"], "'nowhere' holds no finished run"),
-        (["sample", "nowhere", "--out", "points.txt"], "ending must be .csv, .csv.gz, .tsv,"),
         (["evaluate", "nowhere"], "'nowhere' holds no finished run"),
         (["report", "nowhere"], "'nowhere' holds neither a study nor a finished run"),
     ],
@@ -316,6 +315,12 @@ def test_damaged_runs_are_one_line(
         assert f"{name}' is not what the run wrote" in cli(*words).error
         assert message in cli(*words, "--unverified").error
     assert not (tmp_path / "new.csv").exists()
+
+
+def test_an_unknown_ending_is_one_line(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "points.txt"
+    assert "ending must be .csv, .csv.gz, .tsv," in cli("sample", trained, "--out", out).error
+    assert not out.exists()
 
 
 def test_unknown_sampler_is_one_line(cli: Cli, trained: Path, tmp_path: Path) -> None:
