@@ -66,6 +66,15 @@ def test_a_page_holds_everything_in_order_and_loads_nothing(tmp_path, leaves):
     assert read.links == (["overview", "section", "another", "formula"] if leaves else [])
 
 
+def test_no_level_of_headings_is_skipped(tmp_path):
+    page = Page("Title")
+    page.section("Data").section("", "setting").text("Said.").section("Time").text("Used.")
+    text = page.write(tmp_path / "page.html").read_text("utf-8")
+    assert re.findall(r"<h([1-6])[^>]*>([^<]*)<", text) == [
+        ("1", "Title"), ("2", "Data"), ("3", "Time")
+    ]  # fmt: skip
+
+
 def test_whatever_is_written_into_a_page_stays_text(tmp_path):
     page = Page(HOSTILE, HOSTILE, script="explanation.js", data={"a": HOSTILE})
     page.text(HOSTILE).items([HOSTILE]).code(HOSTILE).facts({HOSTILE: HOSTILE})

@@ -58,7 +58,7 @@ class Section:
     Attributes:
         title: Its heading; none where empty.
         anchor: Its id, to which links lead.
-        level: Level of its heading, from 2.
+        level: Level of its heading, from 2; where it has none, that of the parts in it.
     """
 
     def __init__(self, title: str, anchor: str, level: int, anchors: Anchors) -> None:
@@ -88,7 +88,7 @@ class Section:
             *words: What its id is made of; the title where empty.
         """
         anchor = self.anchors(*(words or (title,)))
-        made = Section(title, anchor, self.level + 1, self.anchors)
+        made = Section(title, anchor, self.level + bool(self.title), self.anchors)
         self._blocks.append(made)
         return made
 
