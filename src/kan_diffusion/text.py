@@ -46,7 +46,7 @@ _ROOM = 8
 """Tokens that a prompt may have more than the longest caption."""
 
 _PART = "text_model."
-"""What the names of a text model's tensors begin with in a folder of all of CLIP."""
+"""Prefix of the names of a text model's tensors in a folder of all of CLIP."""
 
 
 def make_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:

@@ -82,7 +82,7 @@ PICTURE_SCORES: dict[str, Score] = {score.key: score for score in _scores()}
 
 @dataclass(frozen=True)
 class Request:
-    """What a model is asked to draw.
+    """A request to a model: how many pictures, and of which prompts or classes.
 
     Attributes:
         num: Number of pictures.
@@ -105,7 +105,7 @@ class Request:
         )
 
     def words(self, classes: Sequence[str]) -> list[str]:
-        """What each picture is asked to show, in words: its prompt, or the name of its class."""
+        """The prompt of each picture, or the name of its class."""
         if self.prompts is not None:
             return list(self.prompts)
         return [""] * self.num if self.labels is None else [classes[i] for i in self.labels]

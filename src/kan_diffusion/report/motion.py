@@ -85,7 +85,7 @@ _DPI = 100
 _SHRUNK = tuple((scale, colours) for scale in (1.0, 0.8, 0.64, 0.5) for colours in (64, 24))
 """Sizes and numbers of colours that a GIF is tried with, until it is small enough."""
 _ABSENT = 65_535
-"""What stands in a player's data for a coordinate that is no number."""
+"""Stands in a player's data for a coordinate that is no number."""
 
 
 class Panel(ABC):

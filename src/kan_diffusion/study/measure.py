@@ -239,7 +239,7 @@ def measure(
 def _told(
     pipeline: PictureDiffusionPipeline, dataset: Dataset, rows: Tensor | None
 ) -> dict[str, Tensor]:
-    """What a model of pictures is told of held-out ones, by the names of its conditions."""
+    """The conditions of held-out pictures, by their names."""
     assert rows is not None
     asked = Request.of(dataset, rows)
     if pipeline.text_encoder is not None and asked.prompts is not None:

@@ -182,17 +182,17 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
 
 
 def _shape(dataset: Dataset) -> int | tuple[int, ...]:
-    """What a family is built for: coordinates of points, the shape of pictures."""
+    """The size a family is built for: coordinates of points, the shape of pictures."""
     return dataset.shape if isinstance(dataset.codec, PictureCodec) else dataset.dim
 
 
 def without_text(denoiser: Denoiser) -> Denoiser:
-    """What models are held equal in: all of a seed have one text encoder beside it."""
+    """The denoiser, in which models are held equal: all of a seed have one text encoder beside it."""
     return denoiser.denoiser if isinstance(denoiser, PromptedDenoiser) else denoiser
 
 
 def told(denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
-    """What a denoiser is told of each training sample, by the names of its conditions."""
+    """The conditions of each training sample, by their names."""
     if isinstance(denoiser, PromptedDenoiser):
         assert dataset.captions is not None
         return {"input_ids": tokenize(denoiser.tokenizer, dataset.captions)}

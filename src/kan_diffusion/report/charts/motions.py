@@ -78,7 +78,7 @@ def training_motion(contents: ReportContents, label: str) -> Motion | None:
 
 
 def _of(recorded: dict[tuple[str, str], T], label: str) -> list[tuple[str, T]]:
-    """What was recorded of each model of a setting."""
+    """The records of each model of a setting."""
     return [(name, each) for (of, name), each in recorded.items() if of == label]
 
 
