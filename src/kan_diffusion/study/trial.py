@@ -187,7 +187,7 @@ def _shape(dataset: Dataset) -> int | tuple[int, ...]:
 
 
 def without_text(denoiser: Denoiser) -> Denoiser:
-    """The denoiser, in which models are held equal: all of a seed have one text encoder beside it."""
+    """The denoiser alone, in which models of a comparison are held equal, without its encoder."""
     return denoiser.denoiser if isinstance(denoiser, PromptedDenoiser) else denoiser
 
 
