@@ -102,7 +102,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tens
         KanDiffusionError: A prompt has more tokens than fit.
     """
     length = int(tokenizer.model_max_length)
-    lists = [list(ids) for ids in tokenizer(list(prompts))["input_ids"]]
+    lists = [list(ids) for ids in tokenizer(list(prompts), verbose=False)["input_ids"]]
     for prompt, ids in zip(prompts, lists, strict=True):
         if len(ids) > length:
             raise KanDiffusionError(
@@ -126,7 +126,7 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) ->
     known = [word for word in tokenizer.get_vocab() if word not in _SPECIAL]
     said: dict[str, str] = {}
     for prompt in prompts:
-        encoded = tokenizer(prompt, return_offsets_mapping=True)
+        encoded = tokenizer(prompt, return_offsets_mapping=True, verbose=False)
         places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         for token, (start, end) in places:
             word = prompt[start:end]
@@ -245,7 +245,7 @@ def read_text_encoder(
     tokenizer = _read_tokenizer(words)
     most = encoder.config.max_position_embeddings
     if captions:
-        most = min(most, _ROOM + max(map(len, tokenizer(list(captions))["input_ids"])))
+        most = min(most, _ROOM + max(map(len, tokenizer(list(captions), verbose=False)["input_ids"])))
     tokenizer.model_max_length = min(int(tokenizer.model_max_length), most)
     require_pair(encoder, tokenizer)
     return encoder.eval(), tokenizer

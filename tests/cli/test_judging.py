@@ -82,7 +82,7 @@ def test_points_have_no_page(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
     assert cli("train", "moons", *QUICK, "--out", tmp_path / "run").code == 0
     assert cli("evaluate", tmp_path / "run").code == 0
     words = ("evaluate", tmp_path / "run", "--out", tmp_path / "page.html")
-    assert "is a model of points" in cli(*words).error
+    assert "is no model of a table; --out is for tables" in cli(*words).error
 
 
 @pytest.mark.parametrize("seed", [0, 3])

@@ -70,7 +70,7 @@ def test_a_trial_ends_at_its_budget_of_time(
     result = run_trial(trial, tmp_path, device="cpu")
     assert result.row["steps"] == 150
     assert result.row["train_cpu_seconds"] == pytest.approx(1.5)
-    assert {path.stem for path in (tmp_path / "reverse").iterdir()} == {"0", "75"}
+    assert {path.stem for path in (tmp_path / "reverse").iterdir()} == {"0", "75", "150"}
 
 
 def test_budgets_may_be_for_some_data_and_models_only() -> None:

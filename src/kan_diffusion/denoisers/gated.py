@@ -151,7 +151,7 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
         grid_size: int = 8,
         order: int = 3,
         grid_range: tuple[float, float] = (-4.0, 4.0),
-        function_rate: float = 1.0,
+        function_rate: float = 3.0,
         gated: bool = True,
         residual: bool = True,
         rank: int | None = 3,

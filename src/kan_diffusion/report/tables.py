@@ -398,7 +398,8 @@ def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table
     """The models of a setting: parameters, judged measure, difference, then all else."""
     results = contents.results
     rows, measure = results.of_setting(label), results.judged(label)
-    first, *sizes = [column for column in SIZES if rows[column].notna().any()]
+    known_sizes = [column for column in SIZES if rows[column].notna().any()]
+    first, *sizes = known_sizes or SIZES[:1]  # none where all trials failed
     others = [m for m in (*results.metrics, *MEASURES) if m != measure and rows[m].notna().any()]
     differences = contents.decision.of_setting(label)
     styles, known = model_styles(results.rows), _heads(results)
