@@ -245,7 +245,9 @@ def read_text_encoder(
     tokenizer = _read_tokenizer(words)
     most = encoder.config.max_position_embeddings
     if captions:
-        most = min(most, _ROOM + max(map(len, tokenizer(list(captions), verbose=False)["input_ids"])))
+        most = min(
+            most, _ROOM + max(map(len, tokenizer(list(captions), verbose=False)["input_ids"]))
+        )
     tokenizer.model_max_length = min(int(tokenizer.model_max_length), most)
     require_pair(encoder, tokenizer)
     return encoder.eval(), tokenizer
