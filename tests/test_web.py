@@ -182,7 +182,7 @@ def test_missing_and_torn_files_are_refused(tmp_path: Path) -> None:
         (KANDenoiser(2, (3,), basis="rbf"), "basis = 'rbf'"),
         (SplineMLPDenoiser(2, (3,)), "not a SplineMLPDenoiser"),
         (KANDenoiser(3, (3,)), "two coordinates, not 3"),
-        (MLPDenoiser(2, (3,), num_classes=2), "num_classes = 2"),
+        (MLPDenoiser(2, (3,), num_classes=2), "no models with classes; train one without"),
         (MLPDenoiser(2, (3,), blocks=(1, 1)), "blocks"),
         (KANDenoiser(2, (3,), extrapolation="zero"), "extrapolation = 'zero'"),
     ],

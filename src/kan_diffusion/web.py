@@ -170,8 +170,11 @@ def _require_shown(name: str, dim: int, settings: Mapping[str, object]) -> None:
         raise KanDiffusionError(
             f"the playground shows points of two coordinates, not {dim}; {remedy}"
         )
+    if settings.get("num_classes"):
+        raise KanDiffusionError(
+            "the playground shows no models with classes; train one without --conditional"
+        )
     wanted: dict[str, tuple[object, ...]] = {
-        "num_classes": (0,),
         "blocks": ([], ()),
         "basis": ("bspline",),
         "edge_scale": (False,),

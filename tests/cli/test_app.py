@@ -534,6 +534,14 @@ def test_points_of_a_class_are_drawn_by_its_name_or_number(
     )
     assert "'s-curve' has no classes" in cli("train", "s-curve", "--conditional").error
 
+    page = tmp_path / "points.html"
+    moving = ("sample", run, "--animate", page, "--steps", 4, "--num", 20)
+    assert cli(*moving, "--class", "upper", "--class", 1).code == 0
+    assert "<title>From noise to upper, 1</title>" in page.read_text()
+    assert "has no class 'middle'" in cli(*moving, "--class", "middle", "--overwrite").error
+    assert "give --class, or leave it out" in cli(*moving, "--guidance", 2, "--overwrite").error
+    assert "train one without --conditional" in cli("export", run, "--to", "web").error
+
 
 def test_runs_are_animated_side_by_side(cli: Cli, trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "both.gif"

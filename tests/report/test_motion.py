@@ -52,8 +52,9 @@ def _mover(family: str = "mlp", process: str = "cosine", data: ToyData | None = 
     chosen = get_process(process)
     toy = load_dataset(data or ToyData(toy="moons", num_points=10))
     denoiser = build_denoiser(
-        family, toy.dim, num_train_timesteps=1000, params=600, generator=seeded()
-    )
+        family, toy.dim, num_train_timesteps=1000, params=600, num_classes=len(toy.classes),
+        generator=seeded(),
+    )  # fmt: skip
     pipeline = PointDiffusionPipeline(
         denoiser, make_scheduler(None, chosen.scheduler()), toy.standardizer.mean,
         toy.standardizer.scale, toy.columns,
@@ -144,6 +145,29 @@ def test_the_exact_denoiser_draws_the_data_in_their_own_units() -> None:
     density = ToyData(toy="two-modes").density()
     assert abs(last.mean() - float(density.mean)) < 0.1 * float(density.std)
     assert last.std() == pytest.approx(float(density.std), rel=0.05)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_class_is_drawn_beside_the_exact_denoiser_of_that_class(guidance: float) -> None:
+    data = ToyData(toy="moons", num_points=10, conditional=True)
+    mover = replace(_mover(data=data), labels=(1,))
+    motion = reverse_motion([mover], num=50, steps=10, guidance=guidance)
+    model, exact = (panel.frames[-1] for panel in motion.panels)
+    labels = {"class_labels": 1, "guidance_scale": guidance}
+    pipeline = mover.pipeline
+    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler)
+    told = pipeline(50, 10, generator=torch_generator("samples", 0), **labels).samples
+    np.testing.assert_array_equal(model, told.numpy())
+    density = pipeline.standardizer.rescale(data.density())
+    parts = [density.component(label) for label in (0, 1)]
+    other = ExactDenoiser(mover.process, *parts, density, dtype=torch.float32)
+    pipeline = type(pipeline).from_pipe(pipeline, denoiser=other)
+    told = pipeline(50, 10, generator=torch_generator("samples", 0), **labels).samples
+    np.testing.assert_allclose(exact, told.numpy(), rtol=1e-3, atol=1e-3)
+    upper = reverse_motion([replace(mover, labels=(0,))], num=50, steps=10).panels[-1].frames[-1]
+    assert upper[:, 1].mean() > exact[:, 1].mean() + 0.3
+    with refused("at most 5,000 points, not 6,000"):
+        reverse_motion([replace(mover, labels=(0, 1))], num=3000)
 
 
 def test_two_processes_are_counted_by_steps_and_leave_trails() -> None:

@@ -11,6 +11,7 @@ import shlex
 import sys
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -715,8 +716,7 @@ def sample(
         )
     else:
         labels = [_label(each, classes, run) for each in of_class or ()]
-        if guidance is not None and not labels:
-            raise KanDiffusionError("--guidance is towards a class; give --class, or leave it out")
+        _require_classes(guidance, labels)
         num = num or 1000
         points = pipeline(
             num * max(1, len(labels)),
@@ -775,15 +775,23 @@ def _animate(
         )  # fmt: skip
         asked = ", ".join([*prompts, *classes]) or "pictures"
     else:
-        if prompts or classes or guidance is not None:
+        if prompts:
             raise KanDiffusionError(
-                f"'{runs[0]}' is a model of points; --prompt, --class and --guidance are for "
-                "models of pictures"
+                f"'{runs[0]}' is a model of points; --prompt is for models of pictures"
             )
-        asked = "points"
+        _require_classes(guidance, classes)
+        movers = [
+            replace(mover, labels=tuple(
+                _label(each, () if mover.data is None else mover.data.classes, run)
+                for each in classes
+            ))
+            for mover, run in zip(movers, runs, strict=True)
+        ]  # fmt: skip
+        asked = ", ".join(classes) or "points"
         motion = reverse_motion(
-            movers, num=num or 1000, steps=steps, scheduler=scheduler, seed=seed, trails=trails
-        )
+            movers, num=num or 1000, steps=steps, scheduler=scheduler, seed=seed, trails=trails,
+            guidance=1.0 if guidance is None else guidance,
+        )  # fmt: skip
     typer.echo(write_motion(motion, path, f"From noise to {asked}"))
 
 
@@ -933,6 +941,11 @@ def _label(text: str, classes: tuple[str, ...], run: Path) -> int:
             f"'{run}' has no class '{text}'; give one of {', '.join(map(str, known))}"
         )
     return (classes if text in classes else numbers).index(text)
+
+
+def _require_classes(guidance: float | None, classes: Sequence[str | int]) -> None:
+    if guidance is not None and not classes:
+        raise KanDiffusionError("--guidance is towards a class; give --class, or leave it out")
 
 
 def _require_place(out: Path, overwrite: bool) -> None:

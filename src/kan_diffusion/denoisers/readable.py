@@ -419,7 +419,7 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
         )
     if denoiser.num_classes:
         raise KanDiffusionError(
-            "a denoiser with classes cannot be taken apart yet; train one without"
+            "a denoiser with classes cannot be taken apart; train one without --conditional"
         )
     layers = denoiser.layers
     if not isinstance(layers[0].basis, GridBasis):

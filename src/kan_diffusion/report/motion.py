@@ -313,6 +313,7 @@ class Mover:
         data: The toy it was trained on, whose exact denoiser is known; None of other data.
         guidance: Strength of guidance of pictures; the pipeline's own when None.
         source: Where it comes from, which tells models of one name apart.
+        labels: Classes of which points are drawn, as many of each; all of them when empty.
     """
 
     name: str
@@ -322,6 +323,7 @@ class Mover:
     data: ToyData | None = None
     guidance: float | None = None
     source: str = ""
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -371,17 +373,24 @@ def _family(denoiser: Denoiser) -> str:
 
 
 def reverse_process(
-    pipeline: PointDiffusionPipeline, num: int, steps: int, generator: torch.Generator
+    pipeline: PointDiffusionPipeline,
+    num: int,
+    steps: int,
+    generator: torch.Generator,
+    labels: Sequence[int] = (),
+    guidance: float = 1.0,
 ) -> Reverse:
     """Draws points or rows and keeps all states on the way.
 
     Args:
         pipeline: The denoiser with its sampler. Of a table, its first two columns of numbers are
             kept.
-        num: How many.
+        num: How many, of each class where there are labels.
         steps: Steps of the sampler.
         generator: Source of the noise; the same one gives the samples that the pipeline draws
             without being watched.
+        labels: Classes of which points are drawn; all of them when empty. Tables have none.
+        guidance: Strength of guidance towards the class; 1 is none.
 
     Raises:
         KanDiffusionError: A number is out of range, or a table has fewer than two columns of
@@ -390,7 +399,14 @@ def reverse_process(
     """
     if not isinstance(pipeline, TableDiffusionPipeline):
         with watched(pipeline) as kept:
-            last = pipeline(num, steps, generator=generator).samples.cpu().double()
+            last = pipeline(
+                num * max(1, len(labels)),
+                steps,
+                generator=generator,
+                class_labels=[label for label in labels for _ in range(num)] or None,
+                guidance_scale=guidance,
+            ).samples
+        last = last.cpu().double()
         before = (pipeline.standardizer.invert(state.double()) for state in kept.values())
         states = torch.stack([*before, last]).numpy()
         return Reverse((*kept, 0.0), states, pipeline.columns)
@@ -418,6 +434,7 @@ def reverse_motion(
     scheduler: str | None = None,
     seed: int = 0,
     trails: int | None = None,
+    guidance: float = 1.0,
 ) -> Motion:
     """Draws the reverse processes of models side by side, from the same noise.
 
@@ -426,20 +443,22 @@ def reverse_motion(
     Args:
         movers: The models, of data with the same number of coordinates. Where a density is known,
             its exact denoiser's process comes last.
-        num: Points of each.
+        num: Points of each, or of each of its classes that are asked for.
         steps: Steps of the samplers; one a frame when None, and all timesteps of ``"ddpm"``.
         scheduler: Name of the sampler; when None DDIM, or Euler's method for flow matching, whose
             steps are even in time.
         seed: Seed of the noise, as of the command ``sample``.
         trails: Points whose paths are drawn; when None a few where processes differ, else none.
+        guidance: Strength of guidance towards the classes that are asked for; 1 is none.
 
     Raises:
         KanDiffusionError: Models have different dimensions, or :func:`reverse_process` fails.
         NonFiniteSamplesError: Samples became infinite or NaN.
     """
-    if num > MOST_MOVING:
+    total = num * max(1, *(len(mover.labels) for mover in movers))
+    if total > MOST_MOVING:
         raise KanDiffusionError(
-            f"motion shows at most {MOST_MOVING:,} points, not {num:,}; take fewer"
+            f"motion shows at most {MOST_MOVING:,} points, not {total:,}; take fewer"
         )
     _require_one_shape(movers)
     processes = {mover.process.name for mover in movers}
@@ -453,7 +472,9 @@ def reverse_motion(
         if not isinstance(pipeline, PointDiffusionPipeline):
             raise KanDiffusionError(f"'{mover.name}' draws pictures and no points")
         generator = torch_generator("samples", seed)
-        reverses.append(reverse_process(pipeline, num, its_steps, generator))
+        reverses.append(
+            reverse_process(pipeline, num, its_steps, generator, mover.labels, guidance)
+        )
     labels, picks = _steps_of_all([reverse.times for reverse in reverses])
     views = [
         _view([other for other in zip(drawn, reverses, strict=True) if _alike(mover, other[0])])
