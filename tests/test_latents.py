@@ -25,27 +25,15 @@ from kan_diffusion import (
     train,
 )
 from kan_diffusion.errors import RunFolderError
+from picture_networks import autoencoder
 
 PICTURES = PictureCodec(size=16)
-
-
-def _vae(**options: object) -> AutoencoderKL:
-    settings: dict[str, object] = {
-        "down_block_types": ["DownEncoderBlock2D"] * 2,
-        "up_block_types": ["UpDecoderBlock2D"] * 2,
-        "block_out_channels": [4, 8],
-        "norm_num_groups": 2,
-        "latent_channels": 2,
-        "scaling_factor": 0.4,
-        "shift_factor": 0.3,
-    }
-    return AutoencoderKL(**{**settings, **options}).eval()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vae")
-    _vae().save_pretrained(folder)
+    autoencoder().save_pretrained(folder)
     return folder
 
 
@@ -154,7 +142,7 @@ def test_files_with_the_former_names_of_attention_are_read_too(
 def test_a_folder_of_no_autoencoder_is_refused(
     damage: Callable[[str], str], message: str, folder: Path, tmp_path: Path
 ) -> None:
-    _vae().save_pretrained(tmp_path)
+    autoencoder().save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(damage(config.read_text()))
     with refused(message, RunFolderError):
@@ -165,6 +153,6 @@ def test_a_folder_of_no_autoencoder_is_refused(
 
 def test_an_autoencoder_of_other_pictures_is_refused() -> None:
     with refused("takes 3 channels and pictures of mode L have 1; choose another mode"):
-        LatentCodec(PictureCodec(size=16, mode="L"), _vae())
+        LatentCodec(PictureCodec(size=16, mode="L"), autoencoder())
     with refused("one latent of 2 x 2 pixels, which do not divide pictures of 15"):
-        LatentCodec(PictureCodec(size=15), _vae())
+        LatentCodec(PictureCodec(size=15), autoencoder())

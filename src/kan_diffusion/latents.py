@@ -137,8 +137,11 @@ class LatentCodec:
     @torch.no_grad()
     def from_pixels(self, samples: Tensor) -> Tensor:
         """Turns samples of pixels, shape (n, C, P, P), from -1 to 1, into latents."""
-        parts = samples.to(self.vae.device, self.vae.dtype).split(_AT_ONCE)
-        means = torch.cat([self.vae.encode(part).latent_dist.mean for part in parts])
+        parts = samples.to(self.vae.dtype).split(_AT_ONCE)
+        means = torch.cat([
+            self.vae.encode(part.to(self.vae.device)).latent_dist.mean.to(samples.device)
+            for part in parts
+        ])  # fmt: skip
         scale, shift = self._scale_and_shift
         return (means - shift) * scale
 

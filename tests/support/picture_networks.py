@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 Call = tuple[Tensor, ...]
 
@@ -114,6 +118,22 @@ def output(network: nn.Module, call: Call) -> Tensor:
 def change(before: Tensor, after: Tensor) -> float:
     """Root mean square of a difference, as a share."""
     return float((before.double() - after.double()).norm() / before.double().norm())
+
+
+def autoencoder(**options: object) -> AutoencoderKL:
+    """One of pictures in colour, whose latents have two channels and half the pixels a side."""
+    from diffusers import AutoencoderKL
+
+    settings: dict[str, object] = {
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "block_out_channels": [4, 8],
+        "norm_num_groups": 2,
+        "latent_channels": 2,
+        "scaling_factor": 0.4,
+        "shift_factor": 0.3,
+    }
+    return AutoencoderKL(**{**settings, **options}).eval()
 
 
 def save_clip(folder: Path) -> Path:

@@ -388,11 +388,24 @@ def train(
     objects: Annotated[
         int | None, typer.Option(help="Things of a scene of shapes at most.", show_default="1")
     ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="Channels of pictures: L (grey), RGB or RGBA.", show_default="as the pictures are"
+        ),
+    ] = None,
     text_encoder: Annotated[
         Path | None,
         typer.Option(
             help="Folder of a pretrained CLIP text model for captions, which stays as it is.",
             show_default="a small one that is trained along",
+        ),
+    ] = None,
+    vae: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a pretrained AutoencoderKL: its latents of pictures are trained on.",
+            show_default="pixels are",
         ),
     ] = None,
     columns: Annotated[
@@ -468,8 +481,8 @@ def train(
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
-        holdout=holdout, size=size, objects=objects, text_encoder=text_encoder, kinds=kinds,
-        seed=seed, sparsify=sparsify, conditional=conditional,
+        holdout=holdout, size=size, objects=objects, mode=mode, text_encoder=text_encoder, vae=vae,
+        kinds=kinds, seed=seed, sparsify=sparsify, conditional=conditional,
     )  # fmt: skip
     if moments:
         recorded = {"moments": tuple(number / moments for number in range(moments))}
@@ -483,7 +496,10 @@ def train(
     floor = known_floor(config.data, config.process)
     pictures = isinstance(config.data, PictureData)
     if pictures:
-        typer.echo(_in_short(load_dataset(config.data, config.study_seed, config.seed)))
+        said = _in_short(load_dataset(config.data, config.study_seed, config.seed))
+        if vae is not None:
+            said += f"; trained on as latents of '{vae}', for which no oracle is known"
+        typer.echo(said)
     with show_training(config.label, config.training.steps, floor) as on_progress:
         result = run_trial(
             config,

@@ -169,7 +169,8 @@ def _warnings(config: StudyConfig, trials: tuple[TrialResult, ...]) -> list[str]
         for data in config.data
         if not isinstance(data, ToyData)
     }
-    without = [name for name, oracle in oracles.items() if oracle == "none"]
+    of_latents = any(model.vae is not None for model in config.models)
+    without = [name for name, oracle in oracles.items() if oracle == "none" or of_latents]
     if without:
         warnings.append(
             f"No oracle is known for {listed(without)}: models are judged by their held-out loss "

@@ -81,6 +81,8 @@ class ModelConfig(Settings):
         conditions: Whether it is trained to be told any of the columns, and draws the others.
         text_encoder: Folder of a pretrained CLIP text model that embeds captions of pictures and
             stays as it is; None for a small one that is trained along.
+        vae: Folder of a pretrained autoencoder, whose latents of pictures are trained on in the
+            place of pixels; None for pixels.
     """
 
     family: str
@@ -98,6 +100,7 @@ class ModelConfig(Settings):
     steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     conditions: bool = False
     text_encoder: str | None = None
+    vae: str | None = None
 
     @model_validator(mode="after")
     def _known_and_sized(self) -> Self:
@@ -253,7 +256,7 @@ class TrialConfig(Settings):
             settings["data"]["pictures"] = self.data.name
         if self.sampling.guidance == 1.0:
             del settings["sampling"]["guidance"]
-        for unused in ("conditions", "text_encoder"):
+        for unused in ("conditions", "text_encoder", "vae"):
             if not settings["model"][unused]:
                 del settings["model"][unused]
         del settings["model"]["optimizer"]  # that of the training is what counts
@@ -358,6 +361,15 @@ class StudyConfig(Settings):
                     raise KanDiffusionError(f"two {kind} are called '{name}'; rename one")
         for process in self.process:
             self.sampling.resolved(process)
+        return self
+
+    @model_validator(mode="after")
+    def _one_autoencoder(self) -> Self:
+        if len({model.vae for model in self.models}) > 1:
+            raise KanDiffusionError(
+                "losses of latents and of pixels do not compare; give all models the same vae, or "
+                "none of them"
+            )
         return self
 
     @model_validator(mode="after")

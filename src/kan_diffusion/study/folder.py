@@ -1,8 +1,9 @@
 """The folder of a trial: its files, and how they are read.
 
 A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``,
-``scheduler/``, of captioned pictures ``text_encoder/`` and ``tokenizer/``) with ``curves.parquet``
-(loss and learning rate of every step), ``samples.safetensors`` (generated points or pictures),
+``scheduler/``, of captioned pictures ``text_encoder/`` and ``tokenizer/``, of latents ``vae/``),
+with ``curves.parquet`` (loss and learning rate of every step), ``samples.safetensors`` (generated
+points or pictures),
 ``reverse/<step>.safetensors`` (the reverse process as it was at moments of training),
 ``weights/<step>.safetensors`` (the weights then, of a small KAN whose edges can be read) and
 ``trial.json`` (the configuration, the row of results and the excess by noise level). ``trial.json``
@@ -94,6 +95,7 @@ _FILES = (
     "scheduler/[!.]*",
     "text_encoder/[!.]*",
     "tokenizer/[!.]*",
+    "vae/[!.]*",
     CURVES,
     SAMPLES,
     f"{REVERSE}/[!.]*.safetensors",

@@ -45,7 +45,7 @@ from kan_diffusion.study.config import (
     read_preset,
     read_study,
 )
-from kan_diffusion.study.trial import build, without_text
+from kan_diffusion.study.trial import build, latents_of, without_text
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.defaults import (
     PictureSuggestion,
@@ -217,9 +217,11 @@ def _picture_study(
     )
 
 
-def _suits_pictures(data: PictureData, seed: int = 0) -> PictureSuggestion:
+def _suits_pictures(data: PictureData, seed: int = 0, vae: str | None = None) -> PictureSuggestion:
     dataset = load_dataset(data, seed)
-    return suggested_for_pictures(len(dataset.train), dataset.shape[-1], bool(dataset.classes))
+    latents = latents_of(vae, dataset)
+    _, side, _ = dataset.shape if latents is None else latents.shape
+    return suggested_for_pictures(len(dataset.train), side, bool(dataset.classes))
 
 
 def _accepted(family: str, settings: Mapping[str, Setting]) -> dict[str, Setting]:
@@ -352,7 +354,9 @@ def single_trial(
     holdout: float | None = None,
     size: int | None = None,
     objects: int | None = None,
+    mode: str | None = None,
     text_encoder: Path | None = None,
+    vae: Path | None = None,
     kinds: Mapping[str, Kind] | None = None,
     seed: int = 0,
     sparsify: float = 0.0,
@@ -378,7 +382,9 @@ def single_trial(
             0.2, 0.3 and 0.1 when None.
         size: Pixels of a side of pictures.
         objects: Things of a scene of shapes at most.
+        mode: Channels of pictures.
         text_encoder: Folder of a pretrained text model for captions of pictures.
+        vae: Folder of a pretrained autoencoder, whose latents are trained on.
         kinds: Kinds of a file's columns that shall not be found from what is in them.
         seed: Seed of all randomness.
         sparsify: Weight of the penalty that makes edges of KAN layers few; 0 for none.
@@ -398,11 +404,16 @@ def single_trial(
     with valid_settings("settings"):
         if holdout is not None and not isinstance(points, ToyData):
             points = type(points).model_validate({**dict(points), "holdout": holdout})
-        if not (size is None and objects is None):
+        if asked_for := {
+            key: value
+            for key, value in {"size": size, "mode": mode, "objects": objects}.items()
+            if value is not None
+        }:
             if not isinstance(points, PictureData):
-                raise KanDiffusionError("--size and --objects are for pictures; leave them out")
-            drawn = {"size": size or points.size, "objects": objects or points.objects}
-            points = PictureData.model_validate({**dict(points), **drawn})
+                raise KanDiffusionError(
+                    "--size, --mode and --objects are for pictures; leave them out"
+                )
+            points = PictureData.model_validate({**dict(points), **asked_for})
         if isinstance(points, PictureData):
             if sparsify:
                 raise KanDiffusionError(
@@ -416,11 +427,17 @@ def single_trial(
                 "max_seconds": max_seconds,
                 "optimizer": way,
             }
-            own = None if text_encoder is None else str(text_encoder.absolute())
-            asked = ModelConfig(family=family, params=params, depth=depth, text_encoder=own)
+            folders = {
+                key: str(folder.absolute())
+                for key, folder in {"text_encoder": text_encoder, "vae": vae}.items()
+                if folder is not None
+            }
+            asked = ModelConfig(family=family, params=params, depth=depth, **folders)
             return _picture_trial(points, asked, chosen, given, seed)
         if text_encoder is not None:
             raise KanDiffusionError("--text-encoder is for captions of pictures; leave it out")
+        if vae is not None:
+            raise KanDiffusionError("--vae is for pictures; leave it out")
         dataset = load_dataset(points, seed)
         if isinstance(points, ToyData):
             suits = _suits_a_toy(kind.learning_rate)
@@ -475,7 +492,7 @@ def _picture_trial(
     seed: int,
 ) -> TrialConfig:
     """Makes a trial of pictures; a size and settings of training that are None are what suits."""
-    suits = _suits_pictures(data, seed)
+    suits = _suits_pictures(data, seed, model.vae)
     given = {key: value for key, value in training.items() if value is not None}
     config = TrainingConfig.model_validate({**dict(suits.training), **given})
     size = {} if model.size else {"params": suits.params}

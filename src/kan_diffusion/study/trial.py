@@ -20,6 +20,7 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.denoisers.registry import build_denoiser
+from kan_diffusion.devices import resolve_device
 from kan_diffusion.errors import (
     KanDiffusionError,
     NonFiniteLossError,
@@ -28,6 +29,7 @@ from kan_diffusion.errors import (
 from kan_diffusion.evaluation.doubts import training_doubt
 from kan_diffusion.evaluation.metrics import Metric, metrics_named
 from kan_diffusion.evaluation.pictures import Request, draw_pictures, shown
+from kan_diffusion.latents import LatentCodec, read_vae
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
@@ -59,7 +61,8 @@ from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 from kan_diffusion.training.defaults import num_held_out
 
 __all__ = [
-    "NUM_PANELS", "build", "followed", "record_reverse", "run_trial", "told", "without_text",
+    "NUM_PANELS", "build", "followed", "latents_of", "record_reverse", "run_trial",
+    "samples_of", "told", "without_text",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -91,7 +94,7 @@ def record_reverse(
         guidance: Strength of guidance of pictures.
 
     Returns:
-        Standardised samples with shape (panels, num, *shape).
+        Standardised samples, or pictures, with shape (panels, num, *shape).
     """
     if not isinstance(pipeline.scheduler, DDPMScheduler):
         even = "ddim" if "ddim" in fitting_samplers(pipeline.scheduler) else "flow-euler"
@@ -121,7 +124,10 @@ def record_reverse(
             callback_on_step_end=keep,
         )
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
-    return torch.stack([states[pick] for pick in picks])
+    panels = [states[pick] for pick in picks]
+    if isinstance(pipeline, PictureDiffusionPipeline) and (latents := pipeline.latents) is not None:
+        panels = [latents.to_pixels(panel.to(pipeline.device)).cpu() for panel in panels]
+    return torch.stack(panels)
 
 
 @lru_cache(maxsize=16)
@@ -131,6 +137,7 @@ def _shared_yardstick(
     evaluation: EvaluationConfig,
     study_seed: int,
     split: int,
+    vae: str | None,
     _metrics: tuple[Metric, ...],
 ) -> Yardstick:
     """Makes the yardstick of a data set, or of one split of it; a worker keeps it.
@@ -139,7 +146,28 @@ def _shared_yardstick(
     """
     dataset = load_dataset(data, study_seed, trial_seed=split)
     features = features_of(data, study_seed) if evaluation.num_samples else None
-    return yardstick(dataset, process, evaluation, study_seed, split, features)
+    latents = latents_of(vae, dataset)
+    return yardstick(dataset, process, evaluation, study_seed, split, features, latents)
+
+
+def latents_of(vae: str | None, dataset: Dataset) -> LatentCodec | None:
+    """Reads the autoencoder of a model, for the pictures of a data set; None where it has none.
+
+    Args:
+        vae: Folder of the autoencoder.
+        dataset: The pictures.
+
+    Raises:
+        RunFolderError: The folder is no autoencoder's.
+        KanDiffusionError: There are no pictures, or it is for other ones.
+    """
+    if vae is None:
+        return None
+    if not isinstance(dataset.codec, PictureCodec):
+        raise KanDiffusionError(
+            f"'{dataset.name}' has no pictures for an autoencoder to encode; leave vae out"
+        )
+    return LatentCodec(dataset.codec, read_vae(vae))
 
 
 def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
@@ -165,7 +193,7 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
         settings["text_width"] = text[0].config.hidden_size
     denoiser = build_denoiser(
         model.family,
-        _shape(dataset),
+        _shape(dataset, latents_of(model.vae, dataset)),
         num_train_timesteps=config.process.num_timesteps,
         params=model.params,
         flops=model.flops,
@@ -181,14 +209,21 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
     return denoiser if text is None else PromptedDenoiser(denoiser, *text, frozen=frozen)
 
 
-def _shape(dataset: Dataset) -> int | tuple[int, ...]:
-    """The size a family is built for: coordinates of points, the shape of pictures."""
+def _shape(dataset: Dataset, latents: LatentCodec | None) -> int | tuple[int, ...]:
+    """The size a family is built for: coordinates of points, the shape of pictures or latents."""
+    if latents is not None:
+        return latents.shape
     return dataset.shape if isinstance(dataset.codec, PictureCodec) else dataset.dim
 
 
 def without_text(denoiser: Denoiser) -> Denoiser:
     """The denoiser alone, in which models of a comparison are held equal, without its encoder."""
     return denoiser.denoiser if isinstance(denoiser, PromptedDenoiser) else denoiser
+
+
+def samples_of(dataset: Dataset, latents: LatentCodec | None) -> Tensor:
+    """The training samples (N, *shape): those of a data set, or latents of its pictures."""
+    return dataset.train if latents is None else latents.from_pixels(dataset.train)
 
 
 def told(denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
@@ -290,8 +325,11 @@ def _run_claimed(
         "error": None,
     }
 
+    latents = latents_of(config.model.vae, dataset)
+    if latents is not None:
+        latents.vae.to(resolve_device(device))
     # What judges the trial must not have decided when it ended.
-    samples, heldout = dataset.train, None
+    samples, heldout = samples_of(dataset, latents), None
     conditions, of_heldout = told(denoiser, dataset), dict[str, Tensor]()
     if config.training.patience is not None:
         num = num_held_out(len(samples))
@@ -305,7 +343,7 @@ def _run_claimed(
         # Into a file at once, so that a run that is killed later still has it when it resumes.
         try:
             panels = record_reverse(
-                _pipeline(config, dataset, current),
+                _pipeline(config, dataset, current, latents),
                 followed(config, dataset),
                 config.sampling.steps,
                 torch_generator("reverse process", config.study_seed, config.data.name),
@@ -324,7 +362,8 @@ def _run_claimed(
         return result
 
     try:
-        _warm_up(config.model.model_dump_json(), _shape(dataset), denoiser.blocks, config.process)
+        shape = _shape(dataset, latents)
+        _warm_up(config.model.model_dump_json(), shape, denoiser.blocks, config.process)
         trained = train(
             denoiser,
             config.process,
@@ -350,13 +389,14 @@ def _run_claimed(
         return failed(error)
     if not leads():  # the first of several processes judges and keeps the model
         return TrialResult(config, row, [], folder)
-    pipeline = _pipeline(config, dataset, denoiser)
+    pipeline = _pipeline(config, dataset, denoiser, latents)
     shared = _shared_yardstick(
         config.data,
         config.process,
         config.evaluation.model_copy(update={"moments": ()}),
         config.study_seed,
         config.seed if dataset.split_by_seed else 0,
+        config.model.vae,
         tuple(metrics_named(config.evaluation.metrics).values()),
     )
     try:
@@ -400,15 +440,16 @@ def followed(config: TrialConfig, dataset: Dataset) -> Request:
 
 
 def _pipeline(
-    config: TrialConfig, dataset: Dataset, denoiser: Denoiser
+    config: TrialConfig, dataset: Dataset, denoiser: Denoiser, latents: LatentCodec | None
 ) -> PointDiffusionPipeline | PictureDiffusionPipeline:
     scheduler = make_scheduler(config.sampling.scheduler, config.process.scheduler())
     if isinstance(dataset.codec, PictureCodec):
-        mode = dataset.codec.mode
+        mode, vae = dataset.codec.mode, None if latents is None else latents.vae
         if isinstance(denoiser, PromptedDenoiser):
             parts = denoiser.denoiser, scheduler, denoiser.text_encoder, denoiser.tokenizer
-            return PictureDiffusionPipeline(*parts, mode=mode)
-        return PictureDiffusionPipeline(denoiser, scheduler, mode=mode, classes=dataset.classes)
+            return PictureDiffusionPipeline(*parts, mode=mode, vae=vae)
+        classes = dataset.classes
+        return PictureDiffusionPipeline(denoiser, scheduler, mode=mode, classes=classes, vae=vae)
     if isinstance(dataset.codec, TableCodec):
         return TableDiffusionPipeline(denoiser, scheduler, dataset.codec, config.process)
     return PointDiffusionPipeline(

@@ -276,6 +276,7 @@ def _require_alike(first: TrialResult, other: TrialResult) -> None:
     judging = [each.evaluation.model_copy(update=no_number) for each in (a, b)]
     for what, same in (
         ("a process", a.process == b.process),
+        ("an autoencoder", a.model.vae == b.model.vae),
         ("a sampler", a.sampling == b.sampling),
         ("a way of judging", judging[0] == judging[1]),
     ):
