@@ -30,7 +30,9 @@ are given and of its square:
   iterations, in the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982); vectors by Adam;
 - ``lbfgs`` (Liu & Nocedal 1989): up to 20 quasi-Newton iterations on the batch of the step, each
   with a line search, the curvature remembered from earlier ones. It suits batches so large that
-  their losses hardly differ. The line search needs the gradient of the loss: none is clipped.
+  their losses hardly differ: where they do, that curvature may lead to numbers that are not finite,
+  and the step is taken again without it. The line search needs the gradient of the loss: none is
+  clipped.
 """
 
 from __future__ import annotations

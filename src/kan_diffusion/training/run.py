@@ -494,7 +494,15 @@ class TrainingRun:
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = self._rates[self.step]
         if self.config.optimizer == "lbfgs":  # a line search that finds its own lengths
-            self.optimizers[0].step(again)
+            (optimizer,) = self.optimizers
+            before = self.weights.vector.detach().clone()
+            optimizer.step(again)
+            if not bool(torch.isfinite(self.weights.vector).all()):
+                # Curvature remembered from other batches may lead anywhere; without it once more.
+                with torch.no_grad():
+                    self.weights.vector.copy_(before)
+                optimizer.state.clear()
+                optimizer.step(again)
             return
         with self.weights.at_rates():
             for optimizer in self.optimizers:
