@@ -61,7 +61,7 @@ pictures: $(STAMP)-text  ## Train on shapes with prompts, judge and draw (ARGS="
 
 notebook: $(STAMP)-test  ## Run the example notebooks into runs/
 	@mkdir -p runs
-	for name in kan-diffusion tables; do \
+	for name in kan-diffusion tables pictures; do \
 		$(BIN)/jupyter execute examples/$$name.ipynb --output=$(CURDIR)/runs/$$name.ipynb || exit 1; \
 	done
 

@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+_FEW = {"KAN_DIFFUSION_NOTEBOOK_STEPS": "3", "KAN_DIFFUSION_NOTEBOOK_EACH": "2"}
 
 
 def _images(cell: dict) -> list[bytes]:
@@ -85,6 +86,19 @@ def test_notebook_of_tables_goes_from_a_file_to_rows_a_report_and_filled_gaps(tm
     assert len(synthetic) == 3_000
     assert filled["income"].notna().all()
     pd.testing.assert_frame_equal(filled[given.notna()], given)
+
+
+@pytest.mark.slow
+def test_notebook_of_pictures_trains_twins_asks_them_and_shows_what_they_draw(tmp_path):
+    cells = {cell["id"]: cell for cell in _run("pictures.ipynb", tmp_path, **_FEW)}
+
+    sheets = {name: len(_images(cell)) for name, cell in cells.items() if _images(cell)}
+    assert sheets == {"data": 1, "prompt": 2, "way": 1}
+    replaced = "".join(output.get("text", "") for output in cells["kanify"]["outputs"])
+    assert "4 blocks" in replaced
+    numbers = re.findall(r"<td>([\d.]+)</td>", _tables(cells["train"])[0])
+    assert [int(number) for number in numbers[::3]] == pytest.approx([250_000] * 2, rel=0.02)
+    assert [path.name for path in tmp_path.iterdir()] == ["digits-kan"]
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(EXAMPLES.glob("*.ipynb"))])
