@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -56,6 +57,29 @@ def function_by_function(module: LearnedFunctions, x: Tensor) -> Tensor:
         for r in range(module.functions):
             values[:, i, r] = (basis * module.coefficients[r, group]).sum(1)
     return values
+
+
+def is_fused(output: Tensor) -> bool:
+    """Tells whether a compiled kernel computed it."""
+    return type(output.grad_fn).__name__ == "_FusedBackward"
+
+
+def scattered(tensor: Tensor) -> Tensor:
+    """The same numbers with others between them in memory."""
+    room = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), math.nan, dtype=tensor.dtype)
+    room[..., ::2] = tensor
+    return room[..., ::2]
+
+
+def assert_as_exact(
+    ours: Iterable[Tensor], theirs: Iterable[Tensor], exact: Iterable[Tensor], tolerance: float
+) -> None:
+    """Tensors are as near to exact ones as others are, within three times, or nearly."""
+    for one, other, truth in zip(ours, theirs, exact, strict=True):
+        if one.numel():
+            scale = max(1.0, float(truth.abs().max()))
+            allowed = tolerance * scale + 3 * float((other - truth).abs().max())
+            torch.testing.assert_close(one.to(truth.dtype), truth, rtol=0, atol=allowed)
 
 
 def assert_same_state(one: nn.Module, other: nn.Module | dict[str, Tensor]) -> None:

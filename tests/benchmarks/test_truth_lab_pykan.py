@@ -8,10 +8,10 @@ import pytest
 import sympy
 import torch
 
-from helpers import assert_same_state, refused, seeded
+from helpers import assert_same_state, refused
 from kan_diffusion.denoisers.readable import readable
 from kan_diffusion.kan.network import KAN
-from networks import batch, everything, kan, network, without
+from networks import batch, everything, kan, moved_kan, network, without
 from truth_lab.pykan import at_level, pykan_formula
 
 KINDS = {
@@ -44,12 +44,7 @@ def test_at_a_level_it_is_the_denoiser(kind: str, timestep: int) -> None:
 
 
 def test_a_refined_and_moved_grid_is_taken_along() -> None:
-    made = kan()
-    points, steps = batch()
-    made.refine(9, points, steps)
-    with torch.no_grad():
-        for layer in made.network.layers:
-            layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(1)))
+    made, (points, _) = moved_kan(), batch()
     plain, factors = at_level(readable(made), 30)
     with torch.no_grad():
         torch.testing.assert_close(plain(points * factors), made(points, 30).sample)

@@ -14,7 +14,7 @@ from kan_diffusion.denoisers.gated import GatedDenoiser
 from kan_diffusion.denoisers.library import LIBRARY
 from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.symbolic.match import match_curve
-from networks import T, batch, everything, kan, network, stir, without
+from networks import T, batch, everything, kan, moved_kan, network, stir, without
 
 KINDS = {
     "plain": {},
@@ -62,12 +62,7 @@ def test_a_kan_taken_apart_is_the_same_function(kind: str) -> None:
 
 
 def test_a_moved_and_refined_grid_is_taken_along() -> None:
-    denoiser = kan()
-    points, steps = batch()
-    denoiser.refine(9, points, steps)
-    with torch.no_grad():
-        for layer in denoiser.network.layers:
-            layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(1)))
+    denoiser = moved_kan()
     _same(readable(denoiser), denoiser)
     assert readable(readable(denoiser)).config.curves["grid_size"] == 9
 

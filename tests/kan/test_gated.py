@@ -20,7 +20,17 @@ from torch.func import functional_call
 from torch.nn.functional import silu
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers import assert_same_state, function_by_function, randn, refused, scrambled, seeded
+from helpers import (
+    assert_as_exact,
+    assert_same_state,
+    function_by_function,
+    is_fused,
+    randn,
+    refused,
+    scattered,
+    scrambled,
+    seeded,
+)
 from kan_diffusion.kan import GatedLinear, LearnedFunctions, refine, update_grid
 from kan_diffusion.kan.gated import gated_chain
 from kan_diffusion.kan.kernels import runtime
@@ -57,10 +67,6 @@ def _layer(
     for place, parameter in enumerate(layer.parameters()):
         parameter.detach().normal_(generator=seeded(100 * seed + place))
     return layer
-
-
-def _is_fused(output: Tensor) -> bool:
-    return type(output.grad_fn).__name__ == "_FusedBackward"
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Given:
         ]
         with nullcontext() if fused else by_torch():
             outputs = self.layer(*arguments)
-        assert _is_fused(outputs[0]) == fused
+        assert is_fused(outputs[0]) == fused
         chosen = [outputs[place] for place in of]
         directions = [
             randn(*output.shape, seed=50 + place, dtype=output.dtype)
@@ -118,11 +124,7 @@ def _compare(given: Given, of: Sequence[int] = (0, 1)) -> None:
     ours, theirs = given.run(of=of), given.run(fused=False, of=of)
     exact = theirs if given.input.dtype == DOUBLE else given.double().run(fused=False, of=of)
     tolerance = 500 * torch.finfo(given.input.dtype).eps
-    for one, other, truth in zip(ours, theirs, exact, strict=True):
-        if one.numel():
-            scale = max(1.0, float(truth.abs().max()))
-            allowed = tolerance * scale + 3 * float((other - truth).abs().max())
-            torch.testing.assert_close(one.to(truth.dtype), truth, rtol=0, atol=allowed)
+    assert_as_exact(ours, theirs, exact, tolerance)
 
 
 # What they compute
@@ -195,7 +197,7 @@ def test_first_and_second_derivatives(order: int, path: str) -> None:
         return functional_call(layer, dict(zip(names, operands[3:], strict=True)), operands[:3])
 
     with by_torch() if path == "torch" else nullcontext():
-        assert _is_fused(function(*leaves)[0]) == (path == "kernel")
+        assert is_fused(function(*leaves)[0]) == (path == "kernel")
         assert torch.autograd.gradcheck(function, leaves)
         assert torch.autograd.gradgradcheck(function, leaves)
 
@@ -255,24 +257,17 @@ def test_what_is_not_finite_stays_in_its_row(order: int, units: int, value: floa
         tensor[row, column] = before
 
 
-def _scattered(tensor: Tensor) -> Tensor:
-    """The same numbers with others between them in memory."""
-    room = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), math.nan, dtype=tensor.dtype)
-    room[..., ::2] = tensor
-    return room[..., ::2]
-
-
 @each_kind
 def test_operands_need_not_be_contiguous_and_are_not_written(order: int) -> None:
     given = Given.draw(_layer(order, 9, rank=2), 30, 5)
     expected = given.run()
     for holder in given.layer.modules():
         for name, parameter in list(holder.named_parameters(recurse=False)):
-            setattr(holder, name, nn.Parameter(_scattered(parameter.detach())))
-    scattered = Given(given.layer, *(_scattered(x) for x in given.inputs))
-    tensors = [*scattered.inputs, *given.layer.parameters(), *given.layer.buffers()]
+            setattr(holder, name, nn.Parameter(scattered(parameter.detach())))
+    apart = Given(given.layer, *(scattered(x) for x in given.inputs))
+    tensors = [*apart.inputs, *given.layer.parameters(), *given.layer.buffers()]
     before = [tensor.detach().clone() for tensor in tensors]
-    for one, other in zip(scattered.run(), expected, strict=True):
+    for one, other in zip(apart.run(), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
     assert all(map(torch.equal, tensors, before))
 
@@ -328,7 +323,7 @@ def test_a_chain_is_its_layers_one_by_one(order: int, own: dict[str, object], ro
     for layer in layers:
         operands += layer.parameters()
     chain, apart = gated_chain(layers, x, code), _one_by_one(layers, x, code)
-    assert _is_fused(chain)
+    assert is_fused(chain)
     assert len(chain.grad_fn.next_functions) > len(apart.grad_fn.next_functions)
     assert torch.equal(chain, apart)
     direction = randn(rows, 2, seed=4)

@@ -29,9 +29,10 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 from torch.nn.functional import linear
 
-from helpers import seeded
+from helpers import assert_as_exact, is_fused, scattered, seeded
 from kan_diffusion.kan import KAN, RBF, GroupedKANLinear, KANLinear, LearnedFunctions, kernels
-from kan_diffusion.kan.kernels import edge_features, fused, runtime, simd, team
+from kan_diffusion.kan.kernels import fused, runtime, simd, team
+from kan_diffusion.kan.kernels.edges import edge_features
 
 SINGLE, DOUBLE = torch.float32, torch.float64
 
@@ -159,10 +160,6 @@ by_torch = forward_ad.dual_level
 forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
 
-def _is_fused(output: Tensor) -> bool:
-    return type(output.grad_fn).__name__ == "_FusedBackward"
-
-
 def _operands(module: nn.Module, x: Tensor) -> list[Tensor]:
     return [x, *module.parameters()]
 
@@ -176,7 +173,7 @@ def _run(module: nn.Module, x: Tensor, direction: Tensor | None = None) -> list[
     """Output and gradients of the kernel."""
     x = x.detach().requires_grad_()
     output = module(x)
-    assert _is_fused(output)
+    assert is_fused(output)
     direction = _direction(output) if direction is None else direction
     return [output.detach(), *torch.autograd.grad(output, _operands(module, x), direction)]
 
@@ -185,7 +182,7 @@ def _run_by_torch(module: nn.Module, x: Tensor) -> list[Tensor]:
     x = x.detach().requires_grad_()
     with by_torch():
         output = module(x)
-    assert not _is_fused(output)
+    assert not is_fused(output)
     return [
         output.detach(),
         *torch.autograd.grad(output, _operands(module, x), _direction(output)),
@@ -199,12 +196,8 @@ def _compare(module: nn.Module, x: Tensor) -> None:
     if x.dtype == SINGLE:
         exact = _run_by_torch(copy.deepcopy(module).double(), x.double())
     tolerance = 50 * (8 + module.grid_size) * torch.finfo(x.dtype).eps
-    for one, other, truth in zip(ours, theirs, exact, strict=True):
-        assert one.is_contiguous()
-        if one.numel():
-            scale = max(1.0, float(truth.abs().max()))
-            allowed = tolerance * scale + 3 * float((other - truth).abs().max())
-            torch.testing.assert_close(one.to(truth.dtype), truth, rtol=0, atol=allowed)
+    assert all(one.is_contiguous() for one in ours)
+    assert_as_exact(ours, theirs, exact, tolerance)
 
 
 # What the kernels compute
@@ -387,13 +380,6 @@ def test_a_nan_in_the_gradient_stays_in_its_row_and_output(case: Case) -> None:
 # Memory, gradients, threads
 
 
-def _scattered(tensor: Tensor) -> Tensor:
-    """The same numbers with others between them in memory."""
-    room = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), math.nan, dtype=tensor.dtype)
-    room[..., ::2] = tensor
-    return room[..., ::2]
-
-
 def _floats(holder: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The buffers of a module itself that hold places."""
     for name, buffer in holder.named_buffers(recurse=False):
@@ -416,13 +402,13 @@ def test_operands_need_not_be_contiguous_and_are_not_written(case: Case) -> None
         assert all(map(torch.equal, tensors, before))
 
     check(x.T.contiguous().T, direction)
-    check(_scattered(x), direction.T.contiguous().T)
-    check(x, _scattered(direction))
+    check(scattered(x), direction.T.contiguous().T)
+    check(x, scattered(direction))
     for holder in module.modules():
         for name, buffer in list(_floats(holder)):
-            setattr(holder, name, _scattered(buffer))
+            setattr(holder, name, scattered(buffer))
         for name, parameter in list(holder.named_parameters(recurse=False)):
-            setattr(holder, name, nn.Parameter(_scattered(parameter.detach())))
+            setattr(holder, name, nn.Parameter(scattered(parameter.detach())))
             assert not getattr(holder, name).is_contiguous()
     check(x, direction)
     # A gradient that is one number everywhere, as sum() makes it.
@@ -468,7 +454,7 @@ def test_first_and_second_derivatives(case: Case, path: str) -> None:
     for parameter in module.parameters():
         parameter.detach().fill_(7)
     with by_torch() if path == "torch" else nullcontext():
-        assert _is_fused(function(*leaves)) == (path == "kernel")
+        assert is_fused(function(*leaves)) == (path == "kernel")
         assert torch.autograd.gradcheck(function, leaves)
         assert torch.autograd.gradgradcheck(function, leaves)
 
@@ -546,7 +532,7 @@ def test_inputs_without_a_gradient_change_no_other(case: Case) -> None:
     module = case.build(9, 11)
     x = case.points(module, 40)
     output = module(x)
-    assert _is_fused(output)
+    assert is_fused(output)
     found = torch.autograd.grad(output, list(module.parameters()), _direction(output))
     assert all(map(torch.equal, found, _run(module, x)[2:]))
 
@@ -619,19 +605,19 @@ def test_where_numba_does_not_import_the_module_is_torchs(
     module = case.build()
     x = case.points(module, 10)
     compiled = module(x)
-    assert _is_fused(compiled)
+    assert is_fused(compiled)
     fused._kernel.cache_clear()
     monkeypatch.delattr(kernels, "gated")
     monkeypatch.setitem(sys.modules, "kan_diffusion.kan.kernels.gated", None)
     try:
         alone = module(x)
-        assert not _is_fused(alone)
+        assert not is_fused(alone)
         torch.testing.assert_close(alone, compiled)
         assert "without their compiled kernel" in caplog.text
     finally:
         monkeypatch.undo()
         fused._kernel.cache_clear()
-    assert _is_fused(module(x))
+    assert is_fused(module(x))
 
 
 def test_without_numba_everything_works_and_nothing_imports_it() -> None:
@@ -668,7 +654,7 @@ def test_a_basis_of_ones_own_is_left_to_torch() -> None:
 
     layer = KANLinear(2, 3, basis=Wider(2, 4))
     x = torch.randn(5, 2, generator=seeded(0))
-    assert not _is_fused(layer(x))
+    assert not is_fused(layer(x))
     features = edge_features(x, layer.basis, True).flatten(1)
     torch.testing.assert_close(layer(x), linear(features, layer.weight, layer.bias))
 
@@ -685,7 +671,7 @@ def test_half_precision_modules_work_in_their_precision(case: Case, dtype: torch
     x = torch.randn(40, 3, generator=seeded(1)).to(dtype)
     leaf = x.clone().requires_grad_()
     output = half(leaf)
-    assert not _is_fused(output)
+    assert not is_fused(output)
     assert output.dtype == dtype
     output.sum().backward()
     assert leaf.grad is not None
@@ -706,7 +692,7 @@ def test_autocast_keeps_the_place_on_the_grid(mode: str) -> None:
         features = edge_features(x, layer.basis, True)
         output = layer(x)
         narrow = edge_features(x.bfloat16(), layer.basis, True)
-    assert not _is_fused(output)
+    assert not is_fused(output)
     assert output.dtype == torch.bfloat16
     assert torch.equal(features, edge_features(x, layer.basis, True))
     assert torch.equal(narrow, edge_features(x.bfloat16().float(), layer.basis, True))
@@ -734,7 +720,7 @@ def test_operands_of_two_dtypes_are_not_mistaken_for_one(case: Case) -> None:
     module = case.build()
     x = case.points(module, 10, reach=0)
     output = module(x.float())
-    assert not _is_fused(output) or case.is_learned  # which casts its input
+    assert not is_fused(output) or case.is_learned  # which casts its input
     assert output.dtype == DOUBLE
     torch.testing.assert_close(output, module(x.float().double()), rtol=0, atol=1e-3)
 
@@ -808,7 +794,7 @@ def test_a_transform_of_the_backward_pass_alone(case: Case) -> None:
     module, x = _setup(case)
     x.requires_grad_()
     output = module(x)
-    assert _is_fused(output)
+    assert is_fused(output)
     directions = torch.randn(4, *output.shape, generator=seeded(0), dtype=DOUBLE)
     operands = _operands(module, x)
     expected = [torch.autograd.grad(output, operands, d, retain_graph=True) for d in directions]

@@ -33,6 +33,16 @@ def kan(seed: int = 0, **settings: object) -> KANDenoiser:
     return made
 
 
+def moved_kan() -> KANDenoiser:
+    """A KAN denoiser of nine intervals, with grids of its own for every input."""
+    made = kan()
+    made.refine(9, *batch())
+    with torch.no_grad():
+        for layer in made.network.layers:
+            layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(1)))
+    return made
+
+
 def network(
     edges: Sequence[Sequence[tuple[int, int, str, bool]]],
     hidden: Sequence[int],

@@ -9,7 +9,7 @@ import sympy
 import torch
 from matplotlib.mathtext import MathTextParser
 
-from helpers import randn, refused, seeded
+from helpers import randn, refused
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.denoisers.library import LIBRARY
 from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
@@ -21,7 +21,7 @@ from kan_diffusion.symbolic.writing import (
     score_latex,
     tidy,
 )
-from networks import T, batch, everything, kan, mixed_networks, network
+from networks import T, batch, everything, kan, mixed_networks, moved_kan, network
 
 X, Y, ALPHA, SIGMA = sympy.symbols("x0 x1 alpha sigma", real=True)
 C = sympy.symbols("c0:4", real=True)
@@ -89,13 +89,7 @@ def test_curves_are_written_on_and_off_their_grid(
 
 
 def test_each_curve_has_its_own_grid() -> None:
-    denoiser = kan()
-    points, steps = batch()
-    denoiser.refine(9, points, steps)
-    with torch.no_grad():
-        for layer in denoiser.network.layers:
-            layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(1)))
-    _reproduces(readable(denoiser))
+    _reproduces(readable(moved_kan()))
 
 
 def test_inputs_that_were_taken_away_are_not_mistaken_for_others() -> None:
