@@ -39,6 +39,7 @@ from kan_diffusion.cli.options import (
     Unverified,
     What,
     Workers,
+    option,
     own_code,
 )
 from kan_diffusion.errors import KanDiffusionError, one_line, require_known, valid_settings
@@ -136,19 +137,16 @@ def compare(
     match: Match = None,
     budget: Amount = None,
     families: Families = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, max=MOST_TRIALS, help="Trials a model.")
-    ] = None,
+    seeds: Annotated[int | None, option("Trials a model.", within=(1, MOST_TRIALS))] = None,
     params: Params = None,
     processes: Processes = None,
     conditional: Conditional = False,
     steps: Steps = None,
     epochs: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST_STEPS, help="Training epochs (for studies that have them)."),
+        int | None, option("Training epochs (for studies that have them).", within=(1, MOST_STEPS))
     ] = None,
     tuned: Annotated[
-        Path | None, typer.Option(help="Settings of the families, as 'tune' writes them.")
+        Path | None, option("Settings of the families, as 'tune' writes them.")
     ] = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -225,7 +223,7 @@ def _require_success(rows: pd.DataFrame) -> None:
 def tune(
     what: What,
     tries: Annotated[
-        int, typer.Option(min=1, max=MOST_TRIALS, help="Tries a family, equally many for all.")
+        int, option("Tries a family, equally many for all.", within=(1, MOST_TRIALS))
     ] = 12,
     match: Match = None,
     budget: Amount = None,
@@ -233,20 +231,15 @@ def tune(
     params: Params = None,
     steps: Steps = None,
     data: Annotated[
-        str | None, typer.Option(help="Of a study with several data sets, those to tune on.")
+        str | None, option("Of a study with several data sets, those to tune on.")
     ] = None,
     optimizers: Annotated[
         str | None,
-        typer.Option(
-            help="Optimisers to choose from, such as adam,soap,muon.",
-            show_default="that of the study",
-        ),
+        option("Optimisers to choose from, such as adam,soap,muon.", "that of the study"),
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option(
-            help="URL of Optuna's database, for many machines; a file in the run folder by default."
-        ),
+        option("URL of Optuna's database, for many machines; a file in the run folder by default."),
     ] = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -305,148 +298,124 @@ def train(
     ],
     family: Annotated[
         str | None,
-        typer.Option(
-            callback=own_code,
-            help="Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ...; of pictures dit-kan, "
+        option(
+            "Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ...; of pictures dit-kan, "
             "dit, ...",
-            show_default="kan; dit-kan of pictures",
+            "kan; dit-kan of pictures",
+            callback=own_code,
         ),
     ] = None,
     params: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=MOST_PARAMETERS,
-            help="Trainable parameters, at most.",
-            show_default="as suits the table or pictures; 2300 of a toy",
+        option(
+            "Trainable parameters, at most.",
+            "as suits the table or pictures; 2300 of a toy",
+            within=(1, MOST_PARAMETERS),
         ),
     ] = None,
     depth: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=MOST_LAYERS,
-            help="Hidden layers.",
-            show_default="as suits the family and the table",
-        ),
+        option("Hidden layers.", "as suits the family and the table", within=(1, MOST_LAYERS)),
     ] = None,
     process: Annotated[
         str | None,
-        typer.Option(
-            help="Noising process, such as cosine, ddpm or flow.",
-            show_default="cosine; flow of pictures",
-        ),
+        option("Noising process, such as cosine, ddpm or flow.", "cosine; flow of pictures"),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=MOST_STEPS,
-            help="Training steps, at most.",
-            show_default="as suits the table or pictures; 4000 of a toy",
+        option(
+            "Training steps, at most.",
+            "as suits the table or pictures; 4000 of a toy",
+            within=(1, MOST_STEPS),
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=MOST_POINTS,
-            help="Rows or pictures a step, drawn with replacement.",
-            show_default="as suits the table or pictures; 1024 of a toy",
+        option(
+            "Rows or pictures a step, drawn with replacement.",
+            "as suits the table or pictures; 1024 of a toy",
+            within=(1, MOST_POINTS),
         ),
     ] = None,
     optimizer: Annotated[
-        str, typer.Option(help="Optimiser: adam, soap, muon or lbfgs; see docs/studies.md.")
+        str, option("Optimiser: adam, soap, muon or lbfgs; see docs/studies.md.")
     ] = "adam",
     lr: Annotated[
-        float | None,
-        typer.Option(help="Peak learning rate.", show_default="as suits the family and its size"),
+        float | None, option("Peak learning rate.", "as suits the family and its size")
     ] = None,
     max_seconds: Annotated[
         float | None,
-        typer.Option(
-            max=MOST_SECONDS,
-            help="Seconds that training may take: the number of steps then follows from the "
+        option(
+            "Seconds that training may take: the number of steps then follows from the "
             "machine's speed.",
-            show_default="no limit",
+            "no limit",
+            within=(None, MOST_SECONDS),
         ),
     ] = None,
     holdout: Annotated[
         float | None,
-        typer.Option(
-            help="Fraction of the rows of a file or table, or of pictures, kept to judge with.",
-            show_default="0.2; 0.3 of a table; 0.1 of pictures",
+        option(
+            "Fraction of the rows of a file or table, or of pictures, kept to judge with.",
+            "0.2; 0.3 of a table; 0.1 of pictures",
         ),
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(
-            help="Pixels of a side of pictures.",
-            show_default="8 of digits, 16 of shapes, 32 of others",
-        ),
+        option("Pixels of a side of pictures.", "8 of digits, 16 of shapes, 32 of others"),
     ] = None,
-    objects: Annotated[
-        int | None, typer.Option(help="Things of a scene of shapes at most.", show_default="1")
-    ] = None,
+    objects: Annotated[int | None, option("Things of a scene of shapes at most.", "1")] = None,
     mode: Annotated[
         str | None,
-        typer.Option(
-            help="Channels of pictures: L (grey), RGB or RGBA.", show_default="as the pictures are"
-        ),
+        option("Channels of pictures: L (grey), RGB or RGBA.", "as the pictures are"),
     ] = None,
     text_encoder: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of a pretrained CLIP text model for captions, which stays as it is.",
-            show_default="a small one that is trained along",
+        option(
+            "Folder of a pretrained CLIP text model for captions, which stays as it is.",
+            "a small one that is trained along",
         ),
     ] = None,
     vae: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of a pretrained AutoencoderKL: its latents of pictures are trained on.",
-            show_default="pixels are",
+        option(
+            "Folder of a pretrained AutoencoderKL: its latents of pictures are trained on.",
+            "pixels are",
         ),
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(
-            help="Kinds of columns, such as age=integer,zip=categorical; found by default.",
-            show_default=False,
-        ),
+        option("Kinds of columns, such as age=integer,zip=categorical; found by default.", False),
     ] = None,
     describe: Annotated[
         bool,
-        typer.Option(
-            "--describe",
-            help="Show the kinds of the columns, or what pictures there are, and train nothing.",
+        option(
+            "Show the kinds of the columns, or what pictures there are, and train nothing.",
+            name="--describe",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+    seed: Annotated[int, option("Seed of all randomness.")] = 0,
     sparsify: Annotated[
         float,
-        typer.Option(
-            min=0,
-            help="Weight of a penalty that makes the edges of a KAN few, for 'explain'; 0.001 is a "
+        option(
+            "Weight of a penalty that makes the edges of a KAN few, for 'explain'; 0.001 is a "
             "good start.",
+            within=(0, None),
         ),
     ] = 0.0,
     conditional: Conditional = False,
     moments: Annotated[
         int,
-        typer.Option(
-            min=0,
-            max=MOST_MOMENTS,
-            help="Moments of training to record beside its end, which 'explain' and 'report' then "
-            "play.",
+        option(
+            "Moments of training to record beside its end, which 'explain' and 'report' then play.",
+            within=(0, MOST_MOMENTS),
         ),
     ] = 0,
     device: Device = "auto",
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete the run that is in the folder and start anew.")
+        bool, option("Delete the run that is in the folder and start anew.", name="--fresh")
     ] = False,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Log the loss for TensorBoard.")
+        bool, option("Log the loss for TensorBoard.", name="--tensorboard")
     ] = False,
     out: Out = None,
 ) -> None:
@@ -563,77 +532,71 @@ def sample(
     ],
     num: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=MOST_VALUES,
-            help="Number of rows, or of each prompt or class.",
-            show_default="1000; as many as --like; 16 pictures",
+        option(
+            "Number of rows, or of each prompt or class.",
+            "1000; as many as --like; 16 pictures",
+            within=(1, MOST_VALUES),
         ),
     ] = None,
     prompt: Annotated[
-        list[str] | None,
-        typer.Option(help="What a picture shall show; may be given several times."),
+        list[str] | None, option("What a picture shall show; may be given several times.")
     ] = None,
     of_class: Annotated[
         list[str] | None,
-        typer.Option(
-            "--class",
-            help="Class, by its name or number, of a model with classes; may be given several "
-            "times.",
+        option(
+            "Class, by its name or number, of a model with classes; may be given several times.",
+            name="--class",
         ),
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=MOST_GUIDANCE,
-            help="Strength of guidance towards prompt or class; 1 is none.",
-            show_default="as the run was judged",
+        option(
+            "Strength of guidance towards prompt or class; 1 is none.",
+            "as the run was judged",
+            within=(0, MOST_GUIDANCE),
         ),
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(
-            help="What a column must be, such as species=setosa, 1.0<=length<=1.5, or 'species in "
+        option(
+            "What a column must be, such as species=setosa, 1.0<=length<=1.5, or 'species in "
             "setosa, virginica'; may be given several times."
         ),
     ] = None,
     like: Annotated[
-        Path | None,
-        typer.Option(help="File of rows, of some of the columns, to be completed as they are."),
+        Path | None, option("File of rows, of some of the columns, to be completed as they are.")
     ] = None,
     steps: SamplerSteps = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(
-            help="dpm-solver++, ddpm, ddim, heun, unipc; of flow matching flow-heun, flow-euler.",
-            show_default="dpm-solver++; flow-heun",
+        option(
+            "dpm-solver++, ddpm, ddim, heun, unipc; of flow matching flow-heun, flow-euler.",
+            "dpm-solver++; flow-heun",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    seed: Annotated[int, option("Seed of the noise.")] = 0,
     device: Device = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="File to write: .csv, .csv.gz, .tsv, .parquet or .npy; of pictures a folder.",
-            show_default="samples.csv in the run's folder, then samples-2.csv, ...; pictures",
+        option(
+            "File to write: .csv, .csv.gz, .tsv, .parquet or .npy; of pictures a folder.",
+            "samples.csv in the run's folder, then samples-2.csv, ...; pictures",
         ),
     ] = None,
     animate: Annotated[
         Path | None,
-        typer.Option(
-            help="Instead of a table, the way from noise to points: a .gif, .mp4 or .html, of 60 "
+        option(
+            "Instead of a table, the way from noise to points: a .gif, .mp4 or .html, of 60 "
             "steps even in time unless said.",
-            show_default=False,
+            False,
         ),
     ] = None,
     trails: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            max=MOST_POINTS,
-            help="With --animate, points whose paths are drawn.",
-            show_default="40 where processes differ, else 0",
+        option(
+            "With --animate, points whose paths are drawn.",
+            "40 where processes differ, else 0",
+            within=(0, MOST_POINTS),
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -691,7 +654,7 @@ def sample(
         _require_place(out, overwrite)
     of_table = isinstance(pipeline, TableDiffusionPipeline)
     with_classes = "points and pictures with classes"
-    for option, value, theirs, fits in (
+    for asked, value, theirs, fits in (
         ("--prompt", prompt, "pictures", of_pictures),
         ("--class", of_class, with_classes, not of_table),
         ("--guidance", guidance, with_classes, not of_table),
@@ -701,7 +664,7 @@ def sample(
         if value is not None and not fits:
             kind = "pictures" if of_pictures else "a table" if of_table else "points"
             raise KanDiffusionError(
-                f"'{run}' is a model of {kind}; {option} is for models of {theirs}"
+                f"'{run}' is a model of {kind}; {asked} is for models of {theirs}"
             )
     pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
     _warn(signal_warning(pipeline.scheduler))
@@ -715,8 +678,7 @@ def sample(
         if guidance is None and (prompt or of_class):
             guidance = usual
         place = out or (run / "pictures" if overwrite else _free_place(run / "pictures"))
-        if not overwrite and place.exists() and (place.is_file() or any(place.iterdir())):
-            raise KanDiffusionError(f"'{place}' exists; choose another --out, or add --overwrite")
+        _require_free(place, overwrite)
         drawn = _draw_pictures(
             pipeline, prompt or (), of_class or (), num or 16, guidance, steps, generator
         )
@@ -777,8 +739,7 @@ def _animate(
     )
 
     require_ending(path)
-    if path.exists() and not overwrite:
-        raise KanDiffusionError(f"'{path}' exists; choose another name, or add --overwrite")
+    _require_free(path, overwrite, "--animate")
     _without_bars()
     movers = [mover_of_run(run, verify=verify) for run in runs]
     for mover in movers:
@@ -860,10 +821,9 @@ def _draw_pictures(
 )
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(help="What to write: web, a model of the playground.")],
+    to: Annotated[str, option("What to write: web, a model of the playground.")],
     out: Annotated[
-        Path | None,
-        typer.Option(help="File to write.", show_default="playground.json in the run's folder"),
+        Path | None, option("File to write.", "playground.json in the run's folder")
     ] = None,
     overwrite: Overwrite = False,
     unverified: Unverified = False,
@@ -877,8 +837,7 @@ def export(
     require_known("format of --to", to, ("web",))
     _without_bars()
     path = out or run / "playground.json"
-    if path.exists() and not overwrite:
-        raise KanDiffusionError(f"'{path}' exists; choose another --out, or add --overwrite")
+    _require_free(path, overwrite)
     config, pipeline = load_point_run(run, verify=not unverified)
     # A toy with noise of its own is another density than the playground's of that name.
     toy = config.data if isinstance(config.data, ToyData) else None
@@ -896,19 +855,16 @@ def export(
 def impute(
     run: Run,
     data: Annotated[Path, typer.Argument(help="File of rows with gaps, of all columns.")],
-    out: Annotated[
-        Path, typer.Option(help="File to write: .csv, .csv.gz, .tsv, .parquet or .npy.")
-    ],
+    out: Annotated[Path, option("File to write: .csv, .csv.gz, .tsv, .parquet or .npy.")],
     draws: Annotated[
         int,
-        typer.Option(
-            min=1,
-            max=MOST_POINTS,
-            help="Fillings of each gap; of several, column 'draw' has the number.",
+        option(
+            "Fillings of each gap; of several, column 'draw' has the number.",
+            within=(1, MOST_POINTS),
         ),
     ] = 1,
     steps: SamplerSteps = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    seed: Annotated[int, option("Seed of the noise.")] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
     modules: Modules = None,
@@ -969,8 +925,13 @@ def _require_place(out: Path, overwrite: bool) -> None:
     from kan_diffusion.data.tables import require_writable_ending
 
     require_writable_ending(out)
-    if out.exists() and not overwrite:
-        raise KanDiffusionError(f"'{out}' exists; choose another --out, or add --overwrite")
+    _require_free(out, overwrite)
+
+
+def _require_free(path: Path, overwrite: bool, option: str = "--out") -> None:
+    """Refuses a file, or a folder with something in it, that is there already."""
+    if not overwrite and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        raise KanDiffusionError(f"'{path}' exists; choose another {option}, or add --overwrite")
 
 
 def _rows(path: Path, pipeline: TableDiffusionPipeline) -> pd.DataFrame:
@@ -1007,14 +968,11 @@ def _kinds(text: str | None) -> dict[str, Kind]:
 def evaluate(
     run: Run,
     data: Annotated[
-        str | None, typer.Option(help="A file or toy to judge with; the run's own data by default.")
+        str | None, option("A file or toy to judge with; the run's own data by default.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Page to write, of a run of a table.",
-            show_default="tables.html in the run's folder",
-        ),
+        option("Page to write, of a run of a table.", "tables.html in the run's folder"),
     ] = None,
     modules: Modules = None,
     unverified: Unverified = False,
@@ -1059,52 +1017,42 @@ def evaluate(
 )
 def explain(
     run: Run,
-    simplify: Annotated[
-        bool, typer.Option(help="Prune and straighten edges, and look for formulas.")
-    ] = True,
+    simplify: Annotated[bool, option("Prune and straighten edges, and look for formulas.")] = True,
     prune: Annotated[
-        float, typer.Option(min=0, help="Edges with less attribution than this are taken away.")
+        float, option("Edges with less attribution than this are taken away.", within=(0, None))
     ] = 0.05,
-    formulas: Annotated[bool, typer.Option(help="Look for formulas.")] = True,
+    formulas: Annotated[bool, option("Look for formulas.")] = True,
     library: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Functions to try, such as linear,tanh,sin; package.module:NAME for your own.",
+            "all",
             callback=own_code,
-            help="Functions to try, such as linear,tanh,sin; package.module:NAME for your own.",
-            show_default="all",
         ),
     ] = None,
     min_r2: Annotated[
-        float, typer.Option(max=1, help="Held-out R² below which a match is refused.")
+        float, option("Held-out R² below which a match is refused.", within=(None, 1))
     ] = 0.99,
     max_complexity: Annotated[
-        int | None, typer.Option(min=1, help="Highest complexity of a function: 1 is a line.")
+        int | None, option("Highest complexity of a function: 1 is a line.", within=(1, None))
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="By how much the loss may rise, stage by stage.")
+        float, option("By how much the loss may rise, stage by stage.", within=(0, None))
     ] = 1e-3,
     max_edges: Annotated[
-        int, typer.Option(min=1, help="Networks with more edges get no formulas.")
+        int, option("Networks with more edges get no formulas.", within=(1, None))
     ] = 64,
     seconds: Annotated[
-        float,
-        typer.Option(min=1, max=MOST_SECONDS, help="Time budget of the search for formulas."),
+        float, option("Time budget of the search for formulas.", within=(1, MOST_SECONDS))
     ] = 600.0,
     levels: Annotated[
-        str | None,
-        typer.Option(
-            help="Timesteps to look at, such as 50,300,800.", show_default="six noise levels"
-        ),
+        str | None, option("Timesteps to look at, such as 50,300,800.", "six noise levels")
     ] = None,
     num: Annotated[
-        int,
-        typer.Option(
-            min=0, max=MOST_POINTS, help="Points to generate from each stage; 0 for none."
-        ),
+        int, option("Points to generate from each stage; 0 for none.", within=(0, MOST_POINTS))
     ] = 5000,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder to write.", show_default="explanation in the run's folder"),
+        Path | None, option("Folder to write.", "explanation in the run's folder")
     ] = None,
     modules: Modules = None,
     unverified: Unverified = False,
@@ -1180,10 +1128,7 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder to write.",
-            show_default="the one folder given; runs/side-by-side for several",
-        ),
+        option("Folder to write.", "the one folder given; runs/side-by-side for several"),
     ] = None,
     modules: Modules = None,
     unverified: Unverified = False,

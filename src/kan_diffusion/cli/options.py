@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
 from kan_diffusion.imports import import_own, is_place
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
@@ -14,7 +16,7 @@ from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 __all__ = [
     "Address", "Amount", "Conditional", "Device", "Executor", "Families", "Match", "Modules",
     "Out", "Overwrite", "Params", "Processes", "Run", "SamplerSteps", "Steps", "Unverified",
-    "What", "Workers", "own_code",
+    "What", "Workers", "option", "own_code",
 ]  # fmt: skip
 
 
@@ -34,23 +36,46 @@ def _import(names: str | None) -> str | None:
     return names
 
 
+def option(
+    help: str,
+    default: str | bool = True,
+    *,
+    name: str | None = None,
+    within: tuple[float | None, float | None] = (None, None),
+    callback: Callable[[str | None], str | None] | None = None,
+) -> OptionInfo:
+    """Declares an option.
+
+    Args:
+        help: Its meaning.
+        default: What holds where it is not given, in words; or whether its value is shown.
+        name: Its name, where that is not the parameter's, or where a switch has no opposite.
+        within: Smallest and largest number; None for no bound.
+        callback: Sees what was given and gives it back.
+    """
+    names = () if name is None else (name,)
+    made: OptionInfo = typer.Option(
+        *names, help=help, show_default=default, min=within[0], max=within[1], callback=callback
+    )
+    return made
+
+
 Modules = Annotated[
     str | None,
-    typer.Option(
-        "--import",
+    option(
+        "Modules of your own that the run needs, for its family or metrics.",
+        name="--import",
         callback=_import,
-        help="Modules of your own that the run needs, for its family or metrics.",
     ),
 ]
 Unverified = Annotated[
-    bool,
-    typer.Option("--unverified", help="Read files that have changed since the run wrote them."),
+    bool, option("Read files that have changed since the run wrote them.", name="--unverified")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ... or auto: a GPU when there is one.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")]
+Device = Annotated[str, option("cpu, cuda, ... or auto: a GPU when there is one.")]
+Out = Annotated[Path | None, option("Run folder.")]
+Overwrite = Annotated[bool, option("Replace the file if it exists.", name="--overwrite")]
 SamplerSteps = Annotated[
-    int | None, typer.Option(min=1, help="Steps of the sampler; 20, or all timesteps for ddpm.")
+    int | None, option("Steps of the sampler; 20, or all timesteps for ddpm.", within=(1, None))
 ]
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 
@@ -66,60 +91,55 @@ What = Annotated[
 ]
 Match = Annotated[
     str | None,
-    typer.Option(
-        help="Resource held equal: params, flops, flops-per-edge or time (processor seconds of "
+    option(
+        "Resource held equal: params, flops, flops-per-edge or time (processor seconds of "
         "training).",
-        show_default="params",
+        "params",
     ),
 ]
 Amount = Annotated[
     str | None,
-    typer.Option(
-        "--budget",
-        help="Amount of it: a number, or a model such as mlp:32-32-32 to be like.",
-        show_default="2300 for params; as suits pictures",
+    option(
+        "Amount of it: a number, or a model such as mlp:32-32-32 to be like.",
+        "2300 for params; as suits pictures",
+        name="--budget",
     ),
 ]
 Families = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your own.",
         callback=own_code,
-        help="Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your "
-        "own.",
     ),
 ]
 Params = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        max=MOST_PARAMETERS,
-        help="Parameters of each model.",
-        show_default="2300; with --match time those that serve it best; as suits pictures",
+    option(
+        "Parameters of each model.",
+        "2300; with --match time those that serve it best; as suits pictures",
+        within=(1, MOST_PARAMETERS),
     ),
 ]
 Processes = Annotated[
     str | None,
-    typer.Option(
-        "--process",
-        help="Noising processes, such as cosine,flow; models are compared within each.",
-        show_default="cosine, flow of pictures, or the study's",
+    option(
+        "Noising processes, such as cosine,flow; models are compared within each.",
+        "cosine, flow of pictures, or the study's",
+        name="--process",
     ),
 ]
 Conditional = Annotated[
     bool,
-    typer.Option(
-        "--conditional", help="Tell the denoiser the class of each point: which moon, which square."
+    option(
+        "Tell the denoiser the class of each point: which moon, which square.", name="--conditional"
     ),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, max=MOST_STEPS, help="Training steps.")]
+Steps = Annotated[int | None, option("Training steps.", within=(1, MOST_STEPS))]
 Workers = Annotated[
-    int | None,
-    typer.Option(min=1, max=MOST_WORKERS, help="Trials side by side; one a core by default."),
+    int | None, option("Trials side by side; one a core by default.", within=(1, MOST_WORKERS))
 ]
-Executor = Annotated[str, typer.Option(help="Where trials run: local or ray.")]
+Executor = Annotated[str, option("Where trials run: local or ray.")]
 Address = Annotated[
     str | None,
-    typer.Option(
-        help="Address of a running Ray cluster; without it one is started on this machine."
-    ),
+    option("Address of a running Ray cluster; without it one is started on this machine."),
 ]
