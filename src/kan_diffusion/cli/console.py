@@ -195,7 +195,7 @@ def show_table_scores(scores: TableScores, title: str) -> None:
 
     table = _table(escape(title), ["score"], ["synthetic", "perfect"])
     for score in scores.scores:
-        table.add_row(score.label, *score_texts(score)[:2])
+        table.add_row(score.label, *score_texts(score))
     console = _console()
     console.print()
     console.print(table)

@@ -6,7 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kan_diffusion.evaluation.marginals import Bars
-from kan_diffusion.evaluation.tables import ColumnScore, PairScore, Score, TableScores
+from kan_diffusion.evaluation.tables import (
+    ColumnScore,
+    PairScore,
+    Score,
+    TableScores,
+    UsefulnessScore,
+)
 from kan_diffusion.report.charts.columns import (
     column_figure,
     dependence_figure,
@@ -17,7 +23,15 @@ from kan_diffusion.report.charts.columns import (
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import Picture, embedded
 from kan_diffusion.report.style import REAL, SYNTHETIC
-from kan_diffusion.report.tables import Cell, Head, Line, Table, format_number, number_cell
+from kan_diffusion.report.tables import (
+    Cell,
+    Columns,
+    Head,
+    Table,
+    format_number,
+    number_cell,
+    table_of,
+)
 
 __all__ = ["say_scores", "score_texts", "write_table_page"]
 
@@ -50,12 +64,12 @@ _UNPROMISED = (
 )
 
 
-def score_texts(score: Score) -> tuple[str, str, str]:
-    """A score as texts: its value, what a perfect model has, and what it says."""
-    perfect = format_number(score.perfect, 3)
+def score_texts(score: Score) -> tuple[str, str]:
+    """A score as texts: its value, and what a perfect model has."""
+    perfect = format_number(score.perfect)
     if score.margin is not None:
         perfect = f"{perfect} ± {format_number(score.margin, 2)}"
-    return format_number(score.value, 3), perfect, _MEANINGS[score.key]
+    return format_number(score.value), perfect
 
 
 def say_scores(scores: TableScores) -> list[str]:
@@ -136,21 +150,13 @@ def write_table_page(scores: TableScores, path: str | Path, title: str, used: st
 
 
 def _score_table(scores: TableScores) -> Table:
-    heads = [
-        Head("score", words=True),
-        Head("synthetic"),
-        Head("perfect", "What real rows score that no model was trained on"),
-    ]
-    lines = []
-    for score in scores.scores:
-        value, perfect, meaning = score_texts(score)
-        cells = [
-            Cell(score.label, meaning),
-            number_cell(score.value, value),
-            number_cell(score.perfect, perfect),
-        ]
-        lines.append(Line(cells))
-    return Table(heads, lines, caption="Scores", kind="summary wrapped")
+    perfect = Head("perfect", "What real rows score that no model was trained on")
+    columns: Columns[Score] = {
+        Head("score", words=True): lambda one: Cell(one.label, _MEANINGS[one.key]),
+        Head("synthetic"): lambda one: number_cell(one.value, score_texts(one)[0]),
+        perfect: lambda one: number_cell(one.perfect, score_texts(one)[1]),
+    }
+    return table_of(scores.scores, columns, "Scores", "summary wrapped")
 
 
 def _explanation(scores: TableScores, used: str) -> str:
@@ -225,27 +231,17 @@ def _percent(share: float) -> str:
 
 
 def _column_table(columns: Sequence[ColumnScore]) -> Table:
-    heads = [
-        Head("column", words=True),
-        Head("kind", words=True),
-        Head("similarity"),
-        Head("real rows"),
-        Head("gaps, real (%)"),
-        Head("gaps, synthetic (%)"),
-    ]
-    lines = [
-        Line(
-            [
-                Cell(shortened(column.name)),
-                Cell(column.kind),
-                number_cell(column.shape),
-                number_cell(column.perfect),
-                *(number_cell(gap, f"{100 * gap:.1f}") for gap in column.gaps),
-            ]
-        )
-        for column in columns
-    ]
-    return Table(heads, lines, caption="All columns", kind="summary")
+    shown: Columns[ColumnScore] = {
+        Head("column", words=True): lambda one: Cell(shortened(one.name)),
+        Head("kind", words=True): lambda one: Cell(one.kind),
+        Head("similarity"): lambda one: number_cell(one.shape),
+        Head("real rows"): lambda one: number_cell(one.perfect),
+        Head("gaps, real (%)"): lambda one: number_cell(one.gaps[0], f"{100 * one.gaps[0]:.1f}"),
+        Head("gaps, synthetic (%)"): lambda one: number_cell(
+            one.gaps[1], f"{100 * one.gaps[1]:.1f}"
+        ),
+    }
+    return table_of(columns, shown, "All columns")
 
 
 # --- pairs ------------------------------------------------------------------------------------
@@ -302,30 +298,17 @@ def _dependent(scores: TableScores) -> list[str]:
 
 
 def _pair_table(pairs: Sequence[PairScore], caption: str) -> Table:
-    heads = [
-        Head("column", words=True),
-        Head("and", words=True),
-        Head("similarity"),
-        Head("real rows"),
-        Head("real"),
-        Head("synthetic"),
-        Head("measure", words=True),
-    ]
-    lines = [
-        Line(
-            [
-                Cell(shortened(pair.first, 28)),
-                Cell(shortened(pair.second, 28)),
-                number_cell(pair.score),
-                number_cell(pair.perfect),
-                number_cell(pair.real, format_number(pair.real, 2)),
-                number_cell(pair.synthetic, format_number(pair.synthetic, 2)),
-                Cell("correlation" if pair.measure == "correlation" else "Cramér’s V"),
-            ]
-        )
-        for pair in pairs
-    ]
-    return Table(heads, lines, caption=caption, kind="summary")
+    measures = {"correlation": "correlation", "contingency": "Cramér’s V"}
+    columns: Columns[PairScore] = {
+        Head("column", words=True): lambda one: Cell(shortened(one.first, 28)),
+        Head("and", words=True): lambda one: Cell(shortened(one.second, 28)),
+        Head("similarity"): lambda one: number_cell(one.score),
+        Head("real rows"): lambda one: number_cell(one.perfect),
+        Head("real"): lambda one: number_cell(one.real, format_number(one.real, 2)),
+        Head("synthetic"): lambda one: number_cell(one.synthetic, format_number(one.synthetic, 2)),
+        Head("measure", words=True): lambda one: Cell(measures[one.measure]),
+    }
+    return table_of(pairs, columns, caption)
 
 
 # --- usefulness and privacy -------------------------------------------------------------------
@@ -341,23 +324,14 @@ def _add_usefulness(page: Page, scores: TableScores) -> None:
         "others, 0.5 is a guess. R²: of a number’s normal scores, 0 is its mean.",
         kind="note",
     )
-    heads = [
-        Head("column to predict", words=True), Head("learner", words=True),
-        Head("measure", words=True), Head("trained on synthetic"), Head("trained on real"),
-    ]  # fmt: skip
-    lines = [
-        Line(
-            [
-                Cell(shortened(one.target)),
-                Cell(one.learner),
-                Cell(one.measure),
-                number_cell(one.synthetic),
-                number_cell(one.real),
-            ]
-        )
-        for one in scores.usefulness
-    ]
-    section.table(Table(heads, lines, caption="Usefulness", kind="summary"), narrow=True)
+    columns: Columns[UsefulnessScore] = {
+        Head("column to predict", words=True): lambda one: Cell(shortened(one.target)),
+        Head("learner", words=True): lambda one: Cell(one.learner),
+        Head("measure", words=True): lambda one: Cell(one.measure),
+        Head("trained on synthetic"): lambda one: number_cell(one.synthetic),
+        Head("trained on real"): lambda one: number_cell(one.real),
+    }
+    section.table(table_of(scores.usefulness, columns, "Usefulness"), narrow=True)
 
 
 def _add_privacy(page: Page, scores: TableScores) -> None:
