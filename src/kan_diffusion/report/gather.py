@@ -123,8 +123,7 @@ def _unseen(dataset: Dataset, num: int) -> torch.Tensor:
     """Draws at most ``num`` points (n, d) that no model was trained on."""
     if dataset.density is not None:
         return dataset.fresh(num, torch_generator("drawn points", dataset.name))
-    parts = [part for part in (dataset.heldout, *(dataset.references or ())) if part is not None]
-    return torch.cat(parts)[:num]
+    return dataset.untrained()[:num]
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -93,14 +93,11 @@ class Panel(ABC):
 
     Attributes:
         title: What stands above it.
+        frames: Its F frames.
     """
 
     title: str
-
-    @property
-    @abstractmethod
-    def num_frames(self) -> int:
-        """Number F of frames."""
+    frames: Sequence[Image.Image] | NDArray[np.float64]
 
     @property
     def aspect(self) -> float:
@@ -150,11 +147,6 @@ class PointPanel(Panel):
         """Sees points (n, d) of each frame as a view does."""
         seen = (np.stack(frames).astype(np.float64) - view.centre) @ view.axes
         return cls(title, colour, seen, limits, trails=trails)
-
-    @property
-    def num_frames(self) -> int:
-        """Number F of frames."""
-        return len(self.frames)
 
     def put(self, axes: Axes) -> Callable[[int], None]:
         """Puts it into axes, and gives what shows a frame by its number."""
@@ -223,11 +215,6 @@ class PicturePanel(Panel):
     frames: Sequence[Image.Image]
 
     @property
-    def num_frames(self) -> int:
-        """Number F of frames."""
-        return len(self.frames)
-
-    @property
     def aspect(self) -> float:
         """Its height over its width."""
         return self.frames[0].height / self.frames[0].width
@@ -280,9 +267,9 @@ class Motion:
                 f"motion needs two frames or more, not {len(self.labels)}; take more --steps"
             )
         for panel in self.panels:
-            if panel.num_frames != len(self.labels):
+            if len(panel.frames) != len(self.labels):
                 raise KanDiffusionError(
-                    f"'{panel.title}' has {panel.num_frames} frames and there are "
+                    f"'{panel.title}' has {len(panel.frames)} frames and there are "
                     f"{len(self.labels)} times; give one for each"
                 )
 
