@@ -149,32 +149,24 @@ _SPACE: Space = {
 }
 
 
-def _family(name: str, title: str, settings: dict[str, Setting], **more: IntRange) -> Family:
-    """A family that has not been tuned yet, beside the one that has."""
-    return Family(
-        name,
-        MLPDenoiser,
-        depth=5,
-        learning_rate=2e-2,
-        settings={"num_time_frequencies": 3, **settings},
-        kind="mlp",
-        title=title,
-        space={**_SPACE, **more},
-    )
+def _family(
+    name: str,
+    title: str,
+    settings: dict[str, Setting],
+    depth: int = 5,
+    learning_rate: float = 2e-2,
+    **more: IntRange,
+) -> Family:
+    """A family of MLPs."""
+    settings = {"num_time_frequencies": 3, **settings}
+    space = {**_SPACE, **more}
+    return Family(name, MLPDenoiser, depth, learning_rate, settings, "mlp", title, space)
 
 
 MLP_FAMILIES: tuple[Family, ...] = (
-    # The best of 16 settings on the swiss roll: benchmarks/tune_defaults.py, results/tuning/.
-    Family(
-        "mlp",
-        MLPDenoiser,
-        depth=6,
-        learning_rate=2.2e-2,
-        settings={"num_time_frequencies": 3},
-        kind="mlp",
-        title="MLP",
-        space=_SPACE,
-    ),
+    # The best of 16 settings on the swiss roll: benchmarks/tune_defaults.py, results/tuning/. The
+    # others have not been tuned yet.
+    _family("mlp", "MLP", {}, depth=6, learning_rate=2.2e-2),
     _family("mlp-relu", "MLP ReLU", {"activation": "relu"}),
     _family(
         "mlp-fourier-inputs",
