@@ -54,6 +54,22 @@ __all__ = [
     "read_study",
 ]
 
+_ADDED: dict[str, dict[str, str | float | list[str] | None]] = {
+    "data": {"conditional": False},
+    "model": {"conditions": False, "text_encoder": None, "vae": None},
+    "training": {
+        "optimizer": "adam",
+        "timesteps": "uniform",
+        "accumulation_steps": 1,
+        "patience": None,
+        "max_seconds": None,
+        "processor_seconds": None,
+    },
+    "sampling": {"guidance": 1.0},
+    "evaluation": {"metrics": []},
+}
+"""Settings that have no part in a trial's id at these values: it was hashed before they were."""
+
 _MOST_SETTINGS = 100_000
 _LARGEST_STUDY = 250_000  # bytes, which take seconds to parse
 _PRESETS = resources.files("kan_diffusion.study") / "presets"
@@ -250,25 +266,13 @@ class TrialConfig(Settings):
             settings["data"]["path"] = self.data.name
         if isinstance(self.data, FileData | TableData):
             settings["data"]["rows"] = "encoded"
-        if isinstance(self.data, ToyData) and not self.data.conditional:
-            del settings["data"]["conditional"]
         if isinstance(self.data, PictureData):
             settings["data"]["pictures"] = self.data.name
-        if self.sampling.guidance == 1.0:
-            del settings["sampling"]["guidance"]
-        for unused in ("conditions", "text_encoder", "vae"):
-            if not settings["model"][unused]:
-                del settings["model"][unused]
         del settings["model"]["optimizer"]  # that of the training is what counts
-        laters = ("optimizer", "adam"), ("timesteps", "uniform"), ("accumulation_steps", 1)
-        for later, default in laters:
-            if settings["training"][later] == default:
-                del settings["training"][later]
-        if not self.evaluation.metrics:
-            del settings["evaluation"]["metrics"]
-        for unused in ("patience", "max_seconds", "processor_seconds"):
-            if settings["training"][unused] is None:
-                del settings["training"][unused]
+        for part, added in _ADDED.items():
+            for key, default in added.items():
+                if key in settings[part] and settings[part][key] == default:
+                    del settings[part][key]
         return json.dumps(settings, sort_keys=True)
 
     @property

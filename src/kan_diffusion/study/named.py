@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 from kan_diffusion.data.columns import Kind
@@ -122,16 +123,8 @@ def parse_budget(
 def _amount_of_model(match: Match, family: str, hidden: Sequence[float], data: DataConfig) -> float:
     """Measures a model that is given as the budget: its size, or its training time."""
     get_family(family, importing=True)
-    trial = TrialConfig(
-        study_seed=0,
-        seed=0,
-        data=data,
-        process=get_process("cosine"),
-        model=ModelConfig(family=family, hidden=tuple(map(int, hidden))).resolved(TrainingConfig()),
-        training=TrainingConfig(),
-        sampling=SamplingConfig(),
-        evaluation=EvaluationConfig(),
-    )
+    model = ModelConfig(family=family, hidden=tuple(map(int, hidden)))
+    trial = _alone(data, get_process("cosine"), model, TrainingConfig())
     if match == "time":
         return round(step_seconds(trial) * trial.training.steps, 3)
     denoiser = without_text(build(trial, load_dataset(data, 0, 0)))
@@ -326,6 +319,28 @@ def _told(data: DataConfig, conditional: bool) -> DataConfig:
         return ToyData.model_validate({**dict(data), "conditional": True})
 
 
+def _alone(
+    data: DataConfig,
+    process: Process,
+    model: ModelConfig,
+    training: TrainingConfig,
+    seed: int = 0,
+    guidance: float = 1.0,
+    evaluation: Mapping[str, int] = MappingProxyType({}),
+) -> TrialConfig:
+    """Makes a trial of no study."""
+    return TrialConfig(
+        study_seed=seed,
+        seed=0,
+        data=data,
+        process=process,
+        model=model.resolved(training),
+        training=training,
+        sampling=SamplingConfig(guidance=guidance).resolved(process),
+        evaluation=EvaluationConfig(**evaluation, moments=()),
+    )
+
+
 def _suits_a_toy(learning_rate: float) -> Suggestion:
     """Suggests for a toy what trials of studies have."""
     return Suggestion(
@@ -472,16 +487,7 @@ def single_trial(
             at_most=True,
         )
         built = {"params": None, "depth": None, "hidden": tuple(fitted.config.hidden)}
-        return TrialConfig(
-            study_seed=seed,
-            seed=0,
-            data=points,
-            process=chosen,
-            model=asked.model_copy(update=built).resolved(training),
-            training=training,
-            sampling=SamplingConfig().resolved(chosen),
-            evaluation=EvaluationConfig(moments=()),
-        )
+        return _alone(points, chosen, asked.model_copy(update=built), training, seed)
 
 
 def _picture_trial(
@@ -498,13 +504,4 @@ def _picture_trial(
     size = {} if model.size else {"params": suits.params}
     settings = _accepted(model.family, suits.settings)
     asked = model.model_copy(update={**size, "settings": settings})
-    return TrialConfig(
-        study_seed=seed,
-        seed=0,
-        data=data,
-        process=process,
-        model=asked.resolved(config),
-        training=config,
-        sampling=SamplingConfig(guidance=suits.guidance).resolved(process),
-        evaluation=EvaluationConfig(**PICTURE_EVALUATION, moments=()),
-    )
+    return _alone(data, process, asked, config, seed, suits.guidance, PICTURE_EVALUATION)
