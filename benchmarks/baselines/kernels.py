@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from baselines.contender import Case, Contender, NetworkWorkload
 from kan_diffusion.kan import KANLinear, LearnedFunctions
-from kan_diffusion.kan.kernels import edge_features
+from kan_diffusion.kan.kernels.edges import edge_features
 
 __all__ = ["KERNELS", "KERNEL_CONTENDERS", "own_network"]
 

@@ -60,7 +60,7 @@ from torch import Tensor, nn
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import BASES, BSpline
 from kan_diffusion.kan.grouped import GroupedKANLinear
-from kan_diffusion.kan.kernels import edge_features
+from kan_diffusion.kan.kernels.edges import edge_features
 from kan_diffusion.kan.linear import KANLinear
 from kan_diffusion.kan.network import KAN
 

@@ -33,7 +33,7 @@ from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.kan.bases import Basis, BasisName, BSpline, Extrapolation, make_basis
 from kan_diffusion.kan.grids import EdgeLayer
 from kan_diffusion.kan.inputs import leaf, require_input
-from kan_diffusion.kan.kernels import in_full_precision, with_grid
+from kan_diffusion.kan.kernels.edges import in_full_precision, with_grid
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
 __all__ = ["STARTS", "LearnedFunctions", "Start", "waves"]

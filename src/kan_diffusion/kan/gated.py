@@ -27,7 +27,7 @@ from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.kan.grids import MovingGrids
 from kan_diffusion.kan.grouped import GroupedKANLinear
 from kan_diffusion.kan.inputs import require_input
-from kan_diffusion.kan.kernels import autocasts
+from kan_diffusion.kan.kernels.edges import autocasts
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
 __all__ = ["GatedLinear", "gated_chain"]

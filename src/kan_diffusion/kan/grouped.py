@@ -23,7 +23,7 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import BasisName, Extrapolation
 from kan_diffusion.kan.functions import LearnedFunctions, Start
 from kan_diffusion.kan.inputs import leaf, require_edge
-from kan_diffusion.kan.kernels import autocasts
+from kan_diffusion.kan.kernels.edges import autocasts
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
 __all__ = ["GroupedKANLinear"]

@@ -24,7 +24,7 @@ from kan_diffusion.kan.bases import BASES, Basis, BasisName, Extrapolation, make
 from kan_diffusion.kan.grids import EdgeLayer
 from kan_diffusion.kan.initialization import Initialization, initialize
 from kan_diffusion.kan.inputs import leaf, require_edge, require_input
-from kan_diffusion.kan.kernels import Edges, edge_chain, edge_features, edge_linear
+from kan_diffusion.kan.kernels.edges import Edges, edge_chain, edge_features, edge_linear
 
 __all__ = ["BaseActivation", "KANLinear", "in_one_go"]
 
