@@ -131,9 +131,7 @@ class TableCodec(Settings):
         for column in self.columns:
             if str(column.name) == str(name):
                 return column
-        raise DataError(
-            f"there is no column '{name}'; {_some([str(column.name) for column in self.columns])}"
-        )
+        raise DataError(f"there is no column '{name}'; {_some(self._names())}")
 
     @property
     def dim(self) -> int:
@@ -144,23 +142,13 @@ class TableCodec(Settings):
     def blocks(self) -> tuple[Block, ...]:
         """Blocks of coordinates, in order, together exactly 0 to d - 1."""
         blocks: list[Block] = []
-        start = 0
-        for column in self.columns:
-            parts: list[tuple[Literal["state", "value"], int, bool]]
-            parts = [("state", 1, True)] * len(column.states)
+        for column, states, value in self._parts():
+            name = str(column.name)
+            blocks += [
+                Block(name, "state", at, at + 1, True) for at in range(states.start, states.stop)
+            ]
             if column.width:
-                parts.append(("value", column.width, column.is_discrete))
-            for role, width, discrete in parts:
-                blocks.append(
-                    Block(
-                        column=str(column.name),
-                        role=role,
-                        start=start,
-                        stop=start + width,
-                        discrete=discrete,
-                    )
-                )
-                start += width
+                blocks.append(Block(name, "value", value.start, value.stop, column.is_discrete))
         return tuple(blocks)
 
     @property
@@ -229,16 +217,12 @@ class TableCodec(Settings):
         """Coordinates (n, d); in the columns ``open`` missing cells may have a value."""
         rows = np.full((len(frame), self.dim), np.nan, dtype=np.float32)
         places = {str(name): place for place, name in enumerate(frame.columns)}
-        start = 0
-        for column in self.columns:
-            middle = start + len(column.states)
-            stop = middle + column.width
+        for column, states, value in self._parts():
             place = places.get(str(column.name))
             if place is not None:
+                cells = frame.iloc[:, place]
                 partial = str(column.name) in open
-                states, cells = column.encode(frame.iloc[:, place], generator, partial)
-                rows[:, start:middle], rows[:, middle:stop] = states, cells
-            start = stop
+                rows[:, states], rows[:, value] = column.encode(cells, generator, partial)
         return torch.from_numpy(rows)
 
     def decode(self, rows: Tensor, generator: np.random.Generator) -> pd.DataFrame:
@@ -260,13 +244,10 @@ class TableCodec(Settings):
         if not np.isfinite(coordinates).all():
             row = int(np.argmax(~np.isfinite(coordinates).all(axis=1)))
             raise DataError(f"row {row + 1} has coordinates that are NaN or infinite")
-        series, start = [], 0
-        for column in self.columns:
-            middle = start + len(column.states)
-            stop = middle + column.width
-            states, cells = coordinates[:, start:middle], coordinates[:, middle:stop]
-            series.append(column.decode(states, cells, generator))
-            start = stop
+        series = [
+            column.decode(coordinates[:, states], coordinates[:, value], generator)
+            for column, states, value in self._parts()
+        ]
         frame = pd.concat(series, axis=1)
         frame.columns = pd.Index([column.name for column in self.columns])
         return frame
@@ -311,12 +292,14 @@ class TableCodec(Settings):
     def _names(self) -> list[str]:
         return [str(column.name) for column in self.columns]
 
-    def _starts(self) -> Iterator[tuple[Column, int]]:
-        """The columns, each with its first coordinate."""
+    def _parts(self) -> Iterator[tuple[Column, slice, slice]]:
+        """The columns, each with the coordinates of its states and those of its value."""
         start = 0
         for column in self.columns:
-            yield column, start
-            start += len(column.states) + column.width
+            middle = start + len(column.states)
+            stop = middle + column.width
+            yield column, slice(start, middle), slice(middle, stop)
+            start = stop
 
     def describe(self) -> pd.DataFrame:
         """A row a column: name, kind, dtype, gaps (share), values, coordinates (number of)."""
@@ -357,10 +340,8 @@ class TableCodec(Settings):
         for block in self.blocks:
             if block.role == "value" and not block.discrete:
                 numbers[:, block.start : block.stop] = True
-        for column, start in self._starts():
-            states = rows[:, start : start + len(column.states)]
-            value = slice(start + len(column.states), start + len(column.states) + column.width)
-            numbers[:, value] &= (states < 0).all(dim=1, keepdim=True)
+        for _, states, value in self._parts():
+            numbers[:, value] &= (rows[:, states] < 0).all(dim=1, keepdim=True)
         return rows, numbers
 
     def require_content(self) -> None:
