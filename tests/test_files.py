@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +15,6 @@ from kan_diffusion.files import (
     whole_file,
     write_bytes,
     write_json,
-    write_json_once,
     write_parquet,
     write_text,
 )
@@ -99,19 +97,6 @@ def test_free_space_is_asked_for_where_the_folder_will_be(tmp_path: Path) -> Non
     with pytest.raises(RunFolderError, match=r"MB free and this run may write 1000000000000 MB"):
         require_free_space(tmp_path / "not" / "yet" / "there", 10**18)
     assert _names(tmp_path) == []
-
-
-def test_of_several_writers_of_one_file_the_first_wins(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "calibration.json"
-    assert write_json_once(path, {"first": 1})
-    assert not write_json_once(path, {"second": 2})
-    assert json.loads(path.read_text()) == {"first": 1}
-    assert [entry.name for entry in path.parent.iterdir()] == ["calibration.json"]
-    path.unlink()
-    with ThreadPoolExecutor(8) as pool:
-        wrote = list(pool.map(lambda number: write_json_once(path, [number] * 1000), range(8)))
-    assert wrote.count(True) == 1
-    assert json.loads(path.read_text()) == [wrote.index(True)] * 1000
 
 
 def test_numbers_that_json_has_not_are_none() -> None:

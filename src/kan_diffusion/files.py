@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -36,7 +36,6 @@ __all__ = [
     "write_bytes",
     "write_checksums",
     "write_json",
-    "write_json_once",
     "write_parquet",
     "write_text",
 ]
@@ -48,19 +47,6 @@ CHECKSUMS = "SHA256SUMS"
 
 _LARGEST_JSON = 100_000_000
 _OBJECT = TypeAdapter(dict[str, Any])
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Makes the folder of a file, and turns what goes wrong with the disk into a line."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
-            "folder with --out"
-        ) from error
 
 
 @contextmanager
@@ -78,7 +64,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             under ``path`` before is still there, untouched.
     """
     path = Path(path)
-    with _writing(path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(
             prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent
         )
@@ -92,6 +79,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
+            "folder with --out"
+        ) from error
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -240,25 +232,6 @@ def json_bytes(content: object) -> bytes:
 def write_json(path: str | Path, content: object) -> None:
     """Writes ``content`` to ``path`` as indented JSON (no NaN), whole or not at all."""
     write_bytes(path, json_bytes(content))
-
-
-def write_json_once(path: str | Path, content: object) -> bool:
-    """Writes ``content`` as `write_json` does, unless the file is there already.
-
-    Of several processes that do so at the same time one wins.
-
-    Returns:
-        Whether it was written.
-    """
-    path = Path(path)
-    hidden = f".{path.name}."
-    with _writing(path), tempfile.TemporaryDirectory(prefix=hidden, dir=path.parent) as folder:
-        whole = Path(folder) / path.name
-        write_json(whole, content)
-        with suppress(FileExistsError):
-            os.link(whole, path)  # fails where the name is taken, unlike a renaming
-            return True
-    return False
 
 
 def write_parquet(path: str | Path, frame: pd.DataFrame) -> None:

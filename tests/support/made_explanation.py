@@ -43,9 +43,7 @@ def make_view(widths=(2, 2, 2), time_inputs=0, levels=LEVELS, points=9):
         num_point_inputs=widths[0] - time_inputs,
         levels=levels,
         edges=tuple(edges),
-        unit_importance=tuple(tuple(1.0 for _ in layer) for layer in names),
         input_by_level=shares,
-        entropies=(1.0,) * last,
     )
 
 

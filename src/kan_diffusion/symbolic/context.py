@@ -31,7 +31,7 @@ from kan_diffusion.evaluation.denoising import (
     draw_noised_points,
     measure_denoising,
 )
-from kan_diffusion.kan.importance import Attribution, attribution, edge_sizes, layer_entropy
+from kan_diffusion.kan.importance import Attribution, attribution, edge_sizes
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.symbolic.averaged import AveragedPoints, draw_averaged
@@ -62,14 +62,12 @@ class Importance:
 
     Attributes:
         sizes: Sizes of the edges of each layer, with shape (out, in).
-        entropies: Entropy of these sizes for each layer, in nats.
         attribution: Share of the outputs that goes back to edges, inputs and units.
         inputs: Inputs of each layer, (n, in) each.
         outputs: Values of its edges, (n, out, in) each, without the scales of the units.
     """
 
     sizes: tuple[Tensor, ...]
-    entropies: tuple[float, ...]
     attribution: Attribution
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -215,9 +213,7 @@ class Context:
                 scaled.append(given * factor.unsqueeze(-1))
                 units.append(unit)
             sizes = tuple(edge_sizes(given) for given in outputs)
-        entropies = tuple(float(layer_entropy(size)) for size in sizes)
-        shares = attribution(scaled, units)
-        return Importance(sizes, entropies, shares, tuple(inputs), tuple(outputs))
+        return Importance(sizes, attribution(scaled, units), tuple(inputs), tuple(outputs))
 
 
 def make_context(

@@ -105,19 +105,14 @@ class NetworkView:
         num_point_inputs: Number of inputs that come from the points; the others come from the time.
         levels: The noise levels.
         edges: Its edges.
-        unit_importance: Share of the outputs that goes back to each unit, layer by layer; 1 for
-            outputs.
         input_by_level: Share that goes back to each input at each level, with shape (L, inputs).
-        entropies: Entropy of the edges' sizes in each layer, in nats.
     """
 
     units: tuple[tuple[str, ...], ...]
     num_point_inputs: int
     levels: tuple[LevelView, ...]
     edges: tuple[EdgeView, ...]
-    unit_importance: tuple[tuple[float, ...], ...]
     input_by_level: Array
-    entropies: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -209,15 +204,12 @@ def view_network(
         )
         for edge in denoiser.edges
     ]
-    importance = [tuple(unit.tolist()) for unit in overall.attribution.units]
     return NetworkView(
         units=tuple(tuple(layer) for layer in denoiser.unit_names()),
         num_point_inputs=sum(f.coordinate is not None for f in denoiser.input_features()),
         levels=level_views(context.process, timesteps),
         edges=tuple(edges),
-        unit_importance=(*importance, (1.0,) * denoiser.data_dim),
         input_by_level=np.array([part.attribution.units[0].tolist() for part in by_level]),
-        entropies=overall.entropies,
     )
 
 
