@@ -235,6 +235,8 @@ await check("at 390 pixels, in the light, and at 1,400 in the dark", async () =>
   await page.setViewportSize({ width: 1400, height: 1000 });
   await page.emulateMedia({ colorScheme: "dark" });
   await noSideways(page);
+  // What was laid down on the narrow page stands up again: two columns of inputs.
+  await page.waitForFunction(() => getComputedStyle(document.querySelector(".matrix")).gridTemplateColumns.split(" ").length === 2);
   await page.waitForTimeout(300);
   await page.screenshot({ path: join(PICTURES, "1400-dark.png"), fullPage: true });
   await page.emulateMedia({ colorScheme: "light" });

@@ -683,7 +683,7 @@ function start(): void {
     if (file !== undefined) void openFile(file);
   });
   find("#link", HTMLButtonElement).addEventListener("click", () => void copyLink());
-  new ResizeObserver(() => (stale = chartStale = true)).observe(find("main", HTMLElement));
+  new ResizeObserver(() => (stale = chartStale = edgesStale = true)).observe(find("main", HTMLElement));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (stale = true));
   const { edge, trained } = state;
   edges.chosen = edge;

@@ -103,7 +103,7 @@ export class EdgesView {
     denoiser.forward(points, new Int32Array(points.length / 2).fill(timestep));
     const inputs = denoiser.lastInputs;
     this.activities = denoiser.curves.map((layer, n) => activity(layer, inputs[n]));
-    const shape = JSON.stringify(denoiser.settings);
+    const shape = JSON.stringify([denoiser.settings, this.activities.map(({ layer }) => this.fit(layer))]);
     if (shape !== this.shape) {
       this.shape = shape;
       this.build();
@@ -126,19 +126,21 @@ export class EdgesView {
     return this.denoiser?.nameOf(layer, unit) ?? "";
   }
 
-  /** Columns of a layer's field: its inputs, or its outputs where a narrow field is better laid down. */
-  private columns(inputs: number, outputs: number): number {
+  /** Columns of a layer's field, its inputs, or its outputs where a narrow field is better laid down; and a cell's size. */
+  private fit({ inputs, outputs }: Curves): readonly [columns: number, size: number] {
     const room = this.layers.clientWidth;
     const narrow = outputs > 2 * inputs && (outputs > 12 || room < 500);
-    return narrow && room >= 26 * outputs ? outputs : inputs;
+    const columns = narrow && room >= 26 * outputs ? outputs : inputs;
+    const fitting = columns === inputs ? 340 / Math.max(inputs, outputs) : room / outputs - 2;
+    return [columns, Math.max(20, Math.min(38, Math.floor(fitting)))];
   }
 
   private build(): void {
     const numLayers = this.activities.length;
-    this.cells = this.activities.map(({ layer: { inputs, outputs } }, l) => {
+    this.cells = this.activities.map(({ layer, layer: { inputs, outputs } }, l) => {
       if (inputs * outputs > LARGEST_LAYER) return [];
       const cells: Cell[] = [];
-      const columns = this.columns(inputs, outputs);
+      const [columns] = this.fit(layer);
       for (let row = 0; row < (inputs * outputs) / columns; row++) {
         for (let column = 0; column < columns; column++) {
           const path = svg("path", {});
@@ -158,11 +160,9 @@ export class EdgesView {
     const titles = (l: number, inputs: number): string =>
       `${l > 0 ? `layer ${l}` : inputs === 2 ? "x, y" : "x, y, time"} → ${l === numLayers - 1 ? ends : `layer ${l + 1}`}`;
     this.layers.replaceChildren(
-      ...this.activities.map(({ layer: { inputs, outputs } }, l) => {
+      ...this.activities.map(({ layer, layer: { inputs, outputs } }, l) => {
         const matrix = html("div", { className: "matrix" }, ...this.cells[l].map(({ button }) => button));
-        const columns = this.columns(inputs, outputs);
-        const fitting = columns === inputs ? 340 / Math.max(inputs, outputs) : this.layers.clientWidth / outputs - 2;
-        const size = Math.max(20, Math.min(38, Math.floor(fitting)));
+        const [columns, size] = this.fit(layer);
         matrix.style.setProperty("--cell", `${size}px`);
         matrix.style.gridTemplateColumns = `repeat(${columns}, ${size}px)`;
         matrix.setAttribute("role", "group");
