@@ -90,7 +90,9 @@ def table(folder: Path) -> None:
     draws = np.random.default_rng(0)
     drawn = {name: draws.permutation(frame[name].to_numpy()) for name in frame}
     scores = table_scores(frame.iloc[::2], pd.DataFrame(drawn), train=frame.iloc[1::2], generator=0)
-    write_table_page(scores, folder / "table" / "tables.html", "Rows of wine", "shuffled columns")
+    write_table_page(
+        scores, folder / "table" / "tables.html", "Rows of wine", "Columns were shuffled."
+    )
 
 
 def lab(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from matplotlib.figure import Figure
 from kan_diffusion.files import finite, write_bytes, write_json, write_text
 from kan_diffusion.report.html import Page, plain_table
 from kan_diffusion.report.images import embedded, figure_png
-from kan_diffusion.report.points import panel_figure
-from kan_diffusion.report.style import INK, MUTED, family_styles, report_style
+from kan_diffusion.report.points import panel_figure, row_counts
+from kan_diffusion.report.style import INK, MUTED, NARROW, family_styles, report_style
 from truth_lab.lab import LAB, LabResult, LabResults
 
 __all__ = ["constants_figure", "lab_markdown", "write_lab"]
@@ -38,18 +39,16 @@ _PYKAN_NOTE = (
 
 
 @report_style()
-def constants_figure(results: LabResults) -> Figure:
+def constants_figure(results: LabResults, width: float = 10.5) -> Figure:
     """Draws the relative error of every constant at every noise level, a panel for each density.
 
     Args:
         results: The lab's results; all seeds are drawn.
+        width: The most inches across.
     """
     names = [name for name in _WITH_CONSTANTS if results.of(name)]
-    rows = 2 if len(names) > 3 else 1
-    counts = [len(names) // rows + (row < len(names) % rows) for row in range(rows)]
-    figure, panels = panel_figure(
-        [max(count, 1) for count in counts], 10.5, 0.72, (0.55, 0.95), (0.75, 0.6, 0.4), 3.4
-    )
+    counts = row_counts(max(len(names), 1), int(width / 3.5))
+    figure, panels = panel_figure(counts, width, 0.72, (0.55, 0.95), (0.75, 0.6, 0.4), 3.4)
     style = family_styles()["kan"]
     for axes, name in zip([axes for row in panels for axes in row], names, strict=False):
         bound = 100 * (LAB[name].bound or 0.0)
@@ -183,7 +182,7 @@ def write_lab(results: LabResults, folder: Path) -> Path:
     page = Page("Truth lab", "Densities whose exact score is known: how much of it is recovered?")
     page.table(plain_table("Densities", _SUMMARY, results.summary()))
     page.figure(
-        embedded(figure),
+        embedded(figure, narrow=partial(constants_figure, results, width=NARROW)),
         "Relative error of each recovered constant, a mark for each seed; dashed: the largest "
         "error that counts as recovered.",
         "Relative error of each recovered constant over noise levels",

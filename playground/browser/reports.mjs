@@ -55,8 +55,8 @@ const smallest = (page) => page.evaluate(async () => {
     found.push([size, `${element.tagName} '${element.textContent.trim().slice(0, 30)}'`]);
   }
   for (const image of document.querySelectorAll("figure img")) {
-    if (!seen(image) || !image.src.startsWith("data:image/svg")) continue;
-    const text = new TextDecoder().decode(Uint8Array.from(atob(image.src.split(",")[1]), (c) => c.charCodeAt(0)));
+    if (!seen(image) || !image.currentSrc.startsWith("data:image/svg")) continue;
+    const text = new TextDecoder().decode(Uint8Array.from(atob(image.currentSrc.split(",")[1]), (c) => c.charCodeAt(0)));
     const svg = new DOMParser().parseFromString(text, "image/svg+xml").documentElement;
     const scale = image.getBoundingClientRect().width / svg.viewBox.baseVal.width;
     for (const label of svg.querySelectorAll("text")) {
@@ -67,6 +67,23 @@ const smallest = (page) => page.evaluate(async () => {
   }
   return found.sort((a, b) => a[0] - b[0])[0];
 });
+
+/** Figures, and everything, that has to be rolled; and what rolls without a fading edge, or fades and does not roll. */
+const rolling = (page) => page.evaluate(() => {
+  const boxes = [...document.querySelectorAll(".view, .scroll, .formula .set")].filter((box) => box.getClientRects().length);
+  const rolls = (box) => box.scrollWidth > box.clientWidth + 1;
+  const fades = (box) => getComputedStyle(box, "::after").opacity > 0.5;
+  const name = (box) => box.querySelector("img")?.alt ?? box.querySelector("table")?.ariaLabel ?? box.textContent;
+  return {
+    figures: boxes.filter((box) => box.matches(".view") && rolls(box)).map(name),
+    unsaid: boxes.filter((box) => rolls(box) !== fades(box)).map(name),
+  };
+});
+
+/** Canvases whose pixels are not as high as they are wide, as they are seen. */
+const distorted = (page) => page.$$eval("canvas", (canvases) => canvases
+  .filter((canvas) => Math.abs(canvas.width / canvas.height - canvas.clientWidth / canvas.clientHeight) > 0.02)
+  .map((canvas) => `${canvas.ariaLabel}: ${canvas.width} × ${canvas.height}`));
 
 /** What axe-core finds that keeps somebody out; the title of all parts is the heading of the first. */
 async function accessible(page) {
@@ -113,6 +130,10 @@ for (const [name, file] of Object.entries(PAGES)) {
         assert.ok(size >= LEAST_LETTERS, `${size.toFixed(1)} pixels: ${letters}, ${where}`);
         const wide = await page.$$eval("table", (tables) => tables.map((table) => [...table.tHead.rows[0].cells].filter((cell) => cell.getClientRects().length).length));
         assert.ok(Math.max(0, ...wide) <= 6, `a table of ${Math.max(...wide)} columns, ${where}`);
+        const { figures, unsaid } = await rolling(page);
+        assert.deepEqual(figures.filter((what) => width > 390 || !/diagram/.test(what)), [], `rolled figures, ${where}`);
+        assert.deepEqual(unsaid, [], `the edge of what rolls, ${where}`);
+        assert.deepEqual(await distorted(page), [], where);
         await accessible(page);
       }
       const covered = await page.evaluate(() => (document.querySelector("nav.pages")?.getBoundingClientRect().height ?? 0) / innerHeight);

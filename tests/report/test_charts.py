@@ -30,8 +30,9 @@ from kan_diffusion.report.charts import (
 from kan_diffusion.report.charts.axes import value_axis
 from kan_diffusion.report.charts.lines import curves_by_seed
 from kan_diffusion.report.contents import smoothed_curve
+from kan_diffusion.report.images import TELEPHONE, embedded
 from kan_diffusion.report.points import PointView
-from kan_diffusion.report.style import REAL, model_styles
+from kan_diffusion.report.style import NARROW, REAL, model_styles
 from kan_diffusion.study.results.rows import Results, Setting
 from kan_diffusion.study.results.verdicts import compare
 from synthetic_study import BUDGETS, FAMILIES, MODELS, kind_of, make_contents
@@ -319,16 +320,38 @@ def test_a_smoothed_curve_averages_every_loss_once():
 # --- all figures ------------------------------------------------------------------------------
 
 
-def test_texts_can_be_read_and_none_lies_on_another(contents):
+@pytest.mark.parametrize("narrow", [False, True], ids=["on a screen", "on a telephone"])
+def test_texts_can_be_read_and_none_lies_on_another(contents, narrow):
     budget = [s for s in contents.results.settings() if s.match == "params"]
+    width = {"width": NARROW} if narrow else {}
     for figure in (
-        differences_figure(contents, budget), forest_figure(contents, LABEL),
-        metrics_figure(contents, LABEL), by_level_figure(contents, LABEL),
-        loss_figure(contents, WINE), samples_figure(contents, LABEL),
+        differences_figure(contents, budget, **width), forest_figure(contents, LABEL, **width),
+        metrics_figure(contents, LABEL, **width), by_level_figure(contents, LABEL, **width),
+        loss_figure(contents, WINE, **width), samples_figure(contents, LABEL, **width),
+        data_figure(contents, "swiss roll", **width),
+        lead_figure(contents, contents.decision.leads[0], **width),
     ):  # fmt: skip
         assert texts_overlap(figure) == []
         sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
         assert min(sizes) >= 9
+        picture = embedded(figure)
+        assert (picture.least <= TELEPHONE) == narrow
+
+
+def test_a_narrow_forest_plot_shows_what_the_wide_one_does(contents):
+    wide, narrow = (metrics_figure(contents, LABEL, width=width) for width in (11.4, NARROW))
+    assert len(wide.axes) == len(narrow.axes)
+    for one, other in zip(wide.axes, narrow.axes, strict=True):
+        assert title(one) == title(other)
+        assert one.get_xlim() == pytest.approx(other.get_xlim())
+        for model in model_styles(contents.results.rows).values():
+            here, there = (marks(axes, model.colour) for axes in (one, other))
+            assert [part.tolist() for part in here] == [part.tolist() for part in there]
+        written = [text.get_text() for text in other.texts]
+        assert set(FAMILIES) <= set(written)
+        assert {text.get_text().split(",")[0] for text in one.texts} <= {
+            text.split(",")[0] for text in written
+        }
 
 
 def test_a_model_has_one_colour_in_every_figure(small):

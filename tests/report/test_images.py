@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kan_diffusion.report.images import contact_sheet, embedded
+from kan_diffusion.report.html import Page
+from kan_diffusion.report.images import TELEPHONE, contact_sheet, embedded
+from kan_diffusion.report.style import NARROW
 
 
 def test_every_pixel_of_a_picture_is_a_square_in_its_cell() -> None:
@@ -40,3 +44,23 @@ def test_a_picture_is_as_wide_as_its_smallest_letters_need(largest_svg: int) -> 
     figure.text(0.5, 0.1, "tiny", fontsize=4)
     assert embedded(figure, largest_svg).least == both.width  # never larger than it is drawn
     assert embedded(Figure(figsize=(6, 2)), largest_svg).least == 0
+
+
+def test_a_figure_is_drawn_again_for_telephones_where_it_cannot_be_read_there() -> None:
+    def labelled(width: float) -> Figure:
+        figure = Figure(figsize=(width, 2))
+        figure.text(0.1, 0.5, "words", fontsize=9)
+        figure.add_axes((0, 0, 1, 1)).set_axis_off()
+        return figure
+
+    wide = embedded(labelled(9), narrow=lambda: labelled(NARROW))
+    assert wide.narrow is not None
+    assert wide.narrow.width < wide.width
+    assert wide.narrow.least <= TELEPHONE < wide.least
+    assert embedded(labelled(4), narrow=lambda: pytest.fail("it can be read")).narrow is None
+    page = Page("Title")
+    page.figure(wide, "Caption.", "Words")
+    read = re.search(r'max-width: (\d+)px\)" srcset="([^"]+)" width="(\d+)"', page.__html__())
+    assert read is not None
+    assert int(read[1]) == wide.least + 63  # the page keeps 32 pixels on either side
+    assert read.groups()[1:] == (wide.narrow.address, str(wide.narrow.width))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from kan_diffusion.report import ReportContents, charts, study, write_report
 from kan_diffusion.report.images import Picture
 
-_VOID = {"meta", "img", "br", "link", "input", "hr"}
+_VOID = {"meta", "img", "br", "link", "input", "hr", "source"}
 
 
 class Page(HTMLParser):

@@ -10,7 +10,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,6 +22,7 @@ from PIL import Image
 from kan_diffusion.report.style import report_style
 
 __all__ = [
+    "TELEPHONE",
     "Picture",
     "contact_sheet",
     "embedded",
@@ -40,6 +41,8 @@ _WEBP_QUALITY = 80
 _CSS_DPI, _POINTS = 96, 72
 _LEAST_LETTERS = 9.0
 """CSS pixels that the smallest letters of a figure have on the narrowest screen."""
+TELEPHONE = 358
+"""CSS pixels that a page has for a figure on a telephone."""
 _SIDE, _GAP = 64, 2
 """Pixels of a picture's longer side in a contact sheet at least, and about each."""
 
@@ -52,11 +55,13 @@ class Picture:
         address: Its ``data:`` address, which holds it whole.
         width: Its width in CSS pixels, of which an inch has 96.
         least: The width below which its smallest letters cannot be read, at most ``width``.
+        narrow: The same drawn for a screen that is narrower than that; None where it rolls there.
     """
 
     address: str
     width: int
     least: int = 0
+    narrow: Picture | None = None
 
 
 def figure_png(figure: Figure, dpi: int = _DPI) -> bytes:
@@ -115,14 +120,27 @@ def contact_sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
     return sheet
 
 
-def embedded(figure: Figure, largest_svg: int = _LARGEST_SVG, dpi: int = 144) -> Picture:
+def embedded(
+    figure: Figure,
+    largest_svg: int = _LARGEST_SVG,
+    dpi: int = 144,
+    narrow: Callable[[], Figure] | None = None,
+) -> Picture:
     """Embeds a figure: as SVG where that is small, as WebP where it is not.
 
     Args:
         figure: The figure.
         largest_svg: Bytes from which it is a WebP; 0 makes it one at once.
         dpi: Pixels an inch of a WebP.
+        narrow: Draws it for a telephone; called where it cannot be read on one.
     """
+    picture = _embedded(figure, largest_svg, dpi)
+    if narrow is None or picture.least <= TELEPHONE:
+        return picture
+    return replace(picture, narrow=_embedded(narrow(), largest_svg, dpi))
+
+
+def _embedded(figure: Figure, largest_svg: int, dpi: int) -> Picture:
     if largest_svg and len(svg := figure_svg(figure)) < largest_svg:
         picture = embedded_svg(svg)
         return replace(picture, least=_least_width(figure, picture.width))

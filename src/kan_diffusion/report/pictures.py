@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +31,8 @@ _LONGEST_SLUG = 60
 _MOST_ACROSS = 16
 _INCH = 0.42
 """Side of a picture in a figure."""
-_LETTERS, _GAP = 34, 1
-"""Letters of a line of what is asked for, and pixels about a picture."""
+_LETTERS, _FEW_LETTERS, _GAP = 34, 14, 1
+"""Letters of a line of what is asked for, few on a telephone, and pixels about a picture."""
 
 
 def write_pictures(folder: Path, drawn: Mapping[str, Sequence[Image.Image]]) -> int:
@@ -69,48 +71,72 @@ def _save(path: Path, picture: Image.Image) -> None:
 
 
 @report_style()
-def asked_figure(asked: Sequence[str], columns: Sequence[tuple[str, PictureRows]]) -> Figure:
+def asked_figure(
+    asked: Sequence[str], columns: Sequence[tuple[str, PictureRows]], width: float = math.inf
+) -> Figure:
     """Draws what was asked for, a row each, and what came of it, a group of pictures a column.
 
     Args:
         asked: What each row asks for; empty where nothing is asked for.
         columns: Title and pictures of each column.
+        width: The most inches across; columns for which there is no room go below the others.
     """
-    return _figure(asked, [(title, mosaic(rows)) for title, rows in columns], {})
+    return _figure(asked, [(title, mosaic(rows)) for title, rows in columns], {}, width)
 
 
 @report_style()
-def process_figure(asked: Sequence[str], states: PictureRows, times: Sequence[float]) -> Figure:
+def process_figure(
+    asked: Sequence[str], states: PictureRows, times: Sequence[float], width: float = math.inf
+) -> Figure:
     """Draws the process of pictures, a row each, from noise to what is asked for.
 
     Args:
         asked: What each row asks for.
         states: The pictures at each time, shape (rows, times, C, S, S).
         times: The times, as fractions of T.
+        width: The most inches across; where it is too small for all times, some are left out.
     """
     ends = {0.0: "t = 0", 1.0: "t = T"}
-    names = [ends.get(round(time, 3), f"{time:.2g} T") for time in times]
-    return _figure(asked, [("", mosaic(states))], dict(enumerate(names)))
+    most = _most_across(width, len(times))
+    picks = sorted({round(each) for each in np.linspace(0, len(times) - 1, most).tolist()})
+    names = [ends.get(round(times[pick], 3), f"{times[pick]:.2g} T") for pick in picks]
+    return _figure(asked, [("", mosaic(states[:, picks]))], dict(enumerate(names)), width)
+
+
+def _most_across(width: float, count: int) -> int:
+    """Pictures of a row for which there is room beside what is asked for."""
+    most = (width - _words_width(_FEW_LETTERS)) / _INCH
+    return count if most >= count else max(2, int(most))
+
+
+def _words_width(letters: int) -> float:
+    return 0.1 + 0.075 * letters
 
 
 def _figure(
     asked: Sequence[str],
     columns: Sequence[tuple[str, NDArray[np.uint8]]],
     times: Mapping[int, str],
+    width: float,
 ) -> Figure:
     """Draws mosaics side by side, with words to the left and times above."""
-    lines = [textwrap.fill(each, _LETTERS) for each in asked]
-    left = 0.1 + 0.075 * max((len(line) for each in lines for line in each.split("\n")), default=0)
+    lines = [textwrap.fill(each, _LETTERS if width == math.inf else _FEW_LETTERS) for each in asked]
+    left = _words_width(max((len(line) for each in lines for line in each.split("\n")), default=0))
     cell = columns[0][1].shape[0] / len(asked)
     widths = [_INCH * mosaic.shape[1] / cell for _, mosaic in columns]
     above, gap, below = 0.5, 0.18, 0.05
-    height, width = _INCH * len(asked), left + sum(widths) + gap * (len(columns) - 1)
-    figure = Figure(figsize=(width, height + above + below))
-    start = left
-    for (title, mosaic), across in zip(columns, widths, strict=True):
-        place = (start / width, below / (height + above + below))
-        size = (across / width, height / (height + above + below))
-        axes = figure.add_axes((*place, *size))
+    places = [(left, 0)]  # where each starts, and in which line
+    for across, following in pairwise(widths):
+        start, line = places[-1]
+        fits = start + across + gap + following <= width
+        places.append((start + across + gap, line) if fits else (left, line + 1))
+    height = _INCH * len(asked)
+    whole = max(start + across for (start, _), across in zip(places, widths, strict=True))
+    tall = (places[-1][1] + 1) * (above + height) + below
+    figure = Figure(figsize=(whole, tall))
+    for (title, mosaic), across, (start, line) in zip(columns, widths, places, strict=True):
+        bottom = tall - (line + 1) * (above + height)
+        axes = figure.add_axes((start / whole, bottom / tall, across / whole, height / tall))
         axes.imshow(mosaic, interpolation="nearest", aspect="auto")
         axes.grid(False)
         axes.set(xticks=[], yticks=[])
@@ -122,7 +148,6 @@ def _figure(
             axes.text(
                 *((index + 0.5) * cell, -0.15 * cell), name, ha="center", va="bottom", fontsize=8.5
             )
-        start += across + gap
     return figure
 
 

@@ -30,6 +30,8 @@ Panels = list[tuple[float, Points]]
 _MAX_DRAWN = 4_000
 _MAX_ASPECT = 3.0
 _FEW, _FEW_DRAWN = 10, 300
+_LEAST_PANEL = 0.8
+"""Inches across a panel of a strip at the least."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,10 @@ def bins(limits: NDArray[np.float64]) -> list[float]:
 
 @report_style()
 def side_by_side_figure(
-    pictures: Sequence[tuple[str, str, Points]], view: PointView, limits: NDArray[np.float64]
+    pictures: Sequence[tuple[str, str, Points]],
+    view: PointView,
+    limits: NDArray[np.float64],
+    width: float = 10.5,
 ) -> Figure:
     """Draws several sets of points on the same axes, a panel each; no place in a row stays empty.
 
@@ -155,17 +160,18 @@ def side_by_side_figure(
             which show fewer points.
         view: The view.
         limits: Limits of all axes, shape (1 or 2, 2).
+        width: The most inches across.
     """
     count = len(pictures)
     many = count > _FEW
     ratio = 0.75 if view.flat else 1.0
-    counts = row_counts(count, 6 if many else 5)
-    figure, panels = panel_figure(counts, 10.5, ratio, (0.18, 0.75), (0.75, 0.65, 0.35))
+    counts = row_counts(count, int(width / (1.75 if many else 2.1)))
+    figure, panels = panel_figure(counts, width, ratio, (0.18, 0.75), (0.75, 0.65, 0.35))
     flat = [axes for row in panels for axes in row]
     for axes, (title, colour, points) in zip(flat, pictures, strict=True):
         shown = points[:_FEW_DRAWN] if many else points
         view.draw(axes, shown, colour, limits, size=0.35 if many else 1.2, opaque=many)
-        wide = int(axes.get_position().width * 10.5 / 0.085)
+        wide = int(axes.get_position().width * figure.get_figwidth() / 0.085)
         axes.set_title("\n".join(textwrap.wrap(title, wide)[:2]), fontsize=9.5)
     heights = [axes.get_ylim()[1] for axes in flat]
     for row in panels:
@@ -181,7 +187,11 @@ def side_by_side_figure(
 
 @report_style()
 def strips_figure(
-    rows: Sequence[tuple[str, Panels]], colour: str, view: PointView, limits: NDArray[np.float64]
+    rows: Sequence[tuple[str, Panels]],
+    colour: str,
+    view: PointView,
+    limits: NDArray[np.float64],
+    width: float = 11.0,
 ) -> Figure:
     """Draws points at several times of the process, a column each.
 
@@ -190,10 +200,14 @@ def strips_figure(
         colour: The colour of all points.
         view: The view.
         limits: Limits of all axes, shape (1 or 2, 2).
+        width: The most inches across; where it is too small for all times, some are left out.
     """
-    counts = [len(panels) for _, panels in rows]
+    count, most = len(rows[0][1]), int((width - 0.75) / _LEAST_PANEL)
+    picks = sorted({round(each) for each in np.linspace(0, count - 1, min(count, most)).tolist()})
+    rows = [(label, [panels[pick] for pick in picks]) for label, panels in rows]
+    counts = [len(picks)] * len(rows)
     ratio = 0.75 if view.flat else 1.0
-    figure, grid = panel_figure(counts, 11.0, ratio, (0.05, 0.05), (0.75, 0.05, 0.35))
+    figure, grid = panel_figure(counts, width, ratio, (0.05, 0.05), (0.75, 0.05, 0.35))
     for (label, panels), line in zip(rows, grid, strict=True):
         for axes, (_, points) in zip(line, panels, strict=True):
             view.draw(axes, points, colour, limits, size=0.5)
@@ -225,7 +239,7 @@ def panel_figure(
     margins: tuple[float, float, float],
     most: float = 3.3,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Makes rows of panels of one size; a row with fewer stands in the middle.
+    """Makes rows of panels of one size, from the left.
 
     Args:
         counts: Panels of each row.
@@ -247,9 +261,8 @@ def panel_figure(
     figure = Figure(figsize=(width, height))
     panels: list[list[Axes]] = []
     for row, count in enumerate(counts):
-        start = left + (max(counts) - count) * (side + across) / 2
         y = height - top - (row + 1) * tall - row * down
         size = y / height, side / width, tall / height
-        places = ((start + column * (side + across)) / width for column in range(count))
+        places = ((left + column * (side + across)) / width for column in range(count))
         panels.append([figure.add_axes((x, *size)) for x in places])
     return figure, panels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from kan_diffusion.report.images import embedded, figure_png
 from kan_diffusion.report.motion import add_player
 from kan_diffusion.report.pictures import asked_figure, process_figure
 from kan_diffusion.report.points import PointView
+from kan_diffusion.report.style import NARROW
 from kan_diffusion.report.tables import (
     BADGES,
     REAL_ROW,
@@ -37,7 +39,7 @@ __all__ = ["write_report"]
 
 _MOST_BYTES = 2_500_000
 """Bytes of all figures in a page, roughly; a single one has at most ``_LARGEST``."""
-_LARGEST = 150_000
+_LARGEST = 120_000
 _MANY_FIGURES = 24
 
 
@@ -112,12 +114,13 @@ class _Report:
         return page.write(self.folder / "report.html")
 
     def _draw(
-        self, part: Section, name: str, draw: Callable[[], Figure], caption: str, alternative: str
+        self, part: Section, name: str, draw: Callable[..., Figure], caption: str, alternative: str
     ) -> None:
-        """Draws a figure, into the page and into a file of its own."""
+        """Draws a figure, into the page, there once more for telephones, and into its own file."""
         with part.keeping_going(alternative):
             figure = draw()
-            picture = embedded(figure, self.largest, self.sharpness)
+            narrow = partial(draw, width=NARROW)
+            picture = embedded(figure, self.largest, self.sharpness, narrow)
             write_bytes(self.folder / "figures" / f"{self.names(name)}.png", figure_png(figure))
             part.figure(picture, caption, alternative)
 
@@ -426,14 +429,14 @@ class _Report:
         )
 
 
-def _pictures_figure(contents: ReportContents, label: str) -> Figure:
+def _pictures_figure(contents: ReportContents, label: str, width: float = math.inf) -> Figure:
     data = contents.data_of(label)
     drawn = [
         (name, contents.drawn[label, name])
         for name in contents.model_names(label)
         if (label, name) in contents.drawn
     ]
-    return asked_figure(contents.asked[data], [("real", contents.real[data]), *drawn])
+    return asked_figure(contents.asked[data], [("real", contents.real[data]), *drawn], width)
 
 
 def _badge(verdict: Verdict) -> Markup:

@@ -21,8 +21,8 @@ from matplotlib.colors import to_hex, to_rgb
 from kan_diffusion.denoisers.registry import FAMILIES
 
 __all__ = [
-    "GRID", "INK", "MUTED", "PALE", "PALETTES", "REAL", "SEED_ALPHA", "SYNTHETIC", "ModelStyle",
-    "family_styles", "model_styles", "report_style",
+    "GRID", "INK", "MUTED", "NARROW", "PALE", "PALETTES", "REAL", "SEED_ALPHA", "SYNTHETIC",
+    "ModelStyle", "family_styles", "model_styles", "report_style",
 ]  # fmt: skip
 
 INK = "#22262b"
@@ -39,6 +39,8 @@ SYNTHETIC = "#0072b2"
 """Synthetic rows of a table, beside real ones."""
 SEED_ALPHA = 0.55
 """The opacity of the mark of a single seed."""
+NARROW = 4.3
+"""Inches across a figure for a telephone, whose letters are still 9 pixels high on 358."""
 
 PALETTES: Mapping[str, tuple[str, ...]] = {
     "kan": (

@@ -541,6 +541,9 @@ def trials_table(results: Results, anchors: Anchors) -> Table:
     }
     words = ("data", "process", "match", "model", "state", "trial")
     table = trial_table(results)
+    known = [column for column in ("excess", "heldout_loss") if column in table]
+    first = [*table.columns[: table.columns.get_loc("state")], *known]  # seen without unfolding
+    table = table[[*first, *(column for column in table.columns if column not in first)]]
     heads = [Head(names.get(column, column), words=column in words) for column in table.columns]
     lines = []
     for record in table.to_dict("records"):

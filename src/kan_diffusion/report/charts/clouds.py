@@ -22,17 +22,24 @@ __all__ = [
 
 
 @report_style()
-def data_figure(contents: ReportContents, data: str) -> Figure:
-    """Draws the real points of a data set, with the distribution of each drawn coordinate."""
+def data_figure(contents: ReportContents, data: str, width: float = 6.5) -> Figure:
+    """Draws the real points of a data set, with the distribution of each drawn coordinate.
+
+    Args:
+        contents: The study.
+        data: The data set.
+        width: The most inches across.
+    """
     points = contents.originals[data]
     view = PointView.of(points, contents.columns.get(data))
     limits = view.limits([points])
     if view.flat:
-        figure, ((axes,),) = panel_figure([1], 6.5, 0.45, (0, 0), (0.8, 0.6, 0.4), 6.5)
+        figure, ((axes,),) = panel_figure([1], width, 0.45, (0, 0), (0.8, 0.6, 0.4), 5.7)
         view.draw(axes, points, REAL, limits)
         axes.set(xlabel=view.labels[0], ylabel="density", title=data)
         return figure
-    figure, ((axes,),) = panel_figure([1], 5.3, 1.0, (0, 0), (0.8, 0.6, 1.0), 4.4)
+    side = min((width - 0.8) / 1.18, 4.4)
+    figure, ((axes,),) = panel_figure([1], width, 1.0, (0, 0), (0.8, 0.6, 1.0), side)
     view.draw(axes, points, REAL, limits, size=1.5)
     axes.set(xlabel=view.labels[0], ylabel=view.labels[1])
     drawn = view.project(points)
@@ -47,23 +54,32 @@ def data_figure(contents: ReportContents, data: str) -> Figure:
     return figure
 
 
-def corruption_figure(contents: ReportContents, data: str) -> Figure:
-    """Draws the forward process: the same points at growing t, from data to noise."""
+def corruption_figure(contents: ReportContents, data: str, width: float = 11.0) -> Figure:
+    """Draws the forward process: the same points at growing t, from data to noise.
+
+    Args:
+        contents: The study.
+        data: The data set.
+        width: The most inches across.
+    """
     panels = contents.corruption[data]
     view = _view(contents, data)
-    return strips_figure([("", panels)], REAL, view, view.limits([points for _, points in panels]))
+    limits = view.limits([points for _, points in panels])
+    return strips_figure([("", panels)], REAL, view, limits, width)
 
 
-def reverse_figure(contents: ReportContents, label: str, name: str) -> Figure:
+def reverse_figure(contents: ReportContents, label: str, name: str, width: float = 11.0) -> Figure:
     """Draws the reverse process of a model, from noise to data, at moments of its training.
 
     Args:
         contents: The study.
         label: The setting.
         name: The model.
+        width: The most inches across.
     """
     colour = model_styles(contents.results.rows)[name].colour
-    return strips_figure(contents.trajectories[label, name], colour, *point_view(contents, label))
+    view, limits = point_view(contents, label)
+    return strips_figure(contents.trajectories[label, name], colour, view, limits, width)
 
 
 def point_view(contents: ReportContents, label: str) -> tuple[PointView, NDArray[np.float64]]:
@@ -85,12 +101,15 @@ def point_view(contents: ReportContents, label: str) -> tuple[PointView, NDArray
     return view, view.limits(starts if real is None else [real, *starts])
 
 
-def samples_figure(contents: ReportContents, label: str | None = None) -> Figure:
+def samples_figure(
+    contents: ReportContents, label: str | None = None, width: float = 10.5
+) -> Figure:
     """Draws fresh real points beside those that each model generates, on the same axes.
 
     Args:
         contents: The study.
         label: The setting; the study's first one when None.
+        width: The most inches across.
     """
     label = next(iter(contents.samples))[0] if label is None else label
     original = contents.originals.get(contents.data_of(label))
@@ -103,7 +122,7 @@ def samples_figure(contents: ReportContents, label: str | None = None) -> Figure
     ]
     view = _view(contents, contents.data_of(label), label)
     shown = [points for *_, points in pictures] if original is None else [original]
-    return side_by_side_figure(pictures, view, view.limits(shown))
+    return side_by_side_figure(pictures, view, view.limits(shown), width)
 
 
 def _view(contents: ReportContents, data: str, label: str = "") -> PointView:

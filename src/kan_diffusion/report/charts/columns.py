@@ -206,7 +206,7 @@ def dependence_figure(names: Sequence[str], pairs: Sequence[PairScore], what: st
 @report_style()
 def joint_figure(joint: Joint) -> Figure:
     """Draws the shares of combinations of two columns, real beside synthetic, in one scale."""
-    figure = Figure(figsize=(5.6, 3.1), layout="constrained")
+    figure = Figure(figsize=_SIZE, layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     top = 100 * float(np.quantile(np.concatenate((joint.real, joint.synthetic)), 0.995)) or 1.0
     down, across = (_ends(side) for side in (joint.first, joint.second))
@@ -248,7 +248,7 @@ def _side_axis(axes: Axes, which: str, side: Side) -> None:
 @report_style()
 def distances_figure(distances: Distances) -> Figure:
     """Draws how far synthetic rows are from the closest training and the closest held-out row."""
-    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
     axes.stairs(
         100 * distances.heldout, distances.edges, fill=True, color=REAL, alpha=_FILLED,

@@ -1,5 +1,7 @@
 """Forest plots: models in rows, their seeds as pale marks, the mean and its interval on top.
 
+Where there is room for one panel alone, such as on a telephone, names stand above their rows.
+
 A lead has a data set in each row and the median of them below. A terminal shows the same rows in
 plain characters.
 
@@ -28,6 +30,7 @@ from kan_diffusion.report.charts.axes import value_axis, value_scale
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.points import panel_figure, row_counts
 from kan_diffusion.report.style import (
+    GRID,
     INK,
     MUTED,
     PALETTES,
@@ -50,6 +53,8 @@ __all__ = [
 _TIME = "train_cpu_seconds"
 _RATIOS = ("excess", _TIME)
 _LINE = 0.3
+_HEAD = 0.43
+"""How far above its row a name stands in a narrow figure, whose rows are 1.6 times as high."""
 _LETTER, _BOLD_LETTER, _TITLE_LINE = 0.075, 0.1, 0.18
 _WIDTH = 11.4
 _BEST_MLP = "best MLP"
@@ -86,12 +91,15 @@ class _Panel:
 
 
 @report_style()
-def forest_figure(contents: ReportContents, label: str | None = None) -> Figure:
+def forest_figure(
+    contents: ReportContents, label: str | None = None, width: float = _WIDTH
+) -> Figure:
     """Draws the judged measure of all models of a setting, and their training time.
 
     Args:
         contents: The study.
         label: The setting; the first one when None. Times are left out where they were held equal.
+        width: The most inches across.
     """
     setting = _setting(contents, label)
     results = contents.results
@@ -99,31 +107,37 @@ def forest_figure(contents: ReportContents, label: str | None = None) -> Figure:
     if setting.match != "time" and (results.of_setting(setting.label)[_TIME] > 0).any():
         measures.append(_TIME)
     panels = [_panel(contents, setting, measure) for measure in measures]
-    return _drawn(_styles(contents), contents.model_names(setting.label), panels, 2)
+    return _drawn(_styles(contents), contents.model_names(setting.label), panels, 2, width)
 
 
 @report_style()
-def metrics_figure(contents: ReportContents, label: str | None = None) -> Figure:
+def metrics_figure(
+    contents: ReportContents, label: str | None = None, width: float = _WIDTH
+) -> Figure:
     """Draws the sample metrics of all models of a setting, a panel for each metric.
 
     Args:
         contents: The study.
         label: The setting; the first one when None.
+        width: The most inches across.
     """
     setting = _setting(contents, label)
     rows = contents.results.of_setting(setting.label)
     measured = [key for key in contents.results.metrics if rows[key].notna().any()]
     panels = [_panel(contents, setting, key) for key in measured]
-    return _drawn(_styles(contents), contents.model_names(setting.label), panels, 3)
+    return _drawn(_styles(contents), contents.model_names(setting.label), panels, 3, width)
 
 
 @report_style()
-def differences_figure(contents: ReportContents, settings: Sequence[Setting]) -> Figure:
+def differences_figure(
+    contents: ReportContents, settings: Sequence[Setting], width: float = _WIDTH
+) -> Figure:
     """Draws the models of several settings against the best MLP of each, a panel for each setting.
 
     Args:
         contents: The study.
         settings: The settings.
+        width: The most inches across.
     """
     panels = []
     for setting in settings:
@@ -132,22 +146,23 @@ def differences_figure(contents: ReportContents, settings: Sequence[Setting]) ->
         panels.append(replace(panel, title=f"{setting.data}, n = {number}"))
     compared = {name for panel in panels for name in (*panel.rows, panel.baseline)}
     names = [name for name in contents.model_names() if name in compared]
-    return _drawn(_styles(contents), names, panels, 4)
+    return _drawn(_styles(contents), names, panels, 4, width)
 
 
 @report_style()
-def lead_figure(contents: ReportContents, lead: Lead) -> Figure:
+def lead_figure(contents: ReportContents, lead: Lead, width: float = _WIDTH) -> Figure:
     """Draws the ratio of a lead on every data set, and their median.
 
     Args:
         contents: The study.
         lead: One of its leads.
+        width: The most inches across.
     """
     models, styles = _styles(contents), {_BEST_MLP: ModelStyle(PALETTES["mlp"][0], "s", "-")}
     styles |= {c.setting.data: models[c.model] for c in lead.comparisons}
     styles[_MEDIAN] = ModelStyle(INK, "D", "-")
     panel = _lead_panel(contents, lead)
-    return _drawn(styles, list(panel.rows), [panel], 2)
+    return _drawn(styles, list(panel.rows), [panel], 2, width)
 
 
 def forest_lines(contents: ReportContents, label: str | None = None, width: int = 80) -> list[str]:
@@ -280,32 +295,47 @@ def _compared(comparison: Comparison, values: pd.DataFrame) -> _Row:
 
 
 def _drawn(
-    styles: dict[str, ModelStyle], names: Sequence[str], panels: Sequence[_Panel], most: int
+    styles: dict[str, ModelStyle],
+    names: Sequence[str],
+    panels: Sequence[_Panel],
+    most: int,
+    width: float,
 ) -> Figure:
-    """Draws panels in rows of at most ``most``; the models' names stand left of each row."""
-    counts = row_counts(len(panels), most)
+    """Draws panels in rows of at most ``most``; the models' names stand left of each row.
+
+    Where the width is too small for that, each row has one panel, and names stand in it.
+    """
+    narrow = width < _WIDTH
+    counts = row_counts(len(panels), 1 if narrow else most)
     columns = max(counts)
     above = 0.5 if any(math.isfinite(panel.real) for panel in panels) else 0.0
-    beside = (1.95, 2.25, 1.6, 0.5)[columns - 1]
-    left = 0.45 + _LETTER * max(len(name) for name in names)
-    side = min((_WIDTH - left) / columns - beside, 4.2)
-    ratio = _LINE * (len(names) + 0.2 + above) / side
+    head = _HEAD if narrow else 0.0
+    beside = 0.15 if narrow else (1.95, 2.25, 1.6, 0.5)[columns - 1]
+    left = 0.15 if narrow else 0.45 + _LETTER * max(len(name) for name in names)
+    side = min((width - left) / columns - beside, 4.2)
+    ratio = _LINE * (1.6 if narrow else 1) * (len(names) + 0.2 + above + head / 2) / side
     letters = int((side + beside) / _BOLD_LETTER)
     titles = [textwrap.wrap(panel.title, letters) for panel in panels]
     more = _TITLE_LINE * (max(map(len, titles)) - 1)
     gaps, margins = (beside, 1.1 + more), (left, 0.75, 0.35 + more)
-    figure, grid = panel_figure(counts, _WIDTH, ratio, gaps, margins, side)
+    figure, grid = panel_figure(counts, width, ratio, gaps, margins, side)
     flat = [axes for row in grid for axes in row]
     for axes, panel, title in zip(flat, panels, titles, strict=True):
-        _draw(axes, names, panel, styles, columns)
+        _draw(axes, names, panel, styles, columns, head)
         axes.set_title("\n".join(title))
-        axes.set_ylim(len(names) - 0.4, -0.6 - above)
-        axes.tick_params(axis="y", labelleft=any(axes is row[0] for row in grid))
+        axes.set_ylim(len(names) - 0.4, -0.6 - above - head / 2)
+        axes.spines.left.set_visible(not narrow)
+        axes.tick_params(axis="y", labelleft=not narrow and any(axes is row[0] for row in grid))
     return figure
 
 
 def _draw(
-    axes: Axes, names: Sequence[str], panel: _Panel, styles: dict[str, ModelStyle], columns: int
+    axes: Axes,
+    names: Sequence[str],
+    panel: _Panel,
+    styles: dict[str, ModelStyle],
+    columns: int,
+    head: float,
 ) -> None:
     shown = [row for row in panel.rows.values() if math.isfinite(row.mean)]
     ends = [end for row in shown for end in row.ends or ()]
@@ -328,9 +358,16 @@ def _draw(
         elif row is not None and math.isfinite(row.mean):
             _draw_row(axes, place, row, style, limits)
             text, bold = _text(row, panel, columns), row.strong
+        at, beside = axes.get_yaxis_transform(), 1.02
+        behind = {"facecolor": "white", "linewidth": 0, "pad": 1.0} if head else None
+        if head:
+            beside = 1.0
+            axes.text(0.0, place - head, name, transform=at, va="center", fontsize=9.5, bbox=behind)
+            axes.axhline(place - head - 0.3, color=GRID, linewidth=0.8, zorder=0)
         axes.text(
-            1.02, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9,
-            color=INK if row else MUTED, fontweight="bold" if bold else "normal",
+            beside, place - head, text, transform=at, ha="right" if head else "left", va="center",
+            fontsize=9, color=INK if row else MUTED, fontweight="bold" if bold else "normal",
+            bbox=behind,
         )  # fmt: skip
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=9.5)
@@ -376,6 +413,7 @@ def _draw_real(axes: Axes, real: float, limits: tuple[float, float]) -> None:
         text, (place, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -1),
         textcoords="offset points", fontsize=9, color=MUTED, va="top",
         ha="left" if inside or real <= limits[0] else "right",
+        bbox={"facecolor": "white", "linewidth": 0, "pad": 1.0},
     )  # fmt: skip
 
 

@@ -25,6 +25,9 @@ _LEVEL_LABELS = {
     "heldout_loss": "held-out loss",
 }
 
+_WIDTH = 11.0
+_APART = "\N{EM SPACE}" * 3  # in an SVG, where other spaces run together
+
 _Array = NDArray[np.float64]
 
 
@@ -34,17 +37,20 @@ def level_measure(levels: pd.DataFrame) -> str:
 
 
 @report_style()
-def by_level_figure(contents: ReportContents, label: str | None = None) -> Figure:
+def by_level_figure(
+    contents: ReportContents, label: str | None = None, width: float = _WIDTH
+) -> Figure:
     """Draws the excess (or the held-out loss) against the log signal-to-noise ratio.
 
     Args:
         contents: The study.
         label: The setting; the first one when None.
+        width: The most inches across.
     """
     label = label or contents.results.settings()[0].label
     levels = contents.levels_of(label)
     measure = level_measure(levels)
-    figure, panels = _panels(contents, label)
+    figure, panels = _panels(contents, label, width)
     styles = model_styles(contents.results.rows)
     heights: list[float] = []
     for name in contents.model_names(label):
@@ -55,25 +61,29 @@ def by_level_figure(contents: ReportContents, label: str | None = None) -> Figur
             _draw_line(axes, x, mean, style, name, (low, high) if len(panels) == 1 else None)
     for axes, _ in panels:
         value_axis(axes, "y", heights)
-        axes.set_xlabel("log SNR, log(α²/σ²)\n← more noise            less noise →")
-    panels[0][0].set_ylabel(_LEVEL_LABELS[measure])
+        axes.set_xlabel(f"log SNR, log(α²/σ²)\n← more noise{_APART}less noise →")
+    for axes, _ in panels if width < _WIDTH else panels[:1]:
+        axes.set_ylabel(_LEVEL_LABELS[measure])
     _legend(figure, panels)
     return figure
 
 
 @report_style()
-def loss_figure(contents: ReportContents, label: str | None = None) -> Figure:
+def loss_figure(
+    contents: ReportContents, label: str | None = None, width: float = _WIDTH
+) -> Figure:
     """Draws the training losses of all models of a setting beside their floor, where it is known.
 
     Args:
         contents: The study.
         label: The setting; the first one when None. Few models have a second panel with the loss
             minus the floor; many are drawn in that way alone, as their losses nearly coincide.
+        width: The most inches across.
     """
     label = label or contents.results.settings()[0].label
     curves, floor = contents.curves_of(label), contents.floors.get(label)
     both = floor is not None and len(contents.model_names(label)) <= MANY_MODELS
-    figure, panels = _panels(contents, label, twice=both)
+    figure, panels = _panels(contents, label, width, twice=both)
     styles = model_styles(contents.results.rows)
     last = 1.0
     for index, (axes, names) in enumerate(panels):
@@ -99,7 +109,7 @@ def loss_figure(contents: ReportContents, label: str | None = None) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         if shift:
             value_axis(axes, "y", heights)
-        if index == 0 or both:
+        if index == 0 or both or width < _WIDTH:
             axes.set_ylabel(
                 f"loss minus floor ({shift:.4g}), running mean" if shift else "loss, running mean"
             )
@@ -110,9 +120,12 @@ def loss_figure(contents: ReportContents, label: str | None = None) -> Figure:
 
 
 def _panels(
-    contents: ReportContents, label: str, twice: bool = False
+    contents: ReportContents, label: str, width: float, twice: bool = False
 ) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
-    """Makes panels, each with the models whose it is: all, or those of a kind where many are."""
+    """Makes panels, each with the models whose it is: all, or those of a kind where many are.
+
+    They stand side by side, or one below the other where the width is too small.
+    """
     names = contents.model_names(label)
     if len(names) <= MANY_MODELS:
         groups = [("", names)] * (2 if twice else 1)
@@ -120,9 +133,12 @@ def _panels(
         kinds = contents.results.models(label)
         groups = [(title, [n for n in names if kinds[n] == k]) for k, title in _KIND_TITLES.items()]
         groups = [group for group in groups if group[1]]
-    size = (7.5, 4.3) if len(groups) == 1 else (11.0, 4.9)
+    size = (7.5, 4.3) if len(groups) == 1 else (_WIDTH, 4.9)
+    rows = len(groups) if width < size[0] else 1
+    if width < size[0]:
+        size = width, 3.7 * rows
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(1, len(groups), sharey=not twice, squeeze=False)[0]
+    grid = figure.subplots(rows, len(groups) // rows, sharey=not twice, squeeze=False).ravel()
     for axes, (title, _) in zip(grid, groups, strict=True):
         axes.set_title(title)
     return figure, [(axes, own) for axes, (_, own) in zip(grid, groups, strict=True)]
@@ -203,7 +219,8 @@ def _legend(figure: Figure, panels: Sequence[tuple[Axes, list[str]]]) -> None:
     for axes, _ in panels:
         handles, labels = axes.get_legend_handles_labels()
         if len(panels) == 1:
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+            most = 4 if figure.get_figwidth() > 6 else 2
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(most, len(labels)))
             continue
         wide = max(map(len, labels), default=0) > 22
         axes.legend(

@@ -24,7 +24,9 @@ __all__ = ["contributions_figure", "curves_figure"]
 
 _COLUMNS = 4
 _DENSITY_SHARE = 0.3
-_LONGEST_LINE = 34
+_WIDTH = 11.8
+_LETTER = 0.071
+"""Inches of a letter of a formula above a panel."""
 _WIDEST, _THINNEST = 3.8, 1.2
 """Lines get thinner from level to level, so that equal curves show one inside the other."""
 _LEAST_SHARE = 0.005
@@ -36,19 +38,30 @@ def _title(view: NetworkView, edge: EdgeView) -> str:
 
 
 @report_style()
-def curves_figure(view: NetworkView, levels: Sequence[int] | None = None, most: int = 12) -> Figure:
+def curves_figure(
+    view: NetworkView,
+    levels: Sequence[int] | None = None,
+    most: int = 12,
+    width: float = _WIDTH,
+) -> Figure:
     """Draws the most important edges, a panel each: the curve at several noise levels.
 
     Args:
         view: The network.
         levels: Numbers of the noise levels; all of the view's when None.
         most: The largest number of edges.
+        width: The most inches across.
     """
     shown = list(range(len(view.levels))) if levels is None else list(levels)
     edges = sorted(view.edges, key=lambda edge: -edge.importance)[:most]
-    counts = row_counts(max(len(edges), 1), _COLUMNS)
-    figure, panels = panel_figure(counts, 11.8, 0.62, (0.6, 1.05), (0.7, 1.0, 0.6))
+    narrow = width < _WIDTH
+    columns = 2 if narrow else _COLUMNS
+    counts = row_counts(max(len(edges), 1), columns)
+    below = 1.0 + 0.2 * (narrow and len(shown) // 2)
+    gaps = (0.45 if narrow else 0.6, 1.05)
+    figure, panels = panel_figure(counts, width, 0.62, gaps, (0.7, below, 0.6))
     colours = level_colours(view.levels)
+    longest = int(panels[0][0].get_position().width * figure.get_figwidth() / _LETTER)
     for axes, edge in zip([axes for row in panels for axes in row], edges, strict=False):
         beneath = axes.get_xaxis_transform()
         for place, index in enumerate(shown):
@@ -63,7 +76,7 @@ def curves_figure(view: NetworkView, levels: Sequence[int] | None = None, most: 
                 marker="o" if len(curve.x) == 1 else None, markersize=4,
                 linewidth=_WIDEST - (_WIDEST - _THINNEST) * place / max(len(shown) - 1, 1),
             )  # fmt: skip
-        text = _broken(shortened(edge.text, 2 * _LONGEST_LINE))
+        text = _broken(shortened(edge.text, 2 * longest), longest)
         axes.set_title(_title(view, edge), pad=6 + 13 * len(text.splitlines()))
         axes.text(0.0, 1.02, text, transform=axes.transAxes, fontsize=8, color=MUTED, va="bottom")
         axes.set_xlabel(shortened(view.units[edge.layer][edge.input]), labelpad=2)
@@ -80,28 +93,30 @@ def curves_figure(view: NetworkView, levels: Sequence[int] | None = None, most: 
     ]
     handles.append(Patch(color=REAL, alpha=0.35, linewidth=0, label="density of the inputs"))
     figure.legend(
-        handles=handles, loc="lower center", ncols=len(handles) if len(counts) > 1 else 3,
+        handles=handles, loc="lower center",
+        ncols=2 if narrow else len(handles) if len(counts) > 1 else 3,
         handlelength=1.4, columnspacing=1.2, fontsize=9,
     )  # fmt: skip
     return figure
 
 
-def _broken(text: str) -> str:
+def _broken(text: str, longest: int) -> str:
     """Puts a long formula on two lines."""
-    if len(text) <= _LONGEST_LINE:
+    if len(text) <= longest:
         return text
-    place = text.rfind(" + ", 0, _LONGEST_LINE)
+    place = max(text.rfind(sign, 0, longest) for sign in (" + ", " − "))
     parts = [text[:place], text[place + 1 :]] if place > 0 else [text]
-    lines = [line for part in parts for line in textwrap.wrap(part, _LONGEST_LINE)]
+    lines = [line for part in parts for line in textwrap.wrap(part, longest)]
     return "\n".join(lines if len(lines) <= 2 else [lines[0], f"{lines[1][:-1]}…"])
 
 
 @report_style()
-def contributions_figure(view: NetworkView) -> Figure:
+def contributions_figure(view: NetworkView, width: float = 7.2) -> Figure:
     """Draws the share of each input in the outputs at each noise level.
 
     Args:
         view: The network.
+        width: Inches across; where they are few, the legend stands below.
     """
     shares = np.clip(np.nan_to_num(view.input_by_level), 0.0, None)
     totals = shares.sum(axis=1, keepdims=True)
@@ -119,7 +134,8 @@ def contributions_figure(view: NetworkView) -> Figure:
     if rest and shares[:, rest].sum() > 0:
         name = f"{len(rest)} other{'s' if len(rest) > 1 else ''}"
         parts.append((name, REAL, shares[:, rest].sum(axis=1), False))
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    beside = width > 6
+    figure = Figure(figsize=(width, 3.6 if beside else 4.2), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(view.levels))
     base = np.zeros(len(view.levels))
@@ -141,5 +157,8 @@ def contributions_figure(view: NetworkView) -> Figure:
     axes.grid(False)
     handles, labels = axes.get_legend_handles_labels()
     title = "input" + (" (hatched: of time)" if any(part[3] for part in parts) else "")
-    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", title=title, fontsize=9)
+    figure.legend(
+        handles[::-1], labels[::-1], loc=f"outside {'right upper' if beside else 'lower center'}",
+        ncols=1 if beside else 3, title=title, fontsize=9,
+    )  # fmt: skip
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from kan_diffusion.report.explanation.scores import axis_names, samples_figure, 
 from kan_diffusion.report.html import Page
 from kan_diffusion.report.images import embedded, figure_png, figure_svg
 from kan_diffusion.report.motion import add_player
+from kan_diffusion.report.style import NARROW
 from kan_diffusion.report.tables import (
     MISSING,
     REAL_ROW,
@@ -76,7 +77,8 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
     for name, draw, alternative, caption in _figures(explanation):
         with section.keeping_going(alternative):
             figure = draw()
-            picture = embedded(figure)
+            rolls = draw.func is network_figure  # as wide as the network
+            picture = embedded(figure, narrow=None if rolls else partial(draw, width=NARROW))
             for ending, content in (("png", figure_png(figure)), ("svg", figure_svg(figure))):
                 write_bytes(folder / "figures" / f"{name}.{ending}", content)
             section.figure(picture, caption, alternative)
@@ -107,7 +109,7 @@ def _add_motion(page: Page, explanation: Explanation) -> None:
                 add_player(section, motion, caption, alternative)
 
 
-def _figures(explanation: Explanation) -> Iterator[tuple[str, Callable[[], Figure], str, str]]:
+def _figures(explanation: Explanation) -> Iterator[tuple[str, partial[Figure], str, str]]:
     """Lists all figures, in the order in which they are read.
 
     Yields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = ["arrow_scale", "axis_names", "grid_side", "samples_figure", "score_fi
 
 Array = NDArray[np.float64]
 
+_WIDTH = 11.6
 _MOST_LEVELS = 4
 _MOST_COORDINATES = 4
 _REFERENCE = 0.9
@@ -58,7 +60,7 @@ def arrow_scale(score: Array) -> float:
 
 
 @report_style()
-def score_figure(score: ScoreView, columns: Sequence[str] = ()) -> Figure:
+def score_figure(score: ScoreView, columns: Sequence[str] = (), width: float = _WIDTH) -> Figure:
     """Draws learned scores and the exact one.
 
     One coordinate is drawn as curves, two as arrows over the density of the noised points, and more
@@ -67,6 +69,7 @@ def score_figure(score: ScoreView, columns: Sequence[str] = ()) -> Figure:
     Args:
         score: The scores.
         columns: Names of the coordinates.
+        width: The most inches across; few of them have two panels in a row.
 
     Returns:
         A row of panels a noise level (d = 2), a panel a level (d = 1), or a row a denoiser and a
@@ -76,8 +79,8 @@ def score_figure(score: ScoreView, columns: Sequence[str] = ()) -> Figure:
     dim = score.points[0].shape[1]
     names = [shortened(name) for name in axis_names(columns, dim)]
     if dim == 1:
-        return _curves(score, names[0])
-    return _fields(score, names) if dim == 2 else _against(score, names)
+        return _curves(score, names[0], width)
+    return _fields(score, names, width) if dim == 2 else _against(score, names, width)
 
 
 def _shown(score: ScoreView) -> list[int]:
@@ -86,14 +89,20 @@ def _shown(score: ScoreView) -> list[int]:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
+    most = min(int(figure.get_figwidth() / 1.4), 6)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), most))
 
 
-def _curves(score: ScoreView, name: str) -> Figure:
+def _curves(score: ScoreView, name: str, width: float) -> Figure:
     shown = _shown(score)
-    figure = Figure(figsize=(max(2.9 * len(shown), 5.0), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    for axes, level in zip(panels, shown, strict=True):
+    columns = min(len(shown), int(width / 2.1))
+    rows = -(-len(shown) // columns)
+    size = (min(max(2.9 * columns, 5.0), width), 2.9 * rows + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    for axes, level in zip(panels, shown, strict=False):
         x = score.points[level][:, 0]
         if score.density is not None:
             axes.fill_between(
@@ -118,35 +127,43 @@ def _curves(score: ScoreView, name: str) -> Figure:
     return figure
 
 
-def _fields(score: ScoreView, names: Sequence[str]) -> Figure:
+def _fields(score: ScoreView, names: Sequence[str], width: float) -> Figure:
     shown = _shown(score)
     fields = dict(score.scores) | ({} if score.exact is None else {_EXACT: score.exact})
     reference = score.exact or next(iter(fields.values()))
+    across = len(fields) if width >= _WIDTH else min(len(fields), 2)
+    lines = -(-len(fields) // across)  # of each level
+    counts = [across] * (lines - 1) + [len(fields) - across * (lines - 1)]
+    down = 0.15 if lines == 1 else 0.35
     figure, panels = panel_figure(
-        [len(fields)] * len(shown), 11.6, 1.0, (0.15, 0.15), (0.9, 0.9, 0.35), 2.6
+        counts * len(shown), width, 1.0, (0.15, down), (0.9, 0.9, 0.35), 2.6
     )
     points = np.concatenate([score.points[level] for level in shown])
     low, high = points.min(axis=0), points.max(axis=0)
     margin = 0.06 * (high - low)
     limits = np.stack((low - margin, high + margin), axis=1)
-    for row, level in zip(panels, shown, strict=True):
+    for place, level in enumerate(shown):
+        rows = panels[place * lines : (place + 1) * lines]
+        row = [axes for line in rows for axes in line]
         density = None if score.density is None else score.density[level]
         scale = arrow_scale(reference[level])
         for axes, (denoiser, values) in zip(row, fields.items(), strict=True):
             colour = INK if denoiser == _EXACT else denoiser_style(denoiser).colour
             _field(axes, score.points[level], values[level], density, scale, colour)
             axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
-            axes.tick_params(labelleft=axes is row[0], labelbottom=row is panels[-1])
-            if row is panels[0]:
+            first = any(axes is line[0] for line in rows)
+            axes.tick_params(labelleft=first, labelbottom=axes in panels[-1])
+            if lines > 1 or place == 0:
                 axes.set_title(denoiser, loc="center")
-        row[0].set_ylabel(f"{level_label(score.levels[level])}\n{names[1]}")
+            if first:
+                axes.set_ylabel(f"{level_label(score.levels[level])}\n{names[1]}")
     for axes in panels[-1]:
         axes.set_xlabel(names[0])
     where = "" if score.density is None else "; grey: density of the noised points"
+    note = f"standardised coordinates; arrows of a level have one scale, the longest are cut{where}"
     figure.supxlabel(
-        f"standardised coordinates; arrows of a row have one scale, the longest are cut{where}",
-        fontsize=9, color=MUTED,
-    )  # fmt: skip
+        textwrap.fill(note, int(figure.get_figwidth() / 0.07)), fontsize=9, color=MUTED
+    )
     return figure
 
 
@@ -180,7 +197,7 @@ def _field(
     )  # fmt: skip
 
 
-def _against(score: ScoreView, names: Sequence[str]) -> Figure:
+def _against(score: ScoreView, names: Sequence[str], width: float) -> Figure:
     learned = dict(score.scores)
     first = next(iter(learned))
     reference, label = score.points, "coordinate (standardised)"
@@ -189,12 +206,17 @@ def _against(score: ScoreView, names: Sequence[str]) -> Figure:
     elif len(learned) > 1:
         reference, label = learned.pop(first), f"score of the {first}"
     count = min(len(names), _MOST_COORDINATES)
-    size = (2.7 * count + 0.6, 2.7 * len(learned) + 0.8)
+    across = count if width >= _WIDTH else min(count, 2)
+    lines = -(-count // across)  # of each denoiser
+    size = (min(2.7 * across + 0.6, width), 2.7 * lines * len(learned) + 0.8)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(learned), count, squeeze=False)
+    panels = figure.subplots(lines * len(learned), across, squeeze=False)
     colours = level_colours(score.levels)
-    for row, (denoiser, values) in zip(panels, learned.items(), strict=True):
-        for coordinate, axes in enumerate(row):
+    for place, (denoiser, values) in enumerate(learned.items()):
+        rows = panels[place * lines : (place + 1) * lines]
+        for axes in rows.ravel()[count:]:
+            axes.set_axis_off()
+        for coordinate, axes in enumerate(rows.ravel()[:count]):
             for level in _shown(score):
                 axes.scatter(
                     reference[level][:, coordinate], values[level][:, coordinate], s=9,
@@ -205,7 +227,8 @@ def _against(score: ScoreView, names: Sequence[str]) -> Figure:
                 axes.axline((0.0, 0.0), slope=1.0, color=MUTED, linewidth=1.0, zorder=0.5)
             axes.set_title(names[coordinate])
             axes.locator_params(nbins=5)
-        row[0].set_ylabel(f"score, {denoiser}")
+        for row in rows:
+            row[0].set_ylabel(f"score, {denoiser}")
     for axes in panels[-1]:
         axes.set_xlabel(label)
     _legend(figure, panels[0][0])
@@ -213,13 +236,16 @@ def _against(score: ScoreView, names: Sequence[str]) -> Figure:
 
 
 @report_style()
-def samples_figure(samples: Mapping[str, Array], columns: Sequence[str] = ()) -> Figure:
+def samples_figure(
+    samples: Mapping[str, Array], columns: Sequence[str] = (), width: float = 10.5
+) -> Figure:
     """Draws real and generated points side by side, on the same axes.
 
     Args:
         samples: Points (n, d) by name; real ones under ``"real"``. The first two coordinates are
             drawn.
         columns: Names of the coordinates.
+        width: The most inches across.
     """
     names = sorted(samples, key=lambda name: name != "real")
     dim = samples[names[0]].shape[1]
@@ -230,4 +256,4 @@ def samples_figure(samples: Mapping[str, Array], columns: Sequence[str] = ()) ->
         (name, REAL if name == "real" else denoiser_style(name).colour, samples[name])
         for name in names
     ]
-    return side_by_side_figure(pictures, view, view.limits([samples[names[0]]]))
+    return side_by_side_figure(pictures, view, view.limits([samples[names[0]]]), width)

@@ -215,6 +215,8 @@
   function drawFields(place, score, at) {
     const [xs, ys] = score.points[at], side = score.side[at], all = score.points;
     const ends = [0, 1].map(axis => span(all.flatMap(level => span(level[axis]))));
+    const beside = .06 * (ends[0][1] - ends[0][0]);  // half an arrow, as charts have above and below
+    ends[0] = [ends[0][0] - beside, ends[0][1] + beside];
     for (const field of score.fields) {
       const drawn = chart(300, 300, ...ends, score.columns, `Score, ${field.name}, at ${score.levels[at].label}`);
       const wide = side ? (drawn.x(xs[xs.length - 1]) - drawn.x(xs[0])) / (side - 1) : 0;

@@ -8,8 +8,11 @@ function show() {
   if (fold) fold.open = true;
   for (const other of pages) other.classList.toggle("current", other === page);
   for (const link of document.querySelectorAll("nav.pages a")) {
-    if (link.hash === "#" + page.id) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link.hash === "#" + page.id) {
+      link.setAttribute("aria-current", "page");
+      const bar = link.closest("ul");
+      bar.scrollLeft = link.offsetLeft - (bar.clientWidth - link.offsetWidth) / 2;
+    } else link.removeAttribute("aria-current");
   }
   if (target && target !== page) target.scrollIntoView(); else scrollTo(0, 0);
 }

@@ -95,10 +95,8 @@ for (const figure of document.querySelectorAll("figure.player")) {
     const paint = () => {
       const size = canvas.clientWidth, sharp = devicePixelRatio || 1, tall = canvas.clientHeight;
       if (!size) return;
-      if (canvas.width !== Math.round(size * sharp)) {
-        canvas.width = Math.round(size * sharp);
-        canvas.height = Math.round(tall * sharp);
-      }
+      const [across, down] = [size, tall].map(side => Math.round(side * sharp));
+      if (canvas.width !== across || canvas.height !== down) [canvas.width, canvas.height] = [across, down];
       context.setTransform(sharp, 0, 0, sharp, 0, 0);
       context.clearRect(0, 0, size, tall);
       context.fillStyle = context.strokeStyle = panel.colour ?? "#000";
