@@ -31,6 +31,7 @@ from kan_diffusion.report.charts.axes import value_axis
 from kan_diffusion.report.charts.lines import curves_by_seed
 from kan_diffusion.report.contents import smoothed_curve
 from kan_diffusion.report.images import TELEPHONE, embedded
+from kan_diffusion.report.pictures import asked_figure, process_figure
 from kan_diffusion.report.points import PointView
 from kan_diffusion.report.style import NARROW, REAL, model_styles
 from kan_diffusion.study.results.rows import Results, Setting
@@ -367,6 +368,22 @@ def test_a_model_has_one_colour_in_every_figure(small):
     reverse = reverse_figure(small, "checkerboard", "MLP").axes[0].collections[0]
     assert to_hex(reverse.get_facecolor()[0]) == styles["MLP"].colour
     assert to_hex(samples.axes[0].collections[0].get_facecolor()[0]) == REAL
+
+
+def test_pictures_that_were_asked_for_fit_a_telephone():
+    asked = ["a seven", "a small red circle at the top left and a large green star on white"]
+    pictures = np.zeros((2, 4, 1, 8, 8))
+    columns = [("real", pictures[:, :1]), ("DiT", pictures), ("U-Net KAN", pictures)]
+    times = np.linspace(1, 0, 11).tolist()
+    for figure in (
+        asked_figure(asked, columns, NARROW),
+        process_figure(asked, np.zeros((2, 11, 1, 8, 8)), times, NARROW),
+    ):
+        assert texts_overlap(figure) == []
+        assert embedded(figure).least <= TELEPHONE
+        texts = [text.get_text() for text in figure.findobj(Text)]
+        assert {"a seven", "a small red\ncircle at the top\nleft and a …"} <= set(texts)
+    assert {"t = T", "t = 0"} <= set(texts)
 
 
 # --- points -----------------------------------------------------------------------------------

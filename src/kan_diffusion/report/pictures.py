@@ -31,7 +31,7 @@ _LONGEST_SLUG = 60
 _MOST_ACROSS = 16
 _INCH = 0.42
 """Side of a picture in a figure."""
-_LETTERS, _FEW_LETTERS, _GAP = 34, 14, 1
+_LETTERS, _FEW_LETTERS, _GAP = 34, 17, 1
 """Letters of a line of what is asked for, few on a telephone, and pixels about a picture."""
 
 
@@ -120,7 +120,8 @@ def _figure(
     width: float,
 ) -> Figure:
     """Draws mosaics side by side, with words to the left and times above."""
-    lines = [textwrap.fill(each, _LETTERS if width == math.inf else _FEW_LETTERS) for each in asked]
+    letters = _LETTERS if width == math.inf else _FEW_LETTERS
+    lines = [textwrap.fill(each, letters, max_lines=3, placeholder=" …") for each in asked]
     left = _words_width(max((len(line) for each in lines for line in each.split("\n")), default=0))
     cell = columns[0][1].shape[0] / len(asked)
     widths = [_INCH * mosaic.shape[1] / cell for _, mosaic in columns]
