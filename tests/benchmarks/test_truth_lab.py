@@ -219,7 +219,9 @@ def test_a_finished_case_is_read_and_not_trained_again(
 
 
 def _small_trial(toy: str, **options: object) -> TrialConfig:
-    small = EvaluationConfig(num_noised=2000, num_samples=100, num_real_pairs=1, moments=())
+    small = EvaluationConfig(
+        num_noised=2000, num_samples=100, num_likelihood=10, num_real_pairs=1, moments=()
+    )
     return single_trial(toy, **options).model_copy(update={"evaluation": small})
 
 

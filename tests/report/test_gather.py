@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from command_line import SMALL
 from html_page import Page
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import RunFolderError
@@ -22,7 +23,7 @@ from kan_diffusion.study.run import StudyResults, load_study, run_study
 from one_by_one import OneByOne
 from tiny import tiny_study
 
-SMALL = EvaluationConfig(num_noised=200, num_samples=100, num_real_pairs=1, num_drawn=50)
+EVALUATION = EvaluationConfig(**SMALL)
 
 
 def _run(study: StudyConfig, folder: Path) -> StudyResults:
@@ -37,7 +38,7 @@ def _tiny(**changes: object) -> StudyConfig:
         "training": {"steps": 20, "batch_size": 64},
         "models": [{"name": "MLP", "family": "mlp", "params": 300}],
         "sampling": {"steps": 3},
-        "evaluation": SMALL.model_dump(),
+        "evaluation": EVALUATION.model_dump(),
     }
     return tiny_study(**{**settings, **changes})
 
@@ -52,7 +53,7 @@ def notebook_study(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
             "data": (data.model_copy(update={"num_points": 200}),),
             "training": study.training.model_copy(update={"batch_size": 128, "steps": 24}),
             "sampling": SamplingConfig(scheduler="ddpm", steps=10),
-            "evaluation": SMALL,
+            "evaluation": EVALUATION,
         }
     )
     return _run(study, tmp_path_factory.mktemp("report") / "notebook")

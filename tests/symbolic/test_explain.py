@@ -10,6 +10,7 @@ import pytest
 import sympy
 import torch
 
+from command_line import SMALL, few_points
 from helpers import randn, refused
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
@@ -23,7 +24,6 @@ from kan_diffusion.study.measure import evaluate_run, load_run, yardstick
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.results.rows import read_runs
 from kan_diffusion.study.trial import run_trial
-from kan_diffusion.symbolic import context, levels
 from kan_diffusion.symbolic.context import make_context
 from kan_diffusion.symbolic.explain import (
     ExplainOptions,
@@ -36,7 +36,6 @@ from kan_diffusion.symbolic.explain import (
 from kan_diffusion.symbolic.match import SearchOptions
 from networks import network
 
-SMALL = {"num_noised": 200, "num_samples": 100, "num_real_pairs": 1, "num_drawn": 50}
 X = sympy.Symbol("x0", real=True)
 POINTS = torch.linspace(-2, 2, 50)[:, None]
 BUDGET = SearchOptions(
@@ -52,11 +51,8 @@ def _trained(folder: Path, family: str, params: int, steps: int = 300) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_points() -> Iterator[None]:
-    """Averages over few points: nothing here asks how good a formula is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(levels, "_BATCHES", 1)
-        patch.setattr(context, "_FITTED", 16_384)
+def quick() -> Iterator[None]:
+    with few_points():
         yield
 
 
