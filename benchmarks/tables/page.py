@@ -169,6 +169,20 @@ def _measured(results: Sequence[Result], measure: _Measure) -> str:
     return _markdown(["table", *values.columns, *(["real rows"] if known else [])], rows)
 
 
+def _seeds(results: Sequence[Result]) -> str:
+    """How many seeds methods have: from their least to their most on a table."""
+    frame = pd.DataFrame([one.key for one in results], columns=["table", "method", "seed"])
+    counts = frame.groupby(["method", "table"]).size().groupby("method").agg(["min", "max"])
+    spans = {
+        name: " to ".join(sorted({str(low), str(high)})) for name, low, high in counts.itertuples()
+    }
+    alike = {span: [name for name in METHODS if spans.get(name) == span] for span in spans.values()}
+    if len(alike) == 1:
+        return f"{next(iter(alike))} of each method"
+    said = (f"{span} of {', '.join(names)}" for span, names in sorted(alike.items(), reverse=True))
+    return "; ".join(said)
+
+
 def results_markdown(
     results: Sequence[Result], environment: Mapping[str, object], speed: Mapping[str, object]
 ) -> str:
@@ -185,9 +199,9 @@ def results_markdown(
         "# Tables: results",
         "Written by `make tables`; what is measured, and how, is in "
         "[docs/tables.md](../../docs/tables.md). "
-        f"Mean over {len(seeds)} seed{'s'[: len(seeds) != 1]}, {budget:g} seconds of one core a "
-        "fit. Bold: the best, `rows` (the training rows themselves) and methods that are not held "
-        "to the time left out.",
+        f"Means over seeds, {_seeds(results)}; {budget:g} seconds of one core a fit. Bold: the "
+        "best, `rows` (the training rows themselves) and methods that are not held to the time "
+        "left out.",
         "## Mean ranks",
         _markdown(
             ["method", *_GROUPS, "all"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -305,5 +306,9 @@ def test_the_page_marks_the_best_and_says_what_failed() -> None:
     assert "| iris | **0.900** | 0.800 | 0.700 | 1.000 | 1.000 |" in shapes
     assert "| wine | 0.600 | **0.800** | – | – | 1.000 |" in shapes
     assert "a \\| b" in text
+    assert "Means over seeds, 1 of each method; " in text
     assert "12.5 s" in text
+    more = [*RESULTS_MADE, replace(RESULTS_MADE[0], seed=1), replace(RESULTS_MADE[2], seed=1)]
+    said = results_markdown(more, {}, {}).split("Means over seeds, ")[1].split(";")[:2]
+    assert said == ["1 to 2 of kan, smote", " 1 of mlp, rows, mean"]
     assert "nan" not in text
