@@ -25,7 +25,7 @@ __all__ = ["contributions_figure", "curves_figure"]
 _COLUMNS = 4
 _DENSITY_SHARE = 0.3
 _WIDTH = 11.8
-_LETTER = 0.071
+_LETTER = 0.0755
 """Inches of a letter of a formula above a panel."""
 _WIDEST, _THINNEST = 3.8, 1.2
 """Lines get thinner from level to level, so that equal curves show one inside the other."""
@@ -78,7 +78,7 @@ def curves_figure(
             )  # fmt: skip
         text = _broken(shortened(edge.text, 2 * longest), longest)
         axes.set_title(_title(view, edge), pad=6 + 13 * len(text.splitlines()))
-        axes.text(0.0, 1.02, text, transform=axes.transAxes, fontsize=8, color=MUTED, va="bottom")
+        axes.text(0.0, 1.02, text, transform=axes.transAxes, fontsize=8.5, color=MUTED, va="bottom")
         axes.set_xlabel(shortened(view.units[edge.layer][edge.input]), labelpad=2)
         low, high = axes.get_ylim()
         if high - low < 1e-9:
