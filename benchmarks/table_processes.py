@@ -18,9 +18,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from kan_diffusion import DiffusionEstimator, table_scores
+from kan_diffusion import DiffusionEstimator
 from kan_diffusion.files import write_json
-from kan_diffusion.randomness import stream_seed
+from tables.bench import judge
 from tables.sources import TABLES
 
 TABLES_COMPARED = "wine", "diabetes", "modechoice", "iris", "breast-cancer", "fair"
@@ -34,13 +34,7 @@ def run(table: str, process: str, seed: int) -> dict[str, object]:
     model = DiffusionEstimator(process=process, random_state=seed).fit(split.train)
     drawn = model.sample(len(split.train), random_state=seed)
     assert isinstance(drawn, pd.DataFrame)
-    judged = table_scores(
-        split.test,
-        drawn,
-        train=split.train,
-        targets=[split.target],
-        generator=stream_seed("benchmark judge", seed),
-    )
+    judged = judge(split, drawn, seed)
     scores = {score.key: score.value for score in judged.scores}
     real = {score.key: score.perfect for score in judged.scores}
     scores["usefulness"] /= real["usefulness"]

@@ -20,9 +20,10 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from kan_diffusion import DiffusionEstimator, table_scores
+from kan_diffusion import DiffusionEstimator, TableScores, table_scores
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import finite, write_json, write_text
 from kan_diffusion.randomness import stream_seed
@@ -30,9 +31,18 @@ from kan_diffusion.study.executors.base import use_one_thread
 from kan_diffusion.study.run import environment
 from tables.gaps import IMPUTERS, MECHANISMS, gap_scores
 from tables.generators import GENERATORS, Ours
-from tables.sources import TABLES
+from tables.sources import TABLES, Split
 
-__all__ = ["METHODS", "RESULTS", "Result", "read_results", "run_benchmark", "run_one", "run_speed"]
+__all__ = [
+    "METHODS",
+    "RESULTS",
+    "Result",
+    "judge",
+    "read_results",
+    "run_benchmark",
+    "run_one",
+    "run_speed",
+]
 
 METHODS = (*GENERATORS, *IMPUTERS)
 """Methods by name: what makes rows, then what only fills gaps."""
@@ -114,13 +124,7 @@ def _run_one(table: str, method: str, seed: int, seconds: float) -> Result:
     fitted = clock.lap(generator.seconds)
     rows = generator.sample(len(split.train), seed)
     sampled = clock.lap(generator.seconds)
-    judged = table_scores(
-        split.test,
-        rows,
-        train=split.train,
-        targets=[split.target],
-        generator=stream_seed("benchmark judge", seed),
-    )
+    judged = judge(split, rows, seed)
     clock.lap()
     gaps = {}
     if isinstance(generator, Ours):
@@ -137,6 +141,17 @@ def _run_one(table: str, method: str, seed: int, seconds: float) -> Result:
         {score.key: score.perfect for score in judged.scores},
         gaps,
         clock.lap() if gaps else 0.0,
+    )
+
+
+def judge(split: Split, rows: pd.DataFrame, seed: int) -> TableScores:
+    """Scores drawn rows by those that were not learned from."""
+    return table_scores(
+        split.test,
+        rows,
+        train=split.train,
+        targets=[split.target],
+        generator=stream_seed("benchmark judge", seed),
     )
 
 

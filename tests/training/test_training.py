@@ -4,6 +4,7 @@ import copy
 import hashlib
 import itertools
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -21,7 +22,10 @@ from accelerate.state import AcceleratorState
 from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from helpers import refused, seeded
 from kan_diffusion.data import GaussianMixture, Standardizer
@@ -581,6 +585,25 @@ def test_an_optimizer_learns_and_is_another_one_than_adam(optimizer: OptimizerNa
     assert result.heldout_losses[-1][1] < 0.5 * result.losses[0]
     _train(by_adam, config.model_copy(update={"optimizer": "adam"}), points=points)
     assert _digest(denoiser) != _digest(by_adam)
+
+
+def test_a_step_by_lbfgs_is_taken_again_without_a_memory_that_spoils_it() -> None:
+    calls: list[int] = []
+
+    def spoil(made: torch.optim.Optimizer, *_: object) -> None:
+        calls.append(len(made.state))
+        if len(calls) == 4:
+            (state,) = made.state.values()
+            state["old_dirs"][-1].fill_(math.nan)
+
+    config = TrainingConfig(**SHORT, optimizer="lbfgs", learning_rate=1.0)
+    handle = register_optimizer_step_pre_hook(spoil)
+    try:
+        result = _train(_denoiser("mlp"), config)
+    finally:
+        handle.remove()
+    assert calls[:6] == [0, 1, 1, 1, 0, 1]  # the fourth step twice, the second time from nothing
+    assert all(map(math.isfinite, result.losses))
 
 
 @pytest.mark.parametrize("optimizer", ["soap", "muon"])

@@ -928,10 +928,10 @@ def _require_place(out: Path, overwrite: bool) -> None:
     _require_free(out, overwrite)
 
 
-def _require_free(path: Path, overwrite: bool, option: str = "--out") -> None:
+def _require_free(path: Path, overwrite: bool, asked: str = "--out") -> None:
     """Refuses a file, or a folder with something in it, that is there already."""
     if not overwrite and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
-        raise KanDiffusionError(f"'{path}' exists; choose another {option}, or add --overwrite")
+        raise KanDiffusionError(f"'{path}' exists; choose another {asked}, or add --overwrite")
 
 
 def _rows(path: Path, pipeline: TableDiffusionPipeline) -> pd.DataFrame:

@@ -564,12 +564,13 @@ def fit_codec(file: FrameFile, kinds: Kinds = ()) -> TableCodec:
 def _silent() -> Iterator[None]:
     """Keeps warnings of the codec back."""
     loggers = [logging.getLogger(f"kan_diffusion.data.{name}") for name in ("codec", "columns")]
-    for each in loggers:
+    heard = [each for each in loggers if not each.disabled]
+    for each in heard:
         each.disabled = True
     try:
         yield
     finally:
-        for each in loggers:
+        for each in heard:
             each.disabled = False
 
 

@@ -63,6 +63,11 @@ class Picture:
     least: int = 0
     narrow: Picture | None = None
 
+    @property
+    def rolls(self) -> bool:
+        """Whether it has to be rolled sideways on a telephone."""
+        return self.narrow is None and self.least > TELEPHONE
+
 
 def figure_png(figure: Figure, dpi: int = _DPI) -> bytes:
     """Draws a figure as PNG with at most 256 colours.

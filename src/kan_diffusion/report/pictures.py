@@ -17,6 +17,7 @@ from PIL import Image
 
 from kan_diffusion.files import whole_file
 from kan_diffusion.report.images import contact_sheet
+from kan_diffusion.report.points import spread
 from kan_diffusion.report.style import report_style
 
 __all__ = ["SHEET", "PictureRows", "asked_figure", "mosaic", "process_figure", "write_pictures"]
@@ -97,8 +98,7 @@ def process_figure(
         width: The most inches across; where it is too small for all times, some are left out.
     """
     ends = {0.0: "t = 0", 1.0: "t = T"}
-    most = _most_across(width, len(times))
-    picks = sorted({round(each) for each in np.linspace(0, len(times) - 1, most).tolist()})
+    picks = spread(len(times), _most_across(width, len(times)))
     names = [ends.get(round(times[pick], 3), f"{times[pick]:.2g} T") for pick in picks]
     return _figure(asked, [("", mosaic(states[:, picks]))], dict(enumerate(names)), width)
 

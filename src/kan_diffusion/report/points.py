@@ -19,7 +19,7 @@ from kan_diffusion.report.style import report_style
 
 __all__ = [
     "Panels", "PointView", "Points", "bins", "panel_figure", "row_counts", "side_by_side_figure",
-    "strips_figure",
+    "spread", "strips_figure",
 ]  # fmt: skip
 
 Points = NDArray[np.floating]
@@ -202,8 +202,7 @@ def strips_figure(
         limits: Limits of all axes, shape (1 or 2, 2).
         width: The most inches across; where it is too small for all times, some are left out.
     """
-    count, most = len(rows[0][1]), int((width - 0.75) / _LEAST_PANEL)
-    picks = sorted({round(each) for each in np.linspace(0, count - 1, min(count, most)).tolist()})
+    picks = spread(len(rows[0][1]), int((width - 0.75) / _LEAST_PANEL))
     rows = [(label, [panels[pick] for pick in picks]) for label, panels in rows]
     counts = [len(picks)] * len(rows)
     ratio = 0.75 if view.flat else 1.0
@@ -223,6 +222,11 @@ def strips_figure(
         title = {0.0: "t = 0", 1.0: "t = T"}.get(round(time, 3), f"{time:.2g} T")
         axes.set_title(title, loc="center", fontsize=9.5, fontweight="normal")
     return figure
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Picks at most ``most`` of ``count`` places, evenly, the first and the last among them."""
+    return [round(place) for place in np.linspace(0, count - 1, min(count, most)).tolist()]
 
 
 def row_counts(count: int, most: int) -> list[int]:

@@ -18,7 +18,7 @@ from kan_diffusion.report.explanation.looks import (
     shortened,
     spread_out,
 )
-from kan_diffusion.report.points import PointView, panel_figure, side_by_side_figure
+from kan_diffusion.report.points import PointView, panel_figure, row_counts, side_by_side_figure
 from kan_diffusion.report.style import INK, MUTED, REAL, report_style
 from kan_diffusion.symbolic.views import ScoreView
 
@@ -131,9 +131,8 @@ def _fields(score: ScoreView, names: Sequence[str], width: float) -> Figure:
     shown = _shown(score)
     fields = dict(score.scores) | ({} if score.exact is None else {_EXACT: score.exact})
     reference = score.exact or next(iter(fields.values()))
-    across = len(fields) if width >= _WIDTH else min(len(fields), 2)
-    lines = -(-len(fields) // across)  # of each level
-    counts = [across] * (lines - 1) + [len(fields) - across * (lines - 1)]
+    counts = row_counts(len(fields), len(fields) if width >= _WIDTH else 2)
+    lines = len(counts)  # of each level
     down = 0.15 if lines == 1 else 0.35
     figure, panels = panel_figure(
         counts * len(shown), width, 1.0, (0.15, down), (0.9, 0.9, 0.35), 2.6
