@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers.models.attention import FeedForward
+from diffusers.models.attention import Attention, FeedForward
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,6 +28,7 @@ HIDDEN = {TransformerDenoiser: (9, 8), UNetDenoiser: (9, 8, 7, 6)}
 each_family = pytest.mark.parametrize(
     "family", [family.name for family in (*TRANSFORMER_FAMILIES, *UNET_FAMILIES)]
 )
+each_telling = pytest.mark.parametrize("pooled", [False, True])
 each_network = pytest.mark.parametrize("family", ["dit-kan", "unet-kan"])
 
 
@@ -91,8 +92,9 @@ def test_the_feed_forwards_are_the_only_difference_to_the_kan() -> None:
 
 
 @each_family
-def test_a_saved_one_is_read_as_it_was(family: str, tmp_path: Path) -> None:
-    denoiser = _build(family, num_classes=3)
+@each_telling
+def test_a_saved_one_is_read_as_it_was(family: str, pooled: bool, tmp_path: Path) -> None:
+    denoiser = _build(family, num_classes=3, settings={"pooled": pooled})
     denoiser.save_pretrained(tmp_path)
     loaded = type(denoiser).from_pretrained(tmp_path)
     assert_same_state(loaded, denoiser)
@@ -109,8 +111,9 @@ def test_parameters_come_from_the_generator_alone(family: str) -> None:
 
 
 @each_network
-def test_every_picture_is_told_its_own_timestep_and_class(family: str) -> None:
-    denoiser = _build(family, num_classes=3)
+@each_telling
+def test_every_picture_is_told_its_own_timestep_and_class(family: str, pooled: bool) -> None:
+    denoiser = _build(family, num_classes=3, settings={"pooled": pooled})
     x, steps, labels = _pictures(), torch.tensor([0, 30, 60, 99]), torch.tensor([0, 2, -1, 1])
     together = denoiser(x, steps, labels).sample
     for row in range(4):
@@ -124,8 +127,9 @@ def test_every_picture_is_told_its_own_timestep_and_class(family: str) -> None:
 
 
 @each_network
-def test_no_prompt_is_a_prompt_of_zeros_of_any_length(family: str) -> None:
-    denoiser = _build(family, settings={"text_width": 6})
+@each_telling
+def test_no_prompt_is_a_prompt_of_zeros_of_any_length(family: str, pooled: bool) -> None:
+    denoiser = _build(family, settings={"text_width": 6, "pooled": pooled})
     x = _pictures()
     plain = denoiser(x, 30).sample
     for tokens in (1, 5):
@@ -138,8 +142,11 @@ def test_no_prompt_is_a_prompt_of_zeros_of_any_length(family: str) -> None:
 
 
 @each_network
-def test_all_parameters_are_trained_and_all_of_the_picture_is_seen(family: str) -> None:
-    denoiser = _build(family, settings={"text_width": 6})
+@each_telling
+def test_all_parameters_are_trained_and_all_of_the_picture_is_seen(
+    family: str, pooled: bool
+) -> None:
+    denoiser = _build(family, settings={"text_width": 6, "pooled": pooled})
     x = _pictures().requires_grad_()
     prompts = randn(4, 3, 6, dtype=torch.float32)
     said = denoiser(x, 30, encoder_hidden_states=prompts).sample
@@ -152,12 +159,28 @@ def test_all_parameters_are_trained_and_all_of_the_picture_is_seen(family: str) 
 
 
 @pytest.mark.parametrize("family", ["dit", "unet"])
-def test_operations_are_those_that_torch_counts(family: str) -> None:
-    denoiser = _build(family)
+@each_telling
+def test_operations_are_those_that_torch_counts(family: str, pooled: bool) -> None:
+    denoiser = _build(family, settings={"pooled": pooled})
     # Fused attention on a CPU is not among the operations that it counts.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         denoiser(_pictures(1), 0)
     assert denoiser.flops == counter.get_total_flops()
+
+
+@each_network
+def test_a_timestep_is_told_the_mean_of_a_context(family: str) -> None:
+    denoiser = _build(family, settings={"text_width": 6, "pooled": True})
+    for part in denoiser.modules():  # so that nothing else is told it
+        if isinstance(part, Attention) and part.is_cross_attention:
+            torch.nn.init.zeros_(part.to_out[0].weight)
+    x, prompts = _pictures(), randn(4, 3, 6, dtype=torch.float32)
+
+    def drawn(told: torch.Tensor) -> torch.Tensor:
+        return denoiser(x, 30, encoder_hidden_states=told).sample
+
+    torch.testing.assert_close(drawn(prompts), drawn(prompts.mean(1, keepdim=True)))
+    assert not torch.allclose(drawn(prompts), drawn(prompts.flip(0)))
 
 
 @each_family

@@ -28,7 +28,8 @@ def test_a_family_of_one_line_goes_through_a_whole_study(tmp_path: Path) -> None
     study["models"] = [{"family": "kan"}, {"family": "my_families:SHALLOW"}]
     study["budgets"] = [{"amount": 700}]
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(study))
-    command = [sys.executable, "-m", "kan_diffusion", "compare", "own.yaml", "--out", "run"]
+    options = ["--out", "run", "--workers", "1"]  # a second one takes longer to start than to work
+    command = [sys.executable, "-m", "kan_diffusion", "compare", "own.yaml", *options]
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # as the console script has it
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300

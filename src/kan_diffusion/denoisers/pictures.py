@@ -3,7 +3,8 @@ r"""Denoisers of pictures: what diffusers' networks share that are given a pictu
 .. math:: (x_t, t, c) \mapsto \mathrm{prediction}, \qquad x_t \in \mathbb{R}^{C \times S \times S},
 
 with c the tokens that blocks of attention attend to: an embedded prompt, the learned embedding of a
-class label, or a zero where there is neither, which is the unconditional model.
+class label, or a zero where there is neither, which is the unconditional model. Where it is
+``pooled``, the mean of c goes through two linear maps and is added to the embedded timestep, too.
 
 The feed-forwards of those blocks are the free size of a family, so that all of its kind have the
 same attention and the same convolutions. In a *KAN* their activation becomes learned functions that
@@ -13,6 +14,7 @@ edge (:mod:`kan_diffusion.kanified`).
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -41,8 +43,9 @@ _FEED_FORWARDS: Mapping[FeedForwards, Mapping[str, object]] = {
 class PictureDenoiser(Denoiser):
     """Base of the denoisers of pictures.
 
-    A subclass registers ``shape``, ``hidden``, ``num_classes``, ``text_width``, ``feed_forward``
-    and ``functions`` among its settings, and calls :meth:`_require_pictures` and :meth:`_take`.
+    A subclass registers ``shape``, ``hidden``, ``num_classes``, ``text_width``, ``feed_forward``,
+    ``functions`` and ``pooled`` among its settings, calls :meth:`_require_pictures` and
+    :meth:`_take`, and says in :meth:`_told` how its network takes the mean of the context.
 
     Attributes:
         network: A network of diffusers that is called with a picture, a timestep and a context.
@@ -152,6 +155,10 @@ class PictureDenoiser(Denoiser):
             )
         return prompts
 
+    @abstractmethod
+    def _told(self, mean: Tensor) -> dict[str, object]:
+        """Arguments of the network by which the timestep is told the mean (B, width) of contexts."""
+
     def forward(
         self,
         sample: Tensor,
@@ -184,8 +191,9 @@ class PictureDenoiser(Denoiser):
             )
         steps = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(len(sample))
         context = self._context(sample, class_labels, encoder_hidden_states)
+        told = self._told(context.mean(1)) if self.config.pooled else {}
         prediction: Tensor = self.network(
-            sample, timestep=steps, encoder_hidden_states=context, return_dict=False
+            sample, timestep=steps, encoder_hidden_states=context, return_dict=False, **told
         )[0]
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
 

@@ -13,6 +13,8 @@ from typing import Literal
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import PixArtAlphaTextProjection
+from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import ModelMixin
 from kan_diffusion.denoisers.family import Family, Range, Setting, Space
@@ -26,6 +28,21 @@ _SMALL = 0.02
 
 _SHIFTS, _GATES = 6, (2, 5)
 """Rows of a block's table of scales and shifts, and those of them that are gates."""
+
+
+class _ToldTimesteps(nn.Module):
+    """Embedded timesteps (B, width), to each of which a projected mean of a context is added."""
+
+    def __init__(self, timesteps: nn.Module, context_width: int, width: int) -> None:
+        super().__init__()
+        self.timesteps = timesteps
+        self.projection = PixArtAlphaTextProjection(context_width, width)
+
+    def forward(
+        self, timestep: Tensor, mean: Tensor, batch_size: int, hidden_dtype: torch.dtype
+    ) -> Tensor:
+        embedded: Tensor = self.timesteps(timestep, None, None, batch_size, hidden_dtype)
+        return embedded + self.projection(mean)
 
 
 class TransformerDenoiser(PictureDenoiser):
@@ -42,6 +59,7 @@ class TransformerDenoiser(PictureDenoiser):
         width: Numbers of a token; a multiple of ``heads``.
         heads: Number of attention heads.
         patch: Pixels of a patch's side; must divide those of the picture.
+        pooled: Whether the timestep is told the mean of the context.
 
     Raises:
         KanDiffusionError: A number does not fit the others.
@@ -60,6 +78,7 @@ class TransformerDenoiser(PictureDenoiser):
         width: int = 64,
         heads: int = 4,
         patch: int = 2,
+        pooled: bool = False,
     ) -> None:
         # Slow to import, and points do not need it.
         from diffusers import PixArtTransformer2DModel
@@ -83,7 +102,13 @@ class TransformerDenoiser(PictureDenoiser):
             caption_channels=text_width or width,
             use_additional_conditions=False,
         )
+        if pooled:
+            timesteps = network.adaln_single
+            timesteps.emb = _ToldTimesteps(timesteps.emb, text_width or width, width)
         self._take(network, width, "gelu-approximate")
+
+    def _told(self, mean: Tensor) -> dict[str, object]:
+        return {"added_cond_kwargs": {"mean": mean}}
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters from ``generator`` (torch's default one when None)."""

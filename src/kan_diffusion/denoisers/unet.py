@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from diffusers.configuration_utils import register_to_config
+from torch import Tensor
 
 from kan_diffusion.denoisers.base import ModelMixin
 from kan_diffusion.denoisers.family import Family, Range, Setting, Space
@@ -41,6 +42,7 @@ class UNetDenoiser(PictureDenoiser):
         functions: Number of functions that hidden units share; for ``"grouped"``.
         channels: Channels at S, S/2, ... pixels, each a multiple of 8.
         heads: Number of attention heads; must divide the last of the channels.
+        pooled: Whether the timestep is told the mean of the context.
 
     Raises:
         KanDiffusionError: A number does not fit the others.
@@ -58,6 +60,7 @@ class UNetDenoiser(PictureDenoiser):
         functions: int = 8,
         channels: Sequence[int] = (16, 32),
         heads: int = 2,
+        pooled: bool = False,
     ) -> None:
         # Slow to import, and points do not need it.
         from diffusers import UNet2DConditionModel
@@ -89,9 +92,14 @@ class UNetDenoiser(PictureDenoiser):
             cross_attention_dim=width,
             encoder_hid_dim=text_width or None,
             encoder_hid_dim_type="text_proj" if text_width else None,
+            class_embed_type="projection" if pooled else None,
+            projection_class_embeddings_input_dim=(text_width or width) if pooled else None,
             attention_head_dim=heads,  # the number of heads, under the name of their width
         )
         self._take(network, width, "geglu")
+
+    def _told(self, mean: Tensor) -> dict[str, object]:
+        return {"class_labels": mean}
 
 
 _SPACE: Space = {"learning_rate": Range(5e-4, 1e-2, log=True)}
