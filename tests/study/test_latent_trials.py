@@ -51,9 +51,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(root: Path) -> TrialConfig:
-    trial = single_trial(
-        str(root / "pictures"), steps=4, batch_size=8, size=8, mode="RGB", vae=root / "vae"
-    )
+    settings = {"steps": 4, "batch_size": 8, "size": 8, "mode": "RGB", "vae": root / "vae"}
+    trial = single_trial(str(root / "pictures"), family="dit-kan", **settings)
     assert trial.model.settings["patch"] == 2  # as suits latents of 4 x 4
     sampling = trial.sampling.model_copy(update={"steps": 3})
     evaluation = trial.evaluation.model_copy(update={"moments": (0.0,)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from command_line import FEW_PICTURES, few_pictures
 from helpers import refused
 from kan_diffusion.data.datasets import FileData, PictureData, data_from_name, load_dataset
+from kan_diffusion.denoisers import build_denoiser, get_family
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.evaluation.pictures import PICTURE_SCORES, Request, shown
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
@@ -46,7 +48,8 @@ def quick() -> Iterator[None]:
 
 
 def _config(data: str, told: Told | None = None) -> TrialConfig:
-    trial = single_trial(data, steps=3, batch_size=8, size=8 if told else None)
+    size = 8 if told else None
+    trial = single_trial(data, family="dit-kan", steps=3, batch_size=8, size=size)
     model = {"params": None, "hidden": (8, 8), "settings": {**trial.model.settings, **TINY}}
     sampling = trial.sampling.model_copy(update={"steps": 3})
     update = {"model": trial.model.model_copy(update=model), "sampling": sampling}
@@ -190,17 +193,32 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, object], message: st
         build(trial, load_dataset(trial.data))
 
 
+def _settings_of(family: str) -> set[str]:
+    return set(inspect.signature(get_family(family).denoiser_class).parameters)
+
+
 def test_defaults_are_about_the_recipes_they_rest_on() -> None:
     digits = suggested_for_pictures(1_617, 8, has_classes=True)
-    assert (digits.training.steps, digits.training.batch_size) == (900, 64)
+    assert (digits.training.steps, digits.training.batch_size) == (400, 64)
     shapes = suggested_for_pictures(20_000, 16)
-    assert (shapes.training.steps, shapes.training.batch_size) == (6_000, 32)
+    assert (shapes.training.steps, shapes.training.batch_size) == (3_000, 32)
     few = suggested_for_pictures(20, 16).training
-    assert few.steps * few.batch_size >= 50_000
+    assert few.steps * few.batch_size >= 25_000
     for side in (8, 12, 16, 28, 32, 64, 96):
-        patch = suggested_for_pictures(1_000, side).settings["patch"]
+        suggested = suggested_for_pictures(1_000, side)
+        patch = suggested.settings["patch"]
         assert side % patch == 0
         assert side // patch <= 8
+        halvings = len(suggested.settings["channels"]) - 1
+        assert halvings >= 1
+        assert side % 2**halvings == 0
+        assert side / 2**halvings <= 8 or side / 2**halvings % 2
+        for family in ("dit-kan", "unet-kan"):  # which such a network is small enough for
+            settings = {k: v for k, v in suggested.settings.items() if k in _settings_of(family)}
+            build_denoiser(
+                family, (3, side, side), num_train_timesteps=1_000, params=suggested.params,
+                settings={"text_width": 64, **settings},
+            )  # fmt: skip
     assert suggested_for_pictures(1_000, 13).settings["patch"] == 1  # a prime is cut by no other
 
 

@@ -299,9 +299,9 @@ def train(
     family: Annotated[
         str | None,
         option(
-            "Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ...; of pictures dit-kan, "
+            "Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ...; of pictures unet-kan, "
             "dit, ...",
-            "kan; dit-kan of pictures",
+            "kan; unet-kan of pictures",
             callback=own_code,
         ),
     ] = None,
@@ -338,8 +338,11 @@ def train(
         ),
     ] = None,
     optimizer: Annotated[
-        str, option("Optimiser: adam, soap, muon or lbfgs; see docs/studies.md.")
-    ] = "adam",
+        str | None,
+        option(
+            "Optimiser: adam, soap, muon or lbfgs; see docs/studies.md.", "adam; muon of pictures"
+        ),
+    ] = None,
     lr: Annotated[
         float | None, option("Peak learning rate.", "as suits the family and its size")
     ] = None,
@@ -436,7 +439,6 @@ def train(
     from kan_diffusion.study.named import single_trial
     from kan_diffusion.study.trial import run_trial
 
-    torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     kinds = _kinds(columns)
     if describe:
         dataset = load_dataset(data_from_name(data, kinds))
@@ -469,6 +471,8 @@ def train(
         if vae is not None:
             said += f"; trained on as latents of '{vae}', for which no oracle is known"
         typer.echo(said)
+    else:
+        torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     with show_training(config.label, config.training.steps, floor) as on_progress:
         result = run_trial(
             config,

@@ -157,7 +157,7 @@ class PictureDenoiser(Denoiser):
 
     @abstractmethod
     def _told(self, mean: Tensor) -> dict[str, object]:
-        """Arguments of the network by which the timestep is told the mean (B, width) of contexts."""
+        """Arguments that tell the network's timestep the mean (B, width) of each context."""
 
     def forward(
         self,

@@ -68,6 +68,7 @@ _VERDICT_SEEDS = 10
 
 _STUDY_HOLDOUT = 0.5
 
+_PICTURE_FAMILY = "unet-kan"
 _PICTURE_FAMILIES = ("dit", "dit-kan", "dit-full-kan", "unet", "unet-kan")
 _PICTURE_SEEDS = {"digits": 5}
 _FEWEST_PICTURE_SEEDS = 3
@@ -363,7 +364,7 @@ def single_trial(
     process: str | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
-    optimizer: str = "adam",
+    optimizer: str | None = None,
     learning_rate: float | None = None,
     max_seconds: float | None = None,
     holdout: float | None = None,
@@ -381,7 +382,7 @@ def single_trial(
 
     Args:
         data: A toy, a table of scikit-learn's, a file of points, or pictures.
-        family: Kind of denoiser; ``kan`` when None, of pictures ``dit-kan``.
+        family: Kind of denoiser; ``kan`` when None, of pictures ``unet-kan``.
         params: Number of trainable parameters at most; the trial has the widths of the family's
             nearest size below it. What is None of this and what follows suits a file or table
             or pictures (:mod:`kan_diffusion.training.defaults`); of a toy it is 2,300 parameters,
@@ -390,7 +391,7 @@ def single_trial(
         process: Name of a process; ``cosine`` when None, of pictures ``flow``.
         steps: Optimiser steps, at most.
         batch_size: Points a step.
-        optimizer: Name of an optimiser.
+        optimizer: Name of an optimiser; what suits pictures, else Adam, when None.
         learning_rate: Peak learning rate.
         max_seconds: Seconds that training may take; None for no limit.
         holdout: Fraction of the rows of a file or table, or of pictures, that is not trained on;
@@ -411,11 +412,11 @@ def single_trial(
     """
     points = _told(data_from_name(data, kinds), conditional)
     of_pictures = isinstance(points, PictureData)
-    family = family or ("dit-kan" if of_pictures else "kan")
+    family = family or (_PICTURE_FAMILY if of_pictures else "kan")
     kind = get_family(family, importing=True)
     chosen = get_process(process or (_PICTURE_PROCESS if of_pictures else "cosine"))
-    require_known("optimizer", optimizer, OPTIMIZERS)
-    way = cast("OptimizerName", optimizer)
+    if optimizer is not None:
+        require_known("optimizer", optimizer, OPTIMIZERS)
     with valid_settings("settings"):
         if holdout is not None and not isinstance(points, ToyData):
             points = type(points).model_validate({**dict(points), "holdout": holdout})
@@ -438,9 +439,9 @@ def single_trial(
             given = {
                 "steps": steps,
                 "batch_size": batch_size,
-                "learning_rate": learning_rate or suitable_rate(way, kind.learning_rate),
+                "learning_rate": learning_rate,
                 "max_seconds": max_seconds,
-                "optimizer": way,
+                "optimizer": optimizer,
             }
             folders = {
                 key: str(folder.absolute())
@@ -458,6 +459,7 @@ def single_trial(
             suits = _suits_a_toy(kind.learning_rate)
         else:
             suits = suggested(len(dataset.train), dataset.dim, family, params)
+        way = cast("OptimizerName", optimizer or "adam")
         training = TrainingConfig(
             steps=suits.steps if steps is None else steps,
             batch_size=suits.batch_size if batch_size is None else batch_size,
@@ -500,7 +502,11 @@ def _picture_trial(
     """Makes a trial of pictures; a size and settings of training that are None are what suits."""
     suits = _suits_pictures(data, seed, model.vae)
     given = {key: value for key, value in training.items() if value is not None}
-    config = TrainingConfig.model_validate({**dict(suits.training), **given})
+    way = cast("OptimizerName", given.get("optimizer", suits.training.optimizer))
+    rate = suits.training.learning_rate
+    if way != suits.training.optimizer:
+        rate = suitable_rate(way, get_family(model.family).learning_rate)
+    config = TrainingConfig.model_validate({**dict(suits.training), "learning_rate": rate, **given})
     size = {} if model.size else {"params": suits.params}
     settings = _accepted(model.family, suits.settings)
     asked = model.model_copy(update={**size, "settings": settings})

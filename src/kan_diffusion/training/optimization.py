@@ -264,7 +264,7 @@ def make_optimizers(
             that its line search tries.
 
     Raises:
-        KanDiffusionError: This torch does not have it, or cannot compute it on the device.
+        KanDiffusionError: It cannot be computed on the device.
     """
     device = weights.vector.device
     if name == "adam":
@@ -284,19 +284,16 @@ def make_optimizers(
                 "choose another optimizer or --device cpu"
             ) from error
         return (SOAP(weights.matrices(), lr=learning_rate, weight_decay=0.0),)
-    try:
-        from torch.optim import Muon
-    except ImportError as error:
-        raise KanDiffusionError(
-            f"optimizer 'muon' needs torch 2.9 or later, and this is {torch.__version__}; "
-            "choose another optimizer or upgrade torch"
-        ) from error
     parts = weights.matrices()
     flat = [part for part in parts if part.ndim == 1]
     full = [part for part in parts if part.ndim == 2]
     made: list[Optimizer] = []
     if full:
-        made.append(Muon(full, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+        made.append(
+            torch.optim.Muon(
+                full, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+            )
+        )
     if flat:
         made.append(torch.optim.Adam(flat, lr=learning_rate, fused=True))
     return tuple(made)
