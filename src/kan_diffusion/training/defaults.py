@@ -11,9 +11,8 @@ more than one that is too large, since the weights that are kept are those of th
 loss. In tables of few rows and many columns two hidden layers of a full KAN do far better than
 four; of ``kan`` they do about as well.
 
-Of N pictures :math:`96000 \sqrt{N / 20000}` are seen in all, 25,000 at least, 64 a step where
-they have at most 16 tokens, else 32: about what was found for 1,617 digits and for 20,000 scenes,
-between which the rule interpolates. A patch is such that a side has 8 tokens at most, and a U-Net
+Of N pictures :math:`64000 \sqrt{N / 20000}` are seen in all, 25,000 at least, 64 a step: about what
+was found for 1,617 digits and for 20,000 scenes, between which the rule interpolates. A patch is such that a side has 8 tokens at most, and a U-Net
 halves a side until it has as few pixels, once at least.
 """
 
@@ -41,7 +40,8 @@ _MOST_TOKENS, _FEW_TOKENS = 8, 16
 """Tokens of a picture's side at most, and of a picture that is cheap."""
 _CHANNELS = 16
 """Channels of a U-Net at all pixels; it has twice as many at fewer."""
-_SEEN, _SCENES, _FEWEST_SEEN = 96_000, 20_000, 25_000
+_BATCH_SIZE = 64
+_SEEN, _SCENES, _FEWEST_SEEN = 64_000, 20_000, 25_000
 
 
 @dataclass(frozen=True)
@@ -146,14 +146,13 @@ def suggested_for_pictures(num: int, side: int, has_classes: bool = False) -> Pi
     while pixels % 2 == 0 and (pixels > _MOST_TOKENS or pixels == side):
         channels.append(2 * _CHANNELS)
         pixels //= 2
-    batch_size = 64 if tokens <= _FEW_TOKENS else 32
     seen = max(_FEWEST_SEEN, _SEEN * (num / _SCENES) ** 0.5)
     return PictureSuggestion(
         params=250_000 if tokens <= _FEW_TOKENS else 100_000 + 110_000 * max(len(channels), 2),
         settings={"patch": patch, "channels": tuple(channels), "pooled": True},
         training=TrainingConfig(
-            steps=int(round(seen / batch_size, -2)),
-            batch_size=batch_size,
+            steps=int(round(seen / _BATCH_SIZE, -2)),
+            batch_size=_BATCH_SIZE,
             timesteps="logit-normal",
             optimizer="muon",
             learning_rate=1e-2,
