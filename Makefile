@@ -57,7 +57,11 @@ playground-test: $(STAMP)-test  ## Test the playground and report pages in Chrom
 
 pictures: $(STAMP)-text  ## Train on shapes with prompts, judge and draw (ARGS="--steps 2000")
 	$(BIN)/kan-diffusion train shapes --out runs/shapes $(ARGS)
-	$(BIN)/kan-diffusion sample runs/shapes --prompt "a small red circle" --prompt "a blue square at the top left" --prompt "a large green star on white" --prompt "a purple circle" --num 8 --out runs/shapes/pictures --overwrite
+	$(BIN)/kan-diffusion sample runs/shapes --num 6 --out runs/shapes/pictures --overwrite \
+		--prompt "a small purple circle" --prompt "a large cyan square" \
+		--prompt "a small green triangle" --prompt "a large red star" \
+		--prompt "a small blue circle" --prompt "a large yellow square" \
+		--prompt "a small red triangle" --prompt "a large purple star"
 
 notebook: $(STAMP)-test  ## Run the example notebooks into runs/
 	@mkdir -p runs

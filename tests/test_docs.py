@@ -140,7 +140,8 @@ def _check_make(words: list[str]) -> None:
     result = subprocess.run(
         ["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    for command in re.findall(r"^\.venv/bin/(kan-diffusion .*)$", result.stdout, re.MULTILINE):
+    printed = result.stdout.replace("\\\n", "")
+    for command in re.findall(r"^\.venv/bin/(kan-diffusion .*)$", printed, re.MULTILINE):
         _words(command)
 
 
