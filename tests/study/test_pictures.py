@@ -222,6 +222,21 @@ def test_defaults_are_about_the_recipes_they_rest_on() -> None:
     assert suggested_for_pictures(1_000, 13).settings["patch"] == 1  # a prime is cut by no other
 
 
+def test_pictures_are_trained_by_what_suits_them_unless_asked_otherwise() -> None:
+    def trained(**asked: object) -> tuple[str, float]:
+        training = single_trial("digits", **asked).training
+        return training.optimizer, training.learning_rate
+
+    suits = suggested_for_pictures(1_617, 8).training
+    own = get_family("unet-kan").learning_rate
+    assert trained() == (suits.optimizer, suits.learning_rate)
+    assert trained(optimizer=suits.optimizer) == (suits.optimizer, suits.learning_rate)
+    assert suits.optimizer != "adam"
+    assert trained(optimizer="adam") == ("adam", own)
+    assert trained(optimizer="adam", learning_rate=0.1) == ("adam", 0.1)
+    assert trained(learning_rate=0.1) == (suits.optimizer, 0.1)
+
+
 @pytest.mark.parametrize(("data", "seeds", "holdout"), [("digits", 5, 0.3), ("shapes", 3, 0.1)])
 def test_a_comparison_of_pictures_has_families_of_pictures(
     data: str, seeds: int, holdout: float
