@@ -344,7 +344,7 @@ def train(
         ),
     ] = None,
     lr: Annotated[
-        float | None, option("Peak learning rate.", "as suits the family and its size")
+        float | None, option("Peak learning rate.", "as suits the family and its size, or pictures")
     ] = None,
     max_seconds: Annotated[
         float | None,

@@ -14,7 +14,6 @@ edge (:mod:`kan_diffusion.kanified`).
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -155,9 +154,9 @@ class PictureDenoiser(Denoiser):
             )
         return prompts
 
-    @abstractmethod
     def _told(self, mean: Tensor) -> dict[str, object]:
         """Arguments that tell the network's timestep the mean (B, width) of each context."""
+        raise NotImplementedError
 
     def forward(
         self,

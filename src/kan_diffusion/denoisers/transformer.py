@@ -31,7 +31,10 @@ _SHIFTS, _GATES = 6, (2, 5)
 
 
 class _ToldTimesteps(nn.Module):
-    """Embedded timesteps (B, width), to each of which a projected mean of a context is added."""
+    """Embeds timesteps (B,) and adds projected means (B, context_width) of contexts: (B, width).
+
+    It stands where PixArt embeds the timestep, and is called as that is.
+    """
 
     def __init__(self, timesteps: nn.Module, context_width: int, width: int) -> None:
         super().__init__()

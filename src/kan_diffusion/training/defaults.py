@@ -14,7 +14,8 @@ four; of ``kan`` they do about as well.
 Of N pictures :math:`96000 \sqrt{N / 20000}` are seen in all, 25,000 at least, 64 a step: about what
 was found for 1,617 digits and for 20,000 scenes, between which the rule interpolates
 (docs/search.md). A patch is such that a side has 8 tokens at most, and a U-Net halves a side until
-it has as few pixels, once at least.
+it has as few pixels, once at least. They get 250,000 parameters where 16 tokens are all, else
+320,000, and 110,000 more for each halving after the first, about what its convolutions have.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def suggested_for_pictures(num: int, side: int, has_classes: bool = False) -> Pi
         pixels //= 2
     seen = max(_FEWEST_SEEN, _SEEN * (num / _SCENES) ** 0.5)
     return PictureSuggestion(
-        params=250_000 if tokens <= _FEW_TOKENS else 100_000 + 110_000 * max(len(channels), 2),
+        params=250_000 if tokens <= _FEW_TOKENS else 320_000 + 110_000 * max(len(channels) - 2, 0),
         settings={"patch": patch, "channels": tuple(channels), "pooled": True},
         training=TrainingConfig(
             steps=int(round(seen / _BATCH_SIZE, -2)),
