@@ -211,7 +211,7 @@ class PictureDiffusionPipeline(SamplePipeline):
         num_images_per_prompt: int = 1,
         guidance_scale: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        batch_size: int = 256,
+        batch_size: int = 128,
         output_type: Literal["pil", "pt"] = "pil",
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),

@@ -27,7 +27,8 @@ are given and of its square:
   every ten steps; vectors as with Adam;
 - ``muon`` (Jordan et al. 2024): :math:`0.2 \sqrt{\max(n, m)}\; U V^\top` for the singular value
   decomposition :math:`U S V^\top` of the momentum of an n by m matrix, by five Newton-Schulz
-  iterations, in the size of Adam's updates (Liu et al. 2025, arXiv:2502.16982); vectors by Adam;
+  iterations of all matrices of one shape together, in the size of Adam's updates (Liu et al. 2025,
+  arXiv:2502.16982); vectors by Adam;
 - ``lbfgs`` (Liu & Nocedal 1989): up to 20 quasi-Newton iterations on the batch of the step, each
   with a line search, the curvature remembered from earlier ones. It suits batches so large that
   their losses hardly differ: where they do, that curvature may lead to numbers that are not finite,
@@ -56,7 +57,7 @@ __all__ = [
     "ParameterVector",
     "WeightAverage",
     "learning_rates",
-    "make_optimizers",
+    "make_optimizer",
     "restore_state",
     "state_of",
     "suitable_rate",
@@ -252,10 +253,10 @@ def suitable_rate(name: OptimizerName, of_adam: float) -> float:
     return 1.0 if name == "lbfgs" else of_adam
 
 
-def make_optimizers(
+def make_optimizer(
     name: OptimizerName, weights: ParameterVector, learning_rate: float
-) -> tuple[Optimizer, ...]:
-    """Makes the optimisers that move all parameters between them, most often one.
+) -> Optimizer:
+    """Makes the optimiser of all parameters.
 
     Args:
         name: One of :data:`OPTIMIZERS`.
@@ -268,14 +269,12 @@ def make_optimizers(
     """
     device = weights.vector.device
     if name == "adam":
-        return (torch.optim.Adam([weights.vector], lr=learning_rate, fused=True),)
+        return torch.optim.Adam([weights.vector], lr=learning_rate, fused=True)
     if name == "lbfgs":
-        return (
-            torch.optim.LBFGS([weights.vector], lr=learning_rate, line_search_fn="strong_wolfe"),
-        )
-    if name == "soap":
-        from pytorch_optimizer import SOAP  # takes seconds
+        return torch.optim.LBFGS([weights.vector], lr=learning_rate, line_search_fn="strong_wolfe")
+    from pytorch_optimizer import SOAP, Muon  # takes seconds
 
+    if name == "soap":
         try:
             torch.linalg.eigh(torch.eye(1, device=device))
         except (RuntimeError, NotImplementedError) as error:
@@ -283,26 +282,24 @@ def make_optimizers(
                 f"optimizer 'soap' needs eigenvectors, which torch cannot compute on {device}; "
                 "choose another optimizer or --device cpu"
             ) from error
-        return (SOAP(weights.matrices(), lr=learning_rate, weight_decay=0.0),)
+        return SOAP(weights.matrices(), lr=learning_rate, weight_decay=0.0)
     parts = weights.matrices()
-    flat = [part for part in parts if part.ndim == 1]
-    full = [part for part in parts if part.ndim == 2]
-    made: list[Optimizer] = []
-    if full:
-        made.append(
-            torch.optim.Muon(
-                full, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
-            )
-        )
-    if flat:
-        made.append(torch.optim.Adam(flat, lr=learning_rate, fused=True))
-    return tuple(made)
+    groups = [
+        {"params": [part for part in parts if part.ndim == 2], "use_muon": True},
+        {"params": [part for part in parts if part.ndim == 1], "use_muon": False},
+    ]
+    return Muon(
+        [group for group in groups if group["params"]],
+        lr=learning_rate,
+        use_adjusted_lr=True,
+        adamw_lr=learning_rate,
+        adamw_betas=(0.9, 0.999),
+        adamw_eps=1e-8,
+    )
 
 
-def state_of(
-    optimizers: Sequence[Optimizer], weights: ParameterVector
-) -> tuple[list[object], dict[str, Tensor]]:
-    """Takes the states of optimisers apart, into what JSON and what safetensors hold.
+def state_of(optimizer: Optimizer, weights: ParameterVector) -> tuple[object, dict[str, Tensor]]:
+    """Takes the state of an optimiser apart, into what JSON and what safetensors hold.
 
     In the JSON ``{"tensor": name, "strides": ...}`` stands for a tensor, as it lies in memory, and
     ``{"vector": [name, ...]}`` for one in the layout of the parameters, which is no business of a
@@ -325,22 +322,16 @@ def state_of(
                 return [saved(each, f"{name}.{index}") for index, each in enumerate(value)]
         return value
 
-    states = []
-    for number, optimizer in enumerate(optimizers):
-        state = optimizer.state_dict()
-        # What else is in a group is settings, but for SOAP's count of steps.
-        steps = [group.get("step") for group in state["param_groups"]]
-        states.append(saved({"state": state["state"], "steps": steps}, f"optimizer.{number}"))
-    return states, tensors
+    state = optimizer.state_dict()
+    # What else is in a group is settings, but for the count of steps of SOAP and Muon.
+    steps = [group.get("step") for group in state["param_groups"]]
+    return saved({"state": state["state"], "steps": steps}, "optimizer"), tensors
 
 
 def restore_state(
-    optimizers: Sequence[Optimizer],
-    weights: ParameterVector,
-    states: Sequence[object],
-    tensors: Mapping[str, Tensor],
+    optimizer: Optimizer, weights: ParameterVector, kept: object, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Puts what :func:`state_of` has taken apart together, in optimisers made alike."""
+    """Puts what :func:`state_of` has taken apart together, in an optimiser made alike."""
 
     def restored(value: object) -> object:
         match value:
@@ -361,14 +352,13 @@ def restore_state(
                 return [restored(each) for each in value]
         return value
 
-    for optimizer, kept in zip(optimizers, states, strict=True):
-        state = restored(kept)
-        assert isinstance(state, dict)
-        groups = optimizer.state_dict()["param_groups"]
-        for group, step in zip(groups, state["steps"], strict=True):
-            if step is not None:
-                group["step"] = step
-        optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    state = restored(kept)
+    assert isinstance(state, dict)
+    groups = optimizer.state_dict()["param_groups"]
+    for group, step in zip(groups, state["steps"], strict=True):
+        if step is not None:
+            group["step"] = step
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
 
 
 def learning_rates(

@@ -54,7 +54,7 @@ from kan_diffusion.training.optimization import (
     ParameterVector,
     WeightAverage,
     learning_rates,
-    make_optimizers,
+    make_optimizer,
     restore_state,
     state_of,
 )
@@ -238,7 +238,7 @@ class TrainingRun:
         try:
             self.weights = ParameterVector(self.denoiser)
             try:
-                self._plain = make_optimizers(config.optimizer, self.weights, config.learning_rate)
+                self._plain = make_optimizer(config.optimizer, self.weights, config.learning_rate)
             except KanDiffusionError:
                 self.weights.release()
                 raise
@@ -256,9 +256,7 @@ class TrainingRun:
         # accelerate's own step and backward look for packages on the disk every time they are
         # called; only scaled gradients (fp16) need them.
         self.scaled = accelerator.scaler is not None
-        self.optimizers = (
-            tuple(accelerator.prepare(each) for each in self._plain) if self.scaled else self._plain
-        )
+        self.optimizer = accelerator.prepare(self._plain) if self.scaled else self._plain
         self.average: WeightAverage | None = None
         if config.ema_decay is not None:
             self.average = WeightAverage(self.weights.vector, config.ema_decay)
@@ -339,7 +337,7 @@ class TrainingRun:
         config = self.config
         peak, warmup = config.learning_rate, config.warmup_steps
         rates: list[float] = learning_rates(
-            self._plain[0], config.schedule, peak, warmup, steps
+            self._plain, config.schedule, peak, warmup, steps
         ).tolist()
         return rates
 
@@ -478,7 +476,7 @@ class TrainingRun:
             assert self.weights.vector.grad is not None
             self.weights.vector.grad.copy_(self.shared(self.weights.vector.grad))
         if self.scaled:
-            self.accelerator.unscale_gradients(self.optimizers[0])
+            self.accelerator.unscale_gradients(self.optimizer)
 
     def clip(self) -> None:
         """Clips the gradient's norm."""
@@ -491,10 +489,10 @@ class TrainingRun:
         Args:
             again: Computes the loss of the step's batch and its gradient where the parameters are.
         """
-        for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = self._rates[self.step]
+        optimizer = self.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = self._rates[self.step]
         if self.config.optimizer == "lbfgs":  # a line search that finds its own lengths
-            (optimizer,) = self.optimizers
             before = self.weights.vector.detach().clone()
             optimizer.step(again)
             if not bool(torch.isfinite(self.weights.vector).all()):
@@ -505,8 +503,7 @@ class TrainingRun:
                 optimizer.step(again)
             return
         with self.weights.at_rates():
-            for optimizer in self.optimizers:
-                optimizer.step()
+            optimizer.step()
 
     def update_average(self) -> None:
         """Takes the parameters into their moving average."""
@@ -556,7 +553,7 @@ class TrainingRun:
             return
         tensors = {f"denoiser.{k}": v for k, v in self.denoiser.state_dict().items()}
         # The vector's layout is no business of the file's: everything is kept by parameter.
-        states, moments = state_of(self._plain, self.weights)
+        state, moments = state_of(self._plain, self.weights)
         tensors |= moments
         if self.average is not None:
             parts = self.weights.split(self.average.values)
@@ -567,7 +564,7 @@ class TrainingRun:
         tensors["losses"] = self.losses()
         tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
         progress = {name: getattr(self, name) for name in _PROGRESS}
-        progress |= {"plans": self.plans, "looks": self.looks, "optimizers": states}
+        progress |= {"plans": self.plans, "looks": self.looks, "optimizer": state}
         progress["threads"] = self.threads.state()
         progress["ema_step"] = None if self.average is None else self.average.num_updates
         metadata = {"identity": identity, "progress": json.dumps(progress)}
@@ -608,7 +605,7 @@ class TrainingRun:
         def joined(name: str) -> Tensor:
             return self.weights.join([tensors[name.format(i)] for i in range(len(self.weights))])
 
-        restore_state(self._plain, self.weights, progress["optimizers"], tensors)
+        restore_state(self._plain, self.weights, progress["optimizer"], tensors)
         if self.average is not None:
             self.average.values = joined("ema.{}")
             self.average.num_updates = progress["ema_step"]
@@ -678,11 +675,6 @@ def _require_able(optimizer: OptimizerName, accelerator: Accelerator) -> None:
             "optimizer 'lbfgs' compares losses that differ little: it needs one process and full "
             f"precision, and has {accelerator.num_processes} and mixed precision {precision}; "
             "choose adam, soap or muon"
-        )
-    if optimizer == "muon" and accelerator.scaler is not None:
-        raise KanDiffusionError(
-            "optimizer 'muon' cannot use the scaled gradients of fp16; set mixed_precision to bf16 "
-            "or choose another optimizer"
         )
 
 
