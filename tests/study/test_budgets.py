@@ -141,5 +141,14 @@ def test_an_estimate_grows_with_what_is_to_be_done() -> None:
     one, many = (estimate_seconds(trials[:num], 1) for num in (1, 4))
     assert 0 < one < many
     assert estimate_seconds(study.with_length(steps=10**6).trials(), 1) > 2 * many
+    digits = {
+        "data": [{"pictures": "digits"}],
+        "models": [{"family": "dit", "params": 100_000, "depth": 1}],
+    }
+    drawn, trained = (
+        estimate_seconds(_study(**digits, evaluation={"num_samples": num}).trials()[:1], 1)
+        for num in (4_000, 0)
+    )
+    assert drawn > 2 * trained
     timed = _study(budgets=[{"match": "time", "amount": 100, "params": 600}]).trials()
     assert estimate_seconds(timed, 4) - estimate_seconds(timed, 8) == pytest.approx(100, rel=0.01)

@@ -431,17 +431,19 @@ def train(
     from kan_diffusion.cli.console import show_scores
     from kan_diffusion.cli.progress import known_floor
     from kan_diffusion.data.codec import TableCodec
-    from kan_diffusion.data.datasets import FileData, PictureData, data_from_name, load_dataset
+    from kan_diffusion.data.datasets import FileData, PictureData, load_dataset
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.progress import show_columns, show_training
     from kan_diffusion.study.folder import prepare_trial_folder
     from kan_diffusion.study.measure import oracle_warning
-    from kan_diffusion.study.named import single_trial
+    from kan_diffusion.study.named import chosen_data, single_trial
     from kan_diffusion.study.trial import run_trial
 
     kinds = _kinds(columns)
     if describe:
-        dataset = load_dataset(data_from_name(data, kinds))
+        dataset = load_dataset(
+            chosen_data(data, kinds=kinds, holdout=holdout, size=size, objects=objects, mode=mode)
+        )
         if isinstance(dataset.codec, TableCodec):
             show_columns(dataset.codec.describe(), data)
         elif dataset.codec is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from statistics import median
 
-from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.data.datasets import PictureData, load_dataset
 from kan_diffusion.devices import one_thread
 from kan_diffusion.errors import NonFiniteLossError
 from kan_diffusion.study.config import TrialConfig
@@ -24,6 +24,11 @@ _JUDGING_SECONDS = 4.0
 """Rough times, on a desktop's core, in which workers start and a trial of the default size is
 judged."""
 _USUAL_SAMPLES = 5_000
+
+_STEPS_A_DRAW = 2 * 5 / 3
+"""Training steps that take as long as a step of a sampler of as many pictures: it evaluates the
+network twice, without guidance and, twice as often, for two requests with it; an evaluation is a
+third of a training step."""
 
 
 def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_A_ROUND) -> float:
@@ -72,11 +77,15 @@ def estimate_seconds(trials: Sequence[TrialConfig], workers: int) -> float:
     total = 0.0
     for trial in trials:
         seconds, name = trial.training.processor_seconds, trial.model.name
-        if seconds is None:
-            if name not in timed:
-                timed[name] = 0.0  # of a model that diverges at once
-                with suppress(NonFiniteLossError):
-                    timed[name] = step_seconds(trial, 1, _WARM_UP)
-            seconds = trial.training.steps * timed[name]
-        total += seconds + _JUDGING_SECONDS * trial.evaluation.num_samples / _USUAL_SAMPLES
+        of_pictures, num = isinstance(trial.data, PictureData), trial.evaluation.num_samples
+        if name not in timed and (seconds is None or of_pictures):
+            timed[name] = 0.0  # of a model that diverges at once
+            with suppress(NonFiniteLossError):
+                timed[name] = step_seconds(trial, 1, _WARM_UP)
+        total += trial.training.steps * timed[name] if seconds is None else seconds
+        if of_pictures:
+            steps = num * trial.sampling.steps * _STEPS_A_DRAW / trial.training.batch_size
+            total += steps * timed[name]
+        else:
+            total += _JUDGING_SECONDS * num / _USUAL_SAMPLES
     return _START_SECONDS + total / min(workers, len(trials))

@@ -56,7 +56,7 @@ from kan_diffusion.training.defaults import (
 )
 from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName, suitable_rate
 
-__all__ = ["PICTURE_EVALUATION", "parse_budget", "single_trial", "study_for"]
+__all__ = ["PICTURE_EVALUATION", "chosen_data", "parse_budget", "single_trial", "study_for"]
 
 logger = logging.getLogger(__name__)
 
@@ -355,6 +355,32 @@ def _suits_a_toy(learning_rate: float) -> Suggestion:
     )
 
 
+def chosen_data(
+    name: str,
+    *,
+    kinds: Mapping[str, Kind] | None = None,
+    holdout: float | None = None,
+    size: int | None = None,
+    objects: int | None = None,
+    mode: str | None = None,
+) -> DataConfig:
+    """Finds data by name and takes up what is asked of it, as :func:`single_trial` has it.
+
+    Raises:
+        DataError: There is no such data.
+        KanDiffusionError: A setting is out of range, or not one of such data.
+    """
+    data = data_from_name(name, kinds)
+    of_pictures = {"size": size, "mode": mode, "objects": objects}
+    asked: dict[str, object] = {k: value for k, value in of_pictures.items() if value is not None}
+    if asked and not isinstance(data, PictureData):
+        raise KanDiffusionError("--size, --mode and --objects are for pictures; leave them out")
+    if holdout is not None and not isinstance(data, ToyData):
+        asked["holdout"] = holdout
+    with valid_settings("settings"):
+        return type(data).model_validate({**dict(data), **asked})
+
+
 def single_trial(
     data: str,
     *,
@@ -410,7 +436,10 @@ def single_trial(
         DataError: The file cannot be used, or there are no classes to be conditional on.
         KanDiffusionError: A name is unknown or a number out of range.
     """
-    points = _told(data_from_name(data, kinds), conditional)
+    points = _told(
+        chosen_data(data, kinds=kinds, holdout=holdout, size=size, objects=objects, mode=mode),
+        conditional,
+    )
     of_pictures = isinstance(points, PictureData)
     family = family or (_PICTURE_FAMILY if of_pictures else "kan")
     kind = get_family(family, importing=True)
@@ -418,18 +447,6 @@ def single_trial(
     if optimizer is not None:
         require_known("optimizer", optimizer, OPTIMIZERS)
     with valid_settings("settings"):
-        if holdout is not None and not isinstance(points, ToyData):
-            points = type(points).model_validate({**dict(points), "holdout": holdout})
-        if asked_for := {
-            key: value
-            for key, value in {"size": size, "mode": mode, "objects": objects}.items()
-            if value is not None
-        }:
-            if not isinstance(points, PictureData):
-                raise KanDiffusionError(
-                    "--size, --mode and --objects are for pictures; leave them out"
-                )
-            points = PictureData.model_validate({**dict(points), **asked_for})
         if isinstance(points, PictureData):
             if sparsify:
                 raise KanDiffusionError(
