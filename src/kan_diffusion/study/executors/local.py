@@ -2,6 +2,7 @@
 
 The driver starts workers and holds a pipe to each. A worker has one trial at a time. Over the same
 pipe come its events, and the order to stop. A worker that dies loses its trial and nothing else.
+Imports take seconds, so that workers are forked, where the system can, from a server that has them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Literal
@@ -21,22 +23,30 @@ from kan_diffusion.study.executors.base import Executor, Task, TrialEvent, attem
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
     # What there is to wait on for a worker: its pipe, and the handle that says that it has ended.
     _Source = Connection[Task | None, TrialEvent | Literal["ready"]] | int
 
 __all__ = ["LocalExecutor"]
 
+_PRELOADED = "kan_diffusion.study.executors.preload"
+
 _NUM_FALSE_STARTS = 3
 """After so many workers in a row that died before they were ready, there is no point in more."""
 
 
-def _serve(connection: Connection[TrialEvent | Literal["ready"], Task | None], device: str) -> None:
+def _serve(
+    connection: Connection[TrialEvent | Literal["ready"], Task | None],
+    device: str,
+    environment: dict[str, str],
+) -> None:
     """Runs trials in a worker until told to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.update(environment)  # that of the server is as old as the server
     use_one_thread()
-    from kan_diffusion.study import trial  # noqa: F401  # before the first trial, not in it
+    import_module(_PRELOADED)  # before the first trial, not in it
 
     def tell(event: TrialEvent) -> None:
         if connection.poll():  # all that comes while a trial runs is the order to stop
@@ -72,6 +82,15 @@ def _interrupts_deferred() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _context() -> ForkServerContext | SpawnContext:
+    """What starts workers: of the ways the system has the one with the fewest imports."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_PRELOADED])
+    return context
+
+
 class _Worker:
     """A worker process as its driver sees it.
 
@@ -81,9 +100,10 @@ class _Worker:
     """
 
     def __init__(self, device: str) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, device), daemon=True)
+        given = theirs, device, dict(os.environ)
+        self.process = context.Process(target=_serve, args=given, daemon=True)
         with _interrupts_deferred():
             self.process.start()
         theirs.close()  # so that the pipe ends when the process does
