@@ -106,7 +106,7 @@ _REMEDY = "train it again"
 
 
 def fitting_samplers(like: SchedulerMixin) -> list[str]:
-    """Names of the samplers that fit the process another scheduler stands for, the default first.
+    """Lists the samplers that fit the process of a scheduler, the default first.
 
     Args:
         like: A scheduler of the process, such as ``process.scheduler()``.
@@ -116,7 +116,7 @@ def fitting_samplers(like: SchedulerMixin) -> list[str]:
 
 
 def make_scheduler(name: str | None, like: SchedulerMixin) -> SchedulerMixin:
-    """Makes a fresh scheduler by name, for the process another scheduler stands for.
+    """Makes a scheduler by name, for the process of another scheduler.
 
     Args:
         name: A key of :data:`SCHEDULERS`; the process's default when None.

@@ -779,13 +779,13 @@ def _animate(
 
 
 def _free_place(path: Path) -> Path:
-    """The path, or the first of those with a number at the end of its stem, that is free."""
+    """Finds a free path: the given one, or the first with a number after its stem."""
     others = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
     return next(place for place in chain([path], others) if not place.exists())
 
 
 def _labels(pipeline: PictureDiffusionPipeline, classes: Sequence[str]) -> list[int | str]:
-    """Classes by their names, or by numbers where a name is none."""
+    """Looks up classes by name or number."""
     known = pipeline.classes
     return [int(each) if each.isdigit() and each not in known else each for each in classes]
 
@@ -1180,7 +1180,7 @@ _PLAIN = str.maketrans({"±": "~", "−": "-", "–": "-", "’": "'", "“": '"
 
 
 def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
-    """Writes what a terminal has no letters for in those of ASCII, accents left out."""
+    """Replaces characters that the terminal lacks by ASCII, without accents."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end].translate(_PLAIN)

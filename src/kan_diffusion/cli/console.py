@@ -190,7 +190,7 @@ def show_scores(row: Row, title: str) -> None:
 
 
 def show_table_scores(scores: TableScores, title: str) -> None:
-    """Prints what is to be said of a synthetic table, each score beside a perfect model's."""
+    """Prints the scores of a synthetic table, each beside a perfect model's."""
     from kan_diffusion.report.synthetic import say_scores, score_texts
 
     table = _table(escape(title), ["score"], ["synthetic", "perfect"])

@@ -71,7 +71,7 @@ class StudyProgress:
         self._whole = bars.add_task(f"[bold]{name}", total=None, status="")
 
     def start(self, plan: StudyPlan) -> None:
-        """Takes up what is to be done, and announces it; may be called again when there is more."""
+        """Adds a plan's trials and announces them; may be called again with another plan."""
         if plan.seconds is not None and plan.to_run:
             self._bars.console.print(
                 f"{len(plan.to_run)} trials to run, {plan.workers} at a time: about "
@@ -88,7 +88,7 @@ class StudyProgress:
         self._show()
 
     def move(self, event: TrialEvent) -> None:
-        """Takes up the news of a trial."""
+        """Shows the news of a trial."""
         trial = self._trials[event.trial]
         if event.finished:
             self._finish(trial, event.error)
@@ -112,7 +112,7 @@ class StudyProgress:
             self._bars.console.print(f"{self._status}: {trial.label}", markup=False)
 
     def draw(self) -> None:
-        """Takes up that all trials are over and the report is drawn."""
+        """Shows that all trials are over and the report is drawn."""
         self._bars.update(self._whole, status="drawing")
 
     @property

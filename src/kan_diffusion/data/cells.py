@@ -46,7 +46,7 @@ _DATE = (
 def with_points(
     path: Path, columns: list[pa.ChunkedArray], delimiter: str
 ) -> list[pa.ChunkedArray]:
-    """The columns with decimal points, where they have decimal commas.
+    """Replaces decimal commas by decimal points, in the columns that have them.
 
     Raises:
         DataError: The commas may mark decimals or thousands.
@@ -93,7 +93,7 @@ def _count(mask: pa.ChunkedArray) -> int:
 def typed(
     path: Path, name: str, column: pa.ChunkedArray, place: Callable[[int], str], note: str
 ) -> pa.ChunkedArray:
-    """A column of text as what it says.
+    """Converts a column of text to the type that its cells have.
 
     Args:
         path: The file.

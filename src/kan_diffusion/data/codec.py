@@ -169,7 +169,7 @@ class TableCodec(Settings):
         return tuple(names)
 
     def encode(self, frame: pd.DataFrame, generator: np.random.Generator | None = None) -> Tensor:
-        """Coordinates of a frame's rows.
+        """Encodes a frame's rows as coordinates.
 
         Args:
             frame: Shape (n, columns): the columns trained on, in any order.
@@ -193,7 +193,7 @@ class TableCodec(Settings):
         generator: np.random.Generator | None = None,
         gaps: Collection[object] = (),
     ) -> Tensor:
-        """Coordinates of what is known of rows: NaN where a cell is missing or a column absent.
+        """Encodes the known cells of rows: NaN where a cell is missing or a column absent.
 
         A cell that is missing is told to have a value, which is what filling gaps asks for.
 
@@ -226,7 +226,7 @@ class TableCodec(Settings):
         return torch.from_numpy(rows)
 
     def decode(self, rows: Tensor, generator: np.random.Generator) -> pd.DataFrame:
-        """Rows of a table from coordinates.
+        """Decodes coordinates into rows of the table.
 
         Args:
             rows: Shape (n, d), finite.
@@ -253,7 +253,7 @@ class TableCodec(Settings):
         return frame
 
     def settle(self, rows: Tensor, generator: np.random.Generator) -> Tensor:
-        """Coordinates of the rows that coordinates stand for.
+        """Decodes coordinates and encodes the rows again, which settles bits and steps.
 
         A network's bits are near -1 and 1, which tells them from those of real rows.
 
@@ -302,7 +302,7 @@ class TableCodec(Settings):
             start = stop
 
     def describe(self) -> pd.DataFrame:
-        """A row a column: name, kind, dtype, gaps (share), values, coordinates (number of)."""
+        """Describes each column: name, kind, dtype, share of gaps, values, count of coordinates."""
         return pd.DataFrame([column.describe() for column in self.columns])
 
     def to_dict(self) -> dict[str, object]:
@@ -345,7 +345,7 @@ class TableCodec(Settings):
         return rows, numbers
 
     def require_content(self) -> None:
-        """Refuses a table of which nothing is learned.
+        """Refuses a table in which no column can be learned.
 
         Raises:
             DataError: All columns are constant or identifiers.
@@ -378,7 +378,7 @@ class TableCodec(Settings):
 
 
 def arranged(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Column, ...]:
-    """Puts categories without an order in one in which neighbours go with the same other cells.
+    """Orders categories so that neighbours occur together with similar other cells.
 
     Reciprocal averaging (Hill 1973): the score of a row is the sum of its cells', of a category the
     mean of its rows', and of a number its normal score times its correlation with the
@@ -420,13 +420,13 @@ def arranged(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Column, 
 
 
 def _some(names: list[str]) -> str:
-    """Names of columns, of many the first."""
+    """Lists names of columns, only the first where there are many."""
     listed = ", ".join(f"'{name}'" for name in names[:10])
     return f"columns: {listed}{', ...' if len(names) > 10 else ''}"
 
 
 def require_frame(frame: pd.DataFrame) -> None:
-    """Refuses what is no table.
+    """Refuses an object that is not a usable data frame.
 
     Args:
         frame: Shape (n, columns).

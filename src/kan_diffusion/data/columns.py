@@ -232,7 +232,7 @@ class Column(Settings):
     def encode(
         self, series: pd.Series, generator: np.random.Generator | None, partial: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Coordinates of a column's cells.
+        """Encodes a column's cells as coordinates.
 
         Args:
             series: Shape (n,).
@@ -299,7 +299,7 @@ class Column(Settings):
     def decode(
         self, states: np.ndarray, cells: np.ndarray, generator: np.random.Generator
     ) -> pd.Series:
-        """A column from coordinates.
+        """Decodes coordinates into a column.
 
         Args:
             states: Shape (n, number of states).
@@ -397,7 +397,7 @@ class Column(Settings):
         }
 
     def _range(self) -> str:
-        """Bounds, or the categories, of many the first."""
+        """Writes the bounds, or the first of the categories."""
         if self.identifier is not None:
             return "unique"
         if self.categories:
@@ -552,7 +552,7 @@ def _outward(bound: float, span: float, rounding: Callable[[Decimal], int]) -> f
 def _warn_of_lost_steps(
     name: object, unit: str | None, lattice: Lattice, transform: Transform, k: np.ndarray
 ) -> None:
-    """Says so where steps are too fine over the column's range for float32."""
+    """Warns where steps are too fine over the column's range for float32."""
     largest = max(abs(lattice.origin), abs(lattice.origin + lattice.step * lattice.last))
     if lattice.last < 2**20 or largest < _FLOAT32_PRINTED * lattice.step:
         return

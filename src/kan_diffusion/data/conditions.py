@@ -71,7 +71,7 @@ class Condition:
         return met
 
     def both(self, other: Condition) -> Condition:
-        """The condition that this and another one on the same column make together.
+        """Combines it with another condition on the same column.
 
         Raises:
             DataError: No cell meets both.
@@ -90,7 +90,7 @@ class Condition:
         return Condition(self.column, kept, gap)
 
     def some(self) -> pd.Series:
-        """Some cells that meet it, at least one: evenly spaced where it is a range."""
+        """Gives cells that meet it, at least one, evenly spaced where it is a range."""
         values = self.values
         if values is None:
             low = self.high if self.low is None else self.low

@@ -198,7 +198,7 @@ class FileData(Settings):
 
 
 class TableData(Settings):
-    """Rows of a table that scikit-learn brings along.
+    """Rows of a table that is part of scikit-learn.
 
     Attributes:
         table: Name of the table, a key of ``TABLES``.
@@ -299,7 +299,7 @@ class Dataset:
 
     @property
     def dim(self) -> int:
-        """Number d of coordinates, of pictures of values."""
+        """Number of coordinates of a point, or of values of a picture."""
         return math.prod(self.shape)
 
     @property
@@ -599,7 +599,7 @@ def _encoded(file: FrameFile, codec: TableCodec, seed: int) -> Tensor:
 def _load_file(
     config: FileData, study_seed: int, trial_seed: int, _stamp: tuple[tuple[int, int], ...]
 ) -> Dataset:
-    """Reads, encodes and splits a file; the last is kept until its files are others by stamp."""
+    """Reads, encodes and splits a file; keeps the last one in memory until its files change."""
     file = _own_file(config)
     with _silent() if config.sha256 else nullcontext():  # what it warns of was said by then
         codec = fit_codec(file, config.kinds)

@@ -65,7 +65,7 @@ def holds_pictures(path: Path) -> bool:
 
 
 def plain_mode(picture: Image.Image) -> Mode:
-    """Which of the three modes a picture is of by what it can show."""
+    """Chooses the mode, of the three, that holds all that a picture can show."""
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         return "RGBA"
     if picture.mode in ("L", "1", *_DEEP):
@@ -74,7 +74,7 @@ def plain_mode(picture: Image.Image) -> Mode:
 
 
 def plain(picture: Image.Image) -> Image.Image:
-    """The picture in one of the three modes.
+    """Converts a picture to one of the three modes.
 
     Raises:
         DataError: It has values of 32 bits.
@@ -92,7 +92,7 @@ def plain(picture: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Content of a folder of pictures, before one is opened.
+    """The files of a folder of pictures with their captions and classes; none is opened yet.
 
     Attributes:
         root: The folder.
@@ -129,7 +129,7 @@ class ImageFolder:
 
     @property
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
-        """Names, times and sizes of all files: others when the folder has changed."""
+        """Names, times and sizes of all files, which differ once the folder has changed."""
         every = [(path, path.stat()) for path in (*self.files, *self.tables)]
         return tuple((str(path), stat.st_mtime_ns, stat.st_size) for path, stat in every)
 
@@ -146,7 +146,7 @@ class ImageFolder:
         return sums.hexdigest()
 
     def named(self, path: Path) -> str:
-        """Name of a file from the folder."""
+        """Name of a file, relative to the folder."""
         return _named(self.root, path)
 
     def pictures(self) -> Iterator[Image.Image]:
@@ -217,7 +217,7 @@ def _refuse(error: OSError) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps remarks of Pillow back, but for the one about pictures that are too large."""
+    """Silences Pillow's warnings, except the one about pictures that are too large."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)

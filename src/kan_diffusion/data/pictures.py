@@ -348,7 +348,7 @@ def _read_folder(config: PictureData) -> Pictures:
 def _read_files(
     root: Path, size: int, mode: Mode | None, _stamp: tuple[tuple[str, int, int], ...]
 ) -> Pictures:
-    """Reads the pictures of a folder; the last one is kept until its files are others by stamp."""
+    """Reads the pictures of a folder; keeps the last one in memory until its files change."""
     folder = ImageFolder.of(root)
     modes = dict[Mode, str]()
     squares: list[Image.Image] = []

@@ -218,7 +218,7 @@ class Storage(Settings):
         return (values if self.zone is None else _wall_time(values, self.zone)), missing
 
     def empty(self, count: int) -> np.ndarray:
-        """Values of shape (count,) that stand where there are none."""
+        """Placeholders of shape (count,) for the values of missing cells."""
         values = _EMPTY[self.holds](count)
         if self.unit is not None:
             return values.astype(f"{values.dtype.kind}8[{self.unit}]")

@@ -121,7 +121,7 @@ def _sorting(value: object) -> tuple[bool, float, str]:
 
 
 def rows_of(fields: Sequence[Field], frame: pd.DataFrame, name: str) -> _Array:
-    """Gives a table's judged columns as numbers.
+    """Converts a table's judged columns to numbers.
 
     Args:
         fields: The columns.

@@ -331,7 +331,7 @@ PICTURE_METRICS: dict[str, Metric] = {
 
 
 def metrics_named(places: Iterable[str] = (), *, importing: bool = False) -> dict[str, Metric]:
-    """Returns `SAMPLE_METRICS` and some metrics of one's own, by key.
+    """Returns `SAMPLE_METRICS` and a caller's own metrics, by key.
 
     Args:
         places: Where each of one's own is, as ``"package.module:NAME"``.

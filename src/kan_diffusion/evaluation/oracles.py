@@ -54,7 +54,7 @@ __all__ = ["OracleDenoiser", "ReferenceOracle", "SceneOracle", "excess_by_pair"]
 
 
 class OracleDenoiser(PointDenoiser):
-    """The exact denoiser of a density: what a network would be that had learned all there is.
+    """The exact denoiser of a density, the best that any network can become.
 
     Timesteps between two of the process have levels between theirs: of diffusion linear in
     log(sigma / alpha), of flow matching in sigma.

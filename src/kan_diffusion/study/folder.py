@@ -175,7 +175,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def _sweep(folder: Path) -> None:
-    """Deletes what a process that was killed was about to write."""
+    """Deletes temporary files of a process that was killed."""
     for place in {folder, *((folder / name).parent for name in _FILES)}:
         for left in (*place.glob(".*.tmp*"), *place.glob(f"{_HALF_SAVED}*")):
             with suppress(OSError):

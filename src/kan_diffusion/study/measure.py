@@ -263,7 +263,7 @@ def _draw_and_score(
     pipeline: PictureDiffusionPipeline,
     shared: Yardstick,
 ) -> tuple[Row, Tensor | None]:
-    """Scores of pictures that a model draws, and pictures to be shown; nothing where none are."""
+    """Scores pictures that a model draws, and draws some to show, where any are asked for."""
     evaluation, sampling = config.evaluation, config.sampling
     if not evaluation.num_samples:
         return {}, None

@@ -219,7 +219,7 @@ def _suits_pictures(data: PictureData, seed: int = 0, vae: str | None = None) ->
 
 
 def _accepted(family: str, settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """Those of some settings that the denoisers of a family have."""
+    """Keeps the settings that the denoisers of a family have."""
     known = inspect.signature(get_family(family, importing=True).denoiser_class).parameters
     return {key: value for key, value in settings.items() if key in known}
 
@@ -304,7 +304,7 @@ def _named_data(what: str, conditional: bool) -> DataConfig:
 
 
 def _told(data: DataConfig, conditional: bool) -> DataConfig:
-    """The same data, of a toy with their classes where they are asked for.
+    """Gives a toy its classes where they are asked for.
 
     Raises:
         KanDiffusionError: Classes are asked for, and there are none.
@@ -343,7 +343,7 @@ def _alone(
 
 
 def _suits_a_toy(learning_rate: float) -> Suggestion:
-    """Suggests for a toy what trials of studies have."""
+    """Suggests for a toy the settings of a study's trials."""
     return Suggestion(
         params=_DEFAULT_PARAMS,
         depth=None,
@@ -516,7 +516,7 @@ def _picture_trial(
     training: Mapping[str, int | float | str | None],
     seed: int,
 ) -> TrialConfig:
-    """Makes a trial of pictures; a size and settings of training that are None are what suits."""
+    """Makes a trial of pictures; what is None of size and training suits the pictures."""
     suits = _suits_pictures(data, seed, model.vae)
     given = {key: value for key, value in training.items() if value is not None}
     way = cast("OptimizerName", given.get("optimizer", suits.training.optimizer))

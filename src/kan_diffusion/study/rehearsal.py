@@ -154,7 +154,7 @@ def _free(config: StudyConfig) -> Iterator[tuple[Budget, str, str]]:
 
 
 def _rest(config: StudyConfig, budget: Budget) -> list[Budget]:
-    """A budget for the models to which it leaves no size open, or nothing."""
+    """Restricts a budget to the models whose size it leaves settled, if there are any."""
     if budget.match != "time" or budget.size:
         return [budget]
     asked = budget.models or tuple(model.name for model in config.models)

@@ -53,7 +53,7 @@ Progress = Callable[[str, float], None]
 
 
 def tell_nobody(*_: object) -> None:
-    """Stands for a callback of progress where there is none."""
+    """Does nothing: the callback of progress where nobody asked for one."""
 
 
 @dataclass(frozen=True)

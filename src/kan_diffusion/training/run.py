@@ -362,7 +362,7 @@ class TrainingRun:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Adds what is done in it to the seconds of the run."""
+        """Adds the time of the block to the seconds of the run."""
         started, cpu_started = time.perf_counter(), time.process_time()
         yield
         self.seconds += time.perf_counter() - started
@@ -572,7 +572,7 @@ class TrainingRun:
         write_bytes(path, safetensors_bytes(tensors, metadata=metadata))
 
     def load(self, path: Path, identity: str) -> bool:
-        """Takes up the state that ``path`` holds.
+        """Restores the state that ``path`` holds.
 
         Returns:
             False where there is no file, or none any more: another process may have finished the
@@ -647,7 +647,7 @@ class TrainingRun:
         self.denoiser.train()
 
     def unwrap(self) -> None:
-        """Takes what accelerate put around the denoiser off again: autocast of its forward."""
+        """Removes what accelerate put around the denoiser: autocast of its forward."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         vars(self.denoiser).pop("forward", None)
 

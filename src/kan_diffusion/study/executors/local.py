@@ -83,7 +83,7 @@ def _interrupts_deferred() -> Iterator[None]:
 
 
 def _context() -> ForkServerContext | SpawnContext:
-    """What starts workers: of the ways the system has the one with the fewest imports."""
+    """Chooses how workers start: forked from a server that has the imports, else from nothing."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -1,4 +1,4 @@
-"""The imports of a worker, on one thread: what workers are forked from has them for all."""
+"""Imports all that a worker needs, on one thread: once, in the server that forks workers."""
 
 from __future__ import annotations
 
