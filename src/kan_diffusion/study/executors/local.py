@@ -2,7 +2,7 @@
 
 The driver starts workers and holds a pipe to each. A worker has one trial at a time. Over the same
 pipe come its events, and the order to stop. A worker that dies loses its trial and nothing else.
-Imports take seconds, so that workers are forked, where the system can, from a server that has them.
+Imports take seconds, so that on Linux workers are forked from a server that has them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -84,7 +85,7 @@ def _interrupts_deferred() -> Iterator[None]:
 
 def _context() -> ForkServerContext | SpawnContext:
     """Chooses how workers start: forked from a server that has the imports, else from nothing."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    if sys.platform != "linux":  # Apple's frameworks may not be forked once they are loaded
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_PRELOADED])
