@@ -216,6 +216,20 @@ def test_a_metric_added_at_run_time_is_drawn(monkeypatch):
     assert real.get_xdata()[0] == pytest.approx(1.0)  # 5 minus the MLP's mean of 4
 
 
+def test_a_difference_near_zero_has_one_decimal_more_than_the_others(monkeypatch):
+    own = Metric("read", "read", "higher", lambda *_: 0.0, title="as asked")
+    monkeypatch.setitem(SAMPLE_METRICS, "read", own)
+    contents = make_contents(("swiss roll",), None, 3, False, 9, families=True)
+    rows = contents.results.rows.assign(read=lambda table: 0.5 + 0.01 * table["seed"])
+    rows.loc[rows["name"] == "MLP Fourier inputs", "read"] = 0.9  # the best MLP
+    near = rows["name"] == "KAN"
+    rows.loc[near, "read"] = rows.loc[near, "seed"].map({0: 0.906, 1: 0.894, 2: 0.904})
+    axes = metrics_figure(replace(contents, results=Results.of(rows))).axes[-1]
+    texts = dict(zip(FAMILIES, (text.get_text() for text in axes.texts), strict=False))
+    assert texts["KAN"].startswith("0.001")
+    assert texts["KAN RBF"].startswith("−0.39")
+
+
 def two_models(kan, mlp):
     rows = [
         {"data": "d", "name": name, "family": name, "kind": name, "seed": seed,

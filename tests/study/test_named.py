@@ -251,6 +251,11 @@ def test_data_without_classes_are_refused_by_name(what: str, message: str) -> No
         study_for(what, conditional=True)
 
 
+def test_a_trial_of_pictures_has_a_sampler_of_its_process() -> None:
+    trials = (single_trial("digits", process=name) for name in ("flow", "cosine"))
+    assert [trial.sampling.scheduler for trial in trials] == ["flow-euler", "dpm-solver++"]
+
+
 def test_a_pretrained_text_encoder_takes_the_place_of_the_trained_one_and_is_frozen(
     tmp_path: Path,
 ) -> None:

@@ -109,7 +109,8 @@ def _count(values: pd.Series[float]) -> str:
     low, high = values.min(), values.max()
     if not math.isfinite(low):
         return MISSING
-    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+    texts = [f"{end / 1e6:,.1f} M" if high >= 1e7 else f"{end:,.0f}" for end in (low, high)]
+    return " to ".join(dict.fromkeys(texts))
 
 
 def _seeds(group: pd.DataFrame) -> str:

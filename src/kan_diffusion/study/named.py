@@ -326,7 +326,7 @@ def _alone(
     model: ModelConfig,
     training: TrainingConfig,
     seed: int = 0,
-    guidance: float = 1.0,
+    sampling: SamplingConfig | None = None,
     evaluation: Mapping[str, int] = MappingProxyType({}),
 ) -> TrialConfig:
     """Makes a trial of no study."""
@@ -337,7 +337,7 @@ def _alone(
         process=process,
         model=model.resolved(training),
         training=training,
-        sampling=SamplingConfig(guidance=guidance).resolved(process),
+        sampling=(sampling or SamplingConfig()).resolved(process),
         evaluation=EvaluationConfig(**evaluation, moments=()),
     )
 
@@ -527,4 +527,7 @@ def _picture_trial(
     size = {} if model.size else {"params": suits.params}
     settings = _accepted(model.family, suits.settings)
     asked = model.model_copy(update={**size, "settings": settings})
-    return _alone(data, process, asked, config, seed, suits.guidance, PICTURE_EVALUATION)
+    sampling = SamplingConfig(
+        scheduler=suits.scheduler if process.is_flow else None, guidance=suits.guidance
+    )
+    return _alone(data, process, asked, config, seed, sampling, PICTURE_EVALUATION)

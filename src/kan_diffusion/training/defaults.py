@@ -125,12 +125,14 @@ class PictureSuggestion:
         settings: Settings of the denoiser.
         training: How to train it by flow matching.
         guidance: Strength of guidance.
+        scheduler: Sampler of flow matching, which evaluates the network once a step.
     """
 
     params: int
     settings: dict[str, Setting]
     training: TrainingConfig
     guidance: float
+    scheduler: str = "flow-euler"
 
 
 def suggested_for_pictures(num: int, side: int, has_classes: bool = False) -> PictureSuggestion:

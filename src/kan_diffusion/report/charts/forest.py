@@ -419,7 +419,12 @@ def _draw_real(axes: Axes, real: float, limits: tuple[float, float]) -> None:
 
 def _text(row: _Row, panel: _Panel, columns: int) -> str:
     """Writes a row's numbers, as many as there is room for: mean, interval, number of seeds."""
-    mean, interval = _numbers(row, _decimals(row, 2 if panel.log and columns <= 2 else 1))
+    digits = 2 if panel.log and columns <= 2 else 1
+    others = [
+        _decimals(each, digits) for each in panel.rows.values() if 0 < abs(each.mean) < math.inf
+    ]
+    # A row near 0 among large ones has one more than these: all its digits would have no room.
+    mean, interval = _numbers(row, min([_decimals(row, digits), *(least + 1 for least in others)]))
     if columns > 3:
         return mean
     return f"{mean}{interval}" + (f", n = {row.number}" if columns <= 2 else "")
