@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Literal
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalExecutor"]
 
-_PRELOADED = "kan_diffusion.study.executors.preload"
-
 _NUM_FALSE_STARTS = 3
 """After so many workers in a row that died before they were ready, there is no point in more."""
 
@@ -47,7 +44,7 @@ def _serve(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environment)  # that of the server is as old as the server
     use_one_thread()
-    import_module(_PRELOADED)  # before the first trial, not in it
+    from kan_diffusion.study.executors import preload  # noqa: F401  # before the first trial
 
     def tell(event: TrialEvent) -> None:
         if connection.poll():  # all that comes while a trial runs is the order to stop
@@ -88,7 +85,7 @@ def _context() -> ForkServerContext | SpawnContext:
     if sys.platform != "linux":  # Apple's frameworks may not be forked once they are loaded
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([_PRELOADED])
+    context.set_forkserver_preload(["kan_diffusion.study.executors.preload"])
     return context
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from kan_diffusion.study.executors.base import use_one_thread
 
+__all__ = ["trial"]
+
 use_one_thread()
 
-from kan_diffusion.study import trial  # noqa: E402, F401
+from kan_diffusion.study import trial  # noqa: E402
