@@ -239,7 +239,11 @@ def told(denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
 
 @lru_cache(maxsize=256)
 def _warm_up(
-    model: str, shape: int | tuple[int, ...], blocks: tuple[int, ...], process: Process
+    model: str,
+    hidden: tuple[int, ...],
+    shape: int | tuple[int, ...],
+    blocks: tuple[int, ...],
+    process: Process,
 ) -> None:
     """Trains a model for two steps, once a worker.
 
@@ -248,6 +252,7 @@ def _warm_up(
 
     Args:
         model: The model in JSON.
+        hidden: Widths of its hidden layers.
         shape: Number of coordinates, or the shape of pictures.
         blocks: Widths of those that may be told.
         process: Noising process.
@@ -257,8 +262,7 @@ def _warm_up(
         config.family,
         shape,
         num_train_timesteps=process.num_timesteps,
-        **config.size,  # type: ignore[arg-type]
-        depth=config.depth,
+        hidden=hidden,
         blocks=blocks,
         settings=config.settings,
         generator=torch_generator("warm-up"),
@@ -363,7 +367,8 @@ def _run_claimed(
 
     try:
         shape = _shape(dataset, latents)
-        _warm_up(config.model.model_dump_json(), shape, denoiser.blocks, config.process)
+        hidden = tuple(without_text(denoiser).config.hidden)
+        _warm_up(config.model.model_dump_json(), hidden, shape, denoiser.blocks, config.process)
         trained = train(
             denoiser,
             config.process,
