@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (block,) = re.findall(r"```python\n([^`]*COVERAGE = .*?)```", DOCS.read_text(), re.DOTALL)
     (tmp_path / "my_metrics.py").write_text(f"{block}\nNOT_ONE = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
+    # The docs' test, where it came before, has imported one of the same name.
+    monkeypatch.delitem(sys.modules, "my_metrics", raising=False)
     import_own("my_metrics")
     return "my_metrics"
 
