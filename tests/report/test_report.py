@@ -181,6 +181,8 @@ def test_summary_table(contents):
     values = contents.results.rows.query("data == 'swiss roll' and name == 'KAN'")["c2st"]
     assert first["c2st"] == format_interval(mean_interval(values))
     assert table.iloc[3]["excess"] == ""
+    large = contents.results.rows.assign(flops=32_612_352.0)
+    assert summary_table(Results.of(large)).iloc[0]["flops"] == "32.6 M"
 
 
 def test_columns_that_were_never_measured_are_left_out(contents):

@@ -308,9 +308,9 @@ def _fp16_on_the_cpu(*_: object) -> Accelerator:
     return accelerator
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize(("optimizer", "least"), [("adam", 0.05), ("muon", 0.01)])
 def test_scaled_gradients_are_unscaled_before_they_are_clipped(
-    optimizer: OptimizerName, monkeypatch: pytest.MonkeyPatch
+    optimizer: OptimizerName, least: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No gradient reaches the limit, and every one would if it were still scaled.
     denoiser, plain = _denoiser(), _denoiser()
@@ -326,7 +326,7 @@ def test_scaled_gradients_are_unscaled_before_they_are_clipped(
     assert losses == pytest.approx(expected, rel=0.02)
     assert (losses != expected).any()
     assert norms[40:] == pytest.approx(norms[:40], rel=0.02)
-    assert 5 / 2**10 < min(norms) < max(norms) < 5
+    assert least < min(norms) < max(norms) < 5
     for ours, theirs in zip(denoiser.parameters(), plain.parameters(), strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0.1)
@@ -625,9 +625,9 @@ def test_optimizers_of_matrices_obey_the_schedule_and_the_limit_of_gradients(
         result = _train(_denoiser("kan"), config)
     finally:
         handle.remove()
-    assert {len(of_groups) for of_groups in rates} == {{"soap": 1, "muon": 2}[optimizer]}
-    for of_group in zip(*rates, strict=True):
-        assert list(of_group) == result.learning_rates.tolist()
+    of_groups = list(zip(*rates, strict=True))
+    assert len(of_groups) == {"soap": 1, "muon": 2}[optimizer]
+    assert all(list(seen) == result.learning_rates.tolist() for seen in of_groups)
     assert max(norms) <= 1e-3 * (1 + 1e-5)
 
 

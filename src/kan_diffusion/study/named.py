@@ -364,7 +364,7 @@ def chosen_data(
     objects: int | None = None,
     mode: str | None = None,
 ) -> DataConfig:
-    """Finds data by name and takes up what is asked of it, as :func:`single_trial` has it.
+    """Finds data by name, with the settings that are given; all as in :func:`single_trial`.
 
     Raises:
         DataError: There is no such data.

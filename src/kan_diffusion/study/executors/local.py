@@ -85,7 +85,7 @@ def _context() -> ForkServerContext | SpawnContext:
     if sys.platform != "linux":  # Apple's frameworks may not be forked once they are loaded
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kan_diffusion.study.executors.preload"])
+    context.set_forkserver_preload([f"{__package__}.preload"])
     return context
 
 
