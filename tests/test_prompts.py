@@ -17,6 +17,7 @@ from kan_diffusion.errors import RunFolderError
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.text import (
     PromptedDenoiser,
+    embed,
     make_text_encoder,
     make_tokenizer,
     read_text_encoder,
@@ -180,6 +181,20 @@ def test_a_pretrained_text_encoder_is_read_from_a_folder_of_clip_or_of_a_pipelin
         assert torch.equal(fewer, tokens[:, : 4 + 8])
         shorter = again(fewer).last_hidden_state  # what is left of a word does not see the padding
         torch.testing.assert_close(shorter, states[:, : 4 + 8])
+
+
+def test_padding_is_embedded_as_zeros_and_the_end_of_a_prompt_is_not(clip: Path) -> None:
+    _, own, words = _parts()
+    for encoder, tokenizer, prompts, lengths in (
+        (own, words, ["a dark picture", "dark", ""], [5, 3, 2]),
+        (*read_text_encoder(clip), ["ab A b", "ab", ""], [5, 3, 2]),  # pads are ends, too
+    ):
+        tokens = tokenize(tokenizer, prompts)
+        with torch.no_grad():
+            told, states = embed(encoder, tokenizer, tokens), encoder(tokens).last_hidden_state
+        for one, state, length in zip(told, states, lengths, strict=True):
+            assert torch.equal(one[:length], state[:length])
+            assert not one[length:].any()
 
 
 def test_a_pretrained_text_encoder_is_part_of_the_pipeline_and_is_not_trained(

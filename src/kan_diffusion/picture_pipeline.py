@@ -25,7 +25,7 @@ from kan_diffusion.denoisers import Denoiser
 from kan_diffusion.errors import KanDiffusionError, valid_settings
 from kan_diffusion.latents import LatentCodec, read_vae
 from kan_diffusion.sampling import SamplePipeline, StepCallback
-from kan_diffusion.text import read_text_encoder, require_pair, tokenize
+from kan_diffusion.text import embed, read_text_encoder, require_pair, tokenize
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -177,15 +177,15 @@ class PictureDiffusionPipeline(SamplePipeline):
             prompts: The prompts; an empty one stands for none.
 
         Returns:
-            Shape (len(prompts), tokens, width), on the pipeline's device.
+            Shape (len(prompts), tokens, width), zeros behind the end of each, on the pipeline's
+            device.
 
         Raises:
             KanDiffusionError: The model has no text, or a prompt has more tokens than fit.
         """
         self._require_text()
         tokens = tokenize(self.tokenizer, prompts).to(self.device)
-        states: Tensor = self.text_encoder(tokens).last_hidden_state
-        return states.to(self.denoiser.dtype)
+        return embed(self.text_encoder, self.tokenizer, tokens).to(self.denoiser.dtype)
 
     def _labels(self, asked: Sequence[int | str], count: int) -> Tensor:
         if not self.classes:

@@ -2,7 +2,7 @@ r"""Prompts: words as numbers, embedded by a small CLIP text model that is train
 
 A prompt of words :math:`w_1, \dots, w_n` is the sequence start, :math:`w_1, \dots, w_n`, end,
 padded to a fixed length. transformers' ``CLIPTextModel`` maps it to the hidden states that a
-denoiser attends to (Radford et al. 2021, arXiv:2103.00020). The empty prompt stands for none: it
+denoiser attends to (Radford et al. 2021, arXiv:2103.00020), zeros in the place of the padding. The empty prompt stands for none: it
 replaces the prompts that training drops, and guidance leads away from it.
 
 The tokenizer knows the words of the captions it was made of, by the package tokenizers. A
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
 from kan_diffusion.denoisers.pictures import fresh_parameters
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PromptedDenoiser",
+    "embed",
     "make_text_encoder",
     "make_tokenizer",
     "read_text_encoder",
@@ -111,6 +112,26 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tens
             )
     pad = tokenizer.pad_token_id
     return torch.tensor([ids + [pad] * (length - len(ids)) for ids in lists])
+
+
+def embed(
+    text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerBase, tokens: Tensor
+) -> Tensor:
+    """Embeds prompts as denoisers are told them: with zeros behind the end of each.
+
+    Args:
+        text_encoder: What embeds tokens.
+        tokenizer: What made them.
+        tokens: Shape (B, L), int64, of :func:`tokenize`.
+
+    Returns:
+        Shape (B, L, width).
+    """
+    inside = tokens != tokenizer.pad_token_id
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:  # CLIP's: the first of them is the end
+        inside = nn.functional.pad(inside[:, :-1], (1, 0), value=True)
+    states: Tensor = text_encoder(tokens).last_hidden_state
+    return states * inside[..., None]
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[str]:
@@ -374,7 +395,7 @@ class PromptedDenoiser(Denoiser):
             The prediction with shape (B, *shape), as ``.sample`` or in a tuple.
         """
         if input_ids is not None:
-            encoder_hidden_states = self.text_encoder(input_ids).last_hidden_state
+            encoder_hidden_states = embed(self.text_encoder, self.tokenizer, input_ids)
         prediction: DenoiserOutput | tuple[Tensor] = self.denoiser(
             sample, timestep, class_labels, encoder_hidden_states, return_dict
         )

@@ -143,6 +143,21 @@ def test_no_prompt_is_a_prompt_of_zeros_of_any_length(family: str, pooled: bool)
 
 @each_network
 @each_telling
+def test_zeros_behind_a_prompt_are_not_attended_to(family: str, pooled: bool) -> None:
+    denoiser = _build(family, settings={"text_width": 6, "pooled": pooled})
+    x, prompts = _pictures(), randn(4, 3, 6, dtype=torch.float32)
+    prompts[1, 2:] = 0
+    padded = torch.cat([prompts, x.new_zeros(4, 5, 6)], dim=1)
+    said, with_more = (
+        denoiser(x, 30, encoder_hidden_states=told).sample for told in (prompts, padded)
+    )
+    torch.testing.assert_close(with_more, said)
+    alone = denoiser(x[1:2], 30, encoder_hidden_states=prompts[1:2, :2]).sample
+    torch.testing.assert_close(said[1:2], alone)
+
+
+@each_network
+@each_telling
 def test_all_parameters_are_trained_and_all_of_the_picture_is_seen(
     family: str, pooled: bool
 ) -> None:

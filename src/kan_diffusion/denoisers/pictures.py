@@ -3,8 +3,9 @@ r"""Denoisers of pictures: what diffusers' networks share that are given a pictu
 .. math:: (x_t, t, c) \mapsto \mathrm{prediction}, \qquad x_t \in \mathbb{R}^{C \times S \times S},
 
 with c the tokens that blocks of attention attend to: an embedded prompt, the learned embedding of a
-class label, or a zero where there is neither, which is the unconditional model. Where it is
-``pooled``, the mean of c goes through two linear maps and is added to the embedded timestep, too.
+class label, or a zero where there is neither, which is the unconditional model. Tokens of zeros
+fill shorter prompts up: none is attended to where there are others, or counts in a mean. Where it
+is ``pooled``, the mean of c goes through two linear maps and is added to the embedded timestep.
 
 The feed-forwards of those blocks are the free size of a family, so that all of its kind have the
 same attention and the same convolutions. In a *KAN* their activation becomes learned functions that
@@ -172,8 +173,8 @@ class PictureDenoiser(Denoiser):
             sample: Noised pictures with shape (B, C, H, W).
             timestep: One timestep for all pictures, or one each with shape (B,), from 0 to T - 1.
             class_labels: Labels with shape (B,), -1 where there is none; or None.
-            encoder_hidden_states: Embedded prompts with shape (B, tokens, text_width), zero where
-                there is none; or None.
+            encoder_hidden_states: Embedded prompts with shape (B, tokens, text_width), zero behind
+                the end of each and where there is none; or None.
             return_dict: Whether to return a :class:`.DenoiserOutput` or a tuple.
 
         Returns:
@@ -190,9 +191,16 @@ class PictureDenoiser(Denoiser):
             )
         steps = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(len(sample))
         context = self._context(sample, class_labels, encoder_hidden_states)
-        told = self._told(context.mean(1)) if self.config.pooled else {}
+        said = (context != 0).any(2).to(context.dtype)
+        mean = context.sum(1) / said.sum(1, keepdim=True).clamp(min=1)
+        told = self._told(mean) if self.config.pooled else {}
         prediction: Tensor = self.network(
-            sample, timestep=steps, encoder_hidden_states=context, return_dict=False, **told
+            sample,
+            timestep=steps,
+            encoder_hidden_states=context,
+            encoder_attention_mask=said,
+            return_dict=False,
+            **told,
         )[0]
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
 

@@ -1,8 +1,8 @@
 r"""The U-Net of pictures, with plain or with KAN feed-forwards.
 
-Residual blocks of convolutions, to which the timestep is added, work at S, S/2, ... pixels on the
-way down and again on the way up, where they see what came by on the way down (Ronneberger et al.
-2015, arXiv:1505.04597; Ho et al. 2020, arXiv:2006.11239). At the fewest pixels each of them is
+Residual blocks of convolutions, which the timestep scales and shifts, work at S, S/2, ... pixels on
+the way down and again on the way up, where they see what came by on the way down (Ronneberger et
+al. 2015, arXiv:1505.04597; Dhariwal and Nichol 2021, arXiv:2105.05233). At the fewest pixels each of them is
 followed by a transformer block, which attends to all places and to a context (Rombach et al. 2022,
 arXiv:2112.10752); the network is diffusers' ``UNet2DConditionModel``, whose feed-forwards have
 gates (GEGLU). With L of them on the way down there are one in the middle and L + 1 on the way up.
@@ -89,6 +89,7 @@ class UNetDenoiser(PictureDenoiser):
             block_out_channels=tuple(channels),
             layers_per_block=(len(hidden) - 2) // 2,
             norm_num_groups=_GROUPS,
+            resnet_time_scale_shift="scale_shift",
             cross_attention_dim=width,
             encoder_hid_dim=text_width or None,
             encoder_hid_dim_type="text_proj" if text_width else None,

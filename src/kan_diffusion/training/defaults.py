@@ -43,7 +43,7 @@ _MOST_TOKENS, _FEW_TOKENS = 8, 16
 _CHANNELS = 16
 """Channels of a U-Net at all pixels; it has twice as many at fewer."""
 _BATCH_SIZE = 64
-_SEEN, _SCENES, _FEWEST_SEEN = 96_000, 20_000, 25_000
+_SEEN, _SCENES, _FEWEST_SEEN = 64_000, 20_000, 25_000
 
 
 @dataclass(frozen=True)
