@@ -2,8 +2,9 @@ r"""Prompts: words as numbers, embedded by a small CLIP text model that is train
 
 A prompt of words :math:`w_1, \dots, w_n` is the sequence start, :math:`w_1, \dots, w_n`, end,
 padded to a fixed length. transformers' ``CLIPTextModel`` maps it to the hidden states that a
-denoiser attends to (Radford et al. 2021, arXiv:2103.00020), zeros in the place of the padding. The empty prompt stands for none: it
-replaces the prompts that training drops, and guidance leads away from it.
+denoiser attends to (Radford et al. 2021, arXiv:2103.00020), with zeros in the place of the padding.
+The empty prompt stands for none: it replaces the prompts that training drops, and guidance leads
+away from it.
 
 The tokenizer knows the words of the captions it was made of, by the package tokenizers. A
 pretrained CLIP text model from a folder brings its own tokenizer along, and stays as it is: the

@@ -2,10 +2,11 @@ r"""The U-Net of pictures, with plain or with KAN feed-forwards.
 
 Residual blocks of convolutions, which the timestep scales and shifts, work at S, S/2, ... pixels on
 the way down and again on the way up, where they see what came by on the way down (Ronneberger et
-al. 2015, arXiv:1505.04597; Dhariwal and Nichol 2021, arXiv:2105.05233). At the fewest pixels each of them is
-followed by a transformer block, which attends to all places and to a context (Rombach et al. 2022,
-arXiv:2112.10752); the network is diffusers' ``UNet2DConditionModel``, whose feed-forwards have
-gates (GEGLU). With L of them on the way down there are one in the middle and L + 1 on the way up.
+al. 2015, arXiv:1505.04597; Dhariwal and Nichol 2021, arXiv:2105.05233). At the fewest pixels each
+of them is followed by a transformer block, which attends to all places and to a context (Rombach et
+al. 2022, arXiv:2112.10752); the network is diffusers' ``UNet2DConditionModel``, whose feed-forwards
+have gates (GEGLU). With L of them on the way down there are one in the middle and L + 1 on the way
+up.
 """
 
 from __future__ import annotations
