@@ -3,9 +3,9 @@ r"""Denoisers of pictures: what diffusers' networks share that are given a pictu
 .. math:: (x_t, t, c) \mapsto \mathrm{prediction}, \qquad x_t \in \mathbb{R}^{C \times S \times S},
 
 with c the tokens that blocks of attention attend to: an embedded prompt, the learned embedding of a
-class label, or a zero where there is neither, which is the unconditional model. Tokens of zeros
-fill shorter prompts up: none is attended to where there are others, or counts in a mean. Where it
-is ``pooled``, the mean of c goes through two linear maps and is added to the embedded timestep.
+class label, or a zero where there is neither, which is the unconditional model. Zeros fill shorter
+prompts up, and are neither attended to nor counted in a mean. Where it is ``pooled``, the mean of c
+goes through two linear maps and is added to the embedded timestep, too.
 
 The feed-forwards of those blocks are the free size of a family, so that all of its kind have the
 same attention and the same convolutions. In a *KAN* their activation becomes learned functions that
