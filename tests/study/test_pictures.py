@@ -196,7 +196,7 @@ def test_defaults_are_about_the_recipes_they_rest_on() -> None:
     digits = suggested_for_pictures(1_617, 8, has_classes=True)
     assert (digits.training.steps, digits.training.batch_size) == (400, 64)
     shapes = suggested_for_pictures(20_000, 16)
-    assert (shapes.training.steps, shapes.training.batch_size) == (1_500, 64)
+    assert (shapes.training.steps, shapes.training.batch_size) == (1_000, 64)
     few = suggested_for_pictures(20, 16).training
     assert few.steps * few.batch_size >= 25_000
     for side in (8, 12, 16, 28, 32, 64, 96):
