@@ -44,6 +44,7 @@ _CHANNELS = 16
 """Channels of a U-Net at all pixels; it has twice as many at fewer."""
 _BATCH_SIZE = 64
 _SEEN, _SCENES, _FEWEST_SEEN = 64_000, 20_000, 25_000
+"""Pictures a training sees where there are so many of them, and the fewest that one sees."""
 
 
 @dataclass(frozen=True)
