@@ -674,6 +674,15 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(damage: str, tmp_path: Pat
     assert str(checkpoint) in str(caught.value)
 
 
+def test_a_checkpoint_that_an_earlier_version_wrote_is_refused_in_one_line(tmp_path: Path) -> None:
+    # Same settings, other tensors: what a layer that was rewritten since leaves behind.
+    checkpoint = tmp_path / "state.safetensors"
+    config = TrainingConfig(**SHORT, checkpoint_every=40)
+    _train(_denoiser("kan"), config, checkpoint=checkpoint, identity="a")
+    with refused(f"'{checkpoint}' is not a checkpoint of this version", RunFolderError):
+        _train(_denoiser(), config, checkpoint=checkpoint, identity="a", resume=True)
+
+
 class Breaks(MLPDenoiser):
     """Answers with infinity from a step on."""
 

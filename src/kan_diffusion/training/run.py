@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -579,7 +579,7 @@ class TrainingRun:
             run, and removed it, at any moment.
 
         Raises:
-            RunFolderError: The file is not a checkpoint, or one of another run.
+            RunFolderError: The file is not a checkpoint, or one of another run or version.
         """
         try:
             if read_checkpoint_identity(path) != identity:
@@ -598,6 +598,23 @@ class TrainingRun:
         except FileNotFoundError:
             return False
         self.whole = False
+        try:
+            self._restore(tensors, progress)
+        except (KeyError, RuntimeError) as error:
+            raise RunFolderError(
+                f"'{path}' is not a checkpoint of this version of kan-diffusion; delete it to "
+                "begin anew"
+            ) from error
+        self.whole = True
+        return True
+
+    def _restore(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+        """Puts the state that :meth:`save` has written in place.
+
+        Raises:
+            KeyError: A part is missing.
+            RuntimeError: Weights are missing, or of another shape.
+        """
         own = "denoiser."
         state = {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}
         self.denoiser.load_state_dict(state)
@@ -618,8 +635,6 @@ class TrainingRun:
             self._follow(step, steps)
         self.threads.load(progress["threads"], self.step)
         self._losses[: self.step] = tensors["losses"]
-        self.whole = True
-        return True
 
     def show(self, callback: MomentCallback) -> None:
         """Hands the denoiser to a callback with its EMA weights in place, in one process."""
