@@ -18,7 +18,7 @@ from kan_diffusion.study.results.verdicts import Decision, decide
 __all__ = ["CURVE_COLUMNS", "LEVEL_COLUMNS", "MANY_MODELS", "ReportContents", "smoothed_curve"]
 
 MANY_MODELS = 6
-"""With more models than this a figure is cut by kind and its legend stands beside it."""
+"""With more models than this, line charts have a panel for each kind of model."""
 
 _NUM_BINS = 30
 _KINDS = ("kan", "mlp", "other")
@@ -39,35 +39,34 @@ def _empty(columns: Iterable[str]) -> pd.DataFrame:
 class ReportContents:
     """A study's results, ready to be drawn.
 
-    Everything but the title, the question and the results may be left out; what is missing is left
-    out of the report too. Settings are named by their labels.
+    Only the title, the question and the results are required; the report leaves out what is
+    missing. Settings are named by their labels.
 
     Attributes:
         title: The report's title.
         question: What the study asked, one sentence.
-        results: Its rows.
+        results: The rows of the study.
         command: The command that runs the study again.
         environment: Versions and hardware.
-        settings: Process, steps, batch, seeds and the like, as name and value.
+        settings: Process, steps, batch size, seeds and the like, as pairs of name and value.
         warnings: What a reader must know before believing the numbers.
         excess_by_level: Excess and held-out loss in bins of the noise level, with the columns
             `LEVEL_COLUMNS`; t is a fraction of T, ``log_snr`` is log(alpha² / sigma²).
-        curves: Training losses, each as `smoothed_curve` gives it, with the columns
-            `CURVE_COLUMNS`.
-        floors: Label of a setting to the training loss of the oracle.
-        corruption: Data to panels of the forward process.
-        trajectories: Label of a setting and model to moments of training, each with panels of the
-            reverse process from noise to data.
-        exact: Label of a setting to the reverse process of the exact denoiser, from the same noise
-            as `trajectories`, where its density is known.
-        samples: Label of a setting and model to generated points, shape (n, d).
-        originals: Data to fresh real points, shape (n, d).
-        columns: Data to the names of its coordinates.
-        asked: Data to what its pictures that are shown ask for.
-        real: Data to a real picture of each, shape (n, 1, C, S, S).
-        drawn: Label of a setting and model to pictures of each, shape (n, each, C, S, S).
-        states: Label of a setting and model to moments of training, each with the reverse process
-            of a picture of each, shape (n, times, C, S, S).
+        curves: Training losses smoothed by `smoothed_curve`, with the columns `CURVE_COLUMNS`.
+        floors: Training loss of the oracle, by setting.
+        corruption: Panels of the forward process, by data set.
+        trajectories: Moments of training, each with panels of the reverse process from noise to
+            data, by setting and model.
+        exact: Reverse process of the exact denoiser, from the same noise as `trajectories`, by
+            setting; only where the density is known.
+        samples: Generated points, shape (n, d), by setting and model.
+        originals: Fresh real points, shape (n, d), by data set.
+        columns: Names of the coordinates, by data set.
+        asked: What each of the n rows of pictures asks for, such as a prompt, by data set.
+        real: A real picture for each of these rows, shape (n, 1, C, S, S), by data set.
+        drawn: Drawn pictures in each row, shape (n, each, C, S, S), by setting and model.
+        states: Moments of training, each with the reverse process of one picture in each row, shape
+            (n, times, C, S, S), by setting and model.
     """
 
     title: str
@@ -105,9 +104,9 @@ class ReportContents:
         return next((s.data for s in self.results.settings() if s.label == label), label)
 
     def model_names(self, label: str | None = None) -> list[str]:
-        """The models in the order of their first row, of one setting or all.
+        """The models of one setting, or of all, in the order of their first row.
 
-        Many models come by kind: KANs, MLPs, others.
+        More than `MANY_MODELS` are sorted by kind: KANs, MLPs, others.
         """
         models = self.results.models(label)
         if len(models) <= MANY_MODELS:
@@ -126,17 +125,17 @@ class ReportContents:
 def smoothed_curve(
     steps: NDArray[np.number], losses: NDArray[np.floating], num_bins: int = _NUM_BINS
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Running means of one trial's losses, over windows of steps that grow by one factor.
+    """Averages one trial's losses over windows of steps that grow by a constant factor.
 
     Late windows are long, so that a loss near its floor is averaged over many batches.
 
     Args:
         steps: Positive steps, shape (n,).
         losses: The loss of each, shape (n,).
-        num_bins: The most windows there are.
+        num_bins: Largest number of windows.
 
     Returns:
-        The mean step of each window that has any, and the mean loss in it, both of shape (b,).
+        The mean step and the mean loss of each window that is not empty, both of shape (b,).
     """
     if not len(steps):
         return np.empty(0), np.empty(0)

@@ -1,4 +1,4 @@
-"""From a study's run folder to the contents of its report."""
+"""Gathers the contents of a report from a study's run folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _ENVIRONMENT = TypeAdapter(dict[str, str])
 
 
 def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Panels:
-    """Moves points (n, d) through evenly spaced moments of the forward process."""
+    """Noises points (n, d) at evenly spaced times of the forward process."""
     alpha, sigma = process.levels()
     noise = torch.randn(
         points.shape, generator=torch_generator("corruption", dataset.name), dtype=points.dtype
@@ -66,7 +66,7 @@ def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Pan
 def _states(
     trial: TrialResult, num: int | None, shape: tuple[int, ...]
 ) -> list[tuple[str, NDArray[np.float32]]]:
-    """Moments of training, each with the reverse process (panels, n, *shape) as it was then."""
+    """Reads the reverse process (panels, n, *shape) recorded at each moment of training."""
     training = trial.config.training
     moments = []
     for step in recorded_steps(trial.folder):
@@ -89,7 +89,7 @@ def _trajectories(trial: TrialResult, dim: int) -> list[tuple[str, Panels]]:
 
 
 def _curve(trial: TrialResult, label: str) -> pd.DataFrame:
-    """Reads a trial's losses, smoothed at once: a study's raw ones may be millions."""
+    """Reads a trial's losses and smooths them at once: a study may have millions of them."""
     path = trial.folder / CURVES
     try:
         require_file(path)
@@ -127,7 +127,7 @@ def _unseen(dataset: Dataset, num: int) -> torch.Tensor:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Reads where the study was run, which need not be where it is reported."""
+    """Reads the environment in which the study was run; this one where none was recorded."""
     path = folder / "environment.json"
     if not path.exists():
         return environment()
@@ -145,7 +145,7 @@ def _settings(config: StudyConfig) -> list[tuple[str, str]]:
 
 
 def _written(value: object) -> str:
-    """Writes a setting as YAML on one line, without what is not set."""
+    """Writes a setting as one line of YAML, without values that are not set."""
     if isinstance(value, dict):
         value = {key: part for key, part in value.items() if part not in (None, [], {})}
     text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
@@ -244,14 +244,14 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         if floor is not None:
             contents.floors[label] = float(floor)
         key = label, str(trial.row["name"])
-        if key in contents.samples:  # pictures show the first seed
+        if key in contents.samples:  # figures show the first seed
             continue
         evaluation = trial.config.evaluation
         if trial.config.data.name in contents.real:
             _gather_pictures(contents, trial, key)
             continue
         dim = len(contents.columns[trial.config.data.name])
-        # A stage of an explanation may be one that cannot be sampled.
+        # Some stages of an explanation cannot be sampled.
         if evaluation.num_samples and trial.row.get("sample_seconds") is not None:
             points = load_points(trial.folder / SAMPLES, evaluation.num_samples, dim)
             contents.samples[key] = points[: evaluation.num_drawn]
@@ -264,7 +264,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
 
 
 def _exact(config: TrialConfig) -> Panels:
-    """Draws the reverse process of a toy's exact denoiser, from the noise of its trials."""
+    """Draws the reverse process of a toy's exact denoiser, from the same noise as its trials."""
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     assert dataset.density is not None
     pipeline = PointDiffusionPipeline(
@@ -281,7 +281,7 @@ def _exact(config: TrialConfig) -> Panels:
 
 
 def _gather_pictures(contents: ReportContents, trial: TrialResult, key: tuple[str, str]) -> None:
-    """Adds the pictures that a trial drew, and how it drew them; the first seed's are shown."""
+    """Adds the pictures that a trial drew and their reverse processes, of the first seed only."""
     real = contents.real[trial.config.data.name]
     num, _, *shape = real.shape
     if key in contents.drawn:
@@ -295,7 +295,7 @@ def _gather_pictures(contents: ReportContents, trial: TrialResult, key: tuple[st
 
 
 def runs_contents(results: StudyResults, command: str) -> ReportContents:
-    """Gathers what the report of runs side by side shows.
+    """Gathers what a report on several runs side by side shows.
 
     Args:
         results: The runs.
@@ -305,7 +305,7 @@ def runs_contents(results: StudyResults, command: str) -> ReportContents:
         RunFolderError: A file of a run is missing or damaged.
     """
     contents = report_contents(results, command)
-    contents.environment = {}  # where each was trained is not known
+    contents.environment = {}  # where each run was trained is not known
     trials = results.trials
     by_model: dict[str, list[TrialResult]] = {}
     for trial in trials:

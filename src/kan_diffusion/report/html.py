@@ -1,4 +1,4 @@
-"""The one machine that makes pages: of studies, of explanations and of the truth lab.
+"""The one builder of all pages, such as those of studies, explanations and the truth lab.
 
 A page is one HTML file that opens from disk without a network: styles, scripts and figures are
 inside. It can be read in full without scripts, and everything written into it is escaped::
@@ -58,7 +58,7 @@ class Section:
     Attributes:
         title: Its heading; none where empty.
         anchor: Its id, to which links lead.
-        level: Level of its heading, from 2; where it has none, that of the parts in it.
+        level: Level of its heading, from 2; without a heading, the level of its parts.
     """
 
     def __init__(self, title: str, anchor: str, level: int, anchors: Anchors) -> None:
@@ -69,7 +69,7 @@ class Section:
         self._blocks: list[Markup | Section] = []
 
     def __bool__(self) -> bool:
-        """Reports whether there is anything to see."""
+        """Reports whether the section has any content."""
         return any(map(bool, self._blocks))
 
     def __html__(self) -> str:
@@ -85,7 +85,7 @@ class Section:
 
         Args:
             title: Its heading.
-            *words: What its id is made of; the title where empty.
+            *words: The words that make its id; the title if there are none.
         """
         anchor = self.anchors(*(words or (title,)))
         made = Section(title, anchor, self.level + bool(self.title), self.anchors)
@@ -97,8 +97,8 @@ class Section:
 
         Args:
             *sentences: The sentences.
-            kind: ``"answer"`` for what a page says first, ``"note"`` for what explains the thing
-                above, ``"flag"`` for what a reader must not miss.
+            kind: ``"answer"`` for the answer that a page begins with, ``"note"`` to explain what
+                stands above, ``"flag"`` for what a reader must not miss.
         """
         return self._add("text", [sentence for sentence in sentences if sentence], kind)
 
@@ -106,9 +106,9 @@ class Section:
         """Adds a list.
 
         Args:
-            items: An item each.
+            items: The items.
             kind: ``"warnings"`` for what must be known first, ``"failures"`` for what went wrong.
-            title: What stands above it.
+            title: The title above it.
         """
         return self._add("items", items, kind, title) if items else self
 
@@ -117,8 +117,8 @@ class Section:
 
         Args:
             table: The table; nothing is added when None.
-            narrow: Whether it is only as wide as it must be.
-            plain: Whether it has thousands of cells, each of which is text alone.
+            narrow: Whether it is only as wide as its content.
+            plain: Whether its cells are text alone, with little markup because there are thousands.
         """
         return self if table is None else self._add("plain" if plain else "sortable", table, narrow)
 
@@ -126,7 +126,7 @@ class Section:
         """Adds a figure.
 
         Args:
-            picture: What is seen.
+            picture: The figure.
             caption: What to look for, and how it was measured.
             alternative: What it shows, for those who cannot see it.
         """
@@ -136,8 +136,8 @@ class Section:
         """Adds a figure that moves where scripts run.
 
         Args:
-            motion: What moves, as the script of players takes it.
-            picture: What is seen without scripts and on paper.
+            motion: The data that the script of players draws.
+            picture: The figure shown without scripts and on paper.
             caption: What to look for, and how it was measured.
             alternative: What it shows, for those who cannot see it.
         """
@@ -147,19 +147,19 @@ class Section:
         """Adds figures side by side, as many as there is room for.
 
         Args:
-            figures: Of each, what is seen, its caption and its alternative.
-            folded: A title; the figures are seen once it is opened. None where empty.
+            figures: Picture, caption and alternative text of each.
+            folded: A title that hides the figures until it is opened; empty to show them.
         """
         shown = list(figures)
         return self._add("gallery", shown, folded) if shown else self
 
     def legend(self, colours: Mapping[str, str]) -> Self:
-        """Adds the names of the colours that figures below it have in common."""
+        """Adds a legend of the colours that the figures below share."""
         return self._add("legend", colours)
 
     @contextmanager
     def keeping_going(self, name: str) -> Iterator[None]:
-        """Draws a figure inside the block; one that cannot be drawn costs a line of the page.
+        """Draws a figure inside the block; if that fails, a line of the page says why.
 
         Args:
             name: What the figure shows.
@@ -171,24 +171,24 @@ class Section:
             yield
         except KanDiffusionError:
             raise
-        except Exception as error:  # noqa: BLE001  # the page has more than pictures
+        except Exception as error:  # noqa: BLE001  # a failed figure must not cost the page
             reason = one_line(f"{type(error).__name__}: {error}")
             self.text(f"The figure “{name}” could not be drawn ({reason}).", kind="flag")
 
     def formula(self, symbol: str, latex: str, name: str) -> Self:
-        """Adds a formula as a picture, or as text where it cannot be set, with its source.
+        """Adds a formula as a picture, or as text if it cannot be typeset, with its LaTeX source.
 
         Args:
-            symbol: What it is the formula of, in LaTeX.
+            symbol: The symbol left of the equals sign, in LaTeX.
             latex: The formula.
-            name: What it is called in words.
+            name: Its name in words.
         """
         svg = formula_svg(symbol, latex)
         picture = None if svg is None else embedded_svg(svg)
         return self._add("formula", picture, f"{symbol} = {latex}", name)
 
     def facts(self, facts: Mapping[str, str] | Sequence[tuple[str, str]]) -> Self:
-        """Adds names with their values."""
+        """Adds a list of names with their values."""
         pairs = list(facts.items()) if isinstance(facts, Mapping) else facts
         return self._add("facts", pairs) if pairs else self
 
@@ -197,15 +197,15 @@ class Section:
         return self._add("code", text) if text else self
 
     def folded(self, title: str, table: Table) -> Self:
-        """Adds a table that is seen once its title is opened."""
+        """Adds a table that is hidden until its title is opened."""
         return self._add("folded", title, table)
 
     def template(self, name: str, **values: object) -> Self:
-        """Adds what a template of its own makes.
+        """Adds the output of a template.
 
         Args:
             name: The template's file.
-            **values: What it uses.
+            **values: Its variables.
         """
         self._blocks.append(Markup(_environment().get_template(name).render(**values)))
         return self
@@ -216,14 +216,14 @@ class Section:
 
 
 class Page(Section):
-    """A page. What is added to itself is its overview; its sections follow.
+    """A page: what is added to it directly is its overview; its sections follow.
 
     Args:
         title: Its title.
         intro: A sentence below the title.
-        leaves: Whether scripts show one section at a time and a bar leads to each.
-        script: File of the script that it needs besides those of all pages.
-        data: What that script draws.
+        leaves: Whether scripts show one section at a time, with a bar of links to all.
+        script: File of a script that it needs besides those of all pages.
+        data: The data that this script draws.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class Page(Section):
 
         Args:
             title: Its heading.
-            *words: What its id is made of; the title where empty.
+            *words: The words that make its id; the title if there are none.
         """
         return super().section(title, *words)
 
@@ -251,7 +251,7 @@ class Page(Section):
 
         Args:
             title: Its heading, and its name in the bar.
-            *words: What its id is made of; the title where empty.
+            *words: The words that make its id; the title if there are none.
         """
         made = self.part(title, *words)
         self._blocks.remove(made)
@@ -270,13 +270,13 @@ class Page(Section):
         """Writes the page, whole or not at all.
 
         Args:
-            path: Where to.
+            path: The file to write.
 
         Returns:
             The path.
 
         Raises:
-            RunFolderError: It cannot be written.
+            RunFolderError: The page cannot be written.
         """
         write_text(path, self.__html__())
         return path

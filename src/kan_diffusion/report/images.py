@@ -1,7 +1,7 @@
-"""Figures as files and as addresses inside a page.
+"""Figures as files and as ``data:`` addresses inside a page.
 
-A chart of lines and marks is an SVG, which is small and sharp at any size. Thousands of points
-are pixels: PNG in a file, WebP inside a page.
+A chart of lines and marks is an SVG, which is small and sharp at any size. A figure of thousands of
+points is stored as pixels: PNG in a file, WebP inside a page.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ __all__ = [
 ]
 
 _LARGEST_SVG = 150_000
-"""Bytes from which a figure is embedded as pixels."""
+"""Figures whose SVG has this many bytes or more are embedded as pixels."""
 _DPI = 192
 _PADDING = 0.08
 _WEBP_QUALITY = 80
 _CSS_DPI, _POINTS = 96, 72
 _LEAST_LETTERS = 9.0
-"""CSS pixels that the smallest letters of a figure have on the narrowest screen."""
+"""Size of the smallest letters of a figure that can be read, in CSS pixels."""
 TELEPHONE = 358
-"""CSS pixels that a page has for a figure on a telephone."""
+"""Width of a page on a telephone that is left for a figure, in CSS pixels."""
 _SIDE, _GAP = 64, 2
-"""Pixels of a picture's longer side in a contact sheet at least, and about each."""
+"""Least longer side of a picture in a contact sheet, and the margin around it, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Picture:
     """A picture inside a page.
 
     Attributes:
-        address: Its ``data:`` address, which holds it whole.
-        width: Its width in CSS pixels, of which an inch has 96.
+        address: Its ``data:`` address, which holds the whole picture.
+        width: Its width in CSS pixels, 96 per inch.
         least: The width below which its smallest letters cannot be read, at most ``width``.
-        narrow: The same drawn for a screen that is narrower than that; None where it rolls there.
+        narrow: The same drawn for screens narrower than ``least``; None if it is scrolled there.
     """
 
     address: str
@@ -65,7 +65,7 @@ class Picture:
 
     @property
     def rolls(self) -> bool:
-        """Whether it has to be rolled sideways on a telephone."""
+        """Whether it has to be scrolled sideways on a telephone."""
         return self.narrow is None and self.least > TELEPHONE
 
 
@@ -74,7 +74,7 @@ def figure_png(figure: Figure, dpi: int = _DPI) -> bytes:
 
     Args:
         figure: The figure. The same figure gives the same bytes.
-        dpi: Pixels an inch; the default is twice a screen's.
+        dpi: Pixels per inch; the default is twice a screen's.
     """
     return _encoded(_pixels(figure, dpi).quantize(256, dither=Image.Dither.NONE), "PNG")
 
@@ -94,7 +94,7 @@ def saved_svg(
 ) -> bytes:
     """Writes a figure as SVG: its text as text (``"none"``) or as outlines (``"path"``)."""
     file = io.BytesIO()
-    # Ids are counted up by name; the salt makes them the same in every process.
+    # The salt makes the ids inside the SVG the same in every process.
     with rc_context({"svg.hashsalt": "kan-diffusion", "svg.fonttype": text}):
         figure.savefig(
             file, format="svg", dpi=144, bbox_inches="tight", pad_inches=padding,
@@ -131,13 +131,13 @@ def embedded(
     dpi: int = 144,
     narrow: Callable[[], Figure] | None = None,
 ) -> Picture:
-    """Embeds a figure: as SVG where that is small, as WebP where it is not.
+    """Embeds a figure as SVG if that is small, else as WebP.
 
     Args:
         figure: The figure.
-        largest_svg: Bytes from which it is a WebP; 0 makes it one at once.
-        dpi: Pixels an inch of a WebP.
-        narrow: Draws it for a telephone; called where it cannot be read on one.
+        largest_svg: Size of an SVG in bytes from which it becomes a WebP; 0 always gives a WebP.
+        dpi: Pixels per inch of a WebP.
+        narrow: Draws the figure for a telephone; called if it cannot be read on one.
     """
     picture = _embedded(figure, largest_svg, dpi)
     if narrow is None or picture.least <= TELEPHONE:
@@ -161,7 +161,7 @@ def _embedded(figure: Figure, largest_svg: int, dpi: int) -> Picture:
 
 
 def _least_width(figure: Figure, width: int) -> int:
-    """The least width of a figure that has been drawn, at which its ticks have their texts."""
+    """Finds the least readable width of a figure that was drawn, so that its ticks have texts."""
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     sizes = [float(text.get_fontsize()) for text in texts if text.get_text() and text.get_visible()]
     smallest = min(sizes, default=math.inf) * _CSS_DPI / _POINTS
@@ -176,11 +176,11 @@ def embedded_svg(svg: bytes) -> Picture:
 
 
 def image_address(image: Image.Image, largest: int) -> str:
-    """Embeds a picture: each pixel as it is where that is small, nearly so where it is not.
+    """Embeds a picture as WebP: lossless if that is small, else lossy.
 
     Args:
         image: The picture, RGB.
-        largest: Bytes from which its pixels may change a little.
+        largest: Largest size of a lossless picture in bytes.
     """
     exact = _encoded(image, "WEBP", lossless=True, method=6)
     near = len(exact) > largest

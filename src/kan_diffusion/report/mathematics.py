@@ -1,7 +1,7 @@
-r"""Formulas in LaTeX as pictures, made without LaTeX.
+r"""Pictures of LaTeX formulas, made without LaTeX.
 
-Matplotlib sets a large part of LaTeX's mathematics itself; what it does not know, such as cases, is
-left as text. Long sums are broken before a ``+`` or ``-`` that stands in no braces or brackets.
+Matplotlib can typeset a large part of LaTeX's mathematics; what it does not know, such as cases, is
+left as text. Long sums are broken before a ``+`` or ``-`` outside braces and brackets.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from kan_diffusion.report.style import INK, report_style
 __all__ = ["broken_sum", "formula_svg"]
 
 _LONGEST = 4_000
-"""Characters above which a formula is not set."""
+"""Formulas with more characters are not typeset."""
 _WIDEST_LINE = 95
-"""Marks of a line that are seen, roughly."""
+"""Approximate number of visible symbols on a line."""
 _FONT_SIZE = 13.0
 _AIR = 0.14
 """Inches between two lines."""
@@ -37,7 +37,7 @@ def broken_sum(latex: str, most: int = _WIDEST_LINE) -> list[str]:
 
     Args:
         latex: The sum.
-        most: About how many marks a line may have; a single summand may have more.
+        most: Approximate limit of visible symbols on a line; a single summand may have more.
 
     Returns:
         The lines. Joined, they are the sum.
@@ -64,7 +64,7 @@ def broken_sum(latex: str, most: int = _WIDEST_LINE) -> list[str]:
 
 
 def _seen(latex: str) -> int:
-    """Estimates how many marks are seen of LaTeX."""
+    """Estimates the number of visible symbols of a formula."""
     return len(
         re.sub(r"\\(?:left|right|cdot|frac|,|;)|\\[a-zA-Z]+(?=[^a-zA-Z])|[{}_^\s]", "", latex)
     )
@@ -72,14 +72,14 @@ def _seen(latex: str) -> int:
 
 @report_style()
 def formula_svg(name: str, latex: str) -> bytes | None:
-    r"""Sets a formula as an SVG picture.
+    r"""Typesets a formula as an SVG picture.
 
     Args:
-        name: The symbol left of the sign of equality, in LaTeX, such as ``"s_0"``.
+        name: The symbol left of the equals sign, in LaTeX, such as ``"s_0"``.
         latex: The formula.
 
     Returns:
-        The picture, the same for the same formula; None where it cannot be set.
+        The picture, the same for the same formula; None if it cannot be typeset.
     """
     if len(latex) > _LONGEST:
         return None

@@ -1,12 +1,12 @@
-r"""Pictures that move: reverse processes and trainings, as a GIF, a film or a player on a page.
+r"""Motion: reverse processes and training, as a GIF, a film or a player on a page.
 
 A sampler goes through states :math:`x_{t_0}, x_{t_1}, \ldots, x_{t_N}` with :math:`t_0 = T` and
 :math:`t_N = 0`: the first is noise, the last are the samples, and each is a frame. Models are drawn
 side by side from the same noise; with the same sampler and steps their frames have the same times.
 Where the density is known, the exact denoiser's process stands beside them.
 
-The exact solution of the probability-flow ODE moves each point along a path. Of diffusion, whose
-signal and noise levels lie on a circle, these paths are curved; of flow matching, which joins data
+The exact solution of the probability-flow ODE moves each point along a path. In diffusion, whose
+signal and noise levels lie on a circle, these paths are curved; in flow matching, which joins data
 and noise by straight lines, they are nearly straight.
 """
 
@@ -59,23 +59,23 @@ __all__ = [
 ]  # fmt: skip
 
 ENDINGS = (".gif", ".mp4", ".html")
-"""Kinds of files that motion is written into."""
+"""Endings of the files that motion is written to."""
 LARGEST_GIF = 3_000_000
-"""Bytes that a GIF has at most."""
+"""Largest size of a GIF in bytes."""
 MOST_FRAMES = 61
-"""Frames of motion; of longer processes as many are picked, evenly."""
+"""Largest number of frames; from longer processes as many are picked, evenly spaced."""
 
 MOST_MOVING = 5_000
-"""Points of a panel."""
+"""Largest number of points in a panel."""
 EXACT = "exact denoiser"
-"""Title of the panel of what the best denoiser there is would draw."""
+"""Title of the panel of the exact denoiser, the best that there is."""
 
 _LARGEST_PLAYER = 600_000
 _TRAILS = 40
 _MOST_PICTURES = 144
 _NUMBERS = ("continuous", "integer", "count", "mostly-zero")
 _SECONDS = 4.0
-"""The time that frames take, ends not counted."""
+"""Usual playing time of all frames, without the pauses at both ends."""
 _SLOWEST, _FASTEST = 2, 15  # frames a second
 _PAUSES = 700, 1800
 """Milliseconds for which the first and the last frame stay."""
@@ -83,16 +83,16 @@ _STILLS = 6
 _LETTERS = 31  # of a title, on one line
 _DPI = 100
 _SHRUNK = tuple((scale, colours) for scale in (1.0, 0.8, 0.64, 0.5) for colours in (64, 24))
-"""Sizes and numbers of colours that a GIF is tried with, until it is small enough."""
+"""Scales and numbers of colours that are tried until a GIF is small enough."""
 _ABSENT = 65_535
-"""Stands in a player's data for a coordinate that is no number."""
+"""Code for a coordinate that is not finite, in a player's data."""
 
 
 class Panel(ABC):
-    """One of the panels that move in step.
+    """One panel of a motion.
 
     Attributes:
-        title: What stands above it.
+        title: The title above it.
         frames: Its F frames.
     """
 
@@ -106,24 +106,24 @@ class Panel(ABC):
 
     @abstractmethod
     def put(self, axes: Axes) -> Callable[[int], None]:
-        """Puts it into axes, and gives what shows a frame by its number."""
+        """Draws the panel into axes; returns a function that shows a frame by its number."""
 
     @abstractmethod
     def content(self, largest: int) -> dict[str, Json]:
-        """Gives what the player draws, in about that many bytes at most."""
+        """Gives the player's data, in about ``largest`` bytes at most."""
 
 
 @dataclass(frozen=True)
 class PointPanel(Panel):
-    """Points that move, or a curve that bends.
+    """A panel of points that move, or of a curve that changes.
 
     Attributes:
-        title: What stands above it.
+        title: The title above it.
         colour: The colour of its points.
-        frames: Places in each frame, with shape (F, n, 1) or (F, n, 2); in one dimension a frame is
-            a histogram. NaN stands for a point that is not there.
+        frames: Positions in each frame, with shape (F, n, 1) or (F, n, 2); in one dimension a frame
+            is a histogram. NaN stands for a missing point.
         limits: Limits of the axes, with shape (1 or 2, 2).
-        joined: Whether the points of a frame make a curve.
+        joined: Whether the points of a frame are joined to a curve.
         trails: Number of points whose paths are drawn.
     """
 
@@ -144,12 +144,12 @@ class PointPanel(Panel):
         limits: NDArray[np.float64],
         trails: int = 0,
     ) -> PointPanel:
-        """Sees points (n, d) of each frame as a view does."""
+        """Makes a panel of the points (n, d) of each frame, projected by a view."""
         seen = (np.stack(frames).astype(np.float64) - view.centre) @ view.axes
         return cls(title, colour, seen, limits, trails=trails)
 
     def put(self, axes: Axes) -> Callable[[int], None]:
-        """Puts it into axes, and gives what shows a frame by its number."""
+        """Draws the panel into axes; returns a function that shows a frame by its number."""
         axes.set(xlim=self.limits[0], xticks=[], yticks=[], box_aspect=1)
         axes.grid(False)
         for spine in axes.spines.values():
@@ -185,11 +185,11 @@ class PointPanel(Panel):
         return show
 
     def content(self, largest: int) -> dict[str, Json]:
-        """Gives what the player draws: 16 bits a coordinate, of fewer points where too many."""
+        """Gives the player's data: 16 bits per coordinate, of fewer points if they are too many."""
         count = max(largest // (len(self.frames) * len(self.limits) * 3), 1)
         few = self.frames if self.joined else self.frames[:, :count]
         low, high = self.limits.T
-        # Half an axis beyond either end is kept, for points that come in from there.
+        # Half an axis beyond either end is kept, for points that come from there.
         scaled = np.clip((few - low) / (high - low) / 2 + 0.25, 0.0, 1.0) * (_ABSENT - 1)
         numbers = np.where(np.isfinite(few), np.rint(scaled), _ABSENT).astype("<u2")
         return {
@@ -204,10 +204,10 @@ class PointPanel(Panel):
 
 @dataclass(frozen=True)
 class PicturePanel(Panel):
-    """A picture that changes, such as the sheet of all that a model draws.
+    """A panel of a picture that changes, such as the sheet of all that a model draws.
 
     Attributes:
-        title: What stands above it.
+        title: The title above it.
         frames: A picture for each frame, all of one size.
     """
 
@@ -220,14 +220,14 @@ class PicturePanel(Panel):
         return self.frames[0].height / self.frames[0].width
 
     def put(self, axes: Axes) -> Callable[[int], None]:
-        """Puts it into axes, and gives what shows a frame by its number."""
+        """Draws the panel into axes; returns a function that shows a frame by its number."""
         axes.set_axis_off()
         axes.set_anchor("N")
         shown = axes.imshow(np.asarray(self.frames[0].convert("RGB")), interpolation="nearest")
         return lambda frame: shown.set_data(np.asarray(self.frames[frame].convert("RGB")))
 
     def content(self, largest: int) -> dict[str, Json]:
-        """Gives what the player draws: all frames in one picture, row by row."""
+        """Gives the player's data: all frames in one picture, row by row."""
         width, height = self.frames[0].size
         across = math.ceil(math.sqrt(len(self.frames)))
         sheet = Image.new("RGB", (width * across, height * -(-len(self.frames) // across)))
@@ -250,11 +250,11 @@ class Motion:
 
     Attributes:
         labels: The name of each frame, such as its time.
-        panels: The panels, all with as many frames.
-        axes: Names of the axes of points; empty where there are none.
+        panels: The panels, each with a frame for every label.
+        axes: Names of the axes of the panels of points; empty if they have none.
 
     Raises:
-        KanDiffusionError: There are fewer than two frames, or panels with another number of them.
+        KanDiffusionError: There are fewer than two frames, or a panel has another number of them.
     """
 
     labels: tuple[str, ...]
@@ -275,11 +275,11 @@ class Motion:
 
     @property
     def pace(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
         return float(np.clip((len(self.labels) - 1) / _SECONDS, _SLOWEST, _FASTEST))
 
     def content(self, largest: int = _LARGEST_PLAYER) -> dict[str, Json]:
-        """Gives what the player draws, in about that many bytes at most."""
+        """Gives the player's data, in about ``largest`` bytes at most."""
         share = largest // len(self.panels)
         return {
             "labels": list(self.labels),
@@ -297,10 +297,10 @@ class Mover:
         family: Its family, which gives the colour.
         pipeline: Its denoiser with its sampler.
         process: Its noising process.
-        data: The toy it was trained on, whose exact denoiser is known; None of other data.
-        guidance: Strength of guidance of pictures; the pipeline's own when None.
-        source: Where it comes from, which tells models of one name apart.
-        labels: Classes of which points are drawn, as many of each; all of them when empty.
+        data: The toy it was trained on, whose exact denoiser is known; None for other data.
+        guidance: Strength of guidance for pictures; the pipeline's default when None.
+        source: Where it comes from, to tell models of the same name apart.
+        labels: Classes to draw points of, equally many of each; all of them when empty.
     """
 
     name: str
@@ -320,7 +320,7 @@ class Reverse:
     Attributes:
         times: Time of each state as a fraction of T, with shape (F,), from 1 for noise to 0.
         states: Points at these times, with shape (F, n, d), float64; the last are the samples that
-            the pipeline returns, to the bit.
+            the pipeline returns, bit for bit.
         columns: Names of the d coordinates.
     """
 
@@ -367,16 +367,15 @@ def reverse_process(
     labels: Sequence[int] = (),
     guidance: float = 1.0,
 ) -> Reverse:
-    """Draws points or rows and keeps all states on the way.
+    """Draws points or rows and keeps all states of the reverse process.
 
     Args:
-        pipeline: The denoiser with its sampler. Of a table, its first two columns of numbers are
+        pipeline: The denoiser with its sampler. For a table, the first two columns of numbers are
             kept.
-        num: How many, of each class where there are labels.
+        num: Number of points or rows; for each class if there are labels.
         steps: Steps of the sampler.
-        generator: Source of the noise; the same one gives the samples that the pipeline draws
-            without being watched.
-        labels: Classes of which points are drawn; all of them when empty. Tables have none.
+        generator: Source of the noise; keeping the states does not change the samples.
+        labels: Classes to draw points of; all of them when empty. Tables have none.
         guidance: Strength of guidance towards the class; 1 is none.
 
     Raises:
@@ -407,7 +406,7 @@ def reverse_process(
     shown = list(named)[:2]
     with watched(pipeline) as kept:
         frame = pipeline.draw(num, steps=steps, generator=generator)
-    random = np.random.default_rng(0)  # for identifiers, which are not seen
+    random = np.random.default_rng(0)  # for identifiers, which are not shown
     frames = [*(pipeline.codec.decode(state, random) for state in kept.values()), frame]
     rows = [each[shown].to_numpy(np.float64, na_value=np.nan) for each in frames]
     return Reverse((*kept, 0.0), np.stack(rows), tuple(named[name] for name in shown))
@@ -429,13 +428,13 @@ def reverse_motion(
 
     Args:
         movers: The models, of data with the same number of coordinates. Where a density is known,
-            its exact denoiser's process comes last.
-        num: Points of each, or of each of its classes that are asked for.
-        steps: Steps of the samplers; one a frame when None, and all timesteps of ``"ddpm"``.
+            the process of its exact denoiser comes last.
+        num: Number of points of each model, or of each of the classes that are asked for.
+        steps: Steps of the samplers; when None one for each frame, or all timesteps of ``"ddpm"``.
         scheduler: Name of the sampler; when None DDIM, or Euler's method for flow matching, whose
             steps are even in time.
-        seed: Seed of the noise, as of the command ``sample``.
-        trails: Points whose paths are drawn; when None a few where processes differ, else none.
+        seed: Seed of the noise, as in the command ``sample``.
+        trails: Number of points whose paths are drawn; when None 40 if processes differ, else 0.
         guidance: Strength of guidance towards the classes that are asked for; 1 is none.
 
     Raises:
@@ -488,20 +487,20 @@ def picture_motion(
     scheduler: str | None = None,
     seed: int = 0,
 ) -> Motion:
-    """Draws how pictures come about, a sheet for each model, from the same noise.
+    """Draws the reverse processes of pictures, a sheet for each model, from the same noise.
 
     Args:
         movers: The models, of pictures of one size.
-        prompts: What is asked for, a row each.
-        classes: The same of models with classes.
-        num: Pictures of each prompt or class; when None 16 of one, 6 of several.
+        prompts: Prompts, a row each.
+        classes: Classes, a row each, for models that know classes.
+        num: Number of pictures of each prompt or class; when None 16 of one, 6 of several.
         guidance: Strength of guidance; the usual one of each model when None.
-        steps: As of :func:`reverse_motion`.
-        scheduler: As of :func:`reverse_motion`.
-        seed: Seed of the noise, as of the command ``sample``.
+        steps: As in :func:`reverse_motion`.
+        scheduler: As in :func:`reverse_motion`.
+        seed: Seed of the noise, as in the command ``sample``.
 
     Raises:
-        KanDiffusionError: Models draw pictures of several sizes or points, or cannot be asked so.
+        KanDiffusionError: Models draw points or pictures of several sizes, or refuse the request.
         NonFiniteSamplesError: Samples became infinite or NaN.
     """
     _require_one_shape(movers)
@@ -557,7 +556,7 @@ def _require_one_shape(movers: Sequence[Mover]) -> None:
 def _sampler(
     mover: Mover, name: str | None, steps: int | None
 ) -> tuple[PointDiffusionPipeline | PictureDiffusionPipeline, int]:
-    """A pipeline of the same model with the sampler asked for, and its steps."""
+    """Makes a pipeline of the same model with the sampler asked for; gives its steps too."""
     even = "flow-euler" if mover.process.is_flow else "ddim"
     scheduler = make_scheduler(name or even, mover.pipeline.scheduler)
     pipeline = type(mover.pipeline).from_pipe(mover.pipeline, scheduler=scheduler)
@@ -568,7 +567,7 @@ def _sampler(
 def _steps_of_all(
     times: Sequence[Sequence[float]],
 ) -> tuple[tuple[str, ...], list[NDArray[np.intp]]]:
-    """Names of frames, and which states of each process they show."""
+    """Labels the frames, and picks the states of each process that they show."""
     count = min(MOST_FRAMES, *map(len, times))
     picks = [np.linspace(0, len(each) - 1, count).round().astype(int) for each in times]
     seen = [np.array(each)[pick] for each, pick in zip(times, picks, strict=True)]
@@ -578,7 +577,7 @@ def _steps_of_all(
 
 
 def _exact(mover: Mover) -> Mover:
-    """The exact denoiser of a toy, with the same process and sampler."""
+    """Makes the exact denoiser of a model's toy, with the same process and sampler."""
     assert mover.data is not None
     pipeline = mover.pipeline
     assert isinstance(pipeline, PointDiffusionPipeline)
@@ -595,7 +594,7 @@ def _alike(one: Mover, other: Mover) -> bool:
 
 
 def _view(group: Sequence[tuple[Mover, Reverse]]) -> tuple[PointView, NDArray[np.float64]]:
-    """How the points of models in the same units are seen, and the limits of their axes."""
+    """Chooses view and axis limits for models that draw points in the same units."""
     # A model that diverges must not shrink the others.
     lasts = [reverse.states[-1] for mover, reverse in group if mover.name == EXACT]
     lasts = lasts or [reverse.states[-1] for _, reverse in group]
@@ -604,7 +603,7 @@ def _view(group: Sequence[tuple[Mover, Reverse]]) -> tuple[PointView, NDArray[np
 
 
 def _titles(movers: Sequence[Mover]) -> list[str]:
-    """Names of models with what tells them apart."""
+    """Names the models, with process, data set or source where that tells them apart."""
     processes = {mover.process.name for mover in movers}
     sets = {mover.data for mover in movers}
     titles = [
@@ -621,7 +620,7 @@ def _titles(movers: Sequence[Mover]) -> list[str]:
 
 
 def _colours(movers: Sequence[Mover]) -> list[str]:
-    """Colours of models: those of their families, and ink for the exact denoiser."""
+    """Gives models the colours of their families, and ink to the exact denoiser."""
     models = [{"name": str(place), "family": m.family} for place, m in enumerate(movers)]
     styles = model_styles(pd.DataFrame(models))
     return [
@@ -632,7 +631,7 @@ def _colours(movers: Sequence[Mover]) -> list[str]:
 
 @report_style()
 def _moving_figure(motion: Motion) -> tuple[Figure, Callable[[int], None]]:
-    """Makes a figure with a panel each, and what shows a frame of it."""
+    """Makes a figure of all panels, and the function that shows a frame of it."""
     count = len(motion.panels)
     rows, columns = -(-count // 4), min(count, 4)
     tall = 3.0 * max(panel.aspect for panel in motion.panels)
@@ -710,7 +709,7 @@ def _images(motion: Motion, scale: float) -> list[Image.Image]:
 
 
 def _gif(motion: Motion, largest: int) -> tuple[bytes, str]:
-    """Draws a GIF below a number of bytes, and says how it had to shrink, if it had to."""
+    """Draws a GIF of fewer than ``largest`` bytes, and says how it was shrunk, if it was."""
     frame = round(1000 / motion.pace)
     times = [_PAUSES[0], *[frame] * (len(motion.labels) - 2), _PAUSES[1]]
     images: list[Image.Image] = []
@@ -718,7 +717,7 @@ def _gif(motion: Motion, largest: int) -> tuple[bytes, str]:
     for scale, colours in _SHRUNK:
         if scale != drawn:
             images, drawn = _images(motion, scale), scale
-        # One palette for all frames: what does not move then needs no byte.
+        # One palette for all frames: what does not move then takes no bytes.
         some = [images[number] for number in (0, len(images) // 2, -1)]
         width, height = some[0].size
         joined = Image.new("RGB", (width, height * len(some)))
@@ -763,14 +762,14 @@ def add_player(
     alternative: str,
     largest: int = _LARGEST_PLAYER,
 ) -> None:
-    """Adds motion to a page: frames that can be played, and a few of them where no script runs.
+    """Adds motion to a page as a player, and as a few frames where no script runs.
 
     Args:
-        section: Where to.
-        motion: What moves.
+        section: The section to add it to.
+        motion: The motion.
         caption: What to look for.
         alternative: What it shows, for those who cannot see it.
-        largest: Bytes that its data may have, roughly.
+        largest: Approximate limit of its data in bytes.
     """
     stills = embedded(still_figure(motion), largest_svg=0, dpi=120)
     section.player(motion.content(largest), stills, caption, alternative)
@@ -780,7 +779,7 @@ def require_ending(path: Path) -> None:
     """Checks before any work that motion can be written into a file of this name.
 
     Raises:
-        KanDiffusionError: The ending is another than ``ENDINGS``, or a film cannot be made here.
+        KanDiffusionError: The ending is not in ``ENDINGS``, or ffmpeg is missing for a film.
     """
     ending = path.suffix.lower()
     if ending not in ENDINGS:
@@ -800,17 +799,17 @@ def write_motion(
     """Writes motion into a file, whole or not at all.
 
     Args:
-        motion: What moves.
+        motion: The motion.
         path: The file: .gif, .mp4 or .html.
         title: The title of a page.
         caption: What to look for, on a page.
-        largest: Bytes that a GIF has at most.
+        largest: Largest size of a GIF in bytes.
 
     Returns:
         What was written, in words.
 
     Raises:
-        KanDiffusionError: The ending is another, ffmpeg is missing, or a GIF is too large.
+        KanDiffusionError: The ending is unknown, ffmpeg is missing, or a GIF is too large.
         RunFolderError: The file cannot be written.
     """
     require_ending(path)

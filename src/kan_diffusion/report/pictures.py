@@ -23,7 +23,7 @@ from kan_diffusion.report.style import report_style
 __all__ = ["SHEET", "PictureRows", "asked_figure", "mosaic", "process_figure", "write_pictures"]
 
 PictureRows = NDArray[np.floating]
-"""Samples in [-1, 1], a row for all that is asked for, shape (rows, each, C, S, S)."""
+"""Samples in [-1, 1], a row for each prompt or class, shape (rows, each, C, S, S)."""
 
 SHEET = "sheet.png"
 """Name of a contact sheet."""
@@ -33,15 +33,15 @@ _MOST_ACROSS = 16
 _INCH = 0.42
 """Side of a picture in a figure."""
 _LETTERS, _FEW_LETTERS, _GAP = 34, 17, 1
-"""Letters of a line of what is asked for, few on a telephone, and pixels about a picture."""
+"""Letters on a line of a prompt, fewer on a telephone, and pixels around a picture."""
 
 
 def write_pictures(folder: Path, drawn: Mapping[str, Sequence[Image.Image]]) -> int:
-    """Writes pictures as PNG files named after what was asked for, and all of them in a sheet.
+    """Writes pictures as PNG files named after what was asked for, and a contact sheet of all.
 
     Args:
-        folder: Where to; made where it is missing.
-        drawn: Pictures of one size by what was asked for, which may be nothing.
+        folder: The folder to write to; created if it is missing.
+        drawn: Pictures of one size, by what was asked for; the key is empty if nothing was.
 
     Returns:
         Number of pictures.
@@ -59,7 +59,7 @@ def write_pictures(folder: Path, drawn: Mapping[str, Sequence[Image.Image]]) -> 
         for pictures in drawn.values()
         for start in range(0, len(pictures), _MOST_ACROSS)
     ]
-    if len(rows) == 1:  # as nearly square as it can be
+    if len(rows) == 1:  # as square as possible
         across = int(np.ceil(np.sqrt(len(rows[0]))))
         rows = [rows[0][start : start + across] for start in range(0, len(rows[0]), across)]
     _save(folder / SHEET, contact_sheet(rows))
@@ -75,12 +75,12 @@ def _save(path: Path, picture: Image.Image) -> None:
 def asked_figure(
     asked: Sequence[str], columns: Sequence[tuple[str, PictureRows]], width: float = math.inf
 ) -> Figure:
-    """Draws what was asked for, a row each, and what came of it, a group of pictures a column.
+    """Draws a row for each prompt or class, with groups of pictures side by side as columns.
 
     Args:
-        asked: What each row asks for; empty where nothing is asked for.
+        asked: What each row asks for; an empty text if nothing is asked for.
         columns: Title and pictures of each column.
-        width: The most inches across; columns for which there is no room go below the others.
+        width: Largest width in inches; columns that do not fit go below the others.
     """
     return _figure(asked, [(title, mosaic(rows)) for title, rows in columns], {}, width)
 
@@ -89,13 +89,13 @@ def asked_figure(
 def process_figure(
     asked: Sequence[str], states: PictureRows, times: Sequence[float], width: float = math.inf
 ) -> Figure:
-    """Draws the process of pictures, a row each, from noise to what is asked for.
+    """Draws the reverse process of pictures, a row each, from noise to what is asked for.
 
     Args:
         asked: What each row asks for.
         states: The pictures at each time, shape (rows, times, C, S, S).
         times: The times, as fractions of T.
-        width: The most inches across; where it is too small for all times, some are left out.
+        width: Largest width in inches; if it is too small for all times, some are left out.
     """
     ends = {0.0: "t = 0", 1.0: "t = T"}
     picks = spread(len(times), _most_across(width, len(times)))
@@ -104,7 +104,7 @@ def process_figure(
 
 
 def _most_across(width: float, count: int) -> int:
-    """Pictures of a row for which there is room beside what is asked for."""
+    """Counts the pictures of a row for which there is room beside its words."""
     most = (width - _words_width(_FEW_LETTERS)) / _INCH
     return count if most >= count else max(2, int(most))
 
@@ -126,7 +126,7 @@ def _figure(
     cell = columns[0][1].shape[0] / len(asked)
     widths = [_INCH * mosaic.shape[1] / cell for _, mosaic in columns]
     above, gap, below = 0.5, 0.18, 0.05
-    places = [(left, 0)]  # where each starts, and in which line
+    places = [(left, 0)]  # left edge and line of each mosaic
     for across, following in pairwise(widths):
         start, line = places[-1]
         fits = start + across + gap + following <= width
@@ -158,7 +158,7 @@ def _name_rows(axes: Axes, lines: Sequence[str], cell: float) -> None:
 
 
 def mosaic(samples: PictureRows) -> NDArray[np.uint8]:
-    """Puts pictures (rows, each, C, S, S) into one of 8 bits and colour, white lines between."""
+    """Tiles pictures (rows, each, C, S, S) into one 8-bit RGB picture, with white lines between."""
     values = ((np.clip(samples, -1, 1) + 1) * 127.5).round()
     if values.shape[2] == 4:  # on white
         opacity = values[:, :, 3:] / 255

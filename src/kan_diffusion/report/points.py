@@ -1,7 +1,7 @@
-"""Points as pictures: one dimension as a histogram, two as they are, more in a plane.
+"""Figures of points: a histogram in one dimension, a scatter plot in two, a projection in more.
 
-The plane is that of the two directions along which the real data vary most (principal components),
-the same for every picture of a data set.
+Points of more dimensions are projected onto the first two principal components of the real data,
+the same for every figure of a data set.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _MAX_DRAWN = 4_000
 _MAX_ASPECT = 3.0
 _FEW, _FEW_DRAWN = 10, 300
 _LEAST_PANEL = 0.8
-"""Inches across a panel of a strip at the least."""
+"""Least width of a panel of a strip, in inches."""
 
 
 @dataclass(frozen=True)
 class PointView:
-    """The way in which the points of one data set are drawn.
+    """How the points of one data set are drawn.
 
     Attributes:
         labels: The names of the axes, one or two.
@@ -81,7 +81,7 @@ class PointView:
         return len(self.labels) == 1
 
     def project(self, points: Points) -> NDArray[np.float64]:
-        """Projects the finite ones of some points (n, d) onto the view, shape (m, 1) or (m, 2)."""
+        """Projects the finite points among (n, d) onto the view, shape (m, 1) or (m, 2)."""
         finite = points[np.isfinite(points).all(axis=1)].astype(np.float64)
         return np.asarray((finite - self.centre) @ self.axes)
 
@@ -153,14 +153,14 @@ def side_by_side_figure(
     limits: NDArray[np.float64],
     width: float = 10.5,
 ) -> Figure:
-    """Draws several sets of points on the same axes, a panel each; no place in a row stays empty.
+    """Draws several sets of points in panels with the same axes, in rows of nearly equal length.
 
     Args:
-        pictures: Title, colour and points (n, d) of each. Many share the width in small panels,
-            which show fewer points.
+        pictures: Title, colour and points (n, d) of each. More than ten are drawn in small panels
+            with fewer points.
         view: The view.
         limits: Limits of all axes, shape (1 or 2, 2).
-        width: The most inches across.
+        width: Largest width in inches.
     """
     count = len(pictures)
     many = count > _FEW
@@ -193,14 +193,14 @@ def strips_figure(
     limits: NDArray[np.float64],
     width: float = 11.0,
 ) -> Figure:
-    """Draws points at several times of the process, a column each.
+    """Draws points at several times of the process, a column for each time.
 
     Args:
-        rows: A label, and points with their times, row by row; the times of all rows are alike.
+        rows: Label and panels of each row; the times of all rows are the same.
         colour: The colour of all points.
         view: The view.
         limits: Limits of all axes, shape (1 or 2, 2).
-        width: The most inches across; where it is too small for all times, some are left out.
+        width: Largest width in inches; if it is too small for all times, some are left out.
     """
     picks = spread(len(rows[0][1]), int((width - 0.75) / _LEAST_PANEL))
     rows = [(label, [panels[pick] for pick in picks]) for label, panels in rows]
@@ -225,12 +225,12 @@ def strips_figure(
 
 
 def spread(count: int, most: int) -> list[int]:
-    """Picks at most ``most`` of ``count`` places, evenly, the first and the last among them."""
+    """Picks at most ``most`` of ``count`` places, evenly spaced, first and last included."""
     return [round(place) for place in np.linspace(0, count - 1, min(count, most)).tolist()]
 
 
 def row_counts(count: int, most: int) -> list[int]:
-    """Splits panels into as few rows of at most ``most`` as there can be, alike in length."""
+    """Splits panels into as few rows of at most ``most`` as possible, of nearly equal length."""
     rows = -(-count // most)
     return [count // rows + (row < count % rows) for row in range(rows)]
 
@@ -243,15 +243,15 @@ def panel_figure(
     margins: tuple[float, float, float],
     most: float = 3.3,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Makes rows of panels of one size, from the left.
+    """Makes a figure with rows of panels of one size, aligned left.
 
     Args:
-        counts: Panels of each row.
-        width: The most inches across.
+        counts: Number of panels in each row.
+        width: Largest width in inches.
         ratio: Height of a panel over its width.
         gaps: Inches between two panels, across and down.
         margins: Inches to the left, below and above.
-        most: The most inches across a panel.
+        most: Largest width of a panel in inches.
 
     Returns:
         The figure, and its panels row by row.

@@ -38,17 +38,17 @@ from kan_diffusion.study.results.wording import overall, say
 __all__ = ["write_report"]
 
 _MOST_BYTES = 2_500_000
-"""Bytes of all figures in a page, roughly; a single one has at most ``_LARGEST``."""
+"""Approximate bytes of all figures of a page; a single SVG has fewer than ``_LARGEST``."""
 _LARGEST = 120_000
 _MANY_FIGURES = 24
 
 
 def write_report(contents: ReportContents, folder: str | Path) -> Path:
-    """Writes a report: ``report.html``, and its figures once more under ``figures/``.
+    """Writes ``report.html``, and its figures again as PNG files under ``figures/``.
 
     Args:
         contents: The study.
-        folder: Where to. Files that are there are replaced, each whole or not at all.
+        folder: The folder to write to. Existing files are replaced, each whole or not at all.
 
     Returns:
         The path of the page.
@@ -60,7 +60,7 @@ def write_report(contents: ReportContents, folder: str | Path) -> Path:
 
 
 class _Report:
-    """A report while it is written."""
+    """A report that is being written."""
 
     def __init__(self, contents: ReportContents, folder: Path) -> None:
         self.contents = contents
@@ -71,11 +71,11 @@ class _Report:
         self.paged = len(self.settings) > 1
         self.page = Page(contents.title, contents.question, self.paged)
         self.names = Anchors()
-        # About as many figures as there will be.
+        # Approximate number of figures.
         count = 5 * len(self.settings) + 2 * len(contents.data_names()) + len(contents.trajectories)
         self.sharpness = 144 if count <= _MANY_FIGURES else 96
         self.largest = min(_LARGEST, _MOST_BYTES // max(count, 1))
-        # Given first, so that ids in the page are as expected.
+        # Reserved first, so that these ids get no number appended.
         for fixed in ("trials", "settings"):
             self.page.anchors(fixed)
         for setting in self.settings:
@@ -116,7 +116,7 @@ class _Report:
     def _draw(
         self, part: Section, name: str, draw: Callable[..., Figure], caption: str, alternative: str
     ) -> None:
-        """Draws a figure, into the page, there once more for telephones, and into its own file."""
+        """Draws a figure into its own file and the page, there also for telephones if needed."""
         with part.keeping_going(alternative):
             figure = draw()
             narrow = partial(draw, width=NARROW)
@@ -145,7 +145,7 @@ class _Report:
         self.page.items(lines, "verdicts")
 
     def _add_differences(self) -> None:
-        """Adds a forest plot for each budget, with a panel for each data set."""
+        """Adds the leads, and for each budget a forest plot with a panel for each data set."""
         compared = {c.setting.label for c in self.decision.comparisons}
         budgets: dict[object, list[Setting]] = {}
         for setting in self.settings:
@@ -257,7 +257,7 @@ class _Report:
         ).format(text)
 
     def _add_figures(self, part: Section, setting: Setting) -> None:
-        """Adds the figures of one setting; where it is the only one, their names are short."""
+        """Adds the figures of one setting; if it is the only one, file names may be short."""
         contents, label = self.contents, setting.label
         suffix = f" {label}" if self.paged else ""
         rows = self.results.of_setting(label)
@@ -355,7 +355,7 @@ class _Report:
                     add_player(section, motion, words, f"{title}, {label}", 2 * self.largest)
 
     def _add_process(self, part: Section, data: str) -> None:
-        """Adds the figures of a data set, of the process, and of its reversal."""
+        """Adds the figures of a data set, of its forward process and of its reverse processes."""
         contents = self.contents
         section = part.section("Data and process", "part", data, "process")
         if data in contents.originals:

@@ -1,9 +1,9 @@
-"""How everything on a page looks: a colour for each family, grey for real data, one set of fonts.
+"""The look of all pages: a colour for each family, grey for real data, one set of fonts.
 
 Colours follow from the registry of families: KANs are blue, MLPs orange and red, all others green
-and purple, in the order in which the registry lists them; markers and line styles change along, so
-that a print in black and white still reads. Blue and orange stay apart in all common deficiencies
-of colour vision (Okabe & Ito 2008).
+and purple, in the order in which the registry lists them. Markers and line styles change too, so
+that models can be told apart in black and white. Blue and orange remain distinct in all common
+deficiencies of colour vision (Okabe & Ito 2008).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MUTED = "#6b7280"
 GRID = "#e4e6ea"
 """Grid lines."""
 PALE = "#cfd3d9"
-"""Models of another kind than those a panel is about."""
+"""Models of another kind than the panel's."""
 REAL = "#7a7f87"
 """Real data, and everything measured on it."""
 SYNTHETIC = "#0072b2"
@@ -40,7 +40,7 @@ SYNTHETIC = "#0072b2"
 SEED_ALPHA = 0.55
 """The opacity of the mark of a single seed."""
 NARROW = 4.3
-"""Inches across a figure for a telephone, whose letters are still 9 pixels high on 358."""
+"""Width of a figure for a telephone, in inches; at 358 pixels its letters are 9 pixels high."""
 
 PALETTES: Mapping[str, tuple[str, ...]] = {
     "kan": (
@@ -56,7 +56,7 @@ PALETTES: Mapping[str, tuple[str, ...]] = {
         *("#44aa88", "#9b4f96", "#2e6b3e", "#b48ead", "#4f5b2a"),
     ),
 }
-"""Colours of each kind of family, the first families' first."""
+"""Colours of each kind of family, in the order of the registry."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 _LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     "-",
@@ -76,16 +76,16 @@ class ModelStyle:
 
 
 def _style(kind: str, place: int) -> ModelStyle:
-    """Gives the style of the ``place``-th family of a kind; over a hundred of them differ."""
+    """Gives the style of the ``place``-th family of a kind; more than a hundred styles differ."""
     colours = PALETTES.get(kind, PALETTES["other"])
-    # The two cycles have no common divisor; MLPs start elsewhere, for prints without colours.
+    # Marker and line cycles have coprime lengths; each kind starts elsewhere, for black and white.
     later = place + {"kan": 0, "mlp": 1}.get(kind, 2)
     marker, line = _MARKERS[later % len(_MARKERS)], _LINES[later % len(_LINES)]
     return ModelStyle(colours[place % len(colours)], marker, line)
 
 
 def family_styles() -> dict[str, ModelStyle]:
-    """Gives every family of the registry its style, those added at run time included."""
+    """Gives the style of every family of the registry, those added at run time included."""
     styles: dict[str, ModelStyle] = {}
     counts: dict[str, int] = {}
     for name, family in FAMILIES.items():
@@ -95,16 +95,16 @@ def family_styles() -> dict[str, ModelStyle]:
 
 
 def model_styles(models: pd.DataFrame) -> dict[str, ModelStyle]:
-    """Gives every model of a study its style.
+    """Gives the style of every model of a study.
 
     Args:
-        models: Columns ``name`` and ``family``, and ``kind`` if known; later rows of a name do not
-            count.
+        models: Columns ``name`` and ``family``, and ``kind`` if known; only the first row of each
+            name counts.
 
     Returns:
-        Styles by name, in the order of the first rows. The first model of a family of the registry
-        has the family's look, further ones have lighter and darker shades and other markers.
-        Families outside the registry take the colours of their kind that come after.
+        Styles by name, in the order of the first rows. The first model of a registered family has
+        the family's style; further ones have lighter or darker shades and other markers. Families
+        outside the registry take the next colours of their kind.
     """
     known = family_styles()
     kinds = [family.kind for family in FAMILIES.values()]
@@ -143,18 +143,18 @@ def _variant(style: ModelStyle, number: int) -> ModelStyle:
 
 @contextmanager
 def report_style() -> Iterator[None]:
-    """Sets Matplotlib's look of a page's figures inside the block and nowhere else.
+    """Sets Matplotlib's style for the figures of a page, only inside the block.
 
-    Letters that its fonts do not have are boxes in a PNG; in an SVG the reader's fonts have them.
+    Letters missing from its fonts are boxes in a PNG; in an SVG the reader's fonts supply them.
     """
     with (
         warnings.catch_warnings(),
         mpl.rc_context(
             {
-                # Verdana is as wide as DejaVu Sans, and stands in for it where an SVG is read.
+                # Verdana is as wide as DejaVu Sans, and replaces it in an SVG if need be.
                 "font.sans-serif": ["DejaVu Sans", "Verdana"],
                 "font.size": 10,
-                "text.parse_math": False,  # names have dollars in them
+                "text.parse_math": False,  # names may contain dollar signs
                 "axes.titlesize": 10.5,
                 "axes.titleweight": "bold",
                 "axes.titlelocation": "left",

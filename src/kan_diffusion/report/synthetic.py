@@ -65,7 +65,7 @@ _UNPROMISED = (
 
 
 def score_texts(score: Score) -> tuple[str, str]:
-    """A score as texts: its value, and what a perfect model has."""
+    """Formats the value of a score, and the value of a perfect model."""
     perfect = format_number(score.perfect)
     if score.margin is not None:
         perfect = f"{perfect} ± {format_number(score.margin, 2)}"
@@ -124,19 +124,19 @@ def _say_privacy(scores: TableScores) -> str:
 
 
 def write_table_page(scores: TableScores, path: str | Path, title: str, used: str = "") -> Path:
-    """Writes the page.
+    """Writes the page of a synthetic table.
 
     Args:
-        scores: What is to be said.
-        path: Where to.
-        title: Its title.
+        scores: The scores of the table.
+        path: The file to write.
+        title: The title of the page.
         used: A sentence that says which rows were compared.
 
     Returns:
         The path.
 
     Raises:
-        RunFolderError: It cannot be written.
+        RunFolderError: The page cannot be written.
     """
     page = Page(title, "Is it good, and is it a copy? Real rows beside synthetic ones.")
     page.text(*say_scores(scores), kind="answer")
@@ -288,7 +288,7 @@ def _add_pairs(page: Page, scores: TableScores) -> None:
 
 
 def _dependent(scores: TableScores) -> list[str]:
-    """The columns to draw in a square: all, or those of the pairs that are met worst."""
+    """Chooses the columns of the dependence figures: all, or those of the worst pairs."""
     worst: dict[str, None] = {}
     for pair in scores.pairs:
         for name in (pair.first, pair.second):

@@ -26,18 +26,18 @@ __all__ = [
 ]  # fmt: skip
 
 REAL_ROW = "real against real"
-"""The line of a table that holds what a perfect model would score."""
+"""Name of the table row that holds what a perfect model would score."""
 ORACLE_ROW = "exact oracle"
-"""The line of a table that holds what the exact optimum scores."""
+"""Name of the table row that holds what the exact optimum scores."""
 MISSING = "–"
-"""Stands where there is no number."""
+"""Text in place of a missing number."""
 BADGES: dict[Outcome, str] = {
     "KAN better": "kan",
     "MLP better": "mlp",
     "not distinguishable": "level",
     "undecided": "open",
 }
-"""Outcome of a verdict to the class of its badge."""
+"""CSS class of the badge for each outcome of a verdict."""
 
 _LARGE_DEVIATION = 0.10
 # Held-out losses contain the floor and NLL the entropy, so that models differ in later digits.
@@ -49,7 +49,7 @@ _TIME = "train_cpu_seconds"
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
-    """A number to ``digits`` significant digits; a dash for a missing one."""
+    """Formats a number to ``digits`` significant digits; a missing one is a dash."""
     if value is None or not math.isfinite(value):
         return MISSING
     if value == 0:
@@ -64,14 +64,14 @@ def format_number(value: float | None, digits: int = 3) -> str:
 
 
 def format_p(value: float) -> str:
-    """A p-value, ``0.031`` or ``< 0.001``; a dash for a missing one."""
+    """Formats a p-value as ``0.031`` or ``< 0.001``; a missing one is a dash."""
     if not math.isfinite(value):
         return MISSING
     return f"{value:.2g}" if value >= 0.001 else "< 0.001"
 
 
 def format_interval(interval: Interval, digits: int = 3) -> str:
-    """A mean with its interval, ``mean [low, high]``, all to the decimals of the mean."""
+    """Formats a mean with its interval, ``mean [low, high]``, all to the decimals of the mean."""
     mean = format_number(interval.mean, digits)
     if interval.low is None or interval.high is None or mean == MISSING:
         return mean
@@ -85,7 +85,7 @@ def format_interval(interval: Interval, digits: int = 3) -> str:
 
 
 def format_half_width(interval: Interval, digits: int = 3) -> str:
-    """A mean with half of its interval on a line below it, for narrow tables."""
+    """Formats a mean with half the width of its interval below it, for narrow tables."""
     mean = format_number(interval.mean, digits)
     if interval.low is None or interval.high is None or not math.isfinite(interval.high):
         return mean
@@ -93,7 +93,7 @@ def format_half_width(interval: Interval, digits: int = 3) -> str:
 
 
 def format_seconds(value: float | None) -> str:
-    """A duration as a person says it: ``0.42 s``, ``31 s``, ``12 min``, ``2.1 h``."""
+    """Formats a duration as a person says it: ``0.42 s``, ``31 s``, ``12 min``, ``2.1 h``."""
     if value is None or not math.isfinite(value):
         return MISSING
     if value < 100:
@@ -119,7 +119,7 @@ def _seeds(group: pd.DataFrame) -> str:
 
 
 def _plain(value: float) -> str:
-    """A raw number to six digits, written so that scripts read it too."""
+    """Formats a raw number to six digits, so that scripts can read it too."""
     if not math.isfinite(value):
         return MISSING
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
@@ -131,14 +131,14 @@ def _plain(value: float) -> str:
 def summary_table(
     results: Results, show: Callable[[Interval], str] = format_interval
 ) -> pd.DataFrame:
-    """Summarises a study, each number with its 95 % interval over seeds, as text.
+    """Summarises a study as text, each measure with its 95 % interval over seeds.
 
     Args:
         results: The study.
-        show: Writes a mean with its interval.
+        show: Formats a mean with its interval.
 
     Returns:
-        One row a model and setting, with the columns ``setting`` (its label), ``model``,
+        One row for each setting and model, with the columns ``setting`` (its label), ``model``,
         ``parameters``, ``flops`` (of a forward pass for one point), ``seeds`` ("2 of 3" where a
         trial failed), ``heldout_loss``, ``floor``, ``excess``, one for each sample metric that was
         measured, ``train time`` and ``sample time``. The last row of a setting, `REAL_ROW`, holds
@@ -165,15 +165,15 @@ def summary_table(
 
 
 def trial_table(results: Results) -> pd.DataFrame:
-    """Lists the trials with the columns worth reading, numbers left as numbers.
+    """Lists the trials with all columns that hold a value, numbers as numbers.
 
     Args:
         results: The study.
 
     Returns:
-        One row a trial: ``data``; ``process``, ``match`` and ``budget`` where the study has them;
-        ``model``, ``seed``, ``state`` ("done" or "failed"), every number that was measured, and
-        ``trial``.
+        One row for each trial: ``data``; ``process`` if there are several; ``match`` and ``budget``
+        if the study has them; ``model``, ``seed``, ``state`` ("done" or "failed"), every number
+        that was measured, and ``trial``.
     """
     rows = results.rows.rename(columns={"name": "model"})
     rows["state"] = np.where(rows["failed"], "failed", "done")
@@ -194,7 +194,7 @@ def trial_table(results: Results) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as a cell names it, with the anchor of its row among all trials."""
+    """A trial named in a cell, with the anchor of its row in the table of all trials."""
 
     seed: str
     id: str
@@ -208,9 +208,9 @@ class Cell:
     Attributes:
         text: Its text; a dash where nothing was measured.
         note: Its smaller second line.
-        key: The number it is sorted by, written out; its text where empty.
-        link: The anchor its text leads to.
-        badge: The class of a coloured badge around its text.
+        key: The number it is sorted by, as text; if empty, it is sorted by ``text``.
+        link: The anchor its text links to.
+        badge: The CSS class of a coloured badge around its text.
         colour: The colour of a swatch before its text.
         trials: The trials behind it.
     """
@@ -230,8 +230,8 @@ class Head:
 
     Attributes:
         text: Its name.
-        title: What it means, shown when a mouse rests on it.
-        words: Whether the column holds words, which stand on the left.
+        title: What it means, shown as a tooltip.
+        words: Whether the column holds words, which are aligned left.
     """
 
     text: str
@@ -246,7 +246,7 @@ class Line:
     Attributes:
         cells: Its cells, the first being its head.
         anchor: Its id in the page.
-        kind: Its class.
+        kind: Its CSS class.
     """
 
     cells: list[Cell]
@@ -256,14 +256,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its sortable lines and, below them, those that stay where they are.
+    """A table with sortable lines and, below them, lines that stay in place.
 
     Attributes:
-        heads: A head a column.
-        lines: The lines that are sorted.
-        feet: The lines that are not, such as the values to reach.
+        heads: The head of each column.
+        lines: The sortable lines.
+        feet: The lines that stay in place, such as the values to reach.
         caption: What the table holds, for those who cannot see it.
-        kind: Its class.
+        kind: Its CSS class.
     """
 
     heads: list[Head]
@@ -275,7 +275,7 @@ class Table:
 
 Item = TypeVar("Item")
 Columns = Mapping[Head, Callable[[Item], Cell]]
-"""The head of each column with what makes an item's cell in it."""
+"""The head of each column with the function that makes an item's cell in it."""
 
 
 def table_of(
@@ -287,20 +287,20 @@ def table_of(
         items: The items.
         columns: The columns.
         caption: What the table holds, for those who cannot see it.
-        kind: Its class.
+        kind: Its CSS class.
     """
     lines = [Line([cell(item) for cell in columns.values()]) for item in items]
     return Table(list(columns), lines, caption=caption, kind=kind)
 
 
 class Anchors:
-    """Ids within a page, each given once."""
+    """Unique ids within a page."""
 
     def __init__(self) -> None:
         self._given: dict[tuple[str, ...], str] = {}
 
     def __call__(self, *words: str) -> str:
-        """The id of something, by the words that tell it from all else."""
+        """Gives the id that belongs to some words; the same words always have the same id."""
         if words not in self._given:
             taken = set(self._given.values())
             slug = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-") or "part"
@@ -310,14 +310,14 @@ class Anchors:
 
 
 def number_cell(value: float | None, text: str = "", note: str = "") -> Cell:
-    """A number, sorted by its value; ``text`` is how it is written where not as usual."""
+    """Makes the cell of a number, sorted by its value; ``text`` replaces the usual format."""
     if value is None or not math.isfinite(value):
         return Cell(MISSING, note)
     return Cell(text or format_number(value), note, f"{value:.12g}")
 
 
 def _interval_cell(interval: Interval, notes: Iterable[str] = ()) -> Cell:
-    """A mean with its interval below it, sorted by the mean."""
+    """Makes the cell of a mean with its interval below it, sorted by the mean."""
     value, _, ends = format_interval(interval).partition(" [")
     lines = [f"[{ends}" if ends else "", *notes]
     return number_cell(interval.mean, value, "\n".join(line for line in lines if line))
@@ -350,7 +350,7 @@ def _heads(results: Results) -> dict[str, Head]:
 
 
 def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
-    """Best KAN against best MLP, a line a setting; None for a single verdict or none."""
+    """Compares best KAN and best MLP, a line for each setting; None below two verdicts."""
     found = [v for v in contents.decision.verdicts.values() if v.outcome is not None]
     if len(found) < 2:
         return None
@@ -389,7 +389,7 @@ def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
 
 
 def lead_table(contents: ReportContents) -> Table | None:
-    """The leads of a study, a line for each model at each budget; None where it has none."""
+    """Lists a study's leads, a line for each model at each budget; None if there are none."""
     leads = contents.decision.leads
     if not leads:
         return None
@@ -417,11 +417,11 @@ def lead_table(contents: ReportContents) -> Table | None:
 
 
 def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table:
-    """The models of a setting: parameters, judged measure, difference, then all else."""
+    """Lists the models of a setting: parameters, judged measure, difference, then all else."""
     results = contents.results
     rows, measure = results.of_setting(label), results.judged(label)
     known_sizes = [column for column in SIZES if rows[column].notna().any()]
-    first, *sizes = known_sizes or SIZES[:1]  # none where all trials failed
+    first, *sizes = known_sizes or SIZES[:1]  # no size is known if all trials failed
     others = [m for m in (*results.metrics, *MEASURES) if m != measure and rows[m].notna().any()]
     differences = contents.decision.of_setting(label)
     styles, known = model_styles(results.rows), _heads(results)
@@ -460,14 +460,14 @@ def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table
 
 
 def _mean_cell(group: pd.DataFrame, column: str) -> Cell:
-    """A mean over seeds with half the width of its interval below it."""
+    """Makes the cell of a mean over seeds, with half the width of its interval below it."""
     interval = mean_interval(group[column])
     text, _, half = format_half_width(interval, _DIGITS.get(column, 3)).partition("\n")
     return number_cell(interval.mean, text, half)
 
 
 def _feet(results: Results, label: str, columns: Sequence[str]) -> list[Line]:
-    """The scores of the exact optimum and of two real samples; none in a column ``""``."""
+    """Makes the rows of the exact optimum and of two real samples; column ``""`` is empty."""
     rows = results.of_setting(label)
     optimum = {"heldout_loss": rows["floor"].mean(), "nll": rows["nll_real"].mean()}
     if math.isfinite(optimum["heldout_loss"]) and results.judged(label) == "excess":
@@ -488,11 +488,11 @@ def _feet(results: Results, label: str, columns: Sequence[str]) -> list[Line]:
 def time_use(
     contents: ReportContents, label: str, anchors: Anchors
 ) -> tuple[Table, str, bool] | None:
-    """Compares the time that models used with a budget of time.
+    """Compares the time that each model used with a budget of time.
 
     Returns:
-        A table with a line a model, the largest deviation in words, and whether it is above 10 %;
-        None for other budgets.
+        A table with a line for each model, the largest deviation in words, and whether it is above
+        10 %; None for other budgets.
     """
     rows = contents.results.of_setting(label)
     used = rows[rows[_TIME].notna()]
@@ -529,7 +529,7 @@ def time_use(
 
 
 def trials_table(results: Results, anchors: Anchors) -> Table:
-    """Every trial with its raw numbers."""
+    """Lists every trial with its raw numbers."""
     names = {
         **{column: head.text for column, head in _heads(results).items()},
         "flops_per_edge": "FLOPs by edge",
