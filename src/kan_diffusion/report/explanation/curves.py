@@ -26,7 +26,7 @@ _COLUMNS = 4
 _DENSITY_SHARE = 0.3
 _WIDTH = 11.8
 _LETTER = 0.0755
-"""Inches of a letter of a formula above a panel."""
+"""Width of a letter of the formula above a panel, in inches."""
 _WIDEST, _THINNEST = 3.8, 1.2
 """Lines get thinner from level to level, so that equal curves show one inside the other."""
 _LEAST_SHARE = 0.005
@@ -50,7 +50,7 @@ def curves_figure(
         view: The network.
         levels: Numbers of the noise levels; all of the view's when None.
         most: The largest number of edges.
-        width: The most inches across.
+        width: Largest width in inches.
     """
     shown = list(range(len(view.levels))) if levels is None else list(levels)
     edges = sorted(view.edges, key=lambda edge: -edge.importance)[:most]
@@ -116,7 +116,7 @@ def contributions_figure(view: NetworkView, width: float = 7.2) -> Figure:
 
     Args:
         view: The network.
-        width: Inches across; where they are few, the legend stands below.
+        width: Width in inches; if it is small, the legend stands below.
     """
     shares = np.clip(np.nan_to_num(view.input_by_level), 0.0, None)
     totals = shares.sum(axis=1, keepdims=True)

@@ -1,8 +1,8 @@
-"""Everything that the page's script draws, as JSON.
+"""The data that the page's script draws, as JSON.
 
-Curves are the bulk of it. Edges that leave one unit share their inputs, so these stand once; what
-an edge gives is written in thousandths of its largest value; and the more curves there are, the
-fewer points each has. The curves of edges beyond the most important few hundred are left out.
+Curves are the bulk of it. The inputs of edges that leave one unit are the same and written once;
+the values of a curve are written in thousandths of the largest; and the more curves there are, the
+fewer points each has. Only the most important few hundred edges have curves.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = ["named_views", "page_data"]
 Array = NDArray[np.float64]
 
 _MOST_CURVES = 400
-"""Edges a network whose curves are in the page."""
+"""Largest number of edges of a network whose curves are in the page."""
 _POINTS = ((600, 61), (1_800, 31), (10**9, 16))
-"""Up to so many curves: points a curve."""
+"""Largest numbers of curves, and the points that each curve then has."""
 _LEVELS_OF = 999
 
 
@@ -66,7 +66,7 @@ def page_data(explanation: Explanation) -> dict[str, Json]:
             for key, style in KINDS.items()
         },
         "views": [
-            # Units are numbered anew when a network shrinks: reports speak of the smaller one.
+            # Units are numbered anew when a network shrinks: reports refer to the smaller one.
             _view(name, view, points, reports if view.units == searched.units else {})
             for name, view in views.items()
         ],
@@ -137,7 +137,7 @@ def _view(
 def _curve(
     curve: EdgeCurve, points: int, inputs: list[Json], known: dict[tuple[bytes, bytes], int]
 ) -> dict[str, Json]:
-    """Gives the number of a curve's inputs among all, the unit of y, and y in that unit."""
+    """Gives the place of a curve's inputs in ``inputs``, the unit of y, and y in that unit."""
     few = np.linspace(0, len(curve.x) - 1, min(points, len(curve.x))).round().astype(int)
     x, y, density = curve.x[few], np.nan_to_num(curve.y[few]), curve.density[few]
     key = x.tobytes(), density.tobytes()

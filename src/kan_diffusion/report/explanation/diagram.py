@@ -1,9 +1,9 @@
 """A network as a diagram: on every edge the curve it has learned, faded by its importance.
 
-Layers are rows, inputs at the bottom. A row of boxes between two layers holds an edge each; a box
-stands near the unit on the side that has more units, so that the parts of a hidden unit, and its
-uses, stand together. Large networks have no boxes. The layout, in inches, is the same on paper
-and on the page.
+Layers are rows, inputs at the bottom. In a small network every edge has a box between its layers.
+The boxes follow the order of the units in the larger layer, so that the edges into a hidden unit
+stand together, as do the edges out of it. The layout, in inches, is the same on paper and on the
+page.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = [
 ]  # fmt: skip
 
 CURVE_BOX = "curve box"
-"""The mark of the patches that hold a curve."""
+"""Group id of the patches that hold a curve."""
 MOST_BOXES = 40
-"""A network with more edges is drawn in lines only."""
+"""A network with more edges is drawn without boxes, as lines only."""
 _MOST_NAMES = 16
 """Hidden layers with more units are drawn as dots."""
 _MOST_IN_ROW = 14
@@ -53,7 +53,7 @@ _BOTTOM, _TOP = 1.2, 0.6
 
 @dataclass(frozen=True)
 class Box:
-    """A square that holds an edge's curve: its middle and its side."""
+    """A square that holds an edge's curve: its centre and its side."""
 
     x: float
     y: float
@@ -68,8 +68,8 @@ class Layout:
         width: Its width.
         height: Its height, from the inputs' row to the outputs'.
         units: The middle of each unit, layer by layer.
-        boxes: A box for each edge, in the order of the view's; empty where only lines are drawn.
-        named: Whether the units of each layer are written out.
+        boxes: A box for each edge, in the view's order; empty if only lines are drawn.
+        named: Whether the names of units are written, for each layer.
     """
 
     width: float
@@ -120,7 +120,7 @@ def make_layout(view: NetworkView) -> Layout:
 def _row(
     view: NetworkView, part: Sequence[int], layer: int, bottom: float, width: float
 ) -> dict[int, Box]:
-    """Places the boxes between one layer and the next, by the number of the edge."""
+    """Places the boxes between a layer and the next; keys are numbers of edges."""
     upwards = len(view.units[layer]) > len(view.units[layer + 1])
 
     def order(index: int) -> tuple[int, int]:
@@ -150,9 +150,9 @@ def network_figure(
     Args:
         view: The network.
         level: Number of the noise level whose curves and importances are drawn; None for the curves
-            at the middle one and the importances over all levels.
+            at the middle level and the importances over all levels.
         title: The title.
-        columns: Names of the coordinates, written under inputs that have other names.
+        columns: Names of the coordinates, written beside inputs and outputs that have other names.
     """
     layout = make_layout(view)
     shown = len(view.levels) // 2 if level is None else level
@@ -185,7 +185,7 @@ def network_figure(
 
 
 def curve_height(view: NetworkView) -> list[float]:
-    """Gives the height below which a curve of each layer looks flat: 3 % of the highest."""
+    """Gives each layer's height below which a curve looks flat: 3 % of its highest curve."""
     highest = [0.0] * (len(view.units) - 1)
     for edge in view.edges:
         for curve in edge.curves:
@@ -279,7 +279,7 @@ def _draw_units(
 
 
 def _column_of(name: str, columns: Sequence[str] | None) -> str:
-    """Names the coordinate of input ``"x3"`` or output ``"out3"``; empty where it is the same."""
+    """Names the coordinate of input ``"x3"`` or output ``"out3"``; empty if it is the same."""
     number = name.removeprefix("out").removeprefix("x")
     if columns is None or not number.isdigit() or int(number) >= len(columns):
         return ""

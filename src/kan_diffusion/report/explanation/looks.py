@@ -26,7 +26,7 @@ __all__ = [
 FAINTEST = 0.14
 """The opacity of an edge without importance."""
 _BRIGHTEST_LEVEL = 0.86
-"""End of the scale of levels: its yellow is lost on white."""
+"""End of the colour scale of levels: the yellow beyond it is lost on white."""
 _BLUES, _ORANGES, _OTHERS = (PALETTES[kind] for kind in ("kan", "mlp", "other"))
 
 
@@ -46,7 +46,7 @@ class KindStyle:
 
     @property
     def line(self) -> str | tuple[int, tuple[float, ...]]:
-        """The same as Matplotlib's line style."""
+        """The dashes as Matplotlib's line style."""
         return (0, self.dashes) if self.dashes else "-"
 
 
@@ -72,7 +72,7 @@ INPUT_COLOURS = (
 
 
 def shortened(name: str, most: int = 20) -> str:
-    """Puts a name on one line of at most ``most`` letters."""
+    """Shortens a name to one line of at most ``most`` letters."""
     name = " ".join(name.split())
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
@@ -85,7 +85,7 @@ def kind_of(kind: str) -> str:
 def fading(importance: float) -> float:
     """Gives the opacity of an edge: from faint but visible at importance 0 to 1 at importance 1.
 
-    The root keeps apart the many small shares of a wide network.
+    The square root keeps the many small shares of a wide network apart.
     """
     share = float(np.clip(np.nan_to_num(importance), 0.0, 1.0))
     return FAINTEST + (1.0 - FAINTEST) * share**0.5
@@ -98,7 +98,7 @@ def level_colours(levels: Sequence[LevelView]) -> list[str]:
 
 
 def level_label(level: LevelView) -> str:
-    """Names a noise level, the same everywhere."""
+    """Names a noise level by its sigma."""
     return f"σ = {level.sigma:.2f}"
 
 
@@ -108,5 +108,5 @@ def denoiser_style(name: str) -> KindStyle:
 
 
 def spread_out(count: int, most: int) -> list[int]:
-    """Gives at most ``most`` numbers below ``count``, from first to last, evenly apart."""
+    """Gives at most ``most`` numbers below ``count``, evenly spaced, first and last included."""
     return sorted({round(float(n)) for n in np.linspace(0, count - 1, min(count, most))})

@@ -1,4 +1,4 @@
-"""Motion of an explanation: reverse processes of its stages, and edges that bend in training."""
+"""Motion of an explanation: reverse processes of its stages, and edges during training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def stages_motion(explanation: Explanation) -> Motion | None:
         explanation: The explanation.
 
     Returns:
-        A frame a time; None where nothing was sampled.
+        A frame for each time; None if nothing was sampled.
     """
     if not explanation.reverse:
         return None
@@ -46,7 +46,7 @@ def training_motion(explanation: Explanation) -> Motion | None:
         explanation: The explanation.
 
     Returns:
-        A frame a moment; None where fewer than two were recorded.
+        A frame for each moment; None if fewer than two were recorded.
     """
     moments = explanation.training
     if len(moments) < 2:
@@ -66,7 +66,7 @@ def training_motion(explanation: Explanation) -> Motion | None:
 
 
 def training_level(explanation: Explanation) -> str:
-    """Names the noise level at which edges are seen in training; nothing where it is not."""
+    """Names the noise level of the edges during training; empty if training was not recorded."""
     levels = [moment.network.levels[0] for moment in explanation.training[-1:]]
     return level_label(levels[0]) if levels else ""
 
@@ -76,7 +76,7 @@ def _names(explanation: Explanation) -> tuple[str, ...]:
 
 
 def _clouds(explanation: Explanation, states: Mapping[str, Array]) -> list[Panel]:
-    """Panels of points (F, n, d), in the first two coordinates as the samples are drawn."""
+    """Makes panels of points (F, n, d) in the first two coordinates, as `samples_figure` does."""
     dim = len(explanation.columns)
     view = PointView(_names(explanation), np.zeros(dim), np.eye(dim)[:, :2], 1.0)
     real = explanation.samples.get("real")
@@ -91,7 +91,7 @@ def _clouds(explanation: Explanation, states: Mapping[str, Array]) -> list[Panel
 
 
 def _bending(title: str, edges: Sequence[EdgeView]) -> Panel:
-    """A panel of one edge's curve at each moment, over the inputs that it then has."""
+    """Makes a panel of one edge's curve at each moment, over the inputs it has at that moment."""
     frames = np.stack([_few(edge.curves[0]) for edge in edges])
     low, high = frames.min(axis=(0, 1)), frames.max(axis=(0, 1))
     margin = np.maximum(0.08 * (high - low), 1e-3)
@@ -100,7 +100,7 @@ def _bending(title: str, edges: Sequence[EdgeView]) -> Panel:
 
 
 def _few(curve: EdgeCurve) -> Array:
-    """A curve as few points (m, 2), evenly apart; an input that does not vary is one place."""
+    """Resamples a curve to few evenly spaced points (m, 2), all equal if its input is constant."""
     places = np.linspace(0, len(curve.x) - 1, _CURVE_POINTS)
     numbers = np.arange(len(curve.x))
     return np.stack([np.interp(places, numbers, each) for each in (curve.x, curve.y)], axis=1)

@@ -41,11 +41,11 @@ __all__ = ["write_explanation"]
 
 
 def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
-    """Writes ``explanation.html``, and its figures once more under ``figures/`` as PNG and SVG.
+    """Writes ``explanation.html``, and its figures again under ``figures/`` as PNG and SVG.
 
     Args:
         explanation: The explanation.
-        folder: Where to. Files that are there are replaced, each whole or not at all.
+        folder: The folder to write to. Existing files are replaced, each whole or not at all.
 
     Returns:
         The path of the page.
@@ -113,7 +113,7 @@ def _figures(explanation: Explanation) -> Iterator[tuple[str, partial[Figure], s
     """Lists all figures, in the order in which they are read.
 
     Yields:
-        The name of its file, what draws it, a text in its place, and its caption.
+        File name, drawing function, alternative text and caption of each figure.
     """
     views, columns = named_views(explanation), explanation.columns
     for name, view in views.items():
@@ -192,7 +192,7 @@ def _add_formulas(page: Page, explanation: Explanation, names: list[str]) -> Non
 
 
 def _edge_table(explanation: Explanation) -> Table | None:
-    """Tells what became of each edge; None where formulas were not looked for."""
+    """Lists what became of each edge; None if formulas were not searched for."""
     if not explanation.edges:
         return None
     view = list(named_views(explanation).values())[-1]
@@ -235,7 +235,7 @@ def _kind(report: EdgeReport) -> str:
 
 
 def _standing_table(explanation: Explanation) -> Table | None:
-    """Tells how each denoiser does; None where that was not measured."""
+    """Lists the scores of each denoiser; None if they were not measured."""
     standings = explanation.standings
     if not standings:
         return None

@@ -30,18 +30,18 @@ _WIDTH = 11.6
 _MOST_LEVELS = 4
 _MOST_COORDINATES = 4
 _REFERENCE = 0.9
-"""Quantile of lengths that an arrow of full length stands for."""
+"""Quantile of the lengths of a score that an arrow of full length stands for."""
 _ARROWS = 9
 _EXACT = "exact"
 
 
 def axis_names(columns: Sequence[str], count: int) -> list[str]:
-    """Names ``count`` coordinates; ``x0``, ``x1``, ... where there is no name."""
+    """Names ``count`` coordinates; those without a name are ``x0``, ``x1``, ..."""
     return [columns[i] if i < len(columns) else f"x{i}" for i in range(count)]
 
 
 def grid_side(points: Array) -> int | None:
-    """Counts the points on a side of a square grid (n, 2) whose second coordinate runs first."""
+    """Counts a side of a square grid (n, 2) whose second coordinate varies fastest; else None."""
     side = math.isqrt(len(points))
     if side < 2 or side * side != len(points):
         return None
@@ -69,12 +69,12 @@ def score_figure(score: ScoreView, columns: Sequence[str] = (), width: float = _
     Args:
         score: The scores.
         columns: Names of the coordinates.
-        width: The most inches across; few of them have two panels in a row.
+        width: Largest width in inches; narrow figures have two panels in a row.
 
     Returns:
-        A row of panels a noise level (d = 2), a panel a level (d = 1), or a row a denoiser and a
-        panel a coordinate (d > 2). Where no exact score is known, d > 2 compares each denoiser with
-        the first, or shows one alone against the coordinate.
+        A figure with a panel for each noise level (d = 1), a row of panels for each level (d = 2),
+        or a row for each denoiser with a panel for each coordinate (d > 2). Without an exact score,
+        d > 2 compares each denoiser with the first, or shows a single one against the coordinate.
     """
     dim = score.points[0].shape[1]
     names = [shortened(name) for name in axis_names(columns, dim)]
@@ -244,7 +244,7 @@ def samples_figure(
         samples: Points (n, d) by name; real ones under ``"real"``. The first two coordinates are
             drawn.
         columns: Names of the coordinates.
-        width: The most inches across.
+        width: Largest width in inches.
     """
     names = sorted(samples, key=lambda name: name != "real")
     dim = samples[names[0]].shape[1]
