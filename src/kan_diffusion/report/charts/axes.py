@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 __all__ = ["Scale", "value_axis", "value_scale"]
 
-# Digits of the ticks of a decade, from many to few.
+# Leading digits of the ticks of a decade, from many to few.
 _TICKS = ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 
 
@@ -51,9 +51,9 @@ def value_scale(
     Args:
         values: Values that must be seen.
         log: Whether a log axis is wanted at all.
-        wishes: Values that should be seen where that costs no more than a doubling of the range.
+        wishes: Values to include as far as no end moves by more than the range (log: a factor 2).
         most_ticks: The largest number of ticks.
-        least_factor: Upper over lower end of a log axis at the least, so that noise looks small.
+        least_factor: Least ratio of upper to lower end of a log axis, so that noise looks small.
     """
     finite = np.array([value for value in values if math.isfinite(value)])
     if not len(finite):
@@ -84,7 +84,7 @@ def value_axis(
     most_ticks: int = 6,
     least_factor: float = 4.0,
 ) -> tuple[float, float]:
-    """Scales an axis; its arguments are those of `value_scale` after the axis along x or y.
+    """Scales the x or y axis; the other arguments are those of `value_scale`.
 
     Returns:
         The limits that were set.
@@ -106,7 +106,7 @@ def _written(value: float) -> str:
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Chooses round numbers between two positive ones, as many as there is room for."""
+    """Chooses at most ``most`` round numbers between two positive ones."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found: list[float] = []
     for digits in _TICKS:

@@ -28,7 +28,7 @@ def data_figure(contents: ReportContents, data: str, width: float = 6.5) -> Figu
     Args:
         contents: The study.
         data: The data set.
-        width: The most inches across.
+        width: Largest width in inches.
     """
     points = contents.originals[data]
     view = PointView.of(points, contents.columns.get(data))
@@ -60,7 +60,7 @@ def corruption_figure(contents: ReportContents, data: str, width: float = 11.0) 
     Args:
         contents: The study.
         data: The data set.
-        width: The most inches across.
+        width: Largest width in inches.
     """
     panels = contents.corruption[data]
     view = _view(contents, data)
@@ -75,7 +75,7 @@ def reverse_figure(contents: ReportContents, label: str, name: str, width: float
         contents: The study.
         label: The setting.
         name: The model.
-        width: The most inches across.
+        width: Largest width in inches.
     """
     colour = model_styles(contents.results.rows)[name].colour
     view, limits = point_view(contents, label)
@@ -83,7 +83,7 @@ def reverse_figure(contents: ReportContents, label: str, name: str, width: float
 
 
 def point_view(contents: ReportContents, label: str) -> tuple[PointView, NDArray[np.float64]]:
-    """Chooses how the reverse processes of a setting are seen, and the limits of their axes.
+    """Chooses the view and the axis limits of the reverse processes of a setting.
 
     Args:
         contents: The study.
@@ -109,7 +109,7 @@ def samples_figure(
     Args:
         contents: The study.
         label: The setting; the study's first one when None.
-        width: The most inches across.
+        width: Largest width in inches.
     """
     label = next(iter(contents.samples))[0] if label is None else label
     original = contents.originals.get(contents.data_of(label))
@@ -126,7 +126,7 @@ def samples_figure(
 
 
 def _view(contents: ReportContents, data: str, label: str = "") -> PointView:
-    """Chooses one view for a data set, from the best real points there are."""
+    """Chooses one view for a data set, from real points or, without any, from generated ones."""
     candidates = [contents.originals[data]] if data in contents.originals else []
     candidates += [points for _, points in contents.corruption.get(data, [])[:1]]
     candidates += [points for (of, _), points in contents.samples.items() if of == label]

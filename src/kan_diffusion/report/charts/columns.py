@@ -32,7 +32,7 @@ _LARGEST = 1e6
 
 
 def shortened(text: str, most: int = _LONGEST_TITLE) -> str:
-    """A text of at most ``most`` letters on one line: a longer one loses its middle."""
+    """Shortens a text to one line of at most ``most`` letters by leaving out its middle."""
     text = " ".join(text.split())
     ending = (most - 1) // 2
     if len(text) <= most:
@@ -44,8 +44,8 @@ def shortened(text: str, most: int = _LONGEST_TITLE) -> str:
 def column_figure(name: str, picture: Picture) -> Figure:
     """Draws one column: a histogram, or bars of categories, and bars of gaps.
 
-    The band around real shares, or the line on a real bar, holds 95 % of what chance alone makes of
-    as many rows as the synthetic ones.
+    The band around real shares, or the line on a real bar, holds 95 % of the shares that chance
+    alone gives to as many rows as the synthetic ones.
 
     Args:
         name: The column.
@@ -89,7 +89,7 @@ def _draw_histogram(axes: Axes, picture: Histogram) -> None:
 
 
 def _drawn(edges: _Array, date: bool) -> _Array:
-    """Ends of bins as they are drawn: dates in days, as Matplotlib counts them."""
+    """Converts edges of bins for drawing: dates into days, as Matplotlib counts them."""
     return edges / _DAY if date else edges
 
 
@@ -117,7 +117,7 @@ def _value_axis(
 
 
 def _written(value: float, step: float) -> str:
-    """A tick with the digits that tell it from the next one."""
+    """Formats a tick with the digits that tell it from the next one."""
     if abs(value) >= _LARGEST or (value and abs(value) < 1e-4):
         return _short(value)
     digits = max(0, 1 - math.floor(math.log10(step))) if step > 0 else 0
@@ -127,13 +127,13 @@ def _written(value: float, step: float) -> str:
 
 
 def _short(value: float) -> str:
-    """A number of a few letters, such as 2,000, 2e8 or 5e−9."""
+    """Formats a number in a few letters, such as 2,000, 2e8 or 5e−9."""
     digits, exponent, power = f"{value:,.6g}".partition("e")
     return f"{digits}{exponent}{int(power) if power else ''}".replace("-", "−")
 
 
 def _draw_apart(axes: Axes, picture: Histogram) -> None:
-    """Draws the shares of cells that are no number of the histogram."""
+    """Draws the shares of cells that the histogram leaves out, such as gaps."""
     names = [name for name, _, _ in picture.apart]
     for shift, side, colour in ((-0.2, 1, REAL), (0.2, 2, SYNTHETIC)):
         heights = [100 * float(entry[side]) for entry in picture.apart]
@@ -165,14 +165,14 @@ def _draw_bars(axes: Axes, picture: Bars) -> None:
 
 
 def _by_chance(shares: _Array, numbers: tuple[int, int]) -> _Array:
-    """Half the width of what holds 95 % of the differences of two samples' shares."""
+    """Gives half the width of the 95 % interval of the difference of two samples' shares."""
     each = sum(1 / max(number, 1) for number in numbers)
     return np.sqrt(_SURE**2 * each * shares * (1 - shares))
 
 
 @report_style()
 def dependence_figure(names: Sequence[str], pairs: Sequence[PairScore], what: str) -> Figure:
-    """Draws how strongly columns depend on each other, as a square of colours.
+    """Draws how strongly columns depend on each other, as a heat map.
 
     Args:
         names: The columns, in order.
@@ -205,7 +205,7 @@ def dependence_figure(names: Sequence[str], pairs: Sequence[PairScore], what: st
 
 @report_style()
 def joint_figure(joint: Joint) -> Figure:
-    """Draws the shares of combinations of two columns, real beside synthetic, in one scale."""
+    """Draws the shares of combinations of two columns, real beside synthetic, on one scale."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     top = 100 * float(np.quantile(np.concatenate((joint.real, joint.synthetic)), 0.995)) or 1.0

@@ -1,15 +1,15 @@
 """Forest plots: models in rows, their seeds as pale marks, the mean and its interval on top.
 
-Where there is room for one panel alone, such as on a telephone, names stand above their rows.
+Where only one panel fits, such as on a telephone, names stand above their rows.
 
-A lead has a data set in each row and the median of them below. A terminal shows the same rows in
-plain characters.
+The plot of a lead has a row for each data set and their median below. On a terminal the same rows
+are drawn in plain characters.
 
-Where a setting has an MLP, everything is relative to the best one. With v_s(a) the measure of model
-a and seed s, the excess and the training time are drawn as ratios v_s(a) / v_s(b) on a log axis,
-all other measures as differences v_s(a) - v_s(b). Intervals are those of the mean paired difference
-(95 %, bootstrap); without an MLP those of the mean (95 %, Student's t). An end that lies outside
-the axis has an arrowhead at the edge.
+Where a setting has an MLP, everything is relative to the best one, b. With v_s(a) the measure of
+model a and seed s, the excess and the training time are drawn as ratios v_s(a) / v_s(b) on a log
+axis, all other measures as differences v_s(a) - v_s(b). The intervals are 95 % bootstrap intervals
+of the mean paired difference; without an MLP, 95 % intervals of the mean (Student's t). An end that
+lies outside the axis has an arrowhead at the edge.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _TIME = "train_cpu_seconds"
 _RATIOS = ("excess", _TIME)
 _LINE = 0.3
 _HEAD = 0.43
-"""How far above its row a name stands in a narrow figure, whose rows are 1.6 times as high."""
+"""Distance from a row up to its name in a narrow figure, whose rows are 1.6 times as high."""
 _LETTER, _BOLD_LETTER, _TITLE_LINE = 0.075, 0.1, 0.18
 _WIDTH = 11.4
 _BEST_MLP = "best MLP"
@@ -94,12 +94,12 @@ class _Panel:
 def forest_figure(
     contents: ReportContents, label: str | None = None, width: float = _WIDTH
 ) -> Figure:
-    """Draws the judged measure of all models of a setting, and their training time.
+    """Draws the judged measure of a setting's models, and training time unless held equal.
 
     Args:
         contents: The study.
-        label: The setting; the first one when None. Times are left out where they were held equal.
-        width: The most inches across.
+        label: The setting; the first one when None.
+        width: Largest width in inches.
     """
     setting = _setting(contents, label)
     results = contents.results
@@ -119,7 +119,7 @@ def metrics_figure(
     Args:
         contents: The study.
         label: The setting; the first one when None.
-        width: The most inches across.
+        width: Largest width in inches.
     """
     setting = _setting(contents, label)
     rows = contents.results.of_setting(setting.label)
@@ -137,7 +137,7 @@ def differences_figure(
     Args:
         contents: The study.
         settings: The settings.
-        width: The most inches across.
+        width: Largest width in inches.
     """
     panels = []
     for setting in settings:
@@ -151,12 +151,12 @@ def differences_figure(
 
 @report_style()
 def lead_figure(contents: ReportContents, lead: Lead, width: float = _WIDTH) -> Figure:
-    """Draws the ratio of a lead on every data set, and their median.
+    """Draws the ratios of a lead on all data sets, and their median.
 
     Args:
         contents: The study.
-        lead: One of its leads.
-        width: The most inches across.
+        lead: One of the study's leads.
+        width: Largest width in inches.
     """
     models, styles = _styles(contents), {_BEST_MLP: ModelStyle(PALETTES["mlp"][0], "s", "-")}
     styles |= {c.setting.data: models[c.model] for c in lead.comparisons}
@@ -166,7 +166,7 @@ def lead_figure(contents: ReportContents, lead: Lead, width: float = _WIDTH) -> 
 
 
 def forest_lines(contents: ReportContents, label: str | None = None, width: int = 80) -> list[str]:
-    """Draws what `forest_figure` does of the judged measure, in ASCII.
+    """Draws the judged measure in ASCII, as `forest_figure` does.
 
     Args:
         contents: The study.
@@ -185,7 +185,7 @@ def forest_lines(contents: ReportContents, label: str | None = None, width: int 
 
 
 def lead_lines(contents: ReportContents, lead: Lead, width: int = 80) -> list[str]:
-    """Draws a lead in ASCII, a line for each data set; otherwise as `forest_lines`."""
+    """Draws a lead in ASCII like `forest_lines`, with a line for each data set."""
     panel = _lead_panel(contents, lead)
     amount = lead.comparisons[0].setting.amount
     side = panel.title + (f" at {amount}" if amount else "")
@@ -202,7 +202,7 @@ def _setting(contents: ReportContents, label: str | None) -> Setting:
 
 
 def _panel(contents: ReportContents, setting: Setting, measure: str) -> _Panel:
-    """Compares the models of a setting in one measure, or shows it where there is no baseline."""
+    """Compares the models of a setting in one measure; without a baseline, shows their means."""
     results = contents.results
     word, unit = _words(results, measure)
     title, real = word, math.nan
@@ -303,7 +303,7 @@ def _drawn(
 ) -> Figure:
     """Draws panels in rows of at most ``most``; the models' names stand left of each row.
 
-    Where the width is too small for that, each row has one panel, and names stand in it.
+    If the width is too small, each row has one panel, with the names inside it.
     """
     narrow = width < _WIDTH
     counts = row_counts(len(panels), 1 if narrow else most)
@@ -423,7 +423,7 @@ def _text(row: _Row, panel: _Panel, columns: int) -> str:
     others = [
         _decimals(each, digits) for each in panel.rows.values() if 0 < abs(each.mean) < math.inf
     ]
-    # A row near 0 among large ones has one more than these: all its digits would have no room.
+    # A row near 0 among large ones has only one more than these: there is no room for more.
     mean, interval = _numbers(row, min([_decimals(row, digits), *(least + 1 for least in others)]))
     if columns > 3:
         return mean
@@ -431,14 +431,14 @@ def _text(row: _Row, panel: _Panel, columns: int) -> str:
 
 
 def _decimals(row: _Row, digits: int) -> int:
-    """Decimals that show ``digits`` digits beyond the first of a row's largest number."""
+    """Counts the decimals that show ``digits`` digits after the first of the largest number."""
     largest = max(abs(value) for value in (row.mean, *(row.ends or ())))
     return max(0, digits - math.floor(math.log10(largest))) if largest > 0 else 0
 
 
 def _numbers(row: _Row, decimals: int) -> tuple[str, str]:
     """Writes a mean, and its interval in brackets."""
-    # Adding 0 takes the sign off a zero.
+    # Adding 0 turns -0 into 0.
     values = (round(value, decimals) + 0.0 for value in (row.mean, *(row.ends or ())))
     mean, *ends = (f"{value:,.{decimals}f}".replace("-", "−") for value in values)
     return mean, f" [{', '.join(ends)}]" if ends else ""
@@ -450,7 +450,7 @@ def _lines(
     """Draws a panel in plain characters, at most ``width`` of them in a line."""
     shown = {name: panel.rows[name] for name in names if name in panel.rows}
     shown = {name: row for name, row in shown.items() if math.isfinite(row.mean)}
-    # As many decimals in all rows, so that they can be read down the column.
+    # The same decimals in all rows, so that numbers can be compared down the column.
     decimals = 2 if panel.log else min((_decimals(row, 2) for row in shown.values()), default=0)
     texts = {name: "".join(_numbers(row, decimals)) for name, row in shown.items()}
     texts = {name: text + " *" * shown[name].strong for name, text in texts.items()}

@@ -1,4 +1,4 @@
-"""Lines over noise levels and training steps: many models have a panel for each kind."""
+"""Line charts over noise levels and training steps; many models have a panel for each kind."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _LEVEL_LABELS = {
 }
 
 _WIDTH = 11.0
-_APART = "\N{EM SPACE}" * 3  # in an SVG, where other spaces run together
+_APART = "\N{EM SPACE}" * 3  # in an SVG, where several common spaces become one
 
 _Array = NDArray[np.float64]
 
 
 def level_measure(levels: pd.DataFrame) -> str:
-    """Names the measure known by noise level: the excess, or without an oracle the loss."""
+    """Names the measure known by noise level: the excess; without an oracle, the held-out loss."""
     return "excess" if levels["excess"].notna().any() else "heldout_loss"
 
 
@@ -45,7 +45,7 @@ def by_level_figure(
     Args:
         contents: The study.
         label: The setting; the first one when None.
-        width: The most inches across.
+        width: Largest width in inches.
     """
     label = label or contents.results.settings()[0].label
     levels = contents.levels_of(label)
@@ -74,11 +74,13 @@ def loss_figure(
 ) -> Figure:
     """Draws the training losses of all models of a setting beside their floor, where it is known.
 
+    With a floor, few models have a second panel with the loss minus the floor; many models have
+    that panel alone, as their losses nearly coincide.
+
     Args:
         contents: The study.
-        label: The setting; the first one when None. Few models have a second panel with the loss
-            minus the floor; many are drawn in that way alone, as their losses nearly coincide.
-        width: The most inches across.
+        label: The setting; the first one when None.
+        width: Largest width in inches.
     """
     label = label or contents.results.settings()[0].label
     curves, floor = contents.curves_of(label), contents.floors.get(label)
@@ -122,9 +124,9 @@ def loss_figure(
 def _panels(
     contents: ReportContents, label: str, width: float, twice: bool = False
 ) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
-    """Makes panels, each with the models whose it is: all, or those of a kind where many are.
+    """Makes panels, each with its models: all models, or those of one kind if there are many.
 
-    They stand side by side, or one below the other where the width is too small.
+    Panels stand side by side, or one below the other if the width is too small.
     """
     names = contents.model_names(label)
     if len(names) <= MANY_MODELS:
@@ -145,11 +147,11 @@ def _panels(
 
 
 def _by_level(levels: pd.DataFrame, measure: str) -> tuple[_Array, _Array, _Array, _Array]:
-    """Means of one model in each bin of levels, with their intervals, by increasing log SNR."""
+    """Gives log SNR, mean, lower and upper end of each bin of levels, by increasing log SNR."""
     points = []
     for _, group in levels.dropna(subset=["t_mid", measure]).groupby("t_mid"):
         interval, x = mean_interval(group[measure]), float(group["log_snr"].mean())
-        # An estimate free of bias can fall below 0, where a log axis has no place for it.
+        # An unbiased estimate can fall below 0, which a log axis cannot show.
         if interval.mean > 0 and math.isfinite(x):
             low = interval.mean if interval.low is None else interval.low
             high = interval.mean if interval.high is None else interval.high
@@ -160,11 +162,11 @@ def _by_level(levels: pd.DataFrame, measure: str) -> tuple[_Array, _Array, _Arra
 
 
 def curves_by_seed(curves: pd.DataFrame) -> tuple[_Array, _Array]:
-    """Reads the smoothed losses of some seeds at common steps.
+    """Interpolates the smoothed losses of several seeds at common steps.
 
     Args:
-        curves: Columns ``seed``, ``step`` and ``loss``: smoothed curves of one model. Seeds that
-            trained for different numbers of steps are read off between their own steps.
+        curves: Columns ``seed``, ``step`` and ``loss``: smoothed curves of one model. The common
+            steps are those of the seed that trained longest.
 
     Returns:
         Steps, shape (b,), and the loss of every seed, shape (b, seeds); NaN beyond a seed's end.
@@ -192,7 +194,7 @@ def _draw_line(
     ends: tuple[_Array, _Array] | None,
     marker: bool = True,
 ) -> None:
-    """Draws a model's line and band; in grey behind the others without a style."""
+    """Draws a model's line and band; without a style, a grey line behind the others."""
     if style is None:
         axes.plot(x, y, color=PALE, linewidth=1.2, zorder=1)
         return
@@ -215,7 +217,7 @@ def _draw_floor(axes: Axes, floor: float) -> None:
 
 
 def _legend(figure: Figure, panels: Sequence[tuple[Axes, list[str]]]) -> None:
-    """Puts a legend below all panels, or one below each where there are several."""
+    """Puts one legend below the figure, or one below each panel if several are given."""
     for axes, _ in panels:
         handles, labels = axes.get_legend_handles_labels()
         if len(panels) == 1:

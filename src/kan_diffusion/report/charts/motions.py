@@ -21,14 +21,14 @@ T = TypeVar("T")
 
 
 def process_motion(contents: ReportContents, label: str) -> Motion | None:
-    """Shows the reverse processes of all models, as they are after training, from one noise.
+    """Shows the reverse processes of all models after training, from the same noise.
 
     Args:
         contents: The study.
         label: The setting.
 
     Returns:
-        A frame a time; None where none was recorded.
+        A frame for each time; None if no process was recorded.
     """
     pictures = {name: moments[-1][1] for name, moments in _of(contents.states, label)}
     if pictures:
@@ -49,14 +49,14 @@ def process_motion(contents: ReportContents, label: str) -> Motion | None:
 
 
 def training_motion(contents: ReportContents, label: str) -> Motion | None:
-    """Shows what all models draw from one noise, as training goes on.
+    """Shows what all models draw from the same noise at moments of training.
 
     Args:
         contents: The study.
         label: The setting.
 
     Returns:
-        A frame a moment of training; None where there are fewer than two of some model.
+        A frame for each moment; None unless all models have equally many, two or more.
     """
     pictures, points = _of(contents.states, label), _of(contents.trajectories, label)
     names = [tuple(name for name, _ in moments) for _, moments in pictures]
@@ -65,7 +65,7 @@ def training_motion(contents: ReportContents, label: str) -> Motion | None:
     if count < 2 or len(set(map(len, names))) > 1:
         return None
     labels = names[0]
-    if len(set(names)) > 1:  # as in a budget of time, where the models' steps differ
+    if len(set(names)) > 1:  # as with a budget of time, where the models' steps differ
         labels = tuple(f"moment {number} of {count}" for number in range(1, count + 1))
     if pictures:
         panels = [
@@ -99,7 +99,7 @@ def _point_motion(
 
 
 def _sheet(pictures: PictureRows) -> Image.Image:
-    """Pictures (n, C, S, S) as one, as nearly square as it can be."""
+    """Tiles pictures (n, C, S, S) into one that is as square as possible."""
     across = int(np.ceil(np.sqrt(len(pictures))))
     blank = -(-len(pictures) // across) * across - len(pictures)
     whole = np.concatenate([pictures, np.ones((blank, *pictures.shape[1:]), pictures.dtype)])
