@@ -74,7 +74,7 @@ _RESUMED = ("compare", "tune", "train")
 
 
 class _Commands(TyperGroup):
-    """The commands; one that is interrupted says whether it can go on."""
+    """The commands; an interrupted one says whether it can be resumed."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:
@@ -203,7 +203,7 @@ def compare(
 
 
 def _require_success(rows: pd.DataFrame) -> None:
-    """Fails when any trial of a study failed."""
+    """Raises an error if any trial of a study failed."""
     failed = rows.loc[rows["error"].notna()]
     if len(failed):
         first = failed.iloc[0]
@@ -495,7 +495,7 @@ def train(
 
 
 def _in_short(dataset: Dataset) -> str:
-    """Says what pictures there are, and what was done to them."""
+    """Describes a data set of pictures, and what was done to them."""
     from kan_diffusion.data.pictures import PictureCodec
 
     assert isinstance(dataset.codec, PictureCodec)
@@ -785,7 +785,7 @@ def _free_place(path: Path) -> Path:
 
 
 def _labels(pipeline: PictureDiffusionPipeline, classes: Sequence[str]) -> list[int | str]:
-    """Looks up classes by name or number."""
+    """Turns texts into class numbers where they are digits and no class has that name."""
     known = pipeline.classes
     return [int(each) if each.isdigit() and each not in known else each for each in classes]
 
@@ -799,7 +799,7 @@ def _draw_pictures(
     steps: int,
     generator: torch.Generator,
 ) -> dict[str, list[Image.Image]]:
-    """Draws pictures by what was asked for; says which words of prompts were never seen."""
+    """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
     if prompts and pipeline.tokenizer is not None:
         from kan_diffusion.text import unknown_words
 
@@ -845,7 +845,7 @@ def export(
     path = out or run / "playground.json"
     _require_free(path, overwrite)
     config, pipeline = load_point_run(run, verify=not unverified)
-    # A toy with noise of its own is another density than the playground's of that name.
+    # With noise of its own, a toy has another density than the playground's toy of that name.
     toy = config.data if isinstance(config.data, ToyData) else None
     data = WebData(toy=toy.toy) if toy is not None and toy.noise is None else None
     write_bytes(path, web_json(WebModel(pipeline, config.process, data)))
@@ -905,7 +905,7 @@ def impute(
 
 
 def _label(text: str, classes: tuple[str, ...], run: Path) -> int:
-    """The label of a class, which is given by its name or number."""
+    """Finds the label of a class by its name or number."""
     if not classes:
         raise KanDiffusionError(
             f"'{run}' is a model that knows no classes; leave --class out, or train one with "
@@ -935,13 +935,13 @@ def _require_place(out: Path, overwrite: bool) -> None:
 
 
 def _require_free(path: Path, overwrite: bool, asked: str = "--out") -> None:
-    """Refuses a file, or a folder with something in it, that is there already."""
+    """Refuses a path where there is a file, or a folder that is not empty."""
     if not overwrite and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
         raise KanDiffusionError(f"'{path}' exists; choose another {asked}, or add --overwrite")
 
 
 def _rows(path: Path, pipeline: TableDiffusionPipeline) -> pd.DataFrame:
-    """The rows of a file; columns without names have those of a table with as many."""
+    """Reads the rows of a file; columns without names get those of the model's table."""
     from kan_diffusion.data.tables import read_frame
 
     known = [str(column.name) for column in pipeline.codec.columns]
@@ -949,7 +949,7 @@ def _rows(path: Path, pipeline: TableDiffusionPipeline) -> pd.DataFrame:
 
 
 def _kinds(text: str | None) -> dict[str, Kind]:
-    """Kinds of columns as a user writes them; names with commas in quotation marks."""
+    """Parses kinds of columns such as ``age=integer``; names with commas are quoted."""
     from typing import cast
 
     from kan_diffusion.data.columns import KINDS
@@ -1156,7 +1156,7 @@ def report(
 
 
 def _without_bars() -> None:
-    """Keeps the bars that diffusers shows while it loads a pipeline off the terminal."""
+    """Hides the bars that diffusers shows while it loads a pipeline."""
     from diffusers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -1197,7 +1197,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="plain")
 
-    if not leads():  # of several processes that train one model the first speaks
+    if not leads():  # of several processes that train one model, only the first prints
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         with valid_settings("settings"):
@@ -1209,10 +1209,10 @@ def main() -> None:
 
 
 def _in_words(error: Exception) -> str:
-    """An error a user can act on as one line.
+    """Writes an error a user can act on as one line.
 
     Raises:
-        RuntimeError: It is none.
+        RuntimeError: The user cannot act on the error.
     """
     if isinstance(error, KanDiffusionError):
         return str(error)

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _WORST = 3
-"""Columns that are named."""
+"""Number of the worst columns that are named."""
 
 
 def _console() -> Console:
@@ -49,7 +49,7 @@ def _console() -> Console:
 
 
 def _table(title: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
-    """A table with columns of words, then columns of numbers."""
+    """Makes a table with columns of words, then columns of numbers."""
     table = Table(
         *words, title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD,
         padding=(0, 1),
@@ -60,8 +60,8 @@ def _table(title: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
 
 
 def show_standings(explanation: Explanation) -> None:
-    """A table of what an explanation made of a network, and how each stage does."""
-    # The page has the others: a table of all of them is wider than a terminal.
+    """Prints a table of the stages of an explanation, with the scores of each."""
+    # Only the page has the other metrics: a table of all is wider than a terminal.
     metrics = [
         name for name in ("energy",) if any(name in s.metrics for s in explanation.standings)
     ]
@@ -99,7 +99,7 @@ _DENOISING = {
 
 
 def show_summary(results: Results) -> None:
-    """Prints a study's summary: two tables a setting, means with 95 % intervals over seeds."""
+    """Prints a study's summary: tables for each setting, means with 95 % intervals over seeds."""
     console = _console()
     for label, part in summary_table(results, format_half_width).groupby("setting", sort=False):
         models = part[part["model"] != REAL_ROW]
@@ -134,7 +134,7 @@ def show_summary(results: Results) -> None:
 
 
 def show_forest(contents: ReportContents) -> None:
-    """Prints forest plots: the best KAN on every data set, or every model where they are no sum."""
+    """Prints forest plots: the best KAN on every data set, or every model if there are no leads."""
     from kan_diffusion.report import charts
 
     console = _console()
@@ -150,7 +150,7 @@ def show_forest(contents: ReportContents) -> None:
 
 
 def show_conclusions(decision: Decision) -> None:
-    """Prints what a study concludes: a paragraph a setting, and all of them in a sentence."""
+    """Prints what a study concludes: a paragraph for each setting, then all together."""
     console = _console()
     for sentence in sentences(decision):
         console.print()
@@ -158,7 +158,7 @@ def show_conclusions(decision: Decision) -> None:
 
 
 def show_scores(row: Row, title: str) -> None:
-    """Prints what was measured of one denoiser, each sample metric beside real-against-real."""
+    """Prints the scores of one denoiser, each sample metric beside real-against-real."""
     table = Table(title=title, title_justify="left", box=None)
     for head in ("", "model", "best possible"):
         table.add_column(head, justify="left" if not head else "right")
@@ -206,7 +206,7 @@ def show_table_scores(scores: TableScores, title: str) -> None:
 
 
 def show_tuned(tries: pd.DataFrame) -> None:
-    """Prints the best try of each family, and how much the search gained."""
+    """Prints the best try of each family: judged measure on each data set, and settings."""
     fixed = {"family", "try", "value", "error", "settings", "trials"}
     datas = [column for column in tries.columns if column not in fixed]
     table = _table("Best settings of each family", ["family"], ["tries", *datas])

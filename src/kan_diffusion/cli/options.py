@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def own_code(given: str | None) -> str | None:
-    """Lets modules of the working folder be imported when a word on the command line names some."""
+    """Makes modules of the working folder importable if an argument may name one of them."""
     folder = str(Path.cwd())
     if given is not None and (is_place(given) or given.endswith((".yaml", ".yml"))):
         sys.path[:] = [*(place for place in sys.path if place != folder), folder]
@@ -48,10 +48,10 @@ def option(
 
     Args:
         help: Its meaning.
-        default: What holds where it is not given, in words; or whether its value is shown.
-        name: Its name, where that is not the parameter's, or where a switch has no opposite.
+        default: The default in words; or whether the default value is shown.
+        name: Its name, if it is not the parameter's, or if a switch has no opposite.
         within: Smallest and largest number; None for no bound.
-        callback: Sees what was given and gives it back.
+        callback: Takes the given value and returns it.
     """
     names = () if name is None else (name,)
     made: OptionInfo = typer.Option(

@@ -20,7 +20,7 @@ from kan_diffusion.study.planning import StudyPlan
 __all__ = ["StudyProgress", "known_floor", "show_phases", "show_study_progress"]
 
 _FIXED_COST = 3_000
-"""Share of a step's time that is the same for every model, in parameters."""
+"""Part of a step's time that is the same for every model, in parameters that take as long."""
 
 _JUDGING_STEPS = 400
 """Number of training steps that take about as long as judging a finished trial."""
@@ -28,7 +28,7 @@ _JUDGING_STEPS = 400
 
 @lru_cache
 def known_floor(data: DataConfig, process: Process) -> float | None:
-    """Estimates the loss of the best possible denoiser with a few thousand points of a toy.
+    """Estimates the loss of the best possible denoiser from a few thousand points of a toy.
 
     Args:
         data: The data set.
@@ -88,7 +88,7 @@ class StudyProgress:
         self._show()
 
     def move(self, event: TrialEvent) -> None:
-        """Shows the news of a trial."""
+        """Shows an event of a trial."""
         trial = self._trials[event.trial]
         if event.finished:
             self._finish(trial, event.error)
@@ -112,7 +112,7 @@ class StudyProgress:
             self._bars.console.print(f"{self._status}: {trial.label}", markup=False)
 
     def draw(self) -> None:
-        """Shows that all trials are over and the report is drawn."""
+        """Shows that all trials are over and the report is being drawn."""
         self._bars.update(self._whole, status="drawing")
 
     @property
@@ -133,7 +133,7 @@ def show_study_progress(name: str) -> Iterator[StudyProgress]:
         name: What is being done.
 
     Yields:
-        What is to be told the plan and the news of each trial.
+        The display that takes the plan and the events of each trial.
     """
     with progress_bars() as bars:
         yield StudyProgress(name, bars)
@@ -141,13 +141,13 @@ def show_study_progress(name: str) -> Iterator[StudyProgress]:
 
 @contextmanager
 def show_phases(name: str) -> Iterator[Callable[[str, str, float], None]]:
-    """Shows a bar for each phase of something, with the time left in it.
+    """Shows a bar for each phase of a task, with the time left in it.
 
     Args:
         name: What is being done.
 
     Yields:
-        The callback to be told the phase, what was just done in it, and the share of it that is
+        The callback that takes the phase, what was just done in it, and the share of it that is
         done, from 0 to 1.
     """
     with progress_bars() as bars:
