@@ -3,21 +3,21 @@ r"""Noised points with targets averaged over the clean points that may be behind
 A denoiser is trained to predict, at a noised point, the mean of all targets that lead there. A
 single target has the variance of that whole distribution, which in the toys of one or two
 dimensions is hundreds of times the difference between two formulas. Averages over a batch of clean
-points :math:`x_1, \dots, x_M` have far less of it: with the source k uniform in the batch and
+points :math:`x_1, \dots, x_M` have far less variance: with the source k uniform in the batch and
 :math:`x_t = \alpha x_k + \sigma \varepsilon`,
 
 .. math:: E[\,x_k \mid x_t, x_1, \dots, x_M] =
     \sum_j \mathrm{softmax}_j\!\left(-\frac{|x_t - \alpha x_j|^2}{2 \sigma^2}\right) x_j.
 
-The source must be in the batch. Where the batch is drawn from a density, its source is one more
-draw, and the mean of this over all batches that may be behind :math:`x_t` is
-:math:`E[x_0 \mid x_t]` (tower property): the averages have the mean of single targets for every M,
-and no larger variance (Rao-Blackwell). Of a finite set of points it is the mean under the set, as
-it is for anything trained on it. Xu, Tong and Jaakkola (2023, "Stable target field for reduced
+The source must be in the batch. If the batch is drawn from a density, the source is a draw
+like the others, and the mean of this expectation over all batches that may be behind :math:`x_t` is
+:math:`E[x_0 \mid x_t]` (tower property). So averages have the mean of single targets for every M,
+and no larger variance (Rao-Blackwell). For a finite set of points, the mean is the one under the
+set, as for any model trained on it. Xu, Tong and Jaakkola (2023, "Stable target field for reduced
 variance score estimation in diffusion models") train on such averages.
 
-Averaging adds no information: the averages of a batch know no more than its M clean points. Noised
-points of one batch share their errors, and more of them make these no smaller.
+Averaging adds no information: the averages of a batch hold no more than its M clean points. Noised
+points of one batch share their errors, and more noised points do not make these errors smaller.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class AveragedPoints:
     num_clean: int
 
     def every(self, step: int) -> AveragedPoints:
-        """Takes one in ``step`` points."""
+        """Keeps every ``step``-th point."""
         names = ("noised", "timesteps", "alpha", "sigma", "target")
         return replace(self, **{name: getattr(self, name)[::step] for name in names})
 
@@ -85,13 +85,13 @@ def draw_averaged(
     """Draws noised points and averages their targets.
 
     Args:
-        points: Clean points with shape (N, d), N > 0; each is used as often as the others.
+        points: Clean points with shape (N, d), N > 0; all are used equally often.
         process: The process.
         num: Number n of noised points.
         generator: Generator of all draws.
-        batch: Number M of clean points in an average; all where there are fewer.
-        num_noised: Number of noised points in a batch, at most as many as its clean ones, and as
-            many when None.
+        batch: Number M of clean points in an average; all points if there are fewer.
+        num_noised: Number of noised points from a batch, at most that of its clean points, which is
+            also the default.
         num_timesteps: Number of the process's timesteps to use, from the first; all when None.
     """
     points = points.double()
@@ -103,7 +103,7 @@ def draw_averaged(
     parts = []
     for start, rows in zip(starts, behinds, strict=True):
         behind = points[rows]
-        clean = behind[: min(each, num - start)]  # in random order as they are
+        clean = behind[: min(each, num - start)]  # already in random order
         steps = torch.randint(
             num_timesteps or process.num_timesteps, (len(clean),), generator=generator
         )
@@ -123,10 +123,10 @@ def draw_averaged(
 def _batches(
     num_points: int, batch: int, count: int, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Rows of points in random order, permutation after permutation, cut into batches.
+    """Cuts random permutations of the points, one after another, into batches.
 
-    A batch that a permutation does not fill begins with what is left of it and is filled with
-    others of the next, so that it has no point twice.
+    A batch that a permutation does not fill begins with the rest of it and is filled with other
+    points of the next one, so that no point is in a batch twice.
 
     Yields:
         Indices of the points of a batch, shape (batch,).

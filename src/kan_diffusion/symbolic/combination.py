@@ -4,10 +4,9 @@ At one noise level, a network of lines and formulas is
 
 .. math:: c + \sum_k a_k\, A_k, \qquad A_k = x_i \;\text{ or }\; f(c' + \sum_l a'_l A'_l),
 
-with numbers for coefficients. The atoms are the same at all levels and the numbers are not, so a
-:class:`Combination` holds an array over levels for each. Edges that leave features of the timestep
-are numbers at each level, whatever they are; curves that nothing replaced are atoms of their own,
-with no formula.
+with numbers as coefficients. The atoms are the same at all levels, but the numbers are not, so a
+:class:`Combination` holds an array over levels for each number. Edges that leave features of the
+timestep are numbers at each level, whatever their kind; remaining curves are atoms without formula.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Value = TypeVar("Value", Array, "sympy.Expr")
 
 @dataclass(eq=False)
 class Atom:
-    """A coordinate, or a function of a combination. Two atoms are one if they are the same object.
+    """A coordinate, or a function of a combination. Atoms are equal if they are the same object.
 
     Attributes:
         coordinate: Number of the coordinate; None for a function.
@@ -102,9 +101,9 @@ class Combination:
         """Computes the sum of numbers times atoms, in arrays or in expressions.
 
         Args:
-            zero: Where the sum starts.
-            number: Gives the coefficient of an atom, or the constant of a combination for None;
-                None leaves the term out.
+            zero: Start of the sum.
+            number: Gives the coefficient of an atom, or for None the constant of a combination; the
+                result None leaves the term out.
             coordinate: Gives a coordinate of the points.
             function: Applies the function of an atom to a value.
         """
@@ -120,7 +119,7 @@ class Combination:
         return total
 
     def values(self, x: Array) -> Array:
-        """Evaluates it at points (L, n, d), with values (L, n)."""
+        """Evaluates it at points (L, n, d) and returns values (L, n)."""
         return self.fold(
             np.zeros(x.shape[:2]),
             lambda part, atom: (part.constant if atom is None else part.terms[atom])[:, None],
@@ -129,7 +128,7 @@ class Combination:
         )
 
     def atoms(self) -> Iterator[Atom]:
-        """Goes through all atoms, those within others after them."""
+        """Iterates over all atoms, each followed by the atoms inside it."""
         for atom in self.terms:
             yield atom
             if atom.inner is not None:
@@ -144,7 +143,7 @@ class Combination:
 def _apply(
     argument: Combination, function: EdgeFunction, a: float, b: float, c: float
 ) -> Combination:
-    """Builds c f(a z + b), with the inside's first coefficient positive where f has a parity."""
+    """Builds c f(a z + b), the argument's largest coefficient positive where f has a parity."""
     if function is LIBRARY["sigmoid"]:
         # 1 / (1 + exp(-z)) is (1 + tanh(z / 2)) / 2, which has a parity.
         shifted = _apply(argument, LIBRARY["tanh"], a / 2, b / 2, c / 2)
@@ -160,7 +159,7 @@ def _apply(
 
 
 def _one(atom: Atom, factor: float) -> Combination:
-    """Builds a factor times an atom, which is a number at each level where its argument is."""
+    """Builds a factor times an atom; a number at each level if the atom's argument is one."""
     assert atom.inner is not None
     if not atom.inner.terms:
         return Combination(factor * atom.apply(atom.inner.constant))
@@ -186,7 +185,7 @@ def _edge(layer: ReadableLayer, edge: Edge, source: Combination, name: str) -> C
 
 @torch.no_grad()
 def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Combination]:
-    """Writes a denoiser's prediction at timesteps (L,), a combination for each coordinate."""
+    """Writes a denoiser's prediction at timesteps (L,) as a combination for each coordinate."""
     steps, levels = torch.from_numpy(timesteps), len(timesteps)
     of_time = denoiser.time_features(steps, torch.float64).numpy().T
     time = dict(zip(denoiser.time_inputs(), of_time, strict=True))
@@ -225,7 +224,7 @@ def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Co
 def score_of(
     prediction: list[Combination], process: Process, alpha: Array, sigma: Array
 ) -> list[Combination]:
-    """Writes the score at levels (L,): minus the noise that a prediction implies, over sigma."""
+    """Writes the score at levels (L,): minus the predicted noise, divided by sigma."""
     a, b = process.noise_coefficients(alpha, sigma)
     coordinates = {atom.coordinate: atom for part in prediction for atom in part.atoms()}
     scores = []

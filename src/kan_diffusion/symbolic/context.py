@@ -1,11 +1,11 @@
 r"""The judge of edges: a denoiser's data, its process, and draws of noised points.
 
-The loss of the whole denoiser decides about an edge: on points that were not trained on, the same
-points, timesteps and noise for all candidates, after the rest has been trained on for a little
-while. Training and judging use averaged targets (:mod:`.averaged`): in one or two dimensions the
-loss is then little more than the squared distance to the best prediction, and a few hundred steps
-come close to what many thousands would. In many dimensions a noised point has few clean ones that
-may be behind it, and averaging helps less (half of the variance is left in 32).
+The loss of the whole denoiser decides about an edge, after a short fine-tuning of the rest. It is
+measured on points that were not trained on, with the same points, timesteps and noise for all
+candidates. Training and judging use averaged targets (:mod:`.averaged`): in one or two dimensions
+the loss is then little more than the squared distance to the best prediction, and a few hundred
+steps come close to the result of many thousands. In many dimensions few clean points may be behind
+a noised one, and averaging helps less (in 32 dimensions half of the variance is left).
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ _PREDICTED = 8192
 """Points predicted at a time."""
 
 Progress = Callable[[str, float], None]
-"""Told in words what was just done, and the share of the work that is done, from 0 to 1."""
+"""Called with what was just done, in words, and the share of the work done, from 0 to 1."""
 
 
 def tell_nobody(*_: object) -> None:
-    """Does nothing: the callback of progress where nobody asked for one."""
+    """Does nothing: the default callback of progress."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Importance:
 def keep_edges(
     denoiser: ReadableDenoiser, importance: Importance, kept: list[Edge]
 ) -> ReadableDenoiser:
-    """Keeps some of the edges; the mean of each other one joins the bias of its output."""
+    """Keeps some of the edges; the mean value of each other edge is added to its output's bias."""
     left = denoiser.with_edges(kept)
     places = {edge.place for edge in kept}
     for edge in denoiser.edges:
@@ -106,9 +106,9 @@ class Context:
     Attributes:
         dataset: The data.
         process: The noising process.
-        draw: Noised points that were not trained on, as a study judges denoisers.
+        draw: Noised points that were not trained on, drawn as in a study.
         seed: Seed of all other draws.
-        batch_size: Points in a step of fine-tuning.
+        batch_size: Number of points in a step of fine-tuning.
         tunings: Number of calls of :meth:`tune`, each of which draws other batches.
     """
 
@@ -138,7 +138,7 @@ class Context:
 
     @torch.no_grad()
     def loss(self, denoiser: Denoiser) -> float:
-        """Computes the squared error against averaged targets; infinite where it is no number."""
+        """Computes the squared error against averaged targets; infinite where it is NaN."""
         points = self.judged
         split = (part.split(_PREDICTED) for part in (points.noised, points.timesteps))
         parts = [
@@ -149,7 +149,7 @@ class Context:
         return loss if loss == loss else float("inf")
 
     def tuned_loss(self, denoiser: Denoiser, steps: int, learning_rate: float) -> float:
-        """Trains a denoiser on, in place, and measures its loss; infinite where it diverged."""
+        """Fine-tunes a denoiser in place and measures its loss; infinite where it diverged."""
         try:
             self.tune(denoiser, steps, learning_rate)
         except NonFiniteLossError:
@@ -157,7 +157,7 @@ class Context:
         return self.loss(denoiser)
 
     def tune(self, denoiser: Denoiser, steps: int, learning_rate: float) -> None:
-        """Trains a denoiser on, in place, with a learning rate that decays to zero.
+        """Fine-tunes a denoiser in place, with a learning rate that decays to zero.
 
         Raises:
             NonFiniteLossError: It diverged.
@@ -198,7 +198,7 @@ class Context:
     def importance(
         self, denoiser: ReadableDenoiser, at: tuple[Tensor, int] | None = None
     ) -> Importance:
-        """Measures all edges, on noised points (n, d) of one timestep or of all noise levels."""
+        """Measures the importance of edges on the draw, or on points (n, d) of one timestep."""
         every = max(1, len(self.draw.noised) // _PROBED)
         points, steps = self.draw.noised[::every], self.draw.timesteps[::every]
         if at is not None:

@@ -1,9 +1,9 @@
-"""From a finished run to an explanation: simplify, find formulas, judge, look, write down.
+"""From a finished run to an explanation: simplify, find formulas, judge, view, write.
 
-The explanation's folder holds, beside what :mod:`kan_diffusion.report.explanation` draws,
+Beside what :mod:`kan_diffusion.report.explanation` draws, the explanation's folder holds
 
-* ``simplified/``, ``with-formulas/`` and ``formula/``: the stages as runs like any other, to be
-  sampled and evaluated by the same commands;
+* ``simplified/``, ``with-formulas/`` and ``formula/``: the stages as runs, which can be sampled and
+  evaluated by the same commands as others;
 * ``formulas.json``: formulas, edges and the scores of each stage;
 * ``formula.tex`` and ``formula.py``, ``network.py``: the same as text and as programs.
 """
@@ -89,15 +89,15 @@ __all__ = [
 ]
 
 PhaseProgress = Callable[[str, str, float], None]
-"""Told the phase, in words what was just done, and the share of the phase that is done."""
+"""Called with the phase, what was just done, in words, and the share of the phase done."""
 
 STAGES = ("simplified", "with formulas", "formula")
 """Denoisers that an explanation may make of a network, in order."""
 
 _MOVING = 400
-"""Points that are seen to move."""
+"""Number of points in the recorded reverse processes."""
 _NO_EFFECT = 0.005
-"""Attribution below which edges go without a trial."""
+"""Attribution below which edges are removed without a test of the loss."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class LevelFormula:
     Attributes:
         level: The noise level.
         score: Coordinates of the score in LaTeX.
-        ranges: Smallest and largest value of each coordinate it was checked on, (d, 2).
+        ranges: Range of each coordinate it was checked on, quantiles 0.001 and 0.999, (d, 2).
         error: Root mean square distance of its predicted noise from the network's with formulas.
     """
 
@@ -123,7 +123,7 @@ class Standing:
 
     Attributes:
         name: ``"network"``, ``"simplified"``, ``"with formulas"`` or ``"formula"``.
-        edges: Number of edges; None for one that has none.
+        edges: Number of edges; None for a denoiser without edges.
         constants: Number of parameters that have an effect.
         loss: Held-out loss.
         floor: The oracle's loss; None without one.
@@ -179,8 +179,8 @@ class Explanation:
         noise: Coordinates of the predicted noise, likewise.
         level_formulas: Formulas at single levels; empty where curves are left.
         samples: Generated points in standardised coordinates, by name; real ones under ``"real"``.
-        reverse: States of reverse processes with shape (times, n, d), even in time from noise to
-            samples, by name, all from the same noise; the exact one under ``"exact"``.
+        reverse: States of reverse processes by name, each with shape (times, n, d), at even times
+            from noise to samples, all from the same noise; the exact one under ``"exact"``.
         training: Moments of training; empty where none were recorded.
     """
 
@@ -207,10 +207,10 @@ class ExplainOptions:
     """Settings of an explanation.
 
     Attributes:
-        prune: Attribution below which edges are taken away; None leaves the network as it is, and
-            no formulas are looked for.
+        prune: Attribution below which edges are removed; None leaves the network as it is, and no
+            formulas are looked for.
         formulas: Whether to look for formulas.
-        search: Settings of the search for formulas; its ``tolerance`` holds for straightening, too.
+        search: Settings of the search for formulas; ``tolerance`` also holds for straightening.
         tune_steps: Steps of training after each stage.
         levels: Timesteps to look at; a few over all noise levels when None.
         num_samples: Number of points to generate from each stage and judge; 0 for none.
@@ -247,7 +247,7 @@ class Explained:
     edges: tuple[EdgeReport, ...] = ()
 
     def stages(self) -> dict[str, Denoiser]:
-        """Gives the denoisers there are, by name."""
+        """Gives the denoisers that exist, by name."""
         denoisers = (self.network, self.simplified, self.with_formulas, self.formula)
         named = zip(("network", *STAGES), denoisers, strict=True)
         return {name: denoiser for name, denoiser in named if denoiser is not None}
@@ -265,11 +265,11 @@ def explain_denoiser(
         denoiser: The trained denoiser, which is left as it is.
         context: Its data and process.
         options: Settings; the defaults when None.
-        on_progress: Told of every step in the phases "pruning", "lines", "edges", "formulas" and
-            "levels".
+        on_progress: Called at every step of the phases "pruning", "lines", "edges", "formulas"
+            and "levels".
 
     Raises:
-        KanDiffusionError: It cannot be taken apart, or has too many edges for formulas.
+        KanDiffusionError: It cannot be taken apart, or pruning would cut off an output.
     """
     options = options or ExplainOptions()
 
@@ -290,11 +290,11 @@ def explain_denoiser(
     current = straighten(current, context, tolerance=tolerance, on_progress=phase("lines"))
     context.tune(current, options.tune_steps, 1e-2)
     current = drop_idle(current, context, tolerance=tolerance / 10, on_progress=phase("edges"))
-    # What is left without any effect, such as units that no edge enters any more.
+    # Remove what is left without any effect, such as units that no edge enters any more.
     simplified = prune(current, context, _NO_EFFECT)
     found = find_formulas(simplified, context, search, phase("formulas"))
     if 0 < found.num_curves < len(found.edges) / 2:
-        # With formulas in their places, what is left may be straight or clearer than it was.
+        # With formulas in place, the remaining curves may be straight or easier to match.
         current = found.denoiser
         context.tune(current, options.tune_steps, 5e-3)
         current = straighten(current, context, tolerance=tolerance, on_progress=phase("lines"))
@@ -344,9 +344,9 @@ class StageJudge:
     """Judges and saves the stages of an explanation as runs.
 
     Attributes:
-        config: Trial of the run that is explained, with how to judge.
+        config: Trial of the run that is explained, with settings for the judging.
         pipeline: Pipeline of that run.
-        context: Its data and process, to measure the loss where nothing is shared.
+        context: Its data and process, to measure the loss where ``shared`` is None.
         shared: Draws that all stages are measured with; None measures the loss alone.
     """
 
@@ -394,7 +394,7 @@ class StageJudge:
     def save(self, stage: Stage, out: Path) -> None:
         """Saves a stage in an explanation's folder as a run to be sampled, evaluated and reported.
 
-        Its training curve has no steps: it was made of another run.
+        Its training curve has no steps, since it was made from another run.
 
         Raises:
             RunFolderError: It cannot be written.
@@ -441,9 +441,9 @@ def stages_in(out: Path) -> list[Path]:
 
 
 def remove_stages(out: Path) -> None:
-    """Removes what an earlier explanation left and the next one may not have, and nothing else."""
+    """Removes files of an earlier explanation that the next one may lack, and nothing else."""
     for folder in stages_in(out):
-        (folder / RESULT).unlink()  # first: what is half removed is no finished run
+        (folder / RESULT).unlink()  # first: a half removed run must not count as finished
         shutil.rmtree(folder)
     for name in ("formula.tex", "formula.py", "network.py"):
         (out / name).unlink(missing_ok=True)
@@ -454,7 +454,7 @@ def _place(out: Path, name: str) -> Path:
 
 
 def influences(denoiser: ReadableDenoiser) -> NDArray[np.bool_]:
-    """Tells which coordinates of the prediction edges reach from which of the points: (d, d)."""
+    """Tells which predicted coordinates depend on which coordinates of the points, (d, d)."""
     reached = [{feature.coordinate} for feature in denoiser.input_features()]
     for layer in denoiser.layers:
         after: list[set[int | None]] = [set() for _ in range(layer.out_features)]
@@ -468,7 +468,7 @@ def influences(denoiser: ReadableDenoiser) -> NDArray[np.bool_]:
 def _level_formulas(
     denoiser: ReadableDenoiser, context: Context, timesteps: list[int], columns: tuple[str, ...]
 ) -> tuple[LevelFormula, ...]:
-    """Writes the formula at single noise levels; there is none where curves are left."""
+    """Writes the formulas at single noise levels; none where curves are left."""
     levels = level_views(context.process, timesteps)
     alpha, sigma = (level.numpy()[timesteps] for level in context.process.levels())
     scores = score_of(compose(denoiser, np.array(timesteps)), context.process, alpha, sigma)
@@ -587,15 +587,15 @@ def explain_run(
     on_progress: PhaseProgress | None = None,
     verify: bool = True,
 ) -> tuple[Explanation, Explained]:
-    """Explains a finished run, and writes all but the pictures.
+    """Explains a finished run and writes everything but the figures.
 
     Args:
         run: Folder of the run.
         out: Folder of the explanation.
         options: Settings; the defaults when None.
         command: Command that makes this explanation again.
-        on_progress: Told of every step in the phases of :func:`explain_denoiser`, "judging" and
-            "looking".
+        on_progress: Called at every step of the phases of :func:`explain_denoiser`, "judging"
+            and "looking".
         verify: Whether to refuse files of the run that have changed since they were written.
 
     Raises:
@@ -620,7 +620,7 @@ def explain_run(
             )
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     context = make_context(dataset, process, config.study_seed)
-    stages_in(out)  # a damaged one is better known before the search than after it
+    stages_in(out)  # a damaged one is reported before the search, not after it
     explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
     remove_stages(out)
     sampled = {"num_samples": options.num_samples, "moments": ()}
@@ -680,7 +680,7 @@ def _reverse(judge: StageJudge, stages: Mapping[str, Denoiser]) -> dict[str, NDA
     recorded = {}
     for name, denoiser in {**stages, **exact}.items():
         generator = torch_generator("reverse process", config.study_seed, config.data.name)
-        with suppress(NonFiniteSamplesError):  # which is said where it is judged
+        with suppress(NonFiniteSamplesError):  # reported where the stage is judged
             recorded[name] = (
                 record_reverse(
                     PointDiffusionPipeline(denoiser, scheduler), _MOVING, config.sampling.steps,
@@ -693,7 +693,7 @@ def _reverse(judge: StageJudge, stages: Mapping[str, Denoiser]) -> dict[str, NDA
 
 
 def _training(run: Path, denoiser: Denoiser, context: Context, timestep: int) -> tuple[Moment, ...]:
-    """Reads what a run recorded while it was trained, and looks at its edges at one level."""
+    """Reads what a run recorded in training, with a view of its edges at one level."""
     moments = []
     for step in recorded_steps(run, WEIGHTS):
         file = f"{step}.safetensors"
@@ -734,6 +734,6 @@ def _write(explanation: Explanation, explained: Explained, out: Path) -> None:
     if formula is not None:
         write_text(out / "formula.py", formula_program(formula, explanation.title))
     if explained.with_formulas is not None:
-        with suppress(KanDiffusionError):  # there is no program of curves that are no splines
+        with suppress(KanDiffusionError):  # a program can have no curves but B-splines
             program = network_program(explained.with_formulas, explanation.title)
             write_text(out / "network.py", program)

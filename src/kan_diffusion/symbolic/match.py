@@ -7,13 +7,13 @@ of
 
 are a linear least-squares problem, so only a and b are searched: on a grid laid over the samples,
 then by Levenberg-Marquardt from its best points (variable projection; Golub and Pereyra 1973). Half
-of the samples are fitted; :math:`R^2` is that of the other half, so a function with more freedom is
-not better for that alone.
+of the samples are fitted; :math:`R^2` is computed on the other half, so more freedom alone does not
+make a function better.
 
-Matches below a held-out R² are refused, whatever the network could make of them. Of the others the
-best few are tried: put in the curve's place, the rest trained on for a little while, and judged by
-the loss of the whole denoiser. A curve stays a curve if every match makes the loss rise, and the
-report says why.
+Matches below a held-out R² are refused, however well the network could adapt to them. The best few
+of the others are tried: each takes the curve's place, the rest is fine-tuned for a short while, and
+the loss of the whole denoiser decides. A curve stays a curve if every match makes the loss rise,
+and the report says why.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FAR_SHIFTS = np.array([-9.0, -6.0, -4.0, -3.0, -2.5, 2.5, 3.0, 4.0, 6.0, 9.0])
 """Shifts for functions without symmetry: the ends of log and sqrt may be far from all samples."""
 _REFINED = 2
 _HUGE = 1e100
-"""Smallest value of a function whose square counts as overflowing."""
+"""Absolute values of a function from here on count as overflow."""
 _LARGEST = 30.0
 """Largest c f in standard deviations of the curve: two large parts that cancel explain nothing."""
 _SAME = 3e-5
@@ -65,7 +65,7 @@ def _solve(columns: Array, y: Array) -> Array:
 
 
 def _grid(function: EdgeFunction, x: Array, y: Array, has_slope: bool) -> list[tuple[float, float]]:
-    """Searches a grid for the best places (a, b)."""
+    """Searches a grid for the best pairs (a, b)."""
     centre, spread = float(x.mean()), float(x.std())
     scales = (_SCALES if function.parity else np.concatenate([_SCALES, -_SCALES])) / spread
     if function.scaleless:
@@ -82,7 +82,7 @@ def _grid(function: EdgeFunction, x: Array, y: Array, has_slope: bool) -> list[t
     a, b, values = a[usable], b[usable], values[usable]
     if len(a) == 0:
         return []
-    # Take what the other columns explain out of both sides: then one column is left to fit.
+    # Project the other columns out of both sides: then one column is left to fit.
     others = np.stack([x, np.ones_like(x)] if has_slope else [np.ones_like(x)], -1)
     q, _ = np.linalg.qr(others)
     rest = y - q @ (q.T @ y)
@@ -96,7 +96,7 @@ def _grid(function: EdgeFunction, x: Array, y: Array, has_slope: bool) -> list[t
 def _refine(
     function: EdgeFunction, x: Array, y: Array, start: tuple[float, float], has_slope: bool
 ) -> tuple[float, float]:
-    """Improves a place (a, b) by Levenberg-Marquardt, as far as the function leaves it free."""
+    """Refines a pair (a, b) by Levenberg-Marquardt, where the function leaves a or b free."""
     scale = 1 / float(x.std())
     first = np.array([start[0] / scale, start[1]])
     free = np.array([not function.scaleless, not function.shiftless])
@@ -108,7 +108,7 @@ def _refine(
 
     def residuals(p: Array) -> Array:
         columns = _columns(function, x, *place(p), has_slope)
-        if not (np.abs(columns) < _HUGE).all():  # NaN is not less
+        if not (np.abs(columns) < _HUGE).all():  # false for NaN, too
             return np.full_like(y, 1e6)
         answer: Array = columns @ _solve(columns, y) - y
         return answer
@@ -128,7 +128,7 @@ def _r2(predicted: Array, y: Array) -> float:
 def _match(
     function: EdgeFunction, fitted: tuple[Array, Array], judged: tuple[Array, Array], slope: bool
 ) -> Match | None:
-    """Fits c f(a x + b) + s x + d; where f is linear itself, a line."""
+    """Fits c f(a x + b) + s x + d; a line if f itself is linear."""
     x, y = fitted
     if function.name == LINEAR:
         s, d = (float(value) for value in _solve(np.stack([x, np.ones_like(x)], -1), y))
@@ -235,7 +235,7 @@ class EdgeReport:
         target: Name of the unit or output it enters.
         kind: ``"curve"``, ``"linear"`` or the function it is now.
         has_slope: Whether a function has a linear part.
-        r2: Held-out R² of the match that was taken, of the best one where none was; None for edges
+        r2: Held-out R² of the match that was taken, or of the best one if none was; None for edges
             that were straight before.
         best: Name of the best match, where none was taken.
         reason: Reason why it stays a curve; empty where it does not.
@@ -290,7 +290,7 @@ def find_formulas(
         denoiser: The network, which is left as it is.
         context: Data, process and judge of the network.
         options: Settings of the search; the defaults when None.
-        on_progress: Told of every edge.
+        on_progress: Called after every edge.
 
     Raises:
         KanDiffusionError: The network has too many edges.
@@ -323,7 +323,7 @@ def find_formulas(
                 best_r2[edge.place] = max((m.r2 for m in matches_of(edge)), default=1.0)
         curves = [edge for edge in curves if edge.place not in notes]
         if curves:
-            # The easiest first: what they leave behind is what the others have to make up for.
+            # The easiest first: the curves that remain make up for what its match misses.
             edge = max(curves, key=lambda edge: best_r2[edge.place])
             current, note = _try(current, edge, matches_of(edge), context, options, limit)
             notes[edge.place] = note
@@ -343,7 +343,7 @@ def find_formulas(
 
 
 def _distinct(matches: list[Match]) -> list[Match]:
-    """Leaves out matches that are another way to write an earlier one, as sigmoid is of tanh."""
+    """Drops matches that are another way to write an earlier one, as sigmoid is for tanh."""
     kept: list[Match] = []
     for match in matches:
         same = (m for m in kept if m.complexity <= match.complexity)
@@ -360,7 +360,7 @@ def _try(
     options: SearchOptions,
     limit: float,
 ) -> tuple[ReadableDenoiser, _Note]:
-    """Puts the best match in the place of a curve, or leaves the network as it is."""
+    """Replaces a curve by the best match, or leaves the network as it is."""
     if not matches:  # the curve is a constant
         others = [e for e in denoiser.edges if e.place != edge.place]
         return keep_edges(denoiser, context.importance(denoiser), others), _Note()

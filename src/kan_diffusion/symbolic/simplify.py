@@ -1,13 +1,13 @@
-r"""Fewer and simpler edges: pruning by importance, and straight lines where those will do.
+r"""Fewer and simpler edges: pruning by importance, and straight lines where these suffice.
 
-*Pruning* takes away every edge whose attribution (:mod:`kan_diffusion.kan.importance`) is below a
-threshold, once and for all or in rounds with fine-tuning between them; what an edge gave on average
-stays as a constant, and units that nothing enters or leaves disappear.
+*Pruning* removes every edge whose attribution (:mod:`kan_diffusion.kan.importance`) is below a
+threshold, at once or in rounds with fine-tuning between them. The mean value of a removed edge
+stays as a constant, and units without effect disappear.
 
-*Straightening* asks of each curve, the straightest first, whether the network can do with a line in
-its place. A network has many ways to write one function; this one settles on a simple way, before
-any formula is looked for: it is part of simplifying, with the loss as its judge, and not a claim
-about the curve that was there.
+*Straightening* tries a line in place of each curve, the straightest first, and keeps it if the loss
+allows. A network has many ways to write one function; straightening settles on a simple one before
+formulas are looked for. It is a simplification with the loss as its judge, and not a claim about
+the curve that was there.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _STEPS_A_LINE = 300
 
 @torch.no_grad()
 def prune(denoiser: ReadableDenoiser, context: Context, threshold: float) -> ReadableDenoiser:
-    """Takes away the edges whose attribution is below a threshold.
+    """Removes the edges whose attribution is below a threshold.
 
     Args:
         denoiser: The network, which is left as it is.
         context: Data, process and judge of the network.
-        threshold: Smallest attribution that stays; the edges into one output of the network have
-            about 1 together.
+        threshold: Smallest attribution that stays; the attributions of the edges into one output
+            of the network add up to about 1.
 
     Returns:
-        The pruned network, not trained on.
+        The pruned network, without further training.
 
     Raises:
         KanDiffusionError: No edge would be left on the way to some output.
@@ -76,14 +76,14 @@ def prune_in_rounds(
     rounds: int = 3,
     on_progress: Progress | None = None,
 ) -> ReadableDenoiser:
-    """Prunes and fine-tunes until no edge falls below the threshold any more.
+    """Prunes and fine-tunes until no edge is below the threshold.
 
     Args:
         denoiser: The network, which is left as it is.
         context: Data, process and judge of the network.
         threshold: Smallest attribution that stays.
         rounds: Largest number of rounds.
-        on_progress: Told of every round.
+        on_progress: Called after every round.
 
     Raises:
         KanDiffusionError: No edge would be left on the way to some output.
@@ -106,16 +106,16 @@ def straighten(
     tolerance: float,
     on_progress: Progress | None = None,
 ) -> ReadableDenoiser:
-    """Puts straight lines in the place of curves, as long as the loss stays.
+    """Replaces curves by straight lines where the loss stays within a tolerance.
 
-    Whole layers are tried first, the last one and the first one before those between them, with
-    four times the steps; then one curve after another, the straightest first.
+    Whole layers are tried first, with four times the steps: the last, the first, then those between
+    them. Single curves follow, the straightest first.
 
     Args:
         denoiser: The network, which is left as it is.
         context: Data, process and judge of the network.
-        tolerance: Largest rise of the loss in all.
-        on_progress: Told of every layer and curve.
+        tolerance: Largest total rise of the loss.
+        on_progress: Called after every layer and curve.
 
     Returns:
         The network with lines; it may be the one that was given.
@@ -148,7 +148,7 @@ def straighten(
 
 
 def _effect_of_line(importance: Importance, edge: Edge) -> float:
-    """Estimates how much of the outputs a line in the place of a curve would change."""
+    """Estimates how much a line in place of a curve would change the outputs."""
     matches = match_curve(*importance.samples(edge), _ONLY_LINES)
     unexplained = 1 - matches[0].r2 if matches else 0.0
     return importance.share(edge) * unexplained**0.5
@@ -177,13 +177,13 @@ def drop_idle(
     tolerance: float,
     on_progress: Progress | None = None,
 ) -> ReadableDenoiser:
-    """Takes edges away one after another, the least important first, as long as the loss stays.
+    """Removes edges one by one, the least important first, where the loss stays within a tolerance.
 
     Args:
         denoiser: The network, which is left as it is.
         context: Data, process and judge of the network.
-        tolerance: Largest rise of the loss in all.
-        on_progress: Told of every edge.
+        tolerance: Largest total rise of the loss.
+        on_progress: Called after every edge.
 
     Returns:
         The smaller network; it may be the one that was given.
@@ -202,6 +202,6 @@ def drop_idle(
             changed = keep_edges(current, importance, kept)
             if context.tuned_loss(changed, 200, 5e-3) <= limit:
                 current, outcome = changed.compact(), "dropped"
-                refused.clear()  # units have other numbers, and others may be idle now
+                refused.clear()  # units are renumbered, and other edges may be idle now
         say(f"edge {name}: {outcome}", len(refused) / len(current.edges))
     return current

@@ -55,7 +55,7 @@ class LevelView:
 
 @dataclass(frozen=True)
 class EdgeCurve:
-    """An edge at one noise level, over the range that its input really has there.
+    """An edge at one noise level, over the range of its inputs there.
 
     Attributes:
         x: Inputs in increasing order, with shape (m,).
@@ -105,7 +105,7 @@ class NetworkView:
         num_point_inputs: Number of inputs that come from the points; the others come from the time.
         levels: The noise levels.
         edges: Its edges.
-        input_by_level: Share that goes back to each input at each level, with shape (L, inputs).
+        input_by_level: Attribution of each input at each level, with shape (L, inputs).
     """
 
     units: tuple[tuple[str, ...], ...]
@@ -187,7 +187,7 @@ def _edge_text(layer: ReadableLayer, edge: Edge) -> str:
 def view_network(
     denoiser: ReadableDenoiser, context: Context, timesteps: Sequence[int]
 ) -> NetworkView:
-    """Looks at a network at some noise levels."""
+    """Makes a view of a network at some noise levels."""
     overall = context.importance(denoiser)
     by_level = [context.importance(denoiser, at=(context.noised(t, _POINTS), t)) for t in timesteps]
     edges = [
@@ -240,7 +240,7 @@ def _places(points: torch.Tensor) -> torch.Tensor:
 def view_score(
     denoisers: dict[str, Denoiser], context: Context, timesteps: Sequence[int]
 ) -> ScoreView:
-    """Evaluates scores of denoisers, by name, beside the exact one, at some noise levels."""
+    """Evaluates the scores of named denoisers and the exact score at some noise levels."""
     process, density = context.process, context.dataset.density
     levels = level_views(process, timesteps)
     places = [_places(context.noised(t, _POINTS)) for t in timesteps]

@@ -1,8 +1,8 @@
 r"""Formulas as LaTeX, and as programs that need NumPy and nothing else.
 
-A program has the very numbers of its source: a formula (its score in x, alpha and sigma) or a
-network with formulas (its prediction in x and the timestep). Curves that are left in a network are
-B-splines, written exactly, as a polynomial for each interval.
+A program has exactly the numbers of its source. The source is a formula (for the score in x, alpha
+and sigma) or a network with formulas (for the prediction in x and the timestep). Curves left in a
+network are B-splines, written exactly, as a polynomial for each interval.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _LATEX = {letter: f"\\{letter}" for letter in "{}$&#%_ "} | {
     "~": r"\sim{}",
     "^": r"{}^{\wedge}",
 }
-"""How to write letters that have a meaning of their own in LaTeX's formulas."""
+"""LaTeX code of characters that have a special meaning in LaTeX's formulas."""
 
 
 def tidy(expression: sympy.Expr, digits: int = _DIGITS) -> sympy.Expr:
-    """Rounds the numbers of an expression to digits, and leaves out terms that vanish by that."""
+    """Rounds the numbers of an expression to some digits and drops terms that become zero."""
     import sympy
 
     def rounded(number: sympy.Float) -> sympy.Expr:
@@ -56,7 +56,7 @@ def tidy(expression: sympy.Expr, digits: int = _DIGITS) -> sympy.Expr:
             return sympy.Integer(round(value))
         return sympy.Float(f"{value:.{digits}g}", digits)
 
-    # A number next to zero vanishes from a sum, but not as the bound a logarithm is held at.
+    # A number near zero is dropped from a sum, but not where it bounds a logarithm's argument.
     bounds = {
         part: sympy.Float(f"{float(part):.{digits}g}", digits)
         for held in expression.atoms(sympy.Max, sympy.Min)
@@ -84,7 +84,7 @@ def _latex_name(column: str) -> str:
 
 
 def score_latex(formula: FormulaDenoiser, columns: Sequence[str]) -> tuple[str, ...]:
-    """Writes the score's coordinates in LaTeX, constants to four digits."""
+    """Writes the score's coordinates in LaTeX, with constants of four digits."""
     return tuple(_latex(tidy(part), columns) for part in formula.expressions())
 
 
@@ -99,7 +99,7 @@ def noise_latex(formula: FormulaDenoiser, columns: Sequence[str]) -> tuple[str, 
 def level_latex(
     score: Sequence[Combination], level: int, columns: Sequence[str]
 ) -> tuple[str, ...]:
-    """Writes a score at one of its levels, given by its number, as :func:`score_latex` does."""
+    """Writes a score in LaTeX at the level with a given index, like :func:`score_latex`."""
     import sympy
 
     def number(part: Combination, atom: Atom | None) -> sympy.Expr:

@@ -1,23 +1,23 @@
 r"""One formula for all noise levels: the coefficients as functions of the signal level.
 
-A network read at many levels gives numbers for each coefficient of its score, one a level. What
-they are as a function of :math:`\alpha` (:math:`\sigma` is then known too) is looked for among
+A network that is read at many levels gives, for each coefficient of its score, one number a level.
+The search fits these numbers by a function of :math:`\alpha` (which also determines :math:`\sigma`)
 
 .. math:: c\,\alpha^p\,\frac{1 + n \alpha^2}{1 + b \alpha^2 + e \alpha^4}
 
-with p from 0 to 3 and n, b and e there or not. Where all signal is gone the data are N(0, I)
-whatever they were, so the score is -x exactly: the coefficient of a point's own coordinate is
-looked for with c = -1 and p = 0, and all other terms vanish there, p >= 1, which keeps the formula
-right where a sampler begins.
+with p from 0 to 3, and with or without n, b and e. Where all signal is gone, the noised data are
+N(0, I) whatever the clean data, so the score is exactly -x. Therefore the coefficient of a point's
+own coordinate has c = -1 and p = 0, and all other terms have p >= 1 and vanish there. This keeps
+the formula right where a sampler begins.
 
-The form of each (:mod:`.forms`) is searched for (:mod:`.search`): constants are fitted to noised
-points with averaged targets of one half of the training points (:mod:`.coordinate`), the forms are
-judged on those of the other half, and the other way round. The constants of the forms found are
-then fitted to all points. The formula is taken if its loss on points that were not trained on is
-hardly above the network's.
+The search (:mod:`.search`) chooses a form (:mod:`.forms`) for each coefficient. Constants are
+fitted to noised points with averaged targets of one half of the training points
+(:mod:`.coordinate`), forms are judged on those of the other half, and the other way round. The
+constants of the chosen forms are then fitted to all points. The formula is taken if its loss on
+points that were not trained on is hardly above the network's.
 
 Coefficients are rational in :math:`\alpha^2` only where :math:`\alpha^2 + \sigma^2 = 1`: for flow
-matching there is a formula at each level, and none for all.
+matching there is a formula at each level, but no single one for all levels.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _BATCHES = 8
 _BATCH = 16_384
 """Number of clean points in an average."""
 _NOISED = 4096
-"""Noised points in a batch: at little noise few clean points are near one, so many are needed."""
+"""Noised points from a batch; at little noise each has few clean ones near, so many are needed."""
 
 
 def reading_levels(process: Process) -> NDArray[np.int64]:
@@ -87,11 +87,11 @@ def formula_over_levels(
     """Looks for one formula that holds at all noise levels.
 
     Args:
-        denoiser: A network without curves that the points go through.
+        denoiser: A network in which no curve depends on the points.
         context: Data, process and judge of the network.
         tolerance: Largest rise of the loss over the network's.
-        seconds: Time budget of the choice of forms.
-        on_progress: Told of every coordinate and of the result.
+        seconds: Time budget for the choice of forms.
+        on_progress: Called after every coordinate and with the result.
 
     Returns:
         The formula; None where no form fits within the tolerance.
@@ -111,7 +111,7 @@ def formula_over_levels(
     clean, noise = context.draw.clean[:_SAMPLES].numpy(), context.draw.noise[-_SAMPLES:].numpy()
     x = alpha[:, None, None] * clean + sigma[:, None, None] * noise
     order = torch.randperm(len(points), generator=torch_generator("halves", context.seed))
-    # Forms are not judged on what they were fitted to.
+    # Forms are not judged on the points that they were fitted to.
     of_one, of_other = order.chunk(2)
     halves = (
         _draw(context, points[of_one], "one half"),

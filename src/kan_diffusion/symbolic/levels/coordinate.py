@@ -38,8 +38,8 @@ class Slot:
     Attributes:
         holder: The combination it is in.
         atom: The atom it multiplies; None for the constant.
-        role: Kind of that atom and its place, in words; coefficients of one role tend to have one
-            form.
+        role: Kind of that atom and its place, in words; coefficients of one role tend to have the
+            same form.
         forms: Forms it may have.
         starts: Constants of each form, fitted to the network's numbers.
     """
@@ -86,7 +86,7 @@ def _slots(part: Combination, coordinate: int | None) -> list[Slot]:
 
 
 def _effect(slot: Slot, score: Combination, x: Array, factor: Array) -> Array:
-    """Computes how far (root mean square) the prediction moves with a coefficient: (L,)."""
+    """Computes the root mean square change of the prediction per change of a coefficient, (L,)."""
     numbers = slot.numbers
     step = 1e-4 * (1 + np.abs(numbers))
     before = score.values(x)
@@ -106,7 +106,7 @@ class CoordinateFormula:
         slots: Its coefficients.
         picks: Number of the form of each coefficient.
         constants: Constants of all forms, one after another.
-        ties: For each constant the number of its value; nearly equal constants share one.
+        ties: Index of the value of each constant; constants that are tied share a value.
     """
 
     coordinate: int
@@ -182,7 +182,7 @@ class CoordinateFormula:
     def changed(
         self, picks: list[int], anew: Collection[int], without: int | None = None
     ) -> CoordinateFormula:
-        """Takes other forms; no constants are tied.
+        """Makes a formula of other forms, without tied constants.
 
         Args:
             picks: The form of each coefficient.

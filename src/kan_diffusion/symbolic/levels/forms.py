@@ -85,7 +85,7 @@ class LevelForm:
 
 
 def forms_of(own: bool, least_power: int) -> list[LevelForm]:
-    """Lists the forms of a coefficient, of a point's own coordinate or of powers from the least."""
+    """Lists the forms for a point's own coordinate, or those of powers from ``least_power``."""
     if own:
         parts = itertools.product((False, True), ((), (2,), (4,), (2, 4)))
         return [LevelForm(True, 0, numerator, below) for numerator, below in parts]

@@ -1,18 +1,18 @@
 r"""The search for the form of each coefficient, judged by the loss of the whole formula.
 
-Coefficients of one score stand in for each other (a tanh that is nearly straight is nearly linear),
-so a network's numbers suggest no more than a start. Where a density has one variance all its
-coefficients have one denominator, so the search begins with forms of one denominator and changes
-those of all coefficients of a role together (a function, a coordinate within a function, ...), from
-several starts and on few points. From the best of these, forms change one by one, then coefficients
-go that are not missed, and constants that are nearly equal become one.
+Coefficients of one score can stand in for each other (a nearly straight tanh is nearly linear), so
+the numbers of a network suggest no more than a start. If a density has one variance, all its
+coefficients have the same denominator. So the search begins with forms of one denominator and
+changes the forms of all coefficients of a role (a function, a coordinate within a function, ...)
+together, from several starts and on few points. From the best results, forms change one by one;
+then needless coefficients are removed, and nearly equal constants are merged.
 
 A formula is fitted to one half of the data and judged on the other, and the other way round. A
-constant that is not needed makes it better there by chance only. Averaged targets know what the N
-clean points behind them know (:mod:`.averaged`), so by chance a constant changes the loss by at
-most about :math:`S / N`, S being the variance of single targets; by less where most of that
-variance is at noise levels at which the constant has little effect. A formula of k constants with
-a loss L is said to cost
+needless constant makes it better there by chance only. Averaged targets hold no more than the N
+clean points behind them (:mod:`.averaged`), so by chance a constant changes the loss by at most
+about :math:`S / N`, where S is the variance of single targets, and by less where most of that
+variance is at noise levels at which the constant has little effect. The cost of a formula with k
+constants and a loss L is
 
 .. math:: L + k S / N,
 
@@ -36,23 +36,23 @@ from kan_diffusion.symbolic.levels.forms import LevelForm
 __all__ = ["best_forms", "tie_constants"]
 
 _SCREENED = 8
-"""The search from several starts uses one in so many points."""
+"""The search from several starts uses one of this many points."""
 _PRICE = 1.0
-"""Decrease of the loss that a constant must bring, in S / N."""
+"""Decrease of the loss that a constant must bring, in units of S / N."""
 _CLOSE = 0.06
 """Relative difference below which two constants may become one."""
 _LIKELY = 12
-"""Number of moves, the best on few points, that are tried on all."""
+"""Number of moves tried on all points: those that are best on few."""
 _SWEEPS = 3
 _CLIMBED = 3
-"""Number of ends of the first search from which forms change one by one."""
+"""Number of results of the first search from which forms change one by one."""
 
 Halves = tuple[AveragedPoints, AveragedPoints]
 """Points of one half of the data and of the other."""
 Move = dict[int, int]
 """New picks, by the number of the coefficient."""
 Found = tuple[float, CoordinateFormula]
-"""A formula after its cost."""
+"""The cost of a formula and the formula."""
 _by_cost = itemgetter(0)
 
 
@@ -72,7 +72,7 @@ class _Judge:
         return time.monotonic() > self._until
 
     def cost(self, formula: CoordinateFormula) -> float:
-        """Fits a formula in place and gives its cost; infinite where that fails or has a pole."""
+        """Fits a formula in place and gives its cost; infinite if the fit fails or has a pole."""
         loss = 0.0
         for fitted, judged in (self._halves, self._halves[::-1]):
             try:
@@ -105,7 +105,7 @@ def _climb(found: Found, moves: list[Move], judge: _Judge) -> Found:
 
 
 def _pick(forms: list[LevelForm], below: tuple[int, ...], power: int, numerator: bool) -> int:
-    """Finds a form; the one without a numerator where there is none with it."""
+    """Finds a form by its parts; without a numerator if there is none with it."""
     alike = [k for k, f in enumerate(forms) if (f.denominator, f.power) == (below, power)]
     return next((k for k in alike if forms[k].numerator == numerator), alike[0])
 
@@ -172,7 +172,7 @@ def best_forms(
 
 
 def _smaller(formula: CoordinateFormula) -> list[CoordinateFormula]:
-    """Takes each coefficient away; that of a point's own coordinate becomes -1 instead."""
+    """Removes each coefficient in turn; that of a point's own coordinate becomes -1 instead."""
     made = []
     for k, (slot, form) in enumerate(zip(formula.slots, formula.forms, strict=True)):
         if not form.own:
@@ -184,7 +184,7 @@ def _smaller(formula: CoordinateFormula) -> list[CoordinateFormula]:
 
 
 def _without_idle(found: Found, judge: _Judge) -> Found:
-    """Takes coefficients away that are not missed."""
+    """Removes coefficients as long as the cost does not rise."""
     while np.isfinite(found[0]):
         smaller = (formula for formula in _smaller(found[1]) if not judge.is_over)
         tried = [(judge.cost(formula), formula) for formula in smaller]
@@ -198,7 +198,7 @@ def _without_idle(found: Found, judge: _Judge) -> Found:
 def tie_constants(
     formula: CoordinateFormula, halves: Halves, process: Process, until: float
 ) -> CoordinateFormula:
-    """Makes nearly equal constants of a fitted formula one where that costs less than two.
+    """Merges nearly equal constants of a fitted formula where the cost does not rise.
 
     The arguments are those of :func:`best_forms`.
     """
