@@ -1,24 +1,24 @@
-r"""How close synthetic rows are to real ones: do they lie where those do, and are they copies?
+r"""Closeness of synthetic rows to real ones: do both lie in the same places, and are there copies?
 
-With d(x, A) the distance of x to its nearest row of A, q(x; A) the share of A that is nearer to A's
-centre than x is, and F the distribution function:
+Let d(x, A) be the distance of x to its nearest row of A, q(x; A) the share of A that is nearer to
+A's centre than x is, and F the distribution function:
 
 - α-precision   1 - 2 ∫ |F(α) - α| dα of q(s; R) over synthetic rows s
 - β-recall      1 - 2 ∫ |F(β) - β| dβ of q(s; S) with s the synthetic row nearest to a real row r,
-                and infinity where d(r, S) > d(r, R without r), over real rows r
+                or infinity where d(r, S) > d(r, R without r), over real rows r
 - closest       P(d(s, T) < d(s, H)) + P(d(s, T) = d(s, H)) / 2 over synthetic rows s, with
                 equally many training rows T and held-out rows H
 - membership    P(d(t, S) < d(h, S)) + P(d(t, S) = d(h, S)) / 2 over training rows t and held-out h
 
-Were T and H drawn anew from their union U of 2m rows, the share of closest records would have
-the mean 1/2 and, with w_u the share of synthetic rows whose nearest one of U is u, the variance
+If T and H are a random split of their union U of 2m rows, the share of closest records has
+the mean 1/2 and, with w_u the share of synthetic rows whose nearest row of U is u, the variance
 
     m / (2 (2m - 1)) · Σ (w_u - 1 / 2m)²,
 
-and membership the mean 1/2 and the variance (2m + 1) / (12 m²) of Mann & Whitney (1947).
+and membership has the mean 1/2 and the variance (2m + 1) / (12 m²) (Mann & Whitney 1947).
 
-α-precision and β-recall are those of Alaa et al. 2022 (arXiv:2102.08921), with the nearest of the
-real rows as the bound of a real row's neighbourhood. Closest: Platzer & Reutterer 2021
+α-precision and β-recall are those of Alaa et al. 2022 (arXiv:2102.08921); a real row's
+neighbourhood reaches to its nearest other real row. Closest: Platzer & Reutterer 2021
 (arXiv:2104.00635). Membership: the attack of GAN-Leaks on samples alone (Chen et al. 2020,
 arXiv:1909.03935).
 """
@@ -45,7 +45,7 @@ _Array = NDArray[np.float64]
 _SURE = 1.96
 """Standard deviations on either side that hold 95 % of a normal variable."""
 _PAIRS = 20_000_000
-"""Distances that are held at a time."""
+"""Number of distances that are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Share:
 
     Attributes:
         value: From 0 to 1.
-        margin: Half the width of the interval around one half that holds 95 % of what chance makes.
+        margin: Half the width of the interval around 1/2 that holds 95 % of values by chance.
     """
 
     value: float
@@ -67,11 +67,11 @@ class Copies:
 
     Attributes:
         nearest: Median distance of a generated sample to the nearest training sample.
-        nearest_real: The same of held-out samples: what no copying gives.
+        nearest_real: The same of held-out samples, which copy nothing.
         identical: Share of generated samples that are a training sample.
-        identical_real: The same of held-out samples; data may repeat themselves.
+        identical_real: The same of held-out samples; data may hold repetitions.
         closest: Share of generated samples nearer to a training sample than to any held-out one,
-            among equally many of both; above its margin it is a copy.
+            among equally many of both; above 1/2 plus its margin there are copies.
     """
 
     nearest: float
@@ -87,10 +87,10 @@ def nearest(rows: _Array, others: _Array, itself: bool = False) -> tuple[NDArray
     Args:
         rows: Shape (n, d).
         others: Shape (m, d).
-        itself: Whether ``others`` are the rows, of which none is its own nearest.
+        itself: Whether ``others`` is ``rows``; no row is then its own nearest.
 
     Returns:
-        Places in ``others``, shape (n,), and distances, shape (n,).
+        Indices in ``others``, shape (n,), and distances, shape (n,).
     """
     places, distances = np.empty(len(rows), np.int64), np.empty(len(rows))
     norms = (others**2).sum(axis=1)
@@ -102,7 +102,7 @@ def nearest(rows: _Array, others: _Array, itself: bool = False) -> tuple[NDArray
             squares[np.arange(len(part)), np.arange(start, start + len(part))] = np.inf
         closest = squares.argmin(axis=1)
         places[start : start + step] = closest
-        # Differences of close rows, exact to the last digits: copies are at distance 0.
+        # Differences of close rows are exact to the last digits: copies are at distance 0.
         distances[start : start + step] = np.linalg.norm(part - others[closest], axis=1)
     return places, distances
 
@@ -112,7 +112,7 @@ def precision_and_recall(real: _Array, synthetic: _Array) -> tuple[float, float]
 
     Args:
         real: Real rows, shape (n, d).
-        synthetic: As many synthetic rows: among more of them a real row has a nearer neighbour.
+        synthetic: As many synthetic rows; with more, real rows would have nearer neighbours.
 
     Returns:
         α-precision, from 0 to 1, and β-recall; a perfect model has about 1 and 1/2.
@@ -124,17 +124,17 @@ def precision_and_recall(real: _Array, synthetic: _Array) -> tuple[float, float]
 
 
 def _quantiles(rows: _Array, others: _Array) -> _Array:
-    """The share of ``rows`` that is nearer to their centre than each of the others is, (m,)."""
+    """Computes the share of ``rows`` nearer to their centre than each of ``others``, (m,)."""
     centre = rows.mean(axis=0)
     radii = np.sort(np.linalg.norm(rows - centre, axis=1))
     far = np.linalg.norm(others - centre, axis=1)
-    # The middle of what is nearer and what is as near.
+    # Rows that are as near count half.
     sides = [np.searchsorted(radii, far, side=side) for side in ("left", "right")]
     return (sides[0] + sides[1]) / (2 * len(rows))
 
 
 def _agreement(levels: _Array) -> float:
-    """1 - 2 ∫ |F(a) - a| da over (0, 1), with F(a) the share of levels up to a."""
+    """Computes 1 - 2 ∫ |F(a) - a| da over (0, 1), with F(a) the share of levels up to a."""
     grid = np.linspace(0.0, 1.0, 1_001)
     share = np.searchsorted(np.sort(levels), grid, side="right") / len(levels)
     return 1.0 - 2.0 * float(np.trapezoid(np.abs(share - grid), grid))
@@ -149,7 +149,7 @@ def closest_record(synthetic: _Array, train: _Array, heldout: _Array) -> tuple[S
         heldout: As many held-out rows.
 
     Returns:
-        The share, rows that are as near to both counting half, and the distances to the closest
+        The share, in which rows equally near to both count half, and the distances to the closest
         training and to the closest held-out row, shape (n, 2).
     """
     size, count = len(train), len(synthetic)
@@ -162,7 +162,7 @@ def closest_record(synthetic: _Array, train: _Array, heldout: _Array) -> tuple[S
 
 
 def membership(synthetic: _Array, train: _Array, heldout: _Array) -> Share:
-    """Computes how well an attacker tells training rows by their distance to synthetic ones.
+    """Computes how well an attacker recognises training rows by their distance to synthetic ones.
 
     Args:
         synthetic: Shape (n, d).
@@ -186,7 +186,7 @@ def copies(
     """Measures whether generated samples are copies of training samples.
 
     Args:
-        synthetic: Shape (n, d); of pictures, rounded to the values that are shown.
+        synthetic: Shape (n, d); pictures are rounded to the values that are shown.
         train: Training samples, shape (m, d).
         heldout: Held-out samples, shape (k, d); at most m are taken.
         generator: Draws as many training samples as there are held-out ones for ``closest``.

@@ -1,10 +1,10 @@
-r"""Is a trained model any good? One sentence where it is not, with what to change.
+r"""Doubts about a trained model: one sentence where it fits badly, with what to change.
 
 A classifier is given n drawn and n held-out rows. On rows of one distribution its accuracy is 1/2
-with a standard deviation of about :math:`1 / (2 \sqrt{2n})`; it is far above chance beyond four of
-them, and beyond 0.7 in any case. Training was too short where the second half of the steps brought
-the held-out loss down by more than 8 %. (With a learning rate that decays to zero the last steps
-change little, however short a run is.)
+with a standard deviation s of about :math:`1 / (2 \sqrt{2n})`. The model is doubted if the accuracy
+is above 1/2 + 4 s and above 0.7. Training was too short if the held-out loss fell by more than 8 %
+in the second half of the steps. (With a learning rate that decays to zero the last steps change
+little, however short a run is.)
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from kan_diffusion.training import TrainingConfig, TrainingResult
 __all__ = ["TOLD_APART_ROWS", "training_doubt"]
 
 TOLD_APART_ROWS = 1000
-"""Most rows of a side that the classifier is given; more would cost more than a second."""
+"""Most rows of a side for the classifier; more would take longer than a second."""
 
 _FEWEST_ROWS = 20
 _TOLD_APART = 0.7
 _FALLING = 0.08
 _FEW_STEPS = 1000
 _BY_HEART = 0.02
-"""Rise of the held-out loss after its lowest, where the rows of training are learned by heart."""
+"""Relative rise of the held-out loss above its minimum beyond which the model has overfitted."""
 
 
 def training_doubt(
@@ -38,18 +38,18 @@ def training_doubt(
     heldout: Tensor,
     generator: np.random.Generator,
 ) -> str | None:
-    """Says that a model is too small, or was not trained for long enough, and what to change.
+    """Says whether a model is too small, overfitted or trained too briefly, and what to change.
 
     Args:
-        result: What came of its training with held-out rows.
-        config: How it was trained.
+        result: Result of its training, with held-out losses.
+        config: Settings of its training.
         num_parameters: Number of its trainable parameters.
         drawn: Rows it drew, encoded, with shape (n, d).
         heldout: Rows it was not trained on, encoded, with shape (m, d).
         generator: Source of the classifier's draws.
 
     Returns:
-        A sentence, or None where there is nothing to say or too little was held out to tell.
+        A sentence; None if there is no doubt, or too little was held out to tell.
     """
     size = min(len(drawn), len(heldout), TOLD_APART_ROWS)
     accuracy = 0.5
@@ -85,13 +85,13 @@ def training_doubt(
 
 
 def _fall(result: TrainingResult) -> float:
-    """Fall of the held-out loss over the second half of the steps, as a fraction of its end."""
+    """Computes the fall of the held-out loss in the second half of the steps, over its end."""
     looks = result.heldout_losses
     half = [loss for step, loss in looks if step <= len(result.losses) / 2]
     return half[-1] / looks[-1][1] - 1 if half else 0.0
 
 
 def _rise(result: TrainingResult) -> float:
-    """How much higher than its lowest the held-out loss ended, as a fraction of the lowest."""
+    """Computes how far the held-out loss ended above its minimum, over the minimum."""
     losses = [loss for _, loss in result.heldout_losses]
     return losses[-1] / min(losses) - 1

@@ -1,14 +1,14 @@
-r"""A table's columns as numbers that any two tables share, whichever model made them.
+r"""Columns of tables as numbers, coded alike in all tables, whichever model made them.
 
-A number stays what it is, a date is in seconds since 1970, a span in seconds, a category is its
-place in a list, a gap is NaN. For distances rows become points: a number its normal score among the
-real rows,
+A number stays as it is, a date becomes seconds since 1970, a time span seconds, a category its
+place in a list, and a gap NaN. For distances, rows become points. A number becomes its normal score
+among the real rows,
 
-    z(x) = Φ⁻¹((#{r < x} + #{r = x} / 2) / n), read off linearly between real values,
+    z(x) = Φ⁻¹((#{r < x} + #{r = x} / 2) / n), interpolated linearly between real values,
 
-and a category one coordinate of its own (1, the others 0), so that two categories are √2 apart as
-two independent normal numbers are (root mean square). A gap is the middle of its column, and √2
-away from all values in a coordinate for gaps.
+and a category becomes one-hot, so that two categories are √2 apart, as two independent normal
+numbers are in root mean square. A gap among numbers is the middle of its column, and √2 away in an
+extra coordinate; a gap among categories is one more category.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = ["Embedding", "Field", "fields_of", "rows_of"]
 _Array = NDArray[np.float64]
 
 _LISTED = frozenset({"categorical", "ordinal", "boolean", "constant"})
-"""Kinds whose values are names in a list."""
+"""Kinds whose values are categories."""
 _MOST_COORDINATES = 64
-"""Coordinates of a column; rarer categories share the last one."""
+"""Most coordinates for the categories of a column; rarer categories share the last one."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Field:
     Attributes:
         name: Its name.
         kind: Its kind.
-        labels: Its categories, in their own order or the most frequent one first; None of numbers
+        labels: Its categories, in their own order or the most frequent one first; None for numbers
             and dates.
     """
 
@@ -56,15 +56,15 @@ def fields_of(
     """Decides how each column is judged.
 
     Args:
-        frames: Tables by name, with the same columns; the last one decides on kinds.
+        frames: Tables by name, with the same columns; kinds are inferred from the last one.
         kinds: Kinds that differ from what is inferred.
 
     Returns:
-        The columns that are judged, and the names of the others: identifiers, and columns with one
-        and the same value in all rows of all tables.
+        The columns that are judged, and the names of the others: identifiers, and columns with the
+        same value in all rows of all tables.
 
     Raises:
-        DataError: A table has other columns or cannot be a table, or no column can be judged.
+        DataError: A table lacks a column or has one twice, or no column can be judged.
     """
     first, *others = frames
     *_, last = frames.values()
@@ -99,7 +99,7 @@ def fields_of(
 
 
 def _labels(columns: Sequence[pd.Series], kind: Kind) -> tuple[Hashable, ...]:
-    """The categories of a column in all tables."""
+    """Lists the categories of a column in all tables."""
     own = columns[0].dtype
     values = [column.astype(object).dropna() for column in columns]
     # A dictionary keeps the order in which categories are first named.
@@ -115,7 +115,7 @@ def _labels(columns: Sequence[pd.Series], kind: Kind) -> tuple[Hashable, ...]:
 
 
 def _sorting(value: object) -> tuple[bool, float, str]:
-    """Numbers by size, then words by letters."""
+    """Sorts numbers by size, then words by letters."""
     is_number = isinstance(value, (int, float, np.number, np.bool_))
     return not is_number, float(value) if is_number else 0.0, str(value)  # type: ignore[arg-type]
 
@@ -126,13 +126,13 @@ def rows_of(fields: Sequence[Field], frame: pd.DataFrame, name: str) -> _Array:
     Args:
         fields: The columns.
         frame: The table, with n rows.
-        name: Name of the table for an error.
+        name: Name of the table for error messages.
 
     Returns:
         Shape (n, D), float64: numbers, seconds since 1970, places of categories, NaN for gaps.
 
     Raises:
-        DataError: A column holds something that is no number or no date.
+        DataError: A column holds a value that is no number or date, or is infinite.
     """
     by_name = {str(column): frame[column] for column in frame.columns}
     rows = np.empty((len(frame), len(fields)))
@@ -170,10 +170,10 @@ def _values(field: Field, column: pd.Series) -> _Array:
 
 @dataclass(frozen=True)
 class _Coordinates:
-    """How a column becomes coordinates.
+    """The map from a column to coordinates.
 
     Attributes:
-        values: Real values in order, shape (k,); empty for a category.
+        values: Real values in increasing order, shape (k,); empty for a category.
         scores: Their normal scores, shape (k,).
         categories: Coordinate of each category, shape (c,); empty for a number.
         width: Number of coordinates; the last one is for gaps.
@@ -212,7 +212,7 @@ class _Coordinates:
 
 @dataclass(frozen=True)
 class Embedding:
-    """The map from rows to points whose distances say how much two rows differ."""
+    """The map from rows to points whose distances measure how much two rows differ."""
 
     columns: tuple[_Coordinates, ...]
 
@@ -227,7 +227,7 @@ class Embedding:
         return cls(tuple(_Coordinates.fit(field, rows[:, i]) for i, field in enumerate(fields)))
 
     def __call__(self, rows: _Array, without: int | None = None) -> _Array:
-        """Maps rows (n, D) to points (n, d), leaving one column out where asked to."""
+        """Maps rows (n, D) to points (n, d), without one column if its index is given."""
         kept = [index for index in range(len(self.columns)) if index != without]
         return np.concatenate([self.column(index, rows) for index in kept], axis=1)
 

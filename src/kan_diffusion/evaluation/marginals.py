@@ -1,9 +1,9 @@
-"""Real beside synthetic as counts that can be drawn: shares of bins, of categories and of pairs.
+"""Shares of bins, categories and pairs in real and synthetic rows, ready to be drawn.
 
-A picture holds shares and no row. Bins are of equal width between the real rows' 0.5 % and 99.5 %
-quantiles (to their ends, where those are near); of equal ratio where positive values span more than
-two decades and most are in the lowest tenth; and each holds equally many steps of values that have
-some, so that whole numbers leave no comb.
+A picture holds shares and no row. Bins have equal width between the 0.5 % and 99.5 % quantiles of
+the real values, or between their extremes where these are near. They are of equal ratio if positive
+values span more than two decades and most lie in the lowest tenth. Where values have a fixed step,
+each bin holds equally many steps, so that whole numbers leave no comb.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _JOINT_BINS = 16
 _BARS = 9
 _JOINT_BARS = 8
 _FEW = 8
-"""Different numbers that are drawn as bars."""
+"""Largest number of different values of a numeric column that are drawn as bars."""
 _DECADES = 100.0
 _OTHERS = "{} others"
 GAP = "gap"
@@ -39,14 +39,14 @@ class Histogram:
     """Shares of bins, real beside synthetic.
 
     Attributes:
-        edges: Ends of the k bins, shape (k + 1,), rising; seconds since 1970 of dates.
+        edges: Ends of the k bins, shape (k + 1,), increasing; of dates in seconds since 1970.
         real: Share of each bin among the real values, shape (k,).
         synthetic: The same of the synthetic values.
-        beyond: Shares of real and synthetic values that lie outside.
+        beyond: Shares of real and synthetic values outside the bins.
         log: Whether bins are of equal ratio.
         date: Whether values are dates.
-        apart: What has a bar of its own, each with its shares among all real and synthetic cells.
-        numbers: Real and synthetic values that were counted.
+        apart: Zeros and gaps with bars of their own: name, share of all real and synthetic cells.
+        numbers: Numbers of real and synthetic values that were counted.
     """
 
     edges: _Array
@@ -64,10 +64,10 @@ class Bars:
     """Shares of categories, real beside synthetic.
 
     Attributes:
-        labels: The categories; rare ones are one bar, and gaps another.
+        labels: The categories; rare ones share one bar, and gaps have another.
         real: Share of each among the real cells, shape (k,).
         synthetic: The same of the synthetic cells.
-        numbers: Real and synthetic cells.
+        numbers: Numbers of real and synthetic cells.
     """
 
     labels: tuple[str, ...]
@@ -81,11 +81,11 @@ Picture = Histogram | Bars
 
 @dataclass(frozen=True)
 class Side:
-    """The cells of one column of a pair: bins or categories.
+    """One column of a pair, as bins or categories.
 
     Attributes:
         name: The column.
-        edges: Ends of the k bins of a number or date, shape (k + 1,); None of a category.
+        edges: Ends of the k bins of a number or date, shape (k + 1,); None for a category.
         labels: The k categories; empty for bins.
         date: Whether values are dates.
         log: Whether bins are of equal ratio.
@@ -103,8 +103,8 @@ class Joint:
     """Shares of combinations of two columns, real beside synthetic.
 
     Attributes:
-        first: The column with a row of cells for each of its a bins or categories.
-        second: The column with b of them.
+        first: The column whose a bins or categories are the rows of the shares.
+        second: The column whose b bins or categories are the columns of the shares.
         real: Shares among the real rows without a gap in either, shape (a, b).
         synthetic: The same among the synthetic rows.
     """
@@ -117,7 +117,7 @@ class Joint:
 
 @dataclass(frozen=True)
 class Distances:
-    """How far synthetic rows are from the closest record.
+    """Distances of synthetic rows to the closest record, as shares.
 
     Attributes:
         edges: Ends of the k bins, shape (k + 1,).
@@ -131,7 +131,7 @@ class Distances:
 
 
 def column_picture(field: Field, real: _Array, synthetic: _Array) -> Picture:
-    """Counts one column.
+    """Counts the values of one column.
 
     Args:
         field: The column.
@@ -216,11 +216,11 @@ def outline(values: _Array, count: int) -> tuple[_Array, bool]:
     """Chooses the ends of at most ``count`` bins.
 
     Args:
-        values: Real values, shape (n,); an empty one gives a single bin.
-        count: How many bins there may be.
+        values: Real values, shape (n,); an empty array gives a single bin.
+        count: Largest number of bins.
 
     Returns:
-        Their ends, rising, and whether they are of equal ratio.
+        The ends, increasing, and whether the bins are of equal ratio.
     """
     if not len(values):
         return np.array([-0.5, 0.5]), False
@@ -241,14 +241,14 @@ def outline(values: _Array, count: int) -> tuple[_Array, bool]:
     steps = round((high - low) / step) + 1
     if steps > 20 * count:
         return np.linspace(low, high, count + 1), False
-    # Each bin holds equally many of the values that there may be.
+    # Each bin holds equally many possible values.
     each = -(-steps // count)
     edges = low - step / 2 + each * step * np.arange(-(-steps // each) + 1)
     return edges, False
 
 
 def _listed(field: Field, real: _Array, synthetic: _Array) -> tuple[Field, _Array, _Array]:
-    """Numbers of which few are different, as categories; anything else as it is."""
+    """Makes categories of a number with few different values; leaves other columns as they are."""
     values = np.unique(real[~np.isnan(real)])
     if field.labels is not None or field.kind == "datetime" or not 0 < len(values) <= _FEW:
         return field, real, synthetic
@@ -265,7 +265,7 @@ def _listed(field: Field, real: _Array, synthetic: _Array) -> tuple[Field, _Arra
 
 
 def _bars(field: Field, real: _Array, most: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """The bar of each category, and the bars' names; rare categories are one bar, the last."""
+    """Assigns a bar to each category and names the bars; rare categories share the last one."""
     assert field.labels is not None
     known = real[~np.isnan(real)].astype(np.int64)
     counts = np.bincount(known, minlength=len(field.labels))

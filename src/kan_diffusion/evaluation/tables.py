@@ -1,20 +1,21 @@
-r"""Is a synthetic table good, and is it a copy? Numbers beside what real rows score themselves.
+r"""Scores of a synthetic table, its quality and its privacy, each beside the score of real rows.
 
-With real rows R that no model has seen, synthetic rows S, and as many rows T as S that the model
-was trained on (without them R is halved at random, and T is the other half):
+Let R be real rows that no model has seen, S synthetic rows, and T as many rows that the model was
+trained on (without them R is halved at random, and T is the other half):
 
 - column shapes    1 - sup|F_R - F_S| of numbers and dates, 1 - sum|p_R - p_S| / 2 of categories
 - pair trends      1 - |r_R - r_S| / 2 with Pearson's r of two numbers, else 1 - sum|p_R - p_S| / 2
-                   of the joint shares, a number being ten bins of equal width over R
-- gaps             1 - |g_R - g_S| with the share g of gaps; and 1 - |r_R - r_S| / 2 of two columns'
-- C2ST             how often gradient-boosted trees tell rows of R from rows of S
-- usefulness       how well learners that were trained on S predict a column of R
+                   of the joint shares, with numbers in ten bins of equal width over R
+- gaps             1 - |g_R - g_S| with the share g of gaps; 1 - |r_R - r_S| / 2 for gaps of a pair
+- C2ST             accuracy with which gradient-boosted trees tell rows of R from rows of S
+- usefulness       how well learners trained on S predict a column of R
 - closeness        whether synthetic rows lie where real ones do, and whether they are copies:
                    see :mod:`kan_diffusion.evaluation.closeness`
 
 Shapes, trends and gaps are those of SDMetrics. C2ST: Lopez-Paz & Oquab 2017.
 
-Every number has a perfect one beside it: the same with T in the place of S, since T are real rows.
+Each score has a perfect one beside it: that of T, which are real rows, in place of S. For closest
+records, membership and copies it is what chance alone gives.
 """
 
 from __future__ import annotations
@@ -53,20 +54,20 @@ __all__ = [
 _Array = NDArray[np.float64]
 
 _FEWEST_ROWS = 4
-"""Rows below which nothing can be said."""
+"""Fewest rows that can be judged."""
 _FEWEST_LEARNED = 10
-"""Rows below which no learner is trained."""
+"""Fewest rows that learners are trained and tested on."""
 _MOST_COMPARED = 20_000
-"""Rows of each side for columns and pairs."""
+"""Most rows of each side for scores of columns and pairs."""
 _MOST_JUDGED = 5_000
-"""Rows of each side for what compares every row with every other."""
+"""Most rows of each side for scores that compare every row with every other."""
 _MOST_LEARNED = 4_000
-"""Rows of each side for what trains learners."""
+"""Most rows of each side for scores that train learners."""
 _MOST_TARGETS = 3
 _MOST_CLASSES = 20
-"""Categories of a column that learners may be asked to predict, at most."""
+"""Most categories of a column that learners predict."""
 _MOST_TOLD = 254
-"""Categories that boosted trees tell from each other; rarer ones are one."""
+"""Most categories that boosted trees tell apart; the rarest are merged into one."""
 _FOLDS = 5
 _PAIR_BINS = 10
 _LARGE_JOINT = 50_000
@@ -77,15 +78,15 @@ _SURE = 1.96
 
 @dataclass(frozen=True)
 class Score:
-    """One number about a synthetic table.
+    """One headline score of a synthetic table.
 
     Attributes:
         key: Its name in code.
         label: Its name in a table.
         value: The number.
-        perfect: What real rows that the model was not trained on score.
-        margin: Half the width of the interval, around ``perfect``, that holds about 95 % of what
-            chance alone makes of it; None where that is not known.
+        perfect: What real rows score, or what chance gives.
+        margin: Half the width of the interval around ``perfect`` that holds the score by chance
+            alone in about 95 % of cases; None where it is not known.
     """
 
     key: str
@@ -97,12 +98,12 @@ class Score:
 
 @dataclass(frozen=True)
 class ColumnScore:
-    """How well one column is met.
+    """How well one column is reproduced.
 
     Attributes:
         name: The column.
         kind: Its kind.
-        shape: Similarity of its values, from 0 to 1; None where the real column has none.
+        shape: Similarity of its values, from 0 to 1; None where the real column has no value.
         perfect: What real rows score.
         gaps: Shares of gaps among the real and the synthetic rows, from 0 to 1.
         picture: Its values, real beside synthetic; None where there are none.
@@ -117,14 +118,14 @@ class ColumnScore:
 
     @property
     def shortfall(self) -> float:
-        """How much worse it is than real rows: the larger one of shape and of gaps."""
+        """How much worse it is than real rows, in shape or in gaps, whichever is more."""
         shape = 0.0 if self.shape is None or self.perfect is None else self.perfect - self.shape
         return max(shape, abs(self.gaps[0] - self.gaps[1]))
 
 
 @dataclass(frozen=True)
 class PairScore:
-    """How well the dependence of two columns is met.
+    """How well the dependence of two columns is reproduced.
 
     Attributes:
         first: The one column.
@@ -157,10 +158,10 @@ class UsefulnessScore:
     Attributes:
         target: The predicted column.
         learner: The learner.
-        measure: ``"AUC"`` of a category against the others, a mean weighted by frequency; or
-            ``"R²"`` of a number's normal scores.
-        synthetic: After training on synthetic rows.
-        real: After training on as many real rows.
+        measure: ``"AUC"`` of each category against the others, averaged by frequency; or ``"R²"``
+            of a number's normal scores.
+        synthetic: The measure after training on synthetic rows.
+        real: The measure after training on as many real rows.
     """
 
     target: str
@@ -172,18 +173,17 @@ class UsefulnessScore:
 
 @dataclass(frozen=True)
 class TableScores:
-    """Scores of a synthetic table. They hold counts and shares, and no row.
+    """Scores of a synthetic table. They hold counts and shares, but no row.
 
     Attributes:
-        scores: The headline, a score a line.
-        columns: A score a column, the worst first.
-        pairs: A score a pair of columns, the worst first.
+        scores: The headline scores.
+        columns: Scores of the columns, the worst first.
+        pairs: Scores of pairs of columns, the worst first.
         usefulness: A score for each target and learner.
         names: The judged columns, in the table's order.
         left_out: Columns that are not judged: identifiers, and those with one value everywhere.
-        rows: Numbers of real rows judged with, of synthetic rows, and of training rows (0 where
-            they are not known).
-        joints: Pictures of the pairs that are met worst.
+        rows: Numbers of real, of synthetic and of training rows (0 where these are not known).
+        joints: Pictures of the pairs that are reproduced worst.
         distances: Distances of synthetic rows to the closest record; None without training rows.
     """
 
@@ -221,29 +221,29 @@ def table_scores(
     Args:
         real: Held-out real rows, at least 4.
         synthetic: Synthetic rows with the same columns, at least 4.
-        train: The rows that the model was trained on. Without them nothing is said about copies,
-            and half of ``real`` is what perfect scores come from.
-        kinds: Kinds of columns that differ from what is inferred from ``train``, or without it
-            from ``real``.
-        targets: Columns that learners predict; by default three of those that are numbers or have
-            2 to 20 categories, and are not mostly gaps: the table's last one, which is usually
-            meant, and the two that depend most on another column (by correlation or Cramér's V
-            among the real rows).
+        train: The rows that the model was trained on. Without them there are no scores of copies,
+            and perfect scores come from one half of ``real``.
+        kinds: Kinds of columns that differ from those inferred from ``train``, or without it from
+            ``synthetic``.
+        targets: Columns that learners predict. By default these are three columns that are numbers
+            or have 2 to 20 categories, and are not mostly gaps: the table's last one, which is
+            usually the target, and the two that depend most on another column (by correlation or
+            Cramér's V among the real rows).
         generator: Draws subsamples, folds and learners; a number is taken as a seed.
-        on_progress: Told what is done next, and the share of all that is done, from 0 to 1.
+        on_progress: Called with the name of the next step and the share done, from 0 to 1.
 
     Returns:
-        The scores, in which equally many synthetic and training rows are compared with the real
-        ones: as many as the smaller one of the two has, and at most 20,000.
+        The scores. They compare equally many synthetic and training rows with the real ones: as
+        many as the smaller of the two tables has, and at most 20,000.
 
     Raises:
-        DataError: A frame has too few rows or other columns, a column holds something else than
-            its kind says, or a target is no such column.
+        DataError: A frame has too few rows or lacks a column, a column has values that do not fit
+            its kind, or a target is no column that can be predicted.
     """
     root = int(np.random.default_rng(generator).integers(2**63))
 
     def stream(key: str) -> np.random.Generator:
-        # A stream of its own for each score: adding one leaves the others as they were.
+        # Each score has a random stream of its own: adding one leaves the others unchanged.
         return np.random.default_rng([root, *key.encode()])
 
     def tell(what: str, done: float) -> None:
@@ -277,7 +277,7 @@ def table_scores(
     few = sides.thinned(_MOST_LEARNED, _MOST_LEARNED, stream("few"))
     tell("two-sample test", 0.2)
     scores.append(_two_sample(fields, few, stream("c2st")))
-    # Fitted to neither of the two that are compared with the real rows, so that it favours none.
+    # Fitted to the real rows, so that it favours neither of the tables compared with them.
     embedding = Embedding.fit(fields, sides.real)
     tell("usefulness", 0.4)
     chosen = _targets(fields, np.isnan(sides.real).mean(axis=0), pairs, targets)
@@ -286,7 +286,7 @@ def table_scores(
         values = np.array([(one.synthetic, one.real) for one in useful]).mean(axis=0)
         scores.append(Score("usefulness", "usefulness", *map(float, values)))
     tell("precision and recall", 0.8)
-    # Among more synthetic rows than real ones, all would have a near neighbour.
+    # With more synthetic rows than real ones, every real row would have a near neighbour.
     size = min(len(sides.real), _MOST_JUDGED)
     even = sides.thinned(size, size, stream("precision"))
     scores += _precision_and_recall(*(embedding(side) for side in vars(even).values()))
@@ -320,7 +320,7 @@ class _Sides:
     reference: _Array
 
     def thinned(self, real: int, others: int, generator: np.random.Generator) -> _Sides:
-        """At most so many real rows, and so many of the others."""
+        """Draws at most ``real`` real rows, and at most ``others`` rows of each other side."""
         return _Sides(
             _thinned(self.real, real, generator),
             _thinned(self.synthetic, others, generator),
@@ -357,7 +357,7 @@ def _column_scores(fields: Sequence[Field], sides: _Sides) -> list[ColumnScore]:
 
 
 def _shape(field: Field, real: _Array, other: _Array) -> float | None:
-    """Similarity of one column's values, gaps left out; None where there is no real value."""
+    """Computes the similarity of one column's values, without gaps; None without a real value."""
     real, other = real[~np.isnan(real)], other[~np.isnan(other)]
     if not len(real):
         return None
@@ -372,7 +372,7 @@ def _shape(field: Field, real: _Array, other: _Array) -> float | None:
 
 
 def _similarity(one: _Array, other: _Array) -> float:
-    """The complement of the total variation distance of shares."""
+    """Computes 1 minus the total variation distance of shares."""
     return 1.0 - float(np.abs(one - other).sum()) / 2
 
 
@@ -404,7 +404,7 @@ def _pair_scores(
             values = [float(matrix[place[i], place[j]]) for matrix in correlations]
             if np.isnan(values[0]):
                 continue
-            # A column without spread has no correlation: what is not there counts as 0.
+            # A column without spread has no correlation: it counts as 0.
             r, s, t = np.nan_to_num(values)
             similar, perfect = 1 - abs(r - s) / 2, 1 - abs(r - t) / 2
             measure, real, synthetic = "correlation", values[0], values[1]
@@ -419,7 +419,7 @@ def _pair_scores(
     found.sort(key=lambda entry: -entry[0].shortfall)
     joints = []
     for _, i, j in found[:_PICTURED_PAIRS]:
-        # A category stands at the side, where there is room for its names.
+        # Categories are drawn along the side, where there is room for their names.
         first, second = (j, i) if fields[i].labels is None else (i, j)
         cells = [side[:, [first, second]] for side in (sides.real, sides.synthetic)]
         joints.append(joint_picture(fields[first], fields[second], cells[0], cells[1]))
@@ -432,7 +432,7 @@ def _correlations(rows: _Array) -> _Array:
 
 
 def _codes(fields: Sequence[Field], sides: _Sides) -> tuple[list[NDArray[np.int64]], list[int]]:
-    """All columns as bins or categories, a gap being one more, and how many each column has."""
+    """Codes all columns as bins or categories, gaps as one more, and counts each column's codes."""
     codes = [np.empty(side.shape, np.int64) for side in vars(sides).values()]
     counts = []
     for index, field in enumerate(fields):
@@ -475,7 +475,7 @@ class _JointShares:
 def _shares(
     pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], rows: int, columns: int
 ) -> list[_JointShares]:
-    """Joint shares of two columns on several sides, over the same combinations."""
+    """Computes joint shares of two columns on several sides, over the same combinations."""
     keys = [first * columns + second for first, second in pairs]
     known = np.arange(rows * columns)
     if len(known) > _LARGE_JOINT:
@@ -496,7 +496,7 @@ def _pair_means(pairs: Sequence[PairScore]) -> list[Score]:
 
 
 def _gap_trends(sides: _Sides) -> list[Score]:
-    """Similarity of the correlations of gaps; nothing where fewer than two columns have some."""
+    """Scores the correlations of gaps; no score where fewer than two columns have some."""
     gaps = [np.isnan(side) for side in vars(sides).values()]
     some = [index for index in range(gaps[0].shape[1]) if 0 < gaps[0][:, index].mean() < 1]
     if len(some) < 2:
@@ -516,7 +516,7 @@ def _two_sample(fields: Sequence[Field], few: _Sides, generator: np.random.Gener
     seed = int(generator.integers(2**31))
     size = min(len(few.real), len(few.synthetic))
     even = few.thinned(size, size, generator)  # at random: a file may be sorted
-    # Both are told apart from the same real rows, by the same folds and trees.
+    # Both are compared with the same real rows, with the same folds and trees.
     value, perfect = (
         _told_apart(fields, even.real, other, seed) for other in (even.synthetic, even.reference)
     )
@@ -524,7 +524,7 @@ def _two_sample(fields: Sequence[Field], few: _Sides, generator: np.random.Gener
 
 
 def _told_apart(fields: Sequence[Field], real: _Array, other: _Array, seed: int) -> float:
-    """The cross-validated accuracy with which boosted trees tell two samples of a size apart."""
+    """Computes how accurately boosted trees tell two samples of one size apart, cross-validated."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
@@ -532,7 +532,7 @@ def _told_apart(fields: Sequence[Field], real: _Array, other: _Array, seed: int)
     named = [field.labels is not None for field in fields]
     for index in np.flatnonzero(named):
         known = ~np.isnan(rows[:, index])
-        # Ranked among both: a rank among the real rows would tell which side a row is from.
+        # Ranked in both samples: a rank among the real rows would tell which side a row is from.
         _, places, counts = np.unique(rows[known, index], return_inverse=True, return_counts=True)
         ranks = np.argsort(np.argsort(-counts, kind="stable"), kind="stable")
         rows[known, index] = np.minimum(ranks[places], _MOST_TOLD - 1)
@@ -555,7 +555,7 @@ def _targets(
     pairs: Sequence[PairScore],
     asked: Sequence[str] | None,
 ) -> list[int]:
-    """Places of the columns that learners predict."""
+    """Chooses the columns that learners predict, by index."""
     places = {
         field.name: index
         for index, field in enumerate(fields)
@@ -636,7 +636,7 @@ def _r2(learner: object, rows: _Array, answers: _Array, tests: _Array, truth: _A
 
 
 def _auc(learner: object, rows: _Array, answers: _Array, tests: _Array, truth: _Array) -> float:
-    """The area under the curve of each category against the others, weighted by frequency."""
+    """Averages the areas under the ROC curves of each category against the others, by frequency."""
     from sklearn.base import clone
     from sklearn.metrics import roc_auc_score
 
@@ -645,7 +645,7 @@ def _auc(learner: object, rows: _Array, answers: _Array, tests: _Array, truth: _
     if len(classes) > 1:
         fitted = clone(learner).fit(rows, answers)
         likely = dict(zip(fitted.classes_, fitted.predict_proba(tests).T, strict=True))
-    # A category that the learner has never seen is as likely everywhere.
+    # A category that the learner has never seen is equally likely in all rows.
     nowhere = np.zeros(len(tests))
     names, counts = np.unique(truth, return_counts=True)
     areas = [roc_auc_score(truth == name, likely.get(name, nowhere)) for name in names]
@@ -691,5 +691,5 @@ def _privacy(
 
 
 def _digests(rows: _Array) -> list[int]:
-    """A number for each row, the same for rows that are the same."""
+    """Hashes each row; equal rows have equal hashes."""
     return list(pd.util.hash_pandas_object(pd.DataFrame(rows), index=False))
