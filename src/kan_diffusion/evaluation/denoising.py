@@ -6,11 +6,10 @@ numbers), every timestep equally often. With :math:`\hat\varepsilon` the predict
 
 .. math:: \mathrm{excess} = \mathrm{mean}_t\; \tfrac1d \|\hat\varepsilon - \varepsilon^\star\|^2,
 
-and the *floor* is the loss of the oracle. With two reference samples instead of an exact oracle the
-square becomes the product of the distances to the two oracles, and the squared error of the floor
-likewise, which removes the variance (not the bias) of the reference samples. Without an oracle
-there is the loss alone, in total and by noise level. Pictures are measured as points are, their
-values being the coordinates.
+and the *floor* is the loss of the oracle. With two reference samples instead of an exact oracle, a
+product of the differences from both oracles replaces the square in the excess and in the floor.
+This removes the variance (not the bias) of the reference samples. Without an oracle only the loss
+is measured, in total and by noise level. The coordinates of a picture are its values.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ __all__ = [
 
 _BATCH = 8192
 _VALUES = 2**20
-"""Samples, and values of samples, that a denoiser is given at a time at most."""
+"""Largest number of values in a batch of a denoiser; `_BATCH` is that of samples."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,15 @@ class NoisedPoints:
     Attributes:
         clean: Clean samples with shape (n, *shape), float64.
         noise: Noise with shape (n, *shape), float64.
-        timesteps: Timesteps with shape (n,), int64, each of the process's equally often.
+        timesteps: Timesteps of the process with shape (n,), int64, each equally often.
         alpha: Signal levels with shape (n,), float64.
         sigma: Noise levels with shape (n,), float64.
         noised: Noised samples with shape (n, *shape), float64 values that float32 can hold.
-        means: Posterior means with shape (n, *shape): one of an exact oracle, two of independent
-            reference samples, or none.
-        rows: Which held-out samples the clean ones are, with shape (n,); None of a toy.
-        conditions: Conditions of fresh samples, by the names of a denoiser's arguments, which the
-            oracle was told, too.
+        means: Posterior means, each with shape (n, *shape): one from an exact oracle, two from
+            independent reference samples, or none.
+        rows: Indices of the clean samples among the held-out ones, with shape (n,); None for a toy.
+        conditions: Conditions of fresh samples, by the denoiser's argument; the oracle is told
+            them, too.
     """
 
     clean: Tensor
@@ -86,7 +85,7 @@ class LevelScore:
         log_snr: Mean of log(alpha^2 / sigma^2) in the range, over timesteps with signal.
         heldout_loss: The training loss on the draw's points in the range.
         excess: Excess in the range; None without an oracle.
-        standard_error: Its standard error over the draw; None without an oracle.
+        standard_error: Standard error of the excess over the draw; None without an oracle.
     """
 
     t_low: float
@@ -99,13 +98,13 @@ class LevelScore:
 
 @dataclass(frozen=True)
 class DenoisingScores:
-    """Loss of a denoiser, and its distance from the oracle.
+    """Loss of a denoiser and its distance from the oracle.
 
     Attributes:
         heldout_loss: The training loss on the draw.
         floor: The oracle's loss on the draw. For a Huber loss this is the loss of the posterior
-            mean, which is not quite the least Huber loss there is. None without an oracle.
-        excess: Mean squared distance of predicted noise from the oracle's. None without an oracle.
+            mean, which is slightly above the smallest possible loss. None without an oracle.
+        excess: Mean squared distance of the predicted noise from the oracle's. None without one.
         excess_se: Standard error of the excess over the draw. None without an oracle.
         levels: Loss and excess by noise level.
     """
@@ -127,14 +126,14 @@ def draw_noised_points(
 ) -> NoisedPoints:
     """Draws the samples, timesteps and noise that denoisers are measured on.
 
-    Clean samples are fresh ones of a toy, else held-out ones, each as often as the others.
+    Clean samples of a toy are fresh; otherwise they are held-out samples, each equally often.
 
     Args:
-        dataset: Where clean samples come from.
+        dataset: Source of the clean samples.
         process: Noising process.
-        num: How many noised samples.
-        generator: Where all draws come from.
-        told: Whether denoisers are told the captions, and so is the oracle.
+        num: Number of noised samples.
+        generator: Generator of all draws.
+        told: Whether denoisers, and therefore the oracle, are told the captions.
     """
     rows, captions, conditions = None, None, dict[str, Tensor]()
     if dataset.heldout is None:
@@ -158,7 +157,7 @@ def draw_noised_points(
 
 
 def _noised(clean: Tensor, process: Process, generator: torch.Generator) -> NoisedPoints:
-    """Noises clean samples (n, *shape), without an oracle."""
+    """Noises clean samples (n, *shape), without posterior means."""
     num = len(clean)
     timesteps = torch.arange(num) * process.num_timesteps // num
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
@@ -169,10 +168,10 @@ def _noised(clean: Tensor, process: Process, generator: torch.Generator) -> Nois
 
 
 def floor(draw: NoisedPoints, process: Process) -> float | None:
-    """The oracle's loss on a draw.
+    """Computes the oracle's loss on a draw.
 
-    For a Huber loss this is the loss of the posterior mean, which is not quite the least Huber loss
-    there is.
+    For a Huber loss this is the loss of the posterior mean, which is slightly above the smallest
+    possible loss.
 
     Args:
         draw: The noised points.
@@ -237,9 +236,9 @@ def measure_denoising(
         denoiser: The trained network, on any device.
         draw: Samples shared by all denoisers of the comparison.
         process: The process the denoiser was trained for.
-        num_levels: Number of ranges of timesteps that loss and excess are split into.
-        conditions: What the denoiser is told of each sample beside the draw's conditions, by the
-            name of its argument, each with shape (n, ...).
+        num_levels: Number of ranges of timesteps to split loss and excess into.
+        conditions: Conditions that the denoiser is told beside those of the draw, by its argument,
+            each with shape (n, ...).
     """
     device, dtype = denoiser.device, denoiser.dtype
     size = max(1, min(_BATCH, _VALUES // math.prod(draw.clean.shape[1:])))

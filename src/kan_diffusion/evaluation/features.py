@@ -1,15 +1,15 @@
-r"""Features of pictures: the code of a small network, trained by a recipe on real pictures alone.
+r"""Features of pictures: the code of a small autoencoder trained on real pictures alone.
 
-An encoder e makes 64 numbers of a picture. Over training pictures x and things k that are done to
-them (nothing, noise, blur, a half of another picture, fading), with y = k(x), a decoder d and a
-linear classifier c,
+An encoder e maps a picture to 64 numbers. With training pictures x, corruptions k of them (none,
+noise, blur, half of another picture, fading), y = k(x), a decoder d and a classifier c, training
+solves
 
-    min  E |d(e(y)) - y|^2 + E [-log c(k | e(y))] / 10:
+    min  E |d(e(y)) - y|^2 + E [-log c(k | e(y))] / 10,
 
-the features hold what is in a picture and what is wrong with it, and are standardised by mean and
-standard deviation over the training pictures as they are. Nothing is shipped or downloaded: the
-network follows from the pictures and a seed, takes seconds on one core and is kept in memory. So
-distances between features compare models of one data set, and say nothing across data sets.
+so the features hold what is in a picture and how it is corrupted. They are standardised by their
+mean and standard deviation over the clean training pictures. Nothing is shipped or downloaded: the
+network follows from the pictures and a seed, trains in seconds on one core and is kept in memory.
+So distances between features compare models of one data set, and say nothing across data sets.
 
 Pictures of more than 32 pixels a side are averaged down to 32 first.
 """
@@ -37,12 +37,12 @@ _AT_A_TIME = 1_024
 
 
 class PictureFeatures(nn.Module):
-    """Encoder and decoder of pictures; an instance gives features of samples.
+    """Encoder and decoder of pictures; a call computes features of samples.
 
     Args:
         channels: Channels C of the samples.
         size: Pixels of a side S.
-        generator: Draws the first weights.
+        generator: Draws the initial weights.
     """
 
     mean: Tensor
@@ -90,7 +90,7 @@ class PictureFeatures(nn.Module):
             generator: Draws weights, batches and noise.
 
         Raises:
-            DataError: The samples are no squares.
+            DataError: The samples are not square pictures, or there are none.
         """
         if train.ndim != 4 or train.shape[2] != train.shape[3] or not len(train):
             raise DataError(f"pictures must have shape (n, C, S, S), got {tuple(train.shape)}")
@@ -132,7 +132,7 @@ class PictureFeatures(nn.Module):
 
 
 def _spoilt(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pictures (n, C, s, s) with one of `_KINDS` things done to each, and which, (n,)."""
+    """Corrupts each picture (n, C, s, s) in one of `_KINDS` ways; also returns which, (n,)."""
     count, side = len(clean), clean.shape[3]
     kinds = torch.randint(_KINDS, (count,), generator=generator)
     strength = torch.rand(count, 1, 1, 1, generator=generator)
@@ -154,10 +154,10 @@ def _spoilt(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=4)
 def picture_features(config: PictureData, study_seed: int = 0) -> PictureFeatures:
-    """Features that all models of a study on some pictures are judged with.
+    """Fits the features with which all models of a study on some pictures are judged.
 
     Args:
-        config: The pictures; those trained on with seed 0 fit the network.
+        config: The pictures; the network is fitted to the training pictures of seed 0.
         study_seed: All draws derive from it.
 
     Raises:

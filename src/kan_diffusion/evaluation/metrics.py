@@ -1,4 +1,4 @@
-r"""How far generated points are from fresh real points, as numbers.
+r"""Sample metrics: how far generated points are from fresh real points.
 
 With samples x_1..x_n of P (generated) and y_1..y_m of Q (fresh), k a kernel and E the mean over
 all pairs:
@@ -11,8 +11,8 @@ all pairs:
 - Fréchet distance  |m - n|² + tr(S + T - 2 (S T)^(1/2)) with means m, n and covariances S, T, of
                     features of pictures (:mod:`kan_diffusion.evaluation.features`)
 
-None of them reaches its ideal value on finite samples of one and the same distribution. What a
-perfect model scores is therefore measured, not assumed: `real_against_real`.
+None of them reaches its ideal value on two finite samples of the same distribution. The score of a
+perfect model is therefore measured, not assumed: `real_against_real`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     """Energy distance between two samples (Székely & Rizzo 2013), as a V-statistic.
 
     The means E|x - x'| and E|y - y'| include the pairs of a point with itself. That keeps the
-    value non-negative, but two samples of n points each of one distribution score about
+    value non-negative, but two samples of n points each from one distribution score about
     2 E|X - X'| / n, not 0: compare with `real_against_real` at the same n.
 
     Args:
@@ -66,7 +66,7 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
         ``energy_distance`` is the square root of it in one dimension.
 
     Raises:
-        DataError: The two do not hold finite points of one dimension.
+        DataError: A sample is empty or not finite, or the dimensions differ.
     """
     x, y = _centred_pair(x, y)
     value = 2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y)
@@ -82,14 +82,14 @@ def sliced_wasserstein2(
         x: Points, shape (n, d).
         y: Points, shape (m, d).
         generator: Draws the directions; a number is taken as a seed.
-        num_directions: How many directions are averaged over.
+        num_directions: Number of directions to average over.
 
     Returns:
         The root of the mean over directions of the squared W2 of the projected points, in the
         unit of the points.
 
     Raises:
-        DataError: The two do not hold finite points of one dimension.
+        DataError: A sample is empty or not finite, or the dimensions differ.
     """
     import ot
 
@@ -105,19 +105,19 @@ def wasserstein2(
     """Exact 2-Wasserstein distance by linear programming.
 
     The cost grows with the cube of the number of points, so larger samples are thinned first.
-    W2 between samples falls slowly with their size: compare only values of one ``max_points``.
+    W2 between samples falls slowly with their size: compare values of the same ``max_points`` only.
 
     Args:
         x: Points, shape (n, d).
         y: Points, shape (m, d).
         generator: Draws the subsamples; a number is taken as a seed.
-        max_points: The most points used of each sample.
+        max_points: Largest number of points used of each sample.
 
     Returns:
         W2 in the unit of the points.
 
     Raises:
-        DataError: The two do not hold finite points of one dimension.
+        DataError: A sample is empty or not finite, or the dimensions differ.
     """
     import ot
 
@@ -144,14 +144,14 @@ def mmd(
 
     The kernel is the mean of five Gaussian kernels exp(-|a - b|² / (2 h²)) with h at 1/4, 1/2, 1,
     2 and 4 times ``bandwidth``. The V-statistic never falls below 0, so it can be drawn on a log
-    axis beside the energy distance; in return two samples of n points each of one distribution
+    axis beside the energy distance; in return, two samples of n points each from one distribution
     score about 2 (1 - E k(X, X')) / n. Larger samples are thinned first.
 
     Args:
         x: Generated points, shape (n, d).
         y: Fresh points, shape (m, d).
         generator: Draws the points that are kept; a number is taken as a seed.
-        max_points: The most points used of each side.
+        max_points: Largest number of points used of each side.
         bandwidth: The middle bandwidth. Its default is the median distance between points of
             ``y`` alone, so that every model is measured by the same kernel.
 
@@ -159,7 +159,7 @@ def mmd(
         MMD², between 0 and 2, without unit.
 
     Raises:
-        DataError: The two do not hold finite points of one dimension.
+        DataError: A sample is empty or not finite, or the dimensions differ.
     """
     x, y = _centred_pair(x, y)
     random = np.random.default_rng(generator)
@@ -179,21 +179,21 @@ def c2st(
     """Classifier two-sample test (Lopez-Paz & Oquab 2017): how well a classifier tells x from y.
 
     The classifier is a forest of 60 extremely randomised trees on one thread. Both sides are
-    thinned to one size, so that guessing scores one half.
+    thinned to the same size, so that guessing scores one half.
 
     Args:
         x: Points, shape (n, d).
         y: Points, shape (m, d).
         generator: Draws the subsamples, the folds and the trees; a number is taken as a seed.
-        max_points: The most points used of each side.
+        max_points: Largest number of points used of each side.
         num_folds: Folds of the cross-validation; fewer when a side has fewer points.
 
     Returns:
-        Cross-validated accuracy: 0.5 cannot be told apart, 1 always can. On 2,000 points a side
-        its standard deviation is about 0.01.
+        Cross-validated accuracy: 0.5 if the samples cannot be told apart, 1 if they always can.
+        With 2,000 points a side its standard deviation is about 0.01.
 
     Raises:
-        DataError: The two do not hold finite points of one dimension, or a side has fewer than 2.
+        DataError: A sample is not finite or has fewer than 2 points, or the dimensions differ.
     """
     from sklearn.ensemble import ExtraTreesClassifier
     from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -216,8 +216,8 @@ def c2st(
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Fréchet distance of the Gaussians with the moments of two samples (Heusel et al. 2017).
 
-    Of two samples of n points each of one distribution it is about 2 d² / n too large, so compare
-    with `real_against_real` at the same n.
+    Between two samples of n points each from one distribution it is about 2 d² / n too large, so
+    compare with `real_against_real` at the same n.
 
     Args:
         x: Features, shape (n, d), n at least 2.
@@ -227,7 +227,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
         |m - n|² + tr(S + T - 2 (S T)^(1/2)), in the squared unit of the features, at least 0.
 
     Raises:
-        DataError: The two do not hold finite points of one dimension, or a side has fewer than 2.
+        DataError: A sample is not finite or has fewer than 2 points, or the dimensions differ.
     """
     x, y = _centred_pair(x, y)
     if min(len(x), len(y)) < 2:
@@ -243,7 +243,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Score:
-    """A number that says how good samples are, and how to speak of it.
+    """A measure of samples, with its names in rows, tables and sentences.
 
     Attributes:
         key: Column of a study's rows: a lower-case identifier.
@@ -251,10 +251,10 @@ class Score:
         better: Whether ``"lower"`` or ``"higher"`` values are better.
         title: Name in a sentence; the label when empty.
         unit: Unit of the value, such as ``"accuracy"``; may be empty.
-        group: Title of the table of the terminal that it stands in.
+        group: Title of its table in the terminal.
 
     Raises:
-        KanDiffusionError: The key is no lower-case identifier, or ``better`` is something else.
+        KanDiffusionError: The key is no lower-case identifier, or ``better`` is neither of the two.
     """
 
     key: str
@@ -309,10 +309,10 @@ SAMPLE_METRICS: dict[str, Metric] = {
 }
 """The metrics that every study measures, by key.
 
-An entry more appears in rows, tables, statistics and the report. One that is added while a program
-runs must be added in every process that runs trials: at the top of a script, where the workers of
-the local executor see it, too. Studies can also name a metric of one's own in their settings, as
-``"package.module:NAME"``; that works in every process.
+Every entry appears in rows, tables, statistics and the report. A program that adds one must add it
+in every process that runs trials: at the top of a script, where the workers of the local executor
+see it, too. A study's settings can also name a user's metric as ``"package.module:NAME"``, which
+works in every process.
 """
 
 
@@ -327,14 +327,14 @@ PICTURE_METRICS: dict[str, Metric] = {
     ),
     "c2st": SAMPLE_METRICS["c2st"],
 }
-"""The metrics of pictures, which take features of them instead of points, by key."""
+"""The metrics of pictures, by key; they take features instead of points."""
 
 
 def metrics_named(places: Iterable[str] = (), *, importing: bool = False) -> dict[str, Metric]:
     """Returns `SAMPLE_METRICS` and a caller's own metrics, by key.
 
     Args:
-        places: Where each of one's own is, as ``"package.module:NAME"``.
+        places: Places of the caller's metrics, as ``"package.module:NAME"``.
         importing: Whether to import their modules; if not, they must be imported already.
 
     Raises:
@@ -364,18 +364,18 @@ def sample_metrics(
         fresh: Real points no model has seen, shape (m, d).
         generator: Source of directions, subsamples, folds and trees.
         metrics: The metrics, by key.
-        class_labels: Class of each point of either, with shape (n,), n = m: the metrics are then
-            computed within each class of at least two points, and averaged by its share of these.
+        class_labels: Class of the i-th point of both samples, with shape (n,), n = m. The metrics
+            are then computed in each class of two or more points and averaged, weighted by size.
 
     Returns:
-        Key to value.
+        Values by key.
 
     Raises:
-        DataError: The two do not hold finite points of one dimension, or no class has two points.
+        DataError: A sample is not finite, the dimensions differ, or no class has two points.
     """
     if class_labels is not None:
         return _within_classes(generated, fresh, generator, metrics, class_labels)
-    # A stream of its own for each metric: adding one leaves the others' values as they were.
+    # Each metric has a random stream of its own: adding one leaves the others' values unchanged.
     root = int(generator.integers(2**63))
     return {
         key: float(metric.function(generated, fresh, np.random.default_rng([root, *key.encode()])))
@@ -390,7 +390,7 @@ def _within_classes(
     metrics: Mapping[str, Metric],
     class_labels: Tensor,
 ) -> dict[str, float]:
-    """The mean over classes of the metrics within each, weighted by its points."""
+    """Averages the metrics within each class over the classes, weighted by numbers of points."""
     rows = [class_labels == label for label in class_labels.unique()]
     rows = [inside for inside in rows if inside.sum() > 1]
     if not rows:
@@ -420,7 +420,7 @@ def real_against_real(
         class_labels: As in `sample_metrics`, of every pair.
 
     Returns:
-        Key to the metric's mean over the pairs.
+        Means over the pairs, by key.
 
     Raises:
         DataError: ``repeats`` is below 1, or a pair cannot be compared.
@@ -434,12 +434,12 @@ def real_against_real(
 
 
 def _centred_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both samples in double precision on the CPU, moved by one vector towards the origin.
+    """Returns both samples in double precision on the CPU, shifted by one vector to the origin.
 
     No metric changes under a common shift, and distances lose fewer digits near the origin.
 
     Raises:
-        DataError: The two do not hold finite points of one dimension.
+        DataError: A sample is empty or not finite, or the dimensions differ.
     """
     x, y = (points.detach().to("cpu", torch.float64) for points in (x, y))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in (*x.shape, *y.shape):
@@ -465,8 +465,8 @@ def _thinned(points: Tensor, size: int, generator: np.random.Generator) -> Tenso
 
 
 def _distance_chunks(x: Tensor, y: Tensor) -> Iterator[Tensor]:
-    """The distance matrix (n, m), a few rows at a time."""
-    # By matrix products a point is some 1e-8 away from itself; in few dimensions they gain nothing.
+    """Yields the distance matrix (n, m), a few rows at a time."""
+    # With matrix products a point is about 1e-8 from itself; in few dimensions they save no time.
     few = x.shape[1] <= _FEW_DIMENSIONS
     mode = "donot_use_mm_for_euclid_dist" if few else "use_mm_for_euclid_dist_if_necessary"
     for rows in x.split(max(1, _PAIRS_PER_CHUNK // len(y))):
@@ -479,7 +479,7 @@ def _mean_distance(x: Tensor, y: Tensor) -> float:
 
 
 def _mean_kernel(x: Tensor, y: Tensor, middle: float) -> float:
-    """The mean over all pairs of the mean of the Gaussian kernels around ``middle``."""
+    """Averages the Gaussian kernels with bandwidths around ``middle`` over all pairs."""
     total = 0.0
     for chunk in _distance_chunks(x, y):
         # Each bandwidth is half the one before it, so its kernel is the fourth power.
@@ -492,7 +492,7 @@ def _mean_kernel(x: Tensor, y: Tensor, middle: float) -> float:
 
 
 def _median_distance(x: Tensor, y: Tensor, max_points: int = 1_000) -> float:
-    """The median distance within ``y``; where most of it coincides, the next best length."""
+    """Finds the median positive distance within ``y``, else between ``y`` and ``x``, else 1."""
     thin: NDArray[np.intp] = np.linspace(0, len(y) - 1, min(len(y), max_points)).astype(np.intp)
     candidates = (
         torch.pdist(y[torch.from_numpy(thin)]),

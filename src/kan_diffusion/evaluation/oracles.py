@@ -1,20 +1,20 @@
 r"""Oracles: the posterior mean E[x_0 | x_t], which no denoiser beats in squared error.
 
 A density is its own oracle (:meth:`kan_diffusion.data.densities.Density.posterior_mean`).
-`ReferenceOracle` has the mean under the empirical distribution of reference points r_1, ..., r_N,
+`ReferenceOracle` gives the mean under the empirical distribution of reference points r_1, ..., r_N,
 
     m(x) = sum_k softmax_k(-|x - alpha r_k|^2 / (2 sigma^2)) r_k,
 
-which differs from the posterior mean by an error of its own, largest at small noise;
-`excess_by_pair` takes the variance of that error out of the excess.
+which differs from the posterior mean by an error that is largest at small noise; `excess_by_pair`
+removes the variance of that error from the excess.
 
 `SceneOracle` is exact for pictures of one thing (:mod:`kan_diffusion.data.shapes`), which are a
-finite mixture of renderings b + m (c - b) of coverages m, colours c and backgrounds b. The product
-of a picture with all of them follows from that with the coverages alone, and so does the mean.
+finite mixture of renderings b + m (c - b) with coverages m, colours c and backgrounds b. The inner
+products of a picture with all renderings follow from those with coverages, and so does the mean.
 
-`OracleDenoiser` makes a denoiser of a density, so that a sampler shows what the best one would do.
+`OracleDenoiser` makes a denoiser of a density: samplers with it show what the best one would do.
 
-Oracles work on standardised points, and of pictures on samples in [-1, 1].
+Oracles work on standardised points, or on pictures with values in [-1, 1].
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ __all__ = ["OracleDenoiser", "ReferenceOracle", "SceneOracle", "excess_by_pair"]
 class OracleDenoiser(PointDenoiser):
     """The exact denoiser of a density, the best that any network can become.
 
-    Timesteps between two of the process have levels between theirs: of diffusion linear in
-    log(sigma / alpha), of flow matching in sigma.
+    Levels between two timesteps of the process are interpolated: linearly in log(sigma / alpha) for
+    diffusion, in sigma for flow matching.
 
     Args:
         density: The density of clean points, standardised.
@@ -69,7 +69,7 @@ class OracleDenoiser(PointDenoiser):
         self.density, self.process = density, process
         self._levels = tuple(level.numpy() for level in process.levels())
         self._setup_points(density.dim, num_classes=len(density.weights))
-        # Of the dtype of trained networks, so that samplers start from the same noise.
+        # Has the dtype of trained networks, so that samplers start from the same noise.
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
 
     def forward(
@@ -82,7 +82,7 @@ class OracleDenoiser(PointDenoiser):
         *,
         observed: Tensor | None = None,
     ) -> DenoiserOutput | tuple[Tensor]:
-        """Predicts for noised points (B, d) at one timestep, of their components where told."""
+        """Predicts for noised points (B, d) at one timestep, given their components where told."""
         alpha, sigma = self._levels_at(float(timestep))
         points = sample.double()
         mean = self.density.posterior_mean(points, alpha, sigma)
@@ -93,7 +93,7 @@ class OracleDenoiser(PointDenoiser):
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
 
     def _levels_at(self, timestep: float) -> tuple[Tensor, Tensor]:
-        """Signal and noise level, float64 with shape ()."""
+        """Interpolates the signal and noise level, float64 with shape ()."""
         alphas, sigmas = self._levels
         timesteps = np.arange(len(sigmas))
         if self.process.is_flow:
@@ -107,14 +107,14 @@ class OracleDenoiser(PointDenoiser):
 class ReferenceOracle:
     """The posterior mean under the empirical distribution of reference points.
 
-    The points must be fresh: with training points among them, a denoiser that has learnt those by
-    heart would look better than it is.
+    The points must be fresh: with training points among them, a denoiser that has memorised these
+    would look better than it is.
 
     Args:
         points: Standardised points with shape (n_reference, d), finite.
 
     Raises:
-        DataError: The points are no table of finite numbers.
+        DataError: The points do not have shape (n, d) or are not finite.
     """
 
     def __init__(self, points: Tensor) -> None:
@@ -161,7 +161,7 @@ class ReferenceOracle:
 class SceneOracle:
     """The exact posterior mean of pictures of one thing, with or without a prompt.
 
-    A combination of shape, colour and size, the place of a thing of that size, and the background
+    The combination of shape, colour and size, the place for a thing of its size, and the background
     are uniform and independent, as :func:`kan_diffusion.data.shapes.draw_scenes` draws them.
 
     Args:
@@ -199,7 +199,7 @@ class SceneOracle:
                     self.log_weights[pair, masks] = -torch.inf
 
     def allowed(self, prompt: str) -> Tensor:
-        """Which pairs of background and colour, and coverages, a prompt allows, (12, m), bool.
+        """Tells which pairs of background and colour, and coverages, a prompt allows, (12, m).
 
         Raises:
             DataError: The prompt cannot be read, asks for several things, or allows no picture.
@@ -235,7 +235,7 @@ class SceneOracle:
         sigma: float | Tensor,
         prompts: Sequence[str] | None = None,
     ) -> Tensor:
-        """Computes E[x_0 | alpha x_0 + sigma eps = x], and what the prompt says.
+        """Computes E[x_0 | alpha x_0 + sigma eps = x, prompt].
 
         Args:
             x: Noised pictures with shape (n, 3, S, S), or (n, 3 S S).
@@ -272,7 +272,7 @@ class SceneOracle:
         return on_device_of(x, mean.reshape(x.shape))
 
     def _mean(self, x: Tensor, alpha: Tensor, sigma: Tensor, log_weights: Tensor) -> Tensor:
-        """Means (n, 3 S S) of a chunk under weights (12, m)."""
+        """Computes means (n, 3 S S) of a chunk under log-weights (12, m)."""
         pixels = x.reshape(-1, self.size**2)
         seen = (pixels @ self.masks.T).unflatten(0, (-1, 3))
         sums = pixels.sum(dim=1).unflatten(0, (-1, 3))
@@ -291,8 +291,8 @@ def excess_by_pair(prediction: Tensor, mean_a: Tensor, mean_b: Tensor) -> Tensor
     With m_A = m + e_A and m_B = m + e_B, where m is the exact mean of the noise and the errors
     e_A and e_B are independent of each other and of the prediction p, the expectation of
     (p - m_A)(p - m_B) is (p - m)^2 plus the product of the two biases: the variance of the
-    reference samples, which (p - m_A)^2 would add, does not enter. What is left of the bias falls
-    as the square of one over the reference sample's size. A single value may be negative.
+    reference samples, which (p - m_A)^2 would add, does not enter. The bias that remains falls with
+    the squared size of the reference sample. A single value may be negative.
 
     The mean over n independent points is the estimated excess; the standard deviation of the
     values over sqrt(n) is its standard error for these two reference samples.

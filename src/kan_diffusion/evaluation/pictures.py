@@ -1,12 +1,12 @@
-r"""How good the pictures are that a model draws: near to real ones, no copies, and as asked.
+r"""Scores of the pictures that a model draws: close to real ones, not copied, and as asked.
 
-What a model is asked for are captions (or classes) of pictures that it was not trained on. Drawn
-without guidance they are samples of its :math:`p(x) = E_c\, p(x \mid c)`, which are compared with
-real pictures by features (:mod:`kan_diffusion.evaluation.features`) and by the distance to the
-nearest training picture. Drawn with guidance they are read: scenes by the nearest rendering, of
-combinations that are trained on and of held-out ones, classes by a classifier
-(:mod:`kan_diffusion.evaluation.reading`). All models of a seed start from the same noise, and
-beside each score stands what real pictures have.
+A model is asked for captions (or classes) of pictures that it was not trained on. Pictures drawn
+without guidance are samples of its :math:`p(x) = E_c\, p(x \mid c)`. They are compared with real
+pictures by features (:mod:`kan_diffusion.evaluation.features`) and by the distance to the nearest
+training picture. Pictures drawn with guidance are read (:mod:`kan_diffusion.evaluation.reading`):
+scenes by the nearest rendering, with combinations that are trained on and with held-out ones, and
+classes by a classifier. All models of a seed start from the same noise, and each score stands
+beside that of real pictures.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 EACH = 4
-"""Pictures of each prompt or class that are kept to be shown."""
+"""Number of pictures of each prompt or class that are kept to be shown."""
 
 _KINDS = {
     "count": "as many things as asked",
@@ -77,7 +77,7 @@ def _scores() -> Iterator[Score]:
 
 
 PICTURE_SCORES: dict[str, Score] = {score.key: score for score in _scores()}
-"""All that is measured of pictures, by the column of a study's rows; some of it of some data."""
+"""All scores of pictures, by their column in a study's rows; some apply to some data only."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Request:
 
     Attributes:
         num: Number of pictures.
-        prompts: A prompt for each; None of a model without text.
-        labels: A class for each, with shape (num,); None where there are no classes.
+        prompts: A prompt for each picture; None where there is no text.
+        labels: A class for each picture, with shape (num,); None where there are no classes.
     """
 
     num: int
@@ -96,7 +96,7 @@ class Request:
 
     @classmethod
     def of(cls, dataset: Dataset, rows: Tensor) -> Request:
-        """Asks for what held-out pictures, by their numbers, show."""
+        """Asks for what the held-out pictures with given indices show."""
         captions, labels = dataset.heldout_captions, dataset.heldout_class_labels
         return cls(
             len(rows),
@@ -117,14 +117,14 @@ class Request:
 
 
 def shown(dataset: Dataset, num: int) -> tuple[Request, Tensor]:
-    """Chooses what pictures of a report ask for: of classes one each, of scenes half held-out ones.
+    """Chooses what a report asks for: one picture of each class, or scenes, half of them held out.
 
     Args:
         dataset: The pictures.
-        num: Number of prompts or classes at most.
+        num: Largest number of prompts or classes.
 
     Returns:
-        What is asked for, and a real picture of each, (num, C, S, S).
+        The request, and a real picture of each prompt or class, (num, C, S, S).
     """
     assert dataset.heldout is not None
     if dataset.things:
@@ -152,16 +152,16 @@ def draw_pictures(
     each: int = 1,
     on_step: StepCallback | None = None,
 ) -> Tensor:
-    """Draws what is asked for.
+    """Draws the pictures of a request.
 
     Args:
-        pipeline: The model; one without text and classes is asked for nothing but a number.
-        asked: What it is asked for.
-        steps: Steps of its sampler.
-        guidance: Strength of guidance, where there is something to be guided by.
+        pipeline: The model; without text and classes it is asked for a number of pictures only.
+        asked: The request.
+        steps: Steps of the sampler.
+        guidance: Guidance scale; unused without prompts and classes.
         generator: Source of the noise.
-        each: Pictures of each prompt or class, which stand together.
-        on_step: Called after each step, as diffusers' ``callback_on_step_end``.
+        each: Number of pictures of each prompt or class, adjacent in the result.
+        on_step: Called after each step, like diffusers' ``callback_on_step_end``.
 
     Returns:
         Samples with shape (num * each, C, S, S), on the CPU.
@@ -199,16 +199,16 @@ def score_pictures(
     Args:
         pipeline: The model.
         dataset: The pictures it was trained on, and those it is judged with.
-        features: What turns pictures into numbers.
-        num: Pictures of each kind of request.
+        features: Network that computes features of pictures.
+        num: Number of pictures of each kind of request.
         steps: Steps of the sampler.
-        guidance: Strength of guidance of the pictures that are read.
-        study_seed: All draws derive from it.
-        seed: So they do from the number of the trial.
+        guidance: Guidance scale of the pictures that are read.
+        study_seed: All draws derive from it and from ``seed``.
+        seed: Number of the trial.
 
     Returns:
-        Scores by the keys of `PICTURE_SCORES`, with those of real pictures, which need no model,
-        under the key and ``_real``.
+        Scores by the keys of `PICTURE_SCORES`; scores of real pictures, which need no model, have
+        the suffix ``_real``.
     """
     names = study_seed, seed, dataset.name
     assert dataset.heldout is not None
@@ -235,7 +235,7 @@ def score_pictures(
         for which, combinations in kinds:
             generator = numpy_generator("asked", which, *names)
             scenes = draw_scenes(num, generator, dataset.things, combinations)
-            what = Request.of_scenes(scenes)  # says all that was held out, or could have been
+            what = Request.of_scenes(scenes)  # names shape, colour and size, which may be held out
             samples = drawn(what, guidance, which)
             for end, judged in (("", samples), ("_real", _rendered(scenes, dataset.shape[-1]))):
                 scores = _read(judged, what, dataset.things)
@@ -259,15 +259,15 @@ def real_pictures(
     study_seed: int,
     split: int = 0,
 ) -> dict[str, float]:
-    """Scores real pictures against others, which is what a perfect model would have.
+    """Scores real pictures against other real ones, which gives the scores of a perfect model.
 
     Args:
         dataset: The pictures.
-        features: What turns pictures into numbers.
-        num: Pictures of a sample, at most half of those held out.
+        features: Network that computes features of pictures.
+        num: Number of pictures in a sample, at most half of those held out.
         num_pairs: Number of pairs of samples.
-        study_seed: All draws derive from it.
-        split: So they do from the number of the split.
+        study_seed: All draws derive from it and from ``split``.
+        split: Number of the split.
     """
     names = study_seed, split, dataset.name
     draws, choices = torch_generator("real pairs", *names), numpy_generator("real pairs", *names)
@@ -301,28 +301,28 @@ def _copies(
 
 
 def _rendered(scenes: list[Scene], size: int) -> Tensor:
-    """Scenes as samples (n, 3, S, S)."""
+    """Renders scenes as samples (n, 3, S, S)."""
     return torch.from_numpy(render(scenes, size)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _flat(dataset: Dataset, samples: Tensor) -> np.ndarray:
-    """Samples as they are shown, in 8 bits, as rows (n, C S S)."""
+    """Flattens samples to rows (n, C S S), rounded to 8 bits as they are shown."""
     assert isinstance(dataset.codec, PictureCodec)
     return dataset.codec.rounded(samples).flatten(1).double().numpy()
 
 
 def _read(samples: Tensor, asked: Request, things: int) -> dict[str, float | None]:
-    """Shares of scenes that are as asked, of kinds that prompts speak of."""
+    """Computes the shares of scenes that are as asked, by the kinds of `_KINDS`."""
     assert asked.prompts is not None
     scores: SceneScores = score_scenes(samples, asked.prompts, things)
     shares = {kind: share for kind, share in asdict(scores).items() if kind in _KINDS}
     if things == 1:
-        del shares["count"]  # a single thing is all that is looked for
+        del shares["count"]  # the reader looks for one thing only
     return shares
 
 
 def _class_judge(dataset: Dataset) -> ClassJudge | None:
-    """The judge of classes, where each has training pictures."""
+    """Fits the judge of classes; None unless every class has training pictures."""
     labels, heldout_labels = dataset.class_labels, dataset.heldout_class_labels
     if labels is None or heldout_labels is None or dataset.heldout is None:
         return None

@@ -5,16 +5,16 @@ squared distance of a picture x to a scene of things that share no pixel is
 
     |x - b|^2 - sum_j [ 2 (c_j - b) . (m_j (x - b)) - |c_j - b|^2 |m_j|^2 ],
 
-a constant less one gain a thing. With one thing the nearest of all renderings is the largest gain,
-and one matrix product of pictures with coverages finds it. With several, each background's scene is
-built up by the largest gain among things that keep their distance to those before, for as long as
-one is positive; the nearer one is refined by taking things out and putting them in again, one after
-another, as long as that brings it nearer. The distance never rises, and no number of things is
-favoured. It need not end at the nearest scene of all; `accuracy` measures how often real scenes are
-read right.
+a constant minus one gain for each thing. With one thing, the nearest of all renderings has the
+largest gain, and one matrix product of pictures with coverages finds it. With several things, a
+scene is built on each background: the thing with the largest gain that keeps its distance to the
+others is added, as long as the gain is positive. The nearer scene is refined by taking each thing
+out and putting the best one in, as long as this changes the scene. The distance never rises, and no
+number of things is favoured. The search may miss the nearest scene of all; `accuracy` measures how
+often real scenes are read right.
 
-Classes are told by a support vector machine with a Gaussian kernel, fitted to training pictures,
-whose accuracy on real pictures that were held out stands beside.
+Classes are read by a support vector machine with a Gaussian kernel, fitted to training pictures;
+its accuracy on held-out real pictures stands beside.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 _PICTURES = 128
-"""Pictures that are read at a time."""
+"""Number of pictures that are read at a time."""
 _SWEEPS = 4
 
 
@@ -69,7 +69,7 @@ class Reading:
 
     Attributes:
         scene: The scene.
-        distance: Euclidean distance of the picture to its rendering, of values in [-1, 1].
+        distance: Euclidean distance of the picture to the scene's rendering, values in [-1, 1].
     """
 
     scene: Scene
@@ -81,10 +81,10 @@ def read_scenes(samples: Tensor, most: int = MOST_THINGS) -> list[Reading]:
 
     Args:
         samples: Shape (n, 3, S, S) with values in [-1, 1] and S of 16 or 32.
-        most: Things of a scene at most; with one, the scene is the nearest of all.
+        most: Largest number of things in a scene; with 1, the nearest scene of all is found.
 
     Raises:
-        DataError: The shape is another one, a value is not finite, or so many things do not fit.
+        DataError: The shape is wrong, a value is not finite, or ``most`` is out of range.
     """
     if samples.ndim != 4 or samples.shape[1] != 3 or samples.shape[2] != samples.shape[3]:
         raise DataError(f"pictures must have shape (n, 3, S, S), got {tuple(samples.shape)}")
@@ -110,7 +110,7 @@ class _Finder:
 
     def read(self, pictures: Tensor) -> list[Reading]:
         """Reads pictures (n, 3, pixels)."""
-        # As one product of two matrices, which is ten times as fast as one a picture.
+        # One product of two matrices is ten times as fast as one for each picture.
         seen = (pictures.flatten(0, 1) @ self.known.masks.T).unflatten(0, pictures.shape[:2])
         found = [self._build(pictures, seen, each) for each in range(len(BACKGROUNDS))]
         nearer = torch.stack([distance for distance, _, _ in found]).argmin(dim=0)
@@ -135,7 +135,7 @@ class _Finder:
     def _build(
         self, pictures: Tensor, seen: Tensor, background: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances (n,), coverages (n, most) and colours of scenes; -1 where there is no thing."""
+        """Builds scenes: distances (n,), coverages and colours (n, most), -1 for no thing."""
         count = len(pictures)
         masks = torch.full((count, self.most), -1)
         colours = masks.clone()
@@ -176,7 +176,7 @@ class _Finder:
         rows: Tensor,
         place: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The largest gain of one more thing in some rows, its coverage and colour, (r,) each."""
+        """Finds the largest gain of one more thing in each row, its coverage and colour, (r,)."""
         shade = self.known.backgrounds[background]
         steps = self.known.colours - shade
         left = seen[rows] - shade[:, None] * self.areas
@@ -212,19 +212,19 @@ class _Finder:
 class SceneScores:
     """Shares of pictures that are as their prompts ask, each from 0 to 1.
 
-    A share is of the pictures whose prompt says something of the kind; None where none does.
+    A share is over the pictures whose prompts say something about it; None where none does.
 
     Attributes:
-        num: Pictures that were read.
+        num: Number of pictures that were read.
         count: As many things as asked.
         shape: All things have the shapes asked for.
         colour: All have the colours asked for.
         size: All have the sizes asked for.
-        place: All are where they were asked to be, by themselves and to each other.
-        background: The background is that asked for.
-        combination: Shape, colour and size are right, of the right number of things.
+        place: All are where asked, in the picture and relative to each other.
+        background: The background is as asked.
+        combination: The number of things, their shapes, colours and sizes are as asked.
         all: Everything is as asked.
-        distance: Median Euclidean distance to the rendering that was read.
+        distance: Median Euclidean distance to the rendering of the scene that was read.
     """
 
     num: int
@@ -245,16 +245,17 @@ _KINDS = ("shape", "colour", "size", "place")
 def score_scenes(samples: Tensor, prompts: Sequence[str], most: int = MOST_THINGS) -> SceneScores:
     """Judges pictures by what their prompts ask for.
 
-    Things asked for are matched with those read such that most is right.
+    Things asked for are matched with things read so that as much as possible is right.
 
     Args:
         samples: Shape (n, 3, S, S) with values in [-1, 1] and S of 16 or 32.
-        prompts: What each was asked to be; see :func:`kan_diffusion.data.shapes.parse`.
-        most: Things that a scene is read as at most. With one, the nearest of all renderings is
-            read, and a picture with more things counts as one of its things.
+        prompts: A prompt for each picture; see :func:`kan_diffusion.data.shapes.parse`.
+        most: Largest number of things to read in a picture. With 1, the nearest of all renderings
+            is read, and a picture of several things is read as one of them.
 
     Raises:
-        DataError: The numbers differ, a prompt cannot be read, or one asks for more things.
+        DataError: The numbers of pictures and prompts differ, a prompt cannot be read, or one asks
+            for more than ``most`` things.
     """
     if len(samples) != len(prompts) or not len(prompts):
         raise DataError(
@@ -293,7 +294,7 @@ def score_scenes(samples: Tensor, prompts: Sequence[str], most: int = MOST_THING
 
 
 def _right(asked: Asked, scene: Scene) -> dict[str, bool]:
-    """Says of each kind that a prompt speaks of whether it holds."""
+    """Tells of each kind of property in a prompt whether the scene has it."""
     best: dict[str, bool] = {}
     padded: list[Thing | None] = [*scene.things]
     padded += [None] * (len(asked.things) - len(padded))
@@ -333,13 +334,13 @@ def accuracy(
     """Measures the judge itself, on real scenes under their first captions.
 
     Args:
-        num: How many fresh scenes of exactly ``objects`` things.
+        num: Number of fresh scenes, each of exactly ``objects`` things.
         size: Pixels of a side, 16 or 32.
-        generator: Where scenes and noise come from.
-        objects: Things of each scene.
+        generator: Source of scenes and noise.
+        objects: Number of things in each scene.
         combinations: Which combinations there may be.
         noise: Standard deviation of noise on values in [-1, 1].
-        most: Things that a scene is read as at most.
+        most: Largest number of things to read in a picture.
     """
     scenes = draw_scenes(num, generator, objects, combinations, fewest=objects)
     samples = torch.from_numpy(render(scenes, size)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -350,14 +351,14 @@ def accuracy(
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How far generated pictures are of the classes asked for.
+    """How often generated pictures are of the classes asked for.
 
     Attributes:
         right: Share of generated pictures that the judge reads as asked.
         real: Share of held-out real pictures that it reads right: the judge's own accuracy.
-        by_class: The share as asked of each class; NaN where none was asked for.
+        by_class: The same share for each class; NaN for a class that was not asked for.
         spread: Root mean square distance of generated pictures to the mean of their class, over
-            that of training pictures. Guidance narrows it; 1 is as various as real ones.
+            that of training pictures. Guidance lowers it; 1 is as diverse as real pictures.
     """
 
     right: float
@@ -367,7 +368,7 @@ class ClassScores:
 
 
 class ClassJudge:
-    """A classifier of pictures that knows how good it is.
+    """A classifier of pictures with a known accuracy.
 
     Attributes:
         accuracy: Share of held-out pictures that it reads right.
@@ -378,12 +379,12 @@ class ClassJudge:
 
     @classmethod
     def fit(cls, train: Tensor, labels: Tensor, heldout: Tensor, heldout_labels: Tensor) -> Self:
-        """Fits the classifier, without any draw.
+        """Fits the classifier, which is deterministic.
 
         Args:
             train: Training pictures, shape (N, C, S, S).
-            labels: Their classes, shape (N,), 0 and up.
-            heldout: Pictures to measure it with, shape (M, C, S, S).
+            labels: Their classes, shape (N,), from 0.
+            heldout: Pictures to measure its accuracy with, shape (M, C, S, S).
             heldout_labels: Their classes, shape (M,).
 
         Raises:
@@ -403,7 +404,7 @@ class ClassJudge:
 
         Args:
             samples: Shape (n, C, S, S).
-            labels: The class that each was asked to be of, shape (n,).
+            labels: The class that was asked for each, shape (n,).
 
         Raises:
             DataError: The shapes do not fit, or a class is unknown.
@@ -428,9 +429,9 @@ def _flat(samples: Tensor) -> np.ndarray:
 
 
 def _spreads(samples: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Root mean square distances of pictures to the mean of their class, unbiased, (count,).
+    """Computes root mean square distances to the mean of each class, unbiased, (count,).
 
-    NaN for a class of fewer than two.
+    NaN for a class of fewer than two pictures.
     """
     flat = samples.detach().cpu().double().flatten(1)
     spreads = torch.full((count,), torch.nan, dtype=torch.float64)
