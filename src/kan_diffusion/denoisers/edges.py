@@ -1,4 +1,4 @@
-"""The edges of a readable layer, one by one: learned curves, lines, functions of a library."""
+"""Edges of a readable layer: learned curves, lines and functions of a library."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class AppliedFunction(NamedTuple):
 
 
 class _FunctionEdges(nn.Module):
-    """The edges of a layer that share one function of the library, with constants each."""
+    """The edges of a layer with the same function of the library, each with its own constants."""
 
     inputs: Tensor
     outputs: Tensor
@@ -123,12 +123,12 @@ class ReadableLayer(nn.Module):
         in_features: Number of inputs.
         out_features: Number of outputs.
         edges: The edges of this layer.
-        curves: A layer without a bias whose curves are those of the edges of kind ``"curve"``.
+        curves: A KAN layer without a bias that computes the edges of kind ``"curve"``.
 
     Attributes:
-        curves: That layer; None where no edge is a curve.
+        curves: The KAN layer of the curves; None if no edge is a curve.
         slope: Slopes of the linear edges and linear parts with shape (out, in); 0 elsewhere.
-        groups: The edges that are functions, by function.
+        groups: The edges that are functions, one group per function.
         bias: Constants with shape (out,).
     """
 
@@ -178,9 +178,9 @@ class ReadableLayer(nn.Module):
 
     @property
     def flops(self) -> int:
-        """Floating-point operations that one row needs, which may be fewer than are done.
+        """Floating-point operations that one row needs; the implementation may do more.
 
-        A linear edge counts 2, a function 3 and 4 for itself, a curve as in a KAN layer.
+        A linear edge counts 2, a function 3 + 4, a curve as in a KAN layer.
         """
         total = self.out_features + 2 * int(self.slope_mask.sum())
         total += (3 + _FUNCTION_FLOPS) * len(self._row)
@@ -231,7 +231,7 @@ class ReadableLayer(nn.Module):
 
     @torch.no_grad()
     def set_match(self, edge: Edge, match: Match) -> None:
-        """Gives an edge the constants of a match of its kind; its constant joins the bias."""
+        """Sets an edge to a match of its kind; the constant d is added to the unit's bias."""
         self.slope[edge.output, edge.input] = match.slope
         self.bias[edge.output] += match.constant
         if (edge.input, edge.output) in self._row:
@@ -240,7 +240,7 @@ class ReadableLayer(nn.Module):
 
     @torch.no_grad()
     def take(self, other: ReadableLayer, outputs: Sequence[int], inputs: Sequence[int]) -> None:
-        """Copies the constants, and the parameters of all edges that have the same kind in both.
+        """Copies another layer's biases, and parameters of all edges of the same kind in both.
 
         Args:
             other: A layer with curves on the same basis.

@@ -1,9 +1,9 @@
 r"""A formula as a denoiser.
 
-The score is given by one expression for each coordinate in :math:`x_i`, :math:`\alpha` and
-:math:`\sigma` with constants :math:`c_k`; predicted noise is :math:`-\sigma` times the score, from
-which the process computes its prediction. The constants are the denoiser's parameters, so a formula
-is trained, saved, sampled and judged like a network.
+Each coordinate of the score is an expression in :math:`x_i`, :math:`\alpha`, :math:`\sigma` and
+constants :math:`c_k`. The predicted noise is :math:`-\sigma` times the score, and the process turns
+it into a prediction of its type. The constants are the denoiser's parameters, so a formula is
+trained, saved, sampled and judged like a network.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class FormulaDenoiser(PointDenoiser):
         num_constants: Number of constants.
 
     Raises:
-        KanDiffusionError: There is not one expression a coordinate, or one of them is not a tree of
-            a formula.
+        KanDiffusionError: There is not one expression per coordinate, or an expression is not a
+            valid tree.
     """
 
     @register_to_config
@@ -63,7 +63,7 @@ class FormulaDenoiser(PointDenoiser):
             check_tree(tree, known, num_constants)
         self.process = Process.model_validate(dict(process))
         self.constants = nn.Parameter(torch.zeros(num_constants))
-        with torch.device("cpu"):  # also of a formula that is built without data
+        with torch.device("cpu"):  # even if the formula is built on the meta device
             alpha, sigma = self.process.levels()
         self.register_buffer("alphas", alpha.clamp(min=SMALLEST_SIGNAL), persistent=False)
         self.register_buffer("sigmas", sigma, persistent=False)
@@ -84,7 +84,7 @@ class FormulaDenoiser(PointDenoiser):
         return sum(count(tree) for tree in self.config.score)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Does nothing: a formula has no other start than the constants it was made with."""
+        """Does nothing: a formula always starts from the constants that it was made with."""
 
     def _levels(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         last = self.process.num_timesteps - 1
@@ -119,7 +119,7 @@ class FormulaDenoiser(PointDenoiser):
         return ((noise - b * points.double()) / a).to(points.dtype)
 
     def expressions(self, digits: int | None = None) -> list[sympy.Expr]:
-        """Writes the score's coordinates in SymPy.
+        """Writes the coordinates of the score as SymPy expressions.
 
         Args:
             digits: Significant digits of the constants; all of them when None.
@@ -146,7 +146,7 @@ def formula_denoiser(
         process: The noising process.
 
     Raises:
-        KanDiffusionError: It has a function that formulas may not have, or another symbol.
+        KanDiffusionError: The formula has an unsupported function or number, or an unknown symbol.
     """
     known = {f"x{i}" for i in range(len(score))} | {"alpha", "sigma"}
     for expression in score:

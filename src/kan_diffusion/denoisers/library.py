@@ -1,13 +1,12 @@
-r"""The functions that an edge may turn out to be.
+r"""The functions that edges are matched to.
 
-An edge is matched by :math:`c\,f(a x + b) + s x + d` with f from a library: affine inside and
-outside, and a linear part (s = 0 for the simplest matches) because scores have one nearly
-everywhere. The constant d belongs to the unit the edge enters. ``linear`` is the edge that has
-nothing else.
+An edge is matched to :math:`c\,f(a x + b) + s x + d` with f from a library. The match has a linear
+part (s = 0 for the simplest matches) because scores have one nearly everywhere. The constant d is
+added to the bias of the unit that the edge enters. A ``linear`` edge has the linear part alone.
 
-A library is a mapping of names to :class:`EdgeFunction`. A function of one's own is an
-``EdgeFunction`` in a module that can be imported, named ``"package.module:NAME"``; a network with
-such an edge is saved by that name. A built-in one is a line of ``LIBRARY``.
+A library is a mapping of names to :class:`EdgeFunction`. A user's function is an ``EdgeFunction``
+in a module that can be imported, named ``"package.module:NAME"``; a saved network refers to it by
+that name. A built-in function is a line of ``LIBRARY``.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ __all__ = ["LIBRARY", "LINEAR", "EdgeFunction", "Library", "get_functions"]
 Parity = Literal["odd", "even"] | None
 
 _SMALL = 1e-6
-"""Functions that end at 0 have their value at this number for all smaller ones."""
+"""Smallest argument of functions that are defined above 0; smaller ones are clamped to it."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,13 @@ class EdgeFunction:
 
     Attributes:
         name: Name in reports and configurations.
-        values: Evaluates f of a tensor, elementwise and differentiable.
-        expression: Evaluates the very same function of a SymPy expression.
+        values: Evaluates f on a tensor, elementwise and differentiably.
+        expression: Applies the same function to a SymPy expression.
         complexity: Cost when matches are compared: 1 for a straight line.
         parity: ``"odd"`` if f(-z) = -f(z), ``"even"`` if f(-z) = f(z); a search then needs one
             sign of a.
-        shiftless: Whether a shift of z is a factor of f, so that b = 0 is enough.
-        scaleless: Whether a factor of z is a factor of f, so that a = 1 is enough.
+        shiftless: Whether c or d can absorb a shift of z, so that b = 0 is enough.
+        scaleless: Whether c can absorb a factor of z, so that a = 1 is enough.
     """
 
     name: str
@@ -98,7 +97,7 @@ LIBRARY: Library = {
             "gaussian", lambda z: torch.exp(-(z**2)), lambda z: _sympy.exp(-(z**2)), 3, "even"
         ),
         EdgeFunction("rational", lambda z: 1 / (1 + z**2), lambda z: 1 / (1 + z**2), 3, "even"),
-        # After tanh, of which it is an affine function: the first of two equals is taken.
+        # After tanh: sigmoid is an affine function of it, and the first of two equals is taken.
         EdgeFunction("sigmoid", torch.sigmoid, lambda z: 1 / (1 + _sympy.exp(-z)), 3),
         EdgeFunction("log", lambda z: _held(z).log(), lambda z: _sympy.log(_held_at(z)), 4),
         EdgeFunction("sqrt", lambda z: _held(z).sqrt(), lambda z: _sympy.sqrt(_held_at(z)), 4),
@@ -112,8 +111,7 @@ def get_functions(names: Iterable[str], *, importing: bool = False) -> Library:
     """Looks functions up by their names.
 
     Args:
-        names: Names of ``LIBRARY``, or ``"package.module:NAME"`` for functions of one's own, which
-            are known by that place.
+        names: Names of ``LIBRARY``, or ``"package.module:NAME"`` for a user's functions.
         importing: Whether to import their modules; if not, they must be imported already.
 
     Returns:
@@ -126,7 +124,7 @@ def get_functions(names: Iterable[str], *, importing: bool = False) -> Library:
     for name in names:
         if is_place(name):
             function = find_object(name, "edge function", EdgeFunction, importing=importing)
-            # Matches and edges have it by its name, and find it again by its place alone.
+            # Matches and edges keep the name alone, so it must say where the function is.
             functions[name] = replace(function, name=name)
         else:
             functions[name] = look_up("edge function", name, LIBRARY)

@@ -1,4 +1,4 @@
-r"""A KAN denoiser whose edges are kept one by one: a learned curve, a formula, or nothing.
+r"""A KAN denoiser whose edges are separate: each a learned curve, a formula, or absent.
 
 An edge i -> o of a layer is absent, or
 
@@ -6,10 +6,10 @@ An edge i -> o of a layer is absent, or
     s\,x & \text{(``linear'')} \\
     c\,f(a x + b) \;[\, + s\,x\,] & \text{(f of a library)}, \end{cases}
 
-and a unit is :math:`h_o = (1 + s_o(\tau))\,(\beta_o + \sum_i \phi_{o,i}(x_i)) + b_o(\tau)`, with
-the scales and shifts of a modulated denoiser and without them otherwise. It is trained like any
-denoiser, so that what is left can make up for what was taken away. Meant for networks that are
-small enough to be read: an edge costs far more here than in a KAN layer.
+and a unit is :math:`h_o = (1 + s_o(\tau))\,(\beta_o + \sum_i \phi_{o,i}(x_i)) + b_o(\tau)`, where
+only a modulated denoiser has the scales s and shifts b. It is trained like any denoiser, so that
+the remaining edges can make up for removed ones. It is meant for networks that are small enough to
+be read: an edge costs far more here than in a KAN layer.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ class ReadableDenoiser(StackDenoiser):
         num_input_frequencies: Number of frequencies of the points' Fourier features.
         modulated: Whether the timestep scales and shifts the hidden units instead of being an
             input.
-        scaled_inputs: Whether, where modulated, the timestep scales the inputs, too.
-        curves: Settings of the curves; each that is missing has its default in
+        scaled_inputs: Whether, in a modulated denoiser, the timestep scales the inputs, too.
+        curves: Settings of the curves; missing ones have the defaults of
             :class:`kan_diffusion.KANLinear`.
 
     Raises:
-        KanDiffusionError: An edge is not one of the network's, or its function is not known.
+        KanDiffusionError: Edges do not fit the widths of the network, or a function is unknown.
     """
 
     network: Stack
@@ -147,7 +147,7 @@ class ReadableDenoiser(StackDenoiser):
 
     @property
     def edges(self) -> list[Edge]:
-        """All edges there are, layer by layer."""
+        """All edges, layer by layer."""
         return [edge for layer in self.layers for edge in layer.edges]
 
     @property
@@ -163,7 +163,7 @@ class ReadableDenoiser(StackDenoiser):
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one forward pass for one point, of the edges there are."""
+        """Floating-point operations of one forward pass for one point, without absent edges."""
         return sum(layer.flops for layer in self.layers) + self._extra_flops
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -229,7 +229,7 @@ class ReadableDenoiser(StackDenoiser):
         return seen.index_select(1, self.input_index)
 
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
-        # ``points`` are features already, if there are any.
+        # ``points`` are already the Fourier features, if the denoiser has any.
         time = self.time_features(steps, points.dtype)
         prediction: Tensor = self.network(self._select(points, time), time)
         return prediction
@@ -237,13 +237,13 @@ class ReadableDenoiser(StackDenoiser):
     def modulations(
         self, steps: Tensor
     ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
-        """Factors and shifts of the hidden layers and factors of the inputs, as in a ``Stack``.
+        """Computes the factors and shifts of the hidden layers and the factors of the inputs.
 
         Args:
             steps: Timesteps with shape (n,).
 
         Returns:
-            Both empty and None where the timestep is an input.
+            All three as in a ``Stack``; empty, empty and None if the timestep is an input.
         """
         if self.modulation is None:
             return (), (), None
@@ -261,7 +261,7 @@ class ReadableDenoiser(StackDenoiser):
 
         Yields:
             A layer, its inputs (n, in), the factor (n, out) or (1, out) of its outputs, and the
-            units (n, out) they come to.
+            resulting units (n, out).
         """
         state = self.features(points, steps)
         scales, shifts, of_input = self.modulations(steps)
@@ -278,29 +278,29 @@ class ReadableDenoiser(StackDenoiser):
     # Other edges
 
     def with_edges(self, edges: Sequence[Edge]) -> ReadableDenoiser:
-        """Makes the same network with other edges; those that stay keep their parameters.
+        """Makes the same network with other edges; edges of the same kind keep their parameters.
 
-        Edges that become a formula start at 0: :meth:`set_match` gives them their constants.
+        Edges that become a formula start at 0; :meth:`set_match` sets their constants.
         """
         return self._rebuilt(edges, {})
 
     def set_match(self, edge: Edge, match: Match) -> None:
-        """Gives a formula's edge the constants of a match; the constant d joins the unit's bias.
+        """Sets a formula's edge to a match; the constant d is added to the unit's bias.
 
         Args:
             edge: An edge of the match's kind.
-            match: Its constants.
+            match: The match.
         """
         self.layers[edge.layer].set_match(edge, match)
 
     def compact(self) -> ReadableDenoiser:
         """Makes the same function without inputs and hidden units that have no effect.
 
-        A unit goes when no edge leaves it, or when no edge enters it and the timestep does not
-        move it either: then it is a constant, and its edges' values join the biases they feed.
+        A unit that no edge leaves is removed; without modulation, so is one that no edge enters: it
+        is constant, and the values of its edges are added to the biases of the next layer.
 
         Returns:
-            A network without such units; itself where there are none.
+            A network without such units; the network itself if there are none.
         """
         smaller = self._without_idle_unit()
         if smaller is not None:
@@ -329,9 +329,9 @@ class ReadableDenoiser(StackDenoiser):
 
     @torch.no_grad()
     def _rebuilt(self, edges: Sequence[Edge], kept: Mapping[int, list[int]]) -> ReadableDenoiser:
-        """Makes a network of other edges, and of the kept units of the layers that are named.
+        """Makes a network with other edges and, in the layers of ``kept``, the kept units alone.
 
-        Layer 0 are the inputs, the next ones the hidden layers.
+        Layer 0 holds the inputs; the hidden layers follow.
         """
         widths = [len(self.input_index), *self.config.hidden, self.data_dim]
         units = [kept.get(layer, list(range(width))) for layer, width in enumerate(widths)]
@@ -365,7 +365,7 @@ class ReadableDenoiser(StackDenoiser):
 
 def _placed(made: ReadableDenoiser, like: StackDenoiser) -> ReadableDenoiser:
     """Moves a network to the device, the precision and the mode of another one."""
-    # nn.Module's own: diffusers' warns of what float32 modules it might have.
+    # nn.Module's own ``to``: that of diffusers warns of float32 modules there might be.
     nn.Module.to(made, device=like.device, dtype=like.dtype)
     return made.train(like.training)
 
@@ -402,8 +402,8 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
         The network in eval mode; the denoiser itself where it is readable already.
 
     Raises:
-        KanDiffusionError: It is not a KAN denoiser, or residual, or of classes, or its basis has no
-            grid.
+        KanDiffusionError: The denoiser is not a KAN, is residual, has classes, or has a basis
+            without a grid.
     """
     if isinstance(denoiser, ReadableDenoiser):
         return denoiser

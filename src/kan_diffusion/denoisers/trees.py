@@ -1,7 +1,7 @@
-"""SymPy expressions as nested lists, and such lists as functions of tensors.
+"""Formulas as nested lists, converted from and to SymPy and evaluated on tensors.
 
-A file with a formula must not be able to run anything, and SymPy's own parser evaluates what it
-reads. So a formula is kept as a tree of a few known operations: ``["add", ...]``, ``["mul", ...]``,
+A file with a formula must not be able to run code, and SymPy's own parser evaluates what it reads.
+So a formula is stored as a tree of a few known operations: ``["add", ...]``, ``["mul", ...]``,
 ``["pow", base, exponent]``, ``["call", function, ...]``, ``["symbol", name]``, ``["constant",
 number of the constant]`` and ``["number", value]``.
 """
@@ -64,7 +64,7 @@ def to_tree(expression: sympy.Expr, constants: Sequence[sympy.Symbol]) -> Tree:
         constants: Symbols that stand for constants, in order.
 
     Raises:
-        KanDiffusionError: It has a function or a number that formulas may not have.
+        KanDiffusionError: The expression has an unsupported function or number.
     """
     if expression.is_Symbol:
         if expression in constants:
@@ -98,7 +98,7 @@ def _is_number(value: object) -> bool:
 
 
 def _parts(tree: object, symbols: Collection[str] | None, num_constants: int) -> Sequence[object]:
-    """Gives the parts of a tree that are trees, after checking the rest of it."""
+    """Checks the root of a tree and returns its subtrees."""
     match tree:
         case ["number", value] if _is_number(value):
             return ()
@@ -117,15 +117,15 @@ def _parts(tree: object, symbols: Collection[str] | None, num_constants: int) ->
 
 
 def check_tree(tree: object, symbols: Collection[str] | None, num_constants: int) -> None:
-    """Checks a tree from end to end, without evaluating anything.
+    """Checks a whole tree without evaluating it.
 
     Args:
-        tree: What may be a tree.
-        symbols: Names of the symbols it may have; any when None.
+        tree: The object to check.
+        symbols: Names of the allowed symbols; any when None.
         num_constants: Number of constants.
 
     Raises:
-        KanDiffusionError: It is not a tree of a formula, or a deeper one than can be evaluated.
+        KanDiffusionError: The object is not a tree of a formula, or is too deep to be evaluated.
     """
     level: list[object] = [tree]
     for _ in range(_DEEPEST):
@@ -145,7 +145,7 @@ def _fold(
     Args:
         tree: The tree.
         leaf: Gives the value of a number, a constant or a symbol.
-        operation: Gives the value of a sum, product, power or function from those of its parts.
+        operation: Gives the value of a sum, product, power or function from its parts' values.
     """
     match tree:
         case ["number" | "constant" | "symbol" as kind, content]:
@@ -164,7 +164,7 @@ def evaluate(tree: Tree, symbols: Mapping[str, Tensor], constants: Tensor) -> Te
         constants: Values of the constants with shape (n,).
 
     Raises:
-        KanDiffusionError: It is not a tree of a formula, or has another symbol.
+        KanDiffusionError: It is not a tree of a formula, or has an unknown symbol.
     """
     check_tree(tree, symbols, len(constants))
 
@@ -197,7 +197,7 @@ def to_sympy(tree: Tree, constants: Sequence[object]) -> sympy.Expr:
 
     Args:
         tree: The tree.
-        constants: Numbers or symbols to put for the constants.
+        constants: Numbers or symbols that replace the constants.
 
     Raises:
         KanDiffusionError: It is not a tree of a formula.
