@@ -1,12 +1,12 @@
-r"""Base of all denoisers: the diffusers interface, conditions and what is read from a file.
+r"""Base of all denoisers: the diffusers interface, conditions and checked loading from files.
 
 A denoiser is a function of a noised sample of any shape, the timestep and conditions c,
 
-.. math:: (x_t, t, c) \mapsto \mathrm{prediction},
+.. math:: (x_t, t, c) \mapsto \mathrm{prediction}.
 
-each of which may be absent: then it is the unconditional model of classifier-free guidance (Ho and
-Salimans 2022, arXiv:2207.12598). What it predicts (noise, velocity or clean samples) is the
-process's affair, not the network's.
+Every condition may be absent; without any, the denoiser is the unconditional model of
+classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598). The process, not the network,
+determines what is predicted: noise, velocity or clean samples.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kan_diffusion.weights import require_sound
 __all__ = ["UNLABELLED", "Denoiser", "DenoiserOutput", "ModelMixin", "SavedGrids"]
 
 UNLABELLED = -1
-"""The class label that stands for none."""
+"""The class label of a sample without a label."""
 
 
 @dataclass
@@ -43,10 +43,10 @@ class DenoiserOutput(BaseOutput):
 
 
 class SavedGrids(MovingGrids):
-    """The methods of a denoiser whose grids can be changed, and are saved as they are.
+    """Mixin for denoisers whose grids can be changed, and are saved in their current state.
 
     Attributes:
-        grid_settings: Settings of its configuration that are a number of intervals.
+        grid_settings: Settings of the configuration that hold a number of intervals.
     """
 
     grid_settings: ClassVar[tuple[str, ...]] = ("grid_size",)
@@ -59,18 +59,18 @@ class SavedGrids(MovingGrids):
 class Denoiser(ModelMixin, ConfigMixin):
     """Base of the denoisers of samples of any shape.
 
-    A subclass sets ``network``, registers its configuration and has ``sample_shape``, ``absent``
-    and ``forward``. A pipeline's ``from_pretrained`` finds a component's class by the dotted path
-    of its module and then looks for the name ``ModelMixin`` in that same module: a module that
-    defines a denoiser must import it (from here), and must keep its path.
+    A subclass sets ``network``, registers its configuration and defines ``sample_shape``,
+    ``absent`` and ``forward``. A pipeline's ``from_pretrained`` finds a class by the dotted path of
+    its module and looks for ``ModelMixin`` in the same module: a module that defines a denoiser
+    must import it (from here), and must keep its path.
 
     Attributes:
-        network: What predicts.
+        network: The module that computes the prediction.
         num_classes: Number of class labels, 0 for a denoiser without classes.
         blocks: Widths of the blocks of coordinates that it may be told; empty for none.
-        flops: Floating-point operations of one forward pass for one sample, as computed here.
-        flops_per_edge: The same where every edge evaluates its functions for itself; what either
-            counts: :mod:`kan_diffusion.denoisers.flops`.
+        flops: Floating-point operations of one forward pass for one sample, as this package counts.
+        flops_per_edge: The same, counted as if every edge evaluated its own functions
+            (:mod:`kan_diffusion.denoisers.flops` defines both counts).
     """
 
     config_name = "config.json"
@@ -82,10 +82,10 @@ class Denoiser(ModelMixin, ConfigMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
         """Reads a denoiser that ``save_pretrained`` wrote, after checking it.
 
-        Only safetensors are read, from this machine alone.
+        Only safetensors files on this machine are read.
 
         Args:
-            pretrained_model_name_or_path: Its folder.
+            pretrained_model_name_or_path: Folder of the denoiser.
             **kwargs: Options of diffusers, such as ``subfolder``, ``variant`` or ``dtype``.
 
         Raises:
@@ -102,7 +102,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         safe = {"use_safetensors": True, "local_files_only": True}
         denoiser: Self = super().from_pretrained(root, **{**kwargs, **safe})
         for name, tensor in denoiser.state_dict().items():
-            # On the meta device are those that a device map leaves on the disk until they are used.
+            # A device map may leave tensors on the disk until they are used: these are "meta".
             if not tensor.is_meta and not bool(tensor.isfinite().all()):
                 raise RunFolderError(
                     f"the weights in '{folder}' are infinite or no numbers ('{name}'); train the "
@@ -112,18 +112,18 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """Parts that ``device_map="auto"`` leaves on one device: all, since a denoiser is small."""
+        """Parts that ``device_map="auto"`` does not split: all, since a denoiser is small."""
         return [type(part).__name__ for part in self.children()]
 
     def enable_layerwise_casting(self, *args: object, **kwargs: object) -> None:
-        """Casts weights to a small dtype and back around each use, in networks of ``nn.Linear``.
+        """Stores the weights of ``nn.Linear`` in a small dtype and casts them back for each use.
 
         Args:
-            *args: As diffusers takes them: ``storage_dtype``, ``compute_dtype`` and so on.
-            **kwargs: The same by name.
+            *args: Arguments of diffusers: ``storage_dtype``, ``compute_dtype`` and so on.
+            **kwargs: Keyword arguments of diffusers.
 
         Raises:
-            KanDiffusionError: Other layers have weights, which would not be cast.
+            KanDiffusionError: Layers of another kind have weights, which would not be cast.
         """
         for name, part in self.named_modules():
             if not isinstance(part, nn.Linear) and any(
@@ -142,20 +142,20 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     @property
     def absent(self) -> dict[str, Tensor]:
-        """By the name of each condition it may be given: the value of one sample that has none."""
+        """Name of each possible condition, and the value that marks it as absent for a sample."""
         return {"class_labels": torch.tensor(UNLABELLED)} if self.num_classes else {}
 
     def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
-        """Checks conditions once, ahead of use: a forward pass on a GPU should not wait for it.
+        """Checks conditions once before use, so that no forward pass on a GPU waits for the check.
 
         Args:
-            conditions: Values by the names of :attr:`absent`, one a sample; ``class_labels`` are
-                whole numbers, -1 where there is none.
+            conditions: Values by the names of :attr:`absent`, one per sample; ``class_labels`` are
+                integers, -1 where there is no label.
             num_samples: Number of samples.
 
         Raises:
-            KanDiffusionError: A condition that this denoiser does not take, or of another shape,
-                or not one a sample, or labels that it was not built for.
+            KanDiffusionError: A condition is not one of this denoiser's, has the wrong shape or not
+                one value per sample, or class labels are not integers that it knows.
         """
         known = self.absent
         for name, values in conditions.items():
@@ -198,7 +198,7 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     @property
     def flops_per_edge(self) -> int:
-        """``flops`` where every edge evaluates its functions for itself: alike without edges."""
+        """``flops``, counted as if every edge evaluated its own functions; equal without edges."""
         return self.flops
 
     @property
@@ -218,12 +218,12 @@ class Denoiser(ModelMixin, ConfigMixin):
         encoder_hidden_states: Tensor | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor]:
-        """Predicts for noised samples.
+        """Computes the prediction for noised samples.
 
         Args:
             sample: Noised samples with shape (B, *shape).
-            timestep: One timestep for all samples, or one each with shape (B,); whole numbers from
-                0 to T - 1, or fractions between them for samplers that ask for such.
+            timestep: One timestep for all samples, or one each with shape (B,); integers from 0 to
+                T - 1, or fractions between them for samplers that use these.
             class_labels: Labels with shape (B,), -1 where there is none; or None.
             encoder_hidden_states: Embedded prompts with shape (B, tokens, width); or None.
             return_dict: Whether to return a :class:`DenoiserOutput` or a tuple.

@@ -15,7 +15,7 @@ from kan_diffusion.errors import KanDiffusionError, require_known
 __all__ = ["Choice", "Family", "FamilyKind", "IntRange", "Range", "Setting", "Space"]
 
 Setting = bool | int | float | str | None | Sequence[int] | Sequence[float]
-"""A value of a denoiser's configuration, as JSON has it."""
+"""A value in a denoiser's configuration, of a type that JSON can hold."""
 
 FamilyKind = Literal["kan", "mlp", "other"]
 """Side of a comparison that a family is on, if any."""
@@ -28,7 +28,7 @@ class Range:
     Attributes:
         low: The smallest.
         high: The largest.
-        log: Whether the logarithm, and not the number, is what is spread evenly.
+        log: Whether numbers are spread evenly on a logarithmic scale.
 
     Raises:
         KanDiffusionError: The range is empty or not finite, or has no logarithm.
@@ -76,7 +76,7 @@ class Choice:
         values: The values, at least one.
 
     Raises:
-        KanDiffusionError: There is none.
+        KanDiffusionError: There are no values.
     """
 
     values: tuple[Setting, ...]
@@ -96,16 +96,16 @@ class Family:
     """A kind of denoiser.
 
     Attributes:
-        name: What users write.
+        name: Name in code, options and study files.
         denoiser_class: The class that is built.
-        depth: Number of hidden layers when nothing else is asked for.
+        depth: Default number of hidden layers.
         learning_rate: Peak learning rate that suits the family at about 2,300 parameters.
         settings: Settings of the denoiser class that suit the family.
         kind: ``"kan"`` and ``"mlp"`` are the two sides of a comparison, ``"other"`` is neither.
-        title: What tables and figures write; the name when empty.
-        space: What tuning searches; nothing when empty.
-        compared: Whether ``FAMILIES`` or ``PICTURE_FAMILIES`` lists it; if not, it is known by name
-            alone.
+        title: Name in tables and figures; ``name`` when empty.
+        space: Search space of tuning; empty for none.
+        compared: Whether ``FAMILIES`` or ``PICTURE_FAMILIES`` lists it; if not, it can only be
+            looked up by name.
 
     Raises:
         KanDiffusionError: The space has a key that is neither ``"learning_rate"``, ``"depth"`` nor

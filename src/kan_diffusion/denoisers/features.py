@@ -1,19 +1,19 @@
 r"""Features of the points and of the timestep.
 
-A coordinate x is seen as it is and, where frequencies are asked for, as
+A network gets each coordinate x and, with M > 0 frequencies, its Fourier features (Tancik et al.
+2020, arXiv:2006.10739)
 
-.. math:: \cos(2^m \pi x / 4), \; \sin(2^m \pi x / 4), \qquad m = 0, \dots, M - 1,
+.. math:: \cos(2^m \pi x / 4), \; \sin(2^m \pi x / 4), \qquad m = 0, \dots, M - 1.
 
-(Fourier features: Tancik et al. 2020, arXiv:2006.10739). The lowest pair goes once round while x
-goes from -4 to 4, where nearly all standardised and noised points lie, so that no two of those look
-alike.
+The lowest frequency has the period 8. Nearly all standardised and noised points lie between -4 and
+4, so no two of their coordinates have the same features.
 
-A timestep is the index a diffusers schedule counts with, t = 0, ..., T - 1 (index t has seen t + 1
-steps of noise); networks see the fraction :math:`\tau = (t + 1) / T \in (0, 1]`:
+A timestep is an index t = 0, ..., T - 1 of a diffusers schedule; at index t, t + 1 steps of noise
+have been added. Networks get the fraction :math:`\tau = (t + 1) / T \in (0, 1]` as
 
-- ``"raw"``: :math:`\tau` itself, one more coordinate, as the original notebook does;
+- ``"raw"``: :math:`\tau` itself, one more coordinate, as in the original notebook;
 - ``"fourier"``: :math:`\cos(2^{m-1} \pi \tau), \sin(2^{m-1} \pi \tau)` for m = 0, ..., M - 1,
-  all in [-1, 1]. The lowest pair is a quarter turn, so that no two timesteps look alike.
+  all in [-1, 1]. The lowest pair makes a quarter turn, so no two timesteps have the same features.
 
 The features of all whole timesteps are computed once and looked up afterwards.
 """
@@ -44,11 +44,11 @@ class PointFeatures(nn.Module):
 
     Attributes:
         num_features: Number of features of a point.
-        flops: Floating-point operations for one point: one an angle and four each for its cosine
-            and sine.
+        flops: Floating-point operations for one point: one for each angle, four each for its
+            cosine and sine.
 
     Raises:
-        KanDiffusionError: There is not at least one frequency.
+        KanDiffusionError: ``num_frequencies`` is below 1.
     """
 
     octaves: Tensor
@@ -67,7 +67,7 @@ class PointFeatures(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """Features (B, d + 2 M d) of points (B, d), in their dtype."""
-        # Angles in half precision would be off by more than the finest features are wide.
+        # In half precision, errors of the angles would exceed the width of the finest features.
         wide = points.to(torch.promote_types(points.dtype, torch.float32)).unsqueeze(-1)
         angles = (wide * (math.pi * self.octaves.to(wide.dtype))).flatten(1)
         return torch.cat([points, angles.cos().to(points), angles.sin().to(points)], dim=-1)
@@ -120,7 +120,7 @@ class TimeFeatures(nn.Module):
     def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
         """Encodes timesteps (B,), whole or fractional, as (B, num_features) of ``dtype``.
 
-        A whole number is one by its dtype; one outside 0, ..., T - 1 counts as the nearest inside.
+        Timesteps of an integer dtype are clamped to 0, ..., T - 1; floating-point ones are not.
         """
         if timestep.is_floating_point():
             return self._encode(timestep).to(dtype)

@@ -1,29 +1,29 @@
 r"""Two ways to count the arithmetic of a forward pass, for one point.
 
-*This package's own* (``denoiser.flops``) counts what is computed here: a product of a layer of
-linear weights is :math:`2 nm + m` with its bias, the functions of a KAN layer's input are evaluated
-once for all its edges, an edge costs two for each function that differs from zero
-(``KANLinear.flops``), an elementary function counts four, as SiLU does, and ReLU one.
+*This package's own count* (``denoiser.flops``) follows what this package computes: a linear layer
+costs :math:`2 nm + m`, bias included; a KAN layer evaluates the functions of an input once for all
+its edges, and each edge costs two for each function that differs from zero (``KANLinear.flops``);
+an elementary function, such as SiLU, costs four and ReLU one.
 
 *By edge* (``denoiser.flops_per_edge``) is the convention of Yu et al. 2024 ("KAN or MLP: A Fairer
-Comparison", arXiv:2407.16674): every edge evaluates all its functions for itself, by the recursion
-of Cox and de Boor. With n inputs, m outputs, G intervals, order K and the nonlinearity's own count
-a (5 for SiLU, 1 for ReLU):
+Comparison", arXiv:2407.16674): every edge evaluates all its own functions by the recursion of Cox
+and de Boor. With n inputs, m outputs, G intervals, order K and a operations of the nonlinearity (5
+for SiLU, 1 for ReLU):
 
 .. math::
     \text{KAN layer:} \quad & a n + nm \, (9 K (G + 1.5 K) + 2 G - 2.5 K + 3), \\
     \text{linear layer and activation:} \quad & 2 nm + a m, \\
     \text{spline of a unit:} \quad & 9 K (G + 1.5 K) + 2 G - 2.5 K - 1.
 
-In the last, the recursion costs 9 for each of its :math:`\sum_{k=1}^K (G + 2K - k)` values and the
-sum over G + K functions :math:`2 (G + K) - 1`; an edge adds two for its scale and its sum over the
-inputs, and two for its base weight. For a basis of D functions that is not a spline, the same edge
-costs what evaluating the D functions of an input does, :math:`2 D - 1`, and those four (two without
-a base activation). The scale is counted whether a layer has one or not, as theirs do. Biases are
-part of :math:`2 nm` in a linear layer and not counted in a KAN layer.
+A spline costs 9 for each of the :math:`\sum_{k=1}^K (G + 2K - k)` values of the recursion, and
+:math:`2 (G + K) - 1` for the sum over G + K functions. An edge of a KAN layer adds two for its
+scale and the sum over the inputs, and two for its base weight. On another basis of D functions, an
+edge costs the evaluation of the D functions, :math:`2 D - 1` and the same four (two without a base
+activation). As in the paper, the scale is counted whether or not a layer has one. Biases are part
+of :math:`2 nm` in a linear layer and not counted in a KAN layer.
 
-Neither counts the features of the timestep, which are looked up and the same for every family.
-Both count the Fourier features of the points, residual sums and modulation, where there are any.
+Neither count includes the features of the timestep, which are looked up, in every family alike.
+Both include the Fourier features of the points, residual sums and modulation, where there are any.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SILU_PER_EDGE = 5
 
 
 def spline_flops_per_edge(num_intervals: int, order: int) -> int:
-    """Operations of one spline by the recursion, its sum over functions included.
+    """Counts operations of one spline: of the recursion and of the sum over functions.
 
     Args:
         num_intervals: G.
@@ -57,10 +57,10 @@ def spline_flops_per_edge(num_intervals: int, order: int) -> int:
 
 
 def kan_flops_per_edge(layers: Iterable[nn.Module]) -> int:
-    """Operations of KAN layers where every edge evaluates its functions for itself.
+    """Counts operations of KAN layers as if every edge evaluated its own functions.
 
     Args:
-        layers: The layers; what is not a ``KANLinear`` is left out.
+        layers: The layers; only ``KANLinear`` layers are counted.
     """
     total = 0
     for layer in layers:
@@ -80,12 +80,12 @@ def kan_flops_per_edge(layers: Iterable[nn.Module]) -> int:
 
 
 def linear_flops(layers: Iterable[nn.Linear]) -> int:
-    """Operations of linear layers with their biases, each product and sum counted."""
+    """Counts products and sums of linear layers, biases included."""
     return sum(
         2 * layer.weight.numel() + layer.out_features * (layer.bias is not None) for layer in layers
     )
 
 
 def linear_flops_per_edge(layers: Iterable[nn.Linear]) -> int:
-    """Operations of linear layers by the convention of Yu et al."""
+    """Counts operations of linear layers by the convention of Yu et al."""
     return sum(2 * layer.weight.numel() for layer in layers)

@@ -1,7 +1,7 @@
-r"""The gated denoiser: a grouped KAN, and its twin, an MLP with the same tricks; their families.
+r"""The gated denoiser, as a grouped KAN and as an MLP of the same structure, and their families.
 
 With p features of the points and the timestep, L linear maps, :math:`\tau` a fraction of time, and
-scales s and shifts b that depend linearly on a code of a few functions of :math:`\tau`,
+scales s and shifts b that are linear in a code of a few functions of :math:`\tau`,
 
 .. math::
     (y_1, q_1) &= L_1\,p(x, \tau), \qquad
@@ -9,13 +9,13 @@ scales s and shifts b that depend linearly on a code of a few functions of :math
     z_k &= (1 + s_k(\tau)) \odot y_k + b_k(\tau) + z_{k-1}, \qquad
     \mathrm{prediction} = L_{n+1}\big(f_n(z_n) \odot q_n\big).
 
-In the *grouped KAN* p, the code and f are learned splines: a few functions of each coordinate and
-of the timestep, which start as the input itself and waves of it, and a few of each layer, shared by
-its units by turns, which start as SiLU (:mod:`kan_diffusion.kan.grouped`,
-:mod:`kan_diffusion.kan.gated`): an edge is a weighted sum of few functions. In the *gated MLP* they
-are fixed: waves (:mod:`kan_diffusion.denoisers.features`), a linear map of these, SiLU.
-In both the coordinates are held within [-4, 4], beyond which standardised and noised points hardly
-lie: products of values and gates, layer after layer, grow as a power of what they are given.
+In the *grouped KAN*, p, the code and f are learned splines, and an edge is a weighted sum of few of
+them (:mod:`kan_diffusion.kan.grouped`, :mod:`kan_diffusion.kan.gated`). Each coordinate and the
+timestep have a few functions, which start as the input and waves of it; each layer has a few, which
+its units share in turn and which start as SiLU. In the *gated MLP*, p are fixed waves
+(:mod:`kan_diffusion.denoisers.features`), the code is a linear map of waves, and f is SiLU.
+Both clamp the coordinates to [-4, 4], where nearly all standardised and noised points lie: over the
+layers, products of values and gates grow as a power of the inputs.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from kan_diffusion.kan.grouped import GroupedKANLinear
 __all__ = ["GATED_FAMILIES", "GatedDenoiser", "ModelMixin"]
 
 _NOISE = 0.05
-"""Standard deviation of what is added to the coefficients of SiLU, by which functions differ."""
+"""Standard deviation of the noise by which functions that start as SiLU differ."""
 
 _FEATURES, _MOST_FREQUENCIES = 21, 3
-"""Features of all inputs, and frequencies of one, where nothing is said."""
+"""Default limits on the features of all inputs and on the frequencies of one input."""
 
 _INPUT_RANGE = -4.0, 4.0
 """Grid of learned features: nearly all standardised and noised points lie in it."""
@@ -53,7 +53,7 @@ _SILU_PER_UNIT = 5
 
 
 def _frequencies(data_dim: int) -> int:
-    """Frequencies of an input with which all inputs have no more than ``_FEATURES`` features."""
+    """Default frequencies per input: as many as keep all inputs within ``_FEATURES``, or 0."""
     functions = _FEATURES // (data_dim + 1)
     return max(0, min(_MOST_FREQUENCIES, (functions - 1) // 2))
 
@@ -62,12 +62,12 @@ class _GatedNetwork(nn.Module):
     """Features of points and timestep, then gated layers.
 
     Args:
-        first: The first layer, from inputs or features of them to values and gates.
-        code: From the timestep, or features of it, to the numbers that modulate the layers; None
-            for no modulation.
+        first: The first layer, from inputs or their features to values and gates.
+        code: Maps the timestep, or its features, to the code that modulates the layers; None for no
+            modulation.
         layers: The gated layers.
         num_told: Number of labels and told blocks, which shift the first layer's output.
-        residual: Whether layers add the state of the layer before to theirs.
+        residual: Whether each layer adds the state of the previous layer to its own.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class _GatedNetwork(nn.Module):
         self.residual = residual
 
     def forward(self, inputs: Tensor, time: Tensor, told: Tensor | None) -> Tensor:
-        """Maps inputs (B, n) and what the code takes, (B, m) or (1, m), to (B, d)."""
+        """Maps inputs (B, n) and inputs of the code, (B, m) or (1, m), to (B, d)."""
         code = None if self.code is None else self.code(time).expand(inputs.shape[0], -1)
         layers = self.gated_layers
         if self.residual and told is None and isinstance(self.first, GroupedKANLinear):
@@ -115,20 +115,20 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
         num_train_timesteps: Number T of steps of the process.
         num_classes: Number of class labels, 0 for an unconditional model.
         learned_inputs: Whether the features of points and timestep are learned.
-        num_input_frequencies: Number of frequencies of features, learned ones of the timestep too;
-            None for as many, up to three, as give no more than about twenty features.
-        num_time_frequencies: Number of frequencies of the timestep where they are fixed.
+        num_input_frequencies: Number of frequencies of each coordinate, and of the timestep if its
+            features are learned; None for at most three, with about twenty features.
+        num_time_frequencies: Number of frequencies of fixed features of the timestep.
         input_grid_size: Number of intervals of the grids of learned features.
         learned_functions: Whether the layers' functions are learned.
         num_functions: Number of functions that the units of a layer share.
-        grid_size: Number of intervals of their grids.
-        order: Degree of their splines.
-        grid_range: Ends of their grids.
+        grid_size: Number of intervals of the layers' grids.
+        order: Degree of the layers' splines.
+        grid_range: Ends of the layers' grids.
         function_rate: Learning rate of all learned functions relative to that of other parameters.
-        gated: Whether hidden layers give gates.
+        gated: Whether hidden layers have gates.
         residual: Whether hidden layers after the first add their input to their output, see
             :mod:`kan_diffusion.denoisers.stacks`.
-        rank: How many numbers of the timestep scale and shift the hidden units, too; None for no
+        rank: Size of the code of the timestep that scales and shifts the hidden units; None for no
             modulation.
         blocks: Widths of the blocks of coordinates that it may be told; empty for none.
     """
@@ -266,7 +266,7 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
 
     @property
     def flops_per_edge(self) -> int:
-        """The same where every function of every input is evaluated by the recursion."""
+        """``flops``, counted as if the recursion evaluated every function of every input."""
         network = self._network
         total = linear_flops_per_edge(self._linears) + self._input_flops
         for part in self._learned():

@@ -1,4 +1,4 @@
-"""The KAN denoiser: a stack of KAN layers on points, time features and labels; and its families."""
+"""The KAN denoiser, a stack of KAN layers on points, time features and labels; its families."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class KANDenoiser(StackDenoiser, SavedGrids):
         time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.features`.
         num_time_frequencies: Number of frequencies of ``"fourier"``.
         num_classes: Number of class labels, 0 for an unconditional model.
-        bias: As all that follow, handed to the layers (:class:`kan_diffusion.KANLinear`).
-        basis: The functions an edge is made of, by name.
+        bias: Passed to the layers (:class:`kan_diffusion.KANLinear`), as all up to ``init``.
+        basis: Name of the basis of the edges' functions.
         grid_size: Number of intervals of the grid.
         order: Degree of the splines.
         grid_range: Ends of the grid, in standardised units.
         extrapolation: What happens outside the grid.
         base_activation: ``"silu"``, None, or ``"auto"``: what suits the basis.
         edge_scale: Whether every edge has a scale of its own.
-        init: Initialisation by name.
+        init: Name of the initialisation.
         num_input_frequencies: Number of frequencies of the points' own Fourier features
             (:mod:`kan_diffusion.denoisers.features`), 0 for the points alone.
         residual: Whether hidden layers after the first add their input to their output, see
@@ -113,7 +113,7 @@ class KANDenoiser(StackDenoiser, SavedGrids):
 
     @property
     def flops_per_edge(self) -> int:
-        """The same where every edge evaluates its functions for itself."""
+        """``flops``, counted as if every edge evaluated its own functions."""
         return kan_flops_per_edge(self.layers) + self._extra_flops
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -129,7 +129,7 @@ _SPACE: Space = {
     "depth": IntRange(2, 5),
     "num_time_frequencies": IntRange(2, 5),
 }
-# Without a base activation every initialisation is the same: nothing to choose.
+# Without a base activation all initialisations are the same, so there is none to choose.
 _GLOBAL_SPACE: Space = {**_SPACE, "grid_range": Choice(((-2.0, 2.0), (-3.0, 3.0), (-4.0, 4.0)))}
 _LOCAL_SPACE: Space = {
     **_GLOBAL_SPACE,
@@ -157,7 +157,7 @@ def _family(
 KAN_FAMILIES: tuple[Family, ...] = (
     # The best of 16 settings on the swiss roll: benchmarks/tune_defaults.py, results/tuning/; the
     # initialisation is the best of benchmarks/initializations.py, results/initializations/. The
-    # others began with its values.
+    # other families start from these values.
     _family("full-kan", "full KAN", _LOCAL_SPACE, _LOCAL, learning_rate=2.3e-2),
     _family("kan-rbf", "KAN RBF", _LOCAL_SPACE, {**_LOCAL, "basis": "rbf"}),
     _family(
@@ -182,8 +182,8 @@ KAN_FAMILIES: tuple[Family, ...] = (
     ),
     _family("residual-kan", "residual KAN", _LOCAL_SPACE, {**_LOCAL, "residual": True}),
     _family("modulated-kan", "modulated KAN", _LOCAL_SPACE, {**_LOCAL, "modulated": True}),
-    # One hidden layer, and the timestep as factors and shifts alone: few edges, none of them about
-    # time. Meant to be read (kan_diffusion.symbolic), and too coarse in size to be compared.
+    # One hidden layer, which the timestep only scales and shifts: few edges, none of them about
+    # time. It is meant to be read (kan_diffusion.symbolic); its sizes are too coarse to compare.
     _family(
         "readable-kan",
         "readable KAN",

@@ -1,4 +1,4 @@
-"""The MLP denoiser: linear layers with an activation between them; and its families."""
+"""The MLP denoiser, linear layers with an activation between them, and its families."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ACTIVATIONS: dict[str, tuple[type[nn.Module], int, int]] = {
     "relu": (nn.ReLU, 1, 1),
     "silu": (nn.SiLU, 4, 5),
 }
-"""Each activation with the operations it counts for: this package's and those of Yu et al."""
+"""Module of each activation, and its operations by this package's and by Yu et al.'s count."""
 
 
 @torch.no_grad()
@@ -64,18 +64,18 @@ class MLPDenoiser(StackDenoiser):
         num_time_frequencies: Number of frequencies of ``"fourier"``.
         num_classes: Number of class labels, 0 for an unconditional model.
         activation: ``"silu"`` or ``"relu"``.
-        init: ``"torch"``, the initialisation ``nn.Linear`` has, or ``"xavier"``, uniform Glorot
-            weights with biases of 0.01, the original notebook's.
+        init: ``"torch"``, the initialisation of ``nn.Linear``, or ``"xavier"``, uniform Glorot
+            weights with biases of 0.01 as in the original notebook.
         num_input_frequencies: Number of frequencies of the points' own Fourier features
             (:mod:`kan_diffusion.denoisers.features`), 0 for the points alone.
         residual: Whether hidden layers after the first add their input to their output, see
             :mod:`kan_diffusion.denoisers.stacks`.
-        modulated: Whether the timestep scales and shifts the hidden units, ahead of their
-            activation, instead of being an input.
+        modulated: Whether the timestep scales and shifts the hidden units, before their activation,
+            instead of being an input.
         blocks: Widths of the blocks of coordinates that it may be told; empty for none.
 
     Raises:
-        KanDiffusionError: An activation or initialisation of an unknown name.
+        KanDiffusionError: The activation or the initialisation is unknown.
     """
 
     @register_to_config
@@ -131,7 +131,7 @@ class MLPDenoiser(StackDenoiser):
 
     @property
     def flops_per_edge(self) -> int:
-        """The same by the convention of Yu et al. 2024 (arXiv:2407.16674)."""
+        """``flops`` by the convention of Yu et al. 2024 (arXiv:2407.16674)."""
         activations = sum(self.config.hidden) * self._activation_flops_per_edge
         return linear_flops_per_edge(self._linears()) + activations + self._extra_flops
 
@@ -165,7 +165,7 @@ def _family(
 
 MLP_FAMILIES: tuple[Family, ...] = (
     # The best of 16 settings on the swiss roll: benchmarks/tune_defaults.py, results/tuning/. The
-    # others have not been tuned yet.
+    # tuned values of all these families are in tuned.json.
     _family("mlp", "MLP", {}, depth=6, learning_rate=2.2e-2),
     _family("mlp-relu", "MLP ReLU", {"activation": "relu"}),
     _family(

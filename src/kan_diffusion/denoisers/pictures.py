@@ -1,16 +1,16 @@
-r"""Denoisers of pictures: what diffusers' networks share that are given a picture and a context.
+r"""Base of the denoisers of pictures: diffusers networks that take a picture and a context.
 
 .. math:: (x_t, t, c) \mapsto \mathrm{prediction}, \qquad x_t \in \mathbb{R}^{C \times S \times S},
 
-with c the tokens that blocks of attention attend to: an embedded prompt, the learned embedding of a
-class label, or a zero where there is neither, which is the unconditional model. Zeros fill shorter
-prompts up, and are neither attended to nor counted in a mean. Where it is ``pooled``, the mean of c
-goes through two linear maps and is added to the embedded timestep, too.
+with c the tokens that attention blocks attend to: an embedded prompt, the learned embedding of a
+class label or, in the unconditional model, one zero token. Shorter prompts are padded with zeros,
+which are masked in attention and do not count in means. With ``pooled``, the mean of c also goes
+through two linear maps and is added to the embedded timestep.
 
-The feed-forwards of those blocks are the free size of a family, so that all of its kind have the
-same attention and the same convolutions. In a *KAN* their activation becomes learned functions that
-hidden units share; in a *full KAN* their two linear maps become layers with a function for each
-edge (:mod:`kan_diffusion.kanified`).
+The widths of the blocks' feed-forwards are the free size of a family, so that all families of one
+architecture have the same attention and convolutions. In a *KAN*, learned functions that hidden
+units share replace the activation of a feed-forward; in a *full KAN*, layers with a function for
+each edge replace its two linear maps (:mod:`kan_diffusion.kanified`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kan_diffusion.limits import MOST_PARAMETERS, MOST_SIDE
 __all__ = ["FeedForwards", "PictureDenoiser", "fresh_parameters"]
 
 FeedForwards = Literal["mlp", "grouped", "full"]
-"""Feed-forwards as diffusers has them, with functions that units share, or one for each edge."""
+"""Feed-forwards as in diffusers, with functions that units share, or with one for each edge."""
 
 _FEED_FORWARDS: Mapping[FeedForwards, Mapping[str, object]] = {
     "mlp": {},
@@ -45,13 +45,13 @@ class PictureDenoiser(Denoiser):
 
     A subclass registers ``shape``, ``hidden``, ``num_classes``, ``text_width``, ``feed_forward``,
     ``functions`` and ``pooled`` among its settings, calls :meth:`_require_pictures` and
-    :meth:`_take`, and says in :meth:`_told` how its network takes the mean of the context.
+    :meth:`_take`, and defines in :meth:`_told` how its network takes the mean of the context.
 
     Attributes:
         network: A network of diffusers that is called with a picture, a timestep and a context.
         num_classes: Number of class labels, 0 for none.
         text_width: Width of embedded prompts, 0 for a model without text.
-        classes: Embeddings of the class labels; None for none.
+        classes: Embeddings of the class labels; None without classes.
     """
 
     classes: nn.Embedding | None
@@ -60,15 +60,15 @@ class PictureDenoiser(Denoiser):
 
     @staticmethod
     def _require_pictures(shape: Sequence[int], factor: int, density: float) -> None:
-        """Refuses shapes that are no pictures, or too large, ahead of building anything.
+        """Checks that a shape is that of a picture, and not too large, before a network is built.
 
         Args:
             shape: Channels, height and width.
             factor: A number that must divide the side.
-            density: Numbers of the widest layer for each pixel.
+            density: Number of values per pixel in the widest layer.
 
         Raises:
-            KanDiffusionError: The network has no room for such pictures.
+            KanDiffusionError: The shape is not a square that ``factor`` divides, or is too large.
         """
         if len(shape) != 3 or min(shape) < 1 or shape[1] != shape[2] or shape[1] % factor:
             raise KanDiffusionError(
@@ -84,12 +84,12 @@ class PictureDenoiser(Denoiser):
             )
 
     def _take(self, network: nn.Module, width: int, activation: str) -> None:
-        """Takes a network and makes its feed-forwards what the configuration says.
+        """Sets ``network`` and rebuilds its feed-forwards as configured.
 
         Args:
             network: The network, with a transformer block for each number of ``hidden``.
-            width: Width of the context that it takes where there is no text.
-            activation: Name in diffusers of the activation of plain feed-forwards.
+            width: Width of the network's context without text.
+            activation: Activation of plain feed-forwards, by its name in diffusers.
 
         Raises:
             KanDiffusionError: The kind of feed-forwards is unknown, or both classes and text are
@@ -122,12 +122,12 @@ class PictureDenoiser(Denoiser):
 
     @property
     def absent(self) -> dict[str, Tensor]:
-        """By the name of each condition it may be given: the value of one sample that has none."""
+        """Name of each possible condition, and the value that marks it as absent for a sample."""
         prompts = {"encoder_hidden_states": torch.zeros(())} if self.text_width else {}
         return {**super().absent, **prompts}
 
     def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
-        """Checks conditions once, ahead of use, see :class:`.Denoiser`."""
+        """Checks conditions once before use, see :class:`.Denoiser`."""
         super().require_conditions(conditions, num_samples)
         prompts = conditions.get("encoder_hidden_states")
         if prompts is not None and (prompts.ndim != 3 or prompts.shape[2] != self.text_width):
@@ -156,7 +156,7 @@ class PictureDenoiser(Denoiser):
         return prompts
 
     def _told(self, mean: Tensor) -> dict[str, object]:
-        """Arguments that tell the network's timestep the mean (B, width) of each context."""
+        """Arguments of the network that add each context's mean (B, width) to the timestep."""
         raise NotImplementedError
 
     def forward(
@@ -167,14 +167,14 @@ class PictureDenoiser(Denoiser):
         encoder_hidden_states: Tensor | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor]:
-        """Predicts for noised pictures.
+        """Computes the prediction for noised pictures.
 
         Args:
             sample: Noised pictures with shape (B, C, H, W).
             timestep: One timestep for all pictures, or one each with shape (B,), from 0 to T - 1.
             class_labels: Labels with shape (B,), -1 where there is none; or None.
-            encoder_hidden_states: Embedded prompts with shape (B, tokens, text_width), zero behind
-                the end of each and where there is none; or None.
+            encoder_hidden_states: Embedded prompts with shape (B, tokens, text_width), zero after
+                the end of a prompt and for samples without one; or None.
             return_dict: Whether to return a :class:`.DenoiserOutput` or a tuple.
 
         Returns:
@@ -206,7 +206,7 @@ class PictureDenoiser(Denoiser):
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one forward pass for one picture with a context of one."""
+        """Floating-point operations of one forward pass for one picture and one context token."""
         total = 0
 
         def count(part: nn.Module, _: tuple[object, ...], output: Tensor) -> None:
@@ -242,8 +242,8 @@ class PictureDenoiser(Denoiser):
 def fresh_parameters(module: nn.Module, generator: torch.Generator | None) -> None:
     """Draws the parameters of a network of any layers from a generator, nearly as torch does.
 
-    Maps are uniform up to the square root of their inverse fan-in, without bias at first;
-    embeddings are standard normal; normalisations do nothing else at first.
+    Weights are uniform within the inverse square root of their fan-in, and biases zero; embeddings
+    are standard normal; normalisations have scale 1 and shift 0.
 
     Args:
         module: The network.

@@ -1,11 +1,11 @@
 r"""Base of the denoisers of points: their inputs, with labels and told coordinates.
 
-They are functions of the noised points, the timestep and, when there are classes, a label:
+A denoiser of points is a function of the noised points, the timestep and, with classes, a label:
 
 .. math:: (x_t, t, c) \mapsto \mathrm{net}([x_t, \mathrm{features}(t), \mathrm{onehot}(c)]).
 
-It may also be told some coordinates as they are. These come in blocks, each told or not as a whole;
-told coordinates take the place of the noised ones, and m says which blocks they are:
+A denoiser may also be told some coordinates o as they are. Coordinates come in blocks, each told as
+a whole or not at all. Told coordinates replace the noised ones, and the mask m marks their blocks:
 
 .. math:: (x_t, t, c, o) \mapsto \mathrm{net}([m \odot o + (1 - m) \odot x_t,
     \mathrm{features}(t), \mathrm{onehot}(c), m]).
@@ -108,7 +108,7 @@ class PointDenoiser(Denoiser):
         )
 
     def _insert(self, observed: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
-        """The sample with told coordinates in place, and 1 for each told block, (B, blocks)."""
+        """Inserts told coordinates into a sample; also returns the mask of blocks (B, blocks)."""
         if not self.blocks:
             raise KanDiffusionError(
                 "this denoiser was not built to be told coordinates; leave observed out or build "
@@ -128,11 +128,11 @@ class PointDenoiser(Denoiser):
         return sample if self.point_features is None else self.point_features(sample)
 
     def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
-        """The network's answer; a family that takes the timestep in another way overrides this.
+        """Computes the prediction; a family with another use of the timestep overrides this.
 
         Args:
             points: Features of the noised points with shape (B, p).
-            steps: Timesteps with shape (B,), or (1,) where all points have one.
+            steps: Timesteps with shape (B,), or (1,) if all points share one.
             labels: One-hot labels, then 1 for each told block and else 0, with shape
                 (B, num_classes + blocks), or None without classes and blocks.
 
@@ -153,17 +153,17 @@ class PointDenoiser(Denoiser):
         *,
         observed: Tensor | None = None,
     ) -> DenoiserOutput | tuple[Tensor]:
-        """Predicts for noised points.
+        """Computes the prediction for noised points.
 
         Args:
             sample: Noised points with shape (B, d).
-            timestep: One timestep for all points, or one each with shape (B,); whole numbers from
-                0 to T - 1, or fractions between them for samplers that ask for such.
+            timestep: One timestep for all points, or one each with shape (B,); integers from 0 to
+                T - 1, or fractions between them for samplers that use these.
             class_labels: Labels with shape (B,), -1 where there is none; or None.
-            encoder_hidden_states: None: points are described by no prompts.
+            encoder_hidden_states: Must be None: denoisers of points take no prompts.
             return_dict: Whether to return a :class:`DenoiserOutput` or a tuple.
-            observed: Coordinates that are told, with shape (B, d), whole blocks of them, NaN
-                where a coordinate is not told; or None.
+            observed: Told coordinates with shape (B, d), whole blocks of them, NaN where a
+                coordinate is not told; or None.
 
         Returns:
             The prediction with shape (B, d), as ``.sample`` or in a tuple.

@@ -1,20 +1,20 @@
 r"""The first denoiser of the swiss roll: a normalised RBF network with a readout for each timestep.
 
-Sohl-Dickstein et al. 2015 (arXiv:1503.03585, appendix on the swiss roll) had 16 hidden units and 40
-timesteps, each with a readout of its own; everything below the readout is shared. With centres
-:math:`c_j` and widths :math:`s_j` for U units,
+Sohl-Dickstein et al. 2015 (arXiv:1503.03585, appendix on the swiss roll) used 16 hidden units and
+40 timesteps. Each timestep has its own readout; everything below the readout is shared. With
+centres :math:`c_j` and widths :math:`s_j` for U units,
 
 .. math:: \varphi_j(x) = \frac{e^{-|x - c_j|^2 / (2 s_j^2)}}
         {\sum_i e^{-|x - c_i|^2 / (2 s_i^2)}}, \qquad
     \mathrm{net}(x, t) = W_t^\top \varphi(x) + b_t.
 
 There are K readouts, evenly spread over the timesteps; between two of them :math:`W_t` and
-:math:`b_t` are interpolated linearly in t. With as many readouts as timesteps each has its own, as
-in the paper. The paper's network gives the mean and the variance of a reverse step; this one gives
-what every denoiser here gives. Labels are coordinates like those of the point.
+:math:`b_t` are interpolated linearly in t. With as many readouts as timesteps, each timestep has
+its own, as in the paper. The paper's network predicts the mean and the variance of a reverse step;
+this one predicts what every denoiser here does. One-hot labels are further coordinates of a point.
 
-All K readouts are taken of every point, in one matrix product, and the two that are wanted are
-picked out afterwards: gathering weights for each point would move many more numbers.
+One matrix product computes all K readouts of every point, and the two that are needed are selected
+afterwards: gathering weights for each point would move many more numbers.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class RBFNetwork(nn.Module):
     Attributes:
         centres: With shape (U, p).
         log_widths: Logarithms of the widths s, with shape (U,).
-        weight: Readouts with shape (U, K, d).
-        bias: Their constants, with shape (K, d).
+        weight: Weights of the readouts, with shape (U, K, d).
+        bias: Biases of the readouts, with shape (K, d).
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class RBFNetwork(nn.Module):
     def flops(self) -> int:
         """Floating-point operations for one point.
 
-        For each unit 3 p for its distance and 7 to normalise it (the largest logit taken off, an
-        exponential of 4, a sum, a product); one division of 4; two for each weight of all K
-        readouts; 3 for each output to interpolate, and the sums with the constants.
+        Each unit counts 3 p for its distance and 7 to normalise it (the largest logit subtracted,
+        an exponential of 4, a sum, a product); a division 4; each weight of all K readouts 2; each
+        output 3 to interpolate; and the sums with the biases are added.
         """
         num_units, num_readouts, num_outputs = self.weight.shape
         units = num_units * (3 * self.centres.shape[1] + 7) + 4
@@ -84,7 +84,7 @@ class RBFNetwork(nn.Module):
 
     def units(self, points: Tensor) -> Tensor:
         """The units' values (B, U), positive and with sum 1, of points (B, p)."""
-        # Coordinate by coordinate along the first dimension, where a sum is fast.
+        # Coordinates come first, because a sum over the first dimension is fast.
         differences = points.T.unsqueeze(-1) - self.centres.T.unsqueeze(1)
         distances = differences.square().sum(0)
         return (distances * (-0.5 * (-2 * self.log_widths).exp())).softmax(dim=-1)
@@ -94,8 +94,8 @@ class RBFNetwork(nn.Module):
 
         Args:
             points: With shape (B, p).
-            place: Which readout, from 0 to K - 1 with fractions between them, with shape (B,) or
-                (1,) where all points have one.
+            place: Number of the readout, from 0 to K - 1 with fractions between readouts, with
+                shape (B,), or (1,) if all points share one.
 
         Returns:
             Outputs with shape (B, d).
@@ -118,7 +118,7 @@ class RBF2015Denoiser(PointDenoiser):
 
     Args:
         data_dim: Number d of coordinates of a point.
-        hidden: Number of units and number K of readouts; the original's are (16, 40).
+        hidden: Number of units and number K of readouts, (16, 40) in the paper.
         num_train_timesteps: Number T of steps of the process.
         num_classes: Number of class labels, 0 for an unconditional model.
         num_input_frequencies: Number of frequencies of the points' own Fourier features

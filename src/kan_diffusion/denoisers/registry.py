@@ -1,8 +1,8 @@
 """Families by name, and denoisers of a family built to a budget.
 
-:data:`FAMILIES` lists the families, each defined beside its denoiser. The values that tuning found
-are kept in ``tuned.json`` and laid over them. A family of one's own is named by where it is,
-``"package.module:NAME"``.
+:data:`FAMILIES` lists the families, each defined beside its denoiser. ``tuned.json`` holds the
+values that tuning found, which replace those of the definition. A user's family is named by its
+place, ``"package.module:NAME"``.
 """
 
 from __future__ import annotations
@@ -53,20 +53,21 @@ __all__ = [
 def with_tuned(
     families: Iterable[Family], tuned: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Family]:
-    """Families by name, with what tuning found laid over their own values.
+    """Gives families by name, with tuned values in place of their own.
 
     Args:
         families: The families.
-        tuned: For some of their names ``"depth"``, ``"learning_rate"`` and ``"settings"``, each of
-            which may be missing; settings that are not named stay the family's own.
+        tuned: For some of their names ``"depth"``, ``"learning_rate"`` and ``"settings"``; what is
+            missing, each setting too, stays the family's own.
 
     Raises:
-        KanDiffusionError: A name or a key is not known.
+        KanDiffusionError: A name is not known.
+        TypeError: A key is not an attribute of a family.
     """
     by_name = {family.name: family for family in families}
     for name, found in tuned.items():
         family = look_up("tuned family", name, by_name)
-        # A file has lists where a program has tuples.
+        # JSON has lists where Python has tuples.
         settings = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in found.get("settings", {}).items()
@@ -85,7 +86,7 @@ _BUILT_IN = (
     *TRANSFORMER_FAMILIES,
     *UNET_FAMILIES,
 )
-"""All families of the package, as they were registered."""
+"""All families of the package, without tuned values."""
 
 _KNOWN = with_tuned(
     _BUILT_IN, json.loads(resources.files(__package__).joinpath("tuned.json").read_text("utf-8"))
@@ -94,25 +95,25 @@ _KNOWN = with_tuned(
 FAMILIES: Mapping[str, Family] = {
     name: family for name, family in _KNOWN.items() if family.compared and not family.of_pictures
 }
-"""The families of points by name, all of which a comparison may have."""
+"""Families of points by name, as comparisons use them."""
 
 PICTURE_FAMILIES: Mapping[str, Family] = {
     name: family for name, family in _KNOWN.items() if family.compared and family.of_pictures
 }
-"""The families of pictures by name, likewise."""
+"""Families of pictures by name, as comparisons use them."""
 
 
 def get_family(name: str, *, importing: bool = False) -> Family:
     """Looks up a family.
 
     Args:
-        name: The name of one of ``FAMILIES``, or ``"package.module:NAME"`` for a :class:`Family`
-            that stands under that name in a module.
+        name: The name of a family of the package, or ``"package.module:NAME"`` for a
+            :class:`Family` that a module defines.
         importing: Whether to import that module; if not, it must be imported already.
 
     Raises:
-        KanDiffusionError: There is no such family; the message lists those there are, or says what
-            is wrong with the module.
+        KanDiffusionError: There is no such family; the message lists all families, or says what is
+            wrong with the module.
     """
     if is_place(name):
         return find_object(name, "family", Family, importing=importing)
@@ -120,7 +121,7 @@ def get_family(name: str, *, importing: bool = False) -> Family:
 
 
 def untuned_family(name: str) -> Family:
-    """Looks up a family with the values it was registered with, where a search begins.
+    """Looks up a family without its tuned values, from which a search starts.
 
     Raises:
         KanDiffusionError: There is no such family.
@@ -129,11 +130,11 @@ def untuned_family(name: str) -> Family:
 
 
 _FOUND: dict[tuple[object, ...], tuple[int, ...]] = {}
-"""Widths found so far, by all that they depend on."""
+"""Widths found so far, by everything they depend on."""
 
 
 def _frozen(value: object) -> object:
-    """A value with its lists, which a file has where a program has tuples, as tuples."""
+    """Turns the lists in a value, as read from JSON, into tuples."""
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
@@ -168,11 +169,11 @@ def build_denoiser(
         blocks: Widths of the blocks of coordinates that it may be told; empty for none.
         settings: Settings of the denoiser class that override the family's.
         generator: Where the initial parameters come from; torch's default when None.
-        flops: Operations of a forward pass of one point to fit, as this package computes them.
-        flops_per_edge: The same where every edge evaluates its functions for itself, see
+        flops: Operations to fit, of a forward pass for one sample, as this package counts them.
+        flops_per_edge: The same, counted as if every edge evaluated its own functions, see
             :mod:`kan_diffusion.denoisers.flops`.
-        at_most: Whether the size to fit is an upper bound: the nearest below it is taken, however
-            far it is.
+        at_most: Whether the size to fit is an upper bound: then the nearest size up to it is taken,
+            however much smaller.
 
     Returns:
         A freshly initialised denoiser.
@@ -249,7 +250,7 @@ def build_denoiser(
             raise KanDiffusionError(
                 f"a denoiser's size is at most {MOST_OPERATIONS:,}{unit}, not {amount:,}"
             )
-        # As written: a setting of 1 is not one of True, which would be equal.
+        # As text, because a setting of 1 is not a setting of True, though 1 == True.
         written = repr(sorted((name, _frozen(value)) for name, value in options.items()))
         sizes = repr(shape), num_train_timesteps, num_classes
         key = kind.name, kind.denoiser_class, *sizes, written, countable, layers, amount, at_most

@@ -1,8 +1,8 @@
 """Fitting a family's one free size, its widths, to a budget.
 
-Widths are found by :func:`widths_for_budget`; single layers may differ in width, because at 2,300
-parameters one unit more in every layer is a quarter more parameters. Models that are compared need
-equal sizes, within ``BUDGET_TOLERANCE``; for one alone a budget is an upper bound.
+:func:`widths_for_budget` finds the widths. Single layers may differ in width, because at 2,300
+parameters one more unit in every layer means a quarter more parameters. Models that are compared
+need equal sizes, within ``BUDGET_TOLERANCE``; for a single model a budget is an upper bound.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from kan_diffusion.errors import BudgetError, KanDiffusionError
 __all__ = ["BUDGET_TOLERANCE", "COUNTABLES", "Countable", "widths_for_budget"]
 
 BUDGET_TOLERANCE = 0.02
-"""Largest distance of a fitted denoiser from its budget, as a fraction."""
+"""Largest distance of a fitted denoiser from its budget, as a fraction of the budget."""
 
 Countable = Literal["params", "flops", "flops_per_edge"]
 """Quantities a budget can be counted in."""
 
 _LOPSIDED = 6
-"""Most units a layer may be held narrower when nearly equal widths miss the budget."""
+"""Most units by which one layer is held narrower when nearly equal widths miss the budget."""
 
 COUNTABLES: Mapping[Countable, tuple[Callable[[Denoiser], int], str]] = {
     "params": (lambda denoiser: denoiser.num_trainable, ""),
     "flops": (lambda denoiser: denoiser.flops, " FLOPs"),
     "flops_per_edge": (lambda denoiser: denoiser.flops_per_edge, " FLOPs per edge"),
 }
-"""How each is counted, and what errors say after its number."""
+"""For each quantity, the function that counts it and its unit in errors."""
 
 
 def _widened(
@@ -72,26 +72,26 @@ def widths_for_budget(
     unit: str = "",
     at_most: bool = False,
 ) -> tuple[int, ...]:
-    """Widths of ``depth`` hidden layers whose count comes nearest to a budget.
+    """Finds the widths of ``depth`` hidden layers whose count comes nearest to a budget.
 
     Starts from the widest equal widths within the budget and then widens single layers as long as
-    the count stays within it; the nearest count seen wins. Where that misses the budget by more
-    than ``BUDGET_TOLERANCE``, one layer is held up to six units narrower, each in turn.
+    the count stays within it; the nearest count seen wins. If it misses the budget by more than
+    ``BUDGET_TOLERANCE``, each layer in turn is held up to six units narrower.
 
     Args:
         count: The count (of parameters, say) of given hidden widths; must grow with each width.
         depth: Number of hidden layers, at least 1.
-        budget: What the count should come to.
-        name: What to call the network in an error.
-        unit: What is counted, in an error, with a space before it; nothing for parameters.
+        budget: Target of the count.
+        name: Name of the network in errors.
+        unit: Unit of the count in errors, after a space; empty for parameters.
         at_most: Whether the budget is an upper bound, however far below it the nearest count is.
 
     Returns:
         The hidden widths.
 
     Raises:
-        BudgetError: Even one unit a layer is over the budget.
-        KanDiffusionError: No widths come within ``BUDGET_TOLERANCE`` of the budget, where it is no
+        BudgetError: Even one unit per layer is over the budget.
+        KanDiffusionError: No widths come within ``BUDGET_TOLERANCE`` of a budget that is not an
             upper bound, or the count does not grow with a width.
     """
     counted: Callable[[tuple[int, ...]], int] = cache(count)

@@ -1,8 +1,8 @@
 """The spline MLP: linear layers whose units each have a learned spline as their activation.
 
-It stands between the two sides of a comparison: learned functions as a KAN has them, but one a unit
-and not one an edge. Where it does as well as a KAN, it is the spline that helps; where it does not,
-the edges do (the ablation of Yu et al. 2024, arXiv:2407.16674).
+It is a control between MLPs and KANs: its functions are learned as in a KAN, but there is one per
+unit and not one per edge. Where it does as well as a KAN, it is the splines that help; where it
+does not, it is the edges (the ablation of Yu et al. 2024, arXiv:2407.16674).
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class SplineMLPDenoiser(PointDenoiser):
 
     @property
     def flops_per_edge(self) -> int:
-        """The same where every unit evaluates its spline by the recursion."""
+        """``flops``, counted as if every unit evaluated its spline by the recursion."""
         splines = sum(self.config.hidden) * self._spline_flops_per_edge
         return linear_flops_per_edge(self._linears()) + splines + self._input_flops
 

@@ -7,17 +7,17 @@ them (none in a KAN) and :math:`\tau` the features of the timestep,
     f_i(h) = a\big((1 + s_i(\tau)) \odot L_i(h) + b_i(\tau)\big).
 
 *Residual*: from the second hidden layer on, a layer adds its input to its output (He et al. 2016,
-arXiv:1512.03385); where their widths differ, the input is cut off or continued by zeros, which
-takes no parameters. *Modulated*: the network sees the points and labels alone, and the timestep
-scales and shifts the units of each hidden layer (FiLM, Perez et al. 2018, arXiv:1709.07871), in an
-MLP before the activation, in a KAN at the output of the layer, which is the input of the next one's
-functions. It may scale the network's inputs, too (as the preconditioning of Karras et al. 2022,
-arXiv:2206.00364, does by a given rule). All scales and shifts are one linear map of :math:`\tau`,
-which starts at zero.
+arXiv:1512.03385); where their widths differ, the input is cut off or padded with zeros, which takes
+no parameters. *Modulated*: the network takes the points and labels alone, and the timestep scales
+and shifts the units of each hidden layer (FiLM, Perez et al. 2018, arXiv:1709.07871), in an MLP
+before the activation, in a KAN at the output of the layer, which is the input of the next layer's
+functions. The timestep may scale the network's inputs, too (as the preconditioning of Karras et al.
+2022, arXiv:2206.00364, does by a given rule). One linear map of :math:`\tau`, which starts at zero,
+gives all scales and shifts.
 
-*Told*: which blocks of coordinates a network is told shifts the first hidden layer by a linear map
-of the mask, which starts at zero. In an MLP that is the mask as a further input; in a KAN, whose
-edges would need a whole function each for a number that is 0 or 1, it is that for less.
+*Told*: a linear map of the mask of told blocks, which starts at zero, shifts the first hidden
+layer. In an MLP this is the same as the mask as a further input. In a KAN it is cheaper, because
+each edge from the mask would need a whole function of a number that is 0 or 1.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["ModelMixin", "Stack", "StackDenoiser"]
 
 
 def _plus(output: Tensor, input: Tensor) -> Tensor:
-    """``output`` (B, m) plus as much of ``input`` (B, n) as fits, zeros beyond it."""
+    """Adds ``input`` (B, n), cut off or padded with zeros, to ``output`` (B, m)."""
     wide, wanted = input.shape[-1], output.shape[-1]
     if wide > wanted:
         input = input[..., :wanted]
@@ -49,22 +49,23 @@ class Stack(nn.Module):
 
     Args:
         layers: The layers, the last of which is neither modulated nor residual.
-        hidden: Widths of the layers before it.
-        activation: What stands between the layers; None in a KAN.
+        hidden: Widths of the hidden layers, all but the last.
+        activation: Activation between the layers; None in a KAN.
         residual: Whether hidden layers after the first add their input to their output.
         num_time_features: Number of features of the timestep that modulate the hidden layers; 0
             for no modulation.
-        num_scaled_inputs: Number of inputs, where the timestep scales these, too; else 0.
+        num_scaled_inputs: Number of inputs if the timestep scales them, too; else 0.
         num_blocks: Number of blocks of coordinates that may be told; 0 for none.
 
     Attributes:
         layers: The layers.
         modulation: The linear map from features of the timestep to the scales of all hidden units,
-            then their shifts, then the scales of the inputs where they have such; or None.
+            then their shifts, then the scales of the inputs, if they are scaled; or None.
         told: The linear map from the mask of told blocks to shifts of the first layer; or None.
 
     Raises:
-        KanDiffusionError: There is no hidden layer to modulate or shift.
+        KanDiffusionError: There is no hidden layer to modulate or shift, or inputs are to be scaled
+            without modulation.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Stack(nn.Module):
         return total
 
     def reset_parameters(self) -> None:
-        """Puts modulation and shifts back to none; the layers are left as they are."""
+        """Sets modulation and shifts to zero; the layers stay as they are."""
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
@@ -127,14 +128,14 @@ class Stack(nn.Module):
             nn.init.zeros_(self.told.weight)
 
     def modulations(self, time: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
-        """Computes the factors and shifts that a timestep sets.
+        """Computes the factors and shifts of a timestep.
 
         Args:
             time: Features of the timesteps with shape (B, num_time_features).
 
         Returns:
             The factors (one plus the scales) and the shifts of each hidden layer, (B, width) each,
-            and the factors of the inputs with shape (B, n), None where they have none.
+            and the factors of the inputs with shape (B, n), None if inputs are not scaled.
         """
         assert self.modulation is not None
         all_of_them = self.modulation(time)
@@ -151,8 +152,8 @@ class Stack(nn.Module):
         Args:
             input: Inputs of the first layer, with shape (B, n).
             time: Features of the timesteps with shape (B, num_time_features), or (1,
-                num_time_features) where all rows have one; not looked at without modulation.
-            told: 1 for each told block and else 0, with shape (B, num_blocks); None where none is.
+                num_time_features) if all rows share one; ignored without modulation.
+            told: 1 for each told block and else 0, with shape (B, num_blocks); None for none told.
 
         Returns:
             Outputs of the last layer, with shape (B, m).
@@ -179,7 +180,7 @@ class StackDenoiser(PointDenoiser):
     """Base of the denoisers whose network is a chain of layers, or a :class:`Stack` of them."""
 
     def _setup_stack(self) -> tuple[int, int]:
-        """Prepares the features; returns how many the layers, and how many the modulation take."""
+        """Prepares the features; returns the numbers of inputs of layers and of modulation."""
         c = self.config
         num_features = self._setup_inputs(
             c.data_dim,
@@ -195,12 +196,12 @@ class StackDenoiser(PointDenoiser):
 
     @property
     def stack(self) -> Stack | None:
-        """The network where it is residual or modulated, else None."""
+        """The network if it is a :class:`Stack`, else None."""
         return self.network if isinstance(self.network, Stack) else None
 
     @property
     def _extra_flops(self) -> int:
-        """Operations that are no layer's."""
+        """Operations outside the layers."""
         stack = self.stack
         return self._input_flops + (0 if stack is None else stack.extra_flops)
 
@@ -209,7 +210,7 @@ class StackDenoiser(PointDenoiser):
         if stack is None:
             return super()._predict(points, steps, labels)
         time = self.time_features(steps, points.dtype)
-        # One timestep for all points is modulated once; as many as points, or it is an error.
+        # One timestep for all points is modulated once; any other number must be that of points.
         if len(time) > 1 or stack.modulation is None:
             time = time.expand(len(points), -1)
         parts = [points] if stack.modulation is not None else [points, time]

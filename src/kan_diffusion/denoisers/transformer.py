@@ -1,8 +1,8 @@
 r"""The diffusion transformer of pictures, with plain or with KAN feed-forwards.
 
-Patches of a picture are tokens. Blocks of attention among them, of attention to a context, and of
-feed-forward maps are scaled and shifted by the timestep (Peebles and Xie 2023, arXiv:2212.09748;
-with one map for all blocks as in PixArt-alpha, Chen et al. 2023, arXiv:2310.00426); the network is
+Patches of a picture are tokens. A block has attention among tokens, attention to a context and a
+feed-forward, and the timestep scales and shifts it (Peebles and Xie 2023, arXiv:2212.09748; with
+one map for all blocks as in PixArt-alpha, Chen et al. 2023, arXiv:2310.00426). The network is
 diffusers' ``PixArtTransformer2DModel``, whose feed-forwards have GELU.
 """
 
@@ -24,16 +24,16 @@ from kan_diffusion.errors import KanDiffusionError
 __all__ = ["TRANSFORMER_FAMILIES", "ModelMixin", "TransformerDenoiser"]
 
 _SMALL = 0.02
-"""Standard deviation of the map from timesteps to scales and shifts."""
+"""Initial standard deviation of the weights that map timesteps to scales and shifts."""
 
 _SHIFTS, _GATES = 6, (2, 5)
-"""Rows of a block's table of scales and shifts, and those of them that are gates."""
+"""Number of rows of a block's table of scales and shifts, and the rows that are gates."""
 
 
 class _ToldTimesteps(nn.Module):
     """Embeds timesteps (B,) and adds projected means (B, context_width) of contexts: (B, width).
 
-    It stands where PixArt embeds the timestep, and is called as that is.
+    It replaces PixArt's embedding of timesteps, and is called in the same way.
     """
 
     def __init__(self, timesteps: nn.Module, context_width: int, width: int) -> None:
@@ -59,13 +59,13 @@ class TransformerDenoiser(PictureDenoiser):
         text_width: Width of embedded prompts, 0 for a model without text.
         feed_forward: ``"mlp"``, ``"grouped"`` or ``"full"``, see :mod:`.pictures`.
         functions: Number of functions that hidden units share; for ``"grouped"``.
-        width: Numbers of a token; a multiple of ``heads``.
+        width: Width of a token; a multiple of ``heads``.
         heads: Number of attention heads.
-        patch: Pixels of a patch's side; must divide those of the picture.
-        pooled: Whether the timestep is told the mean of the context.
+        patch: Side of a patch in pixels; must divide the side of the picture.
+        pooled: Whether the mean of the context is added to the embedded timestep.
 
     Raises:
-        KanDiffusionError: A number does not fit the others.
+        KanDiffusionError: The sizes do not fit each other.
     """
 
     @register_to_config
@@ -122,7 +122,7 @@ class TransformerDenoiser(PictureDenoiser):
                     table.normal_(std=_SMALL, generator=generator)
                 elif name.endswith("scale_shift_table"):
                     table.zero_()
-                    if len(table) == _SHIFTS:  # of a block; that of the output has no gates
+                    if len(table) == _SHIFTS:  # a block's table; the output's has no gates
                         table[list(_GATES)] = 1.0
 
 

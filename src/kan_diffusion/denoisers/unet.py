@@ -1,12 +1,12 @@
 r"""The U-Net of pictures, with plain or with KAN feed-forwards.
 
 Residual blocks of convolutions, which the timestep scales and shifts, work at S, S/2, ... pixels on
-the way down and again on the way up, where they see what came by on the way down (Ronneberger et
-al. 2015, arXiv:1505.04597; Dhariwal and Nichol 2021, arXiv:2105.05233). At the fewest pixels each
-of them is followed by a transformer block, which attends to all places and to a context (Rombach et
-al. 2022, arXiv:2112.10752); the network is diffusers' ``UNet2DConditionModel``, whose feed-forwards
-have gates (GEGLU). With L of them on the way down there are one in the middle and L + 1 on the way
-up.
+the way down and again, with skip connections, on the way up (Ronneberger et al. 2015,
+arXiv:1505.04597; Dhariwal and Nichol 2021, arXiv:2105.05233). At the lowest resolution, a
+transformer block follows each of them and attends to all pixels and to a context (Rombach et al.
+2022, arXiv:2112.10752). There are L transformer blocks on the way down, one in the middle and L + 1
+on the way up. The network is diffusers' ``UNet2DConditionModel``, whose feed-forwards have gates
+(GEGLU).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kan_diffusion.limits import MOST_SIDE
 __all__ = ["UNET_FAMILIES", "ModelMixin", "UNetDenoiser"]
 
 _GROUPS = 8
-"""Groups of channels that are normalised together."""
+"""Number of groups of channels in group normalisation."""
 
 
 class UNetDenoiser(PictureDenoiser):
@@ -34,8 +34,8 @@ class UNetDenoiser(PictureDenoiser):
 
     Args:
         shape: Channels, height and width of a picture.
-        hidden: Number of hidden units of the feed-forward of each transformer block: those on the
-            way down, those on the way up, and the one in the middle; 2 L + 2 in all.
+        hidden: Number of hidden units of the feed-forward of each transformer block: L on the way
+            down, L + 1 on the way up, then the one in the middle; 2 L + 2 in all.
         num_train_timesteps: Number T of steps of the process.
         num_classes: Number of class labels, 0 for none.
         text_width: Width of embedded prompts, 0 for a model without text.
@@ -43,10 +43,10 @@ class UNetDenoiser(PictureDenoiser):
         functions: Number of functions that hidden units share; for ``"grouped"``.
         channels: Channels at S, S/2, ... pixels, each a multiple of 8.
         heads: Number of attention heads; must divide the last of the channels.
-        pooled: Whether the timestep is told the mean of the context.
+        pooled: Whether the mean of the context is added to the embedded timestep.
 
     Raises:
-        KanDiffusionError: A number does not fit the others.
+        KanDiffusionError: The sizes do not fit each other.
     """
 
     @register_to_config
