@@ -1,4 +1,4 @@
-"""Training: the loop, what each step draws, and what becomes of a gradient."""
+"""Training: the loop, the batches of its steps and the updates of parameters."""
 
 from kan_diffusion.training.loop import ProgressCallback, TrainingResult, train
 from kan_diffusion.training.run import MomentCallback, TrainingConfig, read_checkpoint_identity

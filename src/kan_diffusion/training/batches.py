@@ -6,15 +6,15 @@ A batch is
     \mathrm{target}(x_0, \varepsilon, t)\big), \qquad
     t \sim U\{0, \dots, T - 1\}, \quad \varepsilon \sim N(0, I),
 
-with :math:`x_0` and its conditions c drawn from the data; those of a tenth of the samples are
-replaced by what stands for none. Timesteps may instead be :math:`\lfloor T / (1 + e^{-z}) \rfloor`
-with :math:`z \sim N(0, 1)`, which looks more often at the middle (*logit-normal*, Esser et al.
-2024, arXiv:2403.03206). Where a denoiser may be told blocks of
-coordinates, half of the rows are told none, and of each other row every block with a probability
-that is itself uniform on (0, 1), so that any set of blocks occurs. Small batches are made many at a
-time, a chunk of consecutive steps from one generator seeded with the number of the chunk. How many
-steps make a chunk depends on the size of a batch alone, so a batch is a function of the seed and
-its step, whatever was drawn before it.
+with :math:`x_0` and its conditions c drawn from the data; a tenth of the samples have their
+conditions dropped, that is, set to absent. Timesteps may instead be
+:math:`\lfloor T / (1 + e^{-z}) \rfloor` with :math:`z \sim N(0, 1)`, which favours the middle
+(*logit-normal*, Esser et al. 2024, arXiv:2403.03206). If a denoiser may be told blocks of
+coordinates, half of the rows are told none; in each other row, every block is told with a
+probability that is itself uniform on (0, 1), so that any set of blocks occurs. Small batches are
+drawn in chunks of consecutive steps, each chunk from one generator seeded with the seed and the
+number of the chunk. The length of a chunk depends on the size of a sample and of a batch alone, so
+a batch is a function of the seed and its step, whatever was drawn before.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ __all__ = ["TOLD_SHARE", "Batch", "Batches", "Timesteps"]
 Timesteps = Literal["uniform", "logit-normal"]
 
 _CHUNK_VALUES = 2**14
-"""Coordinates of points in a chunk: little enough for the arrays to stay in a core's cache."""
+"""Coordinates of samples in a chunk: few enough for the arrays to stay in a core's cache."""
 
 _MOST_TILED = 64
-"""Coordinates up to which levels are stored once for each."""
+"""Largest number of coordinates for which levels are stored once per coordinate."""
 
 _DROPPED = 0.1
 """Share of the samples whose conditions are dropped."""
 
 _UNTOLD = 0.5
-"""Share of the rows of which no block is told."""
+"""Share of the rows in which no block is told."""
 
 TOLD_SHARE = (1 - _UNTOLD) / 2
-"""Share of all blocks that is told."""
+"""Expected share of all blocks that is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Batch:
     Attributes:
         noised: Noised samples with shape (B, *shape).
         timesteps: Timesteps with shape (B,), int64.
-        conditions: Conditions by name, with shape (B, ...), a tenth of them dropped; among them
-            ``observed``, told coordinates with shape (B, d), NaN where one is not told, where the
-            denoiser may be told some.
+        conditions: Conditions by name, with shape (B, ...), a tenth of them dropped. If the
+            denoiser may be told coordinates, ``observed`` holds them with shape (B, d), NaN where
+            a coordinate is not told.
         target: What the denoiser should predict, with shape (B, *shape).
     """
 
@@ -70,31 +70,31 @@ class Batch:
 
     @property
     def observed(self) -> Tensor | None:
-        """Told coordinates; None where the denoiser may be told none."""
+        """Told coordinates; None if the denoiser cannot be told any."""
         return self.conditions.get("observed")
 
     def rows(self, rows: slice) -> Batch:
-        """Some of its samples."""
+        """The part of the batch with these rows."""
         conditions = {name: values[rows] for name, values in self.conditions.items()}
         return Batch(self.noised[rows], self.timesteps[rows], conditions, self.target[rows])
 
 
 class Batches:
-    """The batch of every step, a function of the seed and the step.
+    """Draws the batch of each step as a function of the seed and the step.
 
-    The draws are made on the CPU, the same everywhere.
+    Draws are made on the CPU, so that they are the same for every device.
 
     Args:
         samples: Clean samples with shape (N, *shape).
         conditions: Their conditions by name, each with shape (N, ...).
-        absent: What stands for no condition, by the same names.
+        absent: Values that mark conditions as absent, by the same names.
         process: Noising process.
-        batch_size: Samples a step.
+        batch_size: Samples per step.
         batches: As in :class:`~kan_diffusion.training.TrainingConfig`.
-        seed: What all draws derive from.
-        device: Where the batches are wanted.
+        seed: Seed of all draws.
+        device: Device of the batches.
         blocks: Widths of the blocks of coordinates that are told at random; none when empty.
-        timesteps: How they are drawn.
+        timesteps: Distribution of the timesteps.
     """
 
     def __init__(
@@ -116,8 +116,8 @@ class Batches:
         self._absent = {name: absent[name].cpu() for name in conditions}
         self._timesteps = timesteps
         self._process = process
-        # One column a coordinate where they are few: arrays of one shape are multiplied in a single
-        # sweep, a column and points of two coordinates in sweeps of two.
+        # One column per coordinate if there are few: arrays of equal shape are multiplied in one
+        # sweep, but a single column and points of two coordinates in sweeps of two.
         width = samples[0].numel()
         tiled = samples.shape[1:] if width <= _MOST_TILED else (1,) * (samples.ndim - 1)
         self._levels = [

@@ -1,21 +1,22 @@
-r"""Size, steps, batch and learning rate that suit a table, or pictures.
+r"""Default size, steps, batch size and learning rate for a table or for pictures.
 
 With n rows of d coordinates, V = n d values, P parameters and :math:`\eta` the learning rate of the
 family, which was tuned at 2,300 parameters,
 
 .. math:: P = 300 \sqrt V, \qquad \eta_P = \eta\, (2300 / P)^{1/4},
 
-P at most 500,000. Exponents and factors are measured, on tables from 30 x 5 to 100,000 x 50
-(benchmarks/table_defaults.py, results/tables/defaults.json). A network that is too small costs much
-more than one that is too large, since the weights that are kept are those of the lowest held-out
-loss. In tables of few rows and many columns two hidden layers of a full KAN do far better than
-four; of ``kan`` they do about as well.
+with P at most 500,000 and :math:`\eta_P` at most :math:`\eta`. Exponents and factors were measured
+on tables from 30 x 5 to 100,000 x 50 (benchmarks/table_defaults.py, results/tables/defaults.json).
+A network that is too small costs much more than one that is too large, since training keeps the
+weights of the lowest held-out loss. On tables of few rows and many columns, a full KAN does far
+better with two hidden layers than with four; ``kan`` does about as well with two.
 
-Of N pictures :math:`96000 \sqrt{N / 20000}` are seen in all, 25,000 at least, 64 a step: about what
-was found for 1,617 digits and for 20,000 scenes, between which the rule interpolates
-(docs/search.md). A patch is such that a side has 8 tokens at most, and a U-Net halves a side until
-it has as few pixels, once at least. They get 250,000 parameters where 16 tokens are all, else
-320,000, and 110,000 more for each halving after the first, about what its convolutions have.
+With N pictures, training sees :math:`64000 \sqrt{N / 20000}` in all, at least 25,000, in batches of
+64. This is about what was found for 1,617 digits and for 20,000 scenes, between which the rule
+interpolates (docs/search.md). Patches are such that a side has at most 8 tokens. A U-Net halves a
+side until it has at most 8 pixels, at least once. Pictures of at most 16 tokens get 250,000
+parameters; others get 320,000, and 110,000 more for each halving after the first, about as many as
+its convolutions have.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ _SHALLOW = 2
 _FEWEST_ROWS = 10
 """Rows below which none is held out: too few would be left to learn from."""
 _MOST_TOKENS, _FEW_TOKENS = 8, 16
-"""Tokens of a picture's side at most, and of a picture that is cheap."""
+"""Most tokens of a picture's side, and most tokens of a cheap picture."""
 _CHANNELS = 16
-"""Channels of a U-Net at all pixels; it has twice as many at fewer."""
+"""Channels of a U-Net at full resolution; it has twice as many at lower ones."""
 _BATCH_SIZE = 64
 _SEEN, _SCENES, _FEWEST_SEEN = 64_000, 20_000, 25_000
-"""Pictures a training sees where there are so many of them, and the fewest that one sees."""
+"""Pictures that training sees if the data have ``_SCENES`` pictures, and the fewest it sees."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class Suggestion:
     """Settings of a denoiser and its training.
 
     Attributes:
-        params: Number of trainable parameters at most.
+        params: Largest number of trainable parameters.
         depth: Number of hidden layers; the family's own when None.
-        steps: Optimiser steps at most.
-        batch_size: Rows a step.
+        steps: Largest number of optimiser steps.
+        batch_size: Rows per step.
         learning_rate: Peak learning rate.
         patience: Fraction of the steps without a better held-out loss after which training stops;
             None where no row is held out.
@@ -74,7 +75,7 @@ class Suggestion:
 def num_held_out(num_rows: int) -> int:
     """Number of rows to hold out of training, so that it can stop early.
 
-    A tenth, 5,000 at most; of few rows up to a fifth, since the loss of ten rows is luck.
+    A tenth, at most 5,000; of few rows up to a fifth, since the loss on ten rows is luck.
     """
     if num_rows < _FEWEST_ROWS:
         return 0
@@ -89,8 +90,8 @@ def suggested(
     Args:
         num_rows: Number n of rows, those that will be held out included.
         dim: Number d of coordinates of an encoded row.
-        family: Kind of denoiser.
-        params: Number of parameters, where it is settled: the learning rate follows from it.
+        family: Name of the family of denoisers.
+        params: Number of parameters if it is given; the learning rate follows from it.
 
     Raises:
         KanDiffusionError: The family is not known, or a number is below 1.
@@ -122,11 +123,11 @@ class PictureSuggestion:
     """Settings of a denoiser of pictures, its training and its sampling.
 
     Attributes:
-        params: Number of trainable parameters, those of a text encoder left out.
+        params: Number of trainable parameters, without those of a text encoder.
         settings: Settings of the denoiser.
         training: How to train it by flow matching.
-        guidance: Strength of guidance.
-        scheduler: Sampler of flow matching, which evaluates the network once a step.
+        guidance: Strength of classifier-free guidance.
+        scheduler: Sampler of flow matching, which evaluates the network once per step.
     """
 
     params: int

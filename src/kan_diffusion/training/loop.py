@@ -1,22 +1,21 @@
 r"""The training loop.
 
-Each step draws a batch of clean points :math:`x_0`, timesteps t and noise :math:`\varepsilon`, and
-takes one Adam step on
+Each step draws a batch of clean samples :math:`x_0`, timesteps t and noise :math:`\varepsilon`, and
+takes one optimiser step on
 
 .. math:: \mathrm{loss}\big(\mathrm{denoiser}(\alpha_t x_0 + \sigma_t \varepsilon, t),\;
     \mathrm{target}(x_0, \varepsilon, t)\big),
 
-the coordinates that it is told left out, with linear warm-up and cosine decay of the learning rate,
-clipping of the gradient's norm and an exponential moving average (EMA) of the parameters, which is
-what the trained denoiser keeps: where there are held-out points, as it was when their loss was
-lowest.
+without the coordinates that the denoiser is told. The learning rate has a linear warm-up and a
+cosine decay, and the gradient's norm is clipped. The trained denoiser keeps an exponential moving
+average (EMA) of the parameters; with held-out points, the average whose loss on them was lowest.
 
-What step k draws is a function of the seed and k alone (:mod:`kan_diffusion.training.batches`). A
-run that is killed and resumed from its checkpoint therefore ends, on a CPU, with the very
-parameters of a run that was not. Processes that train together (``torchrun``, ``accelerate
-launch``) take equal parts of each batch and share their gradients, so that they train the model
-that one would, and each may take its part in several (``accumulation_steps``). The parts of a
-step and the checkpoint are in :mod:`kan_diffusion.training.run`, what becomes of a gradient in
+The draws of step k are a function of the seed and k alone (:mod:`kan_diffusion.training.batches`).
+A run that is killed and resumed from its checkpoint therefore ends, on a CPU, with exactly the
+parameters of an uninterrupted run. Processes that train together (``torchrun``, ``accelerate
+launch``) take equal parts of each batch and share their gradients, so that they train the same
+model as one process; each may divide its part further (``accumulation_steps``). The parts of a step
+and the checkpoint are in :mod:`kan_diffusion.training.run`, the updates of the parameters in
 :mod:`kan_diffusion.training.optimization`.
 """
 
@@ -48,7 +47,7 @@ logger = logging.getLogger(__name__)
 _FINITE_CHECK_EVERY = 50
 _PROGRESS_SECONDS = 0.25
 _LOGGED_ROWS = 1024
-"""Points on which out-of-range inputs are counted for the log, so that it costs next to nothing."""
+"""Samples on which the log counts out-of-range inputs: few, so that it costs next to nothing."""
 
 ProgressCallback = Callable[[int, float], None]
 """Called now and then with the number of finished steps and the latest loss."""
@@ -61,20 +60,19 @@ class TrainingResult:
     Attributes:
         losses: Training loss of every step taken, with shape (steps,).
         learning_rates: Learning rate of every step taken, with shape (steps,).
-        heldout_losses: Step and held-out loss of every look at it, some 40 in a run; empty without
-            held-out points.
-        best_step: Steps after which the weights were what the denoiser keeps.
+        heldout_losses: Step and loss of every evaluation on held-out points, some 40 in a run;
+            empty without held-out points.
+        best_step: Step whose weights the denoiser keeps.
         ending: ``"finished"``: all steps were taken; ``"early"``: the held-out loss had not
-            improved for long; ``"time"``: ``max_seconds`` left fewer steps, or ran out.
-        seconds: Wall-clock seconds of the steps and looks, checkpoints and callbacks left out;
-            over all parts of a run that was resumed.
-        cpu_seconds: Processor time of the same steps, of all threads together: what other
-            processes on the machine take is not in it.
-        threads: Threads it ended with: on a CPU the faster of one and all, as the first steps
-            showed (:mod:`kan_diffusion.training.threads`).
+            improved for long; ``"time"``: a time limit set the number of steps, or ran out.
+        seconds: Wall-clock seconds of steps and held-out evaluations, without checkpoints and
+            callbacks, over all parts of a resumed run.
+        cpu_seconds: Processor seconds of the same, over all threads of this process.
+        threads: Number of threads at the end: on a CPU one or all, whichever the first steps showed
+            to be faster (:mod:`kan_diffusion.training.threads`).
         resumed_from: Step the run was resumed from, 0 when it was not.
-        out_of_range: Of each KAN layer, by its name, the fraction of its inputs that fall outside
-            its grid, on a fresh batch given to the trained denoiser; empty without KAN layers.
+        out_of_range: Fraction of the inputs of each KAN layer, by name, that fall outside its grid,
+            for the trained denoiser on a fresh batch; empty without KAN layers.
     """
 
     losses: np.ndarray
@@ -112,35 +110,35 @@ def train(
     on_moment: MomentCallback | None = None,
     log_folder: Path | None = None,
 ) -> TrainingResult:
-    """Trains a denoiser in place; it ends with its EMA weights, on ``device``, in eval mode.
+    """Trains a denoiser in place and leaves it on ``device``, in eval mode, with its EMA weights.
 
-    With held-out points it ends with the EMA weights of the moment when their loss was lowest.
+    With held-out points, these are the EMA weights with the lowest held-out loss.
 
     Args:
-        denoiser: The network; its initial parameters are its own affair.
+        denoiser: The denoiser, with its initial parameters.
         process: Noising process.
         samples: Standardised clean samples with shape (N, *shape), the denoiser's shape.
         config: How to train.
-        seed: What all draws of the run derive from.
+        seed: Seed of all draws of the run.
         conditions: Conditions of the samples, each with shape (N, ...), by the names of
             ``denoiser.absent``, such as ``class_labels``; those of a tenth of the samples are
             dropped at random so that the unconditional model is trained too.
         heldout: Standardised clean samples with shape (M, *shape) that are not trained on; their
             loss is computed some 40 times. None for none.
-        heldout_conditions: Theirs, dropped and named as ``conditions``.
+        heldout_conditions: Conditions of ``heldout``, named and dropped like ``conditions``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         checkpoint: File to keep the state in; None keeps none.
-        identity: What the checkpoint is a checkpoint of; one with another identity is refused.
-        resume: Whether to go on from ``checkpoint`` where it exists.
-        on_progress: Told the number of finished steps and the loss a few times a second. Where
-            seconds of processor time are given, steps are counted as shares of ``config.steps``.
-        moments: Steps (0 is before training) at which ``on_moment`` is called, counted likewise.
-        on_moment: Handed the denoiser at the moments.
+        identity: Identity of the run; a checkpoint with another identity is refused.
+        resume: Whether to continue from ``checkpoint`` if it exists.
+        on_progress: Called a few times a second with the number of finished steps and the loss.
+            With ``processor_seconds``, steps are scaled to end at ``config.steps``.
+        moments: Steps (0 is before training) at which ``on_moment`` is called, scaled likewise.
+        on_moment: Called with the step and the denoiser at these moments.
         log_folder: Folder for TensorBoard's event files; None logs nothing.
 
     Returns:
-        Losses, learning rates, why and when it ended, the time taken and what fell outside the
-        grids of KAN layers.
+        Losses, learning rates, why and when training ended, the time taken, and the fraction of
+        inputs outside the grids of KAN layers.
 
     Raises:
         NonFiniteLossError: The loss became NaN or infinite; the last good checkpoint is kept.
@@ -187,13 +185,13 @@ def train(
     waiting = sorted(set(moments)) if on_moment is not None else []
 
     def finished_steps() -> float:
-        """Steps taken, as a share of those asked for where the clock settles their number."""
+        """Number of steps taken, scaled to ``config.steps`` if the clock settles their number."""
         if config.processor_seconds is None:
             return run.step
         return config.steps * run.step / run.steps
 
     def moment_has_come() -> bool:
-        """Whether the next moment is here; those that are over are dropped."""
+        """Whether a moment is due; all moments that are due are dropped."""
         due = [moment for moment in waiting if moment <= finished_steps()]
         del waiting[: len(due)]
         return bool(due)
@@ -203,7 +201,7 @@ def train(
             logger.info("resuming at step %d of %d", run.step, run.steps)
             waiting = [moment for moment in waiting if moment >= finished_steps()]
         resumed_from = run.step
-        accelerator.wait_for_everyone()  # until all have read what the first will replace
+        accelerator.wait_for_everyone()  # until all have read the file that the first replaces
         if checkpoint is not None and run.step == 0:
             run.save(checkpoint, identity)  # shows from the start whose folder this is
         while True:

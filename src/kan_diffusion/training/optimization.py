@@ -8,17 +8,17 @@ With g the gradient of the loss at the parameters :math:`\theta`, step k = 0, 1,
     \bar\theta &\leftarrow d_k \bar\theta + (1 - d_k)\, \theta, \qquad
     d_k = \min\!\big(d,\; (1 + k) / (10 + k)\big), \quad d_0 = 0,
 
-the average with the warm-up of ``diffusers.training_utils.EMAModel``. The rates r are 1 but for
-coefficients of learned functions that ask for another (``rate`` of
-:class:`~kan_diffusion.kan.functions.LearnedFunctions`): coefficients are some times as large as the
-weights of a linear map, and an optimiser that moves all numbers alike bends splines slowly.
+the average with the warm-up of ``diffusers.training_utils.EMAModel``. The rates r are 1, except for
+coefficients of learned functions with another ``rate``
+(:class:`~kan_diffusion.kan.functions.LearnedFunctions`): coefficients are several times as large as
+the weights of a linear map, and an optimiser that moves all numbers alike bends splines slowly.
 
-A small network has dozens of small tensors, and an operation on a small tensor costs its call
-rather than its arithmetic. :class:`ParameterVector` therefore lays the parameters side by side in
-one vector, of which they are views as long as they are trained: each line above is then one call.
+A small network has dozens of small tensors, and the time of an operation on a small tensor is that
+of the call, not of the arithmetic. :class:`ParameterVector` therefore lays the parameters side by
+side in one vector, of which they are views during training: each line above is then one call.
 
-The optimisers, with G the gradient of a matrix of parameters and m, v moving averages of what they
-are given and of its square:
+The optimisers, with G the gradient of a matrix of parameters and m, v moving averages of their
+argument and of its square:
 
 - ``adam`` (Kingma & Ba 2015, arXiv:1412.6980): :math:`m(g) / \sqrt{v(g)}`, for the whole vector;
 - ``soap`` (Vyas et al. 2024, arXiv:2409.11321): the same in the bases :math:`Q_L, Q_R` of the
@@ -26,14 +26,14 @@ are given and of its square:
   :math:`Q_L \big( Q_L^\top m(G) Q_R / \sqrt{v(Q_L^\top G Q_R)} \big) Q_R^\top`, the bases renewed
   every ten steps; vectors as with Adam;
 - ``muon`` (Jordan et al. 2024): :math:`0.2 \sqrt{\max(n, m)}\; U V^\top` for the singular value
-  decomposition :math:`U S V^\top` of the momentum of an n by m matrix, by five Newton-Schulz
-  iterations of all matrices of one shape together, in the size of Adam's updates (Liu et al. 2025,
-  arXiv:2502.16982); vectors by Adam;
+  decomposition :math:`U S V^\top` of the momentum of an n by m matrix, computed by five
+  Newton-Schulz iterations for all matrices of one shape together and scaled to the size of Adam's
+  updates (Liu et al. 2025, arXiv:2502.16982); vectors as with Adam;
 - ``lbfgs`` (Liu & Nocedal 1989): up to 20 quasi-Newton iterations on the batch of the step, each
-  with a line search, the curvature remembered from earlier ones. It suits batches so large that
-  their losses hardly differ: where they do, that curvature may lead to numbers that are not finite,
-  and the step is taken again without it. The line search needs the gradient of the loss: none is
-  clipped.
+  with a line search and the curvature of earlier iterations. It suits batches so large that their
+  losses hardly differ; if they differ, that curvature may lead to numbers that are not finite, and
+  the step is repeated without it. The line search needs the gradient itself: it is not clipped, and
+  the rates r do not apply.
 """
 
 from __future__ import annotations
@@ -74,17 +74,16 @@ _ALIGNMENT = 64
 class ParameterVector:
     """The trainable parameters of a module, laid side by side in one vector.
 
-    They stay the objects they were, but their values are views of the vector until
-    :meth:`release`, and :meth:`collect_gradients` moves their gradients into its own. The few
-    entries that fill the gaps between them are zero and stay zero.
+    The parameters stay the same objects, but their values are views of the vector until
+    :meth:`release`, and :meth:`collect_gradients` moves their gradients into that of the vector.
+    The few entries that fill the gaps between parameters are zero and stay zero.
 
     Args:
         module: The module, already on the device it is trained on.
 
     Attributes:
-        vector: What an optimiser is given, with shape (P,).
-        rates: Learning rate of each entry relative to that of the others, with shape (P,); None
-            where all are 1.
+        vector: The vector that an optimiser updates, with shape (P,).
+        rates: Factor of the learning rate of each entry, with shape (P,); None if all are 1.
 
     Raises:
         KanDiffusionError: The module has no trainable parameters, or some of different dtypes.
@@ -141,10 +140,10 @@ class ParameterVector:
         return len(self._parameters)
 
     def matrices(self) -> list[nn.Parameter]:
-        """The parameters as optimisers of matrices take them, in the vector's memory.
+        """The parameters as vectors and matrices, in the memory of the vector.
 
-        Each has two dimensions, the first its own and the others laid side by side, or one; its
-        gradient is that of the vector.
+        Optimisers of matrices take these. Dimensions after the first are flattened into one; the
+        gradients are in the memory of the vector's gradient.
         """
         made = []
         for view, gradient in zip(self._views, self._gradients, strict=True):
@@ -169,7 +168,7 @@ class ParameterVector:
         return vector
 
     def collect_gradients(self) -> None:
-        """Moves the gradients of the parameters into that of the vector; none counts as zero."""
+        """Moves the parameters' gradients into the vector's; a missing gradient counts as zero."""
         gradients = [parameter.grad for parameter in self._parameters]
         present = [gradient for gradient in gradients if gradient is not None]
         if len(present) == len(gradients):
@@ -186,7 +185,7 @@ class ParameterVector:
 
     @contextmanager
     def at_rates(self) -> Iterator[None]:
-        """Multiplies by the rates how far the vector is moved meanwhile."""
+        """Multiplies changes of the vector within the block by the rates."""
         if self.rates is None:
             yield
             return
@@ -197,7 +196,7 @@ class ParameterVector:
 
     @contextmanager
     def lent(self, values: Tensor) -> Iterator[None]:
-        """Gives the parameters values with shape (P,), copied; their own come back afterwards.
+        """Gives the parameters a copy of values with shape (P,), and later their own ones back.
 
         Raises:
             KanDiffusionError: Parameters were added, replaced or taken away meanwhile.
@@ -226,12 +225,12 @@ class WeightAverage:
     """Exponential moving average (EMA) of a vector.
 
     Args:
-        vector: What is averaged, with shape (P,).
+        vector: The vector that is averaged, with shape (P,).
         decay: Largest decay d.
 
     Attributes:
         values: The average, with shape (P,).
-        num_updates: How many vectors it is an average of.
+        num_updates: Number of vectors in the average.
     """
 
     def __init__(self, vector: Tensor, decay: float) -> None:
@@ -241,7 +240,7 @@ class WeightAverage:
         self.num_updates = 0
 
     def update(self) -> None:
-        """Takes the vector as it is now into the average."""
+        """Updates the average with the current values of the vector."""
         count = self.num_updates
         decay = min(self.decay, (1 + count) / (10 + count)) if count else 0.0
         self.values.lerp_(self._vector, 1 - decay)
@@ -249,7 +248,7 @@ class WeightAverage:
 
 
 def suitable_rate(name: OptimizerName, of_adam: float) -> float:
-    """The learning rate that suits an optimiser where one is known that suits Adam."""
+    """Converts a learning rate that suits Adam to one that suits another optimiser."""
     return 1.0 if name == "lbfgs" else of_adam
 
 
@@ -261,11 +260,11 @@ def make_optimizer(
     Args:
         name: One of :data:`OPTIMIZERS`.
         weights: The parameters.
-        learning_rate: Learning rate, in the size that suits Adam; of ``lbfgs`` the first length
-            that its line search tries.
+        learning_rate: Learning rate, in the size that suits Adam; for ``lbfgs``, the first step
+            length that its line search tries.
 
     Raises:
-        KanDiffusionError: It cannot be computed on the device.
+        KanDiffusionError: The device does not support the optimiser.
     """
     device = weights.vector.device
     if name == "adam":
@@ -299,11 +298,11 @@ def make_optimizer(
 
 
 def state_of(optimizer: Optimizer, weights: ParameterVector) -> tuple[object, dict[str, Tensor]]:
-    """Takes the state of an optimiser apart, into what JSON and what safetensors hold.
+    """Splits the state of an optimiser into a part for JSON and tensors for safetensors.
 
-    In the JSON ``{"tensor": name, "strides": ...}`` stands for a tensor, as it lies in memory, and
-    ``{"vector": [name, ...]}`` for one in the layout of the parameters, which is no business of a
-    file's.
+    In the JSON, ``{"tensor": name, "strides": ...}`` stands for a tensor and its memory layout, and
+    ``{"vector": [name, ...]}`` for one with the layout of the parameter vector, which is saved by
+    parameter.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -323,7 +322,7 @@ def state_of(optimizer: Optimizer, weights: ParameterVector) -> tuple[object, di
         return value
 
     state = optimizer.state_dict()
-    # What else is in a group is settings, but for the count of steps of SOAP and Muon.
+    # Groups hold settings, which are not saved, and the count of steps of SOAP and Muon.
     steps = [group.get("step") for group in state["param_groups"]]
     return saved({"state": state["state"], "steps": steps}, "optimizer"), tensors
 
@@ -331,12 +330,12 @@ def state_of(optimizer: Optimizer, weights: ParameterVector) -> tuple[object, di
 def restore_state(
     optimizer: Optimizer, weights: ParameterVector, kept: object, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Puts what :func:`state_of` has taken apart together, in an optimiser made alike."""
+    """Restores a state split by :func:`state_of` in an optimiser made in the same way."""
 
     def restored(value: object) -> object:
         match value:
             case {"tensor": name, "strides": strides}:
-                # Products with a matrix that lies in another order have other last digits.
+                # Products with a matrix in another memory layout differ in the last digits.
                 tensor = tensors[name]
                 return torch.empty_strided(
                     tensor.shape, strides, dtype=tensor.dtype, device=tensor.device
@@ -368,11 +367,11 @@ def learning_rates(
     warmup_steps: int,
     steps: int,
 ) -> np.ndarray:
-    """The learning rate of every step, with shape (steps,): known before the first.
+    """Computes the learning rates of all steps, with shape (steps,), before the first step.
 
     Args:
-        optimizer: An optimiser; diffusers' schedules want to be shown one.
-        schedule: What follows the warm-up: decay to zero, or the peak.
+        optimizer: Any optimiser; the schedules of diffusers require one.
+        schedule: After the warm-up, decay to zero (``"cosine"``) or the peak (``"constant"``).
         peak: The largest learning rate.
         warmup_steps: Steps of linear rise from zero, at most a quarter of all.
         steps: Number of steps.

@@ -1,22 +1,22 @@
 r"""A training run: its settings, its state, the parts of a step and its checkpoints.
 
-A run with held-out points stops looking for better weights in time. At steps
+A run with held-out points keeps the best weights and can stop early. At steps
 :math:`s_1 < s_2 < \dots` it computes the loss of the averaged weights on one fixed draw of
 held-out points, timesteps and noise, and keeps the weights of the lowest loss.
 
-A run with a time limit S settles its number of steps after the first few: with t(s) the seconds
-until step s and p the seconds a step, it will take
+A run with a limit of S wall-clock seconds settles its number of steps after the first few: with
+t(s) the seconds until step s and p the seconds per step, it will take
 
 .. math:: K = s + (0.95\, S - t(s)) / p
 
-steps, and its learning rate decays to zero at step K. Where the machine becomes slower, K shrinks
-later on and what is left of the schedule is compressed into it. A run that shall take S seconds of
-processor time, no less and no more, counts those, reserves nothing, and corrects K both ways.
+steps, and its learning rate decays to zero at step K. If the machine becomes slower, K is reduced
+and the rest of the schedule is compressed. A run of S seconds of processor time computes K from
+processor time and without the reserve of 5 %, and later corrects it in both directions.
 
-A checkpoint is one safetensors file with everything a run needs to go on as if it had never
+A checkpoint is one safetensors file with everything a run needs to continue as if it had never
 stopped: parameters, the optimiser's state, the moving average, the best weights, the losses so far,
-the step, and the numbers of steps and threads (:mod:`kan_diffusion.training.threads`) as they were
-settled. It is replaced whole.
+the step, and the settled numbers of steps and threads (:mod:`kan_diffusion.training.threads`). It
+is always replaced as a whole.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ __all__ = [
 ]
 
 Ending = Literal["finished", "early", "time"]
-"""Why a run ended: all steps were taken; the held-out loss had not fallen for long; the time limit
-left fewer steps than were asked for, or ran out."""
+"""Why a run ended: all steps were taken; the held-out loss had not fallen for long; a time limit
+set another number of steps than ``steps``, or ran out."""
 
 MomentCallback = Callable[[int, Denoiser], None]
-"""Called at chosen steps with the step and the denoiser as it is then, EMA weights in place."""
+"""Called at chosen steps with the step and the denoiser with its EMA weights of that step."""
 
 
 class TrainingConfig(Settings):
@@ -82,33 +82,33 @@ class TrainingConfig(Settings):
 
     Attributes:
         steps: Number of optimiser steps.
-        batch_size: Points a step; with ``batches="replacement"`` it may exceed the data's rows.
+        batch_size: Samples per step; with ``batches="replacement"``, it may exceed the data's.
         timesteps: ``"uniform"``, or ``"logit-normal"``, see :mod:`.batches`.
         batches: ``"replacement"`` draws every batch afresh; ``"epochs"`` goes through the data in
-            random order, the last batch of an epoch being what is left.
+            random order, and the last batch of an epoch holds the rest.
         optimizer: ``"adam"``, ``"soap"``, ``"muon"`` or ``"lbfgs"``, see :mod:`.optimization`.
-        learning_rate: Peak learning rate, in the size that suits Adam; of L-BFGS the first length
-            of a line search, where 1 is a whole quasi-Newton step.
+        learning_rate: Peak learning rate, in the size that suits Adam; for L-BFGS, the first step
+            length of a line search, where 1 is a full quasi-Newton step.
         schedule: ``"cosine"`` decays to zero after the warm-up, ``"constant"`` stays at the peak.
         warmup_steps: Steps over which the learning rate rises linearly from zero.
         ema_decay: Decay of the moving average of the parameters; None turns it off. The decay
             itself warms up as (1 + k) / (10 + k).
-        max_grad_norm: Norm to which the gradient is clipped; None turns it off, and so does L-BFGS.
+        max_grad_norm: Norm to which the gradient is clipped; None or L-BFGS turns clipping off.
         checkpoint_every: Steps between checkpoints.
-        accumulation_steps: Parts that each batch is divided into, whose gradients are added up one
-            after another, in less memory: the same step but for rounding, and for the penalty of
-            ``sparsify``, which is that of each part.
-        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as accelerate has it.
-        sparsify: Weight of a penalty on sizes and entropies of the edges of KAN layers, gated ones
-            left out (:mod:`kan_diffusion.kan.importance`), beside the loss; 0 for none.
+        accumulation_steps: Number of parts of each batch, whose gradients are accumulated one after
+            another to save memory. The step is the same up to rounding, except that the penalty of
+            ``sparsify`` is computed for each part.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as in accelerate.
+        sparsify: Weight of a penalty, added to the loss, on sizes and entropies of the edges of KAN
+            layers other than gated ones (:mod:`kan_diffusion.kan.importance`); 0 for none.
         patience: Training stops when the held-out loss has not improved for this fraction of the
             steps; None never stops early. Needs held-out points.
         max_seconds: Wall-clock seconds that training may take, compilation of kernels included;
-            the number of steps then follows from the machine's speed and is ``steps`` at most. Two
+            the number of steps then follows from the machine's speed and is at most ``steps``. Two
             runs of one seed then differ. None for no limit.
-        processor_seconds: Seconds of processor time that the steps take, met within a few per cent
-            by their number, whatever ``steps`` says. Two runs of one seed then differ. None leaves
-            the number of steps as it is.
+        processor_seconds: Seconds of processor time that training takes, within a few per cent; the
+            number of steps then follows from the machine's speed and ``steps`` has no effect on it.
+            Two runs of one seed then differ. None for ``steps`` steps.
     """
 
     steps: int = Field(4000, ge=1, le=MOST_STEPS)
@@ -139,7 +139,7 @@ class TrainingConfig(Settings):
 
 
 _WATCHED_ROWS = 256
-"""Points of a batch that the penalty looks at: it then costs less than the step itself."""
+"""Samples of a batch that the penalty uses: it then costs less than the step itself."""
 
 _PROGRESS = ("step", "seconds", "cpu_seconds", "warm_steps", "warm_seconds", "paused", "best_step")
 
@@ -150,38 +150,38 @@ _LOOKS_OF_PATIENCE = 3
 """Fewest looks without a better loss after which a run ends."""
 
 _FEWEST_LOOKED, _MOST_LOOKED = 256, 8192
-"""Held-out points of a look; between these, ``_LOOKED_SHARE`` of the points of all steps."""
+"""Bounds on the held-out points of a look, ``_LOOKED_SHARE`` of the points of all steps."""
 
 _LOOKED_SHARE = 1 / 400
 
 _STEPS_A_LOOKED_BATCH = 7
-"""Steps between two looks for each batch of a look: it has no backward pass and costs a third of a
-step, so that all looks take 5 % of the time at most."""
+"""Steps between two looks for each batch of a look. Such a batch has no backward pass and costs a
+third of a step, so that all looks take at most 5 % of the time."""
 
 _WARM_STEPS, _TIMED_STEPS = 5, 30
 """The steps between these two are timed: compilation and cold caches come before them, and so does
 the choice of the number of threads, which may take longer."""
 
 _TIMED_SHARE = 0.1
-"""Share of a time limit after which fewer timed steps must do."""
+"""Share of a time limit after which fewer timed steps are enough."""
 
 _RESERVE = 0.05
 """Share of a time limit that the settled number of steps leaves free."""
 
 
 class EdgeWatch:
-    """Remembers what the layers of a module were given whose edges are functions of one input.
+    """Remembers the inputs of the layers of a module whose edges are functions of one input.
 
-    Those of gated layers are not, and are left out.
+    Edges of gated layers are not, so gated layers are left out.
 
     Raises:
-        KanDiffusionError: It has none.
+        KanDiffusionError: The module has no such layers.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._inputs: dict[EdgeOutputs, Tensor] = {}
         layers = [layer for layer in module.modules() if isinstance(layer, EdgeOutputs)]
-        # The curves of a readable layer are a KANLinear in it.
+        # A readable layer contains a KANLinear, its curves, which must not be counted again.
         parts = {part for layer in layers for part in layer.children()}
         if not layers:
             raise KanDiffusionError(
@@ -200,7 +200,7 @@ class EdgeWatch:
         self._inputs[layer] = inputs[0][:_WATCHED_ROWS]
 
     def penalty(self) -> Tensor:
-        """Sizes plus entropies of the edges in the last forward pass; forgets it."""
+        """Computes sizes plus entropies of the edges in the last forward pass, and forgets it."""
         outputs = [layer.edge_outputs(input) for layer, input in self._inputs.items()]
         self._inputs.clear()
         with torch.autocast(outputs[0].device.type, enabled=False):
@@ -214,7 +214,7 @@ class EdgeWatch:
 
 
 class TrainingRun:
-    """The state of one training run, everything a checkpoint holds, and the parts of a step.
+    """The state of one training run, which checkpoints save, and the parts of a step.
 
     The denoiser's parameters are views of one vector until :meth:`release`.
     """
@@ -233,7 +233,7 @@ class TrainingRun:
         self.process = process
         self.accelerator = accelerator
         self.denoiser = denoiser.to(accelerator.device).train()
-        # Several processes share the gradient of the vector instead of one for each parameter.
+        # Processes share the gradient of the vector, instead of one gradient per parameter.
         self.model = accelerator.prepare_model(self.denoiser, evaluation_mode=True)
         try:
             self.weights = ParameterVector(self.denoiser)
@@ -247,8 +247,8 @@ class TrainingRun:
                 self._edges.release()
             raise
         self.steps = config.steps
-        """Steps the run will take, if it does not end before."""
-        if config.processor_seconds is not None:  # a first guess, which must not end it
+        """Number of steps the run will take if it does not end before."""
+        if config.processor_seconds is not None:  # a first guess, large enough not to end it
             self.steps = max(config.steps, 2 * _TIMED_STEPS)
         self.plans: list[tuple[int, int]] = []
         """Step at which the number of steps was settled, and that number."""
@@ -291,7 +291,7 @@ class TrainingRun:
                 self.whole = True
 
     def differentiate(self, parts: Sequence[tuple[Batch, float]]) -> tuple[Tensor, Tensor]:
-        """Computes the loss of a batch, its gradient, clipped, and what the gradient is of.
+        """Computes the clipped gradient, and returns the loss without and with the penalty.
 
         Args:
             parts: The parts of the batch and their weights in its mean.
@@ -323,7 +323,7 @@ class TrainingRun:
             for start, end in pairwise(ends)
             if end > start
         ]
-        # The last batch of an epoch may be too small for all: one row that counts nothing.
+        # The last batch of an epoch may be too small for all processes: one row of weight 0.
         return parts or [(batch.rows(slice(1)), 0.0)]
 
     def shared(self, values: Tensor) -> Tensor:
@@ -369,7 +369,7 @@ class TrainingRun:
         self.cpu_seconds += time.process_time() - cpu_started
 
     def pause(self, heldout: Callable[[int], Batch] | None) -> None:
-        """Between two steps: settles the number of steps, and looks at the held-out loss, in time.
+        """Between two steps, settles the number of steps and computes the held-out loss if due.
 
         Args:
             heldout: Gives batches of held-out points by number; None where there are none.
@@ -396,13 +396,13 @@ class TrainingRun:
             self.paused = self.step
 
     def conclude(self, heldout: Callable[[int], Batch] | None) -> None:
-        """At the end: looks at the held-out loss, where the clock left no time for it."""
+        """At the end, computes the held-out loss of the last step if it is still missing."""
         if heldout is not None and self.step > self.paused:
             self._look(heldout)
 
     @property
     def _num_looked(self) -> int:
-        """Batches of a look, settled with the number of steps."""
+        """Number of batches of a look, settled with the number of steps."""
         size = self.config.batch_size
         steps = self.plans[0][1] if self.plans else self.config.steps
         points = min(max(_LOOKED_SHARE * steps * size, _FEWEST_LOOKED), _MOST_LOOKED)
@@ -414,7 +414,7 @@ class TrainingRun:
         return max(self.steps // _PAUSES, _STEPS_A_LOOKED_BATCH * self._num_looked)
 
     def _elapsed(self) -> float:
-        """Seconds so far, the mean over processes: all of them must decide alike."""
+        """Seconds so far, averaged over processes so that all of them decide alike."""
         own = self.seconds if self.config.processor_seconds is None else self.cpu_seconds
         return float(self.shared(torch.tensor(own, device=self.accelerator.device)))
 
@@ -428,7 +428,7 @@ class TrainingRun:
             self._follow(self.step, min(self.steps, self.step + int(affordable)))
 
     def _follow(self, step: int, steps: int) -> None:
-        """Settles the number of steps: with a new schedule first, then by stretching the rest."""
+        """Settles the number of steps, first with a new schedule, then by resampling its rest."""
         ahead = self._rates[step:]
         if not self.plans:
             ahead = self._schedule(steps)[step:]
@@ -442,7 +442,7 @@ class TrainingRun:
         self.plans.append((step, steps))
 
     def _look(self, heldout: Callable[[int], Batch]) -> None:
-        """Computes the held-out loss of the averaged weights; the best weights are kept."""
+        """Computes the held-out loss of the averaged weights, and keeps the best weights."""
         if not self._heldout:
             self._heldout = [heldout(number) for number in range(self._num_looked)]
         with self._averaged():
@@ -453,24 +453,24 @@ class TrainingRun:
             self._best = self._average_values().clone()
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of a batch, a mean over the coordinates that are not told."""
+        """Computes the loss of a batch over the coordinates that are not told."""
         given = {**batch.conditions, "return_dict": False}
         prediction = self.model(batch.noised, batch.timesteps, **given)[0]
         if (observed := batch.observed) is None:
             return self.process.loss_of(prediction, batch.target)
         prediction = torch.where(observed.isnan(), prediction, batch.target)
-        # Divided by the expected share: that of the batch would be another in each process.
+        # Divided by the expected share, because the batch's own differs between processes.
         return self.process.loss_of(prediction, batch.target) / (1 - TOLD_SHARE)
 
     def backward(self, loss: Tensor) -> None:
-        """Leaves the gradients at the parameters."""
+        """Computes the gradients of the parameters."""
         if self.scaled:
             self.accelerator.backward(loss)
         else:
             loss.backward()
 
     def collect(self) -> None:
-        """Moves the gradients, in their true size, to the vector of parameters."""
+        """Moves the gradients, unscaled and averaged over processes, to the parameter vector."""
         self.weights.collect_gradients()
         if self.accelerator.num_processes > 1:
             assert self.weights.vector.grad is not None
@@ -484,10 +484,10 @@ class TrainingRun:
             self.weights.clip_gradient(self.config.max_grad_norm)
 
     def optimize(self, again: Callable[[], float]) -> None:
-        """Lets the optimiser move the parameters.
+        """Updates the parameters by the optimiser.
 
         Args:
-            again: Computes the loss of the step's batch and its gradient where the parameters are.
+            again: Computes loss and gradient of the step's batch at the current parameters.
         """
         optimizer = self.optimizer
         for group in optimizer.param_groups:
@@ -496,7 +496,7 @@ class TrainingRun:
             before = self.weights.vector.detach().clone()
             optimizer.step(again)
             if not bool(torch.isfinite(self.weights.vector).all()):
-                # Curvature remembered from other batches may lead anywhere; without it once more.
+                # Curvature of other batches may lead anywhere: repeat the step without it.
                 with torch.no_grad():
                     self.weights.vector.copy_(before)
                 optimizer.state.clear()
@@ -506,7 +506,7 @@ class TrainingRun:
             optimizer.step()
 
     def update_average(self) -> None:
-        """Takes the parameters into their moving average."""
+        """Updates the moving average of the parameters."""
         if self.average is not None:
             self.average.update()
 
@@ -518,14 +518,14 @@ class TrainingRun:
         return self._losses[: self.step]
 
     def fault(self) -> str | None:
-        """Says which number is not finite and since when, else None; a NaN, once there, stays."""
+        """Says what is not finite and since which step, else None; a NaN, once there, stays."""
         losses = self.losses()
         finite = torch.isfinite(losses[self._num_checked :])
         if not bool(finite.all()):
             first = self._num_checked + int((~finite).nonzero()[0])
             return f"loss became {float(losses[first])} at step {first + 1:,}"
         self._num_checked = self.step
-        # A last step may spoil the parameters and its loss, taken before it, not show that yet.
+        # The last step may have spoilt the parameters; its loss, computed before, is still finite.
         if not bool(torch.isfinite(self.weights.vector).all()):
             return f"parameters became NaN or infinite at step {self.step:,}"
         return None
@@ -548,11 +548,11 @@ class TrainingRun:
         return out_of_range_fractions(self.denoiser, part.noised, part.timesteps, **given)
 
     def save(self, path: Path, identity: str) -> None:
-        """Writes the state to ``path``, whole or not at all; of several processes the first."""
+        """Writes the state to ``path``, whole or not at all, in the main process alone."""
         if not self.accelerator.is_main_process:
             return
         tensors = {f"denoiser.{k}": v for k, v in self.denoiser.state_dict().items()}
-        # The vector's layout is no business of the file's: everything is kept by parameter.
+        # Everything is saved by parameter, so that files do not depend on the vector's layout.
         state, moments = state_of(self._plain, self.weights)
         tensors |= moments
         if self.average is not None:
@@ -575,11 +575,12 @@ class TrainingRun:
         """Restores the state that ``path`` holds.
 
         Returns:
-            False where there is no file, or none any more: another process may have finished the
-            run, and removed it, at any moment.
+            Whether there is a file. Another process may finish the run and remove the file at any
+            moment.
 
         Raises:
-            RunFolderError: The file is not a checkpoint, or one of another run or version.
+            RunFolderError: The file is not a checkpoint, was changed, or is one of another run or
+                version.
         """
         try:
             if read_checkpoint_identity(path) != identity:
@@ -609,7 +610,7 @@ class TrainingRun:
         return True
 
     def _restore(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-        """Puts the state that :meth:`save` has written in place.
+        """Restores the state that :meth:`save` has written.
 
         Raises:
             KeyError: A part is missing.
@@ -637,14 +638,14 @@ class TrainingRun:
         self._losses[: self.step] = tensors["losses"]
 
     def show(self, callback: MomentCallback) -> None:
-        """Hands the denoiser to a callback with its EMA weights in place, in one process."""
+        """Calls a callback with the denoiser and its EMA weights, in the main process alone."""
         if not self.accelerator.is_main_process:
             return
         with self._averaged():
             callback(self.step, self.denoiser)
 
     def _average_values(self) -> Tensor:
-        """The averaged weights, with shape (P,); those in training where there is no average."""
+        """The averaged weights, with shape (P,); the weights themselves without an average."""
         if self.average is not None and self.average.num_updates > 0:
             return self.average.values
         return self.weights.vector.detach()
@@ -662,19 +663,19 @@ class TrainingRun:
         self.denoiser.train()
 
     def unwrap(self) -> None:
-        """Removes what accelerate put around the denoiser: autocast of its forward."""
+        """Removes accelerate's wrapper, autocast of the forward pass, from the denoiser."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         vars(self.denoiser).pop("forward", None)
 
     def settle(self) -> None:
-        """Puts the best weights, or without held-out points the EMA weights, in place for good."""
+        """Sets the weights to the best ones or, without held-out points, to the EMA weights."""
         self.whole = False
         best = self._average_values() if self._best is None else self._best
         self.weights.vector.detach().copy_(best)
         self.denoiser.eval()
 
     def release(self) -> None:
-        """Makes the denoiser an ordinary module again, and lets torch use its own threads."""
+        """Makes the denoiser an ordinary module again, and restores torch's number of threads."""
         self.threads.release()
         self.unwrap()
         if self._edges is not None:
@@ -683,7 +684,7 @@ class TrainingRun:
 
 
 def _require_able(optimizer: OptimizerName, accelerator: Accelerator) -> None:
-    """Raises where an optimiser cannot train in this way."""
+    """Checks that an optimiser can train with this precision and number of processes."""
     precision = accelerator.mixed_precision
     if optimizer == "lbfgs" and (precision != "no" or accelerator.num_processes > 1):
         raise KanDiffusionError(
@@ -704,7 +705,7 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def read_checkpoint_identity(path: Path) -> str:
-    """The identity of the run a checkpoint belongs to, as given to :func:`train`.
+    """Reads the identity of the run that a checkpoint belongs to, as given to :func:`train`.
 
     Raises:
         FileNotFoundError: There is no file.

@@ -1,14 +1,14 @@
-"""How many threads a run computes with: the faster number, as its first steps show.
+"""The number of threads of a run: one or all, whichever its first steps show to be faster.
 
-Small networks are faster on one thread, large batches on all that torch has, and where another
-program runs beside, all may be slower by far. So the first steps are taken by turns, two on all and
-two on one, and the second of each two is timed; all threads must then save a tenth of a step's
-time, or else one is enough.
+Small networks are faster on one thread and large batches on all that torch has; if another program
+is running, all may be slower by far. The first steps therefore alternate, two on all threads and
+two on one, and the second of each two is timed. If all threads save a tenth of a step's time they
+are used, otherwise one.
 
-Sums over a batch depend, in the last bits, on how many threads they are taken by. Which steps are
-taken by how many follows from the step alone until a number is chosen, and what was chosen is kept
-in the checkpoint, so that a resumed run goes on with the same bits. Where torch has one thread
-nothing is chosen, and all runs of a seed end with the same bits.
+The last bits of sums over a batch depend on the number of threads. Until a number is chosen, that
+of a step follows from the step alone, and the choice is saved in the checkpoint, so that a resumed
+run continues with the same bits. If torch has one thread there is nothing to choose, and all runs
+of a seed end with the same bits.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _COLD_STEPS, _TRIED_STEPS = 4, 20
 """The steps between these two are timed."""
 
 _WORTHWHILE = 0.9
-"""Time of a step on all threads, in that on one, from which on down they are used."""
+"""All threads are used if a step on them takes less than this share of its time on one."""
 
 
 class Threads:
-    """The threads of a run, which sets the number that torch uses until :meth:`release`.
+    """Sets the number of threads that torch uses in a run, until :meth:`release`.
 
     Args:
-        choosing: Whether to measure; else the number is torch's own.
+        choosing: Whether to measure and choose; if not, torch's own number is kept.
 
     Attributes:
-        most: The number that torch had.
-        chosen: The number in use, None while it is not settled.
+        most: The number of threads that torch had.
+        chosen: The chosen number; None before the choice.
     """
 
     def __init__(self, choosing: bool) -> None:
@@ -50,7 +50,7 @@ class Threads:
         self._seconds: dict[int, list[float]] = {1: [], self.most: []}
 
     def use(self, step: int) -> int:
-        """Makes torch use the number of threads of a step; returns it."""
+        """Sets torch's number of threads for a step and returns it."""
         number = self.chosen or (1 if step // 2 % 2 else self.most)
         if torch.get_num_threads() != number:
             torch.set_num_threads(number)
@@ -58,7 +58,7 @@ class Threads:
 
     @contextmanager
     def taking(self, step: int) -> Iterator[None]:
-        """Uses the threads of a step, which is taken in it, and times it while none is chosen."""
+        """Takes a step on its number of threads, and times it while no number is chosen."""
         number, started = self.use(step), time.perf_counter()
         yield
         if self.chosen is None and step >= _COLD_STEPS and step % 2:
@@ -67,10 +67,10 @@ class Threads:
             self.choose()
 
     def choose(self) -> None:
-        """Chooses by what was measured so far, one where nothing was, unless a number is chosen."""
+        """Chooses a number, unless one is chosen, by the times so far; one thread without any."""
         if self.chosen is not None:
             return
-        # Nothing was measured where a run was stopped in between.
+        # A run that was stopped in between may have no times.
         one, all_ = (median(self._seconds[number] or [math.inf]) for number in (1, self.most))
         self.chosen = self.most if all_ < _WORTHWHILE * one < math.inf else 1
         logger.info(
@@ -79,16 +79,16 @@ class Threads:
         )
 
     def state(self) -> list[int | None]:
-        """Numbers of threads in use and chosen, which a resumed run goes on with."""
+        """``most`` and ``chosen``, from which a resumed run continues."""
         return [self.most, self.chosen]
 
     def load(self, state: list[int | None], step: int) -> None:
-        """Goes on as the run that had this state after so many steps."""
+        """Continues like the run that had this state after ``step`` steps."""
         most, self.chosen = state
         assert most is not None
         self.most, self._seconds = most, {1: [], most: []}
         self.use(step - 1)
 
     def release(self) -> None:
-        """Gives torch back the number that it had."""
+        """Restores the number of threads that torch had."""
         torch.set_num_threads(self._before)
