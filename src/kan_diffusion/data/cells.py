@@ -1,16 +1,16 @@
-"""Types of text columns: whole and other numbers, truth values, dates, or text after all.
+"""Types of text columns: whole numbers, other numbers, dates, truth values or text.
 
-Spaces around a cell are no part of it, and one that is empty or says NA, NaN, null, None or n/a is
-a gap. A column is of the first kind that all its other cells are of:
+Spaces around a cell are ignored, and a cell that is empty or says NA, NaN, null, None or n/a is a
+gap. A column has the first of these types that fits all its other cells:
 
-* whole numbers; where some are padded (01234) they are codes, which are text;
+* whole numbers; if some are padded with zeros (01234) they are codes, and codes are text;
 * other numbers;
-* dates or times as ISO 8601 writes them (2024-05-31, 2024-05-31 10:30, 2024-05-31T10:30:00Z);
-* True and False in small, large or mixed letters;
+* dates or times in ISO 8601 (2024-05-31, 2024-05-31 10:30, 2024-05-31T10:30:00Z);
+* True and False in upper, lower or mixed case;
 * text.
 
-Where at least half of the cells are numbers, or dates, and others are not, one cell out of place
-would make text of them all: that is an error which names the cell.
+If at least half of the cells are numbers, or dates, but not all, a misplaced cell would turn the
+whole column into text. This is an error, which names the cell.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NUMBER = r"^(?i:[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:init
 _GAPS = [
     "", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A",
 ]  # fmt: skip
-_NUMERIC_GAPS = [*{word.lower() for word in _GAPS}, "+nan"]  # in any case, among numbers
+_NUMERIC_GAPS = [*{word.lower() for word in _GAPS}, "+nan"]  # in any case, but for text
 _WHOLE = r"^[+-]?[0-9]+$"
 _PADDED = r"^[+-]?0[0-9]"
 _COMMAS = r"^[+-]?(?:[0-9]+(?:,[0-9]*)+|,[0-9]+)(?:[eE][+-]?[0-9]+)?$"
@@ -46,10 +46,10 @@ _DATE = (
 def with_points(
     path: Path, columns: list[pa.ChunkedArray], delimiter: str
 ) -> list[pa.ChunkedArray]:
-    """Replaces decimal commas by decimal points, in the columns that have them.
+    """Replaces decimal commas by decimal points in the columns that have them.
 
     Raises:
-        DataError: The commas may mark decimals or thousands.
+        DataError: It is unclear whether the commas mark decimals or thousands.
     """
     import pyarrow.compute as pc
 
@@ -93,17 +93,17 @@ def _count(mask: pa.ChunkedArray) -> int:
 def typed(
     path: Path, name: str, column: pa.ChunkedArray, place: Callable[[int], str], note: str
 ) -> pa.ChunkedArray:
-    """Converts a column of text to the type that its cells have.
+    """Converts a text column to the type of its cells.
 
     Args:
         path: The file.
         name: Name of the column.
         column: Its cells.
-        place: Names a row, counted from 0.
-        note: End of the error that the first row leads to.
+        place: Names a row in errors; rows are counted from 0.
+        note: Text appended to an error about the first row.
 
     Returns:
-        Whole numbers, other numbers, truth values, dates or text, null where there are gaps.
+        The column as whole numbers, other numbers, truth values, dates or text; gaps are null.
 
     Raises:
         DataError: Numbers or dates are mixed with text.
@@ -156,7 +156,7 @@ def _are_codes(cells: pa.ChunkedArray) -> bool:
 
 
 def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Numbers in text as integers, or as floats where they are not whole or too large."""
+    """Converts text to integers, or to floats if some numbers are not whole or are too large."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -166,13 +166,13 @@ def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
             return cells.cast(kind)
         except pa.ArrowInvalid:
             continue
-    return pa.chunked_array(  # what other versions of Arrow do not read, such as 1e400
+    return pa.chunked_array(  # some versions of Arrow do not read 1e400
         [pa.array([None if cell is None else float(cell) for cell in cells.to_pylist()])]
     )
 
 
 def _dates(cells: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None, int | None]:
-    """Text that looks like dates as such; or None, and the first row that is no date."""
+    """Converts text to dates, or returns None and the first row that cannot be converted."""
     import pyarrow as pa
 
     kinds = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]

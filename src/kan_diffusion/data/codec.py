@@ -1,22 +1,22 @@
-"""Tables as points: each row of a data frame is a row of d coordinates, about N(0, 1) or -1 and +1.
+"""Tables as points: each row of a data frame becomes d coordinates, about N(0, 1) or -1 and +1.
 
-A column has a coordinate of -1 or +1 for each state that its cells may be in instead of having a
-value ("age is missing", "income is zero"), and a coordinate of its value: -1 or +1 for one of two,
-about normal for everything else, none for constants and identifiers. The value's coordinate of a
-cell that has none is fresh N(0, 1) noise, so it carries nothing and its density is known.
+Each state that a cell can be in instead of having a value ("age is missing", "income is zero") has
+a coordinate of -1 or +1. The value has one coordinate: -1 or +1 for one of two categories, about
+normal for other values; constants and identifiers have none. If a cell has no value, its value
+coordinate is fresh N(0, 1) noise, which carries no information and has a known density.
 
-Three or more categories are levels of one number, in an order in which neighbours go with the same
-other cells (:func:`arranged`). With equal parameters and steps, on four tables and two seeds,
-C2ST was 0.69 to 0.74 with that, 0.72 to 0.78 with levels in the order of their frequencies, 0.77 to
-0.84 with analog bits and 0.75 to 0.91 with one-hot coordinates; joint frequencies of pairs were
-nearer to the data's, too (``benchmarks/category_encodings.py``,
-``results/tables/category_encodings.json``). All were of KANs of 20,000 parameters and at most 4,000
-rows, and the categories of two of the tables are ordered by nature.
+Three or more categories are levels of one number, ordered so that neighbours occur with similar
+other cells (:func:`arranged`). At equal parameters and steps, on four tables and two seeds, this
+order gave a C2ST of 0.69 to 0.74, levels ordered by frequency 0.72 to 0.78, analog bits 0.77 to
+0.84 and one-hot coordinates 0.75 to 0.91; the joint frequencies of pairs of categories were closer
+to the data, too (``benchmarks/category_encodings.py``,
+``results/tables/category_encodings.json``). All models were KANs of 20,000 parameters, trained on
+at most 4,000 rows, and two of the tables have naturally ordered categories.
 
 The map x -> z of a number is smooth, so densities follow from log p(x) = log p(z) + log |dz/dx|.
-Whole numbers, decimals, dates and levels are spread evenly over their step first, and come back as
-they were as far as float32 goes: a column with more than a hundred thousand steps within its bulk
-may come back a step off.
+Whole numbers, decimals, dates and levels are first spread evenly over their step. Decoding restores
+them within the precision of float32: in a column with more than a hundred thousand steps within its
+bulk, a value may come back one step off.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ _ROUNDS = 20
 
 @dataclass(frozen=True)
 class Block:
-    """Coordinates that belong together: a state of a column's cells, or their value.
+    """Coordinates that belong together: one state of a column's cells, or their value.
 
     Attributes:
         column: Name of the column, as text.
         role: "state" or "value".
         start: First coordinate.
-        stop: The one after the last.
-        discrete: Whether they are a state's or a category's, and no number's.
+        stop: One past the last coordinate.
+        discrete: Whether they encode a state or a category, not a number.
     """
 
     column: str
@@ -81,23 +81,23 @@ class TableCodec(Settings):
         return self
 
     def __eq__(self, other: object) -> bool:
-        # What is computed from the fields, once it was asked for, does not count.
+        # Compare the fields alone, not the cached properties.
         return isinstance(other, TableCodec) and self.to_dict() == other.to_dict()
 
     @classmethod
     def fit(
         cls, frame: pd.DataFrame, kinds: Mapping[str, Kind] | None = None, *, merge_below: int = 0
     ) -> Self:
-        """Finds the kinds of a frame's columns and what is kept of each.
+        """Fits a codec to a frame: finds the kind of each column and what to keep of it.
 
         Args:
             frame: Shape (n, columns), n > 0.
-            kinds: Kinds of columns by name, where they shall not be found.
+            kinds: Kinds of columns by name; the kinds of other columns are inferred.
             merge_below: Categories of text in fewer rows than this become the category "other".
 
         Raises:
-            DataError: The frame is empty, names are double or no text, a dtype cannot be carried, a
-                column mixes types or has infinite values, or a kind does not fit its column.
+            DataError: The frame is empty, a name is invalid or occurs twice, a dtype is not
+                supported, a column mixes types or is infinite, or a kind does not fit its column.
         """
         require_frame(frame)
         given = {str(name): kind for name, kind in (kinds or {}).items()}
@@ -123,10 +123,10 @@ class TableCodec(Settings):
         return cls(columns=arranged(tuple(columns), frame))
 
     def column(self, name: object) -> Column:
-        """The column of a name.
+        """Returns the column of this name.
 
         Raises:
-            DataError: There is none.
+            DataError: There is no such column.
         """
         for column in self.columns:
             if str(column.name) == str(name):
@@ -140,7 +140,7 @@ class TableCodec(Settings):
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """Blocks of coordinates, in order, together exactly 0 to d - 1."""
+        """Blocks of coordinates in order; together they cover 0 to d - 1 exactly."""
         blocks: list[Block] = []
         for column, states, value in self._parts():
             name = str(column.name)
@@ -173,16 +173,16 @@ class TableCodec(Settings):
 
         Args:
             frame: Shape (n, columns): the columns trained on, in any order.
-            generator: What spreads whole numbers, decimals, dates and levels over their step and
-                fills the coordinates of cells without a value. None for the middle of each step
-                and zeros: always the same coordinates, those that :meth:`log_scale` speaks of.
+            generator: Spreads whole numbers, decimals, dates and levels over their step and fills
+                the coordinates of cells without a value. None takes the middle of each step and
+                zeros: fixed coordinates, to which :meth:`log_scale` refers.
 
         Returns:
             Shape (n, d), float32.
 
         Raises:
-            DataError: Columns are missing or new, or a cell is not what its column held: the
-                message names the column and the row, counted from 1.
+            DataError: Columns are missing or new, or a cell does not fit its column; the message
+                names the column and the row, counted from 1.
         """
         self.require_columns(frame)
         return self._coordinates(frame, generator, set())
@@ -193,9 +193,9 @@ class TableCodec(Settings):
         generator: np.random.Generator | None = None,
         gaps: Collection[object] = (),
     ) -> Tensor:
-        """Encodes the known cells of rows: NaN where a cell is missing or a column absent.
+        """Encodes the known cells of rows; missing cells and absent columns become NaN.
 
-        A cell that is missing is told to have a value, which is what filling gaps asks for.
+        The state "is missing" of a missing cell is -1, so that sampling fills it with a value.
 
         Args:
             frame: Shape (n, columns): some of the columns trained on, in any order.
@@ -206,7 +206,7 @@ class TableCodec(Settings):
             Shape (n, d), float32.
 
         Raises:
-            DataError: Columns are new, or a cell is not what its column held.
+            DataError: Columns are new, or a cell does not fit its column.
         """
         self.require_columns(frame, some=True)
         return self._coordinates(frame, generator, set(self._names()) - set(map(str, gaps)))
@@ -214,7 +214,7 @@ class TableCodec(Settings):
     def _coordinates(
         self, frame: pd.DataFrame, generator: np.random.Generator | None, open: set[str]
     ) -> Tensor:
-        """Coordinates (n, d); in the columns ``open`` missing cells may have a value."""
+        """Encodes cells (n, d); in the columns ``open`` missing cells may have a value."""
         rows = np.full((len(frame), self.dim), np.nan, dtype=np.float32)
         places = {str(name): place for place, name in enumerate(frame.columns)}
         for column, states, value in self._parts():
@@ -230,13 +230,13 @@ class TableCodec(Settings):
 
         Args:
             rows: Shape (n, d), finite.
-            generator: What makes identifiers anew.
+            generator: Draws new identifiers.
 
         Returns:
-            Shape (n, columns): columns, order and dtypes of the frame trained on.
+            Shape (n, columns), with the columns, order and dtypes of the frame trained on.
 
         Raises:
-            DataError: The shape is another, or a coordinate is not finite.
+            DataError: The shape is wrong, or a coordinate is not finite.
         """
         if rows.ndim != 2 or rows.shape[1] != self.dim:
             raise DataError(f"rows must have shape (n, {self.dim}), got {tuple(rows.shape)}")
@@ -253,9 +253,9 @@ class TableCodec(Settings):
         return frame
 
     def settle(self, rows: Tensor, generator: np.random.Generator) -> Tensor:
-        """Decodes coordinates and encodes the rows again, which settles bits and steps.
+        """Decodes coordinates and encodes the rows again, which rounds bits and steps.
 
-        A network's bits are near -1 and 1, which tells them from those of real rows.
+        A network's bits are only near -1 and 1, which would distinguish its rows from real ones.
 
         Args:
             rows: Shape (n, d), finite.
@@ -267,11 +267,11 @@ class TableCodec(Settings):
         return self.encode(self.decode(rows, generator), generator)
 
     def log_scale(self, frame: pd.DataFrame) -> np.ndarray:
-        """Sum of log |dz/dx| over a row's numbers: log p(x) = log p(z) + log_scale.
+        """Sums log |dz/dx| over the numbers of each row: log p(x) = log p(z) + log_scale.
 
-        x is in the units of its column. A number that was spread over a step counts at the middle
-        of it, as :meth:`encode` has it without a generator, and x counts steps where a column
-        holds levels, dates or time spans. Categories, constants and missing cells add nothing.
+        x is in the units of its column, and counts steps if the column holds levels, dates or time
+        spans. A number that is spread over a step is taken at the middle of the step, as in
+        :meth:`encode` without a generator. Categories, constants and missing cells add nothing.
 
         Args:
             frame: Shape (n, columns), as for :meth:`encode`.
@@ -280,7 +280,7 @@ class TableCodec(Settings):
             Shape (n,), float64.
 
         Raises:
-            DataError: As :meth:`encode`.
+            DataError: As in :meth:`encode`.
         """
         self.require_columns(frame)
         places = {str(name): place for place, name in enumerate(frame.columns)}
@@ -293,7 +293,7 @@ class TableCodec(Settings):
         return [str(column.name) for column in self.columns]
 
     def _parts(self) -> Iterator[tuple[Column, slice, slice]]:
-        """The columns, each with the coordinates of its states and those of its value."""
+        """Yields each column with the coordinates of its states and of its value."""
         start = 0
         for column in self.columns:
             middle = start + len(column.states)
@@ -306,15 +306,15 @@ class TableCodec(Settings):
         return pd.DataFrame([column.describe() for column in self.columns])
 
     def to_dict(self) -> dict[str, object]:
-        """The codec as JSON has it."""
+        """Returns the codec as a dictionary of JSON values."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, object]) -> Self:
-        """The codec of :meth:`to_dict`, every value checked.
+        """Makes a codec from the dictionary of :meth:`to_dict` and checks every value.
 
         Raises:
-            KanDiffusionError: A value is missing, unknown or cannot be.
+            KanDiffusionError: A value is missing, unknown or invalid.
         """
         with valid_settings("codec"):
             codec = cls.model_validate(content)
@@ -323,17 +323,17 @@ class TableCodec(Settings):
             return codec
 
     def place(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
-        """Coordinates of rows, each number in the middle of its step, and which are continuous.
+        """Encodes rows, each number in the middle of its step, and tells which are continuous.
 
         Args:
             frame: Shape (n, columns), as for :meth:`encode`.
 
         Returns:
-            Coordinates and, as booleans, which of them are a number's and no category's, state's
-            or missing cell's; both with shape (n, d).
+            Coordinates, and a mask that is True for those of numbers and False for those of
+            categories, states and cells without a value; both with shape (n, d).
 
         Raises:
-            DataError: As :meth:`encode`.
+            DataError: As in :meth:`encode`.
         """
         rows = self.encode(frame)
         numbers = torch.zeros(rows.shape, dtype=torch.bool)
@@ -361,7 +361,7 @@ class TableCodec(Settings):
 
         Args:
             frame: The frame.
-            some: Whether it may have some of them alone.
+            some: Whether the frame may have only some of them.
 
         Raises:
             DataError: A column is missing or new.
@@ -380,13 +380,13 @@ class TableCodec(Settings):
 def arranged(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Column, ...]:
     """Orders categories so that neighbours occur together with similar other cells.
 
-    Reciprocal averaging (Hill 1973): the score of a row is the sum of its cells', of a category the
-    mean of its rows', and of a number its normal score times its correlation with the
-    rows'. Repeated, what grows is the strongest dependence between columns.
+    Reciprocal averaging (Hill 1973): a row's score is the sum of its cells' scores, a category's
+    score is the mean score of its rows, and a number's score is its normal score times its
+    correlation with the row scores. Repetition amplifies the strongest dependence of columns.
 
     Args:
         columns: The columns.
-        frame: Rows trained on, of which up to 20,000 are looked at.
+        frame: Rows trained on, of which at most 20,000 are used.
     """
     random = np.random.default_rng(0)
     rows = np.sort(random.choice(len(frame), min(len(frame), _LOOK), replace=False))
@@ -420,7 +420,7 @@ def arranged(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Column, 
 
 
 def _some(names: list[str]) -> str:
-    """Lists names of columns, only the first where there are many."""
+    """Lists the names of columns, or only the first if there are many."""
     listed = ", ".join(f"'{name}'" for name in names[:10])
     return f"columns: {listed}{', ...' if len(names) > 10 else ''}"
 
@@ -432,7 +432,7 @@ def require_frame(frame: pd.DataFrame) -> None:
         frame: Shape (n, columns).
 
     Raises:
-        DataError: It is no frame, is empty or too large, or two columns have one name.
+        DataError: It is no frame, is empty or too large, or a name is invalid or occurs twice.
     """
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"a table is a pandas DataFrame, got {type(frame).__name__}")

@@ -1,16 +1,16 @@
-"""Kinds of columns, and what of each is kept: never a row, only shares, categories and knots.
+"""Kinds of columns, and what is kept of each: shares, categories and knots, but never a row.
 
-A cell is in one of the states value, missing and zero, as far as its column has them. A value is
+A cell is in one of the states value, missing and zero, if its column has them. A value is
 
 * one of two categories, -1 or +1;
-* a level l of K (categories in an order, and numbers of which few are different), spread evenly
-  over the step above it: l + U(0, 1);
-* a number on a lattice, v = (origin + step k) / per with whole k: whole numbers, decimals, dates in
-  their resolution, spread over the step as well: k + U(0, 1);
+* a level l of K (ordered categories, or numbers with few distinct values), spread evenly over the
+  step above it: l + U(0, 1);
+* a number on a lattice, v = (origin + step k) / per with whole k (whole numbers, decimals, and
+  dates at their resolution), spread over the step as well: k + U(0, 1);
 * or a number as it is.
 
-Levels, lattices and numbers then go through a transform to about N(0, 1). Bounds are exact where at
-least five rows share them and rounded outwards otherwise, never across zero.
+A transform then maps levels, lattice steps and numbers to about N(0, 1). Bounds are exact if at
+least five rows share them; otherwise they are rounded outwards, never across zero.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ OTHER = "other"
 """The category into which rare ones are merged."""
 
 MOST_CATEGORIES = 10_000
-_FEW = 32  # different numbers that are levels ...
-_ROWS_A_LEVEL = 10  # ... where each has so many rows on average
-_FEWEST_UNIQUE = 20  # rows of an identifier
+_FEW = 32  # distinct numbers, at most, that are levels ...
+_ROWS_A_LEVEL = 10  # ... if each has this many rows on average
+_FEWEST_UNIQUE = 20  # fewest rows of an identifier
 _MOSTLY = 0.5
-_FLOAT32_PRINTED = 10**9  # nine digits are all that a printed float32 has: no step is meant
+_FLOAT32_PRINTED = 10**9  # a printed float32 has nine digits; its steps mean nothing
 _SOME = 0.02
 _SHOWN = 5
-_MARGIN = 0.01  # of a step at each end, so that rounding to float32 does not leave it
+_MARGIN = 0.01  # share of a step left free at each end, so that float32 stays within it
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
@@ -83,16 +83,16 @@ class Column(Settings):
         storage: Its dtype and what its cells hold.
         kind: Its kind.
         missing: Share of missing cells, 0 to 1.
-        zero: Share of zeros, where they are a state of their own.
-        categories: Its values in their order, where they are categories, levels or one constant.
-        frequencies: Share of each of them among the cells that are not missing.
+        zero: Share of zeros, if they are a separate state.
+        categories: Its ordered values, if they are categories, levels or one constant.
+        frequencies: Share of each of them among the cells that have a value.
         merged: Whether rare categories are merged into "other".
-        low: Smallest number, None where there is none: exact where five rows have it, otherwise
-            rounded outwards.
+        low: Smallest number, exact if at least five rows have it, else rounded outwards; None for
+            levels, lattices and columns without numbers.
         high: Largest number, likewise.
-        closed: Whether samples go no further than ``low`` and ``high``, since many rows are there.
-        lattice: Where its numbers lie, None where they are as fine as float64.
-        transform: Map of its numbers to about N(0, 1); that of levels follows from frequencies.
+        closed: Whether samples stop at ``low`` and at ``high``, since many rows lie there.
+        lattice: Lattice of its numbers; None if they are as fine as float64.
+        transform: Map of its numbers to about N(0, 1); for levels it follows from frequencies.
         identifier: Pattern of its identifiers.
     """
 
@@ -120,10 +120,10 @@ class Column(Settings):
         return self
 
     def require_usable(self) -> None:
-        """Refuses a column whose parts do not belong together, by decoding a few cells.
+        """Checks that the parts of the column fit together by decoding a few cells.
 
         Raises:
-            DataError: They do not.
+            DataError: They do not fit together.
         """
         try:
             cells = np.repeat(np.linspace(-9, 9, 19)[:, None], self.width, axis=1)
@@ -147,7 +147,7 @@ class Column(Settings):
 
     @cached_property
     def _map(self) -> Codebook | Transform | None:
-        """The map of values to coordinates; None for what has none."""
+        """Map of values to coordinates; None for constants and identifiers."""
         if self.kind in ("constant", "identifier"):
             return None
         if self.categories:
@@ -172,8 +172,8 @@ class Column(Settings):
         return not self.is_discrete or len(self.categories) <= 2
 
     def in_order(self, places: np.ndarray) -> Self:
-        """The column with its categories in another order, by their places, shape (K,)."""
-        # A new column, which computes anew what follows from the order.
+        """Returns the column with its categories in another order; ``places`` has shape (K,)."""
+        # A new column, whose cached properties follow the new order.
         ordered = {
             "categories": tuple(self.categories[place] for place in places),
             "frequencies": tuple(self.frequencies[place] for place in places),
@@ -181,7 +181,7 @@ class Column(Settings):
         return type(self)(**(dict(self) | ordered))
 
     def scores(self, series: pd.Series) -> np.ndarray | None:
-        """Places of categories, -1 where missing, or about normal numbers, NaN where missing."""
+        """Returns indices of categories, -1 if missing, or about normal numbers, NaN if missing."""
         if self._map is None:
             return None
         values, missing = self.read(series)
@@ -197,10 +197,10 @@ class Column(Settings):
     # Reading.
 
     def read(self, series: pd.Series) -> Values:
-        """Values of a column of another frame, and which are missing.
+        """Reads the values of this column in another frame, and which are missing.
 
         Raises:
-            DataError: It does not hold what this column held.
+            DataError: A cell does not fit this column.
         """
         values, missing = self.storage.read(series, self.name)
         if self.storage.holds == "whole" and values.dtype.kind == "f":
@@ -222,7 +222,7 @@ class Column(Settings):
     @property
     def states(self) -> tuple[str, ...]:
         """States of a cell besides having a value: "missing", "zero"."""
-        # Where all are missing there is nothing to tell.
+        # If all cells are missing, the state tells nothing.
         shares = (
             ("missing", self.missing if self.missing < 1 or self.categories else 0),
             ("zero", self.zero),
@@ -236,16 +236,16 @@ class Column(Settings):
 
         Args:
             series: Shape (n,).
-            generator: What spreads levels and lattices over their steps and fills the coordinates
-                of cells without a value; None for the middle of each step and zeros.
-            partial: Whether missing cells are unknown ones, NaN, that may have a value.
+            generator: Spreads levels and lattices over their steps and fills the coordinates of
+                cells without a value; None takes the middle of each step and zeros.
+            partial: Whether missing cells are unknown: NaN, since they may have a value.
 
         Returns:
             Coordinates of the states, shape (n, number of states), and of values, shape
             (n, width), both float32.
 
         Raises:
-            DataError: A cell is not what this column held, or is missing where none was.
+            DataError: A cell does not fit this column, or is missing and none was in training.
         """
         values, missing = self.read(series)
         num = len(values)
@@ -281,10 +281,10 @@ class Column(Settings):
         return states, cells
 
     def log_scale(self, series: pd.Series) -> np.ndarray:
-        """Logarithm of dz/dx of each cell, of shape (n,): 0 where it has no number.
+        """Returns log dz/dx of each cell, shape (n,); 0 for a cell without a number.
 
-        A cell on a lattice stands for the middle of its step. x is in the units of the column,
-        but for levels, moments and spans, where it counts levels and steps.
+        A cell on a lattice is taken at the middle of its step. x is in the units of the column;
+        for levels, moments and spans, it counts levels or steps.
         """
         result = np.zeros(len(series))
         if self._map is not None and not isinstance(self._map, Codebook) and not self.is_discrete:
@@ -304,7 +304,7 @@ class Column(Settings):
         Args:
             states: Shape (n, number of states).
             cells: Shape (n, width).
-            generator: What makes identifiers anew.
+            generator: Draws new identifiers.
         """
         num = len(states)
         missing = np.zeros(num, dtype=bool)
@@ -328,7 +328,7 @@ class Column(Settings):
         return self.storage.restore(values, missing)
 
     def _values(self, cells: np.ndarray) -> np.ndarray:
-        """Values of coordinates of shape (n, width)."""
+        """Decodes coordinates of shape (n, width) into values."""
         if isinstance(self._map, Codebook):
             x = self._map.inverse(cells)
         else:
@@ -341,7 +341,7 @@ class Column(Settings):
             return self.lattice.values(x, self.storage.empty(1).dtype)
         assert self.low is not None
         assert self.high is not None
-        # Open ends let samples go as far again, but not across zero.
+        # Beyond an open end there is room for one more range, but not across zero.
         span = self.high - self.low
         smallest, largest = self.storage.limits
         low = max(self.low - span, 0.0 if self.low >= 0 else smallest)
@@ -353,7 +353,7 @@ class Column(Settings):
     def _numbers(
         self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
     ) -> np.ndarray:
-        """Inputs of the map: numbers, or levels and steps with a spread of one."""
+        """Returns the inputs of the map: numbers, or levels and steps spread over one unit."""
         if self._map is None:
             return np.zeros(len(values))
         if self.categories:
@@ -367,7 +367,7 @@ class Column(Settings):
         return places + _MARGIN + (1 - 2 * _MARGIN) * generator.random(len(values))
 
     def _places(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """The places of values among the categories; of a number between two levels, the lower."""
+        """Finds values among the categories; a number between two levels takes the lower one."""
         if not self.is_discrete and self.storage.values is None and values.dtype.kind in "iuf":
             last = len(self.categories) - 1
             return np.clip(np.searchsorted(self._known, values, "right") - 1, 0, last)
@@ -397,7 +397,7 @@ class Column(Settings):
         }
 
     def _range(self) -> str:
-        """Writes the bounds, or the first of the categories."""
+        """Writes the bounds, or the first few categories."""
         if self.identifier is not None:
             return "unique"
         if self.categories:
@@ -420,16 +420,16 @@ class Column(Settings):
     def fit(
         cls, name: str | int, series: pd.Series, kind: Kind | None = None, merge_below: int = 0
     ) -> Self:
-        """Finds the kind of a column and what is kept of it.
+        """Fits a column: finds its kind and what to keep of it.
 
         Args:
             name: Its name.
             series: Its cells, shape (n,), n > 0.
-            kind: Its kind; found when None.
+            kind: Its kind; inferred when None.
             merge_below: Categories of text in fewer rows than this are merged into "other".
 
         Raises:
-            DataError: Its dtype cannot be carried, or the kind does not fit the cells.
+            DataError: Its dtype is not supported, or the kind does not fit the cells.
         """
         if kind is not None:
             require_known("kind", kind, KINDS)
@@ -462,7 +462,7 @@ class Column(Settings):
         return cls(**(settings | parts))
 
     def _categories(self, present: np.ndarray, merge_below: int) -> dict[str, object]:
-        """Categories with their shares, rare ones merged, and the transform of levels."""
+        """Returns the categories and their shares, with rare categories merged."""
         known, counts, storage, merged = *_counted(present, self.storage), self.storage, False
         rare = counts < merge_below
         if rare.any():
@@ -493,7 +493,7 @@ class Column(Settings):
         }
 
     def _fit_numbers(self, present: np.ndarray, levels: bool) -> dict[str, object]:
-        """Zeros, bounds, levels or lattice, and the transform of numbers."""
+        """Returns the share of zeros and either levels, or a lattice or bounds with a transform."""
         parts: dict[str, object] = {}
         if self.kind == "mostly-zero":
             zero = present == 0
@@ -543,7 +543,7 @@ class Column(Settings):
 
 
 def _outward(bound: float, span: float, rounding: Callable[[Decimal], int]) -> float:
-    """A bound, rounded to two digits of the span."""
+    """Rounds a bound to two digits of the span."""
     exponent = math.floor(math.log10(span)) - 1
     shifted = Decimal(bound).scaleb(-exponent)
     return float(Decimal(rounding(shifted)).scaleb(exponent))
@@ -552,7 +552,7 @@ def _outward(bound: float, span: float, rounding: Callable[[Decimal], int]) -> f
 def _warn_of_lost_steps(
     name: object, unit: str | None, lattice: Lattice, transform: Transform, k: np.ndarray
 ) -> None:
-    """Warns where steps are too fine over the column's range for float32."""
+    """Warns if float32 cannot resolve the steps over the column's range."""
     largest = max(abs(lattice.origin), abs(lattice.origin + lattice.step * lattice.last))
     if lattice.last < 2**20 or largest < _FLOAT32_PRINTED * lattice.step:
         return
@@ -572,17 +572,17 @@ def _warn_of_lost_steps(
 
 
 def _share(cells: np.ndarray) -> float:
-    """Share of cells that are true, of which those that are not 0 are at least a ten-thousandth."""
+    """Returns the share of true cells, rounded; at least 1e-4 if any cell is true."""
     return max(_digits(float(cells.mean())), 1e-4) if cells.any() else 0.0
 
 
 def _digits(share: float) -> float:
-    """A share to four digits after the point, or two of its own."""
+    """Rounds a share to four decimals, or to two significant digits below 0.01."""
     return float(f"{share:.4f}") if share >= 0.01 else float(f"{share:.2g}")
 
 
 def _counted(present: np.ndarray, storage: Storage) -> tuple[np.ndarray, np.ndarray]:
-    """The different values and how often each is there, in the order of their dtype or sorted."""
+    """Counts the distinct values, in the order of a categorical dtype or sorted."""
     codes, known = pd.factorize(present, sort=storage.values is None)
     counts = np.bincount(codes, minlength=len(known))
     if storage.values is not None and storage.inner is not None:
@@ -599,7 +599,7 @@ def kind_of(series: pd.Series, name: str | int) -> Kind:
         name: Its name in errors.
 
     Raises:
-        DataError: Its dtype cannot be carried, it mixes types, or a value is infinite.
+        DataError: Its dtype is not supported, it mixes types, or a value is infinite.
     """
     storage = Storage.of(series, name)
     values, missing = storage.read(series, name)
@@ -607,7 +607,7 @@ def kind_of(series: pd.Series, name: str | int) -> Kind:
 
 
 def _kind_of(present: np.ndarray, storage: Storage) -> Kind:
-    """The kind that a column's values are of when nobody says."""
+    """Infers the kind of a column from its values."""
     distinct = pd.unique(present)
     count, num = len(distinct), len(present)
     if count <= 1:
@@ -655,7 +655,7 @@ _MAY_HOLD: dict[Kind, tuple[Holds, ...]] = {
 def _require_fitting(
     kind: Kind, found: Kind, values: np.ndarray, missing: np.ndarray, storage: Storage, name: object
 ) -> None:
-    """Refuses a kind that a column's values cannot be of."""
+    """Refuses a kind that does not fit a column's values."""
     problem = None
     count = len(pd.unique(values[~missing]))
     if storage.holds not in _MAY_HOLD.get(kind, (storage.holds,)):

@@ -2,8 +2,7 @@
 
 A program gives a mapping, ``{"species": "setosa", "petal length": (1.0, 1.5)}``; a person writes
 texts, ``species=setosa``, ``species in setosa, virginica``, ``1.0<=petal length<=1.5`` or
-``age>=30``. Either becomes one :class:`Condition` a column. Where several columns are named, all of
-their conditions hold.
+``age>=30``. Either becomes one :class:`Condition` per column; rows must meet all of them.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 @dataclass(frozen=True)
 class Condition:
-    """Requires the cells of a column to be one of some values, or within a range.
+    """Requires the cells of a column to be among given values, or within a range.
 
     Attributes:
         column: The column.
-        values: The values, with shape (m,); None where there is a range instead.
-        gap: Whether a missing cell meets it.
-        low: Lower end of the range, which belongs to it; None where it is open.
+        values: The values, with shape (m,); None for a range.
+        gap: Whether a missing cell meets the condition.
+        low: Lower end of the range, inclusive; None if it is open.
         high: Upper end, likewise.
     """
 
@@ -52,11 +51,11 @@ class Condition:
 
     @property
     def is_value(self) -> bool:
-        """Whether a single value, or a gap alone, meets it."""
+        """Whether only a single value, or only a gap, meets the condition."""
         return self.values is not None and len(self.values) + self.gap == 1
 
     def holds(self, series: pd.Series) -> np.ndarray:
-        """Tells which cells (n,) of the column meet it, as booleans."""
+        """Tells which cells of the column meet the condition, shape (n,), bool."""
         found, missing = self.column.read(series)
         return np.where(missing, self.gap, self._met(found))
 
@@ -71,7 +70,7 @@ class Condition:
         return met
 
     def both(self, other: Condition) -> Condition:
-        """Combines it with another condition on the same column.
+        """Combines this condition with another one on the same column.
 
         Raises:
             DataError: No cell meets both.
@@ -90,7 +89,7 @@ class Condition:
         return Condition(self.column, kept, gap)
 
     def some(self) -> pd.Series:
-        """Gives cells that meet it, at least one, evenly spaced where it is a range."""
+        """Returns one or more cells that meet the condition; for a range, evenly spaced ones."""
         values = self.values
         if values is None:
             low = self.high if self.low is None else self.low
@@ -146,10 +145,10 @@ def _is_gap(value: object) -> bool:
 
 
 def _value(column: Column, given: object) -> object:
-    """A value as the column's storage reads it, whoever wrote it.
+    """Converts a value, whoever wrote it, to the type of the column's values.
 
     Raises:
-        DataError: It is none that the column could hold.
+        DataError: The column cannot hold it.
     """
     holds = column.storage.holds
     try:
@@ -181,7 +180,7 @@ def _value(column: Column, given: object) -> object:
 
 
 def _values(column: Column, given: Sequence[object]) -> Condition:
-    """The condition that a cell is one of some values, None for a gap."""
+    """Makes the condition that a cell has one of the given values; None is a gap."""
     found = [_value(column, value) for value in given if not _is_gap(value)]
     gap = len(found) < len(given)
     if gap and not column.missing:
@@ -201,14 +200,14 @@ def _values(column: Column, given: Sequence[object]) -> Condition:
 def _between(
     column: Column, low: object, high: object, above: bool = False, below: bool = False
 ) -> Condition:
-    """The condition that a cell is between two ends, None for an open one.
+    """Makes the condition that a cell is between two ends; None is an open end.
 
     Args:
         column: The column.
         low: Lower end.
         high: Upper end.
-        above: Whether the lower end itself is left out.
-        below: Whether the upper end itself is left out.
+        above: Whether the range excludes the lower end.
+        below: Whether the range excludes the upper end.
     """
     known = column.storage.from_scalars(column.categories)
     if column.storage.holds == "text" and column.kind != "ordinal":
@@ -226,7 +225,7 @@ def _between(
     dtype = column.storage.empty(1).dtype
 
     def end(given: object, beyond: bool, side: int) -> np.ndarray | None:
-        """An end that belongs to the range; ends of whole numbers may be given between them."""
+        """Returns an inclusive end; an end between two whole numbers is rounded inwards."""
         if given is None:
             return None
         if dtype.kind not in "iuf":
@@ -246,15 +245,15 @@ def _between(
 def read_conditions(
     conditions: Mapping[object, object], codec: TableCodec
 ) -> dict[object, Condition]:
-    """Reads the conditions of a program.
+    """Reads conditions that a program gives.
 
     Args:
-        conditions: For a column a value (None for a gap), a list or set of values, a pair
+        conditions: For each column a value (None for a gap), a list or set of values, a pair
             (low, high) with None for an open end, or a :class:`Condition`.
         codec: The codec of the table.
 
     Returns:
-        A condition for each of the columns, by name.
+        A condition for each column, by name.
 
     Raises:
         DataError: A column or category is not known, or no cell meets the condition.
@@ -278,7 +277,7 @@ def read_conditions(
 
 
 def conditions_from_texts(texts: Sequence[str], codec: TableCodec) -> dict[object, Condition]:
-    """Reads conditions as a person writes them, several of one column together.
+    """Reads conditions that a person writes, and combines those on the same column.
 
     Args:
         texts: Such as ``species=setosa``, ``species in setosa, virginica``, ``1<=length<=1.5``,
@@ -286,11 +285,11 @@ def conditions_from_texts(texts: Sequence[str], codec: TableCodec) -> dict[objec
         codec: The codec of the table.
 
     Returns:
-        A condition for each of the columns, by name.
+        A condition for each column, by name.
 
     Raises:
-        DataError: A text is no condition, a column or category is not known, or no cell meets
-            them all.
+        DataError: A text is no condition, a column or category is not known, or no cell meets all
+            conditions on its column.
     """
     found: dict[object, Condition] = {}
     for text in texts:
@@ -333,10 +332,10 @@ def _no_condition(text: str) -> DataError:
 
 
 def cells(column: Column, given: Sequence[object]) -> pd.Series:
-    """A column of given values, None for a gap, in the column's dtype.
+    """Makes cells of a column's dtype from given values; None is a gap.
 
     Raises:
-        DataError: A value is none that the column could hold, or a category that is not known.
+        DataError: The column cannot hold a value, or a category is not known.
     """
     _values(column, [value for value in given if not _is_gap(value)])
     missing = np.array([_is_gap(value) for value in given], dtype=bool)

@@ -1,9 +1,9 @@
-"""Identifiers: unique in the rows trained on, never learned, made anew in the same pattern.
+"""Identifiers: unique in the rows trained on, never learned, drawn anew in the same pattern.
 
-Whole numbers that follow each other are counted on from the same start. Text keeps at each place
-the character that all rows share there, or draws one of the same class: digits, hexadecimal digits,
-small or capital letters, or any of these. Text of several lengths is the shared beginning and a
-number.
+Consecutive whole numbers are counted up from the same start. Text of one length keeps a character
+that all rows share at a place, and otherwise draws one of the same class: digits, hexadecimal
+digits, small or capital letters, or any of these. Text of several lengths becomes the shared
+beginning and a number.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _CLASSES = (
 
 
 class Identifier(Settings):
-    """How the identifiers of a column look.
+    """Pattern of the identifiers of a column.
 
     Attributes:
-        start: First of the whole numbers that follow each other, also of those after a beginning.
-        places: Of text of one length, the characters that may stand at each place.
-        beginning: Of text of several lengths, what all begin with.
+        start: First of the consecutive whole numbers, also of those after a beginning.
+        places: Characters that may stand at each place, for text of one length.
+        beginning: Shared beginning, for text of several lengths.
     """
 
     start: Annotated[int, Field(ge=-(2**63), lt=2**64)] = 1
@@ -60,12 +60,12 @@ class Identifier(Settings):
         return cls(places=tuple(_class(set(np.unique(column))) for column in cells.T))
 
     def draw(self, count: int, text: bool, generator: np.random.Generator) -> np.ndarray:
-        """Draws different identifiers.
+        """Draws distinct identifiers.
 
         Args:
             count: How many.
             text: Whether they are text.
-            generator: What draws characters.
+            generator: Draws the characters.
 
         Returns:
             Shape (count,), text or int64.
@@ -78,7 +78,7 @@ class Identifier(Settings):
         room = 1.0
         for place in self.places:
             room *= len(place)
-        if count > min(room / 2, LARGEST_SETTING):  # a pattern with too few of them
+        if count > min(room / 2, LARGEST_SETTING):  # the pattern allows too few
             shared = "".join(place for place in self.places if len(place) == 1)
             return np.char.add(shared, numbers.astype(str)).astype(object)
         found = np.empty(0, dtype=str)
@@ -96,7 +96,7 @@ class Identifier(Settings):
 
 
 def _class(characters: set[str]) -> str:
-    """The characters that may stand where these did."""
+    """Returns the class of characters that includes all of these."""
     if len(characters) == 1:
         return characters.pop()
     for known in _CLASSES:

@@ -1,8 +1,8 @@
-"""Lattices: numbers of equal steps, such as whole ones, decimals and dates.
+"""Lattices: equally spaced numbers, such as whole numbers, decimals and dates.
 
 A value is v = (origin + step k) / per, with whole k from 0 to last. Numbers of 64 bits and their
-differences are kept exactly; k is a number of float64. The origin and the last value are those of
-the data where five rows share them, and otherwise rounded outwards, so that they are nobody's.
+differences are exact; k is float64. The origin and the last value are those of the data if five
+rows share them; otherwise they are rounded outwards, so that they reveal no single row.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from kan_diffusion.settings import Settings
 __all__ = ["SHARING", "Lattice"]
 
 SHARING = 5
-"""Rows that share a bound which is kept exactly."""
+"""Fewest rows that must share a bound so that it is kept exactly."""
 
-_FEWEST = 20  # different numbers of which a step that all share is no chance
+_FEWEST = 20  # distinct numbers, with which a shared step is no coincidence
 
 
 class Lattice(Settings):
     """Numbers (origin + step k) / per with whole k from 0 to last.
 
     Attributes:
-        origin: The smallest, times ``per``.
-        step: Distance of two, times ``per``.
+        origin: The smallest number, times ``per``.
+        step: Distance between neighbours, times ``per``.
         last: The largest k.
-        below: How many steps samples may go below the origin: none but for decimals, and never
-            across zero.
-        above: How many they may go beyond the last.
-        per: A power of ten: decimals.
-        calendar: Whether origin and step are months or years since 1970; else they are in the
-            column's own unit.
+        below: Steps that samples may go below the origin: 0 except for decimals, and never across
+            zero.
+        above: Steps that samples may go beyond the last number, likewise.
+        per: A power of ten for decimals, else 1.
+        calendar: "M" or "Y" if origin and step count months or years since 1970; None if they are
+            in the column's own unit.
     """
 
     origin: Annotated[int, Field(ge=-(2**63), lt=2**64)]
@@ -48,7 +48,7 @@ class Lattice(Settings):
 
     @classmethod
     def of(cls, values: np.ndarray, limits: tuple[int, int]) -> Self | None:
-        """The lattice of values, None where they are none.
+        """Finds the lattice of values; None if they lie on none.
 
         Args:
             values: Shape (n,), n > 0: whole numbers, real ones, moments or spans.
@@ -93,18 +93,18 @@ class Lattice(Settings):
 
     @property
     def bounds(self) -> tuple[float | None, float | None]:
-        """Smallest and largest steps of a sample, None where samples have room."""
+        """Bounds of samples in steps from the origin; None where samples have room."""
         has_room = (self.below == self.last and self.origin < 0, self.above == self.last)
         low, high = -float(self.below), self.last + 1.0 + self.above
         return None if has_room[0] else low, None if has_room[1] else high
 
     def steps(self, values: np.ndarray) -> np.ndarray:
-        """The k of values, of shape (n,), in float64; those beyond the ends are outside 0, last."""
+        """Returns k of values, shape (n,), float64; outside [0, last] beyond the ends."""
         whole = self._whole(values)
         kind = np.uint64 if self.origin > np.iinfo(np.int64).max else whole.dtype.type
         origin = kind(self.origin)
         above = whole >= origin
-        # The difference of two numbers of 64 bits is one without a sign.
+        # The distance of two numbers of 64 bits fits into an unsigned one.
         ahead = whole.astype(np.uint64) - np.asarray(origin).astype(np.uint64)
         behind = np.asarray(origin).astype(np.uint64) - whole.astype(np.uint64)
         return np.where(above, ahead, behind).astype(np.float64) / np.where(
@@ -112,7 +112,7 @@ class Lattice(Settings):
         )
 
     def values(self, steps: np.ndarray, like: np.dtype[np.generic]) -> np.ndarray:
-        """The values of k, of shape (n,), cut to where samples may be.
+        """Returns the values of k, shape (n,), clipped to where samples may be.
 
         Args:
             steps: The k, real numbers that are rounded down.
@@ -133,7 +133,7 @@ class Lattice(Settings):
         return whole if like == np.uint64 else whole.view(np.int64)
 
     def _whole(self, values: np.ndarray) -> np.ndarray:
-        """Values times ``per`` in 64 bits."""
+        """Returns values times ``per`` as whole numbers of 64 bits."""
         if values.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 scaled = np.rint(values.astype(np.float64) * self.per)
@@ -146,7 +146,7 @@ class Lattice(Settings):
 
 
 def _calendar(moments: np.ndarray) -> Literal["M", "Y"] | None:
-    """Whether moments are beginnings of years or months, of which there are at least three."""
+    """Returns "Y" or "M" if three or more moments are all starts of years or months."""
     if len(np.unique(moments)) >= 3:
         for unit in ("Y", "M"):
             if (moments.astype(f"datetime64[{unit}]").astype(moments.dtype) == moments).all():
@@ -155,11 +155,11 @@ def _calendar(moments: np.ndarray) -> Literal["M", "Y"] | None:
 
 
 def _step(whole: np.ndarray, unit: str | None) -> int:
-    """The step of whole numbers, sorted and different.
+    """Finds the step of sorted, distinct whole numbers.
 
     Args:
         whole: Shape (m,).
-        unit: What they count, if they are moments or spans: days, ... are then steps of few, too.
+        unit: Unit of moments or spans, whose steps may be days, ... even if there are few.
     """
     step = 1
     if unit in _TICKS:
@@ -174,4 +174,4 @@ def _step(whole: np.ndarray, unit: str | None) -> int:
     return min(step, 2**63 - 1)
 
 
-_TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # a second
+_TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # per second

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["LARGEST", "Standardizer", "decimals"]
 
 LARGEST = 1e300
-"""Largest value of a column; samples far out of its range are still numbers of float64."""
+"""Largest value of a column, so that samples far out of its range still fit into float64."""
 
 _SMALLEST_SPREAD = 1e-305
 _FARTHEST = 1e12
@@ -32,8 +32,8 @@ class Standardizer:
     """The affine map between data units and the units of the model.
 
     Attributes:
-        mean: What is subtracted, a number a coordinate, finite.
-        scale: What is then divided by, a number a coordinate, finite and positive.
+        mean: Number subtracted from each coordinate, finite.
+        scale: Number that each coordinate is then divided by, finite and positive.
     """
 
     mean: tuple[float, ...]
@@ -60,23 +60,23 @@ class Standardizer:
     def from_points(
         cls, points: Tensor, columns: Sequence[object] | None = None, where: str = ""
     ) -> Self:
-        """Mean and standard deviation (of the sample, divided by n) of points.
+        """Takes the mean and standard deviation (of the sample, divided by n) of points.
 
         Args:
             points: Shape (n, d), n at least 1.
             columns: Names of the coordinates in errors; their numbers from 0 when None.
-            where: What errors begin with, such as the name of a file and a colon.
+            where: Start of error messages, such as the name of a file and a colon.
 
         Raises:
-            DataError: The shape is another, or a column is constant, not finite, larger than
-                1e300 or of a spread below 1e-305.
+            DataError: The shape is wrong, or a column is constant, not finite, beyond 1e300 or has
+                a spread below 1e-305.
         """
         if points.ndim != 2 or len(points) == 0:
             raise DataError(f"points must have shape (n, d), n > 0, got {tuple(points.shape)}")
         values = points.detach().to("cpu").double()
         low, high = values.amin(dim=0), values.amax(dim=0)
         largest = torch.maximum(low.abs(), high.abs())
-        # In units of a power of two no square overflows or vanishes, and no bit is another.
+        # In units of a power of two no square overflows or vanishes, and no bit changes.
         unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
         mean = (values / unit).mean(dim=0) * unit
         # Rounding can leave a constant coordinate a tiny positive spread; its range is exact.
@@ -97,12 +97,12 @@ class Standardizer:
 
     @classmethod
     def identity(cls, dim: int) -> Self:
-        """The map that changes nothing, of ``dim`` coordinates."""
+        """Makes the identity map of ``dim`` coordinates."""
         return cls((0.0,) * dim, (1.0,) * dim)
 
     @classmethod
     def from_density(cls, density: Density) -> Self:
-        """The exact mean and standard deviation of a density."""
+        """Takes the exact mean and standard deviation of a density."""
         return cls(tuple(density.mean.tolist()), tuple(density.std.tolist()))
 
     @property
@@ -111,7 +111,7 @@ class Standardizer:
         return len(self.mean)
 
     def apply(self, x: Tensor) -> Tensor:
-        """From data units to model units.
+        """Maps points from data units to model units.
 
         Args:
             x: Shape (n, dim), any floating dtype.
@@ -120,16 +120,16 @@ class Standardizer:
             Shape, dtype and device of x.
         """
         mean, scale = self._like(x)
-        # A quarter of everything: the difference of two large numbers is one, too.
+        # Divide all by four, so that the difference of two large numbers is finite.
         return ((x.to(mean.dtype) / 4 - mean / 4) / (scale / 4)).to(x.dtype)
 
     def apply_near(self, x: Tensor, columns: Sequence[str], where: str) -> Tensor:
-        """Applies the map to points whose distances must be numbers of float32.
+        """Applies the map, and refuses points that are too far from the mean for float32.
 
         Args:
             x: Shape (n, dim), any floating dtype.
             columns: Names of the coordinates in errors.
-            where: What errors begin with.
+            where: Start of error messages.
 
         Raises:
             DataError: A value is more than 10^12 scales from the mean.
@@ -144,7 +144,7 @@ class Standardizer:
         return z
 
     def invert(self, z: Tensor) -> Tensor:
-        """From model units to data units, in float64 where the device has it.
+        """Maps points from model units to data units, in float64 where the device has it.
 
         Args:
             z: Shape (n, dim), any floating dtype.
@@ -170,19 +170,19 @@ class Standardizer:
         )
 
 
-@np.errstate(over="ignore")  # large numbers are no multiples of small steps
+@np.errstate(over="ignore")  # large numbers are not multiples of small steps
 def decimals(values: np.ndarray) -> int | None:
-    """The decimals that all values have, where fewer than they could be by chance; else None.
+    """Counts the decimals that all values share; None if they could share them by chance.
 
     Args:
-        values: Shape (n,), finite, float32 (as which decimals are then meant) or float64.
+        values: Shape (n,), finite, float64 or float32 (decimals are then those of float32).
     """
     kind = values.dtype
     distinct = np.unique(np.abs(values[values != 0])).astype(np.float64)
     if not len(distinct):
         return 0
     bits = 24 if (distinct.astype(np.float32) == distinct).all() else 53
-    # Numbers of so many bits are multiples of a step of theirs by a chance below one in a million.
+    # With these spare bits, the chance that all are multiples of a step is below one in a million.
     spare = max(2, math.ceil(20 / len(distinct)))
     most = 2.0 ** (bits - spare)
     for places in range(_MOST_DECIMALS + 1):

@@ -1,9 +1,9 @@
-"""How pandas keeps a column: its values as NumPy arrays, and back in the same dtype.
+"""Storage of a pandas column: its values as NumPy arrays, and back in the same dtype.
 
-Values are of one of six kinds: whole numbers (int64, uint64), real ones (float64, float32), truth
-values, text, moments (datetime64, in UTC) and spans (timedelta64). Columns of objects hold one kind
-of Python object; text that writes numbers with equally many decimals, or dates in one format, is
-read as what it says and written in the same way.
+Values have one of six types: whole numbers (int64, uint64), real numbers (float64, float32), truth
+values, text, moments (datetime64, in UTC) and spans (timedelta64). Columns of objects hold one type
+of Python object. Text in which all cells are numbers with equally many decimals, or dates in one
+format, is read as numbers or dates and written in the same format.
 """
 
 from __future__ import annotations
@@ -58,25 +58,25 @@ _DATE_FORMATS = {
     r"\d{4}/\d\d/\d\d": "%Y/%m/%d",
 }
 _AMERICAN = "%m/%d/%Y"
-_FEWEST_WRITTEN = 20  # different texts of a column that is read as numbers
+_FEWEST_WRITTEN = 20  # fewest distinct texts of a column that is read as numbers
 _LOOK = 100
 
 
 class Storage(Settings):
-    """The dtype of a column, and what its cells are.
+    """The dtype of a column, and the type of its values.
 
     Attributes:
         dtype: As pandas writes it: "int64", "Float32", "datetime64[us, UTC]", "int8[pyarrow]".
-        holds: What the cells are.
-        backend: What holds the text of a string dtype.
-        gap: How a column of text or objects writes a missing cell.
-        item: What a column of objects holds.
-        zone: Time zone in which moments are days, where they all are midnights there.
-        written: How a column of text writes its numbers ("%d", "%.2f") or dates ("%Y-%m-%d").
+        holds: Type of the values.
+        backend: Backend of a string dtype.
+        gap: Value that marks a missing cell in a column of text or objects.
+        item: Type of the Python objects in a column of objects.
+        zone: Time zone in which all moments are midnights, so that they are days there.
+        written: Format of the numbers ("%d", "%.2f") or dates ("%Y-%m-%d") in a column of text.
         unit: Unit of moments and spans.
         values: The categories of a categorical dtype, in their order, used or not.
-        inner: How those categories are kept.
-        ordered: Whether they are ordered.
+        inner: Storage of the categories.
+        ordered: Whether the categories are ordered.
     """
 
     dtype: str
@@ -93,7 +93,7 @@ class Storage(Settings):
 
     @model_validator(mode="after")
     def _require_dtype(self) -> Self:
-        """Refuses a dtype that pandas does not know, and other ways to write than those found."""
+        """Refuses a dtype that pandas does not know, or an unknown format of text."""
         try:
             self.pandas_dtype()
         except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
@@ -112,10 +112,10 @@ class Storage(Settings):
         Args:
             column: The column.
             name: Its name in errors.
-            numbers: Whether text that writes numbers is read as such even if few are different.
+            numbers: Whether text that writes numbers is read as numbers even if few are distinct.
 
         Raises:
-            DataError: Its dtype cannot be carried, or it mixes types.
+            DataError: Its dtype is not supported, or it mixes types.
         """
         dtype = column.dtype
         if isinstance(dtype, pd.CategoricalDtype):
@@ -124,7 +124,7 @@ class Storage(Settings):
                 inner = cls(dtype=str(categories.dtype), holds="text")
             else:
                 inner = cls.of(categories, name)
-                if inner.written is not None:  # categories are names, whatever they write
+                if inner.written is not None:  # categories are names, even numbers and dates
                     as_names = {"written": None, "holds": "text", "unit": None}
                     inner = inner.model_copy(update=as_names)
             known = tuple(inner.scalars(read(categories, name)[0]))
@@ -170,7 +170,7 @@ class Storage(Settings):
         return storage
 
     def pandas_dtype(self) -> np.dtype[np.generic] | ExtensionDtype:
-        """The dtype, but for categories, which are in ``values``."""
+        """Returns the pandas dtype without its categories, which are in ``values``."""
         if self.dtype == "category":
             return pd.CategoricalDtype(ordered=self.ordered)
         if self.dtype == "string":
@@ -188,17 +188,17 @@ class Storage(Settings):
         return dtype
 
     def read(self, column: pd.Series, name: object) -> Values:
-        """Values of a column that should be like the one this describes.
+        """Reads the values of a column that should match this storage.
 
         Args:
             column: The column.
             name: Its name in errors.
 
         Returns:
-            An array of shape (n,), and of the same shape which cells are missing.
+            The values, and a mask that is True for missing cells, both of shape (n,).
 
         Raises:
-            DataError: It holds something else, or a value is infinite.
+            DataError: It holds values of another type, or one is infinite.
         """
         values, missing = read(column, name)
         if missing.all():
@@ -218,7 +218,7 @@ class Storage(Settings):
         return (values if self.zone is None else _wall_time(values, self.zone)), missing
 
     def empty(self, count: int) -> np.ndarray:
-        """Placeholders of shape (count,) for the values of missing cells."""
+        """Makes placeholders of shape (count,) for the values of missing cells."""
         values = _EMPTY[self.holds](count)
         if self.unit is not None:
             return values.astype(f"{values.dtype.kind}8[{self.unit}]")
@@ -235,14 +235,14 @@ class Storage(Settings):
         return np.iinfo(dtype).min, np.iinfo(dtype).max
 
     def scalars(self, values: np.ndarray) -> list[Scalar]:
-        """Values as JSON has them; moments and spans as whole numbers of their unit."""
+        """Converts values to JSON scalars; moments and spans to whole numbers of their unit."""
         if self.unit is not None:
             values = values.astype(f"{values.dtype.kind}8[{self.unit}]").view(np.int64)
         scalars: list[Scalar] = values.tolist()
         return scalars
 
     def from_scalars(self, scalars: Sequence[Scalar]) -> np.ndarray:
-        """Values from JSON, as :meth:`read` gives them."""
+        """Converts JSON scalars to values as :meth:`read` gives them."""
         if self.unit is not None:
             kind = "datetime64" if self.holds == "moment" else "timedelta64"
             return np.array(scalars, dtype=np.int64).view(f"{kind}[{self.unit}]")
@@ -253,7 +253,7 @@ class Storage(Settings):
         return np.array(scalars, dtype=kinds.get(self.holds, object))
 
     def restore(self, values: np.ndarray, missing: np.ndarray) -> pd.Series:
-        """A column of this dtype.
+        """Makes a column of this dtype from values.
 
         Args:
             values: Shape (n,), as :meth:`read` gives them.
@@ -353,7 +353,7 @@ _EMPTY: dict[Holds, Callable[[int], np.ndarray]] = {
 
 
 def _zone_of_days(dtype: object, moments: np.ndarray) -> str | None:
-    """The time zone in which all moments are midnights, where they are not in UTC already."""
+    """Returns the dtype's time zone if all moments are midnights there but not in UTC."""
     arrow = dtype.pyarrow_dtype if isinstance(dtype, pd.ArrowDtype) else None
     zone = getattr(arrow, "tz", None) or getattr(dtype, "tz", None)
     if zone is None or not len(moments) or not (moments.astype("datetime64[D]") != moments).any():
@@ -378,17 +378,17 @@ _UNITS = ("s", "ms", "us", "ns")
 
 
 def place_among(known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The place of each value, of shape (n,), among different ones; -1 where it is none of them."""
-    # With the dtypes as they are: text would be turned into a string dtype first.
+    """Returns the index of each value, shape (n,), among distinct known ones; -1 if unknown."""
+    # Keep the dtypes: without them text would first be turned into a string dtype.
     index = pd.Index(known, dtype=known.dtype)
     return index.get_indexer(pd.Index(values, dtype=values.dtype))
 
 
 def read(column: pd.Series, name: object) -> Values:
-    """Values of a column of any dtype that can be carried, 0 or "" where one is missing.
+    """Reads the values of a column of any supported dtype; missing cells become 0 or "".
 
     Raises:
-        DataError: The dtype cannot be carried, types are mixed, or a number is infinite.
+        DataError: The dtype is not supported, types are mixed, or a number is infinite.
     """
     dtype = column.dtype
     missing = column.isna().to_numpy(dtype=bool, copy=True)
@@ -399,7 +399,7 @@ def read(column: pd.Series, name: object) -> Values:
             return _EMPTY["text"](len(codes)), missing
         return values[np.maximum(codes, 0)], missing
     if isinstance(dtype, pd.StringDtype):
-        codes, texts = pd.factorize(column)  # much faster than a text for each cell
+        codes, texts = pd.factorize(column)  # much faster than cell by cell
         values = np.append(texts.to_numpy(dtype=object), "")[codes]
     elif isinstance(dtype, pd.ArrowDtype):
         values = _from_arrow(column, _holds(dtype, name))
@@ -462,7 +462,7 @@ def _from_objects(column: pd.Series, missing: np.ndarray, name: object) -> np.nd
 
 
 def _refuse_objects(column: pd.Series, name: object) -> NoReturn:
-    """Says which cell of a column of objects cannot be carried."""
+    """Raises the error for a column of mixed or unsupported objects."""
     first: type | None = None
     for row, (cell, gap) in enumerate(zip(column, column.isna(), strict=True), start=1):
         if gap is True or (isinstance(gap, np.bool_) and gap):
@@ -485,7 +485,7 @@ def _holds(dtype: object, name: object) -> Holds:
     """Finds the type of a dtype's values.
 
     Raises:
-        DataError: They are nothing that tables carry.
+        DataError: The dtype is not supported.
     """
     kind = getattr(dtype, "kind", "")
     known: Holds | None = None
@@ -509,7 +509,7 @@ def _holds(dtype: object, name: object) -> Holds:
                 known = holds  # type: ignore[assignment]
     elif isinstance(dtype, pd.DatetimeTZDtype | pd.PeriodDtype):
         known = "moment"
-    elif isinstance(dtype, np.dtype) or hasattr(dtype, "numpy_dtype"):  # masked ones have it
+    elif isinstance(dtype, np.dtype) or hasattr(dtype, "numpy_dtype"):  # masked dtypes have it
         known = _KINDS.get(kind) if kind != "O" else None
     if known is None:
         raise DataError(
@@ -580,7 +580,7 @@ def _arrow_series(values: np.ndarray, missing: np.ndarray, dtype: pd.ArrowDtype)
 
 
 def _how_written(column: pd.Series, numbers: bool) -> dict[str, object]:
-    """How a column of text writes numbers or dates, if it does."""
+    """Finds the format in which a column of text writes numbers or dates, if it does."""
     texts = pd.unique(column.dropna().to_numpy(dtype=object))
     if not len(texts):
         return {}
@@ -608,7 +608,7 @@ def _how_written(column: pd.Series, numbers: bool) -> dict[str, object]:
 
 
 def _parse(texts: np.ndarray, written: str) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the values that texts write, and which texts write none."""
+    """Reads texts in a format; returns their values, and which texts do not have the format."""
     if "%Y" in written:
         moments = pd.to_datetime(pd.Series(texts, dtype=object), format=written, errors="coerce")
         if moments.dt.tz is not None:

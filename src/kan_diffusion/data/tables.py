@@ -1,16 +1,15 @@
-"""Tables of mixed columns: files read with every value checked and written whole, and
-scikit-learn's.
+"""Tables of mixed columns: files, with every value checked and written whole, and scikit-learn's.
 
 A table is n rows of d columns, each of numbers, text, truth values or dates, in a ``.csv``,
-``.csv.gz``, ``.tsv``, ``.parquet`` or ``.npy`` file or in a folder of Parquet files. What columns
-of text say is read by the rules of :mod:`kan_diffusion.data.cells`.
+``.csv.gz``, ``.tsv``, ``.parquet`` or ``.npy`` file or in a folder of Parquet files. The types of
+text columns follow the rules of :mod:`kan_diffusion.data.cells`.
 
 An error is one line that names the file, the place in it and the remedy. Parquet files are read in
 pieces, so that a table need not fit in memory.
 
 ``TABLES`` are real measurements that come with scikit-learn and need no network: continuous columns
-in their own units and under their own names, rounded as they were written down. What each is
-usually made to predict, a class or the course of a disease, is left out.
+in their own units and under their own names, rounded as they were written down. The usual target
+of each, a class or the course of a disease, is left out.
 
 * ``iris``: 150 flowers, 4 lengths and widths (Fisher 1936; Anderson 1935);
 * ``wine``: 178 wines, 13 chemical measurements (Forina et al. 1988, PARVUS);
@@ -61,8 +60,8 @@ __all__ = [
 
 _EMPTY = "'{}' is empty; give a file with rows"
 _SHOWN = 5  # rows and columns listed in an error before "..."
-_BATCH = 65_536  # rows that are looked at together
-_MOST_NUMBERS, _MOST_TEXTS = 64, 10_000  # different values of a column that a sample shows all
+_BATCH = 65_536  # rows that are read together
+_MOST_NUMBERS, _MOST_TEXTS = 64, 10_000  # most distinct values that a sample shows
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,10 @@ class FrameFile:
 
     Attributes:
         path: The file or folder.
-        sha256: Hexadecimal digest of the file's bytes; of a folder, of their list.
+        sha256: Hexadecimal digest of the file's bytes; of a folder, of the list of its digests.
         columns: Name of each column; "column_1", ... where the file has no names.
         num_rows: Number of rows, at least 1.
-        source: The rows, or the Parquet files that have them.
+        source: The rows, or the Parquet files that hold them.
         gaps: Columns of Parquet files with missing cells.
     """
 
@@ -87,7 +86,7 @@ class FrameFile:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """All rows, numbered from 0; of Parquet files they are read anew each time."""
+        """All rows, numbered from 0; read anew from Parquet files each time."""
         if isinstance(self.source, pd.DataFrame):
             return self.source
         return _to_frame(self.source.to_table(columns=list(self.columns)), self.gaps)
@@ -102,10 +101,10 @@ class FrameFile:
                 yield _to_frame(batch, self.gaps)
 
     def take(self, rows: np.ndarray) -> pd.DataFrame:
-        """Some of the rows.
+        """Returns the rows of the given numbers.
 
         Args:
-            rows: Their numbers from 0, ascending.
+            rows: Numbers of the rows from 0, ascending.
         """
         if isinstance(self.source, pd.DataFrame):
             return self.source.iloc[rows].reset_index(drop=True)
@@ -119,12 +118,12 @@ class FrameFile:
         return _to_frame(pa.concat_tables(taken), self.gaps)
 
     def sample(self, num_rows: int, generator: np.random.Generator) -> pd.DataFrame:
-        """Some of the rows that show all that there is in a column.
+        """Draws rows at random, and adds those that show everything that is in a column.
 
         Args:
-            num_rows: How many are drawn at random; all where there are no more. Besides, there are
-                the first row with a gap, those with the smallest and the largest number or date,
-                and the first with each text or truth value of a column.
+            num_rows: Number of random rows; all rows if there are no more. For each column it adds
+                the first row with a gap, the rows with the smallest and the largest number or date,
+                and the first row of each value, up to 64 numbers or 10,000 other values.
             generator: Source of the draws.
         """
         if num_rows >= self.num_rows:
@@ -140,10 +139,10 @@ class FrameFile:
         return self.take(np.union1d(drawn, np.array(shown, dtype=drawn.dtype)))
 
     def named_like(self, columns: Sequence[str]) -> Self:
-        """The same table under the names of a model's columns, where it or they have none.
+        """Returns the table with a model's column names if the table or the model has none.
 
         Raises:
-            DataError: There are more or fewer.
+            DataError: The number of columns is different.
         """
         if are_names(self.columns) and are_names(columns):
             return self
@@ -157,7 +156,7 @@ class FrameFile:
 
 
 class _View:
-    """The rows that show all that there is in a column, found batch by batch."""
+    """Collects the rows that show everything that is in a column, batch by batch."""
 
     def __init__(self) -> None:
         self._rows: dict[str, pd.Series] = {}  # cells by the number of their row
@@ -172,7 +171,7 @@ class _View:
             ends = self._with("ends", present)
             self._rows["ends"] = ends.iloc[[int(ends.argmin()), int(ends.argmax())]]
         values = self._with("values", present.drop_duplicates()).drop_duplicates()
-        # Of more there is but a start: numbers have their ends, and others are no categories.
+        # Of more only the first are kept: numbers have their ends, others are no categories.
         self._rows["values"] = values[: _MOST_NUMBERS if number else _MOST_TEXTS]
 
     def _with(self, name: str, cells: pd.Series) -> pd.Series:
@@ -197,8 +196,8 @@ def read_frame(path: str | Path) -> FrameFile:
         The table.
 
     Raises:
-        DataError: The file is missing, unreadable, broken or of an unknown kind; it has no rows or
-            no columns, two columns of one name, or a column of another kind of values; a column
+        DataError: The file is missing, unreadable, broken or of an unknown format; it has no rows
+            or no columns, two columns of one name, or a column of an unsupported type; a column
             mixes numbers or dates with text; or a number is infinite or beyond 1e300.
     """
     path = Path(path)
@@ -222,7 +221,7 @@ def read_frame(path: str | Path) -> FrameFile:
 
 
 def _ending(path: Path) -> str:
-    """The ending of a file's name in small letters, with both parts of ``.csv.gz``."""
+    """Returns the ending of a file's name in lower case, with both parts of ``.csv.gz``."""
     endings = [part.lower() for part in path.suffixes[-2:]]
     return ".csv.gz" if endings == [".csv", ".gz"] else endings[-1] if endings else ""
 
@@ -289,7 +288,7 @@ def _whole(path: Path, content: bytes, source: pd.DataFrame) -> FrameFile:
 
 
 def _read_text(path: Path, delimiter: str | None = None, packed: bool = False) -> FrameFile:
-    """Reads a file of cells with a separator between them; found out where it is None."""
+    """Reads a file of separated cells; the delimiter is detected when None."""
     import pyarrow as pa
 
     content = path.read_bytes()
@@ -305,7 +304,7 @@ def _read_text(path: Path, delimiter: str | None = None, packed: bool = False) -
     names = _names(path, cells) if header else _numbered(len(cells))
 
     def place(row: int) -> str:
-        """The line in which a row ends."""
+        """Names the line in which a row ends."""
         records = _records(path, text, delimiter)
         return f"line {next(islice(records, row + header, None))[0]}"
 
@@ -316,7 +315,7 @@ def _read_text(path: Path, delimiter: str | None = None, packed: bool = False) -
     if delimiter != ",":
         columns = with_points(path, columns, delimiter)
     note = "" if header else " (a header line has no number in any cell)"
-    # One after the other, so that little is there twice.
+    # One column after the other, so that little is in memory twice.
     table = pa.table([typed(path, name, columns.pop(0), place, note) for name in names], names)
     _require_finite(path, [table], place)
     gaps = frozenset(name for name in names if table[name].null_count)
@@ -361,12 +360,12 @@ def _lines(text: bytes, newline: str | None) -> io.TextIOWrapper:
 
 
 def _delimiter(text: bytes) -> str:
-    """The separator that cuts the first two lines into equally many cells."""
+    """Finds the separator that splits the first two lines into equally many cells."""
     lines = list(islice((line for line in _lines(text, None) if line.strip()), 2))
     for candidate in ";\t|":
         try:
             counts = {len(cells) for cells in csv.reader(lines, delimiter=candidate)}
-        except csv.Error:  # a value that is too long, if this were the separator
+        except csv.Error:  # with this separator a value is too long
             continue
         if len(counts) == 1 and counts != {1}:
             return candidate
@@ -393,9 +392,9 @@ def _records(path: Path, text: bytes, delimiter: str) -> Iterator[tuple[int, lis
 
 
 def _opened(text: bytes, begun: int, error: str) -> str:
-    """Explains the fault of the row after some lines of a CSV file, and names its line."""
+    """Explains the error in the row that follows ``begun`` lines, and names its line."""
     rest = "".join(islice(_lines(text, ""), begun, None))
-    # What is between quotation marks, closed or not, where a value may begin.
+    # Text between quotation marks, closed or not, where a value may begin.
     for value in re.finditer(r'(?:^|[,;\t|\r\n]) *"((?:[^"]|"")*)("?)', rest):
         if not value[2]:
             line = begun + 1 + len(re.findall(r"\r\n?|\n", rest[: value.start(1)]))
@@ -406,11 +405,11 @@ def _opened(text: bytes, begun: int, error: str) -> str:
 def _split_quickly(
     text: bytes, delimiter: str, names: Sequence[str], skipped: int
 ) -> list[pa.ChunkedArray] | None:
-    """The columns of a file without quotation marks as text; None where a line is not as it should.
+    """Splits a file into columns of text; None if it has quotation marks or a line does not fit.
 
     Args:
         text: The file.
-        delimiter: What separates cells.
+        delimiter: Separator of the cells.
         names: Names of the columns.
         skipped: Lines before the rows.
     """
@@ -436,10 +435,10 @@ def _split_quickly(
 def _split(
     path: Path, text: bytes, delimiter: str, names: Sequence[str], header: bool
 ) -> list[pa.ChunkedArray]:
-    """The columns of a file as text.
+    """Splits a file into columns of text.
 
     Raises:
-        DataError: The file is broken, or a row has another number of cells.
+        DataError: The file is broken, or a row has the wrong number of cells.
     """
     import pyarrow as pa
 
@@ -462,7 +461,7 @@ def _split(
 
 
 def _read_parquet(path: Path) -> FrameFile:
-    """Opens a Parquet file or a folder of them, and looks through the rows."""
+    """Opens a Parquet file or a folder of them, and checks all rows."""
     from pyarrow import dataset, parquet
 
     files = [path]
@@ -516,11 +515,11 @@ def _read_parquet(path: Path) -> FrameFile:
 
 
 def _parquet_columns(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> tuple[str, ...]:
-    """The columns of Parquet files without those that pandas takes as an index.
+    """Lists the columns of Parquet files without those of a pandas index.
 
     Raises:
-        DataError: Two have one name, the files have different ones, or the values of one are of no
-            kind that a table has.
+        DataError: Two columns have one name, files have different columns, or a column has an
+            unsupported type.
     """
     import pyarrow as pa
 
@@ -551,7 +550,7 @@ def _parquet_columns(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> tup
 
 
 def _common_schema(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """Types of columns that hold the values of all files."""
+    """Finds column types that hold the values of all files."""
     import pyarrow as pa
 
     common = schemas[0]
@@ -569,7 +568,7 @@ def _common_schema(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Sc
 def _batches(source: ArrowDataset, columns: Sequence[str], num_rows: int) -> Iterator[pa.Table]:
     import pyarrow as pa
 
-    # Little is read ahead: what waits is memory.
+    # Read little ahead: batches that wait take memory.
     for batch in source.to_batches(
         columns=list(columns), batch_size=num_rows, batch_readahead=2, fragment_readahead=1
     ):
@@ -577,12 +576,12 @@ def _batches(source: ArrowDataset, columns: Sequence[str], num_rows: int) -> Ite
 
 
 def _to_frame(table: pa.Table, gaps: frozenset[str]) -> pd.DataFrame:
-    """A frame with the dtypes that pandas wrote, or would take.
+    """Makes a frame with the dtypes that pandas wrote, or would choose.
 
     Args:
         table: The rows.
-        gaps: Columns with missing cells in these rows or others; integers and truth values among
-            them become pandas' nullable ones.
+        gaps: Columns with missing cells in these rows or others; those of integers and truth
+            values get pandas' nullable dtypes.
     """
     import pyarrow as pa
 
@@ -658,7 +657,7 @@ _KNOWN = ", ".join(_READERS)
 
 
 def are_names(columns: Sequence[str]) -> bool:
-    """Tells whether columns have names of their own, and not the numbers of a file without."""
+    """Tells whether columns have names of their own, not those of a file without names."""
     return tuple(columns) != _numbered(len(columns))
 
 
@@ -667,7 +666,7 @@ def _numbered(count: int) -> tuple[str, ...]:
 
 
 def _names(path: Path, cells: Sequence[str]) -> tuple[str, ...]:
-    """Column names, numbered where empty; two that are equal are an error."""
+    """Reads column names, numbered where empty, and refuses equal ones."""
     numbered = _numbered(len(cells))
     names = tuple(cell.strip() or number for cell, number in zip(cells, numbered, strict=True))
     _require_distinct(path, names)
@@ -698,7 +697,7 @@ def require_writable_ending(path: Path) -> None:
     """Checks that a table can be written to a file of this name.
 
     Raises:
-        KanDiffusionError: The ending is none that is read, either.
+        KanDiffusionError: The ending is unknown.
     """
     if _ending(path) not in _READERS:
         raise KanDiffusionError(f"cannot write rows to '{path}': the ending must be {_KNOWN}")
@@ -707,12 +706,12 @@ def require_writable_ending(path: Path) -> None:
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
     """Writes a table to a file, whole or not at all.
 
-    :func:`read_frame` reads the same values from it, and of Parquet the same dtypes (with dates in
-    milliseconds where they were in seconds).
+    :func:`read_frame` reads the same values back, and from Parquet the same dtypes (but dates in
+    milliseconds if they were in seconds).
 
     Args:
         path: A .csv, .csv.gz, .tsv, .parquet or .npy file.
-        frame: The table; only numbers without names go into a .npy file.
+        frame: The table; a .npy file takes only numbers, without names.
 
     Raises:
         KanDiffusionError: The ending is unknown, or text or dates are to go into a .npy file.
@@ -751,7 +750,7 @@ def _numeric_array(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _bundled(loader: str, left_out: tuple[str, ...] = (), **options: bool) -> pd.DataFrame:
-    """The continuous columns that a loader of ``sklearn.datasets`` gives, float64."""
+    """Loads the continuous columns of a table of ``sklearn.datasets``, float64."""
     from sklearn import datasets
 
     table = getattr(datasets, loader)(**options)

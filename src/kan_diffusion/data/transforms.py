@@ -1,7 +1,7 @@
 r"""Smooth monotone maps of numbers and levels to about N(0, 1), and back.
 
-**Linear**, z = (x - mean) / std, where the shape is mild: a skewness within 1/2, an excess kurtosis
-of at most 1, no cell beyond six standard deviations, and no bound within three of the mean.
+**Linear**, z = (x - mean) / std, if the shape is mild: a skewness within 1/2, an excess kurtosis of
+at most 1, no cell beyond six standard deviations, and no bound within three of the mean.
 
 **Spline** otherwise. Knots are quantiles x_i = Q(Phi(z_i)) at normal scores z_i; between two of
 them, with w = x_{i+1} - x_i, h = z_{i+1} - z_i, xi = (x - x_i) / w and slopes a and b at the two
@@ -11,18 +11,18 @@ arXiv:1906.04032),
     z = z_i + h (xi^2 + a xi (1 - xi)) / (1 + (a + b - 2) xi (1 - xi)),
 
 which is monotone, has a continuous derivative for any positive slopes and is inverted by a
-quadratic. A slope is the geometric mean of the two secants, each to the power of the other
-interval's share of the height.
+quadratic. The slope at a knot is the geometric mean of the two secants, each to the power of the
+other interval's share of the height.
 
-Beyond the last knots x moves away from the knot by s (exp(c t) - 1) / c, where t is the distance in
-z and s = dx/dz there: linear tails for curvature c = 0, exponential ones (c > 0, heavy columns) and
-such that approach a bound and never reach it (c = -s / distance). So nothing piles up at the ends,
-and a column that is never negative stays so.
+Beyond an outermost knot, x is s (exp(c t) - 1) / c away from the knot, where t is the distance in z
+and s = dx/dz at the knot. The tail is linear for curvature c = 0, exponential for c > 0 (heavy
+columns), and approaches a bound without reaching it for c = -s / distance. So nothing piles up at
+the ends, and a column that is never negative stays so.
 
-**Levels** 0, ..., K - 1 are spread evenly over the step above them, and the spline has the edges
-between them as knots, so that normal numbers give each in its frequency. Categories are levels,
-too, as :func:`encoding` decides; what was measured against it is the analog bits of Chen, Zhang and
-Hinton (2022, arXiv:2208.04202), with -1 for 0 and +1 for 1 (:class:`Codebook`).
+**Levels** 0, ..., K - 1 are spread evenly over the step above them, and the edges between them are
+knots of the spline, so that normal numbers give each level its frequency. :func:`encoding` makes
+three or more categories levels, too. Two categories are analog bits (Chen, Zhang and Hinton 2022,
+arXiv:2208.04202), with -1 for 0 and +1 for 1 (:class:`Codebook`), with which levels were compared.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ __all__ = [
 ]
 
 _MOST_KNOTS = 33
-_MOST_EDGES = 2_000  # of levels, which no file holds
-_TAIL_ROWS = 10  # rows beyond the last knot, unless they are a tenth of all
-_ROWS_BETWEEN = 10  # two knots, where there are a hundred rows
+_MOST_EDGES = 2_000  # between levels; no file holds these knots
+_TAIL_ROWS = 10  # rows beyond the last knot, but at most a tenth of all
+_ROWS_BETWEEN = 10  # fewest rows between two knots, if there are a hundred or more
 _TAIL_BODY = 1.28  # normal score of the outer tenth
 _WIDEST_GAP = 0.5  # between knots of levels, in normal scores
 _MOST_CURVATURE = 4.0
 _NEAR_BOUND = 3.0  # in normal scores
 _HALVINGS = 20
-_FARTHEST = 8.0  # normal score of a row
-_NEAREST = 1e-12  # width of an interval in that of the next one
+_FARTHEST = 8.0  # largest normal score of a row
+_NEAREST = 1e-12  # least width of an interval relative to its neighbour's
 _MOST_BEND = 1.5
 _MILD_SKEWNESS, _MILD_KURTOSIS, _MILD_RANGE, _MILD_BOUND = 0.5, 1.0, 6.0, 3.0
 _NEAREST_AT_ONCE = 1 << 24
@@ -71,24 +71,24 @@ class Linear(Settings):
     """The map z = (x - mean) / scale.
 
     Attributes:
-        mean: What is subtracted.
-        scale: What is then divided by, positive.
+        mean: Number that is subtracted.
+        scale: Number that the difference is divided by, positive.
     """
 
     mean: FiniteFloat
     scale: Annotated[FiniteFloat, Field(gt=0)]
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        """From numbers of shape (n,) to about N(0, 1), in float64."""
+        """Maps numbers of shape (n,) to about N(0, 1), in float64."""
         return (x / 4 - self.mean / 4) / (self.scale / 4)
 
     def inverse(self, z: np.ndarray) -> np.ndarray:
-        """From z of shape (n,) to numbers; those too large for float64 are its largest."""
+        """Maps z of shape (n,) to numbers; those too large for float64 are infinite."""
         with np.errstate(over="ignore"):
             return z * self.scale + self.mean
 
     def log_slope(self, x: np.ndarray) -> np.ndarray:
-        """The logarithm of dz/dx at numbers of shape (n,)."""
+        """Returns log dz/dx at numbers of shape (n,)."""
         return np.full(len(x), -math.log(self.scale))
 
 
@@ -129,7 +129,7 @@ class Spline(Settings):
         return x, z, _slopes(x, z)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        """From numbers of shape (n,) to about N(0, 1), in float64."""
+        """Maps numbers of shape (n,) to about N(0, 1), in float64."""
         knots, scores, slopes = self._pieces
         place, _, a, b = self._within(x, knots)
         xi = np.clip((x - knots[place]) / np.diff(knots)[place], 0, 1)
@@ -144,7 +144,7 @@ class Spline(Settings):
         return z
 
     def log_slope(self, x: np.ndarray) -> np.ndarray:
-        """The logarithm of dz/dx at numbers of shape (n,)."""
+        """Returns log dz/dx at numbers of shape (n,)."""
         knots, _, slopes = self._pieces
         place, secant, a, b = self._within(x, knots)
         xi = np.clip((x - knots[place]) / np.diff(knots)[place], 0, 1)
@@ -157,7 +157,7 @@ class Spline(Settings):
         return slope
 
     def inverse(self, z: np.ndarray) -> np.ndarray:
-        """From z of shape (n,) to numbers; those too large for float64 are infinite."""
+        """Maps z of shape (n,) to numbers; those too large for float64 are infinite."""
         knots, scores, slopes = self._pieces
         place, _, a, b = self._within(z, scores)
         y = np.clip((z - scores[place]) / np.diff(scores)[place], 0, 1)
@@ -175,7 +175,7 @@ class Spline(Settings):
     def _within(
         self, values: np.ndarray, ends: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The interval of each value, its secant, and in units of that the slopes at its ends."""
+        """Finds each value's interval, its secant, and its end slopes in units of the secant."""
         knots, scores, slopes = self._pieces
         place = np.clip(np.searchsorted(ends, values, "right") - 1, 0, len(ends) - 2)
         secants = np.diff(scores) / np.diff(knots)
@@ -184,7 +184,7 @@ class Spline(Settings):
     def _tails(
         self, values: np.ndarray, ends: np.ndarray
     ) -> tuple[tuple[np.ndarray, int, int, float], ...]:
-        """Of each tail: which values are in it, its direction, its knot and its curvature."""
+        """Returns, for each tail, which values are in it, its direction, knot and curvature."""
         return (
             (values < ends[0], -1, 0, self.lower),
             (values > ends[-1], 1, -1, self.upper),
@@ -192,7 +192,7 @@ class Spline(Settings):
 
 
 def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """The slope dz/dx at each knot; at the ends as far from the secant as at the other end."""
+    """Returns dz/dx at each knot; an outermost slope mirrors the next one about the secant."""
     height, secant = np.diff(z), np.log(np.diff(z)) - np.log(np.diff(x))
     share = height[1:] / (height[1:] + height[:-1])
     inner = share * secant[:-1] + (1 - share) * secant[1:]
@@ -203,7 +203,7 @@ def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 
 def _growth_within_bound(growth: np.ndarray) -> np.ndarray:
-    """Replaces infinite growth of a tail by a finite number."""
+    """Keeps the growth of a tail above -1, so that its logarithm is finite."""
     return np.maximum(growth, -1 + 1e-12)
 
 
@@ -216,13 +216,13 @@ def fit_numbers(
     high: float | None = None,
     where: str = "",
 ) -> Transform:
-    """Fits the map of a column: linear where its shape is mild, else a spline.
+    """Fits the map of a column: linear if its shape is mild, else a spline.
 
     Args:
         values: Shape (n,), finite, not all equal.
-        low: What all values are above and samples should be; None if there is nothing.
-        high: What all values are below; None if there is nothing.
-        where: What the line of an error names, such as a column.
+        low: Bound that all values are above, and samples should be; None if there is none.
+        high: Bound that all values are below, likewise.
+        where: Name in error messages, such as that of a column.
 
     Raises:
         DataError: The values are beyond 1e300 or have a spread below 1e-305.
@@ -249,7 +249,7 @@ def fit_numbers(
 def fit_levels(frequencies: np.ndarray) -> Transform:
     """Fits the map of levels 0, 1, ..., K - 1, each spread evenly over the step above it.
 
-    The edges between levels are knots, so normal numbers give each level in its frequency.
+    The edges between levels are knots, so normal numbers give each level its frequency.
 
     Args:
         frequencies: Shape (K,), positive, K at least 2.
@@ -259,12 +259,12 @@ def fit_levels(frequencies: np.ndarray) -> Transform:
     if len(x) > _MOST_EDGES:
         chosen = np.unique(np.searchsorted(z, np.linspace(z[0], z[-1], _MOST_EDGES)))
         x, z = x[chosen], z[chosen]
-    # A knot within the first and the last level: a sixteenth of it is beyond.
+    # One knot each within the first and the last level: a sixteenth of the level is beyond.
     ends = ndtri(np.array([ndtr(z[0]) / 16, 1 - (1 - ndtr(z[-1])) / 16]))
     first, last = x[0] / 16, (len(frequencies) - x[-1]) / 16
     x = np.concatenate([[first], x, [len(frequencies) - last]])
     z = np.concatenate([ends[:1], z, ends[1:]])
-    # Within a wide level the dequantised numbers are even, which normal scores are not.
+    # Within a wide level, dequantised numbers are uniform, so a normal map needs more knots.
     finer_x, finer_z = [x[:1]], [z[:1]]
     for i in range(len(x) - 1):
         pieces = math.ceil((z[i + 1] - z[i]) / _WIDEST_GAP)
@@ -292,7 +292,7 @@ def _is_mild(linear: Linear, values: np.ndarray, low: float | None, high: float 
 
 
 def _scores(count: int) -> np.ndarray:
-    """Normal scores of the knots of so many rows: even, and some rows between any two."""
+    """Places knots for ``count`` rows: even normal scores, with some rows between any two."""
     end = -ndtri(min(0.1, _TAIL_ROWS / count))
     z = np.linspace(-end, end, _MOST_KNOTS)
     rows = count * ndtr(z[: _MOST_KNOTS // 2])
@@ -305,7 +305,7 @@ def _scores(count: int) -> np.ndarray:
 
 
 def _distinct(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One knot for each x, at the mean of its scores, none too near for the numbers of float64."""
+    """Keeps one knot for each x, at the mean of its scores, and none too near for float64."""
     unique, place, counts = np.unique(x, return_inverse=True, return_counts=True)
     scores = np.bincount(place, z) / counts
     while len(unique) > 2:
@@ -320,7 +320,7 @@ def _distinct(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rounded(x: np.ndarray) -> np.ndarray:
-    """Knots, inwards to about a fiftieth of their distance, so that they are nobody's cells."""
+    """Rounds knots inwards to about 1/50 of their distance, so that they are nobody's cells."""
     gaps = np.diff(x)
     near = np.minimum(np.append(gaps, np.inf), np.insert(gaps, 0, np.inf))
     some = (near > 1e-12 * np.abs(x)) & (near > 1e-304)
@@ -334,18 +334,18 @@ def _rounded(x: np.ndarray) -> np.ndarray:
 def _curvature(
     x: np.ndarray, z: np.ndarray, rows: np.ndarray, scores: np.ndarray, bound: float | None
 ) -> float:
-    """Curvature of an upper tail, at which dx/dz grows by its share each unit of z.
+    """Estimates the curvature of an upper tail: the growth of log dx/dz per unit of z.
 
-    It is the mean of two: that of the body's outer tenth, and the one with which the tail's rows
-    lie as far out as their normal scores say, and more where a row would be beyond a score of 8.
-    Where no growth is seen, or a bound is near, the tail approaches the bound.
+    It is the mean of two estimates: the growth in the body's outer tenth, and the one with which
+    the tail's rows lie as far out as their normal scores say. It is larger if a row would be beyond
+    a score of 8. If there is a bound, and no growth or little room, the tail approaches the bound.
 
     Args:
         x: Knots, the outermost first.
         z: Their scores.
         rows: Values beyond the outermost knot.
         scores: Their normal scores.
-        bound: What they may not reach; None if there is nothing.
+        bound: Bound that values may not reach; None if there is none.
     """
     slope = 1 / _slopes(x[::-1], z[::-1])[-1]
     room = np.inf if bound is None else (bound - x[0]) / slope
@@ -368,7 +368,7 @@ def _curvature(
 
 
 def _growth(expected: np.ndarray, away: np.ndarray) -> float:
-    """The c with which (exp(c t) - 1) / c is on average what is found, 0 where it would be less.
+    """Finds c so that (exp(c t) - 1) / c is on average the distance found; 0 if it would be less.
 
     Args:
         expected: Distances t of rows from a knot by their normal scores, shape (m,).
@@ -388,7 +388,7 @@ class Codebook:
     """Categories as corners of a cube.
 
     Args:
-        corners: Shape (K, width), each -1 or +1, with rows that differ: that of each category.
+        corners: Corner of each category, shape (K, width), each entry -1 or +1; rows differ.
     """
 
     def __init__(self, corners: np.ndarray) -> None:
@@ -401,20 +401,20 @@ class Codebook:
         return cls(2 * bits - 1)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        """Corners, of shape (n, width), of categories x rounded down, of shape (n,)."""
+        """Maps categories x of shape (n,), rounded down, to corners of shape (n, width)."""
         return self.corners[x.astype(np.int64)]
 
     def inverse(self, z: np.ndarray) -> np.ndarray:
-        """The category whose corner is nearest to each z of shape (n, width), plus a half."""
+        """Maps each z of shape (n, width) to the category with the nearest corner, plus a half."""
         nearest = np.empty(len(z))
         size = max(1, _NEAREST_AT_ONCE // len(self.corners))
-        for start in range(0, len(z), size):  # all corners have one length
+        for start in range(0, len(z), size):  # all corners have the same length
             nearest[start : start + size] = np.argmax(z[start : start + size] @ self.corners.T, 1)
         return nearest + 0.5
 
 
 def encoding(frequencies: np.ndarray) -> Codebook | Transform:
-    """How a column of categories becomes coordinates: this alone decides it.
+    """Chooses how a column of categories becomes coordinates; nothing else decides it.
 
     Args:
         frequencies: Shape (K,), positive.
