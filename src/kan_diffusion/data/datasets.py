@@ -1,25 +1,25 @@
-"""Data sets: what a denoiser is trained on, and what it is judged with.
+"""Data sets: the samples that a denoiser is trained on and judged with.
 
-A data set comes from a toy density, whose fresh points never run out and whose oracle is exact;
-from a file; from a table that scikit-learn brings along; or from pictures. The rows of files and
-tables are split, and so are pictures: some are trained on, the others are held out.
+A data set comes from a toy density, which has unlimited fresh points and an exact oracle; from a
+file; from a table of scikit-learn; or from pictures. The rows of files and tables are split, and
+so are pictures: some are trained on, the others are held out.
 
-* With at least `FEWEST_FOR_ORACLE` held-out rows a file is split once, for all trials of a study. A
+* A file with at least `FEWEST_FOR_ORACLE` held-out rows is split once, for all trials of a study. A
   fifth of the held-out rows is noised to measure the denoiser; the rest makes two independent
   reference samples, A and B, for an oracle.
-* With fewer, such an oracle would say nothing, and there is none: all held-out rows are noised. So
-  it is with the tables, and with all pictures but scenes of one thing, whose oracle is exact. Each
-  trial seed is then a split of its own (all models of a seed share it), so that a comparison over
-  seeds is one over splits of the rows, too.
+* With fewer rows such an oracle would be meaningless: there is none, and all of them are noised.
+  The same holds for tables, and for all pictures except scenes of one thing, whose oracle is exact.
+  Each trial seed then has its own split (all models of a seed share it, and pictures may bring
+  their split along), so that a comparison over seeds is also one over splits of the rows.
 
 Points of a *conditional* toy come with their classes, the components of its density; the exact
-oracle is then that of the class of each point.
+oracle then knows the class of each point.
 
-Toys are standardised with the moments of the density. Rows, of mixed columns, are encoded by a
-codec (:mod:`kan_diffusion.data.codec`) that is fitted to all of them, since it has to know every
-category and whether there are gaps; of a file of more than `MOST_TO_FIT` rows to that many at
-random, with all categories and the ends of numbers among them. Its draws follow from the study's
-seed, so that all trials of a study see the same coordinates.
+Toys are standardised with the moments of the density. Rows of files and tables are encoded by a
+codec (:mod:`kan_diffusion.data.codec`). It is fitted to all rows, since it has to know every
+category and whether there are gaps. If a file has more than `MOST_TO_FIT` rows, it is fitted to
+that many random rows, and to rows that show all categories and the extremes of numbers. Its draws
+derive from the study's seed, so that all trials of a study see the same coordinates.
 """
 
 from __future__ import annotations
@@ -81,16 +81,16 @@ __all__ = [
 ]
 
 FEWEST_FOR_ORACLE = 4_000
-"""Held-out rows below which a file has no oracle. Two fifths of them are a reference sample, so
-sparse with fewer that at small noise the nearest row alone decides the posterior mean; the floor
-can then come out below zero or above a denoiser's loss."""
+"""Fewest held-out rows with which a file has an oracle. Each reference sample has two fifths of
+them. With fewer it is so sparse that at small noise the nearest row alone decides the posterior
+mean, and the floor can come out below zero or above a denoiser's loss."""
 
 MOST_TO_FIT = 200_000
-"""Rows that a codec is fitted to."""
+"""Most random rows that a codec is fitted to."""
 
 MOST_HELDOUT = 100_000
-"""Rows that are held out of a large file, or taken of one to judge with: an estimated oracle looks
-at every pair of a noised point and a row."""
+"""Most rows that are held out, or that judge a model: an estimated oracle looks at every pair of a
+noised point and a row."""
 
 OracleKind = Literal["exact", "estimated", "none"]
 """Source of the posterior mean: a density, two reference samples, or none."""
@@ -105,7 +105,7 @@ class ToyData(Settings):
 
     Attributes:
         toy: Name of the toy, a key of ``TOYS``.
-        noise: Its noise, in the toy's own units; None for the toy's own default.
+        noise: Its noise, in the toy's own units; None for the toy's default.
         num_points: Size of the training set.
         divide_by: Scale that points are divided by instead of being standardised.
         conditional: Whether points come with their classes, which denoisers are told.
@@ -134,7 +134,7 @@ class ToyData(Settings):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes that denoisers are told, numbers where they have none."""
+        """Names of the classes that denoisers are told; numbers if the classes have no names."""
         if not self.conditional:
             return ()
         return CLASSES[self.toy] or tuple(map(str, range(len(self.density().weights))))
@@ -162,8 +162,8 @@ class FileData(Settings):
             :func:`kan_diffusion.data.tables.read_frame`.
         sha256: Digest of the file when the run was set up, see :meth:`pinned`; a file that has
             changed since is refused.
-        holdout: Fraction of the rows that is not trained on, of at most `MOST_HELDOUT` rows.
-        kinds: Kinds of columns that shall not be found from what is in them.
+        holdout: Fraction of the rows that is held out, at most `MOST_HELDOUT` rows.
+        kinds: Kinds of columns by name; the kinds of other columns are inferred.
     """
 
     path: Path
@@ -182,7 +182,7 @@ class FileData(Settings):
         return self.path.name.removesuffix(".gz").rpartition(".")[0] or self.path.name
 
     def pinned(self) -> Self:
-        """The same with the file's digest, and its path from the root of the file system.
+        """Returns a copy with the digest and the absolute path of the file.
 
         Warns of columns that the codec has doubts about.
 
@@ -220,11 +220,11 @@ class TableData(Settings):
 
 
 _SOURCES = {"toy": "toy", "path": "file", "table": "table", "pictures": "pictures"}
-"""Keys of which each data set has one, and what it then is."""
+"""Sources by their key; each data set has exactly one of these keys."""
 
 
 def _kind(data: object) -> str:
-    """Finds out which of the four it is, so that an error speaks of the keys of that one."""
+    """Finds the source of a data set, so that errors are about the keys of that source."""
     keys = data if isinstance(data, Mapping) else getattr(type(data), "model_fields", {})
     return next((kind for key, kind in _SOURCES.items() if key in keys), "toy")
 
@@ -255,25 +255,25 @@ class Dataset:
 
     Attributes:
         name: Name of the data set.
-        columns: Names of the coordinates; none of pictures.
-        standardizer: The map between the data's own units and standardised ones; of encoded rows
-            and pictures the identity.
+        columns: Names of the coordinates; empty for pictures.
+        standardizer: The map between the data's own units and standardised units; the identity for
+            encoded rows and pictures.
         train: Training samples with shape (N, *shape), float32; pictures from -1 to 1.
-        density: The exact density of standardised points, or None for all but toys.
-        heldout: Samples to noise, with shape (m, *shape), points in float64; None for a toy, which
-            has no end of fresh ones.
-        references: Two independent samples with shapes (a, d) and (b, d), float64; None for a toy
-            or pictures, and where there are too few rows for an oracle.
+        density: The exact density of a toy's standardised points; None for other data.
+        heldout: Held-out samples to noise, with shape (m, *shape), points in float64; None for a
+            toy, which has unlimited fresh points.
+        references: Two independent reference samples with shapes (a, d) and (b, d), float64; None
+            unless a file has enough rows for an oracle.
         codec: The map between rows of a file or table, or pictures, and samples; None for a toy.
         captions: A caption for each training picture; None where there are none.
-        heldout_captions: The same of those held out.
-        class_labels: Places in ``classes`` of the training samples, with shape (N,), int64, which
-            are components of the density where there is one; None where there are no classes.
-        heldout_class_labels: The same of those held out, with shape (m,).
+        heldout_captions: Captions of the held-out pictures.
+        class_labels: Indices into ``classes`` of the training samples, with shape (N,), int64;
+            they are components of the density if there is one. None where there are no classes.
+        heldout_class_labels: Class labels of the held-out samples, with shape (m,).
         classes: Names of the classes; empty where there are none.
-        things: Things of a scene at most, where samples are scenes in colour; else 0. The posterior
+        things: Most things of a scene, if samples are scenes in colour; else 0. The posterior
             mean of scenes of one thing is known exactly.
-        report: What was done to pictures to make them samples; empty for nothing.
+        report: How pictures were changed to make them samples; empty if they were not.
     """
 
     name: str
@@ -294,7 +294,7 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a sample: (d,) of points, (C, S, S) of pictures."""
+        """Shape of a sample: (d,) for points, (C, S, S) for pictures."""
         return tuple(self.train.shape[1:])
 
     @property
@@ -318,11 +318,11 @@ class Dataset:
 
     @property
     def split_by_seed(self) -> bool:
-        """Whether every trial seed holds other rows out; what judges a trial must be its own."""
+        """Whether seeds hold out different rows; each trial is then judged on its own rows."""
         return self.oracle == "none"
 
     def draw_conditions(self, num: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Conditions of ``num`` fresh points at random: classes in their shares, or nothing."""
+        """Draws conditions of ``num`` fresh points: classes according to their shares, or none."""
         if self.density is None or not self.classes:
             return {}
         return {"class_labels": self.density.draw_components(num, generator)}
@@ -330,7 +330,7 @@ class Dataset:
     def _draw(
         self, num: int, generator: torch.Generator, conditions: Mapping[str, Tensor]
     ) -> Tensor:
-        """Fresh points (num, d) of the density, under conditions where there are some."""
+        """Draws fresh points (num, d) of the density, under conditions if there are any."""
         assert self.density is not None
         if not conditions:
             return self.density.sample(num, generator)
@@ -342,10 +342,10 @@ class Dataset:
         generator: torch.Generator,
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Tensor:
-        """Points with shape (num, d), float64, that no denoiser was trained on.
+        """Returns points with shape (num, d), float64, that no denoiser was trained on.
 
-        Fresh draws of the density, under conditions as :meth:`draw_conditions` draws them; or the
-        held-out rows, each as often as the others, in random order.
+        These are fresh draws of the density, under conditions of :meth:`draw_conditions`, or the
+        held-out rows in random order, each equally often.
         """
         if self.density is not None:
             return self._draw(num, generator, conditions)
@@ -353,7 +353,7 @@ class Dataset:
         return self.heldout[self.heldout_rows(num, generator)]
 
     def heldout_rows(self, num: int, generator: torch.Generator) -> Tensor:
-        """Numbers (num,) of held-out samples, each as often as the others, in random order."""
+        """Returns indices (num,) of held-out samples in random order, each equally often."""
         assert self.heldout is not None
         rows = torch.arange(num) % len(self.heldout)
         return rows[torch.randperm(num, generator=generator)]
@@ -364,10 +364,10 @@ class Dataset:
         generator: torch.Generator,
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> tuple[Tensor, Tensor]:
-        """Two disjoint samples of points that no denoiser was trained on, float64.
+        """Returns two disjoint samples of points that no denoiser was trained on, float64.
 
-        Each has ``num`` points, under the same conditions, or half of the untrained rows where
-        there are fewer.
+        Each has ``num`` points, under the same conditions, or half of the untrained rows if they
+        are fewer than twice ``num``.
         """
         if self.density is not None:
             twice = {name: values.repeat(2) for name, values in conditions.items()}
@@ -384,10 +384,10 @@ class Dataset:
         generator: torch.Generator,
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Tensor:
-        """At most ``num`` points that no denoiser was trained on, float64.
+        """Returns at most ``num`` points that no denoiser was trained on, float64.
 
-        Where there are fewer untrained rows than twice that, half of them: as many as each sample
-        of :meth:`fresh_pair` has, so that metrics with either compare.
+        If the untrained rows are fewer than twice ``num``, it returns half of them, as many as each
+        sample of :meth:`fresh_pair` has, so that metrics of both are comparable.
         """
         if self.density is not None:
             return self._draw(num, generator, conditions)
@@ -406,19 +406,19 @@ def data_from_name(
     pinned: bool = True,
     **options: float | str | None,
 ) -> DataConfig:
-    """Makes the configuration of a toy, a table or pictures by name, or of files by their path.
+    """Makes the configuration of a toy, a table or pictures from a name, or of files from a path.
 
     Args:
         name: What the user wrote.
-        kinds: Kinds of a file's columns that shall not be found from what is in them.
-        pinned: Whether a file or folder is read, to pin its content.
+        kinds: Kinds of a file's columns; the kinds of other columns are inferred.
+        pinned: Whether to read a file or folder in order to pin its content.
         **options: Settings of :class:`ToyData`, :class:`TableData`, :class:`FileData` or
             :class:`PictureData`.
 
     Raises:
         DataError: The file or folder cannot be used.
-        KanDiffusionError: Neither a known toy, nor a table, nor pictures, nor a file, or kinds for
-            no file.
+        KanDiffusionError: The name is no toy, table, pictures or file, or kinds are given without a
+            file.
     """
     of_pictures = name in PICTURES or holds_pictures(Path(name))
     if kinds and (name in {*TOYS, *TABLES} or of_pictures):
@@ -445,12 +445,12 @@ def load_dataset(
     """Loads a data set.
 
     Args:
-        config: Where samples come from, or the name of a toy, a table or pictures, or the path of a
-            file or folder.
-        study_seed: What all draws derive from. All trials of a study share the split of a file
-            with an oracle.
-        trial_seed: What training points of a toy, training pictures that are drawn, and a split
-            without an oracle derive from as well.
+        config: Source of samples, or the name of a toy, a table or pictures, or the path of a file
+            or folder.
+        study_seed: All draws derive from it. All trials of a study share the split of a file with
+            an oracle.
+        trial_seed: Training points of a toy, training pictures that are drawn, and a split without
+            an oracle also derive from it.
 
     Raises:
         DataError: The file or folder cannot be used, or has changed since the run was set up.
@@ -532,8 +532,8 @@ def _load_pictures(config: PictureData, study_seed: int, trial_seed: int) -> Dat
 
 
 def _num_held_out(share: float, count: int) -> int:
-    """Number of samples to hold out of some."""
-    # Real against real takes two of at least two.
+    """Returns the number of samples to hold out of ``count``."""
+    # Real-against-real compares two samples, each of at least two.
     return min(max(round(share * count), 4), count - 2)
 
 
@@ -547,11 +547,11 @@ def _read_rows(path: Path, purpose: str) -> FrameFile:
 
 
 def fit_codec(file: FrameFile, kinds: Kinds = ()) -> TableCodec:
-    """Finds the kinds of a file's columns, and how their cells become coordinates.
+    """Fits a codec to a file: the kinds of its columns and how their cells become coordinates.
 
     Raises:
-        DataError: A column cannot be used, or is not of the kind it shall be of, or none has
-            anything to learn.
+        DataError: A column cannot be used or does not fit its given kind, or no column can be
+            learned.
     """
     frame = file.sample(MOST_TO_FIT, numpy_generator("codec"))
     with _about(file.path):
@@ -562,7 +562,7 @@ def fit_codec(file: FrameFile, kinds: Kinds = ()) -> TableCodec:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keeps warnings of the codec back."""
+    """Suppresses the warnings of the codec."""
     loggers = [logging.getLogger(f"kan_diffusion.data.{name}") for name in ("codec", "columns")]
     heard = [each for each in loggers if not each.disabled]
     for each in heard:
@@ -576,7 +576,7 @@ def _silent() -> Iterator[None]:
 
 @contextmanager
 def _about(path: Path) -> Iterator[None]:
-    """Lets errors about a file's rows begin with its name."""
+    """Puts a file's name before errors about its rows."""
     try:
         yield
     except DataError as error:
@@ -584,7 +584,7 @@ def _about(path: Path) -> Iterator[None]:
 
 
 def _encoded(file: FrameFile, codec: TableCodec, seed: int) -> Tensor:
-    """The rows of a file, encoded a batch at a time, with shape (n, d), float32."""
+    """Encodes the rows of a file, a batch at a time, with shape (n, d), float32."""
     generator = numpy_generator("encoding", seed)
     rows = torch.empty(file.num_rows, codec.dim)
     start = 0
@@ -601,7 +601,7 @@ def _load_file(
 ) -> Dataset:
     """Reads, encodes and splits a file; keeps the last one in memory until its files change."""
     file = _own_file(config)
-    with _silent() if config.sha256 else nullcontext():  # what it warns of was said by then
+    with _silent() if config.sha256 else nullcontext():  # it warned when the run was set up
         codec = fit_codec(file, config.kinds)
     return _split(config, codec, _encoded(file, codec, study_seed), study_seed, trial_seed)
 
@@ -625,13 +625,13 @@ def _own_file(config: FileData) -> FrameFile:
 def split_frames(
     config: FileData | TableData, study_seed: int, trial_seed: int, most: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of a file or table as they are there, split as :func:`load_dataset` does.
+    """Splits the rows of a file or table, not encoded, as :func:`load_dataset` does.
 
     Args:
-        config: Where they come from.
+        config: Source of the rows.
         study_seed: As in :func:`load_dataset`.
         trial_seed: As in :func:`load_dataset`.
-        most: Rows of each part at most; of more those are taken that come first in the split.
+        most: Most rows of each part; the first ones in the split are taken.
 
     Returns:
         Rows that are trained on, and rows that are held out.
@@ -654,7 +654,7 @@ def split_frames(
 def _order(
     num_rows: int, config: FileData | TableData, study_seed: int, trial_seed: int
 ) -> tuple[Tensor, int, bool]:
-    """A random order of rows, how many of the first are held out, and whether for an oracle."""
+    """Draws an order of rows; also returns how many of the first are held out, and has_oracle."""
     num_heldout = min(_num_held_out(config.holdout, num_rows), MOST_HELDOUT)
     has_oracle = isinstance(config, FileData) and num_heldout >= FEWEST_FOR_ORACLE
     stream = torch_generator("split", study_seed, *(() if has_oracle else (trial_seed,)))
@@ -668,7 +668,7 @@ def _split(
     study_seed: int,
     trial_seed: int,
 ) -> Dataset:
-    """Encoded rows (n, d) as a data set, some held out at random."""
+    """Makes a data set of encoded rows (n, d), some held out at random."""
     order, num_heldout, has_oracle = _order(len(rows), config, study_seed, trial_seed)
     heldout, references = _heldout_parts(rows[order[:num_heldout]].double(), has_oracle)
     return Dataset(
@@ -685,14 +685,14 @@ def _split(
 def fresh_dataset(
     path: Path, columns: tuple[str, ...], units: Standardizer | TableCodec, seed: int
 ) -> Dataset:
-    """The rows of a file, none of them trained on, in the units of a trained model.
+    """Loads a file that was not trained on, in the units of a trained model.
 
     Args:
         path: The file.
         columns: Names of the model's coordinates.
-        units: What makes coordinates of the model of the file's columns, which are put in the order
-            of the model's where both have names.
-        seed: What the split into points to noise and reference samples derives from.
+        units: The map from the file's columns to the model's coordinates. If both have names, the
+            columns are put in the model's order.
+        seed: The split into points to noise and reference samples derives from it.
 
     Raises:
         DataError: The file cannot be used or has other columns.
@@ -720,10 +720,10 @@ def fresh_dataset(
 
 
 def _numbers(file: FrameFile, columns: tuple[str, ...]) -> Tensor:
-    """The rows (n, d) of a file as coordinates, float64; its columns are put in their order.
+    """Returns the rows (n, d) of a file, float64, with its columns in the order of ``columns``.
 
     Raises:
-        DataError: It has other columns, or one with gaps or without numbers.
+        DataError: The file has other columns, or one has gaps or cells that are not numbers.
     """
     if len(file.columns) != len(columns):
         raise DataError(
@@ -747,9 +747,9 @@ def _numbers(file: FrameFile, columns: tuple[str, ...]) -> Tensor:
 
 
 def _heldout_parts(points: Tensor, has_oracle: bool) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """The points to noise, and two reference samples of equal size.
+    """Splits held-out points into points to noise and two reference samples of equal size.
 
-    Without an oracle all points are noised, with one a fifth of them.
+    Without an oracle all points are noised, with an oracle a fifth of them.
     """
     if not has_oracle:
         return points, None

@@ -16,14 +16,13 @@ quadrature exact to about 1e-10), tied together by Tweedie's formula (Robbins 19
   Z = (x - alpha x_0) / sigma, given x, a standard normal truncated to
   [(x - alpha u) / sigma, (x - alpha l) / sigma].
 
-Each is a mixture of components (Gaussians, segments of a curve, boxes), and what is known of x_0 is
-known of one component as well: where every point comes with the number of its component, the
-density of x_t, the score and the posterior mean are those of that component alone,
-E[x_0 | x_t = x, component].
+Each density is a mixture of components (Gaussians, segments of a curve, boxes). If every point
+comes with the number of its component, the density of x_t, the score and the posterior mean are
+those of that component alone, E[x_0 | x_t = x, component].
 
-alpha and sigma are any two levels; nothing asks that their squares sum to 1, and every row may have
-its own. All arithmetic is float64 on the CPU, answers are float64 on the device of x, and
-everything can be differentiated with respect to x.
+alpha and sigma are any two levels: their squares need not sum to 1, and every row may have its own.
+All arithmetic is float64 on the CPU, results are float64 on the device of x, and everything can be
+differentiated with respect to x.
 """
 
 from __future__ import annotations
@@ -65,12 +64,12 @@ CHUNK_ELEMENTS = 2**21  # float64 numbers in one intermediate: 16 MB, of which a
 def noise_levels(
     x: Tensor, alpha: float | Tensor, sigma: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Points and noise levels in float64 on the CPU, the levels as columns.
+    """Converts points and noise levels to float64 on the CPU, the levels as columns.
 
     Args:
         x: Points, shape (n, d).
         alpha: Signal level, at least 0; a number or shape (n,).
-        sigma: Noise level, at least 0; a number or shape (n,). Not 0 where alpha is.
+        sigma: Noise level, at least 0; a number or shape (n,). Not 0 where alpha is 0.
 
     Returns:
         x with shape (n, d), alpha and sigma with shape (n, 1).
@@ -98,12 +97,12 @@ def noise_levels(
 
 
 def on_device_of(x: Tensor, answer: Tensor) -> Tensor:
-    """A float64 answer on the device of x; float32 on Apple's, which has no float64."""
+    """Moves a float64 result to the device of x; as float32 on Apple's, which has no float64."""
     return (answer.float() if x.device.type == "mps" else answer).to(x.device)
 
 
 def row_chunks(num_rows: int, num_columns: int) -> Iterator[slice]:
-    """Slices of rows such that a (rows, num_columns) intermediate stays small."""
+    """Yields slices of rows such that a (rows, num_columns) intermediate stays small."""
     rows = max(1, CHUNK_ELEMENTS // max(1, num_columns))
     for start in range(0, num_rows, rows):
         yield slice(start, min(start + rows, num_rows))
@@ -114,7 +113,7 @@ def shared_variance_logits(
 ) -> Tensor:
     """Log w_k + log N(x; alpha m_k, diag(variance)) up to a term that does not depend on k.
 
-    The squared distance is multiplied out, so that all rows and points take one matrix product.
+    The squared distance is expanded, so that all rows and points take one matrix product.
 
     Args:
         x: Shape (n, d).
@@ -137,7 +136,7 @@ class Density(ABC):
     Attributes:
         mean: Mean of the clean points, shape (dim,), float64.
         std: Standard deviation of each coordinate of the clean points, shape (dim,), float64.
-        weights: Shares of the components it is a mixture of, shape (k,), float64.
+        weights: Weights of the components, shape (k,), float64; they sum to 1.
     """
 
     mean: Tensor
@@ -150,7 +149,7 @@ class Density(ABC):
         return len(self.mean)
 
     def sample(self, num: int, generator: torch.Generator) -> Tensor:
-        """Independent exact draws of clean points.
+        """Draws clean points, independent and exact.
 
         Args:
             num: How many.
@@ -162,14 +161,14 @@ class Density(ABC):
         return self.sample_given(self.draw_components(num, generator), generator)
 
     def draw_components(self, num: int, generator: torch.Generator) -> Tensor:
-        """Components of ``num`` points at random, in their shares: shape (num,), int64."""
+        """Draws the components of ``num`` points by their weights: shape (num,), int64."""
         if num == 0:
             return torch.empty(0, dtype=torch.long)
         return torch.multinomial(self.weights, num, replacement=True, generator=generator)
 
     @abstractmethod
     def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
-        """Independent exact draws of clean points, one of each given component.
+        """Draws clean points, independent and exact, one of each given component.
 
         Args:
             components: Numbers of components, shape (n,), int64.
@@ -205,8 +204,8 @@ class Density(ABC):
             x: Shape (n, dim).
             alpha: Signal level, at least 0; a number or shape (n,).
             sigma: Noise level, at least 0; a number or shape (n,).
-            components: Component of each point, shape (n,), int64, whose density is asked for
-                alone; that of all of them when None.
+            components: Component of each point, shape (n,), int64, to condition on; None for the
+                density of the whole mixture.
 
         Returns:
             Shape (n,), float64.
@@ -244,7 +243,7 @@ class Density(ABC):
     @property
     @abstractmethod
     def _numbers_per_row(self) -> int:
-        """Numbers that an intermediate holds for one point; decides the chunks."""
+        """Numbers that an intermediate holds for one point; decides the size of chunks."""
 
     @abstractmethod
     def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -291,10 +290,10 @@ class Density(ABC):
         return on_device_of(x, answer)
 
     def _checked(self, components: Tensor, num: int) -> Tensor:
-        """Components (n,) of points, on the CPU.
+        """Checks the components (n,) of points and moves them to the CPU.
 
         Raises:
-            DataError: They are not one a point, or there is no such component.
+            DataError: There is not one for each point, or there is no such component.
         """
         which, known = components.cpu(), len(self.weights)
         if which.shape != (num,):
@@ -308,10 +307,10 @@ class Density(ABC):
 
 
 def normalised(weights: Tensor | Sequence[float] | None, count: int) -> Tensor:
-    """Weights of shape (count,) that sum to 1; equal when left out.
+    """Scales weights of shape (count,) so that they sum to 1; equal weights when None.
 
     Raises:
-        DataError: They are not that many positive numbers.
+        DataError: They are not ``count`` positive numbers.
     """
     values = torch.ones(count) if weights is None else weights
     values = float64(values)
@@ -321,7 +320,7 @@ def normalised(weights: Tensor | Sequence[float] | None, count: int) -> Tensor:
 
 
 def shift_and_scale(shift: Tensor, scale: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Both checked and in float64, shape (dim,).
+    """Checks a shift and a scale and converts them to float64, shape (dim,).
 
     Raises:
         DataError: A shape does not fit, a value is not finite, or a scale is not positive.
@@ -338,14 +337,14 @@ def shift_and_scale(shift: Tensor, scale: Tensor, dim: int) -> tuple[Tensor, Ten
 
 
 def float64(values: object) -> Tensor:
-    """Numbers as a float64 tensor on the CPU."""
+    """Converts numbers to a float64 tensor on the CPU."""
     if isinstance(values, Tensor):
         return values.to("cpu").double()  # in two steps: some devices have no float64
     return torch.as_tensor(values, dtype=torch.float64)
 
 
 def show(values: Tensor) -> str:
-    """The first few values, for an error line."""
+    """Formats the first few values for an error message."""
     flat = values.detach().flatten().tolist()
     text = ", ".join(f"{value:g}" for value in flat[:4])
     return text + (", ..." if len(flat) > 4 else "")
@@ -375,7 +374,7 @@ class GaussianMixture(Density):
             means: Shape (k, d).
             covariances: Shape (k, d, d), symmetric and positive definite.
             weights: Shape (k,), positive; normalised here. Equal when left out.
-            variances: Of axis-aligned components: one number, shape (k,) or shape (k, d).
+            variances: Variances of axis-aligned components: one number, shape (k,) or shape (k, d).
 
         Raises:
             DataError: A shape does not fit, or a covariance is not positive definite.
@@ -455,7 +454,7 @@ class GaussianMixture(Density):
         return self.weights.log() - 0.5 * exponent, offset / variance
 
     def _unrotate(self, on_axes: Tensor) -> Tensor:
-        """Turns (n, k, d) on each component's axes back and sums over the components."""
+        """Rotates (n, k, d) back from each component's axes and sums over the components."""
         return on_axes.flatten(1) @ self._axes.mT.reshape(-1, self.dim)
 
     def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -491,7 +490,7 @@ class CurveSegment:
 
 
 class CurveDensity(Density):
-    """Points on curves, u uniform on each segment, plus Gaussian noise.
+    """Density of points on curves, u uniform on each segment, plus Gaussian noise.
 
     The panels of the quadrature have equal arc length, at most five standard deviations of the
     noise, with 16 Gauss-Legendre nodes each. Samples are drawn from the curve itself.
@@ -591,7 +590,7 @@ class CurveDensity(Density):
 
 
 class UniformBoxes(Density):
-    """Uniform in a union of axis-aligned boxes.
+    """Uniform density on a union of axis-aligned boxes.
 
     Boxes share the points in proportion to their volume unless weights are given; where boxes
     overlap, their densities add. Without noise (sigma = 0) the log-density outside every box is
@@ -655,8 +654,8 @@ class UniformBoxes(Density):
         return ((place >= self.lower) & (place <= self.upper)).all(dim=2)
 
     def _parts(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-joint of point and box (n, k); centre and mean place of the noise (n, k, d)."""
-        sigma = torch.where(sigma > 0, sigma, 1.0)  # rows without noise are answered elsewhere
+        """Log-joint of point and box (n, k); mean noise and its place in the box (n, k, d)."""
+        sigma = torch.where(sigma > 0, sigma, 1.0)  # rows without noise are handled elsewhere
         centre = (x.unsqueeze(1) - alpha.unsqueeze(2) * self._middle) / sigma.unsqueeze(2)
         half = (alpha / sigma).unsqueeze(2) * self._half
         log_average, place = _truncated_normal(centre, half.expand_as(centre))
@@ -689,7 +688,7 @@ _SMALL_BOX_NODES, _SMALL_BOX_WEIGHTS = (
 
 
 def _truncated_normal(centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-    """A standard normal Z on [centre - half, centre + half].
+    """Integrates a standard normal Z over [centre - half, centre + half].
 
     Args:
         centre: Any shape.
@@ -721,7 +720,7 @@ def _truncated_normal(centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     wide_log = wide_log - (2 * wide).log()
     wide_place = (ratio - centre) / wide
 
-    # Narrow: differences would cancel, so integrate phi(centre + half s) over s in [-1, 1]. Only
+    # Narrow: differences would cancel, so integrate phi(centre + half s) over s in [-1, 1], only
     # where exp(-centre half (s + 1)) has not died out yet, which keeps 32 nodes exact.
     narrow = torch.where(small, half, 0.0)
     rate = centre * narrow
@@ -745,7 +744,7 @@ def _mills(z: Tensor) -> Tensor:
 
 
 def _curve_rule(piece: CurveSegment, share: float, noise: float) -> tuple[Tensor, Tensor]:
-    """Points (m, dim) on one segment and their weights (m,), which sum to its share."""
+    """Returns quadrature points (m, dim) on a segment and weights (m,) that sum to its share."""
     u = torch.linspace(piece.lower, piece.upper, 4097, dtype=torch.float64)
     steps = piece.curve(u).diff(dim=0).norm(dim=1).numpy()
     length = np.concatenate([[0.0], np.cumsum(steps)])

@@ -1,13 +1,13 @@
 r"""Toy densities with exact oracles.
 
-Every toy is one of three things: points c(u) on a curve, u uniform, plus N(0, noise^2 I); a
-mixture of Gaussians; or uniform boxes. ``noise`` is the standard deviation of that noise, ``std``
-that of each Gaussian of a mixture; both are positive. So the score, the log-density and the
-posterior mean of each are known at every noise level. The toys keep the units of their sources;
-standardise them with `kan_diffusion.data.Standardizer.from_density`. Most have two coordinates; the
-names of the others end in the number of theirs. Those in `CLASSES` have classes by nature: which
-curve, which Gaussian, which square a point is of. What is fixed at random in them comes from named
-streams, so that a toy is the same everywhere.
+Every toy has one of three densities: points c(u) on a curve, u uniform, plus N(0, noise^2 I); a
+mixture of Gaussians; or uniform boxes. Its score, log-density and posterior mean are therefore
+known at every noise level. ``noise`` is the standard deviation of the noise about a curve, ``std``
+that of each Gaussian of a mixture; both are positive. The toys keep the units of their sources;
+standardise them with `kan_diffusion.data.Standardizer.from_density`. Most have two coordinates;
+`two_modes`, `narrow_modes` and `uneven_modes` have one; the names of the others end in their
+number. Toys in `CLASSES` have natural classes: the curve, the Gaussian or the square of a point.
+Constants drawn at random come from named streams, so that a toy is the same everywhere.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _laid_out(u: Tensor, curve: Callable[[Tensor], Tensor], axes: Tensor) -> Ten
 
 
 def _rotation(dim: int, *name: str | int) -> Tensor:
-    """The rotation or reflection (dim, dim) of a named stream, uniform among all (Haar measure)."""
+    """Draws a rotation or reflection (dim, dim) from a named stream, uniformly (Haar measure)."""
     normal = torch.from_numpy(numpy_generator(*name).standard_normal((dim, dim)))
     axes, triangle = torch.linalg.qr(normal)
     # A positive diagonal makes the factors unique, whichever library computes them.
@@ -153,7 +153,7 @@ def pinwheel(noise: float = 0.08, arms: int = 5, twist: float = 0.25) -> CurveDe
     """Arms at distance r uniform in [0.3, 2] and angle 2 pi k / arms + twist exp(r), plus noise.
 
     The twist is that of the pinwheel of Johnson et al. (2016, "Composing graphical models with
-    neural networks"), with round noise about a curve in the place of an elongated Gaussian.
+    neural networks"), but with round noise about a curve instead of an elongated Gaussian.
 
     Args:
         noise: Standard deviation of the Gaussian noise, positive.
@@ -209,8 +209,8 @@ def eight_gaussians(std: float = 0.5, radius: float = 4.0) -> GaussianMixture:
     """Eight equal round Gaussians evenly spaced on a circle.
 
     Args:
-        std: Standard deviation of each, positive.
-        radius: Of the circle, positive.
+        std: Standard deviation of each Gaussian, positive.
+        radius: Radius of the circle, positive.
     """
     if std <= 0 or radius <= 0:
         raise DataError(f"std and radius must be positive, got std {std}, radius {radius}")
@@ -245,7 +245,7 @@ def correlated_gaussian(correlation: float = 0.8) -> GaussianMixture:
     """One Gaussian with unit variances: its score is linear at every noise level.
 
     Args:
-        correlation: Of the two coordinates, between -1 and 1.
+        correlation: Correlation of the two coordinates, between -1 and 1.
     """
     if not -1 < correlation < 1:
         raise DataError(f"correlation must be between -1 and 1, got {correlation}")
@@ -264,7 +264,7 @@ def two_modes(std: float = 0.5) -> GaussianMixture:
 
 
 def four_modes(std: float = 0.5) -> GaussianMixture:
-    """Four Gaussians at (-1 or 1, -1 or 1): its coordinates have nothing to do with each other."""
+    """Four Gaussians at (-1 or 1, -1 or 1); the two coordinates are independent."""
     centres = [[x, y] for x in (-1.0, 1.0) for y in (-1.0, 1.0)]
     return GaussianMixture(centres, variances=_variance(std))
 
@@ -277,12 +277,12 @@ def narrow_modes(std: float = 0.35) -> GaussianMixture:
 def uneven_modes(std: float = 0.5, share: float = 0.3) -> GaussianMixture:
     """The Gaussians of `two_modes` with unequal weights.
 
-    With m = alpha and v as there, the score is (-x + m tanh(m x / v + log(1 / share - 1) / 2)) / v
+    With m and v as in `two_modes`, the score is (-x + m tanh(m x / v + log(1 / share - 1) / 2)) / v
     before standardisation, which puts the mean alpha (1 - 2 share) at 0.
 
     Args:
-        std: Standard deviation of each, positive.
-        share: Weight of the left one, between 0 and 1.
+        std: Standard deviation of each Gaussian, positive.
+        share: Weight of the left Gaussian, between 0 and 1.
     """
     if not 0 < share < 1:
         raise DataError(f"share must lie between 0 and 1, got {share}")
@@ -292,7 +292,7 @@ def uneven_modes(std: float = 0.5, share: float = 0.3) -> GaussianMixture:
 def oblique_modes(std: float = 0.5) -> GaussianMixture:
     """Two round Gaussians in the plane, at (1, 1/2) and (-1, -1/2).
 
-    Their score bends along a direction that is no coordinate's, so it is no sum of functions of one
+    Their score bends along a direction oblique to the axes, so it is not a sum of functions of one
     coordinate each.
     """
     return GaussianMixture([[1.0, 0.5], [-1.0, -0.5]], variances=_variance(std))
@@ -305,7 +305,7 @@ def _variance(std: float) -> float:
 
 
 def swiss_roll_16d(noise: float = 0.2) -> CurveDensity:
-    """The curve of `swiss_roll` in a plane of 16 dimensions, plus noise in all of them.
+    """The curve of `swiss_roll` in a plane in 16 dimensions, plus noise in all of them.
 
     The plane is spanned by the first two rows of a fixed random rotation, so that every coordinate
     has a share of the curve.
@@ -333,12 +333,12 @@ def _mixture(dim: int, noise: float, components: int) -> GaussianMixture:
 
 
 def mixture_8d(noise: float = 0.1, components: int = 10) -> GaussianMixture:
-    """Gaussians in 8 dimensions, each with axes of its own, of weights 1 : 2 : ... : components.
+    """Gaussians in 8 dimensions, each with axes of its own, with weights 1 : 2 : ... : components.
 
     The centres are drawn from N(0, 9/8 I), the standard deviations along a component's axes
-    log-uniformly from 0.2 to 1, the axes uniformly; noise is added. Of points of the default the
-    exact posterior mistakes the component of about 1 in 100, and of 1 in 3 once as much noise as
-    the standard deviation of a coordinate is added.
+    log-uniformly from 0.2 to 1, the axes uniformly; noise is added. With the defaults, the exact
+    posterior mistakes the component of about 1 in 100 points, and of 1 in 3 after adding noise as
+    large as the standard deviation of a coordinate.
 
     Args:
         noise: Standard deviation of the Gaussian noise, positive.
@@ -348,11 +348,11 @@ def mixture_8d(noise: float = 0.1, components: int = 10) -> GaussianMixture:
 
 
 def mixture_32d(noise: float = 0.1, components: int = 10) -> GaussianMixture:
-    """Gaussians in 32 dimensions, made as those of `mixture_8d` with centres from N(0, 9/32 I).
+    """Gaussians in 32 dimensions, made like those of `mixture_8d`, with centres from N(0, 9/32 I).
 
-    Of points of the default the exact posterior hardly ever mistakes the component, but does so
-    for 1 in 20 once as much noise as the standard deviation of a coordinate is added, and for 1 in
-    3 with twice as much.
+    With the defaults, the exact posterior hardly ever mistakes the component of a point, but does
+    so for 1 in 20 after adding noise as large as the standard deviation of a coordinate, and for 1
+    in 3 with twice as much.
 
     Args:
         noise: Standard deviation of the Gaussian noise, positive.
@@ -401,13 +401,13 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "mixture-8d": (),
     "mixture-32d": (),
 }
-"""Names of the components of the toys whose components are classes; empty where they have numbers.
+"""Class names of the toys whose components are classes; empty if the classes are numbered.
 
 The labels of ``moons`` and ``circles`` are scikit-learn's."""
 
 
 def make_toy(name: str, **options: float) -> Density:
-    """Makes the toy density of a name.
+    """Makes a toy density by its name.
 
     Args:
         name: One of `TOYS`.
