@@ -1,12 +1,12 @@
 """A folder of pictures in the convention of Hugging Face's ``imagefolder``.
 
-* Picture files that Pillow reads, at any depth; hidden ones and other files do not count.
-* ``metadata.csv`` or ``metadata.jsonl``, at the top or in any folder, with ``file_name`` (from the
-  folder it lies in) and ``text``: the captions, of all pictures or of none.
-* Folders ``train`` and ``test`` (or ``validation``) at the top are the split.
-* Pictures in two folders or more belong to the classes that these are called after.
+* Picture files that Pillow reads, at any depth; hidden files and other files are ignored.
+* ``metadata.csv`` or ``metadata.jsonl``, at the top or in any folder, with ``file_name`` (relative
+  to the folder it lies in) and ``text``: the captions, of all pictures or of none.
+* Folders ``train`` and ``test`` (or ``validation``) at the top define the split.
+* If pictures lie in two folders or more, each folder is a class, named like the folder.
 
-Nothing outside of the folder is read, and what is wrong is said by the file's name.
+Nothing outside of the folder is read, and errors name the file.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _TRAIN = frozenset(["train", "training"])
 _HELD_OUT = frozenset(
     ["validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"]
 )
-# Whatever Pillow's parsers raise about a file that is damaged.
+# All that Pillow's parsers raise for a damaged file.
 _BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError,
     struct.error, zlib.error, NotImplementedError,
@@ -65,7 +65,7 @@ def holds_pictures(path: Path) -> bool:
 
 
 def plain_mode(picture: Image.Image) -> Mode:
-    """Chooses the mode, of the three, that holds all that a picture can show."""
+    """Chooses which of the three modes holds all that a picture can show."""
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         return "RGBA"
     if picture.mode in ("L", "1", *_DEEP):
@@ -77,7 +77,7 @@ def plain(picture: Image.Image) -> Image.Image:
     """Converts a picture to one of the three modes.
 
     Raises:
-        DataError: It has values of 32 bits.
+        DataError: It has 32-bit values.
     """
     if picture.mode in _UNREADABLE:
         raise DataError(
@@ -99,10 +99,10 @@ class ImageFolder:
         files: The n pictures, in the order of their names.
         tables: Files with captions.
         captions: A caption for each picture; None where there are none.
-        heldout: Which pictures are not to be trained on, shape (n,), bool; None where the folders
-            do not say.
-        labels: Places in ``classes``, shape (n,), int64; None where there are no classes.
-        classes: Names of the folders that are classes.
+        heldout: Which pictures are held out, shape (n,), bool; None if the folders define no
+            split.
+        labels: Indices into ``classes``, shape (n,), int64; None where there are no classes.
+        classes: Names of the classes, which are folders.
     """
 
     root: Path
@@ -115,12 +115,12 @@ class ImageFolder:
 
     @classmethod
     def of(cls, root: Path) -> Self:
-        """Looks through a folder.
+        """Lists the pictures of a folder with their captions and classes.
 
         Raises:
-            DataError: There is no such folder, it has too few pictures or classes for some only, a
-                link leaves it, or a table of captions is damaged, names a picture twice or that is
-                missing, or leaves one out.
+            DataError: There is no such folder, it has too few pictures, only some have a class, a
+                link leads out of it, or a table of captions is damaged, names a picture twice,
+                names one that is missing, or leaves one out.
         """
         files, tables = _files(root)
         heldout, labels, classes = _parts(root, files)
@@ -129,7 +129,7 @@ class ImageFolder:
 
     @property
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
-        """Names, times and sizes of all files, which differ once the folder has changed."""
+        """Names, times and sizes of all files, which change whenever the folder changes."""
         every = [(path, path.stat()) for path in (*self.files, *self.tables)]
         return tuple((str(path), stat.st_mtime_ns, stat.st_size) for path, stat in every)
 
@@ -170,7 +170,7 @@ def _files(root: Path) -> tuple[list[Path], list[Path]]:
     """The pictures and the tables of captions of a folder, in the order of their names.
 
     Raises:
-        DataError: There is no such folder, it has too few pictures, or a link leaves it.
+        DataError: There is no such folder, it has too few pictures, or a link leads out of it.
     """
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
@@ -236,7 +236,7 @@ def _content(root: Path, path: Path) -> bytes:
 
 
 def _open(content: bytes, name: str) -> Image.Image:
-    """Reads a picture, as it stands upright, in one of the three modes.
+    """Reads a picture, upright and in one of the three modes.
 
     Raises:
         DataError: It is damaged, of another format, or too large.
@@ -260,10 +260,10 @@ def _open(content: bytes, name: str) -> Image.Image:
 
 
 def _captions(root: Path, files: Iterable[Path], tables: Iterable[Path]) -> tuple[str, ...] | None:
-    """The caption of each picture; None where no table has any.
+    """Reads the caption of each picture; None if there is no table of captions.
 
     Raises:
-        DataError: A table is damaged, names a picture twice or that is missing, or leaves one out.
+        DataError: A table is damaged, or a caption is for a missing picture, double or left out.
     """
     names = {_named(root, path): "" for path in files}
     tables = list(tables)
@@ -298,7 +298,7 @@ def _captions(root: Path, files: Iterable[Path], tables: Iterable[Path]) -> tupl
 
 
 def _lines(root: Path, table: Path) -> Iterator[tuple[int, str, str]]:
-    """Number, file name and text of each line of a table of captions."""
+    """Yields the number, file name and text of each line of a table of captions."""
     name = _named(root, table)
     try:
         content = table.read_text("utf-8-sig")
@@ -341,7 +341,7 @@ def _lines(root: Path, table: Path) -> Iterator[tuple[int, str, str]]:
 def _parts(
     root: Path, files: Sequence[Path]
 ) -> tuple[Tensor | None, Tensor | None, tuple[str, ...]]:
-    """Which pictures folders hold out, and the class of each by the folder it lies in."""
+    """Finds the held-out pictures, the class labels and the classes from the folders."""
     parts = [path.relative_to(root).parts for path in files]
     tops = {part[0].lower() if len(part) > 1 else "" for part in parts}
     heldout = None

@@ -1,14 +1,14 @@
 r"""Pictures as samples: 8-bit values v of C channels become x = v / 127.5 - 1 in [-1, 1].
 
-:class:`PictureCodec` makes the square: the short side is scaled to S pixels, the middle is cut out,
-and channels are converted. A picture that has the size and mode already is changed in no bit, and
-``decode(encode(p)) == p``, since float32 carries v / 127.5 - 1 far more finely than in 256 steps.
+:class:`PictureCodec` makes pictures square: it scales the short side to S pixels, crops the middle
+and converts the channels. A picture that already has this size and mode comes back unchanged,
+``decode(encode(p)) == p``, since float32 resolves v / 127.5 - 1 far more finely than 256 steps.
 
-:func:`read_pictures` reads four kinds of pictures: the handwritten ``digits`` that scikit-learn
-brings along, the ``shapes`` that :mod:`kan_diffusion.data.shapes` draws, the ``emoji`` of OpenMoji
-(extra ``emoji``; CC BY-SA 4.0), and a folder (:mod:`kan_diffusion.data.imagefolder`).
+:func:`read_pictures` reads four sources of pictures: the handwritten ``digits`` of scikit-learn,
+the ``shapes`` that :mod:`kan_diffusion.data.shapes` draws, the ``emoji`` of OpenMoji (extra
+``emoji``; CC BY-SA 4.0), and a folder (:mod:`kan_diffusion.data.imagefolder`).
 
-Shapes have no end of fresh pictures, so those held out are drawn.
+Fresh shapes can always be drawn, so their held-out pictures are drawn, too.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class PictureCodec(Settings):
     """Turns pictures into samples and back.
 
     Attributes:
-        size: Pixels of a side S.
+        size: Side S in pixels.
         mode: Channels, as Pillow names them: ``"L"``, ``"RGB"`` or ``"RGBA"``.
     """
 
@@ -64,7 +64,7 @@ class PictureCodec(Settings):
         return _CHANNELS[self.mode], self.size, self.size
 
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Turns pictures into samples; :meth:`changes` says what that takes.
+        """Turns pictures into samples; :meth:`changes` says how that changes them.
 
         Args:
             pictures: The n pictures, of any size and mode.
@@ -73,20 +73,20 @@ class PictureCodec(Settings):
             Shape (n, C, S, S), float32, from -1 to 1.
 
         Raises:
-            DataError: There is none, or one has values of 32 bits.
+            DataError: There is no picture, or one has 32-bit values.
         """
         if not len(pictures):
             raise DataError("there is no picture to encode; give at least one")
         return torch.stack([self._sample(picture) for picture in pictures])
 
     def decode(self, samples: Tensor) -> list[Image.Image]:
-        """Turns samples into pictures; values outside [-1, 1] become the nearest end.
+        """Turns samples into pictures; values are clipped to [-1, 1].
 
         Args:
             samples: Shape (n, C, S, S).
 
         Raises:
-            DataError: The shape is another one, or a value is not finite.
+            DataError: The shape is wrong, or a value is not finite.
         """
         if samples.ndim != 4 or samples.shape[1:] != self.shape:
             raise DataError(
@@ -97,15 +97,15 @@ class PictureCodec(Settings):
         if not bool(samples.isfinite().all()):
             raise DataError("samples have values that are not finite; sample again or train longer")
         values = _levels(samples).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        # Pillow finds the mode: two dimensions are grey, else the channels tell.
+        # Pillow infers the mode: grey for two dimensions, else from the number of channels.
         return [Image.fromarray(value[..., 0] if self.mode == "L" else value) for value in values]
 
     def rounded(self, samples: Tensor) -> Tensor:
-        """Samples (n, C, S, S) as they are after :meth:`decode` and :meth:`encode`, float32."""
+        """Rounds samples (n, C, S, S) as :meth:`decode` and :meth:`encode` do, float32."""
         return _levels(samples).float() / 127.5 - 1
 
     def changes(self, picture: Image.Image) -> tuple[str, ...]:
-        """Says what :meth:`encode` does to a picture, such as ``"resized"``; empty for nothing."""
+        """Lists what :meth:`encode` changes, such as ``"put on white"``; empty for nothing."""
         changes = []
         if min(picture.size) != self.size:
             changes.append(f"resized to {self.size} pixels")
@@ -132,7 +132,7 @@ class PictureCodec(Settings):
 
 
 def _levels(samples: Tensor) -> Tensor:
-    """The nearest whole values from 0 to 255, float64."""
+    """Rounds samples to whole values from 0 to 255, float64."""
     return ((samples.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255)
 
 
@@ -146,16 +146,16 @@ _DIGIT_WORDINGS = ("{a} {name}", "the digit {name}", "{name}", "a handwritten {n
 
 
 class PictureData(Settings):
-    """Pictures of a kind that is built in, or of a folder.
+    """Pictures that are built in, or those of a folder.
 
     Attributes:
         pictures: ``"digits"``, ``"shapes"``, ``"emoji"``, or the path of a folder.
-        size: Pixels of a side; None for 8 of digits, 16 of shapes and 32 of all else.
-        mode: Channels; None for grey of digits and of a folder of grey pictures, opacity where all
-            pictures of a folder have it, and colour else.
-        num_pictures: Training pictures of shapes, which are drawn; None for 20,000.
-        objects: Things of a scene of shapes at most, 1 to 3; None for 1.
-        holdout: Fraction of the pictures that is not trained on; of shapes, as many are drawn.
+        size: Side in pixels; None for 8 (digits), 16 (shapes) or 32 (others).
+        mode: Channels; None for grey digits, for the mode that all pictures of a folder share, and
+            else for colour.
+        num_pictures: Number of training pictures of shapes to draw; None for 20,000.
+        objects: Most things of a scene of shapes, 1 to 3; None for 1.
+        holdout: Fraction of the pictures that is held out; of shapes, this share is drawn besides.
         sha256: Digest of a folder when the run was set up, see :meth:`pinned`; a folder that has
             changed since is refused.
     """
@@ -197,7 +197,7 @@ class PictureData(Settings):
         return Path(self.pictures).absolute().name if self.is_folder else self.pictures
 
     def pinned(self) -> Self:
-        """The same with the folder's digest, and its path from the root of the file system.
+        """Returns a copy with the digest and the absolute path of a folder.
 
         Raises:
             DataError: The folder or a file in it cannot be used.
@@ -211,18 +211,18 @@ class PictureData(Settings):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures as they were read.
+    """Samples of pictures, with captions and classes.
 
     Attributes:
         codec: The map between pictures and samples.
         samples: Shape (n, C, S, S), float32, from -1 to 1.
         captions: A caption for each; None where there are none.
-        labels: Places in ``classes``, with shape (n,), int64; None where there are no classes.
+        labels: Indices into ``classes``, with shape (n,), int64; None where there are no classes.
         classes: Names of the classes; empty where there are none.
-        heldout: Which are not to be trained on, with shape (n,), bool; None where that is free.
-        things: Things of a scene at most, where they are scenes in colour; else 0.
-        report: What was done to the pictures to make them samples; empty for nothing.
-        sha256: Digest of a folder's files; empty of all else.
+        heldout: Which samples are held out, with shape (n,), bool; None if the split is free.
+        things: Most things of a scene, if the samples are scenes in colour; else 0.
+        report: How the pictures were changed to make them samples; empty if they were not.
+        sha256: Digest of a folder's files; empty for other pictures.
     """
 
     codec: PictureCodec
@@ -237,7 +237,7 @@ class Pictures:
 
 
 def read_pictures(config: PictureData, study_seed: int = 0, seed: int = 0) -> Pictures:
-    """Reads pictures, or draws them.
+    """Reads or draws pictures.
 
     Args:
         config: Which pictures.
@@ -265,7 +265,7 @@ def read_pictures(config: PictureData, study_seed: int = 0, seed: int = 0) -> Pi
 
 @lru_cache(maxsize=2)
 def _draw_shapes(config: PictureData, study_seed: int, seed: int) -> Pictures:
-    """Draws scenes to train on, and as many as are held out; the last ones are kept."""
+    """Draws training scenes and held-out scenes; keeps the last two results in memory."""
     num = config.num_pictures or 20_000
     codec = PictureCodec(size=config.size or _SIZES["shapes"], mode=config.mode or "RGB")
     if num * math.prod(codec.shape) > MOST_VALUES:
@@ -312,7 +312,7 @@ def _read_digits(config: PictureData, study_seed: int) -> Pictures:
 
 @lru_cache(maxsize=1)
 def _read_emoji(size: int, mode: Mode) -> Pictures:
-    """The pictures of OpenMoji that have a name, drawn in ``size`` pixels."""
+    """Draws the pictures of OpenMoji that have a name, ``size`` pixels a side."""
     try:
         import emoji
         import resvg_py
@@ -355,7 +355,7 @@ def _read_files(
     done: Counter[str] = Counter()
     if len(folder.files) * size**2 > MOST_VALUES:
         raise _too_many(len(folder.files), PictureCodec(size=size, mode=mode or "L"))
-    # Each is made square in its own mode: only the last of them tells the mode of all.
+    # Each is made square in its own mode: the mode of all is known only after the last.
     for path, picture in zip(folder.files, folder.pictures(), strict=True):
         own = PictureCodec(size=size, mode=plain_mode(picture))
         modes.setdefault(own.mode, folder.named(path))

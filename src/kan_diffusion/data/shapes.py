@@ -1,7 +1,7 @@
-r"""Scenes of up to three coloured shapes: drawn, named in words, and read from words again.
+r"""Scenes of up to three coloured shapes: drawn, described by captions, and read from prompts.
 
-A picture is linear in its things. With b the background, m_j the coverage of thing j by pixels,
-c_j its colour, and things that share no pixel,
+A picture is linear in its things. With the background b, the coverage m_j of pixels by thing j, its
+colour c_j, and things that share no pixel,
 
     picture = b + sum_j m_j (c_j - b).
 
@@ -10,12 +10,12 @@ its average over a pixel is rounded) and differences of colours are multiples of
 exact in 8 bits: written as PNG and read again they are the same numbers.
 
 Things stand on a grid of 32 by 32 places, half a pixel of a picture of 16 pixels, so the data are a
-finite mixture: with one thing, of 39,264 pictures at any size. Colours, shapes and sizes are drawn
-uniformly from what is not held out, places uniformly from those that the size leaves, and a layout
-in which things come closer than three places is drawn again as a whole.
+finite mixture: with one thing, of 39,264 pictures at any size. Combinations of shape, colour and
+size are drawn uniformly from those that are not held out, and places uniformly from those that fit
+the size. A layout in which things come closer than three places is drawn again as a whole.
 
-A caption is drawn from `WORDINGS` independently of its scene, so that given a caption a scene has
-its own probability, restricted to the scenes that the caption allows.
+The wording of a caption is drawn from `WORDINGS` independently of the scene. Given the caption of a
+scene of one thing, the scenes that it allows therefore keep their relative probabilities.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ HELD_OUT_PAIRS = (
     ("triangle", "green"),
     ("star", "red"),
 )
-"""Shapes in colours that are never trained on, of either size."""
+"""Pairs of shape and colour that are never trained on, in either size."""
 
 HELD_OUT_TRIPLES = (
     ("circle", "blue", "small"),
@@ -97,13 +97,13 @@ HELD_OUT_TRIPLES = (
     ("triangle", "red", "small"),
     ("star", "purple", "large"),
 )
-"""Shapes in colours and sizes that are never trained on."""
+"""Triples of shape, colour and size that are never trained on."""
 
 MOST_THINGS = 3
-"""Things of a scene at most."""
+"""Most things of a scene."""
 
 SHAPE_SIDES = (16, 32)
-"""Pixels of a side that scenes are drawn with."""
+"""Sides, in pixels, in which scenes are drawn."""
 
 _COLUMNS, _ROWS = ("left", "", "right"), ("top", "", "bottom")
 PLACES = {
@@ -114,18 +114,16 @@ PLACES = {
 """Names of the ninths of a picture, by column and row."""
 
 RELATIONS = ("left of", "right of", "above", "below")
-"""How a thing stands to another one."""
+"""Relations of a thing to another one."""
 
 Combinations = Literal["seen", "held-out", "all"]
-"""Scenes of combinations that are trained on alone; with one at least that is not; or both."""
+"""Scenes of trained combinations only, with at least one held-out combination, or of any."""
 
 _GRID = 32
-_FINE = 8  # fine pixels of a place; coverage is their mean
+_FINE = 8  # fine pixels per place; coverage is their mean
 _LEVELS = 16
-_GAP = (
-    3  # places; more than the diagonal of a pixel of a picture of 16, which things then share not
-)
-_APART = 4 / _GRID  # an eighth of the side: nearer than that nothing is left of or above another
+_GAP = 3  # places; more than the diagonal of a pixel at 16 pixels a side, so that none is shared
+_APART = 4 / _GRID  # an eighth of the side; nearer than that on an axis, things have no relation
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ class Scene:
     """Content of a picture.
 
     Attributes:
-        things: One to three of them, three places apart at least.
+        things: One to three things, at least three places apart.
         background: A key of `BACKGROUNDS`.
 
     Raises:
@@ -202,7 +200,7 @@ class Scene:
 
 
 def place_of(x: int, y: int) -> str:
-    """Ninth of the picture that a place of the grid of 32 by 32 is in, a value of `PLACES`."""
+    """Names the ninth of the picture that a place of the grid is in, a value of `PLACES`."""
     return PLACES[3 * x // _GRID, 3 * y // _GRID]
 
 
@@ -242,14 +240,14 @@ def draw_scenes(
 
     Args:
         num: How many.
-        generator: Where all draws come from.
-        objects: Things of a scene at most; each number from ``fewest`` up to it is as likely.
-        combinations: Which combinations of shape, colour and size there may be. ``"held-out"``
-            wants one at least that is never trained on in each scene.
-        fewest: Things of a scene at least.
+        generator: Source of all draws.
+        objects: Most things of a scene; all numbers from ``fewest`` up to it are equally likely.
+        combinations: Which combinations of shape, colour and size are allowed. ``"held-out"``
+            requires at least one held-out combination in each scene.
+        fewest: Fewest things of a scene.
 
     Raises:
-        DataError: There cannot be so many things.
+        DataError: A scene cannot have this many things.
     """
     if not 1 <= fewest <= objects <= MOST_THINGS:
         raise DataError(f"a scene has 1 to {MOST_THINGS} things, not {fewest} to {objects}")
@@ -290,13 +288,13 @@ def draw_scenes(
 
 @dataclass(frozen=True)
 class Renderings:
-    """All coverages that a thing of a scene can have at one size of pictures.
+    """All coverages that a thing can have in pictures of one size.
 
     Attributes:
-        size: Pixels of a side S.
-        masks: Coverages in sixteenths as fractions, shape (m, S * S), float32.
-        kinds: Places in `SHAPES` and `SIZES`, shape (m, 2).
-        centres: Places of the grid, shape (m, 2), columns first.
+        size: Side S in pixels.
+        masks: Coverages from 0 to 1 in sixteenths, shape (m, S * S), float32.
+        kinds: Indices into `SHAPES` and `SIZES`, shape (m, 2).
+        centres: Places (x, y) of the centres on the grid, shape (m, 2).
         colours: Colours in [-1, 1], shape (6, 3), float32.
         backgrounds: Backgrounds in [-1, 1], shape (2, 3), float32.
         rows: The row of each (shape, size, x, y), with x and y in places of the grid.
@@ -311,17 +309,17 @@ class Renderings:
     rows: dict[tuple[str, str, int, int], int]
 
     def row(self, thing: Thing) -> int:
-        """The row of a thing's coverage."""
+        """Returns the row of a thing's coverage."""
         return self.rows[thing.shape, thing.size, int(thing.x * _GRID), int(thing.y * _GRID)]
 
     def thing(self, row: int, colour: int) -> Thing:
-        """The thing of a row of coverages in the colour of that number."""
+        """Makes the thing with the coverage of a row and the colour of an index."""
         shape, size = self.kinds[row]
         combination = SHAPES[shape], tuple(COLOURS)[colour], tuple(SIZES)[size]
         return _thing(combination, *self.centres[row].tolist())
 
     def far_enough(self) -> Tensor:
-        """Which two coverages may be in one scene, shape (m, m), bool."""
+        """Tells which pairs of coverages may share a scene, shape (m, m), bool."""
         centres = torch.from_numpy(self.centres).float()
         wide = torch.tensor(tuple(SIZES.values()))[self.kinds[:, 1]].float()
         return torch.cdist(centres, centres) >= (wide + wide[:, None]) / 2 + _GAP - 1e-3
@@ -329,7 +327,7 @@ class Renderings:
 
 @lru_cache(maxsize=len(SHAPE_SIDES))
 def renderings(size: int) -> Renderings:
-    """All coverages of one thing in pictures of ``size`` pixels a side.
+    """Computes all coverages of one thing in pictures of ``size`` pixels a side.
 
     Raises:
         DataError: Scenes are not drawn in that size.
@@ -369,8 +367,8 @@ def renderings(size: int) -> Renderings:
 
 
 def _stamp(shape: str, diameter: int) -> NDArray[np.float32]:
-    """A shape of a diameter in places, (d, d) fine pixels of 0 and 1."""
-    over = 4  # drawn larger still, so that edges fall where they should
+    """Draws a shape with a diameter in places as (d, d) fine pixels from 0 to 1."""
+    over = 4  # drawn larger still, so that edges are exact
     side = diameter * _FINE
     picture = Image.new("L", (side * over, side * over))
     draw = ImageDraw.Draw(picture)
@@ -397,7 +395,7 @@ def render(scenes: Sequence[Scene], size: int) -> NDArray[np.uint8]:
 
     Args:
         scenes: The n scenes.
-        size: Pixels of a side S, 16 or 32.
+        size: Side S in pixels, 16 or 32.
 
     Returns:
         Shape (n, S, S, 3), in 8 bits.
@@ -447,18 +445,18 @@ WORDINGS: dict[int, tuple[str, ...]] = {
 
 
 def related(one: Thing, other: Thing) -> tuple[str, ...]:
-    """How a thing stands to another: all of `RELATIONS` that hold by an eighth of the side."""
+    """Returns all `RELATIONS` of a thing to another that hold by an eighth of the side."""
     right, down = one.x - other.x, one.y - other.y
     holds = (-right, right, -down, down)
     return tuple(name for name, by in zip(RELATIONS, holds, strict=True) if by >= _APART)
 
 
 def caption(scene: Scene, generator: np.random.Generator | None = None) -> str:
-    """Says what is in a scene.
+    """Describes a scene in words.
 
     Args:
         scene: The scene.
-        generator: Chooses the wording, and one of two relations that hold; the first when None.
+        generator: Draws the wording, and a relation if two hold; the first of each when None.
     """
     wordings = WORDINGS[len(scene.things)]
     first, second = (0.0, 0.0) if generator is None else generator.random(2)
@@ -499,7 +497,7 @@ class Asked:
     """Content of a prompt.
 
     Attributes:
-        things: What it says of each thing, in its order.
+        things: What the prompt says of each thing, in its order.
         relations: How thing i stands to thing j, each as (i, one of `RELATIONS`, j).
         background: A key of `BACKGROUNDS`, or None.
     """
