@@ -1,8 +1,8 @@
 """Results of a study: rows, statistics, verdicts and words.
 
-This is the only place that reads rows. They are normalised once (`rows`), compared by paired tests
-(`statistics`), decided upon (`verdicts`) and put into words (`wording`); the terminal, the report
-and the documentation show these words.
+Only this package reads rows. It normalises them (`rows`), compares models by paired tests
+(`statistics`), decides which are better (`verdicts`) and puts that into words (`wording`), each
+once; the terminal, the report and the documentation show these words.
 """
 
 from kan_diffusion.study.results.rows import Results, Setting, read_results

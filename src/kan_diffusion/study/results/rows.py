@@ -1,14 +1,14 @@
 """The rows of a study, read and normalised once.
 
-Everything that speaks of a study starts from `Results`: a data frame with a row a trial, whose
-columns are all there and whose numbers are floats. A *setting* is one data set at one budget, by
-one process; models are compared within it. Its *judged measure* is the excess where the oracle is
-exact, else the held-out loss; the lower the better.
+Everything that speaks of a study starts from `Results`: a data frame with one row per trial, where
+every column exists and numbers are floats. A *setting* is one data set with one process at one
+budget; models are compared within it. Its *judged measure* is the excess where the oracle is
+exact, else the held-out loss; lower is better.
 
-Rows come from a study's folder, or from finished runs side by side, as if a study had made them: a
-run of ``train``, a trial of a study and a stage of an explanation are all folders with the result
-of a trial. Runs that were judged alike, with the same process, the same sampler and as many points,
-can be compared; those of one seed share the draws they were judged on.
+Rows come from a study's folder, or from finished runs, read as if one study had made them: a run of
+``train``, a trial of a study and a stage of an explanation are all folders with the result of a
+trial. Runs can be compared if they were judged alike, with the same process, sampler and number of
+points; runs with the same seed share the draws they were judged on.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MEASURES = {
     "heldout_loss": "held-out loss",
     "nll": "negative log-likelihood",
 }
-"""Columns that measure a denoiser, beside the sample metrics, with their names in a sentence."""
+"""Columns that measure a denoiser, without the sample metrics, and their names in sentences."""
 
 SIZES = ("parameters", "flops", "flops_per_edge", "steps")
 """Columns that say how large a model is and how long it is trained."""
@@ -48,7 +48,7 @@ _KEYS = ("data", "name", "family", "kind", "seed")
 _WORDS = ("process", "match", "oracle", "trial", "error")
 _TIMES = ("train_seconds", "train_cpu_seconds", "sample_seconds")
 _MEASURED = (*MEASURES, "floor", "excess_se", "nll_real", "out_of_range")
-# The amount held equal in words, and what to say where it is not known.
+# The amount held equal in words, and the words if it is not known.
 _AMOUNTS = {
     "params": ("{} parameters", "equal parameters"),
     "flops": ("{} FLOPs a point", "equal FLOPs"),
@@ -59,7 +59,7 @@ _AMOUNTS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One data set at one budget, by one process.
+    """One data set with one process at one budget.
 
     Attributes:
         data: The data set's name.
@@ -105,9 +105,9 @@ class Results:
     """The rows of a study, normalised.
 
     Attributes:
-        rows: One row a trial. Columns that nobody measured hold NaN, words that nobody gave None,
-            and a failed trial has no measurements. Two columns are derived: ``failed``, and
-            ``setting``, the label of the row's setting.
+        rows: One row per trial. Missing numbers are NaN, missing words are None, and a failed trial
+            has no measurements. Two columns are derived: ``failed``, and ``setting``, the label of
+            the row's setting.
         metrics: The sample metrics and other scores of samples that were measured, by key.
     """
 
@@ -119,9 +119,9 @@ class Results:
         """Normalises the rows of a study.
 
         Args:
-            rows: One row a trial, with ``data``, ``name``, ``family``, ``kind`` and ``seed``, and
+            rows: One row per trial, with ``data``, ``name``, ``family``, ``kind`` and ``seed``, and
                 whatever else a trial's row holds. A failed trial has its reason in ``error``.
-            metrics: Where metrics of the study's own are, as ``"package.module:NAME"``.
+            metrics: The study's own metrics, each as ``"package.module:NAME"``.
 
         Raises:
             DataError: One of these columns is missing, or a model has a seed twice in a setting.
@@ -131,7 +131,7 @@ class Results:
         if absent and len(rows):
             raise DataError(f"the rows have no column '{absent[0]}'; give those of a study")
         own = metrics_named(metrics)
-        known: dict[str, Score] = {**own, **PICTURE_SCORES, **own}  # in the order of the first
+        known: dict[str, Score] = {**own, **PICTURE_SCORES, **own}  # own ones first, and preferred
         scores = [*known, *(f"{key}_real" for key in known)]
         numbers = ["budget", *SIZES, *_TIMES, *_MEASURED, *scores]
         columns = dict.fromkeys([*_KEYS, *_WORDS, *numbers, *rows.columns])
@@ -154,39 +154,39 @@ class Results:
         return cls(table, measured)
 
     def settings(self, data: str | None = None) -> list[Setting]:
-        """The settings, in the order of their first row, of one data set or of all."""
+        """Lists the settings of one data set or of all, in the order of their first row."""
         first = self.rows.drop_duplicates("setting")
         return [setting for setting in _settings(first) if data in (None, setting.data)]
 
     def of_setting(self, label: str) -> pd.DataFrame:
-        """The rows of the setting with a label."""
+        """Returns the rows of the setting with a label."""
         return self.rows[self.rows["setting"] == label]
 
     def models(self, label: str | None = None) -> dict[str, str]:
-        """Each model's kind, ``kan``, ``mlp`` or ``other``, in one setting or all, in order."""
+        """Returns each model's kind, ``kan``, ``mlp`` or ``other``, in one setting or all."""
         rows = self.rows if label is None else self.of_setting(label)
         first = rows.drop_duplicates("name")
         return dict(zip(first["name"], first["kind"], strict=True))
 
     def judged(self, label: str) -> Judged:
-        """The judged measure of a setting; failed trials have no say."""
+        """Returns the judged measure of a setting; failed trials are ignored."""
         rows = self.of_setting(label)
         exact = rows.loc[~rows["failed"], "oracle"] == "exact"
         return "excess" if exact.all() else "heldout_loss"
 
     def values(self, label: str, measure: str) -> pd.DataFrame:
-        """A measure in a setting: a row a seed, a column a model, NaN where it is missing."""
+        """Tabulates a measure in a setting: a row per seed, a column per model, NaN if missing."""
         rows = self.of_setting(label)
         table = rows.pivot(index="seed", columns="name", values=measure)
         return table[list(dict.fromkeys(rows["name"]))]
 
     def name_of(self, measure: str) -> str:
-        """Name of a measure in a sentence, such as ``held-out loss``."""
+        """Returns the name of a measure in a sentence, such as ``held-out loss``."""
         return MEASURES.get(measure) or self.metrics[measure].title
 
 
 def _settings(table: pd.DataFrame) -> list[Setting]:
-    """The setting of each row of a normalised table."""
+    """Returns the setting of each row of a normalised table."""
     several = table["process"].nunique() > 1
     return [
         Setting(
@@ -202,7 +202,7 @@ def _settings(table: pd.DataFrame) -> list[Setting]:
 
 
 def read_results(folder: Path, *, verify: bool = True) -> Results:
-    """Reads the results of a study from its folder; arguments and errors are `load_study`'s."""
+    """Reads the results of a study from its folder; arguments and errors as for `load_study`."""
     study = load_study(folder, verify=verify)
     return Results.of(study.rows, study.config.evaluation.metrics)
 
@@ -212,9 +212,9 @@ def read_runs(
 ) -> StudyResults:
     """Reads finished runs as the results of a study.
 
-    Runs of one model, trained alike, with different seeds belong together, whether the seeds are
-    numbers within a study or those given to ``train``. Where different models share a name, their
-    difference is added to it.
+    Runs of one model that were trained alike with different seeds belong together, whether the
+    seeds are numbers within a study or were given to ``train``. Where different models share a
+    name, what differs is added to it.
 
     Args:
         folders: Folders of the runs, at least one.
@@ -289,13 +289,13 @@ def _require_alike(first: TrialResult, other: TrialResult) -> None:
 
 
 def _numbered(trials: list[TrialResult]) -> list[TrialResult]:
-    """Gives trials that share their draws one seed.
+    """Gives trials that share their draws the same seed.
 
     Draws derive from the study's seed and the trial's. A run of ``train`` is alone in its study,
-    so there the study's seed becomes the trial's.
+    so its study's seed replaces the trial's.
 
     Raises:
-        KanDiffusionError: Both differ between the trials.
+        KanDiffusionError: Both seeds differ between the trials.
     """
     studies = {trial.config.study_seed for trial in trials}
     if len(studies) == 1:
@@ -318,7 +318,7 @@ def _numbered(trials: list[TrialResult]) -> list[TrialResult]:
 
 
 def _with_common_data(trials: list[TrialResult]) -> list[TrialResult]:
-    """Gives trials of the same data one data configuration, wherever a file lies."""
+    """Gives trials of the same data one data configuration, wherever their files are."""
     known: dict[str, TrialResult] = {}
     common = []
     for trial in trials:
@@ -345,7 +345,7 @@ def _rate(config: TrialConfig) -> float:
 
 
 def _differences(trials: Sequence[TrialResult]) -> list[tuple[str, ...]]:
-    """Says of each trial in what its model differs from others of the same name."""
+    """Says how the model of each trial differs from others of the same name."""
     parts = [
         (
             f"{trial.row['parameters']:,} parameters",
@@ -364,12 +364,12 @@ def _differences(trials: Sequence[TrialResult]) -> list[tuple[str, ...]]:
 
 
 def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
-    """Renames models that share a name although they, or their training, differ."""
+    """Renames models that share a name but differ in themselves or in their training."""
 
     def kind(trial: TrialResult) -> str:
         config = trial.config
         training = config.training.model_copy(update={"learning_rate": _rate(config)})
-        # By its size as it was built: a study names a budget, `train` the widths it fitted to one.
+        # Sizes are compared as built: a study names a budget, `train` the widths fitted to one.
         asked = {"params", "flops", "flops_per_edge", "hidden", "depth"}
         trained = {"optimizer", "learning_rate", "steps"}
         model = config.model.model_dump_json(exclude=trained | asked)

@@ -1,31 +1,31 @@
 r"""Intervals and tests for a few seeds.
 
 **One mean.** With values v_1..v_n of n independent seeds, mean v̄ and standard deviation s, the
-interval is Student's: v̄ ± t(n - 1) s / √n. It takes the seeds as independent draws that are roughly
+interval is Student's: v̄ ± t(n - 1) s / √n. It assumes that seeds are independent draws and roughly
 normal; with three of them the interval is wide, as it should be.
 
-**Paired seeds.** Two models of one seed share data, noise and order, so the differences d_1..d_n
-between them, one a seed, are compared with 0.
+**Paired seeds.** Two models with the same seed share data, noise and order, so their differences
+d_1..d_n, one per seed, are compared with 0.
 
 - The *bootstrap interval* (Efron 1987, BCa) draws n of the n values with replacement many times and
   takes quantiles of the means, corrected for bias and skewness. It assumes independent seeds and no
-  shape, but n values cannot show the tails they were drawn from: of normal values a 95 % interval
-  covers the mean about 82 % of the time with 5 seeds and 89 % with 10.
-- The *sign-flip test* flips the signs of the differences in all 2^n ways; its p is the share of
-  them that give a mean as far from 0 as the one seen. It is exact if the differences are symmetric
-  about 0 where the models do not differ, which holds when a seed's two values could as well be
+  shape of their distribution. Few values cannot show its tails, though: for normal values a 95 %
+  interval covers the mean about 82 % of the time with 5 seeds and 89 % with 10.
+- The *sign-flip test* flips the signs of the differences in all 2^n ways; its p is the fraction of
+  these that give a mean at least as far from 0 as the observed one. It is exact if differences are
+  symmetric about 0 when the models do not differ, as they are if a seed's two values could be
   swapped. The smallest p it can give is 2 / 2^n: 0.0625 with 5 seeds, 0.03125 with 6, 0.00195 with
   10.
 
 **Many data sets.** With m_d and b_d the means of two models on data set d, the median over d of
-m_d / b_d sums their comparison up. Its interval draws the seeds of each data set with replacement,
-both models' together, and takes quantiles of the medians. The data sets are taken as they are: it
-says how sure the median is on these, not on others.
+m_d / b_d summarises their comparison. Its interval draws the seeds of each data set with
+replacement, the same for both models, and takes quantiles of the medians. The data sets are fixed:
+the interval says how certain the median is on these, not on others.
 
-**Many tests.** Of m true null hypotheses tested at 0.05 each, one is likely rejected by luck.
+**Many tests.** If many true null hypotheses are tested at 0.05 each, some are rejected by chance.
 Holm (1979) sorts p_(1) <= ... <= p_(m) and adjusts p_(i) to the maximum over j <= i of
-(m - j + 1) p_(j), at most 1. A rejection at 0.05 of these is wrong anywhere with probability at
-most 0.05, whatever the tests depend on.
+(m - j + 1) p_(j), at most 1. If hypotheses with an adjusted p of at most 0.05 are rejected, the
+probability of any false rejection is at most 0.05, however the tests depend on each other.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 SIGNIFICANCE = 0.05
-"""A p-value below this, corrected for the number of tests, calls a difference one."""
+"""A difference counts as one if its p-value, corrected for the number of tests, is below this."""
 
 _CONFIDENCE = 1 - SIGNIFICANCE
 _MOST_EXACT_FLIPS = 2**14
@@ -82,7 +82,7 @@ class Interval:
 
 
 def mean_interval(values: Iterable[float | None]) -> Interval:
-    """The mean of some values and Student's 95 % confidence interval of it.
+    """Computes the mean of some values and its 95 % confidence interval after Student.
 
     Args:
         values: One value a seed. Missing and non-finite ones are left out.
@@ -97,10 +97,10 @@ def mean_interval(values: Iterable[float | None]) -> Interval:
 
 
 def bootstrap_interval(values: Iterable[float | None], resamples: int = 9_999) -> Interval:
-    """The mean of some values and its 95 % bootstrap interval (BCa, Efron 1987).
+    """Computes the mean of some values and its 95 % bootstrap interval (BCa, Efron 1987).
 
-    The same values give the same interval. Where BCa's correction is not
-    defined it is the percentile interval; equal values give one of no width.
+    The same values give the same interval. Where BCa's correction is undefined, it is the
+    percentile interval; equal values give an interval of width 0.
 
     Args:
         values: One value a seed. Missing and non-finite ones are left out.
@@ -117,7 +117,7 @@ def bootstrap_interval(values: Iterable[float | None], resamples: int = 9_999) -
     if kept.min() == kept.max():
         return Interval(float(kept[0]), float(kept[0]), float(kept[0]), kept.size)
     mean = float(kept.mean())
-    # Of order 1, since the third power of a small difference may vanish.
+    # Scaled to order 1, since the third power of a small difference may vanish.
     scale = float(np.abs(kept - mean).max())
     scaled = (kept - mean) / scale
     ends = _bootstrap_ends(scaled, resamples, "BCa")
@@ -127,15 +127,15 @@ def bootstrap_interval(values: Iterable[float | None], resamples: int = 9_999) -
 
 
 def median_ratio(pairs: Sequence[NDArray[np.float64]], resamples: int = 9_999) -> Interval:
-    """The median over data sets of a ratio of means, and its 95 % bootstrap interval.
+    """Computes the median over data sets of a ratio of means, and its 95 % bootstrap interval.
 
     Args:
         pairs: For each data set the positive values of two models, shape (seeds, 2).
         resamples: Number of times that the seeds are drawn with replacement.
 
     Returns:
-        An interval whose ``mean`` is the median and whose ``n`` is the number of data sets; NaN
-        without any, and without ends where a data set has fewer than two seeds.
+        An interval whose ``mean`` is the median and whose ``n`` is the number of data sets. The
+        mean is NaN without any; the ends are None if a data set has fewer than two seeds.
     """
     if not pairs:
         return Interval(math.nan, None, None, 0)
@@ -154,10 +154,10 @@ def median_ratio(pairs: Sequence[NDArray[np.float64]], resamples: int = 9_999) -
 
 
 def paired_permutation_p(differences: Iterable[float | None]) -> float:
-    """Two-sided sign-flip test that paired differences have mean 0 (Fisher 1935).
+    """Tests by two-sided sign flips whether paired differences have mean 0 (Fisher 1935).
 
-    Exact where there are at most 2^14 ways to flip the signs of the differences that are not 0;
-    else from 99,999 random ones and the one seen, which keeps the test valid.
+    The test is exact where the signs of the nonzero differences can be flipped in at most 2^14
+    ways. Else it uses 99,999 random flips and the observed signs, which keeps it valid.
 
     Args:
         differences: One difference a seed. Missing and non-finite ones are left out.
@@ -168,7 +168,7 @@ def paired_permutation_p(differences: Iterable[float | None]) -> float:
     kept = _finite(differences)
     if not kept.size:
         return math.nan
-    # Flipping a zero changes nothing, so the test without them is the same and smaller.
+    # Flipping a zero changes nothing, so leaving zeros out gives the same p-value.
     kept = kept[kept != 0]
     if kept.size < 2:
         return 1.0
@@ -186,7 +186,7 @@ def paired_permutation_p(differences: Iterable[float | None]) -> float:
 
 
 def smallest_permutation_p(num_differences: int) -> float:
-    """The smallest p the exact sign-flip test can give: 2 / 2^n, 1 for n = 1, NaN for none."""
+    """Returns the smallest p of the exact sign-flip test: 2 / 2^n, 1 for n = 1, NaN for none."""
     return min(1.0, 2.0 ** (1 - num_differences)) if num_differences > 0 else math.nan
 
 
@@ -197,8 +197,8 @@ def holm(p_values: Iterable[float]) -> list[float]:
         p_values: Values from 0 to 1; NaN stands for a test that was not made.
 
     Returns:
-        The adjusted values in the order given: none below its own p, in the same order of size, at
-        most 1. NaN stays NaN and does not count as a test.
+        The adjusted values in the order given: at least their own p, at most 1 and in the same
+        order of size. NaN stays NaN and does not count as a test.
     """
     given = np.array(list(p_values), np.float64)
     made = np.flatnonzero(~np.isnan(given))
@@ -215,7 +215,7 @@ def _finite(values: Iterable[float | None]) -> NDArray[np.float64]:
 
 
 def _rounded_mean(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-    """Means of values of at most 1, such that sums that are equal stay so in any order."""
+    """Averages values of at most 1, rounded so that the order of summation does not matter."""
     return np.asarray(np.round(np.mean(values, axis=axis), 12))
 
 
@@ -223,7 +223,7 @@ def _bootstrap_ends(
     values: NDArray[np.float64], resamples: int, method: Literal["BCa", "percentile"]
 ) -> tuple[float, float]:
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        # NaN ends say the same.
+        # The warning says no more than NaN ends.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         interval = stats.bootstrap(
             (values,),

@@ -1,25 +1,25 @@
-"""Verdicts: the better model of each setting, and how sure that is.
+"""Verdicts: which model of each setting is better, and how certain that is.
 
 Models of a setting are compared by their paired differences: with v_s(a) the measure of model a and
-seed s, d_s = v_s(a) - v_s(b) over the seeds that both finished. Failed trials and missing values
-leave their seed out. A model with less than half of a setting's seeds cannot be the best of it:
-what it lost may be its worst. `kan_diffusion.study.results.statistics` says what the bootstrap
+seed s, d_s = v_s(a) - v_s(b) over the seeds that both finished. A seed with a failed trial or a
+missing value is left out. A model with less than half of a setting's seeds cannot be its best: the
+lost seeds may be its worst. `kan_diffusion.study.results.statistics` says what the bootstrap
 interval of the mean difference and the exact sign-flip test assume.
 
-Models can be compared where a study held a resource equal. Where it did not, the models that happen
-to have equally many parameters can, within 5 %, if there are a KAN and an MLP among them.
+Models can be compared where a study held a resource equal. Where it did not, models can be compared
+that happen to have the same number of parameters within 5 %, if they include a KAN and an MLP.
 
 The verdict of a setting compares the best KAN with the best MLP, each the model with the lowest
-mean of its kind. Choosing the best of several on the seeds it is then judged by flatters it, the
-more so the more there are to choose from. Both sides are chosen alike, and the sentence says how
-many each was chosen from: among models that are all alike, ten seeds have one side called better in
-5 % of comparisons of one KAN with one MLP, in 1 % of the best of 8 with the best of 5, whose luck
-cancels, but in 12 % of the best of 8 with a lone opponent. One of the two is called better only if
-the p-value, corrected by Holm's method over the data sets at that budget, is below 0.05 and the 95
-% interval leaves out 0.
+mean of its kind. Choosing the best of several models on the seeds that then judge it flatters it,
+the more so the more models there are. Both sides are chosen alike, and the sentence says how many
+each was chosen from. If all models are equally good, ten seeds call one side better in 5 % of
+comparisons of one KAN with one MLP, in 1 % of the best of 8 with the best of 5, where the luck of
+both sides cancels, but in 12 % of the best of 8 with a single opponent. One of the two is called
+better only if the p-value, corrected by Holm's method over the data sets at that budget, is below
+0.05 and the 95 % interval excludes 0.
 
-Several data sets of one budget are summed up by a *lead*: on how many of those with an exact oracle
-a model, or the best KAN of each, has less excess than the best MLP, and the median of the ratios.
+A *lead* summarises the data sets of one budget that have an exact oracle: on how many of them a
+model, or the best KAN of each, has less excess than the best MLP, and the median of the ratios.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ __all__ = [
 ]
 
 Outcome = Literal["KAN better", "MLP better", "not distinguishable", "undecided"]
-"""``undecided``: fewer than two paired seeds, or a kind without a model that has half of them."""
+"""``undecided``: fewer than two paired seeds, or no model of a kind has half of the seeds."""
 
 _EQUAL_SIZE = 1.05
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One model minus another in one measure, over the seeds both have.
+    """The difference of two models in one measure, over the seeds that both have.
 
     Attributes:
-        setting: Where they are compared.
+        setting: The setting in which they are compared.
         measure: The measure, a column of the rows.
         better: Whether ``"lower"`` or ``"higher"`` values of it are better.
         model: The model.
@@ -75,8 +75,8 @@ class Comparison:
         means: Means of the two over the common seeds.
         interval: Mean paired difference and its 95 % bootstrap interval.
         p_value: Two-sided sign-flip test; NaN where no seed is shared or nothing was tested.
-        p_holm: The same, corrected by `decide` over the settings at this budget in which the same
-            comparison is made.
+        p_holm: The p-value, corrected by `decide` over the settings at this budget in which the
+            same comparison is made.
     """
 
     setting: Setting
@@ -91,12 +91,12 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Mean of the model over that of the baseline; NaN unless both are above 0."""
+        """Mean of the model divided by the baseline's; NaN unless both are above 0."""
         return self.means[0] / self.means[1] if min(self.means) > 0 else math.nan
 
     @property
     def ratio_interval(self) -> tuple[float, float] | None:
-        """The interval of the ratio, (b + end) / b with the baseline's mean b taken as it is."""
+        """The interval of the ratio, (b + end) / b with the baseline's mean b taken as fixed."""
         low, high = self.interval.low, self.interval.high
         if low is None or high is None or math.isnan(self.ratio):
             return None
@@ -120,14 +120,14 @@ class Verdict:
         measure: The judged measure.
         outcome: Which kind is better; None where no KAN and MLP can be compared.
         models: Kind of each model that was compared, in the order of the rows.
-        left_out: Models that are not of the size of those.
+        left_out: Models of another size, which were not compared.
         num_seeds: Number of seeds of the setting.
-        lacking: Kind of which no model has half of the seeds, if there is one.
+        lacking: A kind of which no model has half of the seeds, if there is one.
         difference: The best KAN minus the best MLP; without an outcome the best of all models minus
             the next, or None where fewer than two have half of the seeds.
         means: Mean of each model that has half of the seeds, the best first.
-        num_tests: Number of data sets that Holm's correction is over.
-        smallest_p: The smallest corrected p that so many seeds can give; NaN without a test.
+        num_tests: Number of data sets in Holm's correction.
+        smallest_p: The smallest corrected p that this many seeds can give; NaN without a test.
     """
 
     setting: Setting
@@ -149,7 +149,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Lead:
-    """The excess of a model against that of the best MLP, over the data sets of one budget.
+    """The excess of a model compared with the best MLP's, over the data sets of one budget.
 
     Attributes:
         model: The model; None for the best KAN of each data set.
@@ -163,12 +163,12 @@ class Lead:
 
     @property
     def ahead(self) -> list[str]:
-        """The data sets on which its mean is the lower one."""
+        """The data sets on which the model's mean is lower."""
         return [c.setting.data for c in self.comparisons if c.ratio < 1]
 
     @property
     def better(self) -> list[str]:
-        """The data sets on which it is called better."""
+        """The data sets on which the model is called better."""
         return [c.setting.data for c in self.comparisons if c.winner == c.model]
 
     @property
@@ -182,13 +182,13 @@ class Decision:
     """Everything a study concludes.
 
     Attributes:
-        verdicts: Label of each setting to its verdict.
+        verdicts: Verdict of each setting, by label.
         comparisons: Every comparable model of every setting against the best MLP there, in the
             judged measure. Holm's correction is over the data sets at one budget on which the same
-            model is compared; it does not cover the number of models, so these are to be looked at,
-            and the verdicts are what to conclude from.
-        leads: Of each budget with two data sets or more whose oracle is exact, that of the best
-            KANs, then those of the models that are no MLPs and were compared on two or more.
+            model is compared. It does not cover the number of models, so look at the comparisons,
+            but draw conclusions from the verdicts.
+        leads: For each budget with at least two data sets whose oracle is exact, the lead of the
+            best KANs, then the leads of all models but MLPs that were compared on at least two.
     """
 
     verdicts: dict[str, Verdict]
@@ -222,7 +222,7 @@ class _Field:
         return [name for name, own in self.models.items() if own == kind]
 
     def means(self, names: Sequence[str]) -> dict[str, float]:
-        """Means of those of some models that have half of the seeds, the best first."""
+        """Computes the means of the models that have half of the seeds, the best first."""
         values = self.values[list(names)]
         means = values.mean()[2 * values.count() >= len(values)].sort_values(kind="stable")
         return {str(name): float(mean) for name, mean in means.items()}
@@ -231,11 +231,11 @@ class _Field:
         return next(iter(self.means(self.of_kind(kind))), None)
 
     def stand_in(self, kind: str) -> str:
-        """The best model of a kind, or the one with the most seeds where none has half of them."""
+        """Returns the best model of a kind, or the one with the most seeds if none has half."""
         return self.best(kind) or str(self.values[self.of_kind(kind)].count().idxmax())
 
     def difference(self, model: str, baseline: str, measure: str | None = None) -> Comparison:
-        """One model minus another, not yet corrected: ``p_holm`` is ``p_value``."""
+        """Compares two models, without correction: ``p_holm`` is ``p_value``."""
         measure = measure or self.measure
         common = self.results.values(self.setting.label, measure)[[model, baseline]].dropna()
         differences = (common[model] - common[baseline]).tolist()
@@ -255,7 +255,7 @@ class _Field:
 
 
 def _comparable(results: Results, setting: Setting) -> list[str]:
-    """The models of a setting that are held equal, or the most that happen to be."""
+    """Lists the models of a setting that are held equal, or the most that happen to be equal."""
     models = results.models(setting.label)
     if setting.match is not None:
         return list(models)
@@ -275,10 +275,10 @@ def _comparable(results: Results, setting: Setting) -> list[str]:
 def compare(
     results: Results, setting: Setting, measure: str | None = None, baseline: str | None = None
 ) -> list[Comparison]:
-    """Compares every comparable model of a setting with one of them, paired by seed.
+    """Compares every comparable model of a setting with a baseline, paired by seed.
 
-    The best MLP is that of the judged measure, whatever the measure compared. Models without a seed
-    in common with it are included, with NaN; where no MLP has half of the seeds there is nothing.
+    The best MLP is chosen by the judged measure, whichever measure is compared. Models without a
+    common seed are included, with NaN; without an MLP that has half of the seeds the list is empty.
 
     Args:
         results: The study.
@@ -287,7 +287,7 @@ def compare(
         baseline: Name of the model that the others are compared with; the best MLP when None.
 
     Returns:
-        A comparison for each model but that one, in the order of the rows. P-values are not
+        A comparison for each model but the baseline, in the order of the rows. P-values are not
         corrected.
     """
     context = _Field.of(results, setting)
@@ -301,9 +301,9 @@ def compare(
 def decide(results: Results) -> Decision:
     """Decides what a study shows, setting by setting.
 
-    Both sides of a verdict are chosen by their mean on the very seeds they are then compared on,
-    which flatters both; see the module. Where no model of a kind has half of the seeds, the one
-    with the most of them stands for it, nothing is tested, and the outcome is ``undecided``.
+    Both sides of a verdict are chosen by their mean on the same seeds on which they are then
+    compared, which flatters both; see the module. If no model of a kind has half of the seeds, the
+    model with the most seeds represents it, nothing is tested, and the outcome is ``undecided``.
 
     Args:
         results: The study.
@@ -327,7 +327,7 @@ def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def lead(results: Results, model: str | None, comparisons: Sequence[Comparison]) -> Lead:
-    """Sums comparisons of positive measures up, one for each data set."""
+    """Summarises comparisons of a positive measure, one for each data set."""
     pairs = [_pairs(results, comparison) for comparison in comparisons]
     return Lead(model, tuple(comparisons), median_ratio(pairs))
 
@@ -335,7 +335,7 @@ def lead(results: Results, model: str | None, comparisons: Sequence[Comparison])
 def _leads(
     results: Results, verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]
 ) -> list[Lead]:
-    """Sums up the excesses at each budget."""
+    """Summarises the excesses at each budget."""
     kinds = results.models()
     best = [v.difference for v in verdicts if v.outcome and v.difference and not v.lacking]
     found: dict[Hashable, dict[str | None, list[Comparison]]] = {}
@@ -353,13 +353,13 @@ def _leads(
 
 
 def _pairs(results: Results, comparison: Comparison) -> NDArray[np.float64]:
-    """The values behind a comparison, shape (seeds, 2)."""
+    """Returns the values behind a comparison, with shape (seeds, 2)."""
     values = results.values(comparison.setting.label, comparison.measure)
     return values[[comparison.model, comparison.baseline]].dropna().to_numpy(np.float64)
 
 
 def _verdict(field: _Field, comparisons: Sequence[Comparison]) -> Verdict:
-    """The verdict of a setting before its p-value is corrected."""
+    """Makes the verdict of a setting, with an uncorrected p-value."""
     everyone = field.results.models(field.setting.label)
     kinds: tuple[Literal["kan"], Literal["mlp"]] = ("kan", "mlp")
     contest = all(field.of_kind(kind) for kind in kinds)
@@ -402,7 +402,7 @@ def _corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
     groups = [verdict.setting.budgeted for verdict in verdicts]
     made = [group for p, group in zip(p_values, groups, strict=True) if not math.isnan(p)]
     found = []
-    # Holm's values grow with each p: with the smallest p's that are possible they are, too.
+    # Holm's values grow with each p, so the smallest possible p's give the smallest ones.
     for verdict, p_holm, smallest in zip(
         verdicts, _holm_by_group(p_values, groups), _holm_by_group(smallest_ps, groups), strict=True
     ):
@@ -425,7 +425,7 @@ def _corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def _holm_by_group(p_values: Sequence[float], groups: Sequence[Hashable]) -> list[float]:
-    """P-values corrected over those of one group."""
+    """Corrects p-values within each group."""
     corrected = [math.nan] * len(groups)
     for group in dict.fromkeys(groups):
         indices = [index for index, own in enumerate(groups) if own == group]

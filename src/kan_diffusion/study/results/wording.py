@@ -1,7 +1,7 @@
 """Verdicts in plain words, with the numbers they rest on.
 
-These sentences are the only ones in which a study speaks of its models: the terminal, the report
-and the documentation show them.
+All that a study says about its models is written here: the terminal, the report and the
+documentation show these sentences.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _ENDINGS: dict[Outcome, str] = {
 
 
 def sentences(decision: Decision) -> list[str]:
-    """Says everything a study concludes: a paragraph for each setting, then all together."""
+    """Says everything a study concludes: a paragraph for each setting, then a summary."""
     said = [say(verdict) for verdict in decision.verdicts.values()]
     together = overall(decision)
     return [*said, together] if together else said
 
 
 def say(verdict: Verdict, with_label: bool = True) -> str:
-    """Says the verdict of one setting, or the order of its models where there is none.
+    """Says the verdict of one setting, or ranks its models if there is none.
 
     Args:
         verdict: The verdict.
-        with_label: Whether the setting's label stands before it.
+        with_label: Whether to begin with the setting's label.
     """
     text = _contest(verdict) if verdict.outcome else _ranking(verdict)
     if verdict.left_out:
@@ -45,7 +45,7 @@ def say(verdict: Verdict, with_label: bool = True) -> str:
 
 
 def overall(decision: Decision) -> str:
-    """Sums all verdicts up, a sentence for each budget; empty where there is none."""
+    """Summarises all verdicts in one sentence for each budget; empty without verdicts."""
     groups: dict[Hashable, list[tuple[Verdict, Outcome]]] = {}
     for verdict in decision.verdicts.values():
         if verdict.outcome is not None:
@@ -71,7 +71,7 @@ def say_lead(lead: Lead) -> str:
 
 
 def _median(lead: Lead) -> str:
-    """The median of a lead's ratios with its interval."""
+    """Writes the median of a lead's ratios with its interval."""
     low, high = lead.ratio.low, lead.ratio.high
     middle, *ends = _fixed([lead.ratio.mean, low or 0.0, high or 0.0], 0.01)
     interval = f" [{', '.join(ends)}]" if low is not None else ""
@@ -136,7 +136,7 @@ def _ranking(verdict: Verdict) -> str:
 
 
 def _of_budget(verdicts: Sequence[tuple[Verdict, Outcome]], lead: Lead | None) -> str:
-    """The verdicts of all settings of one budget, one or more, in one sentence."""
+    """Says the verdicts of all settings of one budget in one sentence."""
     amount = verdicts[0][0].setting.amount
     where = f" at {amount}" if amount else ""
     if len(verdicts) == 1:
@@ -171,7 +171,7 @@ def _measured(verdict: Verdict) -> str:
 
 
 def _paired(difference: Comparison, sides: str, num_tests: int = 1) -> str:
-    """A paired difference with its interval, its seeds and its p-value."""
+    """Writes a paired difference with its interval, number of seeds and p-value."""
     interval = difference.interval
     low, high = interval.low or 0.0, interval.high or 0.0
     mean, *ends = _fixed([interval.mean, low, high], max(abs(low), abs(high)) / 10)
@@ -183,7 +183,7 @@ def _paired(difference: Comparison, sides: str, num_tests: int = 1) -> str:
 
 
 def _more(small: float, large: float) -> str:
-    """Says how much more a value is than a smaller one, where that has a meaning."""
+    """Says how much more a value is than a smaller one, if the smaller one is positive."""
     if small <= 0:
         return ""
     ratio = large / small
@@ -196,7 +196,7 @@ def _more(small: float, large: float) -> str:
 
 
 def _reach(verdict: Verdict, difference: Comparison) -> str:
-    """Says where no outcome of so few seeds could have been called a difference."""
+    """Says so if too few seeds made a significant difference impossible."""
     if verdict.smallest_p < SIGNIFICANCE:
         return ""
     smallest = smallest_permutation_p(difference.interval.n)
@@ -207,19 +207,19 @@ def _reach(verdict: Verdict, difference: Comparison) -> str:
 
 
 def _step(small: float, large: float) -> float:
-    """The step two values are rounded to: three digits, or up to five more to tell them apart."""
+    """Returns the rounding of two values: three digits, or up to five more to tell them apart."""
     least = min((abs(value) for value in (small, large) if value), default=0.0)
     gap = (large - small) or least
     return min(least / 100, max(gap / 10, least / 1e7))
 
 
 def _fixed(values: Sequence[float], step: float) -> list[str]:
-    """Numbers to one number of decimals, that of the first digit of ``step``."""
+    """Writes numbers with equally many decimals, down to the first digit of ``step``."""
     decimals = max(0, -math.floor(math.log10(step))) if step > 0 else 0
     if decimals > 9:
         written = [f"{value:.2e}" for value in values]
     else:
-        # Adding 0 takes the sign off a zero.
+        # Adding 0 removes the sign of a zero.
         written = [f"{round(value, decimals) + 0.0:,.{decimals}f}" for value in values]
     return [text.replace("-", "−") for text in written]
 
