@@ -1,16 +1,16 @@
 """Budgets: the resources held equal between the models of a comparison.
 
 - ``params``: trainable parameters;
-- ``flops``: floating-point operations of a forward pass for one point, as this package does them,
-  with one evaluation of the basis an input;
+- ``flops``: floating-point operations of a forward pass for one point, as this package computes it,
+  with one evaluation of the basis per input;
 - ``flops-per-edge``: the same by the convention of Yu et al. (2024, arXiv:2407.16674), in which
   every edge of a KAN evaluates its functions itself;
-- ``time``: seconds of processor time of training, one thread.
+- ``time``: seconds of processor time for training, on one thread.
 
-The first three are met by the widths of the hidden layers, within 2 %. The last is met by the
-number of steps, which each trial settles by its own clock, for models whose size is given beside it
-or is chosen, among :data:`SIZES`, for what it makes of the time (:mod:`.rehearsal`). What a trial
-really used is in its row.
+The widths of the hidden layers are chosen to meet the first three within 2 %. A budget of time is
+met by the number of steps, which each trial determines by its own clock. The size of a model is
+then given with the budget, or the best of :data:`SIZES` is chosen for it (:mod:`.rehearsal`). The
+row of a trial says what it really used.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _MOST: Mapping[Match, int] = {
 }
 
 SIZES = (1_100, 2_300, 5_600, 12_000, 28_000)
-"""Numbers of parameters among which a budget of time chooses, where the size is free."""
+"""Numbers of parameters to choose from under a budget of time, where the size is free."""
 
 
 class Budget(Settings):
-    """An amount of something that all models get.
+    """An amount of a resource that all models get.
 
     Attributes:
         match: Resource held equal.
-        amount: Amount: parameters, operations, or seconds.
+        amount: Number of parameters, operations, or seconds.
         params: With ``time``, the number of parameters of models that have no size of their own;
             None leaves the size free.
-        data: Names of the data sets it is for; all when None.
-        models: Names of the models it is for; all when None.
+        data: Names of the data sets it applies to; all when None.
+        models: Names of the models it applies to; all when None.
     """
 
     match: Match = "params"
@@ -74,17 +74,17 @@ class Budget(Settings):
 
     @property
     def size(self) -> dict[str, int]:
-        """The size it gives a model that has none of its own, as settings of a model."""
+        """The size it gives to a model without its own size, as settings of the model."""
         if self.match == "time":
             return {} if self.params is None else {"params": self.params}
         return {self.match.replace("-", "_"): int(self.amount)}
 
     def includes(self, data: str, model: str) -> bool:
-        """Tells whether the budget is for a data set and a model, both by name."""
+        """Tells whether the budget applies to a data set and a model, both by name."""
         return data in (self.data or (data,)) and model in (self.models or (model,))
 
     def only(self, key: Literal["data", "models"], names: Collection[str]) -> Self | None:
-        """Restricts it to some data sets or models by name; None where it is for none of them."""
+        """Restricts it to some data sets or models by name; None if it applies to none of them."""
         asked: tuple[str, ...] | None = getattr(self, key)
         if asked is None:
             return self

@@ -1,4 +1,4 @@
-"""Seconds that trainings take on this machine, from a few steps of them."""
+"""Measures a few training steps to predict how long trials take on this machine."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ _WARM_UP = 20
 
 _START_SECONDS = 8.0
 _JUDGING_SECONDS = 4.0
-"""Rough times, on a desktop's core, in which workers start and a trial of the default size is
-judged."""
+"""Rough times on a desktop's core: to start workers, and to judge a trial of the default size."""
 _USUAL_SAMPLES = 5_000
 
 _STEPS_A_DRAW = 2 * 5 / 3
-"""Training steps that take as long as a step of a sampler of as many pictures: it evaluates the
-network twice, without guidance and, twice as often, for two requests with it; an evaluation is a
-third of a training step."""
+"""Training steps that take as long as a sampler's step on as many pictures. It evaluates the
+network twice, with guidance four times; pictures are drawn without guidance and for two requests
+with it; an evaluation takes a third of a training step."""
 
 
 def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_A_ROUND) -> float:
-    """Processor time of one training step of a trial, on one thread: the median of rounds.
+    """Measures the processor time of a training step on one thread, as a median over rounds.
 
     Args:
         trial: The trial.
         rounds: Number of rounds.
-        steps: Steps a round.
+        steps: Steps per round.
     """
     dataset = load_dataset(trial.data, trial.study_seed, trial.seed)
     samples = samples_of(dataset, latents_of(trial.model.vae, dataset))
@@ -60,9 +59,9 @@ def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_
 
 
 def estimate_seconds(trials: Sequence[TrialConfig], workers: int) -> float:
-    """Estimates how long trials take on this machine, for people who wait.
+    """Estimates how long trials take on this machine.
 
-    A few steps of each model are timed on one data set, which takes about a second a model.
+    A few steps of each model are timed on one data set, which takes about a second per model.
 
     Args:
         trials: The trials to run.

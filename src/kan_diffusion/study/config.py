@@ -68,7 +68,7 @@ _ADDED: dict[str, dict[str, str | float | list[str] | None]] = {
     "sampling": {"guidance": 1.0},
     "evaluation": {"metrics": []},
 }
-"""Settings that have no part in a trial's id at these values: it was hashed before they were."""
+"""Newer settings, left out of a trial's id at these values, so that older ids stay valid."""
 
 _MOST_SETTINGS = 100_000
 _LARGEST_STUDY = 250_000  # bytes, which take seconds to parse
@@ -78,8 +78,8 @@ _PRESETS = resources.files("kan_diffusion.study") / "presets"
 class ModelConfig(Settings):
     """A denoiser of a study.
 
-    Its size is one of ``params``, ``flops``, ``flops_per_edge`` and ``hidden``; where it has none,
-    a budget of the study gives it.
+    One of ``params``, ``flops``, ``flops_per_edge`` and ``hidden`` gives its size; where all are
+    None, a budget of the study does.
 
     Attributes:
         family: Its family.
@@ -88,17 +88,17 @@ class ModelConfig(Settings):
         flops: Operations of a forward pass it is fitted to, see :mod:`.budgets`.
         flops_per_edge: The same by the per-edge convention.
         hidden: Widths of its hidden layers.
-        depth: Number of hidden layers when fitted; the family's own when None.
+        depth: Number of hidden layers of a fitted model; the family's default when None.
         settings: Settings of the denoiser that differ from the family's.
         optimizer: Optimiser; the study's when None.
-        learning_rate: Peak learning rate; when None the study's where it gives one, else the
-            family's own, as far as it suits the optimiser.
+        learning_rate: Peak learning rate; when None the study's if it sets one, else the one that
+            suits the family and the optimiser.
         steps: Number of optimiser steps; the study's when None.
-        conditions: Whether it is trained to be told any of the columns, and draws the others.
+        conditions: Whether it is trained to draw columns given any of the others.
         text_encoder: Folder of a pretrained CLIP text model that embeds captions of pictures and
-            stays as it is; None for a small one that is trained along.
-        vae: Folder of a pretrained autoencoder, whose latents of pictures are trained on in the
-            place of pixels; None for pixels.
+            stays frozen; None for a small one that is trained with the denoiser.
+        vae: Folder of a pretrained autoencoder whose latents of pictures the model is trained on,
+            instead of pixels; None for pixels.
     """
 
     family: str
@@ -122,7 +122,7 @@ class ModelConfig(Settings):
     def _known_and_sized(self) -> Self:
         family = get_family(self.family)
         if not self.name:
-            object.__setattr__(self, "name", family.title)  # frozen, and this is still its making
+            object.__setattr__(self, "name", family.title)  # frozen, but still being built
         if len(self.size) > 1:
             raise KanDiffusionError(
                 f"model '{self.name}' has {' and '.join(self.size)}; one of them is its size"
@@ -131,16 +131,16 @@ class ModelConfig(Settings):
 
     @property
     def size(self) -> dict[str, int | tuple[int, ...]]:
-        """The one of the four that is given, or nothing."""
+        """The size setting that is given, with its value; empty without one."""
         sizes = {key: getattr(self, key) for key in ("params", "flops", "flops_per_edge", "hidden")}
         return {key: size for key, size in sizes.items() if size is not None}
 
     def resolved(self, training: TrainingConfig, family: Family | None = None) -> Self:
-        """Fills in the settings that its family decides, so that they are on record.
+        """Fills in the settings that its family decides, so that they are recorded.
 
         Args:
-            training: The study's, which may give a learning rate for all.
-            family: Another version of the family.
+            training: Training settings of the study, which may set one learning rate for all.
+            family: Version of the family to use; the registered one when None.
         """
         if family is None:
             family = get_family(self.family)
@@ -153,7 +153,7 @@ class ModelConfig(Settings):
         return self.model_copy(
             update={
                 "depth": family.depth if fitted else self.depth,
-                # As a file has them: lists for tuples.
+                # Lists in place of tuples, as in a file.
                 "settings": json.loads(json.dumps({**family.settings, **self.settings})),
                 "learning_rate": rate,
             }
@@ -161,13 +161,13 @@ class ModelConfig(Settings):
 
 
 class SamplingConfig(Settings):
-    """Settings of the sampling of trained denoisers.
+    """Settings of sampling from trained denoisers.
 
     Attributes:
         scheduler: Name of the sampler; the process's own when None.
         steps: Number of its steps.
-        guidance: Strength of classifier-free guidance of pictures that are read; 1 is the plain
-            conditional.
+        guidance: Strength of classifier-free guidance of the pictures whose content is read and
+            scored; 1 is the plain conditional.
     """
 
     scheduler: str | None = None
@@ -209,10 +209,10 @@ class EvaluationConfig(Settings):
         num_likelihood: Number of points whose likelihood is computed, fewer in many dimensions;
             0 for none.
         num_real_pairs: Number of pairs of fresh samples behind the real-against-real values.
-        moments: Moments of training, as fractions of it, at which the reverse process is recorded
-            (by the first seed of every model), and at its end where there are any.
-        num_drawn: Number of points a picture shows.
-        metrics: Sample metrics of points of one's own beside `SAMPLE_METRICS`, each as
+        moments: Moments of training, as fractions of it, at which the first seed of every model
+            records the reverse process; if there are any, it is recorded at the end, too.
+        num_drawn: Number of samples that a figure shows.
+        metrics: Your own sample metrics of points, in addition to `SAMPLE_METRICS`, each as
             ``"package.module:NAME"``.
     """
 
@@ -241,7 +241,7 @@ class TrialConfig(Settings):
         study_seed: Seed of all draws of its study.
         seed: Number of the training run.
         match: Resource its study holds equal between models; None where they have their own sizes.
-        budget: Amount of it.
+        budget: Amount of this resource.
     """
 
     study_seed: int
@@ -259,7 +259,7 @@ class TrialConfig(Settings):
     def identity(self) -> str:
         """The settings that decide the outcome, as canonical JSON.
 
-        A file counts by its name and its content, wherever it lies, and rows as encoded ones.
+        A file counts by its name and content, not by its path; its rows are marked as encoded.
         """
         settings = self.model_dump(mode="json")
         if isinstance(self.data, FileData):
@@ -268,7 +268,7 @@ class TrialConfig(Settings):
             settings["data"]["rows"] = "encoded"
         if isinstance(self.data, PictureData):
             settings["data"]["pictures"] = self.data.name
-        del settings["model"]["optimizer"]  # that of the training is what counts
+        del settings["model"]["optimizer"]  # the one of the training counts
         for part, added in _ADDED.items():
             for key, default in added.items():
                 if key in settings[part] and settings[part][key] == default:
@@ -284,14 +284,14 @@ class TrialConfig(Settings):
         """Imports the modules of a user's own family and metrics.
 
         Raises:
-            KanDiffusionError: One cannot be imported.
+            KanDiffusionError: One of them cannot be imported.
         """
         get_family(self.model.family, importing=True)
         metrics_named(self.evaluation.metrics, importing=True)
 
     @property
     def keys(self) -> dict[str, str | int | float | None]:
-        """The part of the trial's row of results that is known before it is run."""
+        """The entries of the trial's row of results that are known before it runs."""
         return {
             "data": self.data.name,
             "process": self.process.name,
@@ -314,19 +314,19 @@ class StudyConfig(Settings):
     """A set of trials and the comparison drawn from them.
 
     Attributes:
-        name: Name of the study and, unless told otherwise, of its run folder.
+        name: Name of the study, and of its run folder by default.
         title: Title of the report.
         question: The question the report answers.
         seed: Seed of all draws of the study.
-        seeds: Number of training runs a model, each with data, noise and initial parameters of
-            its own; the data and the noise are the same for all models.
+        seeds: Number of training runs per model, each with its own data, noise and initial
+            parameters; the data and the noise of a seed are the same for all models.
         data: Data sets.
         process: Noising processes; in YAML a name, the settings of one, or a list of these. Models
             are compared within each.
         training: Settings of the training.
         models: Denoisers.
-        budgets: Resources held equal between them; where there are none, the models have sizes of
-            their own.
+        budgets: Resources held equal between the denoisers; without any, each denoiser sets its own
+            size.
         sampling: Settings of the sampler.
         evaluation: Settings of the evaluation.
     """
@@ -402,7 +402,7 @@ class StudyConfig(Settings):
         return self
 
     def trials(self) -> list[TrialConfig]:
-        """Lists the trials: the first seed of every process, budget, data set and model first."""
+        """Lists the trials, ordered by seed, process, budget, data set and model."""
         trials = []
         for seed, process, budget, data, model in product(
             range(self.seeds),
@@ -436,7 +436,7 @@ class StudyConfig(Settings):
         return trials
 
     def with_families(self, families: Sequence[str]) -> Self:
-        """Keeps the models of some families only.
+        """Keeps only the models of some families.
 
         Raises:
             KanDiffusionError: A family is unknown, or the study has no model of it.
@@ -451,7 +451,7 @@ class StudyConfig(Settings):
         return self._only("models", [model for model in self.models if model.family in families])
 
     def with_data(self, names: Sequence[str]) -> Self:
-        """Keeps some of its data sets, with the budgets that are for them.
+        """Keeps only some data sets, and the budgets that apply to them.
 
         Raises:
             KanDiffusionError: The study has no data set of a name.
@@ -464,13 +464,13 @@ class StudyConfig(Settings):
     def _only(
         self, key: Literal["data", "models"], kept: Sequence[DataConfig | ModelConfig]
     ) -> Self:
-        """Keeps some data sets or models, and the budgets that are for them."""
+        """Keeps only some data sets or models, and the budgets that apply to them."""
         names = [each.name for each in kept]
         budgets = tuple(own for each in self.budgets if (own := each.only(key, names)))
         return self.model_copy(update={key: tuple(kept), "budgets": budgets})
 
     def with_length(self, *, steps: int | None = None, epochs: int | None = None) -> Self:
-        """Trains for another number of steps, or of epochs.
+        """Sets the number of training steps, or of epochs.
 
         Raises:
             KanDiffusionError: Both are given, one is below 1, or epochs are asked of a study that
@@ -525,7 +525,7 @@ class StudyConfig(Settings):
 
 
 def _require_size(settings: object, where: str) -> None:
-    """Refuses a file whose aliases stand for more than it could hold itself."""
+    """Refuses a file whose YAML aliases expand to too many settings."""
     waiting = [settings]
     for count, value in enumerate(waiting):  # grows as it goes
         if count == _MOST_SETTINGS:
@@ -568,11 +568,11 @@ def read_study(path: Path, *, importing: bool = False) -> StudyConfig:
 
     Args:
         path: The file.
-        importing: Whether to import the modules of families and metrics it names, because a user
-            has given it; if not, they must be imported already.
+        importing: Whether to import the modules of the families and metrics that it names, as for a
+            file that the user gave; if not, they must be imported already.
 
     Raises:
-        KanDiffusionError: The file is missing, is not YAML or has a setting that is wrong.
+        KanDiffusionError: The file is missing, is not YAML or has a wrong setting.
     """
     try:
         require_file(path)

@@ -1,20 +1,19 @@
 """The folder of a trial: its files, and how they are read.
 
 A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``,
-``scheduler/``, of captioned pictures ``text_encoder/`` and ``tokenizer/``, of latents ``vae/``),
+``scheduler/``, for captioned pictures ``text_encoder/`` and ``tokenizer/``, for latents ``vae/``),
 with ``curves.parquet`` (loss and learning rate of every step), ``samples.safetensors`` (generated
-points or pictures),
-``reverse/<step>.safetensors`` (the reverse process as it was at moments of training),
-``weights/<step>.safetensors`` (the weights then, of a small KAN whose edges can be read) and
-``trial.json`` (the configuration, the row of results and the excess by noise level). ``trial.json``
-is written last: where it is, the trial is finished and is not run again. While a trial runs its
-state is in ``checkpoint.safetensors``.
+points or pictures), ``reverse/<step>.safetensors`` (the reverse process at moments of training),
+``weights/<step>.safetensors`` (the weights at these moments, of a small KAN whose edges can be
+read) and ``trial.json`` (the configuration, the row of results and the excess by noise level).
+``trial.json`` is written last: if it exists, the trial is finished and is not run again. While a
+trial runs, its state is in ``checkpoint.safetensors``.
 
-``SHA256SUMS`` lists the digests of all of them, and a file that has changed since is refused.
+``SHA256SUMS`` lists the digests of all these files; a file that changed afterwards is refused.
 
 The process that runs a trial holds a lock on its folder (``.lock``), which the operating system
-releases when the process ends, also when it is killed. Each file is written under a name of its own
-and then renamed into its place.
+releases when the process ends, even if it is killed. Each file is written under a temporary name
+and then renamed.
 """
 
 from __future__ import annotations
@@ -120,7 +119,7 @@ _LEVELS = TypeAdapter(list[dict[str, FiniteFloat | None]])
 
 _WORDS = ("data", "process", "match", "family", "kind", "name", "trial", "oracle", "error", "stage")
 _OWN_KEYS = ("data", "process", "name", "seed")
-"""Keys of a row that follow from the trial's configuration, whatever was made of its denoiser."""
+"""Keys of a row that follow from the trial's configuration, even for a stage of its denoiser."""
 _LEVEL_KEYS = {field.name for field in fields(LevelScore)}
 
 
@@ -147,12 +146,13 @@ class TrialResult:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Holds a trial's folder, so that no other process runs the same trial meanwhile.
+    """Locks a trial's folder, so that no other process runs the same trial meanwhile.
 
-    The operating system lets go of it when the process ends, however it ends.
+    The operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        TrialTakenError: Another process holds it.
+        TrialTakenError: Another process holds the lock.
+        RunFolderError: The folder cannot be written.
     """
     lock = FileLock(folder / ".lock", blocking=False)
     try:
@@ -218,14 +218,14 @@ def keep_trial(
 
 
 def _written_files(folder: Path) -> list[Path]:
-    """The files of a trial but its result."""
+    """Lists the existing files of a trial, except its result."""
     return [path for name in _FILES for path in sorted(folder.glob(name)) if path.is_file()]
 
 
 def load_trial(
     folder: Path, expected: TrialConfig | None = None, *, verify: bool = True
 ) -> TrialResult | None:
-    """Reads a finished trial; None where there is none.
+    """Reads a finished trial; None if the folder holds none.
 
     Args:
         folder: Its folder.
@@ -233,8 +233,8 @@ def load_trial(
         verify: Whether to refuse files that have changed since they were written.
 
     Raises:
-        RunFolderError: The folder's ``trial.json`` is damaged, a file has changed, or it is another
-            trial.
+        RunFolderError: The folder's ``trial.json`` is damaged, a file has changed, or the folder
+            holds another trial.
         KanDiffusionError: One of its settings is wrong.
     """
     path = folder / RESULT
@@ -265,10 +265,10 @@ def load_trial(
 
 
 def _require_row(config: TrialConfig, row: Row) -> None:
-    """Checks that a row has words and numbers in their places, and is of its configuration.
+    """Checks the types of a row's values, and that they agree with the configuration.
 
     Raises:
-        RunFolderError: It has not, or is not.
+        RunFolderError: A value has another type, or differs from the configuration.
         KeyError: A key is missing.
     """
     for key, value in row.items():
@@ -294,7 +294,7 @@ def load_points(path: Path, *shape: int | None) -> NDArray[np.float32]:
 
     Args:
         path: The file.
-        *shape: Shape the points must have, with None for any number; not looked at when not given.
+        *shape: Shape the points must have, with None for any number; not checked when not given.
 
     Raises:
         RunFolderError: The file is missing or damaged, or holds no such points.
@@ -317,13 +317,13 @@ def load_points(path: Path, *shape: int | None) -> NDArray[np.float32]:
 
 
 def save_weights(path: Path, denoiser: nn.Module) -> None:
-    """Saves what a network has learned, whole or not at all."""
+    """Saves the state dict of a network, whole or not at all."""
     state = {name: value.contiguous() for name, value in denoiser.state_dict().items()}
     write_bytes(path, safetensors_bytes(state))
 
 
 def load_weights(path: Path, denoiser: Denoising) -> Denoising:
-    """Gives a copy of a network with the weights that :func:`save_weights` wrote.
+    """Returns a copy of a network with the weights that :func:`save_weights` wrote.
 
     Args:
         path: The file.
@@ -343,12 +343,12 @@ def load_weights(path: Path, denoiser: Denoising) -> Denoising:
 
 
 def recorded_steps(folder: Path, what: str = REVERSE) -> list[int]:
-    """Steps at which a trial recorded its reverse process, or its weights, in order."""
+    """Lists the steps at which a trial recorded its reverse process, or its weights, in order."""
     return sorted(int(path.stem) for path in (folder / what).glob("[0-9]*.safetensors"))
 
 
 def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = False) -> None:
-    """Checks that a folder may take a trial that is run on its own: empty, or holding this one.
+    """Checks that a single trial may use a folder: it is empty or holds this trial.
 
     Args:
         folder: The folder, which need not exist.
@@ -372,13 +372,13 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
 
 
 def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool:
-    """Checks that a folder may be run in: it is new or empty, or holds a run already.
+    """Checks that a run may use a folder: it is new or empty, or holds a run already.
 
     Args:
         folder: The folder, which need not exist.
         kind: The kind of run, in words.
-        marks: Names of files by one of which a run is known.
-        space: Number of bytes that will be written at most.
+        marks: Names of files, any of which marks a run.
+        space: Largest number of bytes that will be written.
 
     Returns:
         Whether it holds a run.
@@ -414,9 +414,9 @@ def _clear(folder: Path) -> None:
 
 
 def save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
-    """Saves a pipeline, each of its files whole or not at all, and what describes it last.
+    """Saves a pipeline, each of its files whole or not at all, and its index last.
 
-    Nothing is ever taken away, not even for a moment: another process may be reading it.
+    Files are replaced and never removed: another process may be reading them.
 
     Raises:
         RunFolderError: It cannot be written.

@@ -61,7 +61,7 @@ __all__ = [
 
 _AGAIN = "train it again"
 _LIKELIHOOD_NUMBERS = 4096
-"""Most coordinates in all of the points whose likelihood is computed."""
+"""Largest number of coordinates, over all points, whose likelihood is computed."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class Yardstick:
         real: Real-against-real value of every sample metric; empty where none is asked for.
         likely: Clean points (n, d) with the first timestep's noise added, whose likelihood is
             computed.
-        nll: Their mean negative log-density, exact; None where the density is not known.
-        told: Their classes with shape (n,); None where denoisers are told none.
-        features: What turns pictures into numbers; None of points.
+        nll: Exact mean negative log-density of these points; None where the density is not known.
+        told: Classes of these points, with shape (n,); None where denoisers are told none.
+        features: Feature extractor of pictures; None for points.
     """
 
     draw: NoisedPoints
@@ -87,7 +87,7 @@ class Yardstick:
 
 
 def features_of(data: DataConfig, study_seed: int) -> PictureFeatures | None:
-    """The features that all models of a study on some pictures are judged with; None of points."""
+    """Makes the feature extractor that judges all models of pictures; None for points."""
     return picture_features(data, study_seed) if isinstance(data, PictureData) else None
 
 
@@ -108,9 +108,9 @@ def yardstick(
         evaluation: Numbers of points.
         study_seed: Seed of the draws.
         split: Number of the data set's split, where every seed has its own.
-        features: What turns pictures into numbers; see :func:`features_of`.
-        latents: The autoencoder whose latents are noised in the place of pixels; no oracle is known
-            for them. None for pixels.
+        features: Feature extractor of pictures, see :func:`features_of`.
+        latents: The autoencoder whose latents are noised instead of pixels, without a known oracle;
+            None for pixels.
     """
     name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
     if isinstance(dataset.codec, PictureCodec):
@@ -119,7 +119,7 @@ def yardstick(
         noised = dataset
         if latents is not None and dataset.heldout is not None:
             heldout = latents.from_pixels(dataset.heldout)
-            noised = replace(dataset, heldout=heldout, things=0)  # no scenes any more
+            noised = replace(dataset, heldout=heldout, things=0)  # latents are no scenes
         return Yardstick(
             draw_noised_points(noised, process, evaluation.num_noised, noise, told=True),
             {}
@@ -130,7 +130,7 @@ def yardstick(
             features=features,
         )
     generator = torch_generator("real pairs", study_seed, *name)
-    # The divergence takes d backward passes, so that the work grows as d times the points.
+    # The divergence takes d backward passes, so the work grows as d times the points.
     num = min(evaluation.num_likelihood, max(1, _LIKELIHOOD_NUMBERS // dataset.dim))
     draws = torch_generator("likely points", study_seed, dataset.name, split)
     told = dataset.draw_conditions(num, draws)
@@ -181,9 +181,9 @@ def measure(
         shared: The yardstick of the comparison.
 
     Returns:
-        The measured part of a trial's row, the same by noise level (a dictionary a level), and the
-        generated points (n, d), standardised, float64, or pictures to be shown; None where no
-        samples are asked for. A value that came out infinite or NaN is None.
+        The measured part of a trial's row, loss and excess by noise level (a dictionary per level),
+        and the generated points (n, d), standardised, float64, or pictures to be shown; None where
+        no samples are asked for. Infinite and NaN values become None.
 
     Raises:
         KanDiffusionError: A metric has the key of another measure.
@@ -247,7 +247,7 @@ def measure(
 def _told(
     pipeline: PictureDiffusionPipeline, dataset: Dataset, rows: Tensor | None
 ) -> dict[str, Tensor]:
-    """The conditions of held-out pictures, by their names."""
+    """Returns the conditions of held-out pictures, by name."""
     assert rows is not None
     asked = Request.of(dataset, rows)
     if pipeline.text_encoder is not None and asked.prompts is not None:
@@ -290,7 +290,7 @@ def _draw_and_score(
 
 
 def oracle_warning(row: Row) -> str | None:
-    """Warns of an estimated oracle whose loss no optimum can have: below 0, or above ours."""
+    """Warns of an estimated oracle with an impossible loss: below 0, or above the denoiser's."""
     floor, loss = row.get("floor"), row.get("heldout_loss")
     if not isinstance(floor, float) or not isinstance(loss, float) or 0 < floor <= loss:
         return None
@@ -340,7 +340,7 @@ def load_point_run(
 
     Raises:
         RunFolderError: There is no finished run with a denoiser in the folder.
-        KanDiffusionError: It is one of pictures.
+        KanDiffusionError: The run is one of pictures.
     """
     config, pipeline = load_run(folder, verify=verify)
     if isinstance(pipeline, PictureDiffusionPipeline):
@@ -383,7 +383,7 @@ def _dataset_to_judge_with(
             f"a model of '{own.name}' cannot be judged with '{other.name}': pictures judge the "
             "model that was trained on them; leave --data out"
         )
-    # The pipeline knows the model's units: the data it was trained on need not be here any more.
+    # The pipeline knows the model's units, so the training data need not exist any more.
     table = pipeline.codec if isinstance(pipeline, TableDiffusionPipeline) else None
     columns = tuple(pipeline.columns)
     standardizer = pipeline.standardizer
@@ -417,13 +417,13 @@ def evaluate_run(
 
     Args:
         folder: The run's folder.
-        data: A file or a toy to judge it with; its own data when None. Of the very file it was
-            trained on, only the rows that were held out are used.
+        data: A file or a toy to judge it with; the run's own data when None. Of the file it was
+            trained on, only the held-out rows are used.
         verify: Whether to refuse files of the run that have changed since they were written.
 
     Returns:
-        The measured row, one line that says which points were used, and a warning when the
-        oracle is an estimate that is of no use.
+        The measured row, one line that says which points were used, and a warning if the estimated
+        oracle is of no use.
 
     Raises:
         RunFolderError: The folder holds no finished run.

@@ -1,7 +1,7 @@
-"""Studies and trials by what a user names: a preset, a study file, a toy or a file of points.
+"""Makes studies and trials of what a user names: a preset, a study file, a toy, a file of points.
 
-A name that is both a preset and a toy (``swiss-roll``) is the preset, unless families, sizes or
-processes are asked for: then it is the toy, and the study is made for it.
+A name that is both a preset and a toy (``swiss-roll``) means the preset, unless families, sizes,
+processes or classes are asked for: then it means the toy, and a study is made for it.
 """
 
 from __future__ import annotations
@@ -73,13 +73,12 @@ _PICTURE_FAMILIES = ("dit", "dit-kan", "dit-full-kan", "unet", "unet-kan")
 _PICTURE_SEEDS = {"digits": 5}
 _FEWEST_PICTURE_SEEDS = 3
 _PICTURE_HOLDOUT = 0.3
-"""Share of pictures that a study holds out, where they are no shapes, of which as many as are
-wanted are drawn."""
+"""Fraction of pictures that a study holds out; not of ``shapes``, of which any number is drawn."""
 
 _PICTURE_PROCESS = "flow"
 
 PICTURE_EVALUATION = {"num_noised": 2_000, "num_samples": 500, "num_likelihood": 0, "num_drawn": 10}
-"""Numbers of what is measured of pictures: fewer than of points, since they take longer."""
+"""Evaluation settings for pictures: smaller than for points, since pictures take longer."""
 
 
 def parse_budget(
@@ -88,13 +87,13 @@ def parse_budget(
     """Reads a budget as a user writes it.
 
     Args:
-        match: What is held equal, one of :data:`.budgets.MATCHES`.
+        match: Resource held equal, one of :data:`.budgets.MATCHES`.
         text: Amount: a number, or a model such as ``mlp:32-32-32`` (family and hidden widths)
             whose size, or training time on this machine, all models get; None for a budget of
             parameters that ``params`` gives.
-        data: The data sets, the first of which a model given as the budget is for.
-        params: Number of parameters of each model, where they are not what ``text`` says; when None
-            2,300, and free in a budget of time.
+        data: The data sets; a model given as the budget is measured on the first one.
+        params: Number of parameters of each model, where ``text`` does not give it; when None
+            2,300, or free under a budget of time.
 
     Raises:
         KanDiffusionError: It is not a budget, or the model cannot be built.
@@ -148,8 +147,8 @@ def _matched_study(
     budget = parse_budget(match, amount, (data,), params)
     asked = _DEFAULT_FAMILIES if families is None else families
     names = list(FAMILIES if everything else dict.fromkeys(asked))
-    if everything or families is None:  # those asked for by name must fit
-        # A free size may be any of a ladder: its largest has the fewest that cannot be built.
+    if everything or families is None:  # families asked for by name must fit
+        # A free size may be any of SIZES: the fewest families are too large at the largest.
         dataset, size = load_dataset(data, 0, 0), budget.size or {"params": SIZES[-1]}
         reasons = {}
         for name in names:
@@ -219,7 +218,7 @@ def _suits_pictures(data: PictureData, seed: int = 0, vae: str | None = None) ->
 
 
 def _accepted(family: str, settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """Keeps the settings that the denoisers of a family have."""
+    """Keeps the settings that the denoisers of a family accept."""
     known = inspect.signature(get_family(family, importing=True).denoiser_class).parameters
     return {key: value for key, value in settings.items() if key in known}
 
@@ -248,17 +247,17 @@ def study_for(
         what: A preset, a study file (.yaml, .yml), a toy, a table of scikit-learn's, pictures, or a
             file of points or folder of pictures.
         params: Number of parameters of each model.
-        match: What is held equal, see :mod:`.budgets`; parameters when None.
-        budget: How much of it, see :func:`parse_budget`.
-        families: Families to compare, or ``["all"]``; of a preset or a study file, those of its
-            models that stay.
+        match: Resource held equal, see :mod:`.budgets`; parameters when None.
+        budget: Amount of this resource, see :func:`parse_budget`.
+        families: Families to compare, or ``["all"]``; of a preset or a study file, only models of
+            these families are kept.
         processes: Names of the noising processes; the study's own when None.
         conditional: Whether denoisers are told the classes of a toy's points.
 
     Raises:
         DataError: The file of points cannot be used, or has no classes to be conditional on.
-        KanDiffusionError: Nothing of that name, a study file that is wrong, or a budget for a
-            study that fixes the sizes of its models.
+        KanDiffusionError: Nothing has that name, the study file is wrong, or a budget is given for
+            a study that fixes the sizes of its models.
     """
     sized = not (params is None and match is None and budget is None)
     is_file = Path(what).suffix in (".yaml", ".yml")
@@ -304,7 +303,7 @@ def _named_data(what: str, conditional: bool) -> DataConfig:
 
 
 def _told(data: DataConfig, conditional: bool) -> DataConfig:
-    """Gives a toy its classes where they are asked for.
+    """Makes a toy conditional on its classes where that is asked for.
 
     Raises:
         KanDiffusionError: Classes are asked for, and there are none.
@@ -329,7 +328,7 @@ def _alone(
     sampling: SamplingConfig | None = None,
     evaluation: Mapping[str, int] = MappingProxyType({}),
 ) -> TrialConfig:
-    """Makes a trial of no study."""
+    """Makes a trial that belongs to no study."""
     return TrialConfig(
         study_seed=seed,
         seed=0,
@@ -343,7 +342,7 @@ def _alone(
 
 
 def _suits_a_toy(learning_rate: float) -> Suggestion:
-    """Suggests for a toy the settings of a study's trials."""
+    """Suggests settings for a toy."""
     return Suggestion(
         params=_DEFAULT_PARAMS,
         depth=None,
@@ -364,7 +363,7 @@ def chosen_data(
     objects: int | None = None,
     mode: str | None = None,
 ) -> DataConfig:
-    """Finds data by name, with the settings that are given; all as in :func:`single_trial`.
+    """Finds data by name and applies settings; arguments are those of :func:`single_trial`.
 
     Raises:
         DataError: There is no such data.
@@ -408,28 +407,29 @@ def single_trial(
 
     Args:
         data: A toy, a table of scikit-learn's, a file of points, or pictures.
-        family: Kind of denoiser; ``kan`` when None, of pictures ``unet-kan``.
-        params: Number of trainable parameters at most; the trial has the widths of the family's
-            nearest size below it. What is None of this and what follows suits a file or table
-            or pictures (:mod:`kan_diffusion.training.defaults`); of a toy it is 2,300 parameters,
-            the family's depth and learning rate, and 4,000 steps of 1,024 points.
+        family: Family of the denoiser; when None ``kan``, of pictures ``unet-kan``.
+        params: Largest number of trainable parameters; the trial gets the widths of the family's
+            nearest size below it. Where this and the following settings are None, they are chosen
+            to suit a file, table or pictures (:mod:`kan_diffusion.training.defaults`); for a toy
+            they are 2,300 parameters, the family's depth and learning rate, and 4,000 steps of
+            1,024 points.
         depth: Number of hidden layers.
-        process: Name of a process; ``cosine`` when None, of pictures ``flow``.
-        steps: Optimiser steps, at most.
-        batch_size: Points a step.
-        optimizer: Name of an optimiser; what suits pictures, else Adam, when None.
+        process: Name of a process; when None ``cosine``, of pictures ``flow``.
+        steps: Largest number of optimiser steps.
+        batch_size: Points per step.
+        optimizer: Name of an optimiser; when None the one that suits pictures, else Adam.
         learning_rate: Peak learning rate.
         max_seconds: Seconds that training may take; None for no limit.
-        holdout: Fraction of the rows of a file or table, or of pictures, that is not trained on;
-            0.2, 0.3 and 0.1 when None.
-        size: Pixels of a side of pictures.
-        objects: Things of a scene of shapes at most.
+        holdout: Fraction of rows or pictures that is held out; when None 0.2 for a file, 0.3 for a
+            table and 0.1 for pictures.
+        size: Side of pictures in pixels.
+        objects: Largest number of things in a scene of shapes.
         mode: Channels of pictures.
         text_encoder: Folder of a pretrained text model for captions of pictures.
         vae: Folder of a pretrained autoencoder, whose latents are trained on.
-        kinds: Kinds of a file's columns that shall not be found from what is in them.
+        kinds: Kinds of those columns of a file whose kind should not be inferred.
         seed: Seed of all randomness.
-        sparsify: Weight of the penalty that makes edges of KAN layers few; 0 for none.
+        sparsify: Weight of the penalty that makes the edges of KAN layers few; 0 for none.
         conditional: Whether the denoiser is told the classes of a toy's points.
 
     Raises:
@@ -484,14 +484,14 @@ def single_trial(
             learning_rate=(
                 suitable_rate(way, suits.learning_rate) if learning_rate is None else learning_rate
             ),
-            # Few edges take all steps, whatever the loss says.
+            # Sparsifying needs all steps, whatever the loss says.
             patience=None if sparsify else suits.patience,
             max_seconds=max_seconds,
             sparsify=sparsify,
         )
         params = suits.params if params is None else params
         depth = suits.depth if depth is None else depth
-        # A table's model may be told columns, where the family can be.
+        # A table's model takes columns as conditions where its family can.
         told = "blocks" in inspect.signature(kind.denoiser_class).parameters
         told &= not isinstance(points, ToyData)
         asked = ModelConfig(family=family, params=params, depth=depth, conditions=told)
@@ -516,7 +516,7 @@ def _picture_trial(
     training: Mapping[str, int | float | str | None],
     seed: int,
 ) -> TrialConfig:
-    """Makes a trial of pictures; what is None of size and training suits the pictures."""
+    """Makes a trial of pictures; size and training settings that are None suit the pictures."""
     suits = _suits_pictures(data, seed, model.vae)
     given = {key: value for key, value in training.items() if value is not None}
     way = cast("OptimizerName", given.get("optimizer", suits.training.optimizer))

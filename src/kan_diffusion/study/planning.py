@@ -1,7 +1,7 @@
-"""Trials of a study before and while they are run: what there is to do, and who does it.
+"""Plans the trials of a study and runs them on an executor.
 
-With ``keep_rows``, ``results.json`` is written as the trials finish, and a trial whose row is in it
-counts as finished where its own folder is not there.
+With ``keep_rows``, ``results.json`` is written as the trials finish, and a trial without a folder
+counts as finished if its row is there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ROWS, TABLE = "results.json", "results.parquet"
 _ALL_ROWS = TypeAdapter(list[Row])
 CHOSEN_SIZES = "sizes.json"
 _SECONDS_BETWEEN = 5.0
-"""Time between two writings of rows while trials finish."""
+"""Least time between two writes of the rows while trials finish."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class StudyPlan:
 
     Attributes:
         trials: All of them.
-        parameters: Number of trainable parameters of those that are not finished, by trial id.
-        finished: Ids of those that are finished.
+        parameters: Number of trainable parameters of the unfinished trials, by trial id.
+        finished: Ids of the finished trials.
         workers: Number of trials that run at once.
-        seconds: Estimate of the wall-clock time the others take; None where there is none.
+        seconds: Estimated wall-clock time of the unfinished trials; None without an estimate.
     """
 
     trials: tuple[TrialConfig, ...]
@@ -67,8 +67,8 @@ class StudyPlan:
     def to_run(self) -> list[TrialConfig]:
         """The trials that are not finished, in the order to run them.
 
-        Seed after seed, so that an interrupted study has whole comparisons; the longest of a seed
-        first, so that no worker starts one when the others are done.
+        Seeds come one after another, so that an interrupted study has complete comparisons. The
+        longest trials of a seed come first, so that no worker starts one when the others are done.
         """
         todo = [trial for trial in self.trials if trial.id not in self.finished]
         return sorted(todo, key=lambda t: (t.seed, -t.training.steps * self.parameters[t.id]))
@@ -88,7 +88,7 @@ def kept_rows(folder: Path) -> dict[str, Row]:
     if not (folder / ROWS).exists():
         return {}
     rows = read_as(_ALL_ROWS, folder / ROWS, "the results of a study", "run it again")
-    # A trial that could not be run has a reason and nothing else.
+    # The row of a trial that could not be run has only the reason.
     return {str(row.get("trial")): row for row in rows if row.get("parameters") is not None}
 
 
@@ -107,7 +107,7 @@ def plan_study(
     verify: bool = True,
     kept: Mapping[str, Row] | None = None,
 ) -> StudyPlan:
-    """Lists a study's trials, and finds models that cannot be built before any training.
+    """Lists a study's trials, and checks before any training that all models can be built.
 
     Args:
         config: The study.
@@ -146,7 +146,7 @@ def plan_study(
 
 
 def _sized(trial: TrialConfig) -> tuple[str, str]:
-    """A trial's data set and its model in JSON: its number of parameters follows from them."""
+    """Returns a trial's data set and its model as JSON, which decide its number of parameters."""
     return trial.data.name, trial.model.model_dump_json()
 
 
@@ -158,16 +158,16 @@ def run_plan(
     *,
     keep_rows: bool = False,
 ) -> dict[str, str]:
-    """Runs the trials of a plan that are not finished.
+    """Runs the unfinished trials of a plan.
 
-    A trial that another driver is running is left to it and looked at again in the end.
+    A trial that another driver is running is left to it and checked again at the end.
 
     Args:
         plan: The plan.
         folder: Run folder of its study.
         executor: Executor of the trials.
-        on_event: Told the news of each trial.
-        keep_rows: Whether to write the rows of finished trials as they come.
+        on_event: Called with each event of a trial.
+        keep_rows: Whether to write the rows of trials as they finish.
 
     Returns:
         Ids of the trials that could not be run, with the reason.
@@ -192,6 +192,6 @@ def run_plan(
 
 
 def written_files(folder: Path) -> list[Path]:
-    """The files of a study beside its trials."""
+    """Lists the existing files of a study, apart from its trials."""
     names = (STUDY, ENVIRONMENT, CHOSEN_SIZES, ROWS, TABLE)
     return [folder / name for name in names if (folder / name).is_file()]

@@ -1,14 +1,14 @@
-r"""Trainings on seeds that no reported trial uses, and the sizes that serve a budget of time best.
+r"""Rehearsals: trainings that choose the best model sizes under a budget of time.
 
-A budget of S seconds is met by the size of a model and its number of steps together. Before a study
-each model whose size is free is trained for the budget at every size of a ladder, on each data set,
-and keeps the size with the lowest
+Under a budget of S seconds, a larger model takes fewer steps. Before a study, each model whose size
+is free is trained for S seconds at every size of :data:`.budgets.SIZES`, on each data set, with
+seeds that no reported trial uses. It keeps the size with the lowest
 
 .. math:: \frac1P \sum_{p=1}^{P} \log m_p,
 
 with :math:`m_p` the judged measure under the p-th process (the excess where the oracle is exact,
-else the held-out loss). These rehearsals are trials in a run folder of their own within the
-study's, ``rehearsals/``; what they settle is in its ``sizes.json``, and is not settled again.
+else the held-out loss). Rehearsals are trials in their own run folder, ``rehearsals/`` inside the
+study's. The chosen sizes are written to the study's ``sizes.json`` and are not chosen again.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ _REHEARSALS = "rehearsals"
 _SIZES = TypeAdapter(dict[str, Annotated[int, Field(ge=1, le=MOST_PARAMETERS)]])
 
 _SEED_SHIFT = 1_000_000
-"""Added to a study's seed, so that tuning sees other data, noise and initial parameters."""
+"""Added to a study's seed: rehearsals and tuning get other data, noise and initial parameters."""
 
 
 def unreported(config: StudyConfig, budgets: Sequence[Budget]) -> StudyConfig:
-    """Makes the study of trainings that are only judged: one seed, other draws, no samples."""
+    """Makes a study whose trials are judged but not reported: one seed, other draws, no samples."""
     unsampled = {"num_samples": 0, "num_likelihood": 0, "moments": ()}
     return config.model_copy(
         update={
@@ -75,11 +75,11 @@ def mean_log(
     row_of: Callable[[TrialConfig], Row | None],
     failures: Mapping[str, str],
 ) -> tuple[float | None, str | None]:
-    """Computes the mean log of what some trials measured, or the reason why it has none.
+    """Computes the mean log of the judged measure over trials, or the reason why there is none.
 
     Args:
         trials: The trials.
-        row_of: Reads the row of a trial that is finished.
+        row_of: Gives the row of a trial; None if it is not finished.
         failures: Ids of trials that could not be run, with the reason.
     """
     logs = []
@@ -104,23 +104,23 @@ def rehearse(
     *,
     keep_rows: bool = False,
 ) -> StudyConfig:
-    """Settles the sizes that a study's budgets of time leave free.
+    """Chooses the model sizes that a study's budgets of time leave free.
 
     Args:
         config: The study, pinned.
-        folder: Its run folder. What is settled there stays.
+        folder: Its run folder. Sizes that were chosen there before are kept.
         executor: Executor of the rehearsals.
-        on_plan: Told the rehearsals before they are run, with an estimate of their time.
-        on_event: Told the news of each rehearsal.
-        keep_rows: Whether to write the rows of finished rehearsals as they come, and to train none
-            again whose row was written.
+        on_plan: Called with the plan of the rehearsals and its estimated time before they run.
+        on_event: Called with each event of a rehearsal.
+        keep_rows: Whether to write the rows of rehearsals as they finish, and to skip rehearsals
+            whose row was written.
 
     Returns:
-        The study, in which every budget of time has a size for each model that has none.
+        The study, in which budgets of time give a size to every model without its own.
 
     Raises:
         DataError: A data set cannot be used.
-        KanDiffusionError: A model fits no size, or no rehearsal of it gave a result.
+        KanDiffusionError: A model cannot be built at any size, or no rehearsal of it gave a result.
     """
     path = folder / CHOSEN_SIZES
     chosen: dict[str, int] = {}
@@ -141,12 +141,12 @@ def rehearse(
         if trial.id not in rows and (result := finished_trial(place, trial, verify=True)):
             rows[trial.id] = result.row
     chosen |= _best(settled, plan.trials, rows, failures)
-    write_json(path, chosen)  # a second driver has rehearsed the very same trials
+    write_json(path, chosen)  # a second driver writes the same sizes
     return _sized(config, chosen)
 
 
 def _free(config: StudyConfig) -> Iterator[tuple[Budget, str, str]]:
-    """Each budget, data set and model without a size, the latter two by name."""
+    """Yields each budget, data set name and model name whose size is free."""
     for budget, data, model in product(config.budgets, config.data, config.models):
         free = budget.match == "time" and not (budget.size or model.size)
         if free and budget.includes(data.name, model.name):
@@ -154,7 +154,7 @@ def _free(config: StudyConfig) -> Iterator[tuple[Budget, str, str]]:
 
 
 def _rest(config: StudyConfig, budget: Budget) -> list[Budget]:
-    """Restricts a budget to the models whose size it leaves settled, if there are any."""
+    """Restricts a budget to the models whose size is not free, if there are any."""
     if budget.match != "time" or budget.size:
         return [budget]
     asked = budget.models or tuple(model.name for model in config.models)
@@ -167,12 +167,12 @@ def _place(budget: Budget, data: str, model: str) -> str:
 
 
 def _at(budget: Budget, data: str, model: str, params: int | None) -> Budget:
-    """A budget of one data set and model with a size."""
+    """Restricts a budget to one data set and model, with a size."""
     return budget.model_copy(update={"params": params, "data": (data,), "models": (model,)})
 
 
 def _sized(config: StudyConfig, chosen: Mapping[str, int]) -> StudyConfig:
-    """Puts the sizes that were chosen in the place of free ones."""
+    """Replaces free sizes by the chosen ones."""
     budgets: list[Budget] = []
     for budget in config.budgets:
         budgets += _rest(config, budget)
@@ -185,7 +185,7 @@ def _sized(config: StudyConfig, chosen: Mapping[str, int]) -> StudyConfig:
 
 
 def _ladder(config: StudyConfig) -> list[Budget]:
-    """The free budgets with each size that the model can have."""
+    """Lists the free budgets, once for each size at which the model can be built."""
     budgets: list[Budget] = []
     for budget, data, model in _free(config):
         tried = [_at(budget, data, model, size) for size in SIZES]
@@ -212,7 +212,7 @@ def _best(
     rows: Mapping[str, Row],
     failures: Mapping[str, str],
 ) -> dict[str, int]:
-    """The size that served best, by budget, data set and model in words."""
+    """Chooses the best size for each budget, data set and model, keyed by their `_place`."""
     chosen = {}
     for budget, data, model in _free(config):
         values, reason = {}, None

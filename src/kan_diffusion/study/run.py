@@ -1,13 +1,13 @@
 """Runs a study in its folder, and reads one back.
 
 The folder holds ``study.yaml`` (every setting spelled out), ``environment.json``, ``trials/<id>/``
-and, when all trials are through, ``results.json`` and ``results.parquet`` (a row a trial). A study
-that was interrupted goes on where it was: finished trials are read, unfinished ones resume from
-their checkpoints.
+and, when all trials are done, ``results.json`` and ``results.parquet`` (one row per trial). An
+interrupted study resumes: finished trials are read, unfinished ones continue from their
+checkpoints.
 
-With ``keep_rows``, ``results.json`` is written as the trials finish, and a trial whose row is in it
-counts as finished where its own folder is not there: a study goes on from its rows alone, in a
-fresh clone of what was committed of it, say.
+With ``keep_rows``, ``results.json`` is written as the trials finish, and a trial without a folder
+counts as finished if its row is there. A study can thus resume from its rows alone, for example in
+a fresh clone of a repository that holds only them.
 """
 
 from __future__ import annotations
@@ -109,10 +109,10 @@ def _processor() -> str:
 
 
 def _require_folder(config: StudyConfig, folder: Path) -> None:
-    """Checks that a folder may take a study: new, empty, or holding this one.
+    """Checks that a study may use a folder: it is new, empty, or holds this study.
 
-    More seeds, other models or other budgets of the same study are welcome: finished trials are
-    recognised by their id.
+    Seeds, models and budgets may differ from those in the folder: finished trials are recognised by
+    their id.
 
     Raises:
         RunFolderError: It may not.
@@ -131,7 +131,7 @@ def _require_folder(config: StudyConfig, folder: Path) -> None:
 
 
 def _settings(config: StudyConfig) -> dict[str, object]:
-    """A study's settings, its files by name and content, as in a trial's identity."""
+    """Returns a study's settings, with files by name and content as in a trial's identity."""
     settings: dict[str, object] = config.model_dump(mode="json")
     settings["data"] = [
         (data.name, data.model_copy(update={place: ""}))
@@ -158,12 +158,12 @@ def run_study(
         config: The study.
         folder: Its run folder.
         executor: Executor of the trials, see :func:`kan_diffusion.study.executors.open_executor`;
-            processes of this machine, one a CPU core, when None.
-        on_plan: Told the trials before they are run, with an estimate of their time.
-        on_event: Told the news of each trial.
+            processes of this machine, one per CPU core, when None.
+        on_plan: Called with the plan of the trials and its estimated time before they run.
+        on_event: Called with each event of a trial.
         verify: Whether to refuse finished trials whose files have changed.
-        keep_rows: Whether to write the rows of finished trials as they come, and to count a trial
-            as finished whose row was written and whose folder is not there.
+        keep_rows: Whether to write the rows of trials as they finish, and to count a trial without
+            a folder as finished if its row was written.
 
     Returns:
         The study's results, failed trials included.
@@ -176,7 +176,7 @@ def run_study(
     _require_folder(config, folder)
     with open_executor() if executor is None else nullcontext(executor) as runner:
         free = any(not budget.size for budget in config.budgets)
-        if free and not (folder / STUDY).exists():  # shows whose folder rehearsals are in
+        if free and not (folder / STUDY).exists():  # marks the folder before rehearsals run
             write_text(folder / STUDY, config.to_yaml())
         config = rehearse(config, folder, runner, on_plan, on_event, keep_rows=keep_rows)
         kept = kept_rows(folder) if keep_rows else {}
@@ -208,14 +208,14 @@ def _gather(
     rows: list[Row] = [
         result.row
         if result is not None
-        # What the configuration says counts, whatever a file of rows says.
+        # The configuration overrides what a file of rows says.
         else {**kept[trial.id], **trial.keys}
         if trial.id in kept
         else {**trial.keys, "error": failures.get(trial.id, "not run")}
         for trial, result in zip(planned, results, strict=True)
     ]
     frame = pd.DataFrame(rows)
-    # Without a string type, which has NaN where a trial went well.
+    # As objects: a string type would have NaN where a trial went well.
     frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)
     finished = tuple(result for result in results if result is not None)
     return StudyResults(config, folder, finished, failures, frame)
@@ -225,8 +225,8 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
     """Reads a study back from its run folder.
 
     Args:
-        folder: The folder. Its finished trials count, and of those whose folders were not kept the
-            rows in its ``results.json``.
+        folder: The folder. Finished trials whose folders were not kept are read from the rows in
+            its ``results.json``.
         verify: Whether to refuse files that have changed since they were written.
 
     Raises:
@@ -242,7 +242,7 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
     kept = kept_rows(folder)
     results = _gather(read_study(path), folder, {}, verify, kept)
     if not results.trials and not kept.keys() & set(results.rows["trial"]):
-        if kept and not (folder / TRIALS).exists():  # of a version that had other ids
+        if kept and not (folder / TRIALS).exists():  # written by a version with other ids
             return replace(results, rows=pd.DataFrame(list(kept.values())))
         raise RunFolderError(
             f"no trial of the study in '{folder}' is finished; run it with 'kan-diffusion compare "

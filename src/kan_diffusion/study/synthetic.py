@@ -1,4 +1,4 @@
-"""Judges the rows that a finished run of a table draws, by the rows it was not trained on."""
+"""Judges rows drawn by a finished run of a table against rows it was not trained on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kan_diffusion.table_pipeline import TableDiffusionPipeline
 __all__ = ["judge_run"]
 
 _MOST_ROWS = 20_000
-"""Rows that are judged, of each kind."""
+"""Largest number of real, training and synthetic rows that are judged."""
 _FEWEST_DRAWN = 1_000
 
 
@@ -31,14 +31,14 @@ def judge_run(
 
     Args:
         folder: The run's folder.
-        data: A file to judge it with; its own data when None. Of the very file it was trained on,
-            only the rows that were held out are used.
+        data: A file to judge it with; the run's own data when None. Of the file it was trained on,
+            only the held-out rows are used.
         verify: Whether to refuse files of the run that have changed since they were written.
         on_progress: As in :func:`kan_diffusion.table_scores`.
 
     Returns:
         The scores and a sentence that says where real rows come from; None for a run of points or
-        pictures. The rows that the run was trained on count where the file is still what it was.
+        pictures. Training rows are compared, too, if their file has not changed.
 
     Raises:
         RunFolderError: The folder holds no finished run.
@@ -57,7 +57,7 @@ def judge_run(
         real, used = file.take(places), f"Real rows are those of '{other.name}'."
         try:
             train, _ = split_frames(own, config.study_seed, config.seed, _MOST_ROWS)
-        except DataError:  # the file is not what it was, or not there
+        except DataError:  # the file has changed or is missing
             train = None
     else:
         train, real = split_frames(own, config.study_seed, config.seed, _MOST_ROWS)

@@ -68,11 +68,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 NUM_PANELS = 11
-"""Number of timesteps at which pictures of a process are drawn, both ends included."""
+"""Number of timesteps at which figures show a process, both ends included."""
 
 
 _SMALL = 10_000
-"""Parameters below which a KAN is kept as it was at moments of training: 40 kB each."""
+"""KANs with fewer parameters have their weights saved at moments of training: 40 kB each."""
 
 
 def record_reverse(
@@ -82,13 +82,13 @@ def record_reverse(
     generator: torch.Generator,
     guidance: float = 1.0,
 ) -> Tensor:
-    """Records the reverse process at ``NUM_PANELS`` timesteps, even in time, noise first.
+    """Records the reverse process at ``NUM_PANELS`` evenly spaced timesteps, noise first.
 
     Args:
         pipeline: The denoiser with its sampler. Samplers other than ``ddpm`` place their steps
-            unevenly in time; the pictures are then DDIM's, or Euler's for flow matching, of the
-            same deterministic flow.
-        asked: Number of samples that are followed, or what is asked for: prompts or classes.
+            unevenly in time; DDIM, or Euler's method for flow matching, then takes their place and
+            follows the same deterministic flow.
+        asked: Number of samples to record, or the prompts or classes to draw.
         num_steps: Steps of ``ddpm``.
         generator: Source of the noise.
         guidance: Strength of guidance of pictures.
@@ -140,9 +140,9 @@ def _shared_yardstick(
     vae: str | None,
     _metrics: tuple[Metric, ...],
 ) -> Yardstick:
-    """Makes the yardstick of a data set, or of one split of it; a worker keeps it.
+    """Makes the yardstick of a data set, or of one split of it, and caches it in the worker.
 
-    A program may add metrics while it runs, so those there are belong to the key.
+    The metrics belong to the key, since a program may add some while it runs.
     """
     dataset = load_dataset(data, study_seed, trial_seed=split)
     features = features_of(data, study_seed) if evaluation.num_samples else None
@@ -151,15 +151,15 @@ def _shared_yardstick(
 
 
 def latents_of(vae: str | None, dataset: Dataset) -> LatentCodec | None:
-    """Reads the autoencoder of a model, for the pictures of a data set; None where it has none.
+    """Reads the autoencoder of a model, for the pictures of a data set; None if it has none.
 
     Args:
         vae: Folder of the autoencoder.
         dataset: The pictures.
 
     Raises:
-        RunFolderError: The folder is no autoencoder's.
-        KanDiffusionError: There are no pictures, or it is for other ones.
+        RunFolderError: The folder holds no autoencoder.
+        KanDiffusionError: The data set has no pictures, or the autoencoder does not fit them.
     """
     if vae is None:
         return None
@@ -171,10 +171,10 @@ def latents_of(vae: str | None, dataset: Dataset) -> LatentCodec | None:
 
 
 def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
-    """Builds a trial's denoiser, untrained: of captioned pictures with its text encoder.
+    """Builds a trial's untrained denoiser, for captioned pictures with its text encoder.
 
     Raises:
-        KanDiffusionError: It cannot be built, or not in this size.
+        KanDiffusionError: The denoiser cannot be built, or not in this size.
     """
     model, names = config.model, (config.study_seed, config.seed)
     settings, text = dict(model.settings), None
@@ -210,24 +210,24 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
 
 
 def _shape(dataset: Dataset, latents: LatentCodec | None) -> int | tuple[int, ...]:
-    """The size a family is built for: coordinates of points, the shape of pictures or latents."""
+    """Returns the number of coordinates of points, or the shape of pictures or latents."""
     if latents is not None:
         return latents.shape
     return dataset.shape if isinstance(dataset.codec, PictureCodec) else dataset.dim
 
 
 def without_text(denoiser: Denoiser) -> Denoiser:
-    """The denoiser alone, in which models of a comparison are held equal, without its encoder."""
+    """Returns a denoiser without its text encoder, which budgets do not count."""
     return denoiser.denoiser if isinstance(denoiser, PromptedDenoiser) else denoiser
 
 
 def samples_of(dataset: Dataset, latents: LatentCodec | None) -> Tensor:
-    """The training samples (N, *shape): those of a data set, or latents of its pictures."""
+    """Returns the training samples (N, *shape) of a data set, or the latents of its pictures."""
     return dataset.train if latents is None else latents.from_pixels(dataset.train)
 
 
 def told(denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
-    """The conditions of each training sample, by their names."""
+    """Returns the conditions of each training sample, by name."""
     if isinstance(denoiser, PromptedDenoiser):
         assert dataset.captions is not None
         return {"input_ids": tokenize(denoiser.tokenizer, dataset.captions)}
@@ -245,16 +245,16 @@ def _warm_up(
     blocks: tuple[int, ...],
     process: Process,
 ) -> None:
-    """Trains a model for two steps, once a worker.
+    """Trains a model for two steps, once per worker.
 
-    Kernels are loaded or compiled then, and torch loads what it needs for a first step: none of
-    it counts as training time.
+    This loads or compiles kernels, and what torch needs for a first step, so that none of it counts
+    as training time.
 
     Args:
         model: The model in JSON.
         hidden: Widths of its hidden layers.
         shape: Number of coordinates, or the shape of pictures.
-        blocks: Widths of those that may be told.
+        blocks: Widths of the blocks that may be told.
         process: Noising process.
     """
     config = ModelConfig.model_validate_json(model)
@@ -279,19 +279,19 @@ def run_trial(
     on_progress: ProgressCallback | None = None,
     log_folder: Path | None = None,
 ) -> TrialResult:
-    """Runs a trial, or goes on with it from its checkpoint, or reads it when it is finished.
+    """Runs a trial, resumes it from its checkpoint, or reads it if it is finished.
 
     Args:
         config: The trial.
         folder: Folder to keep it in; made when missing.
         device: Device to train and sample on.
-        on_progress: Told the number of finished steps and the loss.
+        on_progress: Called with the number of finished steps and the loss.
         log_folder: Folder for TensorBoard's event files.
 
     Returns:
-        The finished trial, not measured where several processes train one model and this is not
-        the first of them. One whose loss or samples became non-finite is finished, too: its row has
-        the reason under ``"error"`` and no measurements.
+        The finished trial. If several processes train one model, only the first one measures it. A
+        trial whose loss or samples became non-finite is finished, too: its row has the reason under
+        ``"error"`` and no measurements.
 
     Raises:
         DataError: The data cannot be used.
@@ -332,7 +332,7 @@ def _run_claimed(
     latents = latents_of(config.model.vae, dataset)
     if latents is not None:
         latents.vae.to(resolve_device(device))
-    # What judges the trial must not have decided when it ended.
+    # Samples that decide when training ends must not judge the trial.
     samples, heldout = samples_of(dataset, latents), None
     conditions, of_heldout = told(denoiser, dataset), dict[str, Tensor]()
     if config.training.patience is not None:
@@ -344,7 +344,7 @@ def _run_claimed(
     moments = {round(fraction * steps) for fraction in config.evaluation.moments}
 
     def record(step: int, current: Denoiser) -> None:
-        # Into a file at once, so that a run that is killed later still has it when it resumes.
+        # Written at once, so that a run that is killed and resumed still has it.
         try:
             panels = record_reverse(
                 _pipeline(config, dataset, current, latents),
@@ -390,7 +390,7 @@ def _run_claimed(
     except NonFiniteLossError as error:
         if not leads():
             raise
-        # The last good state of a failed trial, its checkpoint, stays.
+        # The checkpoint of a failed trial, its last good state, stays.
         return failed(error)
     if not leads():  # the first of several processes judges and keeps the model
         return TrialResult(config, row, [], folder)
@@ -436,7 +436,7 @@ def _run_claimed(
 
 
 def followed(config: TrialConfig, dataset: Dataset) -> Request:
-    """Chooses what the recorded reverse process draws: prompts, or classes in their shares."""
+    """Chooses what the recorded reverse process draws: prompts, or classes by their frequency."""
     num = config.evaluation.num_drawn
     if isinstance(dataset.codec, PictureCodec):
         return shown(dataset, num)[0]

@@ -1,23 +1,23 @@
-r"""Tuning with equal effort: every family gets as many tries over the same kind of space.
+r"""Tuning with equal effort: all families get equally many tries over the same kind of space.
 
 A *try* is one choice of settings, trained on every data set of the study with a seed that no
 reported trial uses. Its value is
 
 .. math:: \frac1D \sum_{d=1}^{D} \log m_d,
 
-with :math:`m_d` the judged measure (the excess where the oracle is exact, else the held-out loss):
-a logarithm, so that each data set counts alike whatever its scale. The first try of a family has
-the settings it was registered with; the others are chosen by Optuna's tree-structured Parzen
+with :math:`m_d` the judged measure (the excess where the oracle is exact, else the held-out loss).
+The logarithm gives all data sets the same weight, whatever their scale. The first try of a family
+has the settings it was registered with; the others are chosen by Optuna's tree-structured Parzen
 estimator (Bergstra et al. 2011), for each family from its own tries alone. The optimiser, where
 there is a choice, and the size, where a budget of time leaves it free, are searched like the rest.
 
 Tries are kept in a database (an SQLite file in the run folder, or any URL Optuna takes, for many
-machines) and their trainings as trials in the run folder: what is finished is not run again, and a
-try whose driver died is taken up by the next one. One round runs one try of every family, so that
-a family's tries follow one another and a search of one driver is a function of its seed, wherever
-it was interrupted: what draws a try depends on the family and the try's number alone. So the rows
-of its trials are enough to take a search up (``keep_rows``): the tries are asked for anew, and find
-their trials finished.
+machines) and their trainings as trials in the run folder. Finished trials are not run again, and
+the next driver takes over a try whose driver died. Each round runs one try of every family, so that
+a family's tries follow one another. The random draws of a try depend only on the study's seed, the
+model and the try's number: a search by one driver is a function of its seed, even if interrupted.
+The rows of its trials are therefore enough to resume a search (``keep_rows``): the same tries are
+asked for again, and their trials are found finished.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ __all__ = ["Tuned", "TunedSettings", "apply_tuned", "read_tuned", "tune"]
 logger = logging.getLogger(__name__)
 
 _USUAL_SIZE = 2300
-"""Parameters of the first try, where the size is free: what families were registered for."""
+"""Parameters of the first try where the size is free; families were registered for this size."""
 
 _OF_MODEL = ("params", "depth", "optimizer", "learning_rate")
 """Settings of a model that a search may choose, beside those of the denoiser."""
 
 _SILENT_SECONDS = 600.0
-"""A try of another machine without news for so long is taken for lost."""
+"""A try on another machine counts as lost after so long without a sign of life."""
 
 
 class TunedSettings(Settings):
@@ -96,8 +96,8 @@ class Tuned:
 
     Attributes:
         best: Best settings of each family.
-        tries: One row a try: ``family``, ``try``, ``value``, the judged measure on each data set,
-            the settings tried, the ids of its trials and, where it gave nothing, the ``error``.
+        tries: One row per try: ``family``, ``try``, ``value``, the judged measure on each data set,
+            the settings tried, the ids of its trials and, if it gave no value, the ``error``.
         path: File of the best settings, as ``--tuned`` takes it.
     """
 
@@ -121,19 +121,19 @@ def tune(
     """Searches the settings of every model of a study.
 
     Args:
-        config: The study: its models' families, data sets, training and its first budget.
+        config: The study, of which the models, data sets, training and first budget are used.
         folder: Run folder of the search.
-        tries: Number of tries a model.
-        optimizers: Optimisers to choose from; that of each model when empty.
+        tries: Number of tries per model.
+        optimizers: Optimisers to choose from; each model keeps its own when empty.
         storage: URL of a database; an SQLite file in the folder when None.
         executor: Executor of the trainings; processes of this machine when None.
-        on_plan: Told each round's trials before they are run.
-        on_event: Told the news of each trial.
-        keep_rows: Whether to write the rows of finished trials into ``results.json`` as they come,
-            and to train no trial again whose row is there.
+        on_plan: Called with the plan of each round's trials before they run.
+        on_event: Called with each event of a trial.
+        keep_rows: Whether to write the rows of trials into ``results.json`` as they finish, and to
+            skip trials whose row is there.
 
     Returns:
-        The best settings, which are in the folder's ``tuned.json``, too.
+        The best settings, which are also in the folder's ``tuned.json``.
 
     Raises:
         KanDiffusionError: Optuna is not installed, the study has no budget, a model's family
@@ -160,7 +160,7 @@ def tune(
 
 
 def _searched(config: StudyConfig, tries: int) -> StudyConfig:
-    """Makes the study of the trainings: one seed, other draws, no sample metrics."""
+    """Makes the study that a search trains: one seed, other draws, no sample metrics."""
     if tries < 1:
         raise KanDiffusionError(f"tuning needs at least 1 try a model, not {tries}")
     if not config.budgets:
@@ -200,7 +200,7 @@ def _open_searches(
     url = storage or f"sqlite:///{(folder / 'tuning.db').absolute()}"
     try:
         database = optuna.storages.RDBStorage(url)
-    except Exception as error:  # SQLAlchemy has its own, and Optuna others for each database
+    except Exception as error:  # SQLAlchemy's own, and others for each database
         raise KanDiffusionError(
             f"the database '{url}' cannot be used ({' '.join(str(error).split())[:200]}); give "
             "another --storage"
@@ -224,11 +224,11 @@ def _open_searches(
 
 
 class _Search:
-    """The search of one model: its Optuna study, and the try that is being trained.
+    """The search of one model: its Optuna study and the try that is being trained.
 
     Attributes:
         model: The model, with the settings it was registered with.
-        chosen: The same with those of the try.
+        chosen: The model with the settings of the try.
     """
 
     def __init__(self, model: ModelConfig, study: optuna.Study, space: Space, seed: int) -> None:
@@ -242,7 +242,7 @@ class _Search:
         return self._study.get_trials(deepcopy=False)
 
     def own_values(self) -> dict[str, object]:
-        """The model's settings as values of its space, as far as they are in it."""
+        """Returns those of the model's settings that lie in its search space, as values of it."""
         model = self.model
         now: dict[str, object] = {
             **model.settings,
@@ -260,7 +260,7 @@ class _Search:
         return values
 
     def begin(self, tries: int) -> bool:
-        """Takes up a try that was lost, or asks for a new one; false when there are enough."""
+        """Takes over a lost try or asks for a new one; returns False when there are enough."""
         from optuna import Trial
         from optuna.samplers import TPESampler
         from optuna.trial import TrialState
@@ -280,14 +280,14 @@ class _Search:
         return True
 
     def sign(self) -> None:
-        """Notes who runs the try, and that it is alive."""
+        """Records who runs the try, and that it is alive."""
         assert self._try is not None
         self._try.set_user_attr("host", socket.gethostname())
         self._try.set_user_attr("pid", os.getpid())
         self._try.set_user_attr("seen", time.time())
 
     def tell(self, value: float | None, trials: Sequence[str], reason: str | None) -> None:
-        """Tells the value of the try, or the reason why it has none."""
+        """Reports the value of the try to Optuna, or the reason why it has none."""
         from optuna.trial import TrialState
 
         assert self._try is not None
@@ -296,11 +296,11 @@ class _Search:
         else:
             self._try.set_user_attr("error", reason)
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
-        # Another driver that took it for lost may have told it already.
+        # Another driver that took it for lost may have reported it already.
         self._study.tell(self._try.number, value, state, skip_if_finished=True)
 
     def rows(self, folder: Path, kept: Mapping[str, Row]) -> Iterator[dict[str, object]]:
-        """A row for each try that is over."""
+        """Yields a row for each finished try."""
         for found in self.tries():
             if not found.state.is_finished():
                 continue
@@ -317,7 +317,7 @@ class _Search:
             }
 
     def best(self) -> TunedSettings:
-        """The settings of the best try, as far as they are not the family's own."""
+        """Returns the settings of the best try, without those equal to the family's own."""
         complete = [found for found in self.tries() if found.value is not None]
         if not complete:
             first = next((found.user_attrs.get("error") for found in self.tries()), None)
@@ -348,10 +348,10 @@ class _Search:
         return made
 
     def _values(self, params: Mapping[str, object]) -> dict[str, Setting]:
-        """Reads the values of a try, as the database keeps them, as settings.
+        """Converts the values of a try, as the database keeps them, to settings.
 
-        Numbers have six digits: a sampler's last ones differ between processors, and trials shall
-        be recognised on all of them.
+        Numbers are rounded to six digits: the last digits of Optuna's sampler differ between
+        processors, and trials must have the same id on all of them.
         """
         return {
             name: json.loads(str(value))
@@ -363,7 +363,7 @@ class _Search:
         }
 
     def _with(self, params: Mapping[str, object]) -> ModelConfig:
-        """Puts the values of a try into the model."""
+        """Returns the model with the values of a try."""
         values = self._values(params)
         changes: dict[str, object] = {
             name: values.pop(name) for name in _OF_MODEL if name in values
@@ -384,7 +384,7 @@ def _is_lost(found: optuna.trial.FrozenTrial) -> bool:
         return time.time() - float(signed.get("seen", 0.0)) > _SILENT_SECONDS
     pid = int(signed.get("pid", -1))
     if pid == os.getpid():
-        return True  # this driver's own, from a round that was interrupted
+        return True  # of this driver, from an interrupted round
     try:
         os.kill(pid, 0)
     except (OSError, OverflowError):
@@ -401,7 +401,7 @@ def _run_round(
     on_event: Callable[[TrialEvent], None] | None,
     keep_rows: bool,
 ) -> None:
-    """Trains one try of each model and tells the searches the outcome."""
+    """Trains one try of each model and reports the outcomes to the searches."""
     kept = kept_rows(folder) if keep_rows else {}
     plans: dict[str, StudyPlan] = {}
     refused: dict[str, str] = {}
@@ -411,7 +411,7 @@ def _run_round(
         study = config.model_copy(update={"models": (search.chosen,), "budgets": budgets})
         try:
             plans[name] = plan_study(study, folder, executor.workers, kept=kept)
-        except KanDiffusionError as error:  # a depth that misses the budget, say
+        except KanDiffusionError as error:  # such as a depth that misses the budget
             refused[name] = str(error)
     plan = StudyPlan(
         trials=tuple(trial for each in plans.values() for trial in each.trials),
@@ -444,7 +444,7 @@ def _run_round(
 
 
 def _row(folder: Path, trial: str, kept: Mapping[str, Row]) -> Row | None:
-    """The row of a finished trial, kept or in its own folder."""
+    """Reads the row of a finished trial, from the kept rows or its own folder."""
     if trial in kept:
         return kept[trial]
     result = load_trial(folder / "trials" / trial)
@@ -462,7 +462,7 @@ def read_tuned(path: Path) -> dict[str, TunedSettings]:
 
 
 def apply_tuned(config: StudyConfig, tuned: Mapping[str, TunedSettings]) -> StudyConfig:
-    """Puts tuned settings in the place of the models' own, where there are some."""
+    """Replaces the models' settings by tuned ones, for families that have some."""
     models = []
     free = bool(config.budgets) and not any(budget.size for budget in config.budgets)
     for model in config.models:

@@ -1,18 +1,17 @@
 """Where trials run: in processes of this machine, or on a Ray cluster.
 
-One process and one thread a trial, as many side by side as asked for: at the sizes of these
-networks a second thread makes a step slower, so parallel trials are the only parallelism that pays.
-A trial is a function of its configuration and its folder; an executor hands those out and passes
-the news on::
+Each trial runs in one process on one thread, and as many run at once as asked for: at the sizes of
+these networks a second thread makes a step slower, so only parallel trials pay. A trial is a
+function of its configuration and its folder; an executor hands trials out and yields their events::
 
     with open_executor("local", workers=2) as executor:
         for event in executor.run(trials, folder):
             ...
 
-Nothing is locked, and nothing needs to be: a trial's draws depend on its configuration alone, every
-file is written whole or not at all, and ``trial.json`` comes last
-(:mod:`kan_diffusion.study.folder`). A trial may therefore be broken off anywhere, taken up by
-another process or another machine, or run twice at once.
+The lock on a trial's folder only saves work: a trial's draws depend on its configuration alone,
+every file is written whole or not at all, and ``trial.json`` comes last
+(:mod:`kan_diffusion.study.folder`). A trial may therefore be interrupted anywhere and resumed by
+another process or another machine, or even run twice at once.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from kan_diffusion.study.executors.ray import RayExecutor
 __all__ = ["EXECUTORS", "Executor", "Task", "TrialEvent", "default_workers", "open_executor"]
 
 EXECUTORS: Mapping[str, type[Executor]] = {"local": LocalExecutor, "ray": RayExecutor}
-"""Where trials can run: in processes of this machine, or on a Ray cluster."""
+"""Executors by name: processes of this machine, or a Ray cluster."""
 
 
 def open_executor(
@@ -41,7 +40,7 @@ def open_executor(
 
     Args:
         kind: One of :data:`EXECUTORS`.
-        workers: Number of trials that run at once; one a CPU core, or one for a GPU, when None. A
+        workers: Number of trials that run at once; when None one per CPU core, or one on a GPU. A
             cluster that was not started here runs as many as it has room for.
         device: Device to train on: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         address: Address of a running Ray cluster, such as ``"auto"`` or ``"ray://host:10001"``;

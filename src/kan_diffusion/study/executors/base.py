@@ -1,4 +1,4 @@
-"""The base of all executors: the order of trials, their events, and workers that are lost."""
+"""The base of all executors: the order of trials, their events, and the loss of workers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 NUM_ATTEMPTS = 3
-"""Number of times a trial is tried whose worker dies; one that raises is not tried again."""
+"""Number of times that a trial is tried if its worker dies; a trial that raises is not repeated."""
 
 _TAKEN_SECONDS = 0.5
 
@@ -49,19 +49,19 @@ class Task:
 
 @dataclass(frozen=True)
 class TrialEvent:
-    """News of a trial.
+    """An event of a trial.
 
     Attributes:
-        kind: ``"started"``: a worker took it up; ``"progressed"``; ``"finished"``: it has a result,
-            which may say that its training diverged; ``"failed"``: it could not be run; and for
-            :meth:`Executor.run` alone ``"lost"``: its worker died; ``"taken"``: another driver is
-            running it. A trial that is over soon may finish without other news.
+        kind: ``"started"``: a worker runs it; ``"progressed"``; ``"finished"``: it has a result,
+            which may say that its training diverged; ``"failed"``: it could not be run. Only
+            :meth:`Executor.run` sees ``"lost"``: its worker died; and ``"taken"``: another driver
+            is running it. A short trial may finish without other events.
         trial: Its id.
         step: Number of finished steps.
         loss: Latest loss, NaN where there is none.
-        error: Reason why it diverged or failed, when it did.
+        error: Reason why it diverged or failed, if it did.
         worker: Process that runs it, as ``host:process id``; None when it was lost.
-        started: Time at which its worker took it up, in seconds since the epoch; NaN before it is
+        started: Time at which its worker started it, in seconds since the epoch; NaN before it is
             finished.
         seconds: Wall-clock time its worker spent on it; NaN before it is finished.
     """
@@ -89,11 +89,11 @@ class TrialEvent:
 class Executor(ABC):
     """Runs trials side by side; ends its workers when its ``with`` block is left.
 
-    A kind of executor gives :meth:`room`, :meth:`submit`, :meth:`collect` and :meth:`close`. The
-    order of trials and the policy for lost workers are the same for all kinds.
+    A subclass implements :meth:`room`, :meth:`submit`, :meth:`collect` and :meth:`close`. The order
+    of trials and the policy for lost workers are the same for all kinds.
 
     Args:
-        workers: Number of trials that run at once; one a CPU core, or one for a GPU, when None.
+        workers: Number of trials that run at once; when None one per CPU core, or one on a GPU.
         device: Device to train on.
         address: Address of a cluster, for kinds that have one.
     """
@@ -115,16 +115,16 @@ class Executor(ABC):
         """Runs trials side by side.
 
         A trial that fails does not stop the others. A trial whose worker dies (killed, out of
-        memory) is tried again, three times in all, and goes on from its checkpoint. A trial that
-        another driver is running is asked for again when the others are done.
+        memory) is tried up to three times in all and resumes from its checkpoint. A trial that
+        another driver is running is tried again after the others.
 
         Args:
             trials: The trials, in the order to start them.
-            folder: Folder that holds a folder a trial, named by its id. Machines of a cluster must
-                share it.
+            folder: Folder that holds one folder per trial, named by its id. Machines of a cluster
+                must share it.
 
         Yields:
-            The news of the trials; the last of each is ``"finished"`` or ``"failed"``.
+            The events of the trials; the last of each trial is ``"finished"`` or ``"failed"``.
 
         Raises:
             KanDiffusionError: No worker can be started.
@@ -144,7 +144,7 @@ class Executor(ABC):
             events = []
             for event in self.collect():
                 if event.trial not in running:
-                    continue  # late news of a trial that is over
+                    continue  # a late event of a trial that is over
                 if event.kind == "taken":
                     waiting.append(running.pop(event.trial))
                     continue
@@ -162,7 +162,7 @@ class Executor(ABC):
                 elif event.finished:
                     del running[event.trial]
                 events.append(event)
-            hand_out()  # no worker waits until everybody has heard the news
+            hand_out()  # first, so that no worker waits while events are handled
             yield from events
 
     @abstractmethod
@@ -175,19 +175,19 @@ class Executor(ABC):
 
     @abstractmethod
     def collect(self) -> Iterable[TrialEvent]:
-        """Waits for a moment or for news of submitted tasks.
+        """Waits for a moment or for events of submitted tasks.
 
         Returns:
-            The news; after ``"finished"``, ``"failed"`` or ``"lost"`` a task takes no room.
+            The events; after ``"finished"``, ``"failed"`` or ``"lost"`` a task takes no room.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Interrupts what is running, waits until it has kept its state, and ends the workers."""
+        """Interrupts running trials, waits until their state is saved, and ends the workers."""
 
 
 def default_workers(device: str) -> int:
-    """One worker a CPU core, or one for a GPU."""
+    """Returns one worker per CPU core, or one for a GPU."""
     import torch
 
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
@@ -198,7 +198,7 @@ def default_workers(device: str) -> int:
 
 
 def use_one_thread() -> None:
-    """Keeps the calling worker to one thread; before it imports anything that computes."""
+    """Limits the calling worker to one thread; to be called before it imports torch or NumPy."""
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     import torch
 
@@ -211,11 +211,11 @@ def attempt(task: Task, device: str, tell: Callable[[TrialEvent], None]) -> Tria
     Args:
         task: The trial and its folder.
         device: Device to train on.
-        tell: Told that the trial has started, and how it goes on. It may raise
-            ``KeyboardInterrupt``, upon which the trial keeps its state.
+        tell: Called when the trial starts and as it progresses. If it raises
+            ``KeyboardInterrupt``, the trial saves its state and ends.
 
     Returns:
-        The last event of the trial; an exception of the trial is one line in it.
+        The last event of the trial; an exception of the trial becomes one line of it.
     """
     from kan_diffusion.study.folder import TrialTakenError
     from kan_diffusion.study.trial import run_trial
@@ -236,7 +236,7 @@ def attempt(task: Task, device: str, tell: Callable[[TrialEvent], None]) -> Tria
         )
         error = None if result.row["error"] is None else str(result.row["error"])
     except TrialTakenError:
-        time.sleep(_TAKEN_SECONDS)  # where all that is left is taken, this is how often to ask
+        time.sleep(_TAKEN_SECONDS)  # how often to ask if all that are left are taken
         kind, error = "taken", None
     except Exception as fault:  # a user's own family may raise anything
         logger.debug("trial %s failed", trial, exc_info=fault)

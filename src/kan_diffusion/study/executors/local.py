@@ -1,8 +1,8 @@
 """Trials in processes of this machine.
 
-The driver starts workers and holds a pipe to each. A worker has one trial at a time. Over the same
-pipe come its events, and the order to stop. A worker that dies loses its trial and nothing else.
-Imports take seconds, so that on Linux workers are forked from a server that has them.
+The driver starts workers and holds a pipe to each, for trials, events and the order to stop. A
+worker has one trial at a time; if it dies, only this trial is lost. Imports take seconds, so on
+Linux workers are forked from a server that has already imported everything.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerContext, SpawnContext
 
-    # What there is to wait on for a worker: its pipe, and the handle that says that it has ended.
+    # What the driver waits on for a worker: its pipe, and the handle that signals its end.
     _Source = Connection[Task | None, TrialEvent | Literal["ready"]] | int
 
 __all__ = ["LocalExecutor"]
 
 _NUM_FALSE_STARTS = 3
-"""After so many workers in a row that died before they were ready, there is no point in more."""
+"""The executor gives up after this many workers in a row that died before they were ready."""
 
 
 def _serve(
@@ -42,13 +42,13 @@ def _serve(
     """Runs trials in a worker until told to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.update(environment)  # that of the server is as old as the server
+    os.environ.update(environment)  # the server's environment may be outdated
     use_one_thread()
     from kan_diffusion.study.executors import preload  # noqa: F401  # before the first trial
 
     def tell(event: TrialEvent) -> None:
-        if connection.poll():  # all that comes while a trial runs is the order to stop
-            raise KeyboardInterrupt  # training keeps its state and ends
+        if connection.poll():  # while a trial runs, only the order to stop comes
+            raise KeyboardInterrupt  # training saves its state and ends
         connection.send(event)
 
     # The driver may be gone, and an interrupted trial ends its worker.
@@ -68,11 +68,11 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _interrupts_deferred() -> Iterator[None]:
-    """Keeps Ctrl-C from processes started inside; the calling one hears it afterwards."""
+    """Blocks Ctrl-C in processes started inside; the calling process receives it afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # as it starts it would lift what is blocked here
+    resource_tracker.ensure_running()  # its start would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -81,7 +81,7 @@ def _interrupts_deferred() -> Iterator[None]:
 
 
 def _context() -> ForkServerContext | SpawnContext:
-    """Chooses how workers start: forked from a server that has the imports, else from nothing."""
+    """Chooses how workers start: forked from a server that has the imports, or else spawned."""
     if sys.platform != "linux":  # Apple's frameworks may not be forked once they are loaded
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -90,7 +90,7 @@ def _context() -> ForkServerContext | SpawnContext:
 
 
 class _Worker:
-    """A worker process as its driver sees it.
+    """A worker process, as seen by its driver.
 
     Attributes:
         task: The task it has; None when it is idle.
@@ -104,23 +104,23 @@ class _Worker:
         self.process = context.Process(target=_serve, args=given, daemon=True)
         with _interrupts_deferred():
             self.process.start()
-        theirs.close()  # so that the pipe ends when the process does
+        theirs.close()  # so that the pipe closes when the process ends
         self.task: Task | None = None
         self.ready = False
         self._reachable = True
 
     def sources(self) -> list[_Source]:
-        """The objects to wait on for news of it."""
+        """Lists the objects to wait on for its events and its end."""
         return [*([self.connection] if self._reachable else []), self.process.sentinel]
 
     def give(self, task: Task | None) -> None:
-        """Sends a task, or None to make it stop; a worker that died will be found dead."""
+        """Sends a task, or None to stop the worker; a dead worker is noticed later."""
         self.task = task
         with suppress(OSError):
             self.connection.send(task)
 
     def events(self) -> Iterator[TrialEvent]:
-        """The events it has sent so far."""
+        """Yields the events it has sent so far."""
         try:
             while self._reachable and self.connection.poll():
                 message = self.connection.recv()
@@ -179,10 +179,10 @@ class LocalExecutor(Executor):
         idle.give(task)
 
     def collect(self) -> Iterator[TrialEvent]:
-        """Waits for the next news of any worker.
+        """Waits for the next events of any worker.
 
         Yields:
-            The news.
+            The events.
         """
         sources = [(source, worker) for worker in self._staff for source in worker.sources()]
         owners: dict[object, _Worker] = dict(sources)
@@ -199,7 +199,7 @@ class LocalExecutor(Executor):
                     yield from self._replace(worker, worker.task)
 
     def _replace(self, worker: _Worker, task: Task) -> Iterator[TrialEvent]:
-        """Sees to the task of a worker that died; one that never began is not held against it."""
+        """Reports the task of a dead worker as lost, or submits it again if it never began."""
         if worker.ready:
             yield TrialEvent("lost", task.config.id, error=worker.ending())
             return
@@ -213,7 +213,7 @@ class LocalExecutor(Executor):
         self.submit(task)
 
     def close(self) -> None:
-        """Ends the workers; running trials keep their state."""
+        """Ends the workers; running trials save their state."""
         for worker in self._staff:
             worker.give(None)
             if not worker.ready:  # it would first import all it needs

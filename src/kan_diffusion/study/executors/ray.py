@@ -1,10 +1,9 @@
-"""Trials on a Ray cluster: one remote task a trial.
+"""Trials on a Ray cluster: one remote task per trial.
 
-The driver keeps a few times as many tasks submitted as there are CPU cores, so that none waits and
-thousands of trials are no burden. News of long trials goes through one small actor, which keeps the
-latest of each; a trial that is over before there is news costs nothing there. The machines must
-share the run folder and have kan-diffusion installed; the driver's import path and working folder
-are used where they exist.
+The driver keeps a few times as many tasks submitted as there are CPU cores, so that no core waits
+and thousands of trials are no burden. Events of long trials go through one small actor, which keeps
+the latest of each; short trials do not use it. The machines must share the run folder and have
+kan-diffusion installed; the driver's import path and working folder are used where they exist.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _STORE_BYTES = 100_000_000
 
 
 class _News:
-    """An actor that holds the latest news of each trial until the driver asks."""
+    """An actor that holds the latest event of each trial until the driver asks for it."""
 
     def __init__(self) -> None:
         self._latest: dict[str, TrialEvent] = {}
@@ -51,7 +50,7 @@ class _News:
 
 
 def _remote_task(device: str, news: ActorHandle[_News]) -> Callable[[Task], TrialEvent]:
-    """The function that runs one trial in a worker; what it closes over a worker reads once."""
+    """Makes the function that runs one trial in a worker; a worker loads its closure once."""
     import_path, folder = tuple(sys.path), os.getcwd()
 
     def work(task: Task) -> TrialEvent:
@@ -75,12 +74,12 @@ def _remote_task(device: str, news: ActorHandle[_News]) -> Callable[[Task], Tria
 
 
 def task_needs(device: str, resources: dict[str, float], workers: int | None) -> dict[str, float]:
-    """The resources a task asks of a cluster.
+    """Computes the resources that a task requests from a cluster.
 
     Args:
         device: Device to train on.
         resources: Resources of the cluster.
-        workers: Number of trials that run at once and share its GPUs; None gives each its own.
+        workers: Number of trials that run at once and share its GPUs; None gives each trial a GPU.
 
     Returns:
         ``num_cpus`` and, with a GPU, ``num_gpus``.
@@ -102,8 +101,8 @@ def task_needs(device: str, resources: dict[str, float], workers: int | None) ->
 class RayExecutor(Executor):
     """Runs trials on a Ray cluster.
 
-    A process that is connected to a cluster uses that connection. The cluster is started or
-    reached when there are trials to run.
+    A process that is already connected to a cluster uses that connection. Otherwise a cluster is
+    started or connected to when there are trials to run.
 
     Raises:
         KanDiffusionError: Ray is not installed.
@@ -113,7 +112,7 @@ class RayExecutor(Executor):
         self, *, workers: int | None = None, device: str = "auto", address: str | None = None
     ) -> None:
         super().__init__(workers=workers, device=device, address=address)
-        # Ray would try for ever a trial too large for memory. It reads this as it is imported.
+        # Ray would retry a trial too large for memory for ever. It reads this when imported.
         os.environ.setdefault("RAY_task_oom_retries", "0")
         try:
             import ray
@@ -130,7 +129,7 @@ class RayExecutor(Executor):
         self._counted = self._polled = -math.inf
 
     def room(self) -> int:
-        """Number of tasks that the cluster can be given ahead of time; clusters grow.
+        """Number of tasks that can be submitted ahead; updated, since clusters grow.
 
         Raises:
             KanDiffusionError: The cluster cannot be reached or started, or it has no GPU and one
@@ -151,10 +150,10 @@ class RayExecutor(Executor):
     def collect(self) -> Iterator[TrialEvent]:
         """Waits until half of the tasks are done, or for a while.
 
-        With half of them done none of the cluster's cores waits for more.
+        When half of them are done, none of the cluster's cores is idle yet.
 
         Yields:
-            The news.
+            The events.
         """
         tasks = list(self._running)
         half = max(1, len(tasks) // 2)
@@ -163,12 +162,12 @@ class RayExecutor(Executor):
             yield self._last_event(task, self._running.pop(task))
         if time.monotonic() - self._polled > _POLL_SECONDS:
             self._polled = time.monotonic()
-            # If the actor's machine was lost, there will be news when Ray has restarted it.
+            # If the actor's machine was lost, events come again when Ray has restarted it.
             with suppress(self._ray.exceptions.RayError):
                 yield from self._ray.get(self._news.take.remote())
 
     def close(self) -> None:
-        """Interrupts what is running, waits until it has kept its state, and disconnects."""
+        """Interrupts running trials, waits until their state is saved, and disconnects."""
         tasks = list(self._running)
         for task in tasks:
             self._ray.cancel(task)
@@ -219,7 +218,7 @@ class RayExecutor(Executor):
         errors = self._ray.exceptions
         try:
             event: TrialEvent = self._ray.get(task)
-        except errors.RayTaskError as error:  # not the trial's fault: that would be in its event
+        except errors.RayTaskError as error:  # not the trial's: its own are in its event
             reason = str(error).strip().splitlines()[-1]
             return TrialEvent(
                 "failed",
