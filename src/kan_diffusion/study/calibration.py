@@ -25,9 +25,9 @@ _JUDGING_SECONDS = 4.0
 _USUAL_SAMPLES = 5_000
 
 _STEPS_A_DRAW = 2 * 5 / 3
-"""Training steps that take as long as a sampler's step on as many pictures. It evaluates the
-network twice, with guidance four times; pictures are drawn without guidance and for two requests
-with it; an evaluation takes a third of a training step."""
+"""Training steps that take as long as a sampler's step on as many pictures. The sampler evaluates
+the network twice, with guidance four times; pictures are drawn once without guidance and for two
+requests with it. An evaluation takes a third of a training step."""
 
 
 def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_A_ROUND) -> float:

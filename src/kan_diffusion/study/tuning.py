@@ -242,7 +242,7 @@ class _Search:
         return self._study.get_trials(deepcopy=False)
 
     def own_values(self) -> dict[str, object]:
-        """Returns those of the model's settings that lie in its search space, as values of it."""
+        """Returns the model's settings that lie in its search space, as values of this space."""
         model = self.model
         now: dict[str, object] = {
             **model.settings,
