@@ -53,43 +53,43 @@ _ARRAY_DTYPES = ("float64", "float32", "int64", "int32", "bool")
 class DiffusionEstimator(BaseEstimator):
     """A diffusion model of a table: numbers, categories, dates and gaps.
 
-    It learns the rows of a data frame or an array, and then draws new ones, with some cells given
-    or not, fills gaps and computes densities. What goes in as a frame comes out as one, with the
-    same columns, order and dtypes; an array stays an array.
+    It learns the rows of a data frame or an array, then draws new rows, with or without given
+    cells, fills gaps and computes densities. A frame comes back as a frame with the same columns,
+    order and dtypes, an array as an array.
 
     Args:
         family: Kind of denoiser, a name of ``FAMILIES`` such as ``"kan"`` or ``"mlp"``, or
             ``"package.module:NAME"`` for one of your own.
-        params: Number of trainable parameters at most; the family's nearest size below it is taken.
-            Where the table has so many columns that even the smallest is larger, that one is taken,
-            and a warning is logged. As many as suit the table when None: 300 times the root of
-            its number of encoded values, 500,000 at most.
+        params: Largest number of trainable parameters; the family's nearest size below it is used.
+            If the table has so many columns that even the smallest size is larger, that size is
+            used and a warning is logged. When None, 300 times the square root of the table's number
+            of encoded values, at most 500,000.
         process: Noising process, a name of ``PROCESSES`` such as ``"cosine"`` or ``"flow"``.
-        steps: Optimiser steps at most; as suits the table when None.
-        batch_size: Rows a step, drawn with replacement; as suits the table when None.
+        steps: Largest number of optimiser steps; chosen for the table when None.
+        batch_size: Rows per step, drawn with replacement; chosen for the table when None.
         optimizer: ``"adam"``, ``"soap"``, ``"muon"`` or ``"lbfgs"``, see
             :mod:`kan_diffusion.training.optimization`.
-        learning_rate: Peak learning rate; as suits the family and size when None.
+        learning_rate: Peak learning rate; chosen for the family and size when None.
         max_seconds: Seconds that training may take; None for no limit.
-        columns: Kinds of columns that shall not be as inferred, by name:
-            ``{"age": "integer", "zip code": "categorical"}``. Of an array, by number.
-        merge_below: Categories of fewer rows are merged into one, "other"; 0 for none.
-        depth: Number of hidden layers; as suits the family and the table when None.
+        columns: Kinds of columns that should not be inferred, by name:
+            ``{"age": "integer", "zip code": "categorical"}``; by number for an array.
+        merge_below: Categories with fewer rows are merged into one, "other"; 0 merges none.
+        depth: Number of hidden layers; chosen for the family and the table when None.
         settings: Settings of the denoiser that differ from the family's.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-        random_state: A whole number, a NumPy ``RandomState`` or None, as scikit-learn has it.
+        random_state: A whole number, a NumPy ``RandomState`` or None, as in scikit-learn.
         verbose: Whether ``fit`` shows the kinds of columns, then the phase, the loss and the time
             left on a terminal.
 
     Attributes:
         pipeline_: The trained :class:`~kan_diffusion.TableDiffusionPipeline`.
         codec_: Its :class:`~kan_diffusion.data.codec.TableCodec`, which knows the kinds of columns.
-        loss_curve_: Training loss of every step taken, with shape (k,): training stops when the
-            held-out loss has long not improved.
-        heldout_curve_: Step and loss on held-out rows, with shape (looks, 2).
+        loss_curve_: Training loss of each of the k steps, with shape (k,): training stops early
+            when the held-out loss has not improved for long.
+        heldout_curve_: Steps and their losses on held-out rows, with shape (evaluations, 2).
         n_parameters_: Number of trainable parameters of its denoiser.
         n_features_in_: Number of columns seen in ``fit``.
-        feature_names_in_: Their names, when all of them are texts.
+        feature_names_in_: Names of these columns, if all names are strings.
 
     Example:
         >>> from kan_diffusion import DiffusionEstimator
@@ -137,11 +137,11 @@ class DiffusionEstimator(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.input_tags.string = True
-        # Not categorical: scikit-learn would check densities of tables without a number.
+        # Not categorical: scikit-learn's checks would ask for densities of tables without numbers.
         return tags
 
     def _frame(self, X: ArrayLike | pd.DataFrame, reset: bool = False) -> pd.DataFrame:  # noqa: N803
-        """Rows as a frame; the columns of an array are numbered from 0."""
+        """Returns rows as a frame; the columns of an array are numbered from 0."""
         from kan_diffusion.data.codec import require_frame
 
         if isinstance(X, pd.DataFrame):
@@ -159,7 +159,7 @@ class DiffusionEstimator(BaseEstimator):
         return pd.DataFrame(rows).infer_objects()
 
     def _with_y(self, frame: pd.DataFrame, y: object) -> pd.DataFrame:
-        """Rows with the column y behind their own.
+        """Appends the column y to rows.
 
         Raises:
             DataError: y has another number of rows.
@@ -174,7 +174,7 @@ class DiffusionEstimator(BaseEstimator):
         return pd.concat([frame, column.rename(self.y_name_)], axis=1)
 
     def _given_back(self, frame: pd.DataFrame) -> Rows:
-        """Rows as they were given to ``fit``, without y."""
+        """Returns rows in the form that ``fit`` was given, without y."""
         rows = frame if self.y_name_ is None else frame.drop(columns=[self.y_name_])
         if self.array_dtype_ is None:
             return rows
@@ -192,7 +192,7 @@ class DiffusionEstimator(BaseEstimator):
     def _denoiser(
         self, codec: TableCodec, suits: Suggestion, num_timesteps: int, generator: torch.Generator
     ) -> Denoiser:
-        """The family's largest denoiser within the budget, or its smallest with a warning."""
+        """Builds the family's largest denoiser in the budget, or its smallest with a warning."""
         from kan_diffusion.denoisers import build_denoiser, get_family
 
         depth = suits.depth if self.depth is None else self.depth
@@ -217,7 +217,7 @@ class DiffusionEstimator(BaseEstimator):
         try:
             return build(codec.dim, blocks)
         except BudgetError as error:
-            build(1, (1,))  # or it is too small for every table
+            build(1, (1,))  # raises if the budget is too small for every table
             logger.warning("%s; the smallest is taken", error)
             ones = (1,) * (depth or get_family(self.family).depth)
             return build(codec.dim, blocks, ones)
@@ -232,17 +232,17 @@ class DiffusionEstimator(BaseEstimator):
 
         Args:
             X: A frame, or an array with shape (n_samples, n_features), of at least two rows. Gaps
-                are learned and drawn as everything else.
+                are learned and drawn like other values.
             y: One more column, with shape (n_samples,), to condition on: see :meth:`sample`.
-            on_progress: Told the number of finished steps and the loss a few times a second.
+            on_progress: Called with the number of finished steps and the loss a few times a second.
 
         Returns:
             The fitted estimator.
 
         Raises:
-            DataError: A column holds infinite values or several types, two have one name, there is
-                nothing to learn, or y has another number of rows.
-            KanDiffusionError: A setting is unknown or out of range, or the budget too small even
+            DataError: A column holds infinite values or several types, two columns share a name,
+                there is nothing to learn, or y has another number of rows.
+            KanDiffusionError: A setting is unknown or out of range, or the budget is too small even
                 for one column.
             ValueError: X is neither a frame nor an array in two dimensions.
         """
@@ -347,22 +347,22 @@ class DiffusionEstimator(BaseEstimator):
             n_samples: Number of rows.
             conditions: What the cells of some columns must be: a value (None for a gap), a list
                 of values, or a pair (low, high) with None for an open end.
-            y: Where ``fit`` had one, its value for all rows, or one each.
-            like: Rows whose cells are kept, for some of the columns, each to be completed once;
-                ``n_samples`` is then left out.
+            y: If ``fit`` had y, its value for all rows, or one value per row.
+            like: Rows with cells of some of the columns; the cells are kept, and each row is
+                completed once. Leave ``n_samples`` out then.
             steps: Steps of the sampler.
             scheduler: Name of the sampler, see :data:`kan_diffusion.SCHEDULERS`; the process's
                 default when None.
             random_state: Source of the noise; the estimator's own when None.
 
         Returns:
-            Rows as ``fit`` had them: a frame with the same columns, order and dtypes, or an array.
+            Rows as in ``fit``: a frame with the same columns, order and dtypes, or an array.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
             DataError: A column or category is not known, or conditions contradict each other.
-            KanDiffusionError: The sampler is unknown or does not fit the process, or a number below
-                1.
+            KanDiffusionError: The sampler is unknown or does not fit the process, or a number is
+                below 1.
         """
         from kan_diffusion.randomness import torch_generator
         from kan_diffusion.sampling import make_scheduler
@@ -401,16 +401,16 @@ class DiffusionEstimator(BaseEstimator):
         steps: int = 20,
         random_state: RandomState = None,
     ) -> Rows | list[Rows]:
-        """Fills gaps with draws of the missing cells given the others of their row.
+        """Fills gaps with draws of the missing cells, given the other cells of their row.
 
         Args:
-            X: Rows as in ``fit``, with gaps; where ``fit`` had y, it counts as unknown.
-            draws: How many times to fill them: the spread between draws says how sure a cell is.
+            X: Rows as in ``fit``, with gaps; if ``fit`` had y, it counts as unknown.
+            draws: Number of times to fill them: the spread between draws says how sure a cell is.
             steps: Steps of the sampler.
             random_state: Source of the noise; the estimator's own when None.
 
         Returns:
-            The filled rows, cells that were there as they were; of several draws a list.
+            The filled rows, with all given cells unchanged; a list of them for several draws.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
@@ -444,12 +444,12 @@ class DiffusionEstimator(BaseEstimator):
 
         Args:
             X: Rows as in ``fit``.
-            y: Where ``fit`` had one, the column y. Without it the density is summed over the
-                classes, where y is one of them and all other columns are continuous.
+            y: If ``fit`` had y, the column y. Without it, the density is summed over the classes if
+                y is a class and all other columns are continuous.
 
         Returns:
-            Natural logarithms with shape (n_samples,), in the units of the data. Up to 16
-            continuous columns they are exact for the model, beyond that an unbiased estimate.
+            Natural logarithms with shape (n_samples,), in the units of the data. They are exact for
+            the model up to 16 continuous columns, and beyond that an unbiased estimate.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
@@ -486,15 +486,15 @@ class DiffusionEstimator(BaseEstimator):
         X: ArrayLike | pd.DataFrame,  # noqa: N803
         y: ArrayLike | pd.Series | None = None,
     ) -> float:
-        """The mean of :meth:`score_samples`, so that higher is better."""
+        """Returns the mean of :meth:`score_samples`; higher is better."""
         return float(self.score_samples(X, y).mean())
 
     def save(self, folder: str | Path) -> None:
         """Saves the model: JSON and safetensors, and no row of the table.
 
         Args:
-            folder: Where to, made when missing; :meth:`load` reads it, and the pipeline in it
-                ``TableDiffusionPipeline.from_pretrained``.
+            folder: Folder to write, created if missing. :meth:`load` reads it, and
+                ``TableDiffusionPipeline.from_pretrained`` reads the pipeline in it.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
@@ -525,7 +525,7 @@ class DiffusionEstimator(BaseEstimator):
             folder: The folder.
 
         Raises:
-            RunFolderError: The folder or a file in it is missing, damaged or of something else.
+            RunFolderError: The folder or a file in it is missing, damaged or something else.
         """
         from kan_diffusion.files import read_json
         from kan_diffusion.table_pipeline import TableDiffusionPipeline
@@ -557,7 +557,7 @@ class DiffusionEstimator(BaseEstimator):
 
 
 def _array_dtype(X: object) -> str:  # noqa: N803
-    """The dtype of an array of rows, as :meth:`DiffusionEstimator.sample` gives it back."""
+    """Returns the dtype in which :meth:`DiffusionEstimator.sample` returns an array of rows."""
     dtype = np.asarray(X).dtype
     if dtype.kind == "O":
         return "object"
@@ -565,7 +565,7 @@ def _array_dtype(X: object) -> str:  # noqa: N803
 
 
 def _free_name(frame: pd.DataFrame, y: object) -> str | int:
-    """The name of y beside the columns of a frame."""
+    """Returns a name for y among the columns of a frame."""
     if all(isinstance(name, int | np.integer) for name in frame.columns):
         return len(frame.columns)
     name = getattr(y, "name", None)
@@ -576,7 +576,7 @@ def _free_name(frame: pd.DataFrame, y: object) -> str | int:
 
 
 def _is_label(y: pd.Series) -> bool:
-    """Whether y says classes and not amounts."""
+    """Whether y holds classes and not amounts."""
     if isinstance(y.dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(y.dtype):
         return not pd.api.types.is_datetime64_any_dtype(y.dtype)
     values = y.dropna().unique()

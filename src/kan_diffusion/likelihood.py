@@ -1,9 +1,9 @@
 r"""The log-density of a trained denoiser, through the probability-flow ODE.
 
-A process :math:`x_t = \alpha x_0 + \sigma\varepsilon` with :math:`\alpha^2 + \sigma^2 = 1` is, in
-:math:`\hat x = x_t / \alpha` and :math:`s = \sigma / \alpha`, clean points plus noise of standard
-deviation s. There the probability-flow ODE (Song et al. 2021, arXiv:2011.13456; Karras et al. 2022,
-arXiv:2206.00364) has the predicted noise itself for its right-hand side,
+In the variables :math:`\hat x = x_t / \alpha` and :math:`s = \sigma / \alpha`, a process
+:math:`x_t = \alpha x_0 + \sigma\varepsilon` with :math:`\alpha^2 + \sigma^2 = 1` is clean points
+plus noise of standard deviation s. Its probability-flow ODE (Song et al. 2021, arXiv:2011.13456;
+Karras et al. 2022, arXiv:2206.00364) then has the predicted noise itself as its right-hand side,
 
 .. math:: \frac{d\hat x}{ds} = -s\,\nabla\log p_s(\hat x) = \hat\varepsilon(\alpha\hat x, t(s)).
 
@@ -20,21 +20,21 @@ et al. 2021, eq. 39). From the first timestep, with :math:`\alpha_0` and :math:`
 
 where :math:`d\log\alpha_0` is the change of variables from :math:`\alpha_0 x` to x. The prior
 :math:`N(0, (\alpha_T^2 + \sigma_T^2) I) = N(0, I)` is the noise that samplers start from, so this
-is the density of the points that the deterministic sampler draws with ever smaller steps; under a
-process that does not reach noise it is as far off as they are.
+is the density of the points that the deterministic sampler draws in the limit of small steps. For a
+process that does not reach noise, it is as wrong as these points are.
 
 In flow matching, :math:`x = (1 - t) x_0 + t\varepsilon`, the denoiser predicts the velocity
 :math:`dx/dt` itself, and all else is as above.
 
 Schedules are discrete: timesteps are interpolated linearly in log s or, in flow matching, in t, and
-denoisers take fractional ones. The divergence is exact, a product of the Jacobian with every unit
-vector; or estimated without bias by products :math:`v^\top J v` with random signs v, the same ones
-along a whole path (Hutchinson 1990; Grathwohl et al. 2019, arXiv:1810.01367). The steps of the
+denoisers take fractional ones. The divergence is exact, from products of the Jacobian with every
+unit vector, or it is estimated without bias by products :math:`v^\top J v` with random signs v, the
+same along a whole path (Hutchinson 1990; Grathwohl et al. 2019, arXiv:1810.01367). The steps of the
 Runge-Kutta method are even in :math:`\operatorname{arsinh}(1/\sqrt{s})`: even in log s below the
-spread of standardised data, and of a length that grows as :math:`\sqrt{s}` beyond, where nothing
-but noise is left and f vanishes. Coordinates that the denoiser is told stay where they are: the ODE
-moves the others, and the density is theirs, given these. With :math:`s = t / (1 - t)` that is even
-in y where :math:`t = 1 / \cosh^2 y`, and flow matching is integrated over -y.
+spread of standardised data, and of a length that grows as :math:`\sqrt{s}` above it, where only
+noise is left and f vanishes. With :math:`s = t / (1 - t)` they are even in y with
+:math:`t = 1 / \cosh^2 y`, and flow matching is integrated over -y. Coordinates that the denoiser is
+told are constant: the ODE moves the others, and the density is theirs given the told ones.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ __all__ = ["first_noise", "log_likelihood"]
 
 
 def first_noise(process: Process) -> float:
-    """Noise that a likelihood is taken at: sigma / alpha at the first timestep.
+    """Computes the noise at which a likelihood is taken: sigma / alpha at the first timestep.
 
-    The exact density that compares with :func:`log_likelihood` is that of clean points plus this
-    noise, ``density.log_density(points, alpha=1.0, sigma=first_noise(process))``.
+    Compare :func:`log_likelihood` with the exact density of clean points plus this noise,
+    ``density.log_density(points, alpha=1.0, sigma=first_noise(process))``.
     """
     alpha, sigma = process.levels()
     return float(sigma[0] / alpha[0])
@@ -72,7 +72,7 @@ class _Path:
         self.free: Tensor | None = None  # (n, d), 1 where a coordinate is not told
         self.directions: Sequence[Tensor] = ()  # each (n, d), of norm 1 in expectation
         alpha, sigma = process.levels()
-        # What is integrated over, at each timestep: (T,), increasing.
+        # The variable of integration at each timestep: (T,), increasing.
         self.times = -sigma.rsqrt().acosh() if process.is_flow else sigma.log() - alpha.log()
         noise = first_noise(process)
         self.first_alpha = 1 / (1 + noise if process.is_flow else math.hypot(1.0, noise))
@@ -97,7 +97,7 @@ class _Path:
         return right - 1 + min(max((time - low) / (high - low), 0.0), 1.0)
 
     def _velocity(self, prediction: Tensor, x: Tensor, time: float) -> Tensor:
-        """Velocity of points, from the denoiser's prediction for them."""
+        """Computes the velocity of points from the denoiser's prediction for them."""
         if self.process.is_flow:
             return -2 * math.tanh(time) / math.cosh(time) ** 2 * prediction
         noise = math.exp(time)
@@ -141,40 +141,40 @@ def log_likelihood(
 ) -> Tensor:
     """Computes the log-density of points under a denoiser.
 
-    The density is the denoiser's own at the process's first timestep, brought to the units of clean
-    points: that of x_0 plus noise of standard deviation :func:`first_noise`, which also keeps it
-    finite where values are rounded or repeated. Points are taken as they are. Where the mean is to
-    be compared with that of the exact density at that noise, give clean points with the noise
-    added: the difference is then a Kullback-Leibler divergence.
+    The density is the denoiser's at the process's first timestep, in the units of clean points: the
+    density of x_0 plus noise of standard deviation :func:`first_noise`, which also keeps it finite
+    where values are rounded or repeated. No noise is added to the points given. To compare the mean
+    with that of the exact log-density at this noise, give clean points with the noise added: the
+    difference is then a Kullback-Leibler divergence.
 
     Args:
         denoiser: The trained network, on any device; run in its own dtype.
         process: The process it was trained for.
         points: Standardised points with shape (n, d), finite.
-        class_labels: Class that each point is told, with shape (n,): the density is then that of
-            its class.
-        observed: Coordinates that the denoiser is told, with shape (n, d), NaN where one is not:
-            the density is then that of the others, given these.
+        class_labels: Class of each point, with shape (n,): the density is then the density of its
+            class.
+        observed: Coordinates that the denoiser is told, with shape (n, d), NaN for the others: the
+            density is then the density of the others, given the told ones.
         num_probes: Number of random vectors that estimate the divergence, which is exact when None.
         generator: Source of these vectors; torch's default generator when None.
         num_steps: Steps of the fourth-order Runge-Kutta method (the 3/8 rule), each of which
             evaluates the denoiser and its Jacobian four times. With the exact denoisers of all
-            toys, 50 steps leave an error of at most 0.005 nats a point (of flow matching, which
-            begins at less noise, 0.013 on the swiss roll); with trained smooth ones of
-            the presets it was as small, with ReLU's kinks up to 0.2 a point and 0.01 in the mean. A
-            cosine process with predicted noise wants 200, because what remains of a network's
-            predictions at nearly pure noise does not vanish.
-        batch_rows: Largest number of points moved at once.
+            toys, 50 steps leave an error of at most 0.005 nats per point (for flow matching, which
+            begins at less noise, 0.013 on the swiss roll). It was as small with trained smooth
+            denoisers of the presets; ReLU's kinks made it up to 0.2 per point and 0.01 in the mean.
+            A cosine process with predicted noise needs 200, because f does not vanish for a
+            network's predictions at nearly pure noise.
+        batch_rows: Largest number of points integrated at once.
 
     Returns:
-        Natural logarithms with shape (n,), float64, on the CPU. In the data's own units subtract
+        Natural logarithms with shape (n,), float64, on the CPU. For the data's own units, subtract
         the sum of the logarithms of the standardiser's scales.
 
     Raises:
-        DataError: The points are no table of finite numbers with the denoiser's d columns, or
+        DataError: The points are not finite numbers with shape (n, d) for the denoiser's d, or
             ``observed`` has another shape.
-        KanDiffusionError: A number of steps or rows below 1, or labels are not one a point or
-            unknown to the denoiser.
+        KanDiffusionError: A number of steps, rows or probes is below 1, or labels are not one per
+            point or unknown to the denoiser.
     """
     dim = denoiser.data_dim
     if points.ndim != 2 or points.shape[1] != dim:
@@ -226,7 +226,7 @@ def log_likelihood(
 def _directions(
     free: Tensor, num_probes: int | None, generator: torch.Generator | None
 ) -> list[Tensor]:
-    """Vectors v with sum of v v^T the identity on free coordinates (n, d), in expectation."""
+    """Makes vectors v (n, d) whose v v^T sum to the identity on free coordinates on average."""
     if num_probes is None:
         places = free.any(dim=0).nonzero().flatten().tolist()
         units = torch.eye(free.shape[1], device=free.device, dtype=free.dtype)

@@ -1,4 +1,4 @@
-"""The pipeline of pictures: prompts or classes in, pictures out, called as diffusers' are.
+"""The pipeline of pictures: prompts or classes in, pictures out, called like diffusers' own.
 
 ::
 
@@ -42,8 +42,8 @@ class PictureDiffusionPipelineOutput(BaseOutput):
     """Output of the pipeline.
 
     Attributes:
-        images: Pictures, or samples of pixels with shape (n, C, S, S) where ``output_type`` is
-            ``"pt"``; those of one prompt stand together.
+        images: Pictures, or samples of pixels with shape (n, C, S, S) if ``output_type`` is
+            ``"pt"``; pictures of one prompt are next to each other.
     """
 
     images: list[Image.Image] | Tensor
@@ -51,7 +51,7 @@ class PictureDiffusionPipelineOutput(BaseOutput):
 
 @contextmanager
 def _without_bars(loaded: bool = True) -> Iterator[None]:
-    """Keeps the bars back that transformers draws about a file; not looked at unless loaded."""
+    """Hides the progress bars of transformers, if it is ``loaded``; else does nothing."""
     if not loaded:
         yield
         return
@@ -72,21 +72,21 @@ class PictureDiffusionPipeline(SamplePipeline):
     Args:
         denoiser: The trained network.
         scheduler: Any diffusers scheduler of the process the denoiser was trained for.
-        text_encoder: What embeds prompts; None for a model without text.
+        text_encoder: Text encoder of prompts; None for a model without text.
         tokenizer: Its tokenizer.
         mode: Channels of the pictures, as Pillow names them.
         classes: Names of the classes; empty for none.
-        flow: Whether the denoiser was trained for flow matching; as the scheduler is when None.
+        flow: Whether the denoiser was trained for flow matching; the scheduler decides when None.
         vae: The autoencoder whose latents the denoiser was trained on; None for pixels.
 
     Attributes:
         codec: The map between samples of pixels and pictures.
-        latents: The map between latents and these; None without an autoencoder.
+        latents: The map between latents and pictures; None without an autoencoder.
         classes: Names of the classes.
 
     Raises:
-        KanDiffusionError: The denoiser's pictures are of another mode, or the number of classes is
-            another.
+        KanDiffusionError: The mode or the autoencoder does not fit the denoiser, or the text
+            encoder and the tokenizer do not fit each other.
     """
 
     model_cpu_offload_seq = "text_encoder->denoiser->vae"
@@ -127,7 +127,7 @@ class PictureDiffusionPipeline(SamplePipeline):
 
     @classmethod
     def _get_signature_types(cls) -> dict[str, tuple[object, ...]]:
-        # Some name classes of transformers, which is imported only where there is text.
+        # Some annotations need transformers, which is imported only where there is text.
         names = inspect.signature(cls.__init__).parameters
         return {name: (inspect.Signature.empty,) for name in names if name != "self"}
 
@@ -145,11 +145,11 @@ class PictureDiffusionPipeline(SamplePipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
         """Reads a pipeline that ``save_pretrained`` wrote, after checking its networks.
 
-        Only JSON and safetensors are read, from this machine alone.
+        Only local files are read, in JSON and safetensors.
 
         Args:
             pretrained_model_name_or_path: Its folder.
-            **kwargs: Options of diffusers, or parts of one's own by name.
+            **kwargs: Options of diffusers, or your own parts by name.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
@@ -171,14 +171,14 @@ class PictureDiffusionPipeline(SamplePipeline):
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Embeds prompts as the denoiser is told them.
+        """Embeds prompts for the denoiser.
 
         Args:
-            prompts: The prompts; an empty one stands for none.
+            prompts: The prompts; an empty one means no prompt.
 
         Returns:
-            Shape (len(prompts), tokens, width), zeros behind the end of each, on the pipeline's
-            device.
+            Embeddings with shape (len(prompts), tokens, width), zeros after the end of each prompt,
+            on the pipeline's device.
 
         Raises:
             KanDiffusionError: The model has no text, or a prompt has more tokens than fit.
@@ -220,29 +220,29 @@ class PictureDiffusionPipeline(SamplePipeline):
         """Draws pictures.
 
         Args:
-            prompt: What is asked for, one or several; empty or None asks for nothing.
+            prompt: One prompt or several; an empty one or None asks for nothing.
             num_inference_steps: Steps of the scheduler.
-            negative_prompt: What guidance leads away from, one or one a prompt; nothing when None.
-            class_labels: Numbers or names of classes, of a model with classes.
-            num_images_per_prompt: Pictures of each prompt or class; of a model without, how many.
+            negative_prompt: Prompt that guidance leads away from, one or one per prompt; the empty
+                prompt when None.
+            class_labels: Numbers or names of classes, for a model with classes.
+            num_images_per_prompt: Number of pictures per prompt or class, or in all without these.
             guidance_scale: Strength of classifier-free guidance; 1 is the plain conditional. When
-                None it is 3, and 1 where nothing is asked for that could guide.
-            generator: Where the noise comes from, or one a picture; torch's default when None.
-            batch_size: Largest number of pictures moved at once.
+                None it is 3, or 1 without prompts and classes to guide.
+            generator: Source of the noise, or a list of one per picture; torch's default when None.
+            batch_size: Largest number of pictures drawn at once.
             output_type: ``"pil"`` for Pillow's images, ``"pt"`` for samples of pixels in [-1, 1].
             callback_on_step_end: Called after every step of each batch with the pipeline, the
-                number of the step, its timestep and ``{"sample": samples}``; samples it returns in
-                such a dictionary take their place.
-            callback_on_step_end_tensor_inputs: What the callback is given: ``"sample"`` or nothing.
+                number of the step, its timestep and ``{"sample": samples}``; samples that it
+                returns in such a dictionary replace them.
+            callback_on_step_end_tensor_inputs: What the callback receives: ``"sample"`` or nothing.
             return_dict: Whether to return an output object or a tuple.
 
         Returns:
-            Pictures, those of one prompt together.
+            Pictures, grouped by prompt.
 
         Raises:
-            KanDiffusionError: Prompts of a model without text, or classes of one without, or
-                guidance where there is neither, or a number out of range, or a prompt with more
-                tokens than fit.
+            KanDiffusionError: Prompts are given to a model without text, classes to one without
+                classes, or guidance with neither; a number is out of range, or a prompt too long.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
         if num_images_per_prompt < 1:

@@ -26,7 +26,7 @@ prediction type   target                              a                         
 ``flow``          :math:`\varepsilon - x_0`           :math:`\alpha`             1
 ================  ==================================  =========================  ================
 
-(v: Salimans and Ho 2022, arXiv:2202.00512.) Samples have any shape (B, \*shape); levels are one a
+(v: Salimans and Ho 2022, arXiv:2202.00512.) Samples have any shape (B, \*shape); levels are one per
 sample, or one for all, and broadcast over the trailing dimensions.
 """
 
@@ -100,7 +100,7 @@ def noise_of_mean(mean: Tensor, noised: Tensor, alpha: Tensor, sigma: Tensor) ->
 def _prediction(kind: PredictionType, alpha: Levels, sigma: Levels) -> tuple[Levels, ...]:
     """The pair (p, q) of a prediction type, and p alpha + q sigma.
 
-    The sum is written down as what it is on paper: alpha^2 + sigma^2 computed is not quite 1.
+    The sum is given in closed form, since computed alpha^2 + sigma^2 is not exactly 1.
     """
     one, zero = alpha**0, 0 * alpha
     if kind == "epsilon":
@@ -118,7 +118,7 @@ SCHEDULES: dict[str, Callable[[Process], list[float]] | None] = {
     "constant": lambda process: [process.beta_start] * process.num_timesteps,
     "flow": None,
 }
-"""Schedules by name: what gives the T betas of a process, each between 0 and 1, or None where
+"""Schedules by name, each a function from a process to its T betas between 0 and 1, or None where
 diffusers' schedulers know the schedule by this name; ``"flow"`` is the straight line of flow
 matching."""
 
@@ -272,14 +272,14 @@ class Process(Settings):
 
 
 def signal_left(scheduler: SchedulerMixin) -> float:
-    """Fraction of signal at the last timestep, alpha_T; 0 when noise is reached."""
+    """Returns the fraction of signal at the last timestep, alpha_T; 0 if noise is reached."""
     if hasattr(scheduler, "alphas_cumprod"):
         return float(scheduler.alphas_cumprod[-1]) ** 0.5
     return 1 - float(scheduler.sigma_max)
 
 
 def signal_warning(scheduler: SchedulerMixin) -> str | None:
-    """Warning that a schedule does not reach noise, or None where it does."""
+    """Returns a warning if a schedule does not reach noise; None if it does."""
     left = signal_left(scheduler)
     if left <= SIGNAL_LIMIT:
         return None
@@ -307,7 +307,7 @@ PROCESSES: Mapping[str, Process] = {
     )
 }
 """The presets: cosine (Nichol and Dhariwal 2021, arXiv:2102.09672), the linear schedule of Ho et
-al. 2020, the original notebook's, which never reaches noise, and flow matching."""
+al. 2020, the original notebook's schedule, which never reaches noise, and flow matching."""
 
 
 def get_process(name: str) -> Process:

@@ -1,12 +1,12 @@
-r"""Sampling: diffusers pipelines that turn noise into samples; of points, in the data's own units.
+r"""Sampling: diffusers pipelines that turn noise into samples, points in the data's own units.
 
-Any diffusers scheduler that fits the process drives it; those the command line knows by name are in
-:data:`SCHEDULERS`. The scheduler of a loaded pipeline can be replaced::
+Any diffusers scheduler that fits the process can drive a pipeline; :data:`SCHEDULERS` lists those
+that have a name on the command line. The scheduler of a loaded pipeline can be replaced::
 
     pipeline.scheduler = make_scheduler("heun", pipeline.scheduler)
 
 The flow schedulers of diffusers count timesteps from 1 to T, all others and the denoisers from 0 to
-T - 1; the pipeline takes the 1 off.
+T - 1; the pipeline subtracts the 1.
 
 Classifier-free guidance mixes a prediction with conditions and one without,
 :math:`p_\varnothing + s\,(p_c - p_\varnothing)` (Ho and Salimans 2022, arXiv:2207.12598).
@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from kan_diffusion.data.scaling import Standardizer
 
-# All of the package: the class of a saved denoiser is found only if it is imported.
+# Imports the whole package: the class of a saved denoiser is found only if it is imported.
 from kan_diffusion.denoisers import Denoiser, PointDenoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError, RunFolderError, look_up
 from kan_diffusion.files import read_json
@@ -86,9 +86,9 @@ _OF_THE_PROCESS = (
 _OF_EVERY_SAMPLER = {"clip_sample": False, "thresholding": False, "timestep_spacing": "trailing"}
 _OF_ONE_SAMPLER: Mapping[str, Mapping[str, object]] = {
     "ddpm": {"variance_type": "fixed_large"},
-    # Steps even in the log-SNR (Lu et al. 2022, arXiv:2211.01095): with twenty steps even in time
-    # the last one, from too much noise straight to data, draws even the exact denoiser's points
-    # too close together.
+    # Steps even in the log-SNR (Lu et al. 2022, arXiv:2211.01095). With twenty steps even in time,
+    # the last step goes from too much noise straight to data, and even the exact denoiser's points
+    # end up too close together.
     "dpm-solver++": {"use_lu_lambdas": True},
     # Heun's method steps in sigma / alpha, which near pure noise grows a thousandfold within a few
     # timesteps: steps even in its logarithm are stable, steps even in time are not.
@@ -140,17 +140,17 @@ def make_scheduler(name: str | None, like: SchedulerMixin) -> SchedulerMixin:
 
 @contextmanager
 def watched(pipeline: SamplePipeline) -> Iterator[dict[float, Tensor]]:
-    """Keeps the states of the reverse process that a pipeline goes through inside the block.
+    """Records the states of the reverse process that a pipeline goes through inside the block.
 
-    They are what the denoiser is asked about, so that they are x_t of the process, whatever a
-    sampler computes with; where one corrects its first guess, the corrected state is kept.
+    The states are the inputs of the denoiser: x_t of the process, whatever the sampler computes
+    with. If a sampler corrects its first guess, the corrected state is recorded.
 
     Args:
-        pipeline: The pipeline, which shall draw one batch.
+        pipeline: The pipeline, which must draw only one batch.
 
     Yields:
         Standardised samples (n, *shape) by their time as a fraction of T, noise (1.0) first. The
-        last state, time 0, is what the pipeline returns and not among them.
+        last state, at time 0, is what the pipeline returns and is not included.
     """
     states: dict[float, Tensor] = {}
     num_timesteps = pipeline.scheduler.config.num_train_timesteps
@@ -178,7 +178,7 @@ class PointDiffusionPipelineOutput(BaseOutput):
 
 
 def _saved_class(root: Path, index: Mapping[str, object], name: str, base: type[T]) -> type[T]:
-    """Finds the class of a saved part among the modules that are imported already."""
+    """Finds the class of a saved part among the modules that are already imported."""
     match index.get(name):
         case [str(library), str(class_name)]:
             found = getattr(sys.modules.get(library), class_name, None)
@@ -193,7 +193,7 @@ def _saved_class(root: Path, index: Mapping[str, object], name: str, base: type[
 
 
 def _read_scheduler(kind: type[SchedulerMixin], folder: Path) -> SchedulerMixin:
-    """Reads a scheduler whose configuration names everything that decides its process."""
+    """Reads a scheduler, whose configuration must hold every setting of its process."""
     path = folder / kind.config_name
     config = read_json(path, "the configuration of a scheduler", _REMEDY)
     accepted = inspect.signature(kind.__init__).parameters
@@ -248,7 +248,7 @@ class SamplePipeline(DiffusionPipeline):
     def _setup_sampling(
         self, denoiser: Denoiser, scheduler: SchedulerMixin, flow: bool | None, **parts: object
     ) -> None:
-        """Takes the parts; the process is the scheduler's where ``flow`` does not say it."""
+        """Registers the parts; when ``flow`` is None, the scheduler decides it."""
         self.register_modules(denoiser=denoiser, scheduler=scheduler, **parts)
         self.set_progress_bar_config(disable=True)  # samples are drawn in seconds
         self.flow = isinstance(scheduler, _FLOW) if flow is None else flow
@@ -257,12 +257,12 @@ class SamplePipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
         """Reads a pipeline that ``save_pretrained`` wrote, after checking all of it.
 
-        Only JSON and safetensors are read, from this machine alone, and nothing is imported.
+        Only local files are read, in JSON and safetensors, and nothing is imported.
 
         Args:
             pretrained_model_name_or_path: Its folder.
             **kwargs: Options of diffusers, such as ``dtype`` or ``device_map`` (also ``"auto"``),
-                or a ``denoiser`` or ``scheduler`` of one's own, neither of which is optional.
+                or your own ``denoiser`` or ``scheduler``; None reads the saved one.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
@@ -279,12 +279,12 @@ class SamplePipeline(DiffusionPipeline):
             known = ("dtype", "torch_dtype", "device_map", "variant", "low_cpu_mem_usage")
             options = {key: kwargs[key] for key in known if key in kwargs}
             for key, given in options.items():
-                if isinstance(given, Mapping):  # dtypes by the names of parts
+                if isinstance(given, Mapping):  # dtypes by names of parts
                     options[key] = given.get("denoiser", given.get("default", torch.float32))
             parts["denoiser"] = _saved_class(
                 root, index, "denoiser", cls._denoiser_class
             ).from_pretrained(root / "denoiser", **options)
-            if kwargs.get("device_map") == "auto":  # which diffusers has for models alone
+            if kwargs.get("device_map") == "auto":  # diffusers takes it for models only
                 del kwargs["device_map"]
         if kwargs.get("scheduler") is None:
             parts["scheduler"] = _read_scheduler(
@@ -325,13 +325,13 @@ class SamplePipeline(DiffusionPipeline):
         Args:
             num_samples: How many.
             num_inference_steps: Steps of the scheduler.
-            generator: Where the noise comes from, or one a sample.
-            conditions: Conditions by name, one a sample.
-            absent: Conditions that guidance leads away from, which replace others of their names.
+            generator: Source of the noise, or a list of one per sample.
+            conditions: Conditions by name, one per sample.
+            absent: Conditions that guidance leads away from, instead of those of the same name.
             guidance_scale: Strength of guidance; 1 is the plain conditional.
-            batch_size: Largest number of samples moved at once.
+            batch_size: Largest number of samples drawn at once.
             callback: Called after every step of each batch.
-            callback_inputs: What the callback is given.
+            callback_inputs: What the callback receives.
         """
         self._require_sampler(num_samples, num_inference_steps, batch_size)
         if isinstance(generator, list) and len(generator) != num_samples:
@@ -374,7 +374,7 @@ class SamplePipeline(DiffusionPipeline):
         return torch.cat(batches)
 
     def _require_sampler(self, num_samples: int, num_steps: int, batch_size: int) -> None:
-        """Checks the numbers of a call and that the scheduler is one of the process."""
+        """Checks the numbers of a call, and that the scheduler fits the process."""
         if num_samples < 1 or num_steps < 1 or batch_size < 1:
             raise KanDiffusionError(
                 "sampling needs at least 1 sample, 1 step and batches of 1, not "
@@ -423,7 +423,7 @@ class SamplePipeline(DiffusionPipeline):
         )
         if not is_flow:
             sample = sample * scheduler.init_noise_sigma
-        finite = []  # looked at in the end, so that a GPU need not wait for it at each step
+        finite = []  # checked at the end, so that a GPU need not wait at each step
         with self.progress_bar(total=len(scheduler.timesteps)) as bar:
             for index, timestep in enumerate(scheduler.timesteps):
                 model_input = sample if is_flow else scheduler.scale_model_input(sample, timestep)
@@ -468,7 +468,7 @@ class PointDiffusionPipeline(SamplePipeline):
         mean: Centre of the data, d numbers, by which standardised points are moved back.
         scale: Scale of the data, d numbers.
         columns: Names of the coordinates.
-        flow: Whether the denoiser was trained for flow matching; as the scheduler is when None.
+        flow: Whether the denoiser was trained for flow matching; the scheduler decides when None.
 
     Attributes:
         standardizer: The map between the data's units and standardised ones.
@@ -476,8 +476,8 @@ class PointDiffusionPipeline(SamplePipeline):
         flow: Whether the denoiser was trained for flow matching.
 
     Raises:
-        KanDiffusionError: Mean, scale or columns are not d finite numbers or names, a scale is not
-            positive.
+        KanDiffusionError: Mean, scale or columns are not d finite numbers or names, or a scale is
+            not positive.
     """
 
     _denoiser_class = PointDenoiser
@@ -514,7 +514,7 @@ class PointDiffusionPipeline(SamplePipeline):
         columns: Sequence[str],
         flow: bool | None,
     ) -> None:
-        """Takes the parts, and what a class keeps in its own words in the configuration."""
+        """Sets the parts, and what each class writes into the configuration in its own way."""
         self._setup_sampling(denoiser, scheduler, flow)
         self.standardizer = standardizer
         self.columns = tuple(columns)
@@ -547,21 +547,21 @@ class PointDiffusionPipeline(SamplePipeline):
             num_samples: How many.
             num_inference_steps: Steps of the scheduler, from 1 to the process's number of
                 timesteps; Heun evaluates the denoiser twice a step.
-            generator: Where the noise comes from, or one a sample; torch's default when None.
+            generator: Source of the noise, or a list of one per sample; torch's default when None.
             class_labels: One label for all points or one each, with shape (num_samples,).
             observed: Standardised coordinates that the denoiser is told, with shape (num_samples,
-                d), NaN where one is to be drawn; samples have them as they are.
+                d), NaN where a coordinate is to be drawn; samples keep the told ones unchanged.
             guidance_scale: Strength s of classifier-free guidance; 1 is the plain conditional.
-            batch_size: Largest number of points moved at once.
+            batch_size: Largest number of points drawn at once.
             callback_on_step_end: Called after every step of each batch with the pipeline, the
                 number of the step, its timestep and ``{"sample": points}``, (B, d) standardised;
-                points it returns in such a dictionary take their place.
-            callback_on_step_end_tensor_inputs: What the callback is given: ``"sample"`` or nothing.
+                points that it returns in such a dictionary replace them.
+            callback_on_step_end_tensor_inputs: What the callback receives: ``"sample"`` or nothing.
             return_dict: Whether to return an output object or a tuple.
 
         Returns:
             Points with shape (num_samples, d) in the data's own units, float64 where the device
-            has it, on the pipeline's device.
+            supports it, on the pipeline's device.
 
         Raises:
             KanDiffusionError: A number of samples, steps or generators is out of range, labels are

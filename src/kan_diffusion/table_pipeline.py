@@ -1,12 +1,12 @@
 r"""The pipeline of tables: rows drawn under conditions, gaps filled, densities.
 
 The denoiser models encoded rows z (:mod:`kan_diffusion.data.codec`) and may be told any blocks of
-them. So rows with given cells are drawn from p(z_free given z_told), by telling the denoiser what
-is known at every step of the sampler; gaps are filled in the same way.
+them. Rows with given cells are drawn from p(z_free given z_told): the denoiser is told the known
+cells at every step of the sampler. Gaps are filled in the same way.
 
-A set of values or a range is met by rejection: rows are drawn and those outside are thrown away,
-which gives the model's own p(z given that it is met). Where almost no row passes, cells within are
-drawn from the column's own distribution and told, as if they did not depend on other conditions.
+Sets of values and ranges are met by rejection: rows outside them are discarded, which gives the
+model's own p(z given the conditions). If almost no row meets them, cells inside are drawn from the
+column's own distribution and told, as if they did not depend on other conditions.
 
 With v the coordinates of numbers and dates and s those of categories and gaps, the log-density of
 the continuous cells x given all others is
@@ -42,7 +42,7 @@ __all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
 logger = logging.getLogger(__name__)
 
 EXACT_DIMENSIONS = 16
-"""Free coordinates up to which the divergence is exact; beyond, it is estimated."""
+"""Largest number of free coordinates with an exact divergence; beyond, it is estimated."""
 
 _PROBES = 16
 _AT_ONCE = 2**13  # rows that fit a cache
@@ -57,7 +57,7 @@ _DOUBTED = 8
 class TableDiffusionPipeline(PointDiffusionPipeline):
     """Draws rows of a table from a trained denoiser.
 
-    Called, it gives encoded rows as any pipeline of points gives points; :meth:`draw` gives frames.
+    A call returns encoded rows, as a pipeline of points returns points; :meth:`draw` gives frames.
 
     Args:
         denoiser: The trained network; conditions need one that was built with the codec's blocks.
@@ -77,7 +77,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         process: Process | Mapping[str, object] | None = None,
     ) -> None:
         super(PointDiffusionPipeline, self).__init__()
-        if codec is None or process is None:  # diffusers takes what has no default for a module
+        if codec is None or process is None:  # diffusers loads arguments without default as modules
             raise KanDiffusionError("a pipeline of tables needs a codec and a process; give both")
         self.codec = codec if isinstance(codec, TableCodec) else TableCodec.from_dict(codec)
         self.process = (
@@ -106,10 +106,10 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         """Draws rows.
 
         Args:
-            num_rows: How many; those of ``like``, which are one each, when None.
+            num_rows: Number of rows; one for each row of ``like`` when None.
             conditions: What the cells of some columns must be, see
                 :func:`kan_diffusion.data.conditions.read_conditions`.
-            like: Rows whose cells are kept, for some of the columns; gaps in it are drawn.
+            like: Rows with cells of some of the columns, which are kept; gaps in them are drawn.
             steps: Steps of the sampler.
             generator: Source of the noise; torch's default generator when None.
 
@@ -167,7 +167,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         generator: torch.Generator | None,
         random: np.random.Generator,
     ) -> pd.DataFrame:
-        """Rows with the cells that are told, one each; in some columns they are told to be gaps."""
+        """Draws a row for each row of told cells; in the columns ``gaps``, gaps are told."""
         observed = self.codec.observe(told, random, gaps) if len(told.columns) else None
         rows = self(
             len(told), steps, observed=observed, generator=generator, batch_size=_AT_ONCE
@@ -187,13 +187,13 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         generator: torch.Generator | None,
         random: np.random.Generator,
     ) -> pd.DataFrame:
-        """Rows with told cells whose others meet conditions: by rejection while that goes on."""
+        """Draws rows with told cells that meet conditions, by rejection as long as that works."""
         waiting = np.arange(len(told))
         found: list[pd.DataFrame] = []
         drawn = passed = 0
         most = _MOST_DRAWN_FOR_ONE * len(told) + _FEWEST_DRAWN
         while len(waiting) and drawn < most:
-            # As many tries for each row as one that passes has taken so far.
+            # As many tries for each row as it has taken so far to find one that passes.
             tries = 4 if not drawn else min(math.ceil(1.2 * drawn / max(passed, 1)), 4096)
             tries = max(1, min(tries, -(-most // len(waiting)), _MOST_TRIED // len(waiting)))
             rows = np.repeat(waiting, tries)
@@ -221,7 +221,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
     def _within(
         self, name: object, condition: Condition, num: int, random: np.random.Generator
     ) -> pd.Series:
-        """Cells of one column that meet a condition, from the column's own distribution."""
+        """Draws cells of one column that meet a condition, from the column's own distribution."""
         rows = torch.from_numpy(random.standard_normal((_LOOK, self.codec.dim)))
         cells = self.codec.decode(rows.float(), random)[name]
         cells = cells[condition.holds(cells)]
@@ -232,7 +232,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
     def _doubt(
         self, told: pd.DataFrame, gaps: Collection[object], like: bool, random: np.random.Generator
     ) -> str | None:
-        """A sentence where no row that the model draws comes near the first told cells."""
+        """Returns a warning if no row that the model draws comes near the first told cells."""
         told = told.iloc[:_DOUBTED]
         given = self.codec.observe(told, random, gaps)
         seed = int(random.integers(2**31))
@@ -245,7 +245,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
                 part = slice(block.start, block.stop)
                 if bool(row[part].isnan().any()):
                     continue
-                if block.discrete and block.role == "value":  # one category is near to no other
+                if block.discrete and block.role == "value":  # no two categories are near
                     name = self.codec.column(block.column).name
                     same = (cells[name] == told[name].iloc[place]).to_numpy(bool, na_value=False)
                     near &= torch.tensor(same)
@@ -267,7 +267,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         steps: int = 20,
         generator: torch.Generator | None = None,
     ) -> list[pd.DataFrame]:
-        """Fills gaps, several times over, so that their spread says how sure the filling is.
+        """Fills gaps, once or several times: the spread between draws says how certain they are.
 
         Args:
             frame: Rows of the table with gaps; all of its columns.
@@ -276,7 +276,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             generator: Source of the noise; torch's default generator when None.
 
         Returns:
-            As many frames as draws; cells that were there are as they were.
+            One frame per draw, with all given cells unchanged.
 
         Raises:
             DataError: A column is missing, new, or of another type.
@@ -288,7 +288,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             raise KanDiffusionError(f"gaps are filled at least once, not {draws} times")
         self._require_conditions()
         self.codec.require_columns(frame)
-        self.codec.observe(frame)  # of all rows, so that an error has the number of its own
+        self.codec.observe(frame)  # all rows, so that an error has the right row number
         rows = np.flatnonzero(frame.isna().any(axis=1).to_numpy())
         filled = [frame.copy() for _ in range(draws)]
         if not len(rows):
@@ -302,7 +302,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             part = drawn.iloc[number * len(gaps) : (number + 1) * len(gaps)]
             for place, name in enumerate(frame.columns):
                 if gaps[name].isna().all() and len(gaps) == len(whole):
-                    # What holds nothing may be of any dtype.
+                    # A column that holds nothing may have any dtype.
                     whole.isetitem(place, part[name].array)
                 elif gaps[name].isna().any():
                     column = whole[name].copy()
@@ -321,7 +321,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
 
         Args:
             frame: Rows with all columns of the table. Numbers on a lattice, such as whole numbers
-                and dates, have the density of their cell's middle.
+                and dates, have the density at the middle of their cell.
             generator: Source of the estimate's directions, where there are more than
                 ``EXACT_DIMENSIONS`` continuous coordinates; torch's default generator when None.
             num_steps: Steps of the ODE's solver.
@@ -359,11 +359,11 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
 
 
 def _kept(given: pd.Series, drawn: pd.Series) -> pd.Series:
-    """Given cells, and drawn ones where there are gaps among the given."""
+    """Returns the given cells, with gaps filled by drawn ones."""
     return given.where(given.notna().to_numpy(), drawn).astype(drawn.dtype)
 
 
 def _numpy_generator(generator: torch.Generator | None) -> np.random.Generator:
-    """A generator for what NumPy draws, which follows from torch's."""
+    """Makes a NumPy generator, seeded by torch's."""
     seed = torch.randint(2**62, (), generator=generator, dtype=torch.int64)
     return np.random.default_rng(int(seed))
