@@ -1,4 +1,4 @@
-"""The device by name, and accelerate set up for it."""
+"""Finds a device by name and sets up accelerate for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["make_accelerator", "one_thread", "resolve_device"]
 
 
 def resolve_device(device: str) -> torch.device:
-    """``"auto"`` is a GPU when there is one; anything else is taken as torch has it.
+    """Finds a device: ``"auto"`` is a GPU if there is one; other names are torch's.
 
     Raises:
         KanDiffusionError: The device does not exist here.
@@ -36,7 +36,7 @@ def resolve_device(device: str) -> torch.device:
 def make_accelerator(
     device: torch.device, mixed_precision: str, log_folder: Path | None
 ) -> Accelerator:
-    """An accelerator for a device, with a TensorBoard tracker where a folder is given.
+    """Makes an accelerator for a device, with a TensorBoard tracker if a folder is given.
 
     Args:
         device: Where to compute.
@@ -46,7 +46,7 @@ def make_accelerator(
     Raises:
         KanDiffusionError: accelerate refuses, or TensorBoard is not installed.
     """
-    # accelerate keeps one device a process; make it forget when another one is asked for.
+    # accelerate keeps one device per process; reset it when another one is asked for.
     if PartialState._shared_state and (
         PartialState().device.type != device.type
         or AcceleratorState._shared_state.get("_mixed_precision") != mixed_precision
@@ -71,10 +71,10 @@ def make_accelerator(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Lets torch compute with one thread, and afterwards with as many as before.
+    """Limits torch to one thread inside the block.
 
-    A step of a small network gains nothing from a second thread, and where another program runs,
-    too, the two wait for each other: the step takes twenty times as long.
+    A step of a small network gains nothing from a second thread. If another program runs as well,
+    the threads wait for each other and the step takes twenty times as long.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -29,7 +29,7 @@ _LONGEST_START, _LONGEST_END = 600, 300
 
 
 def one_line(text: str) -> str:
-    """A text on one line of at most about 900 characters, all of which can be seen."""
+    """Puts a text on one line of at most about 900 characters, all of them printable."""
     line = " ".join(text[:_LONGEST_START].split())
     if len(text) > _LONGEST_START + _LONGEST_END:
         line += f" ... {' '.join(text[-_LONGEST_END:].split())}"
@@ -39,11 +39,11 @@ def one_line(text: str) -> str:
 
 
 class KanDiffusionError(ValueError):
-    """Base of every error the package raises on purpose: one line, whatever names stand in it.
+    """Base of every error the package raises on purpose: one line, whatever names it contains.
 
     Args:
-        message: What is wrong, where, and the remedy. Line breaks become spaces, characters that
-            are not seen are escaped, and the middle of what is longer than a thousand is left out.
+        message: What is wrong, where, and the remedy. Line breaks become spaces, unprintable
+            characters are escaped, and the middle of more than 900 characters is left out.
     """
 
     def __init__(self, message: str) -> None:
@@ -51,7 +51,7 @@ class KanDiffusionError(ValueError):
 
 
 class DataError(KanDiffusionError):
-    """The points given cannot be used as they are."""
+    """The given data cannot be used as they are."""
 
 
 class RunFolderError(KanDiffusionError):
@@ -59,7 +59,7 @@ class RunFolderError(KanDiffusionError):
 
 
 class BudgetError(KanDiffusionError):
-    """The smallest denoiser there is of a family and depth is over the budget."""
+    """Even the smallest denoiser of a family and depth is over the budget."""
 
 
 class NoGridError(KanDiffusionError, AttributeError):
@@ -71,7 +71,7 @@ class NonFiniteLossError(KanDiffusionError):
 
 
 class NonFiniteSamplesError(KanDiffusionError):
-    """Points became NaN or infinite while they were drawn."""
+    """Samples became NaN or infinite while they were drawn."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> KanDiffusionError:
@@ -135,6 +135,6 @@ def valid_settings(where: str) -> Iterator[None]:
         name = ".".join(str(part) for part in first["loc"]) or "settings"
         reason = str(cause) if isinstance(cause, KanDiffusionError) else first["msg"]
         given = repr(first["input"])
-        # A missing setting comes with all that stood around it: too much for a line.
+        # A missing setting's input is everything around it: too much for a line.
         value = f" = {given}" if len(given) <= _LONGEST_VALUE else ""
         raise KanDiffusionError(f"{where}: {name}{value}: {reason}") from error

@@ -98,7 +98,7 @@ def write_text(path: str | Path, content: str) -> None:
 
 
 def finite(content: T) -> T:
-    """A copy of JSON content with None for numbers that JSON has not: infinite ones and no numbers.
+    """Copies JSON content and replaces NaN and infinite numbers by None.
 
     Args:
         content: Dictionaries, lists and tuples of any depth.
@@ -124,7 +124,7 @@ def require_file(path: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """The hexadecimal SHA-256 digest of a file.
+    """Computes the hexadecimal SHA-256 digest of a file.
 
     Raises:
         OSError: It cannot be read.
@@ -135,7 +135,7 @@ def digest(path: Path) -> str:
 
 
 def write_checksums(folder: Path, files: Iterable[Path], to_come: Mapping[str, bytes]) -> None:
-    """Lists the digests of files in ``SHA256SUMS``, as the program sha256sum writes and checks it.
+    """Lists the digests of files in ``SHA256SUMS``, in the format of the program sha256sum.
 
     Args:
         folder: The folder.
@@ -152,15 +152,15 @@ def write_checksums(folder: Path, files: Iterable[Path], to_come: Mapping[str, b
 
 
 def require_unchanged(folder: Path, files: Iterable[Path]) -> None:
-    """Checks that a folder's files are those that were written, by their digests.
+    """Checks by digests that a folder's files have not changed since they were written.
 
     Args:
         folder: The folder.
         files: Files in it that must be listed.
 
     Raises:
-        RunFolderError: A file is missing, is not listed or has changed, or the list of digests is
-            no such list.
+        RunFolderError: A file is missing, is not listed or has changed, or the list of digests
+            cannot be read.
     """
     listed = set()
     remedy = "restore it, delete it and run again, or read it all the same with --unverified"
@@ -203,10 +203,10 @@ def read_as(shape: TypeAdapter[T], path: Path, kind: str, remedy: str) -> T:
     """Reads a JSON file, and checks what is in it.
 
     Args:
-        shape: What it must hold, to the type of every value.
+        shape: Type of the content, down to every value.
         path: The file.
         kind: What it should be, such as ``"the result of a trial"``, for messages.
-        remedy: What helps when it is not.
+        remedy: What to do if it is something else, for messages.
 
     Raises:
         RunFolderError: It is missing, too large, damaged or holds something else.
@@ -225,7 +225,7 @@ def read_as(shape: TypeAdapter[T], path: Path, kind: str, remedy: str) -> T:
 
 
 def json_bytes(content: object) -> bytes:
-    """Indented JSON (no NaN) as the bytes of a file."""
+    """Encodes content as indented JSON (no NaN)."""
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
@@ -241,7 +241,7 @@ def write_parquet(path: str | Path, frame: pd.DataFrame) -> None:
 
 
 def require_free_space(folder: str | Path, num_bytes: int) -> None:
-    """Checks before any work starts that ``folder``'s disk can take what will be written.
+    """Checks before any work starts that ``folder``'s disk has room for what will be written.
 
     Raises:
         RunFolderError: Less than ``num_bytes`` are free.

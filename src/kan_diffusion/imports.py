@@ -1,8 +1,8 @@
 """Objects of a user's own modules, named by where they are: ``"package.module:NAME"``.
 
-Importing a module runs its code. So a module is imported where its user names it: on the command
-line, in a study file that was given, or in a program. A name that stands in a file of a run is
-looked up among the modules that are imported already.
+Importing a module runs its code. A module is therefore imported only where the user names it: on
+the command line, in a study file that the user gives, or in a program. A name in a file of a run is
+looked up among the modules that are already imported.
 """
 
 from __future__ import annotations

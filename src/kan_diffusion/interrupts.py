@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a better moment: work that must not be left half done."""
+"""Delays Ctrl-C while work runs that must not be left half done."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["interrupts_wait"]
 
 @contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Holds SIGINT back until the block is done; then whoever was to hear of it does.
+    """Holds SIGINT back until the block is done, then passes it to its handler.
 
-    Python hears signals in its main thread alone, so in others there is nothing to hold back. A
+    Python handles signals in its main thread only, so in others there is nothing to hold back. A
     handler that is not Python's, or none, is left in place.
     """
     handler = signal.getsignal(signal.SIGINT)

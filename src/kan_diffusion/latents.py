@@ -4,9 +4,9 @@ With the encoder's mean :math:`\mu(x)` of a picture x in [-1, 1], a sample is
 
 .. math:: z = s\, (\mu(x) - b), \qquad \hat x = \mathrm{decoder}(z / s + b),
 
-with the scale s and the shift b of the autoencoder's configuration, such that z is about as wide
-as noise (Rombach et al. 2022, arXiv:2112.10752). The autoencoder is diffusers' ``AutoencoderKL``;
-it is not trained, and no picture is better than it.
+with the scale s and the shift b of the autoencoder's configuration, so that z has about the spread
+of noise (Rombach et al. 2022, arXiv:2112.10752). The autoencoder is diffusers' ``AutoencoderKL``.
+It is not trained, and no drawn picture is better than its reconstructions.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _OLD_NAME = re.compile(rf"(\.attentions\.\d+\.)({'|'.join(_FORMER)})\.")
 
 
 def read_vae(folder: str | Path) -> AutoencoderKL:
-    """Reads an autoencoder, after checking it, from this machine alone.
+    """Reads an autoencoder from a local folder, after checking it.
 
     Args:
-        folder: Its folder, or one with a folder ``vae``, such as of Stable Diffusion.
+        folder: Its folder, or a folder that holds it as ``vae``, such as Stable Diffusion's.
 
     Returns:
         The autoencoder, float32 and in eval mode, without gradients.
@@ -87,8 +87,8 @@ class LatentCodec:
         vae: The autoencoder.
 
     Raises:
-        KanDiffusionError: The autoencoder is for pictures of other channels, or halves a side more
-            often than these can be halved.
+        KanDiffusionError: The autoencoder takes another number of channels, or its factor does not
+            divide the pictures' side.
     """
 
     def __init__(self, pictures: PictureCodec, vae: AutoencoderKL) -> None:
@@ -109,7 +109,7 @@ class LatentCodec:
 
     @staticmethod
     def factor(vae: AutoencoderKL) -> int:
-        """Pixels of a side that become one of latents."""
+        """Number of pixels along a side for each latent."""
         return 2 ** (len(vae.config.block_out_channels) - 1)
 
     @property
@@ -122,7 +122,7 @@ class LatentCodec:
         """Turns n pictures of any size and mode into latents with shape (n, C, S, S).
 
         Raises:
-            DataError: There is none, or one has values of 32 bits.
+            DataError: There is no picture, or one has values of 32 bits.
         """
         return self.from_pixels(self.pictures.encode(pictures))
 

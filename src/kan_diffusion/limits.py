@@ -1,7 +1,7 @@
-"""The largest numbers of settings and options: far above what one machine does in a week.
+"""Upper bounds of settings and options, far above what one machine does in a week.
 
-A slip of the finger such as ``--steps 10000000000`` would otherwise train for years or fill the
-memory; with a bound it is said at once.
+Without them a typo such as ``--steps 10000000000`` would train for years or fill the memory; with
+them it is an error at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 LONGEST_NAME = 100
-"""Characters of a name; with an ending it is still the name of a file."""
+"""Characters of a name; with an extension it is still a valid file name."""
 
 LARGEST_SETTING = 10_000_000
 """A number among the settings of a saved denoiser: widths, timesteps, intervals of a grid."""
@@ -37,7 +37,7 @@ MOST_TIMESTEPS = 100_000
 """Steps of a noising process, and of a sampler."""
 
 MOST_STEPS = 10_000_000
-"""Optimiser steps of a training run, and hours of a small network on one core."""
+"""Optimiser steps of a training run; hours for a small network on one core."""
 
 MOST_UNITS = 1_000_000
 """Units of a hidden layer."""

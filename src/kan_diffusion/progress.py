@@ -1,4 +1,4 @@
-"""Shows work on a terminal: columns of a table, phase, time left, and loss beside its floor.
+"""Shows progress on a terminal: columns of a table, phase, time left, and loss with its floor.
 
 Bars are drawn on a terminal and in a notebook with ipywidgets; anywhere else nothing is shown.
 """
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["TrainingBar", "progress_bars", "show_columns", "show_training"]
 
 _SMOOTHING = 0.9
-"""Weight of the past in the loss that is shown; a single batch's loss is noisy."""
+"""Weight of past losses in the loss that is shown; a single batch's loss is noisy."""
 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Opens a place for bars, each with a status, the time passed and the time left.
+    """Opens a display of bars, each with a status, the elapsed time and the time left.
 
     Yields:
         The display. Its tasks need a field ``status``; its console is standard error.
@@ -98,14 +98,14 @@ def show_training(
         floor: Loss of the best possible denoiser, where it is known.
 
     Yields:
-        The callback to be told the number of finished steps and the loss.
+        A callback that takes the number of finished steps and the loss.
     """
     with progress_bars() as bars:
         yield TrainingBar(bars, label, steps, floor).move
 
 
 def show_columns(columns: pd.DataFrame, title: str, *, stderr: bool = False) -> None:
-    """Shows what is known of a table's columns, a row each.
+    """Shows what is known about a table's columns, one per row.
 
     Args:
         columns: What ``TableCodec.describe`` gives.

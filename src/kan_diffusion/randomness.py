@@ -1,4 +1,4 @@
-"""Random streams that are functions of what they are for.
+"""Random streams with names: what a stream draws depends on its name alone.
 
 Every draw in the package comes from a generator made here from a list of words and numbers, such
 as ``("noise", study_seed, trial_seed, step)``. Nothing depends on the order in which things are
@@ -17,16 +17,16 @@ __all__ = ["numpy_generator", "stream_seed", "torch_generator"]
 
 
 def stream_seed(*name: str | int) -> int:
-    """The seed of a named stream: 63 bits of the SHA-256 of its name."""
+    """Computes the seed of a named stream: 63 bits of the SHA-256 of its name."""
     digest = hashlib.sha256(repr(name).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def torch_generator(*name: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator for a named stream, on ``device``."""
+    """Makes a torch generator for a named stream, on ``device``."""
     return torch.Generator(device=device).manual_seed(stream_seed(*name))
 
 
 def numpy_generator(*name: str | int) -> np.random.Generator:
-    """A NumPy generator for a named stream."""
+    """Makes a NumPy generator for a named stream."""
     return np.random.default_rng(stream_seed(*name))

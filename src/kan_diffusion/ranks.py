@@ -10,5 +10,5 @@ _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
 
 
 def leads() -> bool:
-    """Whether this process is the first of them, which writes files and speaks; one alone is."""
+    """Whether this process is the first or the only one, which writes files and prints."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)

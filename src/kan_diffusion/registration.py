@@ -1,8 +1,8 @@
-"""The pipelines among the names of diffusers, whichever of the two packages is imported first.
+"""Adds the pipelines to the names of diffusers, whichever of the two packages is imported first.
 
-``DiffusionPipeline.from_pretrained`` looks the class of a saved pipeline up by name in the module
-``diffusers``. That module gets a ``__getattr__`` (PEP 562) that knows the names: at once if it is
-imported already, else by a finder that waits for it. Neither imports anything.
+``DiffusionPipeline.from_pretrained`` looks up the class of a saved pipeline by name in the module
+``diffusers``. That module gets a ``__getattr__`` (PEP 562) for our names: at once if it is
+already imported, else by an import hook when it is. Nothing is imported for that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["offer"]
 
 
 class _AfterImport:
-    """Finds a module as the other finders do, and has something done after its import."""
+    """Import hook: finds a module like the other finders and calls a function after its import."""
 
     def __init__(self, module: str, then: Callable[[], None]) -> None:
         self._module = module
@@ -28,7 +28,7 @@ class _AfterImport:
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Finds the one module, with a loader that does what is to be done."""
+        """Finds the module, with a loader that calls the function after loading."""
         if name != self._module:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
@@ -46,12 +46,12 @@ class _AfterImport:
 
 
 def offer(module: str, names: Sequence[str], get: Callable[[str], object]) -> None:
-    """Gives a module names that it looks up when it is asked for them.
+    """Adds names to a module, which are looked up when they are used.
 
     Args:
         module: Name of the module, which need not be imported yet and is not imported.
         names: The names.
-        get: Gives what a name stands for.
+        get: Returns the object that a name stands for.
     """
 
     def add() -> None:

@@ -1,4 +1,4 @@
-"""Settings that people write: frozen, validated, and with errors that name the keys there are."""
+"""Settings that users write: frozen, validated, and with errors that list the known keys."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Name", "Settings", "require_name"]
 
 
 def require_name(name: str) -> str:
-    """Checks that a name can be that of a folder and stand in a line.
+    """Checks that a name can be the name of a folder and fits on a line.
 
     Raises:
-        KanDiffusionError: It has separators of folders, two dots in a row or characters that are
-            not seen, or is longer than 100 characters.
+        KanDiffusionError: It has path separators, two dots in a row or unprintable characters, or
+            is longer than 100 characters.
     """
     if len(name) > LONGEST_NAME:
         raise KanDiffusionError(
@@ -32,11 +32,11 @@ def require_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(require_name)]
-"""A name of a study, model or process: it may become that of a folder."""
+"""A name of a study, model or process: it may become the name of a folder."""
 
 
 class Settings(BaseModel):
-    """Base of all configurations; refuses keys it does not know with the list of those it does."""
+    """Base of all configurations; refuses unknown keys, with a list of the known ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

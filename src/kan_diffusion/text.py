@@ -1,14 +1,14 @@
-r"""Prompts: words as numbers, embedded by a small CLIP text model that is trained along.
+r"""Prompts: words as tokens, embedded by a small CLIP text model trained with the denoiser.
 
-A prompt of words :math:`w_1, \dots, w_n` is the sequence start, :math:`w_1, \dots, w_n`, end,
-padded to a fixed length. transformers' ``CLIPTextModel`` maps it to the hidden states that a
-denoiser attends to (Radford et al. 2021, arXiv:2103.00020), with zeros in the place of the padding.
-The empty prompt stands for none: it replaces the prompts that training drops, and guidance leads
+A prompt of words :math:`w_1, \dots, w_n` becomes the tokens start, :math:`w_1, \dots, w_n`, end,
+padded to a fixed length. transformers' ``CLIPTextModel`` maps them to the hidden states that a
+denoiser attends to (Radford et al. 2021, arXiv:2103.00020), with zeros in place of the padding.
+The empty prompt means no prompt: it replaces the prompts that training drops, and guidance leads
 away from it.
 
-The tokenizer knows the words of the captions it was made of, by the package tokenizers. A
-pretrained CLIP text model from a folder brings its own tokenizer along, and stays as it is: the
-denoiser is built for its width, which the first of its layers maps to that of its own.
+The tokenizer, made by the package tokenizers, knows the words of its captions. A pretrained CLIP
+text model from a folder brings its own tokenizer and stays frozen: the denoiser is built for its
+width, and the first layer of the denoiser maps that width to its own.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ __all__ = [
 _PAD, _UNKNOWN, _START, _END = _SPECIAL = "<pad>", "<unknown>", "<start>", "<end>"
 
 _ROOM = 8
-"""Tokens that a prompt may have more than the longest caption."""
+"""Number of tokens that a prompt may be longer than the longest caption."""
 
 _PART = "text_model."
 """Prefix of the names of a text model's tensors in a folder of all of CLIP."""
 
 
 def make_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Makes a tokenizer of the words of captions, in lower case.
+    """Makes a tokenizer from the words of captions, in lower case.
 
     Args:
         captions: The captions, at least one with a word.
@@ -91,14 +91,14 @@ def make_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
-    """Turns prompts into numbers of tokens, padded to the tokenizer's length.
+    """Turns prompts into token ids, padded to the tokenizer's length.
 
     Args:
         tokenizer: The tokenizer.
-        prompts: The prompts; an empty one stands for none.
+        prompts: The prompts; an empty one means no prompt.
 
     Returns:
-        Shape (len(prompts), L), int64.
+        Token ids with shape (len(prompts), L), int64.
 
     Raises:
         KanDiffusionError: A prompt has more tokens than fit.
@@ -118,18 +118,18 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tens
 def embed(
     text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerBase, tokens: Tensor
 ) -> Tensor:
-    """Embeds prompts as denoisers are told them: with zeros behind the end of each.
+    """Embeds prompts for denoisers, with zeros after the end of each prompt.
 
     Args:
-        text_encoder: What embeds tokens.
-        tokenizer: What made them.
-        tokens: Shape (B, L), int64, of :func:`tokenize`.
+        text_encoder: The text encoder.
+        tokenizer: The tokenizer that made the tokens.
+        tokens: Token ids of :func:`tokenize`, with shape (B, L), int64.
 
     Returns:
-        Shape (B, L, width).
+        Embeddings with shape (B, L, width).
     """
     inside = tokens != tokenizer.pad_token_id
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:  # CLIP's: the first of them is the end
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:  # CLIP's: the first one is the end
         inside = nn.functional.pad(inside[:, :-1], (1, 0), value=True)
     states: Tensor = text_encoder(tokens).last_hidden_state
     return states * inside[..., None]
@@ -152,7 +152,7 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) ->
         places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         for token, (start, end) in places:
             word = prompt[start:end]
-            if token != tokenizer.unk_token_id or word in said or not word:  # CLIP's end, too
+            if token != tokenizer.unk_token_id or word in said or not word:  # CLIP's end is empty
                 continue
             near = difflib.get_close_matches(word.lower(), known, 3, 0.5)
             nearest = f"nearest known: {', '.join(near)}" if near else "no known word is near"
@@ -165,11 +165,11 @@ def _short(text: str) -> str:
 
 
 def require_pair(text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Checks that a text encoder has room for all that a tokenizer makes.
+    """Checks that a text encoder has room for the length and the words of a tokenizer.
 
     Args:
-        text_encoder: What embeds tokens.
-        tokenizer: What makes them.
+        text_encoder: The text encoder.
+        tokenizer: The tokenizer.
 
     Raises:
         KanDiffusionError: The tokenizer makes longer prompts, or has more words.
@@ -196,10 +196,10 @@ def make_text_encoder(
 
     Args:
         tokenizer: The tokenizer.
-        width: Numbers of a hidden state; a multiple of ``heads``.
+        width: Width of the hidden states; a multiple of ``heads``.
         depth: Number of layers.
         heads: Number of attention heads.
-        generator: Where parameters come from; torch's default generator when None.
+        generator: Source of the initial parameters; torch's default generator when None.
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -226,14 +226,14 @@ def read_text_encoder(
 ) -> tuple[CLIPTextModel, PreTrainedTokenizerBase]:
     """Reads a pretrained CLIP text model and its tokenizer, after checking them.
 
-    The folder is one of CLIP or of its text model with the tokenizer's files beside it, or one with
-    folders ``text_encoder`` and ``tokenizer``, such as of Stable Diffusion or of a run. Only JSON,
-    safetensors and merges of words are read, from this machine alone.
+    The folder holds CLIP or its text model together with the tokenizer's files, or it has folders
+    ``text_encoder`` and ``tokenizer``, like Stable Diffusion's or a run's. Only local files are
+    read, in JSON and safetensors, and merges of words.
 
     Args:
         folder: The folder.
-        captions: Captions to leave room for, with eight tokens more, instead of all that the model
-            takes: a shorter prompt costs less.
+        captions: Captions whose longest one, with eight tokens more, sets the length of prompts
+            instead of the model's own length: shorter prompts cost less.
 
     Returns:
         The text model, float32 and in eval mode, and its tokenizer.
@@ -303,17 +303,17 @@ def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 class PromptedDenoiser(Denoiser):
-    """A denoiser together with its text encoder, as they are trained: prompts are tokens.
+    """A denoiser that is trained together with its text encoder and takes prompts as tokens.
 
     Args:
         denoiser: A denoiser that takes ``encoder_hidden_states``.
-        text_encoder: What embeds tokens.
-        tokenizer: What made the tokens; its empty prompt stands for none.
-        frozen: Whether the text encoder stays as it is, such as a pretrained one.
+        text_encoder: The text encoder.
+        tokenizer: The tokenizer that made the tokens; its empty prompt means no prompt.
+        frozen: Whether the text encoder is not trained, such as a pretrained one.
 
     Raises:
-        KanDiffusionError: The denoiser takes no prompts of the encoder's width, or the tokenizer is
-            another encoder's.
+        KanDiffusionError: The denoiser takes no prompts of the encoder's width, or the tokenizer
+            does not fit the encoder.
     """
 
     def __init__(
@@ -338,7 +338,7 @@ class PromptedDenoiser(Denoiser):
         self.register_buffer("empty", tokenize(tokenizer, [""])[0], persistent=False)
 
     def train(self, mode: bool = True) -> Self:
-        """Sets training or evaluation mode; a frozen text encoder stays in the latter."""
+        """Sets training or evaluation mode; a frozen text encoder stays in evaluation mode."""
         super().train(mode)
         if self._frozen:
             self.text_encoder.eval()
@@ -357,7 +357,7 @@ class PromptedDenoiser(Denoiser):
         return {"input_ids": empty}
 
     def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
-        """Checks prompts once, ahead of use: tokens must be those of the tokenizer's length."""
+        """Checks conditions before use: tokens must have the tokenizer's length."""
         super().require_conditions(conditions, num_samples)
         tokens = conditions.get("input_ids")
         length = len(self.absent["input_ids"])

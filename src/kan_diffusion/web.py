@@ -1,6 +1,6 @@
 r"""Models of the playground: one JSON file that the browser and Python read and write alike.
 
-It holds everything that a model of points of the plane is,
+It holds everything that defines a model of points in the plane,
 
 .. math:: (\text{settings of the denoiser},\; \theta,\; (\alpha_t, \sigma_t)_t,\;
     \text{mean},\; \text{scale}),
@@ -8,11 +8,11 @@ It holds everything that a model of points of the plane is,
 as JSON: the denoiser's diffusers configuration with its class under ``_class_name``; each tensor of
 its state dict by name, as a shape and the base64 of little-endian float32 numbers, row by row; the
 settings of the :class:`~kan_diffusion.processes.Process`; the standardisation; and, where they are
-known, the toy or the drawn points that it was trained on. ``version`` is raised when a file of
-before could be misread. Round trips keep every bit of float32 weights.
+known, the toy or the drawn points that it was trained on. ``version`` is raised when older files
+could be misread. Round trips keep every bit of float32 weights.
 
-A file is input and may come from a stranger: it is checked as a run folder is, sizes and shapes
-against a network on torch's meta device before anything is built.
+A file is input and may come from a stranger. It is checked like a run folder: sizes and shapes are
+compared with a network on torch's meta device before anything is built.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ class WebData(Settings):
 
 @dataclass(frozen=True)
 class WebModel:
-    """A model as a file of the playground has it.
+    """A model in a file of the playground.
 
     Attributes:
         pipeline: The denoiser with the sampler of its process and its standardisation.
         process: The noising process it was trained for.
-        data: What it was trained on, where that is known.
+        data: The training data, where they are known.
     """
 
     pipeline: PointDiffusionPipeline
@@ -109,7 +109,7 @@ class _File(Settings):
 
 
 def web_json(model: WebModel) -> bytes:
-    """Writes a model as the playground reads it.
+    """Writes a model in the format that the playground reads.
 
     Args:
         model: A KAN of B-splines, a gated network or an MLP, of two coordinates.
@@ -194,7 +194,7 @@ def read_web(path: Path) -> WebModel:
         path: The JSON file.
 
     Raises:
-        RunFolderError: The file is missing, damaged, of another version or of no such model.
+        RunFolderError: The file is missing, damaged, of another version or of another model.
         KanDiffusionError: A setting in it is wrong.
     """
     content = read_json(path, _WHAT, _REMEDY)
@@ -219,7 +219,7 @@ def read_web(path: Path) -> WebModel:
     shapes = {key: tensor.shape for key, tensor in file.weights.items()}
     settings = require_fit(_CLASSES[name], file.denoiser, shapes, path, _REMEDY)
     weights = {key: _values(key, tensor, path) for key, tensor in file.weights.items()}
-    # Draws the parameters that it is about to be given, from a generator that nobody else has.
+    # Its initial parameters, replaced below, must not come from the global generator.
     with torch.random.fork_rng(devices=[]):
         denoiser = _CLASSES[name](**settings)
     _require_shown(name, denoiser.data_dim, settings)
@@ -241,7 +241,7 @@ def read_web(path: Path) -> WebModel:
 
 
 def _values(name: str, tensor: _Tensor, path: Path) -> Tensor:
-    """The numbers of a saved tensor.
+    """Decodes the numbers of a saved tensor.
 
     Raises:
         RunFolderError: They are damaged or not finite.

@@ -1,9 +1,9 @@
-"""A saved network, checked before anything is allocated.
+"""Checks saved networks before anything is allocated.
 
-Its folder holds ``config.json``, the arguments of its class, and its parameters and
+The folder of a network holds ``config.json``, the arguments of its class, and its parameters and
 buffers as safetensors. Both are input: they may be damaged, or come from a stranger. The class is
-built on torch's meta device, which allocates nothing, and names and shapes of its tensors must be
-those of the file, all of them.
+built on torch's meta device, which allocates nothing, and the names and shapes of all its tensors
+must match the file's.
 """
 
 from __future__ import annotations
@@ -72,15 +72,15 @@ def require_sound_transformer(
     settings: Mapping[str, object] | None = None,
     part: str = "",
 ) -> None:
-    """Checks a folder of a network of transformers, as :func:`require_sound` does a denoiser's.
+    """Checks the folder of a network of transformers, like :func:`require_sound` for denoisers.
 
     Args:
         kind: Class of the network.
         folder: The folder.
         stem: Name of the file of weights without its ending, with which the names of shards begin.
-        settings: The network's configuration where that is not all of ``config.json``.
-        part: What names of the network's tensors may begin with, where the folder may be one of a
-            larger network: tensors of others are passed over.
+        settings: The network's configuration if it is not all of ``config.json``.
+        part: Prefix that the names of the network's tensors may have if the folder may hold a
+            larger network, whose other tensors are then ignored.
 
     Raises:
         RunFolderError: The configuration is not one of this class, a number in it is out of range,
@@ -110,12 +110,12 @@ def require_fit(
     path: Path,
     remedy: str = _REMEDY,
 ) -> dict[str, Any]:
-    """Checks that a configuration is one of a class, and of the network that weights are of.
+    """Checks that a configuration belongs to a class and to the network of saved weights.
 
     Args:
         kind: Class of the denoiser.
-        config: Its configuration, as a file has it.
-        found: Shapes of the tensors by name.
+        config: Its configuration, as read from a file.
+        found: Shapes of the saved tensors by name.
         path: The file of the configuration, for errors.
         remedy: What to do, for errors.
 
@@ -123,8 +123,8 @@ def require_fit(
         The arguments of the class.
 
     Raises:
-        RunFolderError: It is none, a number in it is out of range, or the weights are of another
-            network.
+        RunFolderError: The configuration is of another class, a number in it is out of range, or
+            the weights are of another network.
     """
     if config.get("_class_name") != kind.__name__:
         raise RunFolderError(
@@ -174,7 +174,7 @@ def require_shapes(
     Args:
         expected: Shapes of the network's tensors by name.
         found: Shapes of the saved ones.
-        path: The file of the network's configuration, which stands beside them.
+        path: The file of the network's configuration, in the folder of the tensors.
         remedy: What to do, for errors.
 
     Raises:
@@ -190,14 +190,14 @@ def require_shapes(
 
 
 def require_bounds(settings: Mapping[str, object], path: Path) -> None:
-    """Refuses numbers and lists that no network has, before one is built from them.
+    """Refuses numbers and lists too large for any network, before one is built from them.
 
     Args:
         settings: Contents of a configuration.
         path: Its file.
 
     Raises:
-        RunFolderError: A number is too large, or there are too many.
+        RunFolderError: A number is too large, or there are too many settings.
     """
     waiting = list(settings.items())
     for count, (name, value) in enumerate(waiting):  # grows as it goes
@@ -235,7 +235,7 @@ def saved_files(folder: Path, stem: str) -> list[Path]:
 
 
 def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
-    """Reads the shapes of saved tensors from the heads of their files.
+    """Reads the shapes of saved tensors from the headers of their files.
 
     Args:
         folder: Where they are saved.
