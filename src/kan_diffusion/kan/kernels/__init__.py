@@ -1,1 +1,1 @@
-"""The evaluation of a layer: torch's own operations, or a compiled kernel."""
+"""Evaluates layers by torch's own operations or by compiled CPU kernels."""

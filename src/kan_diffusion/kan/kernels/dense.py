@@ -1,18 +1,18 @@
-r"""A layer of a basis whose functions all differ from zero, on the CPU.
+r"""CPU kernel of layers whose basis functions all differ from zero.
 
 A compiled pass writes the Gaussians, Chebyshev polynomials or harmonics of a batch, and torch's
-GEMM multiplies them with the weight. They are written transposed, (in * functions, N): the rows of
-the batch run along vectors. The backward pass computes them once more, while it turns their
-gradients into that of x, so that nothing but x is kept.
+GEMM multiplies them by the weight. They are written transposed, (in * functions, N), so that
+vectors run along the rows of the batch. The backward pass recomputes them while it turns their
+gradients into the gradient of x, so that only x is kept.
 
-Gaussians are one exponential each; the others are recurrences: with :math:`c_g, s_g` cosine and
-sine of :math:`g \theta`
+Each Gaussian is one exponential; the other functions follow from recurrences, with :math:`c_g, s_g`
+the cosine and sine of :math:`g \theta`,
 
 .. math::
     c_{g+1} = c_g c_1 - s_g s_1, \quad s_{g+1} = s_g c_1 + c_g s_1, \qquad
     T_{g+1} = 2 z T_g - T_{g-1}, \quad U_{g+1} = 2 z U_g - U_{g-1},
 
-and :math:`\theta` is reduced to a quarter turn without an error first. With B the functions, b the
+where :math:`\theta` is first reduced to a quarter turn, which is exact. With B the functions, b the
 base activation and :math:`\partial B` the gradients that reach them,
 :math:`\partial x = b' \, \partial b + \frac1h \sum_g B_g'\, \partial B_g`.
 """
@@ -51,15 +51,15 @@ __all__ = ["backward", "forward"]
 
 _LANES = 16  # rows of a vector
 _ROWS = 256  # of a tile
-# Functions are taken as they are, held, or continued by their tangent.
+# Outside the grid functions are evaluated as they are, held, or continued by their tangent.
 _PLAIN, _CLAMP, _LINEAR = 0, 1, 2
 _MODES = {"linear": _LINEAR, "clamp": _CLAMP, "zero": _PLAIN, "periodic": _PLAIN}
 
 
 @compiled_by_type(jit_options=INNER)
 def _gaussian(square, nan):
-    """``exp(-square)``, with NaN where ``nan`` is one and 0 elsewhere."""
-    end = 1023 if square.dtype.bitwidth == 64 else 127  # 2**-end is written as a zero
+    """Computes ``exp(-square)``, or NaN where ``nan`` is NaN; elsewhere ``nan`` is 0."""
+    end = 1023 if square.dtype.bitwidth == 64 else 127  # 2**-end comes out as 0
     largest, factor = end * math.log(2), -1 / math.log(2)
 
     def implementation(square, nan):
@@ -73,7 +73,7 @@ def _gaussian(square, nan):
 
 @compiled_by_type(jit_options=INNER)
 def _cosine_and_sine(turns):
-    """Cosine and sine of ``2 pi turns`` for -1/8 to 1/8."""
+    """Computes cosine and sine of ``2 pi turns`` for turns from -1/8 to 1/8."""
     terms = 9 if turns.dtype.bitwidth == 64 else 5  # of both series, exact to rounding
     powers = [(-1) ** (n // 2) * (2 * math.pi) ** n / math.factorial(n) for n in range(2 * terms)]
     cosines, sines = tuple(powers[::2]), tuple(powers[1::2])
@@ -92,23 +92,23 @@ def _cosine_and_sine(turns):
 
 @numba.njit(**INNER)
 def _harmonic(place, period):
-    """Cosine and sine of ``2 pi place / period``; a place is reduced without an error first."""
+    """Computes cosine and sine of ``2 pi place / period``; the place is first reduced exactly."""
     quarter = 0.25 * period
     quarters = floor(place / quarter + 0.5)
     rest = fma(0 - quarters, quarter, place)
-    # Of places whole periods apart from the next number, the rest would mean nothing.
+    # For places whose next float is whole periods away, the rest would be meaningless.
     turns = minimum(maximum(rest / period, -0.125), 0.125)
     cosine, sine = _cosine_and_sine(turns + nan_or_zero(rest))
     quarters = quarters - 4 * floor(quarters * 0.25)  # 0 to 3
     turned, beside = quarters - 2, quarters - 1
-    along = maximum(turned, 0 - turned) - 1  # the cosine of so many quarters: 1, 0, -1, 0
+    along = maximum(turned, 0 - turned) - 1  # cosine of the quarter turns: 1, 0, -1, 0
     across = 1 - maximum(beside, 0 - beside)  # and their sine: 0, 1, 0, -1
     return cosine * along - sine * across, sine * along + cosine * across
 
 
-# The functions of one input for a vector of rows: written from ``at`` on, ``stride`` apart. With
-# ``backward`` their gradients lie at the same places of another array, and the gradient of the
-# place on the grid is returned.
+# Each of the next three writes the functions of one input for a vector of rows, from ``at`` on,
+# ``stride`` apart. With ``backward`` it reads the gradients of the functions at the same places of
+# another array and returns the gradient of the grid coordinate.
 
 
 @numba.njit(**INNER)
@@ -170,7 +170,7 @@ def _fourier(inside, beyond, size, linear, functions, grads, at, stride, backwar
 
 @cache
 def _expansion(basis: str, double: bool) -> Callable[..., None]:
-    """The compiled pass over a batch, forwards or backwards."""
+    """Compiles the pass over a batch, forward or backward."""
     is_rbf, is_chebyshev = basis == "rbf", basis == "chebyshev"
     zero = np.float64(0) if double else np.float32(0)
     digest = source_digest()
@@ -233,9 +233,9 @@ def _expansion(basis: str, double: bool) -> Callable[..., None]:
 
 
 def _stride(rows: int) -> int:
-    """How far apart rows of functions are: room for whole vectors, and no power of two.
+    """Returns the distance between rows of functions: enough whole vectors, and one more.
 
-    The multiples of a power of two would collide in the cache.
+    For a batch of 2**n rows it is then not 2**n, whose multiples would collide in the cache.
     """
     return -(-rows // _LANES) * _LANES + _LANES
 
@@ -250,9 +250,9 @@ def _expand(
     extrapolation: str,
     grads: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Functions (in * width, stride) of a batch, whose first N columns count.
+    """Evaluates the functions (in * width, stride) of a batch; only the first N columns count.
 
-    Given gradients with that shape, that of x follows; its numbers mean nothing otherwise.
+    Also returns the gradient of x, which is not filled if ``grads``, of the same shape, is None.
     """
     rows, inputs = x.shape
     stride = _stride(rows)
@@ -284,8 +284,8 @@ def forward(
 ) -> Tensor:
     """Computes the output (N, out) of a layer.
 
-    Arguments as those of the B-splines' kernel, with a ``basis`` in place of an order: ``"rbf"``,
-    ``"chebyshev"`` or ``"fourier"``.
+    The arguments are those of the B-splines' kernel, with a ``basis`` in place of an order:
+    ``"rbf"``, ``"chebyshev"`` or ``"fourier"``.
     """
     width = weight.shape[1] // x.shape[1]
     functions, _ = _expand(x, origin, step, width, has_base, basis, extrapolation)
@@ -304,9 +304,9 @@ def backward(
     extrapolation: str,
     for_x: bool = True,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Computes the gradients of x, where asked ``for_x``, weight and bias.
+    """Computes the gradients of x (None unless ``for_x``), weight and bias.
 
-    That of the output is given, with shape (N, out).
+    ``grad`` is the gradient of the output, with shape (N, out).
     """
     rows, inputs = x.shape
     columns = weight.shape[1]

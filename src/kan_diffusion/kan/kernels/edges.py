@@ -1,10 +1,10 @@
 """The features of a layer's inputs, and their product with its weight.
 
-Bases on a grid have compiled CPU kernels: :mod:`kan_diffusion.kan.kernels.spline` for B-splines, of
-which most are zero at a time, :mod:`kan_diffusion.kan.kernels.dense` for Gaussians, polynomials and
-harmonics. Where a kernel steps aside (:mod:`kan_diffusion.kan.kernels.fused`), under autocast, for
-rational functions and for user-defined bases a layer is the features of its inputs times its
-weight, in torch's own operations.
+Bases on a grid have compiled CPU kernels: :mod:`kan_diffusion.kan.kernels.spline` for B-splines,
+most of which are zero at any input, :mod:`kan_diffusion.kan.kernels.dense` for Gaussians,
+polynomials and harmonics. Torch's own operations multiply features by weights where a kernel steps
+aside (:mod:`kan_diffusion.kan.kernels.fused`), under autocast, for rational functions and for
+user-defined bases.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ _KERNELS: Mapping[type[Basis], tuple[FusedFunction, str]] = {
     Chebyshev: (_DENSE, "name"),
     Fourier: (_DENSE, "name"),
 }
-"""The kernel of a basis, and the attribute of the basis that it is told.
+"""The kernel of each basis, and the attribute of the basis that is passed to it.
 
-Rational functions, user-defined bases and subclasses of these have none.
+Rational functions, user-defined bases and subclasses of the bases above have no kernel.
 """
 
 
 def autocasts(x: Tensor) -> bool:
-    """Whether torch chooses the precision of products with this tensor."""
+    """Tells whether autocast chooses the precision of products with this tensor."""
     if not torch._C._is_any_autocast_enabled():
         return False
     kind = x.device.type
@@ -67,12 +67,12 @@ def autocasts(x: Tensor) -> bool:
 
 
 def in_full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """A context in which functions of this tensor keep its precision under autocast, too."""
+    """Returns a context in which functions of this tensor keep its precision under autocast."""
     return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
 
 
 def with_grid(basis: Basis, origin: Tensor, step: Tensor) -> Basis:
-    """The basis with another grid, which torch.func may have lent it."""
+    """Copies the basis with another grid, for example one that torch.func passes in."""
     twin = copy.copy(basis)
     twin._buffers = {**basis._buffers, "grid_origin": origin, "grid_step": step}
     return twin
@@ -81,13 +81,13 @@ def with_grid(basis: Basis, origin: Tensor, step: Tensor) -> Basis:
 def edge_features(x: Tensor, basis: Basis, has_base: bool) -> Tensor:
     """Expands each input into its base activation and the functions of its basis.
 
-    Under autocast the functions keep the precision of the basis, which places on a grid need; the
-    product that follows is what autocast makes cheaper.
+    Under autocast the functions keep the precision of the basis, which places on a grid need;
+    autocast only makes the product with the weight cheaper.
 
     Args:
         x: Inputs with shape (N, in).
         basis: The functions.
-        has_base: Whether SiLU comes before them.
+        has_base: Whether SiLU comes before the functions.
 
     Returns:
         Features with shape (N, in, has_base + functions), differentiable in x.
@@ -109,7 +109,7 @@ class Edges(NamedTuple):
         weight: Packed weight with shape (out, in * (has_base + functions)).
         bias: Constants with shape (out,), or None.
         basis: The functions.
-        has_base: Whether SiLU comes before them.
+        has_base: Whether SiLU comes before the functions.
     """
 
     weight: Tensor
@@ -119,7 +119,7 @@ class Edges(NamedTuple):
 
 
 def _step(x: Tensor, edges: Edges) -> Step | None:
-    """The layer as its kernel has it, or None where it has none for such inputs."""
+    """Returns the layer as a step of its kernel, or None if no kernel takes it."""
     weight, bias, basis, has_base = edges
     known = _KERNELS.get(type(basis))
     if known is None or not isinstance(basis, GridBasis) or not x.is_cpu or autocasts(x):
@@ -133,7 +133,7 @@ def _step(x: Tensor, edges: Edges) -> Step | None:
     def reference(
         x: Tensor, weight: Tensor, constants: Tensor, origin: Tensor, step: Tensor
     ) -> Tensor:
-        # With the grid that the layer had then.
+        # With the grid that the layer had in the forward pass.
         features = edge_features(x, with_grid(basis, origin, step), has_base)
         return linear(features.flatten(1), weight, constants)
 
@@ -159,7 +159,7 @@ def edge_linear(x: Tensor, edges: Edges) -> Tensor:
 
 
 def edge_chain(x: Tensor, layers: Sequence[Edges]) -> Tensor:
-    """Computes the output of layers one after another, where all have a kernel at one go.
+    """Computes layers one after another, in one go if all have a kernel.
 
     Args:
         x: Inputs with shape (N, in).

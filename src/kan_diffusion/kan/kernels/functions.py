@@ -1,23 +1,22 @@
-r"""Learned splines that inputs share in groups, on the CPU.
+r"""CPU kernel of learned splines, shared by groups of inputs.
 
-Input i is in group :math:`\gamma(i)`, and group g has R splines with coefficients c on one grid.
-At the start of a call these become one polynomial a cell m,
+Input i is in group :math:`\gamma(i)`, and group g has R splines with coefficients c on one grid. As
+a batch is much longer than a grid, a call first turns the splines into one polynomial per cell m,
 :math:`a_{g,m,d,r} = \sum_j c_{r,g,m+j}\, p_{j,d}` with the pieces
-:math:`p_j(f) = \sum_d p_{j,d} f^d` of :mod:`kan_diffusion.kan.bases.spline`: a batch is much longer
-than a grid. The tangents are two more cells, -1 and G, of which only :math:`a_0` and :math:`a_1`
-differ from zero. Let f be the place in a cell, from 0 to 1 inside the grid and without an end in
-the cells of the tangents, and :math:`\bar f` that place kept from 0 to 1. Then, with step
-:math:`\Delta` of the grid,
+:math:`p_j(f) = \sum_d p_{j,d} f^d` of :mod:`kan_diffusion.kan.bases.spline`. The tangents are two
+more cells, -1 and G, in which only :math:`a_0` and :math:`a_1` differ from zero. Let f be the place
+in a cell, from 0 to 1 inside the grid and unbounded in the cells of the tangents, and
+:math:`\bar f` that place clamped to 0 to 1. Then, with step :math:`\Delta` of the grid,
 
 .. math:: h_r = a_{0,r} + f\,(a_{1,r} + \bar f\,(a_{2,r} + \dots)), \qquad
     \partial a_{d,r} \mathrel{+}= f^d\,\partial h_r, \qquad
     \partial x = \tfrac 1\Delta \sum_r \partial h_r\,
     (a_{1,r} + \bar f\,(2 a_{2,r} + \bar f\,(3 a_{3,r} + \dots))),
 
-where an infinite or huge f meets no zero, and the gradient of the coefficients follows from that of
-the polynomials by the transposed sum. Cells and places are found for a tile of rows at once, in
-vectors. The functions of an input are a vector; where there is one, its gradients are, along d.
-Nothing but x is kept for the backward pass.
+where an infinite or huge f meets no zero. The gradient of the coefficients follows from that of the
+polynomials by the transposed sum. Cells and places are found for a tile of rows at once, in
+vectors. Several functions of an input form a vector; the gradients of a single one do, along d.
+Only x is kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -68,23 +67,23 @@ __all__ = [
 ]
 
 _LANES = 16  # of the search for cells
-_TILE = 512  # numbers that are placed at once, where a row has no more
-_WIDTH = 8  # functions of an input that are one vector, where there is more than one
-_MAX_WIDTH = 128  # inputs and outputs of a weight that kernels multiply by: torch's GEMM is slow
+_TILE = 512  # numbers that are placed at once, unless a row has more
+_WIDTH = 8  # functions of an input in one vector, if it has more than one
+_MAX_WIDTH = 128  # of weights that are multiplied here: torch's GEMM is slow for small ones
 
 _FORWARD_WORK, _BACKWARD_WORK = 16, 32
-"""Cost of a function of a number in multiplications of a layer, by which threads are counted."""
+"""Cost of a function of a number, in multiplications, by which the number of threads is chosen."""
 
 
 @numba.njit(**INNER)
 def round_up(count):
-    """The next multiple of 16."""
+    """Rounds up to a multiple of 16."""
     return (count + 15) // 16 * 16
 
 
 @numba.njit(**INNER)
 def place(u, intervals, places, f_at, kept_at, cells, at):
-    """Writes cells, counted from the left tangent's, and places in them, of a vector of u."""
+    """Writes the cells of a vector of u, 0 for the left tangent's, and the places in them."""
     cell = minimum(maximum(floor(u), -1), intervals)  # -1 for NaN
     f = u - maximum(cell, 0)
     store(places, f_at, f)
@@ -94,7 +93,7 @@ def place(u, intervals, places, f_at, kept_at, cells, at):
 
 @numba.njit(**INNER)
 def _place_tile(x, start, count, origin, per_x, intervals, scratch, room, cells):
-    """Writes those of ``count`` numbers of x from ``start`` on."""
+    """Writes cells and places of ``count`` numbers of x from ``start`` on."""
     whole = count // _LANES * _LANES
     copy_rows(x, start + whole, 0, scratch, 2 * room, 0, 1, count - whole)
     for at in range(0, count, _LANES):
@@ -105,9 +104,9 @@ def _place_tile(x, start, count, origin, per_x, intervals, scratch, room, cells)
 
 @numba.njit(**INNER)
 def power_bits(powers, like):
-    """Masks of the bits of the exponents below ``powers``, each before what it leaves out.
+    """Makes masks of the bits of the exponents below ``powers``, each before its complement.
 
-    A vector of powers is the product of those with one bit of the exponent set or not.
+    A vector of all powers is a product with one factor per bit of the exponent.
     """
     bits = np.zeros(6 * powers, like.dtype)
     for bit in range(3):
@@ -152,7 +151,7 @@ def tabulate(order, powers, coefficients, table, groups, functions, width, inter
 
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
 def gather(order, powers, table, grad_coefficients, groups, functions, width, intervals):
-    """The gradient of the coefficients from that of the polynomials."""
+    """Computes the gradient of the coefficients from that of the polynomials."""
     if not isinstance(order, types.IntegerLiteral):
         return None
     degree = order.literal_value
@@ -187,7 +186,7 @@ def gather(order, powers, table, grad_coefficients, groups, functions, width, in
 
 @numba.njit(**INNER)
 def lay_out(origins, steps, group_of, inputs, size, origin, per_x, offsets, stride):
-    """Writes the grid of each number of a tile's rows, and where each input's table begins."""
+    """Writes the grid of each number in a tile's rows, and where each input's table begins."""
     for i in range(inputs):
         group = get(group_of, i)
         store(offsets, i, group * stride)
@@ -200,7 +199,7 @@ def lay_out(origins, steps, group_of, inputs, size, origin, per_x, offsets, stri
 
 @numba.njit(**INNER)
 def _repack(tile, row_size, width, h, r0, rows, inputs, functions, unpack):
-    """Copies functions, which a tile has in whole vectors, side by side, or with unpack back."""
+    """Copies functions from whole vectors in a tile to side by side, or back with ``unpack``."""
     size = inputs * functions
     if width == functions:
         at = r0 * size
@@ -219,7 +218,7 @@ def _repack(tile, row_size, width, h, r0, rows, inputs, functions, unpack):
 
 @cache
 def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None], ...]:
-    """The compiled forward and backward pass, for one function of an input or for several."""
+    """Compiles the forward and backward pass, for one or several functions per input."""
     zero = np.float64(0) if double else np.float32(0)
     digest = source_digest()
     powers = 2 if order == 1 else 4 if order <= 3 else 8  # a polynomial is one vector
@@ -249,7 +248,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         lay_out(origins, steps, group_of, inputs, room, origin, per_x, offsets, stride)
         scratch = np.zeros(2 * room + _LANES, x.dtype)
         cells = np.empty(room, np.int32)
-        # With a one beside the functions, constants are one more row of the weight.
+        # With a 1 beside the functions, constants are one more row of the weight.
         inner = inputs * width
         row_size, wide = round_up(inner + 1), round_up(outputs)
         weights = np.zeros(row_size * wide, x.dtype)
@@ -416,17 +415,17 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
 
 @cache
 def groups_tensor(group_of: tuple[int, ...]) -> Tensor:
-    """The group of each input."""
+    """Returns the group of each input as a tensor."""
     return torch.tensor(group_of)
 
 
 def contiguous(tensor: Tensor | None) -> Tensor | None:
-    """A tensor in the order of its memory, or None."""
+    """Makes a tensor contiguous; None stays None."""
     return None if tensor is None else tensor.contiguous()
 
 
 def is_small(weight: Tensor) -> bool:
-    """True where a kernel itself multiplies by a weight (out, in)."""
+    """Tells whether the kernel itself multiplies by a weight (out, in)."""
     return max(weight.shape) <= _MAX_WIDTH
 
 
@@ -443,7 +442,7 @@ def forward(
     """Computes the learned functions of each input, or a layer's output.
 
     Args:
-        x: Inputs with shape (N, in); as all tensors float32 or float64 and on the CPU.
+        x: Inputs with shape (N, in); like all tensors float32 or float64 on the CPU.
         coefficients: Coefficients with shape (R, groups, G + k).
         origin: Left end of each group's grid, with shape (groups,).
         step: Width of an interval of each group's grid, with shape (groups,), positive.
@@ -454,7 +453,7 @@ def forward(
 
     Returns:
         Functions with shape (N, in * R), those of an input side by side; given a weight, the output
-        with shape (N, out) in their place.
+        with shape (N, out) instead.
     """
     rows, inputs = x.shape
     functions, groups, width = coefficients.shape
@@ -486,17 +485,17 @@ def backward(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Computes the gradients of x and coefficients, and those of a weight and constants.
+    """Computes the gradients of x, the coefficients and, if given, weight and bias.
 
-    That of the functions is given or, with a weight, that of the output. The functions are computed
-    once more and written into ``h``, where that is given.
+    ``grad`` is the gradient of the functions or, with a weight, of the output. The functions are
+    recomputed and written into ``h`` if it is given and there is no weight.
     """
     rows, inputs = x.shape
     functions, groups, width = coefficients.shape
     _, kernel = _kernels(order, functions == 1, x.dtype == torch.float64)
     parts = chunks(rows, inputs * functions * _BACKWARD_WORK)
     grad_x = x.new_empty(rows, inputs)
-    # One gradient a thread, added up in the order of the rows.
+    # One gradient per thread, added up in the order of the rows.
     each = (len(parts),) if len(parts) > 1 else ()
     shared = coefficients, weight, bias
     totals = [None if one is None else x.new_empty(*each, *one.shape) for one in shared]

@@ -1,9 +1,9 @@
 """Functions of tensors that have a compiled CPU kernel, under autograd and inside torch.compile.
 
-A kernel takes plain float32 and float64 tensors on the CPU. It steps aside for everything else -
-GPUs, other dtypes, vmap and the other torch.func transforms, torch.export, a machine without
-numba - and the function is then made of torch's own operations. So is a gradient that is to be
-differentiated once more.
+A kernel takes plain float32 and float64 tensors on the CPU. It steps aside for everything else:
+GPUs, other dtypes, vmap and the other torch.func transforms, torch.export, a machine without numba.
+Torch's own operations then compute the function. They also compute a gradient that is to be
+differentiated again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["FusedFunction", "Setting", "Step", "run"]
 logger = logging.getLogger(__name__)
 
 Setting = str | int | float | bool | tuple[int, ...]
-"""An argument of a kernel that is no tensor."""
+"""An argument of a kernel that is not a tensor."""
 Gradients = tuple[Tensor | None, ...]
 Output = Tensor | tuple[Tensor, ...]
 Shape = tuple[int, ...]
@@ -39,7 +39,7 @@ _transforms_are_active = torch._C._are_functorch_transforms_active  # torch.func
 
 
 class _Kernel(Protocol):
-    """The output or outputs, given operands and settings; and gradients, given theirs besides."""
+    """The passes of a kernel; ``backward`` takes the outputs' gradients before the operands."""
 
     forward: Callable[..., Output]
     backward: Callable[..., tuple[Tensor, ...]]
@@ -47,7 +47,7 @@ class _Kernel(Protocol):
 
 @cache
 def _kernel(name: str) -> _Kernel | None:
-    """The module of a kernel, or None where numba does not work."""
+    """Imports the module of a kernel; None if numba does not work."""
     try:
         from kan_diffusion.kan.kernels import dense, functions, gated, grouped, spline
     except ImportError as error:
@@ -73,7 +73,7 @@ def _require_kernel(name: str) -> _Kernel:
 
 
 def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
-    """True for an ordinary tensor on the CPU of this dtype."""
+    """Tells whether this is an ordinary tensor of this dtype on the CPU."""
     return (
         tensor.dtype is dtype
         and tensor.is_cpu
@@ -85,20 +85,20 @@ def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
 class FusedFunction:
     """A function of tensors that is computed by a compiled kernel where there is one for them.
 
-    It keeps its operands alone and recomputes the rest in the backward pass. Inside torch.compile
-    it is the operator ``torch.ops.kan_diffusion.<name>``, which the compiler does not look into.
+    It keeps only its operands and recomputes the rest in the backward pass. Inside torch.compile it
+    is the operator ``torch.ops.kan_diffusion.<name>``, which the compiler does not look into.
 
     Args:
         name: Name of the operator.
         module: Name of the module in ``kan_diffusion.kan.kernels`` whose ``forward`` and
             ``backward`` are the kernel.
-        operands: The tensors as an operator's schema declares them; ``Tensor?`` may be None.
+        operands: The tensors, declared as in an operator's schema; ``Tensor?`` may be None.
         settings: The other arguments of the kernel, declared likewise.
-        num_gradients: How many of the operands, the first ones, the kernel has gradients for.
+        num_gradients: Number of operands, the first ones, that the kernel has gradients for.
         output_shapes: Shapes of the outputs, given the operands.
-        num_outputs: Number of outputs, and of the operands that may come from a step before.
-        may_leave_x: Whether the kernel's ``backward`` takes, last, if the gradient of the first
-            operand is wanted.
+        num_outputs: Number of outputs, and of operands that may come from the step before.
+        may_leave_x: Whether the last argument of the kernel's ``backward`` says if the gradient of
+            the first operand is wanted.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class FusedFunction:
         self.operator: Callable[..., Output] = forward
 
     def takes(self, operands: Sequence[Tensor | None]) -> bool:
-        """True where the kernel is for these operands and the gradients that they want."""
+        """Tells whether the kernel takes these operands and has the gradients they require."""
         x = operands[0]
         assert x is not None
         dtype = x.dtype
@@ -169,7 +169,7 @@ class FusedFunction:
             return False
         for operand in operands[self.num_gradients :]:
             if operand is not None and operand.requires_grad:
-                return False  # a gradient that the kernel has not
+                return False  # a gradient that the kernel does not have
         if torch.compiler.is_compiling():
             return (
                 not torch.compiler.is_exporting()
@@ -187,7 +187,7 @@ class FusedFunction:
 
 
 def _where_given(found: Iterable[Tensor], operands: Iterable[Tensor | None]) -> list[Tensor | None]:
-    """Gradients, None for operands that are None."""
+    """Returns the gradients, with None for operands that are None."""
     return [None if operand is None else one for one, operand in zip(found, operands, strict=False)]
 
 
@@ -196,9 +196,9 @@ class Step(NamedTuple):
 
     Attributes:
         function: The function.
-        operands: Its operands but those, which its kernel takes.
+        operands: Its operands except those outputs, which come first.
         settings: The other arguments of its kernel.
-        reference: The same function, of all operands, in torch's operations.
+        reference: The same function of all operands in torch's own operations.
     """
 
     function: FusedFunction
@@ -208,7 +208,7 @@ class Step(NamedTuple):
 
 
 def _given(function: FusedFunction, values: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """The first operands of a function: outputs of the step before, then None."""
+    """Fills the first operands of a function: outputs of the step before, then None."""
     return *values, *(None,) * (function.num_outputs - len(values))
 
 
@@ -217,9 +217,9 @@ def _as_tuple(output: Output) -> tuple[Tensor, ...]:
 
 
 def run(steps: Sequence[Step], *values: Tensor | None) -> tuple[Tensor, ...]:
-    """Computes steps one after another, the first of ``values``: all outputs of the last.
+    """Computes steps one after another, starting with ``values``; returns the last outputs.
 
-    To autograd they are one function: what it does for a function takes longer than a small layer.
+    To autograd they are one function: its overhead per function exceeds the time of a small layer.
     """
     if torch.compiler.is_compiling():
         for step in steps:
@@ -231,9 +231,9 @@ def run(steps: Sequence[Step], *values: Tensor | None) -> tuple[Tensor, ...]:
 
 
 class _Fused(torch.autograd.Function):
-    """Steps under autograd.
+    """Steps as one function of autograd.
 
-    Not as operators: the way through torch's dispatcher costs more than a small layer. Nor with
+    It does not call operators, because torch's dispatcher costs more than a small layer, and has no
     ``setup_context``, for which torch inspects a signature at every call.
     """
 
@@ -265,7 +265,7 @@ class _Fused(torch.autograd.Function):
         saved = ctx.saved_tensors
         end = sum(step.function.num_outputs for step in steps)
         inputs, operands = saved[:end], saved[end:]
-        # Where gradients are enabled, the result is to be differentiated once more.
+        # Where gradients are enabled, the result is to be differentiated again.
         if (
             torch.is_grad_enabled()
             or _transforms_are_active()
@@ -298,7 +298,7 @@ def _by_reference(
     grads: Sequence[Tensor | None],
     needed: Sequence[bool],
 ) -> Gradients:
-    """Differentiable gradients of the operands of all steps, None where none is needed."""
+    """Computes differentiable gradients of all operands, None where none is needed."""
     with torch.enable_grad():
         count = steps[0].function.num_outputs
         values, rest = operands[:count], operands[count:]

@@ -1,14 +1,15 @@
-r"""A gated layer with learned functions or SiLU, modulated and residual, on the CPU.
+r"""CPU kernel of a gated layer with learned functions or SiLU, a modulation and a state.
 
-With unit values y and gates q of a row, what it carries along c, its code k, and
+For a row with unit values y, gates q, carried state c and code k, and with
 :math:`S, T` the scales and shifts of the modulation,
 
 .. math:: z = (1 + S_0 + k^\top S) \odot y + T_0 + k^\top T + c, \qquad
     h = f(z) \odot q, \qquad \mathrm{output} = h W^\top + \beta.
 
-One pass over a tile of rows makes z and h, a vector of units at a time, and the output too where
-the weight is small, which torch's GEMM is slow for; a large one is left to that GEMM. The backward
-pass takes :math:`\partial h = \partial\mathrm{output}\, W`, makes h once more, and
+One pass over a tile of rows computes z and h, a vector of units at a time. It also computes the
+output if the weight is small, for which torch's GEMM is slow; a large weight is left to that GEMM.
+The backward pass takes :math:`\partial h = \partial\mathrm{output}\, W`. In one pass over the tiles
+it recomputes h and computes
 
 .. math::
     \partial z &\mathrel{+}= f'(z) \odot q \odot \partial h, &
@@ -17,10 +18,10 @@ pass takes :math:`\partial h = \partial\mathrm{output}\, W`, makes h once more, 
     \partial c &= \partial z, \\
     \partial T_j &= \textstyle\sum k_j\, \partial z, &
     \partial S_j &= \textstyle\sum k_j\, y \odot \partial z, &
-    \partial k_j &= S_j \cdot (y \odot \partial z) + T_j \cdot \partial z,
+    \partial k_j &= S_j \cdot (y \odot \partial z) + T_j \cdot \partial z.
 
-in another. Scales and shifts of a row are never in memory, and nothing but the layer's inputs is
-kept. Splines and their gradients are those of :mod:`kan_diffusion.kan.kernels.functions`.
+Scales and shifts of a row are never in memory, and only the layer's inputs are kept. Splines and
+their gradients are those of :mod:`kan_diffusion.kan.kernels.functions`.
 """
 
 from __future__ import annotations
@@ -66,15 +67,15 @@ from kan_diffusion.kan.kernels.simd import (
 
 __all__ = ["backward", "forward"]
 
-_TILE = 512  # units of a tile, where a row has no more
+_TILE = 512  # units of a tile, unless a row has more
 
 _FORWARD_WORK, _BACKWARD_WORK = 16, 32
-"""Cost of a unit in multiplications of a layer, by which threads are counted."""
+"""Cost of a unit, in multiplications, by which the number of threads is chosen."""
 
 
 @numba.njit(**INNER)
 def _next_block(at, lanes, units):
-    """Where the next vector of a row begins; the last overlaps the one before it."""
+    """Returns where the next vector of a row begins; the last may overlap the one before it."""
     return at + lanes if at + 2 * lanes <= units or at + lanes == units else units - lanes
 
 
@@ -85,7 +86,7 @@ def _states(
 ):  # fmt: skip
     """Writes z of a tile's units and, for splines, their cells and places.
 
-    Cells are counted from the left tangent's.
+    Cell 0 is that of the left tangent.
     """
     if not isinstance(lanes, types.IntegerLiteral) or not isinstance(spline, types.IntegerLiteral):
         return None
@@ -122,10 +123,10 @@ def _states(
 
 @cache
 def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None], ...]:
-    """The compiled forward and backward pass; order 0 stands for SiLU.
+    """Compiles the forward and backward pass; order 0 stands for SiLU.
 
-    Vectors of ``lanes`` units cover a row, the last from the row's end on: what it has in common
-    with the one before is computed twice and counted once.
+    Vectors of ``lanes`` units cover a row, and the last ends with the row: units that it shares
+    with the one before are computed twice and counted once.
     """
     zero = np.float64(0) if double else np.float32(0)
     digest = source_digest()
@@ -149,7 +150,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         h = array_at(h_at, rows * units, zero)
         output = array_at(output_at, rows * outputs, zero)
         state = array_at(state_at, rows * units, zero)
-        # With a one beside h, constants are one more row of the weight.
+        # With a 1 beside h, constants are one more row of the weight.
         width, wide = round_up(units + 1), round_up(outputs)
         weights = np.zeros(width * wide, h.dtype)
         if weight_at:
@@ -244,7 +245,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
             weight = array_at(weight_at, outputs * units, zero)
             copy_rows(weight, 0, units, weights, 0, width, outputs, units)
         real = h.dtype.type
-        # Scales and shifts lie side by side in whole vectors, each row one of a code's numbers.
+        # Scales and shifts lie side by side in whole vectors, one row for each number of a code.
         pair = 2 * round_up(units)
         modulations = np.zeros((rank + 1) * pair, h.dtype)
         grad_modulations = np.zeros((rank + 1) * pair, h.dtype)
@@ -396,7 +397,7 @@ def _settings(
     weight: Tensor,
     order: int,
 ) -> tuple[int, ...]:
-    """Numbers that both passes take after the rows."""
+    """Returns the numbers that both passes take after the rows."""
     reach = 0 if carried is None else carried.shape[1]
     groups = 0 if coefficients is None else coefficients.shape[1]
     intervals = 0 if coefficients is None else coefficients.shape[2] - order
@@ -422,11 +423,11 @@ def forward(
 
     Args:
         input: Unit values and gates side by side with shape (N, 2 in), or unit values alone (N,
-            in); as all tensors float32 or float64 and on the CPU.
-        carried: The state that is added, with shape (N, m), or None; where m is another number than
-            that of units, it is cut off or continued by zeros.
+            in); like all tensors float32 or float64 on the CPU.
+        carried: The state that is added, with shape (N, m), or None; if m is not the number of
+            units, it is cut off or padded with zeros.
         code: Codes with shape (N, rank), or None.
-        modulation: Scales and shifts for each number of a code, then those for all, with shape
+        modulation: Scales and shifts for each number of a code, then the constant ones, with shape
             (rank + 1, 2, in); or None.
         coefficients: Coefficients of splines with shape (1, groups, G + k); None for SiLU.
         weight: Weights with shape (out, in).
@@ -492,7 +493,7 @@ def backward(
     grad_h = None if multiplies else grad @ weight
     h = None if multiplies else input.new_empty(rows, units)
     parts = chunks(rows, units * _BACKWARD_WORK)
-    # One gradient of what rows share a thread, added up in the order of the rows.
+    # One gradient per thread of what rows share, added up in the order of the rows.
     each = (len(parts),) if len(parts) > 1 else ()
 
     def like(tensor: Tensor | None, *first: int) -> Tensor:

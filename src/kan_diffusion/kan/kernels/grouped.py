@@ -1,9 +1,9 @@
-r"""A layer of learned functions that inputs share in groups, on the CPU.
+r"""CPU kernel of a layer of learned functions, shared by groups of inputs.
 
-The functions of :mod:`kan_diffusion.kan.kernels.functions`, h, are multiplied by the weight,
-:math:`y = h W^\top + \beta`: a small one in the same pass, another by torch's GEMM. The backward
-pass computes h once more while it turns :math:`\partial h = \partial y\,W` into the gradients of
-inputs and coefficients, so that nothing but the layer's inputs is kept.
+The functions h of :mod:`kan_diffusion.kan.kernels.functions` are multiplied by the weight,
+:math:`y = h W^\top + \beta`: by a small one in the same pass, by a large one with torch's GEMM. The
+backward pass recomputes h while it turns :math:`\partial h = \partial y\,W` into the gradients of
+inputs and coefficients, so that only the layer's inputs are kept.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def forward(
 ) -> Tensor:
     """Computes the output (N, out) of a layer.
 
-    Arguments as those of the functions' kernel, with a weight (out, in * R) and constants (out,) or
-    None.
+    The arguments are those of the functions' kernel, with a weight (out, in * R) and constants
+    (out,) or None.
     """
     if functions.is_small(weight):
         return functions.forward(x, coefficients, origin, step, group_of, order, weight, bias)
@@ -47,7 +47,7 @@ def backward(
     group_of: tuple[int, ...],
     order: int,
 ) -> tuple[Tensor, ...]:
-    """Computes the gradients of x, coefficients, weight and bias, given the output's."""
+    """Computes the gradients of x, coefficients, weight and bias, given that of the output."""
     if functions.is_small(weight):
         found = functions.backward(
             grad, x, coefficients, origin, step, group_of, order, None, weight, bias

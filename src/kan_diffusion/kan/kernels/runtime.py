@@ -1,9 +1,9 @@
 """How every kernel is compiled and run: numba's options, the cache on disk, and threads.
 
-A batch is split over ``torch.get_num_threads`` threads where there is enough to do. A result
-depends on their number only through the order of sums over the batch.
+A batch is split over ``torch.get_num_threads`` threads if there is enough to do. A result depends
+on the number of threads only through the order of sums over the batch.
 
-Compiled code is cached on disk, so that the seconds of compilation are paid once an installation
+Compiled code is cached on disk, so that the seconds of compilation are paid once per installation
 for each kernel, order, dtype and with or without a base activation.
 """
 
@@ -34,12 +34,12 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# A NaN must stay one and must not decide where a row is written, so values are not assumed to be
-# finite; nor is a division replaced by a multiplication, which would move the place on a grid.
+# A NaN must stay NaN and must not decide where a row is written, so values are not assumed to be
+# finite. A division is not replaced by a multiplication, which would move the place on a grid.
 OPTIONS = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 """Numba's options of a kernel."""
 INNER = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-"""Numba's options of what only kernels call."""
+"""Numba's options of functions that only kernels call."""
 
 PARALLEL_WORK = 2**20
 """Multiplications below which a second thread costs more than it saves."""
@@ -47,10 +47,10 @@ PARALLEL_WORK = 2**20
 
 @cache
 def source_digest() -> str:
-    """Hash of everything that compiled code is made of.
+    """Hashes all source files that compiled code is made of.
 
-    Numba's cache knows the source of a kernel's own function only. The digest is one of its free
-    variables, which the cache compares, too.
+    Numba's cache only knows the source of the kernel's own function. But it compares the free
+    variables of a kernel, and the digest is one of them.
     """
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
@@ -63,8 +63,8 @@ def source_digest() -> str:
 def compiled(function: Callable[..., None], **options: object) -> Callable[..., None]:
     """Compiles a kernel at its first call, or reads it from the cache.
 
-    A kernel takes addresses and numbers: taking arrays apart costs more than a small layer. Its
-    free variables are numbers and strings, by which the cache tells kernels apart.
+    A kernel takes addresses and numbers, because unpacking arrays costs more than a small layer.
+    Its free variables are numbers and strings, by which the cache tells kernels apart.
 
     Args:
         function: The kernel in Python.
@@ -80,7 +80,7 @@ def compiled(function: Callable[..., None], **options: object) -> Callable[..., 
 
 
 def chunks(rows: int, multiplications: int) -> list[tuple[int, int]]:
-    """Splits rows of so many multiplications each into parts (first, number), one a thread."""
+    """Splits rows, each with so many multiplications, into one part (first, number) per thread."""
     threads = min(torch.get_num_threads(), 1 + rows * multiplications // PARALLEL_WORK, rows)
     if threads <= 1:
         return [(0, rows)]
@@ -95,15 +95,15 @@ def launch(
     settings: Sequence[float],
     totals: Sequence[Tensor | None] = (),
 ) -> None:
-    """Runs a kernel on the parts of a batch side by side.
+    """Runs a kernel on the parts of a batch in parallel.
 
     Args:
         kernel: Takes addresses of operands and totals, a number of rows, and settings.
         parts: First row and number of rows of each part.
-        operands: Contiguous tensors, each with its numbers a row: 0 where all rows share them. The
+        operands: Contiguous tensors, each with its size per row, 0 if all rows share it. The
             address of None is 0.
         settings: The other arguments.
-        totals: Tensors with one entry a part, or of a single part the entry alone; or None.
+        totals: Tensors with one entry per part, or just the entry of a single part; or None.
     """
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor, _ in operands]
     if len(parts) == 1:

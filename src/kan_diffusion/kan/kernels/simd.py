@@ -1,9 +1,9 @@
-"""Short vectors of floats inside numba, with which a kernel says where it is vectorised.
+"""Short vectors of floats in numba, which make the vectorisation of kernels explicit.
 
-A loop over a few contiguous numbers is not worth a loop: its bounds and alias checks cost more
-than its arithmetic. Here a run of ``lanes`` numbers is one value of a kernel (LLVM's vector type),
-loaded, added, multiplied and stored as a whole; LLVM maps it to whatever registers there are. A
-plain number among the operands stands for a vector of copies of it.
+In a loop over a few contiguous numbers, bounds and alias checks cost more than the arithmetic. Here
+``lanes`` contiguous numbers are one value of a kernel (LLVM's vector type), which is loaded, added,
+multiplied and stored as a whole; LLVM maps it to whatever registers there are. A plain number among
+the operands stands for a vector of copies of it.
 
 Indices are plain offsets into one-dimensional arrays, without wrap-around or bounds checks.
 """
@@ -51,10 +51,10 @@ __all__ = [
 
 
 def compiled_by_type(**options):
-    """Decorates a function of types that returns the code which kernels call in its place.
+    """Decorates a function that takes types and returns the code that kernels call in its place.
 
-    With ``prefer_literal`` constants among its arguments come as ``IntegerLiteral``: the code is
-    compiled anew for each.
+    With ``prefer_literal`` constant arguments come as ``IntegerLiteral``, and the code is compiled
+    anew for each.
     """
 
     def decorate(code):
@@ -94,7 +94,7 @@ def _suffix(vector_type: ir.VectorType) -> str:
 
 
 def _call(builder, name: str, operands):
-    """A call of LLVM's elementwise ``name`` on vectors."""
+    """Calls LLVM's elementwise ``name`` on vectors."""
     vector_type = operands[0].type
     function = cgutils.get_or_insert_function(
         builder.module,
@@ -112,7 +112,7 @@ def _broadcast(builder, scalar, vector_type: ir.VectorType):
 
 
 def _vectors(context, builder, signature, args):
-    """Operands as vectors: numbers among them are cast and copied into every lane."""
+    """Turns operands into vectors: numbers among them are cast and copied into every lane."""
     vector = signature.return_type
     vector_type = context.get_value_type(vector)
     return [
@@ -124,7 +124,7 @@ def _vectors(context, builder, signature, args):
 
 
 def _common(*kinds):
-    """The type of the vectors among operands that are vectors and numbers, or None."""
+    """Returns the one type of the vectors among vectors and numbers, or None."""
     vectors = {kind for kind in kinds if isinstance(kind, Vector)}
     fits = all(isinstance(kind, (Vector, types.Number)) for kind in kinds)
     return vectors.pop() if fits and len(vectors) == 1 else None
@@ -193,7 +193,7 @@ def store(typingctx, array, index, value):
 
 @intrinsic
 def store_as_int(typingctx, array, index, value):
-    """Stores whole numbers into an int32 array; what is not a number is stored as anything."""
+    """Stores whole numbers into an int32 array; NaN is stored as an arbitrary number."""
 
     def codegen(context, builder, signature, args):
         address = _address(context, builder, signature.args[0], args[0], args[1])
@@ -273,7 +273,7 @@ def nan_or_zero(typingctx, a):
 
 @intrinsic
 def zero_where_apart(typingctx, value, a, b):
-    """``value``, but zero where ``a`` and ``b`` differ; where one is NaN they do not."""
+    """``value``, but zero where ``a`` and ``b`` differ; a NaN does not count as different."""
 
     def codegen(context, builder, signature, args):
         apart = builder.fcmp_ordered("!=", args[1], args[2])
@@ -406,13 +406,13 @@ def transpose(source, at, source_stride, target, to, target_stride, rows, column
 
 @numba.njit(**INNER)
 def copy_rows(source, at, source_stride, target, to, target_stride, rows, count):
-    """Copies ``count`` numbers of each of some rows."""
+    """Copies ``count`` numbers of each row."""
     for r in range(rows):
         o = 0
         while o + 8 <= count:
             store(target, to + r * target_stride + o, load(source, at + r * source_stride + o, 8))
             o += 8
-        if o < count and count > 8:  # the last eight, some of them once more
+        if o < count and count > 8:  # the last eight, some of them again
             o = count - 8
             store(target, to + r * target_stride + o, load(source, at + r * source_stride + o, 8))
             o = count
@@ -425,8 +425,8 @@ def copy_rows(source, at, source_stride, target, to, target_stride, rows, count)
 def add_product(left, at, stride, step, right, width, result, rows, inner):
     """Adds the product of two small matrices to a third.
 
-    Numbers of the left one's rows are ``stride`` apart and those of its columns ``step``; the
-    others' rows lie side by side, each of ``width`` numbers, a multiple of 16.
+    In the left one, rows are ``stride`` apart and columns ``step``. The rows of the other two lie
+    side by side, each of ``width`` numbers, a multiple of 16.
     """
     fours = rows // 4 * 4
     for column in range(0, width, 16):
@@ -455,7 +455,7 @@ def add_product(left, at, stride, step, right, width, result, rows, inner):
 
 @compiled_by_type(inline="always")
 def exp2(whole, rest):
-    """``2**(whole + rest)`` for a whole number and -1/2 to 1/2, 0 for the lowest whole number."""
+    """``2**(whole + rest)`` for ``rest`` from -1/2 to 1/2; 0 for the lowest ``whole``."""
     terms = 14 if rest.dtype.bitwidth == 64 else 8  # of the series, exact to rounding
     series = tuple(math.log(2) ** n / math.factorial(n) for n in range(terms))
 
@@ -478,7 +478,7 @@ def sigmoid_and_silu(x):
         log2 = minimum(maximum(x * factor, -end), end)
         whole = floor(log2 + 0.5)
         sigmoid = 1 / (1 + exp2(whole, log2 - whole))
-        # As torch has it: zero for the most negative numbers, NaN for minus infinity.
+        # As in torch: zero for the most negative numbers, NaN for minus infinity.
         special = minimum(x, 0) * 0
         return sigmoid, maximum(x, lowest) * sigmoid + special + nan_or_zero(x)
 

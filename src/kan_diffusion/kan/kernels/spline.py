@@ -1,22 +1,22 @@
-r"""A B-spline layer on the CPU: only what is not zero is multiplied.
+r"""CPU kernel of a B-spline layer, which multiplies only functions that are not zero.
 
 Of the G + k splines of an input, k + 1 differ from zero. With c the cell of :math:`x_{n,i}`, the
 pieces :math:`p_j` of :mod:`kan_diffusion.kan.bases.spline` and the base activation b,
 
 .. math:: y_n = \beta + \sum_i \Big( b(x_{n,i})\, W_{i,b} + \sum_{j=0}^{k} p_j\, W_{i,c+j} \Big),
 
-with :math:`W_{i,g}` the row of weights (one an output) of function g of input i. That is k + 2
-multiplications an edge instead of 1 + G + k, whatever the size of the grid, and no features in
-memory. The gradients have the same form:
+with :math:`W_{i,g}` the row of weights, one per output, of function g of input i. That takes k + 2
+multiplications per edge instead of 1 + G + k, whatever the size of the grid, and stores no
+features. The gradients have the same form:
 
 .. math:: \partial W_{i,c+j} \mathrel{+}= p_j\, \partial y_n, \qquad
     \partial x_{n,i} = \partial y_n \cdot
     \Big( b'\, W_{i,b} + \tfrac1h \sum_j p'_j\, W_{i,c+j} \Big),
 
-with the pieces recomputed from x. To keep the arithmetic fed, the weights are laid out as rows of
-up to 32 outputs (in the backward pass each beside the row of its gradient), the rows of the batch
-and the inputs are cut into tiles whose weights stay in the cache, and every inner loop runs along
-the outputs as one vector (:mod:`kan_diffusion.kan.kernels.simd`).
+where the pieces are recomputed from x. For speed, the weights are laid out as rows of up to 32
+outputs (in the backward pass each beside the row of its gradient), the rows of the batch and the
+inputs are cut into tiles whose weights stay in the cache, and every inner loop runs along the
+outputs as one vector (:mod:`kan_diffusion.kan.kernels.simd`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _CAPACITY = _TILE + _LANES
 """Room for a tile; not a power of two, which would collide in the cache."""
 _MAX_ROWS = 256
 """Most rows of a tile."""
-_CACHE_BYTES = 20480  # of weights that a tile's columns may take, of a first-level cache of 32 KiB
+_CACHE_BYTES = 20480  # for the weights of a tile's columns, in a first-level cache of 32 KiB
 
 # Where the parts of a tile's scratch memory begin.
 _X = 0
@@ -82,26 +82,26 @@ _INNER = {**INNER, **_FASTMATH}
 
 @numba.njit(**_INNER)
 def block_lanes(left):
-    """How many outputs the next block of a row takes when ``left`` are left."""
+    """Returns how many outputs the next block of a row takes when ``left`` remain."""
     return 32 if left >= 32 else (16 if left >= 16 else 8)
 
 
 @numba.njit(**_INNER)
 def tile_columns(inputs, stride, row_bytes):
-    """How many inputs' weights stay in the first-level cache together."""
+    """Returns how many inputs' weights stay in the first-level cache together."""
     columns = _CACHE_BYTES // (stride * row_bytes)
     return min(max(4, columns // 8 * 8), inputs, 32)
 
 
 @numba.njit(**_INNER)
 def repack(unpack, weight, table, inputs, outputs, width, stride, first, reach, scale):
-    """Writes the packed weight as rows of outputs, or takes its gradient from them.
+    """Writes the packed weight as rows of outputs, or reads its gradient from them.
 
     ``scale`` is 2 where the rows of the gradient lie between those of the weight. Functions beyond
     the grid, where there are any, have rows of zeros.
     """
     padded = (outputs + 7) // 8 * 8
-    gap = 1 if reach else 0  # without one, the inputs follow each other in both
+    gap = 1 if reach else 0  # without a gap, the inputs follow each other in both
     column = 0
     while column < padded:
         lanes = block_lanes(padded - column)
@@ -146,9 +146,9 @@ def _is_literal(*parameters: types.Type) -> bool:
 
 @compiled_by_type(prefer_literal=True, jit_options=_INNER)
 def expand(order, first, scratch, cells, count, intervals, linear, reach, slopes):
-    """Cells, pieces and base activation of a tile, and their slopes.
+    """Computes cells, pieces and base activation of a tile, and their slopes.
 
-    Like the loops below compiled for each order, and with (``first`` = 1) or without SiLU.
+    Like the loops below, it is compiled for each order, and with (``first`` = 1) or without SiLU.
     """
     if not _is_literal(order, first):
         return None
@@ -222,7 +222,7 @@ def gradients(
     order, first, lanes, cells, scratch, table, t, grad, g_at, grad_u, rows, columns, stride,
     slopes,
 ):  # fmt: skip
-    """Adds a tile's products to the gradients of the weights and, with its ``slopes``, of u."""
+    """Adds a tile's products to the gradients of the weights and, with ``slopes``, of u."""
     if not _is_literal(order, first, lanes):
         return None
     pieces, with_base, width = order.literal_value + 1, first.literal_value, lanes.literal_value
@@ -260,7 +260,7 @@ def gradients(
 
 @cache
 def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None], ...]:
-    """The compiled forward and backward pass."""
+    """Compiles the forward and backward pass."""
     zero = np.float64(0) if double else np.float32(0)
     digest = source_digest()
 
@@ -334,7 +334,7 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
         origin = array_at(origin_at, inputs, zero)
         step = array_at(step_at, inputs, zero)
         grad_x = array_at(grad_x_at, rows * inputs, zero)
-        slopes = grad_x_at != 0  # without, nobody asks for the gradient of x
+        slopes = grad_x_at != 0  # else the gradient of x is not wanted
         grad_weight = array_at(grad_weight_at, outputs_ * inputs * width, zero)
         grad_bias = array_at(grad_bias_at, outputs_, zero)
         for o in range(outputs_):
@@ -406,10 +406,10 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
 def _settings(
     x: Tensor, weight: Tensor, order: int, has_base: bool, extrapolation: str
 ) -> tuple[int, int, int, tuple[int, ...]]:
-    """Rows, inputs and outputs, and what a kernel takes after the rows.
+    """Returns rows, inputs and outputs, and the settings that a kernel takes after the rows.
 
-    That is also the number of intervals, whether tangents continue the functions, and how far these
-    are followed.
+    These include the number of intervals, whether tangents continue the functions, and how many
+    intervals beyond the grid the functions are evaluated.
     """
     rows, inputs = x.shape
     outputs, width = weight.shape
@@ -431,7 +431,7 @@ def forward(
     """Computes the output of a B-spline layer.
 
     Args:
-        x: Inputs with shape (N, in); as all tensors float32 or float64 and on the CPU.
+        x: Inputs with shape (N, in); like all tensors float32 or float64 on the CPU.
         weight: Packed weight with shape (out, in * (has_base + G + k)).
         bias: Constants with shape (out,).
         origin: Left end of each input's grid, with shape (in,).
@@ -466,15 +466,15 @@ def backward(
     extrapolation: str,
     for_x: bool = True,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Computes the gradients of x, where asked ``for_x``, weight and bias.
+    """Computes the gradients of x (None unless ``for_x``), weight and bias.
 
-    That of the output is given, with shape (N, out).
+    ``grad`` is the gradient of the output, with shape (N, out).
     """
     rows, inputs, outputs, settings = _settings(x, weight, order, has_base, extrapolation)
     _, kernel = _kernels(order, int(has_base), x.dtype == torch.float64)
     parts = chunks(rows, 2 * inputs * outputs * (order + 1))
     grad_x = x.new_empty(rows, inputs) if for_x else None
-    # One gradient a thread, added up in the order of the rows.
+    # One gradient per thread, added up in the order of the rows.
     each = (len(parts),) if len(parts) > 1 else ()
     grad_weight = weight.new_empty(*each, *weight.shape)
     grad_bias = weight.new_empty(*each, outputs)

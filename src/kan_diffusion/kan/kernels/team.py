@@ -1,10 +1,10 @@
-"""Calls of a kernel side by side, on the threads that torch's own operations use.
+"""Makes calls of a kernel in parallel, on the threads that torch's own operations use.
 
-OpenMP's threads wait for their next task in a loop before they sleep, and those of any other pool
-would compete with them for the cores. So it is torch's OpenMP that makes the calls: n calls have
-the numbers 0 to n - 1, and each thread of a team takes the next number until none is left. All are
-made, however many threads there are: one inside of another team, fewer than asked for under a
-limit.
+OpenMP's threads wait for their next task in a loop before they sleep, and the threads of any other
+pool would compete with them for the cores. So torch's OpenMP makes the calls: n calls have the
+numbers 0 to n - 1, and each thread of a team takes the next number until none is left. All calls
+are made, however many threads there are: inside another team it is one, under a limit fewer than
+asked for.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from numba.extending import intrinsic
 __all__ = ["run_together"]
 
 _NEXT, _CALLS, _KERNEL, _FAILURES, _HEAD = range(5)
-"""Places, of eight bytes each, of what a team knows beside the arguments, which follow."""
+"""Places, of eight bytes each, of the data of a team; the arguments of its calls follow."""
 
 _process = os.getpid()
 
 
 @cache
 def _parallel() -> Callable[..., None] | None:
-    """OpenMP's function that runs another on every thread of a team; None where there is none.
+    """Finds OpenMP's function that runs another on every thread of a team, or None.
 
-    GNU's library has it, which torch comes with on Linux, and LLVM's and Intel's have it, too.
+    GNU's library, which torch comes with on Linux, has it; LLVM's and Intel's have it, too.
     """
     try:
         function: Callable[..., None] = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError, TypeError):  # Windows has no handle of everything loaded
+    except (AttributeError, OSError, TypeError):  # Windows has no handle of all loaded libraries
         return None
     return function
 
 
 @cache
 def _entries(kernel: Callable[..., None], layout: str) -> tuple[ctypes.c_void_p, int]:
-    """The addresses of what each thread of a team runs, and of a kernel for these arguments."""
+    """Returns the addresses of what each thread runs, and of the kernel for these arguments."""
     kinds = tuple(types.float64 if letter == "d" else types.int64 for letter in layout)
     kernel.compile(kinds)  # type: ignore[attr-defined]
     compiled = kernel.overloads[kinds]  # type: ignore[attr-defined]
@@ -56,7 +56,7 @@ def _entries(kernel: Callable[..., None], layout: str) -> tuple[ctypes.c_void_p,
 
 @cache
 def _member(layout: str) -> CFunc:
-    """The compiled function that makes calls with such arguments until none is left."""
+    """Compiles the function with which a thread makes calls until none is left."""
 
     @intrinsic
     def take(typingctx, work):
@@ -69,7 +69,7 @@ def _member(layout: str) -> CFunc:
 
     @intrinsic
     def call(typingctx, work, at):
-        """Calls the kernel with the arguments from ``work[at]`` on; other than 0 if that fails."""
+        """Calls the kernel with the arguments from ``work[at]`` on; gives 0 unless it fails."""
 
         def codegen(context, builder, signature, args):
             integer, address = ir.IntType(64), ir.IntType(8).as_pointer()
@@ -77,7 +77,7 @@ def _member(layout: str) -> CFunc:
             def entry(place):
                 return builder.load(builder.gep(args[0], [place]))
 
-            # Compiled functions are told first where to leave a result and the reason of a failure.
+            # Compiled functions first take two addresses: for the result, and for an error.
             arguments = [cgutils.alloca_once(builder, address) for _ in range(2)]
             for place, letter in enumerate(layout):
                 value = entry(builder.add(args[1], ir.Constant(integer, place)))
@@ -103,21 +103,21 @@ def _member(layout: str) -> CFunc:
 
 
 def run_together(kernel: Callable[..., None], calls: Sequence[tuple[float, ...]]) -> None:
-    """Makes calls of a kernel side by side, or one after another where there is no OpenMP.
+    """Makes calls of a kernel in parallel, or one after another without OpenMP.
 
     Args:
-        kernel: Compiled; made again, a call does the same.
-        calls: Whole numbers and floats that each call gives it, of the same types in all.
+        kernel: The compiled kernel, which does the same if a call is repeated.
+        calls: Arguments of each call, integers and floats, of the same types in all calls.
     """
     parallel = _parallel()
-    # A forked process has none of the threads that its OpenMP believes in.
+    # A forked process lacks the threads that its OpenMP counts on.
     if parallel is not None and os.getpid() == _process:
         layout = "".join("d" if isinstance(value, float) else "q" for value in calls[0])
         member, address = _entries(kernel, layout)
         arguments = [value for call in calls for value in call]
         packed = struct.pack("=4q" + layout * len(calls), 0, len(calls), address, 0, *arguments)
         work = (ctypes.c_int64 * (len(packed) // 8)).from_buffer_copy(packed)
-        # As many threads as torch's operations have: OpenMP ends those that a smaller team leaves.
+        # As many threads as torch uses: OpenMP ends those that a smaller team leaves out.
         parallel(member, work, torch.get_num_threads(), 0)
         if not work[_FAILURES]:
             return
