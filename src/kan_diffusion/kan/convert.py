@@ -1,44 +1,44 @@
-r"""Networks from and for other KAN packages, with the same outputs; layers that share functions.
+r"""Converts networks from and to other KAN packages, and layers to and from shared functions.
 
-Efficient-KAN and pykan write the function of an edge as this package does, in other letters:
+Efficient-KAN and pykan define the function of an edge as this package does, under other names:
 
 .. math:: \phi_{o,i}(x) = w_{o,i}\,\mathrm{silu}(x) + s_{o,i} \sum_{g=0}^{G+k-1} c_{o,i,g}\,B_g(x),
 
-on the G + 2k + 1 knots of G intervals and k more at either end, past which the functions have run
-out to zero (``extrapolation="zero"`` here). In efficient-KAN w is ``base_weight``, c
+on G + 2k + 1 knots: those of G intervals and of k more at either end, beyond which the functions
+are zero (``extrapolation="zero"`` here). In efficient-KAN w is ``base_weight``, c
 ``spline_weight`` and s ``spline_scaler``. In pykan they are ``scale_base``, ``coef`` and
-``scale_sp``, times a ``mask`` an edge; its layers then apply two affine maps an output,
+``scale_sp``, times a ``mask`` per edge; its layers then apply two affine maps per output,
 
 .. math:: y_o = n_o \bigl(a_o \textstyle\sum_i m_{o,i}\,\phi_{o,i}(x_i) + b_o\bigr) + d_o,
 
-which fold into w, s and a bias.
+which are folded into w, s and a bias.
 
-Knots at uneven distances, which both packages may lay, have no equal here: their splines are fitted
-on finer, even knots, by least squares over the whole support of the splines,
+Both packages may place knots at uneven distances, which a grid here cannot have. Such splines are
+fitted on finer, even knots by least squares over the whole support of the splines,
 
 .. math:: \min_{c'} \sum_n \Bigl( \sum_h c'_h\, B'_h(x_n) - \sum_g c_g\, B_g(x_n) \Bigr)^2,
 
-with as many points :math:`x_n` in each old interval as in any other, and in each new one. The grid
-covers the whole support, and the functions that reach past it have no part, so that the fit, too,
-is zero outside. How far it is from the splines is logged.
+with the same number of points :math:`x_n` in each old interval, and in each new one. The grid
+covers the whole support, and functions that reach beyond it have coefficient zero, so that the fit,
+too, is zero outside. Its largest error is logged.
 
-A layer whose edges share functions (:mod:`kan_diffusion.kan.grouped`) is a KAN layer of
+A layer whose edges share functions (:mod:`kan_diffusion.kan.grouped`) is a KAN layer with
 coefficients :math:`C_{b,(o,i)} = \sum_r c_{r,b}\,a_{o,i,r}`, a matrix of rank R for each group of
-inputs. The other way, C are the coefficients of the edges of a group with one grid, on which SiLU
-is replaced by its projection P silu on the basis. With the Gram matrix of the basis in the mean
-over the grid, the R functions
+inputs. In the other direction, C holds the coefficients of the edges of a group, which has one
+grid, and SiLU is replaced by its projection P silu onto the basis. With the Gram matrix M of the
+basis, averaged over the grid, the R functions
 
 .. math:: M_{b,d} = \frac{1}{G h} \int B_b\,B_d\,dx = (L L^\top)_{b,d}, \qquad
     L^\top C = U \Sigma V^\top, \qquad c^\top = L^{-\top} U_R, \qquad a^\top = U_R^\top L^\top C
 
-are orthonormal, and the best there are (Eckart & Young 1936): over edges, the mean squares of the
-errors over the grid sum to
+are orthonormal and optimal (Eckart & Young 1936): the mean squared errors of the edges over the
+grid sum to
 
 .. math:: \sum_{o,i} \| \phi_{o,i} - \phi'_{o,i} \|^2 = \sum_{r > R} \sigma_r^2
     + \sum_{o,i} w_{o,i}^2\, \| \mathrm{silu} - P\,\mathrm{silu} \|^2.
 
-Integrals are Gauss-Legendre sums in each interval, in float64, and :math:`L^\top` is the
-triangular factor of the basis at their points times the roots of their weights.
+Integrals are Gauss-Legendre sums over each interval, in float64. :math:`L^\top` is the triangular
+QR factor of the basis at the quadrature points times the square roots of their weights.
 """
 
 from __future__ import annotations
@@ -81,14 +81,14 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# How far, in steps, a knot may be from where a uniform grid has it.
+# How far, in steps, a knot may be from its place on a uniform grid.
 _GRID_TOLERANCE = 1e-4
-# A fit is fine enough when it is this near, as a fraction of its layer's largest value. Each of the
-# old intervals is divided into so many at most, in the mean.
+# The largest error of a fit that is accepted, as a fraction of its layer's largest value; and the
+# largest number of new intervals per old one, on average.
 _FIT_TOLERANCE = 1e-4
 _MOST_PARTS = 16
 _POINTS_PER_INTERVAL = 8
-_QUADRATURE_POINTS = 16  # of an interval
+_QUADRATURE_POINTS = 16  # per interval
 _NAMES = ("base_weight", "spline_weight", "grid", "spline_scaler")  # the last is optional
 _EXPECTED = "layers.<n>.base_weight, .spline_weight, .grid and perhaps .spline_scaler"
 _KEY = re.compile(rf"(?P<prefix>(.+\.)?)layers\.(?P<index>\d+)\.(?P<name>{'|'.join(_NAMES)})")
@@ -96,7 +96,7 @@ _KEY = re.compile(rf"(?P<prefix>(.+\.)?)layers\.(?P<index>\d+)\.(?P<name>{'|'.jo
 
 @dataclass(frozen=True)
 class _Edges:
-    """One layer of another package, outputs first as here."""
+    """One layer of another package, with the output dimension first as here."""
 
     name: str
     base: Tensor  # (out, in)
@@ -113,7 +113,7 @@ class _Edges:
 
 
 def _uniform_grid(edges: _Edges) -> tuple[Tensor, Tensor] | None:
-    """Origin and step of each input's grid, both (in,), from its knots; None if not uniform."""
+    """Finds origin and step of each input's grid, both (in,); None if its knots are not uniform."""
     knots = edges.knots.detach().double().cpu()
     count = knots.shape[1]
     width = knots[:, -1] - knots[:, 0]
@@ -126,7 +126,7 @@ def _uniform_grid(edges: _Edges) -> tuple[Tensor, Tensor] | None:
     step = width / (count - 1)
     even = knots[:, :1] + step[:, None] * torch.arange(count)
     error = (knots - even).abs().amax(1)
-    # Knots far from zero cannot be more even than their dtype has numbers for.
+    # Knots far from zero cannot be more even than their dtype can represent.
     rounding = 4 * torch.finfo(edges.knots.dtype).eps * knots.abs().amax(1)
     if not (error <= _GRID_TOLERANCE * step + rounding).all():
         return None
@@ -134,23 +134,23 @@ def _uniform_grid(edges: _Edges) -> tuple[Tensor, Tensor] | None:
 
 
 def _splines(x: NDArray[np.float64], knots: NDArray[np.float64], order: int) -> csr_array:
-    """B-splines (n, functions) of points (n,) anywhere between the first knot and the last."""
+    """Evaluates B-splines (n, functions) at points (n,) between the first and the last knot."""
     from scipy.interpolate import BSpline as Splines
 
-    # SciPy evaluates all functions between knot k and the last but k: so there are k more of them.
+    # SciPy evaluates only between knot k and the last but k, so k knots are added at either end.
     reach = (knots[-1] - knots[0]) * np.arange(1, order + 1)
     longer = np.concatenate([knots[0] - reach[::-1], knots, knots[-1] + reach])
     return Splines.design_matrix(x, longer, order)[:, order : len(longer) - 2 * order - 1]
 
 
 def _between(knots: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points evenly inside each interval."""
+    """Places points evenly inside each interval."""
     share = (np.arange(_POINTS_PER_INTERVAL) + 0.5) / _POINTS_PER_INTERVAL
     return (knots[:-1] + np.multiply.outer(share, np.diff(knots))).ravel()
 
 
 def _fitted(edges: _Edges, parts: int) -> tuple[_Edges, float]:
-    """A layer on uniform knots, with ``parts`` times as many intervals over all of its knots.
+    """Fits a layer on ``parts`` times as many intervals, which divide its whole range evenly.
 
     Returns:
         The layer, and the largest error of an edge as a fraction of the layer's largest value.
@@ -183,7 +183,7 @@ def _fitted(edges: _Edges, parts: int) -> tuple[_Edges, float]:
 
 
 def _on_uniform_grids(layers: Sequence[_Edges]) -> Sequence[_Edges]:
-    """The layers as they are, or fitted where a grid is not uniform."""
+    """Returns the layers as they are or, if any grid is not uniform, all of them fitted."""
     uneven = [edges.name for edges in layers if _uniform_grid(edges) is None]
     if not uneven:
         return layers
@@ -204,7 +204,7 @@ def _on_uniform_grids(layers: Sequence[_Edges]) -> Sequence[_Edges]:
 
 
 def _build(layers: Sequence[_Edges], base_activation: bool) -> KAN:
-    """The KAN with these edges, with their dtype and on their device."""
+    """Builds the KAN with these edges, their dtype and their device."""
     first = layers[0]
     for edges in layers[1:]:
         if edges.sizes != first.sizes:
@@ -216,7 +216,7 @@ def _build(layers: Sequence[_Edges], base_activation: bool) -> KAN:
     layers = _on_uniform_grids(layers)
     first = layers[0]
     grid_size, order = first.sizes
-    # The draws of the constructor are overwritten: they must not move the caller's stream.
+    # The constructor's draws are overwritten and must not advance the caller's random stream.
     with torch.random.fork_rng(devices=[]):
         network = KAN(
             [first.base.shape[1], *(edges.base.shape[0] for edges in layers)],
@@ -250,7 +250,7 @@ def _build(layers: Sequence[_Edges], base_activation: bool) -> KAN:
 def _efficient_state(
     network: nn.Module | Mapping[str, Tensor], base_activation: str | None
 ) -> Mapping[str, Tensor]:
-    """The state dict of a network whose base activation is SiLU, as far as can be known."""
+    """Returns the state dict; checks, as far as possible, that the base activation is SiLU."""
     if isinstance(network, nn.Module):
         for name, part in network.named_modules():
             base = getattr(part, "base_activation", None)
@@ -283,7 +283,7 @@ def _efficient_state(
 
 
 def _efficient_layers(state_dict: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The tensors of each layer by their last names; the keys are checked, the shapes are not."""
+    """Sorts the tensors by layer and last name; checks the keys, but not the shapes."""
     bare = set(state_dict) <= set(_NAMES)
     layers: dict[int, dict[str, Tensor]] = {0: {}}
     prefix: str | None = None
@@ -312,12 +312,12 @@ def _efficient_layers(state_dict: Mapping[str, Tensor]) -> list[dict[str, Tensor
 
 
 def _efficient_edges(index: int, tensors: Mapping[str, Tensor]) -> _Edges:
-    """One layer, its shapes checked."""
+    """Reads one layer and checks its shapes."""
     base, spline, knots = (tensors[name] for name in _NAMES[:3])
     scale = tensors.get("spline_scaler")
     num_outputs, num_inputs = base.shape if base.ndim == 2 and base.numel() else (0, 0)
     num_functions, num_knots = (t.shape[-1] if t.ndim else 0 for t in (spline, knots))
-    # Both k = knots - functions - 1 and G = functions - k have to be counts.
+    # k = knots - functions - 1 must be at least 0, and G = functions - k at least 1.
     fits = num_functions < num_knots <= 2 * num_functions and len(knots) == num_inputs
     known = f"({num_outputs}, {num_inputs}"
     for name, right, shape in (
@@ -340,23 +340,23 @@ def from_efficient_kan(
     """Builds a network from an efficient-KAN.
 
     Order and number of intervals are read off the shapes. The spline scaler, where there is one,
-    stays a parameter of its own (``edge_scale=True``); there is no bias. Splines on knots at uneven
-    distances are fitted, as those of :func:`from_pykan`.
+    stays a separate parameter (``edge_scale=True``); there is no bias. Splines on uneven knots are
+    fitted as in :func:`from_pykan`.
 
     Args:
         network: The network, or its state dict: ``layers.<n>.base_weight`` (out, in),
             ``.spline_weight`` (out, in, G + k), ``.grid`` (in, G + 2k + 1) and perhaps
-            ``.spline_scaler`` (out, in), all behind one prefix or none; or the names of a single
-            layer, without ``layers.<n>.``. The tensors are copied, and decide dtype and device.
-        base_activation: What the network was trained with, where a state dict is given, which does
-            not name it. When None it is taken to be SiLU, that package's default, and a warning is
-            logged.
+            ``.spline_scaler`` (out, in), all with one prefix or none; or the names of a single
+            layer, without ``layers.<n>.``. The tensors are copied and determine dtype and device.
+        base_activation: Base activation of the trained network; for a state dict, which does not
+            name it. When None, SiLU, that package's default, is assumed and a warning is logged.
 
     Returns:
-        The network, with ``extrapolation="zero"``: its outputs are equal everywhere.
+        The network, with ``extrapolation="zero"``: its outputs are equal everywhere, where grids
+        are uniform to rounding.
 
     Raises:
-        KanDiffusionError: Keys or shapes are not as above, knots are no grid, or the base
+        KanDiffusionError: Keys or shapes are not as above, knots are not a grid, or the base
             activation is not SiLU.
     """
     tensors = _efficient_layers(_efficient_state(network, base_activation))
@@ -372,7 +372,7 @@ def from_efficient_kan(
 
 def _multkan() -> type[MultKAN]:
     try:
-        # By its module: a folder that is called "kan" would pass for the package.
+        # The module is imported, because a folder called "kan" would pass for the package.
         from kan.MultKAN import MultKAN
     except ImportError as error:
         raise KanDiffusionError(
@@ -382,7 +382,7 @@ def _multkan() -> type[MultKAN]:
 
 
 def _has_silu(act: KANLayer, index: int) -> bool:
-    """Whether a pykan layer's base function is SiLU; if not, it must come to nothing."""
+    """Tells whether a pykan layer's base function is SiLU; any other must contribute nothing."""
     if isinstance(act.base_fun, nn.SiLU) or act.base_fun is nn.functional.silu:
         return True
     used = bool((act.scale_base * act.mask).any())
@@ -395,9 +395,9 @@ def _has_silu(act: KANLayer, index: int) -> bool:
 
 
 def _pykan_edges(model: MultKAN, index: int) -> _Edges:
-    """One layer, its mask and affine maps folded in."""
+    """Reads one layer and folds its mask and affine maps in."""
     act, symbolic = model.act_fun[index], model.symbolic_fun[index]
-    # The lists, which the forward pass reads, and not the attributes of similar names.
+    # pykan's forward pass reads these lists, not the attributes with similar names.
     gain = model.node_scale[index] * model.subnode_scale[index]
     bias = model.node_scale[index] * model.subnode_bias[index] + model.node_bias[index]
     for j, i in symbolic.mask.nonzero().tolist() if model.symbolic_enabled else []:
@@ -428,13 +428,13 @@ def from_pykan(model: MultKAN) -> KAN:
     Masks and affine maps are folded into the weights, so an edge that a mask keeps at zero in pykan
     starts at zero here, and is trained like any other. Every layer has a bias and edge scales.
 
-    Where a grid is not uniform, as ``update_grid`` leaves it unless ``grid_eps`` is 1, the splines
-    of all layers are fitted on finer, uniform ones: m (G + 2k) intervals over all knots, m the
-    first of 1, 2, 4, 8 and 16 with which no fit is further off than 0.01 % of the largest value in
-    its layer, or 16. A warning says how far they are.
+    If a grid is not uniform, as after pykan's ``update_grid`` unless ``grid_eps`` is 1, the splines
+    of all layers are fitted on m (G + 2k) uniform intervals over all knots. The factor m is the
+    first of 1, 2, 4, 8 and 16 for which no fit is off by more than 0.01 % of the largest value in
+    its layer, or else 16. A warning states the largest error.
 
     Args:
-        model: The pykan network, which is left as it is; it decides dtype and device.
+        model: The pykan network, which is not changed; it determines dtype and device.
 
     Returns:
         The network, with ``extrapolation="zero"``: its outputs are equal everywhere, where grids
@@ -444,7 +444,7 @@ def from_pykan(model: MultKAN) -> KAN:
     Raises:
         KanDiffusionError: pykan is not installed, or the network has multiplication nodes, edges
             that are formulas, a base function other than SiLU, columns of its input selected,
-            several grid sizes or knots that are no grid.
+            several grid sizes or knots that are not a grid.
     """
     if not isinstance(model, _multkan()):
         raise KanDiffusionError(
@@ -468,7 +468,7 @@ def from_pykan(model: MultKAN) -> KAN:
 
 @contextmanager
 def random_states_kept() -> Iterator[None]:
-    """Gives the global streams back: pykan seeds them all, and its imports draw from Python's."""
+    """Restores global random states: pykan seeds them all, and its imports draw from Python's."""
     seed, started = torch.initial_seed(), torch.cuda.is_initialized()
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     mps_state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
@@ -481,12 +481,12 @@ def random_states_kept() -> Iterator[None]:
         if mps_state is not None:
             torch.mps.set_rng_state(mps_state)
         if not started:
-            # Until CUDA starts, all there is of its stream is the last seed that was set.
+            # Before CUDA starts, its random state is only the last seed that was set.
             torch.cuda.manual_seed_all(seed)
 
 
 def _exportable_layers(network: KAN) -> list[tuple[KANLinear, BSpline]]:
-    """The layers of a network that pykan has an equal of, each with its basis."""
+    """Returns the layers with their bases; refuses those that pykan has no equivalent of."""
     if not isinstance(network, KAN):
         raise KanDiffusionError(
             f"to_pykan takes a KAN, not a {type(network).__name__}; make one of its layers' widths"
@@ -512,21 +512,21 @@ def _exportable_layers(network: KAN) -> list[tuple[KANLinear, BSpline]]:
 
 @torch.no_grad()
 def to_pykan(network: KAN) -> MultKAN:
-    """Builds the pykan network with the outputs of this one.
+    """Builds a pykan network with the same outputs.
 
     pykan's functions run out to zero outside the grid. So outputs are equal everywhere for a
-    network with ``extrapolation="zero"``; for any other only where the inputs of every layer are
-    inside its grid, and a warning is logged. Biases become ``node_bias``, edge scales ``scale_sp``;
-    where the network has none, pykan's are constants. No file is written (``auto_save=False``).
+    network with ``extrapolation="zero"``; for any other they are equal only where the inputs of
+    every layer are inside its grid, and a warning is logged. Biases become ``node_bias``, edge
+    scales ``scale_sp``; where the network has none, pykan's are not trained. No file is written.
 
     Args:
-        network: The network, all of B-splines, which is left as it is.
+        network: The network, with B-splines in every layer; it is not changed.
 
     Returns:
         The ``kan.MultKAN``, with the network's dtype and device.
 
     Raises:
-        KanDiffusionError: pykan is not installed, or cannot have these layers.
+        KanDiffusionError: pykan is not installed, or has no equivalent of these layers.
     """
     layers = _exportable_layers(network)
     first, splines = layers[0]
@@ -550,7 +550,7 @@ def to_pykan(network: KAN) -> MultKAN:
             seed=0,
             auto_save=False,
         )
-    # pykan's own ``to`` takes what it is given for a device, also a dtype.
+    # pykan's own ``to`` takes its argument for a device, even if it is a dtype.
     nn.Module.to(model, dtype=first.weight.dtype)
     for (layer, basis), act, bias in zip(layers, model.act_fun, model.node_bias, strict=True):
         edges = layer.weight.view(layer.out_features, layer.in_features, -1).transpose(0, 1)
@@ -573,7 +573,7 @@ def _require_layer(layer: nn.Module, kind: type[nn.Module], function: str) -> No
 
 
 def _quadrature(num_intervals: int) -> tuple[Tensor, Tensor]:
-    """Points from 0 to G and their weights, which sum to 1; the two ends weigh nothing."""
+    """Returns points from 0 to G and their weights, which sum to 1; the two ends have weight 0."""
     nodes, weights = np.polynomial.legendre.leggauss(_QUADRATURE_POINTS)
     u = np.add.outer(np.arange(num_intervals), (nodes + 1) / 2).ravel()
     shares = np.tile(weights, num_intervals) / (2 * num_intervals)
@@ -584,12 +584,12 @@ def _quadrature(num_intervals: int) -> tuple[Tensor, Tensor]:
 def _best_functions(
     design: Tensor, curves: Tensor, shares: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """The functions that curves are best made of, and the weights of these.
+    """Finds the R functions whose weighted sums fit given curves best, and the weights.
 
     Args:
         design: The basis at the points of a quadrature, with shape (points, basis).
-        curves: Curves there, with shape (points, curves).
-        shares: Weights of the points.
+        curves: Curves at the same points, with shape (points, curves).
+        shares: Quadrature weights of the points.
         count: Number R of functions.
 
     Returns:
@@ -598,8 +598,8 @@ def _best_functions(
     roots = shares.sqrt()[:, None]
     orthonormal, triangle = torch.linalg.qr(roots * design)
     places = orthonormal.T @ (roots * curves)
-    # Its left singular vectors are those of its factor, which is no larger than the basis; all of
-    # them, so that there are R where there are fewer curves.
+    # The triangular factor has the same left singular vectors and is no larger than the basis. All
+    # of them are computed, so that there are R even with fewer curves.
     factor = torch.linalg.qr(places.T, mode="r").R.T
     chosen = torch.linalg.svd(factor, full_matrices=True).U[:, :count]
     return torch.linalg.solve_triangular(triangle, chosen, upper=True), chosen.T @ places
@@ -607,17 +607,18 @@ def _best_functions(
 
 @torch.no_grad()
 def to_kan_linear(layer: GroupedKANLinear) -> KANLinear:
-    """Builds the KAN layer with the outputs of one whose edges share functions.
+    """Builds the KAN layer with the same outputs as a layer whose edges share functions.
 
     Args:
-        layer: The layer, which is left as it is; its basis has a grid.
+        layer: The layer, which is not changed; its basis has a grid.
 
     Returns:
         The layer, with ``base_activation=None`` and for each input the grid of its group. Outputs
-        are equal everywhere, to rounding.
+        are equal everywhere up to rounding.
 
     Raises:
-        KanDiffusionError: It is another layer, or its basis has no grid (:class:`NoGridError`).
+        KanDiffusionError: It is another kind of layer, or its basis has no grid
+            (:class:`NoGridError`).
     """
     _require_layer(layer, GroupedKANLinear, "to_kan_linear")
     group_of, (fan_out, fan_in) = list(layer.group_of), (layer.out_features, layer.in_features)
@@ -643,13 +644,13 @@ def to_kan_linear(layer: GroupedKANLinear) -> KANLinear:
 
 @dataclass(frozen=True)
 class FitError:
-    """How far a fit is from a layer's edges, over their grids.
+    """Error of a fit to a layer's edges, over their grids.
 
     Attributes:
-        root_mean_square: Root of the mean square of the errors over all edges and grids, as a
-            fraction of that of the edges.
-        largest: Largest error at the points of the integrals and the ends of the grids, as a
-            fraction of the largest value there.
+        root_mean_square: Root mean square of the errors over all edges and grids, as a fraction of
+            the root mean square of the edges.
+        largest: Largest error at the quadrature points and the ends of the grids, as a fraction of
+            the largest value there.
     """
 
     root_mean_square: float
@@ -662,24 +663,24 @@ def from_kan_linear(
 ) -> tuple[GroupedKANLinear, FitError]:
     """Fits a layer whose edges share functions to a KAN layer, by least squares over the grids.
 
-    Edge scales are multiplied in. SiLU beside the functions of the basis is fitted by these, over
-    the grid; outside, the fit goes on as the basis does. With all functions of the basis and
-    without SiLU the outputs are equal everywhere, to rounding.
+    Edge scales are multiplied in. A base activation SiLU is fitted over the grid, too; outside, the
+    fit continues as the basis does. Without SiLU, and with as many functions as the basis has,
+    outputs are equal everywhere up to rounding.
 
     Args:
-        layer: The layer, which is left as it is; its basis is one of ``BASES``, and has a grid.
-        functions: Number R of functions of an input, at most as many as the basis has.
-        groups: Inputs that share functions, as :class:`GroupedKANLinear` takes them; those of a
-            group have one grid.
+        layer: The layer, which is not changed; its basis is one of ``BASES`` and has a grid.
+        functions: Number R of functions per input, at most as many as the basis has.
+        groups: Inputs that share functions, as in :class:`GroupedKANLinear`; the inputs of a group
+            must have the same grid.
 
     Returns:
-        The layer, whose functions are orthonormal in the mean over their grid, and the error.
-        ``reset_parameters`` starts its functions near zero.
+        The layer, whose functions are orthonormal on average over their grid, and the error of the
+        fit. The layer's ``reset_parameters`` starts its functions near zero.
 
     Raises:
-        KanDiffusionError: It is another layer, or has weights that are not finite; its basis has no
-            name or no grid; the grids of a group differ; or there cannot be such a number of
-            functions or groups.
+        KanDiffusionError: It is another kind of layer, or has weights that are not finite; its
+            basis has no name or no grid; the grids of a group differ; or the number of functions or
+            groups is not possible.
     """
     _require_layer(layer, KANLinear, "from_kan_linear")
     grid = layer.grid

@@ -1,18 +1,17 @@
-r"""``LearnedFunctions``: a few learned functions of each input, which inputs share in groups.
+r"""``LearnedFunctions``: a few learned functions of each input, shared by groups of inputs.
 
 .. math:: h_{i,r} = f_{\gamma(i),r}(x_i), \qquad f_{g,r}(x) = \sum_b c_{r,g,b}\, B_b(x),
     \qquad r = 1, \dots, R,
 
-with :math:`\gamma(i)` the group of input i, B the functions of a basis on one grid a group
-(:mod:`kan_diffusion.kan.bases`). With R = 1 this is an activation
-whose units learn their functions (Bohra et al. 2020, "Learning activation functions in deep
-(spline) neural networks"); with more, an expansion of inputs that is learned. Times a weight it is
-a layer (:mod:`kan_diffusion.kan.grouped`).
+with :math:`\gamma(i)` the group of input i and B the functions of a basis, on one grid per group
+(:mod:`kan_diffusion.kan.bases`). With R = 1 this is an activation that each unit learns (Bohra et
+al. 2020, "Learning activation functions in deep (spline) neural networks"); with more, a learned
+expansion of the inputs. Multiplied by a weight it is a layer (:mod:`kan_diffusion.kan.grouped`).
 
-The functions are fitted to given ones at the start, by least squares over the grid. A compiled
-kernel evaluates splines on a CPU (:mod:`kan_diffusion.kan.kernels.functions` says how), elsewhere
-torch's own operations do (:mod:`kan_diffusion.kan.kernels.fused` says when): for large inputs in
-parts, of which the backward pass keeps the inputs alone.
+The functions start as a least-squares fit to given ones over the grid. On a CPU a compiled kernel
+evaluates splines (:mod:`kan_diffusion.kan.kernels.functions` says how). Elsewhere torch's own
+operations do (:mod:`kan_diffusion.kan.kernels.fused` says when); they evaluate large inputs in
+parts and keep only the inputs for the backward pass.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 __all__ = ["STARTS", "LearnedFunctions", "Start", "waves"]
 
 Function = Callable[[Tensor], Tensor]
-"""A function of numbers, number by number."""
+"""An elementwise function of a tensor."""
 
 Start = str | Sequence[Function]
 """A name in ``STARTS``, or R functions."""
 
 _POINTS = 16
-"""Points of a fit for each function of the basis."""
+"""Points of a fit per function of the basis."""
 
 _MOST_VALUES = 2**22
-"""Values of basis functions that torch's operations make at once."""
+"""Largest number of values of basis functions that torch's operations compute at once."""
 
 _transforms_are_active = torch._C._are_functorch_transforms_active
 
@@ -61,11 +60,11 @@ def _wave(function: Function, turns: float, x: Tensor) -> Tensor:
 
 
 def waves(functions: int, lowest: float) -> list[Function]:
-    """Cosines and sines in turn, each pair of twice the frequency of the one before.
+    """Makes cosines and sines by turns, each pair with twice the frequency of the one before.
 
     Args:
         functions: Number of functions.
-        lowest: Turns of the first pair in one unit of x.
+        lowest: Frequency of the first pair, in periods per unit of x.
     """
     return [
         partial(_wave, (torch.cos, torch.sin)[index % 2], lowest * 2 ** (index // 2))
@@ -79,7 +78,7 @@ STARTS: Mapping[str, Callable[[int, float], list[Function]]] = {
     "waves": lambda functions, width: [torch.clone, *waves(functions - 1, 1 / width)],
 }
 """Starts by name, given R and the width of the grid: SiLU; the input itself; the input, then
-cosines and sines, the first of which go once round over the grid."""
+cosines and sines, of which the first pair has one period over the grid."""
 
 _KERNEL = FusedFunction(
     "learned_functions",
@@ -96,18 +95,18 @@ class LearnedFunctions(EdgeLayer):
 
     Args:
         in_features: Size of the last dimension of the input.
-        functions: Number R of functions of an input, at most as many as the basis has.
-        groups: Number of groups of inputs that share functions, which the inputs are in by turns;
-            the group of each input, counted from 0; or None for one group an input.
-        basis: The functions that a learned one is made of, by name in ``BASES``.
-        grid_size: Number G of intervals of the grid, or what the basis takes in its place.
+        functions: Number R of functions per input, at most as many as the basis has.
+        groups: Number of groups that share functions, to which inputs are assigned by turns; or the
+            group of each input, counted from 0; or None for one group per input.
+        basis: Basis of the learned functions, by name in ``BASES``.
+        grid_size: Number G of intervals of the grid, or the size that the basis has instead.
         order: Degree k of the splines, 1 to 5.
         grid_range: Ends of the grid, the same for every group at the start.
         extrapolation: What happens outside the grid, see :mod:`kan_diffusion.kan.bases.base`.
         start: The functions that the learned ones start as: ``"silu"``, ``"identity"``, ``"waves"``
             (the input, then cosines and sines), or R functions of a tensor.
-        noise: Standard deviation of what is added to each coefficient at the start, by which
-            functions that start alike differ.
+        noise: Standard deviation of the noise added to each coefficient at the start, so that
+            functions with the same start differ.
         rate: Learning rate of the coefficients relative to that of other parameters, for training
             loops that ask for it (:class:`~kan_diffusion.training.optimization.ParameterVector`).
         device: Device of the coefficients.
@@ -115,7 +114,7 @@ class LearnedFunctions(EdgeLayer):
 
     Attributes:
         coefficients: Coefficients with shape (R, groups, functions of the basis).
-        basis: The functions that the learned ones are made of, with one grid a group.
+        basis: Basis of the learned functions, with one grid per group.
         group_of: Group of each input.
 
     Raises:
@@ -177,7 +176,7 @@ class LearnedFunctions(EdgeLayer):
             raise KanDiffusionError(f"rate must be a positive number, not {rate}")
         self.rate = rate
         self._grid_range = float(grid_range[0]), float(grid_range[1])
-        # Rows of one input from each group, the last ones repeated where a group is smaller.
+        # Rows with one input of each group; a smaller group repeats its last input.
         group_of = np.array(self.group_of)
         sizes = np.bincount(group_of)
         starts = sizes.cumsum() - sizes
@@ -185,7 +184,7 @@ class LearnedFunctions(EdgeLayer):
         row = np.minimum(np.arange(sizes.max())[:, None], sizes - 1)
         flat = by_group[starts + row].reshape(-1)
         self._in_turn = np.array_equal(flat, np.arange(in_features))
-        # Not as buffers: a network built on the meta device would have to fill them once more.
+        # Not buffers: a network built on the meta device would have to fill them again.
         self._members: list[int] = flat.tolist()
         place = np.empty_like(by_group)
         place[by_group] = np.arange(in_features) - np.repeat(starts, sizes)
@@ -193,7 +192,7 @@ class LearnedFunctions(EdgeLayer):
         self.coefficients = nn.Parameter(
             torch.empty(functions, num_groups, known, device=device, dtype=dtype)
         )
-        LearnedFunctions.reset_parameters(self)  # a subclass has more, which it has not made yet
+        LearnedFunctions.reset_parameters(self)  # a subclass's own do not exist yet
 
     @property
     def groups(self) -> int:
@@ -213,7 +212,7 @@ class LearnedFunctions(EdgeLayer):
             generator: Where the noise comes from; torch's default generator when None.
 
         Raises:
-            KanDiffusionError: The basis does not come within a tenth of a function of the start.
+            KanDiffusionError: The basis does not fit a function of the start to within 10 %.
         """
         self.basis.reset_parameters()
         if self.coefficients.is_meta:
@@ -223,7 +222,7 @@ class LearnedFunctions(EdgeLayer):
         self.coefficients.add_(fitted.unsqueeze(1).to(self.coefficients))
 
     def _fit_start(self) -> Tensor:
-        """Coefficients (R, functions of the basis) of the start, by least squares in float64."""
+        """Fits coefficients (R, basis functions) to the start, by least squares in float64."""
         low, high = self._grid_range
         start = self.start
         if isinstance(start, str):
@@ -260,9 +259,9 @@ class LearnedFunctions(EdgeLayer):
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one row of input.
 
-        An input costs 3 to find its cell and the place in it, and a spline of it 2k for the
+        An input costs 3 to find its cell and its place there, and each spline of it 2k, for a
         polynomial of degree k in k steps of Horner's scheme. The polynomials of the cells are made
-        once a batch and not counted. Another basis costs its functions and their sum.
+        once per batch and not counted. Another basis costs its functions and their sums.
         """
         if isinstance(self.basis, BSpline):
             return self.in_features * (3 + 2 * self.basis.order * self.functions)
@@ -273,7 +272,7 @@ class LearnedFunctions(EdgeLayer):
         """Maps (*, in_features) to (*, in_features * functions), those of an input side by side.
 
         Raises:
-            KanDiffusionError: The input has another last dimension, or is no floating-point tensor.
+            KanDiffusionError: The input has another last dimension, or is not floating-point.
         """
         if isinstance(input, Proxy):
             return leaf(self, input)
@@ -281,20 +280,20 @@ class LearnedFunctions(EdgeLayer):
         return h if input.ndim == 2 else h.view(*input.shape[:-1], h.shape[1])
 
     def _rows(self, input: Tensor) -> Tensor:
-        """Rows of inputs in no less than the precision of the coefficients."""
+        """Flattens inputs to rows, in at least the precision of the coefficients."""
         require_input(self, input, self.in_features)
         rows = input.reshape(math.prod(input.shape[:-1]), self.in_features)
         return rows.to(torch.promote_types(input.dtype, self.coefficients.dtype))
 
     def kernel_grid(self) -> tuple[Tensor, Tensor, int] | None:
-        """Origins and steps of the grids and the order, where there is a kernel for the basis."""
+        """Returns origins and steps of the grids and the order; None if the basis has no kernel."""
         basis = self.basis
         if type(basis) is BSpline and basis.extrapolation == "linear":
             return basis.grid_origin, basis.grid_step, basis.order
         return None
 
     def _functions(self, x: Tensor) -> Tensor:
-        """The functions (N, in * R) of rows of inputs."""
+        """Evaluates the functions (N, in * R) of rows of inputs."""
         grid = self.kernel_grid()
         if grid is not None:
             *own, order = grid
@@ -305,8 +304,8 @@ class LearnedFunctions(EdgeLayer):
         return self._in_parts(x)
 
     def _in_parts(self, x: Tensor) -> Tensor:
-        """The functions by torch; where they are many, in parts that keep their inputs alone."""
-        # Before the number of rows is looked at: a compiler would take it for a constant.
+        """Evaluates the functions by torch; many of them in parts that keep only their inputs."""
+        # Checked before the number of rows, which a compiler would take for a constant.
         whole = torch.compiler.is_compiling() or _transforms_are_active()
         rows = max(1, _MOST_VALUES // (x.shape[1] * self.basis.num_functions))
         if whole or len(x) <= rows:
@@ -317,7 +316,7 @@ class LearnedFunctions(EdgeLayer):
         return torch.cat([evaluated(part, self.coefficients) for part in x.split(rows)])
 
     def by_torch(self, x: Tensor, coefficients: Tensor, *grid: Tensor) -> Tensor:
-        """The functions of rows of inputs in torch's own operations, with other parameters."""
+        """Evaluates the functions of rows in torch's own operations, with the parameters given."""
         basis = with_grid(self.basis, *grid) if grid else self.basis
         with in_full_precision(x):
             values = basis(self._by_group(x))  # (N * inputs of a group, groups, basis)
@@ -328,22 +327,22 @@ class LearnedFunctions(EdgeLayer):
             return h.flatten(1)
 
     def _by_group(self, x: Tensor) -> Tensor:
-        """Rows with one input of each group, some repeated: (N, in) -> (M, groups)."""
+        """Makes rows with one input of each group, some repeated: (N, in) -> (M, groups)."""
         if not self._in_turn:
             x = x[:, self._members]
         return x.reshape(x.shape[0] * (len(self._members) // self.groups), self.groups)
 
     def grid_rows(self, input: Tensor) -> Tensor:
-        """Inputs as rows of one number a grid."""
+        """Turns inputs into rows with one number per grid."""
         return self._by_group(input.reshape(-1, self.in_features))
 
     def on_grids(self, rows: Tensor) -> Tensor:
-        """Inputs that have the numbers of their grid's in rows (N, groups)."""
+        """Gives each input the number of its grid: rows (N, groups) -> (N, in_features)."""
         return rows[:, list(self.group_of)]
 
     @torch.no_grad()
     def out_of_range_per_input(self, input: Tensor) -> Tensor:
-        """The fraction of each input's values that lie outside its grid; NaN counts as inside.
+        """Computes the fraction of each input's values outside its grid; NaN counts as inside.
 
         Args:
             input: Inputs with shape (*, in_features).
@@ -361,7 +360,7 @@ class LearnedFunctions(EdgeLayer):
 
 
 def _assignment(in_features: int, groups: int | Sequence[int] | None) -> tuple[int, ...]:
-    """The group of each input."""
+    """Returns the group of each input."""
     if groups is None:
         return tuple(range(in_features))
     if isinstance(groups, int):

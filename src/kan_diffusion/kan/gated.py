@@ -1,16 +1,16 @@
-r"""``GatedLinear``: units with gates, a state that is carried along, and a modulation.
+r"""``GatedLinear``: a layer of units with gates, a carried state and a modulation.
 
-With y the values of the units and q their gates, which the layer before has given side by side, c
-the state of that layer and k a code of a few numbers (of a timestep, say),
+The layer before gives the values y of the units, beside them their gates q, and its state c. With
+a code k of a few numbers (of a timestep, say),
 
 .. math:: z = \Big(1 + S_0 + \sum_j k_j S_j\Big) \odot y + T_0 + \sum_j k_j T_j + c, \qquad
     \mathrm{output} = W \big(f(z) \odot q\big) + \beta.
 
-where f are learned functions, one a unit (:mod:`kan_diffusion.kan.functions`), which makes it a KAN
-layer, or SiLU. Gates are those of Dauphin et al. 2017 (arXiv:1612.08083), the state is a residual
-connection (He et al. 2016, arXiv:1512.03385), and the scales and shifts, zero at first, are those
-of FiLM (Perez et al. 2018, arXiv:1709.07871), of low rank. A layer is one call of a compiled kernel
-on a CPU (:mod:`kan_diffusion.kan.kernels.gated`).
+Here f is SiLU, or one learned function per unit (:mod:`kan_diffusion.kan.functions`), which makes
+this a KAN layer. Gates are as in Dauphin et al. 2017 (arXiv:1612.08083), the state is a residual
+connection (He et al. 2016, arXiv:1512.03385), and the scales S and shifts T, zero at first, are
+those of FiLM (Perez et al. 2018, arXiv:1709.07871), of low rank. On a CPU a layer is one call of a
+compiled kernel (:mod:`kan_diffusion.kan.kernels.gated`).
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ _KERNEL = FusedFunction(
 
 
 class GatedLinear(MovingGrids):
-    """A linear map of gated units, modulated and residual.
+    """A linear map of gated units, with a modulation and a residual state.
 
     Args:
         in_features: Number of units.
         out_features: Size of the last dimension of the output.
         bias: Whether to add a learned constant to each output.
         gated: Whether units have gates.
-        rank: How many numbers modulate the units, beside constants; None for no modulation.
+        rank: Size of the code that modulates the units, beside constants; None for no modulation.
         functions: The learned function of each unit; None for SiLU.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
@@ -63,11 +63,11 @@ class GatedLinear(MovingGrids):
     Attributes:
         weight: Weights with shape (out, in).
         bias: Constants with shape (out,), or None.
-        modulation: Scales and shifts for each number of a code, then those for all, with shape
+        modulation: Scales and shifts for each number of a code, then the constant ones, with shape
             (rank + 1, 2, in); or None.
 
     Raises:
-        KanDiffusionError: A size or the rank is not usable, or the functions are not one for each
+        KanDiffusionError: A size or the rank is not usable, or there is not one function for each
             unit.
     """
 
@@ -116,9 +116,9 @@ class GatedLinear(MovingGrids):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws the parameters, weights and constants as ``nn.Linear`` does.
+        """Draws weights and constants as ``nn.Linear`` does.
 
-        The modulation is zero, and the functions are fitted to their start.
+        The modulation is set to zero, and the functions are fitted to their start.
 
         Args:
             generator: Where the draws come from; torch's default generator when None.
@@ -151,17 +151,17 @@ class GatedLinear(MovingGrids):
         """Computes the output and the state.
 
         Args:
-            input: Values and, in a gated layer, gates beside them: (N, 2 in_features), else (N,
-                in_features).
-            carried: The state of the layer before with shape (N, m), or None for zero; where m is
-                not in_features, it is cut off or continued by zeros.
+            input: Values with shape (N, in_features); in a gated layer, values and gates side by
+                side with shape (N, 2 in_features).
+            carried: The state of the layer before with shape (N, m), or None for zero; if m is not
+                in_features, it is cut off or padded with zeros.
             code: Codes with shape (N, rank); None without a modulation.
 
         Returns:
             The output with shape (N, out_features) and the state z with shape (N, in_features).
 
         Raises:
-            KanDiffusionError: An input has another shape, or is no floating-point tensor.
+            KanDiffusionError: An input has another shape, or is not floating-point.
         """
         require_input(self, input, (1 + int(self.gated)) * self.in_features)
         if (code is None) != (self.rank is None):
@@ -185,9 +185,9 @@ class GatedLinear(MovingGrids):
         return linear(h if gate is None else h * gate, self.weight, self.bias), state
 
     def step(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> Step | None:
-        """The layer as its kernel has it, or None where it has none for such inputs.
+        """Returns the layer as a step of its kernel, or None if the kernel does not take it.
 
-        Hooks of the functions are called: with them it has none.
+        The kernel does not take a layer whose functions have hooks, so that these are called.
         """
         if input.ndim != 2 or autocasts(input):
             return None
@@ -219,7 +219,7 @@ class GatedLinear(MovingGrids):
         bias: Tensor | None,
         *grid: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The same in torch's own operations, with the parameters it had then."""
+        """Computes the same in torch's own operations, with the parameters of the forward pass."""
         state, gate = self._state(input, carried, code, modulation)
         if self.functions is None or coefficients is None:
             h = silu(state)
@@ -234,7 +234,7 @@ class GatedLinear(MovingGrids):
         code: Tensor | None,
         modulation: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The state z, and the gates."""
+        """Computes the state z and the gates."""
         state, gate = input, None
         if self.gated:
             state, gate = input.chunk(2, dim=-1)
@@ -257,15 +257,15 @@ def gated_chain(
     code: Tensor | None,
     first: GroupedKANLinear | None = None,
 ) -> Tensor:
-    """Computes the output of gated layers one after another, each of which carries its state on.
+    """Applies gated layers one after another, each with the state of the one before.
 
-    Where all have a kernel they are computed at one go.
+    If all have a kernel, they are computed in one go.
 
     Args:
-        layers: The layers, each of which gives as many values as the next one takes.
-        input: Values and gates of the first layer with shape (N, n), or what ``first`` takes.
+        layers: The layers, each with as many outputs as the next one takes.
+        input: Values and gates of the first layer with shape (N, n), or the input of ``first``.
         code: Codes with shape (N, rank); None without a modulation.
-        first: The layer that values and gates of the first gated one come from, or None.
+        first: The layer that computes values and gates of the first gated layer, or None.
 
     Returns:
         The output of the last layer.

@@ -1,18 +1,17 @@
-r"""Grids that move while the function stays.
+r"""Changes grids and keeps the function of a layer.
 
-A layer's functions on a new grid, :math:`B'`, take the coefficients :math:`c' = A c`, where A is
-found for each input from the two grids alone: exactly, where every old function is a sum of new
-ones (knots inserted between knots, a higher degree, more harmonics), otherwise by least squares,
+On a new grid, with functions :math:`B'`, a layer has the coefficients :math:`c' = A c`. A is found
+for each input from the two grids alone: exactly, where every old function is a sum of new ones
+(knots inserted between knots, a higher degree, more harmonics), and otherwise by least squares,
 
 .. math:: A = \arg\min_A \int \big| B'(u)^\top A - B(x(u))^\top \big|^2 \, d\theta, \qquad
     u = \tfrac{G}{2} (1 - \cos\theta), \quad \theta \in [0, \pi],
 
-over the new grid, in float64. The data place the grid; they do not enter the fit. It is therefore
-as well conditioned as the basis, whatever the data are - constant inputs, or fewer of them than
-there are functions - and it is the same map for every set of weights on the old grid, so that
-moving averages of the weights are carried over with it and stay averages of the same functions. An
-optimiser's moments have no such map: they are reset, for the layers that moved, if the optimiser is
-given.
+over the new grid, in float64. The data determine the new grid but do not enter the fit. The fit is
+therefore as well conditioned as the basis, whatever the data are, even if inputs are constant or
+fewer than the functions. A is also the same for all weights on the old grid, so that moving
+averages of the weights are carried over and stay averages of the same functions. An optimiser's
+moments cannot be carried over: they are reset for the layers that moved, if the optimiser is given.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ Average = nn.Module | ShadowParameters
 
 
 class MovingGrids(nn.Module):
-    """The methods of a module whose KAN layers' grids can be changed."""
+    """Methods that change the grids of a module's KAN layers."""
 
     def refine(
         self,
@@ -62,14 +61,14 @@ class MovingGrids(nn.Module):
     ) -> float:
         """Gives the grids another number of intervals and keeps the function: :func:`refine`.
 
-        A module that is saved with its configuration is saved as it then is.
+        If the module is saved with a configuration, the configuration follows.
         """
         change = refine(self, num_intervals, *inputs, optimizer=optimizer, averages=averages)
         self._note_intervals(num_intervals)
         return change
 
     def _note_intervals(self, num_intervals: int) -> None:
-        """Notes the number of intervals where a configuration has it; here there is none."""
+        """Updates the number of intervals in a configuration; here there is none."""
 
     def update_grid(
         self,
@@ -78,16 +77,16 @@ class MovingGrids(nn.Module):
         optimizer: torch.optim.Optimizer | None = None,
         averages: Iterable[Average] = (),
     ) -> float:
-        """Moves the grids to the range of their data, keeps the function: :func:`update_grid`."""
+        """Moves grids to the range of their data and keeps the function: :func:`update_grid`."""
         return update_grid(self, *inputs, margin=margin, optimizer=optimizer, averages=averages)
 
     def out_of_range_fractions(self, *inputs: object) -> dict[str, float]:
-        """How many inputs of each layer miss its grid: :func:`out_of_range_fractions`."""
+        """Computes each layer's fraction of inputs off the grid: :func:`out_of_range_fractions`."""
         return out_of_range_fractions(self, *inputs)
 
 
 class EdgeLayer(MovingGrids):
-    """A layer whose coefficients come last in the weights of an edge."""
+    """A KAN layer; the weights of an edge end with the coefficients of the basis."""
 
     basis: Basis
     in_features: int
@@ -100,11 +99,11 @@ class EdgeLayer(MovingGrids):
         return parameter
 
     def grid_rows(self, input: Tensor) -> Tensor:
-        """Inputs (*, in_features) as rows of one number a grid."""
+        """Turns inputs (*, in_features) into rows with one number per grid."""
         return input.reshape(-1, self.in_features)
 
     def on_grids(self, rows: Tensor) -> Tensor:
-        """Inputs with the numbers of rows, which have one a grid, at the inputs of that grid."""
+        """Gives each input the number of its grid: rows (N, grids) -> (N, in_features)."""
         return rows
 
     @property
@@ -112,7 +111,7 @@ class EdgeLayer(MovingGrids):
         """The basis, where it has a grid.
 
         Raises:
-            NoGridError: It has none.
+            NoGridError: The basis has no grid.
         """
         if not isinstance(self.basis, GridBasis):
             raise NoGridError(
@@ -120,7 +119,7 @@ class EdgeLayer(MovingGrids):
             )
         return self.basis
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as torch has it
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as in torch
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -146,14 +145,14 @@ def _grid_layers(module: nn.Module) -> dict[str, EdgeLayer]:
 
 
 def _coefficient_map(old: GridBasis, new: GridBasis) -> Tensor:
-    """The matrices A: (in, new functions, old functions), in float64."""
+    """Computes the matrices A: (in, new functions, old functions), in float64."""
     ends, new_ends = (torch.stack([grid.grid_origin, grid.grid_end]) for grid in (old, new))
     rounding = 4 * torch.finfo(ends.dtype).eps * ends.abs().amax(0)
     same_range = bool(((ends - new_ends).abs() <= rounding).all())
     exact = old.exact_refinement(new.num_intervals) if same_range else None
     if exact is not None:
         return exact.expand(old.in_features, *exact.shape)
-    # Small matrices, and not every device has float64.
+    # On the CPU: the matrices are small, and not every device has float64.
     old, new = (copy.deepcopy(basis).cpu().double() for basis in (old, new))
     count = _POINTS_PER_FUNCTION * max(old.num_functions, new.num_functions)
     angle = torch.linspace(0, math.pi, count, dtype=torch.float64)
@@ -171,7 +170,7 @@ def _coefficient_map(old: GridBasis, new: GridBasis) -> Tensor:
 
 
 def _carried_over(weight: Tensor, layer: EdgeLayer, matrices: Tensor) -> Tensor:
-    """A packed weight, or an average of one, with its coefficients on the new grid."""
+    """Carries a packed weight, or an average of one, over to the new grid."""
     edges = weight.detach().view(weight.shape[0], layer.basis.in_features, -1)
     first = edges.shape[2] - matrices.shape[2]
     coefficients = torch.einsum("ifg,oig->oif", matrices, edges[..., first:].cpu().double())
@@ -185,7 +184,7 @@ def _put(
     moved: Tensor,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
-    """Gives a layer its new grid and weight: the same parameter where it has the same shape."""
+    """Gives a layer its new grid and weight; the parameter is kept if its shape is the same."""
     layer.basis = basis
     old = layer.packed
     if moved.shape == old.shape:
@@ -201,13 +200,13 @@ def _put(
         # In place: L-BFGS holds the list.
         group["params"][:] = [new if p is old else p for p in group["params"]]
     if isinstance(optimizer, torch.optim.LBFGS):
-        # What it remembers is of all parameters together.
+        # Its history is of all parameters together.
         optimizer.state.clear()
         optimizer._numel_cache = None
 
 
 def _same_layer(average: nn.Module, name: str, layer: EdgeLayer) -> EdgeLayer:
-    """The layer of an average that belongs to one of the module's."""
+    """Finds the layer of an average that corresponds to a layer of the module."""
     other = dict(average.named_modules()).get(name)
     if isinstance(other, EdgeLayer) and isinstance(other.basis, GridBasis):
         one, two = layer.grid, other.basis
@@ -230,7 +229,7 @@ def _move(
     optimizer: torch.optim.Optimizer | None,
     averages: Iterable[Average],
 ) -> None:
-    """Puts the layers named on their new grids."""
+    """Moves the named layers to their new grids."""
     layers = _grid_layers(module)
     maps = {name: _coefficient_map(layers[name].grid, new) for name, new in new_bases.items()}
     places = {id(parameter): place for place, parameter in enumerate(module.parameters())}
@@ -258,7 +257,7 @@ def _move(
 
 
 def _first_tensor(output: object) -> Tensor:
-    """The tensor a module returns, or the first of what it returns."""
+    """Returns the tensor that a module returns, or the first of several."""
     while not isinstance(output, Tensor):
         output = next(iter(output.values())) if isinstance(output, dict) else output[0]  # type: ignore[index]
     return output
@@ -267,7 +266,7 @@ def _first_tensor(output: object) -> Tensor:
 def _watch(
     module: nn.Module, *inputs: object, **options: object
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Runs the module: its output, and the rows that reach each KAN layer, however often."""
+    """Runs the module; returns its output and all rows that reach each KAN layer."""
     seen: dict[str, list[Tensor]] = {}
 
     def watch(name: str, layer: EdgeLayer) -> torch.utils.hooks.RemovableHandle:
@@ -289,16 +288,16 @@ def _watch(
 def out_of_range_fractions(
     module: nn.Module, *inputs: object, **options: object
 ) -> dict[str, float]:
-    """The fraction of input values of each KAN layer that lie outside its grid.
+    """Computes the fraction of each KAN layer's input values that lie outside its grid.
 
     Args:
-        module: Any module that KAN layers are part of.
-        inputs: What to call it with.
-        options: The same by name.
+        module: Any module that contains KAN layers.
+        inputs: Positional arguments of its call.
+        options: Keyword arguments of its call.
 
     Returns:
-        The name of each layer with its fraction, from 0 to 1 (a NaN counts as inside; NaN where
-        nothing came in); empty where there is no KAN layer.
+        Fractions from 0 to 1 by name of layer (a NaN counts as inside; the fraction of an empty
+        input is NaN); empty if there is no KAN layer.
     """
     layers = _edge_layers(module)
     _, seen = _watch(module, *inputs, **options)
@@ -316,24 +315,24 @@ def refine(
 ) -> float:
     """Gives the grids another number of intervals over the same range and keeps the function.
 
-    Exact for splines where the new knots contain the old ones (a multiple of their number), inside
-    the grid and, but for ``"zero"``, outside; for more polynomials or harmonics; otherwise by least
-    squares. The weights become new parameters.
+    The function is kept exactly for splines with a multiple of the old number of intervals (with
+    ``"zero"`` only inside the grid), and for more polynomials or harmonics; otherwise it is fitted
+    by least squares. The weights become new parameters.
 
     Args:
-        module: Any module that KAN layers with a grid are part of.
+        module: Any module that contains KAN layers with a grid.
         num_intervals: Number of intervals of every grid.
-        inputs: What to call the module with to see how far the function moves; by default every
-            layer is looked at by itself, over its grid.
-        optimizer: Its parameters are replaced and their moments dropped. An optimiser that is not
-            given keeps parameters that are no longer used.
-        averages: Moving averages of the module's weights, carried over with it.
+        inputs: Arguments of a call of the module that measures how far the function moves; by
+            default every layer is measured by itself, over its grid.
+        optimizer: Optimiser whose parameters are replaced and their moments reset. An optimiser
+            that is not given keeps parameters that are no longer used.
+        averages: Moving averages of the module's weights, which are carried over, too.
 
     Returns:
         The largest change of the output on the inputs.
 
     Raises:
-        KanDiffusionError: There is no such grid, or coefficients cannot be carried over to it.
+        KanDiffusionError: There is no layer with a grid, or coefficients cannot be carried over.
     """
     layers = _grid_layers(module)
     new_bases = {name: layer.grid.with_intervals(num_intervals) for name, layer in layers.items()}
@@ -362,15 +361,15 @@ def update_grid(
 ) -> float:
     """Moves the grid of every input of every KAN layer to the range of its data.
 
-    An input that is constant keeps the width of its grid, which is shifted as far as it must be to
-    hold the value.
+    The grid of a constant input keeps its width and is shifted just enough to contain the value.
 
     Args:
-        module: Any module that KAN layers with a grid are part of.
-        inputs: What to call the module with; the layers' own inputs follow.
-        margin: How much wider than the data the grid becomes at each end, by their range.
-        optimizer: Its moments of the weights are dropped.
-        averages: Moving averages of the module's weights, carried over with it.
+        module: Any module that contains KAN layers with a grid.
+        inputs: Arguments of a call of the module, from which the layers' own inputs follow.
+        margin: How much wider than the data the grid becomes at each end, as a fraction of their
+            range.
+        optimizer: Optimiser whose moments of the weights are reset.
+        averages: Moving averages of the module's weights, which are carried over, too.
 
     Returns:
         The largest change of the output on the inputs.
@@ -395,7 +394,7 @@ def update_grid(
 
 
 def _over_data(basis: GridBasis, rows: Tensor, margin: float, name: str) -> GridBasis:
-    """The basis with each input's grid over the range of its data."""
+    """Returns the basis with each input's grid laid over the range of its data."""
     if len(rows) == 0:
         raise KanDiffusionError(f"no inputs reach '{name}': a grid cannot be laid over no data")
     if not bool(torch.isfinite(rows).all()):
@@ -412,7 +411,7 @@ def _over_data(basis: GridBasis, rows: Tensor, margin: float, name: str) -> Grid
     shift = torch.where(above > 0, above, 0.0) - torch.where(below > 0, below, 0.0)
     shift += shift.sign() * 4 * torch.finfo(rows.dtype).eps * (basis.grid_end.abs() + high.abs())
     new = basis.with_intervals(basis.num_intervals)
-    room = margin * spread + 4 * resolution  # the ends themselves are inside, after rounding
+    room = margin * spread + 4 * resolution  # keeps the ends inside after rounding
     new.grid_origin.copy_(torch.where(constant, basis.grid_origin + shift, low - room))
     width = torch.where(constant, old_width, spread + 2 * room)
     new.grid_step.copy_(width / basis.num_intervals)

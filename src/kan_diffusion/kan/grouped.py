@@ -1,11 +1,11 @@
-r"""``GroupedKANLinear``: a KAN layer whose edges are sums of a few functions that they share.
+r"""``GroupedKANLinear``: a KAN layer whose edges are weighted sums of a few shared functions.
 
 .. math:: y_o = \beta_o + \sum_i \phi_{o,i}(x_i), \qquad
     \phi_{o,i}(x) = \sum_{r \le R} a_{o,i,r}\, f_{\gamma(i),r}(x),
 
-with the learned functions f of :mod:`kan_diffusion.kan.functions`, R of each group of inputs. An
-edge has R numbers of its own, where one of :class:`~kan_diffusion.kan.linear.KANLinear` has G + k.
-With R = G + k and one group an input it is that layer again; with R = 1 each input has one learned
+with the learned functions f of :mod:`kan_diffusion.kan.functions`, R for each group of inputs. An
+edge has R parameters, where an edge of :class:`~kan_diffusion.kan.linear.KANLinear` has G + k. With
+R = G + k and one group per input the two layers are the same; with R = 1 each input has one learned
 function, as a unit of an MLP has its activation.
 """
 
@@ -45,17 +45,17 @@ class GroupedKANLinear(LearnedFunctions):
         in_features: Size of the last dimension of the input.
         out_features: Size of the last dimension of the output.
         bias: Whether to add a learned constant to each output.
-        functions: Number R of functions of an input, at most as many as the basis has.
-        groups: Number of groups of inputs that share functions, which the inputs are in by turns;
-            the group of each input, counted from 0; or None for one group an input.
-        basis: The functions that a learned one is made of, by name in ``BASES``.
-        grid_size: Number G of intervals of the grid, or what the basis takes in its place.
+        functions: Number R of functions per input, at most as many as the basis has.
+        groups: Number of groups that share functions, to which inputs are assigned by turns; or the
+            group of each input, counted from 0; or None for one group per input.
+        basis: Basis of the learned functions, by name in ``BASES``.
+        grid_size: Number G of intervals of the grid, or the size that the basis has instead.
         order: Degree k of the splines, 1 to 5.
         grid_range: Ends of the grid, the same for every group at the start.
         extrapolation: What happens outside the grid, see :mod:`kan_diffusion.kan.bases.base`.
         start: The functions that the learned ones start as, see
             :class:`~kan_diffusion.kan.functions.LearnedFunctions`.
-        noise: Standard deviation of what is added to each coefficient at the start.
+        noise: Standard deviation of the noise added to each coefficient at the start.
         rate: Learning rate of the coefficients relative to that of other parameters, see
             :class:`~kan_diffusion.kan.functions.LearnedFunctions`.
         device: Device of the parameters.
@@ -142,7 +142,7 @@ class GroupedKANLinear(LearnedFunctions):
         """Maps (*, in_features) to (*, out_features).
 
         Raises:
-            KanDiffusionError: The input has another last dimension, or is no floating-point tensor.
+            KanDiffusionError: The input has another last dimension, or is not floating-point.
         """
         if isinstance(input, Proxy):
             return leaf(self, input)
@@ -155,7 +155,7 @@ class GroupedKANLinear(LearnedFunctions):
         return output if input.ndim == 2 else output.view(*input.shape[:-1], self.out_features)
 
     def step(self, x: Tensor) -> Step | None:
-        """The layer as its kernel has it, for rows of inputs; None where it has none for such."""
+        """Returns the layer as a step of its kernel, or None if the kernel does not take x."""
         grid = self.kernel_grid()
         if grid is None or autocasts(x):
             return None
@@ -180,8 +180,8 @@ class GroupedKANLinear(LearnedFunctions):
             input: Inputs with shape (n, in_features).
 
         Returns:
-            phi_{o,i}(x_i) with shape (n, out, in); their sum over inputs and the bias are the
-            layer's output. Differentiable.
+            phi_{o,i}(x_i) with shape (n, out, in); summed over inputs, and with the bias, they are
+            the layer's output. Differentiable.
         """
         h = self._functions(self._rows(input)).unflatten(1, (self.in_features, self.functions))
         return torch.einsum("nir,oir->noi", h, self._edges)
@@ -193,7 +193,7 @@ class GroupedKANLinear(LearnedFunctions):
 
     @torch.no_grad()
     def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:
-        """The learned function of one edge, bias left out.
+        """Evaluates the learned function of one edge, without the bias.
 
         Args:
             i: Index of the input the edge leaves.

@@ -1,21 +1,21 @@
-r"""How much the edges of a network matter, measured on what really passes through them.
+r"""How much the edges of a network matter, measured on data that pass through them.
 
-With :math:`\phi_{o,i}(x^{(s)})` what edge i -> o gives for sample s, a constant part left out (it
-is a bias), the *size* of an edge and of a layer and the *entropy* of a layer are those of Liu et
-al. 2024 (KAN, arXiv:2404.19756):
+With :math:`\phi_{o,i}(x^{(s)})` the output of edge i -> o for sample s, less its mean (which is a
+bias), the *size* of an edge and of a layer and the *entropy* of a layer are those of Liu et al.
+2024 (KAN, arXiv:2404.19756):
 
 .. math:: |\phi_{o,i}| = \mathrm{mean}_s |\phi_{o,i}(x^{(s)})|, \qquad
     |\Phi| = \sum_{o,i} |\phi_{o,i}|, \qquad
     S(\Phi) = -\sum_{o,i} \frac{|\phi_{o,i}|}{|\Phi|} \log \frac{|\phi_{o,i}|}{|\Phi|}.
 
-Their sum over layers is what sparsifying training adds to its loss. A large edge may lead to a unit
-that nobody listens to. The *attribution* therefore goes backward from the outputs (Liu et al. 2024,
-KAN 2.0, arXiv:2408.10205): with E the standard deviation of what an edge gives and N that of the
-unit it enters,
+Sparsifying training adds the sizes and entropies of all layers to its loss. A large edge may lead
+to a unit that no later edge uses. The *attribution* therefore goes backward from the outputs (Liu
+et al. 2024, KAN 2.0, arXiv:2408.10205): with E the standard deviation of an edge's output and N
+that of the unit it enters,
 
 .. math:: B_{o,i} = A_o \frac{E_{o,i}}{N_o}, \qquad A_i = \sum_o B_{o,i},
 
-from A = 1 at each output of the network; B belongs to the edges, A to the units.
+starting with A = 1 at each output of the network. B is the attribution of an edge, A of a unit.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ _TINY = 1e-12
 
 @runtime_checkable
 class EdgeOutputs(Protocol):
-    """A layer whose edges are functions of one input each, as those of gated layers are not."""
+    """A layer whose edges are functions of one input each, unlike those of gated layers."""
 
     def edge_outputs(self, input: Tensor) -> Tensor:
-        """Outputs of the edges with shape (n, out, in) for inputs (n, in)."""
+        """Computes the outputs of the edges, (n, out, in), for inputs (n, in)."""
         ...
 
 
 def edge_sizes(outputs: Tensor) -> Tensor:
-    """Mean absolute deviation of what each edge gives.
+    """Computes the mean absolute deviation of each edge's output.
 
     Args:
-        outputs: What the edges give, with shape (n, out, in).
+        outputs: Outputs of the edges with shape (n, out, in).
 
     Returns:
         Sizes with shape (out, in).
@@ -61,7 +61,7 @@ def edge_sizes(outputs: Tensor) -> Tensor:
 
 
 def layer_entropy(sizes: Tensor) -> Tensor:
-    """Entropy of a layer's sizes in nats: 0 where one edge does everything.
+    """Computes the entropy of a layer's sizes in nats; it is 0 if one edge does everything.
 
     Args:
         sizes: Sizes of the edges with shape (out, in).
@@ -74,13 +74,13 @@ def layer_entropy(sizes: Tensor) -> Tensor:
 
 
 def sparsity_penalty(layers: Sequence[Tensor]) -> Tensor:
-    """Sizes plus entropies of all layers: what sparsifying training makes small.
+    """Adds up sizes and entropies of all layers: the penalty of sparsifying training.
 
     Args:
-        layers: What the edges of each layer give, (n, out, in) each.
+        layers: Outputs of the edges of each layer, (n, out, in) each.
 
     Returns:
-        A number that can be differentiated.
+        The penalty, a differentiable number.
     """
     penalty = torch.zeros((), device=layers[0].device, dtype=layers[0].dtype)
     for outputs in layers:
@@ -94,7 +94,7 @@ class Attribution:
     """How much of the outputs goes back to each edge and unit.
 
     Attributes:
-        edges: Of each layer, B with shape (out, in).
+        edges: B of each layer, with shape (out, in).
         units: A of the inputs with shape (widths[0],), then of each hidden layer's units.
     """
 
@@ -107,9 +107,9 @@ def attribution(layers: Sequence[Tensor], units: Sequence[Tensor]) -> Attributio
     """Follows the outputs' variation backward through the network.
 
     Args:
-        layers: What the edges of each layer give, (n, out, in) each, with whatever scales the
-            units' inputs multiplied in.
-        units: What the units they enter come to, (n, out) each.
+        layers: Outputs of the edges of each layer, (n, out, in) each, times any factors of the
+            units' inputs.
+        units: Values of the units that the edges enter, (n, out) each.
 
     Returns:
         The attribution of every edge, input and hidden unit.
@@ -120,7 +120,7 @@ def attribution(layers: Sequence[Tensor], units: Sequence[Tensor]) -> Attributio
     for outputs, entered in zip(reversed(layers), reversed(units), strict=True):
         spread = outputs.std(0)
         share = score / entered.std(0).clamp(min=_TINY)
-        # A unit that never changes passes nothing on, however its edges cancel.
+        # A constant unit passes nothing on, even if it has edges that vary and cancel.
         edges.append(spread * share.unsqueeze(-1) * (entered.std(0) > _TINY).unsqueeze(-1))
         score = edges[-1].sum(0)
         scores.append(score)

@@ -1,26 +1,26 @@
-r"""How the weights of a layer are drawn.
+r"""Initialisation of the weights of a layer.
 
-With n inputs, m outputs, D functions an input, base weights w and coefficients c:
+With n inputs, m outputs, D functions per input, base weights w and coefficients c:
 
 ``"glorot"``
     Both branches carry the variance that Glorot and Bengio's weights carry through SiLU:
     :math:`w \sim N(0, \tfrac{2}{n + m})` and
-    :math:`c \sim N(0, \tfrac{2}{n + m} \cdot \tfrac{E[\mathrm{silu}(z)^2]}{P})`, where z is a unit
-    normal and P the mean of :math:`\sum_g B_g(u)^2` over the grid, or over z where there is none.
+    :math:`c \sim N(0, \tfrac{2}{n + m} \cdot \tfrac{E[\mathrm{silu}(z)^2]}{P})`, where z is
+    standard normal and P the mean of :math:`\sum_g B_g(u)^2` over the grid or, without one, over z.
 ``"noise"``
-    The base branch alone with a little noise, about as efficient-KAN starts:
+    The base branch and a little noise, about as in efficient-KAN:
     :math:`w \sim U(\pm n^{-1/2})`, :math:`c \sim U(\pm 0.05 / G)`.
 ``"original"``
-    As the first KAN (Liu et al. 2024, arXiv:2404.19756, and its package):
-    :math:`w \sim U(\pm n^{-1/2})`; the spline has values drawn from :math:`U(\pm 0.15 / G)` at the
-    knots, by the smallest coefficients that give them, and the scale :math:`n^{-1/2}`.
+    As in the first KAN (Liu et al. 2024, arXiv:2404.19756, and its package):
+    :math:`w \sim U(\pm n^{-1/2})`; c are the smallest coefficients with which the spline has values
+    drawn from :math:`U(\pm 0.15 / G)` at the knots; the scale is :math:`n^{-1/2}`.
 ``"power-law"``
     :math:`w \sim N(0, \sigma^2)` with :math:`\sigma = (n (D + 1))^{-0.25}` and c likewise with the
     exponent -1.75 (Rigas et al. 2025, arXiv:2509.03417).
 
-Without a base branch, ``"noise"``, ``"original"`` and ``"power-law"`` would start from almost
-nothing; all is then as by ``"glorot"``. Edge scales start at 1, but for ``"noise"``, which draws
-them as w, and ``"original"``, where they are :math:`n^{-1/2}`. The bias starts at zero.
+Without a base branch, layers would start near zero by ``"noise"``, ``"original"`` and
+``"power-law"``; they then start by ``"glorot"``. Edge scales start at 1, except by ``"noise"``,
+which draws them as w, and ``"original"``, which sets :math:`n^{-1/2}`. The bias starts at zero.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ INITIALIZATIONS: tuple[Initialization, ...] = get_args(Initialization)
 """The schemes by name."""
 
 _SILU_POWER = 0.3557
-"""E[silu(z)^2] for a unit normal z, by quadrature."""
+"""E[silu(z)^2] for a standard normal z, by quadrature."""
 
 
 def _functions(basis: Basis, count: int, end: float) -> Tensor:
-    """The functions of the first input at places over its grid, or from -end to end, in float64."""
+    """Evaluates the functions of the first input over its grid, or from -end to end, in float64."""
     first = basis.one_input(0).cpu().double()  # not every device has float64
     low, high = -end, end
     if isinstance(first, GridBasis):
@@ -54,7 +54,7 @@ def _functions(basis: Basis, count: int, end: float) -> Tensor:
 
 
 def _power(basis: Basis) -> float:
-    """The mean of the sum of squared functions: over the grid, or for unit normal inputs."""
+    """Computes the mean sum of squared functions, over the grid or standard normal inputs."""
     squares = _functions(basis, 257, 5.0).square().sum(-1)
     if isinstance(basis, GridBasis):
         return float(squares.mean())

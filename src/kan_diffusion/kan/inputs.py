@@ -1,8 +1,8 @@
-"""Inputs of a layer: floating-point numbers of its width, or a proxy of torch.fx.
+"""Checks the inputs of a layer, and makes layers leaves of torch.fx graphs.
 
-``torch.fx.symbolic_trace`` calls a module with proxies, of which neither shape nor dtype is known.
-A layer looks at both, and at whether a compiled kernel takes the numbers, so it is a leaf of the
-graph: a node that calls the module.
+``torch.fx.symbolic_trace`` calls a module with proxies, whose shape and dtype are not known. A
+layer needs both, to check its input and to choose a compiled kernel. So it is a leaf of the graph:
+a node that calls the module.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["leaf", "require_edge", "require_input"]
 
 
 def require_input(layer: nn.Module, input: Tensor, width: int) -> None:
-    """Checks what a layer is called with.
+    """Checks the input of a layer.
 
     Raises:
-        KanDiffusionError: It has not the shape (*, width), or does not hold floating-point numbers.
+        KanDiffusionError: Its shape is not (*, width), or its dtype is not floating-point.
     """
     name = type(layer).__name__
     if input.ndim == 0 or input.shape[-1] != width:
@@ -39,7 +39,7 @@ def require_edge(i: int, j: int, inputs: int, outputs: int) -> None:
     """Checks that a layer has an edge from input ``i`` to output ``j``.
 
     Raises:
-        IndexError: It has not.
+        IndexError: There is no such edge.
     """
     if not (0 <= i < inputs and 0 <= j < outputs):
         raise IndexError(
@@ -48,10 +48,10 @@ def require_edge(i: int, j: int, inputs: int, outputs: int) -> None:
 
 
 def leaf(layer: nn.Module, input: Proxy) -> Tensor:
-    """Puts a call of the layer into the graph that torch.fx is tracing.
+    """Adds a call of the layer to the graph that torch.fx is tracing.
 
     Raises:
-        KanDiffusionError: The layer itself is what is traced.
+        KanDiffusionError: The layer itself is traced, not a module that holds it.
     """
     tracer = input.tracer
     assert isinstance(tracer, Tracer)

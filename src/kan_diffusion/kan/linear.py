@@ -1,12 +1,12 @@
-r"""``KANLinear``: the drop-in for ``nn.Linear`` whose every edge is a learned function.
+r"""``KANLinear``: a drop-in for ``nn.Linear`` in which every edge is a learned function.
 
 .. math:: y_o = \beta_o + \sum_i \phi_{o,i}(x_i), \qquad
     \phi_{o,i}(x) = w_{o,i}\,\mathrm{silu}(x) + s_{o,i} \sum_g c_{o,i,g}\, B_g(x).
 
 All edges that leave input i share the functions :math:`B_g` of a basis
 (:mod:`kan_diffusion.kan.bases`), so a layer is the functions of its inputs times the packed weight
-(out, in x (1 + functions)). The scale s is redundant; it is there to match networks that have it
-(``edge_scale=True``).
+(out, in x (1 + functions)). The scale s is redundant; ``edge_scale=True`` adds it to match networks
+that have it.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class KANLinear(EdgeLayer):
             Gaussians) or ``"periodic"`` (Fourier).
         base_activation: ``"silu"``; None to leave the base branch out; ``"auto"`` is SiLU for the
             local functions (splines and Gaussians) and None for the others, as in their papers.
-        edge_scale: Adds one trainable scale an edge to the functions, as pykan and efficient-KAN
-            have.
+        edge_scale: Whether each edge has a trainable scale of its functions, as in pykan and
+            efficient-KAN.
         init: Initialisation by name, see :mod:`kan_diffusion.kan.initialization`.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
@@ -165,9 +165,9 @@ class KANLinear(EdgeLayer):
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one row of input.
 
-        An edge costs two for each function that differs from zero (k + 1 of a B-spline's) and for
-        its base activation, as the CPU kernel has it; the functions are evaluated once an input
-        and SiLU counts 4. A scale is multiplied into the weight once a batch and not counted.
+        As in the CPU kernel, an edge costs 2 for each function that differs from zero (k + 1 for
+        B-splines) and 2 for its base activation. The functions are evaluated once per input, and
+        SiLU counts 4. A scale is multiplied into the weight once per batch and not counted.
         """
         constants = self.out_features if self.bias is not None else 0
         edges = self.out_features * self.flops_per_curve
@@ -212,7 +212,7 @@ class KANLinear(EdgeLayer):
         return torch.cat([base, coefficients * self.scale.unsqueeze(-1)], dim=-1)
 
     def edges(self) -> Edges:
-        """The layer as kernels take it, with the edge scales multiplied in."""
+        """Returns the layer in the form of kernels, with the edge scales multiplied in."""
         weight = self.weight if self.scale is None else self._scaled_edges().flatten(1)
         return Edges(weight, self.bias, self.basis, self._has_base)
 
@@ -220,8 +220,8 @@ class KANLinear(EdgeLayer):
         """Maps (*, in_features) to (*, out_features).
 
         Raises:
-            KanDiffusionError: The input has another last dimension, or is no floating-point
-                tensor: whole numbers are refused whatever the basis is, as ``nn.Linear`` does.
+            KanDiffusionError: The input has another last dimension, or is not floating-point:
+                integers are refused for any basis, as by ``nn.Linear``.
         """
         if isinstance(input, Proxy):
             return leaf(self, input)
@@ -233,7 +233,7 @@ class KANLinear(EdgeLayer):
         return input if input.ndim == 2 else input.reshape(-1, self.in_features)
 
     def masked(self, input: Tensor, mask: Tensor) -> Tensor:
-        """The layer with some of its edges left out, bias included.
+        """Computes the layer, bias included, with some of its edges left out.
 
         Args:
             input: Inputs with shape (n, in_features).
@@ -256,15 +256,15 @@ class KANLinear(EdgeLayer):
             input: Inputs with shape (n, in_features).
 
         Returns:
-            phi_{o,i}(x_i) with shape (n, out, in); their sum over inputs and the bias are the
-            layer's output. Differentiable.
+            phi_{o,i}(x_i) with shape (n, out, in); summed over inputs, and with the bias, they are
+            the layer's output. Differentiable.
         """
         features = edge_features(self._rows(input), self.basis, self._has_base)
         return torch.einsum("nif,oif->noi", features, self._scaled_edges())
 
     @torch.no_grad()
     def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:
-        """The learned function of one edge, base branch and scale included, bias left out.
+        """Evaluates the function of one edge, with base branch and scale but without the bias.
 
         Args:
             i: Index of the input the edge leaves.
@@ -283,7 +283,7 @@ class KANLinear(EdgeLayer):
 
     @torch.no_grad()
     def out_of_range_per_input(self, input: Tensor) -> Tensor:
-        """The fraction of each input's values that lie outside its grid; NaN counts as inside.
+        """Computes the fraction of each input's values outside its grid; NaN counts as inside.
 
         Args:
             input: Inputs with shape (*, in_features).
@@ -303,15 +303,15 @@ class KANLinear(EdgeLayer):
 
 
 def in_one_go(layers: Iterable[nn.Module], input: Tensor) -> Tensor | None:
-    """Computes layers one after another, without what a call of each costs.
+    """Computes layers one after another, without the cost of calling each.
 
     Args:
-        layers: Layers, of which the first takes the input.
-        input: Their input.
+        layers: The layers in order.
+        input: Input of the first layer.
 
     Returns:
-        The output with shape (n, out), or None where the layers have to be called: some may be
-        other modules, have hooks or a ``forward`` of their own, or not fit together.
+        The output with shape (n, out), or None if the layers have to be called, for example because
+        one is another module, has hooks or its own ``forward``, or does not fit the one before.
     """
     if (
         torch.compiler.is_compiling()

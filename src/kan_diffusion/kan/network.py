@@ -2,7 +2,7 @@ r"""``KAN``: a stack of :class:`~kan_diffusion.kan.linear.KANLinear` layers.
 
 .. math:: \mathrm{KAN}(x) = (\Phi_L \circ \dots \circ \Phi_1)(x),
 
-each :math:`\Phi` a layer of learned functions; there are no activations between them.
+where each :math:`\Phi` is a layer of learned functions, without activations between them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class KAN(MovingGrids):
     Args:
         widths: Sizes of the input, the hidden layers and the output, at least two.
         bias: Whether each layer adds a learned constant to its outputs.
-        basis: The functions an edge is made of, as all that follow handed to every
-            :class:`KANLinear`: a name, or an object whose kind and settings each layer gets
-            (:meth:`Basis.for_inputs`).
+        basis: The functions an edge is made of: a name, or an object whose kind and settings each
+            layer gets (:meth:`Basis.for_inputs`). This and all arguments that follow are those of
+            :class:`KANLinear`.
         grid_size: Number of intervals.
         order: Degree of the splines.
         grid_range: Ends of the grid.
@@ -69,7 +69,7 @@ class KAN(MovingGrids):
             if isinstance(basis, Basis):
                 return basis.for_inputs(fan_in)
             if basis == "rational" and index == 0:
-                # Rational functions of the inputs themselves start as the identity, see there.
+                # In the first layer rational functions start as the identity, see their module.
                 return Rational(fan_in, start="identity", device=device, dtype=dtype)
             return basis
 

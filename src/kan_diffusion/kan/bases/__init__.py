@@ -40,7 +40,7 @@ BASES: dict[str, type[Basis]] = {
         Rational,
     )
 }
-"""The bases by name. A new one is a module beside these and a line here."""
+"""Bases by name. To add one, write a module beside these and add a line here."""
 
 BasisName = str
 """A name in ``BASES``."""
@@ -57,9 +57,9 @@ def make_basis(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Basis:
-    """Makes a basis by name; settings that it does not have are ignored.
+    """Makes a basis by name; settings that the basis does not have are ignored.
 
-    Arguments as those of :class:`~kan_diffusion.kan.linear.KANLinear`.
+    The arguments are those of :class:`~kan_diffusion.kan.linear.KANLinear`.
 
     Raises:
         KanDiffusionError: There is no such basis, or it cannot be made with these settings.

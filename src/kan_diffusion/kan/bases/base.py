@@ -3,13 +3,13 @@ r"""The interface of all bases.
 A basis expands an input x into functions :math:`B_0(x), B_1(x), \dots`; an edge is a weighted sum
 of them (and of a base activation, see :mod:`kan_diffusion.kan.linear`). A basis with a grid places
 its functions by :math:`u = (x - x_0) / h`, which runs from 0 to G over the grid of each input.
-Outside, with :math:`u_e` the nearer end:
+Outside the grid, :math:`u_e` is the nearer end and
 
 * ``"linear"`` continues every function by its tangent, :math:`B(u_e) + B'(u_e)\,(u - u_e)`:
   continuous with a continuous first derivative;
-* ``"clamp"`` holds :math:`B(u_e)`;
-* ``"zero"`` lets the functions run out to zero by themselves, where they do;
-* ``"periodic"`` takes functions that repeat themselves as they are.
+* ``"clamp"`` keeps every function at :math:`B(u_e)`;
+* ``"zero"`` evaluates functions that run out to zero by themselves;
+* ``"periodic"`` evaluates periodic functions as they are.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Extrapolation = Literal["linear", "clamp", "zero", "periodic"]
 
 
 class Basis(nn.Module, ABC):
-    """Functions that each input is expanded into: (N, in) -> (N, in, num_functions).
+    """Expands each input into functions: (N, in) -> (N, in, num_functions).
 
-    A user-defined basis derives from this, or from :class:`GridBasis` when its functions have a
-    place on a grid, and is given to ``KANLinear(..., basis=...)`` as an object.
+    Derive your own basis from this class, or from :class:`GridBasis` if a grid places its
+    functions, and pass an object of it to ``KANLinear(..., basis=...)``.
 
     Attributes:
         name: Name in options and configurations.
-        local: Whether the functions vanish away from their places, or all of them at the ends of
-            the grid, so that an edge needs a base activation beside them; then SiLU is the default.
+        local: Whether each function vanishes away from its centre, or all vanish at the ends of
+            the grid. An edge then needs a base activation as well; SiLU is the default.
         in_features: Number of inputs.
-        num_functions: Number of functions an input, which is the number of parameters an edge.
-        num_active: Most functions of an input that differ from zero at a time.
+        num_functions: Number of functions per input, and so of parameters per edge.
+        num_active: Largest number of an input's functions that differ from zero at once.
         flops_per_input: Floating-point operations to evaluate the functions of one input; an
             elementary function (exp, sin, a division) counts as four.
     """
@@ -55,17 +55,17 @@ class Basis(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Functions (N, in, num_functions) of inputs (N, in); differentiable in x."""
+        """Evaluates the functions (N, in, num_functions) at inputs (N, in); differentiable in x."""
 
     @abstractmethod
     def one_input(self, i: int) -> Basis:
-        """Copies the basis of input ``i`` alone, sharing no parameters."""
+        """Copies the basis for input ``i`` alone; the copy shares no parameters."""
 
     def for_inputs(self, in_features: int) -> Basis:
-        """Makes a basis like this one, as it starts, for a number of inputs.
+        """Makes a freshly initialised basis of this kind for a number of inputs.
 
-        ``KAN`` makes the bases of its layers of one object with it. A basis with parameters for
-        each input overrides this.
+        ``KAN`` calls this to make the basis of each layer from one object. A basis with parameters
+        for each input overrides it.
 
         Raises:
             KanDiffusionError: The basis is made for another number of inputs and does not override
@@ -85,7 +85,7 @@ class Basis(nn.Module, ABC):
         return torch.zeros_like(x, dtype=torch.bool)
 
     def reset_parameters(self) -> None:
-        """Puts parameters of the basis itself, where it has any, back to their start."""
+        """Resets the basis's own parameters, where it has any, to their initial values."""
 
 
 def _require_intervals(num_intervals: int) -> None:
@@ -96,9 +96,9 @@ def _require_intervals(num_intervals: int) -> None:
 class GridBasis(Basis):
     """A basis whose functions are placed by a uniform grid for each input.
 
-    A user-defined one defines ``name``, ``sizes``, ``values`` and ``slopes``, and
-    ``extrapolations`` without ``"zero"`` where its functions do not run out to zero faster than any
-    power (the tests of all bases look as far as a million intervals away).
+    Your own grid basis defines ``name``, ``sizes``, ``values`` and ``slopes``. If its functions do
+    not run out to zero faster than any power, its ``extrapolations`` leave out ``"zero"`` (the
+    tests of all bases look as far as a million intervals away).
 
     Args:
         in_features: Number of inputs.
@@ -163,21 +163,21 @@ class GridBasis(Basis):
 
     @abstractmethod
     def sizes(self) -> tuple[int, int, int]:
-        """``num_functions``, ``num_active`` and ``flops_per_input``."""
+        """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
 
     @abstractmethod
     def values(self, u: Tensor) -> Tensor:
-        """Functions (*, num_functions) at places u (*) of the grid.
+        """Evaluates the functions (*, num_functions) at grid coordinates u (*).
 
-        u is from 0 to G; with ``"zero"`` and ``"periodic"`` it may be anything.
+        u is from 0 to G; with ``"zero"`` and ``"periodic"`` it may be any number.
         """
 
     @abstractmethod
     def slopes(self, u: Tensor) -> Tensor:
-        """Derivatives of the functions with respect to u, (*, num_functions)."""
+        """Computes the derivatives of the functions with respect to u, (*, num_functions)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Functions (N, in, num_functions) of inputs (N, in)."""
+        """Evaluates the functions (N, in, num_functions) at inputs (N, in)."""
         u = (x - self.grid_origin) / self.grid_step
         if self.extrapolation in ("zero", "periodic"):
             return self.values(u)
@@ -188,16 +188,16 @@ class GridBasis(Basis):
         return values
 
     def outside(self, x: Tensor) -> Tensor:
-        """Which inputs lie outside their grid."""
+        """Tells which inputs lie outside their grid: (N, in), bool."""
         return (x < self.grid_origin) | (x > self.grid_end)
 
     def with_intervals(self, num_intervals: int) -> Self:
-        """The same basis with another number of intervals over the same range.
+        """Copies the basis with another number of intervals over the same range.
 
         A basis whose own parameters depend on that number overrides this.
 
         Raises:
-            KanDiffusionError: There is not at least one interval.
+            KanDiffusionError: ``num_intervals`` is less than 1.
         """
         _require_intervals(num_intervals)
         other = copy.deepcopy(self)
@@ -207,7 +207,7 @@ class GridBasis(Basis):
         return other
 
     def for_inputs(self, in_features: int) -> Self:
-        """Makes a basis like this one, with all grids where they start, for a number of inputs."""
+        """Makes a basis of this kind for a number of inputs, with all grids at ``grid_range``."""
         other = copy.deepcopy(self)
         other.in_features = in_features
         other.grid_origin = self.grid_origin.new_empty(in_features)
@@ -216,7 +216,7 @@ class GridBasis(Basis):
         return other
 
     def one_input(self, i: int) -> Self:
-        """The basis of input ``i`` alone.
+        """Copies the basis for input ``i`` alone.
 
         A basis with parameters for each input overrides this.
         """
@@ -228,16 +228,16 @@ class GridBasis(Basis):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Lays every grid over ``grid_range`` again."""
+        """Resets every grid to ``grid_range``."""
         low, high = self.grid_range
         self.grid_origin.fill_(low)
         self.grid_step.fill_((high - low) / self.num_intervals)
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
-        """The matrix that carries coefficients over to more intervals without an error.
+        """Finds the matrix that carries coefficients over to more intervals exactly.
 
         Returns:
-            Matrix (new functions, old functions) in float64, or None where there is none and
+            Matrix (new functions, old functions) in float64, or None if no such matrix exists and
             coefficients have to be fitted.
         """
         return None

@@ -5,8 +5,8 @@ r"""Sines and cosines (as in FourierKAN, Noesis 2024, and Xu et al. 2024, arXiv:
     \theta = 2 \pi u / G, \qquad g = 0, \dots, G - 1,
 
 G harmonics with one period over the grid; the layer's bias is the constant. Outside the grid the
-functions are continued by ``"linear"`` or ``"clamp"`` or, by ``"periodic"``, as they are.
-Parameters an edge: 2 G. Operations an input: 9 G + 2, with 4 for a sine; an edge costs 4 G.
+functions are continued by ``"linear"`` or ``"clamp"``, or evaluated as they are (``"periodic"``).
+Parameters per edge: 2 G. Operations per input: 9 G + 2, with 4 for a sine; an edge costs 4 G.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ __all__ = ["Fourier"]
 
 
 class Fourier(GridBasis):
-    """``num_intervals`` harmonics over the grid's range; arguments as :class:`GridBasis`."""
+    """``num_intervals`` harmonics over the grid's range; arguments as in :class:`GridBasis`."""
 
     name: ClassVar[str] = "fourier"
     extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "clamp", "periodic")
 
     def sizes(self) -> tuple[int, int, int]:
-        """``num_functions``, ``num_active`` and ``flops_per_input``."""
+        """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
         functions = 2 * self.num_intervals
         return functions, functions, 9 * self.num_intervals + 2
 
@@ -37,23 +37,23 @@ class Fourier(GridBasis):
         period = self.num_intervals
         harmonics = torch.arange(1, period + 1, device=u.device, dtype=u.dtype)
         frequencies = harmonics * (2 * math.pi / period)
-        # Whole periods are taken off first, which makes no error; a large angle would make one.
+        # Subtracting whole periods first is exact; a large angle would cause an error.
         rest = u - period * (u / period + 0.5).floor()
         return rest.unsqueeze(-1) * frequencies, frequencies
 
     def values(self, u: Tensor) -> Tensor:
-        """Cosines and sines (*, 2 G) at u (*)."""
+        """Evaluates cosines and sines (*, 2 G) at u (*)."""
         angles, _ = self._angles(u)
         return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(-2)
 
     def slopes(self, u: Tensor) -> Tensor:
-        """Derivatives with respect to u."""
+        """Computes the derivatives with respect to u."""
         angles, frequencies = self._angles(u)
         slopes = [-frequencies * angles.sin(), frequencies * angles.cos()]
         return torch.stack(slopes, dim=-1).flatten(-2)
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
-        """More harmonics change none of those there are."""
+        """Pads with zeros: more harmonics change none of the present ones."""
         if num_intervals < self.num_intervals:
             return None
         return torch.eye(2 * num_intervals, self.num_functions, dtype=torch.float64)

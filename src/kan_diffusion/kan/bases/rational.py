@@ -3,16 +3,15 @@ r"""Grouped rational functions (Kolmogorov-Arnold Transformer, Yang & Wang 2024,
 .. math:: B(x) = \frac{a_0 + a_1 x + \dots + a_m x^m}{1 + |b_1 x + \dots + b_n x^n|},
     \qquad m = 5,\; n = 4,
 
-one function an input, whose coefficients are learned and shared by the inputs of a group (a "safe"
-Pade unit, Molina et al. 2020, arXiv:1907.06732). An edge is a multiple of it, so its parameters are
-1, plus (m + n + 1) a group. Operations an input: 2 (m + n) + 6; an edge costs 2. The functions are
-defined everywhere and grow linearly: there is no grid and nothing to extrapolate.
+one function per input, whose coefficients are learned and shared by the inputs of a group (a "safe"
+Pade unit, Molina et al. 2020, arXiv:1907.06732). An edge is a multiple of it, with 1 parameter; a
+group has m + n + 1. Operations per input: 2 (m + n) + 6; an edge costs 2. The functions are defined
+everywhere and grow linearly: there is no grid and nothing to extrapolate.
 
-At the start the function is SiLU, as near as the form comes to it (the coefficients are fitted, by
-least squares on [-4, 4], when they are first needed), or the identity, (x + c x^3) / (1 + |c x^2|),
-whose denominator can be learned from the first step. As in the paper, a network starts with the
-identity in its first layer: SiLU of the inputs themselves would hide those below 0 from all that
-follows.
+The function starts as the best fit to SiLU (by least squares on [-4, 4], computed when it is first
+needed) or as the identity, (x + c x^3) / (1 + |c x^2|), whose denominator can be learned from the
+first step. As in the paper, the first layer of a network starts with the identity: SiLU would hide
+inputs below 0 from all later layers.
 """
 
 from __future__ import annotations
@@ -62,13 +61,13 @@ def _silu_coefficients() -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 class Rational(Basis):
-    """Learned rational functions, one a group of inputs.
+    """Learned rational functions, one per group of inputs.
 
     Args:
         in_features: Number of inputs.
-        num_groups: Number of groups that share coefficients; neighbouring inputs are together. It
-            is held to at most one group an input.
-        start: What the functions are before they are trained, ``"silu"`` or ``"identity"``.
+        num_groups: Number of groups of neighbouring inputs that share coefficients, capped at
+            ``in_features``.
+        start: Functions before training, ``"silu"`` or ``"identity"``.
         device: Device of the coefficients.
         dtype: Floating dtype of the coefficients.
 
@@ -77,7 +76,7 @@ class Rational(Basis):
         denominator: Coefficients b with shape (groups, n).
 
     Raises:
-        KanDiffusionError: There is not at least one group, or the start is unknown.
+        KanDiffusionError: ``num_groups`` is less than 1, or the start is unknown.
     """
 
     name: ClassVar[str] = "rational"
@@ -111,13 +110,13 @@ class Rational(Basis):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Puts every function back to what it started as."""
+        """Resets every function to its start."""
         numerator, denominator = _IDENTITY if self.start == "identity" else _silu_coefficients()
         self.numerator.copy_(self.numerator.new_tensor(numerator))
         self.denominator.copy_(self.denominator.new_tensor(denominator))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The function of each input: (N, in) -> (N, in, 1)."""
+        """Evaluates the function of each input: (N, in) -> (N, in, 1)."""
         group = torch.arange(self.in_features, device=x.device)
         group = group * self.num_groups // self.in_features
         a, b = self.numerator[group], self.denominator[group]
@@ -130,7 +129,7 @@ class Rational(Basis):
         return (above / (1 + (below * x).abs())).unsqueeze(-1)
 
     def for_inputs(self, in_features: int) -> Rational:
-        """Makes rational functions like these, as they start, for a number of inputs."""
+        """Makes freshly initialised functions with these settings for a number of inputs."""
         return Rational(
             in_features,
             self.num_groups,
@@ -141,7 +140,7 @@ class Rational(Basis):
 
     @torch.no_grad()
     def one_input(self, i: int) -> Rational:
-        """The function of input ``i`` alone."""
+        """Copies the function of input ``i`` alone."""
         alone = self.for_inputs(1)
         group = i * self.num_groups // self.in_features
         alone.numerator.copy_(self.numerator[group : group + 1])

@@ -2,9 +2,9 @@ r"""Gaussian radial basis functions (the basis of FastKAN, Li 2024, arXiv:2405.0
 
 .. math:: B_g(u) = e^{-(u - g)^2}, \qquad g = 0, \dots, G,
 
-one centre at each end of an interval and a width of one interval. Parameters an edge: G + 1.
-Operations an input: 7 (G + 1), with 4 for an exponential; an edge costs 2 (G + 1). Outside the
-grid: ``"linear"``, ``"clamp"``, or ``"zero"``, where the Gaussians fade by themselves.
+with a centre at each end of an interval and a width of one interval. Parameters per edge: G + 1.
+Operations per input: 7 (G + 1), with 4 for an exponential; an edge costs 2 (G + 1). Outside the
+grid: ``"linear"``, ``"clamp"``, or ``"zero"``, where the Gaussians decay by themselves.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["RBF"]
 
 
 class RBF(GridBasis):
-    """Gaussians at the knots of a uniform grid; arguments as :class:`GridBasis`."""
+    """Gaussians at the knots of a uniform grid; arguments as in :class:`GridBasis`."""
 
     name: ClassVar[str] = "rbf"
     local: ClassVar[bool] = True
 
     def sizes(self) -> tuple[int, int, int]:
-        """``num_functions``, ``num_active`` and ``flops_per_input``."""
+        """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
         functions = self.num_intervals + 1
         return functions, functions, 7 * functions
 
@@ -35,10 +35,10 @@ class RBF(GridBasis):
         return u.unsqueeze(-1) - centres
 
     def values(self, u: Tensor) -> Tensor:
-        """Gaussians (*, G + 1) at u (*)."""
+        """Evaluates the Gaussians (*, G + 1) at u (*)."""
         return torch.exp(-self._distances(u).square())
 
     def slopes(self, u: Tensor) -> Tensor:
-        """Derivatives of the Gaussians with respect to u."""
+        """Computes the derivatives of the Gaussians with respect to u."""
         distances = self._distances(u)
         return -2 * distances * torch.exp(-distances.square())

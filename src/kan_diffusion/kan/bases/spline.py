@@ -1,8 +1,8 @@
 r"""B-splines on uniform knots (the KAN of Liu et al. 2024, arXiv:2404.19756).
 
-With u the place on the grid, cell :math:`c = \lfloor u \rfloor` and :math:`f = u - c \in [0, 1)`,
-every B-spline of order k is one function, shifted: only :math:`B_c, \dots, B_{c+k}` differ from
-zero, and
+All B-splines of order k are one function, shifted. With u the grid coordinate, in the cell
+:math:`c = \lfloor u \rfloor` at the place :math:`f = u - c \in [0, 1)`, only
+:math:`B_c, \dots, B_{c+k}` differ from zero, and
 
 .. math:: B_{c+j} = p_{k,j}(f), \qquad
     p_{k,j}(f) = \frac{1}{k!} \sum_{i=0}^{k-j} (-1)^i \binom{k+1}{i} (f + k - j - i)^k,
@@ -10,14 +10,14 @@ zero, and
 polynomials of degree :math:`k` (the truncated powers of Schoenberg 1946; the Cox-de Boor recursion
 on uniform knots, solved once here instead of at every evaluation).
 
-Parameters an edge: G + k. Operations an input: 2k for each of k + 1 pieces and 3 to find the cell;
-an edge then costs 2 (k + 1) whatever G is, because no more functions differ from zero. Outside the
+Parameters per edge: G + k. Operations per input: 2k for each of k + 1 pieces and 3 to find the
+cell; an edge costs 2 (k + 1) whatever G is, as only k + 1 functions differ from zero. Outside the
 grid: ``"linear"``, ``"clamp"``, or ``"zero"``, where the functions run out to zero over k intervals
 as on the classical extended knot vector.
 
-A spline on G intervals is also one on mG: its coefficients are spread by m and convolved with the
-mask :math:`m^{-k} (1 + z + \dots + z^{m-1})^{k+1}` (knot insertion on uniform knots; for m = 2 the
-two-scale relation of Lane and Riesenfeld 1980).
+A spline on G intervals is also one on mG: its coefficients are spaced m apart and convolved with
+the mask :math:`m^{-k} (1 + z + \dots + z^{m-1})^{k+1}` (knot insertion on uniform knots; for m = 2
+the two-scale relation of Lane and Riesenfeld 1980).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ..
         derivative: How often to differentiate with respect to f (in units of the grid step).
 
     Returns:
-        k + 1 rows, one a piece j, each with k + 1 coefficients of 1, f, ..., f^k.
+        k + 1 rows, one per piece j, each with k + 1 coefficients of 1, f, ..., f^k.
     """
 
     def coefficient(piece: int, degree: int) -> float:
@@ -56,7 +56,7 @@ def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ..
             (-1) ** i * comb(order + 1, i) * (order - piece - i) ** (order - power)
             for i in range(order - piece + 1)
         )
-        # Whole numbers up to the one division, which is rounded once.
+        # Integers up to the one division, so that the result is rounded once.
         return perm(power, derivative) * comb(order, power) * sum(jumps) / factorial(order)
 
     return tuple(
@@ -100,22 +100,22 @@ class BSpline(GridBasis):
         if not 1 <= order <= MAX_ORDER:
             raise KanDiffusionError(f"order must be 1 to {MAX_ORDER}, not {order}")
         self.order = order  # before the sizes, which follow from it
-        # Numbers and not a call in the forward pass, for the sake of torch.compile.
+        # Stored, because torch.compile should not meet the call in the forward pass.
         self._coefficients = piece_coefficients(order), piece_coefficients(order, 1)
         super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
 
     def sizes(self) -> tuple[int, int, int]:
-        """``num_functions``, ``num_active`` and ``flops_per_input``."""
+        """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
         order = self.order
         return self.num_intervals + order, order + 1, (order + 1) * 2 * order + 3
 
     @property
     def reach(self) -> int:
-        """How many intervals beyond the grid the functions are followed."""
+        """Number of intervals beyond the grid in which the functions are evaluated."""
         return self.order if self.extrapolation == "zero" else 0
 
     def _pieces(self, position: Tensor, derivative: int = 0) -> Tensor:
-        """The pieces p_{k,j}(f), or derivatives: (*) -> (*, k + 1)."""
+        """Evaluates the pieces p_{k,j}(f), or derivatives: (*) -> (*, k + 1)."""
         coefficients = position.new_tensor(self._coefficients[derivative])
         powers = [torch.ones_like(position)]
         for _ in range(self.order):
@@ -123,32 +123,32 @@ class BSpline(GridBasis):
         return torch.stack(powers, dim=-1) @ coefficients.T
 
     def _spread(self, u: Tensor, derivative: int) -> Tensor:
-        """Pieces at u, each in the place of its function."""
+        """Evaluates the pieces at u and puts each in the column of its function."""
         last = self.num_intervals + self.reach - 1
         cell = u.detach().floor().nan_to_num(0).clamp(-self.reach, last)
         index = cell.long().unsqueeze(-1) + torch.arange(self.order + 1, device=u.device)
-        # Functions that only live beyond the grid get a place too, and are cut off again.
+        # Functions that lie beyond the grid get columns too, which are cut off at the end.
         room = u.new_zeros(*u.shape, self.num_functions + 2 * self.reach)
         spread = room.scatter(-1, index + self.reach, self._pieces(u - cell, derivative))
         return spread[..., self.reach : self.reach + self.num_functions]
 
     def values(self, u: Tensor) -> Tensor:
-        """B-splines (*, G + k) at u (*)."""
+        """Evaluates the B-splines (*, G + k) at u (*)."""
         return self._spread(u, 0)
 
     def slopes(self, u: Tensor) -> Tensor:
-        """Derivatives of the B-splines with respect to u."""
+        """Computes the derivatives of the B-splines with respect to u."""
         return self._spread(u, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """B-splines (N, in, G + k) of inputs (N, in)."""
+        """Evaluates the B-splines (N, in, G + k) at inputs (N, in)."""
         if self.extrapolation != "zero":
             return super().forward(x)
         u = (x - self.grid_origin) / self.grid_step
         return self.values(u.clamp(-self.reach, self.num_intervals + self.reach))
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
-        """Knot insertion, where each interval is split into the same number of parts."""
+        """Inserts knots, if each interval is split into the same number of parts."""
         parts, rest = divmod(num_intervals, self.num_intervals)
         if rest:
             return None
@@ -159,8 +159,7 @@ class BSpline(GridBasis):
                 mask.view(1, 1, -1), box.view(1, 1, -1), padding=parts - 1
             ).flatten()
         mask = mask / parts**self.order
-        # Old function g covers the new knots from parts * (g - k) on; new function n those from
-        # n - k on.
+        # Old function g begins at new knot parts * (g - k), new function n at new knot n - k.
         new = torch.arange(num_intervals + self.order).unsqueeze(1) - self.order
         old = parts * (torch.arange(self.num_functions) - self.order)
         place = new - old
