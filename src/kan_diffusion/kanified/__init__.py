@@ -1,9 +1,9 @@
-"""Networks whose feed-forward blocks were made KAN layers.
+"""Networks whose feed-forward blocks were replaced by KAN layers.
 
-The classes of kanified models of diffusers and transformers are names of this module, such as
-``KanifiedUNet2DConditionModel``, made when they are asked for; and it has ``ModelMixin`` and
-``PreTrainedModel``, because a pipeline's ``from_pretrained`` looks there for the class that tells
-how a component is read.
+This module has the classes of kanified models of diffusers and transformers by name, such as
+``KanifiedUNet2DConditionModel``, and makes them on demand. It also has ``ModelMixin`` and
+``PreTrainedModel``, because a pipeline's ``from_pretrained`` looks here for the class that tells
+how to load a component.
 """
 
 from __future__ import annotations

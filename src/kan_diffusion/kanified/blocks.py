@@ -3,14 +3,14 @@ r"""The feed-forward blocks of a network: two linear maps with an activation bet
 .. math:: y = W_2\, a(W_1 x + b_1) + b_2 \qquad \text{or} \qquad
     y = W_2 \big(v \odot a(q)\big) + b_2, \quad (v, q) = W_1 x + b_1,
 
-with gates q in the second form (Shazeer 2020, arXiv:2002.05202). They are found by what they are:
+with gates q in the second form (Shazeer 2020, arXiv:2002.05202). These are recognised as blocks:
 
-* diffusers' ``FeedForward`` with GELU, GEGLU, SwiGLU and the others it has;
+* diffusers' ``FeedForward`` with GELU, GEGLU, SwiGLU and its other activations;
 * torch's ``TransformerEncoderLayer`` and ``TransformerDecoderLayer``;
 * any module whose parts are two linear maps, one activation and dropout, such as ``CLIPMLP``;
 * a linear map, an activation and a linear map one after another in an ``nn.Sequential``.
 
-A block is changed slot by slot: its owner and its ``forward`` stay.
+A block is changed slot by slot: the module that owns it and that module's ``forward`` stay.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Function = Callable[[Tensor], Tensor]
 
 _BETWEEN = (nn.Dropout, nn.Identity)
 _PROBE = 16
-"""Numbers by which an activation is told from what mixes its inputs."""
+"""Numbers on which a module is tried, to tell an activation from one that mixes its inputs."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Block:
     """A feed-forward block.
 
     Attributes:
-        path: Where it is in the network; in an ``nn.Sequential``, the path of its activation.
-        owner: The module it belongs to.
+        path: Path in the network; in an ``nn.Sequential``, the path of its activation.
+        owner: The module that the block belongs to.
         first: Name of the first linear map within the owner.
         slot: Name of the activation within the owner.
         last: Name of the second linear map within the owner.
@@ -49,9 +49,9 @@ class Block:
         label: Name of the function, with its gates.
         gated: Whether half of the first map's outputs are gates, to which the function applies.
         joined: Whether the slot holds the first map, too.
-        embedding: Whether it embeds a timestep or a caption once a call, and is no layer of the
-            network proper.
-        obstacle: Why a block of its form cannot be replaced, or None.
+        embedding: Whether it embeds a timestep or a caption once per call, and is not a layer of
+            the network proper.
+        obstacle: Why a block of this form cannot be replaced, or None.
     """
 
     path: str
@@ -83,32 +83,32 @@ class Block:
 
     @property
     def entry(self) -> str:
-        """Name of the part that the block's input goes into."""
+        """Name of the part that takes the block's input."""
         return self.slot if self.joined else self.first
 
     @property
     def parts(self) -> dict[str, object]:
-        """Its linear maps and its activation, or what stands there, by the names of their slots."""
+        """Linear maps and activation, or what replaced them, by the names of their slots."""
         return {name: part_of(self.owner, name) for name in (self.entry, self.slot, self.last)}
 
     @property
     def refusal(self) -> str | None:
-        """Why it cannot be replaced, or None."""
+        """Why the block cannot be replaced, or None."""
         return _why_not(self)
 
 
 def part_of(owner: nn.Module, name: str) -> object:
-    """A part by its name with dots; an activation need be no module."""
+    """Looks up a part by its name with dots; an activation need not be a module."""
     parent, _, last = name.rpartition(".")
     return getattr(owner.get_submodule(parent), last)
 
 
 def put(owner: nn.Module, name: str, part: object) -> None:
-    """Puts a part in the place of another, by its name with dots."""
+    """Replaces a part, given by its name with dots."""
     parent, _, last = name.rpartition(".")
     holder = owner.get_submodule(parent)
     if not isinstance(part, nn.Module):
-        delattr(holder, last)  # what is there is a module, which torch keeps elsewhere
+        delattr(holder, last)  # the old part is a module, which torch keeps elsewhere
     setattr(holder, last, part)
 
 
@@ -141,7 +141,7 @@ def _blocks_of(path: str, owner: nn.Module) -> Iterator[Block]:
 
 
 def _of_diffusers(path: str, owner: nn.Module) -> Block:
-    """The block of a ``FeedForward``: its first part is a linear map and the activation."""
+    """Describes a ``FeedForward``, whose first part is a linear map and the activation."""
     part = owner.get_submodule("net.0")
     label = type(part).__name__
     functions: dict[str, Function] = {
@@ -170,7 +170,7 @@ def _of_diffusers(path: str, owner: nn.Module) -> Block:
 
 
 def _of_sequential(path: str, owner: nn.Sequential) -> Iterator[Block]:
-    """Each activation with a linear map on both sides, dropout left out."""
+    """Finds each activation with a linear map on both sides, dropout left out."""
     parts = [(name, part) for name, part in owner.named_children() if not _passes(part)]
     for (first, up), (slot, activation), (last, down) in zip(
         parts, parts[1:], parts[2:], strict=False
@@ -182,7 +182,7 @@ def _of_sequential(path: str, owner: nn.Sequential) -> Iterator[Block]:
 
 
 def _of_parts(path: str, owner: nn.Module) -> Iterator[Block]:
-    """Two linear maps and an activation that are all a module has."""
+    """Finds two linear maps and an activation, if a module has nothing else."""
     parts = [(name, part) for name, part in owner.named_children() if not _passes(part)]
     maps = [name for name, part in parts if _maps(part)]
     activations = [(name, part) for name, part in parts if _is_activation(part)]
@@ -203,7 +203,7 @@ def _of_parts(path: str, owner: nn.Module) -> Iterator[Block]:
 
 
 def _is(part: nn.Module, module: str, name: str) -> bool:
-    """Whether a part is of a class or of a subclass, which need not be imported."""
+    """Tells whether a part is an instance of a class, which need not be imported."""
     return any((kind.__module__, kind.__name__) == (module, name) for kind in type(part).__mro__)
 
 
@@ -213,18 +213,18 @@ def _linear(part: nn.Module) -> nn.Linear:
 
 
 def _passes(part: nn.Module) -> bool:
-    """Whether a part leaves its input as it is, but for dropout."""
+    """Tells whether a part leaves its input as it is, except for dropout."""
     return isinstance(part, _BETWEEN)
 
 
 def _maps(part: nn.Module) -> bool:
-    """Whether a part is a linear map, of whichever library."""
+    """Tells whether a part is a linear map of any library."""
     widths = getattr(part, "in_features", None), getattr(part, "out_features", None)
     return all(isinstance(width, int) for width in widths)
 
 
 def _is_activation(part: object) -> bool:
-    """Whether a part is one function of numbers; it is tried on a few."""
+    """Tells whether a part is an elementwise function, by trying it on a few numbers."""
     if isinstance(part, LearnedFunctions):
         return True
     if not callable(part) or (isinstance(part, nn.Module) and _maps(part)):
@@ -248,12 +248,12 @@ def _label(activation: object) -> str:
 
 
 def _sigmoid_gelu(x: Tensor) -> Tensor:
-    """GELU as ``ApproximateGELU`` of diffusers has it."""
+    """Computes GELU as in ``ApproximateGELU`` of diffusers."""
     return x * torch.sigmoid(1.702 * x)
 
 
 def _why_not(block: Block) -> str | None:
-    """Why a block cannot be replaced, or None."""
+    """Tells why a block cannot be replaced, or None."""
     if block.obstacle is not None:
         return block.obstacle
     learned = isinstance(part_of(block.owner, block.slot), LearnedFunctions)

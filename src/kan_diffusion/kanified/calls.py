@@ -1,4 +1,4 @@
-"""Samples that a network is run on, and what passes its parts on the way."""
+"""Runs a network on samples, and watches the inputs and outputs of its parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kan_diffusion.errors import KanDiffusionError
 __all__ = ["Call", "Samples", "outputs", "run_calls", "watched"]
 
 Call = Tensor | tuple[object, ...] | Mapping[str, object]
-"""Arguments of a call of a network: the first alone, all by place, or all by name."""
+"""Arguments of a call of a network: the first alone, all by position, or all by name."""
 
 Samples = Call | Sequence[Call]
 """One call, or a list of them."""
@@ -21,7 +21,7 @@ Samples = Call | Sequence[Call]
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients; each part goes back to the mode it was in."""
+    """Switches to evaluation mode without gradients; each part then goes back to its own mode."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -33,10 +33,10 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def run_calls(module: nn.Module, samples: Samples) -> list[object]:
-    """The outputs of a network in evaluation mode, one a call.
+    """Runs a network in evaluation mode and returns one output per call.
 
     Raises:
-        KanDiffusionError: There is no call, or the network does not take one.
+        KanDiffusionError: There is no call, or one is neither a tensor, a tuple nor a mapping.
     """
     calls = list(samples) if isinstance(samples, list) else [samples]
     if not calls:
@@ -59,7 +59,7 @@ def _call(module: nn.Module, call: object) -> object:
 
 
 def outputs(found: object) -> list[Tensor]:
-    """The floating-point tensors in what a network returns, or in a list of that."""
+    """Collects the floating-point tensors in the output of a network, or in a list of outputs."""
     if isinstance(found, Tensor):
         return [found] if found.is_floating_point() else []
     if isinstance(found, Mapping):
@@ -71,7 +71,7 @@ def outputs(found: object) -> list[Tensor]:
 
 @contextmanager
 def watched(parts: Mapping[nn.Module, Callable[[Tensor, Tensor], None]]) -> Iterator[None]:
-    """Hands the input and the output of each call of some parts to a function each."""
+    """Passes the input and the output of each call of a part to the function of that part."""
 
     def watch(see: Callable[[Tensor, Tensor], None]) -> Callable[..., None]:
         return lambda _, given, output: see(given[0].detach(), output.detach())

@@ -1,4 +1,4 @@
-r"""``kanify``: a network's feed-forward blocks become KAN layers.
+r"""``kanify`` replaces the feed-forward blocks of a network by KAN layers.
 
 ``"grouped"``: the activation of the hidden units becomes a few learned functions that the units
 share by turns, so that an edge of the second map is a multiple of a learned function,
@@ -6,17 +6,17 @@ share by turns, so that an edge of the second map is a multiple of a learned fun
 .. math:: y_o = \beta_o + \sum_i w_{o,i}\, f_{\gamma(i)}(z_i), \qquad z = W_1 x + b_1,
 
 the form of :class:`~kan_diffusion.kan.GroupedKANLinear` (with gates q: :math:`v_i f(q_i)`). The
-linear maps stay. ``"full"``: both maps become :class:`~kan_diffusion.kan.KANLinear`, whose every
-edge is a function, and the activation and gates go.
+linear maps stay. ``"full"``: both maps become :class:`~kan_diffusion.kan.KANLinear`, in which every
+edge is a function; activation and gates are removed.
 
 At equal parameters the hidden width is
 
 .. math:: h = \frac{P - P_0}{P_1}, \qquad P(h) = P_0 + P_1 h,
 
-rounded, for the P parameters of the block; P(h) is counted on layers that are built without memory.
+rounded, for the P parameters of the block; P(h) is counted on layers of the meta device.
 
-To keep the function, the learned ones are fitted to the activation by least squares over the range
-of its inputs, on the fewest intervals - 8, 16, 32, ... - whose largest error is small.
+To keep the network's function, the learned functions are fitted to the activation by least squares
+over the range of its inputs, on the fewest intervals (8, 16, 32, ...) with a small largest error.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ from kan_diffusion.kanified.tables import aligned
 __all__ = ["KanifyReport", "Replacement", "kanify"]
 
 Layers = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
-"""Which blocks: a pattern of paths such as ``"*.ff"``, several, or a function of path and owner."""
+"""Blocks: a pattern of paths such as ``"*.ff"``, several, or a function of path and owner."""
 
 _TOLERANCE = 0.02
-"""Largest difference of a block's parameters from the one it replaces, as a share."""
+"""Largest relative difference in parameters between a block and the one it replaces."""
 
 _FIT = 1e-4
 """Largest error of a learned function that keeps the activation."""
 
 _AGREEMENT = 1e-3
-"""Largest change of a network's outputs, by their root mean square, when its function is kept. It
-is not asked for in 16 bits, where another rounding of one number changes them by more."""
+"""Largest change of a network's outputs, as a share of their root mean square, when its function is
+kept. It is not required in 16 bits, where another rounding of one number changes them by more."""
 
 _MOST_INTERVALS = 256
 _NARROWEST = 1e-3
 """Least room of a grid around its numbers."""
 _NOISE = 1e-3
-"""Standard deviation of what is added to the coefficients of fresh functions."""
+"""Standard deviation of the noise added to the coefficients of fresh functions."""
 
 _HALVES = 4.0, 8.0, 16.0, math.inf
-"""Halves of the ranges that are tried to keep a function: GELU and SiLU are straight beyond one."""
+"""Half-widths of the ranges tried to keep a function: GELU and SiLU are straight beyond."""
 _WIDE = -16.0, 16.0
-"""Range of an activation's inputs that is taken where there are no samples."""
+"""Range of an activation's inputs that is assumed without samples."""
 
 _FRESH = {"grouped": (8, (-3.0, 3.0)), "full": (5, (-3.0, 3.0))}
 """Intervals and ends of the grid of a fresh layer."""
@@ -75,13 +75,13 @@ class Replacement:
     """A block that was replaced.
 
     Attributes:
-        recipe: What stands there now.
+        recipe: Recipe of what stands there now.
         before: The block before, in words.
         after: The block now, in words.
         parameters_before: Parameters of the block before.
         parameters_after: Parameters of the block now.
         fit_error: Largest difference of the learned functions from the activation, over their
-            range; None for a block that does not start as it was.
+            range; None for a block that does not keep its function.
     """
 
     recipe: Recipe
@@ -98,9 +98,9 @@ class KanifyReport:
 
     Attributes:
         replaced: The blocks that are made of KAN layers now, in the order of the network.
-        refused: Paths of the blocks that are not, with the reason.
+        refused: Reasons why other blocks were not replaced, by path.
         output_error: Change of the network's outputs on the samples, as a share of their root mean
-            square; None without samples, or where the function was not to be kept.
+            square; None without samples or ``keep_function``.
     """
 
     replaced: tuple[Replacement, ...]
@@ -159,36 +159,36 @@ def kanify(
 ) -> tuple[Network, KanifyReport]:
     """Replaces the feed-forward blocks of a network by KAN layers, in place.
 
-    A model of diffusers or transformers becomes one of a subclass, ``Kanified...``, whose
-    ``save_pretrained`` and ``from_pretrained`` know of it (:mod:`kan_diffusion.kanified.saving`).
-    A pipeline has noted the class of each part, so give the network back to it:
+    The class of a diffusers or transformers model becomes a subclass, ``Kanified...``, which saves
+    and loads the replaced blocks (:mod:`kan_diffusion.kanified.saving`). A pipeline remembers the
+    class of each part, so assign the network again:
     ``pipeline.unet, report = kanify(pipeline.unet)``.
 
     Args:
         module: The network: of diffusers, of transformers, or any module with such blocks
             (:mod:`kan_diffusion.kanified.blocks`).
-        layers: Which blocks: a pattern of their paths such as ``"transformer_blocks.*"``, several,
-            or a function of a path and the module there; None for all. Those that embed timesteps
-            or captions are left as they are, unless a pattern matches nothing else.
+        layers: Blocks to replace: a pattern of their paths such as ``"transformer_blocks.*"``,
+            several, or a function of a path and the module there; None for all. Blocks that embed
+            timesteps or captions stay, unless a pattern matches only these or a function does.
         kind: ``"grouped"``: the linear maps stay and the activation becomes learned functions that
             hidden units share; ``"full"``: the maps become layers with a function for each edge.
-        basis: The functions that a learned one is made of, by name.
-        match: ``"params"``: the hidden width is chosen so that a block has its number of
-            parameters, within 2 %; None: it stays.
-        keep_function: The linear maps stay whatever ``match`` is, and the activation becomes a
-            learned function fitted to it; for ``"grouped"``.
+        basis: Basis of the learned functions, by name.
+        match: ``"params"``: the hidden width is chosen so that a block keeps its number of
+            parameters within 2 %; None: the hidden width stays.
+        keep_function: Whether the network keeps its function: the linear maps stay whatever
+            ``match`` is, and the learned functions are fitted to the activation; for ``"grouped"``.
         functions: Number of functions that hidden units share by turns; for ``"grouped"``.
         grid_size: Number of intervals of the grids; None for 8 (``"grouped"``) or 5 (``"full"``),
-            or for as many as keep the function. At equal parameters ``"full"`` takes the number
-            next to it with which a width is within 2 %.
+            or for as many as keep the function. At equal parameters None takes the nearest
+            number with which a width is within 2 %.
         order: Degree of the splines, 1 to 5.
-        samples: What the network is called with: a tensor, a tuple of arguments, a dictionary of
-            them by name, or a list of such calls. The grids are laid over what then reaches the
-            blocks, and a kept function is checked; without them a range is assumed.
+        samples: Calls of the network: a tensor, a tuple of arguments, a dictionary of them by name,
+            or a list of such calls. The grids are laid over the numbers that reach the blocks, and
+            a kept function is checked; without samples a range is assumed.
         generator: Where fresh parameters come from; torch's default generator when None.
 
     Returns:
-        The network itself, and what was replaced in it and what was not.
+        The network itself, and a report of what was replaced in it and what was not.
 
     Raises:
         KanDiffusionError: There is no such block, none can be replaced, a setting is not usable, or
@@ -264,7 +264,7 @@ def kanify(
 
 
 def _chosen(module: nn.Module, layers: Layers) -> tuple[list[Block], dict[str, str]]:
-    """The blocks to replace, and reasons for those that cannot be."""
+    """Selects the blocks to replace, and gives reasons for those that cannot be."""
     found = find_blocks(module)
     name = type(module).__name__
     if layers is None:
@@ -296,14 +296,14 @@ def _chosen(module: nn.Module, layers: Layers) -> tuple[list[Block], dict[str, s
 
 
 def _matching(found: Mapping[str, Block], pattern: str) -> list[str]:
-    """Paths that match a pattern: embeddings where there are no others."""
+    """Returns the paths that match a pattern, and embeddings only if there are no others."""
     paths = [path for path in found if fnmatchcase(path, pattern)]
     return [path for path in paths if not found[path].embedding] or paths
 
 
 @dataclass(frozen=True)
 class _Spread:
-    """Where numbers are: their ends, mean and standard deviation."""
+    """The ends, mean and standard deviation of numbers."""
 
     low: float
     high: float
@@ -318,7 +318,7 @@ class _Spread:
 
     @property
     def whole(self) -> tuple[float, float]:
-        """All of them, with room for a tenth more on both sides."""
+        """The whole range, with room for a tenth more on both sides."""
         room = max(0.1 * (self.high - self.low), _NARROWEST)
         return self.low - room, self.high + room
 
@@ -355,7 +355,7 @@ def _measured(
 
 
 def _matched(block: Block, recipe: Recipe, fixed: bool) -> Recipe:
-    """The recipe with the width, and the intervals, that give a block its parameters."""
+    """Finds the recipe, of some width and intervals, that keeps a block's number of parameters."""
     wanted = _count(block)
     unit = recipe.functions
     own = recipe.grid_size
@@ -370,7 +370,7 @@ def _matched(block: Block, recipe: Recipe, fixed: bool) -> Recipe:
         few, many = (count(sized.model_copy(update={"hidden": times * unit})) for times in (1, 2))
         width = (wanted - 2 * few + many) * unit / (many - few)
         widths = [round(width)]
-        if recipe.kind == "grouped":  # the maps stay where they can, else functions share evenly
+        if recipe.kind == "grouped":  # the maps stay if they can, else units are shared evenly
             widths = [block.hidden, unit * round(width / unit), *widths]
         for hidden in widths:
             tried = sized.model_copy(update={"hidden": max(hidden, 1)})
@@ -389,7 +389,7 @@ def _matched(block: Block, recipe: Recipe, fixed: bool) -> Recipe:
 def _fitted(
     block: Block, recipe: Recipe, spread: _Spread | None, fixed: bool
 ) -> tuple[Recipe, float]:
-    """The recipe with the grid on which a learned function keeps the activation, and its error."""
+    """Finds the recipe whose grid lets a learned function keep the activation, and the error."""
     low, high = _WIDE if spread is None else spread.whole
     checked = (low, high) if spread is not None else (2 * low, 2 * high)
     ranges = [(max(low, -half), min(high, half)) for half in _HALVES]
@@ -420,7 +420,7 @@ def _fitted(
 
 
 def _curve(block: Block, recipe: Recipe, x: Tensor) -> Tensor:
-    """One learned function fitted to the activation, as it will be in float32."""
+    """Evaluates one learned function, fitted to the activation, as it will be in float32."""
     curve = LearnedActivation(
         1,
         basis=recipe.basis,
@@ -437,7 +437,7 @@ def _curve(block: Block, recipe: Recipe, x: Tensor) -> Tensor:
 
 
 def _count(block: Block, parts: Parts | None = None) -> int:
-    """Number of parameters of a block as it is, or with other parts."""
+    """Counts the parameters of a block as it is, or with other parts."""
     held = {**block.parts, **({} if parts is None else parts.by_slot)}
     modules = [part for part in held.values() if isinstance(part, nn.Module)]
     own = {parameter for part in modules for parameter in part.parameters()}
@@ -463,7 +463,7 @@ def _replacement(block: Block, parts: Parts, recipe: Recipe, error: float | None
 
 
 def _agreement(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """Root mean square of a change, as a share of that of what changed; refuses a large one."""
+    """Computes the root mean square change as a share of the outputs'; refuses a large one."""
     pairs = list(zip(before, after, strict=True))
     moved = sum(float((b.double() - a.double()).square().sum()) for b, a in pairs)
     size = sum(float(b.double().square().sum()) for b in before)

@@ -1,12 +1,12 @@
-r"""``distill``: replaced blocks learn what the originals do, one after another.
+r"""``distill`` fits replaced blocks to the originals, one after another.
 
 Each block g of the student is fitted to the block f of the teacher on the inputs x that reach f,
 
 .. math:: \min_g \; \frac{E\,|g(x) - f(x)|^2}{E\,|f(x) - \bar f|^2},
 
 the share of the block's variance that is missed (block-wise distillation, Hinton et al. 2015,
-arXiv:1503.02531, with the activations in the place of the labels): by Adam over rows drawn from
-what the samples give, with a rate that falls to zero along a cosine.
+arXiv:1503.02531, with activations in place of labels). Adam minimises it over rows drawn from those
+that the samples give, with a learning rate that falls to zero along a cosine.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from kan_diffusion.kanified.tables import aligned
 __all__ = ["BlockFit", "DistillReport", "distill"]
 
 _MOST_ROWS = 262_144
-"""Rows that are kept of what reaches a block; later ones are left out."""
+"""Once this many rows of a block are kept, later ones are left out."""
 
 
 @dataclass(frozen=True)
 class BlockFit:
-    """How well a replaced block does what the original does.
+    """Error of a replaced block before and after its fit.
 
     Attributes:
         path: Path of the block.
-        before: Share of the variance of the original's outputs that was missed.
+        before: Share of the variance of the original's outputs that is missed before the fit.
         after: The same after the fit.
     """
 
@@ -73,13 +73,13 @@ def distill(
     A block is fitted in float32 and changed only where that makes its error smaller.
 
     Args:
-        teacher: The network as it was.
-        student: A copy of it that was kanified, changed in place.
-        samples: What the teacher is called with: a tensor, a tuple of arguments, a dictionary of
-            them by name, or a list of such calls.
-        steps: Steps of Adam a block.
-        batch_size: Rows, such as tokens, a step.
-        learning_rate: Rate of the first step.
+        teacher: The network before it was kanified.
+        student: A kanified copy of the teacher, changed in place.
+        samples: Calls of the teacher: a tensor, a tuple of arguments, a dictionary of them by name,
+            or a list of such calls.
+        steps: Steps of Adam per block.
+        batch_size: Rows, such as tokens, per step.
+        learning_rate: Learning rate of the first step.
         generator: Where the choice of rows comes from, on the CPU; torch's default generator when
             None.
 
@@ -111,20 +111,20 @@ def distill(
 
 
 def _counterpart(block: Block, student: nn.Module, paths: dict[int, str]) -> nn.Sequential | None:
-    """The parts of a student in the place of a block, one after another; None for the same."""
+    """Returns the parts of a student in place of a block, in order; None if it is the same."""
     try:
         owner = student.get_submodule(paths[id(block.owner)])
         names = dict.fromkeys([block.entry, block.slot, block.last])
         parts = {name: owner.get_submodule(name) for name in names}
-    except AttributeError:  # the student has not the part, or its activation is a plain function
+    except AttributeError:  # the student lacks the part, or its activation is a plain function
         return None
     if not isinstance(parts[block.slot], EdgeLayer | ActivatedLinear | nn.Identity):
-        return None  # its maps may be those of a block beside it
+        return None  # its maps may belong to a block beside it
     return nn.Sequential(*parts.values())
 
 
 def _rows(teacher: nn.Module, block: Block, samples: Samples) -> tuple[Tensor, Tensor]:
-    """Inputs and outputs of a block of the teacher, as rows in float32."""
+    """Collects inputs and outputs of a block of the teacher, as rows in float32."""
     given: list[Tensor] = []
     made: list[Tensor] = []
 
@@ -176,7 +176,7 @@ def _fit(
 
 @torch.no_grad()
 def _missed(part: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> float:
-    """Mean squared error."""
+    """Computes the mean squared error."""
     total = sum(
         float((part(a) - b).square().sum())
         for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True)

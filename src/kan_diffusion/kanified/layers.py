@@ -1,7 +1,7 @@
-"""Learned functions in the place of an activation, in whatever precision the network has.
+"""Learned functions in place of an activation, in whatever precision the network has.
 
-The functions are evaluated in no less than the precision of their coefficients, and the result is
-rounded to that of the input, as torch's own activations do.
+The functions are evaluated in at least the precision of their coefficients, and the result is
+rounded to the dtype of the input, as by torch's own activations.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class LearnedActivation(LearnedFunctions):
 
 
 class ActivatedLinear(nn.Module):
-    """A linear map and learned functions of its outputs, as diffusers' ``FeedForward`` begins.
+    """A linear map and learned functions of its outputs: the first part of a ``FeedForward``.
 
     Args:
         proj: The linear map.
         functions: The functions, one for each unit.
-        gated: Whether the map gives values, then gates: the functions are those of the gates, and
-            multiply the values.
+        gated: Whether the map gives values, then gates; functions of the gates then multiply the
+            values.
     """
 
     def __init__(self, proj: nn.Linear, functions: LearnedActivation, gated: bool) -> None:

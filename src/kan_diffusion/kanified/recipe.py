@@ -1,7 +1,7 @@
 """Recipes: the replacement of a block as numbers and names, enough to build it again.
 
-A recipe is JSON in the configuration of a saved network. It is input: it is checked, and a part is
-built from it that the block it names has room for.
+A recipe is JSON in the configuration of a saved network. It is checked like any input, and the
+parts built from it fit into the block that it names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Kind = Literal["grouped", "full"]
 """Learned functions that hidden units share by turns, or a function for each edge."""
 
 _ROWS = 256
-"""Random inputs by which the outputs of a fresh block are scaled."""
+"""Number of random inputs on which the outputs of a fresh block are measured and scaled."""
 
 _Layer = TypeVar("_Layer", nn.Linear, KANLinear, LearnedActivation)
 
@@ -45,12 +45,12 @@ class Recipe(Settings):
         path: Path of the block in the network.
         kind: ``"grouped"`` or ``"full"``.
         hidden: Number of hidden units.
-        basis: The functions that a learned one is made of, by name in ``BASES``.
+        basis: Basis of the learned functions, by name in ``BASES``.
         functions: Number of functions that the hidden units share by turns; for ``"grouped"``.
         grid_size: Number of intervals of the grid.
         order: Degree of the splines.
-        grid_range: Ends of the grid at the start: of the hidden units' inputs for ``"grouped"``, of
-            the block's inputs and of the hidden units for ``"full"``.
+        grid_range: Ends of the grid at the start, for the inputs of the hidden units
+            (``"grouped"``) or the block's inputs and the hidden units (``"full"``).
     """
 
     path: str
@@ -96,14 +96,14 @@ def build(
 ) -> Parts:
     """Makes the parts that replace a block.
 
-    The linear maps of ``"grouped"`` are the block's own where its number of hidden units stays.
+    For ``"grouped"`` the linear maps are the block's own if its number of hidden units stays.
 
     Args:
         block: The block.
         recipe: What to make.
-        noise: Standard deviation of what is added to their coefficients.
+        noise: Standard deviation of the noise added to the coefficients of learned functions.
         generator: Where fresh parameters come from; torch's default generator when None.
-        device: Where to make them; the block's device when None.
+        device: Device of the parts; the block's when None.
 
     Returns:
         The parts, not yet in their place.
@@ -163,9 +163,9 @@ def build(
 def _start_as_wide(
     block: Block, first: KANLinear, last: KANLinear, generator: torch.Generator | None
 ) -> None:
-    """Scales fresh layers so that their outputs spread as the block's do, on unit normal inputs.
+    """Scales fresh layers so that outputs for standard normal inputs have the block's variance.
 
-    Left as they are drawn, those of a transformer's blocks would be several times as wide.
+    As drawn, the layers would spread the outputs of a transformer's block several times as wide.
     """
     weight = last.weight
     if weight.is_meta:
@@ -189,14 +189,14 @@ def _like(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
 
 
 def _drawn(layer: _Layer, device: torch.device, generator: torch.Generator | None) -> _Layer:
-    """A layer of the meta device, on another with fresh parameters."""
+    """Moves a layer from the meta device to another, with fresh parameters."""
     if device.type == "meta":
         return layer
     layer.to_empty(device=device)
     if not isinstance(layer, nn.Linear):
         layer.reset_parameters(generator)
         return layer
-    bound = 1 / math.sqrt(layer.in_features)  # as torch draws them
+    bound = 1 / math.sqrt(layer.in_features)  # as in torch
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.uniform_(-bound, bound, generator=generator)
@@ -204,14 +204,14 @@ def _drawn(layer: _Layer, device: torch.device, generator: torch.Generator | Non
 
 
 def install(root: nn.Module, block: Block, parts: Parts) -> Callable[[], None]:
-    """Puts parts in the place of a block's, in training or evaluation mode as it is.
+    """Puts parts in place of a block's, in training or evaluation mode like their owner.
 
-    torch's encoder layers have a fast path that knows ReLU and GELU alone: it is switched off.
+    torch's encoder layers have a fast path that only knows ReLU and GELU; it is switched off.
 
     Args:
         root: The network.
         block: A block of it.
-        parts: What takes its place.
+        parts: The parts that take its place.
 
     Returns:
         A function that puts back what was there.

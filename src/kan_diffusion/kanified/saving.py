@@ -1,13 +1,13 @@
-"""Networks of diffusers and transformers that save and load what was replaced in them.
+"""Saves and loads networks of diffusers and transformers with their replaced blocks.
 
-Such a network becomes one of a subclass: ``KanifiedDiTTransformer2DModel`` is a
-``DiTTransformer2DModel`` whose configuration has one setting more, ``kanified``, the recipes
-(:mod:`kan_diffusion.kanified.recipe`). Built from its configuration it is built as the class it
-comes from and its blocks are replaced, so that everything that builds it - ``from_pretrained``,
-``EMAModel``, a pipeline - has the network as it was. The subclasses are made when they are asked
-for, by name, in ``kan_diffusion.kanified``: a pipeline's index names them there.
+The class of a kanified network becomes a subclass: ``KanifiedDiTTransformer2DModel`` is a
+``DiTTransformer2DModel`` whose configuration has one more setting, ``kanified``, with the recipes
+(:mod:`kan_diffusion.kanified.recipe`). Its constructor calls the original constructor and then
+replaces the blocks, so that everything that builds a network from its configuration -
+``from_pretrained``, ``EMAModel``, a pipeline - gets the kanified one. The subclasses are made on
+demand, by name, in ``kan_diffusion.kanified``, where a pipeline's index refers to them.
 
-The class they come from ignores the setting: its own ``from_pretrained`` gives the network with its
+The original class ignores the setting: its own ``from_pretrained`` gives the network with the old
 activations, and warns of weights that it does not know.
 """
 
@@ -34,13 +34,13 @@ _RECIPES = TypeAdapter(list[Recipe])
 _PREFIX = "Kanified"
 _HOME = "kan_diffusion.kanified"
 _LIBRARIES = {"diffusers": "ModelMixin", "transformers": "PreTrainedModel"}
-"""Libraries whose models are saved with a configuration, and the class of all of them."""
+"""Libraries whose models are saved with a configuration, and the base class of their models."""
 
 
 def rebuild(module: nn.Module, recipes: Iterable[Recipe | Mapping[str, object]]) -> None:
-    """Replaces blocks of a network as recipes say, in place.
+    """Replaces blocks of a network by their recipes, in place.
 
-    With the recipes of a report and a state dict it gives back any network that was kanified.
+    With the recipes of a report and a state dict this restores any kanified network.
 
     Args:
         module: The network as it was before it was kanified.
@@ -61,12 +61,12 @@ def rebuild(module: nn.Module, recipes: Iterable[Recipe | Mapping[str, object]])
 
 
 def remember(module: nn.Module, recipes: Sequence[Recipe]) -> None:
-    """Notes what was replaced in the models of diffusers and transformers that it was replaced in.
+    """Records recipes in the models of diffusers and transformers whose blocks were replaced.
 
     Args:
-        module: A model, already changed, or what holds some, such as a compiled one; other modules
-            have no place for it.
-        recipes: What was replaced.
+        module: A model, already changed, or a module that holds some, such as a compiled one; other
+            modules record nothing.
+        recipes: Recipes of the replaced blocks.
     """
     rest = list(recipes)
     for path, part in list(module.named_modules()):  # those that hold others come first
@@ -86,11 +86,11 @@ def remember(module: nn.Module, recipes: Sequence[Recipe]) -> None:
 
 
 def load_kanified(folder: str | Path, **options: object) -> nn.Module:
-    """Reads a network that was kanified, saved by ``save_pretrained``, after checking it.
+    """Checks and reads a kanified network that ``save_pretrained`` wrote.
 
     Args:
         folder: The folder.
-        **options: Options of ``from_pretrained`` of its library, such as ``dtype``.
+        **options: Options of its library's ``from_pretrained``, such as ``dtype``.
 
     Raises:
         RunFolderError: The folder holds no such network, or is damaged.
@@ -130,7 +130,7 @@ def class_of_name(name: str) -> type[KanifiedModel] | None:
 
 
 def _library(kind: type) -> str | None:
-    """The library of ``_LIBRARIES`` that a class is a model of."""
+    """Returns the library whose model a class is, or None."""
     for base in kind.__mro__:
         library = base.__module__.partition(".")[0]
         if _LIBRARIES.get(library) == base.__name__:
@@ -139,11 +139,11 @@ def _library(kind: type) -> str | None:
 
 
 class KanifiedModel(MovingGrids):
-    """Methods of a kanified model of diffusers or transformers beside those of its class."""
+    """Methods that a kanified model of diffusers or transformers adds to its class."""
 
     @property
     def recipes(self) -> list[Recipe]:
-        """Recipes of the replaced blocks, as its configuration has them."""
+        """Recipes of the replaced blocks, from the configuration."""
         return _valid(getattr(self.config, "kanified", None) or ())
 
     def _set_recipes(self, recipes: Iterable[Recipe | Mapping[str, object]]) -> None:
@@ -172,7 +172,7 @@ class KanifiedModel(MovingGrids):
 
     @classmethod
     def _require_sound(cls, folder: Path, infix: str) -> None:
-        """Checks a folder; the infix stands in the name of the weights, before its ending."""
+        """Checks a folder; ``infix`` comes before the ending in the file name of the weights."""
         raise NotImplementedError
 
     def _note_intervals(self, num_intervals: int) -> None:
@@ -181,7 +181,7 @@ class KanifiedModel(MovingGrids):
 
 
 class _OfDiffusers(KanifiedModel):
-    """A kanified model of diffusers: the recipes are an argument that it is built with."""
+    """A kanified model of diffusers; the recipes are an argument of its constructor."""
 
     def _set_recipes(self, recipes: Iterable[Recipe | Mapping[str, object]]) -> None:
         self.register_to_config(kanified=_json(recipes))  # type: ignore[operator]
@@ -194,7 +194,7 @@ class _OfDiffusers(KanifiedModel):
 
 
 class _OfTransformers(KanifiedModel):
-    """A kanified model of transformers: the recipes are an entry of its configuration."""
+    """A kanified model of transformers; the recipes are an entry of its configuration."""
 
     def _set_recipes(self, recipes: Iterable[Recipe | Mapping[str, object]]) -> None:
         vars(self.config)["kanified"] = _json(recipes)
@@ -207,19 +207,19 @@ class _OfTransformers(KanifiedModel):
 
 
 def _valid(recipes: object) -> list[Recipe]:
-    """Recipes that are recipes, or their JSON."""
+    """Checks recipes, or their JSON."""
     with valid_settings("kanified"):
         return _RECIPES.validate_python(recipes)
 
 
 def _json(recipes: Iterable[Recipe | Mapping[str, object]]) -> list[dict[str, object]]:
-    """Recipes as the configuration has them."""
+    """Turns recipes into JSON for the configuration."""
     return [recipe.model_dump(mode="json") for recipe in _valid(recipes)]
 
 
 @cache
 def class_of(kind: type) -> type[KanifiedModel]:
-    """The subclass of a model of diffusers or transformers that knows what was replaced in it."""
+    """Makes the subclass of a diffusers or transformers model that records its replaced blocks."""
     library = _of_diffusers if _library(kind) == "diffusers" else _of_transformers
     home, build = library(kind)
     names = {"__init__": build, "__module__": _HOME, "__doc__": f"A kanified {kind.__name__}."}

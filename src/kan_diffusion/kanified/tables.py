@@ -8,11 +8,11 @@ __all__ = ["aligned"]
 
 
 def aligned(rows: Sequence[Sequence[str]], words: int) -> list[str]:
-    """Lines of a table, the head first.
+    """Formats rows, the head first, as lines of a table.
 
     Args:
         rows: Rows of cells, all of one length.
-        words: Number of columns, the first ones, that are words and not numbers.
+        words: Number of columns, the first ones, that hold words and not numbers.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
