@@ -1,19 +1,20 @@
 """Compares encodings of categories: which gives rows that look most like the data?
 
-The same network with the same number of parameters, steps and rows is trained on four tables whose
-columns of text or few values are all told to be categories:
+The same network is trained with equal parameters, steps and rows on four tables, in which all
+columns of text or of few values are declared to be categories:
 
 * bits: the rank by frequency as a binary number, ceil(log2 K) coordinates of -1 and +1 (Chen,
   Zhang and Hinton 2022, arXiv:2208.04202);
 * one-hot: K coordinates, +1 for the category and -1 for the others, up to K = 8; bits beyond;
 * level by frequency: one coordinate, the rank by frequency spread over its step and mapped to
   N(0, 1);
-* level by association: the same, in the order of reciprocal averaging, in which neighbours go with
-  the same other cells (Hill 1973). This is what the codec does.
+* level by association: the same, in the order of reciprocal averaging, which puts categories next
+  to each other that occur with the same other cells (Hill 1973). The codec uses this encoding.
 
-Judged by C2ST (accuracy of gradient boosting that tells drawn rows from real ones, five folds; 0.5
-is perfect) and by the contingency similarity of pairs of categories (1 minus the total variation
-distance of their joint frequencies; 1 is perfect). Seeds are shared, so differences are paired.
+The encodings are judged by C2ST (accuracy of gradient boosting that tells drawn rows from real
+ones, five folds; 0.5 is perfect) and by the contingency similarity of pairs of categories (1 minus
+the total variation distance of their joint frequencies; 1 is perfect). All encodings use the same
+seeds, so differences are paired.
 
     python benchmarks/category_encodings.py
 """
@@ -42,7 +43,7 @@ MOST_ROWS = 4000
 
 
 def made(num: int = 4000) -> pd.DataFrame:
-    """Six columns of 3 to 40 categories and two numbers, all driven by a hidden class."""
+    """Draws six columns of 3 to 30 categories and two numbers, all driven by a hidden class."""
     rng = np.random.default_rng(0)
     hidden = rng.choice(12, num, p=np.arange(12, 0, -1) / 78)
     columns: dict[str, np.ndarray] = {}
@@ -56,7 +57,7 @@ def made(num: int = 4000) -> pd.DataFrame:
 
 
 def cities(num: int = 4000) -> pd.DataFrame:
-    """A column of 300 categories, one of 20 that nearly follows from it, and two numbers."""
+    """Draws a column of 300 categories, one of 20 that nearly follows from it, and two numbers."""
     rng = np.random.default_rng(1)
     shares = 1 / np.arange(1, 301)
     city = rng.choice(300, num, p=shares / shares.sum())
@@ -84,13 +85,13 @@ def tables() -> dict[str, pd.DataFrame]:
 
 
 def one_hot(count: int) -> Codebook:
-    """+1 for the category, -1 for the others, where there are three to eight."""
+    """Encodes three to eight categories as +1 for the category and -1 for others, else as bits."""
     few = 2 < count <= 8
     return Codebook(2 * np.eye(count) - 1) if few else Codebook.of_bits(count)
 
 
 def by_frequency(columns: tuple[Column, ...], _: pd.DataFrame) -> tuple[Column, ...]:
-    """Puts categories without an order in that of their frequencies."""
+    """Sorts categories that have no order by their frequencies."""
     return tuple(
         column.in_order(np.argsort(-np.array(column.frequencies), kind="stable"))
         if column.is_discrete
@@ -173,7 +174,7 @@ def run(
 
 
 def main() -> None:
-    """Runs every table, encoding and seed; writes rows and paired differences."""
+    """Runs every table, encoding and seed; writes rows and means."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--params", type=int, default=20_000)

@@ -1,8 +1,8 @@
 """Shows that two checkouts of this repository train the same models and give the same rows.
 
-In each checkout a KAN and an MLP are trained and their weights hashed, then a study is run through
-the command line, and every number of its rows but times is compared. A change of structure must
-leave all of them equal to the last bit.
+In each checkout two KANs and an MLP are trained and their weights hashed. Then a study is run
+through the command line, and every number of its rows except times is compared. A change that only
+restructures the code must leave all of them equal to the last bit.
 
     python benchmarks/compare_checkouts.py BEFORE AFTER [--seeds 3] [--steps 2000]
 """
@@ -48,7 +48,7 @@ models:
   - {{name: matched KAN, family: kan, params: 2300, depth: 4, learning_rate: 2.3e-2}}
   - {{name: matched MLP, family: mlp, params: 2300, depth: 6, learning_rate: 2.2e-2}}
 """
-"""The default study as it was when it held the notebook's networks, too."""
+"""The default study from the time when it also contained the notebook's networks."""
 
 WEIGHTS = """
 import hashlib, sys, torch
@@ -70,7 +70,7 @@ TIMES = ("train_seconds", "train_cpu_seconds", "sample_seconds")
 
 
 def _run(checkout: Path, *words: str) -> str:
-    """Runs Python with the package of a checkout; gives what it prints."""
+    """Runs Python with the package of a checkout and returns what it prints."""
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src")}
     command = [sys.executable, *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -97,7 +97,7 @@ def _equal(before: object, after: object) -> bool:
 
 
 def main() -> None:
-    """Compares the two checkouts and exits with 1 where they differ."""
+    """Compares the two checkouts; exits with status 1 if they differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)

@@ -1,8 +1,9 @@
 """Compares the initialisations of KAN layers for denoising.
 
-Every scheme gets the same learning rates, data sets and seeds: the KAN family's defaults at about
-2,300 parameters, cosine process, 4,000 steps of 1,024 points. A scheme is judged by the mean excess
-against the exact oracle, each data set at the scheme's better learning rate.
+Every scheme gets the same learning rates, data sets and seeds. The network has the defaults of the
+``full-kan`` family at about 2,300 parameters; the process is ``cosine``, with 4,000 steps of 1,024
+points. A scheme is judged by its mean excess against the exact oracle, on each data set at the
+better one of its learning rates.
 
     python benchmarks/initializations.py
 """
@@ -27,7 +28,7 @@ from kan_diffusion.files import write_json, write_text
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 from kan_diffusion.randomness import stream_seed, torch_generator
 
-SEED = 30_000  # of no study
+SEED = 30_000  # used by no study
 DATA = ("swiss-roll", "checkerboard")
 LEARNING_RATES = (8e-3, 2.3e-2)
 
@@ -73,7 +74,7 @@ def run(job: Job, steps: int) -> dict[str, object]:
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """The comparison as a table of Markdown, best first."""
+    """Formats the comparison as a table in Markdown, best first."""
     lines: list[tuple[float, str]] = []
     for init in INITIALIZATIONS:
         cells, total = [], 0.0
@@ -103,7 +104,7 @@ def table(rows: list[dict[str, object]]) -> str:
 
 
 def main() -> None:
-    """Runs what is missing and writes rows and table."""
+    """Runs the missing trainings and writes rows and table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=4000)

@@ -6,14 +6,14 @@
     python benchmarks/kan_layer.py --parts families          # denoisers, about two minutes
     python benchmarks/kan_layer.py --parts blocks            # feed-forwards, about two minutes
 
-Forward, backward and Adam step of layer stacks at several sizes, with one and two threads; the
-growth of the time with the grid, the width and the batch; denoisers of the KAN and the MLP family
-of equal size; feed-forward blocks of a picture transformer, plain and kanified; the kernels of
-other bases and of learned activations against torch, eager and
-compiled; peak memory; the first use. All timings of a case are of one run, interleaved repeat by
-repeat. Results go to ``--out``: JSON with all rows, a page of Markdown with the verdict on every
-target, and figures; parts that ``--parts`` leaves out stay there as they are. A contender that is
-missing or fails is a row that says why; ``make bench`` installs those of others.
+It measures forward, backward and Adam step of layer stacks at several sizes, with one and two
+threads; the growth of the time with the grid, the width and the batch; denoisers of the KAN and the
+MLP families at equal size; feed-forward blocks of a picture transformer, plain and kanified; the
+kernels of other bases and of learned activations against torch, eager and compiled; peak memory;
+and the first use. All timings of a case come from one run, interleaved repeat by repeat. Results go
+to ``--out``: JSON with all rows, a page of Markdown with the verdict on every target, and figures;
+parts that ``--parts`` leaves out are kept there as they are. A contender that is missing or fails
+gets a row with the reason; ``make bench`` installs the other packages.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _CACHES = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 _MEMORY_SECONDS, _FIRST_USE_SECONDS = 10.0, 20.0
 
 Advance = Callable[[str, float], None]
-"""Told what is going on and how many of the expected seconds are done with."""
+"""Called with what is being measured and how many of the expected seconds have been completed."""
 
 
 def main() -> None:
-    """Measures what is asked for and writes it."""
+    """Runs the chosen measurements and writes the results."""
     arguments = _parse()
     try:
         if arguments.render:
@@ -117,7 +117,7 @@ def _plan(quick: bool, arguments: argparse.Namespace) -> Plan:
 
 
 def _measure(arguments: argparse.Namespace) -> tuple[Row, Results]:
-    """Runs all parts; timings with each number of threads in a process of their own."""
+    """Runs all parts; the timings for each number of threads run in a separate process."""
     device, names, parts = arguments.device, arguments.contenders, arguments.parts
     plan = _plan(arguments.quick, arguments)
     environment = worker_environment(device)
@@ -160,7 +160,7 @@ def _cost(kind: str) -> float:
 
 
 def _first_use(name: str, plan: Plan, device: str) -> list[Row]:
-    """The first steps of two fresh processes: without compiled code, and with that of the first."""
+    """Times the first steps of two fresh processes: without compiled code, then with it."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         variables = {variable: str(Path(folder) / variable.lower()) for variable in _CACHES}
@@ -171,7 +171,7 @@ def _first_use(name: str, plan: Plan, device: str) -> list[Row]:
 
 
 def _follow(costs: dict[str, float], threads: int, advance: Advance) -> Callable[..., None]:
-    """Turns the news of one worker's tasks into expected seconds that are done with."""
+    """Converts the progress of one worker's tasks into completed expected seconds."""
     reached = dict.fromkeys(costs, 0.0)
     count = "1 thread" if threads == 1 else f"{threads} threads"
 
@@ -184,7 +184,7 @@ def _follow(costs: dict[str, float], threads: int, advance: Advance) -> Callable
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """How to run the same again; the output folder is left out."""
+    """Returns the command that repeats this run, without the output folder."""
     words = ["python benchmarks/kan_layer.py"]
     if arguments.device != "cpu":
         words.append(f"--device {arguments.device}")
@@ -202,7 +202,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 @contextmanager
 def _progress(total: float) -> Iterator[Advance]:
-    """A bar with the time left on a terminal, a line for each finished piece elsewhere."""
+    """Shows a bar with the time left on a terminal, and a line for each new piece elsewhere."""
     console = Console(stderr=True, highlight=False)
     with Progress(
         TextColumn("{task.description}"),

@@ -2,15 +2,16 @@
 
     python benchmarks/kanified_size.py
 
-The U-Net of Stable Diffusion 1.5 is built on torch's meta device, kanified, and called there with
-one latent of 64 x 64, which tells how many tokens reach each feed-forward. Printed are, of all
-feed-forwards together: parameters; floating-point operations of a forward pass, two for each weight
-and token and those of learned functions, GELU itself not counted; and the numbers that a backward
-pass needs, in MiB of float32, by our CPU kernels and by torch's own operations, as a GPU has them.
+The U-Net of Stable Diffusion 1.5 is built on torch's meta device and called there with one latent
+of 64 x 64, which shows how many tokens reach each feed-forward. Plain and kanified versions are
+compared. The table has, for all feed-forwards together: parameters; floating-point operations of a
+forward pass, two for each weight and token plus those of learned functions, without GELU; and the
+numbers kept for a backward pass, in MiB of float32, with our CPU kernels and with torch's own
+operations, which a GPU uses.
 
-Then the whole network as it is: operations as torch counts them, what it keeps for a backward pass,
-the maps of attention apart, which fused attention does not keep; and the parameters of the text
-encoder and the autoencoder beside it.
+Then follow, for the whole plain network, operations as torch counts them and what is kept for a
+backward pass, with the attention maps, which fused attention does not keep, as a separate number;
+and the parameters of the text encoder and the autoencoder beside it.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def _call(network: nn.Module) -> None:
 
 
 def _whole(network: nn.Module) -> tuple[int, int, int]:
-    """Operations of a forward pass, and bytes kept for a backward one: maps of attention, others.
+    """Operations of a forward pass, and bytes kept for a backward one: attention maps, others.
 
-    Torch's attention on the meta device is the one that keeps its maps, heads x tokens x tokens.
+    On the meta device torch uses the attention that keeps its maps, heads x tokens x tokens.
     """
     parameters = {one.untyped_storage()._cdata for one in network.parameters()}
     kept: dict[int, Tensor] = {}
@@ -92,7 +93,7 @@ def _millions(make: Callable[[], nn.Module]) -> float:
 
 
 def _per_token(block: nn.Module) -> tuple[int, int, int]:
-    """Operations a token, and numbers kept for the backward pass: by our kernels, by torch."""
+    """Operations per token, and numbers kept for the backward pass by our kernels and by torch."""
     first, last = block.net[0], block.net[2]
     width = last.in_features
     if isinstance(first, KANLinear):

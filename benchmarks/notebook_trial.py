@@ -1,10 +1,10 @@
-"""The notebook's KAN trial, at full length, on our layers and on the recursion, in one run.
+"""Runs the notebook's KAN trial at full length, on our layers and on the recursion, side by side.
 
 Both start from the same parameters, see the same batches and are trained by the same loop; only the
-evaluation of the splines differs. They take turns, a quarter of a second each, so that whatever
-else slows the machine slows both; one that has finished leaves the turns to the other. What is
-compared is the time of the steps (``TrainingResult.seconds``); the losses show that it is the same
-training.
+evaluation of the splines differs. They take turns of a quarter of a second, so that anything
+else that slows the machine slows both; when one has finished, the other runs alone. The script
+compares the time of the steps (``TrainingResult.seconds``); the losses show that the trainings
+are the same.
 
     OMP_NUM_THREADS=1 python benchmarks/notebook_trial.py
     OMP_NUM_THREADS=1 python benchmarks/notebook_trial.py --epochs 20
@@ -44,14 +44,14 @@ class Turns:
             self._change.wait_for(lambda: self._waiting[0] == name)
 
     def pass_on(self, name: str) -> None:
-        """Hands the turn to the next and waits for one's own."""
+        """Hands the turn to the next thread and waits until ``name`` has it again."""
         with self._change:
             self._waiting.append(self._waiting.pop(0))
             self._change.notify_all()
             self._change.wait_for(lambda: self._waiting[0] == name)
 
     def leave(self) -> None:
-        """Takes no more turns."""
+        """Hands the turn to the next thread for good."""
         with self._change:
             self._waiting.pop(0)
             self._change.notify_all()

@@ -1,7 +1,7 @@
-"""Measures what judges pictures: the reader of scenes, its time, the judge of digits, the oracle.
+"""Measures the judges of pictures: scene reader and its time, digit judge, features, oracle.
 
-Scenes are fresh, of all combinations, and read without being told how many things they have.
-Seconds are processor time of one thread, so that other programs on the machine count little.
+Scenes are fresh and of all combinations, and the reader is not told how many things they have.
+Seconds are processor time of one thread, so that other programs on the machine matter little.
 
     OMP_NUM_THREADS=1 python benchmarks/picture_judge.py
 """
@@ -29,7 +29,7 @@ NOISES = (0.0, 0.3)
 
 
 def drawing() -> dict[str, float]:
-    """Seconds to draw and to caption 20,000 pictures, by their kind, renderings included."""
+    """Seconds to draw and caption 20,000 pictures of each kind, renderings included."""
     seconds = {}
     for size, objects in ((16, 1), (16, 3), (32, 1), (32, 3)):
         renderings.cache_clear()
@@ -40,7 +40,7 @@ def drawing() -> dict[str, float]:
 
 
 def reading(num: int) -> list[dict[str, float | None]]:
-    """Shares of real scenes that are read right, by size, number of things and noise."""
+    """Shares of real scenes that are read correctly, by size, number of things and noise."""
     rows = []
     for size in (16, 32):
         for objects in (1, 2, 3):
@@ -67,7 +67,7 @@ def reading_time(num: int) -> dict[str, float]:
 
 
 def digits(splits: int) -> list[float]:
-    """Accuracy of the judge of digits on the real ones of a split that it was not fitted to."""
+    """Accuracy of the digit judge on the held-out real digits of each split."""
     scores = []
     for seed in range(splits):
         data = load_dataset(PictureData(pictures="digits", holdout=0.3), 0, seed)
@@ -79,7 +79,7 @@ def digits(splits: int) -> list[float]:
 
 
 def features(name: str) -> dict[str, dict[str, float]]:
-    """Metrics of features between real pictures, and of real ones that were spoilt."""
+    """Feature metrics between real pictures, and between real ones and spoilt ones."""
     config = PictureData(pictures=name, holdout=0.5 if name == "digits" else 0.1)
     data = load_dataset(config)
     started = time.process_time()
@@ -106,7 +106,7 @@ def features(name: str) -> dict[str, dict[str, float]]:
 
 
 def oracle(num: int) -> dict[str, float]:
-    """Shares read as asked of samples by the exact denoiser in 20 steps, and its flow loss."""
+    """Share of the exact denoiser's samples (20 steps) read as asked, and its flow loss."""
     scenes = draw_scenes(num, numpy_generator("oracle"), 1, "all")
     prompts = [caption(scene, numpy_generator("oracle", i)) for i, scene in enumerate(scenes)]
     generator = torch_generator("oracle")
@@ -135,7 +135,7 @@ def oracle(num: int) -> dict[str, float]:
 
 
 def sheet(path: Path) -> None:
-    """Draws what there is: scenes of one, two and three things, digits and emoji."""
+    """Draws examples of the data: scenes of one, two and three things, digits and emoji."""
     configs = [
         PictureData(pictures="shapes", size=32, objects=3, num_pictures=200),
         PictureData(pictures="digits"),

@@ -1,16 +1,16 @@
-"""What scheduling costs when trials are tiny.
+"""Measures the cost of scheduling when trials are tiny.
 
 A thousand trials of a fraction of a second each run in a temporary folder, once for every executor.
-A worker's time is either spent inside a trial, by the worker's own clock, or it is scheduling's:
-waiting for the next trial, receiving it, returning what became of the last. The share of scheduling
-is
+A worker spends its time either inside a trial, by its own clock, or on scheduling: waiting for the
+next trial, receiving it, returning the result of the last one. The share of scheduling is
 
     1 - (time inside trials, all workers together) / (number of workers * wall-clock time),
 
-from the moment the last worker has started its first trial until the last trial is done, trials
-that overlap the first moment counted for what lies after it. Until then workers start: Python and
-everything a trial imports, which is stated apart. What the driver itself computes is stated, too:
-on a machine without a core to spare it makes trials slower and is not in the share.
+measured from the moment when the last worker starts its first trial until the last trial is done;
+of trials that overlap that moment only the part after it counts. The time before it, in which
+workers start Python and import what a trial needs, is reported separately. The driver's own
+processor time is reported, too: on a machine without a core to spare it slows the trials, which
+the share does not show.
 
     OMP_NUM_THREADS=1 python benchmarks/scheduling.py
 """
@@ -37,7 +37,7 @@ Row = dict[str, str | int | float]
 
 
 def tiny_trials(count: int) -> list[TrialConfig]:
-    """Trials of 20 steps of 32 points whose evaluation is as small as it gets."""
+    """Makes trials of 20 steps of 32 points with the smallest possible evaluation."""
     study = StudyConfig.model_validate(
         {
             "name": "scheduling",
@@ -58,7 +58,7 @@ def tiny_trials(count: int) -> list[TrialConfig]:
 
 
 def measure(executor: str, trials: Sequence[TrialConfig], workers: int) -> Row:
-    """Runs the trials in a temporary folder; returns where the time went."""
+    """Runs the trials in a temporary folder and returns how the time was spent."""
     spans: list[tuple[float, float, str]] = []
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
-r"""Trains denoisers on toys with an exact oracle, one setting against another.
+r"""Trains denoisers on toys with an exact oracle, to compare settings.
 
-What the search for a KAN that wins tries goes through here: families, optimisers, sizes, steps and
-single settings, on seeds that no study reports (101 and up). Each training is a row of
-``results/search/results.jsonl``, written when it has ended; what is there is not trained again.
-``docs/search.md`` says what came of it.
+The search for a KAN that wins uses this script to try families, optimisers, sizes, steps and single
+settings, on seeds that no study reports (101 and up). Each training is a row of
+``results/search/results.jsonl``, written when the training ends; rows that exist are not trained
+again. ``docs/search.md`` has the findings.
 
     OMP_NUM_THREADS=1 python benchmarks/search.py --data two-spirals rings \
         --models kan gated-mlp --optimizers adam soap --seeds 101 102 103 104 105
@@ -51,7 +51,7 @@ def _key(row: Row) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows there are."""
+    """Reads the rows that exist."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -103,10 +103,10 @@ def run_one(row: Row) -> Row:
 
 
 def show(rows: list[Row], console: Console) -> None:
-    """Prints mean excesses times 1,000 by data set, and the seconds of a training.
+    """Prints mean excesses times 1,000 by data set, and the median seconds of a training.
 
-    In brackets stand the number of seeds and, from the second model of a group on, on how many of
-    them its excess is above that of the group's first.
+    The brackets hold the number of seeds and, from the second model of a group on, the number of
+    seeds on which its excess is above that of the group's first model.
     """
     groups: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -133,7 +133,7 @@ def show(rows: list[Row], console: Console) -> None:
 
 
 def main() -> None:
-    """Trains what is missing and prints the table of all there is."""
+    """Trains the missing settings and prints a table of all rows."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", nargs="+", default=["two-spirals", "checkerboard", "rings"])
     parser.add_argument("--models", nargs="+", default=["kan", "gated-mlp"])

@@ -1,6 +1,6 @@
 """Measures the defaults of DiffusionEstimator on tables from 30 x 5 to 100,000 x 50.
 
-Each table is split: the model is fitted to one part with all defaults and judged against the rest.
+Each table is split: the model is fitted to one part with the defaults and judged on the rest.
 Synthetic tables have clusters, log-normal columns and correlations within each cluster.
 Seconds are processor time of all threads, so that other programs on the machine do not count.
 
@@ -35,15 +35,15 @@ from kan_diffusion.files import write_json
 from kan_diffusion.training.defaults import suggested
 
 MOST_JUDGED = 4_000
-"""Rows of a side that are judged."""
+"""Largest number of rows on each side of a comparison."""
 
 
 def clustered(num_rows: int, num_columns: int, clusters: int = 8) -> pd.DataFrame:
-    """Rows of a mixture of correlated Gaussians, most columns of which are exponentiated.
+    """Draws rows from a mixture of correlated Gaussians, most columns of which are exponentiated.
 
     Args:
         num_rows: Number of rows.
-        num_columns: Number of columns; tables of one width have one distribution.
+        num_columns: Number of columns; tables with equally many have the same distribution.
         clusters: Number of components.
     """
     shape, draw = (np.random.default_rng([num_columns, kind]) for kind in (0, num_rows))
@@ -64,7 +64,7 @@ def clustered(num_rows: int, num_columns: int, clusters: int = 8) -> pd.DataFram
 
 
 def load(name: str) -> tuple[pd.DataFrame, int]:
-    """A table and how many of its rows are fitted: of a real one half, so as to judge alike."""
+    """Returns a table and the number of rows to fit: half of a real table, for equal sides."""
     if name[0].isdigit():
         num_rows, num_columns = map(int, name.split("x"))
         return clustered(num_rows + min(num_rows, MOST_JUDGED), num_columns), num_rows
@@ -80,7 +80,7 @@ def closest_share(drawn: torch.Tensor, fitted: torch.Tensor, fresh: torch.Tensor
 
 
 def measure(name: str, seed: int, settings: dict[str, object]) -> dict[str, object]:
-    """Fits one table, with defaults but for some settings, and judges what is drawn."""
+    """Fits one table, with defaults except for ``settings``, and judges the drawn rows."""
     torch.set_num_threads(1)
     frame, num_fitted = load(name)
     order = np.random.default_rng(seed).permutation(len(frame))
@@ -129,7 +129,7 @@ JOBS: list[tuple[str, int, dict[str, object]]] = [
     *(("breast_cancer", seed, {}) for seed in range(2)),
     ("diabetes", 0, {}),
     ("100000x50", 0, {}),
-    # What else they might have been.
+    # Alternatives to the defaults.
     ("16000x20", 0, {"params": 2300, "batch_size": 1024, "learning_rate": 2.3e-2}),
     ("16000x20", 0, {"params": 60_000}),
     *(("breast_cancer", 0, {"depth": depth}) for depth in (3, 4)),
@@ -152,7 +152,7 @@ def time_threads() -> list[dict[str, float]]:
             blocks=(1,) * 20,
             at_most=True,
         )
-        for steps in (5, 40):  # the first for the caches
+        for steps in (5, 40):  # the first fills the caches
             config = TrainingConfig(steps=steps, batch_size=suits.batch_size)
             result = train(denoiser, process, rows, config, seed=0, device="cpu")
         timed.append(
@@ -167,7 +167,7 @@ def time_threads() -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Measures what is not yet in the file of results."""
+    """Runs the measurements that the results file does not have yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/tables/defaults.json"))
     parser.add_argument("--only", default="", help="Tables whose name contains this.")

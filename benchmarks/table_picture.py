@@ -1,6 +1,6 @@
-"""Draws the columns of a table beside those that a model with all defaults generates.
+"""Draws the columns of a table beside those that a model with the defaults generates.
 
-The table is statsmodels' `fair`: 6,366 women in 1974, their marriage, work and affairs.
+The table is `fair` from statsmodels: marriage, work and affairs of 6,366 women in 1974.
 
     python benchmarks/table_picture.py
 """
@@ -22,7 +22,7 @@ ACROSS = 3
 
 
 def main() -> None:
-    """Fits, samples, judges and draws."""
+    """Fits a model, judges its rows and draws the columns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/tables/fair-columns.png"))
     path: Path = parser.parse_args().out

@@ -1,9 +1,10 @@
-"""Compares diffusion and flow matching for tables: of which process are the rows better?
+"""Compares diffusion and flow matching for tables: which process gives better rows?
 
-The estimator with its defaults, but for the process, is fitted to half of the rows of tables of the
-benchmark (``make tables``) and judged by the other half, as the methods there are, on seeds that
-are not reported there. Usefulness is the score of learners trained on drawn rows over that of
-learners trained on real ones. Seeds are shared, so differences are paired.
+The estimator, with its defaults except for the process, is fitted to half of the rows of tables of
+the benchmark (``make tables``) and judged on the other half, in the same way as the methods there,
+on seeds that the benchmark does not report. Usefulness is the score of predictors trained on drawn
+rows divided by that of predictors trained on real rows. Both processes use the same seeds, so
+differences are paired.
 
     python benchmarks/table_processes.py
 """
@@ -29,7 +30,7 @@ PROCESSES = "cosine", "flow"
 
 
 def run(table: str, process: str, seed: int) -> dict[str, object]:
-    """Fits a table by one process and judges what is drawn."""
+    """Fits a table with one process and judges the drawn rows."""
     split = TABLES[table].split(seed)
     model = DiffusionEstimator(process=process, random_state=seed).fit(split.train)
     drawn = model.sample(len(split.train), random_state=seed)
@@ -43,7 +44,7 @@ def run(table: str, process: str, seed: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Runs what is not finished of all tables, processes and seeds; writes rows and means."""
+    """Runs the unfinished combinations of table, process and seed; writes rows and means."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/tables/processes.json"))
     out = parser.parse_args().out

@@ -1,16 +1,16 @@
-"""Where the time of a training step goes.
+"""Measures how the time of a training step is spent.
 
-The loop itself is what is measured: ``train`` runs with a clock around each part of its step, and
-a part's share is its time over the wall-clock time of that same call of ``train``, start and end
-included. What no clock was around (the loop, the checks for NaN, the clocks themselves, setting up)
-is the rest. Two sums are given: the strict one counts forward (with the loss), backward and Adam's
-step as work and everything else as overhead; the lenient one counts clipping and the moving average
-of the weights as work, too. The time of a step is from runs without clocks, taken in turn with the
-others.
+``train`` itself is measured: it runs with a clock around each part of its step. The share of a part
+is its time divided by the wall-clock time of the same call of ``train``, start and end included.
+Everything without a clock (the loop, the checks for NaN, the clocks themselves, setting up) is the
+rest. There are two sums: the strict one counts forward (with the loss), backward and Adam's step as
+work and everything else as overhead; the lenient one also counts clipping and the moving average of
+the weights as work. The time of a step comes from runs without clocks, which alternate with the
+runs with clocks.
 
     OMP_NUM_THREADS=1 python benchmarks/training_loop.py
 
-``--optimizers`` times whole steps by each optimiser instead, beside Adam's in turn.
+``--optimizers`` instead times whole steps of each optimiser, alternating with Adam.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PARTS: dict[str, tuple[type, str]] = {
     "gradients": (TrainingRun, "collect"),
     "draws": (Batches, "at"),
 }
-"""Each part of a step with the method that does it; all of a step but its bookkeeping."""
+"""The parts of a step, each with the method that does it; bookkeeping is not among them."""
 
 WORK = ("forward", "backward", "Adam")
 ALSO_WORK = ("clipping", "EMA")
@@ -62,7 +62,7 @@ Seconds = dict[str, float]
 
 @contextmanager
 def clocks() -> Iterator[Seconds]:
-    """Puts a clock around each part; gives the seconds each has taken."""
+    """Puts a clock around each part; yields the seconds that each part has taken."""
     spent: Seconds = defaultdict(float)
 
     def timed(part: str, method: Callable[..., object]) -> Callable[..., object]:
@@ -134,7 +134,7 @@ def measure(family: str, batch_size: int, steps: int, repeats: int) -> dict[str,
 
 
 def compare_optimizers(family: str, steps: int, repeats: int) -> list[dict[str, object]]:
-    """Processor time of a step by each optimiser, and how many times that of Adam: medians."""
+    """Measures median processor times of a step by each optimiser, also relative to Adam's."""
     # A step of L-BFGS is some twenty iterations.
     lengths = {name: max(1, steps // 20 if name == "lbfgs" else steps) for name in OPTIMIZERS}
     taken: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}

@@ -1,10 +1,10 @@
 """Finds the settings that suit each family, with equal effort for all of them.
 
-Every family gets the same number of random settings, trained alike (cosine process, 4,000 steps of
-1,024 points, about 2,300 parameters) on the swiss roll with seeds that no study uses, and judged by
-the excess against the exact oracle. The first settings of a family are its defaults. The
-ranges are narrowed, for both families, to where a first round had found its better half:
-KANs of one hidden layer and learning rates below 0.008 were far behind.
+Every family gets the same number of random settings. They are trained alike (cosine process, 4,000
+steps of 1,024 points, about 2,300 parameters) on the swiss roll, with seeds that no study uses, and
+judged by the excess against the exact oracle. The first settings of a family are its defaults. The
+ranges of both families were narrowed to those of the better half of a first round, in which KANs
+with one hidden layer and learning rates below 0.008 were far behind.
 
     python benchmarks/tune_defaults.py --trials 16
 """
@@ -34,7 +34,7 @@ Settings = dict[str, object]
 
 
 def kan_settings(random: np.random.Generator) -> Settings:
-    """Random settings of the KAN family."""
+    """Random settings of the full KAN."""
     reach = float(random.choice([1.5, 2.0, 2.5, 3.0]))
     return {
         "depth": int(random.integers(2, 5)),
@@ -123,7 +123,7 @@ def main() -> None:
         chosen += [SPACES[family](random) for _ in range(arguments.trials - 1)]
         jobs += [(family, i, one, arguments.steps) for i, one in enumerate(chosen)]
     path = arguments.out / "swiss-roll.json"
-    rows = json.loads(path.read_text()) if path.exists() else []  # go on where it was
+    rows = json.loads(path.read_text()) if path.exists() else []  # resume
     done = {(row["family"], row["trial"]) for row in rows}
     jobs = [job for job in jobs if job[:2] not in done]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:

@@ -1,10 +1,10 @@
 """The verdict on KANs and MLPs as denoisers: ``make verdict``, or ``python benchmarks/verdict.py``.
 
-Parts are run one after another, each in a folder of ``results/verdict``: searches for settings with
-equal effort, and studies with the settings they found. Rows are written as trials finish
-(``results.json``), so that whatever is committed of them is never trained again: the same command
-goes on from them on another machine, after anything. Then the tables and figures of the results are
-written into ``docs/verdict.md``, whose plan stands above them; no number there is typed by hand.
+The parts run one after another, each in a folder of ``results/verdict``: searches for settings with
+equal effort, and studies with the settings that the searches found. Rows are written as trials
+finish (``results.json``), so trials whose rows are committed are never trained again: on another
+machine the same command continues from them. Then the tables and figures of the results are written
+into ``docs/verdict.md``, below the plan; no number there is typed by hand.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ OPTIMIZERS = ("adam", "soap")
 TUNED_ON = ("checkerboard", "two-spirals", "mixture-8d")
 
 BETTER_ON, MEDIAN, MOONSHOT = 9, 0.8, 0.7
-"""The target: data sets of the 13 with an exact oracle, and the median ratio at most."""
+"""The target: how many of the 13 exact data sets, and bounds of the median ratio."""
 
 RESULTS = Path("results/verdict")
 PAGE = Path("docs/verdict.md")
@@ -64,10 +64,10 @@ class Part:
     """A search or a study of the verdict.
 
     Attributes:
-        name: Its folder.
-        preset: The built-in study it comes from.
-        tuned: The part that finds its models' settings; None for a search.
-        title: What it is, in words.
+        name: Name of its folder.
+        preset: The built-in study that it runs.
+        tuned: The part that finds the settings of its models; None for a search.
+        title: Its title in tables.
     """
 
     name: str
@@ -76,10 +76,10 @@ class Part:
     title: str
 
     def study(self, results: Path) -> StudyConfig:
-        """Its study, with the settings that were found for it; as it was begun, once it was.
+        """The study with the tuned settings; once it has begun, the study as it was saved then.
 
         Raises:
-            KanDiffusionError: They have not been found yet.
+            KanDiffusionError: The settings have not been found yet.
         """
         begun = results / self.name / "study.yaml"
         if self.tuned is not None and begun.exists():
@@ -88,7 +88,7 @@ class Part:
         if self.tuned is None:
             return study.with_data(TUNED_ON)
         found = apply_tuned(study, read_tuned(results / self.tuned / "tuned.json"))
-        # What makes a variant is its own, whatever suits its family.
+        # Settings that define a variant override those tuned for its family.
         models = [
             model.model_copy(update={"settings": {**model.settings, **own.settings}})
             for model, own in zip(found.models, study.models, strict=True)
@@ -97,9 +97,9 @@ class Part:
 
 
 def _buildable(study: StudyConfig) -> StudyConfig:
-    """Leaves models out of a budget where they do not come in its size.
+    """Removes models from budgets whose size they cannot meet.
 
-    A budget of time is left as it is: its sizes are chosen among those that can be built.
+    Budgets of time stay as they are: their sizes are chosen among those that can be built.
     """
     datasets = {data.name: load_dataset(data, study.seed, 0) for data in study.data}
     budgets: list[Budget] = []
@@ -128,7 +128,7 @@ PARTS = (
 
 
 def run_parts(parts: Sequence[Part], results: Path, executor: Executor) -> None:
-    """Runs what is not finished of some parts, in their order.
+    """Runs the unfinished trials of some parts, in order.
 
     Raises:
         KanDiffusionError: A trial could not be run, or settings are missing.
@@ -155,7 +155,7 @@ def run_parts(parts: Sequence[Part], results: Path, executor: Executor) -> None:
 
 
 def _planned(part: Part, results: Path) -> tuple[list[TrialConfig], int]:
-    """Trials of a part, and how often a list of as many is run: once, or once a try."""
+    """Returns the trials of a part and how often a list of that length runs: once, or per try."""
     searched = next(p for p in PARTS if p.name == (part.tuned or part.name))
     known = (results / searched.name / "tuned.json").exists()
     study = part.study(results) if known or part.tuned is None else read_preset(part.preset)
@@ -215,7 +215,7 @@ def _model(trial: TrialConfig) -> str:
 
 
 def _seconds(trials: Sequence[TrialConfig], workers: int) -> float:
-    """Wall-clock seconds of trials; of a budget of time they follow from the budget."""
+    """Estimates wall-clock seconds of trials; for a budget of time they follow from the budget."""
     if trials[0].match != "time":
         return estimate_seconds(trials, workers)
     return sum(trial.budget or 0.0 for trial in trials) / workers
@@ -269,7 +269,7 @@ def _name(results: Results, family: str) -> str:
 
 
 def _means(results: Results, settings: Sequence[Setting]) -> str:
-    """Means of the judged measure with half of their intervals, the best of each kind in bold."""
+    """Writes a table of means with half of their intervals, the best of each kind in bold."""
     kinds, columns = results.models(), {}
     for setting in settings:
         values = results.values(setting.label, results.judged(setting.label))
@@ -288,7 +288,7 @@ def _means(results: Results, settings: Sequence[Setting]) -> str:
 
 
 def _comparisons(comparisons: Sequence[Comparison]) -> str:
-    """Comparisons one by one: difference with interval, ratio, tests."""
+    """Writes a table of comparisons: difference with interval, ratio, tests."""
     thousand = 1.0 if comparisons[0].measure == "c2st" else 1000.0
     lines = []
     for c in comparisons:
@@ -311,7 +311,7 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
 
 
 def _of_budget(results: Results, settings: Sequence[Setting], figures: Path, page: Path) -> str:
-    """Everything that is said of one budget."""
+    """Writes the whole section of one budget."""
     contents = ReportContents("", "", results)
     decision = contents.decision
     amount, name = settings[0].amount, _name(results, KAN)
@@ -349,7 +349,7 @@ def _of_budget(results: Results, settings: Sequence[Setting], figures: Path, pag
 
 
 def _samples(results: Results, settings: Sequence[Setting]) -> str:
-    """The tables by what a classifier can tell apart."""
+    """Compares models on the tables by C2ST, the share that a classifier assigns right."""
     tables = [s for s in settings if results.judged(s.label) != "excess"]
     name = _name(results, KAN)
     found = [c for s in tables for c in compare(results, s, "c2st") if c.model == name]
@@ -369,7 +369,7 @@ def _budgets(results: Results) -> list[list[Setting]]:
 
 
 def _searched(folder: Path) -> str:
-    """The settings that a search found, and what the first try of a family had before."""
+    """Writes a table of the best settings, with the excess of the first, best and median try."""
     table = pd.DataFrame(json.loads((folder / "tuning.json").read_text()))
     lines = []
     for family, tries in table.groupby("family", sort=False):
@@ -390,7 +390,7 @@ def _short(value: object) -> str:
 
 
 def _ablation(results: Results) -> str:
-    """Every variant against the first model of its kind."""
+    """Writes tables of every variant against the first model of its kind."""
     kinds, text = results.models(), ""
     for base in dict.fromkeys(kinds.values()):
         whole = next(name for name, kind in kinds.items() if kind == base)
@@ -410,7 +410,7 @@ def _ablation(results: Results) -> str:
 
 
 def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
-    """Writes what is finished of the results into the page, between its marks.
+    """Writes the finished results into the page, between its marks.
 
     Raises:
         KanDiffusionError: The page has no marks, or results cannot be read.
@@ -459,7 +459,7 @@ def _fill(page: Path, marks: tuple[str, str], text: str) -> None:
 
 
 def main() -> None:
-    """Runs what is not finished of the verdict, and writes its results."""
+    """Runs the unfinished parts of the verdict and writes its results."""
     parser = argparse.ArgumentParser(prog="make verdict", description=main.__doc__)
     parser.add_argument("--plan", action="store_true", help="count trials and hours, train nothing")
     parser.add_argument("--page", action="store_true", help="write the results there are, alone")

@@ -1,9 +1,10 @@
-"""A pretrained Stable Diffusion becomes a KAN, and draws what it drew before.
+"""Turns a pretrained Stable Diffusion into a KAN that draws what it drew before.
 
     python examples/kanify.py stable-diffusion-v1-5/stable-diffusion-v1-5 my-kan
 
-reads the first and writes the second, a folder that ``StableDiffusionPipeline.from_pretrained``
-reads where ``kan_diffusion.kanified`` has been imported, to be fine-tuned as any other.
+reads the first pipeline and writes the second, a folder that
+``StableDiffusionPipeline.from_pretrained`` reads after ``import kan_diffusion.kanified``. It can be
+fine-tuned like any other pipeline.
 """
 
 import sys
