@@ -205,6 +205,13 @@ def test_identifiers_are_made_anew_in_their_pattern(values: list[str], pattern: 
     assert drawn.str.fullmatch(pattern).mean() > 0.5
 
 
+def test_identifiers_may_be_long_and_large() -> None:
+    long = [f"{i:01500}" for i in range(50)]
+    assert _drawn(_column(long), 80).is_unique
+    large = np.arange(2**63, 2**63 + 50, dtype=np.uint64)
+    assert _drawn(_column(large), 80).tolist() == list(range(2**63, 2**63 + 80))
+
+
 def test_an_identifier_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     frame = pd.DataFrame({"id": range(100, 150), "x": _rng().normal(size=50)})
     with caplog.at_level(logging.WARNING):

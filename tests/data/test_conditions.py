@@ -86,6 +86,16 @@ def test_two_ranges_make_their_intersection(ends: list[int], others: list[int]) 
     assert (met == _frame()["age"].between(low, high)).all()
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("big=9007199254740993", [1]), ("big>9007199254740992", [1, 2])],
+)
+def test_large_whole_numbers_are_exact(text: str, kept: list[int]) -> None:
+    frame = pd.DataFrame({"big": np.arange(2**53, 2**53 + 3).repeat(20), "x": np.arange(60) * 0.1})
+    found = conditions_from_texts([text], TableCodec.fit(frame))["big"]
+    assert frame["big"][found.holds(frame["big"])].unique().tolist() == [2**53 + k for k in kept]
+
+
 def test_a_program_gives_values_lists_and_pairs() -> None:
     frame = _frame()
     given = {

@@ -212,6 +212,7 @@ def test_places_are_ninths() -> None:
         ("red star", "'red' belongs to no thing; begin each thing with 'a'"),
         ("a red star circle", "'circle' is a second shape"),
         ("a red star left of", "a relation has no second thing"),
+        ("left of a red star", "'left of' has no first thing"),
         ("a star on pink", "unknown word 'pink'.*known: black, white"),
         ("a star a star a star a star", "1 to 3 things"),
     ],

@@ -144,6 +144,19 @@ def _is_gap(value: object) -> bool:
     return value is None or value is pd.NA or value is pd.NaT or value != value
 
 
+def _number(given: object) -> int | float:
+    """Converts a number, whoever wrote it; whole ones of any size exactly.
+
+    Raises:
+        TypeError: It is no number and no text.
+        ValueError: It is a text that is no number.
+    """
+    try:
+        return int(str(given))
+    except ValueError:
+        return float(given)  # type: ignore[arg-type]
+
+
 def _value(column: Column, given: object) -> object:
     """Converts a value, whoever wrote it, to the type of the column's values.
 
@@ -156,12 +169,10 @@ def _value(column: Column, given: object) -> object:
             case "truth":
                 return _TRUTH[str(given).strip().lower().removesuffix(".0")]
             case "whole" | "real":
-                number = float(given)  # type: ignore[arg-type]
-                if not math.isfinite(number) or (holds == "whole" and not number.is_integer()):
+                number = _number(given)
+                if not math.isfinite(number) or (holds == "whole" and number != int(number)):
                     raise ValueError
-                if holds == "real":
-                    return number
-                return given if isinstance(given, int) else int(number)
+                return float(number) if holds == "real" else int(number)
             case "moment":
                 stamp = pd.Timestamp(given)  # type: ignore[arg-type]
                 stamp = stamp.tz_convert("UTC").tz_localize(None) if stamp.tzinfo else stamp
@@ -231,9 +242,10 @@ def _between(
         if dtype.kind not in "iuf":
             return np.array(_value(column, given), dtype=dtype) + side * beyond
         try:
-            number = float(given)  # type: ignore[arg-type]
+            number = _number(given)
             if dtype.kind == "f":
-                return np.array(np.nextafter(number, side * np.inf) if beyond else number)
+                real = float(number)
+                return np.array(np.nextafter(real, side * np.inf) if beyond else real)
             inside = side * math.ceil(side * number)
             return np.array(inside + side * (beyond and inside == number), dtype=dtype)
         except (TypeError, ValueError, OverflowError) as error:

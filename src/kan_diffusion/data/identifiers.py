@@ -49,7 +49,7 @@ class Identifier(Settings):
         if values.dtype.kind != "O":
             return cls(start=int(values.min()))
         lengths = {len(value) for value in values}
-        if len(lengths) > 1 or lengths > {1_000}:
+        if len(lengths) > 1 or max(lengths) > 1_000:
             first, last = str(values.min()), str(values.max())
             shared = 0
             while first[shared : shared + 1] == last[shared : shared + 1] != "":
@@ -68,9 +68,10 @@ class Identifier(Settings):
             generator: Draws the characters.
 
         Returns:
-            Shape (count,), text or int64.
+            Shape (count,), text or int64; uint64 where int64 does not reach.
         """
-        numbers = np.arange(count, dtype=np.int64) + np.int64(self.start)
+        dtype = np.int64 if self.start + count <= 2**63 else np.uint64
+        numbers = np.arange(count, dtype=dtype) + dtype(self.start)
         if not text:
             return numbers
         if not self.places:

@@ -301,7 +301,7 @@ def _lines(root: Path, table: Path) -> Iterator[tuple[int, str, str]]:
     """Yields the number, file name and text of each line of a table of captions."""
     name = _named(root, table)
     try:
-        content = table.read_text("utf-8-sig")
+        content = _content(root, table).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"'{name}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     rows: list[tuple[int, Mapping[str, object]]] = []

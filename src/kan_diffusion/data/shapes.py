@@ -520,7 +520,8 @@ def parse(prompt: str) -> Asked:
     top left", the background as "on white", and between two things there may be a relation.
 
     Raises:
-        DataError: A word is unknown, or a thing has two shapes, colours or sizes or no shape.
+        DataError: A word is unknown, a thing has two shapes, colours or sizes or no shape, or a
+            relation is not between two things.
     """
     text = _PLACED.sub(lambda match: "@" + match[1].replace(" ", "_"), prompt.lower())
     for relation in RELATIONS:
@@ -543,7 +544,9 @@ def parse(prompt: str) -> Asked:
             background = name
         elif word in _FILLING:
             continue
-        elif word[0] == "&" and things:
+        elif word[0] == "&":
+            if not things:
+                raise DataError(f"'{prompt}': '{name}' has no first thing; name one before it")
             relations.append((len(things) - 1, name, len(things)))
         else:
             known = (*kinds, "a")

@@ -152,7 +152,7 @@ class Storage(Settings):
             if len(gaps):
                 first = gaps.iloc[0]
                 gap = "None" if first is None else "NA" if first is pd.NA else "nan"
-            if item == "datetime" and column.dropna().iloc[0].tzinfo is not None:
+            if item == "datetime" and getattr(column.dropna().iloc[0], "tzinfo", None):
                 item = "instant"
             storage = cls(dtype="object", holds=holds, item=item, gap=gap)
         else:

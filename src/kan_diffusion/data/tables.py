@@ -707,7 +707,8 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
     """Writes a table to a file, whole or not at all.
 
     :func:`read_frame` reads the same values back, and from Parquet the same dtypes (but dates in
-    milliseconds if they were in seconds).
+    milliseconds if they were in seconds). Text files cannot tell a text such as "1" or "None" from
+    a number or a gap, nor numbers as names of columns from a row.
 
     Args:
         path: A .csv, .csv.gz, .tsv, .parquet or .npy file.
