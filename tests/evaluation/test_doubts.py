@@ -64,6 +64,7 @@ def test_nothing_is_said_of_a_model_that_fits() -> None:
     [
         ({"steps": 60}, "it has not converged; raise steps from 60 to 240"),
         ({"steps": 9_000_000, "max_seconds": 0.03}, "max_seconds=0.03 ended .* raise it"),
+        ({"processor_seconds": 0.05}, "processor_seconds=0.05 ended .* raise it"),
     ],
 )
 def test_a_model_that_does_not_fit_is_told_with_its_remedy(

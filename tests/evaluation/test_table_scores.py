@@ -243,7 +243,10 @@ def test_learners_predict_the_columns_they_are_asked_to(fresh):
     ("changes", "message"),
     [
         ({"synthetic": TRAIN.drop(columns="job")}, "synthetic rows have no column 'job'"),
+        ({"real": REAL.drop(columns="job"), "train": None}, "real rows have no column 'job'"),
+        ({"synthetic": TRAIN.drop(columns="job"), "train": None}, "synthetic rows have no column"),
         ({"synthetic": TRAIN.head(3)}, "3 synthetic rows are too few"),
+        ({"real": REAL.assign(**dict.fromkeys(REAL, np.nan))}, "no real row has a value"),
         (
             {"synthetic": pd.concat([TRAIN, TRAIN["job"]], axis=1)},
             "synthetic rows have two columns 'job'",

@@ -69,9 +69,9 @@ def training_doubt(
         return None
     taken = len(result.losses)
     if result.ending == "time":
-        remedy = (
-            f"max_seconds={config.max_seconds:g} ended training after {taken:,} steps; raise it"
-        )
+        limit = "processor_seconds" if config.max_seconds is None else "max_seconds"
+        seconds = getattr(config, limit)
+        remedy = f"{limit}={seconds:g} ended training after {taken:,} steps; raise it"
     elif _rise(result) > _BY_HEART:
         remedy = (
             "it learns the rows of training by heart; give it more rows, or fewer params than "

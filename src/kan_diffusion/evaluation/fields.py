@@ -51,12 +51,13 @@ class Field:
 
 
 def fields_of(
-    frames: Mapping[str, pd.DataFrame], kinds: Mapping[str, Kind]
+    frames: Mapping[str, pd.DataFrame], first: str, kinds: Mapping[str, Kind]
 ) -> tuple[list[Field], tuple[str, ...]]:
     """Decides how each column is judged.
 
     Args:
-        frames: Tables by name, with the same columns; kinds are inferred from the last one.
+        frames: Tables by name, with the same columns.
+        first: Name of the table that kinds are inferred from.
         kinds: Kinds that differ from what is inferred.
 
     Returns:
@@ -66,24 +67,25 @@ def fields_of(
     Raises:
         DataError: A table lacks a column or has one twice, or no column can be judged.
     """
-    first, *others = frames
-    *_, last = frames.values()
-    for name in others:
-        missing = [str(column) for column in last.columns if column not in frames[name].columns]
-        if missing:
-            raise DataError(
-                f"the {name} rows have no column '{missing[0]}', which the {first} rows have; give "
-                "tables with the same columns"
-            )
+    reference = frames[first]
+    for name, frame in frames.items():
+        pairs = ((name, frame, first, reference), (first, reference, name, frame))
+        for lacking, fewer, having, more in pairs:
+            missing = [str(column) for column in more.columns if column not in fewer.columns]
+            if missing:
+                raise DataError(
+                    f"the {lacking} rows have no column '{missing[0]}', which the {having} rows "
+                    "have; give tables with the same columns"
+                )
     for name, frame in frames.items():
         twice = frame.columns[frame.columns.duplicated()]
         if len(twice):
             raise DataError(f"the {name} rows have two columns '{twice[0]}'; rename one of them")
     known = {str(name): kind for name, kind in kinds.items()}
     fields, left_out = [], []
-    for column in last.columns:
+    for column in reference.columns:
         name = str(column)
-        kind = known.get(name) or kind_of(last[column], name)
+        kind = known.get(name) or kind_of(reference[column], name)
         cells = [frame[column] for frame in frames.values()]
         labels = _labels(cells, kind) if kind in _LISTED else None
         same = labels is not None and len(labels) < 2 and not any(c.isna().any() for c in cells)

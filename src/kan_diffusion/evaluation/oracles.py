@@ -47,7 +47,7 @@ from kan_diffusion.data.shapes import (
 )
 from kan_diffusion.denoisers.base import DenoiserOutput
 from kan_diffusion.denoisers.points import PointDenoiser
-from kan_diffusion.errors import DataError
+from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
 
 __all__ = ["OracleDenoiser", "ReferenceOracle", "SceneOracle", "excess_by_pair"]
@@ -82,7 +82,15 @@ class OracleDenoiser(PointDenoiser):
         *,
         observed: Tensor | None = None,
     ) -> DenoiserOutput | tuple[Tensor]:
-        """Predicts for noised points (B, d) at one timestep, given their components where told."""
+        """Predicts for noised points (B, d) at one timestep, given their components where told.
+
+        Raises:
+            KanDiffusionError: Coordinates or a prompt are given, which it does not know.
+        """
+        if observed is not None or encoder_hidden_states is not None:
+            raise KanDiffusionError(
+                "the exact denoiser knows no conditions but classes; leave the others out"
+            )
         alpha, sigma = self._levels_at(float(timestep))
         points = sample.double()
         mean = self.density.posterior_mean(points, alpha, sigma)

@@ -224,7 +224,7 @@ def table_scores(
         train: The rows that the model was trained on. Without them there are no scores of copies,
             and perfect scores come from one half of ``real``.
         kinds: Kinds of columns that differ from those inferred from ``train``, or without it from
-            ``synthetic``.
+            ``real``.
         targets: Columns that learners predict. By default these are three columns that are numbers
             or have 2 to 20 categories, and are not mostly gaps: the table's last one, which is
             usually the target, and the two that depend most on another column (by correlation or
@@ -257,7 +257,8 @@ def table_scores(
                 f"{len(frame)} {name} rows are too few to judge a table by; give at least "
                 f"{_FEWEST_ROWS}"
             )
-    fields, left_out = fields_of(frames, kinds or {})
+    known_by = "real" if train is None else "train"
+    fields, left_out = fields_of(frames, known_by, kinds or {})
     rows = {name: rows_of(fields, frame, name) for name, frame in frames.items()}
     judged, reference = rows["real"], rows.get("train")
     if reference is None:
@@ -378,6 +379,8 @@ def _similarity(one: _Array, other: _Array) -> float:
 
 def _column_means(columns: Sequence[ColumnScore], sides: _Sides) -> list[Score]:
     known = [(one.shape, one.perfect) for one in columns if one.shape is not None]
+    if not known:
+        raise DataError("no real row has a value in any column that can be judged; give others")
     shape, perfect = np.array(known, dtype=np.float64).mean(axis=0)
     scores = [Score("shapes", "column shapes", float(shape), float(perfect))]
     gaps = np.array([np.isnan(side).mean(axis=0) for side in vars(sides).values()])
