@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -298,7 +298,15 @@ def explain_denoiser(
         current = found.denoiser
         context.tune(current, options.tune_steps, 5e-3)
         current = straighten(current, context, tolerance=tolerance, on_progress=phase("lines"))
-        found = find_formulas(current, context, search, phase("formulas"))
+        earlier, found = found, find_formulas(current, context, search, phase("formulas"))
+        matched = {(edge.source, edge.target): edge.r2 for edge in earlier.edges if not edge.reason}
+        found = replace(
+            found,
+            edges=tuple(
+                replace(edge, r2=matched.get((edge.source, edge.target), edge.r2))
+                for edge in found.edges
+            ),
+        )
     with_formulas = found.denoiser
     context.tune(with_formulas, 2 * options.tune_steps, 5e-3)
     formula = None

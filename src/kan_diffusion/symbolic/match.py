@@ -205,12 +205,12 @@ class SearchOptions:
         library: Functions to try.
         min_r2: Held-out R² below which a match is refused.
         max_complexity: Highest complexity of a function; any when None.
-        tolerance: Largest rise of the loss for all formulas together.
+        tolerance: Largest rise of the loss for all formulas of one search together.
         candidates: Number of matches of a curve that are tried in the network.
         steps: Steps of fine-tuning for each try.
         learning_rate: Peak learning rate of the fine-tuning.
         max_edges: Largest number of edges of a network that is searched.
-        seconds: Time budget; the curves it does not reach stay as they are.
+        seconds: Time budget of one search; the curves it does not reach stay as they are.
         price: Loss that a step of complexity must save when tries are compared.
     """
 
