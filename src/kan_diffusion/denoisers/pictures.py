@@ -23,12 +23,13 @@ from diffusers.models.attention import Attention, BasicTransformerBlock, FeedFor
 from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import UNLABELLED, Denoiser, DenoiserOutput
+from kan_diffusion.denoisers.family import Family, Range, Setting
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan import KANLinear, LearnedFunctions
 from kan_diffusion.kanified.saving import rebuild
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_SIDE
 
-__all__ = ["FeedForwards", "PictureDenoiser", "fresh_parameters"]
+__all__ = ["FeedForwards", "PictureDenoiser", "fresh_parameters", "picture_family"]
 
 FeedForwards = Literal["mlp", "grouped", "full"]
 """Feed-forwards as in diffusers, with functions that units share, or with one for each edge."""
@@ -263,3 +264,15 @@ def fresh_parameters(module: nn.Module, generator: torch.Generator | None) -> No
             elif isinstance(part, nn.LayerNorm | nn.GroupNorm) and part.weight is not None:
                 part.weight.fill_(1.0)
                 part.bias.zero_()
+
+
+def picture_family(
+    denoiser: type[PictureDenoiser],
+    name: str,
+    title: str,
+    kind: Literal["kan", "mlp"],
+    **settings: Setting,
+) -> Family:
+    """Makes a family of pictures with the depth, learning rate and search space that all share."""
+    space = {"learning_rate": Range(5e-4, 1e-2, log=True)}
+    return Family(name, denoiser, 4, 3e-3, settings, kind, title, space)

@@ -393,7 +393,9 @@ def no_edges(denoiser: Denoiser) -> str:
 
 @torch.no_grad()
 def readable(denoiser: Denoiser) -> ReadableDenoiser:
-    """Takes a KAN denoiser apart: the same function, all of its edges curves.
+    """Takes a KAN denoiser apart: the same function of noised samples, all of its edges curves.
+
+    The network cannot be given ``observed`` coordinates, whether or not the denoiser can.
 
     Args:
         denoiser: The denoiser, which is left as it is.

@@ -9,7 +9,7 @@ diffusers' ``PixArtTransformer2DModel``, whose feed-forwards have GELU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from functools import partial
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -17,8 +17,8 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import ModelMixin
-from kan_diffusion.denoisers.family import Family, Range, Setting, Space
-from kan_diffusion.denoisers.pictures import FeedForwards, PictureDenoiser
+from kan_diffusion.denoisers.family import Family
+from kan_diffusion.denoisers.pictures import FeedForwards, PictureDenoiser, picture_family
 from kan_diffusion.errors import KanDiffusionError
 
 __all__ = ["TRANSFORMER_FAMILIES", "ModelMixin", "TransformerDenoiser"]
@@ -126,12 +126,7 @@ class TransformerDenoiser(PictureDenoiser):
                         table[list(_GATES)] = 1.0
 
 
-_SPACE: Space = {"learning_rate": Range(5e-4, 1e-2, log=True)}
-
-
-def _family(name: str, title: str, kind: Literal["kan", "mlp"], **settings: Setting) -> Family:
-    return Family(name, TransformerDenoiser, 4, 3e-3, settings, kind, title, _SPACE)
-
+_family = partial(picture_family, TransformerDenoiser)
 
 TRANSFORMER_FAMILIES: tuple[Family, ...] = (
     _family("dit", "DiT", "mlp"),

@@ -12,14 +12,14 @@ on the way up. The network is diffusers' ``UNet2DConditionModel``, whose feed-fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from functools import partial
 
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from kan_diffusion.denoisers.base import ModelMixin
-from kan_diffusion.denoisers.family import Family, Range, Setting, Space
-from kan_diffusion.denoisers.pictures import FeedForwards, PictureDenoiser
+from kan_diffusion.denoisers.family import Family
+from kan_diffusion.denoisers.pictures import FeedForwards, PictureDenoiser, picture_family
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.limits import MOST_SIDE
 
@@ -104,12 +104,7 @@ class UNetDenoiser(PictureDenoiser):
         return {"class_labels": mean}
 
 
-_SPACE: Space = {"learning_rate": Range(5e-4, 1e-2, log=True)}
-
-
-def _family(name: str, title: str, kind: Literal["kan", "mlp"], **settings: Setting) -> Family:
-    return Family(name, UNetDenoiser, 4, 3e-3, settings, kind, title, _SPACE)
-
+_family = partial(picture_family, UNetDenoiser)
 
 UNET_FAMILIES: tuple[Family, ...] = (
     _family("unet", "U-Net", "mlp"),

@@ -437,7 +437,8 @@ class TrainingRun:
             ahead = np.interp(places, np.arange(len(ahead)), ahead).tolist()
         self._rates[step:] = ahead
         if steps > len(self._losses):
-            self._losses = torch.cat([self._losses, self._losses.new_zeros(steps)])
+            more = self._losses.new_zeros(steps - len(self._losses))
+            self._losses = torch.cat([self._losses, more])
         self.steps = steps
         self.plans.append((step, steps))
 
