@@ -28,7 +28,7 @@ process: cosine
 training: {{steps: {steps}, batch_size: 512}}
 models:
   - name: KAN 32-32-32
-    family: kan
+    family: full-kan
     hidden: [32, 32, 32]
     learning_rate: 5.0e-3
     settings: &small
@@ -44,8 +44,8 @@ models:
     hidden: [32, 32, 32]
     learning_rate: 5.0e-3
     settings: {{time_encoding: raw, activation: relu, init: xavier}}
-  - {{name: KAN 32, family: kan, hidden: [32], learning_rate: 5.0e-3, settings: *small}}
-  - {{name: matched KAN, family: kan, params: 2300, depth: 4, learning_rate: 2.3e-2}}
+  - {{name: KAN 32, family: full-kan, hidden: [32], learning_rate: 5.0e-3, settings: *small}}
+  - {{name: matched KAN, family: full-kan, params: 2300, depth: 4, learning_rate: 2.3e-2}}
   - {{name: matched MLP, family: mlp, params: 2300, depth: 6, learning_rate: 2.2e-2}}
 """
 """The default study from the time when it also contained the notebook's networks."""

@@ -3,7 +3,7 @@ r"""Generators of synthetic rows: this project's estimator and other libraries'.
 Each has its own defaults and about the same seconds of one processor core, and is held to them in
 its own way:
 
-- kan, mlp           ``DiffusionEstimator(max_seconds=…)``, both of the size the data give
+- kan, full-kan, mlp ``DiffusionEstimator(max_seconds=…)``, each of the size the data give
 - copula             a Gaussian copula of ``copulas``; needs what it needs, less than the others
 - smote              x = a + λ (b - a), with a row a, one b of its five nearest rows of the same
                      class and λ uniform on [0, 1]; a code is taken from b with probability λ; no

@@ -155,9 +155,8 @@ def _family(
 
 
 KAN_FAMILIES: tuple[Family, ...] = (
-    # The best of 16 settings on the swiss roll: benchmarks/tune_defaults.py, results/tuning/; the
-    # initialisation is the best of benchmarks/initializations.py, results/initializations/. The
-    # other families start from these values.
+    # The initialisation is the best of benchmarks/initializations.py, results/initializations/. The
+    # tuned values of all these families are in tuned.json.
     _family("full-kan", "full KAN", _LOCAL_SPACE, _LOCAL, learning_rate=2.3e-2),
     _family("kan-rbf", "KAN RBF", _LOCAL_SPACE, {**_LOCAL, "basis": "rbf"}),
     _family(

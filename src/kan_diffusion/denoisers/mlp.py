@@ -164,8 +164,7 @@ def _family(
 
 
 MLP_FAMILIES: tuple[Family, ...] = (
-    # The best of 16 settings on the swiss roll: benchmarks/tune_defaults.py, results/tuning/. The
-    # tuned values of all these families are in tuned.json.
+    # The tuned values of all these families are in tuned.json.
     _family("mlp", "MLP", {}, depth=6, learning_rate=2.2e-2),
     _family("mlp-relu", "MLP ReLU", {"activation": "relu"}),
     _family(
