@@ -196,7 +196,7 @@ def test_columns_that_were_never_measured_are_left_out(contents):
     ("value", "text"),
     [
         (0.0016349, "0.00163"), (0.5, "0.500"), (0, "0"), (22_080, "22,080"), (123.4, "123"),
-        (2.5e-7, "2.50e-07"), (float("nan"), "–"), (None, "–"),
+        (2.5e-7, "2.50e-07"), (float("nan"), "–"), (None, "–"), (9.996, "10.0"), (999.7, "1,000"),
     ],
 )  # fmt: skip
 def test_format_number(value, text):

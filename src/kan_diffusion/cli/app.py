@@ -787,7 +787,7 @@ def _free_place(path: Path) -> Path:
 def _labels(pipeline: PictureDiffusionPipeline, classes: Sequence[str]) -> list[int | str]:
     """Turns texts into class numbers where they are digits and no class has that name."""
     known = pipeline.classes
-    return [int(each) if each.isdigit() and each not in known else each for each in classes]
+    return [int(each) if each.isdecimal() and each not in known else each for each in classes]
 
 
 def _draw_pictures(

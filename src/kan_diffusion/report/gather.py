@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +152,9 @@ def _written(value: object) -> str:
     return text.removesuffix("...\n").strip().strip("{}")
 
 
-def _warnings(config: StudyConfig, trials: tuple[TrialResult, ...]) -> list[str]:
+def _warnings(
+    config: StudyConfig, trials: tuple[TrialResult, ...], datasets: Mapping[str, Dataset]
+) -> list[str]:
     warnings = []
     for process in config.process:
         mismatch = signal_warning(process.scheduler())
@@ -164,7 +166,7 @@ def _warnings(config: StudyConfig, trials: tuple[TrialResult, ...]) -> list[str]
             "trained with it can have a loss a little below the floor drawn here."
         )
     oracles = {
-        data.name: load_dataset(data, config.seed, 0).oracle
+        data.name: datasets[data.name].oracle
         for data in config.data
         if not isinstance(data, ToyData)
     }
@@ -204,6 +206,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         RunFolderError: A file of a finished trial is missing or damaged.
     """
     config = results.config
+    datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
     contents = ReportContents(
         title=config.title,
         question=config.question,
@@ -211,7 +214,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         command=command,
         environment=_environment(results.folder),
         settings=_settings(config),
-        warnings=_warnings(config, results.trials),
+        warnings=_warnings(config, results.trials, datasets),
     )
     measured = [trial for trial in results.trials if trial.row["error"] is None]
     num_rows = int(results.rows["error"].isna().sum())
@@ -228,24 +231,25 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         levels = [_levels(*place) for place in places if place[0].levels]
         if levels:
             contents.excess_by_level = pd.concat(levels, ignore_index=True)
-    for data in config.data:
-        dataset = load_dataset(data, config.seed, 0)
+    for name, dataset in datasets.items():
         if isinstance(dataset.codec, PictureCodec):
             asked, real = shown(dataset, config.evaluation.num_drawn)
-            contents.asked[data.name] = asked.words(dataset.classes)
-            contents.real[data.name] = real[:, None].numpy()
+            contents.asked[name] = asked.words(dataset.classes)
+            contents.real[name] = real[:, None].numpy()
             continue
         drawn = _unseen(dataset, config.evaluation.num_drawn)
-        contents.originals[data.name] = drawn.numpy()
-        contents.columns[data.name] = list(dataset.columns)
-        contents.corruption[data.name] = _corruption(dataset, config.process[0], drawn)
+        contents.originals[name] = drawn.numpy()
+        contents.columns[name] = list(dataset.columns)
+        contents.corruption[name] = _corruption(dataset, config.process[0], drawn)
+    gathered: set[tuple[str, str]] = set()
     for trial in measured:
         label, floor = labels[trial.row["trial"]], trial.row["floor"]
         if floor is not None:
             contents.floors[label] = float(floor)
         key = label, str(trial.row["name"])
-        if key in contents.samples:  # figures show the first seed
+        if key in gathered:  # figures show the first seed
             continue
+        gathered.add(key)
         evaluation = trial.config.evaluation
         if trial.config.data.name in contents.real:
             _gather_pictures(contents, trial, key)
@@ -281,11 +285,9 @@ def _exact(config: TrialConfig) -> Panels:
 
 
 def _gather_pictures(contents: ReportContents, trial: TrialResult, key: tuple[str, str]) -> None:
-    """Adds the pictures that a trial drew and their reverse processes, of the first seed only."""
+    """Adds the pictures that a trial drew and their reverse processes."""
     real = contents.real[trial.config.data.name]
     num, _, *shape = real.shape
-    if key in contents.drawn:
-        return
     if trial.row.get("sample_seconds") is not None:
         pictures = load_points(trial.folder / SAMPLES, num * EACH, *shape)
         contents.drawn[key] = pictures.reshape(num, EACH, *shape)

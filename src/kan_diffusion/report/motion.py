@@ -45,7 +45,7 @@ from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.html import Json, Page, Section
 from kan_diffusion.report.images import contact_sheet, embedded, image_address
-from kan_diffusion.report.points import PointView, bins, panel_figure
+from kan_diffusion.report.points import PointView, bins, panel_figure, spread
 from kan_diffusion.report.style import GRID, INK, MUTED, model_styles, report_style
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler, watched
 from kan_diffusion.study.measure import load_run
@@ -566,10 +566,10 @@ def _sampler(
 
 def _steps_of_all(
     times: Sequence[Sequence[float]],
-) -> tuple[tuple[str, ...], list[NDArray[np.intp]]]:
+) -> tuple[tuple[str, ...], list[list[int]]]:
     """Labels the frames, and picks the states of each process that they show."""
     count = min(MOST_FRAMES, *map(len, times))
-    picks = [np.linspace(0, len(each) - 1, count).round().astype(int) for each in times]
+    picks = [spread(len(each), count) for each in times]
     seen = [np.array(each)[pick] for each, pick in zip(times, picks, strict=True)]
     if all(np.allclose(each, seen[0]) for each in seen):
         return tuple(f"t = {time:.2f} T" for time in seen[0]), picks
@@ -675,7 +675,7 @@ def _moving_figure(motion: Motion) -> tuple[Figure, Callable[[int], None]]:
 def still_figure(motion: Motion) -> Figure:
     """Draws a few frames side by side, a row for each panel, from the first to the last."""
     count = len(motion.labels)
-    shown = np.unique(np.linspace(0, count - 1, min(_STILLS, count)).round().astype(int)).tolist()
+    shown = spread(count, _STILLS)
     counts = [len(shown)] * len(motion.panels)
     aspect = max(panel.aspect for panel in motion.panels)
     side = 1.7 if len(counts) <= 6 else 1.1

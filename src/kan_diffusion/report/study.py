@@ -243,7 +243,7 @@ class _Report:
             for metric in self.results.metrics.values()
         ]
         if metrics:
-            text += f" {'; '.join(metrics)}, between generated and fresh real points."
+            text += f" {'; '.join(metrics)}."
             text += f" The row “{REAL_ROW}” is what a perfect model would score."
         if self.decision.comparisons:
             text += (
@@ -318,7 +318,7 @@ class _Report:
         if rows[list(self.results.metrics)].notna().any(axis=None):
             figures.append((
                 "Sample metrics", f"metrics {label}", charts.metrics_figure, "Sample metrics",
-                "distance of generated points from fresh real ones, relative to the best MLP "
+                "metrics of what each model generates, relative to the best MLP "
                 "(vertical line); further left is better unless a title says otherwise. Dashed: "
                 "two fresh real samples of the same size, which no model can be expected to beat. "
                 "Marks and lines as above.",

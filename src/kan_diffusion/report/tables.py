@@ -54,12 +54,10 @@ def format_number(value: float | None, digits: int = 3) -> str:
         return MISSING
     if value == 0:
         return "0"
-    if abs(value) >= 10**digits:
-        text = f"{value:,.0f}"
-    elif abs(value) < 1e-5:
+    if abs(value) < 1e-5:
         text = f"{value:.{digits - 1}e}"
     else:
-        text = f"{value:.{_decimals(value, digits)}f}"
+        text = f"{value:,.{_decimals(value, digits)}f}"
     return f"−{text[1:]}" if text.startswith("-") else text
 
 
@@ -102,7 +100,8 @@ def format_seconds(value: float | None) -> str:
 
 
 def _decimals(value: float, digits: int) -> int:
-    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # rounded: 9.996 is 10.0
+    return max(0, digits - 1 - exponent)
 
 
 def _count(values: pd.Series[float]) -> str:
@@ -298,14 +297,16 @@ class Anchors:
 
     def __init__(self) -> None:
         self._given: dict[tuple[str, ...], str] = {}
+        self._taken: set[str] = set()
 
     def __call__(self, *words: str) -> str:
         """Gives the id that belongs to some words; the same words always have the same id."""
         if words not in self._given:
-            taken = set(self._given.values())
             slug = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-") or "part"
             others = (f"{slug}-{number}" for number in count(2))
-            self._given[words] = next(name for name in chain([slug], others) if name not in taken)
+            free = (name for name in chain([slug], others) if name not in self._taken)
+            self._given[words] = next(free)
+            self._taken.add(self._given[words])
         return self._given[words]
 
 

@@ -23,6 +23,7 @@ from kan_diffusion.report.explanation.looks import (
 )
 from kan_diffusion.report.explanation.scores import arrow_scale, axis_names, grid_side
 from kan_diffusion.report.html import Json
+from kan_diffusion.report.points import spread
 from kan_diffusion.symbolic.explain import Explanation
 from kan_diffusion.symbolic.match import EdgeReport
 from kan_diffusion.symbolic.views import EdgeCurve, LevelView, NetworkView, ScoreView
@@ -138,7 +139,7 @@ def _curve(
     curve: EdgeCurve, points: int, inputs: list[Json], known: dict[tuple[bytes, bytes], int]
 ) -> dict[str, Json]:
     """Gives the place of a curve's inputs in ``inputs``, the unit of y, and y in that unit."""
-    few = np.linspace(0, len(curve.x) - 1, min(points, len(curve.x))).round().astype(int)
+    few = spread(len(curve.x), points)
     x, y, density = curve.x[few], np.nan_to_num(curve.y[few]), curve.density[few]
     key = x.tobytes(), density.tobytes()
     if key not in known:

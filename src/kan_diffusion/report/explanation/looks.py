@@ -20,7 +20,7 @@ from kan_diffusion.symbolic.views import LevelView
 
 __all__ = [
     "FAINTEST", "INPUT_COLOURS", "KINDS", "KindStyle", "denoiser_style",
-    "fading", "kind_of", "level_colours", "level_label", "shortened", "spread_out",
+    "fading", "kind_of", "level_colours", "level_label", "shortened",
 ]  # fmt: skip
 
 FAINTEST = 0.14
@@ -105,8 +105,3 @@ def level_label(level: LevelView) -> str:
 def denoiser_style(name: str) -> KindStyle:
     """Gives the look of a denoiser's score."""
     return _DENOISERS.get(name) or KindStyle(name, _ORANGES[4], (3.0, 1.0))
-
-
-def spread_out(count: int, most: int) -> list[int]:
-    """Gives at most ``most`` numbers below ``count``, evenly spaced, first and last included."""
-    return sorted({round(float(n)) for n in np.linspace(0, count - 1, min(count, most))})

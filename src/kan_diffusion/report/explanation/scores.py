@@ -16,9 +16,14 @@ from kan_diffusion.report.explanation.looks import (
     level_colours,
     level_label,
     shortened,
-    spread_out,
 )
-from kan_diffusion.report.points import PointView, panel_figure, row_counts, side_by_side_figure
+from kan_diffusion.report.points import (
+    PointView,
+    panel_figure,
+    row_counts,
+    side_by_side_figure,
+    spread,
+)
 from kan_diffusion.report.style import INK, MUTED, REAL, report_style
 from kan_diffusion.symbolic.views import ScoreView
 
@@ -84,7 +89,7 @@ def score_figure(score: ScoreView, columns: Sequence[str] = (), width: float = _
 
 
 def _shown(score: ScoreView) -> list[int]:
-    return spread_out(len(score.levels), _MOST_LEVELS)
+    return spread(len(score.levels), _MOST_LEVELS)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -183,7 +188,7 @@ def _field(
                 extent=(low[0] - half[0], high[0] + half[0], low[1] - half[1], high[1] + half[1]),
                 interpolation="bilinear", zorder=0, rasterized=True,
             )  # fmt: skip
-        few = np.array(spread_out(side, _ARROWS))
+        few = np.array(spread(side, _ARROWS))
         kept = (few[:, None] * side + few[None, :]).ravel()
         spacing = float((high - low).min()) / max(len(few) - 1, 1)
     arrows = np.nan_to_num(values[kept]) / scale
