@@ -319,22 +319,23 @@ class LearnedFunctions(EdgeLayer):
         """Evaluates the functions of rows in torch's own operations, with the parameters given."""
         basis = with_grid(self.basis, *grid) if grid else self.basis
         with in_full_precision(x):
-            values = basis(self._by_group(x))  # (N * inputs of a group, groups, basis)
+            values = basis(self.grid_rows(x))  # (N * inputs of a group, groups, basis)
             h = torch.einsum("ngb,rgb->ngr", values, coefficients.to(values.dtype))
             h = h.reshape(x.shape[0], len(self._members), self.functions)
             if not self._in_turn:
                 h = h[:, self._places]
             return h.flatten(1)
 
-    def _by_group(self, x: Tensor) -> Tensor:
+    def grid_rows(self, rows: Tensor) -> Tensor:
         """Makes rows with one input of each group, some repeated: (N, in) -> (M, groups)."""
         if not self._in_turn:
-            x = x[:, self._members]
-        return x.reshape(x.shape[0] * (len(self._members) // self.groups), self.groups)
+            rows = rows[:, self._members]
+        return rows.reshape(rows.shape[0] * (len(self._members) // self.groups), self.groups)
 
-    def grid_rows(self, input: Tensor) -> Tensor:
-        """Turns inputs into rows with one number per grid."""
-        return self._by_group(input.reshape(-1, self.in_features))
+    def outside(self, rows: Tensor) -> Tensor:
+        """Tells which inputs lie outside the grid of their group: (N, in), bool."""
+        outside = self.basis.outside(self.grid_rows(rows))
+        return outside.reshape(len(rows), len(self._members))[:, self._places]
 
     def on_grids(self, rows: Tensor) -> Tensor:
         """Gives each input the number of its grid: rows (N, groups) -> (N, in_features)."""
@@ -350,9 +351,7 @@ class LearnedFunctions(EdgeLayer):
         Returns:
             Fractions with shape (in_features,), from 0 to 1; NaN for an empty input.
         """
-        x = self._rows(input)
-        outside = self.basis.outside(self._by_group(x)).reshape(len(x), len(self._members))
-        return outside[:, self._places].to(self.coefficients.dtype).mean(0)
+        return self.outside(self._rows(input)).to(self.coefficients.dtype).mean(0)
 
     def extra_repr(self) -> str:
         """The settings that differ between modules, for ``print``."""

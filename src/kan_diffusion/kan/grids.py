@@ -98,9 +98,13 @@ class EdgeLayer(MovingGrids):
         parameter: nn.Parameter = getattr(self, self._packed)
         return parameter
 
-    def grid_rows(self, input: Tensor) -> Tensor:
-        """Turns inputs (*, in_features) into rows with one number per grid."""
-        return input.reshape(-1, self.in_features)
+    def grid_rows(self, rows: Tensor) -> Tensor:
+        """Makes rows with one number per grid: (N, in_features) -> (M, grids)."""
+        return rows
+
+    def outside(self, rows: Tensor) -> Tensor:
+        """Tells which inputs lie outside their grid: (N, in_features), bool."""
+        return self.basis.outside(rows)
 
     def on_grids(self, rows: Tensor) -> Tensor:
         """Gives each input the number of its grid: rows (N, grids) -> (N, in_features)."""
@@ -266,12 +270,13 @@ def _first_tensor(output: object) -> Tensor:
 def _watch(
     module: nn.Module, *inputs: object, **options: object
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Runs the module; returns its output and all rows that reach each KAN layer."""
+    """Runs the module; returns its output and all rows (N, in) that reach each KAN layer."""
     seen: dict[str, list[Tensor]] = {}
 
     def watch(name: str, layer: EdgeLayer) -> torch.utils.hooks.RemovableHandle:
         def see(_: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
-            seen.setdefault(name, []).append(layer.grid_rows(*arguments, **keywords).detach())
+            (input,) = (*arguments, *keywords.values())
+            seen.setdefault(name, []).append(input.detach().reshape(-1, layer.in_features))
 
         return layer.register_forward_pre_hook(see, with_kwargs=True)
 
@@ -301,7 +306,7 @@ def out_of_range_fractions(
     """
     layers = _edge_layers(module)
     _, seen = _watch(module, *inputs, **options)
-    outside = {name: layers[name].basis.outside(rows) for name, rows in seen.items()}
+    outside = {name: layers[name].outside(rows) for name, rows in seen.items()}
     return {name: int(o.sum()) / o.numel() if len(o) else math.nan for name, o in outside.items()}
 
 
@@ -383,9 +388,9 @@ def update_grid(
     layers = _grid_layers(module)
     before, seen = _watch(module, *inputs)
     new_bases = {
-        name: _over_data(layers[name].grid, rows, margin, name or "the layer")
+        name: _over_data(layer.grid, layer.grid_rows(rows), margin, name or "the layer")
         for name, rows in seen.items()
-        if name in layers
+        if (layer := layers.get(name)) is not None
     }
     _move(module, new_bases, optimizer, averages)
     change = float((_first_tensor(module(*inputs)) - before).abs().max())
