@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers import random_layer, refused, seeded
+from helpers import assert_same_state, random_layer, refused, seeded
 from kan_diffusion.kan import KANLinear
 from kan_diffusion.kan.bases import RBF, Rational
 from kan_diffusion.kan.initialization import INITIALIZATIONS
@@ -104,6 +105,19 @@ def test_flops_count_the_matrix_product_torch_counts(basis: str) -> None:
     functions = {"chebyshev": 6, "fourier": 10, "rbf": 6}[basis]
     assert counter.get_total_flops() == 2 * 7 * 5 * functions
     assert layer.flops == counter.get_total_flops() + 5 * layer.basis.flops_per_input
+
+
+def test_a_basis_that_is_given_is_copied_as_it_is() -> None:
+    trained, moved = Rational(3), RBF(3, 5)
+    trained.numerator.detach().normal_(generator=seeded())
+    moved.grid_origin.add_(2)
+    for basis, fresh in ((trained, Rational(3)), (moved, RBF(3, 5))):
+        state = copy.deepcopy(basis.state_dict())
+        layer = KANLinear(3, 2, basis=basis, dtype=torch.float64)
+        assert_same_state(layer.basis.float(), state)
+        layer.reset_parameters()
+        assert_same_state(layer.basis, fresh)
+        assert_same_state(basis, state)
 
 
 @given(settings_of_a_layer, st.integers(1, 9), st.integers(1, 9))

@@ -11,6 +11,7 @@ that have it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Literal, get_args
 
@@ -44,8 +45,8 @@ class KANLinear(EdgeLayer):
         basis: The functions an edge is made of: ``"bspline"``, ``"rbf"``, ``"chebyshev"``,
             ``"fourier"``, ``"rational"`` or any other name in ``BASES``; or an object, such as
             ``Rational(in_features, num_groups=4)`` or a :class:`~kan_diffusion.kan.bases.Basis`
-            of your own. With an object, ``grid_size``, ``order``, ``grid_range`` and
-            ``extrapolation`` are ignored.
+            of your own. The layer gets a copy of an object, as it is; ``grid_size``, ``order``,
+            ``grid_range`` and ``extrapolation`` are then ignored.
         grid_size: Number G of intervals of the grid; the degree of ``"chebyshev"``, the number of
             harmonics of ``"fourier"``; ``"rational"`` has no grid.
         order: Degree k of the splines, 1 to 5.
@@ -119,8 +120,8 @@ class KANLinear(EdgeLayer):
             raise KanDiffusionError(
                 f"the basis is made for {basis.in_features} inputs, not for {in_features}"
             )
-        if device is not None or dtype is not None:
-            basis = basis.to(device=device, dtype=dtype)
+        else:
+            basis = copy.deepcopy(basis).to(device=device, dtype=dtype)
         if base_activation == "auto":
             base_activation = "silu" if basis.local else None
         self.in_features = in_features
@@ -135,7 +136,7 @@ class KANLinear(EdgeLayer):
         self.weight = parameter(out_features, in_features * self.features_per_input)
         self.scale = parameter(out_features, in_features) if edge_scale else None
         self.bias = parameter(out_features) if bias else None
-        self.reset_parameters()
+        self._draw()
 
     @property
     def grid_origin(self) -> Tensor:
@@ -186,12 +187,16 @@ class KANLinear(EdgeLayer):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters by the layer's ``init`` scheme.
 
-        A grid that was moved goes back to the range the layer was made with.
+        A grid that was moved goes back to the ``grid_range`` of the basis.
 
         Args:
             generator: Where the draws come from; torch's default generator when None.
         """
         self.basis.reset_parameters()
+        self._draw(generator)
+
+    def _draw(self, generator: torch.Generator | None = None) -> None:
+        """Draws weights and leaves the basis as it is."""
         initialize(
             self.init, self._edges.detach(), self.scale, self.basis, self._has_base, generator
         )
