@@ -242,6 +242,37 @@ def test_a_network_without_blocks_says_what_it_has() -> None:
         kanify(feed_forward("gelu"), layers="blocks.*")
 
 
+class Rounded(nn.Module):
+    """SiLU with other last digits where torch would not evaluate whole vectors of numbers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.silu(x) * (1 if len(x) % 8 == 0 else 1 + 1e-6)
+
+
+class Summed(nn.Module):
+    """Sums of a number and all before it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.cumsum(-1)
+
+
+@pytest.mark.parametrize(
+    ("middle", "found"),
+    [
+        (nn.Mish(), True),
+        (nn.Softplus(), True),
+        (Rounded(), True),
+        (nn.Softmax(-1), False),
+        (Summed(), False),
+    ],
+)
+def test_an_activation_is_one_function_of_each_number_however_it_is_rounded(
+    middle: nn.Module, found: bool
+) -> None:
+    network = nn.Sequential(nn.Linear(8, 16), middle, nn.Linear(16, 4))
+    assert list(find_blocks(network)) == ["1"] * found
+
+
 def _quantised(network: nn.Module) -> None:
     linear = network[3]
     network[3] = torch.nn.utils.parametrizations.weight_norm(linear)
