@@ -216,6 +216,31 @@ def test_layers_are_selected_by_pattern_or_predicate(layers: object, paths: list
     assert f"{report.replaced[0].parameters_after:,}" in table
 
 
+def test_each_pattern_has_to_match_a_block() -> None:
+    network, _ = make("dit")
+    with refused(r"layers='transformer_block\.1\.\*' is no block of DiT.*; there are 'tr.*1\.ff'"):
+        kanify(network, layers=["transformer_blocks.0.*", "transformer_block.1.*"])
+    assert not any(isinstance(part, LearnedFunctions) for part in network.modules())
+
+
+class Skipping(nn.Sequential):
+    """Parts of which only the first is called."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self[0](x)
+
+
+@pytest.mark.parametrize("settings", [{}, {"keep_function": True}, {"kind": "full"}])
+def test_blocks_that_the_samples_do_not_reach_stay_and_are_named(
+    settings: dict[str, object],
+) -> None:
+    (first, (x,)), (second, _) = make("sequential"), make("sequential")
+    _, report = kanify(Skipping(first, second), layers="*.1", samples=x, **settings)
+    assert [one.recipe.path for one in report.replaced] == ["0.1"]
+    assert isinstance(second[1], nn.SiLU)
+    assert "not replaced: 1.1: the samples do not reach it; give others, or none" in str(report)
+
+
 def test_embeddings_are_replaced_where_they_are_named_alone() -> None:
     network, _ = make("pixart")
     assert not any(b.embedding for b in map(find_blocks(network).get, ["transformer_blocks.0.ff"]))

@@ -184,15 +184,17 @@ def kanify(
         order: Degree of the splines, 1 to 5.
         samples: Calls of the network: a tensor, a tuple of arguments, a dictionary of them by name,
             or a list of such calls. The grids are laid over the numbers that reach the blocks, and
-            a kept function is checked; without samples a range is assumed.
+            a kept function is checked; a block that nothing reaches stays. Without samples a range
+            is assumed.
         generator: Where fresh parameters come from; torch's default generator when None.
 
     Returns:
         The network itself, and a report of what was replaced in it and what was not.
 
     Raises:
-        KanDiffusionError: There is no such block, none can be replaced, a setting is not usable, or
-            the function cannot be kept. The network is then as it was.
+        KanDiffusionError: There is no such block, also for one of several patterns, none can be
+            replaced, a setting is not usable, or the function cannot be kept. The network is then
+            as it was.
     """
     require_known("kind", kind, _FRESH)
     if match not in ("params", None):
@@ -213,6 +215,9 @@ def kanify(
     replaced: list[Replacement] = []
     for block in blocks:
         spread = seen.get(block.path)
+        if samples is not None and spread is None:
+            refused[block.path] = "the samples do not reach it; give others, or none"
+            continue
         with valid_settings("kanify"):
             recipe = Recipe(
                 path=block.path,
@@ -267,13 +272,16 @@ def _chosen(module: nn.Module, layers: Layers) -> tuple[list[Block], dict[str, s
     """Selects the blocks to replace, and gives reasons for those that cannot be."""
     found = find_blocks(module)
     name = type(module).__name__
+    unknown: list[Layers] = []
     if layers is None:
         chosen = [block for block in found.values() if not block.embedding]
     elif callable(layers):
         chosen = [block for block in found.values() if layers(block.path, block.owner)]
     else:
         patterns = [layers] if isinstance(layers, str) else list(layers)
-        named = {path for pattern in patterns for path in _matching(found, pattern)}
+        matching = {pattern: _matching(found, pattern) for pattern in patterns}
+        unknown = [pattern for pattern, paths in matching.items() if not paths]
+        named = {path for paths in matching.values() for path in paths}
         chosen = [block for path, block in found.items() if path in named]
     if not found or (not chosen and layers is None):
         parts = Counter(
@@ -287,9 +295,9 @@ def _chosen(module: nn.Module, layers: Layers) -> tuple[list[Block], dict[str, s
         if found:
             hint = f"{embeddings} embeds what it is told: name it in layers to replace it"
         raise KanDiffusionError(f"{name} has no feed-forward block, it has {held}; {hint}")
-    if not chosen:
-        known = ", ".join(_named(path) for path in found)
-        raise KanDiffusionError(f"layers={layers!r} is no block of {name}; there are {known}")
+    if unknown or not chosen:
+        wrong, known = (unknown or [layers])[0], ", ".join(_named(path) for path in found)
+        raise KanDiffusionError(f"layers={wrong!r} is no block of {name}; there are {known}")
     refused = {block.path: block.refusal for block in chosen}
     blocks = [block for block in chosen if refused[block.path] is None]
     return blocks, {path: why for path, why in refused.items() if why is not None}
