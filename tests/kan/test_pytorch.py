@@ -476,8 +476,10 @@ def test_a_layer_is_a_leaf_of_a_symbolic_graph(layer: nn.Module) -> None:
         torch.fx.symbolic_trace(layer)
 
 
-def test_a_symbolic_graph_of_a_network_is_its_layers_and_trains_them() -> None:
-    network = _network()
+@pytest.mark.parametrize("basis", ["bspline", "gated", "gated-silu"])
+def test_a_symbolic_graph_of_a_network_is_its_layers_and_trains_them(basis: str) -> None:
+    network = _network(basis)
     graph = torch.fx.symbolic_trace(network)
-    assert [node.target for node in graph.graph.nodes][1:-1] == ["layers.0", "layers.1"]
+    called = [node.target for node in graph.graph.nodes if node.op == "call_module"]
+    assert called == [*["first"] * (basis != "bspline"), "layers.0", "layers.1"]
     _assert_close(_results(graph, network, _points()), _results(network, network, _points()), 0)

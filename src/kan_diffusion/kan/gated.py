@@ -20,13 +20,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.kan.grids import MovingGrids
 from kan_diffusion.kan.grouped import GroupedKANLinear
-from kan_diffusion.kan.inputs import require_input
+from kan_diffusion.kan.inputs import leaf, require_input
 from kan_diffusion.kan.kernels.edges import autocasts
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
@@ -163,6 +164,9 @@ class GatedLinear(MovingGrids):
         Raises:
             KanDiffusionError: An input has another shape, or is not floating-point.
         """
+        if isinstance(input, Proxy):
+            output, state = leaf(self, input, carried, code)
+            return output, state
         require_input(self, input, (1 + int(self.gated)) * self.in_features)
         if (code is None) != (self.rank is None):
             raise KanDiffusionError(
@@ -271,7 +275,8 @@ def gated_chain(
         The output of the last layer.
     """
     chain = layers if first is None else (first, *layers)
-    if not any(layer._forward_pre_hooks or layer._forward_hooks for layer in chain):
+    hooked = any(layer._forward_pre_hooks or layer._forward_hooks for layer in chain)
+    if not (hooked or isinstance(input, Proxy)):
         before = [] if first is None else [first.step(input)]
         steps = [*before, *(layer.step(input, None, code) for layer in layers)]
         ready = [step for step in steps if step is not None]

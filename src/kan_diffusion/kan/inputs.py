@@ -47,8 +47,8 @@ def require_edge(i: int, j: int, inputs: int, outputs: int) -> None:
         )
 
 
-def leaf(layer: nn.Module, input: Proxy) -> Tensor:
-    """Adds a call of the layer to the graph that torch.fx is tracing.
+def leaf(layer: nn.Module, input: Proxy, *others: Tensor | None) -> Tensor:
+    """Adds a call of the layer, with these inputs, to the graph that torch.fx is tracing.
 
     Raises:
         KanDiffusionError: The layer itself is traced, not a module that holds it.
@@ -61,4 +61,4 @@ def leaf(layer: nn.Module, input: Proxy) -> Tensor:
             f"a {type(layer).__name__} is a leaf of torch.fx and has no graph of its own; trace "
             "the module that holds it"
         )
-    return cast("Tensor", tracer.create_proxy("call_module", path, (input,), {}))
+    return cast("Tensor", tracer.create_proxy("call_module", path, (input, *others), {}))
