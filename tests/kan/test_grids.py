@@ -20,6 +20,7 @@ from helpers import assert_same_state, randn, random_layer, refused, seeded
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan import KAN, KANLinear, out_of_range_fractions, refine, update_grid
 from kan_diffusion.kan.bases import BASES, RBF, Chebyshev, GridBasis
+from kan_diffusion.kan.grids import MovingGrids
 
 each_basis = pytest.mark.parametrize(
     "basis", [name for name, kind in BASES.items() if issubclass(kind, GridBasis)]
@@ -635,8 +636,8 @@ def test_fractions_outside_are_told_by_the_names_of_the_layers() -> None:
     assert not any(part._forward_pre_hooks for part in module.modules())
 
 
-class Denoiser(nn.Module):
-    """A module with two inputs that returns more than a tensor."""
+class Denoiser(MovingGrids):
+    """A module with two inputs, the second by name, that returns more than a tensor."""
 
     def __init__(self, wrap: Callable[[Tensor], object]) -> None:
         super().__init__()
@@ -644,7 +645,7 @@ class Denoiser(nn.Module):
         self.kan.reset_parameters(seeded(0))
         self.wrap = wrap
 
-    def forward(self, sample: Tensor, time: Tensor) -> object:
+    def forward(self, sample: Tensor, *, time: Tensor) -> object:
         return self.wrap(self.kan(torch.cat([sample, time.unsqueeze(-1)], -1)))
 
 
@@ -656,11 +657,13 @@ def test_modules_with_other_inputs_and_outputs(wrap: Callable[[Tensor], object])
     sample, time = 3 * randn(50, 2), torch.linspace(0, 1, 50, dtype=torch.float64)
     whole = torch.cat([sample, time.unsqueeze(-1)], -1)
     before = module.kan(whole)
-    change = update_grid(module, sample, time)
+    change = module.update_grid(sample, time=time)
     assert change == _change(before, module.kan(whole)) > 0
-    assert set(out_of_range_fractions(module, sample, time)) == {"kan.layers.0", "kan.layers.1"}
+    names = {"kan.layers.0", "kan.layers.1"}
+    assert set(module.out_of_range_fractions(sample=sample, time=time)) == names
     before = module.kan(whole)
-    assert refine(module, 25, sample, time) == _change(before, module.kan(whole)) > 0
+    change = module.refine(25, sample=sample, time=time)
+    assert change == _change(before, module.kan(whole)) > 0
 
 
 def test_moves_draw_nothing_and_keep_no_graph() -> None:

@@ -58,12 +58,15 @@ class MovingGrids(nn.Module):
         *inputs: object,
         optimizer: torch.optim.Optimizer | None = None,
         averages: Iterable[Average] = (),
+        **options: object,
     ) -> float:
         """Gives the grids another number of intervals and keeps the function: :func:`refine`.
 
         If the module is saved with a configuration, the configuration follows.
         """
-        change = refine(self, num_intervals, *inputs, optimizer=optimizer, averages=averages)
+        change = refine(
+            self, num_intervals, *inputs, optimizer=optimizer, averages=averages, **options
+        )
         self._note_intervals(num_intervals)
         return change
 
@@ -76,13 +79,16 @@ class MovingGrids(nn.Module):
         margin: float = 0.01,
         optimizer: torch.optim.Optimizer | None = None,
         averages: Iterable[Average] = (),
+        **options: object,
     ) -> float:
         """Moves grids to the range of their data and keeps the function: :func:`update_grid`."""
-        return update_grid(self, *inputs, margin=margin, optimizer=optimizer, averages=averages)
+        return update_grid(
+            self, *inputs, margin=margin, optimizer=optimizer, averages=averages, **options
+        )
 
-    def out_of_range_fractions(self, *inputs: object) -> dict[str, float]:
+    def out_of_range_fractions(self, *inputs: object, **options: object) -> dict[str, float]:
         """Computes each layer's fraction of inputs off the grid: :func:`out_of_range_fractions`."""
-        return out_of_range_fractions(self, *inputs)
+        return out_of_range_fractions(self, *inputs, **options)
 
 
 class EdgeLayer(MovingGrids):
@@ -317,6 +323,7 @@ def refine(
     *inputs: object,
     optimizer: torch.optim.Optimizer | None = None,
     averages: Iterable[Average] = (),
+    **options: object,
 ) -> float:
     """Gives the grids another number of intervals over the same range and keeps the function.
 
@@ -327,11 +334,12 @@ def refine(
     Args:
         module: Any module that contains KAN layers with a grid.
         num_intervals: Number of intervals of every grid.
-        inputs: Arguments of a call of the module that measures how far the function moves; by
-            default every layer is measured by itself, over its grid.
+        inputs: Positional arguments of a call of the module that measures how far the function
+            moves; by default every layer is measured by itself, over its grid.
         optimizer: Optimiser whose parameters are replaced and their moments reset. An optimiser
             that is not given keeps parameters that are no longer used.
         averages: Moving averages of the module's weights, which are carried over, too.
+        options: Keyword arguments of the call.
 
     Returns:
         The largest change of the output on the inputs.
@@ -341,12 +349,12 @@ def refine(
     """
     layers = _grid_layers(module)
     new_bases = {name: layer.grid.with_intervals(num_intervals) for name, layer in layers.items()}
-    calls: list[tuple[nn.Module, tuple[object, ...]]] = [(module, inputs)]
-    if not inputs:
-        calls = [(layer, (layer.on_grids(_over_grid(layer.grid)),)) for layer in layers.values()]
-    before = [_first_tensor(called(*given)) for called, given in calls]
+    calls: list[Callable[[], object]] = [partial(module, *inputs, **options)]
+    if not inputs and not options:
+        calls = [partial(each, each.on_grids(_over_grid(each.grid))) for each in layers.values()]
+    before = [_first_tensor(call()) for call in calls]
     _move(module, new_bases, optimizer, averages)
-    after = [_first_tensor(called(*given)) for called, given in calls]
+    after = [_first_tensor(call()) for call in calls]
     return max(float((b - a).abs().max()) for a, b in zip(before, after, strict=True))
 
 
@@ -363,6 +371,7 @@ def update_grid(
     margin: float = 0.01,
     optimizer: torch.optim.Optimizer | None = None,
     averages: Iterable[Average] = (),
+    **options: object,
 ) -> float:
     """Moves the grid of every input of every KAN layer to the range of its data.
 
@@ -370,11 +379,13 @@ def update_grid(
 
     Args:
         module: Any module that contains KAN layers with a grid.
-        inputs: Arguments of a call of the module, from which the layers' own inputs follow.
+        inputs: Positional arguments of a call of the module, from which the layers' own inputs
+            follow.
         margin: How much wider than the data the grid becomes at each end, as a fraction of their
             range.
         optimizer: Optimiser whose moments of the weights are reset.
         averages: Moving averages of the module's weights, which are carried over, too.
+        options: Keyword arguments of the call.
 
     Returns:
         The largest change of the output on the inputs.
@@ -386,14 +397,14 @@ def update_grid(
     if not 0 <= margin < math.inf:
         raise KanDiffusionError(f"margin must be zero or more, not {margin}")
     layers = _grid_layers(module)
-    before, seen = _watch(module, *inputs)
+    before, seen = _watch(module, *inputs, **options)
     new_bases = {
         name: _over_data(layer.grid, layer.grid_rows(rows), margin, name or "the layer")
         for name, rows in seen.items()
         if (layer := layers.get(name)) is not None
     }
     _move(module, new_bases, optimizer, averages)
-    change = float((_first_tensor(module(*inputs)) - before).abs().max())
+    change = float((_first_tensor(module(*inputs, **options)) - before).abs().max())
     logger.info("moved the grids of %d KAN layers; largest change %.3g", len(new_bases), change)
     return change
 
