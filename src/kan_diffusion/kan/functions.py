@@ -24,14 +24,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.kan.bases import Basis, BasisName, BSpline, Extrapolation, make_basis
 from kan_diffusion.kan.grids import EdgeLayer
-from kan_diffusion.kan.inputs import leaf, require_input
 from kan_diffusion.kan.kernels.edges import in_full_precision, with_grid
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
@@ -268,21 +266,9 @@ class LearnedFunctions(EdgeLayer):
         sums = 2 * self.basis.num_active * self.functions
         return self.in_features * (self.basis.flops_per_input + sums)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Maps (*, in_features) to (*, in_features * functions), those of an input side by side.
-
-        Raises:
-            KanDiffusionError: The input has another last dimension, or is not floating-point.
-        """
-        if isinstance(input, Proxy):
-            return leaf(self, input)
-        h = self._functions(self._rows(input))
-        return h if input.ndim == 2 else h.view(*input.shape[:-1], h.shape[1])
-
     def _rows(self, input: Tensor) -> Tensor:
         """Flattens inputs to rows, in at least the precision of the coefficients."""
-        require_input(self, input, self.in_features)
-        rows = input.reshape(math.prod(input.shape[:-1]), self.in_features)
+        rows = super()._rows(input)
         return rows.to(torch.promote_types(input.dtype, self.coefficients.dtype))
 
     def kernel_grid(self) -> tuple[Tensor, Tensor, int] | None:
@@ -292,16 +278,16 @@ class LearnedFunctions(EdgeLayer):
             return basis.grid_origin, basis.grid_step, basis.order
         return None
 
-    def _functions(self, x: Tensor) -> Tensor:
-        """Evaluates the functions (N, in * R) of rows of inputs."""
+    def _outputs(self, rows: Tensor) -> Tensor:
+        """Evaluates the functions (N, in * R), those of an input side by side."""
         grid = self.kernel_grid()
         if grid is not None:
             *own, order = grid
-            operands = x, self.coefficients, *own
+            operands = rows, self.coefficients, *own
             if _KERNEL.takes(operands):
                 step = Step(_KERNEL, operands[1:], (self.group_of, order), self.by_torch)
-                return run([step], x)[0]
-        return self._in_parts(x)
+                return run([step], rows)[0]
+        return self._in_parts(rows)
 
     def _in_parts(self, x: Tensor) -> Tensor:
         """Evaluates the functions by torch; many of them in parts that keep only their inputs."""
@@ -340,18 +326,6 @@ class LearnedFunctions(EdgeLayer):
     def on_grids(self, rows: Tensor) -> Tensor:
         """Gives each input the number of its grid: rows (N, groups) -> (N, in_features)."""
         return rows[:, list(self.group_of)]
-
-    @torch.no_grad()
-    def out_of_range_per_input(self, input: Tensor) -> Tensor:
-        """Computes the fraction of each input's values outside its grid; NaN counts as inside.
-
-        Args:
-            input: Inputs with shape (*, in_features).
-
-        Returns:
-            Fractions with shape (in_features,), from 0 to 1; NaN for an empty input.
-        """
-        return self.outside(self._rows(input)).to(self.coefficients.dtype).mean(0)
 
     def extra_repr(self) -> str:
         """The settings that differ between modules, for ``print``."""

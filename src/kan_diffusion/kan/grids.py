@@ -25,12 +25,22 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.optim.swa_utils import AveragedModel
 
 from kan_diffusion.errors import KanDiffusionError, NoGridError
 from kan_diffusion.kan.bases import Basis, GridBasis
+from kan_diffusion.kan.inputs import leaf, require_edge, require_input
 
-__all__ = ["Average", "EdgeLayer", "MovingGrids", "out_of_range_fractions", "refine", "update_grid"]
+__all__ = [
+    "Average",
+    "EdgeLayer",
+    "MovingGrids",
+    "WeightedEdges",
+    "out_of_range_fractions",
+    "refine",
+    "update_grid",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +114,27 @@ class EdgeLayer(MovingGrids):
         parameter: nn.Parameter = getattr(self, self._packed)
         return parameter
 
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps inputs (*, in_features) to the outputs (*, m) of the layer.
+
+        Raises:
+            KanDiffusionError: The input has another last dimension, or is not floating-point:
+                integers are refused for any basis, as by ``nn.Linear``.
+        """
+        if isinstance(input, Proxy):
+            return leaf(self, input)
+        output = self._outputs(self._rows(input))
+        return output if input.ndim == 2 else output.view(*input.shape[:-1], output.shape[1])
+
+    def _rows(self, input: Tensor) -> Tensor:
+        """Checks inputs (*, in_features) and flattens them to rows (N, in_features)."""
+        require_input(self, input, self.in_features)
+        return input if input.ndim == 2 else input.reshape(-1, self.in_features)
+
+    def _outputs(self, rows: Tensor) -> Tensor:
+        """Computes the layer for rows of inputs."""
+        raise NotImplementedError
+
     def grid_rows(self, rows: Tensor) -> Tensor:
         """Makes rows with one number per grid: (N, in_features) -> (M, grids)."""
         return rows
@@ -111,6 +142,18 @@ class EdgeLayer(MovingGrids):
     def outside(self, rows: Tensor) -> Tensor:
         """Tells which inputs lie outside their grid: (N, in_features), bool."""
         return self.basis.outside(rows)
+
+    @torch.no_grad()
+    def out_of_range_per_input(self, input: Tensor) -> Tensor:
+        """Computes the fraction of each input's values outside its grid; NaN counts as inside.
+
+        Args:
+            input: Inputs with shape (*, in_features).
+
+        Returns:
+            Fractions with shape (in_features,), from 0 to 1; NaN for an empty input.
+        """
+        return self.outside(self._rows(input)).to(self.packed.dtype).mean(0)
 
     def on_grids(self, rows: Tensor) -> Tensor:
         """Gives each input the number of its grid: rows (N, grids) -> (N, in_features)."""
@@ -137,6 +180,58 @@ class EdgeLayer(MovingGrids):
             if isinstance(own, property) and own.fget is not None:
                 return own.fget(self)  # raises its own error, which torch hides
             raise
+
+
+class WeightedEdges(EdgeLayer):
+    """A KAN layer whose edges are weighted sums of features of their inputs."""
+
+    out_features: int
+
+    def _features(self, rows: Tensor) -> Tensor:
+        """Computes the features (N, in, features) of rows of inputs."""
+        raise NotImplementedError
+
+    def _features_of(self, i: int, x: Tensor) -> Tensor:
+        """Computes the features (n, features) of values (n, 1) of input ``i``."""
+        raise NotImplementedError
+
+    def _edge_weights(self) -> Tensor:
+        """Returns the weights of the features by edge: (out, in, features)."""
+        raise NotImplementedError
+
+    def edge_outputs(self, input: Tensor) -> Tensor:
+        """Computes the contribution of each edge to its output, base branch and scale included.
+
+        It holds (n, out, in) numbers at once, so it is meant for inspecting a layer. The bias is
+        left out.
+
+        Args:
+            input: Inputs with shape (n, in_features).
+
+        Returns:
+            phi_{o,i}(x_i) with shape (n, out, in); summed over inputs, and with the bias, they are
+            the layer's output. Differentiable.
+        """
+        return torch.einsum("nif,oif->noi", self._features(self._rows(input)), self._edge_weights())
+
+    @torch.no_grad()
+    def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:
+        """Evaluates the function of one edge, with base branch and scale but without the bias.
+
+        Args:
+            i: Index of the input the edge leaves.
+            j: Index of the output the edge enters.
+            x: Where to evaluate, with any shape.
+
+        Returns:
+            phi_{j,i}(x) with the shape of x.
+
+        Raises:
+            IndexError: There is no such edge.
+        """
+        require_edge(i, j, self.in_features, self.out_features)
+        features = self._features_of(i, x.reshape(-1, 1))
+        return (features @ self._edge_weights()[j, i].to(features.dtype)).view(x.shape)
 
 
 def _edge_layers(module: nn.Module) -> dict[str, EdgeLayer]:

@@ -16,13 +16,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.nn.functional import linear
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import BasisName, Extrapolation
 from kan_diffusion.kan.functions import LearnedFunctions, Start
-from kan_diffusion.kan.inputs import leaf, require_edge
+from kan_diffusion.kan.grids import WeightedEdges
 from kan_diffusion.kan.kernels.edges import autocasts
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
@@ -38,7 +37,7 @@ _KERNEL = FusedFunction(
 )
 
 
-class GroupedKANLinear(LearnedFunctions):
+class GroupedKANLinear(WeightedEdges, LearnedFunctions):
     """A KAN layer whose edges share a few learned functions, used where ``nn.Linear`` would be.
 
     Args:
@@ -111,12 +110,9 @@ class GroupedKANLinear(LearnedFunctions):
                 f"a GroupedKANLinear needs at least one output, not {out_features}"
             )
         self.out_features = out_features
-
-        def parameter(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
-
-        self.weight = parameter(out_features, in_features * functions)
-        self.bias = parameter(out_features) if bias else None
+        new = self.coefficients.new_empty
+        self.weight = nn.Parameter(new(out_features, in_features * functions))
+        self.bias = nn.Parameter(new(out_features)) if bias else None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -138,21 +134,11 @@ class GroupedKANLinear(LearnedFunctions):
         constants = self.out_features if self.bias is not None else 0
         return super().flops + 2 * self.weight.numel() + constants
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Maps (*, in_features) to (*, out_features).
-
-        Raises:
-            KanDiffusionError: The input has another last dimension, or is not floating-point.
-        """
-        if isinstance(input, Proxy):
-            return leaf(self, input)
-        x = self._rows(input)
-        step = self.step(x)
+    def _outputs(self, rows: Tensor) -> Tensor:
+        step = self.step(rows)
         if step is None:
-            output = linear(self._functions(x), self.weight, self.bias)
-        else:
-            output = run([step], x)[0]
-        return output if input.ndim == 2 else output.view(*input.shape[:-1], self.out_features)
+            return linear(super()._outputs(rows), self.weight, self.bias)
+        return run([step], rows)[0]
 
     def step(self, x: Tensor) -> Step | None:
         """Returns the layer as a step of its kernel, or None if the kernel does not take x."""
@@ -170,47 +156,16 @@ class GroupedKANLinear(LearnedFunctions):
     ) -> Tensor:
         return linear(self.by_torch(x, coefficients, *grid), weight, bias)
 
-    def edge_outputs(self, input: Tensor) -> Tensor:
-        """Computes the contribution of each edge to its output.
+    def _features(self, rows: Tensor) -> Tensor:
+        return super()._outputs(rows).unflatten(1, (self.in_features, self.functions))
 
-        It holds (n, out, in) numbers at once, so it is meant for inspecting a layer. The bias is
-        left out.
-
-        Args:
-            input: Inputs with shape (n, in_features).
-
-        Returns:
-            phi_{o,i}(x_i) with shape (n, out, in); summed over inputs, and with the bias, they are
-            the layer's output. Differentiable.
-        """
-        h = self._functions(self._rows(input)).unflatten(1, (self.in_features, self.functions))
-        return torch.einsum("nir,oir->noi", h, self._edges)
-
-    @property
-    def _edges(self) -> Tensor:
-        """The weight by edge: (out, in, R), a view."""
-        return self.weight.view(self.out_features, self.in_features, self.functions)
-
-    @torch.no_grad()
-    def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:
-        """Evaluates the learned function of one edge, without the bias.
-
-        Args:
-            i: Index of the input the edge leaves.
-            j: Index of the output the edge enters.
-            x: Where to evaluate, with any shape.
-
-        Returns:
-            phi_{j,i}(x) with the shape of x.
-
-        Raises:
-            IndexError: There is no such edge.
-        """
-        require_edge(i, j, self.in_features, self.out_features)
+    def _features_of(self, i: int, x: Tensor) -> Tensor:
         group = self.group_of[i]
-        values = self.basis.one_input(group)(x.reshape(-1, 1))[:, 0]
-        curves = values @ self.coefficients[:, group].T.to(values.dtype)
-        return (curves @ self._edges[j, i].to(values.dtype)).view(x.shape)
+        values = self.basis.one_input(group)(x)[:, 0]
+        return values @ self.coefficients[:, group].T.to(values.dtype)
+
+    def _edge_weights(self) -> Tensor:
+        return self.weight.view(self.out_features, self.in_features, self.functions)
 
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""

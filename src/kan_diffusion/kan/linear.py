@@ -22,9 +22,8 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from kan_diffusion.errors import KanDiffusionError, unknown_name
 from kan_diffusion.kan.bases import BASES, Basis, BasisName, Extrapolation, make_basis
-from kan_diffusion.kan.grids import EdgeLayer
+from kan_diffusion.kan.grids import WeightedEdges
 from kan_diffusion.kan.initialization import Initialization, initialize
-from kan_diffusion.kan.inputs import leaf, require_edge, require_input
 from kan_diffusion.kan.kernels.edges import Edges, edge_chain, edge_features, edge_linear
 
 __all__ = ["BaseActivation", "KANLinear", "in_one_go"]
@@ -35,7 +34,7 @@ BaseActivation = Literal["silu", "auto"] | None
 _SILU_FLOPS = 4
 
 
-class KANLinear(EdgeLayer):
+class KANLinear(WeightedEdges):
     r"""A layer of learned univariate functions, used where ``nn.Linear`` would be.
 
     Args:
@@ -129,13 +128,11 @@ class KANLinear(EdgeLayer):
         self.basis = basis
         self.base_activation = base_activation
         self.init: Initialization = init
-
-        def parameter(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
-
-        self.weight = parameter(out_features, in_features * self.features_per_input)
-        self.scale = parameter(out_features, in_features) if edge_scale else None
-        self.bias = parameter(out_features) if bias else None
+        width = in_features * self.features_per_input
+        self.weight = nn.Parameter(torch.empty(out_features, width, device=device, dtype=dtype))
+        new = self.weight.new_empty
+        self.scale = nn.Parameter(new(out_features, in_features)) if edge_scale else None
+        self.bias = nn.Parameter(new(out_features)) if bias else None
         self._draw()
 
     @property
@@ -208,7 +205,7 @@ class KANLinear(EdgeLayer):
         """The packed weight by edge: (out, in, features_per_input), a view."""
         return self.weight.view(self.out_features, self.in_features, self.features_per_input)
 
-    def _scaled_edges(self) -> Tensor:
+    def _edge_weights(self) -> Tensor:
         """The weight by edge, with the edge scales multiplied in."""
         if self.scale is None:
             return self._edges
@@ -216,26 +213,19 @@ class KANLinear(EdgeLayer):
         base, coefficients = self._edges[..., :first], self._edges[..., first:]
         return torch.cat([base, coefficients * self.scale.unsqueeze(-1)], dim=-1)
 
+    def _features(self, rows: Tensor) -> Tensor:
+        return edge_features(rows, self.basis, self._has_base)
+
+    def _features_of(self, i: int, x: Tensor) -> Tensor:
+        return edge_features(x, self.basis.one_input(i), self._has_base)[:, 0]
+
+    def _outputs(self, rows: Tensor) -> Tensor:
+        return edge_linear(rows, self.edges())
+
     def edges(self) -> Edges:
         """Returns the layer in the form of kernels, with the edge scales multiplied in."""
-        weight = self.weight if self.scale is None else self._scaled_edges().flatten(1)
+        weight = self.weight if self.scale is None else self._edge_weights().flatten(1)
         return Edges(weight, self.bias, self.basis, self._has_base)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Maps (*, in_features) to (*, out_features).
-
-        Raises:
-            KanDiffusionError: The input has another last dimension, or is not floating-point:
-                integers are refused for any basis, as by ``nn.Linear``.
-        """
-        if isinstance(input, Proxy):
-            return leaf(self, input)
-        output = edge_linear(self._rows(input), self.edges())
-        return output if input.ndim == 2 else output.view(*input.shape[:-1], self.out_features)
-
-    def _rows(self, input: Tensor) -> Tensor:
-        require_input(self, input, self.in_features)
-        return input if input.ndim == 2 else input.reshape(-1, self.in_features)
 
     def masked(self, input: Tensor, mask: Tensor) -> Tensor:
         """Computes the layer, bias included, with some of its edges left out.
@@ -247,56 +237,9 @@ class KANLinear(EdgeLayer):
         Returns:
             Outputs with shape (n, out_features). Differentiable.
         """
-        kept = (self._scaled_edges() * mask.unsqueeze(-1)).flatten(1)
+        kept = (self._edge_weights() * mask.unsqueeze(-1)).flatten(1)
         edges = Edges(kept, self.bias, self.basis, self._has_base)
         return edge_linear(self._rows(input), edges)
-
-    def edge_outputs(self, input: Tensor) -> Tensor:
-        """Computes the contribution of each edge to its output, base branch and scale included.
-
-        It holds (n, out, in) numbers at once, so it is meant for inspecting a layer. The bias is
-        left out.
-
-        Args:
-            input: Inputs with shape (n, in_features).
-
-        Returns:
-            phi_{o,i}(x_i) with shape (n, out, in); summed over inputs, and with the bias, they are
-            the layer's output. Differentiable.
-        """
-        features = edge_features(self._rows(input), self.basis, self._has_base)
-        return torch.einsum("nif,oif->noi", features, self._scaled_edges())
-
-    @torch.no_grad()
-    def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:
-        """Evaluates the function of one edge, with base branch and scale but without the bias.
-
-        Args:
-            i: Index of the input the edge leaves.
-            j: Index of the output the edge enters.
-            x: Where to evaluate, with any shape.
-
-        Returns:
-            phi_{j,i}(x) with the shape of x.
-
-        Raises:
-            IndexError: There is no such edge.
-        """
-        require_edge(i, j, self.in_features, self.out_features)
-        features = edge_features(x.reshape(-1, 1), self.basis.one_input(i), self._has_base)
-        return (features[:, 0] @ self._scaled_edges()[j, i]).view(x.shape)
-
-    @torch.no_grad()
-    def out_of_range_per_input(self, input: Tensor) -> Tensor:
-        """Computes the fraction of each input's values outside its grid; NaN counts as inside.
-
-        Args:
-            input: Inputs with shape (*, in_features).
-
-        Returns:
-            Fractions with shape (in_features,), from 0 to 1; NaN for an empty input.
-        """
-        return self.basis.outside(self._rows(input)).to(self.weight.dtype).mean(0)
 
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""
