@@ -60,6 +60,8 @@ __all__ = [
     "RESULT",
     "REVERSE",
     "SAMPLES",
+    "STUDY",
+    "TRIALS",
     "WEIGHTS",
     "Level",
     "Row",
@@ -78,6 +80,7 @@ __all__ = [
     "save_weights",
 ]
 
+STUDY, TRIALS = "study.yaml", "trials"  # in the folder of a study
 CHECKPOINT = "checkpoint.safetensors"
 RESULT = "trial.json"
 REVERSE = "reverse"

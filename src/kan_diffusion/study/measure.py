@@ -43,7 +43,7 @@ from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import EvaluationConfig, TrialConfig
-from kan_diffusion.study.folder import Level, Row, load_trial
+from kan_diffusion.study.folder import CHECKPOINT, STUDY, TRIALS, Level, Row, load_trial
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
 
 __all__ = [
@@ -316,11 +316,11 @@ def load_run(
     trial = load_trial(folder, verify=verify)
     if trial is None:
         remedy = "train one with 'kan-diffusion train'"
-        if (folder / "study.yaml").exists():
-            trials = sorted(path.name for path in (folder / "trials").glob("[!.]*"))
-            some = f", such as '{folder / 'trials' / trials[0]}'" if trials else ""
+        if (folder / STUDY).exists():
+            trials = sorted((folder / TRIALS).glob("[!.]*"))
+            some = f", such as '{trials[0]}'" if trials else ""
             remedy = f"it is a study; give one of its trials{some}"
-        elif (folder / "checkpoint.safetensors").exists():
+        elif (folder / CHECKPOINT).exists():
             remedy = "its training has not finished; the same command goes on with it"
         raise RunFolderError(f"'{folder}' holds no finished run: {remedy}")
     if trial.row["error"] is not None:

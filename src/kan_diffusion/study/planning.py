@@ -18,16 +18,14 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import json_bytes, read_as, write_bytes, write_checksums
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
-from kan_diffusion.study.folder import Row, TrialResult, load_trial
+from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, load_trial
 from kan_diffusion.study.trial import build
 
 __all__ = [
     "CHOSEN_SIZES",
     "ENVIRONMENT",
     "ROWS",
-    "STUDY",
     "TABLE",
-    "TRIALS",
     "StudyPlan",
     "finished_trial",
     "kept_rows",
@@ -36,8 +34,7 @@ __all__ = [
     "written_files",
 ]
 
-TRIALS = "trials"
-STUDY, ENVIRONMENT = "study.yaml", "environment.json"
+ENVIRONMENT = "environment.json"
 ROWS, TABLE = "results.json", "results.parquet"
 _ALL_ROWS = TypeAdapter(list[Row])
 CHOSEN_SIZES = "sizes.json"

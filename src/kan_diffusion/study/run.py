@@ -35,13 +35,11 @@ from kan_diffusion.files import (
 from kan_diffusion.study.calibration import estimate_seconds
 from kan_diffusion.study.config import StudyConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
-from kan_diffusion.study.folder import Row, TrialResult, holds_run
+from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, holds_run
 from kan_diffusion.study.planning import (
     ENVIRONMENT,
     ROWS,
-    STUDY,
     TABLE,
-    TRIALS,
     StudyPlan,
     finished_trial,
     kept_rows,

@@ -46,8 +46,8 @@ from kan_diffusion.settings import Settings
 from kan_diffusion.study.budgets import SIZES
 from kan_diffusion.study.config import ModelConfig, StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
-from kan_diffusion.study.folder import Row, load_trial
-from kan_diffusion.study.planning import StudyPlan, kept_rows, plan_study, run_plan
+from kan_diffusion.study.folder import STUDY, TRIALS, Row, load_trial
+from kan_diffusion.study.planning import ENVIRONMENT, StudyPlan, kept_rows, plan_study, run_plan
 from kan_diffusion.study.rehearsal import judged, mean_log, unreported
 from kan_diffusion.study.run import environment
 from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
@@ -144,8 +144,8 @@ def tune(
         require_known("optimizer", name, OPTIMIZERS)
     config = _searched(config, tries)
     require_free_space(folder, 1_000_000 * tries * len(config.models) * len(config.data))
-    write_text(folder / "study.yaml", config.to_yaml())
-    write_json(folder / "environment.json", environment())
+    write_text(folder / STUDY, config.to_yaml())
+    write_json(folder / ENVIRONMENT, environment())
     searches = _open_searches(config, folder, storage, optimizers)
     with open_executor() if executor is None else nullcontext(executor) as runner:
         while running := [search for search in searches if search.begin(tries)]:
@@ -447,7 +447,7 @@ def _row(folder: Path, trial: str, kept: Mapping[str, Row]) -> Row | None:
     """Reads the row of a finished trial, from the kept rows or its own folder."""
     if trial in kept:
         return kept[trial]
-    result = load_trial(folder / "trials" / trial)
+    result = load_trial(folder / TRIALS / trial)
     return None if result is None else result.row
 
 

@@ -26,7 +26,7 @@ from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.metrics import Score, metrics_named
 from kan_diffusion.evaluation.pictures import PICTURE_SCORES
 from kan_diffusion.study.config import StudyConfig, TrialConfig
-from kan_diffusion.study.folder import TrialResult, load_trial
+from kan_diffusion.study.folder import STUDY, TrialResult, load_trial
 from kan_diffusion.study.run import StudyResults, load_study
 
 __all__ = ["MEASURES", "SIZES", "Judged", "Results", "Setting", "read_results", "read_runs"]
@@ -257,7 +257,7 @@ def _read(folder: Path, verify: bool) -> TrialResult:
     trial = load_trial(folder, verify=verify)
     if trial is None:
         what = "a study, and of several folders each must be a run: give some of its trials"
-        if not (folder / "study.yaml").exists():
+        if not (folder / STUDY).exists():
             what = "neither a study nor a finished run"
         raise RunFolderError(f"'{folder}' holds {what}")
     if trial.row["error"] is not None:
