@@ -380,6 +380,10 @@ def test_every_sampler_can_be_asked_for(fitted: DiffusionEstimator) -> None:
     usual = fitted.sample(20)
     assert np.isfinite(fitted.sample(20, scheduler="heun", steps=5)).all()
     np.testing.assert_array_equal(fitted.sample(20), usual)  # no trace is left
+    gaps = np.array([[np.nan, 0.0]])
+    filled = fitted.impute(gaps)
+    fitted.sample(20, scheduler="ddpm")
+    np.testing.assert_array_equal(fitted.impute(gaps), filled)
     with refused("did you mean 'heun'"):
         fitted.sample(20, scheduler="huen")
     with refused("at least 1 row"):

@@ -351,8 +351,8 @@ class DiffusionEstimator(BaseEstimator):
             like: Rows with cells of some of the columns; the cells are kept, and each row is
                 completed once. Leave ``n_samples`` out then.
             steps: Steps of the sampler.
-            scheduler: Name of the sampler, see :data:`kan_diffusion.SCHEDULERS`; the process's
-                default when None.
+            scheduler: Name of the sampler for this call, see :data:`kan_diffusion.SCHEDULERS`; that
+                of ``pipeline_`` when None, which is the process's default.
             random_state: Source of the noise; the estimator's own when None.
 
         Returns:
@@ -368,7 +368,10 @@ class DiffusionEstimator(BaseEstimator):
         from kan_diffusion.sampling import make_scheduler
 
         check_is_fitted(self)
-        self.pipeline_.scheduler = make_scheduler(scheduler, self.pipeline_.scheduler)
+        pipeline = self.pipeline_
+        if scheduler is not None:
+            chosen = make_scheduler(scheduler, pipeline.scheduler)
+            pipeline = pipeline.from_pipe(pipeline, scheduler=chosen)
         wanted = dict(conditions or {})
         if y is not None:
             if self.y_name_ is None:
@@ -384,7 +387,7 @@ class DiffusionEstimator(BaseEstimator):
                     raise DataError(
                         f"y has {len(values):,} values for {n_samples:,} rows; give one each"
                     )
-        frame = self.pipeline_.draw(
+        frame = pipeline.draw(
             None if like is not None else n_samples,
             conditions=wanted,
             like=like,
