@@ -297,6 +297,22 @@ def test_a_saved_model_is_the_same_and_holds_no_row(
             DiffusionEstimator.load(tmp_path / "moved")
 
 
+def test_a_loaded_model_is_fitted_again_as_it_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    points = np.column_stack([_points(50)[:, 0], np.arange(50) % 3])
+    given = {**QUICK, "params": np.int64(900), "settings": {"grid_size": 4}}
+    model = DiffusionEstimator("kan", **given, columns={1: "categorical"}).fit(points)
+    model.save(tmp_path)
+    again = clone(DiffusionEstimator.load(tmp_path)).fit(points)
+    np.testing.assert_array_equal(again.loss_curve_, model.loss_curve_)
+    assert not caplog.records
+    model.set_params(random_state=np.random.RandomState(0)).save(tmp_path)
+    (record,) = caplog.records
+    assert "random_state is not saved, since it is a RandomState" in record.getMessage()
+    assert DiffusionEstimator.load(tmp_path).random_state is None
+
+
 def test_arrays_stay_arrays_and_y_is_a_column_to_condition_on() -> None:
     generator = np.random.default_rng(0)
     y = generator.integers(0, 2, 500)

@@ -495,6 +495,8 @@ class DiffusionEstimator(BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Saves the model: JSON and safetensors, and no row of the table.
 
+        A parameter that is no plain value, such as a ``RandomState``, is left out with a warning.
+
         Args:
             folder: Folder to write, created if missing. :meth:`load` reads it, and
                 ``TableDiffusionPipeline.from_pretrained`` reads the pipeline in it.
@@ -506,11 +508,16 @@ class DiffusionEstimator(BaseEstimator):
 
         check_is_fitted(self)
         self.pipeline_.save_pretrained(folder)
-        settings = {
-            name: value
-            for name, value in self.get_params(deep=False).items()
-            if name != "columns" and isinstance(value, str | int | float | None)
-        }
+        settings: dict[str, object] = {}
+        for name, given in self.get_params(deep=False).items():
+            value = _plain(given)
+            if isinstance(value, dict | str | int | float | None):
+                settings[name] = value
+            else:
+                logger.warning(
+                    f"{name} is not saved, since it is a {type(value).__name__} and no plain "
+                    "value; set it again before the loaded model is fitted"
+                )
         write_json(
             Path(folder) / _SETTINGS,
             {
@@ -557,6 +564,13 @@ class DiffusionEstimator(BaseEstimator):
             model.feature_names_in_ = np.array(own, dtype=object)
         model.n_parameters_ = pipeline.denoiser.num_trainable
         return model
+
+
+def _plain(value: object) -> object:
+    """Returns a value with a mapping as a dictionary and a number of NumPy as Python's own."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _array_dtype(X: object) -> str:  # noqa: N803
