@@ -11,12 +11,13 @@ import pytest
 
 from helpers import refused
 from kan_diffusion.denoisers.registry import untuned_family
+from kan_diffusion.errors import RunFolderError
 from kan_diffusion.study import tuning
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.tuning import Tuned, apply_tuned, read_tuned, tune
-from tiny import tiny_study
+from tiny import tiny_study, written
 
 
 def _study(**changes: object) -> StudyConfig:
@@ -142,6 +143,20 @@ def test_a_search_goes_on_from_its_rows_alone(
     first = {t for row in found.tries[found.tries["try"] == 0].to_dict("records")
              for t in row["trials"]}  # fmt: skip
     assert {event.trial for event in events} == trained - first
+
+
+def test_a_study_or_other_files_in_the_way_are_refused(tmp_path: Path) -> None:
+    for name, content, message in (
+        ("study.yaml", _study().to_yaml(), r"holds another study \(other seed"),
+        ("notes.txt", "mine", "holds other files and no study"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text(content)
+        before = written(folder)
+        with refused(f"{message}.*--out", RunFolderError):
+            tune(_study(), folder, tries=1)
+        assert written(folder) == before
 
 
 def test_a_try_whose_driver_died_is_taken_up(tmp_path: Path, executor: Executor) -> None:

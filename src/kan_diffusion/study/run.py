@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -49,7 +49,7 @@ from kan_diffusion.study.planning import (
 )
 from kan_diffusion.study.rehearsal import rehearse
 
-__all__ = ["StudyResults", "environment", "load_study", "run_study"]
+__all__ = ["StudyResults", "environment", "load_study", "require_folder", "run_study"]
 
 _SPACE_A_TRIAL = 1_000_000
 _LIBRARIES = (
@@ -106,17 +106,25 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
-def _require_folder(config: StudyConfig, folder: Path) -> None:
+def require_folder(
+    config: StudyConfig, folder: Path, num_trials: int, marks: Sequence[str] = (STUDY,)
+) -> None:
     """Checks that a study may use a folder: it is new, empty, or holds this study.
 
     Seeds, models and budgets may differ from those in the folder: finished trials are recognised by
     their id.
 
+    Args:
+        config: The study.
+        folder: The folder, which need not exist.
+        num_trials: Number of trials that will be run in it.
+        marks: Names of files, any of which marks a study.
+
     Raises:
         RunFolderError: It may not.
     """
-    space = _SPACE_A_TRIAL * len(config.trials())
-    if not holds_run(folder, "study", (STUDY,), space):
+    holds_study = holds_run(folder, "study", marks, _SPACE_A_TRIAL * num_trials)
+    if not holds_study or not (folder / STUDY).exists():
         return
     before, now = _settings(read_study(folder / STUDY)), _settings(config)
     may_change = ("seeds", "models", "budgets")
@@ -171,7 +179,7 @@ def run_study(
         KanDiffusionError: The data or a model cannot be used, or no worker starts.
     """
     config = config.pinned()
-    _require_folder(config, folder)
+    require_folder(config, folder, len(config.trials()))
     with open_executor() if executor is None else nullcontext(executor) as runner:
         free = any(not budget.size for budget in config.budgets)
         if free and not (folder / STUDY).exists():  # marks the folder before rehearsals run

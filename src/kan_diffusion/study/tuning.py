@@ -39,7 +39,7 @@ from pydantic import Field, TypeAdapter
 from kan_diffusion.denoisers.family import Choice, IntRange, Range, Space
 from kan_diffusion.denoisers.registry import Setting, get_family, untuned_family
 from kan_diffusion.errors import KanDiffusionError, require_known
-from kan_diffusion.files import read_as, require_free_space, write_json, write_text
+from kan_diffusion.files import read_as, write_json, write_text
 from kan_diffusion.limits import MOST_PARAMETERS
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.settings import Settings
@@ -47,9 +47,16 @@ from kan_diffusion.study.budgets import SIZES
 from kan_diffusion.study.config import ModelConfig, StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, load_trial
-from kan_diffusion.study.planning import ENVIRONMENT, StudyPlan, kept_rows, plan_study, run_plan
+from kan_diffusion.study.planning import (
+    ENVIRONMENT,
+    ROWS,
+    StudyPlan,
+    kept_rows,
+    plan_study,
+    run_plan,
+)
 from kan_diffusion.study.rehearsal import judged, mean_log, unreported
-from kan_diffusion.study.run import environment
+from kan_diffusion.study.run import environment, require_folder
 from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
 
 if TYPE_CHECKING:
@@ -138,12 +145,13 @@ def tune(
     Raises:
         KanDiffusionError: Optuna is not installed, the study has no budget, a model's family
             cannot be tuned, or no try of a family gave a result.
-        RunFolderError: The folder cannot be written.
+        RunFolderError: The folder holds something else or cannot be written.
     """
     for name in optimizers:
         require_known("optimizer", name, OPTIMIZERS)
     config = _searched(config, tries)
-    require_free_space(folder, 1_000_000 * tries * len(config.models) * len(config.data))
+    marks = (STUDY, ROWS) if keep_rows else (STUDY,)  # rows alone are enough to go on
+    require_folder(config, folder, tries * len(config.trials()), marks)
     write_text(folder / STUDY, config.to_yaml())
     write_json(folder / ENVIRONMENT, environment())
     searches = _open_searches(config, folder, storage, optimizers)
