@@ -9,7 +9,7 @@ import pytest
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.study.calibration import estimate_seconds, step_seconds
-from kan_diffusion.study.config import StudyConfig
+from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.trial import build, run_trial
 from kan_diffusion.training import run as training
 from tiny import EVALUATION, tiny_study
@@ -152,3 +152,14 @@ def test_an_estimate_grows_with_what_is_to_be_done() -> None:
     assert drawn > 2 * trained
     timed = _study(budgets=[{"match": "time", "amount": 100, "params": 600}]).trials()
     assert estimate_seconds(timed, 4) - estimate_seconds(timed, 8) == pytest.approx(100, rel=0.01)
+
+
+def test_a_model_is_timed_at_each_size_and_on_each_data_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def made_up(trial: TrialConfig, *_: int) -> float:
+        return 1e-3 * (trial.model.params or 0) * len(trial.data.name)
+
+    monkeypatch.setattr("kan_diffusion.study.calibration.step_seconds", made_up)
+    trials = _study(budgets=[{"amount": 600}, {"amount": 60_000}]).trials()
+    assert estimate_seconds(trials, 1) == pytest.approx(estimate_seconds(trials[::-1], 1))

@@ -61,7 +61,8 @@ def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_
 def estimate_seconds(trials: Sequence[TrialConfig], workers: int) -> float:
     """Estimates how long trials take on this machine.
 
-    A few steps of each model are timed on one data set, which takes about a second per model.
+    A few steps of each model are timed at each size and on each data set, which takes about a
+    second for each.
 
     Args:
         trials: The trials to run.
@@ -72,19 +73,20 @@ def estimate_seconds(trials: Sequence[TrialConfig], workers: int) -> float:
     """
     if not trials:
         return 0.0
-    timed: dict[str, float] = {}
+    timed: dict[tuple[str, str], float] = {}
     total = 0.0
     for trial in trials:
-        seconds, name = trial.training.processor_seconds, trial.model.name
+        seconds = trial.training.processor_seconds
+        place = trial.data.name, trial.model.model_dump_json()
         of_pictures, num = isinstance(trial.data, PictureData), trial.evaluation.num_samples
-        if name not in timed and (seconds is None or of_pictures):
-            timed[name] = 0.0  # of a model that diverges at once
+        if place not in timed and (seconds is None or of_pictures):
+            timed[place] = 0.0  # of a model that diverges at once
             with suppress(NonFiniteLossError):
-                timed[name] = step_seconds(trial, 1, _WARM_UP)
-        total += trial.training.steps * timed[name] if seconds is None else seconds
+                timed[place] = step_seconds(trial, 1, _WARM_UP)
+        total += trial.training.steps * timed[place] if seconds is None else seconds
         if of_pictures:
             steps = num * trial.sampling.steps * _STEPS_A_DRAW / trial.training.batch_size
-            total += steps * timed[name]
+            total += steps * timed[place]
         else:
             total += _JUDGING_SECONDS * num / _USUAL_SAMPLES
     return _START_SECONDS + total / min(workers, len(trials))
