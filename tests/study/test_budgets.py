@@ -98,6 +98,7 @@ def test_budgets_may_be_for_some_data_and_models_only() -> None:
     assert study.with_families(["kan"]).budgets == study.budgets[:1]
     with pytest.raises(KanDiffusionError, match="unknown data set of study 'tiny' 'elsewhere'"):
         study.with_data(["elsewhere"])
+    assert study.with_data(["moons", "moons"]) == study.with_data(["moons"])
 
 
 @pytest.mark.parametrize(

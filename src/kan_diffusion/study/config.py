@@ -459,7 +459,7 @@ class StudyConfig(Settings):
         known = {data.name: data for data in self.data}
         for name in names:
             require_known(f"data set of study '{self.name}'", name, known)
-        return self._only("data", [known[name] for name in names])
+        return self._only("data", [known[name] for name in dict.fromkeys(names)])
 
     def _only(
         self, key: Literal["data", "models"], kept: Sequence[DataConfig | ModelConfig]
