@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from helpers import assert_same_state, randn, refused, seeded
@@ -92,6 +92,7 @@ def test_a_pipeline_of_latents_is_trained_saved_and_read_with_its_autoencoder(
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["vae"] == ["diffusers", "AutoencoderKL"]
     loaded = PictureDiffusionPipeline.from_pretrained(tmp_path)
+    by_name = DiffusionPipeline.from_pretrained(tmp_path)
 
     def drawn(each: PictureDiffusionPipeline) -> np.ndarray:
         latents: list[torch.Tensor] = []
@@ -108,6 +109,7 @@ def test_a_pipeline_of_latents_is_trained_saved_and_read_with_its_autoencoder(
         return images
 
     assert np.array_equal(drawn(pipeline), drawn(loaded))
+    assert np.array_equal(drawn(pipeline), drawn(by_name))
     (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with refused("other formats can run code", RunFolderError):
         PictureDiffusionPipeline.from_pretrained(tmp_path)

@@ -136,4 +136,8 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-offer("diffusers", ("PointDiffusionPipeline", "TableDiffusionPipeline"), __getattr__)
+offer(
+    "diffusers",
+    ("PictureDiffusionPipeline", "PointDiffusionPipeline", "TableDiffusionPipeline"),
+    __getattr__,
+)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from command_line import FEW_PICTURES, few_pictures
-from helpers import refused
+from helpers import refused, seeded
 from kan_diffusion.data.datasets import FileData, PictureData, data_from_name, load_dataset
 from kan_diffusion.denoisers import build_denoiser, get_family
 from kan_diffusion.errors import DataError, KanDiffusionError
@@ -81,6 +82,21 @@ def test_a_model_is_told_what_there_is(runs: dict[Told, TrialResult], told: Told
     assert pipeline.classes == (NAMES if told == "classes" else ())
     # The models held equal are without their text encoders.
     assert runs[told].row["parameters"] == pipeline.denoiser.num_trainable
+
+
+@pytest.mark.parametrize("told", KINDS)
+def test_diffusers_reads_a_run_by_the_name_of_its_class(
+    runs: dict[Told, TrialResult], told: Told
+) -> None:
+    _, ours = load_run(runs[told].folder)
+    theirs = DiffusionPipeline.from_pretrained(runs[told].folder)
+    assert type(theirs) is PictureDiffusionPipeline
+    asked = {"captions": {"prompt": "a dark picture"}, "classes": {"class_labels": "dark"}}
+    one, other = (
+        each(**asked.get(told, {}), num_inference_steps=2, generator=seeded(), output_type="pt")
+        for each in (ours, theirs)
+    )
+    torch.testing.assert_close(one.images, other.images)
 
 
 @pytest.mark.parametrize("told", KINDS)
