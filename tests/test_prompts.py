@@ -320,6 +320,9 @@ def test_classes_are_asked_by_name_or_number() -> None:
     denoiser = build_denoiser("dit", SHAPE, settings=settings, generator=seeded(0), **options)
     scheduler = make_scheduler(None, get_process("cosine").scheduler())
     pipeline = PictureDiffusionPipeline(denoiser, scheduler, mode="L", classes=("cat", "dog"))
+    for names in ((), ("cat",), ("cat", "dog", "cow")):
+        with refused(f"has 2 classes, and {len(names)} are named; give a name for each"):
+            PictureDiffusionPipeline(denoiser, scheduler, mode="L", classes=names)
 
     def drawn(asked: object, scale: float = 3.0) -> Tensor:
         given = {"class_labels": asked, "generator": seeded(1), "guidance_scale": scale}

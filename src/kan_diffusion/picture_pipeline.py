@@ -75,7 +75,7 @@ class PictureDiffusionPipeline(SamplePipeline):
         text_encoder: Text encoder of prompts; None for a model without text.
         tokenizer: Its tokenizer.
         mode: Channels of the pictures, as Pillow names them.
-        classes: Names of the classes; empty for none.
+        classes: Names of the denoiser's classes; empty for none.
         flow: Whether the denoiser was trained for flow matching; the scheduler decides when None.
         vae: The autoencoder whose latents the denoiser was trained on; None for pixels.
 
@@ -85,8 +85,8 @@ class PictureDiffusionPipeline(SamplePipeline):
         classes: Names of the classes.
 
     Raises:
-        KanDiffusionError: The mode or the autoencoder does not fit the denoiser, or the text
-            encoder and the tokenizer do not fit each other.
+        KanDiffusionError: The mode, the classes or the autoencoder do not fit the denoiser, or the
+            text encoder and the tokenizer do not fit each other.
     """
 
     model_cpu_offload_seq = "text_encoder->denoiser->vae"
@@ -118,6 +118,11 @@ class PictureDiffusionPipeline(SamplePipeline):
             raise KanDiffusionError(
                 f"pictures of mode {mode} are samples of shape {shape}, and the denoiser's are "
                 f"{denoiser.sample_shape}; give the mode and the autoencoder it was trained with"
+            )
+        if len(self.classes) != denoiser.num_classes:
+            raise KanDiffusionError(
+                f"the denoiser has {denoiser.num_classes} classes, and {len(self.classes)} are "
+                "named; give a name for each"
             )
         if (text_encoder is None) != (tokenizer is None):
             raise KanDiffusionError("give a text encoder together with its tokenizer")
