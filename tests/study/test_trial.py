@@ -11,11 +11,18 @@ import pytest
 import torch
 
 from helpers import refused, seeded
-from kan_diffusion.errors import RunFolderError
+from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.sampling import make_scheduler
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.folder import TrialResult, load_points, load_trial, recorded_steps
+from kan_diffusion.study.folder import (
+    TrialResult,
+    TrialTakenError,
+    claimed,
+    load_points,
+    load_trial,
+    recorded_steps,
+)
 from kan_diffusion.study.measure import evaluate_run, load_run, oracle_warning
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse, run_trial
 from tiny import tiny_study, trial_content, written
@@ -297,3 +304,11 @@ def test_small_evaluations_are_written(tmp_path: Path) -> None:
     result = run_trial(config, tmp_path, device="cpu")
     assert result.levels == []
     assert np.isfinite(float(result.row["excess"]))
+
+
+def test_a_trial_that_another_process_runs_costs_no_work(tmp_path: Path) -> None:
+    trial = _trial(data=[{"path": str(tmp_path / "missing.csv")}])
+    with refused("no file", DataError):
+        run_trial(trial, tmp_path / "run")
+    with claimed(tmp_path / "run"), refused("another process is running", TrialTakenError):
+        run_trial(trial, tmp_path / "run")

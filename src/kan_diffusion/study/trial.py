@@ -301,24 +301,22 @@ def run_trial(
     """
     if (finished := load_trial(folder, config)) is not None:
         return finished
-    dataset = load_dataset(config.data, config.study_seed, config.seed)
-    denoiser = build(config, dataset)
     with claimed(folder) if leads() else nullcontext():
         # Another process may have finished it by now.
         return load_trial(folder, config) or _run_claimed(
-            config, folder, dataset, denoiser, device, on_progress, log_folder
+            config, folder, device, on_progress, log_folder
         )
 
 
 def _run_claimed(
     config: TrialConfig,
     folder: Path,
-    dataset: Dataset,
-    denoiser: Denoiser,
     device: str,
     on_progress: ProgressCallback | None,
     log_folder: Path | None,
 ) -> TrialResult:
+    dataset = load_dataset(config.data, config.study_seed, config.seed)
+    denoiser = build(config, dataset)
     steps = config.training.steps
     row: Row = {
         **config.keys,
