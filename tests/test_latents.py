@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,6 +56,18 @@ def test_latents_are_the_scaled_means_and_pixels_those_of_the_decoder(folder: Pa
     torch.testing.assert_close(codec.encode(pictures), codec.from_pixels(PICTURES.encode(pictures)))
     drawn = codec.decode(latents[:2])
     assert [(one.mode, one.size) for one in drawn] == [("RGB", (16, 16))] * 2
+
+
+def test_latents_are_decoded_where_the_autoencoder_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = LatentCodec(PICTURES, autoencoder().to("meta"))
+
+    def decode(latents: torch.Tensor) -> SimpleNamespace:
+        assert latents.device == codec.vae.device
+        return SimpleNamespace(sample=_samples(len(latents)))
+
+    monkeypatch.setattr(codec.vae, "decode", decode)
+    pixels = codec.to_pixels(randn(20, *codec.shape))
+    assert pixels.shape == (20, 3, 16, 16)
 
 
 def test_an_autoencoder_without_shift_is_one_with_none(folder: Path) -> None:

@@ -149,8 +149,9 @@ class LatentCodec:
     def to_pixels(self, latents: Tensor) -> Tensor:
         """Turns latents into samples of pixels with shape (n, C, P, P), about from -1 to 1."""
         scale, shift = self._scale_and_shift
-        parts = (latents.to(self.vae.dtype) / scale + shift).split(_AT_ONCE)
-        return torch.cat([self.vae.decode(part).sample for part in parts])
+        parts = (part.to(self.vae.device, self.vae.dtype) for part in latents.split(_AT_ONCE))
+        pixels = [self.vae.decode(part / scale + shift).sample for part in parts]
+        return torch.cat(pixels).to(latents.device)
 
     @property
     def _scale_and_shift(self) -> tuple[float, float]:

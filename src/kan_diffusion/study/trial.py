@@ -126,7 +126,7 @@ def record_reverse(
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
     panels = [states[pick] for pick in picks]
     if isinstance(pipeline, PictureDiffusionPipeline) and (latents := pipeline.latents) is not None:
-        panels = [latents.to_pixels(panel.to(pipeline.device)).cpu() for panel in panels]
+        panels = [latents.to_pixels(panel) for panel in panels]
     return torch.stack(panels)
 
 
