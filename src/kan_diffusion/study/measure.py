@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -47,9 +49,11 @@ from kan_diffusion.study.folder import CHECKPOINT, STUDY, TRIALS, Level, Row, lo
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
 
 __all__ = [
+    "Judged",
     "Yardstick",
     "evaluate_run",
     "features_of",
+    "judged_measure",
     "load_point_run",
     "load_run",
     "measure",
@@ -58,6 +62,9 @@ __all__ = [
     "yardstick",
 ]
 
+
+Judged = Literal["excess", "heldout_loss"]
+"""A measure that models are judged by."""
 
 _AGAIN = "train it again"
 _LIKELIHOOD_NUMBERS = 4096
@@ -287,6 +294,11 @@ def _draw_and_score(
         EACH,
     )
     return row, pictures
+
+
+def judged_measure(oracles: Iterable[object]) -> Judged:
+    """Names the judged measure of trials with these oracles: the excess if all are exact."""
+    return "excess" if all(oracle == "exact" for oracle in oracles) else "heldout_loss"
 
 
 def oracle_warning(row: Row) -> str | None:

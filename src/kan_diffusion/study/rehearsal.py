@@ -32,6 +32,7 @@ from kan_diffusion.study.calibration import estimate_seconds
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import Row
+from kan_diffusion.study.measure import judged_measure
 from kan_diffusion.study.planning import (
     CHOSEN_SIZES,
     StudyPlan,
@@ -66,7 +67,7 @@ def unreported(config: StudyConfig, budgets: Sequence[Budget]) -> StudyConfig:
 
 def judged(row: Mapping[str, object]) -> float | None:
     """The judged measure of a row; None where there is none."""
-    value = row["excess" if row["oracle"] == "exact" else "heldout_loss"]
+    value = row[judged_measure([row["oracle"]])]
     return float(value) if isinstance(value, (int, float)) else None
 
 

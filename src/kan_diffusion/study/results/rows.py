@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -27,12 +26,10 @@ from kan_diffusion.evaluation.metrics import Score, metrics_named
 from kan_diffusion.evaluation.pictures import PICTURE_SCORES
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.folder import STUDY, TrialResult, load_trial
+from kan_diffusion.study.measure import Judged, judged_measure
 from kan_diffusion.study.run import StudyResults, load_study
 
-__all__ = ["MEASURES", "SIZES", "Judged", "Results", "Setting", "read_results", "read_runs"]
-
-Judged = Literal["excess", "heldout_loss"]
-"""A measure that models are judged by."""
+__all__ = ["MEASURES", "SIZES", "Results", "Setting", "read_results", "read_runs"]
 
 MEASURES = {
     "excess": "excess",
@@ -171,8 +168,7 @@ class Results:
     def judged(self, label: str) -> Judged:
         """Returns the judged measure of a setting; failed trials are ignored."""
         rows = self.of_setting(label)
-        exact = rows.loc[~rows["failed"], "oracle"] == "exact"
-        return "excess" if exact.all() else "heldout_loss"
+        return judged_measure(rows.loc[~rows["failed"], "oracle"])
 
     def values(self, label: str, measure: str) -> pd.DataFrame:
         """Tabulates a measure in a setting: a row per seed, a column per model, NaN if missing."""

@@ -33,7 +33,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kan_diffusion.study.results.rows import Judged, Results, Setting
+from kan_diffusion.study.measure import Judged
+from kan_diffusion.study.results.rows import Results, Setting
 from kan_diffusion.study.results.statistics import (
     SIGNIFICANCE,
     Interval,
