@@ -308,7 +308,7 @@ def train(
     params: Annotated[
         int | None,
         option(
-            "Trainable parameters, at most.",
+            "Trainable parameters, at most; of pictures within 2 %.",
             "as suits the table or pictures; 2300 of a toy",
             within=(1, MOST_PARAMETERS),
         ),

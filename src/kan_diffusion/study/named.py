@@ -409,10 +409,10 @@ def single_trial(
         data: A toy, a table of scikit-learn's, a file of points, or pictures.
         family: Family of the denoiser; when None ``kan``, of pictures ``unet-kan``.
         params: Largest number of trainable parameters; the trial gets the widths of the family's
-            nearest size below it. Where this and the following settings are None, they are chosen
-            to suit a file, table or pictures (:mod:`kan_diffusion.training.defaults`); for a toy
-            they are 2,300 parameters, the family's depth and learning rate, and 4,000 steps of
-            1,024 points.
+            nearest size below it. For pictures it is met within 2 %, above or below. Where this
+            and the following settings are None, they are chosen to suit a file, table or pictures
+            (:mod:`kan_diffusion.training.defaults`); for a toy they are 2,300 parameters, the
+            family's depth and learning rate, and 4,000 steps of 1,024 points.
         depth: Number of hidden layers.
         process: Name of a process; when None ``cosine``, of pictures ``flow``.
         steps: Largest number of optimiser steps.
