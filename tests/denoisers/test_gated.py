@@ -11,7 +11,7 @@ from torch.nn.functional import linear, silu
 
 from helpers import function_by_function, randn, refused, seeded
 from kan_diffusion.denoisers import GatedDenoiser
-from kan_diffusion.kan.functions import LearnedFunctions, waves
+from kan_diffusion.kan.functions import waves
 
 FIXED = {"learned_inputs": False, "learned_functions": False}
 T = 100
@@ -95,8 +95,8 @@ def test_learned_features_start_as_the_input_and_waves_of_it() -> None:
     x = torch.linspace(-4, 4, 201).unsqueeze(1)
     expected = torch.cat([x, *(function(x) for function in waves(4, 1 / 8))], dim=1)
     for functions in (denoiser.network.first, denoiser.network.code):
-        h = LearnedFunctions.forward(functions, x.expand(-1, functions.in_features)).detach()
-        for place, one in enumerate(h.split(functions.functions, dim=1)):
+        h = function_by_function(functions, x.expand(-1, functions.in_features)).detach()
+        for place, one in enumerate(h.unbind(1)):
             error = (one - expected[:, : functions.functions]).square().mean(0).sqrt()
             assert float(error.max()) < 0.05, place
 
