@@ -61,8 +61,8 @@ def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_
 def estimate_seconds(trials: Sequence[TrialConfig], workers: int) -> float:
     """Estimates how long trials take on this machine.
 
-    A few steps of each model are timed at each size and on each data set, which takes about a
-    second for each.
+    A few steps of each model are timed at each of its sizes, on the first data set it comes with;
+    that takes about a second for each.
 
     Args:
         trials: The trials to run.
@@ -73,11 +73,11 @@ def estimate_seconds(trials: Sequence[TrialConfig], workers: int) -> float:
     """
     if not trials:
         return 0.0
-    timed: dict[tuple[str, str], float] = {}
+    timed: dict[str, float] = {}
     total = 0.0
     for trial in trials:
         seconds = trial.training.processor_seconds
-        place = trial.data.name, trial.model.model_dump_json()
+        place = trial.model.model_dump_json()
         of_pictures, num = isinstance(trial.data, PictureData), trial.evaluation.num_samples
         if place not in timed and (seconds is None or of_pictures):
             timed[place] = 0.0  # of a model that diverges at once
