@@ -64,6 +64,7 @@ __all__ = [
     "power_bits",
     "round_up",
     "tabulate",
+    "value_and_slope",
 ]
 
 _LANES = 16  # of the search for cells
@@ -216,6 +217,19 @@ def _repack(tile, row_size, width, h, r0, rows, inputs, functions, unpack):
             copy_rows(tile, i * width, row_size, h, at, size, rows, functions)
 
 
+@numba.njit(**INNER)
+def value_and_slope(table, a, degree, f, kept):
+    """Evaluates the polynomial of a cell at a place, and its slope at the place that is kept."""
+    real = table.dtype.type
+    value = get(table, a + degree)
+    slope = real(degree) * value
+    for d in range(degree - 1, 0, -1):
+        coefficient = get(table, a + d)
+        value = value * kept + coefficient
+        slope = slope * kept + real(d) * coefficient
+    return value * f + get(table, a), slope
+
+
 @cache
 def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None], ...]:
     """Compiles the forward and backward pass, for one or several functions per input."""
@@ -274,10 +288,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
                     f, kept = get(scratch, k), get(scratch, room + k)
                     to = row * row_size + i * width
                     if lanes == 1:
-                        one = get(table, a + order)
-                        for d in range(order - 1, 0, -1):
-                            one = one * kept + get(table, a + d)
-                        store(tile, to, one * f + get(table, a))
+                        store(tile, to, value_and_slope(table, a, order, f, kept)[0])
                     else:
                         for part in range(0, width, lanes):
                             value = load(table, a + part + order * width, lanes)
@@ -356,13 +367,8 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
                     number, own = r0 * inputs + k, row * row_size + i * width
                     if lanes == 1:
                         g = get(grads, own)
-                        one = get(table, a + order)
-                        rise = real(order) * one
-                        for d in range(order - 1, 0, -1):
-                            c = get(table, a + d)
-                            one = one * kept + c
-                            rise = rise * kept + real(d) * c
-                        store(tile, own, one * f + get(table, a))
+                        one, rise = value_and_slope(table, a, order, f, kept)
+                        store(tile, own, one)
                         store(grad_x, number, g * rise * get(per_x, k))
                         exponents = axpy(scratch, k, ones_on, ones_off)
                         if powers > 2:

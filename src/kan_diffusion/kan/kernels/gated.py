@@ -46,6 +46,7 @@ from kan_diffusion.kan.kernels.functions import (
     power_bits,
     round_up,
     tabulate,
+    value_and_slope,
 )
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
 from kan_diffusion.kan.kernels.simd import (
@@ -198,11 +199,8 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                 for row in range(r0, r0 + n):
                     for u in range(units):
                         a = get(offsets, u) + get(cells, k) * powers
-                        within = get(scratch, size + k)
-                        value = get(table, a + degree)
-                        for d in range(degree - 1, 0, -1):
-                            value = value * within + get(table, a + d)
-                        value = value * get(scratch, k) + get(table, a)
+                        f, kept = get(scratch, k), get(scratch, size + k)
+                        value, _ = value_and_slope(table, a, degree, f, kept)
                         if gated:
                             value = value * get(source, row * stride + units + u)
                         store(products, (row - r0) * width + u, value)
@@ -292,14 +290,8 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                 for row in range(r0, r0 + n):
                     for u in range(units):
                         a = get(offsets, u) + get(cells, k) * powers
-                        within = get(scratch, size + k)
-                        value = get(table, a + degree)
-                        slope = real(degree) * value
-                        for d in range(degree - 1, 0, -1):
-                            coefficient = get(table, a + d)
-                            value = value * within + coefficient
-                            slope = slope * within + real(d) * coefficient
-                        value = value * get(scratch, k) + get(table, a)
+                        f, kept = get(scratch, k), get(scratch, size + k)
+                        value, slope = value_and_slope(table, a, degree, f, kept)
                         g = get(grad_h, (row - r0) * width + u)
                         if gated:
                             q = get(source, row * stride + units + u)
@@ -310,7 +302,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                         store(slopes, k, g * slope * get(per_x, u))
                         exponents = axpy(scratch, k, ones_on, ones_off)
                         if powers > 2:
-                            square = within * within  # not of f, which may overflow
+                            square = kept * kept  # not of f, which may overflow
                             exponents = exponents * fma(splat(square, powers), twos_on, twos_off)
                         if powers > 4:
                             fourth = square * square
