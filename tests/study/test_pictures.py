@@ -15,7 +15,7 @@ from helpers import refused, seeded
 from kan_diffusion.data.datasets import FileData, PictureData, data_from_name, load_dataset
 from kan_diffusion.denoisers import build_denoiser, get_family
 from kan_diffusion.errors import DataError, KanDiffusionError
-from kan_diffusion.evaluation.pictures import PICTURE_SCORES, Request, shown
+from kan_diffusion.evaluation.pictures import PICTURE_MEASURES, Request, shown
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.study.config import StudyConfig, TrialConfig
@@ -109,7 +109,7 @@ def test_the_row_has_each_score_beside_that_of_real_pictures(
     expected = {"frechet", "c2st", "nearest", "closer"}
     if told == "classes":
         expected |= {"read", "read_plain", "spread"}
-    scored = {key for key in PICTURE_SCORES if row.get(key) is not None}
+    scored = {key for key in PICTURE_MEASURES if row.get(key) is not None}
     assert scored == expected
     assert all(row.get(f"{key}_real") is not None for key in scored)
     if told == "classes":

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
-from kan_diffusion.evaluation.pictures import PICTURE_SCORES
+from kan_diffusion.evaluation.pictures import PICTURE_MEASURES
 from kan_diffusion.report.tables import (
     MISSING,
     REAL_ROW,
@@ -181,7 +181,7 @@ def show_scores(row: Row, title: str) -> None:
         add("negative log-likelihood (exact)", row["nll"], row["nll_real"])
     for key in row:
         if key != "nll" and f"{key}_real" in row:
-            known = SAMPLE_METRICS.get(key) or PICTURE_SCORES.get(key)
+            known = SAMPLE_METRICS.get(key) or PICTURE_MEASURES.get(key)
             title = key if known is None else known.title
             add(f"{title} (real against real)", row[key], row[f"{key}_real"])
     console = _console()

@@ -32,8 +32,8 @@ from kan_diffusion.imports import find_object
 __all__ = [
     "PICTURE_METRICS",
     "SAMPLE_METRICS",
+    "Measure",
     "Metric",
-    "Score",
     "c2st",
     "energy_distance",
     "frechet_distance",
@@ -242,7 +242,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Score:
+class Measure:
     """A measure of samples, with its names in rows, tables and sentences.
 
     Attributes:
@@ -279,8 +279,8 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Metric(Score):
-    """A score that says how far two samples are apart.
+class Metric(Measure):
+    """A measure of how far two samples are apart.
 
     Attributes:
         function: Takes generated points (n, d), real points (m, d), both standardised, and a

@@ -25,7 +25,7 @@ from kan_diffusion.evaluation.closeness import closest_record, copies
 from kan_diffusion.evaluation.features import PictureFeatures
 from kan_diffusion.evaluation.metrics import (
     PICTURE_METRICS,
-    Score,
+    Measure,
     real_against_real,
     sample_metrics,
 )
@@ -36,7 +36,7 @@ from kan_diffusion.sampling import StepCallback
 
 __all__ = [
     "EACH",
-    "PICTURE_SCORES",
+    "PICTURE_MEASURES",
     "Request",
     "draw_pictures",
     "real_pictures",
@@ -57,27 +57,29 @@ _KINDS = {
 }
 
 
-def _scores() -> Iterator[Score]:
+def _measures() -> Iterator[Measure]:
     yield from PICTURE_METRICS.values()
-    yield Score("nearest", "nearest", "higher", title="distance to the nearest training picture")
-    yield Score(
+    yield Measure("nearest", "nearest", "higher", title="distance to the nearest training picture")
+    yield Measure(
         "closer", "closer", "lower", title="share nearer to a training picture than to a new one"
     )
     asked = "pictures as asked"
-    yield Score("read_plain", "unguided", "higher", title="as asked, without guidance", group=asked)
-    yield Score("read", "class", "higher", title="classes as asked", group=asked)
-    yield Score("spread", "spread", "higher", title="spread within a class", group=asked)
+    yield Measure(
+        "read_plain", "unguided", "higher", title="as asked, without guidance", group=asked
+    )
+    yield Measure("read", "class", "higher", title="classes as asked", group=asked)
+    yield Measure("spread", "spread", "higher", title="spread within a class", group=asked)
     for which, said in (("seen", "combinations trained on"), ("unseen", "held-out combinations")):
         for kind, title in _KINDS.items():
-            yield Score(
+            yield Measure(
                 *(f"{which}_{kind}", kind, "higher"),
                 title=f"{title}, {said}",
                 group=f"{asked}: {said}",
             )
 
 
-PICTURE_SCORES: dict[str, Score] = {score.key: score for score in _scores()}
-"""All scores of pictures, by their column in a study's rows; some apply to some data only."""
+PICTURE_MEASURES: dict[str, Measure] = {measure.key: measure for measure in _measures()}
+"""All measures of pictures, by their column in a study's rows; some apply to some data only."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def score_pictures(
         seed: Number of the trial.
 
     Returns:
-        Scores by the keys of `PICTURE_SCORES`; scores of real pictures, which need no model, have
+        Scores by the keys of `PICTURE_MEASURES`; scores of real pictures, which need no model, have
         the suffix ``_real``.
     """
     names = study_seed, seed, dataset.name

@@ -22,8 +22,8 @@ import pandas as pd
 
 from kan_diffusion.data.datasets import FileData, PictureData
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
-from kan_diffusion.evaluation.metrics import Score, metrics_named
-from kan_diffusion.evaluation.pictures import PICTURE_SCORES
+from kan_diffusion.evaluation.metrics import Measure, metrics_named
+from kan_diffusion.evaluation.pictures import PICTURE_MEASURES
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.folder import STUDY, TrialResult, load_trial
 from kan_diffusion.study.measure import Judged, judged_measure
@@ -109,7 +109,7 @@ class Results:
     """
 
     rows: pd.DataFrame
-    metrics: dict[str, Score]
+    metrics: dict[str, Measure]
 
     @classmethod
     def of(cls, rows: pd.DataFrame, metrics: Iterable[str] = ()) -> Results:
@@ -128,7 +128,7 @@ class Results:
         if absent and len(rows):
             raise DataError(f"the rows have no column '{absent[0]}'; give those of a study")
         own = metrics_named(metrics)
-        known: dict[str, Score] = {**own, **PICTURE_SCORES, **own}  # own ones first, and preferred
+        known: dict[str, Measure] = {**own, **PICTURE_MEASURES, **own}  # own ones first, and preferred
         scores = [*known, *(f"{key}_real" for key in known)]
         numbers = ["budget", *SIZES, *_TIMES, *_MEASURED, *scores]
         columns = dict.fromkeys([*_KEYS, *_WORDS, *numbers, *rows.columns])
