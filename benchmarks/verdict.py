@@ -318,6 +318,8 @@ def _of_budget(results: Results, settings: Sequence[Setting], figures: Path, pag
     key = settings[0].budgeted
     leads = [found for found in decision.leads if found.comparisons[0].setting.budgeted == key]
     own = [c for c in decision.comparisons if c.setting.budgeted == key and c.model == name]
+    if not own:  # no trial of it has been run yet
+        return ""
     text = f"\n### At {amount}\n\n"
     for found in leads:
         if found.model == name:

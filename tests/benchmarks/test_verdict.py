@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import verdict
 from helpers import refused
 from kan_diffusion.denoisers.registry import get_family
+from kan_diffusion.files import write_checksums, write_json
 from kan_diffusion.report.tables import format_number
 from kan_diffusion.study.config import StudyConfig, read_preset
 from kan_diffusion.study.executors import Task
@@ -92,6 +94,14 @@ def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(
     (figure,) = set(re.findall(r"\((\S*600-parameters\.png)\)", found))
     assert (page.parent / figure).read_bytes()[:4] == b"\x89PNG"
     assert decide(read_results(results / "study")).leads
+
+    # Of a study that has only begun the trials are counted, and nothing is said yet.
+    kept = results / "study" / "results.json"
+    write_json(kept, json.loads(kept.read_text())[:1])
+    write_checksums(kept.parent, kept.parent.glob("*.*"), {})
+    verdict.write_results(parts, results, page)
+    assert "\nSo far 1 of " in page.read_text()
+    assert "### At" not in page.read_text()
 
 
 def test_tables_are_told_by_what_a_classifier_sees() -> None:
