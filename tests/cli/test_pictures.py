@@ -102,6 +102,7 @@ def test_models_are_compared_and_their_pictures_shown(
         (("sample", "classes-run", "--prompt", "dark"), "trained without text; leave prompts out"),
         (("sample", "captions-run", "--class", "dark"), "trained without classes"),
         (("sample", "classes-run", "--class", "grey"), "class 'grey' is unknown; known: bright,"),
+        (("sample", "classes-run", "--class", "²"), "class '²' is unknown; known: bright,"),
         (
             ("sample", "captions-run", "--guidance", "2", "--class", "a", "--prompt", "a"),
             "not with",

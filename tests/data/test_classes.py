@@ -113,3 +113,5 @@ def test_the_exact_denoiser_draws_points_of_the_class_it_is_told() -> None:
     assert (drawn[labels == 1] > 0).double().mean() > 0.9
     free = pipeline(40, 10, generator=seeded(), class_labels=-1).samples
     torch.testing.assert_close(free, pipeline(40, 10, generator=seeded()).samples)
+    with refused("the exact denoiser knows no conditions but classes"):
+        oracle(drawn[:, None], 3, observed=drawn[:, None])

@@ -65,6 +65,7 @@ def test_kinds_are_found(kind: str) -> None:
         ([f"{1 + k % 28}/2021" for k in range(200)], "categorical"),
         ([f"{1 + k % 28:02d}.11.2021" for k in range(200)], "datetime"),
         (pd.to_timedelta(range(50), unit="min"), "continuous"),
+        (np.array([np.datetime64("2020-01-01"), np.datetime64("2021-02-03")], object), "datetime"),
         (pd.Categorical([1, 2, 2, 3]), "categorical"),
     ],
 )

@@ -214,6 +214,12 @@ def test_frechet_distance_is_that_of_the_matrix_root() -> None:
     assert frechet_distance(randn(3, 8), randn(3, 8)) == pytest.approx(0.0, abs=1e-8)
 
 
+def test_frechet_distance_is_as_much_too_large_as_is_said() -> None:
+    n, d = 2000, 8
+    found = [frechet_distance(randn(n, d, seed=k), randn(n, d, seed=k + 50)) for k in range(20)]
+    assert np.mean(found) == pytest.approx((d**2 + 5 * d) / (2 * n), rel=0.1)
+
+
 def test_frechet_distance_of_shifted_and_scaled_normals() -> None:
     x = randn(1000, 1)
     std = float(x.std())

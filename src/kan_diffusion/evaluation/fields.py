@@ -51,13 +51,13 @@ class Field:
 
 
 def fields_of(
-    frames: Mapping[str, pd.DataFrame], first: str, kinds: Mapping[str, Kind]
+    frames: Mapping[str, pd.DataFrame], known_by: str, kinds: Mapping[str, Kind]
 ) -> tuple[list[Field], tuple[str, ...]]:
     """Decides how each column is judged.
 
     Args:
         frames: Tables by name, with the same columns.
-        first: Name of the table that kinds are inferred from.
+        known_by: Name of the table that kinds are inferred from.
         kinds: Kinds that differ from what is inferred.
 
     Returns:
@@ -67,11 +67,11 @@ def fields_of(
     Raises:
         DataError: A table lacks a column or has one twice, or no column can be judged.
     """
-    reference = frames[first]
-    for name, frame in frames.items():
-        pairs = ((name, frame, first, reference), (first, reference, name, frame))
-        for lacking, fewer, having, more in pairs:
-            missing = [str(column) for column in more.columns if column not in fewer.columns]
+    reference = frames[known_by]
+    for name in frames:
+        for lacking, having in ((name, known_by), (known_by, name)):
+            fewer = frames[lacking].columns
+            missing = [str(column) for column in frames[having].columns if column not in fewer]
             if missing:
                 raise DataError(
                     f"the {lacking} rows have no column '{missing[0]}', which the {having} rows "

@@ -297,16 +297,14 @@ class Anchors:
 
     def __init__(self) -> None:
         self._given: dict[tuple[str, ...], str] = {}
-        self._taken: set[str] = set()
 
     def __call__(self, *words: str) -> str:
         """Gives the id that belongs to some words; the same words always have the same id."""
         if words not in self._given:
+            taken = set(self._given.values())
             slug = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-") or "part"
             others = (f"{slug}-{number}" for number in count(2))
-            free = (name for name in chain([slug], others) if name not in self._taken)
-            self._given[words] = next(free)
-            self._taken.add(self._given[words])
+            self._given[words] = next(name for name in chain([slug], others) if name not in taken)
         return self._given[words]
 
 

@@ -77,16 +77,16 @@ def estimate_seconds(trials: Sequence[TrialConfig], workers: int) -> float:
     total = 0.0
     for trial in trials:
         seconds = trial.training.processor_seconds
-        place = trial.model.model_dump_json()
+        model = trial.model.model_dump_json()
         of_pictures, num = isinstance(trial.data, PictureData), trial.evaluation.num_samples
-        if place not in timed and (seconds is None or of_pictures):
-            timed[place] = 0.0  # of a model that diverges at once
+        if model not in timed and (seconds is None or of_pictures):
+            timed[model] = 0.0  # of a model that diverges at once
             with suppress(NonFiniteLossError):
-                timed[place] = step_seconds(trial, 1, _WARM_UP)
-        total += trial.training.steps * timed[place] if seconds is None else seconds
+                timed[model] = step_seconds(trial, 1, _WARM_UP)
+        total += trial.training.steps * timed[model] if seconds is None else seconds
         if of_pictures:
             steps = num * trial.sampling.steps * _STEPS_A_DRAW / trial.training.batch_size
-            total += steps * timed[place]
+            total += steps * timed[model]
         else:
             total += _JUDGING_SECONDS * num / _USUAL_SAMPLES
     return _START_SECONDS + total / min(workers, len(trials))
