@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 from helpers import refused
-from kan_diffusion.denoisers.registry import untuned_family
+from kan_diffusion.denoisers.registry import get_family, untuned_family
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.study import tuning
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import load_trial
-from kan_diffusion.study.tuning import Tuned, apply_tuned, read_tuned, tune
+from kan_diffusion.study.tuning import Tuned, TunedSettings, apply_tuned, read_tuned, tune
 from tiny import tiny_study, written
 
 
@@ -43,10 +43,10 @@ def test_every_family_gets_as_many_tries_and_the_best_one_wins(found: Tuned) -> 
         best = rows.loc[rows["value"].astype(float).idxmin(), "settings"]
         assert chosen.learning_rate == best["learning_rate"]
         assert chosen.depth == best["depth"]
-        own = untuned_family(family).settings
+        # Also those that are the family's own: they take the place of a study's.
         for key, value in best.items():
             if key not in ("learning_rate", "depth"):
-                assert list_of(chosen.settings.get(key, own.get(key))) == list_of(value)
+                assert list_of(chosen.settings[key]) == list_of(value)
 
 
 def test_optimizers_are_tuned_like_other_settings(executor: Executor, tmp_path: Path) -> None:
@@ -162,7 +162,9 @@ def test_a_study_or_other_files_in_the_way_are_refused(tmp_path: Path) -> None:
 def test_a_try_whose_driver_died_is_taken_up(tmp_path: Path, executor: Executor) -> None:
     study = _study(models=[{"family": "mlp"}], data=[{"toy": "moons", "num_points": 300}])
     tune(study, tmp_path, tries=1, executor=executor)
-    search = optuna.load_study(study_name="tiny/MLP", storage=f"sqlite:///{tmp_path / 'tuning.db'}")
+    storage = f"sqlite:///{tmp_path / 'tuning.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    search = optuna.load_study(study_name=name, storage=storage)
     lost = search.ask(
         {
             "learning_rate": optuna.distributions.FloatDistribution(5e-3, 5e-2, log=True),
@@ -220,6 +222,37 @@ def test_tuned_settings_go_into_a_study(found: Tuned) -> None:
             key: list_of(value) for key, value in own.items()
         }
     assert apply_tuned(_study(), {}) == _study()
+
+
+def test_a_setting_that_a_search_left_as_it_was_stays_as_it_was(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    study = _study(models=[{"family": "modulated-kan"}, {"family": "mlp"}])
+    tuned = {"modulated-kan": TunedSettings(depth=3, learning_rate=0.01, settings={"grid_size": 6})}
+    model, _ = apply_tuned(study, tuned).pinned().models
+    left = untuned_family("modulated-kan").settings["grid_range"]
+    assert list_of(get_family("modulated-kan").settings["grid_range"]) != list_of(left)
+    assert (model.settings["grid_size"], list_of(model.settings["grid_range"])) == (
+        6,
+        list_of(left),
+    )
+    assert caplog.messages == ["no tuned settings are known for MLP; left as they are"]
+
+
+def test_a_search_at_another_budget_in_the_same_folder_is_another(
+    tmp_path: Path, executor: Executor
+) -> None:
+    one = {"models": [{"family": "mlp"}], "data": [{"toy": "moons", "num_points": 300}]}
+    sizes = []
+    for amount in (900, 600):
+        study = _study(**one, budgets=[{"amount": amount}], process=["cosine", "flow"])
+        (row,) = tune(study, tmp_path, tries=1, executor=executor).tries.to_dict("records")
+        trials = [load_trial(tmp_path / "trials" / trial) for trial in row["trials"]]
+        sizes.append(trials[0].row["parameters"])
+        # A try on two processes has a value for each.
+        logs = [math.log(row[f"moons, {trial.config.process.name}"]) for trial in trials]
+        assert row["value"] == pytest.approx(sum(logs) / 2)
+    assert sizes == pytest.approx([900, 600], rel=0.02)
 
 
 def test_a_file_of_other_things_is_one_line(tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ class TunedSettings(Settings):
         depth: Number of hidden layers; None for families without a choice.
         optimizer: Optimiser.
         learning_rate: Peak learning rate.
-        settings: Settings of the denoiser that differ from the family's own.
+        settings: Settings of the denoiser that were searched, or that differ from those of the
+            untuned family.
     """
 
     params: int | None = Field(None, ge=1, le=MOST_PARAMETERS)
@@ -104,7 +105,8 @@ class Tuned:
     Attributes:
         best: Best settings of each family.
         tries: One row per try: ``family``, ``try``, ``value``, the judged measure on each data set,
-            the settings tried, the ids of its trials and, if it gave no value, the ``error``.
+            with each process if there are several, the settings tried, the ids of its trials and,
+            if it gave no value, the ``error``.
         path: File of the best settings, as ``--tuned`` takes it.
     """
 
@@ -218,9 +220,11 @@ def _open_searches(
     for model in config.models:
         free = not (config.budgets[0].size or model.size)
         size: Space = {"params": Choice(SIZES)} if free else {}
+        # Tries at another budget, or of other data or settings, belong to another search.
+        start = stream_seed("search", *(trial.id for trial in _of_model(config, model).trials()))
         study = optuna.create_study(
             storage=database,
-            study_name="/".join([config.name, model.name, *optimizers, *size]),
+            study_name="/".join([config.name, model.name, *optimizers, *size, f"{start:x}"]),
             load_if_exists=True,
         )
         space = {**get_family(model.family).space, **shared, **size}
@@ -229,6 +233,12 @@ def _open_searches(
             study.enqueue_trial(search.own_values(), skip_if_exists=True)
         searches.append(search)
     return searches
+
+
+def _of_model(config: StudyConfig, model: ModelConfig) -> StudyConfig:
+    """Restricts a study to one model, and gives it the budget."""
+    budgets = tuple(b.model_copy(update={"models": (model.name,)}) for b in config.budgets)
+    return config.model_copy(update={"models": (model,), "budgets": budgets})
 
 
 class _Search:
@@ -313,19 +323,20 @@ class _Search:
             if not found.state.is_finished():
                 continue
             ids = found.user_attrs.get("trials", [])
-            rows = [_row(folder, trial, kept) for trial in ids]
+            rows = [row for trial in ids if (row := _row(folder, trial, kept))]
+            places = ("data", "process") if len({row["process"] for row in rows}) > 1 else ("data",)
             yield {
                 "family": self.model.family,
                 "try": found.number,
                 "value": found.value,
                 "error": found.user_attrs.get("error"),
-                **{str(row["data"]): judged(row) for row in rows if row},
+                **{", ".join(str(row[place]) for place in places): judged(row) for row in rows},
                 "settings": self._values(found.params),
                 "trials": ids,
             }
 
     def best(self) -> TunedSettings:
-        """Returns the settings of the best try, without those equal to the family's own."""
+        """Returns the settings of the best try: those searched, and others that are not usual."""
         complete = [found for found in self.tries() if found.value is not None]
         if not complete:
             first = next((found.user_attrs.get("error") for found in self.tries()), None)
@@ -337,7 +348,7 @@ class _Search:
         changed = {
             key: value
             for key, value in chosen.settings.items()
-            if key not in own or _written(own[key]) != _written(value)
+            if key in self._space or key not in own or _written(own[key]) != _written(value)
         }
         of_model = {name: getattr(chosen, name) for name in _OF_MODEL}
         return TunedSettings.model_validate({**of_model, "settings": changed})
@@ -415,8 +426,7 @@ def _run_round(
     refused: dict[str, str] = {}
     for search in running:
         name = search.model.name
-        budgets = tuple(b.model_copy(update={"models": (name,)}) for b in config.budgets)
-        study = config.model_copy(update={"models": (search.chosen,), "budgets": budgets})
+        study = _of_model(config, search.chosen)
         try:
             plans[name] = plan_study(study, folder, executor.workers, kept=kept)
         except KanDiffusionError as error:  # such as a depth that misses the budget
@@ -470,8 +480,11 @@ def read_tuned(path: Path) -> dict[str, TunedSettings]:
 
 
 def apply_tuned(config: StudyConfig, tuned: Mapping[str, TunedSettings]) -> StudyConfig:
-    """Replaces the models' settings by tuned ones, for families that have some."""
+    """Replaces the models' settings by tuned ones, and warns of families that have none."""
     models = []
+    without = [model.name for model in config.models if model.family not in tuned]
+    if without:
+        logger.warning("no tuned settings are known for %s; left as they are", ", ".join(without))
     free = bool(config.budgets) and not any(budget.size for budget in config.budgets)
     for model in config.models:
         found = tuned.get(model.family)
@@ -481,7 +494,12 @@ def apply_tuned(config: StudyConfig, tuned: Mapping[str, TunedSettings]) -> Stud
                 "depth": None if model.hidden is not None else found.depth,
                 "optimizer": found.optimizer,
                 "learning_rate": found.learning_rate,
-                "settings": {**model.settings, **found.settings},
+                # As the search began: the family's own may have been tuned to others since.
+                "settings": {
+                    **untuned_family(model.family).settings,
+                    **model.settings,
+                    **found.settings,
+                },
             }
             model = ModelConfig.model_validate({**model.model_dump(), **changes})
         models.append(model)
