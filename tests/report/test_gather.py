@@ -14,6 +14,7 @@ from html_page import Page
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import get_process
+from kan_diffusion.report import gather
 from kan_diffusion.report.contents import CURVE_COLUMNS, LEVEL_COLUMNS, smoothed_curve
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.study import write_report
@@ -175,6 +176,16 @@ def test_trials_that_were_not_run_are_said(one_trial: StudyResults) -> None:
     assert more.rows["error"].tolist() == [None, "not run"]
     assert report_contents(more, "again").results.rows["failed"].tolist() == [False, True]
     pd.testing.assert_series_equal(more.rows["excess"][:1], one_trial.rows["excess"])
+
+
+def test_too_few_seeds_to_call_a_difference_are_said_only_where_they_are() -> None:
+    said = ", and an exact paired test needs more to call a difference."
+    for seeds, num, needs_more in ((5, 1, True), (6, 1, False), (6, 2, True), (9, 6, False)):
+        study = _tiny(seeds=seeds)
+        study = study.model_copy(update={"data": study.data * num})
+        (warning,) = gather._warnings(study, (), {})
+        assert warning.startswith(f"{seeds} seeds a model: intervals are wide")
+        assert warning.endswith(said) == needs_more
 
 
 def test_environment_is_that_of_the_run(one_trial: StudyResults) -> None:

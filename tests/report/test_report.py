@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -122,6 +123,24 @@ def test_rows_alone_make_a_report(tmp_path):
     assert page.empty == []
     assert "d: no model finished half of its seeds." in page.text
     assert any("out of memory" in text for text in page.text)
+
+
+def test_an_estimated_oracle_is_not_called_exact_and_a_process_is_said(tmp_path):
+    made = make_contents(("swiss roll",), ("KAN", "MLP"), 2, False, 9)
+    rows = made.results.rows.assign(oracle="estimated")
+    made.results = Results.of(rows)
+    page = Page(write_quickly(made, tmp_path).read_text())
+    (oracle,) = [line for line in page.tables["Models, swiss roll"] if "oracle" in line[0]]
+    assert oracle[0] == "estimated oracle"
+    text = " ".join(page.text)
+    assert "loss of the estimated oracle" in text
+    assert "exact oracle" not in text
+    assert "swiss roll, forward process: " in text
+
+    several = [rows.assign(process=name) for name in ("cosine", "flow")]
+    again = replace(made, results=Results.of(pd.concat(several)))
+    text = write_quickly(again, tmp_path).read_text()
+    assert "swiss roll, forward process (cosine): " in text
 
 
 def test_one_seed_of_one_model_makes_a_report(tmp_path):

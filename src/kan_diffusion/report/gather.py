@@ -40,6 +40,7 @@ from kan_diffusion.study.folder import (
 )
 from kan_diffusion.study.measure import oracle_warning
 from kan_diffusion.study.results.rows import Results
+from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
 from kan_diffusion.study.results.wording import listed
 from kan_diffusion.study.run import StudyResults, environment
 from kan_diffusion.study.trial import NUM_PANELS, followed, record_reverse
@@ -188,9 +189,14 @@ def _warnings(
         if first is not None:
             warnings.append(first[0].upper() + first[1:] + ".")
     if config.seeds < 10:
+        reach = len(config.data) * smallest_permutation_p(config.seeds)
         warnings.append(
-            f"{config.seeds} seed{'s' if config.seeds != 1 else ''} a model: intervals are wide, "
-            "and an exact paired test needs more to call a difference."
+            f"{config.seeds} seed{'s' if config.seeds != 1 else ''} a model: intervals are wide"
+            + (
+                ", and an exact paired test needs more to call a difference."
+                if reach >= SIGNIFICANCE
+                else "."
+            )
         )
     return warnings
 

@@ -283,7 +283,8 @@ class _Report:
             against = (
                 " relative to the best MLP (vertical line). Excess and training time are ratios on "
                 "a log axis, held-out losses differences. The line is the 95 % bootstrap interval "
-                "of the paired difference; bold: p below 0.05 after Holm’s correction"
+                "of the paired difference; bold: p below 0.05, of training time without Holm’s "
+                "correction"
             )
             alone = ". The line is the 95 % interval of the mean (Student’s t over seeds)"
             compared = bool(self.decision.of_setting(label))
@@ -308,6 +309,9 @@ class _Report:
             floor = (
                 " The floor is the loss of the exact oracle, which no denoiser can beat on "
                 "average; a running mean that dips below it by chance is not drawn above it."
+                if self.results.judged(label) == "excess"
+                else " The floor is the loss of the estimated oracle; where a running mean is "
+                "below it, nothing is drawn above it."
             )
             figures.append((
                 "Training losses", f"loss {label}", charts.loss_figure, "Training losses",
@@ -321,7 +325,7 @@ class _Report:
                 "metrics of what each model generates, relative to the best MLP "
                 "(vertical line); further left is better unless a title says otherwise. Dashed: "
                 "two fresh real samples of the same size, which no model can be expected to beat. "
-                "Marks and lines as above.",
+                "Marks and lines as above, p without Holm’s correction.",
             ))  # fmt: skip
         for title, name, draw, alternative, caption in figures:
             section = part.section(title, "part", label, title)
@@ -364,10 +368,13 @@ class _Report:
                 f"{data}: real points.{self._view_note(data)}", f"Real points, {data}",
             )  # fmt: skip
         if contents.corruption.get(data):
+            # With several processes it is the first one's.
+            process = next(s.process for s in self.settings if s.data == data)
             self._draw(
                 section, f"corruption {data}", partial(charts.corruption_figure, contents, data),
-                f"{data}, forward process: the same points with more and more noise, from t = 0 "
-                "to T. Sampling starts from pure noise, so the last panel must look like it.",
+                f"{data}, forward process{f' ({process})' if process else ''}: the same points "
+                "with more and more noise, from t = 0 to T. Sampling starts from pure noise, so "
+                "the last panel must look like it.",
                 f"The forward process, {data}",
             )  # fmt: skip
         for label, name in contents.trajectories:

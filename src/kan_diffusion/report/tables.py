@@ -27,8 +27,6 @@ __all__ = [
 
 REAL_ROW = "real against real"
 """Name of the table row that holds what a perfect model would score."""
-ORACLE_ROW = "exact oracle"
-"""Name of the table row that holds what the exact optimum scores."""
 MISSING = "–"
 """Text in place of a missing number."""
 BADGES: dict[Outcome, str] = {
@@ -466,14 +464,16 @@ def _mean_cell(group: pd.DataFrame, column: str) -> Cell:
 
 
 def _feet(results: Results, label: str, columns: Sequence[str]) -> list[Line]:
-    """Makes the rows of the exact optimum and of two real samples; column ``""`` is empty."""
+    """Makes the rows of the optimum and of two real samples; column ``""`` is empty."""
     rows = results.of_setting(label)
+    exact = results.judged(label) == "excess"
     optimum = {"heldout_loss": rows["floor"].mean(), "nll": rows["nll_real"].mean()}
-    if math.isfinite(optimum["heldout_loss"]) and results.judged(label) == "excess":
+    if math.isfinite(optimum["heldout_loss"]) and exact:
         optimum["excess"] = 0.0
     real = {key: rows[f"{key}_real"].mean() for key in results.metrics}
     feet = []
-    for name, values in ((ORACLE_ROW, optimum), (REAL_ROW, real)):
+    oracle = f"{'exact' if exact else 'estimated'} oracle"
+    for name, values in ((oracle, optimum), (REAL_ROW, real)):
         shown = [values.get(column, math.nan) for column in columns]
         if any(math.isfinite(value) for value in shown):
             cells = [

@@ -383,5 +383,8 @@ def test_leads_sum_up_the_data_sets_with_an_exact_oracle():
         "called better on 2 (moons, rings) and worse on 1 (circles). The ratio is "
         f"{kan.ratio.mean:.2f} [{low:.2f}, {high:.2f}] in the median."
     )
+    # The table has no ratio of excesses.
+    assert overall(decision).startswith("Of 4 data sets")
+    assert overall(decision).endswith("] in the median of 3 data sets.")
     # One data set is no sum.
     assert not decide(Results.of(exact[exact["data"] == "moons"])).leads

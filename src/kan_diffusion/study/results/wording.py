@@ -156,7 +156,9 @@ def _of_budget(verdicts: Sequence[tuple[Verdict, Outcome]], lead: Lead | None) -
     if undecided:
         text += f"; {undecided} {'is' if undecided == 1 else 'are'} undecided"
     if lead is not None:
-        text += f"; the ratio of their excesses is {_median(lead)}"
+        of = len(lead.comparisons)
+        some = f" of {of} data sets" if of < len(verdicts) else ""
+        text += f"; the ratio of their excesses is {_median(lead)}{some}"
     return text + "."
 
 
