@@ -122,6 +122,10 @@ def test_budgets_may_be_for_some_data_and_models_only() -> None:
         ({"budgets": [{"match": "params", "amount": 600.5}]}, "whole number"),
         ({"budgets": [{"match": "params", "amount": -1}]}, "greater than 0"),
         ({"budgets": [{"match": "flops", "amount": 600, "params": 3}]}, "has no params beside it"),
+        (
+            {"budgets": [{"match": "time", "amount": 8, "params": size} for size in (600, 900)]},
+            "two budgets of time give 'KAN' on 'moons' the same amount, 8,",
+        ),
     ],
     ids=str,
 )

@@ -385,6 +385,17 @@ class StudyConfig(Settings):
                 require_known(f"data set in a budget of {budget.match}", name, datas)
             for name in budget.models or ():
                 require_known(f"model in a budget of {budget.match}", name, models)
+        taken: set[tuple[Match, float, str, str]] = set()
+        for budget, data, name in product(self.budgets, datas, models):
+            if budget.includes(data, name):
+                place = budget.match, budget.amount, data, name
+                if place in taken:
+                    raise KanDiffusionError(
+                        f"two budgets of {budget.match} give '{name}' on '{data}' the same amount, "
+                        f"{budget.amount:g}, and their trials could not be told apart; leave one "
+                        "out"
+                    )
+                taken.add(place)
         for model in self.models:
             theirs = [b for b in self.budgets if model.name in (b.models or models)]
             given_by = [(b.size, b.match == "time") for b in theirs]
