@@ -24,7 +24,7 @@ import pandas as pd
 
 from kan_diffusion.cli.progress import show_study_progress
 from kan_diffusion.data.datasets import load_dataset
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.files import write_bytes, write_text
 from kan_diffusion.report import ReportContents, charts
 from kan_diffusion.report.images import figure_png
@@ -393,7 +393,11 @@ def _short(value: object) -> str:
 
 def _ablation(results: Results) -> str:
     """Writes tables of every variant against the first model of its kind."""
-    kinds, text = results.models(), ""
+    kinds = results.models()
+    text = (
+        "Ratios of mean excesses; a star says that one of the two is called better (p below 0.05 "
+        "after Holm's correction over the data sets, and an interval that leaves out 0).\n\n"
+    )
     for base in dict.fromkeys(kinds.values()):
         whole = next(name for name, kind in kinds.items() if kind == base)
         found = correct(
@@ -468,7 +472,10 @@ def main() -> None:
     parser.add_argument("--parts", help=f"some of {', '.join(part.name for part in PARTS)}")
     parser.add_argument("--workers", type=int, help="trials side by side (one for each core)")
     given = parser.parse_args()
-    names = given.parts.split(",") if given.parts else [part.name for part in PARTS]
+    known = [part.name for part in PARTS]
+    names = given.parts.split(",") if given.parts else known
+    for name in names:
+        require_known("part of the verdict", name, known)
     parts = [part for part in PARTS if part.name in names]
     workers = given.workers or default_workers("cpu")
     if given.plan:

@@ -19,10 +19,11 @@ from PIL import Image
 import kan_diffusion
 from command_line import QUICK, SMALL, WARNING, Cli, Outcome, call_command
 from kan_diffusion.sampling import PointDiffusionPipeline
-from kan_diffusion.study import named
+from kan_diffusion.study import named, tuning
 from kan_diffusion.study.config import EvaluationConfig, read_study
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.run import run_study
+from kan_diffusion.study.tuning import Tuned
 from one_by_one import OneByOne
 from tiny import tiny_study, written
 
@@ -53,6 +54,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
         assert call_command("train", path, *QUICK, "--out", folder / "run", "--device", "cpu") == 0
     return folder / "run"
+
+
+def test_the_settings_that_were_found_are_used_at_the_budget_they_were_found_for(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row = {"family": "mlp", "try": 0, "value": 0.0, "error": None, "settings": {}, "trials": []}
+    found = Tuned({}, pd.DataFrame([row]), tmp_path / "tuned.json")
+    monkeypatch.setattr(tuning, "tune", lambda *_, **__: found)
+    outcome = cli("tune", "moons", "--match", "time", "--budget", "6", "--families", "kan,mlp")
+    assert outcome.out.splitlines()[-1] == (
+        "Use them: kan-diffusion compare moons --match=time --budget=6 --families=kan,mlp "
+        f"--tuned {found.path}"
+    )
 
 
 def test_a_terminal_without_letters_for_it_gets_others(

@@ -76,12 +76,16 @@ def test_a_model_may_be_the_budget(match: str) -> None:
         assert abs(getattr(built, count) - budget.amount) <= 0.02 * budget.amount
 
 
-def test_a_models_training_time_may_be_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_models_training_time_may_be_the_budget(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("kan_diffusion.study.named.step_seconds", lambda trial: 0.002)
     (budget,) = study_for("moons", match="time", budget="mlp:8-8", families=["mlp"]).budgets
     assert budget.match == "time"
     assert budget.amount == 0.002 * TrainingConfig().steps
     assert budget.params is None  # the size is free
+    # Another measurement would be another budget, whose trials all begin anew.
+    assert caplog.messages[0].endswith(f"give --budget {budget.amount}")
     (sized,) = study_for("moons", 2300, match="time", budget="6", families=["mlp"]).budgets
     assert (sized.amount, sized.params) == (6, 2300)
 
@@ -109,6 +113,7 @@ def test_a_budget_takes_the_place_of_a_presets() -> None:
     study = study_for("pilot", match="flops", budget="9000", families=["full-kan", "mlp"])
     assert [(budget.match, budget.amount) for budget in study.budgets] == [("flops", 9000)]
     assert [model.family for model in study.models] == ["full-kan", "mlp"]
+    assert study_for("pilot", families=["all"]) == study_for("pilot")
 
 
 def test_a_file_is_pinned_and_half_of_it_held_out(points: Path) -> None:

@@ -90,6 +90,18 @@ def test_study_is_read_back(undisturbed: StudyResults) -> None:
     pd.testing.assert_frame_equal(again.rows, undisturbed.rows)
 
 
+def test_why_a_trial_could_not_be_run_is_read_back(
+    undisturbed: StudyResults, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(undisturbed.folder, tmp_path / "run"))
+    rows = json.loads((folder / "results.json").read_text())
+    lost = {key: rows[1][key] for key in undisturbed.config.trials()[1].keys}
+    rows[1] = {**lost, "error": "its worker died"}
+    (folder / "results.json").write_text(json.dumps(rows))
+    shutil.rmtree(folder / "trials" / rows[1]["trial"])
+    assert load_study(folder, verify=False).rows["error"][1] == "its worker died"
+
+
 def test_a_finished_study_is_not_run_again(undisturbed: StudyResults) -> None:
     before = written(undisturbed.folder / "trials")
     events: list[TrialEvent] = []

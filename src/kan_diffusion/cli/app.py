@@ -274,8 +274,10 @@ def tune(
             on_plan=progress.start, on_event=progress.move,
         )  # fmt: skip
     show_tuned(tuned.tries)
-    use = f"kan-diffusion compare {what} --tuned {tuned.path}"
-    typer.echo(f"\nSettings: {tuned.path}\nUse them: {use}")
+    given = {"match": match, "budget": budget, "params": params, "families": families}
+    same = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    use = ["kan-diffusion", "compare", what, *same, "--tuned", str(tuned.path)]
+    typer.echo(f"\nSettings: {tuned.path}\nUse them: {shlex.join(use)}")
 
 
 @app.command(

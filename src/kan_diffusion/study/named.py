@@ -126,7 +126,13 @@ def _amount_of_model(match: Match, family: str, hidden: Sequence[float], data: D
     model = ModelConfig(family=family, hidden=tuple(map(int, hidden)))
     trial = _alone(data, get_process("cosine"), model, TrainingConfig())
     if match == "time":
-        return round(step_seconds(trial) * trial.training.steps, 3)
+        seconds = round(step_seconds(trial) * trial.training.steps, 3)
+        logger.warning(
+            "the budget is %s s, measured now; to go on with this study later, give --budget %s",
+            seconds,
+            seconds,
+        )
+        return seconds
     denoiser = without_text(build(trial, load_dataset(data, 0, 0)))
     return {
         "params": denoiser.num_trainable,
@@ -274,7 +280,7 @@ def study_for(
                 )
             given = parse_budget(match or "params", budget, study.data, params)
             study = study.model_copy(update={"budgets": (given,)})
-        if families is not None:
+        if families is not None and list(families) != ["all"]:
             study = study.with_families(families)
         if conditional:
             raise KanDiffusionError(

@@ -29,6 +29,7 @@ __all__ = [
     "StudyPlan",
     "finished_trial",
     "kept_rows",
+    "known_failures",
     "plan_study",
     "run_plan",
     "written_files",
@@ -82,11 +83,25 @@ def kept_rows(folder: Path) -> dict[str, Row]:
     Raises:
         RunFolderError: The file is there and cannot be read.
     """
-    if not (folder / ROWS).exists():
-        return {}
-    rows = read_as(_ALL_ROWS, folder / ROWS, "the results of a study", "run it again")
-    # The row of a trial that could not be run has only the reason.
+    rows = _all_rows(folder)
     return {str(row.get("trial")): row for row in rows if row.get("parameters") is not None}
+
+
+def known_failures(folder: Path) -> dict[str, str]:
+    """Reads why trials could not be run from a folder's ``results.json``, by trial id.
+
+    Raises:
+        RunFolderError: The file is there and cannot be read.
+    """
+    # The row of a trial that could not be run has only the reason.
+    rows = (row for row in _all_rows(folder) if row.get("parameters") is None)
+    return {str(row.get("trial")): str(row["error"]) for row in rows if row.get("error")}
+
+
+def _all_rows(folder: Path) -> list[Row]:
+    if not (folder / ROWS).exists():
+        return []
+    return read_as(_ALL_ROWS, folder / ROWS, "the results of a study", "run it again")
 
 
 def _write_rows(folder: Path, rows: Iterable[Row]) -> None:

@@ -43,6 +43,7 @@ from kan_diffusion.study.planning import (
     StudyPlan,
     finished_trial,
     kept_rows,
+    known_failures,
     plan_study,
     run_plan,
     written_files,
@@ -246,7 +247,7 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
     if verify:
         require_unchanged(folder, written_files(folder))
     kept = kept_rows(folder)
-    results = _gather(read_study(path), folder, {}, verify, kept)
+    results = _gather(read_study(path), folder, known_failures(folder), verify, kept)
     if not results.trials and not kept.keys() & set(results.rows["trial"]):
         if kept and not (folder / TRIALS).exists():  # written by a version with other ids
             return replace(results, rows=pd.DataFrame(list(kept.values())))
