@@ -48,6 +48,25 @@ def test_prompts_become_files_and_a_sheet(folder: Path, cli: Cli, tmp_path: Path
         )
 
 
+def test_overwriting_leaves_the_new_pictures_and_files_of_others(
+    folder: Path, cli: Cli, tmp_path: Path
+) -> None:
+    out = tmp_path / "drawn"
+
+    def drawn(*words: str) -> list[str]:
+        shared = ["--steps", "2", "--out", out, "--overwrite"]
+        assert cli("sample", folder / "captions-run", *words, *shared).code == 0
+        return sorted(path.name for path in out.iterdir())
+
+    # What is asked for twice is drawn twice.
+    names = drawn("--prompt", "dark", "--prompt", "dark", "--num", "1")
+    assert names == ["01-dark-1.png", "02-dark-1.png", "sheet.png"]
+    (out / "holiday-2024.png").write_bytes(b"somebody's")
+    for num, expected in ((3, ["dark-1.png", "dark-2.png", "dark-3.png"]), (1, ["dark-1.png"])):
+        names = drawn("--prompt", "dark", "--num", str(num))
+        assert names == [*expected, "holiday-2024.png", "sheet.png"]
+
+
 def test_a_class_is_asked_for_by_its_name_or_number(folder: Path, cli: Cli, tmp_path: Path) -> None:
     def drawn(*words: str) -> bytes:
         out = tmp_path / "-".join(words)
@@ -110,6 +129,7 @@ def test_models_are_compared_and_their_pictures_shown(
         (("sample", "captions-run", "--prompt", "a " * 40), "tokens and 13 fit; say it in fewer"),
         (("sample", "captions-run", "--where", "a=1"), "of pictures; --where is for models of tab"),
         (("sample", "classes-run", "--guidance", "2"), "and ask for class_labels"),
+        (("sample", "captions-run", "--guidance", "2"), "and no prompt is given; leave guidance"),
         (("explain", "captions-run"), "is a model of pictures, and this is for models of points"),
         (("impute", "captions-run", "x.csv", "--out", "y.csv"), "is a model of pictures"),
         (("export", "captions-run", "--to", "web"), "is a model of pictures"),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from kan_diffusion.report.html import Page
 from kan_diffusion.report.images import TELEPHONE, contact_sheet, embedded
+from kan_diffusion.report.pictures import write_pictures
 from kan_diffusion.report.style import NARROW
 
 
@@ -27,6 +30,29 @@ def test_every_pixel_of_a_picture_is_a_square_in_its_cell() -> None:
         assert (cell[2:-2, 2:-2] == expected).all()
         assert (cell[:2] == grey).all()
     assert (sheet[68:, 2 * 68 :] == grey).all()
+
+
+def test_transparent_parts_are_white_on_a_sheet() -> None:
+    half = Image.new("RGBA", (64, 64), (255, 0, 0, 51))
+    sheet = contact_sheet([[Image.new("RGBA", (64, 64), (255, 0, 0, 0)), half]])
+    assert [sheet.getpixel((x, 30)) for x in (30, 100)] == [(255, 255, 255), (255, 204, 204)]
+
+
+def test_a_sheet_of_a_stranger_lists_no_files_of_others(tmp_path: Path) -> None:
+    told = PngInfo()
+    names = "../a-1.png", "a-1.png/../b-1.png", "b-1.png", "notes.txt", "a-1.png", "a-2.png"
+    told.add_text("pictures", "\n".join(names))
+    (tmp_path / "of").mkdir()
+    for name in ("a-1.png", "of/b-1.png", "of/notes.txt", "of/a-1.png"):
+        (tmp_path / name).write_bytes(b"")
+    Image.new("L", (8, 8)).save(tmp_path / "of" / "sheet.png", pnginfo=told)
+    assert write_pictures(tmp_path / "of", [("A", [Image.new("L", (8, 8))])]) == 1
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert left == {"a-1.png", "of/notes.txt", "of/a-1.png", "of/sheet.png"}
+    for content in (b"", b"no picture", (tmp_path / "of" / "sheet.png").read_bytes()[:60]):
+        (tmp_path / "of" / "sheet.png").write_bytes(content)
+        assert write_pictures(tmp_path / "of", [("", [Image.new("L", (8, 8))])]) == 1
+        assert (tmp_path / "of" / "a-1.png").is_file()
 
 
 @pytest.mark.parametrize("largest_svg", [150_000, 0], ids=["as an SVG", "as pixels"])

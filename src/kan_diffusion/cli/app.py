@@ -800,7 +800,7 @@ def _draw_pictures(
     guidance: float | None,
     steps: int,
     generator: torch.Generator,
-) -> dict[str, list[Image.Image]]:
+) -> list[tuple[str, list[Image.Image]]]:
     """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
     if prompts and pipeline.tokenizer is not None:
         from kan_diffusion.text import unknown_words
@@ -817,7 +817,7 @@ def _draw_pictures(
     ).images
     assert isinstance(pictures, list)
     asked = [*prompts, *classes] or [""]
-    return {what: pictures[place * num : (place + 1) * num] for place, what in enumerate(asked)}
+    return [(what, pictures[place * num : (place + 1) * num]) for place, what in enumerate(asked)]
 
 
 @app.command(

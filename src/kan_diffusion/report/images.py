@@ -110,7 +110,7 @@ def contact_sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
         rows: Pictures of one size, row by row from the left; at least one.
 
     Returns:
-        One picture, RGB, on grey.
+        One picture, RGB, on grey, with white behind transparent parts.
     """
     width, height = rows[0][0].size
     times = -(-_SIDE // max(width, height))
@@ -118,7 +118,9 @@ def contact_sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
     sheet = Image.new("RGB", (across * max(map(len, rows)), down * len(rows)), "grey")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
-            large = picture.convert("RGB").resize(
+            opaque = picture.convert("RGBA")
+            opaque = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
+            large = opaque.convert("RGB").resize(
                 (times * width, times * height), Image.Resampling.NEAREST
             )
             sheet.paste(large, (x * across + _GAP, y * down + _GAP))
