@@ -323,6 +323,8 @@ def test_pictures_come_from_noise_to_what_the_pipeline_draws() -> None:
     noise = torch.randn(5, 1, 8, 8, generator=torch_generator("samples", 0))
     first = pipeline.codec.decode(noise)
     assert one.frames[0].tobytes() == contact_sheet([first[:3], first[3:]]).tobytes()
+    many = picture_motion([mover], num=130, steps=1).panels[0]  # more than a batch
+    assert len({frame.size for frame in many.frames}) == 1
     with refused("8 x 8 and 2 numbers a sample"):
         picture_motion([mover, _mover()])
     with refused("'mlp' draws points and no pictures"):

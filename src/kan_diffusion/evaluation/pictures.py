@@ -47,6 +47,9 @@ __all__ = [
 EACH = 4
 """Number of pictures of each prompt or class that are kept to be shown."""
 
+_MOST_SHOWN = 128
+"""Most prompts whose pictures are shown: a pipeline draws as many at once, and a page has room."""
+
 _KINDS = {
     "count": "as many things as asked",
     "shape": "shapes as asked",
@@ -123,12 +126,13 @@ def shown(dataset: Dataset, num: int) -> tuple[Request, Tensor]:
 
     Args:
         dataset: The pictures.
-        num: Largest number of prompts or classes.
+        num: Largest number of prompts or classes; more than 128 are never chosen.
 
     Returns:
         The request, and a real picture of each prompt or class, (num, C, S, S).
     """
     assert dataset.heldout is not None
+    num = min(num, _MOST_SHOWN)
     if dataset.things:
         halves: tuple[tuple[int, Combinations], ...]
         halves = ((num - num // 2, "seen"), (num // 2, "held-out"))

@@ -525,6 +525,7 @@ def picture_motion(
                 num_images_per_prompt=num,
                 guidance_scale=usual if guidance is None else guidance,
                 generator=torch_generator("samples", seed),
+                batch_size=rows * num,
             ).images
         assert isinstance(last, list)
         frames = [*map((pipeline.latents or pipeline.codec).decode, kept.values()), last]
