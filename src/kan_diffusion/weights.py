@@ -96,8 +96,14 @@ def require_sound_transformer(
             network = kind(kind.config_class.from_dict(dict(settings)))  # type: ignore[attr-defined]
     except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise RunFolderError(f"'{path}' is no {kind.__name__} ({error}); {remedy}") from error
-    state = network.state_dict().items()
-    expected = {name.removeprefix(part): tuple(tensor.shape) for name, tensor in state}
+    state = {k.removeprefix(part): v for k, v in network.state_dict(keep_vars=True).items()}
+    # Of tensors that a network has under several names, one name is saved.
+    saved = {id(tensor) for name, tensor in state.items() if name in found}
+    expected = {
+        name: tuple(tensor.shape)
+        for name, tensor in state.items()
+        if name in found or id(tensor) not in saved
+    }
     if part:
         found = {name: shape for name, shape in found.items() if name in expected}
     require_shapes(expected, found, path, remedy)

@@ -298,6 +298,27 @@ def test_an_activation_is_one_function_of_each_number_however_it_is_rounded(
     assert list(find_blocks(network)) == ["1"] * found
 
 
+@pytest.mark.parametrize("samples", [None, randn(50, 8, dtype=torch.float32)])
+def test_parts_that_occur_several_times_make_several_blocks(samples: torch.Tensor | None) -> None:
+    activation, middle = nn.SiLU(), nn.Linear(64, 64)
+    network = nn.Sequential(
+        *(nn.Linear(8, 64), activation, middle, activation, middle, activation, nn.Linear(64, 3))
+    )
+    _, report = kanify(network, match=None, samples=samples)
+    assert [one.recipe.path for one in report.replaced] == ["1", "3", "5"]
+    assert not report.refused
+    assert network[2] is network[4] is middle
+    assert len({id(network[place]) for place in (1, 3, 5)}) == 3
+
+
+@pytest.mark.parametrize("kind", ["grouped", "full"])
+def test_a_feed_forward_of_diffusers_is_replaced_once(kind: str) -> None:
+    network = feed_forward("geglu")
+    kanify(network, kind=kind)
+    with refused("the module.: it is made of KAN layers already"):
+        kanify(network)
+
+
 def _quantised(network: nn.Module) -> None:
     linear = network[3]
     network[3] = torch.nn.utils.parametrizations.weight_norm(linear)

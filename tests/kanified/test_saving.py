@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DiTPipeline, DiTTransformer2DModel, EMAModel
+from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import DistilBertConfig, DistilBertForMaskedLM
 
 import kan_diffusion.kanified as kanified
 from helpers import refused, seeded
+from kan_diffusion import PictureDiffusionPipeline, build_denoiser, get_process, make_scheduler
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.kanified import kanify, load_kanified, rebuild
 from picture_networks import change, make, output
@@ -76,6 +79,40 @@ def test_what_is_replaced_later_is_added(tmp_path: Path) -> None:
     assert [recipe.kind for recipe in network.recipes] == ["grouped", "full"]
     network.save_pretrained(tmp_path)
     assert torch.equal(output(load_kanified(tmp_path), call), output(network, call))
+
+
+@pytest.mark.parametrize("kind", ["grouped", "full"])
+def test_a_network_with_tied_weights_is_read_as_it_was(kind: str, tmp_path: Path) -> None:
+    config = DistilBertConfig(
+        vocab_size=20, dim=16, hidden_dim=32, n_layers=1, n_heads=2, max_position_embeddings=8
+    )
+    network, call = DistilBertForMaskedLM(config).eval(), (torch.tensor([[1, 2, 3]]),)
+    kanify(network, kind=kind, generator=seeded())
+    network.save_pretrained(tmp_path)
+    read = load_kanified(tmp_path)
+    assert torch.equal(output(read, call), output(network, call))
+    assert read.vocab_projector.weight is read.distilbert.embeddings.word_embeddings.weight
+    with refused("vocab_projector.bias", RunFolderError):
+        file = tmp_path / "model.safetensors"
+        save_file({k: v for k, v in load_file(file).items() if k != "vocab_projector.bias"}, file)
+        load_kanified(tmp_path)
+
+
+def test_a_model_of_another_module_is_read_once_that_is_imported(tmp_path: Path) -> None:
+    settings = {"width": 16, "heads": 2}
+    network = build_denoiser(
+        "dit", (1, 8, 8), num_train_timesteps=1000, hidden=(32,), settings=settings,
+        generator=seeded(),
+    )  # fmt: skip
+    kanify(network, generator=seeded())
+    call = torch.randn(2, 1, 8, 8, generator=seeded()), torch.tensor([3, 500])
+    scheduler = make_scheduler(None, get_process("flow").scheduler())
+    PictureDiffusionPipeline(network, scheduler, mode="L").save_pretrained(tmp_path)
+    pipeline = PictureDiffusionPipeline.from_pretrained(tmp_path)
+    for read in (load_kanified(tmp_path / "denoiser"), pipeline.denoiser):
+        assert type(read) is type(network)
+        assert torch.equal(output(read, call), output(network, call))
+    assert isinstance(pickle.loads(pickle.dumps(network)), type(network))
 
 
 def test_models_within_others_are_noted_with_their_own_paths(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from torch.nn.functional import gelu, silu
 
 from kan_diffusion.kan import LearnedFunctions
 from kan_diffusion.kan.grids import EdgeLayer
+from kan_diffusion.kanified.layers import ActivatedLinear
 
 __all__ = ["Block", "Function", "find_blocks", "part_of", "put"]
 
@@ -171,7 +172,9 @@ def _of_diffusers(path: str, owner: nn.Module) -> Block:
 
 def _of_sequential(path: str, owner: nn.Sequential) -> Iterator[Block]:
     """Finds each activation with a linear map on both sides, dropout left out."""
-    parts = [(name, part) for name, part in owner.named_children() if not _passes(part)]
+    # named_children() would give a part that occurs twice, such as one activation, only once.
+    named = owner._modules.items()
+    parts = [(name, part) for name, part in named if part is not None and not _passes(part)]
     for (first, up), (slot, activation), (last, down) in zip(
         parts, parts[1:], parts[2:], strict=False
     ):
@@ -257,13 +260,12 @@ def _sigmoid_gelu(x: Tensor) -> Tensor:
 
 def _why_not(block: Block) -> str | None:
     """Tells why a block cannot be replaced, or None."""
+    if any(isinstance(part, EdgeLayer | ActivatedLinear) for part in block.parts.values()):
+        return "it is made of KAN layers already"
     if block.obstacle is not None:
         return block.obstacle
-    learned = isinstance(part_of(block.owner, block.slot), LearnedFunctions)
     for name in (block.first, block.last):
         part = block.owner.get_submodule(name)
-        if learned or isinstance(part, EdgeLayer):
-            return "it is made of KAN layers already"
         kind = type(part)
         if hasattr(part, "base_layer"):
             return (

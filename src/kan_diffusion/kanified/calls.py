@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -70,13 +70,15 @@ def outputs(found: object) -> list[Tensor]:
 
 
 @contextmanager
-def watched(parts: Mapping[nn.Module, Callable[[Tensor, Tensor], None]]) -> Iterator[None]:
-    """Passes the input and the output of each call of a part to the function of that part."""
+def watched(
+    parts: Iterable[tuple[nn.Module, Callable[[Tensor, Tensor], None]]],
+) -> Iterator[None]:
+    """Passes the input and the output of each call of a part to its functions."""
 
     def watch(see: Callable[[Tensor, Tensor], None]) -> Callable[..., None]:
         return lambda _, given, output: see(given[0].detach(), output.detach())
 
-    handles = [part.register_forward_hook(watch(see)) for part, see in parts.items()]
+    handles = [part.register_forward_hook(watch(see)) for part, see in parts]
     try:
         yield
     finally:

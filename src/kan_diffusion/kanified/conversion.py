@@ -347,7 +347,7 @@ def _measured(
 
         return see
 
-    with watched({block.up: watch(block) for block in blocks}):
+    with watched((block.up, watch(block)) for block in blocks):  # blocks may share a map
         before = outputs(run_calls(module, samples))
     seen: dict[str, _Spread] = {}
     for path, found in parts.items():

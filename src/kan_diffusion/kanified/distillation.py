@@ -132,12 +132,11 @@ def _rows(teacher: nn.Module, block: Block, samples: Samples) -> tuple[Tensor, T
         if sum(map(len, rows)) < _MOST_ROWS:
             rows.append(tensor.flatten(0, -2).float())
 
-    with watched(
-        {
-            block.owner.get_submodule(block.entry): lambda input, _: keep(given, input),
-            block.down: lambda _, output: keep(made, output),
-        }
-    ):
+    entry = block.owner.get_submodule(block.entry)
+    with watched([
+        (entry, lambda input, _: keep(given, input)),
+        (block.down, lambda _, output: keep(made, output)),
+    ]):  # fmt: skip
         run_calls(teacher, samples)
     if not given:
         raise KanDiffusionError(f"the samples do not reach block '{block.path}'; give others")

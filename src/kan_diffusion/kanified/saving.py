@@ -14,9 +14,11 @@ activations, and warns of weights that it does not know.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 from pydantic import TypeAdapter
@@ -104,29 +106,43 @@ def load_kanified(folder: str | Path, **options: object) -> nn.Module:
     if found is None:
         raise RunFolderError(
             f"'{path}' is of class '{name}', which is no kanified network of diffusers or "
-            "transformers; read it with its own class"
+            "transformers; read it with its own class, or import the module of your own first"
         )
     network: nn.Module = found.from_pretrained(folder, **options)
     return network
 
 
 def class_of_name(name: str) -> type[KanifiedModel] | None:
-    """Looks up a class such as ``KanifiedDiTTransformer2DModel``; None where there is none."""
+    """Looks up a class such as ``KanifiedDiTTransformer2DModel``; None where there is none.
+
+    Models of other modules than the two libraries are found once these are imported.
+    """
     plain = name.removeprefix(_PREFIX)
     if plain == name:
         return None
     import diffusers
 
-    homes = [diffusers]
+    home: ModuleType = diffusers
     if plain not in dir(diffusers):
         import transformers
 
-        homes = [transformers]
-    for home in homes:
-        kind = getattr(home, plain, None)
+        home = transformers
+    for kind in chain([getattr(home, plain, None)], _imported(plain)):
         if isinstance(kind, type) and _library(kind) is not None:
             return class_of(kind)
     return None
+
+
+def _imported(name: str) -> Iterator[type]:
+    """Yields the models of a name among the modules that are imported, such as one's own."""
+    from diffusers import ModelMixin
+    from transformers import PreTrainedModel
+
+    kinds: list[type] = [ModelMixin, PreTrainedModel]
+    for kind in kinds:  # grows as it goes
+        kinds += kind.__subclasses__()
+        if kind.__name__ == name and not issubclass(kind, KanifiedModel):
+            yield kind
 
 
 def _library(kind: type) -> str | None:
