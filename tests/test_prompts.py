@@ -83,6 +83,19 @@ def test_guidance_leads_away_from_the_negative_prompt(trained: PictureDiffusionP
     assert (away > 0.3).float().mean() > 0.9
 
 
+def test_without_a_prompt_the_denoiser_is_called_once_a_step(
+    trained: PictureDiffusionPipeline,
+) -> None:
+    calls: list[None] = []
+    hook = trained.denoiser.register_forward_hook(lambda *_: calls.append(None))
+    nothing = _means(trained, None, guidance_scale=None, num_inference_steps=4)
+    without = len(calls)
+    empty = _means(trained, "", guidance_scale=None, num_inference_steps=4)
+    hook.remove()
+    assert torch.equal(nothing, empty)
+    assert len(calls) == 3 * without
+
+
 def test_an_empty_prompt_is_none(trained: PictureDiffusionPipeline) -> None:
     options = {"guidance_scale": 3.0, "num_images_per_prompt": 3}
     said = _means(trained, "a dark picture", negative_prompt="", **options)
@@ -288,6 +301,12 @@ def test_what_cannot_be_asked_is_refused(trained: PictureDiffusionPipeline) -> N
         trained(class_labels=0)
     with refused("one for each of 2 prompts, not 3"):
         trained(["a", "b"], negative_prompt=["a", "b", "c"])
+    with refused("prompt is a list of none; give one prompt or more"):
+        trained([])
+    with refused("and no prompt is given; leave guidance out or give one"):
+        trained(guidance_scale=2.0)
+    with refused("ask with a prompt or with class_labels, not with both"):
+        trained(class_labels=0, negative_prompt="dark")
     with refused("output_type must be"):
         trained("a", output_type="latent")
     with refused("at least 1, not 0"):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["PictureDiffusionPipeline", "PictureDiffusionPipelineOutput"]
 
 _GUIDANCE = 3.0
+_TOLD = "encoder_hidden_states"
 
 
 @dataclass
@@ -256,7 +257,7 @@ class PictureDiffusionPipeline(SamplePipeline):
             )
         if output_type not in ("pil", "pt"):
             raise KanDiffusionError(f"output_type must be 'pil' or 'pt', not {output_type!r}")
-        if prompt is not None and class_labels is not None:
+        if class_labels is not None and (prompt, negative_prompt) != (None, None):
             raise KanDiffusionError("ask with a prompt or with class_labels, not with both")
         conditions: dict[str, Tensor] = {}
         absent: Mapping[str, Tensor] = {}
@@ -266,26 +267,31 @@ class PictureDiffusionPipeline(SamplePipeline):
             labels = self._labels(asked, count)
             conditions = {"class_labels": labels}
             absent = {"class_labels": self.denoiser.absent["class_labels"].expand_as(labels)}
-        elif prompt is not None or negative_prompt is not None or self.text_encoder is not None:
+        elif prompt is not None or negative_prompt is not None:
             prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
             away = negative_prompt or ""
             aways = [away] * len(prompts) if isinstance(away, str) else list(away)
-            if len(aways) != len(prompts) or not prompts:
+            if not prompts:
+                raise KanDiffusionError("prompt is a list of none; give one prompt or more")
+            if len(aways) != len(prompts):
                 raise KanDiffusionError(
                     f"negative_prompt must be one or one for each of {len(prompts)} prompts, not "
                     f"{len(aways)}"
                 )
-            name = "encoder_hidden_states"
-            conditions = {name: self.embed(prompts).repeat_interleave(count, 0)}
-            absent = {name: self.embed(aways).repeat_interleave(count, 0)}
+            conditions = {_TOLD: self.embed(prompts).repeat_interleave(count, 0)}
+            absent = {_TOLD: self.embed(aways).repeat_interleave(count, 0)}
         elif guidance_scale not in (None, 1.0):
             asked_for = "ask for class_labels" if self.classes else "this model takes neither"
+            if self.text_encoder is not None:
+                asked_for = "no prompt is given"
             raise KanDiffusionError(
                 f"guidance leads towards a prompt or a class, and {asked_for}; leave guidance out "
                 "or give one"
             )
+        elif self.text_encoder is not None:
+            conditions = {_TOLD: self.embed([""]).repeat_interleave(count, 0)}
         if guidance_scale is None:
-            guidance_scale = _GUIDANCE if conditions else 1.0
+            guidance_scale = _GUIDANCE if absent else 1.0
         total = len(next(iter(conditions.values()))) if conditions else count
         samples = self._draw_all(
             total, num_inference_steps, generator, conditions, absent, guidance_scale,
