@@ -69,7 +69,9 @@ def test_captions_go_with_their_pictures(folder: Path, form: str) -> None:
             {"text": f"picture {path.stem}, drawn", "file_name": path.name, "more": 1}
             for path in sorted(folder.glob("*.png"), reverse=True)
         ]
-        (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        rows[0]["text"] = str(rows[0]["text"]).replace(" ", "\u2028")  # a line, but not of JSON
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        (folder / "metadata.jsonl").write_text("\r\n".join(lines), "utf-8", newline="")
     told, dataset = _load(folder)
     assert told == {
         _bytes(path): f"picture {path.stem}, drawn" for path in sorted(folder.glob("*.png"))
@@ -244,7 +246,7 @@ def _line(text: str, name: str = "metadata.csv") -> Callable[[Path], None]:
         (_line("[1]", "metadata.jsonl"), "line 1 is no object with file_name and text"),
         (
             _line('{"file_name": "00.png", "text": 3}', "metadata.jsonl"),
-            "line 1 must have file_name",
+            "line 1 must have file_name and text, and nothing unnamed; it has file_name$",
         ),
         (
             lambda root: (root / "x.png").symlink_to("/etc/hostname"),

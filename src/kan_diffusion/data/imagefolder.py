@@ -131,7 +131,7 @@ class ImageFolder:
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
         """Names, times and sizes of all files, which change whenever the folder changes."""
         every = [(path, path.stat()) for path in (*self.files, *self.tables)]
-        return tuple((str(path), stat.st_mtime_ns, stat.st_size) for path, stat in every)
+        return tuple((self.named(path), stat.st_mtime_ns, stat.st_size) for path, stat in every)
 
     def sha256(self) -> str:
         """Digest of the names and contents of all files.
@@ -314,7 +314,8 @@ def _lines(root: Path, table: Path) -> Iterator[tuple[int, str, str]]:
                 f"'{name}', line {reader.line_num}: {error}; put text with commas in double quotes"
             ) from error
     else:
-        for number, line in enumerate(content.splitlines(), 1):
+        # splitlines() would also split at separators that JSON allows within a text.
+        for number, line in enumerate(content.split("\n"), 1):
             if line.strip():
                 try:
                     row = json.loads(line)
@@ -330,7 +331,7 @@ def _lines(root: Path, table: Path) -> Iterator[tuple[int, str, str]]:
     for number, row in rows:
         values = [row.get(key) for key in ("file_name", "text")]
         if not all(isinstance(value, str) for value in values) or None in row:
-            keys = ", ".join(str(key) for key in row if key is not None)
+            keys = ", ".join(str(key) for key in row if isinstance(row[key], str))
             raise DataError(
                 f"'{name}', line {number} must have file_name and text, and nothing unnamed; it "
                 f"has {keys or 'none'}"
