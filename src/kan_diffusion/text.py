@@ -51,11 +51,12 @@ _PART = "text_model."
 """Prefix of the names of a text model's tensors in a folder of all of CLIP."""
 
 
-def make_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
+def make_tokenizer(captions: Sequence[str], others: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Makes a tokenizer from the words of captions, in lower case.
 
     Args:
         captions: The captions, at least one with a word.
+        others: Captions for which there is room, too, and whose words it does not learn.
 
     Returns:
         The tokenizer; its ``model_max_length`` leaves room for prompts longer than the captions.
@@ -79,10 +80,10 @@ def make_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
         single=f"{_START} $A {_END}",
         special_tokens=[(token, words.token_to_id(token)) for token in (_START, _END)],
     )
-    longest = max(len(encoded.ids) for encoded in words.encode_batch(list(captions)))
+    lengths = [len(encoded.ids) for encoded in words.encode_batch([*captions, *others])]
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
-        model_max_length=longest + _ROOM,
+        model_max_length=max(max(lengths[: len(captions)]) + _ROOM, *lengths),
         pad_token=_PAD,
         unk_token=_UNKNOWN,
         bos_token=_START,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ from diffusers import DiffusionPipeline
 from command_line import FEW_PICTURES, few_pictures
 from helpers import refused, seeded
 from kan_diffusion.data.datasets import FileData, PictureData, data_from_name, load_dataset
+from kan_diffusion.data.imagefolder import ImageFolder
 from kan_diffusion.denoisers import build_denoiser, get_family
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.evaluation.pictures import PICTURE_MEASURES, Request, shown
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.report.gather import report_contents
-from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.config import EvaluationConfig, StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor
 from kan_diffusion.study.folder import TrialResult
 from kan_diffusion.study.measure import (
@@ -29,13 +31,14 @@ from kan_diffusion.study.measure import (
     measure,
     yardstick,
 )
-from kan_diffusion.study.named import single_trial, study_for
+from kan_diffusion.study.named import chosen_data, single_trial, study_for
 from kan_diffusion.study.results.rows import Results, read_runs
 from kan_diffusion.study.run import StudyResults, run_study
 from kan_diffusion.study.trial import build, run_trial
-from kan_diffusion.text import PromptedDenoiser
+from kan_diffusion.text import PromptedDenoiser, tokenize, unknown_words
 from kan_diffusion.training.defaults import suggested_for_pictures
 from picture_folders import NAMES, Told, write_pictures
+from picture_networks import save_clip
 
 TINY = {"width": 8, "heads": 2}
 KINDS: tuple[Told, ...] = ("captions", "classes", "nothing")
@@ -303,6 +306,33 @@ def test_scenes_have_an_excess_and_are_read(scenes: StudyResults) -> None:
     assert (results.rows[real].nunique() <= 1).all()
 
 
+def test_there_is_room_for_held_out_captions_or_they_are_refused_before_training(
+    runs: dict[Told, TrialResult], tmp_path: Path
+) -> None:
+    config = runs["captions"].config
+    own = load_dataset(config.data, config.study_seed, config.seed)
+    long = replace(own, captions=("ab a",) * len(own.train), heldout_captions=("ab " * 30, "b"))
+    denoiser = build(config, long)
+    assert isinstance(denoiser, PromptedDenoiser)
+    assert tokenize(denoiser.tokenizer, long.heldout_captions or ()).shape == (2, 32)
+    assert unknown_words(denoiser.tokenizer, ["b"])
+    model = config.model.model_copy(update={"text_encoder": str(save_clip(tmp_path))})
+    with refused("has 32 tokens and 20 fit"):
+        build(config.model_copy(update={"model": model}), long)
+
+
+def test_a_folder_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path / "own", "captions")
+    read, opened = ImageFolder.pictures, []
+    monkeypatch.setattr(ImageFolder, "pictures", lambda own: opened.append(own) or read(own))
+    monkeypatch.chdir(tmp_path)
+    assert len(load_dataset(chosen_data("own", size=8)).train) == 20
+    assert len(opened) == 1
+    config = PictureData(pictures="./own")
+    assert len(load_dataset(config.pinned()).train) == len(load_dataset(config).train)
+    assert len(opened) == 2
+
+
 def test_a_report_shows_what_was_asked_for_and_drawn(scenes: StudyResults) -> None:
     contents = report_contents(scenes, "command")
     assert len(contents.asked["shapes"]) == 4
@@ -324,6 +354,10 @@ def test_pictures_that_are_shown_are_one_of_each_class_and_half_of_held_out_scen
     assert asked.labels.tolist() == list(range(10))
     assert real.shape == (10, 1, 8, 8)
     assert asked.words(digits.classes) == list(asked.prompts or ())
+    # A study file that does not say asks for more than can be drawn and recorded at once.
+    few = load_dataset(PictureData(pictures="shapes", num_pictures=4))
+    scenes, real = shown(few, EvaluationConfig().num_drawn)
+    assert scenes.num == len(real) == 128
     plain = Request(2, labels=torch.tensor([3, 1]))
     assert plain.words(digits.classes) == ["three", "one"]
 

@@ -341,7 +341,9 @@ def _read_emoji(size: int, mode: Mode) -> Pictures:
 
 def _read_folder(config: PictureData) -> Pictures:
     folder = ImageFolder.of(Path(config.pictures))
-    return _read_files(folder.root, config.size or _FOLDER_SIZE, config.mode, folder.stamp)
+    # A run pins a folder by its absolute path: the same files need not be read again.
+    root = folder.root.absolute()
+    return _read_files(root, config.size or _FOLDER_SIZE, config.mode, folder.stamp)
 
 
 @lru_cache(maxsize=1)

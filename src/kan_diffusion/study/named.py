@@ -375,7 +375,7 @@ def chosen_data(
         DataError: There is no such data.
         KanDiffusionError: A setting is out of range, or not one of such data.
     """
-    data = data_from_name(name, kinds)
+    data = data_from_name(name, kinds, pinned=False)
     of_pictures = {"size": size, "mode": mode, "objects": objects}
     asked: dict[str, object] = {k: value for k, value in of_pictures.items() if value is not None}
     if asked and not isinstance(data, PictureData):
@@ -383,7 +383,8 @@ def chosen_data(
     if holdout is not None and not isinstance(data, ToyData):
         asked["holdout"] = holdout
     with valid_settings("settings"):
-        return type(data).model_validate({**dict(data), **asked})
+        chosen: DataConfig = type(data).model_validate({**dict(data), **asked})
+    return chosen.pinned() if isinstance(chosen, FileData | PictureData) else chosen
 
 
 def single_trial(

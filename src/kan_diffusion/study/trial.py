@@ -183,10 +183,12 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
             f"'{dataset.name}' has no captions for a text encoder to embed; leave it out"
         )
     if dataset.captions is not None:
+        others = dataset.heldout_captions or ()
         if model.text_encoder is not None:
-            text = read_text_encoder(model.text_encoder, dataset.captions)
+            text = read_text_encoder(model.text_encoder, (*dataset.captions, *others))
+            tokenize(text[1], others)  # one that is too long would end the trial after training
         else:
-            tokenizer = make_tokenizer(dataset.captions)
+            tokenizer = make_tokenizer(dataset.captions, others)
             # The same for all models of a seed.
             generator = torch_generator("text", *names)
             text = make_text_encoder(tokenizer, generator=generator), tokenizer
