@@ -283,6 +283,12 @@ def test_words_are_told_apart_whatever_their_case_and_commas() -> None:
     assert tokenizer.decode(one, skip_special_tokens=True) == "a dark picture"
 
 
+def test_every_word_of_a_caption_is_known() -> None:
+    words = [f"word{index}" for index in range(30_100)]
+    tokenizer = make_tokenizer([" ".join(words[:15_050]), " ".join(words[15_050:])])
+    assert tokenizer.get_vocab().keys() > set(words)
+
+
 def test_unknown_words_are_said_with_the_nearest_known() -> None:
     tokenizer = make_tokenizer(CAPTIONS)
     said = unknown_words(tokenizer, ["a Drak picture", "a dark xylophone", "drak, a bright"])

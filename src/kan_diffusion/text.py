@@ -26,6 +26,7 @@ from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
 from kan_diffusion.denoisers.pictures import fresh_parameters
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json
+from kan_diffusion.limits import LARGEST_SETTING
 from kan_diffusion.weights import require_sound_transformer, saved_files
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def make_tokenizer(captions: Sequence[str], others: Sequence[str] = ()) -> PreTr
     words.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
     )
-    trainer = trainers.WordLevelTrainer(special_tokens=list(_SPECIAL), show_progress=False)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=LARGEST_SETTING, special_tokens=list(_SPECIAL), show_progress=False
+    )  # 30,000 words unless said, without the rarest
     words.train_from_iterator(captions, trainer)
     if words.get_vocab_size() == len(_SPECIAL):
         raise DataError("the captions have no words; give each picture one word or more")
