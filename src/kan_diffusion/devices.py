@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import is_tensorboard_available
 
 from kan_diffusion.errors import KanDiffusionError
 
@@ -46,6 +47,10 @@ def make_accelerator(
     Raises:
         KanDiffusionError: accelerate refuses, or TensorBoard is not installed.
     """
+    if log_folder is not None and not is_tensorboard_available():  # accelerate would log nothing
+        raise KanDiffusionError("TensorBoard is not installed; pip install tensorboard")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # accelerate uses the current one
     # accelerate keeps one device per process; reset it when another one is asked for.
     if PartialState._shared_state and (
         PartialState().device.type != device.type
@@ -63,8 +68,8 @@ def make_accelerator(
             accelerator.init_trackers("tensorboard")
     except (ImportError, ValueError) as error:
         raise KanDiffusionError(
-            f"accelerate cannot be set up: {error}; TensorBoard is installed by: "
-            "pip install tensorboard"
+            f"accelerate cannot be set up for device {device} and mixed precision "
+            f"{mixed_precision} ({error}); choose another of the two"
         ) from error
     return accelerator
 

@@ -28,6 +28,7 @@ from torch.optim.optimizer import (
 )
 
 from helpers import refused, seeded
+from kan_diffusion import devices
 from kan_diffusion.data import GaussianMixture, Standardizer
 from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
 from kan_diffusion.denoisers import Denoiser, MLPDenoiser, build_denoiser
@@ -467,6 +468,26 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert (result.learning_rates == expected.learning_rates).all()
 
 
+def test_a_resumed_run_goes_on_with_the_scale_of_its_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Accelerator] = []
+    monkeypatch.setattr(
+        loop, "make_accelerator", lambda *_: made.append(_fp16_on_the_cpu()) or made[-1]
+    )
+    config = TrainingConfig(**SHORT, checkpoint_every=7)
+    kept = {"checkpoint": tmp_path / "state.safetensors", "identity": "a"}
+    try:
+        with pytest.raises(Stop):
+            _train(_denoiser(), config, **kept, **_raise_at(23, Stop))
+        made[0].scaler.update(2.0**12)  # of a run that is no longer there
+        assert _train(_denoiser(), config, **kept, resume=True).resumed_from == 21
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    state = made[1].scaler.state_dict()
+    assert (state["scale"], state["_growth_tracker"]) == (2.0**10, 40)
+
+
 @pytest.mark.parametrize("ema_decay", [0.9, None])
 @pytest.mark.parametrize(
     ("interrupt", "kept"),
@@ -748,6 +769,39 @@ def test_the_first_step_and_the_last_count_too() -> None:
 def test_what_cannot_be_trained_is_refused(options: dict[str, object], message: str) -> None:
     with refused(message):
         _train(_denoiser(num_classes=2), **options)
+
+
+def test_a_log_that_nothing_would_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "is_tensorboard_available", lambda: False)
+    with refused("TensorBoard is not installed; pip install tensorboard"):
+        _train(_denoiser(), log_folder=tmp_path)
+
+
+def _unsupported(**_: object) -> None:
+    raise ValueError("bf16 mixed precision requires a supported device.")
+
+
+def test_what_accelerate_refuses_has_nothing_to_do_with_logs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "Accelerator", _unsupported)
+    with refused(r"for device cpu and mixed precision no \(bf16 .*\); choose another of the two$"):
+        _train(_denoiser())
+
+
+def test_accelerate_takes_the_gpu_of_the_number_that_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    try:
+        for name in ("cuda:1", "cuda", "cpu"):
+            devices.make_accelerator(torch.device(name), "no", None)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert chosen == [torch.device("cuda:1")]
 
 
 def test_auto_is_a_device_that_is_there() -> None:

@@ -567,6 +567,8 @@ class TrainingRun:
         progress = {name: getattr(self, name) for name in _PROGRESS}
         progress |= {"plans": self.plans, "looks": self.looks, "optimizer": state}
         progress["threads"] = self.threads.state()
+        if self.scaled:
+            progress["scaler"] = self.accelerator.scaler.state_dict()
         progress["ema_step"] = None if self.average is None else self.average.num_updates
         metadata = {"identity": identity, "progress": json.dumps(progress)}
         metadata["digest"] = _digest(tensors, metadata)
@@ -636,6 +638,8 @@ class TrainingRun:
         for step, steps in progress["plans"]:
             self._follow(step, steps)
         self.threads.load(progress["threads"], self.step)
+        if "scaler" in progress:
+            self.accelerator.scaler.load_state_dict(progress["scaler"])
         self._losses[: self.step] = tensors["losses"]
 
     def show(self, callback: MomentCallback) -> None:
