@@ -462,6 +462,11 @@ def test_a_grid_made_without_memory_is_there_after_a_reset(kind: type[GridBasis]
     assert layer(torch.zeros(5, 4)).isfinite().all()
 
 
+def test_a_layer_with_more_inputs_has_as_many_groups_as_were_asked_for() -> None:
+    network = KAN([3, 32, 5, 1], basis=Rational(3, num_groups=8))
+    assert [layer.basis.num_groups for layer in network.layers] == [3, 8, 5]
+
+
 def test_a_rational_function_may_start_as_the_identity() -> None:
     x = torch.linspace(-50, 50, 1001, dtype=torch.float64).unsqueeze(1)
     basis = Rational(1, start="identity", dtype=torch.float64)

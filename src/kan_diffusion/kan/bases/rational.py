@@ -97,6 +97,7 @@ class Rational(Basis):
             raise unknown_name("start", start, get_args(Start))
         self.in_features = in_features
         self.start: Start = start
+        self._most_groups = num_groups
         self.num_groups = min(num_groups, in_features)
         self.num_functions = self.num_active = 1
         self.flops_per_input = 2 * (NUMERATOR_DEGREE + DENOMINATOR_DEGREE) + 6
@@ -132,7 +133,7 @@ class Rational(Basis):
         """Makes freshly initialised functions with these settings for a number of inputs."""
         return Rational(
             in_features,
-            self.num_groups,
+            self._most_groups,
             start=self.start,
             device=self.numerator.device,
             dtype=self.numerator.dtype,
