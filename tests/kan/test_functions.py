@@ -13,7 +13,14 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from helpers import function_by_function, randn, refused, scrambled, seeded
+from helpers import (
+    assert_same_state,
+    function_by_function,
+    randn,
+    refused,
+    scrambled,
+    seeded,
+)
 from kan_diffusion.kan import LearnedFunctions, refine, update_grid
 from kan_diffusion.kan.bases import BASES, GridBasis
 from kan_diffusion.kan.functions import STARTS, waves
@@ -394,6 +401,16 @@ def _undefined(x: Tensor) -> Tensor:
 def test_unusable_settings_are_refused(arguments: dict[str, object], message: str) -> None:
     with refused(message):
         LearnedFunctions(**{"in_features": 3, **arguments})
+
+
+def test_grids_too_coarse_for_the_functions_are_refused() -> None:
+    module = LearnedFunctions(3, 8, start="waves", grid_size=16)
+    state = copy.deepcopy(module.state_dict())
+    with refused("as its basis, 7 with grid_size=4, not 8; raise grid_size"):
+        module.refine(4)
+    assert_same_state(module, state)
+    module.refine(5)
+    assert module.grid_size == 5
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 3)])

@@ -314,6 +314,7 @@ def _broken(value: float) -> Tensor:
         (lambda m: update_grid(m, torch.ones(9, 3), margin=math.nan), "zero or more, not nan"),
         (lambda m: update_grid(m, torch.ones(9, 3), margin=math.inf), "zero or more, not inf"),
         (lambda m: refine(m, 0), "at least 1, not 0"),
+        (lambda m: refine(m, 9, torch.zeros(0, 3)), "inputs are empty: give some, or none to"),
     ],
 )
 def test_moves_that_cannot_be_made_are_refused_and_nothing_has_moved(
@@ -333,6 +334,22 @@ class Break(nn.Module):
         x = x.clone()
         x[-1:, -1] = math.nan
         return x
+
+
+class Idle(KANLinear):
+    """Passes its inputs by its layer, as far as hooks can tell: like what torch.compile makes."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+
+def test_layers_that_nobody_sees_are_not_taken_for_none() -> None:
+    module = Idle(3, 2)
+    state = copy.deepcopy(module.state_dict())
+    for look in (update_grid, out_of_range_fractions):
+        with refused("no KAN layer of Idle was called; if torch.compile made it or a part of it"):
+            look(module, torch.ones(5, 3))
+        _assert_unchanged(module, state)
 
 
 @pytest.mark.parametrize("high", [1e-44, 3e38])

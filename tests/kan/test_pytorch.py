@@ -21,8 +21,11 @@ from torch.func import grad, jacrev, vmap
 from helpers import refused, seeded
 from kan_diffusion.kan import KAN, GatedLinear, GroupedKANLinear, KANLinear, LearnedFunctions
 from kan_diffusion.kan.bases import BASES, GridBasis
+from kan_diffusion.kan.convert import from_efficient_kan, from_kan_linear, to_kan_linear
 from kan_diffusion.kan.gated import gated_chain
 from kan_diffusion.kan.grids import EdgeLayer
+from kan_diffusion.kan.initialization import INITIALIZATIONS
+from kan_diffusion.kan.kernels.functions import groups_tensor
 
 
 class Gated(nn.Module):
@@ -330,6 +333,36 @@ def test_a_module_moves_between_dtypes() -> None:
     assert {t.dtype for t in double.state_dict().values()} == {torch.float64}
     torch.testing.assert_close(double(x.double()).float(), expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(double.float()(x), expected)
+
+
+def test_torchs_default_device_is_no_device_of_a_layer() -> None:
+    x = _points()
+    groups_tensor.cache_clear()
+    kinds = [partial(KANLinear, basis=basis) for basis in BASES]
+    kinds += [partial(KANLinear, init=init) for init in INITIALIZATIONS]
+    kinds += [partial(GroupedKANLinear, groups=[0, 1, 0])]
+    for kind in kinds:
+        with torch.device("meta"):  # as torch.set_default_device does
+            layer = kind(3, 2, device="cpu")
+            output = layer(x)
+            if isinstance(layer.basis, GridBasis):
+                layer.refine(10)
+                layer.refine(7, x)
+                layer.update_grid(x)
+        assert layer(x).isfinite().all()
+        assert output.isfinite().all()
+    with torch.device("meta"):
+        full = to_kan_linear(layer)
+        grouped, error = from_kan_linear(full, 1, [0, 1, 0])
+    assert error.largest < 1e-5
+    torch.testing.assert_close(grouped(x), layer(x), rtol=1e-3, atol=1e-4)
+    names = "base_weight", "spline_weight", "grid"
+    shapes = (2, 3), (2, 3, 8), (3, 12)
+    state = {name: torch.ones(shape) for name, shape in zip(names, shapes, strict=True)}
+    state["grid"] = torch.arange(12.0).expand(3, -1)
+    with torch.device("meta"):
+        network = from_efficient_kan(state, "silu")
+    assert network(x).isfinite().all()
 
 
 # Shapes

@@ -124,7 +124,7 @@ def _uniform_grid(edges: _Edges) -> tuple[Tensor, Tensor] | None:
             "be finite numbers that do not fall; lay it anew, with update_grid"
         )
     step = width / (count - 1)
-    even = knots[:, :1] + step[:, None] * torch.arange(count)
+    even = knots[:, :1] + step[:, None] * torch.arange(count, device="cpu")
     error = (knots - even).abs().amax(1)
     # Knots far from zero cannot be more even than their dtype can represent.
     rounding = 4 * torch.finfo(edges.knots.dtype).eps * knots.abs().amax(1)
@@ -713,7 +713,8 @@ def from_kan_linear(
         )
     u, shares = _quadrature(grid.num_intervals)
     weights = grouped.weight.view(layer.out_features, layer.in_features, functions)
-    squares, largest = torch.zeros(2, 2, dtype=torch.float64)  # of errors, and of the edges
+    # Of errors, and of the edges.
+    squares, largest = torch.zeros(2, 2, dtype=torch.float64, device="cpu")
     for group in range(grouped.groups):
         members = [i for i, own in enumerate(grouped.group_of) if own == group]
         grids = torch.stack([grid.grid_origin, grid.grid_step]).cpu()[:, members]

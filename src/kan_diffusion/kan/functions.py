@@ -28,7 +28,14 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from kan_diffusion.errors import KanDiffusionError, look_up
-from kan_diffusion.kan.bases import Basis, BasisName, BSpline, Extrapolation, make_basis
+from kan_diffusion.kan.bases import (
+    Basis,
+    BasisName,
+    BSpline,
+    Extrapolation,
+    GridBasis,
+    make_basis,
+)
 from kan_diffusion.kan.grids import EdgeLayer
 from kan_diffusion.kan.kernels.edges import in_full_precision, with_grid
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
@@ -162,12 +169,8 @@ class LearnedFunctions(EdgeLayer):
             dtype=dtype,
         )
         known = self.basis.num_functions
-        if functions > known:
-            raise KanDiffusionError(
-                f"a {name} has at most as many functions an input as its basis, {known} with "
-                f"grid_size={grid_size}, not {functions}; raise grid_size or choose another basis"
-            )
         self.functions = functions
+        self._require_room(self.basis, grid_size)
         self.start = start
         self.noise = noise
         if not 0 < rate < math.inf:
@@ -191,6 +194,26 @@ class LearnedFunctions(EdgeLayer):
             torch.empty(functions, num_groups, known, device=device, dtype=dtype)
         )
         LearnedFunctions.reset_parameters(self)  # a subclass's own do not exist yet
+
+    def _require_room(self, basis: Basis, grid_size: int) -> None:
+        """Checks that there are at most as many functions per input as the basis has."""
+        if self.functions > basis.num_functions:
+            raise KanDiffusionError(
+                f"a {type(self).__name__} has at most as many functions an input as its basis, "
+                f"{basis.num_functions} with grid_size={grid_size}, not {self.functions}; raise "
+                "grid_size or choose another basis"
+            )
+
+    def refined(self, num_intervals: int) -> GridBasis:
+        """Makes a copy of the basis with another number of intervals.
+
+        Raises:
+            KanDiffusionError: The number is less than 1, or the basis would have fewer functions
+                than an input has.
+        """
+        basis = super().refined(num_intervals)
+        self._require_room(basis, num_intervals)
+        return basis
 
     @property
     def groups(self) -> int:

@@ -172,6 +172,14 @@ class EdgeLayer(MovingGrids):
             )
         return self.basis
 
+    def refined(self, num_intervals: int) -> GridBasis:
+        """Makes a copy of the basis with another number of intervals.
+
+        Raises:
+            KanDiffusionError: The number is less than 1, or the layer needs more.
+        """
+        return self.grid.with_intervals(num_intervals)
+
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as in torch
         try:
             return super().__getattr__(name)
@@ -257,7 +265,6 @@ def _coefficient_map(old: GridBasis, new: GridBasis) -> Tensor:
     exact = old.exact_refinement(new.num_intervals) if same_range else None
     if exact is not None:
         return exact.expand(old.in_features, *exact.shape)
-    # On the CPU: the matrices are small, and not every device has float64.
     old, new = (copy.deepcopy(basis).cpu().double() for basis in (old, new))
     count = _POINTS_PER_FUNCTION * max(old.num_functions, new.num_functions)
     angle = torch.linspace(0, math.pi, count, dtype=torch.float64)
@@ -336,7 +343,8 @@ def _move(
 ) -> None:
     """Moves the named layers to their new grids."""
     layers = _grid_layers(module)
-    maps = {name: _coefficient_map(layers[name].grid, new) for name, new in new_bases.items()}
+    with torch.device("cpu"):  # the matrices are small, and not every device has float64
+        maps = {name: _coefficient_map(layers[name].grid, new) for name, new in new_bases.items()}
     places = {id(parameter): place for place, parameter in enumerate(module.parameters())}
     # Everything that may fail comes before anything is changed.
     changes: list[Callable[[], None]] = []
@@ -387,6 +395,11 @@ def _watch(
     finally:
         for handle in handles:
             handle.remove()
+    if handles and not seen:
+        raise KanDiffusionError(
+            f"no KAN layer of {type(module).__name__} was called; if torch.compile made it or a "
+            "part of it, give the module that was compiled"
+        )
     return output, {name: torch.cat(parts) for name, parts in seen.items()}
 
 
@@ -404,6 +417,9 @@ def out_of_range_fractions(
     Returns:
         Fractions from 0 to 1 by name of layer (a NaN counts as inside; the fraction of an empty
         input is NaN); empty if there is no KAN layer.
+
+    Raises:
+        KanDiffusionError: The call reached none of the KAN layers.
     """
     layers = _edge_layers(module)
     _, seen = _watch(module, *inputs, **options)
@@ -440,14 +456,17 @@ def refine(
         The largest change of the output on the inputs.
 
     Raises:
-        KanDiffusionError: There is no layer with a grid, or coefficients cannot be carried over.
+        KanDiffusionError: There is no layer with a grid, the inputs are empty, a layer has more
+            functions than its basis would have, or coefficients cannot be carried over.
     """
     layers = _grid_layers(module)
-    new_bases = {name: layer.grid.with_intervals(num_intervals) for name, layer in layers.items()}
+    new_bases = {name: layer.refined(num_intervals) for name, layer in layers.items()}
     calls: list[Callable[[], object]] = [partial(module, *inputs, **options)]
     if not inputs and not options:
         calls = [partial(each, each.on_grids(_over_grid(each.grid))) for each in layers.values()]
     before = [_first_tensor(call()) for call in calls]
+    if not all(output.numel() for output in before):
+        raise KanDiffusionError("the inputs are empty: give some, or none to measure each layer")
     _move(module, new_bases, optimizer, averages)
     after = [_first_tensor(call()) for call in calls]
     return max(float((b - a).abs().max()) for a, b in zip(before, after, strict=True))
@@ -455,7 +474,8 @@ def refine(
 
 def _over_grid(basis: GridBasis) -> Tensor:
     width = basis.grid_end - basis.grid_origin
-    share = torch.linspace(0, 1, 8 * basis.num_functions + 1, dtype=torch.float64).to(width)
+    count = 8 * basis.num_functions + 1
+    share = torch.linspace(0, 1, count, dtype=torch.float64, device="cpu").to(width)
     return basis.grid_origin + share.unsqueeze(1) * width
 
 
@@ -486,8 +506,8 @@ def update_grid(
         The largest change of the output on the inputs.
 
     Raises:
-        KanDiffusionError: The inputs are empty or not finite, the margin is negative, or
-            coefficients cannot be carried over.
+        KanDiffusionError: The inputs are empty or not finite, or reach no KAN layer; the margin is
+            negative; or coefficients cannot be carried over.
     """
     if not 0 <= margin < math.inf:
         raise KanDiffusionError(f"margin must be zero or more, not {margin}")

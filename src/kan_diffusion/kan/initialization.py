@@ -49,7 +49,7 @@ def _functions(basis: Basis, count: int, end: float) -> Tensor:
     low, high = -end, end
     if isinstance(first, GridBasis):
         low, high = float(first.grid_origin[0]), float(first.grid_end[0])
-    x = torch.linspace(low, high, count, dtype=torch.float64)
+    x = torch.linspace(low, high, count, dtype=torch.float64, device="cpu")
     return first(x.unsqueeze(1))[:, 0]
 
 
@@ -58,7 +58,7 @@ def _power(basis: Basis) -> float:
     squares = _functions(basis, 257, 5.0).square().sum(-1)
     if isinstance(basis, GridBasis):
         return float(squares.mean())
-    x = torch.linspace(-5, 5, 257, dtype=torch.float64)
+    x = torch.linspace(-5, 5, 257, dtype=torch.float64, device="cpu")
     return float(torch.softmax(-(x**2) / 2, dim=0) @ squares)
 
 

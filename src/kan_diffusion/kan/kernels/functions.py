@@ -422,7 +422,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
 @cache
 def groups_tensor(group_of: tuple[int, ...]) -> Tensor:
     """Returns the group of each input as a tensor."""
-    return torch.tensor(group_of)
+    return torch.tensor(group_of, device="cpu")  # whatever torch's default is
 
 
 def contiguous(tensor: Tensor | None) -> Tensor | None:
