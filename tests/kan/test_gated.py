@@ -367,6 +367,44 @@ def test_layers_of_a_chain_with_hooks_are_called(order: int) -> None:
     assert seen[1:] == ([(5, 8), (5, 11), (5, 9)] if order else [])
 
 
+@each_kind
+def test_every_kind_of_hook_on_a_chain_is_called(order: int) -> None:
+    layers = _chain(order)
+    x, code = randn(5, 16).requires_grad_(), randn(5, 2, seed=1)
+    expected = gated_chain(layers, x, code)
+    seen: list[object] = []
+    watched = layers[1] if layers[2].functions is None else layers[2].functions
+    handle = watched.register_full_backward_hook(lambda *_: seen.append("backward"))
+    gated_chain(layers, x, code).sum().backward()
+    assert seen == ["backward"]
+    handle.remove()
+    handle = nn.modules.module.register_module_forward_hook(lambda part, *_: seen.append(part))
+    gated_chain(layers, x, code)
+    assert set(layers) <= set(seen)
+    handle.remove()
+    layers[1].forward = lambda *given: (
+        seen.append("own") or type(layers[1]).forward(layers[1], *given)
+    )
+    torch.testing.assert_close(gated_chain(layers, x, code), expected)
+    assert seen[-1] == "own"
+
+
+class Doubled(LearnedFunctions):
+    """Twice the learned functions."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def test_functions_of_ones_own_class_are_called() -> None:
+    functions = Doubled(4, dtype=DOUBLE)
+    layer = GatedLinear(4, 3, bias=False, functions=functions, dtype=DOUBLE)
+    x = randn(5, 8)
+    output, state = layer(x)
+    expected = nn.functional.linear(functions(state) * x[:, 4:], layer.weight)
+    torch.testing.assert_close(output, expected)
+
+
 @pytest.mark.parametrize("basis", ["rbf", "rational"])
 def test_a_chain_with_functions_that_have_no_kernel_is_torchs(basis: str) -> None:
     layers = _chain(3)
@@ -466,6 +504,8 @@ def test_operations_are_those_of_the_product_and_the_states(order: int) -> None:
     [
         ({}, ((4, 5), None, None), r"takes inputs with shape \(\*, 10\), not \(4, 5\)"),
         ({"gated": False}, ((4, 10), None, None), r"takes inputs with shape \(\*, 5\)"),
+        ({}, ((10,), None, None), r"input must have shape \(N, 10\), not \(10,\); make rows of it"),
+        ({"rank": 2}, ((4, 4, 10), None, (4, 2)), r"shape \(N, 10\), not \(4, 4, 10\)"),
         ({}, ((4, 10), (3, 5), None), r"carried must have shape \(4, m\), not \(3, 5\)"),
         ({}, ((4, 10), (5,), None), r"carried must have shape \(4, m\), not \(5,\)"),
         ({}, ((4, 10), None, (4, 2)), "a layer with rank=None takes no code"),

@@ -859,6 +859,16 @@ def test_operands_changed_before_the_backward_pass_are_refused(case: Case) -> No
             torch.autograd.grad(output.sum(), x)
 
 
+@each_kernel
+def test_a_basis_with_hooks_is_called(case: Case) -> None:
+    module, x = _setup(case)
+    expected = module(x)
+    seen: list[int] = []
+    module.basis.register_forward_hook(lambda *call: seen.append(call[2].shape[-1]))
+    torch.testing.assert_close(module(x), expected)
+    assert seen == [module.basis.num_functions]
+
+
 def test_devices_without_a_kernel_are_left_to_torch() -> None:
     network = KAN([3, 4, 2], device="meta")
     output = network(torch.empty(7, 3, device="meta"))

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.functional import linear, silu
+from torch.nn.modules.module import _has_any_global_hook
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.kan.grids import MovingGrids
 from kan_diffusion.kan.grouped import GroupedKANLinear
-from kan_diffusion.kan.inputs import leaf, require_input
+from kan_diffusion.kan.inputs import leaf, must_be_called, require_input
 from kan_diffusion.kan.kernels.edges import autocasts
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
@@ -167,18 +168,23 @@ class GatedLinear(MovingGrids):
         if isinstance(input, Proxy):
             output, state = leaf(self, input, carried, code)
             return output, state
-        require_input(self, input, (1 + int(self.gated)) * self.in_features)
+        width = (1 + int(self.gated)) * self.in_features
+        require_input(self, input, width)
+        if input.ndim != 2:
+            raise KanDiffusionError(
+                f"input must have shape (N, {width}), not {tuple(input.shape)}; make rows of it"
+            )
         if (code is None) != (self.rank is None):
             raise KanDiffusionError(
                 f"a layer with rank={self.rank} takes {'no' if code is not None else 'a'} code"
             )
-        for name, tensor, width in (("carried", carried, "m"), ("code", code, self.rank)):
+        for name, tensor, size in (("carried", carried, "m"), ("code", code, self.rank)):
             if tensor is None:
                 continue
             fits = tensor.ndim == 2 and tensor.shape[0] == input.shape[0]
-            if not fits or (name == "code" and tensor.shape[1] != width):
+            if not fits or (name == "code" and tensor.shape[1] != size):
                 raise KanDiffusionError(
-                    f"{name} must have shape ({len(input)}, {width}), not {tuple(tensor.shape)}"
+                    f"{name} must have shape ({len(input)}, {size}), not {tuple(tensor.shape)}"
                 )
         step = self.step(input, carried, code)
         if step is not None:
@@ -191,7 +197,8 @@ class GatedLinear(MovingGrids):
     def step(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> Step | None:
         """Returns the layer as a step of its kernel, or None if the kernel does not take it.
 
-        The kernel does not take a layer whose functions have hooks, so that these are called.
+        The kernel does not take a layer whose functions have hooks or are of another class, so that
+        these are called.
         """
         if input.ndim != 2 or autocasts(input):
             return None
@@ -199,7 +206,8 @@ class GatedLinear(MovingGrids):
         settings: tuple[tuple[int, ...], int] = (0,) * self.in_features, 0
         if self.functions is not None:
             grid = self.functions.kernel_grid()
-            if grid is None or self.functions._forward_pre_hooks or self.functions._forward_hooks:
+            own_call = type(self.functions) is not LearnedFunctions
+            if grid is None or own_call or must_be_called(self.functions):
                 return None
             *own, order = grid
             curves = self.functions.coefficients, *own
@@ -263,7 +271,7 @@ def gated_chain(
 ) -> Tensor:
     """Applies gated layers one after another, each with the state of the one before.
 
-    If all have a kernel, they are computed in one go.
+    If all have a kernel, and none has hooks or its own ``forward``, they are computed in one go.
 
     Args:
         layers: The layers, each with as many outputs as the next one takes.
@@ -275,8 +283,11 @@ def gated_chain(
         The output of the last layer.
     """
     chain = layers if first is None else (first, *layers)
-    hooked = any(layer._forward_pre_hooks or layer._forward_hooks for layer in chain)
-    if not (hooked or isinstance(input, Proxy)):
+    called = any(
+        type(layer) not in (GatedLinear, GroupedKANLinear) or must_be_called(layer)
+        for layer in chain
+    ) or (not torch.compiler.is_compiling() and _has_any_global_hook())
+    if not (called or isinstance(input, Proxy)):
         before = [] if first is None else [first.step(input)]
         steps = [*before, *(layer.step(input, None, code) for layer in layers)]
         ready = [step for step in steps if step is not None]

@@ -1,4 +1,4 @@
-"""Checks the inputs of a layer, and makes layers leaves of torch.fx graphs.
+"""Checks the inputs of a layer and who watches its call; makes layers leaves of torch.fx graphs.
 
 ``torch.fx.symbolic_trace`` calls a module with proxies, whose shape and dtype are not known. A
 layer needs both, to check its input and to choose a compiled kernel. So it is a leaf of the graph:
@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy, Tracer
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["leaf", "require_edge", "require_input"]
+__all__ = ["leaf", "must_be_called", "require_edge", "require_input"]
+
+
+def must_be_called(module: nn.Module) -> bool:
+    """Tells whether a module has hooks or its own ``forward``, so that no kernel may replace it."""
+    if module._forward_pre_hooks or module._forward_hooks:
+        return True
+    if torch.compiler.is_compiling():
+        return False  # the compiler cannot look at the others
+    return bool(module._backward_pre_hooks or module._backward_hooks or "forward" in vars(module))
 
 
 def require_input(layer: nn.Module, input: Tensor, width: int) -> None:

@@ -24,6 +24,7 @@ from kan_diffusion.errors import KanDiffusionError, unknown_name
 from kan_diffusion.kan.bases import BASES, Basis, BasisName, Extrapolation, make_basis
 from kan_diffusion.kan.grids import WeightedEdges
 from kan_diffusion.kan.initialization import Initialization, initialize
+from kan_diffusion.kan.inputs import must_be_called
 from kan_diffusion.kan.kernels.edges import Edges, edge_chain, edge_features, edge_linear
 
 __all__ = ["BaseActivation", "KANLinear", "in_one_go"]
@@ -272,15 +273,7 @@ def in_one_go(layers: Iterable[nn.Module], input: Tensor) -> Tensor | None:
     chain: list[Edges] = []
     width = input.shape[1]
     for layer in layers:
-        if (
-            type(layer) is not KANLinear
-            or layer.in_features != width
-            or layer._forward_pre_hooks
-            or layer._forward_hooks
-            or layer._backward_pre_hooks
-            or layer._backward_hooks
-            or "forward" in vars(layer)
-        ):
+        if type(layer) is not KANLinear or layer.in_features != width or must_be_called(layer):
             return None
         chain.append(layer.edges())
         width = chain[-1].weight.shape[0]
