@@ -14,8 +14,8 @@ from kan_diffusion.report.charts.columns import (
     dependence_figure,
     distances_figure,
     joint_figure,
-    shortened,
 )
+from kan_diffusion.report.style import shortened
 from kan_diffusion.report.synthetic import say_scores, score_texts, write_table_page
 from mixed_tables import people, shuffled
 

@@ -22,7 +22,7 @@ from kan_diffusion.denoisers.registry import FAMILIES
 
 __all__ = [
     "GRID", "INK", "MUTED", "NARROW", "PALE", "PALETTES", "REAL", "SEED_ALPHA", "SYNTHETIC",
-    "ModelStyle", "family_styles", "model_styles", "report_style",
+    "ModelStyle", "family_styles", "model_styles", "report_style", "shortened",
 ]  # fmt: skip
 
 INK = "#22262b"
@@ -181,3 +181,12 @@ def report_style() -> Iterator[None]:
     ):
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         yield
+
+
+def shortened(text: str, most: int = 20) -> str:
+    """Shortens a text to one line of at most ``most`` letters by leaving out its middle."""
+    text = " ".join(text.split())
+    ending = (most - 1) // 2
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 1 - ending].rstrip()}…{text[-ending:].lstrip()}"

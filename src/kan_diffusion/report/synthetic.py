@@ -18,11 +18,10 @@ from kan_diffusion.report.charts.columns import (
     dependence_figure,
     distances_figure,
     joint_figure,
-    shortened,
 )
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import Picture, embedded
-from kan_diffusion.report.style import REAL, SYNTHETIC
+from kan_diffusion.report.style import REAL, SYNTHETIC, shortened
 from kan_diffusion.report.tables import (
     Cell,
     Columns,
@@ -172,7 +171,7 @@ def _explanation(scores: TableScores, used: str) -> str:
         "what chance makes of it."
     )
     if scores.left_out:
-        names = ", ".join(shortened(name) for name in scores.left_out[:5])
+        names = ", ".join(shortened(name, 40) for name in scores.left_out[:5])
         more = len(scores.left_out) - 5
         names += f" and {more:,} more" if more > 0 else ""
         text += f" Not judged, since they identify rows or have one value everywhere: {names}."
@@ -232,7 +231,7 @@ def _percent(share: float) -> str:
 
 def _column_table(columns: Sequence[ColumnScore]) -> Table:
     shown: Columns[ColumnScore] = {
-        Head("column", words=True): lambda one: Cell(shortened(one.name)),
+        Head("column", words=True): lambda one: Cell(shortened(one.name, 40)),
         Head("kind", words=True): lambda one: Cell(one.kind),
         Head("similarity"): lambda one: number_cell(one.shape),
         Head("real rows"): lambda one: number_cell(one.perfect),
@@ -273,7 +272,7 @@ def _add_pairs(page: Page, scores: TableScores) -> None:
     worst.gallery(
         (
             embedded(joint_figure(joint)),
-            f"{shortened(joint.first.name)} and {shortened(joint.second.name)}: similarity "
+            f"{shortened(joint.first.name, 40)} and {shortened(joint.second.name, 40)}: similarity "
             f"{format_number(pair.score)}, real rows {format_number(pair.perfect)}.",
             f"Joint shares of {joint.first.name} and {joint.second.name}",
         )
@@ -325,7 +324,7 @@ def _add_usefulness(page: Page, scores: TableScores) -> None:
         kind="note",
     )
     columns: Columns[UsefulnessScore] = {
-        Head("column to predict", words=True): lambda one: Cell(shortened(one.target)),
+        Head("column to predict", words=True): lambda one: Cell(shortened(one.target, 40)),
         Head("learner", words=True): lambda one: Cell(one.learner),
         Head("measure", words=True): lambda one: Cell(one.measure),
         Head("trained on synthetic"): lambda one: number_cell(one.synthetic),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, Formatter, Locator, MaxNLocator, NullLocator
 
-__all__ = ["Scale", "value_axis", "value_scale"]
+__all__ = ["Scale", "set_ticks", "value_axis", "value_scale"]
 
 # Leading digits of the ticks of a decade, from many to few.
 _TICKS = ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
@@ -90,18 +90,28 @@ def value_axis(
         The limits that were set.
     """
     scale = value_scale(values, log, wishes, most_ticks, least_factor)
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    if scale.log:
-        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-        axis.set_minor_formatter(NullFormatter())
-        axis.set_minor_locator(NullLocator())
-    axis.set_major_locator(FixedLocator(scale.ticks))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _written(value)))
+    set_ticks(axes, which, FixedLocator(scale.ticks), _written, scale.log)
     (axes.set_xlim if which == "x" else axes.set_ylim)(scale.low, scale.high)
     return scale.low, scale.high
 
 
-def _written(value: float) -> str:
+def set_ticks(
+    axes: Axes,
+    which: Literal["x", "y"],
+    locator: Locator,
+    written: Formatter | Callable[[float, float], str],
+    log: bool = False,
+) -> None:
+    """Chooses the places and texts of the ticks of the x or y axis, and whether it is log."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if log:
+        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(written)
+
+
+def _written(value: float, _: float) -> str:
     return f"{value:g}".replace("-", "−")
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from kan_diffusion.evaluation.marginals import Bars, Distances, Histogram, Joint, Picture, Side
 from kan_diffusion.evaluation.tables import PairScore
-from kan_diffusion.report.style import INK, REAL, SYNTHETIC, report_style
+from kan_diffusion.report.charts.axes import set_ticks
+from kan_diffusion.report.style import INK, REAL, SYNTHETIC, report_style, shortened
 
-__all__ = ["column_figure", "dependence_figure", "distances_figure", "joint_figure", "shortened"]
+__all__ = ["column_figure", "dependence_figure", "distances_figure", "joint_figure"]
 
 _Array = NDArray[np.float64]
 
@@ -26,18 +28,7 @@ _SURE = 1.96
 _DAY = 86_400.0
 _FILLED = 0.5
 _TRAINED = "#d55e00"
-_LONGEST_TITLE = 40
-_LONGEST_LABEL = 20
 _LARGEST = 1e6
-
-
-def shortened(text: str, most: int = _LONGEST_TITLE) -> str:
-    """Shortens a text to one line of at most ``most`` letters by leaving out its middle."""
-    text = " ".join(text.split())
-    ending = (most - 1) // 2
-    if len(text) <= most:
-        return text
-    return f"{text[: most - 1 - ending].rstrip()}…{text[-ending:].lstrip()}"
 
 
 @report_style()
@@ -63,7 +54,7 @@ def column_figure(name: str, picture: Picture) -> Figure:
     else:
         axes = figure.subplots()
         _draw_histogram(axes, picture)
-    figure.suptitle(shortened(name), x=0.02, ha="left", fontsize=10.5, fontweight="bold")
+    figure.suptitle(shortened(name, 40), x=0.02, ha="left", fontsize=10.5, fontweight="bold")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
@@ -94,25 +85,19 @@ def _drawn(edges: _Array, date: bool) -> _Array:
 
 
 def _value_axis(
-    axes: Axes, which: str, date: bool, log: bool, edges: _Array, ticks: int = 5
+    axes: Axes, which: Literal["x", "y"], date: bool, log: bool, edges: _Array, ticks: int = 5
 ) -> str:
     """Sets the scale and ticks of an axis of values, and gives its label."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
     if date:
-        locator = AutoDateLocator(minticks=2, maxticks=ticks + 2)
-        axis.axis_date()
-        axis.set_major_locator(locator)
-        axis.set_major_formatter(ConciseDateFormatter(locator))
+        dates = AutoDateLocator(minticks=2, maxticks=ticks + 2)
+        set_ticks(axes, which, dates, ConciseDateFormatter(dates))
         return "date"
     if log:
-        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-        axis.set_major_locator(LogLocator(numticks=ticks + 1))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-        axis.set_minor_locator(NullLocator())
+        set_ticks(axes, which, LogLocator(numticks=ticks + 1), lambda value, _: _short(value), log)
         return "value (log axis)"
-    axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     step = float(np.ptp(edges)) / 5
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _written(value, step)))
+    round_numbers = MaxNLocator(ticks, steps=[1, 2, 5, 10])
+    set_ticks(axes, which, round_numbers, lambda value, _: _written(value, step))
     return "value"
 
 
@@ -157,7 +142,7 @@ def _draw_bars(axes: Axes, picture: Bars) -> None:
         error_kw={"ecolor": INK, "elinewidth": 1.0},
     )  # fmt: skip
     axes.barh(places + 0.2, synthetic, 0.4, color=SYNTHETIC, label="synthetic")
-    axes.set_yticks(places, [shortened(label, _LONGEST_LABEL) for label in picture.labels])
+    axes.set_yticks(places, [shortened(label) for label in picture.labels])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel("share of rows (%)")
@@ -219,7 +204,7 @@ def joint_figure(joint: Joint) -> Figure:
         axes.set_title(title)
         axes.grid(visible=False)
         _side_axis(axes, "x", joint.second)
-    figure.supxlabel(shortened(joint.second.name), fontsize=10)
+    figure.supxlabel(shortened(joint.second.name, 40), fontsize=10)
     panels[0].set_ylabel(shortened(joint.first.name, 24))
     _side_axis(panels[0], "y", joint.first)
     if joint.first.edges is None:
@@ -234,7 +219,7 @@ def _ends(side: Side) -> _Array:
     return _drawn(side.edges, side.date)
 
 
-def _side_axis(axes: Axes, which: str, side: Side) -> None:
+def _side_axis(axes: Axes, which: Literal["x", "y"], side: Side) -> None:
     if side.edges is not None:
         _value_axis(axes, which, side.date, side.log, side.edges, 3 if which == "x" else 5)
         return

@@ -14,10 +14,9 @@ from kan_diffusion.report.explanation.looks import (
     INPUT_COLOURS,
     level_colours,
     level_label,
-    shortened,
 )
 from kan_diffusion.report.points import panel_figure, row_counts
-from kan_diffusion.report.style import MUTED, REAL, report_style
+from kan_diffusion.report.style import MUTED, REAL, report_style, shortened
 from kan_diffusion.symbolic.views import EdgeView, NetworkView
 
 __all__ = ["contributions_figure", "curves_figure"]
@@ -76,7 +75,7 @@ def curves_figure(
                 marker="o" if len(curve.x) == 1 else None, markersize=4,
                 linewidth=_WIDEST - (_WIDEST - _THINNEST) * place / max(len(shown) - 1, 1),
             )  # fmt: skip
-        text = _broken(shortened(edge.text, 2 * longest), longest)
+        text = _broken(edge.text, longest)
         axes.set_title(_title(view, edge), pad=6 + 13 * len(text.splitlines()))
         axes.text(0.0, 1.02, text, transform=axes.transAxes, fontsize=8.5, color=MUTED, va="bottom")
         axes.set_xlabel(shortened(view.units[edge.layer][edge.input]), labelpad=2)

@@ -22,9 +22,8 @@ from kan_diffusion.report.explanation.looks import (
     fading,
     kind_of,
     level_label,
-    shortened,
 )
-from kan_diffusion.report.style import INK, MUTED, report_style
+from kan_diffusion.report.style import INK, MUTED, report_style, shortened
 from kan_diffusion.symbolic.views import EdgeCurve, EdgeView, NetworkView
 
 __all__ = [

@@ -20,7 +20,7 @@ from kan_diffusion.symbolic.views import LevelView
 
 __all__ = [
     "FAINTEST", "INPUT_COLOURS", "KINDS", "KindStyle", "denoiser_style",
-    "fading", "kind_of", "level_colours", "level_label", "shortened",
+    "fading", "kind_of", "level_colours", "level_label",
 ]  # fmt: skip
 
 FAINTEST = 0.14
@@ -69,12 +69,6 @@ INPUT_COLOURS = (
     *(_BLUES[1], _ORANGES[0], _OTHERS[4], _OTHERS[3]),
 )
 """Colours of inputs, in their order."""
-
-
-def shortened(name: str, most: int = 20) -> str:
-    """Shortens a name to one line of at most ``most`` letters."""
-    name = " ".join(name.split())
-    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def kind_of(kind: str) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kan_diffusion.report.explanation.looks import KINDS, denoiser_style, level_label, shortened
+from kan_diffusion.report.explanation.looks import KINDS, denoiser_style, level_label
 from kan_diffusion.report.motion import Motion, Panel, PointPanel
 from kan_diffusion.report.points import PointView
-from kan_diffusion.report.style import INK
+from kan_diffusion.report.style import INK, shortened
 from kan_diffusion.symbolic.explain import Explanation
 from kan_diffusion.symbolic.views import EdgeCurve, EdgeView
 

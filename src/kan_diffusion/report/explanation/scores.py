@@ -15,7 +15,6 @@ from kan_diffusion.report.explanation.looks import (
     denoiser_style,
     level_colours,
     level_label,
-    shortened,
 )
 from kan_diffusion.report.points import (
     PointView,
@@ -24,7 +23,7 @@ from kan_diffusion.report.points import (
     side_by_side_figure,
     spread,
 )
-from kan_diffusion.report.style import INK, MUTED, REAL, report_style
+from kan_diffusion.report.style import INK, MUTED, REAL, report_style, shortened
 from kan_diffusion.symbolic.views import ScoreView
 
 __all__ = ["arrow_scale", "axis_names", "grid_side", "samples_figure", "score_figure"]
