@@ -1,19 +1,29 @@
 """Colours and markers of families."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
 from kan_diffusion.denoisers import registry
+from kan_diffusion.report.explanation.looks import INPUT_COLOURS
 from kan_diffusion.report.style import REAL, family_styles, model_styles
 
 # Linear RGB as a viewer without cones for medium wavelengths sees it (Machado et al. 2009).
 DEUTERANOPIA = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
+# The same for long wavelengths.
+PROTANOPIA = np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]])
 XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
 EVERYTHING = np.eye(3)
+READERS = pytest.mark.parametrize(
+    "seen_by",
+    [EVERYTHING, DEUTERANOPIA, PROTANOPIA],
+    ids=["all cones", "deuteranopia", "protanopia"],
+)
 
 
 def lab(colour, seen_by=EVERYTHING):
@@ -41,7 +51,7 @@ def test_families_differ_in_colour_or_marker(styles):
     assert len({(style.colour, style.marker) for style in styles.values()}) == len(styles)
 
 
-@pytest.mark.parametrize("seen_by", [EVERYTHING, DEUTERANOPIA], ids=["all cones", "deuteranopia"])
+@READERS
 def test_kans_and_mlps_are_told_apart_by_colour(styles, seen_by):
     colours = {
         kind: [
@@ -63,6 +73,23 @@ def test_families_of_the_registry_have_colours_of_their_own():
         for second in names[index + 1 :]:
             apart = np.linalg.norm(colours[first] - colours[second])
             assert apart > 12, (first, second, apart)
+
+
+@READERS
+def test_families_with_the_same_line_have_colours_that_differ_for_all_readers(seen_by):
+    for (one, first), (other, second) in combinations(family_styles().items(), 2):
+        if first.line == second.line:  # the lines of losses have no markers
+            apart = np.linalg.norm(lab(first.colour, seen_by) - lab(second.colour, seen_by))
+            assert apart > 12, (one, other, apart)
+
+
+@READERS
+def test_inputs_have_colours_that_differ_for_all_readers(seen_by):
+    *most, last = (lab(colour, seen_by) for colour in INPUT_COLOURS)
+    others = lab(REAL, seen_by)  # they stand in the place of the last input
+    for alternative in (last, others):
+        pairs = combinations([*most, alternative], 2)
+        assert min(np.linalg.norm(one - other) for one, other in pairs) > 14
 
 
 def test_a_family_looks_the_same_whatever_stands_beside_it():

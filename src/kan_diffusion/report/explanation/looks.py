@@ -65,10 +65,10 @@ _DENOISERS = {
 }
 
 INPUT_COLOURS = (
-    *(_BLUES[0], _ORANGES[1], _OTHERS[0], _OTHERS[2]),
-    *(_BLUES[1], _ORANGES[0], _OTHERS[4], _OTHERS[3]),
+    *(_BLUES[0], _ORANGES[1], _OTHERS[0], _OTHERS[3]),
+    *(_BLUES[1], _ORANGES[0], _ORANGES[9], _OTHERS[2]),
 )
-"""Colours of inputs, in their order."""
+"""Colours of inputs, in their order; only the last is near the grey of others to some readers."""
 
 
 def kind_of(kind: str) -> str:
