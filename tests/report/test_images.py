@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from kan_diffusion.report import images
 from kan_diffusion.report.html import Page
-from kan_diffusion.report.images import TELEPHONE, contact_sheet, embedded
+from kan_diffusion.report.images import TELEPHONE, contact_sheet, embedded, figure_svg
 from kan_diffusion.report.pictures import write_pictures
 from kan_diffusion.report.style import NARROW
 
@@ -70,6 +71,20 @@ def test_a_picture_is_as_wide_as_its_smallest_letters_need(largest_svg: int) -> 
     figure.text(0.5, 0.1, "tiny", fontsize=4)
     assert embedded(figure, largest_svg).least == both.width  # never larger than it is drawn
     assert embedded(Figure(figsize=(6, 2)), largest_svg).least == 0
+
+
+def test_an_svg_that_many_clouds_make_too_large_is_not_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    figure = Figure(figsize=(4, 1))
+    for axes in figure.subplots(1, 4):
+        axes.scatter(*np.random.default_rng(0).normal(size=(2, 100)), s=4, rasterized=True)
+    size = len(figure_svg(figure))
+    assert size > 16_000
+    assert embedded(figure, size + 1).address.startswith("data:image/svg")
+    pixels = embedded(figure, largest_svg=0)
+    monkeypatch.setattr(images, "figure_svg", lambda _: pytest.fail("it was drawn in vain"))
+    assert embedded(figure, largest_svg=16_000) == pixels
 
 
 def test_a_figure_is_drawn_again_for_telephones_where_it_cannot_be_read_there() -> None:

@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 from matplotlib import rc_context
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -35,6 +37,8 @@ __all__ = [
 
 _LARGEST_SVG = 150_000
 """Figures whose SVG has this many bytes or more are embedded as pixels."""
+_POINT, _MOST_POINTS = 40, 100
+"""Bytes that a point of a cloud takes at least in an SVG, and the points of a cloud that count."""
 _DPI = 192
 _PADDING = 0.08
 _WEBP_QUALITY = 80
@@ -148,7 +152,7 @@ def embedded(
 
 
 def _embedded(figure: Figure, largest_svg: int, dpi: int) -> Picture:
-    if largest_svg and len(svg := figure_svg(figure)) < largest_svg:
+    if _least_svg(figure) < largest_svg and len(svg := figure_svg(figure)) < largest_svg:
         picture = embedded_svg(svg)
         return replace(picture, least=_least_width(figure, picture.width))
     drawn = _pixels(figure, dpi)
@@ -160,6 +164,12 @@ def _embedded(figure: Figure, largest_svg: int, dpi: int) -> Picture:
     width = drawn.width * _CSS_DPI // dpi
     address = _address(min(webps, key=len), "webp")
     return Picture(address, width, _least_width(figure, width))
+
+
+def _least_svg(figure: Figure) -> int:
+    """Estimates the least size of a figure's SVG, in which every cloud of points is a PNG."""
+    clouds = (part for part in figure.findobj(PathCollection) if part.get_rasterized())
+    return _POINT * sum(min(len(np.asarray(cloud.get_offsets())), _MOST_POINTS) for cloud in clouds)
 
 
 def _least_width(figure: Figure, width: int) -> int:
