@@ -75,7 +75,8 @@ def loss_figure(
     """Draws the training losses of all models of a setting beside their floor, where it is known.
 
     With a floor, few models have a second panel with the loss minus the floor; many models have
-    that panel alone, as their losses nearly coincide.
+    that panel alone, as their losses nearly coincide. A mean that leaps above twice the losses at
+    the start runs off the upper edge of the other panel.
 
     Args:
         contents: The study.
@@ -91,26 +92,31 @@ def loss_figure(
     for index, (axes, names) in enumerate(panels):
         shift = floor if floor is not None and (not both or index == 1) else 0.0
         heights: list[float] = []
+        starts: list[float] = []
         for name in contents.model_names(label):
             steps, losses = curves_by_seed(curves[curves["name"] == name])
             if not len(steps):
                 continue
             last = max(last, float(steps[-1]))
-            above = np.where(losses > shift, losses - shift, np.nan) if shift else losses
-            some = np.isfinite(above).any(axis=1)
-            steps, above = steps[some], above[some]
-            mean, ends = np.nanmean(above, axis=1), None
-            if (both or len(panels) == 1) and above.shape[1] > 1:
-                ends = np.nanmin(above, axis=1), np.nanmax(above, axis=1)
+            mean, ends = np.nanmean(losses, axis=1) - shift, None
+            above = mean > 0  # a noisy mean may fall below the floor, which a log axis cannot show
+            steps, losses, mean = steps[above], losses[above] - shift, mean[above]
+            if (both or len(panels) == 1) and losses.shape[1] > 1:
+                # A band that reaches 0 runs off the lower edge.
+                low = np.maximum(np.nanmin(losses, axis=1), 1e-3 * mean)
+                ends = low, np.nanmax(losses, axis=1)
             heights += [float(value) for value in mean]
+            starts += [float(value) for value in mean[:1]]
             style = styles[name] if name in names else None
             _draw_line(axes, steps, mean, style, name, ends, marker=False)
         axes.set_xlabel("training step")
         axes.set_xscale("log" if last > 100 else "linear")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())
-        if shift:
-            value_axis(axes, "y", heights)
+        # A loss that leaps up runs off the upper edge: it must not flatten the others.
+        top = math.inf if shift else 2 * max(starts, default=math.inf)
+        if shift or max(heights, default=0.0) > top:
+            value_axis(axes, "y", [height for height in heights if height <= top], bool(shift))
         if index == 0 or both or width < _WIDTH:
             axes.set_ylabel(
                 f"loss minus floor ({shift:.4g}), running mean" if shift else "loss, running mean"
