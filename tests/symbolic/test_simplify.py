@@ -15,7 +15,7 @@ from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.errors import NonFiniteLossError
 from kan_diffusion.processes import get_process
 from kan_diffusion.symbolic.context import Context, Progress, make_context
-from kan_diffusion.symbolic.match import SearchOptions, find_formulas
+from kan_diffusion.symbolic.match import SearchOptions, find_formulas, match_curve
 from kan_diffusion.symbolic.simplify import drop_idle, prune, prune_in_rounds, straighten
 from networks import batch, kan, network, stir
 
@@ -279,7 +279,9 @@ def test_a_match_below_the_least_share_is_refused_even_where_the_loss_allows_it(
     options = SearchOptions(**{**QUICK, "tolerance": 1e9}, min_r2=1.1, library=FEW)
     found = find_formulas(denoiser, _context(denoiser), options)
     assert found.num_curves == 4
-    assert all("below 1.1" in edge.reason for edge in found.edges)
+    for edge in found.edges:
+        assert "below 1.1" in edge.reason
+        assert float(edge.reason.partition("R² ")[2].split(",")[0]) <= edge.r2  # not rounded up
     assert found.denoiser is denoiser
 
 
@@ -293,6 +295,20 @@ def test_a_match_that_raises_the_loss_is_refused() -> None:
     for source in ("x0", "h1.1"):
         assert "the loss rises by more than 0.0001" in reasons[source]
     assert context.loss(found.denoiser) <= QUICK["tolerance"]
+
+
+def test_the_reason_names_a_match_that_was_tried() -> None:
+    denoiser = _with_formulas()
+    library = {name: LIBRARY[name] for name in ("square", "gaussian")}
+    options = SearchOptions(**QUICK, min_r2=-10.0, library=library, candidates=1)
+    context = _context(denoiser)
+    importance = context.importance(denoiser)
+    found = find_formulas(denoiser, context, options)
+    for edge, report in zip(found.denoiser.edges, found.edges, strict=True):
+        if report.reason:
+            cheapest, *_ = match_curve(*importance.samples(edge), library)
+            assert (report.best, report.r2) == (cheapest.name, pytest.approx(cheapest.r2, abs=1e-3))
+            assert f"that was tried, {cheapest.name}," in report.reason
 
 
 def test_complexity_is_limited() -> None:

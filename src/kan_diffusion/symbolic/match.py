@@ -364,10 +364,10 @@ def _try(
     if not matches:  # the curve is a constant
         others = [e for e in denoiser.edges if e.place != edge.place]
         return keep_edges(denoiser, context.importance(denoiser), others), _Note()
-    best = max(matches, key=lambda match: match.r2)
     good = _distinct([match for match in matches if match.r2 >= options.min_r2])
+    good = good[: options.candidates]
     tries = []
-    for match in good[: options.candidates]:
+    for match in good:
         formula = Edge(*edge.place, match.name, match.has_slope)
         made = denoiser.with_edges([formula if e == edge else e for e in denoiser.edges])
         made.set_match(formula, match)
@@ -376,8 +376,10 @@ def _try(
     for _, loss, match, made in sorted(tries, key=lambda entry: entry[0]):
         if loss <= limit:
             return made, _Note(match.r2)
-    why = f"the best match, {best.name}, has R² {best.r2:.3f}, below {options.min_r2:g}"
+    best = max(good or matches, key=lambda match: match.r2)
+    share = math.floor(1000 * best.r2) / 1000  # rounded up it might seem to be enough
+    why = f"the best match, {best.name}, has R² {share:.3f}, below {options.min_r2:g}"
     if good:
         rise = f"the loss rises by more than {options.tolerance:g} in all"
-        why = f"with the best match, {best.name}, {rise}"
+        why = f"with the best match that was tried, {best.name}, {rise}"
     return denoiser, _Note(best.r2, best.name, f"stays a curve: {why}")
