@@ -568,6 +568,7 @@ def test_runs_are_animated_side_by_side(cli: Cli, trained: Path, tmp_path: Path)
     assert "exists" in cli(*again).error
     assert "leave --where" in cli(*again, "--overwrite", "--where", "mass>1").error
     assert "not from 2; with --animate" in cli("sample", trained, trained).error
+    assert "--animate, too" in cli("sample", trained, "--trails", 3).error
     assert ".gif, .mp4, .html" in cli("sample", trained, "--animate", tmp_path / "a.avi").error
     assert path.read_bytes() == kept
     assert [left.name for left in tmp_path.iterdir()] == ["both.gif"]

@@ -639,6 +639,8 @@ def sample(
             device=device, overwrite=overwrite, verify=not unverified,
         )  # fmt: skip
         return
+    if trails is not None:
+        raise KanDiffusionError("--trails draws paths of points that move; give --animate, too")
     if len(runs) > 1:
         raise KanDiffusionError(
             f"rows are drawn from one run, not from {len(runs)}; with --animate they are shown "
@@ -754,6 +756,10 @@ def _animate(
         _warn(signal_warning(mover.pipeline.scheduler))
         mover.pipeline.to(resolve_device(device))
     if isinstance(movers[0].pipeline, PictureDiffusionPipeline):
+        if trails is not None:
+            raise KanDiffusionError(
+                f"'{runs[0]}' is a model of pictures; --trails is for models of points"
+            )
         motion = picture_motion(
             movers, prompts=prompts, classes=_labels(movers[0].pipeline, classes), num=num,
             guidance=guidance, steps=steps, scheduler=scheduler, seed=seed,
