@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -336,6 +337,34 @@ def test_arrays_stay_arrays_and_y_is_a_column_to_condition_on() -> None:
         DiffusionEstimator(**QUICK).fit(points).sample(3, y=1)
     with refused("2 values and X 500 rows"):
         DiffusionEstimator(**QUICK).fit(points, [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("y", "kind"),
+    [
+        (pd.date_range("2020-01-01", periods=60), "datetime"),
+        (pd.date_range("2020-01-01", periods=60).to_numpy("datetime64[ns]"), "datetime"),
+        (pd.Series(pd.date_range("2020-01-01", periods=60).date), "datetime"),
+        (pd.Series(pd.to_timedelta(np.arange(60) ** 2, unit="h")), "continuous"),
+        (pd.Series([Decimal(row) / 100 for row in range(60)]), "continuous"),
+        (pd.Series([True, None, False] * 20, dtype="boolean"), "categorical"),
+        ([1.0, 2.0, 3.0] * 20, "categorical"),
+        (np.arange(60) % 30, "count"),
+        ([f"class {row}" for row in range(60)], "categorical"),
+    ],
+)
+def test_y_is_a_class_an_amount_or_a_date(y: object, kind: str) -> None:
+    model = DiffusionEstimator("mlp", **QUICK).fit(_points(60), y)
+    assert model.codec_.columns[-1].kind == kind
+    assert model.sample(y=np.asarray(y)[:2]).shape == (2, 2)
+    with refused("y has 2 values for 1 rows"):
+        model.sample(y=np.asarray(y)[:2], like=pd.DataFrame({0: [1.0]}))
+
+
+def test_y_beside_numbered_columns_has_a_number_of_its_own() -> None:
+    frame = pd.DataFrame(_points(60), columns=[1, 2])
+    model = DiffusionEstimator("mlp", **QUICK).fit(frame, [0, 1] * 30)
+    assert model.sample(3, y=1).columns.tolist() == [1, 2]
 
 
 def test_densities_are_those_of_a_known_mixture_and_integrate_to_one() -> None:

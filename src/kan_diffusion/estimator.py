@@ -164,7 +164,9 @@ class DiffusionEstimator(BaseEstimator):
         Raises:
             DataError: y has another number of rows.
         """
-        values = y if isinstance(y, pd.Series) else pd.Series(np.asarray(y).tolist())
+        values = y if isinstance(y, pd.Series) else np.asarray(y)
+        if isinstance(values, np.ndarray):  # nanoseconds would become whole numbers in a list
+            values = pd.Series(values if values.dtype.kind in "mM" else values.tolist())
         if len(values) != len(frame):
             raise DataError(
                 f"y has {len(values):,} values and X {len(frame):,} rows; give one a row"
@@ -380,15 +382,14 @@ class DiffusionEstimator(BaseEstimator):
                 wanted[self.y_name_] = y
             else:
                 values = np.asarray(y).tolist()
-                told = self._y_cells(values)
-                rest = [] if like is None else [like.reset_index(drop=True)]
-                like = pd.concat([*rest, told], axis=1)
-                if n_samples not in (1, len(values)):
+                if like is not None and len(like) != len(values):
                     raise DataError(
-                        f"y has {len(values):,} values for {n_samples:,} rows; give one each"
+                        f"y has {len(values):,} values for {len(like):,} rows; give one each"
                     )
+                rest = [] if like is None else [like.reset_index(drop=True)]
+                like = pd.concat([*rest, self._y_cells(values)], axis=1)
         frame = pipeline.draw(
-            None if like is not None else n_samples,
+            None if like is not None and n_samples == 1 else n_samples,
             conditions=wanted,
             like=like,
             steps=steps,
@@ -584,7 +585,7 @@ def _array_dtype(X: object) -> str:  # noqa: N803
 def _free_name(frame: pd.DataFrame, y: object) -> str | int:
     """Returns a name for y among the columns of a frame."""
     if all(isinstance(name, int | np.integer) for name in frame.columns):
-        return len(frame.columns)
+        return int(max(frame.columns)) + 1
     name = getattr(y, "name", None)
     name = name if isinstance(name, str | int) else "y"
     if name in frame.columns:
@@ -594,7 +595,9 @@ def _free_name(frame: pd.DataFrame, y: object) -> str | int:
 
 def _is_label(y: pd.Series) -> bool:
     """Whether y holds classes and not amounts."""
-    if isinstance(y.dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(y.dtype):
-        return not pd.api.types.is_datetime64_any_dtype(y.dtype)
-    values = y.dropna().unique()
-    return len(values) <= _MOST_CLASSES and bool((values == np.round(values)).all())
+    from kan_diffusion.data.columns import kind_of
+
+    kind = kind_of(y, str(y.name))
+    if kind in ("integer", "count") or (kind == "identifier" and y.dtype.kind in "iuf"):
+        return y.nunique() <= _MOST_CLASSES
+    return kind not in ("continuous", "datetime", "mostly-zero")
