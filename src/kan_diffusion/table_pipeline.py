@@ -29,6 +29,7 @@ import torch
 from diffusers import SchedulerMixin
 
 from kan_diffusion.data.codec import TableCodec
+from kan_diffusion.data.columns import OTHER, Column
 from kan_diffusion.data.conditions import Condition, read_conditions
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers import PointDenoiser
@@ -124,6 +125,8 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         """
         wanted = read_conditions(conditions or {}, self.codec)
         if like is not None:
+            self.codec.require_columns(like, some=True)
+            like = like.set_axis([self.codec.column(name).name for name in like], axis=1)
             if num_rows not in (None, len(like)):
                 raise KanDiffusionError(
                     f"a row is drawn for each of the {len(like):,} given, not {num_rows:,}; leave "
@@ -175,7 +178,8 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         frame = self.codec.decode(rows.cpu(), random)
         for name in told.columns:
             if name not in gaps:
-                frame[name] = _kept(told[name], frame[name])
+                column = self.codec.column(name)
+                frame[column.name] = _kept(column, told[name], frame[column.name])
         return frame
 
     def _restricted(
@@ -241,11 +245,14 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         cells = self.codec.decode(rows, random)
         for place, row in enumerate(given):
             near = torch.ones(_LOOK, dtype=torch.bool)
-            for block in self.codec.blocks:
-                part = slice(block.start, block.stop)
-                if bool(row[part].isnan().any()):
+            blocks = self.codec.blocks
+            empty = {each.column for each in blocks if each.role == "state" and row[each.start] > 0}
+            for block in blocks:
+                part, valued = slice(block.start, block.stop), block.role == "value"
+                # The value of a gap or a zero is noise.
+                if bool(row[part].isnan().any()) or (valued and block.column in empty):
                     continue
-                if block.discrete and block.role == "value":  # no two categories are near
+                if block.discrete and valued:  # no two categories are near
                     name = self.codec.column(block.column).name
                     same = (cells[name] == told[name].iloc[place]).to_numpy(bool, na_value=False)
                     near &= torch.tensor(same)
@@ -276,7 +283,8 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             generator: Source of the noise; torch's default generator when None.
 
         Returns:
-            One frame per draw, with all given cells unchanged.
+            One frame per draw, with all given cells unchanged. A column whose dtype cannot hold
+            what is drawn gets the dtype that it had in training.
 
         Raises:
             DataError: A column is missing, new, or of another type.
@@ -301,13 +309,10 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         for number, whole in enumerate(filled):
             part = drawn.iloc[number * len(gaps) : (number + 1) * len(gaps)]
             for place, name in enumerate(frame.columns):
-                if gaps[name].isna().all() and len(gaps) == len(whole):
-                    # A column that holds nothing may have any dtype.
-                    whole.isetitem(place, part[name].array)
-                elif gaps[name].isna().any():
-                    column = whole[name].copy()
-                    column.iloc[rows] = part[name].array
-                    whole.isetitem(place, column.array)
+                if gaps[name].isna().any():
+                    column = self.codec.column(name)
+                    cells = _filled(column, whole[name], rows, part[column.name])
+                    whole.isetitem(place, cells.array)
         return filled
 
     def log_density(
@@ -358,9 +363,27 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         return density.numpy() + self.codec.log_scale(frame)
 
 
-def _kept(given: pd.Series, drawn: pd.Series) -> pd.Series:
-    """Returns the given cells, with gaps filled by drawn ones."""
-    return given.where(given.notna().to_numpy(), drawn).astype(drawn.dtype)
+def _kept(column: Column, given: pd.Series, drawn: pd.Series) -> pd.Series:
+    """Returns the given cells in the column's dtype, with gaps filled by drawn ones."""
+    known = given.notna().to_numpy()
+    if given.dtype != drawn.dtype:
+        given = column.storage.restore(*column.read(given))
+    return given.where(known, drawn)
+
+
+def _filled(column: Column, cells: pd.Series, rows: np.ndarray, drawn: pd.Series) -> pd.Series:
+    """Puts drawn cells into some rows; if their dtype has no room for them, in the column's."""
+    if len(rows) == len(cells) and cells.isna().all():  # they may have any dtype
+        return drawn
+    given, named = cells.copy(), isinstance(cells.dtype, pd.CategoricalDtype)
+    if named and column.merged and OTHER not in given.cat.categories:
+        given = given.cat.add_categories(OTHER)
+    try:
+        given.iloc[rows] = (drawn.astype(object) if named else drawn).array
+    except (TypeError, ValueError):
+        given = column.storage.restore(*column.read(cells))
+        given.iloc[rows] = drawn.array
+    return given
 
 
 def _numpy_generator(generator: torch.Generator | None) -> np.random.Generator:

@@ -84,6 +84,7 @@ def test_kinds_of_odd_columns(values: object, kind: str) -> None:
         ([1, 2, 3], "datetime", "it holds numbers"),
         ([0.5, 2], "identifier", "it holds numbers"),
         (["x", "y", "z"], "ordinal", "is text without an order"),
+        (pd.Categorical(["x", "y", "z"]), "identifier", "without room for new values"),
     ],
 )
 def test_a_kind_that_does_not_fit_is_refused(values: list[object], kind: str, words: str) -> None:
@@ -185,6 +186,7 @@ def test_rare_categories_are_merged_on_request() -> None:
     _, cells = column.encode(pd.Series(["rare", "new", "other"]), None, False)
     assert len(np.unique(cells, axis=0)) == 1
     kept = _column(pd.Categorical(values, categories=["rare", "x", "y", "odd"]), merge_below=5)
+    assert kept.read(pd.Series(["x", "odd", None]))[0].tolist() == ["x", "other", ""]
     assert list(_drawn(kept).cat.categories) == ["x", "y", "other"]
     with refused("'a' has categories that are no text", DataError):
         _column([1] * 9 + [2] * 9 + [3], "categorical", merge_below=5)

@@ -208,6 +208,8 @@ class Column(Settings):
             values = values.astype(np.int64)
         if self.storage.holds == "truth":
             values = values.astype(bool)
+        if self.merged:
+            values[~missing & (place_among(self._known, values) < 0)] = OTHER
         return values, missing
 
     def _require_whole(self, values: np.ndarray, missing: np.ndarray) -> None:
@@ -374,15 +376,13 @@ class Column(Settings):
         places = place_among(self._known, values)
         unknown = places < 0
         if unknown.any():
-            if not self.merged:
-                first = int(np.argmax(unknown))
-                known = ", ".join(f"'{value}'" for value in self._known[:10])
-                more = ", ..." if len(self._known) > 10 else ""
-                raise DataError(
-                    f"column '{self.name}' has '{values[first]}' in row {int(rows[first]) + 1}, "
-                    f"which is not in the rows trained on; known: {known}{more}"
-                )
-            places[unknown] = self.categories.index(OTHER)
+            first = int(np.argmax(unknown))
+            known = ", ".join(f"'{value}'" for value in self._known[:10])
+            more = ", ..." if len(self._known) > 10 else ""
+            raise DataError(
+                f"column '{self.name}' has '{values[first]}' in row {int(rows[first]) + 1}, "
+                f"which is not in the rows trained on; known: {known}{more}"
+            )
         return places
 
     def describe(self) -> dict[str, object]:
@@ -660,6 +660,8 @@ def _require_fitting(
     count = len(pd.unique(values[~missing]))
     if storage.holds not in _MAY_HOLD.get(kind, (storage.holds,)):
         problem = f"holds {WORDS[storage.holds]}"
+    elif kind == "identifier" and storage.values is not None:
+        problem = "has a categorical dtype without room for new values, and may be made text"
     elif kind == "ordinal" and storage.holds == "text" and not storage.ordered:
         problem = "is text without an order, and may be made an ordered category"
     elif count > {"boolean": 2, "constant": 1}.get(kind, count):
