@@ -22,6 +22,10 @@ def _rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def _small_codes() -> pd.Series:
+    return pd.Series(["x", "y"], dtype=pd.ArrowDtype(pa.dictionary(pa.int8(), pa.string())))
+
+
 def _mixed(num: int = 600, seed: int = 0) -> pd.DataFrame:
     rng = _rng(seed)
     days = pd.to_timedelta(rng.integers(0, 1000, num), unit="D")
@@ -219,6 +223,7 @@ def test_samples_respect_what_a_column_is() -> None:
         (lambda: pd.DataFrame({"a": [[1], [2]]}), "column 'a' holds objects of type list"),
         (lambda: pd.DataFrame({"a": [1 + 2j]}), "column 'a' has dtype complex128"),
         (lambda: pd.DataFrame([[1, 2]], columns=["a", "a"]), "two columns are named 'a'"),
+        (lambda: pd.DataFrame({"a": _small_codes()}), "column 'a' has dtype dictionary"),
     ],
 )
 def test_bad_frames_are_refused(make, words: str) -> None:

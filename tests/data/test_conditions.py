@@ -114,6 +114,88 @@ def test_a_program_gives_values_lists_and_pairs() -> None:
     assert found["born"].holds(frame["born"]).tolist() == [False, True, *[False] * 58]
 
 
+def test_days_of_a_time_zone_are_the_days_there() -> None:
+    days = _frame()["born"].dt.tz_localize("Europe/Berlin")
+    codec = TableCodec.fit(pd.DataFrame({"born": days, "age": _frame()["age"]}))
+    day = pd.Timestamp("2000-01-08", tz="Europe/Berlin")
+    for wanted, met in (
+        (day, [1]),
+        ([day, day + pd.Timedelta("7D")], [1, 2]),
+        ((None, day), [0, 1]),
+    ):
+        condition = read_conditions({"born": wanted}, codec)["born"]
+        assert np.flatnonzero(condition.holds(days)).tolist() == met
+    assert read_conditions({"born": day}, codec)["born"].some().tolist() == [day]
+
+
+def test_what_stands_in_for_a_range_has_the_resolution_of_its_column() -> None:
+    for name, ends in (("born", ("2031-01-01", "2031-12-31")), (7, (1000, 1100))):
+        condition = read_conditions({name: ends}, CODEC)[name]
+        some = condition.some()
+        assert len(some.unique()) > 10
+        assert condition.holds(some).all()
+        assert (some == (some.dt.normalize() if name == "born" else some // 1.5 * 1.5)).all()
+    narrow = read_conditions({7: (1000.1, 1000.2)}, CODEC)[7]
+    assert narrow.holds(narrow.some()).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "ends", "query"),
+    [
+        ("petal length", (np.nan, 2.0), "`petal length` <= 2"),
+        ("petal length", (-np.inf, 2.0), "`petal length` <= 2"),
+        ("age", (30, np.inf), "age >= 30"),
+        ("visits", (pd.NA, 7), "visits <= 7"),
+        ("born", ("2000-06-01", pd.NaT), "born >= '2000-06-01'"),
+        ("size", ("medium", np.nan), "size >= 'medium'"),
+    ],
+    ids=str,
+)
+def test_a_gap_and_infinity_are_open_ends(name: str, ends: tuple, query: str) -> None:
+    frame = _frame().rename(columns=str)
+    met = read_conditions({name: ends}, CODEC)[name].holds(frame[name])
+    assert frame[met].index.equals(frame.query(query, engine="python").index)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, "Float32", "float[pyarrow]", np.float16])
+def test_numbers_are_as_exact_as_their_column(dtype: object) -> None:
+    tenths = pd.Series(np.arange(1, 61) % 10 / 10)
+    frame = pd.DataFrame({"x": tenths.astype(dtype), "y": np.arange(60) * 0.37})
+    codec = TableCodec.fit(frame)
+    for text, expected in (
+        ("x=0.3", tenths == 0.3),
+        ("x in 0.3, 0.7", tenths.isin([0.3, 0.7])),
+        ("x<=0.3", tenths <= 0.3),
+        ("x<0.7", tenths < 0.7),
+        ("0.1<x", tenths > 0.1),
+    ):
+        assert conditions_from_texts([text], codec)["x"].holds(frame["x"]).tolist() == list(
+            expected
+        )
+
+
+@pytest.mark.parametrize("dtype", ["int8", "Int8", "int8[pyarrow]", "int64", "uint64"])
+def test_whole_numbers_have_room_in_their_column(dtype: str) -> None:
+    frame = pd.DataFrame({"n": pd.Series(range(100, 120)).repeat(3).astype(dtype)})
+    codec = TableCodec.fit(frame)
+    too_large = 300 if "8" in dtype else 2**70
+    for wanted in (too_large, [too_large], (too_large, None), (None, -too_large)):
+        with refused("column 'n' holds (whole )?numbers, not"):
+            read_conditions({"n": wanted}, codec)
+    condition = read_conditions({"n": (110, too_large)}, codec)["n"]
+    assert condition.holds(frame["n"]).sum() == 30
+    assert condition.holds(condition.some()).all()
+
+
+def test_a_range_without_a_category_is_refused() -> None:
+    frame = pd.DataFrame({"zip": [101, 205, 309] * 20, "two": [3, 7] * 30, "one": 5, "x": 0.1})
+    codec = TableCodec.fit(frame, {"zip": "categorical"})
+    for name in ("zip", "two", "one"):
+        with refused(f"no value of column '{name}' is from 110 to 120"):
+            read_conditions({name: (110, 120)}, codec)
+    assert read_conditions({"zip": (200, 400)}, codec)["zip"].holds(frame["zip"]).sum() == 40
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -126,7 +208,10 @@ def test_a_program_gives_values_lists_and_pairs() -> None:
         ("age=1.5", "holds whole numbers, not '1.5'"),
         ("age=", "has no gaps"),
         ("age>old", "holds numbers, not 'old'"),
+        ("age>=nan", "holds numbers, not 'nan'"),
+        ("petal length>inf", "holds numbers, not 'inf'"),
         ("born>soon", "holds dates, not 'soon'"),
+        ("born>=NaT", "holds dates, not 'NaT'"),
         ("alive=perhaps", "holds true or false, not 'perhaps'"),
         ("3<=petal length<=2", "is from 3.0 to 2.0"),
         ("size>large", "no value of column 'size'"),

@@ -97,8 +97,12 @@ class Condition:
             assert low is not None
             assert high is not None
             share = np.linspace(0, 1, _SOME)
-            values = (low + (high - low) * share).astype(low.dtype)
+            with np.errstate(over="ignore", invalid="ignore"):  # at the ends of 64 bits
+                values = (low + (high - low) * share).astype(low.dtype)
             values = values[self._met(values)]
+            if self.column.lattice is not None:
+                near = self.column.lattice.nearest(values)
+                values = near[self._met(near)] if self._met(near).any() else values
         missing = np.arange(len(values) + self.gap) == len(values)
         padded = np.concatenate([values, self.column.storage.empty(1)]) if self.gap else values
         return self.column.storage.restore(padded, missing)
@@ -163,19 +167,24 @@ def _value(column: Column, given: object) -> object:
     Raises:
         DataError: The column cannot hold it.
     """
-    holds = column.storage.holds
+    holds, (low, high) = column.storage.holds, column.storage.limits
     try:
         match holds:
             case "truth":
                 return _TRUTH[str(given).strip().lower().removesuffix(".0")]
             case "whole" | "real":
                 number = _number(given)
-                if not math.isfinite(number) or (holds == "whole" and number != int(number)):
+                if holds == "real":
+                    number = column.storage.rounded(number)
+                if not low <= number <= high or (holds == "whole" and number != int(number)):
                     raise ValueError
-                return float(number) if holds == "real" else int(number)
+                return number if holds == "real" else int(number)
             case "moment":
                 stamp = pd.Timestamp(given)  # type: ignore[arg-type]
-                stamp = stamp.tz_convert("UTC").tz_localize(None) if stamp.tzinfo else stamp
+                if stamp is pd.NaT:
+                    raise ValueError
+                if stamp.tzinfo:
+                    stamp = stamp.tz_convert(column.storage.zone or "UTC").tz_localize(None)
                 return stamp.to_datetime64().astype(f"datetime64[{column.storage.unit}]")
             case "span":
                 span = pd.Timedelta(given).to_timedelta64()  # type: ignore[arg-type]
@@ -226,7 +235,7 @@ def _between(
             f"column '{column.name}' has categories and no ranges; give a value or a list"
         )
     if column.storage.holds == "text":  # in the order of the categories
-        ends = [None if end is None else _values(column, [end]).values for end in (low, high)]
+        ends = [None if _is_gap(end) else _values(column, [end]).values for end in (low, high)]
         first, last = (None if end is None else int((known == end).argmax()) for end in ends)
         start = 0 if first is None else first + above
         stop = len(known) if last is None else last + 1 - below
@@ -237,21 +246,33 @@ def _between(
 
     def end(given: object, beyond: bool, side: int) -> np.ndarray | None:
         """Returns an inclusive end; an end between two whole numbers is rounded inwards."""
-        if given is None:
+        if _is_gap(given):
             return None
         if dtype.kind not in "iuf":
             return np.array(_value(column, given), dtype=dtype) + side * beyond
         try:
             number = _number(given)
+            if number == -side * math.inf:
+                return None
+            if not math.isfinite(number):
+                raise ValueError
             if dtype.kind == "f":
-                real = float(number)
+                real = column.storage.rounded(number)
                 return np.array(np.nextafter(real, side * np.inf) if beyond else real)
             inside = side * math.ceil(side * number)
-            return np.array(inside + side * (beyond and inside == number), dtype=dtype)
+            inside += side * (beyond and inside == number)
+            smallest, largest = column.storage.limits
+            room = max(inside, smallest) if side == 1 else min(inside, largest)
+            if not smallest <= room <= largest:
+                raise ValueError
+            return np.array(room, dtype=dtype)
         except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"column '{column.name}' holds numbers, not '{given}'") from error
 
-    return _range(column, end(low, above, 1), end(high, below, -1))
+    condition = _range(column, end(low, above, 1), end(high, below, -1))
+    if (column.is_discrete or column.kind == "constant") and not condition._met(known).any():
+        raise DataError(f"no value of column '{column.name}' is from {low} to {high}")
+    return condition
 
 
 def read_conditions(

@@ -132,6 +132,15 @@ class Lattice(Settings):
             return whole.view(kind).astype(like)
         return whole if like == np.uint64 else whole.view(np.int64)
 
+    def nearest(self, values: np.ndarray) -> np.ndarray:
+        """Returns the nearest numbers of a lattice without ends, shape (n,)."""
+        steps = np.round(self.steps(values))
+        reach = int(np.abs(steps).max())
+        if reach >= 2**62:  # beyond what the sum of its ends can be
+            return values
+        endless = self.model_copy(update={"below": reach, "last": reach, "above": 0})
+        return endless.values(steps, values.dtype)
+
     def _whole(self, values: np.ndarray) -> np.ndarray:
         """Returns values times ``per`` as whole numbers of 64 bits."""
         if values.dtype.kind == "f":

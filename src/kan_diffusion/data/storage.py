@@ -234,6 +234,15 @@ class Storage(Settings):
         dtype = np.dtype(name if re.fullmatch(r"u?int\d+", name) else np.int64)
         return np.iinfo(dtype).min, np.iinfo(dtype).max
 
+    def rounded(self, number: float) -> float:
+        """Rounds a number to what the dtype, or that of its categories, can hold."""
+        dtype = (self.inner or self).pandas_dtype()
+        numpys = getattr(dtype, "numpy_dtype", dtype)
+        if not isinstance(numpys, np.dtype) or numpys.kind != "f":
+            return float(number)
+        with np.errstate(over="ignore"):
+            return float(np.array(number, dtype=np.float64).astype(numpys))
+
     def scalars(self, values: np.ndarray) -> list[Scalar]:
         """Converts values to JSON scalars; moments and spans to whole numbers of their unit."""
         if self.unit is not None:
@@ -500,7 +509,7 @@ def _holds(dtype: object, name: object) -> Holds:
             (types.is_boolean, "truth"),
             (types.is_string, "text"),
             (types.is_large_string, "text"),
-            (types.is_dictionary, "text"),
+            (lambda kind: str(kind) == _ARROW_CATEGORIES, "text"),
             (types.is_timestamp, "moment"),
             (types.is_date, "moment"),
             (types.is_duration, "span"),
@@ -539,8 +548,6 @@ def _from_arrow(column: pd.Series, holds: Holds) -> np.ndarray:
     array = pa.chunked_array(pa.array(column.array, from_pandas=True))
     if holds == "text":
         if pa.types.is_dictionary(array.type):
-            if str(array.type) != _ARROW_CATEGORIES:
-                raise DataError(f"column has dtype {array.type}; turn it into text")
             column = pd.Series(pd.arrays.ArrowExtensionArray(array.cast(pa.string())))
         codes, texts = pd.factorize(column)
         return np.append(texts.to_numpy(dtype=object), "")[codes]
