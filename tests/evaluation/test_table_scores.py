@@ -12,6 +12,7 @@ from scipy.stats.contingency import association, crosstab
 
 from helpers import refused
 from kan_diffusion.errors import DataError
+from kan_diffusion.evaluation.fields import fields_of, rows_of
 from kan_diffusion.evaluation.marginals import Bars, Histogram, outline
 from kan_diffusion.evaluation.tables import table_scores
 from mixed_tables import people, shuffled
@@ -201,6 +202,20 @@ def test_odd_tables_are_judged(name):
         assert isinstance(picture, (Bars, Histogram))
         total = picture.real.sum() + (picture.beyond[0] if isinstance(picture, Histogram) else 0)
         assert total == pytest.approx(1.0), column.name
+
+
+@pytest.mark.parametrize("form", ["%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y-%m", "period"])
+def test_dates_are_read_as_their_column_writes_them(form):
+    days = pd.Series(pd.date_range("2020-03-02", periods=60, freq="11D"))
+    real = days.dt.to_period("M") if form == "period" else days.dt.strftime(form)
+    frames = {"real": real.to_frame("day"), "synthetic": real[::-2].to_frame("day")}
+    if form in ("%Y-%m", "period"):
+        days = days.dt.to_period("M").dt.to_timestamp()
+    fields, _ = fields_of(frames, "real", {})
+    assert fields[0].kind == "datetime"
+    for frame, moments in zip(frames.values(), (days, days[::-2]), strict=True):
+        seconds = (moments - pd.Timestamp(0)).dt.total_seconds()
+        assert rows_of(fields, frame, "real")[:, 0].tolist() == seconds.tolist()
 
 
 def test_many_rare_categories_do_not_tell_real_rows_from_real_rows():

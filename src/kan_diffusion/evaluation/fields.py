@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from kan_diffusion.data.columns import Kind, kind_of
+from kan_diffusion.data.storage import Storage
 from kan_diffusion.errors import DataError
 
 __all__ = ["Embedding", "Field", "fields_of", "rows_of"]
@@ -43,11 +44,13 @@ class Field:
         kind: Its kind.
         labels: Its categories, in their own order or the most frequent one first; None for numbers
             and dates.
+        written: Format of dates that are text; None for others.
     """
 
     name: str
     kind: Kind
     labels: tuple[Hashable, ...] | None
+    written: str | None = None
 
 
 def fields_of(
@@ -92,7 +95,8 @@ def fields_of(
         if kind == "identifier" or same:
             left_out.append(name)
         else:
-            fields.append(Field(name, kind, labels))
+            written = Storage.of(reference[column], name).written if kind == "datetime" else None
+            fields.append(Field(name, kind, labels, written))
     if not fields:
         raise DataError(
             "no column can be judged: all are constant or identifiers; give their kinds"
@@ -162,7 +166,10 @@ def _values(field: Field, column: pd.Series) -> _Array:
         places = pd.Index(field.labels, dtype=object).get_indexer(pd.Index(column, dtype=object))
         return np.where(places < 0, np.nan, places.astype(np.float64))
     if field.kind == "datetime":
-        dates = pd.to_datetime(column.astype(object), utc=True).dt.tz_localize(None)
+        if isinstance(column.dtype, pd.PeriodDtype):
+            column = column.dt.to_timestamp()
+        dates = pd.to_datetime(column.astype(object), utc=True, format=field.written)
+        dates = dates.dt.tz_localize(None)
         micros = dates.to_numpy("datetime64[us]")
         return np.where(np.isnat(micros), np.nan, micros.astype(np.int64) / 1e6)
     if column.dtype.kind == "m":
