@@ -114,7 +114,6 @@ def show_columns(columns: pd.DataFrame, title: str, *, stderr: bool = False) -> 
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(
@@ -125,7 +124,7 @@ def show_columns(columns: pd.DataFrame, title: str, *, stderr: bool = False) -> 
     for head in ("gaps", "coordinates"):
         table.add_column(head, justify="right", no_wrap=True)
     for column in columns.to_dict("records"):
-        words = (escape(str(column[key])) for key in ("name", "kind", "values"))
+        words = (str(column[key]) for key in ("name", "kind", "values"))
         gaps = f"{column['gaps']:.1%}" if column["gaps"] else ""
         table.add_row(*words, gaps, str(column["coordinates"]))
-    Console(stderr=stderr, highlight=False).print(table)
+    Console(stderr=stderr, highlight=False, markup=False).print(table)

@@ -21,9 +21,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run, trained on people.csv beside it."""
     folder = tmp_path_factory.mktemp("people")
     people(300, 0).to_csv(folder / "people.csv", index=False)
-    words = ("train", folder / "people.csv", *QUICK, "--out", folder / "run", "--device", "cpu")
-    assert call_quietly(*words) == 0
-    return folder / "run"
+    words = ("train", folder / "people.csv", *QUICK, "--device", "cpu", "--out")
+    assert call_quietly(*words, folder / "run [new]") == 0
+    return folder / "run [new]"
 
 
 def test_a_run_is_judged_and_has_a_page(
@@ -35,7 +35,9 @@ def test_a_run_is_judged_and_has_a_page(
     monkeypatch.setenv("COLUMNS", "80")
     outcome = cli("evaluate", trained)
     assert (outcome.code, outcome.err) == (0, "")
-    table = outcome.out[outcome.out.index("Synthetic rows") :]
+    start = outcome.out.index("Synthetic rows")
+    table = outcome.out[start:]
+    assert "run[new]on" in "".join(outcome.out[:start].split())
     assert max(len(line) for line in table.splitlines() if "tables.html" not in line) <= 80
     text = " ".join(table.split())
     for words in ("column shapes 0.", "closest record 0.", "0.500 ±", "met worst: "):

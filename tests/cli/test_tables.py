@@ -81,9 +81,10 @@ def test_wide_tables_are_described_in_eighty_columns(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     frame = _people().rename(columns={"job": "what they did for a living [at that time] " * 3})
-    write_frame(tmp_path / "people.parquet", frame)
-    outcome = cli("train", tmp_path / "people.parquet", "--describe")
+    write_frame(tmp_path / "people [new].parquet", frame)
+    outcome = cli("train", tmp_path / "people [new].parquet", "--describe")
     assert outcome.code == 0
+    assert "people[new].parquet" in "".join(outcome.out.split())
     assert max(len(line) for line in outcome.out.splitlines()[1:]) <= 80
     assert "[at" in outcome.out  # and no markup
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
@@ -45,7 +44,7 @@ _WORST = 3
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)
 
 
 def _table(title: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
@@ -104,7 +103,7 @@ def show_summary(results: Results) -> None:
     for label, part in summary_table(results, format_half_width).groupby("setting", sort=False):
         models = part[part["model"] != REAL_ROW]
         if models["heldout_loss"].isin(["", MISSING]).all():
-            console.print(f"\n{label}: no trial finished", markup=False)
+            console.print(f"\n{label}: no trial finished")
             continue
         groups: dict[str, dict[str, str]] = {}
         for key, score in results.metrics.items():
@@ -146,7 +145,7 @@ def show_forest(contents: ReportContents) -> None:
         plots = [charts.forest_lines(contents, label, width) for label in compared]
     for lines in plots:
         console.print()
-        console.print("\n".join(lines), markup=False, soft_wrap=True)
+        console.print("\n".join(lines), soft_wrap=True)
 
 
 def show_conclusions(decision: Decision) -> None:
@@ -154,7 +153,7 @@ def show_conclusions(decision: Decision) -> None:
     console = _console()
     for sentence in sentences(decision):
         console.print()
-        console.print(sentence[0].upper() + sentence[1:], markup=False)
+        console.print(sentence[0].upper() + sentence[1:])
 
 
 def show_scores(row: Row, title: str) -> None:
@@ -193,7 +192,7 @@ def show_table_scores(scores: TableScores, title: str) -> None:
     """Prints the scores of a synthetic table, each beside a perfect model's."""
     from kan_diffusion.report.synthetic import say_scores, score_texts
 
-    table = _table(escape(title), ["score"], ["synthetic", "perfect"])
+    table = _table(title, ["score"], ["synthetic", "perfect"])
     for score in scores.scores:
         table.add_row(score.label, *score_texts(score))
     console = _console()
@@ -202,7 +201,7 @@ def show_table_scores(scores: TableScores, title: str) -> None:
     worst = [column.name for column in scores.columns if column.shortfall > 0][:_WORST]
     columns = f"Columns that are met worst: {', '.join(worst)}."
     for sentence in (*say_scores(scores), *([columns] if worst else [])):
-        console.print(sentence, markup=False)
+        console.print(sentence)
 
 
 def show_tuned(tries: pd.DataFrame) -> None:
