@@ -174,6 +174,17 @@ def test_numbers_are_as_exact_as_their_column(dtype: object) -> None:
         )
 
 
+@pytest.mark.parametrize("amounts", [[3, 7], [1, 2, 5]])
+def test_zero_is_a_value_of_a_column_of_many_zeros(amounts: list[int]) -> None:
+    frame = pd.DataFrame({"x": [0] * 60 + amounts * 20})
+    codec = TableCodec.fit(frame, {"x": "mostly-zero"})
+    assert codec.columns[0].zero > 0
+    for wanted in (0, [0], (0, 0)):
+        assert read_conditions({"x": wanted}, codec)["x"].holds(frame["x"]).sum() == 60
+    with refused("no value '4'; known: 0, "):
+        read_conditions({"x": 4}, codec)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "Int8", "int8[pyarrow]", "int64", "uint64"])
 def test_whole_numbers_have_room_in_their_column(dtype: str) -> None:
     frame = pd.DataFrame({"n": pd.Series(range(100, 120)).repeat(3).astype(dtype)})

@@ -199,13 +199,19 @@ def _value(column: Column, given: object) -> object:
         raise DataError(f"column '{column.name}' holds {words[holds]}, not '{given}'") from error
 
 
+def _known(column: Column) -> np.ndarray:
+    """Returns the categories of a column, and zero if it is a state of its own."""
+    known = column.storage.from_scalars(column.categories)
+    return np.append(known, np.zeros(1, known.dtype)) if column.zero else known
+
+
 def _values(column: Column, given: Sequence[object]) -> Condition:
     """Makes the condition that a cell has one of the given values; None is a gap."""
     found = [_value(column, value) for value in given if not _is_gap(value)]
     gap = len(found) < len(given)
     if gap and not column.missing:
         raise DataError(f"column '{column.name}' has no gaps; give a value")
-    known = column.storage.from_scalars(column.categories)
+    known = _known(column)
     values = np.array(found, dtype=column.storage.empty(1).dtype)
     if column.categories or column.kind == "constant":
         unknown = values[~np.isin(values, known)]
@@ -229,7 +235,7 @@ def _between(
         above: Whether the range excludes the lower end.
         below: Whether the range excludes the upper end.
     """
-    known = column.storage.from_scalars(column.categories)
+    known = _known(column)
     if column.storage.holds == "text" and column.kind != "ordinal":
         raise DataError(
             f"column '{column.name}' has categories and no ranges; give a value or a list"
