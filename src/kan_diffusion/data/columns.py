@@ -181,13 +181,14 @@ class Column(Settings):
         return type(self)(**(dict(self) | ordered))
 
     def scores(self, series: pd.Series) -> np.ndarray | None:
-        """Returns indices of categories, -1 if missing, or about normal numbers, NaN if missing."""
+        """Returns indices of categories, -1 if there is none, or about normal numbers, or NaN."""
         if self._map is None:
             return None
         values, missing = self.read(series)
         rows = np.flatnonzero(~missing)
         if self.is_discrete:
             codes = np.full(len(values), -1)
+            rows = rows[~((values[rows] == 0) & bool(self.zero))]
             codes[rows] = self._places(values[rows], rows)
             return codes
         numbers = np.full(len(values), np.nan)
