@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from helpers import assert_same_state, refused, seeded
 from kan_diffusion.denoisers import (
@@ -19,6 +20,7 @@ from kan_diffusion.denoisers import (
     RBF2015Denoiser,
     SplineMLPDenoiser,
 )
+from kan_diffusion.kan import refine
 
 each_class = pytest.mark.parametrize(
     "kind", [KANDenoiser, MLPDenoiser, SplineMLPDenoiser, RBF2015Denoiser, GatedDenoiser]
@@ -67,6 +69,21 @@ def test_a_refined_denoiser_is_saved_as_it_is(settings: dict[str, object], tmp_p
     loaded = KANDenoiser.from_pretrained(tmp_path)
     assert loaded.config.grid_size == 8
     assert torch.equal(loaded(sample, timestep).sample, denoiser(sample, timestep).sample)
+
+
+@pytest.mark.parametrize("kind", [KANDenoiser, GatedDenoiser, SplineMLPDenoiser])
+def test_a_denoiser_refined_from_outside_is_saved_as_it_is_and_so_is_its_average(
+    kind: type[Denoiser], tmp_path: Path
+) -> None:
+    denoiser = kind(2, hidden=(6,))
+    average = AveragedModel(denoiser)
+    refine(denoiser, 32, averages=iter([average]))
+    for one in (denoiser, average.module):
+        one.save_pretrained(tmp_path)
+        loaded = kind.from_pretrained(tmp_path)
+        assert loaded.config.grid_size == 32
+        assert loaded.flops_per_edge == one.flops_per_edge
+        assert torch.equal(loaded(_points(9), 3).sample, one(_points(9), 3).sample)
 
 
 # Calling

@@ -14,6 +14,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from kan_diffusion.denoisers.base import ModelMixin, SavedGrids
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range
 from kan_diffusion.denoisers.features import TimeEncoding
 from kan_diffusion.denoisers.flops import (
@@ -22,13 +23,14 @@ from kan_diffusion.denoisers.flops import (
     spline_flops_per_edge,
 )
 from kan_diffusion.denoisers.mlp import draw_linears
-from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
+from kan_diffusion.denoisers.points import PointDenoiser
+from kan_diffusion.kan.bases import BSpline
 from kan_diffusion.kan.functions import LearnedFunctions
 
 __all__ = ["SPLINE_MLP", "ModelMixin", "SplineMLPDenoiser"]
 
 
-class SplineMLPDenoiser(PointDenoiser):
+class SplineMLPDenoiser(PointDenoiser, SavedGrids):
     """A denoiser made of linear layers with a learned spline at each hidden unit.
 
     Args:
@@ -80,7 +82,6 @@ class SplineMLPDenoiser(PointDenoiser):
             )
         layers.append(nn.Linear([num_inputs, *hidden][-1], data_dim))
         self.network = nn.Sequential(*layers)
-        self._spline_flops_per_edge = spline_flops_per_edge(grid_size, order)
         self.reset_parameters()
 
     def _linears(self) -> list[nn.Linear]:
@@ -98,8 +99,11 @@ class SplineMLPDenoiser(PointDenoiser):
     @property
     def flops_per_edge(self) -> int:
         """``flops``, counted as if every unit evaluated its spline by the recursion."""
-        splines = sum(self.config.hidden) * self._spline_flops_per_edge
-        return linear_flops_per_edge(self._linears()) + splines + self._input_flops
+        total = linear_flops_per_edge(self._linears()) + self._input_flops
+        for part in self._activations():
+            assert isinstance(part.basis, BSpline)
+            total += part.in_features * spline_flops_per_edge(part.grid_size, part.basis.order)
+        return total
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters from ``generator`` (torch's default one when None)."""

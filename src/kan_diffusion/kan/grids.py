@@ -70,15 +70,10 @@ class MovingGrids(nn.Module):
         averages: Iterable[Average] = (),
         **options: object,
     ) -> float:
-        """Gives the grids another number of intervals and keeps the function: :func:`refine`.
-
-        If the module is saved with a configuration, the configuration follows.
-        """
-        change = refine(
+        """Gives the grids another number of intervals and keeps the function: :func:`refine`."""
+        return refine(
             self, num_intervals, *inputs, optimizer=optimizer, averages=averages, **options
         )
-        self._note_intervals(num_intervals)
-        return change
 
     def _note_intervals(self, num_intervals: int) -> None:
         """Updates the number of intervals in a configuration; here there is none."""
@@ -440,7 +435,8 @@ def refine(
 
     The function is kept exactly for splines with a multiple of the old number of intervals (with
     ``"zero"`` only inside the grid), and for more polynomials or harmonics; otherwise it is fitted
-    by least squares. The weights become new parameters.
+    by least squares. The weights become new parameters. Where the module, a part of it or an
+    average is saved with a configuration, the configuration follows.
 
     Args:
         module: Any module that contains KAN layers with a grid.
@@ -467,7 +463,12 @@ def refine(
     before = [_first_tensor(call()) for call in calls]
     if not all(output.numel() for output in before):
         raise KanDiffusionError("the inputs are empty: give some, or none to measure each layer")
+    averages = list(averages)
     _move(module, new_bases, optimizer, averages)
+    for changed in (module, *averages):
+        for part in changed.modules() if isinstance(changed, nn.Module) else ():
+            if isinstance(part, MovingGrids):
+                part._note_intervals(num_intervals)
     after = [_first_tensor(call()) for call in calls]
     return max(float((b - a).abs().max()) for a, b in zip(before, after, strict=True))
 
