@@ -321,6 +321,14 @@ def test_there_is_room_for_held_out_captions_or_they_are_refused_before_training
         build(config.model_copy(update={"model": model}), long)
 
 
+def test_a_share_to_hold_out_is_refused_where_folders_are_the_split(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_pictures(tmp_path / "own" / part, "nothing", num=6)
+    assert len(load_dataset(chosen_data(str(tmp_path / "own"))).train) == 6
+    with refused("own' is split by its folders, such as train and test; leave --holdout out"):
+        chosen_data(str(tmp_path / "own"), holdout=0.5)
+
+
 def test_a_folder_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(tmp_path / "own", "captions")
     read, opened = ImageFolder.pictures, []

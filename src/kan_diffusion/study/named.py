@@ -24,6 +24,7 @@ from kan_diffusion.data.datasets import (
     data_from_name,
     load_dataset,
 )
+from kan_diffusion.data.pictures import read_pictures
 from kan_diffusion.data.toys import TOYS
 from kan_diffusion.denoisers.registry import (
     FAMILIES,
@@ -384,7 +385,18 @@ def chosen_data(
         asked["holdout"] = holdout
     with valid_settings("settings"):
         chosen: DataConfig = type(data).model_validate({**dict(data), **asked})
-    return chosen.pinned() if isinstance(chosen, FileData | PictureData) else chosen
+    if isinstance(chosen, FileData | PictureData):
+        chosen = chosen.pinned()
+    if (
+        holdout is not None
+        and isinstance(chosen, PictureData)
+        and chosen.is_folder
+        and read_pictures(chosen).heldout is not None
+    ):
+        raise KanDiffusionError(
+            f"'{name}' is split by its folders, such as train and test; leave --holdout out"
+        )
+    return chosen
 
 
 def single_trial(
