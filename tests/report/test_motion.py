@@ -236,6 +236,16 @@ def test_a_gif_has_a_frame_for_each_state_and_is_small(both: Motion, tmp_path: P
     assert [left.name for left in tmp_path.iterdir()] == ["both.gif"]
 
 
+def test_runs_in_folders_with_long_names_are_told_apart_in_a_gif(tmp_path: Path) -> None:
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 255)]
+    drawn = set()
+    for number in (1, 2):
+        title = f"KAN (/home/student/diffusion-models/of-points-and-tables/runs/spirals-{number})"
+        write_motion(Motion(("a", "b"), (PicturePanel(title, frames),)), tmp_path / "m.gif", "m")
+        drawn.add((tmp_path / "m.gif").read_bytes())
+    assert len(drawn) == 2
+
+
 def test_a_gif_shrinks_until_it_is_small_enough_and_says_so(tmp_path: Path) -> None:
     path = tmp_path / "few.gif"
     frames = np.random.default_rng(0).normal(size=(2, 300, 2))

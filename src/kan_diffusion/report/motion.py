@@ -46,7 +46,7 @@ from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.html import Json, Page, Section
 from kan_diffusion.report.images import contact_sheet, embedded, image_address
 from kan_diffusion.report.points import PointView, bins, panel_figure, spread
-from kan_diffusion.report.style import GRID, INK, MUTED, model_styles, report_style
+from kan_diffusion.report.style import GRID, INK, MUTED, model_styles, report_style, shortened
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler, watched
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
@@ -650,7 +650,8 @@ def _moving_figure(motion: Motion) -> tuple[Figure, Callable[[int], None]]:
     shows = []
     for panel, axes in zip(motion.panels, grid.flat, strict=False):
         shows.append(panel.put(axes))
-        axes.set_title("\n".join(textwrap.wrap(panel.title, _LETTERS)[:2]), fontsize=10.5)
+        title = shortened(panel.title, 50)  # of two lines, whose words may not fill them
+        axes.set_title("\n".join(textwrap.wrap(title, _LETTERS)[:2]), fontsize=10.5)
         if motion.axes:
             axes.set_xlabel(motion.axes[0], fontsize=9)
     if len(motion.axes) > 1:
