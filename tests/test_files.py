@@ -39,9 +39,30 @@ def test_writes_are_read_back_and_folders_are_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX")
-def test_files_can_be_read_by_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_can_be_read_by_whom_the_umask_says(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "report.html", "hello")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "report.html").stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there the others would fail")
+def test_what_is_flushed_may_be_written_as_windows_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    flushed = []
+
+    def flush(file: int) -> None:
+        flushed.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE)
+
+    monkeypatch.setattr(os, "fsync", flush)
     write_text(tmp_path / "report.html", "hello")
-    assert stat.S_IMODE((tmp_path / "report.html").stat().st_mode) == 0o644
+    assert flushed == [os.O_RDWR]
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

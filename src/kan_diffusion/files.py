@@ -7,9 +7,9 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,15 +66,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent
-        )
-        os.close(descriptor)
-        temporary = Path(name)
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}"
+        temporary.touch(exist_ok=False)  # for whom the umask says, unlike tempfile's
         try:
-            temporary.chmod(0o644)
             yield temporary
-            with temporary.open("rb") as written:
+            with temporary.open("r+b") as written:  # Windows flushes only what may be written
                 os.fsync(written.fileno())
             temporary.replace(path)
         finally:
