@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["find_object", "import_own", "is_place"]
+__all__ = ["find_object", "from_extra", "import_own", "is_place"]
 
 T = TypeVar("T")
 
@@ -31,10 +33,32 @@ def import_own(name: str) -> None:
     """
     try:
         importlib.import_module(name)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, TypeError) as error:  # a TypeError: its name begins with a dot
         raise KanDiffusionError(
             f"module '{name}' cannot be imported ({error}); install it or put its folder on "
             "PYTHONPATH"
+        ) from error
+
+
+@contextmanager
+def from_extra(extra: str, what: str) -> Iterator[None]:
+    """Says how to install what imports inside the block lack.
+
+    Args:
+        extra: The extra of this package that installs them.
+        what: What needs them, in the plural, such as ``"prompts"``.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        KanDiffusionError: One of them is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise KanDiffusionError(
+            f"{what} need '{error.name}'; install it with: pip install 'kan-diffusion[{extra}]'"
         ) from error
 
 

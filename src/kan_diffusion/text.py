@@ -26,6 +26,7 @@ from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
 from kan_diffusion.denoisers.pictures import fresh_parameters
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json
+from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import LARGEST_SETTING
 from kan_diffusion.weights import require_sound_transformer, saved_files
 
@@ -64,9 +65,11 @@ def make_tokenizer(captions: Sequence[str], others: Sequence[str] = ()) -> PreTr
 
     Raises:
         DataError: There is no word.
+        KanDiffusionError: A package that prompts need is not installed.
     """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
+    with from_extra("text", "prompts"):
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+        from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(models.WordLevel(unk_token=_UNKNOWN))
     words.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -244,9 +247,11 @@ def read_text_encoder(
 
     Raises:
         RunFolderError: The folder or a file in it is missing, damaged or of another network.
-        KanDiffusionError: The two do not belong together.
+        KanDiffusionError: The two do not belong together, or a package that prompts need is not
+            installed.
     """
-    from transformers import CLIPTextModel
+    with from_extra("text", "prompts"):
+        from transformers import CLIPTextModel
 
     root = Path(folder)
     own, words = (

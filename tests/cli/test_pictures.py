@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,19 @@ def test_a_spoilt_folder_is_refused_in_one_line(
     for command in ("train", "compare"):
         assert message in cli(command, root, "--out", tmp_path / "run").error
     assert not (tmp_path / "run").exists()
+
+
+def test_what_prompts_need_is_said_where_it_is_not_installed(
+    folder: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as Python marks what is not there
+    for words in (
+        ("train", folder / "captions", *SHORT, "--out", tmp_path / "run"),
+        ("sample", folder / "captions-run", "--prompt", "a dark picture"),
+    ):
+        assert cli(*words).error == (
+            "error: prompts need 'transformers'; install it with: pip install 'kan-diffusion[text]'"
+        )
 
 
 def test_pictures_are_described_and_nothing_is_trained(folder: Path, cli: Cli) -> None:

@@ -197,7 +197,7 @@ def test_emoji_are_drawn_and_named() -> None:
 
 def test_emoji_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "emoji", None)
-    with refused(r"need 'emoji'; install them with: pip install 'kan-diffusion\[emoji\]'"):
+    with refused(r"need 'emoji'; install it with: pip install 'kan-diffusion\[emoji\]'"):
         load_dataset(PictureData(pictures="emoji", size=5))
 
 

