@@ -18,9 +18,11 @@ from kan_diffusion.report.explanation import (
     score_figure,
     write_explanation,
 )
+from kan_diffusion.report.explanation import page as page_module
 from kan_diffusion.report.explanation.data import page_data
 from kan_diffusion.report.explanation.diagram import CURVE_BOX, MOST_BOXES, make_layout
 from kan_diffusion.report.explanation.looks import KINDS, fading, level_colours
+from kan_diffusion.report.images import Picture
 from made_explanation import LEVELS, make_explanation, make_score, make_view
 
 
@@ -56,6 +58,15 @@ def text(folder):
 @pytest.fixture(scope="module")
 def page(text):
     return Page(text)
+
+
+def write_quickly(made, folder):
+    """Writes the page with empty pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("figure_png", "figure_svg"):
+            patch.setattr(page_module, name, lambda figure: b"")
+        patch.setattr(page_module, "embedded", lambda *_, **__: Picture("data:image/svg+xml,", 1))
+        return write_explanation(made, folder).read_text(encoding="utf-8")
 
 
 def data_of(text):
@@ -267,7 +278,7 @@ def test_samples_are_side_by_side_on_the_same_axes_real_ones_first(dim):
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_every_edge_is_in_the_page_with_its_values(dim, tmp_path):
     made = make_explanation(dim)
-    data = data_of(write_explanation(made, tmp_path).read_text(encoding="utf-8"))
+    data = data_of(write_quickly(made, tmp_path))
     views = (made.network, made.simplified, made.readable)
     assert [view["name"] for view in data["views"]] == ["network", "simplified", "with formulas"]
     for view, drawn in zip(views, data["views"], strict=True):
@@ -374,7 +385,7 @@ def test_only_what_there_is_is_shown(tmp_path):
         simplified=None, readable=None, edges=(), standings=(), sentences=(), formula=None,
         level_formulas=(), samples={}, score=make_score(2, exact=False),
     )  # fmt: skip
-    text = write_explanation(made, tmp_path).read_text(encoding="utf-8")
+    text = write_quickly(made, tmp_path)
     page = Page(text)
     assert not page.tables
     assert {"standings", "formulas", "edges"}.isdisjoint(page.ids)
