@@ -11,6 +11,7 @@ __all__ = [
     "LONGEST_NAME",
     "MOST_BYTES",
     "MOST_COLUMNS",
+    "MOST_GUIDANCE",
     "MOST_LAYERS",
     "MOST_MOMENTS",
     "MOST_OPERATIONS",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -245,6 +246,7 @@ def test_files_that_cannot_be_used_are_one_line(
         (["train", "moons", "--params", "5"], "budget of 5 is too small"),
         (["train", "moons", "--lr", "-1"], "learning_rate = -1.0"),
         (["train", "moons", "--device", "abacus"], "device 'abacus' cannot be used here"),
+        (["train", "moons", "--holdout", "0.3"], "leave --holdout out"),
         (["compare", "notebok"], "did you mean 'notebook'"),
         (["compare", "moons", "--params", "5"], "budget of 5 is too small"),
         (["compare", "moons", "--families", "kan,mpl"], "did you mean 'mlp'"),
@@ -253,6 +255,7 @@ def test_files_that_cannot_be_used_are_one_line(
         (["compare", "notebook", "--params", "300"], "leave --params, --match and --budget out"),
         (["compare", "missing.yaml"], "study file 'missing.yaml' cannot be read"),
         (["sample", "nowhere"], "'nowhere' holds no finished run"),
+        (["sample", "nowhere", "--import", "./mine.py"], "module './mine.py' cannot be imported"),
         (["evaluate", "nowhere"], "'nowhere' holds no finished run"),
         (["report", "nowhere"], "'nowhere' holds neither a study nor a finished run"),
     ],
@@ -455,6 +458,23 @@ def test_compare_reports_and_warns_once(cli: Cli, tmp_path: Path) -> None:
     assert WARNING in page
     rows = json.loads((folder / "results.json").read_text())
     assert [row["name"] for row in rows] == ["MLP"]
+
+
+def test_the_command_that_samples_a_run_is_shown_with_its_module_and_quotes(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("mine.py").write_text(
+        "from kan_diffusion.denoisers import Family, MLPDenoiser\n"
+        "MINE = Family('mine', MLPDenoiser, depth=1, learning_rate=0.01)\n"
+    )
+    outcome = cli("train", "moons", *QUICK, "--family", "mine:MINE", "--out", "a run")
+    assert outcome.code == 0, outcome.err
+    sys.modules.pop("mine")  # the command that is shown has a process of its own
+    shown = outcome.out.splitlines()[-1].partition(": kan-diffusion ")[2]
+    assert cli(*shlex.split(shown)).code == 0
+    assert len(pd.read_csv("a run/samples.csv")) == 1000
 
 
 def test_failed_trials_are_counted_in_one_line(cli: Cli, tmp_path: Path) -> None:

@@ -492,8 +492,10 @@ def train(
     show_scores(result.row, f"{config.model.name} on {config.data.name}")
     if isinstance(config.data, FileData):
         _warn(oracle_warning(result.row))
-    num = "--num 16" if pictures else "--num 1000"
-    typer.echo(f"\nRun: {folder}\nSample from it: kan-diffusion sample {folder} {num}")
+    words = ["kan-diffusion", "sample", str(folder), "--num", "16" if pictures else "1000"]
+    module, own, _ = config.model.family.partition(":")
+    words += ["--import", module] if own else []
+    typer.echo(f"\nRun: {folder}\nSample from it: {shlex.join(words)}")
 
 
 def _in_short(dataset: Dataset) -> str:

@@ -381,7 +381,9 @@ def chosen_data(
     asked: dict[str, object] = {k: value for k, value in of_pictures.items() if value is not None}
     if asked and not isinstance(data, PictureData):
         raise KanDiffusionError("--size, --mode and --objects are for pictures; leave them out")
-    if holdout is not None and not isinstance(data, ToyData):
+    if holdout is not None:
+        if isinstance(data, ToyData):
+            raise KanDiffusionError("a toy is judged with fresh points; leave --holdout out")
         asked["holdout"] = holdout
     with valid_settings("settings"):
         chosen: DataConfig = type(data).model_validate({**dict(data), **asked})
