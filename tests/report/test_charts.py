@@ -230,6 +230,19 @@ def test_a_difference_near_zero_has_one_decimal_more_than_the_others(monkeypatch
     assert texts["KAN RBF"].startswith("−0.39")
 
 
+def test_a_ratio_below_one_has_two_digits_beside_large_ones(contents):
+    rows = contents.results.rows.copy()
+    excess = {"KAN": [7.4, 7.5, 7.4, 7.5], "MLP": [10.0] * 4, "RBF 2015": [290.0] * 4}
+    rows = rows[(rows["setting"] == LABEL) & rows["name"].isin(excess)]
+    rows["excess"] = [excess[n][s] for n, s in zip(rows["name"], rows["seed"], strict=True)]
+    changed = replace(contents, results=Results.of(rows))
+    settings = changed.results.settings()
+    axes = differences_figure(changed, settings * 3).axes[0]  # three panels in a row
+    texts = dict(zip(excess, (text.get_text() for text in axes.texts), strict=True))
+    assert texts["KAN"].startswith(("0.74 [0.7", "0.75 [0.7"))
+    assert texts["RBF 2015"].startswith("29 ")
+
+
 def two_models(kan, mlp):
     rows = [
         {"data": "d", "name": name, "family": name, "kind": name, "seed": seed,

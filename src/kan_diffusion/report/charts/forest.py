@@ -423,8 +423,11 @@ def _text(row: _Row, panel: _Panel, columns: int) -> str:
     others = [
         _decimals(each, digits) for each in panel.rows.values() if 0 < abs(each.mean) < math.inf
     ]
-    # A row near 0 among large ones has only one more than these: there is no room for more.
-    mean, interval = _numbers(row, min([_decimals(row, digits), *(least + 1 for least in others)]))
+    # A row near 0 among large ones has only one more than these (a ratio, which is bold or not by
+    # its distance from 1, two more): there is no room for more.
+    more = 2 if panel.log else 1
+    decimals = min([_decimals(row, digits), *(least + more for least in others)])
+    mean, interval = _numbers(row, decimals)
     if columns > 3:
         return mean
     return f"{mean}{interval}" + (f", n = {row.number}" if columns <= 2 else "")
