@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -14,12 +13,6 @@ from scipy.interpolate import BSpline
 # Compilation of kernels falls into whichever example runs first, so no example has a deadline.
 settings.register_profile("kan-diffusion", deadline=None, max_examples=25)
 settings.load_profile("kan-diffusion")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores, since tests of other processes wait for them."""
-    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True, scope="session")
