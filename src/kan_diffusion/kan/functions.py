@@ -37,7 +37,7 @@ from kan_diffusion.kan.bases import (
     make_basis,
 )
 from kan_diffusion.kan.grids import EdgeLayer
-from kan_diffusion.kan.inputs import must_be_called
+from kan_diffusion.kan.inputs import has_hooks
 from kan_diffusion.kan.kernels.edges import in_full_precision, with_grid
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
@@ -298,7 +298,7 @@ class LearnedFunctions(EdgeLayer):
     def kernel_grid(self) -> tuple[Tensor, Tensor, int] | None:
         """Returns origins and steps of the grids and the order; None if the basis has no kernel."""
         basis = self.basis
-        if type(basis) is BSpline and basis.extrapolation == "linear" and not must_be_called(basis):
+        if type(basis) is BSpline and basis.extrapolation == "linear" and not has_hooks(basis):
             return basis.grid_origin, basis.grid_step, basis.order
         return None
 

@@ -15,16 +15,21 @@ from torch.fx import Proxy, Tracer
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["leaf", "must_be_called", "require_edge", "require_input"]
+__all__ = ["has_hooks", "leaf", "must_be_called", "require_edge", "require_input"]
 
 
-def must_be_called(module: nn.Module) -> bool:
-    """Tells whether a module has hooks or its own ``forward``, so that no kernel may replace it."""
+def has_hooks(module: nn.Module) -> bool:
+    """Tells whether hooks watch the calls of a module, which no kernel makes."""
     if module._forward_pre_hooks or module._forward_hooks:
         return True
     if torch.compiler.is_compiling():
         return False  # the compiler cannot look at the others
-    return bool(module._backward_pre_hooks or module._backward_hooks or "forward" in vars(module))
+    return bool(module._backward_pre_hooks or module._backward_hooks)
+
+
+def must_be_called(module: nn.Module) -> bool:
+    """Tells whether a layer has hooks or its own ``forward``, so that no kernel may replace it."""
+    return has_hooks(module) or (not torch.compiler.is_compiling() and "forward" in vars(module))
 
 
 def require_input(layer: nn.Module, input: Tensor, width: int) -> None:

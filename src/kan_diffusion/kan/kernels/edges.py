@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.kan.bases import RBF, Basis, BSpline, Chebyshev, Fourier, GridBasis
-from kan_diffusion.kan.inputs import must_be_called
+from kan_diffusion.kan.inputs import has_hooks
 from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
 
 __all__ = [
@@ -125,7 +125,7 @@ def _step(x: Tensor, edges: Edges) -> Step | None:
     known = _KERNELS.get(type(basis))
     if known is None or not isinstance(basis, GridBasis) or not x.is_cpu or autocasts(x):
         return None
-    if must_be_called(basis):
+    if has_hooks(basis):
         return None
     kernel, setting = known
     constants = weight.new_zeros(weight.shape[0]) if bias is None else bias
