@@ -7,6 +7,7 @@ explanation of a small network, a synthetic table and the truth lab.
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,11 +124,15 @@ def lab(folder: Path) -> None:
 
 
 def main() -> None:
-    """Makes all pages in the folder that is given."""
-    torch.set_num_threads(1)
+    """Makes all pages in the folder that is given, side by side."""
     folder = Path(sys.argv[1])
-    for make in (many_models, short_study, explanation, table, lab):
-        make(folder)
+    with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        pages = [
+            pool.submit(each, folder)
+            for each in (many_models, explanation, short_study, table, lab)
+        ]
+        for page in pages:
+            page.result()
 
 
 if __name__ == "__main__":
