@@ -188,7 +188,8 @@ class Column(Settings):
         rows = np.flatnonzero(~missing)
         if self.is_discrete:
             codes = np.full(len(values), -1)
-            rows = rows[~((values[rows] == 0) & bool(self.zero))]
+            if self.zero:
+                rows = rows[values[rows] != 0]
             codes[rows] = self._places(values[rows], rows)
             return codes
         numbers = np.full(len(values), np.nan)
