@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -593,6 +594,25 @@ def test_a_forked_process_waits_for_no_threads_of_its_parent(
     finally:
         child.kill()
         child.join()
+
+
+def test_the_cache_has_a_file_for_each_kernel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # In one file, numba gives two kernels one place if two processes compile them at once.
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def storing(value: float) -> Callable[..., None]:
+        def store(at):  # type: ignore[no-untyped-def]
+            simd.array_at(at, 1, value)[0] = value
+
+        return runtime.compiled(store)
+
+    found = torch.zeros(3, dtype=DOUBLE)
+    for one, value in zip(found, (1.0, 2.0, 1.0), strict=True):
+        storing(value)(one.data_ptr())
+    assert found.tolist() == [1, 2, 1]
+    assert len(list(tmp_path.rglob("*.nbi"))) == len(list(tmp_path.rglob("*.nbc"))) == 2
 
 
 # Stepping aside

@@ -49,8 +49,8 @@ PARALLEL_WORK = 2**20
 def source_digest() -> str:
     """Hashes all source files that compiled code is made of.
 
-    Numba's cache only knows the source of the kernel's own function. But it compares the free
-    variables of a kernel, and the digest is one of them.
+    Numba's cache only knows the source of the kernel's own function. The digest is a free variable
+    of each kernel, by which ``compiled`` tells kernels apart.
     """
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
@@ -64,13 +64,17 @@ def compiled(function: Callable[..., None], **options: object) -> Callable[..., 
     """Compiles a kernel at its first call, or reads it from the cache.
 
     A kernel takes addresses and numbers, because unpacking arrays costs more than a small layer.
-    Its free variables are numbers and strings, by which the cache tells kernels apart.
+    Its free variables are numbers and strings, and each set of them has a file of its own in the
+    cache. Numba would keep all that share a name in one file, where of two processes that compile
+    at the same time, one could be given the code of the other.
 
     Args:
         function: The kernel in Python.
         options: Numba's options where they differ from ``OPTIONS``.
     """
     options = {**OPTIONS, **options}
+    variables = repr([cell.cell_contents for cell in function.__closure__ or ()])
+    function.__qualname__ += "-" + hashlib.sha256(variables.encode()).hexdigest()[:16]
     try:
         kernel: Callable[..., None] = numba.njit(function, cache=True, **options)
     except RuntimeError:  # no folder that numba may cache in
