@@ -2,7 +2,8 @@
 
 Whoever watches from outside learns of a step when it is over, and the worker may be on another
 trial by then. So the trouble comes from within, in processes in whose environment `FOLDER` is the
-name of a folder: a trial makes it at step `CALM`, and leaves a file with its process id there.
+name of a folder: a trial makes it at step `CALM`, and leaves a file there that is named by its
+process and holds the niceness of it.
 
 Where the environment has `PACE`, a step takes at least so many seconds. It changes no number.
 """
@@ -52,7 +53,7 @@ class _Troubled:
             left = Path(os.environ[FOLDER]) / self.trouble
             if self.steps == CALM and len(list(left.glob("*"))) < self.times:
                 left.mkdir(exist_ok=True)
-                (left / str(os.getpid())).touch()
+                (left / str(os.getpid())).write_text(str(os.nice(0)))
                 self.make_trouble()
         return super().forward(*arguments, **options)
 

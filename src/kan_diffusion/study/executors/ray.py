@@ -198,6 +198,8 @@ class RayExecutor(Executor):
         what = f"be reached at '{self.address}'"
         if self.address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            # By default Ray's workers give way to all else, which a trial's seconds would show.
+            os.environ.setdefault("RAY_worker_niceness", "0")
             what = "be started here"
             settings = {
                 "address": "local",
