@@ -613,6 +613,10 @@ def test_the_cache_has_a_file_for_each_kernel(
         storing(value)(one.data_ptr())
     assert found.tolist() == [1, 2, 1]
     assert len(list(tmp_path.rglob("*.nbi"))) == len(list(tmp_path.rglob("*.nbc"))) == 2
+    # Nor do machines that share a folder share a file, if their processors differ.
+    monkeypatch.setattr(numba.config, "CPU_NAME", "generic")
+    storing(1.0)(found.data_ptr())
+    assert len(list(tmp_path.rglob("*.nbi"))) == len(list(tmp_path.rglob("*.nbc"))) == 3
 
 
 # Stepping aside

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numba
 import torch
+from numba.core.registry import cpu_target
 from torch import Tensor
 
 from kan_diffusion.kan.kernels.team import run_together
@@ -65,15 +66,17 @@ def compiled(function: Callable[..., None], **options: object) -> Callable[..., 
 
     A kernel takes addresses and numbers, because unpacking arrays costs more than a small layer.
     Its free variables are numbers and strings, and each set of them has a file of its own in the
-    cache. Numba would keep all that share a name in one file, where of two processes that compile
-    at the same time, one could be given the code of the other.
+    cache, for each kind of processor and version of numba. Numba would keep all that share a name
+    in one file, where of two processes that compile at the same time, on machines that share the
+    folder, too, one could be given the code of the other.
 
     Args:
         function: The kernel in Python.
         options: Numba's options where they differ from ``OPTIONS``.
     """
     options = {**OPTIONS, **options}
-    variables = repr([cell.cell_contents for cell in function.__closure__ or ()])
+    machine = numba.__version__, *cpu_target.target_context.codegen().magic_tuple()
+    variables = repr([machine, *(cell.cell_contents for cell in function.__closure__ or ())])
     function.__qualname__ += "-" + hashlib.sha256(variables.encode()).hexdigest()[:16]
     try:
         kernel: Callable[..., None] = numba.njit(function, cache=True, **options)
