@@ -200,5 +200,6 @@ def test_lists_and_tuples_are_one_setting_but_true_and_one_are_two(searches) -> 
     ],
 )
 def test_what_no_machine_has_room_for_is_refused_before_it_is_made(options, words: str) -> None:
-    with refused(words):
-        build_denoiser("kan", 2, num_train_timesteps=1000, **options)
+    for _ in range(2):  # also when its widths are known already
+        with refused(words), torch.device("meta"):
+            build_denoiser("kan", 2, num_train_timesteps=1000, **options)

@@ -256,7 +256,7 @@ def build_denoiser(
         key = kind.name, kind.denoiser_class, *sizes, written, countable, layers, amount, at_most
         if key not in _FOUND:
             with torch.device("meta"):  # where parameters have shapes and no values
-                _FOUND[key] = widths_for_budget(
+                found = widths_for_budget(
                     lambda widths: count(make(widths)),
                     layers,
                     amount,
@@ -264,7 +264,8 @@ def build_denoiser(
                     unit,
                     at_most,
                 )
-            require_room(_FOUND[key])
+            require_room(found)
+            _FOUND[key] = found
         hidden = _FOUND[key]
     else:
         require_room(hidden)
