@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,8 @@ from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import (
     TrialResult,
+    TrialTakenError,
+    claimed,
     keep_trial,
     load_points,
     load_trial,
@@ -94,7 +98,16 @@ def test_a_trial_is_cleared_and_other_files_stay(tmp_path: Path, config: TrialCo
     (tmp_path / "denoiser").mkdir()
     _finish(tmp_path, config)
     prepare_trial_folder(tmp_path, config.model_copy(update={"seed": 9}), fresh=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["samples.csv"]
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "samples.csv"}
+
+
+def test_a_trial_that_another_process_runs_is_not_cleared(
+    tmp_path: Path, config: TrialConfig
+) -> None:
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"")
+    with claimed(tmp_path), refused("another process is running the trial", TrialTakenError):
+        prepare_trial_folder(tmp_path, config, fresh=True)
+    assert (tmp_path / "checkpoint.safetensors").exists()
 
 
 def test_folders_that_are_refused(tmp_path: Path, config: TrialConfig) -> None:
@@ -151,6 +164,16 @@ def test_pipelines_saved_by_several_at_once_are_never_missing_or_torn(tmp_path: 
         for future in saving:
             future.result()
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == names
+
+
+def test_a_pipeline_can_be_read_by_whom_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_pipeline(_pipeline(1.0), tmp_path)
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o644}
 
 
 def test_a_pipeline_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

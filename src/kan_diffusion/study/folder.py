@@ -360,11 +360,13 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
 
     Raises:
         RunFolderError: It holds another finished run, or other files, or cannot be cleared.
+        TrialTakenError: Another process is running the trial that is to be deleted.
     """
     if not holds_run(folder, "run", (RESULT, CHECKPOINT), _SPACE_NEEDED):
         return
     if fresh:
-        _clear(folder)
+        with claimed(folder):
+            _clear(folder)
         return
     finished = load_trial(folder)
     if finished is not None and finished.config.identity != config.identity:
@@ -431,6 +433,7 @@ def save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
             files = [path for path in Path(temporary).rglob("*") if path.is_file()]
             for path in sorted(files, key=lambda path: len(path.parts), reverse=True):
                 with whole_file(folder / path.relative_to(temporary)) as place:
+                    path.chmod(place.stat().st_mode)  # safetensors hides its files from others
                     path.replace(place)
     except (OSError, SafetensorError) as error:
         raise RunFolderError(
