@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import socket
 from pathlib import Path
 
 import optuna
@@ -159,7 +161,8 @@ def test_a_study_or_other_files_in_the_way_are_refused(tmp_path: Path) -> None:
         assert written(folder) == before
 
 
-def test_a_try_whose_driver_died_is_taken_up(tmp_path: Path, executor: Executor) -> None:
+@pytest.mark.parametrize("host", ["elsewhere", socket.gethostname()])
+def test_a_try_whose_driver_died_is_taken_up(host: str, tmp_path: Path, executor: Executor) -> None:
     study = _study(models=[{"family": "mlp"}], data=[{"toy": "moons", "num_points": 300}])
     tune(study, tmp_path, tries=1, executor=executor)
     storage = f"sqlite:///{tmp_path / 'tuning.db'}"
@@ -171,7 +174,8 @@ def test_a_try_whose_driver_died_is_taken_up(tmp_path: Path, executor: Executor)
             "depth": optuna.distributions.IntDistribution(3, 7),
         }
     )
-    lost.set_user_attr("host", "elsewhere")
+    lost.set_user_attr("host", host)
+    lost.set_user_attr("pid", os.getppid())  # of a program that took its number
     lost.set_user_attr("seen", 0.0)
     rows = tune(study, tmp_path, tries=2, executor=executor).tries
     assert rows["try"].tolist() == [0, 1]

@@ -73,7 +73,7 @@ _OF_MODEL = ("params", "depth", "optimizer", "learning_rate")
 """Settings of a model that a search may choose, beside those of the denoiser."""
 
 _SILENT_SECONDS = 600.0
-"""A try on another machine counts as lost after so long without a sign of life."""
+"""A try counts as lost after so long without a sign of life."""
 
 
 class TunedSettings(Settings):
@@ -399,8 +399,10 @@ def _written(value: object) -> str:
 def _is_lost(found: optuna.trial.FrozenTrial) -> bool:
     """Whether the driver of an unfinished try seems to be gone."""
     signed = found.user_attrs
-    if signed.get("host") != socket.gethostname():
-        return time.time() - float(signed.get("seen", 0.0)) > _SILENT_SECONDS
+    silent = time.time() - float(signed.get("seen", 0.0)) > _SILENT_SECONDS
+    # After a restart of this machine its process id may be that of any other program.
+    if silent or signed.get("host") != socket.gethostname():
+        return silent
     pid = int(signed.get("pid", -1))
     if pid == os.getpid():
         return True  # of this driver, from an interrupted round
