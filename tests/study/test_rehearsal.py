@@ -87,6 +87,19 @@ def test_each_model_keeps_the_size_that_served_it_best(tmp_path: Path, executor:
     assert len(json.loads((tmp_path / CHOSEN_SIZES).read_text())) == 3
 
 
+def test_a_model_with_other_settings_is_rehearsed_again(tmp_path: Path, executor: Executor) -> None:
+    run_study(_study(), tmp_path, executor=executor)
+    before = {trial.config.id for trial in _rehearsals(tmp_path)}
+    chosen = json.loads((tmp_path / CHOSEN_SIZES).read_text())
+    (tmp_path / CHOSEN_SIZES).write_text(json.dumps(dict.fromkeys(chosen, 5)))
+    models = [{"family": "kan"}, {"family": "mlp", "learning_rate": 0.02}]
+    settled = rehearse(_study(models=models), tmp_path, executor)
+    kan, mlp = settled.trials()
+    assert (kan.model.params, mlp.model.params in (SMALL, LARGE)) == (5, True)
+    new = [trial.config for trial in _rehearsals(tmp_path) if trial.config.id not in before]
+    assert {trial.model.learning_rate for trial in new} == {0.02}
+
+
 def test_what_has_a_size_keeps_it(tmp_path: Path, executor: Executor) -> None:
     models = [{"family": "mlp", "params": 700}, {"family": "mlp", "name": "free"}]
     settled = rehearse(_study(models=models, budgets=[BUDGET]), tmp_path, executor)

@@ -8,7 +8,8 @@ seeds that no reported trial uses. It keeps the size with the lowest
 
 with :math:`m_p` the judged measure under the p-th process (the excess where the oracle is exact,
 else the held-out loss). Rehearsals are trials in their own run folder, ``rehearsals/`` inside the
-study's. The chosen sizes are written to the study's ``sizes.json`` and are not chosen again.
+study's. The chosen sizes are written to the study's ``sizes.json`` and are not chosen again, unless
+the settings of a model have changed.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from kan_diffusion.files import read_as, write_json
 from kan_diffusion.limits import MOST_PARAMETERS
 from kan_diffusion.study.budgets import SIZES, Budget
 from kan_diffusion.study.calibration import estimate_seconds
-from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent
-from kan_diffusion.study.folder import Row
+from kan_diffusion.study.folder import STUDY, Row
 from kan_diffusion.study.measure import judged_measure
 from kan_diffusion.study.planning import (
     CHOSEN_SIZES,
@@ -109,7 +110,8 @@ def rehearse(
 
     Args:
         config: The study, pinned.
-        folder: Its run folder. Sizes that were chosen there before are kept.
+        folder: Its run folder. Sizes that were chosen there before are kept, unless the
+            ``study.yaml`` there has other settings of their model.
         executor: Executor of the rehearsals.
         on_plan: Called with the plan of the rehearsals and its estimated time before they run.
         on_event: Called with each event of a rehearsal.
@@ -127,13 +129,19 @@ def rehearse(
     chosen: dict[str, int] = {}
     if path.exists():
         chosen = read_as(_SIZES, path, "a file of sizes", "delete it to choose them again")
+        study = folder / STUDY
+        known = read_study(study).models if study.exists() else config.models
+        changed = {model.name for model in config.models if model not in known}
+        for budget, data, model in _free(config):
+            if model in changed:
+                chosen.pop(_place(budget, data, model), None)
     settled = _sized(config, chosen)
     if not any(_free(settled)):
         return settled
     place = folder / _REHEARSALS
     kept = kept_rows(place) if keep_rows else {}
-    study = unreported(config, _ladder(settled))
-    plan = plan_study(study, place, executor.workers, kept=kept)
+    rehearsed = unreported(config, _ladder(settled))
+    plan = plan_study(rehearsed, place, executor.workers, kept=kept)
     if on_plan is not None:
         on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, executor.workers)))
     failures = run_plan(plan, place, executor, on_event, keep_rows=keep_rows)
