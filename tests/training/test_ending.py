@@ -237,6 +237,21 @@ def test_a_resumed_run_of_processor_seconds_ends_with_the_same_bits(tmp_path: Pa
     assert (result.learning_rates == expected.learning_rates).all()
 
 
+def test_a_resumed_run_of_processor_seconds_has_all_moments(tmp_path: Path) -> None:
+    def stop(step: int, _: Denoiser) -> None:
+        raise Stop
+
+    seen: list[int] = []
+    config = OVERFIT.model_copy(update={"processor_seconds": 8, "checkpoint_every": 1})
+    kept = {"checkpoint": tmp_path / "state.safetensors", "identity": "a", "moments": [201]}
+    with pytest.raises(Stop):  # before the moment is kept, after the checkpoint of its step
+        _timed(Timed(lambda _: 0.07), config, **kept, on_moment=stop)
+    look = {"resume": True, "on_moment": lambda step, _: seen.append(step)}
+    result = _timed(Timed(lambda _: 0.07, step=1000), config, **kept, **look)
+    assert 400 * seen[0] / len(result.losses) > 201
+    assert seen == [result.resumed_from]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -184,11 +184,11 @@ def train(
     last_report = 0.0
     waiting = sorted(set(moments)) if on_moment is not None else []
 
-    def finished_steps() -> float:
+    def finished_steps(before: int = 0) -> float:
         """Number of steps taken, scaled to ``config.steps`` if the clock settles their number."""
         if config.processor_seconds is None:
-            return run.step
-        return config.steps * run.step / run.steps
+            return run.step - before
+        return config.steps * (run.step - before) / run.steps
 
     def moment_has_come() -> bool:
         """Whether a moment is due; all moments that are due are dropped."""
@@ -199,7 +199,8 @@ def train(
     try:
         if resume and checkpoint is not None and run.load(checkpoint, identity):
             logger.info("resuming at step %d of %d", run.step, run.steps)
-            waiting = [moment for moment in waiting if moment >= finished_steps()]
+            # The run may have been stopped before it showed those that came with its last step.
+            waiting = [moment for moment in waiting if moment > finished_steps(before=1)]
         resumed_from = run.step
         accelerator.wait_for_everyone()  # until all have read the file that the first replaces
         if checkpoint is not None and run.step == 0:
