@@ -168,8 +168,10 @@ def test_a_folder_is_pinned_by_its_content(folder: Path) -> None:
     load_dataset(config)
     before = (folder / "metadata.csv").read_text()
     (folder / "metadata.csv").write_text(before.replace("picture 03", "picture 3"))
-    with refused("'.*own' has changed since this run was set up; put its files back", DataError):
-        load_dataset(config)
+    changed = "'.*own' has changed since this run was set up; put its files back"
+    for use in (load_dataset, PictureData.pinned):
+        with refused(changed, DataError):
+            use(config)
     (folder / "metadata.csv").write_text(before)
     load_dataset(config)
     (folder / "03.png").rename(folder / "003.png")

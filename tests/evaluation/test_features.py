@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from kan_diffusion.data.datasets import PictureData, load_dataset
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.features import PictureFeatures, picture_features
 from kan_diffusion.evaluation.metrics import PICTURE_METRICS, real_against_real, sample_metrics
+from picture_folders import write_pictures
 
 DIGITS = PictureData(pictures="digits", holdout=0.5)
 
@@ -81,6 +83,17 @@ def test_the_recipe_is_one_of_its_draws_alone(
     torch.manual_seed(2)
     assert torch.equal(PictureFeatures.fit(pictures, seeded(1))(pictures), one)
     assert not torch.equal(PictureFeatures.fit(pictures, seeded(2))(pictures), one)
+
+
+def test_the_features_of_a_folder_follow_its_pictures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("kan_diffusion.evaluation.features._STEPS", 3)
+    data = PictureData(pictures=str(write_pictures(tmp_path / "own", "nothing")), size=8)
+    before = picture_features(data)
+    assert picture_features(data) is before
+    next((tmp_path / "own").rglob("*.png")).unlink()
+    assert picture_features(data) is not before
 
 
 def test_other_pictures_are_refused(halves: tuple[PictureFeatures, Tensor, Tensor]) -> None:

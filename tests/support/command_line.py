@@ -77,7 +77,7 @@ def few_pictures() -> Iterator[None]:
         patch.setattr(features, "_STEPS", 3)
         patch.setattr(named, "PICTURE_EVALUATION", FEW_PICTURES)
         yield
-    features.picture_features.cache_clear()
+    features._fitted.cache_clear()
 
 
 @contextmanager

@@ -201,11 +201,11 @@ class PictureData(Settings):
         """Returns a copy with the digest and the absolute path of a folder.
 
         Raises:
-            DataError: The folder or a file in it cannot be used.
+            DataError: The folder or a file in it cannot be used, or are not those of ``sha256``.
         """
         if not self.is_folder:
             return self
-        read = _read_folder(self)
+        read = read_pictures(self)
         path = str(Path(self.pictures).absolute())
         return self.model_copy(update={"sha256": read.sha256, "pictures": path})
 

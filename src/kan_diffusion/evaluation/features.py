@@ -152,7 +152,6 @@ def _spoilt(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return made[kinds, torch.arange(count)], kinds
 
 
-@lru_cache(maxsize=4)
 def picture_features(config: PictureData, study_seed: int = 0) -> PictureFeatures:
     """Fits the features with which all models of a study on some pictures are judged.
 
@@ -163,5 +162,11 @@ def picture_features(config: PictureData, study_seed: int = 0) -> PictureFeature
     Raises:
         DataError: The pictures cannot be read.
     """
+    return _fitted(config.pinned(), study_seed)
+
+
+@lru_cache(maxsize=4)
+def _fitted(config: PictureData, study_seed: int) -> PictureFeatures:
+    """Fits the features to pictures that are pinned, since those of a folder may change."""
     train = load_dataset(config, study_seed).train
     return PictureFeatures.fit(train, torch_generator("features", study_seed, config.name))
