@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from PIL import Image
 
 from command_line import FEW_PICTURES, Cli, call_quietly
+from kan_diffusion.cli import app
 from picture_folders import Told, write_pictures
 
 SHORT = ["--steps", "3", "--batch-size", "8", "--size", "8", "--device", "cpu"]
@@ -47,6 +49,22 @@ def test_prompts_become_files_and_a_sheet(folder: Path, cli: Cli, tmp_path: Path
         assert (
             cli("sample", run, "--num", "2", "--steps", "2").out == f"2 pictures: {run / place}\n"
         )
+
+
+def test_pictures_that_are_drawn_meanwhile_stay(
+    folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder / "captions-run", run := folder / "shared-run")
+    draw = app._draw_pictures
+
+    def draw_while_others_do(*given: object) -> object:
+        (run / "pictures").mkdir()
+        return draw(*given)
+
+    monkeypatch.setattr(app, "_draw_pictures", draw_while_others_do)
+    outcome = cli("sample", run, "--num", "2", "--steps", "2")
+    assert outcome.out == f"2 pictures: {run / 'pictures-2'}\n"
+    assert not list((run / "pictures").iterdir())
 
 
 def test_overwriting_leaves_the_new_pictures_and_files_of_others(

@@ -689,11 +689,13 @@ def sample(
             raise KanDiffusionError("ask with --prompt or with --class, not with both")
         if guidance is None and (prompt or of_class):
             guidance = usual
-        place = out or (run / "pictures" if overwrite else _free_place(run / "pictures"))
-        _require_free(place, overwrite)
+        if out is not None:
+            _require_free(out, overwrite)
         drawn = _draw_pictures(
             pipeline, prompt or (), of_class or (), num or 16, guidance, steps, generator
         )
+        # Chosen now: others may have drawn from the same run meanwhile.
+        place = out or (run / "pictures" if overwrite else _free_place(run / "pictures"))
         typer.echo(f"{write_pictures(place, drawn):,} pictures: {place}")
         return
     if isinstance(pipeline, TableDiffusionPipeline):
