@@ -203,6 +203,14 @@ def test_first_and_second_derivatives(order: int, path: str) -> None:
 
 
 @each_kind
+def test_an_input_that_is_carried_too_has_one_gradient_to_differentiate_again(order: int) -> None:
+    layer, x = _layer(order, 9, gated=False), randn(6, 9).requires_grad_()
+    total = sum(output.square().sum() for output in layer(x, x))
+    once = torch.autograd.grad(total, x, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(total, x, create_graph=True), once)
+
+
+@each_kind
 def test_gradients_are_given_where_they_are_wanted(order: int) -> None:
     given = Given.draw(_layer(order, 9, rank=2), 8, 4)
     operands = [*given.inputs, *given.layer.parameters()]

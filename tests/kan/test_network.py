@@ -68,6 +68,15 @@ def test_a_frozen_layer_lets_gradients_through() -> None:
     assert float(network.layers[0].weight.grad.abs().sum()) > 0
 
 
+@pytest.mark.parametrize("basis", ["bspline", "rbf"])
+def test_a_layer_that_occurs_twice_has_one_gradient_to_differentiate_again(basis: str) -> None:
+    network = KAN([3, 3, 3], basis=basis, dtype=torch.float64)
+    network.layers[1] = network.layers[0]
+    loss, parameters = network(randn(7, 3)).square().sum(), list(network.parameters())
+    once = torch.autograd.grad(loss, parameters, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, parameters, create_graph=True), once)
+
+
 @pytest.mark.parametrize(
     "register",
     [

@@ -300,6 +300,8 @@ def _by_reference(
 ) -> Gradients:
     """Computes differentiable gradients of all operands, None where none is needed."""
     with torch.enable_grad():
+        # A tensor that is several operands, as of a layer used twice, has a gradient as each.
+        operands = tuple(None if one is None else one.view_as(one) for one in operands)
         count = steps[0].function.num_outputs
         values, rest = operands[:count], operands[count:]
         for step in steps:
