@@ -14,6 +14,7 @@ from diffusers.training_utils import EMAModel
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from helpers import assert_same_state, randn, random_layer, refused, seeded
@@ -325,6 +326,32 @@ def test_moves_that_cannot_be_made_are_refused_and_nothing_has_moved(
     with refused(message):
         move(module)
     _assert_unchanged(module, state)
+
+
+def _tie(network: KAN) -> None:
+    network.layers[1].weight = network.layers[0].weight
+
+
+@pytest.mark.parametrize("move", [lambda m: refine(m, 9), lambda m: update_grid(m, randn(9, 3))])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_tie, "the weight of layer 'layers.1' is that of 'layers.0', too"),
+        (
+            lambda network: prune.l1_unstructured(network.layers[1], "weight", 0.5),
+            "the weight of layer 'layers.1' is computed from other parameters, as by torch's prun",
+        ),
+    ],
+)
+def test_weights_that_cannot_follow_a_grid_are_refused_and_nothing_has_moved(
+    change: Callable[[KAN], object], message: str, move: Callable[[nn.Module], float]
+) -> None:
+    network = KAN([3, 3, 3], dtype=torch.float64)
+    change(network)
+    state = copy.deepcopy(network.state_dict())
+    with refused(message):
+        move(network)
+    assert_same_state(network, state)
 
 
 class Break(nn.Module):

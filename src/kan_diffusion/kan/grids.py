@@ -338,6 +338,20 @@ def _move(
 ) -> None:
     """Moves the named layers to their new grids."""
     layers = _grid_layers(module)
+    holders: dict[int, str] = {}
+    for name in new_bases:
+        packed = layers[name].packed
+        what = f"the {layers[name]._packed} of layer '{name}'"
+        if not isinstance(packed, nn.Parameter):
+            raise KanDiffusionError(
+                f"{what} is computed from other parameters, as by torch's pruning or "
+                "parametrizations, and cannot follow a grid; make it a parameter again first"
+            )
+        if (holder := holders.setdefault(id(packed), name)) != name:
+            raise KanDiffusionError(
+                f"{what} is that of '{holder}', too, and cannot follow two grids; give each layer "
+                "its own"
+            )
     with torch.device("cpu"):  # the matrices are small, and not every device has float64
         maps = {name: _coefficient_map(layers[name].grid, new) for name, new in new_bases.items()}
     places = {id(parameter): place for place, parameter in enumerate(module.parameters())}
@@ -453,7 +467,8 @@ def refine(
 
     Raises:
         KanDiffusionError: There is no layer with a grid, the inputs are empty, a layer has more
-            functions than its basis would have, or coefficients cannot be carried over.
+            functions than its basis would have, or coefficients cannot be carried over, for example
+            because two layers share them.
     """
     layers = _grid_layers(module)
     new_bases = {name: layer.refined(num_intervals) for name, layer in layers.items()}
@@ -508,7 +523,8 @@ def update_grid(
 
     Raises:
         KanDiffusionError: The inputs are empty or not finite, or reach no KAN layer; the margin is
-            negative; or coefficients cannot be carried over.
+            negative; or coefficients cannot be carried over, for example because two layers share
+            them.
     """
     if not 0 <= margin < math.inf:
         raise KanDiffusionError(f"margin must be zero or more, not {margin}")
