@@ -12,7 +12,13 @@ from torch import nn
 
 from helpers import randn, refused, seeded
 from kan_diffusion.kan import GroupedKANLinear, KANLinear, LearnedFunctions
-from kan_diffusion.kanified import ActivatedLinear, LearnedActivation, find_blocks, kanify
+from kan_diffusion.kanified import (
+    ActivatedLinear,
+    LearnedActivation,
+    distill,
+    find_blocks,
+    kanify,
+)
 from picture_networks import BLOCKS, NETWORKS, change, make, output
 
 ACTIVATIONS = ("gelu", "gelu-approximate", "geglu", "geglu-approximate", "swiglu", "linear-silu")
@@ -188,6 +194,21 @@ def test_the_fast_path_of_encoder_layers_is_not_taken(kind: str) -> None:
         torch.nn.init.zeros_(part.weight if kind == "full" else part.coefficients)
     with torch.no_grad():
         assert not torch.allclose(network(x), fused, atol=1e-2)
+
+
+def test_samples_of_an_encoder_may_be_padded() -> None:
+    network, (x,) = make("encoder")
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    nested = network.use_nested_tensor
+    assert nested
+    teacher = copy.deepcopy(network)
+    samples = {"src": x, "src_key_padding_mask": padding}
+    _, report = kanify(network, keep_function=True, samples=samples)
+    assert len(report.replaced) == 2
+    assert report.output_error < 1e-3
+    assert all(fit.before < 1e-6 for fit in distill(teacher, network, samples, steps=1).fits)
+    assert teacher.use_nested_tensor == nested
 
 
 def test_a_decoder_layer_is_found() -> None:

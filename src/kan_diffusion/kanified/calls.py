@@ -21,13 +21,26 @@ Samples = Call | Sequence[Call]
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Switches to evaluation mode without gradients; each part then goes back to its own mode."""
+    """Switches to evaluation mode without gradients; each part then goes back to its own mode.
+
+    torch's encoders hand padded rows on as nested tensors, which cannot be measured; this is
+    switched off.
+    """
     training = [part for part in module.modules() if part.training]
+    nested = [
+        part
+        for part in module.modules()
+        if isinstance(part, nn.TransformerEncoder) and part.use_nested_tensor
+    ]
     module.eval()
     try:
+        for encoder in nested:
+            encoder.use_nested_tensor = False
         with torch.no_grad():
             yield
     finally:
+        for encoder in nested:
+            encoder.use_nested_tensor = True
         for part in training:
             part.training = True
 
