@@ -185,6 +185,16 @@ def test_tidy_leaves_out_what_vanishes_and_nothing_else() -> None:
         )
 
 
+def test_tidy_keeps_small_factors_of_what_is_large() -> None:
+    for term in (1.2 * sympy.exp(3 * X - 9.5), 8e-5 * X**4, -5e-5 * sympy.exp(ALPHA * X) * Y):
+        exact = 0.5 * X + term
+        short = tidy(exact)
+        for value in (1.0, 4.0):
+            at = {X: value, Y: value, ALPHA: 1}
+            assert float(short.subs(at)) == pytest.approx(float(exact.subs(at)), rel=1e-3)
+    assert tidy(0.5 * X + 2e-6 * ALPHA**2 * Y / (1 + ALPHA**2)) == tidy(0.5 * X)
+
+
 def test_latex_names_the_columns() -> None:
     mass, age = score_latex(_formula("linear"), ["mass", "a_b%"])
     assert r"\mathrm{mass}" in mass

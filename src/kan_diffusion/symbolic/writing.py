@@ -56,14 +56,24 @@ def tidy(expression: sympy.Expr, digits: int = _DIGITS) -> sympy.Expr:
             return sympy.Integer(round(value))
         return sympy.Float(f"{value:.{digits}g}", digits)
 
-    # A number near zero is dropped from a sum, but not where it bounds a logarithm's argument.
-    bounds = {
+    def may_be_large(product: sympy.Expr) -> bool:
+        levels = {sympy.Symbol("alpha", real=True), sympy.Symbol("sigma", real=True)}
+        return product.has(sympy.exp) or any(
+            power.exp.is_number and power.exp > 1 and power.base.free_symbols - levels
+            for power in product.atoms(sympy.Pow)
+        )
+
+    # A number near zero is dropped from a sum, but not where it bounds a logarithm's argument or is
+    # the factor of something large, as in c exp(b) exp(a x).
+    holders = expression.atoms(sympy.Max, sympy.Min)
+    holders |= {product for product in expression.atoms(sympy.Mul) if may_be_large(product)}
+    kept = {
         part: sympy.Float(f"{float(part):.{digits}g}", digits)
-        for held in expression.atoms(sympy.Max, sympy.Min)
+        for held in holders
         for part in held.args
-        if part.is_Float
+        if part.is_Float and abs(part) < 10.0**-digits
     }
-    replaced = {number: rounded(number) for number in expression.atoms(sympy.Float)} | bounds
+    replaced = {number: rounded(number) for number in expression.atoms(sympy.Float)} | kept
     made = expression.xreplace(replaced)
     return min(made, sympy.together(made), key=sympy.count_ops)
 
