@@ -258,7 +258,7 @@ class LearnedFunctions(EdgeLayer):
         count = _POINTS * self.basis.num_functions + 1
         x = torch.linspace(low, high, count, dtype=torch.float64, device="cpu")
         design = alone(x.unsqueeze(1))[:, 0]
-        targets = torch.stack([function(x) for function in start], dim=1)
+        targets = torch.stack([function(x.clone()) for function in start], dim=1)
         if not bool(targets.isfinite().all()):
             raise KanDiffusionError(
                 f"a function of start={self.start!r} is not finite from {low:g} to {high:g}; "
