@@ -73,10 +73,10 @@ bench: $(STAMP)-bench  ## Time the KAN layer beside others into results/kan_laye
 	$(BIN)/python benchmarks/kan_layer.py $(ARGS)
 
 test: $(STAMP)-test  ## Run the tests (ARGS="-k sampling" picks some)
-	$(ONE_THREAD) $(BIN)/python -m pytest -n auto $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 test-hard: $(STAMP)-test  ## Run hundreds of damaged folders, bad files and sizes: ten minutes
-	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m hard $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --dist worksteal -m hard $(ARGS)
 
 lint: $(STAMP)-lint  ## Check style, types, the direction of imports and dead code
 	$(BIN)/ruff check .

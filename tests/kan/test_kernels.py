@@ -623,16 +623,20 @@ def test_the_cache_has_a_file_for_each_kernel(
 
 
 @each_kernel
-def test_where_numba_does_not_import_the_module_is_torchs(
-    case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("reason", ["not imported", "not compiling"])
+def test_where_numba_does_not_work_the_module_is_torchs(
+    case: Case, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = case.build()
     x = case.points(module, 10)
     compiled = module(x)
     assert is_fused(compiled)
     fused._kernel.cache_clear()
-    monkeypatch.delattr(kernels, "gated")
-    monkeypatch.setitem(sys.modules, "kan_diffusion.kan.kernels.gated", None)
+    if reason == "not compiling":
+        monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    else:
+        monkeypatch.delattr(kernels, "gated")
+        monkeypatch.setitem(sys.modules, "kan_diffusion.kan.kernels.gated", None)
     try:
         alone = module(x)
         assert not is_fused(alone)
@@ -642,6 +646,15 @@ def test_where_numba_does_not_import_the_module_is_torchs(
         monkeypatch.undo()
         fused._kernel.cache_clear()
     assert is_fused(module(x))
+
+
+def test_negated_numbers_that_memory_holds_with_the_other_sign_are_torchs() -> None:
+    case = Case("bspline")
+    module = case.build()
+    x = case.points(module, 10)
+    negated = torch._neg_view(x)  # as z.conj().imag is
+    assert not is_fused(module(negated))
+    torch.testing.assert_close(module(negated), module(-x))
 
 
 def test_without_numba_everything_works_and_nothing_imports_it() -> None:

@@ -49,7 +49,12 @@ class _Kernel(Protocol):
 def _kernel(name: str) -> _Kernel | None:
     """Imports the module of a kernel; None if numba does not work."""
     try:
+        from numba import config
+
         from kan_diffusion.kan.kernels import dense, functions, gated, grouped, spline
+
+        if config.DISABLE_JIT:
+            raise ImportError("NUMBA_DISABLE_JIT is set")
     except ImportError as error:
         logger.warning("KAN layers run without their compiled kernel: %s", error)
         return None
@@ -79,6 +84,7 @@ def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
         and tensor.is_cpu
         and type(tensor) in _PLAIN_TYPES
         and not _is_batched(tensor)
+        and not tensor.is_neg()  # whose numbers stand in memory with the other sign
     )
 
 
