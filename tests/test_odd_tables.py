@@ -198,6 +198,15 @@ def test_a_gap_that_is_often_there_is_no_extrapolation(caplog: pytest.LogCapture
     assert not caplog.records
 
 
+def test_a_value_or_a_gap_is_what_comes_where_no_row_drawn_meets_the_rest() -> None:
+    frame = pd.DataFrame(_random().normal(size=(300, 2)), columns=["a", "b"])
+    frame.loc[::4, "a"] = np.nan
+    model = DiffusionEstimator("mlp", **QUICK).fit(frame)
+    rows = model.sample(20, conditions={"a": [0.125, None], "b": (50.0, 51.0)})
+    assert (rows["a"].isna() | (rows["a"] == 0.125)).all()
+    assert rows["b"].between(50, 51).all()
+
+
 def test_a_network_that_cannot_be_told_says_so() -> None:
     frame = _thirty_rows()
     model = DiffusionEstimator("mlp", **QUICK).fit(frame)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping
+from itertools import compress
 
 import numpy as np
 import pandas as pd
@@ -219,15 +220,17 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             rest = told.iloc[waiting].reset_index(drop=True)
             for name, condition in conditions.items():
                 rest[name] = self._within(name, condition, len(rest), random)
-            found.append(self._given(rest, gaps, steps, generator, random).set_axis(waiting))
+            for empty, part in rest.groupby([rest[name].isna() for name in conditions]):
+                chosen = [*gaps, *compress(conditions, empty)]  # gaps that are to stay gaps
+                filled = self._given(part.reset_index(drop=True), chosen, steps, generator, random)
+                found.append(filled.set_axis(waiting[part.index]))
         return pd.concat(found).sort_index().reset_index(drop=True)
 
     def _within(
         self, name: object, condition: Condition, num: int, random: np.random.Generator
     ) -> pd.Series:
         """Draws cells of one column that meet a condition, from the column's own distribution."""
-        rows = torch.from_numpy(random.standard_normal((_LOOK, self.codec.dim)))
-        cells = self.codec.decode(rows.float(), random)[name]
+        cells = self.codec.column(name).draw(_LOOK, random)
         cells = cells[condition.holds(cells)]
         if not len(cells):
             cells = condition.some()

@@ -176,6 +176,23 @@ def test_whole_numbers_of_many_values_come_with_the_shares_of_their_zeros() -> N
     assert (drawn == 0).mean() == pytest.approx((values == 0).mean(), abs=0.02)
 
 
+@pytest.mark.parametrize("kind", ["boolean", "categorical", "count", "mostly-zero"])
+def test_cells_of_a_column_alone_have_its_shares(kind: str) -> None:
+    shown = {
+        "boolean": _rng().random(4000) < 0.05,
+        "categorical": _rng().choice(["x", "y", "z"], 4000, p=[0.7, 0.2, 0.1]),
+        "count": _rng().poisson(1.0, 4000),
+        "mostly-zero": np.where(_rng().random(4000) < 0.9, 0, _rng().gamma(2, 30, 4000)),
+    }[kind]
+    values = pd.Series(shown).astype(object).where(np.random.default_rng(1).random(4000) < 0.8)
+    values = values.convert_dtypes() if kind == "boolean" else values.infer_objects()
+    drawn = _column(values).draw(20_000, _rng())
+    assert drawn.isna().mean() == pytest.approx(0.2, abs=0.03)
+    for value, share in values.value_counts(normalize=True)[:2].items():
+        if share > 0.01:
+            assert (drawn.dropna() == value).mean() == pytest.approx(share, abs=0.02)
+
+
 def test_rare_categories_are_merged_on_request() -> None:
     values = ["x"] * 60 + ["y"] * 39 + ["rare"] * 2 + ["odd"]
     column = _column(values, merge_below=5)

@@ -331,6 +331,22 @@ class Column(Settings):
             values[zero] = 0
         return self.storage.restore(values, missing)
 
+    def draw(self, num: int, generator: np.random.Generator) -> pd.Series:
+        """Draws cells of this column alone, in the shares of its gaps, zeros and values.
+
+        Args:
+            num: How many.
+            generator: Source of the draws.
+        """
+        of_state = {"missing": self.missing, "zero": self.zero}
+        shares = [of_state[state] for state in self.states]
+        states = np.where(generator.random((num, len(shares))) < shares, 1.0, -1.0)
+        cells = generator.standard_normal((num, self.width))
+        if isinstance(self._map, Codebook):
+            likely = np.array(self.frequencies) / sum(self.frequencies)
+            cells = self._map.forward(generator.choice(len(likely), num, p=likely))
+        return self.decode(states, cells, generator)
+
     def _values(self, cells: np.ndarray) -> np.ndarray:
         """Decodes coordinates of shape (n, width) into values."""
         if isinstance(self._map, Codebook):
