@@ -83,12 +83,13 @@ def test_a_network_that_is_too_small_is_told_to_grow() -> None:
     assert "it is too small; raise params from" in doubt
 
 
-def test_a_loss_that_rises_again_is_that_of_rows_learned_by_heart() -> None:
-    result = TrainingResult(
+def _ended(*looks: tuple[int, float]) -> TrainingResult:
+    """What 2,000 steps with these losses on held-out rows give."""
+    return TrainingResult(
         losses=np.full(2000, 0.5),
         learning_rates=np.full(2000, 0.01),
-        heldout_losses=((500, 0.9), (1000, 0.8), (2000, 0.9)),
-        best_step=1000,
+        heldout_losses=looks,
+        best_step=min(looks, key=lambda look: look[1])[0],
         ending="finished",
         seconds=1.0,
         cpu_seconds=1.0,
@@ -96,6 +97,18 @@ def test_a_loss_that_rises_again_is_that_of_rows_learned_by_heart() -> None:
         resumed_from=0,
         out_of_range={},
     )
+
+
+def test_a_loss_that_halves_fell_by_half() -> None:
+    result, config = _ended((500, 2.0), (1000, 0.8), (2000, 0.4)), TrainingConfig(steps=2000)
+    rows = _rows(300, 2), _rows(300, 1)
+    doubt = training_doubt(result, config, 1234, *rows, np.random.default_rng(0))
+    assert doubt is not None
+    assert "the held-out loss fell by 50% in the second half of the steps" in doubt
+
+
+def test_a_loss_that_rises_again_is_that_of_rows_learned_by_heart() -> None:
+    result = _ended((500, 0.9), (1000, 0.8), (2000, 0.9))
     config, heldout = TrainingConfig(steps=2000), _rows(300, 1)
     doubts = [
         training_doubt(result, config, 1234, drawn, heldout, np.random.default_rng(0))

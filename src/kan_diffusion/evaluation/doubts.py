@@ -85,10 +85,10 @@ def training_doubt(
 
 
 def _fall(result: TrainingResult) -> float:
-    """Computes the fall of the held-out loss in the second half of the steps, over its end."""
+    """Computes by which share the held-out loss fell in the second half of the steps."""
     looks = result.heldout_losses
     half = [loss for step, loss in looks if step <= len(result.losses) / 2]
-    return half[-1] / looks[-1][1] - 1 if half else 0.0
+    return 1 - looks[-1][1] / half[-1] if half else 0.0
 
 
 def _rise(result: TrainingResult) -> float:
