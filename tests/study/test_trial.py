@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from helpers import refused, seeded
+from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
+from kan_diffusion.likelihood import first_noise
+from kan_diffusion.processes import get_process
 from kan_diffusion.sampling import make_scheduler
-from kan_diffusion.study.config import TrialConfig
+from kan_diffusion.study.config import EvaluationConfig, TrialConfig
 from kan_diffusion.study.folder import (
     TrialResult,
     TrialTakenError,
@@ -23,7 +26,7 @@ from kan_diffusion.study.folder import (
     load_trial,
     recorded_steps,
 )
-from kan_diffusion.study.measure import evaluate_run, load_run, oracle_warning
+from kan_diffusion.study.measure import evaluate_run, load_run, oracle_warning, yardstick
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse, run_trial
 from tiny import tiny_study, trial_content, written
 
@@ -180,6 +183,15 @@ def test_seeds_differ_and_share_their_yardstick(finished: TrialResult, tmp_path:
     for key in ("floor", "energy_real", "c2st_real"):
         assert other.row[key] == finished.row[key]
     assert recorded_steps(tmp_path) == []
+
+
+def test_the_likelihood_of_few_rows_is_that_of_each_held_out_row_once() -> None:
+    dataset, evaluation = load_dataset("iris"), EvaluationConfig(num_noised=100, num_samples=0)
+    process = get_process("cosine")
+    likely = yardstick(dataset, process, evaluation, study_seed=0).likely
+    assert likely.shape == dataset.heldout.shape
+    bound = 5 * first_noise(process) / len(likely) ** 0.5
+    torch.testing.assert_close(likely.mean(0), dataset.heldout.mean(0), atol=bound, rtol=0)
 
 
 @pytest.mark.parametrize("step", [1, 15, STEPS])

@@ -139,12 +139,12 @@ def yardstick(
     generator = torch_generator("real pairs", study_seed, *name)
     # The divergence takes d backward passes, so the work grows as d times the points.
     num = min(evaluation.num_likelihood, max(1, _LIKELIHOOD_NUMBERS // dataset.dim))
+    if dataset.heldout is not None:
+        num = min(num, len(dataset.heldout))  # each held-out row once is enough
     draws = torch_generator("likely points", study_seed, dataset.name, split)
     told = dataset.draw_conditions(num, draws)
     likely = dataset.points_to_noise(num, draws, told).double()
     labels = told.get("class_labels")
-    if dataset.density is None:
-        likely = likely[: len(dataset.untrained())]  # each held-out row once is enough
     sigma = first_noise(process)
     likely += sigma * torch.randn(likely.shape, generator=draws, dtype=torch.float64)
     nll = None
