@@ -277,7 +277,7 @@ def _means(results: Results, settings: Sequence[Setting]) -> str:
         scale = 1000.0 if results.judged(setting.label) == "excess" else 1.0
         means = values.mean()
         sides = [[name for name in values if kinds[name] == kind] for kind in ("kan", "mlp")]
-        best = {means[side].idxmin() for side in sides if side}
+        best = {means[side].idxmin() for side in sides if means[side].notna().any()}
         columns[setting.data] = {
             name: f"**{text}**" if name in best else text
             for name in values

@@ -131,6 +131,20 @@ def test_tables_are_told_by_what_a_classifier_sees() -> None:
         assert (cells["p"], cells["p, Holm"]) == ("0.002", "0.0039")
 
 
+def test_a_side_without_a_finished_trial_has_no_best_model() -> None:
+    rows = [
+        {
+            "data": "moons", "name": name, "family": family, "kind": kind, "seed": seed,
+            "oracle": "exact", "error": None if kind == "mlp" else "not run", "excess": 0.002,
+        }
+        for name, family, kind in ((KAN, verdict.KAN, "kan"), ("MLP", "mlp", "mlp"))
+        for seed in range(2)
+    ]  # fmt: skip
+    results = Results.of(pd.DataFrame(rows))
+    lines = verdict._means(results, results.settings()).splitlines()[2:]
+    assert lines == ["| MLP | **2.00 ± 0** |"]
+
+
 def test_an_ablation_sets_every_variant_beside_the_whole_of_its_kind() -> None:
     study = read_preset("verdict-ablation")
     kinds = [get_family(model.family).kind for model in study.models]
