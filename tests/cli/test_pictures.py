@@ -54,7 +54,8 @@ def test_prompts_become_files_and_a_sheet(folder: Path, cli: Cli, tmp_path: Path
 def test_pictures_that_are_drawn_meanwhile_stay(
     folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(folder / "captions-run", run := folder / "shared-run")
+    run = folder / "shared-run"
+    shutil.copytree(folder / "captions-run", run, ignore=shutil.ignore_patterns("pictures*"))
     draw = app._draw_pictures
 
     def draw_while_others_do(*given: object) -> object:
