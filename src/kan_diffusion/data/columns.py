@@ -335,8 +335,11 @@ class Column(Settings):
         """Draws cells of this column alone, in the shares of its gaps, zeros and values.
 
         Args:
-            num: How many.
+            num: Number of cells.
             generator: Source of the draws.
+
+        Returns:
+            The cells, (num,), with the column's dtype.
         """
         of_state = {"missing": self.missing, "zero": self.zero}
         shares = [of_state[state] for state in self.states]
