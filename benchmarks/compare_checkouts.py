@@ -10,13 +10,14 @@ restructures the code must leave all of them equal to the last bit.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import pandas as pd
 
 STUDY = """
 name: compare-checkouts
@@ -86,7 +87,7 @@ def _rows(checkout: Path, study: str) -> dict[tuple[str, int], dict[str, object]
         path.write_text(study)
         out = Path(place) / "run"
         _run(checkout, "-m", "kan_diffusion", "compare", str(path), "--out", str(out))
-        rows = json.loads((out / "results.json").read_text())
+        rows = pd.read_parquet(out / "results.parquet").to_dict("records")
     return {(row["name"], row["seed"]): row for row in rows}
 
 

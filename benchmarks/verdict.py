@@ -2,7 +2,7 @@
 
 The parts run one after another, each in a folder of ``results/verdict``: searches for settings with
 equal effort, and studies with the settings that the searches found. Rows are written as trials
-finish (``results.json``), so trials whose rows are committed are never trained again: on another
+finish (``results.parquet``), so trials whose rows are committed are never trained again: on another
 machine the same command continues from them. Then the tables and figures of the results are written
 into ``docs/verdict.md``, below the plan; no number there is typed by hand.
 """
@@ -428,7 +428,7 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
             if (folder / "tuning.json").exists():
                 text += f"\n## Found by the {part.title}\n\n{_searched(folder)}"
             continue
-        if not (folder / "results.json").exists():
+        if not (folder / "results.parquet").exists():
             continue
         found = read_results(folder)
         text += f"\n## {part.title[:1].upper()}{part.title[1:]}\n"

@@ -27,6 +27,7 @@ __all__ = [
     "digest",
     "finite",
     "json_bytes",
+    "parquet_bytes",
     "read_as",
     "read_json",
     "require_file",
@@ -45,7 +46,7 @@ T = TypeVar("T")
 CHECKSUMS = "SHA256SUMS"
 """Name of the list of a folder's files with their digests."""
 
-_LARGEST_JSON = 100_000_000
+_LARGEST_READ = 100_000_000
 _OBJECT = TypeAdapter(dict[str, Any])
 
 
@@ -196,11 +197,12 @@ def read_json(path: Path, kind: str, remedy: str) -> dict[str, Any]:
 
 
 def read_as(shape: TypeAdapter[T], path: Path, kind: str, remedy: str) -> T:
-    """Reads a JSON file, and checks what is in it.
+    """Reads a JSON file, or the rows of a Parquet file, and checks what is in it.
 
     Args:
-        shape: Type of the content, down to every value.
-        path: The file.
+        shape: Type of the content, down to every value. Rows are a list of dictionaries with the
+            same keys, and a value that a row lacks is None.
+        path: The file; it holds rows if its name ends in ``.parquet``.
         kind: What it should be, such as ``"the result of a trial"``, for messages.
         remedy: What to do if it is something else, for messages.
 
@@ -209,15 +211,32 @@ def read_as(shape: TypeAdapter[T], path: Path, kind: str, remedy: str) -> T:
     """
     try:
         require_file(path)
-        if path.stat().st_size > _LARGEST_JSON:
+        if path.stat().st_size > _LARGEST_READ:
             raise ValueError(f"{path.stat().st_size / 1e6:.0f} MB are too many")
-        return shape.validate_python(json.loads(path.read_text("utf-8")), strict=True)
+        read = _parquet_rows if path.suffix == ".parquet" else _json_content
+        return shape.validate_python(read(path), strict=True)
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             reason = ": ".join([".".join(map(str, first["loc"])), first["msg"]]).strip(": ")
         raise RunFolderError(f"'{path}' is not {kind} ({reason}); {remedy}") from error
+
+
+def _json_content(path: Path) -> object:
+    return json.loads(path.read_text("utf-8"))
+
+
+def _parquet_rows(path: Path) -> object:
+    # Reading takes a quarter of a second to import, and most files are JSON.
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            return file.read().to_pylist()
+    except ArrowException as error:  # some are no ValueError
+        raise ValueError(error) from error
 
 
 def json_bytes(content: object) -> bytes:
@@ -230,10 +249,14 @@ def write_json(path: str | Path, content: object) -> None:
     write_bytes(path, json_bytes(content))
 
 
+def parquet_bytes(frame: pd.DataFrame) -> bytes:
+    """Encodes a data frame as Parquet, without its index."""
+    return frame.to_parquet(index=False)
+
+
 def write_parquet(path: str | Path, frame: pd.DataFrame) -> None:
     """Writes ``frame`` to ``path`` as Parquet, whole or not at all."""
-    with whole_file(path) as temporary:
-        frame.to_parquet(temporary, index=False)
+    write_bytes(path, parquet_bytes(frame))
 
 
 def require_free_space(folder: str | Path, num_bytes: int) -> None:

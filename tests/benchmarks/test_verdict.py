@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -15,7 +14,7 @@ import pytest
 import verdict
 from helpers import refused
 from kan_diffusion.denoisers.registry import get_family
-from kan_diffusion.files import write_checksums, write_json
+from kan_diffusion.files import write_checksums, write_parquet
 from kan_diffusion.report.tables import format_number
 from kan_diffusion.study.config import StudyConfig, read_preset
 from kan_diffusion.study.executors import Task
@@ -96,8 +95,8 @@ def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(
     assert decide(read_results(results / "study")).leads
 
     # Of a study that has only begun the trials are counted, and nothing is said yet.
-    kept = results / "study" / "results.json"
-    write_json(kept, json.loads(kept.read_text())[:1])
+    kept = results / "study" / "results.parquet"
+    write_parquet(kept, pd.read_parquet(kept)[:1])
     write_checksums(kept.parent, kept.parent.glob("*.*"), {})
     verdict.write_results(parts, results, page)
     assert "\nSo far 1 of " in page.read_text()

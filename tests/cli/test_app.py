@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import shlex
 import shutil
@@ -456,7 +455,7 @@ def test_compare_reports_and_warns_once(cli: Cli, tmp_path: Path) -> None:
     assert f"Report: {folder / 'report.html'}" in outcome.out.replace("\n", " ")
     page = (folder / "report.html").read_text()
     assert WARNING in page
-    rows = json.loads((folder / "results.json").read_text())
+    rows = pd.read_parquet(folder / "results.parquet").to_dict("records")
     assert [row["name"] for row in rows] == ["MLP"]
 
 

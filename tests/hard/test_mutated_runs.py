@@ -219,8 +219,8 @@ def require_right(ended: Ended, folder: Path) -> None:
             assert len((folder / "page" / "report.html").read_text()) > 20_000, ended
         case "compare":
             assert len((folder / "study" / "report.html").read_text()) > 20_000, ended
-            rows = json.loads((folder / "study" / "results.json").read_text())
-            assert [row["name"] for row in rows] == ["KAN", "MLP"], ended
+            rows = pd.read_parquet(folder / "study" / "results.parquet")
+            assert rows["name"].tolist() == ["KAN", "MLP"], ended
         case "explain":
             assert len((folder / "explained" / "explanation.html").read_text()) > 20_000, ended
 

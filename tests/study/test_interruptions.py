@@ -193,7 +193,7 @@ def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
     assert checkpoint.exists()
     finished = _files(command.finished())
     assert finished
-    assert not (command.folder / "results.json").exists()
+    assert not (command.folder / "results.parquet").exists()
 
     started = time.time_ns()
     interrupted = command.start("local", pace=SLOWLY)

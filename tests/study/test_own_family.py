@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -39,7 +39,7 @@ def test_a_family_of_one_line_goes_through_a_whole_study(tmp_path: Path) -> None
     said = " ".join(done.stdout.split())
     assert "paired difference (KAN minus MLP)" in said
     assert "0.05 is out of reach" in said
-    rows = json.loads((tmp_path / "run" / "results.json").read_text())
+    rows = pd.read_parquet(tmp_path / "run" / "results.parquet").to_dict("records")
     own = [row for row in rows if row["name"] == "Shallow"]
     assert [row["seed"] for row in own] == [0, 1]
     for row in own:

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from helpers import refused
 from kan_diffusion.errors import DataError, RunFolderError
+from kan_diffusion.files import write_parquet
 from kan_diffusion.study.config import StudyConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.measure import evaluate_run
@@ -55,7 +57,6 @@ def test_everything_a_run_folder_holds(undisturbed: StudyResults) -> None:
         "environment.json",
         "SHA256SUMS",
         "trials",
-        "results.json",
         "results.parquet",
     }
     assert {path.name for path in (folder / "trials").iterdir()} == {
@@ -67,20 +68,15 @@ def test_everything_a_run_folder_holds(undisturbed: StudyResults) -> None:
     assert {"torch", "diffusers", "numba", "kan-diffusion"} <= set(environment)
 
 
-def test_results_are_the_same_in_both_files(undisturbed: StudyResults) -> None:
-    folder = undisturbed.folder
-    rows = json.loads((folder / "results.json").read_text())
-    table = pd.read_parquet(folder / "results.parquet")
-    assert list(table.columns) == list(rows[0])
-    for row, record in zip(rows, table.to_dict("records"), strict=True):
-        for key, value in row.items():
-            if value is None:
-                assert pd.isna(record[key]), key
-            else:
-                assert record[key] == value, key
-    assert rows[1]["parameters"] == pytest.approx(600, rel=0.02)
+def test_rows_are_those_of_the_trials(undisturbed: StudyResults) -> None:
+    table = pd.read_parquet(undisturbed.folder / "results.parquet")
+    for trial, record in zip(undisturbed.trials, table.to_dict("records"), strict=True):
+        known = {key: value for key, value in trial.row.items() if value is not None}
+        assert {key: record[key] for key in known} == known
+        assert all(pd.isna(record[key]) for key in record.keys() - known.keys())
+    assert table["parameters"][1] == pytest.approx(600, rel=0.02)
     # One draw of points is shared: the floor is the same for all.
-    assert rows[1]["floor"] == rows[2]["floor"]
+    assert table["floor"][1] == table["floor"][2]
 
 
 def test_study_is_read_back(undisturbed: StudyResults) -> None:
@@ -94,12 +90,36 @@ def test_why_a_trial_could_not_be_run_is_read_back(
     undisturbed: StudyResults, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(undisturbed.folder, tmp_path / "run"))
-    rows = json.loads((folder / "results.json").read_text())
-    lost = {key: rows[1][key] for key in undisturbed.config.trials()[1].keys}
-    rows[1] = {**lost, "error": "its worker died"}
-    (folder / "results.json").write_text(json.dumps(rows))
-    shutil.rmtree(folder / "trials" / rows[1]["trial"])
+    rows = pd.read_parquet(folder / "results.parquet").astype(object)
+    lost = undisturbed.config.trials()[1]
+    rows.loc[1] = pd.Series({**lost.keys, "error": "its worker died"})
+    write_parquet(folder / "results.parquet", rows)
+    shutil.rmtree(folder / "trials" / lost.id)
     assert load_study(folder, verify=False).rows["error"][1] == "its worker died"
+
+
+def _cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _spoilt(content: bytes) -> bytes:
+    return content[:200] + bytes(400) + content[600:]
+
+
+def _json(content: bytes) -> bytes:
+    return b"[]"
+
+
+@pytest.mark.parametrize("damage", [_cut, _spoilt, _json])
+def test_damaged_rows_are_refused(
+    undisturbed: StudyResults, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    for name in ("study.yaml", "results.parquet"):
+        shutil.copy(undisturbed.folder / name, tmp_path)
+    place = tmp_path / "results.parquet"
+    place.write_bytes(damage(place.read_bytes()))
+    with refused("is not the results of a study .*; run it again", RunFolderError):
+        load_study(tmp_path, verify=False)
 
 
 def test_a_finished_study_is_not_run_again(undisturbed: StudyResults) -> None:
@@ -146,7 +166,7 @@ def test_a_study_goes_on_from_its_rows_alone(
     # What is committed of a study: its files, and no folder of a trial.
     folder = tmp_path / "run"
     folder.mkdir()
-    for name in ("study.yaml", "results.json"):
+    for name in ("study.yaml", "results.parquet"):
         shutil.copy(undisturbed.folder / name, folder)
     assert run_study(_study(), folder, executor=executor, keep_rows=True).trials == ()
     assert not (folder / "trials").exists()
@@ -179,16 +199,16 @@ def test_rows_are_kept_while_a_study_runs(tmp_path: Path, monkeypatch: pytest.Mo
         if len(rows()) == 1:
             raise StoppedError
 
-    def rows() -> list[dict[str, object]]:
-        path = tmp_path / "run" / "results.json"
-        return json.loads(path.read_text()) if path.exists() else []
+    def rows() -> pd.DataFrame:
+        path = tmp_path / "run" / "results.parquet"
+        return pd.read_parquet(path) if path.exists() else pd.DataFrame()
 
     study = _study(models=[DIVERGING], seeds=3)
     monkeypatch.setattr("kan_diffusion.study.planning._SECONDS_BETWEEN", 0.0)
     executor = OneByOne(workers=1, device="cpu")
     with pytest.raises(StoppedError):
         run_study(study, tmp_path / "run", executor=executor, on_event=stop, keep_rows=True)
-    assert [row["seed"] for row in rows()] == [0]
+    assert rows()["seed"].tolist() == [0]
     shutil.rmtree(tmp_path / "run" / "trials")
     events: list[TrialEvent] = []
     results = run_study(

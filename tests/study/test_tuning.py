@@ -132,7 +132,7 @@ def test_a_search_goes_on_from_its_rows_alone(
     for path in tmp_path.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != "results.json":
+        elif path.name != "results.parquet":
             path.unlink()
     events: list[TrialEvent] = []
     again = tune(

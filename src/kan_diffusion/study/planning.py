@@ -1,21 +1,22 @@
 """Plans the trials of a study and runs them on an executor.
 
-With ``keep_rows``, ``results.json`` is written as the trials finish, and a trial without a folder
-counts as finished if its row is there.
+With ``keep_rows``, ``results.parquet`` is written as the trials finish, and a trial without a
+folder counts as finished if its row is there.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from pydantic import TypeAdapter
 
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.files import json_bytes, read_as, write_bytes, write_checksums
+from kan_diffusion.files import parquet_bytes, read_as, write_bytes, write_checksums
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, load_trial
@@ -25,18 +26,18 @@ __all__ = [
     "CHOSEN_SIZES",
     "ENVIRONMENT",
     "ROWS",
-    "TABLE",
     "StudyPlan",
     "finished_trial",
     "kept_rows",
     "known_failures",
     "plan_study",
     "run_plan",
+    "write_rows",
     "written_files",
 ]
 
 ENVIRONMENT = "environment.json"
-ROWS, TABLE = "results.json", "results.parquet"
+ROWS = "results.parquet"
 _ALL_ROWS = TypeAdapter(list[Row])
 CHOSEN_SIZES = "sizes.json"
 _SECONDS_BETWEEN = 5.0
@@ -78,7 +79,7 @@ def finished_trial(folder: Path, trial: TrialConfig, verify: bool) -> TrialResul
 
 
 def kept_rows(folder: Path) -> dict[str, Row]:
-    """Reads the rows of finished trials that a folder's ``results.json`` holds, by trial id.
+    """Reads the rows of finished trials that a folder's ``results.parquet`` holds, by trial id.
 
     Raises:
         RunFolderError: The file is there and cannot be read.
@@ -88,7 +89,7 @@ def kept_rows(folder: Path) -> dict[str, Row]:
 
 
 def known_failures(folder: Path) -> dict[str, str]:
-    """Reads why trials could not be run from a folder's ``results.json``, by trial id.
+    """Reads why trials could not be run from a folder's ``results.parquet``, by trial id.
 
     Raises:
         RunFolderError: The file is there and cannot be read.
@@ -104,8 +105,9 @@ def _all_rows(folder: Path) -> list[Row]:
     return read_as(_ALL_ROWS, folder / ROWS, "the results of a study", "run it again")
 
 
-def _write_rows(folder: Path, rows: Iterable[Row]) -> None:
-    content = json_bytes(list(rows))
+def write_rows(folder: Path, rows: pd.DataFrame) -> None:
+    """Writes the rows of a study's trials, and their digest before them."""
+    content = parquet_bytes(rows)
     others = [path for path in written_files(folder) if path.name != ROWS]
     write_checksums(folder, others, {ROWS: content})
     write_bytes(folder / ROWS, content)
@@ -194,16 +196,16 @@ def run_plan(
             assert result is not None
             rows[event.trial] = result.row
             if time.monotonic() - written > _SECONDS_BETWEEN:
-                _write_rows(folder, rows.values())
+                write_rows(folder, pd.DataFrame(rows.values()))
                 written = time.monotonic()
         if on_event is not None:
             on_event(event)
     if keep_rows and plan.to_run:
-        _write_rows(folder, rows.values())
+        write_rows(folder, pd.DataFrame(rows.values()))
     return failures
 
 
 def written_files(folder: Path) -> list[Path]:
     """Lists the existing files of a study, apart from its trials."""
-    names = (STUDY, ENVIRONMENT, CHOSEN_SIZES, ROWS, TABLE)
+    names = (STUDY, ENVIRONMENT, CHOSEN_SIZES, ROWS)
     return [folder / name for name in names if (folder / name).is_file()]

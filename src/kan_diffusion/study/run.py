@@ -1,13 +1,12 @@
 """Runs a study in its folder, and reads one back.
 
 The folder holds ``study.yaml`` (every setting spelled out), ``environment.json``, ``trials/<id>/``
-and, when all trials are done, ``results.json`` and ``results.parquet`` (one row per trial). An
-interrupted study resumes: finished trials are read, unfinished ones continue from their
-checkpoints.
+and, when all trials are done, ``results.parquet`` (one row per trial). An interrupted study
+resumes: finished trials are read, unfinished ones continue from their checkpoints.
 
-With ``keep_rows``, ``results.json`` is written as the trials finish, and a trial without a folder
-counts as finished if its row is there. A study can thus resume from its rows alone, for example in
-a fresh clone of a repository that holds only them.
+With ``keep_rows``, ``results.parquet`` is written as the trials finish, and a trial without a
+folder counts as finished if its row is there. A study can thus resume from its rows alone, for
+example in a fresh clone of a repository that holds only them.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from kan_diffusion.files import (
     require_unchanged,
     write_checksums,
     write_json,
-    write_parquet,
     write_text,
 )
 from kan_diffusion.study.calibration import estimate_seconds
@@ -38,14 +36,13 @@ from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, holds_run
 from kan_diffusion.study.planning import (
     ENVIRONMENT,
-    ROWS,
-    TABLE,
     StudyPlan,
     finished_trial,
     kept_rows,
     known_failures,
     plan_study,
     run_plan,
+    write_rows,
     written_files,
 )
 from kan_diffusion.study.rehearsal import rehearse
@@ -196,10 +193,7 @@ def run_study(
         failures = run_plan(plan, folder, runner, on_event, keep_rows=keep_rows)
     kept = kept_rows(folder) if keep_rows else {}
     results = _gather(config, folder, failures, verify, kept)
-    plain = results.rows.astype(object).where(results.rows.notna(), None)
-    write_json(folder / ROWS, plain.to_dict("records"))
-    write_parquet(folder / TABLE, results.rows)
-    write_checksums(folder, written_files(folder), {})
+    write_rows(folder, results.rows)
     return results
 
 
@@ -233,7 +227,7 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
 
     Args:
         folder: The folder. Finished trials whose folders were not kept are read from the rows in
-            its ``results.json``.
+            its ``results.parquet``.
         verify: Whether to refuse files that have changed since they were written.
 
     Raises:

@@ -138,8 +138,8 @@ def tune(
         executor: Executor of the trainings; processes of this machine when None.
         on_plan: Called with the plan of each round's trials before they run.
         on_event: Called with each event of a trial.
-        keep_rows: Whether to write the rows of trials into ``results.json`` as they finish, and to
-            skip trials whose row is there.
+        keep_rows: Whether to write the rows of trials into ``results.parquet`` as they finish, and
+            to skip trials whose row is there.
 
     Returns:
         The best settings, which are also in the folder's ``tuned.json``.
