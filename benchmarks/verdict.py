@@ -35,7 +35,15 @@ from kan_diffusion.study.config import StudyConfig, TrialConfig, read_preset, re
 from kan_diffusion.study.executors import Executor, default_workers, open_executor
 from kan_diffusion.study.results.rows import Results, Setting, read_results
 from kan_diffusion.study.results.statistics import mean_interval
-from kan_diffusion.study.results.verdicts import Comparison, Lead, compare, correct, decide, lead
+from kan_diffusion.study.results.verdicts import (
+    Comparison,
+    Decision,
+    Lead,
+    compare,
+    correct,
+    decide,
+    lead,
+)
 from kan_diffusion.study.results.wording import listed, overall, say_lead
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import build
@@ -268,16 +276,16 @@ def _name(results: Results, family: str) -> str:
     return str(rows.loc[rows["family"] == family, "name"].iloc[0])
 
 
-def _means(results: Results, settings: Sequence[Setting]) -> str:
+def _means(results: Results, settings: Sequence[Setting], decision: Decision) -> str:
     """Writes a table of means with half of their intervals, the best of each kind in bold."""
     kinds, columns = results.models(), {}
     for setting in settings:
         values = results.values(setting.label, results.judged(setting.label))
         # Excesses in thousandths.
         scale = 1000.0 if results.judged(setting.label) == "excess" else 1.0
-        means = values.mean()
-        sides = [[name for name in values if kinds[name] == kind] for kind in ("kan", "mlp")]
-        best = {means[side].idxmin() for side in sides if means[side].notna().any()}
+        # Of the models that have half of their seeds, the best first.
+        ranked = decision.verdicts[setting.label].means
+        best = {next((n for n in ranked if kinds[n] == kind), None) for kind in ("kan", "mlp")}
         columns[setting.data] = {
             name: f"**{text}**" if name in best else text
             for name in values
@@ -337,7 +345,7 @@ def _of_budget(results: Results, settings: Sequence[Setting], figures: Path, pag
         absent = [n for n in everyone if n not in results.models(setting.label)]
         if absent:
             text += f"On {setting.data} no {listed(sorted(absent))} comes in this size.\n\n"
-    text += _means(results, settings) + "\n" + _comparisons(own) + "\n"
+    text += _means(results, settings, decision) + "\n" + _comparisons(own) + "\n"
     heads = ("model", "ahead on", "better on", "worse on", "median ratio")
     lines = [
         (

@@ -140,8 +140,25 @@ def test_a_side_without_a_finished_trial_has_no_best_model() -> None:
         for seed in range(2)
     ]  # fmt: skip
     results = Results.of(pd.DataFrame(rows))
-    lines = verdict._means(results, results.settings()).splitlines()[2:]
+    lines = verdict._means(results, results.settings(), decide(results)).splitlines()[2:]
     assert lines == ["| MLP | **2.00 ± 0** |"]
+
+
+def test_a_model_with_less_than_half_of_its_seeds_is_not_the_best() -> None:
+    rows = [
+        {
+            "data": "moons", "match": "params", "budget": 600.0, "name": name, "family": name,
+            "kind": kind, "seed": seed, "oracle": "exact", "excess": excess,
+            "error": None if seed < finished else "the loss became nan",
+        }
+        for name, kind, finished, excess in (
+            ("K", "kan", 2, 0.002), ("lucky", "mlp", 2, 0.001), ("M", "mlp", 3, 0.003),
+        )
+        for seed in range(5 if kind == "mlp" else 4)
+    ]  # fmt: skip
+    results = Results.of(pd.DataFrame(rows))
+    lines = verdict._means(results, results.settings(), decide(results)).splitlines()[2:]
+    assert [("**" in line) for line in lines] == [False, False, True]
 
 
 def test_an_ablation_sets_every_variant_beside_the_whole_of_its_kind() -> None:
