@@ -35,9 +35,9 @@ def progress_bars() -> Iterator[Progress]:
     console = Console(stderr=True, highlight=False)
     in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names may have brackets
         BarColumn(bar_width=20),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeLeft(elapsed_when_finished=False),

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from kan_diffusion import DiffusionEstimator
 from kan_diffusion.cli.progress import StudyProgress, known_floor
-from kan_diffusion.progress import TrainingBar
+from kan_diffusion.progress import TrainingBar, progress_bars
 from kan_diffusion.study.executors import TrialEvent
 from kan_diffusion.study.planning import StudyPlan
 from tiny import tiny_study
@@ -33,6 +33,15 @@ def test_a_run_is_compiled_trained_and_judged(bars: Progress) -> None:
     assert shown.fields["status"] == "training, loss 0.9000, floor 0.2880"
     bar.move(100, 0.9)
     assert (shown.completed, shown.fields["status"][:7]) == (100, "judging")
+
+
+def test_brackets_in_names_are_shown_as_they_are() -> None:
+    with progress_bars() as shown:
+        StudyProgress("[x]", shown)
+        TrainingBar(shown, "a[b] · [/x]", 10)
+        drawn = [[column.render(task).plain for column in (shown.columns[0], shown.columns[2])]
+                 for task in shown.tasks]  # fmt: skip
+    assert drawn == [["[x]", ""], ["a[b] · [/x]", "compiling"]]
 
 
 def test_a_study_is_announced_and_its_trials_are_counted(bars: Progress) -> None:

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.quiver import Quiver
 
 from html_page import Page
+from kan_diffusion.report import images
 from kan_diffusion.report.explanation import (
     contributions_figure,
     curves_figure,
@@ -22,7 +23,7 @@ from kan_diffusion.report.explanation import page as page_module
 from kan_diffusion.report.explanation.data import page_data
 from kan_diffusion.report.explanation.diagram import CURVE_BOX, MOST_BOXES, make_layout
 from kan_diffusion.report.explanation.looks import KINDS, fading, level_colours
-from kan_diffusion.report.images import Picture
+from kan_diffusion.report.images import Picture, figure_svg
 from made_explanation import LEVELS, make_explanation, make_score, make_view
 
 
@@ -360,6 +361,26 @@ def test_formulas_are_pictures_or_text_with_their_source(text, page):
     assert len(sources) == 6
     assert "from −2.00 to 2.50" in " ".join(page.text)
     assert "0.0321" in " ".join(page.text)
+
+
+def test_each_figure_is_drawn_as_svg_once(tmp_path, monkeypatch):
+    drawn = []
+
+    def counted(figure):
+        drawn.append(figure)
+        return figure_svg(figure)
+
+    monkeypatch.setattr(page_module, "figure_svg", counted)
+    monkeypatch.setattr(images, "figure_svg", counted)
+    monkeypatch.setattr(images, "TELEPHONE", 10**6)  # no second one for telephones
+    write_explanation(make_explanation(), tmp_path)
+    assert len(drawn) == len(set(map(id, drawn))) == len(list(tmp_path.glob("figures/*.svg")))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_oracle_is_called_exact_only_where_it_is(exact, tmp_path):
+    text = write_quickly(make_explanation(score=make_score(exact=exact)), tmp_path)
+    assert ("exact oracle" in text, "estimated oracle" in text) == (exact, not exact)
 
 
 def test_a_large_network_makes_a_page_of_less_than_three_megabytes(tmp_path):

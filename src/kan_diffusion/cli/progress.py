@@ -68,7 +68,7 @@ class StudyProgress:
         self._running: dict[str, TrainingBar] = {}
         self._done: dict[str, float] = {}
         self._num_finished = 0
-        self._whole = bars.add_task(f"[bold]{name}", total=None, status="")
+        self._whole = bars.add_task(name, total=None, status="")
 
     def start(self, plan: StudyPlan) -> None:
         """Adds a plan's trials and announces them; may be called again with another plan."""

@@ -136,6 +136,7 @@ def embedded(
     largest_svg: int = _LARGEST_SVG,
     dpi: int = 144,
     narrow: Callable[[], Figure] | None = None,
+    svg: bytes | None = None,
 ) -> Picture:
     """Embeds a figure as SVG if that is small, else as WebP.
 
@@ -144,15 +145,18 @@ def embedded(
         largest_svg: Size of an SVG in bytes from which it becomes a WebP; 0 always gives a WebP.
         dpi: Pixels per inch of a WebP.
         narrow: Draws the figure for a telephone; called if it cannot be read on one.
+        svg: The figure as :func:`figure_svg` draws it, where that is known already.
     """
-    picture = _embedded(figure, largest_svg, dpi)
+    picture = _embedded(figure, largest_svg, dpi, svg)
     if narrow is None or picture.least <= TELEPHONE:
         return picture
     return replace(picture, narrow=_embedded(narrow(), largest_svg, dpi))
 
 
-def _embedded(figure: Figure, largest_svg: int, dpi: int) -> Picture:
-    if _least_svg(figure) < largest_svg and len(svg := figure_svg(figure)) < largest_svg:
+def _embedded(figure: Figure, largest_svg: int, dpi: int, svg: bytes | None = None) -> Picture:
+    if svg is None and _least_svg(figure) < largest_svg:
+        svg = figure_svg(figure)
+    if svg is not None and len(svg) < largest_svg:
         picture = embedded_svg(svg)
         return replace(picture, least=_least_width(figure, picture.width))
     drawn = _pixels(figure, dpi)

@@ -78,8 +78,9 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
         with section.keeping_going(alternative):
             figure = draw()
             rolls = draw.func is network_figure  # as wide as the network
-            picture = embedded(figure, narrow=None if rolls else partial(draw, width=NARROW))
-            for ending, content in (("png", figure_png(figure)), ("svg", figure_svg(figure))):
+            svg, narrow = figure_svg(figure), None if rolls else partial(draw, width=NARROW)
+            picture = embedded(figure, narrow=narrow, svg=svg)
+            for ending, content in (("png", figure_png(figure)), ("svg", svg)):
                 write_bytes(folder / "figures" / f"{name}.{ending}", content)
             section.figure(picture, caption, alternative)
     page.section("Make it again", "command").code(explanation.command)
@@ -249,8 +250,12 @@ def _standing_table(explanation: Explanation) -> Table | None:
         Head("held-out loss"),
     ]
     if known:
+        # An estimated oracle is not exact, and may be beaten.
+        floor = "The loss of the estimated oracle"
+        if explanation.score.exact is not None:
+            floor = "The loss of the exact oracle, which no denoiser can beat on average"
         heads += [
-            Head("floor", "The loss of the exact oracle, which no denoiser can beat on average"),
+            Head("floor", floor),
             Head("excess", "Distance from the oracle as predicted noise; 0 is perfect"),
         ]
     lines = []
