@@ -148,19 +148,20 @@ def write_checksums(folder: Path, files: Iterable[Path], to_come: Mapping[str, b
     write_text(folder / CHECKSUMS, "".join(lines))
 
 
-def require_unchanged(folder: Path, files: Iterable[Path]) -> None:
+def require_unchanged(folder: Path, files: Iterable[Path], again: str) -> None:
     """Checks by digests that a folder's files have not changed since they were written.
 
     Args:
         folder: The folder.
         files: Files in it that must be listed.
+        again: What makes them anew, for messages.
 
     Raises:
         RunFolderError: A file is missing, is not listed or has changed, or the list of digests
             cannot be read.
     """
     listed = set()
-    remedy = "restore it, delete it and run again, or read it all the same with --unverified"
+    remedy = f"restore it, {again}, or read it all the same with --unverified"
     place = folder / CHECKSUMS
     try:
         require_file(place)

@@ -333,6 +333,15 @@ def test_damaged_runs_are_one_line(
     assert not (tmp_path / "new.csv").exists()
 
 
+def test_a_finished_run_that_was_changed_is_shown_when_asked_for(
+    cli: Cli, trained: Path, run: Path
+) -> None:
+    (run / "denoiser" / "config.json").unlink()
+    words = ("train", trained.parent / "points.csv", *QUICK, "--out", run)
+    assert f"delete '{run}' and run again, or read it all the same with" in cli(*words).error
+    assert "held-out loss" in cli(*words, "--unverified").out
+
+
 def test_an_unknown_ending_is_one_line(cli: Cli, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "points.txt"
     assert "ending must be .csv, .csv.gz, .tsv," in cli("sample", trained, "--out", out).error

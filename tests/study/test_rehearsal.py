@@ -128,6 +128,18 @@ def test_rehearsals_are_settled_again_from_their_rows_alone(
     assert again == settled
 
 
+def test_a_rehearsal_that_was_changed_is_refused_unless_that_is_asked_for(
+    tmp_path: Path, executor: Executor
+) -> None:
+    settled = rehearse(_study(), tmp_path, executor)
+    (tmp_path / CHOSEN_SIZES).unlink()
+    for file in (tmp_path / "rehearsals").glob("trials/*/curves.parquet"):
+        file.write_bytes(b"")
+    with refused("--unverified", RunFolderError):
+        rehearse(_study(), tmp_path, executor)
+    assert rehearse(_study(), tmp_path, executor, verify=False) == settled
+
+
 def test_rehearsals_that_settle_nothing_are_one_line(
     tmp_path: Path, executor: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

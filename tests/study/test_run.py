@@ -219,6 +219,36 @@ def test_rows_are_kept_while_a_study_runs(tmp_path: Path, monkeypatch: pytest.Mo
     assert results.rows["error"].str.contains("lower the learning rate").all()
 
 
+def test_rows_of_trials_that_a_study_has_no_longer_stay(tmp_path: Path) -> None:
+    settings = {"executor": OneByOne(workers=1, device="cpu"), "keep_rows": True}
+    study = _study(models=[DIVERGING], seeds=2)
+    whole = run_study(study, tmp_path, **settings).rows
+    shutil.rmtree(tmp_path / "trials")
+    fewer = _study(models=[DIVERGING])
+    assert len(run_study(fewer, tmp_path, **settings).rows) == len(load_study(tmp_path).rows) == 1
+    events: list[TrialEvent] = []
+    again = run_study(study, tmp_path, on_event=events.append, **settings).rows
+    assert events == []
+    pd.testing.assert_frame_equal(again, whole, check_dtype=False)
+
+
+def test_a_trial_whose_driver_died_before_its_row_was_written_is_in_the_first_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = _study(models=[DIVERGING], seeds=3)
+    trial = study.trials()[0]
+    run_trial(trial, tmp_path / "trials" / trial.id, device="cpu")
+    (tmp_path / "study.yaml").write_text(study.to_yaml())
+    written: list[list[int]] = []
+    monkeypatch.setattr(
+        "kan_diffusion.study.planning.write_rows",
+        lambda _, rows: written.append(rows["seed"].tolist()),
+    )
+    monkeypatch.setattr("kan_diffusion.study.planning._SECONDS_BETWEEN", 0.0)
+    run_study(study, tmp_path, executor=OneByOne(workers=1, device="cpu"), keep_rows=True)
+    assert written == [[0, 1], [0, 1, 2], [0, 1, 2]]
+
+
 def test_processes_are_compared_side_by_side(tmp_path: Path, executor: Executor) -> None:
     study = tiny_study(process=["cosine", "flow"], data=[{"toy": "moons", "num_points": 300}])
     rows = run_study(study, tmp_path / "run", executor=executor).rows
@@ -246,6 +276,21 @@ def test_a_study_in_the_way_is_refused(undisturbed: StudyResults, tmp_path: Path
     assert written(folder) == before
     with pytest.raises(RunFolderError, match=r"holds no study \(there is no study\.yaml"):
         load_study(tmp_path)
+
+
+def test_what_no_budget_is_for_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    study = tiny_study(
+        data=[{"toy": "moons"}, {"toy": "circles"}],
+        models=[{"family": "kan"}, {"family": "mlp"}],
+        budgets=[{"amount": 600, "models": ["MLP"], "data": ["moons"]}],
+    )
+    with refused("is a file"):
+        run_study(study, tmp_path / "file")
+    assert caplog.messages == [
+        "no budget of study 'tiny' is for 'KAN', 'circles': nothing of it is trained; name it in a "
+        "budget, or take it out"
+    ]
 
 
 def test_a_file_that_was_moved_is_the_same_study(tmp_path: Path) -> None:

@@ -184,6 +184,44 @@ def test_a_try_whose_driver_died_is_taken_up(host: str, tmp_path: Path, executor
     assert rows["settings"].tolist()[1]["learning_rate"] == rate
 
 
+def test_a_try_whose_driver_died_as_it_drew_its_settings_gets_all_of_them(
+    found: Tuned, tmp_path: Path, executor: Executor
+) -> None:
+    study = _study(models=[{"family": "mlp"}])
+    tune(study, tmp_path, tries=1, executor=executor)
+    storage = f"sqlite:///{tmp_path / 'tuning.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    optuna.load_study(study_name=name, storage=storage).ask()
+    again = tune(study, tmp_path, tries=3, executor=executor).tries
+    # They are those of a search that was never interrupted.
+    whole = found.tries[found.tries["family"] == "mlp"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again, whole)
+
+
+def test_a_training_that_was_changed_is_no_try_that_failed(
+    found: Tuned, tmp_path: Path, executor: Executor
+) -> None:
+    folder = shutil.copytree(found.path.parent, tmp_path / "copy")
+    for file in (folder / "trials").glob("*/curves.parquet"):
+        file.write_bytes(b"")
+    (folder / "tuning.db").unlink()
+    with refused("is not what the run wrote .*--unverified", RunFolderError):
+        tune(_study(), folder, tries=3, executor=executor)
+    again = tune(_study(), folder, tries=3, executor=executor, verify=False)
+    pd.testing.assert_frame_equal(again.tries, found.tries)
+
+
+def test_the_first_of_several_budgets_is_searched_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    with refused("is a file"):
+        tune(_study(budgets=[{"amount": 900}, {"amount": 600}]), tmp_path / "file")
+    assert caplog.messages == [
+        "of the 2 budgets of study 'tiny' the search is at the first alone: params, 900"
+    ]
+
+
 def test_a_try_that_fails_counts_and_says_why(tmp_path: Path) -> None:
     # 40 parameters are too few for most depths.
     study = _study(

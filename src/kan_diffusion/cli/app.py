@@ -246,10 +246,12 @@ def tune(
     executor: Executor = "local",
     address: Address = None,
     out: Out = None,
+    unverified: Unverified = False,
 ) -> None:
     """Search good settings for each family, with the same effort for all of them.
 
-    Tunes on seeds that no comparison uses. The same command goes on where it was interrupted.
+    Tunes on seeds that no comparison uses, at the first budget of a study. The same command goes
+    on where it was interrupted.
     """
     from kan_diffusion.cli.console import show_tuned
     from kan_diffusion.cli.progress import show_study_progress
@@ -270,8 +272,8 @@ def tune(
     ):
         tuned = search(
             config, folder, tries=tries, optimizers=_listed(optimizers) or (), storage=storage,
-            executor=runner,
-            on_plan=progress.start, on_event=progress.move,
+            executor=runner, on_plan=progress.start, on_event=progress.move,
+            verify=not unverified,
         )  # fmt: skip
     show_tuned(tuned.tries)
     given = {"match": match, "budget": budget, "params": params, "families": families}
@@ -423,6 +425,7 @@ def train(
         bool, option("Log the loss for TensorBoard.", name="--tensorboard")
     ] = False,
     out: Out = None,
+    unverified: Unverified = False,
 ) -> None:
     """Train one denoiser on your rows or pictures or on a toy, and judge it.
 
@@ -466,7 +469,7 @@ def train(
     name = f"{config.data.name}-{config.model.family}"
     folder = out if out is not None else Path("runs/train") / name
     if leads():
-        prepare_trial_folder(folder, config, fresh=fresh)
+        prepare_trial_folder(folder, config, fresh=fresh, verify=not unverified)
     _warn(signal_warning(config.process.scheduler()))
     floor = known_floor(config.data, config.process)
     pictures = isinstance(config.data, PictureData)
@@ -484,6 +487,7 @@ def train(
             device=device,
             on_progress=on_progress,
             log_folder=folder / "tensorboard" if tensorboard else None,
+            verify=not unverified,
         )
     if not leads():
         return

@@ -105,8 +105,6 @@ _FILES = (
 )
 """Files of a trial beside its result."""
 
-_AGAIN = "delete it and run again"
-
 _SPACE_NEEDED = 20_000_000
 
 Denoising = TypeVar("Denoising", bound=nn.Module)
@@ -243,9 +241,10 @@ def load_trial(
     path = folder / RESULT
     if not path.exists():
         return None
+    again = f"delete '{folder}' and run again"
     if verify:
-        require_unchanged(folder, [path, *_written_files(folder)])
-    content = read_json(path, "the result of a trial", _AGAIN)
+        require_unchanged(folder, [path, *_written_files(folder)], again)
+    content = read_json(path, "the result of a trial", again)
     try:
         with valid_settings(f"'{path}'"):
             config = TrialConfig.model_validate(content["config"])
@@ -253,12 +252,12 @@ def load_trial(
             levels = _LEVELS.validate_python(content["levels"], strict=True)
             _require_row(config, row)
     except KeyError as error:
-        raise RunFolderError(f"'{path}' has no {error}; {_AGAIN}") from error
+        raise RunFolderError(f"'{path}' has no {error}; {again}") from error
     except RunFolderError as error:
-        raise RunFolderError(f"'{path}': {error}; {_AGAIN}") from error
+        raise RunFolderError(f"'{path}': {error}; {again}") from error
     if any(level.keys() != _LEVEL_KEYS for level in levels):
         raise RunFolderError(
-            f"'{path}': a level has not the keys {', '.join(sorted(_LEVEL_KEYS))}; {_AGAIN}"
+            f"'{path}': a level has not the keys {', '.join(sorted(_LEVEL_KEYS))}; {again}"
         )
     if expected is not None and config.identity != expected.identity:
         raise RunFolderError(
@@ -350,13 +349,16 @@ def recorded_steps(folder: Path, what: str = REVERSE) -> list[int]:
     return sorted(int(path.stem) for path in (folder / what).glob("[0-9]*.safetensors"))
 
 
-def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = False) -> None:
+def prepare_trial_folder(
+    folder: Path, config: TrialConfig, *, fresh: bool = False, verify: bool = True
+) -> None:
     """Checks that a single trial may use a folder: it is empty or holds this trial.
 
     Args:
         folder: The folder, which need not exist.
         config: The trial.
         fresh: Whether to delete the trial that is in the folder, finished or not. Other files stay.
+        verify: Whether to refuse files of a finished trial that have changed.
 
     Raises:
         RunFolderError: It holds another finished run, or other files, or cannot be cleared.
@@ -368,7 +370,7 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
         with claimed(folder):
             _clear(folder)
         return
-    finished = load_trial(folder)
+    finished = load_trial(folder, verify=verify)
     if finished is not None and finished.config.identity != config.identity:
         raise RunFolderError(
             f"'{folder}' holds another run ({finished.config.label}); choose another folder "

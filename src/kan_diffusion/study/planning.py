@@ -188,19 +188,28 @@ def run_plan(
     """
     failures = {}
     rows, written = kept_rows(folder) if keep_rows else {}, time.monotonic()
+    num_written = len(rows)
+
+    def keep(trial: str) -> None:
+        result = load_trial(folder / TRIALS / trial, verify=False)
+        assert result is not None
+        rows[trial] = result.row
+
+    if keep_rows:
+        for trial in plan.trials:
+            if trial.id in plan.finished and trial.id not in rows:
+                keep(trial.id)  # a driver died before it had written the row
     for event in executor.run(plan.to_run, folder / TRIALS):
         if event.kind == "failed":
             failures[event.trial] = str(event.error)
         elif event.kind == "finished" and keep_rows:
-            result = load_trial(folder / TRIALS / event.trial, verify=False)
-            assert result is not None
-            rows[event.trial] = result.row
+            keep(event.trial)
             if time.monotonic() - written > _SECONDS_BETWEEN:
                 write_rows(folder, pd.DataFrame(rows.values()))
                 written = time.monotonic()
         if on_event is not None:
             on_event(event)
-    if keep_rows and plan.to_run:
+    if len(rows) > num_written:
         write_rows(folder, pd.DataFrame(rows.values()))
     return failures
 

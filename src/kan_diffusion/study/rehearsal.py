@@ -104,6 +104,7 @@ def rehearse(
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
     *,
+    verify: bool = True,
     keep_rows: bool = False,
 ) -> StudyConfig:
     """Chooses the model sizes that a study's budgets of time leave free.
@@ -115,6 +116,7 @@ def rehearse(
         executor: Executor of the rehearsals.
         on_plan: Called with the plan of the rehearsals and its estimated time before they run.
         on_event: Called with each event of a rehearsal.
+        verify: Whether to refuse finished rehearsals whose files have changed.
         keep_rows: Whether to write the rows of rehearsals as they finish, and to skip rehearsals
             whose row was written.
 
@@ -141,13 +143,13 @@ def rehearse(
     place = folder / _REHEARSALS
     kept = kept_rows(place) if keep_rows else {}
     rehearsed = unreported(config, _ladder(settled))
-    plan = plan_study(rehearsed, place, executor.workers, kept=kept)
+    plan = plan_study(rehearsed, place, executor.workers, verify=verify, kept=kept)
     if on_plan is not None:
         on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, executor.workers)))
     failures = run_plan(plan, place, executor, on_event, keep_rows=keep_rows)
     rows = kept_rows(place) if keep_rows else {}
     for trial in plan.trials:
-        if trial.id not in rows and (result := finished_trial(place, trial, verify=True)):
+        if trial.id not in rows and (result := finished_trial(place, trial, verify)):
             rows[trial.id] = result.row
     chosen |= _best(settled, plan.trials, rows, failures)
     write_json(path, chosen)  # a second driver writes the same sizes

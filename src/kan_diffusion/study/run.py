@@ -11,6 +11,7 @@ example in a fresh clone of a repository that holds only them.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from kan_diffusion.files import (
     write_text,
 )
 from kan_diffusion.study.calibration import estimate_seconds
-from kan_diffusion.study.config import StudyConfig, read_study
+from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, holds_run
 from kan_diffusion.study.planning import (
@@ -48,6 +49,8 @@ from kan_diffusion.study.planning import (
 from kan_diffusion.study.rehearsal import rehearse
 
 __all__ = ["StudyResults", "environment", "load_study", "require_folder", "run_study"]
+
+logger = logging.getLogger(__name__)
 
 _SPACE_A_TRIAL = 1_000_000
 _LIBRARIES = (
@@ -167,7 +170,8 @@ def run_study(
         on_event: Called with each event of a trial.
         verify: Whether to refuse finished trials whose files have changed.
         keep_rows: Whether to write the rows of trials as they finish, and to count a trial without
-            a folder as finished if its row was written.
+            a folder as finished if its row was written. Rows of other seeds, models or budgets stay
+            in the file, after those of the study.
 
     Returns:
         The study's results, failed trials included.
@@ -177,12 +181,16 @@ def run_study(
         KanDiffusionError: The data or a model cannot be used, or no worker starts.
     """
     config = config.pinned()
-    require_folder(config, folder, len(config.trials()))
+    trials = config.trials()
+    _warn_of_untrained(config, trials)
+    require_folder(config, folder, len(trials))
     with open_executor() if executor is None else nullcontext(executor) as runner:
         free = any(not budget.size for budget in config.budgets)
         if free and not (folder / STUDY).exists():  # marks the folder before rehearsals run
             write_text(folder / STUDY, config.to_yaml())
-        config = rehearse(config, folder, runner, on_plan, on_event, keep_rows=keep_rows)
+        config = rehearse(
+            config, folder, runner, on_plan, on_event, verify=verify, keep_rows=keep_rows
+        )
         kept = kept_rows(folder) if keep_rows else {}
         plan = plan_study(config, folder, runner.workers, verify=verify, kept=kept)
         write_text(folder / STUDY, config.to_yaml())
@@ -193,8 +201,24 @@ def run_study(
         failures = run_plan(plan, folder, runner, on_event, keep_rows=keep_rows)
     kept = kept_rows(folder) if keep_rows else {}
     results = _gather(config, folder, failures, verify, kept)
-    write_rows(folder, results.rows)
+    rows, planned = results.rows, {trial.id for trial in plan.trials}
+    if others := [row for trial, row in kept.items() if trial not in planned]:
+        rows = pd.DataFrame([*rows.to_dict("records"), *others])
+    write_rows(folder, rows)
     return results
+
+
+def _warn_of_untrained(config: StudyConfig, trials: Sequence[TrialConfig]) -> None:
+    """Warns of models and data sets that no budget is for."""
+    models = {trial.model.name for trial in trials}
+    datas = {trial.data.name for trial in trials}
+    left = [model.name for model in config.models if model.name not in models]
+    left += [data.name for data in config.data if data.name not in datas]
+    if left:
+        logger.warning(
+            "no budget of study '%s' is for %s: nothing of it is trained; name it in a budget, or "
+            "take it out", config.name, ", ".join(f"'{name}'" for name in left),
+        )  # fmt: skip
 
 
 def _gather(
@@ -239,7 +263,7 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
     if not path.is_file():
         raise RunFolderError(f"'{folder}' holds no study (there is no {STUDY} in it)")
     if verify:
-        require_unchanged(folder, written_files(folder))
+        require_unchanged(folder, written_files(folder), "run the study again")
     kept = kept_rows(folder)
     results = _gather(read_study(path), folder, known_failures(folder), verify, kept)
     if not results.trials and not kept.keys() & set(results.rows["trial"]):

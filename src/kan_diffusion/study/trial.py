@@ -280,6 +280,7 @@ def run_trial(
     device: str = "auto",
     on_progress: ProgressCallback | None = None,
     log_folder: Path | None = None,
+    verify: bool = True,
 ) -> TrialResult:
     """Runs a trial, resumes it from its checkpoint, or reads it if it is finished.
 
@@ -289,6 +290,7 @@ def run_trial(
         device: Device to train and sample on.
         on_progress: Called with the number of finished steps and the loss.
         log_folder: Folder for TensorBoard's event files.
+        verify: Whether to refuse files of a finished trial that have changed.
 
     Returns:
         The finished trial. If several processes train one model, only the first one measures it. A
@@ -301,11 +303,11 @@ def run_trial(
         TrialTakenError: Another process is running it.
         KanDiffusionError: The model cannot be built.
     """
-    if (finished := load_trial(folder, config)) is not None:
+    if (finished := load_trial(folder, config, verify=verify)) is not None:
         return finished
     with claimed(folder) if leads() else nullcontext():
         # Another process may have finished it by now.
-        return load_trial(folder, config) or _run_claimed(
+        return load_trial(folder, config, verify=verify) or _run_claimed(
             config, folder, device, on_progress, log_folder
         )
 

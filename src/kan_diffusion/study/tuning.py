@@ -38,7 +38,7 @@ from pydantic import Field, TypeAdapter
 
 from kan_diffusion.denoisers.family import Choice, IntRange, Range, Space
 from kan_diffusion.denoisers.registry import Setting, get_family, untuned_family
-from kan_diffusion.errors import KanDiffusionError, require_known
+from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError, require_known
 from kan_diffusion.files import read_as, write_json, write_text
 from kan_diffusion.limits import MOST_PARAMETERS
 from kan_diffusion.randomness import stream_seed
@@ -125,6 +125,7 @@ def tune(
     executor: Executor | None = None,
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
+    verify: bool = True,
     keep_rows: bool = False,
 ) -> Tuned:
     """Searches the settings of every model of a study.
@@ -138,6 +139,7 @@ def tune(
         executor: Executor of the trainings; processes of this machine when None.
         on_plan: Called with the plan of each round's trials before they run.
         on_event: Called with each event of a trial.
+        verify: Whether to refuse finished trainings whose files have changed.
         keep_rows: Whether to write the rows of trials into ``results.parquet`` as they finish, and
             to skip trials whose row is there.
 
@@ -159,9 +161,9 @@ def tune(
     searches = _open_searches(config, folder, storage, optimizers)
     with open_executor() if executor is None else nullcontext(executor) as runner:
         while running := [search for search in searches if search.begin(tries)]:
-            _run_round(config, folder, running, runner, on_plan, on_event, keep_rows)
+            _run_round(config, folder, running, runner, on_plan, on_event, verify, keep_rows)
     kept = kept_rows(folder) if keep_rows else {}
-    table = pd.DataFrame([row for search in searches for row in search.rows(folder, kept)])
+    table = pd.DataFrame([row for search in searches for row in search.rows(folder, kept, verify)])
     write_json(folder / "tuning.json", json.loads(table.to_json(orient="records")))
     best = {search.model.family: search.best() for search in searches}
     path = folder / "tuned.json"
@@ -186,6 +188,12 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
             raise KanDiffusionError(
                 f"family '{family}' has no space to search; give its Family one"
             )
+    if len(config.budgets) > 1:
+        first = config.budgets[0]
+        logger.warning(
+            "of the %d budgets of study '%s' the search is at the first alone: %s, %g",
+            len(config.budgets), config.name, first.match, first.amount,
+        )  # fmt: skip
     models = tuple(
         model.resolved(config.training, untuned_family(model.family)).model_copy(
             update={"optimizer": model.optimizer or config.training.optimizer}
@@ -285,15 +293,15 @@ class _Search:
 
         known = self.tries()
         lost = next((t for t in known if t.state == TrialState.RUNNING and _is_lost(t)), None)
-        if lost is not None:
-            self._try = Trial(self._study, lost._trial_id)
-        elif (asked := sum(t.state != TrialState.WAITING for t in known)) >= tries:
+        asked = sum(t.state != TrialState.WAITING for t in known) if lost is None else lost.number
+        if lost is None and asked >= tries:
             return False
-        else:
-            draws = stream_seed("tuning", self._seed, self.model.name, asked)
-            self._study.sampler = TPESampler(seed=draws % 2**32, n_startup_trials=6)
-            self._try = self._study.ask(self._distributions())
+        draws = stream_seed("tuning", self._seed, self.model.name, asked)
+        self._study.sampler = TPESampler(seed=draws % 2**32, n_startup_trials=6)
+        self._try = self._study.ask() if lost is None else Trial(self._study, lost._trial_id)
         self.sign()
+        for name, distribution in self._distributions().items():
+            self._try._suggest(name, distribution)  # those that a lost driver had not drawn yet
         self.chosen = self._with(self._try.params)
         return True
 
@@ -317,13 +325,15 @@ class _Search:
         # Another driver that took it for lost may have reported it already.
         self._study.tell(self._try.number, value, state, skip_if_finished=True)
 
-    def rows(self, folder: Path, kept: Mapping[str, Row]) -> Iterator[dict[str, object]]:
+    def rows(
+        self, folder: Path, kept: Mapping[str, Row], verify: bool
+    ) -> Iterator[dict[str, object]]:
         """Yields a row for each finished try."""
         for found in self.tries():
             if not found.state.is_finished():
                 continue
             ids = found.user_attrs.get("trials", [])
-            rows = [row for trial in ids if (row := _row(folder, trial, kept))]
+            rows = [row for trial in ids if (row := _row(folder, trial, kept, verify))]
             places = ("data", "process") if len({row["process"] for row in rows}) > 1 else ("data",)
             yield {
                 "family": self.model.family,
@@ -420,6 +430,7 @@ def _run_round(
     executor: Executor,
     on_plan: Callable[[StudyPlan], None] | None,
     on_event: Callable[[TrialEvent], None] | None,
+    verify: bool,
     keep_rows: bool,
 ) -> None:
     """Trains one try of each model and reports the outcomes to the searches."""
@@ -430,7 +441,9 @@ def _run_round(
         name = search.model.name
         study = _of_model(config, search.chosen)
         try:
-            plans[name] = plan_study(study, folder, executor.workers, kept=kept)
+            plans[name] = plan_study(study, folder, executor.workers, verify=verify, kept=kept)
+        except (DataError, RunFolderError):  # whatever the settings are
+            raise
         except KanDiffusionError as error:  # such as a depth that misses the budget
             refused[name] = str(error)
     plan = StudyPlan(
@@ -459,15 +472,15 @@ def _run_round(
         trials = plans[name].trials if name in plans else ()
         value, reason = None, refused.get(name)
         if reason is None:
-            value, reason = mean_log(trials, lambda t: _row(folder, t.id, kept), failures)
+            value, reason = mean_log(trials, lambda t: _row(folder, t.id, kept, verify), failures)
         search.tell(value, [trial.id for trial in trials], reason)
 
 
-def _row(folder: Path, trial: str, kept: Mapping[str, Row]) -> Row | None:
+def _row(folder: Path, trial: str, kept: Mapping[str, Row], verify: bool) -> Row | None:
     """Reads the row of a finished trial, from the kept rows or its own folder."""
     if trial in kept:
         return kept[trial]
-    result = load_trial(folder / TRIALS / trial)
+    result = load_trial(folder / TRIALS / trial, verify=verify)
     return None if result is None else result.row
 
 
