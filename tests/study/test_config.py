@@ -206,6 +206,16 @@ def test_length_is_in_steps_or_in_epochs() -> None:
         notebook.with_length(epochs=0)
 
 
+def test_a_length_that_is_not_for_all_trials_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    models = [{"name": "long", "family": "mlp", "steps": 9}, {"family": "kan"}]
+    study = _study(models=models, budgets=[{"match": "time", "amount": 1}])
+    assert study.with_length(steps=12).training.steps == 12
+    assert caplog.messages == [
+        "--steps and --epochs are not for all trials: a budget of time settles their number "
+        "itself; model 'long' has its own"
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "place", "reason"),
     [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Sequence
 from importlib import resources
@@ -53,6 +54,8 @@ __all__ = [
     "read_preset",
     "read_study",
 ]
+
+logger = logging.getLogger(__name__)
 
 _ADDED: dict[str, dict[str, str | float | list[str] | None]] = {
     "data": {"conditional": False},
@@ -481,7 +484,7 @@ class StudyConfig(Settings):
         return self.model_copy(update={key: tuple(kept), "budgets": budgets})
 
     def with_length(self, *, steps: int | None = None, epochs: int | None = None) -> Self:
-        """Sets the number of training steps, or of epochs.
+        """Sets the number of training steps, or of epochs, and warns of trials it is not for.
 
         Raises:
             KanDiffusionError: Both are given, one is below 1, or epochs are asked of a study that
@@ -498,6 +501,11 @@ class StudyConfig(Settings):
                 f"training needs at least 1 step and at most {MOST_STEPS:,}, not {steps or 0:,}; "
                 "change --steps or --epochs"
             )
+        own = [f"model '{model.name}' has its own" for model in self.models if model.steps]
+        if any(budget.match == "time" for budget in self.budgets):
+            own.insert(0, "a budget of time settles their number itself")
+        if own:
+            logger.warning("--steps and --epochs are not for all trials: %s", "; ".join(own))
         training = self.training.model_copy(update={"steps": steps})
         return self.model_copy(update={"training": training})
 
