@@ -31,7 +31,7 @@ from helpers import (
     scrambled,
     seeded,
 )
-from kan_diffusion.kan import GatedLinear, LearnedFunctions, refine, update_grid
+from kan_diffusion.kan import GatedLinear, GroupedKANLinear, LearnedFunctions, refine, update_grid
 from kan_diffusion.kan.gated import gated_chain
 from kan_diffusion.kan.kernels import runtime
 
@@ -341,6 +341,35 @@ def test_a_chain_is_its_layers_one_by_one(order: int, own: dict[str, object], ro
         strict=True,
     ):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("own", "width", "code", "line"),
+    [
+        ({}, 15, (20, 2), r"this GatedLinear takes inputs with shape \(\*, 16\), not \(20, 15\)"),
+        ({}, 16, (20, 3), r"code must have shape \(20, 2\), not \(20, 3\)"),
+        ({}, 16, (1, 2), r"code must have shape \(20, 2\), not \(1, 2\)"),
+        ({}, 16, None, "a layer with rank=2 takes a code"),
+        ({"rank": None}, 16, (20, 2), "a layer with rank=None takes no code"),
+    ],
+)
+def test_a_chain_checks_shapes_before_a_kernel_reads_them(
+    own: dict[str, object], width: int, code: tuple[int, ...] | None, line: str
+) -> None:
+    with refused(line):
+        gated_chain(_chain(3, **own), randn(20, width), None if code is None else randn(*code))
+
+
+def test_layers_of_a_chain_have_to_fit_each_other() -> None:
+    layers, code = _chain(3), randn(20, 2)
+    with refused(r"takes inputs with shape \(\*, 18\), not \(20, 22\)"):
+        gated_chain([layers[0], layers[2]], randn(20, 16), code)
+    first = GroupedKANLinear(3, 16, dtype=DOUBLE)
+    assert gated_chain(layers, randn(20, 3), code, first).shape == (20, 2)
+    with refused(r"this GroupedKANLinear takes inputs with shape \(\*, 3\), not \(20, 2\)"):
+        gated_chain(layers, randn(20, 2), code, first)
+    with refused(r"this GatedLinear takes inputs with shape \(\*, 22\), not \(20, 16\)"):
+        gated_chain(layers[1:], randn(20, 3), code, first)
 
 
 @each_kind

@@ -281,13 +281,16 @@ def gated_chain(
 
     Returns:
         The output of the last layer.
+
+    Raises:
+        KanDiffusionError: The input, the code or the output of a layer does not fit.
     """
     chain = layers if first is None else (first, *layers)
     called = any(
         type(layer) not in (GatedLinear, GroupedKANLinear) or must_be_called(layer)
         for layer in chain
     ) or (not torch.compiler.is_compiling() and _has_any_global_hook())
-    if not (called or isinstance(input, Proxy)):
+    if not (called or isinstance(input, Proxy)) and _fit(layers, input, code, first):
         before = [] if first is None else [first.step(input)]
         steps = [*before, *(layer.step(input, None, code) for layer in layers)]
         ready = [step for step in steps if step is not None]
@@ -299,3 +302,25 @@ def gated_chain(
     for layer in layers:
         input, state = layer(input, state, code)
     return input
+
+
+def _fit(
+    layers: Sequence[GatedLinear],
+    input: Tensor,
+    code: Tensor | None,
+    first: GroupedKANLinear | None,
+) -> bool:
+    """Tells whether all shapes fit; a layer that is called by itself says what does not."""
+    width = input.shape[-1] if input.ndim == 2 else -1
+    if first is not None:
+        if width != first.in_features:
+            return False
+        width = first.out_features
+    codes = None if code is None else tuple(code.shape)
+    for layer in layers:
+        if width != (1 + int(layer.gated)) * layer.in_features:
+            return False
+        if codes != (None if layer.rank is None else (input.shape[0], layer.rank)):
+            return False
+        width = layer.out_features
+    return True
