@@ -332,6 +332,37 @@ def test_parts_that_occur_several_times_make_several_blocks(samples: torch.Tenso
     assert len({id(network[place]) for place in (1, 3, 5)}) == 3
 
 
+def test_rows_of_a_block_are_paired_although_parts_occur_several_times() -> None:
+    activation, one, other = nn.SiLU(), nn.Linear(8, 8), nn.Linear(8, 8)
+    for parts in ([one, one], [one, other, one], [one, other, other]):
+        maps = [layer for part in parts for layer in (part, activation)]
+        teacher = nn.Sequential(*maps[:-1], nn.ReLU(inplace=True))
+        student, x = copy.deepcopy(teacher), randn(64, 8).float()
+        kanify(student, keep_function=True, samples=[x, x])
+        fits = distill(teacher, student, [x, x[:9]], steps=1).fits
+        assert len(fits) == len(parts) - 1
+        assert all(fit.before < 1e-6 for fit in fits)
+
+
+class ByName(nn.Module):
+    """A feed-forward whose parts are called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.act, self.down = nn.Linear(8, 64), nn.SiLU(), nn.Linear(64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(input=self.act(input=self.up(input=x)))
+
+
+def test_parts_may_be_called_by_keyword() -> None:
+    teacher = ByName()
+    student, x = copy.deepcopy(teacher), randn(64, 8).float()
+    _, report = kanify(student, keep_function=True, samples=x)
+    assert report.output_error < 1e-3
+    assert distill(teacher, student, x, steps=1).fits[0].before < 1e-6
+
+
 @pytest.mark.parametrize("kind", ["grouped", "full"])
 def test_a_feed_forward_of_diffusers_is_replaced_once(kind: str) -> None:
     network = feed_forward("geglu")

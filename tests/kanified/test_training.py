@@ -144,6 +144,24 @@ def test_distilled_blocks_come_nearer_to_the_originals(name: str, kind: str) -> 
         assert torch.equal(value, state[key]) or key.startswith(blocks)
 
 
+def test_blocks_of_a_chain_keep_their_fits_when_the_next_one_is_fitted() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        maps = [nn.Linear(*sizes) for sizes in ((8, 32), (32, 32), (32, 3))]
+        x = torch.randn(500, 8)
+    teacher = nn.Sequential(maps[0], nn.GELU(), maps[1], nn.GELU(), maps[2]).eval()
+    student = copy.deepcopy(teacher)
+    kanify(student, samples=x, match=None, generator=seeded())
+    with torch.no_grad():
+        for place in (1, 3):
+            coefficients = student[place].coefficients
+            coefficients.add_(0.2 * torch.randn(coefficients.shape, generator=seeded()))
+    first = distill(teacher, student, x, steps=100, batch_size=64, generator=seeded()).fits[0]
+    assert first.after < 0.1 * first.before
+    again = distill(teacher, student, x, steps=1, generator=seeded()).fits[0]
+    assert again.before == pytest.approx(first.after, rel=0.1)
+
+
 def test_what_cannot_be_distilled_is_said() -> None:
     teacher, call = make("dit")
     student = copy.deepcopy(teacher)

@@ -89,9 +89,11 @@ def watched(
     """Passes the input and the output of each call of a part to its functions."""
 
     def watch(see: Callable[[Tensor, Tensor], None]) -> Callable[..., None]:
-        return lambda _, given, output: see(given[0].detach(), output.detach())
+        return lambda _, given, named, output: see(
+            (*given, *named.values())[0].detach(), output.detach()
+        )
 
-    handles = [part.register_forward_hook(watch(see)) for part, see in parts]
+    handles = [part.register_forward_hook(watch(see), with_kwargs=True) for part, see in parts]
     try:
         yield
     finally:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +72,8 @@ def distill(
 ) -> DistillReport:
     """Fits each block that was replaced in a network to the original, one after another.
 
-    A block is fitted in float32 and changed only where that makes its error smaller.
+    A block is fitted in float32 and changed only where that makes its error smaller. A linear map
+    that is part of two blocks, as in a chain of them, stays as it is.
 
     Args:
         teacher: The network before it was kanified.
@@ -96,12 +99,16 @@ def distill(
             f"{steps}, {batch_size} and {learning_rate}"
         )
     paths = {id(owner): path for path, owner in teacher.named_modules()}
+    pairs = [
+        (block, own)
+        for block in find_blocks(teacher).values()
+        if (own := _counterpart(block, student, paths)) is not None
+    ]
+    uses = Counter(parameter for _, own in pairs for parameter in own.parameters())
     fits: list[BlockFit] = []
-    for block in find_blocks(teacher).values():
-        own = _counterpart(block, student, paths)
-        if own is not None:
-            rows = _rows(teacher, block, samples)
-            fits.append(_fit(block, own, rows, steps, batch_size, learning_rate, generator))
+    for block, own in pairs:
+        rows = _rows(teacher, block, samples)
+        fits.append(_fit(block, own, uses, rows, steps, batch_size, learning_rate, generator))
     if not fits:
         raise KanDiffusionError(
             "student has no block that replaces one of teacher's; make it with student = "
@@ -128,15 +135,15 @@ def _rows(teacher: nn.Module, block: Block, samples: Samples) -> tuple[Tensor, T
     given: list[Tensor] = []
     made: list[Tensor] = []
 
-    def keep(rows: list[Tensor], tensor: Tensor) -> None:
-        if sum(map(len, rows)) < _MOST_ROWS:
-            rows.append(tensor.flatten(0, -2).float())
+    def see(input: Tensor, output: Tensor) -> None:
+        if sum(map(len, given)) < _MOST_ROWS:
+            hidden = output if block.joined else block.activation(output.clone())
+            # Not read off a call of the last map, which may also be the first, or of other blocks.
+            found = block.down.forward(hidden.to(block.down.weight.dtype))
+            given.append(input.flatten(0, -2).float())
+            made.append(found.flatten(0, -2).float())
 
-    entry = block.owner.get_submodule(block.entry)
-    with watched([
-        (entry, lambda input, _: keep(given, input)),
-        (block.down, lambda _, output: keep(made, output)),
-    ]):  # fmt: skip
+    with watched([(block.owner.get_submodule(block.entry), see)]):
         run_calls(teacher, samples)
     if not given:
         raise KanDiffusionError(f"the samples do not reach block '{block.path}'; give others")
@@ -146,6 +153,7 @@ def _rows(teacher: nn.Module, block: Block, samples: Samples) -> tuple[Tensor, T
 def _fit(
     block: Block,
     own: nn.Sequential,
+    uses: Mapping[nn.Parameter, int],
     rows: tuple[Tensor, Tensor],
     steps: int,
     batch_size: int,
@@ -154,7 +162,9 @@ def _fit(
 ) -> BlockFit:
     x, y = rows
     variance = float((y - y.mean(0)).square().mean()) or 1.0
-    fitted = copy.deepcopy(own).float().requires_grad_(True)
+    fitted = copy.deepcopy(own).float()
+    for parameter, new in zip(own.parameters(), fitted.parameters(), strict=True):
+        new.requires_grad_(uses[parameter] == 1)
     before = _missed(fitted, x, y, batch_size) / variance
     optimizer = torch.optim.Adam(fitted.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
