@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from helpers import assert_same_state, refused, seeded
 from kan_diffusion.denoisers import Denoiser, build_denoiser
 from kan_diffusion.denoisers.edges import CURVE
+from kan_diffusion.kan import KANLinear
 from kan_diffusion.kan.importance import edge_sizes, layer_entropy, sparsity_penalty
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import TrainingConfig, TrainingResult, train
@@ -101,6 +103,25 @@ def test_a_denoiser_without_edges_refuses_and_stays_usable() -> None:
     storages = {parameter.untyped_storage().data_ptr() for parameter in denoiser.parameters()}
     assert len(storages) == len(list(denoiser.parameters()))
     assert "forward" not in vars(denoiser)
+
+
+class ByName(nn.Module):
+    """A layer that is called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = KANLinear(2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(input=x)
+
+
+def test_layers_that_are_called_by_keyword_are_watched() -> None:
+    module = ByName()
+    watch = EdgeWatch(module)
+    module(torch.randn(5, 2))
+    assert float(watch.penalty().detach()) > 0
+    watch.release()
 
 
 def _fails(*_: object) -> torch.Tensor:

@@ -190,14 +190,16 @@ class EdgeWatch:
                 "choose another family, such as 'full-kan'"
             )
         self._handles = [
-            layer.register_forward_pre_hook(self._remember)
+            layer.register_forward_pre_hook(self._remember, with_kwargs=True)
             for layer in layers
             if layer not in parts
         ]
 
-    def _remember(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _remember(
+        self, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
+    ) -> None:
         assert isinstance(layer, EdgeOutputs)
-        self._inputs[layer] = inputs[0][:_WATCHED_ROWS]
+        self._inputs[layer] = (*inputs, *named.values())[0][:_WATCHED_ROWS]
 
     def penalty(self) -> Tensor:
         """Computes sizes plus entropies of the edges in the last forward pass, and forgets it."""
