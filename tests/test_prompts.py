@@ -142,6 +142,19 @@ class StoppedError(Exception):
     """Raised in the middle of a run."""
 
 
+def test_a_folder_is_read_without_the_parts_of_an_older_pipeline(tmp_path: Path) -> None:
+    denoiser, encoder, tokenizer = _parts()
+    scheduler = make_scheduler(None, get_process("flow").scheduler())
+    PictureDiffusionPipeline(denoiser, scheduler, encoder, tokenizer, "L").save_pretrained(tmp_path)
+    plain = build_denoiser(
+        "dit", SHAPE, num_train_timesteps=1000, hidden=(8,), settings={"width": 8, "heads": 2}
+    )
+    PictureDiffusionPipeline(plain, scheduler, mode="L").save_pretrained(tmp_path)
+    loaded = PictureDiffusionPipeline.from_pretrained(tmp_path)
+    assert loaded.text_encoder is None
+    assert len(loaded(num_images_per_prompt=2, num_inference_steps=1).images) == 2
+
+
 def test_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     def stop(*_: object) -> None:
         raise StoppedError
@@ -322,6 +335,9 @@ def test_what_cannot_be_asked_is_refused(trained: PictureDiffusionPipeline) -> N
     with refused("makes 14 of 11; give the two that belong together"):
         short = make_text_encoder(make_tokenizer(["a"]), width=8, heads=2)
         PromptedDenoiser(denoiser, short, tokenizer)
+    wide = make_text_encoder(tokenizer, width=16, depth=1, heads=2)
+    with refused("takes prompts of width 8, not of the text encoder's 16"):
+        PictureDiffusionPipeline(denoiser, scheduler, wide, tokenizer, mode="L")
     with refused("together with its tokenizer"):
         PictureDiffusionPipeline(denoiser, scheduler, encoder, mode="L")
     with refused("of mode RGB are samples of shape .3, 4, 4."):

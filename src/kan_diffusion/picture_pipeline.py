@@ -23,9 +23,10 @@ from torch import Tensor
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers import Denoiser
 from kan_diffusion.errors import KanDiffusionError, valid_settings
+from kan_diffusion.files import read_json
 from kan_diffusion.latents import LatentCodec, read_vae
 from kan_diffusion.sampling import SamplePipeline, StepCallback
-from kan_diffusion.text import embed, read_text_encoder, require_pair, tokenize
+from kan_diffusion.text import embed, read_text_encoder, require_pair, require_width, tokenize
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -87,7 +88,7 @@ class PictureDiffusionPipeline(SamplePipeline):
 
     Raises:
         KanDiffusionError: The mode, the classes or the autoencoder do not fit the denoiser, or the
-            text encoder and the tokenizer do not fit each other.
+            text encoder, its tokenizer and the denoiser do not fit each other.
     """
 
     model_cpu_offload_seq = "text_encoder->denoiser->vae"
@@ -129,6 +130,7 @@ class PictureDiffusionPipeline(SamplePipeline):
             raise KanDiffusionError("give a text encoder together with its tokenizer")
         if text_encoder is not None and tokenizer is not None:
             require_pair(text_encoder, tokenizer)
+            require_width(denoiser, text_encoder)
         self.register_to_config(mode=mode, classes=list(classes), flow=self.flow)
 
     @classmethod
@@ -162,9 +164,13 @@ class PictureDiffusionPipeline(SamplePipeline):
         """
         root = Path(pretrained_model_name_or_path)
         parts = dict(kwargs)
-        if (root / "text_encoder").is_dir() and not parts.keys() & {"text_encoder", "tokenizer"}:
+        index = read_json(root / cls.config_name, "the index of a pipeline", "train it again")
+        # Parts that are not in the index are of a pipeline that was saved there before.
+        absent = None, [None, None]
+        saved = {name for name in index if index[name] not in absent and (root / name).is_dir()}
+        if "text_encoder" in saved and not parts.keys() & {"text_encoder", "tokenizer"}:
             parts["text_encoder"], parts["tokenizer"] = read_text_encoder(root)
-        if (root / "vae").is_dir() and "vae" not in parts:
+        if "vae" in saved and "vae" not in parts:
             parts["vae"] = read_vae(root)
         return super().from_pretrained(root, **parts)
 

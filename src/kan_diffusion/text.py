@@ -40,6 +40,7 @@ __all__ = [
     "make_tokenizer",
     "read_text_encoder",
     "require_pair",
+    "require_width",
     "tokenize",
     "unknown_words",
 ]
@@ -191,6 +192,24 @@ def require_pair(text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerBase
         )
 
 
+def require_width(denoiser: Denoiser, text_encoder: CLIPTextModel) -> None:
+    """Checks that a denoiser takes prompts of a text encoder's width.
+
+    Args:
+        denoiser: The denoiser.
+        text_encoder: The text encoder.
+
+    Raises:
+        KanDiffusionError: It takes none, or prompts of another width.
+    """
+    wanted = getattr(denoiser, "text_width", 0)
+    if wanted != text_encoder.config.hidden_size:
+        raise KanDiffusionError(
+            f"the denoiser takes prompts of width {wanted}, not of the text encoder's "
+            f"{text_encoder.config.hidden_size}; build it with that text_width"
+        )
+
+
 def make_text_encoder(
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -334,12 +353,7 @@ class PromptedDenoiser(Denoiser):
     ) -> None:
         super().__init__()
         require_pair(text_encoder, tokenizer)
-        wanted = getattr(denoiser, "text_width", 0)
-        if wanted != text_encoder.config.hidden_size:
-            raise KanDiffusionError(
-                f"the denoiser takes prompts of width {wanted}, not of the text encoder's "
-                f"{text_encoder.config.hidden_size}; build it with that text_width"
-            )
+        require_width(denoiser, text_encoder)
         self.denoiser = denoiser
         self.text_encoder = text_encoder.requires_grad_(not frozen)
         self._frozen = frozen
