@@ -114,7 +114,7 @@ def test_more_important_edges_are_more_opaque_and_none_vanishes():
     assert 0.1 < fading(0.0) < fading(0.01) < fading(0.5) < fading(1.0) == fading(7.0) == 1.0
     assert fading(-1.0) == fading(0.0) == fading(float("nan"))
     view = make_view((3, 32, 2))
-    shares = [np.array([0.2, float(number == 7), 0.2]) for number in range(160)]
+    shares = [np.array([0.2, float(number == 7), 0.5 + number]) for number in range(160)]
     edges = [
         replace(edge, importance_by_level=share)
         for edge, share in zip(view.edges, shares, strict=True)
@@ -122,10 +122,12 @@ def test_more_important_edges_are_more_opaque_and_none_vanishes():
     view = replace(view, edges=tuple(edges))
     opacities = [
         sorted(line.get_alpha() for line in network_figure(view, level).axes[0].lines[:160])
-        for level in (0, 1)
+        for level in (0, 1, 2)
     ]
     assert opacities[0] == pytest.approx([fading(0.2)] * 160)
     assert opacities[1] == pytest.approx([fading(0.0)] * 159 + [1.0])
+    assert len(set(opacities[2])) == 160  # importances from 0.5 to 159.5
+    assert opacities[2][-1] == 1.0
 
 
 def test_columns_are_written_beside_the_inputs_that_they_name():

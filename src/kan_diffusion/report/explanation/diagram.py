@@ -164,10 +164,11 @@ def network_figure(
         edge.importance if level is None else float(edge.importance_by_level[level])
         for edge in view.edges
     ]
+    most = max([1.0, *np.nan_to_num(importances, posinf=0.0)])
     heights = curve_height(view)
     # The least important first, so that the others lie above them.
     for index in np.argsort(importances, kind="stable"):
-        edge, alpha = view.edges[index], fading(importances[index])
+        edge, alpha = view.edges[index], fading(importances[index] / most)
         start = layout.units[edge.layer][edge.input]
         end = layout.units[edge.layer + 1][edge.output]
         box = layout.boxes[index] if layout.boxes else None

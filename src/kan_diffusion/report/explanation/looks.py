@@ -79,7 +79,8 @@ def kind_of(kind: str) -> str:
 def fading(importance: float) -> float:
     """Gives the opacity of an edge: from faint but visible at importance 0 to 1 at importance 1.
 
-    The square root keeps the many small shares of a wide network apart.
+    The square root keeps the many small shares of a wide network apart. Where importances exceed
+    1, callers divide all of them by the largest.
     """
     share = float(np.clip(np.nan_to_num(importance), 0.0, 1.0))
     return FAINTEST + (1.0 - FAINTEST) * share**0.5

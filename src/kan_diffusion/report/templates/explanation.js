@@ -126,9 +126,9 @@
     }));
   }
   function updateNetwork() {
-    const of = view();
+    const of = view(), most = Math.max(1, ...of.edges.map(edge => edge.byLevel[state.level] ?? 0));
     of.edges.forEach((edge, index) => {
-      const group = of.groups[index], fade = data.faintest + (1 - data.faintest) * Math.sqrt(Math.min(Math.max(edge.byLevel[state.level] ?? 0, 0), 1));
+      const group = of.groups[index], fade = data.faintest + (1 - data.faintest) * Math.sqrt(Math.max(edge.byLevel[state.level] ?? 0, 0) / most);
       group.setAttribute("aria-label", `${called(of, edge)}: ${edge.text || data.kinds[edge.kind].label}, importance ${written(edge.byLevel[state.level])}`);
       group.classList.toggle("chosen", index === state.edge);
       group.setAttribute("tabindex", index === state.edge ? 0 : -1);
