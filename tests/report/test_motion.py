@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import subprocess
@@ -28,7 +29,7 @@ from kan_diffusion.processes import get_process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report import motion as moving
 from kan_diffusion.report.charts import process_motion, training_motion
-from kan_diffusion.report.images import contact_sheet
+from kan_diffusion.report.images import contact_sheet, image_address
 from kan_diffusion.report.motion import (
     EXACT,
     Motion,
@@ -314,6 +315,17 @@ def test_pictures_move_as_one_sheet(tmp_path: Path) -> None:
     (panel,) = motion.content()["panels"]
     assert (panel["width"], panel["height"]) == (12, 8)
     assert panel["sheet"].startswith("data:image/webp;base64,")
+
+
+@pytest.mark.parametrize("size", [(9, 900), (17_000, 8)])
+def test_large_sheets_are_squarer_or_shrunk_to_what_a_page_can_hold(size: tuple[int, int]) -> None:
+    frames = [Image.new("L", size, shade) for shade in range(0, 250, 10)]
+    content = PicturePanel("sheet", frames).content(100_000)
+    sheet = Image.open(io.BytesIO(base64.b64decode(content["sheet"].partition(",")[2])))
+    down = -(-len(frames) // content["across"])
+    assert sheet.size == (content["width"] * content["across"], content["height"] * down)
+    assert max(sheet.size) <= 16_383
+    assert image_address(Image.new("RGB", (17_000, 2)), 100).startswith("data:image/webp;base64,")
 
 
 def test_pictures_come_from_noise_to_what_the_pipeline_draws() -> None:

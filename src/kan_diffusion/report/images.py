@@ -19,11 +19,12 @@ from matplotlib import rc_context
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kan_diffusion.report.style import report_style
 
 __all__ = [
+    "LARGEST_WEBP",
     "TELEPHONE",
     "Picture",
     "contact_sheet",
@@ -42,6 +43,8 @@ _POINT, _MOST_POINTS = 40, 100
 _DPI = 192
 _PADDING = 0.08
 _WEBP_QUALITY = 80
+LARGEST_WEBP = 16_383
+"""Largest side of a WebP in pixels; larger pictures are shrunk."""
 _CSS_DPI, _POINTS = 96, 72
 _LEAST_LETTERS = 9.0
 """Size of the smallest letters of a figure that can be read, in CSS pixels."""
@@ -216,5 +219,7 @@ def _pixels(figure: Figure, dpi: int) -> Image.Image:
 
 def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
     file = io.BytesIO()
+    if kind == "WEBP" and max(image.size) > LARGEST_WEBP:
+        image = ImageOps.contain(image, (LARGEST_WEBP, LARGEST_WEBP))
     image.save(file, format=kind, **options)
     return file.getvalue()

@@ -44,7 +44,7 @@ from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.html import Json, Page, Section
-from kan_diffusion.report.images import contact_sheet, embedded, image_address
+from kan_diffusion.report.images import LARGEST_WEBP, contact_sheet, embedded, image_address
 from kan_diffusion.report.points import PointView, bins, panel_figure, spread
 from kan_diffusion.report.style import GRID, INK, MUTED, model_styles, report_style, shortened
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler, watched
@@ -227,13 +227,17 @@ class PicturePanel(Panel):
         return lambda frame: shown.set_data(np.asarray(self.frames[frame].convert("RGB")))
 
     def content(self, largest: int) -> dict[str, Json]:
-        """Gives the player's data: all frames in one picture, row by row."""
+        """Gives the player's data: all frames in one picture, row by row, as square as possible."""
         width, height = self.frames[0].size
-        across = math.ceil(math.sqrt(len(self.frames)))
-        sheet = Image.new("RGB", (width * across, height * -(-len(self.frames) // across)))
+        across = min(math.ceil(math.sqrt(len(self.frames) * height / width)), len(self.frames))
+        down = -(-len(self.frames) // across)
+        share = min(LARGEST_WEBP / max(width * across, height * down), 1.0)
+        width, height = max(int(width * share), 1), max(int(height * share), 1)
+        sheet = Image.new("RGB", (width * across, height * down))
         for number, frame in enumerate(self.frames):
             row, column = divmod(number, across)
-            sheet.paste(frame.convert("RGB"), (column * width, row * height))
+            small = frame.convert("RGB").resize((width, height))  # the same where none is shrunk
+            sheet.paste(small, (column * width, row * height))
         return {
             "kind": "pictures",
             "title": self.title,
