@@ -7,6 +7,16 @@ training picture. Pictures drawn with guidance are read (:mod:`kan_diffusion.eva
 scenes by the nearest rendering, with combinations that are trained on and with held-out ones, and
 classes by a classifier. All models of a seed start from the same noise, and each score stands
 beside that of real pictures.
+
+The share of drawn pictures that are nearer to one of m training pictures than to m held-out ones is
+1/2 for a perfect model without conditions. A model that is told what the held-out pictures show
+draws pictures as they are, class by class; with K classes that are well apart, and n of one class
+among the training and n' among the held-out pictures, a perfect model has
+
+.. math:: E \sum_{k=1}^K \frac{n'_k}{m} \frac{n_k}{n_k + n'_k} \approx \frac12 - \frac{K - 1}{4 m},
+
+and far less where each picture has a caption of its own. A share of 1/2 may then be due to copies;
+the share of real pictures, which are asked for nothing, has the mean 1/2.
 """
 
 from __future__ import annotations
