@@ -298,6 +298,37 @@ def test_a_saved_model_is_the_same_and_holds_no_row(
             DiffusionEstimator.load(tmp_path / "moved")
 
 
+def test_a_model_saved_over_another_is_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = _points(50)
+    old, new = (DiffusionEstimator("mlp", **QUICK).fit(shift + points) for shift in (0, 9000))
+    drawn = [model.sample(5) for model in (old, new)]
+    replace, left = Path.replace, [0]
+
+    def killed_at(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed_at)
+    for write in range(100):
+        left[0] = 100
+        old.save(tmp_path)
+        np.testing.assert_array_equal(DiffusionEstimator.load(tmp_path).sample(5), drawn[0])
+        left[0] = write
+        try:
+            new.save(tmp_path)
+            break
+        except KeyboardInterrupt:
+            for read in (DiffusionEstimator.load, TableDiffusionPipeline.from_pretrained):
+                with refused("estimator.json|model_index.json", RunFolderError):
+                    read(tmp_path)
+    assert write > 5
+    np.testing.assert_array_equal(DiffusionEstimator.load(tmp_path).sample(5), drawn[1])
+
+
 def test_a_loaded_model_is_fitted_again_as_it_was(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

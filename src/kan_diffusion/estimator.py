@@ -496,6 +496,7 @@ class DiffusionEstimator(BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Saves the model: JSON and safetensors, and no row of the table.
 
+        A model in the folder is replaced; if that is cut short, the old one or none can be loaded.
         A parameter that is no plain value, such as a ``RandomState``, is left out with a warning.
 
         Args:
@@ -504,11 +505,12 @@ class DiffusionEstimator(BaseEstimator):
 
         Raises:
             NotFittedError: ``fit`` has not been called.
+            RunFolderError: The folder cannot be written.
         """
-        from kan_diffusion.files import write_json
+        from kan_diffusion.files import json_bytes
+        from kan_diffusion.sampling import save_pipeline
 
         check_is_fitted(self)
-        self.pipeline_.save_pretrained(folder)
         settings: dict[str, object] = {}
         for name, given in self.get_params(deep=False).items():
             value = _plain(given)
@@ -519,14 +521,12 @@ class DiffusionEstimator(BaseEstimator):
                     f"{name} is not saved, since it is a {type(value).__name__} and no plain "
                     "value; set it again before the loaded model is fitted"
                 )
-        write_json(
-            Path(folder) / _SETTINGS,
-            {
-                "settings": settings,
-                "array_dtype": self.array_dtype_,
-                "y": None if self.y_name_ is None else [self.y_name_],
-            },
-        )
+        content = {
+            "settings": settings,
+            "array_dtype": self.array_dtype_,
+            "y": None if self.y_name_ is None else [self.y_name_],
+        }
+        save_pipeline(self.pipeline_, Path(folder), (_SETTINGS, json_bytes(content)))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

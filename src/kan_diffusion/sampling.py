@@ -17,6 +17,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from diffusers import (
 )
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from kan_diffusion.data.scaling import Standardizer
@@ -44,11 +46,12 @@ from kan_diffusion.data.scaling import Standardizer
 # Imports the whole package: the class of a saved denoiser is found only if it is imported.
 from kan_diffusion.denoisers import Denoiser, PointDenoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError, RunFolderError, look_up
-from kan_diffusion.files import read_json
+from kan_diffusion.files import read_json, whole_file
 from kan_diffusion.limits import MOST_TIMESTEPS, MOST_VALUES
 from kan_diffusion.processes import PredictionType
 
 __all__ = [
+    "HALF_SAVED",
     "SCHEDULERS",
     "PointDiffusionPipeline",
     "PointDiffusionPipelineOutput",
@@ -56,6 +59,7 @@ __all__ = [
     "StepCallback",
     "fitting_samplers",
     "make_scheduler",
+    "save_pipeline",
     "watched",
 ]
 
@@ -71,6 +75,9 @@ SCHEDULERS: Mapping[str, type[SchedulerMixin]] = {
 """Samplers by name. For diffusion: DPM-Solver++ (second order, multistep), ancestral DDPM, DDIM,
 Heun's method and UniPC; for flow matching: Heun's and Euler's method. The first of each is the
 default."""
+
+HALF_SAVED = ".pipeline"
+"""Start of the name of the folder in which a pipeline is before it is saved."""
 
 _FLOW = FlowMatchEulerDiscreteScheduler | FlowMatchHeunDiscreteScheduler
 
@@ -598,3 +605,42 @@ class PointDiffusionPipeline(SamplePipeline):
         if not return_dict:
             return (samples,)  # type: ignore[return-value]  # as all pipelines of diffusers do
         return PointDiffusionPipelineOutput(samples=samples)
+
+
+def save_pipeline(
+    pipeline: SamplePipeline, folder: Path, last: tuple[str, bytes] | None = None
+) -> None:
+    """Saves a pipeline, each of its files whole or not at all, and its index last.
+
+    Without ``last``, files are replaced and never removed: another process may be reading them.
+
+    Args:
+        pipeline: The pipeline.
+        folder: The folder to write.
+        last: Name and content of a file with which the folder is complete. It is written after the
+            index, and both are removed before any file is replaced: a process that is killed
+            leaves no mixture of two pipelines that can be read.
+
+    Raises:
+        RunFolderError: It cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=HALF_SAVED, dir=folder) as temporary:
+            pipeline.save_pretrained(temporary)
+            files = [path for path in Path(temporary).rglob("*") if path.is_file()]
+            files.sort(key=lambda path: len(path.parts), reverse=True)
+            if last is not None:
+                files.append(Path(temporary) / last[0])
+                files[-1].write_bytes(last[1])
+                for name in (last[0], pipeline.config_name):
+                    (folder / name).unlink(missing_ok=True)
+            for path in files:
+                with whole_file(folder / path.relative_to(temporary)) as place:
+                    path.chmod(place.stat().st_mode)  # safetensors hides its files from others
+                    path.replace(place)
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(
+            f"cannot write the denoiser to '{folder}': {error}; free some space or choose another "
+            "folder with --out"
+        ) from error

@@ -15,7 +15,7 @@ from helpers import randn, refused
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import get_process
-from kan_diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.sampling import PointDiffusionPipeline, save_pipeline
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import (
     TrialResult,
@@ -26,7 +26,6 @@ from kan_diffusion.study.folder import (
     load_trial,
     prepare_trial_folder,
     recorded_steps,
-    save_pipeline,
     save_points,
 )
 from kan_diffusion.study.named import single_trial

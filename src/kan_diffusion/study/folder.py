@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -46,12 +45,11 @@ from kan_diffusion.files import (
     require_file,
     require_free_space,
     require_unchanged,
-    whole_file,
     write_bytes,
     write_checksums,
     write_parquet,
 )
-from kan_diffusion.sampling import SamplePipeline
+from kan_diffusion.sampling import HALF_SAVED, SamplePipeline, save_pipeline
 from kan_diffusion.study.config import TrialConfig
 
 __all__ = [
@@ -75,7 +73,6 @@ __all__ = [
     "load_weights",
     "prepare_trial_folder",
     "recorded_steps",
-    "save_pipeline",
     "save_points",
     "save_weights",
 ]
@@ -89,7 +86,6 @@ WEIGHTS = "weights"
 CURVES = "curves.parquet"
 
 _POINTS = "points"
-_HALF_SAVED = ".pipeline"
 
 _FILES = (
     "model_index.json",
@@ -178,7 +174,7 @@ def claimed(folder: Path) -> Iterator[None]:
 def _sweep(folder: Path) -> None:
     """Deletes temporary files of a process that was killed."""
     for place in {folder, *((folder / name).parent for name in _FILES)}:
-        for left in (*place.glob(".*.tmp*"), *place.glob(f"{_HALF_SAVED}*")):
+        for left in (*place.glob(".*.tmp*"), *place.glob(f"{HALF_SAVED}*")):
             with suppress(OSError):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
@@ -418,27 +414,3 @@ def _clear(folder: Path) -> None:
                 place.rmdir()
     except OSError as error:
         raise RunFolderError(f"'{folder}' cannot be cleared: {error}") from error
-
-
-def save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
-    """Saves a pipeline, each of its files whole or not at all, and its index last.
-
-    Files are replaced and never removed: another process may be reading them.
-
-    Raises:
-        RunFolderError: It cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
-            pipeline.save_pretrained(temporary)
-            files = [path for path in Path(temporary).rglob("*") if path.is_file()]
-            for path in sorted(files, key=lambda path: len(path.parts), reverse=True):
-                with whole_file(folder / path.relative_to(temporary)) as place:
-                    path.chmod(place.stat().st_mode)  # safetensors hides its files from others
-                    path.replace(place)
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(
-            f"cannot write the denoiser to '{folder}': {error}; free some space or choose another "
-            "folder with --out"
-        ) from error
