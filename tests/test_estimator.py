@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.special import logsumexp
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -390,6 +390,33 @@ def test_y_is_a_class_an_amount_or_a_date(y: object, kind: str) -> None:
     assert model.sample(y=np.asarray(y)[:2]).shape == (2, 2)
     with refused("y has 2 values for 1 rows"):
         model.sample(y=np.asarray(y)[:2], like=pd.DataFrame({0: [1.0]}))
+
+
+@pytest.mark.parametrize("classes", [(0, 1), (1, 2), (False, True), ("a", "b")])
+def test_y_is_unknown_where_gaps_are_filled(classes: tuple[object, object]) -> None:
+    points = _points(60)
+    model = DiffusionEstimator("mlp", **QUICK).fit(points, list(classes) * 30)
+    told = model._y_cells([classes[1], None])
+    assert told.isna().tolist() == [False, True]
+    points[3, 0] = np.nan
+    frame = model._frame(points).assign(y=model._y_cells([None] * 60).array)
+    observed = model.codec_.observe(frame.set_axis([0, 1, 2], axis=1))
+    assert observed[:, 2].isnan().all()
+    assert np.isfinite(model.impute(points)).all()
+    assert model.sample(y=[classes[0], None]).shape == (2, 2)
+
+
+def test_y_in_one_column_is_taken_with_the_warning_of_scikit_learn() -> None:
+    points, y = _points(60), np.array([[0], [1]] * 30)
+    with pytest.warns(DataConversionWarning, match="column-vector y"):
+        model = DiffusionEstimator("mlp", **QUICK).fit(points, y)
+    flat = DiffusionEstimator("mlp", **QUICK).fit(points, y[:, 0])
+    np.testing.assert_array_equal(model.sample(4, y=1), flat.sample(4, y=1))
+    with pytest.warns(DataConversionWarning, match="column-vector y"):
+        drawn = model.sample(y=y[:4])
+    np.testing.assert_array_equal(drawn, flat.sample(y=y[:4, 0]))
+    with pytest.raises(ValueError, match=r"y should be a 1d array, got .* shape \(60, 2\)"):
+        model.fit(points, np.hstack([y, y]))
 
 
 def test_y_beside_numbered_columns_has_a_number_of_its_own() -> None:

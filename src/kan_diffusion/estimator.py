@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from kan_diffusion.errors import (
     BudgetError,
@@ -163,8 +163,9 @@ class DiffusionEstimator(BaseEstimator):
 
         Raises:
             DataError: y has another number of rows.
+            ValueError: y has several columns.
         """
-        values = y if isinstance(y, pd.Series) else np.asarray(y)
+        values = y if isinstance(y, pd.Series) else column_or_1d(y, warn=True)
         if isinstance(values, np.ndarray):  # nanoseconds would become whole numbers in a list
             values = pd.Series(values if values.dtype.kind in "mM" else values.tolist())
         if len(values) != len(frame):
@@ -246,7 +247,8 @@ class DiffusionEstimator(BaseEstimator):
                 there is nothing to learn, or y has another number of rows.
             KanDiffusionError: A setting is unknown or out of range, or the budget is too small even
                 for one column.
-            ValueError: X is neither a frame nor an array in two dimensions.
+            ValueError: X is neither a frame nor an array in two dimensions, or y has several
+                columns.
         """
         from kan_diffusion.data.codec import TableCodec
         from kan_diffusion.denoisers import get_family
@@ -381,7 +383,7 @@ class DiffusionEstimator(BaseEstimator):
             if np.ndim(y) == 0:
                 wanted[self.y_name_] = y
             else:
-                values = np.asarray(y).tolist()
+                values = column_or_1d(y, warn=True).tolist()
                 if like is not None and len(like) != len(values):
                     raise DataError(
                         f"y has {len(values):,} values for {len(like):,} rows; give one each"

@@ -373,6 +373,8 @@ def _no_condition(text: str) -> DataError:
 def cells(column: Column, given: Sequence[object]) -> pd.Series:
     """Makes cells of a column's dtype from given values; None is a gap.
 
+    Where the dtype has no gaps, the cells are objects.
+
     Raises:
         DataError: The column cannot hold a value, or a category is not known.
     """
@@ -383,4 +385,5 @@ def cells(column: Column, given: Sequence[object]) -> pd.Series:
         [empty[0] if _is_gap(value) else _value(column, value) for value in given],
         dtype=empty.dtype,
     )
-    return column.storage.restore(values, missing).rename(column.name)
+    made = column.storage.restore(values, missing).rename(column.name)
+    return made if made.isna().sum() == missing.sum() else made.astype(object).mask(missing)
