@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -228,6 +229,36 @@ def test_conditions_that_nothing_comes_near_are_extrapolation(
     assert "comes near" in caplog.text
     caplog.clear()
     people.sample(50, conditions={"job": "student"})
+    assert not caplog.records
+
+
+def test_numbers_that_a_column_has_no_room_for_are_refused(people: DiffusionEstimator) -> None:
+    generator = np.random.default_rng(0)
+    whole = generator.integers(-100, 100, 60)
+    frame = pd.DataFrame(
+        {"half": generator.normal(size=60).astype(np.float32), "far": generator.normal(size=60)}
+        | {dtype: pd.Series(whole).astype(dtype) for dtype in ("int8", "Int8", "int8[pyarrow]")}
+    )
+    model = DiffusionEstimator("mlp", **QUICK).fit(frame)
+    for name, told in (("int8", 300), ("Int8", -129), ("int8[pyarrow]", 300)):
+        with refused(rf"column '{re.escape(name)}' has {told} in row 2, and its .* -128 to 127"):
+            model.sample(like=pd.DataFrame({name: [5, told]}))
+        assert model.sample(like=pd.DataFrame({name: [5, 127]}))[name].tolist() == [5, 127]
+    with refused(r"column 'half' has 1e\+39 in row 1, more than 1e\+12 times the spread"):
+        model.sample(like=pd.DataFrame({"half": [1e39]}))
+    with refused(r"column 'far' has 1e\+40 in row 1, more than 1e\+12 times the spread"):
+        model.sample(3, conditions={"far": 1e40})
+    like = pd.DataFrame({"job": ["baker", "baker", "king"]})
+    with refused("column 'job' has 'king' in row 3"):
+        people.sample(like=like, conditions={"age": (20, 60)})
+
+
+def test_a_merged_category_is_no_extrapolation(caplog: pytest.LogCaptureFixture) -> None:
+    frame = pd.DataFrame({"word": ["a"] * 40 + ["b"] * 15 + list("cdefg"), "x": _points(60)[:, 0]})
+    model = DiffusionEstimator("mlp", **QUICK, merge_below=5).fit(frame)
+    assert model.codec_.column("word").categories == ("a", "b", "other")
+    caplog.clear()
+    model.sample(like=pd.DataFrame({"word": ["c"]}))
     assert not caplog.records
 
 

@@ -136,6 +136,9 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             clash = [name for name in like.columns if name in wanted]
             if clash:
                 raise DataError(f"column '{clash[0]}' is given twice, by a row and by a condition")
+            self.codec.observe(like)  # all rows, so that an error has the right row number
+            for name in like.columns:
+                self.codec.column(name).require_room(like[name])
             num_rows = len(like)
         if num_rows is None or num_rows < 1:
             raise KanDiffusionError(f"sampling needs at least 1 row, not {num_rows}")
@@ -256,9 +259,10 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
                 if bool(row[part].isnan().any()) or (valued and block.column in empty):
                     continue
                 if block.discrete and valued:  # no two categories are near
-                    name = self.codec.column(block.column).name
-                    same = (cells[name] == told[name].iloc[place]).to_numpy(bool, na_value=False)
-                    near &= torch.tensor(same)
+                    column = self.codec.column(block.column)
+                    found, missing = column.read(cells[column.name])
+                    wanted, _ = column.read(told[column.name].iloc[[place]])
+                    near &= torch.from_numpy((found == wanted) & ~missing)
                 else:
                     near &= ((rows[:, part] - row[part]).abs() < _NEAR).all(dim=1)
             if not bool(near.any()):

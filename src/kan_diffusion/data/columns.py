@@ -30,7 +30,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from kan_diffusion.data.identifiers import Identifier
 from kan_diffusion.data.lattice import SHARING, Lattice
-from kan_diffusion.data.scaling import LARGEST, decimals
+from kan_diffusion.data.scaling import FARTHEST, LARGEST, decimals
 from kan_diffusion.data.storage import WORDS, Holds, Scalar, Storage, Values, place_among
 from kan_diffusion.data.transforms import (
     Codebook,
@@ -214,6 +214,26 @@ class Column(Settings):
             values[~missing & (place_among(self._known, values) < 0)] = OTHER
         return values, missing
 
+    def require_room(self, series: pd.Series) -> None:
+        """Checks that this column's dtype can hold the cells of another frame.
+
+        Raises:
+            DataError: It cannot, or a cell does not fit this column.
+        """
+        values, missing = self.read(series)
+        if values.dtype.kind == "f":
+            values = values.astype(np.float64)  # the limits may be beyond those of float16
+        low, high = self.storage.limits
+        if (
+            values.dtype.kind in "iuf"
+            and (beyond := ~missing & ((values < low) | (values > high))).any()
+        ):
+            row = int(np.argmax(beyond))
+            raise DataError(
+                f"column '{self.name}' has {values[row]} in row {row + 1}, and its dtype "
+                f"{self.storage.dtype} holds {low:g} to {high:g}; change it, or fit a wider dtype"
+            )
+
     def _require_whole(self, values: np.ndarray, missing: np.ndarray) -> None:
         wrong = (values != np.rint(values)) & ~missing | (np.abs(values) >= 2.0**63)
         if wrong.any():
@@ -281,7 +301,15 @@ class Column(Settings):
         if isinstance(self._map, Codebook):
             cells[rows] = self._map.forward(x)
         elif self._map is not None:
-            cells[rows, 0] = self._map.forward(x)
+            z = self._map.forward(x)
+            if (far := np.abs(z) > FARTHEST).any():
+                row = int(rows[np.argmax(far)])
+                raise DataError(
+                    f"column '{self.name}' has {values[row]} in row {row + 1}, more than "
+                    f"{FARTHEST:g} times the spread of the rows trained on away from them; correct "
+                    "it or remove the row"
+                )
+            cells[rows, 0] = z
         return states, cells
 
     def log_scale(self, series: pd.Series) -> np.ndarray:

@@ -16,13 +16,15 @@ from kan_diffusion.errors import DataError
 if TYPE_CHECKING:
     from kan_diffusion.data.densities import Density
 
-__all__ = ["LARGEST", "Standardizer", "decimals"]
+__all__ = ["FARTHEST", "LARGEST", "Standardizer", "decimals"]
 
 LARGEST = 1e300
 """Largest value of a column, so that samples far out of its range still fit into float64."""
 
+FARTHEST = 1e12
+"""Largest distance of a value from the mean that float32 is trusted with, in spreads."""
+
 _SMALLEST_SPREAD = 1e-305
-_FARTHEST = 1e12
 _MOST_DECIMALS = 15
 _LOOK = 1000
 
@@ -135,10 +137,10 @@ class Standardizer:
             DataError: A value is more than 10^12 scales from the mean.
         """
         z = self.apply(x)
-        far = (z.abs() > _FARTHEST).any(dim=0).tolist()
+        far = (z.abs() > FARTHEST).any(dim=0).tolist()
         if any(far):
             raise DataError(
-                f"{where}column '{columns[far.index(True)]}' has values more than {_FARTHEST:g} "
+                f"{where}column '{columns[far.index(True)]}' has values more than {FARTHEST:g} "
                 "times the spread of the rows trained on away from them; remove those"
             )
         return z
