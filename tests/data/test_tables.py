@@ -155,6 +155,58 @@ def test_csv_dialects(tmp_path: Path, text: str, columns: tuple[str, ...], value
     assert table.frame.to_numpy().tolist() == values
 
 
+@pytest.mark.parametrize(
+    ("text", "columns", "values"),
+    [
+        ("2019,name,size\n5,bob,3\n7,al,\n", ("2019", "name", "size"), [5, 7]),
+        ("2019;name;size\n5;bob;3,5\n7;al;4\n", ("2019", "name", "size"), [5, 7]),
+        ('2019,name,"size"\n5,"bob, jr",3\n', ("2019", "name", "size"), [5]),
+        ("39,nurse,5\n41,clerk,6\n", ("column_1", "column_2", "column_3"), [39, 41]),
+        ("39,NA,5\n41,3,6\n", ("column_1", "column_2", "column_3"), [39, 41]),
+        ("39,2024-01-01\n41,\n", ("column_1", "column_2"), [39, 41]),
+    ],
+)
+def test_names_may_be_numbers_beside_text_above_numbers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, columns: tuple[str, ...],
+    values: list[int],
+) -> None:  # fmt: skip
+    table = read_frame(_file(tmp_path, text))
+    assert table.columns == columns
+    assert table.frame.iloc[:, 0].tolist() == values
+    assert ("the first line is read as names" in caplog.text) == (columns[0] == "2019")
+
+
+def test_errors_below_names_that_are_numbers_have_the_right_line(tmp_path: Path) -> None:
+    path = _file(tmp_path, "2019,size\n5,3\n1e400,4\n")
+    with refused(r"infinite values in 1 row \(line 3; '2019'\)", DataError):
+        read_frame(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("x;y\n1.234,56;2\n1.999,50;3\n7,5;4\n", "1.234,56"),
+        ("x;y\n1.234.567;2\n;3\n", "1.234.567"),
+        ('x,y\n"1,234.56",2\n"999",3\n"3,000",3\n', "1,234.56"),
+        ('x,y\n"1,5",2\n"2,75",3\n', "1,5"),
+        ("x;y\n1,5;2.5\n2,5;3.5\n", "1,5"),
+        ("x;y\n29.02.2024;2\n01.03.2024;3\n", None),
+        ('x,y\n"1,234",2\n"red",3\n"blue",3\n', None),
+    ],
+)
+def test_numbers_that_are_read_as_text_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, shown: str | None
+) -> None:
+    table = read_frame(_file(tmp_path, text))
+    assert not pd.api.types.is_numeric_dtype(table.frame["x"].dtype)
+    messages = [record.getMessage() for record in caplog.records]
+    if shown is None:
+        assert messages == []
+    else:
+        (message,) = messages
+        assert f"column 'x' is read as text, since it has numbers such as '{shown}'" in message
+
+
 TEXT, GAP = "str" if pd.__version__ >= "3" else "object", None
 
 
@@ -254,6 +306,18 @@ def test_parquet_keeps_the_dtypes_that_pandas_wrote(tmp_path: Path) -> None:
     table = read_frame(tmp_path / "points.parquet")
     pd.testing.assert_frame_equal(table.frame, frame.reset_index(drop=True))
     pd.testing.assert_frame_equal(table.take(np.array([1])), frame.iloc[[1]].reset_index(drop=True))
+
+
+def test_an_index_with_a_name_is_a_column(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": [1.5, 2.5, 3.5], "flag": pd.array([True, None, False], "boolean")})
+    days = pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-05"]).astype("datetime64[ms]")
+    frame.index = pd.MultiIndex.from_arrays([days, [7, 8, 9]], names=["day", None])
+    frame.to_parquet(tmp_path / "points.parquet")
+    table = read_frame(tmp_path / "points.parquet")
+    assert table.columns == ("x", "flag", "day")
+    expected = frame.reset_index(drop=True).assign(day=days)
+    pd.testing.assert_frame_equal(table.frame, expected)
+    pd.testing.assert_frame_equal(table.take(np.array([2])), expected[2:].reset_index(drop=True))
 
 
 def test_parquet_of_other_programs(tmp_path: Path) -> None:
@@ -370,7 +434,9 @@ def test_other_number_types_are_kept(tmp_path: Path) -> None:
         ("x\n2024-01-01\nNA\nsoon\n", "column 'x', line 4 holds 'soon'; replace it by a date"),
         ("x\n2024-01-01T10:00Z\n2024-01-01\n", "column 'x', line 3 holds '2024-01-01'"),
         ("x,y\n1,2\n1_000,4\n", "line 3 holds '1_000'"),
-        ("day,2\n1,2\n3,4\n", "line 1 holds 'day'.*header line has no number"),
+        ("day,2.5\n1,2\n3,4\n", "line 1 holds 'day'.*header line has no number"),
+        ("day,2,2\n1,2,3\n3,4,5\n", "line 1 holds 'day'.*header line has no number"),
+        ("day,2\n1,2\nsome,4\n5,6\n7,8\n", "line 1 holds 'day'.*header line has no number"),
         ("x;y\n1,5;2\n1.5;3\n", "column 'x', line 2 holds '1,5'"),
         ("x;y\n1,500;2\n1,250,000;3\n", "'1,500', where the comma may mark decimals or thousands"),
         ("x;y\n1;2\n3;red\n", "column 'y', line 3 holds 'red'"),

@@ -15,6 +15,8 @@ whole column into text. This is an error, which names the cell.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +26,9 @@ from kan_diffusion.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NUMBER", "typed", "with_points"]
+__all__ = ["NUMBER", "are_names_of_numbers", "typed", "with_points"]
+
+logger = logging.getLogger(__name__)
 
 NUMBER = r"^(?i:[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?))$"
 """Regular expression of a number."""
@@ -37,6 +41,10 @@ _WHOLE = r"^[+-]?[0-9]+$"
 _PADDED = r"^[+-]?0[0-9]"
 _COMMAS = r"^[+-]?(?:[0-9]+(?:,[0-9]*)+|,[0-9]+)(?:[eE][+-]?[0-9]+)?$"
 _THOUSANDS = r"^[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+$"
+_MARKED = (  # with marks of thousands, or with a comma where columns are separated by commas
+    r"^[+-]?(?:[0-9]+,[0-9]+|[0-9]{1,3}"
+    r"(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?))$"
+)
 _DATE = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?$"
@@ -58,8 +66,7 @@ def with_points(
         cells = pc.utf8_trim_whitespace(column)
         plain = pc.match_substring_regex(cells, NUMBER)
         comma = pc.match_substring_regex(cells, _COMMAS)
-        gaps = pc.is_in(pc.utf8_lower(cells), pc.cast(_NUMERIC_GAPS, "string"))
-        count = len(cells) - _count(gaps)
+        count = len(cells) - _count(_are_gaps(cells))
         if 2 * (_count(plain) + _count(comma)) < count:
             continue
         if _count(pc.and_(plain, pc.match_substring(cells, "."))):
@@ -88,6 +95,39 @@ def _count(mask: pa.ChunkedArray) -> int:
     import pyarrow.compute as pc
 
     return int(pc.sum(mask, min_count=0).as_py())
+
+
+def _are_gaps(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow.compute as pc
+
+    return pc.is_in(pc.utf8_lower(cells), pc.cast(_NUMERIC_GAPS, "string"))
+
+
+def are_names_of_numbers(first: Sequence[str], columns: Sequence[pa.ChunkedArray]) -> bool:
+    """Tells whether a first line with numbers is one of names: some text stands above numbers.
+
+    A misplaced cell may be text, too. So names are all different, and those that are numbers are
+    whole.
+
+    Args:
+        first: Cells of the line.
+        columns: Columns of text, whose first cells these are.
+    """
+    import pyarrow.compute as pc
+
+    names = [name.strip() for name in first]
+    if len(set(names)) < len(names):
+        return False
+    above = False
+    for name, column in zip(names, columns, strict=True):
+        if re.match(NUMBER, name.replace(",", ".")):
+            if not re.match(_WHOLE, name):
+                return False
+        elif re.search(r"[^\W\d_]", name) and name.lower() not in _NUMERIC_GAPS:
+            cells = pc.utf8_trim_whitespace(column.slice(1))
+            numbers = _count(pc.match_substring_regex(cells, NUMBER))
+            above |= 0 < numbers == len(cells) - _count(_are_gaps(cells))
+    return above
 
 
 def typed(
@@ -119,7 +159,7 @@ def typed(
 
     cells = pc.utf8_trim_whitespace(column)
     lowered = pc.utf8_lower(cells)
-    known = without(cells, among(lowered, _NUMERIC_GAPS))
+    known = without(cells, _are_gaps(cells))
     count = len(known) - known.null_count
     text = without(cells, among(cells, _GAPS))
     if count == 0:
@@ -144,6 +184,15 @@ def typed(
         )
     if _count(among(lowered, ("true", "false"))) == count:
         return without(lowered, pc.is_null(known)).cast(pa.bool_())
+    marked = pc.match_substring_regex(known, _MARKED)
+    if 2 * (_count(numbers) + _count(marked)) >= count:
+        logger.warning(
+            "'%s': column '%s' is read as text, since it has numbers such as '%s'; write them "
+            "without marks of thousands and with decimal points to have numbers",
+            path,
+            name,
+            known[pc.index(marked, value=True).as_py()],
+        )
     return text
 
 

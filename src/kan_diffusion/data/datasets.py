@@ -562,8 +562,9 @@ def fit_codec(file: FrameFile, kinds: Kinds = ()) -> TableCodec:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Suppresses the warnings of the codec."""
-    loggers = [logging.getLogger(f"kan_diffusion.data.{name}") for name in ("codec", "columns")]
+    """Suppresses the warnings of a file and its codec."""
+    names = ("cells", "codec", "columns", "tables")
+    loggers = [logging.getLogger(f"kan_diffusion.data.{name}") for name in names]
     heard = [each for each in loggers if not each.disabled]
     for each in heard:
         each.disabled = True
@@ -601,7 +602,7 @@ def _load_file(
 ) -> Dataset:
     """Reads, encodes and splits a file; keeps the last one in memory until its files change."""
     file = _own_file(config)
-    with _silent() if config.sha256 else nullcontext():  # it warned when the run was set up
+    with _silent() if config.sha256 else nullcontext():
         codec = fit_codec(file, config.kinds)
     return _split(config, codec, _encoded(file, codec, study_seed), study_seed, trial_seed)
 
@@ -613,7 +614,8 @@ def _own_file(config: FileData) -> FrameFile:
             f"there is no file '{config.path}', which this run was set up with; put it there again "
             f"(its SHA-256 is {config.sha256})"
         )
-    file = _read_rows(config.path, _BOTH)
+    with _silent() if config.sha256 else nullcontext():  # it warned when the run was set up
+        file = _read_rows(config.path, _BOTH)
     if config.sha256 and file.sha256 != config.sha256:
         raise DataError(
             f"'{config.path}' has changed since this run was set up; put the file back as it was "

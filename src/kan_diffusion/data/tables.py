@@ -25,6 +25,8 @@ import csv
 import gzip
 import hashlib
 import io
+import json
+import logging
 import re
 import warnings
 import zlib
@@ -39,7 +41,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pandas as pd
 
-from kan_diffusion.data.cells import NUMBER, typed, with_points
+from kan_diffusion.data.cells import NUMBER, are_names_of_numbers, typed, with_points
 from kan_diffusion.data.scaling import LARGEST
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.files import digest, require_file, whole_file
@@ -58,7 +60,10 @@ __all__ = [
     "write_frame",
 ]
 
+logger = logging.getLogger(__name__)
+
 _EMPTY = "'{}' is empty; give a file with rows"
+_NO_NAME = r"__index_level_[0-9]+__"  # of a column that is an index of pandas
 _SHOWN = 5  # rows and columns listed in an error before "..."
 _BATCH = 65_536  # rows that are read together
 _MOST_NUMBERS, _MOST_TEXTS = 64, 10_000  # most distinct values that a sample shows
@@ -189,8 +194,10 @@ def read_frame(path: str | Path) -> FrameFile:
     Args:
         path: A ``.csv``, ``.csv.gz`` or ``.tsv`` file (UTF-8; columns separated by commas, or by
             semicolons, tabs or bars, where numbers may have decimal commas; the first line is a
-            header when no cell of it is a number), a ``.parquet`` file, a folder of such files with
-            the same columns, or a ``.npy`` file with an array of shape (n, d) or (n,).
+            header when no cell of it is a number, or when text in it stands above numbers and its
+            numbers are whole), a ``.parquet`` file, in which an index of pandas with a name is a
+            column, a folder of such files with the same columns, or a ``.npy`` file with an array
+            of shape (n, d) or (n,).
 
     Returns:
         The table.
@@ -311,9 +318,16 @@ def _read_text(path: Path, delimiter: str | None = None, packed: bool = False) -
     columns = _split_quickly(text, delimiter, names, skipped if header else 0)
     if columns is None:
         columns = _split(path, text, delimiter, names, header)
-    _require_size(path, len(columns[0]), len(columns))
     if delimiter != ",":
         columns = with_points(path, columns, delimiter)
+    if not header and (header := are_names_of_numbers(cells, columns)):
+        names, columns = _names(path, cells), [column.slice(1) for column in columns]
+        logger.warning(
+            "'%s': the first line is read as names, although some are numbers, since text in it "
+            "stands above numbers",
+            path,
+        )
+    _require_size(path, len(columns[0]), len(columns))
     note = "" if header else " (a header line has no number in any cell)"
     # One column after the other, so that little is in memory twice.
     table = pa.table([typed(path, name, columns.pop(0), place, note) for name in names], names)
@@ -515,7 +529,7 @@ def _read_parquet(path: Path) -> FrameFile:
 
 
 def _parquet_columns(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> tuple[str, ...]:
-    """Lists the columns of Parquet files without those of a pandas index.
+    """Lists the columns of Parquet files without those of a pandas index that has no name.
 
     Raises:
         DataError: Two columns have one name, files have different columns, or a column has an
@@ -526,7 +540,8 @@ def _parquet_columns(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> tup
     found: list[list[str]] = []
     for file, schema in zip(files, schemas, strict=True):
         index = (schema.pandas_metadata or {}).get("index_columns", [])
-        found.append([name for name in schema.names if name not in index])
+        unnamed = {name for name in index if re.fullmatch(_NO_NAME, str(name))}
+        found.append([name for name in schema.names if name not in unnamed])
         _require_distinct(file, found[-1])
         for name in found[-1]:
             kind = schema.field(name).type
@@ -592,8 +607,10 @@ def _to_frame(table: pa.Table, gaps: frozenset[str]) -> pd.DataFrame:
 
     names = table.column_names
     made = pa.table([plain(column) for column in table.columns], names)
-    frame = made.replace_schema_metadata(table.schema.metadata).to_pandas()
-    frame = frame.reset_index(drop=True).set_axis(names, axis=1)
+    metadata = table.schema.metadata or {}
+    if written := metadata.get(b"pandas"):  # an index with a name is a column like others
+        metadata |= {b"pandas": json.dumps(json.loads(written) | {"index_columns": []})}
+    frame = made.replace_schema_metadata(metadata).to_pandas().set_axis(names, axis=1)
     for name in names:
         kind = made[name].type
         whole, truth = pa.types.is_integer(kind), pa.types.is_boolean(kind)
