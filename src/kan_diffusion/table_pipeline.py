@@ -137,8 +137,8 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             if clash:
                 raise DataError(f"column '{clash[0]}' is given twice, by a row and by a condition")
             self.codec.observe(like)  # all rows, so that an error has the right row number
-            for name in like.columns:
-                self.codec.column(name).require_room(like[name])
+            for given in like.columns:
+                self.codec.column(given).require_room(like[given])
             num_rows = len(like)
         if num_rows is None or num_rows < 1:
             raise KanDiffusionError(f"sampling needs at least 1 row, not {num_rows}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from command_line import QUICK, Cli, call_quietly, cli  # noqa: F401
@@ -13,6 +14,7 @@ from kan_diffusion.data.datasets import FileData, TableData, load_dataset, split
 from kan_diffusion.study.folder import load_points
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.synthetic import judge_run
+from kan_diffusion.training.defaults import num_held_out
 from mixed_tables import people
 
 
@@ -62,7 +64,7 @@ def test_other_rows_are_judged_with_and_a_lost_file_costs_the_tests_of_copies(
     scores, used = judged
     assert used == "Real rows are those of 'others'."
     assert scores.rows[0] == 80
-    assert scores.rows[2] == 240
+    assert scores.rows[2] == 240 - num_held_out(240)  # those decide when training ends
     own = judge_run(trained, str(trained.parent / "people.csv"))
     assert own is not None
     assert own[0].rows[0] == 60
@@ -101,6 +103,14 @@ def test_rows_are_split_as_they_are_encoded(tmp_path: Path, seed: int) -> None:
                     np.sort(decoded[name]), np.sort(frame[name]), rtol=1e-4, err_msg=name
                 )
         assert len(split_frames(config, 7, seed, 10)[0]) == 10
+        learned, same = split_frames(config, 7, seed, 1_000, lambda num: num // 3)
+        pd.testing.assert_frame_equal(same, heldout)
+        rows = dataset.train[len(dataset.train) // 3 :]  # as a trial is trained on
+        decoded = dataset.codec.decode(rows, np.random.default_rng(0))
+        for name in learned.select_dtypes("number"):
+            np.testing.assert_allclose(
+                np.sort(decoded[name]), np.sort(learned[name]), rtol=1e-4, err_msg=name
+            )
 
 
 def test_what_metrics_compare_are_rows_of_the_table(trained: Path) -> None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -625,7 +625,11 @@ def _own_file(config: FileData) -> FrameFile:
 
 
 def split_frames(
-    config: FileData | TableData, study_seed: int, trial_seed: int, most: int
+    config: FileData | TableData,
+    study_seed: int,
+    trial_seed: int,
+    most: int,
+    num_ending: Callable[[int], int] = lambda _: 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Splits the rows of a file or table, not encoded, as :func:`load_dataset` does.
 
@@ -634,6 +638,8 @@ def split_frames(
         study_seed: As in :func:`load_dataset`.
         trial_seed: As in :func:`load_dataset`.
         most: Most rows of each part; the first ones in the split are taken.
+        num_ending: Tells how many of the first of so many rows decide when training ends. These
+            are in neither part.
 
     Returns:
         Rows that are trained on, and rows that are held out.
@@ -645,9 +651,8 @@ def split_frames(
     frame = TABLES[config.table]() if isinstance(config, TableData) else pd.DataFrame()
     num_rows = len(frame) if file is None else file.num_rows
     order, num_heldout, _ = _order(num_rows, config, study_seed, trial_seed)
-    train, heldout = (
-        np.sort(part[:most].numpy()) for part in (order[num_heldout:], order[:num_heldout])
-    )
+    start = num_heldout + num_ending(num_rows - num_heldout)
+    train, heldout = (np.sort(part[:most].numpy()) for part in (order[start:], order[:num_heldout]))
     if file is None:
         return frame.iloc[train], frame.iloc[heldout]
     return file.take(train), file.take(heldout)

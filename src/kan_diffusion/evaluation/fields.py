@@ -172,6 +172,8 @@ def _values(field: Field, column: pd.Series) -> _Array:
         dates = dates.dt.tz_localize(None)
         micros = dates.to_numpy("datetime64[us]")
         return np.where(np.isnat(micros), np.nan, micros.astype(np.int64) / 1e6)
+    if pd.api.types.infer_dtype(column).startswith("timedelta"):
+        column = pd.to_timedelta(column)
     if column.dtype.kind == "m":
         column = column.dt.total_seconds()
     return column.to_numpy(np.float64, na_value=np.nan)

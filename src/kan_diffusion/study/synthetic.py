@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from kan_diffusion.data.datasets import FileData, TableData, data_from_name, split_frames
@@ -12,6 +13,7 @@ from kan_diffusion.evaluation.tables import TableScores, table_scores
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.study.measure import load_run, same_data
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
+from kan_diffusion.training.defaults import num_held_out
 
 __all__ = ["judge_run"]
 
@@ -48,6 +50,9 @@ def judge_run(
     own = config.data
     if not (isinstance(pipeline, TableDiffusionPipeline) and isinstance(own, FileData | TableData)):
         return None
+    # A model has not learned the rows that decided when its training ended.
+    ending = (lambda _: 0) if config.training.patience is None else num_held_out
+    parts = partial(split_frames, own, config.study_seed, config.seed, _MOST_ROWS, ending)
     other = own if data is None else data_from_name(data, pinned=False)
     if isinstance(other, FileData) and not same_data(own, other):
         known = [str(column.name) for column in pipeline.codec.columns]
@@ -56,11 +61,11 @@ def judge_run(
         places.sort()
         real, used = file.take(places), f"Real rows are those of '{other.name}'."
         try:
-            train, _ = split_frames(own, config.study_seed, config.seed, _MOST_ROWS)
+            train, _ = parts()
         except DataError:  # the file has changed or is missing
             train = None
     else:
-        train, real = split_frames(own, config.study_seed, config.seed, _MOST_ROWS)
+        train, real = parts()
         used = f"Real rows are those of '{own.name}' that were held out."
     if on_progress is not None:
         on_progress("drawing rows", 0.0)
