@@ -229,7 +229,7 @@ def _json_content(path: Path) -> object:
 
 
 def _parquet_rows(path: Path) -> object:
-    # Reading takes a quarter of a second to import, and most files are JSON.
+    # Slow to import, and most files are JSON.
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 

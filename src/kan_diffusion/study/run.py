@@ -211,9 +211,9 @@ def run_study(
 def _warn_of_untrained(config: StudyConfig, trials: Sequence[TrialConfig]) -> None:
     """Warns of models and data sets that no budget is for."""
     models = {trial.model.name for trial in trials}
-    datas = {trial.data.name for trial in trials}
+    data_sets = {trial.data.name for trial in trials}
     left = [model.name for model in config.models if model.name not in models]
-    left += [data.name for data in config.data if data.name not in datas]
+    left += [data.name for data in config.data if data.name not in data_sets]
     if left:
         logger.warning(
             "no budget of study '%s' is for %s: nothing of it is trained; name it in a budget, or "
