@@ -6,6 +6,7 @@ steps, seeds, tries and points.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -137,9 +138,12 @@ def _run(line: str, cli: Cli) -> None:  # noqa: F811
 
 def _check_make(words: list[str]) -> None:
     """There is such a target, and the commands it runs exist."""
+    # The ARGS of a `make test` are not for these commands.
+    own = {key: value for key, value in os.environ.items() if key not in ("ARGS", "MAKEFLAGS")}
     result = subprocess.run(
-        ["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+        ["make", "--dry-run", *words],
+        cwd=ROOT, env=own, capture_output=True, text=True, check=True,
+    )  # fmt: skip
     printed = result.stdout.replace("\\\n", "")
     for command in re.findall(r"^\.venv/bin/(kan-diffusion .*)$", printed, re.MULTILINE):
         _words(command)

@@ -212,8 +212,12 @@ def _address(content: bytes, kind: str) -> str:
 
 def _pixels(figure: Figure, dpi: int) -> Image.Image:
     file = io.BytesIO()
+    uncompressed = {"compress_level": 0}  # read again at once
     with report_style():
-        figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight", pad_inches=_PADDING)
+        figure.savefig(
+            file, format="png", dpi=dpi, bbox_inches="tight", pad_inches=_PADDING,
+            pil_kwargs=uncompressed,
+        )  # fmt: skip
     return Image.open(file).convert("RGB")
 
 
