@@ -241,6 +241,15 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     return max(0.0, float((x.mean(dim=0) - y.mean(dim=0)).square().sum()) + total)
 
 
+_COLUMNS = frozenset([
+    *("data", "process", "match", "budget", "family", "kind", "name", "model", "seed", "seeds"),
+    *("trial", "state", "error", "failed", "setting", "stage", "oracle", "parameters", "flops"),
+    *("flops_per_edge", "steps", "excess", "excess_se", "heldout_loss", "floor", "nll"),
+    *("out_of_range", "train_seconds", "train_cpu_seconds", "sample_seconds"),
+])  # fmt: skip
+"""Other columns of a study's rows and tables; ``_real`` at the end of a name marks real samples."""
+
+
 @dataclass(frozen=True)
 class Measure:
     """A measure of samples, with its names in rows, tables and sentences.
@@ -254,7 +263,8 @@ class Measure:
         group: Title of its table in the terminal.
 
     Raises:
-        KanDiffusionError: The key is no lower-case identifier, or ``better`` is neither of the two.
+        KanDiffusionError: The key is no lower-case identifier or that of another column, or
+            ``better`` is neither of the two.
     """
 
     key: str
@@ -269,6 +279,10 @@ class Measure:
             raise KanDiffusionError(
                 f"metric key '{self.key}' cannot name a column; give lower-case letters, digits "
                 "and underscores"
+            )
+        if self.key in _COLUMNS or self.key.endswith("_real"):
+            raise KanDiffusionError(
+                f"metric key '{self.key}' names another column of the rows; give it another"
             )
         if self.better not in ("lower", "higher"):
             raise KanDiffusionError(

@@ -191,9 +191,6 @@ def measure(
         The measured part of a trial's row, loss and excess by noise level (a dictionary per level),
         and the generated points (n, d), standardised, float64, or pictures to be shown; None where
         no samples are asked for. Infinite and NaN values become None.
-
-    Raises:
-        KanDiffusionError: A metric has the key of another measure.
     """
     evaluation = config.evaluation
     conditions = {}
@@ -244,8 +241,6 @@ def measure(
             metrics_named(evaluation.metrics),
             labels,
         )
-        for key in row.keys() & sampled.keys():
-            raise KanDiffusionError(f"metric '{key}' has the key of a measure; give it another key")
         row |= sampled
         row |= {f"{name}_real": value for name, value in shared.real.items()}
     return finite(row), finite([asdict(level) for level in scores.levels]), generated

@@ -7,18 +7,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from torch import Tensor
 
 from html_page import Page, write_quickly
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric, metrics_named
+from kan_diffusion.evaluation.pictures import PICTURE_MEASURES
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.tables import summary_table, trial_table
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import open_executor
 from kan_diffusion.imports import import_own
-from kan_diffusion.study.results import compare, read_results
+from kan_diffusion.study.results import Results, compare, read_results
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import run_trial
 from tiny import EVALUATION, tiny_study
@@ -103,6 +105,13 @@ def test_keys_and_directions_are_checked(module: str, monkeypatch: pytest.Monkey
         Metric("My metric", "M", "lower", zero)
     with pytest.raises(KanDiffusionError, match="give 'lower' or 'higher'"):
         Metric("m", "M", "up", zero)  # type: ignore[arg-type]
+    keys = {"data": "moons", "name": "MLP", "family": "mlp", "kind": "mlp", "seed": 0}
+    results = Results.of(pd.DataFrame([keys]))
+    columns = {*results.rows, *trial_table(results), *summary_table(results), "stage"}
+    for key in columns - SAMPLE_METRICS.keys() - PICTURE_MEASURES.keys():
+        if key.isidentifier():
+            with pytest.raises(KanDiffusionError, match=f"'{key}' names another column"):
+                Metric(key, "M", "lower", zero)
     monkeypatch.setitem(SAMPLE_METRICS, "coverage", Metric("coverage", "C", "higher", zero))
     with pytest.raises(KanDiffusionError, match="the key 'coverage' of another metric"):
         metrics_named([f"{module}:COVERAGE"])
