@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from helpers import randn, refused
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import RunFolderError
+from kan_diffusion.files import write_parquet
 from kan_diffusion.processes import get_process
 from kan_diffusion.sampling import PointDiffusionPipeline, save_pipeline
 from kan_diffusion.study.config import TrialConfig
@@ -98,6 +100,18 @@ def test_a_trial_is_cleared_and_other_files_stay(tmp_path: Path, config: TrialCo
     _finish(tmp_path, config)
     prepare_trial_folder(tmp_path, config.model_copy(update={"seed": 9}), fresh=True)
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "samples.csv"}
+
+
+def test_a_trial_without_its_result_is_cleared_where_that_is_asked_for(
+    tmp_path: Path, config: TrialConfig
+) -> None:
+    write_parquet(tmp_path / "curves.parquet", pd.DataFrame({"step": [1]}))
+    _finish(tmp_path, config)
+    (tmp_path / "trial.json").unlink()
+    with refused("holds other files and no run", RunFolderError):
+        prepare_trial_folder(tmp_path, config)
+    prepare_trial_folder(tmp_path, config, fresh=True)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock"}
 
 
 def test_a_trial_that_another_process_runs_is_not_cleared(

@@ -360,7 +360,9 @@ def prepare_trial_folder(
         RunFolderError: It holds another finished run, or other files, or cannot be cleared.
         TrialTakenError: Another process is running the trial that is to be deleted.
     """
-    if not holds_run(folder, "run", (RESULT, CHECKPOINT), _SPACE_NEEDED):
+    # A run whose result was deleted is known by its curves.
+    marks = (RESULT, CHECKPOINT, CURVES) if fresh else (RESULT, CHECKPOINT)
+    if not holds_run(folder, "run", marks, _SPACE_NEEDED):
         return
     if fresh:
         with claimed(folder):
