@@ -95,6 +95,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Diffusion models whose denoiser is a Kolmogorov-Arnold network, compared with MLPs.",
+    epilog="Begin with `kan-diffusion compare swiss-roll`, a minute or two, or with "
+    "`kan-diffusion train people.csv` for rows of your own.",
 )
 
 
@@ -137,7 +139,7 @@ def compare(
     match: Match = None,
     budget: Amount = None,
     families: Families = None,
-    seeds: Annotated[int | None, option("Trials a model.", within=(1, MOST_TRIALS))] = None,
+    seeds: Annotated[int | None, option("Trials per model.", within=(1, MOST_TRIALS))] = None,
     params: Params = None,
     processes: Processes = None,
     conditional: Conditional = False,
@@ -223,7 +225,7 @@ def _require_success(rows: pd.DataFrame) -> None:
 def tune(
     what: What,
     tries: Annotated[
-        int, option("Tries a family, equally many for all.", within=(1, MOST_TRIALS))
+        int, option("Tries per family, equally many for all.", within=(1, MOST_TRIALS))
     ] = 12,
     match: Match = None,
     budget: Amount = None,
@@ -336,7 +338,7 @@ def train(
     batch_size: Annotated[
         int | None,
         option(
-            "Rows or pictures a step, drawn with replacement.",
+            "Rows or pictures per step, drawn with replacement.",
             "as suits the table or pictures; 1024 of a toy",
             within=(1, MOST_POINTS),
         ),
@@ -370,7 +372,7 @@ def train(
         int | None,
         option("Pixels of a side of pictures.", "8 of digits, 16 of shapes, 32 of others"),
     ] = None,
-    objects: Annotated[int | None, option("Things of a scene of shapes at most.", "1")] = None,
+    objects: Annotated[int | None, option("Most things in a scene of shapes.", "1")] = None,
     mode: Annotated[
         str | None,
         option("Channels of pictures: L (grey), RGB or RGBA.", "as the pictures are"),
@@ -378,15 +380,15 @@ def train(
     text_encoder: Annotated[
         Path | None,
         option(
-            "Folder of a pretrained CLIP text model for captions, which stays as it is.",
+            "Folder of a pretrained CLIP text model for captions; it is not trained.",
             "a small one that is trained along",
         ),
     ] = None,
     vae: Annotated[
         Path | None,
         option(
-            "Folder of a pretrained AutoencoderKL: its latents of pictures are trained on.",
-            "pixels are",
+            "Folder of a pretrained AutoencoderKL; the model is then trained on its latents.",
+            "none: on pixels",
         ),
     ] = None,
     columns: Annotated[
@@ -404,8 +406,8 @@ def train(
     sparsify: Annotated[
         float,
         option(
-            "Weight of a penalty that makes the edges of a KAN few, for 'explain'; 0.001 is a "
-            "good start.",
+            "Weight of a penalty that leaves a KAN few edges, for 'explain'; 0.001 is a good "
+            "start.",
             within=(0, None),
         ),
     ] = 0.0,
@@ -413,7 +415,8 @@ def train(
     moments: Annotated[
         int,
         option(
-            "Moments of training to record beside its end, which 'explain' and 'report' then play.",
+            "How many moments of training to record, beside its end, for 'explain' and 'report' to "
+            "play.",
             within=(0, MOST_MOMENTS),
         ),
     ] = 0,
@@ -547,7 +550,7 @@ def sample(
     num: Annotated[
         int | None,
         option(
-            "Number of rows, or of each prompt or class.",
+            "Number of rows; of pictures or points, for each prompt or class.",
             "1000; as many as --like; 16 pictures",
             within=(1, MOST_VALUES),
         ),
@@ -578,7 +581,7 @@ def sample(
         ),
     ] = None,
     like: Annotated[
-        Path | None, option("File of rows, of some of the columns, to be completed as they are.")
+        Path | None, option("File of rows with some of the columns; the others are drawn for each.")
     ] = None,
     steps: SamplerSteps = None,
     scheduler: Annotated[
@@ -600,8 +603,8 @@ def sample(
     animate: Annotated[
         Path | None,
         option(
-            "Instead of a table, the way from noise to points: a .gif, .mp4 or .html, of 60 "
-            "steps even in time unless said.",
+            "Write the way from noise to points instead of rows: a .gif, .mp4 or .html, of 60 "
+            "steps even in time unless --steps is given.",
             False,
         ),
     ] = None,
@@ -881,7 +884,7 @@ def impute(
     draws: Annotated[
         int,
         option(
-            "Fillings of each gap; of several, column 'draw' has the number.",
+            "Fillings of each gap; if several, column 'draw' has their number.",
             within=(1, MOST_POINTS),
         ),
     ] = 1,
@@ -1041,7 +1044,7 @@ def explain(
     run: Run,
     simplify: Annotated[bool, option("Prune and straighten edges, and look for formulas.")] = True,
     prune: Annotated[
-        float, option("Edges with less attribution than this are taken away.", within=(0, None))
+        float, option("Edges with less attribution than this are removed.", within=(0, None))
     ] = 0.05,
     formulas: Annotated[bool, option("Look for formulas.")] = True,
     library: Annotated[
@@ -1065,7 +1068,7 @@ def explain(
         int, option("Networks with more edges get no formulas.", within=(1, None))
     ] = 64,
     seconds: Annotated[
-        float, option("Time budget of the search for formulas.", within=(1, MOST_SECONDS))
+        float, option("Seconds that the search for formulas may take.", within=(1, MOST_SECONDS))
     ] = 600.0,
     levels: Annotated[
         str | None, option("Timesteps to look at, such as 50,300,800.", "six noise levels")

@@ -93,7 +93,7 @@ Match = Annotated[
     str | None,
     option(
         "Resource held equal: params, flops, flops-per-edge or time (processor seconds of "
-        "training).",
+        "training); docs/comparisons.md explains them.",
         "params",
     ),
 ]
@@ -101,7 +101,7 @@ Amount = Annotated[
     str | None,
     option(
         "Amount of it: a number, or a model such as mlp:32-32-32 to be like.",
-        "2300 for params; as suits pictures",
+        "2300 for params; for pictures as suits them",
         name="--budget",
     ),
 ]
@@ -116,7 +116,7 @@ Params = Annotated[
     int | None,
     option(
         "Parameters of each model.",
-        "2300; with --match time those that serve it best; as suits pictures",
+        "2300; with --match time what serves it best; for pictures as suits them",
         within=(1, MOST_PARAMETERS),
     ),
 ]
@@ -136,7 +136,7 @@ Conditional = Annotated[
 ]
 Steps = Annotated[int | None, option("Training steps.", within=(1, MOST_STEPS))]
 Workers = Annotated[
-    int | None, option("Trials side by side; one a core by default.", within=(1, MOST_WORKERS))
+    int | None, option("Trials side by side; one per core by default.", within=(1, MOST_WORKERS))
 ]
 Executor = Annotated[str, option("Where trials run: local or ray.")]
 Address = Annotated[
