@@ -87,10 +87,6 @@ class _Tensor(Settings):
     shape: tuple[int, ...]
     float32: str
 
-    def values(self) -> Tensor:
-        raw = base64.b64decode(self.float32, validate=True)
-        return torch.from_numpy(np.frombuffer(raw, "<f4").astype(np.float32)).view(self.shape)
-
 
 class _Standardizer(Settings):
     mean: _Pair
@@ -247,7 +243,9 @@ def _values(name: str, tensor: _Tensor, path: Path) -> Tensor:
         RunFolderError: They are damaged or not finite.
     """
     try:
-        values = tensor.values()
+        raw = base64.b64decode(tensor.float32, validate=True)
+        numbers = np.frombuffer(raw, "<f4").astype(np.float32)
+        values = torch.from_numpy(numbers).view(tensor.shape)
     except (binascii.Error, ValueError, RuntimeError) as error:
         raise RunFolderError(
             f"'{path}': the numbers of '{name}' are damaged ({error}); {_REMEDY}"

@@ -21,6 +21,7 @@ layers, products of values and gates grow as a power of the inputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -203,26 +204,17 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
         code: LearnedFunctions | nn.Linear | None = None
         width = (1 + int(gated)) * hidden[0]
         if learned_inputs:
-            first = GroupedKANLinear(
-                num_features,
-                width,
-                functions=1 + 2 * num_input_frequencies,
-                grid_size=input_grid_size,
-                grid_range=_INPUT_RANGE,
-                start="waves",
-                noise=0.0,
-                rate=function_rate,
-            )
+            waves: dict[str, Any] = {
+                "grid_size": input_grid_size,
+                "grid_range": _INPUT_RANGE,
+                "start": "waves",
+                "noise": 0.0,
+                "rate": function_rate,
+            }
+            functions_per_input = 1 + 2 * num_input_frequencies
+            first = GroupedKANLinear(num_features, width, functions=functions_per_input, **waves)
             if rank is not None:
-                code = LearnedFunctions(
-                    1,
-                    rank,
-                    grid_size=input_grid_size,
-                    grid_range=_INPUT_RANGE,
-                    start="waves",
-                    noise=0.0,
-                    rate=function_rate,
-                )
+                code = LearnedFunctions(1, rank, **waves)
         else:
             first = nn.Linear(num_features, width)
             if rank is not None:

@@ -8,6 +8,7 @@ need equal sizes, within ``BUDGET_TOLERANCE``; for a single model a budget is an
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Literal
@@ -117,15 +118,10 @@ def widths_for_budget(
                 f"the {name} cannot be fitted to {budget:,}{unit or ' parameters'}: their number "
                 f"does not grow with hidden layer {layer + 1}; give hidden widths instead"
             )
-    low, high = 1, 2
+    high = 2
     while fits((high,) * depth):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if fits((middle,) * depth):
-            low = middle
-        else:
-            high = middle
+        high *= 2
+    low = bisect(range(1, high), budget, key=lambda width: counted((width,) * depth))
     best = _widened(miss, fits, (low,) * depth)
     # Steps of one unit are coarse in a KAN: hold one layer narrower, as little as will do, and
     # widen the others.

@@ -95,7 +95,33 @@ class Block:
     @property
     def refusal(self) -> str | None:
         """Why the block cannot be replaced, or None."""
-        return _why_not(self)
+        if any(isinstance(part, EdgeLayer | ActivatedLinear) for part in self.parts.values()):
+            return "it is made of KAN layers already"
+        if self.obstacle is not None:
+            return self.obstacle
+        for name in (self.first, self.last):
+            part = self.owner.get_submodule(name)
+            kind = type(part)
+            if hasattr(part, "base_layer"):
+                return (
+                    f"'{name}' is wrapped by an adapter ({kind.__module__}.{kind.__name__}); merge "
+                    "or unload it, and add adapters afterwards"
+                )
+            weight = getattr(part, "weight", None)
+            if kind is not nn.Linear or type(weight) is not nn.Parameter:
+                return (
+                    f"'{name}' is a {kind.__module__}.{kind.__name__} and no plain nn.Linear; "
+                    "replace blocks before they are quantised or wrapped"
+                )
+        activation = self.activation
+        if isinstance(activation, nn.Module) and any(True for _ in activation.parameters()):
+            return f"'{self.label}' is learned already"
+        if not _is_activation(activation):
+            return f"'{self.label}' is not one function of numbers"
+        units = self.up.out_features // (1 + int(self.gated))
+        if units != self.hidden:
+            return f"'{self.first}' gives {units} units and '{self.last}' takes {self.hidden}"
+        return None
 
 
 def part_of(owner: nn.Module, name: str) -> object:
@@ -256,33 +282,3 @@ def _label(activation: object) -> str:
 def _sigmoid_gelu(x: Tensor) -> Tensor:
     """Computes GELU as in ``ApproximateGELU`` of diffusers."""
     return x * torch.sigmoid(1.702 * x)
-
-
-def _why_not(block: Block) -> str | None:
-    """Tells why a block cannot be replaced, or None."""
-    if any(isinstance(part, EdgeLayer | ActivatedLinear) for part in block.parts.values()):
-        return "it is made of KAN layers already"
-    if block.obstacle is not None:
-        return block.obstacle
-    for name in (block.first, block.last):
-        part = block.owner.get_submodule(name)
-        kind = type(part)
-        if hasattr(part, "base_layer"):
-            return (
-                f"'{name}' is wrapped by an adapter ({kind.__module__}.{kind.__name__}); merge or "
-                "unload it, and add adapters afterwards"
-            )
-        weight = getattr(part, "weight", None)
-        if kind is not nn.Linear or type(weight) is not nn.Parameter:
-            return (
-                f"'{name}' is a {kind.__module__}.{kind.__name__} and no plain nn.Linear; replace "
-                "blocks before they are quantised or wrapped"
-            )
-    if isinstance(block.activation, nn.Module) and any(True for _ in block.activation.parameters()):
-        return f"'{block.label}' is learned already"
-    if not _is_activation(block.activation):
-        return f"'{block.label}' is not one function of numbers"
-    units = block.up.out_features // (1 + int(block.gated))
-    if units != block.hidden:
-        return f"'{block.first}' gives {units} units and '{block.last}' takes {block.hidden}"
-    return None

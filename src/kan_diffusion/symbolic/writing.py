@@ -19,7 +19,7 @@ from kan_diffusion.denoisers.edges import CURVE, Edge, ReadableLayer
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.readable import InputFeature, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import BSpline
+from kan_diffusion.kan.bases import BSpline, piece_coefficients
 from kan_diffusion.symbolic.combination import Atom, Combination
 
 if TYPE_CHECKING:
@@ -214,13 +214,9 @@ def _pieces(layer: ReadableLayer, edge: Edge) -> tuple[float, float, list[list[f
         base, coefficients = float(coefficients[0]), coefficients[1:]
     one = basis.one_input(edge.input).double()
     origin, step = float(one.grid_origin[0]), float(one.grid_step[0])
-    z = torch.linspace(0.05, 0.95, basis.order + 1, dtype=torch.float64)
-    powers = z[:, None] ** torch.arange(basis.order + 1)
-    pieces = []
-    for k in range(basis.num_intervals):
-        values = one(origin + step * (k + z)[:, None])[:, 0] @ coefficients
-        pieces.append(torch.linalg.solve(powers, values).tolist())
-    return origin, step, pieces, base
+    polynomials = torch.tensor(piece_coefficients(basis.order), dtype=torch.float64)
+    pieces = coefficients.unfold(0, basis.order + 1, 1) @ polynomials
+    return origin, step, pieces.tolist(), base
 
 
 def _edge_code(layer: ReadableLayer, edge: Edge, source: str) -> str:
