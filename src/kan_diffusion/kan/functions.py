@@ -221,11 +221,6 @@ class LearnedFunctions(EdgeLayer):
         """Number of groups of inputs."""
         return self.basis.in_features
 
-    @property
-    def grid_size(self) -> int:
-        """Number of intervals of the grid."""
-        return self.grid.num_intervals
-
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Fits every function to its start and adds the noise.

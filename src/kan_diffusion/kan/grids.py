@@ -59,184 +59,6 @@ Average = nn.Module | ShadowParameters
 """An ``AveragedModel`` or other copy of the module, or averages in the order of its parameters."""
 
 
-class MovingGrids(nn.Module):
-    """Methods that change the grids of a module's KAN layers."""
-
-    def refine(
-        self,
-        num_intervals: int,
-        *inputs: object,
-        optimizer: torch.optim.Optimizer | None = None,
-        averages: Iterable[Average] = (),
-        **options: object,
-    ) -> float:
-        """Gives the grids another number of intervals and keeps the function: :func:`refine`."""
-        return refine(
-            self, num_intervals, *inputs, optimizer=optimizer, averages=averages, **options
-        )
-
-    def _note_intervals(self, num_intervals: int) -> None:
-        """Updates the number of intervals in a configuration; here there is none."""
-
-    def update_grid(
-        self,
-        *inputs: object,
-        margin: float = 0.01,
-        optimizer: torch.optim.Optimizer | None = None,
-        averages: Iterable[Average] = (),
-        **options: object,
-    ) -> float:
-        """Moves grids to the range of their data and keeps the function: :func:`update_grid`."""
-        return update_grid(
-            self, *inputs, margin=margin, optimizer=optimizer, averages=averages, **options
-        )
-
-    def out_of_range_fractions(self, *inputs: object, **options: object) -> dict[str, float]:
-        """Computes each layer's fraction of inputs off the grid: :func:`out_of_range_fractions`."""
-        return out_of_range_fractions(self, *inputs, **options)
-
-
-class EdgeLayer(MovingGrids):
-    """A KAN layer; the weights of an edge end with the coefficients of the basis."""
-
-    basis: Basis
-    in_features: int
-    _packed: ClassVar[str] = "weight"
-
-    @property
-    def packed(self) -> nn.Parameter:
-        """The parameter with the coefficients of the basis in its last dimension."""
-        parameter: nn.Parameter = getattr(self, self._packed)
-        return parameter
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Maps inputs (*, in_features) to the outputs (*, m) of the layer.
-
-        Raises:
-            KanDiffusionError: The input has another last dimension, or is not floating-point:
-                integers are refused for any basis, as by ``nn.Linear``.
-        """
-        if isinstance(input, Proxy):
-            return leaf(self, input)
-        output = self._outputs(self._rows(input))
-        return output if input.ndim == 2 else output.view(*input.shape[:-1], output.shape[1])
-
-    def _rows(self, input: Tensor) -> Tensor:
-        """Checks inputs (*, in_features) and flattens them to rows (N, in_features)."""
-        require_input(self, input, self.in_features)
-        return input if input.ndim == 2 else input.reshape(-1, self.in_features)
-
-    def _outputs(self, rows: Tensor) -> Tensor:
-        """Computes the layer for rows of inputs."""
-        raise NotImplementedError
-
-    def grid_rows(self, rows: Tensor) -> Tensor:
-        """Makes rows with one number per grid: (N, in_features) -> (M, grids)."""
-        return rows
-
-    def outside(self, rows: Tensor) -> Tensor:
-        """Tells which inputs lie outside their grid: (N, in_features), bool."""
-        return self.basis.outside(rows)
-
-    @torch.no_grad()
-    def out_of_range_per_input(self, input: Tensor) -> Tensor:
-        """Computes the fraction of each input's values outside its grid; NaN counts as inside.
-
-        Args:
-            input: Inputs with shape (*, in_features).
-
-        Returns:
-            Fractions with shape (in_features,), from 0 to 1; NaN for an empty input.
-        """
-        return self.outside(self._rows(input)).to(self.packed.dtype).mean(0)
-
-    def on_grids(self, rows: Tensor) -> Tensor:
-        """Gives each input the number of its grid: rows (N, grids) -> (N, in_features)."""
-        return rows
-
-    @property
-    def grid(self) -> GridBasis:
-        """The basis, where it has a grid.
-
-        Raises:
-            NoGridError: The basis has no grid.
-        """
-        if not isinstance(self.basis, GridBasis):
-            raise NoGridError(
-                f"basis '{self.basis.name}' has no grid; choose another, such as 'bspline'"
-            )
-        return self.basis
-
-    def refined(self, num_intervals: int) -> GridBasis:
-        """Makes a copy of the basis with another number of intervals.
-
-        Raises:
-            KanDiffusionError: The number is less than 1, or the layer needs more.
-        """
-        return self.grid.with_intervals(num_intervals)
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as in torch
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            own = getattr(type(self), name, None)
-            if isinstance(own, property) and own.fget is not None:
-                return own.fget(self)  # raises its own error, which torch hides
-            raise
-
-
-class WeightedEdges(EdgeLayer):
-    """A KAN layer whose edges are weighted sums of features of their inputs."""
-
-    out_features: int
-
-    def _features(self, rows: Tensor) -> Tensor:
-        """Computes the features (N, in, features) of rows of inputs."""
-        raise NotImplementedError
-
-    def _features_of(self, i: int, x: Tensor) -> Tensor:
-        """Computes the features (n, features) of values (n, 1) of input ``i``."""
-        raise NotImplementedError
-
-    def _edge_weights(self) -> Tensor:
-        """Returns the weights of the features by edge: (out, in, features)."""
-        raise NotImplementedError
-
-    def edge_outputs(self, input: Tensor) -> Tensor:
-        """Computes the contribution of each edge to its output, base branch and scale included.
-
-        It holds (n, out, in) numbers at once, so it is meant for inspecting a layer. The bias is
-        left out.
-
-        Args:
-            input: Inputs with shape (n, in_features).
-
-        Returns:
-            phi_{o,i}(x_i) with shape (n, out, in); summed over inputs, and with the bias, they are
-            the layer's output. Differentiable.
-        """
-        return torch.einsum("nif,oif->noi", self._features(self._rows(input)), self._edge_weights())
-
-    @torch.no_grad()
-    def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:
-        """Evaluates the function of one edge, with base branch and scale but without the bias.
-
-        Args:
-            i: Index of the input the edge leaves.
-            j: Index of the output the edge enters.
-            x: Where to evaluate, with any shape.
-
-        Returns:
-            phi_{j,i}(x) with the shape of x.
-
-        Raises:
-            IndexError: There is no such edge.
-        """
-        require_edge(i, j, self.in_features, self.out_features)
-        features = self._features_of(i, x.reshape(-1, 1))
-        return (features @ self._edge_weights()[j, i].to(features.dtype)).view(x.shape)
-
-
 def _edge_layers(module: nn.Module) -> dict[str, EdgeLayer]:
     return {name: part for name, part in module.named_modules() if isinstance(part, EdgeLayer)}
 
@@ -572,3 +394,160 @@ def _over_data(basis: GridBasis, rows: Tensor, margin: float, name: str) -> Grid
             f"{basis.num_intervals} intervals; scale it"
         )
     return new
+
+
+class MovingGrids(nn.Module):
+    """A module with methods that change the grids of its KAN layers."""
+
+    refine = refine
+    update_grid = update_grid
+    out_of_range_fractions = out_of_range_fractions
+
+    def _note_intervals(self, num_intervals: int) -> None:
+        """Updates the number of intervals in a configuration; here there is none."""
+
+
+class EdgeLayer(MovingGrids):
+    """A KAN layer; the weights of an edge end with the coefficients of the basis."""
+
+    basis: Basis
+    in_features: int
+    _packed: ClassVar[str] = "weight"
+
+    @property
+    def packed(self) -> nn.Parameter:
+        """The parameter with the coefficients of the basis in its last dimension."""
+        parameter: nn.Parameter = getattr(self, self._packed)
+        return parameter
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps inputs (*, in_features) to the outputs (*, m) of the layer.
+
+        Raises:
+            KanDiffusionError: The input has another last dimension, or is not floating-point:
+                integers are refused for any basis, as by ``nn.Linear``.
+        """
+        if isinstance(input, Proxy):
+            return leaf(self, input)
+        output = self._outputs(self._rows(input))
+        return output if input.ndim == 2 else output.view(*input.shape[:-1], output.shape[1])
+
+    def _rows(self, input: Tensor) -> Tensor:
+        """Checks inputs (*, in_features) and flattens them to rows (N, in_features)."""
+        require_input(self, input, self.in_features)
+        return input if input.ndim == 2 else input.reshape(-1, self.in_features)
+
+    def _outputs(self, rows: Tensor) -> Tensor:
+        """Computes the layer for rows of inputs."""
+        raise NotImplementedError
+
+    def grid_rows(self, rows: Tensor) -> Tensor:
+        """Makes rows with one number per grid: (N, in_features) -> (M, grids)."""
+        return rows
+
+    def outside(self, rows: Tensor) -> Tensor:
+        """Tells which inputs lie outside their grid: (N, in_features), bool."""
+        return self.basis.outside(rows)
+
+    @torch.no_grad()
+    def out_of_range_per_input(self, input: Tensor) -> Tensor:
+        """Computes the fraction of each input's values outside its grid; NaN counts as inside.
+
+        Args:
+            input: Inputs with shape (*, in_features).
+
+        Returns:
+            Fractions with shape (in_features,), from 0 to 1; NaN for an empty input.
+        """
+        return self.outside(self._rows(input)).to(self.packed.dtype).mean(0)
+
+    def on_grids(self, rows: Tensor) -> Tensor:
+        """Gives each input the number of its grid: rows (N, grids) -> (N, in_features)."""
+        return rows
+
+    @property
+    def grid(self) -> GridBasis:
+        """The basis, where it has a grid.
+
+        Raises:
+            NoGridError: The basis has no grid.
+        """
+        if not isinstance(self.basis, GridBasis):
+            raise NoGridError(
+                f"basis '{self.basis.name}' has no grid; choose another, such as 'bspline'"
+            )
+        return self.basis
+
+    @property
+    def grid_size(self) -> int:
+        """Number of intervals of the grid."""
+        return self.grid.num_intervals
+
+    def refined(self, num_intervals: int) -> GridBasis:
+        """Makes a copy of the basis with another number of intervals.
+
+        Raises:
+            KanDiffusionError: The number is less than 1, or the layer needs more.
+        """
+        return self.grid.with_intervals(num_intervals)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as in torch
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            own = getattr(type(self), name, None)
+            if isinstance(own, property) and own.fget is not None:
+                return own.fget(self)  # raises its own error, which torch hides
+            raise
+
+
+class WeightedEdges(EdgeLayer):
+    """A KAN layer whose edges are weighted sums of features of their inputs."""
+
+    out_features: int
+
+    def _features(self, rows: Tensor) -> Tensor:
+        """Computes the features (N, in, features) of rows of inputs."""
+        raise NotImplementedError
+
+    def _features_of(self, i: int, x: Tensor) -> Tensor:
+        """Computes the features (n, features) of values (n, 1) of input ``i``."""
+        raise NotImplementedError
+
+    def _edge_weights(self) -> Tensor:
+        """Returns the weights of the features by edge: (out, in, features)."""
+        raise NotImplementedError
+
+    def edge_outputs(self, input: Tensor) -> Tensor:
+        """Computes the contribution of each edge to its output, base branch and scale included.
+
+        It holds (n, out, in) numbers at once, so it is meant for inspecting a layer. The bias is
+        left out.
+
+        Args:
+            input: Inputs with shape (n, in_features).
+
+        Returns:
+            phi_{o,i}(x_i) with shape (n, out, in); summed over inputs, and with the bias, they are
+            the layer's output. Differentiable.
+        """
+        return torch.einsum("nif,oif->noi", self._features(self._rows(input)), self._edge_weights())
+
+    @torch.no_grad()
+    def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:
+        """Evaluates the function of one edge, with base branch and scale but without the bias.
+
+        Args:
+            i: Index of the input the edge leaves.
+            j: Index of the output the edge enters.
+            x: Where to evaluate, with any shape.
+
+        Returns:
+            phi_{j,i}(x) with the shape of x.
+
+        Raises:
+            IndexError: There is no such edge.
+        """
+        require_edge(i, j, self.in_features, self.out_features)
+        features = self._features_of(i, x.reshape(-1, 1))
+        return (features @ self._edge_weights()[j, i].to(features.dtype)).view(x.shape)

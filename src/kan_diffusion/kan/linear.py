@@ -147,11 +147,6 @@ class KANLinear(WeightedEdges):
         return self.grid.grid_step
 
     @property
-    def grid_size(self) -> int:
-        """Number of intervals of the grid."""
-        return self.grid.num_intervals
-
-    @property
     def _has_base(self) -> bool:
         return self.base_activation is not None
 
