@@ -921,10 +921,9 @@ def _operator(case: Case, module: nn.Module) -> tuple[str, tuple[object, ...], t
     if case.is_learned:
         grid, settings = module.grid, (module.group_of, case.order)
         places = grid.grid_origin, grid.grid_step
-        if case.is_layer:
-            operands = module.coefficients, module.weight, module.bias, *places
-            return "grouped_linear", operands, settings
-        return "learned_functions", (module.coefficients, *places), settings
+        name = "grouped_linear" if case.is_layer else "learned_functions"
+        factors = (module.weight, module.bias) if case.is_layer else (None, None)
+        return name, (module.coefficients, *factors, *places), settings
     bias = module.weight.new_zeros(module.out_features) if module.bias is None else module.bias
     operands = (module.weight, bias, module.grid_origin, module.grid_step)
     if case.kind == "bspline":

@@ -24,7 +24,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 from torch.utils.checkpoint import checkpoint
 
 from kan_diffusion.errors import KanDiffusionError, look_up
@@ -86,13 +86,18 @@ STARTS: Mapping[str, Callable[[int, float], list[Function]]] = {
 """Starts by name, given R and the width of the grid: SiLU; the input itself; the input, then
 cosines and sines, of which the first pair has one period over the grid."""
 
-_KERNEL = FusedFunction(
-    "learned_functions",
-    "functions",
-    "Tensor x, Tensor coefficients, Tensor origin, Tensor step",
-    "int[] group_of, int order",
-    num_gradients=2,
-    output_shapes=lambda x, c, *_: ((x.shape[0], x.shape[1] * c.shape[0]),),
+_FUNCTIONS, _LAYER = (
+    FusedFunction(
+        name,
+        "functions",
+        "Tensor x, Tensor coefficients, Tensor? weight, Tensor? bias, Tensor origin, Tensor step",
+        "int[] group_of, int order",
+        num_gradients=4,
+        output_shapes=lambda x, coefficients, weight, *_: (
+            (x.shape[0], x.shape[1] * coefficients.shape[0] if weight is None else weight.shape[0]),
+        ),
+    )
+    for name in ("learned_functions", "grouped_linear")
 )
 
 
@@ -299,14 +304,33 @@ class LearnedFunctions(EdgeLayer):
 
     def _outputs(self, rows: Tensor) -> Tensor:
         """Evaluates the functions (N, in * R), those of an input side by side."""
+        step = self._step(rows)
+        return self._in_parts(rows) if step is None else run([step], rows)[0]
+
+    def _step(
+        self, rows: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> Step | None:
+        """Returns functions, or a layer of them, as a step of a kernel; None if none takes it."""
         grid = self.kernel_grid()
-        if grid is not None:
-            *own, order = grid
-            operands = rows, self.coefficients, *own
-            if _KERNEL.takes(operands):
-                step = Step(_KERNEL, operands[1:], (self.group_of, order), self.by_torch)
-                return run([step], rows)[0]
-        return self._in_parts(rows)
+        if grid is None:
+            return None
+        *own, order = grid
+        operands = self.coefficients, weight, bias, *own
+        kernel = _FUNCTIONS if weight is None else _LAYER
+        if not kernel.takes((rows, *operands)):
+            return None
+        return Step(kernel, operands, (self.group_of, order), self._reference)
+
+    def _reference(
+        self,
+        x: Tensor,
+        coefficients: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *grid: Tensor,
+    ) -> Tensor:
+        h = self.by_torch(x, coefficients, *grid)
+        return h if weight is None else linear(h, weight, bias)
 
     def _in_parts(self, x: Tensor) -> Tensor:
         """Evaluates the functions by torch; many of them in parts that keep only their inputs."""

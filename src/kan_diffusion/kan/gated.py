@@ -190,9 +190,8 @@ class GatedLinear(MovingGrids):
         if step is not None:
             output, state = run([step], input, carried)
             return output, state
-        state, gate = self._state(input, carried, code, self.modulation)
-        h = silu(state) if self.functions is None else self.functions(state)
-        return linear(h if gate is None else h * gate, self.weight, self.bias), state
+        own = self.modulation, None, self.weight, self.bias
+        return self._reference(input, carried, code, *own)
 
     def step(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> Step | None:
         """Returns the layer as a step of its kernel, or None if the kernel does not take it.
@@ -231,10 +230,15 @@ class GatedLinear(MovingGrids):
         bias: Tensor | None,
         *grid: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Computes the same in torch's own operations, with the parameters of the forward pass."""
+        """Computes the layer in torch's own operations, with the parameters given.
+
+        Its functions are called as they are where they have no ``coefficients``.
+        """
         state, gate = self._state(input, carried, code, modulation)
-        if self.functions is None or coefficients is None:
+        if self.functions is None:
             h = silu(state)
+        elif coefficients is None:
+            h = self.functions(state)
         else:
             h = self.functions.by_torch(state, coefficients, *grid)
         return linear(h if gate is None else h * gate, weight, bias), state

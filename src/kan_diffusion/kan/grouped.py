@@ -23,18 +23,9 @@ from kan_diffusion.kan.bases import BasisName, Extrapolation
 from kan_diffusion.kan.functions import LearnedFunctions, Start
 from kan_diffusion.kan.grids import WeightedEdges
 from kan_diffusion.kan.kernels.edges import autocasts
-from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
+from kan_diffusion.kan.kernels.fused import Step, run
 
 __all__ = ["GroupedKANLinear"]
-
-_KERNEL = FusedFunction(
-    "grouped_linear",
-    "grouped",
-    "Tensor x, Tensor coefficients, Tensor weight, Tensor? bias, Tensor origin, Tensor step",
-    "int[] group_of, int order",
-    num_gradients=4,
-    output_shapes=lambda x, coefficients, weight, *_: ((x.shape[0], weight.shape[0]),),
-)
 
 
 class GroupedKANLinear(WeightedEdges, LearnedFunctions):
@@ -142,19 +133,7 @@ class GroupedKANLinear(WeightedEdges, LearnedFunctions):
 
     def step(self, x: Tensor) -> Step | None:
         """Returns the layer as a step of its kernel, or None if the kernel does not take x."""
-        grid = self.kernel_grid()
-        if grid is None or autocasts(x):
-            return None
-        *own, order = grid
-        operands = self.coefficients, self.weight, self.bias, *own
-        if not _KERNEL.takes((x, *operands)):
-            return None
-        return Step(_KERNEL, operands, (self.group_of, order), self._product)
-
-    def _product(
-        self, x: Tensor, coefficients: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor
-    ) -> Tensor:
-        return linear(self.by_torch(x, coefficients, *grid), weight, bias)
+        return None if autocasts(x) else self._step(x, self.weight, self.bias)
 
     def _features(self, rows: Tensor) -> Tensor:
         return super()._outputs(rows).unflatten(1, (self.in_features, self.functions))

@@ -22,10 +22,11 @@ the two-scale relation of Lane and Riesenfeld 1980).
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, reduce
 from math import comb, factorial, perm
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -152,13 +153,8 @@ class BSpline(GridBasis):
         parts, rest = divmod(num_intervals, self.num_intervals)
         if rest:
             return None
-        box = torch.ones(parts, dtype=torch.float64)
-        mask = torch.ones(1, dtype=torch.float64)
-        for _ in range(self.order + 1):
-            mask = torch.nn.functional.conv1d(
-                mask.view(1, 1, -1), box.view(1, 1, -1), padding=parts - 1
-            ).flatten()
-        mask = mask / parts**self.order
+        powers = reduce(np.convolve, [np.ones(parts)] * (self.order + 1))
+        mask = torch.from_numpy(powers / parts**self.order)
         # Old function g begins at new knot parts * (g - k), new function n at new knot n - k.
         new = torch.arange(num_intervals + self.order).unsqueeze(1) - self.order
         old = parts * (torch.arange(self.num_functions) - self.order)

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
+from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
     array_at,
     compiled_by_type,
@@ -173,13 +173,11 @@ def _expansion(basis: str, double: bool) -> Callable[..., None]:
     """Compiles the pass over a batch, forward or backward."""
     is_rbf, is_chebyshev = basis == "rbf", basis == "chebyshev"
     zero = np.float64(0) if double else np.float32(0)
-    digest = source_digest()
 
     def expansion(
         x_at, origin_at, step_at, functions_at, grads_at, grad_x_at, rows, inputs, width, has_base,
         size, mode, stride, backward,
     ):  # fmt: skip
-        len(digest)
         x = array_at(x_at, rows * inputs, zero)
         origin = array_at(origin_at, inputs, zero)
         steps = array_at(step_at, inputs, zero)
@@ -256,8 +254,7 @@ def _expand(
     """
     rows, inputs = x.shape
     stride = _stride(rows)
-    x, origin, step = x.contiguous(), origin.contiguous(), step.contiguous()
-    functions, grad_x = x.new_empty(inputs * width, stride), torch.empty_like(x)
+    functions, grad_x = x.new_empty(inputs * width, stride), x.new_empty(x.shape)
     kernel = _expansion(basis, x.dtype == torch.float64)
     intervals = (width - has_base) // 2 if basis == "fourier" else width - has_base - 1
     operands = (x, inputs), (origin, 0), (step, 0), (functions, 1), (grads, 1), (grad_x, inputs)

@@ -1,4 +1,4 @@
-r"""CPU kernel of learned splines, shared by groups of inputs.
+r"""CPU kernel of learned splines, shared by groups of inputs, and of layers of them.
 
 Input i is in group :math:`\gamma(i)`, and group g has R splines with coefficients c on one grid. As
 a batch is much longer than a grid, a call first turns the splines into one polynomial per cell m,
@@ -16,7 +16,11 @@ in a cell, from 0 to 1 inside the grid and unbounded in the cells of the tangent
 where an infinite or huge f meets no zero. The gradient of the coefficients follows from that of the
 polynomials by the transposed sum. Cells and places are found for a tile of rows at once, in
 vectors. Several functions of an input form a vector; the gradients of a single one do, along d.
-Only x is kept for the backward pass.
+
+In a layer the functions are multiplied by the weight, :math:`y = h W^\top + \beta`: by a small one
+in the same pass, by a large one with torch's GEMM. The backward pass recomputes h while it turns
+:math:`\partial h = \partial y\,W` into the gradients of x and the coefficients, so that only x is
+kept.
 """
 
 from __future__ import annotations
@@ -29,9 +33,10 @@ import numpy as np
 import torch
 from numba import types
 from torch import Tensor
+from torch.nn.functional import linear
 
 from kan_diffusion.kan.bases.spline import piece_coefficients
-from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
+from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
     add_product,
     array_at,
@@ -54,7 +59,6 @@ from kan_diffusion.kan.kernels.simd import (
 
 __all__ = [
     "backward",
-    "contiguous",
     "forward",
     "gather",
     "groups_tensor",
@@ -234,15 +238,13 @@ def value_and_slope(table, a, degree, f, kept):
 def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None], ...]:
     """Compiles the forward and backward pass, for one or several functions per input."""
     zero = np.float64(0) if double else np.float32(0)
-    digest = source_digest()
     powers = 2 if order == 1 else 4 if order <= 3 else 8  # a polynomial is one vector
     lanes = 1 if single else _WIDTH
 
     def forward(
-        x_at, coefficients_at, origin_at, step_at, weight_at, bias_at, group_at, h_at, y_at, rows,
+        x_at, coefficients_at, origin_at, step_at, weight_at, bias_at, group_at, found_at, rows,
         inputs, groups, functions, intervals, outputs,
     ):  # fmt: skip
-        len(digest)
         blocks = (functions + lanes - 1) // lanes
         width = blocks * lanes
         cell_step = powers * width
@@ -251,7 +253,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         origins = array_at(origin_at, groups, zero)
         steps = array_at(step_at, groups, zero)
         group_of = array_at(group_at, inputs, np.int64(0))
-        h = array_at(h_at, rows * inputs * functions, zero)
+        h = array_at(found_at, rows * inputs * functions, zero)
         table = np.zeros(groups * (intervals + 2) * cell_step, x.dtype)
         tabulate(order, powers, coefficients, table, groups, functions, width, intervals)
         height = max(1, _TILE // inputs)
@@ -275,7 +277,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
                 )
         if bias_at:
             copy_rows(array_at(bias_at, outputs, zero), 0, 0, weights, inner * wide, 0, 1, outputs)
-        y = array_at(y_at, rows * outputs, zero)
+        y = array_at(found_at, rows * outputs, zero)
         tile = np.ones(height * row_size, x.dtype)
         block = np.empty(height * wide, x.dtype)
         for r0 in range(0, rows, height):
@@ -304,11 +306,10 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
                 _repack(tile, row_size, width, h, r0, n, inputs, functions, False)
 
     def backward(
-        grad_at, grad_y_at, x_at, coefficients_at, origin_at, step_at, weight_at, group_at, h_at,
+        grad_at, x_at, coefficients_at, origin_at, step_at, weight_at, group_at, h_at,
         grad_x_at, grad_coefficients_at, grad_weight_at, grad_bias_at, rows, inputs, groups,
         functions, intervals, outputs,
     ):  # fmt: skip
-        len(digest)
         blocks = (functions + lanes - 1) // lanes
         width = blocks * lanes
         cell_step = powers * width
@@ -346,7 +347,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         if weight_at:
             weight = array_at(weight_at, outputs * inputs * functions, zero)
             _repack(weights, row_size, width, weight, 0, outputs, inputs, functions, True)
-        grad_y = array_at(grad_y_at, rows * outputs, zero)
+        grad_y = array_at(grad_at, rows * outputs, zero)
         tile = np.ones(height * row_size, x.dtype)
         grads = np.zeros(height * row_size, x.dtype)
         for r0 in range(0, rows, height):
@@ -425,11 +426,6 @@ def groups_tensor(group_of: tuple[int, ...]) -> Tensor:
     return torch.tensor(group_of, device="cpu")  # whatever torch's default is
 
 
-def contiguous(tensor: Tensor | None) -> Tensor | None:
-    """Makes a tensor contiguous; None stays None."""
-    return None if tensor is None else tensor.contiguous()
-
-
 def is_small(weight: Tensor) -> bool:
     """Tells whether the kernel itself multiplies by a weight (out, in)."""
     return max(weight.shape) <= _MAX_WIDTH
@@ -438,24 +434,24 @@ def is_small(weight: Tensor) -> bool:
 def forward(
     x: Tensor,
     coefficients: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
     origin: Tensor,
     step: Tensor,
     group_of: tuple[int, ...],
     order: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
 ) -> Tensor:
     """Computes the learned functions of each input, or a layer's output.
 
     Args:
         x: Inputs with shape (N, in); like all tensors float32 or float64 on the CPU.
         coefficients: Coefficients with shape (R, groups, G + k).
+        weight: Weights of the functions with shape (out, in * R); None for the functions.
+        bias: Constants with shape (out,), or None.
         origin: Left end of each group's grid, with shape (groups,).
         step: Width of an interval of each group's grid, with shape (groups,), positive.
         group_of: Group of each input.
         order: Degree k of the splines, 1 to 5.
-        weight: Weights of the functions with shape (out, in * R), a small matrix; or None.
-        bias: Constants with shape (out,), or None.
 
     Returns:
         Functions with shape (N, in * R), those of an input side by side; given a weight, the output
@@ -464,59 +460,55 @@ def forward(
     rows, inputs = x.shape
     functions, groups, width = coefficients.shape
     kernel, _ = _kernels(order, functions == 1, x.dtype == torch.float64)
-    outputs = 0 if weight is None else len(weight)
+    factors = (weight, bias) if weight is not None and is_small(weight) else (None, None)
+    outputs = 0 if factors[0] is None else len(factors[0])
     found = x.new_empty(rows, outputs or inputs * functions)
-    h, y = (found, None) if weight is None else (None, found)
     operands = (
-        (x.contiguous(), inputs),
-        *((contiguous(one), 0) for one in (coefficients, origin, step, weight, bias)),
+        (x, inputs),
+        *((one, 0) for one in (coefficients, origin, step, *factors)),
         (groups_tensor(tuple(group_of)), 0),
-        (h, inputs * functions),
-        (y, outputs),
+        (found, found.shape[1]),
     )
     parts = chunks(rows, inputs * functions * _FORWARD_WORK)
     launch(kernel, parts, operands, (inputs, groups, functions, width - order, outputs))
-    return found
+    return found if weight is None or outputs else linear(found, weight, bias)
 
 
 def backward(
     grad: Tensor,
     x: Tensor,
     coefficients: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
     origin: Tensor,
     step: Tensor,
     group_of: tuple[int, ...],
     order: int,
-    h: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """Computes the gradients of x, the coefficients and, if given, weight and bias.
+) -> tuple[Tensor | None, ...]:
+    """Computes the gradients of x, coefficients, weight and bias; None for what is None.
 
-    ``grad`` is the gradient of the functions or, with a weight, of the output. The functions are
-    recomputed and written into ``h`` if it is given and there is no weight.
+    ``grad`` is the gradient of the functions or, with a weight, of the output.
     """
     rows, inputs = x.shape
     functions, groups, width = coefficients.shape
     _, kernel = _kernels(order, functions == 1, x.dtype == torch.float64)
     parts = chunks(rows, inputs * functions * _BACKWARD_WORK)
+    factors = (weight, bias) if weight is not None and is_small(weight) else (None, None)
+    outputs = 0 if factors[0] is None else len(factors[0])
+    by_gemm = None if outputs else weight
+    given = grad if by_gemm is None else grad @ by_gemm
+    h = None if by_gemm is None else x.new_empty(rows, inputs * functions)
     grad_x = x.new_empty(rows, inputs)
-    # One gradient per thread, added up in the order of the rows.
-    each = (len(parts),) if len(parts) > 1 else ()
-    shared = coefficients, weight, bias
-    totals = [None if one is None else x.new_empty(*each, *one.shape) for one in shared]
-    outputs = 0 if weight is None else len(weight)
-    grad = grad.contiguous()
     operands = (
-        (grad if weight is None else None, inputs * functions),
-        (None if weight is None else grad, outputs),
-        (x.contiguous(), inputs),
-        *((contiguous(one), 0) for one in (coefficients, origin, step, weight)),
+        (given, given.shape[1]),
+        (x, inputs),
+        *((one, 0) for one in (coefficients, origin, step, factors[0])),
         (groups_tensor(tuple(group_of)), 0),
         (h, inputs * functions),
         (grad_x, inputs),
     )
     settings = inputs, groups, functions, width - order, outputs
-    launch(kernel, parts, operands, settings, totals)
-    found = [total for total in totals if total is not None]
-    return grad_x, *([total.sum(0) for total in found] if each else found)
+    sums = launch(kernel, parts, operands, settings, (coefficients, *factors))
+    if h is not None:
+        sums[1:] = grad.t() @ h, None if bias is None else grad.sum(0)
+    return grad_x, *sums

@@ -9,7 +9,7 @@ differentiated again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import compress
@@ -42,7 +42,7 @@ class _Kernel(Protocol):
     """The passes of a kernel; ``backward`` takes the outputs' gradients before the operands."""
 
     forward: Callable[..., Output]
-    backward: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[..., Gradients]
 
 
 @cache
@@ -51,20 +51,14 @@ def _kernel(name: str) -> _Kernel | None:
     try:
         from numba import config
 
-        from kan_diffusion.kan.kernels import dense, functions, gated, grouped, spline
+        from kan_diffusion.kan.kernels import dense, functions, gated, spline
 
         if config.DISABLE_JIT:
             raise ImportError("NUMBA_DISABLE_JIT is set")
     except ImportError as error:
         logger.warning("KAN layers run without their compiled kernel: %s", error)
         return None
-    known = {
-        "dense": dense,
-        "functions": functions,
-        "gated": gated,
-        "grouped": grouped,
-        "spline": spline,
-    }
+    known = {"dense": dense, "functions": functions, "gated": gated, "spline": spline}
     return cast("_Kernel", known[name])
 
 
@@ -135,7 +129,10 @@ class FusedFunction:
         )
         backward = torch.library.custom_op(
             f"kan_diffusion::{name}_backward",
-            lambda *inputs: _require_kernel(module).backward(*inputs),
+            lambda *inputs: tuple(
+                inputs[0].new_empty(0) if one is None else one
+                for one in _require_kernel(module).backward(*inputs)
+            ),
             mutates_args=(),
             device_types="cpu",
             schema=f"({arriving}, {operands}, {settings}) -> ({returned})",
@@ -160,7 +157,8 @@ class FusedFunction:
 
         def differentiate(ctx, *grads: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
             found = backward(*grads, *ctx.saved_tensors, *ctx.settings)
-            own = _where_given(found, ctx.saved_tensors)
+            owners = zip(found, ctx.saved_tensors, strict=False)
+            own = (None if operand is None else one for one, operand in owners)
             return *own, *(None for _ in ctx.needs_input_grad[num_gradients:])
 
         forward.register_autograd(differentiate, setup_context=save)
@@ -190,11 +188,6 @@ class FusedFunction:
             and not torch._C._get_tracing_state()
             and _kernel(self.module) is not None
         )
-
-
-def _where_given(found: Iterable[Tensor], operands: Iterable[Tensor | None]) -> list[Tensor | None]:
-    """Returns the gradients, with None for operands that are None."""
-    return [None if operand is None else one for one, operand in zip(found, operands, strict=False)]
 
 
 class Step(NamedTuple):
@@ -290,8 +283,8 @@ class _Fused(torch.autograd.Function):
             settings = step.settings
             if step.function.may_leave_x:
                 settings = *settings, end > count or ctx.needs_input_grad[1]
-            found = _where_given(kernel.backward(*grads, *values, *own, *settings), (*values, *own))
-            grads, of_own = tuple(found[:count]), found[count:]
+            found = kernel.backward(*grads, *values, *own, *settings)
+            grads, of_own = found[:count], found[count:]
             gradients = [*of_own, *[None] * (len(own) - len(of_own)), *gradients]
             last -= len(own)
             end -= count

@@ -37,7 +37,6 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from kan_diffusion.kan.kernels.functions import (
-    contiguous,
     gather,
     groups_tensor,
     is_small,
@@ -48,7 +47,7 @@ from kan_diffusion.kan.kernels.functions import (
     tabulate,
     value_and_slope,
 )
-from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
+from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
     add_product,
     array_at,
@@ -130,17 +129,15 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
     with the one before are computed twice and counted once.
     """
     zero = np.float64(0) if double else np.float32(0)
-    digest = source_digest()
     powers = 2 if order == 1 else 4 if order <= 3 else 8  # a polynomial is one vector
     spline = int(order > 0)
     degree = max(order, 1)
 
     def forward(
         input_at, carried_at, code_at, modulation_at, coefficients_at, origin_at, step_at,
-        weight_at, bias_at, group_at, h_at, output_at, state_at, rows, units, outputs, stride,
-        reach, groups, intervals, rank,
+        weight_at, bias_at, group_at, found_at, state_at, rows, units, outputs, stride, reach,
+        groups, intervals, rank,
     ):  # fmt: skip
-        len(digest)
         source = array_at(input_at, rows * stride, zero)
         carried = array_at(carried_at, rows * reach, zero)
         code = array_at(code_at, rows * max(rank, 0), zero)
@@ -148,8 +145,8 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         coefficients = array_at(coefficients_at, groups * (intervals + order), zero)
         origins, steps = array_at(origin_at, groups, zero), array_at(step_at, groups, zero)
         group_of = array_at(group_at, units, np.int64(0))
-        h = array_at(h_at, rows * units, zero)
-        output = array_at(output_at, rows * outputs, zero)
+        h = array_at(found_at, rows * units, zero)
+        output = array_at(found_at, rows * outputs, zero)
         state = array_at(state_at, rows * units, zero)
         # With a 1 beside h, constants are one more row of the weight.
         width, wide = round_up(units + 1), round_up(outputs)
@@ -213,14 +210,13 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
                 copy_rows(products, 0, width, h, r0 * units, units, n, units)
 
     def backward(
-        grad_at, grad_h_at, grad_state_at, input_at, carried_at, code_at, modulation_at,
+        grad_at, grad_state_at, input_at, carried_at, code_at, modulation_at,
         coefficients_at, origin_at, step_at, weight_at, group_at, h_at, grad_input_at,
         grad_carried_at, grad_code_at, grad_modulation_at, grad_coefficients_at, grad_weight_at,
         grad_bias_at, rows, units, outputs, stride, reach, groups, intervals, rank,
     ):  # fmt: skip
-        len(digest)
         grad = array_at(grad_at, rows * outputs, zero)
-        given_grad_h = array_at(grad_h_at, rows * units, zero)
+        given_grad_h = array_at(grad_at, rows * units, zero)
         grad_state = array_at(grad_state_at, rows * units, zero)
         source = array_at(input_at, rows * stride, zero)
         carried = array_at(carried_at, rows * reach, zero)
@@ -438,25 +434,19 @@ def forward(
     _, _, stride, reach, _, _, rank = settings
     state = input.new_empty(rows, units)
     multiplies = is_small(weight)
-    h = None if multiplies else input.new_empty(rows, units)
-    output = input.new_empty(rows, outputs) if multiplies else None
-    shared = modulation, coefficients, origin, step
+    found = input.new_empty(rows, outputs if multiplies else units)
     factors = (weight, bias) if multiplies else (None, None)
     operands = (
-        (contiguous(input), stride),
-        (contiguous(carried), reach),
-        (contiguous(code), max(rank, 0)),
-        *((contiguous(tensor), 0) for tensor in (*shared, *factors)),
+        (input, stride),
+        (carried, reach),
+        (code, max(rank, 0)),
+        *((tensor, 0) for tensor in (modulation, coefficients, origin, step, *factors)),
         (groups_tensor(tuple(group_of)), 0),
-        (h, units),
-        (output, outputs),
+        (found, found.shape[1]),
         (state, units),
     )
     launch(kernel, chunks(rows, units * _FORWARD_WORK), operands, settings)
-    if h is not None:
-        output = linear(h, weight, bias)
-    assert output is not None
-    return output, state
+    return found if multiplies else linear(found, weight, bias), state
 
 
 def backward(
@@ -473,7 +463,7 @@ def backward(
     step: Tensor | None,
     group_of: tuple[int, ...],
     order: int,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor | None, ...]:
     """Computes the gradients of the first seven operands, given those of output and state."""
     rows, (outputs, units) = len(input), weight.shape
     _, kernel = _kernels(order, _lanes(units), input.dtype == torch.float64)
@@ -482,38 +472,30 @@ def backward(
     if grad is None:
         grad = input.new_zeros(rows, outputs)
     multiplies = is_small(weight)
-    grad_h = None if multiplies else grad @ weight
+    given = grad if multiplies else grad @ weight
     h = None if multiplies else input.new_empty(rows, units)
     parts = chunks(rows, units * _BACKWARD_WORK)
-    # One gradient per thread of what rows share, added up in the order of the rows.
-    each = (len(parts),) if len(parts) > 1 else ()
-
-    def like(tensor: Tensor | None, *first: int) -> Tensor:
-        return input.new_empty(0) if tensor is None else input.new_empty(*first, *tensor.shape)
-
-    of_rows = [like(tensor) for tensor in (input, carried, code)]
-    if reach > units:
-        of_rows[1][:, units:] = 0
+    grad_input = input.new_empty(input.shape)
+    grad_carried = None if carried is None else input.new_empty(carried.shape)
+    grad_code = None if code is None else input.new_empty(code.shape)
+    if grad_carried is not None and reach > units:
+        grad_carried[:, units:] = 0
     factors = (weight, bias) if multiplies else (None, None)
-    owners = modulation, coefficients, *factors
-    totals = [None if tensor is None else like(tensor, *each) for tensor in owners]
-    shared = modulation, coefficients, origin, step, factors[0]
     rank = max(rank, 0)
     operands = (
-        (grad.contiguous(), outputs),
-        (grad_h, units),
-        (contiguous(grad_state), units),
-        (contiguous(input), stride),
-        (contiguous(carried), reach),
-        (contiguous(code), rank),
-        *((contiguous(tensor), 0) for tensor in shared),
+        (given, given.shape[1]),
+        (grad_state, units),
+        (input, stride),
+        (carried, reach),
+        (code, rank),
+        *((tensor, 0) for tensor in (modulation, coefficients, origin, step, factors[0])),
         (groups_tensor(tuple(group_of)), 0),
         (h, units),
-        *zip(of_rows, (stride, reach, rank), strict=True),
+        (grad_input, stride),
+        (grad_carried, reach),
+        (grad_code, rank),
     )
-    launch(kernel, parts, operands, settings, totals)
-    if each:
-        totals = [None if total is None else total.sum(0) for total in totals]
+    sums = launch(kernel, parts, operands, settings, (modulation, coefficients, *factors))
     if h is not None:
-        totals[2:] = grad.t() @ h, None if bias is None else grad.sum(0)
-    return *of_rows, *(like(None) if total is None else total for total in totals)
+        sums[2:] = grad.t() @ h, None if bias is None else grad.sum(0)
+    return grad_input, grad_carried, grad_code, *sums

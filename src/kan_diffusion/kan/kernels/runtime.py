@@ -30,7 +30,6 @@ __all__ = [
     "chunks",
     "compiled",
     "launch",
-    "source_digest",
 ]
 
 logger = logging.getLogger(__name__)
@@ -47,12 +46,8 @@ PARALLEL_WORK = 2**20
 
 
 @cache
-def source_digest() -> str:
-    """Hashes all source files that compiled code is made of.
-
-    Numba's cache only knows the source of the kernel's own function. The digest is a free variable
-    of each kernel, by which ``compiled`` tells kernels apart.
-    """
+def _source_digest() -> str:
+    """Hashes all source files that compiled code is made of; numba knows the kernel's own alone."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     digest.update((package / "bases" / "spline.py").read_bytes())
@@ -66,9 +61,9 @@ def compiled(function: Callable[..., None], **options: object) -> Callable[..., 
 
     A kernel takes addresses and numbers, because unpacking arrays costs more than a small layer.
     Its free variables are numbers and strings, and each set of them has a file of its own in the
-    cache, for each kind of processor and version of numba. Numba would keep all that share a name
-    in one file, where of two processes that compile at the same time, on machines that share the
-    folder, too, one could be given the code of the other.
+    cache, for each version of the sources and of numba and each kind of processor. Numba would keep
+    all that share a name in one file, where of two processes that compile at the same time, on
+    machines that share the folder, too, one could be given the code of the other.
 
     Args:
         function: The kernel in Python.
@@ -76,7 +71,8 @@ def compiled(function: Callable[..., None], **options: object) -> Callable[..., 
     """
     options = {**OPTIONS, **options}
     machine = numba.__version__, *cpu_target.target_context.codegen().magic_tuple()
-    variables = repr([machine, *(cell.cell_contents for cell in function.__closure__ or ())])
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    variables = repr([_source_digest(), machine, *cells])
     function.__qualname__ += "-" + hashlib.sha256(variables.encode()).hexdigest()[:16]
     try:
         kernel: Callable[..., None] = numba.njit(function, cache=True, **options)
@@ -100,35 +96,40 @@ def launch(
     parts: list[tuple[int, int]],
     operands: Sequence[tuple[Tensor | None, int]],
     settings: Sequence[float],
-    totals: Sequence[Tensor | None] = (),
-) -> None:
+    shared: Sequence[Tensor | None] = (),
+) -> list[Tensor | None]:
     """Runs a kernel on the parts of a batch in parallel.
 
     Args:
-        kernel: Takes addresses of operands and totals, a number of rows, and settings.
+        kernel: Takes addresses of operands and of sums over the batch, a number of rows, and
+            settings.
         parts: First row and number of rows of each part.
-        operands: Contiguous tensors, each with its size per row, 0 if all rows share it. The
-            address of None is 0.
+        operands: Tensors, each with its size per row, 0 if all rows share it. Those that the kernel
+            writes are contiguous. The address of None is 0.
         settings: The other arguments.
-        totals: Tensors with one entry per part, or just the entry of a single part; or None.
+        shared: Tensors with the shapes of the sums; None for a sum that is not wanted.
+
+    Returns:
+        The sums, those of the parts added up in the order of the rows.
     """
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor, _ in operands]
-    if len(parts) == 1:
-        sums = [0 if total is None else total.data_ptr() for total in totals]
-        kernel(*addresses, *sums, parts[0][1], *settings)
-        return
+    held = [None if tensor is None else tensor.contiguous() for tensor, _ in operands]
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in held]
+    each = (len(parts),) if len(parts) > 1 else ()
+    sums = [None if one is None else one.new_empty(*each, *one.shape) for one in shared]
+    at_sums = [0 if total is None else total.data_ptr() for total in sums]
+    if not each:
+        kernel(*addresses, *at_sums, parts[0][1], *settings)
+        return sums
     steps = [0 if tensor is None else row * tensor.element_size() for tensor, row in operands]
-    entries = [
-        (0, 0) if total is None else (total.data_ptr(), total.stride(0) * total.element_size())
-        for total in totals
-    ]
+    entries = [0 if one is None else one.numel() * one.element_size() for one in shared]
     calls = [
         (
             *[at + start * step for at, step in zip(addresses, steps, strict=True)],
-            *[at + part * step for at, step in entries],
+            *[at + part * step for at, step in zip(at_sums, entries, strict=True)],
             count,
             *settings,
         )
         for part, (start, count) in enumerate(parts)
     ]
     run_together(kernel, calls)
+    return [None if total is None else total.sum(0) for total in sums]

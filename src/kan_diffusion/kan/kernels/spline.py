@@ -31,7 +31,7 @@ from numba import types
 from torch import Tensor
 
 from kan_diffusion.kan.bases.spline import MAX_ORDER, piece_coefficients
-from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch, source_digest
+from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
     array_at,
     axpy,
@@ -262,13 +262,11 @@ def gradients(
 def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None], ...]:
     """Compiles the forward and backward pass."""
     zero = np.float64(0) if double else np.float32(0)
-    digest = source_digest()
 
     def forward(
         x_at, weight_at, bias_at, origin_at, step_at, y_at, rows, inputs, outputs_, intervals,
         linear, reach,
     ):  # fmt: skip
-        len(digest)
         width = first + intervals + order
         stride = width + 2 * reach
         padded = (outputs_ + 7) // 8 * 8
@@ -324,7 +322,6 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
         grad_at, x_at, weight_at, origin_at, step_at, grad_x_at, grad_weight_at, grad_bias_at, rows,
         inputs, outputs_, intervals, linear, reach,
     ):  # fmt: skip
-        len(digest)
         width = first + intervals + order
         stride = width + 2 * reach
         padded = (outputs_ + 7) // 8 * 8
@@ -446,10 +443,7 @@ def forward(
     rows, inputs, outputs, settings = _settings(x, weight, order, has_base, extrapolation)
     kernel, _ = _kernels(order, int(has_base), x.dtype == torch.float64)
     y = x.new_empty(rows, outputs)
-    operands = (
-        *((x.contiguous(), inputs), (weight.contiguous(), 0), (bias.contiguous(), 0)),
-        *((origin.contiguous(), 0), (step.contiguous(), 0), (y, outputs)),
-    )
+    operands = (x, inputs), (weight, 0), (bias, 0), (origin, 0), (step, 0), (y, outputs)
     launch(kernel, chunks(rows, inputs * outputs * (order + 1)), operands, settings)
     return y
 
@@ -465,7 +459,7 @@ def backward(
     order: int,
     extrapolation: str,
     for_x: bool = True,
-) -> tuple[Tensor | None, Tensor, Tensor]:
+) -> tuple[Tensor | None, ...]:
     """Computes the gradients of x (None unless ``for_x``), weight and bias.
 
     ``grad`` is the gradient of the output, with shape (N, out).
@@ -474,15 +468,5 @@ def backward(
     _, kernel = _kernels(order, int(has_base), x.dtype == torch.float64)
     parts = chunks(rows, 2 * inputs * outputs * (order + 1))
     grad_x = x.new_empty(rows, inputs) if for_x else None
-    # One gradient per thread, added up in the order of the rows.
-    each = (len(parts),) if len(parts) > 1 else ()
-    grad_weight = weight.new_empty(*each, *weight.shape)
-    grad_bias = weight.new_empty(*each, outputs)
-    operands = (
-        *((grad.contiguous(), outputs), (x.contiguous(), inputs), (weight.contiguous(), 0)),
-        *((origin.contiguous(), 0), (step.contiguous(), 0), (grad_x, inputs)),
-    )
-    launch(kernel, parts, operands, settings, (grad_weight, grad_bias))
-    if each:
-        return grad_x, grad_weight.sum(0), grad_bias.sum(0)
-    return grad_x, grad_weight, grad_bias
+    operands = (grad, outputs), (x, inputs), (weight, 0), (origin, 0), (step, 0), (grad_x, inputs)
+    return grad_x, *launch(kernel, parts, operands, settings, (weight, bias))
