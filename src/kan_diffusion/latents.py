@@ -22,7 +22,7 @@ from torch import Tensor
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json
-from kan_diffusion.weights import require_fit, saved_shapes
+from kan_diffusion.weights import part_folder, require_fit, saved_shapes
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -53,8 +53,7 @@ def read_vae(folder: str | Path) -> AutoencoderKL:
     """
     from diffusers import AutoencoderKL
 
-    root = Path(folder)
-    root = root / "vae" if (root / "vae").is_dir() else root
+    root = part_folder(Path(folder), "vae")
     remedy = "give a folder of diffusers' AutoencoderKL"
     path = root / "config.json"
     config = read_json(path, "the configuration of an autoencoder", remedy)

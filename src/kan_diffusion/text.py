@@ -28,7 +28,7 @@ from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json
 from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import LARGEST_SETTING
-from kan_diffusion.weights import require_sound_transformer, saved_files
+from kan_diffusion.weights import part_folder, require_sound_transformer, saved_files
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -272,10 +272,7 @@ def read_text_encoder(
     with from_extra("text", "prompts"):
         from transformers import CLIPTextModel
 
-    root = Path(folder)
-    own, words = (
-        root / name if (root / name).is_dir() else root for name in ("text_encoder", "tokenizer")
-    )
+    own, words = (part_folder(Path(folder), part) for part in ("text_encoder", "tokenizer"))
     remedy = "give a folder of CLIP, or one with text_encoder and tokenizer"
     wanted = CLIPTextModel.config_class.model_type
     settings: object = read_json(own / "config.json", "the configuration of a text model", remedy)

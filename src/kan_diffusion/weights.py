@@ -8,8 +8,9 @@ must match the file's.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from diffusers import ConfigMixin
 from safetensors import SafetensorError, safe_open
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.files import read_json, require_file
+from kan_diffusion.files import digest, read_json, require_file
 from kan_diffusion.limits import LARGEST_SETTING
 
 __all__ = [
+    "networks_digest",
+    "part_folder",
     "require_bounds",
     "require_fit",
     "require_shapes",
@@ -32,6 +35,9 @@ __all__ = [
 ]
 
 _MOST_ENTRIES = 1_000_000
+
+_READ = (".json", ".txt", ".safetensors")
+"""Endings of the files from which pretrained networks and their tokenizers are read."""
 
 _REMEDY = "train it again"
 
@@ -218,6 +224,32 @@ def require_bounds(settings: Mapping[str, object], path: Path) -> None:
                 f"'{path}': {name} = {value} is out of range; no setting is larger than "
                 f"{LARGEST_SETTING:,}"
             )
+
+
+def part_folder(root: Path, part: str) -> Path:
+    """Finds the folder of a network, which is ``root`` or, as in a pipeline's, a part of it."""
+    return root / part if (root / part).is_dir() else root
+
+
+def networks_digest(root: Path, parts: Sequence[str]) -> str:
+    """Computes the hexadecimal SHA-256 digest of saved networks, wherever they lie.
+
+    Args:
+        root: Their folder.
+        parts: Names of the networks' own folders in it, where they have some.
+
+    Returns:
+        Digest of the names and contents of their configurations, words and weights.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    total = hashlib.sha256()
+    for folder in dict.fromkeys(part_folder(root, part) for part in parts):
+        for file in sorted(folder.glob("*")):
+            if file.suffix in _READ:
+                total.update(f"{file.name} {digest(file)}\n".encode())
+    return total.hexdigest()
 
 
 def saved_files(folder: Path, stem: str) -> list[Path]:

@@ -10,9 +10,15 @@ import yaml
 from helpers import refused
 from kan_diffusion.data.datasets import ToyData, data_from_name, load_dataset
 from kan_diffusion.denoisers.registry import get_family
-from kan_diffusion.errors import valid_settings
+from kan_diffusion.errors import DataError, valid_settings
 from kan_diffusion.processes import get_process
-from kan_diffusion.study.config import StudyConfig, preset_names, read_preset, read_study
+from kan_diffusion.study.config import (
+    StudyConfig,
+    TrialConfig,
+    preset_names,
+    read_preset,
+    read_study,
+)
 from kan_diffusion.study.trial import build
 
 BASE = {
@@ -163,6 +169,28 @@ def test_a_file_counts_by_content_and_name(tmp_path: Path) -> None:
     assert trial_id("there", "points.npy", 0) == original
     assert trial_id("here", "points.npy", 1) != original
     assert trial_id("here", "others.npy", 0) != original
+
+
+@pytest.mark.parametrize(("key", "part"), [("vae", "vae"), ("text_encoder", "tokenizer")])
+def test_a_pretrained_network_counts_by_content_wherever_it_lies(
+    tmp_path: Path, key: str, part: str
+) -> None:
+    def trial(folder: str, content: str) -> TrialConfig:
+        place = tmp_path / folder / part
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "config.json").write_text(content)
+        models = [{**model, key: str(tmp_path / folder)} for model in BASE["models"]]
+        return _study(models=models).pinned().trials()[0]
+
+    original = trial("here", "one")
+    (tmp_path / "there" / "unet").mkdir(parents=True)
+    (tmp_path / "there" / "unet" / "config.json").write_text("of another part")
+    assert trial("there", "one").id == original.id != _study().trials()[0].id
+    assert str(tmp_path) not in original.identity
+    assert "digests" not in _study().pinned().trials()[0].identity
+    assert trial("here", "other").id != original.id
+    with refused("has changed since this run was set up", DataError):
+        original.model.pinned()
 
 
 def test_learning_rate_of_a_model_is_its_own() -> None:

@@ -16,14 +16,14 @@ from command_line import FEW_PICTURES, Cli, cli, few_pictures  # noqa: F401
 from helpers import assert_same_state, refused
 from kan_diffusion import PictureDiffusionPipeline, PromptedDenoiser, train
 from kan_diffusion.data.datasets import load_dataset
-from kan_diffusion.errors import KanDiffusionError, RunFolderError
+from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.report.gather import report_contents, runs_contents
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor
 from kan_diffusion.study.folder import TrialResult
 from kan_diffusion.study.measure import evaluate_run, load_run
-from kan_diffusion.study.named import single_trial
+from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.results.rows import read_runs
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import build, run_trial, told, without_text
@@ -215,7 +215,43 @@ def test_a_run_whose_autoencoder_was_changed_is_refused(run: TrialResult, tmp_pa
         evaluate_run(folder)
 
 
-def test_points_have_no_latents(root: Path) -> None:
+def test_an_autoencoder_is_known_by_its_content(
+    run: TrialResult, config: TrialConfig, root: Path, tmp_path: Path
+) -> None:
+    assert run.config.model.digests.keys() == {"vae"}
+    vae = shutil.copytree(root / "vae", tmp_path / "moved")
+    model = config.model.model_copy(update={"vae": str(vae)})
+    moved = config.model_copy(update={"model": model})
+    assert moved.id == config.id
+    # Runs of several places are one model's.
+    other = run_trial(moved.model_copy(update={"study_seed": 1}), tmp_path / "run", device="cpu")
+    both = read_runs([run.folder, other.folder])
+    assert both.config.seeds == 2
+    assert [model.name for model in both.config.models] == [config.model.name]
+    path = vae / "config.json"
+    path.write_text(path.read_text().replace("0.4", "0.5"))
+    with refused("moved' has changed since this run was set up", DataError):
+        run_trial(moved, tmp_path / "again", device="cpu")
+
+
+def test_a_study_of_latents_suits_them(root: Path, tmp_path: Path) -> None:
+    pictures, vae = str(root / "pictures"), tmp_path / "grey"
+    autoencoder(in_channels=1, out_channels=1).save_pretrained(vae)
+    asked = {"families": ["dit", "dit-kan"], "match": "params", "budget": "dit:16-16"}
+    plain, latent = (study_for(pictures, vae=each, **asked) for each in (None, vae))
+    assert {model.vae for model in plain.models} == {None}
+    assert {model.vae for model in latent.models} == {str(vae)}
+    # Pictures of 32 pixels are latents of 16.
+    assert [study.models[0].settings["patch"] for study in (plain, latent)] == [4, 2]
+    assert plain.budgets != latent.budgets
+    path = tmp_path / "study.yaml"
+    path.write_text(plain.to_yaml())
+    assert study_for(str(path), vae=vae).pinned().trials()[0].model.vae == str(vae)
+
+
+def test_points_have_no_latents(root: Path, cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+    refusal = cli("compare", "moons", "--vae", root / "vae", "--out", tmp_path / "run").error
+    assert "--vae is for pictures; leave it out" in refusal
     model = {"family": "mlp", "hidden": [8], "vae": str(root / "vae")}
     settings = {"name": "a", "title": "A", "data": [{"toy": "moons"}], "models": [model]}
     (trial, *_) = StudyConfig.model_validate(settings).trials()

@@ -37,6 +37,7 @@ from kan_diffusion.cli.options import (
     SamplerSteps,
     Steps,
     Unverified,
+    Vae,
     What,
     Workers,
     option,
@@ -150,6 +151,7 @@ def compare(
     tuned: Annotated[
         Path | None, option("Settings of the families, as 'tune' writes them.")
     ] = None,
+    vae: Vae = None,
     device: Device = "auto",
     workers: Workers = None,
     executor: Executor = "local",
@@ -173,7 +175,7 @@ def compare(
 
     config: StudyConfig = study_for(
         what, params, match=match, budget=budget, families=_listed(families),
-        processes=_listed(processes), conditional=conditional,
+        processes=_listed(processes), conditional=conditional, vae=vae,
     )  # fmt: skip
     config = config.with_length(steps=steps, epochs=epochs)
     if tuned is not None:
@@ -384,13 +386,7 @@ def train(
             "a small one that is trained along",
         ),
     ] = None,
-    vae: Annotated[
-        Path | None,
-        option(
-            "Folder of a pretrained AutoencoderKL; the model is then trained on its latents.",
-            "none: on pixels",
-        ),
-    ] = None,
+    vae: Vae = None,
     columns: Annotated[
         str | None,
         option("Kinds of columns, such as age=integer,zip=categorical; found by default.", False),

@@ -15,7 +15,7 @@ from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 
 __all__ = [
     "Address", "Amount", "Conditional", "Device", "Executor", "Families", "Match", "Modules",
-    "Out", "Overwrite", "Params", "Processes", "Run", "SamplerSteps", "Steps", "Unverified",
+    "Out", "Overwrite", "Params", "Processes", "Run", "SamplerSteps", "Steps", "Unverified", "Vae",
     "What", "Workers", "option", "own_code",
 ]  # fmt: skip
 
@@ -132,6 +132,13 @@ Conditional = Annotated[
     bool,
     option(
         "Tell the denoiser the class of each point: which moon, which square.", name="--conditional"
+    ),
+]
+Vae = Annotated[
+    Path | None,
+    option(
+        "Folder of a pretrained AutoencoderKL; models are then trained on its latents.",
+        "none: on pixels",
     ),
 ]
 Steps = Annotated[int | None, option("Training steps.", within=(1, MOST_STEPS))]

@@ -83,7 +83,11 @@ PICTURE_EVALUATION = {"num_noised": 2_000, "num_samples": 500, "num_likelihood":
 
 
 def parse_budget(
-    match: str, text: str | None, data: Sequence[DataConfig], params: int | None = None
+    match: str,
+    text: str | None,
+    data: Sequence[DataConfig],
+    params: int | None = None,
+    vae: str | None = None,
 ) -> Budget:
     """Reads a budget as a user writes it.
 
@@ -95,6 +99,7 @@ def parse_budget(
         data: The data sets; a model given as the budget is measured on the first one.
         params: Number of parameters of each model, where ``text`` does not give it; when None
             2,300, or free under a budget of time.
+        vae: Folder of the autoencoder whose latents the models are trained on.
 
     Raises:
         KanDiffusionError: It is not a budget, or the model cannot be built.
@@ -117,14 +122,17 @@ def parse_budget(
             f"--budget '{text}' is neither a number nor a model such as 'mlp:32-32-32'"
         ) from error
     with valid_settings(f"--budget {text}"):
-        amount = _amount_of_model(kind, family, numbers, data[0]) if family else numbers[0]
+        amount = numbers[0]
+        if family:
+            get_family(family, importing=True)
+            hidden = tuple(map(int, numbers))
+            model = ModelConfig(family=family, hidden=hidden, vae=vae)
+            amount = _amount_of_model(kind, model, data[0])
         return Budget(match=kind, amount=amount, params=params)
 
 
-def _amount_of_model(match: Match, family: str, hidden: Sequence[float], data: DataConfig) -> float:
+def _amount_of_model(match: Match, model: ModelConfig, data: DataConfig) -> float:
     """Measures a model that is given as the budget: its size, or its training time."""
-    get_family(family, importing=True)
-    model = ModelConfig(family=family, hidden=tuple(map(int, hidden)))
     trial = _alone(data, get_process("cosine"), model, TrainingConfig())
     if match == "time":
         seconds = round(step_seconds(trial) * trial.training.steps, 3)
@@ -144,13 +152,15 @@ def _amount_of_model(match: Match, family: str, hidden: Sequence[float], data: D
 
 def _matched_study(
     data: DataConfig, match: str, amount: str | None, params: int | None,
-    families: Sequence[str] | None,
+    families: Sequence[str] | None, vae: str | None,
 ) -> StudyConfig:  # fmt: skip
     """Makes the study of some families at one budget, each with its own settings."""
     everything = families is not None and list(families) == ["all"]
     if isinstance(data, PictureData):
         asked = PICTURE_FAMILIES if everything else families or _PICTURE_FAMILIES
-        return _picture_study(data, match, amount, params, list(dict.fromkeys(asked)))
+        return _picture_study(data, match, amount, params, list(dict.fromkeys(asked)), vae)
+    if vae is not None:
+        raise KanDiffusionError("--vae is for pictures; leave it out")
     budget = parse_budget(match, amount, (data,), params)
     asked = _DEFAULT_FAMILIES if families is None else families
     names = list(FAMILIES if everything else dict.fromkeys(asked))
@@ -193,13 +203,14 @@ def _matched_study(
 
 
 def _picture_study(
-    data: PictureData, match: str, amount: str | None, params: int | None, families: Sequence[str]
-) -> StudyConfig:
-    """Makes the study of some families on pictures."""
-    suits = _suits_pictures(data)
+    data: PictureData, match: str, amount: str | None, params: int | None,
+    families: Sequence[str], vae: str | None,
+) -> StudyConfig:  # fmt: skip
+    """Makes the study of some families on pictures, or on their latents."""
+    suits = _suits_pictures(data, vae=vae)
     if match == "time" or (match == "params" and amount is None):
         params = params or suits.params
-    budget = parse_budget(match, amount, (data,), params)
+    budget = parse_budget(match, amount, (data,), params, vae)
     return StudyConfig(
         name=data.name,
         title=f"KAN and MLP denoisers on {data.name}",
@@ -209,7 +220,8 @@ def _picture_study(
         process=(get_process(_PICTURE_PROCESS),),
         training=suits.training,
         models=tuple(
-            ModelConfig(family=name, settings=_accepted(name, suits.settings)) for name in families
+            ModelConfig(family=name, settings=_accepted(name, suits.settings), vae=vae)
+            for name in families
         ),
         budgets=(budget,),
         sampling=SamplingConfig(guidance=suits.guidance),
@@ -247,6 +259,7 @@ def study_for(
     families: Sequence[str] | None = None,
     processes: Sequence[str] | None = None,
     conditional: bool = False,
+    vae: Path | None = None,
 ) -> StudyConfig:
     """Makes or reads the study a user names.
 
@@ -260,12 +273,15 @@ def study_for(
             these families are kept.
         processes: Names of the noising processes; the study's own when None.
         conditional: Whether denoisers are told the classes of a toy's points.
+        vae: Folder of a pretrained autoencoder, whose latents of pictures all models are trained
+            on; when None pixels, or what a study file says.
 
     Raises:
         DataError: The file of points cannot be used, or has no classes to be conditional on.
         KanDiffusionError: Nothing has that name, the study file is wrong, or a budget is given for
             a study that fixes the sizes of its models.
     """
+    place = None if vae is None else str(vae)
     sized = not (params is None and match is None and budget is None)
     is_file = Path(what).suffix in (".yaml", ".yml")
     asks_for_a_toy = what in TOYS and (
@@ -273,13 +289,17 @@ def study_for(
     )
     if is_file or (what in preset_names() and not asks_for_a_toy):
         study = read_study(Path(what), importing=True) if is_file else read_preset(what)
+        if place is not None:
+            latents: dict[str, object] = {"vae": place, "digests": {}}
+            models = tuple(model.model_copy(update=latents) for model in study.models)
+            study = study.model_copy(update={"models": models})
         if sized:
             if not study.budgets:
                 raise KanDiffusionError(
                     f"study '{what}' fixes the sizes of its models; leave --params, --match and "
                     "--budget out"
                 )
-            given = parse_budget(match or "params", budget, study.data, params)
+            given = parse_budget(match or "params", budget, study.data, params, study.models[0].vae)
             study = study.model_copy(update={"budgets": (given,)})
         if families is not None and list(families) != ["all"]:
             study = study.with_families(families)
@@ -290,7 +310,7 @@ def study_for(
             )
     else:
         data = _named_data(what, conditional)
-        study = _matched_study(data, match or "params", budget, params, families)
+        study = _matched_study(data, match or "params", budget, params, families, place)
     if processes is None:
         return study
     with valid_settings("--process"):
@@ -345,19 +365,6 @@ def _alone(
         training=training,
         sampling=(sampling or SamplingConfig()).resolved(process),
         evaluation=EvaluationConfig(**evaluation, moments=()),
-    )
-
-
-def _suits_a_toy(learning_rate: float) -> Suggestion:
-    """Suggests settings for a toy."""
-    return Suggestion(
-        params=_DEFAULT_PARAMS,
-        depth=None,
-        steps=4000,
-        batch_size=1024,
-        learning_rate=learning_rate,
-        patience=None,
-        heldout_rows=0,
     )
 
 
@@ -481,11 +488,8 @@ def single_trial(
                 "max_seconds": max_seconds,
                 "optimizer": optimizer,
             }
-            folders = {
-                key: str(folder.absolute())
-                for key, folder in {"text_encoder": text_encoder, "vae": vae}.items()
-                if folder is not None
-            }
+            places = {"text_encoder": text_encoder, "vae": vae}
+            folders = {key: str(place) for key, place in places.items() if place is not None}
             asked = ModelConfig(family=family, params=params, depth=depth, **folders)
             return _picture_trial(points, asked, chosen, given, seed)
         if text_encoder is not None:
@@ -494,7 +498,10 @@ def single_trial(
             raise KanDiffusionError("--vae is for pictures; leave it out")
         dataset = load_dataset(points, seed)
         if isinstance(points, ToyData):
-            suits = _suits_a_toy(kind.learning_rate)
+            suits = Suggestion(
+                params=_DEFAULT_PARAMS, depth=None, steps=4000, batch_size=1024,
+                learning_rate=kind.learning_rate, patience=None, heldout_rows=0,
+            )  # fmt: skip
         else:
             suits = suggested(len(dataset.train), dataset.dim, family, params)
         way = cast("OptimizerName", optimizer or "adam")
@@ -547,7 +554,7 @@ def _picture_trial(
     config = TrainingConfig.model_validate({**dict(suits.training), "learning_rate": rate, **given})
     size = {} if model.size else {"params": suits.params}
     settings = _accepted(model.family, suits.settings)
-    asked = model.model_copy(update={**size, "settings": settings})
+    asked = model.pinned().model_copy(update={**size, "settings": settings})
     sampling = SamplingConfig(
         scheduler=suits.scheduler if process.is_flow else None, guidance=suits.guidance
     )

@@ -27,7 +27,7 @@ from kan_diffusion.errors import (
     NonFiniteSamplesError,
 )
 from kan_diffusion.evaluation.doubts import training_doubt
-from kan_diffusion.evaluation.metrics import Metric, metrics_named
+from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.evaluation.pictures import Request, draw_pictures, shown
 from kan_diffusion.latents import LatentCodec, read_vae
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
@@ -138,11 +138,11 @@ def _shared_yardstick(
     study_seed: int,
     split: int,
     vae: str | None,
-    _metrics: tuple[Metric, ...],
+    *_changing: object,
 ) -> Yardstick:
     """Makes the yardstick of a data set, or of one split of it, and caches it in the worker.
 
-    The metrics belong to the key, since a program may add some while it runs.
+    What may change while a program runs, metrics and the files of a folder, belongs to the key.
     """
     dataset = load_dataset(data, study_seed, trial_seed=split)
     features = features_of(data, study_seed) if evaluation.num_samples else None
@@ -174,9 +174,10 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
     """Builds a trial's untrained denoiser, for captioned pictures with its text encoder.
 
     Raises:
+        DataError: A folder of a pretrained network has changed since the run was set up.
         KanDiffusionError: The denoiser cannot be built, or not in this size.
     """
-    model, names = config.model, (config.study_seed, config.seed)
+    model, names = config.model.pinned(), (config.study_seed, config.seed)
     settings, text = dict(model.settings), None
     if model.text_encoder is not None and dataset.captions is None:
         raise KanDiffusionError(
@@ -404,7 +405,8 @@ def _run_claimed(
         config.study_seed,
         config.seed if dataset.split_by_seed else 0,
         config.model.vae,
-        tuple(metrics_named(config.evaluation.metrics).values()),
+        config.model.autoencoder,
+        *metrics_named(config.evaluation.metrics).values(),
     )
     try:
         measured, levels, generated = measure(config, dataset, pipeline, shared)
