@@ -7,11 +7,13 @@ import shutil
 import socket
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
 
 from helpers import refused
+from kan_diffusion.cli.console import show_tuned
 from kan_diffusion.denoisers.registry import get_family, untuned_family
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.study import tuning
@@ -220,6 +222,29 @@ def test_the_first_of_several_budgets_is_searched_and_that_is_said(
     assert caplog.messages == [
         "of the 2 budgets of study 'tiny' the search is at the first alone: params, 900"
     ]
+
+
+def test_models_that_the_budget_is_not_for_are_not_searched(
+    tmp_path: Path, executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    budgets = [{"amount": 900, "models": ["KAN"]}, {"amount": 600, "models": ["MLP"]}]
+    study = _study(data=[{"toy": "moons", "num_points": 300}], budgets=budgets)
+    tries = tune(study, tmp_path, tries=1, executor=executor).tries
+    assert tries["family"].tolist() == ["kan"]
+    assert "the first budget of study 'tiny' is not for 'MLP': nothing is" in caplog.messages[1]
+
+
+def test_a_data_set_may_be_called_like_a_column(
+    tmp_path: Path, executor: Executor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = tmp_path / "value.npy"
+    np.save(points, np.random.default_rng(0).normal(size=(100, 2)))
+    study = _study(models=[{"family": "mlp"}], data=[{"path": str(points)}])
+    tries = tune(study, tmp_path / "run", tries=1, executor=executor).tries
+    (row,) = tries.to_dict("records")
+    assert row["value"] == pytest.approx(math.log(row["value (data)"]))
+    show_tuned(tries)
+    assert "value (data)" in capsys.readouterr().out
 
 
 def test_a_try_that_fails_counts_and_says_why(tmp_path: Path) -> None:

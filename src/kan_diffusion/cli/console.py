@@ -206,8 +206,9 @@ def show_table_scores(scores: TableScores, title: str) -> None:
 
 def show_tuned(tries: pd.DataFrame) -> None:
     """Prints the best try of each family: judged measure on each data set, and settings."""
-    fixed = {"family", "try", "value", "error", "settings", "trials"}
-    datas = [column for column in tries.columns if column not in fixed]
+    from kan_diffusion.study.tuning import TRY
+
+    datas = [column for column in tries.columns if column not in TRY]
     table = _table("Best settings of each family", ["family"], ["tries", *datas])
     table.add_column("settings")
     for family, group in tries.groupby("family", sort=False):

@@ -30,6 +30,7 @@ __all__ = [
     "finished_trial",
     "kept_rows",
     "known_failures",
+    "known_row",
     "plan_study",
     "run_plan",
     "write_rows",
@@ -76,6 +77,14 @@ class StudyPlan:
 def finished_trial(folder: Path, trial: TrialConfig, verify: bool) -> TrialResult | None:
     """Reads a trial of a study; None where it is not finished."""
     return load_trial(folder / TRIALS / trial.id, trial, verify=verify)
+
+
+def known_row(folder: Path, trial: str, kept: Mapping[str, Row], verify: bool) -> Row | None:
+    """Reads the row of a finished trial by its id, from the kept rows or its own folder."""
+    if trial in kept:
+        return kept[trial]
+    result = load_trial(folder / TRIALS / trial, verify=verify)
+    return None if result is None else result.row
 
 
 def kept_rows(folder: Path) -> dict[str, Row]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -37,8 +38,8 @@ from kan_diffusion.study.measure import judged_measure
 from kan_diffusion.study.planning import (
     CHOSEN_SIZES,
     StudyPlan,
-    finished_trial,
     kept_rows,
+    known_row,
     plan_study,
     run_plan,
 )
@@ -74,19 +75,19 @@ def judged(row: Mapping[str, object]) -> float | None:
 
 def mean_log(
     trials: Sequence[TrialConfig],
-    row_of: Callable[[TrialConfig], Row | None],
+    row_of: Callable[[str], Row | None],
     failures: Mapping[str, str],
 ) -> tuple[float | None, str | None]:
     """Computes the mean log of the judged measure over trials, or the reason why there is none.
 
     Args:
         trials: The trials.
-        row_of: Gives the row of a trial; None if it is not finished.
+        row_of: Gives the row of a trial by its id; None if it is not finished.
         failures: Ids of trials that could not be run, with the reason.
     """
     logs = []
     for trial in trials:
-        row = row_of(trial)
+        row = row_of(trial.id)
         if row is None or row["error"] is not None:
             reason = failures.get(trial.id) if row is None else row["error"]
             return None, f"{trial.data.name}: {reason}"
@@ -147,11 +148,9 @@ def rehearse(
     if on_plan is not None:
         on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, executor.workers)))
     failures = run_plan(plan, place, executor, on_event, keep_rows=keep_rows)
-    rows = kept_rows(place) if keep_rows else {}
-    for trial in plan.trials:
-        if trial.id not in rows and (result := finished_trial(place, trial, verify)):
-            rows[trial.id] = result.row
-    chosen |= _best(settled, plan.trials, rows, failures)
+    kept = kept_rows(place) if keep_rows else {}
+    row_of = partial(known_row, place, kept=kept, verify=verify)
+    chosen |= _best(settled, plan.trials, row_of, failures)
     write_json(path, chosen)  # a second driver writes the same sizes
     return _sized(config, chosen)
 
@@ -220,7 +219,7 @@ def _ladder(config: StudyConfig) -> list[Budget]:
 def _best(
     config: StudyConfig,
     trials: Sequence[TrialConfig],
-    rows: Mapping[str, Row],
+    row_of: Callable[[str], Row | None],
     failures: Mapping[str, str],
 ) -> dict[str, int]:
     """Chooses the best size for each budget, data set and model, keyed by their `_place`."""
@@ -235,7 +234,7 @@ def _best(
                 and trial.model.params == size
             ]
             if theirs:
-                value, why = mean_log(theirs, lambda trial: rows.get(trial.id), failures)
+                value, why = mean_log(theirs, row_of, failures)
                 reason = why or reason
                 if value is not None:
                     values[size] = value

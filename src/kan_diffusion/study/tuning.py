@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -46,12 +47,13 @@ from kan_diffusion.settings import Settings
 from kan_diffusion.study.budgets import SIZES
 from kan_diffusion.study.config import ModelConfig, StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
-from kan_diffusion.study.folder import STUDY, TRIALS, Row, load_trial
+from kan_diffusion.study.folder import STUDY, Row
 from kan_diffusion.study.planning import (
     ENVIRONMENT,
     ROWS,
     StudyPlan,
     kept_rows,
+    known_row,
     plan_study,
     run_plan,
 )
@@ -62,12 +64,15 @@ from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Tuned", "TunedSettings", "apply_tuned", "read_tuned", "tune"]
+__all__ = ["TRY", "Tuned", "TunedSettings", "apply_tuned", "read_tuned", "tune"]
 
 logger = logging.getLogger(__name__)
 
 _USUAL_SIZE = 2300
 """Parameters of the first try where the size is free; families were registered for this size."""
+
+TRY = ("family", "try", "value", "error", "settings", "trials")
+"""Columns of a search's table beside those of the data sets."""
 
 _OF_MODEL = ("params", "depth", "optimizer", "learning_rate")
 """Settings of a model that a search may choose, beside those of the denoiser."""
@@ -106,7 +111,8 @@ class Tuned:
         best: Best settings of each family.
         tries: One row per try: ``family``, ``try``, ``value``, the judged measure on each data set,
             with each process if there are several, the settings tried, the ids of its trials and,
-            if it gave no value, the ``error``.
+            if it gave no value, the ``error``. A data set that is called like another column has
+            ``(data)`` after its name.
         path: File of the best settings, as ``--tuned`` takes it.
     """
 
@@ -131,7 +137,8 @@ def tune(
     """Searches the settings of every model of a study.
 
     Args:
-        config: The study, of which the models, data sets, training and first budget are used.
+        config: The study, of which the data sets, training, first budget and the models that this
+            budget is for are used.
         folder: Run folder of the search.
         tries: Number of tries per model.
         optimizers: Optimisers to choose from; each model keeps its own when empty.
@@ -188,20 +195,26 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
             raise KanDiffusionError(
                 f"family '{family}' has no space to search; give its Family one"
             )
+    first = config.budgets[0]
     if len(config.budgets) > 1:
-        first = config.budgets[0]
         logger.warning(
             "of the %d budgets of study '%s' the search is at the first alone: %s, %g",
             len(config.budgets), config.name, first.match, first.amount,
         )  # fmt: skip
+    searched = [m for m in config.models if first.models is None or m.name in first.models]
+    if left := [model.name for model in config.models if model not in searched]:
+        logger.warning(
+            "the first budget of study '%s' is not for %s: nothing is searched for it; choose it "
+            "with --families", config.name, ", ".join(f"'{name}'" for name in left),
+        )  # fmt: skip
     models = tuple(
-        model.resolved(config.training, untuned_family(model.family)).model_copy(
-            update={"optimizer": model.optimizer or config.training.optimizer}
-        )
-        for model in config.models
+        model.resolved(config.training, untuned_family(model.family))
+        .pinned()
+        .model_copy(update={"optimizer": model.optimizer or config.training.optimizer})
+        for model in searched
     )
-    searched = config.model_copy(update={"data": config.pinned().data, "models": models})
-    return unreported(searched, config.budgets[:1])
+    pinned = config.model_copy(update={"data": config.pinned().data, "models": models})
+    return unreported(pinned, [first])
 
 
 def _open_searches(
@@ -333,14 +346,14 @@ class _Search:
             if not found.state.is_finished():
                 continue
             ids = found.user_attrs.get("trials", [])
-            rows = [row for trial in ids if (row := _row(folder, trial, kept, verify))]
+            rows = [row for trial in ids if (row := known_row(folder, trial, kept, verify))]
             places = ("data", "process") if len({row["process"] for row in rows}) > 1 else ("data",)
             yield {
                 "family": self.model.family,
                 "try": found.number,
                 "value": found.value,
                 "error": found.user_attrs.get("error"),
-                **{", ".join(str(row[place]) for place in places): judged(row) for row in rows},
+                **{_column(row, places): judged(row) for row in rows},
                 "settings": self._values(found.params),
                 "trials": ids,
             }
@@ -399,6 +412,12 @@ class _Search:
         }
         settings = {**self.model.settings, **values}
         return self.model.model_copy(update={**changes, "settings": settings})
+
+
+def _column(row: Row, places: Sequence[str]) -> str:
+    """Names the column of a data set, with its process if there are several."""
+    name = ", ".join(str(row[place]) for place in places)
+    return f"{name} (data)" if name in TRY else name
 
 
 def _written(value: object) -> str:
@@ -472,16 +491,9 @@ def _run_round(
         trials = plans[name].trials if name in plans else ()
         value, reason = None, refused.get(name)
         if reason is None:
-            value, reason = mean_log(trials, lambda t: _row(folder, t.id, kept, verify), failures)
+            row_of = partial(known_row, folder, kept=kept, verify=verify)
+            value, reason = mean_log(trials, row_of, failures)
         search.tell(value, [trial.id for trial in trials], reason)
-
-
-def _row(folder: Path, trial: str, kept: Mapping[str, Row], verify: bool) -> Row | None:
-    """Reads the row of a finished trial, from the kept rows or its own folder."""
-    if trial in kept:
-        return kept[trial]
-    result = load_trial(folder / TRIALS / trial, verify=verify)
-    return None if result is None else result.row
 
 
 def read_tuned(path: Path) -> dict[str, TunedSettings]:
