@@ -214,18 +214,15 @@ def read_as(shape: TypeAdapter[T], path: Path, kind: str, remedy: str) -> T:
         require_file(path)
         if path.stat().st_size > _LARGEST_READ:
             raise ValueError(f"{path.stat().st_size / 1e6:.0f} MB are too many")
-        read = _parquet_rows if path.suffix == ".parquet" else _json_content
-        return shape.validate_python(read(path), strict=True)
+        in_rows = path.suffix == ".parquet"
+        content = _parquet_rows(path) if in_rows else json.loads(path.read_text("utf-8"))
+        return shape.validate_python(content, strict=True)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             reason = ": ".join([".".join(map(str, first["loc"])), first["msg"]]).strip(": ")
         raise RunFolderError(f"'{path}' is not {kind} ({reason}); {remedy}") from error
-
-
-def _json_content(path: Path) -> object:
-    return json.loads(path.read_text("utf-8"))
 
 
 def _parquet_rows(path: Path) -> object:

@@ -26,7 +26,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -237,17 +237,13 @@ class TrainingRun:
         self.denoiser = denoiser.to(accelerator.device).train()
         # Processes share the gradient of the vector, instead of one gradient per parameter.
         self.model = accelerator.prepare_model(self.denoiser, evaluation_mode=True)
-        try:
-            self.weights = ParameterVector(self.denoiser)
-            try:
-                self._plain = make_optimizer(config.optimizer, self.weights, config.learning_rate)
-            except KanDiffusionError:
-                self.weights.release()
-                raise
-        except KanDiffusionError:
+        with ExitStack() as undone:  # where one of them is refused
             if self._edges is not None:
-                self._edges.release()
-            raise
+                undone.callback(self._edges.release)
+            self.weights = ParameterVector(self.denoiser)
+            undone.callback(self.weights.release)
+            self._plain = make_optimizer(config.optimizer, self.weights, config.learning_rate)
+            undone.pop_all()
         self.steps = config.steps
         """Number of steps the run will take if it does not end before."""
         if config.processor_seconds is not None:  # a first guess, large enough not to end it

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kan_diffusion.report.explanation.looks import KINDS, denoiser_style, level_label
+from kan_diffusion.report.explanation.scores import standardised_view
 from kan_diffusion.report.motion import Motion, Panel, PointPanel
-from kan_diffusion.report.points import PointView
 from kan_diffusion.report.style import INK, shortened
 from kan_diffusion.symbolic.explain import Explanation
 from kan_diffusion.symbolic.views import EdgeCurve, EdgeView
@@ -34,9 +34,9 @@ def stages_motion(explanation: Explanation) -> Motion | None:
     if not explanation.reverse:
         return None
     count = len(next(iter(explanation.reverse.values())))
-    panels = _clouds(explanation, explanation.reverse)
+    panels, axes = _clouds(explanation, explanation.reverse)
     labels = tuple(f"t = {time:.1f} T" for time in np.linspace(1, 0, count))
-    return Motion(labels, tuple(panels), _names(explanation))
+    return Motion(labels, tuple(panels), axes)
 
 
 def training_motion(explanation: Explanation) -> Motion | None:
@@ -52,7 +52,7 @@ def training_motion(explanation: Explanation) -> Motion | None:
     if len(moments) < 2:
         return None
     samples = np.stack([moment.samples for moment in moments]).astype(np.float64)
-    panels: list[Panel] = _clouds(explanation, {"samples": samples})
+    panels, _ = _clouds(explanation, {"samples": samples})
     networks = [
         {(edge.layer, edge.input, edge.output): edge for edge in moment.network.edges}
         for moment in moments
@@ -71,23 +71,21 @@ def training_level(explanation: Explanation) -> str:
     return level_label(levels[0]) if levels else ""
 
 
-def _names(explanation: Explanation) -> tuple[str, ...]:
-    return tuple(f"{shortened(name)} (standardised)" for name in explanation.columns[:2])
-
-
-def _clouds(explanation: Explanation, states: Mapping[str, Array]) -> list[Panel]:
-    """Makes panels of points (F, n, d) in the first two coordinates, as `samples_figure` does."""
-    dim = len(explanation.columns)
-    view = PointView(_names(explanation), np.zeros(dim), np.eye(dim)[:, :2], 1.0)
+def _clouds(
+    explanation: Explanation, states: Mapping[str, Array]
+) -> tuple[list[Panel], tuple[str, ...]]:
+    """Makes panels of points (F, n, d), seen as in `samples_figure`, and names their axes."""
+    view = standardised_view(explanation.columns, len(explanation.columns))
     real = explanation.samples.get("real")
     first = next(iter(states.values()))[0]
     limits = view.limits([first] if real is None else [first, real])
     looks = {name: denoiser_style(name).colour for name in states} | {"exact": INK}
     looks["samples"] = denoiser_style("network").colour
-    return [
+    panels: list[Panel] = [
         PointPanel.of(name, looks[name], list(frames), view, limits)
         for name, frames in states.items()
     ]
+    return panels, view.labels
 
 
 def _bending(title: str, edges: Sequence[EdgeView]) -> Panel:

@@ -26,7 +26,10 @@ from kan_diffusion.report.points import (
 from kan_diffusion.report.style import INK, MUTED, REAL, report_style, shortened
 from kan_diffusion.symbolic.views import ScoreView
 
-__all__ = ["arrow_scale", "axis_names", "grid_side", "samples_figure", "score_figure"]
+__all__ = [
+    "arrow_scale", "axis_names", "grid_side", "samples_figure", "score_figure",
+    "standardised_view",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 
@@ -42,6 +45,13 @@ _EXACT = "exact"
 def axis_names(columns: Sequence[str], count: int) -> list[str]:
     """Names ``count`` coordinates; those without a name are ``x0``, ``x1``, ..."""
     return [columns[i] if i < len(columns) else f"x{i}" for i in range(count)]
+
+
+def standardised_view(columns: Sequence[str], dim: int) -> PointView:
+    """Views points (n, dim) in their first two coordinates."""
+    drawn = min(dim, 2)
+    labels = tuple(f"{shortened(name)} (standardised)" for name in axis_names(columns, drawn))
+    return PointView(labels, np.zeros(dim), np.eye(dim)[:, :drawn], 1.0)
 
 
 def grid_side(points: Array) -> int | None:
@@ -251,10 +261,7 @@ def samples_figure(
         width: Largest width in inches.
     """
     names = sorted(samples, key=lambda name: name != "real")
-    dim = samples[names[0]].shape[1]
-    drawn = min(dim, 2)
-    labels = tuple(f"{shortened(name)} (standardised)" for name in axis_names(columns, drawn))
-    view = PointView(labels, np.zeros(dim), np.eye(dim)[:, :drawn], 1.0)
+    view = standardised_view(columns, samples[names[0]].shape[1])
     pictures = [
         (name, REAL if name == "real" else denoiser_style(name).colour, samples[name])
         for name in names
