@@ -620,17 +620,15 @@ def sample(
     import pandas as pd
 
     from kan_diffusion.data.conditions import conditions_from_texts
-    from kan_diffusion.data.datasets import ToyData
     from kan_diffusion.data.tables import write_frame
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
+    from kan_diffusion.report.motion import is_of_playground, mover_of_run
     from kan_diffusion.report.pictures import write_pictures
-    from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
-    from kan_diffusion.study.measure import load_run
+    from kan_diffusion.sampling import make_scheduler
     from kan_diffusion.table_pipeline import TableDiffusionPipeline
-    from kan_diffusion.web import read_web
 
     if animate is not None:
         if where or like is not None or out is not None:
@@ -653,17 +651,8 @@ def sample(
         )
     (run,) = runs
     _without_bars()
-    of_playground = run.suffix == ".json" and not run.is_dir()
-    pipeline: PointDiffusionPipeline | PictureDiffusionPipeline
-    classes: tuple[str, ...] = ()
-    usual = None
-    if of_playground:
-        pipeline = read_web(run).pipeline
-    else:
-        config, pipeline = load_run(run, verify=not unverified)
-        usual = config.sampling.guidance
-        if isinstance(config.data, ToyData):
-            classes = config.data.classes
+    mover = mover_of_run(run, verify=not unverified)
+    pipeline = mover.pipeline
     of_pictures = isinstance(pipeline, PictureDiffusionPipeline)
     if out is not None and not of_pictures:
         _require_place(out, overwrite)
@@ -691,7 +680,7 @@ def sample(
         if prompt and of_class:
             raise KanDiffusionError("ask with --prompt or with --class, not with both")
         if guidance is None and (prompt or of_class):
-            guidance = usual
+            guidance = mover.guidance
         if out is not None:
             _require_free(out, overwrite)
         drawn = _draw_pictures(
@@ -710,7 +699,7 @@ def sample(
             num, conditions=conditions, like=rows, steps=steps, generator=generator
         )
     else:
-        labels = [_label(each, classes, run) for each in of_class or ()]
+        labels = [_label(each, mover.classes, run) for each in of_class or ()]
         _require_classes(guidance, labels)
         num = num or 1000
         points = pipeline(
@@ -721,7 +710,7 @@ def sample(
             guidance_scale=1.0 if guidance is None else guidance,
         ).samples
         frame = pd.DataFrame(points.cpu().double().numpy(), columns=list(pipeline.columns))
-    usual_place = (run.parent if of_playground else run) / "samples.csv"
+    usual_place = (run.parent if is_of_playground(run) else run) / "samples.csv"
     path = out or (usual_place if overwrite else _free_place(usual_place))
     write_frame(path, frame)
     typer.echo(f"{len(frame):,} rows: {path}")
@@ -779,12 +768,9 @@ def _animate(
             )
         _require_classes(guidance, classes)
         movers = [
-            replace(mover, labels=tuple(
-                _label(each, () if mover.data is None else mover.data.classes, run)
-                for each in classes
-            ))
+            replace(mover, labels=tuple(_label(each, mover.classes, run) for each in classes))
             for mover, run in zip(movers, runs, strict=True)
-        ]  # fmt: skip
+        ]
         asked = ", ".join(classes) or "points"
         motion = reverse_motion(
             movers, num=num or 1000, steps=steps, scheduler=scheduler, seed=seed, trails=trails,

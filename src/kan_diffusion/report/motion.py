@@ -54,8 +54,9 @@ from kan_diffusion.web import read_web
 
 __all__ = [
     "ENDINGS", "EXACT", "LARGEST_GIF", "MOST_FRAMES", "MOST_MOVING", "Motion", "Mover", "Panel",
-    "PicturePanel", "PointPanel", "Reverse", "add_player", "mover_of_run", "picture_motion",
-    "require_ending", "reverse_motion", "reverse_process", "still_figure", "write_motion",
+    "PicturePanel", "PointPanel", "Reverse", "add_player", "is_of_playground", "mover_of_run",
+    "picture_motion", "require_ending", "reverse_motion", "reverse_process", "still_figure",
+    "write_motion",
 ]  # fmt: skip
 
 ENDINGS = (".gif", ".mp4", ".html")
@@ -316,6 +317,11 @@ class Mover:
     source: str = ""
     labels: tuple[int, ...] = ()
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of its points; empty if it is told none."""
+        return () if self.data is None else self.data.classes
+
 
 @dataclass(frozen=True)
 class Reverse:
@@ -333,6 +339,11 @@ class Reverse:
     columns: tuple[str, ...]
 
 
+def is_of_playground(path: Path) -> bool:
+    """Tells whether a path is a model of the playground and no run's folder."""
+    return path.suffix == ".json" and not path.is_dir()
+
+
 def mover_of_run(run: Path, *, verify: bool = True) -> Mover:
     """Reads a finished run, or a model of the playground, to be drawn.
 
@@ -343,7 +354,7 @@ def mover_of_run(run: Path, *, verify: bool = True) -> Mover:
     Raises:
         RunFolderError: There is no such run or model.
     """
-    if run.suffix == ".json" and not run.is_dir():
+    if is_of_playground(run):
         model = read_web(run)
         toy = model.data.toy if model.data is not None else None
         data = None if toy is None else ToyData(toy=toy)
