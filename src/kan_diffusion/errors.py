@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "NonFiniteLossError",
     "NonFiniteSamplesError",
     "RunFolderError",
+    "listed",
     "look_up",
     "one_line",
     "require_known",
@@ -72,6 +74,12 @@ class NonFiniteLossError(KanDiffusionError):
 
 class NonFiniteSamplesError(KanDiffusionError):
     """Samples became NaN or infinite while they were drawn."""
+
+
+def listed(values: Iterable[object], most: int = 8) -> str:
+    """Lists values in a message: the first few, and "..." for more."""
+    shown = [str(value) for value in islice(values, most + 1)]
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> KanDiffusionError:

@@ -19,12 +19,11 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from kan_diffusion.errors import DataError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["NUMBER", "are_names_of_numbers", "typed", "with_points"]
 
@@ -59,8 +58,6 @@ def with_points(
     Raises:
         DataError: It is unclear whether the commas mark decimals or thousands.
     """
-    import pyarrow.compute as pc
-
     commas: dict[int, pa.ChunkedArray] = {}
     for number, column in enumerate(columns):
         cells = pc.utf8_trim_whitespace(column)
@@ -92,15 +89,15 @@ def with_points(
 
 
 def _count(mask: pa.ChunkedArray) -> int:
-    import pyarrow.compute as pc
-
     return int(pc.sum(mask, min_count=0).as_py())
 
 
-def _are_gaps(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    import pyarrow.compute as pc
+def _are(cells: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:
+    return pc.is_in(cells, pa.array(words, pa.string()))
 
-    return pc.is_in(pc.utf8_lower(cells), pc.cast(_NUMERIC_GAPS, "string"))
+
+def _are_gaps(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    return _are(pc.utf8_lower(cells), _NUMERIC_GAPS)
 
 
 def are_names_of_numbers(first: Sequence[str], columns: Sequence[pa.ChunkedArray]) -> bool:
@@ -113,8 +110,6 @@ def are_names_of_numbers(first: Sequence[str], columns: Sequence[pa.ChunkedArray
         first: Cells of the line.
         columns: Columns of text, whose first cells these are.
     """
-    import pyarrow.compute as pc
-
     names = [name.strip() for name in first]
     if len(set(names)) < len(names):
         return False
@@ -148,20 +143,14 @@ def typed(
     Raises:
         DataError: Numbers or dates are mixed with text.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    def among(cells: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:
-        return pc.is_in(cells, pa.array(words, pa.string()))
 
     def without(cells: pa.ChunkedArray, gaps: pa.ChunkedArray) -> pa.ChunkedArray:
         return pc.if_else(gaps, pa.scalar(None, pa.string()), cells)
 
     cells = pc.utf8_trim_whitespace(column)
-    lowered = pc.utf8_lower(cells)
     known = without(cells, _are_gaps(cells))
     count = len(known) - known.null_count
-    text = without(cells, among(cells, _GAPS))
+    text = without(cells, _are(cells, _GAPS))
     if count == 0:
         nothing = text.null_count == len(text)
         return pa.chunked_array([pa.nulls(len(text), pa.float64())]) if nothing else text
@@ -182,8 +171,9 @@ def typed(
             f"'{path}' mixes {kind}s and text: column '{name}', {place(row)} holds '{shown}'; "
             f"replace it by a {kind} or leave the column out{'' if row else note}"
         )
-    if _count(among(lowered, ("true", "false"))) == count:
-        return without(lowered, pc.is_null(known)).cast(pa.bool_())
+    truths = pc.utf8_lower(known)
+    if _count(_are(truths, ("true", "false"))) == count:
+        return truths.cast(pa.bool_())
     marked = pc.match_substring_regex(known, _MARKED)
     if 2 * (_count(numbers) + _count(marked)) >= count:
         logger.warning(
@@ -198,17 +188,12 @@ def typed(
 
 def _are_codes(cells: pa.ChunkedArray) -> bool:
     """Tells whether numbers are codes: whole, and some padded with zeros."""
-    import pyarrow.compute as pc
-
     whole = pc.all(pc.match_substring_regex(cells, _WHOLE)).as_py()
     return whole and pc.any(pc.match_substring_regex(cells, _PADDED)).as_py()
 
 
 def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     """Converts text to integers, or to floats if some numbers are not whole or are too large."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     cells = pc.utf8_ltrim(cells, "+")
     for kind in (pa.int64(), pa.float64()):
         try:
@@ -222,8 +207,6 @@ def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _dates(cells: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None, int | None]:
     """Converts text to dates, or returns None and the first row that cannot be converted."""
-    import pyarrow as pa
-
     kinds = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
 
     def fits(part: pa.ChunkedArray | pa.Scalar) -> pa.ChunkedArray | pa.Scalar | None:

@@ -35,7 +35,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from kan_diffusion.data.columns import OTHER, Column, Kind
-from kan_diffusion.errors import DataError, valid_settings
+from kan_diffusion.errors import DataError, listed, valid_settings
 from kan_diffusion.limits import MOST_COLUMNS, MOST_VALUES
 from kan_diffusion.settings import Settings
 
@@ -104,7 +104,9 @@ class TableCodec(Settings):
         names = [str(name) for name in frame.columns]
         for name in given:
             if name not in names:
-                raise DataError(f"there is no column '{name}' to have a kind; {_some(names)}")
+                raise DataError(
+                    f"there is no column '{name}' to have a kind; known: {listed(names)}"
+                )
         columns = []
         for place, name in enumerate(frame.columns):
             kept = int(name) if isinstance(name, int | np.integer) else str(name)
@@ -131,7 +133,7 @@ class TableCodec(Settings):
         for column in self.columns:
             if str(column.name) == str(name):
                 return column
-        raise DataError(f"there is no column '{name}'; {_some(self._names())}")
+        raise DataError(f"there is no column '{name}'; known: {listed(self._names())}")
 
     @property
     def dim(self) -> int:
@@ -371,7 +373,7 @@ class TableCodec(Settings):
         given = [str(name) for name in frame.columns]
         for name in given:
             if name not in known:
-                raise DataError(f"column '{name}' is new; leave it out ({_some(known)})")
+                raise DataError(f"column '{name}' is new; leave it out (known: {listed(known)})")
         for name in known:
             if name not in given and not some:
                 raise DataError(f"column '{name}' of the rows trained on is missing; add it")
@@ -417,12 +419,6 @@ def arranged(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Column, 
             column = column.in_order(np.argsort(sums / np.maximum(counts, 1), kind="stable"))
         done.append(column)
     return tuple(done)
-
-
-def _some(names: list[str]) -> str:
-    """Lists the names of columns, or only the first if there are many."""
-    listed = ", ".join(f"'{name}'" for name in names[:10])
-    return f"columns: {listed}{', ...' if len(names) > 10 else ''}"
 
 
 def require_frame(frame: pd.DataFrame) -> None:

@@ -38,7 +38,7 @@ from kan_diffusion.data.transforms import (
     encoding,
     fit_numbers,
 )
-from kan_diffusion.errors import DataError, require_known
+from kan_diffusion.errors import DataError, listed, require_known
 from kan_diffusion.settings import Settings
 
 __all__ = ["KINDS", "OTHER", "Column", "Kind", "kind_of"]
@@ -287,13 +287,7 @@ class Column(Settings):
             elif not partial:
                 states[missing, place] = 1
         rows = np.flatnonzero(~missing & ~zero)
-        shape = (num, self.width)
-        if partial:
-            cells = np.full(shape, np.nan, dtype=np.float32)
-        elif generator is None:
-            cells = np.zeros(shape, dtype=np.float32)
-        else:
-            cells = np.empty(shape, dtype=np.float32)
+        cells = np.full((num, self.width), np.nan if partial else 0, dtype=np.float32)
         if generator is not None and len(rows) < num and self.width:
             other = np.flatnonzero(zero if partial else zero | missing)
             cells[other] = generator.standard_normal((len(other), self.width), dtype=np.float32)
@@ -339,13 +333,9 @@ class Column(Settings):
             generator: Draws new identifiers.
         """
         num = len(states)
-        missing = np.zeros(num, dtype=bool)
-        zero = missing
-        for place, state in enumerate(self.states):
-            if state == "missing":
-                missing = states[:, place] > 0
-            else:
-                zero = (states[:, place] > 0) & ~missing
+        found = dict(zip(self.states, states.T > 0, strict=True))
+        missing = found.get("missing", np.zeros(num, dtype=bool))
+        zero = found.get("zero", np.zeros(num, dtype=bool)) & ~missing
         if self.identifier is not None:
             text = self.storage.holds == "text"
             values = self.identifier.draw(num, text, generator)
@@ -389,7 +379,7 @@ class Column(Settings):
             last = len(self.categories) - 1
             return self._known[np.clip(np.floor(x), 0, last).astype(np.int64)]
         if self.lattice is not None:
-            return self.lattice.values(x, self.storage.empty(1).dtype)
+            return self.lattice.values(x, self.storage.value_dtype)
         assert self.low is not None
         assert self.high is not None
         # Beyond an open end there is room for one more range, but not across zero.
@@ -426,11 +416,9 @@ class Column(Settings):
         unknown = places < 0
         if unknown.any():
             first = int(np.argmax(unknown))
-            known = ", ".join(f"'{value}'" for value in self._known[:10])
-            more = ", ..." if len(self._known) > 10 else ""
             raise DataError(
                 f"column '{self.name}' has '{values[first]}' in row {int(rows[first]) + 1}, "
-                f"which is not in the rows trained on; known: {known}{more}"
+                f"which is not in the rows trained on; known: {listed(self._known)}"
             )
         return places
 
@@ -453,7 +441,7 @@ class Column(Settings):
             values = self._known
         elif self.lattice is not None:
             ends = np.array([0.0, self.lattice.last])
-            values = self.lattice.values(ends, self.storage.empty(1).dtype)
+            values = self.lattice.values(ends, self.storage.value_dtype)
         elif self.low is not None:
             values = np.array([self.low, self.high])
         else:
@@ -493,12 +481,7 @@ class Column(Settings):
             kind = found
         else:
             _require_fitting(kind, found, values, missing, storage, name)
-        column = cls.model_construct(
-            name=name,
-            storage=storage,
-            kind=kind,
-            missing=_share(missing),
-        )
+        column = cls.model_construct(name=name, storage=storage, kind=kind, missing=_share(missing))
         if kind == "identifier":
             parts: dict[str, object] = {"identifier": Identifier.of(present)}
         elif len(present) == 0:
@@ -507,8 +490,7 @@ class Column(Settings):
             parts = column._categories(present, merge_below if kind == "categorical" else 0)
         else:
             parts = column._fit_numbers(present, levels=kind != "continuous" or found == kind)
-        settings = {"name": name, "storage": storage, "kind": kind, "missing": column.missing}
-        return cls(**(settings | parts))
+        return cls(**(dict(column) | parts))
 
     def _categories(self, present: np.ndarray, merge_below: int) -> dict[str, object]:
         """Returns the categories and their shares, with rare categories merged."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,11 +18,10 @@ import pandas as pd
 
 from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.columns import Column
-from kan_diffusion.errors import DataError
+from kan_diffusion.errors import DataError, listed
 
 __all__ = ["Condition", "cells", "conditions_from_texts", "read_conditions"]
 
-_SHOWN = 8
 _SOME = 33
 _WITHIN = re.compile(r"([^<>=]+?)(<=|<)(.+?)(<=|<)([^<>=]+)", re.DOTALL)
 _AMONG = re.compile(r"(.+?)\sin\s(.+)", re.DOTALL)
@@ -128,20 +127,10 @@ def _range(column: Column, low: np.ndarray | None, high: np.ndarray | None) -> C
 
 
 def _column(codec: TableCodec, name: object) -> Column:
-    for column in codec.columns:
-        if name in (column.name, str(column.name)):
-            if column.kind == "identifier":
-                raise DataError(
-                    f"column '{column.name}' holds identifiers, which are made anew; leave it out"
-                )
-            return column
-    known = _listed(column.name for column in codec.columns)
-    raise DataError(f"there is no column '{name}'; known: {known}")
-
-
-def _listed(values: Iterable[object]) -> str:
-    shown = [str(value) for value in values]
-    return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+    column = codec.column(name)
+    if column.kind == "identifier":
+        raise DataError(f"column '{name}' holds identifiers, which are made anew; leave it out")
+    return column
 
 
 def _is_gap(value: object) -> bool:
@@ -212,13 +201,13 @@ def _values(column: Column, given: Sequence[object]) -> Condition:
     if gap and not column.missing:
         raise DataError(f"column '{column.name}' has no gaps; give a value")
     known = _known(column)
-    values = np.array(found, dtype=column.storage.empty(1).dtype)
+    values = np.array(found, dtype=column.storage.value_dtype)
     if column.categories or column.kind == "constant":
         unknown = values[~np.isin(values, known)]
         if len(unknown):
             raise DataError(
                 f"column '{column.name}' has no value '{unknown[0]}'; known: "
-                f"{_listed(np.sort(known))}"
+                f"{listed(np.sort(known))}"
             )
     return Condition(column, np.unique(values), gap)
 
@@ -248,7 +237,7 @@ def _between(
         if start >= stop:
             raise DataError(f"no value of column '{column.name}' is from {low} to {high}")
         return Condition(column, known[start:stop])
-    dtype = column.storage.empty(1).dtype
+    dtype = column.storage.value_dtype
 
     def end(given: object, beyond: bool, side: int) -> np.ndarray | None:
         """Returns an inclusive end; an end between two whole numbers is rounded inwards."""

@@ -563,16 +563,13 @@ def fit_codec(file: FrameFile, kinds: Kinds = ()) -> TableCodec:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Suppresses the warnings of a file and its codec."""
-    names = ("cells", "codec", "columns", "tables")
-    loggers = [logging.getLogger(f"kan_diffusion.data.{name}") for name in names]
-    heard = [each for each in loggers if not each.disabled]
-    for each in heard:
-        each.disabled = True
+    logger = logging.getLogger("kan_diffusion.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for each in heard:
-            each.disabled = False
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kan_diffusion.errors import DataError
+from kan_diffusion.errors import DataError, listed
 
 __all__ = [
     "CurveDensity",
@@ -345,9 +345,7 @@ def float64(values: object) -> Tensor:
 
 def show(values: Tensor) -> str:
     """Formats the first few values for an error message."""
-    flat = values.detach().flatten().tolist()
-    text = ", ".join(f"{value:g}" for value in flat[:4])
-    return text + (", ..." if len(flat) > 4 else "")
+    return listed((f"{value:g}" for value in values.detach().flatten().tolist()), 4)
 
 
 class GaussianMixture(Density):

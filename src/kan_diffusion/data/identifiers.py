@@ -8,10 +8,12 @@ beginning and a number.
 
 from __future__ import annotations
 
+import math
 import string
 from typing import Annotated, Self
 
 import numpy as np
+import pandas as pd
 from annotated_types import Len
 from pydantic import Field
 
@@ -76,13 +78,11 @@ class Identifier(Settings):
             return numbers
         if not self.places:
             return np.char.add(self.beginning, numbers.astype(str)).astype(object)
-        room = 1.0
-        for place in self.places:
-            room *= len(place)
-        if count > min(room / 2, LARGEST_SETTING):  # the pattern allows too few
+        room = math.prod(map(len, self.places))
+        if count > min(room // 2, LARGEST_SETTING):  # the pattern allows too few
             shared = "".join(place for place in self.places if len(place) == 1)
             return np.char.add(shared, numbers.astype(str)).astype(object)
-        found = np.empty(0, dtype=str)
+        found = np.empty(0, dtype=object)
         while len(found) < count:
             size = 2 * (count - len(found))
             cells = np.stack(
@@ -90,10 +90,8 @@ class Identifier(Settings):
                 axis=1,
             )
             texts = np.ascontiguousarray(cells).view(f"U{len(self.places)}")[:, 0]
-            together = np.concatenate([found, texts])
-            _, first = np.unique(together, return_index=True)
-            found = together[np.sort(first)][:count]
-        return found.astype(object)
+            found = pd.unique(np.concatenate([found, texts.astype(object)]))[:count]
+        return found
 
 
 def _class(characters: set[str]) -> str:

@@ -20,9 +20,8 @@ scene of one thing, the scenes that it allows therefore keep their relative prob
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, product
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from kan_diffusion.errors import DataError, require_known
+from kan_diffusion.errors import DataError, require_known, unknown_name
 
 __all__ = [
     "BACKGROUNDS",
@@ -571,10 +570,6 @@ def parse(prompt: str) -> Asked:
     return Asked(tuple(AskedThing(**thing) for thing in things), tuple(relations), background)
 
 
-def _require_word(
-    word: str, known: Sequence[str] | dict[str, tuple[int, int, int]], prompt: str
-) -> None:
+def _require_word(word: str, known: Collection[str], prompt: str) -> None:
     if word not in known:
-        near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-        hint = f", did you mean '{near[0]}'?" if near else ";"
-        raise DataError(f"'{prompt}': unknown word '{word}'{hint} known: {', '.join(known)}")
+        raise DataError(f"'{prompt}': {unknown_name('word', word, known)}")

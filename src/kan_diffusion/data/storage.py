@@ -9,12 +9,13 @@ format, is read as numbers or dates and written in the same format.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Literal, NoReturn, Self
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pandas.api.extensions import ExtensionDtype
 from pydantic import model_validator
 
@@ -144,9 +145,7 @@ class Storage(Settings):
                 gap="NA" if dtype.na_value is pd.NA else "nan",
             )
         elif isinstance(dtype, np.dtype) and dtype.kind == "O":
-            item, holds = _ITEMS.get(_inferred(column), (None, None))
-            if item is None or holds is None:
-                _refuse_objects(column, name)
+            item, holds = _objects_in(column, name)
             gaps = column[column.isna()]
             gap: Literal["nan", "NA", "None"] | None = None
             if len(gaps):
@@ -202,7 +201,7 @@ class Storage(Settings):
         """
         values, missing = read(column, name)
         if missing.all():
-            return _EMPTY[self.holds](len(values)), missing
+            return self.empty(len(values)), missing
         held = _KINDS[values.dtype.kind]
         if self.written is not None and held == "text":
             values = _parsed(values, missing, self.written, name)
@@ -213,16 +212,19 @@ class Storage(Settings):
                 f"holds {WORDS[held]}; give what it held"
             )
         if self.unit is not None:
-            kind = "datetime64" if self.holds == "moment" else "timedelta64"
-            values = values.astype(f"{kind}[{self.unit}]")
+            values = values.astype(self.value_dtype)
         return (values if self.zone is None else _wall_time(values, self.zone)), missing
+
+    @property
+    def value_dtype(self) -> np.dtype[np.generic]:
+        """NumPy dtype of the values."""
+        if self.unit is not None:
+            return np.dtype(f"{'M8' if self.holds == 'moment' else 'm8'}[{self.unit}]")
+        return np.dtype(np.uint64 if "uint64" in self.dtype.lower() else _DTYPES[self.holds])
 
     def empty(self, count: int) -> np.ndarray:
         """Makes placeholders of shape (count,) for the values of missing cells."""
-        values = _EMPTY[self.holds](count)
-        if self.unit is not None:
-            return values.astype(f"{values.dtype.kind}8[{self.unit}]")
-        return values.astype(np.uint64) if "uint64" in self.dtype.lower() else values
+        return _empty(count, self.value_dtype)
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -246,20 +248,18 @@ class Storage(Settings):
     def scalars(self, values: np.ndarray) -> list[Scalar]:
         """Converts values to JSON scalars; moments and spans to whole numbers of their unit."""
         if self.unit is not None:
-            values = values.astype(f"{values.dtype.kind}8[{self.unit}]").view(np.int64)
+            values = values.astype(self.value_dtype).view(np.int64)
         scalars: list[Scalar] = values.tolist()
         return scalars
 
     def from_scalars(self, scalars: Sequence[Scalar]) -> np.ndarray:
         """Converts JSON scalars to values as :meth:`read` gives them."""
         if self.unit is not None:
-            kind = "datetime64" if self.holds == "moment" else "timedelta64"
-            return np.array(scalars, dtype=np.int64).view(f"{kind}[{self.unit}]")
-        if self.holds == "whole":
-            large = any(isinstance(s, int) and s > np.iinfo(np.int64).max for s in scalars)
-            return np.array(scalars, dtype=np.uint64 if large else np.int64)
-        kinds = {"real": np.float64, "truth": bool}
-        return np.array(scalars, dtype=kinds.get(self.holds, object))
+            return np.array(scalars, dtype=np.int64).view(self.value_dtype)
+        dtype = _DTYPES[self.holds]
+        if self.holds == "whole" and any(isinstance(s, int) and s >= 2**63 for s in scalars):
+            dtype = np.dtype(np.uint64)
+        return np.array(scalars, dtype=dtype)
 
     def restore(self, values: np.ndarray, missing: np.ndarray) -> pd.Series:
         """Makes a column of this dtype from values.
@@ -290,28 +290,22 @@ class Storage(Settings):
             text = values.astype(object)
             text[missing] = dtype.na_value
             return pd.Series(text, dtype=dtype)
-        if isinstance(dtype, pd.DatetimeTZDtype):
-            plain = values.astype(f"datetime64[{dtype.unit}]")
-            plain[missing] = np.datetime64("NaT")
-            return pd.Series(plain).dt.tz_localize("UTC").dt.tz_convert(dtype.tz)
+        if values.dtype.kind in "mM":
+            moments = pd.Series(values).mask(missing)
+            if isinstance(dtype, pd.DatetimeTZDtype):
+                moments = moments.dt.tz_localize("UTC")
+            return moments.astype(dtype)
         if isinstance(dtype, pd.IntervalDtype):
             ends = np.array([text[1:-1].split(", ") for text in values], dtype=float).T
             closed = dtype.closed or "right"
             intervals = pd.arrays.IntervalArray.from_arrays(ends[0], ends[1], closed=closed)
             return pd.Series(intervals.astype(dtype))
-        if isinstance(dtype, pd.PeriodDtype):
-            moments = pd.Series(values)
-            moments[missing] = pd.NaT
-            return moments.dt.to_period(self.dtype[len("period[") : -1])
         if isinstance(dtype, np.dtype):
-            if dtype.kind in "mM":
+            with np.errstate(over="ignore"):
                 values = values.astype(dtype)
-                values[missing] = np.array("NaT", dtype=dtype)
-            elif dtype.kind == "f":
-                with np.errstate(over="ignore"):
-                    values = values.astype(dtype)
+            if dtype.kind == "f":
                 values[missing] = np.nan
-            return pd.Series(values.astype(dtype))
+            return pd.Series(values)
         return pd.Series(values).astype(dtype).mask(missing)
 
     def _objects(self, values: np.ndarray, missing: np.ndarray) -> pd.Series:
@@ -324,7 +318,7 @@ class Storage(Settings):
         elif self.item == "Decimal":
             cells = np.array([Decimal(repr(value)) for value in values.tolist()], dtype=object)
         else:
-            kind = {"bool": bool, "int": np.int64, "float": np.float64}.get(self.item or "", object)
+            kind = _DTYPES["text" if self.written else self.holds]
             cells = values.astype(kind).astype(object)
         cells = np.array(cells, dtype=object)
         cells[missing] = {"NA": pd.NA, "None": None}.get(self.gap or "nan", np.nan)
@@ -351,14 +345,19 @@ WORDS = {
     "moment": "dates",
     "span": "time spans",
 }
-_EMPTY: dict[Holds, Callable[[int], np.ndarray]] = {
-    "whole": lambda n: np.zeros(n, dtype=np.int64),
-    "real": lambda n: np.zeros(n),
-    "truth": lambda n: np.zeros(n, dtype=bool),
-    "text": lambda n: np.full(n, "", dtype=object),
-    "moment": lambda n: np.zeros(n, dtype="datetime64[ns]"),
-    "span": lambda n: np.zeros(n, dtype="timedelta64[ns]"),
+_DTYPES: dict[Holds, np.dtype[np.generic]] = {
+    "whole": np.dtype("int64"),
+    "real": np.dtype("float64"),
+    "truth": np.dtype("bool"),
+    "text": np.dtype("object"),
+    "moment": np.dtype("datetime64[ns]"),
+    "span": np.dtype("timedelta64[ns]"),
 }
+
+
+def _empty(count: int, dtype: np.dtype[np.generic]) -> np.ndarray:
+    """Makes the placeholders of missing cells, shape (count,): 0 or ""."""
+    return np.full(count, "", object) if dtype.kind == "O" else np.zeros(count, dtype)
 
 
 def _zone_of_days(dtype: object, moments: np.ndarray) -> str | None:
@@ -405,7 +404,7 @@ def read(column: pd.Series, name: object) -> Values:
         values, _ = read(pd.Series(dtype.categories), name)
         codes = column.cat.codes.to_numpy()
         if not len(values):
-            return _EMPTY["text"](len(codes)), missing
+            return _empty(len(codes), _DTYPES["text"]), missing
         return values[np.maximum(codes, 0)], missing
     if isinstance(dtype, pd.StringDtype):
         codes, texts = pd.factorize(column)  # much faster than cell by cell
@@ -446,15 +445,9 @@ def read(column: pd.Series, name: object) -> Values:
     return values, missing
 
 
-def _inferred(column: pd.Series) -> str:
-    return pd.api.types.infer_dtype(column, skipna=True)
-
-
 def _from_objects(column: pd.Series, missing: np.ndarray, name: object) -> np.ndarray:
-    _, holds = _ITEMS.get(_inferred(column), (None, None))
+    _, holds = _objects_in(column, name)
     cells = np.array(column.to_numpy(dtype=object), dtype=object)
-    if holds is None:
-        _refuse_objects(column, name)
     if holds == "moment":
         moments = pd.to_datetime(column, utc=True)
         return moments.dt.tz_localize(None).to_numpy(copy=True)
@@ -462,31 +455,34 @@ def _from_objects(column: pd.Series, missing: np.ndarray, name: object) -> np.nd
         return pd.to_timedelta(column).to_numpy(copy=True)
     cells[missing] = "" if holds == "text" else 0
     try:
-        kinds = {"truth": np.dtype(bool), "whole": np.dtype(np.int64), "real": np.dtype(np.float64)}
-        return cells.astype(kinds.get(holds, np.dtype(object)))
+        return cells.astype(_DTYPES[holds])
     except OverflowError as error:
         raise DataError(
             f"column '{name}' has whole numbers beyond 64 bits; store them as text"
         ) from error
 
 
-def _refuse_objects(column: pd.Series, name: object) -> NoReturn:
-    """Raises the error for a column of mixed or unsupported objects."""
-    first: type | None = None
-    for row, (cell, gap) in enumerate(zip(column, column.isna(), strict=True), start=1):
-        if gap is True or (isinstance(gap, np.bool_) and gap):
-            continue
-        kind = type(cell)
-        if first is not None and kind is not first:
+def _objects_in(column: pd.Series, name: object) -> tuple[Item, Holds]:
+    """Finds the type of a column's objects.
+
+    Raises:
+        DataError: They are of several types, or of one that is not supported.
+    """
+    found = _ITEMS.get(pd.api.types.infer_dtype(column, skipna=True))
+    if found is not None:
+        return found
+    cells = zip(column, column.isna(), strict=True)
+    kinds = [(row, type(cell)) for row, (cell, gap) in enumerate(cells, start=1) if not gap]
+    first = kinds[0][1]
+    for row, kind in kinds:
+        if kind is not first:
             raise DataError(
                 f"column '{name}' mixes types: row {row} holds {kind.__name__} after "
                 f"{first.__name__}; make all cells of one type"
             )
-        first = kind
-    word = "nothing" if first is None else first.__name__
     raise DataError(
-        f"column '{name}' holds objects of type {word}, which tables do not carry; turn it into "
-        "numbers, text or dates, or leave it out"
+        f"column '{name}' holds objects of type {first.__name__}, which tables do not carry; turn "
+        "it into numbers, text or dates, or leave it out"
     )
 
 
@@ -499,20 +495,18 @@ def _holds(dtype: object, name: object) -> Holds:
     kind = getattr(dtype, "kind", "")
     known: Holds | None = None
     if isinstance(dtype, pd.ArrowDtype):
-        from pyarrow import types
-
         arrow = dtype.pyarrow_dtype
         for test, holds in (
-            (types.is_integer, "whole"),
-            (types.is_floating, "real"),
-            (types.is_decimal128, "real"),
-            (types.is_boolean, "truth"),
-            (types.is_string, "text"),
-            (types.is_large_string, "text"),
+            (pa.types.is_integer, "whole"),
+            (pa.types.is_floating, "real"),
+            (pa.types.is_decimal128, "real"),
+            (pa.types.is_boolean, "truth"),
+            (pa.types.is_string, "text"),
+            (pa.types.is_large_string, "text"),
             (lambda kind: str(kind) == _ARROW_CATEGORIES, "text"),
-            (types.is_timestamp, "moment"),
-            (types.is_date, "moment"),
-            (types.is_duration, "span"),
+            (pa.types.is_timestamp, "moment"),
+            (pa.types.is_date, "moment"),
+            (pa.types.is_duration, "span"),
         ):
             if test(arrow):
                 known = holds  # type: ignore[assignment]
@@ -529,8 +523,6 @@ def _holds(dtype: object, name: object) -> Holds:
 
 
 def _arrow_dtype(text: str) -> pd.ArrowDtype:
-    import pyarrow as pa
-
     if decimal := re.fullmatch(r"decimal128\((\d+), (\d+)\)", text):
         return pd.ArrowDtype(pa.decimal128(int(decimal[1]), int(decimal[2])))
     if moment := re.fullmatch(r"timestamp\[(\w+)(?:, tz=(.+))?\]", text):
@@ -543,35 +535,28 @@ def _arrow_dtype(text: str) -> pd.ArrowDtype:
 
 
 def _from_arrow(column: pd.Series, holds: Holds) -> np.ndarray:
-    import pyarrow as pa
-
     array = pa.chunked_array(pa.array(column.array, from_pandas=True))
     if holds == "text":
         if pa.types.is_dictionary(array.type):
             column = pd.Series(pd.arrays.ArrowExtensionArray(array.cast(pa.string())))
         codes, texts = pd.factorize(column)
         return np.append(texts.to_numpy(dtype=object), "")[codes]
+    if pa.types.is_date(array.type):
+        array = array.cast(pa.timestamp("s"))
+    wide = pa.float64() if holds == "real" else pa.int64()
+    if array.type in (pa.float32(), pa.uint64(), pa.bool_()):
+        wide = array.type
+    filled = array.cast(wide).fill_null(pa.scalar(False).cast(wide))
+    values = np.array(filled.to_numpy())
     if holds in ("moment", "span"):
-        if pa.types.is_date(array.type):
-            array = array.cast(pa.timestamp("s"))
-        kind = "datetime64" if holds == "moment" else "timedelta64"
-        whole = array.cast(pa.int64()).fill_null(0).to_numpy()
-        return np.array(whole).view(f"{kind}[{array.type.unit}]")
-    if holds == "real":
-        wide = pa.float32() if array.type == pa.float32() else pa.float64()
-        return np.array(array.cast(wide).fill_null(0).to_numpy())
-    if holds == "truth":
-        return np.array(array.fill_null(False).to_numpy()).astype(bool)
-    wide = pa.uint64() if array.type == pa.uint64() else pa.int64()
-    return np.array(array.cast(wide).fill_null(0).to_numpy())
+        return values.view(f"{'M8' if holds == 'moment' else 'm8'}[{array.type.unit}]")
+    return values
 
 
 _ARROW_CATEGORIES = "dictionary<values=string, indices=int32, ordered=0>"
 
 
 def _arrow_series(values: np.ndarray, missing: np.ndarray, dtype: pd.ArrowDtype) -> pd.Series:
-    import pyarrow as pa
-
     arrow = dtype.pyarrow_dtype
     if pa.types.is_decimal(arrow):
         array = pa.array(np.round(values, arrow.scale), mask=missing).cast(arrow, safe=False)

@@ -36,20 +36,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as arrow_csv
+from pyarrow import dataset, parquet
 
 from kan_diffusion.data.cells import NUMBER, are_names_of_numbers, typed, with_points
 from kan_diffusion.data.scaling import LARGEST
-from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.errors import DataError, KanDiffusionError, listed
 from kan_diffusion.files import digest, require_file, whole_file
 from kan_diffusion.limits import MOST_BYTES, MOST_COLUMNS, MOST_VALUES
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyarrow.dataset import Dataset as ArrowDataset
 
 __all__ = [
     "TABLES",
@@ -86,7 +86,7 @@ class FrameFile:
     sha256: str
     columns: tuple[str, ...]
     num_rows: int
-    source: pd.DataFrame | ArrowDataset
+    source: pd.DataFrame | dataset.Dataset
     gaps: frozenset[str] = frozenset()
 
     @property
@@ -113,8 +113,6 @@ class FrameFile:
         """
         if isinstance(self.source, pd.DataFrame):
             return self.source.iloc[rows].reset_index(drop=True)
-        import pyarrow as pa
-
         taken, start = [], 0
         for batch in _batches(self.source, self.columns, _BATCH):
             first, last = np.searchsorted(rows, [start, start + len(batch)])
@@ -133,15 +131,16 @@ class FrameFile:
         """
         if num_rows >= self.num_rows:
             return self.frame
-        views = {name: _View() for name in self.columns}
+        shown: dict[str, pd.Series] = {}
         start = 0
         for batch in self.batches():
-            for name, view in views.items():
-                view.look(batch[name], start)
+            rows = range(start, start + len(batch))
+            for name in self.columns:
+                cells = batch[name].set_axis(rows)
+                shown[name] = _shown(pd.concat([shown[name], cells]) if start else cells)
             start += len(batch)
-        shown = [row for view in views.values() for row in view.rows()]
         drawn = generator.choice(self.num_rows, num_rows, replace=False)
-        return self.take(np.union1d(drawn, np.array(shown, dtype=drawn.dtype)))
+        return self.take(np.unique(np.concatenate([drawn, *(one.index for one in shown.values())])))
 
     def named_like(self, columns: Sequence[str]) -> Self:
         """Returns the table with a model's column names if the table or the model has none.
@@ -160,32 +159,16 @@ class FrameFile:
         return replace(self, columns=names, source=self.frame.set_axis(list(names), axis=1))
 
 
-class _View:
-    """Collects the rows that show everything that is in a column, batch by batch."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, pd.Series] = {}  # cells by the number of their row
-
-    def look(self, cells: pd.Series, start: int) -> None:
-        """Looks at the cells of rows from ``start`` on."""
-        cells = cells.set_axis(range(start, start + len(cells)))
-        present, kind = cells.dropna(), pd.api.types
-        number = kind.is_numeric_dtype(cells.dtype) and not kind.is_bool_dtype(cells.dtype)
-        self._rows["gap"] = self._with("gap", cells[cells.isna()])[:1]
-        if len(present) and (number or kind.is_datetime64_any_dtype(cells.dtype)):
-            ends = self._with("ends", present)
-            self._rows["ends"] = ends.iloc[[int(ends.argmin()), int(ends.argmax())]]
-        values = self._with("values", present.drop_duplicates()).drop_duplicates()
-        # Of more only the first are kept: numbers have their ends, others are no categories.
-        self._rows["values"] = values[: _MOST_NUMBERS if number else _MOST_TEXTS]
-
-    def _with(self, name: str, cells: pd.Series) -> pd.Series:
-        before = self._rows.get(name)
-        return cells if before is None or not len(before) else pd.concat([before, cells])
-
-    def rows(self) -> list[int]:
-        """Numbers of the rows."""
-        return [row for cells in self._rows.values() for row in cells.index.tolist()]
+def _shown(cells: pd.Series) -> pd.Series:
+    """Keeps those of a column's cells, numbered by row, that show everything that is in it."""
+    present, kind = cells.dropna(), pd.api.types
+    number = kind.is_numeric_dtype(cells.dtype) and not kind.is_bool_dtype(cells.dtype)
+    # Of more values only the first are kept: numbers have their ends, others are no categories.
+    values = present.drop_duplicates()[: _MOST_NUMBERS if number else _MOST_TEXTS]
+    rows = [cells.index[cells.isna()][:1], values.index]
+    if len(present) and (number or kind.is_datetime64_any_dtype(cells.dtype)):
+        rows.append(present.index[[int(present.argmin()), int(present.argmax())]])
+    return cells.loc[np.unique(np.concatenate(rows))]
 
 
 def read_frame(path: str | Path) -> FrameFile:
@@ -252,9 +235,6 @@ def _require_size(path: Path, num_rows: int, num_columns: int) -> None:
 
 def _require_finite(path: Path, tables: Iterable[pa.Table], place: Callable[[int], str]) -> None:
     """Refuses infinite and enormous numbers; ``place`` names a row, counted from 0."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     rows: list[int] = []
     names: dict[str, None] = {}
     start, infinite = 0, False
@@ -279,10 +259,10 @@ def _require_finite(path: Path, tables: Iterable[pa.Table], place: Callable[[int
         remedy = "remove or replace them" if infinite else "rescale them"
         ending = "s" if len(rows) > 1 else ""
         places = [place(row) for row in rows[: _SHOWN + 1]]
-        numbers = _listed([where.split()[1] for where in places])
+        numbers = listed((where.split()[1] for where in places), _SHOWN)
         raise DataError(
             f"'{path}' has {what} in {len(rows)} row{ending} ({places[0].split()[0]}{ending} "
-            f"{numbers}; {_listed(_quoted(names))}); {remedy}"
+            f"{numbers}; {_quoted(names)}); {remedy}"
         )
 
 
@@ -296,8 +276,6 @@ def _whole(path: Path, content: bytes, source: pd.DataFrame) -> FrameFile:
 
 def _read_text(path: Path, delimiter: str | None = None, packed: bool = False) -> FrameFile:
     """Reads a file of separated cells; the delimiter is detected when None."""
-    import pyarrow as pa
-
     content = path.read_bytes()
     text = _unpacked(path, content) if packed else content
     _require_text(path, text)
@@ -427,9 +405,6 @@ def _split_quickly(
         names: Names of the columns.
         skipped: Lines before the rows.
     """
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
     if b'"' in text:
         return None
     try:
@@ -454,8 +429,6 @@ def _split(
     Raises:
         DataError: The file is broken, or a row has the wrong number of cells.
     """
-    import pyarrow as pa
-
     parts: list[list[pa.Array]] = [[] for _ in names]
     records = islice(_records(path, text, delimiter), int(header), None)
     while part := list(islice(records, _BATCH)):
@@ -476,8 +449,6 @@ def _split(
 
 def _read_parquet(path: Path) -> FrameFile:
     """Opens a Parquet file or a folder of them, and checks all rows."""
-    from pyarrow import dataset, parquet
-
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.rglob("*.parquet") if not file.is_dir())
@@ -535,8 +506,6 @@ def _parquet_columns(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> tup
         DataError: Two columns have one name, files have different columns, or a column has an
             unsupported type.
     """
-    import pyarrow as pa
-
     found: list[list[str]] = []
     for file, schema in zip(files, schemas, strict=True):
         index = (schema.pandas_metadata or {}).get("index_columns", [])
@@ -566,8 +535,6 @@ def _parquet_columns(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> tup
 
 def _common_schema(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Schema:
     """Finds column types that hold the values of all files."""
-    import pyarrow as pa
-
     common = schemas[0]
     for file, schema in zip(files[1:], schemas[1:], strict=True):
         try:
@@ -580,9 +547,7 @@ def _common_schema(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Sc
     return common
 
 
-def _batches(source: ArrowDataset, columns: Sequence[str], num_rows: int) -> Iterator[pa.Table]:
-    import pyarrow as pa
-
+def _batches(source: dataset.Dataset, columns: Sequence[str], num_rows: int) -> Iterator[pa.Table]:
     # Read little ahead: batches that wait take memory.
     for batch in source.to_batches(
         columns=list(columns), batch_size=num_rows, batch_readahead=2, fragment_readahead=1
@@ -598,7 +563,6 @@ def _to_frame(table: pa.Table, gaps: frozenset[str]) -> pd.DataFrame:
         gaps: Columns with missing cells in these rows or others; those of integers and truth
             values get pandas' nullable dtypes.
     """
-    import pyarrow as pa
 
     def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         if pa.types.is_decimal(column.type):
@@ -626,8 +590,6 @@ def _to_frame(table: pa.Table, gaps: frozenset[str]) -> pd.DataFrame:
 
 
 def _read_npy(path: Path) -> FrameFile:
-    import pyarrow as pa
-
     content = path.read_bytes()
     if not content.startswith(np.lib.format.MAGIC_PREFIX):
         raise DataError(f"'{path}' is not a NumPy array file; write it with numpy.save")
@@ -693,17 +655,11 @@ def _names(path: Path, cells: Sequence[str]) -> tuple[str, ...]:
 def _require_distinct(path: Path, names: Iterable[str]) -> None:
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
-        raise DataError(
-            f"'{path}' has columns of the same name: {_listed(_quoted(repeated))}; rename them"
-        )
+        raise DataError(f"'{path}' has columns of the same name: {_quoted(repeated)}; rename them")
 
 
-def _quoted(names: Iterable[str]) -> list[str]:
-    return [f"'{name}'" for name in names]
-
-
-def _listed(items: Sequence[str]) -> str:
-    return ", ".join(items[:_SHOWN]) + (", ..." if len(items) > _SHOWN else "")
+def _quoted(names: Iterable[str]) -> str:
+    return listed((f"'{name}'" for name in names), _SHOWN)
 
 
 def _one_line(error: Exception) -> str:

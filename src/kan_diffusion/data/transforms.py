@@ -131,8 +131,7 @@ class Spline(Settings):
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Maps numbers of shape (n,) to about N(0, 1), in float64."""
         knots, scores, slopes = self._pieces
-        place, _, a, b = self._within(x, knots)
-        xi = np.clip((x - knots[place]) / np.diff(knots)[place], 0, 1)
+        place, xi, _, a, b = self._within(x, knots)
         mixed = xi * (1 - xi)
         rise = (xi * xi + a * mixed) / (1 + (a + b - 2) * mixed)
         z = scores[place] + np.diff(scores)[place] * rise
@@ -146,8 +145,7 @@ class Spline(Settings):
     def log_slope(self, x: np.ndarray) -> np.ndarray:
         """Returns log dz/dx at numbers of shape (n,)."""
         knots, _, slopes = self._pieces
-        place, secant, a, b = self._within(x, knots)
-        xi = np.clip((x - knots[place]) / np.diff(knots)[place], 0, 1)
+        _, xi, secant, a, b = self._within(x, knots)
         mixed = xi * (1 - xi)
         top = b * xi * xi + 2 * mixed + a * (1 - xi) ** 2
         slope = np.log(secant) + np.log(top) - 2 * np.log1p((a + b - 2) * mixed)
@@ -159,8 +157,7 @@ class Spline(Settings):
     def inverse(self, z: np.ndarray) -> np.ndarray:
         """Maps z of shape (n,) to numbers; those too large for float64 are infinite."""
         knots, scores, slopes = self._pieces
-        place, _, a, b = self._within(z, scores)
-        y = np.clip((z - scores[place]) / np.diff(scores)[place], 0, 1)
+        place, y, _, a, b = self._within(z, scores)
         linear = a - y * (a + b - 2)
         root = np.sqrt(linear**2 + 4 * (1 - linear) * y)
         x = knots[place] + np.diff(knots)[place] * np.clip(2 * y / (linear + root), 0, 1)
@@ -172,14 +169,14 @@ class Spline(Settings):
                 x[beyond] = knots[end] + sign * away / slopes[end]
         return x
 
-    def _within(
-        self, values: np.ndarray, ends: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Finds each value's interval, its secant, and its end slopes in units of the secant."""
+    def _within(self, values: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Finds each value's interval and place in it, the secant, and end slopes in its units."""
         knots, scores, slopes = self._pieces
         place = np.clip(np.searchsorted(ends, values, "right") - 1, 0, len(ends) - 2)
+        share = np.clip((values - ends[place]) / np.diff(ends)[place], 0, 1)
         secants = np.diff(scores) / np.diff(knots)
-        return place, secants[place], (slopes[:-1] / secants)[place], (slopes[1:] / secants)[place]
+        left, right = slopes[:-1] / secants, slopes[1:] / secants
+        return place, share, secants[place], left[place], right[place]
 
     def _tails(
         self, values: np.ndarray, ends: np.ndarray
