@@ -44,8 +44,6 @@ _Array = NDArray[np.float64]
 
 _SURE = 1.96
 """Standard deviations on either side that hold 95 % of a normal variable."""
-_PAIRS = 20_000_000
-"""Number of distances that are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +90,12 @@ def nearest(rows: _Array, others: _Array, itself: bool = False) -> tuple[NDArray
     Returns:
         Indices in ``others``, shape (n,), and distances, shape (n,).
     """
-    places, distances = np.empty(len(rows), np.int64), np.empty(len(rows))
-    norms = (others**2).sum(axis=1)
-    step = max(1, _PAIRS // len(others))
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        squares = (part**2).sum(axis=1)[:, None] + norms - 2 * part @ others.T
-        if itself:
-            squares[np.arange(len(part)), np.arange(start, start + len(part))] = np.inf
-        closest = squares.argmin(axis=1)
-        places[start : start + step] = closest
-        # Differences of close rows are exact to the last digits: copies are at distance 0.
-        distances[start : start + step] = np.linalg.norm(part - others[closest], axis=1)
-    return places, distances
+    from sklearn.neighbors import NearestNeighbors
+
+    known = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(others)
+    places = known.kneighbors(None if itself else rows, return_distance=False)[:, 0]
+    # Differences of close rows are exact to the last digits: copies are at distance 0.
+    return places, np.linalg.norm(rows - others[places], axis=1)
 
 
 def precision_and_recall(real: _Array, synthetic: _Array) -> tuple[float, float]:

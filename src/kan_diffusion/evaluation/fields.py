@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri
+from scipy.stats import rankdata
 
 from kan_diffusion.data.columns import Kind, kind_of
 from kan_diffusion.data.storage import Storage
@@ -203,7 +204,7 @@ class _Coordinates:
             scores = ndtri((np.cumsum(counts) - counts / 2) / max(len(known), 1))
             return cls(values, scores, np.empty(0, np.int64), 2)
         counts = np.bincount(known.astype(np.int64), minlength=len(field.labels))
-        ranks = np.argsort(np.argsort(-counts, kind="stable"), kind="stable")
+        ranks = rankdata(-counts, method="ordinal") - 1
         categories = np.minimum(ranks, _MOST_COORDINATES - 1)
         width = int(categories.max(initial=0)) + 2
         return cls(np.empty(0), np.empty(0), categories, width)

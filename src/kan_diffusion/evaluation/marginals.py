@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kan_diffusion.data.storage import place_among
 from kan_diffusion.evaluation.fields import Field
 
 __all__ = [
@@ -143,12 +144,11 @@ def column_picture(field: Field, real: _Array, synthetic: _Array) -> Picture:
     gaps = float(np.isnan(real).mean()), float(np.isnan(synthetic).mean())
     if field.labels is not None:
         bars, labels = _bars(field, real, _BARS)
+        counts = [np.bincount(bars[cells.astype(int)], minlength=len(labels)) for cells in sides]
         shares = [
-            np.append(np.bincount(bars[cells.astype(np.int64)], minlength=len(labels)), 0) / count
-            for cells, count in zip(sides, (len(real), len(synthetic)), strict=True)
+            np.append(count / len(column), gap)
+            for count, column, gap in zip(counts, (real, synthetic), gaps, strict=True)
         ]
-        for share, gap in zip(shares, gaps, strict=True):
-            share[-1] = gap
         end = len(labels) + any(gaps)
         return Bars(
             (*labels, GAP)[:end], shares[0][:end], shares[1][:end], (len(real), len(synthetic))
@@ -252,12 +252,11 @@ def _listed(field: Field, real: _Array, synthetic: _Array) -> tuple[Field, _Arra
     values = np.unique(real[~np.isnan(real)])
     if field.labels is not None or field.kind == "datetime" or not 0 < len(values) <= _FEW:
         return field, real, synthetic
-    places = [np.searchsorted(values, column).astype(np.float64) for column in (real, synthetic)]
-    for column, place in zip((real, synthetic), places, strict=True):
-        known = ~np.isnan(column)
-        elsewhere = values[np.minimum(place, len(values) - 1).astype(np.int64)] != column
-        place[known & elsewhere] = len(values)
-        place[~known] = np.nan
+    places = []
+    for column in (real, synthetic):
+        found = place_among(values, column).astype(np.float64)
+        found[found < 0] = len(values)
+        places.append(np.where(np.isnan(column), np.nan, found))
     labels = [f"{value:.6g}" for value in values]
     if any((place == len(values)).any() for place in places):
         labels.append("other values")

@@ -23,11 +23,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import ks_2samp
+from scipy.stats import ks_2samp, rankdata
 
 from kan_diffusion.data.columns import Kind
 from kan_diffusion.errors import DataError
@@ -289,8 +290,10 @@ def table_scores(
     tell("precision and recall", 0.8)
     # With more synthetic rows than real ones, every real row would have a near neighbour.
     size = min(len(sides.real), _MOST_JUDGED)
-    even = sides.thinned(size, size, stream("precision"))
-    scores += _precision_and_recall(*(embedding(side) for side in vars(even).values()))
+    real_points, *others = map(embedding, sides.thinned(size, size, stream("precision")))
+    reached, perfect = (precision_and_recall(real_points, other) for other in others)
+    scores.append(Score("precision", "α-precision", reached[0], perfect[0]))
+    scores.append(Score("recall", "β-recall", reached[1], perfect[1]))
     distances = None
     if "train" in rows:
         tell("privacy", 0.9)
@@ -312,8 +315,7 @@ def table_scores(
     )
 
 
-@dataclass(frozen=True)
-class _Sides:
+class _Sides(NamedTuple):
     """Rows of all judged columns, each with shape (n, D): float64, NaN for a gap."""
 
     real: _Array
@@ -341,7 +343,7 @@ def _thinned(rows: _Array, size: int, generator: np.random.Generator) -> _Array:
 def _column_scores(fields: Sequence[Field], sides: _Sides) -> list[ColumnScore]:
     scores = []
     for index, field in enumerate(fields):
-        real, synthetic, reference = (side[:, index] for side in vars(sides).values())
+        real, synthetic, reference = (side[:, index] for side in sides)
         gaps = float(np.isnan(real).mean()), float(np.isnan(synthetic).mean())
         shape = _shape(field, real, synthetic)
         scores.append(
@@ -383,7 +385,7 @@ def _column_means(columns: Sequence[ColumnScore], sides: _Sides) -> list[Score]:
         raise DataError("no real row has a value in any column that can be judged; give others")
     shape, perfect = np.array(known, dtype=np.float64).mean(axis=0)
     scores = [Score("shapes", "column shapes", float(shape), float(perfect))]
-    gaps = np.array([np.isnan(side).mean(axis=0) for side in vars(sides).values()])
+    gaps = np.array([np.isnan(side).mean(axis=0) for side in sides])
     if gaps.any():
         real, synthetic, reference = gaps[:, gaps.any(axis=0)]
         values = (1.0 - float(np.abs(real - other).mean()) for other in (synthetic, reference))
@@ -398,7 +400,7 @@ def _pair_scores(
     fields: Sequence[Field], sides: _Sides
 ) -> tuple[tuple[PairScore, ...], tuple[Joint, ...]]:
     continuous = [index for index, field in enumerate(fields) if field.labels is None]
-    correlations = [_correlations(side[:, continuous]) for side in vars(sides).values()]
+    correlations = [_correlations(side[:, continuous]) for side in sides]
     place = {index: position for position, index in enumerate(continuous)}
     codes, counts = _codes(fields, sides)
     found: list[tuple[PairScore, int, int]] = []
@@ -436,7 +438,7 @@ def _correlations(rows: _Array) -> _Array:
 
 def _codes(fields: Sequence[Field], sides: _Sides) -> tuple[list[NDArray[np.int64]], list[int]]:
     """Codes all columns as bins or categories, gaps as one more, and counts each column's codes."""
-    codes = [np.empty(side.shape, np.int64) for side in vars(sides).values()]
+    codes = [np.empty(side.shape, np.int64) for side in sides]
     counts = []
     for index, field in enumerate(fields):
         if field.labels is None:
@@ -445,7 +447,7 @@ def _codes(fields: Sequence[Field], sides: _Sides) -> tuple[list[NDArray[np.int6
             count = _PAIR_BINS
         else:
             edges, count = None, len(field.labels)
-        for side, into in zip(vars(sides).values(), codes, strict=True):
+        for side, into in zip(sides, codes, strict=True):
             column = side[:, index]
             gaps = np.isnan(column)
             known = np.where(gaps, 0.0, column)
@@ -500,7 +502,7 @@ def _pair_means(pairs: Sequence[PairScore]) -> list[Score]:
 
 def _gap_trends(sides: _Sides) -> list[Score]:
     """Scores the correlations of gaps; no score where fewer than two columns have some."""
-    gaps = [np.isnan(side) for side in vars(sides).values()]
+    gaps = [np.isnan(side) for side in sides]
     some = [index for index in range(gaps[0].shape[1]) if 0 < gaps[0][:, index].mean() < 1]
     if len(some) < 2:
         return []
@@ -538,7 +540,7 @@ def _told_apart(fields: Sequence[Field], real: _Array, other: _Array, seed: int)
         known = ~np.isnan(rows[:, index])
         # Ranked in both samples: a rank among the real rows would tell which side a row is from.
         _, places, counts = np.unique(rows[known, index], return_inverse=True, return_counts=True)
-        ranks = np.argsort(np.argsort(-counts, kind="stable"), kind="stable")
+        ranks = rankdata(-counts, method="ordinal") - 1
         rows[known, index] = np.minimum(ranks[places], _MOST_TOLD - 1)
     classifier = HistGradientBoostingClassifier(
         categorical_features=named,
@@ -616,7 +618,7 @@ def _usefulness(
     for target in targets:
         is_number = fields[target].labels is None
         sides = []
-        for rows in vars(few).values():
+        for rows in few:
             known = rows[~np.isnan(rows[:, target])]
             answers = embedding.column(target, known)[:, 0] if is_number else known[:, target]
             sides.append((embedding(known, without=target), answers))
@@ -659,14 +661,6 @@ def _auc(learner: object, rows: _Array, answers: _Array, tests: _Array, truth: _
 # --- privacy ----------------------------------------------------------------------------------
 
 
-def _precision_and_recall(real: _Array, synthetic: _Array, reference: _Array) -> list[Score]:
-    values, perfect = (precision_and_recall(real, other) for other in (synthetic, reference))
-    return [
-        Score("precision", "α-precision", values[0], perfect[0]),
-        Score("recall", "β-recall", values[1], perfect[1]),
-    ]
-
-
 def _privacy(
     fields: Sequence[Field],
     train: _Array,
@@ -674,11 +668,11 @@ def _privacy(
     synthetic: _Array,
     generator: np.random.Generator,
 ) -> tuple[list[Score], Distances]:
-    known = set(_digests(train))
-    copies, chance = (
-        float(np.mean([digest in known for digest in _digests(rows)]))
-        for rows in (synthetic, heldout)
+    own_hashes, *others = (
+        pd.util.hash_pandas_object(pd.DataFrame(rows), index=False)
+        for rows in (train, synthetic, heldout)
     )
+    copies, chance = (float(hashes.isin(own_hashes).mean()) for hashes in others)
     size = min(len(train), len(heldout), _MOST_JUDGED)
     own, fresh = (_thinned(rows, size, generator) for rows in (train, heldout))
     embedding = Embedding.fit(fields, np.concatenate((own, fresh)))
@@ -692,8 +686,3 @@ def _privacy(
         Score("copies", "identical rows", copies, chance),
     ]
     return scores, distance_picture(*distances.T)
-
-
-def _digests(rows: _Array) -> list[int]:
-    """Hashes each row; equal rows have equal hashes."""
-    return list(pd.util.hash_pandas_object(pd.DataFrame(rows), index=False))
