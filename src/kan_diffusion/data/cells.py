@@ -101,28 +101,30 @@ def _are_gaps(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def are_names_of_numbers(first: Sequence[str], columns: Sequence[pa.ChunkedArray]) -> bool:
-    """Tells whether a first line with numbers is one of names: some text stands above numbers.
+    """Tells whether a first line with numbers is one of names.
 
-    A misplaced cell may be text, too. So names are all different, and those that are numbers are
-    whole.
+    Some text stands above numbers, or two numbers each stand above text, as years do. A misplaced
+    cell may do so, too. So names are all different, and those that are numbers are whole.
 
     Args:
         first: Cells of the line.
         columns: Columns of text, whose first cells these are.
     """
     names = [name.strip() for name in first]
-    if len(set(names)) < len(names):
+    numbers = {name for name in names if re.match(NUMBER, name.replace(",", "."))}
+    words = {name for name in names if re.search(r"[^\W\d_]", name)} - numbers
+    words = {word for word in words if word.lower() not in _NUMERIC_GAPS}
+    whole = all(re.match(_WHOLE, number) for number in numbers)
+    if not words or not whole or len(set(names)) < len(names):
         return False
-    above = False
+    above_numbers = above_text = 0
     for name, column in zip(names, columns, strict=True):
-        if re.match(NUMBER, name.replace(",", ".")):
-            if not re.match(_WHOLE, name):
-                return False
-        elif re.search(r"[^\W\d_]", name) and name.lower() not in _NUMERIC_GAPS:
-            cells = pc.utf8_trim_whitespace(column.slice(1))
-            numbers = _count(pc.match_substring_regex(cells, NUMBER))
-            above |= 0 < numbers == len(cells) - _count(_are_gaps(cells))
-    return above
+        cells = pc.utf8_trim_whitespace(column.slice(1))
+        count = _count(pc.match_substring_regex(cells, NUMBER))
+        values = len(cells) - _count(_are_gaps(cells))
+        above_numbers += name in words and 0 < count == values
+        above_text += name in numbers and 0 == count < values
+    return above_numbers > 0 or above_text > 1
 
 
 def typed(

@@ -177,10 +177,11 @@ def read_frame(path: str | Path) -> FrameFile:
     Args:
         path: A ``.csv``, ``.csv.gz`` or ``.tsv`` file (UTF-8; columns separated by commas, or by
             semicolons, tabs or bars, where numbers may have decimal commas; the first line is a
-            header when no cell of it is a number, or when text in it stands above numbers and its
-            numbers are whole), a ``.parquet`` file, in which an index of pandas with a name is a
-            column, a folder of such files with the same columns, or a ``.npy`` file with an array
-            of shape (n, d) or (n,).
+            header when no cell of it is a number, or when its numbers are whole and text in it
+            stands above numbers, or two of them stand above text), a ``.parquet`` file, in which an
+            index of pandas with a name is a column (not a range, which only counts rows), a folder
+            of such files with the same columns, or a ``.npy`` file with an array of shape (n, d) or
+            (n,).
 
     Returns:
         The table.
@@ -302,7 +303,7 @@ def _read_text(path: Path, delimiter: str | None = None, packed: bool = False) -
         names, columns = _names(path, cells), [column.slice(1) for column in columns]
         logger.warning(
             "'%s': the first line is read as names, although some are numbers, since text in it "
-            "stands above numbers",
+            "stands above numbers, or numbers above text",
             path,
         )
     _require_size(path, len(columns[0]), len(columns))
