@@ -388,7 +388,7 @@ def _filled(column: Column, cells: pd.Series, rows: np.ndarray, drawn: pd.Series
     try:
         given.iloc[rows] = (drawn.astype(object) if named else drawn).array
     except (TypeError, ValueError):
-        given = column.storage.restore(*column.read(cells))
+        given = column.storage.restore(*column.read(cells)).astype(drawn.dtype)
         given.iloc[rows] = drawn.array
     return given
 

@@ -4,6 +4,7 @@ import datetime
 import json
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from helpers import refused
 from kan_diffusion.data.codec import TableCodec
+from kan_diffusion.data.tables import read_frame
 from kan_diffusion.errors import DataError, KanDiffusionError
 
 
@@ -249,6 +251,25 @@ def test_other_frames_are_refused(change, words: str) -> None:
     frame = _mixed()
     with refused(words, DataError):
         TableCodec.fit(frame).encode(change(frame))
+
+
+def test_digits_are_text_where_the_rows_trained_on_held_text(tmp_path: Path) -> None:
+    codec = TableCodec.fit(pd.DataFrame({"code": ["10115", "20095", "K1A"] * 9}))
+    (tmp_path / "like.csv").write_text("code\n20095\n\n10115\n")
+    observed = codec.observe(read_frame(tmp_path / "like.csv").frame)
+    torch.testing.assert_close(observed, codec.observe(pd.DataFrame({"code": ["20095", "10115"]})))
+    with refused("column 'code' has '7' in row 1, which is not in the rows trained on", DataError):
+        codec.observe(pd.DataFrame({"code": [7]}))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "Int8", "int8[pyarrow]", "float32"])
+def test_identifiers_that_outgrow_their_dtype_get_a_wider_one(dtype: str) -> None:
+    frame = pd.DataFrame({"id": pd.Series(range(5, 105), dtype=dtype), "x": np.arange(100) % 7})
+    codec = TableCodec.fit(frame)
+    assert codec.decode(torch.zeros(100, codec.dim), _rng()).dtypes.equals(frame.dtypes)
+    drawn = codec.decode(torch.zeros(300, codec.dim), _rng())["id"]
+    assert drawn.tolist() == list(range(5, 305))
+    assert str(drawn.dtype) == (dtype if dtype == "float32" else dtype.replace("8", "64"))
 
 
 _PLACE = tuple[str | int, ...]

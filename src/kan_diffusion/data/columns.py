@@ -336,9 +336,12 @@ class Column(Settings):
         found = dict(zip(self.states, states.T > 0, strict=True))
         missing = found.get("missing", np.zeros(num, dtype=bool))
         zero = found.get("zero", np.zeros(num, dtype=bool)) & ~missing
+        storage = self.storage
         if self.identifier is not None:
-            text = self.storage.holds == "text"
+            text = storage.holds == "text"
             values = self.identifier.draw(num, text, generator)
+            if num and not text:  # more rows than the dtype has numbers
+                storage = storage.reaching(int(values[-1]))
         elif self.kind == "constant":
             known = self._known if self.categories else self.storage.empty(1)
             values = np.repeat(known, num)
@@ -347,7 +350,7 @@ class Column(Settings):
             values = self._values(cells)
         if zero.any():
             values[zero] = 0
-        return self.storage.restore(values, missing)
+        return storage.restore(values, missing)
 
     def draw(self, num: int, generator: np.random.Generator) -> pd.Series:
         """Draws cells of this column alone, in the shares of its gaps, zeros and values.

@@ -1,9 +1,9 @@
 """Identifiers: unique in the rows trained on, never learned, drawn anew in the same pattern.
 
-Consecutive whole numbers are counted up from the same start. Text of one length keeps a character
-that all rows share at a place, and otherwise draws one of the same class: digits, hexadecimal
-digits, small or capital letters, or any of these. Text of several lengths becomes the shared
-beginning and a number.
+Consecutive whole numbers are counted up from the same start, in 64 bits if the column's dtype ends
+too early. Text of one length keeps a character that all rows share at a place, and otherwise draws
+one of the same class: digits, hexadecimal digits, small or capital letters, or any of these. Text
+of several lengths becomes the shared beginning and a number.
 """
 
 from __future__ import annotations

@@ -203,6 +203,8 @@ class Storage(Settings):
         if missing.all():
             return self.empty(len(values)), missing
         held = _KINDS[values.dtype.kind]
+        if (self.holds, held) == ("text", "whole"):  # in these rows all texts are digits
+            values, held = values.astype(str).astype(object), "text"
         if self.written is not None and held == "text":
             values = _parsed(values, missing, self.written, name)
         elif self.holds != held and not {self.holds, held} <= {"whole", "real", "truth"}:
@@ -235,6 +237,12 @@ class Storage(Settings):
             return -largest.get(name, LARGEST), largest.get(name, LARGEST)
         dtype = np.dtype(name if re.fullmatch(r"u?int\d+", name) else np.int64)
         return np.iinfo(dtype).min, np.iinfo(dtype).max
+
+    def reaching(self, largest: int) -> Self:
+        """Returns this storage, with a dtype of 64 bits if its own ends below a whole number."""
+        if largest <= self.limits[1]:
+            return self
+        return self.model_copy(update={"dtype": re.sub("8|16|32", "64", self.dtype)})
 
     def rounded(self, number: float) -> float:
         """Rounds a number to what the dtype, or that of its categories, can hold."""
