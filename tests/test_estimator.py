@@ -311,6 +311,14 @@ def test_gaps_are_filled_and_what_was_there_stays(people: DiffusionEstimator) ->
         people.impute(frame, draws=0)
 
 
+def test_gaps_among_identifiers_are_filled_beyond_their_dtype() -> None:
+    numbers = pd.Series(range(1, 101), dtype="Int8")
+    frame = pd.DataFrame({"id": numbers.mask(numbers > 60), "x": _points(100)[:, 0]})
+    model = DiffusionEstimator("mlp", **QUICK).fit(frame)
+    filled = pd.concat(model.impute(frame, draws=5))["id"]
+    assert sorted(filled[frame["id"].isna().tolist() * 5]) == list(range(1, 201))
+
+
 def test_a_saved_model_is_the_same_and_holds_no_row(
     people: DiffusionEstimator, tmp_path: Path
 ) -> None:
@@ -424,6 +432,8 @@ def test_y_is_a_class_an_amount_or_a_date(y: object, kind: str) -> None:
     assert model.sample(y=np.asarray(y)[:2]).shape == (2, 2)
     with refused("y has 2 values for 1 rows"):
         model.sample(y=np.asarray(y)[:2], like=pd.DataFrame({0: [1.0]}))
+    with refused("a table is a pandas DataFrame, got list"):
+        model.sample(y=np.asarray(y)[:2], like=[[1.0], [2.0]])
 
 
 @pytest.mark.parametrize("classes", [(0, 1), (1, 2), (False, True), ("a", "b")])

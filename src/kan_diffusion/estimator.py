@@ -368,6 +368,7 @@ class DiffusionEstimator(BaseEstimator):
             KanDiffusionError: The sampler is unknown or does not fit the process, or a number is
                 below 1.
         """
+        from kan_diffusion.data.codec import require_frame
         from kan_diffusion.randomness import torch_generator
         from kan_diffusion.sampling import make_scheduler
 
@@ -384,10 +385,12 @@ class DiffusionEstimator(BaseEstimator):
                 wanted[self.y_name_] = y
             else:
                 values = column_or_1d(y, warn=True).tolist()
-                if like is not None and len(like) != len(values):
-                    raise DataError(
-                        f"y has {len(values):,} values for {len(like):,} rows; give one each"
-                    )
+                if like is not None:
+                    require_frame(like)
+                    if len(like) != len(values):
+                        raise DataError(
+                            f"y has {len(values):,} values for {len(like):,} rows; give one each"
+                        )
                 rest = [] if like is None else [like.reset_index(drop=True)]
                 like = pd.concat([*rest, self._y_cells(values)], axis=1)
         frame = pipeline.draw(
