@@ -374,7 +374,7 @@ def _kept(column: Column, given: pd.Series, drawn: pd.Series) -> pd.Series:
     """Returns the given cells in the column's dtype, with gaps filled by drawn ones."""
     known = given.notna().to_numpy()
     if given.dtype != drawn.dtype:
-        given = column.storage.restore(*column.read(given))
+        given = column.storage.restore(*column.read(given)).astype(drawn.dtype)
     return given.where(known, drawn)
 
 
