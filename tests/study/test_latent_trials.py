@@ -158,7 +158,7 @@ def test_a_run_is_reported_but_not_beside_one_of_pixels(run: TrialResult, tmp_pa
     assert any("No oracle is known for pictures" in line for line in contents.warnings)
     ((_, states),) = next(iter(contents.states.values()))[:1]
     assert states.shape[2:] == (3, 8, 8)
-    model = run.config.model.model_copy(update={"vae": None})
+    model = run.config.model.model_copy(update={"vae": None, "digests": {}})
     pixels = run.config.model_copy(update={"model": model})
     assert "vae" not in pixels.identity
     assert pixels.id != run.config.id
