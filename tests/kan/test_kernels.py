@@ -642,6 +642,9 @@ def test_where_numba_does_not_work_the_module_is_torchs(
         assert not is_fused(alone)
         torch.testing.assert_close(alone, compiled)
         assert "without their compiled kernel" in caplog.text
+        if reason == "not compiling":
+            traced = torch.compile(module, backend="eager", fullgraph=True)(x)
+            torch.testing.assert_close(traced, compiled)
     finally:
         monkeypatch.undo()
         fused._kernel.cache_clear()

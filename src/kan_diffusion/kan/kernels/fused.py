@@ -62,6 +62,11 @@ def _kernel(name: str) -> _Kernel | None:
     return cast("_Kernel", known[name])
 
 
+@torch.compiler.assume_constant_result
+def _works(name: str) -> bool:
+    return _kernel(name) is not None
+
+
 def _require_kernel(name: str) -> _Kernel:
     kernel = _kernel(name)
     if kernel is None:
@@ -179,6 +184,7 @@ class FusedFunction:
                 not torch.compiler.is_exporting()
                 and x.device.type == "cpu"
                 and all(operand is None or operand.dtype == dtype for operand in operands)
+                and _works(self.module)
             )
         for operand in operands:
             if operand is not None and not _is_plain(operand, dtype):
@@ -186,7 +192,7 @@ class FusedFunction:
         return (
             forward_ad._current_level < 0
             and not torch._C._get_tracing_state()
-            and _kernel(self.module) is not None
+            and _works(self.module)
         )
 
 
