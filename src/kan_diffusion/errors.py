@@ -77,7 +77,7 @@ class NonFiniteSamplesError(KanDiffusionError):
 
 
 def listed(values: Iterable[object], most: int = 8) -> str:
-    """Lists values in a message: the first few, and "..." for more."""
+    """Lists values for a message: the first ``most``, and "..." if there are more."""
     shown = [str(value) for value in islice(values, most + 1)]
     return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
 

@@ -103,8 +103,8 @@ def _are_gaps(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 def are_names_of_numbers(first: Sequence[str], columns: Sequence[pa.ChunkedArray]) -> bool:
     """Tells whether a first line with numbers is one of names.
 
-    Some text stands above numbers, or two numbers each stand above text, as years do. A misplaced
-    cell may do so, too. So names are all different, and those that are numbers are whole.
+    It is if some text in it stands above numbers alone, or two of its numbers, such as years, above
+    text alone. A misplaced cell looks the same, so names must differ and numbers must be whole.
 
     Args:
         first: Cells of the line.

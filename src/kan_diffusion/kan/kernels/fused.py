@@ -64,6 +64,7 @@ def _kernel(name: str) -> _Kernel | None:
 
 @torch.compiler.assume_constant_result
 def _works(name: str) -> bool:
+    """Tells whether a kernel works, without torch.compile tracing the import of numba."""
     return _kernel(name) is not None
 
 
