@@ -62,10 +62,13 @@ def _kernel(name: str) -> _Kernel | None:
     return cast("_Kernel", known[name])
 
 
-@torch.compiler.assume_constant_result
 def _works(name: str) -> bool:
     """Tells whether a kernel works, without torch.compile tracing the import of numba."""
     return _kernel(name) is not None
+
+
+# What torch.compiler.assume_constant_result sets; the decorator itself imports the compiler.
+_works._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _require_kernel(name: str) -> _Kernel:
