@@ -401,7 +401,7 @@ class PromptedDenoiser(Denoiser):
         return_dict: bool = True,
         *,
         input_ids: Tensor | None = None,
-    ) -> DenoiserOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor, ...]:
         """Predicts for noised samples.
 
         Args:
@@ -413,11 +413,12 @@ class PromptedDenoiser(Denoiser):
             input_ids: Tokens of prompts with shape (B, L), which are embedded; or None.
 
         Returns:
-            The prediction with shape (B, *shape), as ``.sample`` or in a tuple.
+            The denoiser's output: its prediction with shape (B, *shape), as ``.sample`` or in a
+            tuple.
         """
         if input_ids is not None:
             encoder_hidden_states = embed(self.text_encoder, self.tokenizer, input_ids)
-        prediction: DenoiserOutput | tuple[Tensor] = self.denoiser(
+        prediction: DenoiserOutput | tuple[Tensor, ...] = self.denoiser(
             sample, timestep, class_labels, encoder_hidden_states, return_dict
         )
         return prediction

@@ -28,7 +28,11 @@ HIDDEN = {TransformerDenoiser: (9, 8), UNetDenoiser: (9, 8, 7, 6)}
 each_family = pytest.mark.parametrize(
     "family", [family.name for family in (*TRANSFORMER_FAMILIES, *UNET_FAMILIES)]
 )
-each_telling = pytest.mark.parametrize("pooled", [False, True])
+each_telling = pytest.mark.parametrize(
+    "told",
+    [{}, {"pooled": True}, {"draft_patch": 2}, {"pooled": True, "draft_patch": 4}],
+    ids=["attention", "pooled", "draft", "both"],
+)
 each_network = pytest.mark.parametrize("family", ["dit-kan", "unet-kan"])
 
 
@@ -93,8 +97,8 @@ def test_the_feed_forwards_are_the_only_difference_to_the_kan() -> None:
 
 @each_family
 @each_telling
-def test_a_saved_one_is_read_as_it_was(family: str, pooled: bool, tmp_path: Path) -> None:
-    denoiser = _build(family, num_classes=3, settings={"pooled": pooled})
+def test_a_saved_one_is_read_as_it_was(family: str, told: dict[str, int], tmp_path: Path) -> None:
+    denoiser = _build(family, num_classes=3, settings=told)
     denoiser.save_pretrained(tmp_path)
     loaded = type(denoiser).from_pretrained(tmp_path)
     assert_same_state(loaded, denoiser)
@@ -112,8 +116,10 @@ def test_parameters_come_from_the_generator_alone(family: str) -> None:
 
 @each_network
 @each_telling
-def test_every_picture_is_told_its_own_timestep_and_class(family: str, pooled: bool) -> None:
-    denoiser = _build(family, num_classes=3, settings={"pooled": pooled})
+def test_every_picture_is_told_its_own_timestep_and_class(
+    family: str, told: dict[str, int]
+) -> None:
+    denoiser = _build(family, num_classes=3, settings=told)
     x, steps, labels = _pictures(), torch.tensor([0, 30, 60, 99]), torch.tensor([0, 2, -1, 1])
     together = denoiser(x, steps, labels).sample
     for row in range(4):
@@ -128,8 +134,8 @@ def test_every_picture_is_told_its_own_timestep_and_class(family: str, pooled: b
 
 @each_network
 @each_telling
-def test_no_prompt_is_a_prompt_of_zeros_of_any_length(family: str, pooled: bool) -> None:
-    denoiser = _build(family, settings={"text_width": 6, "pooled": pooled})
+def test_no_prompt_is_a_prompt_of_zeros_of_any_length(family: str, told: dict[str, int]) -> None:
+    denoiser = _build(family, settings={"text_width": 6, **told})
     x = _pictures()
     plain = denoiser(x, 30).sample
     for tokens in (1, 5):
@@ -143,13 +149,13 @@ def test_no_prompt_is_a_prompt_of_zeros_of_any_length(family: str, pooled: bool)
 
 @each_network
 @each_telling
-def test_zeros_behind_a_prompt_are_not_attended_to(family: str, pooled: bool) -> None:
-    denoiser = _build(family, settings={"text_width": 6, "pooled": pooled})
+def test_zeros_behind_a_prompt_are_not_attended_to(family: str, told: dict[str, int]) -> None:
+    denoiser = _build(family, settings={"text_width": 6, **told})
     x, prompts = _pictures(), randn(4, 3, 6, dtype=torch.float32)
     prompts[1, 2:] = 0
     padded = torch.cat([prompts, x.new_zeros(4, 5, 6)], dim=1)
     said, with_more = (
-        denoiser(x, 30, encoder_hidden_states=told).sample for told in (prompts, padded)
+        denoiser(x, 30, encoder_hidden_states=each).sample for each in (prompts, padded)
     )
     torch.testing.assert_close(with_more, said)
     alone = denoiser(x[1:2], 30, encoder_hidden_states=prompts[1:2, :2]).sample
@@ -159,9 +165,9 @@ def test_zeros_behind_a_prompt_are_not_attended_to(family: str, pooled: bool) ->
 @each_network
 @each_telling
 def test_all_parameters_are_trained_and_all_of_the_picture_is_seen(
-    family: str, pooled: bool
+    family: str, told: dict[str, int]
 ) -> None:
-    denoiser = _build(family, settings={"text_width": 6, "pooled": pooled})
+    denoiser = _build(family, settings={"text_width": 6, **told})
     x = _pictures().requires_grad_()
     prompts = randn(4, 3, 6, dtype=torch.float32)
     said = denoiser(x, 30, encoder_hidden_states=prompts).sample
@@ -175,8 +181,8 @@ def test_all_parameters_are_trained_and_all_of_the_picture_is_seen(
 
 @pytest.mark.parametrize("family", ["dit", "unet"])
 @each_telling
-def test_operations_are_those_that_torch_counts(family: str, pooled: bool) -> None:
-    denoiser = _build(family, settings={"pooled": pooled})
+def test_operations_are_those_that_torch_counts(family: str, told: dict[str, int]) -> None:
+    denoiser = _build(family, settings=told)
     # Fused attention on a CPU is not among the operations that it counts.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         denoiser(_pictures(1), 0)

@@ -37,9 +37,12 @@ class DenoiserOutput(BaseOutput):
 
     Attributes:
         sample: The prediction, with the shape (B, *shape) of the noised samples.
+        draft: What the denoiser expects of the clean samples, (B, *shape), knowing the conditions
+            alone, see :mod:`.draft`; None from a denoiser without one.
     """
 
     sample: Tensor
+    draft: Tensor | None = None
 
 
 class SavedGrids(MovingGrids):
@@ -217,7 +220,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         class_labels: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         return_dict: bool = True,
-    ) -> DenoiserOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor, ...]:
         """Computes the prediction for noised samples.
 
         Args:

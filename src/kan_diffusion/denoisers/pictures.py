@@ -5,7 +5,8 @@ r"""Base of the denoisers of pictures: diffusers networks that take a picture an
 with c the tokens that attention blocks attend to: an embedded prompt, the learned embedding of a
 class label or, in the unconditional model, one zero token. Shorter prompts are padded with zeros,
 which are masked in attention and do not count in means. With ``pooled``, the mean of c also goes
-through two linear maps and is added to the embedded timestep.
+through two linear maps and is added to the embedded timestep. With ``draft_patch``, the network
+also takes a mean picture that is drawn from c alone (:mod:`.draft`).
 
 The widths of the blocks' feed-forwards are the free size of a family, so that all families of one
 architecture have the same attention and convolutions. In a *KAN*, learned functions that hidden
@@ -23,6 +24,7 @@ from diffusers.models.attention import Attention, BasicTransformerBlock, FeedFor
 from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import UNLABELLED, Denoiser, DenoiserOutput
+from kan_diffusion.denoisers.draft import DRAFT_WIDTH, Draft
 from kan_diffusion.denoisers.family import Family, Range, Setting
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan import KANLinear, LearnedFunctions
@@ -45,38 +47,48 @@ class PictureDenoiser(Denoiser):
     """Base of the denoisers of pictures.
 
     A subclass registers ``shape``, ``hidden``, ``num_classes``, ``text_width``, ``feed_forward``,
-    ``functions`` and ``pooled`` among its settings, calls :meth:`_require_pictures` and
-    :meth:`_take`, and defines in :meth:`_told` how its network takes the mean of the context.
+    ``functions``, ``pooled`` and ``draft_patch`` among its settings, calls
+    :meth:`_require_pictures` and :meth:`_take`, and defines in :meth:`_told` how its network takes
+    the mean of the context.
 
     Attributes:
         network: A network of diffusers that is called with a picture, a timestep and a context.
         num_classes: Number of class labels, 0 for none.
         text_width: Width of embedded prompts, 0 for a model without text.
         classes: Embeddings of the class labels; None without classes.
+        draft: Draws what the context alone tells of a picture; None without.
     """
 
     classes: nn.Embedding | None
+    draft: Draft | None
     text_width: int
     _context_width: int
 
     @staticmethod
-    def _require_pictures(shape: Sequence[int], factor: int, density: float) -> None:
+    def _require_pictures(shape: Sequence[int], factor: int, density: float, draft: int) -> None:
         """Checks that a shape is that of a picture, and not too large, before a network is built.
 
         Args:
             shape: Channels, height and width.
             factor: A number that must divide the side.
             density: Number of values per pixel in the widest layer.
+            draft: Side of the patches of a draft, or 0.
 
         Raises:
-            KanDiffusionError: The shape is not a square that ``factor`` divides, or is too large.
+            KanDiffusionError: The shape is not a square that ``factor`` and ``draft`` divide, or is
+                too large.
         """
         if len(shape) != 3 or min(shape) < 1 or shape[1] != shape[2] or shape[1] % factor:
             raise KanDiffusionError(
                 "pictures must be squares of channels x pixels x pixels with a side that "
                 f"{factor} divides, not {' x '.join(map(str, shape))}; choose another size"
             )
-        values = shape[1] ** 2 * density
+        if draft < 0 or (draft and shape[1] % draft):
+            raise KanDiffusionError(
+                f"patches of a draft must divide a side of {shape[1]} pixels, not {draft}; choose "
+                "another side, or 0 for no draft"
+            )
+        values = shape[1] ** 2 * max(density, DRAFT_WIDTH / draft**2 if draft else 0)
         if shape[1] > MOST_SIDE or values > MOST_PARAMETERS:
             raise KanDiffusionError(
                 f"pictures of {shape[1]:,} pixels with {values:,.0f} numbers in the widest layer "
@@ -113,6 +125,9 @@ class PictureDenoiser(Denoiser):
             rebuild(network, own)
         self.network = network
         self.classes = nn.Embedding(config.num_classes, width) if config.num_classes else None
+        channels, side, _ = config.shape
+        patch = config.draft_patch
+        self.draft = Draft(channels, side, patch, self._context_width) if patch else None
         self.reset_parameters()
 
     @property
@@ -167,7 +182,7 @@ class PictureDenoiser(Denoiser):
         class_labels: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         return_dict: bool = True,
-    ) -> DenoiserOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor, ...]:
         """Computes the prediction for noised pictures.
 
         Args:
@@ -179,7 +194,8 @@ class PictureDenoiser(Denoiser):
             return_dict: Whether to return a :class:`.DenoiserOutput` or a tuple.
 
         Returns:
-            The prediction with shape (B, C, H, W), as ``.sample`` or in a tuple.
+            The prediction with shape (B, C, H, W), as ``.sample`` or in a tuple, and with a draft
+            also that, as ``.draft`` or after it.
 
         Raises:
             KanDiffusionError: The pictures have another shape, or a condition was given to a
@@ -195,15 +211,17 @@ class PictureDenoiser(Denoiser):
         said = (context != 0).any(2).to(context.dtype)
         mean = context.sum(1) / said.sum(1, keepdim=True).clamp(min=1)
         told = self._told(mean) if self.config.pooled else {}
+        draft = None if self.draft is None else self.draft(context, said)
         prediction: Tensor = self.network(
-            sample,
+            sample if draft is None else torch.cat([sample, draft], dim=1),
             timestep=steps,
             encoder_hidden_states=context,
             encoder_attention_mask=said,
             return_dict=False,
             **told,
         )[0]
-        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        parts = (prediction,) if draft is None else (prediction, draft)
+        return DenoiserOutput(*parts) if return_dict else parts
 
     @property
     def flops(self) -> int:

@@ -152,7 +152,7 @@ class PointDenoiser(Denoiser):
         return_dict: bool = True,
         *,
         observed: Tensor | None = None,
-    ) -> DenoiserOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor, ...]:
         """Computes the prediction for noised points.
 
         Args:

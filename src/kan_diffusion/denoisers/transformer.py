@@ -63,6 +63,8 @@ class TransformerDenoiser(PictureDenoiser):
         heads: Number of attention heads.
         patch: Side of a patch in pixels; must divide the side of the picture.
         pooled: Whether the mean of the context is added to the embedded timestep.
+        draft_patch: Side in pixels of the patches of a draft, the mean picture that the context
+            alone tells (:mod:`.draft`); 0 for none.
 
     Raises:
         KanDiffusionError: The sizes do not fit each other.
@@ -82,12 +84,13 @@ class TransformerDenoiser(PictureDenoiser):
         heads: int = 4,
         patch: int = 2,
         pooled: bool = False,
+        draft_patch: int = 0,
     ) -> None:
         # Slow to import, and points do not need it.
         from diffusers import PixArtTransformer2DModel
 
         super().__init__()
-        self._require_pictures(shape, patch, width / patch**2)
+        self._require_pictures(shape, patch, width / patch**2, draft_patch)
         if width % heads or not hidden:
             raise KanDiffusionError(
                 f"a transformer needs a block or more and a width that its {heads} heads divide, "
@@ -96,7 +99,7 @@ class TransformerDenoiser(PictureDenoiser):
         network = PixArtTransformer2DModel(
             num_attention_heads=heads,
             attention_head_dim=width // heads,
-            in_channels=shape[0],
+            in_channels=shape[0] * (2 if draft_patch else 1),
             out_channels=shape[0],
             num_layers=len(hidden),
             cross_attention_dim=width,

@@ -44,6 +44,8 @@ class UNetDenoiser(PictureDenoiser):
         channels: Channels at S, S/2, ... pixels, each a multiple of 8.
         heads: Number of attention heads; must divide the last of the channels.
         pooled: Whether the mean of the context is added to the embedded timestep.
+        draft_patch: Side in pixels of the patches of a draft, the mean picture that the context
+            alone tells (:mod:`.draft`); 0 for none.
 
     Raises:
         KanDiffusionError: The sizes do not fit each other.
@@ -62,6 +64,7 @@ class UNetDenoiser(PictureDenoiser):
         channels: Sequence[int] = (16, 32),
         heads: int = 2,
         pooled: bool = False,
+        draft_patch: int = 0,
     ) -> None:
         # Slow to import, and points do not need it.
         from diffusers import UNet2DConditionModel
@@ -73,7 +76,7 @@ class UNetDenoiser(PictureDenoiser):
                 f"a U-Net needs {levels[0]} to {levels[-1]} numbers of channels that are multiples "
                 f"of {_GROUPS}, not {str(list(channels))[:60]}"
             )
-        self._require_pictures(shape, 2 ** (len(channels) - 1), max(channels))
+        self._require_pictures(shape, 2 ** (len(channels) - 1), max(channels), draft_patch)
         if channels[-1] % heads or len(hidden) < 4 or len(hidden) % 2:
             raise KanDiffusionError(
                 "a U-Net needs an even number of feed-forwards, four or more, and heads that "
@@ -83,7 +86,7 @@ class UNetDenoiser(PictureDenoiser):
         width, lower = channels[-1], len(channels) - 1
         network = UNet2DConditionModel(
             sample_size=shape[1],
-            in_channels=shape[0],
+            in_channels=shape[0] * (2 if draft_patch else 1),
             out_channels=shape[0],
             down_block_types=(*["DownBlock2D"] * lower, "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", *["UpBlock2D"] * lower),

@@ -81,7 +81,7 @@ class OracleDenoiser(PointDenoiser):
         return_dict: bool = True,
         *,
         observed: Tensor | None = None,
-    ) -> DenoiserOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor, ...]:
         """Predicts for noised points (B, d) at one timestep, given their components where told.
 
         Raises:

@@ -233,7 +233,8 @@ def _suits_pictures(data: PictureData, seed: int = 0, vae: str | None = None) ->
     dataset = load_dataset(data, seed)
     latents = latents_of(vae, dataset)
     _, side, _ = dataset.shape if latents is None else latents.shape
-    return suggested_for_pictures(len(dataset.train), side, bool(dataset.classes))
+    has_relations = data.objects is not None and data.objects > 1
+    return suggested_for_pictures(len(dataset.train), side, bool(dataset.classes), has_relations)
 
 
 def _accepted(family: str, settings: Mapping[str, Setting]) -> dict[str, Setting]:

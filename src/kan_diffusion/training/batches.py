@@ -61,12 +61,14 @@ class Batch:
             denoiser may be told coordinates, ``observed`` holds them with shape (B, d), NaN where
             a coordinate is not told.
         target: What the denoiser should predict, with shape (B, *shape).
+        clean: Clean samples with shape (B, *shape), if one sample has led to each noised one.
     """
 
     noised: Tensor
     timesteps: Tensor
     conditions: dict[str, Tensor]
     target: Tensor
+    clean: Tensor | None = None
 
     @property
     def observed(self) -> Tensor | None:
@@ -76,7 +78,8 @@ class Batch:
     def rows(self, rows: slice) -> Batch:
         """The part of the batch with these rows."""
         conditions = {name: values[rows] for name, values in self.conditions.items()}
-        return Batch(self.noised[rows], self.timesteps[rows], conditions, self.target[rows])
+        clean = None if self.clean is None else self.clean[rows]
+        return Batch(self.noised[rows], self.timesteps[rows], conditions, self.target[rows], clean)
 
 
 class Batches:
@@ -191,5 +194,8 @@ class Batches:
         alpha, sigma = (level.index_select(0, timesteps) for level in self._levels)
         noised = alpha * clean + sigma * noise
         target = self._process.target(clean, noise, alpha, sigma)
-        columns = noised.split(sizes), timesteps.split(sizes), conditions, target.split(sizes)
+        noised, timesteps, target, clean = (
+            whole.split(sizes) for whole in (noised, timesteps, target, clean)
+        )
+        columns = noised, timesteps, conditions, target, clean
         return [Batch(*batch) for batch in zip(*columns, strict=True)]

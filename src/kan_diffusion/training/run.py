@@ -296,9 +296,9 @@ class TrainingRun:
         """
         losses, sums = [], []
         for part, weight in parts:
-            loss = minimised = self.forward(part)
+            loss, minimised = self.forward(part)
             if self._edges is not None:
-                minimised = loss + self.config.sparsify * self._edges.penalty()
+                minimised = minimised + self.config.sparsify * self._edges.penalty()
             if weight != 1:
                 loss, minimised = weight * loss, weight * minimised
             self.backward(minimised)
@@ -445,21 +445,29 @@ class TrainingRun:
         if not self._heldout:
             self._heldout = [heldout(number) for number in range(self._num_looked)]
         with self._averaged():
-            loss = float(torch.stack([self.forward(batch) for batch in self._heldout]).mean())
+            loss = float(torch.stack([self.forward(batch)[0] for batch in self._heldout]).mean())
         self.looks.append((self.step, loss if math.isfinite(loss) else math.inf))
         if loss <= min(known for _, known in self.looks):
             self.best_step = self.step
             self._best = self._average_values().clone()
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Computes the loss of a batch over the coordinates that are not told."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Computes the loss of a batch without and with that of drafts.
+
+        The loss is that over the coordinates that are not told. A draft's is its squared error.
+        """
         given = {**batch.conditions, "return_dict": False}
-        prediction = self.model(batch.noised, batch.timesteps, **given)[0]
+        prediction, *drafts = self.model(batch.noised, batch.timesteps, **given)
         if (observed := batch.observed) is None:
-            return self.process.loss_of(prediction, batch.target)
-        prediction = torch.where(observed.isnan(), prediction, batch.target)
-        # Divided by the expected share, because the batch's own differs between processes.
-        return self.process.loss_of(prediction, batch.target) / (1 - TOLD_SHARE)
+            loss = self.process.loss_of(prediction, batch.target)
+        else:
+            prediction = torch.where(observed.isnan(), prediction, batch.target)
+            # Divided by the expected share, because the batch's own differs between processes.
+            loss = self.process.loss_of(prediction, batch.target) / (1 - TOLD_SHARE)
+        if not drafts:
+            return loss, loss
+        assert batch.clean is not None
+        return loss, loss + (drafts[0] - batch.clean).square().mean()
 
     def backward(self, loss: Tensor) -> None:
         """Computes the gradients of the parameters."""
