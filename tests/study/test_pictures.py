@@ -218,8 +218,9 @@ def test_defaults_are_about_the_recipes_they_rest_on() -> None:
     assert (shapes.training.steps, shapes.training.batch_size) == (1_000, 64)
     few = suggested_for_pictures(20, 16).training
     assert few.steps * few.batch_size >= 25_000
-    for side in (8, 12, 16, 28, 32, 64, 96):
-        suggested = suggested_for_pictures(1_000, side)
+    for side, has_relations in ((8, False), (12, True), (16, True), (28, False), (32, True),
+                                (64, False), (96, True)):  # fmt: skip
+        suggested = suggested_for_pictures(1_000, side, has_relations=has_relations)
         patch = suggested.settings["patch"]
         assert side % patch == 0
         assert side // patch <= 8
@@ -228,7 +229,8 @@ def test_defaults_are_about_the_recipes_they_rest_on() -> None:
         assert side % 2**halvings == 0
         assert side / 2**halvings <= 8 or side / 2**halvings % 2
         for family, own in (("dit-kan", "patch"), ("unet-kan", "channels")):
-            settings = {name: suggested.settings[name] for name in (own, "pooled")}
+            shared = ("pooled", "draft_patch") if has_relations else ("pooled",)
+            settings = {name: suggested.settings[name] for name in (own, *shared)}
             made = build_denoiser(
                 family, (3, side, side), num_train_timesteps=1_000, params=suggested.params,
                 settings={"text_width": 64, **settings},
@@ -250,6 +252,12 @@ def test_pictures_are_trained_by_what_suits_them_unless_asked_otherwise() -> Non
     assert trained(optimizer="adam") == ("adam", own)
     assert trained(optimizer="adam", learning_rate=0.1) == ("adam", 0.1)
     assert trained(learning_rate=0.1) == (suits.optimizer, 0.1)
+
+
+def test_scenes_of_several_things_are_drafted() -> None:
+    settings = [single_trial("shapes", objects=count).model.settings for count in (None, 1, 2)]
+    assert settings[0] == settings[1]
+    assert settings[2] == {**settings[0], "draft_patch": 2}
 
 
 @pytest.mark.parametrize(("data", "seeds", "holdout"), [("digits", 5, 0.3), ("shapes", 3, 0.1)])
