@@ -232,16 +232,21 @@ def _seconds(trials: Sequence[TrialConfig], workers: int) -> float:
 # --- the results ------------------------------------------------------------------------------
 
 
-def judge_target(found: Lead) -> str:
-    """Says which side wins at equal parameters, and whether the target was met."""
+def judge_winner(found: Lead) -> str:
+    """Says which side wins at equal parameters."""
     count, better, worse = len(found.comparisons), len(found.better), len(found.worse)
     winner = (
         "The MLP wins" if worse > better else "The KAN wins" if better > worse else "Neither wins"
     )
-    first = (
+    return (
         f"**{winner} at {found.comparisons[0].setting.amount}**: of {count} data sets the KAN is "
         f"called better on {better or 'none'}, the best MLP on {worse or 'none'}."
     )
+
+
+def judge_target(found: Lead) -> str:
+    """Says whether the target was met."""
+    better = len(found.better)
     judged = (("target", MEDIAN), ("moonshot", MOONSHOT))
     met = {name: better >= BETTER_ON and found.ratio.mean <= ratio for name, ratio in judged}
     said = (
@@ -250,7 +255,7 @@ def judge_target(found: Lead) -> str:
         for name, ratio in judged
         if name == "target" or met["target"]
     )
-    return " ".join([first, *said])
+    return " ".join(said)
 
 
 def judge_time(found: Lead) -> str:
@@ -451,8 +456,9 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
         leads = {
             own.comparisons[0].setting.match: own for own in decision.leads if own.model == name
         }
-        if part is PARTS[1] and not missing and "params" in leads:
-            first = f"{judge_target(leads['params'])} {say_lead(leads['params'])}\n"
+        if not missing and (equal := leads.get("params")) is not None:
+            target = [judge_target(equal)] if part is PARTS[1] else []
+            first += " ".join([judge_winner(equal), *target, say_lead(equal)]) + "\n"
             if "time" in leads:
                 first += f"{judge_time(leads['time'])}\n"
         text += f"\n{overall(decision)}\n"

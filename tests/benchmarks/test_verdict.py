@@ -251,7 +251,8 @@ def test_the_first_sentence_says_who_wins(better: int, worse: int, ratio: float,
     lost = replace(level, interval=Interval(1.0, 0.5, 2.0, 10), p_holm=0.01)
     all_of_them = (won,) * better + (lost,) * worse + (level,) * (13 - better - worse)
     found = Lead("KAN", all_of_them, Interval(ratio, None, None, 13))
-    assert re.match(said.replace("**", r"\*\*"), verdict.judge_target(found))
+    first = f"{verdict.judge_winner(found)} {verdict.judge_target(found)}"
+    assert re.match(said.replace("**", r"\*\*"), first)
 
 
 def test_marks_that_are_missing_are_one_line(tmp_path: Path) -> None:
