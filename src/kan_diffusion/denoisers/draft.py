@@ -36,8 +36,8 @@ class Draft(nn.Module):
 
     def __init__(self, channels: int, side: int, patch: int, context_width: int) -> None:
         super().__init__()
-        self._tokens = side // patch
-        self.queries = nn.Embedding(self._tokens**2, DRAFT_WIDTH)
+        self._across = side // patch
+        self.queries = nn.Embedding(self._across**2, DRAFT_WIDTH)
         self.attention = Attention(DRAFT_WIDTH, context_width, _HEADS, dim_head=_HEAD_WIDTH)
         self.norm = nn.LayerNorm(DRAFT_WIDTH)
         self.ff = FeedForward(DRAFT_WIDTH, inner_dim=2 * DRAFT_WIDTH, activation_fn="gelu")
@@ -60,5 +60,5 @@ class Draft(nn.Module):
         patches = queries + self.attention(queries, context, attention_mask=masked)
         patches = patches + self.ff(self.norm(patches))
         pixels = self.to_pixels(self.norm_out(patches)).transpose(1, 2)
-        drafts: Tensor = self.unpatch(pixels.unflatten(2, (self._tokens, self._tokens)))
+        drafts: Tensor = self.unpatch(pixels.unflatten(2, (self._across, self._across)))
         return drafts
