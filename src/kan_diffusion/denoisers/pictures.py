@@ -65,30 +65,33 @@ class PictureDenoiser(Denoiser):
     _context_width: int
 
     @staticmethod
-    def _require_pictures(shape: Sequence[int], factor: int, density: float, draft: int) -> None:
+    def _require_pictures(
+        shape: Sequence[int], factor: int, density: float, draft_patch: int
+    ) -> None:
         """Checks that a shape is that of a picture, and not too large, before a network is built.
 
         Args:
             shape: Channels, height and width.
             factor: A number that must divide the side.
             density: Number of values per pixel in the widest layer.
-            draft: Side of the patches of a draft, or 0.
+            draft_patch: Side of the patches of a draft in pixels, or 0.
 
         Raises:
-            KanDiffusionError: The shape is not a square that ``factor`` and ``draft`` divide, or is
-                too large.
+            KanDiffusionError: The shape is not a square that ``factor`` and ``draft_patch`` divide,
+                or is too large.
         """
         if len(shape) != 3 or min(shape) < 1 or shape[1] != shape[2] or shape[1] % factor:
             raise KanDiffusionError(
                 "pictures must be squares of channels x pixels x pixels with a side that "
                 f"{factor} divides, not {' x '.join(map(str, shape))}; choose another size"
             )
-        if draft < 0 or (draft and shape[1] % draft):
+        if draft_patch < 0 or (draft_patch and shape[1] % draft_patch):
             raise KanDiffusionError(
-                f"patches of a draft must divide a side of {shape[1]} pixels, not {draft}; choose "
-                "another side, or 0 for no draft"
+                f"patches of a draft must divide a side of {shape[1]} pixels, not {draft_patch}; "
+                "choose another side, or 0 for no draft"
             )
-        values = shape[1] ** 2 * max(density, DRAFT_WIDTH / draft**2 if draft else 0)
+        drafted = DRAFT_WIDTH / draft_patch**2 if draft_patch else 0
+        values = shape[1] ** 2 * max(density, drafted)
         if shape[1] > MOST_SIDE or values > MOST_PARAMETERS:
             raise KanDiffusionError(
                 f"pictures of {shape[1]:,} pixels with {values:,.0f} numbers in the widest layer "

@@ -233,7 +233,7 @@ def _suits_pictures(data: PictureData, seed: int = 0, vae: str | None = None) ->
     dataset = load_dataset(data, seed)
     latents = latents_of(vae, dataset)
     _, side, _ = dataset.shape if latents is None else latents.shape
-    has_relations = data.objects is not None and data.objects > 1
+    has_relations = (data.objects or 1) > 1
     return suggested_for_pictures(len(dataset.train), side, bool(dataset.classes), has_relations)
 
 

@@ -61,7 +61,7 @@ class Batch:
             denoiser may be told coordinates, ``observed`` holds them with shape (B, d), NaN where
             a coordinate is not told.
         target: What the denoiser should predict, with shape (B, *shape).
-        clean: Clean samples with shape (B, *shape), if one sample has led to each noised one.
+        clean: Clean samples with shape (B, *shape); None where targets are means over several.
     """
 
     noised: Tensor

@@ -452,9 +452,9 @@ class TrainingRun:
             self._best = self._average_values().clone()
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Computes the loss of a batch without and with that of drafts.
+        """Computes the loss of a batch and what is minimised: the loss and a draft's squared error.
 
-        The loss is that over the coordinates that are not told. A draft's is its squared error.
+        The loss is over the coordinates that are not told.
         """
         given = {**batch.conditions, "return_dict": False}
         prediction, *drafts = self.model(batch.noised, batch.timesteps, **given)
