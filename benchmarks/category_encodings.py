@@ -8,8 +8,8 @@ columns of text or of few values are declared to be categories:
 * one-hot: K coordinates, +1 for the category and -1 for the others, up to K = 8; bits beyond;
 * level by frequency: one coordinate, the rank by frequency spread over its step and mapped to
   N(0, 1);
-* level by association: the same, in the order of reciprocal averaging, which puts categories next
-  to each other that occur with the same other cells (Hill 1973). The codec uses this encoding.
+* level by association: the same, in an order that puts categories next to each other that occur
+  with the same other cells (``kan_diffusion.data.seriation``). The codec uses this encoding.
 
 The encodings are judged by C2ST (accuracy of gradient boosting that tells drawn rows from real
 ones, five folds; 0.5 is perfect) and by the contingency similarity of pairs of categories (1 minus
@@ -33,8 +33,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import cross_val_score
 
 from kan_diffusion import DiffusionEstimator
-from kan_diffusion.data.codec import arranged
 from kan_diffusion.data.columns import Column
+from kan_diffusion.data.seriation import arranged
 from kan_diffusion.data.transforms import Codebook, encoding
 from kan_diffusion.files import write_json
 

@@ -179,7 +179,8 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         rows = self(
             len(told), steps, observed=observed, generator=generator, batch_size=_AT_ONCE
         ).samples
-        frame = self.codec.decode(rows.cpu(), random)
+        kept = None if observed is None else ~observed.isnan()
+        frame = self.codec.decode(rows.cpu(), random, kept)
         for name in told.columns:
             if name not in gaps:
                 column = self.codec.column(name)

@@ -170,6 +170,38 @@ def test_few_different_numbers_come_with_their_frequencies_and_no_others() -> No
         assert shares[value] == pytest.approx(share, abs=0.01)
 
 
+def test_scattered_numbers_that_many_rows_share_come_back_alone() -> None:
+    rng = _rng()
+    prices = np.sort(np.exp(rng.normal(3, 1, 200))).round(6)
+    values = rng.choice(prices, 6000)
+    values[:2000] = prices[40]
+    values[-5:], values[-10:-5] = prices[-1], prices[0]
+    own = [123.456789, 17.171717]  # which nobody else has
+    values[[2500, 2600]] = own
+    column = _column(values)
+    assert column.kind == "continuous"
+    drawn = _drawn(column, 40_000)
+    assert set(drawn) == set(values) - set(own)
+    assert (drawn == prices[40]).mean() == pytest.approx((values == prices[40]).mean(), abs=0.01)
+    assert not any(str(number) in str(column.model_dump()) for number in own)
+    # A number between two levels is that below it.
+    back = column.decode(*column.encode(pd.Series(own), None, False), rng)
+    assert back.tolist() == [prices[prices < number][-1] for number in own]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.append(_rng().choice(_rng().normal(size=100), 4000), [7.125, -9.5]),  # open ends
+        _rng().normal(170, 9, 8000).round(),  # a narrow lattice
+        _rng().normal(size=8000).round(2),
+        _rng().choice(np.exp(_rng().normal(size=900)), 4000),  # four rows a number
+    ],
+)
+def test_other_numbers_are_no_levels(values: np.ndarray) -> None:
+    assert not _column(values).categories
+
+
 def test_whole_numbers_of_many_values_come_with_the_shares_of_their_zeros() -> None:
     values = np.where(_rng().random(4000) < 0.3, 0, _rng().integers(1, 5000, 4000))
     drawn = _drawn(_column(values), 40_000)

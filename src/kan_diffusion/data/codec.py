@@ -6,12 +6,14 @@ normal for other values; constants and identifiers have none. If a cell has no v
 coordinate is fresh N(0, 1) noise, which carries no information and has a known density.
 
 Three or more categories are levels of one number, ordered so that neighbours occur with similar
-other cells (:func:`arranged`). At equal parameters and steps, on four tables and two seeds, this
-order gave a C2ST of 0.69 to 0.74, levels ordered by frequency 0.72 to 0.78, analog bits 0.77 to
-0.84 and one-hot coordinates 0.75 to 0.91; the joint frequencies of pairs of categories were closer
-to the data, too (``benchmarks/category_encodings.py``,
+other cells (:mod:`kan_diffusion.data.seriation`). At equal parameters and steps, on four tables and
+two seeds, this order gave a C2ST of 0.65 to 0.68, levels ordered by frequency 0.70 to 0.75, analog
+bits 0.78 to 0.86 and one-hot coordinates 0.77 to 0.89; the joint frequencies of pairs of categories
+were closer to the data, too (``benchmarks/category_encodings.py``,
 ``results/tables/category_encodings.json``). All models were KANs of 20,000 parameters, trained on
-at most 4,000 rows, and two of the tables have naturally ordered categories.
+at most 4,000 rows, and two of the tables have naturally ordered categories. A category that always
+implies that of another column does so in every decoded row, too
+(:mod:`kan_diffusion.data.dependencies`).
 
 The map x -> z of a number is smooth, so densities follow from log p(x) = log p(z) + log |dz/dx|.
 Whole numbers, decimals, dates and levels are first spread evenly over their step. Decoding restores
@@ -35,6 +37,8 @@ from pydantic import model_validator
 from torch import Tensor
 
 from kan_diffusion.data.columns import OTHER, Column, Kind
+from kan_diffusion.data.dependencies import Dependency, find_dependencies, nearest_agreeing
+from kan_diffusion.data.seriation import arranged
 from kan_diffusion.errors import DataError, listed, valid_settings
 from kan_diffusion.limits import MOST_COLUMNS, MOST_VALUES
 from kan_diffusion.settings import Settings
@@ -42,9 +46,6 @@ from kan_diffusion.settings import Settings
 __all__ = ["Block", "TableCodec", "require_frame"]
 
 logger = logging.getLogger(__name__)
-
-_LOOK = 20_000
-_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,28 @@ class TableCodec(Settings):
 
     Attributes:
         columns: The columns, in the frame's order.
+        dependencies: Columns whose categories follow from those of another.
     """
 
     columns: Annotated[tuple[Column, ...], Len(1, MOST_COLUMNS)]
+    dependencies: Annotated[tuple[Dependency, ...], Len(0, MOST_COLUMNS)] = ()
 
     @model_validator(mode="after")
     def _require_names(self) -> Self:
         _require_different([column.name for column in self.columns])
+        return self
+
+    @model_validator(mode="after")
+    def _require_dependencies(self) -> Self:
+        determinants = {each.determinant for each in self.dependencies}
+        dependents = [each.dependent for each in self.dependencies]
+        if determinants & set(dependents) or len(set(dependents)) < len(dependents):
+            raise DataError("a column follows from two others, or from one that follows itself")
+        counts = dict(enumerate(len(column.categories) for column in self.columns))
+        for each in self.dependencies:
+            known, others = counts.get(each.dependent, 0), counts.get(each.determinant, 0)
+            if min(known, others) < 2 or len(each.places) != others or max(each.places) >= known:
+                raise DataError(f"dependency of column {each.dependent} has other categories")
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -122,7 +138,8 @@ class TableCodec(Settings):
             if column.merged:
                 logger.info("column '%s' has rare categories, merged into '%s'", name, OTHER)
             columns.append(column)
-        return cls(columns=arranged(tuple(columns), frame))
+        ordered = arranged(tuple(columns), frame)
+        return cls(columns=ordered, dependencies=find_dependencies(ordered, frame))
 
     def column(self, name: object) -> Column:
         """Returns the column of this name.
@@ -227,12 +244,15 @@ class TableCodec(Settings):
                 rows[:, states], rows[:, value] = column.encode(cells, generator, partial)
         return torch.from_numpy(rows)
 
-    def decode(self, rows: Tensor, generator: np.random.Generator) -> pd.DataFrame:
-        """Decodes coordinates into rows of the table.
+    def decode(
+        self, rows: Tensor, generator: np.random.Generator, told: Tensor | None = None
+    ) -> pd.DataFrame:
+        """Decodes coordinates into rows of the table, which obey its dependencies.
 
         Args:
             rows: Shape (n, d), finite.
             generator: Draws new identifiers.
+            told: Which coordinates were given and are to stay, shape (n, d); none when None.
 
         Returns:
             Shape (n, columns), with the columns, order and dtypes of the frame trained on.
@@ -246,6 +266,9 @@ class TableCodec(Settings):
         if not np.isfinite(coordinates).all():
             row = int(np.argmax(~np.isfinite(coordinates).all(axis=1)))
             raise DataError(f"row {row + 1} has coordinates that are NaN or infinite")
+        if self.dependencies:
+            fixed = torch.zeros(rows.shape, dtype=torch.bool) if told is None else told
+            coordinates = self._obeying(coordinates, fixed.numpy())
         series = [
             column.decode(coordinates[:, states], coordinates[:, value], generator)
             for column, states, value in self._parts()
@@ -253,6 +276,32 @@ class TableCodec(Settings):
         frame = pd.concat(series, axis=1)
         frame.columns = pd.Index([column.name for column in self.columns])
         return frame
+
+    def _obeying(self, coordinates: np.ndarray, told: np.ndarray) -> np.ndarray:
+        """Returns coordinates (n, d) that obey all dependencies, those told unchanged."""
+        rows, parts = coordinates.copy(), list(self._parts())
+        with_value = [(rows[:, states] <= 0).all(axis=1) for _, states, _ in parts]
+        for determinant in dict.fromkeys(each.determinant for each in self.dependencies):
+            followers = [each for each in self.dependencies if each.determinant == determinant]
+            column, _, cells = parts[determinant]
+            implied = np.array([each.places for each in followers])
+            at = column.places(rows[:, cells])
+            ours = with_value[determinant]
+            wanted = np.full((len(followers), len(rows)), -1)
+            for want, each in zip(wanted, followers, strict=True):
+                other, _, span = parts[each.dependent]
+                known = with_value[each.dependent] & told[:, span].all(axis=1)
+                want[known] = other.places(rows[known, span])
+            wrong = ours & ~told[:, cells].all(axis=1)
+            wrong &= ((wanted >= 0) & (implied[:, at] != wanted)).any(axis=0)
+            at[wrong] = nearest_agreeing(at[wrong], implied, wanted[:, wrong])
+            rows[wrong, cells] = column.at_places(at[wrong])
+            for want, follows, each in zip(wanted, implied[:, at], followers, strict=True):
+                other, _, span = parts[each.dependent]
+                open = ours & with_value[each.dependent] & (want < 0) & (follows >= 0)
+                open[open] = other.places(rows[open, span]) != follows[open]
+                rows[open, span] = other.at_places(follows[open])
+        return rows
 
     def settle(self, rows: Tensor, generator: np.random.Generator) -> Tensor:
         """Decodes coordinates and encodes the rows again, which rounds bits and steps.
@@ -305,7 +354,13 @@ class TableCodec(Settings):
 
     def describe(self) -> pd.DataFrame:
         """Describes each column: name, kind, dtype, share of gaps, values, count of coordinates."""
-        return pd.DataFrame([column.describe() for column in self.columns])
+        described = [column.describe() for column in self.columns]
+        for each in self.dependencies:
+            name = self.columns[each.determinant].name
+            described[each.dependent]["values"] = (
+                f"{described[each.dependent]['values']}; follows {name}"
+            )
+        return pd.DataFrame(described)
 
     def to_dict(self) -> dict[str, object]:
         """Returns the codec as a dictionary of JSON values."""
@@ -377,48 +432,6 @@ class TableCodec(Settings):
         for name in known:
             if name not in given and not some:
                 raise DataError(f"column '{name}' of the rows trained on is missing; add it")
-
-
-def arranged(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Column, ...]:
-    """Orders categories so that neighbours occur together with similar other cells.
-
-    Reciprocal averaging (Hill 1973): a row's score is the sum of its cells' scores, a category's
-    score is the mean score of its rows, and a number's score is its normal score times its
-    correlation with the row scores. Repetition amplifies the strongest dependence of columns.
-
-    Args:
-        columns: The columns.
-        frame: Rows trained on, of which at most 20,000 are used.
-    """
-    random = np.random.default_rng(0)
-    rows = np.sort(random.choice(len(frame), min(len(frame), _LOOK), replace=False))
-    cells = [column.scores(frame.iloc[rows, place]) for place, column in enumerate(columns)]
-    if sum(part is not None for part in cells) < 2 or all(c.order_is_given for c in columns):
-        return columns
-    row_scores = random.standard_normal(len(rows))
-    for _ in range(_ROUNDS):
-        total = np.zeros(len(rows))
-        for part in cells:
-            if part is None:
-                continue
-            known = part >= 0 if part.dtype.kind == "i" else np.isfinite(part)
-            if part.dtype.kind == "i":
-                counts = np.bincount(part[known])
-                means = np.bincount(part[known], row_scores[known]) / np.maximum(counts, 1)
-                total[known] += means[part[known]]
-            else:
-                total[known] += part[known] * (part[known] * row_scores[known]).mean()
-        total -= total.mean()
-        row_scores = total / max(total.std(), 1e-12)
-    done = []
-    for column, part in zip(columns, cells, strict=True):
-        if part is not None and not column.order_is_given:
-            known = part >= 0
-            counts = np.bincount(part[known], minlength=len(column.categories))
-            sums = np.bincount(part[known], row_scores[known], minlength=len(column.categories))
-            column = column.in_order(np.argsort(sums / np.maximum(counts, 1), kind="stable"))
-        done.append(column)
-    return tuple(done)
 
 
 def require_frame(frame: pd.DataFrame) -> None:

@@ -3,8 +3,8 @@
 A cell is in one of the states value, missing and zero, if its column has them. A value is
 
 * one of two categories, -1 or +1;
-* a level l of K (ordered categories, or numbers with few distinct values), spread evenly over the
-  step above it: l + U(0, 1);
+* a level l of K (ordered categories, numbers with few distinct values, or numbers that many rows
+  share and that lie on no narrow lattice), spread evenly over the step above it: l + U(0, 1);
 * a number on a lattice, v = (origin + step k) / per with whole k (whole numbers, decimals, and
   dates at their resolution), spread over the step as well: k + U(0, 1);
 * or a number as it is.
@@ -65,6 +65,8 @@ OTHER = "other"
 MOST_CATEGORIES = 10_000
 _FEW = 32  # distinct numbers, at most, that are levels ...
 _ROWS_A_LEVEL = 10  # ... if each has this many rows on average
+_MOST_LEVELS = 1_000  # scattered numbers, which are levels, too: ...
+_STEPS_A_LEVEL = 10  # ... if each has this many steps of their lattice on average
 _FEWEST_UNIQUE = 20  # fewest rows of an identifier
 _MOSTLY = 0.5
 _FLOAT32_PRINTED = 10**9  # a printed float32 has nine digits; its steps mean nothing
@@ -180,21 +182,40 @@ class Column(Settings):
         }
         return type(self)(**(dict(self) | ordered))
 
+    def codes(self, series: pd.Series) -> np.ndarray:
+        """Returns the places of values among the categories, shape (n,); -1 without a value."""
+        values, missing = self.read(series)
+        rows = np.flatnonzero(~(missing | ((values == 0) & bool(self.zero))))
+        codes = np.full(len(values), -1)
+        codes[rows] = self._places(values[rows], rows)
+        return codes
+
     def scores(self, series: pd.Series) -> np.ndarray | None:
-        """Returns indices of categories, -1 if there is none, or about normal numbers, or NaN."""
+        """Returns places of categories, -1 if there is none, or about normal numbers, or NaN."""
         if self._map is None:
             return None
+        if self.is_discrete:
+            return self.codes(series)
         values, missing = self.read(series)
         rows = np.flatnonzero(~missing)
-        if self.is_discrete:
-            codes = np.full(len(values), -1)
-            if self.zero:
-                rows = rows[values[rows] != 0]
-            codes[rows] = self._places(values[rows], rows)
-            return codes
         numbers = np.full(len(values), np.nan)
         numbers[rows] = self._map.forward(self._numbers(values[rows], rows, None))
         return numbers
+
+    def places(self, cells: np.ndarray) -> np.ndarray:
+        """Decodes coordinates with shape (n, width) into places among the categories, (n,)."""
+        assert self._map is not None
+        x = self._map.inverse(
+            cells if isinstance(self._map, Codebook) else cells[:, 0].astype(np.float64)
+        )
+        return np.clip(np.floor(x), 0, len(self.categories) - 1).astype(np.int64)
+
+    def at_places(self, places: np.ndarray) -> np.ndarray:
+        """Returns coordinates, shape (n, width), of categories by their places."""
+        assert self._map is not None
+        if isinstance(self._map, Codebook):
+            return self._map.forward(places)
+        return self._map.forward(places + 0.5)[:, None]
 
     # Reading.
 
@@ -373,14 +394,10 @@ class Column(Settings):
 
     def _values(self, cells: np.ndarray) -> np.ndarray:
         """Decodes coordinates of shape (n, width) into values."""
-        if isinstance(self._map, Codebook):
-            x = self._map.inverse(cells)
-        else:
-            assert self._map is not None
-            x = self._map.inverse(cells[:, 0].astype(np.float64))
         if self.categories:
-            last = len(self.categories) - 1
-            return self._known[np.clip(np.floor(x), 0, last).astype(np.int64)]
+            return self._known[self.places(cells)]
+        assert self._map is not None
+        x = self._map.inverse(cells[:, 0].astype(np.float64))
         if self.lattice is not None:
             return self.lattice.values(x, self.storage.value_dtype)
         assert self.low is not None
@@ -536,17 +553,20 @@ class Column(Settings):
             parts["zero"] = _share(zero)
             present = present[~zero]
         distinct, counts = np.unique(present, return_counts=True)
-        few = len(distinct) <= min(_FEW, max(2, len(present) / _ROWS_A_LEVEL))
-        if levels and few and self.kind != "datetime":
+        lattice = None
+        if levels or present.dtype.kind != "f":
+            smallest, largest = self.storage.limits
+            lattice = Lattice.of(present, (int(smallest), int(largest)))
+        if levels and self.kind != "datetime" and _are_levels(counts, lattice):
+            if len(distinct) > _FEW:  # rare numbers, which may tell who it is, take the next lower
+                shared = counts >= SHARING
+                counts = np.add.reduceat(counts, np.flatnonzero(shared))
+                distinct = distinct[shared]
             shares = counts / counts.sum()
             return parts | {
                 "categories": tuple(self.storage.scalars(distinct)),
                 "frequencies": tuple(_digits(share) for share in shares),
             }
-        lattice = None
-        if levels or present.dtype.kind != "f":
-            smallest, largest = self.storage.limits
-            lattice = Lattice.of(present, (int(smallest), int(largest)))
         where = str(self.name)
         if lattice is not None:
             x = np.sort(np.floor(lattice.steps(present)))
@@ -574,6 +594,16 @@ class Column(Settings):
             "closed": closed,
             "transform": transform,
         }
+
+
+def _are_levels(counts: np.ndarray, lattice: Lattice | None) -> bool:
+    """Tells whether sorted distinct numbers with these counts are levels."""
+    if len(counts) > counts.sum() / _ROWS_A_LEVEL:
+        return len(counts) <= 2
+    if len(counts) <= _FEW:
+        return True
+    scattered = lattice is None or len(counts) * _STEPS_A_LEVEL <= lattice.last
+    return scattered and len(counts) <= _MOST_LEVELS and counts[[0, -1]].min() >= SHARING
 
 
 def _outward(bound: float, span: float, rounding: Callable[[Decimal], int]) -> float:

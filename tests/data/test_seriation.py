@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kan_diffusion.data.codec import TableCodec
+
+
+def _categories(frame: pd.DataFrame, name: str) -> list[str]:
+    return list(TableCodec.fit(frame).column(name).categories)
+
+
+def _people(num: int = 3000, seed: int = 0) -> pd.DataFrame:
+    """Cities imply regions; two numbers and a job depend more strongly on each other."""
+    rng = np.random.default_rng(seed)
+    age = rng.normal(size=num)
+    city = rng.choice(24, num, p=np.arange(24, 0, -1) / 300)
+    names = np.array([f"{place:02}" for place in rng.permutation(24)])
+    return pd.DataFrame(
+        {
+            "age": age,
+            "income": age + 0.2 * rng.normal(size=num),
+            "job": np.array(["apprentice", "worker", "chief"])[np.digitize(age, [-0.5, 0.5])],
+            "region": np.array(list("hcafbged"))[city // 3],
+            "city": names[city],
+        }
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cities_are_sorted_by_region_and_regions_as_their_cities(seed: int) -> None:
+    frame = _people(seed=seed)
+    region_of = dict(zip(frame["city"], frame["region"], strict=True))
+    regions = [region_of[city] for city in _categories(frame, "city")]
+    assert [region for region, _ in groupby(regions)] == _categories(frame, "region")
+    assert _categories(frame, "job") in (
+        ["apprentice", "worker", "chief"],
+        ["chief", "worker", "apprentice"],
+    )
+
+
+def test_more_categories_than_are_clustered_are_sorted_too() -> None:
+    rng = np.random.default_rng(0)
+    street = np.repeat(np.arange(1500), 8)
+    number = rng.normal(street // 100, 0.1)
+    frame = pd.DataFrame({"street": [f"s{name}" for name in street * 7 % 1501], "number": number})
+    found = _categories(frame, "street")
+    means = frame.groupby("street")["number"].mean()[found].round()
+    assert sorted(found) == sorted(set(frame["street"]))
+    assert len(list(groupby(means))) == 15
+
+
+def test_categories_that_depend_on_nothing_are_all_kept() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"one": rng.choice(list("abcdef"), 40), "x": rng.normal(size=40)})
+    assert sorted(_categories(frame, "one")) == sorted(set(frame["one"]))
