@@ -117,7 +117,8 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
         num_classes: Number of class labels, 0 for an unconditional model.
         learned_inputs: Whether the features of points and timestep are learned.
         num_input_frequencies: Number of frequencies of each coordinate, and of the timestep if its
-            features are learned; None for at most three, with about twenty features.
+            features are learned; None for at most three, with about twenty features, and at
+            least one of learned features if there are blocks.
         num_time_frequencies: Number of frequencies of fixed features of the timestep.
         input_grid_size: Number of intervals of the grids of learned features.
         learned_functions: Whether the layers' functions are learned.
@@ -160,7 +161,11 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
     ) -> None:
         super().__init__()
         if num_input_frequencies is None:
-            num_input_frequencies = _frequencies(data_dim)
+            # With one function alone, an input of two values loses which of them it is, as the
+            # function that takes the noise off it is the same near both.
+            num_input_frequencies = max(
+                _frequencies(data_dim), int(learned_inputs and bool(blocks))
+            )
         if not hidden:
             raise KanDiffusionError(
                 "a gated denoiser needs at least one hidden layer; give hidden one width or more"
