@@ -140,3 +140,27 @@ def test_far_away_it_is_what_it_is_at_the_end_of_its_grid(settings: dict[str, ob
     torch.testing.assert_close(denoiser(far, 7).sample, expected)
     inside = denoiser(3.9 * far.sign(), 7).sample
     assert not torch.allclose(inside, expected)
+
+
+@pytest.mark.parametrize(
+    ("dim", "settings", "functions"),
+    [
+        (2, {}, 7),
+        (20, {}, 1),
+        (20, {"blocks": (1,) * 20}, 3),  # a value's sign and its noise take two functions
+        (2, {"blocks": (1, 1)}, 7),
+        (20, {"blocks": (1,) * 20, "num_input_frequencies": 0}, 1),
+    ],
+    ids=str,
+)
+def test_inputs_have_waves_where_there_is_room_or_they_are_told(
+    dim: int, settings: dict[str, object], functions: int
+) -> None:
+    denoiser = GatedDenoiser(dim, hidden=(4,), num_train_timesteps=T, **settings)
+    assert denoiser.network.first.functions == functions
+
+
+def test_fixed_features_of_many_inputs_are_the_inputs_whether_they_are_told_or_not() -> None:
+    shape = {"hidden": (4,), "num_train_timesteps": T, "num_time_frequencies": 1, **FIXED}
+    told, untold = (GatedDenoiser(20, **shape, **extra) for extra in ({"blocks": (1,) * 20}, {}))
+    assert told.network.first.in_features == untold.network.first.in_features
