@@ -5,10 +5,10 @@ one column, the determinant, each occur with a single one of another, the depend
 learns this only nearly, so rows that are drawn are made to obey it: the dependent cell follows from
 the determinant; where it is told, the determinant takes the nearest category that agrees with it.
 
-Whole rows that agree by chance are no evidence. Of n rows, those beyond the first of each category
-of the determinant could contradict; with shares p of the dependent's categories, each of them would
-do so with a probability of 1 - sum(p^2) if the columns were independent. A dependency is one only
-if at least 20 contradictions were to be expected and there are none.
+Few rows can agree by chance. Of n rows, those beyond the first of each category of the determinant
+could contradict; with shares p of the dependent's categories, each of them would do so with a
+probability of 1 - sum(p^2) if the columns were independent. A dependency is accepted if no row
+contradicts it, although at least 20 would then be expected to.
 """
 
 from __future__ import annotations

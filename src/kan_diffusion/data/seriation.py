@@ -38,7 +38,7 @@ __all__ = ["arranged"]
 _LOOK = 20_000  # rows
 _AXES = 16
 _ROUNDS = 20
-_DETOUR = 1.1
+_DETOUR = 1.1  # longest way through the common order, in ways through the column's own
 _MOST = 1_000  # categories that are clustered; each other one is laid beside the nearest of them
 
 
