@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import refused
-from kan_diffusion import DiffusionEstimator
+from kan_diffusion import DiffusionEstimator, table_pipeline
 from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.dependencies import nearest_agreeing
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.table_pipeline import TableDiffusionPipeline
 
 
 def _places(num: int = 600) -> pd.DataFrame:
@@ -97,6 +98,24 @@ def test_rows_obey_whatever_is_told(
         assert (rows[name] == cell).all()
     if not conditions:
         assert rows["region"].isna().any()
+
+
+def test_categories_are_drawn_as_the_model_draws_them_where_they_agree(
+    model: DiffusionEstimator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # This model has learned next to nothing, so that few of its rows agree.
+    monkeypatch.setattr(table_pipeline, "_TRIES", 200)
+    told = {"region": "south"}
+    own = model.pipeline_
+    free = TableDiffusionPipeline(
+        own.denoiser, own.scheduler, own.codec.model_copy(update={"dependencies": ()}), own.process
+    )
+    rows = free.draw(20_000, conditions=told, generator=torch.Generator().manual_seed(0))
+    agreeing = rows[rows["city"].isin(["city 2", "city 6", "city 10"])]
+    assert 600 < len(agreeing) < 10_000
+    shares = agreeing["city"].value_counts(normalize=True)
+    found = model.sample(2000, conditions=told, random_state=1)["city"].value_counts(normalize=True)
+    assert (found - shares).abs().max() < 0.08
 
 
 def test_rows_that_contradict_are_kept_as_told(

@@ -277,28 +277,68 @@ class TableCodec(Settings):
         frame.columns = pd.Index([column.name for column in self.columns])
         return frame
 
+    def contradicts(self, rows: Tensor, told: Tensor) -> Tensor:
+        """Tells which rows have a category that does not imply what is told, and could.
+
+        Decoding gives them the nearest category that does; rows that are drawn anew follow the
+        model instead.
+
+        Args:
+            rows: Shape (n, d), finite.
+            told: Which coordinates were given, shape (n, d).
+
+        Returns:
+            Shape (n,).
+        """
+        coordinates, given = rows.detach().cpu().numpy(), told.cpu().numpy()
+        found = np.zeros(len(coordinates), dtype=bool)
+        for determinant in self._determinants():
+            at, implied, wanted, wrong = self._implied(determinant, coordinates, given)
+            # Where no category agrees, drawing anew is of no use.
+            found[wrong] |= nearest_agreeing(at[wrong], implied, wanted[:, wrong]) != at[wrong]
+        return torch.from_numpy(found)
+
+    def _determinants(self) -> list[int]:
+        return list(dict.fromkeys(each.determinant for each in self.dependencies))
+
+    def _implied(
+        self, determinant: int, rows: np.ndarray, told: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Compares what a determinant implies with what is told of its m dependents.
+
+        Returns:
+            The determinant's category in each row, (n,); what its categories imply, (m, K); what is
+            told of the dependents, (m, n), or -1; and whether that contradicts a category that is
+            not told itself, (n,).
+        """
+        parts = list(self._parts())
+        column, states, cells = parts[determinant]
+        at = column.places(rows[:, cells])
+        followers = [each for each in self.dependencies if each.determinant == determinant]
+        implied = np.array([each.places for each in followers])
+        wanted = np.full((len(followers), len(rows)), -1)
+        for want, each in zip(wanted, followers, strict=True):
+            other, own_states, span = parts[each.dependent]
+            known = told[:, span].all(axis=1) & (rows[:, own_states] <= 0).all(axis=1)
+            want[known] = other.places(rows[known, span])
+        free = (rows[:, states] <= 0).all(axis=1) & ~told[:, cells].all(axis=1)
+        wrong = free & ((wanted >= 0) & (implied[:, at] != wanted)).any(axis=0)
+        return at, implied, wanted, wrong
+
     def _obeying(self, coordinates: np.ndarray, told: np.ndarray) -> np.ndarray:
         """Returns coordinates (n, d) that obey all dependencies, those told unchanged."""
         rows, parts = coordinates.copy(), list(self._parts())
-        with_value = [(rows[:, states] <= 0).all(axis=1) for _, states, _ in parts]
-        for determinant in dict.fromkeys(each.determinant for each in self.dependencies):
-            followers = [each for each in self.dependencies if each.determinant == determinant]
-            column, _, cells = parts[determinant]
-            implied = np.array([each.places for each in followers])
-            at = column.places(rows[:, cells])
-            ours = with_value[determinant]
-            wanted = np.full((len(followers), len(rows)), -1)
-            for want, each in zip(wanted, followers, strict=True):
-                other, _, span = parts[each.dependent]
-                known = with_value[each.dependent] & told[:, span].all(axis=1)
-                want[known] = other.places(rows[known, span])
-            wrong = ours & ~told[:, cells].all(axis=1)
-            wrong &= ((wanted >= 0) & (implied[:, at] != wanted)).any(axis=0)
+        for determinant in self._determinants():
+            column, states, cells = parts[determinant]
+            at, implied, wanted, wrong = self._implied(determinant, rows, told)
             at[wrong] = nearest_agreeing(at[wrong], implied, wanted[:, wrong])
             rows[wrong, cells] = column.at_places(at[wrong])
+            has_value = (rows[:, states] <= 0).all(axis=1)
+            followers = (each for each in self.dependencies if each.determinant == determinant)
             for want, follows, each in zip(wanted, implied[:, at], followers, strict=True):
-                other, _, span = parts[each.dependent]
-                open = ours & with_value[each.dependent] & (want < 0) & (follows >= 0)
+                other, own_states, span = parts[each.dependent]
+                open = has_value & (want < 0) & (follows >= 0)
+                open &= (rows[:, own_states] <= 0).all(axis=1)
                 open[open] = other.places(rows[open, span]) != follows[open]
                 rows[open, span] = other.at_places(follows[open])
         return rows
