@@ -54,8 +54,7 @@ _MOST_DRAWN_FOR_ONE = 64
 _NEAR = 0.5  # coordinates of about N(0, 1)
 _LOOK = 4096
 _DOUBTED = 8
-_TRIES = 8
-"""Times that rows are drawn anew whose category does not imply what is told of another."""
+_TRIES = 8  # times that rows are drawn anew whose category does not imply what is told
 
 
 class TableDiffusionPipeline(PointDiffusionPipeline):
@@ -177,21 +176,22 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         random: np.random.Generator,
     ) -> pd.DataFrame:
         """Draws a row for each row of told cells; in the columns ``gaps``, gaps are told."""
-        observed = self.codec.observe(told, random, gaps) if len(told.columns) else None
 
-        def drawn(given: torch.Tensor | None, num: int) -> torch.Tensor:
+        def drawn(observed: torch.Tensor | None, num: int) -> torch.Tensor:
             return self(
-                num, steps, observed=given, generator=generator, batch_size=_AT_ONCE
+                num, steps, observed=observed, generator=generator, batch_size=_AT_ONCE
             ).samples.cpu()
 
+        if not len(told.columns):
+            return self.codec.decode(drawn(None, len(told)), random)
+        observed = self.codec.observe(told, random, gaps)
+        kept = ~observed.isnan()
         rows = drawn(observed, len(told))
-        kept = None if observed is None else ~observed.isnan()
-        if observed is not None and kept is not None and self.codec.dependencies:
-            for _ in range(_TRIES):  # decoding then moves the few that are left
-                wrong = self.codec.contradicts(rows, kept)
-                if not bool(wrong.any()):
-                    break
-                rows[wrong] = drawn(observed[wrong], int(wrong.sum()))
+        for _ in range(_TRIES):  # decoding then moves the few that are left
+            wrong = self.codec.contradicts(rows, kept)
+            if not bool(wrong.any()):
+                break
+            rows[wrong] = drawn(observed[wrong], int(wrong.sum()))
         frame = self.codec.decode(rows, random, kept)
         for name in told.columns:
             if name not in gaps:

@@ -88,12 +88,14 @@ class TableCodec(Settings):
         determinants = {each.determinant for each in self.dependencies}
         dependents = [each.dependent for each in self.dependencies]
         if determinants & set(dependents) or len(set(dependents)) < len(dependents):
-            raise DataError("a column follows from two others, or from one that follows itself")
+            raise DataError("a column follows from two others, or from one that itself follows")
         counts = dict(enumerate(len(column.categories) for column in self.columns))
         for each in self.dependencies:
             known, others = counts.get(each.dependent, 0), counts.get(each.determinant, 0)
             if min(known, others) < 2 or len(each.places) != others or max(each.places) >= known:
-                raise DataError(f"dependency of column {each.dependent} has other categories")
+                raise DataError(
+                    f"the dependency of column number {each.dependent} does not fit the categories"
+                )
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -301,6 +303,9 @@ class TableCodec(Settings):
     def _determinants(self) -> list[int]:
         return list(dict.fromkeys(each.determinant for each in self.dependencies))
 
+    def _followers(self, determinant: int) -> list[Dependency]:
+        return [each for each in self.dependencies if each.determinant == determinant]
+
     def _implied(
         self, determinant: int, rows: np.ndarray, told: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -314,7 +319,7 @@ class TableCodec(Settings):
         parts = list(self._parts())
         column, states, cells = parts[determinant]
         at = column.places(rows[:, cells])
-        followers = [each for each in self.dependencies if each.determinant == determinant]
+        followers = self._followers(determinant)
         implied = np.array([each.places for each in followers])
         wanted = np.full((len(followers), len(rows)), -1)
         for want, each in zip(wanted, followers, strict=True):
@@ -334,13 +339,13 @@ class TableCodec(Settings):
             at[wrong] = nearest_agreeing(at[wrong], implied, wanted[:, wrong])
             rows[wrong, cells] = column.at_places(at[wrong])
             has_value = (rows[:, states] <= 0).all(axis=1)
-            followers = (each for each in self.dependencies if each.determinant == determinant)
+            followers = self._followers(determinant)
             for want, follows, each in zip(wanted, implied[:, at], followers, strict=True):
                 other, own_states, span = parts[each.dependent]
-                open = has_value & (want < 0) & (follows >= 0)
-                open &= (rows[:, own_states] <= 0).all(axis=1)
-                open[open] = other.places(rows[open, span]) != follows[open]
-                rows[open, span] = other.at_places(follows[open])
+                bound = has_value & (want < 0) & (follows >= 0)
+                bound &= (rows[:, own_states] <= 0).all(axis=1)
+                bound &= other.places(rows[:, span]) != follows
+                rows[bound, span] = other.at_places(follows[bound])
         return rows
 
     def settle(self, rows: Tensor, generator: np.random.Generator) -> Tensor:

@@ -183,7 +183,11 @@ class Column(Settings):
         return type(self)(**(dict(self) | ordered))
 
     def codes(self, series: pd.Series) -> np.ndarray:
-        """Returns the places of values among the categories, shape (n,); -1 without a value."""
+        """Returns the places of values among the categories, shape (n,); -1 without a value.
+
+        Raises:
+            DataError: A cell does not fit this column.
+        """
         values, missing = self.read(series)
         rows = np.flatnonzero(~(missing | ((values == 0) & bool(self.zero))))
         codes = np.full(len(values), -1)
@@ -558,7 +562,7 @@ class Column(Settings):
             smallest, largest = self.storage.limits
             lattice = Lattice.of(present, (int(smallest), int(largest)))
         if levels and self.kind != "datetime" and _are_levels(counts, lattice):
-            if len(distinct) > _FEW:  # rare numbers, which may tell who it is, take the next lower
+            if len(distinct) > _FEW:  # a rare number, which may tell whose it is, is the next lower
                 shared = counts >= SHARING
                 counts = np.add.reduceat(counts, np.flatnonzero(shared))
                 distinct = distinct[shared]

@@ -161,8 +161,8 @@ class GatedDenoiser(PointDenoiser, SavedGrids):
     ) -> None:
         super().__init__()
         if num_input_frequencies is None:
-            # With one function alone, an input of two values loses which of them it is, as the
-            # function that takes the noise off it is the same near both.
+            # Alone, the function of an input of two values learns what takes the noise off it,
+            # which is zero at both values, and loses which of them it is.
             num_input_frequencies = max(
                 _frequencies(data_dim), int(learned_inputs and bool(blocks))
             )
