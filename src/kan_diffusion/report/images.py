@@ -16,9 +16,13 @@ from typing import Literal
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import BboxBase
 from PIL import Image, ImageOps
 
 from kan_diffusion.report.style import report_style
@@ -103,11 +107,24 @@ def saved_svg(
     file = io.BytesIO()
     # The salt makes the ids inside the SVG the same in every process.
     with rc_context({"svg.hashsalt": "kan-diffusion", "svg.fonttype": text}):
+        figure.dpi = _POINTS
+        renderer = RendererSVG(*figure.bbox.size, io.StringIO())
         figure.savefig(
-            file, format="svg", dpi=144, bbox_inches="tight", pad_inches=padding,
-            transparent=transparent, metadata={"Date": None},
+            file, format="svg", dpi=144, bbox_inches=_bounds(figure, renderer, padding),
+            pad_inches=padding, transparent=transparent, metadata={"Date": None},
         )  # fmt: skip
     return file.getvalue()
+
+
+def _bounds(figure: Figure, renderer: RendererBase, padding: float) -> BboxBase | str:
+    """Finds the part of a figure that is drawn, in inches.
+
+    Where nothing has to be laid out this is ``"tight"``, for which Matplotlib draws everything
+    twice.
+    """
+    if figure.get_layout_engine() is not None:
+        return "tight"
+    return figure.get_tightbbox(renderer).padded(padding)
 
 
 def contact_sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
@@ -212,11 +229,12 @@ def _address(content: bytes, kind: str) -> str:
 
 def _pixels(figure: Figure, dpi: int) -> Image.Image:
     file = io.BytesIO()
-    uncompressed = {"compress_level": 0}  # read again at once
     with report_style():
-        figure.savefig(
-            file, format="png", dpi=dpi, bbox_inches="tight", pad_inches=_PADDING,
-            pil_kwargs=uncompressed,
+        figure.dpi = dpi
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.savefig(  # as plain bytes, since it is read again at once
+            file, format="tiff", dpi=dpi, bbox_inches=_bounds(figure, renderer, _PADDING),
+            pad_inches=_PADDING,
         )  # fmt: skip
     return Image.open(file).convert("RGB")
 
