@@ -212,9 +212,10 @@ def _panel(contents: ReportContents, setting: Setting, measure: str) -> _Panel:
         real = float(results.of_setting(setting.label)[f"{measure}_real"].mean())
     title = title[:1].upper() + title[1:]
     values = results.values(setting.label, measure)
-    comparisons = compare(results, setting, measure)
     if measure == results.judged(setting.label):
         comparisons = list(contents.decision.of_setting(setting.label).values())
+    else:
+        comparisons = compare(results, setting, measure)
     if not comparisons:
         rows = {str(name): _alone(values[name]) for name in values}
         log = measure in _RATIOS and not (values <= 0).any(axis=None)

@@ -235,10 +235,15 @@ class _Field:
         """Returns the best model of a kind, or the one with the most seeds if none has half."""
         return self.best(kind) or str(self.values[self.of_kind(kind)].count().idxmax())
 
-    def difference(self, model: str, baseline: str, measure: str | None = None) -> Comparison:
-        """Compares two models, without correction: ``p_holm`` is ``p_value``."""
-        measure = measure or self.measure
-        common = self.results.values(self.setting.label, measure)[[model, baseline]].dropna()
+    def difference(
+        self, model: str, baseline: str, other: tuple[str, pd.DataFrame] | None = None
+    ) -> Comparison:
+        """Compares two models in the judged measure, or in another one with its values.
+
+        Nothing is corrected: ``p_holm`` is ``p_value``.
+        """
+        measure, values = other or (self.measure, self.values)
+        common = values[[model, baseline]].dropna()
         differences = (common[model] - common[baseline]).tolist()
         p_value = paired_permutation_p(differences)
         metric = self.results.metrics.get(measure)
@@ -295,8 +300,9 @@ def compare(
     baseline = baseline or context.best("mlp")
     if baseline is None:
         return []
-    others = (name for name in context.models if name != baseline)
-    return [context.difference(name, baseline, measure) for name in others]
+    other = (measure, results.values(setting.label, measure)) if measure else None
+    names = (name for name in context.models if name != baseline)
+    return [context.difference(name, baseline, other) for name in names]
 
 
 def decide(results: Results) -> Decision:
@@ -373,7 +379,8 @@ def _verdict(field: _Field, comparisons: Sequence[Comparison]) -> Verdict:
         known = {(c.setting, c.model, c.baseline): c for c in comparisons}
         difference = known.get(pair) or field.difference(*pair[1:])
     elif len(means) > 1:
-        difference = field.difference(*list(means)[:2])
+        first, second, *_ = means
+        difference = field.difference(first, second)
     if difference and lacking:
         difference = replace(difference, p_value=math.nan, p_holm=math.nan)
     return Verdict(
