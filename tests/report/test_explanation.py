@@ -368,9 +368,9 @@ def test_formulas_are_pictures_or_text_with_their_source(text, page):
 def test_each_figure_is_drawn_as_svg_once(tmp_path, monkeypatch):
     drawn = []
 
-    def counted(figure):
+    def counted(figure, *file):
         drawn.append(figure)
-        return figure_svg(figure)
+        return figure_svg(figure, *file)
 
     monkeypatch.setattr(page_module, "figure_svg", counted)
     monkeypatch.setattr(images, "figure_svg", counted)

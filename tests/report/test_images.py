@@ -83,8 +83,21 @@ def test_an_svg_that_many_clouds_make_too_large_is_not_drawn(
     assert size > 16_000
     assert embedded(figure, size + 1).address.startswith("data:image/svg")
     pixels = embedded(figure, largest_svg=0)
-    monkeypatch.setattr(images, "figure_svg", lambda _: pytest.fail("it was drawn in vain"))
+    monkeypatch.setattr(images, "figure_svg", lambda *_: pytest.fail("it was drawn in vain"))
     assert embedded(figure, largest_svg=16_000) == pixels
+
+
+def test_an_svg_that_lines_make_too_large_is_given_up_and_leaves_the_figure_as_it_was() -> None:
+    figure = Figure(figsize=(4, 2))
+    for axes in figure.subplots(1, 2):
+        axes.plot(np.random.default_rng(0).normal(size=100))
+        axes.scatter(*np.ones((2, 9)), rasterized=True)  # with a sharpness of its own
+    svg = figure_svg(figure)
+    pixels = embedded(figure, largest_svg=0)
+    for size in np.linspace(500, len(svg), 6).astype(int):
+        assert embedded(figure, size) == pixels
+    assert embedded(figure, len(svg) + 1).address.startswith("data:image/svg")
+    assert figure_svg(figure) == svg
 
 
 def test_a_figure_is_drawn_again_for_telephones_where_it_cannot_be_read_there() -> None:

@@ -11,8 +11,9 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from matplotlib import rc_context
@@ -26,6 +27,9 @@ from matplotlib.transforms import BboxBase
 from PIL import Image, ImageOps
 
 from kan_diffusion.report.style import report_style
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = [
     "LARGEST_WEBP",
@@ -90,21 +94,44 @@ def figure_png(figure: Figure, dpi: int = _DPI) -> bytes:
     return _encoded(_pixels(figure, dpi).quantize(256, dither=Image.Dither.NONE), "PNG")
 
 
-def figure_svg(figure: Figure) -> bytes:
+def figure_svg(figure: Figure, file: io.BytesIO | None = None) -> bytes:
     """Draws a figure as SVG, in which text stays text.
 
     Args:
         figure: The figure. The same figure gives the same bytes.
+        file: The file to draw into; a new one when None.
     """
     with report_style():
-        return saved_svg(figure, "none", _PADDING)
+        return saved_svg(figure, "none", _PADDING, file=file)
+
+
+class _FullError(Exception):
+    """A file has become too large."""
+
+
+class _SmallFile(io.BytesIO):
+    """A file that has to stay smaller than ``size`` bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def write(self, content: ReadableBuffer) -> int:
+        written = super().write(content)
+        if self.tell() >= self._size:
+            raise _FullError
+        return written
 
 
 def saved_svg(
-    figure: Figure, text: Literal["none", "path"], padding: float, transparent: bool = False
+    figure: Figure,
+    text: Literal["none", "path"],
+    padding: float,
+    transparent: bool = False,
+    file: io.BytesIO | None = None,
 ) -> bytes:
     """Writes a figure as SVG: its text as text (``"none"``) or as outlines (``"path"``)."""
-    file = io.BytesIO()
+    file = file or io.BytesIO()
     # The salt makes the ids inside the SVG the same in every process.
     with rc_context({"svg.hashsalt": "kan-diffusion", "svg.fonttype": text}):
         figure.dpi = _POINTS
@@ -175,7 +202,8 @@ def embedded(
 
 def _embedded(figure: Figure, largest_svg: int, dpi: int, svg: bytes | None = None) -> Picture:
     if svg is None and _least_svg(figure) < largest_svg:
-        svg = figure_svg(figure)
+        with suppress(_FullError):  # then the rest need not be drawn
+            svg = figure_svg(figure, _SmallFile(largest_svg))
     if svg is not None and len(svg) < largest_svg:
         picture = embedded_svg(svg)
         return replace(picture, least=_least_width(figure, picture.width))
