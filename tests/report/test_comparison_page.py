@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from html_page import Page, write_quickly
+from html_page import Page, leave_files_empty, write_quickly
 from kan_diffusion.report import ReportContents, write_report
 from kan_diffusion.study.results.rows import Results, Setting
 from kan_diffusion.study.results.wording import overall, say
@@ -336,7 +336,8 @@ def test_models_of_unequal_size_have_no_verdict():
     assert say(verdict).endswith("Only models of equal size are compared: KAN and MLP.")
 
 
-def test_fifteen_families_on_one_data_set_make_a_small_page(tmp_path):
+def test_fifteen_families_on_one_data_set_make_a_small_page(tmp_path, monkeypatch):
+    leave_files_empty(monkeypatch)
     many = make_contents(
         ("swiss roll",), None, 4, count=1_000, budgets=BUDGETS[:1], families=True, failed=False
     )

@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from matplotlib.quiver import Quiver
 
-from html_page import Page
+from html_page import Page, leave_files_empty
 from kan_diffusion.report import images
 from kan_diffusion.report.explanation import (
     contributions_figure,
@@ -366,6 +366,7 @@ def test_formulas_are_pictures_or_text_with_their_source(text, page):
 
 
 def test_each_figure_is_drawn_as_svg_once(tmp_path, monkeypatch):
+    leave_files_empty(monkeypatch)
     drawn = []
 
     def counted(figure, *file):
@@ -385,7 +386,8 @@ def test_an_oracle_is_called_exact_only_where_it_is(exact, tmp_path):
     assert ("exact oracle" in text, "estimated oracle" in text) == (exact, not exact)
 
 
-def test_a_large_network_makes_a_page_of_less_than_three_megabytes(tmp_path):
+def test_a_large_network_makes_a_page_of_less_than_three_megabytes(tmp_path, monkeypatch):
+    leave_files_empty(monkeypatch)
     view = make_view((10, 16, 16, 2), time_inputs=8, points=61)
     made = make_explanation(network=view, simplified=view, readable=None, edges=(), samples={})
     page = write_explanation(made, tmp_path)

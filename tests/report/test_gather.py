@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from command_line import SMALL
-from html_page import Page
+from html_page import Page, leave_files_empty
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.processes import get_process
@@ -71,7 +71,10 @@ def one_trial(tiny_folder: Path, tmp_path: Path) -> StudyResults:
     return load_study(Path(shutil.copytree(tiny_folder, tmp_path / "tiny")))
 
 
-def test_report_holds_every_picture_of_the_notebook(notebook_study: StudyResults) -> None:
+def test_report_holds_every_picture_of_the_notebook(
+    notebook_study: StudyResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_files_empty(monkeypatch)
     contents = report_contents(notebook_study, "kan-diffusion compare notebook")
     page = write_report(contents, notebook_study.folder)
     models = ["KAN 32-32-32", "MLP 32-32-32", "KAN 32"]

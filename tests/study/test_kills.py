@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from command_line import call_command, call_quietly
+from command_line import call_quietly
 from commands import context
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.trial import run_trial
 from kan_diffusion.study.tuning import tune
-from kills import WAIT, drive, explain, run_until, run_until_kept
+from kills import WAIT, drive, explain, report, run_until, run_until_kept
 from one_by_one import OneByOne
 from tiny import tiny_study, trial_content
 
@@ -83,13 +83,13 @@ def test_a_trial_interrupted_after_a_checkpoint_ends_the_same(
 
 def test_a_report_that_is_killed_leaves_the_old_page(tmp_path: Path, undisturbed: Path) -> None:
     RUN(_trial(), tmp_path)
-    assert call_command("report", tmp_path) == 0
+    report(tmp_path)
     pages = {(tmp_path / "report.html").read_bytes()}
     for write in (0, 2, 5):
-        assert run_until(write, call_command, "report", tmp_path) == KILLED
+        assert run_until(write, report, tmp_path) == KILLED
         assert (tmp_path / "report.html").read_bytes() in pages
     assert load_trial(tmp_path) is not None
-    assert call_command("report", tmp_path) == 0
+    report(tmp_path)
     assert (tmp_path / "report.html").read_bytes() in pages
 
 

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from kan_diffusion.report import ReportContents, charts, study, write_report
+from kan_diffusion.report.explanation import page as explanation
 from kan_diffusion.report.images import Picture
 
 _VOID = {"meta", "img", "br", "link", "input", "hr", "source"}
@@ -117,11 +118,22 @@ class Page(HTMLParser):
         }
 
 
+def leave_files_empty(patch: pytest.MonkeyPatch) -> None:
+    """Leaves the files of figures empty, for tests that look at the page."""
+    for module in (study, explanation):
+        patch.setattr(module, "figure_png", lambda figure: b"")
+
+
+def leave_pictures_empty(patch: pytest.MonkeyPatch) -> None:
+    """Leaves the pictures in the page of a study and its figures' files empty."""
+    leave_files_empty(patch)
+    patch.setattr(study, "embedded", lambda *arguments: Picture("data:image/svg+xml,", 1))
+
+
 def write_quickly(contents: ReportContents, folder: Path, **drawn: Callable[..., object]) -> Path:
     """Writes a page whose figures, but for those given, are empty: they are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         for name in charts.__all__:
             patch.setattr(charts, name, drawn.get(name, lambda *arguments: Figure()))
-        patch.setattr(study, "figure_png", lambda figure: b"")
-        patch.setattr(study, "embedded", lambda *arguments: Picture("data:image/svg+xml,", 1))
+        leave_pictures_empty(patch)
         return write_report(contents, folder)

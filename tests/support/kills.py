@@ -13,7 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from command_line import call_command
 from commands import context
+from html_page import leave_pictures_empty
 from kan_diffusion.study import trial
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.run import run_study
@@ -109,6 +113,13 @@ def drive(study: StudyConfig, folder: Path, log: Path) -> None:
     assert results.failures == {}
     assert results.rows["error"].isna().all()
     assert len(results.trials) == len(study.trials())
+
+
+def report(run: Path) -> None:
+    """Makes the page of a run whose pictures are empty; as many files are written as always."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_pictures_empty(patch)
+        assert call_command("report", run) == 0
 
 
 def explain(run: Path, out: Path) -> None:

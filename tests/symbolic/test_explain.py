@@ -12,6 +12,7 @@ import torch
 
 from command_line import SMALL, few_points
 from helpers import randn, refused
+from html_page import leave_pictures_empty
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.denoisers.library import get_functions
@@ -117,7 +118,10 @@ def test_each_stage_is_a_run(found) -> None:
     assert list(explanation.samples) == ["real", *names]
 
 
-def test_stages_stand_beside_their_network_in_a_report(run: Path, found, tmp_path: Path) -> None:
+def test_stages_stand_beside_their_network_in_a_report(
+    run: Path, found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_pictures_empty(monkeypatch)
     out, explanation, explained, _ = found
     names = [name for name in explained.stages() if name != "network"]
     folders = [run, *(out / name.replace(" ", "-") for name in names)]
