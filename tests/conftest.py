@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -22,6 +23,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def imports_are_no_garbage() -> None:
+    """Half a million objects of imported modules stay until the end: none is looked at again."""
+    gc.freeze()
 
 
 SplineBasis = Callable[..., np.ndarray]
