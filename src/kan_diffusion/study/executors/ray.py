@@ -58,7 +58,7 @@ def _remote_task(device: str, news: ActorHandle[_News]) -> Callable[[Task], Tria
         with suppress(OSError):  # there is no such folder on this machine
             os.chdir(folder)
         use_one_thread()
-        from kan_diffusion.study import trial  # noqa: F401  # before the clock of the trial starts
+        from kan_diffusion.study.executors import preload  # noqa: F401  # before the trial's clock
 
         last = time.monotonic() - _NEWS_SECONDS / 2
 
