@@ -15,6 +15,13 @@ from scipy.interpolate import BSpline
 settings.register_profile("kan-diffusion", deadline=None, max_examples=25)
 settings.load_profile("kan-diffusion")
 
+gc.disable()  # what is imported stays: looking for garbage in it takes half of the time
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
