@@ -13,8 +13,11 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from jupyter_client.provisioning import local_provisioner
 from nbclient import NotebookClient
 from PIL import Image
+
+from notebook_kernels import Forked
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 _FEW = {"KAN_DIFFUSION_NOTEBOOK_STEPS": "3", "KAN_DIFFUSION_NOTEBOOK_EACH": "2"}
@@ -39,7 +42,9 @@ def _run(name: str, folder: Path, **short: str) -> list[dict]:
         resources={"metadata": {"path": str(folder)}},
     )
     env = os.environ | short | {"OMP_NUM_THREADS": "1"}
-    cells = [c for c in client.execute(env=env).cells if c.cell_type == "code"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_provisioner, "launch_kernel", Forked)
+        cells = [c for c in client.execute(env=env).cells if c.cell_type == "code"]
     for cell in cells:
         for output in cell["outputs"]:
             assert output["output_type"] != "error", output

@@ -18,6 +18,7 @@ from PIL import Image
 
 import kan_diffusion
 from command_line import QUICK, SMALL, WARNING, Cli, Outcome, call_command
+from commands import run_command
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study import named, tuning
 from kan_diffusion.study.config import EvaluationConfig, read_study
@@ -519,21 +520,11 @@ def test_processes_end_with_codes_and_one_line(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are a Unix matter")
 def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
     path = _write(tmp_path / "points.npy", _points(40))
-    code = (
-        "import resource\n"
-        "from kan_diffusion.cli import main\n"
-        "limit = 4096\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
-        "main()"
+    words = ["train", path, "--family", "mlp", "--steps", "20", "--batch-size", "64"]
+    ended = run_command(
+        *words, "--out", "run", "--device", "cpu", folder=tmp_path, largest_file=4096
     )
-    words = ["train", str(path), "--family", "mlp", "--steps", "20", "--batch-size", "64"]
-    result = subprocess.run(
-        [sys.executable, "-c", code, *words, "--out", str(tmp_path / "run"), "--device", "cpu"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    error = Outcome(result.returncode, result.stdout, result.stderr).error
+    error = Outcome(ended.code, ended.out, ended.err).error
     assert "cannot write" in error
     assert "checkpoint.safetensors" in error
     assert "File too large" in error

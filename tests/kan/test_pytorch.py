@@ -410,7 +410,9 @@ def _worker(rank: int, world_size: int, folder: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_worker, (2, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.start_processes(
+        _worker, (2, str(tmp_path)), nprocs=2, start_method="forkserver"
+    )
     network = _network(seed=0)
     network(_points(40)).square().mean().backward()
     for rank in range(2):

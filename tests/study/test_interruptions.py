@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import pytest
 from safetensors import SafetensorError, safe_open
 
 import troubles
+from commands import Running
 from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.executors import Executor
@@ -67,19 +67,14 @@ def _step(checkpoint: Path) -> int | None:
 Found = TypeVar("Found")
 
 
-def _wait(process: subprocess.Popen[str], look: Callable[[], Found | None]) -> Found:
-    """Waits until there is something to be found while a process runs."""
+def _wait(command: Running, look: Callable[[], Found | None]) -> Found:
+    """Waits until there is something to be found while a command runs."""
     until = time.monotonic() + PATIENCE
     while (found := look()) is None:
-        assert process.poll() is None, process.communicate()
+        assert command.process.is_alive(), command.wait(PATIENCE)
         assert time.monotonic() < until
         time.sleep(0.002)
     return found
-
-
-def _hear_interrupts() -> None:
-    """Undoes what a shell does to jobs in the background, where these tests may run."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Command:
@@ -91,42 +86,28 @@ class Command:
         self._file = place / "tiny.yaml"
         self._file.write_text(study.to_yaml())
 
-    def start(
-        self, executor: str, *, file_size: int | None = None, pace: float = 0.0
-    ) -> subprocess.Popen[str]:
-        """Starts it in a process group of its own, as a shell does.
+    def start(self, executor: str = "local", *, pace: float = 0.0, **settings: object) -> Running:
+        """Starts it.
 
         Args:
             executor: Where its trials run.
-            file_size: Largest size of a file it can write, which is how its disk is full.
             pace: The least seconds that a step takes.
+            **settings: Of :class:`Running`.
         """
-        command = [sys.executable, "-m", "kan_diffusion", "compare", str(self._file)]
         options = {"out": self.folder, "device": "cpu", "workers": 1, "executor": executor}
-        command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        if file_size is not None:
-            command = ["sh", "-c", f'ulimit -f {file_size // 512}; exec "$@"', "sh", *command]
+        words = [word for key, value in options.items() for word in (f"--{key}", value)]
         path = os.pathsep.join([str(Path(troubles.__file__).parent), *sys.path])
-        return subprocess.Popen(
-            command,
-            env={**os.environ, "PYTHONPATH": path, PACE: str(pace)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=_hear_interrupts,
-        )
+        environment = {"PYTHONPATH": path, PACE: str(pace)}
+        return Running("compare", self._file, *words, environment=environment, **settings)
 
     def finished(self) -> list[Path]:
         return sorted(path.parent for path in self.folder.glob("trials/*/trial.json"))
 
-    def wait_for_training(
-        self, process: subprocess.Popen[str], since: int, finished: int = 0
-    ) -> Path:
+    def wait_for_training(self, driver: Running, since: int, finished: int = 0) -> Path:
         """Waits until a trial has trained for a while since a nanosecond and has a while to go.
 
         Args:
-            process: The driver.
+            driver: The command.
             since: Nanosecond after which it has kept its state.
             finished: Number of trials that are finished then at least.
         """
@@ -145,15 +126,15 @@ class Command:
                     continue  # it has just been finished
             return None
 
-        return _wait(process, lambda: look() if len(self.finished()) >= finished else None)
+        return _wait(driver, lambda: look() if len(self.finished()) >= finished else None)
 
-    def interrupt(self, process: subprocess.Popen[str], checkpoint: Path) -> None:
+    def interrupt(self, driver: Running, checkpoint: Path) -> None:
         """Interrupts a command as Ctrl-C does; checks what it says, and that it keeps its state."""
         saved = _step(checkpoint)
         time.sleep(20 * SLOWLY)  # some more steps
-        os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 130, said
+        os.killpg(driver.process.pid, signal.SIGINT)
+        said = driver.wait(PATIENCE)
+        assert driver.process.exitcode == 130, said
         assert "what is finished is kept: give the same command again" in said
         assert "Traceback" not in said
         # The running trial has kept its state, and not only what it keeps every so often.
@@ -184,32 +165,31 @@ def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
 ) -> None:
     command = Command(tmp_path, STUDY)
     started = time.time_ns()
-    killed = command.start("local", pace=SLOWLY)
+    killed = command.start(pace=SLOWLY, own_server=True)
     checkpoint = command.wait_for_training(killed, started, finished=1)
-    killed.kill()
-    # Its workers hold the same pipes: they close when those, orphans now, have ended too.
-    killed.communicate(timeout=PATIENCE)
-    assert killed.returncode == -signal.SIGKILL
+    killed.process.kill()
+    killed.wait(PATIENCE)  # its workers are orphans now, and end, too
+    assert killed.process.exitcode == -signal.SIGKILL
     assert checkpoint.exists()
     finished = _files(command.finished())
     assert finished
     assert not (command.folder / "results.parquet").exists()
 
     started = time.time_ns()
-    interrupted = command.start("local", pace=SLOWLY)
+    interrupted = command.start(pace=SLOWLY, own_server=True)
     command.interrupt(interrupted, command.wait_for_training(interrupted, started))
     assert finished.items() <= _files(command.finished()).items()
     finished = _files(command.finished())
 
     started = time.time_ns()
-    driver = command.start("local")
+    driver = command.start()
     planned = command.folder / "environment.json"  # written before the workers are started
     _wait(driver, lambda: True if planned.stat().st_mtime_ns > started else None)
     results = run_study(STUDY, command.folder, executor=executor)  # another driver
     assert results.failures == {}
     assert results.rows["error"].isna().all()
-    _, said = driver.communicate(timeout=PATIENCE)
-    assert driver.returncode == 0, said
+    said = driver.wait(PATIENCE)
+    assert driver.process.exitcode == 0, said
     assert "Traceback" not in said
     assert finished.items() <= _files(command.finished()).items()
     _require_same(command, undisturbed)
@@ -231,9 +211,9 @@ def test_a_full_disk_is_one_line_and_trials_go_on_when_there_is_room(
     tmp_path: Path, undisturbed: Path
 ) -> None:
     command = Command(tmp_path, STUDY.with_families(["troubles:UNDISTURBED"]))
-    full = command.start("local", file_size=10_240)
-    _, said = full.communicate(timeout=PATIENCE)
-    assert full.returncode == 1, said
+    full = command.start(largest_file=10_240)
+    said = full.wait(PATIENCE)
+    assert full.process.exitcode == 1, said
     assert "Traceback" not in said
     *_, last = said.strip().splitlines()
     assert last.startswith("error: ")

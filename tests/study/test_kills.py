@@ -130,7 +130,8 @@ def test_an_explanation_that_is_killed_is_made_again(tmp_path: Path) -> None:
 
 
 def test_two_drivers_train_no_trial_twice(tmp_path: Path) -> None:
-    study = tiny_study(seeds=2).pinned()
+    training = {"steps": 12, "batch_size": 64, "checkpoint_every": 4}
+    study = tiny_study(seeds=2, training=training).pinned()
     folder, log = tmp_path / "run", tmp_path / "log"
     drivers = [context.Process(target=drive, args=(study, folder, log)) for _ in range(2)]
     for driver in drivers:

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, forked from one that has imported everything.
+"""Commands in processes of their own, forked from a server that has imported everything.
 
 A command may hang, eat the machine's memory or end by a signal, and the test goes on.
 """
@@ -8,9 +8,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 SECONDS = 20
@@ -20,6 +25,7 @@ PATIENCE = 6
 MEMORY = 2 * 2**30
 
 _PRELOADED = (
+    "kan_diffusion.study.executors.preload",  # as in the library's own server, and on one thread
     "kan_diffusion.cli.app",
     "kan_diffusion.report.study",
     "kan_diffusion.report.explanation",
@@ -28,10 +34,14 @@ _PRELOADED = (
     "diffusers.pipelines.pipeline_utils",
     "sklearn.ensemble",
     "pyarrow.parquet",
+    "ot",
+    "kills",
+    "warmed",
 )
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload([*_PRELOADED, __name__])
+forkserver.set_forkserver_preload = lambda names: None  # of a study that this process runs
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,77 @@ class Ended:
             assert len(errors[0]) < 1000, self
 
 
+class Running:
+    """``kan-diffusion`` with some words in a session of its own, as a shell starts it.
+
+    Its standard error is a pipe, which the servers and workers that it starts hold, too.
+
+    Args:
+        *words: The words.
+        environment: Variables that it has beside those of this process.
+        largest_file: No file grows beyond so many bytes, as on a full disk.
+        own_server: Whether the server of its workers is its own; else it is that of the tests.
+    """
+
+    def __init__(
+        self,
+        *words: object,
+        environment: Mapping[str, str],
+        largest_file: int = resource.RLIM_INFINITY,
+        own_server: bool = False,
+    ) -> None:
+        self._said, err = context.Pipe(duplex=False)
+        variables = {**os.environ, **environment}
+        said = tuple(map(str, words))
+        self.process = start_leader(_run_apart, said, variables, err, largest_file, own_server)
+        err.close()
+
+    def wait(self, seconds: float) -> str:
+        """Waits until it has ended and all that hold its standard error; returns what that says."""
+        said = b""
+        while self._said.poll(seconds):
+            part = os.read(self._said.fileno(), 2**16)
+            if not part:
+                break
+            said += part
+        else:
+            raise AssertionError(f"still running; it said: {said.decode()}")
+        self.process.join(seconds)
+        return said.decode(errors="replace")
+
+
+def start_leader(call: Callable[..., object], *arguments: object) -> ForkServerProcess:
+    """Calls a function in a process that leads a session, as a shell's do, and does so now."""
+    leads, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_lead, args=(theirs, call, arguments))
+    process.start()
+    theirs.close()
+    leads.poll(None)
+    return process
+
+
+def _lead(leads: Connection, call: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    os.setsid()
+    leads.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell may ignore it
+    call(*arguments)
+
+
+def _run_apart(
+    words: tuple[str, ...],
+    environment: dict[str, str],
+    err: Connection,
+    largest_file: int,
+    own_server: bool,
+) -> None:
+    os.environ.update(environment)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(err.fileno(), 2)
+    err.close()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+    _call(words, own_server=own_server)
+
+
 def run_command(
     *words: object,
     folder: Path,
@@ -99,15 +180,37 @@ def _run(words: tuple[str, ...], folder: Path, out: Path, err: Path, largest_fil
     for stream, path in ((1, out), (2, err)):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(descriptor, stream)
-    sys.stdout = os.fdopen(1, "w", buffering=1)
-    sys.stderr = os.fdopen(2, "w", buffering=1)
     os.chdir(folder)
     os.environ["COLUMNS"] = "100"
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+    _call(words)
+
+
+def _call(words: tuple[str, ...], *, own_server: bool = False) -> None:
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
     sys.argv = ["kan-diffusion", *words]
+    if own_server:
+        forkserver.set_forkserver_preload = forkserver._forkserver.set_forkserver_preload
+    else:
+        share_server()
     from kan_diffusion.cli import app
 
     app.main()
+
+
+def share_server() -> None:
+    """Has workers forked from the server that this process is from, with limits as its own."""
+    fork = ForkServerProcess._Popen
+
+    def fork_limited(process: ForkServerProcess) -> object:
+        forked = fork(process)
+        for limit in (resource.RLIMIT_DATA, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE):
+            resource.prlimit(forked.pid, limit, resource.getrlimit(limit))
+        return forked
+
+    forkserver._forkserver.ensure_running = lambda: None
+    ForkServerProcess._Popen = staticmethod(fork_limited)

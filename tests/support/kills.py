@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import call_command
+from command_line import call_command, few_points
 from commands import context
 from html_page import leave_pictures_empty
 from kan_diffusion.study import trial
@@ -124,4 +124,5 @@ def report(run: Path) -> None:
 
 def explain(run: Path, out: Path) -> None:
     """Explains a run as quickly as can be."""
-    explain_run(run, out, ExplainOptions(formulas=False, tune_steps=5, num_samples=20))
+    with few_points():
+        explain_run(run, out, ExplainOptions(formulas=False, tune_steps=5, num_samples=20))

@@ -552,7 +552,8 @@ def _train_slowly(checkpoint: Path) -> None:
 @posix
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     checkpoint = tmp_path / "state.safetensors"
-    process = multiprocessing.get_context("spawn").Process(target=_train_slowly, args=(checkpoint,))
+    forks = multiprocessing.get_context("forkserver")
+    process = forks.Process(target=_train_slowly, args=(checkpoint,))
     process.start()
     sizes: set[int] = set()  # it is written before the first step, too, without Adam's state
     while len(sizes) < 2:
