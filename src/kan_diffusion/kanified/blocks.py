@@ -214,10 +214,12 @@ def _of_parts(path: str, owner: nn.Module) -> Iterator[Block]:
     """Finds two linear maps and an activation, if a module has nothing else."""
     parts = [(name, part) for name, part in owner.named_children() if not _passes(part)]
     maps = [name for name, part in parts if _maps(part)]
-    activations = [(name, part) for name, part in parts if _is_activation(part)]
-    if len(activations) != 1 or len(parts) != 1 + len(maps) or len(maps) not in (2, 3):
+    if len(maps) not in (2, 3) or len(parts) != 1 + len(maps):
         return
-    (slot, activation), function = activations[0], activations[0][1]
+    ((slot, activation),) = ((name, part) for name, part in parts if name not in maps)
+    if not _is_activation(activation):  # asked last, since it calls the part
+        return
+    function: Function = activation
     yield Block(
         path,
         owner,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -157,13 +158,19 @@ class Results:
 
     def of_setting(self, label: str) -> pd.DataFrame:
         """Returns the rows of the setting with a label."""
-        return self.rows[self.rows["setting"] == label]
+        return self._by_setting.get(label, self.rows.iloc[:0])
+
+    @cached_property
+    def _by_setting(self) -> dict[str, pd.DataFrame]:
+        return {str(label): rows for label, rows in self.rows.groupby("setting", sort=False)}
 
     def models(self, label: str | None = None) -> dict[str, str]:
         """Returns each model's kind, ``kan``, ``mlp`` or ``other``, in one setting or all."""
         rows = self.rows if label is None else self.of_setting(label)
-        first = rows.drop_duplicates("name")
-        return dict(zip(first["name"], first["kind"], strict=True))
+        kinds: dict[str, str] = {}
+        for name, kind in zip(rows["name"], rows["kind"], strict=True):
+            kinds.setdefault(name, kind)
+        return kinds
 
     def judged(self, label: str) -> Judged:
         """Returns the judged measure of a setting; failed trials are ignored."""
