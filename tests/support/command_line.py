@@ -12,11 +12,11 @@ from functools import partial
 import pytest
 
 from kan_diffusion.cli import app as command_line
-from kan_diffusion.evaluation import features
+from kan_diffusion.evaluation import features, metrics, tables
 from kan_diffusion.study import named
-from kan_diffusion.study.config import EvaluationConfig
+from kan_diffusion.study.config import EvaluationConfig, StudyConfig
 from kan_diffusion.study.executors import EXECUTORS
-from kan_diffusion.symbolic import context, levels
+from kan_diffusion.symbolic import context, explain, levels, simplify
 from one_by_one import OneByOne
 
 QUICK = ["--family", "mlp", "--params", "400", "--steps", "20", "--batch-size", "64"]
@@ -81,6 +81,34 @@ def few_pictures() -> Iterator[None]:
 
 
 @contextmanager
+def few_trees() -> Iterator[None]:
+    """Tells samples apart by small forests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (metrics, tables):
+            patch.setattr(module, "_TREES", 3)
+        yield
+
+
+@contextmanager
+def hardly_judged() -> Iterator[None]:
+    """Judges by few points, pictures and trees, where nothing asks how good a model is.
+
+    The study of a toy or a preset has settings of its own: they become as small.
+    """
+    study_for = named.study_for
+
+    def small_study(*what: object, **settings: object) -> StudyConfig:
+        study = study_for(*what, **settings)
+        least = {key: min(value, getattr(study.evaluation, key)) for key, value in SMALL.items()}
+        return study.model_copy(update={"evaluation": study.evaluation.model_copy(update=least)})
+
+    with pytest.MonkeyPatch.context() as patch, few_pictures(), few_trees():
+        patch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
+        patch.setattr(named, "study_for", small_study)
+        yield
+
+
+@contextmanager
 def few_points() -> Iterator[None]:
     """Averages over few points, where nothing asks how good a formula is."""
     with pytest.MonkeyPatch.context() as patch:
@@ -89,10 +117,18 @@ def few_points() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def hardly_tuned() -> Iterator[None]:
+    """Explains with few steps of training after each stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simplify, "_STEPS_A_LINE", 150)
+        patch.setattr(explain, "ExplainOptions", partial(explain.ExplainOptions, tune_steps=400))
+        yield
+
+
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
     monkeypatch.setitem(EXECUTORS, "local", OneByOne)
 
     def call(*words: object) -> Outcome:
@@ -101,12 +137,11 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 
-    with few_pictures(), few_points():
+    with hardly_judged(), few_points(), hardly_tuned():
         yield call
 
 
 def call_quietly(*words: object) -> int:
-    """Runs the command line in this process with few points to judge with, and no fixture."""
-    with pytest.MonkeyPatch.context() as patch, few_pictures():
-        patch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
+    """Runs the command line in this process with little to judge by, and no fixture."""
+    with hardly_judged():
         return call_command(*words)

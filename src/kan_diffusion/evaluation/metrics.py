@@ -48,6 +48,8 @@ __all__ = [
 _PAIRS_PER_CHUNK = 1_000_000
 _FEW_DIMENSIONS = 16
 _BANDWIDTH_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+_TREES = 60
+"""Trees of the forest that tells two samples apart."""
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
@@ -207,7 +209,7 @@ def c2st(
     labels = np.repeat([0, 1], size)
     fold_seed, tree_seed = (int(seed) for seed in generator.integers(2**31, size=2))
     classifier = ExtraTreesClassifier(
-        60, min_samples_leaf=min(5, max(1, size // 20)), random_state=tree_seed, n_jobs=1
+        _TREES, min_samples_leaf=min(5, max(1, size // 20)), random_state=tree_seed, n_jobs=1
     )
     folds = StratifiedKFold(min(num_folds, size), shuffle=True, random_state=fold_seed)
     return float(cross_val_score(classifier, points, labels, cv=folds, n_jobs=1).mean())

@@ -70,6 +70,8 @@ _MOST_CLASSES = 20
 _MOST_TOLD = 254
 """Most categories that boosted trees tell apart; the rarest are merged into one."""
 _FOLDS = 5
+_TREES = 60
+"""Trees of a forest, and of boosted trees."""
 _PAIR_BINS = 10
 _LARGE_JOINT = 50_000
 _PICTURED_PAIRS = 6
@@ -544,7 +546,7 @@ def _told_apart(fields: Sequence[Field], real: _Array, other: _Array, seed: int)
         rows[known, index] = np.minimum(ranks[places], _MOST_TOLD - 1)
     classifier = HistGradientBoostingClassifier(
         categorical_features=named,
-        max_iter=60,
+        max_iter=_TREES,
         max_leaf_nodes=15,
         min_samples_leaf=max(2, min(20, len(real) // 20)),
         early_stopping=False,
@@ -604,8 +606,9 @@ def _usefulness(
     if len(fields) < 2:
         return ()
     seed = int(generator.integers(2**31))
-    forest = {"n_estimators": 60, "min_samples_leaf": 3, "max_features": 0.4, "random_state": seed}
-    boosted = {"max_iter": 60, "max_leaf_nodes": 15, "early_stopping": False, "random_state": seed}
+    same = {"random_state": seed}
+    forest = {"n_estimators": _TREES, "min_samples_leaf": 3, "max_features": 0.4, **same}
+    boosted = {"max_iter": _TREES, "max_leaf_nodes": 15, "early_stopping": False, **same}
     learners = {
         "linear": (LogisticRegression(max_iter=2_000), Ridge()),
         "forest": (ExtraTreesClassifier(**forest), ExtraTreesRegressor(**forest)),
