@@ -32,6 +32,7 @@ import numba
 import numpy as np
 import torch
 from numba import types
+from numba.extending import register_jitable
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -202,7 +203,7 @@ def lay_out(origins, steps, group_of, inputs, size, origin, per_x, offsets, stri
         store(per_x, at, get(per_x, at - inputs))
 
 
-@numba.njit(**INNER)
+@register_jitable(**INNER)
 def _repack(tile, row_size, width, h, r0, rows, inputs, functions, unpack):
     """Copies functions from whole vectors in a tile to side by side, or back with ``unpack``."""
     size = inputs * functions

@@ -36,10 +36,19 @@ logger = logging.getLogger(__name__)
 
 # A NaN must stay NaN and must not decide where a row is written, so values are not assumed to be
 # finite. A division is not replaced by a multiplication, which would move the place on a grid.
-OPTIONS = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+OPTIONS = {
+    "nogil": True,
+    "fastmath": {"contract", "nsz"},
+    "error_model": "numpy",
+    "no_cfunc_wrapper": True,
+}
 """Numba's options of a kernel."""
-INNER = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-"""Numba's options of functions that only kernels call."""
+INNER = {**OPTIONS, "no_cpython_wrapper": True}
+"""Numba's options of functions that only kernels call.
+
+``njit`` compiles such a function for each constant that it is called with, ``register_jitable``
+once for all of them.
+"""
 
 PARALLEL_WORK = 2**20
 """Multiplications below which a second thread costs more than it saves."""

@@ -21,7 +21,14 @@ from numba import types
 from numba.core import cgutils
 from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, infer_global
-from numba.extending import intrinsic, lower_builtin, models, overload, register_model
+from numba.extending import (
+    intrinsic,
+    lower_builtin,
+    models,
+    overload,
+    register_jitable,
+    register_model,
+)
 
 from kan_diffusion.kan.kernels.runtime import INNER
 
@@ -389,7 +396,7 @@ _define_operator(operator.mul, "fmul")
 _define_operator(operator.truediv, "fdiv")
 
 
-@numba.njit(**INNER)
+@register_jitable(**INNER)
 def transpose(source, at, source_stride, target, to, target_stride, rows, columns):
     """Writes the rows of a matrix as columns."""
     even_rows, even_columns = rows // 8 * 8, columns // 8 * 8
@@ -404,7 +411,7 @@ def transpose(source, at, source_stride, target, to, target_stride, rows, column
             target[to + c * target_stride + r] = source[at + r * source_stride + c]
 
 
-@numba.njit(**INNER)
+@register_jitable(**INNER)
 def copy_rows(source, at, source_stride, target, to, target_stride, rows, count):
     """Copies ``count`` numbers of each row."""
     for r in range(rows):

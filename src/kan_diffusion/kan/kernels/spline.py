@@ -28,6 +28,7 @@ import numba
 import numpy as np
 import torch
 from numba import types
+from numba.extending import register_jitable
 from torch import Tensor
 
 from kan_diffusion.kan.bases.spline import MAX_ORDER, piece_coefficients
@@ -93,7 +94,7 @@ def tile_columns(inputs, stride, row_bytes):
     return min(max(4, columns // 8 * 8), inputs, 32)
 
 
-@numba.njit(**_INNER)
+@register_jitable(**_INNER)
 def repack(unpack, weight, table, inputs, outputs, width, stride, first, reach, scale):
     """Writes the packed weight as rows of outputs, or reads its gradient from them.
 
