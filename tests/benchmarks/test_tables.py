@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import commands
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from tables import bench
 from tables.__main__ import main
@@ -181,6 +184,19 @@ def test_regressions_find_what_means_do_not(linear: Split) -> None:
         assert scores[name]["accuracy"] > 0.8
     assert 0.8 <= scores["iterative-posterior"]["coverage"] <= 1.0
     assert "coverage" not in scores["iterative"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked() -> Iterator[None]:
+    """Workers are forked from a process that has imported everything."""
+    context_of = multiprocessing.get_context
+
+    def forked_for_spawned(*kind: str) -> multiprocessing.context.BaseContext:
+        return commands.context if kind == ("spawn",) else context_of(*kind)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "get_context", forked_for_spawned)
+        yield
 
 
 @pytest.fixture(scope="module")
