@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
+from command_line import few_steps
 from helpers import refused, seeded
 from kan_diffusion import FAMILIES, DiffusionEstimator
 from kan_diffusion.data.densities import GaussianMixture
@@ -44,7 +45,8 @@ def _points(num: int = 400) -> np.ndarray:
     ]
 )
 def test_scikit_learn_accepts_it(estimator: DiffusionEstimator, check: object) -> None:
-    check(estimator)
+    with few_steps():
+        check(estimator)
 
 
 @pytest.mark.hard

@@ -11,9 +11,11 @@ from functools import partial
 
 import pytest
 
+from kan_diffusion import table_pipeline
 from kan_diffusion.cli import app as command_line
 from kan_diffusion.evaluation import features, metrics, tables
-from kan_diffusion.study import named
+from kan_diffusion.likelihood import log_likelihood
+from kan_diffusion.study import measure, named
 from kan_diffusion.study.config import EvaluationConfig, StudyConfig
 from kan_diffusion.study.executors import EXECUTORS
 from kan_diffusion.symbolic import context, explain, levels, simplify
@@ -90,8 +92,17 @@ def few_trees() -> Iterator[None]:
 
 
 @contextmanager
+def few_steps() -> Iterator[None]:
+    """Integrates likelihoods in few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (measure, table_pipeline):
+            patch.setattr(module, "log_likelihood", partial(log_likelihood, num_steps=3))
+        yield
+
+
+@contextmanager
 def hardly_judged() -> Iterator[None]:
-    """Judges by few points, pictures and trees, where nothing asks how good a model is.
+    """Judges by few points, pictures, trees and steps, where nothing asks how good a model is.
 
     The study of a toy or a preset has settings of its own: they become as small.
     """
@@ -102,7 +113,7 @@ def hardly_judged() -> Iterator[None]:
         least = {key: min(value, getattr(study.evaluation, key)) for key, value in SMALL.items()}
         return study.model_copy(update={"evaluation": study.evaluation.model_copy(update=least)})
 
-    with pytest.MonkeyPatch.context() as patch, few_pictures(), few_trees():
+    with pytest.MonkeyPatch.context() as patch, few_pictures(), few_trees(), few_steps():
         patch.setattr(named, "EvaluationConfig", partial(EvaluationConfig, **SMALL))
         patch.setattr(named, "study_for", small_study)
         yield
