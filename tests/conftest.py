@@ -32,12 +32,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def imports_are_no_garbage() -> None:
-    """Half a million objects of imported modules stay until the end: none is looked at again."""
-    gc.freeze()
-
-
 SplineBasis = Callable[..., np.ndarray]
 
 
