@@ -107,7 +107,7 @@ def test_a_pipeline_of_latents_is_trained_saved_and_read_with_its_autoencoder(
     loaded = PictureDiffusionPipeline.from_pretrained(tmp_path)
     by_name = DiffusionPipeline.from_pretrained(tmp_path)
 
-    def drawn(each: PictureDiffusionPipeline) -> np.ndarray:
+    def drawn(each: PictureDiffusionPipeline) -> torch.Tensor:
         latents: list[torch.Tensor] = []
         options = {"num_images_per_prompt": 3, "num_inference_steps": 2}
         samples = each(
@@ -119,10 +119,11 @@ def test_a_pipeline_of_latents_is_trained_saved_and_read_with_its_autoencoder(
         torch.testing.assert_close(samples, codec.to_pixels(latents[-1]).clamp(-1, 1))
         images = np.stack(each(generator=seeded(1), **options).images)
         assert np.array_equal(images, np.stack(PICTURES.decode(samples)))
-        return images
+        return samples
 
-    assert np.array_equal(drawn(pipeline), drawn(loaded))
-    assert np.array_equal(drawn(pipeline), drawn(by_name))
+    # Sums depend on where weights lie in memory, and whole colours now and then on sums.
+    for other in (loaded, by_name):
+        torch.testing.assert_close(drawn(pipeline), drawn(other), atol=1e-4, rtol=0)
     (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with refused("other formats can run code", RunFolderError):
         PictureDiffusionPipeline.from_pretrained(tmp_path)
