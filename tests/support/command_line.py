@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
+from torch import Tensor
 
 from kan_diffusion import table_pipeline
 from kan_diffusion.cli import app as command_line
@@ -94,9 +95,13 @@ def few_trees() -> Iterator[None]:
 @contextmanager
 def few_steps() -> Iterator[None]:
     """Integrates likelihoods in few steps."""
+
+    def in_few(*given: object, **options: object) -> Tensor:
+        return log_likelihood(*given, **{**options, "num_steps": 3})
+
     with pytest.MonkeyPatch.context() as patch:
         for module in (measure, table_pipeline):
-            patch.setattr(module, "log_likelihood", partial(log_likelihood, num_steps=3))
+            patch.setattr(module, "log_likelihood", in_few)
         yield
 
 
