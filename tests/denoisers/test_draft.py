@@ -44,7 +44,7 @@ def _pictures(num: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_draft_becomes_the_mean_picture_of_what_it_is_told(family: str) -> None:
     pictures, labels = _pictures()
     denoiser = _build(family)
-    config = TrainingConfig(steps=300, batch_size=64, learning_rate=3e-3, warmup_steps=10)
+    config = TrainingConfig(steps=150, batch_size=64, learning_rate=6e-3, warmup_steps=10)
     train(denoiser, FLOW, pictures, config, seed=3, device="cpu",
           conditions={"class_labels": labels})  # fmt: skip
     told = torch.tensor([0, 1, -1])
