@@ -15,7 +15,7 @@ from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.data.toys import TOYS
 from kan_diffusion.denoisers import Family, KANDenoiser
 from kan_diffusion.denoisers.registry import FAMILIES
-from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric
+from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric, _centred_pair
 from kan_diffusion.kan.bases import BASES, GridBasis
 from kan_diffusion.processes import PROCESSES, SCHEDULES, Process
 from kan_diffusion.report.gather import report_contents
@@ -28,7 +28,10 @@ ROOT = Path(__file__).parent.parent
 
 
 class Bells(GridBasis):
-    """B_g(u) = 1 / cosh(u - g)^2, one bell at every knot."""
+    """B_g(u) = 1 / cosh(u - g)^2, one bell at every knot, which falls to zero beyond the grid.
+
+    An edge has G + 1 parameters; an input takes 7 (G + 1) operations.
+    """
 
     name = "bells"
     local = True
@@ -71,6 +74,7 @@ BELL_KAN = Family(
 
 def shift(generated: Tensor, real: Tensor, generator: np.random.Generator) -> float:
     """Distance between the means."""
+    generated, real = _centred_pair(generated, real)
     return float((generated.mean(0) - real.mean(0)).norm())
 
 

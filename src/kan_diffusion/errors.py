@@ -93,7 +93,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> KanDiffusionErro
     Returns:
         An error that lists the known names and suggests the nearest one, to be raised.
     """
-    names = sorted(known)
+    names = sorted(set(known))
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f", did you mean '{nearest[0]}'?" if nearest else ";"
     return KanDiffusionError(f"unknown {kind} '{name}'{hint} known: {', '.join(names)}")

@@ -487,8 +487,11 @@ def test_failed_trials_are_counted_in_one_line(cli: Cli, tmp_path: Path) -> None
     models = [{"name": "wild", "family": "mlp", "params": 300, "learning_rate": 1e30}]
     study = _study(tmp_path, models=models)
     folder = tmp_path / "study"
-    error = cli("compare", study, "--out", folder).error  # no warning beside it
-    assert "1 of 1 trials failed, the first ('wild', seed 0) with: the" in error
+    outcome = cli("compare", study, "--out", folder)
+    assert outcome.code == 1
+    said, error = outcome.err.splitlines()  # and no warning
+    assert said.startswith("1 of 1 trials are finished and are not run again; after a change")
+    assert error.startswith("error: 1 of 1 trials failed, the first ('wild', seed 0) with: the")
     (folder / "report.html").unlink()
     outcome = cli("report", folder)
     assert (outcome.code, outcome.err) == (0, "")

@@ -55,6 +55,8 @@ def test_a_study_is_announced_and_its_trials_are_counted(bars: Progress) -> None
     progress.move(TrialEvent("finished", second.id))
     progress.move(TrialEvent("failed", third.id, error="no memory"))
     assert bars.console.file.getvalue().splitlines() == [
+        "1 of 3 trials are finished and are not run again; after a change of code give another "
+        "--out",
         "2 trials to run, 2 at a time: about 2.5 min",
         "2 of 3 trials: gaussian-mixture · MLP · seed 1",
         "gaussian-mixture · MLP · seed 2: no memory",

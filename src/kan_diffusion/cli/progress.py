@@ -72,6 +72,12 @@ class StudyProgress:
 
     def start(self, plan: StudyPlan) -> None:
         """Adds a plan's trials and announces them; may be called again with another plan."""
+        if plan.finished and not self._trials:
+            self._bars.console.print(
+                f"{len(plan.finished)} of {len(plan.trials)} trials are finished and are not run "
+                "again; after a change of code give another --out",
+                soft_wrap=True,
+            )
         if plan.seconds is not None and plan.to_run:
             self._bars.console.print(
                 f"{len(plan.to_run)} trials to run, {plan.workers} at a time: about "
