@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 import prompted_training
+import quiet
 from command_line import call_quietly
 
-LAUNCH = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+LAUNCH = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 # A batch that two processes cannot halve, so that their parts have different weights.
 TRAIN = ["train", "moons", "--params", "800", "--steps", "40"]
 BATCH = ["--batch-size", "255", "--device", "cpu"]
@@ -27,7 +28,7 @@ def test_two_processes_train_the_model_of_one(
 ) -> None:
     assert call_quietly(*TRAIN, *BATCH, "--out", tmp_path / "one") == 0
     assert capsys.readouterr().out.count("Run: ") == 1
-    words = [sys.executable, "-m", *LAUNCH, "kan_diffusion", *TRAIN, *BATCH, "--out", "two"]
+    words = [sys.executable, "-m", *LAUNCH, quiet.__file__, *TRAIN, *BATCH, "--out", "two"]
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("Run: ") == 1  # the second process is silent
