@@ -75,7 +75,7 @@ bench: $(STAMP)-bench  ## Time the KAN layer beside others into results/kan_laye
 test: $(STAMP)-test  ## Run the tests (ARGS="-k sampling" picks some)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-test-hard: $(STAMP)-test  ## Run hundreds of damaged folders, bad files and sizes: ten minutes
+test-hard: $(STAMP)-test  ## Run hundreds of damaged folders, bad files and sizes: thirteen minutes
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --dist worksteal -m hard $(ARGS)
 
 lint: $(STAMP)-lint  ## Check style, types, the direction of imports and dead code
