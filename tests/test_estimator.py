@@ -55,7 +55,7 @@ def test_scikit_learn_accepts_it(estimator: DiffusionEstimator, check: object) -
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scikit_learn_accepts_every_family_in_every_size(family: str, params: int) -> None:
     if (family, params) == ("kan", 200):
-        params = 500  # its smallest for the widest table has 399
+        params = 500  # its smallest for one of the tables has 399
     model = DiffusionEstimator(family=family, **{**QUICK, "params": params})
     results = check_estimator(model, on_fail=None)
     assert [result for result in results if result["status"] == "failed"] == []

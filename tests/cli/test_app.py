@@ -489,7 +489,7 @@ def test_failed_trials_are_counted_in_one_line(cli: Cli, tmp_path: Path) -> None
     folder = tmp_path / "study"
     outcome = cli("compare", study, "--out", folder)
     assert outcome.code == 1
-    said, error = outcome.err.splitlines()  # and no warning
+    said, error = outcome.err.splitlines()  # and nothing else
     assert said.startswith("1 of 1 trials are finished and are not run again; after a change")
     assert error.startswith("error: 1 of 1 trials failed, the first ('wild', seed 0) with: the")
     (folder / "report.html").unlink()

@@ -41,7 +41,8 @@ _PRELOADED = (
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload([*_PRELOADED, __name__])
-forkserver.set_forkserver_preload = lambda names: None  # of a study that this process runs
+# A study that this process runs would replace what the server imports.
+forkserver.set_forkserver_preload = lambda names: None
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Running:
 
 
 def start_leader(call: Callable[..., object], *arguments: object) -> ForkServerProcess:
-    """Calls a function in a process that leads a session, as a shell's do, and does so now."""
+    """Calls a function in a process of its own, and waits until that leads its own session."""
     leads, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_lead, args=(theirs, call, arguments))
     process.start()

@@ -99,7 +99,7 @@ def figure_svg(figure: Figure, file: io.BytesIO | None = None) -> bytes:
 
     Args:
         figure: The figure. The same figure gives the same bytes.
-        file: The file to draw into; a new one when None.
+        file: The file to draw into, which may refuse to grow; a new one when None.
     """
     with report_style():
         return saved_svg(figure, "none", _PADDING, file=file)
@@ -146,8 +146,14 @@ def saved_svg(
 def _bounds(figure: Figure, renderer: RendererBase, padding: float) -> BboxBase | str:
     """Finds the part of a figure that is drawn, in inches.
 
-    Where nothing has to be laid out this is ``"tight"``, for which Matplotlib draws everything
-    twice.
+    Args:
+        figure: The figure, with the renderer's dots per inch.
+        renderer: Measures texts.
+        padding: What is left free around it, in inches.
+
+    Returns:
+        The part, or ``"tight"`` where a layout engine has yet to arrange the figure: Matplotlib
+        then draws everything twice.
     """
     if figure.get_layout_engine() is not None:
         return "tight"
