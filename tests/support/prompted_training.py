@@ -1,11 +1,7 @@
-"""Trains a small denoiser of pictures with prompts, for one process or several to run alike.
-
-accelerate launch tests/support/prompted_training.py FOLDER
-"""
+"""Trains a small denoiser of pictures with prompts, for one process or several to run alike."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +75,3 @@ def run(folder: Path, **options: object) -> None:
         made[f"{name}.from"] = torch.tensor(result.resumed_from)
     if leads():
         save_file({name: value.contiguous() for name, value in made.items()}, folder / "made.st")
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]), accumulation_steps=2)

@@ -13,25 +13,25 @@ import torch
 from safetensors.torch import load_file
 
 import prompted_training
-import quiet
 from command_line import call_quietly
+from two_processes import in_two_processes
 
-LAUNCH = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 # A batch that two processes cannot halve, so that their parts have different weights.
 TRAIN = ["train", "moons", "--params", "800", "--steps", "40"]
 BATCH = ["--batch-size", "255", "--device", "cpu"]
 
 
-@pytest.mark.slow
+def _train(folder: Path) -> None:
+    assert call_quietly(*TRAIN, *BATCH, "--out", folder) == 0
+
+
 def test_two_processes_train_the_model_of_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call_quietly(*TRAIN, *BATCH, "--out", tmp_path / "one") == 0
+    _train(tmp_path / "one")
     assert capsys.readouterr().out.count("Run: ") == 1
-    words = [sys.executable, "-m", *LAUNCH, quiet.__file__, *TRAIN, *BATCH, "--out", "two"]
-    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("Run: ") == 1  # the second process is silent
+    said = in_two_processes(tmp_path, _train, tmp_path / "two")
+    assert said.count("Run: ") == 1  # the second process is silent
     weights, losses = [], []
     for name in ("one", "two"):
         losses.append(pd.read_parquet(tmp_path / name / "curves.parquet")["loss"].to_numpy())
@@ -43,17 +43,32 @@ def test_two_processes_train_the_model_of_one(
 
 
 @pytest.mark.slow
+def test_torchrun_starts_two_processes_that_train_together(tmp_path: Path) -> None:
+    np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(60, 2)))
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = ["train", "points.npy", "--family", "mlp", "--params", "400", "--steps", "5"]
+    words += ["--moments", "0", "--device", "cpu", "--out", "run"]
+    ended = subprocess.run(
+        [sys.executable, "-m", *launch, "-m", "kan_diffusion", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("Run: run") == 1  # the second process is silent
+    assert len(pd.read_parquet(tmp_path / "run" / "curves.parquet")) == 5
+
+
+def _train_in_parts(folder: Path) -> None:
+    prompted_training.run(folder, accumulation_steps=2)
+
+
 def test_two_processes_with_parts_of_batches_train_prompted_pictures_as_one(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()
     prompted_training.run(one)
-    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    settings = ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    script = [prompted_training.__file__, str(two)]
-    words = [sys.executable, "-m", *launch, *settings, *script]
-    ended = subprocess.run(words, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    in_two_processes(tmp_path, _train_in_parts, two)
     alone, together = (load_file(folder / "made.st") for folder in (one, two))
     for made in (alone, together):
         assert made["resumed.from"] == prompted_training.KEPT

@@ -597,7 +597,10 @@ class TrainingRun:
                     f"'{path}' is the checkpoint of a run with other settings; give the settings "
                     "it was started with, or another folder with --out"
                 )
-            with safe_open(path, framework="pt", device=str(self.accelerator.device)) as file:
+            where = self.accelerator.device
+            # Of several processes on a CPU each has a "cpu:0" or so, which safetensors refuses.
+            place = "cpu" if where.type == "cpu" else str(where)
+            with safe_open(path, framework="pt", device=place) as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata()
             if metadata.pop("digest", None) != _digest(tensors, metadata):
