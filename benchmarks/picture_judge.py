@@ -16,7 +16,13 @@ from pathlib import Path
 import torch
 
 from kan_diffusion.data.datasets import PictureData, load_dataset
-from kan_diffusion.data.shapes import caption, draw_scenes, render, renderings
+from kan_diffusion.data.shapes import (
+    caption,
+    draw_scenes,
+    render,
+    renderings,
+    scene_samples,
+)
 from kan_diffusion.evaluation.features import PictureFeatures
 from kan_diffusion.evaluation.metrics import PICTURE_METRICS, real_against_real, sample_metrics
 from kan_diffusion.evaluation.oracles import SceneOracle
@@ -57,7 +63,7 @@ def reading_time(num: int) -> dict[str, float]:
     seconds = {}
     for size in (16, 32):
         scenes = draw_scenes(num, numpy_generator("judge", size), 3)
-        samples = torch.from_numpy(render(scenes, size)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        samples = scene_samples(scenes, size)
         for most in (1, 3):
             read_scenes(samples[:8], most)
             started = time.process_time()

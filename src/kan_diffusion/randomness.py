@@ -22,9 +22,9 @@ def stream_seed(*name: str | int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def torch_generator(*name: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Makes a torch generator for a named stream, on ``device``."""
-    return torch.Generator(device=device).manual_seed(stream_seed(*name))
+def torch_generator(*name: str | int) -> torch.Generator:
+    """Makes a torch generator for a named stream, on the CPU."""
+    return torch.Generator().manual_seed(stream_seed(*name))
 
 
 def numpy_generator(*name: str | int) -> np.random.Generator:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ConfigMixin
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import digest, read_json, require_file
@@ -97,11 +98,8 @@ def require_sound_transformer(
         settings = read_json(path, "the configuration of a network", remedy)
     require_bounds(settings, path)
     found = {name.removeprefix(part): shape for name, shape in saved_shapes(folder, stem).items()}
-    try:
-        with torch.device("meta"):
-            network = kind(kind.config_class.from_dict(dict(settings)))  # type: ignore[attr-defined]
-    except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise RunFolderError(f"'{path}' is no {kind.__name__} ({error}); {remedy}") from error
+    config_class = kind.config_class  # type: ignore[attr-defined]
+    network = _on_meta(kind, lambda: kind(config_class.from_dict(dict(settings))), path, remedy)
     state = {k.removeprefix(part): v for k, v in network.state_dict(keep_vars=True).items()}
     # Of tensors that a network has under several names, one name is saved.
     saved = {id(tensor) for name, tensor in state.items() if name in found}
@@ -164,15 +162,19 @@ def require_fit(
             f"'{path}' speaks of {len(hidden)} hidden layers and there are weights of "
             f"{len(found)} tensors; {remedy}"
         )
-    try:
-        with torch.device("meta"):
-            expected = {
-                name: tuple(tensor.shape) for name, tensor in kind(**settings).state_dict().items()
-            }
-    except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise RunFolderError(f"'{path}' is no {kind.__name__} ({error}); {remedy}") from error
+    network = _on_meta(kind, lambda: kind(**settings), path, remedy)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     require_shapes(expected, found, path, remedy)
     return settings
+
+
+def _on_meta(kind: type, build: Callable[[], nn.Module], path: Path, remedy: str) -> nn.Module:
+    """Builds a network of a configuration in ``path`` without allocating its tensors."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise RunFolderError(f"'{path}' is no {kind.__name__} ({error}); {remedy}") from error
 
 
 def require_shapes(

@@ -45,7 +45,6 @@ def test_a_density_is_the_mixture_of_its_components(name: str) -> None:
 @pytest.mark.parametrize("name", ["moons", "checkerboard", "gaussian-mixture"])
 def test_posterior_mean_of_a_class_is_that_of_its_points_alone(name: str) -> None:
     dataset, alpha, sigma = _conditional(name, 60_000), 0.8, 0.6
-    assert dataset.density is not None
     label = len(dataset.classes) - 1
     own = dataset.train[dataset.class_labels == label].double()
     x = alpha * own[:50] + sigma * randn(50, dataset.dim)
@@ -104,7 +103,6 @@ def test_toys_without_classes_are_refused_and_those_with_are_named() -> None:
 
 def test_the_exact_denoiser_draws_points_of_the_class_it_is_told() -> None:
     dataset, process = _conditional("two-modes", 10), get_process("cosine")
-    assert dataset.density is not None
     oracle = OracleDenoiser(dataset.density, process)
     pipeline = PointDiffusionPipeline(oracle, make_scheduler("ddim", process.scheduler()))
     labels = torch.arange(40) % 2

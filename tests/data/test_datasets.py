@@ -49,7 +49,6 @@ def _csv(folder: Path, rows: np.ndarray, name: str = "points.csv") -> Path:
 
 
 def _in_data_units(dataset: Dataset, points: torch.Tensor) -> np.ndarray:
-    assert dataset.codec is not None
     frame = dataset.codec.decode(points, np.random.default_rng(0))
     return frame.to_numpy(dtype=np.float64)
 
@@ -72,7 +71,6 @@ def test_split_is_disjoint_and_complete(
     _with_oracle_from(monkeypatch, max(fewest, 5))
     rows = _rows(num_rows)
     dataset = load_dataset(FileData(path=_csv(tmp_path, rows), holdout=holdout), 0, 0)
-    assert dataset.heldout is not None
     num_heldout = num_rows - len(dataset.train)
     assert abs(num_heldout - holdout * num_rows) <= 0.5 or num_heldout in (4, num_rows - 2)
     parts = [dataset.train, dataset.heldout, *(dataset.references or ())]
@@ -86,7 +84,6 @@ def test_split_is_disjoint_and_complete(
         assert len(dataset.heldout) == num_heldout
     else:
         assert dataset.oracle == "estimated"
-        assert dataset.references is not None
         first, second = dataset.references
         assert abs(len(first) - len(second)) <= 1
         assert len(dataset.heldout) == num_heldout // 5
@@ -176,7 +173,6 @@ def test_tables_have_no_oracle_and_noise_every_heldout_row() -> None:
     dataset = load_dataset(TableData(table="iris"), 0, 0)
     assert dataset.name == "iris"
     assert dataset.oracle == "none"
-    assert dataset.heldout is not None
     assert len(dataset.heldout) == 45
     first, second = dataset.fresh_pair(5_000, seeded())
     assert len(first) == len(second) == len(dataset.fresh(5_000, seeded())) == 22
@@ -222,7 +218,6 @@ def test_of_large_files_most_rows_are_trained_on(
     path = _csv(tmp_path, _rows(100))
     dataset = load_dataset(FileData(path=path, holdout=0.5))
     assert (len(dataset.train), len(dataset.untrained())) == (85, 15)
-    assert dataset.codec is not None
     other = fresh_dataset(path, dataset.columns, dataset.codec, 0)
     assert len(other.untrained()) == 15
 
@@ -238,7 +233,6 @@ def test_people_come_back_as_they_were(
     write_frame(path, people)
     dataset = load_dataset(FileData(path=path))
     assert dataset.columns == ("age", "job", "income is missing", "income", "since")
-    assert dataset.codec is not None
     parts = [dataset.codec.decode(part, np.random.default_rng(0)) for part in (
         dataset.train, dataset.untrained()
     )]  # fmt: skip
@@ -254,7 +248,6 @@ def test_kinds_of_columns_are_given(tmp_path: Path) -> None:
     assert config == FileData.model_validate_json(config.model_dump_json())
     assert config.model_dump(mode="json")["kinds"] == {"age": "continuous"}
     dataset = load_dataset(config)
-    assert dataset.codec is not None
     kinds = dataset.codec.describe().set_index("name")["kind"]
     assert kinds["age"] == "continuous"
     for kinds, words in (
@@ -276,7 +269,6 @@ def test_toys_are_standardised_with_exact_moments() -> None:
     assert float(train.mean(0).abs().max()) < 4.5 / num**0.5
     assert float((train.std(0) - 1).abs().max()) < 4.5 * (0.5 / num) ** 0.5
     assert dataset.train.dtype == torch.float32
-    assert dataset.density is not None
     torch.testing.assert_close(dataset.density.std, torch.ones(2).double())
 
 
@@ -349,7 +341,6 @@ def test_the_smallest_file_can_be_trained_on_and_judged_with(tmp_path: Path) -> 
 
 def test_heldout_rows_are_noised_equally_often(tmp_path: Path) -> None:
     dataset = load_dataset(FileData(path=_csv(tmp_path, _rows(100)), holdout=0.5), 0, 0)
-    assert dataset.heldout is not None
     points = dataset.points_to_noise(187, seeded())
     _, counts = torch.unique(points, dim=0, return_counts=True)
     assert len(counts) == len(dataset.heldout) == 50

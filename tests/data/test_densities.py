@@ -174,19 +174,6 @@ def test_rescaling_is_a_change_of_variables(density: Density) -> None:
     torch.testing.assert_close(ours * scale + shift, theirs)
 
 
-def test_rescaling_by_a_common_factor_rescales_the_noise() -> None:
-    density = make_toy("swiss-roll")
-    factor = 5.0
-    small = density.rescaled(torch.zeros(2), torch.full((2,), factor))
-    x, alpha, sigma = _noised(small, 100)
-    torch.testing.assert_close(
-        factor * small.posterior_mean(x, alpha, sigma),
-        density.posterior_mean(factor * x, alpha, factor * sigma),
-        rtol=1e-9,
-        atol=1e-9,
-    )
-
-
 @one_of_each
 @pytest.mark.parametrize(("alpha", "sigma"), [(5e-5, 1.0), (1.0, 0.01), (1.0, 1e-5), (0.0, 1.0)])
 def test_extreme_levels_stay_finite(density: Density, alpha: float, sigma: float) -> None:

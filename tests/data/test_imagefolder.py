@@ -76,8 +76,8 @@ def test_captions_go_with_their_pictures(folder: Path, form: str) -> None:
     assert told == {
         _bytes(path): f"picture {path.stem}, drawn" for path in sorted(folder.glob("*.png"))
     }
-    assert dataset.name == "own"  # type: ignore[attr-defined]
-    assert dataset.report == ""  # type: ignore[attr-defined]
+    assert dataset.name == "own"
+    assert dataset.report == ""
 
 
 def test_class_folders_are_classes_and_may_have_captions(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_report_says_what_was_done(folder: Path) -> None:
     _picture(folder / "grey.png", 51, mode="L")
     _picture(folder / "clear.png", 52, mode="RGBA")
     _, dataset = _load(folder)
-    report = dataset.report  # type: ignore[attr-defined]
+    report = dataset.report
     assert report.startswith("of 15 pictures, ")
     for part in (
         "1 resized to 8 pixels",
@@ -136,10 +136,10 @@ def test_the_mode_is_that_of_all_pictures_or_as_asked(tmp_path: Path, mode: str)
     for index in range(NUM):
         _picture(tmp_path / f"{index}.png", index, mode)
     told, dataset = _load(tmp_path)
-    assert dataset.codec.mode == mode  # type: ignore[attr-defined]
+    assert dataset.codec.mode == mode
     assert told.keys() == {_bytes(path) for path in tmp_path.glob("*.png")}
     _, dataset = _load(tmp_path, mode="RGB")
-    assert dataset.codec.mode == "RGB"  # type: ignore[attr-defined]
+    assert dataset.codec.mode == "RGB"
 
 
 def test_pictures_stand_upright(folder: Path) -> None:

@@ -44,7 +44,6 @@ def toy() -> Dataset:
 @pytest.fixture(scope="module")
 def by_references(toy: Dataset) -> Dataset:
     """The same density as if it came from a file: nothing but rows."""
-    assert toy.density is not None
     heldout, first, second = toy.density.sample(17_000, seeded(5)).split([1000, 8000, 8000])
     return Dataset(
         toy.name, toy.columns, toy.standardizer, toy.train, None, heldout, (first, second)
@@ -128,7 +127,6 @@ def test_losses_by_level_average_to_the_total(toy: Dataset) -> None:
 def test_without_an_oracle_there_is_the_loss_alone(toy: Dataset, kind: str, loss: str) -> None:
     """The same points as with an exact oracle have the same loss, in total and by level."""
     process = _process(kind, loss=loss)
-    assert toy.density is not None
     heldout = toy.density.sample(60, seeded(3))
     rows = Dataset(toy.name, toy.columns, toy.standardizer, toy.train, None, heldout)
     assert rows.oracle == "none"
@@ -151,7 +149,6 @@ def test_rows_of_a_table_are_noised_many_times() -> None:
     process = _process()
     dataset = load_dataset(TableData(table="iris"), 0, 0)
     draw = draw_noised_points(dataset, process, 4500, seeded())
-    assert dataset.heldout is not None
     density = GaussianMixture(torch.zeros(1, 4), variances=1.0)
     scores = measure_denoising(ExactDenoiser(process, density), draw, process)
     assert scores.excess is None
@@ -192,7 +189,6 @@ def test_two_reference_floor_agrees_with_the_exact_one(
 ) -> None:
     process = _process("epsilon")
     draw = draw_noised_points(by_references, process, 2000, seeded())
-    assert toy.density is not None
     levels = draw.alpha, draw.sigma
     exact, first, second = (
         noise_of_mean(mean, draw.noised, *levels)
@@ -273,13 +269,11 @@ def test_pictures_have_an_exact_floor_and_excess(prompted: bool) -> None:
     process = _process("v_prediction")
     draw = draw_noised_points(scenes, process, 60, seeded(), told=prompted)
     assert draw.oracle == "exact"
-    assert draw.rows is not None
     assert sorted(draw.rows.bincount().tolist()) == [1] * 12 + [2] * 24
     assert torch.equal(draw.clean, scenes.heldout[draw.rows].double())
     conditions = {"class_labels": draw.rows} if prompted else {}
     captions = scenes.heldout_captions or ()
     exact = measure_denoising(ExactPainter(process, captions), draw, process, 4, conditions)
-    assert exact.floor is not None
     assert exact.heldout_loss == pytest.approx(exact.floor, rel=1e-9)
     assert exact.excess == pytest.approx(0.0, abs=1e-12)
     off = measure_denoising(ExactPainter(process, captions, 0.1), draw, process, 4, conditions)
@@ -299,7 +293,6 @@ def test_other_pictures_have_a_loss_alone() -> None:
 def test_oracle_of_a_conditional_toy_is_that_of_each_points_class() -> None:
     dataset = load_dataset(ToyData(toy="moons", num_points=10, conditional=True), 0, 0)
     process, density = _process(), dataset.density
-    assert density is not None
     draw = draw_noised_points(dataset, process, 2000, seeded())
     told = ExactDenoiser(process, density.component(0), density.component(1), density)
     scores = measure_denoising(told, draw, process)

@@ -63,7 +63,7 @@ def test_nothing_is_said_of_a_model_that_fits() -> None:
     ("changes", "remedy"),
     [
         ({"steps": 60}, "it has not converged; raise steps from 60 to 240"),
-        ({"steps": 9_000_000, "max_seconds": 0.03}, "max_seconds=0.03 ended .* raise it"),
+        ({"steps": 90_000, "max_seconds": 0.03}, "max_seconds=0.03 ended .* raise it"),
         ({"processor_seconds": 0.05}, "processor_seconds=0.05 ended .* raise it"),
     ],
 )
@@ -71,7 +71,6 @@ def test_a_model_that_does_not_fit_is_told_with_its_remedy(
     changes: dict[str, object], remedy: str
 ) -> None:
     doubt = _doubt(_rows(3000, 0), **changes)
-    assert doubt is not None
     assert doubt.startswith("the model does not fit the table well: ")
     assert "\n" not in doubt
     assert re.search(remedy, doubt), doubt
@@ -79,7 +78,6 @@ def test_a_model_that_does_not_fit_is_told_with_its_remedy(
 
 def test_a_network_that_is_too_small_is_told_to_grow() -> None:
     doubt = _doubt(_rows(3000, 0, dim=8), params=250, steps=1000)
-    assert doubt is not None
     assert "it is too small; raise params from" in doubt
 
 
@@ -103,7 +101,6 @@ def test_a_loss_that_halves_fell_by_half() -> None:
     result, config = _ended((500, 2.0), (1000, 0.8), (2000, 0.4)), TrainingConfig(steps=2000)
     rows = _rows(300, 2), _rows(300, 1)
     doubt = training_doubt(result, config, 1234, *rows, np.random.default_rng(0))
-    assert doubt is not None
     assert "the held-out loss fell by 50% in the second half of the steps" in doubt
 
 
@@ -115,5 +112,4 @@ def test_a_loss_that_rises_again_is_that_of_rows_learned_by_heart() -> None:
         for drawn in (_rows(300, 2), heldout + 1)
     ]
     assert doubts[0] is None
-    assert doubts[1] is not None
     assert "by heart; give it more rows, or fewer params than 1,234" in doubts[1]

@@ -19,15 +19,19 @@ from picture_folders import write_pictures
 DIGITS = PictureData(pictures="digits", holdout=0.5)
 
 
-@pytest.fixture(scope="module")
-def halves() -> tuple[PictureFeatures, Tensor, Tensor]:
-    """Features, and two halves of the real digits that were not trained on."""
-    heldout = load_dataset(DIGITS).heldout
-    return picture_features(DIGITS), heldout[: len(heldout) // 2], heldout[len(heldout) // 2 :]
-
-
 def _scores(features: PictureFeatures, one: Tensor, other: Tensor) -> dict[str, float]:
     return sample_metrics(features(one), features(other), np.random.default_rng(0), PICTURE_METRICS)
+
+
+Halves = tuple[PictureFeatures, Tensor, Tensor, dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def halves() -> Halves:
+    """Features, two halves of the real digits that were not trained on, and their scores."""
+    features, heldout = picture_features(DIGITS), load_dataset(DIGITS).heldout
+    one, other = heldout[: len(heldout) // 2], heldout[len(heldout) // 2 :]
+    return features, one, other, _scores(features, one, other)
 
 
 @pytest.mark.parametrize(
@@ -43,27 +47,24 @@ def _scores(features: PictureFeatures, one: Tensor, other: Tensor) -> dict[str, 
     ids=["noise", "blur", "faded", "upside down", "twenty pictures", "narrowed"],
 )
 def test_features_tell_spoilt_pictures_from_real_ones(
-    halves: tuple[PictureFeatures, Tensor, Tensor], spoil: Callable[[Tensor], Tensor]
+    halves: Halves, spoil: Callable[[Tensor], Tensor]
 ) -> None:
-    features, one, other = halves
-    real = _scores(features, one, other)
+    features, one, other, real = halves
     spoilt = _scores(features, spoil(one), other)
     assert spoilt["frechet"] > 2 * real["frechet"]
     assert spoilt["c2st"] > real["c2st"] + 0.1
     assert 0.4 < real["c2st"] < 0.6
 
 
-def test_a_perfect_model_scores_as_real_against_real(
-    halves: tuple[PictureFeatures, Tensor, Tensor],
-) -> None:
-    features, one, other = halves
+def test_a_perfect_model_scores_as_real_against_real(halves: Halves) -> None:
+    features, one, other, scores = halves
     real = real_against_real(
         lambda _: (features(one), features(other)), 1, np.random.default_rng(0), PICTURE_METRICS
     )
-    assert real == _scores(features, one, other)
+    assert real == scores
 
 
-def test_features_are_standardised(halves: tuple[PictureFeatures, Tensor, Tensor]) -> None:
+def test_features_are_standardised(halves: Halves) -> None:
     features = halves[0](load_dataset(DIGITS).train)
     assert features.dtype == torch.float64
     torch.testing.assert_close(
@@ -96,7 +97,7 @@ def test_the_features_of_a_folder_follow_its_pictures(
     assert picture_features(data) is not before
 
 
-def test_other_pictures_are_refused(halves: tuple[PictureFeatures, Tensor, Tensor]) -> None:
+def test_other_pictures_are_refused(halves: Halves) -> None:
     with refused(r"features are of samples \(n, 1, 8, 8\), got \(2, 3, 8, 8\)", DataError):
         halves[0](torch.zeros(2, 3, 8, 8))
     with refused(r"shape \(n, C, S, S\)", DataError):

@@ -242,4 +242,4 @@ def test_sampling_with_the_scene_oracle_draws_what_is_asked() -> None:
 )
 def test_scene_oracle_refuses(call: object, message: str) -> None:
     with refused(message, DataError):
-        call(SceneOracle(16))  # type: ignore[operator]
+        call(SceneOracle(16))

@@ -7,17 +7,13 @@ from torch import Tensor
 
 from helpers import refused, seeded
 from kan_diffusion.data.datasets import PictureData, load_dataset
-from kan_diffusion.data.shapes import Scene, Thing, draw_scenes, render, renderings
+from kan_diffusion.data.shapes import Scene, Thing, draw_scenes, renderings, scene_samples
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.reading import ClassJudge, accuracy, read_scenes, score_scenes
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
-
-
-def _samples(scenes: list[Scene], size: int = 16) -> Tensor:
-    return torch.from_numpy(render(scenes, size)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _as_sets(scenes: list[Scene]) -> list[tuple[frozenset[Thing], str]]:
@@ -28,7 +24,7 @@ def _as_sets(scenes: list[Scene]) -> list[tuple[frozenset[Thing], str]]:
 @pytest.mark.parametrize("objects", [1, 2, 3])
 def test_real_scenes_are_read_exactly(size: int, objects: int) -> None:
     scenes = draw_scenes(60, _rng(objects), objects, "all", fewest=objects)
-    readings = read_scenes(_samples(scenes, size))
+    readings = read_scenes(scene_samples(scenes, size))
     assert _as_sets([reading.scene for reading in readings]) == _as_sets(scenes)
     assert max(reading.distance for reading in readings) < 1e-4
 
@@ -53,7 +49,7 @@ def _nearest_of_all(samples: Tensor) -> tuple[list[Scene], Tensor]:
 
 @pytest.mark.parametrize("noise", [0.3, 1.0])
 def test_one_thing_is_the_nearest_of_all_renderings(noise: float) -> None:
-    samples = _samples(draw_scenes(40, _rng(1)))
+    samples = scene_samples(draw_scenes(40, _rng(1)), 16)
     samples += noise * torch.randn(samples.shape, generator=seeded())
     nearest, distances = _nearest_of_all(samples)
     readings = read_scenes(samples, most=1)
@@ -65,13 +61,13 @@ def test_one_thing_is_the_nearest_of_all_renderings(noise: float) -> None:
 @pytest.mark.parametrize("objects", [2, 3])
 def test_what_is_read_is_no_farther_than_the_truth(objects: int) -> None:
     scenes = draw_scenes(150, _rng(2), objects, fewest=objects)
-    clean = _samples(scenes)
+    clean = scene_samples(scenes, 16)
     samples = clean + 0.5 * torch.randn(clean.shape, generator=seeded(1))
     truth = (samples - clean).flatten(1).norm(dim=1)
     readings = read_scenes(samples)
     found = torch.tensor([reading.distance for reading in readings])
     assert bool((found <= truth + 1e-3).all())
-    again = _samples([reading.scene for reading in readings])
+    again = scene_samples([reading.scene for reading in readings], 16)
     torch.testing.assert_close(
         (samples - again).flatten(1).norm(dim=1), found, rtol=1e-4, atol=1e-4
     )
@@ -110,7 +106,7 @@ _GREEN = Thing("star", "green", "small", 24 / 32, 6 / 32)
     ],
 )
 def test_a_picture_is_judged_by_what_was_asked(prompt: str, wrong: set[str]) -> None:
-    scores = score_scenes(_samples([Scene((_RED, _BLUE), "white")]), [prompt])
+    scores = score_scenes(scene_samples([Scene((_RED, _BLUE), "white")], 16), [prompt])
     kinds = ("count", "shape", "colour", "size", "place", "background")
     assert {kind for kind in kinds if getattr(scores, kind) == 0.0} == wrong
     assert all(getattr(scores, kind) in (0.0, 1.0, None) for kind in kinds)
@@ -119,9 +115,8 @@ def test_a_picture_is_judged_by_what_was_asked(prompt: str, wrong: set[str]) -> 
 
 
 def test_scores_are_shares_of_those_that_were_asked() -> None:
-    pictures = _samples(
-        [Scene((_RED,), "white"), Scene((_BLUE,), "white"), Scene((_GREEN,), "black")]
-    )
+    scenes = [Scene((_RED,), "white"), Scene((_BLUE,), "white"), Scene((_GREEN,), "black")]
+    pictures = scene_samples(scenes, 16)
     scores = score_scenes(pictures, ["a red circle", "a red square", "a star on black"])
     assert scores.num == 3
     assert scores.shape == scores.count == 1.0
@@ -132,7 +127,7 @@ def test_scores_are_shares_of_those_that_were_asked() -> None:
 
 
 def test_a_second_thing_counts_unless_one_is_read() -> None:
-    pictures = _samples([Scene((_BLUE, _GREEN), "white")])
+    pictures = scene_samples([Scene((_BLUE, _GREEN), "white")], 16)
     assert score_scenes(pictures, ["a large blue square"]).count == 0.0
     assert score_scenes(pictures, ["a large blue square"], most=1).all == 1.0
 
@@ -153,15 +148,13 @@ def test_a_second_thing_counts_unless_one_is_read() -> None:
 )
 def test_what_cannot_be_read_is_refused(call: object, message: str) -> None:
     with refused(message, DataError):
-        call()  # type: ignore[operator]
+        call()
 
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[ClassJudge, Tensor, Tensor]:
     dataset = load_dataset(PictureData(pictures="digits", holdout=0.3))
     labels, others = dataset.class_labels, dataset.heldout_class_labels
-    assert labels is not None
-    assert others is not None
     judge = ClassJudge.fit(dataset.train, labels, dataset.heldout, others)
     return judge, dataset.heldout, others
 

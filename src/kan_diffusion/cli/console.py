@@ -22,7 +22,7 @@ from kan_diffusion.report.tables import (
 from kan_diffusion.study.folder import Row
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.verdicts import Decision
-from kan_diffusion.study.results.wording import sentences
+from kan_diffusion.study.results.wording import capitalised, sentences
 
 if TYPE_CHECKING:
     from kan_diffusion.evaluation.tables import TableScores
@@ -153,7 +153,7 @@ def show_conclusions(decision: Decision) -> None:
     console = _console()
     for sentence in sentences(decision):
         console.print()
-        console.print(sentence[0].upper() + sentence[1:])
+        console.print(capitalised(sentence))
 
 
 def show_scores(row: Row, title: str) -> None:

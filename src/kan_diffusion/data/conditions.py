@@ -217,12 +217,7 @@ def _between(
 ) -> Condition:
     """Makes the condition that a cell is between two ends; None is an open end.
 
-    Args:
-        column: The column.
-        low: Lower end.
-        high: Upper end.
-        above: Whether the range excludes the lower end.
-        below: Whether the range excludes the upper end.
+    ``above`` excludes the lower end from the range, ``below`` the upper one.
     """
     known = _known(column)
     if column.storage.holds == "text" and column.kind != "ordinal":

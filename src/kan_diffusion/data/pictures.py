@@ -29,7 +29,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kan_diffusion.data.imagefolder import ImageFolder, Mode, plain, plain_mode
-from kan_diffusion.data.shapes import MOST_THINGS, SHAPE_SIDES, caption, draw_scenes, render
+from kan_diffusion.data.shapes import (
+    MOST_THINGS,
+    SHAPE_SIDES,
+    caption,
+    draw_scenes,
+    scene_samples,
+)
 from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
 from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import MOST_POINTS, MOST_SIDE, MOST_VALUES
@@ -278,8 +284,7 @@ def _draw_shapes(config: PictureData, study_seed: int, seed: int) -> Pictures:
     ):
         generator = numpy_generator("shapes", *stream)
         scenes = draw_scenes(count, generator, things)
-        values = torch.from_numpy(render(scenes, codec.size)).permute(0, 3, 1, 2)
-        samples = values.contiguous().float() / 127.5 - 1
+        samples = scene_samples(scenes, codec.size).contiguous()
         if codec.mode != "RGB":
             colour = PictureCodec(size=codec.size)
             samples = codec.encode(colour.decode(samples))

@@ -59,15 +59,12 @@ class Standardizer:
                 )
 
     @classmethod
-    def from_points(
-        cls, points: Tensor, columns: Sequence[object] | None = None, where: str = ""
-    ) -> Self:
+    def from_points(cls, points: Tensor, columns: Sequence[object] | None = None) -> Self:
         """Takes the mean and standard deviation (of the sample, divided by n) of points.
 
         Args:
             points: Shape (n, d), n at least 1.
             columns: Names of the coordinates in errors; their numbers from 0 when None.
-            where: Start of error messages, such as the name of a file and a colon.
 
         Raises:
             DataError: The shape is wrong, or a column is constant, not finite, beyond 1e300 or has
@@ -94,7 +91,7 @@ class Standardizer:
             elif spread[place] < _SMALLEST_SPREAD:
                 problem = f"has a spread below {_SMALLEST_SPREAD:g}; rescale it"
             if problem is not None:
-                raise DataError(f"{where}column '{name}' {problem}")
+                raise DataError(f"column '{name}' {problem}")
         return cls(tuple(mean.tolist()), tuple(spread.tolist()))
 
     @classmethod

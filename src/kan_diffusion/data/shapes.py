@@ -61,6 +61,7 @@ __all__ = [
     "related",
     "render",
     "renderings",
+    "scene_samples",
 ]
 
 SHAPES = ("circle", "square", "triangle", "star")
@@ -416,6 +417,11 @@ def render(scenes: Sequence[Scene], size: int) -> NDArray[np.uint8]:
             rows = [all_.row(thing) for thing in things]
             pictures[owners] += sixteenths[rows][:, :, None] * steps
     return pictures.reshape(-1, size, size, 3).astype(np.uint8)
+
+
+def scene_samples(scenes: Sequence[Scene], size: int) -> Tensor:
+    """Draws n scenes like :func:`render`, as samples (n, 3, S, S) from -1 to 1, float32."""
+    return torch.from_numpy(render(scenes, size)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 WORDINGS: dict[int, tuple[str, ...]] = {

@@ -96,13 +96,13 @@ class FrameFile:
             return self.source
         return _to_frame(self.source.to_table(columns=list(self.columns)), self.gaps)
 
-    def batches(self, num_rows: int = _BATCH) -> Iterator[pd.DataFrame]:
-        """Yields all rows in order, ``num_rows`` or fewer at a time."""
+    def batches(self) -> Iterator[pd.DataFrame]:
+        """Yields all rows in order, 65,536 or fewer at a time."""
         if isinstance(self.source, pd.DataFrame):
-            for start in range(0, self.num_rows, num_rows):
-                yield self.source.iloc[start : start + num_rows]
+            for start in range(0, self.num_rows, _BATCH):
+                yield self.source.iloc[start : start + _BATCH]
         else:
-            for batch in _batches(self.source, self.columns, num_rows):
+            for batch in _batches(self.source, self.columns):
                 yield _to_frame(batch, self.gaps)
 
     def take(self, rows: np.ndarray) -> pd.DataFrame:
@@ -114,7 +114,7 @@ class FrameFile:
         if isinstance(self.source, pd.DataFrame):
             return self.source.iloc[rows].reset_index(drop=True)
         taken, start = [], 0
-        for batch in _batches(self.source, self.columns, _BATCH):
+        for batch in _batches(self.source, self.columns):
             first, last = np.searchsorted(rows, [start, start + len(batch)])
             taken.append(batch.take(pa.array(rows[first:last] - start)))
             start += len(batch)
@@ -400,11 +400,7 @@ def _split_quickly(
 ) -> list[pa.ChunkedArray] | None:
     """Splits a file into columns of text; None if it has quotation marks or a line does not fit.
 
-    Args:
-        text: The file.
-        delimiter: Separator of the cells.
-        names: Names of the columns.
-        skipped: Lines before the rows.
+    ``skipped`` lines come before the rows.
     """
     if b'"' in text:
         return None
@@ -486,7 +482,7 @@ def _read_parquet(path: Path) -> FrameFile:
         gaps: set[str] = set()
 
         def seen() -> Iterator[pa.Table]:
-            for table in _batches(source, columns, _BATCH):
+            for table in _batches(source, columns):
                 gaps.update(name for name in columns if table[name].null_count)
                 yield table
 
@@ -548,10 +544,10 @@ def _common_schema(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Sc
     return common
 
 
-def _batches(source: dataset.Dataset, columns: Sequence[str], num_rows: int) -> Iterator[pa.Table]:
+def _batches(source: dataset.Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:
     # Read little ahead: batches that wait take memory.
     for batch in source.to_batches(
-        columns=list(columns), batch_size=num_rows, batch_readahead=2, fragment_readahead=1
+        columns=list(columns), batch_size=_BATCH, batch_readahead=2, fragment_readahead=1
     ):
         yield pa.Table.from_batches([batch])
 
@@ -559,10 +555,8 @@ def _batches(source: dataset.Dataset, columns: Sequence[str], num_rows: int) -> 
 def _to_frame(table: pa.Table, gaps: frozenset[str]) -> pd.DataFrame:
     """Makes a frame with the dtypes that pandas wrote, or would choose.
 
-    Args:
-        table: The rows.
-        gaps: Columns with missing cells in these rows or others; those of integers and truth
-            values get pandas' nullable dtypes.
+    Columns of integers and truth values that have gaps, in these rows or others, get pandas'
+    nullable dtypes.
     """
 
     def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -64,7 +64,6 @@ _FARTHEST = 8.0  # largest normal score of a row
 _NEAREST = 1e-12  # least width of an interval relative to its neighbour's
 _MOST_BEND = 1.5
 _MILD_SKEWNESS, _MILD_KURTOSIS, _MILD_RANGE, _MILD_BOUND = 0.5, 1.0, 6.0, 3.0
-_NEAREST_AT_ONCE = 1 << 24
 
 
 class Linear(Settings):
@@ -367,9 +366,8 @@ def _curvature(
 def _growth(expected: np.ndarray, away: np.ndarray) -> float:
     """Finds c so that (exp(c t) - 1) / c is on average the distance found; 0 if it would be less.
 
-    Args:
-        expected: Distances t of rows from a knot by their normal scores, shape (m,).
-        away: Distances found, in units of dx/dz at the knot.
+    t are the distances of rows from a knot expected by their normal scores, and distances found are
+    in units of dx/dz at the knot.
     """
     if not len(away) or away.mean() <= expected.mean() or not expected.any():
         return 0.0
@@ -403,11 +401,7 @@ class Codebook:
 
     def inverse(self, z: np.ndarray) -> np.ndarray:
         """Maps each z of shape (n, width) to the category with the nearest corner, plus a half."""
-        nearest = np.empty(len(z))
-        size = max(1, _NEAREST_AT_ONCE // len(self.corners))
-        for start in range(0, len(z), size):  # all corners have the same length
-            nearest[start : start + size] = np.argmax(z[start : start + size] @ self.corners.T, 1)
-        return nearest + 0.5
+        return np.argmax(z @ self.corners.T, axis=1) + 0.5  # all corners have the same length
 
 
 def encoding(frequencies: np.ndarray) -> Codebook | Transform:

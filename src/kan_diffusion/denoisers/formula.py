@@ -16,7 +16,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
-from kan_diffusion.denoisers.trees import Tree, check_tree, evaluate, to_sympy, to_tree
+from kan_diffusion.denoisers.trees import Tree, check_tree, evaluate, fold, to_sympy, to_tree
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import Process
 
@@ -75,13 +75,10 @@ class FormulaDenoiser(PointDenoiser):
     def flops(self) -> int:
         """Number of operations of the expressions; a function or a power counts four."""
 
-        def count(tree: object) -> int:
-            if not isinstance(tree, list | tuple) or tree[0] in ("number", "constant", "symbol"):
-                return 0
-            own = {"add": len(tree) - 2, "mul": len(tree) - 2}.get(str(tree[0]), 4)
-            return own + sum(count(part) for part in tree[1:])
+        def operation(name: str, parts: list[int]) -> int:
+            return sum(parts) + (len(parts) - 1 if name in ("add", "mul") else 4)
 
-        return sum(count(tree) for tree in self.config.score)
+        return sum(fold(tree, lambda *_: 0, operation) for tree in self.config.score)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Does nothing: a formula always starts from the constants that it was made with."""

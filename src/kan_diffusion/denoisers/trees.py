@@ -23,7 +23,7 @@ from kan_diffusion.errors import KanDiffusionError
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["Tree", "check_tree", "evaluate", "to_sympy", "to_tree"]
+__all__ = ["Tree", "check_tree", "evaluate", "fold", "to_sympy", "to_tree"]
 
 T = TypeVar("T")
 
@@ -137,7 +137,7 @@ def check_tree(tree: object, symbols: Collection[str] | None, num_constants: int
     )
 
 
-def _fold(
+def fold(
     tree: object, leaf: Callable[[str, object], T], operation: Callable[[str, list[T]], T]
 ) -> T:
     """Computes a value of a checked tree, from its leaves upwards.
@@ -151,7 +151,7 @@ def _fold(
         case ["number" | "constant" | "symbol" as kind, content]:
             return leaf(kind, content)
         case ["call", str() as name, *parts] | [str() as name, *parts]:
-            return operation(name, [_fold(part, leaf, operation) for part in parts])
+            return operation(name, [fold(part, leaf, operation) for part in parts])
     raise _damaged(tree)
 
 
@@ -189,7 +189,7 @@ def evaluate(tree: Tree, symbols: Mapping[str, Tensor], constants: Tensor) -> Te
             return reduce(_CALLS[name], torch.broadcast_tensors(*values))
         return _CALLS[name](*values)
 
-    return as_tensor(_fold(tree, leaf, operation))
+    return as_tensor(fold(tree, leaf, operation))
 
 
 def to_sympy(tree: Tree, constants: Sequence[object]) -> sympy.Expr:
@@ -214,4 +214,4 @@ def to_sympy(tree: Tree, constants: Sequence[object]) -> sympy.Expr:
                 return sympy.sympify(constants[index])
         return sympy.Symbol(str(content), real=True)
 
-    return _fold(tree, leaf, lambda name, parts: getattr(sympy, _SYMPY.get(name, name))(*parts))
+    return fold(tree, leaf, lambda name, parts: getattr(sympy, _SYMPY.get(name, name))(*parts))

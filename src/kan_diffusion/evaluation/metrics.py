@@ -507,13 +507,11 @@ def _mean_kernel(x: Tensor, y: Tensor, middle: float) -> float:
     return total / (len(_BANDWIDTH_FACTORS) * len(x) * len(y))
 
 
-def _median_distance(x: Tensor, y: Tensor, max_points: int = 1_000) -> float:
+def _median_distance(x: Tensor, y: Tensor) -> float:
     """Finds the median positive distance within ``y``, else between ``y`` and ``x``, else 1."""
-    thin: NDArray[np.intp] = np.linspace(0, len(y) - 1, min(len(y), max_points)).astype(np.intp)
-    candidates = (
-        torch.pdist(y[torch.from_numpy(thin)]),
-        torch.cdist(y[:max_points], x[:max_points]),
-    )
+    most = 1_000
+    thin: NDArray[np.intp] = np.linspace(0, len(y) - 1, min(len(y), most)).astype(np.intp)
+    candidates = torch.pdist(y[torch.from_numpy(thin)]), torch.cdist(y[:most], x[:most])
     for distances in candidates:
         positive = distances[distances > 0]
         if len(positive):

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.pictures import PictureCodec
-from kan_diffusion.data.shapes import Combinations, Scene, caption, draw_scenes, render
+from kan_diffusion.data.shapes import Combinations, Scene, caption, draw_scenes, scene_samples
 from kan_diffusion.evaluation.closeness import closest_record, copies
 from kan_diffusion.evaluation.features import PictureFeatures
 from kan_diffusion.evaluation.metrics import (
@@ -151,7 +151,7 @@ def shown(dataset: Dataset, num: int) -> tuple[Request, Tensor]:
             for count, which in halves
             for scene in draw_scenes(count, numpy_generator("shown", which), dataset.things, which)
         ]
-        return Request.of_scenes(scenes), _rendered(scenes, dataset.shape[-1])
+        return Request.of_scenes(scenes), scene_samples(scenes, dataset.shape[-1])
     rows = torch.arange(len(dataset.heldout))
     if dataset.heldout_class_labels is not None:
         labels = dataset.heldout_class_labels.tolist()
@@ -253,7 +253,8 @@ def score_pictures(
             scenes = draw_scenes(num, generator, dataset.things, combinations)
             what = Request.of_scenes(scenes)  # names shape, colour and size, which may be held out
             samples = drawn(what, guidance, which)
-            for end, judged in (("", samples), ("_real", _rendered(scenes, dataset.shape[-1]))):
+            real_scenes = scene_samples(scenes, dataset.shape[-1])
+            for end, judged in (("", samples), ("_real", real_scenes)):
                 scores = _read(judged, what, dataset.things)
                 found |= {f"{which}_{kind}{end}": value for kind, value in scores.items()}
         found["read_plain"] = _read(plain, asked, dataset.things)["all"]
@@ -314,11 +315,6 @@ def _copies(
         "nearest_real": found.nearest_real,
         "closer": found.closest.value,
     }
-
-
-def _rendered(scenes: list[Scene], size: int) -> Tensor:
-    """Renders scenes as samples (n, 3, S, S)."""
-    return torch.from_numpy(render(scenes, size)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _flat(dataset: Dataset, samples: Tensor) -> np.ndarray:

@@ -40,8 +40,8 @@ from kan_diffusion.data.shapes import (
     draw_scenes,
     parse,
     related,
-    render,
     renderings,
+    scene_samples,
 )
 from kan_diffusion.errors import DataError
 
@@ -329,7 +329,6 @@ def accuracy(
     objects: int = 1,
     combinations: Combinations = "seen",
     noise: float = 0.0,
-    most: int = MOST_THINGS,
 ) -> SceneScores:
     """Measures the judge itself, on real scenes under their first captions.
 
@@ -340,13 +339,12 @@ def accuracy(
         objects: Number of things in each scene.
         combinations: Which combinations there may be.
         noise: Standard deviation of noise on values in [-1, 1].
-        most: Largest number of things to read in a picture.
     """
     scenes = draw_scenes(num, generator, objects, combinations, fewest=objects)
-    samples = torch.from_numpy(render(scenes, size)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    samples = scene_samples(scenes, size)
     if noise:
         samples += noise * torch.from_numpy(generator.standard_normal(samples.shape)).float()
-    return score_scenes(samples, [caption(scene) for scene in scenes], most)
+    return score_scenes(samples, [caption(scene) for scene in scenes])
 
 
 @dataclass(frozen=True)

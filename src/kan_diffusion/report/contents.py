@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kan_diffusion.report.pictures import PictureRows
 from kan_diffusion.report.points import Panels, Points
+from kan_diffusion.report.style import ModelStyle, model_styles
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.verdicts import Decision, decide
 
@@ -94,6 +95,11 @@ class ReportContents:
     def decision(self) -> Decision:
         """The study's verdicts and comparisons."""
         return decide(self.results)
+
+    @cached_property
+    def styles(self) -> dict[str, ModelStyle]:
+        """The style of every model, in the order of their first rows."""
+        return model_styles(self.results.rows)
 
     def data_names(self) -> list[str]:
         """The data sets, in the order of their first row."""

@@ -41,7 +41,7 @@ from kan_diffusion.study.folder import (
 from kan_diffusion.study.measure import oracle_warning
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
-from kan_diffusion.study.results.wording import listed
+from kan_diffusion.study.results.wording import capitalised, listed
 from kan_diffusion.study.run import StudyResults, environment
 from kan_diffusion.study.trial import NUM_PANELS, followed, record_reverse
 
@@ -160,7 +160,7 @@ def _warnings(
     for process in config.process:
         mismatch = signal_warning(process.scheduler())
         if mismatch is not None:
-            warnings.append(mismatch[0].upper() + mismatch[1:] + ".")
+            warnings.append(capitalised(mismatch) + ".")
     if any(process.loss == "huber" for process in config.process):
         warnings.append(
             "The Huber loss does not aim at the posterior mean, which the oracle gives; a denoiser "
@@ -187,7 +187,7 @@ def _warnings(
         doubts = [oracle_warning(trial.row) for trial in of_files]
         first = next((doubt for doubt in doubts if doubt is not None), None)
         if first is not None:
-            warnings.append(first[0].upper() + first[1:] + ".")
+            warnings.append(capitalised(first) + ".")
     if config.seeds < 10:
         reach = len(config.data) * smallest_permutation_p(config.seeds)
         warnings.append(
@@ -338,7 +338,7 @@ def runs_contents(results: StudyResults, command: str) -> ReportContents:
     ]
     if chosen:
         contents.warnings.append(
-            f"{listed(chosen)[0].upper()}{listed(chosen)[1:]} came about by choices that were made "
+            f"{capitalised(listed(chosen))} came about by choices that were made "
             "on these held-out rows, so the numbers are a little too good for "
             f"{'it' if len(chosen) == 1 else 'them'}; fresh rows would tell."
         )

@@ -45,7 +45,7 @@ from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.html import Json, Page, Section
 from kan_diffusion.report.images import LARGEST_WEBP, contact_sheet, embedded, image_address
-from kan_diffusion.report.points import PointView, bins, panel_figure, spread
+from kan_diffusion.report.points import PointView, bins, framed, panel_figure, spread
 from kan_diffusion.report.style import GRID, INK, MUTED, model_styles, report_style, shortened
 from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler, watched
 from kan_diffusion.study.measure import load_run
@@ -151,10 +151,9 @@ class PointPanel(Panel):
 
     def put(self, axes: Axes) -> Callable[[int], None]:
         """Draws the panel into axes; returns a function that shows a frame by its number."""
-        axes.set(xlim=self.limits[0], xticks=[], yticks=[], box_aspect=1)
+        axes.set(xlim=self.limits[0], box_aspect=1)
         axes.grid(False)
-        for spine in axes.spines.values():
-            spine.set(visible=True, color="#d4d7dc")
+        framed(axes)
         if len(self.limits) == 1:
             edges = bins(self.limits[0])
 

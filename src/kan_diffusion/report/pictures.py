@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from kan_diffusion.files import whole_file
 from kan_diffusion.report.images import contact_sheet
-from kan_diffusion.report.points import spread
+from kan_diffusion.report.points import spread, time_name
 from kan_diffusion.report.style import report_style
 
 __all__ = ["SHEET", "PictureRows", "asked_figure", "mosaic", "process_figure", "write_pictures"]
@@ -121,9 +121,8 @@ def process_figure(
         times: The times, as fractions of T.
         width: Largest width in inches; if it is too small for all times, some are left out.
     """
-    ends = {0.0: "t = 0", 1.0: "t = T"}
     picks = spread(len(times), _most_across(width, len(times)))
-    names = [ends.get(round(times[pick], 3), f"{times[pick]:.2g} T") for pick in picks]
+    names = [time_name(times[pick]) for pick in picks]
     return _figure(asked, [("", mosaic(states[:, picks]))], dict(enumerate(names)), width)
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from kan_diffusion.report.style import report_style
 
 __all__ = [
-    "Panels", "PointView", "Points", "bins", "panel_figure", "row_counts", "side_by_side_figure",
-    "spread", "strips_figure",
+    "Panels", "PointView", "Points", "bins", "framed", "panel_figure", "row_counts",
+    "side_by_side_figure", "spread", "strips_figure", "time_name",
 ]  # fmt: skip
 
 Points = NDArray[np.floating]
@@ -210,18 +210,26 @@ def strips_figure(
     for (label, panels), line in zip(rows, grid, strict=True):
         for axes, (_, points) in zip(line, panels, strict=True):
             view.draw(axes, points, colour, limits, size=0.5)
-            # In a strip of small panels only the shape is read.
-            axes.set(xticks=[], yticks=[])
-            for spine in axes.spines.values():
-                spine.set(visible=True, color="#d4d7dc")
+            framed(axes)
         if label:
             line[0].set_ylabel(
                 label.replace(" ", "\n", 1), fontsize=9.5, rotation=0, ha="right", va="center"
             )
     for axes, (time, _) in zip(grid[0], rows[0][1], strict=True):
-        title = {0.0: "t = 0", 1.0: "t = T"}.get(round(time, 3), f"{time:.2g} T")
-        axes.set_title(title, loc="center", fontsize=9.5, fontweight="normal")
+        axes.set_title(time_name(time), loc="center", fontsize=9.5, fontweight="normal")
     return figure
+
+
+def time_name(time: float) -> str:
+    """Names a time by its fraction of T."""
+    return {0.0: "t = 0", 1.0: "t = T"}.get(round(time, 3), f"{time:.2g} T")
+
+
+def framed(axes: Axes) -> None:
+    """Draws a pale frame around a panel of which only the shape is read, without ticks."""
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=True, color="#d4d7dc")
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -33,7 +33,7 @@ from kan_diffusion.report.tables import (
 )
 from kan_diffusion.study.results.rows import MEASURES, Setting
 from kan_diffusion.study.results.verdicts import Verdict
-from kan_diffusion.study.results.wording import overall, say
+from kan_diffusion.study.results.wording import capitalised, overall, say
 
 __all__ = ["write_report"]
 
@@ -201,13 +201,13 @@ class _Report:
         if len(own) > 1:
             links = [
                 Markup('<a href="#{}">{}</a>').format(
-                    self.page.anchors("setting", setting.label), _capital(setting.amount)
+                    self.page.anchors("setting", setting.label), capitalised(setting.amount)
                 )
                 for setting in own
             ]
             page.items(links, "within")
         for number, setting in enumerate(own):
-            title = _capital(setting.amount) if len(own) > 1 else ""
+            title = capitalised(setting.amount) if len(own) > 1 else ""
             part = page.section(title, "setting", setting.label)
             verdict = self.decision.verdicts[setting.label]
             if verdict.outcome:
@@ -290,14 +290,14 @@ class _Report:
             compared = bool(self.decision.of_setting(label))
             figures.append((
                 "How the models compare", f"forest{suffix}", charts.forest_figure,
-                f"{_capital(judged)} of each model",
+                f"{capitalised(judged)} of each model",
                 f"{judged} of each model{against if compared else alone}; an arrowhead says that "
                 "it goes on beyond the axis. Left is better. Small marks are seeds, the large mark "
                 "is the mean; n: seeds.",
             ))  # fmt: skip
         levels = contents.levels_of(label)
         if len(levels) and levels[level_measure(levels)].notna().any():
-            shown = f"{_capital(MEASURES[level_measure(levels)])} by noise level"
+            shown = f"{capitalised(MEASURES[level_measure(levels)])} by noise level"
             figures.append((
                 shown, f"excess by level{suffix}", charts.by_level_figure, shown,
                 "mean over seeds in bins of noise levels, against the logarithm of the "
@@ -455,7 +455,3 @@ def _badge(verdict: Verdict) -> Markup:
 
 def _verdict(verdict: Verdict) -> Markup:
     return Markup("{} {}").format(_badge(verdict), say(verdict, with_label=False))
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from kan_diffusion.report.contents import ReportContents
-from kan_diffusion.report.style import model_styles
 from kan_diffusion.study.results.rows import MEASURES, SIZES, Results
 from kan_diffusion.study.results.statistics import Interval, mean_interval
 from kan_diffusion.study.results.verdicts import Comparison, Outcome
@@ -358,7 +357,6 @@ def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
         Head("ratio", "mean of the KAN over mean of the MLP"),
         Head("seeds", "seeds that both finished"), Head("p", "sign-flip test over paired seeds"),
     ]  # fmt: skip
-    styles = model_styles(contents.results.rows)
     lines = []
     for verdict in found:
         label, difference = verdict.setting.label, verdict.difference
@@ -370,7 +368,9 @@ def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
             mean = rows.loc[rows["name"] == name, verdict.measure].mean()
             text = format_number(mean, _DIGITS[verdict.measure])
             note = f"{text} (of {verdict.count(kind)})"
-            sides.append(Cell(name, note, link=anchors(label, name), colour=styles[name].colour))
+            sides.append(
+                Cell(name, note, link=anchors(label, name), colour=contents.styles[name].colour)
+            )
         cells = [
             Cell(label, f"by {MEASURES[verdict.measure]}", link=anchors("setting", label)),
             Cell(verdict.outcome, badge=BADGES[verdict.outcome]),
@@ -396,10 +396,9 @@ def lead_table(contents: ReportContents) -> Table | None:
         Head("worse on", "data sets on which the best MLP is called better", words=True),
         Head("median ratio", "of its mean excess to that of the best MLP"),
     ]  # fmt: skip
-    styles = model_styles(contents.results.rows)
     lines = []
     for lead in leads:
-        colour = "" if lead.model is None else styles[lead.model].colour
+        colour = "" if lead.model is None else contents.styles[lead.model].colour
         cells = [
             Cell(lead.model or "best KAN", lead.comparisons[0].setting.amount, colour=colour),
             number_cell(len(lead.ahead), f"{len(lead.ahead)} of {len(lead.comparisons)}"),
@@ -421,7 +420,7 @@ def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table
     first, *sizes = known_sizes or SIZES[:1]  # no size is known if all trials failed
     others = [m for m in (*results.metrics, *MEASURES) if m != measure and rows[m].notna().any()]
     differences = contents.decision.of_setting(label)
-    styles, known = model_styles(results.rows), _heads(results)
+    known = _heads(results)
     heads = [Head("model", words=True), *(known[column] for column in (first, measure))]
     if differences:
         heads.append(Head("− best MLP", f"paired difference of the {MEASURES[measure]}"))
@@ -436,7 +435,11 @@ def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table
             for seed, trial in zip(group["seed"], group["trial"], strict=True)
             if trial is not None
         )
-        cells = [Cell(name, f"seeds: {_seeds(group)}", colour=styles[name].colour, trials=trials)]
+        cells = [
+            Cell(
+                name, f"seeds: {_seeds(group)}", colour=contents.styles[name].colour, trials=trials
+            )
+        ]
         counts = [number_cell(group[s].mean(), _count(group[s])) for s in (first, *sizes)]
         cells += [counts[0], _mean_cell(group, measure)]
         if name in differences:
@@ -498,7 +501,6 @@ def time_use(
     if not len(used) or used["match"].iloc[0] != "time":
         return None
     budget = float(used["budget"].iloc[0])
-    styles = model_styles(contents.results.rows)
     heads = [
         Head("model", words=True), Head("budget (s)"), Head("mean (CPU s)"),
         Head("least (CPU s)"), Head("most (CPU s)"),
@@ -513,7 +515,7 @@ def time_use(
         share = float(shares[abs(shares).argmax()])
         worst = max(worst, (abs(share), name))
         values = (budget, seconds.mean(), seconds.min(), seconds.max())
-        cells = [Cell(name, link=anchors(label, name), colour=styles[name].colour)]
+        cells = [Cell(name, link=anchors(label, name), colour=contents.styles[name].colour)]
         cells += [number_cell(value, format_number(value, 4)) for value in values]
         deviation = f"{share:+.1%}".replace("-", "−").replace("%", " %")
         lines.append(Line([*cells, number_cell(abs(share), deviation)]))

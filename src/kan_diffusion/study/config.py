@@ -54,6 +54,7 @@ __all__ = [
     "preset_names",
     "read_preset",
     "read_study",
+    "without_place",
 ]
 
 logger = logging.getLogger(__name__)
@@ -272,6 +273,15 @@ class EvaluationConfig(Settings):
         return metrics
 
 
+def without_place(data: DataConfig) -> DataConfig:
+    """Returns data with their name in the place of the path of a file or folder."""
+    if isinstance(data, FileData):
+        return data.model_copy(update={"path": Path(data.name)})
+    if isinstance(data, PictureData):
+        return data.model_copy(update={"pictures": data.name})
+    return data
+
+
 class TrialConfig(Settings):
     """One training run, and everything that decides its outcome.
 
@@ -301,12 +311,9 @@ class TrialConfig(Settings):
         pretrained network counts by its content.
         """
         settings = self.model_dump(mode="json")
-        if isinstance(self.data, FileData):
-            settings["data"]["path"] = self.data.name
+        settings["data"] = without_place(self.data).model_dump(mode="json")
         if isinstance(self.data, FileData | TableData):
             settings["data"]["rows"] = "encoded"
-        if isinstance(self.data, PictureData):
-            settings["data"]["pictures"] = self.data.name
         del settings["model"]["optimizer"]  # the one of the training counts
         settings["model"] |= dict.fromkeys(self.model.digests)
         for part, added in _ADDED.items():

@@ -33,6 +33,7 @@ from kan_diffusion.denoisers.registry import (
     build_denoiser,
     get_family,
 )
+from kan_diffusion.denoisers.sizing import COUNTABLES, Countable
 from kan_diffusion.errors import DataError, KanDiffusionError, require_known, valid_settings
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match
@@ -142,12 +143,8 @@ def _amount_of_model(match: Match, model: ModelConfig, data: DataConfig) -> floa
             seconds,
         )
         return seconds
-    denoiser = without_text(build(trial, load_dataset(data, 0, 0)))
-    return {
-        "params": denoiser.num_trainable,
-        "flops": denoiser.flops,
-        "flops-per-edge": denoiser.flops_per_edge,
-    }[match]
+    count, _ = COUNTABLES[cast("Countable", match.replace("-", "_"))]
+    return count(without_text(build(trial, load_dataset(data, 0, 0))))
 
 
 def _matched_study(

@@ -133,7 +133,7 @@ def plan_study(
     """Lists a study's trials, and checks before any training that all models can be built.
 
     Args:
-        config: The study.
+        config: The study, pinned.
         folder: Its run folder.
         workers: Number of trials that will run side by side.
         verify: Whether to refuse finished trials whose files have changed.
@@ -143,7 +143,6 @@ def plan_study(
         DataError: A data set cannot be used.
         KanDiffusionError: A model cannot be built.
     """
-    config = config.pinned()
     datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
     counts: dict[tuple[str, str], int] = {}
     planned = config.trials()

@@ -23,7 +23,6 @@ from pathlib import Path
 import pandas as pd
 
 from kan_diffusion._version import __version__
-from kan_diffusion.data.datasets import FileData, PictureData
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import (
     require_unchanged,
@@ -32,7 +31,7 @@ from kan_diffusion.files import (
     write_text,
 )
 from kan_diffusion.study.calibration import estimate_seconds
-from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
+from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study, without_place
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, holds_run
 from kan_diffusion.study.planning import (
@@ -139,14 +138,8 @@ def require_folder(
 
 def _settings(config: StudyConfig) -> dict[str, object]:
     """Returns a study's settings, with files by name and content as in a trial's identity."""
-    settings: dict[str, object] = config.model_dump(mode="json")
-    settings["data"] = [
-        (data.name, data.model_copy(update={place: ""}))
-        if (place := {FileData: "path", PictureData: "pictures"}.get(type(data)))
-        else data
-        for data in config.data
-    ]
-    return settings
+    data = [without_place(each) for each in config.data]
+    return {**config.model_dump(mode="json"), "data": data}
 
 
 def run_study(

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -65,8 +66,9 @@ class AveragedPoints:
         names = ("noised", "timesteps", "alpha", "sigma", "target")
         return replace(self, **{name: getattr(self, name)[::step] for name in names})
 
+    @cached_property
     def arrays(self) -> tuple[Array, Array, Array, Array]:
-        """Gives noised points (n, d), signal and noise levels (n,) and targets (n, d) as arrays."""
+        """Noised points (n, d), signal and noise levels (n,) and targets (n, d) as arrays."""
         parts = self.noised, self.alpha[:, 0], self.sigma[:, 0], self.target
         x, alpha, sigma, target = (part.numpy() for part in parts)
         return x, alpha, sigma, target

@@ -135,6 +135,11 @@ class ScoreView:
     exact: tuple[Array, ...] | None
     density: tuple[Array, ...] | None
 
+    @property
+    def fields(self) -> dict[str, tuple[Array, ...]]:
+        """All scores by name, the exact one last, under ``"exact"``, where it is known."""
+        return self.scores | ({} if self.exact is None else {"exact": self.exact})
+
 
 def default_levels(process: Process, sigmas: Sequence[float] = _LEVEL_SIGMAS) -> list[int]:
     """Finds the timesteps whose noise levels are nearest to given ones."""

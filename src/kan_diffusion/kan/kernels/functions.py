@@ -31,7 +31,6 @@ from functools import cache
 import numba
 import numpy as np
 import torch
-from numba import types
 from numba.extending import register_jitable
 from torch import Tensor
 from torch.nn.functional import linear
@@ -125,8 +124,6 @@ def power_bits(powers, like):
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
 def tabulate(order, powers, coefficients, table, groups, functions, width, intervals):
     """Writes the polynomials of all cells."""
-    if not isinstance(order, types.IntegerLiteral):
-        return None
     degree = order.literal_value
     pieces = piece_coefficients(degree)
 
@@ -158,8 +155,6 @@ def tabulate(order, powers, coefficients, table, groups, functions, width, inter
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
 def gather(order, powers, table, grad_coefficients, groups, functions, width, intervals):
     """Computes the gradient of the coefficients from that of the polynomials."""
-    if not isinstance(order, types.IntegerLiteral):
-        return None
     degree = order.literal_value
     pieces = piece_coefficients(degree)
 

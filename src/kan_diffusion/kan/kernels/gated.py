@@ -32,7 +32,6 @@ from functools import cache
 import numba
 import numpy as np
 import torch
-from numba import types
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -88,8 +87,6 @@ def _states(
 
     Cell 0 is that of the left tangent.
     """
-    if not isinstance(lanes, types.IntegerLiteral) or not isinstance(spline, types.IntegerLiteral):
-        return None
     width, has_grid = lanes.literal_value, spline.literal_value
 
     def loop(

@@ -61,7 +61,7 @@ def compiled_by_type(**options):
     """Decorates a function that takes types and returns the code that kernels call in its place.
 
     With ``prefer_literal`` constant arguments come as ``IntegerLiteral``, and the code is compiled
-    anew for each.
+    anew for each. Arguments whose ``literal_value`` it takes have to be constants.
     """
 
     def decorate(code):
@@ -171,8 +171,6 @@ def get(typingctx, array, index):
 @intrinsic(prefer_literal=True)
 def load(typingctx, array, index, lanes):
     """``array[index : index + lanes]``, with ``lanes`` a constant."""
-    if not isinstance(lanes, types.IntegerLiteral):
-        return None
     vector = Vector(array.dtype, lanes.literal_value)
 
     def codegen(context, builder, signature, args):
@@ -215,8 +213,6 @@ def store_as_int(typingctx, array, index, value):
 @intrinsic(prefer_literal=True)
 def zeros(typingctx, array, lanes):
     """``lanes`` zeros of the array's dtype."""
-    if not isinstance(lanes, types.IntegerLiteral):
-        return None
     vector = Vector(array.dtype, lanes.literal_value)
 
     def codegen(context, builder, signature, args):
@@ -228,8 +224,6 @@ def zeros(typingctx, array, lanes):
 @intrinsic(prefer_literal=True)
 def splat(typingctx, scalar, lanes):
     """``lanes`` copies of a float."""
-    if not isinstance(lanes, types.IntegerLiteral):
-        return None
     vector = Vector(scalar, lanes.literal_value)
 
     def codegen(context, builder, signature, args):

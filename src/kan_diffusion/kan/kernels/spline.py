@@ -27,7 +27,6 @@ from functools import cache
 import numba
 import numpy as np
 import torch
-from numba import types
 from numba.extending import register_jitable
 from torch import Tensor
 
@@ -141,18 +140,12 @@ def place(x, at, inputs, origin, inverse_step, i0, columns, rows, scratch):
             i += 1
 
 
-def _is_literal(*parameters: types.Type) -> bool:
-    return all(isinstance(parameter, types.IntegerLiteral) for parameter in parameters)
-
-
 @compiled_by_type(prefer_literal=True, jit_options=_INNER)
 def expand(order, first, scratch, cells, count, intervals, linear, reach, slopes):
     """Computes cells, pieces and base activation of a tile, and their slopes.
 
     Like the loops below, it is compiled for each order, and with (``first`` = 1) or without SiLU.
     """
-    if not _is_literal(order, first):
-        return None
     degree_k, with_base = order.literal_value, first.literal_value
     values = piece_coefficients(degree_k)
     derivatives = piece_coefficients(degree_k, 1)
@@ -192,8 +185,6 @@ def expand(order, first, scratch, cells, count, intervals, linear, reach, slopes
 @compiled_by_type(prefer_literal=True, jit_options=_INNER)
 def outputs(order, first, lanes, cells, scratch, table, t, y, y_at, rows, columns, stride):
     """Adds a tile's products to a block of ``lanes`` outputs."""
-    if not _is_literal(order, first, lanes):
-        return None
     pieces, with_base, width = order.literal_value + 1, first.literal_value, lanes.literal_value
 
     def loop(order, first, lanes, cells, scratch, table, t, y, y_at, rows, columns, stride):
@@ -224,8 +215,6 @@ def gradients(
     slopes,
 ):  # fmt: skip
     """Adds a tile's products to the gradients of the weights and, with ``slopes``, of u."""
-    if not _is_literal(order, first, lanes):
-        return None
     pieces, with_base, width = order.literal_value + 1, first.literal_value, lanes.literal_value
 
     def loop(

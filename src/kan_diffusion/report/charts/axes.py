@@ -75,24 +75,10 @@ def value_scale(
     return Scale(low, high, True, tuple(_log_ticks(low, high, most_ticks)))
 
 
-def value_axis(
-    axes: Axes,
-    which: Literal["x", "y"],
-    values: Sequence[float],
-    log: bool = True,
-    wishes: Sequence[float] = (),
-    most_ticks: int = 6,
-    least_factor: float = 4.0,
-) -> tuple[float, float]:
-    """Scales the x or y axis; the other arguments are those of `value_scale`.
-
-    Returns:
-        The limits that were set.
-    """
-    scale = value_scale(values, log, wishes, most_ticks, least_factor)
+def value_axis(axes: Axes, which: Literal["x", "y"], scale: Scale) -> None:
+    """Gives the x or y axis a scale."""
     set_ticks(axes, which, FixedLocator(scale.ticks), _written, scale.log)
     (axes.set_xlim if which == "x" else axes.set_ylim)(scale.low, scale.high)
-    return scale.low, scale.high
 
 
 def set_ticks(

@@ -14,7 +14,7 @@ from kan_diffusion.report.points import (
     side_by_side_figure,
     strips_figure,
 )
-from kan_diffusion.report.style import REAL, model_styles, report_style
+from kan_diffusion.report.style import REAL, report_style
 
 __all__ = [
     "corruption_figure", "data_figure", "point_view", "reverse_figure", "samples_figure",
@@ -77,7 +77,7 @@ def reverse_figure(contents: ReportContents, label: str, name: str, width: float
         name: The model.
         width: Largest width in inches.
     """
-    colour = model_styles(contents.results.rows)[name].colour
+    colour = contents.styles[name].colour
     view, limits = point_view(contents, label)
     return strips_figure(contents.trajectories[label, name], colour, view, limits, width)
 
@@ -113,10 +113,9 @@ def samples_figure(
     """
     label = next(iter(contents.samples))[0] if label is None else label
     original = contents.originals.get(contents.data_of(label))
-    styles = model_styles(contents.results.rows)
     pictures = [] if original is None else [("real", REAL, original)]
     pictures += [
-        (name, styles[name].colour, contents.samples[label, name])
+        (name, contents.styles[name].colour, contents.samples[label, name])
         for name in contents.model_names(label)
         if (label, name) in contents.samples
     ]

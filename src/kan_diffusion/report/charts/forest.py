@@ -37,13 +37,13 @@ from kan_diffusion.report.style import (
     REAL,
     SEED_ALPHA,
     ModelStyle,
-    model_styles,
     report_style,
 )
 from kan_diffusion.report.tables import format_number
 from kan_diffusion.study.results.rows import MEASURES, Results, Setting
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, Interval, mean_interval
 from kan_diffusion.study.results.verdicts import Comparison, Lead, compare
+from kan_diffusion.study.results.wording import capitalised
 
 __all__ = [
     "differences_figure", "forest_figure", "forest_lines", "lead_figure", "lead_lines",
@@ -107,7 +107,7 @@ def forest_figure(
     if setting.match != "time" and (results.of_setting(setting.label)[_TIME] > 0).any():
         measures.append(_TIME)
     panels = [_panel(contents, setting, measure) for measure in measures]
-    return _drawn(_styles(contents), contents.model_names(setting.label), panels, 2, width)
+    return _drawn(contents.styles, contents.model_names(setting.label), panels, 2, width)
 
 
 @report_style()
@@ -125,7 +125,7 @@ def metrics_figure(
     rows = contents.results.of_setting(setting.label)
     measured = [key for key in contents.results.metrics if rows[key].notna().any()]
     panels = [_panel(contents, setting, key) for key in measured]
-    return _drawn(_styles(contents), contents.model_names(setting.label), panels, 3, width)
+    return _drawn(contents.styles, contents.model_names(setting.label), panels, 3, width)
 
 
 @report_style()
@@ -146,7 +146,7 @@ def differences_figure(
         panels.append(replace(panel, title=f"{setting.data}, n = {number}"))
     compared = {name for panel in panels for name in (*panel.rows, panel.baseline)}
     names = [name for name in contents.model_names() if name in compared]
-    return _drawn(_styles(contents), names, panels, 4, width)
+    return _drawn(contents.styles, names, panels, 4, width)
 
 
 @report_style()
@@ -158,8 +158,8 @@ def lead_figure(contents: ReportContents, lead: Lead, width: float = _WIDTH) -> 
         lead: One of the study's leads.
         width: Largest width in inches.
     """
-    models, styles = _styles(contents), {_BEST_MLP: ModelStyle(PALETTES["mlp"][0], "s", "-")}
-    styles |= {c.setting.data: models[c.model] for c in lead.comparisons}
+    styles = {_BEST_MLP: ModelStyle(PALETTES["mlp"][0], "s", "-")}
+    styles |= {c.setting.data: contents.styles[c.model] for c in lead.comparisons}
     styles[_MEDIAN] = ModelStyle(INK, "D", "-")
     panel = _lead_panel(contents, lead)
     return _drawn(styles, list(panel.rows), [panel], 2, width)
@@ -192,10 +192,6 @@ def lead_lines(contents: ReportContents, lead: Lead, width: int = 80) -> list[st
     return _lines(side, list(panel.rows), panel, width)
 
 
-def _styles(contents: ReportContents) -> dict[str, ModelStyle]:
-    return model_styles(contents.results.rows)
-
-
 def _setting(contents: ReportContents, label: str | None) -> Setting:
     settings = contents.results.settings()
     return next((setting for setting in settings if setting.label == label), settings[0])
@@ -210,7 +206,7 @@ def _panel(contents: ReportContents, setting: Setting, measure: str) -> _Panel:
     if metric is not None:
         title = metric.title if metric.better == "lower" else f"{metric.title} (higher is better)"
         real = float(results.of_setting(setting.label)[f"{measure}_real"].mean())
-    title = title[:1].upper() + title[1:]
+    title = capitalised(title)
     values = results.values(setting.label, measure)
     if measure == results.judged(setting.label):
         comparisons = list(contents.decision.of_setting(setting.label).values())
@@ -239,7 +235,7 @@ def _lead_panel(contents: ReportContents, lead: Lead) -> _Panel:
     }
     rows[_MEDIAN] = _Row(lead.ratio.mean, _ends(lead.ratio), np.empty(0), lead.ratio.n)
     side = lead.model or "best KAN"
-    title = f"{side[:1].upper()}{side[1:]} against the best MLP"
+    title = f"{capitalised(side)} against the best MLP"
     return _Panel(title, "excess / that of the best MLP", rows, True, _BEST_MLP)
 
 
@@ -342,10 +338,10 @@ def _draw(
     ends = [end for row in shown for end in row.ends or ()]
     values = [float(value) for row in shown for value in (row.mean, *row.seeds)]
     reference = [] if panel.baseline is None else [panel.reference]
-    limits = value_axis(
-        axes, "x", [*values, *reference], panel.log, [*ends, panel.real],
-        6 if columns <= 2 else 4, 2.0,
-    )  # fmt: skip
+    most_ticks = 6 if columns <= 2 else 4
+    scale = value_scale([*values, *reference], panel.log, [*ends, panel.real], most_ticks, 2.0)
+    value_axis(axes, "x", scale)
+    limits = scale.low, scale.high
     if panel.baseline is not None:
         axes.axvline(panel.reference, color=styles[panel.baseline].colour, linewidth=1.2)
     if math.isfinite(panel.real):

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from kan_diffusion.report.charts.axes import value_axis
+from kan_diffusion.report.charts.axes import value_axis, value_scale
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
-from kan_diffusion.report.style import INK, PALE, ModelStyle, model_styles, report_style
+from kan_diffusion.report.style import INK, PALE, ModelStyle, report_style
 from kan_diffusion.study.results.statistics import mean_interval
 
 __all__ = ["by_level_figure", "level_measure", "loss_figure"]
@@ -51,16 +51,15 @@ def by_level_figure(
     levels = contents.levels_of(label)
     measure = level_measure(levels)
     figure, panels = _panels(contents, label, width)
-    styles = model_styles(contents.results.rows)
     heights: list[float] = []
     for name in contents.model_names(label):
         x, mean, low, high = _by_level(levels[levels["name"] == name], measure)
         heights += [float(value) for value in mean]
         for axes, names in panels:
-            style = styles[name] if name in names else None
+            style = contents.styles[name] if name in names else None
             _draw_line(axes, x, mean, style, name, (low, high) if len(panels) == 1 else None)
     for axes, _ in panels:
-        value_axis(axes, "y", heights)
+        value_axis(axes, "y", value_scale(heights))
         axes.set_xlabel(f"log SNR, log(α²/σ²)\n← more noise{_APART}less noise →")
     for axes, _ in panels if width < _WIDTH else panels[:1]:
         axes.set_ylabel(_LEVEL_LABELS[measure])
@@ -87,7 +86,6 @@ def loss_figure(
     curves, floor = contents.curves_of(label), contents.floors.get(label)
     both = floor is not None and len(contents.model_names(label)) <= MANY_MODELS
     figure, panels = _panels(contents, label, width, twice=both)
-    styles = model_styles(contents.results.rows)
     last = 1.0
     for index, (axes, names) in enumerate(panels):
         shift = floor if floor is not None and (not both or index == 1) else 0.0
@@ -107,7 +105,7 @@ def loss_figure(
                 ends = low, np.nanmax(losses, axis=1)
             heights += [float(value) for value in mean]
             starts += [float(value) for value in mean[:1]]
-            style = styles[name] if name in names else None
+            style = contents.styles[name] if name in names else None
             _draw_line(axes, steps, mean, style, name, ends, marker=False)
         axes.set_xlabel("training step")
         axes.set_xscale("log" if last > 100 else "linear")
@@ -116,7 +114,8 @@ def loss_figure(
         # A loss that leaps up runs off the upper edge: it must not flatten the others.
         top = math.inf if shift else 2 * max(starts, default=math.inf)
         if shift or max(heights, default=0.0) > top:
-            value_axis(axes, "y", [height for height in heights if height <= top], bool(shift))
+            shown = [height for height in heights if height <= top]
+            value_axis(axes, "y", value_scale(shown, bool(shift)))
         if index == 0 or both or width < _WIDTH:
             axes.set_ylabel(
                 f"loss minus floor ({shift:.4g}), running mean" if shift else "loss, running mean"

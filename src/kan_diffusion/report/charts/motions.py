@@ -12,7 +12,7 @@ from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.motion import EXACT, Motion, Panel, PicturePanel, PointPanel
 from kan_diffusion.report.pictures import PictureRows, mosaic
 from kan_diffusion.report.points import Points
-from kan_diffusion.report.style import INK, model_styles
+from kan_diffusion.report.style import INK
 
 __all__ = ["process_motion", "training_motion"]
 
@@ -90,10 +90,9 @@ def _point_motion(
     contents: ReportContents, label: str, labels: tuple[str, ...], frames: dict[str, list[Points]]
 ) -> Motion:
     view, limits = point_view(contents, label)
-    styles = model_styles(contents.results.rows)
+    colours = {name: style.colour for name, style in contents.styles.items()} | {EXACT: INK}
     panels: list[Panel] = [
-        PointPanel.of(name, INK if name == EXACT else styles[name].colour, each, view, limits)
-        for name, each in frames.items()
+        PointPanel.of(name, colours[name], each, view, limits) for name, each in frames.items()
     ]
     return Motion(labels, tuple(panels), view.labels)
 

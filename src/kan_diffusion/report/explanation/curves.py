@@ -12,12 +12,13 @@ from matplotlib.patches import Patch
 
 from kan_diffusion.report.explanation.looks import (
     INPUT_COLOURS,
+    edge_title,
     level_colours,
     level_label,
 )
 from kan_diffusion.report.points import panel_figure, row_counts
 from kan_diffusion.report.style import MUTED, REAL, report_style, shortened
-from kan_diffusion.symbolic.views import EdgeView, NetworkView
+from kan_diffusion.symbolic.views import NetworkView
 
 __all__ = ["contributions_figure", "curves_figure"]
 
@@ -29,11 +30,6 @@ _LETTER = 0.0755
 _WIDEST, _THINNEST = 3.8, 1.2
 """Lines get thinner from level to level, so that equal curves show one inside the other."""
 _LEAST_SHARE = 0.005
-
-
-def _title(view: NetworkView, edge: EdgeView) -> str:
-    source = shortened(view.units[edge.layer][edge.input])
-    return f"{source} to {shortened(view.units[edge.layer + 1][edge.output])}"
 
 
 @report_style()
@@ -76,7 +72,7 @@ def curves_figure(
                 linewidth=_WIDEST - (_WIDEST - _THINNEST) * place / max(len(shown) - 1, 1),
             )  # fmt: skip
         text = _broken(edge.text, longest)
-        axes.set_title(_title(view, edge), pad=6 + 13 * len(text.splitlines()))
+        axes.set_title(edge_title(view, edge), pad=6 + 13 * len(text.splitlines()))
         axes.text(0.0, 1.02, text, transform=axes.transAxes, fontsize=8.5, color=MUTED, va="bottom")
         axes.set_xlabel(shortened(view.units[edge.layer][edge.input]), labelpad=2)
         low, high = axes.get_ylim()

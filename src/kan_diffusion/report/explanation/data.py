@@ -155,12 +155,10 @@ def _curve(
 
 def _score(score: ScoreView, columns: Sequence[str]) -> dict[str, Json] | None:
     """Gives the scores of one or two coordinates; None for more."""
-    dim = score.points[0].shape[1]
-    exact = {} if score.exact is None else {"exact": score.exact}
-    fields = dict(score.scores) | exact
+    dim, fields = score.points[0].shape[1], score.fields
     if dim > 2 or not fields:
         return None
-    first = next(iter((exact or fields).values()))
+    first = score.exact or next(iter(fields.values()))
     return {
         "dim": dim,
         "columns": axis_names(columns, dim),

@@ -15,12 +15,12 @@ from matplotlib.colors import to_hex
 
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.library import LINEAR
-from kan_diffusion.report.style import PALETTES
-from kan_diffusion.symbolic.views import LevelView
+from kan_diffusion.report.style import PALETTES, shortened
+from kan_diffusion.symbolic.views import EdgeView, LevelView, NetworkView
 
 __all__ = [
-    "FAINTEST", "INPUT_COLOURS", "KINDS", "KindStyle", "denoiser_style",
-    "fading", "kind_of", "level_colours", "level_label",
+    "FAINTEST", "INPUT_COLOURS", "KINDS", "KindStyle", "denoiser_style", "edge_title", "fading",
+    "kind_of", "level_colours", "level_label",
 ]  # fmt: skip
 
 FAINTEST = 0.14
@@ -95,6 +95,12 @@ def level_colours(levels: Sequence[LevelView]) -> list[str]:
 def level_label(level: LevelView) -> str:
     """Names a noise level by its sigma."""
     return f"σ = {level.sigma:.2f}"
+
+
+def edge_title(view: NetworkView, edge: EdgeView) -> str:
+    """Names an edge by the units that it connects."""
+    source, target = view.units[edge.layer][edge.input], view.units[edge.layer + 1][edge.output]
+    return f"{shortened(source)} to {shortened(target)}"
 
 
 def denoiser_style(name: str) -> KindStyle:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kan_diffusion.report.explanation.looks import KINDS, denoiser_style, level_label
+from kan_diffusion.report.explanation.looks import KINDS, denoiser_style, edge_title, level_label
 from kan_diffusion.report.explanation.scores import standardised_view
 from kan_diffusion.report.motion import Motion, Panel, PointPanel
-from kan_diffusion.report.style import INK, shortened
+from kan_diffusion.report.style import INK
 from kan_diffusion.symbolic.explain import Explanation
 from kan_diffusion.symbolic.views import EdgeCurve, EdgeView
 
@@ -57,10 +57,10 @@ def training_motion(explanation: Explanation) -> Motion | None:
         {(edge.layer, edge.input, edge.output): edge for edge in moment.network.edges}
         for moment in moments
     ]
-    units = moments[-1].network.units
+    last = moments[-1].network
     order = sorted(networks[-1], key=lambda place: -networks[-1][place].importance)
     for layer, source, target in order[:_EDGES]:
-        title = f"{shortened(units[layer][source])} to {shortened(units[layer + 1][target])}"
+        title = edge_title(last, networks[-1][layer, source, target])
         panels.append(_bending(title, [edges[layer, source, target] for edges in networks]))
     return Motion(tuple(f"step {moment.step:,}" for moment in moments), tuple(panels))
 

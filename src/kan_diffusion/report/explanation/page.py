@@ -34,6 +34,7 @@ from kan_diffusion.report.tables import (
     format_number,
     number_cell,
 )
+from kan_diffusion.study.results.wording import capitalised
 from kan_diffusion.symbolic.explain import Explanation
 from kan_diffusion.symbolic.match import EdgeReport
 
@@ -122,7 +123,7 @@ def _figures(explanation: Explanation) -> Iterator[tuple[str, partial[Figure], s
             name.replace(" ", "-"),
             partial(network_figure, view, None, name, columns),
             f"The network's diagram, {name}",
-            f"{name[0].upper()}{name[1:]}: {len(view.edges)} edges, from the inputs below to the "
+            f"{capitalised(name)}: {len(view.edges)} edges, from the inputs below to the "
             "outputs above. Fainter edges matter less.",
         )
     yield (

@@ -143,7 +143,7 @@ def _curves(score: ScoreView, name: str, width: float) -> Figure:
 
 def _fields(score: ScoreView, names: Sequence[str], width: float) -> Figure:
     shown = _shown(score)
-    fields = dict(score.scores) | ({} if score.exact is None else {_EXACT: score.exact})
+    fields = score.fields
     reference = score.exact or next(iter(fields.values()))
     counts = row_counts(len(fields), len(fields) if width >= _WIDTH else 2)
     lines = len(counts)  # of each level

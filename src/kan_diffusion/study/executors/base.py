@@ -80,11 +80,6 @@ class TrialEvent:
         """Whether the trial is over, with or without success."""
         return self.kind in ("finished", "failed")
 
-    @property
-    def leaves_room(self) -> bool:
-        """Whether its worker can take up another trial."""
-        return self.finished or self.kind == "taken"
-
 
 class Executor(ABC):
     """Runs trials side by side; ends its workers when its ``with`` block is left.

@@ -125,7 +125,7 @@ class _Worker:
             while self._reachable and self.connection.poll():
                 message = self.connection.recv()
                 if isinstance(message, TrialEvent):
-                    if message.leaves_room:
+                    if message.finished or message.kind == "taken":
                         self.task = None
                     yield message
                 else:

@@ -21,11 +21,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kan_diffusion.data.datasets import FileData, PictureData
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.metrics import Measure, metrics_named
 from kan_diffusion.evaluation.pictures import PICTURE_MEASURES
-from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.config import StudyConfig, TrialConfig, without_place
 from kan_diffusion.study.folder import STUDY, TrialResult, load_trial
 from kan_diffusion.study.measure import Judged, judged_measure
 from kan_diffusion.study.run import StudyResults, load_study
@@ -328,11 +327,7 @@ def _with_common_data(trials: list[TrialResult]) -> list[TrialResult]:
         data = trial.config.data
         first = known.setdefault(data.name, trial)
         theirs = first.config.data
-        if isinstance(data, FileData) and isinstance(theirs, FileData):
-            data = data.model_copy(update={"path": theirs.path})
-        if isinstance(data, PictureData) and isinstance(theirs, PictureData):
-            data = data.model_copy(update={"pictures": theirs.pictures})
-        if data != theirs:
+        if without_place(data) != without_place(theirs):
             raise KanDiffusionError(
                 f"the runs in '{first.folder}' and '{trial.folder}' have different data of one "
                 f"name, '{data.name}' (other points, or another number of them), so their numbers "

@@ -259,6 +259,17 @@ class _Field:
             p_holm=p_value,
         )
 
+    def comparisons(
+        self, measure: str | None = None, baseline: str | None = None
+    ) -> list[Comparison]:
+        """Compares each other model with a baseline, as `compare` says."""
+        baseline = baseline or self.best("mlp")
+        if baseline is None:
+            return []
+        other = (measure, self.results.values(self.setting.label, measure)) if measure else None
+        names = (name for name in self.models if name != baseline)
+        return [self.difference(name, baseline, other) for name in names]
+
 
 def _comparable(results: Results, setting: Setting) -> list[str]:
     """Lists the models of a setting that are held equal, or the most that happen to be equal."""
@@ -296,13 +307,7 @@ def compare(
         A comparison for each model but the baseline, in the order of the rows. P-values are not
         corrected.
     """
-    context = _Field.of(results, setting)
-    baseline = baseline or context.best("mlp")
-    if baseline is None:
-        return []
-    other = (measure, results.values(setting.label, measure)) if measure else None
-    names = (name for name in context.models if name != baseline)
-    return [context.difference(name, baseline, other) for name in names]
+    return _Field.of(results, setting).comparisons(measure, baseline)
 
 
 def decide(results: Results) -> Decision:
@@ -316,7 +321,7 @@ def decide(results: Results) -> Decision:
         results: The study.
     """
     fields = [_Field.of(results, setting) for setting in results.settings()]
-    comparisons = [c for field in fields for c in compare(results, field.setting)]
+    comparisons = [c for field in fields for c in field.comparisons()]
     verdicts = [_verdict(field, comparisons) for field in fields]
     verdicts, comparisons = _corrected(verdicts), correct(comparisons)
     return Decision(

@@ -13,7 +13,7 @@ from kan_diffusion.study.results.rows import MEASURES
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
 from kan_diffusion.study.results.verdicts import Comparison, Decision, Lead, Outcome, Verdict
 
-__all__ = ["listed", "overall", "say", "say_lead", "sentences"]
+__all__ = ["capitalised", "listed", "overall", "say", "say_lead", "sentences"]
 
 _KINDS = {"kan": "KAN", "mlp": "MLP"}
 _ENDINGS: dict[Outcome, str] = {
@@ -41,7 +41,7 @@ def say(verdict: Verdict, with_label: bool = True) -> str:
     text = _contest(verdict) if verdict.outcome else _ranking(verdict)
     if verdict.left_out:
         text += f" Only models of equal size are compared: {listed(list(verdict.models))}."
-    return f"{verdict.setting.label}: {text}" if with_label else text[0].upper() + text[1:]
+    return f"{verdict.setting.label}: {text}" if with_label else capitalised(text)
 
 
 def overall(decision: Decision) -> str:
@@ -67,7 +67,7 @@ def say_lead(lead: Lead) -> str:
         f"{len(lead.ahead)} of {len(ratios)} data sets. It is called better on "
         f"{_counted(lead.better)} and worse on {_counted(lead.worse)}. "
     )
-    return text[:1].upper() + text[1:] + f"The ratio is {_median(lead)}."
+    return capitalised(text) + f"The ratio is {_median(lead)}."
 
 
 def _median(lead: Lead) -> str:
@@ -85,6 +85,11 @@ def _counted(names: Sequence[str]) -> str:
 def listed(names: Sequence[str]) -> str:
     """Lists names as a sentence does: ``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def capitalised(text: str) -> str:
+    """Begins a text with a capital letter and leaves the rest as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def _contest(verdict: Verdict) -> str:

@@ -140,7 +140,7 @@ class CoordinateFormula:
 
     def predict(self, points: AveragedPoints, process: Process) -> Array:
         """Predicts its coordinate, with shape (n,)."""
-        x, alpha, sigma, _ = points.arrays()
+        x, alpha, sigma, _ = points.arrays
         values = {
             (id(slot.holder), slot.atom): form.values(alpha, self.constants[place])
             for slot, form, place in self._places()
@@ -159,7 +159,7 @@ class CoordinateFormula:
         return np.array([self.constants[self.ties == k].mean() for k in range(self.num_constants)])
 
     def _errors(self, points: AveragedPoints, process: Process) -> Array:
-        return self.predict(points, process) - points.arrays()[-1][:, self.coordinate]
+        return self.predict(points, process) - points.arrays[-1][:, self.coordinate]
 
     def fit(self, points: AveragedPoints, process: Process) -> None:
         """Fits its constants to noised points."""
