@@ -68,7 +68,7 @@ def test_a_budget_is_an_upper_bound_and_no_table_is_too_wide_for_it(
 ) -> None:
     generator = np.random.default_rng(0)
     for family in (kan, "kan-fourier-inputs", "modulated-kan", "mlp"):
-        for dim in (1, 2, 5, 30):
+        for dim in (1, 5, 30):
             caplog.clear()
             model = DiffusionEstimator(family, **{**QUICK, "params": params, "steps": 1})
             model.fit(generator.normal(size=(20, dim)))
@@ -179,7 +179,7 @@ def _people(num: int = 600) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def people() -> DiffusionEstimator:
-    settings = {"params": 30_000, "steps": 2500, "batch_size": 256, "learning_rate": 5e-3}
+    settings = {"params": 30_000, "steps": 1800, "batch_size": 256, "learning_rate": 5e-3}
     model = DiffusionEstimator("mlp", **settings, device="cpu", random_state=0)
     return model.fit(_people())
 
@@ -332,7 +332,7 @@ def test_a_saved_model_is_the_same_and_holds_no_row(
         again.sample(30, random_state=4), people.sample(30, random_state=4)
     )
     np.testing.assert_allclose(again.score(_people(40)), people.score(_people(40)))
-    assert again.get_params()["steps"] == 2500
+    assert again.get_params()["steps"] == 1800
     text = "".join(path.read_text() for path in (tmp_path / "moved").rglob("*.json"))
     assert "p-00" not in text
     incomes = _people()["income"].dropna().drop_duplicates(keep=False).sort_values()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from command_line import few_steps, few_trees
 from html_page import write_quickly
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.data.toys import TOYS
@@ -93,7 +94,7 @@ def test_a_study_runs_with_one_of_each(tmp_path: Path, monkeypatch: pytest.Monke
         process="short",
         models=[{"family": "bell-kan", "params": 570}, {"family": "mlp", "params": 600}],
     )
-    with open_executor("one-by-one", device="cpu") as executor:
+    with few_trees(), few_steps(), open_executor("one-by-one", device="cpu") as executor:
         results = run_study(study, tmp_path, executor=executor)
     assert results.failures == {}
     assert list(results.rows["name"]) == ["Bell KAN", "MLP"]

@@ -144,7 +144,6 @@ def test_the_seeds_process_keeps_most_of_its_signal_and_says_so() -> None:
     scheduler = process.scheduler()
     assert signal_left(scheduler) == pytest.approx(math.sqrt((1 - beta) ** 250), rel=1e-5)
     warning = signal_warning(scheduler)
-    assert warning is not None
     assert "92.5% of the signal is left" in warning
     assert "--process cosine" in warning
     assert (process.loss, process.prediction_type) == ("huber", "epsilon")

@@ -9,14 +9,14 @@ import pytest
 import sympy
 import torch
 
-from command_line import few_trees
+from command_line import few_points, few_trees
 from helpers import seeded
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import EvaluationConfig, TrialConfig
 from kan_diffusion.study.named import single_trial
-from kan_diffusion.symbolic import levels
+from kan_diffusion.symbolic import simplify
 from kan_diffusion.symbolic.explain import ExplainOptions
 from kan_diffusion.symbolic.views import default_levels
 from made_lab import make_result
@@ -221,7 +221,7 @@ def test_a_finished_case_is_read_and_not_trained_again(
 
 def _small_trial(toy: str, **options: object) -> TrialConfig:
     small = EvaluationConfig(
-        num_noised=2000, num_samples=100, num_likelihood=10, num_real_pairs=1, moments=()
+        num_noised=2000, num_samples=100, num_likelihood=0, num_real_pairs=1, moments=()
     )
     return single_trial(toy, **options).model_copy(update={"evaluation": small})
 
@@ -231,13 +231,13 @@ def test_the_truth_is_recovered_from_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Few points, and what is not asked here (the stages and their scores) by a handful of them.
-    monkeypatch.setattr(lab, "_DRAWS", 5)
-    monkeypatch.setattr(levels, "_BATCHES", 3)
+    monkeypatch.setattr(lab, "_DRAWS", 3)
+    monkeypatch.setattr(simplify, "_STEPS_A_LINE", 50)
     monkeypatch.setattr(lab, "single_trial", _small_trial)
-    quick = partial(ExplainOptions, num_samples=100, tune_steps=150)
+    quick = partial(ExplainOptions, num_samples=100, tune_steps=50)
     monkeypatch.setattr(lab, "ExplainOptions", quick)
-    case = replace(LAB["two-modes"], steps=700, num_points=20_000)
-    with few_trees():
+    case = replace(LAB["two-modes"], steps=400, num_points=20_000)
+    with few_trees(), few_points():
         result = run_lab_case(case, 0, tmp_path)
     assert result.has_form
     assert result.worst <= case.bound

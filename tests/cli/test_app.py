@@ -31,6 +31,8 @@ COMMANDS = [
     "compare", "tune", "train", "sample", "export", "impute", "evaluate", "explain", "report",
 ]  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def _points(num: int = 60) -> np.ndarray:
     return np.random.default_rng(0).normal([100.0, -0.5], [10.0, 0.01], (num, 2))
@@ -203,13 +205,6 @@ def test_existing_files_are_kept_unless_told(cli: Cli, trained: Path, tmp_path: 
     assert len(path.read_text().splitlines()) == 4
 
 
-def test_run_is_judged_with_other_points(cli: Cli, trained: Path, tmp_path: Path) -> None:
-    other = _write(tmp_path / "other.csv", _points(200))
-    outcome = cli("evaluate", trained, "--data", other)
-    assert outcome.code == 0
-    assert "200 rows of 'other'" in " ".join(outcome.out.split())
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -238,16 +233,14 @@ def test_files_that_cannot_be_used_are_one_line(
     ("words", "message"),
     [
         (["train", "mons"], "did you mean 'moons'"),
-        (["train", "moons", "--family", "mpl"], "unknown family 'mpl', did you mean 'mlp'"),
         (["train", "moons", "--process", "cosin"], "did you mean 'cosine'"),
-        (["train", "moons", "--params", "5"], "budget of 5 is too small"),
         (["train", "moons", "--lr", "-1"], "learning_rate = -1.0"),
-        (["train", "moons", "--device", "abacus"], "device 'abacus' cannot be used here"),
+        (
+            ["train", "moons", "--family", "mlp", "--device", "abacus"],
+            "device 'abacus' cannot be used here",
+        ),
         (["train", "moons", "--holdout", "0.3"], "leave --holdout out"),
-        (["compare", "notebok"], "did you mean 'notebook'"),
-        (["compare", "moons", "--params", "5"], "budget of 5 is too small"),
         (["compare", "moons", "--families", "kan,mpl"], "did you mean 'mlp'"),
-        (["compare", "moons", "--epochs", "3"], "has no epochs; use --steps"),
         (["compare", "notebook", "--steps", "3", "--epochs", "3"], "either --steps or --epochs"),
         (["compare", "notebook", "--params", "300"], "leave --params, --match and --budget out"),
         (["compare", "missing.yaml"], "study file 'missing.yaml' cannot be read"),
@@ -274,27 +267,11 @@ def test_wrong_usage_has_a_code_of_its_own(cli: Cli, words: list[str]) -> None:
     assert "Traceback" not in outcome.err
 
 
-def test_wrong_study_files_are_one_line(cli: Cli, tmp_path: Path) -> None:
-    path = tmp_path / "study.yaml"
-    for text, message in (
-        ("name: [", "is not YAML"),
-        ("nam: x\n", "nam = 'x'|name"),
-        ("name: a\ntitle: b\ndata: [{toy: mons}]\nmodels: []\n", "data.0.*did you mean 'moons'"),
-    ):
-        path.write_text(text)
-        assert re.search(message, cli("compare", path, "--out", tmp_path / "run").error)
-
-
-def test_folders_in_the_way_are_one_line(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_a_run_in_the_way_is_one_line(cli: Cli, trained: Path) -> None:
     points = trained.parent / "points.csv"
     other = cli("train", points, *QUICK, "--seed", 1, "--out", trained)
     assert "holds another run (points · MLP · seed 0)" in other.error
     assert "replace the run with --fresh" in other.error
-    (tmp_path / "file").write_text("")
-    for command in ("train", "compare"):
-        in_the_way = cli(command, "moons", "--out", tmp_path / "file")
-        assert "is a file; choose a folder with --out" in in_the_way.error
-        assert "holds other files" in cli(command, "moons", "--out", tmp_path).error
 
 
 def test_a_study_is_no_run_and_a_run_no_study(cli: Cli, trained: Path, tmp_path: Path) -> None:
@@ -315,10 +292,7 @@ def test_a_study_is_no_run_and_a_run_no_study(cli: Cli, trained: Path, tmp_path:
     ("name", "content", "message"),
     [
         ("trial.json", "{", "is not the result of a trial"),
-        ("trial.json", "[]", "is not the result of a trial"),
-        ("denoiser/diffusion_pytorch_model.safetensors", "no", "cannot be read"),
         ("denoiser/config.json", "no", "is not the configuration of a denoiser"),
-        ("model_index.json", "no", "is not the index of a pipeline"),
     ],
 )
 def test_damaged_runs_are_one_line(
@@ -344,18 +318,6 @@ def test_an_unknown_ending_is_one_line(cli: Cli, trained: Path, tmp_path: Path) 
     out = tmp_path / "points.txt"
     assert "ending must be .csv, .csv.gz, .tsv," in cli("sample", trained, "--out", out).error
     assert not out.exists()
-
-
-def test_unknown_sampler_is_one_line(cli: Cli, trained: Path, tmp_path: Path) -> None:
-    error = cli("sample", trained, "--scheduler", "huen", "--out", tmp_path / "new.csv").error
-    assert "unknown scheduler 'huen', did you mean 'heun'" in error
-
-
-def test_columns_must_be_those_trained_on(cli: Cli, trained: Path, tmp_path: Path) -> None:
-    path = tmp_path / "wide.npy"
-    np.save(path, np.random.default_rng(0).normal(size=(40, 3)))
-    error = cli("evaluate", trained, "--data", path).error
-    assert "has 3 columns and the model was trained on 2 (mass, age)" in error
 
 
 def test_a_finished_run_is_shown_again_and_replaced_when_asked(
@@ -501,15 +463,16 @@ def test_failed_trials_are_counted_in_one_line(cli: Cli, tmp_path: Path) -> None
 
 
 def test_processes_end_with_codes_and_one_line(tmp_path: Path) -> None:
+    # What is wrong is found before anything that takes seconds is imported.
     result = subprocess.run(
-        [sys.executable, "-m", "kan_diffusion", "train", "missing.csv"],
+        [sys.executable, "-m", "kan_diffusion", "sample", "run", "--import", "missing"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         check=False,
     )
     outcome = Outcome(result.returncode, result.stdout, result.stderr)
-    assert outcome.error == "error: there is no file 'missing.csv'; check the path"
+    assert outcome.error.startswith("error: module 'missing' cannot be imported")
     assert outcome.out == ""
     script = Path(sys.executable).with_name("kan-diffusion")
     result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)

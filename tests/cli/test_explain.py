@@ -37,6 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_training_that_was_recorded_is_played(cli: Cli, runs: Path, tmp_path: Path) -> None:
     kan = runs / "kan"
     assert recorded_steps(kan) == recorded_steps(kan, WEIGHTS) == [0, 10, 20]
@@ -63,7 +64,7 @@ def test_training_that_was_recorded_is_played(cli: Cli, runs: Path, tmp_path: Pa
     assert len({edge["title"] for edge in edges}) == len(edges)
 
 
-@pytest.mark.parametrize("levels", ["ten", "1,,2", "1.5", "", "-3", "20,1000"])
+@pytest.mark.parametrize("levels", ["ten", "1,,2", "-3", "20,1000"])
 def test_bad_levels(cli: Cli, runs: Path, tmp_path: Path, levels: str) -> None:
     words = ["explain", runs / "kan", "--no-simplify", "--num", "0", f"--levels={levels}"]
     assert "--levels" in cli(*words, "--out", tmp_path / "there").error
@@ -106,6 +107,7 @@ def test_a_run_is_explained(
     page = (out / "explanation.html").read_text(encoding="utf-8")
     assert "kan-diffusion explain" in page
     assert "--no-simplify" in page
+    assert "could not be drawn" not in page
     assert (out / "formulas.json").is_file()
     # Without --out beside the run; drawn once is enough.
     drawn = []

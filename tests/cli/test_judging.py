@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from command_line import QUICK, Cli, call_quietly, cli  # noqa: F401
+from command_line import QUICK, Cli, call_quietly
 from html_page import Page
 from kan_diffusion.data.datasets import FileData, TableData, load_dataset, split_frames
 from kan_diffusion.study.folder import load_points
@@ -16,6 +16,8 @@ from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.synthetic import judge_run
 from kan_diffusion.training.defaults import num_held_out
 from mixed_tables import people
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_judged_and_has_a_page(
-    cli: Cli,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     outcome = cli("evaluate", trained)
@@ -54,9 +53,7 @@ def test_a_run_is_judged_and_has_a_page(
 
 
 def test_other_rows_are_judged_with_and_a_lost_file_costs_the_tests_of_copies(
-    cli: Cli,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
+    cli: Cli, trained: Path, tmp_path: Path
 ) -> None:
     people(80, 5).to_csv(tmp_path / "others.csv", index=False)
     judged = judge_run(trained, str(tmp_path / "others.csv"))
@@ -82,7 +79,7 @@ def test_other_rows_are_judged_with_and_a_lost_file_costs_the_tests_of_copies(
         file.write_bytes(kept)
 
 
-def test_points_have_no_page(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_points_have_no_page(cli: Cli, tmp_path: Path) -> None:
     assert cli("train", "moons", *QUICK, "--out", tmp_path / "run").code == 0
     assert cli("evaluate", tmp_path / "run").code == 0
     words = ("evaluate", tmp_path / "run", "--out", tmp_path / "page.html")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -160,22 +159,6 @@ def test_plain_denoisers_keep_their_names_and_their_draws(kind: type[Denoiser]) 
         }
     for one, two in zip(plain.parameters(), residual.parameters(), strict=True):
         assert torch.equal(one, two)
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [(MLPDenoiser, {}), (KANDenoiser, {}), (KANDenoiser, {"scaled_inputs": True})],
-)
-def test_a_modulated_denoiser_is_saved_and_loaded(
-    kind: type[Denoiser], settings: dict[str, object], tmp_path: Path
-) -> None:
-    denoiser = _denoiser(kind, modulated=True, residual=True, **settings).float()
-    _modulate(denoiser)
-    points, steps, _ = _batch()
-    points = points.float()
-    expected = denoiser(points, steps).sample
-    denoiser.save_pretrained(tmp_path)
-    assert torch.equal(kind.from_pretrained(tmp_path)(points, steps).sample, expected)
 
 
 def test_timesteps_that_are_not_as_many_as_the_points_are_an_error() -> None:

@@ -3,7 +3,8 @@
 Each case takes a finished run or study, changes one thing in one of its files (a bit, a length, a
 value, a key, a shape, the kind of file) and gives it to a command: as it is, which must be refused
 where the command reads the file; with ``--unverified``; or with digests that are right again, as a
-stranger's would be. With `make test-hard` all of them run, and a few in `make test`.
+stranger's would be. With `make test-hard` all of them run and draw the pictures of their pages;
+`make test` runs a few, whose pictures are empty.
 """
 
 from __future__ import annotations
@@ -225,7 +226,9 @@ def require_right(ended: Ended, folder: Path) -> None:
             assert len((folder / "explained" / "explanation.html").read_text()) > 20_000, ended
 
 
-def require_answer(words: tuple[str, ...], place: Path, random: Random, reads: Path) -> None:
+def require_answer(
+    words: tuple[str, ...], place: Path, random: Random, reads: Path, *, pictures: bool
+) -> None:
     """Changes a file below a folder and checks how a command answers.
 
     Args:
@@ -233,6 +236,7 @@ def require_answer(words: tuple[str, ...], place: Path, random: Random, reads: P
         place: The folder it is given in.
         random: Source of the change.
         reads: Folder below which the command reads all files.
+        pictures: Whether the pictures of its pages are drawn.
     """
     before = _state(reads)
     change = mutate(random.choice([place, reads]) if reads != place else place, random)
@@ -245,7 +249,7 @@ def require_answer(words: tuple[str, ...], place: Path, random: Random, reads: P
                 with suppress(OSError, ValueError, IndexError):  # the list itself was changed
                     reseal(sums.parent)
     after = _state(reads)
-    ended = run_command(*words, folder=place)
+    ended = run_command(*words, folder=place, pictures=pictures)
     print(change, trust, ended, sep="\n")
     ended.require_answer()
     if ended.code == 0:
@@ -291,7 +295,8 @@ def test_a_changed_run_is_answered_in_one_line_or_rightly(
 ) -> None:
     random = Random(number)
     shutil.copytree(finished / "run", tmp_path / "run")
-    require_answer(random.choice(RUN_COMMANDS), tmp_path, random, tmp_path / "run")
+    words, reads = random.choice(RUN_COMMANDS), tmp_path / "run"
+    require_answer(words, tmp_path, random, reads, pictures=number >= NUM_ALWAYS)
 
 
 @pytest.mark.parametrize("number", _numbers(NUM_STUDIES))
@@ -311,4 +316,4 @@ def test_a_changed_study_is_answered_in_one_line_or_rightly(
             (("sample", name, *SAMPLE), trial),
         ]
     )
-    require_answer(words, tmp_path, random, reads)
+    require_answer(words, tmp_path, random, reads, pictures=number >= NUM_ALWAYS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +38,9 @@ from kan_diffusion.kan.kernels import runtime
 SINGLE, DOUBLE = torch.float32, torch.float64
 # An order (0 for SiLU), a dtype and a length of vectors (1, 8 or 16 units) cost seconds each.
 CASES = [
-    *((order, DOUBLE, (1, 5, 8, 15, 16, 19, 40)) for order in (0, 3)),
+    *((order, DOUBLE, (1, 5, 8, 15)) for order in (0, 3)),
     *((order, SINGLE, (16, 19, 40)) for order in (0, 3)),
+    (3, DOUBLE, (19,)),
     *((order, DOUBLE, (8, 11)) for order in (1, 5)),
 ]
 each_kind = pytest.mark.parametrize("order", [0, 3], ids=["silu", "spline"])
@@ -180,15 +181,14 @@ def test_a_kernel_computes_what_torch_does(
 
 @each_kind
 def test_more_units_than_a_tile_of_rows(order: int) -> None:
-    _compare(Given.draw(_layer(order, 1100, rank=2), 5, 1101))
+    _compare(Given.draw(_layer(order, 1100, rank=2, dtype=SINGLE), 5, 1101))
 
 
 # Derivatives
 
 
 @each_kind
-@pytest.mark.parametrize("path", ["kernel", "torch"])
-def test_first_and_second_derivatives(order: int, path: str) -> None:
+def test_first_and_second_derivatives(order: int) -> None:
     given = Given.draw(_layer(order, 2, 2, rank=1), 2, 1, seed=3)
     layer, names = given.layer, [name for name, _ in given.layer.named_parameters()]
     leaves = [x.detach().clone().requires_grad_() for x in (*given.inputs, *layer.parameters())]
@@ -196,10 +196,9 @@ def test_first_and_second_derivatives(order: int, path: str) -> None:
     def function(*operands: Tensor) -> tuple[Tensor, ...]:
         return functional_call(layer, dict(zip(names, operands[3:], strict=True)), operands[:3])
 
-    with by_torch() if path == "torch" else nullcontext():
-        assert is_fused(function(*leaves)[0]) == (path == "kernel")
-        assert torch.autograd.gradcheck(function, leaves)
-        assert torch.autograd.gradgradcheck(function, leaves)
+    assert is_fused(function(*leaves)[0])
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
 
 
 @each_kind
@@ -235,10 +234,12 @@ def test_gradients_are_given_where_they_are_wanted(order: int) -> None:
 
 
 @each_kind
-@pytest.mark.parametrize("units", [15, 16])
+@pytest.mark.parametrize(("units", "dtype"), [(15, DOUBLE), (16, SINGLE)])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_stays_in_its_row(order: int, units: int, value: float) -> None:
-    given = Given.draw(_layer(order, units, rank=2), 40, units)
+def test_what_is_not_finite_stays_in_its_row(
+    order: int, units: int, dtype: torch.dtype, value: float
+) -> None:
+    given = Given.draw(_layer(order, units, rank=2, dtype=dtype), 40, units)
     clean = given.run()
     for tensor, row, column in (
         (given.input, 0, 0),
@@ -286,7 +287,7 @@ def test_several_threads_do_what_one_does(
     order: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "PARALLEL_WORK", 1)
-    given = Given.draw(_layer(order, 19, rank=2), rows, 24)
+    given = Given.draw(_layer(order, 11, rank=2), rows, 16)
     results = []
     for threads in (1, 3, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
@@ -535,7 +536,6 @@ def test_operations_are_those_of_the_product_and_the_states(order: int) -> None:
     assert kind(5, 7, False, gated=False).flops == product + 5 * (per_unit + 1)
 
 
-@each_kind
 @pytest.mark.parametrize(
     ("own", "shapes", "message"),
     [
@@ -552,46 +552,25 @@ def test_operations_are_those_of_the_product_and_the_states(order: int) -> None:
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(
-    order: int,
-    own: dict[str, object],
-    shapes: Sequence[tuple[int, ...] | None],
-    message: str,
+    own: dict[str, object], shapes: Sequence[tuple[int, ...] | None], message: str
 ) -> None:
-    layer = _layer(order, 5, **own)
+    layer = _layer(3, 5, **own)
     given = [None if shape is None else torch.zeros(shape, dtype=DOUBLE) for shape in shapes]
     with refused(message):
         layer(*given)
 
 
-@pytest.mark.parametrize("kind", [_learned, GatedLinear])
-def test_unusable_settings_are_refused(kind: Callable[..., GatedLinear]) -> None:
+def test_unusable_settings_are_refused() -> None:
     with refused("rank must be at least 0, or None, not -1"):
-        kind(3, 2, rank=-1)
-    with refused("needs at least one input and one"):
-        kind(0, 2)
+        GatedLinear(3, 2, rank=-1)
+    with refused("a GatedLinear needs at least one input and one output, not 0 and 2"):
+        GatedLinear(0, 2)
     with refused("a GatedLinear needs at least one input and one output, not 3 and 0"):
-        kind(3, 0)
-    assert "3, 2, gated=True, rank=2" in repr(kind(3, 2, rank=2))
+        GatedLinear(3, 0)
+    assert "3, 2, gated=True, rank=2" in repr(GatedLinear(3, 2, rank=2))
 
 
 @pytest.mark.parametrize("functions", [(4, 1), (3, 2)])
 def test_functions_are_one_for_each_unit(functions: tuple[int, int]) -> None:
     with refused("of 3 units needs one function for each, not"):
         GatedLinear(3, 2, functions=LearnedFunctions(*functions))
-
-
-def test_wide_layers_compute_what_narrow_ones_do() -> None:
-    # A kernel multiplies by the weight of a narrow layer, torch by that of a wide one.
-    wide, narrow = (GatedLinear(5, out, rank=None) for out in (200, 4))
-    with torch.no_grad():
-        narrow.weight.copy_(wide.weight[:4])
-        narrow.bias.copy_(wide.bias[:4])
-    x = torch.linspace(-4, 4, 300).reshape(30, 10)
-    results = []
-    for layer in (wide, narrow):
-        inputs = x.clone().requires_grad_()
-        output = layer(inputs)[0][:, :4]
-        output.square().sum().backward()
-        results.append((output.detach(), inputs.grad, layer.weight.grad[:4], layer.bias.grad[:4]))
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -34,7 +34,7 @@ splines = st.builds(
             "extrapolation": st.sampled_from(["linear", "clamp", "zero"]),
         }
     ),
-    st.sampled_from([*kernels, {"order": 2, "base_activation": None}]),
+    st.sampled_from([*kernels, {"order": 3, "base_activation": None}]),
 )
 others = st.fixed_dictionaries(
     {

@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.study.calibration import estimate_seconds, step_seconds
 from kan_diffusion.study.config import StudyConfig, TrialConfig
-from kan_diffusion.study.trial import build, run_trial
+from kan_diffusion.study.trial import run_trial
 from kan_diffusion.training import run as training
 from tiny import EVALUATION, tiny_study
 
@@ -20,26 +19,6 @@ def _study(**changes: object) -> StudyConfig:
     data = [{"toy": toy, "num_points": 200} for toy in ("moons", "mixture-8d")]
     models = [{"family": "kan"}, {"family": "mlp"}]
     return tiny_study(**{"seeds": 2, "data": data, "models": models, **changes})
-
-
-@pytest.mark.parametrize(
-    ("match", "amount", "counted"),
-    [
-        ("params", 2300, "num_trainable"),
-        ("flops", 9000, "flops"),
-        ("flops-per-edge", 60_000, "flops_per_edge"),
-    ],
-)
-def test_every_model_meets_the_budget_within_two_percent(
-    match: str, amount: int, counted: str
-) -> None:
-    study = _study(budgets=[{"match": match, "amount": amount}])
-    trials = [trial for trial in study.trials() if trial.seed == 0]
-    assert len(trials) == 4
-    for trial in trials:
-        built = build(trial, load_dataset(trial.data, 0, 0))
-        assert abs(getattr(built, counted) - amount) <= 0.02 * amount
-        assert (trial.match, trial.budget) == (match, amount)
 
 
 def test_a_budget_of_time_is_for_the_clock_of_each_trial() -> None:
@@ -139,13 +118,15 @@ def test_a_step_takes_a_positive_time() -> None:
     assert 0 < step_seconds(study.trials()[0], rounds=1, steps=5) < 1
 
 
-def test_an_estimate_grows_with_what_is_to_be_done() -> None:
+def test_an_estimate_grows_with_what_is_to_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
     study = _study(budgets=[{"amount": 600}]).with_data(["moons"])
     trials = study.trials()
     assert estimate_seconds([], 2) == 0
     one, many = (estimate_seconds(trials[:num], 1) for num in (1, 4))
     assert 0 < one < many
     assert estimate_seconds(study.with_length(steps=10**6).trials(), 1) > 2 * many
+    # How long a step takes is known from here on.
+    monkeypatch.setattr("kan_diffusion.study.calibration.step_seconds", lambda *_: 0.01)
     digits = {
         "data": [{"pictures": "digits"}],
         "models": [{"family": "dit", "params": 100_000, "depth": 1}],

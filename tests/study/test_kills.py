@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,8 @@ from command_line import call_quietly
 from commands import context
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import load_trial
-from kan_diffusion.study.trial import run_trial
 from kan_diffusion.study.tuning import tune
-from kills import WAIT, drive, explain, report, run_until, run_until_kept
+from kills import WAIT, drive, explain, report, run_until, run_until_kept, train_and_judge
 from one_by_one import OneByOne
 from tiny import tiny_study, trial_content
 
@@ -25,7 +25,6 @@ pytestmark = [
     pytest.mark.slow,
 ]
 KILLED = -signal.SIGKILL
-RUN = partial(run_trial, device="cpu")
 
 
 def _trial() -> TrialConfig:
@@ -41,7 +40,7 @@ def _trial() -> TrialConfig:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    run_trial(_trial(), folder, device="cpu")
+    train_and_judge(_trial(), folder)
     return folder
 
 
@@ -64,7 +63,7 @@ def test_a_trial_killed_before_each_of_its_writes_ends_the_same(
 ) -> None:
     # What a kill leaves is where the next attempt begins: it finds the first n files.
     write = 0
-    while (code := run_until(write, RUN, _trial(), tmp_path)) == KILLED:
+    while (code := run_until(write, train_and_judge, _trial(), tmp_path)) == KILLED:
         assert load_trial(tmp_path) is None  # a trial is finished with its last file, or not at all
         write += 1
     assert code == 0
@@ -76,21 +75,22 @@ def test_a_trial_interrupted_after_a_checkpoint_ends_the_same(
     tmp_path: Path, undisturbed: Path
 ) -> None:
     for _ in range(2):
-        assert run_until_kept("checkpoint.safetensors", 1, RUN, _trial(), tmp_path) in (130, 0)
-    RUN(_trial(), tmp_path)
+        code = run_until_kept("checkpoint.safetensors", 1, train_and_judge, _trial(), tmp_path)
+        assert code in (130, 0)
+    train_and_judge(_trial(), tmp_path)
     _require_same(tmp_path, undisturbed)
 
 
 def test_a_report_that_is_killed_leaves_the_old_page(tmp_path: Path, undisturbed: Path) -> None:
-    RUN(_trial(), tmp_path)
-    report(tmp_path)
-    pages = {(tmp_path / "report.html").read_bytes()}
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    report(run)
+    page = (run / "report.html").read_bytes()
     for write in (0, 2, 5):
-        assert run_until(write, report, tmp_path) == KILLED
-        assert (tmp_path / "report.html").read_bytes() in pages
-    assert load_trial(tmp_path) is not None
-    report(tmp_path)
-    assert (tmp_path / "report.html").read_bytes() in pages
+        assert run_until(write, report, run) == KILLED
+        assert (run / "report.html").read_bytes() == page
+    assert load_trial(run) is not None
+    report(run)
+    assert (run / "report.html").read_bytes() == page
 
 
 def test_a_search_that_is_killed_loses_no_try(tmp_path: Path) -> None:

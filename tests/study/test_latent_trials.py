@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from pydantic import ValidationError
 
-from command_line import FEW_PICTURES, Cli, cli, few_pictures  # noqa: F401
+from command_line import Cli, cli  # noqa: F401
 from helpers import assert_same_state, refused
 from kan_diffusion import PictureDiffusionPipeline, PromptedDenoiser, train
 from kan_diffusion.data.datasets import load_dataset
@@ -29,15 +28,12 @@ from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import build, run_trial, told, without_text
 from picture_folders import write_pictures
 from picture_networks import autoencoder, change
+from tiny import tiny_picture_study
+
+pytestmark = pytest.mark.usefixtures("quick_pictures")
 
 TINY = {"hidden": (8, 8), "settings": {"width": 8, "heads": 2, "patch": 2}}
 SHORT = ["--steps", "3", "--batch-size", "8", "--size", "8", "--device", "cpu"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    with few_pictures():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -124,20 +120,8 @@ def test_an_interrupted_run_goes_on_to_the_same_end(run: TrialResult, tmp_path: 
 def test_scenes_have_no_oracle_as_latents_and_a_study_says_so(
     root: Path, tmp_path: Path, executor: Executor
 ) -> None:
-    settings = {
-        "name": "scenes",
-        "title": "Scenes",
-        "seeds": 1,
-        "data": [{"pictures": "shapes", "num_pictures": 60, "holdout": 0.5}],
-        "process": "flow",
-        "training": {"steps": 2, "batch_size": 8},
-        "models": [
-            {"family": name, "vae": str(root / "vae"), **TINY} for name in ("dit", "dit-kan")
-        ],
-        "sampling": {"steps": 2},
-        "evaluation": {**FEW_PICTURES, "moments": [1.0]},
-    }
-    config = StudyConfig.model_validate(settings)
+    pictures = {"pictures": "shapes", "num_pictures": 60, "holdout": 0.5}
+    config = tiny_picture_study(pictures, {"vae": str(root / "vae"), **TINY})
     results = run_study(config, tmp_path / "run", executor=executor)
     assert set(results.rows["oracle"]) == {"none"}
     assert results.rows["seen_all_real"].eq(1.0).all()  # real pictures are read as they are
@@ -148,9 +132,9 @@ def test_scenes_have_no_oracle_as_latents_and_a_study_says_so(
     # The process ends, and is shown, in pixels.
     last = states[-1][1][:, -1]
     assert last.shape == (4, 3, 16, 16)
-    models = [settings["models"][0], {"family": "dit-kan", **TINY}]
+    models = [config.models[0], {"family": "dit-kan", **TINY}]
     with pytest.raises(ValidationError, match="losses of latents and of pixels do not compare"):
-        StudyConfig.model_validate({**settings, "models": models})
+        tiny_picture_study(pictures, {}, models=models)
 
 
 def test_a_run_is_reported_but_not_beside_one_of_pixels(run: TrialResult, tmp_path: Path) -> None:

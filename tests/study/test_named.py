@@ -74,6 +74,7 @@ def test_a_model_may_be_the_budget(match: str) -> None:
     for trial in study.trials():
         built = build(trial, load_dataset(trial.data, 0, 0))
         assert abs(getattr(built, count) - budget.amount) <= 0.02 * budget.amount
+        assert (trial.match, trial.budget) == (match, budget.amount)
 
 
 def test_a_models_training_time_may_be_the_budget(

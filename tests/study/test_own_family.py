@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from command_line import Cli, cli  # noqa: F401
+from html_page import draw_nothing
 from kan_diffusion.sampling import PointDiffusionPipeline
 from tiny import tiny_study
 
@@ -21,23 +21,24 @@ SHALLOW = Family("shallow", MLPDenoiser, depth=1, learning_rate=1e-2, kind="mlp"
 """
 
 
-@pytest.mark.slow
-def test_a_family_of_one_line_goes_through_a_whole_study(tmp_path: Path) -> None:
-    (tmp_path / "my_families.py").write_text(FAMILY)
+def test_a_family_of_one_line_goes_through_a_whole_study(
+    cli: Cli,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw_nothing(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # where the folder comes in
+    (tmp_path / "family_of_one_line.py").write_text(FAMILY)
     study = tiny_study(seeds=2).model_dump(mode="json")
-    study["models"] = [{"family": "kan"}, {"family": "my_families:SHALLOW"}]
+    study["models"] = [{"family": "kan"}, {"family": "family_of_one_line:SHALLOW"}]
     study["budgets"] = [{"amount": 700}]
     study["evaluation"]["moments"] = []  # no pictures of the reverse process
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(study))
-    options = ["--out", "run", "--workers", "1"]  # a second one takes longer to start than to work
-    command = [sys.executable, "-m", "kan_diffusion", "compare", "own.yaml", *options]
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # as the console script has it
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    done = cli("compare", "own.yaml", "--out", "run")
+    assert done.code == 0, done.err
     # With two seeds there is no verdict, and that is said in words.
-    said = " ".join(done.stdout.split())
+    said = " ".join(done.out.split())
     assert "paired difference (KAN minus MLP)" in said
     assert "0.05 is out of reach" in said
     rows = pd.read_parquet(tmp_path / "run" / "results.parquet").to_dict("records")

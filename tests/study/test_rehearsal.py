@@ -18,7 +18,7 @@ from kan_diffusion.study.folder import TrialResult, load_trial
 from kan_diffusion.study.planning import CHOSEN_SIZES, StudyPlan
 from kan_diffusion.study.rehearsal import rehearse
 from kan_diffusion.study.run import load_study, run_study
-from tiny import tiny_study
+from tiny import EVALUATION, tiny_study
 
 SMALL, LARGE = 600, 900
 BUDGET = {"match": "time", "amount": 0.1}
@@ -37,6 +37,7 @@ def _study(**changes: object) -> StudyConfig:
             "data": [{"toy": "moons", "num_points": 200}],
             "models": [{"family": "kan"}, {"family": "mlp"}],
             "budgets": [BUDGET],
+            "evaluation": {**EVALUATION, "num_samples": 0, "num_likelihood": 0, "moments": []},
             **changes,
         }
     ).pinned()
@@ -88,7 +89,8 @@ def test_each_model_keeps_the_size_that_served_it_best(tmp_path: Path, executor:
 
 
 def test_a_model_with_other_settings_is_rehearsed_again(tmp_path: Path, executor: Executor) -> None:
-    run_study(_study(), tmp_path, executor=executor)
+    rehearse(_study(), tmp_path, executor)
+    (tmp_path / "study.yaml").write_text(_study().to_yaml())
     before = {trial.config.id for trial in _rehearsals(tmp_path)}
     chosen = json.loads((tmp_path / CHOSEN_SIZES).read_text())
     (tmp_path / CHOSEN_SIZES).write_text(json.dumps(dict.fromkeys(chosen, 5)))

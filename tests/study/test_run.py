@@ -250,7 +250,7 @@ def test_a_trial_whose_driver_died_before_its_row_was_written_is_in_the_first_wr
 
 
 def test_processes_are_compared_side_by_side(tmp_path: Path, executor: Executor) -> None:
-    study = tiny_study(process=["cosine", "flow"], data=[{"toy": "moons", "num_points": 300}])
+    study = tiny_study(process=["cosine", "flow"])
     rows = run_study(study, tmp_path / "run", executor=executor).rows
     assert rows["process"].tolist() == ["cosine", "cosine", "flow", "flow"]
     assert rows["error"].isna().all()

@@ -23,6 +23,9 @@ from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.tuning import Tuned, TunedSettings, apply_tuned, read_tuned, tune
 from tiny import tiny_study, written
 
+ONE = {"models": [{"family": "mlp"}], "data": [{"toy": "moons", "num_points": 300}]}
+"""Settings of a study of one family on one data set."""
+
 
 def _study(**changes: object) -> StudyConfig:
     """Two families with one budget on two data sets."""
@@ -54,7 +57,7 @@ def test_every_family_gets_as_many_tries_and_the_best_one_wins(found: Tuned) -> 
 
 
 def test_optimizers_are_tuned_like_other_settings(executor: Executor, tmp_path: Path) -> None:
-    study = _study(models=[{"family": "mlp"}], data=[{"toy": "moons", "num_points": 300}])
+    study = _study(**ONE)
     names = ("soap", "muon")
     found = tune(study, tmp_path, tries=3, optimizers=names, executor=executor)
     for row in found.tries.to_dict("records"):
@@ -74,11 +77,7 @@ def test_a_free_size_is_tuned_like_other_settings(
     executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning, "SIZES", (900, 2300))
-    study = _study(
-        models=[{"family": "mlp"}],
-        data=[{"toy": "moons", "num_points": 300}],
-        budgets=[{"match": "time", "amount": 0.05}],
-    )
+    study = _study(**ONE, budgets=[{"match": "time", "amount": 0.05}])
     found = tune(study, tmp_path, tries=4, executor=executor)
     tried = found.tries["settings"].tolist()
     assert tried[0]["params"] == 2300
@@ -163,14 +162,18 @@ def test_a_study_or_other_files_in_the_way_are_refused(tmp_path: Path) -> None:
         assert written(folder) == before
 
 
+def _search(folder: Path) -> optuna.Study:
+    """The only search of a folder, as its database has it."""
+    storage = f"sqlite:///{folder / 'tuning.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage)
+
+
 @pytest.mark.parametrize("host", ["elsewhere", socket.gethostname()])
 def test_a_try_whose_driver_died_is_taken_up(host: str, tmp_path: Path, executor: Executor) -> None:
-    study = _study(models=[{"family": "mlp"}], data=[{"toy": "moons", "num_points": 300}])
+    study = _study(**ONE)
     tune(study, tmp_path, tries=1, executor=executor)
-    storage = f"sqlite:///{tmp_path / 'tuning.db'}"
-    (name,) = optuna.get_all_study_names(storage)
-    search = optuna.load_study(study_name=name, storage=storage)
-    lost = search.ask(
+    lost = _search(tmp_path).ask(
         {
             "learning_rate": optuna.distributions.FloatDistribution(5e-3, 5e-2, log=True),
             "depth": optuna.distributions.IntDistribution(3, 7),
@@ -191,9 +194,7 @@ def test_a_try_whose_driver_died_as_it_drew_its_settings_gets_all_of_them(
 ) -> None:
     study = _study(models=[{"family": "mlp"}])
     tune(study, tmp_path, tries=1, executor=executor)
-    storage = f"sqlite:///{tmp_path / 'tuning.db'}"
-    (name,) = optuna.get_all_study_names(storage)
-    optuna.load_study(study_name=name, storage=storage).ask()
+    _search(tmp_path).ask()
     again = tune(study, tmp_path, tries=3, executor=executor).tries
     # They are those of a search that was never interrupted.
     whole = found.tries[found.tries["family"] == "mlp"].reset_index(drop=True)
@@ -249,11 +250,7 @@ def test_a_data_set_may_be_called_like_a_column(
 
 def test_a_try_that_fails_counts_and_says_why(tmp_path: Path) -> None:
     # 40 parameters are too few for most depths.
-    study = _study(
-        models=[{"family": "mlp"}],
-        data=[{"toy": "moons", "num_points": 300}],
-        budgets=[{"amount": 3}],
-    )
+    study = _study(**ONE, budgets=[{"amount": 3}])
     with refused(r"no try of 'MLP' gave a result; .*too small"):
         tune(study, tmp_path, tries=2)
 
@@ -309,10 +306,9 @@ def test_a_setting_that_a_search_left_as_it_was_stays_as_it_was(
 def test_a_search_at_another_budget_in_the_same_folder_is_another(
     tmp_path: Path, executor: Executor
 ) -> None:
-    one = {"models": [{"family": "mlp"}], "data": [{"toy": "moons", "num_points": 300}]}
     sizes = []
     for amount in (900, 600):
-        study = _study(**one, budgets=[{"amount": amount}], process=["cosine", "flow"])
+        study = _study(**ONE, budgets=[{"amount": amount}], process=["cosine", "flow"])
         (row,) = tune(study, tmp_path, tries=1, executor=executor).tries.to_dict("records")
         trials = [load_trial(tmp_path / "trials" / trial) for trial in row["trials"]]
         sizes.append(trials[0].row["parameters"])

@@ -16,10 +16,11 @@ from kan_diffusion import table_pipeline
 from kan_diffusion.cli import app as command_line
 from kan_diffusion.evaluation import features, metrics, tables
 from kan_diffusion.likelihood import log_likelihood
-from kan_diffusion.study import measure, named
+from kan_diffusion.study import measure, named, trial
 from kan_diffusion.study.config import EvaluationConfig, StudyConfig
 from kan_diffusion.study.executors import EXECUTORS
 from kan_diffusion.symbolic import context, explain, levels, simplify
+from kan_diffusion.symbolic.levels import search
 from one_by_one import OneByOne
 
 QUICK = ["--family", "mlp", "--params", "400", "--steps", "20", "--batch-size", "64"]
@@ -86,10 +87,12 @@ def few_pictures() -> Iterator[None]:
 @contextmanager
 def few_trees() -> Iterator[None]:
     """Tells samples apart by small forests."""
+    trial._shared_yardstick.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         for module in (metrics, tables):
             patch.setattr(module, "_TREES", 3)
         yield
+    trial._shared_yardstick.cache_clear()
 
 
 @contextmanager
@@ -126,8 +129,10 @@ def hardly_judged() -> Iterator[None]:
 
 @contextmanager
 def few_points() -> Iterator[None]:
-    """Averages over few points, where nothing asks how good a formula is."""
+    """Averages over few points and tries few forms, where nothing asks how good a formula is."""
     with pytest.MonkeyPatch.context() as patch:
+        for name in ("_CLIMBED", "_SWEEPS"):
+            patch.setattr(search, name, 1)
         patch.setattr(levels, "_BATCHES", 1)
         patch.setattr(context, "_FITTED", 16_384)
         yield
@@ -137,8 +142,8 @@ def few_points() -> Iterator[None]:
 def hardly_tuned() -> Iterator[None]:
     """Explains with few steps of training after each stage."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simplify, "_STEPS_A_LINE", 150)
-        patch.setattr(explain, "ExplainOptions", partial(explain.ExplainOptions, tune_steps=400))
+        patch.setattr(simplify, "_STEPS_A_LINE", 100)
+        patch.setattr(explain, "ExplainOptions", partial(explain.ExplainOptions, tune_steps=200))
         yield
 
 

@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import pytest
+
 SECONDS = 20
 """No command may compute for longer to find out that it cannot work."""
 PATIENCE = 6
@@ -88,7 +90,6 @@ class Running:
     Args:
         *words: The words.
         environment: Variables that it has beside those of this process.
-        largest_file: No file grows beyond so many bytes, as on a full disk.
         own_server: Whether the server of its workers is its own; else it is that of the tests.
     """
 
@@ -96,13 +97,12 @@ class Running:
         self,
         *words: object,
         environment: Mapping[str, str],
-        largest_file: int = resource.RLIM_INFINITY,
         own_server: bool = False,
     ) -> None:
         self._said, err = context.Pipe(duplex=False)
         variables = {**os.environ, **environment}
         said = tuple(map(str, words))
-        self.process = start_leader(_run_apart, said, variables, err, largest_file, own_server)
+        self.process = start_leader(_run_apart, said, variables, err, own_server)
         err.close()
 
     def wait(self, seconds: float) -> str:
@@ -132,22 +132,26 @@ def start_leader(call: Callable[..., object], *arguments: object) -> ForkServerP
 def _lead(leads: Connection, call: Callable[..., object], arguments: tuple[object, ...]) -> None:
     os.setsid()
     leads.close()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell may ignore it
+    hear_interrupts()
     call(*arguments)
+
+
+def hear_interrupts() -> None:
+    """Lets this process be interrupted, even if its server is a job of a shell or of a driver."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _run_apart(
     words: tuple[str, ...],
     environment: dict[str, str],
     err: Connection,
-    largest_file: int,
     own_server: bool,
 ) -> None:
     os.environ.update(environment)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(err.fileno(), 2)
     err.close()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
     _call(words, own_server=own_server)
 
 
@@ -156,15 +160,18 @@ def run_command(
     folder: Path,
     seconds: float = SECONDS,
     largest_file: int = resource.RLIM_INFINITY,
+    pictures: bool = True,
 ) -> Ended:
     """Runs ``kan-diffusion`` with some words in a folder, within limits of time and memory.
 
-    No file grows beyond ``largest_file`` bytes, as on a full disk.
+    No file grows beyond ``largest_file`` bytes, as on a full disk. Without ``pictures`` those of
+    its pages are empty.
     """
     said = tuple(map(str, words))
     with tempfile.TemporaryDirectory() as place:
         out, err = Path(place) / "out", Path(place) / "err"
-        process = context.Process(target=_run, args=(said, folder, out, err, largest_file))
+        given = said, folder, out, err, largest_file, pictures
+        process = context.Process(target=_run, args=given)
         out.touch()
         err.touch()
         process.start()
@@ -177,12 +184,23 @@ def run_command(
         return Ended(said, code, out.read_text(errors="replace"), err.read_text(errors="replace"))
 
 
-def _run(words: tuple[str, ...], folder: Path, out: Path, err: Path, largest_file: int) -> None:
+def _run(
+    words: tuple[str, ...],
+    folder: Path,
+    out: Path,
+    err: Path,
+    largest_file: int,
+    pictures: bool,
+) -> None:
     for stream, path in ((1, out), (2, err)):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(descriptor, stream)
     os.chdir(folder)
     os.environ["COLUMNS"] = "100"
+    if not pictures:
+        from html_page import leave_pictures_empty
+
+        leave_pictures_empty(pytest.MonkeyPatch())  # in this process alone
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))

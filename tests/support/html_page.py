@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from kan_diffusion.report import ReportContents, charts, study, write_report
+from kan_diffusion.report import ReportContents, charts, motion, study, synthetic, write_report
 from kan_diffusion.report.explanation import page as explanation
 from kan_diffusion.report.images import Picture
 
@@ -125,15 +125,25 @@ def leave_files_empty(patch: pytest.MonkeyPatch) -> None:
 
 
 def leave_pictures_empty(patch: pytest.MonkeyPatch) -> None:
-    """Leaves the pictures in the page of a study and its figures' files empty."""
+    """Leaves the pictures in all pages and the files of their figures empty."""
     leave_files_empty(patch)
-    patch.setattr(study, "embedded", lambda *arguments: Picture("data:image/svg+xml,", 1))
+    patch.setattr(explanation, "figure_svg", lambda figure: b"")
+    patch.setattr(motion, "still_figure", lambda moving: Figure())
+    for module in (study, explanation, synthetic, motion):
+        patch.setattr(module, "embedded", lambda *_, **__: Picture("data:image/svg+xml,", 1))
+
+
+def draw_nothing(patch: pytest.MonkeyPatch, **drawn: Callable[..., object]) -> None:
+    """Leaves all figures empty, but for those given: they are tested elsewhere."""
+    leave_pictures_empty(patch)
+    for module in (charts, explanation):
+        for name in [*vars(module)]:
+            if name.endswith("_figure") or name in drawn:
+                patch.setattr(module, name, drawn.get(name, lambda *_, **__: Figure()))
 
 
 def write_quickly(contents: ReportContents, folder: Path, **drawn: Callable[..., object]) -> Path:
-    """Writes a page whose figures, but for those given, are empty: they are tested elsewhere."""
+    """Writes a page whose figures, but for those given, are empty."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in charts.__all__:
-            patch.setattr(charts, name, drawn.get(name, lambda *arguments: Figure()))
-        leave_pictures_empty(patch)
+        draw_nothing(patch, **drawn)
         return write_report(contents, folder)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from command_line import call_command, few_points
-from commands import context
-from html_page import leave_pictures_empty
+from command_line import call_command, few_points, few_steps, few_trees, hardly_tuned
+from commands import context, hear_interrupts
+from html_page import draw_nothing
 from kan_diffusion.study import trial
-from kan_diffusion.study.config import StudyConfig
+from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.run import run_study
 from kan_diffusion.symbolic.explain import ExplainOptions, explain_run
 from kan_diffusion.training import TrainingResult, train
@@ -86,12 +86,18 @@ def _with_troubles(
             os.kill(os.getpid(), kind)
         return renamed
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    hear_interrupts()
     Path.replace = replace  # type: ignore[method-assign]  # in this process alone
     try:
         call(*arguments)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def train_and_judge(config: TrialConfig, folder: Path) -> None:
+    """Runs a trial whose samples are told apart by small forests."""
+    with few_trees():
+        trial.run_trial(config, folder, device="cpu")
 
 
 def drive(study: StudyConfig, folder: Path, log: Path) -> None:
@@ -100,7 +106,7 @@ def drive(study: StudyConfig, folder: Path, log: Path) -> None:
     def slowly(*arguments: object, **options: object) -> TrainingResult:
         checkpoint = options.get("checkpoint")
         if checkpoint is not None:  # that of a warm-up is None
-            options["on_progress"] = lambda step, loss: time.sleep(0.3)
+            options["on_progress"] = lambda step, loss: time.sleep(0.1)
         result = train(*arguments, **options)
         if checkpoint is not None:
             with log.open("a") as file:
@@ -109,7 +115,8 @@ def drive(study: StudyConfig, folder: Path, log: Path) -> None:
         return result
 
     trial.train = slowly  # in this process alone
-    results = run_study(study, folder, executor=OneByOne(workers=1, device="cpu"))
+    with few_trees():
+        results = run_study(study, folder, executor=OneByOne(workers=1, device="cpu"))
     assert results.failures == {}
     assert results.rows["error"].isna().all()
     assert len(results.trials) == len(study.trials())
@@ -118,11 +125,11 @@ def drive(study: StudyConfig, folder: Path, log: Path) -> None:
 def report(run: Path) -> None:
     """Makes the page of a run whose pictures are empty; as many files are written as always."""
     with pytest.MonkeyPatch.context() as patch:
-        leave_pictures_empty(patch)
+        draw_nothing(patch)
         assert call_command("report", run) == 0
 
 
 def explain(run: Path, out: Path) -> None:
     """Explains a run as quickly as can be."""
-    with few_points():
+    with few_points(), few_steps(), few_trees(), hardly_tuned():
         explain_run(run, out, ExplainOptions(formulas=False, tune_steps=5, num_samples=20))

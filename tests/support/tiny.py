@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from command_line import FEW_PICTURES
 from kan_diffusion.files import CHECKSUMS, write_checksums
 from kan_diffusion.study.config import StudyConfig
 
@@ -36,6 +37,32 @@ def tiny_study(**changes: object) -> StudyConfig:
             ],
             "sampling": {"steps": 5},
             "evaluation": EVALUATION,
+            **changes,
+        }
+    )
+
+
+def tiny_picture_study(
+    pictures: dict[str, object], model: dict[str, object], **changes: object
+) -> StudyConfig:
+    """A study of two transformers of pictures.
+
+    Args:
+        pictures: The data.
+        model: Settings of both models, beside their family and widths.
+        **changes: Other settings of the study.
+    """
+    return StudyConfig.model_validate(
+        {
+            "name": "tiny",
+            "title": "Tiny",
+            "seeds": 1,
+            "data": [pictures],
+            "process": "flow",
+            "training": {"steps": 2, "batch_size": 8},
+            "models": [{"family": name, "hidden": [8, 8], **model} for name in ("dit", "dit-kan")],
+            "sampling": {"steps": 2},
+            "evaluation": {**FEW_PICTURES, "moments": [1.0]},
             **changes,
         }
     )

@@ -10,9 +10,9 @@ import pytest
 import sympy
 import torch
 
-from command_line import SMALL, few_points
+from command_line import SMALL, few_points, few_trees, hardly_tuned
 from helpers import randn, refused
-from html_page import leave_pictures_empty
+from html_page import draw_nothing
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.denoisers.library import get_functions
@@ -53,7 +53,7 @@ def _trained(folder: Path, family: str, params: int, steps: int = 300) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    with few_points():
+    with few_points(), few_trees(), hardly_tuned():
         yield
 
 
@@ -121,7 +121,7 @@ def test_each_stage_is_a_run(found) -> None:
 def test_stages_stand_beside_their_network_in_a_report(
     run: Path, found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leave_pictures_empty(monkeypatch)
+    draw_nothing(monkeypatch)
     out, explanation, explained, _ = found
     names = [name for name in explained.stages() if name != "network"]
     folders = [run, *(out / name.replace(" ", "-") for name in names)]

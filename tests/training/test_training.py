@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import logging
 import math
-import multiprocessing
 import os
 import signal
 import time
@@ -27,6 +26,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from commands import context
 from helpers import refused, seeded
 from kan_diffusion import devices
 from kan_diffusion.data import GaussianMixture, Standardizer
@@ -113,7 +113,7 @@ def test_an_mlp_samples_moons_as_well_by_flow_matching_as_by_diffusion() -> None
     distances = {}
     for name in ("cosine", "flow"):
         process, denoiser = get_process(name), _denoiser(hidden=(48, 48, 48))
-        config = TrainingConfig(steps=1500, batch_size=512, learning_rate=5e-3, ema_decay=0.99)
+        config = TrainingConfig(steps=800, batch_size=512, learning_rate=5e-3, ema_decay=0.99)
         _train(denoiser, config, points=dataset.train, process=process)
         pipeline = PointDiffusionPipeline(denoiser, make_scheduler(None, process.scheduler()))
         distances[name] = energy_distance(pipeline(2000, 20, generator=seeded(2)).samples, real)
@@ -552,8 +552,7 @@ def _train_slowly(checkpoint: Path) -> None:
 @posix
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     checkpoint = tmp_path / "state.safetensors"
-    forks = multiprocessing.get_context("forkserver")
-    process = forks.Process(target=_train_slowly, args=(checkpoint,))
+    process = context.Process(target=_train_slowly, args=(checkpoint,))
     process.start()
     sizes: set[int] = set()  # it is written before the first step, too, without Adam's state
     while len(sizes) < 2:

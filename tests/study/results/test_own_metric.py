@@ -37,6 +37,11 @@ def study(**evaluation: object) -> StudyConfig:
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_forests() -> None:
+    """None here: rows of a worker are compared with those of this process."""
+
+
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Writes the module of the docs, and returns its name."""

@@ -23,7 +23,9 @@ from kan_diffusion.study.results.verdicts import decide
 from kan_diffusion.study.results.wording import say
 from kan_diffusion.study.trial import run_trial
 
-SMALL = EvaluationConfig(num_noised=100, num_samples=50, num_real_pairs=1, num_drawn=20)
+SMALL = EvaluationConfig(
+    num_noised=100, num_samples=50, num_likelihood=0, num_real_pairs=1, num_drawn=20, moments=()
+)
 Train = Callable[..., Path]
 
 
@@ -302,8 +304,8 @@ def test_runs_that_were_not_judged_alike(train: Train, settings: dict, what: str
 
 
 def test_moments_that_were_recorded_do_not_matter(train: Train) -> None:
-    quiet = SMALL.model_copy(update={"moments": (), "num_drawn": 5})
-    results = read_runs([train("mlp"), train("quiet", number=2, evaluation=quiet)])
+    recorded = SMALL.model_copy(update={"moments": (0.0,), "num_drawn": 5})
+    results = read_runs([train("mlp"), train("recorded", number=2, evaluation=recorded)])
     assert len(results.trials) == 2
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -156,7 +157,10 @@ def called_apart(names, num_studies, seed):
         study({"moons": dict(zip(names, own.tolist(), strict=True))}, budget=float(index))
         for index, own in enumerate(values)
     ]
-    found = verdicts(pd.concat(rows))
+    with pytest.MonkeyPatch.context() as patch:
+        fewer = partial(bootstrap_interval, resamples=999)
+        patch.setattr("kan_diffusion.study.results.verdicts.bootstrap_interval", fewer)
+        found = verdicts(pd.concat(rows))
     assert len(found) == num_studies
     return sum(each.outcome != "not distinguishable" for each in found)
 
