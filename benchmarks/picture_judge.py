@@ -16,13 +16,7 @@ from pathlib import Path
 import torch
 
 from kan_diffusion.data.datasets import PictureData, load_dataset
-from kan_diffusion.data.shapes import (
-    caption,
-    draw_scenes,
-    render,
-    renderings,
-    scene_samples,
-)
+from kan_diffusion.data.shapes import caption, draw_scenes, render, renderings, scene_samples
 from kan_diffusion.evaluation.features import PictureFeatures
 from kan_diffusion.evaluation.metrics import PICTURE_METRICS, real_against_real, sample_metrics
 from kan_diffusion.evaluation.oracles import SceneOracle

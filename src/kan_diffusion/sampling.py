@@ -329,8 +329,16 @@ class SamplePipeline(DiffusionPipeline):
     ) -> Tensor:
         """Draws standardised samples with shape (num_samples, *shape), in batches.
 
-        There is one condition per sample and name. Guidance leads away from those in ``absent``,
-        which take the places of those of the same name.
+        Args:
+            num_samples: How many.
+            num_inference_steps: Steps of the scheduler.
+            generator: Source of the noise, or a list of one per sample.
+            conditions: Conditions by name, one per sample.
+            absent: Conditions that guidance leads away from, instead of those of the same name.
+            guidance_scale: Strength of guidance; 1 is the plain conditional.
+            batch_size: Largest number of samples drawn at once.
+            callback: Called after every step of each batch.
+            callback_inputs: What the callback receives.
         """
         self._require_sampler(num_samples, num_inference_steps, batch_size)
         if isinstance(generator, list) and len(generator) != num_samples:

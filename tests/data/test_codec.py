@@ -169,10 +169,8 @@ def test_any_numbers_come_back_within_float32(values: list[float | None], dtype:
 
 def test_steps_hardly_wider_than_float32_is_fine_come_back() -> None:
     # Most rows are at one minute and few are weeks away, where the map is flat.
-    start, late = (
-        pd.Timestamp("2020-01-01"),
-        pd.Timestamp("2020-01-01") + pd.Timedelta(10**5, "min"),
-    )
+    start = pd.Timestamp("2020-01-01")
+    late = start + pd.Timedelta(10**5, "min")
     codec = TableCodec.fit(pd.DataFrame({"at": [start] * 23 + [late] * 4}))
     frame = pd.DataFrame({"at": [late] * 5_000})
     pd.testing.assert_frame_equal(codec.decode(codec.encode(frame, _rng()), _rng()), frame)

@@ -409,6 +409,12 @@ def test_grids_too_coarse_for_the_functions_are_refused() -> None:
     assert module.grid_size == 5
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (4, 3)])
+def test_inputs_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
+    with refused(r"this LearnedFunctions takes inputs with shape \(\*, 4\)"):
+        _module()(torch.zeros(shape, dtype=DOUBLE))
+
+
 def test_torch_keeps_inputs_alone_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """In parts that are computed again, with the numbers and gradients of one part."""
     from kan_diffusion.kan import functions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import function_by_function, randn, random_layer, refused, scrambled, seeded
@@ -234,6 +234,30 @@ def test_what_has_no_layer_of_the_other_kind_is_refused() -> None:
         from_kan_linear(full, 2)
 
 
+# Derivatives
+
+
+@each_basis
+def test_first_and_second_derivatives(basis: str) -> None:
+    layer = _layer(basis=basis)
+    names = ["coefficients", "weight", "bias"]
+    leaves = [getattr(layer, name).detach().clone().requires_grad_() for name in names]
+    # None near a knot, where derivatives of the second order change.
+    x = (layer.grid.grid_origin[UNEVEN] if basis != "rational" else 0) + randn(2, 5, seed=3).abs()
+    if basis == "bspline":
+        step, origin = layer.grid.grid_step[UNEVEN], layer.grid.grid_origin[UNEVEN]
+        u = (x - origin) / step
+        x = origin + step * (u.floor() + 0.3 + 0.4 * (u - u.floor()))
+
+    def function(x: Tensor, *parameters: Tensor) -> Tensor:
+        given = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(layer, given, x)
+
+    operands = [x.detach().requires_grad_(), *leaves]
+    assert torch.autograd.gradcheck(function, operands)
+    assert torch.autograd.gradgradcheck(function, operands)
+
+
 # Settings
 
 
@@ -260,5 +284,12 @@ def test_unusable_settings_are_refused(arguments: dict[str, object], message: st
         GroupedKANLinear(**{"in_features": 2, "out_features": 2, **arguments})
 
 
-def test_printing_a_layer_tells_its_settings() -> None:
-    assert "5, 3, functions=4, groups=3, bias=True" in repr(_layer())
+def test_what_does_not_fit_is_refused() -> None:
+    layer = _layer()
+    for i, j in ((5, 0), (0, 3), (-1, 0)):
+        with pytest.raises(IndexError, match="5 inputs and 3 outputs"):
+            layer.edge_curve(i, j, torch.zeros(1, dtype=DOUBLE))
+    for shape in ((4, 6), (0, 2), ()):
+        with refused(r"this GroupedKANLinear takes inputs with shape \(\*, 5\)"):
+            layer(torch.zeros(shape, dtype=DOUBLE))
+    assert "5, 3, functions=4, groups=3, bias=True" in repr(layer)

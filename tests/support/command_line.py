@@ -86,7 +86,7 @@ def few_pictures() -> Iterator[None]:
 
 @contextmanager
 def few_trees() -> Iterator[None]:
-    """Tells samples apart by small forests."""
+    """Tells samples apart by small forests, real ones too, whose scores are kept otherwise."""
     trial._shared_yardstick.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         for module in (metrics, tables):
@@ -129,7 +129,7 @@ def hardly_judged() -> Iterator[None]:
 
 @contextmanager
 def few_points() -> Iterator[None]:
-    """Averages over few points and tries few forms, where nothing asks how good a formula is."""
+    """Averages over few points and tries few forms, which is enough for the simplest scores."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_CLIMBED", "_SWEEPS"):
             patch.setattr(search, name, 1)

@@ -198,7 +198,7 @@ def _run(
     os.chdir(folder)
     os.environ["COLUMNS"] = "100"
     if not pictures:
-        from html_page import leave_pictures_empty
+        from html_page import leave_pictures_empty  # its own imports are the server's
 
         leave_pictures_empty(pytest.MonkeyPatch())  # in this process alone
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()

@@ -29,7 +29,11 @@ def _take_part(
 
 
 def in_two_processes(folder: Path, call: Callable[..., object], *arguments: object) -> str:
-    """Calls a function in two processes that find each other; returns what both have said."""
+    """Calls a function in two processes that find each other.
+
+    Returns:
+        What both have printed, which is also in ``folder``, a file each.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

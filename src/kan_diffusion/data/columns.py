@@ -72,7 +72,7 @@ _MOSTLY = 0.5
 _FLOAT32_PRINTED = 10**9  # a printed float32 has nine digits; its steps mean nothing
 _SOME = 0.02
 _SHOWN = 5
-_MARGIN = 0.01  # share of a step left free at each end, so that float32 stays within it
+_MARGIN = 0.01  # share of a step left free at each end, so that float32 rarely leaves it
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
@@ -330,7 +330,7 @@ class Column(Settings):
                 )
             cells[rows, 0] = z
             if generator is not None and (self.categories or self.lattice is not None):
-                # Where steps are narrower than float32 is fine, a cell may leave its own.
+                # Where a step is hardly wider than float32 is fine, a cell may have left its own.
                 back = self._map.inverse(cells[rows, 0].astype(np.float64))
                 lost = np.floor(back) != np.floor(x)
                 cells[rows[lost], 0] = self._map.forward(np.floor(x[lost]) + 0.5)

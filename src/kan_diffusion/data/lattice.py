@@ -166,7 +166,9 @@ def _calendar(moments: np.ndarray) -> Literal["M", "Y"] | None:
 def _step(whole: np.ndarray, unit: str | None) -> int:
     """Finds the step of sorted, distinct whole numbers.
 
-    Steps of moments or spans, which have a unit, may be days, ... even if there are few.
+    Args:
+        whole: Shape (m,).
+        unit: Unit of moments or spans, whose steps may be days, ... even if there are few.
     """
     step = 1
     if unit in _TICKS:

@@ -366,8 +366,9 @@ def _curvature(
 def _growth(expected: np.ndarray, away: np.ndarray) -> float:
     """Finds c so that (exp(c t) - 1) / c is on average the distance found; 0 if it would be less.
 
-    t are the distances of rows from a knot expected by their normal scores, and distances found are
-    in units of dx/dz at the knot.
+    Args:
+        expected: Distances t of rows from a knot by their normal scores, shape (m,).
+        away: Distances found, in units of dx/dz at the knot.
     """
     if not len(away) or away.mean() <= expected.mean() or not expected.any():
         return 0.0

@@ -368,9 +368,8 @@ def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
             mean = rows.loc[rows["name"] == name, verdict.measure].mean()
             text = format_number(mean, _DIGITS[verdict.measure])
             note = f"{text} (of {verdict.count(kind)})"
-            sides.append(
-                Cell(name, note, link=anchors(label, name), colour=contents.styles[name].colour)
-            )
+            colour = contents.styles[name].colour
+            sides.append(Cell(name, note, link=anchors(label, name), colour=colour))
         cells = [
             Cell(label, f"by {MEASURES[verdict.measure]}", link=anchors("setting", label)),
             Cell(verdict.outcome, badge=BADGES[verdict.outcome]),
@@ -435,11 +434,8 @@ def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table
             for seed, trial in zip(group["seed"], group["trial"], strict=True)
             if trial is not None
         )
-        cells = [
-            Cell(
-                name, f"seeds: {_seeds(group)}", colour=contents.styles[name].colour, trials=trials
-            )
-        ]
+        colour = contents.styles[name].colour
+        cells = [Cell(name, f"seeds: {_seeds(group)}", colour=colour, trials=trials)]
         counts = [number_cell(group[s].mean(), _count(group[s])) for s in (first, *sizes)]
         cells += [counts[0], _mean_cell(group, measure)]
         if name in differences:
