@@ -10,7 +10,8 @@ runs with clocks.
 
     OMP_NUM_THREADS=1 python benchmarks/training_loop.py
 
-``--optimizers`` instead times whole steps of each optimiser, alternating with Adam.
+``--optimizers`` instead times whole steps of each optimiser, alternating with Adam, and the update
+of the parameters in them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ PARAMS = 2300
 FAMILIES = ("mlp", "full-kan")
 BATCH_SIZES = (256, 1024)
 OPTIMIZERS_BATCH = 1024
+OPTIMIZERS_PARAMS = (2300, 5600)
+OPTIMIZERS_FAMILIES = ("kan", "full-kan", "gated-mlp", "mlp")
 
 PARTS: dict[str, tuple[type, str]] = {
     "forward": (TrainingRun, "forward"),
@@ -81,7 +84,11 @@ def clocks() -> Iterator[Seconds]:
 
 
 def run(
-    family: str, batch_size: int, steps: int, optimizer: OptimizerName = "adam"
+    family: str,
+    batch_size: int,
+    steps: int,
+    optimizer: OptimizerName = "adam",
+    params: int = PARAMS,
 ) -> tuple[float, float]:
     """Trains a fresh denoiser; returns the seconds of ``train`` and processor seconds of steps."""
     process = get_process("cosine")
@@ -89,7 +96,7 @@ def run(
         family,
         2,
         num_train_timesteps=process.num_timesteps,
-        params=PARAMS,
+        params=params,
         generator=torch_generator("training loop", family),
     )
     config = TrainingConfig(
@@ -133,21 +140,27 @@ def measure(family: str, batch_size: int, steps: int, repeats: int) -> dict[str,
     }
 
 
-def compare_optimizers(family: str, steps: int, repeats: int) -> list[dict[str, object]]:
+def compare_optimizers(
+    family: str, params: int, steps: int, repeats: int
+) -> list[dict[str, object]]:
     """Measures median processor times of a step by each optimiser, also relative to Adam's."""
-    # A step of L-BFGS is some twenty iterations.
-    lengths = {name: max(1, steps // 20 if name == "lbfgs" else steps) for name in OPTIMIZERS}
-    taken: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
+    names = [name for name in OPTIMIZERS if name != "lbfgs"]  # a step of it is some twenty steps
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    updates: dict[str, list[float]] = {name: [] for name in names}
     for repeat in range(repeats + 1):
-        for name, length in lengths.items():
-            seconds = run(family, OPTIMIZERS_BATCH, length, name)[1] / length
+        for name in names:
+            with clocks() as spent:
+                seconds = run(family, OPTIMIZERS_BATCH, steps, name, params)[1] / steps
             if repeat:  # the first compiles and imports
                 taken[name].append(seconds)
+                updates[name].append(spent["Adam"] / steps)
     return [
         {
             "family": family,
+            "parameters": params,
             "optimizer": name,
             "microseconds_a_step": round(1e6 * median(seconds), 1),
+            "microseconds_an_update": round(1e6 * median(updates[name]), 1),
             "times_adam": round(
                 median(own / adam for own, adam in zip(seconds, taken["adam"], strict=True)), 2
             ),
@@ -158,8 +171,8 @@ def compare_optimizers(family: str, steps: int, repeats: int) -> list[dict[str, 
 
 def show_optimizers(rows: list[dict[str, object]]) -> None:
     """Prints the rows as a table."""
-    table = Table(title=f"A step of {OPTIMIZERS_BATCH:,} points, {PARAMS:,} parameters, one thread")
-    for name in ("family", "optimizer", "µs a step", "times Adam"):
+    table = Table(title=f"A step of {OPTIMIZERS_BATCH:,} points, one thread")
+    for name in ("family", "parameters", "optimizer", "µs a step", "µs an update", "times Adam"):
         table.add_column(name)
     for row in rows:
         table.add_row(*map(str, row.values()))
@@ -201,8 +214,9 @@ def main() -> None:
         file = "optimizers.json"
         rows = [
             row
-            for family in FAMILIES
-            for row in compare_optimizers(family, arguments.steps, arguments.repeats)
+            for family in OPTIMIZERS_FAMILIES
+            for params in OPTIMIZERS_PARAMS
+            for row in compare_optimizers(family, params, arguments.steps, arguments.repeats)
         ]
         show_optimizers(rows)
     else:

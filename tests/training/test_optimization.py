@@ -277,6 +277,37 @@ def test_soap_takes_the_same_way_in_every_rotated_frame_and_adam_does_not() -> N
     assert gap("adam") > 1e-2
 
 
+def test_soap_of_matrices_of_one_shape_together_is_that_of_pytorch_optimizer_one_by_one() -> None:
+    from pytorch_optimizer import SOAP
+
+    # Square matrices: in a null space the basis, and so the way, would be a matter of rounding.
+    shapes = (4, 4), (7,), (4, 4), (3, 3), ()
+    starts = [torch.randn(shape, generator=seeded(8)).double() for shape in shapes]
+    scales = [torch.rand(shape, generator=seeded(9)).double() + 0.5 for shape in shapes]
+    ours = nn.ParameterList([nn.Parameter(start.clone()) for start in starts])
+    theirs = [nn.Parameter(start.clone()) for start in starts]
+    vector = ParameterVector(ours)
+    pairs = [
+        (make_optimizer("soap", vector, 0.01), list(ours)),
+        (SOAP(theirs, lr=0.01, weight_decay=0.0), theirs),
+    ]
+    for step in range(45):  # the bases turn four times
+        for optimizer, parameters in pairs:
+            noise = seeded(step)
+            for parameter, scale in zip(parameters, scales, strict=True):
+                drawn = torch.randn(parameter.shape, generator=noise)
+                ((scale * parameter).square() + drawn * parameter).sum().backward()
+            if parameters is not theirs:
+                vector.collect_gradients()
+            optimizer.step()
+            for parameter in theirs:
+                parameter.grad = None
+        for own, other, start in zip(ours, theirs, starts, strict=True):
+            # Theirs decomposes in float32.
+            torch.testing.assert_close(own, other, rtol=0, atol=1e-3 if step > 10 else 1e-12)
+            assert step == 0 or not torch.equal(own.detach(), start)
+
+
 def test_a_step_of_muon_turns_and_stretches_alike_in_all_directions() -> None:
     before, after = Quadratic(torch.eye(4)), _moved(Quadratic(torch.eye(4)), "muon", 1)
     change = (after.matrix - before.matrix).detach()

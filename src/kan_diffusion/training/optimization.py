@@ -21,10 +21,8 @@ The optimisers, with G the gradient of a matrix of parameters and m, v moving av
 argument and of its square:
 
 - ``adam`` (Kingma & Ba 2015, arXiv:1412.6980): :math:`m(g) / \sqrt{v(g)}`, for the whole vector;
-- ``soap`` (Vyas et al. 2024, arXiv:2409.11321): the same in the bases :math:`Q_L, Q_R` of the
-  eigenvectors of :math:`m(G G^\top)` and :math:`m(G^\top G)`, that is
-  :math:`Q_L \big( Q_L^\top m(G) Q_R / \sqrt{v(Q_L^\top G Q_R)} \big) Q_R^\top`, the bases renewed
-  every ten steps; vectors as with Adam;
+- ``soap`` (Vyas et al. 2024, arXiv:2409.11321): the same in the bases of the eigenvectors of
+  :math:`m(G G^\top)` and :math:`m(G^\top G)` (:mod:`kan_diffusion.training.soap`);
 - ``muon`` (Jordan et al. 2024): :math:`0.2 \sqrt{\max(n, m)}\; U V^\top` for the singular value
   decomposition :math:`U S V^\top` of the momentum of an n by m matrix, computed by five
   Newton-Schulz iterations for all matrices of one shape together and scaled to the size of Adam's
@@ -50,6 +48,7 @@ from torch.optim import Optimizer
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.functions import LearnedFunctions
+from kan_diffusion.training.soap import SOAP
 
 __all__ = [
     "OPTIMIZERS",
@@ -152,6 +151,11 @@ class ParameterVector:
             part.grad = gradient.flatten(max(first, 0))
             made.append(part)
         return made
+
+    def places(self) -> list[Tensor]:
+        """The place of each entry of the parameters in the vector, shaped like :meth:`matrices`."""
+        every = torch.arange(len(self.vector))
+        return [part.flatten(max(min(part.ndim, 2) - 1, 0)) for part in self.split(every)]
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Views of a vector with shape (P,), each with the shape of its parameter."""
@@ -271,8 +275,6 @@ def make_optimizer(
         return torch.optim.Adam([weights.vector], lr=learning_rate, fused=True)
     if name == "lbfgs":
         return torch.optim.LBFGS([weights.vector], lr=learning_rate, line_search_fn="strong_wolfe")
-    from pytorch_optimizer import SOAP, Muon  # takes seconds
-
     if name == "soap":
         try:
             torch.linalg.eigh(torch.eye(1, device=device))
@@ -281,7 +283,9 @@ def make_optimizer(
                 f"optimizer 'soap' needs eigenvectors, which torch cannot compute on {device}; "
                 "choose another optimizer or --device cpu"
             ) from error
-        return SOAP(weights.matrices(), lr=learning_rate, weight_decay=0.0)
+        return SOAP(weights.vector, weights.places(), lr=learning_rate)
+    from pytorch_optimizer import Muon  # takes seconds
+
     parts = weights.matrices()
     groups = [
         {"params": [part for part in parts if part.ndim == 2], "use_muon": True},
