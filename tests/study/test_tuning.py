@@ -56,19 +56,25 @@ def test_every_family_gets_as_many_tries_and_the_best_one_wins(found: Tuned) -> 
                 assert list_of(chosen.settings[key]) == list_of(value)
 
 
-def test_optimizers_are_tuned_like_other_settings(executor: Executor, tmp_path: Path) -> None:
+def test_optimizers_and_batches_are_tuned_like_other_settings(
+    executor: Executor, tmp_path: Path
+) -> None:
     study = _study(**ONE)
-    names = ("soap", "muon")
-    found = tune(study, tmp_path, tries=3, optimizers=names, executor=executor)
+    names, sizes = ("soap", "muon"), (8, 16)
+    found = tune(study, tmp_path, tries=3, optimizers=names, batch_sizes=sizes, executor=executor)
     for row in found.tries.to_dict("records"):
         (trial,) = (load_trial(tmp_path / "trials" / trial) for trial in row["trials"])
         assert trial.config.training.optimizer == row["settings"]["optimizer"]
         assert trial.config.training.optimizer in names
+        assert trial.config.training.batch_size == row["settings"]["batch_size"]
+        assert trial.config.training.batch_size in sizes
     tuned = apply_tuned(study, read_tuned(found.path)).trials()[0]
     assert tuned.training.optimizer == found.best["mlp"].optimizer
+    assert tuned.training.batch_size == found.best["mlp"].batch_size
     # A search without that choice in the same folder is another one.
     plain = tune(study, tmp_path, tries=1, executor=executor)
     assert plain.best["mlp"].optimizer == "adam"
+    assert plain.best["mlp"].batch_size is None
     with refused("unknown optimizer 'sgd'"):
         tune(study, tmp_path, tries=1, optimizers=["sgd"])
 

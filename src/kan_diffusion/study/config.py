@@ -106,6 +106,8 @@ class ModelConfig(Settings):
         learning_rate: Peak learning rate; when None the study's if it sets one, else the one that
             suits the family and the optimiser.
         steps: Number of optimiser steps; the study's when None.
+        batch_size: Samples per step; the study's when None. Models with other batches than the
+            rest see other draws of the same training data.
         conditions: Whether it is trained to draw columns given any of the others.
         text_encoder: Folder of a pretrained CLIP text model that embeds captions of pictures and
             stays frozen; None for a small one that is trained with the denoiser.
@@ -128,6 +130,7 @@ class ModelConfig(Settings):
     optimizer: OptimizerName | None = None
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     steps: int | None = Field(None, ge=1, le=MOST_STEPS)
+    batch_size: int | None = Field(None, ge=1, le=MOST_POINTS)
     conditions: bool = False
     text_encoder: str | None = None
     vae: str | None = None
@@ -314,7 +317,8 @@ class TrialConfig(Settings):
         settings["data"] = without_place(self.data).model_dump(mode="json")
         if isinstance(self.data, FileData | TableData):
             settings["data"]["rows"] = "encoded"
-        del settings["model"]["optimizer"]  # the one of the training counts
+        for key in ("optimizer", "batch_size"):  # those of the training count
+            del settings["model"][key]
         settings["model"] |= dict.fromkeys(self.model.digests)
         for part, added in _ADDED.items():
             for key, default in added.items():
@@ -474,6 +478,8 @@ class StudyConfig(Settings):
             training: dict[str, object] = {"learning_rate": model.learning_rate}
             if model.steps is not None:
                 training["steps"] = model.steps
+            if model.batch_size is not None:
+                training["batch_size"] = model.batch_size
             if model.optimizer is not None:
                 training["optimizer"] = model.optimizer
             if budget is not None and budget.match == "time":

@@ -41,7 +41,7 @@ from kan_diffusion.denoisers.family import Choice, IntRange, Range, Space
 from kan_diffusion.denoisers.registry import Setting, get_family, untuned_family
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError, require_known
 from kan_diffusion.files import read_as, write_json, write_text
-from kan_diffusion.limits import MOST_PARAMETERS
+from kan_diffusion.limits import MOST_PARAMETERS, MOST_POINTS
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.settings import Settings
 from kan_diffusion.study.budgets import SIZES
@@ -74,7 +74,7 @@ _USUAL_SIZE = 2300
 TRY = ("family", "try", "value", "error", "settings", "trials")
 """Columns of a search's table beside those of the data sets."""
 
-_OF_MODEL = ("params", "depth", "optimizer", "learning_rate")
+_OF_MODEL = ("params", "depth", "optimizer", "learning_rate", "batch_size")
 """Settings of a model that a search may choose, beside those of the denoiser."""
 
 _SILENT_SECONDS = 600.0
@@ -89,6 +89,7 @@ class TunedSettings(Settings):
         depth: Number of hidden layers; None for families without a choice.
         optimizer: Optimiser.
         learning_rate: Peak learning rate.
+        batch_size: Samples per step, where it was searched; else None.
         settings: Settings of the denoiser that were searched, or that differ from those of the
             untuned family.
     """
@@ -97,6 +98,7 @@ class TunedSettings(Settings):
     depth: int | None = Field(ge=1)
     optimizer: OptimizerName = "adam"
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    batch_size: int | None = Field(None, ge=1, le=MOST_POINTS)
     settings: dict[str, Setting]
 
 
@@ -127,6 +129,7 @@ def tune(
     *,
     tries: int = 12,
     optimizers: Sequence[str] = (),
+    batch_sizes: Sequence[int] = (),
     storage: str | None = None,
     executor: Executor | None = None,
     on_plan: Callable[[StudyPlan], None] | None = None,
@@ -142,6 +145,7 @@ def tune(
         folder: Run folder of the search.
         tries: Number of tries per model.
         optimizers: Optimisers to choose from; each model keeps its own when empty.
+        batch_sizes: Samples per step to choose from; each model keeps its own when empty.
         storage: URL of a database; an SQLite file in the folder when None.
         executor: Executor of the trainings; processes of this machine when None.
         on_plan: Called with the plan of each round's trials before they run.
@@ -165,7 +169,12 @@ def tune(
     require_folder(config, folder, tries * len(config.trials()), marks)
     write_text(folder / STUDY, config.to_yaml())
     write_json(folder / ENVIRONMENT, environment())
-    searches = _open_searches(config, folder, storage, optimizers)
+    given: dict[str, tuple[Setting, ...]] = {
+        "optimizer": tuple(optimizers),
+        "batch_size": tuple(batch_sizes),
+    }
+    shared = {name: Choice(values) for name, values in given.items() if values}
+    searches = _open_searches(config, folder, storage, shared)
     with open_executor() if executor is None else nullcontext(executor) as runner:
         while running := [search for search in searches if search.begin(tries)]:
             _run_round(config, folder, running, runner, on_plan, on_event, verify, keep_rows)
@@ -218,9 +227,12 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
 
 
 def _open_searches(
-    config: StudyConfig, folder: Path, storage: str | None, optimizers: Sequence[str]
+    config: StudyConfig, folder: Path, storage: str | None, shared: Mapping[str, Choice]
 ) -> list[_Search]:
-    """Opens the search of each model; its first try has the model's own settings."""
+    """Opens the search of each model over its family's space and the one that all share.
+
+    The first try has the model's own settings.
+    """
     try:
         import optuna
     except ImportError as error:
@@ -236,7 +248,7 @@ def _open_searches(
             f"the database '{url}' cannot be used ({' '.join(str(error).split())[:200]}); give "
             "another --storage"
         ) from error
-    shared: Space = {"optimizer": Choice(tuple(optimizers))} if optimizers else {}
+    chosen = [value for dimension in shared.values() for value in dimension.values]
     searches = []
     for model in config.models:
         free = not (config.budgets[0].size or model.size)
@@ -245,11 +257,11 @@ def _open_searches(
         start = stream_seed("search", *(trial.id for trial in _of_model(config, model).trials()))
         study = optuna.create_study(
             storage=database,
-            study_name="/".join([config.name, model.name, *optimizers, *size, f"{start:x}"]),
+            study_name="/".join([config.name, model.name, *map(str, chosen), *size, f"{start:x}"]),
             load_if_exists=True,
         )
         space = {**get_family(model.family).space, **shared, **size}
-        search = _Search(model, study, space, config.seed)
+        search = _Search(model, study, space, config)
         if not search.tries():
             study.enqueue_trial(search.own_values(), skip_if_exists=True)
         searches.append(search)
@@ -270,11 +282,14 @@ class _Search:
         chosen: The model with the settings of the try.
     """
 
-    def __init__(self, model: ModelConfig, study: optuna.Study, space: Space, seed: int) -> None:
+    def __init__(
+        self, model: ModelConfig, study: optuna.Study, space: Space, config: StudyConfig
+    ) -> None:
         self.model = self.chosen = model
         self._study = study
         self._space = space
-        self._seed = seed
+        self._seed = config.seed
+        self._batch_size = config.training.batch_size
         self._try: optuna.Trial | None = None
 
     def tries(self) -> list[optuna.trial.FrozenTrial]:
@@ -287,6 +302,7 @@ class _Search:
             **model.settings,
             **{name: getattr(model, name) for name in _OF_MODEL},
             "params": model.params or _USUAL_SIZE,
+            "batch_size": model.batch_size or self._batch_size,
         }
         values: dict[str, object] = {}
         for name, dimension in self._space.items():
@@ -521,6 +537,7 @@ def apply_tuned(config: StudyConfig, tuned: Mapping[str, TunedSettings]) -> Stud
                 "depth": None if model.hidden is not None else found.depth,
                 "optimizer": found.optimizer,
                 "learning_rate": found.learning_rate,
+                "batch_size": found.batch_size or model.batch_size,
                 # As the search began: the family's own may have been tuned to others since.
                 "settings": {
                     **untuned_family(model.family).settings,
