@@ -55,6 +55,8 @@ KAN = "kan"
 """The family that the target is about."""
 
 TRIES = 24
+TRIES_AT_TIME = 32
+BATCH_SIZES = (256, 512, 1024, 2048, 4096, 8192)
 OPTIMIZERS = ("adam", "soap")
 TUNED_ON = ("checkerboard", "two-spirals", "mixture-8d")
 
@@ -76,12 +78,21 @@ class Part:
         preset: The built-in study that it runs.
         tuned: The part that finds the settings of its models; None for a search.
         title: Its title in tables.
+        batch_sizes: Samples per step that a search chooses from; none for those of the study.
+        rehearsed: Whether sizes at equal time are rehearsed, not taken from the search.
     """
 
     name: str
     preset: str
     tuned: str | None
     title: str
+    batch_sizes: tuple[int, ...] = ()
+    rehearsed: bool = False
+
+    @property
+    def tries(self) -> int:
+        """Tries of each family in a search; equal for all of them."""
+        return TRIES_AT_TIME if self.batch_sizes else TRIES
 
     def study(self, results: Path) -> StudyConfig:
         """The study with the tuned settings; once it has begun, the study as it was saved then.
@@ -98,7 +109,12 @@ class Part:
         found = apply_tuned(study, read_tuned(results / self.tuned / "tuned.json"))
         # Settings that define a variant override those tuned for its family.
         models = [
-            model.model_copy(update={"settings": {**model.settings, **own.settings}})
+            model.model_copy(
+                update={
+                    "settings": {**model.settings, **own.settings},
+                    "params": own.params if self.rehearsed else model.params,
+                }
+            )
             for model, own in zip(found.models, study.models, strict=True)
         ]
         return _buildable(found.model_copy(update={"models": tuple(models)}).pinned())
@@ -126,12 +142,24 @@ def _buildable(study: StudyConfig) -> StudyConfig:
     return study.model_copy(update={"budgets": tuple(budgets)})
 
 
+AGAIN = "equal time, again: 13 data sets"
+"""Title of the part whose settings were searched at the budget of time."""
+
 PARTS = (
     Part("tuning", "verdict", None, "search at 2,300 parameters"),
-    Part("study", "verdict", "tuning", "17 data sets; equal operations and time on six"),
+    Part(
+        "study",
+        "verdict",
+        "tuning",
+        "17 data sets; equal operations and time on six",
+        rehearsed=True,
+    ),
     Part("ablation", "verdict-ablation", "tuning", "the ablation"),
     Part("tuning-22000", "verdict-22000", None, "search at 22,000 parameters"),
     Part("study-22000", "verdict-22000", "tuning-22000", "22,000 parameters, six data sets"),
+    Part("time/tuning", "verdict-time", None, "search at 8 s of training", BATCH_SIZES),
+    Part("time/study", "verdict-time", "time/tuning", AGAIN),
+    Part("time/first", "verdict-time-first", "tuning", "equal time, the first settings again"),
 )
 
 
@@ -147,7 +175,8 @@ def run_parts(parts: Sequence[Part], results: Path, executor: Executor) -> None:
             if part.tuned is None:
                 if not (folder / "tuned.json").exists():
                     tune(
-                        study, folder, tries=TRIES, optimizers=OPTIMIZERS, executor=executor,
+                        study, folder, tries=part.tries, optimizers=OPTIMIZERS,
+                        batch_sizes=part.batch_sizes, executor=executor,
                         on_plan=progress.start, on_event=progress.move, keep_rows=True,
                     )  # fmt: skip
                 continue
@@ -169,7 +198,7 @@ def _planned(part: Part, results: Path) -> tuple[list[TrialConfig], int]:
     study = part.study(results) if known or part.tuned is None else read_preset(part.preset)
     if part.tuned is None:
         study = study.model_copy(update={"seeds": 1, "budgets": study.budgets[:1]})
-    return study.trials(), TRIES if part.tuned is None else 1
+    return study.trials(), part.tries if part.tuned is None else 1
 
 
 def plan_table(parts: Sequence[Part], results: Path, workers: int) -> str:
@@ -183,7 +212,7 @@ def plan_table(parts: Sequence[Part], results: Path, workers: int) -> str:
             first = own[0]
             amount = Setting(first.data.name, first.match, first.budget).amount
             hours = times * _seconds(own, workers) / 3600
-            if first.match == "time":
+            if first.match == "time" and part.rehearsed:
                 pairs = {(_data(trial), _model(trial)) for trial in own}
                 tried = len(SIZES) * len(pairs)
                 seconds = tried * (first.budget or 0.0) / workers
@@ -266,6 +295,20 @@ def judge_time(found: Lead) -> str:
         f"At equal time the KAN is {'**behind**' if behind else 'not behind'}: called better on "
         f"{better or 'none'} and worse on {worse or 'none'} of {len(found.comparisons)} data sets, "
         f"a median ratio of {format_interval(found.ratio)}."
+    )
+
+
+def judge_time_again(found: Lead) -> str:
+    """Says who wins at equal time by the plan of the second answer."""
+    better, worse, ratio = len(found.better), len(found.worse), found.ratio
+    wins = better > worse and ratio.high is not None and ratio.high < 1
+    loses = worse > better or (ratio.low is not None and ratio.low > 1)
+    winner = "The KAN wins" if wins else "The MLP wins" if loses else "Neither wins"
+    return (
+        f"**{winner} at {found.comparisons[0].setting.amount}**, each model with settings found at "
+        f"that budget: of {len(found.comparisons)} data sets the KAN is called better on "
+        f"{better or 'none'}, the best MLP on {worse or 'none'}; the ratio is "
+        f"{format_interval(ratio)} in the median."
     )
 
 
@@ -400,6 +443,18 @@ def _searched(folder: Path) -> str:
     return _table(heads, lines)
 
 
+def _kept(results: Results) -> str:
+    """Says how closely trials kept to their budget of time, and how many steps models took."""
+    rows = results.rows[results.rows["match"] == "time"].dropna(subset=["train_cpu_seconds"])
+    near = (rows["train_cpu_seconds"] / rows["budget"] - 1).abs() <= 0.01
+    steps = rows.groupby("name", sort=False)["steps"].median()
+    taken = ", ".join(f"{name} {count:,.0f}" for name, count in steps.items())
+    return (
+        f"Of {len(rows):,} trials at equal time {int(near.sum()):,} ended within 1 % of the "
+        f"budget. Steps in the median: {taken}."
+    )
+
+
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -459,11 +514,16 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
         if not missing and (equal := leads.get("params")) is not None:
             target = [judge_target(equal)] if part is PARTS[1] else []
             first += " ".join([judge_winner(equal), *target, say_lead(equal)]) + "\n"
-            if "time" in leads:
-                first += f"{judge_time(leads['time'])}\n"
+            if part.name == "study" and "time" in leads:
+                first += f"{judge_time(leads['time'])} Its settings were found for 4,000 steps.\n"
+        if not missing and part.title == AGAIN and "time" in leads:
+            first += f"{judge_time_again(leads['time'])}\n"
+        if not missing and (found.rows["match"] == "time").any():
+            text += f"\n{_kept(found)}\n"
         text += f"\n{overall(decision)}\n"
+        drawn = folder / "figures" if "/" in part.name else figures
         for settings in _budgets(found):
-            text += _of_budget(found, settings, figures, page) + _samples(found, settings)
+            text += _of_budget(found, settings, drawn, page) + _samples(found, settings)
     if not first:
         first = "Not finished yet.\n"
     _fill(page, _FOUND, f"\n{first}{text}\n")
