@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -33,6 +33,7 @@ from kan_diffusion.cli.options import (
     Overwrite,
     Params,
     Processes,
+    Quick,
     Run,
     SamplerSteps,
     Steps,
@@ -56,6 +57,8 @@ from kan_diffusion.limits import (
     MOST_VALUES,
 )
 from kan_diffusion.ranks import leads
+
+Judging = TypeVar("Judging", "StudyConfig", "TrialConfig")
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,6 +159,7 @@ def compare(
     workers: Workers = None,
     executor: Executor = "local",
     address: Address = None,
+    quick: Quick = False,
     out: Out = None,
     unverified: Unverified = False,
 ) -> None:
@@ -182,7 +186,7 @@ def compare(
         config = apply_tuned(config, read_tuned(tuned))
     if seeds is not None:
         config = config.model_copy(update={"seeds": seeds})
-    config = config.pinned()
+    config = _judged(config, quick).pinned()
     folder = out if out is not None else Path("runs") / config.name
     for process in config.process:
         _warn(signal_warning(process.scheduler()))
@@ -204,6 +208,12 @@ def compare(
     show_conclusions(contents.decision)
     typer.echo(f"\nReport: {page}")
     _require_success(results.rows)
+
+
+def _judged(config: Judging, quick: bool) -> Judging:
+    """Gives a study or a trial its effort of judging."""
+    effort = {"effort": "quick" if quick else config.evaluation.effort}
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=effort)})
 
 
 def _require_success(rows: pd.DataFrame) -> None:
@@ -417,6 +427,7 @@ def train(
         ),
     ] = 0,
     device: Device = "auto",
+    quick: Quick = False,
     fresh: Annotated[
         bool, option("Delete the run that is in the folder and start anew.", name="--fresh")
     ] = False,
@@ -465,6 +476,7 @@ def train(
         recorded = {"moments": tuple(number / moments for number in range(moments))}
         evaluation = config.evaluation.model_copy(update=recorded)
         config = config.model_copy(update={"evaluation": evaluation})
+    config = _judged(config, quick)
     name = f"{config.data.name}-{config.model.family}"
     folder = out if out is not None else Path("runs/train") / name
     if leads():
@@ -493,6 +505,8 @@ def train(
     if result.row["error"] is not None:
         raise KanDiffusionError(str(result.row["error"]))
     show_scores(result.row, f"{config.model.name} on {config.data.name}")
+    if result.config.evaluation.effort == "quick":
+        typer.echo("A first look, by few points; the same command without --quick judges it well.")
     if isinstance(config.data, FileData):
         _warn(oracle_warning(result.row))
     words = ["kan-diffusion", "sample", str(folder), "--num", "16" if pictures else "1000"]

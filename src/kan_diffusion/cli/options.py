@@ -15,8 +15,8 @@ from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 
 __all__ = [
     "Address", "Amount", "Conditional", "Device", "Executor", "Families", "Match", "Modules",
-    "Out", "Overwrite", "Params", "Processes", "Run", "SamplerSteps", "Steps", "Unverified", "Vae",
-    "What", "Workers", "option", "own_code",
+    "Out", "Overwrite", "Params", "Processes", "Quick", "Run", "SamplerSteps", "Steps",
+    "Unverified", "Vae", "What", "Workers", "option", "own_code",
 ]  # fmt: skip
 
 
@@ -70,6 +70,14 @@ Modules = Annotated[
 ]
 Unverified = Annotated[
     bool, option("Read files that have changed since the run wrote them.", name="--unverified")
+]
+Quick = Annotated[
+    bool,
+    option(
+        "Judge by few points, samples and trees, for a first look; the same command without it "
+        "judges again and trains nothing again.",
+        name="--quick",
+    ),
 ]
 Device = Annotated[str, option("cpu, cuda, ... or auto: a GPU when there is one.")]
 Out = Annotated[Path | None, option("Run folder.")]

@@ -25,12 +25,13 @@ from torch.nn import functional
 
 from kan_diffusion.data.datasets import PictureData, load_dataset
 from kan_diffusion.errors import DataError
+from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.randomness import torch_generator
 
 __all__ = ["PictureFeatures", "picture_features"]
 
 _WIDTH, _FEATURES = 32, 64
-_STEPS, _BATCH, _RATE = 400, 64, 2e-3
+_BATCH, _RATE = 64, 2e-3
 _KINDS = 5
 _WEIGHT = 0.1
 _AT_A_TIME = 1_024
@@ -82,12 +83,13 @@ class PictureFeatures(nn.Module):
                 nn.init.zeros_(parameter)
 
     @classmethod
-    def fit(cls, train: Tensor, generator: torch.Generator) -> PictureFeatures:
+    def fit(cls, train: Tensor, generator: torch.Generator, steps: int) -> PictureFeatures:
         """Trains the network.
 
         Args:
             train: Training samples with shape (N, C, S, S), from -1 to 1.
             generator: Draws weights, batches and noise.
+            steps: Steps of Adam.
 
         Raises:
             DataError: The samples are not square pictures, or there are none.
@@ -96,9 +98,9 @@ class PictureFeatures(nn.Module):
             raise DataError(f"pictures must have shape (n, C, S, S), got {tuple(train.shape)}")
         network = cls(train.shape[1], train.shape[2], generator)
         optimizer = torch.optim.Adam(network.parameters(), _RATE)
-        for step in range(_STEPS):
+        for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / _STEPS))
+                group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
             rows = torch.randint(len(train), (_BATCH,), generator=generator)
             pictures, kinds = _spoilt(network.shrink(train[rows]), generator)
             codes = network.encoder(pictures)
@@ -152,21 +154,24 @@ def _spoilt(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return made[kinds, torch.arange(count)], kinds
 
 
-def picture_features(config: PictureData, study_seed: int = 0) -> PictureFeatures:
+def picture_features(
+    config: PictureData, study_seed: int = 0, effort: EffortName = "full"
+) -> PictureFeatures:
     """Fits the features with which all models of a study on some pictures are judged.
 
     Args:
         config: The pictures; the network is fitted to the training pictures of seed 0.
         study_seed: All draws derive from it.
+        effort: How long they are trained.
 
     Raises:
         DataError: The pictures cannot be read.
     """
-    return _fitted(config.pinned(), study_seed)
+    return _fitted(config.pinned(), study_seed, EFFORTS[effort].feature_steps)
 
 
 @lru_cache(maxsize=4)
-def _fitted(config: PictureData, study_seed: int) -> PictureFeatures:
+def _fitted(config: PictureData, study_seed: int, steps: int) -> PictureFeatures:
     """Fits the features to pictures that are pinned, since those of a folder may change."""
     train = load_dataset(config, study_seed).train
-    return PictureFeatures.fit(train, torch_generator("features", study_seed, config.name))
+    return PictureFeatures.fit(train, torch_generator("features", study_seed, config.name), steps)

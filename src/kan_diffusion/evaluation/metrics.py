@@ -18,7 +18,8 @@ perfect model is therefore measured, not assumed: `real_against_real`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.imports import find_object
 
 __all__ = [
@@ -48,8 +50,6 @@ __all__ = [
 _PAIRS_PER_CHUNK = 1_000_000
 _FEW_DIMENSIONS = 16
 _BANDWIDTH_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
-_TREES = 60
-"""Trees of the forest that tells two samples apart."""
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
@@ -177,10 +177,11 @@ def c2st(
     generator: np.random.Generator | int,
     max_points: int = 2_000,
     num_folds: int = 5,
+    num_trees: int = EFFORTS["full"].trees,
 ) -> float:
     """Classifier two-sample test (Lopez-Paz & Oquab 2017): how well a classifier tells x from y.
 
-    The classifier is a forest of 60 extremely randomised trees on one thread. Both sides are
+    The classifier is a forest of extremely randomised trees on one thread. Both sides are
     thinned to the same size, so that guessing scores one half.
 
     Args:
@@ -189,6 +190,7 @@ def c2st(
         generator: Draws the subsamples, the folds and the trees; a number is taken as a seed.
         max_points: Largest number of points used of each side.
         num_folds: Folds of the cross-validation; fewer when a side has fewer points.
+        num_trees: Trees of the forest.
 
     Returns:
         Cross-validated accuracy: 0.5 if the samples cannot be told apart, 1 if they always can.
@@ -209,7 +211,7 @@ def c2st(
     labels = np.repeat([0, 1], size)
     fold_seed, tree_seed = (int(seed) for seed in generator.integers(2**31, size=2))
     classifier = ExtraTreesClassifier(
-        _TREES, min_samples_leaf=min(5, max(1, size // 20)), random_state=tree_seed, n_jobs=1
+        num_trees, min_samples_leaf=min(5, max(1, size // 20)), random_state=tree_seed, n_jobs=1
     )
     folds = StratifiedKFold(min(num_folds, size), shuffle=True, random_state=fold_seed)
     return float(cross_val_score(classifier, points, labels, cv=folds, n_jobs=1).mean())
@@ -346,17 +348,27 @@ PICTURE_METRICS: dict[str, Metric] = {
 """The metrics of pictures, by key; they take features instead of points."""
 
 
-def metrics_named(places: Iterable[str] = (), *, importing: bool = False) -> dict[str, Metric]:
+_QUICK_C2ST = replace(
+    SAMPLE_METRICS["c2st"], function=partial(c2st, num_trees=EFFORTS["quick"].trees)
+)
+
+
+def metrics_named(
+    places: Iterable[str] = (), *, importing: bool = False, effort: EffortName = "full"
+) -> dict[str, Metric]:
     """Returns `SAMPLE_METRICS` and a caller's own metrics, by key.
 
     Args:
         places: Places of the caller's metrics, as ``"package.module:NAME"``.
         importing: Whether to import their modules; if not, they must be imported already.
+        effort: How much they compute.
 
     Raises:
         KanDiffusionError: There is no metric at one of the places, or its key is taken.
     """
     metrics = dict(SAMPLE_METRICS)
+    if effort == "quick" and "c2st" in metrics:
+        metrics["c2st"] = _QUICK_C2ST
     for place in places:
         metric = find_object(place, "metric", Metric, importing=importing)
         if metrics.setdefault(metric.key, metric) is not metric:

@@ -33,6 +33,7 @@ from scipy.stats import ks_2samp, rankdata
 from kan_diffusion.data.columns import Kind
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.closeness import closest_record, membership, precision_and_recall
+from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.evaluation.fields import Embedding, Field, fields_of, rows_of
 from kan_diffusion.evaluation.marginals import (
     Distances,
@@ -70,8 +71,6 @@ _MOST_CLASSES = 20
 _MOST_TOLD = 254
 """Most categories that boosted trees tell apart; the rarest are merged into one."""
 _FOLDS = 5
-_TREES = 60
-"""Trees of a forest, and of boosted trees."""
 _PAIR_BINS = 10
 _LARGE_JOINT = 50_000
 _PICTURED_PAIRS = 6
@@ -217,6 +216,7 @@ def table_scores(
     kinds: Mapping[str, Kind] | None = None,
     targets: Sequence[str] | None = None,
     generator: np.random.Generator | int,
+    effort: EffortName = "full",
     on_progress: Callable[[str, float], None] | None = None,
 ) -> TableScores:
     """Judges a synthetic table by real rows that its model was not trained on.
@@ -233,6 +233,7 @@ def table_scores(
             usually the target, and the two that depend most on another column (by correlation or
             Cramér's V among the real rows).
         generator: Draws subsamples, folds and learners; a number is taken as a seed.
+        effort: ``"quick"`` trains learners of few trees, for a first look.
         on_progress: Called with the name of the next step and the share done, from 0 to 1.
 
     Returns:
@@ -244,6 +245,7 @@ def table_scores(
             its kind, or a target is no column that can be predicted.
     """
     root = int(np.random.default_rng(generator).integers(2**63))
+    trees = EFFORTS[effort].trees
 
     def stream(key: str) -> np.random.Generator:
         # Each score has a random stream of its own: adding one leaves the others unchanged.
@@ -280,12 +282,12 @@ def table_scores(
     scores = [*_column_means(columns, sides), *_pair_means(pairs), *_gap_trends(sides)]
     few = sides.thinned(_MOST_LEARNED, _MOST_LEARNED, stream("few"))
     tell("two-sample test", 0.2)
-    scores.append(_two_sample(fields, few, stream("c2st")))
+    scores.append(_two_sample(fields, few, trees, stream("c2st")))
     # Fitted to the real rows, so that it favours neither of the tables compared with them.
     embedding = Embedding.fit(fields, sides.real)
     tell("usefulness", 0.4)
     chosen = _targets(fields, np.isnan(sides.real).mean(axis=0), pairs, targets)
-    useful = _usefulness(fields, few, embedding, chosen, stream("usefulness"))
+    useful = _usefulness(fields, few, embedding, chosen, trees, stream("usefulness"))
     if useful:
         values = np.array([(one.synthetic, one.real) for one in useful]).mean(axis=0)
         scores.append(Score("usefulness", "usefulness", *map(float, values)))
@@ -519,19 +521,24 @@ def _gap_trends(sides: _Sides) -> list[Score]:
 # --- learners ---------------------------------------------------------------------------------
 
 
-def _two_sample(fields: Sequence[Field], few: _Sides, generator: np.random.Generator) -> Score:
+def _two_sample(
+    fields: Sequence[Field], few: _Sides, trees: int, generator: np.random.Generator
+) -> Score:
     seed = int(generator.integers(2**31))
     size = min(len(few.real), len(few.synthetic))
     even = few.thinned(size, size, generator)  # at random: a file may be sorted
     # Both are compared with the same real rows, with the same folds and trees.
     value, perfect = (
-        _told_apart(fields, even.real, other, seed) for other in (even.synthetic, even.reference)
+        _told_apart(fields, even.real, other, trees, seed)
+        for other in (even.synthetic, even.reference)
     )
     # Both accuracies vary, each with a variance of 1/4 over the number of its 2 * size rows.
     return Score("c2st", "C2ST", value, perfect, _SURE * float(np.sqrt(2 * 0.25 / (2 * size))))
 
 
-def _told_apart(fields: Sequence[Field], real: _Array, other: _Array, seed: int) -> float:
+def _told_apart(
+    fields: Sequence[Field], real: _Array, other: _Array, trees: int, seed: int
+) -> float:
     """Computes how accurately boosted trees tell two samples of one size apart, cross-validated."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -546,7 +553,7 @@ def _told_apart(fields: Sequence[Field], real: _Array, other: _Array, seed: int)
         rows[known, index] = np.minimum(ranks[places], _MOST_TOLD - 1)
     classifier = HistGradientBoostingClassifier(
         categorical_features=named,
-        max_iter=_TREES,
+        max_iter=trees,
         max_leaf_nodes=15,
         min_samples_leaf=max(2, min(20, len(real) // 20)),
         early_stopping=False,
@@ -593,6 +600,7 @@ def _usefulness(
     few: _Sides,
     embedding: Embedding,
     targets: Sequence[int],
+    trees: int,
     generator: np.random.Generator,
 ) -> tuple[UsefulnessScore, ...]:
     from sklearn.ensemble import (
@@ -607,8 +615,8 @@ def _usefulness(
         return ()
     seed = int(generator.integers(2**31))
     same = {"random_state": seed}
-    forest = {"n_estimators": _TREES, "min_samples_leaf": 3, "max_features": 0.4, **same}
-    boosted = {"max_iter": _TREES, "max_leaf_nodes": 15, "early_stopping": False, **same}
+    forest = {"n_estimators": trees, "min_samples_leaf": 3, "max_features": 0.4, **same}
+    boosted = {"max_iter": trees, "max_leaf_nodes": 15, "early_stopping": False, **same}
     learners = {
         "linear": (LogisticRegression(max_iter=2_000), Ridge()),
         "forest": (ExtraTreesClassifier(**forest), ExtraTreesRegressor(**forest)),

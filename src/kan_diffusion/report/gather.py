@@ -157,6 +157,11 @@ def _warnings(
     config: StudyConfig, trials: tuple[TrialResult, ...], datasets: Mapping[str, Dataset]
 ) -> list[str]:
     warnings = []
+    if any(trial.config.evaluation.effort == "quick" for trial in trials):
+        warnings.append(
+            "This is a first look: models were judged quickly, by few points, samples and trees. "
+            "The same command without --quick judges them again and trains none of them again."
+        )
     for process in config.process:
         mismatch = signal_warning(process.scheduler())
         if mismatch is not None:
@@ -256,7 +261,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         if key in gathered:  # figures show the first seed
             continue
         gathered.add(key)
-        evaluation = trial.config.evaluation
+        evaluation = trial.config.judging
         if trial.config.data.name in contents.real:
             _gather_pictures(contents, trial, key)
             continue

@@ -59,13 +59,17 @@ class Section:
         title: Its heading; none where empty.
         anchor: Its id, to which links lead.
         level: Level of its heading, from 2; without a heading, the level of its parts.
+        drawn: Whether it has figures; without, they are left out.
     """
 
-    def __init__(self, title: str, anchor: str, level: int, anchors: Anchors) -> None:
+    def __init__(
+        self, title: str, anchor: str, level: int, anchors: Anchors, drawn: bool = True
+    ) -> None:
         self.title = title
         self.anchor = anchor
         self.level = level
         self.anchors = anchors
+        self.drawn = drawn
         self._blocks: list[Markup | Section] = []
 
     def __bool__(self) -> bool:
@@ -88,7 +92,7 @@ class Section:
             *words: The words that make its id; the title if there are none.
         """
         anchor = self.anchors(*(words or (title,)))
-        made = Section(title, anchor, self.level + bool(self.title), self.anchors)
+        made = Section(title, anchor, self.level + bool(self.title), self.anchors, self.drawn)
         self._blocks.append(made)
         return made
 
@@ -147,10 +151,10 @@ class Section:
         """Adds figures side by side, as many as there is room for.
 
         Args:
-            figures: Picture, caption and alternative text of each.
+            figures: Picture, caption and alternative text of each, drawn as they are taken.
             folded: A title that hides the figures until it is opened; empty to show them.
         """
-        shown = list(figures)
+        shown = list(figures) if self.drawn else []
         return self._add("gallery", shown, folded) if shown else self
 
     def legend(self, colours: Mapping[str, str]) -> Self:
@@ -224,13 +228,20 @@ class Page(Section):
         leaves: Whether scripts show one section at a time, with a bar of links to all.
         script: File of a script that it needs besides those of all pages.
         data: The data that this script draws.
+        drawn: Whether it has figures; without, they are left out.
     """
 
     def __init__(
-        self, title: str, intro: str = "", leaves: bool = False, script: str = "", data: Json = None
+        self,
+        title: str,
+        intro: str = "",
+        leaves: bool = False,
+        script: str = "",
+        data: Json = None,
+        drawn: bool = True,
     ) -> None:
         anchors = Anchors()
-        super().__init__(title, anchors("overview"), 1, anchors)
+        super().__init__(title, anchors("overview"), 1, anchors, drawn)
         self.intro = intro
         self.leaves = leaves
         self._script = script

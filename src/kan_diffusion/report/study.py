@@ -43,12 +43,13 @@ _LARGEST = 120_000
 _MANY_FIGURES = 24
 
 
-def write_report(contents: ReportContents, folder: str | Path) -> Path:
+def write_report(contents: ReportContents, folder: str | Path, *, figures: bool = True) -> Path:
     """Writes ``report.html``, and its figures again as PNG files under ``figures/``.
 
     Args:
         contents: The study.
         folder: The folder to write to. Existing files are replaced, each whole or not at all.
+        figures: Whether to draw figures; without them the page takes a tenth of the time.
 
     Returns:
         The path of the page.
@@ -56,20 +57,20 @@ def write_report(contents: ReportContents, folder: str | Path) -> Path:
     Raises:
         RunFolderError: A file cannot be written.
     """
-    return _Report(contents, Path(folder)).write()
+    return _Report(contents, Path(folder), figures).write()
 
 
 class _Report:
     """A report that is being written."""
 
-    def __init__(self, contents: ReportContents, folder: Path) -> None:
+    def __init__(self, contents: ReportContents, folder: Path, figures: bool) -> None:
         self.contents = contents
         self.results = contents.results
         self.decision = contents.decision
         self.settings = contents.results.settings()
         self.folder = folder
         self.paged = len(self.settings) > 1
-        self.page = Page(contents.title, contents.question, self.paged)
+        self.page = Page(contents.title, contents.question, self.paged, drawn=figures)
         self.names = Anchors()
         # Approximate number of figures.
         count = 5 * len(self.settings) + 2 * len(contents.data_names()) + len(contents.trajectories)
@@ -117,6 +118,8 @@ class _Report:
         self, part: Section, name: str, draw: Callable[..., Figure], caption: str, alternative: str
     ) -> None:
         """Draws a figure into its own file and the page, there also for telephones if needed."""
+        if not part.drawn:
+            return
         with part.keeping_going(alternative):
             figure = draw()
             narrow = partial(draw, width=NARROW)

@@ -122,7 +122,9 @@ def _say_privacy(scores: TableScores) -> str:
     return "There is no sign of copying in these tests, which is no promise of privacy."
 
 
-def write_table_page(scores: TableScores, path: str | Path, title: str, used: str = "") -> Path:
+def write_table_page(
+    scores: TableScores, path: str | Path, title: str, used: str = "", *, figures: bool = True
+) -> Path:
     """Writes the page of a synthetic table.
 
     Args:
@@ -130,6 +132,7 @@ def write_table_page(scores: TableScores, path: str | Path, title: str, used: st
         path: The file to write.
         title: The title of the page.
         used: A sentence that says which rows were compared.
+        figures: Whether to draw figures.
 
     Returns:
         The path.
@@ -137,7 +140,8 @@ def write_table_page(scores: TableScores, path: str | Path, title: str, used: st
     Raises:
         RunFolderError: The page cannot be written.
     """
-    page = Page(title, "Is it good, and is it a copy? Real rows beside synthetic ones.")
+    intro = "Is it good, and is it a copy? Real rows beside synthetic ones."
+    page = Page(title, intro, drawn=figures)
     page.text(*say_scores(scores), kind="answer")
     page.table(_score_table(scores), narrow=True)
     page.text(_explanation(scores, used), kind="note")
@@ -337,12 +341,13 @@ def _add_privacy(page: Page, scores: TableScores) -> None:
     section = page.section("Is it a copy?", "privacy")
     if scores.distances is not None:
         section.text(_say_privacy(scores))
-        with section.keeping_going("Distances to the closest record"):
-            section.figure(
-                embedded(distances_figure(scores.distances)),
-                "Distance of synthetic rows to the closest of equally many training and held-out "
-                "rows. A model that copies nothing is as far from both: the two agree. A copy is "
-                "at distance 0 from a training row.",
-                "Distances of synthetic rows to the closest record",
-            )
+        if section.drawn:
+            with section.keeping_going("Distances to the closest record"):
+                section.figure(
+                    embedded(distances_figure(scores.distances)),
+                    "Distance of synthetic rows to the closest of equally many training and "
+                    "held-out rows. A model that copies nothing is as far from both: the two "
+                    "agree. A copy is at distance 0 from a training row.",
+                    "Distances of synthetic rows to the closest record",
+                )
     section.text(_UNPROMISED, kind="flag")

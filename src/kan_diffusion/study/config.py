@@ -23,6 +23,7 @@ from pydantic import Field, field_validator, model_validator
 from kan_diffusion.data.datasets import DataConfig, FileData, PictureData, TableData, ToyData
 from kan_diffusion.denoisers.registry import Family, Setting, get_family
 from kan_diffusion.errors import DataError, KanDiffusionError, require_known, valid_settings
+from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import require_file
 from kan_diffusion.imports import is_place
@@ -256,6 +257,10 @@ class EvaluationConfig(Settings):
         num_drawn: Number of samples that a figure shows.
         metrics: Your own sample metrics of points, in addition to `SAMPLE_METRICS`, each as
             ``"package.module:NAME"``.
+        effort: ``"quick"`` limits these numbers, and what is computed from them, to a first look
+            (:data:`~kan_diffusion.evaluation.effort.EFFORTS`). It is no part of a trial's identity:
+            a trial that was judged quickly is judged again, and not trained again, when ``"full"``
+            is asked for.
     """
 
     num_noised: int = Field(20_000, ge=10, le=MOST_POINTS)
@@ -268,12 +273,25 @@ class EvaluationConfig(Settings):
     )
     num_drawn: int = Field(1_000, ge=1, le=MOST_POINTS)
     metrics: tuple[str, ...] = ()
+    effort: EffortName = "full"
 
     @field_validator("metrics")
     @classmethod
     def _require_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
         metrics_named(metrics)
         return metrics
+
+    def limited(self, *, of_pictures: bool) -> Self:
+        """The evaluation with the numbers that its effort leaves.
+
+        Args:
+            of_pictures: Whether pictures are judged, not points.
+        """
+        effort = EFFORTS[self.effort]
+        most = effort.most_pictures if of_pictures else effort.most_points
+        return self.model_copy(
+            update={name: min(number, getattr(self, name)) for name, number in most.items()}
+        )
 
 
 def without_place(data: DataConfig) -> DataConfig:
@@ -319,12 +337,18 @@ class TrialConfig(Settings):
             settings["data"]["rows"] = "encoded"
         for key in ("optimizer", "batch_size"):  # those of the training count
             del settings["model"][key]
+        del settings["evaluation"]["effort"]
         settings["model"] |= dict.fromkeys(self.model.digests)
         for part, added in _ADDED.items():
             for key, default in added.items():
                 if key in settings[part] and settings[part][key] == default:
                     del settings[part][key]
         return json.dumps(settings, sort_keys=True)
+
+    @property
+    def judging(self) -> EvaluationConfig:
+        """How its model is judged: the evaluation with the numbers that its effort leaves."""
+        return self.evaluation.limited(of_pictures=isinstance(self.data, PictureData))
 
     @property
     def id(self) -> str:

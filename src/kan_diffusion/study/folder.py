@@ -140,6 +140,11 @@ class TrialResult:
     levels: list[Level]
     folder: Path
 
+    def suffices(self, asked: TrialConfig) -> bool:
+        """Whether it was judged with the effort that a trial asks for; a failed one is over."""
+        efforts = self.config.evaluation.effort, asked.evaluation.effort
+        return self.row["error"] is not None or efforts != ("quick", "full")
+
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:

@@ -27,6 +27,7 @@ from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.data.tables import read_frame
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
+from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.evaluation.features import PictureFeatures, picture_features
 from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
 from kan_diffusion.evaluation.pictures import (
@@ -93,9 +94,11 @@ class Yardstick:
     features: PictureFeatures | None = None
 
 
-def features_of(data: DataConfig, study_seed: int) -> PictureFeatures | None:
+def features_of(
+    data: DataConfig, study_seed: int, effort: EffortName = "full"
+) -> PictureFeatures | None:
     """Makes the feature extractor that judges all models of pictures; None for points."""
-    return picture_features(data, study_seed) if isinstance(data, PictureData) else None
+    return picture_features(data, study_seed, effort) if isinstance(data, PictureData) else None
 
 
 def yardstick(
@@ -112,7 +115,7 @@ def yardstick(
     Args:
         dataset: The data set.
         process: Noising process.
-        evaluation: Numbers of points.
+        evaluation: Numbers of points, as the effort leaves them.
         study_seed: Seed of the draws.
         split: Number of the data set's split, where every seed has its own.
         features: Feature extractor of pictures, see :func:`features_of`.
@@ -162,7 +165,7 @@ def yardstick(
             lambda _: dataset.fresh_pair(evaluation.num_samples, generator, of_pairs),
             evaluation.num_real_pairs,
             numpy_generator("real pairs", study_seed, *name),
-            metrics_named(evaluation.metrics),
+            metrics_named(evaluation.metrics, effort=evaluation.effort),
             of_pairs.get("class_labels"),
         )
         if evaluation.num_samples
@@ -192,7 +195,7 @@ def measure(
         and the generated points (n, d), standardised, float64, or pictures to be shown; None where
         no samples are asked for. Infinite and NaN values become None.
     """
-    evaluation = config.evaluation
+    evaluation = config.judging
     conditions = {}
     if isinstance(pipeline, PictureDiffusionPipeline):
         conditions = _told(pipeline, dataset, shared.draw.rows)
@@ -212,8 +215,9 @@ def measure(
         return finite(row), finite([asdict(level) for level in scores.levels]), generated
     if evaluation.num_likelihood:
         likelihood = log_likelihood(
-            pipeline.denoiser, config.process, shared.likely, class_labels=shared.told
-        )
+            pipeline.denoiser, config.process, shared.likely, class_labels=shared.told,
+            num_steps=EFFORTS[evaluation.effort].likelihood_steps,
+        )  # fmt: skip
         row["nll"] = -float(likelihood.mean())
         row["nll_real"] = shared.nll
     generated = None
@@ -238,7 +242,7 @@ def measure(
             generated[: len(fresh)],  # as many as in real-against-real
             fresh,
             numpy_generator("metrics", *name),
-            metrics_named(evaluation.metrics),
+            metrics_named(evaluation.metrics, effort=evaluation.effort),
             labels,
         )
         row |= sampled
@@ -266,7 +270,7 @@ def _draw_and_score(
     shared: Yardstick,
 ) -> tuple[Row, Tensor | None]:
     """Scores pictures that a model draws, and draws some to show, where any are asked for."""
-    evaluation, sampling = config.evaluation, config.sampling
+    evaluation, sampling = config.judging, config.sampling
     if not evaluation.num_samples:
         return {}, None
     assert shared.features is not None
@@ -420,7 +424,7 @@ def _dataset_to_judge_with(
 def evaluate_run(
     folder: Path, data: str | None = None, *, verify: bool = True
 ) -> tuple[Row, str, str | None]:
-    """Judges a finished run.
+    """Judges a finished run, with the effort of its settings.
 
     Args:
         folder: The run's folder.
@@ -452,9 +456,9 @@ def evaluate_run(
             else "with an oracle estimated from two reference samples among them"
         )
     split = config.seed if dataset.split_by_seed else 0
-    features = features_of(config.data, config.study_seed)
+    features = features_of(config.data, config.study_seed, config.evaluation.effort)
     latents = pipeline.latents if isinstance(pipeline, PictureDiffusionPipeline) else None
-    names = config.process, config.evaluation, config.study_seed
+    names = config.process, config.judging, config.study_seed
     shared = yardstick(dataset, *names, split, features, latents)
     row, _, _ = measure(config, dataset, pipeline, shared)
     return row, used, None if dataset.oracle == "exact" else oracle_warning(row)

@@ -75,8 +75,9 @@ class StudyPlan:
 
 
 def finished_trial(folder: Path, trial: TrialConfig, verify: bool) -> TrialResult | None:
-    """Reads a trial of a study; None where it is not finished."""
-    return load_trial(folder / TRIALS / trial.id, trial, verify=verify)
+    """Reads a trial of a study; None where it is not finished, or only judged quickly."""
+    result = load_trial(folder / TRIALS / trial.id, trial, verify=verify)
+    return result if result is None or result.suffices(trial) else None
 
 
 def known_row(folder: Path, trial: str, kept: Mapping[str, Row], verify: bool) -> Row | None:

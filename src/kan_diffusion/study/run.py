@@ -137,9 +137,10 @@ def require_folder(
 
 
 def _settings(config: StudyConfig) -> dict[str, object]:
-    """Returns a study's settings, with files by name and content as in a trial's identity."""
+    """Returns a study's settings, with files and efforts as in a trial's identity."""
     data = [without_place(each) for each in config.data]
-    return {**config.model_dump(mode="json"), "data": data}
+    settings = config.model_dump(mode="json", exclude={"evaluation": {"effort"}})
+    return {**settings, "data": data}
 
 
 def run_study(

@@ -29,7 +29,7 @@ def judge_run(
     verify: bool = True,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> tuple[TableScores, str] | None:
-    """Draws rows from a run and judges them.
+    """Draws rows from a run and judges them, with the effort of its settings.
 
     Args:
         folder: The run's folder.
@@ -80,6 +80,9 @@ def judge_run(
         train=train,
         kinds={str(column.name): column.kind for column in pipeline.codec.columns},
         generator=numpy_generator("scores of a table", config.study_seed, config.seed),
+        effort=config.evaluation.effort,
         on_progress=on_progress,
     )
+    if config.evaluation.effort == "quick":
+        used += " This is a first look: learners have few trees."
     return scores, used

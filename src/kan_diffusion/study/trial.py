@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -48,7 +49,7 @@ from kan_diffusion.study.folder import (
     save_points,
     save_weights,
 )
-from kan_diffusion.study.measure import Yardstick, features_of, measure, yardstick
+from kan_diffusion.study.measure import Yardstick, features_of, load_run, measure, yardstick
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
 from kan_diffusion.text import (
     PromptedDenoiser,
@@ -145,9 +146,24 @@ def _shared_yardstick(
     What may change while a program runs, metrics and the files of a folder, belongs to the key.
     """
     dataset = load_dataset(data, study_seed, trial_seed=split)
-    features = features_of(data, study_seed) if evaluation.num_samples else None
+    wanted = evaluation.num_samples > 0
+    features = features_of(data, study_seed, evaluation.effort) if wanted else None
     latents = latents_of(vae, dataset)
     return yardstick(dataset, process, evaluation, study_seed, split, features, latents)
+
+
+def _yardstick_of(config: TrialConfig, dataset: Dataset) -> Yardstick:
+    """Returns the yardstick of a trial, which trials on the same data share."""
+    return _shared_yardstick(
+        config.data,
+        config.process,
+        config.judging.model_copy(update={"moments": ()}),
+        config.study_seed,
+        config.seed if dataset.split_by_seed else 0,
+        config.model.vae,
+        config.model.autoencoder,
+        *metrics_named(config.evaluation.metrics).values(),
+    )
 
 
 def latents_of(vae: str | None, dataset: Dataset) -> LatentCodec | None:
@@ -304,13 +320,32 @@ def run_trial(
         TrialTakenError: Another process is running it.
         KanDiffusionError: The model cannot be built.
     """
-    if (finished := load_trial(folder, config, verify=verify)) is not None:
+    finished = load_trial(folder, config, verify=verify)
+    if finished is not None and finished.suffices(config):
         return finished
     with claimed(folder) if leads() else nullcontext():
         # Another process may have finished it by now.
-        return load_trial(folder, config, verify=verify) or _run_claimed(
-            config, folder, device, on_progress, log_folder
-        )
+        finished = load_trial(folder, config, verify=verify)
+        if finished is None:
+            return _run_claimed(config, folder, device, on_progress, log_folder)
+        return finished if finished.suffices(config) else _judge_again(config, finished, device)
+
+
+def _judge_again(config: TrialConfig, finished: TrialResult, device: str) -> TrialResult:
+    """Judges a trained model with the effort that is asked for now."""
+    dataset = load_dataset(config.data, config.study_seed, config.seed)
+    _, pipeline = load_run(finished.folder, verify=False)
+    pipeline.to(resolve_device(device))
+    shared = _yardstick_of(config, dataset)
+    try:
+        measured, levels, generated = measure(config, dataset, pipeline, shared)
+    except NonFiniteSamplesError as error:
+        result = replace(finished, config=config, row={**finished.row, "error": str(error)})
+        keep_trial(result)
+        return result
+    result = TrialResult(config, {**finished.row, **measured}, levels, finished.folder)
+    keep_trial(result, samples=generated)
+    return result
 
 
 def _run_claimed(
@@ -398,16 +433,7 @@ def _run_claimed(
     if not leads():  # the first of several processes judges and keeps the model
         return TrialResult(config, row, [], folder)
     pipeline = _pipeline(config, dataset, denoiser, latents)
-    shared = _shared_yardstick(
-        config.data,
-        config.process,
-        config.evaluation.model_copy(update={"moments": ()}),
-        config.study_seed,
-        config.seed if dataset.split_by_seed else 0,
-        config.model.vae,
-        config.model.autoencoder,
-        *metrics_named(config.evaluation.metrics).values(),
-    )
+    shared = _yardstick_of(config, dataset)
     try:
         measured, levels, generated = measure(config, dataset, pipeline, shared)
     except NonFiniteSamplesError as error:

@@ -31,6 +31,7 @@ from kan_diffusion.evaluation.denoising import (
     draw_noised_points,
     measure_denoising,
 )
+from kan_diffusion.evaluation.effort import EFFORTS, Effort, EffortName
 from kan_diffusion.kan.importance import Attribution, attribution, edge_sizes
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
@@ -43,7 +44,6 @@ __all__ = ["Context", "Importance", "Progress", "keep_edges", "make_context", "t
 
 _PROBED = 4096
 """Noised points that importance is measured on."""
-_FITTED = 131_072
 _JUDGED = 16_384
 _PREDICTED = 8192
 """Points predicted at a time."""
@@ -109,6 +109,7 @@ class Context:
         draw: Noised points that were not trained on, drawn as in a study.
         seed: Seed of all other draws.
         batch_size: Number of points in a step of fine-tuning.
+        effort: How much is computed.
         tunings: Number of calls of :meth:`tune`, each of which draws other batches.
     """
 
@@ -117,7 +118,13 @@ class Context:
     draw: NoisedPoints
     seed: int
     batch_size: int = 1024
+    effort: EffortName = "full"
     tunings: int = field(default=0, init=False)
+
+    @property
+    def amounts(self) -> Effort:
+        """Amounts of what is computed."""
+        return EFFORTS[self.effort]
 
     def scores(self, denoiser: Denoiser) -> DenoisingScores:
         """Measures loss, floor and excess of a denoiser on the draw."""
@@ -127,7 +134,9 @@ class Context:
     def fitted(self) -> AveragedPoints:
         """Noised training points, for fine-tuning."""
         generator = torch_generator("edges are tuned on", self.seed, self.dataset.name)
-        return draw_averaged(self.dataset.train, self.process, _FITTED, generator)
+        return draw_averaged(
+            self.dataset.train, self.process, self.amounts.fitted_points, generator
+        )
 
     @cached_property
     def judged(self) -> AveragedPoints:
@@ -163,6 +172,7 @@ class Context:
             NonFiniteLossError: It diverged.
         """
         self.tunings += 1
+        steps = min(steps, self.amounts.tune_steps)
         config = TrainingConfig(
             steps=steps,
             batch_size=self.batch_size,
@@ -217,7 +227,12 @@ class Context:
 
 
 def make_context(
-    dataset: Dataset, process: Process, seed: int, *, num_noised: int = 32_768
+    dataset: Dataset,
+    process: Process,
+    seed: int,
+    *,
+    num_noised: int = 32_768,
+    effort: EffortName = "full",
 ) -> Context:
     """Draws the points that denoisers of a data set are judged on.
 
@@ -226,7 +241,8 @@ def make_context(
         process: The noising process.
         seed: Seed of all draws.
         num_noised: Number of noised points.
+        effort: How much is computed.
     """
     generator = torch_generator("stages are judged on", seed, dataset.name)
     draw = draw_noised_points(dataset, process, num_noised, generator)
-    return Context(dataset, process, draw, seed)
+    return Context(dataset, process, draw, seed, effort=effort)

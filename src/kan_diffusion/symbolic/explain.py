@@ -627,7 +627,8 @@ def explain_run(
                 "others with --levels"
             )
     dataset = load_dataset(config.data, config.study_seed, config.seed)
-    context = make_context(dataset, process, config.study_seed)
+    effort = config.evaluation.effort
+    context = make_context(dataset, process, config.study_seed, effort=effort)
     stages_in(out)  # a damaged one is reported before the search, not after it
     explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
     remove_stages(out)
@@ -636,7 +637,8 @@ def explain_run(
     shared = None
     if options.num_samples:
         split = config.seed if dataset.split_by_seed else 0
-        shared = yardstick(dataset, process, evaluation, config.study_seed, split)
+        limited = evaluation.limited(of_pictures=False)
+        shared = yardstick(dataset, process, limited, config.study_seed, split)
     judged = config.model_copy(update={"evaluation": evaluation})
     judge = StageJudge(judged, pipeline, context, shared)
     standings: list[Standing] = []

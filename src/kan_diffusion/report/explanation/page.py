@@ -41,12 +41,15 @@ from kan_diffusion.symbolic.match import EdgeReport
 __all__ = ["write_explanation"]
 
 
-def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
+def write_explanation(
+    explanation: Explanation, folder: str | Path, *, figures: bool = True
+) -> Path:
     """Writes ``explanation.html``, and its figures again under ``figures/`` as PNG and SVG.
 
     Args:
         explanation: The explanation.
         folder: The folder to write to. Existing files are replaced, each whole or not at all.
+        figures: Whether to draw figures and animations, beside what the page's script draws.
 
     Returns:
         The path of the page.
@@ -71,11 +74,12 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
         field=bool(explanation.score.scores) and len(names) <= 2,
         exact=explanation.score.exact is not None,
     )
-    _add_motion(page, explanation)
+    if figures:
+        _add_motion(page, explanation)
     _add_formulas(page, explanation, names)
     page.section("What became of each edge", "edges").table(_edge_table(explanation), narrow=True)
     section = page.section("Figures")
-    for name, draw, alternative, caption in _figures(explanation):
+    for name, draw, alternative, caption in _figures(explanation) if figures else ():
         with section.keeping_going(alternative):
             figure = draw()
             rolls = draw.func is network_figure  # as wide as the network

@@ -49,7 +49,6 @@ __all__ = ["LevelForm", "formula_over_levels", "reading_levels"]
 
 _NUM_LEVELS = 64
 _SAMPLES = 256
-_BATCHES = 8
 _BATCH = 16_384
 """Number of clean points in an average."""
 _NOISED = 4096
@@ -68,7 +67,7 @@ def _draw(context: Context, clean: Tensor, purpose: str) -> AveragedPoints:
     return draw_averaged(
         clean,
         context.process,
-        _BATCHES * min(_NOISED, len(clean)),
+        context.amounts.formula_batches * min(_NOISED, len(clean)),
         torch_generator("points for a formula", context.seed, purpose),
         batch=_BATCH,
         num_noised=_NOISED,
@@ -122,7 +121,7 @@ def formula_over_levels(
     for coordinate, score in enumerate(scores):
         until = time.monotonic() + seconds / len(scores)
         formula = first_formula(coordinate, score, alpha, x, factor)
-        formula = best_forms(formula, halves, process, until)
+        formula = best_forms(formula, halves, process, until, context.amounts.formula_sweeps)
         formula = tie_constants(formula, halves, process, until)
         again = replace(formula, constants=formula.constants.copy())
         again.fit(final, process)

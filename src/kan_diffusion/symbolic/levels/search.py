@@ -28,6 +28,7 @@ from operator import itemgetter
 
 import numpy as np
 
+from kan_diffusion.evaluation.effort import EFFORTS
 from kan_diffusion.processes import Process
 from kan_diffusion.symbolic.averaged import AveragedPoints
 from kan_diffusion.symbolic.levels.coordinate import CoordinateFormula
@@ -43,9 +44,6 @@ _CLOSE = 0.06
 """Relative difference below which two constants may become one."""
 _LIKELY = 12
 """Number of moves tried on all points: those that are best on few."""
-_SWEEPS = 3
-_CLIMBED = 3
-"""Number of results of the first search from which forms change one by one."""
 
 Halves = tuple[AveragedPoints, AveragedPoints]
 """Points of one half of the data and of the other."""
@@ -91,9 +89,9 @@ def _moved(formula: CoordinateFormula, move: Move) -> CoordinateFormula | None:
     return None if picks == formula.picks else formula.changed(picks, move)
 
 
-def _climb(found: Found, moves: list[Move], judge: _Judge) -> Found:
-    """Makes every move that lowers the cost, until none does."""
-    for _ in range(_SWEEPS):
+def _climb(found: Found, moves: list[Move], judge: _Judge, sweeps: int) -> Found:
+    """Makes every move that lowers the cost, until none does, in so many sweeps at most."""
+    for _ in range(sweeps):
         before = found[0]
         for move in moves:
             changed = None if judge.is_over else _moved(found[1], move)
@@ -138,7 +136,11 @@ def _likely_moves(formula: CoordinateFormula, few: _Judge) -> list[Move]:
 
 
 def best_forms(
-    formula: CoordinateFormula, halves: Halves, process: Process, until: float
+    formula: CoordinateFormula,
+    halves: Halves,
+    process: Process,
+    until: float,
+    sweeps: int = EFFORTS["full"].formula_sweeps,
 ) -> CoordinateFormula:
     """Chooses the forms of a formula's coefficients.
 
@@ -147,6 +149,7 @@ def best_forms(
         halves: Points of each half of the data, independent of the other's.
         process: The process.
         until: Time to stop at, by the monotonic clock.
+        sweeps: Most rounds of changes, and of starts that are followed further.
 
     Returns:
         The formula with the forms found, its constants fitted.
@@ -163,11 +166,12 @@ def best_forms(
             power = inner if slot.role.endswith("inside") else outer
             picks.append(_pick(slot.forms, below, 0 if slot.forms[0].own else power, False))
         start = formula.changed(picks, everything)
-        ends.append(_climb((few.cost(start), start), _moves_of_roles(start, below), few))
-    ends = sorted(ends, key=_by_cost)[:_CLIMBED]
-    _, best = min((_climb(end, _moves_one_by_one(end[1]), few) for end in ends), key=_by_cost)
+        ends.append(_climb((few.cost(start), start), _moves_of_roles(start, below), few, sweeps))
+    ends = sorted(ends, key=_by_cost)[:sweeps]
+    climbed = (_climb(end, _moves_one_by_one(end[1]), few, sweeps) for end in ends)
+    _, best = min(climbed, key=_by_cost)
     judge = _Judge(halves, process, until)
-    found = _climb((judge.cost(best), best), _likely_moves(best, few), judge)
+    found = _climb((judge.cost(best), best), _likely_moves(best, few), judge, sweeps)
     return _without_idle(found, judge)[1]
 
 

@@ -1,0 +1,76 @@
+"""How much is computed to judge a model: what a comparison needs, or a first look.
+
+A first look takes a few seconds less a model, or minutes with pictures. Its numbers estimate the
+same quantities from fewer draws, so they scatter more: it decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["EFFORTS", "Effort", "EffortName"]
+
+EffortName = Literal["full", "quick"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Amounts of what is computed to judge a model.
+
+    Attributes:
+        most_points: Most points, by the settings of an evaluation that ask for a number of them;
+            empty where these are not limited.
+        most_pictures: The same of pictures.
+        trees: Trees of the forests, and of boosted trees, that tell samples apart or learn from
+            them.
+        likelihood_steps: Steps of the integration of a likelihood.
+        feature_steps: Training steps of the network whose features compare pictures.
+        fitted_points: Noised points that an explanation's networks are fine-tuned on.
+        tune_steps: Most steps of fine-tuning at once in an explanation.
+        formula_batches: Batches of points that a formula over noise levels is fitted to.
+        formula_sweeps: Most rounds of changes, and of starts, in the search for its forms.
+    """
+
+    most_points: Mapping[str, int]
+    most_pictures: Mapping[str, int]
+    trees: int
+    likelihood_steps: int
+    feature_steps: int
+    fitted_points: int
+    tune_steps: int
+    formula_batches: int
+    formula_sweeps: int
+
+
+EFFORTS: Mapping[EffortName, Effort] = {
+    "full": Effort(
+        {},
+        {},
+        trees=60,
+        likelihood_steps=50,
+        feature_steps=400,
+        fitted_points=131_072,
+        tune_steps=1_000_000,
+        formula_batches=8,
+        formula_sweeps=3,
+    ),
+    "quick": Effort(
+        {
+            "num_noised": 2_000,
+            "num_samples": 100,
+            "num_likelihood": 10,
+            "num_real_pairs": 1,
+        },
+        {"num_noised": 60, "num_samples": 12, "num_real_pairs": 1},
+        trees=5,
+        likelihood_steps=5,
+        feature_steps=5,
+        fitted_points=16_384,
+        tune_steps=200,
+        formula_batches=1,
+        formula_sweeps=1,
+    ),
+}
+"""The efforts by name."""
