@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: playground playground-test help compare notebook-study pilot pilot-tuning verdict lab tables pictures notebook bench test test-hard lint dist format clean
+.PHONY: playground playground-test help compare notebook-study pilot pilot-tuning verdict lab tables pictures notebook bench test test-all test-rest lint dist format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,7 +50,7 @@ playground:  ## Serve the playground, diffusion in the browser, at http://127.0.
 	@echo "The playground: http://127.0.0.1:8321/ (Ctrl-C ends it)"
 	@python3 -m http.server 8321 --bind 127.0.0.1 --directory playground/dist
 
-playground-test: $(STAMP)-test  ## Test the playground and report pages in Chromium; pictures in playground/screenshots
+playground-test: $(STAMP)-test-all  ## Test the playground and report pages in Chromium; pictures in playground/screenshots
 	cd playground && npm ci --no-audit --no-fund && npm run check && npm test && npm run same && npm run browser
 	$(ONE_THREAD) $(BIN)/python playground/pages.py playground/screenshots/pages
 	cd playground && npm run pages
@@ -63,7 +63,7 @@ pictures: $(STAMP)-text  ## Train on shapes with prompts, judge and draw (ARGS="
 		--prompt "a small blue circle" --prompt "a large yellow square" \
 		--prompt "a small red triangle" --prompt "a large purple star"
 
-notebook: $(STAMP)-test  ## Run the example notebooks into runs/
+notebook: $(STAMP)-test-all  ## Run the example notebooks into runs/
 	@mkdir -p runs
 	for name in kan-diffusion tables pictures; do \
 		$(BIN)/jupyter execute examples/$$name.ipynb --output=$(CURDIR)/runs/$$name.ipynb || exit 1; \
@@ -72,11 +72,19 @@ notebook: $(STAMP)-test  ## Run the example notebooks into runs/
 bench: $(STAMP)-bench  ## Time the KAN layer beside others into results/kan_layer (ARGS="--quick")
 	$(BIN)/python benchmarks/kan_layer.py $(ARGS)
 
-test: $(STAMP)-test  ## Run the tests (ARGS="-k sampling" picks some)
-	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+# Several workers import everything several times, which is too long for a few tests.
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
+SIDE_BY_SIDE := -n auto --dist worksteal
 
-test-hard: $(STAMP)-test  ## Run hundreds of damaged folders, bad files and sizes: thirteen minutes
-	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --dist worksteal -m hard $(ARGS)
+test: $(STAMP)-test  ## Run the tests: three minutes (ARGS="-k sampling" picks some)
+	$(PYTEST) $(or $(ARGS),$(SIDE_BY_SIDE))
+
+test-all: $(STAMP)-test-all  ## Run all tests, whole studies and killed processes too: 15 minutes
+	$(PYTEST) tests tests/all $(or $(ARGS),$(SIDE_BY_SIDE))
+
+# The part of `make test-all` that `make test` leaves out.
+test-rest: $(STAMP)-test-all
+	$(PYTEST) tests/all $(or $(ARGS),$(SIDE_BY_SIDE))
 
 lint: $(STAMP)-lint  ## Check style, types, the direction of imports and dead code
 	$(BIN)/ruff check .
@@ -106,13 +114,14 @@ clean:  ## Remove .venv, caches and builds; runs/ is kept
 
 $(STAMP)-run: EXTRAS :=
 $(STAMP)-test: EXTRAS := [test]
+$(STAMP)-test-all: EXTRAS := [test-all]
 $(STAMP)-lint: EXTRAS := [lint]
 $(STAMP)-dist: EXTRAS := [dist]
 $(STAMP)-bench: EXTRAS := [bench]
 $(STAMP)-tune: EXTRAS := [tune]
 $(STAMP)-lab: EXTRAS := [pykan]
 $(STAMP)-text: EXTRAS := [text]
-$(STAMP)-run $(STAMP)-test $(STAMP)-lint $(STAMP)-dist $(STAMP)-bench $(STAMP)-tune $(STAMP)-lab $(STAMP)-text: pyproject.toml | $(VENV)/.made
+$(STAMP)-run $(STAMP)-test $(STAMP)-test-all $(STAMP)-lint $(STAMP)-dist $(STAMP)-bench $(STAMP)-tune $(STAMP)-lab $(STAMP)-text: pyproject.toml | $(VENV)/.made
 	@echo "Installing kan-diffusion$(EXTRAS) into $(VENV) ..."
 	@$(PIP) install --editable '.$(EXTRAS)'
 	@touch $@

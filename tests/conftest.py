@@ -1,4 +1,4 @@
-"""What the tests share: one thread, points, and B-splines as scipy evaluates them."""
+"""What the tests share: one thread, trained runs, and B-splines as scipy evaluates them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import torch
 from hypothesis import settings
 from scipy.interpolate import BSpline
 
+from command_line import cli  # noqa: F401
+from runs import runs  # noqa: F401
+
 # Compilation of kernels falls into whichever example runs first, so no example has a deadline.
-settings.register_profile("kan-diffusion", deadline=None, max_examples=25)
-settings.load_profile("kan-diffusion")
+settings.register_profile("few", deadline=None, max_examples=8, derandomize=True, database=None)
+settings.register_profile("all", deadline=None, max_examples=50)
+settings.load_profile("few")
 
 gc.disable()  # what is imported stays: looking for garbage in it takes half of the time
 
