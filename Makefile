@@ -8,7 +8,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Python compiles the modules that it imports itself; compiling all of them takes a minute.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --no-compile
 
 # What tables are compared with needs an older pandas, so it has an environment of its own.
 TABLES := .venv-tables
@@ -107,10 +109,9 @@ format: $(STAMP)-lint  ## Put style and formatting right where that is automatic
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## Remove .venv, caches and builds; runs/ is kept
+clean:  ## Remove .venv, caches and builds; runs/ and compiled kernels are kept
 	rm -rf $(VENV) $(TABLES) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src tests benchmarks examples -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) \
-		-prune -exec rm -rf {} +
+	find src tests benchmarks examples -name '*.pyc' -delete -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
 
 $(STAMP)-run: EXTRAS :=
 $(STAMP)-test: EXTRAS := [test]
@@ -123,13 +124,14 @@ $(STAMP)-lab: EXTRAS := [pykan]
 $(STAMP)-text: EXTRAS := [text]
 $(STAMP)-run $(STAMP)-test $(STAMP)-test-all $(STAMP)-lint $(STAMP)-dist $(STAMP)-bench $(STAMP)-tune $(STAMP)-lab $(STAMP)-text: pyproject.toml | $(VENV)/.made
 	@echo "Installing kan-diffusion$(EXTRAS) into $(VENV) ..."
-	@$(PIP) install --editable '.$(EXTRAS)'
+	@$(INSTALL) --editable '.$(EXTRAS)'
 	@touch $@
 
 $(TABLES)/.installed: pyproject.toml | $(VENV)/.made
 	@echo "Installing kan-diffusion[tables] into $(TABLES) ..."
 	@$(BIN)/python -m venv $(TABLES)
-	@$(TABLES)/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[tables]'
+	@$(TABLES)/bin/python -m pip --disable-pip-version-check --quiet install --upgrade pip
+	@$(TABLES)/bin/python -m pip --quiet install --no-compile --editable '.[tables]'
 	@touch $@
 
 $(VENV)/.made:
@@ -144,6 +146,6 @@ $(VENV)/.made:
 			exit 1; \
 		fi; \
 		echo "Making $(VENV) with $$("$$python" --version) ..."; \
-		"$$python" -m venv $(VENV); \
+		"$$python" -m venv $(VENV) && $(INSTALL) --upgrade pip; \
 	}
 	@touch $@
