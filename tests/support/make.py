@@ -1,6 +1,10 @@
-"""Small things that tests are made of: points, processes, denoisers, studies."""
+"""Small things that tests are made of: points, processes, denoisers, studies; and what is compared
+of trials."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -8,6 +12,7 @@ from torch import Tensor
 from helpers import seeded
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.registry import build_denoiser
+from kan_diffusion.files import CHECKSUMS, write_checksums
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.config import StudyConfig
 
@@ -62,3 +67,55 @@ def study(**changes: object) -> StudyConfig:
 
 EVALUATION = {"num_noised": 200, "num_drawn": 50, "effort": "quick"}
 """Settings of an evaluation where nothing asks how good a model is."""
+
+
+def picture_study(
+    pictures: dict[str, object], model: dict[str, object], **changes: object
+) -> StudyConfig:
+    """A study of two transformers of pictures, judged quickly.
+
+    Args:
+        pictures: The data.
+        model: Settings of both models, beside their family and widths.
+        **changes: Other settings of the study.
+    """
+    given = {
+        "data": [pictures],
+        "process": "flow",
+        "training": {"steps": 2, "batch_size": 8},
+        "models": [{"family": name, "hidden": [8, 8], **model} for name in ("dit", "dit-kan")],
+        "sampling": {"steps": 2},
+        "evaluation": {"num_drawn": 4, "moments": [1.0], "effort": "quick"},
+    }
+    return study(**{**given, **changes})
+
+
+def without_clock(row: dict[str, object]) -> dict[str, object]:
+    """A row of results without what a clock decides."""
+    return {key: value for key, value in row.items() if not key.endswith("_seconds")}
+
+
+def trial_content(folder: Path) -> dict[str, object]:
+    """All that a finished trial left but what a clock decides."""
+    content = json.loads((folder / "trial.json").read_text().replace(str(folder), "RUN"))
+    weights = folder / "denoiser" / "diffusion_pytorch_model.safetensors"
+    return {
+        **content,
+        "row": without_clock(content["row"]),
+        "weights": weights.read_bytes() if weights.exists() else None,
+    }
+
+
+def reseal(folder: Path) -> None:
+    """Lists the digests of a run's files again, as somebody would who has changed them."""
+    names = [line.split("  ")[1] for line in (folder / CHECKSUMS).read_text().splitlines()]
+    write_checksums(folder, [folder / name for name in names if (folder / name).is_file()], {})
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """The files of a folder, and when each was written in nanoseconds."""
+    return {
+        path.relative_to(folder): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

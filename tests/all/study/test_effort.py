@@ -1,0 +1,45 @@
+"""Models of all kinds of data are judged again, with more effort, as if that had been first."""
+
+from __future__ import annotations
+
+import pytest
+
+from kan_diffusion.data.datasets import data_from_name
+from kan_diffusion.study.trial import run_trial
+from make import picture_study, study, trial_content
+from mixed_tables import people
+from picture_folders import write_pictures
+
+NUMBERS = {"num_noised": 100, "num_samples": 30, "num_likelihood": 12, "num_real_pairs": 2}
+
+
+@pytest.fixture
+def data(request, tmp_path):
+    """Settings of data: a toy that is told classes, a mixed table, or pictures that are told."""
+    if request.param == "toy":
+        return {"toy": "moons", "num_points": 200, "conditional": True}
+    if request.param == "table":
+        people(200, 0).to_csv(tmp_path / "people.csv", index=False)
+        return data_from_name(str(tmp_path / "people.csv"))
+    return {"pictures": str(write_pictures(tmp_path / request.param, request.param))}
+
+
+@pytest.mark.parametrize("data", ["toy", "table", "captions", "classes"], indirect=True)
+def test_a_model_judged_again_has_the_row_of_one_judged_fully_at_once(data, tmp_path):
+    def trial(effort):
+        evaluation = {**NUMBERS, "num_drawn": 4, "moments": [], "effort": effort}
+        given = {"evaluation": evaluation, "training": {"steps": 3, "batch_size": 8}}
+        if isinstance(data, dict) and "pictures" in data:
+            settings = {"settings": {"width": 8, "heads": 2, "patch": 4}}
+            return picture_study(data, settings, **given).pinned().trials()[1]
+        return study(data=[data], **given).pinned().trials()[1]
+
+    def never(step, loss):
+        raise AssertionError("it trains")
+
+    run_trial(trial("full"), tmp_path / "full", device="cpu")
+    run_trial(trial("quick"), tmp_path / "quick", device="cpu")
+    wanted, quick = (trial_content(tmp_path / name) for name in ("full", "quick"))
+    assert quick["row"] != wanted["row"]
+    run_trial(trial("full"), tmp_path / "quick", device="cpu", on_progress=never)
+    assert trial_content(tmp_path / "quick") == wanted
