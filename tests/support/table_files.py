@@ -1,0 +1,18 @@
+"""Small files of tables."""
+
+import numpy as np
+import pandas as pd
+
+
+def written(folder, content):
+    """A file of the format that takes the content: text, an array or columns."""
+    if isinstance(content, np.ndarray):
+        path = folder / "points.npy"
+        np.save(path, content, allow_pickle=True)
+    elif isinstance(content, dict):
+        path = folder / "points.parquet"
+        pd.DataFrame(content).to_parquet(path)
+    else:
+        path = folder / "points.csv"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
