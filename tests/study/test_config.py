@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +7,10 @@ import yaml
 from helpers import refused
 from kan_diffusion.data.datasets import ToyData, data_from_name, load_dataset
 from kan_diffusion.denoisers.registry import get_family
-from kan_diffusion.errors import DataError, valid_settings
+from kan_diffusion.errors import DataError
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import (
     StudyConfig,
-    TrialConfig,
     preset_names,
     read_preset,
     read_study,
@@ -32,17 +28,17 @@ BASE = {
 }
 
 
-def _study(**changes: object) -> StudyConfig:
+def _study(**changes):
     return StudyConfig.model_validate({**BASE, **changes})
 
 
-def _parameters(study: StudyConfig) -> dict[str, int]:
+def _parameters(study):
     trials = [trial for trial in study.trials() if trial.seed == 0]
     dataset = load_dataset(study.data[0], 0, 0)
     return {trial.model.name: build(trial, dataset).num_trainable for trial in trials}
 
 
-def test_notebook_preset_is_the_notebooks_experiment() -> None:
+def test_notebook_preset_is_the_notebooks_experiment():
     study = read_preset("notebook")
     assert list(_parameters(study).values()) == [22_080, 2_306, 1_600]
     assert study.training.steps == 8_000
@@ -55,7 +51,7 @@ def test_notebook_preset_is_the_notebooks_experiment() -> None:
     assert data == ToyData(toy="swiss-roll", noise=0.2, num_points=10_000, divide_by=10)
 
 
-def test_default_preset_matches_its_models_and_reaches_noise() -> None:
+def test_default_preset_matches_its_models_and_reaches_noise():
     study = read_preset("swiss-roll")
     assert all(abs(count - 2300) <= 0.02 * 2300 for count in _parameters(study).values())
     assert {get_family(model.family).kind for model in study.models} == {"kan", "mlp"}
@@ -66,7 +62,7 @@ def test_default_preset_matches_its_models_and_reaches_noise() -> None:
 
 
 @pytest.mark.parametrize("name", ["notebook", "swiss-roll"])
-def test_presets_are_read_back_from_their_own_yaml(tmp_path: Path, name: str) -> None:
+def test_presets_are_read_back_from_their_own_yaml(tmp_path, name):
     assert name in preset_names()
     study = read_preset(name)
     path = tmp_path / "study.yaml"
@@ -74,11 +70,6 @@ def test_presets_are_read_back_from_their_own_yaml(tmp_path: Path, name: str) ->
     again = read_study(path)
     assert again == study.pinned()
     assert [trial.id for trial in again.trials()] == [trial.id for trial in study.trials()]
-
-
-def test_unknown_preset_suggests_the_nearest() -> None:
-    with refused("unknown study 'notebok', did you mean 'notebook'"):
-        read_preset("notebok")
 
 
 @pytest.mark.parametrize(
@@ -104,38 +95,18 @@ def test_unknown_preset_suggests_the_nearest() -> None:
     ],
     ids=str,
 )
-def test_trial_id_changes_with_every_setting(change: dict[str, object]) -> None:
+def test_trial_id_changes_with_every_setting(change):
     assert _study(**change).trials()[0].id != _study().trials()[0].id
 
 
-def test_trial_id_does_not_change_with_what_decides_nothing() -> None:
+def test_trial_id_does_not_change_with_what_decides_nothing():
     first = _study().trials()[0]
     renamed = _study(name="other", title="other", question="?", seeds=9).trials()[0]
     alone = _study(models=BASE["models"][:1]).trials()[0]
     assert first.id == renamed.id == alone.id
 
 
-@pytest.mark.parametrize(
-    ("key", "default", "other"),
-    [
-        ("patience", None, 0.5),
-        ("max_seconds", None, 0.5),
-        ("processor_seconds", None, 0.5),
-        ("timesteps", "uniform", "logit-normal"),
-        ("accumulation_steps", 1, 2),
-    ],
-)
-def test_trial_id_is_what_it_was_before_there_was_a_setting(
-    key: str, default: object, other: object
-) -> None:
-    (first, *_), (changed, *_) = (
-        _study(training={"steps": 10, key: value}).trials() for value in (default, other)
-    )
-    assert f'"{key}"' not in first.identity
-    assert changed.id != first.id
-
-
-def test_trials_by_adam_have_the_ids_of_before_there_was_a_choice() -> None:
+def test_trials_by_adam_have_the_ids_of_before_there_was_a_choice():
     kan, mlp = BASE["models"]
     plain = _study().trials()[0]
     assert "optimizer" not in plain.identity
@@ -152,14 +123,14 @@ def test_trials_by_adam_have_the_ids_of_before_there_was_a_choice() -> None:
     assert of_study[1].training.optimizer == "muon"
 
 
-def test_ids_of_a_study_are_distinct_and_grow_with_its_seeds() -> None:
+def test_ids_of_a_study_are_distinct_and_grow_with_its_seeds():
     few, many = ([trial.id for trial in _study(seeds=seeds).trials()] for seeds in (2, 5))
     assert len(set(many)) == len(many) == 10
     assert many[:4] == few
 
 
-def test_a_file_counts_by_content_and_name(tmp_path: Path) -> None:
-    def trial_id(folder: str, name: str, seed: int) -> str:
+def test_a_file_counts_by_content_and_name(tmp_path):
+    def trial_id(folder, name, seed):
         path = tmp_path / folder / name
         path.parent.mkdir(exist_ok=True)
         np.save(path, np.random.default_rng(seed).normal(size=(20, 2)))
@@ -172,10 +143,8 @@ def test_a_file_counts_by_content_and_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "part"), [("vae", "vae"), ("text_encoder", "tokenizer")])
-def test_a_pretrained_network_counts_by_content_wherever_it_lies(
-    tmp_path: Path, key: str, part: str
-) -> None:
-    def trial(folder: str, content: str) -> TrialConfig:
+def test_a_pretrained_network_counts_by_content_wherever_it_lies(tmp_path, key, part):
+    def trial(folder, content):
         place = tmp_path / folder / part
         place.mkdir(parents=True, exist_ok=True)
         (place / "config.json").write_text(content)
@@ -193,7 +162,7 @@ def test_a_pretrained_network_counts_by_content_wherever_it_lies(
         original.model.pinned()
 
 
-def test_learning_rate_of_a_model_is_its_own() -> None:
+def test_learning_rate_of_a_model_is_its_own():
     study = _study(
         models=[BASE["models"][0], {**BASE["models"][1], "learning_rate": 0.5}],
         training={"learning_rate": 0.25},
@@ -203,12 +172,12 @@ def test_learning_rate_of_a_model_is_its_own() -> None:
     assert first.training.learning_rate == 1.0
 
 
-def test_only_the_first_seed_records_pictures() -> None:
+def test_only_the_first_seed_records_pictures():
     moments = [bool(trial.evaluation.moments) for trial in _study(seeds=3).trials()]
     assert moments == [True, True, False, False, False, False]
 
 
-def test_families_are_selected() -> None:
+def test_families_are_selected():
     study = _study().with_families(["mlp"])
     assert [model.name for model in study.models] == ["MLP"]
     with refused("unknown family 'mpl', did you mean 'mlp'"):
@@ -217,7 +186,7 @@ def test_families_are_selected() -> None:
         study.with_families(["kan"])
 
 
-def test_length_is_in_steps_or_in_epochs() -> None:
+def test_length_is_in_steps_or_in_epochs():
     study = _study()
     assert study.with_length() is study
     assert study.with_length(steps=12).training.steps == 12
@@ -234,7 +203,7 @@ def test_length_is_in_steps_or_in_epochs() -> None:
         notebook.with_length(epochs=0)
 
 
-def test_a_length_that_is_not_for_all_trials_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_length_that_is_not_for_all_trials_is_said(caplog):
     models = [{"name": "long", "family": "mlp", "steps": 9}, {"family": "kan"}]
     study = _study(models=models, budgets=[{"match": "time", "amount": 1}])
     assert study.with_length(steps=12).training.steps == 12
@@ -252,14 +221,11 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog: pytest.LogCaptureFi
         ({"sampling": {"scheduler": "huen"}}, "sampling.scheduler = 'huen'", "mean 'heun'"),
         ({"data": [{"toy": "mons"}]}, "data.0", "did you mean 'moons'"),
         ({"data": [{"path": "a.csv", "holdout": 3}]}, "holdout = 3", "less than 1"),
-        (
-            {"data": [{"tyo": "moons"}]},
-            "data.0",
-            "path, table and pictures, not only tyo",
-        ),
+        ({"data": [{"tyo": "moons"}]}, "data.0", "path, table and pictures, not only tyo"),
         ({"data": [{"toy": "moons", "nois": 1}]}, "data.0.toy", "did you mean 'noise'"),
-        ({"data": [{"path": "a.csv", "hold": 1}]}, "data.0.file", "did you mean 'holdout'"),
         ({"data": []}, "data = ", "at least 1 item"),
+        ({"data": BASE["data"] * 2}, "settings", "two data sets are called 'moons'"),
+        ({"data": [{"toy": "s-curve", "conditional": True}]}, "data", "'s-curve' has no classes"),
         ({"training": {"step": 3}}, "training", "unknown key 'step', did you mean 'steps'"),
         ({"training": {"steps": "many"}}, "training.steps = 'many'", "integer"),
         ({"training": {"learning_rate": ".nan"}}, "training.learning_rate", "number"),
@@ -267,13 +233,27 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog: pytest.LogCaptureFi
         ({"colour": "red"}, "settings", "unknown key 'colour'; known: budgets, data, "),
         ({"models": [{"name": "K", "family": "kan"}]}, "settings", "either params or hidden"),
         ({"models": BASE["models"][:1] * 2}, "settings", "two models are called 'KAN'"),
-        ({"data": BASE["data"] * 2}, "settings", "two data sets are called 'moons'"),
+        # Names that are no names of folders.
+        ({"name": "../../x"}, "name", "no '/'"),
+        ({"name": "a\\b"}, "name", "no '/'"),
+        ({"name": "a\nb"}, "name", "not seen"),
+        ({"name": "x" * 101}, "name", "at most 100 characters, not 101"),
+        ({"models": [{**BASE["models"][0], "name": ".."}]}, "models.0", "no '/'"),
+        # Sizes beyond every machine.
+        ({"seeds": 10**9}, "seeds", "than or equal to 10000"),
+        ({"data": [{"toy": "moons", "num_points": 10**12}]}, "num_points", "equal to 10000000"),
+        ({"training": {"steps": 10**12}}, "training.steps", "equal to 10000000"),
+        ({"training": {"batch_size": 10**12}}, "batch_size", "equal to 10000000"),
+        ({"evaluation": {"num_noised": 10**12}}, "num_noised", "equal to 10000000"),
+        ({"evaluation": {"num_samples": 10**12}}, "num_samples", "equal to 10000000"),
+        ({"sampling": {"steps": 10**9}}, "sampling.steps", "equal to 100000"),
+        ({"models": [{"family": "mlp", "params": 10**12}]}, "params", "equal to 100000000"),
+        ({"models": [{"family": "mlp", "hidden": [8] * 200}]}, "hidden", "at most 100"),
+        ({"models": [{"family": "mlp", "params": 400, "depth": 10**9}]}, "depth", "equal to 100"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:50],
 )
-def test_wrong_settings_are_one_line_that_names_them(
-    tmp_path: Path, change: dict[str, object], place: str, reason: str
-) -> None:
+def test_wrong_settings_are_one_line_that_names_them(tmp_path, change, place, reason):
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({**BASE, **change}))
     with refused(f"^study file '{re.escape(str(path))}': ") as caught:
@@ -283,80 +263,38 @@ def test_wrong_settings_are_one_line_that_names_them(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
-        ("name: [unclosed", "is not YAML"),
-        ("name: a\n\tb: c", "is not YAML"),
-        ("", "valid dictionary"),
-        ("- 1", "valid dictionary"),
+        (b"name: [unclosed", "is not YAML"),
+        (b"name: a\n\tb: c", "is not YAML"),
+        (b"- 1", "valid dictionary"),
         (b"\xff\xfe\x00", r"study\.yaml' cannot be read"),
         (None, r"study\.yaml' cannot be read"),
     ],
 )
-def test_a_file_that_is_no_study_is_one_line(
-    tmp_path: Path, text: str | bytes | None, message: str
-) -> None:
+def test_a_file_that_is_no_study_is_one_line(tmp_path, content, message):
     path = tmp_path / "study.yaml"
-    if text is not None:
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
+    if content is not None:
+        path.write_bytes(content)
     with refused(message) as caught:
         read_study(path)
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("../../x", "no '/'"),
-        ("a/b", "no '/'"),
-        ("a\\b", "no '/'"),
-        ("..", "no '/'"),
-        ("a\0b", "not seen"),
-        ("a\nb", "not seen"),
-        ("x" * 101, "at most 100 characters, not 101"),
-    ],
-)
-def test_names_that_are_no_names_of_folders_are_refused(
-    tmp_path: Path, name: str, reason: str
-) -> None:
-    for change in ({"name": name}, {"models": [{**BASE["models"][0], "name": name}]}):
-        path = tmp_path / "study.yaml"
-        path.write_text(yaml.safe_dump({**BASE, **change}))
-        with refused(reason):
-            read_study(path)
+def test_a_name_of_a_preset_or_of_data_that_cannot_be_is_refused():
+    with refused("unknown study 'notebok', did you mean 'notebook'"):
+        read_preset("notebok")
     with refused("at most 100 characters"):
         data_from_name("n" * 101 + ".csv")
 
 
-@pytest.mark.parametrize(
-    ("change", "bound"),
-    [
-        ({"seeds": 10**9}, 10_000),
-        ({"data": [{"toy": "moons", "num_points": 10**12}]}, 10_000_000),
-        ({"training": {"steps": 10**12}}, 10_000_000),
-        ({"training": {"batch_size": 10**12}}, 10_000_000),
-        ({"evaluation": {"num_noised": 10**12}}, 10_000_000),
-        ({"evaluation": {"num_samples": 10**12}}, 10_000_000),
-        ({"sampling": {"steps": 10**9}}, 100_000),
-        ({"models": [{"family": "mlp", "params": 10**12}]}, 100_000_000),
-        ({"models": [{"family": "mlp", "hidden": [8] * 200_000}]}, 100),
-        ({"models": [{"family": "mlp", "params": 400, "depth": 10**9}]}, 100),
-    ],
-)
-def test_sizes_beyond_every_machine_are_refused_with_their_bound(
-    change: dict[str, object], bound: int
-) -> None:
-    with pytest.raises(ValueError, match=rf"(less than or equal to|at most) {bound}\b"):
-        StudyConfig.model_validate({**BASE, **change})
-
-
-def test_studies_cannot_be_changed_in_place() -> None:
+def test_studies_cannot_be_changed_in_place():
     study = _study()
     with pytest.raises(ValueError, match="frozen"):
         study.seeds = 9
 
 
-def test_a_conditional_toy_counts_as_other_data_and_a_plain_one_as_before() -> None:
+def test_a_conditional_toy_counts_as_other_data_and_a_plain_one_as_before():
     plain = _study().trials()[0]
     said, told = (
         _study(data=[{"toy": "moons", "conditional": value}]).trials()[0] for value in (False, True)
@@ -367,5 +305,3 @@ def test_a_conditional_toy_counts_as_other_data_and_a_plain_one_as_before() -> N
     # Both may stand in one study.
     both = _study(data=[{"toy": "moons"}, {"toy": "moons", "conditional": True}])
     assert [data.name for data in both.data] == ["moons", "moons-conditional"]
-    with refused("toy 's-curve' has no classes"), valid_settings("study"):
-        _study(data=[{"toy": "s-curve", "conditional": True}])

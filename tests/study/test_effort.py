@@ -1,7 +1,5 @@
 """How much is computed to judge a model is no part of a trial: it is judged again, not trained."""
 
-from __future__ import annotations
-
 import shutil
 
 import pandas as pd

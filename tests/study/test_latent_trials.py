@@ -1,9 +1,6 @@
 """Trials of latents: what is trained on, judged, kept, shown and refused."""
 
-from __future__ import annotations
-
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +8,13 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from pydantic import ValidationError
 
-from command_line import Cli, cli  # noqa: F401
 from helpers import assert_same_state, refused
 from kan_diffusion import PictureDiffusionPipeline, PromptedDenoiser, train
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.report.gather import report_contents, runs_contents
-from kan_diffusion.study.config import StudyConfig, TrialConfig
-from kan_diffusion.study.executors import Executor
-from kan_diffusion.study.folder import TrialResult
+from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.measure import evaluate_run, load_run
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.results.rows import read_runs
@@ -37,7 +31,7 @@ SHORT = ["--steps", "3", "--batch-size", "8", "--size", "8", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory):
     """A folder with captioned pictures and an autoencoder."""
     root = tmp_path_factory.mktemp("latents")
     write_pictures(root / "pictures", "captions")
@@ -46,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def config(root: Path) -> TrialConfig:
+def config(root):
     settings = {"steps": 4, "batch_size": 8, "size": 8, "mode": "RGB", "vae": root / "vae"}
     trial = single_trial(str(root / "pictures"), family="dit-kan", **settings)
     assert trial.model.settings["patch"] == 2  # as suits latents of 4 x 4
@@ -57,11 +51,11 @@ def config(root: Path) -> TrialConfig:
 
 
 @pytest.fixture(scope="module")
-def run(root: Path, config: TrialConfig) -> TrialResult:
+def run(root, config):
     return run_trial(config, root / "run", device="cpu")
 
 
-def test_a_trial_is_trained_on_latents_as_by_hand(run: TrialResult, root: Path) -> None:
+def test_a_trial_is_trained_on_latents_as_by_hand(run, root):
     config = run.config
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     vae = AutoencoderKL.from_pretrained(root / "vae").eval()
@@ -87,9 +81,7 @@ def test_a_trial_is_trained_on_latents_as_by_hand(run: TrialResult, root: Path) 
     assert_same_state(pipeline.vae, vae)
 
 
-def test_a_run_is_judged_without_the_folder_of_its_autoencoder(
-    run: TrialResult, root: Path
-) -> None:
+def test_a_run_is_judged_without_the_folder_of_its_autoencoder(run, root):
     assert run.row["oracle"] == "none"
     assert run.row["excess"] is None
     hidden = (root / "vae").rename(root / "elsewhere")
@@ -104,8 +96,8 @@ def test_a_run_is_judged_without_the_folder_of_its_autoencoder(
     )
 
 
-def test_an_interrupted_run_goes_on_to_the_same_end(run: TrialResult, tmp_path: Path) -> None:
-    def stop(step: int, loss: float) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_end(run, tmp_path):
+    def stop(step, loss):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -117,9 +109,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(run: TrialResult, tmp_path: 
     assert_same_state(one.denoiser, other.denoiser)
 
 
-def test_scenes_have_no_oracle_as_latents_and_a_study_says_so(
-    root: Path, tmp_path: Path, executor: Executor
-) -> None:
+def test_scenes_have_no_oracle_as_latents_and_a_study_says_so(root, tmp_path, executor):
     pictures = {"pictures": "shapes", "num_pictures": 60, "holdout": 0.5}
     config = tiny_picture_study(pictures, {"vae": str(root / "vae"), **TINY})
     results = run_study(config, tmp_path / "run", executor=executor)
@@ -137,7 +127,7 @@ def test_scenes_have_no_oracle_as_latents_and_a_study_says_so(
         tiny_picture_study(pictures, {}, models=models)
 
 
-def test_a_run_is_reported_but_not_beside_one_of_pixels(run: TrialResult, tmp_path: Path) -> None:
+def test_a_run_is_reported_but_not_beside_one_of_pixels(run, tmp_path):
     contents = runs_contents(read_runs([run.folder]), "")
     assert any("No oracle is known for pictures" in line for line in contents.warnings)
     ((_, states),) = next(iter(contents.states.values()))[:1]
@@ -151,7 +141,7 @@ def test_a_run_is_reported_but_not_beside_one_of_pixels(run: TrialResult, tmp_pa
         read_runs([run.folder, tmp_path / "run"])
 
 
-def test_commands_take_latents(root: Path, cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_commands_take_latents(root, cli, tmp_path):
     vae, place = ("--mode", "RGB", "--vae", root / "vae"), tmp_path / "run"
     outcome = cli("train", root / "pictures", *SHORT, *vae, "--out", place)
     assert outcome.code == 0, outcome.err
@@ -179,19 +169,14 @@ def test_commands_take_latents(root: Path, cli: Cli, tmp_path: Path) -> None:  #
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_what_makes_no_sense_is_refused_in_one_line(
-    root: Path,
-    cli: Cli,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    words: tuple[str, ...],
-    message: str,
-) -> None:
+    root, cli, tmp_path, monkeypatch, words, message
+):
     monkeypatch.chdir(root)
     assert message in cli("train", *words, "--out", tmp_path / "run").error
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_whose_autoencoder_was_changed_is_refused(run: TrialResult, tmp_path: Path) -> None:
+def test_a_run_whose_autoencoder_was_changed_is_refused(run, tmp_path):
     folder = shutil.copytree(run.folder, tmp_path / "run")
     path = folder / "vae" / "config.json"
     path.write_text(path.read_text().replace("0.4", "0.5"))
@@ -199,9 +184,7 @@ def test_a_run_whose_autoencoder_was_changed_is_refused(run: TrialResult, tmp_pa
         evaluate_run(folder)
 
 
-def test_an_autoencoder_is_known_by_its_content(
-    run: TrialResult, config: TrialConfig, root: Path, tmp_path: Path
-) -> None:
+def test_an_autoencoder_is_known_by_its_content(run, config, root, tmp_path):
     assert run.config.model.digests.keys() == {"vae"}
     vae = shutil.copytree(root / "vae", tmp_path / "moved")
     model = config.model.model_copy(update={"vae": str(vae)})
@@ -218,7 +201,7 @@ def test_an_autoencoder_is_known_by_its_content(
         run_trial(moved, tmp_path / "again", device="cpu")
 
 
-def test_a_study_of_latents_suits_them(root: Path, tmp_path: Path) -> None:
+def test_a_study_of_latents_suits_them(root, tmp_path):
     pictures, vae = str(root / "pictures"), tmp_path / "grey"
     autoencoder(in_channels=1, out_channels=1).save_pretrained(vae)
     asked = {"families": ["dit", "dit-kan"], "match": "params", "budget": "dit:16-16"}
@@ -233,7 +216,7 @@ def test_a_study_of_latents_suits_them(root: Path, tmp_path: Path) -> None:
     assert study_for(str(path), vae=vae).pinned().trials()[0].model.vae == str(vae)
 
 
-def test_points_have_no_latents(root: Path, cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_points_have_no_latents(root, cli, tmp_path):
     refusal = cli("compare", "moons", "--vae", root / "vae", "--out", tmp_path / "run").error
     assert "--vae is for pictures; leave it out" in refusal
     model = {"family": "mlp", "hidden": [8], "vae": str(root / "vae")}

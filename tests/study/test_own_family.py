@@ -1,15 +1,10 @@
 """A family of one's own: five lines in a module, named by where it is."""
 
-from __future__ import annotations
-
 import sys
-from pathlib import Path
 
 import pandas as pd
-import pytest
 import yaml
 
-from command_line import Cli, cli  # noqa: F401
 from html_page import draw_nothing
 from kan_diffusion.sampling import PointDiffusionPipeline
 from tiny import tiny_study
@@ -21,11 +16,7 @@ SHALLOW = Family("shallow", MLPDenoiser, depth=1, learning_rate=1e-2, kind="mlp"
 """
 
 
-def test_a_family_of_one_line_goes_through_a_whole_study(
-    cli: Cli,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_family_of_one_line_goes_through_a_whole_study(cli, tmp_path, monkeypatch):
     draw_nothing(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])  # where the folder comes in

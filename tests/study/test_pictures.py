@@ -1,10 +1,7 @@
 """Pictures in trials and studies: what models are told, how they are judged, what is kept."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +15,7 @@ from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.evaluation.pictures import PICTURE_MEASURES, Request, shown
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.report.gather import report_contents
-from kan_diffusion.study.config import EvaluationConfig, TrialConfig
-from kan_diffusion.study.executors import Executor
-from kan_diffusion.study.folder import TrialResult
+from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.measure import (
     evaluate_run,
     features_of,
@@ -31,21 +26,21 @@ from kan_diffusion.study.measure import (
 )
 from kan_diffusion.study.named import chosen_data, single_trial, study_for
 from kan_diffusion.study.results.rows import Results, read_runs
-from kan_diffusion.study.run import StudyResults, run_study
+from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import build, run_trial
 from kan_diffusion.text import PromptedDenoiser, tokenize, unknown_words
 from kan_diffusion.training.defaults import suggested_for_pictures
-from picture_folders import NAMES, Told, write_pictures
+from picture_folders import NAMES, write_pictures
 from picture_networks import save_clip
 from tiny import tiny_picture_study
 
 pytestmark = pytest.mark.usefixtures("quick_pictures")
 
 TINY = {"width": 8, "heads": 2}
-KINDS: tuple[Told, ...] = ("captions", "classes", "nothing")
+KINDS = ("captions", "classes", "nothing")
 
 
-def _config(data: str, told: Told | None = None) -> TrialConfig:
+def _config(data, told=None):
     size = 8 if told else None
     trial = single_trial(data, family="dit-kan", steps=3, batch_size=8, size=size)
     model = {"params": None, "hidden": (8, 8), "settings": {**trial.model.settings, **TINY}}
@@ -55,7 +50,7 @@ def _config(data: str, told: Told | None = None) -> TrialConfig:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[Told, TrialResult]:
+def runs(tmp_path_factory):
     """A short trial of pictures with captions, with classes, and with neither."""
     root = tmp_path_factory.mktemp("pictures")
     return {
@@ -69,7 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[Told, TrialResult]:
 
 
 @pytest.mark.parametrize("told", KINDS)
-def test_a_model_is_told_what_there_is(runs: dict[Told, TrialResult], told: Told) -> None:
+def test_a_model_is_told_what_there_is(runs, told):
     config = runs[told].config
     denoiser = build(config, load_dataset(config.data, config.study_seed, config.seed))
     assert isinstance(denoiser, PromptedDenoiser) == (told == "captions")
@@ -83,9 +78,7 @@ def test_a_model_is_told_what_there_is(runs: dict[Told, TrialResult], told: Told
 
 
 @pytest.mark.parametrize("told", KINDS)
-def test_diffusers_reads_a_run_by_the_name_of_its_class(
-    runs: dict[Told, TrialResult], told: Told
-) -> None:
+def test_diffusers_reads_a_run_by_the_name_of_its_class(runs, told):
     _, ours = load_run(runs[told].folder)
     theirs = DiffusionPipeline.from_pretrained(runs[told].folder)
     assert type(theirs) is PictureDiffusionPipeline
@@ -98,9 +91,7 @@ def test_diffusers_reads_a_run_by_the_name_of_its_class(
 
 
 @pytest.mark.parametrize("told", KINDS)
-def test_the_row_has_each_score_beside_that_of_real_pictures(
-    runs: dict[Told, TrialResult], told: Told
-) -> None:
+def test_the_row_has_each_score_beside_that_of_real_pictures(runs, told):
     row = runs[told].row
     assert row["error"] is None
     assert row["oracle"] == "none"
@@ -115,9 +106,7 @@ def test_the_row_has_each_score_beside_that_of_real_pictures(
 
 
 @pytest.mark.parametrize("told", KINDS)
-def test_a_finished_run_is_judged_again_to_the_same_row(
-    runs: dict[Told, TrialResult], told: Told
-) -> None:
+def test_a_finished_run_is_judged_again_to_the_same_row(runs, told):
     row, used, warning = evaluate_run(runs[told].folder)
     assert warning is None
     assert used == f"4 pictures of '{told}' that were not trained on"
@@ -126,9 +115,7 @@ def test_a_finished_run_is_judged_again_to_the_same_row(
     )
 
 
-def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(
-    runs: dict[Told, TrialResult], tmp_path: Path
-) -> None:
+def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(runs, tmp_path):
     """Held-out losses are of denoisers that are told the captions of held-out pictures."""
     config = runs["captions"].config
     longer = {"steps": 100, "learning_rate": 1e-2, "ema_decay": 0.9, "warmup_steps": 5}
@@ -147,9 +134,7 @@ def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(
     assert result.row["heldout_loss"] < untold["heldout_loss"]
 
 
-def test_a_run_does_not_depend_on_where_its_folder_lies(
-    runs: dict[Told, TrialResult], tmp_path: Path
-) -> None:
+def test_a_run_does_not_depend_on_where_its_folder_lies(runs, tmp_path):
     there = runs["classes"].config.data
     assert isinstance(there, PictureData)
     shutil.copytree(there.pictures, tmp_path / "classes")
@@ -161,16 +146,14 @@ def test_a_run_does_not_depend_on_where_its_folder_lies(
         load_dataset(moved.data)
 
 
-def test_runs_of_points_are_asked_for_where_pictures_are_no_use(
-    runs: dict[Told, TrialResult],
-) -> None:
+def test_runs_of_points_are_asked_for_where_pictures_are_no_use(runs):
     with refused("is a model of pictures, and this is for models of points and tables"):
         load_point_run(runs["captions"].folder)
     with refused("cannot be judged with 'moons': pictures judge", DataError):
         evaluate_run(runs["captions"].folder, "moons")
 
 
-def test_names_and_folders_of_pictures_are_known(runs: dict[Told, TrialResult]) -> None:
+def test_names_and_folders_of_pictures_are_known(runs):
     config = runs["captions"].config.data
     assert isinstance(config, PictureData)
     assert data_from_name(config.pictures) == PictureData(pictures=config.pictures).pinned()
@@ -179,7 +162,7 @@ def test_names_and_folders_of_pictures_are_known(runs: dict[Told, TrialResult]) 
         data_from_name("digits", {"a": "integer"})
 
 
-def test_a_folder_with_parquet_files_is_a_table(tmp_path: Path) -> None:
+def test_a_folder_with_parquet_files_is_a_table(tmp_path):
     write_pictures(tmp_path / "both", "nothing")
     (tmp_path / "both" / "rows.parquet").write_bytes(b"")
     config = data_from_name(str(tmp_path / "both"), pinned=False)
@@ -198,13 +181,13 @@ def test_a_folder_with_parquet_files_is_a_table(tmp_path: Path) -> None:
         ({"data": "digits", "kinds": {"a": "count"}}, "kinds are for the columns of a file"),
     ],
 )
-def test_what_makes_no_sense_is_refused(settings: dict[str, object], message: str) -> None:
+def test_what_makes_no_sense_is_refused(settings, message):
     with refused(message):
         trial = single_trial(**settings)
         build(trial, load_dataset(trial.data))
 
 
-def test_defaults_are_about_the_recipes_they_rest_on() -> None:
+def test_defaults_are_about_the_recipes_they_rest_on():
     digits = suggested_for_pictures(1_617, 8, has_classes=True)
     assert (digits.training.steps, digits.training.batch_size) == (400, 64)
     shapes = suggested_for_pictures(20_000, 16)
@@ -238,8 +221,8 @@ def test_defaults_are_about_the_recipes_they_rest_on() -> None:
     assert suggested_for_pictures(1_000, 13).settings["patch"] == 1  # a prime is cut by no other
 
 
-def test_pictures_are_trained_by_what_suits_them_unless_asked_otherwise() -> None:
-    def trained(**asked: object) -> tuple[str, float]:
+def test_pictures_are_trained_by_what_suits_them_unless_asked_otherwise():
+    def trained(**asked):
         training = single_trial("digits", **asked).training
         return training.optimizer, training.learning_rate
 
@@ -253,16 +236,14 @@ def test_pictures_are_trained_by_what_suits_them_unless_asked_otherwise() -> Non
     assert trained(learning_rate=0.1) == (suits.optimizer, 0.1)
 
 
-def test_scenes_of_several_things_are_drafted() -> None:
+def test_scenes_of_several_things_are_drafted():
     settings = [single_trial("shapes", objects=count).model.settings for count in (None, 1, 2)]
     assert settings[0] == settings[1]
     assert settings[2] == {**settings[0], "draft_patch": 2}
 
 
 @pytest.mark.parametrize(("data", "seeds", "holdout"), [("digits", 5, 0.3), ("shapes", 3, 0.1)])
-def test_a_comparison_of_pictures_has_families_of_pictures(
-    data: str, seeds: int, holdout: float
-) -> None:
+def test_a_comparison_of_pictures_has_families_of_pictures(data, seeds, holdout):
     study = study_for(data)
     families = [model.family for model in study.models]
     assert families == ["dit", "dit-kan", "dit-full-kan", "unet", "unet-kan"]
@@ -275,7 +256,7 @@ def test_a_comparison_of_pictures_has_families_of_pictures(
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory, executor: Executor) -> StudyResults:
+def scenes(tmp_path_factory, executor):
     """A study of two families on scenes of one thing."""
     config = tiny_picture_study(
         {"pictures": "shapes", "num_pictures": 60, "holdout": 0.5},
@@ -286,7 +267,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory, executor: Executor) -> Stud
     return run_study(config, tmp_path_factory.mktemp("scenes") / "run", executor=executor)
 
 
-def test_scenes_have_an_excess_and_are_read(scenes: StudyResults) -> None:
+def test_scenes_have_an_excess_and_are_read(scenes):
     results = Results.of(scenes.rows)
     for row in results.rows.to_dict("records"):
         assert row["oracle"] == "exact"
@@ -303,9 +284,7 @@ def test_scenes_have_an_excess_and_are_read(scenes: StudyResults) -> None:
     assert (results.rows[real].nunique() <= 1).all()
 
 
-def test_there_is_room_for_held_out_captions_or_they_are_refused_before_training(
-    runs: dict[Told, TrialResult], tmp_path: Path
-) -> None:
+def test_there_is_room_for_held_out_captions_or_they_are_refused_before_training(runs, tmp_path):
     config = runs["captions"].config
     own = load_dataset(config.data, config.study_seed, config.seed)
     long = replace(own, captions=("ab a",) * len(own.train), heldout_captions=("ab " * 30, "b"))
@@ -318,7 +297,7 @@ def test_there_is_room_for_held_out_captions_or_they_are_refused_before_training
         build(config.model_copy(update={"model": model}), long)
 
 
-def test_a_share_to_hold_out_is_refused_where_folders_are_the_split(tmp_path: Path) -> None:
+def test_a_share_to_hold_out_is_refused_where_folders_are_the_split(tmp_path):
     for part in ("train", "test"):
         write_pictures(tmp_path / "own" / part, "nothing", num=6)
     assert len(load_dataset(chosen_data(str(tmp_path / "own"))).train) == 6
@@ -326,7 +305,7 @@ def test_a_share_to_hold_out_is_refused_where_folders_are_the_split(tmp_path: Pa
         chosen_data(str(tmp_path / "own"), holdout=0.5)
 
 
-def test_a_folder_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_read_once(tmp_path, monkeypatch):
     write_pictures(tmp_path / "own", "captions")
     read, opened = ImageFolder.pictures, []
     monkeypatch.setattr(ImageFolder, "pictures", lambda own: opened.append(own) or read(own))
@@ -338,7 +317,7 @@ def test_a_folder_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(opened) == 2
 
 
-def test_a_report_shows_what_was_asked_for_and_drawn(scenes: StudyResults) -> None:
+def test_a_report_shows_what_was_asked_for_and_drawn(scenes):
     contents = report_contents(scenes, "command")
     assert len(contents.asked["shapes"]) == 4
     assert contents.real["shapes"].shape == (4, 1, 3, 16, 16)
@@ -352,7 +331,7 @@ def test_a_report_shows_what_was_asked_for_and_drawn(scenes: StudyResults) -> No
     assert list(report_contents(together, "command").drawn) == list(contents.drawn)
 
 
-def test_pictures_that_are_shown_are_one_of_each_class_and_half_of_held_out_scenes() -> None:
+def test_pictures_that_are_shown_are_one_of_each_class_and_half_of_held_out_scenes():
     digits = load_dataset("digits")
     asked, real = shown(digits, 10)
     assert asked.labels is not None
@@ -367,7 +346,7 @@ def test_pictures_that_are_shown_are_one_of_each_class_and_half_of_held_out_scen
     assert plain.words(digits.classes) == ["three", "one"]
 
 
-def test_guidance_of_a_model_without_conditions_is_refused(runs: dict[Told, TrialResult]) -> None:
+def test_guidance_of_a_model_without_conditions_is_refused(runs):
     _, pipeline = load_run(runs["nothing"].folder)
     assert isinstance(pipeline, PictureDiffusionPipeline)
     with refused("and this model takes neither; leave guidance out", KanDiffusionError):

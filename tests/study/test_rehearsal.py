@@ -1,10 +1,7 @@
-from __future__ import annotations
-
 import json
 import math
 import shutil
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -12,10 +9,8 @@ from helpers import refused
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.study import rehearsal
 from kan_diffusion.study.budgets import SIZES, Budget
-from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.executors import Executor, TrialEvent
-from kan_diffusion.study.folder import TrialResult, load_trial
-from kan_diffusion.study.planning import CHOSEN_SIZES, StudyPlan
+from kan_diffusion.study.folder import load_trial
+from kan_diffusion.study.planning import CHOSEN_SIZES
 from kan_diffusion.study.rehearsal import rehearse
 from kan_diffusion.study.run import load_study, run_study
 from tiny import EVALUATION, tiny_study
@@ -25,12 +20,12 @@ BUDGET = {"match": "time", "amount": 0.1}
 
 
 @pytest.fixture(autouse=True)
-def _two_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def _two_sizes(monkeypatch):
     """One size that nothing has and two more."""
     monkeypatch.setattr(rehearsal, "SIZES", (3, SMALL, LARGE))
 
 
-def _study(**changes: object) -> StudyConfig:
+def _study(**changes):
     """Two models of free size with a tenth of a second."""
     return tiny_study(
         **{
@@ -43,15 +38,15 @@ def _study(**changes: object) -> StudyConfig:
     ).pinned()
 
 
-def _rehearsals(folder: Path) -> list[TrialResult]:
+def _rehearsals(folder):
     found = [load_trial(path) for path in (folder / "rehearsals" / "trials").iterdir()]
     return [trial for trial in found if trial is not None]
 
 
-def test_each_model_keeps_the_size_that_served_it_best(tmp_path: Path, executor: Executor) -> None:
+def test_each_model_keeps_the_size_that_served_it_best(tmp_path, executor):
     results = run_study(_study(seeds=2), tmp_path, executor=executor)
     rehearsals = _rehearsals(tmp_path)
-    places: dict[tuple[str, str], list[TrialResult]] = {}
+    places = {}
     for trial in rehearsals:
         assert trial.config.study_seed == 1_000_000  # of no reported trial
         places.setdefault((trial.config.data.name, trial.config.model.name), []).append(trial)
@@ -69,8 +64,8 @@ def test_each_model_keeps_the_size_that_served_it_best(tmp_path: Path, executor:
     assert [trial.config for trial in again.trials] == [trial.config for trial in results.trials]
 
     # The same command finds everything settled, also without the rehearsals.
-    events: list[TrialEvent] = []
-    plans: list[StudyPlan] = []
+    events = []
+    plans = []
     told = {"on_plan": plans.append, "on_event": events.append}
     run_study(_study(seeds=2), tmp_path, executor=executor, **told)
     assert events == []
@@ -88,7 +83,7 @@ def test_each_model_keeps_the_size_that_served_it_best(tmp_path: Path, executor:
     assert len(json.loads((tmp_path / CHOSEN_SIZES).read_text())) == 3
 
 
-def test_a_model_with_other_settings_is_rehearsed_again(tmp_path: Path, executor: Executor) -> None:
+def test_a_model_with_other_settings_is_rehearsed_again(tmp_path, executor):
     rehearse(_study(), tmp_path, executor)
     (tmp_path / "study.yaml").write_text(_study().to_yaml())
     before = {trial.config.id for trial in _rehearsals(tmp_path)}
@@ -102,7 +97,7 @@ def test_a_model_with_other_settings_is_rehearsed_again(tmp_path: Path, executor
     assert {trial.model.learning_rate for trial in new} == {0.02}
 
 
-def test_what_has_a_size_keeps_it(tmp_path: Path, executor: Executor) -> None:
+def test_what_has_a_size_keeps_it(tmp_path, executor):
     models = [{"family": "mlp", "params": 700}, {"family": "mlp", "name": "free"}]
     settled = rehearse(_study(models=models, budgets=[BUDGET]), tmp_path, executor)
     first, second = settled.trials()
@@ -117,22 +112,18 @@ def test_what_has_a_size_keeps_it(tmp_path: Path, executor: Executor) -> None:
     assert not (tmp_path / "plain").exists()
 
 
-def test_rehearsals_are_settled_again_from_their_rows_alone(
-    tmp_path: Path, executor: Executor
-) -> None:
+def test_rehearsals_are_settled_again_from_their_rows_alone(tmp_path, executor):
     settled = rehearse(_study(), tmp_path, executor, keep_rows=True)
     # A rehearsal that was not over has no sizes yet, and a clone of it no trials.
     shutil.rmtree(tmp_path / "rehearsals" / "trials")
     (tmp_path / CHOSEN_SIZES).unlink()
-    events: list[TrialEvent] = []
+    events = []
     again = rehearse(_study(), tmp_path, executor, on_event=events.append, keep_rows=True)
     assert events == []
     assert again == settled
 
 
-def test_a_rehearsal_that_was_changed_is_refused_unless_that_is_asked_for(
-    tmp_path: Path, executor: Executor
-) -> None:
+def test_a_rehearsal_that_was_changed_is_refused_unless_that_is_asked_for(tmp_path, executor):
     settled = rehearse(_study(), tmp_path, executor)
     (tmp_path / CHOSEN_SIZES).unlink()
     for file in (tmp_path / "rehearsals").glob("trials/*/curves.parquet"):
@@ -142,9 +133,7 @@ def test_a_rehearsal_that_was_changed_is_refused_unless_that_is_asked_for(
     assert rehearse(_study(), tmp_path, executor, verify=False) == settled
 
 
-def test_rehearsals_that_settle_nothing_are_one_line(
-    tmp_path: Path, executor: Executor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rehearsals_that_settle_nothing_are_one_line(tmp_path, executor, monkeypatch):
     mlp = {"family": "mlp", "name": "M"}
     wild = _study(models=[{**mlp, "learning_rate": 1e30}])
     with refused("no rehearsal of 'M' on 'moons' gave a result; .*lower the learning rate"):
@@ -157,7 +146,7 @@ def test_rehearsals_that_settle_nothing_are_one_line(
         rehearse(_study(), tmp_path / "none", executor)
 
 
-def test_sizes_are_a_ladder_of_about_the_same_ratio() -> None:
+def test_sizes_are_a_ladder_of_about_the_same_ratio():
     steps = [math.log(after / before) for before, after in pairwise(SIZES)]
     assert min(steps) > 0.7
     assert max(steps) < 1

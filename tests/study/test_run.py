@@ -1,10 +1,7 @@
-from __future__ import annotations
-
 import json
 import shutil
 import sys
 from collections import namedtuple
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +11,10 @@ import pytest
 from helpers import refused
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.files import write_parquet
-from kan_diffusion.study.config import StudyConfig, read_study
-from kan_diffusion.study.executors import Executor, TrialEvent
+from kan_diffusion.study.config import read_study
 from kan_diffusion.study.measure import evaluate_run
-from kan_diffusion.study.planning import StudyPlan, plan_study
-from kan_diffusion.study.run import StudyResults, load_study, run_study
+from kan_diffusion.study.planning import plan_study
+from kan_diffusion.study.run import load_study, run_study
 from kan_diffusion.study.trial import run_trial
 from one_by_one import OneByOne
 from tiny import tiny_study, written
@@ -26,14 +22,14 @@ from tiny import tiny_study, written
 DIVERGING = {"name": "diverging", "family": "mlp", "params": 300, "learning_rate": 1e30}
 
 
-def _study(**changes: object) -> StudyConfig:
+def _study(**changes):
     """A tiny study of three models, the first of which diverges."""
     models = [DIVERGING, *tiny_study().model_dump(include={"models"})["models"]]
     return tiny_study(**{"models": models, **changes})
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+def undisturbed(tmp_path_factory):
     """A study of three trials, the first of which diverges; its trials run in this process."""
     folder = tmp_path_factory.mktemp("study") / "run"
     for trial in _study().trials():
@@ -42,7 +38,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
     return run_study(_study(), folder)
 
 
-def test_rows_say_what_diverged(undisturbed: StudyResults) -> None:
+def test_rows_say_what_diverged(undisturbed):
     assert undisturbed.failures == {}
     errors = dict(zip(undisturbed.rows["name"], undisturbed.rows["error"], strict=True))
     assert "lower the learning rate" in errors.pop("diverging")
@@ -50,7 +46,7 @@ def test_rows_say_what_diverged(undisturbed: StudyResults) -> None:
     assert undisturbed.rows["excess"].notna().tolist() == [False, True, True]
 
 
-def test_everything_a_run_folder_holds(undisturbed: StudyResults) -> None:
+def test_everything_a_run_folder_holds(undisturbed):
     folder = undisturbed.folder
     assert {path.name for path in folder.iterdir()} == {
         "study.yaml",
@@ -68,7 +64,7 @@ def test_everything_a_run_folder_holds(undisturbed: StudyResults) -> None:
     assert {"torch", "diffusers", "numba", "kan-diffusion"} <= set(environment)
 
 
-def test_rows_are_those_of_the_trials(undisturbed: StudyResults) -> None:
+def test_rows_are_those_of_the_trials(undisturbed):
     table = pd.read_parquet(undisturbed.folder / "results.parquet")
     for trial, record in zip(undisturbed.trials, table.to_dict("records"), strict=True):
         known = {key: value for key, value in trial.row.items() if value is not None}
@@ -79,16 +75,14 @@ def test_rows_are_those_of_the_trials(undisturbed: StudyResults) -> None:
     assert table["floor"][1] == table["floor"][2]
 
 
-def test_study_is_read_back(undisturbed: StudyResults) -> None:
+def test_study_is_read_back(undisturbed):
     again = load_study(undisturbed.folder)
     assert again.config == undisturbed.config
     assert again.trials == undisturbed.trials
     pd.testing.assert_frame_equal(again.rows, undisturbed.rows)
 
 
-def test_why_a_trial_could_not_be_run_is_read_back(
-    undisturbed: StudyResults, tmp_path: Path
-) -> None:
+def test_why_a_trial_could_not_be_run_is_read_back(undisturbed, tmp_path):
     folder = Path(shutil.copytree(undisturbed.folder, tmp_path / "run"))
     rows = pd.read_parquet(folder / "results.parquet").astype(object)
     lost = undisturbed.config.trials()[1]
@@ -98,22 +92,20 @@ def test_why_a_trial_could_not_be_run_is_read_back(
     assert load_study(folder, verify=False).rows["error"][1] == "its worker died"
 
 
-def _cut(content: bytes) -> bytes:
+def _cut(content):
     return content[: len(content) // 2]
 
 
-def _spoilt(content: bytes) -> bytes:
+def _spoilt(content):
     return content[:200] + bytes(400) + content[600:]
 
 
-def _json(content: bytes) -> bytes:
+def _json(content):
     return b"[]"
 
 
 @pytest.mark.parametrize("damage", [_cut, _spoilt, _json])
-def test_damaged_rows_are_refused(
-    undisturbed: StudyResults, tmp_path: Path, damage: Callable[[bytes], bytes]
-) -> None:
+def test_damaged_rows_are_refused(undisturbed, tmp_path, damage):
     for name in ("study.yaml", "results.parquet"):
         shutil.copy(undisturbed.folder / name, tmp_path)
     place = tmp_path / "results.parquet"
@@ -122,21 +114,21 @@ def test_damaged_rows_are_refused(
         load_study(tmp_path, verify=False)
 
 
-def test_a_finished_study_is_not_run_again(undisturbed: StudyResults) -> None:
+def test_a_finished_study_is_not_run_again(undisturbed):
     before = written(undisturbed.folder / "trials")
-    events: list[TrialEvent] = []
+    events = []
     again = run_study(_study(), undisturbed.folder, on_event=events.append)
     assert events == []
     assert written(undisturbed.folder / "trials") == before
     pd.testing.assert_frame_equal(again.rows, undisturbed.rows)
 
 
-def test_a_study_may_grow(undisturbed: StudyResults, tmp_path: Path, executor: Executor) -> None:
+def test_a_study_may_grow(undisturbed, tmp_path, executor):
     folder = tmp_path / "run"
     shutil.copytree(undisturbed.folder, folder)
     before = written(folder / "trials")
-    plans: list[StudyPlan] = []
-    events: list[TrialEvent] = []
+    plans = []
+    events = []
     grown = run_study(
         _study(seeds=2),
         folder,
@@ -160,9 +152,7 @@ def test_a_study_may_grow(undisturbed: StudyResults, tmp_path: Path, executor: E
     assert {event.trial for event in events if event.finished} == {t.id for t in plan.to_run}
 
 
-def test_a_study_goes_on_from_its_rows_alone(
-    undisturbed: StudyResults, tmp_path: Path, executor: Executor
-) -> None:
+def test_a_study_goes_on_from_its_rows_alone(undisturbed, tmp_path, executor):
     # What is committed of a study: its files, and no folder of a trial.
     folder = tmp_path / "run"
     folder.mkdir()
@@ -173,7 +163,7 @@ def test_a_study_goes_on_from_its_rows_alone(
     read = load_study(folder)
     pd.testing.assert_frame_equal(read.rows, undisturbed.rows, check_dtype=False)
 
-    events: list[TrialEvent] = []
+    events = []
     grown = run_study(
         _study(seeds=2), folder, executor=executor, on_event=events.append, keep_rows=True
     )
@@ -191,15 +181,15 @@ def test_a_study_goes_on_from_its_rows_alone(
     assert len(plan.to_run) == 6
 
 
-def test_rows_are_kept_while_a_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_kept_while_a_study_runs(tmp_path, monkeypatch):
     class StoppedError(Exception):
         pass
 
-    def stop(event: TrialEvent) -> None:
+    def stop(event):
         if len(rows()) == 1:
             raise StoppedError
 
-    def rows() -> pd.DataFrame:
+    def rows():
         path = tmp_path / "run" / "results.parquet"
         return pd.read_parquet(path) if path.exists() else pd.DataFrame()
 
@@ -210,7 +200,7 @@ def test_rows_are_kept_while_a_study_runs(tmp_path: Path, monkeypatch: pytest.Mo
         run_study(study, tmp_path / "run", executor=executor, on_event=stop, keep_rows=True)
     assert rows()["seed"].tolist() == [0]
     shutil.rmtree(tmp_path / "run" / "trials")
-    events: list[TrialEvent] = []
+    events = []
     results = run_study(
         study, tmp_path / "run", executor=OneByOne(workers=1, device="cpu"),
         on_event=events.append, keep_rows=True,
@@ -219,27 +209,27 @@ def test_rows_are_kept_while_a_study_runs(tmp_path: Path, monkeypatch: pytest.Mo
     assert results.rows["error"].str.contains("lower the learning rate").all()
 
 
-def test_rows_of_trials_that_a_study_has_no_longer_stay(tmp_path: Path) -> None:
+def test_rows_of_trials_that_a_study_has_no_longer_stay(tmp_path):
     settings = {"executor": OneByOne(workers=1, device="cpu"), "keep_rows": True}
     study = _study(models=[DIVERGING], seeds=2)
     whole = run_study(study, tmp_path, **settings).rows
     shutil.rmtree(tmp_path / "trials")
     fewer = _study(models=[DIVERGING])
     assert len(run_study(fewer, tmp_path, **settings).rows) == len(load_study(tmp_path).rows) == 1
-    events: list[TrialEvent] = []
+    events = []
     again = run_study(study, tmp_path, on_event=events.append, **settings).rows
     assert events == []
     pd.testing.assert_frame_equal(again, whole, check_dtype=False)
 
 
 def test_a_trial_whose_driver_died_before_its_row_was_written_is_in_the_first_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     study = _study(models=[DIVERGING], seeds=3)
     trial = study.trials()[0]
     run_trial(trial, tmp_path / "trials" / trial.id, device="cpu")
     (tmp_path / "study.yaml").write_text(study.to_yaml())
-    written: list[list[int]] = []
+    written = []
     monkeypatch.setattr(
         "kan_diffusion.study.planning.write_rows",
         lambda _, rows: written.append(rows["seed"].tolist()),
@@ -249,7 +239,7 @@ def test_a_trial_whose_driver_died_before_its_row_was_written_is_in_the_first_wr
     assert written == [[0, 1], [0, 1, 2], [0, 1, 2]]
 
 
-def test_processes_are_compared_side_by_side(tmp_path: Path, executor: Executor) -> None:
+def test_processes_are_compared_side_by_side(tmp_path, executor):
     study = tiny_study(process=["cosine", "flow"])
     rows = run_study(study, tmp_path / "run", executor=executor).rows
     assert rows["process"].tolist() == ["cosine", "cosine", "flow", "flow"]
@@ -259,7 +249,7 @@ def test_processes_are_compared_side_by_side(tmp_path: Path, executor: Executor)
     assert load_study(tmp_path / "run").config == study.pinned()
 
 
-def test_a_study_in_the_way_is_refused(undisturbed: StudyResults, tmp_path: Path) -> None:
+def test_a_study_in_the_way_is_refused(undisturbed, tmp_path):
     folder = undisturbed.folder
     before = written(folder)
 
@@ -278,7 +268,7 @@ def test_a_study_in_the_way_is_refused(undisturbed: StudyResults, tmp_path: Path
         load_study(tmp_path)
 
 
-def test_what_no_budget_is_for_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_no_budget_is_for_is_said(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     study = tiny_study(
         data=[{"toy": "moons"}, {"toy": "circles"}],
@@ -293,10 +283,10 @@ def test_what_no_budget_is_for_is_said(tmp_path: Path, caplog: pytest.LogCapture
     ]
 
 
-def test_a_file_that_was_moved_is_the_same_study(tmp_path: Path) -> None:
+def test_a_file_that_was_moved_is_the_same_study(tmp_path):
     rows = np.random.default_rng(0).normal(size=(40, 2))
 
-    def study(place: str) -> StudyConfig:
+    def study(place):
         path = tmp_path / place / "points.npy"
         path.parent.mkdir()
         np.save(path, rows)
@@ -312,9 +302,7 @@ def test_a_file_that_was_moved_is_the_same_study(tmp_path: Path) -> None:
         run_study(_study(data=[{"path": str(tmp_path / "there" / "points.npy")}]), folder)
 
 
-def test_a_run_is_judged_from_another_folder_and_after_it_was_moved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_judged_from_another_folder_and_after_it_was_moved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("points.npy", np.random.default_rng(0).normal(size=(40, 2)))
     trial = tiny_study(data=[{"path": "points.npy"}]).pinned().trials()[1]
@@ -329,9 +317,7 @@ def test_a_run_is_judged_from_another_folder_and_after_it_was_moved(
         evaluate_run(Path("run"))
 
 
-def test_what_cannot_be_run_is_known_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_run_is_known_before_training(tmp_path, monkeypatch):
     small = {"name": "small", "family": "kan", "params": 9}
     odd = {"name": "odd", "family": "mlp", "hidden": [4], "settings": {"activatoin": "relu"}}
     for changes, message in (
@@ -348,7 +334,7 @@ def test_what_cannot_be_run_is_known_before_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_parameters_are_counted_for_each_data_set(tmp_path: Path) -> None:
+def test_parameters_are_counted_for_each_data_set(tmp_path):
     path = tmp_path / "wide.npy"
     np.save(path, np.random.default_rng(0).normal(size=(40, 6)))
     models = [

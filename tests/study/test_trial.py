@@ -1,9 +1,5 @@
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,9 +13,8 @@ from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.likelihood import first_noise
 from kan_diffusion.processes import get_process
 from kan_diffusion.sampling import make_scheduler
-from kan_diffusion.study.config import EvaluationConfig, TrialConfig
+from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import (
-    TrialResult,
     TrialTakenError,
     claimed,
     load_points,
@@ -33,7 +28,7 @@ from tiny import tiny_study, trial_content, written
 STEPS = 40
 
 
-def _trial(seed: int = 0, **changes: object) -> TrialConfig:
+def _trial(seed=0, **changes):
     models = [{"name": "MLP", "family": "mlp", "params": 300}]
     return tiny_study(**{"models": models, "seeds": seed + 1, **changes}).trials()[-1]
 
@@ -42,8 +37,8 @@ class Stop(Exception):  # noqa: N818
     """Stands for a process that is killed: nothing handles it."""
 
 
-def _stop_at(step: int) -> Callable[[int, float], None]:
-    def stop(current: int, loss: float) -> None:
+def _stop_at(step):
+    def stop(current, loss):
         if current >= step:
             raise Stop
 
@@ -51,11 +46,11 @@ def _stop_at(step: int) -> Callable[[int, float], None]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> TrialResult:
+def finished(tmp_path_factory):
     return run_trial(_trial(), tmp_path_factory.mktemp("trial") / "new" / "folder", device="cpu")
 
 
-def test_everything_a_finished_trial_holds(finished: TrialResult) -> None:
+def test_everything_a_finished_trial_holds(finished):
     folder = finished.folder
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
@@ -80,7 +75,7 @@ def test_everything_a_finished_trial_holds(finished: TrialResult) -> None:
     assert load_points(folder / "reverse" / "20.safetensors").shape == (NUM_PANELS, 50, 2)
 
 
-def test_row_has_flat_keys_and_every_metric_beside_its_real_value(finished: TrialResult) -> None:
+def test_row_has_flat_keys_and_every_metric_beside_its_real_value(finished):
     row = finished.row
     assert row["data"] == "gaussian-mixture"
     assert row["family"] == "mlp"
@@ -98,10 +93,10 @@ def test_row_has_flat_keys_and_every_metric_beside_its_real_value(finished: Tria
     assert np.mean(levels) == pytest.approx(row["excess"])
 
 
-def test_finished_trial_is_read_and_not_run_again(finished: TrialResult) -> None:
+def test_finished_trial_is_read_and_not_run_again(finished):
     before = written(finished.folder)
 
-    def never(step: int, loss: float) -> None:
+    def never(step, loss):
         raise AssertionError("it trains")
 
     again = run_trial(finished.config, finished.folder, on_progress=never)
@@ -110,12 +105,12 @@ def test_finished_trial_is_read_and_not_run_again(finished: TrialResult) -> None
     assert load_trial(finished.folder) == finished
 
 
-def test_folder_of_another_trial_is_refused(finished: TrialResult) -> None:
+def test_folder_of_another_trial_is_refused(finished):
     with pytest.raises(RunFolderError, match="holds another trial"):
         run_trial(_trial(seed=1), finished.folder)
 
 
-def test_folder_is_a_pipeline_that_samples(finished: TrialResult) -> None:
+def test_folder_is_a_pipeline_that_samples(finished):
     config, pipeline = load_run(finished.folder)
     assert config == finished.config
     points = pipeline(100, 5, generator=seeded()).samples
@@ -124,7 +119,7 @@ def test_folder_is_a_pipeline_that_samples(finished: TrialResult) -> None:
     # In the toy's own units, not in those of the network.
     assert pipeline.config.columns == ["x", "y"]
     assert pipeline.config.scale == pytest.approx(config.data.density().std.tolist())
-    states: list[torch.Tensor] = []
+    states = []
     pipeline(
         100,
         5,
@@ -135,7 +130,7 @@ def test_folder_is_a_pipeline_that_samples(finished: TrialResult) -> None:
     torch.testing.assert_close(points, states[-1].double() * density.std + density.mean)
 
 
-def test_recorded_reverse_process_goes_from_noise_to_samples(finished: TrialResult) -> None:
+def test_recorded_reverse_process_goes_from_noise_to_samples(finished):
     _, pipeline = load_run(finished.folder)
     panels = record_reverse(pipeline, 400, 10, seeded())
     assert panels.shape == (NUM_PANELS, 400, 2)
@@ -143,7 +138,7 @@ def test_recorded_reverse_process_goes_from_noise_to_samples(finished: TrialResu
     assert torch.equal(panels[0], noise)
     # The pictures are even in time: every tenth of fifty DDIM steps, to the very samples.
     pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler)
-    states: dict[int, torch.Tensor] = {}
+    states = {}
     pipeline(
         400,
         50,
@@ -158,7 +153,7 @@ def test_recorded_reverse_process_goes_from_noise_to_samples(finished: TrialResu
         assert torch.equal(panels[panel], states[step_before])
 
 
-def test_recorded_reverse_process_of_few_steps_shows_some_twice(finished: TrialResult) -> None:
+def test_recorded_reverse_process_of_few_steps_shows_some_twice(finished):
     _, pipeline = load_run(finished.folder)
     pipeline.scheduler = make_scheduler("ddpm", pipeline.scheduler)
     panels = record_reverse(pipeline, 7, 3, seeded())
@@ -166,9 +161,7 @@ def test_recorded_reverse_process_of_few_steps_shows_some_twice(finished: TrialR
     assert len({tuple(panel.flatten().tolist()) for panel in panels}) == 4
 
 
-def test_same_trial_elsewhere_is_the_same_to_the_last_bit(
-    finished: TrialResult, tmp_path: Path
-) -> None:
+def test_same_trial_elsewhere_is_the_same_to_the_last_bit(finished, tmp_path):
     run_trial(finished.config, tmp_path, device="cpu")
     assert trial_content(tmp_path) == trial_content(finished.folder)
     samples = (
@@ -177,7 +170,7 @@ def test_same_trial_elsewhere_is_the_same_to_the_last_bit(
     np.testing.assert_array_equal(*samples)
 
 
-def test_seeds_differ_and_share_their_yardstick(finished: TrialResult, tmp_path: Path) -> None:
+def test_seeds_differ_and_share_their_yardstick(finished, tmp_path):
     other = run_trial(_trial(seed=1), tmp_path, device="cpu")
     assert other.row["excess"] != finished.row["excess"]
     for key in ("floor", "energy_real", "c2st_real"):
@@ -185,7 +178,7 @@ def test_seeds_differ_and_share_their_yardstick(finished: TrialResult, tmp_path:
     assert recorded_steps(tmp_path) == []
 
 
-def test_the_likelihood_of_few_rows_is_that_of_each_held_out_row_once() -> None:
+def test_the_likelihood_of_few_rows_is_that_of_each_held_out_row_once():
     dataset, evaluation = load_dataset("iris"), EvaluationConfig(num_noised=100, num_samples=0)
     process = get_process("cosine")
     likely = yardstick(dataset, process, evaluation, study_seed=0).likely
@@ -194,7 +187,7 @@ def test_the_likelihood_of_few_rows_is_that_of_each_held_out_row_once() -> None:
     torch.testing.assert_close(likely.mean(0), dataset.heldout.mean(0), atol=bound, rtol=0)
 
 
-def test_stopped_trial_goes_on_to_the_same_end(finished: TrialResult, tmp_path: Path) -> None:
+def test_stopped_trial_goes_on_to_the_same_end(finished, tmp_path):
     config = finished.config
     with pytest.raises(Stop):
         run_trial(config, tmp_path, device="cpu", on_progress=_stop_at(15))
@@ -209,14 +202,14 @@ def test_stopped_trial_goes_on_to_the_same_end(finished: TrialResult, tmp_path: 
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
-def test_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_other_settings_is_refused(tmp_path):
     with pytest.raises(Stop):
         run_trial(_trial(), tmp_path, device="cpu", on_progress=_stop_at(STEPS))
     with pytest.raises(RunFolderError, match="checkpoint of a run with other settings"):
         run_trial(_trial(seed=1), tmp_path, device="cpu")
 
 
-def test_diverging_trial_is_recorded_with_its_reason(tmp_path: Path) -> None:
+def test_diverging_trial_is_recorded_with_its_reason(tmp_path):
     config = _trial(models=[{"name": "M", "family": "mlp", "params": 300, "learning_rate": 1e30}])
     result = run_trial(config, tmp_path, device="cpu")
     assert "lower the learning rate" in str(result.row["error"])
@@ -228,7 +221,7 @@ def test_diverging_trial_is_recorded_with_its_reason(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
-def test_run_is_judged_again_to_the_same_numbers(finished: TrialResult) -> None:
+def test_run_is_judged_again_to_the_same_numbers(finished):
     row, used, warning = evaluate_run(finished.folder)
     assert warning is None
     assert "fresh points of 'gaussian-mixture', whose oracle is exact" in used
@@ -237,7 +230,7 @@ def test_run_is_judged_again_to_the_same_numbers(finished: TrialResult) -> None:
             assert value == finished.row[key], key
 
 
-def test_run_is_judged_with_other_points(finished: TrialResult, tmp_path: Path) -> None:
+def test_run_is_judged_with_other_points(finished, tmp_path):
     # The very points it was made for, from a file: its excess is nearly that of the exact oracle.
     points = finished.config.data.density().sample(4000, seeded())
     np.save(tmp_path / "points.npy", points.numpy())
@@ -251,7 +244,7 @@ def test_run_is_judged_with_other_points(finished: TrialResult, tmp_path: Path) 
     assert float(other["energy"]) > 2 * float(finished.row["energy"])
 
 
-def test_toy_of_other_dimension_is_refused(tmp_path: Path) -> None:
+def test_toy_of_other_dimension_is_refused(tmp_path):
     path = tmp_path / "points.npy"
     np.save(path, np.random.default_rng(0).normal(size=(40, 3)))
     run_trial(_trial(data=[{"path": str(path)}]), tmp_path / "run", device="cpu")
@@ -268,7 +261,7 @@ def test_toy_of_other_dimension_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("floor", "doubted"), [(-0.1, True), (0.6, True), (0.4, False), (None, False)]
 )
-def test_an_estimated_oracle_that_cannot_be_is_doubted(floor: float | None, doubted: bool) -> None:
+def test_an_estimated_oracle_that_cannot_be_is_doubted(floor, doubted):
     warning = oracle_warning({"floor": floor, "heldout_loss": 0.5})
     assert (warning is not None) == doubted
     assert warning is None or "floor and excess say nothing here" in warning
@@ -286,13 +279,7 @@ def test_an_estimated_oracle_that_cannot_be_is_doubted(floor: float | None, doub
     ],
     ids=["short", "no weights", "config", "index", "no index", "other widths"],
 )
-def test_damaged_denoiser_is_one_line(
-    finished: TrialResult,
-    tmp_path: Path,
-    file: str,
-    content: bytes | dict[str, object] | None,
-    message: str,
-) -> None:
+def test_damaged_denoiser_is_one_line(finished, tmp_path, file, content, message):
     folder = shutil.copytree(finished.folder, tmp_path / "copy")
     if isinstance(content, dict):
         content = json.dumps({**json.loads((folder / file).read_text()), **content}).encode()
@@ -303,7 +290,7 @@ def test_damaged_denoiser_is_one_line(
         load_run(folder, verify=False)
 
 
-def test_small_evaluations_are_written(tmp_path: Path) -> None:
+def test_small_evaluations_are_written(tmp_path):
     # One point a level has no standard error, and NaN is not JSON.
     config = _trial(
         evaluation={"num_noised": 10, "num_levels": 10, "num_samples": 10, "num_real_pairs": 1}
@@ -313,7 +300,7 @@ def test_small_evaluations_are_written(tmp_path: Path) -> None:
     assert np.isfinite(float(result.row["excess"]))
 
 
-def test_a_trial_that_another_process_runs_costs_no_work(tmp_path: Path) -> None:
+def test_a_trial_that_another_process_runs_costs_no_work(tmp_path):
     trial = _trial(data=[{"path": str(tmp_path / "missing.csv")}])
     with refused("no file", DataError):
         run_trial(trial, tmp_path / "run")

@@ -1,11 +1,8 @@
-from __future__ import annotations
-
 import json
 import math
 import os
 import shutil
 import socket
-from pathlib import Path
 
 import numpy as np
 import optuna
@@ -17,17 +14,15 @@ from kan_diffusion.cli.console import show_tuned
 from kan_diffusion.denoisers.registry import get_family, untuned_family
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.study import tuning
-from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import load_trial
-from kan_diffusion.study.tuning import Tuned, TunedSettings, apply_tuned, read_tuned, tune
+from kan_diffusion.study.tuning import TunedSettings, apply_tuned, read_tuned, tune
 from tiny import tiny_study, written
 
 ONE = {"models": [{"family": "mlp"}], "data": [{"toy": "moons", "num_points": 300}]}
 """Settings of a study of one family on one data set."""
 
 
-def _study(**changes: object) -> StudyConfig:
+def _study(**changes):
     """Two families with one budget on two data sets."""
     data = [{"toy": toy, "num_points": 300} for toy in ("gaussian-mixture", "eight-gaussians")]
     models = [{"family": "kan"}, {"family": "mlp"}]
@@ -35,11 +30,11 @@ def _study(**changes: object) -> StudyConfig:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, executor: Executor) -> Tuned:
+def found(tmp_path_factory, executor):
     return tune(_study(), tmp_path_factory.mktemp("tuning"), tries=3, executor=executor)
 
 
-def test_every_family_gets_as_many_tries_and_the_best_one_wins(found: Tuned) -> None:
+def test_every_family_gets_as_many_tries_and_the_best_one_wins(found):
     assert found.tries.groupby("family")["try"].apply(list).to_dict() == {
         "kan": [0, 1, 2],
         "mlp": [0, 1, 2],
@@ -56,9 +51,7 @@ def test_every_family_gets_as_many_tries_and_the_best_one_wins(found: Tuned) -> 
                 assert list_of(chosen.settings[key]) == list_of(value)
 
 
-def test_optimizers_and_batches_are_tuned_like_other_settings(
-    executor: Executor, tmp_path: Path
-) -> None:
+def test_optimizers_and_batches_are_tuned_like_other_settings(executor, tmp_path):
     study = _study(**ONE)
     names, sizes = ("soap", "muon"), (8, 16)
     found = tune(study, tmp_path, tries=3, optimizers=names, batch_sizes=sizes, executor=executor)
@@ -79,9 +72,7 @@ def test_optimizers_and_batches_are_tuned_like_other_settings(
         tune(study, tmp_path, tries=1, optimizers=["sgd"])
 
 
-def test_a_free_size_is_tuned_like_other_settings(
-    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_free_size_is_tuned_like_other_settings(executor, tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "SIZES", (900, 2300))
     study = _study(**ONE, budgets=[{"match": "time", "amount": 0.05}])
     found = tune(study, tmp_path, tries=4, executor=executor)
@@ -95,11 +86,11 @@ def test_a_free_size_is_tuned_like_other_settings(
     assert [trial.model.params for trial in apply_tuned(sized, found.best).trials()] == [900]
 
 
-def list_of(value: object) -> object:
+def list_of(value):
     return list(value) if isinstance(value, (tuple, list)) else value
 
 
-def test_a_try_is_worth_the_mean_log_of_what_its_trials_measured(found: Tuned) -> None:
+def test_a_try_is_worth_the_mean_log_of_what_its_trials_measured(found):
     folder = found.path.parent
     for row in found.tries[found.tries["error"].isna()].to_dict("records"):
         trials = [load_trial(folder / "trials" / trial) for trial in row["trials"]]
@@ -116,10 +107,8 @@ def test_a_try_is_worth_the_mean_log_of_what_its_trials_measured(found: Tuned) -
             assert trial.row["parameters"] == pytest.approx(900, rel=0.02)
 
 
-def test_a_finished_search_is_not_run_again_and_a_longer_one_goes_on(
-    found: Tuned, executor: Executor, tmp_path: Path
-) -> None:
-    events: list[TrialEvent] = []
+def test_a_finished_search_is_not_run_again_and_a_longer_one_goes_on(found, executor, tmp_path):
+    events = []
     folder = shutil.copytree(found.path.parent, tmp_path / "copy")
     again = tune(_study(), folder, tries=3, executor=executor, on_event=events.append)
     assert events == []
@@ -131,9 +120,7 @@ def test_a_finished_search_is_not_run_again_and_a_longer_one_goes_on(
     )
 
 
-def test_a_search_goes_on_from_its_rows_alone(
-    found: Tuned, executor: Executor, tmp_path: Path
-) -> None:
+def test_a_search_goes_on_from_its_rows_alone(found, executor, tmp_path):
     tune(_study(), tmp_path, tries=1, executor=executor, keep_rows=True)
     # Of what a search leaves, its rows alone are carried to another machine.
     for path in tmp_path.iterdir():
@@ -141,7 +128,7 @@ def test_a_search_goes_on_from_its_rows_alone(
             shutil.rmtree(path)
         elif path.name != "results.parquet":
             path.unlink()
-    events: list[TrialEvent] = []
+    events = []
     again = tune(
         _study(), tmp_path, tries=3, executor=executor, on_event=events.append, keep_rows=True
     )
@@ -154,7 +141,7 @@ def test_a_search_goes_on_from_its_rows_alone(
     assert {event.trial for event in events} == trained - first
 
 
-def test_a_study_or_other_files_in_the_way_are_refused(tmp_path: Path) -> None:
+def test_a_study_or_other_files_in_the_way_are_refused(tmp_path):
     for name, content, message in (
         ("study.yaml", _study().to_yaml(), r"holds another study \(other seed"),
         ("notes.txt", "mine", "holds other files and no study"),
@@ -168,7 +155,7 @@ def test_a_study_or_other_files_in_the_way_are_refused(tmp_path: Path) -> None:
         assert written(folder) == before
 
 
-def _search(folder: Path) -> optuna.Study:
+def _search(folder):
     """The only search of a folder, as its database has it."""
     storage = f"sqlite:///{folder / 'tuning.db'}"
     (name,) = optuna.get_all_study_names(storage)
@@ -176,7 +163,7 @@ def _search(folder: Path) -> optuna.Study:
 
 
 @pytest.mark.parametrize("host", ["elsewhere", socket.gethostname()])
-def test_a_try_whose_driver_died_is_taken_up(host: str, tmp_path: Path, executor: Executor) -> None:
+def test_a_try_whose_driver_died_is_taken_up(host, tmp_path, executor):
     study = _study(**ONE)
     tune(study, tmp_path, tries=1, executor=executor)
     lost = _search(tmp_path).ask(
@@ -196,8 +183,8 @@ def test_a_try_whose_driver_died_is_taken_up(host: str, tmp_path: Path, executor
 
 
 def test_a_try_whose_driver_died_as_it_drew_its_settings_gets_all_of_them(
-    found: Tuned, tmp_path: Path, executor: Executor
-) -> None:
+    found, tmp_path, executor
+):
     study = _study(models=[{"family": "mlp"}])
     tune(study, tmp_path, tries=1, executor=executor)
     _search(tmp_path).ask()
@@ -207,9 +194,7 @@ def test_a_try_whose_driver_died_as_it_drew_its_settings_gets_all_of_them(
     pd.testing.assert_frame_equal(again, whole)
 
 
-def test_a_training_that_was_changed_is_no_try_that_failed(
-    found: Tuned, tmp_path: Path, executor: Executor
-) -> None:
+def test_a_training_that_was_changed_is_no_try_that_failed(found, tmp_path, executor):
     folder = shutil.copytree(found.path.parent, tmp_path / "copy")
     for file in (folder / "trials").glob("*/curves.parquet"):
         file.write_bytes(b"")
@@ -220,9 +205,7 @@ def test_a_training_that_was_changed_is_no_try_that_failed(
     pd.testing.assert_frame_equal(again.tries, found.tries)
 
 
-def test_the_first_of_several_budgets_is_searched_and_that_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_first_of_several_budgets_is_searched_and_that_is_said(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     with refused("is a file"):
         tune(_study(budgets=[{"amount": 900}, {"amount": 600}]), tmp_path / "file")
@@ -231,9 +214,7 @@ def test_the_first_of_several_budgets_is_searched_and_that_is_said(
     ]
 
 
-def test_models_that_the_budget_is_not_for_are_not_searched(
-    tmp_path: Path, executor: Executor, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_models_that_the_budget_is_not_for_are_not_searched(tmp_path, executor, caplog):
     budgets = [{"amount": 900, "models": ["KAN"]}, {"amount": 600, "models": ["MLP"]}]
     study = _study(data=[{"toy": "moons", "num_points": 300}], budgets=budgets)
     tries = tune(study, tmp_path, tries=1, executor=executor).tries
@@ -241,9 +222,7 @@ def test_models_that_the_budget_is_not_for_are_not_searched(
     assert "the first budget of study 'tiny' is not for 'MLP': nothing is" in caplog.messages[1]
 
 
-def test_a_data_set_may_be_called_like_a_column(
-    tmp_path: Path, executor: Executor, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_data_set_may_be_called_like_a_column(tmp_path, executor, capsys):
     points = tmp_path / "value.npy"
     np.save(points, np.random.default_rng(0).normal(size=(100, 2)))
     study = _study(models=[{"family": "mlp"}], data=[{"path": str(points)}])
@@ -254,7 +233,7 @@ def test_a_data_set_may_be_called_like_a_column(
     assert "value (data)" in capsys.readouterr().out
 
 
-def test_a_try_that_fails_counts_and_says_why(tmp_path: Path) -> None:
+def test_a_try_that_fails_counts_and_says_why(tmp_path):
     # 40 parameters are too few for most depths.
     study = _study(**ONE, budgets=[{"amount": 3}])
     with refused(r"no try of 'MLP' gave a result; .*too small"):
@@ -269,19 +248,17 @@ def test_a_try_that_fails_counts_and_says_why(tmp_path: Path) -> None:
     ],
     ids=["budgets", "twice"],
 )
-def test_what_cannot_be_tuned_is_one_line(
-    tmp_path: Path, changes: dict[str, object], message: str
-) -> None:
+def test_what_cannot_be_tuned_is_one_line(tmp_path, changes, message):
     with refused(message):
         tune(_study(**changes), tmp_path, tries=1)
 
 
-def test_a_database_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_used_is_one_line(tmp_path):
     with refused("the database 'nonsense' cannot be used"):
         tune(_study(), tmp_path, tries=1, storage="nonsense")
 
 
-def test_tuned_settings_go_into_a_study(found: Tuned) -> None:
+def test_tuned_settings_go_into_a_study(found):
     tuned = apply_tuned(_study(), read_tuned(found.path))
     for trial in tuned.trials():
         best, model = found.best[trial.model.family], trial.model
@@ -294,9 +271,7 @@ def test_tuned_settings_go_into_a_study(found: Tuned) -> None:
     assert apply_tuned(_study(), {}) == _study()
 
 
-def test_a_setting_that_a_search_left_as_it_was_stays_as_it_was(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_setting_that_a_search_left_as_it_was_stays_as_it_was(caplog):
     study = _study(models=[{"family": "modulated-kan"}, {"family": "mlp"}])
     tuned = {"modulated-kan": TunedSettings(depth=3, learning_rate=0.01, settings={"grid_size": 6})}
     model, _ = apply_tuned(study, tuned).pinned().models
@@ -309,9 +284,7 @@ def test_a_setting_that_a_search_left_as_it_was_stays_as_it_was(
     assert caplog.messages == ["no tuned settings are known for MLP; left as they are"]
 
 
-def test_a_search_at_another_budget_in_the_same_folder_is_another(
-    tmp_path: Path, executor: Executor
-) -> None:
+def test_a_search_at_another_budget_in_the_same_folder_is_another(tmp_path, executor):
     sizes = []
     for amount in (900, 600):
         study = _study(**ONE, budgets=[{"amount": amount}], process=["cosine", "flow"])
@@ -324,7 +297,7 @@ def test_a_search_at_another_budget_in_the_same_folder_is_another(
     assert sizes == pytest.approx([900, 600], rel=0.02)
 
 
-def test_a_file_of_other_things_is_one_line(tmp_path: Path) -> None:
+def test_a_file_of_other_things_is_one_line(tmp_path):
     path = tmp_path / "tuned.json"
     for content in ("[1]", "{", json.dumps({"kan": {"depth": 3}})):
         path.write_text(content)

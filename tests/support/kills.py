@@ -9,21 +9,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import pytest
-
-from command_line import call_command, few_points, few_steps, few_trees, hardly_tuned
 from commands import context, hear_interrupts
-from html_page import draw_nothing
-from kan_diffusion.study import trial
-from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.report.gather import runs_contents
+from kan_diffusion.report.study import write_report
+from kan_diffusion.study.config import StudyConfig
+from kan_diffusion.study.executors.base import TrialEvent, attempt
+from kan_diffusion.study.results.rows import read_runs
 from kan_diffusion.study.run import run_study
 from kan_diffusion.symbolic.explain import ExplainOptions, explain_run
-from kan_diffusion.training import TrainingResult, train
 from one_by_one import OneByOne
+from troubles import PACE
 
 WAIT = 300.0
 """Seconds after which a process that should have ended has not."""
@@ -94,42 +92,46 @@ def _with_troubles(
         sys.exit(130)
 
 
-def train_and_judge(config: TrialConfig, folder: Path) -> None:
-    """Runs a trial whose samples are told apart by small forests."""
-    with few_trees():
-        trial.run_trial(config, folder, device="cpu")
+class Noting(OneByOne):
+    """Notes the trial of every training that comes to its end in a file.
+
+    Args:
+        log: The file.
+        steps: Steps of a training.
+    """
+
+    def __init__(self, log: Path, steps: int) -> None:
+        super().__init__(workers=1, device="cpu")
+        self.log, self.steps = log, steps
+
+    def collect(self) -> Iterable[TrialEvent]:
+        def note(event: TrialEvent) -> None:
+            if (event.kind, event.step) == ("progressed", self.steps):
+                with self.log.open("a") as file:
+                    file.write(f"{event.trial}\n")
+
+        return [attempt(self.tasks.pop(), self.device, tell=note)]
 
 
 def drive(study: StudyConfig, folder: Path, log: Path) -> None:
-    """Runs a study slowly, and notes the trial and the number of steps of every training."""
-
-    def slowly(*arguments: object, **options: object) -> TrainingResult:
-        checkpoint = options.get("checkpoint")
-        if checkpoint is not None:  # that of a warm-up is None
-            options["on_progress"] = lambda step, loss: time.sleep(0.1)
-        result = train(*arguments, **options)
-        if checkpoint is not None:
-            with log.open("a") as file:
-                steps = len(result.losses) - result.resumed_from
-                file.write(f"{Path(str(checkpoint)).parent.name} {steps}\n")
-        return result
-
-    trial.train = slowly  # in this process alone
-    with few_trees():
-        results = run_study(study, folder, executor=OneByOne(workers=1, device="cpu"))
+    """Runs a study of families of `troubles` slowly, and notes the trial of every training."""
+    os.environ[PACE] = "0.05"
+    results = run_study(study, folder, executor=Noting(log, study.training.steps))
     assert results.failures == {}
     assert results.rows["error"].isna().all()
     assert len(results.trials) == len(study.trials())
 
 
+def compare(study: StudyConfig, folder: Path) -> None:
+    """Runs a study, one trial after another."""
+    run_study(study, folder, executor=OneByOne(workers=1, device="cpu"))
+
+
 def report(run: Path) -> None:
-    """Makes the page of a run whose pictures are empty; as many files are written as always."""
-    with pytest.MonkeyPatch.context() as patch:
-        draw_nothing(patch)
-        assert call_command("report", run) == 0
+    """Makes the page of a run."""
+    write_report(runs_contents(read_runs([run]), "again"), run, figures=False)
 
 
 def explain(run: Path, out: Path) -> None:
-    """Explains a run as quickly as can be."""
-    with few_points(), few_steps(), few_trees(), hardly_tuned():
-        explain_run(run, out, ExplainOptions(formulas=False, tune_steps=5, num_samples=20))
+    """Explains a run."""
+    explain_run(run, out, ExplainOptions(formulas=False, tune_steps=5, num_samples=20))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
+
 from kan_diffusion.study.executors.base import Executor, Task, TrialEvent, attempt
 
 
@@ -25,3 +27,9 @@ class OneByOne(Executor):
 
     def close(self) -> None:
         self.tasks.clear()
+
+
+@pytest.fixture(scope="session")
+def executor() -> OneByOne:
+    """This process: it has imported all that a trial needs."""
+    return OneByOne(workers=1, device="cpu")

@@ -1,7 +1,5 @@
 """Models of all kinds of data are judged again, with more effort, as if that had been first."""
 
-from __future__ import annotations
-
 import pytest
 
 from kan_diffusion.data.datasets import data_from_name

@@ -1,7 +1,5 @@
 """A metric of one's own: one entry, and it is in rows, tables, statistics and the report."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path
@@ -28,7 +26,7 @@ from tiny import EVALUATION, tiny_study
 DOCS = Path(__file__).parents[3] / "docs" / "comparisons.md"
 
 
-def study(**evaluation: object) -> StudyConfig:
+def study(**evaluation):
     return tiny_study(
         training={"steps": 5, "batch_size": 32},
         models=[{"name": "MLP", "family": "mlp"}, {"name": "ReLU", "family": "mlp-relu"}],
@@ -38,12 +36,12 @@ def study(**evaluation: object) -> StudyConfig:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_forests() -> None:
+def small_forests():
     """None here: rows of a worker are compared with those of this process."""
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def module(tmp_path, monkeypatch):
     """Writes the module of the docs, and returns its name."""
     (block,) = re.findall(r"```python\n([^`]*COVERAGE = .*?)```", DOCS.read_text(), re.DOTALL)
     (tmp_path / "my_metrics.py").write_text(f"{block}\nNOT_ONE = 3\n")
@@ -54,9 +52,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "my_metrics"
 
 
-def test_a_metric_that_a_study_names_is_measured_by_its_workers(
-    module: str, tmp_path: Path
-) -> None:
+def test_a_metric_that_a_study_names_is_measured_by_its_workers(module, tmp_path):
     config = study(metrics=[f"{module}:COVERAGE"])
     with open_executor("local", workers=1, device="cpu") as executor:
         results = run_study(config, tmp_path / "run", executor=executor)
@@ -89,7 +85,7 @@ def test_a_metric_that_a_study_names_is_measured_by_its_workers(
     }
 
 
-def test_what_is_no_metric_is_refused(module: str) -> None:
+def test_what_is_no_metric_is_refused(module):
     for place, message in (
         (f"{module}:NOT_ONE", "of type int, not a Metric; make it one with kan_diffusion"),
         (f"{module}:NONE", "has no 'NONE'"),
@@ -102,8 +98,8 @@ def test_what_is_no_metric_is_refused(module: str) -> None:
             study(metrics=[place])
 
 
-def test_keys_and_directions_are_checked(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def zero(x: Tensor, y: Tensor, generator: np.random.Generator) -> float:
+def test_keys_and_directions_are_checked(module, monkeypatch):
+    def zero(x, y, generator):
         return 0.0
 
     with pytest.raises(KanDiffusionError, match="cannot name a column"):

@@ -1,7 +1,5 @@
 """Rows as they are read: settings, judged measures, and runs side by side."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
@@ -30,17 +28,10 @@ Train = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+def train(tmp_path_factory):
     place = tmp_path_factory.mktemp("side-by-side")
 
-    def run(
-        name: str,
-        *,
-        data: str = "two-modes",
-        evaluation: EvaluationConfig = SMALL,
-        number: int = 0,
-        **settings: object,
-    ) -> Path:
+    def run(name, *, data="two-modes", evaluation=SMALL, number=0, **settings):
         folder = place / name
         if not folder.exists():
             given = {"family": "mlp", "params": 60, "steps": 5, "batch_size": 32, **settings}
@@ -52,13 +43,13 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
     return run
 
 
-def _trial(folder: Path) -> TrialResult:
+def _trial(folder):
     trial = load_trial(folder)
     assert trial is not None
     return trial
 
 
-def made_rows(**changes: object) -> pd.DataFrame:
+def made_rows(**changes):
     """Two seeds of a KAN and an MLP, the last of which failed."""
     rows = pd.DataFrame(
         {
@@ -78,7 +69,7 @@ def made_rows(**changes: object) -> pd.DataFrame:
 # --- rows -------------------------------------------------------------------------------------
 
 
-def test_settings_come_in_order_and_split_the_rows() -> None:
+def test_settings_come_in_order_and_split_the_rows():
     changes = (
         {"match": "time", "budget": 6.0},
         {"data": "circles", "match": "time", "budget": 6.0},
@@ -99,7 +90,7 @@ def test_settings_come_in_order_and_split_the_rows() -> None:
     assert results.of_setting("moons, 7 s of training").empty
 
 
-def test_a_process_is_said_where_a_study_has_several() -> None:
+def test_a_process_is_said_where_a_study_has_several():
     cosine = made_rows(process="cosine")
     assert Results.of(cosine).settings() == [Setting("moons")]
     both = Results.of(pd.concat([cosine, made_rows(process="flow")]))
@@ -118,11 +109,11 @@ def test_a_process_is_said_where_a_study_has_several() -> None:
         (Setting("moons", "time", 6.0, "flow"), "moons, flow, 6 s of training"),
     ],
 )
-def test_labels(setting: Setting, label: str) -> None:
+def test_labels(setting, label):
     assert setting.label == label
 
 
-def test_models_are_judged_by_excess_only_where_all_oracles_are_exact() -> None:
+def test_models_are_judged_by_excess_only_where_all_oracles_are_exact():
     assert Results.of(made_rows()).judged("moons") == "excess"
     for oracle in ("estimated", ["exact", "none", "exact", "exact"], None):
         assert Results.of(made_rows(oracle=oracle)).judged("moons") == "heldout_loss"
@@ -130,7 +121,7 @@ def test_models_are_judged_by_excess_only_where_all_oracles_are_exact() -> None:
     assert Results.of(made_rows(oracle=["exact"] * 3 + [None])).judged("moons") == "excess"
 
 
-def test_rows_are_completed_and_failed_trials_have_no_measurements() -> None:
+def test_rows_are_completed_and_failed_trials_have_no_measurements():
     results = Results.of(made_rows(excess=[0.1, "0.2", math.inf, 0.4], note="kept"))
     assert results.rows["excess"].tolist()[:2] == [0.1, 0.2]
     assert results.rows["excess"][2:].isna().all()
@@ -142,7 +133,7 @@ def test_rows_are_completed_and_failed_trials_have_no_measurements() -> None:
     pd.testing.assert_frame_equal(again.rows, results.rows)
 
 
-def test_rows_without_what_they_must_have_are_refused() -> None:
+def test_rows_without_what_they_must_have_are_refused():
     with pytest.raises(DataError, match="no column 'seed'"):
         Results.of(made_rows().drop(columns="seed"))
     with pytest.raises(DataError, match="'KAN' has seed 0 twice"):
@@ -153,13 +144,13 @@ def test_rows_without_what_they_must_have_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["pilot", "swiss-roll", "notebook-study"])
-def test_the_committed_results_are_read(name: str) -> None:
+def test_the_committed_results_are_read(name):
     results = read_results(Path(__file__).parents[3] / "results" / name)
     assert set(results.metrics) == {"energy", "sliced_w2", "w2", "mmd", "c2st"}
     assert all(say(verdict) for verdict in decide(results).verdicts.values())
 
 
-def test_a_folder_without_a_study_or_results_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_study_or_results_is_refused(tmp_path):
     with pytest.raises(RunFolderError, match=r"no study\.yaml"):
         read_results(tmp_path)
     study = Path(__file__).parents[3] / "results" / "swiss-roll" / "study.yaml"
@@ -171,7 +162,7 @@ def test_a_folder_without_a_study_or_results_is_refused(tmp_path: Path) -> None:
 # --- runs side by side ------------------------------------------------------------------------
 
 
-def test_models_and_seeds_of_runs_make_a_study(train: Train) -> None:
+def test_models_and_seeds_of_runs_make_a_study(train):
     folders = [
         train("mlp"),
         train("mlp-1", number=1),
@@ -200,7 +191,7 @@ def test_models_and_seeds_of_runs_make_a_study(train: Train) -> None:
     assert not contents.results.rows["failed"].any()
 
 
-def test_seeds_given_to_train(train: Train) -> None:
+def test_seeds_given_to_train(train):
     folders = [train("mlp"), train("mlp-of-5", seed=5), train("larger-of-5", params=200, seed=5)]
     results = read_runs(folders)
     assert results.rows["seed"].tolist() == [0, 5, 5]
@@ -211,7 +202,7 @@ def test_seeds_given_to_train(train: Train) -> None:
         read_runs([*folders, train("mlp-1", number=1)])
 
 
-def test_two_sizes_of_a_family_are_told_apart(train: Train) -> None:
+def test_two_sizes_of_a_family_are_told_apart(train):
     results = read_runs([train("mlp"), train("larger", params=200)])
     assert results.config.title == "Runs side by side"
     assert read_runs([train("mlp")]).config.title == "two-modes · MLP · seed 0"
@@ -222,7 +213,7 @@ def test_two_sizes_of_a_family_are_told_apart(train: Train) -> None:
     assert {model for _, model in runs_contents(results, "").samples} == set(names)
 
 
-def test_a_model_that_is_trained_otherwise_is_another(train: Train) -> None:
+def test_a_model_that_is_trained_otherwise_is_another(train):
     folders = [train("mlp"), train("mlp-1", number=1), train("longer", steps=9, number=1)]
     results = read_runs(folders)
     names = ["MLP (5 steps)", "MLP (5 steps)", "MLP (9 steps)"]
@@ -241,7 +232,7 @@ def test_a_model_that_is_trained_otherwise_is_another(train: Train) -> None:
     assert list(both.rows["name"]) == ["MLP (adam)", "MLP (muon)"]
 
 
-def test_a_trial_of_a_budgeted_study_beside_a_run_of_train(train: Train, tmp_path: Path) -> None:
+def test_a_trial_of_a_budgeted_study_beside_a_run_of_train(train, tmp_path):
     other = shutil.copytree(train("larger", params=200), tmp_path / "trial")
     trial = _trial(other)
     keep_trial(replace(trial, row={**trial.row, "match": "params", "budget": 200}))
@@ -252,7 +243,7 @@ def test_a_trial_of_a_budgeted_study_beside_a_run_of_train(train: Train, tmp_pat
     assert read_runs([other]).rows["budget"].tolist() == [200]
 
 
-def test_a_file_is_the_same_wherever_it_lies(tmp_path: Path, train: Train) -> None:
+def test_a_file_is_the_same_wherever_it_lies(tmp_path, train):
     points = np.random.default_rng(0).standard_normal((300, 2))
     folders = []
     for number, place in enumerate(("here", "there", "other")):
@@ -266,7 +257,7 @@ def test_a_file_is_the_same_wherever_it_lies(tmp_path: Path, train: Train) -> No
     assert str(folders[2]) in str(caught.value)
 
 
-def test_stages_on_rows_that_chose_them_are_said_to_be(train: Train, tmp_path: Path) -> None:
+def test_stages_on_rows_that_chose_them_are_said_to_be(train, tmp_path):
     path = tmp_path / "points.csv"
     points = np.random.default_rng(0).standard_normal((300, 1))
     pd.DataFrame(points, columns=["x"]).to_csv(path, index=False)
@@ -283,7 +274,7 @@ def test_stages_on_rows_that_chose_them_are_said_to_be(train: Train, tmp_path: P
     assert not any("choices" in text for text in contents.warnings)
 
 
-def test_the_same_model_and_seed_twice(train: Train, tmp_path: Path) -> None:
+def test_the_same_model_and_seed_twice(train, tmp_path):
     other = shutil.copytree(train("mlp"), tmp_path / "copy")
     with pytest.raises(KanDiffusionError, match="both of 'MLP' with seed 0") as caught:
         read_runs([train("mlp"), other])
@@ -297,19 +288,19 @@ def test_the_same_model_and_seed_twice(train: Train, tmp_path: Path) -> None:
         ({"evaluation": SMALL.model_copy(update={"num_samples": 40})}, "a way of judging"),
     ],
 )
-def test_runs_that_were_not_judged_alike(train: Train, settings: dict, what: str) -> None:
+def test_runs_that_were_not_judged_alike(train, settings, what):
     other = train(f"other-{what}", **settings)
     with pytest.raises(KanDiffusionError, match=f"do not have {what} in common"):
         read_runs([train("mlp"), other])
 
 
-def test_moments_that_were_recorded_do_not_matter(train: Train) -> None:
+def test_moments_that_were_recorded_do_not_matter(train):
     recorded = SMALL.model_copy(update={"moments": (0.0,), "num_drawn": 5})
     results = read_runs([train("mlp"), train("recorded", number=2, evaluation=recorded)])
     assert len(results.trials) == 2
 
 
-def test_what_is_no_finished_run(train: Train, tmp_path: Path) -> None:
+def test_what_is_no_finished_run(train, tmp_path):
     with pytest.raises(RunFolderError, match="neither a study nor a finished run"):
         read_runs([tmp_path])
     (tmp_path / "study.yaml").touch()

@@ -21,7 +21,7 @@ from kan_diffusion.study.results.wording import overall, say, say_lead, sentence
 KINDS = {"KAN": "kan", "modulated KAN": "kan", "MLP": "mlp", "MLP ReLU": "mlp", "RBF": "other"}
 
 
-def study(values, *, match="params", budget=2_300.0, measure="excess", oracle="exact"):
+def study(values, *, match="params", budget=2300.0, measure="excess", oracle="exact"):
     """Rows of a study from {data: {model: values of seeds 0, 1, ...}}; None for a failed trial."""
     return pd.DataFrame(
         [

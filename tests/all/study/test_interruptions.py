@@ -1,15 +1,11 @@
 """Whole commands that are killed, interrupted and run twice at once."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from safetensors import SafetensorError, safe_open
@@ -17,11 +13,9 @@ from safetensors import SafetensorError, safe_open
 import troubles
 from commands import Running
 from kan_diffusion.sampling import PointDiffusionPipeline
-from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.executors import Executor
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import run_trial
-from tiny import EVALUATION, tiny_study, trial_content
+from make import EVALUATION, study, trial_content
 from troubles import PACE
 
 EVERY = 50
@@ -30,7 +24,7 @@ PATIENCE = 300.0
 SLOWLY = 0.01
 """Seconds of a step of a trial that is to be found at work: it then takes 2 at least."""
 
-STUDY = tiny_study(
+STUDY = study(
     seeds=2,
     training={"steps": STEPS, "batch_size": 64, "checkpoint_every": EVERY},
     models=[
@@ -40,13 +34,10 @@ STUDY = tiny_study(
     evaluation={**EVALUATION, "num_samples": 0, "num_likelihood": 0, "moments": []},
 ).pinned()
 
-pytestmark = [
-    pytest.mark.skipif(os.name != "posix", reason="needs signals and process groups"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals and process groups")
 
 
-def _files(folders: list[Path]) -> dict[Path, int]:
+def _files(folders):
     """The files that finished trials have written for good, and when."""
     return {
         path: path.stat().st_mtime_ns
@@ -56,7 +47,7 @@ def _files(folders: list[Path]) -> dict[Path, int]:
     }
 
 
-def _step(checkpoint: Path) -> int | None:
+def _step(checkpoint):
     """Number of steps that a checkpoint holds; None when it has just been replaced."""
     try:
         with safe_open(checkpoint, framework="np") as file:
@@ -65,10 +56,7 @@ def _step(checkpoint: Path) -> int | None:
         return None
 
 
-Found = TypeVar("Found")
-
-
-def _wait(command: Running, look: Callable[[], Found | None]) -> Found:
+def _wait(command, look):
     """Waits until there is something to be found while a command runs."""
     until = time.monotonic() + PATIENCE
     while (found := look()) is None:
@@ -81,15 +69,13 @@ def _wait(command: Running, look: Callable[[], Found | None]) -> Found:
 class Command:
     """``kan-diffusion compare`` on one folder, as often as wanted."""
 
-    def __init__(self, place: Path, study: StudyConfig) -> None:
+    def __init__(self, place, study):
         self.folder = place / "run"
         self.study = study
         self._file = place / "tiny.yaml"
         self._file.write_text(study.to_yaml())
 
-    def start(
-        self, executor: str = "local", *, pace: float = 0.0, own_server: bool = False
-    ) -> Running:
+    def start(self, executor="local", *, pace=0.0, own_server=False):
         """Starts it.
 
         Args:
@@ -105,10 +91,10 @@ class Command:
             "compare", self._file, *words, environment=environment, own_server=own_server
         )
 
-    def finished(self) -> list[Path]:
+    def finished(self):
         return sorted(path.parent for path in self.folder.glob("trials/*/trial.json"))
 
-    def wait_for_training(self, driver: Running, since: int, finished: int = 0) -> Path:
+    def wait_for_training(self, driver, since, finished=0):
         """Waits until a trial has trained for a while since a nanosecond and has a while to go.
 
         Args:
@@ -117,7 +103,7 @@ class Command:
             finished: Number of trials that are finished then at least.
         """
 
-        def look() -> Path | None:
+        def look():
             for path in self.folder.glob("trials/*/checkpoint.safetensors"):
                 if (path.parent / "trial.json").exists():
                     continue
@@ -133,7 +119,7 @@ class Command:
 
         return _wait(driver, lambda: look() if len(self.finished()) >= finished else None)
 
-    def interrupt(self, driver: Running, checkpoint: Path) -> None:
+    def interrupt(self, driver, checkpoint):
         """Interrupts a command as Ctrl-C does; checks what it says, and that it keeps its state."""
         saved = _step(checkpoint)
         time.sleep(20 * SLOWLY)  # some more steps
@@ -150,7 +136,7 @@ class Command:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(tmp_path_factory):
     """The study's trials, run in this process."""
     folder = tmp_path_factory.mktemp("here")
     for trial in STUDY.trials():
@@ -158,16 +144,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _require_same(command: Command, undisturbed: Path) -> None:
+def _require_same(command, undisturbed):
     assert len(command.finished()) == len(command.study.trials())
     for folder in command.finished():
         assert trial_content(folder) == trial_content(undisturbed / folder.name)
         PointDiffusionPipeline.from_pretrained(folder)
 
 
-def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
-    tmp_path: Path, undisturbed: Path, executor: Executor
-) -> None:
+def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(tmp_path, undisturbed, executor):
     command = Command(tmp_path, STUDY)
     started = time.time_ns()
     killed = command.start(pace=SLOWLY, own_server=True)
@@ -200,9 +184,7 @@ def test_a_study_that_is_killed_interrupted_and_run_twice_at_once(
     _require_same(command, undisturbed)
 
 
-def test_a_study_that_is_interrupted_on_ray_goes_on_here(
-    tmp_path: Path, undisturbed: Path, executor: Executor
-) -> None:
+def test_a_study_that_is_interrupted_on_ray_goes_on_here(tmp_path, undisturbed, executor):
     pytest.importorskip("ray")
     command = Command(tmp_path, STUDY.model_copy(update={"seeds": 1}))
     started = time.time_ns()

@@ -1,0 +1,1 @@
+from one_by_one import executor  # noqa: F401

@@ -1,0 +1,134 @@
+"""Processes that are killed or interrupted at their writes, and two drivers of one study."""
+
+import json
+import os
+import shutil
+import signal
+from functools import partial
+
+import pytest
+
+from commands import context
+from kan_diffusion.study.folder import load_trial
+from kan_diffusion.study.tuning import tune
+from kills import WAIT, compare, drive, explain, report, run_until, run_until_kept
+from make import EVALUATION, study, trial_content
+from one_by_one import OneByOne
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
+KILLED = -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def config():
+    """A study of one trial of 20 steps with a checkpoint at each tenth and two recorded moments."""
+    return study(
+        models=[{"family": "kan", "params": 600}],
+        training={"steps": 20, "batch_size": 64, "checkpoint_every": 10},
+        evaluation={**EVALUATION, "num_samples": 20, "num_drawn": 20, "moments": [0.0, 0.75]},
+    ).pinned()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    compare(config, folder)
+    return folder
+
+
+def _files(folder):
+    """The files of a finished study, but for those that hold what a clock decides."""
+    timed = ("trial.json", "SHA256SUMS", "results.parquet")
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("[!.]*")
+        if path.is_file() and path.name not in timed
+    }
+
+
+def _require_same(config, folder, undisturbed):
+    (trial,) = (f"trials/{trial.id}" for trial in config.trials())
+    assert trial_content(folder / trial) == trial_content(undisturbed / trial)
+    assert _files(folder) == _files(undisturbed)
+    assert not list((folder / trial).rglob("*.tmp*"))
+
+
+def test_a_study_killed_before_each_of_its_writes_ends_the_same(config, undisturbed, tmp_path):
+    # What a kill leaves is where the next attempt begins: it finds the first n files.
+    write, (trial,) = 0, (tmp_path / "trials" / trial.id for trial in config.trials())
+    while (code := run_until(write, compare, config, tmp_path)) == KILLED:
+        if load_trial(trial) is not None:  # a trial is finished with its last file, or not at all
+            assert trial_content(trial) == trial_content(undisturbed / "trials" / trial.name)
+        write += 1
+    assert code == 0
+    assert write > 12
+    _require_same(config, tmp_path, undisturbed)
+
+
+def test_a_study_interrupted_after_a_checkpoint_ends_the_same(config, undisturbed, tmp_path):
+    for _ in range(2):
+        code = run_until_kept("checkpoint.safetensors", 1, compare, config, tmp_path)
+        assert code in (130, 0)
+    compare(config, tmp_path)
+    _require_same(config, tmp_path, undisturbed)
+
+
+def test_a_report_that_is_killed_leaves_the_old_page(config, undisturbed, tmp_path):
+    (trial,) = config.trials()
+    run = shutil.copytree(undisturbed / "trials" / trial.id, tmp_path / "run")
+    report(run)
+    page = (run / "report.html").read_bytes()
+    write = 0
+    while (code := run_until(write, report, run)) == KILLED:
+        assert (run / "report.html").read_bytes() == page
+        write += 1
+    assert (code, (run / "report.html").read_bytes()) == (0, page)
+    assert write > 0
+    assert load_trial(run) is not None
+
+
+def test_a_search_that_is_killed_loses_no_try(tmp_path):
+    training = {"steps": 10, "batch_size": 64}
+    config = study(models=[{"family": "mlp"}], budgets=[{"amount": 300}], training=training)
+    search = partial(tune, tries=2, executor=OneByOne(workers=1, device="cpu"))
+    for write in (3, 6, 9, 12):
+        assert run_until(write, search, config, tmp_path) == KILLED
+        assert not (tmp_path / "tuned.json").exists()
+    rows = search(config, tmp_path).tries
+    assert rows["try"].tolist() == [0, 1]
+    assert rows["error"].isna().all()
+    for trial in (trial for trials in rows["trials"] for trial in trials):
+        assert load_trial(tmp_path / "trials" / trial) is not None
+
+
+def test_an_explanation_that_is_killed_is_made_again(runs, tmp_path):
+    explain(runs("readable"), tmp_path / "undisturbed")
+    write, out = 0, tmp_path / "out"
+    while (code := run_until(write, explain, runs("readable"), out)) == KILLED:
+        write += 5
+    assert code == 0
+    assert write > 5
+    made, wanted = (
+        json.loads((place / "formulas.json").read_text())
+        for place in (out, tmp_path / "undisturbed")
+    )
+    assert made == wanted
+    again, once = (trial_content(place / "simplified") for place in (out, tmp_path / "undisturbed"))
+    assert again == once
+
+
+def test_two_drivers_train_no_trial_twice(tmp_path):
+    models = [
+        {"name": name, "family": f"troubles:{family}", "params": 600}
+        for name, family in (("KAN", "UNDISTURBED_KAN"), ("MLP", "UNDISTURBED"))
+    ]
+    training = {"steps": 12, "batch_size": 64, "checkpoint_every": 4}
+    config = study(seeds=2, training=training, models=models).pinned()
+    folder, log = tmp_path / "run", tmp_path / "log"
+    drivers = [context.Process(target=drive, args=(config, folder, log)) for _ in range(2)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(WAIT)
+        assert driver.exitcode == 0
+    assert sorted(log.read_text().split()) == sorted(trial.id for trial in config.trials())
