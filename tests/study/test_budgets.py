@@ -82,7 +82,8 @@ def test_an_estimate_grows_with_what_is_to_be_done(monkeypatch):
     one, many = (estimate_seconds(trials[:num], 1) for num in (1, 4))
     assert 0 < one < many
     assert estimate_seconds(small.with_length(steps=10**6).trials(), 1) > 2 * many
-    timed = _study(budgets=[{"match": "time", "amount": 100, "params": 600}]).trials()
+    budgets, unsampled = [{"match": "time", "amount": 100, "params": 600}], {"num_samples": 0}
+    timed = _study(budgets=budgets, evaluation=unsampled).trials()
     assert estimate_seconds(timed, 4) - estimate_seconds(timed, 8) == pytest.approx(100, rel=0.01)
     # A model is timed at each size, whichever comes first.
     trials = _study(budgets=[{"amount": 600}, {"amount": 60_000}]).trials()

@@ -16,16 +16,16 @@ from kan_diffusion.study.measure import evaluate_run
 from kan_diffusion.study.planning import plan_study
 from kan_diffusion.study.run import load_study, run_study
 from kan_diffusion.study.trial import run_trial
-from one_by_one import OneByOne
-from tiny import tiny_study, written
+from make import study, written
+from runs import copied
 
 DIVERGING = {"name": "diverging", "family": "mlp", "params": 300, "learning_rate": 1e30}
 
 
 def _study(**changes):
     """A tiny study of three models, the first of which diverges."""
-    models = [DIVERGING, *tiny_study().model_dump(include={"models"})["models"]]
-    return tiny_study(**{"models": models, **changes})
+    models = [DIVERGING, *study().model_dump(include={"models"})["models"]]
+    return study(**{"models": models, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,6 @@ def undisturbed(tmp_path_factory):
         run_trial(trial, folder / "trials" / trial.id, device="cpu")
     (folder / "study.yaml").write_text(_study().to_yaml())
     return run_study(_study(), folder)
-
-
-def test_rows_say_what_diverged(undisturbed):
-    assert undisturbed.failures == {}
-    errors = dict(zip(undisturbed.rows["name"], undisturbed.rows["error"], strict=True))
-    assert "lower the learning rate" in errors.pop("diverging")
-    assert errors == {"KAN": None, "MLP": None}
-    assert undisturbed.rows["excess"].notna().tolist() == [False, True, True]
 
 
 def test_everything_a_run_folder_holds(undisturbed):
@@ -64,7 +56,12 @@ def test_everything_a_run_folder_holds(undisturbed):
     assert {"torch", "diffusers", "numba", "kan-diffusion"} <= set(environment)
 
 
-def test_rows_are_those_of_the_trials(undisturbed):
+def test_rows_are_those_of_the_trials_and_say_what_diverged(undisturbed):
+    assert undisturbed.failures == {}
+    errors = dict(zip(undisturbed.rows["name"], undisturbed.rows["error"], strict=True))
+    assert "lower the learning rate" in errors.pop("diverging")
+    assert errors == {"KAN": None, "MLP": None}
+    assert undisturbed.rows["excess"].notna().tolist() == [False, True, True]
     table = pd.read_parquet(undisturbed.folder / "results.parquet")
     for trial, record in zip(undisturbed.trials, table.to_dict("records"), strict=True):
         known = {key: value for key, value in trial.row.items() if value is not None}
@@ -75,11 +72,15 @@ def test_rows_are_those_of_the_trials(undisturbed):
     assert table["floor"][1] == table["floor"][2]
 
 
-def test_study_is_read_back(undisturbed):
-    again = load_study(undisturbed.folder)
-    assert again.config == undisturbed.config
-    assert again.trials == undisturbed.trials
-    pd.testing.assert_frame_equal(again.rows, undisturbed.rows)
+def test_a_finished_study_is_read_back_and_not_run_again(undisturbed):
+    read = load_study(undisturbed.folder)
+    assert (read.config, read.trials) == (undisturbed.config, undisturbed.trials)
+    before, events = written(undisturbed.folder / "trials"), []
+    again = run_study(_study(), undisturbed.folder, on_event=events.append)
+    assert events == []
+    assert written(undisturbed.folder / "trials") == before
+    for each in (read, again):
+        pd.testing.assert_frame_equal(each.rows, undisturbed.rows)
 
 
 def test_why_a_trial_could_not_be_run_is_read_back(undisturbed, tmp_path):
@@ -92,19 +93,7 @@ def test_why_a_trial_could_not_be_run_is_read_back(undisturbed, tmp_path):
     assert load_study(folder, verify=False).rows["error"][1] == "its worker died"
 
 
-def _cut(content):
-    return content[: len(content) // 2]
-
-
-def _spoilt(content):
-    return content[:200] + bytes(400) + content[600:]
-
-
-def _json(content):
-    return b"[]"
-
-
-@pytest.mark.parametrize("damage", [_cut, _spoilt, _json])
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"[]"])
 def test_damaged_rows_are_refused(undisturbed, tmp_path, damage):
     for name in ("study.yaml", "results.parquet"):
         shutil.copy(undisturbed.folder / name, tmp_path)
@@ -114,28 +103,11 @@ def test_damaged_rows_are_refused(undisturbed, tmp_path, damage):
         load_study(tmp_path, verify=False)
 
 
-def test_a_finished_study_is_not_run_again(undisturbed):
-    before = written(undisturbed.folder / "trials")
-    events = []
-    again = run_study(_study(), undisturbed.folder, on_event=events.append)
-    assert events == []
-    assert written(undisturbed.folder / "trials") == before
-    pd.testing.assert_frame_equal(again.rows, undisturbed.rows)
-
-
 def test_a_study_may_grow(undisturbed, tmp_path, executor):
-    folder = tmp_path / "run"
-    shutil.copytree(undisturbed.folder, folder)
+    folder, plans, events = copied(undisturbed.folder, tmp_path / "run"), [], []
     before = written(folder / "trials")
-    plans = []
-    events = []
-    grown = run_study(
-        _study(seeds=2),
-        folder,
-        executor=executor,
-        on_plan=plans.append,
-        on_event=events.append,
-    )
+    told = {"on_plan": plans.append, "on_event": events.append}
+    grown = run_study(_study(seeds=2), folder, executor=executor, **told)
     assert grown.failures == {}
     assert grown.rows["seed"].tolist() == [0, 0, 0, 1, 1, 1]
     assert grown.rows["excess"].notna().tolist() == [False, True, True] * 2
@@ -147,106 +119,18 @@ def test_a_study_may_grow(undisturbed, tmp_path, executor):
     (plan,) = plans
     assert len(plan.trials) == 6
     assert {trial.seed for trial in plan.to_run} == {1}
-    assert plan.seconds is not None
     assert plan.seconds > 0
     assert {event.trial for event in events if event.finished} == {t.id for t in plan.to_run}
 
 
-def test_a_study_goes_on_from_its_rows_alone(undisturbed, tmp_path, executor):
-    # What is committed of a study: its files, and no folder of a trial.
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for name in ("study.yaml", "results.parquet"):
-        shutil.copy(undisturbed.folder / name, folder)
-    assert run_study(_study(), folder, executor=executor, keep_rows=True).trials == ()
-    assert not (folder / "trials").exists()
-    read = load_study(folder)
-    pd.testing.assert_frame_equal(read.rows, undisturbed.rows, check_dtype=False)
-
-    events = []
-    grown = run_study(
-        _study(seeds=2), folder, executor=executor, on_event=events.append, keep_rows=True
-    )
-    assert {event.trial for event in events} == {t.id for t in grown.config.trials() if t.seed}
-    assert grown.failures == {}
-    pd.testing.assert_frame_equal(
-        grown.rows.iloc[:3], undisturbed.rows, check_dtype=False, check_names=False
-    )
-    assert grown.rows["excess"].notna().tolist() == [False, True, True] * 2
-    # The rows that came last need their folders no longer, either.
-    shutil.rmtree(folder / "trials")
-    pd.testing.assert_frame_equal(load_study(folder).rows, grown.rows, check_dtype=False)
-    # Who does not ask for rows has every trial whose folder is gone run again.
-    plan = plan_study(_study(seeds=2), folder)
-    assert len(plan.to_run) == 6
-
-
-def test_rows_are_kept_while_a_study_runs(tmp_path, monkeypatch):
-    class StoppedError(Exception):
-        pass
-
-    def stop(event):
-        if len(rows()) == 1:
-            raise StoppedError
-
-    def rows():
-        path = tmp_path / "run" / "results.parquet"
-        return pd.read_parquet(path) if path.exists() else pd.DataFrame()
-
-    study = _study(models=[DIVERGING], seeds=3)
-    monkeypatch.setattr("kan_diffusion.study.planning._SECONDS_BETWEEN", 0.0)
-    executor = OneByOne(workers=1, device="cpu")
-    with pytest.raises(StoppedError):
-        run_study(study, tmp_path / "run", executor=executor, on_event=stop, keep_rows=True)
-    assert rows()["seed"].tolist() == [0]
-    shutil.rmtree(tmp_path / "run" / "trials")
-    events = []
-    results = run_study(
-        study, tmp_path / "run", executor=OneByOne(workers=1, device="cpu"),
-        on_event=events.append, keep_rows=True,
-    )  # fmt: skip
-    assert [event.trial for event in events] == [t.id for t in study.trials() if t.seed > 0]
-    assert results.rows["error"].str.contains("lower the learning rate").all()
-
-
-def test_rows_of_trials_that_a_study_has_no_longer_stay(tmp_path):
-    settings = {"executor": OneByOne(workers=1, device="cpu"), "keep_rows": True}
-    study = _study(models=[DIVERGING], seeds=2)
-    whole = run_study(study, tmp_path, **settings).rows
-    shutil.rmtree(tmp_path / "trials")
-    fewer = _study(models=[DIVERGING])
-    assert len(run_study(fewer, tmp_path, **settings).rows) == len(load_study(tmp_path).rows) == 1
-    events = []
-    again = run_study(study, tmp_path, on_event=events.append, **settings).rows
-    assert events == []
-    pd.testing.assert_frame_equal(again, whole, check_dtype=False)
-
-
-def test_a_trial_whose_driver_died_before_its_row_was_written_is_in_the_first_write(
-    tmp_path, monkeypatch
-):
-    study = _study(models=[DIVERGING], seeds=3)
-    trial = study.trials()[0]
-    run_trial(trial, tmp_path / "trials" / trial.id, device="cpu")
-    (tmp_path / "study.yaml").write_text(study.to_yaml())
-    written = []
-    monkeypatch.setattr(
-        "kan_diffusion.study.planning.write_rows",
-        lambda _, rows: written.append(rows["seed"].tolist()),
-    )
-    monkeypatch.setattr("kan_diffusion.study.planning._SECONDS_BETWEEN", 0.0)
-    run_study(study, tmp_path, executor=OneByOne(workers=1, device="cpu"), keep_rows=True)
-    assert written == [[0, 1], [0, 1, 2], [0, 1, 2]]
-
-
 def test_processes_are_compared_side_by_side(tmp_path, executor):
-    study = tiny_study(process=["cosine", "flow"])
-    rows = run_study(study, tmp_path / "run", executor=executor).rows
-    assert rows["process"].tolist() == ["cosine", "cosine", "flow", "flow"]
+    models, training = [{"family": "mlp", "params": 600}], {"steps": 5, "batch_size": 64}
+    both = study(process=["cosine", "flow"], models=models, training=training)
+    rows = run_study(both, tmp_path / "run", executor=executor).rows
+    assert rows["process"].tolist() == ["cosine", "flow"]
     assert rows["error"].isna().all()
-    assert rows.groupby("process")["floor"].nunique().tolist() == [1, 1]
     assert rows["floor"].nunique() == 2
-    assert load_study(tmp_path / "run").config == study.pinned()
+    assert load_study(tmp_path / "run").config == both.pinned()
 
 
 def test_a_study_in_the_way_is_refused(undisturbed, tmp_path):
@@ -254,7 +138,7 @@ def test_a_study_in_the_way_is_refused(undisturbed, tmp_path):
     before = written(folder)
 
     (tmp_path / "notes.txt").write_text("mine")
-    for message, study, place in (
+    for message, config, place in (
         (r"holds another study \(other seed\)", _study(seed=1), folder),
         (r"\(other training\)", _study(training={"steps": 3}), folder),
         (r"\(other data\)", _study(data=[{"toy": "moons"}]), folder),
@@ -262,40 +146,25 @@ def test_a_study_in_the_way_is_refused(undisturbed, tmp_path):
         ("is a file", _study(), tmp_path / "notes.txt"),
     ):
         with refused(f"{message}.*--out", RunFolderError):
-            run_study(study, place)
+            run_study(config, place)
     assert written(folder) == before
     with pytest.raises(RunFolderError, match=r"holds no study \(there is no study\.yaml"):
         load_study(tmp_path)
 
 
-def test_what_no_budget_is_for_is_said(tmp_path, caplog):
-    (tmp_path / "file").write_text("")
-    study = tiny_study(
-        data=[{"toy": "moons"}, {"toy": "circles"}],
-        models=[{"family": "kan"}, {"family": "mlp"}],
-        budgets=[{"amount": 600, "models": ["MLP"], "data": ["moons"]}],
-    )
-    with refused("is a file"):
-        run_study(study, tmp_path / "file")
-    assert caplog.messages == [
-        "no budget of study 'tiny' is for 'KAN', 'circles': nothing of it is trained; name it in a "
-        "budget, or take it out"
-    ]
-
-
 def test_a_file_that_was_moved_is_the_same_study(tmp_path):
     rows = np.random.default_rng(0).normal(size=(40, 2))
 
-    def study(place):
+    def of_place(place):
         path = tmp_path / place / "points.npy"
         path.parent.mkdir()
         np.save(path, rows)
         return _study(data=[{"path": str(path)}], models=[DIVERGING]).pinned()
 
-    config, folder = study("here"), tmp_path / "run"
+    config, folder = of_place("here"), tmp_path / "run"
     run_trial(config.trials()[0], folder / "trials" / config.trials()[0].id)
     (folder / "study.yaml").write_text(config.to_yaml())
-    results = run_study(study("there"), folder)  # the only trial is finished
+    results = run_study(of_place("there"), folder)  # the only trial is finished
     assert results.rows["data"].tolist() == ["points"]
     np.save(tmp_path / "there" / "points.npy", rows + 1)
     with pytest.raises(RunFolderError, match="other data"):
@@ -305,7 +174,7 @@ def test_a_file_that_was_moved_is_the_same_study(tmp_path):
 def test_a_run_is_judged_from_another_folder_and_after_it_was_moved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("points.npy", np.random.default_rng(0).normal(size=(40, 2)))
-    trial = tiny_study(data=[{"path": "points.npy"}]).pinned().trials()[1]
+    trial = study(data=[{"path": "points.npy"}]).pinned().trials()[1]
     row = run_trial(trial, Path("run"), device="cpu").row
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

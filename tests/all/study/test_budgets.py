@@ -3,6 +3,7 @@
 import pytest
 
 from helpers import refused
+from kan_diffusion.study.run import run_study
 from make import study
 
 
@@ -46,3 +47,18 @@ def test_budgets_may_be_for_some_data_and_models_only():
 def test_budgets_for_nothing_are_refused(budgets, message):
     with pytest.raises(ValueError, match=message):
         _study(budgets=budgets)
+
+
+def test_what_no_budget_is_for_is_said(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    config = study(
+        data=[{"toy": "moons"}, {"toy": "circles"}],
+        models=[{"family": "kan"}, {"family": "mlp"}],
+        budgets=[{"amount": 600, "models": ["MLP"], "data": ["moons"]}],
+    )
+    with refused("is a file"):
+        run_study(config, tmp_path / "file")
+    assert caplog.messages == [
+        "no budget of study 'tiny' is for 'KAN', 'circles': nothing of it is trained; name it in a "
+        "budget, or take it out"
+    ]

@@ -5,9 +5,8 @@ import sys
 import pandas as pd
 import yaml
 
-from html_page import draw_nothing
 from kan_diffusion.sampling import PointDiffusionPipeline
-from tiny import tiny_study
+from make import study
 
 FAMILY = """\
 from kan_diffusion.denoisers import Family, MLPDenoiser
@@ -17,15 +16,14 @@ SHALLOW = Family("shallow", MLPDenoiser, depth=1, learning_rate=1e-2, kind="mlp"
 
 
 def test_a_family_of_one_line_goes_through_a_whole_study(cli, tmp_path, monkeypatch):
-    draw_nothing(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])  # where the folder comes in
     (tmp_path / "family_of_one_line.py").write_text(FAMILY)
-    study = tiny_study(seeds=2).model_dump(mode="json")
-    study["models"] = [{"family": "kan"}, {"family": "family_of_one_line:SHALLOW"}]
-    study["budgets"] = [{"amount": 700}]
-    study["evaluation"]["moments"] = []  # no pictures of the reverse process
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump(study))
+    own = study(seeds=2, models=[{"family": "kan"}], budgets=[{"amount": 700}])
+    settings = own.model_dump(mode="json")
+    settings["models"].append({"family": "family_of_one_line:SHALLOW"})
+    settings["evaluation"]["moments"] = []  # no pictures of the reverse process
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings))
     done = cli("compare", "own.yaml", "--out", "run")
     assert done.code == 0, done.err
     # With two seeds there is no verdict, and that is said in words.

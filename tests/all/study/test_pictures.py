@@ -1,0 +1,143 @@
+"""Pictures in whole studies, and models that are told nothing."""
+
+import pytest
+
+from helpers import refused
+from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.denoisers import build_denoiser
+from kan_diffusion.report.gather import report_contents
+from kan_diffusion.study.measure import features_of, load_run, measure, yardstick
+from kan_diffusion.study.named import single_trial, study_for
+from kan_diffusion.study.results.rows import Results, read_runs
+from kan_diffusion.study.run import run_study
+from kan_diffusion.study.trial import run_trial
+from kan_diffusion.training.defaults import suggested_for_pictures
+from make import picture_study
+from picture_folders import write_pictures
+
+TINY = {"width": 8, "heads": 2, "patch": 4}
+
+
+def _config(folder, told, **training):
+    trial = single_trial(str(write_pictures(folder, told)), family="dit-kan", batch_size=8, size=8)
+    model = {"params": None, "hidden": (8, 8), "settings": {**trial.model.settings, **TINY}}
+    update = {
+        "model": trial.model.model_copy(update=model),
+        "sampling": trial.sampling.model_copy(update={"steps": 3}),
+        "training": trial.training.model_copy(update=training),
+        "evaluation": trial.evaluation.model_copy(update={"effort": "quick"}),
+    }
+    return trial.model_copy(update=update)
+
+
+def test_a_model_that_is_told_nothing_takes_no_guidance(tmp_path):
+    config = _config(tmp_path / "pictures", "nothing", steps=3)
+    result = run_trial(config, tmp_path / "run", device="cpu")
+    assert result.row["frechet"] is not None
+    assert "read" not in result.row
+    _, pipeline = load_run(tmp_path / "run")
+    assert (pipeline.text_encoder, pipeline.classes) == (None, ())
+    with refused("and this model takes neither; leave guidance out"):
+        pipeline(guidance_scale=2.0)
+
+
+def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(tmp_path):
+    """Held-out losses are of denoisers that are told the captions of held-out pictures."""
+    longer = {"steps": 100, "learning_rate": 1e-2, "ema_decay": 0.9, "warmup_steps": 5}
+    learnt = _config(tmp_path / "pictures", "captions", **longer)
+    result = run_trial(learnt, tmp_path / "run", device="cpu")
+    _, pipeline = load_run(tmp_path / "run")
+    pipeline.embed = lambda prompts: type(pipeline).embed(pipeline, [""] * len(prompts))
+    learnt = learnt.model_copy(
+        update={"evaluation": learnt.evaluation.model_copy(update={"num_samples": 0})}
+    )
+    dataset = load_dataset(learnt.data, learnt.study_seed, learnt.seed)
+    shared = yardstick(dataset, learnt.process, learnt.judging, 0, 0, features_of(learnt.data, 0))
+    untold, _, _ = measure(learnt, dataset, pipeline, shared)
+    assert result.row["heldout_loss"] < untold["heldout_loss"]
+
+
+def test_defaults_are_about_the_recipes_they_rest_on():
+    digits = suggested_for_pictures(1_617, 8, has_classes=True)
+    assert (digits.training.steps, digits.training.batch_size) == (400, 64)
+    shapes = suggested_for_pictures(20_000, 16)
+    assert (shapes.training.steps, shapes.training.batch_size) == (1_000, 64)
+    few = suggested_for_pictures(20, 16).training
+    assert few.steps * few.batch_size >= 25_000
+    for side, has_relations, is_fitted in (
+        (8, False, True), (12, True, False), (16, True, False), (28, False, False),
+        (32, True, True), (64, False, False), (96, True, True),
+    ):  # fmt: skip
+        suggested = suggested_for_pictures(1_000, side, has_relations=has_relations)
+        patch = suggested.settings["patch"]
+        assert side % patch == 0
+        assert side // patch <= 8
+        halvings = len(suggested.settings["channels"]) - 1
+        assert halvings >= 1
+        assert side % 2**halvings == 0
+        assert side / 2**halvings <= 8 or side / 2**halvings % 2
+        for family, own in (("dit-kan", "patch"), ("unet-kan", "channels")):
+            shared = ("pooled", "draft_patch") if has_relations else ("pooled",)
+            settings = {name: suggested.settings[name] for name in (own, *shared)}
+            # A search for widths takes a second: the others have room for some.
+            size = {"params": suggested.params} if is_fitted else {"hidden": (8, 8, 8, 8)}
+            made = build_denoiser(
+                family, (3, side, side), num_train_timesteps=1_000, **size,
+                settings={"text_width": 64, **settings},
+            )  # fmt: skip
+            if is_fitted:
+                assert made.num_trainable == pytest.approx(suggested.params, rel=0.02)
+            assert made.num_trainable <= 1.02 * suggested.params
+    assert suggested_for_pictures(1_000, 13).settings["patch"] == 1  # a prime is cut by no other
+
+
+def test_a_comparison_of_pictures_has_families_of_pictures():
+    study = study_for("shapes")
+    families = [model.family for model in study.models]
+    assert (study.seeds, study.data[0].holdout) == (3, 0.1)
+    in_time = study_for("shapes", match="time", budget="30", families=["dit"])
+    assert in_time.budgets[0].params == study.budgets[0].amount
+    assert {m.family for m in study_for("shapes", families=["all"]).models} >= set(families)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory, executor):
+    """A study of two families on scenes of one thing."""
+    config = picture_study(
+        {"pictures": "shapes", "num_pictures": 60, "holdout": 0.5},
+        {"settings": TINY},
+        training={"steps": 3, "batch_size": 8, "timesteps": "logit-normal"},
+        sampling={"steps": 2, "guidance": 2},
+    )
+    return run_study(config, tmp_path_factory.mktemp("scenes") / "run", executor=executor)
+
+
+def test_scenes_have_an_excess_and_are_read(scenes):
+    results = Results.of(scenes.rows)
+    for row in results.rows.to_dict("records"):
+        assert row["oracle"] == "exact"
+        assert 0 < row["floor"] < row["heldout_loss"]
+        assert row["excess"] > 0
+        for which in ("seen", "unseen"):
+            kinds = ("shape", "colour", "size", "all")
+            assert all(0 <= row[f"{which}_{kind}"] <= 1 for kind in kinds)
+            assert all(row[f"{which}_{kind}_real"] == 1.0 for kind in kinds)
+            assert f"{which}_count" not in results.metrics
+            assert row[f"{which}_all"] <= min(row[f"{which}_{kind}"] for kind in kinds)
+    # What is drawn and judged starts from the same noise, and real pictures are the same.
+    real = [key for key in results.rows if key.endswith("_real")]
+    assert (results.rows[real].nunique() <= 1).all()
+
+
+def test_a_report_shows_what_was_asked_for_and_drawn(scenes):
+    contents = report_contents(scenes, "command")
+    assert len(contents.asked["shapes"]) == 4
+    assert contents.real["shapes"].shape == (4, 1, 3, 16, 16)
+    assert [each.shape for each in contents.drawn.values()] == [(4, 4, 3, 16, 16)] * 2
+    for key, ((label, states),) in contents.states.items():
+        assert label == "step 3"
+        assert states.shape == (4, 11, 3, 16, 16)
+        noises = [moments[0][1][:, 0] for moments in contents.states.values()]
+        assert (noises[0] == noises[1]).all(), key
+    together = read_runs([trial.folder for trial in scenes.trials])
+    assert list(report_contents(together, "command").drawn) == list(contents.drawn)
