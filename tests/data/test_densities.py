@@ -1,4 +1,4 @@
-from __future__ import annotations
+"""Densities with exact scores: against scipy, quadrature, closed forms and limits."""
 
 import math
 import pickle
@@ -6,17 +6,16 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import kstest, multivariate_normal, norm
 
+from density_contract import noised, require_density, require_mass_one
 from helpers import refused, seeded
 from kan_diffusion.data import (
-    TOYS,
     CurveDensity,
     CurveSegment,
-    Density,
     GaussianMixture,
     UniformBoxes,
     densities,
@@ -24,174 +23,86 @@ from kan_diffusion.data import (
 )
 from kan_diffusion.errors import DataError
 
-EIGHT_DIM = 8
 
-
-def _full_mixture() -> GaussianMixture:
+def _full_mixture(dim=8):
     rng = np.random.default_rng(3)
-    roots = rng.normal(size=(3, EIGHT_DIM, EIGHT_DIM))
-    covariances = torch.from_numpy(roots @ roots.transpose(0, 2, 1) / EIGHT_DIM)
-    covariances = covariances + 0.05 * torch.eye(EIGHT_DIM, dtype=torch.float64)
-    return GaussianMixture(
-        torch.from_numpy(rng.normal(size=(3, EIGHT_DIM))), covariances, weights=[1.0, 2.0, 5.0]
-    )
+    roots = rng.normal(size=(3, dim, dim))
+    covariances = torch.from_numpy(roots @ roots.transpose(0, 2, 1) / dim)
+    covariances = covariances + 0.05 * torch.eye(dim, dtype=torch.float64)
+    means = torch.from_numpy(rng.normal(size=(3, dim)))
+    return GaussianMixture(means, covariances, weights=[1.0, 2.0, 5.0])
 
 
-def _line(noise: float) -> CurveDensity:
+def _line(noise):
     """Along the first axis from -1 to 3."""
 
-    def curve(u: torch.Tensor) -> torch.Tensor:
+    def curve(u):
         return torch.stack([u, 0 * u], dim=1)
 
     return CurveDensity([CurveSegment(curve, -1.0, 3.0)], noise)
 
 
-DENSITIES: dict[str, Density] = {
-    "full-mixture": _full_mixture(),
-    **{name: make_toy(name) for name in TOYS},
-    "overlapping-boxes": UniformBoxes(
-        [[0.0, 0.0], [0.5, -1.0]], [[1.0, 2.0], [3.0, 1.0]], weights=[1.0, 3.0]
-    ),
-}
-each_density = pytest.mark.parametrize("density", DENSITIES.values(), ids=DENSITIES)
+MIXTURE = _full_mixture()
+BOXES = UniformBoxes([[0.0, 0.0], [0.5, -1.0]], [[1.0, 2.0], [3.0, 1.0]], weights=[1.0, 3.0])
 # One of each kind, where it is the kind that matters.
 one_of_each = pytest.mark.parametrize(
-    "density",
-    [DENSITIES[name] for name in ("full-mixture", "swiss-roll", "overlapping-boxes")],
-    ids=["mixture", "curve", "boxes"],
+    "density", [MIXTURE, make_toy("swiss-roll"), BOXES], ids=["mixture", "curve", "boxes"]
 )
 
 
-def _noised(density: Density, num: int, seed: int = 1) -> tuple[torch.Tensor, ...]:
-    """Points x_t with a noise level of their own each, half of them of flow matching."""
-    generator = seeded(seed)
-    angle = torch.rand(num, generator=generator, dtype=torch.float64) * 1.54 + 0.02
-    alpha, sigma = angle.cos(), angle.sin()
-    alpha[::2] = 1 - sigma[::2]
-    clean = density.sample(num, generator)
-    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
-    return alpha[:, None] * clean + sigma[:, None] * noise, alpha, sigma
+@pytest.mark.parametrize(
+    "density",
+    [MIXTURE, BOXES, *map(make_toy, ("swiss-roll", "gaussian-mixture", "two-modes"))],
+    ids=["mixture", "boxes", "swiss-roll", "gaussian-mixture", "two-modes"],
+)
+def test_score_mean_moments_and_units_belong_to_the_density(density):
+    require_density(density)
 
 
-@pytest.mark.parametrize(("alpha", "sigma"), [(1.0, 0.0), (0.6, 0.8)])
-def test_full_covariance_mixture_has_scipys_density(alpha: float, sigma: float) -> None:
-    mixture = _full_mixture()
-    x = np.random.default_rng(0).normal(size=(50, EIGHT_DIM)) * 2
-    expected = sum(
-        float(weight)
-        * multivariate_normal(
-            alpha * mean.numpy(), alpha**2 * covariance.numpy() + sigma**2 * np.eye(EIGHT_DIM)
-        ).pdf(x)
-        for weight, mean, covariance in zip(
-            mixture.weights, mixture.means, mixture.covariances, strict=True
+@pytest.mark.parametrize("name", ["boxes", "moons", "gaussian-mixture"])
+def test_density_integrates_to_one(name):
+    require_mass_one(BOXES if name == "boxes" else make_toy(name))
+
+
+def test_full_covariance_mixture_has_scipys_density():
+    x = np.random.default_rng(0).normal(size=(50, 8)) * 2
+    parts = list(zip(MIXTURE.weights, MIXTURE.means, MIXTURE.covariances, strict=True))
+    for alpha, sigma in ((1.0, 0.0), (0.6, 0.8)):
+        expected = sum(
+            float(weight)
+            * multivariate_normal(
+                alpha * mean.numpy(), alpha**2 * covariance.numpy() + sigma**2 * np.eye(8)
+            ).pdf(x)
+            for weight, mean, covariance in parts
         )
-    )
-    ours = mixture.log_density(torch.from_numpy(x), alpha, sigma).exp().numpy()
-    np.testing.assert_allclose(ours, expected, rtol=1e-9)
-
-
-@pytest.mark.parametrize("name", [name for name, each in DENSITIES.items() if each.dim == 2])
-@pytest.mark.parametrize(("alpha", "sigma"), [(1.0, 0.0), (0.8, 0.3)])
-def test_density_integrates_to_one(name: str, alpha: float, sigma: float) -> None:
-    # The midpoint rule is spectral for a smooth function that vanishes at the edge: a Gaussian
-    # whose standard deviation is the step is integrated to 1e-8.
-    density = DENSITIES[name]
-    if sigma:
-        density, step = density.rescaled(density.mean, density.std), 0.2
-    elif isinstance(density, UniformBoxes):
-        step = 0.25  # divides the fields, so that no cell of the grid lies on an edge
-    elif isinstance(density, CurveDensity):
-        step = density.noise
-    else:
-        step = float(torch.linalg.eigvalsh(density.covariances).min().sqrt())
-    sample = alpha * density.sample(5000, seeded())
-    low, high = (sample.amin(0) / step).floor() - 12, (sample.amax(0) / step).ceil() + 12
-    axes = [step * (torch.arange(*ends).double() + 0.5) for ends in zip(low, high, strict=True)]
-    mass = density.log_density(torch.cartesian_prod(*axes), alpha, sigma).exp().sum() * step**2
-    assert float(mass) == pytest.approx(1.0, abs=1e-6)
-
-
-@each_density
-def test_score_is_the_gradient_of_the_log_density(density: Density) -> None:
-    x, alpha, sigma = _noised(density, 300)
-    x.requires_grad_()
-    (gradient,) = torch.autograd.grad(density.log_density(x, alpha, sigma).sum(), x)
-    torch.testing.assert_close(density.score(x, alpha, sigma), gradient, rtol=1e-7, atol=1e-8)
-
-
-@each_density
-def test_posterior_mean_and_score_obey_tweedie(density: Density) -> None:
-    x, alpha, sigma = _noised(density, 300)
-    tweedie = (x + sigma[:, None] ** 2 * density.score(x, alpha, sigma)) / alpha[:, None]
-    torch.testing.assert_close(
-        density.posterior_mean(x, alpha, sigma), tweedie, rtol=1e-9, atol=1e-9
-    )
+        ours = MIXTURE.log_density(torch.from_numpy(x), alpha, sigma).exp().numpy()
+        np.testing.assert_allclose(ours, expected, rtol=1e-9)
 
 
 @one_of_each
-def test_levels_by_row_equal_one_level_at_a_time(density: Density) -> None:
-    x, alpha, sigma = _noised(density, 20)
-    together = density.posterior_mean(x, alpha, sigma)
-    for row in range(len(x)):
+def test_rows_do_not_see_each_other_nor_chunks(density, monkeypatch):
+    x, alpha, sigma = noised(density, 100)
+    together, score = density.posterior_mean(x, alpha, sigma), density.score(x, alpha, sigma)
+    for row in range(20):
         alone = density.posterior_mean(x[row : row + 1], float(alpha[row]), float(sigma[row]))
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-10, atol=1e-12)
+    monkeypatch.setattr("kan_diffusion.data.densities.CHUNK_ELEMENTS", 100)
+    torch.testing.assert_close(density.score(x, alpha, sigma), score, rtol=1e-10, atol=1e-12)
 
 
 @one_of_each
-def test_chunks_do_not_change_the_answer(density: Density, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, alpha, sigma = _noised(density, 100)
-    whole = density.score(x, alpha, sigma)
-    monkeypatch.setattr("kan_diffusion.data.densities.CHUNK_ELEMENTS", 7 * density._numbers_per_row)
-    torch.testing.assert_close(density.score(x, alpha, sigma), whole, rtol=1e-10, atol=1e-12)
-
-
-@each_density
-def test_moments_are_those_of_a_large_sample(density: Density) -> None:
-    num = 100_000
-    points = density.sample(num, seeded(5))
-    error = density.std / math.sqrt(num)
-    assert ((points.mean(dim=0) - density.mean).abs() < 5 * error).all()
-    torch.testing.assert_close(points.std(dim=0), density.std, rtol=0.015, atol=0)
-
-
-@each_density
-def test_rescaling_is_a_change_of_variables(density: Density) -> None:
-    rng = np.random.default_rng(2)
-    shift = torch.from_numpy(rng.normal(size=density.dim))
-    scale = torch.from_numpy(rng.uniform(0.3, 3.0, size=density.dim))
-    # Two steps, so that rescaling what was rescaled is tested too.
-    half = density.rescaled(shift, scale.sqrt())
-    rescaled = half.rescaled(torch.zeros_like(shift), scale.sqrt())
-    assert type(rescaled) is type(density)
-    x = density.sample(200, seeded(2))
-    z = (x - shift) / scale
-    torch.testing.assert_close(
-        rescaled.log_density(z), density.log_density(x) + scale.log().sum(), rtol=1e-9, atol=1e-9
-    )
-    torch.testing.assert_close(rescaled.mean, (density.mean - shift) / scale)
-    torch.testing.assert_close(rescaled.std, density.std / scale)
-    ours, theirs = rescaled.sample(50, seeded(9)), density.sample(50, seeded(9))
-    torch.testing.assert_close(ours * scale + shift, theirs)
+def test_extreme_levels_stay_finite(density):
+    for alpha, sigma in ((5e-5, 1.0), (1.0, 0.01), (1.0, 1e-5), (0.0, 1.0)):
+        generator = seeded(4)
+        noise = torch.randn(500, density.dim, generator=generator)
+        x = alpha * density.sample(500, generator) + sigma * noise
+        x = torch.cat([x, 30 * x, 1000 * torch.ones(1, density.dim)])
+        for function in (density.log_density, density.score, density.posterior_mean):
+            assert function(x, alpha, sigma).isfinite().all()
 
 
 @one_of_each
-@pytest.mark.parametrize(("alpha", "sigma"), [(5e-5, 1.0), (1.0, 0.01), (1.0, 1e-5), (0.0, 1.0)])
-def test_extreme_levels_stay_finite(density: Density, alpha: float, sigma: float) -> None:
-    generator = seeded(4)
-    x = alpha * density.sample(500, generator) + sigma * torch.randn(
-        500, density.dim, generator=generator
-    )
-    x = torch.cat([x, 30 * x, 1000 * torch.ones(1, density.dim)])
-    for values in (
-        density.log_density(x, alpha, sigma),
-        density.score(x, alpha, sigma),
-        density.posterior_mean(x, alpha, sigma),
-    ):
-        assert values.isfinite().all()
-
-
-@one_of_each
-def test_limits_of_the_posterior_mean(density: Density) -> None:
+def test_limits_of_the_posterior_mean(density):
     x = density.sample(50, seeded())
     torch.testing.assert_close(density.posterior_mean(x, 1.0, 0.0), x)
     nothing_known = density.posterior_mean(x, 0.0, 1.0)
@@ -200,7 +111,7 @@ def test_limits_of_the_posterior_mean(density: Density) -> None:
     torch.testing.assert_close(nearly_nothing, density.mean.expand_as(x), rtol=1e-5, atol=1e-5)
 
 
-def test_straight_line_has_the_closed_form_density() -> None:
+def test_straight_line_has_the_closed_form_density():
     # Uniform on [-1, 3] plus N(0, s^2) is a difference of normal distribution functions.
     x = torch.linspace(-1.5, 3, 200, dtype=torch.float64)
     points = torch.stack([x, 0.1 * torch.ones_like(x)], dim=1)
@@ -212,13 +123,12 @@ def test_straight_line_has_the_closed_form_density() -> None:
     np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["swiss-roll", "two-spirals", "s-curve", "pinwheel"])
-def test_quadrature_has_converged(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["swiss-roll", "pinwheel"])
+def test_quadrature_has_converged(name, monkeypatch):
     density = make_toy(name)
     monkeypatch.setattr(densities, "PANEL_LENGTH", densities.PANEL_LENGTH / 2)
     monkeypatch.setattr(densities, "MIN_PANELS", 2 * densities.MIN_PANELS)
     finer = make_toy(name)
-    assert len(finer._points) > 1.8 * len(density._points)
     x = density.sample(500, seeded())
     x = torch.cat([x, x + 0.5 * torch.randn(x.shape, generator=seeded(1))])
     for ours, theirs in (
@@ -226,22 +136,22 @@ def test_quadrature_has_converged(name: str, monkeypatch: pytest.MonkeyPatch) ->
         (density.score(x), finer.score(x)),
         (density.posterior_mean(x, 0.9, 0.3), finer.posterior_mean(x, 0.9, 0.3)),
     ):
+        assert not torch.equal(ours, theirs)  # the finer one has other nodes
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
-@settings(max_examples=150)
 @given(
     centre=st.floats(-30, 30),
     half=st.one_of(st.floats(1e-4, 1.0), st.floats(0.45, 0.55), st.floats(1.0, 20.0)),
 )
-def test_a_noised_box_matches_integration(centre: float, half: float) -> None:
+def test_a_noised_box_matches_integration(centre, half):
     # x_0 given x = 0 is a normal of this spread truncated to the box, here in units of it.
     alpha, sigma = 0.8, 0.5
     spread, low, high = sigma / alpha, centre - half, centre + half
     box, x = UniformBoxes([[low * spread]], [[high * spread]]), torch.zeros(1, 1)
     mode = min(max(0.0, low), high)
 
-    def weight(z: float) -> float:
+    def weight(z):
         return math.exp((mode**2 - z**2) / 2)
 
     # Outside of this much of the interval the integrand is below 1e-16 of its largest value.
@@ -255,7 +165,7 @@ def test_a_noised_box_matches_integration(centre: float, half: float) -> None:
     assert place / half == pytest.approx((first / mass + mode - centre) / half, rel=1e-8, abs=1e-8)
 
 
-def test_clean_boxes_have_the_documented_edges() -> None:
+def test_clean_boxes_have_the_documented_edges():
     boxes = UniformBoxes([[0.0, 0.0], [2.0, 0.0]], [[1.0, 1.0], [4.0, 1.0]])
     x = torch.tensor([[0.5, 0.5], [1.5, 0.5], [3.0, 0.5]], dtype=torch.float64)
     third = -math.log(3.0)  # the union has area 3
@@ -268,7 +178,7 @@ def test_clean_boxes_have_the_documented_edges() -> None:
     assert float(mixed[0]) == pytest.approx(third)
 
 
-def test_samples_are_uniform_over_boxes_and_along_curves() -> None:
+def test_samples_are_uniform_over_boxes_and_along_curves():
     box = UniformBoxes([[-1.0, 2.0]], [[3.0, 2.5]]).sample(5000, seeded()).numpy()
     # With almost no noise, samples snapped to quadrature nodes would repeat their places.
     along = _line(noise=1e-3).sample(5000, seeded())[:, 0].numpy()
@@ -277,7 +187,7 @@ def test_samples_are_uniform_over_boxes_and_along_curves() -> None:
     assert np.unique(along.round(7)).size > 4500
 
 
-def test_same_generator_same_sample_and_survives_pickling() -> None:
+def test_same_generator_same_sample_and_survives_pickling():
     for name in ("swiss-roll", "checkerboard", "gaussian-mixture", "swiss-roll-16d"):
         density = make_toy(name)
         copy = pickle.loads(pickle.dumps(density))
@@ -285,7 +195,7 @@ def test_same_generator_same_sample_and_survives_pickling() -> None:
         assert not torch.equal(density.sample(10, seeded(7)), density.sample(10, seeded(8)))
 
 
-def test_answers_are_float64_for_float32_points() -> None:
+def test_answers_are_float64_for_float32_points():
     density = make_toy("moons")
     x = density.sample(10, seeded()).float()
     mean = density.posterior_mean(x, torch.full((10,), 0.5), 0.5)
@@ -294,9 +204,8 @@ def test_answers_are_float64_for_float32_points() -> None:
     assert density.sample(0, seeded()).shape == (0, 2)
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
+def test_unusable_arguments_are_refused_in_one_line():
+    for make, words in (
         (lambda: GaussianMixture([[0.0]]), "exactly one of"),
         (lambda: GaussianMixture([0.0], variances=1.0), r"means must have shape \(k, d\)"),
         (lambda: GaussianMixture([[0.0, 1.0]], variances=[1.0, 2.0, 3.0]), "variances must"),
@@ -314,8 +223,6 @@ def test_answers_are_float64_for_float32_points() -> None:
         (lambda: make_toy("moons").score(torch.zeros(3, 2), torch.ones(2)), "alpha must be"),
         (lambda: make_toy("moons").score(torch.zeros(3, 2), 1.0, -0.5), "at least 0, got -0.5"),
         (lambda: make_toy("moons").score(torch.zeros(3, 2), 0.0, 0.0), "both 0"),
-    ],
-)
-def test_unusable_arguments_are_refused_in_one_line(make, words: str) -> None:
-    with refused(words, DataError):
-        make()
+    ):
+        with refused(words, DataError):
+            make()

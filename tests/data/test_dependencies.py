@@ -1,6 +1,4 @@
-from __future__ import annotations
-
-import logging
+"""What always follows from another column is found, and holds in all rows that are drawn."""
 
 import numpy as np
 import pandas as pd
@@ -9,15 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import refused
-from kan_diffusion import DiffusionEstimator, table_pipeline
+from helpers import refused, seeded
 from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.dependencies import nearest_agreeing
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.sampling import make_scheduler
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
+from make import denoiser, process
 
 
-def _places(num: int = 600) -> pd.DataFrame:
+def _places(num=600):
     """Cities imply a region and a code, and their size nearly; regions imply whether it rains."""
     rng = np.random.default_rng(0)
     city = rng.integers(0, 12, num)
@@ -36,24 +35,25 @@ def _places(num: int = 600) -> pd.DataFrame:
     return frame
 
 
-def _found(frame: pd.DataFrame) -> set[tuple[str, str]]:
-    codec = TableCodec.fit(frame)
+PLACES = _places()
+CODEC = TableCodec.fit(PLACES)
+FREE = CODEC.model_copy(update={"dependencies": ()})
+
+
+def _found(codec):
     names = [str(column.name) for column in codec.columns]
     return {(names[each.determinant], names[each.dependent]) for each in codec.dependencies}
 
 
-def test_what_always_follows_is_found_and_what_nearly_does_is_not() -> None:
-    assert _found(_places()) == {("city", "region"), ("city", "rain"), ("city", "code")}
-
-
-def test_columns_that_follow_are_described() -> None:
-    values = TableCodec.fit(_places()).describe().set_index("name")["values"]
+def test_what_always_follows_is_found_and_what_nearly_does_is_not():
+    assert _found(CODEC) == {("city", "region"), ("city", "rain"), ("city", "code")}
+    values = CODEC.describe().set_index("name")["values"]
     assert values["rain"] == "False, True; follows city"
     assert values["region"].endswith("; follows city")
     assert "follows" not in values["size"]
 
 
-def test_chance_is_no_dependency() -> None:
+def test_chance_is_no_dependency():
     rng = np.random.default_rng(0)
     name = rng.integers(0, 900, 1000)  # nearly every row has a category of its own
     frame = pd.DataFrame(
@@ -63,25 +63,22 @@ def test_chance_is_no_dependency() -> None:
             "x": rng.normal(size=1000),
         }
     )
-    assert _found(frame) == set()
-    few = _places(30)
-    assert _found(few) == set()
+    assert _found(TableCodec.fit(frame)) == _found(TableCodec.fit(_places(30))) == set()
 
 
-def _require_obeyed(frame: pd.DataFrame, learned: pd.DataFrame) -> None:
+def _require_obeyed(frame):
     for name in ("region", "rain", "code"):
         known = frame.dropna(subset=["city", name])
-        truth = learned.dropna(subset=[name]).groupby("city")[name].first()
+        truth = PLACES.dropna(subset=[name]).groupby("city")[name].first()
         assert (known[name].to_numpy() == truth[known["city"]].to_numpy()).all()
 
 
 @pytest.fixture(scope="module")
-def model() -> DiffusionEstimator:
-    logging.getLogger("kan_diffusion").setLevel(logging.ERROR)
-    try:
-        return DiffusionEstimator(params=500, steps=5, random_state=0, device="cpu").fit(_places())
-    finally:
-        logging.getLogger("kan_diffusion").setLevel(logging.NOTSET)
+def pipelines():
+    """A model that has learned nothing, with a codec that knows dependencies and without."""
+    network = denoiser("mlp", CODEC.dim, blocks=CODEC.block_widths)
+    scheduler = make_scheduler(None, process().scheduler())
+    return [TableDiffusionPipeline(network, scheduler, c, process()) for c in (CODEC, FREE)]
 
 
 @pytest.mark.parametrize(
@@ -89,59 +86,47 @@ def model() -> DiffusionEstimator:
     [{}, {"region": "north"}, {"city": "city 7"}, {"rain": True, "region": "west"}, {"code": 107}],
     ids=str,
 )
-def test_rows_obey_whatever_is_told(
-    model: DiffusionEstimator, conditions: dict[str, object]
-) -> None:
-    rows = model.sample(300, conditions=conditions, random_state=1)
-    _require_obeyed(rows, _places())
+def test_rows_obey_whatever_is_told(pipelines, conditions):
+    rows = pipelines[0].draw(300, conditions=conditions, generator=seeded(1))
+    _require_obeyed(rows)
     for name, cell in conditions.items():
         assert (rows[name] == cell).all()
     if not conditions:
         assert rows["region"].isna().any()
 
 
-def test_categories_are_drawn_as_the_model_draws_them_where_they_agree(
-    model: DiffusionEstimator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # This model has learned next to nothing, so that few of its rows agree.
-    monkeypatch.setattr(table_pipeline, "_TRIES", 200)
-    told = {"region": "south"}
-    own = model.pipeline_
-    free = TableDiffusionPipeline(
-        own.denoiser, own.scheduler, own.codec.model_copy(update={"dependencies": ()}), own.process
-    )
-    rows = free.draw(20_000, conditions=told, generator=torch.Generator().manual_seed(0))
-    agreeing = rows[rows["city"].isin(["city 2", "city 6", "city 10"])]
-    assert 600 < len(agreeing) < 10_000
-    shares = agreeing["city"].value_counts(normalize=True)
-    found = model.sample(2000, conditions=told, random_state=1)["city"].value_counts(normalize=True)
-    assert (found - shares).abs().max() < 0.08
+def test_categories_are_drawn_as_the_model_draws_them_where_they_agree(pipelines):
+    told = {"rain": True}
+    own, free = (each.draw(4000, conditions=told, generator=seeded()) for each in pipelines)
+    agreeing = free["city"].isin(PLACES["city"][PLACES["rain"]].unique())
+    assert 0.3 < agreeing.mean() < 0.7  # of eight tries one agrees
+    shares = free["city"][agreeing].value_counts(normalize=True)
+    found = own["city"].value_counts(normalize=True)
+    # Five standard errors of a share, of 1,200 rows at least.
+    assert (found - shares).abs().max() < 5 * np.sqrt(0.25 / 4000 + 0.25 / 1200)
 
 
-def test_rows_that_contradict_are_kept_as_told(
-    model: DiffusionEstimator, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rows_that_contradict_are_kept_as_told(pipelines, caplog):
     told = pd.DataFrame({"city": ["city 1"] * 20, "region": ["north"] * 20})
-    rows = model.sample(like=told, random_state=1)
+    rows = pipelines[0].draw(like=told, generator=seeded(1))
     pd.testing.assert_frame_equal(rows[["city", "region"]], told[["city", "region"]])
     assert rows["code"].eq(107).all()
     assert "extrapolation" in caplog.text
 
 
-def test_gaps_are_filled_with_what_follows(model: DiffusionEstimator) -> None:
+def test_gaps_are_filled_with_what_follows(pipelines):
     rows = _places(80)
-    rng = np.random.default_rng(3)
-    gaps = rows.mask(rng.random(rows.shape) < 0.4)
-    for filled in model.impute(gaps, draws=2):
-        _require_obeyed(filled, _places())
-        known = gaps.notna()
+    gaps = rows.mask(np.random.default_rng(3).random(rows.shape) < 0.4)
+    known = gaps.notna()
+    for filled in pipelines[0].impute(gaps, draws=2, generator=seeded()):
+        _require_obeyed(filled)
         pd.testing.assert_frame_equal(
             filled.where(known).astype(object), gaps.where(known).astype(object)
         )
 
 
 @given(st.data())
-def test_the_nearest_that_agrees_is_taken(data: st.DataObject) -> None:
+def test_the_nearest_that_agrees_is_taken(data):
     count, num, each = (data.draw(st.integers(1, 6)) for _ in range(3))
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     implied = rng.integers(0, 3, (each, count))
@@ -158,32 +143,23 @@ def test_the_nearest_that_agrees_is_taken(data: st.DataObject) -> None:
             assert got == place
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_dependencies_that_fit_no_column_are_refused():
+    for change in (
         {"determinant": 9},
         {"determinant": 5},
         {"dependent": 1},
         {"places": [0]},
         {"places": [12] * 12},
-    ],
-    ids=str,
-)
-def test_dependencies_that_fit_no_column_are_refused(change: dict[str, object]) -> None:
-    content = TableCodec.fit(_places()).to_dict()
-    content["dependencies"][0].update(change)
-    with refused("codec: ", KanDiffusionError):
-        TableCodec.from_dict(content)
+    ):
+        content = CODEC.to_dict()
+        content["dependencies"][0].update(change)
+        with refused("codec: ", KanDiffusionError):
+            TableCodec.from_dict(content)
 
 
-def test_decoding_keeps_what_is_told() -> None:
-    codec = TableCodec.fit(_places())
+def test_decoding_keeps_what_is_told():
     rng = np.random.default_rng(0)
-    rows = torch.randn(200, codec.dim, generator=torch.Generator().manual_seed(0))
-    free = codec.decode(rows, rng)
-    _require_obeyed(free, _places())
+    rows = torch.randn(200, CODEC.dim, generator=seeded())
+    _require_obeyed(CODEC.decode(rows, rng))
     told = torch.ones_like(rows, dtype=torch.bool)
-    pd.testing.assert_frame_equal(
-        codec.decode(rows, rng, told),
-        codec.model_copy(update={"dependencies": ()}).decode(rows, rng),
-    )
+    pd.testing.assert_frame_equal(CODEC.decode(rows, rng, told), FREE.decode(rows, rng))

@@ -33,3 +33,12 @@ def write_pictures(root: Path, told: Told, num: int = 24, side: int = 8) -> Path
     if told == "captions":
         (root / "metadata.csv").write_text("\n".join(lines) + "\n")
     return root
+
+
+def write_noise(
+    path: Path, seed: int = 0, mode: str = "RGB", size: tuple[int, int] = (8, 8)
+) -> None:
+    """Writes a picture in colour that no other seed gives."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+    Image.fromarray(values).convert(mode).save(path)
