@@ -1,4 +1,4 @@
-from __future__ import annotations
+"""Scenes of shapes: how they are drawn, and captions that say what is on them."""
 
 import math
 from collections import Counter
@@ -33,17 +33,17 @@ from kan_diffusion.data.shapes import (
 from kan_diffusion.errors import DataError
 
 
-def _rng(seed: int = 0) -> np.random.Generator:
+def _rng(seed=0):
     return np.random.default_rng(seed)
 
 
 @pytest.mark.parametrize("size", [16, 32])
-def test_pictures_are_linear_in_things_that_share_no_pixel(size: int) -> None:
+def test_pictures_are_linear_in_things_that_share_no_pixel(size):
     known = renderings(size)
-    masks = known.masks.numpy().astype(np.float64)
-    for scene in draw_scenes(200, _rng(), 3, "all"):
+    for scene in draw_scenes(50, _rng(), 3, "all"):
         background = np.array(BACKGROUNDS[scene.background], dtype=np.float64)
-        covers = [masks[known.row(thing)][:, None] for thing in scene.things]
+        rows = [known.row(thing) for thing in scene.things]
+        covers = known.masks[rows].numpy().astype(np.float64)[:, :, None]
         picture = background + sum(
             cover * (np.array(COLOURS[thing.colour]) - background)
             for cover, thing in zip(covers, scene.things, strict=True)
@@ -54,7 +54,7 @@ def test_pictures_are_linear_in_things_that_share_no_pixel(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [16, 32])
-def test_coverages_have_the_area_and_the_centre_of_their_shape(size: int) -> None:
+def test_coverages_have_the_area_and_the_centre_of_their_shape(size):
     known = renderings(size)
     steps = np.arange(size) + 0.5
     for (i, shape), (j, name) in product(enumerate(SHAPES), enumerate(SIZES)):
@@ -74,14 +74,14 @@ def test_coverages_have_the_area_and_the_centre_of_their_shape(size: int) -> Non
         assert widths.max() <= wide + 2
 
 
-def test_a_place_further_is_a_pixel_further_at_32_pixels() -> None:
+def test_a_place_further_is_a_pixel_further_at_32_pixels():
     here = Thing("star", "blue", "small", 10 / 32, 12 / 32)
     there = Thing("star", "blue", "small", 11 / 32, 12 / 32)
     pictures = render([Scene((here,), "white"), Scene((there,), "white")], 32)
     np.testing.assert_array_equal(np.roll(pictures[0], 1, axis=1), pictures[1])
 
 
-def test_small_pictures_are_the_average_of_large_ones() -> None:
+def test_small_pictures_are_the_average_of_large_ones():
     scenes = draw_scenes(100, _rng(1), 3)
     small, large = (render(scenes, size).astype(float) for size in (16, 32))
     halved = large.reshape(-1, 16, 2, 16, 2, 3).mean(axis=(2, 4))
@@ -89,22 +89,22 @@ def test_small_pictures_are_the_average_of_large_ones() -> None:
     assert np.abs(halved - small).max() <= 240 / 16 + 1e-9
 
 
-def test_all_renderings_are_different() -> None:
+def test_all_renderings_are_different():
     masks = (16 * renderings(16).masks.numpy()).astype(np.uint8)
     assert len({mask.tobytes() for mask in masks}) == len(masks) == 3272
 
 
-@pytest.mark.parametrize("objects", [1, 2, 3])
-def test_combinations_are_held_out(objects: int) -> None:
-    seen = draw_scenes(3000, _rng(2), objects)
+@pytest.mark.parametrize("objects", [1, 3])
+def test_combinations_are_held_out(objects):
+    seen = draw_scenes(1000, _rng(2), objects)
     assert not any(is_held_out(*thing.combination) for scene in seen for thing in scene.things)
-    for scene in draw_scenes(500, _rng(3), objects, "held-out"):
+    for scene in draw_scenes(200, _rng(3), objects, "held-out"):
         assert any(is_held_out(*thing.combination) for thing in scene.things)
     words = {word for scene in seen for thing in scene.things for word in thing.combination}
     assert words == {*SHAPES, *COLOURS, *SIZES}  # so that what is held out can be composed
 
 
-def test_held_out_combinations_are_known_words_and_do_not_repeat() -> None:
+def test_held_out_combinations_are_known_words_and_do_not_repeat():
     pairs = {*HELD_OUT_PAIRS}
     assert len(pairs) == len(HELD_OUT_PAIRS) == len({shape for shape, _ in pairs})
     for shape, colour, size in HELD_OUT_TRIPLES:
@@ -115,9 +115,8 @@ def test_held_out_combinations_are_known_words_and_do_not_repeat() -> None:
         assert not is_held_out(shape, colour, next(other for other in SIZES if other != size))
 
 
-def test_scenes_of_one_thing_are_uniform() -> None:
-    num = 36_000
-    scenes = draw_scenes(num, _rng(4))
+def test_scenes_of_one_thing_are_uniform():
+    scenes = draw_scenes(18_000, _rng(4))
     for counts, cells in (
         (Counter(scene.things[0].combination for scene in scenes), 36),
         (Counter(scene.background for scene in scenes), 2),
@@ -130,23 +129,21 @@ def test_scenes_of_one_thing_are_uniform() -> None:
         assert max(abs(n - expected) for n in counts.values()) < 5 * math.sqrt(expected)
 
 
-def test_scenes_follow_from_the_generator_alone() -> None:
+def test_scenes_follow_from_the_generator_alone():
     assert draw_scenes(50, _rng(5), 3) == draw_scenes(50, _rng(5), 3)
     assert draw_scenes(50, _rng(5), 3) != draw_scenes(50, _rng(6), 3)
-    counts = Counter(len(scene.things) for scene in draw_scenes(3000, _rng(7), 3))
-    assert all(abs(counts[k] - 1000) < 5 * math.sqrt(1000 * 2 / 3) for k in (1, 2, 3))
+    counts = Counter(len(scene.things) for scene in draw_scenes(600, _rng(7), 3))
+    assert all(abs(counts[k] - 200) < 5 * math.sqrt(200 * 2 / 3) for k in (1, 2, 3))
     assert {len(scene.things) for scene in draw_scenes(50, _rng(), 3, fewest=3)} == {3}
 
 
 @pytest.mark.parametrize("objects", [1, 2, 3])
-def test_captions_are_read_back(objects: int) -> None:
-    generator = _rng(8)
-    said = set()
-    for scene in draw_scenes(1500, generator, objects, "all", fewest=objects):
+def test_captions_are_read_back(objects):
+    generator, said = _rng(8), set()
+    for scene in draw_scenes(300, generator, objects, "all", fewest=objects):
         text = caption(scene, generator)
         asked = parse(text)
         said.add(len(asked.relations))
-        assert len(asked.things) == objects
         for want, thing in zip(asked.things, scene.things, strict=True):
             assert want.shape == thing.shape
             assert want.allows(thing)
@@ -157,7 +154,7 @@ def test_captions_are_read_back(objects: int) -> None:
     assert said == ({0} if objects == 1 else {0, 1})
 
 
-def test_captions_use_every_wording_equally() -> None:
+def test_captions_use_every_wording_equally():
     scene = Scene((Thing("star", "blue", "small", 0.25, 0.5),), "white")
     generator = _rng(9)
     counts = Counter(caption(scene, generator) for _ in range(6000))
@@ -167,45 +164,35 @@ def test_captions_use_every_wording_equally() -> None:
     assert "a small blue star at the left" in counts
 
 
-def test_prompts_are_read_in_any_order() -> None:
+def test_prompts_are_read_in_any_order():
     assert parse("A large, green star at the bottom right on a black background") == Asked(
         (AskedThing("star", "green", "large", "bottom right"),), (), "black"
     )
     assert parse("a circle in the centre") == Asked((AskedThing("circle", place="centre"),))
-    assert parse("a red square above a blue circle, and a star, small") == Asked(
-        (
-            AskedThing("square", "red"),
-            AskedThing("circle", "blue"),
-            AskedThing("star", None, "small"),
-        ),
-        ((0, "above", 1),),
-    )
+    two = AskedThing("square", "red"), AskedThing("circle", "blue")
+    third = AskedThing("star", None, "small")
+    prompt = "a red square above a blue circle, and a star, small"
+    assert parse(prompt) == Asked((*two, third), ((0, "above", 1),))
 
 
-def test_relations_are_those_of_the_centres() -> None:
-    one, other = (Thing("star", "blue", "small", x, y) for x, y in ((0.25, 0.25), (0.75, 0.3125)))
+def test_places_are_ninths_and_relations_are_those_of_the_centres():
+    def star(x, y):
+        return Thing("star", "blue", "small", x, y)
+
+    named = {star(x / 32, y / 32).place for x, y in product(range(5, 28), repeat=2)}
+    assert named == set(PLACES.values())
+    for x, y, place in ((0.5, 0.5, "centre"), (0.25, 0.75, "bottom left"), (0.5, 0.25, "top")):
+        assert star(x, y).place == place
+    one, other, third = star(0.25, 0.25), star(0.75, 0.3125), star(0.5, 0.75)
     assert related(one, other) == ("left of",)
     assert related(other, one) == ("right of",)
-    third = Thing("star", "blue", "small", 0.5, 0.75)
     assert related(one, third) == ("left of", "above")
     assert related(third, one) == ("right of", "below")
     assert set(RELATIONS) == {"left of", "right of", "above", "below"}
 
 
-def test_places_are_ninths() -> None:
-    named = Counter(
-        Thing("star", "blue", "small", x / 32, y / 32).place
-        for x, y in product(range(5, 28), repeat=2)
-    )
-    assert named.keys() == set(PLACES.values())
-    assert Thing("star", "blue", "small", 0.5, 0.5).place == "centre"
-    assert Thing("star", "blue", "small", 0.25, 0.75).place == "bottom left"
-    assert Thing("star", "blue", "small", 0.5, 0.25).place == "top"
-
-
-@pytest.mark.parametrize(
-    ("prompt", "message"),
-    [
+def test_prompts_that_cannot_be_read_are_refused():
+    for prompt, message in (
         ("a purpel star", "unknown word 'purpel', did you mean 'purple'"),
         ("a red", "does not ask for 1 to 3 things"),
         ("", "does not ask for 1 to 3 things"),
@@ -215,28 +202,22 @@ def test_places_are_ninths() -> None:
         ("left of a red star", "'left of' has no first thing"),
         ("a star on pink", "unknown word 'pink'.*known: black, white"),
         ("a star a star a star a star", "1 to 3 things"),
-    ],
-)
-def test_prompts_that_cannot_be_read_are_refused(prompt: str, message: str) -> None:
-    with refused(message, DataError):
-        parse(prompt)
+    ):
+        with refused(message, DataError):
+            parse(prompt)
 
 
-def test_scenes_that_cannot_be_drawn_are_refused() -> None:
+def test_scenes_that_cannot_be_drawn_are_refused():
     star = Thing("star", "blue", "small", 0.5, 0.5)
-    with refused("unknown shape 'hexagon'"):
-        Thing("hexagon", "blue", "small", 0.5, 0.5)
-    with refused("multiple of 1/32 from 5/32 to 27/32", DataError):
-        Thing("star", "blue", "small", 0.51, 0.5)
-    with refused("y = 0.875 is no place of a large thing", DataError):
-        Thing("star", "blue", "large", 0.5, 0.875)
-    with refused("come too close", DataError):
-        Scene((star, star), "white")
-    with refused("1 to 3 things, not 0", DataError):
-        Scene((), "white")
-    with refused("unknown background 'pink'"):
-        Scene((star,), "pink")
-    with refused("16 or 32 pixels", DataError):
-        render([Scene((star,), "white")], 20)
-    with refused("1 to 3 things, not 1 to 4", DataError):
-        draw_scenes(1, _rng(), 4)
+    for draw, message in (
+        (lambda: Thing("hexagon", "blue", "small", 0.5, 0.5), "unknown shape 'hexagon'"),
+        (lambda: Thing("star", "blue", "small", 0.51, 0.5), "multiple of 1/32 from 5/32 to 27/32"),
+        (lambda: Thing("star", "blue", "large", 0.5, 0.875), "y = 0.875 is no place of a large th"),
+        (lambda: Scene((star, star), "white"), "come too close"),
+        (lambda: Scene((), "white"), "1 to 3 things, not 0"),
+        (lambda: Scene((star,), "pink"), "unknown background 'pink'"),
+        (lambda: render([Scene((star,), "white")], 20), "16 or 32 pixels"),
+        (lambda: draw_scenes(1, _rng(), 4), "1 to 3 things, not 1 to 4"),
+    ):
+        with refused(message):
+            draw()
