@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -23,14 +22,15 @@ from kan_diffusion.study.folder import (
 )
 from kan_diffusion.study.measure import evaluate_run, load_run, oracle_warning, yardstick
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse, run_trial
-from tiny import tiny_study, trial_content, written
+from make import study, trial_content, written
+from runs import copied
 
 STEPS = 40
 
 
 def _trial(seed=0, **changes):
     models = [{"name": "MLP", "family": "mlp", "params": 300}]
-    return tiny_study(**{"models": models, "seeds": seed + 1, **changes}).trials()[-1]
+    return study(**{"models": models, "seeds": seed + 1, **changes}).trials()[-1]
 
 
 class Stop(Exception):  # noqa: N818
@@ -93,7 +93,7 @@ def test_row_has_flat_keys_and_every_metric_beside_its_real_value(finished):
     assert np.mean(levels) == pytest.approx(row["excess"])
 
 
-def test_finished_trial_is_read_and_not_run_again(finished):
+def test_finished_trial_is_read_and_not_run_again_and_another_is_refused(finished):
     before = written(finished.folder)
 
     def never(step, loss):
@@ -101,13 +101,10 @@ def test_finished_trial_is_read_and_not_run_again(finished):
 
     again = run_trial(finished.config, finished.folder, on_progress=never)
     assert again == finished
+    with refused("holds another trial", RunFolderError):
+        run_trial(_trial(seed=1), finished.folder)
     assert written(finished.folder) == before
     assert load_trial(finished.folder) == finished
-
-
-def test_folder_of_another_trial_is_refused(finished):
-    with pytest.raises(RunFolderError, match="holds another trial"):
-        run_trial(_trial(seed=1), finished.folder)
 
 
 def test_folder_is_a_pipeline_that_samples(finished):
@@ -151,23 +148,11 @@ def test_recorded_reverse_process_goes_from_noise_to_samples(finished):
     for panel in range(1, NUM_PANELS):
         step_before = num_timesteps - num_timesteps // 50 * (5 * panel - 1)
         assert torch.equal(panels[panel], states[step_before])
-
-
-def test_recorded_reverse_process_of_few_steps_shows_some_twice(finished):
-    _, pipeline = load_run(finished.folder)
+    # Of few steps it shows some states twice.
     pipeline.scheduler = make_scheduler("ddpm", pipeline.scheduler)
     panels = record_reverse(pipeline, 7, 3, seeded())
     assert len(panels) == NUM_PANELS
     assert len({tuple(panel.flatten().tolist()) for panel in panels}) == 4
-
-
-def test_same_trial_elsewhere_is_the_same_to_the_last_bit(finished, tmp_path):
-    run_trial(finished.config, tmp_path, device="cpu")
-    assert trial_content(tmp_path) == trial_content(finished.folder)
-    samples = (
-        load_points(folder / "samples.safetensors") for folder in (finished.folder, tmp_path)
-    )
-    np.testing.assert_array_equal(*samples)
 
 
 def test_seeds_differ_and_share_their_yardstick(finished, tmp_path):
@@ -192,21 +177,15 @@ def test_stopped_trial_goes_on_to_the_same_end(finished, tmp_path):
     with pytest.raises(Stop):
         run_trial(config, tmp_path, device="cpu", on_progress=_stop_at(15))
     assert load_trial(tmp_path) is None
+    with refused("checkpoint of a run with other settings", RunFolderError):
+        run_trial(_trial(seed=1), tmp_path, device="cpu")
     run_trial(config, tmp_path, device="cpu")
     assert trial_content(tmp_path) == trial_content(finished.folder)
     assert recorded_steps(tmp_path) == recorded_steps(finished.folder)
-    for path in (finished.folder / "reverse").iterdir():
-        np.testing.assert_array_equal(
-            load_points(path), load_points(tmp_path / "reverse" / path.name)
-        )
+    for path in (finished.folder / "samples.safetensors", *(finished.folder / "reverse").iterdir()):
+        other = tmp_path / path.relative_to(finished.folder)
+        np.testing.assert_array_equal(load_points(path), load_points(other))
     assert not (tmp_path / "checkpoint.safetensors").exists()
-
-
-def test_checkpoint_of_other_settings_is_refused(tmp_path):
-    with pytest.raises(Stop):
-        run_trial(_trial(), tmp_path, device="cpu", on_progress=_stop_at(STEPS))
-    with pytest.raises(RunFolderError, match="checkpoint of a run with other settings"):
-        run_trial(_trial(seed=1), tmp_path, device="cpu")
 
 
 def test_diverging_trial_is_recorded_with_its_reason(tmp_path):
@@ -280,7 +259,7 @@ def test_an_estimated_oracle_that_cannot_be_is_doubted(floor, doubted):
     ids=["short", "no weights", "config", "index", "no index", "other widths"],
 )
 def test_damaged_denoiser_is_one_line(finished, tmp_path, file, content, message):
-    folder = shutil.copytree(finished.folder, tmp_path / "copy")
+    folder = copied(finished.folder, tmp_path / "copy")
     if isinstance(content, dict):
         content = json.dumps({**json.loads((folder / file).read_text()), **content}).encode()
     (folder / file).unlink() if content is None else (folder / file).write_bytes(content)

@@ -13,10 +13,10 @@ from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.planning import CHOSEN_SIZES
 from kan_diffusion.study.rehearsal import rehearse
 from kan_diffusion.study.run import load_study, run_study
-from tiny import EVALUATION, tiny_study
+from make import EVALUATION, study
 
 SMALL, LARGE = 600, 900
-BUDGET = {"match": "time", "amount": 0.1}
+BUDGET = {"match": "time", "amount": 0.5}  # far more than the first steps take
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +26,8 @@ def _two_sizes(monkeypatch):
 
 
 def _study(**changes):
-    """Two models of free size with a tenth of a second."""
-    return tiny_study(
+    """Two models of free size with half a second."""
+    return study(
         **{
             "data": [{"toy": "moons", "num_points": 200}],
             "models": [{"family": "kan"}, {"family": "mlp"}],
