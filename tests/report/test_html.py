@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from html_page import Page as Read
 from kan_diffusion.report.html import Page, plain_table
-from kan_diffusion.report.images import embedded, figure_png, figure_svg
-from kan_diffusion.report.mathematics import broken_sum, formula_svg
+from kan_diffusion.report.images import contact_sheet, embedded, figure_png, figure_svg
+from kan_diffusion.report.mathematics import formula_svg
+from kan_diffusion.report.pictures import write_pictures
 
 HOSTILE = "</script></code><img src=x onerror=alert(1)> & \"quotes\" 'too' <!--"
 
 
-def chart(count=20):
+def chart():
     figure = Figure(figsize=(4, 3))
-    figure.subplots().plot(np.arange(count), np.arange(count) ** 2)
+    figure.subplots().plot(np.arange(20), np.arange(20) ** 2)
     return figure
 
 
@@ -32,7 +34,8 @@ def cloud():
     return figure
 
 
-def whole_page(leaves=False):
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_page_holds_everything_in_order_and_loads_nothing(tmp_path, leaves):
     page = Page("Title", "Why?", leaves)
     page.text("First.", kind="answer").items(["Mind this."], "warnings", "Before")
     section = page.section("Section").text("A sentence.").figure(embedded(chart()), "See.", "Chart")
@@ -42,13 +45,8 @@ def whole_page(leaves=False):
     )
     page.section("Nothing").section("Nothing below").text("").facts({}).code("").items([])
     page.section("Formula").formula("s", r"\frac{1}{2} x", "Score")
-    return page
-
-
-@pytest.mark.parametrize("leaves", [False, True])
-def test_a_page_holds_everything_in_order_and_loads_nothing(tmp_path, leaves):
-    path = whole_page(leaves).write(tmp_path / "page.html")
-    text = path.read_text()
+    page.section("Data").section("", "setting").text("Said.").section("Time").text("Used.")
+    text = page.write(tmp_path / "page.html").read_text("utf-8")
     read = Read(text)
     said = " ".join(read.text)
     order = ["Title", "Why?", "First.", "Mind this.", "A sentence.", "See.", "Below", "value"]
@@ -61,18 +59,12 @@ def test_a_page_holds_everything_in_order_and_loads_nothing(tmp_path, leaves):
     assert {"section", "section-below", "another"} <= set(read.ids)
     assert "Nothing" not in said
     assert read.empty == []
-    assert set(read.links) <= set(read.ids)
     # The bar's links, where sections are shown one at a time.
-    assert read.links == (["overview", "section", "another", "formula"] if leaves else [])
-
-
-def test_no_level_of_headings_is_skipped(tmp_path):
-    page = Page("Title")
-    page.section("Data").section("", "setting").text("Said.").section("Time").text("Used.")
-    text = page.write(tmp_path / "page.html").read_text("utf-8")
-    assert re.findall(r"<h([1-6])[^>]*>([^<]*)<", text) == [
-        ("1", "Title"), ("2", "Data"), ("3", "Time")
-    ]  # fmt: skip
+    bar = ["overview", "section", "another", "formula", "data"]
+    assert read.links == (bar if leaves else [])
+    # No level of headings is skipped.
+    headings = re.findall(r"<h([1-6])[^>]*>(Title|Section|Below|Data|Time)<", text)
+    assert [level for level, _ in headings] == list("12323")
 
 
 def test_whatever_is_written_into_a_page_stays_text(tmp_path):
@@ -88,10 +80,8 @@ def test_whatever_is_written_into_a_page_stays_text(tmp_path):
     assert json.loads(found[1]) == {"a": HOSTILE}
 
 
-# --- figures ----------------------------------------------------------------------------------
-
-
 def test_charts_are_embedded_as_svg_and_clouds_as_small_pixels():
+    before = dict(mpl.rcParams)
     picture = embedded(chart())
     svg = base64.b64decode(picture.address.removeprefix("data:image/svg+xml;base64,"))
     assert svg == figure_svg(chart())
@@ -104,6 +94,7 @@ def test_charts_are_embedded_as_svg_and_clouds_as_small_pixels():
     assert shown.width == pixels.width // 2
     assert abs(np.asarray(pixels, int) - np.asarray(exact, int)).mean() < 2
     assert len(webp) < len(figure_png(cloud(), 192)) < len(figure_svg(cloud()))
+    assert dict(mpl.rcParams) == before
 
 
 def test_a_png_is_the_same_each_time_twice_as_sharp_as_a_screen_and_true_to_colours():
@@ -114,49 +105,55 @@ def test_a_png_is_the_same_each_time_twice_as_sharp_as_a_screen_and_true_to_colo
     assert (31, 119, 180) in {colour for _, colour in image.convert("RGB").getcolors(100_000)}
 
 
-def test_drawing_leaves_the_global_settings_alone():
-    before = dict(mpl.rcParams)
-    embedded(cloud())
-    assert dict(mpl.rcParams) == before
+def test_every_pixel_of_a_picture_is_a_square_in_its_cell_of_a_sheet():
+    values = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
+    pictures = [Image.fromarray(value) for value in values]
+    sheet = np.array(contact_sheet([pictures[:3], pictures[3:]]))
+    assert sheet.shape == (2 * 68, 3 * 68, 3)
+    grey = np.array(Image.new("RGB", (1, 1), "grey"))[0, 0]
+    for index, value in enumerate(values):
+        y, x = divmod(index, 3)
+        cell = sheet[68 * y : 68 * (y + 1), 68 * x : 68 * (x + 1)]
+        expected = value.repeat(8, 0).repeat(8, 1)[..., None]
+        assert (cell[2:-2, 2:-2] == expected).all()
+        assert (cell[:2] == grey).all()
+    assert (sheet[68:, 2 * 68 :] == grey).all()
+    # Transparent parts are white.
+    half = Image.new("RGBA", (64, 64), (255, 0, 0, 51))
+    sheet = contact_sheet([[Image.new("RGBA", (64, 64), (255, 0, 0, 0)), half]])
+    assert [sheet.getpixel((x, 30)) for x in (30, 100)] == [(255, 255, 255), (255, 204, 204)]
 
 
-# --- formulas ---------------------------------------------------------------------------------
+def test_a_sheet_of_a_stranger_lists_no_files_of_others(tmp_path):
+    told = PngInfo()
+    names = "../a-1.png", "a-1.png/../b-1.png", "b-1.png", "notes.txt", "a-1.png", "a-2.png"
+    told.add_text("pictures", "\n".join(names))
+    (tmp_path / "of").mkdir()
+    for name in ("a-1.png", "of/b-1.png", "of/notes.txt", "of/a-1.png"):
+        (tmp_path / name).write_bytes(b"")
+    Image.new("L", (8, 8)).save(tmp_path / "of" / "sheet.png", pnginfo=told)
+    assert write_pictures(tmp_path / "of", [("A", [Image.new("L", (8, 8))])]) == 1
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert left == {"a-1.png", "of/notes.txt", "of/a-1.png", "of/sheet.png"}
+    for content in (b"", b"no picture", (tmp_path / "of" / "sheet.png").read_bytes()[:60]):
+        (tmp_path / "of" / "sheet.png").write_bytes(content)
+        assert write_pictures(tmp_path / "of", [("", [Image.new("L", (8, 8))])]) == 1
+        assert (tmp_path / "of" / "a-1.png").is_file()
 
 
-def test_long_sums_are_broken_between_summands_only():
-    latex = r"- 1.5 x_{0} + e^{- x_{0}^{2} + 1} - \left(x_{0} - 2\right)^{2} + \frac{a + b}{c - d}"
-    lines = broken_sum(latex, most=10)
-    assert "".join(lines) == latex
-    assert [line.strip()[0] for line in lines] == ["-", "+", "-", "+"]
-    assert broken_sum(latex, most=1_000) == [latex]
+def test_formulas_as_sympy_writes_them_are_set_and_longer_ones_are_higher():
+    def height(latex):
+        made = formula_svg("s_{0}", latex)
+        assert made == formula_svg("s_{0}", latex)
+        return float(re.search(rb'height="([0-9.]+)pt"', made)[1])
 
-
-@pytest.mark.parametrize(
-    "latex",
-    [
-        r"- 1.5 x_{0} + 2.5 \tanh{\left(1.05 x_{0} + 0.01 \right)}",
-        r"\frac{\alpha x_{1}}{\alpha^{2} + 0.25 \sigma^{2}} e^{- x_{0}^{2}}",
-        r"\left|{x_{0}}\right| + \sqrt{x_{1}} + \log{\left(x_{0} \right)}",
-        r"\operatorname{Max}{\left(x_{0}, 10^{-6} \right)} + \dfrac{1}{2}",
-    ],
-)
-def test_formulas_as_sympy_writes_them_are_set(latex):
-    made = formula_svg("s_{0}", latex)
-    assert made.startswith(b"<?xml")
-    assert made == formula_svg("s_{0}", latex)
-
-
-def test_longer_formulas_make_higher_pictures():
-    summand = r"+ 1.2345 \tanh{\left(1.05 x_{0} + 0.01 \right)}"
-
-    def height(count):
-        found = re.search(rb'height="([0-9.]+)pt"', formula_svg("s_{0}", summand * count))
-        return float(found[1])
-
-    assert height(20) > height(8) > height(1)
-
-
-def test_what_cannot_be_set_is_not():
+    short = r"- 1.5 x_{0} + 2.5 \tanh{\left(1.05 x_{0} + 0.01 \right)}"
+    assert height(20 * short) > height(6 * short) > height(short)
+    height(r"\frac{\alpha x_{1}}{\alpha^{2} + 0.25 \sigma^{2}} e^{- x_{0}^{2}} + \sqrt{x_{1}}")
+    height(
+        r"\left|{x_{0}}\right| + \operatorname{Max}{\left(x_{0}, 10^{-6} \right)} + \dfrac{1}{2}"
+    )
+    # What cannot be set is not.
     assert formula_svg("s_{0}", r"\begin{cases} 1 & x \end{cases}") is None
     assert formula_svg("s_{0}", r"\frac{1") is None
     assert formula_svg("s_{0}", "x + " * 5_000 + "x") is None

@@ -1,0 +1,320 @@
+"""Figures of a study of many models, on screens and telephones, and that they can be read."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
+
+from drawn import line, marks, texts_overlap
+from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric
+from kan_diffusion.report import ReportContents
+from kan_diffusion.report.charts import (
+    by_level_figure,
+    corruption_figure,
+    data_figure,
+    differences_figure,
+    forest_figure,
+    forest_lines,
+    lead_figure,
+    lead_lines,
+    loss_figure,
+    metrics_figure,
+    reverse_figure,
+    samples_figure,
+)
+from kan_diffusion.report.images import TELEPHONE, embedded
+from kan_diffusion.report.pictures import asked_figure, process_figure
+from kan_diffusion.report.style import NARROW, REAL, model_styles
+from kan_diffusion.study.results.rows import Results, Setting
+from synthetic_study import BUDGETS, FAMILIES, MODELS, kind_of, make_contents
+
+DATAS = ("swiss roll", "checkerboard", "wine")
+LABEL = Setting("swiss roll", *BUDGETS[0]).label
+WINE = Setting("wine", *BUDGETS[0]).label
+TIMED = Setting("swiss roll", *BUDGETS[1]).label
+
+
+@pytest.fixture(scope="module")
+def contents():
+    """A study of 15 families, two budgets and a data set without an oracle."""
+    return make_contents(
+        DATAS, None, 4, False, 60, budgets=BUDGETS, families=True, without_oracle=("wine",)
+    )
+
+
+@pytest.fixture(scope="module")
+def small():
+    return make_contents(count=60)
+
+
+def title(axes):
+    return axes.get_title(loc="left").replace("\n", " ")
+
+
+def changed(contents, **columns):
+    rows = contents.results.rows.assign(**columns)
+    return replace(contents, results=Results.of(rows))
+
+
+@pytest.mark.parametrize("label", [LABEL, WINE])
+def test_a_terminal_shows_the_same_rows_in_plain_characters(contents, label):
+    lines = forest_lines(contents, label, 80)
+    text = "\n".join(lines)
+    assert text.isascii()
+    assert max(map(len, lines)) <= 80
+    rows = {name: line for line in lines for name in FAMILIES if line.startswith(f"{name}  ")}
+    assert list(rows) == list(FAMILIES)
+    reference = {line.index("|") for line in rows.values() if "|" in line}
+    assert len(reference) == 1  # the best MLP stands in one column
+    decision = contents.decision.of_setting(label)
+    for name, comparison in decision.items():
+        ratio = comparison.measure == "excess"
+        shown, value = rows[name], comparison.ratio if ratio else comparison.interval.mean
+        # The mean is on the side of the best MLP where its number is, or on it.
+        side = np.sign(shown.index("o", len(name)) - min(reference))
+        assert side in (0, np.sign(value - 1.0 if ratio else value))
+        assert shown.endswith("*") == (comparison.p_holm < 0.05)
+    (baseline,) = {comparison.baseline for comparison in decision.values()}
+    assert rows[baseline].endswith("best MLP")
+    assert ("after Holm" in text) == any(line.endswith("*") for line in rows.values())
+
+
+def test_a_lead_has_a_row_for_each_data_set_and_their_median(contents):
+    lead = next(found for found in contents.decision.leads if found.model is None)
+    (axes,) = lead_figure(contents, lead).axes
+    names = [*(comparison.setting.data for comparison in lead.comparisons), "median"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == names
+    ratios = [*(comparison.ratio for comparison in lead.comparisons), lead.ratio.mean]
+    assert [float(t.get_text().split()[0]) for t in axes.texts] == pytest.approx(ratios, rel=0.01)
+    lines = {line.split("  ")[0]: line for line in lead_lines(contents, lead)}
+    assert max(map(len, lines.values())) <= 80
+    for name, ratio in zip(names, ratios, strict=True):
+        (written,) = re.findall(r"(\d+\.\d\d) \[", lines[name])
+        assert float(written) == pytest.approx(ratio, abs=0.005)
+
+
+def test_times_that_were_held_equal_are_not_drawn(contents):
+    assert len(forest_figure(contents, LABEL).axes) == 2
+    assert len(forest_figure(contents, TIMED).axes) == 1
+
+
+def test_without_an_oracle_held_out_losses_are_drawn(contents):
+    axes = forest_figure(contents, WINE).axes[0]
+    assert axes.get_xscale() == "linear"
+    colour = model_styles(contents.results.rows)["RBF 2015"].colour
+    _, _, scale = axes.get_xlabel().partition("(10⁻")
+    power = 10.0 ** -"⁰¹²³⁴⁵⁶⁷⁸⁹".index(scale[0]) if scale else 1.0
+    difference = contents.decision.of_setting(WINE)["RBF 2015"].interval.mean
+    assert marks(axes, colour)[1] * power == pytest.approx([difference])
+    levels = contents.levels_of(WINE).query("name == 'MLP'").groupby("log_snr")["heldout_loss"]
+    figure = by_level_figure(contents, WINE)
+    assert figure.axes[0].get_ylabel() == "held-out loss"
+    drawn = line(figure.axes[1], "MLP").get_ydata()
+    assert drawn == pytest.approx(levels.mean().to_numpy(float))
+
+
+def test_every_data_set_has_a_panel_and_significant_differences_are_bold(contents):
+    settings = [s for s in contents.results.settings() if s.match == "params"]
+    figure = differences_figure(contents, settings)
+    assert [title(axes) for axes in figure.axes] == [f"{data}, n = 4" for data in DATAS]
+    for axes, setting in zip(figure.axes, settings, strict=True):
+        decision = contents.decision.of_setting(setting.label)
+        for name, text in zip(FAMILIES, axes.texts, strict=False):
+            if name in decision:
+                bold = text.get_fontweight() == "bold"
+                assert bold == (decision[name].p_holm < 0.05)
+
+
+def test_models_without_an_mlp_to_compare_are_drawn_as_they_are():
+    alone = make_contents(("swiss roll",), ("KAN", "small KAN"), 3, False, 9)
+    (axes,) = forest_figure(alone).axes
+    values = alone.results.values("swiss roll", "excess")
+    for name, style in model_styles(alone.results.rows).items():
+        seeds, mean = marks(axes, style.colour)
+        assert seeds == pytest.approx(values[name].to_numpy())
+        assert mean == pytest.approx([values[name].mean()])
+
+
+def test_a_metric_added_at_run_time_is_drawn(monkeypatch):
+    own = Metric(
+        "spread", "spread", "higher", lambda *_: 0.0, title="spread of the points", unit="metres"
+    )
+    monkeypatch.setitem(SAMPLE_METRICS, "spread", own)
+    contents = make_contents(("swiss roll",), ("KAN", "MLP"), 3, False, 9)
+    rows = contents.results.rows
+    spread = 3.0 + rows["seed"] + 0.5 * (rows["name"] == "KAN")
+    figure = metrics_figure(changed(contents, spread=spread, spread_real=5.0))
+    assert len(figure.axes) == 6
+    axes = figure.axes[-1]
+    assert title(axes) == "Spread of the points (higher is better)"
+    assert axes.get_xlabel() == "spread minus the best MLP’s\n(metres)"
+    seeds, _ = marks(axes, model_styles(rows)["KAN"].colour)
+    assert seeds == pytest.approx([0.5] * 3)
+    real = next(drawn for drawn in axes.get_lines() if drawn.get_color() == REAL)
+    assert real.get_xdata()[0] == pytest.approx(1.0)  # 5 minus the MLP's mean of 4
+
+
+def test_differences_near_zero_and_ratios_below_one_keep_their_digits(contents, monkeypatch):
+    own = Metric("read", "read", "higher", lambda *_: 0.0, title="as asked")
+    monkeypatch.setitem(SAMPLE_METRICS, "read", own)
+    made = make_contents(("swiss roll",), None, 3, False, 9, families=True)
+    rows = made.results.rows.assign(read=lambda table: 0.5 + 0.01 * table["seed"])
+    rows.loc[rows["name"] == "MLP Fourier inputs", "read"] = 0.9  # the best MLP
+    near = rows["name"] == "KAN"
+    rows.loc[near, "read"] = rows.loc[near, "seed"].map({0: 0.906, 1: 0.894, 2: 0.904})
+    axes = metrics_figure(replace(made, results=Results.of(rows))).axes[-1]
+    texts = dict(zip(FAMILIES, (text.get_text() for text in axes.texts), strict=False))
+    assert texts["KAN"].startswith("0.001")  # one decimal more than the others
+    assert texts["KAN RBF"].startswith("−0.39")
+
+    excess = {"KAN": [7.4, 7.5, 7.4, 7.5], "MLP": [10.0] * 4, "RBF 2015": [290.0] * 4}
+    rows = contents.results.rows.query("setting == @LABEL and name in @excess").copy()
+    rows["excess"] = [excess[n][s] for n, s in zip(rows["name"], rows["seed"], strict=True)]
+    few = replace(contents, results=Results.of(rows))
+    axes = differences_figure(few, few.results.settings() * 3).axes[0]  # three panels in a row
+    texts = dict(zip(excess, (text.get_text() for text in axes.texts), strict=True))
+    assert texts["KAN"].startswith(("0.74 [0.7", "0.75 [0.7"))
+    assert texts["RBF 2015"].startswith("29 ")
+
+
+def test_an_excess_below_zero_has_no_ratio():
+    rows = [
+        {"data": "d", "name": name, "family": name, "kind": name, "seed": seed,
+         "parameters": 100, "oracle": "exact", "excess": value}
+        for name, values in (("kan", [-0.001, -0.002]), ("mlp", [0.004, 0.005]))
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+    contents = ReportContents("t", "q", Results.of(pd.DataFrame(rows)))
+    (axes,) = forest_figure(contents).axes
+    assert [text.get_text() for text in axes.texts] == ["–", "best MLP"]
+
+
+def test_many_models_have_a_panel_for_each_kind_with_the_others_behind(contents):
+    for figure in (by_level_figure(contents, LABEL), loss_figure(contents, LABEL)):
+        assert [title(axes) for axes in figure.axes] == ["KANs", "MLPs", "Others"]
+        for kind, axes in zip(("kan", "mlp", "other"), figure.axes, strict=True):
+            names = [text.get_text() for text in axes.get_legend().get_texts()]
+            assert names == [name for name, f in FAMILIES.items() if kind_of(f[0]) == kind]
+            assert len(axes.get_lines()) == len(FAMILIES)
+
+
+def test_a_loss_that_leaps_up_does_not_flatten_the_others(small):
+    curves = small.curves.copy()
+    leap = small.curves_of("swiss roll").query("name == 'KAN'").index[-1]
+    curves.loc[leap, "loss"] *= 1e4
+    floor = small.floors["swiss roll"]
+    left, right = loss_figure(replace(small, curves=curves), "swiss roll").axes
+    low, high = left.get_ylim()
+    starts = [line(left, model).get_ydata()[0] for model in MODELS]
+    assert low < floor < max(starts) < high < 3 * max(starts)
+    assert line(left, "KAN").get_ydata().max() > high
+    assert right.get_ylim()[1] > 100 * high
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["on a screen", "on a telephone"])
+def test_texts_can_be_read_and_none_lies_on_another(contents, narrow):
+    budget = [s for s in contents.results.settings() if s.match == "params"]
+    width = {"width": NARROW} if narrow else {}
+    for figure in (
+        differences_figure(contents, budget, **width), forest_figure(contents, LABEL, **width),
+        metrics_figure(contents, LABEL, **width), by_level_figure(contents, LABEL, **width),
+        loss_figure(contents, WINE, **width), samples_figure(contents, LABEL, **width),
+        data_figure(contents, "swiss roll", **width),
+        lead_figure(contents, contents.decision.leads[0], **width),
+    ):  # fmt: skip
+        assert texts_overlap(figure) == []
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+        assert min(sizes) >= 9
+        assert (embedded(figure).least <= TELEPHONE) == narrow
+
+
+def test_a_narrow_forest_plot_shows_what_the_wide_one_does(contents):
+    wide, narrow = (metrics_figure(contents, LABEL, width=width) for width in (11.4, NARROW))
+    for one, other in zip(wide.axes, narrow.axes, strict=True):
+        assert title(one) == title(other)
+        assert one.get_xlim() == pytest.approx(other.get_xlim())
+        for model in model_styles(contents.results.rows).values():
+            here, there = (marks(axes, model.colour) for axes in (one, other))
+            assert [part.tolist() for part in here] == [part.tolist() for part in there]
+        written = [text.get_text() for text in other.texts]
+        assert set(FAMILIES) <= set(written)
+        assert {text.get_text().split(",")[0] for text in one.texts} <= {
+            text.split(",")[0] for text in written
+        }
+
+
+def test_pictures_that_were_asked_for_fit_a_telephone():
+    asked = ["a seven", "a small red circle at the top left and a large green star on white"]
+    pictures = np.zeros((2, 4, 1, 8, 8))
+    columns = [("real", pictures[:, :1]), ("DiT", pictures), ("U-Net KAN", pictures)]
+    times = np.linspace(1, 0, 11).tolist()
+    for figure in (
+        asked_figure(asked, columns, NARROW),
+        process_figure(asked, np.zeros((2, 11, 1, 8, 8)), times, NARROW),
+    ):
+        assert texts_overlap(figure) == []
+        assert embedded(figure).least <= TELEPHONE
+        texts = [text.get_text() for text in figure.findobj(Text)]
+        assert {"a seven", "a small red\ncircle at the top\nleft and a …"} <= set(texts)
+    assert {"t = T", "t = 0"} <= set(texts)
+
+
+def test_a_model_has_one_colour_in_every_figure(small):
+    styles = model_styles(small.results.rows)
+    assert len({style.colour for style in styles.values()} | {REAL}) == len(MODELS) + 1
+    samples, forest = samples_figure(small, "checkerboard"), metrics_figure(small, "checkerboard")
+    for row, (name, style) in enumerate(styles.items()):
+        for figure in (loss_figure(small), by_level_figure(small)):
+            assert line(figure.axes[0], name).get_color() == style.colour
+        drawn = samples.axes[row + 1].collections[0].get_facecolor()[0]
+        assert to_hex(drawn) == style.colour
+    assert len(marks(forest.axes[0], styles["KAN"].colour)) == 2
+    reverse = reverse_figure(small, "checkerboard", "MLP").axes[0].collections[0]
+    assert to_hex(reverse.get_facecolor()[0]) == styles["MLP"].colour
+    assert to_hex(samples.axes[0].collections[0].get_facecolor()[0]) == REAL
+
+
+def test_samples_are_the_points_in_square_panels_that_fill_their_rows(contents, small):
+    drawn = data_figure(small, "swiss roll").axes[0].collections[0].get_offsets()
+    assert np.asarray(drawn) == pytest.approx(small.originals["swiss roll"])
+    figure = samples_figure(contents, LABEL)
+    assert [title(axes) for axes in figure.axes] == ["real", *FAMILIES]
+    figure.draw_without_rendering()
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    assert all(box.width == pytest.approx(box.height, rel=1e-3) for box in boxes)
+    rows = [sum(round(box.y0) == y for box in boxes) for y in {round(box.y0) for box in boxes}]
+    assert sorted(rows) == [5, 5, 6]
+
+
+@pytest.mark.parametrize("dimension", [1, 3])
+def test_other_dimensions_are_drawn(dimension):
+    generator = np.random.default_rng(0)
+
+    def points(scale):
+        return scale * generator.standard_normal((200, dimension))
+
+    contents = make_contents(("swiss roll",), ("KAN", "MLP"), count=20)
+    panels = [(t, points(1 + t)) for t in np.linspace(0, 1, 11)]
+    contents.originals = {"swiss roll": points(1.0)}
+    contents.samples = {key: points(1.1) for key in contents.samples}
+    contents.corruption = {"swiss roll": panels}
+    contents.trajectories = {key: [("step 1", panels[::-1])] for key in contents.trajectories}
+    contents.columns = {}
+    for figure in (
+        data_figure(contents, "swiss roll"), samples_figure(contents, "swiss roll"),
+        corruption_figure(contents, "swiss roll"), reverse_figure(contents, "swiss roll", "KAN"),
+    ):  # fmt: skip
+        figure.draw_without_rendering()
+        assert bool(figure.axes[0].patches) == (dimension == 1)
+
+
+def test_strips_have_a_panel_for_each_time_and_a_row_for_each_moment(small):
+    strip = corruption_figure(small, "swiss roll")
+    assert [axes.get_title() for axes in strip.axes][::5] == ["t = 0", "0.5 T", "t = T"]
+    grid = reverse_figure(small, "swiss roll", "KAN")
+    assert len(grid.axes) == 3 * 11
+    assert len({axes.get_xlim() for axes in grid.axes}) == 1

@@ -1,0 +1,46 @@
+"""Untrained models whose reverse processes are drawn."""
+
+import numpy as np
+import torch
+
+from helpers import seeded
+from kan_diffusion.data.datasets import ToyData, load_dataset
+from kan_diffusion.denoisers.registry import build_denoiser
+from kan_diffusion.processes import get_process
+from kan_diffusion.report.motion import Mover, reverse_process
+from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
+
+ROLL = ToyData(toy="swiss-roll", num_points=10)
+
+
+def mover(family="mlp", process="cosine", data=ROLL):
+    """An untrained model of a toy, in its own units."""
+    chosen = get_process(process)
+    toy = load_dataset(data or ToyData(toy="moons", num_points=10))
+    denoiser = build_denoiser(
+        family, toy.dim, num_train_timesteps=1000, params=600, num_classes=len(toy.classes),
+        generator=seeded(),
+    )  # fmt: skip
+    pipeline = PointDiffusionPipeline(
+        denoiser, make_scheduler(None, chosen.scheduler()), toy.standardizer.mean,
+        toy.standardizer.scale, toy.columns,
+    )  # fmt: skip
+    return Mover(family, family, pipeline, chosen, data, source=f"runs/{family}")
+
+
+def require_frames_from_noise_to_samples(process, scheduler):
+    """Checks that the states of a reverse process begin with the noise and end with the samples."""
+    pipeline = mover(process=process).pipeline
+    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
+    drawn = reverse_process(pipeline, 20, 8, seeded(3))
+    samples = pipeline(20, 8, generator=seeded(3)).samples
+    assert torch.equal(torch.from_numpy(drawn.states[-1]), samples)
+    noise = torch.randn(20, 2, generator=seeded(3))
+    # Heun's method scales the noise up and down again, which rounds.
+    start = pipeline.standardizer.invert(noise.double()).numpy()
+    np.testing.assert_allclose(drawn.states[0], start, rtol=1e-6, atol=1e-5)
+    assert (drawn.times[0], drawn.times[-1]) == (1.0, 0.0)
+    assert all(np.diff(drawn.times) < 0)
+    assert len(drawn.states) == len(drawn.times)
+    if scheduler in ("ddim", "flow-euler", "flow-heun", "ddpm"):
+        assert len(drawn.times) == 9
