@@ -1,15 +1,10 @@
 """The gated denoiser, a grouped KAN or its twin with fixed functions, against its formula."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from helpers import function_by_function, randn, refused, seeded
+from helpers import function_by_function, randn, seeded
 from kan_diffusion.denoisers import GatedDenoiser
 from kan_diffusion.kan.functions import waves
 
@@ -17,7 +12,7 @@ FIXED = {"learned_inputs": False, "learned_functions": False}
 T = 100
 
 
-def _denoiser(**settings: object) -> GatedDenoiser:
+def _denoiser(**settings):
     """A float64 denoiser with no parameter at a special value."""
     shape = {"hidden": (5, 4, 6), "num_train_timesteps": T, "num_functions": 3, **settings}
     denoiser = GatedDenoiser(2, **shape).double()
@@ -26,7 +21,7 @@ def _denoiser(**settings: object) -> GatedDenoiser:
     return denoiser
 
 
-def _by_formula(denoiser: GatedDenoiser, points: Tensor, timestep: Tensor) -> Tensor:
+def _by_formula(denoiser, points, timestep):
     network, residual = denoiser.network, denoiser.config.residual
     time = ((timestep + 1) / T).double().unsqueeze(1)
     if denoiser.config.learned_inputs:
@@ -64,17 +59,15 @@ def _by_formula(denoiser: GatedDenoiser, points: Tensor, timestep: Tensor) -> Te
     "settings",
     [
         {},
-        {"rank": None},
-        {"gated": False, "rank": 2},
-        {"residual": False},
+        {"gated": False, "rank": 2, "residual": False},
         FIXED,
-        {**FIXED, "rank": None, "residual": False},
+        {**FIXED, "rank": None},
         {**FIXED, "learned_functions": True},
         {"learned_functions": False},
     ],
     ids=str,
 )
-def test_it_is_its_formula(settings: dict[str, object]) -> None:
+def test_it_is_its_formula(settings):
     denoiser = _denoiser(**settings)
     points, timestep = randn(20, 2), torch.randint(0, T, (20,), generator=seeded(1))
     found = denoiser(points, timestep).sample
@@ -84,13 +77,13 @@ def test_it_is_its_formula(settings: dict[str, object]) -> None:
     torch.testing.assert_close(denoiser(points, 7).sample, same)
 
 
-def test_units_share_functions_by_turns() -> None:
+def test_units_share_functions_by_turns():
     denoiser = _denoiser(hidden=(5, 2))
     groups = [layer.functions.group_of for layer in denoiser.network.layers]
     assert groups == [(0, 1, 2, 0, 1), (0, 1)]
 
 
-def test_learned_features_start_as_the_input_and_waves_of_it() -> None:
+def test_learned_features_start_as_the_input_and_waves_of_it():
     denoiser = GatedDenoiser(2, num_input_frequencies=2, rank=3)
     x = torch.linspace(-4, 4, 201).unsqueeze(1)
     expected = torch.cat([x, *(function(x) for function in waves(4, 1 / 8))], dim=1)
@@ -101,39 +94,8 @@ def test_learned_features_start_as_the_input_and_waves_of_it() -> None:
             assert float(error.max()) < 0.05, place
 
 
-def test_a_refined_denoiser_is_saved_as_it_is(tmp_path: Path) -> None:
-    denoiser = _denoiser().float()
-    points, timestep = randn(50, 2, dtype=torch.float32), torch.arange(50)
-    before = denoiser(points, timestep).sample
-    scale = float(before.detach().abs().max())
-    assert denoiser.refine(32, points, timestep) < 1e-5 * scale
-    torch.testing.assert_close(denoiser(points, timestep).sample, before, rtol=0, atol=1e-5 * scale)
-    names = ["network.first", *(f"network.layers.{place}.functions" for place in range(3))]
-    fractions = denoiser.out_of_range_fractions(points, timestep)
-    assert sorted(fractions) == sorted([*names, "network.code"])
-    denoiser.update_grid(points, timestep)
-    denoiser.save_pretrained(tmp_path)
-    loaded = GatedDenoiser.from_pretrained(tmp_path)
-    assert (loaded.config.grid_size, loaded.config.input_grid_size) == (32, 32)
-    assert torch.equal(loaded(points, timestep).sample, denoiser(points, timestep).sample)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"hidden": ()}, "at least one hidden layer; give hidden one width or more"),
-        ({"num_functions": 0}, "num_functions and rank of at least 1, not 0 and 3"),
-        ({"rank": 0}, "of at least 1, not 4 and 0; give rank=None for no modulation"),
-        ({"num_input_frequencies": 5, "input_grid_size": 6}, "raise grid_size"),
-    ],
-)
-def test_unusable_settings_are_refused(settings: dict[str, object], message: str) -> None:
-    with refused(message):
-        GatedDenoiser(2, **settings)
-
-
 @pytest.mark.parametrize("settings", [{}, FIXED], ids=str)
-def test_far_away_it_is_what_it_is_at_the_end_of_its_grid(settings: dict[str, object]) -> None:
+def test_far_away_it_is_what_it_is_at_the_end_of_its_grid(settings):
     denoiser = _denoiser(**settings)
     far = 1e6 * randn(20, 2)
     expected = denoiser(4 * far.sign(), 7).sample
@@ -153,14 +115,12 @@ def test_far_away_it_is_what_it_is_at_the_end_of_its_grid(settings: dict[str, ob
     ],
     ids=str,
 )
-def test_inputs_have_waves_where_there_is_room_or_they_are_told(
-    dim: int, settings: dict[str, object], functions: int
-) -> None:
+def test_inputs_have_waves_where_there_is_room_or_they_are_told(dim, settings, functions):
     denoiser = GatedDenoiser(dim, hidden=(4,), num_train_timesteps=T, **settings)
     assert denoiser.network.first.functions == functions
 
 
-def test_fixed_features_of_many_inputs_are_the_inputs_whether_they_are_told_or_not() -> None:
+def test_fixed_features_of_many_inputs_are_the_inputs_whether_they_are_told_or_not():
     shape = {"hidden": (4,), "num_train_timesteps": T, "num_time_frequencies": 1, **FIXED}
     told, untold = (GatedDenoiser(20, **shape, **extra) for extra in ({"blocks": (1,) * 20}, {}))
     assert told.network.first.in_features == untold.network.first.in_features

@@ -1,14 +1,11 @@
-from __future__ import annotations
-
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from helpers import refused, seeded
-from kan_diffusion.denoisers import Denoiser, KANDenoiser, MLPDenoiser
+from kan_diffusion.denoisers import MLPDenoiser
 from kan_diffusion.denoisers.edges import CURVE, Edge, Match
 from kan_diffusion.denoisers.gated import GatedDenoiser
 from kan_diffusion.denoisers.library import LIBRARY
@@ -19,22 +16,16 @@ from networks import T, batch, everything, kan, moved_kan, network, stir, withou
 KINDS = {
     "plain": {},
     "no hidden layer": {"hidden": ()},
-    "raw time": {"time_encoding": "raw"},
-    "modulated": {"modulated": True},
-    "scaled inputs": {"modulated": True, "scaled_inputs": True},
-    "Fourier inputs": {"num_input_frequencies": 2},
+    "raw time, no bias": {"time_encoding": "raw", "bias": False},
     "all of it": {"modulated": True, "scaled_inputs": True, "num_input_frequencies": 2},
-    "no bias": {"bias": False},
-    "scaled edges": {"edge_scale": True},
+    "scaled edges": {"edge_scale": True, "modulated": True},
     "chebyshev": {"basis": "chebyshev"},
-    "fourier": {"basis": "fourier"},
     "rbf": {"basis": "rbf", "grid_size": 7},
     "no base": {"base_activation": None, "order": 2},
 }
-each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def _same(one: Denoiser, two: Denoiser, dim: int = 2) -> None:
+def _same(one, two, dim=2):
     points, steps = batch(dim)
     torch.testing.assert_close(
         one(points, steps).sample, two(points, steps).sample, atol=1e-10, rtol=1e-8
@@ -42,54 +33,52 @@ def _same(one: Denoiser, two: Denoiser, dim: int = 2) -> None:
     torch.testing.assert_close(one(points, 7).sample, two(points, 7).sample, atol=1e-10, rtol=1e-8)
 
 
-@each_kind
-def test_a_kan_taken_apart_is_the_same_function(kind: str) -> None:
-    denoiser = kan(**KINDS[kind])
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_a_kan_taken_apart_and_made_compact_is_the_same_function(settings):
+    denoiser = kan(**settings)
     taken = readable(denoiser)
     assert taken is not denoiser
     assert taken.dtype == torch.float64
     _same(taken, denoiser)
-    # Half of it taken away and put back: the same number for each edge that stayed.
-    halved = taken.with_edges(taken.edges[::2])
-    assert halved.dtype == torch.float64
     points, steps = batch()
+    halved = taken.with_edges(taken.edges[::2])
     assert not torch.allclose(halved(points, steps).sample, denoiser(points, steps).sample)
     if denoiser.num_trainable == taken.num_constants:  # no scales, and biases everywhere
         assert taken.flops == denoiser.flops
     # What it sees step by step is what it gives.
     *_, (_, _, _, last) = taken.walk(points, steps)
     torch.testing.assert_close(last, denoiser(points, steps).sample)
+    if "hidden" in settings:  # no unit to lead anywhere
+        return
+    # Unit 1 of the first layer leads nowhere; then unit 2 of the second, which others enter.
+    left = taken.with_edges([e for e in taken.edges if (e.layer, e.input) not in ((1, 1), (2, 2))])
+    stir(left, 1)
+    small = left.compact()
+    assert small.compact() is small
+    assert list(small.config.hidden) == [3, 2]
+    assert len(small.edges) < len(left.edges)
+    assert small.dtype == torch.float64
+    _same(small, left)
 
 
-def test_a_moved_and_refined_grid_is_taken_along() -> None:
+def test_a_moved_and_refined_grid_is_taken_along():
     denoiser = moved_kan()
     _same(readable(denoiser), denoiser)
     assert readable(readable(denoiser)).config.curves["grid_size"] == 9
 
 
-@pytest.mark.parametrize(
-    ("denoiser", "message"),
-    [
-        (lambda: kan(residual=True), "residual KAN cannot be taken apart"),
-        (lambda: kan(basis="rational"), "basis 'rational' cannot be taken apart"),
-        (lambda: kan(num_classes=3), "taken apart; train one without --conditional"),
-        (lambda: MLPDenoiser(2), "only KANs have edges to read, and this is a MLPDenoiser"),
-        (lambda: GatedDenoiser(2), "not read one at a time, and this is a GatedDenoiser"),
-    ],
-)
-def test_what_cannot_be_taken_apart_is_refused_in_one_line(denoiser, message: str) -> None:
-    with refused(message):
-        readable(denoiser())
-
-
-def test_edges_that_do_not_exist_are_refused() -> None:
-    for edges, message in (
-        ([[(3, 0, CURVE, False)], []], "no edge from 3 to 0"),
-        ([[(0, 0, CURVE, False)]], "2 layers of edges, not 1"),
-        ([[(0, 0, "tahn", False)], []], "unknown edge function 'tahn', did you mean 'tanh'"),
+def test_what_has_no_edges_to_read_is_refused_in_one_line():
+    for make, message in (
+        (lambda: readable(kan(residual=True)), "residual KAN cannot be taken apart"),
+        (lambda: readable(kan(num_classes=3)), "taken apart; train one without --conditional"),
+        (lambda: readable(MLPDenoiser(2)), "only KANs have edges .* this is a MLPDenoiser"),
+        (lambda: readable(GatedDenoiser(2)), "not read one at a time, .* is a GatedDenoiser"),
+        (lambda: network([[(3, 0, CURVE, False)], []], [2]), "no edge from 3 to 0"),
+        (lambda: network([[(0, 0, CURVE, False)]], [2]), "2 layers of edges, not 1"),
+        (lambda: network([[(0, 0, "tahn", False)], []], [2]), "function 'tahn', did you mean 'tan"),
     ):
         with refused(message):
-            network(edges, [2])
+            make()
 
 
 MIXED = [
@@ -99,7 +88,7 @@ MIXED = [
 
 
 @pytest.mark.parametrize("settings", [{}, {"modulated": True, "time_encoding": "fourier"}])
-def test_a_layer_is_the_sum_of_its_edges(settings: dict[str, object]) -> None:
+def test_a_layer_is_the_sum_of_its_edges(settings):
     edges = MIXED
     if settings:
         edges = [[edge for edge in MIXED[0] if edge[0] < 2], MIXED[1]]
@@ -131,7 +120,7 @@ def test_a_layer_is_the_sum_of_its_edges(settings: dict[str, object]) -> None:
     torch.testing.assert_close(denoiser(points, steps).sample, state)
 
 
-def test_constants_are_counted_by_hand() -> None:
+def test_constants_are_counted_by_hand():
     denoiser = network(MIXED, [3], grid_size=4, order=3)
     curve = 1 + 4 + 3  # SiLU and the splines
     first = 3 + curve + (3 + 1) + 1 + 3
@@ -143,7 +132,7 @@ def test_constants_are_counted_by_hand() -> None:
     assert modulated.num_constants == first - 3 + second + of_time
 
 
-def test_gradients_reach_the_constants_that_have_an_effect_and_no_other() -> None:
+def test_gradients_reach_the_constants_that_have_an_effect_and_no_other():
     denoiser = network(MIXED, [3])
     points, steps = batch()
     denoiser(points, steps).sample.square().sum().backward()
@@ -157,9 +146,7 @@ def test_gradients_reach_the_constants_that_have_an_effect_and_no_other() -> Non
 
 
 @pytest.mark.parametrize("settings", [{}, {"modulated": True, "scaled_inputs": True}])
-def test_a_network_with_formulas_is_saved_and_loaded(
-    settings: dict[str, object], tmp_path: Path
-) -> None:
+def test_a_network_with_formulas_is_saved_and_loaded(settings, tmp_path):
     edges = [[edge for edge in MIXED[0] if edge[0] < 2], MIXED[1]]
     denoiser = network(edges, [3], **settings).float()
     with torch.no_grad():
@@ -178,25 +165,7 @@ def test_a_network_with_formulas_is_saved_and_loaded(
 # compact
 
 
-@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
-def test_compact_keeps_the_function_without_units_that_lead_nowhere(
-    settings: dict[str, object],
-) -> None:
-    if settings.get("hidden") == ():
-        pytest.skip("no unit to lead anywhere")
-    taken = readable(kan(**settings))
-    # Unit 1 of the first layer leads nowhere; then unit 2 of the second, which others enter.
-    left = taken.with_edges([e for e in taken.edges if (e.layer, e.input) not in ((1, 1), (2, 2))])
-    stir(left, 1)
-    small = left.compact()
-    assert small.compact() is small
-    assert list(small.config.hidden) == [3, 2]
-    assert len(small.edges) < len(left.edges)
-    assert small.dtype == torch.float64
-    _same(small, left)
-
-
-def test_compact_follows_chains_of_idle_units() -> None:
+def test_compact_follows_chains_of_idle_units():
     # The only way out of unit 1 of the first layer is unit 1 of the second, which leads nowhere.
     denoiser = network(
         [
@@ -212,8 +181,8 @@ def test_compact_follows_chains_of_idle_units() -> None:
     _same(small, denoiser)
 
 
-@pytest.mark.parametrize("kind", [(CURVE, False), ("linear", True), ("tanh", True), ("exp", False)])
-def test_compact_turns_what_a_constant_unit_gives_into_a_constant(kind: tuple[str, bool]) -> None:
+@pytest.mark.parametrize("kind", [(CURVE, False), ("linear", True), ("tanh", True)])
+def test_compact_turns_what_a_constant_unit_gives_into_a_constant(kind):
     denoiser = network(
         [
             [(0, 0, CURVE, False), (1, 0, "sin", False), (2, 2, "tanh", False)],
@@ -229,7 +198,7 @@ def test_compact_turns_what_a_constant_unit_gives_into_a_constant(kind: tuple[st
     assert not any(edge.layer == 1 and edge.input == 2 for edge in small.edges)
 
 
-def test_compact_keeps_units_that_the_timestep_moves() -> None:
+def test_compact_keeps_units_that_the_timestep_moves():
     denoiser = network(
         [
             [(0, 0, CURVE, False), (1, 0, "sin", False)],
@@ -245,10 +214,8 @@ def test_compact_keeps_units_that_the_timestep_moves() -> None:
     _same(small, denoiser)
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"modulated": True}, {"modulated": True, "scaled_inputs": True}]
-)
-def test_compact_leaves_idle_inputs_out(settings: dict[str, object]) -> None:
+@pytest.mark.parametrize("settings", [{}, {"modulated": True, "scaled_inputs": True}])
+def test_compact_leaves_idle_inputs_out(settings):
     taken = readable(kan(num_input_frequencies=1, **settings))
     left = taken.with_edges([e for e in taken.edges if e.layer or e.input in (1, 4, 5)])
     small = left.compact()
@@ -257,7 +224,7 @@ def test_compact_leaves_idle_inputs_out(settings: dict[str, object]) -> None:
     _same(small, left)
 
 
-def test_inputs_are_called_what_they_are() -> None:
+def test_inputs_are_called_what_they_are():
     taken = readable(kan(num_input_frequencies=2, num_time_frequencies=2))
     points, steps = batch()
     t = (steps + 1) / T
@@ -274,7 +241,7 @@ def test_inputs_are_called_what_they_are() -> None:
 # Matches in place of curves
 
 
-def _with_curve(values, place: Edge) -> KANDenoiser:
+def _with_curve(values, place):
     """A KAN denoiser one of whose curves is a function, as nearly as its grid lets it be."""
     denoiser = kan(grid_size=60, grid_range=(-6.0, 6.0), base_activation=None)
     layer = denoiser.network.layers[place.layer]
@@ -287,16 +254,13 @@ def _with_curve(values, place: Edge) -> KANDenoiser:
 
 
 @pytest.mark.parametrize(
-    ("name", "values"),
+    ("name", "values", "place"),
     [
-        ("linear", lambda x: 0.7 * x - 0.4),
-        ("tanh", lambda x: -1.3 * torch.tanh(0.8 * x + 0.3) + 0.25 * x + 0.6),
+        ("linear", lambda x: 0.7 * x - 0.4, (0, 1, 2)),
+        ("tanh", lambda x: -1.3 * torch.tanh(0.8 * x + 0.3) + 0.25 * x + 0.6, (2, 0, 1)),
     ],
 )
-@pytest.mark.parametrize("place", [(0, 1, 2), (2, 0, 1)])
-def test_a_match_in_the_place_of_a_curve_keeps_the_function(
-    name: str, values, place: tuple[int, int, int]
-) -> None:
+def test_a_match_in_the_place_of_a_curve_keeps_the_function(name, values, place):
     denoiser = readable(_with_curve(values, Edge(*place)))
     points, steps = batch(num=2000)
     inputs = [input for _, input, _, _ in denoiser.walk(points, steps)]
@@ -324,7 +288,7 @@ def test_a_match_in_the_place_of_a_curve_keeps_the_function(
     )
 
 
-def test_a_match_moves_the_bias_and_no_other_edge() -> None:
+def test_a_match_moves_the_bias_and_no_other_edge():
     denoiser = network(MIXED, [3])
     edge = Edge(1, 1, 0, "tanh", False)
     match = Match("tanh", False, 2.0, -1.0, 3.0, 0.0, 0.5, 1.0, 3)
@@ -340,7 +304,7 @@ def test_a_match_moves_the_bias_and_no_other_edge() -> None:
     torch.testing.assert_close(layer.bias.detach() - bias, torch.tensor([0.5, 0.0]).double())
 
 
-def test_resetting_draws_curves_and_leaves_nothing_of_formulas() -> None:
+def test_resetting_draws_curves_and_leaves_nothing_of_formulas():
     denoiser = network(everything([3, 2, 2], "tanh"), [2])
     denoiser.reset_parameters(seeded(0))
     points, steps = batch()

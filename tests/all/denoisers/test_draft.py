@@ -1,12 +1,10 @@
 """Drafts: what a condition alone tells of a picture, learned beside the prediction."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
 from helpers import randn, refused, seeded
-from kan_diffusion.denoisers import Denoiser, build_denoiser
+from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.devices import make_accelerator
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import TrainingConfig, train
@@ -15,21 +13,18 @@ from kan_diffusion.training.run import TrainingRun
 
 SHAPE = 1, 4, 4
 FLOW = get_process("flow")
-SMALL = {
-    "dit-kan": {"width": 16, "heads": 2},
-    "unet-kan": {"channels": (8, 16), "heads": 2},
-}
+SMALL = {"dit-kan": {"width": 16, "heads": 2}, "unet-kan": {"channels": (8, 16), "heads": 2}}
 each_network = pytest.mark.parametrize("family", SMALL)
 
 
-def _build(family: str, draft_patch: int = 2, side: int = 4) -> Denoiser:
+def _build(family, draft_patch=2, side=4):
     return build_denoiser(
         family, (1, side, side), num_train_timesteps=1000, num_classes=2, hidden=(6, 6, 6, 6),
         settings={**SMALL[family], "draft_patch": draft_patch}, generator=seeded(1),
     )  # fmt: skip
 
 
-def _pictures(num: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
+def _pictures(num=2000):
     """Pictures of two classes: a bright pixel in one of two corners, on either ground."""
     generator = seeded(2)
     labels = torch.randint(2, (num,), generator=generator)
@@ -40,7 +35,7 @@ def _pictures(num: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
     return pictures, labels
 
 
-def test_a_draft_becomes_the_mean_picture_of_what_it_is_told() -> None:
+def test_a_draft_becomes_the_mean_picture_of_what_it_is_told():
     pictures, labels = _pictures()
     denoiser = _build("dit-kan")  # whatever network predicts beside it
     config = TrainingConfig(steps=150, batch_size=64, learning_rate=6e-3, warmup_steps=10)
@@ -59,7 +54,7 @@ def test_a_draft_becomes_the_mean_picture_of_what_it_is_told() -> None:
 
 
 @each_network
-def test_its_squared_error_is_minimised_beside_the_loss_that_is_recorded(family: str) -> None:
+def test_its_squared_error_is_minimised_beside_the_loss_that_is_recorded(family):
     pictures, labels = _pictures(8)
     noise, timesteps = randn(8, *SHAPE, dtype=torch.float32), torch.arange(8) * 100
     alpha, sigma = (level[timesteps].float()[:, None, None, None] for level in FLOW.levels())
@@ -81,7 +76,7 @@ def test_its_squared_error_is_minimised_beside_the_loss_that_is_recorded(family:
 
 
 @each_network
-def test_patches_that_do_not_divide_a_picture_are_refused(family: str) -> None:
+def test_patches_that_do_not_divide_a_picture_are_refused(family):
     with refused("patches of a draft must divide a side of 4 pixels, not 3"):
         _build(family, draft_patch=3)
     with refused("patches of a draft must divide a side of 4 pixels, not -2"):

@@ -1,0 +1,250 @@
+"""What every family of denoisers of points does, and what diffusers asks of its models.
+
+A class of tests that inherits from `FamilyContract` is parametrised with families: six of them in
+tests/denoisers, the others in tests/all/denoisers.
+"""
+
+import copy
+import inspect
+import json
+import pickle
+
+import pytest
+import torch
+from diffusers.training_utils import EMAModel
+
+from helpers import assert_same_state, refused, seeded
+from kan_diffusion import PointDiffusionPipeline, get_process, make_scheduler
+from kan_diffusion.denoisers import FAMILIES, UNLABELLED, Choice, get_family
+from kan_diffusion.denoisers.registry import BUDGET_TOLERANCE
+from make import denoiser, points
+
+ALL = [*FAMILIES, "readable-kan"]
+FEW = ["kan", "gated-mlp", "full-kan", "modulated-kan", "mlp", "spline-mlp"]
+OTHERS = [family for family in ALL if family not in FEW]
+
+X, STEPS = points(6, seed=1), torch.tensor([0, 41, 99, 7, 41, 50])
+LABELS = torch.tensor([2, -1, 0, 1, 0, -1])
+NAN = torch.nan
+
+
+def stirred(family, dim=2, *, seed=0, **options):
+    """A denoiser none of whose parameters is at a special value, as after training."""
+    made = denoiser(family, dim, seed=seed, **options)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded(seed)))
+    return made.eval()
+
+
+@torch.no_grad()
+def output(made, dtype=torch.float32):
+    """What a denoiser gives for `X` at `STEPS`."""
+    return made(X.to(made.device, dtype), STEPS.to(made.device)).sample
+
+
+def same_samples(one, other, **options):
+    """Asserts that two pipelines draw the same points."""
+    drawn = [each(4, 3, generator=seeded(0), **options).samples for each in (one, other)]
+    # Weights from a file lie at other addresses, which may change the order of a sum.
+    torch.testing.assert_close(*drawn, rtol=1e-5, atol=1e-6)
+
+
+class FamilyContract:
+    def test_it_is_fitted_to_a_size_of_any_kind(self, family):
+        depth = get_family(family).depth
+        for dim, countable, amount, options in (
+            (13, "num_trainable", 4_600, {"params": 4_600}),
+            (2, "num_trainable", 4_433, {"params": 4_433, "depth": 2, "num_classes": 3}),
+            (3, "flops", 40_000, {"flops": 40_000}),
+            (3, "flops_per_edge", 90_000, {"flops_per_edge": 90_000}),
+        ):
+            made = denoiser(family, dim, hidden=None, **options)
+            assert abs(getattr(made, countable) - amount) <= BUDGET_TOLERANCE * amount
+            assert len(made.config.hidden) == options.get("depth", depth)
+            assert made(points(4, dim), 3).sample.isfinite().all()
+
+    def test_every_count_grows_with_every_width_and_the_features_of_points(self, family):
+        def counts(hidden, frequencies):
+            settings = {"num_input_frequencies": frequencies}
+            made = denoiser(family, 3, hidden=hidden, num_classes=2, settings=settings)
+            if frequencies:
+                assert not any("octaves" in name for name in made.state_dict())
+                assert made(points(4, 3), 3, torch.tensor([0, 1, -1, 0])).sample.isfinite().all()
+            return [getattr(made, name) for name in ("num_trainable", "flops", "flops_per_edge")]
+
+        widths = (9, 8, 9)[: get_family(family).depth]
+        before = counts(widths, 0)
+        wider = [
+            tuple(width + (index == layer) for index, width in enumerate(widths))
+            for layer in range(len(widths))
+        ]
+        for more in (*(counts(each, 0) for each in wider), counts(widths, 2)):
+            assert all(map(int.__gt__, more, before))
+
+    def test_its_space_holds_its_start_and_is_built_to_its_corners(self, family):
+        kind = get_family(family)
+        start = {"learning_rate": kind.learning_rate, "depth": kind.depth, **kind.settings}
+        corners = [{}, {}]
+        for name, choices in kind.space.items():
+            if isinstance(choices, Choice):
+                assert start[name] in choices.values
+                for value in choices.values:
+                    denoiser(family, hidden=(4, 4), settings={name: value})
+            else:
+                assert choices.low <= start[name] <= choices.high
+                for corner, end in zip(corners, (choices.low, choices.high), strict=True):
+                    corner[name] = end
+        for corner in corners:
+            depth = corner.pop("depth", None)
+            settings = {name: value for name, value in corner.items() if name != "learning_rate"}
+            made = denoiser(family, params=2_300, depth=depth, settings=settings)
+            assert abs(made.num_trainable - 2_300) <= BUDGET_TOLERANCE * 2_300
+
+    def test_it_is_called_as_models_of_diffusers_are(self, family):
+        made = stirred(family)
+        names = "sample timestep class_labels encoder_hidden_states return_dict observed"
+        assert list(inspect.signature(made.forward).parameters) == names.split()
+        (expected,) = made(X, STEPS, return_dict=False)
+        found = made(X, STEPS)
+        for same in (found.sample, found[0], found["sample"], made.train()(X, STEPS).sample):
+            assert torch.equal(same, expected)  # and nothing is drawn
+        # Rows are independent, and one timestep stands for one each.
+        rows = [made(X[i : i + 1], int(step)).sample for i, step in enumerate(STEPS)]
+        torch.testing.assert_close(torch.cat(rows), expected)
+        each = made(X, torch.full((6,), 41)).sample
+        for same in (41, 41.0, torch.tensor(41), torch.tensor([41]), torch.tensor(41.0)):
+            torch.testing.assert_close(made(X, same).sample, each)
+        for timestep in (STEPS, STEPS + 0.5):
+            one = torch.func.vmap(lambda x, t: made(x.unsqueeze(0), t, return_dict=False)[0][0])
+            torch.testing.assert_close(one(X, timestep), made(X, timestep).sample)
+        assert (made.device, made.dtype) == (torch.device("cpu"), torch.float32)
+        assert made.num_parameters(only_trainable=True) == made.num_trainable
+        assert not made.is_gradient_checkpointing
+        with pytest.raises(ValueError, match="does not support gradient checkpointing"):
+            made.enable_gradient_checkpointing()
+        for shape in ((6, 3), (2,), (2, 6, 2)):
+            with refused(r"shape \(B, 2\)"):
+                made(torch.zeros(shape), 5)
+
+    def test_fractional_timesteps_lie_between_whole_ones(self, family):
+        made = stirred(family, num_train_timesteps=1000).double()
+        below, half, above = (made(X.double(), step).sample for step in (40, 40.5, 41))
+        torch.testing.assert_close(half, (below + above) / 2, atol=1e-3, rtol=1e-2)
+        assert not torch.equal(half, below)
+
+    def test_a_label_is_told_and_minus_one_is_none(self, family):
+        made = stirred(family, num_classes=3)
+        none = made(X, 5).sample
+        assert torch.equal(made(X, 5, torch.full((6,), UNLABELLED)).sample, none)
+        of_label = [made(X, 5, torch.full((6,), label)).sample for label in range(3)]
+        for found in (none, of_label[0]):
+            assert not torch.allclose(found, of_label[1])
+        for row, found in enumerate(made(X, 5, LABELS).sample):
+            expected = none if LABELS[row] < 0 else of_label[LABELS[row]]
+            torch.testing.assert_close(found, expected[row])
+
+    def test_told_coordinates_take_the_place_of_noised_ones(self, family):
+        made = stirred(family, 4, blocks=(1, 2, 1))
+
+        def predicted(sample, observed=None):
+            return made(sample, 30, observed=observed).sample.detach()
+
+        sample = points(3, 4, seed=2)
+        untold = predicted(sample)
+        torch.testing.assert_close(predicted(sample, torch.full((3, 4), NAN)), untold)
+        told = torch.tensor([[0.3, NAN, NAN, NAN], [NAN, 0.5, 0.1, NAN], [NAN, NAN, NAN, NAN]])
+        prediction = predicted(sample, told)
+        torch.testing.assert_close(prediction[2], untold[2])
+        # What stood in a told place does not matter; what is told does, and that it is told.
+        torch.testing.assert_close(predicted(sample.where(told.isnan(), 7), told), prediction)
+        inserted = sample.where(told.isnan(), told)
+        for other in (untold, predicted(sample, told + 0.2), predicted(inserted)):
+            assert not torch.isclose(other[:2], prediction[:2]).any()
+
+    def test_a_generator_decides_every_parameter(self, family):
+        made, twin = denoiser(family, num_classes=2), denoiser(family, num_classes=2)
+        state = torch.get_rng_state()
+        made.reset_parameters(seeded(9))
+        assert not torch.equal(output(made), output(twin))
+        made.reset_parameters(seeded(0))
+        assert torch.equal(state, torch.get_rng_state())
+        assert_same_state(made, twin)
+
+    def test_copies_and_files_are_the_same_model(self, family, tmp_path):
+        made = stirred(family, num_classes=3)
+        kind, expected = type(made), made(X, STEPS, LABELS).sample
+        made.save_pretrained(tmp_path)
+        files = ["config.json", "diffusion_pytorch_model.safetensors"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == files
+        settings, unused = kind.load_config(tmp_path, return_unused_kwargs=True)
+        assert unused == {}
+        assert json.loads(made.to_json_string())["_class_name"] == kind.__name__
+        from_config = [kind.from_config(config) for config in (made.config, settings)]
+        for again in from_config:
+            again.load_state_dict(made.state_dict())
+        read = kind.from_pretrained(tmp_path)
+        assert not read.training
+        for again in (*from_config, read, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+            assert_same_state(again, made)
+            assert torch.equal(again(X, STEPS, LABELS).sample, expected)
+            assert again.flops_per_edge == made.flops_per_edge
+            ours, theirs = (json.loads(each.to_json_string()) for each in (made, again))
+            assert {k: v for k, v in theirs.items() if k[0] != "_"} == {
+                k: v for k, v in ours.items() if k[0] != "_"
+            }
+        other = kind.from_config(made.config, num_classes=5)
+        assert (other.config.num_classes, made.config.num_classes) == (5, 3)
+
+    def test_it_is_read_and_cast_in_a_dtype(self, family, tmp_path):
+        made = stirred(family)
+        made.save_pretrained(tmp_path)
+        expected = output(made)
+        # Of the roundings of a few layers, each of 8 or 11 bits; bfloat16 is coarse for grids.
+        for dtype, bound in ((torch.float16, 0.02), (torch.bfloat16, 0.2), (torch.float64, 1e-4)):
+            read = type(made).from_pretrained(tmp_path, dtype=dtype)
+            cast = copy.deepcopy(made).to(dtype)
+            for each in (read, cast):
+                assert {tensor.dtype for tensor in each.state_dict().values()} == {dtype}
+            found = output(read, dtype)
+            assert found.dtype == dtype
+            assert torch.equal(found, output(cast, dtype))
+            assert float((found - expected).norm() / expected.norm()) < bound, dtype
+
+    @pytest.mark.filterwarnings("ignore:It is deprecated to pass a pretrained model:FutureWarning")
+    def test_it_trains_beside_a_moving_average(self, family, tmp_path):
+        made = stirred(family, num_classes=2).train()
+        settings = {"model_cls": type(made), "model_config": made.config}
+        average = EMAModel(made.parameters(), decay=0.5, **settings)
+        optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+        sample, steps = points(64), torch.arange(64)
+        losses = []
+        for _ in range(12):
+            loss = (made(sample, steps, steps % 2).sample - sample).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            for name, parameter in made.named_parameters():
+                assert parameter.grad is not None, name
+                assert parameter.grad.isfinite().all(), name
+            optimizer.step()
+            average.step(made.parameters())
+            losses.append(float(loss.detach()))
+        assert losses[-1] < losses[0]
+        average.save_pretrained(tmp_path)
+        assert EMAModel.from_pretrained(tmp_path, type(made)).decay == 0.5
+        averaged = type(made).from_pretrained(tmp_path)
+        now = copy.deepcopy(made)
+        average.store(made.parameters())
+        average.copy_to(made.parameters())
+        assert_same_state(made, averaged)
+        average.restore(made.parameters())
+        assert_same_state(made, now)
+
+    def test_its_pipeline_comes_back(self, family, tmp_path):
+        scheduler = make_scheduler(None, get_process("cosine").scheduler())
+        made = stirred(family, num_classes=3, num_train_timesteps=1000)
+        pipeline = PointDiffusionPipeline(made, scheduler, mean=[5.0, -1.0], scale=[2.0, 0.5])
+        pipeline.save_pretrained(tmp_path)
+        loaded = PointDiffusionPipeline.from_pretrained(tmp_path)
+        same_samples(loaded, pipeline, class_labels=1, guidance_scale=2.0)
+        same_samples(pickle.loads(pickle.dumps(pipeline)), pipeline)
