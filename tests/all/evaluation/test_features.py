@@ -1,12 +1,8 @@
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
+"""Features of pictures tell spoilt pictures from real ones."""
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from helpers import refused, seeded
@@ -19,15 +15,12 @@ from picture_folders import write_pictures
 DIGITS = PictureData(pictures="digits", holdout=0.5)
 
 
-def _scores(features: PictureFeatures, one: Tensor, other: Tensor) -> dict[str, float]:
+def _scores(features, one, other):
     return sample_metrics(features(one), features(other), np.random.default_rng(0), PICTURE_METRICS)
 
 
-Halves = tuple[PictureFeatures, Tensor, Tensor, dict[str, float]]
-
-
 @pytest.fixture(scope="module")
-def halves() -> Halves:
+def halves():
     """Features, two halves of the real digits that were not trained on, and their scores."""
     features, heldout = picture_features(DIGITS), load_dataset(DIGITS).heldout
     one, other = heldout[: len(heldout) // 2], heldout[len(heldout) // 2 :]
@@ -46,9 +39,7 @@ def halves() -> Halves:
     ],
     ids=["noise", "blur", "faded", "upside down", "twenty pictures", "narrowed"],
 )
-def test_features_tell_spoilt_pictures_from_real_ones(
-    halves: Halves, spoil: Callable[[Tensor], Tensor]
-) -> None:
+def test_features_tell_spoilt_pictures_from_real_ones(halves, spoil):
     features, one, other, real = halves
     spoilt = _scores(features, spoil(one), other)
     assert spoilt["frechet"] > 2 * real["frechet"]
@@ -56,7 +47,7 @@ def test_features_tell_spoilt_pictures_from_real_ones(
     assert 0.4 < real["c2st"] < 0.6
 
 
-def test_a_perfect_model_scores_as_real_against_real(halves: Halves) -> None:
+def test_a_perfect_model_scores_as_real_against_real(halves):
     features, one, other, scores = halves
     real = real_against_real(
         lambda _: (features(one), features(other)), 1, np.random.default_rng(0), PICTURE_METRICS
@@ -64,7 +55,7 @@ def test_a_perfect_model_scores_as_real_against_real(halves: Halves) -> None:
     assert real == scores
 
 
-def test_features_are_standardised(halves: Halves) -> None:
+def test_features_are_standardised(halves):
     features = halves[0](load_dataset(DIGITS).train)
     assert features.dtype == torch.float64
     torch.testing.assert_close(
@@ -74,31 +65,26 @@ def test_features_are_standardised(halves: Halves) -> None:
 
 
 @pytest.mark.parametrize(("channels", "size"), [(4, 4), (3, 13), (3, 48), (1, 8)])
-def test_the_recipe_is_one_of_its_draws_alone(
-    monkeypatch: pytest.MonkeyPatch, channels: int, size: int
-) -> None:
-    monkeypatch.setattr("kan_diffusion.evaluation.features._STEPS", 3)
+def test_the_recipe_is_one_of_its_draws_alone(channels, size):
     pictures = torch.rand(20, channels, size, size, generator=seeded()) * 2 - 1
     torch.manual_seed(1)
-    one = PictureFeatures.fit(pictures, seeded(1))(pictures)
+    one = PictureFeatures.fit(pictures, seeded(1), 3)(pictures)
     torch.manual_seed(2)
-    assert torch.equal(PictureFeatures.fit(pictures, seeded(1))(pictures), one)
-    assert not torch.equal(PictureFeatures.fit(pictures, seeded(2))(pictures), one)
+    assert torch.equal(PictureFeatures.fit(pictures, seeded(1), 3)(pictures), one)
+    assert not torch.equal(PictureFeatures.fit(pictures, seeded(2), 3)(pictures), one)
 
 
-def test_the_features_of_a_folder_follow_its_pictures(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("kan_diffusion.evaluation.features._STEPS", 3)
+def test_the_features_of_a_folder_follow_its_pictures(tmp_path):
     data = PictureData(pictures=str(write_pictures(tmp_path / "own", "nothing")), size=8)
-    before = picture_features(data)
-    assert picture_features(data) is before
+    before = picture_features(data, effort="quick")
+    assert picture_features(data, effort="quick") is before
     next((tmp_path / "own").rglob("*.png")).unlink()
-    assert picture_features(data) is not before
+    assert picture_features(data, effort="quick") is not before
 
 
-def test_other_pictures_are_refused(halves: Halves) -> None:
+def test_other_pictures_are_refused():
+    features = PictureFeatures(1, 8, seeded())
     with refused(r"features are of samples \(n, 1, 8, 8\), got \(2, 3, 8, 8\)", DataError):
-        halves[0](torch.zeros(2, 3, 8, 8))
+        features(torch.zeros(2, 3, 8, 8))
     with refused(r"shape \(n, C, S, S\)", DataError):
-        PictureFeatures.fit(torch.zeros(2, 3), seeded())
+        PictureFeatures.fit(torch.zeros(2, 3), seeded(), 3)
