@@ -9,35 +9,30 @@ import pandas as pd
 import pytest
 from torch import Tensor
 
-from html_page import Page, write_quickly
+from html_page import Page
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric, metrics_named
 from kan_diffusion.evaluation.pictures import PICTURE_MEASURES
 from kan_diffusion.report.gather import report_contents
+from kan_diffusion.report.study import write_report
 from kan_diffusion.report.tables import summary_table, trial_table
 from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.executors import open_executor
 from kan_diffusion.imports import import_own
 from kan_diffusion.study.results import Results, compare, read_results
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import run_trial
-from tiny import EVALUATION, tiny_study
+from make import EVALUATION, study
 
 DOCS = Path(__file__).parents[3] / "docs" / "comparisons.md"
 
 
-def study(**evaluation):
-    return tiny_study(
+def _study(**evaluation):
+    return study(
         training={"steps": 5, "batch_size": 32},
         models=[{"name": "MLP", "family": "mlp"}, {"name": "ReLU", "family": "mlp-relu"}],
         budgets=[{"match": "params", "amount": 300}],
         evaluation={**EVALUATION, "moments": [], **evaluation},
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_forests():
-    """None here: rows of a worker are compared with those of this process."""
 
 
 @pytest.fixture
@@ -52,10 +47,9 @@ def module(tmp_path, monkeypatch):
     return "my_metrics"
 
 
-def test_a_metric_that_a_study_names_is_measured_by_its_workers(module, tmp_path):
-    config = study(metrics=[f"{module}:COVERAGE"])
-    with open_executor("local", workers=1, device="cpu") as executor:
-        results = run_study(config, tmp_path / "run", executor=executor)
+def test_a_metric_that_a_study_names_is_measured_and_shown(module, tmp_path, executor):
+    config = _study(metrics=[f"{module}:COVERAGE"])
+    results = run_study(config, tmp_path / "run", executor=executor)
     assert not results.failures
     # Whoever reads the folder knows it from the study's settings.
     read = read_results(tmp_path / "run")
@@ -73,12 +67,13 @@ def test_a_metric_that_a_study_names_is_measured_by_its_workers(module, tmp_path
     assert comparison.interval.mean == pytest.approx(expected)
     assert comparison.better == "higher"
     # In the report.
-    page = Page(write_quickly(report_contents(results, "again"), results.folder).read_text())
+    written = write_report(report_contents(results, "again"), results.folder, figures=False)
+    page = Page(written.read_text())
     shown = page.values(f"Models, {setting.label}", "ReLU")
     assert shown["Cov"] == pytest.approx(values["ReLU"])
     assert "Cov, real" in page.tables["All trials"][0]
     # Built-in metrics keep their values.
-    plain = run_trial(study().trials()[0], tmp_path / "plain", device="cpu")
+    plain = run_trial(_study().trials()[0], tmp_path / "plain", device="cpu")
     row = results.trials[0].row
     assert {key: row[key] for key in SAMPLE_METRICS} == {
         key: plain.row[key] for key in SAMPLE_METRICS
@@ -95,7 +90,7 @@ def test_what_is_no_metric_is_refused(module):
         with pytest.raises(KanDiffusionError, match=message):
             metrics_named([place])
         with pytest.raises(ValueError, match=message):
-            study(metrics=[place])
+            _study(metrics=[place])
 
 
 def test_keys_and_directions_are_checked(module, monkeypatch):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers import refused
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.report.gather import runs_contents
 from kan_diffusion.study.config import EvaluationConfig
@@ -20,10 +21,9 @@ from kan_diffusion.study.results.rows import Results, Setting, read_results, rea
 from kan_diffusion.study.results.verdicts import decide
 from kan_diffusion.study.results.wording import say
 from kan_diffusion.study.trial import run_trial
+from runs import copied
 
-SMALL = EvaluationConfig(
-    num_noised=100, num_samples=50, num_likelihood=0, num_real_pairs=1, num_drawn=20, moments=()
-)
+SMALL = EvaluationConfig(num_noised=100, num_samples=50, num_drawn=20, moments=(), effort="quick")
 Train = Callable[..., Path]
 
 
@@ -41,12 +41,6 @@ def train(tmp_path_factory):
         return folder
 
     return run
-
-
-def _trial(folder):
-    trial = load_trial(folder)
-    assert trial is not None
-    return trial
 
 
 def made_rows(**changes):
@@ -90,27 +84,20 @@ def test_settings_come_in_order_and_split_the_rows():
     assert results.of_setting("moons, 7 s of training").empty
 
 
-def test_a_process_is_said_where_a_study_has_several():
+def test_settings_have_labels_that_say_the_process_where_a_study_has_several():
     cosine = made_rows(process="cosine")
     assert Results.of(cosine).settings() == [Setting("moons")]
     both = Results.of(pd.concat([cosine, made_rows(process="flow")]))
     assert [setting.label for setting in both.settings()] == ["moons, cosine", "moons, flow"]
-
-
-@pytest.mark.parametrize(
-    ("setting", "label"),
-    [
-        (Setting("moons"), "moons"),
+    for setting, label in (
         (Setting("moons", "params", 2_300.0), "moons, 2,300 parameters"),
         (Setting("moons", "flops", 20_000.0), "moons, 20,000 FLOPs a point"),
         (Setting("moons", "time", 2.5), "moons, 2.5 s of training"),
         (Setting("moons", "time", 300.0), "moons, 5 min of training"),
         (Setting("moons", "params"), "moons, equal parameters"),
         (Setting("moons", "time", 6.0, "flow"), "moons, flow, 6 s of training"),
-    ],
-)
-def test_labels(setting, label):
-    assert setting.label == label
+    ):
+        assert setting.label == label
 
 
 def test_models_are_judged_by_excess_only_where_all_oracles_are_exact():
@@ -143,19 +130,15 @@ def test_rows_without_what_they_must_have_are_refused():
     assert decide(empty).verdicts == {}
 
 
-@pytest.mark.parametrize("name", ["pilot", "swiss-roll", "notebook-study"])
-def test_the_committed_results_are_read(name):
-    results = read_results(Path(__file__).parents[3] / "results" / name)
+def test_the_results_of_a_folder_are_read_or_refused(tmp_path):
+    committed = Path(__file__).parents[3] / "results" / "swiss-roll"
+    results = read_results(committed)
     assert set(results.metrics) == {"energy", "sliced_w2", "w2", "mmd", "c2st"}
     assert all(say(verdict) for verdict in decide(results).verdicts.values())
-
-
-def test_a_folder_without_a_study_or_results_is_refused(tmp_path):
-    with pytest.raises(RunFolderError, match=r"no study\.yaml"):
+    with refused(r"no study\.yaml", RunFolderError):
         read_results(tmp_path)
-    study = Path(__file__).parents[3] / "results" / "swiss-roll" / "study.yaml"
-    shutil.copy(study, tmp_path)
-    with pytest.raises(RunFolderError, match="no trial of the study in .* is finished"):
+    shutil.copy(committed / "study.yaml", tmp_path)
+    with refused("no trial of the study in .* is finished", RunFolderError):
         read_results(tmp_path, verify=False)
 
 
@@ -198,7 +181,7 @@ def test_seeds_given_to_train(train):
     assert [trial.config.seed for trial in results.trials] == [0, 5, 5]
     # The first seed is the one whose data are drawn again for the figures.
     assert results.config.seed == 0
-    with pytest.raises(KanDiffusionError, match=r"different seeds \(0, 5\)"):
+    with refused(r"different seeds \(0, 5\)"):
         read_runs([*folders, train("mlp-1", number=1)])
 
 
@@ -233,8 +216,8 @@ def test_a_model_that_is_trained_otherwise_is_another(train):
 
 
 def test_a_trial_of_a_budgeted_study_beside_a_run_of_train(train, tmp_path):
-    other = shutil.copytree(train("larger", params=200), tmp_path / "trial")
-    trial = _trial(other)
+    other = copied(train("larger", params=200), tmp_path / "trial")
+    trial = load_trial(other)
     keep_trial(replace(trial, row={**trial.row, "match": "params", "budget": 200}))
     contents = runs_contents(read_runs([train("mlp"), other]), "")
     assert len(contents.results.settings()) == 1
@@ -252,7 +235,7 @@ def test_a_file_is_the_same_wherever_it_lies(tmp_path, train):
         pd.DataFrame(points + (place == "other"), columns=["x", "y"]).to_csv(path, index=False)
         folders.append(train(place, data=str(path), number=number))
     assert len(read_runs(folders[:2]).config.data) == 1
-    with pytest.raises(KanDiffusionError, match="different data of one name, 'points'") as caught:
+    with refused("different data of one name, 'points'") as caught:
         read_runs(folders)
     assert str(folders[2]) in str(caught.value)
 
@@ -262,8 +245,8 @@ def test_stages_on_rows_that_chose_them_are_said_to_be(train, tmp_path):
     points = np.random.default_rng(0).standard_normal((300, 1))
     pd.DataFrame(points, columns=["x"]).to_csv(path, index=False)
     plain = train("of-file", data=str(path))
-    stage = shutil.copytree(plain, tmp_path / "stage")
-    trial = _trial(stage)
+    stage = copied(plain, tmp_path / "stage")
+    trial = load_trial(stage)
     model = trial.config.model.model_copy(update={"name": "MLP, formula"})
     config = trial.config.model_copy(update={"model": model})
     row = {**trial.row, **config.keys, "stage": "formula"}
@@ -275,39 +258,39 @@ def test_stages_on_rows_that_chose_them_are_said_to_be(train, tmp_path):
 
 
 def test_the_same_model_and_seed_twice(train, tmp_path):
-    other = shutil.copytree(train("mlp"), tmp_path / "copy")
-    with pytest.raises(KanDiffusionError, match="both of 'MLP' with seed 0") as caught:
+    other = copied(train("mlp"), tmp_path / "copy")
+    with refused("both of 'MLP' with seed 0") as caught:
         read_runs([train("mlp"), other])
     assert str(other) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("settings", "what"),
-    [
-        ({"process": "ddpm"}, "a process"),
-        ({"evaluation": SMALL.model_copy(update={"num_samples": 40})}, "a way of judging"),
-    ],
-)
-def test_runs_that_were_not_judged_alike(train, settings, what):
-    other = train(f"other-{what}", **settings)
-    with pytest.raises(KanDiffusionError, match=f"do not have {what} in common"):
-        read_runs([train("mlp"), other])
-
-
-def test_moments_that_were_recorded_do_not_matter(train):
+def test_runs_that_were_not_judged_alike(train, tmp_path):
+    for name, settings, what in (
+        ("ddpm", {"process": "ddpm"}, "a process"),
+        ("fewer", {"evaluation": SMALL.model_copy(update={"num_samples": 40})}, "a way of judging"),
+    ):
+        with refused(f"do not have {what} in common"):
+            read_runs([train("mlp"), train(name, **settings)])
+    trial = load_trial(train("mlp"))
+    effort = SMALL.model_copy(update={"effort": "full"})
+    fully = trial.config.model_copy(update={"seed": 7, "evaluation": effort})
+    keep_trial(replace(trial, config=fully, row={**trial.row, **fully.keys}, folder=tmp_path))
+    with refused("do not have a way of judging in common"):
+        read_runs([train("mlp"), tmp_path])
+    # Moments that were recorded do not matter.
     recorded = SMALL.model_copy(update={"moments": (0.0,), "num_drawn": 5})
     results = read_runs([train("mlp"), train("recorded", number=2, evaluation=recorded)])
     assert len(results.trials) == 2
 
 
 def test_what_is_no_finished_run(train, tmp_path):
-    with pytest.raises(RunFolderError, match="neither a study nor a finished run"):
+    with refused("neither a study nor a finished run", RunFolderError):
         read_runs([tmp_path])
     (tmp_path / "study.yaml").touch()
-    with pytest.raises(RunFolderError, match="give some of its trials"):
+    with refused("give some of its trials"):
         read_runs([train("mlp"), tmp_path])
     (tmp_path / "study.yaml").unlink()
-    trial = _trial(train("mlp"))
+    trial = load_trial(train("mlp"))
     config = trial.config.model_copy(update={"seed": 5})
     trial = replace(trial, folder=tmp_path, config=config)
     judged = {**trial.row, **config.keys}
@@ -316,5 +299,5 @@ def test_what_is_no_finished_run(train, tmp_path):
         ({key: judged[key] for key in judged.keys() - {"heldout_loss"}}, "--num"),
     ):
         keep_trial(replace(trial, row=row))
-        with pytest.raises(RunFolderError, match=message):
+        with refused(message):
             read_runs([train("mlp"), tmp_path])

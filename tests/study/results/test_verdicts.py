@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -146,34 +145,6 @@ def test_budgets_and_processes_are_corrected_apart():
         "moons, cosine, 2,300 parameters",
         "moons, flow, 2,300 parameters",
     ]
-
-
-def called_apart(names, num_studies, seed):
-    """How many studies of models that are all alike, ten seeds each, find a better kind."""
-    generator = np.random.default_rng(seed)
-    values = np.exp(0.3 * generator.normal(size=(num_studies, len(names), 10)))
-    # Budgets of their own keep Holm's correction from running over the studies.
-    rows = [
-        study({"moons": dict(zip(names, own.tolist(), strict=True))}, budget=float(index))
-        for index, own in enumerate(values)
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        fewer = partial(bootstrap_interval, resamples=999)
-        patch.setattr("kan_diffusion.study.results.verdicts.bootstrap_interval", fewer)
-        found = verdicts(pd.concat(rows))
-    assert len(found) == num_studies
-    return sum(each.outcome != "not distinguishable" for each in found)
-
-
-def test_a_pair_of_equals_is_told_apart_as_often_as_the_level_says():
-    # Binomial: 120 draws at 0.05, four standard deviations above; at none the test would be idle.
-    called = called_apart(("KAN", "MLP"), 120, seed=8)
-    assert 0 < called < 120 * 0.05 + 4 * math.sqrt(120 * 0.05 * 0.95)
-
-
-def test_the_best_of_equals_are_rarely_told_apart():
-    # The best are compared on the very seeds that chose them.
-    assert called_apart(("KAN", "modulated KAN", "MLP", "MLP ReLU"), 120, seed=7) < 12
 
 
 def test_failed_trials_and_missing_values_leave_their_seed_out():

@@ -1,0 +1,57 @@
+"""How often verdicts on equals are wrong, and the results of all committed studies."""
+
+import math
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kan_diffusion.study.results.rows import Results, read_results
+from kan_diffusion.study.results.statistics import bootstrap_interval
+from kan_diffusion.study.results.verdicts import decide
+from kan_diffusion.study.results.wording import say
+
+KINDS = {"KAN": "kan", "modulated KAN": "kan", "MLP": "mlp", "MLP ReLU": "mlp"}
+
+
+def _called_apart(names, num_studies, seed):
+    """How many studies of models that are all alike, ten seeds each, find a better kind."""
+    generator = np.random.default_rng(seed)
+    values = np.exp(0.3 * generator.normal(size=(num_studies, len(names), 10)))
+    # Budgets of their own keep Holm's correction from running over the studies.
+    rows = [
+        {
+            "data": "moons", "match": "params", "budget": float(study), "name": name, "seed": seed,
+            "family": name, "kind": KINDS[name], "oracle": "exact", "error": None,
+            "excess": values[study, model, seed],
+        }
+        for study in range(num_studies)
+        for model, name in enumerate(names)
+        for seed in range(10)
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        fewer = partial(bootstrap_interval, resamples=999)
+        patch.setattr("kan_diffusion.study.results.verdicts.bootstrap_interval", fewer)
+        found = decide(Results.of(pd.DataFrame(rows))).verdicts.values()
+    assert len(found) == num_studies
+    return sum(each.outcome != "not distinguishable" for each in found)
+
+
+def test_a_pair_of_equals_is_told_apart_as_often_as_the_level_says():
+    # Binomial: 120 draws at 0.05, four standard deviations above; at none the test would be idle.
+    called = _called_apart(("KAN", "MLP"), 120, seed=8)
+    assert 0 < called < 120 * 0.05 + 4 * math.sqrt(120 * 0.05 * 0.95)
+
+
+def test_the_best_of_equals_are_rarely_told_apart():
+    # The best are compared on the very seeds that chose them.
+    assert _called_apart(("KAN", "modulated KAN", "MLP", "MLP ReLU"), 120, seed=7) < 12
+
+
+@pytest.mark.parametrize("name", ["pilot", "notebook-study"])
+def test_the_committed_results_are_read(name):
+    results = read_results(Path(__file__).parents[4] / "results" / name)
+    assert set(results.metrics) == {"energy", "sliced_w2", "w2", "mmd", "c2st"}
+    assert all(say(verdict) for verdict in decide(results).verdicts.values())
