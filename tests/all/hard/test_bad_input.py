@@ -1,0 +1,213 @@
+"""Data files, study files and options that are wrong: one line that says so, or a right result.
+
+Each case is a command in a folder with a file that is broken in some way, or with an option out of
+range. Here are those that could hang, fill the memory, run code or break a figure; what is wrong
+with a single cell or setting stands in the tests of what reads it.
+"""
+
+import os
+from random import Random
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from commands import run_command
+from kan_diffusion.study.folder import load_trial
+
+QUICK = "--family mlp --params 400 --steps 20 --batch-size 16 --device cpu --quick --out run"
+ROWS = np.random.default_rng(0).normal(size=(30, 2))
+
+
+def _csv(rows=ROWS, names=("a", "b")):
+    return pd.DataFrame(rows, columns=list(names)).to_csv(index=False)
+
+
+def _npy_head(shape):
+    """A NumPy file that says it has a shape."""
+    head = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}"
+    head += " " * (-(len(head) + 11) % 64) + "\n"
+    size = len(head).to_bytes(2, "little")
+    return b"\x93NUMPY\x01\x00" + size + head.encode() + b"\0" * 800
+
+
+def _large(*parts):
+    """Writes parts that are given as a text and how often it is repeated."""
+    return lambda path: path.write_text("".join(text * times for text, times in parts))
+
+
+# --- data files: the file, its content (or what writes it), what is said ---
+
+TABLES = {
+    "a quote before a long file": ("a.csv", _large(('a,b\n"', 1), ("1,2\n", 10**5)), "in line 2"),
+    "a value of a million digits": ("a.csv", _csv() + "1.0," + "1" * 10**6, "line 32"),
+    "escape codes": ("a.csv", _csv() + "1.0,\x1b[2J\x1b[31mred", "line 32"),
+    "very large": ("a.csv", _csv(ROWS * 1e299), ""),
+    "names of half a formula": ("a.csv", _csv(names=(r"$\frac", "$")), ""),
+    "names with line breaks": ("a.csv", _csv(names=("a\nb", "\x1b[2J\r\n")), ""),
+    "names in other scripts": ("a.csv", _csv(names=("质量", "\u200b😀")), ""),
+    "a million names": ("a.csv", _large(("c,", 10**6)), "columns"),
+    "a line of 50 MB": ("a.csv", _large(("a;b\n", 1), ("1", 5 * 10**7), (";2\n", 1)), "line 2"),
+    "50 MB of spaces": ("a.csv", _large((" ", 5 * 10**7)), "is empty"),
+    "a named pipe": ("a.csv", os.mkfifo, "no file"),
+    "a link to itself": ("a.csv", lambda path: path.symlink_to(path), "'a.csv'"),
+    "a million rows of one value": ("a.csv", _large(("1,2\n", 10**6)), "constant"),
+    "a huge number of rows": ("a.npy", _npy_head("(1000000000000, 2)"), "broken NumPy file"),
+    "an overflowing shape": ("a.npy", _npy_head("(4611686018427387904, 4)"), "'a.npy'"),
+    "a deep header": ("a.npy", _npy_head("(" * 900 + ")" * 900), "broken NumPy file"),
+    "a header that is code": ("a.npy", _npy_head("__import__('os').abort()"), "'a.npy'"),
+}
+
+# --- options: RUN is a finished run, KAN one that can be read ---
+
+OPTIONS = {
+    f"train moons --steps {10**12}": "10000000",
+    f"train moons --params {10**12}": "100000000",
+    "train moons --device meta": "device 'meta'",
+    "train moons --family os:system": "family",
+    "train /dev/stdin": "/dev/stdin",
+    "train /proc/self/mem": "/proc/self/mem",
+    "train a\0b.csv": "a",
+    "train good.csv --out good.csv/run --steps 1": "good.csv",
+    "train good.csv --out /proc/run --steps 1": "/proc",
+    f"compare moons --budget mlp:{'-'.join(['8'] * 1000)}": "at most 100",
+    "compare moons --tuned brackets.json": "brackets.json",
+    "sample RUN --num 200000000": "at most 200,000,000",
+    f"sample RUN --steps {10**12}": "at most 1,000",
+    f"sample RUN --seed {10**30} --num 5": "",
+    "sample RUN --out folder.csv --overwrite": "folder.csv",
+    f"explain KAN --num {10**12}": "10000000",
+}
+
+# --- study files: a part of one that is right replaced ---
+
+STUDY = """name: mine
+title: Mine
+seeds: 1
+data: [{toy: moons, num_points: 100}]
+training: {steps: 5, batch_size: 16}
+evaluation: {num_noised: 100, num_drawn: 50, effort: quick, moments: []}
+models: [{family: mlp, hidden: [8]}]
+"""
+
+
+def _study(old, new):
+    assert old in STUDY
+    return STUDY.replace(old, new)
+
+
+STUDIES = {
+    "brackets": ("[" * 100_000, "study.yaml"),
+    "an alias to itself": ("&a [*a]", "study.yaml"),
+    "python": ("!!python/object/apply:os.system [id]", "is not YAML"),
+    "many points": (_study("num_points: 100", f"num_points: {10**12}"), "10000000"),
+    "200,000 layers": (_study("[8]", f"[{'8,' * 100_000}]"), "100,000 settings"),
+    "200,000 words": (STUDY + f"question: [{'x, ' * 200_000}]", "at most 250 kB"),
+    "two wide layers": (_study("[8]", f"[{10**7}, {10**7}]"), "at most 1,000,000 units"),
+    "a fine grid": (_study("mlp,", f"kan, settings: {{grid_size: {10**9}}},"), "100"),
+    "half a formula": (_study("mlp,", "mlp, name: '$\\frac',"), ""),
+}
+
+CASES = {
+    **{name: (f"train {file} {QUICK}", says, {file: content})
+       for name, (file, content, says) in TABLES.items()},
+    **{words: (words, says, {}) for words, says in OPTIONS.items()},
+    **{f"study: {name}": ("compare study.yaml --workers 1 --device cpu --out out", says,
+                          {"study.yaml": content})
+       for name, (content, says) in STUDIES.items()},
+}  # fmt: skip
+
+
+def _write(path, content):
+    if callable(content):
+        content(path)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.fixture
+def answered(runs, tmp_path):
+    """Runs a command in a folder with files, which answers; if it succeeds, with what is right."""
+    _write(tmp_path / "good.csv", _csv())
+    _write(tmp_path / "brackets.json", "[" * 100_000)
+    (tmp_path / "folder.csv").mkdir()
+    known = {"RUN": runs("points"), "KAN": runs("readable"), "''": ""}
+
+    def call(words, **files):
+        for name, content in files.items():
+            _write(tmp_path / name, content)
+        ended = run_command(*(known.get(word, word) for word in words.split(" ")), folder=tmp_path)
+        print(ended)
+        ended.require_answer()
+        if ended.code == 0 and (tmp_path / "run").exists():
+            assert np.isfinite(load_trial(tmp_path / "run").row["heldout_loss"]), ended
+        elif ended.code == 0 and ended.words[0] in ("sample", "evaluate"):
+            assert "rows:" in ended.out or "held-out loss" in ended.out, ended
+        return ended
+
+    return call
+
+
+@pytest.mark.parametrize("name", CASES, ids=lambda name: name[:60])
+def test_wrong_input_is_answered_in_one_line_or_rightly(name, answered):
+    words, says, files = CASES[name]
+    ended = answered(words, **files)
+    if says:
+        assert ended.code in (1, 2), ended
+        assert says in " ".join((ended.out + ended.err).replace("│", " ").split()), ended
+
+
+@pytest.mark.parametrize("ending", [".npy", ".csv", ".parquet"])
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(ending, runs, tmp_path):
+    path = tmp_path / f"samples{ending}"
+    path.write_text("before")
+    words = ("sample", runs("points"), "--num", 20_000, "--overwrite", "--out", path)
+    ended = run_command(*words, folder=tmp_path, largest_file=4096)
+    ended.require_answer()
+    assert f"cannot write '{path}': " in ended.err, ended
+    assert "free some space" in ended.err, ended
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _mutated(random):
+    """A table in which a few bytes, lines or cells are others."""
+    content = _csv().encode()
+    for _ in range(random.randrange(1, 5)):
+        place = random.randrange(len(content))
+        before, after = content[:place], content[place:]
+        content = random.choice((
+            before + random.randbytes(1) + after[1:],
+            before + after[random.randrange(1, 200) :],
+            before + random.randbytes(random.randrange(1, 20)) + after,
+            before + random.choice((b'"', b"\n", b",", b";", b"\r", b"\0", b"e9")) + after,
+            before + content[: random.randrange(1, len(content) + 1)] + after,
+            content.replace(*random.choice(((b",", b";"), (b".", b","), (b"\n", b"")))),
+        )) or b"a"  # fmt: skip
+    return content
+
+
+@pytest.mark.parametrize("number", range(25))
+def test_a_changed_table_is_answered_in_one_line_or_rightly(number, answered):
+    answered(f"train a.csv {QUICK}", **{"a.csv": _mutated(Random(number))})
+
+
+VALUES = (
+    *("0", "-1", "1e9", "nan", "inf", "-inf", "''", "x", "3.7", "$x$", "..", "/dev/null"),
+    *(str(10**9), str(10**20), "a,b", "1" * 400, "None", "[]", "\u202e", "=", "--"),
+)
+NAMES = {
+    "train good.csv": "family params depth process steps batch-size lr holdout seed device",
+    "sample RUN": "num steps scheduler seed device out",
+    "evaluate RUN": "data",
+    "compare good.csv": "match budget families seeds params process steps device workers executor",
+}
+
+
+@pytest.mark.parametrize("number", range(15))
+def test_options_at_random_are_answered_in_one_line_or_rightly(number, answered):
+    random = Random(number)
+    command = random.choice(list(NAMES))
+    names = NAMES[command].split()
+    chosen = random.sample(names, min(2, len(names)))
+    answered(" ".join([command, *(f"--{name} {random.choice(VALUES)}" for name in chosen)]))
