@@ -1,23 +1,23 @@
+"""Distances between samples, against other libraries and their definitions."""
+
 import math
 
 import numpy as np
 import pytest
-import scipy.linalg
 import scipy.stats
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from helpers import randn, refused, seeded
+from helpers import refused, seeded
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.metrics import (
     SAMPLE_METRICS,
     c2st,
     energy_distance,
-    frechet_distance,
     mmd,
     real_against_real,
     sample_metrics,
@@ -34,7 +34,6 @@ def normal(count, dimension=2, seed=0, shift=0.0, scale=1.0):
     st.lists(st.floats(-50, 50), min_size=1, max_size=30),
     st.lists(st.floats(-50, 50), min_size=1, max_size=30),
 )
-@settings(max_examples=50, deadline=None)
 def test_energy_distance_is_the_square_of_scipys(first, second):
     ours = energy_distance(torch.tensor(first)[:, None], torch.tensor(second)[:, None])
     theirs = scipy.stats.energy_distance(
@@ -43,14 +42,11 @@ def test_energy_distance_is_the_square_of_scipys(first, second):
     assert ours == pytest.approx(theirs**2, rel=1e-5, abs=1e-10)
 
 
-def test_energy_distance_in_chunks_equals_one_matrix(monkeypatch):
-    x, y = normal(137, 3, 0), normal(91, 3, 1, shift=0.3)
-    whole = energy_distance(x, y)
-    monkeypatch.setattr("kan_diffusion.evaluation.metrics._PAIRS_PER_CHUNK", 500)
-    assert energy_distance(x, y) == pytest.approx(whole, rel=1e-12)
+def test_energy_distance_of_many_pairs_is_that_of_one_matrix():
+    x, y = normal(1_500, 3, 0), normal(900, 3, 1, shift=0.3)  # more pairs than are held at once
     a, b = x.double().numpy(), y.double().numpy()
     direct = 2 * cdist(a, b).mean() - cdist(a, a).mean() - cdist(b, b).mean()
-    assert whole == pytest.approx(direct, rel=1e-9)
+    assert energy_distance(x, y) == pytest.approx(direct, rel=1e-9)
 
 
 def test_energy_distance_of_two_real_samples_is_what_its_docstring_says():
@@ -100,29 +96,19 @@ def test_mmd_equals_its_definition():
 
     expected = kernel(a, a) + kernel(b, b) - 2 * kernel(a, b)
     assert mmd(x, y, 0, bandwidth=0.8) == pytest.approx(expected, rel=1e-9)
-
-
-def test_the_default_bandwidth_of_mmd_depends_on_the_fresh_points_alone():
-    fresh = normal(200, 2, 0)
-    distances = torch.pdist(fresh.double())
-    generated = normal(150, 2, 1, scale=30.0)
-    assert mmd(generated, fresh, 0) == mmd(generated, fresh, 0, bandwidth=float(distances.median()))
-
-
-def test_c2st_is_a_half_for_one_distribution_and_one_for_two_apart():
-    scores = [c2st(normal(800, 2, 2 * i), normal(800, 2, 2 * i + 1), i) for i in range(4)]
-    assert np.mean(scores) == pytest.approx(0.5, abs=0.03)
-    assert c2st(normal(400), normal(400, seed=1, shift=10.0), 0) > 0.995
+    # The default bandwidth depends on the second sample alone.
+    middle = float(torch.pdist(y.double()).median())
+    assert mmd(30 * x, y, 0) == mmd(30 * x, y, 0, bandwidth=middle)
 
 
 def test_c2st_comes_near_the_best_accuracy_there_is():
+    scores = [c2st(normal(800, 2, 2 * i), normal(800, 2, 2 * i + 1), i) for i in range(2)]
+    assert np.mean(scores) == pytest.approx(0.5, abs=0.04)
+    assert c2st(normal(400), normal(400, seed=1, shift=10.0), 0) > 0.995
+    assert c2st(normal(1_200, 2, 0), normal(300, 2, 1), 0) == pytest.approx(0.5, abs=0.08)
     # The best classifier of N(0, 1) and N(2, 1) is right with probability Phi(1).
     score = c2st(normal(2_000, 1, 0), normal(2_000, 1, 1, shift=2.0), 0)
     assert score == pytest.approx(scipy.stats.norm.cdf(1.0), abs=0.04)
-
-
-def test_c2st_is_not_fooled_by_unequal_sizes():
-    assert c2st(normal(1_200, 2, 0), normal(300, 2, 1), 0) == pytest.approx(0.5, abs=0.08)
 
 
 @pytest.mark.parametrize("key", ["energy", "sliced_w2", "w2", "mmd"])
@@ -143,7 +129,7 @@ def test_distances_are_symmetric_zero_on_the_same_points_and_grow_with_a_shift(k
 @pytest.mark.parametrize("key", SAMPLE_METRICS)
 def test_a_common_shift_changes_nothing(key):
     function = SAMPLE_METRICS[key].function
-    x, y = normal(200, 2, 0).double(), normal(150, 2, 1).double()
+    x, y = normal(100, 2, 0).double(), normal(80, 2, 1).double()
     there, here = (function(x + s, y + s, np.random.default_rng(0)) for s in (1e6, 0.0))
     assert there == pytest.approx(here, rel=1e-4, abs=0.02 if key == "c2st" else 1e-9)
 
@@ -172,7 +158,7 @@ def test_degenerate_points_give_finite_numbers(generated, fresh):
 
 
 def test_one_generator_gives_one_answer_and_no_other_is_touched():
-    x, y = normal(300, 2, 0), normal(300, 2, 1)
+    x, y = normal(60, 2, 0), normal(60, 2, 1)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     first, second, other = (sample_metrics(x, y, np.random.default_rng(s)) for s in (4, 4, 5))
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -185,50 +171,27 @@ def test_one_generator_gives_one_answer_and_no_other_is_touched():
 
 def test_real_against_real_is_the_mean_over_its_pairs():
     pairs = [(normal(100, 2, 2 * i), normal(100, 2, 2 * i + 1)) for i in range(3)]
-    means = real_against_real(pairs.__getitem__, 3, np.random.default_rng(0))
+    some = {key: SAMPLE_METRICS[key] for key in ("energy", "w2")}
+    means = real_against_real(pairs.__getitem__, 3, np.random.default_rng(0), some)
     assert means["energy"] == pytest.approx(np.mean([energy_distance(*pair) for pair in pairs]))
     assert means["w2"] == pytest.approx(np.mean([wasserstein2(*pair, 0) for pair in pairs]))
 
 
 def test_points_that_cannot_be_compared_are_named():
-    with pytest.raises(DataError, match=r"\(5, 2\) and \(5, 3\)"):
-        energy_distance(normal(5, 2), normal(5, 3))
     broken = normal(5, 2)
     broken[1, 0] = math.nan
-    with pytest.raises(DataError, match="1 of the 5 points of the first sample"):
-        mmd(broken, normal(5, 2), 0)
-    with pytest.raises(DataError, match="at least 2 points"):
-        c2st(normal(1, 2), normal(5, 2), 0)
-    with pytest.raises(DataError, match="at least 1"):
-        real_against_real(lambda _: (normal(5), normal(5)), 0, np.random.default_rng(0))
+    random = np.random.default_rng(0)
+    for call, message in (
+        (lambda: energy_distance(normal(5, 2), normal(5, 3)), r"\(5, 2\) and \(5, 3\)"),
+        (lambda: mmd(broken, normal(5, 2), 0), "1 of the 5 points of the first sample"),
+        (lambda: c2st(normal(1, 2), normal(5, 2), 0), "at least 2 points"),
+        (lambda: real_against_real(lambda _: (normal(5), normal(5)), 0, random), "at least 1"),
+    ):
+        with refused(message, DataError):
+            call()
 
 
-def test_frechet_distance_is_that_of_the_matrix_root() -> None:
-    x, y = randn(300, 5), randn(400, 5, seed=1) @ randn(5, 5, seed=2) + 0.5
-    s, t = (np.cov(side.numpy().T) for side in (x, y))
-    means = (x.mean(dim=0) - y.mean(dim=0)).square().sum()
-    direct = float(means) + np.trace(s + t - 2 * scipy.linalg.sqrtm(s @ t).real)
-    assert frechet_distance(x, y) == pytest.approx(direct, rel=1e-8)
-    assert frechet_distance(x, x) == pytest.approx(0.0, abs=1e-8)
-    # Fewer points than dimensions: covariances without an inverse.
-    assert frechet_distance(randn(3, 8), randn(3, 8)) == pytest.approx(0.0, abs=1e-8)
-
-
-def test_frechet_distance_is_as_much_too_large_as_is_said() -> None:
-    n, d = 2000, 8
-    found = [frechet_distance(randn(n, d, seed=k), randn(n, d, seed=k + 50)) for k in range(20)]
-    assert np.mean(found) == pytest.approx((d**2 + 5 * d) / (2 * n), rel=0.1)
-
-
-def test_frechet_distance_of_shifted_and_scaled_normals() -> None:
-    x = randn(1000, 1)
-    std = float(x.std())
-    assert frechet_distance(x, 3 * x + 2 - 2 * x.mean()) == pytest.approx(4 + 4 * std**2, rel=1e-9)
-    with refused("at least 2 points a side", DataError):
-        frechet_distance(x[:1], x)
-
-
-def test_metrics_within_classes_see_classes_that_are_exchanged() -> None:
+def test_metrics_within_classes_see_classes_that_are_exchanged():
     density = make_toy("two-modes")
     modes = torch.arange(600) % 2
     real, right, wrong = (
@@ -239,7 +202,7 @@ def test_metrics_within_classes_see_classes_that_are_exchanged() -> None:
     labels[0] = 2  # a class of a single point says nothing
     energy = {"energy": SAMPLE_METRICS["energy"]}
 
-    def score(points: torch.Tensor, classes: torch.Tensor | None) -> float:
+    def score(points, classes):
         generator = np.random.default_rng(0)
         return sample_metrics(points, real, generator, energy, classes)["energy"]
 

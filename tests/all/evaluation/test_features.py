@@ -2,14 +2,20 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from torch.nn import functional
 
-from helpers import refused, seeded
+from helpers import randn, refused, seeded
 from kan_diffusion.data.datasets import PictureData, load_dataset
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.features import PictureFeatures, picture_features
-from kan_diffusion.evaluation.metrics import PICTURE_METRICS, real_against_real, sample_metrics
+from kan_diffusion.evaluation.metrics import (
+    PICTURE_METRICS,
+    frechet_distance,
+    real_against_real,
+    sample_metrics,
+)
 from picture_folders import write_pictures
 
 DIGITS = PictureData(pictures="digits", holdout=0.5)
@@ -88,3 +94,28 @@ def test_other_pictures_are_refused():
         features(torch.zeros(2, 3, 8, 8))
     with refused(r"shape \(n, C, S, S\)", DataError):
         PictureFeatures.fit(torch.zeros(2, 3), seeded(), 3)
+
+
+def test_frechet_distance_is_that_of_the_matrix_root():
+    x, y = randn(300, 5), randn(400, 5, seed=1) @ randn(5, 5, seed=2) + 0.5
+    s, t = (np.cov(side.numpy().T) for side in (x, y))
+    means = (x.mean(dim=0) - y.mean(dim=0)).square().sum()
+    direct = float(means) + np.trace(s + t - 2 * scipy.linalg.sqrtm(s @ t).real)
+    assert frechet_distance(x, y) == pytest.approx(direct, rel=1e-8)
+    assert frechet_distance(x, x) == pytest.approx(0.0, abs=1e-8)
+    # Fewer points than dimensions: covariances without an inverse.
+    assert frechet_distance(randn(3, 8), randn(3, 8)) == pytest.approx(0.0, abs=1e-8)
+
+
+def test_frechet_distance_is_as_much_too_large_as_is_said():
+    n, d = 2000, 8
+    found = [frechet_distance(randn(n, d, seed=k), randn(n, d, seed=k + 50)) for k in range(20)]
+    assert np.mean(found) == pytest.approx((d**2 + 5 * d) / (2 * n), rel=0.1)
+
+
+def test_frechet_distance_of_shifted_and_scaled_normals():
+    x = randn(1000, 1)
+    std = float(x.std())
+    assert frechet_distance(x, 3 * x + 2 - 2 * x.mean()) == pytest.approx(4 + 4 * std**2, rel=1e-9)
+    with refused("at least 2 points a side", DataError):
+        frechet_distance(x[:1], x)

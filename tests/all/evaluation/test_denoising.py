@@ -1,0 +1,145 @@
+"""Losses, floors and excesses by reference rows, of pictures and of points with classes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from exact_denoiser import ExactDenoiser
+from helpers import seeded
+from kan_diffusion.data.datasets import Dataset, PictureData, ToyData, load_dataset
+from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
+from kan_diffusion.evaluation.oracles import SceneOracle
+from kan_diffusion.processes import Process, expand, noise_of_mean
+
+
+def _process(kind="v_prediction", **other):
+    return Process(name="x", schedule="squaredcos_cap_v2", prediction_type=kind, **other)
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return load_dataset(ToyData(toy="gaussian-mixture", num_points=10), 0, 0)
+
+
+@pytest.fixture(scope="module")
+def by_references(toy):
+    """The same density as if it came from a file: nothing but rows."""
+    heldout, first, second = toy.density.sample(17_000, seeded(5)).split([1000, 8000, 8000])
+    return Dataset(
+        toy.name, toy.columns, toy.standardizer, toy.train, None, heldout, (first, second)
+    )
+
+
+def test_standard_error_is_that_of_repeated_draws(toy):
+    process = _process("epsilon", num_timesteps=50)
+    # An error that varies from row to row: predicting the noise of a much wider density.
+    wide = toy.density.rescaled(torch.zeros(2), torch.full((2,), 0.2))
+    denoiser = ExactDenoiser(process, wide)
+    scores = [
+        measure_denoising(denoiser, draw_noised_points(toy, process, 400, seeded(seed)), process)
+        for seed in range(60)
+    ]
+    excesses = torch.tensor([score.excess for score in scores])
+    claimed = sum(score.excess_se for score in scores) / 60
+    # Timesteps are stratified in a draw, which the claimed error leaves out: it may be too large.
+    assert 0.6 < float(excesses.std()) / claimed < 1.3
+
+
+def test_two_references_are_free_of_their_variance(toy, by_references):
+    process = _process("epsilon")
+    num = 2000
+    draw = draw_noised_points(by_references, process, num, seeded())
+    assert draw.oracle == "estimated"
+    oracle = ExactDenoiser(process, toy.density)
+    scores = measure_denoising(oracle, draw, process)
+    assert abs(scores.excess) < 4 * scores.excess_se
+    # One reference sample alone would charge the oracle for the sample's variance.
+    naive = measure_denoising(oracle, replace(draw, means=draw.means[:1]), process)
+    assert naive.excess > 4 * abs(scores.excess)
+
+
+def test_two_reference_floor_agrees_with_the_exact_one(toy, by_references):
+    process = _process("epsilon")
+    draw = draw_noised_points(by_references, process, 2000, seeded())
+    levels = draw.alpha, draw.sigma
+    exact, first, second = (
+        noise_of_mean(mean, draw.noised, *levels)
+        for mean in (toy.density.posterior_mean(draw.noised, *levels), *draw.means)
+    )
+    floor = float((draw.noise - exact).square().mean())
+    rows = ((draw.noise - first) * (draw.noise - second) - (draw.noise - exact).square()).mean(1)
+    estimated = measure_denoising(ExactDenoiser(process, toy.density), draw, process).floor
+    assert abs(estimated - floor) < 4 * float(rows.std()) / len(rows) ** 0.5
+    assert estimated == pytest.approx(floor, rel=0.15)
+
+
+def test_large_references_measure_an_offset(toy, by_references):
+    process = _process("epsilon")
+    draw = draw_noised_points(by_references, process, 2000, seeded())
+    scores = measure_denoising(ExactDenoiser(process, toy.density, offset=0.5), draw, process)
+    assert abs(scores.excess - 0.25) < 4 * scores.excess_se
+    assert scores.excess_se < 0.1
+
+
+class ExactPainter(nn.Module):
+    """Predicts from the exact posterior mean of scenes of one thing, plus an offset of the noise.
+
+    Conditions are places in a list of captions.
+    """
+
+    def __init__(self, process, captions=(), offset=0.0):
+        super().__init__()
+        self.process, self.captions, self.offset = process, captions, offset
+        self.oracle = SceneOracle(16)
+        self.device, self.dtype = torch.device("cpu"), torch.float64
+
+    def forward(self, sample, timestep, class_labels=None, return_dict=True):
+        told = None if class_labels is None else [self.captions[i] for i in class_labels.tolist()]
+        alpha, sigma = (level[timestep] for level in self.process.levels())
+        mean = self.oracle.posterior_mean(sample, alpha, sigma, told)
+        noise = noise_of_mean(mean, sample, alpha, sigma) + self.offset
+        mean = (sample - expand(sigma, sample) * noise) / expand(alpha, sample)
+        return (self.process.prediction_of_mean(mean, sample, alpha, sigma),)
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+def test_pictures_have_an_exact_floor_and_excess(prompted):
+    scenes = load_dataset(PictureData(pictures="shapes", num_pictures=40, holdout=0.9))
+    process = _process("v_prediction")
+    draw = draw_noised_points(scenes, process, 60, seeded(), told=prompted)
+    assert draw.oracle == "exact"
+    assert sorted(draw.rows.bincount().tolist()) == [1] * 12 + [2] * 24
+    assert torch.equal(draw.clean, scenes.heldout[draw.rows].double())
+    conditions = {"class_labels": draw.rows} if prompted else {}
+    captions = scenes.heldout_captions or ()
+    exact = measure_denoising(ExactPainter(process, captions), draw, process, 4, conditions)
+    assert exact.heldout_loss == pytest.approx(exact.floor, rel=1e-9)
+    assert exact.excess == pytest.approx(0.0, abs=1e-12)
+    off = measure_denoising(ExactPainter(process, captions, 0.1), draw, process, 4, conditions)
+    assert off.excess == pytest.approx(0.01, rel=1e-9)
+    assert len(off.levels) == 4
+
+
+def test_other_pictures_have_a_loss_alone():
+    several = load_dataset(PictureData(pictures="shapes", objects=2, num_pictures=20))
+    draw = draw_noised_points(several, _process(), 10, seeded())
+    assert draw.oracle == "none"
+    scores = measure_denoising(ExactPainter(_process()), draw, _process(), 2)
+    assert scores.floor is scores.excess is None
+    assert scores.heldout_loss > 0
+
+
+def test_oracle_of_a_conditional_toy_is_that_of_each_points_class():
+    dataset = load_dataset(ToyData(toy="moons", num_points=10, conditional=True), 0, 0)
+    process, density = _process(), dataset.density
+    draw = draw_noised_points(dataset, process, 2000, seeded())
+    told = ExactDenoiser(process, density.component(0), density.component(1), density)
+    scores = measure_denoising(told, draw, process)
+    assert 0 <= scores.excess < 1e-10
+    assert scores.heldout_loss == pytest.approx(scores.floor, rel=1e-9)
+    # Who is not told has the floor of all classes together, which is higher.
+    deaf = measure_denoising(ExactDenoiser(process, density, density, density), draw, process)
+    assert deaf.excess > 5 * deaf.excess_se > 0
+    assert deaf.heldout_loss > 1.1 * scores.floor
