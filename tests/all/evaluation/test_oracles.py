@@ -1,0 +1,123 @@
+"""Oracles whose tests draw many reference points or go through all scenes."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import randn, seeded
+from kan_diffusion.data import make_toy
+from kan_diffusion.data.shapes import (
+    BACKGROUNDS,
+    caption,
+    draw_scenes,
+    is_held_out,
+    parse,
+    renderings,
+    scene_samples,
+)
+from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle, excess_by_pair
+from kan_diffusion.evaluation.reading import score_scenes
+from kan_diffusion.processes import noise_of_mean
+
+
+def test_pair_estimate_is_free_of_the_reference_variance():
+    toy = make_toy("swiss-roll")
+    density, sigma = toy.rescaled(toy.mean, toy.std), torch.tensor(0.25)
+    alpha = (1 - sigma**2).sqrt()
+    x = alpha * density.sample(3000, seeded(5)) + sigma * randn(3000, 2, seed=105)
+    best = noise_of_mean(density.posterior_mean(x, alpha, sigma), x, alpha, sigma)
+    prediction = best + 0.05 * torch.sin(4 * x)
+    truth = float((prediction - best).square().mean())
+    pairs, plain = [], []
+    for seed in range(20, 36, 2):
+        a, b = (
+            noise_of_mean(
+                ReferenceOracle(density.sample(1500, seeded(each))).posterior_mean(x, alpha, sigma),
+                x,
+                alpha,
+                sigma,
+            )
+            for each in (seed, seed + 1)
+        )
+        pairs.append(float(excess_by_pair(prediction, a, b).mean()))
+        plain.append(float((prediction - a).square().mean()))
+    assert np.mean(plain) > 2 * truth  # what the reference sample's variance adds
+    error = np.std(pairs, ddof=1) / math.sqrt(len(pairs))
+    assert abs(np.mean(pairs) - truth) < 4 * error + 0.1 * truth
+
+
+def _scenes(num, seed=0):
+    return scene_samples(draw_scenes(num, np.random.default_rng(seed)), 16).double()
+
+
+def _mixture_mean(x, alpha, sigma, prompt=""):
+    """The posterior mean over all scenes of one thing that a prompt allows, one by one."""
+    known, asked = renderings(16), parse(prompt) if prompt else None
+    pictures, weights = [], []
+    for background, shade in zip(BACKGROUNDS, known.backgrounds, strict=True):
+        for colour, level in enumerate(known.colours):
+            for row in range(len(known.masks)):
+                thing = known.thing(row, colour)
+                if is_held_out(*thing.combination) or (
+                    asked
+                    and not (
+                        asked.things[0].allows(thing) and asked.background in (None, background)
+                    )
+                ):
+                    continue
+                pictures.append((shade[:, None], (level - shade)[:, None], row))
+                weights.append(1 / (23**2 if thing.size == "small" else 17**2))
+    table = torch.stack(
+        [(shade + step * known.masks[row]).flatten() for shade, step, row in pictures]
+    ).double()
+    far = torch.cdist(x.flatten(1), alpha * table).square()
+    logits = -far / (2 * sigma**2) + torch.tensor(weights, dtype=torch.float64).log()
+    return (logits.softmax(dim=1) @ table).reshape(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sigma"),
+    [("", 0.9), ("a small red circle", 0.9), ("a star at the top on white", 0.99)],
+)
+def test_scene_oracle_is_the_mean_over_all_renderings(prompt, sigma):
+    alpha = 1 - sigma
+    x = alpha * _scenes(6) + sigma * randn(6, 3, 16, 16)
+    prompts = [prompt] * 6 if prompt else None
+    mean = SceneOracle(16).posterior_mean(x, alpha, sigma, prompts)
+    torch.testing.assert_close(mean, _mixture_mean(x, alpha, sigma, prompt), rtol=0, atol=1e-5)
+    flat = SceneOracle(16).posterior_mean(x.flatten(1), alpha, torch.full((6,), sigma), prompts)
+    torch.testing.assert_close(flat.reshape(x.shape), mean)
+
+
+@pytest.mark.parametrize("sigma", [0.4, 0.8])
+def test_scene_oracle_is_best(sigma):
+    clean, alpha = _scenes(300, 2), 1 - sigma
+    noised = alpha * clean + sigma * randn(300, 3, 16, 16)
+    oracle = SceneOracle(16)
+    mean = oracle.posterior_mean(noised, alpha, sigma)
+    captions = [caption(scene) for scene in draw_scenes(300, np.random.default_rng(2))]
+    told = oracle.posterior_mean(noised, alpha, sigma, captions)
+    errors = [float((each - clean).square().mean()) for each in (told, mean)]
+    # More is known with a caption; a step from the mean in any direction loses.
+    assert errors[0] <= errors[1]
+    other = oracle.posterior_mean(noised, alpha, 1.1 * sigma)
+    assert errors[1] < float((other - clean).square().mean()) + 1e-12
+    # The error is orthogonal to every function of the noised picture: four standard errors.
+    products = ((clean - mean) * mean).flatten(1).mean(dim=1)
+    assert abs(float(products.mean())) < 4 * float(products.std()) / math.sqrt(300)
+
+
+def test_sampling_with_the_scene_oracle_draws_what_is_asked():
+    scenes = draw_scenes(12, np.random.default_rng(3), 1, "held-out")
+    prompts = [caption(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
+    oracle, x = SceneOracle(16, "all"), randn(12, 3, 16, 16)
+    levels = torch.linspace(1, 0, 21, dtype=torch.float64)
+    for sigma, following in pairwise(levels):
+        mean = oracle.posterior_mean(x, 1 - sigma, sigma, prompts)
+        x = (1 - following) * mean + following * (x - (1 - sigma) * mean) / sigma
+    scores = score_scenes(x, prompts)
+    assert scores.all == 1.0
+    assert scores.distance < 1e-3
